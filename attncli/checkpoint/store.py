@@ -1,0 +1,338 @@
+"""Writing a model directory so that nothing is ever lost, and reading one so that nothing is ever run.
+
+Owns the atomic save, the lock against two runs on one directory, and reading weights whose names, shapes, types and digest
+have been checked. Knows nothing of how weights are trained or used.
+
+A save is a whole directory, written beside its place, flushed to the disk, then renamed there; the one before stays as
+`.NAME.previous` until the run ends. A reader sees the old one or the new one, never a mixture.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from attncli.checkpoint import directory
+from attncli.checkpoint.formats import config_from_json, config_to_json, tensor_name
+from attncli.config import ModelConfig
+from attncli.errors import BadCheckpoint, OutOfRoom
+from attncli.model.transformer import Transformer
+from attncli.text.tokenizer import END_OF_TEXT, Tokenizer
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class State:
+    """What resuming needs beside the model: tensors by name, and facts that fit JSON."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a model directory holds. `weights` have our names; `start_of_text` begins a text without a prompt."""
+
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer
+    start_of_text: int
+    run: dict[str, Any] = field(default_factory=dict)
+    metrics: Sequence[dict[str, Any]] = ()
+    state: State | None = None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to use, in evaluation mode, and where it came from."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    path: Path
+    start_of_text: int
+    run: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name of its directory."""
+        return self.path.resolve().name
+
+
+@contextmanager
+def lock(target: Path) -> Iterator[None]:
+    """Holds a model directory against a second run. Raises BadCheckpoint with the owner's process id, or OutOfRoom."""
+    path = target.parent / f".{target.name}.lock"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a+", encoding="utf-8")
+    except OSError as problem:
+        raise _not_written(target, problem) from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.seek(0)
+            raise BadCheckpoint(
+                f"{target} is being trained by another run (process {handle.read().strip() or 'unknown'}).",
+                "Wait for it, or train under another --name.",
+            ) from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield  # the file stays: removing it could hand the same lock to two runs
+
+
+def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
+    """Puts a checkpoint at `target`, whole or not at all. The caller holds its lock.
+
+    While there is a state, what was there before is kept beside it; without one the run is over and that goes.
+
+    Raises:
+        OutOfRoom: when the disk is full or the place cannot be written; what was there before is untouched.
+    """
+    for left in target.parent.glob(f".{target.name}.writing-*"):  # of a run that was killed while it wrote
+        shutil.rmtree(left, ignore_errors=True)
+    folder = target.parent / f".{target.name}.writing-{os.getpid()}"
+    needed = _size(checkpoint)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target.parent).free
+        if free < needed:
+            raise OutOfRoom(_no_room(target, needed, free), "Free some space, or choose another place with --out.")
+        folder.mkdir()
+        _write_files(folder, checkpoint)
+        _swap(folder, target)
+    except OSError as problem:
+        raise _not_written(target, problem, needed) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if checkpoint.state is None:
+        shutil.rmtree(directory.previous_of(target), ignore_errors=True)
+
+
+def settle(target: Path) -> None:
+    """Puts the save before the last one in its place, when a kill fell between the two renames. The caller holds the lock."""
+    previous = directory.previous_of(target)
+    if not target.exists() and previous.is_dir():
+        previous.rename(target)
+
+
+def _size(checkpoint: Checkpoint) -> int:
+    tensors = [*checkpoint.weights.values(), *(checkpoint.state.tensors.values() if checkpoint.state else ())]
+    return sum(tensor.nbytes for tensor in tensors) + (1 << 20)
+
+
+def _no_room(target: Path, needed: int, free: int) -> str:
+    return f"No room for {target}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free."
+
+
+def _not_written(target: Path, problem: OSError, needed: int = 0) -> OutOfRoom:
+    import errno
+
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        free = shutil.disk_usage(target.parent).free
+        return OutOfRoom(_no_room(target, needed, free), "Free some space, or choose another place with --out.")
+    return OutOfRoom(f"{target} cannot be written: {problem.strerror}.", "Choose another place with --out.")
+
+
+def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
+    tokenizer, end = checkpoint.tokenizer, checkpoint.tokenizer.end_of_text
+    weights = {tensor_name(name): tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
+    described = config_to_json(checkpoint.config, start_of_text=checkpoint.start_of_text, end_of_text=end)
+    generation = {"bos_token_id": checkpoint.start_of_text, "eos_token_id": end}
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": END_OF_TEXT,
+        "model_max_length": checkpoint.config.context,
+        "clean_up_tokenization_spaces": False,
+    }
+    files = {
+        directory.CONFIG: _json(described),
+        directory.GENERATION: _json(generation),
+        directory.TOKENIZER: tokenizer.to_json().encode(),
+        directory.TOKENIZER_CONFIG: _json(tokenizer_config),
+        directory.WEIGHTS: safetensors.torch.save(weights, {"format": "pt"}),
+        directory.RUN: _json(checkpoint.run),
+        directory.METRICS: b"".join(json.dumps(line).encode() + b"\n" for line in checkpoint.metrics),
+    }
+    if checkpoint.state is not None:
+        (folder / directory.STATE_FACTS).parent.mkdir()
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.state.tensors.items()}
+        files[directory.STATE_TENSORS] = safetensors.torch.save(tensors)
+        files[directory.STATE_FACTS] = _json(checkpoint.state.facts)
+    for name, data in files.items():
+        _write_flushed(folder / name, data)
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    _write_flushed(folder / directory.MANIFEST, _json({"sha256": digests}))
+    for written in {folder, *(path.parent for path in map(folder.joinpath, files))}:
+        _flush_folder(written)
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, indent=2, allow_nan=False).encode() + b"\n"
+
+
+def _write_flushed(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _swap(folder: Path, target: Path) -> None:
+    if target.exists():
+        previous = directory.previous_of(target)
+        shutil.rmtree(previous, ignore_errors=True)
+        target.rename(previous)
+    folder.rename(target)
+    _flush_folder(target.parent)
+
+
+def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """Reads a model directory onto a device.
+
+    Raises BadCheckpoint for anything that is missing, foreign, damaged or unsafe.
+    """
+    before = path.stat().st_ino
+    try:
+        return _load_model(path, device, dtype)
+    except BadCheckpoint:
+        if not path.is_dir() or path.stat().st_ino == before:
+            raise
+        return _load_model(path, device, dtype)  # a training run replaced the directory meanwhile
+
+
+def _load_model(path: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    manifest = directory.read_manifest(path)
+    config = config_from_json(directory.read_json(path / directory.CONFIG), str(path / directory.CONFIG))
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise BadCheckpoint(
+            f"{path}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}.", "They are of different models."
+        )
+    model = read_weights(path, config, manifest, device, dtype)
+    run = directory.read_json(path / directory.RUN) if (path / directory.RUN).is_file() else {}
+    return LoadedModel(model, tokenizer, path, _start_of_text(path, tokenizer), run)
+
+
+def _start_of_text(path: Path, tokenizer: Tokenizer) -> int:
+    """The id to begin with when there is no prompt."""
+    settings = directory.read_json(path / directory.GENERATION) if (path / directory.GENERATION).is_file() else {}
+    start = settings.get("bos_token_id")
+    if isinstance(start, int) and 0 <= start < tokenizer.vocab_size:
+        return start
+    return tokenizer.end_of_text or 0
+
+
+def read_weights(
+    path: Path, config: ModelConfig, manifest: dict[str, str], device: torch.device, dtype: torch.dtype
+) -> Transformer:
+    """The model of `config` with the weights of a directory, in evaluation mode."""
+    file = directory.require_weights(path)
+    model = _empty_model(file, config)
+    theirs = {tensor_name(name): name for name in model.state_dict()}
+    _check_header(file, {name: model.state_dict()[ours].shape for name, ours in theirs.items()}, config.tied)
+    tensors = _read_tensors(path, directory.WEIGHTS, manifest)
+    weights = {}
+    for name, ours in theirs.items():
+        if not tensors[name].sum(dtype=torch.float32).isfinite():
+            raise BadCheckpoint(f"{file}: {name} holds a value that is not a finite number.", "Copy it again, or train again.")
+        weights[ours] = tensors[name].to(device, dtype)
+    model.load_state_dict(weights, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _empty_model(file: Path, config: ModelConfig) -> Transformer:
+    """The model without memory; first the number of layers, so that a false one is not even built."""
+    with _opened(file) as weights:
+        prefix = tensor_name("blocks.0.attention_norm.weight").partition("0")[0]
+        layers = len({name.removeprefix(prefix).partition(".")[0] for name in weights.keys() if name.startswith(prefix)})  # noqa: SIM118
+    if layers != config.layers:
+        raise BadCheckpoint(f"{file} holds {layers} layers, and {directory.CONFIG} says {config.layers}.", "They are of different models.")
+    with torch.device("meta"):
+        return Transformer(config)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """The header of a safetensors file, checked by the library. Raises BadCheckpoint."""
+    try:
+        with safe_open(file, framework="pt") as weights:
+            yield weights
+    except SafetensorError as problem:
+        raise BadCheckpoint(f"{file} is not a safetensors file: {str(problem)[:120]}.", "Copy it again from its source.") from None
+
+
+def _check_header(file: Path, expected: dict[str, torch.Size], tied: bool) -> None:
+    """Names, shapes and types, before any weight is read."""
+    with _opened(file) as weights:
+        found = set(weights.keys())
+        if tied:
+            found.discard(tensor_name("head.weight"))  # some writers store the tied head again
+        if found != expected.keys():
+            missing, extra = sorted(expected.keys() - found), sorted(found - expected.keys())
+            named = f"lacks {missing[0]}" if missing else f"holds {ascii(extra[0])[:80]}, which the model does not have"
+            raise BadCheckpoint(f"{file} {named} ({len(missing)} missing, {len(extra)} extra).", "It is of another model.")
+        for name, shape in expected.items():
+            part = weights.get_slice(name)
+            if list(part.get_shape()) != list(shape):
+                raise BadCheckpoint(
+                    f"{file}: {name} has shape {part.get_shape()}, and {directory.CONFIG} says {list(shape)}.", "It is of another model."
+                )
+            if part.get_dtype() not in _DTYPES:
+                raise BadCheckpoint(f"{file}: {name} has type {part.get_dtype()}.", f"Supported: {', '.join(_DTYPES)}.")
+
+
+def _read_tensors(folder: Path, name: str, manifest: dict[str, str]) -> dict[str, Tensor]:
+    """All tensors of a file. It is read, not mapped: a file that shrinks meanwhile is an error, not a crash."""
+    data = directory.verified_bytes(folder, name, manifest)
+    try:
+        return safetensors.torch.load(data)
+    except (SafetensorError, ValueError, KeyError) as problem:
+        raise BadCheckpoint(f"{folder / name} is not a safetensors file: {str(problem)[:120]}.", "Copy it again.") from None
+
+
+def read_resumable(path: Path) -> Checkpoint:
+    """Everything needed to resume a run: the best weights so far, the records, and the state, all held to their digests.
+
+    Raises BadCheckpoint when the directory holds no state, or a damaged one.
+    """
+    manifest = directory.read_manifest(path)
+    if not (path / directory.STATE_FACTS).is_file() or directory.STATE_FACTS not in manifest:
+        raise BadCheckpoint(f"{path} holds no state to resume from.", "Its run has ended; train a new one under another --name.")
+    files = (directory.CONFIG, directory.TOKENIZER, directory.RUN, directory.METRICS, directory.STATE_FACTS)
+    data = {name: directory.verified_bytes(path, name, manifest) for name in files}
+    config = config_from_json(json.loads(data[directory.CONFIG]), str(path / directory.CONFIG))
+    best = read_weights(path, config, manifest, torch.device("cpu"), torch.float32)
+    tokenizer = Tokenizer.from_json(data[directory.TOKENIZER].decode(), str(path / directory.TOKENIZER))
+    return Checkpoint(
+        config,
+        best.state_dict(),
+        tokenizer,
+        _start_of_text(path, tokenizer),
+        run=json.loads(data[directory.RUN]),
+        metrics=[json.loads(line) for line in data[directory.METRICS].splitlines()],
+        state=State(_read_tensors(path, directory.STATE_TENSORS, manifest), json.loads(data[directory.STATE_FACTS])),
+    )

@@ -1,0 +1,187 @@
+"""What can be chosen: the shape of a model, the training of one, the sampling from one.
+
+Owns every default, once, and the limits a value must keep. Frozen records only; no torch.
+None always means "chosen for you"; the help text of the option says from what.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
+
+from attncli.errors import UsageProblem
+
+Norm = Literal["rms", "layer"]
+Positions = Literal["rotary", "learned"]
+Activation = Literal["swiglu", "gelu"]
+TokenizerKind = Literal["bpe", "char", "byte"]
+
+TOKENIZER_KINDS: tuple[TokenizerKind, ...] = ("bpe", "char", "byte")
+TRAIN_DTYPES = ("float32", "bfloat16")
+DEFAULT_TRAINING_SECONDS = 300.0
+
+# Far above any model that fits a machine, far below what would exhaust one while only counting.
+_LARGEST = {"layers": 10_000, "context": 1 << 24}
+_LARGEST_DIMENSION = 1 << 24
+
+
+def _require(ok: bool, name: str, value: object, rule: str) -> None:
+    if not ok:
+        raise UsageProblem(f"{name} is {value!r}, and must be {rule}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The shape of a decoder-only transformer.
+
+    The defaults are the shape the field calls Qwen3. Llama is `qk_norm=False`; Mistral also sets `window`;
+    Qwen2 is `qk_norm=False, qkv_bias=True`; GPT-2 is `norm="layer", positions="learned",
+    activation="gelu", bias=True, qk_norm=False`.
+    """
+
+    vocab_size: int  # V
+    layers: int
+    width: int  # C, the residual stream
+    heads: int  # H, query heads
+    kv_heads: int  # K, key/value heads; H is a multiple of it
+    head_width: int  # D
+    feed_forward_width: int
+    context: int  # the most tokens that one forward pass may see
+    norm: Norm = "rms"
+    norm_eps: float = 1e-6
+    positions: Positions = "rotary"
+    rope_theta: float = 10_000.0
+    activation: Activation = "swiglu"
+    qk_norm: bool = True
+    qkv_bias: bool = False
+    bias: bool = False  # on every linear layer, LayerNorm included
+    window: int | None = None  # a query sees this many tokens, itself included
+    window_from: int = 0  # layers before this one see everything
+    tied: bool = True  # the head reuses the token embedding
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "layers", "width", "heads", "kv_heads", "head_width", "feed_forward_width", "context"):
+            value = getattr(self, name)
+            largest = _LARGEST.get(name, _LARGEST_DIMENSION)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            _require(whole and 1 <= value <= largest, name, value, f"a whole number from 1 to {largest:,}")
+        _require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of heads ({self.heads})")
+        _require(self.norm in ("rms", "layer"), "norm", self.norm, "'rms' or 'layer'")
+        _require(self.positions in ("rotary", "learned"), "positions", self.positions, "'rotary' or 'learned'")
+        _require(self.activation in ("swiglu", "gelu"), "activation", self.activation, "'swiglu' or 'gelu'")
+        if self.positions == "rotary":
+            _require(self.head_width % 2 == 0, "head_width", self.head_width, "even, for rotary positions")
+        _require(_positive(self.norm_eps), "norm_eps", self.norm_eps, "a finite number above 0")
+        _require(_positive(self.rope_theta), "rope_theta", self.rope_theta, "a finite number above 0")
+        if self.window is not None:
+            _require(isinstance(self.window, int) and self.window >= 1, "window", self.window, "a whole number from 1")
+        _require(isinstance(self.window_from, int) and self.window_from >= 0, "window_from", self.window_from, "0 or more")
+
+    def window_of(self, layer: int) -> int | None:
+        """The attention window of a layer (0-based): how many tokens a query sees, or None for all."""
+        return self.window if layer >= self.window_from else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What a user may pin about a training run; None is left to the plan."""
+
+    seconds: float | None = None  # wall clock from start to end; the default when no length is given
+    steps: int | None = None
+    epochs: float | None = None
+    size: str | None = None  # a name of SIZES or LAYERSxWIDTH
+    context: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    dropout: float | None = None
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        lengths = [name for name in ("seconds", "steps", "epochs") if getattr(self, name) is not None]
+        if len(lengths) > 1:
+            raise UsageProblem("--time, --steps and --epochs each set the length of training.", "Give one of them.")
+        for name, least in (("steps", 1), ("context", 8), ("batch_size", 1)):
+            value = getattr(self, name)
+            _require(value is None or value >= least, _option(name), value, f"at least {least}")
+        for name in ("seconds", "epochs", "lr"):
+            value = getattr(self, name)
+            _require(value is None or _positive(value), _option(name), value, "a finite number above 0")
+        _require(self.dropout is None or 0 <= self.dropout < 1, "--dropout", self.dropout, "from 0 to below 1")
+        _require(0 <= self.seed < 2**63, "--seed", self.seed, "from 0 to 2^63 - 1")
+        _require(self.dtype in ("auto", *TRAIN_DTYPES), "--dtype", self.dtype, f"auto, {' or '.join(TRAIN_DTYPES)}")
+        if self.size is not None:
+            parse_size(self.size)
+
+
+# Layers and width of each size; `training.plan` picks one by what the machine can train in the time given.
+SIZES: dict[str, tuple[int, int]] = {
+    "nano": (2, 64),
+    "tiny": (2, 128),
+    "small": (4, 128),
+    "base": (4, 192),
+    "medium": (6, 256),
+    "large": (6, 384),
+    "xl": (8, 512),
+    "xxl": (12, 768),
+}
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """'small' -> (4, 128); '6x384' -> (6, 384). Raises UsageProblem for anything else."""
+    if size in SIZES:
+        return SIZES[size]
+    layers, _, width = size.lower().partition("x")
+    if layers.isascii() and layers.isdigit() and width.isascii() and width.isdigit():
+        shape = (int(layers[:9]), int(width[:9]))
+        if 1 <= shape[0] <= 1000 and 32 <= shape[1] <= 65536 and shape[1] % 32 == 0:
+            return shape
+    raise UsageProblem(
+        f"--size {size!r} is not a size.",
+        f"Use one of {', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384, the width a multiple of 32.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """How the next token is drawn from the model's distribution."""
+
+    temperature: float = 0.8  # 0 takes the most probable token
+    top_k: int = 0  # 0 keeps all
+    top_p: float = 1.0  # 1 keeps all
+    min_p: float = 0.0  # 0 keeps all
+    repetition_penalty: float = 1.0  # 1 changes nothing
+    max_new_tokens: int = 200
+    num_samples: int = 1
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        finite = math.isfinite(self.temperature) and self.temperature >= 0
+        _require(finite, "--temperature", self.temperature, "a finite number, 0 or above")
+        _require(self.top_k >= 0, "--top-k", self.top_k, "0 (off) or above")
+        _require(0 < self.top_p <= 1, "--top-p", self.top_p, "above 0 and at most 1 (off)")
+        _require(0 <= self.min_p <= 1, "--min-p", self.min_p, "from 0 (off) to 1")
+        _require(_positive(self.repetition_penalty), "--repetition-penalty", self.repetition_penalty, "above 0 (1 is off)")
+        _require(self.max_new_tokens >= 1, "--max-new-tokens", self.max_new_tokens, "at least 1")
+        _require(self.num_samples >= 1, "--num-samples", self.num_samples, "at least 1")
+        _require(all(self.stop), "--stop", "", "at least one character")
+        _require(0 <= self.seed < 2**63, "--seed", self.seed, "from 0 to 2^63 - 1")
+
+    @classmethod
+    def chosen(cls, **options: Any) -> Self:
+        """A config from options of which None means the default of this class."""
+        known = {field.name for field in fields(cls)}
+        assert set(options) <= known
+        return cls(**{name: value for name, value in options.items() if value is not None})
+
+
+def _positive(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value > 0  # type: ignore[operator]
+
+
+def _option(name: str) -> str:
+    return {"seconds": "--time"}.get(name, "--" + name.replace("_", "-"))

@@ -1,0 +1,44 @@
+"""The mistakes a user can fix, and the exit code of each.
+
+Owns the exception types that the command line turns into one or two lines on standard error.
+Knows nothing of where they are raised or how they are printed.
+"""
+
+from __future__ import annotations
+
+
+class AttnError(Exception):
+    """A problem with a message (what and where) and a hint (what to do next)."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageProblem(AttnError):
+    """An option or argument that cannot be meant as given."""
+
+    exit_code = 2
+
+
+class BadInput(AttnError):
+    """A text that cannot be used."""
+
+
+class BadCheckpoint(AttnError):
+    """A model directory that is missing, foreign, damaged or unsafe."""
+
+
+class OutOfRoom(AttnError):
+    """No disk, no memory, or no permission to write."""
+
+    exit_code = 4
+
+
+class Diverged(AttnError):
+    """Training reached a loss or a gradient that is not a finite number."""
+
+    exit_code = 5

@@ -1,0 +1,1 @@
+"""The network: the transformer, its attention, its key/value cache, and the counting of its parameters."""

@@ -1,0 +1,180 @@
+"""Attention: queries, keys and values; the scaled dot product; the mask; many heads and the output matrix.
+
+Owns both ways to compute it. The fast way is PyTorch's fused `scaled_dot_product_attention`. The observed way computes the
+same thing step by step and shows each step to an `Observer`, one layer at a time. Knows nothing of the layers around it.
+
+Letters: B batch, T queries, S keys, H heads, K key/value heads, D head width, C model width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attncli.config import ModelConfig
+
+if TYPE_CHECKING:
+    from attncli.model.cache import KVCache
+
+
+@dataclass(frozen=True)
+class AttentionSteps:
+    """One layer's attention, step by step (Vaswani et al., 2017, equation 1). Grouped keys and values are not repeated."""
+
+    query: Tensor  # (B, H, T, D), after query/key norm and rotation
+    key: Tensor  # (B, K, S, D), likewise
+    value: Tensor  # (B, K, S, D)
+    scores: Tensor  # (B, H, T, S): QK^T / sqrt(D), -inf where the mask forbids
+    weights: Tensor  # (B, H, T, S): softmax of the scores over S
+    mixed: Tensor  # (B, H, T, D): weights x value
+    output: Tensor  # (B, T, C): the heads side by side, through the output matrix
+
+
+class Observer:
+    """Watches a forward pass. Override what you need; what you are handed is the model's own, so do not change it in place."""
+
+    def residual(self, layer: int, stream: Tensor) -> None:
+        """The residual stream (B, T, C) that enters a layer; `layer` = number of layers is what enters the final norm."""
+
+    def scores(self, layer: int, scores: Tensor) -> Tensor:
+        """The masked scores (B, H, T, S) before the softmax; what is returned is used, so an edge can be cut here."""
+        return scores
+
+    def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
+        """Everything the attention of a layer computed, and the module, for its output matrix."""
+
+    def feed_forward(self, layer: int, output: Tensor) -> None:
+        """What the feed-forward part of a layer adds to the stream (B, T, C)."""
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight, over the last dimension (Zhang and Sennrich, 2019); float32 inside."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        wide = x.float()
+        # Written out: on a CPU its backward pass is twice as fast as that of F.rms_norm.
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return normed.to(x.dtype) * self.weight
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Cosines and sines of the positions of one forward pass, each (T, D) (Su et al., 2021)."""
+
+    cos: Tensor
+    sin: Tensor
+
+    @classmethod
+    def table(cls, positions: Tensor, head_width: int, theta: float) -> Rotary:
+        """Position p turns the pair (i, i + D/2) by the angle p / theta^(2i/D)."""
+        frequencies = theta ** -(torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width)
+        angles = torch.outer(positions.float(), frequencies)  # (T, D/2)
+        return cls(torch.cat([angles.cos()] * 2, -1), torch.cat([angles.sin()] * 2, -1))
+
+    def at(self, start: int, end: int, dtype: torch.dtype) -> Rotary:
+        """The rows of positions start to end, in the activations' type."""
+        return Rotary(self.cos[start:end].to(dtype), self.sin[start:end].to(dtype))
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Rotates x (B, heads, T, D)."""
+        first, second = x.chunk(2, -1)
+        return x * self.cos + torch.cat((-second, first), -1) * self.sin
+
+
+def causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """(T, S), True where a query may look. The last query stands at the last key; a window counts the query itself."""
+    at_query = torch.arange(keys - queries, keys, device=device)[:, None]
+    at_key = torch.arange(keys, device=device)[None, :]
+    allowed = at_key <= at_query
+    return allowed if window is None else allowed & (at_key > at_query - window)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with grouped keys and values (Ainslie et al., 2023).
+
+    Keys and values come from a source that is by default the input itself (self-attention, causal). With a `source`,
+    such as an encoder's output, the same code is cross-attention: every query sees all of the source.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.window = config.window_of(layer)
+        self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.head_width
+        bias_in = config.bias or config.qkv_bias
+        self.query = nn.Linear(config.width, self.heads * self.head_width, bias=bias_in)
+        self.key = nn.Linear(config.width, self.kv_heads * self.head_width, bias=bias_in)
+        self.value = nn.Linear(config.width, self.kv_heads * self.head_width, bias=bias_in)
+        self.output = nn.Linear(self.heads * self.head_width, config.width, bias=config.bias)
+        self.query_norm = RMSNorm(self.head_width, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(self.head_width, config.norm_eps) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Rotary | None = None,
+        cache: KVCache | None = None,
+        observe: Observer | None = None,
+        source: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, T, C), source (B, S, C) -> (B, T, C). With a cache, x holds the new positions only."""
+        attend_to = x if source is None else source
+        query = self.query_norm(self._heads(self.query(x)))  # (B, H, T, D)
+        key = self.key_norm(self._heads(self.key(attend_to)))  # (B, K, S, D)
+        value = self._heads(self.value(attend_to))
+        if rotary is not None and source is None:  # positions of a source are not those of the queries
+            query, key = rotary.apply(query), rotary.apply(key)
+        if cache is not None and source is None:
+            key, value = cache.append(self.layer, key, value)
+        if observe is not None:
+            return self._observed(query, key, value, source is None, observe)
+        return self._combine(self._fused(query, key, value, source is None))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, T, heads x D) -> (B, heads, T, D)."""
+        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+
+    def _combine(self, mixed: Tensor) -> Tensor:
+        """(B, H, T, D) -> (B, T, C): the heads side by side, through the output matrix."""
+        return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def _fused(self, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+        """The fast path. A mask is built only where PyTorch's own causal flag does not mean the same."""
+        queries, keys = query.shape[2], key.shape[2]
+        windowed = self.window is not None and keys > self.window
+        mask = None
+        if causal and (windowed or 1 < queries < keys):  # with a cache filled before, is_causal would be misaligned
+            mask = causal_mask(queries, keys, self.window, query.device)
+        return F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=causal and mask is None and queries > 1,
+            enable_gqa=self.heads != self.kv_heads,
+        )
+
+    def _observed(self, query: Tensor, key: Tensor, value: Tensor, causal: bool, observe: Observer) -> Tensor:
+        """The same arithmetic, written out and shown."""
+        groups = self.heads // self.kv_heads  # query heads that share one key/value head
+        scores = query @ key.repeat_interleave(groups, 1).transpose(-1, -2) / math.sqrt(self.head_width)
+        if causal:
+            forbidden = ~causal_mask(query.shape[2], key.shape[2], self.window, query.device)
+            scores = scores.masked_fill(forbidden, -math.inf)
+        scores = observe.scores(self.layer, scores)
+        weights = scores.softmax(-1)
+        mixed = weights @ value.repeat_interleave(groups, 1)
+        output = self._combine(mixed)
+        observe.attention(self.layer, AttentionSteps(query, key, value, scores, weights, mixed, output), self)
+        return output

@@ -1,0 +1,65 @@
+"""The memory of generation: the keys and values of every position read so far.
+
+The cache belongs to whoever generates; the model only appends to it. Knows nothing of attention.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+_FIRST_CAPACITY = 64
+
+
+class KVCache:
+    """Keys and values per layer, each (B, K, length, D), in buffers that double as they fill, up to `limit`."""
+
+    def __init__(self, layers: int, limit: int) -> None:
+        self.limit = limit
+        self._keys: list[Tensor | None] = [None] * layers
+        self._values: list[Tensor | None] = [None] * layers
+        self._lengths = [0] * layers
+
+    @property
+    def length(self) -> int:
+        """Positions held by every layer."""
+        return self._lengths[-1]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken by the buffers."""
+        return sum(buffer.nbytes for buffer in (*self._keys, *self._values) if buffer is not None)
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds key and value (B, K, T, D) of new positions; returns all of the layer's, (B, K, length, D), as views.
+
+        Raises ValueError when that passes the limit.
+        """
+        start = self._lengths[layer]
+        end = start + key.shape[2]
+        if end > self.limit:
+            raise ValueError(f"{end} positions in a cache of {self.limit}")
+        keys = self._keys[layer] = self._room(self._keys[layer], key, start, end)
+        values = self._values[layer] = self._room(self._values[layer], value, start, end)
+        keys[:, :, start:end] = key
+        values[:, :, start:end] = value
+        self._lengths[layer] = end
+        return keys[:, :, :end], values[:, :, :end]
+
+    def truncate(self, length: int) -> None:
+        """Forgets every position from `length` on."""
+        self._lengths = [min(held, length) for held in self._lengths]
+
+    def _room(self, buffer: Tensor | None, like: Tensor, used: int, needed: int) -> Tensor:
+        """A buffer for `needed` positions that holds the `used` ones of the old."""
+        if buffer is not None and buffer.shape[2] >= needed:
+            return buffer
+        capacity = _FIRST_CAPACITY if buffer is None else buffer.shape[2]
+        while capacity < needed:
+            capacity *= 2
+        batch, heads, _, width = like.shape
+        grown = like.new_empty(batch, heads, min(capacity, self.limit), width)
+        if buffer is not None:
+            grown[:, :, :used] = buffer[:, :, :used]
+        return grown
+
+

@@ -1,0 +1,70 @@
+"""Counting a model without building it: parameters by part, and the memory of weights and cache.
+
+Plain arithmetic on ModelConfig; no torch. Owns the named shapes of `attncli info --preset`.
+"""
+
+from __future__ import annotations
+
+from attncli.config import ModelConfig
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+ATTENTION = ("query", "key", "value", "output")
+
+
+def count_parameters(config: ModelConfig) -> dict[str, int]:
+    """Parameters per part, tied weights once; the biases of all linear layers are a part of their own."""
+    width, layers, hidden = config.width, config.layers, config.feed_forward_width
+    query, key = config.heads * config.head_width, config.kv_heads * config.head_width
+    widening = 2 if config.activation == "swiglu" else 1  # gate and up, or up alone
+    norm = width * (2 if config.norm == "layer" and config.bias else 1)
+    bias_in = (query + 2 * key) * (config.bias or config.qkv_bias)
+    bias_rest = (2 * width + widening * hidden) * config.bias
+    return {
+        "embedding": config.vocab_size * width,
+        "positions": config.context * width if config.positions == "learned" else 0,
+        "query": layers * query * width,
+        "key": layers * key * width,
+        "value": layers * key * width,
+        "output": layers * query * width,
+        "feed-forward": layers * (widening + 1) * hidden * width,
+        "biases": layers * (bias_in + bias_rest),
+        "norms": layers * (2 * norm + (2 * config.head_width if config.qk_norm else 0)) + norm,
+        "head": 0 if config.tied else config.vocab_size * width,
+    }
+
+
+def matrix_parameters(config: ModelConfig) -> int:
+    """Parameters that take part in a matrix product for every token, the head included, tied or not."""
+    parts = count_parameters(config)
+    return sum(parts[part] for part in (*ATTENTION, "feed-forward")) + config.vocab_size * config.width
+
+
+def cache_bytes_per_token(config: ModelConfig, dtype: str) -> int:
+    """Memory that one more position takes in the KV cache: a key and a value in every layer."""
+    return 2 * config.layers * config.kv_heads * config.head_width * BYTES[dtype]
+
+
+def _gpt(vocab_size: int, layers: int, width: int, heads: int, context: int) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=vocab_size, layers=layers, width=width, heads=heads, kv_heads=heads, head_width=width // heads,
+        feed_forward_width=4 * width, context=context, norm="layer", norm_eps=1e-5, positions="learned",
+        activation="gelu", qk_norm=False, bias=True,
+    )  # fmt: skip
+
+
+def _llama(vocab_size: int, layers: int, width: int, heads: int, kv_heads: int, hidden: int, context: int) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=vocab_size, layers=layers, width=width, heads=heads, kv_heads=kv_heads, head_width=width // heads,
+        feed_forward_width=hidden, context=context, norm_eps=1e-5, qk_norm=False, tied=False,
+    )  # fmt: skip
+
+
+PRESETS: dict[str, tuple[str, ModelConfig]] = {
+    "gpt2": ("GPT-2 small (Radford et al., 2019)", _gpt(50257, 12, 768, 12, 1024)),
+    "gpt2-xl": ("GPT-2 XL (Radford et al., 2019)", _gpt(50257, 48, 1600, 25, 1024)),
+    "gpt3": ("GPT-3 175B (Brown et al., 2020)", _gpt(50257, 96, 12288, 96, 2048)),
+    "llama2-7b": ("Llama 2 7B (Touvron et al., 2023)", _llama(32000, 32, 4096, 32, 32, 11008, 4096)),
+    "llama2-70b": ("Llama 2 70B (Touvron et al., 2023)", _llama(32000, 80, 8192, 64, 8, 28672, 4096)),
+}

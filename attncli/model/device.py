@@ -1,0 +1,35 @@
+"""Where a model computes and in what type: 'auto' made concrete."""
+
+from __future__ import annotations
+
+import torch
+
+from attncli.errors import UsageProblem
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """'auto' is CUDA, else MPS, else the CPU. Raises UsageProblem for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UsageProblem(f"--device {name!r} is not available here.", "Use auto, cpu, cuda or mps.") from None
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """'auto' is bfloat16 on a GPU that has it, else float32. Raises UsageProblem for an unknown type."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    if name not in DTYPES:
+        raise UsageProblem(f"--dtype {name!r} is not a type.", f"Use auto, {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """torch.float32 -> 'float32'."""
+    return str(dtype).removeprefix("torch.")

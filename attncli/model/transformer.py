@@ -1,0 +1,148 @@
+"""The network: token embedding, blocks on a residual stream, final norm, output head.
+
+Owns the decoder-only transformer in every shape that ModelConfig expresses, and how it is initialized.
+Knows nothing of text, files, training or sampling.
+
+Letters: B batch, T new tokens, C model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attncli.config import ModelConfig
+from attncli.model.attention import Attention, Observer, RMSNorm, Rotary
+from attncli.model.cache import KVCache
+
+
+def make_norm(config: ModelConfig) -> nn.Module:
+    """The norm before attention, before the feed-forward part, and before the head."""
+    if config.norm == "rms":
+        return RMSNorm(config.width, config.norm_eps)
+    return nn.LayerNorm(config.width, config.norm_eps, bias=config.bias)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)) (Shazeer, 2020)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.width, config.feed_forward_width, bias=config.bias)
+        self.up = nn.Linear(config.width, config.feed_forward_width, bias=config.bias)
+        self.down = nn.Linear(config.feed_forward_width, config.width, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        return self.down(F.silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
+
+
+class GELU(nn.Module):
+    """down(gelu(up(x))), with the tanh approximation that GPT-2 uses."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.width, config.feed_forward_width, bias=config.bias)
+        self.down = nn.Linear(config.feed_forward_width, config.width, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        return self.down(F.gelu(self.up(x), approximate="tanh"))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(self, config: ModelConfig, layer: int, dropout: float) -> None:
+        super().__init__()
+        self.layer = layer
+        self.attention_norm = make_norm(config)
+        self.attention = Attention(config, layer)
+        self.feed_forward_norm = make_norm(config)
+        self.feed_forward = SwiGLU(config) if config.activation == "swiglu" else GELU(config)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None, observe: Observer | None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        if observe is not None:
+            observe.residual(self.layer, x)
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, cache, observe))
+        fed = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        if observe is not None:
+            observe.feed_forward(self.layer, fed)
+        return x + fed
+
+
+class Transformer(nn.Module):
+    """A causal language model. `dropout` acts on what each part adds to the stream, in training mode only."""
+
+    def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.position = nn.Embedding(config.context, config.width) if config.positions == "learned" else None
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(config, layer, dropout) for layer in range(config.layers))
+        self.norm = make_norm(config)
+        self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
+        self._rotary: Rotary | None = None
+
+    def new_cache(self) -> KVCache:
+        """An empty cache for this model, to be passed to `forward` by its owner."""
+        return KVCache(self.config.layers, self.config.context)
+
+    def forward(self, ids: Tensor, cache: KVCache | None = None, observe: Observer | None = None) -> Tensor:
+        """ids (B, T) -> logits (B, T, V). With a cache, ids are the new tokens only.
+
+        Raises ValueError when the tokens, cached ones included, pass the context.
+        """
+        return self.unembed(self.hidden(ids, cache, observe))
+
+    def hidden(self, ids: Tensor, cache: KVCache | None = None, observe: Observer | None = None) -> Tensor:
+        """ids (B, T) -> what the head reads (B, T, C): the residual stream after the final norm."""
+        start = cache.length if cache is not None else 0
+        end = start + ids.shape[1]
+        if end > self.config.context:
+            raise ValueError(f"{end} tokens in a context of {self.config.context}")
+        x = self.embedding(ids)
+        if self.position is not None:
+            x = x + self.position(torch.arange(start, end, device=ids.device))
+        x = self.dropout(x)
+        rotary = self._rotation(x).at(start, end, x.dtype) if self.position is None else None
+        for block in self.blocks:
+            x = block(x, rotary, cache, observe)
+        if observe is not None:
+            observe.residual(self.config.layers, x)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """(..., C) -> logits (..., V)."""
+        return F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight)
+
+    def _rotation(self, x: Tensor) -> Rotary:
+        """The rotations of all positions, computed at first use on the device that uses them."""
+        if self._rotary is None or self._rotary.cos.device != x.device:
+            positions = torch.arange(self.config.context, device=x.device)
+            self._rotary = Rotary.table(positions, self.config.head_width, self.config.rope_theta)
+        return self._rotary
+
+
+@torch.no_grad()
+def initialize(model: Transformer, generator: torch.Generator) -> None:
+    """Draws the weights of a new model, in a fixed order, from `generator` (a CPU one).
+
+    Matrices: normal with standard deviation 1/sqrt(their input width), so that activations keep their size; the two
+    that write to the residual stream are divided by sqrt(2 x layers) more (Radford et al., 2019). Embeddings:
+    0.02, since a tied head turns them into logits. Norms one, biases zero.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            continue
+        std = 0.02 if name.startswith(("embedding", "position")) else 1 / math.sqrt(parameter.shape[1])
+        if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
+            std /= math.sqrt(2 * model.config.layers)
+        parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))

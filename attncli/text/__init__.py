@@ -1,0 +1,1 @@
+"""Words to numbers and back: tokenizers, and the corpus a model is trained on."""

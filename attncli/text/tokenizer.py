@@ -1,0 +1,279 @@
+"""Text to token ids and back.
+
+Owns the three kinds of tokenizer that attncli trains, and reading any `tokenizer.json`. The work is done by the
+`tokenizers` library; what this adds is that all text is text (a special token's string in a user's text is not
+special), that nothing is lost, and that a stream of ids never shows half a character.
+Knows nothing of models or files of text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attncli.config import TOKENIZER_KINDS, TokenizerKind
+from attncli.errors import BadCheckpoint, BadInput, UsageProblem
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+END_OF_TEXT = "<|endoftext|>"
+LARGEST_VOCABULARY = 1 << 20
+_LARGEST_FILE = 64 << 20  # bytes of a tokenizer.json
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_SAFE_CUT = re.compile(r"(?<=\S)[ \n]")
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token of a text.
+
+    `part` is (1, 1) for a token of whole characters. A token that holds only part of a character has (i, n): the
+    i-th of the n tokens that share it; `text` is then the whole character.
+    """
+
+    id: int
+    text: str
+    bytes: int
+    part: tuple[int, int] = (1, 1)
+
+
+class Tokenizer:
+    """A tokenizer whose `decode(encode(text))` is `text`, for any text, when attncli trained it."""
+
+    def __init__(self, backend: Backend) -> None:
+        backend.encode_special_tokens = True
+        backend.no_padding()
+        backend.no_truncation()
+        self._backend = backend
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "tokenizer.json") -> Tokenizer:
+        """Reads the text of a `tokenizer.json`. Raises BadCheckpoint when it is not one."""
+        from tokenizers import Tokenizer as Backend
+
+        try:
+            return cls(Backend.from_str(text))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as problem:  # a panic in the library is not an Exception
+            raise BadCheckpoint(f"{where} is not a tokenizer: {str(problem)[:200]}", "Copy it again from its source.") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """Reads a `tokenizer.json`, or the one in a directory. Raises BadCheckpoint when there is none."""
+        file = path / "tokenizer.json" if path.is_dir() else path
+        if not file.is_file():
+            raise BadCheckpoint(f"{path} holds no tokenizer.json.", "Give a model directory, or train one: attncli train FILE")
+        if file.stat().st_size > _LARGEST_FILE:
+            raise BadCheckpoint(f"{file} is larger than {_LARGEST_FILE >> 20} MB, too large for a tokenizer.")
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise BadCheckpoint(f"{file} is not UTF-8 text.", "Copy it again from its source.") from None
+        return cls.from_json(text, str(file))
+
+    def to_json(self) -> str:
+        """The text of a `tokenizer.json` that transformers reads unchanged."""
+        return str(self._backend.to_str(pretty=True))
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """How many ids there are, special tokens included."""
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def end_of_text(self) -> int | None:
+        """The id that ends a document, or None."""
+        found = self._backend.token_to_id(END_OF_TEXT)
+        return None if found is None else int(found)
+
+    @cached_property
+    def kind(self) -> str:
+        """'byte', 'char', 'bpe', or the library's name of a foreign model such as 'Unigram'."""
+        model = json.loads(self._backend.to_str())["model"]
+        if model["type"] != "BPE":
+            return str(model["type"])
+        if model["merges"]:
+            return "bpe"
+        return "char" if model["byte_fallback"] else "byte"
+
+    def encode(self, text: str) -> list[int]:
+        """Text -> ids. Raises BadInput for text that is not valid Unicode."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Several texts at once, on all cores."""
+        encodings = self._backend.encode_batch_fast([checked_text(text) for text in texts], add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids -> text; bytes that are not UTF-8 become U+FFFD. Raises BadInput for an id outside the vocabulary."""
+        for i in ids:
+            if not 0 <= i < self.vocab_size:
+                raise BadInput(f"There is no token {i}: this tokenizer has ids 0 to {self.vocab_size - 1}.")
+        return str(self._backend.decode(list(ids), skip_special_tokens=False))
+
+    def pieces(self, text: str) -> list[Piece]:
+        """The tokens of a text, each with the characters it covers."""
+        encoding = self._backend.encode(checked_text(text), add_special_tokens=False)
+        spans = encoding.offsets
+        # How many tokens cover each character: more than one means that it is split.
+        cover = Counter(at for start, end in spans for at in range(start, end))
+        seen: Counter[int] = Counter()
+        pieces = []
+        for id_, token, (start, end) in zip(encoding.ids, encoding.tokens, spans, strict=True):
+            seen.update(range(start, end))
+            split = next((at for at in range(start, end) if cover[at] > 1), None)
+            part = (1, 1) if split is None else (seen[split], cover[split])
+            pieces.append(Piece(id_, text[start:end], self._byte_count(token, text[start:end]), part))
+        return pieces
+
+    def describe(self, ids: Sequence[int]) -> list[Piece]:
+        """Pieces of ids that came from a model: each decoded alone, a partial character as U+FFFD."""
+        tokens = [self._backend.id_to_token(i) for i in ids]
+        texts = [self.decode([i]) for i in ids]
+        return [Piece(i, text, self._byte_count(token or "", text)) for i, token, text in zip(ids, tokens, texts, strict=True)]
+
+    def stream(self) -> DecodeStream:
+        """A decoder for ids that arrive one at a time."""
+        return DecodeStream(self)
+
+    def _byte_count(self, token: str, text: str) -> int:
+        if self._byte_level and token != END_OF_TEXT:
+            return len(token)  # the library writes each byte as one character
+        return 1 if _BYTE_TOKEN.fullmatch(token) else len(text.encode())
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        return "ByteLevel" in repr(self._backend.decoder)
+
+
+class DecodeStream:
+    """Turns ids that arrive one at a time into text; what it gives, joined, is the decoding of all of them.
+
+    A character may be spread over several tokens, and some tokenizers decode a token by its neighbours. So each
+    step decodes a short tail of the ids, and text that ends in U+FFFD waits for the rest of its character.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._tail: list[int] = []  # the ids since the last-but-one text was shown
+        self._shown = 0  # how many of the tail's ids have been shown
+
+    def push(self, id_: int) -> str:
+        """Takes one id; returns the text that is now certain, which may be empty."""
+        self._tail.append(id_)
+        text = self._pending()
+        if not text or text.endswith(_REPLACEMENT):
+            return ""
+        self._tail = self._tail[self._shown :]
+        self._shown = len(self._tail)
+        return text
+
+    def flush(self) -> str:
+        """The rest, at the end: an unfinished character as U+FFFD."""
+        text = self._pending()
+        self._tail, self._shown = [], 0
+        return text
+
+    def _pending(self) -> str:
+        before = self._tokenizer.decode(self._tail[: self._shown])
+        return self._tokenizer.decode(self._tail)[len(before) :]
+
+
+def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int | None = None) -> Tokenizer:
+    """Makes a tokenizer from texts.
+
+    Args:
+        texts: what the vocabulary is learned from.
+        kind: 'bpe' merges frequent byte sequences; 'char' has one id per character; 'byte' one per byte.
+        vocab_size: ids in all. For 'bpe' None is 1024; for 'char' None takes every character seen; 'byte' always has 257.
+
+    Raises:
+        UsageProblem: for a vocabulary too small to be lossless, or one set for 'byte'.
+    """
+    if kind not in TOKENIZER_KINDS:
+        raise UsageProblem(f"--tokenizer {kind!r} is not a kind of tokenizer.", f"Use {', '.join(TOKENIZER_KINDS)}.")
+    if vocab_size is not None:
+        if kind == "byte" and vocab_size != 257:
+            raise UsageProblem("The byte tokenizer has 257 ids, always.", "Leave --vocab-size out, or use --tokenizer bpe.")
+        if not 257 <= vocab_size <= LARGEST_VOCABULARY:
+            raise UsageProblem(
+                f"--vocab-size is {vocab_size}, and must be from 257 to {LARGEST_VOCABULARY:,}.",
+                "256 ids are the bytes, so that any text can be written, and one ends a document.",
+            )
+    if kind == "char":
+        return _char_tokenizer(texts, vocab_size)
+    return _byte_level_tokenizer(texts, 257 if kind == "byte" else vocab_size or 1024)
+
+
+def _byte_level_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    # Nothing to learn for bytes alone, so nothing to read.
+    backend.train_from_iterator(map(checked_text, texts) if vocab_size > 257 else [], trainer)
+    return Tokenizer(backend)
+
+
+def _char_tokenizer(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
+    from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(checked_text(text))
+    room = LARGEST_VOCABULARY if vocab_size is None else vocab_size
+    kept = [char for char, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: room - 257]]
+    names = [END_OF_TEXT, *(f"<0x{byte:02X}>" for byte in range(256)), *sorted(kept)]
+    backend = Backend(models.BPE({name: i for i, name in enumerate(names)}, [], byte_fallback=True))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    return Tokenizer(backend)
+
+
+def checked_text(text: str) -> str:
+    """The text itself. Raises BadInput when it holds a surrogate, which stands for bytes that are not UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as problem:
+        raise BadInput(
+            f"The text is not valid Unicode at character {problem.start}: it holds {ascii(text[problem.start])}.",
+            "Save it as UTF-8, or put it in a file and name its --encoding.",
+        ) from None
+    return text
+
+
+def stretches(text: str, length: int = 1 << 20) -> Iterator[str]:
+    """Cuts a long text into stretches of about `length` characters that tokenize as the whole does.
+
+    A cut falls before a space or a line's end that follows another character: the pre-tokenizers of GPT-2's family
+    never join the two. Where none comes within `length` more characters, the cut is anywhere.
+    'ab cd' -> 'ab', ' cd' (for a small length).
+    """
+    start = 0
+    while len(text) - start > length:
+        found = _SAFE_CUT.search(text, start + length, start + 2 * length)
+        at = found.start() if found else min(start + 2 * length, len(text))
+        yield text[start:at]
+        start = at
+    if start < len(text):
+        yield text[start:]

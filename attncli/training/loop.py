@@ -1,0 +1,260 @@
+"""The training loop: steps, evaluations and saves, until the steps or the time are used up.
+
+Owns the run's state and what of it goes to disk. Yields reports, prints nothing. Every step is a pure function of the seed
+and the step, so a resumed run on the CPU ends with the weights of an uninterrupted one, bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attncli.checkpoint.store import Checkpoint, State, write_checkpoint
+from attncli.model.device import DTYPES
+from attncli.model.transformer import Transformer, initialize
+from attncli.text.corpus import Corpus, batch
+from attncli.training.evaluate import evaluate
+from attncli.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
+from attncli.training.plan import CLOSING_SECONDS, sampled_windows
+from attncli.training.reports import EvalReport, Plan, Report, Result, SaveReport, Score, StepReport
+from attncli.training.schedule import Schedule
+from attncli.training.step import train_step
+
+_DOCUMENTS_FOR_START = 10  # from so many on, the model has learned what follows the end of one
+
+
+@dataclass
+class _Run:
+    """What changes while a run goes on."""
+
+    model: Transformer
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    step: int = 0
+    best_step: int = 0
+    best: Score | None = None
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    train_loss: float | None = None
+    seconds_before: float = 0.0  # spent by earlier parts of a resumed run
+
+
+def train(
+    corpus: Corpus,
+    plan: Plan,
+    target: Path,
+    *,
+    facts: dict[str, Any],
+    resume: Checkpoint | None = None,
+    started: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Report]:
+    """Trains a model and keeps it at `target`, which the caller has locked.
+
+    Args:
+        corpus: the text.
+        plan: what to do; of a resumed run, the plan of its beginning.
+        target: the model directory, written at the start, at every evaluation, and at the end.
+        facts: what `run.json` shall say beside the plan and the results (JSON values).
+        resume: what `read_resumable` gave.
+        started: when the clock of the deadline began, by time.monotonic(); now, when not given.
+        stop: asked after every step; true saves and ends the run.
+
+    Yields:
+        A report for every few steps, evaluation and save; last a Result.
+
+    Raises:
+        Diverged: when the loss is not finite; what was saved before stays.
+        OutOfRoom: when a save does not fit.
+    """
+    clock = _Clock(time.monotonic() if started is None else started, plan)
+    run = _begin(plan, resume)
+    clock.before = run.seconds_before
+    saver = _Saver(target, corpus, plan, facts)
+    if resume is None:
+        saver.save(run, "running", clock.spent())  # an unwritable place is found out now
+        yield SaveReport(0)
+    losses: list[float] = []
+    tick = time.monotonic()
+    while run.step < run.schedule.steps:
+        rows = batch(corpus.train.ids, seed=plan.seed, step=run.step, batch_size=plan.batch_size, context=plan.model.context)
+        ids = torch.from_numpy(rows).to(plan.device)
+        lr = run.schedule.lr(run.step)
+        losses.append(
+            train_step(run.model, run.optimizer, ids, step=run.step, seed=plan.seed, lr=lr, dtype=DTYPES[plan.dtype])
+        )
+        run.step += 1
+        stopping = stop()
+        if run.step % plan.report_every == 0 or run.step == run.schedule.steps or stopping:
+            run.train_loss = sum(losses) / len(losses)
+            rate = len(losses) * plan.tokens_per_step / (time.monotonic() - tick)
+            report = StepReport(run.step, run.schedule.steps, run.train_loss, lr, rate, clock.spent())
+            run.metrics.append({"kind": "step", **asdict(report)})
+            yield report
+            losses.clear()
+            tick = time.monotonic()
+        if stopping:
+            saver.save(run, "stopped", clock.spent())
+            yield SaveReport(run.step)
+            yield _result(run, plan, clock, run.best, finished=False)
+            return
+        if run.step % plan.eval_every == 0 and run.step < run.schedule.steps:
+            yield _evaluate(run, corpus, plan, clock)
+            run.schedule = clock.revise(run.schedule, run.step)
+            saver.save(run, "running", clock.spent())
+            yield SaveReport(run.step)
+            tick = time.monotonic()
+    yield from _finish(run, corpus, plan, clock, saver)
+
+
+def _begin(plan: Plan, resume: Checkpoint | None) -> _Run:
+    """A new run, or the one that a state describes."""
+    model = Transformer(plan.model, plan.dropout)
+    initialize(model, torch.Generator().manual_seed(plan.seed))
+    model.to(plan.device).train()
+    optimizer = make_optimizer(model, plan.weight_decay)
+    if resume is None:
+        return _Run(model, optimizer, plan.schedule)
+    assert resume.state is not None
+    tensors, facts = resume.state.tensors, resume.state.facts
+    model.load_state_dict({name: tensors[f"weights.{name}"] for name in model.state_dict()})
+    prefix = "optimizer."
+    load_optimizer_tensors(optimizer, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    return _Run(
+        model,
+        optimizer,
+        replace(plan.schedule, marks=tuple((step, steps) for step, steps in facts["schedule"])),
+        step=facts["step"],
+        best_step=facts["best_step"],
+        best=Score(**facts["best"]) if facts["best"] else None,
+        best_weights=resume.weights,
+        metrics=list(resume.metrics),
+        train_loss=facts["train_loss"],
+        seconds_before=facts["seconds"],
+    )
+
+
+def _evaluate(run: _Run, corpus: Corpus, plan: Plan, clock: _Clock) -> EvalReport:
+    """Scores an even sample of the validation part, and keeps the weights when they are the best so far."""
+    windows = sampled_windows(corpus, plan)
+    score = evaluate(run.model, corpus.val, windows=windows, dtype=DTYPES[plan.dtype])
+    best = run.best is None or score.per_token < run.best.per_token
+    if best:
+        run.best, run.best_step, run.best_weights = score, run.step, _copy(run.model)
+    report = EvalReport(run.step, score, best, clock.spent())
+    run.metrics.append({"kind": "eval", "step": run.step, "best": best, "seconds": report.seconds, **_figures(score)})
+    return report
+
+
+def _finish(run: _Run, corpus: Corpus, plan: Plan, clock: _Clock, saver: _Saver) -> Iterator[Report]:
+    """The last evaluation, the score of the best weights on all of the validation part, and the last save."""
+    yield _evaluate(run, corpus, plan, clock)
+    run.model.load_state_dict(run.best_weights)
+    whole = evaluate(run.model, corpus.val, dtype=DTYPES[plan.dtype])
+    run.metrics.append({"kind": "final", "step": run.best_step, **_figures(whole)})
+    result = _result(run, plan, clock, whole, finished=True)
+    saver.save(run, "finished", clock.spent(), result)
+    yield SaveReport(run.step)
+    yield replace(result, seconds=clock.spent())
+
+
+def _result(run: _Run, plan: Plan, clock: _Clock, best: Score | None, *, finished: bool) -> Result:
+    tokens = run.step * plan.tokens_per_step
+    return Result(finished, run.step, run.best_step, best, run.train_loss, tokens, clock.spent())
+
+
+def _copy(model: Transformer) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+
+
+def _figures(score: Score) -> dict[str, float]:
+    return {
+        "nats_per_token": score.per_token,
+        "nats_per_character": score.per_character,
+        "bits_per_byte": score.bits_per_byte,
+        "perplexity": score.perplexity,
+    }
+
+
+class _Clock:
+    """Time spent, and the number of steps that the time left allows."""
+
+    def __init__(self, started: float, plan: Plan) -> None:
+        self.before = 0.0
+        self._started = started
+        self._plan = plan
+        self._first: tuple[float, int] | None = None  # when the first revision was made, and at which step
+
+    def spent(self) -> float:
+        """Seconds since the run began, the earlier parts of a resumed one included."""
+        return self.before + time.monotonic() - self._started
+
+    def revise(self, schedule: Schedule, step: int) -> Schedule:
+        """The schedule, with its end moved to the deadline when there is one."""
+        deadline = self._plan.seconds
+        if deadline is None:
+            return schedule
+        now = self.spent()
+        if self._first is None:
+            self._first = (now, step)
+            return schedule
+        seconds, first = self._first
+        per_step = (now - seconds) / (step - first)  # evaluations and saves included
+        left = deadline - now - CLOSING_SECONDS - self._plan.closing_evaluation_seconds
+        return schedule.revised(step, step + max(int(left / per_step), 0))
+
+
+class _Saver:
+    """Writes what a run is worth to disk."""
+
+    def __init__(self, target: Path, corpus: Corpus, plan: Plan, facts: dict[str, Any]) -> None:
+        self._target, self._corpus, self._plan, self._facts = target, corpus, plan, facts
+
+    def save(self, run: _Run, status: str, seconds: float, result: Result | None = None) -> None:
+        """One save: the best weights to use, and unless the run is over the state to go on from."""
+        weights = run.best_weights or _copy(run.model)
+        document = {
+            **self._facts,
+            "status": status,
+            "plan": asdict(self._plan),
+            "progress": {"step": run.step, "steps": run.schedule.steps, "seconds": seconds, "best_step": run.best_step},
+            "results": self._results(run, result),
+        }
+        state = None if result is not None else self._state(run, seconds)
+        tokenizer = self._corpus.tokenizer
+        write_checkpoint(
+            self._target,
+            Checkpoint(self._plan.model, weights, tokenizer, self._start(), document, run.metrics, state),
+        )
+
+    def _start(self) -> int:
+        end = self._corpus.tokenizer.end_of_text
+        if end is not None and self._corpus.train.documents >= _DOCUMENTS_FOR_START:
+            return end
+        return self._corpus.tokenizer.encode("\n")[0]
+
+    def _results(self, run: _Run, result: Result | None) -> dict[str, Any] | None:
+        score = result.best if result is not None else run.best
+        if score is None:
+            return None
+        return {**_figures(score), "validation": "whole" if result is not None else "sampled", "train_loss": run.train_loss}
+
+    def _state(self, run: _Run, seconds: float) -> State:
+        tensors = {f"weights.{name}": tensor for name, tensor in run.model.state_dict().items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(run.optimizer).items()}
+        facts = {
+            "step": run.step,
+            "seconds": seconds,
+            "schedule": run.schedule.marks,
+            "best_step": run.best_step,
+            "best": asdict(run.best) if run.best else None,
+            "train_loss": run.train_loss,
+            "threads": torch.get_num_threads(),
+        }
+        return State(tensors, facts)

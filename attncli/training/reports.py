@@ -1,0 +1,121 @@
+"""What training says about itself: the plan, and a report for everything that happens.
+
+Frozen records of plain values; no torch, so that whoever draws them needs none.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from attncli.config import ModelConfig
+from attncli.training.schedule import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything decided before the first step. `reasons` says why, for what was chosen rather than given."""
+
+    model: ModelConfig
+    parameters: int
+    batch_size: int
+    dropout: float
+    weight_decay: float
+    schedule: Schedule
+    eval_every: int  # steps
+    report_every: int  # steps
+    seed: int
+    device: str
+    dtype: str
+    threads: int
+    seconds: float | None  # the deadline, from the start of the program
+    step_seconds: float  # measured before the first step
+    closing_evaluation_seconds: float  # an estimate for the whole validation part
+    memory_bytes: int  # an estimate of the peak
+    train_tokens: int
+    reasons: dict[str, str]
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one step trains on."""
+        return self.batch_size * self.model.context
+
+    @property
+    def epochs(self) -> float:
+        """Times that the whole training part is seen."""
+        return self.schedule.steps * self.tokens_per_step / self.train_tokens
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model predicts a text: `nats` summed over the `scored` tokens."""
+
+    nats: float
+    scored: int
+    characters: float  # those of the scored part of the text
+    bytes: float
+
+    @property
+    def per_token(self) -> float:
+        """Nats per token: the loss."""
+        return self.nats / self.scored
+
+    @property
+    def per_character(self) -> float:
+        """Nats per character."""
+        return self.nats / self.characters
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per byte of UTF-8, comparable between tokenizers and with compressors."""
+        return self.nats / math.log(2) / self.bytes
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats per token): among how many tokens the model seems to choose."""
+        return math.exp(min(self.per_token, 700.0))
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Some steps were taken; `loss` is their mean, in nats per token."""
+
+    step: int  # steps taken so far
+    steps: int  # in all, as expected now
+    loss: float
+    lr: float
+    tokens_per_second: float
+    seconds: float  # spent on this run so far, resumed parts included
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """The validation part, or an even sample of it, was scored."""
+
+    step: int
+    score: Score
+    best: bool  # lower than every earlier one
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SaveReport:
+    """Everything up to this step is safe on disk."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """The end. `finished` is false when a signal stopped the run; then `best` is a sampled score."""
+
+    finished: bool
+    step: int
+    best_step: int
+    best: Score  # over the whole validation part when finished
+    train_loss: float | None
+    tokens: int
+    seconds: float
+
+
+Report = StepReport | EvalReport | SaveReport | Result
