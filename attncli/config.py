@@ -61,7 +61,16 @@ class ModelConfig:
     tied: bool = True  # the head reuses the token embedding
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "layers", "width", "heads", "kv_heads", "head_width", "feed_forward_width", "context"):
+        for name in (
+            "vocab_size",
+            "layers",
+            "width",
+            "heads",
+            "kv_heads",
+            "head_width",
+            "feed_forward_width",
+            "context",
+        ):
             value = getattr(self, name)
             largest = _LARGEST.get(name, _LARGEST_DIMENSION)
             whole = isinstance(value, int) and not isinstance(value, bool)
@@ -76,7 +85,9 @@ class ModelConfig:
         _require(_positive(self.rope_theta), "rope_theta", self.rope_theta, "a finite number above 0")
         if self.window is not None:
             _require(isinstance(self.window, int) and self.window >= 1, "window", self.window, "a whole number from 1")
-        _require(isinstance(self.window_from, int) and self.window_from >= 0, "window_from", self.window_from, "0 or more")
+        _require(
+            isinstance(self.window_from, int) and self.window_from >= 0, "window_from", self.window_from, "0 or more"
+        )
 
     def window_of(self, layer: int) -> int | None:
         """The attention window of a layer (0-based): how many tokens a query sees, or None for all."""
@@ -164,7 +175,9 @@ class SampleConfig:
         _require(self.top_k >= 0, "--top-k", self.top_k, "0 (off) or above")
         _require(0 < self.top_p <= 1, "--top-p", self.top_p, "above 0 and at most 1 (off)")
         _require(0 <= self.min_p <= 1, "--min-p", self.min_p, "from 0 (off) to 1")
-        _require(_positive(self.repetition_penalty), "--repetition-penalty", self.repetition_penalty, "above 0 (1 is off)")
+        _require(
+            _positive(self.repetition_penalty), "--repetition-penalty", self.repetition_penalty, "above 0 (1 is off)"
+        )
         _require(self.max_new_tokens >= 1, "--max-new-tokens", self.max_new_tokens, "at least 1")
         _require(self.num_samples >= 1, "--num-samples", self.num_samples, "at least 1")
         _require(all(self.stop), "--stop", "", "at least one character")
@@ -179,8 +192,7 @@ class SampleConfig:
 
 
 def _positive(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value > 0  # type: ignore[operator]
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
 def _option(name: str) -> str:

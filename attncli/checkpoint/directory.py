@@ -60,7 +60,9 @@ def find_model(name: str | None) -> Path:
         if (present := _present(path)) is not None:
             return present
     if Path(name).is_file():
-        raise BadCheckpoint(f"{name} is a file; a model is a directory with {CONFIG} and {WEIGHTS}.", "Give the directory.")
+        raise BadCheckpoint(
+            f"{name} is a file; a model is a directory with {CONFIG} and {WEIGHTS}.", "Give the directory."
+        )
     known = ", ".join(entry.name for entry in list_models())
     raise BadCheckpoint(
         f"There is no model {name!r}: no such directory, nor one in ./{MODELS_FOLDER}.",
@@ -165,5 +167,3 @@ def check_digest(path: Path, found: str, expected: str | None) -> None:
             f"{path} is damaged: its sha256 is {found[:12]}…, and {MANIFEST} says {expected[:12]}….",
             "Copy it again, or train again.",
         )
-
-

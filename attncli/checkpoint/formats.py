@@ -12,11 +12,7 @@ from typing import Any
 from attncli.config import ModelConfig
 from attncli.errors import BadCheckpoint, UsageProblem
 
-ARCHITECTURES = {
-    "qwen3": "Qwen3ForCausalLM",
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-}
+ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 
 # Ours -> theirs. Inside a block, after "blocks.N." and "model.layers.N.".
 _OUTER = {"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
@@ -81,7 +77,9 @@ def config_to_json(config: ModelConfig, *, start_of_text: int, end_of_text: int 
 
 
 def _family(config: ModelConfig) -> str:
-    common = config.norm == "rms" and config.positions == "rotary" and config.activation == "swiglu" and not config.qkv_bias
+    common = (
+        config.norm == "rms" and config.positions == "rotary" and config.activation == "swiglu" and not config.qkv_bias
+    )
     if common and config.qk_norm and not config.bias:
         return "qwen3"
     if common and not config.qk_norm and config.window is None:
@@ -99,13 +97,19 @@ def config_from_json(described: dict[str, Any], where: str = "config.json") -> M
     """
     for key in _CODE_KEYS:
         if described.get(key):
-            raise BadCheckpoint(f"{where} names code of its own ({key}), which is never run.", "Use a model of a built-in family.")
+            raise BadCheckpoint(
+                f"{where} names code of its own ({key}), which is never run.", "Use a model of a built-in family."
+            )
     family = described.get("model_type")
     if not isinstance(family, str) or family not in ARCHITECTURES:
         shown = ascii(family)[:40] if family is not None else "missing"
-        raise BadCheckpoint(f"{where}: model_type is {shown}, which is not supported.", f"Supported: {', '.join(ARCHITECTURES)}.")
+        raise BadCheckpoint(
+            f"{where}: model_type is {shown}, which is not supported.", f"Supported: {', '.join(ARCHITECTURES)}."
+        )
     if described.get("quantization_config"):
-        raise BadCheckpoint(f"{where}: quantized weights are not supported.", "Use the float16, bfloat16 or float32 model.")
+        raise BadCheckpoint(
+            f"{where}: quantized weights are not supported.", "Use the float16, bfloat16 or float32 model."
+        )
     try:
         return ModelConfig(**_common(described, where), **_particular(family, described, where))
     except UsageProblem as problem:
@@ -145,7 +149,9 @@ def _rope_theta(described: dict[str, Any], where: str) -> float:
         raise BadCheckpoint(f"{where}: the rotary settings are not an object.")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        raise BadCheckpoint(f"{where}: rotary scaling {ascii(kind)[:40]} is not supported.", "Supported: none ('default').")
+        raise BadCheckpoint(
+            f"{where}: rotary scaling {ascii(kind)[:40]} is not supported.", "Supported: none ('default')."
+        )
     return rope.get("rope_theta", described.get("rope_theta", 10_000.0))  # type: ignore[no-any-return]
 
 

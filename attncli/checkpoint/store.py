@@ -1,7 +1,7 @@
 """Writing a model directory so that nothing is ever lost, and reading one so that nothing is ever run.
 
-Owns the atomic save, the lock against two runs on one directory, and reading weights whose names, shapes, types and digest
-have been checked. Knows nothing of how weights are trained or used.
+Owns the atomic save, the lock against two runs on one directory, and reading weights whose names, shapes, types and
+digest have been checked. Knows nothing of how weights are trained or used.
 
 A save is a whole directory, written beside its place, flushed to the disk, then renamed there; the one before stays as
 `.NAME.previous` until the run ends. A reader sees the old one or the new one, never a mixture.
@@ -125,7 +125,7 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
 
 
 def settle(target: Path) -> None:
-    """Puts the save before the last one in its place, when a kill fell between the two renames. The caller holds the lock."""
+    """Puts the save before the last one in its place, when a kill fell between the two renames. The lock is held."""
     previous = directory.previous_of(target)
     if not target.exists() and previous.is_dir():
         previous.rename(target)
@@ -133,7 +133,7 @@ def settle(target: Path) -> None:
 
 def _size(checkpoint: Checkpoint) -> int:
     tensors = [*checkpoint.weights.values(), *(checkpoint.state.tensors.values() if checkpoint.state else ())]
-    return sum(tensor.nbytes for tensor in tensors) + (1 << 20)
+    return sum(int(tensor.nbytes) for tensor in tensors) + (1 << 20)
 
 
 def _no_room(target: Path, needed: int, free: int) -> str:
@@ -230,7 +230,8 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype) -> LoadedM
     tokenizer = Tokenizer.load(path)
     if tokenizer.vocab_size > config.vocab_size:
         raise BadCheckpoint(
-            f"{path}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}.", "They are of different models."
+            f"{path}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}.",
+            "They are of different models.",
         )
     model = read_weights(path, config, manifest, device, dtype)
     run = directory.read_json(path / directory.RUN) if (path / directory.RUN).is_file() else {}
@@ -258,7 +259,9 @@ def read_weights(
     weights = {}
     for name, ours in theirs.items():
         if not tensors[name].sum(dtype=torch.float32).isfinite():
-            raise BadCheckpoint(f"{file}: {name} holds a value that is not a finite number.", "Copy it again, or train again.")
+            raise BadCheckpoint(
+                f"{file}: {name} holds a value that is not a finite number.", "Copy it again, or train again."
+            )
         weights[ours] = tensors[name].to(device, dtype)
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
@@ -268,9 +271,13 @@ def _empty_model(file: Path, config: ModelConfig) -> Transformer:
     """The model without memory; first the number of layers, so that a false one is not even built."""
     with _opened(file) as weights:
         prefix = tensor_name("blocks.0.attention_norm.weight").partition("0")[0]
-        layers = len({name.removeprefix(prefix).partition(".")[0] for name in weights.keys() if name.startswith(prefix)})  # noqa: SIM118
+        numbers = [key.removeprefix(prefix).partition(".")[0] for key in list(weights.keys()) if key.startswith(prefix)]
+    layers = len(set(numbers))
     if layers != config.layers:
-        raise BadCheckpoint(f"{file} holds {layers} layers, and {directory.CONFIG} says {config.layers}.", "They are of different models.")
+        raise BadCheckpoint(
+            f"{file} holds {layers} layers, and {directory.CONFIG} says {config.layers}.",
+            "They are of different models.",
+        )
     with torch.device("meta"):
         return Transformer(config)
 
@@ -282,7 +289,9 @@ def _opened(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="pt") as weights:
             yield weights
     except SafetensorError as problem:
-        raise BadCheckpoint(f"{file} is not a safetensors file: {str(problem)[:120]}.", "Copy it again from its source.") from None
+        raise BadCheckpoint(
+            f"{file} is not a safetensors file: {str(problem)[:120]}.", "Copy it again from its source."
+        ) from None
 
 
 def _check_header(file: Path, expected: dict[str, torch.Size], tied: bool) -> None:
@@ -294,12 +303,15 @@ def _check_header(file: Path, expected: dict[str, torch.Size], tied: bool) -> No
         if found != expected.keys():
             missing, extra = sorted(expected.keys() - found), sorted(found - expected.keys())
             named = f"lacks {missing[0]}" if missing else f"holds {ascii(extra[0])[:80]}, which the model does not have"
-            raise BadCheckpoint(f"{file} {named} ({len(missing)} missing, {len(extra)} extra).", "It is of another model.")
+            raise BadCheckpoint(
+                f"{file} {named} ({len(missing)} missing, {len(extra)} extra).", "It is of another model."
+            )
         for name, shape in expected.items():
             part = weights.get_slice(name)
             if list(part.get_shape()) != list(shape):
                 raise BadCheckpoint(
-                    f"{file}: {name} has shape {part.get_shape()}, and {directory.CONFIG} says {list(shape)}.", "It is of another model."
+                    f"{file}: {name} has shape {part.get_shape()}, and {directory.CONFIG} says {list(shape)}.",
+                    "It is of another model.",
                 )
             if part.get_dtype() not in _DTYPES:
                 raise BadCheckpoint(f"{file}: {name} has type {part.get_dtype()}.", f"Supported: {', '.join(_DTYPES)}.")
@@ -311,17 +323,21 @@ def _read_tensors(folder: Path, name: str, manifest: dict[str, str]) -> dict[str
     try:
         return safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError) as problem:
-        raise BadCheckpoint(f"{folder / name} is not a safetensors file: {str(problem)[:120]}.", "Copy it again.") from None
+        raise BadCheckpoint(
+            f"{folder / name} is not a safetensors file: {str(problem)[:120]}.", "Copy it again."
+        ) from None
 
 
 def read_resumable(path: Path) -> Checkpoint:
-    """Everything needed to resume a run: the best weights so far, the records, and the state, all held to their digests.
+    """Everything needed to resume a run: the best weights so far, the records, the state; digests are checked.
 
     Raises BadCheckpoint when the directory holds no state, or a damaged one.
     """
     manifest = directory.read_manifest(path)
     if not (path / directory.STATE_FACTS).is_file() or directory.STATE_FACTS not in manifest:
-        raise BadCheckpoint(f"{path} holds no state to resume from.", "Its run has ended; train a new one under another --name.")
+        raise BadCheckpoint(
+            f"{path} holds no state to resume from.", "Its run has ended; train another under a new --name."
+        )
     files = (directory.CONFIG, directory.TOKENIZER, directory.RUN, directory.METRICS, directory.STATE_FACTS)
     data = {name: directory.verified_bytes(path, name, manifest) for name in files}
     config = config_from_json(json.loads(data[directory.CONFIG]), str(path / directory.CONFIG))

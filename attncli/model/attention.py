@@ -1,7 +1,7 @@
 """Attention: queries, keys and values; the scaled dot product; the mask; many heads and the output matrix.
 
-Owns both ways to compute it. The fast way is PyTorch's fused `scaled_dot_product_attention`. The observed way computes the
-same thing step by step and shows each step to an `Observer`, one layer at a time. Knows nothing of the layers around it.
+Owns both ways to compute it. The fast way is PyTorch's fused `scaled_dot_product_attention`. The observed way computes
+the same thing step by step and shows each step to an `Observer`, one layer at a time. Knows nothing of the rest.
 
 Letters: B batch, T queries, S keys, H heads, K key/value heads, D head width, C model width.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttentionSteps:
-    """One layer's attention, step by step (Vaswani et al., 2017, equation 1). Grouped keys and values are not repeated."""
+    """One layer's attention, step by step (Vaswani et al., 2017, equation 1). Shared keys and values stand once."""
 
     query: Tensor  # (B, H, T, D), after query/key norm and rotation
     key: Tensor  # (B, K, S, D), likewise
@@ -36,10 +36,10 @@ class AttentionSteps:
 
 
 class Observer:
-    """Watches a forward pass. Override what you need; what you are handed is the model's own, so do not change it in place."""
+    """Watches a forward pass. Override what you need; what you are handed is the model's own: do not change it."""
 
     def residual(self, layer: int, stream: Tensor) -> None:
-        """The residual stream (B, T, C) that enters a layer; `layer` = number of layers is what enters the final norm."""
+        """The residual stream (B, T, C) that enters a layer; after the last layer, what enters the final norm."""
 
     def scores(self, layer: int, scores: Tensor) -> Tensor:
         """The masked scores (B, H, T, S) before the softmax; what is returned is used, so an edge can be cut here."""
@@ -78,7 +78,9 @@ class Rotary:
     @classmethod
     def table(cls, positions: Tensor, head_width: int, theta: float) -> Rotary:
         """Position p turns the pair (i, i + D/2) by the angle p / theta^(2i/D)."""
-        frequencies = theta ** -(torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width)
+        frequencies = theta ** -(
+            torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width
+        )
         angles = torch.outer(positions.float(), frequencies)  # (T, D/2)
         return cls(torch.cat([angles.cos()] * 2, -1), torch.cat([angles.sin()] * 2, -1))
 
@@ -143,7 +145,7 @@ class Attention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, heads x D) -> (B, heads, T, D)."""
-        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        return x.view(*x.shape[:2], -1, self.head_width).transpose(1, 2)
 
     def _combine(self, mixed: Tensor) -> Tensor:
         """(B, H, T, D) -> (B, T, C): the heads side by side, through the output matrix."""

@@ -61,5 +61,3 @@ class KVCache:
         if buffer is not None:
             grown[:, :, :used] = buffer[:, :, :used]
         return grown
-
-

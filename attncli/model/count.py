@@ -54,7 +54,9 @@ def _gpt(vocab_size: int, layers: int, width: int, heads: int, context: int) -> 
     )  # fmt: skip
 
 
-def _llama(vocab_size: int, layers: int, width: int, heads: int, kv_heads: int, hidden: int, context: int) -> ModelConfig:
+def _llama(
+    vocab_size: int, layers: int, width: int, heads: int, kv_heads: int, hidden: int, context: int
+) -> ModelConfig:
     return ModelConfig(
         vocab_size=vocab_size, layers=layers, width=width, heads=heads, kv_heads=kv_heads, head_width=width // heads,
         feed_forward_width=hidden, context=context, norm_eps=1e-5, qk_norm=False, tied=False,

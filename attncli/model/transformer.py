@@ -70,7 +70,7 @@ class Block(nn.Module):
         if observe is not None:
             observe.residual(self.layer, x)
         x = x + self.dropout(self.attention(self.attention_norm(x), rotary, cache, observe))
-        fed = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        fed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
         if observe is not None:
             observe.feed_forward(self.layer, fed)
         return x + fed

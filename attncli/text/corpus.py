@@ -103,7 +103,9 @@ def read_text(path: str, encoding: str = "utf-8") -> str:
     except FileNotFoundError:
         raise BadInput(f"There is no file {name}.", "Check the path.") from None
     except OSError as problem:
-        raise BadInput(f"{name} cannot be read: {problem.strerror or problem}.", "Check the path and its permissions.") from None
+        raise BadInput(
+            f"{name} cannot be read: {problem.strerror or problem}.", "Check the path and its permissions."
+        ) from None
     return _decoded(data, name, encoding)
 
 
@@ -146,7 +148,10 @@ def read_documents(paths: Sequence[str], encoding: str = "utf-8") -> Documents:
         else:
             texts += _split_documents(read_text(path, encoding))
     if not any(text.strip() for text in texts):
-        raise BadInput(f"{', '.join(paths)} is empty: there is no text to learn from.", "Give a text file, a few thousand words or more.")
+        raise BadInput(
+            f"{', '.join(paths)} is empty: there is no text to learn from.",
+            "Give a text file, a few thousand words or more.",
+        )
     return Documents(tuple(texts), tuple(paths), tuple(skipped))
 
 
@@ -160,7 +165,9 @@ def _read_directory(folder: Path, encoding: str) -> tuple[list[str], list[str]]:
         except BadInput:
             skipped.append(str(file))
     if not any(text.strip() for text in texts):
-        raise BadInput(f"{folder} is a directory without text files.", "Give a text file, or a directory that holds some.")
+        raise BadInput(
+            f"{folder} is a directory without text files.", "Give a text file, or a directory that holds some."
+        )
     return texts, skipped
 
 
@@ -190,7 +197,10 @@ def default_vocab_size(characters: int) -> int:
 
 
 def prepare(
-    documents: Documents, config: CorpusConfig, val_documents: Documents | None = None, tokenizer: Tokenizer | None = None
+    documents: Documents,
+    config: CorpusConfig,
+    val_documents: Documents | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Corpus:
     """Splits, learns the tokenizer from the training part alone unless one is given, and tokenizes.
 
@@ -245,7 +255,12 @@ def _entry_name(digest: str, config: CorpusConfig, tokenizer: Tokenizer | None) 
 
 
 def _tokenize(
-    train_texts: list[str], val_texts: list[str], tokenizer: Tokenizer, entry: Path, digest: str, sources: tuple[str, ...]
+    train_texts: list[str],
+    val_texts: list[str],
+    tokenizer: Tokenizer,
+    entry: Path,
+    digest: str,
+    sources: tuple[str, ...],
 ) -> Corpus:
     """Writes the cache entry beside its place, then renames it there: a reader sees all of it or nothing."""
     ending = tokenizer.end_of_text if len(train_texts) + len(val_texts) > 2 else None
@@ -257,7 +272,9 @@ def _tokenize(
         }
         _check_lengths(facts)
         (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
-        (folder / "facts.json").write_text(json.dumps({name: asdict(fact) for name, fact in facts.items()}), encoding="utf-8")
+        (folder / "facts.json").write_text(
+            json.dumps({name: asdict(fact) for name, fact in facts.items()}), encoding="utf-8"
+        )
         try:
             folder.rename(entry)
         except OSError:  # somebody else was first, or it cannot be kept: read what was just written
@@ -277,7 +294,8 @@ def _writable_folder(parent: Path) -> Path:
         return Path(mkdtemp(prefix=".writing-", dir=parent))
     except OSError as problem:
         raise OutOfRoom(
-            f"The token cache {parent} cannot be written: {problem.strerror}.", "Set ATTNCLI_CACHE to a folder that can be."
+            f"The token cache {parent} cannot be written: {problem.strerror}.",
+            "Set ATTNCLI_CACHE to a folder that can be.",
         ) from None
 
 
@@ -336,7 +354,14 @@ def _mapped(path: Path, facts: _Facts) -> Tokens:
 
 
 def batch(
-    ids: NDArray[np.unsignedinteger], *, seed: int, step: int, batch_size: int, context: int, rank: int = 0, ranks: int = 1
+    ids: NDArray[np.unsignedinteger],
+    *,
+    seed: int,
+    step: int,
+    batch_size: int,
+    context: int,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> NDArray[np.int64]:
     """The batch of a step, a pure function of its arguments: (batch_size, context + 1) ids.
 
@@ -346,7 +371,9 @@ def batch(
     """
     fitting = (len(ids) - 1) // context
     if fitting == 0:
-        raise BadInput(f"{len(ids)} tokens are too few for a context of {context}.", "Give more text or a smaller --context.")
+        raise BadInput(
+            f"{len(ids)} tokens are too few for a context of {context}.", "Give more text or a smaller --context."
+        )
     windows = max(fitting - 1, 1)  # one less than fits, so that an epoch may start anywhere in a window
     first = (step * ranks + rank) * batch_size
     rows = np.empty((batch_size, context + 1), np.int64)

@@ -21,6 +21,7 @@ from attncli.config import TOKENIZER_KINDS, TokenizerKind
 from attncli.errors import BadCheckpoint, BadInput, UsageProblem
 
 if TYPE_CHECKING:
+    from tokenizers import AddedToken
     from tokenizers import Tokenizer as Backend
 
 END_OF_TEXT = "<|endoftext|>"
@@ -64,14 +65,18 @@ class Tokenizer:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as problem:  # a panic in the library is not an Exception
-            raise BadCheckpoint(f"{where} is not a tokenizer: {str(problem)[:200]}", "Copy it again from its source.") from None
+            raise BadCheckpoint(
+                f"{where} is not a tokenizer: {str(problem)[:200]}", "Copy it again from its source."
+            ) from None
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
         """Reads a `tokenizer.json`, or the one in a directory. Raises BadCheckpoint when there is none."""
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.is_file():
-            raise BadCheckpoint(f"{path} holds no tokenizer.json.", "Give a model directory, or train one: attncli train FILE")
+            raise BadCheckpoint(
+                f"{path} holds no tokenizer.json.", "Give a model directory, or train one: attncli train FILE"
+            )
         if file.stat().st_size > _LARGEST_FILE:
             raise BadCheckpoint(f"{file} is larger than {_LARGEST_FILE >> 20} MB, too large for a tokenizer.")
         try:
@@ -140,7 +145,10 @@ class Tokenizer:
         """Pieces of ids that came from a model: each decoded alone, a partial character as U+FFFD."""
         tokens = [self._backend.id_to_token(i) for i in ids]
         texts = [self.decode([i]) for i in ids]
-        return [Piece(i, text, self._byte_count(token or "", text)) for i, token, text in zip(ids, tokens, texts, strict=True)]
+        return [
+            Piece(i, text, self._byte_count(token or "", text))
+            for i, token, text in zip(ids, tokens, texts, strict=True)
+        ]
 
     def stream(self) -> DecodeStream:
         """A decoder for ids that arrive one at a time."""
@@ -195,7 +203,7 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int |
     Args:
         texts: what the vocabulary is learned from.
         kind: 'bpe' merges frequent byte sequences; 'char' has one id per character; 'byte' one per byte.
-        vocab_size: ids in all. For 'bpe' None is 1024; for 'char' None takes every character seen; 'byte' always has 257.
+        vocab_size: ids in all. None is 1024 for 'bpe' and every character seen for 'char'; 'byte' always has 257.
 
     Raises:
         UsageProblem: for a vocabulary too small to be lossless, or one set for 'byte'.
@@ -204,18 +212,47 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int |
         raise UsageProblem(f"--tokenizer {kind!r} is not a kind of tokenizer.", f"Use {', '.join(TOKENIZER_KINDS)}.")
     if vocab_size is not None:
         if kind == "byte" and vocab_size != 257:
-            raise UsageProblem("The byte tokenizer has 257 ids, always.", "Leave --vocab-size out, or use --tokenizer bpe.")
+            raise UsageProblem(
+                "The byte tokenizer has 257 ids, always.", "Leave --vocab-size out, or use --tokenizer bpe."
+            )
         if not 257 <= vocab_size <= LARGEST_VOCABULARY:
             raise UsageProblem(
                 f"--vocab-size is {vocab_size}, and must be from 257 to {LARGEST_VOCABULARY:,}.",
                 "256 ids are the bytes, so that any text can be written, and one ends a document.",
             )
+    if kind == "byte":
+        return byte_tokenizer()
     if kind == "char":
         return _char_tokenizer(texts, vocab_size)
-    return _byte_level_tokenizer(texts, 257 if kind == "byte" else vocab_size or 1024)
+    return _bpe_tokenizer(texts, vocab_size or 1024)
 
 
-def _byte_level_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def byte_tokenizer() -> Tokenizer:
+    """One id per byte, the byte's value, and 256 to end a document."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers
+
+    backend = Backend(models.BPE({char: byte for byte, char in enumerate(_byte_characters())}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([_end_of_text_token()])
+    return Tokenizer(backend)
+
+
+def _byte_characters() -> list[str]:
+    """The character that stands for each byte inside a byte-level tokenizer (Radford et al., 2019)."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+def _end_of_text_token() -> AddedToken:
+    from tokenizers import AddedToken
+
+    return AddedToken(END_OF_TEXT, special=True, normalized=False)
+
+
+def _bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -228,13 +265,12 @@ def _byte_level_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    # Nothing to learn for bytes alone, so nothing to read.
-    backend.train_from_iterator(map(checked_text, texts) if vocab_size > 257 else [], trainer)
+    backend.train_from_iterator(map(checked_text, texts), trainer)
     return Tokenizer(backend)
 
 
 def _char_tokenizer(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
-    from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+    from tokenizers import Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
     counts: Counter[str] = Counter()
@@ -246,7 +282,7 @@ def _char_tokenizer(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
     backend = Backend(models.BPE({name: i for i, name in enumerate(names)}, [], byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    backend.add_special_tokens([_end_of_text_token()])
     return Tokenizer(backend)
 
 
@@ -256,7 +292,7 @@ def checked_text(text: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as problem:
         raise BadInput(
-            f"The text is not valid Unicode at character {problem.start}: it holds {ascii(text[problem.start])}.",
+            f"The text is not valid Unicode at character {problem.start}: it holds {text[problem.start]!a}.",
             "Save it as UTF-8, or put it in a file and name its --encoding.",
         ) from None
     return text

@@ -1,7 +1,7 @@
 """Scoring a model on tokens it was not trained on.
 
-Non-overlapping windows of the context's length; every token is scored but the first of the text. So the figure is the one
-any other program gets from the same weights.
+Non-overlapping windows of the context's length; every token is scored but the first of the text. So the figure is the
+one any other program gets from the same weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ _TOKENS_AT_ONCE = 8192
 
 
 @torch.inference_mode()
-def evaluate(model: Transformer, tokens: Tokens, *, windows: int | None = None, dtype: torch.dtype = torch.float32) -> Score:
+def evaluate(
+    model: Transformer, tokens: Tokens, *, windows: int | None = None, dtype: torch.dtype = torch.float32
+) -> Score:
     """Scores a text, or `windows` of its windows spread evenly over it. The model's training mode is put back."""
     was_training = model.training
     model.eval()
@@ -42,7 +44,12 @@ def evaluate(model: Transformer, tokens: Tokens, *, windows: int | None = None, 
     return Score(nats, scored, tokens.characters * share, tokens.bytes * share)
 
 
-def _nats(model: Transformer, rows: np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]], device: torch.device, dtype: torch.dtype) -> float:
+def _nats(
+    model: Transformer,
+    rows: np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> float:
     """Minus the summed log-probability of columns 1 on, each given those before it."""
     ids = torch.from_numpy(rows.astype(np.int64)).to(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

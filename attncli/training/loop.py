@@ -1,7 +1,7 @@
 """The training loop: steps, evaluations and saves, until the steps or the time are used up.
 
-Owns the run's state and what of it goes to disk. Yields reports, prints nothing. Every step is a pure function of the seed
-and the step, so a resumed run on the CPU ends with the weights of an uninterrupted one, bit for bit.
+Owns the run's state and what of it goes to disk. Yields reports, prints nothing. Every step is a pure function of the
+seed and the step, so a resumed run on the CPU ends with the weights of an uninterrupted one, bit for bit.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def train(
     losses: list[float] = []
     tick = time.monotonic()
     while run.step < run.schedule.steps:
-        rows = batch(corpus.train.ids, seed=plan.seed, step=run.step, batch_size=plan.batch_size, context=plan.model.context)
+        rows = batch(
+            corpus.train.ids, seed=plan.seed, step=run.step, batch_size=plan.batch_size, context=plan.model.context
+        )
         ids = torch.from_numpy(rows).to(plan.device)
         lr = run.schedule.lr(run.step)
         losses.append(
@@ -166,7 +168,7 @@ def _finish(run: _Run, corpus: Corpus, plan: Plan, clock: _Clock, saver: _Saver)
 
 def _result(run: _Run, plan: Plan, clock: _Clock, best: Score | None, *, finished: bool) -> Result:
     tokens = run.step * plan.tokens_per_step
-    return Result(finished, run.step, run.best_step, best, run.train_loss, tokens, clock.spent())
+    return Result(finished, run.step, run.schedule.steps, run.best_step, best, run.train_loss, tokens, clock.spent())
 
 
 def _copy(model: Transformer) -> dict[str, Tensor]:
@@ -229,8 +231,7 @@ class _Saver:
         state = None if result is not None else self._state(run, seconds)
         tokenizer = self._corpus.tokenizer
         write_checkpoint(
-            self._target,
-            Checkpoint(self._plan.model, weights, tokenizer, self._start(), document, run.metrics, state),
+            self._target, Checkpoint(self._plan.model, weights, tokenizer, self._start(), document, run.metrics, state)
         )
 
     def _start(self) -> int:
@@ -243,7 +244,11 @@ class _Saver:
         score = result.best if result is not None else run.best
         if score is None:
             return None
-        return {**_figures(score), "validation": "whole" if result is not None else "sampled", "train_loss": run.train_loss}
+        return {
+            **_figures(score),
+            "validation": "whole" if result is not None else "sampled",
+            "train_loss": run.train_loss,
+        }
 
     def _state(self, run: _Run, seconds: float) -> State:
         tensors = {f"weights.{name}": tensor for name, tensor in run.model.state_dict().items()}

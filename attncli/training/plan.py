@@ -11,9 +11,9 @@ import time
 
 import torch
 
-from attncli.config import DEFAULT_TRAINING_SECONDS, ModelConfig, TrainConfig, parse_size
+from attncli.config import DEFAULT_TRAINING_SECONDS, SIZES, ModelConfig, TrainConfig, parse_size
 from attncli.errors import BadInput
-from attncli.model.count import count_parameters
+from attncli.model.count import count_parameters, matrix_parameters
 from attncli.model.device import dtype_name, pick_device, pick_dtype
 from attncli.model.transformer import Transformer, initialize
 from attncli.text.corpus import Corpus, batch
@@ -27,8 +27,16 @@ _EVALUATIONS = 12  # in a run
 _EVALUATION_SHARE = 0.01  # of the time of a run that one evaluation may take
 _WARMUP_SHARE = 0.05
 _REPORT_SECONDS = 0.5
-_DEFAULT_CONTEXT = 128
-_DEFAULT_BATCH = 16
+_CPU_BATCH, _GPU_BATCH = 8, 64
+_CONTEXTS = ((60, 64), (600, 128), (math.inf, 256))  # up to so many seconds on a CPU, this context
+_GPU_CONTEXT = 256
+_SHORTEST_CONTEXT = 8
+_WINDOWS_AT_LEAST = 8  # in the text
+# At 2 minutes on a 1 MB text, a quarter of the tokens for four times the parameters came out even around this ratio.
+_TOKENS_PER_PARAMETER = 1.0
+_PARAMETERS_PER_TRAIN_TOKEN = 20
+_MEASURED_FIRST = "tiny"
+_OPTIMISM = 1.5  # a larger model computes more per second than the one measured first
 _SEED_OF_MEASUREMENT = 0
 
 
@@ -43,17 +51,17 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0) -> Plan:
     dtype = pick_dtype(config.dtype, device)
     reasons: dict[str, str] = {}
     began = time.monotonic()
-    context = _context(config, corpus, reasons)
-    batch_size = config.batch_size or _DEFAULT_BATCH
-    seconds = config.seconds
-    if config.steps is None and config.epochs is None and seconds is None:
-        seconds = DEFAULT_TRAINING_SECONDS
-    size, step_seconds = _size(config, corpus, context, batch_size, seconds or DEFAULT_TRAINING_SECONDS, device, dtype, reasons)
-    model = shape(*parse_size(size), corpus.tokenizer.vocab_size, context)
+    given = config.steps is not None or config.epochs is not None
+    seconds = config.seconds or DEFAULT_TRAINING_SECONDS
+    context = _context(config, len(corpus.train), seconds, device, reasons)
+    batch_size = config.batch_size or (_CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
+    measure = _Measure(corpus, context, batch_size, device, dtype)
+    size = config.size or _choose_size(measure, seconds - spent, batch_size * context, len(corpus.train), reasons)
+    step_seconds = measure.step_seconds(size)
+    model = measure.shape(size)
     evaluation = _evaluation_seconds(step_seconds, batch_size * context, len(corpus.val))
     steps = _steps(config, len(corpus.train), batch_size * context)
     if steps is None:
-        assert seconds is not None
         left = seconds - spent - (time.monotonic() - began) - CLOSING_SECONDS - evaluation
         steps = max(int(left / (step_seconds * (1 + _EVALUATIONS * _EVALUATION_SHARE))), 1)
     report_every = max(1, min(round(_REPORT_SECONDS / step_seconds), steps // _EVALUATIONS))
@@ -72,7 +80,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0) -> Plan:
         device=device.type,
         dtype=dtype_name(dtype),
         threads=torch.get_num_threads(),
-        seconds=seconds if config.steps is None and config.epochs is None else None,
+        seconds=None if given else seconds,
         step_seconds=step_seconds,
         closing_evaluation_seconds=evaluation,
         memory_bytes=_memory_bytes(model, batch_size),
@@ -82,7 +90,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0) -> Plan:
 
 
 def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig:
-    """A model of our own default kind: heads 32 wide up to a width of 256, then 64; the SwiGLU width 8/3 of the model's."""
+    """A model of our own kind: heads 32 wide up to a width of 256, then 64; the feed-forward part 8/3 as wide."""
     head_width = 32 if width <= 256 or width % 64 else 64
     heads = width // head_width
     return ModelConfig(
@@ -98,14 +106,14 @@ def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig
 
 
 def sampled_windows(corpus: Corpus, plan: Plan) -> int:
-    """How many windows of the validation part an evaluation during the run scores, so that it takes little of the time."""
+    """How many windows of the validation part an evaluation during the run scores, to take little of the time."""
     seconds_each = plan.closing_evaluation_seconds / max(len(corpus.val) / plan.model.context, 1)
     total = plan.seconds or plan.step_seconds * plan.schedule.steps
     return max(16, int(_EVALUATION_SHARE * total / seconds_each))
 
 
-def _context(config: TrainConfig, corpus: Corpus, reasons: dict[str, str]) -> int:
-    tokens = len(corpus.train)
+def _context(config: TrainConfig, tokens: int, seconds: float, device: torch.device, reasons: dict[str, str]) -> int:
+    """Short for a short run, since more and smaller windows learn faster at first; never a large part of the text."""
     if config.context is not None:
         if config.context >= tokens:
             raise BadInput(
@@ -113,35 +121,67 @@ def _context(config: TrainConfig, corpus: Corpus, reasons: dict[str, str]) -> in
                 "Give more text or a smaller --context.",
             )
         return config.context
-    context = _DEFAULT_CONTEXT
-    while context > 8 and context * 8 > tokens:
+    context = (
+        next(context for limit, context in _CONTEXTS if seconds <= limit) if device.type == "cpu" else _GPU_CONTEXT
+    )
+    reasons["context"] = f"for {device.type}" if device.type != "cpu" else f"for {duration_words(seconds)} on a CPU"
+    while context > _SHORTEST_CONTEXT and context * _WINDOWS_AT_LEAST > tokens:
         context //= 2
-    reasons["context"] = "default" if context == _DEFAULT_CONTEXT else "short text"
+        reasons["context"] = f"the text has only {tokens:,} tokens to train on"
     return context
 
 
-def _size(
-    config: TrainConfig,
-    corpus: Corpus,
-    context: int,
-    batch_size: int,
-    seconds: float,
-    device: torch.device,
-    dtype: torch.dtype,
-    reasons: dict[str, str],
-) -> tuple[str, float]:
-    """The size asked for, or the one for this machine and time; and its measured seconds per step."""
-    vocab_size = corpus.tokenizer.vocab_size
-
-    def measured(size: str) -> float:
-        return measure_step(shape(*parse_size(size), vocab_size, context), corpus, batch_size, device, dtype)
-
-    if config.size is not None:
-        return config.size, measured(config.size)
-    raise NotImplementedError
+def duration_words(seconds: float) -> str:
+    """90 -> '1.5 minutes'."""
+    return f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.3g} minutes"
 
 
-def measure_step(model_config: ModelConfig, corpus: Corpus, batch_size: int, device: torch.device, dtype: torch.dtype) -> float:
+class _Measure:
+    """Seconds of a training step by size, each measured when first asked for."""
+
+    def __init__(self, corpus: Corpus, context: int, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
+        self._corpus, self._context, self._batch_size = corpus, context, batch_size
+        self._device, self._dtype = device, dtype
+        self._known: dict[str, float] = {}
+
+    def shape(self, size: str) -> ModelConfig:
+        """The model of that size for this text."""
+        return shape(*parse_size(size), self._corpus.tokenizer.vocab_size, self._context)
+
+    def step_seconds(self, size: str) -> float:
+        """Its seconds per step."""
+        if size not in self._known:
+            self._known[size] = measure_step(
+                self.shape(size), self._corpus, self._batch_size, self._device, self._dtype
+            )
+        return self._known[size]
+
+
+def _choose_size(
+    measure: _Measure, seconds: float, step_tokens: int, train_tokens: int, reasons: dict[str, str]
+) -> str:
+    """The largest size that sees enough tokens in the time, and that the text is large enough for.
+
+    The work of a step grows with the parameters, so one measurement predicts which sizes are worth measuring.
+    """
+    per_work = measure.step_seconds(_MEASURED_FIRST) / matrix_parameters(measure.shape(_MEASURED_FIRST))
+    for size in reversed(SIZES):
+        shape_ = measure.shape(size)
+        parameters = sum(count_parameters(shape_).values())
+        if parameters > _PARAMETERS_PER_TRAIN_TOKEN * train_tokens:
+            continue
+        least = _TOKENS_PER_PARAMETER * parameters / step_tokens  # steps
+        if least * per_work * matrix_parameters(shape_) > seconds * _OPTIMISM:
+            continue
+        if least * measure.step_seconds(size) <= seconds:
+            break
+    reasons["size"] = f"for {duration_words(seconds)} on this machine and {train_tokens:,} tokens"
+    return size
+
+
+def measure_step(
+    model_config: ModelConfig, corpus: Corpus, batch_size: int, device: torch.device, dtype: torch.dtype
+) -> float:
     """Seconds that a training step takes on this device: the least of a few, on a model that is thrown away."""
     model = Transformer(model_config, dropout=0.1)
     initialize(model, torch.Generator().manual_seed(_SEED_OF_MEASUREMENT))
@@ -149,7 +189,9 @@ def measure_step(model_config: ModelConfig, corpus: Corpus, batch_size: int, dev
     optimizer = make_optimizer(model, WEIGHT_DECAY)
     times = []
     for step in range(4):
-        rows = batch(corpus.train.ids, seed=_SEED_OF_MEASUREMENT, step=step, batch_size=batch_size, context=model_config.context)
+        rows = batch(
+            corpus.train.ids, seed=_SEED_OF_MEASUREMENT, step=step, batch_size=batch_size, context=model_config.context
+        )
         began = time.monotonic()
         ids = torch.from_numpy(rows).to(device)
         train_step(model, optimizer, ids, step=step, seed=_SEED_OF_MEASUREMENT, lr=0.0, dtype=dtype)

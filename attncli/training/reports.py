@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from attncli.config import ModelConfig
 from attncli.training.schedule import Schedule
@@ -44,6 +45,14 @@ class Plan:
     def epochs(self) -> float:
         """Times that the whole training part is seen."""
         return self.schedule.steps * self.tokens_per_step / self.train_tokens
+
+
+def plan_from_document(document: dict[str, Any]) -> Plan:
+    """The plan that `dataclasses.asdict` and JSON made of one."""
+    schedule = document["schedule"]
+    marks = tuple((step, steps) for step, steps in schedule["marks"])
+    fields = document | {"model": ModelConfig(**document["model"]), "schedule": Schedule(**schedule | {"marks": marks})}
+    return Plan(**fields)
 
 
 @dataclass(frozen=True)
@@ -111,8 +120,9 @@ class Result:
 
     finished: bool
     step: int
+    steps: int  # in all, as expected at the end
     best_step: int
-    best: Score  # over the whole validation part when finished
+    best: Score | None  # None when nothing was scored yet; over the whole validation part when finished
     train_loss: float | None
     tokens: int
     seconds: float

@@ -1,4 +1,4 @@
-"""One step of training: forward, backward, clip, update. The measurement before a run and the run itself both take it."""
+"""One step of training: forward, backward, clip, update. The run takes it, and the measurement before a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ def step_seed(seed: int, step: int) -> int:
 
 
 def train_step(
-    model: Transformer, optimizer: torch.optim.Optimizer, rows: Tensor, *, step: int, seed: int, lr: float, dtype: torch.dtype
+    model: Transformer,
+    optimizer: torch.optim.Optimizer,
+    rows: Tensor,
+    *,
+    step: int,
+    seed: int,
+    lr: float,
+    dtype: torch.dtype,
 ) -> float:
     """Takes one step on rows (B, T + 1) of ids; returns the loss before it, in nats per token.
 
@@ -32,12 +39,12 @@ def train_step(
     with torch.autocast(rows.device.type, dtype, enabled=dtype != torch.float32):
         logits = model(rows[:, :-1])
     loss = F.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
     if not (torch.isfinite(loss) & torch.isfinite(norm)):
         optimizer.zero_grad()
         raise Diverged(
-            f"Training diverged at step {step + 1}: the loss is {loss.item():.4g}, the gradient's norm {norm.item():.4g}.",
+            f"Training diverged at step {step + 1}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}.",
             f"Nothing saved was overwritten. Try a smaller --lr (it was {lr:.3g}).",
         )
     set_lr(optimizer, lr)

@@ -1,0 +1,5 @@
+"""`python -m attncli` is `attncli`."""
+
+from attncli.cli.main import main
+
+main()

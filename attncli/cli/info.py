@@ -1,0 +1,54 @@
+"""`attncli info`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from attncli.cli.options import JsonOption
+from attncli.errors import UsageProblem
+
+
+def info(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A model directory, or a name in ./checkpoints. Unset: ATTNCLI_MODEL, else the newest.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Count a known model instead: gpt2, gpt2-xl, gpt3, llama2-7b or llama2-70b.", show_default=False
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show a model's shape, its parameters part by part, its memory, and how it was trained.
+
+    attncli info
+    attncli info --preset gpt3
+    """  # fmt: skip
+    from attncli.checkpoint.directory import CONFIG, RUN, find_model, read_json
+    from attncli.checkpoint.formats import config_from_json
+    from attncli.model.count import PRESETS
+    from attncli.render.console import output, print_json
+    from attncli.render.models import info_document, info_screen
+
+    if preset is not None:
+        if preset not in PRESETS:
+            raise UsageProblem(f"There is no preset {preset!r}.", f"There is {', '.join(PRESETS)}.")
+        title, config = PRESETS[preset]
+        run, where = {}, None
+    else:
+        path = find_model(model)
+        config = config_from_json(read_json(path / CONFIG), str(path / CONFIG))
+        run = read_json(path / RUN) if (path / RUN).is_file() else {}
+        title, where = path.resolve().name, str(path)
+    if json:
+        print_json(info_document(title, config, run, where))
+    else:
+        output().print(info_screen(title, config, run, where))

@@ -1,0 +1,123 @@
+"""The application: its commands in the order a newcomer needs them, and how each way of ending becomes an exit code.
+
+Commands import what they need when they run, so that help and tokenizing start at once, without torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from attncli import __version__
+from attncli.cli import clock
+from attncli.cli.explain import explain
+from attncli.cli.generate import generate
+from attncli.cli.help import FirstPage
+from attncli.cli.info import info
+from attncli.cli.models import models
+from attncli.cli.tokenize import tokenize
+from attncli.cli.train import train
+from attncli.errors import AttnError, OutOfRoom
+
+_DONE, _BUG, _USAGE = 0, 1, 2
+_USAGE_ERROR = typer.BadParameter.__mro__[1]  # the library's UsageError, wherever its version keeps it
+
+app = typer.Typer(
+    name="attncli",
+    cls=FirstPage,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+_PANELS: dict[str, list[Callable[..., None]]] = {
+    "Start here": [train, generate, explain, tokenize],
+    "Look closer": [info, models],
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"attncli {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train a transformer on your own text, generate from it, and see how its attention works.
+
+    attncli train corpus.txt --time 3m
+    attncli generate "Once upon a time" --temperature 0.7
+    attncli explain "He sat on the river's bank"
+    """
+    if context.invoked_subcommand is None:
+        context.get_help()
+
+
+def main() -> NoReturn:
+    """Runs the command line of this process and exits."""
+    clock.started = time.monotonic()
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line; returns its exit code. Errors a user can fix take one or two lines on standard error."""
+    debug = "--debug" in arguments or bool(os.environ.get("ATTNCLI_DEBUG"))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = app([word for word in arguments if word != "--debug"], prog_name="attncli", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else _DONE
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say, not even when flushing
+        return _DONE
+    except Exception as problem:
+        error = _explained(problem)
+        if error is None or debug:
+            raise
+        from attncli.render.console import print_error
+
+        print_error(error)
+        return error.exit_code
+
+
+def _explained(problem: Exception) -> AttnError | None:
+    """The problem as one that a user can fix, or None when it is a bug."""
+    if isinstance(problem, AttnError):
+        return problem
+    if isinstance(problem, _USAGE_ERROR):
+        return _usage(problem)
+    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OutOfRoom(f"Nothing more can be written: {problem.strerror}.", "Free some space on the disk.")
+    if (
+        isinstance(problem, MemoryError)
+        or "out of memory" in str(problem).lower()
+        or "can't allocate memory" in str(problem)
+    ):
+        return OutOfRoom("There is not enough memory for this.", "Try a smaller --batch-size, --context or --size.")
+    return None
+
+
+def _usage(problem: Exception) -> AttnError:
+    context = getattr(problem, "ctx", None)
+    command = context.command_path if context is not None else "attncli"
+    error = AttnError(problem.format_message(), f"See {command} --help")  # type: ignore[attr-defined]
+    error.exit_code = _USAGE
+    return error

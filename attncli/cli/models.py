@@ -1,0 +1,34 @@
+"""`attncli models`."""
+
+from __future__ import annotations
+
+from attncli.cli.options import JsonOption
+from attncli.errors import AttnError
+
+
+def models(json: JsonOption = False) -> None:
+    """List the models in ./checkpoints; the one used by default is marked.
+
+    attncli models
+    attncli models --json
+    """
+    from attncli.checkpoint.directory import MODELS_FOLDER, TRAIN_FIRST, find_model, list_models
+    from attncli.checkpoint.formats import config_from_json
+    from attncli.model.count import count_parameters
+    from attncli.render.console import output, print_json, print_note
+    from attncli.render.models import models_document, models_table
+
+    entries = list_models()
+    parameters = {}
+    for entry in entries:
+        try:
+            parameters[entry.name] = sum(count_parameters(config_from_json(entry.config)).values())
+        except AttnError:
+            continue  # listed all the same, as a model that cannot be used
+    default = find_model(None).resolve().name if entries else None
+    if json:
+        print_json(models_document(entries, parameters, default))
+    elif entries:
+        output().print(models_table(entries, parameters, default))
+    else:
+        print_note(f"There is no model in ./{MODELS_FOLDER} yet. {TRAIN_FIRST}")

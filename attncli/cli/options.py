@@ -1,0 +1,101 @@
+"""Options that several commands share, and how numbers and times are read."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import secrets
+import stat
+import sys
+from typing import Annotated
+
+import typer
+
+from attncli.errors import BadInput
+
+_UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_count(text: str | int) -> int:
+    """'25.6k' -> 25600, '1M' -> 1000000. A default, which is a number already, stays."""
+    if isinstance(text, int):
+        return text
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmb]?)", text.strip().replace("_", "").replace(",", ""), re.IGNORECASE)
+    value = float(found[1]) * _UNITS[found[2].lower()] if found else math.nan
+    if not math.isfinite(value) or value != round(value):
+        raise typer.BadParameter(f"{text!r} is not a whole number such as 500, 25.6k or 1M.")
+    return round(value)
+
+
+def parse_seconds(text: str | float) -> float:
+    """'90s' -> 90.0, '5m' -> 300.0, '1h30m' -> 5400.0; a bare number is seconds."""
+    if isinstance(text, int | float):
+        return float(text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip().lower())
+    if not parts or "".join(number + unit for number, unit in parts) != text.strip().lower():
+        raise typer.BadParameter(f"{text!r} is not a time such as 90s, 5m or 1h.")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def draw_seed() -> int:
+    """A seed for a run that was given none; small enough to type."""
+    return secrets.randbelow(10**6)
+
+
+def text_argument(argument: str | None) -> str | None:
+    """The text meant: the argument, what is piped in, or both, piped text first; '-' is standard input alone."""
+    from attncli.text.corpus import STDIN, read_text
+    from attncli.text.tokenizer import checked_text
+
+    if argument == STDIN:
+        return _without_last_newline(read_text(STDIN))
+    piped = _without_last_newline(read_text(STDIN)) if _is_piped() else ""
+    if argument is None:
+        return piped or None
+    return checked_text(f"{piped} {argument}" if piped else argument)
+
+
+def required_text(argument: str | None, example: str) -> str:
+    """Like `text_argument`. Raises BadInput, with an example, when there is none."""
+    text = text_argument(argument)
+    if not text:
+        raise BadInput("There is no text.", f"Give one: {example}")
+    return text
+
+
+def _is_piped() -> bool:
+    """Whether standard input is a pipe or a file; not a terminal, nor a device such as /dev/null."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _without_last_newline(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="A model directory, or a name in ./checkpoints. Unset: ATTNCLI_MODEL, else the newest in ./checkpoints.",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps; auto takes the best there is.")]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", help="auto, float32 or bfloat16; auto is bfloat16 on CUDA, else float32.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", "-s", help="The same seed gives the same result. Unset: drawn, and printed.", show_default=False
+    ),
+]

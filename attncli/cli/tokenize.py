@@ -1,0 +1,161 @@
+"""`attncli tokenize`."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attncli.cli.options import JsonOption, ModelOption, parse_count, required_text
+from attncli.errors import BadInput, OutOfRoom, UsageProblem
+
+if TYPE_CHECKING:
+    from attncli.text.tokenizer import Tokenizer
+
+
+def tokenize(
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TEXT|FILE|-",
+            help="A text, a file of text, or - for standard input; with --decode, token ids.",
+            show_default=False,
+        ),
+    ] = None,
+    model: ModelOption = None,
+    ids: Annotated[bool, typer.Option("--ids", help="Print the ids alone, on one line.")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Turn ids back into text.")] = False,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--train",
+            metavar="FILE",
+            help="Make a tokenizer from this text; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    tokenizer: Annotated[str, typer.Option(metavar="bpe|char|byte", help="With --train: the kind.")] = "bpe",
+    vocab_size: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse_count,
+            metavar="N",
+            help="With --train: how many ids. Unset: from the amount of text.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="With --train: the directory to write.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="With --train: replace the tokenizer that is there.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show how text becomes tokens.
+
+    attncli tokenize "unbelievable"
+    attncli tokenize --train corpus.txt --vocab-size 2k --out my-tokenizer
+    """  # fmt: skip
+    if train:
+        _train(train, tokenizer, vocab_size, out, force)
+        return
+    if out is not None or vocab_size is not None or force:
+        raise UsageProblem("--out, --vocab-size and --force go with --train.", "Add --train FILE.")
+    chosen, name = _tokenizer(model)
+    if decode:
+        _decode(chosen, required_text(text, 'attncli tokenize --decode "72 101"'), json)
+        return
+    _show(chosen, name, _text_or_file(text), ids, json)
+
+
+def _show(tokenizer: Tokenizer, name: str, text: str, ids: bool, json: bool) -> None:
+    from attncli.render.console import output, print_json
+    from attncli.render.tokens import tokens_document, tokens_screen
+
+    if ids:
+        output().file.write(" ".join(map(str, tokenizer.encode(text))) + "\n")
+        return
+    pieces = tokenizer.pieces(text)
+    if json:
+        print_json(tokens_document(pieces, len(text), name))
+    else:
+        console = output()
+        console.print(tokens_screen(pieces, len(text), name, console.width))
+
+
+def _decode(tokenizer: Tokenizer, listed: str, json: bool) -> None:
+    from attncli.render.console import output, print_json
+    from attncli.render.escape import visible
+
+    words = [word for word in re.split(r"[\s,\[\]]+", listed) if word]
+    wrong = next((word for word in words if not (word.isascii() and word.isdigit() and len(word) < 10)), None)
+    if wrong is not None:
+        raise BadInput(f"{wrong!r} is not a token id.", "Give whole numbers, separated by spaces.")
+    ids = [int(word) for word in words]
+    text = tokenizer.decode(ids)
+    if json:
+        print_json({"ids": ids, "text": text})
+        return
+    console = output()
+    console.file.write((visible(text) if console.is_terminal else text) + "\n")
+
+
+def _train(files: list[str], kind: str, vocab_size: int | None, out: Path | None, force: bool) -> None:
+    if out is None:
+        raise UsageProblem("--train needs --out DIR, the directory to write.", "Add --out my-tokenizer.")
+    from attncli.render.console import output
+    from attncli.render.tokens import totals
+    from attncli.text.corpus import default_vocab_size, read_documents
+    from attncli.text.tokenizer import stretches, train_tokenizer
+
+    target = out / "tokenizer.json"
+    if target.exists() and not force:
+        raise UsageProblem(f"{target} exists.", "Choose another --out, or --force to replace it.")
+    documents = read_documents(files)
+    if vocab_size is None and kind == "bpe":
+        vocab_size = default_vocab_size(documents.characters)
+    pieces = [stretch for text in documents.texts for stretch in stretches(text)]
+    made = train_tokenizer(pieces, kind, vocab_size)  # type: ignore[arg-type]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        unfinished = out / ".tokenizer.json.writing"
+        unfinished.write_text(made.to_json(), encoding="utf-8")
+        unfinished.replace(target)
+    except OSError as problem:
+        raise OutOfRoom(f"{target} cannot be written: {problem.strerror}.", "Choose another --out.") from None
+    tokens = sum(map(len, made.encode_batch(pieces)))
+    console = output()
+    console.print(f"{target}: {made.kind}, {made.vocab_size:,} ids")
+    console.print(totals(tokens, documents.characters, sum(len(text.encode()) for text in documents.texts), str(out)))
+    console.print(f'Try: attncli tokenize "some text" -m {out}')
+
+
+def _tokenizer(model: str | None) -> tuple[Tokenizer, str]:
+    """The tokenizer asked for, else that of the default model, else plain bytes with a note."""
+    from attncli.checkpoint.directory import find_model, list_models
+    from attncli.text.tokenizer import Tokenizer, byte_tokenizer
+
+    if model is None and not os.environ.get("ATTNCLI_MODEL") and not list_models():
+        from attncli.render.console import print_note
+
+        print_note(
+            "no model yet, so each byte is a token; attncli train FILE makes a model with a tokenizer of its own"
+        )
+        return byte_tokenizer(), "bytes"
+    path = find_model(model)
+    return Tokenizer.load(path), path.resolve().name
+
+
+def _text_or_file(argument: str | None) -> str:
+    """The content of a file when the argument names one, else the text itself."""
+    from attncli.text.corpus import read_text
+
+    if argument is not None and argument != "-" and len(argument) < 4096:
+        try:
+            if Path(argument).is_file():
+                return read_text(argument)
+        except (OSError, ValueError):
+            pass  # not a path: a text
+    return required_text(argument, 'attncli tokenize "unbelievable"')

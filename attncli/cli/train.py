@@ -1,0 +1,380 @@
+"""`attncli train`."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attncli.cli import clock
+from attncli.cli.options import JsonOption, SeedOption, draw_seed, parse_count, parse_seconds
+from attncli.config import SIZES, SampleConfig, TrainConfig
+from attncli.errors import BadCheckpoint, UsageProblem
+
+if TYPE_CHECKING:
+    from attncli.checkpoint.store import Checkpoint
+    from attncli.text.corpus import Corpus, CorpusConfig
+    from attncli.training.reports import Plan, Result
+
+_SAMPLE_TOKENS = 80
+
+
+def train(
+    context_: typer.Context,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FILE", help="Text files, directories, or - for standard input.", show_default=False),
+    ] = None,
+    time: Annotated[
+        float | None,
+        typer.Option(
+            "--time",
+            parser=parse_seconds,
+            metavar="TIME",
+            help="How long in all, such as 90s, 5m or 1h. Unset: 5m.",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(parser=parse_count, metavar="N", help="How many steps, instead of a time.", show_default=False),
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="How many times to see the text, instead of a time.", show_default=False)
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help=f"{', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384. Unset: by time and machine.",
+            show_default=False,
+        ),
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse_count,
+            metavar="N",
+            help="Tokens the model sees at once. Unset: by time and text.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse_count, metavar="N", help="Windows of text in a step. Unset: by device.", show_default=False
+        ),
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate. Unset: by width.", show_default=False)] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="Unset: by how often the text is seen.", show_default=False)
+    ] = None,
+    tokenizer: Annotated[str, typer.Option(metavar="bpe|char|byte", help="The kind of tokenizer to make.")] = "bpe",
+    vocab_size: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse_count,
+            metavar="N",
+            help="How many token ids. Unset: by the amount of text.",
+            show_default=False,
+        ),
+    ] = None,
+    val_fraction: Annotated[
+        float, typer.Option(help="The share at the end of the text that is kept for validation.")
+    ] = 0.1,
+    val_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Validate on this text instead.", show_default=False)
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="The encoding of the text.")] = "utf-8",
+    name: Annotated[
+        str | None,
+        typer.Option(help="The model's name in ./checkpoints. Unset: that of the first file.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="The model's directory, instead of a name.", show_default=False
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model of the same name.")] = False,
+    seed: SeedOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps; auto takes the best there is.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 on CUDA, else float32.")
+    ] = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Train a model on your own text.
+
+    attncli train corpus.txt
+    attncli train book.txt notes/ --time 3m --name mine
+    """  # fmt: skip
+    target = _target(files, name, out, resume)
+    if resume:
+        _refuse_changes(context_)
+    pinned = TrainConfig(
+        seconds=time, steps=steps, epochs=epochs, size=size, context=context, batch_size=batch_size, lr=lr,
+        dropout=dropout, seed=draw_seed() if seed is None else seed, device=device, dtype=dtype,
+    )  # fmt: skip
+    from attncli.checkpoint.store import lock, settle
+    from attncli.text.corpus import CorpusConfig
+
+    text = CorpusConfig(tokenizer=tokenizer, vocab_size=vocab_size, val_fraction=val_fraction, encoding=encoding)  # type: ignore[arg-type]
+    with lock(target):
+        settle(target)
+        if resume:
+            job = _resumed(target, files, device)
+        else:
+            _refuse_taken(target, force)
+            job = _new(files or [], val_file, text, pinned)
+        _run(job, target, json)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run about to start."""
+
+    corpus: Corpus
+    plan: Plan
+    facts: dict[str, Any]
+    resume: Checkpoint | None = None
+
+
+def _target(files: list[str] | None, name: str | None, out: Path | None, resume: bool) -> Path:
+    """The directory the model goes to."""
+    from attncli.checkpoint.directory import MODELS_FOLDER, list_models
+
+    if name is not None and out is not None:
+        raise UsageProblem("--name and --out both say where the model goes.", "Give one of them.")
+    if out is not None:
+        return out
+    if name is not None:
+        if re.sub(r"[^\w.-]", "", name) != name or name.startswith("."):
+            raise UsageProblem(
+                f"--name {name!r} is not a plain name.", "Use letters, digits, '-', '_' and '.', or --out DIR."
+            )
+        return MODELS_FOLDER / name
+    if files:
+        first = Path(files[0]).absolute()
+        stem = "stdin" if files[0] == "-" else first.name if first.is_dir() else first.stem
+        return MODELS_FOLDER / (re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model")
+    if not resume:
+        raise UsageProblem("There is no text to train on.", "Give a file: attncli train corpus.txt")
+    stopped = [entry for entry in list_models() if entry.run.get("status") in ("running", "stopped")]
+    if not stopped:
+        raise BadCheckpoint(f"There is no run to resume in ./{MODELS_FOLDER}.", "Name it with --name or --out.")
+    return max(stopped, key=lambda entry: entry.modified).path
+
+
+def _refuse_changes(context: typer.Context) -> None:
+    """A resumed run keeps its plan."""
+    free = {"files", "name", "out", "resume", "device", "json"}
+    for option in context.params.keys() - free:
+        source = context.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            shown = "--" + option.replace("_", "-")
+            raise UsageProblem(
+                f"A resumed run keeps its plan, so {shown} cannot change.", f"Leave {shown} out, or start a new run."
+            )
+
+
+def _refuse_taken(target: Path, force: bool) -> None:
+    from attncli.checkpoint.directory import previous_of
+
+    if (target.exists() or previous_of(target).exists()) and not force:
+        raise UsageProblem(f"{target} exists.", "Go on with it: --resume. Keep it: --name OTHER. Replace it: --force.")
+
+
+def _new(files: list[str], val_file: str | None, text: CorpusConfig, pinned: TrainConfig) -> _Job:
+    """Reads and tokenizes the text, and plans."""
+    import time
+
+    from attncli.render.console import print_note
+    from attncli.text.corpus import prepare, read_documents
+    from attncli.training import make_plan
+
+    documents = read_documents(files, text.encoding)
+    if documents.skipped:
+        print_note(f"skipped {len(documents.skipped)} files that are not text, such as {documents.skipped[0]}")
+    held_out = read_documents([val_file], text.encoding) if val_file is not None else None
+    corpus = prepare(documents, text, held_out)
+    plan = make_plan(pinned, corpus, spent=time.monotonic() - clock.started)
+    return _Job(corpus, plan, _facts(corpus, text, val_file, pinned))
+
+
+def _facts(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned: TrainConfig) -> dict[str, Any]:
+    """What `run.json` says of where a model came from."""
+    import platform
+    from datetime import UTC, datetime
+
+    import tokenizers
+    import torch
+
+    from attncli import __version__
+
+    versions = {
+        "attncli": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "tokenizers": tokenizers.__version__,
+    }
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions,
+        "corpus": {
+            "sources": list(corpus.sources),
+            "val_file": val_file,
+            "digest": corpus.digest,
+            "tokenizer": corpus.tokenizer.kind,
+            "train_characters": corpus.train.characters,
+            "train_bytes": corpus.train.bytes,
+            "train_tokens": len(corpus.train),
+            "val_characters": corpus.val.characters,
+            "val_bytes": corpus.val.bytes,
+            "val_tokens": len(corpus.val),
+            "config": asdict(text),
+        },
+        "request": asdict(pinned),
+    }
+
+
+def _resumed(target: Path, files: list[str] | None, device: str) -> _Job:
+    """The job of a run that was stopped, on the same text, with the plan it had."""
+    from dataclasses import replace
+
+    import torch
+
+    from attncli.model.device import pick_device
+    from attncli.render.console import print_note
+    from attncli.text.corpus import CorpusConfig, prepare, read_documents
+    from attncli.training.reports import plan_from_document
+
+    saved = _newest_good(target)
+    facts = {key: saved.run[key] for key in ("created", "versions", "corpus", "request")}
+    known = facts["corpus"]
+    text = CorpusConfig(**known["config"])
+    held_out = read_documents([known["val_file"]], text.encoding) if known["val_file"] else None
+    corpus = prepare(read_documents(files or known["sources"], text.encoding), text, held_out, saved.tokenizer)
+    if corpus.digest != known["digest"]:
+        raise BadCheckpoint(
+            f"The text is not the one that {target} was trained on.",
+            "Give the same text, or train a new model under another --name.",
+        )
+    plan = plan_from_document(saved.run["plan"])
+    if device != "auto":
+        plan = replace(plan, device=pick_device(device).type)
+    if torch.get_num_threads() != plan.threads:
+        threads = f"{torch.get_num_threads()} threads now, {plan.threads} before"
+        print_note(f"{threads}: the result will not be bit-identical to that of an uninterrupted run")
+    return _Job(corpus, plan, facts, saved)
+
+
+def _newest_good(target: Path) -> Checkpoint:
+    """The last save, or the one before when the last is damaged."""
+    from attncli.checkpoint.directory import find_model, previous_of
+    from attncli.checkpoint.store import read_resumable
+    from attncli.render.console import print_note
+
+    if not target.exists():
+        find_model(str(target))  # says what there is
+    try:
+        return read_resumable(target)
+    except BadCheckpoint as problem:
+        if not previous_of(target).exists():
+            raise
+        print_note(f"{problem.message} Going on from the save before it.")
+        return read_resumable(previous_of(target))
+
+
+def _run(job: _Job, target: Path, json: bool) -> None:
+    """Trains, drawing as it goes, and ends with the summary, or with how to go on after a signal."""
+    from attncli.render.console import messages
+    from attncli.render.training import TrainingScreen, plan_table
+    from attncli.training import train as reports
+    from attncli.training.reports import Result
+
+    console = messages()
+    corpus = job.corpus
+    amounts = f"{corpus.train.characters:,} characters to train on, {corpus.val.characters:,} to validate on"
+    described = f"{', '.join(corpus.sources)}: {amounts}"
+    console.print(plan_table(job.plan, str(target), described))
+    result: Result | None = None
+    # A resumed run counts on from the time it had spent; a new one from when this process began.
+    with _signals() as received, TrainingScreen(console, job.plan) as screen:
+        for report in reports(
+            corpus,
+            job.plan,
+            target,
+            facts=job.facts,
+            resume=job.resume,
+            started=clock.started,
+            stop=lambda: bool(received),
+        ):
+            screen.update(report)
+            result = report if isinstance(report, Result) else result
+    assert result is not None
+    if not result.finished:
+        steps = f"step {result.step:,} of {result.steps:,}"
+        console.print(f"Stopped at {steps}; everything is saved. Go on with:", soft_wrap=True)
+        console.print(f"  attncli train --resume {_where(target)}", soft_wrap=True)
+        raise typer.Exit(128 + received[0])
+    _summarize(result, job.plan, target, json)
+
+
+def _where(target: Path) -> str:
+    from attncli.checkpoint.directory import MODELS_FOLDER
+
+    return f"--name {target.name}" if target.parent == MODELS_FOLDER else f"--out {target}"
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals received: the first asks the loop to save and end; a second one ends the process at once."""
+    received: list[int] = []
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for kind in kinds:
+            signal.signal(kind, signal.SIG_DFL)
+
+    before = [(kind, signal.signal(kind, note)) for kind in kinds]
+    try:
+        yield received
+    finally:
+        for kind, handler in before:
+            signal.signal(kind, handler)
+
+
+def _summarize(result: Result, plan: Plan, target: Path, json: bool) -> None:
+    """The figures, a sample from the finished model, and what to try next."""
+    import torch
+
+    from attncli.checkpoint.directory import MODELS_FOLDER
+    from attncli.checkpoint.store import load_model
+    from attncli.generation.engine import generate
+    from attncli.generation.events import Text
+    from attncli.render.console import messages, output, print_json
+    from attncli.render.training import result_document, summary
+
+    loaded = load_model(target, torch.device(plan.device), torch.float32)
+    config = SampleConfig(max_new_tokens=_SAMPLE_TOKENS, seed=plan.seed)
+    events = generate(loaded.model, loaded.tokenizer, [loaded.start_of_text], config)
+    sample = "".join(event.text for event in events if isinstance(event, Text))
+    if json:
+        print_json(result_document(result, str(target), sample))
+        return
+    output().print(summary(result, plan, str(target), sample))
+    model = target.name if target.parent == MODELS_FOLDER else str(target)
+    console = messages()
+    console.print("Try next:", style="bold")
+    console.print(f'  attncli generate -m {model} "…"', soft_wrap=True)
+    console.print(f'  attncli explain -m {model} "…"', soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Questions asked of a model about one text. Each returns findings; none prints."""

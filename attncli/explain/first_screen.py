@@ -1,0 +1,203 @@
+"""Where does this token get its information? One forward pass, watched.
+
+For the token in focus: the share of every source, over all layers and heads or the ones asked for; the weights of one
+head as a map; and what may come next. Holds one layer's arrays at a time, and of the maps only the best so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from attncli.errors import BadInput, UsageProblem
+from attncli.explain.findings import Explanation, Floats, HeadMap, NextToken, Sources, Weights
+from attncli.model.attention import Attention, AttentionSteps, Observer
+from attncli.model.transformer import Transformer
+from attncli.text.tokenizer import Piece, Tokenizer
+
+
+@dataclass(frozen=True)
+class Focus:
+    """What is asked: a token (None is the last), a layer and a head (None is all), and how weights are measured."""
+
+    token: int | None = None
+    layer: int | None = None
+    head: int | None = None
+    weights: Weights = "norm"
+
+
+def explain(
+    model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], focus: Focus, *, next_tokens: int = 10
+) -> Explanation:
+    """Explains one text, given as its tokens.
+
+    Raises:
+        BadInput: for no tokens, or more than the context.
+        UsageProblem: for a token, layer or head that is not there, naming those that are.
+    """
+    config = model.config
+    if not pieces:
+        raise BadInput("The text has no tokens.", 'Give a sentence: attncli explain "He sat on the river\'s bank"')
+    if len(pieces) > config.context:
+        raise BadInput(
+            f"The text has {len(pieces)} tokens, and the model reads at most {config.context}.", "Give a shorter one."
+        )
+    token = len(pieces) - 1 if focus.token is None else focus.token
+    _check("token", token, len(pieces))
+    _check("layer", focus.layer, config.layers)
+    _check("head", focus.head, config.heads)
+    watch = _Watch(token, focus)
+    ids = torch.tensor([[piece.id for piece in pieces]], device=model.embedding.weight.device)
+    with torch.inference_mode():
+        logits = model.unembed(model.hidden(ids, observe=watch)[0, token]).float()
+    return Explanation(
+        pieces=tuple(pieces),
+        layers=config.layers,
+        heads=config.heads,
+        sources=watch.sources(),
+        map=watch.head_map(),
+        next_tokens=_most_probable(logits, tokenizer, next_tokens),
+    )
+
+
+def contribution_norms(steps: AttentionSteps, module: Attention, query: int) -> tuple[Tensor, Tensor]:
+    """Lengths of what every source adds to one query's attention output, batch of one.
+
+    f_h(x_j) is the value of source j in head h through that head's columns of the output matrix, and a_hj the weight.
+
+    Returns:
+        per head (H, S): |a_hj f_h(x_j)|, and together (S,): |sum over h of a_hj f_h(x_j)|, the vectors summed first.
+    """
+    weights = steps.weights[0, :, query].float()  # (H, S)
+    value = steps.value[0].repeat_interleave(module.heads // module.kv_heads, 0).float()  # (H, S, D)
+    matrix = module.output.weight.float()  # (C, H x D)
+    scaled = weights[..., None] * value  # (H, S, D)
+    together = (scaled.transpose(0, 1).flatten(1) @ matrix.T).norm(dim=-1)
+    by_head = matrix.view(len(matrix), module.heads, -1).permute(1, 0, 2)  # (H, C, D)
+    # |W v| without the vectors themselves: sqrt(v' W'W v), where W'W is only (D, D).
+    squared = ((scaled @ (by_head.transpose(1, 2) @ by_head)) * scaled).sum(-1)
+    return squared.clamp_min(0).sqrt(), together
+
+
+@dataclass
+class _Watch(Observer):
+    """Gathers the findings of one pass, layer by layer."""
+
+    token: int
+    focus: Focus
+    _shares: list[Tensor] = field(default_factory=list)  # (T,) per layer asked for
+    _raw: list[Tensor] = field(default_factory=list)
+    _layers: list[int] = field(default_factory=list)
+    _busiest: float = -1.0
+    _map: tuple[int, int, Tensor] | None = None
+
+    def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
+        """Takes what is asked for from one layer."""
+        if self.focus.layer is not None and layer != self.focus.layer:
+            return
+        head = self.focus.head
+        per_head, together = contribution_norms(steps, module, self.token)
+        raw = steps.weights[0, :, self.token].float()  # (H, S)
+        raw = raw.mean(0) if head is None else raw[head]
+        norms = together if head is None else per_head[head]
+        self._layers.append(layer)
+        self._raw.append(raw)
+        self._shares.append(norms / norms.sum() if self.focus.weights == "norm" else raw)
+        self._consider(layer, steps.weights[0], per_head)
+
+    def _consider(self, layer: int, weights: Tensor, per_head: Tensor) -> None:
+        """Keeps the map of the head that brings most to the focus from tokens other than itself and the first."""
+        moved = per_head.clone()
+        moved[:, self.token] = 0
+        if self.token > 1:
+            moved[:, 0] = 0  # a head that has nothing to say often parks its attention there
+        busy = moved.sum(-1)
+        head = int(busy.argmax()) if self.focus.head is None else self.focus.head
+        if float(busy[head]) > self._busiest:
+            self._busiest = float(busy[head])
+            self._map = (layer, head, weights[head].float())
+
+    def sources(self) -> Sources:
+        """The shares, averaged over the layers."""
+        by_layer = torch.stack(self._shares).double()
+        raw = torch.stack(self._raw).double().mean(0)
+        return Sources(
+            focus=self.token,
+            weights=self.focus.weights,
+            layers=tuple(self._layers),
+            head=self.focus.head,
+            shares=by_layer.mean(0).cpu().numpy(),
+            by_layer=by_layer.cpu().numpy(),
+            raw=raw.cpu().numpy(),
+        )
+
+    def head_map(self) -> HeadMap:
+        """The map, with how much of a previous-token head it is on this text."""
+        assert self._map is not None
+        layer, head, weights = self._map
+        table = weights.double().cpu().numpy()
+        asked_for = self.focus.head is not None and self.focus.layer is not None
+        return HeadMap(layer, head, table, asked_for, *previous_token_score(table))
+
+
+def previous_token_score(weights: Floats) -> tuple[float | None, float | None]:
+    """Mean weight (T, T) on the token before, over the rows after the first; and what even attention would have."""
+    rows = range(1, len(weights))
+    if not rows:
+        return None, None
+    score = sum(float(weights[row, row - 1]) for row in rows) / len(rows)
+    return score, sum(1 / (row + 1) for row in rows) / len(rows)
+
+
+def _most_probable(logits: Tensor, tokenizer: Tokenizer, count: int) -> tuple[NextToken, ...]:
+    probabilities, ids = logits.softmax(-1).topk(min(count, len(logits)))
+    described = [i if i < tokenizer.vocab_size else None for i in ids.tolist()]
+    texts = [tokenizer.decode([i]) if i is not None else "" for i in described]
+    return tuple(NextToken(i, text, p) for i, text, p in zip(ids.tolist(), texts, probabilities.tolist(), strict=True))
+
+
+def _check(what: str, value: int | None, count: int) -> None:
+    if value is not None and not 0 <= value < count:
+        raise UsageProblem(f"There is no {what} {value}.", f"There are {count}: 0 to {count - 1}.")
+
+
+def find_token(pieces: Sequence[Piece], wanted: str) -> int:
+    """The index meant by `--token`: a number, or a word of the text (of a word in several tokens, the last).
+
+    Raises UsageProblem when no token is meant, or several are.
+    """
+    if wanted.isascii() and wanted.lstrip("-").isdigit():
+        index = int(wanted)
+        _check("token", index, len(pieces))
+        return index
+    matches = _occurrences(pieces, wanted.strip())
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        listed = " or ".join(f"--token {at}" for at in matches)
+        raise UsageProblem(f"{wanted!r} comes {len(matches)} times.", f"Say which: {listed}.")
+    listed = " ".join(f"{at}:{piece.text.strip() or '␣'}" for at, piece in enumerate(pieces[:24]))
+    raise UsageProblem(
+        f"There is no token {wanted!r} in the text.", f"There is {listed}{' …' if len(pieces) > 24 else ''}."
+    )
+
+
+def _occurrences(pieces: Sequence[Piece], word: str) -> list[int]:
+    """Indices of the tokens at which a run of whole tokens spells the word."""
+    if not word:
+        return []
+    found = []
+    for start in range(len(pieces)):
+        spelled = ""
+        for end in range(start, len(pieces)):
+            if pieces[end].part == (1, 1) or pieces[end].part[0] == pieces[end].part[1]:
+                spelled += pieces[end].text  # a split character counts once
+            if spelled.strip() == word:
+                found.append(end)
+                break
+            if len(spelled.strip()) >= len(word):
+                break
+    return found

@@ -1,0 +1,1 @@
+"""Generation: from logits to a token, and from a prompt to a stream of text."""

@@ -1,0 +1,46 @@
+"""The two streams: results on standard output; progress, timing and errors on standard error.
+
+Owns how consoles are made (no markup, no guessing of highlights), and how an error looks.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from attncli.errors import AttnError
+from attncli.render.escape import one_line
+
+
+def output() -> Console:
+    """Where results go."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def messages() -> Console:
+    """Where everything else goes."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def print_json(document: Any) -> None:
+    """A result for programs: one JSON document on standard output, full precision."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+
+
+def print_note(text: str) -> None:
+    """A remark on standard error."""
+    messages().print(Text(one_line(text), style="dim"), soft_wrap=True)
+
+
+def print_error(error: AttnError) -> None:
+    """What went wrong and what to do next, on one line or two."""
+    line = Text("error: ", style="bold red")
+    line.append(one_line(error.message), style="default not bold")
+    console = messages()
+    console.print(line, soft_wrap=True)
+    if error.hint:
+        console.print(Text("  " + one_line(error.hint)), soft_wrap=True)

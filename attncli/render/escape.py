@@ -1,0 +1,56 @@
+"""Text from files and models made harmless and readable on a terminal.
+
+Control codes, bidirectional overrides and invisible characters become visible stand-ins; nothing is read as markup,
+because only Rich's Text objects, never markup strings, are built from the result.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from rich.cells import cell_len, set_cell_size
+
+from attncli.text.tokenizer import Piece
+
+_JOINERS = "\u200c\u200d"  # part of words in some scripts, and of emoji
+
+
+def visible(text: str) -> str:
+    """Running text: all but line ends, tabs and joiners made visible. 'a\\x1b[2J' -> 'a␛[2J'."""
+    if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
+        return text
+    return "".join(char if char in "\n\t" or char in _JOINERS else _stand_in(char) for char in text)
+
+
+def one_line(text: str) -> str:
+    """A name or a message: like `visible`, line ends and tabs included."""
+    return "".join(_stand_in(char) for char in text)
+
+
+def token_label(piece: Piece, width: int | None = None) -> str:
+    """A token, white space visible too, a part of a character marked: '␣the', '東·1/2'; cut at `width` cells."""
+    label = label_text(piece.text)
+    if piece.part != (1, 1):
+        label += f"·{piece.part[0]}/{piece.part[1]}"
+    return fit(label, width) if width else label
+
+
+def label_text(text: str) -> str:
+    """The text of a token with every space shown as ␣."""
+    return "".join("␣" if char == " " else _stand_in(char) for char in text) or "∅"
+
+
+def fit(text: str, width: int) -> str:
+    """The text, cut with '…' when it is wider than `width` cells."""
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def _stand_in(char: str) -> str:
+    code = ord(char)
+    if code < 0x20:
+        return chr(0x2400 + code)  # ␀ to ␟
+    if code == 0x7F:
+        return "␡"
+    if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") or 0xFE00 <= code <= 0xFE0F:
+        return f"‹{code:X}›"
+    return char

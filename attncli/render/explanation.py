@@ -1,0 +1,225 @@
+"""The first screen of an explanation: bars for the token in focus, one head's map, what comes next."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from attncli.explain.findings import Explanation, Floats, HeadMap, Sources
+from attncli.render.escape import fit, label_text, token_label
+from attncli.render.numbers import bar, percent
+from attncli.render.palette import heat
+from attncli.text.tokenizer import Piece
+
+_LABEL = 14  # cells of a token's label
+_ROWS = 8  # sources shown by name
+_NEXT = 5
+_SHADES = " ░▒▓█"
+_MOST_MAP_ROWS = 40
+
+
+def explanation_screen(found: Explanation, model: str, console: Console) -> RenderableType:
+    """Everything `attncli explain` shows, for the width and colours of a console."""
+    width = console.width
+    return Group(
+        _heading(found, model, width),
+        Text(),
+        _sources_heading(found, width),
+        _bars(found, width),
+        Text(),
+        *_map(found, console),
+        Text(),
+        _next_tokens(found, width),
+        Text(),
+        _closing(found, width),
+    )
+
+
+def _heading(found: Explanation, model: str, width: int) -> Text:
+    facts = f"{model} · {found.layers} layers x {found.heads} heads · {len(found.pieces)} tokens"
+    text = Text(fit(facts, width), style="bold")
+    room = width - cell_len(facts) - 3
+    if room >= 20:
+        text.append("   " + fit("|".join(token_label(piece) for piece in found.pieces), room), style="not bold dim")
+    return text
+
+
+def _scope(sources: Sources, found: Explanation) -> str:
+    layers = "all layers" if len(sources.layers) == found.layers else f"layer {sources.layers[0]}"
+    heads = "all heads" if sources.head is None else f"head {sources.head}"
+    if layers == "all layers" and heads == "all heads":
+        return "all layers and heads"
+    return f"{layers}, {heads}"
+
+
+def _sources_heading(found: Explanation, width: int) -> Text:
+    sources = found.sources
+    focus = token_label(found.pieces[sources.focus], _LABEL)
+    question = f"Where does {focus} [{sources.focus}] get its information?"
+    kind = "share of information" if sources.weights == "norm" else "raw attention weight"
+    measure = f"{kind}, {_scope(sources, found)}"
+    text = Text(fit(question, width), style="bold cyan")
+    gap = width - cell_len(question) - cell_len(measure)
+    if gap >= 2:
+        return text.append(" " * gap + measure, style="not bold dim")
+    return text.append("\n" + fit(measure, width), style="not bold dim")
+
+
+def _bars(found: Explanation, width: int) -> Table:
+    """Sources by share; those too many to name together; the first token, where idle heads look, apart."""
+    sources, pieces = found.sources, found.pieces
+    room = max(8, min(40, width - _LABEL - 30))
+    widest = max(float(sources.shares.max()), 1e-9)
+    apart = sources.focus > 1  # else the first token is a source like any other
+    ranked = sorted(range(1 if apart else 0, sources.focus + 1), key=lambda at: -sources.shares[at])
+    table = Table.grid(padding=(0, 1))
+    for justify in ("right", "left", "left", "right", "left"):
+        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
+    for at in ranked[:_ROWS]:
+        share = float(sources.shares[at])
+        note = "itself" if at == sources.focus else ""
+        table.add_row(*_bar_cells(at, pieces[at], share, bar(share / widest, room)), Text(note, "dim"))
+    if rest := ranked[_ROWS:]:
+        share = float(sources.shares[rest].sum())
+        table.add_row("", Text(f"{len(rest)} more"), Text(), Text(percent(share)), Text())
+    if apart:
+        share, raw = float(sources.shares[0]), float(sources.raw[0])
+        note = f"first token: {percent(raw)} of the raw attention"
+        cells = _bar_cells(0, pieces[0], share, bar(share / widest, room, "▒"))
+        table.add_row(*cells, Text(note if width >= _LABEL + room + 14 + len(note) else "first token"), style="dim")
+    return table
+
+
+def _bar_cells(at: int, piece: Piece, share: float, drawn: str) -> tuple[Text, Text, Text, Text]:
+    return Text(str(at), "dim"), Text(token_label(piece, _LABEL)), Text(drawn, "cyan"), Text(percent(share))
+
+
+def _map(found: Explanation, console: Console) -> list[RenderableType]:
+    head = found.map
+    title = Text("Head " if head.asked_for else "Busiest head ", style="bold cyan")
+    title.append(f"{head.layer}.{head.head}")
+    facts = "row looks at column, % of row"
+    if head.previous_token is not None and head.previous_token_chance is not None:
+        score = f"{head.previous_token:.2f}".lstrip("0")
+        chance = f"{head.previous_token_chance:.2f}".lstrip("0")
+        facts += f"   previous-token {score}, chance {chance}"
+    title.append(f" ({facts})" if cell_len(facts) + 20 <= console.width else "", style="not bold dim")
+    cells = (console.width - _LABEL - 5) // 4
+    drawn = _number_map(found, console) if len(found.pieces) <= cells else _shade_map(found.pieces, head, console.width)
+    return [title, drawn]
+
+
+def _number_map(found: Explanation, console: Console) -> Table:
+    """Two digits of per cent a cell; what the mask forbids is blank."""
+    table = Table.grid(padding=(0, 0))
+    table.add_column(justify="left", no_wrap=True)
+    for _ in found.pieces:
+        table.add_column(justify="right", no_wrap=True, width=4)
+    table.add_row("", *(Text(str(at), "dim") for at in range(len(found.pieces))))
+    weights = found.map.weights
+    for row, piece in enumerate(found.pieces):
+        label = Text(f"{row:>3} ", "dim").append(
+            token_label(piece, _LABEL) + " ", style="bold" if row == found.sources.focus else "not dim"
+        )
+        values = [float(weights[row, column]) for column in range(row + 1)]
+        table.add_row(
+            label, *(Text(f"{round(value * 100):>3} ", heat(value, console.color_system)) for value in values)
+        )
+    return table
+
+
+def _shade_map(pieces: tuple[Piece, ...], head: HeadMap, width: int) -> Group:
+    """A shade a cell, for more tokens than numbers fit; pooled by maximum where even those do not fit."""
+    room = width - _LABEL - 6
+    pool = max(math.ceil(len(pieces) / room), math.ceil(len(pieces) / _MOST_MAP_ROWS))
+    pooled = _pool(head.weights, pool)
+    wide = 2 if len(pooled) * 2 <= room else 1
+    lines = [Text(" " * (_LABEL + 5) + _ruler(len(pooled), pool, wide), style="dim")]
+    for row, values in enumerate(pooled):
+        first = row * pool
+        line = Text(f"{first:>4} ", "dim").append(
+            fit(token_label(pieces[first]), _LABEL).ljust(_LABEL), style="not dim"
+        )
+        shades = (_SHADES[math.ceil(value * 4 - 0.05) if value > 0.0125 else 0] for value in values[: row + 1])
+        lines.append(line.append("".join(shade * wide for shade in shades), style="cyan"))
+    legend = "░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"
+    if pool > 1:
+        legend += f"   each cell: the largest of {pool} x {pool}"
+    return Group(*lines, Text(fit(" " * (_LABEL + 5) + legend, width), style="dim"))
+
+
+def _pool(weights: Floats, size: int) -> Floats:
+    """(T, T) -> (ceil(T / size), same), the maximum of each square: a mean would hide sharp peaks."""
+    count = math.ceil(len(weights) / size)
+    padded = np.zeros((count * size, count * size))
+    padded[: len(weights), : len(weights)] = weights
+    pooled: Floats = padded.reshape(count, size, count, size).max((1, 3))
+    return pooled
+
+
+def _ruler(columns: int, pool: int, wide: int) -> str:
+    """Token indices above every few columns."""
+    line = ""
+    for column in range(columns):
+        at = str(column * pool)
+        if column * wide >= len(line) + (1 if line else 0) and column % 5 == 0:
+            line = line.ljust(column * wide) + at
+    return line[: columns * wide]
+
+
+def _next_tokens(found: Explanation, width: int) -> Group:
+    focus = found.sources.focus
+    last = focus == len(found.pieces) - 1
+    title = "Next token" if last else f"Next token after {token_label(found.pieces[focus], _LABEL)} [{focus}]"
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True, width=_LABEL)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, justify="right")
+    room = max(8, min(40, width - _LABEL - 10))
+    for token in found.next_tokens[:_NEXT]:
+        shown = fit(label_text(token.text), _LABEL)
+        table.add_row(
+            Text(shown), Text(bar(token.probability, room).ljust(room), "green"), Text(percent(token.probability))
+        )
+    return Group(Text(title, "bold cyan").append("   temperature 1", "not bold dim"), table)
+
+
+def _closing(found: Explanation, width: int) -> Group:
+    caution = "A share says where information comes from, not what it is worth to the prediction."
+    token = max(found.sources.focus - 1, 0)
+    more = f"More: --token {token} · --head {found.map.layer}.{found.map.head} · --layer 0 · --weights raw · --json"
+    return Group(Text(caution, "dim"), Text(more if cell_len(more) <= width else "More: --help", "dim"))
+
+
+def explanation_document(found: Explanation, model: str) -> dict[str, Any]:
+    """The same findings for programs: stable keys, full precision."""
+    sources, head = found.sources, found.map
+    return {
+        "model": model,
+        "layers": found.layers,
+        "heads": found.heads,
+        "tokens": [{"index": at, "id": piece.id, "text": piece.text} for at, piece in enumerate(found.pieces)],
+        "sources": {
+            "focus": sources.focus,
+            "weights": sources.weights,
+            "layers": list(sources.layers),
+            "head": sources.head,
+            "shares": sources.shares.tolist(),
+            "raw": sources.raw.tolist(),
+            "by_layer": sources.by_layer.tolist(),
+        },
+        "map": {
+            "layer": head.layer,
+            "head": head.head,
+            "weights": head.weights.tolist(),
+            "previous_token": head.previous_token,
+            "previous_token_chance": head.previous_token_chance,
+        },
+        "next_tokens": [{"id": t.id, "text": t.text, "probability": t.probability} for t in found.next_tokens],
+    }

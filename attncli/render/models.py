@@ -1,0 +1,181 @@
+"""A model's shape, parameters, memory and history; and the list of models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from attncli.checkpoint.directory import ModelEntry
+from attncli.config import ModelConfig
+from attncli.model.count import ATTENTION, BYTES, cache_bytes_per_token, count_parameters
+from attncli.render.escape import one_line
+from attncli.render.numbers import bar, count, duration, percent, size
+
+
+def info_screen(title: str, config: ModelConfig, run: dict[str, Any], where: str | None) -> RenderableType:
+    """One model. `run` is what `run.json` says, empty for a preset or a model from elsewhere."""
+    parts: list[RenderableType] = [Text(one_line(title), style="bold")]
+    if where:
+        parts.append(Text(one_line(where), style="dim"))
+    parts += [Text(), _shape(config), Text(), _parameters(config), Text(), _memory(config)]
+    if run:
+        parts += [Text(), _history(run)]
+    return Group(*parts)
+
+
+def _pairs() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _shape(config: ModelConfig) -> Table:
+    table = _pairs()
+    norm = {"rms": "RMSNorm", "layer": "LayerNorm"}[config.norm]
+    feed_forward = {"swiglu": "SwiGLU", "gelu": "GELU"}[config.activation]
+    heads = f"{config.heads} heads of {config.head_width}"
+    if config.kv_heads != config.heads:
+        heads += f", sharing {config.kv_heads} key/value heads"
+    table.add_row("layers", str(config.layers))
+    table.add_row("width", str(config.width))
+    table.add_row("attention", heads + (", query/key norm" if config.qk_norm else ""))
+    table.add_row("feed-forward", f"{feed_forward}, {config.feed_forward_width} wide")
+    table.add_row("norm, positions", f"{norm}, {config.positions}")
+    window = "" if config.window is None else f", a window of {config.window}"
+    table.add_row("context", f"{config.context} tokens{window}")
+    table.add_row("vocabulary", f"{config.vocab_size:,} tokens, {'tied' if config.tied else 'separate'} output head")
+    return table
+
+
+def _parameters(config: ModelConfig) -> Table:
+    parts = count_parameters(config)
+    total = sum(parts.values())
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("parameters", no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("")
+    for part, number in parts.items():
+        if number:
+            table.add_row(part, f"{number:,}", percent(number / total), Text(bar(number / total, 20), "cyan"))
+    attention = sum(parts[part] for part in ATTENTION)
+    table.add_row(
+        Text("in attention", "dim"),
+        Text(f"{attention:,}", "dim"),
+        Text(percent(attention / total), "dim"),
+        Text("query + key + value + output", "dim"),
+    )
+    table.add_row(Text("in all", "bold"), Text(f"{total:,}", "bold"))
+    return table
+
+
+def _memory(config: ModelConfig) -> Table:
+    total = sum(count_parameters(config).values())
+    table = _pairs()
+    for dtype in ("float32", "bfloat16"):
+        per_token = cache_bytes_per_token(config, dtype)
+        cache = f"{size(per_token)} of cache per token, {size(per_token * config.context)} for a full context"
+        table.add_row(dtype, f"{size(total * BYTES[dtype])} of weights; {cache}")
+    return table
+
+
+def _history(run: dict[str, Any]) -> Table:
+    """How it was trained, as far as the record says; it is a file, so anything may be missing or odd."""
+    table = _pairs()
+    plan, progress, results, corpus = (_part(run, key) for key in ("plan", "progress", "results", "corpus"))
+    if sources := corpus.get("sources"):
+        named = ", ".join(map(str, sources)) if isinstance(sources, list) else str(sources)
+        table.add_row("trained on", one_line(f"{named} ({_number(corpus, 'train_characters'):,.0f} characters)"))
+    if progress:
+        took = duration(_number(progress, "seconds"))
+        facts = f"{_number(progress, 'step'):,.0f} steps in {took} on {plan.get('device')}, {run.get('status')}"
+        table.add_row("training", one_line(facts))
+    if results:
+        whole = "" if results.get("validation") == "whole" else " (on a sample of the validation part)"
+        per_token, per_byte, per_character = (
+            f"{_number(results, key):.3f}" for key in ("nats_per_token", "bits_per_byte", "nats_per_character")
+        )
+        figures = f"{per_token} nats per token · {per_byte} bits per byte · {per_character} nats per character"
+        table.add_row("validation", figures + whole)
+    if versions := _part(run, "versions"):
+        table.add_row("made with", one_line(", ".join(f"{name} {version}" for name, version in versions.items())))
+    return table
+
+
+def _number(part: dict[str, Any], key: str) -> float:
+    """A number of the record, 0 when it is missing or none."""
+    value = part.get(key)
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e18 else 0.0
+
+
+def _part(run: dict[str, Any], key: str) -> dict[str, Any]:
+    value = run.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def info_document(title: str, config: ModelConfig, run: dict[str, Any], where: str | None) -> dict[str, Any]:
+    """The same for programs."""
+    parts = count_parameters(config)
+    return {
+        "name": title,
+        "path": where,
+        "shape": asdict(config),
+        "parameters": {**parts, "in_attention": sum(parts[part] for part in ATTENTION), "total": sum(parts.values())},
+        "memory_bytes": {
+            dtype: {
+                "weights": sum(parts.values()) * BYTES[dtype],
+                "cache_per_token": cache_bytes_per_token(config, dtype),
+            }
+            for dtype in ("float32", "bfloat16")
+        },
+        "run": run or None,
+    }
+
+
+def models_table(entries: Sequence[ModelEntry], parameters: dict[str, int], default: str | None) -> Table:
+    """What is in the models folder; the default is marked."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("model", no_wrap=True)
+    for name in ("parameters", "on disk", "bits/byte"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("written", no_wrap=True)
+    for entry in entries:
+        results = _part(entry.run, "results")
+        score = f"{_number(results, 'bits_per_byte'):.3f}" if results else "–"
+        mark = " ←" if entry.name == default else ""
+        table.add_row(
+            one_line(entry.name) + mark,
+            count(parameters[entry.name]) if entry.name in parameters else "–",
+            size(entry.bytes),
+            score,
+            one_line(str(entry.run.get("status", "from elsewhere"))),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.modified)),
+        )
+    return table
+
+
+def models_document(
+    entries: Sequence[ModelEntry], parameters: dict[str, int], default: str | None
+) -> list[dict[str, Any]]:
+    """The same for programs."""
+    return [
+        {
+            "name": entry.name,
+            "path": str(entry.path),
+            "default": entry.name == default,
+            "parameters": parameters.get(entry.name),
+            "bytes": entry.bytes,
+            "modified": entry.modified,
+            "status": entry.run.get("status"),
+            "results": entry.run.get("results"),
+        }
+        for entry in entries
+    ]

@@ -1,0 +1,45 @@
+"""Numbers as a person reads them."""
+
+from __future__ import annotations
+
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def count(number: float) -> str:
+    """12345 -> '12.3k', 935296 -> '935k', 174604259328 -> '175B'."""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= limit * 0.9995:
+            scaled = number / limit
+            return f"{scaled:.3g}{unit}" if scaled < 999.5 else f"{scaled:.0f}{unit}"
+    return f"{number:.0f}"
+
+
+def size(number: float) -> str:
+    """Bytes: 1536 -> '1.5 kB'; powers of 1000."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= limit:
+            return f"{number / limit:.1f} {unit}"
+    return f"{number:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """7.2 -> '7s', 95 -> '1m 35s', 7260 -> '2h 01m'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def percent(share: float) -> str:
+    """0.4137 -> '41%', 0.0042 -> '0.4%'."""
+    return f"{share:.0%}" if share >= 0.00995 or share == 0 else f"{share:.1%}" if share >= 0.0005 else "<0.1%"
+
+
+def bar(share: float, width: int, full: str = "█") -> str:
+    """A bar of `width` cells for 1, in eighths of a cell. Another `full` draws whole cells only."""
+    eighths = round(max(0.0, min(share, 1.0)) * width * 8)
+    if full != "█":
+        return full * round(eighths / 8)
+    return full * (eighths // 8) + (_EIGHTHS[eighths % 8].strip())

@@ -1,0 +1,65 @@
+"""A text as its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from attncli.render.escape import token_label
+from attncli.render.palette import TOKEN_TINTS
+from attncli.text.tokenizer import Piece
+
+_MOST_ROWS = 200
+_MOST_TINTED = 4000
+
+
+def tokens_screen(pieces: Sequence[Piece], characters: int, tokenizer: str, width: int) -> RenderableType:
+    """The text with its token boundaries tinted, a row a token, and totals."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name, justify in (
+        ("#", "right"),
+        ("token", "left"),
+        ("id", "right"),
+        ("bytes", "right"),
+        ("characters", "right"),
+    ):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for at, piece in enumerate(pieces[:_MOST_ROWS]):
+        label = Text(token_label(piece, max(width - 40, 8)), TOKEN_TINTS[at % 2])
+        whole = piece.part[0] == piece.part[1]  # a character that is split is counted at its last token
+        table.add_row(str(at), label, str(piece.id), str(piece.bytes), str(len(piece.text) if whole else 0))
+    parts: list[RenderableType] = [_tinted(pieces), Text(), table]
+    if len(pieces) > _MOST_ROWS:
+        parts.append(Text(f"… {len(pieces) - _MOST_ROWS:,} more tokens: --ids or --json gives them all", "dim"))
+    return Group(*parts, Text(), totals(len(pieces), characters, sum(piece.bytes for piece in pieces), tokenizer))
+
+
+def totals(tokens: int, characters: int, size: int, tokenizer: str) -> Text:
+    """'7 tokens · 29 characters · 29 bytes · 4.14 characters per token'."""
+    per_token = f"{characters / tokens:.2f}" if tokens else "0"
+    facts = f"{tokens:,} tokens · {characters:,} characters · {size:,} bytes · {per_token} characters per token"
+    return Text(facts, "bold").append(f" · {tokenizer}", "not bold dim")
+
+
+def _tinted(pieces: Sequence[Piece]) -> Text:
+    text = Text(overflow="fold")
+    for at, piece in enumerate(pieces[:_MOST_TINTED]):
+        text.append(token_label(piece), TOKEN_TINTS[at % 2])
+    return text
+
+
+def tokens_document(pieces: Sequence[Piece], characters: int, tokenizer: str) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "tokenizer": tokenizer,
+        "tokens": [
+            {"id": piece.id, "text": piece.text, "bytes": piece.bytes, "part": list(piece.part)} for piece in pieces
+        ],
+        "characters": characters,
+        "bytes": sum(piece.bytes for piece in pieces),
+        "characters_per_token": characters / len(pieces) if pieces else 0.0,
+    }
