@@ -90,10 +90,15 @@ def lock(target: Path) -> Iterator[None]:
                 f"{target} is being trained by another run (process {handle.read().strip() or 'unknown'}).",
                 "Wait for it, or train under another --name.",
             ) from None
+        if os.fstat(handle.fileno()).st_nlink == 0:  # its owner ended, and removed it, just now
+            raise BadCheckpoint(f"{target} was being trained by another run until now.", "Try again.")
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()
-        yield  # the file stays: removing it could hand the same lock to two runs
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:

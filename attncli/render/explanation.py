@@ -20,7 +20,7 @@ from attncli.text.tokenizer import Piece
 _LABEL = 14  # cells of a token's label
 _ROWS = 8  # sources shown by name
 _NEXT = 5
-_SHADES = " ░▒▓█"
+_SHADES = "·░▒▓█"
 _MOST_MAP_ROWS = 40
 
 
@@ -106,10 +106,10 @@ def _map(found: Explanation, console: Console) -> list[RenderableType]:
     title.append(f"{head.layer}.{head.head}")
     facts = "row looks at column, % of row"
     if head.previous_token is not None and head.previous_token_chance is not None:
-        score = f"{head.previous_token:.2f}".lstrip("0")
-        chance = f"{head.previous_token_chance:.2f}".lstrip("0")
-        facts += f"   previous-token {score}, chance {chance}"
-    title.append(f" ({facts})" if cell_len(facts) + 20 <= console.width else "", style="not bold dim")
+        score, chance = (f"{value:.2f}".lstrip("0") for value in (head.previous_token, head.previous_token_chance))
+        facts += f" · looks at the token before: {score}, chance {chance}"
+    joint = "  " if cell_len(title.plain + facts) + 2 <= console.width else "\n"
+    title.append(joint + fit(facts, console.width), style="not bold dim")
     cells = (console.width - _LABEL - 5) // 4
     drawn = _number_map(found, console) if len(found.pieces) <= cells else _shade_map(found.pieces, head, console.width)
     return [title, drawn]
@@ -147,8 +147,8 @@ def _shade_map(pieces: tuple[Piece, ...], head: HeadMap, width: int) -> Group:
             fit(token_label(pieces[first]), _LABEL).ljust(_LABEL), style="not dim"
         )
         shades = (_SHADES[math.ceil(value * 4 - 0.05) if value > 0.0125 else 0] for value in values[: row + 1])
-        lines.append(line.append("".join(shade * wide for shade in shades), style="cyan"))
-    legend = "░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"
+        lines.append(line.append("".join(shade.ljust(wide, " " if shade == "·" else shade) for shade in shades), style="cyan"))
+    legend = "· 0%  ░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"
     if pool > 1:
         legend += f"   each cell: the largest of {pool} x {pool}"
     return Group(*lines, Text(fit(" " * (_LABEL + 5) + legend, width), style="dim"))

@@ -26,6 +26,7 @@ from attncli.training.reports import EvalReport, Plan, Report, Result, SaveRepor
 from attncli.training.schedule import Schedule
 from attncli.training.step import train_step
 
+_TOLERATED = 0.02  # a smaller change of the steps left is not worth a revision
 _DOCUMENTS_FOR_START = 10  # from so many on, the model has learned what follows the end of one
 
 
@@ -101,6 +102,7 @@ def train(
             yield report
             losses.clear()
             tick = time.monotonic()
+            run.schedule = clock.revise(run.schedule, run.step)
         if stopping:
             saver.save(run, "stopped", clock.spent())
             yield SaveReport(run.step)
@@ -108,7 +110,6 @@ def train(
             return
         if run.step % plan.eval_every == 0 and run.step < run.schedule.steps:
             yield _evaluate(run, corpus, plan, clock)
-            run.schedule = clock.revise(run.schedule, run.step)
             saver.save(run, "running", clock.spent())
             yield SaveReport(run.step)
             tick = time.monotonic()
@@ -198,7 +199,7 @@ class _Clock:
         return self.before + time.monotonic() - self._started
 
     def revise(self, schedule: Schedule, step: int) -> Schedule:
-        """The schedule, with its end moved to the deadline when there is one."""
+        """The schedule, its end moved to the deadline when there is one and the estimate was off."""
         deadline = self._plan.seconds
         if deadline is None:
             return schedule
@@ -209,7 +210,9 @@ class _Clock:
         seconds, first = self._first
         per_step = (now - seconds) / (step - first)  # evaluations and saves included
         left = deadline - now - CLOSING_SECONDS - self._plan.closing_evaluation_seconds
-        return schedule.revised(step, step + max(int(left / per_step), 0))
+        steps = max(int(left / per_step), 0)
+        expected = schedule.steps - step
+        return schedule if abs(steps - expected) <= _TOLERATED * expected else schedule.revised(step, step + steps)
 
 
 class _Saver:

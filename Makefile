@@ -1,0 +1,39 @@
+# make demo   a first minute with attncli: train on text that every Python has, generate, explain
+# make test   everything that must hold: ruff, mypy, pytest
+# Both make .venv and install what they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+.PHONY: demo test install clean
+.DELETE_ON_ERROR:
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+build/topics.txt: $(INSTALLED)
+	@mkdir -p build
+	$(BIN)/python -c "from pydoc_data.topics import topics; print('\n<|endoftext|>\n'.join(topics.values()))" > $@
+
+demo: $(INSTALLED) build/topics.txt
+	$(BIN)/attncli train build/topics.txt --time 1m --name demo --seed 1 --force
+	@echo
+	$(BIN)/attncli generate -m demo "A class definition" -n 80 --seed 1
+	@echo
+	$(BIN)/attncli explain -m demo "the value of the expression"
+
+test: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,96 @@
+"""What the tests share: tiny random models, a text of our own, a cache of our own, and no network."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "true"
+
+import pytest
+import torch
+
+from attncli.config import ModelConfig
+from attncli.model.transformer import Transformer, initialize
+
+WORDS = (
+    "the a small grey cat dog bird sat ran sang on under near mat tree river and then while because it was warm cold "
+    "late happy very quite never always said saw found lost old new friend house road hill moon sun"
+).split()
+
+
+def story(words: int, seed: int = 0) -> str:
+    """Random sentences over a small vocabulary: text with something to learn."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [WORDS[i] for i in torch.randint(len(WORDS), (words,), generator=generator).tolist()]
+    lines = [" ".join(drawn[i : i + 9]).capitalize() + "." for i in range(0, words, 9)]
+    return "\n".join(lines) + "\n"
+
+
+def tiny_config(**changes) -> ModelConfig:
+    shape = {
+        "vocab_size": 97, "layers": 3, "width": 32, "heads": 4, "kv_heads": 2, "head_width": 8,
+        "feed_forward_width": 48, "context": 96,
+    }  # fmt: skip
+    return ModelConfig(**{**shape, **changes})
+
+
+def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, **changes) -> Transformer:
+    """A random model whose attention is far from uniform, so that mistakes in it show."""
+    model = Transformer(tiny_config(**changes))
+    initialize(model, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            generator = torch.Generator().manual_seed(len(name) + seed)
+            if parameter.ndim == 1:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+            elif name.startswith("embedding"):
+                parameter.mul_(20)
+    return model.to(dtype).eval()
+
+
+SHAPES = {
+    "qwen3": {},
+    "qwen3-window": {"window": 7, "window_from": 1},
+    "qwen3-untied": {"tied": False, "kv_heads": 4},
+    "llama": {"qk_norm": False},
+    "llama-bias": {"qk_norm": False, "bias": True},
+    "mistral-window": {"qk_norm": False, "window": 7, "tied": False},
+}
+FAMILIES = {
+    **SHAPES,
+    "qwen2": {"qk_norm": False, "qkv_bias": True},
+    "gpt2": {
+        "qk_norm": False, "bias": True, "norm": "layer", "norm_eps": 1e-5, "positions": "learned",
+        "activation": "gelu", "kv_heads": 4, "feed_forward_width": 128,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request) -> dict:
+    """The switches of every family that the network expresses."""
+    return FAMILIES[request.param]
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path, monkeypatch):
+    """Each test has its own cache and no default model."""
+    monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("ATTNCLI_MODEL", raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """A connection that leaves this machine fails the test."""
+
+    def refuse(self, address):
+        raise AssertionError(f"a connection to {address} was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def ids_of(length: int, batch: int = 1, seed: int = 0, vocab_size: int = 97) -> torch.Tensor:
+    return torch.randint(vocab_size, (batch, length), generator=torch.Generator().manual_seed(seed))

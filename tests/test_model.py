@@ -1,0 +1,190 @@
+"""The network: attention, masks, cache. Invariants on random models of every family."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from attncli.model.attention import Attention, AttentionSteps, Observer, causal_mask
+from attncli.model.cache import KVCache
+from tests.conftest import FAMILIES, ids_of, tiny_config, tiny_model
+
+
+class Recorder(Observer):
+    """Keeps everything it is shown."""
+
+    def __init__(self):
+        self.steps: dict[int, AttentionSteps] = {}
+        self.streams: dict[int, torch.Tensor] = {}
+        self.fed: dict[int, torch.Tensor] = {}
+
+    def residual(self, layer, stream):
+        self.streams[layer] = stream
+
+    def attention(self, layer, steps, module):
+        self.steps[layer] = steps
+
+    def feed_forward(self, layer, output):
+        self.fed[layer] = output
+
+
+@pytest.fixture
+def model(family):
+    return tiny_model(dtype=torch.float64, **family)
+
+
+@torch.no_grad()
+def test_the_observed_path_gives_the_logits_of_the_fast_path(model):
+    ids = ids_of(40, batch=2)
+    torch.testing.assert_close(model(ids, observe=Recorder()), model(ids), rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+def test_observed_and_fast_agree_with_a_cache(model):
+    ids = ids_of(40, batch=2)
+    fast, observed = model.new_cache(), model.new_cache()
+    for start, end in ((0, 13), (13, 14), (14, 40)):
+        expected = model(ids[:, start:end], fast)
+        found = model(ids[:, start:end], observed, Recorder())
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+def test_weights_are_distributions_that_obey_mask_and_window(model):
+    seen = Recorder()
+    model(ids_of(20), observe=seen)
+    assert sorted(seen.steps) == [0, 1, 2]
+    for layer, steps in seen.steps.items():
+        torch.testing.assert_close(steps.weights.sum(-1), torch.ones_like(steps.weights[..., 0]))
+        query, key = torch.arange(20)[:, None], torch.arange(20)
+        window = model.config.window_of(layer) or 20
+        allowed = (key <= query) & (query - key < window)
+        assert (steps.weights[:, :, ~allowed] == 0).all()
+        assert (steps.weights[:, :, allowed] > 0).all()
+
+
+@torch.no_grad()
+def test_the_steps_are_the_arithmetic_that_their_names_say(model):
+    seen = Recorder()
+    model(ids_of(12), observe=seen)
+    for layer, steps in seen.steps.items():
+        module = model.blocks[layer].attention
+        groups = module.heads // module.kv_heads
+        key, value = (x.repeat_interleave(groups, 1) for x in (steps.key, steps.value))
+        scores = torch.einsum("bhtd,bhsd->bhts", steps.query, key) / math.sqrt(module.head_width)
+        allowed = causal_mask(12, 12, module.window, scores.device)
+        torch.testing.assert_close(steps.scores[:, :, allowed], scores[:, :, allowed])
+        torch.testing.assert_close(steps.mixed, torch.einsum("bhts,bhsd->bhtd", steps.weights, value))
+        added = seen.streams[layer + 1] - seen.streams[layer]
+        torch.testing.assert_close(steps.output + seen.fed[layer], added)
+
+
+@torch.no_grad()
+def test_future_tokens_change_nothing_before_them(model):
+    ids = ids_of(30)
+    changed = ids.clone()
+    changed[:, 17:] = (changed[:, 17:] + 1) % 97
+    before, after = model(ids), model(changed)
+    torch.testing.assert_close(before[:, :17], after[:, :17], rtol=0, atol=1e-12)
+    assert not torch.allclose(before[:, 17:], after[:, 17:])
+
+
+@torch.no_grad()
+def test_a_window_hides_what_lies_before_it():
+    model = tiny_model(dtype=torch.float64, layers=1, window=5)
+    ids = ids_of(20)
+    changed = ids.clone()
+    changed[:, 3] = (changed[:, 3] + 1) % 97
+    differs = (model(ids) - model(changed)).abs().amax(-1)[0] > 1e-9
+    assert differs.nonzero().flatten().tolist() == [3, 4, 5, 6, 7]
+
+
+@torch.no_grad()
+def test_a_batch_equals_its_rows(model):
+    ids = ids_of(25, batch=4)
+    single = torch.cat([model(row[None]) for row in ids])
+    torch.testing.assert_close(model(ids), single, rtol=0, atol=1e-10)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    length=st.integers(1, 96),
+    cuts=st.lists(st.integers(1, 95), max_size=6),
+)
+@torch.no_grad()
+def test_cached_equals_uncached_for_every_split(family, length, cuts):
+    model = tiny_model(dtype=torch.float64, **FAMILIES[family])
+    ids = ids_of(length, batch=2)
+    bounds = sorted({0, length, *(cut for cut in cuts if cut < length)})
+    cache = model.new_cache()
+    parts = [model(ids[:, a:b], cache) for a, b in zip(bounds, bounds[1:], strict=False)]
+    torch.testing.assert_close(torch.cat(parts, 1), model(ids), rtol=0, atol=1e-10)
+    assert cache.length == length
+
+
+@torch.no_grad()
+def test_a_cache_cut_back_forgets(model):
+    ids, other = ids_of(30), ids_of(30, seed=1)
+    cache = model.new_cache()
+    model(ids, cache)
+    cache.truncate(11)
+    rest = model(other[:, 11:], cache)
+    joined = torch.cat((ids[:, :11], other[:, 11:]), 1)
+    torch.testing.assert_close(rest, model(joined)[:, 11:], rtol=0, atol=1e-10)
+
+
+def test_the_cache_grows_by_doubling_up_to_its_limit():
+    cache = KVCache(layers=1, limit=300)
+    capacities = []
+    for _ in range(300):
+        cache.append(0, torch.zeros(1, 2, 1, 4), torch.zeros(1, 2, 1, 4))
+        capacities.append(cache.nbytes // (2 * 2 * 4 * 4))
+    assert sorted(set(capacities)) == [64, 128, 256, 300]
+    with pytest.raises(ValueError, match="301 positions in a cache of 300"):
+        cache.append(0, torch.zeros(1, 2, 1, 4), torch.zeros(1, 2, 1, 4))
+
+
+def test_more_tokens_than_the_context_are_refused(model):
+    with pytest.raises(ValueError, match="97 tokens in a context of 96"):
+        model(ids_of(97))
+
+
+@torch.no_grad()
+def test_cross_attention_is_the_same_code_and_equals_torch():
+    """Queries from one text, keys and values from another, no mask: as in torch's own module with the same weights."""
+    config = tiny_config(qk_norm=False, bias=True, kv_heads=4)
+    module = Attention(config, 0).double()
+    reference = nn.MultiheadAttention(32, 4, batch_first=True).double()
+    linear = (module.query, module.key, module.value)
+    reference.in_proj_weight.copy_(torch.cat([part.weight for part in linear]))
+    reference.in_proj_bias.copy_(torch.cat([part.bias for part in linear]))
+    reference.out_proj.load_state_dict(module.output.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    x, source = (torch.randn(2, n, 32, generator=generator, dtype=torch.float64) for n in (5, 9))
+    expected, weights = reference(x, source, source, average_attn_weights=False)
+    seen = Recorder()
+    torch.testing.assert_close(module(x, source=source), expected)
+    torch.testing.assert_close(module(x, source=source, observe=seen), expected)
+    torch.testing.assert_close(seen.steps[0].weights, weights)
+
+
+@torch.no_grad()
+def test_an_edge_cut_by_an_observer_carries_nothing():
+    """With every edge from token 4 to later ones cut, replacing token 4 changes no later logit."""
+
+    class Cut(Observer):
+        def scores(self, layer, scores):
+            scores = scores.clone()
+            scores[:, :, 5:, 4] = -math.inf
+            return scores
+
+    model = tiny_model(dtype=torch.float64)
+    ids = ids_of(12)
+    changed = ids.clone()
+    changed[:, 4] = (changed[:, 4] + 1) % 97
+    torch.testing.assert_close(model(ids, observe=Cut())[:, 5:], model(changed, observe=Cut())[:, 5:], rtol=0, atol=0)
+    assert not torch.allclose(model(ids)[:, 5:], model(changed)[:, 5:])
