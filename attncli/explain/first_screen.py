@@ -173,7 +173,9 @@ def find_token(pieces: Sequence[Piece], wanted: str) -> int:
         index = int(wanted)
         _check("token", index, len(pieces))
         return index
-    matches = _occurrences(pieces, wanted.strip())
+    runs = _runs(pieces, wanted.strip())
+    words = [end for start, end in runs if _is_word(pieces, start, end)]
+    matches = words or [end for _, end in runs]  # else a part of a word, as the tokenizer cut it
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -185,19 +187,27 @@ def find_token(pieces: Sequence[Piece], wanted: str) -> int:
     )
 
 
-def _occurrences(pieces: Sequence[Piece], word: str) -> list[int]:
-    """Indices of the tokens at which a run of whole tokens spells the word."""
-    if not word:
-        return []
+def _runs(pieces: Sequence[Piece], wanted: str) -> list[tuple[int, int]]:
+    """First and last index of every run of whole tokens that spells the text, white space around it aside."""
     found = []
     for start in range(len(pieces)):
         spelled = ""
         for end in range(start, len(pieces)):
-            if pieces[end].part == (1, 1) or pieces[end].part[0] == pieces[end].part[1]:
-                spelled += pieces[end].text  # a split character counts once
-            if spelled.strip() == word:
-                found.append(end)
+            spelled += _whole_text(pieces[end])
+            if wanted and spelled.strip() == wanted:
+                found.append((start, end))
+            if len(spelled.strip()) >= len(wanted):
                 break
-            if len(spelled.strip()) >= len(word):
-                break
-    return found
+    return [(start, end) for start, end in found if _whole_text(pieces[start]).strip() or start == end]
+
+
+def _whole_text(piece: Piece) -> str:
+    """The text of a token; a character that is split over tokens belongs to the last of them."""
+    return piece.text if piece.part[0] == piece.part[1] else ""
+
+
+def _is_word(pieces: Sequence[Piece], start: int, end: int) -> bool:
+    """Whether no letter or digit adjoins the run, so that 'at' is not found in 'sat'."""
+    before = "" if start == 0 or pieces[start].text[:1].isspace() else pieces[start - 1].text[-1:]
+    after = "" if end + 1 == len(pieces) else pieces[end + 1].text[:1]
+    return not (before.isalnum() or after.isalnum())

@@ -1,0 +1,193 @@
+"""The first screen's numbers, held to their definitions."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from attncli.errors import BadInput, UsageProblem
+from attncli.explain.first_screen import Focus, contribution_norms, explain, find_token, previous_token_score
+from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
+from tests.conftest import FAMILIES, ids_of, story, tiny_model
+from tests.test_model import Recorder
+
+TOKENIZER = train_tokenizer([story(400)], "bpe", 300)
+TEXT = "The small cat sat near the river"
+
+
+def explained(focus=Focus(), text=TEXT, **switches):  # noqa: B008 - frozen
+    model = tiny_model(vocab_size=300, **switches)
+    return explain(model, TOKENIZER, TOKENIZER.pieces(text), focus)
+
+
+def contributions(model, steps, layer):
+    """a_hij f_h(x_j), (H, T, S, C), written out."""
+    module = model.blocks[layer].attention
+    value = steps.value[0].repeat_interleave(module.heads // module.kv_heads, 0)  # (H, S, D)
+    matrix = module.output.weight.unflatten(1, (module.heads, -1))  # (C, H, D)
+    transformed = torch.einsum("hsd,chd->hsc", value, matrix)
+    return steps.weights[0][..., None] * transformed[:, None]
+
+
+@torch.no_grad()
+def test_contributions_of_all_sources_and_heads_are_the_attention_output(family):
+    model = tiny_model(dtype=torch.float64, **family)
+    seen = Recorder()
+    model(ids_of(15), observe=seen)
+    for layer, steps in seen.steps.items():
+        total = contributions(model, steps, layer).sum((0, 2))
+        bias = model.blocks[layer].attention.output.bias
+        torch.testing.assert_close(total + (0 if bias is None else bias), steps.output[0], rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_contribution_norms_are_lengths_of_these_vectors(family):
+    model = tiny_model(**family)
+    seen = Recorder()
+    model(ids_of(15), observe=seen)
+    for layer, steps in seen.steps.items():
+        vectors = contributions(model, steps, layer)[:, 9]  # (H, S, C)
+        per_head, together = contribution_norms(steps, model.blocks[layer].attention, 9)
+        torch.testing.assert_close(per_head, vectors.norm(dim=-1), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(together, vectors.sum(0).norm(dim=-1), rtol=1e-3, atol=1e-5)
+        assert (per_head.sum(0) >= together - 1e-5).all()
+
+
+@pytest.mark.parametrize("weights", ["norm", "raw"])
+@pytest.mark.parametrize(("layer", "head"), [(None, None), (1, None), (None, 2), (1, 2)])
+def test_shares_sum_to_one_and_the_future_has_none(weights, layer, head):
+    found = explained(Focus(token=4, layer=layer, head=head, weights=weights))
+    sources = found.sources
+    np.testing.assert_allclose(sources.shares.sum(), 1, atol=1e-6)
+    np.testing.assert_allclose(sources.by_layer.sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(sources.raw.sum(), 1, atol=1e-6)
+    assert (sources.shares[5:] == 0).all()
+    assert (sources.shares[:5] > 0).all()
+    np.testing.assert_allclose(sources.shares, sources.by_layer.mean(0))
+
+
+def test_raw_shares_are_the_attention_weights():
+    model = tiny_model(vocab_size=300)
+    pieces = TOKENIZER.pieces(TEXT)
+    seen = Recorder()
+    with torch.no_grad():
+        model(torch.tensor([[piece.id for piece in pieces]]), observe=seen)
+    weights = torch.stack([seen.steps[layer].weights[0] for layer in range(3)])  # (L, H, T, T)
+    everywhere = explain(model, TOKENIZER, pieces, Focus(token=3, weights="raw"))
+    np.testing.assert_allclose(everywhere.sources.shares, weights[:, :, 3].mean((0, 1)), atol=1e-6)
+    one = explain(model, TOKENIZER, pieces, Focus(token=3, layer=2, head=1, weights="raw"))
+    np.testing.assert_allclose(one.sources.shares, weights[2, 1, 3], atol=1e-6)
+    np.testing.assert_allclose(one.map.weights, weights[2, 1], atol=1e-6)
+    assert (one.map.layer, one.map.head, one.map.asked_for) == (2, 1, True)
+
+
+def test_the_busiest_head_moves_most_from_other_tokens():
+    model = tiny_model(vocab_size=300)
+    pieces = TOKENIZER.pieces(TEXT)
+    seen = Recorder()
+    with torch.no_grad():
+        model(torch.tensor([[piece.id for piece in pieces]]), observe=seen)
+        moved = torch.stack([contributions(model, seen.steps[layer], layer)[:, 5].norm(dim=-1) for layer in range(3)])
+    busiest = moved[:, :, 1:5].sum(-1).flatten().argmax()
+    found = explain(model, TOKENIZER, pieces, Focus(token=5)).map
+    assert (found.layer, found.head) == divmod(int(busiest), 4)
+    assert not found.asked_for
+
+
+def test_later_tokens_change_nothing_of_an_explanation():
+    short = explained(Focus(token=4), TEXT)
+    pieces = TOKENIZER.pieces(TEXT)
+    longer = explained(Focus(token=4), TEXT + " and then")
+    assert [p.id for p in longer.pieces][: len(pieces)] == [p.id for p in pieces]
+    np.testing.assert_allclose(longer.sources.shares[: len(pieces)], short.sources.shares, atol=1e-6)
+    assert [t.id for t in longer.next_tokens] == [t.id for t in short.next_tokens]
+
+
+def test_next_tokens_are_the_models_own_distribution():
+    model = tiny_model(vocab_size=300)
+    pieces = TOKENIZER.pieces(TEXT)
+    found = explain(model, TOKENIZER, pieces, Focus(token=3)).next_tokens
+    with torch.no_grad():
+        probabilities = model(torch.tensor([[piece.id for piece in pieces]]))[0, 3].softmax(-1)
+    for token in found:
+        assert token.probability == pytest.approx(float(probabilities[token.id]), abs=1e-6)
+    assert [t.probability for t in found] == sorted(probabilities.tolist(), reverse=True)[:10] or np.allclose(
+        [t.probability for t in found], sorted(probabilities.tolist(), reverse=True)[:10], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_explained(name):
+    found = explained(**FAMILIES[name])
+    assert found.sources.focus == len(found.pieces) - 1
+
+
+def test_a_single_token_gets_everything_from_itself():
+    found = explain(tiny_model(vocab_size=257), byte_tokenizer(), byte_tokenizer().pieces("a"), Focus())
+    assert found.sources.shares.tolist() == [1.0]
+    assert found.map.previous_token is None
+
+
+def test_previous_token_score_of_perfect_and_even_heads():
+    perfect = np.eye(9, k=-1)
+    perfect[0, 0] = 1
+    assert previous_token_score(perfect)[0] == 1
+    even = np.tril(np.ones((9, 9))) / np.arange(1, 10)[:, None]
+    score, chance = previous_token_score(even)
+    assert score == pytest.approx(chance)
+    assert previous_token_score(np.tril(np.ones((7, 7))) / np.arange(1, 8)[:, None])[1] == pytest.approx(0.2655, abs=1e-4)
+
+
+def cut(*texts):
+    """Tokens with these texts."""
+    return [Piece(at, text, len(text)) for at, text in enumerate(texts)]
+
+
+SENTENCE = cut("The", " c", "at", " s", "at", " at", " the", " the", " r", "iver", ".")
+
+
+def test_a_token_is_found_by_index_or_word():
+    assert find_token(SENTENCE, "0") == 0
+    assert find_token(SENTENCE, "cat") == 2  # of a word in several tokens, the last
+    assert find_token(SENTENCE, " river ") == 9
+    assert find_token(SENTENCE, "at") == 5  # the word, not the ends of two others
+    assert find_token(SENTENCE, "iver") == 9  # no word, but a token
+    assert find_token(SENTENCE, ".") == 10
+    split = byte_tokenizer().pieces("a東b")
+    assert find_token(split, "東") == 3
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message", "hint"),
+    [
+        ("99", "There is no token 99", "0 to 10"),
+        ("-1", "There is no token -1", "0 to 10"),
+        ("dragon", "There is no token 'dragon'", "2:at"),
+        ("", "There is no token ''", "2:at"),
+        ("the", "'the' comes 2 times", "--token 6 or --token 7"),
+    ],
+)
+def test_a_token_that_is_not_there_is_refused_with_those_that_are(wanted, message, hint):
+    with pytest.raises(UsageProblem, match=message) as raised:
+        find_token(SENTENCE, wanted)
+    assert hint in raised.value.hint
+
+
+@pytest.mark.parametrize("focus", [Focus(layer=3), Focus(head=4), Focus(token=40), Focus(layer=-1)])
+def test_a_layer_head_or_token_that_is_not_there_is_refused(focus):
+    with pytest.raises(UsageProblem, match="There is no"):
+        explained(focus)
+
+
+def test_a_text_that_cannot_be_read_is_refused():
+    with pytest.raises(BadInput, match="no tokens"):
+        explained(text="")
+    with pytest.raises(BadInput, match="reads at most 96"):
+        explained(text="cat " * 200)
+
+
+def test_findings_are_plain_records():
+    found = explained()
+    assert all(dataclasses.is_dataclass(part) for part in (found, found.sources, found.map))
+    assert isinstance(found.sources.shares, np.ndarray)
