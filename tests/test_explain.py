@@ -136,7 +136,9 @@ def test_previous_token_score_of_perfect_and_even_heads():
     even = np.tril(np.ones((9, 9))) / np.arange(1, 10)[:, None]
     score, chance = previous_token_score(even)
     assert score == pytest.approx(chance)
-    assert previous_token_score(np.tril(np.ones((7, 7))) / np.arange(1, 8)[:, None])[1] == pytest.approx(0.2655, abs=1e-4)
+    assert previous_token_score(np.tril(np.ones((7, 7))) / np.arange(1, 8)[:, None])[1] == pytest.approx(
+        0.2655, abs=1e-4
+    )
 
 
 def cut(*texts):

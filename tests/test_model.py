@@ -111,9 +111,7 @@ def test_a_batch_equals_its_rows(model):
 
 @settings(deadline=None, max_examples=40)
 @given(
-    family=st.sampled_from(sorted(FAMILIES)),
-    length=st.integers(1, 96),
-    cuts=st.lists(st.integers(1, 95), max_size=6),
+    family=st.sampled_from(sorted(FAMILIES)), length=st.integers(1, 96), cuts=st.lists(st.integers(1, 95), max_size=6)
 )
 @torch.no_grad()
 def test_cached_equals_uncached_for_every_split(family, length, cuts):

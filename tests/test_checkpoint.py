@@ -1,0 +1,324 @@
+"""Model directories: whole or not at all when written, and nothing believed or run when read."""
+
+import errno
+import json
+import os
+import pickle
+import shutil
+import struct
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from attncli.checkpoint import directory, store
+from attncli.checkpoint.directory import find_model, list_models, previous_of, read_json
+from attncli.checkpoint.formats import config_from_json
+from attncli.checkpoint.store import Checkpoint, State, load_model, lock, read_resumable, settle, write_checkpoint
+from attncli.errors import BadCheckpoint, OutOfRoom
+from attncli.text.tokenizer import byte_tokenizer
+from tests.conftest import tiny_model
+
+CPU = torch.device("cpu")
+
+
+def checkpoint(seed=0, step=0, state=True):
+    model = tiny_model(seed, vocab_size=257)
+    kept = State({"x": torch.full((3,), float(step))}, {"step": step}) if state else None
+    run = {"step": step}
+    return Checkpoint(model.config, model.state_dict(), byte_tokenizer(), 10, run, [{"step": step}], kept)
+
+
+def load(path):
+    return load_model(path, CPU, torch.float32)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    write_checkpoint(tmp_path / "m", checkpoint())
+    return tmp_path / "m"
+
+
+def test_what_is_written_is_read_back(saved):
+    loaded, expected = load(saved), tiny_model(vocab_size=257)
+    assert loaded.model.config == expected.config
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(loaded.model.state_dict()[name], tensor, rtol=0, atol=0)
+    assert (loaded.start_of_text, loaded.name, loaded.run) == (10, "m", {"step": 0})
+    again = read_resumable(saved)
+    assert (again.state.facts, again.metrics) == ({"step": 0}, [{"step": 0}])
+
+
+def test_files_can_be_read_by_others_and_every_one_has_a_digest(saved):
+    files = {str(path.relative_to(saved)) for path in saved.rglob("*") if path.is_file()}
+    assert files == set(directory.read_manifest(saved)) | {directory.MANIFEST}
+    assert all((saved / file).stat().st_mode & 0o044 for file in files)
+
+
+def killing_calls(monkeypatch, after):
+    """Makes the process 'die' at the call number `after` of those that touch the disk: nothing runs after it."""
+    calls = 0
+
+    class Killed(BaseException):
+        pass
+
+    def counted(real):
+        def call(*args, **options):
+            nonlocal calls
+            calls += 1
+            if calls > after:
+                raise Killed
+            return real(*args, **options)
+
+        return call
+
+    for owner, name in ((store.os, "fsync"), (type(store.Path()), "rename"), (type(store.Path()), "mkdir")):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
+    monkeypatch.setattr(store.shutil, "rmtree", counted(shutil.rmtree))
+    return Killed
+
+
+@pytest.mark.parametrize("after", range(0, 24))
+def test_killed_at_any_point_of_a_save_the_old_or_the_new_one_loads(tmp_path, after):
+    target = tmp_path / "m"
+    write_checkpoint(target, checkpoint(seed=0, step=1))
+    write_checkpoint(target, checkpoint(seed=1, step=2))
+    with pytest.MonkeyPatch.context() as patch:
+        killed = killing_calls(patch, after)
+        try:
+            write_checkpoint(target, checkpoint(seed=2, step=3))
+            finished = True
+        except killed:
+            finished = False
+    settle(target)
+    found = read_resumable(find_model(str(target)))
+    assert found.state.facts["step"] in ((3,) if finished else (2, 3))
+    load(find_model(str(target)))
+    write_checkpoint(target, checkpoint(seed=3, step=4))  # and the next save works
+    assert read_resumable(target).state.facts["step"] == 4
+    assert not list(tmp_path.glob(".m.writing-*"))
+
+
+def test_the_save_before_stays_until_the_run_ends(saved):
+    write_checkpoint(saved, checkpoint(step=5))
+    assert read_resumable(previous_of(saved)).state.facts["step"] == 0
+    write_checkpoint(saved, checkpoint(step=9, state=False))
+    assert not previous_of(saved).exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_leaves_the_old_one_and_nothing_else(saved, monkeypatch, code):
+    real, calls = os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) == 4:
+            raise OSError(code, os.strerror(code))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutOfRoom, match=r"MB needed, .* MB free"):
+        write_checkpoint(saved, checkpoint(step=7))
+    assert read_resumable(saved).state.facts["step"] == 0
+    assert [path.name for path in saved.parent.iterdir()] == ["m"]
+
+
+def test_no_room_is_found_before_writing(saved, monkeypatch):
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(OutOfRoom, match="0.0 MB free") as raised:
+        write_checkpoint(saved, checkpoint())
+    assert raised.value.exit_code == 4
+
+
+def test_one_directory_belongs_to_one_run(tmp_path):
+    with lock(tmp_path / "m"), pytest.raises(BadCheckpoint, match=f"process {os.getpid()}"), lock(tmp_path / "m"):
+        pass
+    with lock(tmp_path / "m"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state/state.safetensors", "state/state.json", "metrics.jsonl"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_a_damaged_state_is_refused(saved, name, damage):
+    path = saved / name
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif damage == "truncate":
+        path.write_bytes(data[:-1])
+    else:
+        path.unlink()
+    with pytest.raises(BadCheckpoint):
+        read_resumable(saved)
+
+
+def test_weights_whose_bytes_changed_are_refused_and_named(saved):
+    path = saved / directory.WEIGHTS
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 64
+    path.write_bytes(data)
+    with pytest.raises(BadCheckpoint, match=r"model\.safetensors is damaged"):
+        load(saved)
+
+
+def without_manifest(path):
+    (path / directory.MANIFEST).unlink()
+    return path
+
+
+def change_config(path, **changes):
+    config = json.loads((path / directory.CONFIG).read_text())
+    (without_manifest(path) / directory.CONFIG).write_text(json.dumps(config | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "layers is 1000000000"),
+        ({"num_hidden_layers": -1}, "layers is -1"),
+        ({"num_hidden_layers": 2.5}, "layers is 2.5"),
+        ({"num_hidden_layers": True}, "layers is True"),
+        ({"num_hidden_layers": 4}, "holds 3 layers, and config.json says 4"),
+        ({"hidden_size": 64}, "has shape"),
+        ({"vocab_size": 300}, "has shape"),
+        ({"hidden_size": "32"}, "width is '32'"),
+        ({"hidden_size": 1 << 40}, "width is"),
+        ({"num_key_value_heads": 3}, "a divisor of heads"),
+        ({"model_type": "gpt_bigcode"}, "model_type is 'gpt_bigcode'"),
+        ({"model_type": None}, "model_type is missing"),
+        ({"model_type": ["qwen3"]}, "model_type is"),
+        ({"auto_map": {"AutoModel": "evil.Model"}}, "names code of its own"),
+        ({"hidden_act": "relu"}, "only silu"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "rotary scaling 'llama3'"),
+        ({"rope_theta": 0}, "rope_theta is 0"),
+        ({"quantization_config": {"bits": 4}}, "quantized"),
+        ({"vocab_size": 100}, "tokenizer has 257 ids"),
+        ({"model_type": "llama"}, "which the model does not have"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(saved, changes, message):
+    change_config(saved, **changes)
+    with pytest.raises(BadCheckpoint, match=message):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", "[" * 100_000, '{"a": NaN}', '{"vocab_size": ' + "9" * 5000 + "}", '"\\ud800"', "\x80"]
+)
+def test_json_that_is_not_an_object_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(BadCheckpoint):
+        read_json(tmp_path / "config.json")
+
+
+def test_a_missing_setting_is_named():
+    with pytest.raises(BadCheckpoint, match="lacks 'num_attention_heads'"):
+        config_from_json({"model_type": "llama"})
+
+
+class Canary:
+    def __reduce__(self):
+        return (os.mkdir, ("canary",))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.pt"])
+def test_a_pickle_is_never_read(saved, monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    (without_manifest(saved) / directory.WEIGHTS).unlink()
+    (saved / name).write_bytes(pickle.dumps(Canary()))
+    message = "not a safetensors file" if name == directory.WEIGHTS else "holds no model.safetensors"
+    with pytest.raises(BadCheckpoint, match=message) as raised:
+        load(saved)
+    assert name == directory.WEIGHTS or "pickled weights can run code" in raised.value.hint
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff" * 8,
+        struct.pack("<Q", 1 << 60) + b"{}",
+        struct.pack("<Q", 2) + b"{}",
+        struct.pack("<Q", 90)
+        + b'{"a":{"dtype":"F32","shape":[99999999,99999999],"data_offsets":[0,4]}}'.ljust(90)
+        + b"0000",
+    ],
+)
+def test_a_header_that_lies_is_refused(saved, data):
+    (without_manifest(saved) / directory.WEIGHTS).write_bytes(data)
+    with pytest.raises(BadCheckpoint):
+        load(saved)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape", "dtype", "nan"])
+def test_tensors_that_do_not_fit_are_refused(saved, change):
+    path = without_manifest(saved) / directory.WEIGHTS
+    tensors = load_file(path)
+    name = "model.layers.1.self_attn.q_proj.weight"
+    if change == "missing":
+        del tensors[name]
+    elif change == "extra":
+        tensors["model.layers.1.self_attn.q_proj.bias"] = torch.zeros(32)
+    elif change == "shape":
+        tensors[name] = tensors[name].T[:, :16].contiguous()
+    elif change == "dtype":
+        tensors[name] = tensors[name].to(torch.int32)
+    else:
+        tensors[name][0, 0] = float("nan")
+    save_file(tensors, path)
+    with pytest.raises(BadCheckpoint, match="self_attn.q_proj"):
+        load(saved)
+
+
+def test_weights_cut_while_they_are_read_are_an_error_not_a_crash(saved, monkeypatch):
+    path = without_manifest(saved) / directory.WEIGHTS
+    check = store._check_header
+
+    def check_then_cut(*args):
+        check(*args)
+        os.truncate(path, path.stat().st_size // 2)
+
+    monkeypatch.setattr(store, "_check_header", check_then_cut)
+    with pytest.raises(BadCheckpoint, match="not a safetensors file"):
+        load(saved)
+
+
+def test_a_model_is_found_by_path_name_variable_or_age(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for age, name in ((200, "old"), (100, "new")):
+        write_checkpoint(tmp_path / "checkpoints" / name, checkpoint(state=False))
+        config = tmp_path / "checkpoints" / name / directory.CONFIG
+        os.utime(config, (config.stat().st_mtime - age,) * 2)
+    assert find_model(None).name == "new"
+    assert find_model("old").name == "old"
+    assert find_model(str(tmp_path / "checkpoints" / "old")).name == "old"
+    monkeypatch.setenv("ATTNCLI_MODEL", "old")
+    assert find_model(None).name == "old"
+    assert [entry.name for entry in list_models()] == ["new", "old"]
+    with pytest.raises(BadCheckpoint, match="no model 'other'") as raised:
+        find_model("other")
+    assert "new, old" in raised.value.hint
+
+
+def test_no_model_at_all_says_how_to_get_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadCheckpoint, match="no model in ./checkpoints") as raised:
+        find_model(None)
+    assert "attncli train FILE" in raised.value.hint
+
+
+def test_a_directory_replaced_while_it_is_read_is_read_again(saved, monkeypatch):
+    real, calls = store.read_weights, []
+
+    def replaced_meanwhile(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            write_checkpoint(saved, checkpoint(seed=4, step=8))
+        return real(*args)
+
+    monkeypatch.setattr(store, "read_weights", replaced_meanwhile)
+    assert load(saved).run == {"step": 8}
+    assert len(calls) == 2

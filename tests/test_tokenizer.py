@@ -1,0 +1,408 @@
+"""Text to ids and back, for the three kinds of tokenizer: nothing lost, nothing special, nothing half shown."""
+
+import json
+import subprocess
+import sys
+import unicodedata
+from itertools import chain
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from attncli.config import TOKENIZER_KINDS
+from attncli.errors import BadCheckpoint, BadInput, UsageProblem
+from attncli.text.tokenizer import (
+    END_OF_TEXT,
+    LARGEST_VOCABULARY,
+    Tokenizer,
+    byte_tokenizer,
+    stretches,
+    train_tokenizer,
+)
+
+LEARNED = (
+    "The lamp was lit and the lamp was low; the boats were tied, the boats were slow.\n"
+    "Who lit the lamp? 'I did,' she said, 'it's late, and we'll be home by eight.'\r\n"
+    "\tnaïve café: 10 für 20 – 京 東京 東京 🎉🎉\n"
+) * 4
+HARD = (
+    "",
+    " ",
+    "\0",
+    "\r\n\r\n \t",
+    "a\u0301e\u0308",
+    "東京都",
+    "🎉👩‍👩‍👧‍👦",
+    "\x1b[31mred\x1b[0m\x7f\x85",
+    "\ufeff\ufffd\u202e\u2028",
+    "<0x41><0xE6>",
+    f"a{END_OF_TEXT}b",
+    "  two  spaces  ",
+    "\U0010ffff\ue000",
+)
+HALF = "\N{REPLACEMENT CHARACTER}"  # what half a character decodes to
+WORDS = st.sampled_from(["lamp", "boats", "it's", "we'll", "LATE", "10,000", "x", "—", "(see", "東京", "café.", "'"])
+
+
+def texts():
+    return st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+@pytest.fixture(scope="module", params=TOKENIZER_KINDS)
+def tokenizer(request):
+    return train_tokenizer([LEARNED], request.param, 400 if request.param == "bpe" else None)
+
+
+def arbitrary_ids(tokenizer):
+    """Ids as a model may give them: single ones, and runs that spell text from its beginning, its middle or its end."""
+    spelled = st.builds(lambda text, cut: tokenizer.encode(text)[cut:], texts().filter(bool), st.integers(-3, 2))
+    single = st.integers(0, tokenizer.vocab_size - 1).map(lambda i: [i])
+    return st.lists(single | spelled, max_size=12).map(lambda runs: list(chain(*runs)))
+
+
+def streamed(tokenizer, ids):
+    stream = tokenizer.stream()
+    return [stream.push(i) for i in ids], stream.flush()
+
+
+def with_examples(test):
+    for text in HARD:
+        test = example(text=text)(test)
+    return test
+
+
+@with_examples
+@settings(deadline=None, max_examples=100)
+@given(text=texts())
+def test_decode_gives_back_any_text(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_saved_tokenizer_is_the_same_tokenizer(tokenizer, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+    for path in (tmp_path, tmp_path / "tokenizer.json"):
+        loaded = Tokenizer.load(path)
+        assert loaded.to_json() == tokenizer.to_json()
+        assert loaded.kind == tokenizer.kind
+        for text in (LEARNED, *HARD):
+            assert loaded.encode(text) == tokenizer.encode(text)
+
+
+@settings(deadline=None, max_examples=60)
+@given(before=texts(), after=texts())
+def test_the_end_of_text_string_in_a_text_is_plain_text(tokenizer, before, after):
+    text = before + END_OF_TEXT + after
+    for read in (tokenizer, Tokenizer.from_json(tokenizer.to_json())):
+        ids = read.encode(text)
+        assert read.end_of_text not in ids
+        assert read.decode(ids) == text
+        assert [piece.id for piece in read.pieces(text)] == ids
+
+
+def test_the_end_of_text_id_decodes_to_its_string(tokenizer):
+    assert tokenizer.decode([tokenizer.end_of_text]) == END_OF_TEXT
+    assert 0 <= tokenizer.end_of_text < tokenizer.vocab_size
+
+
+@settings(deadline=None, max_examples=60)
+@given(several=st.lists(texts(), max_size=6))
+def test_a_batch_of_texts_is_encoded_as_each_alone(tokenizer, several):
+    assert tokenizer.encode_batch(several) == [tokenizer.encode(text) for text in several]
+
+
+@pytest.mark.parametrize("wrong", [-1, "vocab_size", 2**31])
+def test_an_id_outside_the_vocabulary_is_named(tokenizer, wrong):
+    wrong = tokenizer.vocab_size if wrong == "vocab_size" else wrong
+    with pytest.raises(BadInput, match=f"no token {wrong}: .* 0 to {tokenizer.vocab_size - 1}"):
+        tokenizer.decode([0, wrong])
+
+
+# Streams
+
+
+@settings(deadline=None, max_examples=100)
+@given(data=st.data())
+def test_a_stream_of_any_ids_joins_to_their_decoding(tokenizer, data):
+    ids = data.draw(arbitrary_ids(tokenizer))
+    chunks, rest = streamed(tokenizer, ids)
+    assert "".join(chunks) + rest == tokenizer.decode(ids)
+
+
+@settings(deadline=None, max_examples=100)
+@given(data=st.data())
+def test_no_chunk_of_a_stream_ends_in_half_a_character(tokenizer, data):
+    chunks, _ = streamed(tokenizer, data.draw(arbitrary_ids(tokenizer)))
+    assert [chunk for chunk in chunks if chunk.endswith(HALF)] == []
+
+
+@with_examples
+@settings(deadline=None, max_examples=100)
+@given(text=texts())
+def test_a_stream_of_a_text_shows_each_character_once_it_is_whole(tokenizer, text):
+    """What has been shown is every character whose bytes have all come; U+FFFD alone waits for the next one."""
+    stream, shown, taken = tokenizer.stream(), "", 0
+    for piece in tokenizer.pieces(text):
+        shown += stream.push(piece.id)
+        taken += piece.bytes
+        whole = text.encode()[:taken].decode(errors="ignore")
+        assert shown == whole or (whole.endswith(HALF) and whole.startswith(shown))
+    assert shown + stream.flush() == text
+
+
+def test_a_flushed_stream_starts_anew():
+    tokenizer = byte_tokenizer()
+    stream = tokenizer.stream()
+    assert [stream.push(i) for i in "é東".encode()[:-1]] == ["", "é", "", ""]
+    assert stream.flush() == HALF
+    assert stream.flush() == ""
+    assert [stream.push(i) for i in b"ok"] == ["o", "k"]
+
+
+def test_a_replacement_character_of_the_text_is_shown_too(tokenizer):
+    text = f"{HALF}{HALF} a {HALF}"
+    chunks, rest = streamed(tokenizer, tokenizer.encode(text))
+    assert "".join(chunks) + rest == text
+
+
+# Pieces
+
+
+@with_examples
+@settings(deadline=None, max_examples=100)
+@given(text=texts())
+def test_pieces_are_the_ids_and_cover_every_byte(tokenizer, text):
+    pieces = tokenizer.pieces(text)
+    assert [piece.id for piece in pieces] == tokenizer.encode(text)
+    assert sum(piece.bytes for piece in pieces) == len(text.encode())
+    assert all(piece.bytes >= 1 for piece in pieces)
+    assert all(1 <= piece.part[0] <= piece.part[1] for piece in pieces)
+
+
+@settings(deadline=None, max_examples=100)
+@given(text=texts())
+@example(text="東京は")
+def test_the_parts_of_a_split_character_are_counted_through(tokenizer, text):
+    """Where each token is of one character, the pieces of a character are 1/n to n/n, and each says the character."""
+    pieces = [piece for piece in tokenizer.pieces(text) if piece.part != (1, 1)]
+    while pieces and all(len(piece.text) == 1 for piece in pieces):
+        of = pieces[0].part[1]
+        assert [piece.part for piece in pieces[:of]] == [(i + 1, of) for i in range(of)]
+        assert len({piece.text for piece in pieces[:of]}) == 1
+        assert sum(piece.bytes for piece in pieces[:of]) == len(pieces[0].text.encode())
+        pieces = pieces[of:]
+
+
+@pytest.mark.parametrize(
+    ("char", "parts"),
+    [
+        ("a", [(1, 1)]),
+        ("é", [(1, 2), (2, 2)]),
+        ("東", [(1, 3), (2, 3), (3, 3)]),
+        ("🎉", [(i, 4) for i in (1, 2, 3, 4)]),
+    ],
+)
+def test_under_bytes_a_character_is_split_into_its_bytes(char, parts):
+    pieces = byte_tokenizer().pieces(char)
+    assert [piece.part for piece in pieces] == parts
+    assert [(piece.text, piece.bytes) for piece in pieces] == [(char, 1)] * len(parts)
+
+
+def test_whole_tokens_have_the_text_that_they_cover():
+    tokenizer = train_tokenizer([LEARNED], "bpe", 400)
+    pieces = tokenizer.pieces(" the lamp was lit")
+    assert [piece.text for piece in pieces] == [" the", " lamp", " was", " lit"]
+    assert [(piece.bytes, piece.part) for piece in pieces] == [(n, (1, 1)) for n in (4, 5, 4, 4)]
+
+
+def test_ids_described_alone_are_the_pieces_of_whole_characters(tokenizer):
+    text = "The lamp was lit, naïve or not."
+    whole = [piece for piece in tokenizer.pieces(text) if piece.part == (1, 1)]
+    assert tokenizer.describe([piece.id for piece in whole]) == whole
+
+
+# Kinds
+
+
+@settings(deadline=None, max_examples=100)
+@given(text=texts())
+def test_the_ids_of_the_byte_kind_are_the_bytes(text):
+    assert byte_tokenizer().encode(text) == list(text.encode())
+
+
+def test_the_byte_kind_has_257_ids_and_learns_nothing():
+    made = train_tokenizer([LEARNED], "byte")
+    assert (made.vocab_size, made.end_of_text, made.kind) == (257, 256, "byte")
+    assert train_tokenizer([], "byte", 257).to_json() == made.to_json() == byte_tokenizer().to_json()
+
+
+def test_the_char_kind_has_an_id_for_every_character_seen():
+    made = train_tokenizer([LEARNED], "char")
+    assert (made.vocab_size, made.kind) == (257 + len(set(LEARNED)), "char")
+    assert len(made.encode(LEARNED)) == len(LEARNED)
+    assert len(set(made.encode("".join(set(LEARNED))))) == len(set(LEARNED))
+
+
+def test_an_unseen_character_of_the_char_kind_is_its_bytes():
+    made = train_tokenizer(["abc"], "char")
+    pieces = made.pieces("a東z")
+    assert [(piece.text, piece.bytes, piece.part) for piece in pieces] == [
+        ("a", 1, (1, 1)),
+        ("東", 1, (1, 3)),
+        ("東", 1, (2, 3)),
+        ("東", 1, (3, 3)),
+        ("z", 1, (1, 1)),
+    ]
+    assert made.decode([piece.id for piece in pieces]) == "a東z"
+
+
+def test_the_char_kind_keeps_the_most_frequent_characters_that_fit():
+    made = train_tokenizer(["dcbaéaaéb"], "char", 259)  # room for two: a three times, then b and é twice: b comes first
+    assert made.vocab_size == 259
+    assert [len(made.encode(char)) for char in "abé"] == [1, 1, 2]
+    assert made.decode([made.encode("a")[0], made.encode("b")[0]]) == "ab"
+    assert len({*made.encode("a"), *made.encode("b"), *made.encode("c")}) == 3
+
+
+def test_the_bpe_kind_has_the_vocabulary_asked_for_and_shortens_its_text():
+    made = train_tokenizer([LEARNED], "bpe", 300)
+    assert (made.vocab_size, made.kind) == (300, "bpe")
+    assert len(made.encode(LEARNED)) < len(LEARNED.encode()) * 0.7
+
+
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+def test_two_trainings_on_the_same_text_give_the_same_tokenizer(kind):
+    first, second = (train_tokenizer([LEARNED, "and more"], kind).to_json() for _ in range(2))
+    assert first == second
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("text", ["\udc80", "ab\ud800c", "\udfff" * 3])
+def test_a_lone_surrogate_is_refused_at_its_character(tokenizer, text):
+    at = next(i for i, char in enumerate(text) if unicodedata.category(char) == "Cs")
+    for call in (tokenizer.encode, tokenizer.pieces):
+        with pytest.raises(BadInput, match=f"at character {at}"):
+            call(text)
+    for kind in ("bpe", "char"):
+        with pytest.raises(BadInput, match=f"at character {at}"):
+            train_tokenizer([text], kind)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char"])
+@pytest.mark.parametrize("size", [-1, 0, 256, LARGEST_VOCABULARY + 1])
+def test_a_vocabulary_that_cannot_be_is_refused_with_its_limits(kind, size):
+    with pytest.raises(UsageProblem, match=f"--vocab-size is {size}, .* 257 to 1,048,576"):
+        train_tokenizer([LEARNED], kind, size)
+
+
+def test_a_vocabulary_for_the_byte_kind_is_refused():
+    with pytest.raises(UsageProblem, match="257 ids"):
+        train_tokenizer([LEARNED], "byte", 300)
+
+
+def test_an_unknown_kind_is_refused_with_those_there_are():
+    with pytest.raises(UsageProblem, match="'word'") as caught:
+        train_tokenizer([LEARNED], "word")
+    assert all(kind in caught.value.hint for kind in TOKENIZER_KINDS)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", "{}", "7", "{", "not JSON", '{"model": null}', "[" * 100_000, '{"version": "9"}', "\0"]
+)
+def test_what_is_not_a_tokenizer_is_a_bad_checkpoint(text):
+    with pytest.raises(BadCheckpoint, match=r"here\.json"):
+        Tokenizer.from_json(text, "here.json")
+
+
+@settings(deadline=None, max_examples=60)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_tokenizer_cut_short_is_a_bad_checkpoint(share):
+    whole = byte_tokenizer().to_json()
+    with pytest.raises(BadCheckpoint):
+        Tokenizer.from_json(whole[: int(share * (len(whole) - 1))])
+
+
+def test_a_missing_tokenizer_and_one_that_is_not_utf8_are_bad_checkpoints(tmp_path):
+    with pytest.raises(BadCheckpoint, match="holds no tokenizer"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes(b'{"\xff"}')
+    with pytest.raises(BadCheckpoint, match="not UTF-8"):
+        Tokenizer.load(tmp_path)
+
+
+def _replace(char, content):
+    return {"type": "Replace", "pattern": {"String": char}, "content": content}
+
+
+HOSTILE = {
+    "an exploding normalizer": {
+        "normalizer": {"type": "Sequence", "normalizers": [_replace("a", "a" * 3000)] * 3},
+    },
+    "a pathological pattern": {
+        "pre_tokenizer": {
+            "type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False,
+        },
+    },
+    "a huge padding": {
+        "padding": {
+            "strategy": {"Fixed": 4 * 10**9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+            "pad_type_id": 0, "pad_token": "a",
+        },
+    },
+    "a decoder out of its bounds": {"decoder": {"type": "Strip", "content": "a", "start": 10**9, "stop": 10**9}},
+}  # fmt: skip
+IN_A_CHILD = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+from attncli.errors import AttnError
+from attncli.text.tokenizer import Tokenizer
+try:
+    tokenizer = Tokenizer.from_json(sys.stdin.read())
+    tokenizer.decode(tokenizer.encode("a" * 40 + "b"))
+    print("works")
+except AttnError as problem:
+    print(type(problem).__name__)
+"""
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_tokenizer_is_refused_or_harmless(name):
+    """In a child, since the library may abort the process; refused within the 5 seconds that a reader would wait."""
+    document = {**json.loads(byte_tokenizer().to_json()), **HOSTILE[name]}
+    child = [sys.executable, "-c", IN_A_CHILD]
+    done = subprocess.run(child, input=json.dumps(document), capture_output=True, text=True, timeout=5, check=False)
+    assert done.stdout.strip() in ("works", "BadCheckpoint"), done.stderr[-500:]
+    assert done.returncode == 0
+
+
+# Stretches
+
+
+@settings(deadline=None, max_examples=100)
+@given(text=texts(), length=st.integers(1, 20))
+def test_stretches_join_to_the_text(text, length):
+    cut = list(stretches(text, length))
+    assert "".join(cut) == text
+    assert all(cut)
+    assert all(len(stretch) <= 2 * length for stretch in cut)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    parts=st.lists(st.tuples(WORDS, st.sampled_from([" ", "  ", "\n", "\n\n", " \n ", ". "]))),
+    length=st.integers(16, 40),
+)
+def test_stretches_tokenize_as_the_whole_does(tokenizer, parts, length):
+    """A word and the space after it are shorter than 16 characters, so that there is always a place to cut."""
+    text = "".join(word + space for word, space in parts)
+    cut = list(stretches(text, length))
+    assert list(chain(*tokenizer.encode_batch(cut))) == tokenizer.encode(text)
+
+
+def test_a_stretch_is_cut_before_a_space():
+    assert list(stretches("ab cd ef", 2)) == ["ab", " cd", " ef"]
+    assert list(stretches("ab\ncd  ef", 2)) == ["ab", "\ncd", "  ef"]
+    assert list(stretches("short", 100)) == ["short"]
+    assert list(stretches("", 100)) == []

@@ -1,0 +1,202 @@
+"""Training: it learns, it is a function of the seed, it survives being stopped and killed, it never saves nonsense."""
+
+import hashlib
+import itertools
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from attncli.checkpoint import directory
+from attncli.checkpoint.store import load_model, read_resumable
+from attncli.config import TrainConfig
+from attncli.errors import BadInput, Diverged, UsageProblem
+from attncli.text.corpus import CorpusConfig, Documents, batch, prepare
+from attncli.training import make_plan, train
+from attncli.training.evaluate import evaluate
+from attncli.training.reports import EvalReport, Result, SaveReport, StepReport, plan_from_document
+from attncli.training.schedule import Schedule
+from tests.conftest import story, tiny_model
+
+CPU = torch.device("cpu")
+SMALL = TrainConfig(steps=40, size="1x32", context=16, batch_size=4, dropout=0.1, lr=0.01)
+FACTS = {"created": "", "versions": {}, "corpus": {}, "request": {}}
+
+
+@pytest.fixture
+def corpus():
+    return prepare(Documents((story(1500),), ("story.txt",)), CorpusConfig(vocab_size=300))
+
+
+@pytest.fixture
+def plan(corpus):
+    """A plan whose intervals do not depend on how fast this machine is."""
+    return replace(make_plan(SMALL, corpus), eval_every=10, report_every=5)
+
+
+def run(corpus, plan, target, **options):
+    return list(train(corpus, plan, target, facts=FACTS, **options))
+
+
+def digest(target):
+    return hashlib.sha256((target / directory.WEIGHTS).read_bytes()).hexdigest()
+
+
+def test_it_learns_and_reports(corpus, plan, tmp_path):
+    reports = run(corpus, replace(plan, schedule=replace(plan.schedule, marks=((0, 120),))), tmp_path / "m")
+    steps = [r for r in reports if isinstance(r, StepReport)]
+    assert steps[-1].loss < 0.75 * steps[0].loss
+    assert [r.step for r in steps] == list(range(5, 121, 5))
+    result = reports[-1]
+    assert isinstance(result, Result)
+    assert result.finished
+    assert result.tokens == 120 * 4 * 16
+    lines = [json.loads(line) for line in (tmp_path / "m" / directory.METRICS).read_text().splitlines()]
+    assert [line["kind"] for line in lines].count("step") == len(steps)
+
+
+def test_the_score_is_that_of_the_saved_weights_on_all_of_the_validation_part(corpus, plan, tmp_path):
+    result = run(corpus, plan, tmp_path / "m")[-1]
+    model = load_model(tmp_path / "m", CPU, torch.float32).model
+    nats = 0.0
+    ids = torch.from_numpy(corpus.val.ids.astype("int64"))
+    with torch.no_grad():
+        for start in range(0, len(ids) - 1, 16):
+            window = ids[start : start + 17]
+            logits = model(window[None, :-1])[0]
+            nats += float(torch.nn.functional.cross_entropy(logits, window[1:], reduction="sum"))
+    assert result.best.scored == len(ids) - 1
+    assert result.best.nats == pytest.approx(nats, rel=1e-5)
+    assert result.best.per_character == pytest.approx(nats / corpus.val.characters, rel=1e-5)
+    assert result.best.bits_per_byte == pytest.approx(nats / torch.log(torch.tensor(2.0)).item() / corpus.val.bytes)
+
+
+def test_the_best_weights_are_kept_not_the_last(corpus, plan, tmp_path):
+    """A rate that only rises until the model gets worse: what is saved is from before."""
+    wild = replace(plan, schedule=Schedule(peak=8.0, warmup=400, marks=((0, 10_000), (99, 100))))
+    reports = run(corpus, wild, tmp_path / "m")
+    evaluations = [r for r in reports if isinstance(r, EvalReport)]
+    best = min(evaluations, key=lambda r: r.score.per_token)
+    assert reports[-1].best_step == best.step
+    assert best.step < 100
+    model = load_model(tmp_path / "m", CPU, torch.float32).model
+    assert evaluate(model, corpus.val).per_token == pytest.approx(reports[-1].best.per_token, rel=1e-6)
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(corpus, plan, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(corpus, replace(plan, seed=seed), tmp_path / name)
+    assert digest(tmp_path / "a") == digest(tmp_path / "b") != digest(tmp_path / "c")
+
+
+@pytest.mark.parametrize("at", [1, 10, 23, 39])
+def test_stopped_and_resumed_ends_with_the_same_bits(corpus, plan, tmp_path, at):
+    run(corpus, plan, tmp_path / "whole")
+    asked = itertools.count(1)
+    reports = run(corpus, plan, tmp_path / "parts", stop=lambda: next(asked) >= at)
+    assert not reports[-1].finished
+    assert isinstance(reports[-2], SaveReport)
+    saved = read_resumable(tmp_path / "parts")
+    assert saved.state.facts["step"] == at
+    again = plan_from_document(json.loads(json.dumps(asdict(plan))))
+    assert again == plan
+    assert run(corpus, again, tmp_path / "parts", resume=saved)[-1].finished
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+    assert not (tmp_path / "parts" / "state").exists()
+    assert not directory.previous_of(tmp_path / "parts").exists()
+
+
+def test_revisions_of_the_number_of_steps_are_kept_by_a_resumed_run(corpus, plan, tmp_path):
+    schedule = plan.schedule.revised(7, 30).revised(15, 36)
+    revised = replace(plan, schedule=schedule)
+    run(corpus, revised, tmp_path / "whole")
+    asked = itertools.count(1)
+    run(corpus, revised, tmp_path / "parts", stop=lambda: next(asked) >= 20)
+    forgetful = replace(plan, schedule=replace(schedule, marks=((0, 36),)))
+    run(corpus, forgetful, tmp_path / "parts", resume=read_resumable(tmp_path / "parts"))
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+
+
+def test_a_deadline_ends_the_run_at_once_when_it_has_passed(corpus, plan, tmp_path):
+    late = replace(plan, seconds=1e-3, report_every=1)
+    reports = run(corpus, late, tmp_path / "m")
+    assert reports[-1].finished
+    assert reports[-1].step == 2
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_run_and_overwrites_nothing(corpus, plan, tmp_path, monkeypatch, poison):
+    from attncli.training import step as module
+
+    real, calls = module.F.cross_entropy, itertools.count()
+
+    def poisoned(*args, **options):
+        return real(*args, **options) * (poison if next(calls) == 13 else 1)
+
+    monkeypatch.setattr(module.F, "cross_entropy", poisoned)
+    kept = {}
+    with pytest.raises(Diverged, match="step 13: loss") as raised:
+        for report in train(corpus, plan, tmp_path / "m", facts=FACTS):
+            if isinstance(report, SaveReport):
+                kept = {path: path.read_bytes() for path in (tmp_path / "m").rglob("*") if path.is_file()}
+    assert raised.value.exit_code == 5
+    assert "--lr" in raised.value.hint
+    assert {path: path.read_bytes() for path in (tmp_path / "m").rglob("*") if path.is_file()} == kept
+    assert read_resumable(tmp_path / "m").state.facts["step"] == 10
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_first_step(corpus, plan, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    reports = train(corpus, plan, tmp_path / "file" / "m", facts=FACTS)
+    with pytest.raises(Exception, match="cannot be written"):
+        next(reports)
+
+
+def test_evaluation_of_a_sample_scores_whole_windows(corpus):
+    model = tiny_model(vocab_size=corpus.tokenizer.vocab_size, context=16)
+    whole = evaluate(model, corpus.val)
+    part = evaluate(model, corpus.val, windows=3)
+    assert (part.scored, whole.scored) == (3 * 16, len(corpus.val) - 1)
+    assert part.bits_per_byte / part.per_token == pytest.approx(whole.bits_per_byte / whole.per_token)
+
+
+def test_what_is_not_given_is_chosen_and_what_is_given_is_kept(corpus):
+    chosen = make_plan(TrainConfig(seconds=20), corpus)
+    assert {"size", "context", "lr", "dropout"} <= chosen.reasons.keys()
+    given = make_plan(replace(SMALL, lr=0.02, seed=7), corpus)
+    assert (given.model.layers, given.model.width, given.model.context) == (1, 32, 16)
+    assert (given.batch_size, given.schedule.steps, given.schedule.peak, given.dropout, given.seed) == (
+        4,
+        40,
+        0.02,
+        0.1,
+        7,
+    )
+    assert not given.reasons.keys() & {"size", "context", "lr", "dropout"}
+
+
+def test_epochs_are_turned_into_steps(corpus):
+    plan = make_plan(replace(SMALL, steps=None, epochs=2.0), corpus)
+    assert plan.epochs == pytest.approx(2, abs=0.05)
+
+
+def test_a_context_longer_than_the_text_is_refused(corpus):
+    with pytest.raises(BadInput, match="the text to train on has"):
+        make_plan(replace(SMALL, context=10**6), corpus)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu"])
+def test_a_device_that_is_not_there_is_refused(corpus, device):
+    with pytest.raises(UsageProblem, match="not available"):
+        make_plan(replace(SMALL, device=device), corpus)
+
+
+def test_library_use_prints_nothing(corpus, plan, tmp_path, capfd):
+    run(corpus, plan, tmp_path / "m")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_batches_need_no_history(corpus):
+    whole = [batch(corpus.train.ids, seed=3, step=step, batch_size=4, context=16) for step in range(30)]
+    assert (batch(corpus.train.ids, seed=3, step=29, batch_size=4, context=16) == whole[29]).all()
