@@ -15,10 +15,11 @@ import torch
 from attncli.config import ModelConfig
 from attncli.model.transformer import Transformer, initialize
 
-WORDS = (
-    "the a small grey cat dog bird sat ran sang on under near mat tree river and then while because it was warm cold "
-    "late happy very quite never always said saw found lost old new friend house road hill moon sun"
-).split()
+WORDS = [
+    *("the", "a", "small", "grey", "cat", "dog", "bird", "sat", "ran", "sang", "on", "under", "near", "mat", "tree"),
+    *("river", "and", "then", "while", "because", "it", "was", "warm", "cold", "late", "happy", "very", "quite"),
+    *("never", "always", "said", "saw", "found", "lost", "old", "new", "friend", "house", "road", "hill", "moon"),
+]
 
 
 def story(words: int, seed: int = 0) -> str:

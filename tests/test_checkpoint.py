@@ -78,7 +78,7 @@ def killing_calls(monkeypatch, after):
     return Killed
 
 
-@pytest.mark.parametrize("after", range(0, 24))
+@pytest.mark.parametrize("after", range(24))
 def test_killed_at_any_point_of_a_save_the_old_or_the_new_one_loads(tmp_path, after):
     target = tmp_path / "m"
     write_checkpoint(target, checkpoint(seed=0, step=1))
@@ -125,7 +125,7 @@ def test_a_full_disk_leaves_the_old_one_and_nothing_else(saved, monkeypatch, cod
 
 def test_no_room_is_found_before_writing(saved, monkeypatch):
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    with pytest.raises(OutOfRoom, match="0.0 MB free") as raised:
+    with pytest.raises(OutOfRoom, match=r"0\.0 MB free") as raised:
         write_checkpoint(saved, checkpoint())
     assert raised.value.exit_code == 4
 
@@ -269,7 +269,7 @@ def test_tensors_that_do_not_fit_are_refused(saved, change):
     else:
         tensors[name][0, 0] = float("nan")
     save_file(tensors, path)
-    with pytest.raises(BadCheckpoint, match="self_attn.q_proj"):
+    with pytest.raises(BadCheckpoint, match=r"self_attn\.q_proj"):
         load(saved)
 
 
@@ -305,7 +305,7 @@ def test_a_model_is_found_by_path_name_variable_or_age(tmp_path, monkeypatch):
 
 def test_no_model_at_all_says_how_to_get_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadCheckpoint, match="no model in ./checkpoints") as raised:
+    with pytest.raises(BadCheckpoint, match=r"no model in \./checkpoints") as raised:
         find_model(None)
     assert "attncli train FILE" in raised.value.hint
 

@@ -1,4 +1,4 @@
-"""From a prompt to text: greedy is argmax, the context slides, stops cut, one sample is the same alone and in a batch."""
+"""From a prompt to text: greedy is argmax, the context slides, stops cut, a sample is the same in a batch."""
 
 from dataclasses import replace
 

@@ -1,6 +1,7 @@
 """The network: attention, masks, cache. Invariants on random models of every family."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -119,7 +120,7 @@ def test_cached_equals_uncached_for_every_split(family, length, cuts):
     ids = ids_of(length, batch=2)
     bounds = sorted({0, length, *(cut for cut in cuts if cut < length)})
     cache = model.new_cache()
-    parts = [model(ids[:, a:b], cache) for a, b in zip(bounds, bounds[1:], strict=False)]
+    parts = [model(ids[:, a:b], cache) for a, b in pairwise(bounds)]
     torch.testing.assert_close(torch.cat(parts, 1), model(ids), rtol=0, atol=1e-10)
     assert cache.length == length
 

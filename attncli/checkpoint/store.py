@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from attncli.checkpoint import directory
@@ -170,14 +171,14 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         directory.GENERATION: _json(generation),
         directory.TOKENIZER: tokenizer.to_json().encode(),
         directory.TOKENIZER_CONFIG: _json(tokenizer_config),
-        directory.WEIGHTS: safetensors.torch.save(weights, {"format": "pt"}),
+        directory.WEIGHTS: tensors_to_bytes(weights, {"format": "pt"}),
         directory.RUN: _json(checkpoint.run),
         directory.METRICS: b"".join(json.dumps(line).encode() + b"\n" for line in checkpoint.metrics),
     }
     if checkpoint.state is not None:
         (folder / directory.STATE_FACTS).parent.mkdir()
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.state.tensors.items()}
-        files[directory.STATE_TENSORS] = safetensors.torch.save(tensors)
+        files[directory.STATE_TENSORS] = tensors_to_bytes(tensors)
         files[directory.STATE_FACTS] = _json(checkpoint.state.facts)
     for name, data in files.items():
         _write_flushed(folder / name, data)
@@ -326,7 +327,7 @@ def _read_tensors(folder: Path, name: str, manifest: dict[str, str]) -> dict[str
     """All tensors of a file. It is read, not mapped: a file that shrinks meanwhile is an error, not a crash."""
     data = directory.verified_bytes(folder, name, manifest)
     try:
-        return safetensors.torch.load(data)
+        return tensors_from_bytes(data)
     except (SafetensorError, ValueError, KeyError) as problem:
         raise BadCheckpoint(
             f"{folder / name} is not a safetensors file: {str(problem)[:120]}.", "Copy it again."

@@ -71,8 +71,8 @@ def root(
 def main() -> NoReturn:
     """Runs the command line of this process and exits."""
     clock.started = time.monotonic()
-    # Threads of PyTorch that wait for one another spin first. Where another program wants the cores too, the default of
-    # libgomp makes a training step 80 times slower; this short spin costs nothing where none does (benchmarks/README.md).
+    # Threads of PyTorch that wait for one another spin first. Where another program wants the cores too, libgomp's own
+    # default makes a training step 80 times slower; a short spin costs nothing where none does (benchmarks/README.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.exit(run(sys.argv[1:]))
 

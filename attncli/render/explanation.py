@@ -147,7 +147,9 @@ def _shade_map(pieces: tuple[Piece, ...], head: HeadMap, width: int) -> Group:
             fit(token_label(pieces[first]), _LABEL).ljust(_LABEL), style="not dim"
         )
         shades = (_SHADES[math.ceil(value * 4 - 0.05) if value > 0.0125 else 0] for value in values[: row + 1])
-        lines.append(line.append("".join(shade.ljust(wide, " " if shade == "·" else shade) for shade in shades), style="cyan"))
+        lines.append(
+            line.append("".join(shade.ljust(wide, " " if shade == "·" else shade) for shade in shades), style="cyan")
+        )
     legend = "· 0%  ░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"
     if pool > 1:
         legend += f"   each cell: the largest of {pool} x {pool}"

@@ -81,39 +81,60 @@ def train(
     if resume is None:
         saver.save(run, "running", clock.spent())  # an unwritable place is found out now
         yield SaveReport(0)
-    losses: list[float] = []
-    tick = time.monotonic()
+    meter = _Meter(plan)
     while run.step < run.schedule.steps:
-        rows = batch(
-            corpus.train.ids, seed=plan.seed, step=run.step, batch_size=plan.batch_size, context=plan.model.context
-        )
-        ids = torch.from_numpy(rows).to(plan.device)
         lr = run.schedule.lr(run.step)
-        losses.append(
-            train_step(run.model, run.optimizer, ids, step=run.step, seed=plan.seed, lr=lr, dtype=DTYPES[plan.dtype])
-        )
-        run.step += 1
+        meter.add(_take_step(run, corpus, plan, lr))
         stopping = stop()
         if run.step % plan.report_every == 0 or run.step == run.schedule.steps or stopping:
-            run.train_loss = sum(losses) / len(losses)
-            rate = len(losses) * plan.tokens_per_step / (time.monotonic() - tick)
-            report = StepReport(run.step, run.schedule.steps, run.train_loss, lr, rate, clock.spent())
+            report = meter.report(run, lr, clock.spent())
+            run.train_loss = report.loss
             run.metrics.append({"kind": "step", **asdict(report)})
             yield report
-            losses.clear()
-            tick = time.monotonic()
             run.schedule = clock.revise(run.schedule, run.step)
-        if stopping:
-            saver.save(run, "stopped", clock.spent())
+        due = run.step % plan.eval_every == 0 and run.step < run.schedule.steps
+        if due:
+            yield _evaluate(run, corpus, plan, clock)
+        if due or stopping:
+            saver.save(run, "stopped" if stopping else "running", clock.spent())
             yield SaveReport(run.step)
+            meter.restart()
+        if stopping:
             yield _result(run, plan, clock, run.best, finished=False)
             return
-        if run.step % plan.eval_every == 0 and run.step < run.schedule.steps:
-            yield _evaluate(run, corpus, plan, clock)
-            saver.save(run, "running", clock.spent())
-            yield SaveReport(run.step)
-            tick = time.monotonic()
     yield from _finish(run, corpus, plan, clock, saver)
+
+
+def _take_step(run: _Run, corpus: Corpus, plan: Plan, lr: float) -> float:
+    """The next step, and its loss."""
+    rows = batch(
+        corpus.train.ids, seed=plan.seed, step=run.step, batch_size=plan.batch_size, context=plan.model.context
+    )
+    ids = torch.from_numpy(rows).to(plan.device)
+    loss = train_step(run.model, run.optimizer, ids, step=run.step, seed=plan.seed, lr=lr, dtype=DTYPES[plan.dtype])
+    run.step += 1
+    return loss
+
+
+class _Meter:
+    """The mean loss and the speed since the last report."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.restart()
+
+    def restart(self) -> None:
+        self._losses: list[float] = []
+        self._began = time.monotonic()
+
+    def add(self, loss: float) -> None:
+        self._losses.append(loss)
+
+    def report(self, run: _Run, lr: float, seconds: float) -> StepReport:
+        mean = sum(self._losses) / len(self._losses)
+        rate = len(self._losses) * self._plan.tokens_per_step / (time.monotonic() - self._began)
+        self.restart()
+        return StepReport(run.step, run.schedule.steps, mean, lr, rate, seconds)
 
 
 def _begin(plan: Plan, resume: Checkpoint | None) -> _Run:

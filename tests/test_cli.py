@@ -1,0 +1,413 @@
+"""The commands as a user meets them: real runs on small text, bad input, signals, pipes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from attncli.cli.main import run
+from attncli.cli.options import parse_count, parse_seconds
+from tests.conftest import story
+
+QUICK = ["--steps", "30", "--size", "1x32", "--context", "32", "--seed", "1"]
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """A folder with a text and a model trained on it by the command line."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "story.txt").write_text(story(3000))
+    before = Path.cwd()
+    os.chdir(folder)
+    cache = os.environ.get("ATTNCLI_CACHE")
+    os.environ["ATTNCLI_CACHE"] = str(folder / "cache")
+    try:
+        assert run(["train", "story.txt", *QUICK]) == 0
+    finally:
+        os.chdir(before)
+        os.environ.pop("ATTNCLI_CACHE") if cache is None else os.environ.update(ATTNCLI_CACHE=cache)
+    return folder
+
+
+@pytest.fixture
+def at_home(home, monkeypatch):
+    monkeypatch.chdir(home)
+    return home
+
+
+def ask(capsys, *arguments):
+    """Exit code, standard output, standard error."""
+    code = run(list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def start(*arguments, folder, **options):
+    """The same in a process of its own."""
+    command = [sys.executable, "-m", "attncli", *arguments]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL} | options
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes)
+
+
+def test_train_plans_reports_and_sums_up(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("story.txt").write_text(story(3000))
+    code, out, err = ask(capsys, "train", "story.txt", *QUICK)
+    assert code == 0
+    for figure in ("nats per token", "bits per byte", "nats per character", "checkpoints/story", "A sample"):
+        assert figure in out
+    for line in (
+        "Training checkpoints/story",
+        "step 30/30",
+        'attncli generate -m story "',
+        'attncli explain -m story "',
+    ):
+        assert line in err
+    assert {path.name for path in Path("checkpoints").iterdir()} == {"story"}
+
+
+def test_train_json_is_the_summary(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("story.txt").write_text(story(3000))
+    code, out, _ = ask(capsys, "train", "story.txt", *QUICK, "--json", "--out", "here")
+    document = json.loads(out)
+    assert code == 0
+    assert (document["path"], document["steps"], document["finished"]) == ("here", 30, True)
+    assert document["validation"]["bits_per_byte"] > 0
+
+
+def test_a_name_that_is_taken_is_not_overwritten(at_home, capsys):
+    before = (at_home / "checkpoints/story/manifest.json").read_bytes()
+    code, _, err = ask(capsys, "train", "story.txt", *QUICK)
+    assert code == 2
+    assert all(word in err for word in ("exists", "--resume", "--name", "--force"))
+    assert (at_home / "checkpoints/story/manifest.json").read_bytes() == before
+
+
+def test_generate_is_a_function_of_the_seed(at_home, capsys):
+    texts = [ask(capsys, "generate", "The cat", "-n", "30", "--seed", seed)[1] for seed in "112"]
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0].startswith("The cat")
+    assert ask(capsys, "generate", "The cat", "-n", "30", "--seed", "1", "--no-stream")[1] == texts[0]
+
+
+def test_generate_draws_and_tells_its_seed(at_home, capsys):
+    _, out, err = ask(capsys, "generate", "The cat", "-n", "20")
+    seed = err.split("seed ")[1].split()[0]
+    assert ask(capsys, "generate", "The cat", "-n", "20", "--seed", seed)[1] == out
+
+
+def test_greedy_needs_no_seed_and_samples_are_numbered(at_home, capsys):
+    _, out, err = ask(capsys, "generate", "The cat", "-n", "5", "-t", "0", "--num-samples", "2")
+    assert "seed" not in err
+    first, second = out.split("── sample 1 ──")[1].split("── sample 2 ──")
+    assert first.strip() == second.strip()
+
+
+def test_generate_past_the_context_says_so_once(at_home, capsys):
+    _, out, err = ask(capsys, "generate", "The cat", "-n", "120", "--seed", "1")
+    assert err.count("past the context of 32 tokens: went on from the most recent 16") == 1
+    assert len(out) > 120
+
+
+def test_generate_json_has_everything(at_home, capsys):
+    code, out, _ = ask(
+        capsys, "generate", "The", "-n", "8", "--seed", "3", "--num-samples", "2", "--stop", "zzz", "--json"
+    )
+    document = json.loads(out)
+    assert code == 0
+    assert document["prompt"] == "The"
+    assert document["settings"]["seed"] == 3
+    assert [len(sample["ids"]) for sample in document["samples"]] == [8, 8]
+    assert {sample["finish_reason"] for sample in document["samples"]} == {"length"}
+
+
+def test_generate_without_a_prompt_begins_a_text(at_home, capsys):
+    code, out, _ = ask(capsys, "generate", "-n", "20", "--seed", "1")
+    assert code == 0
+    assert out.strip()
+
+
+def test_explain_shows_bars_map_and_next_tokens(at_home, capsys):
+    code, out, _ = ask(capsys, "explain", "The small cat sat near the river")
+    assert code == 0
+    for part in ("1 layers x 1 heads", "get its information?", "Busiest head 0.0", "Next token", "temperature 1"):
+        assert part in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_explain_json_is_stable(at_home, capsys):
+    _, out, _ = ask(capsys, "explain", "The small cat", "--token", "0", "--head", "0.0", "--weights", "raw", "--json")
+    document = json.loads(out)
+    assert list(document) == ["model", "layers", "heads", "tokens", "sources", "map", "next_tokens"]
+    assert document["sources"]["shares"][0] == 1
+    assert document["sources"]["weights"] == "raw"
+
+
+def test_tokenize_and_decode_are_inverse(at_home, capsys):
+    text = "The cat\u2028said: <|endoftext|> naïve 東京 🎉"
+    _, ids, _ = ask(capsys, "tokenize", text, "--ids")
+    assert ask(capsys, "tokenize", "--decode", ids)[1] == text + "\n"
+    document = json.loads(ask(capsys, "tokenize", text, "--json")[1])
+    assert [token["id"] for token in document["tokens"]] == [int(i) for i in ids.split()]
+    assert document["bytes"] == len(text.encode())
+
+
+def test_tokenize_reads_a_file_and_shows_totals(at_home, capsys):
+    _, out, _ = ask(capsys, "tokenize", "story.txt")
+    size = (at_home / "story.txt").stat().st_size
+    assert f"{size:,} bytes" in out
+    assert "characters per token" in out
+
+
+def test_a_tokenizer_can_be_made_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("story.txt").write_text(story(500))
+    assert ask(capsys, "tokenize", "--train", "story.txt", "--vocab-size", "0.3k", "--out", "made")[0] == 0
+    code, out, err = ask(capsys, "tokenize", "The cat", "-m", "made")
+    assert (code, err) == (0, "")
+    assert "made" in out
+    code, _, err = ask(capsys, "tokenize", "--train", "story.txt", "--out", "made")
+    assert code == 2
+    assert "--force" in err
+
+
+def test_tokenize_without_a_model_shows_bytes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = ask(capsys, "tokenize", "é", "--ids")
+    assert (code, out) == (0, "195 169\n")
+    assert "no model yet" in err
+
+
+def test_info_and_models_tell_what_is_there(at_home, capsys):
+    _, out, _ = ask(capsys, "info", "story")
+    assert all(
+        part in out
+        for part in ("feed-forward", "in attention", "cache per token", "trained on", "story.txt", "30 steps")
+    )
+    document = json.loads(ask(capsys, "info", "--json")[1])
+    assert document["parameters"]["total"] == sum(
+        v for k, v in document["parameters"].items() if k not in ("in_attention", "total")
+    )
+    assert "story ←" in ask(capsys, "models")[1]
+    assert json.loads(ask(capsys, "models", "--json")[1])[0]["default"] is True
+
+
+def test_gpt3_is_counted(capsys):
+    assert "57,982,058,496" in ask(capsys, "info", "--preset", "gpt3")[1]
+
+
+BAD = [
+    (["train", "missing.txt"], 3, "no file missing.txt"),
+    (["train", "empty.txt"], 3, "is empty"),
+    (["train", "word.txt"], 3, "too short"),
+    (["train", "folder"], 3, "directory without text"),
+    (["train", "binary.txt"], 3, "byte 2 is a NUL"),
+    (["train", "latin.txt"], 3, "byte 3 is 0xe9"),
+    (["train"], 2, "no text to train on"),
+    (["train", "story.txt", "--time", "soon"], 2, "not a time"),
+    (["train", "story.txt", "--time", "1m", "--steps", "3", "--name", "n"], 2, "each set the length"),
+    (["train", "story.txt", "--size", "huge", "--name", "n"], 2, "not a size"),
+    (["train", "story.txt", "--vocab-size", "12", "--name", "n"], 2, "from 257"),
+    (["train", "story.txt", "--tokenizer", "word", "--name", "n"], 2, "not a kind of tokenizer"),
+    (["train", "story.txt", "--name", "../n"], 2, "not a plain name"),
+    (["train", "story.txt", "--encoding", "klingon", "--name", "n"], 2, "not an encoding"),
+    (["train", "story.txt", "--context", "1M", "--name", "n"], 3, "the text to train on has"),
+    (["train", "--resume", "--name", "story"], 3, "no state to resume from"),
+    (["train", "--resume", "--name", "nothing"], 3, "no model"),
+    (["train", "--resume", "--name", "story", "--lr", "1"], 2, "keeps its plan, so --lr"),
+    (["generate", "x", "-m", "nothing"], 3, "no model 'nothing'"),
+    (["generate", "x", "-m", "story.txt"], 3, "is a file"),
+    (["generate", "x", "-m", "foreign"], 3, "holds no config.json"),
+    (["generate", "x", "-m", "pickled"], 3, "pickled weights can run code"),
+    (["generate", "the cat sat " * 20], 3, "the model reads at most 32"),
+    (["generate", "x", "-t", "nan"], 2, "--temperature is nan"),
+    (["generate", "x", "-t", "-1"], 2, "--temperature is -1"),
+    (["generate", "x", "--top-p", "0"], 2, "--top-p is 0"),
+    (["generate", "x", "--top-k", "-1"], 2, "--top-k is -1"),
+    (["generate", "x", "--min-p", "2"], 2, "--min-p is 2"),
+    (["generate", "x", "--repetition-penalty", "0"], 2, "--repetition-penalty is 0"),
+    (["generate", "x", "-n", "0"], 2, "--max-new-tokens is 0"),
+    (["generate", "x", "--stop", ""], 2, "--stop"),
+    (["generate", "x", "--device", "abacus"], 2, "not available"),
+    (["generate", "x", "--dtype", "int3"], 2, "not a type"),
+    (["explain"], 3, "no text"),
+    (["explain", ""], 3, "no text"),
+    (["explain", "the cat", "--head", "0.7"], 2, "There are 1: 0 to 0"),
+    (["explain", "the cat", "--head", "a.b"], 2, "is not a head"),
+    (["explain", "the cat", "--layer", "9"], 2, "no layer 9"),
+    (["explain", "the cat", "--token", "dog"], 2, "no token 'dog'"),
+    (["explain", "the cat", "--weights", "magic"], 2, "norm or raw"),
+    (["tokenize", "--decode", "1 2 x"], 3, "not a token id"),
+    (["tokenize", "--decode", "999999"], 3, "no token 999999"),
+    (["tokenize", "x", "--out", "y"], 2, "go with --train"),
+    (["info", "--preset", "gpt9"], 2, "no preset"),
+    (["info", "nothing"], 3, "no model"),
+    (["fly"], 2, "No such command"),
+    (["generate", "x", "--wings"], 2, "No such option"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), BAD, ids=[" ".join(case[0])[:60] for case in BAD])
+def test_bad_input_is_one_or_two_clear_lines(at_home, capsys, arguments, code, message):
+    Path("empty.txt").write_text("\n \n")
+    Path("word.txt").write_text("word")
+    Path("binary.txt").write_bytes(b"ab\0c")
+    Path("latin.txt").write_bytes("caf\xe9s".encode("latin-1"))
+    for folder in ("folder", "foreign", "pickled"):
+        Path(folder).mkdir(exist_ok=True)
+    Path("pickled/config.json").write_text(Path("checkpoints/story/config.json").read_text())
+    Path("pickled/tokenizer.json").write_text(Path("checkpoints/story/tokenizer.json").read_text())
+    Path("pickled/pytorch_model.bin").write_bytes(b"x")
+    found, out, err = ask(capsys, *arguments)
+    assert (found, out) == (code, "")
+    assert message in err
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) <= 2
+    assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["story"]
+
+
+def test_a_bug_shows_its_traceback(monkeypatch, capsys):
+    from attncli.checkpoint import directory
+
+    monkeypatch.setattr(directory, "list_models", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(["models"])
+    with pytest.raises(ZeroDivisionError):
+        run(["models", "--debug"])
+
+
+def test_out_of_memory_is_said_with_what_to_do(at_home, monkeypatch, capsys):
+    from attncli.training import plan
+
+    def exhausted(*args, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(plan, "measure_step", exhausted)
+    code, _, err = ask(capsys, "train", "story.txt", *QUICK, "--name", "big")
+    assert code == 4
+    assert "--batch-size" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_says_how_to_go_on(home, tmp_path, number):
+    arguments = ["--steps", "100k", "--size", "1x32", "--context", "32", "--seed", "1"]
+    process = start("train", str(home / "story.txt"), *arguments, folder=tmp_path)
+    for line in process.stderr:
+        if line.startswith("machine"):  # the plan's last line: the loop comes next
+            break
+    while not (tmp_path / "checkpoints/story/manifest.json").exists():
+        assert process.poll() is None
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "attncli train --resume --name story" in err
+    run_file = json.loads((tmp_path / "checkpoints/story/run.json").read_text())
+    assert run_file["status"] == "stopped"
+    left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert left <= {"story", ".story.previous"}  # no lock, nothing half written
+
+
+def test_a_stopped_run_is_resumed_to_its_end(home, tmp_path, monkeypatch, capsys):
+    import attncli.cli.train as module
+
+    monkeypatch.chdir(tmp_path)
+    Path("story.txt").write_text((home / "story.txt").read_text())
+    received = []
+
+    class Watched(list):
+        def __bool__(self):
+            received.append(1)
+            return len(received) > 10
+
+        def __getitem__(self, index):
+            return int(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        from contextlib import nullcontext
+
+        patch.setattr(module, "_signals", lambda: nullcontext(Watched()))
+        assert ask(capsys, "train", "story.txt", *QUICK)[0] == 130
+    code, out, _ = ask(capsys, "train", "--resume")
+    assert code == 0
+    assert "30 steps" in out
+    assert (home / "checkpoints/story/model.safetensors").read_bytes() == Path(
+        "checkpoints/story/model.safetensors"
+    ).read_bytes()
+
+
+def test_a_run_on_other_text_is_not_resumed(home, tmp_path, monkeypatch, capsys):
+    process = start(
+        "train", str(home / "story.txt"), "--steps", "100k", "--size", "1x32", "--out", "m", folder=tmp_path
+    )
+    while not (tmp_path / "m/manifest.json").exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    monkeypatch.chdir(tmp_path)
+    Path("other.txt").write_text(story(3000, seed=9))
+    code, _, err = ask(capsys, "train", "other.txt", "--resume", "--out", "m")
+    assert code == 3
+    assert "not the one that m was trained on" in err
+
+
+def test_piped_text_comes_before_the_argument(at_home):
+    process = start("tokenize", "sat", "--ids", folder=at_home, stdin=subprocess.PIPE)
+    both, _ = process.communicate("The cat\n")
+    alone, _ = start("tokenize", "The cat sat", "--ids", folder=at_home).communicate()
+    assert both == alone
+    process = start("tokenize", "-", "--ids", folder=at_home, stdin=subprocess.PIPE)
+    assert process.communicate("The cat sat\n")[0] == alone
+
+
+def test_a_closed_pipe_ends_quietly(at_home):
+    with start("tokenize", "story.txt", "--json", folder=at_home) as process:
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_a_full_output_is_an_error_with_a_code(at_home):
+    with Path("/dev/full").open("w") as full, start("tokenize", "The cat", folder=at_home, stdout=full) as process:
+        err = process.stderr.read()
+    assert process.returncode == 4
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) <= 2
+
+
+def test_no_connection_is_tried(at_home, monkeypatch, capsys):
+    import socket
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+
+    def refuse(*args, **options):
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    assert ask(capsys, "generate", "The cat", "-n", "2", "--seed", "1")[0] == 0
+    assert ask(capsys, "explain", "The cat")[0] == 0
+
+
+@pytest.mark.parametrize("text", ["500", "0.5k", "1M", "25.6k", "1_000", "2,000"])
+def test_counts_are_read(text):
+    expected = {"500": 500, "0.5k": 500, "1M": 10**6, "25.6k": 25600, "1_000": 1000, "2,000": 2000}
+    assert parse_count(text) == expected[text]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("5m", 300), ("1h", 3600), ("1h30m", 5400), ("7", 7), ("0.5m", 30)]
+)
+def test_times_are_read(text, seconds):
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "k", "1.5", "-3", "1e3", "x", "0.0001k"])
+def test_what_is_no_count_is_refused(text):
+    with pytest.raises(Exception, match="not a whole number"):
+        parse_count(text)

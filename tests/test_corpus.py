@@ -1,0 +1,540 @@
+"""Files to text, text to two parts, parts to a cache of ids, ids to the batch of every step."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from attncli.errors import BadInput, OutOfRoom, UsageProblem
+from attncli.text import corpus as corpus_module
+from attncli.text.corpus import (
+    Corpus,
+    CorpusConfig,
+    Documents,
+    batch,
+    cache_folder,
+    default_vocab_size,
+    prepare,
+    read_documents,
+    read_text,
+    split_by_position,
+)
+from attncli.text.tokenizer import END_OF_TEXT, Tokenizer, byte_tokenizer, stretches, train_tokenizer
+from tests.conftest import story
+
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "cache"))
+
+
+def write(path, data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return str(path)
+
+
+def documents(*texts):
+    return Documents(texts, ("made.txt",))
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"plain\n", "plain\n"),
+        (BOM + b"marked\n", "marked\n"),
+        (b"one\r\ntwo\rthree\n", "one\r\ntwo\rthree\n"),
+        ("naïve 東京 🎉".encode(), "naïve 東京 🎉"),
+        (b"inside \xef\xbb\xbf it", "inside \ufeff it"),
+        (b"", ""),
+    ],
+)
+def test_a_file_is_read_as_it_is_without_its_byte_order_mark(tmp_path, data, text):
+    assert read_text(write(tmp_path / "f.txt", data)) == text
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-8", "UTF8", "utf_8", "utf-8-sig"])
+def test_a_file_is_read_in_the_encoding_named(tmp_path, encoding):
+    text = "Größe: 10 €\r\n" if encoding not in ("latin-1",) else "Größe: 10\r\n"
+    path = write(tmp_path / "f.txt", text.encode(encoding))
+    assert read_text(path, encoding) == text
+    assert read_documents([path], encoding).texts == (text,)
+
+
+@pytest.mark.parametrize(
+    ("data", "offset", "found"),
+    [
+        (b"\xffgood", 0, "0xff"),
+        (b"good \xff", 5, "0xff"),
+        (b"caf\xe9 au lait", 3, "0xe9"),
+        (BOM + b"ab\xffcd", 5, "0xff"),
+        (b"cut short \xe6\x9d", 10, "0xe6"),
+        (b"a surrogate \xed\xa0\x80", 12, "0xed"),
+        (b"overlong \xc0\xaf", 9, "0xc0"),
+        (b"x" * 3_000_000 + b"\x80", 3_000_000, "0x80"),
+    ],
+)
+def test_what_is_not_utf8_is_named_with_its_offset(tmp_path, data, offset, found):
+    path = write(tmp_path / "f.txt", data)
+    for read in (read_text, lambda p: read_documents([p])):
+        with pytest.raises(BadInput) as caught:
+            read(path)
+        assert path in caught.value.message
+        assert f"byte {offset} is {found}" in caught.value.message
+        assert "latin-1" in caught.value.hint
+
+
+@pytest.mark.parametrize(("data", "offset"), [(b"\0", 0), (b"text\0more", 4), (BOM + b"a\0\xff", 4)])
+def test_a_nul_byte_is_named_with_its_offset(tmp_path, data, offset):
+    path = write(tmp_path / "f.bin", data)
+    with pytest.raises(BadInput, match=f"byte {offset} is a NUL") as caught:
+        read_text(path)
+    assert path in caught.value.message
+    assert "utf-16" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data"), [("utf-16", b"\xff\xfea"), ("ascii", b"caf\xe9"), ("utf-16", b"\xff\xfe\0\xd8")]
+)
+def test_what_is_not_in_the_encoding_named_is_refused(tmp_path, encoding, data):
+    with pytest.raises(BadInput, match=r"f\.txt is not " + encoding.upper()):
+        read_text(write(tmp_path / "f.txt", data), encoding)
+
+
+def test_a_missing_file_and_a_directory_are_no_text(tmp_path):
+    with pytest.raises(BadInput, match=r"no file .*nowhere\.txt"):
+        read_text(str(tmp_path / "nowhere.txt"))
+    with pytest.raises(BadInput, match="cannot be read"):
+        read_text(str(tmp_path))
+    with pytest.raises(BadInput, match=r"no file .*nowhere\.txt"):
+        read_documents([write(tmp_path / "f.txt", "there"), str(tmp_path / "nowhere.txt")])
+
+
+def test_standard_input_is_read_and_named(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(BOM + "piped é\r\n".encode())))
+    assert read_text("-") == "piped é\r\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ab\0")))
+    with pytest.raises(BadInput, match="standard input is not text: byte 2"):
+        read_text("-")
+
+
+@pytest.mark.parametrize("name", ["no-such-code", "rot13"])
+def test_an_encoding_that_is_none_is_refused(name):
+    with pytest.raises(UsageProblem, match=f"--encoding '{name}'"):
+        CorpusConfig(encoding=name)
+
+
+@pytest.mark.parametrize("fraction", [0, -0.1, 0.51, float("nan"), float("inf")])
+def test_a_validation_part_of_none_or_of_most_is_refused(fraction):
+    with pytest.raises(UsageProblem, match="--val-fraction"):
+        CorpusConfig(val_fraction=fraction)
+
+
+# Documents
+
+
+@pytest.mark.parametrize("data", [b"", b" \n\t\r\n", BOM, f"{END_OF_TEXT}\n\n{END_OF_TEXT}\n".encode()])
+def test_a_file_without_text_is_empty(tmp_path, data):
+    with pytest.raises(BadInput, match="empty"):
+        read_documents([write(tmp_path / "f.txt", data)])
+
+
+@pytest.mark.parametrize(
+    ("text", "split"),
+    [
+        ("a\n<|endoftext|>\nb", ("a\n", "b")),
+        ("a\r\n<|endoftext|>\r\nb\r\n", ("a\r\n", "b\r\n")),
+        ("a\n<|endoftext|> \t\n\n b", ("a\n", "\n b")),
+        ("<|endoftext|>\na\n<|endoftext|>\n<|endoftext|>\n \n<|endoftext|>\nb\n<|endoftext|>", ("a\n", "b\n")),
+        ("one document\nof two lines\n", ("one document\nof two lines\n",)),
+    ],
+)
+def test_lines_of_the_end_of_text_string_separate_documents(tmp_path, text, split):
+    assert read_documents([write(tmp_path / "f.txt", text)]).texts == split
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the string <|endoftext|> inside a line\n",
+        "at the end <|endoftext|>\nof a line",
+        " <|endoftext|>\nindented",
+        "<|endoftext|> is the string that ends a document.\n",
+    ],
+)
+def test_the_end_of_text_string_in_a_line_of_text_is_text(tmp_path, text):
+    assert read_documents([write(tmp_path / "f.txt", text)]).texts == (text,)
+
+
+def test_a_directory_is_read_by_name_without_what_is_hidden_or_not_text(tmp_path):
+    folder = tmp_path / "texts"
+    for name, data in {
+        "b.txt": b"second",
+        "a.txt": b"first\n<|endoftext|>\nand a half",
+        "c/d.md": b"third",
+        "image.png": b"\x89PNG\r\n\x1a\n\0\0",
+        "latin.txt": b"caf\xe9",
+        ".hidden.txt": b"hidden",
+        ".git/config": b"hidden",
+        "c/.cache/e.txt": b"hidden",
+        "empty.txt": b"",
+    }.items():
+        write(folder / name, data)
+    last = write(tmp_path / "a-last.txt", "fourth")
+    read = read_documents([str(folder), last])
+    assert read.texts == ("first\n", "and a half", "second", "third", "fourth")
+    assert read.sources == (str(folder), last)
+    assert read.skipped == (str(folder / "image.png"), str(folder / "latin.txt"))
+    assert read.characters == sum(map(len, read.texts))
+
+
+def test_a_directory_without_text_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="without text files"):
+        read_documents([str(tmp_path)])
+    write(tmp_path / "image.png", b"\0")
+    write(tmp_path / ".hidden", "hidden")
+    write(tmp_path / "blank.txt", " \n")
+    with pytest.raises(BadInput, match="without text files"):
+        read_documents([str(tmp_path)])
+
+
+# Splitting
+
+
+@settings(deadline=None, max_examples=100)
+@given(texts=st.lists(st.text("ab\n", min_size=1, max_size=30), max_size=6), fraction=st.floats(1e-6, 0.5))
+@example(texts=["a" * 10, "b" * 10], fraction=0.5)
+@example(texts=["a", "b"], fraction=0.25)
+def test_a_split_loses_nothing_and_has_the_sizes_asked_for(texts, fraction):
+    train, val = split_by_position(texts, fraction)
+    assert "".join(train) + "".join(val) == "".join(texts)
+    total = sum(map(len, texts))
+    assert sum(map(len, val)) == round(total * fraction)
+    assert sum(map(len, train)) == total - round(total * fraction)
+    assert all(train) and all(val)
+    assert len(texts) <= len(train) + len(val) <= len(texts) + 1
+
+
+@settings(deadline=None, max_examples=100)
+@given(characters=st.integers(0, 10**12))
+def test_a_vocabulary_by_default_is_a_power_of_two_within_its_bounds(characters):
+    size = default_vocab_size(characters)
+    assert 512 <= size <= 8192
+    assert size & (size - 1) == 0
+    assert size <= default_vocab_size(2 * characters)
+
+
+def test_a_vocabulary_by_default_grows_with_the_square_root_of_the_text():
+    assert [default_vocab_size(n) for n in (0, 1, 10_000, 1_000_000, 4_000_000, 50_000_000, 10**11)] == [
+        512, 512, 512, 1024, 2048, 8192, 8192,
+    ]  # fmt: skip
+
+
+# Preparing
+
+
+@dataclass
+class Copy:
+    """What a corpus holds, out of the files that it maps."""
+
+    train: list[int]
+    val: list[int]
+    tokenizer: str
+    facts: tuple
+
+    @classmethod
+    def of(cls, made: Corpus):
+        facts = tuple((part.characters, part.bytes, part.documents) for part in (made.train, made.val))
+        return cls(made.train.ids.tolist(), made.val.ids.tolist(), made.tokenizer.to_json(), (*facts, made.digest))
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
+def test_the_ids_of_both_parts_decode_to_the_text(kind):
+    text = story(800) + "naïve 東京 🎉\r\n"
+    made = prepare(documents(text), CorpusConfig(tokenizer=kind))
+    parts = [made.tokenizer.decode(part.ids.tolist()) for part in (made.train, made.val)]
+    assert "".join(parts) == text
+    assert [len(part) for part in parts] == [made.train.characters, made.val.characters]
+    assert [len(part.encode()) for part in parts] == [made.train.bytes, made.val.bytes]
+    assert made.val.characters == round(len(text) * 0.1)
+    assert (made.train.documents, made.val.documents) == (1, 1)
+    assert made.sources == ("made.txt",)
+    assert len(made.train) == len(made.train.ids)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
+def test_a_text_taken_in_stretches_gives_the_ids_of_the_whole(tmp_path, monkeypatch, kind):
+    text, config = documents(story(2000), story(500, seed=1)), CorpusConfig(tokenizer=kind)
+    whole = Copy.of(prepare(text, config))
+    monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "another cache"))
+    monkeypatch.setattr(corpus_module, "stretches", lambda text: stretches(text, 100))
+    assert Copy.of(prepare(text, config)) == whole
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
+@pytest.mark.parametrize("character", ["x", "東", " "])
+def test_a_line_of_millions_of_characters_is_tokenized(kind, character):
+    text = character * 3_000_000 + "end of it"
+    made = prepare(documents(text), CorpusConfig(tokenizer=kind))
+    assert made.train.characters + made.val.characters == len(text)
+    decoded = [made.tokenizer.decode(part.ids.tolist()) for part in (made.train, made.val)]
+    assert "".join(decoded) == text
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char"])
+def test_the_tokenizer_is_learned_from_the_training_part_alone(kind):
+    text = story(800)
+    plain = prepare(documents(text), CorpusConfig(tokenizer=kind))
+    assert round(len(text) * 0.1) > 9
+    odd = prepare(documents(text[:-9] + "☃☃☃☃☃☃☃☃\n"), CorpusConfig(tokenizer=kind))
+    assert odd.tokenizer.to_json() == plain.tokenizer.to_json()
+    assert odd.train.ids.tolist() == plain.train.ids.tolist()
+    assert odd.val.ids.tolist() != plain.val.ids.tolist()
+    assert odd.digest != plain.digest
+    learned = text[: plain.train.characters]
+    wanted = default_vocab_size(len(learned)) if kind == "bpe" else None
+    assert train_tokenizer([learned], kind, wanted).to_json() == plain.tokenizer.to_json()
+
+
+def test_a_tokenizer_that_is_given_is_used():
+    given_ = byte_tokenizer()
+    made = prepare(documents(story(100)), CorpusConfig(tokenizer="bpe"), tokenizer=given_)
+    assert made.tokenizer.to_json() == given_.to_json()
+    assert bytes(made.train.ids.tolist() + made.val.ids.tolist()).decode() == story(100)
+
+
+def test_validation_documents_that_are_given_are_used_whole():
+    train, val = story(300), story(100, seed=9)
+    made = prepare(documents(train), CorpusConfig(), documents(val))
+    assert made.tokenizer.decode(made.train.ids.tolist()) == train
+    assert made.tokenizer.decode(made.val.ids.tolist()) == val
+    assert made.digest != prepare(documents(train), CorpusConfig(), documents(train)).digest
+
+
+def test_one_document_has_no_end_of_text():
+    made = prepare(documents(story(300)), CorpusConfig())
+    assert made.tokenizer.end_of_text is not None
+    assert made.tokenizer.end_of_text not in made.train.ids
+    assert made.tokenizer.end_of_text not in made.val.ids
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
+def test_each_of_several_documents_has_an_end_of_text_after_it(kind):
+    texts = [story(100, seed) for seed in range(5)]
+    made = prepare(documents(*texts), CorpusConfig(tokenizer=kind), documents(story(50, 8), story(50, 9)))
+    decoded = made.tokenizer.decode(made.train.ids.tolist())
+    assert decoded == "".join(text + END_OF_TEXT for text in texts)
+    for part, count in ((made.train, 5), (made.val, 2)):
+        ends = np.flatnonzero(part.ids == made.tokenizer.end_of_text)
+        assert len(ends) == part.documents == count
+        assert ends[-1] == len(part) - 1
+
+
+def test_the_string_of_the_end_of_text_within_a_document_is_not_its_id():
+    text = story(200).replace(" the ", f" {END_OF_TEXT} ")
+    made = prepare(documents(text), CorpusConfig())
+    assert END_OF_TEXT in text
+    assert made.tokenizer.end_of_text not in made.train.ids
+    assert made.tokenizer.decode(made.train.ids.tolist() + made.val.ids.tolist()) == text
+
+
+@pytest.mark.parametrize("text", ["word", "two words", "x" * 40])
+@pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
+def test_a_text_of_a_word_is_too_short(tmp_path, text, kind):
+    with pytest.raises(BadInput, match=f"too short .* {len(text)} characters"):
+        prepare(documents(text), CorpusConfig(tokenizer=kind))
+    assert list((tmp_path / "cache" / "tokens").iterdir()) == []
+
+
+def test_a_vocabulary_that_cannot_be_is_refused_by_prepare():
+    with pytest.raises(UsageProblem, match="--vocab-size"):
+        prepare(documents(story(100)), CorpusConfig(vocab_size=12))
+
+
+# The cache
+
+
+def entries():
+    return list((cache_folder() / "tokens").iterdir())
+
+
+@pytest.fixture
+def no_tokenizing(monkeypatch):
+    """From now on, learning a tokenizer or using one is an error."""
+
+    def forbid():
+        def refuse(*_):
+            raise AssertionError("tokenized again")
+
+        monkeypatch.setattr(corpus_module, "train_tokenizer", refuse)
+        monkeypatch.setattr(Tokenizer, "encode_batch", refuse)
+
+    return forbid
+
+
+def test_a_second_call_reads_the_cache(no_tokenizing):
+    text = documents(story(500), story(20))
+    first = Copy.of(prepare(text, CorpusConfig()))
+    no_tokenizing()
+    assert Copy.of(prepare(text, CorpusConfig())) == first
+    assert len(entries()) == 1
+
+
+def test_the_source_is_that_of_the_call_and_not_of_the_cache():
+    prepare(documents(story(500)), CorpusConfig())
+    assert prepare(Documents((story(500),), ("moved.txt",)), CorpusConfig()).sources == ("moved.txt",)
+    assert len(entries()) == 1
+
+
+def test_everything_that_changes_the_ids_has_an_entry_of_its_own():
+    text = documents(story(500))
+    for config in (
+        CorpusConfig(),
+        CorpusConfig(vocab_size=300),
+        CorpusConfig(tokenizer="char"),
+        CorpusConfig(val_fraction=0.2),
+    ):
+        prepare(text, config)
+    prepare(text, CorpusConfig(), documents(story(50)))
+    prepare(documents(story(250), story(250)), CorpusConfig())
+    prepare(text, CorpusConfig(), tokenizer=byte_tokenizer())
+    assert len(entries()) == 7
+
+
+DAMAGES = {
+    "facts deleted": ("facts.json", None),
+    "facts empty": ("facts.json", b""),
+    "facts of another shape": ("facts.json", b'{"train": [], "val": null}'),
+    "facts not an object": ("facts.json", b"null"),
+    "facts not text": ("facts.json", b"\xff\xfe"),
+    "ids deleted": ("train.ids", None),
+    "ids empty": ("val.ids", b""),
+    "ids cut within one": ("train.ids", slice(-1)),
+    "ids cut": ("train.ids", slice(-2)),
+    "ids doubled": ("val.ids", 2),
+    "tokenizer deleted": ("tokenizer.json", None),
+    "tokenizer cut": ("tokenizer.json", slice(-20)),
+    "tokenizer not text": ("tokenizer.json", b"\xff\xfe"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_entry_is_made_again(name, no_tokenizing):
+    text = documents(story(500))
+    first = Copy.of(prepare(text, CorpusConfig()))
+    (entry,) = entries()
+    file, damage = DAMAGES[name]
+    data = (entry / file).read_bytes()
+    (entry / file).unlink()
+    if damage is not None:
+        changed = damage if isinstance(damage, bytes) else data * damage if isinstance(damage, int) else data[damage]
+        (entry / file).write_bytes(changed)
+    assert Copy.of(prepare(text, CorpusConfig())) == first
+    assert entries() == [entry]
+    no_tokenizing()
+    assert Copy.of(prepare(text, CorpusConfig())) == first
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(tmp_path, monkeypatch):
+    write(tmp_path / "file", "in the way")
+    monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OutOfRoom, match="token cache") as caught:
+        prepare(documents(story(100)), CorpusConfig())
+    assert "ATTNCLI_CACHE" in caught.value.hint
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
+    assert cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("ATTNCLI_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "attncli"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder() == tmp_path / "home" / ".cache" / "attncli"
+
+
+# Batches
+
+
+def numbered(length):
+    """Ids that say where they stand."""
+    return np.arange(length, dtype=np.uint16)
+
+
+SHAPE = {"length": st.integers(9, 400), "context": st.integers(1, 8), "seed": st.integers(0, 2**63 - 1)}
+
+
+@settings(deadline=None, max_examples=100)
+@given(**SHAPE, step=st.integers(0, 1000), batch_size=st.integers(1, 9))
+def test_every_row_is_a_stretch_of_the_ids(length, context, seed, step, batch_size):
+    rows = batch(numbered(length), seed=seed, step=step, batch_size=batch_size, context=context)
+    assert rows.shape == (batch_size, context + 1)
+    assert rows.dtype == np.int64
+    assert (rows == rows[:, :1] + np.arange(context + 1)).all()
+    assert rows.min() >= 0
+    assert rows.max() < length
+
+
+@settings(deadline=None, max_examples=60)
+@given(**SHAPE, steps=st.lists(st.integers(0, 200), min_size=1, max_size=8))
+def test_a_batch_depends_on_nothing_but_its_arguments(length, context, seed, steps):
+    def take(step):
+        return batch(numbered(length), seed=seed, step=step, batch_size=5, context=context).tolist()
+
+    forward = {step: take(step) for step in steps}
+    for other in range(6):  # more epochs of another run than are remembered
+        batch(numbered(300), seed=other, step=0, batch_size=1, context=2)
+    assert {step: take(step) for step in reversed(steps)} == forward
+
+
+@settings(deadline=None, max_examples=60)
+@given(**SHAPE, epoch=st.integers(0, 5))
+def test_an_epoch_visits_every_window_once(length, context, seed, epoch):
+    """The windows of an epoch lie side by side, so that no id but the ends is left out and none is a target twice."""
+    windows = max((length - 1) // context - 1, 1)
+    rows = [
+        batch(numbered(length), seed=seed, step=epoch * windows + i, batch_size=1, context=context)[0]
+        for i in range(windows)
+    ]
+    starts = sorted(int(row[0]) for row in rows)
+    assert starts == list(range(starts[0], starts[0] + windows * context, context))
+    assert starts[0] + length - 1 - (starts[-1] + context) < 2 * context
+
+
+@settings(deadline=None, max_examples=60)
+@given(**SHAPE, step=st.integers(0, 50), batch_size=st.integers(1, 6), ranks=st.integers(1, 4))
+def test_the_ranks_share_the_rows_of_one(length, context, seed, step, batch_size, ranks):
+    ids = numbered(length)
+    shared = [
+        batch(ids, seed=seed, step=step, batch_size=batch_size, context=context, rank=rank, ranks=ranks)
+        for rank in range(ranks)
+    ]
+    alone = batch(ids, seed=seed, step=step, batch_size=ranks * batch_size, context=context)
+    assert np.concatenate(shared).tolist() == alone.tolist()
+
+
+def test_seeds_and_epochs_have_orders_of_their_own():
+    ids = numbered(2000)
+    windows = 1999 // 8 - 1
+    orders = [
+        batch(ids, seed=seed, step=epoch, batch_size=windows, context=8)[:, 0].tolist()
+        for seed in range(3)
+        for epoch in range(3)
+    ]
+    assert len({tuple(order) for order in orders}) == 9
+    assert all(order != sorted(order) for order in orders)
+    assert len({min(order) % 8 for order in orders}) > 1
+
+
+def test_ids_too_few_for_the_context_are_refused():
+    with pytest.raises(BadInput, match="8 tokens are too few for a context of 8"):
+        batch(numbered(8), seed=0, step=0, batch_size=1, context=8)
+    assert batch(numbered(9), seed=0, step=3, batch_size=1, context=8).tolist() == [list(range(9))]

@@ -1,0 +1,148 @@
+"""The house: arrows point down, torch stays where it belongs, the map and the README say what is there."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from attncli.cli.main import app
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "attncli"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# A room may import from rooms of a lower floor, and from itself. `render` also sees the records of its neighbours.
+FLOORS = {
+    "errors": 0,
+    "config": 1,
+    "text": 2,
+    "model": 2,
+    "checkpoint": 3,
+    "training": 4,
+    "generation": 4,
+    "explain": 4,
+    "render": 5,
+    "cli": 6,
+    "__main__": 7,
+}
+RECORDS = {
+    "attncli.training.reports",
+    "attncli.training.schedule",
+    "attncli.generation.events",
+    "attncli.explain.findings",
+    "attncli.checkpoint.directory",
+    "attncli.model.count",
+}
+OWNERS = {"typer": "cli", "rich": "render"}
+
+
+def imports(file):
+    """The modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            yield node.module
+            yield from (
+                f"{node.module}.{alias.name}"
+                for alias in node.names
+                if (ROOT / (node.module.replace(".", "/"))).is_dir()
+            )
+
+
+def room(module):
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_arrows_point_down(file):
+    here = room(".".join(file.relative_to(ROOT).with_suffix("").parts))
+    if here == "__init__":
+        return
+    for module in imports(file):
+        if module.startswith("attncli.") and room(module) in FLOORS and room(module) != here:
+            assert FLOORS[room(module)] < FLOORS[here], f"{file.name} imports {module}"
+            if here == "render" and room(module) in ("training", "generation", "explain"):
+                assert any(module.startswith(record) for record in RECORDS), (
+                    f"render imports {module}, which is no record"
+                )
+        owner = OWNERS.get(module.split(".")[0])
+        assert owner in (None, here), f"only {owner} imports {module}"
+
+
+def test_there_is_no_room_without_a_floor():
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert rooms - {"__init__", "__pycache__"} == set(FLOORS)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "run(['--help'])",
+        "run([])",
+        "run(['train', '--help'])",
+        "run(['tokenize', 'unbelievable'])",
+        "run(['models'])",
+        "run(['info', '--preset', 'gpt3'])",
+        "import attncli.render.training, attncli.render.explanation, attncli.render.generation, attncli.render.models",
+    ],
+)
+def test_what_needs_no_torch_does_not_import_it(statement, tmp_path):
+    code = f"import sys; from attncli.cli.main import run; {statement}; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_map_in_contributing_is_the_tree():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    listed = re.findall(r"^\s*(attncli/\S+\.py)\s+\S", text, re.MULTILINE)
+    assert sorted(listed) == [str(file.relative_to(ROOT)) for file in FILES if file.name != "__init__.py"]
+
+
+def command_lines(file):
+    """Every line of a code block that calls attncli."""
+    blocks = re.findall(r"```\w*\n(.*?)```", file.read_text(), re.DOTALL)
+    for line in "\n".join(blocks).splitlines():
+        if found := re.match(r"\s*(?:\$ )?(attncli(?: .*)?)$", line):
+            yield shlex.split(found[1], comments=True)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_commands_in_the_documents_exist_with_their_options(name):
+    commands = typer.main.get_command(app).commands
+    lines = list(command_lines(ROOT / name))
+    assert lines or name != "README.md"
+    for words in lines:
+        called = [word for word in words[1:] if not word.startswith("-")][:1]
+        assert not called or called[0] in commands, words
+        known = {
+            option
+            for param in (commands[called[0]].params if called else [])
+            for option in (*param.opts, *param.secondary_opts)
+        }
+        unknown = [word.split("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)]
+        assert set(unknown) <= known | {"--help"}, words
+
+
+@pytest.mark.parametrize("name", list(typer.main.get_command(app).commands))
+def test_help_opens_with_a_sentence_and_two_examples(name):
+    command = typer.main.get_command(app).commands[name]
+    sentence, examples, *_ = command.help.strip().split("\n\n")
+    assert sentence.endswith(".")
+    lines = [line.strip() for line in examples.splitlines()]
+    assert len(lines) == 2
+    assert all(line.startswith(f"attncli {name}") for line in lines)
+
+
+def test_nothing_can_execute_what_a_file_says():
+    for file in FILES:
+        calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)}
+        assert not {"eval", "exec", "torch.load", "__import__"} & calls, file
+        assert not {"pickle", "marshal", "shelve"} & set(imports(file)), file
