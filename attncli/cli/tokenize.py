@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,6 +107,7 @@ def _train(files: list[str], kind: str, vocab_size: int | None, out: Path | None
     if out is None:
         raise UsageProblem("--train needs --out DIR, the directory to write.", "Add --out my-tokenizer.")
     from attncli.render.console import output
+    from attncli.render.escape import one_line
     from attncli.render.tokens import totals
     from attncli.text.corpus import default_vocab_size, read_documents
     from attncli.text.tokenizer import stretches, train_tokenizer
@@ -127,9 +129,9 @@ def _train(files: list[str], kind: str, vocab_size: int | None, out: Path | None
         raise OutOfRoom(f"{target} cannot be written: {problem.strerror}.", "Choose another --out.") from None
     tokens = sum(map(len, made.encode_batch(pieces)))
     console = output()
-    console.print(f"{target}: {made.kind}, {made.vocab_size:,} ids")
+    console.print(one_line(f"{target}: {made.kind}, {made.vocab_size:,} ids"))
     console.print(totals(tokens, documents.characters, sum(len(text.encode()) for text in documents.texts), str(out)))
-    console.print(f'Try: attncli tokenize "some text" -m {out}')
+    console.print(one_line(f'Try: attncli tokenize "some text" -m {shlex.quote(str(out))}'))
 
 
 def _tokenizer(model: str | None) -> tuple[Tokenizer, str]:

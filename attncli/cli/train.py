@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -270,7 +271,7 @@ def _resumed(target: Path, files: list[str] | None, device: str) -> _Job:
         )
     plan = plan_from_document(saved.run["plan"])
     if device != "auto":
-        plan = replace(plan, device=pick_device(device).type)
+        plan = replace(plan, device=str(pick_device(device)))
     if torch.get_num_threads() != plan.threads:
         threads = f"{torch.get_num_threads()} threads now, {plan.threads} before"
         print_note(f"{threads}: the result will not be bit-identical to that of an uninterrupted run")
@@ -297,6 +298,7 @@ def _newest_good(target: Path) -> Checkpoint:
 def _run(job: _Job, target: Path, json: bool) -> None:
     """Trains, drawing as it goes, and ends with the summary, or with how to go on after a signal."""
     from attncli.render.console import messages
+    from attncli.render.escape import one_line
     from attncli.render.training import TrainingScreen, plan_table
     from attncli.training import train as reports
     from attncli.training.reports import Result
@@ -324,15 +326,15 @@ def _run(job: _Job, target: Path, json: bool) -> None:
     if not result.finished:
         steps = f"step {result.step:,} of {result.steps:,}"
         console.print(f"Stopped at {steps}; everything is saved. Go on with:", soft_wrap=True)
-        console.print(f"  attncli train --resume {_where(target)}", soft_wrap=True)
+        console.print(one_line(f"  attncli train --resume {_where(target)}"), soft_wrap=True)
         raise typer.Exit(128 + received[0])
-    _summarize(result, job.plan, target, json)
+    _summarize(result, job, target, json)
 
 
 def _where(target: Path) -> str:
     from attncli.checkpoint.directory import MODELS_FOLDER
 
-    return f"--name {target.name}" if target.parent == MODELS_FOLDER else f"--out {target}"
+    return f"--name {target.name}" if target.parent == MODELS_FOLDER else f"--out {shlex.quote(str(target))}"
 
 
 @contextmanager
@@ -354,7 +356,7 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(kind, handler)
 
 
-def _summarize(result: Result, plan: Plan, target: Path, json: bool) -> None:
+def _summarize(result: Result, job: _Job, target: Path, json: bool) -> None:
     """The figures, a sample from the finished model, and what to try next."""
     import torch
 
@@ -363,8 +365,10 @@ def _summarize(result: Result, plan: Plan, target: Path, json: bool) -> None:
     from attncli.generation.engine import generate
     from attncli.generation.events import Text
     from attncli.render.console import messages, output, print_json
+    from attncli.render.escape import one_line
     from attncli.render.training import result_document, summary
 
+    plan = job.plan
     loaded = load_model(target, torch.device(plan.device), torch.float32)
     config = SampleConfig(max_new_tokens=_SAMPLE_TOKENS, seed=plan.seed)
     events = generate(loaded.model, loaded.tokenizer, [loaded.start_of_text], config)
@@ -373,8 +377,15 @@ def _summarize(result: Result, plan: Plan, target: Path, json: bool) -> None:
         print_json(result_document(result, str(target), sample))
         return
     output().print(summary(result, plan, str(target), sample))
-    model = target.name if target.parent == MODELS_FOLDER else str(target)
+    model = shlex.quote(target.name if target.parent == MODELS_FOLDER else str(target))
+    prompt = shlex.quote(_first_words(job.corpus))
     console = messages()
     console.print("Try next:", style="bold")
-    console.print(f'  attncli generate -m {model} "…"', soft_wrap=True)
-    console.print(f'  attncli explain -m {model} "…"', soft_wrap=True)
+    for command in ("generate", "explain"):
+        console.print(one_line(f"  attncli {command} -m {model} {prompt}"), soft_wrap=True)
+
+
+def _first_words(corpus: Corpus) -> str:
+    """The beginning of the text, as a prompt to try: at most four words of its first line."""
+    opening = corpus.tokenizer.decode(corpus.train.ids[:40].tolist()).strip().partition("\n")[0]
+    return " ".join(opening.split()[:4]) or "The"

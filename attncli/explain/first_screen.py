@@ -122,23 +122,23 @@ class _Watch(Observer):
 
     def sources(self) -> Sources:
         """The shares, averaged over the layers."""
-        by_layer = torch.stack(self._shares).double()
-        raw = torch.stack(self._raw).double().mean(0)
+        by_layer = torch.stack(self._shares).cpu().double()
+        raw = torch.stack(self._raw).cpu().double().mean(0)
         return Sources(
             focus=self.token,
             weights=self.focus.weights,
             layers=tuple(self._layers),
             head=self.focus.head,
-            shares=by_layer.mean(0).cpu().numpy(),
-            by_layer=by_layer.cpu().numpy(),
-            raw=raw.cpu().numpy(),
+            shares=by_layer.mean(0).numpy(),
+            by_layer=by_layer.numpy(),
+            raw=raw.numpy(),
         )
 
     def head_map(self) -> HeadMap:
         """The map, with how much of a previous-token head it is on this text."""
         assert self._map is not None
         layer, head, weights = self._map
-        table = weights.double().cpu().numpy()
+        table = weights.cpu().double().numpy()
         asked_for = self.focus.head is not None and self.focus.layer is not None
         return HeadMap(layer, head, table, asked_for, *previous_token_score(table))
 

@@ -1,0 +1,59 @@
+"""Milliseconds of a training step by how long waiting threads spin, alone and beside another that does the same.
+
+usage: python benchmarks/spin.py [--seconds 6]
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+
+def measure(seconds: float) -> None:
+    import torch
+
+    from attncli.model.transformer import Transformer, initialize
+    from attncli.training.optimizer import make_optimizer
+    from attncli.training.plan import shape
+    from attncli.training.step import train_step
+
+    model = Transformer(shape(4, 128, 1024, 128), dropout=0.1)
+    initialize(model, torch.Generator().manual_seed(0))
+    model.train()
+    optimizer = make_optimizer(model, 0.1)
+    rows = torch.randint(1024, (8, 129))
+    times: list[float] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        began = time.perf_counter()
+        train_step(model, optimizer, rows, step=len(times), seed=0, lr=1e-3, dtype=torch.float32)
+        times.append(time.perf_counter() - began)
+    print(statistics.median(times) * 1e3)
+
+
+def run(spin: str, processes: int, seconds: float) -> float:
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    if spin != "default":
+        environment["GOMP_SPINCOUNT"] = spin
+    command = [sys.executable, __file__, "--measure", "--seconds", str(seconds)]
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+    return statistics.median(float(process.communicate()[0]) for process in started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--seconds", type=float, default=6)
+    given = parser.parse_args()
+    if given.measure:
+        return measure(given.seconds)
+    print("GOMP_SPINCOUNT   alone, ms   beside another, ms")
+    for spin in ("default", "0", "1000", "10000", "default"):
+        print(f"{spin:<14} {run(spin, 1, given.seconds):11.1f} {run(spin, 2, given.seconds):20.1f}")
+    return None
+
+
+if __name__ == "__main__":
+    main()
