@@ -61,12 +61,7 @@ def test_train_plans_reports_and_sums_up(tmp_path, monkeypatch, capsys):
     assert code == 0
     for figure in ("nats per token", "bits per byte", "nats per character", "checkpoints/story", "A sample"):
         assert figure in out
-    for line in (
-        "Training checkpoints/story",
-        "step 30/30",
-        'attncli generate -m story "',
-        'attncli explain -m story "',
-    ):
+    for line in ("Training checkpoints/story", "step 30/30", "attncli generate -m story", "attncli explain -m story"):
         assert line in err
     assert {path.name for path in Path("checkpoints").iterdir()} == {"story"}
 

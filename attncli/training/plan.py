@@ -32,8 +32,8 @@ _CONTEXTS = ((60, 64), (600, 128), (math.inf, 256))  # up to so many seconds on 
 _GPU_CONTEXT = 256
 _SHORTEST_CONTEXT = 8
 _WINDOWS_AT_LEAST = 8  # in the text
-# At 2 minutes on a 1 MB text, a quarter of the tokens for four times the parameters came out even around this ratio.
-_TOKENS_PER_PARAMETER = 1.0
+# On 1 MB of text, at 20 seconds, 1 and 2 minutes, a step up in size began to pay from about this ratio on.
+_TOKENS_PER_PARAMETER = 0.5
 _PARAMETERS_PER_TRAIN_TOKEN = 20
 _MEASURED_FIRST = "tiny"
 _OPTIMISM = 1.5  # a larger model computes more per second than the one measured first
