@@ -118,8 +118,7 @@ def _train(files: list[str], kind: str, vocab_size: int | None, out: Path | None
     documents = read_documents(files)
     if vocab_size is None and kind == "bpe":
         vocab_size = default_vocab_size(documents.characters)
-    pieces = [stretch for text in documents.texts for stretch in stretches(text)]
-    made = train_tokenizer(pieces, kind, vocab_size)  # type: ignore[arg-type]
+    made = train_tokenizer(documents.texts, kind, vocab_size)  # type: ignore[arg-type]
     try:
         out.mkdir(parents=True, exist_ok=True)
         unfinished = out / ".tokenizer.json.writing"
@@ -127,6 +126,7 @@ def _train(files: list[str], kind: str, vocab_size: int | None, out: Path | None
         unfinished.replace(target)
     except OSError as problem:
         raise OutOfRoom(f"{target} cannot be written: {problem.strerror}.", "Choose another --out.") from None
+    pieces = [stretch for text in documents.texts for stretch in stretches(text)]
     tokens = sum(map(len, made.encode_batch(pieces)))
     console = output()
     console.print(one_line(f"{target}: {made.kind}, {made.vocab_size:,} ids"))

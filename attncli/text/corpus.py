@@ -222,8 +222,7 @@ def prepare(
         vocab_size = config.vocab_size
         if vocab_size is None and config.tokenizer == "bpe":
             vocab_size = default_vocab_size(sum(map(len, train_texts)))
-        learn_from = (stretch for text in train_texts for stretch in stretches(text))
-        tokenizer = train_tokenizer(learn_from, config.tokenizer, vocab_size)
+        tokenizer = train_tokenizer(train_texts, config.tokenizer, vocab_size)
     return _tokenize(train_texts, val_texts, tokenizer, entry, digest, documents.sources)
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 LARGEST_VOCABULARY = 1 << 20
 _LARGEST_FILE = 64 << 20  # bytes of a tokenizer.json
+_LEARN_LENGTH = 1024  # characters
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _SAFE_CUT = re.compile(r"(?<=\S)[ \n]")
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
@@ -265,7 +266,9 @@ def _bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator(map(checked_text, texts), trainer)
+    # In short stretches: what has no white space is one word to the trainer, whose time grows with a word's length squared.
+    learned_from = (stretch for text in texts for stretch in stretches(checked_text(text), _LEARN_LENGTH))
+    backend.train_from_iterator(learned_from, trainer)
     return Tokenizer(backend)
 
 
