@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attncli.config import TokenizerKind
-from attncli.errors import BadInput, OutOfRoom, UsageProblem
+from attncli.errors import BadCheckpoint, BadInput, OutOfRoom, UsageProblem
 from attncli.text.tokenizer import END_OF_TEXT, Tokenizer, checked_text, stretches, train_tokenizer
 
 STDIN = "-"
@@ -341,7 +341,7 @@ def _from_cache(entry: Path, digest: str, sources: tuple[str, ...]) -> Corpus | 
         tokenizer = Tokenizer.load(entry)
         parts = {name: _mapped(entry / f"{name}.ids", fact) for name, fact in facts.items()}
         return Corpus(parts["train"], parts["val"], tokenizer, digest, sources)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, BadCheckpoint):
         return None
 
 
