@@ -57,7 +57,7 @@ def explain(
     from attncli.cli.loading import load
     from attncli.explain.first_screen import Focus, find_token
     from attncli.explain.first_screen import explain as explained
-    from attncli.render.console import output, print_json
+    from attncli.render.console import output, print_json, show
     from attncli.render.explanation import explanation_document, explanation_screen
 
     loaded = load(model, device, "float32")
@@ -69,7 +69,7 @@ def explain(
         print_json(explanation_document(found, loaded.name))
     else:
         console = output()
-        console.print(explanation_screen(found, loaded.name, console))
+        show(console, explanation_screen(found, loaded.name, console))
 
 
 def _parse_head(head: str | None, layer: int | None) -> tuple[int | None, int | None]:

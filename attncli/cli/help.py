@@ -12,7 +12,7 @@ class FirstPage(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Prints the page."""
-        from attncli.render.console import output
+        from attncli.render.console import output, show
         from attncli.render.help import first_page
 
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -21,4 +21,4 @@ class FirstPage(TyperGroup):
             sections.setdefault(command.rich_help_panel, []).append((name, command.get_short_help_str(200)))
         options = [param.get_help_record(ctx) for param in self.get_params(ctx)]
         sections["Options"] = [(record[0].split("  ")[0], record[1]) for record in options if record is not None]
-        output().print(first_page(self.help or "", sections))
+        show(output(), first_page(self.help or "", sections))

@@ -35,7 +35,7 @@ def info(
     from attncli.checkpoint.directory import CONFIG, RUN, find_model, read_json
     from attncli.checkpoint.formats import config_from_json
     from attncli.model.count import PRESETS
-    from attncli.render.console import output, print_json
+    from attncli.render.console import output, print_json, show
     from attncli.render.models import info_document, info_screen
 
     if preset is not None:
@@ -51,4 +51,4 @@ def info(
     if json:
         print_json(info_document(title, config, run, where))
     else:
-        output().print(info_screen(title, config, run, where))
+        show(output(), info_screen(title, config, run, where))

@@ -15,7 +15,7 @@ def models(json: JsonOption = False) -> None:
     from attncli.checkpoint.directory import MODELS_FOLDER, TRAIN_FIRST, find_model, list_models
     from attncli.checkpoint.formats import config_from_json
     from attncli.model.count import count_parameters
-    from attncli.render.console import output, print_json, print_note
+    from attncli.render.console import output, print_json, print_note, show
     from attncli.render.models import models_document, models_table
 
     entries = list_models()
@@ -29,6 +29,6 @@ def models(json: JsonOption = False) -> None:
     if json:
         print_json(models_document(entries, parameters, default))
     elif entries:
-        output().print(models_table(entries, parameters, default))
+        show(output(), models_table(entries, parameters, default))
     else:
         print_note(f"There is no model in ./{MODELS_FOLDER} yet. {TRAIN_FIRST}")

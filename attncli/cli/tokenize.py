@@ -72,7 +72,7 @@ def tokenize(
 
 
 def _show(tokenizer: Tokenizer, name: str, text: str, ids: bool, json: bool) -> None:
-    from attncli.render.console import output, print_json
+    from attncli.render.console import output, print_json, show
     from attncli.render.tokens import tokens_document, tokens_screen
 
     if ids:
@@ -83,7 +83,7 @@ def _show(tokenizer: Tokenizer, name: str, text: str, ids: bool, json: bool) -> 
         print_json(tokens_document(pieces, len(text), name))
     else:
         console = output()
-        console.print(tokens_screen(pieces, len(text), name, console.width))
+        show(console, tokens_screen(pieces, len(text), name, console.width))
 
 
 def _decode(tokenizer: Tokenizer, listed: str, json: bool) -> None:

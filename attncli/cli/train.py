@@ -297,7 +297,7 @@ def _newest_good(target: Path) -> Checkpoint:
 
 def _run(job: _Job, target: Path, json: bool) -> None:
     """Trains, drawing as it goes, and ends with the summary, or with how to go on after a signal."""
-    from attncli.render.console import messages
+    from attncli.render.console import messages, show
     from attncli.render.escape import one_line
     from attncli.render.training import TrainingScreen, plan_table
     from attncli.training import train as reports
@@ -305,9 +305,9 @@ def _run(job: _Job, target: Path, json: bool) -> None:
 
     console = messages()
     corpus = job.corpus
-    amounts = f"{corpus.train.characters:,} characters to train on, {corpus.val.characters:,} to validate on"
+    amounts = f"{corpus.train.characters:,} characters to train on, {corpus.val.characters:,} to validate"
     described = f"{', '.join(corpus.sources)}: {amounts}"
-    console.print(plan_table(job.plan, str(target), described))
+    show(console, plan_table(job.plan, str(target), described))
     result: Result | None = None
     # A resumed run counts on from the time it had spent; a new one from when this process began.
     with _signals() as received, TrainingScreen(console, job.plan) as screen:
@@ -364,7 +364,7 @@ def _summarize(result: Result, job: _Job, target: Path, json: bool) -> None:
     from attncli.checkpoint.store import load_model
     from attncli.generation.engine import generate
     from attncli.generation.events import Text
-    from attncli.render.console import messages, output, print_json
+    from attncli.render.console import messages, output, print_json, show
     from attncli.render.escape import one_line
     from attncli.render.training import result_document, summary
 
@@ -376,7 +376,7 @@ def _summarize(result: Result, job: _Job, target: Path, json: bool) -> None:
     if json:
         print_json(result_document(result, str(target), sample))
         return
-    output().print(summary(result, plan, str(target), sample))
+    show(output(), summary(result, plan, str(target), sample))
     model = shlex.quote(target.name if target.parent == MODELS_FOLDER else str(target))
     prompt = shlex.quote(_first_words(job.corpus))
     console = messages()

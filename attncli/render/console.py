@@ -9,7 +9,7 @@ import json
 import sys
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from attncli.errors import AttnError
@@ -24,6 +24,16 @@ def output() -> Console:
 def messages() -> Console:
     """Where everything else goes."""
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def show(console: Console, renderable: RenderableType) -> None:
+    """Prints a screen; off a terminal without the blanks that fill its lines."""
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    with console.capture() as captured:
+        console.print(renderable)
+    console.file.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
 
 
 def print_json(document: Any) -> None:

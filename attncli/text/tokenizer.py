@@ -266,7 +266,7 @@ def _bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    # In short stretches: text without white space is one word, and a word takes time that grows with its length squared.
+    # In short stretches: text without white space is one word, and a word takes time by the square of its length.
     learned_from = (stretch for text in texts for stretch in stretches(checked_text(text), _LEARN_LENGTH))
     backend.train_from_iterator(learned_from, trainer)
     return Tokenizer(backend)

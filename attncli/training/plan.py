@@ -32,8 +32,8 @@ _CONTEXTS = ((60, 64), (600, 128), (math.inf, 256))  # up to so many seconds on 
 _GPU_CONTEXT = 256
 _SHORTEST_CONTEXT = 8
 _WINDOWS_AT_LEAST = 8  # in the text
-# On 1 MB of text, at 20 seconds, 1 and 2 minutes, a step up in size began to pay from about this ratio on.
-_TOKENS_PER_PARAMETER = 0.5
+# On 1 MB of text, at 1, 2 and 3 minutes, the next size up was worse below this ratio and about even above it.
+_TOKENS_PER_PARAMETER = 1.0
 _PARAMETERS_PER_TRAIN_TOKEN = 20
 _MEASURED_FIRST = "tiny"
 _OPTIMISM = 1.5  # a larger model computes more per second than the one measured first
@@ -56,7 +56,10 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0) -> Plan:
     context = _context(config, len(corpus.train), seconds, device, reasons)
     batch_size = config.batch_size or (_CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
     measure = _Measure(corpus, context, batch_size, device, dtype)
-    size = config.size or _choose_size(measure, seconds - spent, batch_size * context, len(corpus.train), reasons)
+    size = config.size
+    if size is None:
+        size = _choose_size(measure, seconds - spent, batch_size * context, len(corpus.train))
+        reasons["size"] = f"{'as ' if given else ''}for {duration_words(seconds)} here"
     step_seconds = measure.step_seconds(size)
     model = measure.shape(size)
     evaluation = _evaluation_seconds(step_seconds, batch_size * context, len(corpus.val))
@@ -157,9 +160,7 @@ class _Measure:
         return self._known[size]
 
 
-def _choose_size(
-    measure: _Measure, seconds: float, step_tokens: int, train_tokens: int, reasons: dict[str, str]
-) -> str:
+def _choose_size(measure: _Measure, seconds: float, step_tokens: int, train_tokens: int) -> str:
     """The largest size that sees enough tokens in the time, and that the text is large enough for.
 
     The work of a step grows with the parameters, so one measurement predicts which sizes are worth measuring.
@@ -175,7 +176,6 @@ def _choose_size(
             continue
         if least * measure.step_seconds(size) <= seconds:
             break
-    reasons["size"] = f"for {duration_words(seconds)} on this machine and {train_tokens:,} tokens"
     return size
 
 
@@ -215,7 +215,7 @@ def _steps(config: TrainConfig, tokens: int, step_tokens: int) -> int | None:
 def _dropout(config: TrainConfig, epochs: float, reasons: dict[str, str]) -> float:
     if config.dropout is not None:
         return config.dropout
-    reasons["dropout"] = f"the text is seen {epochs:.1f} times"
+    reasons["dropout"] = f"for {epochs:.1f} epochs"
     return 0.0 if epochs < 3 else 0.1
 
 

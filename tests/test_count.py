@@ -1,0 +1,102 @@
+"""Counting a model without building it agrees with building it."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attncli.config import ModelConfig
+from attncli.model.count import ATTENTION, BYTES, PRESETS, cache_bytes_per_token, count_parameters, matrix_parameters
+from attncli.model.transformer import Transformer
+from tests.conftest import ids_of, tiny_model
+
+
+def built(config):
+    """The model on a device without memory."""
+    with torch.device("meta"):
+        return Transformer(config)
+
+
+@st.composite
+def configs(draw):
+    """A small model with every switch thrown either way."""
+    kv_heads = draw(st.integers(1, 3))
+    flag = st.booleans()
+    return ModelConfig(
+        vocab_size=draw(st.integers(1, 60)),
+        layers=draw(st.integers(1, 3)),
+        width=draw(st.integers(1, 24)),
+        heads=kv_heads * draw(st.integers(1, 3)),
+        kv_heads=kv_heads,
+        head_width=2 * draw(st.integers(1, 5)),
+        feed_forward_width=draw(st.integers(1, 40)),
+        context=draw(st.integers(1, 50)),
+        norm=draw(st.sampled_from(["rms", "layer"])),
+        positions=draw(st.sampled_from(["rotary", "learned"])),
+        activation=draw(st.sampled_from(["swiglu", "gelu"])),
+        qk_norm=draw(flag),
+        qkv_bias=draw(flag),
+        bias=draw(flag),
+        window=draw(st.none() | st.integers(1, 9)),
+        tied=draw(flag),
+    )
+
+
+def parts_of(model):
+    """The parameters of a real model, by the part that their names say."""
+    names = {"position": "positions", "gate": "feed-forward", "up": "feed-forward", "down": "feed-forward"}
+    parts = dict.fromkeys(count_parameters(model.config), 0)
+    for name, parameter in model.named_parameters():
+        owner, kind = name.split(".")[-2:]
+        part = "norms" if "norm" in owner else "biases" if kind == "bias" else names.get(owner, owner)
+        parts[part] += parameter.numel()
+    return parts
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_parts_of_a_preset_are_those_of_the_model(name):
+    _, config = PRESETS[name]
+    assert count_parameters(config) == parts_of(built(config))
+
+
+@settings(deadline=None, max_examples=100)
+@given(config=configs())
+def test_the_parts_of_any_shape_are_those_of_the_model(config):
+    model = built(config)
+    assert count_parameters(config) == parts_of(model)
+    assert sum(count_parameters(config).values()) == sum(parameter.numel() for parameter in model.parameters())
+
+
+@settings(deadline=None, max_examples=60)
+@given(config=configs())
+def test_matrix_parameters_are_the_two_dimensional_ones_that_multiply_every_token(config):
+    """All matrices but the embeddings, and the head, which reuses the embedding when it is tied."""
+    model = built(config)
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    head = model.embedding.weight.numel() if config.tied else 0
+    assert matrix_parameters(config) == linear + head
+
+
+def test_published_sizes():
+    """The attention of GPT-3 is 96 layers of 4 matrices 12288 x 12288; totals are those the papers round."""
+    totals = {name: sum(count_parameters(config).values()) for name, (_, config) in PRESETS.items()}
+    parts = count_parameters(PRESETS["gpt3"][1])
+    assert sum(parts[part] for part in ATTENTION) == 57_982_058_496
+    assert totals["gpt2"] == 124_439_808
+    assert totals["gpt2-xl"] == 1_557_611_200
+    assert totals["llama2-7b"] == 6_738_415_616
+    assert totals["llama2-70b"] == 68_976_648_192
+    assert round(totals["gpt3"] / 1e9) == 175
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", BYTES)
+def test_the_cache_takes_what_is_counted(family, dtype):
+    """A cache that is full at once holds as many positions as its context."""
+    model = tiny_model(dtype=getattr(torch, dtype), context=40, **family)
+    cache = model.new_cache()
+    model(ids_of(5), cache)
+    assert cache.nbytes == 40 * cache_bytes_per_token(model.config, dtype)
+    batched = model.new_cache()
+    model(ids_of(40, batch=3), batched)
+    assert batched.nbytes == 3 * cache.nbytes

@@ -1,0 +1,705 @@
+"""What is drawn: nothing hostile reaches the terminal, nothing is wider than it, and every figure is the one found."""
+
+import io
+import json
+import re
+import unicodedata
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from attncli.checkpoint.directory import ModelEntry
+from attncli.errors import BadInput
+from attncli.explain.findings import Explanation, HeadMap, NextToken, Sources
+from attncli.model.count import PRESETS, count_parameters
+from attncli.render.console import print_error, print_note
+from attncli.render.escape import fit, label_text, one_line, token_label, visible
+from attncli.render.explanation import explanation_document, explanation_screen
+from attncli.render.models import info_document, info_screen, models_document, models_table
+from attncli.render.numbers import bar, count, duration, percent, size
+from attncli.render.palette import heat
+from attncli.render.tokens import tokens_document, tokens_screen
+from attncli.render.training import plan_table
+from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
+from attncli.training.reports import Plan
+from attncli.training.schedule import Schedule
+
+HOSTILE = "\x1b[2J\x1b]52;c;aGk=\x07\x9b31m\x7f\r\u202e\u200b[red]x[/red]:smile:"
+INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories without a sign of their own
+
+
+def screen(width, colors=None):
+    """A console such as results go to, of a width, into a string."""
+    return Console(
+        width=width, file=io.StringIO(), force_terminal=colors is not None, color_system=colors, legacy_windows=False,
+        markup=False, highlight=False, emoji=False,
+    )  # fmt: skip
+
+
+def shown(drawn, width):
+    console = screen(width)
+    console.print(drawn)
+    return console.file.getvalue()
+
+
+def widest(text):
+    return max(map(cell_len, text.split("\n")))
+
+
+# Escapes
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("plain", "plain"),
+        ("a\x1b[2J", "a␛[2J"),
+        ("\x1b]8;;http://x\x1b\\y", "␛]8;;http://x␛\\y"),
+        ("\x9b31m\x85", "‹9B›31m‹85›"),
+        ("\x00\x07\x08\x7f", "␀␇␈␡"),
+        ("one\r\ntwo\tthree", "one␍␊two␉three"),
+        ("\u202eabc\u2066\u200f", "‹202E›abc‹2066›‹200F›"),
+        ("a\u200bb\ufeffc\u00ad", "a‹200B›b‹FEFF›c‹AD›"),
+        ("\u2028\u2029", "‹2028›‹2029›"),
+        ("\ue000\U0010ffff\ud800", "‹E000›‹10FFFF›‹D800›"),
+        ("[red]x[/red]", "[red]x[/red]"),
+        ("naïve 東京 🎉 ␛", "naïve 東京 🎉 ␛"),
+    ],
+)
+def test_what_is_invisible_gets_a_stand_in(text, line):
+    assert one_line(text) == line
+    kept = {"one\r\ntwo\tthree": "one␍\ntwo\tthree"}
+    assert visible(text) == kept.get(text, line)
+    assert label_text(text) == line.replace(" ", "␣")
+
+
+def test_running_text_keeps_the_joiners_of_scripts_and_of_emoji():
+    for text in ("👩\u200d👧", "می\u200cخواهم"):
+        assert visible(text) == text
+        assert one_line(text) == text.replace("\u200d", "‹200D›").replace("\u200c", "‹200C›")
+
+
+@pytest.mark.parametrize("escape", [one_line, label_text, visible])
+def test_no_code_point_passes_invisibly(escape):
+    kept = set("\n\t\u200c\u200d") if escape is visible else set()
+    everything = "".join(map(chr, range(0x110000)))
+    passed = set(escape(everything)) - kept
+    assert {char for char in passed if unicodedata.category(char) in INVISIBLE} == set()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [0x34F, 0x115F, 0x1160, 0x17B4, 0x180B, 0x3164, 0xFE00, 0xFE0F, 0xFFA0, 0xE0041, 0xE0100, 0xE01EF],
+    ids=lambda code: f"U+{code:04X}",
+)
+def test_what_unicode_says_to_ignore_is_not_ignored(code):
+    """Default_Ignorable_Code_Point: letters and marks that no font shows, in which text can be hidden."""
+    for escape in (one_line, label_text, visible):
+        assert escape(f"a{chr(code)}b") == f"a‹{code:X}›b"
+
+
+@pytest.mark.parametrize(
+    ("piece", "label"),
+    [
+        (Piece(1, " the", 4), "␣the"),
+        (Piece(1, "\n\n", 2), "␊␊"),
+        (Piece(1, "東", 1, (1, 3)), "東·1/3"),
+        (Piece(1, "", 0), "∅"),
+        (Piece(1, "[red]", 5), "[red]"),
+        (Piece(1, "\x1b[2J", 4), "␛[2J"),
+    ],
+)
+def test_a_token_is_labelled_with_everything_visible(piece, label):
+    assert token_label(piece) == label
+    assert token_label(piece, cell_len(label)) == label
+    console = Console(width=40, file=io.StringIO(), color_system=None)  # one that reads markup
+    console.print(Text(token_label(piece)))
+    assert console.file.getvalue() == label + "\n"
+
+
+def test_a_long_label_is_cut():
+    assert token_label(Piece(1, " unbelievable", 13), 8) == "␣unbeli…"
+    assert token_label(Piece(1, "東京東京東京", 18), 8) == "東京東…"
+    assert token_label(Piece(1, "東京東京東京", 18), 7) == "東京東…"
+
+
+@settings(deadline=None, max_examples=100)
+@given(text=st.text(max_size=30) | st.text("ab東京é ", max_size=30), width=st.integers(1, 20))
+def test_a_label_never_passes_its_width(text, width):
+    label = label_text(text)
+    cut = fit(label, width)
+    assert cell_len(cut) <= width
+    assert cut == label if cell_len(label) <= width else cut.endswith("…")
+
+
+def test_an_error_and_a_note_show_hostile_text_harmless(capsys):
+    print_error(BadInput(f"{HOSTILE} is not text.", f"Try {HOSTILE}."))
+    print_note(HOSTILE)
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert len(written.err.splitlines()) == 3
+    for line in written.err.splitlines():
+        assert "␛[2J␛]52;c;aGk=␇‹9B›31m␡␍‹202E›‹200B›[red]x[/red]:smile:" in line
+        assert not [char for char in line if unicodedata.category(char) in INVISIBLE]
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(
+    ("draw", "examples"),
+    [
+        (
+            count,
+            {0: "0", 7: "7", 999: "999", 999.5: "1k", 1000: "1k", 12345: "12.3k", 935296: "935k", 999_499: "999k",
+             999_500: "1M", 1_234_567: "1.23M", 124_439_808: "124M", 174_604_259_328: "175B"},
+        ),
+        (
+            size,
+            {0: "0 B", 999: "999 B", 1000: "1.0 kB", 1536: "1.5 kB", 12_345_678: "12.3 MB", 698_400_000_000: "698.4 GB"},
+        ),
+        (
+            duration,
+            {0: "0s", 7.2: "7s", 59.4: "59s", 59.6: "1m 00s", 95: "1m 35s", 3599.7: "1h 00m", 7260: "2h 01m",
+             360_000: "100h 00m"},
+        ),
+        (
+            percent,
+            {0: "0%", 1: "100%", 0.4137: "41%", 0.01: "1%", 0.0042: "0.4%", 0.0005: "0.1%", 0.0004: "<0.1%",
+             1e-9: "<0.1%", 0.996: "100%"},
+        ),
+    ],
+)  # fmt: skip
+def test_numbers_read_as_a_person_reads_them(draw, examples):
+    assert {number: draw(number) for number in examples} == examples
+
+
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+@settings(deadline=None, max_examples=100)
+@given(number=st.integers(0, 10**12 - 10**9))
+@example(number=999_499_999)
+@example(number=999_500_000)
+def test_a_count_has_three_digits_and_is_half_a_per_cent_off_at_most(number):
+    digits, unit = re.fullmatch(r"([0-9.]+)([kMB]?)", count(number)).groups()
+    assert float(digits) * UNITS[unit] == pytest.approx(number, rel=0.0051)
+    assert len(digits.replace(".", "")) <= 3
+    assert float(digits) < 1000
+
+
+@settings(deadline=None, max_examples=100)
+@given(number=st.integers(0, 10**12 - 10**9) | st.sampled_from([999_949, 999_950, 999_999, 999_999_999]))
+@example(number=999_999)
+def test_a_size_is_below_a_thousand_of_its_unit(number):
+    digits, unit = size(number).split(" ")
+    assert float(digits) * UNITS["" if unit == "B" else unit] == pytest.approx(number, rel=0.051)
+    assert float(digits) < 1000
+
+
+@settings(deadline=None, max_examples=100)
+@given(seconds=st.integers(0, 10**6))
+def test_a_duration_says_its_seconds_or_its_minutes(seconds):
+    unit = {"h": 3600, "m": 60, "s": 1}
+    said = sum(int(part[:-1]) * unit[part[-1]] for part in duration(seconds).split())
+    assert said == (seconds if seconds < 3600 else seconds // 60 * 60)
+
+
+@settings(deadline=None, max_examples=100)
+@given(share=st.floats(0, 1))
+def test_a_per_cent_is_never_rounded_to_nothing(share):
+    said = percent(share)
+    assert (said == "0%") == (share == 0)
+    assert len(said) <= 5
+    if said != "<0.1%":
+        assert abs(float(said[:-1]) - 100 * share) <= (0.5 if share >= 0.00995 else 0.05) + 1e-9
+    else:
+        assert share < 0.001
+
+
+@settings(deadline=None, max_examples=100)
+@given(share=st.floats(-1, 2), more=st.floats(0, 1), width=st.integers(0, 60), full=st.sampled_from(["█", "▒"]))
+@example(share=float("nan"), more=0.0, width=10, full="█")
+@example(share=0.9999, more=0.0, width=8, full="█")
+def test_a_bar_never_passes_its_width_and_grows_with_its_share(share, more, width, full):
+    drawn = bar(share, width, full)
+    assert cell_len(drawn) <= width
+    assert set(drawn[:-1]) <= {full}
+    assert cell_len(drawn) <= cell_len(bar(share + more, width, full)) or share != share
+    if 0 <= share <= 1:
+        assert abs(cell_len(drawn) - share * width) < 1
+
+
+def test_bars_by_hand():
+    assert [bar(eighth / 8, 1) for eighth in range(9)] == ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉", "█"]
+    assert bar(0.5, 10) == "█████"
+    assert bar(0.55, 10) == "█████▌"
+    assert bar(0.55, 4, "▒") == "▒▒"
+    assert [bar(share, 3) for share in (-1, 0, 1, 7)] == ["", "", "███", "███"]
+
+
+# Colours
+
+
+def luminance(color):
+    """Relative luminance of a Rich colour (WCAG 2)."""
+    channels = np.array(color.get_truecolor()) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(style):
+    light, dark = sorted((luminance(style.color), luminance(style.bgcolor)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize(("colors", "steps"), [("truecolor", 100), ("256", 9)])
+def test_more_is_lighter_and_its_digits_are_readable(colors, steps):
+    styles = [heat(step / steps, colors) for step in range(steps + 1)]
+    lights = [luminance(style.bgcolor) for style in styles]
+    assert all(before < after for before, after in zip(lights[:-1], lights[1:], strict=True))
+    assert min(map(contrast, styles)) > 3
+
+
+@pytest.mark.parametrize("colors", [None, "standard", "windows"])
+def test_few_colours_are_none(colors):
+    assert not heat(0.5, colors)
+
+
+@pytest.mark.parametrize("colors", ["truecolor", "256"])
+def test_a_value_out_of_range_has_the_colour_of_the_end(colors):
+    assert heat(-1, colors) == heat(0, colors)
+    assert heat(2, colors) == heat(1, colors)
+
+
+# The first screen of an explanation
+
+
+def explanation(texts, focus=None, *, layers=4, heads=6, next_tokens=(), pieces=None):
+    """Random findings for these tokens that keep what findings keep: shares and rows sum to 1, nothing looks ahead."""
+    pieces = tuple(pieces or (Piece(i, text, len(text.encode())) for i, text in enumerate(texts)))
+    length = len(pieces)
+    focus = length - 1 if focus is None else focus
+    generator = np.random.default_rng(length)
+
+    def distribution(upto):
+        drawn = np.zeros(length)
+        drawn[: upto + 1] = generator.random(upto + 1) ** 3 + 1e-3
+        return drawn / drawn.sum()
+
+    by_layer = np.stack([distribution(focus) for _ in range(layers)])
+    weights = np.stack([distribution(row) for row in range(length)])
+    before = float(np.diag(weights, -1).mean()) if length > 1 else None
+    chance = float(np.mean([1 / (row + 1) for row in range(1, length)])) if length > 1 else None
+    return Explanation(
+        pieces=pieces,
+        layers=layers,
+        heads=heads,
+        sources=Sources(focus, "norm", tuple(range(layers)), None, by_layer.mean(0), by_layer, distribution(focus)),
+        map=HeadMap(2, 3, weights, False, before, chance),
+        next_tokens=tuple(NextToken(i, text, p) for i, (text, p) in enumerate(next_tokens or ((" and", 0.21),))),
+    )
+
+
+WORDS = ["He", " sat", " on", " the", " river", "'s", " bank"]
+FOREIGN = ["東京日本東京日本", " naïve", "🎉🎉", "\n", "\x1b[2J", "한국어한국어한국어", " a"]
+
+
+def explained(found, width, model="stories"):
+    console = screen(width)
+    console.print(explanation_screen(found, model, console))
+    return console.file.getvalue()
+
+
+GOLDEN_FINDINGS = Explanation(
+    pieces=(Piece(5, "The", 3), Piece(9, " cat", 4), Piece(7, " sat", 4), Piece(3, "東", 1, (1, 3))),
+    layers=2,
+    heads=2,
+    sources=Sources(
+        focus=3, weights="norm", layers=(0, 1), head=None, shares=np.array([0.2, 0.1, 0.4, 0.3]),
+        by_layer=np.array([[0.1, 0.1, 0.5, 0.3], [0.3, 0.1, 0.3, 0.3]]), raw=np.array([0.55, 0.05, 0.1, 0.3]),
+    ),
+    map=HeadMap(
+        layer=1, head=0,
+        weights=np.array([[1, 0, 0, 0], [0.75, 0.25, 0, 0], [0.5, 0.004, 0.496, 0], [0.05, 0.2, 0.65, 0.1]]),
+        asked_for=False, previous_token=0.468, previous_token_chance=0.36111,
+    ),
+    next_tokens=(NextToken(2, " on", 0.5), NextToken(0, "\n", 0.0123), NextToken(1, "[red]", 0.0002)),
+)  # fmt: skip
+GOLDEN = """\
+tiny · 2 layers x 2 heads · 4 tokens   The|␣cat|␣sat|東·1/3
+
+Where does 東·1/3 [3] get its information?
+share of information, all layers and heads
+2 ␣sat   ████████████████████████████████████ 40%
+3 東·1/3 ███████████████████████████          30% itself
+1 ␣cat   █████████                            10%
+0 The    ▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒                   20% first token
+
+Busiest head 1.0
+row looks at column, % of row · looks at the token before: .47, chance .36
+              0   1   2   3
+  0 The     100
+  1 ␣cat     75  25
+  2 ␣sat     50   0  50
+  3 東·1/3    5  20  65  10
+
+Next token   temperature 1
+␣on            ████████████████████                      50%
+␊              ▌                                          1%
+[red]                                                  <0.1%
+
+A share says where information comes from, not what it is worth to the
+prediction.
+More: --token 2 · --head 1.0 · --layer 0 · --weights raw · --json
+"""
+
+
+def test_a_small_explanation_looks_like_this():
+    found = "\n".join(line.rstrip() for line in explained(GOLDEN_FINDINGS, 80, "tiny").split("\n"))
+    assert found == GOLDEN
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+@pytest.mark.parametrize("length", [1, 2, 5, 7, 11, 30, 60, 300])
+@pytest.mark.parametrize("words", [WORDS, FOREIGN], ids=["english", "foreign"])
+def test_no_line_of_an_explanation_passes_the_width(words, length, width):
+    found = explanation([words[at % len(words)] for at in range(length)], next_tokens=[(word, 0.1) for word in words])
+    drawn = explained(found, width)
+    assert widest(drawn) <= width
+    assert not [char for char in drawn if char != "\n" and unicodedata.category(char) in INVISIBLE]
+
+
+@pytest.mark.parametrize("width", range(1, 40))
+def test_an_explanation_is_drawn_in_a_terminal_of_any_width(width):
+    for length in (1, 2, 7, 50):
+        drawn = explained(explanation([WORDS[at % 7] for at in range(length)]), width)
+        assert widest(drawn) <= width
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+@pytest.mark.parametrize("words", [WORDS, FOREIGN], ids=["english", "foreign"])
+def test_every_named_source_shows_its_share(words, width):
+    found = explanation(words)
+    lines = explained(found, width).split("\n")
+    for at, (piece, share) in enumerate(zip(found.pieces, found.sources.shares, strict=True)):
+        beginning = token_label(piece)[:3]
+        (line,) = [line for line in lines if re.match(rf"{at} {re.escape(beginning)}.*[█▏▎▍▌▋▊▉▒]", line)]
+        assert f" {percent(share)}" in line
+        assert ("itself" in line) == (at == len(words) - 1)
+        assert ("first token" in line) == (at == 0)
+
+
+def test_the_sources_too_many_to_name_are_summed():
+    found = explanation([f" w{at}" for at in range(30)])
+    shares = sorted(found.sources.shares[1:], reverse=True)
+    (line,) = [line for line in explained(found, 80).split("\n") if "more" in line and "More" not in line]
+    assert line.split() == ["21", "more", percent(sum(shares[8:]))]
+
+
+def test_the_first_tokens_raw_attention_is_said_where_there_is_room():
+    found = explanation(WORDS)
+    said = f"first token: {percent(found.sources.raw[0])} of the raw attention"
+    assert said in explained(found, 120)
+
+
+def test_the_focus_is_named_with_its_index():
+    found = explanation(WORDS, focus=4)
+    drawn = explained(found, 80)
+    assert "Where does ␣river [4] get its information?" in drawn
+    assert "Next token after ␣river [4]" in drawn
+    assert "Next token after" not in explained(explanation(WORDS), 80)
+
+
+@pytest.mark.parametrize(
+    ("changes", "scope"),
+    [
+        ({}, "share of information, all layers and heads"),
+        ({"head": 3}, "share of information, all layers, head 3"),
+        ({"layers": (2,)}, "share of information, layer 2, all heads"),
+        ({"layers": (2,), "head": 3, "weights": "raw"}, "raw attention weight, layer 2, head 3"),
+    ],
+)
+def test_what_the_shares_are_of_is_said(changes, scope):
+    found = explanation(WORDS)
+    assert scope in explained(replace(found, sources=replace(found.sources, **changes)), 80)
+
+
+def test_a_head_that_was_asked_for_is_not_called_the_busiest():
+    found = explanation(WORDS)
+    assert "Busiest head 2.3" in explained(found, 80)
+    asked = explained(replace(found, map=replace(found.map, asked_for=True)), 80)
+    assert "Busiest" not in asked
+    assert "Head 2.3" in asked
+
+
+def test_a_single_token_has_no_token_before_it():
+    drawn = explained(explanation(["He"]), 80)
+    assert "token before" not in drawn
+    assert re.search(r"^0 He +█+ 100% itself", drawn, re.MULTILINE)
+
+
+@pytest.mark.parametrize("length", [2, 7, 15])
+def test_the_map_in_numbers_is_the_per_cent_of_each_weight(length):
+    found = explanation([f" {chr(97 + at)}" for at in range(length)])
+    drawn = explained(found, 80)
+    for row in range(length):
+        (line,) = re.findall(rf"^ *{row} ␣{chr(97 + row)} +([\d ]+)$", drawn, re.MULTILINE)
+        assert [int(value) for value in line.split()] == [round(w * 100) for w in found.map.weights[row, : row + 1]]
+
+
+@pytest.mark.parametrize("colors", ["truecolor", "256"])
+def test_what_the_mask_forbids_has_no_colour(colors):
+    console = screen(80, colors)
+    console.print(explanation_screen(explanation(WORDS), "stories", console))
+    backgrounds = re.findall(r"48;[25];", console.file.getvalue())
+    assert len(backgrounds) == 7 * 8 // 2
+
+
+def shades(drawn):
+    """The map in shades: its ruler, and of each row the first token and what is drawn, with the cell it starts at."""
+    lines = drawn.split("\n")
+    legend = next(at for at, line in enumerate(lines) if "0%  ░ up to" in line)
+    rows = []
+    for at in range(legend - 1, 0, -1):
+        found = re.match(r" *(\d+) ", lines[at])
+        start = next((i for i in range(5, len(lines[at])) if lines[at][i] in "·░▒▓█"), None)
+        if found is None or start is None:
+            return lines[at], rows[::-1]
+        rows.append((int(found[1]), cell_len(lines[at][:start]), lines[at][start:]))
+    raise AssertionError("no map")
+
+
+@pytest.mark.parametrize("word", ["a", "東", "東京日本東京", "東京日本東京日本"])
+@pytest.mark.parametrize(("length", "width"), [(30, 80), (70, 80), (30, 200), (12, 40)])
+def test_the_columns_of_a_map_in_shades_stand_one_below_another(word, length, width):
+    _, rows = shades(explained(explanation([word] * length), width))
+    assert {start for _, start, _ in rows} == {19}
+    wide = len(rows[0][2])
+    assert [len(cells.ljust((at + 1) * wide)) for at, (_, _, cells) in enumerate(rows)] == [
+        (at + 1) * wide for at in range(len(rows))
+    ]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+@pytest.mark.parametrize("length", [11, 16, 21, 31, 41, 50, 100, 101, 199, 300])
+def test_the_ruler_of_a_map_in_shades_names_the_columns(length, width):
+    drawn = explained(explanation(["a"] * length), width)
+    if "0%  ░ up to" not in drawn:
+        assert length * 4 <= width - 19  # in numbers
+        return
+    ruler, rows = shades(drawn)
+    pool, wide = rows[1][0] - rows[0][0], len(rows[0][2])
+    named = {found.start(): int(found[0]) for found in re.finditer(r"\d+", ruler)}
+    assert named[19] == 0
+    assert named == {start: (start - 19) // wide * pool for start in named}
+    assert [row[0] for row in rows] == [at * pool for at in range(len(rows))]
+    assert len(rows) == -(-length // pool)
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_a_pooled_map_keeps_the_largest_and_says_the_size(width):
+    found = explanation(["a"] * 80)
+    weights = np.tril(np.full((80, 80), 0.0))
+    weights[:, 0] = 1.0
+    weights[51] = np.eye(80)[33]  # one sharp peak
+    drawn = explained(replace(found, map=replace(found.map, weights=weights)), width)
+    _, rows = shades(drawn)
+    pool, wide = rows[1][0], len(rows[0][2])
+    assert pool >= 2
+    for at, (first, _, cells) in enumerate(rows):
+        values = cells.ljust(wide * len(rows))[::wide]
+        peak = 33 // pool if first == 51 // pool * pool else 0
+        assert {column for column, value in enumerate(values[: at + 1]) if value == "█"} == {0, peak}
+        assert set(values[: at + 1]) <= set("█·")
+    assert f"largest of {pool} x {pool}" in drawn
+
+
+@pytest.mark.parametrize(
+    ("weight", "shade"),
+    [(0.0, "·"), (0.01, "·"), (0.1, "░"), (0.25, "░"), (0.4, "▒"), (0.5, "▒"), (0.7, "▓"), (0.9, "█"), (1.0, "█")],
+)
+def test_a_shade_is_the_quarter_that_the_legend_says(weight, shade):
+    found = explanation(["a"] * 30)
+    weights = np.eye(30) * (1 - weight)
+    weights[:, 0] = weight
+    _, rows = shades(explained(replace(found, map=replace(found.map, weights=weights)), 80))
+    assert {cells[0] for _, _, cells in rows[1:]} == {shade}
+
+
+def test_hostile_names_and_tokens_are_harmless_in_an_explanation():
+    found = explanation([HOSTILE, "a", HOSTILE], next_tokens=[(HOSTILE, 0.5)])
+    for width in (40, 120):
+        drawn = explained(found, width, HOSTILE)
+        assert not [char for char in drawn if char != "\n" and unicodedata.category(char) in INVISIBLE]
+    assert "[red]" in explained(found, 200, "[red]")
+
+
+def test_an_explanation_is_a_json_document_in_full_precision():
+    found = explanation(WORDS + [HOSTILE], next_tokens=[(" and", 0.1 + 0.2), ("\ud800", 0.1)])
+    document = json.loads(json.dumps(explanation_document(found, "stories"), allow_nan=False))
+    assert document["model"] == "stories"
+    assert (document["layers"], document["heads"]) == (4, 6)
+    assert [token["text"] for token in document["tokens"]] == [*WORDS, HOSTILE]
+    assert [token["index"] for token in document["tokens"]] == list(range(8))
+    assert document["sources"]["shares"] == found.sources.shares.tolist()
+    assert document["sources"]["raw"] == found.sources.raw.tolist()
+    assert document["sources"]["by_layer"] == found.sources.by_layer.tolist()
+    assert document["map"]["weights"] == found.map.weights.tolist()
+    assert document["map"]["previous_token"] == found.map.previous_token
+    assert document["next_tokens"][0] == {"id": 0, "text": " and", "probability": 0.1 + 0.2}
+
+
+# Tokens
+
+
+def rows_of(drawn):
+    """The rows of the table of tokens: number, id, bytes, characters."""
+    found = re.findall(r"^ *(\d+)  .*?  +(\d+)  +(\d+)  +(\d+)$", drawn, re.MULTILINE)
+    return [tuple(map(int, row)) for row in found]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+@pytest.mark.parametrize(
+    "text", ["He sat on the river's bank.\n", "naïve 東京 🎉\r\n" * 3, HOSTILE, "x" * 300, " ", ""], ids=ascii
+)
+def test_tokens_fit_and_every_one_has_its_row(text, width):
+    tokenizer = byte_tokenizer()
+    pieces = tokenizer.pieces(text)
+    drawn = shown(tokens_screen(pieces, len(text), HOSTILE, width), width)
+    assert widest(drawn) <= width
+    assert not [char for char in drawn if char != "\n" and unicodedata.category(char) in INVISIBLE]
+    rows = rows_of(drawn)
+    assert [row[:3] for row in rows] == [(at, piece.id, 1) for at, piece in enumerate(pieces[:200])]
+    assert f"{len(pieces):,} tokens · {len(text):,} characters" in drawn.replace("\n", "")
+    assert ("more tokens" in drawn) == (len(pieces) > 200)
+
+
+@pytest.mark.parametrize("text", ["He sat on a bench.", "naïve 東京 🎉", "東京は 日本の 首都。"])
+@pytest.mark.parametrize("vocab_size", [257, 270, 280, 300, 320])
+def test_the_characters_of_the_tokens_are_those_of_the_text(text, vocab_size):
+    """A token may hold the end of one character and the beginning of the next; each is counted once."""
+    tokenizer = train_tokenizer(
+        ["東京は 日本の 首都。 東京は 大きい。 naïve 🎉 sat on a bench " * 20], "bpe", vocab_size
+    )
+    pieces = tokenizer.pieces(text)
+    rows = rows_of(shown(tokens_screen(pieces, len(text), "made", 80), 80))
+    assert [row[1] for row in rows] == tokenizer.encode(text)
+    assert sum(row[2] for row in rows) == len(text.encode())
+    assert sum(row[3] for row in rows) == len(text)
+
+
+def test_tokens_are_a_json_document():
+    text = "東" + HOSTILE
+    pieces = byte_tokenizer().pieces(text)
+    document = json.loads(json.dumps(tokens_document(pieces, len(text), "bytes"), allow_nan=False))
+    assert [token["id"] for token in document["tokens"]] == list(text.encode())
+    assert document["tokens"][1] == {"id": 0x9D, "text": "東", "bytes": 1, "part": [2, 3]}
+    assert (document["bytes"], document["characters"]) == (len(text.encode()), len(text))
+    assert document["characters_per_token"] == len(text) / len(pieces)
+    assert tokens_document([], 0, "bytes")["characters_per_token"] == 0
+
+
+# Models
+
+
+RUN = {
+    "status": "finished",
+    "corpus": {"sources": [f"corpus{HOSTILE}.txt"], "train_characters": 900_000},
+    "plan": {"device": "cpu"},
+    "progress": {"step": 1200, "seconds": 301.2},
+    "results": {"nats_per_token": 2.1, "bits_per_byte": 1.2345, "nats_per_character": 0.9, "validation": "whole"},
+    "versions": {"attncli": "0.1.0", "torch": "2.13.0"},
+}
+LONG_NAME = "a-model-with-a-rather-long-name-indeed"
+ENTRIES = [
+    ModelEntry("stories", Path("checkpoints/stories"), 12_345_678, 1.7e9, {}, RUN),
+    ModelEntry(f"odd{HOSTILE}", Path("checkpoints/odd"), 999, 1.7e9, {}, {"results": [], "status": HOSTILE}),
+]
+
+
+@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_is_known_of_a_model_fits_and_has_every_number(name, width):
+    config = PRESETS[name][1]
+    drawn = shown(info_screen(HOSTILE, config, RUN, HOSTILE), width)
+    assert widest(drawn) <= width
+    assert not [char for char in drawn if char != "\n" and unicodedata.category(char) in INVISIBLE]
+    parts = count_parameters(config)
+    for part, number in parts.items():
+        assert bool(re.search(rf"^{part} +{number:,} ", drawn, re.MULTILINE)) == bool(number)
+    assert f"{sum(parts.values()):,}" in drawn
+    assert "1,200 steps in 5m 01s" in " ".join(drawn.split())
+    assert json.loads(json.dumps(info_document(name, config, RUN, None)))["parameters"]["total"] == sum(parts.values())
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        {},
+        {key: None for key in RUN},
+        {key: [] for key in RUN},
+        {key: {} for key in RUN},
+        {"results": {"bits_per_byte": "x", "nats_per_token": float("nan"), "nats_per_character": 10**5000}},
+        {"corpus": {"sources": 7, "train_characters": True}, "progress": {"step": -1, "seconds": "x"}, "versions": [1]},
+    ],
+)
+def test_an_odd_record_of_a_run_is_shown_as_far_as_it_goes(run):
+    drawn = shown(info_screen("odd", PRESETS["gpt2"][1], run, None), 80)
+    assert "124,439,808" in drawn
+    assert widest(drawn) <= 80
+    table = models_table([ModelEntry("odd", Path("odd"), 1, 1.7e9, {}, run)], {}, None)
+    assert "odd" in shown(table, 80)
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_list_of_models_fits(width):
+    drawn = shown(models_table(ENTRIES, {"stories": 935_296}, "stories"), width)
+    assert widest(drawn) <= width
+    assert not [char for char in drawn if char != "\n" and unicodedata.category(char) in INVISIBLE]
+    assert len(drawn.splitlines()) == 1 + len(ENTRIES)
+    assert "stories ←" in drawn
+    assert len(json.dumps(models_document(ENTRIES, {"stories": 935_296}, "stories"))) > 0
+
+
+@pytest.mark.parametrize("name", ["stories", LONG_NAME])
+def test_the_list_of_models_cuts_a_name_and_never_a_number(name):
+    drawn = shown(models_table([replace(ENTRIES[0], name=name)], {name: 935_296}, name), 80)
+    for figure in ("935k", "12.3 MB", "1.234" if f"{1.2345:.3f}" == "1.234" else "1.235"):
+        assert figure in drawn
+
+
+# Training
+
+
+PLAN = Plan(
+    model=PRESETS["gpt2"][1], parameters=124_439_808, batch_size=8, dropout=0.1, weight_decay=0.1,
+    schedule=Schedule(3e-3, 90, ((0, 1830),)), eval_every=10, report_every=5, seed=1, device="cpu", dtype="float32",
+    threads=2, seconds=300.0, step_seconds=0.12, closing_evaluation_seconds=2.0, memory_bytes=123_456_789,
+    train_tokens=500_000, reasons={"size": "for 5 minutes on this machine", "dropout": "the text is seen 30.0 times"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_plan_fits_and_says_what_will_happen(width):
+    drawn = shown(plan_table(PLAN, HOSTILE, f"{HOSTILE} 1.1 MB"), width)
+    assert widest(drawn) <= width
+    assert not [char for char in drawn if char != "\n" and unicodedata.category(char) in INVISIBLE]
+    said = " ".join(drawn.split())
+    for fact in (
+        "124M parameters: 12 layers x 12 heads, width 768 (for 5 minutes on this machine)",
+        "vocabulary 50,257, context 1024",
+        "5m 00s: about 1,830 steps of 8,192 tokens, 30.0 epochs",
+        "learning rate 0.003, dropout 0.1, seed 1 (the text is seen 30.0 times)",
+        "cpu, float32, about 120 ms a step, 123.5 MB",
+    ):
+        assert fact in said
+    steps = " ".join(shown(plan_table(replace(PLAN, seconds=None), "stories", "text"), width).split())
+    assert "training 1,830 steps of 8,192 tokens" in steps

@@ -1,0 +1,376 @@
+"""From logits to the next token: distributions computed by hand, parity with transformers, and the draw."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from attncli.config import SampleConfig
+from attncli.errors import UsageProblem
+from attncli.generation.sampling import (
+    draw,
+    filtered,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    next_token,
+    penalize_repetition,
+    scale_by_temperature,
+    uniforms,
+)
+
+INF = math.inf
+ALL = SampleConfig(temperature=1.0)  # every filter off
+BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
+SMALLEST = 5e-324  # the smallest number above 0
+
+
+def logits_of(*probabilities):
+    """Logits (1, V) whose softmax is these probabilities; 0 becomes -inf."""
+    return torch.tensor([probabilities], dtype=torch.float64).log().float()
+
+
+def probabilities(logits):
+    return [round(value, 6) for value in logits.softmax(-1)[0].tolist()]
+
+
+def kept(logits):
+    return [at for at, value in enumerate(logits[0].tolist()) if value > -INF]
+
+
+def random_logits(rows, size, seed=0, spread=3.0):
+    return spread * torch.randn(rows, size, generator=torch.Generator().manual_seed(seed))
+
+
+def finite_logits(most=40):
+    value = st.floats(-30, 30, width=32)
+    return st.lists(value, min_size=1, max_size=most).map(lambda values: torch.tensor([values]))
+
+
+# Each function, by hand
+
+
+def test_the_penalty_divides_positive_logits_of_seen_tokens_and_multiplies_negative_ones():
+    logits = torch.tensor([[2.0, -2.0, 0.0, 3.0, -3.0]])
+    seen = torch.tensor([[True, True, True, False, False]])
+    assert penalize_repetition(logits, seen, 2.0).tolist() == [[1.0, -4.0, 0.0, 3.0, -3.0]]
+    assert penalize_repetition(logits, seen, 0.5).tolist() == [[4.0, -1.0, 0.0, 3.0, -3.0]]
+    assert penalize_repetition(logits, torch.zeros_like(seen), 2.0).tolist() == logits.tolist()
+
+
+def test_each_row_is_penalized_for_its_own_tokens():
+    seen = torch.tensor([[True, False], [False, True]])
+    assert penalize_repetition(torch.ones(2, 2), seen, 4.0).tolist() == [[0.25, 1.0], [1.0, 0.25]]
+
+
+def test_a_temperature_of_one_half_squares_the_probabilities():
+    assert probabilities(scale_by_temperature(logits_of(0.5, 0.25, 0.25), 0.5)) == [0.666667, 0.166667, 0.166667]
+    assert probabilities(scale_by_temperature(logits_of(0.64, 0.36), 2.0)) == [0.571429, 0.428571]
+    assert probabilities(scale_by_temperature(logits_of(0.7, 0.2, 0.1), 1.0)) == [0.7, 0.2, 0.1]
+
+
+def test_top_k_keeps_the_k_largest():
+    logits = logits_of(0.1, 0.4, 0.2, 0.3)
+    assert probabilities(keep_top_k(logits, 2)) == [0.0, 0.571429, 0.0, 0.428571]
+    assert probabilities(keep_top_k(logits, 1)) == [0.0, 1.0, 0.0, 0.0]
+    for k in (4, 5, 10**6):
+        assert torch.equal(keep_top_k(logits, k), logits)
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [
+        (0.3, [1]),
+        (0.5, [1]),  # its probability is p
+        (0.501, [1, 3]),
+        (0.75, [1, 3]),
+        (0.76, [0, 1, 3]),
+        (0.9, [0, 1, 2, 3]),
+        (1.0, [0, 1, 2, 3]),
+    ],
+)
+def test_top_p_keeps_the_fewest_that_reach_p(p, expected):
+    logits = logits_of(0.125, 0.5, 0.125, 0.25)
+    assert kept(keep_top_p(logits, p)) == expected
+
+
+def test_top_p_leaves_the_kept_ones_in_proportion():
+    assert probabilities(keep_top_p(logits_of(0.1, 0.6, 0.3), 0.8)) == [0.0, 0.666667, 0.333333]
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"), [(0.0, [0, 1, 2, 3]), (0.2, [0, 1, 2, 3]), (0.3, [1, 2, 3]), (0.6, [1, 3]), (1.0, [1])]
+)
+def test_min_p_keeps_what_is_p_times_as_probable_as_the_best(p, expected):
+    logits = logits_of(0.1, 0.4, 0.2, 0.3)
+    assert kept(keep_min_p(logits, p)) == expected
+
+
+def test_rows_are_filtered_apart():
+    logits = torch.cat((logits_of(0.7, 0.2, 0.1), logits_of(0.1, 0.2, 0.7)))
+    for keep in (lambda x: keep_top_k(x, 2), lambda x: keep_top_p(x, 0.8), lambda x: keep_min_p(x, 0.25)):
+        together = keep(logits)
+        assert torch.equal(together, torch.cat([keep(logits[:1]), keep(logits[1:])]))
+        assert [kept(together[:1]), kept(together[1:])] == [[0, 1], [1, 2]]
+
+
+def test_the_filters_are_applied_in_order():
+    """Temperature 0.5 squares 0.5 0.3 0.2 to 0.658 0.237 0.105; top-p 0.65 then keeps one, and 0.7 two."""
+    logits = logits_of(0.5, 0.3, 0.2)
+    assert kept(filtered(logits, replace(ALL, temperature=0.5, top_p=0.65))) == [0]
+    assert kept(filtered(logits, replace(ALL, temperature=0.5, top_p=0.7))) == [0, 1]
+    assert kept(filtered(logits, replace(ALL, top_p=0.65))) == [0, 1]
+    # Of the two that top-k keeps, 0.625 and 0.375, the first alone reaches top-p 0.6; of all three it would not.
+    assert kept(filtered(logits, replace(ALL, top_k=2, top_p=0.6))) == [0]
+    assert kept(filtered(logits, replace(ALL, top_p=0.6))) == [0, 1]
+    # The penalty comes first: halved logits of the best token make it the second.
+    logits, seen = torch.tensor([[2.0, 1.5]]), torch.tensor([[True, False]])
+    assert kept(filtered(logits, replace(ALL, top_k=1, repetition_penalty=2.0), seen)) == [1]
+    assert kept(filtered(logits, replace(ALL, top_k=1, repetition_penalty=2.0))) == [0]
+
+
+def test_filters_that_are_off_change_no_probability():
+    logits = random_logits(3, 50)
+    torch.testing.assert_close(filtered(logits, ALL).softmax(-1), logits.softmax(-1))
+    assert torch.equal(filtered(logits, replace(ALL, temperature=0.0)), logits)
+
+
+# Edges
+
+
+@settings(deadline=None, max_examples=100)
+@given(values=st.lists(st.integers(-3, 3), min_size=1, max_size=30), k=st.integers(1, 40))
+@example(values=[1] * 30, k=7)
+def test_top_k_keeps_exactly_k_whatever_is_equal(values, k):
+    logits = torch.tensor([values], dtype=torch.float32)
+    at = kept(keep_top_k(logits, k))
+    assert len(at) == min(k, len(values))
+    left = [value for i, value in enumerate(values) if i not in at]
+    assert not left or max(left) <= min(values[i] for i in at)
+
+
+@settings(deadline=None, max_examples=100)
+@given(logits=finite_logits(), p=st.floats(0, 1, exclude_min=True))
+@example(logits=torch.zeros(1, 20), p=SMALLEST)
+@example(logits=torch.tensor([[0.0, 1.0]]), p=1e-45)
+def test_top_p_keeps_the_best_and_no_more_than_it_needs(logits, p):
+    left = keep_top_p(logits, p)
+    assert left.amax() == logits.amax()
+    exact = logits.double().softmax(-1)
+    least_kept = exact.masked_fill(left == -INF, INF).amin()
+    share = exact.masked_fill(left == -INF, 0).sum()
+    assert share >= p - 1e-6
+    assert share - least_kept <= p + 1e-6
+
+
+@settings(deadline=None, max_examples=100)
+@given(logits=finite_logits(), p=st.floats(0, 1))
+@example(logits=torch.zeros(1, 3), p=1.0)
+@example(logits=torch.tensor([[0.0, -30.0]]), p=SMALLEST)
+def test_min_p_keeps_the_best(logits, p):
+    assert keep_min_p(logits, p).amax() == logits.amax()
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-38, 1e-45, 1e-46, 1e-300, SMALLEST])
+def test_a_tiny_temperature_is_the_most_probable_token(temperature):
+    logits = random_logits(4, 30)
+    config = SampleConfig(temperature=temperature)
+    chances = filtered(logits, config).softmax(-1)
+    assert chances.isfinite().all()
+    torch.testing.assert_close(chances.sum(-1), torch.ones(4))
+    assert torch.equal(next_token(logits, config, torch.tensor([0.0, 0.3, 0.6, BELOW_ONE])), logits.argmax(-1))
+
+
+@pytest.mark.parametrize("temperature", [1e30, 1e39, 1e300])
+def test_a_huge_temperature_makes_all_tokens_equal(temperature):
+    chances = filtered(random_logits(4, 25), SampleConfig(temperature=temperature)).softmax(-1)
+    torch.testing.assert_close(chances, torch.full((4, 25), 0.04))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1e-30, 1e30])
+def test_the_largest_logits_of_all_do_not_overflow(temperature):
+    largest = torch.finfo(torch.float32).max
+    logits = torch.tensor([[largest, 0.0, largest / 2]])
+    chances = filtered(logits, SampleConfig(temperature=temperature)).softmax(-1)
+    assert chances.isfinite().all()
+    torch.testing.assert_close(chances.sum(-1), torch.ones(1))
+
+
+def test_temperature_zero_is_the_most_probable_token_of_each_row():
+    logits = random_logits(50, 30)
+    assert torch.equal(next_token(logits, SampleConfig(temperature=0), torch.rand(50)), logits.argmax(-1))
+    penalized = next_token(
+        torch.tensor([[3.0, 2.0]]),
+        SampleConfig(temperature=0, repetition_penalty=2.0),
+        torch.zeros(1),
+        torch.tensor([[True, False]]),
+    )
+    assert penalized.tolist() == [1]
+
+
+def test_half_precision_logits_are_drawn_from_in_float32():
+    logits = random_logits(6, 1000).bfloat16()
+    at = torch.linspace(0, BELOW_ONE, 6)
+    for config in (SampleConfig(), SampleConfig(temperature=0), SampleConfig(top_k=5, top_p=0.9, min_p=0.01)):
+        assert torch.equal(next_token(logits, config, at), next_token(logits.float(), config, at))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("temperature", INF),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("top_p", float("nan")),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("min_p", float("nan")),
+        ("repetition_penalty", 0.0),
+        ("repetition_penalty", INF),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_by_its_option(option, value):
+    with pytest.raises(UsageProblem, match=f"--{option.replace('_', '-')} is {value}"):
+        SampleConfig(**{option: value})
+
+
+# Parity with transformers
+
+
+def theirs(config, ids, logits):
+    """The processors that transformers makes of the same settings, in the order in which its `generate` runs them."""
+    steps = LogitsProcessorList()
+    if config.repetition_penalty != 1:
+        steps.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
+    if config.temperature != 1:
+        steps.append(TemperatureLogitsWarper(config.temperature))
+    if config.top_k:
+        steps.append(TopKLogitsWarper(config.top_k))
+    if config.top_p < 1:
+        steps.append(TopPLogitsWarper(config.top_p))
+    if config.min_p:
+        steps.append(MinPLogitsWarper(config.min_p))
+    return steps(ids, logits)
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {},
+        {"temperature": 0.3},
+        {"temperature": 1.7},
+        {"top_k": 1},
+        {"top_k": 12},
+        {"top_k": 5000},
+        {"top_p": 0.05},
+        {"top_p": 0.5},
+        {"top_p": 0.95},
+        {"min_p": 0.02},
+        {"min_p": 0.3},
+        {"repetition_penalty": 1.3},
+        {"repetition_penalty": 0.7},
+        {"temperature": 0.6, "top_k": 40, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.2},
+        {"temperature": 1.5, "top_k": 200, "top_p": 0.8, "repetition_penalty": 1.05},
+    ],
+    ids=lambda switches: " ".join(f"{name} {value}" for name, value in switches.items()) or "nothing",
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_filters_are_those_of_transformers(switches, seed):
+    config = replace(ALL, **switches)
+    generator = torch.Generator().manual_seed(100 + seed)
+    logits = random_logits(8, 500, seed, spread=(1.0, 3.0, 8.0)[seed])
+    ids = torch.randint(500, (8, 40), generator=generator)
+    seen = torch.zeros(8, 500, dtype=torch.bool).scatter_(1, ids, True)
+    ours, expected = filtered(logits, config, seen), theirs(config, ids, logits.clone())
+    assert torch.equal(ours == -INF, expected == -INF)
+    torch.testing.assert_close(ours.softmax(-1), expected.softmax(-1), rtol=1e-5, atol=1e-7)
+
+
+# The draw
+
+
+@settings(deadline=None, max_examples=100)
+@given(data=st.data(), size=st.integers(1, 60), below=st.floats(0, BELOW_ONE, width=32))
+def test_no_token_without_probability_is_ever_drawn(data, size, below):
+    value = st.floats(-60, 60, width=32) | st.just(-INF)
+    values = data.draw(st.lists(value, min_size=size, max_size=size))
+    values[data.draw(st.integers(0, size - 1))] = data.draw(st.floats(-60, 60, width=32))
+    logits = torch.tensor([values] * 4)
+    ids = draw(logits, torch.tensor([0.0, below, 0.5, BELOW_ONE]))
+    assert ids.amin() >= 0
+    assert ids.amax() < size
+    assert (logits.softmax(-1).gather(1, ids[:, None]) > 0).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 97, 1000, 50_257, 150_000])
+def test_the_ends_of_the_uniforms_are_tokens_of_the_vocabulary(size):
+    logits = random_logits(20, size)
+    logits[:, size // 2 + 1 :] = -INF  # the last token with a probability is not the last of all
+    for uniform in (0.0, 2**-24, 0.5, BELOW_ONE):
+        ids = draw(logits, torch.full((20,), uniform))
+        assert (ids <= size // 2).all()
+
+
+def test_the_draw_inverts_the_cumulative_distribution():
+    logits = logits_of(0.25, 0.0, 0.5, 0.25, 0.0).repeat(7, 1)
+    uniform = torch.tensor([0.0, 0.2499, 0.2501, 0.5, 0.7499, 0.7501, BELOW_ONE])
+    assert draw(logits, uniform).tolist() == [0, 0, 2, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("size", [2, 7, 50, 400])
+def test_an_even_grid_of_uniforms_draws_each_token_as_often_as_it_is_probable(size):
+    points = 10_000
+    logits = random_logits(1, size, seed=size, spread=1.5)
+    grid = (torch.arange(points) + 0.5) / points
+    counts = draw(logits.expand(points, -1), grid).bincount(minlength=size)
+    expected = logits[0].double().softmax(-1) * points
+    assert counts.sum() == points
+    assert ((counts - expected).abs() <= 1).all()
+
+
+def test_a_draw_of_a_row_is_the_same_in_any_batch():
+    logits, at = random_logits(16, 300), torch.rand(16, generator=torch.Generator().manual_seed(1))
+    config = SampleConfig(temperature=0.9, top_k=50, top_p=0.95, min_p=0.01)
+    together = next_token(logits, config, at)
+    assert together.tolist() == [next_token(logits[i : i + 1], config, at[i : i + 1]).item() for i in range(16)]
+
+
+# Uniforms
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**63 - 1), samples=st.integers(1, 8), more=st.integers(0, 8), count=st.integers(1, 50))
+def test_the_uniforms_of_a_sample_do_not_depend_on_how_many_there_are(seed, samples, more, count):
+    few = uniforms(seed, samples, count)
+    many = uniforms(seed, samples + more, count)
+    assert few.shape == (samples, count)
+    assert torch.equal(many[:samples], few)
+    assert ((few >= 0) & (few < 1)).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**63 - 1), count=st.integers(1, 200), more=st.integers(0, 200))
+def test_the_uniforms_of_a_sample_begin_alike_however_long_it_gets(seed, count, more):
+    assert torch.equal(uniforms(seed, 2, count + more)[:, :count], uniforms(seed, 2, count))
+
+
+def test_seeds_and_samples_have_uniforms_of_their_own():
+    rows = torch.cat([uniforms(seed, 5, 20) for seed in range(5)])
+    assert len({tuple(row) for row in rows.tolist()}) == 25
+    state = torch.random.get_rng_state()
+    uniforms(3, 4, 5)
+    assert torch.equal(torch.random.get_rng_state(), state)
