@@ -38,7 +38,8 @@ def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 
 def scale_by_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Logits / temperature, for a temperature above 0; the largest becomes 0, so that nothing overflows."""
-    return (logits - logits.amax(-1, keepdim=True)) / temperature
+    smallest = torch.finfo(logits.dtype).tiny  # what is below would be rounded to 0
+    return (logits - logits.amax(-1, keepdim=True)) / max(temperature, smallest)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -54,8 +55,9 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     ordered, at = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities  # of the tokens more probable than this one
-    removed = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, at, before >= p)
-    return logits.masked_fill(removed, -math.inf)
+    unneeded = before >= p
+    unneeded[..., 0] = False
+    return logits.masked_fill(torch.zeros_like(unneeded).scatter(-1, at, unneeded), -math.inf)
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:

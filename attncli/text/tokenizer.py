@@ -12,6 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,13 +63,10 @@ class Tokenizer:
         from tokenizers import Tokenizer as Backend
 
         try:
-            return cls(Backend.from_str(text))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as problem:  # a panic in the library is not an Exception
-            raise BadCheckpoint(
-                f"{where} is not a tokenizer: {str(problem)[:200]}", "Copy it again from its source."
-            ) from None
+            with _library_failures():
+                return cls(Backend.from_str(text))
+        except BadCheckpoint as problem:
+            raise BadCheckpoint(f"{where} is not a tokenizer: {problem.message}", problem.hint) from None
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
@@ -117,7 +115,9 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Several texts at once, on all cores."""
-        encodings = self._backend.encode_batch_fast([checked_text(text) for text in texts], add_special_tokens=False)
+        checked = [checked_text(text) for text in texts]
+        with _library_failures():
+            encodings = self._backend.encode_batch_fast(checked, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -125,76 +125,111 @@ class Tokenizer:
         for i in ids:
             if not 0 <= i < self.vocab_size:
                 raise BadInput(f"There is no token {i}: this tokenizer has ids 0 to {self.vocab_size - 1}.")
-        return str(self._backend.decode(list(ids), skip_special_tokens=False))
+        if self._holds_bytes:
+            return b"".join(map(self._bytes, ids)).decode("utf-8", "replace")
+        with _library_failures():
+            return str(self._backend.decode(list(ids), skip_special_tokens=False))
 
     def pieces(self, text: str) -> list[Piece]:
         """The tokens of a text, each with the characters it covers."""
-        encoding = self._backend.encode(checked_text(text), add_special_tokens=False)
+        with _library_failures():
+            encoding = self._backend.encode(checked_text(text), add_special_tokens=False)
         spans = encoding.offsets
         # How many tokens cover each character: more than one means that it is split.
         cover = Counter(at for start, end in spans for at in range(start, end))
         seen: Counter[int] = Counter()
         pieces = []
-        for id_, token, (start, end) in zip(encoding.ids, encoding.tokens, spans, strict=True):
+        for id_, (start, end) in zip(encoding.ids, spans, strict=True):
             seen.update(range(start, end))
             split = next((at for at in range(start, end) if cover[at] > 1), None)
             part = (1, 1) if split is None else (seen[split], cover[split])
-            pieces.append(Piece(id_, text[start:end], self._byte_count(token, text[start:end]), part))
+            covered = text[start:end]
+            size = len(self._bytes(id_)) if self._holds_bytes else len(covered.encode())
+            pieces.append(Piece(id_, covered, size, part))
         return pieces
-
-    def describe(self, ids: Sequence[int]) -> list[Piece]:
-        """Pieces of ids that came from a model: each decoded alone, a partial character as U+FFFD."""
-        tokens = [self._backend.id_to_token(i) for i in ids]
-        texts = [self.decode([i]) for i in ids]
-        return [
-            Piece(i, text, self._byte_count(token or "", text))
-            for i, token, text in zip(ids, tokens, texts, strict=True)
-        ]
 
     def stream(self) -> DecodeStream:
         """A decoder for ids that arrive one at a time."""
         return DecodeStream(self)
 
-    def _byte_count(self, token: str, text: str) -> int:
-        if self._byte_level and token != END_OF_TEXT:
-            return len(token)  # the library writes each byte as one character
-        return 1 if _BYTE_TOKEN.fullmatch(token) else len(text.encode())
+    def _bytes(self, id_: int) -> bytes:
+        """What a token stands for, in a tokenizer whose tokens are bytes or characters."""
+        token = self._backend.id_to_token(id_)
+        if token is None or id_ in self._added:
+            return (token or "").encode()
+        if self._byte_level:
+            return bytes(_BYTE_OF[char] for char in token)
+        byte = _BYTE_TOKEN.fullmatch(token)
+        return bytes([int(byte[1], 16)]) if byte else token.encode()
+
+    @cached_property
+    def _added(self) -> frozenset[int]:
+        return frozenset(self._backend.get_added_tokens_decoder())
 
     @cached_property
     def _byte_level(self) -> bool:
-        return "ByteLevel" in repr(self._backend.decoder)
+        """Whether every token is written with one character per byte."""
+        return self._decoder == {"type": "ByteLevel"}
+
+    @cached_property
+    def _holds_bytes(self) -> bool:
+        """Whether a token means the same bytes wherever it stands: then decoding is joining them."""
+        return self._byte_level or self._decoder == {"type": "Sequence", "of": ["ByteFallback", "Fuse"]}
+
+    @cached_property
+    def _decoder(self) -> dict[str, object]:
+        """The kind of the library's decoder, and of the parts of a sequence."""
+        decoder = json.loads(self._backend.to_str())["decoder"] or {"type": None}
+        kind = {"type": decoder["type"]}
+        return kind | {"of": [part["type"] for part in decoder["decoders"]]} if "decoders" in decoder else kind
+
+
+@contextmanager
+def _library_failures() -> Iterator[None]:
+    """Turns a failure inside the library, where even a panic is no Exception, into BadCheckpoint."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as problem:
+        raise BadCheckpoint(
+            f"The tokenizer fails: {str(problem)[:160]}", "Copy its model again from its source."
+        ) from None
 
 
 class DecodeStream:
     """Turns ids that arrive one at a time into text; what it gives, joined, is the decoding of all of them.
 
     A character may be spread over several tokens, and some tokenizers decode a token by its neighbours. So each
-    step decodes a short tail of the ids, and text that ends in U+FFFD waits for the rest of its character.
+    step decodes a short tail of the ids, and U+FFFD at its end waits: it may be the beginning of a character.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._tail: list[int] = []  # the ids since the last-but-one text was shown
-        self._shown = 0  # how many of the tail's ids have been shown
+        self._tail: list[int] = []  # ids from the last-but-one place at which all text was certain
+        self._before = 0  # how many of them lie before the last such place
+        self._given = 0  # characters after that place that were given already
 
     def push(self, id_: int) -> str:
         """Takes one id; returns the text that is now certain, which may be empty."""
         self._tail.append(id_)
-        text = self._pending()
-        if not text or text.endswith(_REPLACEMENT):
-            return ""
-        self._tail = self._tail[self._shown :]
-        self._shown = len(self._tail)
-        return text
+        text = self._since()
+        certain = text.rstrip(_REPLACEMENT)
+        new, self._given = certain[self._given :], max(self._given, len(certain))
+        if text and certain == text:
+            self._tail = self._tail[self._before :]
+            self._before, self._given = len(self._tail), 0
+        return new
 
     def flush(self) -> str:
         """The rest, at the end: an unfinished character as U+FFFD."""
-        text = self._pending()
-        self._tail, self._shown = [], 0
-        return text
+        rest = self._since()[self._given :]
+        self._tail, self._before, self._given = [], 0, 0
+        return rest
 
-    def _pending(self) -> str:
-        before = self._tokenizer.decode(self._tail[: self._shown])
+    def _since(self) -> str:
+        """The text after the last place at which all was certain."""
+        before = self._tokenizer.decode(self._tail[: self._before])
         return self._tokenizer.decode(self._tail)[len(before) :]
 
 
@@ -245,6 +280,9 @@ def _byte_characters() -> list[str]:
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(256, 512))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+_BYTE_OF = {char: byte for byte, char in enumerate(_byte_characters())}
 
 
 def _end_of_text_token() -> AddedToken:
