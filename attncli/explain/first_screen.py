@@ -193,17 +193,12 @@ def _runs(pieces: Sequence[Piece], wanted: str) -> list[tuple[int, int]]:
     for start in range(len(pieces)):
         spelled = ""
         for end in range(start, len(pieces)):
-            spelled += _whole_text(pieces[end])
+            spelled += pieces[end].completed
             if wanted and spelled.strip() == wanted:
                 found.append((start, end))
             if len(spelled.strip()) >= len(wanted):
                 break
-    return [(start, end) for start, end in found if _whole_text(pieces[start]).strip() or start == end]
-
-
-def _whole_text(piece: Piece) -> str:
-    """The text of a token; a character that is split over tokens belongs to the last of them."""
-    return piece.text if piece.part[0] == piece.part[1] else ""
+    return [(start, end) for start, end in found if pieces[start].completed.strip() or start == end]
 
 
 def _is_word(pieces: Sequence[Piece], start: int, end: int) -> bool:

@@ -30,8 +30,7 @@ def tokens_screen(pieces: Sequence[Piece], characters: int, tokenizer: str, widt
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for at, piece in enumerate(pieces[:_MOST_ROWS]):
         label = Text(token_label(piece, max(width - 40, 8)), TOKEN_TINTS[at % 2])
-        whole = piece.part[0] == piece.part[1]  # a character that is split is counted at its last token
-        table.add_row(str(at), label, str(piece.id), str(piece.bytes), str(len(piece.text) if whole else 0))
+        table.add_row(str(at), label, str(piece.id), str(piece.bytes), str(len(piece.completed)))
     parts: list[RenderableType] = [_tinted(pieces), Text(), table]
     if len(pieces) > _MOST_ROWS:
         parts.append(Text(f"… {len(pieces) - _MOST_ROWS:,} more tokens: --ids or --json gives them all", "dim"))

@@ -39,13 +39,23 @@ class Piece:
     """One token of a text.
 
     `part` is (1, 1) for a token of whole characters. A token that holds only part of a character has (i, n): the
-    i-th of the n tokens that share it; `text` is then the whole character.
+    i-th of the n tokens that share it; `text` is then the whole character. `unfinished` says that the last character
+    of `text` goes on in the next token, so that a text's characters can be counted once.
     """
 
     id: int
     text: str
     bytes: int
     part: tuple[int, int] = (1, 1)
+    unfinished: bool = False
+
+    @property
+    def completed(self) -> str:
+        """The characters that are complete with this token and were not before.
+
+        Of a character shared with the token before, this token holds the end, unless it is unfinished here too.
+        """
+        return self.text[:-1] if self.unfinished else self.text
 
 
 class Tokenizer:
@@ -132,8 +142,9 @@ class Tokenizer:
 
     def pieces(self, text: str) -> list[Piece]:
         """The tokens of a text, each with the characters it covers."""
+        checked_text(text)
         with _library_failures():
-            encoding = self._backend.encode(checked_text(text), add_special_tokens=False)
+            encoding = self._backend.encode(text, add_special_tokens=False)
         spans = encoding.offsets
         # How many tokens cover each character: more than one means that it is split.
         cover = Counter(at for start, end in spans for at in range(start, end))
@@ -145,7 +156,8 @@ class Tokenizer:
             part = (1, 1) if split is None else (seen[split], cover[split])
             covered = text[start:end]
             size = len(self._bytes(id_)) if self._holds_bytes else len(covered.encode())
-            pieces.append(Piece(id_, covered, size, part))
+            unfinished = end > start and seen[end - 1] < cover[end - 1]
+            pieces.append(Piece(id_, covered, size, part, unfinished))
         return pieces
 
     def stream(self) -> DecodeStream:
