@@ -12,6 +12,10 @@ from rich.cells import cell_len, set_cell_size
 
 from attncli.text.tokenizer import Piece
 
+# Letters and marks without a shape: fillers, joiners of graphemes, variation selectors.
+_INVISIBLE = frozenset(
+    (0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x3164, *range(0xFE00, 0xFE10), 0xFFA0)
+) | frozenset(range(0xE0100, 0xE01F0))
 _JOINERS = "\u200c\u200d"  # part of words in some scripts, and of emoji
 
 
@@ -41,8 +45,13 @@ def label_text(text: str) -> str:
 
 
 def fit(text: str, width: int) -> str:
-    """The text, cut with '…' when it is wider than `width` cells."""
-    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+    """The text, cut with '…' when it is wider than `width` cells; at least the '…'."""
+    return text if cell_len(text) <= width else set_cell_size(text, max(width - 1, 0)).rstrip() + "…"
+
+
+def pad(text: str, width: int) -> str:
+    """The text in exactly `width` cells, cut or filled."""
+    return set_cell_size(fit(text, width), width)
 
 
 def _stand_in(char: str) -> str:
@@ -51,6 +60,6 @@ def _stand_in(char: str) -> str:
         return chr(0x2400 + code)  # ␀ to ␟
     if code == 0x7F:
         return "␡"
-    if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") or 0xFE00 <= code <= 0xFE0F:
+    if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") or code in _INVISIBLE:
         return f"‹{code:X}›"
     return char

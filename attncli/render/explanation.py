@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.explain.findings import Explanation, Floats, HeadMap, Sources
-from attncli.render.escape import fit, label_text, token_label
+from attncli.render.escape import fit, label_text, one_line, pad, token_label
 from attncli.render.numbers import bar, percent
 from attncli.render.palette import heat
 from attncli.text.tokenizer import Piece
@@ -42,7 +42,7 @@ def explanation_screen(found: Explanation, model: str, console: Console) -> Rend
 
 
 def _heading(found: Explanation, model: str, width: int) -> Text:
-    facts = f"{model} · {found.layers} layers x {found.heads} heads · {len(found.pieces)} tokens"
+    facts = f"{one_line(model)} · {found.layers} layers x {found.heads} heads · {len(found.pieces)} tokens"
     text = Text(fit(facts, width), style="bold")
     room = width - cell_len(facts) - 3
     if room >= 20:
@@ -136,24 +136,24 @@ def _number_map(found: Explanation, console: Console) -> Table:
 
 def _shade_map(pieces: tuple[Piece, ...], head: HeadMap, width: int) -> Group:
     """A shade a cell, for more tokens than numbers fit; pooled by maximum where even those do not fit."""
-    room = width - _LABEL - 6
+    labels = min(_LABEL, max(width - 12, 1))
+    room = max(width - labels - 6, 1)
     pool = max(math.ceil(len(pieces) / room), math.ceil(len(pieces) / _MOST_MAP_ROWS))
     pooled = _pool(head.weights, pool)
     wide = 2 if len(pooled) * 2 <= room else 1
-    lines = [Text(" " * (_LABEL + 5) + _ruler(len(pooled), pool, wide), style="dim")]
+    lines = [Text(" " * (labels + 5) + _ruler(len(pooled), pool, wide), style="dim")]
     for row, values in enumerate(pooled):
         first = row * pool
-        line = Text(f"{first:>4} ", "dim").append(
-            fit(token_label(pieces[first]), _LABEL).ljust(_LABEL), style="not dim"
-        )
+        line = Text(f"{first:>4} ", "dim").append(pad(token_label(pieces[first]), labels), style="not dim")
         shades = (_SHADES[math.ceil(value * 4 - 0.05) if value > 0.0125 else 0] for value in values[: row + 1])
         lines.append(
             line.append("".join(shade.ljust(wide, " " if shade == "·" else shade) for shade in shades), style="cyan")
         )
-    legend = "· 0%  ░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"
+    legends = ["· 0%  ░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"]
     if pool > 1:
-        legend += f"   each cell: the largest of {pool} x {pool}"
-    return Group(*lines, Text(fit(" " * (_LABEL + 5) + legend, width), style="dim"))
+        legends.append(f"each cell: the largest of {pool} x {pool}")
+    indent = " " * min(labels + 5, max(width - cell_len(legends[0]), 0))
+    return Group(*lines, *(Text(fit(indent + legend, width), style="dim") for legend in legends))
 
 
 def _pool(weights: Floats, size: int) -> Floats:
@@ -166,13 +166,14 @@ def _pool(weights: Floats, size: int) -> Floats:
 
 
 def _ruler(columns: int, pool: int, wide: int) -> str:
-    """Token indices above every few columns."""
+    """Token indices above every few columns, each whole or not at all."""
     line = ""
-    for column in range(columns):
+    for column in range(0, columns, 5):
         at = str(column * pool)
-        if column * wide >= len(line) + (1 if line else 0) and column % 5 == 0:
-            line = line.ljust(column * wide) + at
-    return line[: columns * wide]
+        start = column * wide
+        if start >= len(line) + bool(line) and start + len(at) <= columns * wide:
+            line = line.ljust(start) + at
+    return line
 
 
 def _next_tokens(found: Explanation, width: int) -> Group:

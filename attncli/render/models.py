@@ -14,7 +14,7 @@ from rich.text import Text
 from attncli.checkpoint.directory import ModelEntry
 from attncli.config import ModelConfig
 from attncli.model.count import ATTENTION, BYTES, cache_bytes_per_token, count_parameters
-from attncli.render.escape import one_line
+from attncli.render.escape import fit, one_line
 from attncli.render.numbers import bar, count, duration, percent, size
 
 
@@ -152,12 +152,12 @@ def models_table(entries: Sequence[ModelEntry], parameters: dict[str, int], defa
         score = f"{_number(results, 'bits_per_byte'):.3f}" if results else "–"
         mark = " ←" if entry.name == default else ""
         table.add_row(
-            one_line(entry.name) + mark,
+            fit(one_line(entry.name), 22) + mark,
             count(parameters[entry.name]) if entry.name in parameters else "–",
             size(entry.bytes),
             score,
-            one_line(str(entry.run.get("status", "from elsewhere"))),
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.modified)),
+            one_line(str(entry.run.get("status", "elsewhere"))),
+            time.strftime("%Y-%m-%d", time.localtime(entry.modified)),
         )
     return table
 

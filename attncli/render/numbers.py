@@ -17,7 +17,7 @@ def count(number: float) -> str:
 def size(number: float) -> str:
     """Bytes: 1536 -> '1.5 kB'; powers of 1000."""
     for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= limit:
+        if number >= limit * 0.99995:
             return f"{number / limit:.1f} {unit}"
     return f"{number:.0f} B"
 

@@ -24,12 +24,18 @@ def heat(value: float, color_system: str | None) -> Style:
             round(a + (b - a) * (at - low))
             for a, b in zip(_channels(_VIRIDIS[low]), _channels(_VIRIDIS[low + 1]), strict=True)
         )
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 140
-        return Style(color="white" if dark else "black", bgcolor=Color.from_rgb(red, green, blue))
+        return _legible(Color.from_rgb(red, green, blue))
     if color_system == "256":
-        index = round(value * (len(_RAMP_256) - 1))
-        return Style(color="white" if index < 6 else "black", bgcolor=Color.from_ansi(_RAMP_256[index]))
+        return _legible(Color.from_ansi(_RAMP_256[round(value * (len(_RAMP_256) - 1))]))
     return Style()
+
+
+def _legible(ground: Color) -> Style:
+    """Black or white on this ground, whichever stands out more (relative luminance as in WCAG 2)."""
+    linear = [(c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4) for c in ground.get_truecolor()]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    # 24-bit white and black: the terminal's own may be tinted.
+    return Style(color="#ffffff" if luminance < 0.179 else "#000000", bgcolor=ground)
 
 
 def _channels(color: str) -> tuple[int, int, int]:

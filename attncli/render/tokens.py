@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.render.escape import token_label
+from attncli.render.escape import one_line, token_label
 from attncli.render.palette import TOKEN_TINTS
 from attncli.text.tokenizer import Piece
 
@@ -41,7 +41,7 @@ def totals(tokens: int, characters: int, size: int, tokenizer: str) -> Text:
     """'7 tokens · 29 characters · 29 bytes · 4.14 characters per token'."""
     per_token = f"{characters / tokens:.2f}" if tokens else "0"
     facts = f"{tokens:,} tokens · {characters:,} characters · {size:,} bytes · {per_token} characters per token"
-    return Text(facts, "bold").append(f" · {tokenizer}", "not bold dim")
+    return Text(facts, "bold").append(f" · {one_line(tokenizer)}", "not bold dim")
 
 
 def _tinted(pieces: Sequence[Piece]) -> Text:

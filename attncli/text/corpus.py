@@ -28,7 +28,7 @@ from attncli.text.tokenizer import END_OF_TEXT, Tokenizer, checked_text, stretch
 
 STDIN = "-"
 SMALLEST_TRAINING = 64  # tokens: below this there is nothing to learn from
-_SEPARATOR = re.compile(rf"^{re.escape(END_OF_TEXT)}[ \t]*\r?\n?", re.MULTILINE)
+_SEPARATOR = re.compile(rf"^{re.escape(END_OF_TEXT)}[ \t]*(?:\r?\n|\Z)", re.MULTILINE)
 _ENCODE_AT_ONCE = 32  # stretches whose tokens are held in memory together
 _CACHE_VERSION = 1
 
