@@ -5,6 +5,7 @@ import json
 import re
 import unicodedata
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,10 @@ def shown(drawn, width):
 
 def widest(text):
     return max(map(cell_len, text.split("\n")))
+
+
+def harmless(drawn):
+    return not [char for char in drawn if char != "\n" and unicodedata.category(char) in INVISIBLE]
 
 
 # Escapes
@@ -163,7 +168,8 @@ def test_an_error_and_a_note_show_hostile_text_harmless(capsys):
         ),
         (
             size,
-            {0: "0 B", 999: "999 B", 1000: "1.0 kB", 1536: "1.5 kB", 12_345_678: "12.3 MB", 698_400_000_000: "698.4 GB"},
+            {0: "0 B", 999: "999 B", 1000: "1.0 kB", 1536: "1.5 kB", 12_345_678: "12.3 MB",
+             698_400_000_000: "698.4 GB"},
         ),
         (
             duration,
@@ -261,11 +267,15 @@ def contrast(style):
 
 
 @pytest.mark.parametrize(("colors", "steps"), [("truecolor", 100), ("256", 9)])
-def test_more_is_lighter_and_its_digits_are_readable(colors, steps):
-    styles = [heat(step / steps, colors) for step in range(steps + 1)]
-    lights = [luminance(style.bgcolor) for style in styles]
-    assert all(before < after for before, after in zip(lights[:-1], lights[1:], strict=True))
-    assert min(map(contrast, styles)) > 3
+def test_more_is_lighter(colors, steps):
+    lights = [luminance(heat(step / steps, colors).bgcolor) for step in range(steps + 1)]
+    assert all(before < after for before, after in pairwise(lights))
+
+
+@pytest.mark.parametrize("colors", ["truecolor", "256"])
+def test_digits_are_readable_on_every_colour(colors):
+    """Black or white reaches a contrast of 4.5 on any ground; 3 is what WCAG asks of large letters."""
+    assert min(contrast(heat(step / 100, colors)) for step in range(101)) > 3
 
 
 @pytest.mark.parametrize("colors", [None, "standard", "windows"])
@@ -352,9 +362,9 @@ row looks at column, % of row · looks at the token before: .47, chance .36
   3 東·1/3    5  20  65  10
 
 Next token   temperature 1
-␣on            ████████████████████                      50%
-␊              ▌                                          1%
-[red]                                                  <0.1%
+␣on            ████████████████████                       50%
+␊              ▌                                           1%
+[red]                                                   <0.1%
 
 A share says where information comes from, not what it is worth to the
 prediction.
@@ -374,7 +384,7 @@ def test_no_line_of_an_explanation_passes_the_width(words, length, width):
     found = explanation([words[at % len(words)] for at in range(length)], next_tokens=[(word, 0.1) for word in words])
     drawn = explained(found, width)
     assert widest(drawn) <= width
-    assert not [char for char in drawn if char != "\n" and unicodedata.category(char) in INVISIBLE]
+    assert harmless(drawn)
 
 
 @pytest.mark.parametrize("width", range(1, 40))
@@ -477,15 +487,16 @@ def shades(drawn):
     raise AssertionError("no map")
 
 
-@pytest.mark.parametrize("word", ["a", "東", "東京日本東京", "東京日本東京日本"])
-@pytest.mark.parametrize(("length", "width"), [(30, 80), (70, 80), (30, 200), (12, 40)])
+@pytest.mark.parametrize(
+    "word", ["a", "東", "東京日本東京", "東京日本東京日本"], ids=["letter", "wide", "wider", "widest"]
+)
+@pytest.mark.parametrize(("length", "width"), [(30, 80), (70, 80), (70, 200), (12, 40)])
 def test_the_columns_of_a_map_in_shades_stand_one_below_another(word, length, width):
     _, rows = shades(explained(explanation([word] * length), width))
     assert {start for _, start, _ in rows} == {19}
     wide = len(rows[0][2])
-    assert [len(cells.ljust((at + 1) * wide)) for at, (_, _, cells) in enumerate(rows)] == [
-        (at + 1) * wide for at in range(len(rows))
-    ]
+    for at, (_, _, cells) in enumerate(rows):
+        assert len(cells.rstrip()) <= (at + 1) * wide <= len(cells.ljust((at + 1) * wide))
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
@@ -534,16 +545,23 @@ def test_a_shade_is_the_quarter_that_the_legend_says(weight, shade):
     assert {cells[0] for _, _, cells in rows[1:]} == {shade}
 
 
-def test_hostile_names_and_tokens_are_harmless_in_an_explanation():
-    found = explanation([HOSTILE, "a", HOSTILE], next_tokens=[(HOSTILE, 0.5)])
-    for width in (40, 120):
-        drawn = explained(found, width, HOSTILE)
-        assert not [char for char in drawn if char != "\n" and unicodedata.category(char) in INVISIBLE]
-    assert "[red]" in explained(found, 200, "[red]")
+@pytest.mark.parametrize("width", [40, 120])
+def test_hostile_tokens_are_harmless_in_an_explanation(width):
+    found = explanation([HOSTILE, "a", HOSTILE], next_tokens=[(HOSTILE, 0.5), ("[red]", 0.1)])
+    drawn = explained(found, width)
+    assert harmless(drawn)
+    assert "␛[2J" in drawn
+    assert "[red]" in drawn
+
+
+@pytest.mark.parametrize("width", [40, 120])
+def test_a_hostile_name_of_a_model_is_harmless_in_an_explanation(width):
+    assert harmless(explained(explanation(WORDS), width, HOSTILE))
+    assert "[red]" in explained(explanation(WORDS), width, "[red]")
 
 
 def test_an_explanation_is_a_json_document_in_full_precision():
-    found = explanation(WORDS + [HOSTILE], next_tokens=[(" and", 0.1 + 0.2), ("\ud800", 0.1)])
+    found = explanation([*WORDS, HOSTILE], next_tokens=[(" and", 0.1 + 0.2), ("\ud800", 0.1)])
     document = json.loads(json.dumps(explanation_document(found, "stories"), allow_nan=False))
     assert document["model"] == "stories"
     assert (document["layers"], document["heads"]) == (4, 6)
@@ -568,21 +586,31 @@ def rows_of(drawn):
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 @pytest.mark.parametrize(
-    "text", ["He sat on the river's bank.\n", "naïve 東京 🎉\r\n" * 3, HOSTILE, "x" * 300, " ", ""], ids=ascii
+    "text",
+    ["He sat on the river's bank.\n", "naïve 東京 🎉\r\n" * 3, HOSTILE, "x" * 300, " ", ""],
+    ids=["english", "foreign", "hostile", "long", "a space", "nothing"],
 )
 def test_tokens_fit_and_every_one_has_its_row(text, width):
     tokenizer = byte_tokenizer()
     pieces = tokenizer.pieces(text)
-    drawn = shown(tokens_screen(pieces, len(text), HOSTILE, width), width)
+    drawn = shown(tokens_screen(pieces, len(text), "bytes", width), width)
     assert widest(drawn) <= width
-    assert not [char for char in drawn if char != "\n" and unicodedata.category(char) in INVISIBLE]
+    assert harmless(drawn)
     rows = rows_of(drawn)
     assert [row[:3] for row in rows] == [(at, piece.id, 1) for at, piece in enumerate(pieces[:200])]
     assert f"{len(pieces):,} tokens · {len(text):,} characters" in drawn.replace("\n", "")
     assert ("more tokens" in drawn) == (len(pieces) > 200)
 
 
-@pytest.mark.parametrize("text", ["He sat on a bench.", "naïve 東京 🎉", "東京は 日本の 首都。"])
+def test_a_hostile_name_of_a_tokenizer_is_harmless():
+    drawn = shown(tokens_screen(byte_tokenizer().pieces("a"), 1, HOSTILE, 80), 80)
+    assert harmless(drawn)
+    assert "[red]" in drawn
+
+
+@pytest.mark.parametrize(
+    "text", ["He sat on a bench.", "naïve 東京 🎉", "東京は 日本の 首都。"], ids=["english", "mixed", "japanese"]
+)
 @pytest.mark.parametrize("vocab_size", [257, 270, 280, 300, 320])
 def test_the_characters_of_the_tokens_are_those_of_the_text(text, vocab_size):
     """A token may hold the end of one character and the beginning of the next; each is counted once."""
@@ -615,7 +643,7 @@ RUN = {
     "corpus": {"sources": [f"corpus{HOSTILE}.txt"], "train_characters": 900_000},
     "plan": {"device": "cpu"},
     "progress": {"step": 1200, "seconds": 301.2},
-    "results": {"nats_per_token": 2.1, "bits_per_byte": 1.2345, "nats_per_character": 0.9, "validation": "whole"},
+    "results": {"nats_per_token": 2.1, "bits_per_byte": 1.2341, "nats_per_character": 0.9, "validation": "whole"},
     "versions": {"attncli": "0.1.0", "torch": "2.13.0"},
 }
 LONG_NAME = "a-model-with-a-rather-long-name-indeed"
@@ -631,7 +659,7 @@ def test_what_is_known_of_a_model_fits_and_has_every_number(name, width):
     config = PRESETS[name][1]
     drawn = shown(info_screen(HOSTILE, config, RUN, HOSTILE), width)
     assert widest(drawn) <= width
-    assert not [char for char in drawn if char != "\n" and unicodedata.category(char) in INVISIBLE]
+    assert harmless(drawn)
     parts = count_parameters(config)
     for part, number in parts.items():
         assert bool(re.search(rf"^{part} +{number:,} ", drawn, re.MULTILINE)) == bool(number)
@@ -644,7 +672,7 @@ def test_what_is_known_of_a_model_fits_and_has_every_number(name, width):
     "run",
     [
         {},
-        {key: None for key in RUN},
+        dict.fromkeys(RUN),
         {key: [] for key in RUN},
         {key: {} for key in RUN},
         {"results": {"bits_per_byte": "x", "nats_per_token": float("nan"), "nats_per_character": 10**5000}},
@@ -663,7 +691,7 @@ def test_an_odd_record_of_a_run_is_shown_as_far_as_it_goes(run):
 def test_the_list_of_models_fits(width):
     drawn = shown(models_table(ENTRIES, {"stories": 935_296}, "stories"), width)
     assert widest(drawn) <= width
-    assert not [char for char in drawn if char != "\n" and unicodedata.category(char) in INVISIBLE]
+    assert harmless(drawn)
     assert len(drawn.splitlines()) == 1 + len(ENTRIES)
     assert "stories ←" in drawn
     assert len(json.dumps(models_document(ENTRIES, {"stories": 935_296}, "stories"))) > 0
@@ -672,7 +700,7 @@ def test_the_list_of_models_fits(width):
 @pytest.mark.parametrize("name", ["stories", LONG_NAME])
 def test_the_list_of_models_cuts_a_name_and_never_a_number(name):
     drawn = shown(models_table([replace(ENTRIES[0], name=name)], {name: 935_296}, name), 80)
-    for figure in ("935k", "12.3 MB", "1.234" if f"{1.2345:.3f}" == "1.234" else "1.235"):
+    for figure in ("935k", "12.3 MB", "1.234"):
         assert figure in drawn
 
 
@@ -691,7 +719,7 @@ PLAN = Plan(
 def test_a_plan_fits_and_says_what_will_happen(width):
     drawn = shown(plan_table(PLAN, HOSTILE, f"{HOSTILE} 1.1 MB"), width)
     assert widest(drawn) <= width
-    assert not [char for char in drawn if char != "\n" and unicodedata.category(char) in INVISIBLE]
+    assert harmless(drawn)
     said = " ".join(drawn.split())
     for fact in (
         "124M parameters: 12 layers x 12 heads, width 768 (for 5 minutes on this machine)",

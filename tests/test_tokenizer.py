@@ -215,10 +215,15 @@ def test_whole_tokens_have_the_text_that_they_cover():
     assert [(piece.bytes, piece.part) for piece in pieces] == [(n, (1, 1)) for n in (4, 5, 4, 4)]
 
 
-def test_ids_described_alone_are_the_pieces_of_whole_characters(tokenizer):
-    text = "The lamp was lit, naïve or not."
-    whole = [piece for piece in tokenizer.pieces(text) if piece.part == (1, 1)]
-    assert tokenizer.describe([piece.id for piece in whole]) == whole
+@with_examples
+@settings(deadline=None, max_examples=100)
+@given(text=texts())
+def test_a_piece_is_unfinished_where_its_bytes_end_within_a_character(tokenizer, text):
+    taken = 0
+    for piece in tokenizer.pieces(text):
+        taken += piece.bytes
+        so_far = text.encode()[:taken]
+        assert piece.unfinished == (so_far.decode(errors="ignore").encode() != so_far)
 
 
 # Kinds
@@ -351,6 +356,9 @@ HOSTILE = {
             "pad_type_id": 0, "pad_token": "a",
         },
     },
+    "a vocabulary that is not of bytes": {
+        "model": {**json.loads(byte_tokenizer().to_json())["model"], "vocab": {"a": 0, "b": 1, "東": 2, "\u0120京": 3}},
+    },
     "a decoder out of its bounds": {"decoder": {"type": "Strip", "content": "a", "start": 10**9, "stop": 10**9}},
 }  # fmt: skip
 IN_A_CHILD = """
@@ -361,6 +369,8 @@ from attncli.text.tokenizer import Tokenizer
 try:
     tokenizer = Tokenizer.from_json(sys.stdin.read())
     tokenizer.decode(tokenizer.encode("a" * 40 + "b"))
+    tokenizer.decode(range(min(tokenizer.vocab_size, 300)))
+    tokenizer.pieces("ab")
     print("works")
 except AttnError as problem:
     print(type(problem).__name__)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,9 +24,11 @@ from attncli.cli.info import info
 from attncli.cli.models import models
 from attncli.cli.tokenize import tokenize
 from attncli.cli.train import train
-from attncli.errors import AttnError, OutOfRoom
+from attncli.errors import AttnError, OutOfRoom, UsageProblem
 
-_DONE, _BUG, _USAGE = 0, 1, 2
+_DONE = 0
+# What PyTorch says of a GPU and of a CPU, for which it has no exception type of its own.
+_NO_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 _USAGE_ERROR = typer.BadParameter.__mro__[1]  # the library's UsageError, wherever its version keeps it
 
 app = typer.Typer(
@@ -109,11 +112,7 @@ def _explained(problem: Exception) -> AttnError | None:
     if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OutOfRoom(f"Nothing more can be written: {problem.strerror}.", "Free some space on the disk.")
-    if (
-        isinstance(problem, MemoryError)
-        or "out of memory" in str(problem).lower()
-        or "can't allocate memory" in str(problem)
-    ):
+    if isinstance(problem, MemoryError) or (isinstance(problem, RuntimeError) and _NO_MEMORY.search(str(problem))):
         return OutOfRoom("There is not enough memory for this.", "Try a smaller --batch-size, --context or --size.")
     return None
 
@@ -121,6 +120,4 @@ def _explained(problem: Exception) -> AttnError | None:
 def _usage(problem: Exception) -> AttnError:
     context = getattr(problem, "ctx", None)
     command = context.command_path if context is not None else "attncli"
-    error = AttnError(problem.format_message(), f"See {command} --help")  # type: ignore[attr-defined]
-    error.exit_code = _USAGE
-    return error
+    return UsageProblem(problem.format_message(), f"See {command} --help")  # type: ignore[attr-defined]
