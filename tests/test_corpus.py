@@ -553,3 +553,18 @@ def test_ids_too_few_for_the_context_are_refused():
     with pytest.raises(BadInput, match="8 tokens are too few for a context of 8"):
         batch(numbered(8), seed=0, step=0, batch_size=1, context=8)
     assert batch(numbered(9), seed=0, step=3, batch_size=1, context=8).tolist() == [list(range(9))]
+
+
+def test_a_document_that_the_split_cuts_is_not_ended_there():
+    texts = ("one two three four five. " * 40, "six seven eight nine ten. " * 40)
+    corpus = prepare(Documents(texts, ("a",)), CorpusConfig(tokenizer="byte", val_fraction=0.25))
+    end = corpus.tokenizer.end_of_text
+    assert corpus.train.ids.tolist().count(end) == 1
+    assert corpus.train.ids[len(texts[0].encode())] == end
+    assert corpus.val.ids.tolist()[-1] == end
+
+
+def test_two_documents_split_between_them_are_both_ended():
+    corpus = prepare(Documents(("a b c. " * 40,) * 2, ("a",)), CorpusConfig(tokenizer="byte", val_fraction=0.5))
+    end = corpus.tokenizer.end_of_text
+    assert [part.ids.tolist().count(end) for part in (corpus.train, corpus.val)] == [1, 1]

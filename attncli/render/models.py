@@ -66,12 +66,7 @@ def _parameters(config: ModelConfig) -> Table:
         if number:
             table.add_row(part, f"{number:,}", percent(number / total), Text(bar(number / total, 20), "cyan"))
     attention = sum(parts[part] for part in ATTENTION)
-    table.add_row(
-        Text("in attention", "dim"),
-        Text(f"{attention:,}", "dim"),
-        Text(percent(attention / total), "dim"),
-        Text("query + key + value + output", "dim"),
-    )
+    table.add_row(*(Text(cell, "dim") for cell in ("in attention", f"{attention:,}", percent(attention / total))))
     table.add_row(Text("in all", "bold"), Text(f"{total:,}", "bold"))
     return table
 

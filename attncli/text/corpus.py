@@ -85,7 +85,7 @@ class CorpusConfig:
             raise UsageProblem(f"--val-fraction is {self.val_fraction}, and must be above 0 and at most 0.5.")
         try:
             "".encode(self.encoding)
-        except LookupError:
+        except (LookupError, UnicodeError):
             raise UsageProblem(
                 f"--encoding {self.encoding!r} is not an encoding that Python knows.", "Try latin-1, cp1252 or utf-16."
             ) from None
@@ -210,20 +210,40 @@ def prepare(
         BadInput: for too little text.
         UsageProblem: for a vocabulary that the kind of tokenizer cannot have.
     """
-    if val_documents is None:
-        train_texts, val_texts = split_by_position(documents.texts, config.val_fraction)
-    else:
-        train_texts, val_texts = list(documents.texts), list(val_documents.texts)
-    digest = _digest(train_texts, val_texts)
+    parts = _split(documents, config.val_fraction) if val_documents is None else _as_given(documents, val_documents)
+    digest = _digest(parts)
     entry = cache_folder() / "tokens" / _entry_name(digest, config, tokenizer)
     if (cached := _from_cache(entry, digest, documents.sources)) is not None:
         return cached
     if tokenizer is None:
+        train_texts = parts["train"].texts
         vocab_size = config.vocab_size
         if vocab_size is None and config.tokenizer == "bpe":
             vocab_size = default_vocab_size(sum(map(len, train_texts)))
         tokenizer = train_tokenizer(train_texts, config.tokenizer, vocab_size)
-    return _tokenize(train_texts, val_texts, tokenizer, entry, digest, documents.sources)
+    return _tokenize(parts, tokenizer, entry, digest, documents.sources)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The texts of one part. With `ends`, each is followed by the token that ends a document; a `cut` last one is not."""
+
+    texts: tuple[str, ...]
+    ends: bool
+    cut: bool = False
+
+
+def _split(documents: Documents, fraction: float) -> dict[str, _Part]:
+    """Parts by position. Only where documents are several is their end marked: of one alone it could not be learned."""
+    train, val = split_by_position(documents.texts, fraction)
+    several = len(documents.texts) > 1
+    cut = len(train) + len(val) > len(documents.texts)
+    return {"train": _Part(tuple(train), several, cut), "val": _Part(tuple(val), several)}
+
+
+def _as_given(train: Documents, val: Documents) -> dict[str, _Part]:
+    several = len(train.texts) > 1 or len(val.texts) > 1
+    return {"train": _Part(train.texts, several), "val": _Part(val.texts, several)}
 
 
 def cache_folder() -> Path:
@@ -234,11 +254,11 @@ def cache_folder() -> Path:
     return Path(base) / "attncli"
 
 
-def _digest(train: Sequence[str], val: Sequence[str]) -> str:
+def _digest(parts: dict[str, _Part]) -> str:
     total = hashlib.sha256()
-    for part in (train, val):
-        total.update(f"{len(part)}\n".encode())
-        for text in part:
+    for name, part in parts.items():
+        total.update(f"{name} {len(part.texts)} {part.ends} {part.cut}\n".encode())
+        for text in part.texts:
             data = text.encode()
             total.update(f"{len(data)}\n".encode())
             total.update(data)
@@ -254,21 +274,12 @@ def _entry_name(digest: str, config: CorpusConfig, tokenizer: Tokenizer | None) 
 
 
 def _tokenize(
-    train_texts: list[str],
-    val_texts: list[str],
-    tokenizer: Tokenizer,
-    entry: Path,
-    digest: str,
-    sources: tuple[str, ...],
+    parts: dict[str, _Part], tokenizer: Tokenizer, entry: Path, digest: str, sources: tuple[str, ...]
 ) -> Corpus:
     """Writes the cache entry beside its place, then renames it there: a reader sees all of it or nothing."""
-    ending = tokenizer.end_of_text if len(train_texts) + len(val_texts) > 2 else None
     folder = _writable_folder(entry.parent)
     try:
-        facts = {
-            name: _write_tokens(folder / f"{name}.ids", texts, tokenizer, ending)
-            for name, texts in (("train", train_texts), ("val", val_texts))
-        }
+        facts = {name: _write_tokens(folder / f"{name}.ids", part, tokenizer) for name, part in parts.items()}
         _check_lengths(facts)
         (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
         (folder / "facts.json").write_text(
@@ -307,21 +318,23 @@ class _Facts:
     dtype: str = field(default="uint16")
 
 
-def _write_tokens(path: Path, texts: Sequence[str], tokenizer: Tokenizer, ending: int | None) -> _Facts:
-    """Writes the ids of the texts, each followed by `ending`, holding only some stretches at a time."""
+def _write_tokens(path: Path, part: _Part, tokenizer: Tokenizer) -> _Facts:
+    """Writes the ids of a part, holding only some stretches at a time."""
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
     count = 0
+    last = len(part.texts) - 1
     with path.open("wb") as file:
-        for text in texts:
+        for index, text in enumerate(part.texts):
             pending = list(stretches(text))
             for start in range(0, len(pending), _ENCODE_AT_ONCE):
                 for ids in tokenizer.encode_batch(pending[start : start + _ENCODE_AT_ONCE]):
                     file.write(np.asarray(ids, dtype).tobytes())
                     count += len(ids)
-            if ending is not None:
-                file.write(np.asarray([ending], dtype).tobytes())
+            if part.ends and tokenizer.end_of_text is not None and not (part.cut and index == last):
+                file.write(np.asarray([tokenizer.end_of_text], dtype).tobytes())
                 count += 1
-    return _Facts(count, sum(map(len, texts)), sum(len(text.encode()) for text in texts), len(texts), dtype)
+    characters, size = sum(map(len, part.texts)), sum(len(text.encode()) for text in part.texts)
+    return _Facts(count, characters, size, len(part.texts), dtype)
 
 
 def _check_lengths(facts: dict[str, _Facts]) -> None:
@@ -339,15 +352,16 @@ def _from_cache(entry: Path, digest: str, sources: tuple[str, ...]) -> Corpus | 
     try:
         facts = {name: _Facts(**fact) for name, fact in json.loads((entry / "facts.json").read_text()).items()}
         tokenizer = Tokenizer.load(entry)
-        parts = {name: _mapped(entry / f"{name}.ids", fact) for name, fact in facts.items()}
+        parts = {name: _mapped(entry / f"{name}.ids", fact, tokenizer.vocab_size) for name, fact in facts.items()}
         return Corpus(parts["train"], parts["val"], tokenizer, digest, sources)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, BadCheckpoint):
         return None
 
 
-def _mapped(path: Path, facts: _Facts) -> Tokens:
+def _mapped(path: Path, facts: _Facts, vocab_size: int) -> Tokens:
+    """One part of a cache entry. Raises ValueError when it is not what was written."""
     ids = np.memmap(path, facts.dtype, "r")
-    if len(ids) != facts.tokens:
+    if len(ids) != facts.tokens or int(ids.max()) >= vocab_size:
         raise ValueError(path)
     return Tokens(ids, facts.characters, facts.bytes, facts.documents)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 LARGEST_VOCABULARY = 1 << 20
 _LARGEST_FILE = 64 << 20  # bytes of a tokenizer.json
+_MOST_GROWTH = 16  # of a text, by the replacements of a normalizer
 _LEARN_LENGTH = 1024  # characters
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _SAFE_CUT = re.compile(r"(?<=\S)[ \n]")
@@ -66,12 +67,14 @@ class Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         self._backend = backend
+        self._known_bytes: dict[int, bytes] = {}
 
     @classmethod
     def from_json(cls, text: str, where: str = "tokenizer.json") -> Tokenizer:
         """Reads the text of a `tokenizer.json`. Raises BadCheckpoint when it is not one."""
         from tokenizers import Tokenizer as Backend
 
+        _refuse_growth(text, where)
         try:
             with _library_failures():
                 return cls(Backend.from_str(text))
@@ -166,11 +169,16 @@ class Tokenizer:
 
     def _bytes(self, id_: int) -> bytes:
         """What a token stands for, in a tokenizer whose tokens are bytes or characters."""
-        token = self._backend.id_to_token(id_)
-        if token is None or id_ in self._added:
-            return (token or "").encode()
+        known = self._known_bytes.get(id_)
+        if known is None:
+            known = self._known_bytes[id_] = self._looked_up_bytes(id_)
+        return known
+
+    def _looked_up_bytes(self, id_: int) -> bytes:
+        token = self._backend.id_to_token(id_) or ""
         if self._byte_level:
-            return bytes(_BYTE_OF[char] for char in token)
+            spelled = id_ not in self._added and all(char in _BYTE_OF for char in token)
+            return bytes(_BYTE_OF[char] for char in token) if spelled else token.encode()
         byte = _BYTE_TOKEN.fullmatch(token)
         return bytes([int(byte[1], 16)]) if byte else token.encode()
 
@@ -207,6 +215,24 @@ def _library_failures() -> Iterator[None]:
         raise BadCheckpoint(
             f"The tokenizer fails: {str(problem)[:160]}", "Copy its model again from its source."
         ) from None
+
+
+def _refuse_growth(text: str, where: str) -> None:
+    """Refuses replacements that would multiply a text, which the library carries out until memory ends."""
+    try:
+        pending = [json.loads(text).get("normalizer")]
+    except (ValueError, RecursionError, AttributeError):
+        return  # the library says what is wrong with it
+    growth = 1
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            pending += part.get("normalizers") or []
+            growth *= max(len(str(part.get("content", ""))), 1)
+    if growth > _MOST_GROWTH:
+        raise BadCheckpoint(
+            f"{where} would make a text up to {growth} times as long.", "Copy it again from its source."
+        )
 
 
 class DecodeStream:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up to `peak`, then linear decay that reaches zero at the last step.
+    """Linear warm-up to `peak`, then linear decay that would reach zero one step after the last.
 
     `marks` holds (step, steps in all as expected from that step on); the first is (0, the plan's estimate).
     """
