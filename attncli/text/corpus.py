@@ -226,7 +226,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Part:
-    """The texts of one part. With `ends`, each is followed by the token that ends a document; a `cut` last one is not."""
+    """The texts of one part. With `ends`, a token that ends a document follows each, but for a `cut` last one."""
 
     texts: tuple[str, ...]
     ends: bool
