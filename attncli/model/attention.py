@@ -53,7 +53,7 @@ class Observer:
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight, over the last dimension (Zhang and Sennrich, 2019); at least float32 inside."""
+    """x / sqrt(mean(x^2) + eps) * weight, over the last dimension (Zhang and Sennrich, 2019); float32 or wider."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
