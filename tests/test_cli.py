@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -406,3 +407,24 @@ def test_times_are_read(text, seconds):
 def test_what_is_no_count_is_refused(text):
     with pytest.raises(Exception, match="not a whole number"):
         parse_count(text)
+
+
+@pytest.mark.parametrize("saves", [1, 3])
+def test_killed_without_warning_a_run_resumes_and_ends_with_the_same_bits(home, tmp_path, monkeypatch, capsys, saves):
+    arguments = ["train", str(home / "story.txt"), "--steps", "240", "--size", "1x32", "--context", "32", "--seed", "1"]
+    monkeypatch.chdir(tmp_path)
+    assert ask(capsys, *arguments, "--name", "whole")[0] == 0
+    process = start(*arguments, "--name", "killed", folder=tmp_path)
+    manifest = tmp_path / "checkpoints/killed/manifest.json"
+    seen = set()
+    while len(seen) <= saves:  # each save is a file of its own
+        assert process.poll() is None
+        with suppress(FileNotFoundError):  # for the moment in which it is replaced
+            seen.add(manifest.read_bytes())
+    process.kill()
+    process.communicate()
+    assert ask(capsys, "generate", "The", "-n", "3", "-t", "0", "-m", "killed")[0] == 0
+    assert ask(capsys, "train", "--resume", "--name", "killed")[0] == 0
+    weights = [(tmp_path / "checkpoints" / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"whole", "killed"}

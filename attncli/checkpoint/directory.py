@@ -57,8 +57,8 @@ def find_model(name: str | None) -> Path:
             raise BadCheckpoint(f"There is no model in ./{MODELS_FOLDER} yet.", TRAIN_FIRST)
         return newest.path
     for path in (Path(name), MODELS_FOLDER / name):
-        if (present := _present(path)) is not None:
-            return present
+        if (found := present(path)) is not None:
+            return found
     if Path(name).is_file():
         raise BadCheckpoint(
             f"{name} is a file; a model is a directory with {CONFIG} and {WEIGHTS}.", "Give the directory."
@@ -75,7 +75,7 @@ def previous_of(target: Path) -> Path:
     return target.parent / f".{target.name}.previous"
 
 
-def _present(path: Path) -> Path | None:
+def present(path: Path) -> Path | None:
     """The directory, or what the save before left when it is missing for the moment in which it is replaced."""
     if path.is_dir():
         return path

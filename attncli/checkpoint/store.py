@@ -221,13 +221,22 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> LoadedMo
 
     Raises BadCheckpoint for anything that is missing, foreign, damaged or unsafe.
     """
-    before = path.stat().st_ino
+    while True:
+        before = _identity(path)
+        try:
+            return _load_model(directory.present(path) or path, device, dtype)
+        except BadCheckpoint:
+            if _identity(path) == before:
+                raise  # else a training run replaced the directory meanwhile
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which directory stands at a path, if one does."""
     try:
-        return _load_model(path, device, dtype)
-    except BadCheckpoint:
-        if not path.is_dir() or path.stat().st_ino == before:
-            raise
-        return _load_model(path, device, dtype)  # a training run replaced the directory meanwhile
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_ctime_ns
 
 
 def _load_model(path: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
