@@ -73,8 +73,7 @@ class ModelConfig:
         ):
             value = getattr(self, name)
             largest = _LARGEST.get(name, _LARGEST_DIMENSION)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            _require(whole and 1 <= value <= largest, name, value, f"a whole number from 1 to {largest:,}")
+            _require(_whole(value) and 1 <= value <= largest, name, value, f"a whole number from 1 to {largest:,}")
         _require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of heads ({self.heads})")
         _require(self.norm in ("rms", "layer"), "norm", self.norm, "'rms' or 'layer'")
         _require(self.positions in ("rotary", "learned"), "positions", self.positions, "'rotary' or 'learned'")
@@ -84,14 +83,31 @@ class ModelConfig:
         _require(_positive(self.norm_eps), "norm_eps", self.norm_eps, "a finite number above 0")
         _require(_positive(self.rope_theta), "rope_theta", self.rope_theta, "a finite number above 0")
         if self.window is not None:
-            _require(isinstance(self.window, int) and self.window >= 1, "window", self.window, "a whole number from 1")
-        _require(
-            isinstance(self.window_from, int) and self.window_from >= 0, "window_from", self.window_from, "0 or more"
-        )
+            _require(_whole(self.window) and self.window >= 1, "window", self.window, "a whole number from 1")
+        _require(_whole(self.window_from) and self.window_from >= 0, "window_from", self.window_from, "0 or more")
 
     def window_of(self, layer: int) -> int | None:
         """The attention window of a layer (0-based): how many tokens a query sees, or None for all."""
         return self.window if layer >= self.window_from else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig:
+    """How text becomes tokens to train on; None leaves the vocabulary to the amount of text."""
+
+    tokenizer: TokenizerKind = "bpe"
+    vocab_size: int | None = None
+    val_fraction: float = 0.1  # of the characters, at the end
+    encoding: str = "utf-8"
+
+    def __post_init__(self) -> None:
+        _require(0 < self.val_fraction <= 0.5, "--val-fraction", self.val_fraction, "above 0 and at most 0.5")
+        try:
+            "".encode(self.encoding)
+        except (LookupError, UnicodeError):
+            raise UsageProblem(
+                f"--encoding {self.encoding!r} is not an encoding that Python knows.", "Try latin-1, cp1252 or utf-16."
+            ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +207,13 @@ class SampleConfig:
         return cls(**{name: value for name, value in options.items() if value is not None})
 
 
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < value < 1e300  # type: ignore[operator]
 
 
 def _option(name: str) -> str:

@@ -85,6 +85,33 @@ def test_a_name_that_is_taken_is_not_overwritten(at_home, capsys):
     assert (at_home / "checkpoints/story/manifest.json").read_bytes() == before
 
 
+def test_force_replaces_a_model_and_nothing_else(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("story.txt").write_text((home / "story.txt").read_text())
+    for _ in range(2):
+        assert ask(capsys, "train", "story.txt", *QUICK, "--out", "m", "--force")[0] == 0
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("years of work")
+    Path("file").write_text("mine too")
+    for place in ("mine", "file"):
+        code, _, err = ask(capsys, "train", "story.txt", *QUICK, "--out", place, "--force")
+        assert code == 2
+        assert place in err
+    assert Path("mine/thesis.txt").read_text() == "years of work"
+    assert Path("file").read_text() == "mine too"
+    Path("m/notes.txt").write_text("kept")
+    assert ask(capsys, "train", "story.txt", *QUICK, "--out", "m", "--force")[0] == 2
+    assert Path("m/notes.txt").read_text() == "kept"
+
+
+def test_a_folder_of_text_does_not_hide_the_model_made_from_it(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("notes").mkdir()
+    Path("notes/a.txt").write_text((home / "story.txt").read_text())
+    assert ask(capsys, "train", "notes", *QUICK)[0] == 0
+    assert ask(capsys, "generate", "The", "-m", "notes", "-n", "2", "-t", "0")[0] == 0
+
+
 def test_generate_is_a_function_of_the_seed(at_home, capsys):
     texts = [ask(capsys, "generate", "The cat", "-n", "30", "--seed", seed)[1] for seed in "112"]
     assert texts[0] == texts[1] != texts[2]
@@ -390,9 +417,9 @@ def test_no_connection_is_tried(at_home, monkeypatch, capsys):
     assert ask(capsys, "explain", "The cat")[0] == 0
 
 
-@pytest.mark.parametrize("text", ["500", "0.5k", "1M", "25.6k", "1_000", "2,000"])
+@pytest.mark.parametrize("text", ["500", "0.5k", "1M", "25.6k", "1_000", "2,000", "2.01k"])
 def test_counts_are_read(text):
-    expected = {"500": 500, "0.5k": 500, "1M": 10**6, "25.6k": 25600, "1_000": 1000, "2,000": 2000}
+    expected = {"500": 500, "0.5k": 500, "1M": 10**6, "25.6k": 25600, "1_000": 1000, "2,000": 2000, "2.01k": 2010}
     assert parse_count(text) == expected[text]
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from attncli.config import CorpusConfig
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
 from attncli.text import corpus as corpus_module
 from attncli.text.corpus import (
     Corpus,
-    CorpusConfig,
     Documents,
     batch,
     cache_folder,

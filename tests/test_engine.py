@@ -142,3 +142,22 @@ def test_repetition_penalty_forbids_what_was_seen():
 def test_a_prompt_that_cannot_be_read_is_refused_at_once(prompt, message):
     with pytest.raises(BadInput, match=message):
         generate(MODEL, TOKENIZER, prompt, GREEDY)
+
+
+def test_ids_that_no_token_has_are_never_drawn():
+    """Some models have more rows than their tokenizer has tokens."""
+    model = tiny_model(vocab_size=400, context=32)
+    with torch.no_grad():
+        model.embedding.weight[300:] *= 50
+    _, (end,), _ = run([5, 6, 7], SampleConfig(temperature=2.0, max_new_tokens=40, seed=1), model)
+    assert max(end.ids) < 300
+
+
+def test_other_tokens_can_end_a_text():
+    ids = [*TOKENIZER.encode("the cat"), 77, *TOKENIZER.encode(" more")]
+    config = SampleConfig(temperature=0, max_new_tokens=9)
+    events = list(generate(Scripted(ids), TOKENIZER, [1], config, frozenset({77})))
+        generate(Scripted(ids), TOKENIZER, [1], SampleConfig(temperature=0, max_new_tokens=9), frozenset({77}))
+    )
+    assert events[-1].reason == "end"
+    assert events[-1].ids[-1] == 77

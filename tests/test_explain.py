@@ -112,9 +112,8 @@ def test_next_tokens_are_the_models_own_distribution():
         probabilities = model(torch.tensor([[piece.id for piece in pieces]]))[0, 3].softmax(-1)
     for token in found:
         assert token.probability == pytest.approx(float(probabilities[token.id]), abs=1e-6)
-    assert [t.probability for t in found] == sorted(probabilities.tolist(), reverse=True)[:10] or np.allclose(
-        [t.probability for t in found], sorted(probabilities.tolist(), reverse=True)[:10], atol=1e-6
-    )
+    best = sorted(probabilities.tolist(), reverse=True)[:10]
+    np.testing.assert_allclose([t.probability for t in found], best, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -139,6 +138,21 @@ def test_previous_token_score_of_perfect_and_even_heads():
     assert previous_token_score(np.tril(np.ones((7, 7))) / np.arange(1, 8)[:, None])[1] == pytest.approx(
         0.2655, abs=1e-4
     )
+
+
+def test_chance_of_a_windowed_head_is_that_of_its_window():
+    found = explained(window=4).map
+    size = len(found.weights)
+    assert found.previous_token_chance == pytest.approx(sum(1 / min(row + 1, 4) for row in range(1, size)) / (size - 1))
+
+
+@torch.no_grad()
+def test_a_model_that_contributes_nothing_has_no_shares():
+    model = tiny_model(vocab_size=300)
+    for block in model.blocks:
+        block.attention.output.weight.zero_()
+    found = explain(model, TOKENIZER, TOKENIZER.pieces(TEXT), Focus())
+    assert (found.sources.shares == 0).all()
 
 
 def cut(*texts):

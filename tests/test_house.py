@@ -108,17 +108,18 @@ def test_the_map_in_contributing_is_the_tree():
 
 def command_lines(file):
     """Every line of a code block that calls attncli."""
-    blocks = re.findall(r"```\w*\n(.*?)```", file.read_text(), re.DOTALL)
+    text = file.read_text()
+    blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) + re.findall(r"^ {4}.*$", text, re.MULTILINE)
     for line in "\n".join(blocks).splitlines():
         if found := re.match(r"\s*(?:\$ )?(attncli(?: .*)?)$", line):
             yield shlex.split(found[1], comments=True)
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", ["README.md"])
 def test_commands_in_the_documents_exist_with_their_options(name):
     commands = typer.main.get_command(app).commands
     lines = list(command_lines(ROOT / name))
-    assert lines or name != "README.md"
+    assert len(lines) >= 5
     for words in lines:
         called = [word for word in words[1:] if not word.startswith("-")][:1]
         assert not called or called[0] in commands, words

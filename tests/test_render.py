@@ -711,7 +711,8 @@ PLAN = Plan(
     model=PRESETS["gpt2"][1], parameters=124_439_808, batch_size=8, dropout=0.1, weight_decay=0.1,
     schedule=Schedule(3e-3, 90, ((0, 1830),)), eval_every=10, report_every=5, seed=1, device="cpu", dtype="float32",
     threads=2, seconds=300.0, step_seconds=0.12, closing_evaluation_seconds=2.0, memory_bytes=123_456_789,
-    train_tokens=500_000, reasons={"size": "for 5 minutes on this machine", "dropout": "the text is seen 30.0 times"},
+    train_tokens=500_000,
+    train_bytes=1_000_000, reasons={"size": "for 5 minutes on this machine", "dropout": "the text is seen 30.0 times"},
 )  # fmt: skip
 
 

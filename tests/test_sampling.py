@@ -21,6 +21,7 @@ from attncli.errors import UsageProblem
 from attncli.generation.sampling import (
     draw,
     filtered,
+    generators,
     keep_min_p,
     keep_top_k,
     keep_top_p,
@@ -355,8 +356,8 @@ def test_a_draw_of_a_row_is_the_same_in_any_batch():
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 2**63 - 1), samples=st.integers(1, 8), more=st.integers(0, 8), count=st.integers(1, 50))
 def test_the_uniforms_of_a_sample_do_not_depend_on_how_many_there_are(seed, samples, more, count):
-    few = uniforms(seed, samples, count)
-    many = uniforms(seed, samples + more, count)
+    few = uniforms(generators(seed, samples), count)
+    many = uniforms(generators(seed, samples + more), count)
     assert few.shape == (samples, count)
     assert torch.equal(many[:samples], few)
     assert ((few >= 0) & (few < 1)).all()
@@ -365,12 +366,12 @@ def test_the_uniforms_of_a_sample_do_not_depend_on_how_many_there_are(seed, samp
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 2**63 - 1), count=st.integers(1, 200), more=st.integers(0, 200))
 def test_the_uniforms_of_a_sample_begin_alike_however_long_it_gets(seed, count, more):
-    assert torch.equal(uniforms(seed, 2, count + more)[:, :count], uniforms(seed, 2, count))
+    assert torch.equal(uniforms(generators(seed, 2), count + more)[:, :count], uniforms(generators(seed, 2), count))
 
 
 def test_seeds_and_samples_have_uniforms_of_their_own():
-    rows = torch.cat([uniforms(seed, 5, 20) for seed in range(5)])
+    rows = torch.cat([uniforms(generators(seed, 5), 20) for seed in range(5)])
     assert len({tuple(row) for row in rows.tolist()}) == 25
     state = torch.random.get_rng_state()
-    uniforms(3, 4, 5)
+    uniforms(generators(3, 4), 5)
     assert torch.equal(torch.random.get_rng_state(), state)

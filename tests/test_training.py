@@ -10,10 +10,10 @@ import torch
 
 from attncli.checkpoint import directory
 from attncli.checkpoint.store import load_model, read_resumable
-from attncli.config import TrainConfig
-from attncli.errors import BadInput, Diverged, UsageProblem
-from attncli.text.corpus import CorpusConfig, Documents, batch, prepare
-from attncli.training import make_plan, train
+from attncli.config import CorpusConfig, TrainConfig
+from attncli.errors import BadCheckpoint, BadInput, Diverged, UsageProblem
+from attncli.text.corpus import Documents, prepare
+from attncli.training import make_plan, resume_job, train
 from attncli.training.evaluate import evaluate
 from attncli.training.reports import EvalReport, Result, SaveReport, StepReport, plan_from_document
 from attncli.training.schedule import Schedule
@@ -197,6 +197,50 @@ def test_library_use_prints_nothing(corpus, plan, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_batches_need_no_history(corpus):
-    whole = [batch(corpus.train.ids, seed=3, step=step, batch_size=4, context=16) for step in range(30)]
-    assert (batch(corpus.train.ids, seed=3, step=29, batch_size=4, context=16) == whole[29]).all()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_it_learns_in_every_type(corpus, plan, tmp_path, dtype):
+    reports = run(corpus, replace(plan, dtype=dtype), tmp_path / "m")
+    losses = [r.loss for r in reports if isinstance(r, StepReport)]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_how_often_it_is_evaluated_depends_on_the_steps_alone(corpus, monkeypatch):
+    from attncli.training import plan as module
+
+    found = set()
+    for seconds in (1e-4, 0.02, 0.05, 3.0):
+        monkeypatch.setattr(module, "measure_step", lambda *args, measured=seconds: measured)
+        found.add(make_plan(replace(SMALL, steps=200), corpus).eval_every)
+    assert len(found) == 1
+
+
+def test_training_goes_on_after_a_score_of_the_same_model(corpus):
+    """A score is computed in inference mode; nothing of it may stay in the model."""
+    model = tiny_model(vocab_size=corpus.tokenizer.vocab_size, context=16)
+    evaluate(model, corpus.val, windows=1)
+    model(torch.zeros(1, 4, dtype=torch.long)).sum().backward()
+    assert model.embedding.weight.grad is not None
+
+
+def test_a_run_is_drawn_also_when_it_is_resumed_at_its_end(corpus, plan, tmp_path, capsys):
+    from attncli.render.console import messages
+    from attncli.render.training import TrainingScreen
+
+    asked = itertools.count(1)
+    first = run(corpus, plan, tmp_path / "m", stop=lambda: next(asked) >= 40)
+    again = run(corpus, plan, tmp_path / "m", resume=read_resumable(tmp_path / "m"))
+    assert [type(report) for report in again] == [EvalReport, SaveReport, Result]
+    for reports in (first, again):
+        with TrainingScreen(messages(), plan) as screen:
+            for report in reports:
+                screen.update(report)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["10/40", "20/40", "30/40", "40/40"]
+    assert all("nats/token" in line and "bits/byte" in line for line in lines)
+
+
+def test_a_state_of_another_format_is_not_resumed(corpus, plan, tmp_path):
+    asked = itertools.count(1)
+    run(corpus, plan, tmp_path / "m", stop=lambda: next(asked) >= 3)
+    with pytest.raises(BadCheckpoint, match="another format"):
+        resume_job(tmp_path / "m")

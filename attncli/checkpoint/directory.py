@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from attncli.errors import BadCheckpoint
+from attncli.text.tokenizer import Tokenizer
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -30,6 +31,7 @@ STATE_FACTS = "state/state.json"
 MODELS_FOLDER = Path("checkpoints")
 TRAIN_FIRST = "Train one first: attncli train FILE"
 _LARGEST_JSON = 4 << 20  # bytes
+_LARGEST_TOKENIZER = 64 << 20
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -56,9 +58,9 @@ def find_model(name: str | None) -> Path:
         if newest is None:
             raise BadCheckpoint(f"There is no model in ./{MODELS_FOLDER} yet.", TRAIN_FIRST)
         return newest.path
-    for path in (Path(name), MODELS_FOLDER / name):
-        if (found := present(path)) is not None:
-            return found
+    places = [found for path in (Path(name), MODELS_FOLDER / name) if (found := present(path)) is not None]
+    if places:  # a folder of text may have the name of the model made from it
+        return next((place for place in places if (place / CONFIG).is_file()), places[0])
     if Path(name).is_file():
         raise BadCheckpoint(
             f"{name} is a file; a model is a directory with {CONFIG} and {WEIGHTS}.", "Give the directory."
@@ -95,7 +97,7 @@ def _entries(folder: Path) -> Iterator[ModelEntry]:
         try:
             config = read_json(path / CONFIG)
             run = read_json(path / RUN) if (path / RUN).is_file() else {}
-            size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
             yield ModelEntry(path.name, path, size, (path / CONFIG).stat().st_mtime, config, run)
         except (BadCheckpoint, OSError):
             continue
@@ -103,14 +105,23 @@ def _entries(folder: Path) -> Iterator[ModelEntry]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file that may be hostile. Raises BadCheckpoint."""
+    return _parse_json(_read(path, _LARGEST_JSON), path)
+
+
+def _read(path: Path, largest: int | None = None) -> bytes:
     try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise BadCheckpoint(f"{path} is larger than {_LARGEST_JSON >> 20} MB, too large for what it should hold.")
-        value = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        if largest is not None and path.stat().st_size > largest:
+            raise BadCheckpoint(f"{path} is larger than {largest >> 20} MB, too large for what it should hold.")
+        return path.read_bytes()
     except FileNotFoundError:
         raise BadCheckpoint(f"{path.parent} is not a model: it holds no {path.name}.", _hint_for(path.parent)) from None
     except OSError as problem:
         raise BadCheckpoint(f"{path} cannot be read: {problem.strerror}.", "Check its permissions.") from None
+
+
+def _parse_json(data: bytes, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as problem:
         reason = "nested too deep" if isinstance(problem, RecursionError) else str(problem)[:120]
         raise BadCheckpoint(f"{path} is not valid JSON: {reason}.", "Copy it again from its source.") from None
@@ -130,40 +141,65 @@ def _hint_for(folder: Path) -> str:
     return TRAIN_FIRST
 
 
-def require_weights(folder: Path) -> Path:
-    """The path of the weights. Raises BadCheckpoint when there are none, with what stands in their place."""
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise BadCheckpoint(f"{folder} holds no {WEIGHTS}.", _hint_for(folder))
-    return path
+class ModelFolder:
+    """The files of one model directory, each held to its digest where the directory has a manifest.
 
+    Every method raises BadCheckpoint for a file that is missing, unreadable, damaged, or not what its name says.
+    """
 
-def read_manifest(folder: Path) -> dict[str, str]:
-    """The sha256 of every file, by its name; empty when the directory has no manifest (attncli did not write it)."""
-    if not (folder / MANIFEST).is_file():
-        return {}
-    files = read_json(folder / MANIFEST).get("sha256")
-    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
-        raise BadCheckpoint(f"{folder / MANIFEST} lists no digests.", "Copy the directory again from its source.")
-    return files
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._digests = self._read_manifest()
 
+    def read(self, name: str, largest: int | None = None) -> bytes:
+        """The content of a file; `largest` is the most bytes it may have."""
+        data = _read(self.path / name, largest)
+        if self._digests is not None:
+            self._check(name, hashlib.sha256(data).hexdigest())
+        return data
 
-def verified_bytes(folder: Path, name: str, manifest: dict[str, str]) -> bytes:
-    """The content of a file, held to its digest when the manifest has one. Raises BadCheckpoint."""
-    try:
-        data = (folder / name).read_bytes()
-    except FileNotFoundError:
-        raise BadCheckpoint(f"{folder} holds no {name}.", _hint_for(folder)) from None
-    except OSError as problem:
-        raise BadCheckpoint(f"{folder / name} cannot be read: {problem.strerror}.", "Check its permissions.") from None
-    check_digest(folder / name, hashlib.sha256(data).hexdigest(), manifest.get(name))
-    return data
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON object."""
+        return _parse_json(self.read(name, _LARGEST_JSON), self.path / name)
 
+    def json_if_any(self, name: str) -> dict[str, Any]:
+        """A JSON object, or an empty one when there is no such file."""
+        return self.json(name) if self.holds(name) else {}
 
-def check_digest(path: Path, found: str, expected: str | None) -> None:
-    """Raises BadCheckpoint when a digest is expected and another was found."""
-    if expected is not None and found != expected:
-        raise BadCheckpoint(
-            f"{path} is damaged: its sha256 is {found[:12]}…, and {MANIFEST} says {expected[:12]}….",
-            "Copy it again, or train again.",
-        )
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer."""
+        data = self.read(TOKENIZER, _LARGEST_TOKENIZER)
+        try:
+            return Tokenizer.from_json(data.decode("utf-8"), str(self.path / TOKENIZER))
+        except UnicodeDecodeError:
+            raise BadCheckpoint(f"{self.path / TOKENIZER} is not UTF-8.", "Copy it again from its source.") from None
+
+    def holds(self, name: str) -> bool:
+        """Whether there is such a file, or the manifest says that there should be."""
+        return (self.path / name).is_file() or name in (self._digests or {})
+
+    def foreign(self) -> list[str]:
+        """What lies in the directory and is not part of a model that attncli wrote."""
+        own = {name.partition("/")[0] for name in self._digests or {}} | {MANIFEST}
+        return sorted(path.name for path in self.path.iterdir() if path.name not in own)
+
+    def _read_manifest(self) -> dict[str, str] | None:
+        if not (self.path / MANIFEST).is_file():
+            return None
+        digests = read_json(self.path / MANIFEST).get("sha256")
+        if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
+            raise BadCheckpoint(
+                f"{self.path / MANIFEST} lists no digests.", "Copy the directory again from its source."
+            )
+        return digests
+
+    def _check(self, name: str, found: str) -> None:
+        assert self._digests is not None
+        expected = self._digests.get(name)
+        if expected is None:
+            raise BadCheckpoint(f"{self.path / name} is not listed in {MANIFEST}.", "Remove it, or the manifest.")
+        if found != expected:
+            raise BadCheckpoint(
+                f"{self.path / name} is damaged: its sha256 is {found[:12]}…, and {MANIFEST} says {expected[:12]}….",
+                "Copy it again, or train again.",
+            )

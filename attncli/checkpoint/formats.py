@@ -29,6 +29,9 @@ _INNER = {
     "feed_forward.up": "mlp.up_proj",
     "feed_forward.down": "mlp.down_proj",
 }
+# What transformers takes where a config does not say.
+_MISTRAL_WINDOW = 4096
+_QWEN_FIRST_WINDOW = 28
 _CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 
 
@@ -138,8 +141,16 @@ def _common(described: dict[str, Any], where: str) -> dict[str, Any]:
         "context": described["max_position_embeddings"],
         "norm_eps": described.get("rms_norm_eps", 1e-6),
         "rope_theta": _rope_theta(described, where),
-        "tied": bool(described.get("tie_word_embeddings", False)),
+        "tied": _flag(described, "tie_word_embeddings", where),
     }
+
+
+def _flag(described: dict[str, Any], name: str, where: str) -> bool:
+    """A yes or no, no when it is not said."""
+    value = described.get(name)
+    if not isinstance(value, bool | None):
+        raise BadCheckpoint(f"{where}: {name} is {ascii(value)[:40]}, and must be true or false.")
+    return bool(value)
 
 
 def _rope_theta(described: dict[str, Any], where: str) -> float:
@@ -157,7 +168,7 @@ def _rope_theta(described: dict[str, Any], where: str) -> float:
 
 def _particular(family: str, described: dict[str, Any], where: str) -> dict[str, Any]:
     """What sets the families apart: query/key norm, biases, and which layers have a window."""
-    attention_bias, mlp_bias = bool(described.get("attention_bias")), bool(described.get("mlp_bias"))
+    attention_bias, mlp_bias = _flag(described, "attention_bias", where), _flag(described, "mlp_bias", where)
     if family == "llama":
         if attention_bias != mlp_bias:
             raise BadCheckpoint(f"{where}: biases on only one of attention and feed-forward are not supported.")
@@ -165,13 +176,14 @@ def _particular(family: str, described: dict[str, Any], where: str) -> dict[str,
     if attention_bias:
         raise BadCheckpoint(f"{where}: attention_bias is not supported for {family}.")
     if family == "mistral":
-        return {"qk_norm": False, "window": described.get("sliding_window")}
-    if not described.get("use_sliding_window"):
+        return {"qk_norm": False, "window": described.get("sliding_window", _MISTRAL_WINDOW)}
+    if not _flag(described, "use_sliding_window", where):
         return {}
-    first = described.get("max_window_layers", 0)
-    layers = described["num_hidden_layers"]
+    first, layers = described.get("max_window_layers", _QWEN_FIRST_WINDOW), described["num_hidden_layers"]
+    if not isinstance(first, int) or not isinstance(described.get("layer_types", []), list | None):
+        raise BadCheckpoint(f"{where}: max_window_layers or layer_types is not what it should be.")
     if (kinds := described.get("layer_types")) is not None:
         expected = ["full_attention" if layer < first else "sliding_attention" for layer in range(len(kinds))]
         if len(kinds) != layers or kinds != expected:
             raise BadCheckpoint(f"{where}: windows on layers other than the last ones are not supported.")
-    return {"window": described.get("sliding_window"), "window_from": first}
+    return {"window": described.get("sliding_window", _MISTRAL_WINDOW), "window_from": first}

@@ -9,7 +9,9 @@ A save is a whole directory, written beside its place, flushed to the disk, then
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -27,6 +29,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from attncli.checkpoint import directory
+from attncli.checkpoint.directory import ModelFolder
 from attncli.checkpoint.formats import config_from_json, config_to_json, tensor_name
 from attncli.config import ModelConfig
 from attncli.errors import BadCheckpoint, OutOfRoom
@@ -65,6 +68,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     path: Path
     start_of_text: int
+    end_ids: frozenset[int]  # tokens that end a text
     run: dict[str, Any]
 
     @property
@@ -110,7 +114,7 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OutOfRoom: when the disk is full or the place cannot be written; what was there before is untouched.
     """
-    for left in target.parent.glob(f".{target.name}.writing-*"):  # of a run that was killed while it wrote
+    for left in target.parent.glob(f".{glob.escape(target.name)}.writing-*"):  # of a run that was killed while it wrote
         shutil.rmtree(left, ignore_errors=True)
     folder = target.parent / f".{target.name}.writing-{os.getpid()}"
     needed = _size(checkpoint)
@@ -147,8 +151,6 @@ def _no_room(target: Path, needed: int, free: int) -> str:
 
 
 def _not_written(target: Path, problem: OSError, needed: int = 0) -> OutOfRoom:
-    import errno
-
     if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free = shutil.disk_usage(target.parent).free
         return OutOfRoom(_no_room(target, needed, free), "Free some space, or choose another place with --out.")
@@ -162,7 +164,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     generation = {"bos_token_id": checkpoint.start_of_text, "eos_token_id": end}
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": END_OF_TEXT,
+        "eos_token": None if end is None else END_OF_TEXT,
         "model_max_length": checkpoint.config.context,
         "clean_up_tokenization_spaces": False,
     }
@@ -210,7 +212,8 @@ def _flush_folder(path: Path) -> None:
 def _swap(folder: Path, target: Path) -> None:
     if target.exists():
         previous = directory.previous_of(target)
-        shutil.rmtree(previous, ignore_errors=True)
+        if previous.exists():
+            shutil.rmtree(previous)
         target.rename(previous)
     folder.rename(target)
     _flush_folder(target.parent)
@@ -240,37 +243,37 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _load_model(path: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    manifest = directory.read_manifest(path)
-    config = config_from_json(directory.read_json(path / directory.CONFIG), str(path / directory.CONFIG))
-    tokenizer = Tokenizer.load(path)
+    folder = ModelFolder(path)
+    described = folder.json(directory.CONFIG)
+    config = config_from_json(described, str(path / directory.CONFIG))
+    tokenizer = folder.tokenizer()
     if tokenizer.vocab_size > config.vocab_size:
         raise BadCheckpoint(
             f"{path}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}.",
             "They are of different models.",
         )
-    model = read_weights(path, config, manifest, device, dtype)
-    run = directory.read_json(path / directory.RUN) if (path / directory.RUN).is_file() else {}
-    return LoadedModel(model, tokenizer, path, _start_of_text(path, tokenizer), run)
+    model = read_weights(folder, config, device, dtype)
+    settings = described | folder.json_if_any(directory.GENERATION)
+    ends = _ids(settings.get("eos_token_id"), tokenizer) or _ids(tokenizer.end_of_text, tokenizer)
+    starts = _ids(settings.get("bos_token_id"), tokenizer) or ends or {0}
+    return LoadedModel(model, tokenizer, path, min(starts), frozenset(ends), folder.json_if_any(directory.RUN))
 
 
-def _start_of_text(path: Path, tokenizer: Tokenizer) -> int:
-    """The id to begin with when there is no prompt."""
-    settings = directory.read_json(path / directory.GENERATION) if (path / directory.GENERATION).is_file() else {}
-    start = settings.get("bos_token_id")
-    if isinstance(start, int) and 0 <= start < tokenizer.vocab_size:
-        return start
-    return tokenizer.end_of_text or 0
+def _ids(setting: object, tokenizer: Tokenizer) -> set[int]:
+    """The token ids that a setting names: one, or a list of them, or none."""
+    listed = setting if isinstance(setting, list) else [setting]
+    return {id_ for id_ in listed if isinstance(id_, int) and 0 <= id_ < tokenizer.vocab_size}
 
 
-def read_weights(
-    path: Path, config: ModelConfig, manifest: dict[str, str], device: torch.device, dtype: torch.dtype
-) -> Transformer:
-    """The model of `config` with the weights of a directory, in evaluation mode."""
-    file = directory.require_weights(path)
+def read_weights(folder: ModelFolder, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Transformer:
+    """The model of `config` with the weights of a directory, in evaluation mode. Raises BadCheckpoint."""
+    file = folder.path / directory.WEIGHTS
+    if not file.is_file():
+        folder.read(directory.WEIGHTS)  # says what is there instead
     model = _empty_model(file, config)
     theirs = {tensor_name(name): name for name in model.state_dict()}
     _check_header(file, {name: model.state_dict()[ours].shape for name, ours in theirs.items()}, config.tied)
-    tensors = _read_tensors(path, directory.WEIGHTS, manifest)
+    tensors = _read_tensors(folder, directory.WEIGHTS)
     weights = {}
     for name, ours in theirs.items():
         if not tensors[name].sum(dtype=torch.float32).isfinite():
@@ -332,15 +335,14 @@ def _check_header(file: Path, expected: dict[str, torch.Size], tied: bool) -> No
                 raise BadCheckpoint(f"{file}: {name} has type {part.get_dtype()}.", f"Supported: {', '.join(_DTYPES)}.")
 
 
-def _read_tensors(folder: Path, name: str, manifest: dict[str, str]) -> dict[str, Tensor]:
+def _read_tensors(folder: ModelFolder, name: str) -> dict[str, Tensor]:
     """All tensors of a file. It is read, not mapped: a file that shrinks meanwhile is an error, not a crash."""
-    data = directory.verified_bytes(folder, name, manifest)
+    data = folder.read(name)
     try:
         return tensors_from_bytes(data)
     except (SafetensorError, ValueError, KeyError) as problem:
-        raise BadCheckpoint(
-            f"{folder / name} is not a safetensors file: {str(problem)[:120]}.", "Copy it again."
-        ) from None
+        what = f"{folder.path / name} is not a safetensors file: {str(problem)[:120]}."
+        raise BadCheckpoint(what, "Copy it again.") from None
 
 
 def read_resumable(path: Path) -> Checkpoint:
@@ -348,22 +350,19 @@ def read_resumable(path: Path) -> Checkpoint:
 
     Raises BadCheckpoint when the directory holds no state, or a damaged one.
     """
-    manifest = directory.read_manifest(path)
-    if not (path / directory.STATE_FACTS).is_file() or directory.STATE_FACTS not in manifest:
+    folder = ModelFolder(path)
+    if not folder.holds(directory.STATE_FACTS):
         raise BadCheckpoint(
             f"{path} holds no state to resume from.", "Its run has ended; train another under a new --name."
         )
-    files = (directory.CONFIG, directory.TOKENIZER, directory.RUN, directory.METRICS, directory.STATE_FACTS)
-    data = {name: directory.verified_bytes(path, name, manifest) for name in files}
-    config = config_from_json(json.loads(data[directory.CONFIG]), str(path / directory.CONFIG))
-    best = read_weights(path, config, manifest, torch.device("cpu"), torch.float32)
-    tokenizer = Tokenizer.from_json(data[directory.TOKENIZER].decode(), str(path / directory.TOKENIZER))
+    config = config_from_json(folder.json(directory.CONFIG), str(path / directory.CONFIG))
+    metrics = folder.read(directory.METRICS)
     return Checkpoint(
         config,
-        best.state_dict(),
-        tokenizer,
-        _start_of_text(path, tokenizer),
-        run=json.loads(data[directory.RUN]),
-        metrics=[json.loads(line) for line in data[directory.METRICS].splitlines()],
-        state=State(_read_tensors(path, directory.STATE_TENSORS, manifest), json.loads(data[directory.STATE_FACTS])),
+        read_weights(folder, config, torch.device("cpu"), torch.float32).state_dict(),
+        folder.tokenizer(),
+        folder.json(directory.GENERATION)["bos_token_id"],
+        run=folder.json(directory.RUN),
+        metrics=[json.loads(line) for line in metrics.splitlines()],
+        state=State(_read_tensors(folder, directory.STATE_TENSORS), folder.json(directory.STATE_FACTS)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -78,7 +79,7 @@ def _parse_head(head: str | None, layer: int | None) -> tuple[int | None, int | 
         return layer, None
     first, dot, second = head.partition(".")
     numbers = [first, second] if dot else [first]
-    if not all(number.isascii() and number.isdigit() for number in numbers):
+    if not all(re.fullmatch("[0-9]{1,9}", number) for number in numbers):
         raise UsageProblem(f"--head {head!r} is not a head.", "Use LAYER.HEAD such as 2.3, both counted from 0.")
     if dot and layer is not None and layer != int(first):
         raise UsageProblem(f"--head {head} and --layer {layer} name different layers.", "Leave --layer out.")

@@ -76,7 +76,7 @@ def generate(
 
     loaded = load(model, device, dtype)
     start = loaded.tokenizer.encode(text) or [loaded.start_of_text]
-    events = generated(loaded.model, loaded.tokenizer, start, config)
+    events = generated(loaded.model, loaded.tokenizer, start, config, loaded.end_ids)
     screen = GenerationScreen(output(), text, num_samples, live=stream and not json)
     for event in events:
         screen.update(event)

@@ -32,7 +32,7 @@ def info(
     attncli info
     attncli info --preset gpt3
     """  # fmt: skip
-    from attncli.checkpoint.directory import CONFIG, RUN, find_model, read_json
+    from attncli.checkpoint.directory import CONFIG, RUN, ModelFolder, find_model
     from attncli.checkpoint.formats import config_from_json
     from attncli.model.count import PRESETS
     from attncli.render.console import output, print_json, show
@@ -45,8 +45,9 @@ def info(
         run, where = {}, None
     else:
         path = find_model(model)
-        config = config_from_json(read_json(path / CONFIG), str(path / CONFIG))
-        run = read_json(path / RUN) if (path / RUN).is_file() else {}
+        folder = ModelFolder(path)
+        config = config_from_json(folder.json(CONFIG), str(path / CONFIG))
+        run = folder.json_if_any(RUN)
         title, where = path.resolve().name, str(path)
     if json:
         print_json(info_document(title, config, run, where))

@@ -29,7 +29,8 @@ from attncli.errors import AttnError, OutOfRoom, UsageProblem
 _DONE = 0
 # What PyTorch says of a GPU and of a CPU, for which it has no exception type of its own.
 _NO_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
-_USAGE_ERROR = typer.BadParameter.__mro__[1]  # the library's UsageError, wherever its version keeps it
+# The library's UsageError, wherever its version keeps it.
+_USAGE_ERROR = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 
 app = typer.Typer(
     name="attncli",

@@ -25,7 +25,11 @@ def models(json: JsonOption = False) -> None:
             parameters[entry.name] = sum(count_parameters(config_from_json(entry.config)).values())
         except AttnError:
             continue  # listed all the same, as a model that cannot be used
-    default = find_model(None).resolve().name if entries else None
+    try:
+        chosen = find_model(None).resolve()
+        default = next((entry.name for entry in entries if entry.path.resolve() == chosen), None)
+    except AttnError:
+        default = None  # what ATTNCLI_MODEL names is not there
     if json:
         print_json(models_document(entries, parameters, default))
     elif entries:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import secrets
 import stat
 import sys
+from decimal import Decimal
 from typing import Annotated
 
 import typer
 
 from attncli.errors import BadInput
 
+_LARGEST_COUNT = 10**15
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -23,10 +24,10 @@ def parse_count(text: str | int) -> int:
     if isinstance(text, int):
         return text
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmb]?)", text.strip().replace("_", "").replace(",", ""), re.IGNORECASE)
-    value = float(found[1]) * _UNITS[found[2].lower()] if found else math.nan
-    if not math.isfinite(value) or value != round(value):
+    value = Decimal(found[1]) * _UNITS[found[2].lower()] if found else None
+    if value is None or value != int(value) or value > _LARGEST_COUNT:
         raise typer.BadParameter(f"{text!r} is not a whole number such as 500, 25.6k or 1M.")
-    return round(value)
+    return int(value)
 
 
 def parse_seconds(text: str | float) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attncli.cli.options import JsonOption, ModelOption, parse_count, required_text
+from attncli.config import CorpusConfig
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def tokenize(
             show_default=False,
         ),
     ] = None,
-    tokenizer: Annotated[str, typer.Option(metavar="bpe|char|byte", help="With --train: the kind.")] = "bpe",
+    tokenizer: Annotated[
+        str, typer.Option(metavar="bpe|char|byte", help="With --train: the kind.")
+    ] = CorpusConfig.tokenizer,
     vocab_size: Annotated[
         int | None,
         typer.Option(
@@ -60,10 +63,12 @@ def tokenize(
     attncli tokenize --train corpus.txt --vocab-size 2k --out my-tokenizer
     """  # fmt: skip
     if train:
-        _train(train, tokenizer, vocab_size, out, force)
+        if text is not None or ids or decode:
+            raise UsageProblem("--train makes a tokenizer alone.", "Leave the text, --ids and --decode out.")
+        _train(train, CorpusConfig(tokenizer=tokenizer, vocab_size=vocab_size), out, force, json)  # type: ignore[arg-type]
         return
-    if out is not None or vocab_size is not None or force:
-        raise UsageProblem("--out, --vocab-size and --force go with --train.", "Add --train FILE.")
+    if out is not None or vocab_size is not None or force or tokenizer != CorpusConfig.tokenizer:
+        raise UsageProblem("--out, --tokenizer, --vocab-size and --force go with --train.", "Add --train FILE.")
     chosen, name = _tokenizer(model)
     if decode:
         _decode(chosen, required_text(text, 'attncli tokenize --decode "72 101"'), json)
@@ -103,10 +108,10 @@ def _decode(tokenizer: Tokenizer, listed: str, json: bool) -> None:
     console.file.write((visible(text) if console.is_terminal else text) + "\n")
 
 
-def _train(files: list[str], kind: str, vocab_size: int | None, out: Path | None, force: bool) -> None:
+def _train(files: list[str], config: CorpusConfig, out: Path | None, force: bool, json: bool) -> None:
     if out is None:
         raise UsageProblem("--train needs --out DIR, the directory to write.", "Add --out my-tokenizer.")
-    from attncli.render.console import output
+    from attncli.render.console import output, print_json
     from attncli.render.escape import one_line
     from attncli.render.tokens import totals
     from attncli.text.corpus import default_vocab_size, read_documents
@@ -116,28 +121,46 @@ def _train(files: list[str], kind: str, vocab_size: int | None, out: Path | None
     if target.exists() and not force:
         raise UsageProblem(f"{target} exists.", "Choose another --out, or --force to replace it.")
     documents = read_documents(files)
-    if vocab_size is None and kind == "bpe":
+    vocab_size = config.vocab_size
+    if vocab_size is None and config.tokenizer == "bpe":
         vocab_size = default_vocab_size(documents.characters)
-    made = train_tokenizer(documents.texts, kind, vocab_size)  # type: ignore[arg-type]
+    made = train_tokenizer(documents.texts, config.tokenizer, vocab_size)
+    _write(target, made.to_json())
+    tokens = sum(map(len, made.encode_batch([stretch for text in documents.texts for stretch in stretches(text)])))
+    size = sum(len(text.encode()) for text in documents.texts)
+    if json:
+        print_json(
+            {
+                "path": str(target),
+                "kind": made.kind,
+                "vocab_size": made.vocab_size,
+                "tokens": tokens,
+                "characters": documents.characters,
+                "bytes": size,
+            }
+        )
+        return
+    console = output()
+    console.print(one_line(f"{target}: {made.kind}, {made.vocab_size:,} ids"), soft_wrap=True)
+    console.print(totals(tokens, documents.characters, size, str(out)), soft_wrap=True)
+    console.print(one_line(f'Try: attncli tokenize "some text" -m {shlex.quote(str(out))}'), soft_wrap=True)
+
+
+def _write(target: Path, text: str) -> None:
+    """The whole file or nothing."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        unfinished = out / ".tokenizer.json.writing"
-        unfinished.write_text(made.to_json(), encoding="utf-8")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f".{target.name}.writing")
+        unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(target)
     except OSError as problem:
         raise OutOfRoom(f"{target} cannot be written: {problem.strerror}.", "Choose another --out.") from None
-    pieces = [stretch for text in documents.texts for stretch in stretches(text)]
-    tokens = sum(map(len, made.encode_batch(pieces)))
-    console = output()
-    console.print(one_line(f"{target}: {made.kind}, {made.vocab_size:,} ids"))
-    console.print(totals(tokens, documents.characters, sum(len(text.encode()) for text in documents.texts), str(out)))
-    console.print(one_line(f'Try: attncli tokenize "some text" -m {shlex.quote(str(out))}'))
 
 
 def _tokenizer(model: str | None) -> tuple[Tokenizer, str]:
     """The tokenizer asked for, else that of the default model, else plain bytes with a note."""
-    from attncli.checkpoint.directory import find_model, list_models
-    from attncli.text.tokenizer import Tokenizer, byte_tokenizer
+    from attncli.checkpoint.directory import ModelFolder, find_model, list_models
+    from attncli.text.tokenizer import byte_tokenizer
 
     if model is None and not os.environ.get("ATTNCLI_MODEL") and not list_models():
         from attncli.render.console import print_note
@@ -147,7 +170,7 @@ def _tokenizer(model: str | None) -> tuple[Tokenizer, str]:
         )
         return byte_tokenizer(), "bytes"
     path = find_model(model)
-    return Tokenizer.load(path), path.resolve().name
+    return ModelFolder(path).tokenizer(), path.resolve().name
 
 
 def _text_or_file(argument: str | None) -> str:

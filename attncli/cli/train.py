@@ -7,22 +7,21 @@ import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attncli.cli import clock
 from attncli.cli.options import JsonOption, SeedOption, draw_seed, parse_count, parse_seconds
-from attncli.config import SIZES, SampleConfig, TrainConfig
+from attncli.config import DEFAULT_TRAINING_SECONDS, SIZES, CorpusConfig, SampleConfig, TrainConfig
 from attncli.errors import BadCheckpoint, UsageProblem
 
 if TYPE_CHECKING:
-    from attncli.checkpoint.store import Checkpoint
-    from attncli.text.corpus import Corpus, CorpusConfig
-    from attncli.training.reports import Plan, Result
+    from attncli.text.corpus import Corpus
+    from attncli.training.job import Job
+    from attncli.training.reports import Result
 
 _SAMPLE_TOKENS = 80
 
@@ -39,7 +38,7 @@ def train(
             "--time",
             parser=parse_seconds,
             metavar="TIME",
-            help="How long in all, such as 90s, 5m or 1h. Unset: 5m.",
+            help=f"How long in all, such as 90s, 5m or 1h. Unset: {DEFAULT_TRAINING_SECONDS / 60:.0f}m.",
             show_default=False,
         ),
     ] = None,
@@ -77,7 +76,9 @@ def train(
     dropout: Annotated[
         float | None, typer.Option(help="Unset: by how often the text is seen.", show_default=False)
     ] = None,
-    tokenizer: Annotated[str, typer.Option(metavar="bpe|char|byte", help="The kind of tokenizer to make.")] = "bpe",
+    tokenizer: Annotated[
+        str, typer.Option(metavar="bpe|char|byte", help="The kind of tokenizer to make.")
+    ] = CorpusConfig.tokenizer,
     vocab_size: Annotated[
         int | None,
         typer.Option(
@@ -89,11 +90,11 @@ def train(
     ] = None,
     val_fraction: Annotated[
         float, typer.Option(help="The share at the end of the text that is kept for validation.")
-    ] = 0.1,
+    ] = CorpusConfig.val_fraction,
     val_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="Validate on this text instead.", show_default=False)
     ] = None,
-    encoding: Annotated[str, typer.Option(help="The encoding of the text.")] = "utf-8",
+    encoding: Annotated[str, typer.Option(help="The encoding of the text.")] = CorpusConfig.encoding,
     name: Annotated[
         str | None,
         typer.Option(help="The model's name in ./checkpoints. Unset: that of the first file.", show_default=False),
@@ -118,35 +119,27 @@ def train(
     attncli train corpus.txt
     attncli train book.txt notes/ --time 3m --name mine
     """  # fmt: skip
+    from time import monotonic
+
+    from attncli.checkpoint.store import lock, settle
+    from attncli.training.job import new_job, resume_job
+
     target = _target(files, name, out, resume)
     if resume:
         _refuse_changes(context_)
+    text = CorpusConfig(tokenizer=tokenizer, vocab_size=vocab_size, val_fraction=val_fraction, encoding=encoding)  # type: ignore[arg-type]
     pinned = TrainConfig(
         seconds=time, steps=steps, epochs=epochs, size=size, context=context, batch_size=batch_size, lr=lr,
         dropout=dropout, seed=draw_seed() if seed is None else seed, device=device, dtype=dtype,
     )  # fmt: skip
-    from attncli.checkpoint.store import lock, settle
-    from attncli.text.corpus import CorpusConfig
-
-    text = CorpusConfig(tokenizer=tokenizer, vocab_size=vocab_size, val_fraction=val_fraction, encoding=encoding)  # type: ignore[arg-type]
     with lock(target):
         settle(target)
         if resume:
-            job = _resumed(target, files, device)
+            job = resume_job(target, files or (), device)
         else:
             _refuse_taken(target, force)
-            job = _new(files or [], val_file, text, pinned)
+            job = new_job(files or (), val_file, text, pinned, spent=monotonic() - clock.started)
         _run(job, target, json)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A run about to start."""
-
-    corpus: Corpus
-    plan: Plan
-    facts: dict[str, Any]
-    resume: Checkpoint | None = None
 
 
 def _target(files: list[str] | None, name: str | None, out: Path | None, resume: bool) -> Path:
@@ -156,7 +149,7 @@ def _target(files: list[str] | None, name: str | None, out: Path | None, resume:
     if name is not None and out is not None:
         raise UsageProblem("--name and --out both say where the model goes.", "Give one of them.")
     if out is not None:
-        return out
+        return out.resolve() if out.is_symlink() else out
     if name is not None:
         if re.sub(r"[^\w.-]", "", name) != name or name.startswith("."):
             raise UsageProblem(
@@ -188,122 +181,31 @@ def _refuse_changes(context: typer.Context) -> None:
 
 
 def _refuse_taken(target: Path, force: bool) -> None:
-    from attncli.checkpoint.directory import previous_of
+    """Never overwrites a model unless told to, and nothing else at all."""
+    from attncli.checkpoint.directory import ModelFolder
 
-    if (target.exists() or previous_of(target).exists()) and not force:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not target.is_dir():
+        raise UsageProblem(f"{target} is not a directory.", "Choose another --out.")
+    foreign = ModelFolder(target).foreign()
+    if foreign:
+        raise UsageProblem(f"{target} holds {foreign[0]}, which is not a model's.", "Choose another --name or --out.")
+    if not force:
         raise UsageProblem(f"{target} exists.", "Go on with it: --resume. Keep it: --name OTHER. Replace it: --force.")
 
 
-def _new(files: list[str], val_file: str | None, text: CorpusConfig, pinned: TrainConfig) -> _Job:
-    """Reads and tokenizes the text, and plans."""
-    import time
-
-    from attncli.render.console import print_note
-    from attncli.text.corpus import prepare, read_documents
-    from attncli.training import make_plan
-
-    documents = read_documents(files, text.encoding)
-    if documents.skipped:
-        print_note(f"skipped {len(documents.skipped)} files that are not text, such as {documents.skipped[0]}")
-    held_out = read_documents([val_file], text.encoding) if val_file is not None else None
-    corpus = prepare(documents, text, held_out)
-    plan = make_plan(pinned, corpus, spent=time.monotonic() - clock.started)
-    return _Job(corpus, plan, _facts(corpus, text, val_file, pinned))
-
-
-def _facts(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned: TrainConfig) -> dict[str, Any]:
-    """What `run.json` says of where a model came from."""
-    import platform
-    from datetime import UTC, datetime
-
-    import tokenizers
-    import torch
-
-    from attncli import __version__
-
-    versions = {
-        "attncli": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "tokenizers": tokenizers.__version__,
-    }
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions,
-        "corpus": {
-            "sources": list(corpus.sources),
-            "val_file": val_file,
-            "digest": corpus.digest,
-            "tokenizer": corpus.tokenizer.kind,
-            "train_characters": corpus.train.characters,
-            "train_bytes": corpus.train.bytes,
-            "train_tokens": len(corpus.train),
-            "val_characters": corpus.val.characters,
-            "val_bytes": corpus.val.bytes,
-            "val_tokens": len(corpus.val),
-            "config": asdict(text),
-        },
-        "request": asdict(pinned),
-    }
-
-
-def _resumed(target: Path, files: list[str] | None, device: str) -> _Job:
-    """The job of a run that was stopped, on the same text, with the plan it had."""
-    from dataclasses import replace
-
-    import torch
-
-    from attncli.model.device import pick_device
-    from attncli.render.console import print_note
-    from attncli.text.corpus import CorpusConfig, prepare, read_documents
-    from attncli.training.reports import plan_from_document
-
-    saved = _newest_good(target)
-    facts = {key: saved.run[key] for key in ("created", "versions", "corpus", "request")}
-    known = facts["corpus"]
-    text = CorpusConfig(**known["config"])
-    held_out = read_documents([known["val_file"]], text.encoding) if known["val_file"] else None
-    corpus = prepare(read_documents(files or known["sources"], text.encoding), text, held_out, saved.tokenizer)
-    if corpus.digest != known["digest"]:
-        raise BadCheckpoint(
-            f"The text is not the one that {target} was trained on.",
-            "Give the same text, or train a new model under another --name.",
-        )
-    plan = plan_from_document(saved.run["plan"])
-    if device != "auto":
-        plan = replace(plan, device=str(pick_device(device)))
-    if torch.get_num_threads() != plan.threads:
-        threads = f"{torch.get_num_threads()} threads now, {plan.threads} before"
-        print_note(f"{threads}: the result will not be bit-identical to that of an uninterrupted run")
-    return _Job(corpus, plan, facts, saved)
-
-
-def _newest_good(target: Path) -> Checkpoint:
-    """The last save, or the one before when the last is damaged."""
-    from attncli.checkpoint.directory import find_model, previous_of
-    from attncli.checkpoint.store import read_resumable
-    from attncli.render.console import print_note
-
-    if not target.exists():
-        find_model(str(target))  # says what there is
-    try:
-        return read_resumable(target)
-    except BadCheckpoint as problem:
-        if not previous_of(target).exists():
-            raise
-        print_note(f"{problem.message} Going on from the save before it.")
-        return read_resumable(previous_of(target))
-
-
-def _run(job: _Job, target: Path, json: bool) -> None:
+def _run(job: Job, target: Path, json: bool) -> None:
     """Trains, drawing as it goes, and ends with the summary, or with how to go on after a signal."""
-    from attncli.render.console import messages, show
+    from attncli.render.console import messages, print_note, show
     from attncli.render.escape import one_line
     from attncli.render.training import TrainingScreen, plan_table
     from attncli.training import train as reports
     from attncli.training.reports import Result
 
     console = messages()
+    for note in job.notes:
+        print_note(note)
     corpus = job.corpus
     amounts = f"{corpus.train.characters:,} characters to train on, {corpus.val.characters:,} to validate"
     described = f"{', '.join(corpus.sources)}: {amounts}"
@@ -341,7 +243,8 @@ def _where(target: Path) -> str:
 def _signals() -> Iterator[list[int]]:
     """The signals received: the first asks the loop to save and end; a second one ends the process at once."""
     received: list[int] = []
-    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # One that is ignored already, as SIGHUP is under nohup, stays so.
+    kinds = [k for k in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(k) is not signal.SIG_IGN]
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
@@ -356,7 +259,7 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(kind, handler)
 
 
-def _summarize(result: Result, job: _Job, target: Path, json: bool) -> None:
+def _summarize(result: Result, job: Job, target: Path, json: bool) -> None:
     """The figures, a sample from the finished model, and what to try next."""
     import torch
 

@@ -6,6 +6,7 @@ head as a map; and what may come next. Holds one layer's arrays at a time, and o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -93,6 +94,7 @@ class _Watch(Observer):
     _layers: list[int] = field(default_factory=list)
     _busiest: float = -1.0
     _map: tuple[int, int, Tensor] | None = None
+    _window: int | None = None  # of the map's layer
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
         """Takes what is asked for from one layer."""
@@ -105,10 +107,12 @@ class _Watch(Observer):
         norms = together if head is None else per_head[head]
         self._layers.append(layer)
         self._raw.append(raw)
-        self._shares.append(norms / norms.sum() if self.focus.weights == "norm" else raw)
-        self._consider(layer, steps.weights[0], per_head)
+        # Where nothing is contributed at all there are no shares: zeros, not a division by zero.
+        self._shares.append(norms / norms.sum().clamp_min(1e-30) if self.focus.weights == "norm" else raw)
+        if self._consider(layer, steps.weights[0], per_head):
+            self._window = module.window
 
-    def _consider(self, layer: int, weights: Tensor, per_head: Tensor) -> None:
+    def _consider(self, layer: int, weights: Tensor, per_head: Tensor) -> bool:
         """Keeps the map of the head that brings most to the focus from tokens other than itself and the first."""
         moved = per_head.clone()
         moved[:, self.token] = 0
@@ -116,9 +120,11 @@ class _Watch(Observer):
             moved[:, 0] = 0  # a head that has nothing to say often parks its attention there
         busy = moved.sum(-1)
         head = int(busy.argmax()) if self.focus.head is None else self.focus.head
-        if float(busy[head]) > self._busiest:
+        busier = float(busy[head]) > self._busiest
+        if busier:
             self._busiest = float(busy[head])
-            self._map = (layer, head, weights[head].float())
+            self._map = (layer, head, weights[head].float().clone())  # a view would keep the whole layer
+        return busier
 
     def sources(self) -> Sources:
         """The shares, averaged over the layers."""
@@ -140,16 +146,16 @@ class _Watch(Observer):
         layer, head, weights = self._map
         table = weights.cpu().double().numpy()
         asked_for = self.focus.head is not None and self.focus.layer is not None
-        return HeadMap(layer, head, table, asked_for, *previous_token_score(table))
+        return HeadMap(layer, head, table, asked_for, *previous_token_score(table, self._window))
 
 
-def previous_token_score(weights: Floats) -> tuple[float | None, float | None]:
+def previous_token_score(weights: Floats, window: int | None = None) -> tuple[float | None, float | None]:
     """Mean weight (T, T) on the token before, over the rows after the first; and what even attention would have."""
     rows = range(1, len(weights))
     if not rows:
         return None, None
     score = sum(float(weights[row, row - 1]) for row in rows) / len(rows)
-    return score, sum(1 / (row + 1) for row in rows) / len(rows)
+    return score, sum(1 / min(row + 1, window or len(weights)) for row in rows) / len(rows)
 
 
 def _most_probable(logits: Tensor, tokenizer: Tokenizer, count: int) -> tuple[NextToken, ...]:
@@ -169,7 +175,7 @@ def find_token(pieces: Sequence[Piece], wanted: str) -> int:
 
     Raises UsageProblem when no token is meant, or several are.
     """
-    if wanted.isascii() and wanted.lstrip("-").isdigit():
+    if re.fullmatch(r"-?[0-9]{1,9}", wanted):
         index = int(wanted)
         _check("token", index, len(pieces))
         return index

@@ -14,10 +14,12 @@ from torch import Tensor
 from attncli.config import SampleConfig
 from attncli.errors import BadInput
 from attncli.generation.events import Event, Finished, Reason, Reread, Text
-from attncli.generation.sampling import next_token, uniforms
+from attncli.generation.sampling import generators, next_token, uniforms
 from attncli.model.cache import KVCache
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import DecodeStream, Tokenizer
+
+_DRAWN_TOGETHER = 256  # random numbers of a sample, so that few calls draw them and a long text needs no more memory
 
 
 def prefill(model: Transformer, cache: KVCache, ids: Tensor) -> Tensor:
@@ -30,8 +32,16 @@ def decode(model: Transformer, cache: KVCache, ids: Tensor) -> Tensor:
     return prefill(model, cache, ids[:, None])
 
 
-def generate(model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], config: SampleConfig) -> Iterator[Event]:
+def generate(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    config: SampleConfig,
+    end_ids: frozenset[int] | None = None,
+) -> Iterator[Event]:
     """Continues a prompt of at least one token, `config.num_samples` times, all samples together.
+
+    A text ends with any of `end_ids`; None is what the tokenizer calls the end of a document.
 
     Raises BadInput at once for a prompt that is empty or longer than the context.
     """
@@ -42,12 +52,14 @@ def generate(model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], co
             f"The prompt has {len(prompt)} tokens, and the model reads at most {model.config.context}.",
             "Shorten the prompt.",
         )
-    return _generate(model, tokenizer, prompt, config)
+    if end_ids is None:
+        end_ids = frozenset() if tokenizer.end_of_text is None else frozenset({tokenizer.end_of_text})
+    samples = [_Sample(i, tokenizer, config.stop, end_ids) for i in range(config.num_samples)]
+    return _generate(samples, _steps(model, tokenizer.vocab_size, prompt, config))
 
 
-def _generate(model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], config: SampleConfig) -> Iterator[Event]:
-    samples = [_Sample(i, tokenizer, config.stop) for i in range(config.num_samples)]
-    for step in _steps(model, prompt, config):
+def _generate(samples: list[_Sample], steps: Iterator[list[int] | Reread]) -> Iterator[Event]:
+    for step in steps:
         if isinstance(step, Reread):
             yield step
             continue
@@ -62,16 +74,23 @@ def _generate(model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], c
 
 
 @torch.inference_mode()
-def _steps(model: Transformer, prompt: Sequence[int], config: SampleConfig) -> Iterator[list[int] | Reread]:
-    """The ids of every sample, step by step, with a Reread wherever the context was full."""
+def _steps(
+    model: Transformer, vocab_size: int, prompt: Sequence[int], config: SampleConfig
+) -> Iterator[list[int] | Reread]:
+    """The ids of every sample, step by step, with a Reread wherever the context was full.
+
+    Only ids below `vocab_size` are drawn: some models have more, without meaning, to fill their matrices.
+    """
     device, context = model.embedding.weight.device, model.config.context
     recent = torch.tensor(prompt, device=device).repeat(config.num_samples, 1)  # as many as a reread may need
-    draws = uniforms(config.seed, config.num_samples, config.max_new_tokens).to(device)
-    seen = _seen(recent, model.config.vocab_size) if config.repetition_penalty != 1 else None
+    streams = generators(config.seed, config.num_samples)
+    seen = _seen(recent, vocab_size) if config.repetition_penalty != 1 else None
     cache = model.new_cache()
     logits = prefill(model, cache, recent)
     for step in range(config.max_new_tokens):
-        ids = next_token(logits, config, draws[:, step], seen)
+        if step % _DRAWN_TOGETHER == 0:
+            draws = uniforms(streams, _DRAWN_TOGETHER).to(device)
+        ids = next_token(logits[:, :vocab_size], config, draws[:, step % _DRAWN_TOGETHER], seen)
         yield ids.tolist()
         if step + 1 == config.max_new_tokens:
             return
@@ -94,18 +113,18 @@ def _seen(ids: Tensor, vocab_size: int) -> Tensor:
 class _Sample:
     """One sample's ids turned into text, held back where it might be the beginning of a stop string."""
 
-    def __init__(self, index: int, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
+    def __init__(self, index: int, tokenizer: Tokenizer, stop: tuple[str, ...], end_ids: frozenset[int]) -> None:
         self.finished = False
         self._index = index
         self._ids: list[int] = []
         self._stream: DecodeStream = tokenizer.stream()
-        self._end = tokenizer.end_of_text
+        self._end_ids = end_ids
         self._stop = stop
         self._held = ""
 
     def take(self, id_: int) -> Iterator[Event]:
         self._ids.append(id_)
-        if id_ == self._end:
+        if id_ in self._end_ids:
             yield from self.close("end")
             return
         self._held += self._stream.push(id_)

@@ -10,6 +10,7 @@ own, so that a sample is the same alone and in a batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,13 +20,14 @@ from attncli.config import SampleConfig
 _STREAM = 1_000_003
 
 
-def uniforms(seed: int, samples: int, count: int) -> Tensor:
-    """Numbers in [0, 1), (samples, count): row i is a function of seed and i alone."""
-    rows = []
-    for sample in range(samples):
-        generator = torch.Generator().manual_seed((seed + sample * _STREAM) % 2**63)
-        rows.append(torch.rand(count, generator=generator))
-    return torch.stack(rows)
+def generators(seed: int, samples: int) -> list[torch.Generator]:
+    """One for each sample, a function of the seed and the sample's number alone."""
+    return [torch.Generator().manual_seed((seed + sample * _STREAM) % 2**63) for sample in range(samples)]
+
+
+def uniforms(streams: Sequence[torch.Generator], count: int) -> Tensor:
+    """The next numbers in [0, 1) of every generator, (samples, count)."""
+    return torch.stack([torch.rand(count, generator=stream) for stream in streams])
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

@@ -131,8 +131,9 @@ class Transformer(nn.Module):
     def _rotation(self, x: Tensor) -> Rotary:
         """The rotations of all positions, computed at first use on the device that uses them."""
         if self._rotary is None or self._rotary.cos.device != x.device:
-            positions = torch.arange(self.config.context, device=x.device)
-            self._rotary = Rotary.table(positions, self.config.head_width, self.config.rope_theta)
+            with torch.inference_mode(False):  # else training after generating could not use it
+                positions = torch.arange(self.config.context, device=x.device)
+                self._rotary = Rotary.table(positions, self.config.head_width, self.config.rope_theta)
         return self._rotary
 
 

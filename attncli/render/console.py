@@ -38,7 +38,8 @@ def show(console: Console, renderable: RenderableType) -> None:
 
 def print_json(document: Any) -> None:
     """A result for programs: one JSON document on standard output, full precision."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    sys.stdout.write(json.dumps(document, ensure_ascii=not unicode, allow_nan=False, indent=2) + "\n")
 
 
 def print_note(text: str) -> None:

@@ -87,12 +87,14 @@ class TrainingScreen:
                 total=report.steps,
                 completed=report.step,
                 rate=f"{count(report.tokens_per_second)} tok/s",
-                train=f"train {report.loss:.3f}",
+                train=f"train {report.loss:.3f} ({self._plan.bits_per_byte(report.loss):.3f})",
                 left=f"{duration(left)} left",
             )
         elif isinstance(report, EvalReport):
             score = report.score
-            self._progress.update(self._task, val=f"val {score.per_token:.3f} · {score.bits_per_byte:.3f} bits/byte")
+            self._progress.update(
+                self._task, val=f"val {score.per_token:.3f} nats/token ({score.bits_per_byte:.3f} bits/byte)"
+            )
             if not self._live:
                 self._console.print(Text(self._line(report)), soft_wrap=True)
 
@@ -103,17 +105,14 @@ class TrainingScreen:
 
     def _line(self, report: EvalReport) -> str:
         step, score = self._last, report.score
-        assert step is not None
-        parts = [
-            f"step {report.step}/{step.steps}",
-            duration(report.seconds),
-            f"train {step.loss:.3f}",
-            f"val {score.per_token:.3f} nats/token",
-            f"{score.bits_per_byte:.3f} bits/byte",
-            f"{count(step.tokens_per_second)} tok/s",
-            *(["best"] if report.best else []),
-        ]
-        return "  ".join(parts)
+        steps = step.steps if step is not None else self._plan.schedule.steps
+        parts = [f"step {report.step}/{steps}", duration(report.seconds)]
+        if step is not None:
+            parts.append(f"train {step.loss:.3f} ({self._plan.bits_per_byte(step.loss):.3f})")
+        parts.append(f"val {score.per_token:.3f} nats/token ({score.bits_per_byte:.3f} bits/byte)")
+        if step is not None:
+            parts.append(f"{count(step.tokens_per_second)} tok/s")
+        return "  ".join([*parts, *(["best"] if report.best else [])])
 
 
 class _Steps(ProgressColumn):

@@ -13,8 +13,9 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -22,8 +23,8 @@ from tempfile import mkdtemp
 import numpy as np
 from numpy.typing import NDArray
 
-from attncli.config import TokenizerKind
-from attncli.errors import BadCheckpoint, BadInput, OutOfRoom, UsageProblem
+from attncli.config import CorpusConfig
+from attncli.errors import BadCheckpoint, BadInput, OutOfRoom
 from attncli.text.tokenizer import END_OF_TEXT, Tokenizer, checked_text, stretches, train_tokenizer
 
 STDIN = "-"
@@ -31,6 +32,8 @@ SMALLEST_TRAINING = 64  # tokens: below this there is nothing to learn from
 _SEPARATOR = re.compile(rf"^{re.escape(END_OF_TEXT)}[ \t]*(?:\r?\n|\Z)", re.MULTILINE)
 _ENCODE_AT_ONCE = 32  # stretches whose tokens are held in memory together
 _CACHE_VERSION = 1
+_UNFINISHED = ".writing-"
+_ABANDONED = 86_400  # seconds
 
 
 @dataclass(frozen=True)
@@ -71,27 +74,7 @@ class Corpus:
     sources: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class CorpusConfig:
-    """How text becomes a corpus; None leaves the vocabulary to the amount of text."""
-
-    tokenizer: TokenizerKind = "bpe"
-    vocab_size: int | None = None
-    val_fraction: float = 0.1
-    encoding: str = "utf-8"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.val_fraction <= 0.5:
-            raise UsageProblem(f"--val-fraction is {self.val_fraction}, and must be above 0 and at most 0.5.")
-        try:
-            "".encode(self.encoding)
-        except (LookupError, UnicodeError):
-            raise UsageProblem(
-                f"--encoding {self.encoding!r} is not an encoding that Python knows.", "Try latin-1, cp1252 or utf-16."
-            ) from None
-
-
-def read_text(path: str, encoding: str = "utf-8") -> str:
+def read_text(path: str, encoding: str = CorpusConfig.encoding) -> str:
     """The text of a file, or of standard input for '-'. Line ends stay as they are; a byte order mark goes.
 
     Raises:
@@ -130,7 +113,7 @@ def _decoded(data: bytes, name: str, encoding: str) -> str:
         raise BadInput(f"{name} is not {encoding}: {problem}.", "Name another --encoding.") from None
 
 
-def read_documents(paths: Sequence[str], encoding: str = "utf-8") -> Documents:
+def read_documents(paths: Sequence[str], encoding: str = CorpusConfig.encoding) -> Documents:
     """Every document of files, directories and '-', in order; `<|endoftext|>` lines separate those of a file.
 
     In a directory, files are taken by name, hidden ones left out, and what is not text is skipped and listed.
@@ -212,8 +195,13 @@ def prepare(
     """
     parts = _split(documents, config.val_fraction) if val_documents is None else _as_given(documents, val_documents)
     digest = _digest(parts)
-    entry = cache_folder() / "tokens" / _entry_name(digest, config, tokenizer)
-    if (cached := _from_cache(entry, digest, documents.sources)) is not None:
+    entry = cache_folder() / "tokens" / _entry_name(digest, config)
+    cached = _from_cache(entry, digest, documents.sources)
+    if tokenizer is not None and (cached is None or cached.tokenizer.to_json() != tokenizer.to_json()):
+        # A tokenizer from elsewhere: its ids are another entry.
+        entry = entry.with_name(f"{entry.name}-{hashlib.sha256(tokenizer.to_json().encode()).hexdigest()[:16]}")
+        cached = _from_cache(entry, digest, documents.sources)
+    if cached is not None:
         return cached
     if tokenizer is None:
         train_texts = parts["train"].texts
@@ -265,11 +253,10 @@ def _digest(parts: dict[str, _Part]) -> str:
     return total.hexdigest()
 
 
-def _entry_name(digest: str, config: CorpusConfig, tokenizer: Tokenizer | None) -> str:
+def _entry_name(digest: str, config: CorpusConfig) -> str:
     import tokenizers
 
-    made_by = tokenizer.to_json() if tokenizer else f"{config.tokenizer} {config.vocab_size}"
-    key = f"{_CACHE_VERSION} {digest} {tokenizers.__version__} {made_by}"
+    key = f"{_CACHE_VERSION} {digest} {tokenizers.__version__} {config.tokenizer} {config.vocab_size}"
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
@@ -301,7 +288,10 @@ def _tokenize(
 def _writable_folder(parent: Path) -> Path:
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        return Path(mkdtemp(prefix=".writing-", dir=parent))
+        for left in parent.glob(f"{_UNFINISHED}*"):  # of a process that was killed
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
+        return Path(mkdtemp(prefix=_UNFINISHED, dir=parent))
     except OSError as problem:
         raise OutOfRoom(
             f"The token cache {parent} cannot be written: {problem.strerror}.",
@@ -315,7 +305,7 @@ class _Facts:
     characters: int
     bytes: int
     documents: int
-    dtype: str = field(default="uint16")
+    dtype: str
 
 
 def _write_tokens(path: Path, part: _Part, tokenizer: Tokenizer) -> _Facts:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attncli.training.job import new_job, resume_job
     from attncli.training.loop import train
     from attncli.training.plan import make_plan
 
-__all__ = ["make_plan", "train"]
+__all__ = ["make_plan", "new_job", "resume_job", "train"]
+
+
+_HOMES = {"make_plan": "plan", "new_job": "job", "resume_job": "job", "train": "loop"}
 
 
 def __getattr__(name: str) -> Any:
     """Imports torch only when the trainer itself is asked for; the reports next door need none."""
-    if name == "train":
-        from attncli.training.loop import train
-
-        return train
-    if name == "make_plan":
-        from attncli.training.plan import make_plan
-
-        return make_plan
-    raise AttributeError(name)
+    if name not in _HOMES:
+        raise AttributeError(name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

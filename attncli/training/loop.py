@@ -85,14 +85,14 @@ def train(
     while run.step < run.schedule.steps:
         lr = run.schedule.lr(run.step)
         meter.add(_take_step(run, corpus, plan, lr))
-        stopping = stop()
-        if run.step % plan.report_every == 0 or run.step == run.schedule.steps or stopping:
+        stopping, last = stop(), run.step == run.schedule.steps
+        due = run.step % plan.eval_every == 0 and not last
+        if run.step % plan.report_every == 0 or due or last or stopping:
             report = meter.report(run, lr, clock.spent())
             run.train_loss = report.loss
             run.metrics.append({"kind": "step", **asdict(report)})
             yield report
             run.schedule = clock.revise(run.schedule, run.step)
-        due = run.step % plan.eval_every == 0 and run.step < run.schedule.steps
         if due:
             yield _evaluate(run, corpus, plan, clock)
         if due or stopping:
@@ -178,9 +178,13 @@ def _evaluate(run: _Run, corpus: Corpus, plan: Plan, clock: _Clock) -> EvalRepor
 
 def _finish(run: _Run, corpus: Corpus, plan: Plan, clock: _Clock, saver: _Saver) -> Iterator[Report]:
     """The last evaluation, the score of the best weights on all of the validation part, and the last save."""
-    yield _evaluate(run, corpus, plan, clock)
-    run.model.load_state_dict(run.best_weights)
-    whole = evaluate(run.model, corpus.val, dtype=DTYPES[plan.dtype])
+    last = _evaluate(run, corpus, plan, clock)
+    yield last
+    if last.best and last.score.scored == len(corpus.val) - 1 and plan.dtype == "float32":
+        whole = last.score
+    else:  # in float32, as any other program would
+        run.model.load_state_dict(run.best_weights)
+        whole = evaluate(run.model, corpus.val)
     run.metrics.append({"kind": "final", "step": run.best_step, **_figures(whole)})
     result = _result(run, plan, clock, whole, finished=True)
     saver.save(run, "finished", clock.spent(), result)
@@ -284,6 +288,5 @@ class _Saver:
             "best_step": run.best_step,
             "best": asdict(run.best) if run.best else None,
             "train_loss": run.train_loss,
-            "threads": torch.get_num_threads(),
         }
         return State(tensors, facts)

@@ -77,7 +77,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0) -> Plan:
         dropout=dropout,
         weight_decay=WEIGHT_DECAY,
         schedule=Schedule(_lr(config, model.width, reasons), max(1, round(_WARMUP_SHARE * steps)), ((0, steps),)),
-        eval_every=max(1, round(steps / _EVALUATIONS / report_every)) * report_every,
+        eval_every=max(1, round(steps / _EVALUATIONS)),  # by steps alone: the same seed gives the same model
         report_every=report_every,
         seed=config.seed,
         device=str(device),
@@ -88,6 +88,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0) -> Plan:
         closing_evaluation_seconds=evaluation,
         memory_bytes=_memory_bytes(model, batch_size),
         train_tokens=len(corpus.train),
+        train_bytes=corpus.train.bytes,
         reasons=reasons,
     )
 

@@ -34,12 +34,17 @@ class Plan:
     closing_evaluation_seconds: float  # an estimate for the whole validation part
     memory_bytes: int  # an estimate of the peak
     train_tokens: int
+    train_bytes: int
     reasons: dict[str, str]
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens that one step trains on."""
         return self.batch_size * self.model.context
+
+    def bits_per_byte(self, loss: float) -> float:
+        """A loss on the training part, in nats per token, as bits per byte of its text."""
+        return loss / math.log(2) * self.train_tokens / self.train_bytes
 
     @property
     def epochs(self) -> float:

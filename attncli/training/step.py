@@ -45,7 +45,7 @@ def train_step(
         optimizer.zero_grad()
         raise Diverged(
             f"Training diverged at step {step + 1}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}.",
-            f"Nothing saved was overwritten. Try a smaller --lr (it was {lr:.3g}).",
+            "Nothing saved was overwritten. Try a smaller --lr.",
         )
     set_lr(optimizer, lr)
     optimizer.step()

@@ -1,0 +1,143 @@
+"""A run about to start: its text, its plan, and what `run.json` shall say; new, or as a stopped run left it.
+
+Owns going from files to a job and from a saved state back to one. Prints nothing: what to tell is in `notes`.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+
+from attncli import __version__
+from attncli.checkpoint.directory import find_model, previous_of
+from attncli.checkpoint.store import Checkpoint, read_resumable
+from attncli.config import CorpusConfig, TrainConfig
+from attncli.errors import BadCheckpoint, UsageProblem
+from attncli.model.device import pick_device
+from attncli.text.corpus import Corpus, prepare, read_documents
+from attncli.training.plan import make_plan
+from attncli.training.reports import Plan, plan_from_document
+
+STATE_FORMAT = 1  # of plan and state; another one is not resumed
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that `train` needs but the place. `facts` go to `run.json`, `notes` to the user."""
+
+    corpus: Corpus
+    plan: Plan
+    facts: dict[str, Any]
+    resume: Checkpoint | None = None
+    notes: tuple[str, ...] = ()
+
+
+def new_job(
+    files: Sequence[str], val_file: str | None, text: CorpusConfig, pinned: TrainConfig, spent: float = 0.0
+) -> Job:
+    """Reads and tokenizes the text, and plans. `spent` seconds of the time given are gone already.
+
+    Raises BadInput, UsageProblem or OutOfRoom, as reading, planning and the token cache do.
+    """
+    began = time.monotonic()
+    documents = read_documents(files, text.encoding)
+    held_out = read_documents([val_file], text.encoding) if val_file is not None else None
+    corpus = prepare(documents, text, held_out)
+    plan = make_plan(pinned, corpus, spent=spent + time.monotonic() - began)
+    notes: tuple[str, ...] = ()
+    if skipped := documents.skipped:
+        notes = (f"skipped {len(skipped)} files that are not text, such as {skipped[0]}",)
+    return Job(corpus, plan, _facts(corpus, text, val_file, pinned), notes=notes)
+
+
+def _facts(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned: TrainConfig) -> dict[str, Any]:
+    """Where a model came from."""
+    return {
+        "format": STATE_FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "attncli": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "tokenizers": tokenizers.__version__,
+        },
+        "corpus": {
+            "sources": list(corpus.sources),
+            "val_file": val_file,
+            "digest": corpus.digest,
+            "tokenizer": corpus.tokenizer.kind,
+            "train_characters": corpus.train.characters,
+            "train_bytes": corpus.train.bytes,
+            "train_tokens": len(corpus.train),
+            "val_characters": corpus.val.characters,
+            "val_bytes": corpus.val.bytes,
+            "val_tokens": len(corpus.val),
+            "config": asdict(text),
+        },
+        "request": asdict(pinned),
+    }
+
+
+def resume_job(target: Path, files: Sequence[str] = (), device: str = TrainConfig.device) -> Job:
+    """The job of a run that was stopped, on the same text, with the plan it had.
+
+    Args:
+        target: its directory, which the caller has locked.
+        files: the text, when it lies elsewhere now.
+        device: 'auto' is the one it had.
+
+    Raises:
+        BadCheckpoint: for no state, a damaged one without a save before it, or another text.
+        UsageProblem: for a device that is not here.
+    """
+    saved, notes = _newest_good(target)
+    if saved.run.get("format") != STATE_FORMAT:
+        version = (saved.run.get("versions") or {}).get("attncli", "?")
+        raise BadCheckpoint(
+            f"{target} was saved by attncli {version}, which wrote another format.", "Use that version."
+        )
+    facts = {key: saved.run[key] for key in ("format", "created", "versions", "corpus", "request")}
+    known = facts["corpus"]
+    text = CorpusConfig(**known["config"])
+    held_out = read_documents([known["val_file"]], text.encoding) if known["val_file"] else None
+    corpus = prepare(read_documents(files or known["sources"], text.encoding), text, held_out, saved.tokenizer)
+    if corpus.digest != known["digest"]:
+        raise BadCheckpoint(
+            f"The text is not the one that {target} was trained on.",
+            "Give the same text, or train a new model under another --name.",
+        )
+    plan, same = _on_device(plan_from_document(saved.run["plan"]), device)
+    if not same or torch.get_num_threads() != plan.threads:
+        notes = (*notes, "other threads or another device than before: not bit-identical to an uninterrupted run")
+    return Job(corpus, plan, facts, saved, notes)
+
+
+def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:
+    """The plan on the device asked for, and whether that is the one it had."""
+    try:
+        place = str(pick_device(plan.device if device == TrainConfig.device else device))
+    except UsageProblem as problem:
+        raise UsageProblem(
+            problem.message, "The run was on that device; say --device cpu to go on without it."
+        ) from None
+    return replace(plan, device=place), place == plan.device
+
+
+def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The last save, or with a note the one before, when the last is damaged."""
+    if not target.exists():
+        find_model(str(target))  # says what there is
+    try:
+        return read_resumable(target), ()
+    except BadCheckpoint as problem:
+        if not previous_of(target).exists():
+            raise
+        return read_resumable(previous_of(target)), (f"{problem.message} Going on from the save before it.",)
