@@ -157,7 +157,5 @@ def test_other_tokens_can_end_a_text():
     ids = [*TOKENIZER.encode("the cat"), 77, *TOKENIZER.encode(" more")]
     config = SampleConfig(temperature=0, max_new_tokens=9)
     events = list(generate(Scripted(ids), TOKENIZER, [1], config, frozenset({77})))
-        generate(Scripted(ids), TOKENIZER, [1], SampleConfig(temperature=0, max_new_tokens=9), frozenset({77}))
-    )
     assert events[-1].reason == "end"
     assert events[-1].ids[-1] == 77
