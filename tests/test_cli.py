@@ -81,7 +81,8 @@ def test_a_name_that_is_taken_is_not_overwritten(at_home, capsys):
     before = (at_home / "checkpoints/story/manifest.json").read_bytes()
     code, _, err = ask(capsys, "train", "story.txt", *QUICK)
     assert code == 2
-    assert all(word in err for word in ("exists", "--resume", "--name", "--force"))
+    assert all(word in err for word in ("exists", "--name", "--force"))
+    assert "--resume" not in err  # it has finished
     assert (at_home / "checkpoints/story/manifest.json").read_bytes() == before
 
 
@@ -239,6 +240,15 @@ BAD = [
     (["train", "story.txt", "--vocab-size", "12", "--name", "n"], 2, "from 257"),
     (["train", "story.txt", "--tokenizer", "word", "--name", "n"], 2, "not a kind of tokenizer"),
     (["train", "story.txt", "--name", "../n"], 2, "not a plain name"),
+    (["train", "story.txt", "--name", ""], 2, "not a plain name"),
+    (
+        ["train", "story.txt", "--batch-size", "100M", "--size", "nano", "--steps", "1", "--name", "n"],
+        4,
+        "GB of memory",
+    ),
+    (["generate", "the", "cat"], 2, "in quotes"),
+    (["tokenize", "empty"], 3, "is empty"),
+    (["tokenize", "folder"], 3, "is a directory"),
     (["train", "story.txt", "--encoding", "klingon", "--name", "n"], 2, "not an encoding"),
     (["train", "story.txt", "--context", "1M", "--name", "n"], 3, "the text to train on has"),
     (["train", "--resume", "--name", "story"], 3, "no state to resume from"),
@@ -279,6 +289,7 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "code", "message"), BAD, ids=[" ".join(case[0])[:60] for case in BAD])
 def test_bad_input_is_one_or_two_clear_lines(at_home, capsys, arguments, code, message):
     Path("empty.txt").write_text("\n \n")
+    Path("empty").write_text("")
     Path("word.txt").write_text("word")
     Path("binary.txt").write_bytes(b"ab\0c")
     Path("latin.txt").write_bytes("caf\xe9s".encode("latin-1"))
@@ -332,6 +343,10 @@ def test_a_signal_saves_and_says_how_to_go_on(home, tmp_path, number):
     assert "attncli train --resume --name story" in err
     run_file = json.loads((tmp_path / "checkpoints/story/run.json").read_text())
     assert run_file["status"] == "stopped"
+    with start("train", str(home / "story.txt"), folder=tmp_path) as again:
+        err = again.stderr.read()
+    assert again.returncode == 2
+    assert all(word in err for word in ("exists", "--resume", "--name", "--force"))
     left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert left <= {"story", ".story.previous"}  # no lock, nothing half written
 
@@ -451,7 +466,10 @@ def test_killed_without_warning_a_run_resumes_and_ends_with_the_same_bits(home, 
     process.kill()
     process.communicate()
     assert ask(capsys, "generate", "The", "-n", "3", "-t", "0", "-m", "killed")[0] == 0
-    assert ask(capsys, "train", "--resume", "--name", "killed")[0] == 0
+    assert "interrupted" in ask(capsys, "models")[1]
+    code, _, err = ask(capsys, "train", "--resume", "--name", "killed")
+    assert code == 0
+    assert "going on at step" in err
     weights = [(tmp_path / "checkpoints" / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1]
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"whole", "killed"}

@@ -24,7 +24,7 @@ from attncli.render.console import print_error, print_note
 from attncli.render.escape import fit, label_text, one_line, token_label, visible
 from attncli.render.explanation import explanation_document, explanation_screen
 from attncli.render.models import info_document, info_screen, models_document, models_table
-from attncli.render.numbers import bar, count, duration, percent, size
+from attncli.render.numbers import bar, count, duration, percent, plural, size
 from attncli.render.palette import heat
 from attncli.render.tokens import tokens_document, tokens_screen
 from attncli.render.training import plan_table
@@ -598,7 +598,8 @@ def test_tokens_fit_and_every_one_has_its_row(text, width):
     assert harmless(drawn)
     rows = rows_of(drawn)
     assert [row[:3] for row in rows] == [(at, piece.id, 1) for at, piece in enumerate(pieces[:200])]
-    assert f"{len(pieces):,} tokens · {len(text):,} characters" in drawn.replace("\n", "")
+    counted = f"{plural(len(pieces), 'token')} · {plural(len(text), 'character')}"
+    assert counted in drawn.replace("\n", "")
     assert ("more tokens" in drawn) == (len(pieces) > 200)
 
 
@@ -648,8 +649,8 @@ RUN = {
 }
 LONG_NAME = "a-model-with-a-rather-long-name-indeed"
 ENTRIES = [
-    ModelEntry("stories", Path("checkpoints/stories"), 12_345_678, 1.7e9, {}, RUN),
-    ModelEntry(f"odd{HOSTILE}", Path("checkpoints/odd"), 999, 1.7e9, {}, {"results": [], "status": HOSTILE}),
+    ModelEntry("stories", Path("checkpoints/stories"), 12_345_678, 1.7e9, "finished", {}, RUN),
+    ModelEntry(f"odd{HOSTILE}", Path("checkpoints/odd"), 999, 1.7e9, HOSTILE, {}, {"results": []}),
 ]
 
 
@@ -683,13 +684,13 @@ def test_an_odd_record_of_a_run_is_shown_as_far_as_it_goes(run):
     drawn = shown(info_screen("odd", PRESETS["gpt2"][1], run, None), 80)
     assert "124,439,808" in drawn
     assert widest(drawn) <= 80
-    table = models_table([ModelEntry("odd", Path("odd"), 1, 1.7e9, {}, run)], {}, None)
+    table = models_table([ModelEntry("odd", Path("odd"), 1, 1.7e9, "elsewhere", {}, run)], {}, None)
     assert "odd" in shown(table, 80)
 
 
 @pytest.mark.parametrize("width", [40, 80])
 def test_the_list_of_models_fits(width):
-    drawn = shown(models_table(ENTRIES, {"stories": 935_296}, "stories"), width)
+    drawn = shown(models_table(ENTRIES, {"stories": 935_296}, "stories", width), width)
     assert widest(drawn) <= width
     assert harmless(drawn)
     assert len(drawn.splitlines()) == 1 + len(ENTRIES)

@@ -6,6 +6,7 @@ tokenizing start at once.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -32,7 +33,7 @@ MODELS_FOLDER = Path("checkpoints")
 TRAIN_FIRST = "Train one first: attncli train FILE"
 _LARGEST_JSON = 4 << 20  # bytes
 _LARGEST_TOKENIZER = 64 << 20
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ModelEntry:
     path: Path
     bytes: int
     modified: float  # seconds since the epoch
+    status: str
     config: dict[str, Any]
     run: dict[str, Any]
 
@@ -98,9 +100,30 @@ def _entries(folder: Path) -> Iterator[ModelEntry]:
             config = read_json(path / CONFIG)
             run = read_json(path / RUN) if (path / RUN).is_file() else {}
             size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-            yield ModelEntry(path.name, path, size, (path / CONFIG).stat().st_mtime, config, run)
+            modified = (path / CONFIG).stat().st_mtime
+            yield ModelEntry(path.name, path, size, modified, status_of(path, run), config, run)
         except (BadCheckpoint, OSError):
             continue
+
+
+def lock_of(target: Path) -> Path:
+    """The file that a training run on this directory holds locked."""
+    return target.parent / f".{target.name}.lock"
+
+
+def status_of(path: Path, run: dict[str, Any]) -> str:
+    """'running', 'stopped', 'finished'; 'interrupted' when a run ended without a word; 'elsewhere' for no run."""
+    status = str(run.get("status", "elsewhere"))
+    if status != "running":
+        return status
+    try:
+        with lock_of(path).open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return "interrupted"
+    except OSError:
+        return "running"
+    return "interrupted"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -135,7 +158,7 @@ def _refuse_constant(name: str) -> float:
 
 
 def _hint_for(folder: Path) -> str:
-    pickles = [file.name for file in folder.glob("*") if file.suffix in _PICKLES]
+    pickles = [file.name for pattern in _PICKLES for file in folder.glob(pattern)]
     if pickles:
         return f"It holds {pickles[0]}: pickled weights can run code, so they are never read. Save it as safetensors."
     return TRAIN_FIRST

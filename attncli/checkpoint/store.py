@@ -80,7 +80,7 @@ class LoadedModel:
 @contextmanager
 def lock(target: Path) -> Iterator[None]:
     """Holds a model directory against a second run. Raises BadCheckpoint with the owner's process id, or OutOfRoom."""
-    path = target.parent / f".{target.name}.lock"
+    path = directory.lock_of(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("a+", encoding="utf-8")

@@ -84,6 +84,8 @@ def generate(
         print_json(screen.document(loaded.name, config))
     else:
         screen.close()
+    if not screen.any_text:
+        print_note("the model ended the text at once: try a prompt, or another --seed")
     if seed is None and temperature > 0:
         print_note(f"seed {chosen}")
     if screen.reread:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from attncli.cli.options import JsonOption
+from attncli.cli.options import JsonOption, ModelOption
 from attncli.errors import UsageProblem
 
 
@@ -19,6 +19,7 @@ def info(
             show_default=False,
         ),
     ] = None,
+    model_option: ModelOption = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -32,7 +33,7 @@ def info(
     attncli info
     attncli info --preset gpt3
     """  # fmt: skip
-    from attncli.checkpoint.directory import CONFIG, RUN, ModelFolder, find_model
+    from attncli.checkpoint.directory import CONFIG, RUN, ModelFolder, find_model, status_of
     from attncli.checkpoint.formats import config_from_json
     from attncli.model.count import PRESETS
     from attncli.render.console import output, print_json, show
@@ -44,10 +45,12 @@ def info(
         title, config = PRESETS[preset]
         run, where = {}, None
     else:
-        path = find_model(model)
+        path = find_model(model or model_option)
         folder = ModelFolder(path)
         config = config_from_json(folder.json(CONFIG), str(path / CONFIG))
         run = folder.json_if_any(RUN)
+        if run:
+            run["status"] = status_of(path, run)
         title, where = path.resolve().name, str(path)
     if json:
         print_json(info_document(title, config, run, where))

@@ -121,4 +121,6 @@ def _explained(problem: Exception) -> AttnError | None:
 def _usage(problem: Exception) -> AttnError:
     context = getattr(problem, "ctx", None)
     command = context.command_path if context is not None else "attncli"
-    return UsageProblem(problem.format_message(), f"See {command} --help")  # type: ignore[attr-defined]
+    message = problem.format_message()  # type: ignore[attr-defined]
+    hint = "Put a text of several words in quotes. " if "extra argument" in message else ""
+    return UsageProblem(message, f"{hint}See {command} --help")

@@ -33,6 +33,7 @@ def models(json: JsonOption = False) -> None:
     if json:
         print_json(models_document(entries, parameters, default))
     elif entries:
-        show(output(), models_table(entries, parameters, default))
+        console = output()
+        show(console, models_table(entries, parameters, default, console.width))
     else:
         print_note(f"There is no model in ./{MODELS_FOLDER} yet. {TRAIN_FIRST}")

@@ -175,12 +175,23 @@ def _tokenizer(model: str | None) -> tuple[Tokenizer, str]:
 
 def _text_or_file(argument: str | None) -> str:
     """The content of a file when the argument names one, else the text itself."""
+    from attncli.render.console import print_note
     from attncli.text.corpus import read_text
 
     if argument is not None and argument != "-" and len(argument) < 4096:
         try:
             if Path(argument).is_file():
-                return read_text(argument)
+                return _some(read_text(argument), argument)
+            if Path(argument).is_dir():
+                raise BadInput(f"{argument} is a directory.", "Give a file of it, or a text.")
+            if re.search(r"^[^\s]*(/|\.(txt|md|py|json))[^\s]*$", argument):
+                print_note(f"there is no file {argument}, so this is taken as a text")
         except (OSError, ValueError):
             pass  # not a path: a text
     return required_text(argument, 'attncli tokenize "unbelievable"')
+
+
+def _some(text: str, name: str) -> str:
+    if not text:
+        raise BadInput(f"{name} is empty: it holds no text.", "Give a file with some.")
+    return text

@@ -151,7 +151,7 @@ def _target(files: list[str] | None, name: str | None, out: Path | None, resume:
     if out is not None:
         return out.resolve() if out.is_symlink() else out
     if name is not None:
-        if re.sub(r"[^\w.-]", "", name) != name or name.startswith("."):
+        if not name or re.sub(r"[^\w.-]", "", name) != name or name.startswith("."):
             raise UsageProblem(
                 f"--name {name!r} is not a plain name.", "Use letters, digits, '-', '_' and '.', or --out DIR."
             )
@@ -182,7 +182,7 @@ def _refuse_changes(context: typer.Context) -> None:
 
 def _refuse_taken(target: Path, force: bool) -> None:
     """Never overwrites a model unless told to, and nothing else at all."""
-    from attncli.checkpoint.directory import ModelFolder
+    from attncli.checkpoint.directory import STATE_FACTS, ModelFolder
 
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
@@ -192,7 +192,10 @@ def _refuse_taken(target: Path, force: bool) -> None:
     if foreign:
         raise UsageProblem(f"{target} holds {foreign[0]}, which is not a model's.", "Choose another --name or --out.")
     if not force:
-        raise UsageProblem(f"{target} exists.", "Go on with it: --resume. Keep it: --name OTHER. Replace it: --force.")
+        choices = "Keep it: --name OTHER. Replace it: --force."
+        if ModelFolder(target).holds(STATE_FACTS):
+            choices = f"Go on with it: --resume. {choices}"
+        raise UsageProblem(f"{target} exists.", choices)
 
 
 def _run(job: Job, target: Path, json: bool) -> None:
@@ -209,7 +212,8 @@ def _run(job: Job, target: Path, json: bool) -> None:
     corpus = job.corpus
     amounts = f"{corpus.train.characters:,} characters to train on, {corpus.val.characters:,} to validate"
     described = f"{', '.join(corpus.sources)}: {amounts}"
-    show(console, plan_table(job.plan, str(target), described))
+    resumed = job.resume.state.facts["step"] if job.resume is not None and job.resume.state is not None else None
+    show(console, plan_table(job.plan, str(target), described, resumed))
     result: Result | None = None
     # A resumed run counts on from the time it had spent; a new one from when this process began.
     with _signals() as received, TrainingScreen(console, job.plan) as screen:
@@ -227,7 +231,7 @@ def _run(job: Job, target: Path, json: bool) -> None:
     assert result is not None
     if not result.finished:
         steps = f"step {result.step:,} of {result.steps:,}"
-        console.print(f"Stopped at {steps}; everything is saved. Go on with:", soft_wrap=True)
+        console.print(f"Stopped at {steps}; everything is saved. Go on with:")
         console.print(one_line(f"  attncli train --resume {_where(target)}"), soft_wrap=True)
         raise typer.Exit(128 + received[0])
     _summarize(result, job, target, json)
@@ -291,4 +295,4 @@ def _summarize(result: Result, job: Job, target: Path, json: bool) -> None:
 def _first_words(corpus: Corpus) -> str:
     """The beginning of the text, as a prompt to try: at most four words of its first line."""
     opening = corpus.tokenizer.decode(corpus.train.ids[:40].tolist()).strip().partition("\n")[0]
-    return " ".join(opening.split()[:4]) or "The"
+    return " ".join(opening.split()[:4])[:40] or "The"

@@ -50,7 +50,7 @@ def generate(
     if len(prompt) > model.config.context:
         raise BadInput(
             f"The prompt has {len(prompt)} tokens, and the model reads at most {model.config.context}.",
-            "Shorten the prompt.",
+            f"Give its end: the last {len(tokenizer.decode(prompt[-model.config.context :]))} characters fit.",
         )
     if end_ids is None:
         end_ids = frozenset() if tokenizer.end_of_text is None else frozenset({tokenizer.end_of_text})

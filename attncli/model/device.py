@@ -19,7 +19,12 @@ def pick_device(name: str) -> torch.device:
             raise RuntimeError(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageProblem(f"--device {name!r} is not available here.", "Use auto, cpu, cuda or mps.") from None
+        here = [
+            "cpu",
+            *(["cuda"] if torch.cuda.is_available() else []),
+            *(["mps"] if torch.backends.mps.is_available() else []),
+        ]
+        raise UsageProblem(f"--device {name!r} is not available here.", f"There is {', '.join(here)}.") from None
     return device
 
 

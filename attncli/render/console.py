@@ -44,7 +44,8 @@ def print_json(document: Any) -> None:
 
 def print_note(text: str) -> None:
     """A remark on standard error."""
-    messages().print(Text(one_line(text), style="dim"), soft_wrap=True)
+    console = messages()
+    console.print(Text(one_line(text), style="dim"), soft_wrap=not console.is_terminal)
 
 
 def print_error(error: AttnError) -> None:
@@ -52,6 +53,7 @@ def print_error(error: AttnError) -> None:
     line = Text("error: ", style="bold red")
     line.append(one_line(error.message), style="default not bold")
     console = messages()
-    console.print(line, soft_wrap=True)
+    whole = not console.is_terminal  # a terminal gets lines cut between words, a log one line
+    console.print(line, soft_wrap=whole)
     if error.hint:
-        console.print(Text("  " + one_line(error.hint)), soft_wrap=True)
+        console.print(Text("  " + one_line(error.hint)), soft_wrap=whole)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from attncli.explain.findings import Explanation, Floats, HeadMap, Sources
 from attncli.render.escape import fit, label_text, one_line, pad, token_label
-from attncli.render.numbers import bar, percent
+from attncli.render.numbers import bar, percent, plural
 from attncli.render.palette import heat
 from attncli.text.tokenizer import Piece
 
@@ -42,7 +42,7 @@ def explanation_screen(found: Explanation, model: str, console: Console) -> Rend
 
 
 def _heading(found: Explanation, model: str, width: int) -> Text:
-    facts = f"{one_line(model)} · {found.layers} layers x {found.heads} heads · {len(found.pieces)} tokens"
+    facts = f"{one_line(model)} · {found.layers} layers x {found.heads} heads · {plural(len(found.pieces), 'token')}"
     text = Text(fit(facts, width), style="bold")
     room = width - cell_len(facts) - 3
     if room >= 20:
@@ -186,7 +186,9 @@ def _next_tokens(found: Explanation, width: int) -> Group:
     table.add_column(no_wrap=True, justify="right")
     room = max(8, min(40, width - _LABEL - 10))
     for token in found.next_tokens[:_NEXT]:
-        shown = fit(label_text(token.text), _LABEL)
+        # Bytes that are no character look alike, so their ids tell them apart.
+        number = f" #{token.id}" if "\N{REPLACEMENT CHARACTER}" in token.text else ""
+        shown = fit(label_text(token.text) + number, _LABEL)
         table.add_row(
             Text(shown), Text(bar(token.probability, room).ljust(room), "green"), Text(percent(token.probability))
         )

@@ -25,6 +25,11 @@ class GenerationScreen:
         self._started = False
         self.reread: int | None = None  # tokens kept when the context was full, if it ever was
 
+    @property
+    def any_text(self) -> bool:
+        """Whether any sample has text."""
+        return any(self._texts)
+
     def update(self, event: Event) -> None:
         """Takes one event."""
         if isinstance(event, Reread):

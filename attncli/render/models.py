@@ -134,26 +134,27 @@ def info_document(title: str, config: ModelConfig, run: dict[str, Any], where: s
     }
 
 
-def models_table(entries: Sequence[ModelEntry], parameters: dict[str, int], default: str | None) -> Table:
-    """What is in the models folder; the default is marked."""
+def models_table(
+    entries: Sequence[ModelEntry], parameters: dict[str, int], default: str | None, width: int = 80
+) -> Table:
+    """What is in the models folder; the default marked. Narrow terminals get fewer columns, never half numbers."""
+    columns = {"model": 24, "parameters": 12, "bits/byte": 11, "status": 13, "on disk": 10, "written": 10}
+    while sum(columns.values()) > width and len(columns) > 1:
+        columns.popitem()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("model", no_wrap=True)
-    for name in ("parameters", "on disk", "bits/byte"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("written", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("model", "status", "written") else "right", no_wrap=True)
     for entry in entries:
         results = _part(entry.run, "results")
-        score = f"{_number(results, 'bits_per_byte'):.3f}" if results else "–"
-        mark = " ←" if entry.name == default else ""
-        table.add_row(
-            fit(one_line(entry.name), 22) + mark,
-            count(parameters[entry.name]) if entry.name in parameters else "–",
-            size(entry.bytes),
-            score,
-            one_line(str(entry.run.get("status", "elsewhere"))),
-            time.strftime("%Y-%m-%d", time.localtime(entry.modified)),
-        )
+        cells = {
+            "model": fit(one_line(entry.name), 22) + (" ←" if entry.name == default else ""),
+            "parameters": count(parameters[entry.name]) if entry.name in parameters else "–",
+            "bits/byte": f"{_number(results, 'bits_per_byte'):.3f}" if results else "–",
+            "status": one_line(entry.status),
+            "on disk": size(entry.bytes),
+            "written": time.strftime("%Y-%m-%d", time.localtime(entry.modified)),
+        }
+        table.add_row(*(cells[name] for name in columns))
     return table
 
 
@@ -169,7 +170,7 @@ def models_document(
             "parameters": parameters.get(entry.name),
             "bytes": entry.bytes,
             "modified": entry.modified,
-            "status": entry.run.get("status"),
+            "status": entry.status,
             "results": entry.run.get("results"),
         }
         for entry in entries

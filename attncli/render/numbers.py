@@ -14,6 +14,11 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def plural(number: int, thing: str) -> str:
+    """(1, 'token') -> '1 token', (2000, 'token') -> '2,000 tokens'."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def size(number: float) -> str:
     """Bytes: 1536 -> '1.5 kB'; powers of 1000."""
     for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):

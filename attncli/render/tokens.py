@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.render.escape import one_line, token_label
+from attncli.render.numbers import plural
 from attncli.render.palette import TOKEN_TINTS
 from attncli.text.tokenizer import Piece
 
@@ -40,7 +41,8 @@ def tokens_screen(pieces: Sequence[Piece], characters: int, tokenizer: str, widt
 def totals(tokens: int, characters: int, size: int, tokenizer: str) -> Text:
     """'7 tokens · 29 characters · 29 bytes · 4.14 characters per token'."""
     per_token = f"{characters / tokens:.2f}" if tokens else "0"
-    facts = f"{tokens:,} tokens · {characters:,} characters · {size:,} bytes · {per_token} characters per token"
+    counted = (plural(tokens, "token"), plural(characters, "character"), plural(size, "byte"))
+    facts = f"{' · '.join(counted)} · {per_token} characters per token"
     return Text(facts, "bold").append(f" · {one_line(tokenizer)}", "not bold dim")
 
 

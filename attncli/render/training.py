@@ -18,8 +18,8 @@ from attncli.render.numbers import count, duration, size
 from attncli.training.reports import EvalReport, Plan, Report, Result, Score, StepReport
 
 
-def plan_table(plan: Plan, name: str, corpus: str) -> RenderableType:
-    """What will happen, and why: printed before the first step."""
+def plan_table(plan: Plan, name: str, corpus: str, resumed: int | None = None) -> RenderableType:
+    """What will happen, and why: printed before the first step, or when a run is resumed at one."""
     model, reasons = plan.model, plan.reasons
     length = f"{plan.schedule.steps:,} steps of {plan.tokens_per_step:,} tokens"
     if plan.seconds is not None:
@@ -52,7 +52,8 @@ def plan_table(plan: Plan, name: str, corpus: str) -> RenderableType:
         if key in reasons:
             shown.append(f"  ({reasons[key]})", style="dim")
         table.add_row(label, shown)
-    return Group(Text(f"Training {one_line(name)}", style="bold"), table)
+    goes_on = "" if resumed is None else f", going on at step {resumed:,}"
+    return Group(Text(f"Training {one_line(name)}{goes_on}", style="bold"), table)
 
 
 class TrainingScreen:
@@ -75,6 +76,7 @@ class TrainingScreen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._progress.update(self._task, left="")
         self._progress.stop()
 
     def update(self, report: Report) -> None:

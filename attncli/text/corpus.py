@@ -96,7 +96,8 @@ def _decoded(data: bytes, name: str, encoding: str) -> str:
     if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
         if (at := data.find(b"\0")) >= 0:
             raise BadInput(
-                f"{name} is not text: byte {at} is a NUL.", "Give a text file; for UTF-16 say --encoding utf-16."
+                f"{name} is not text: byte {at} is a NUL.",
+                "Give a text file. To train on UTF-16, say --encoding utf-16.",
             )
         encoding = "utf-8-sig"  # reads UTF-8 with or without a byte order mark
     try:
@@ -107,7 +108,7 @@ def _decoded(data: bytes, name: str, encoding: str) -> str:
         found = f"0x{data[at]:02x}" if at < len(data) else "the end"
         raise BadInput(
             f"{name} is not {encoding.removesuffix('-sig').upper()}: byte {at} is {found} ({problem.reason}).",
-            "Convert it, or name its encoding, such as --encoding latin-1.",
+            "Convert it to UTF-8. To train on it as it is, name its encoding, such as --encoding latin-1.",
         ) from None
     except UnicodeError as problem:
         raise BadInput(f"{name} is not {encoding}: {problem}.", "Name another --encoding.") from None
@@ -132,8 +133,7 @@ def read_documents(paths: Sequence[str], encoding: str = CorpusConfig.encoding) 
             texts += _split_documents(read_text(path, encoding))
     if not any(text.strip() for text in texts):
         raise BadInput(
-            f"{', '.join(paths)} is empty: there is no text to learn from.",
-            "Give a text file, a few thousand words or more.",
+            f"{', '.join(paths)} is empty: it holds no text.", "Give a text file, a few thousand words or more."
         )
     return Documents(tuple(texts), tuple(paths), tuple(skipped))
 

@@ -54,7 +54,12 @@ def new_job(
     plan = make_plan(pinned, corpus, spent=spent + time.monotonic() - began)
     notes: tuple[str, ...] = ()
     if skipped := documents.skipped:
-        notes = (f"skipped {len(skipped)} files that are not text, such as {skipped[0]}",)
+        notes = (
+            f"not text and so left out: {skipped[0]}{f' and {len(skipped) - 1} more' if len(skipped) > 1 else ''}",
+        )
+    reading = spent + time.monotonic() - began
+    if plan.seconds is not None and reading > plan.seconds / 2:
+        notes = (*notes, f"reading and measuring took {reading:.0f} of {plan.seconds:.0f} seconds: give more --time")
     return Job(corpus, plan, _facts(corpus, text, val_file, pinned), notes=notes)
 
 

@@ -7,12 +7,13 @@ reason for each choice. Knows nothing of how steps are taken beyond timing a few
 from __future__ import annotations
 
 import math
+import os
 import time
 
 import torch
 
 from attncli.config import DEFAULT_TRAINING_SECONDS, SIZES, ModelConfig, TrainConfig, parse_size
-from attncli.errors import BadInput
+from attncli.errors import BadInput, OutOfRoom
 from attncli.model.count import count_parameters, matrix_parameters
 from attncli.model.device import dtype_name, pick_device, pick_dtype
 from attncli.model.transformer import Transformer, initialize
@@ -59,7 +60,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0) -> Plan:
     size = config.size
     if size is None:
         size = _choose_size(measure, seconds - spent, batch_size * context, len(corpus.train))
-        reasons["size"] = f"{'as ' if given else ''}for {duration_words(seconds)} here"
+        reasons["size"] = f"{'as in' if given else 'for'} {duration_words(seconds)} here"
     step_seconds = measure.step_seconds(size)
     model = measure.shape(size)
     evaluation = _evaluation_seconds(step_seconds, batch_size * context, len(corpus.val))
@@ -136,8 +137,19 @@ def _context(config: TrainConfig, tokens: int, seconds: float, device: torch.dev
 
 
 def duration_words(seconds: float) -> str:
-    """90 -> '1.5 minutes'."""
-    return f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.3g} minutes"
+    """90 -> '1.5 min'."""
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.3g} min"
+
+
+def _refuse_too_large(model: ModelConfig, batch_size: int, device: torch.device) -> None:
+    """Refuses what would not fit the memory of this machine, before the system kills the process for it."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = _memory_bytes(model, batch_size)
+    if device.type == "cpu" and needed > memory:
+        raise OutOfRoom(
+            f"This needs about {needed / 1e9:.1f} GB of memory; the machine has {memory / 1e9:.1f} GB.",
+            "Try a smaller --batch-size, --context or --size.",
+        )
 
 
 class _Measure:
@@ -155,6 +167,7 @@ class _Measure:
     def step_seconds(self, size: str) -> float:
         """Its seconds per step."""
         if size not in self._known:
+            _refuse_too_large(self.shape(size), self._batch_size, self._device)
             self._known[size] = measure_step(
                 self.shape(size), self._corpus, self._batch_size, self._device, self._dtype
             )
