@@ -23,12 +23,16 @@ build/topics.txt: $(INSTALLED)
 	@mkdir -p build
 	$(BIN)/python -c "from pydoc_data.topics import topics; print('\n<|endoftext|>\n'.join(topics.values()))" > $@
 
+# Shows each command as a user would type it, then runs it.
+define try
+	@echo; echo '$$ attncli $(1)'
+	@$(BIN)/attncli $(1)
+endef
+
 demo: $(INSTALLED) build/topics.txt
-	$(BIN)/attncli train build/topics.txt --time 1m --name demo --seed 1 --force
-	@echo
-	$(BIN)/attncli generate -m demo "A class definition" -n 80 --seed 1
-	@echo
-	$(BIN)/attncli explain -m demo "the value of the expression"
+	$(call try,train build/topics.txt --time 1m --name demo --seed 1 --force)
+	$(call try,generate -m demo "A class definition" -n 60 --seed 1)
+	$(call try,explain -m demo "the value of the expression")
 
 test: $(INSTALLED)
 	$(BIN)/ruff format --check .
