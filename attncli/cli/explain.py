@@ -7,50 +7,32 @@ from typing import Annotated
 
 import typer
 
-from attncli.cli.options import DeviceOption, JsonOption, ModelOption, required_text
+from attncli.cli.options import DeviceOption, JsonOption, ModelOption, required_text, unset
 from attncli.errors import UsageProblem
 
+_TOKEN = "The token in focus, by index or word. Unset: the last, which predicts what comes next."
+_HEAD = "Only this head, such as 2.3 for head 3 of layer 2. Unset: all, and the busiest as a map."
+_WEIGHTS = "Measure a source by the length of the vector it contributes, or by its attention weight alone."
 _EXAMPLE = 'attncli explain "He sat on the river\'s bank"'
 
 
+# fmt: off
 def explain(
-    text: Annotated[
-        str | None, typer.Argument(help="What to explain; - reads it from standard input.", show_default=False)
-    ] = None,
+    text: Annotated[str | None, typer.Argument(help="What to explain; - reads it from standard input.", show_default=False)] = None,  # noqa: E501
     model: ModelOption = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            help="The token in focus, by index or word. Unset: the last, which predicts what comes next.",
-            show_default=False,
-        ),
-    ] = None,
-    layer: Annotated[
-        int | None, typer.Option(help="Only this layer, counted from 0. Unset: the mean of all.", show_default=False)
-    ] = None,
-    head: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[L.]H",
-            help="Only this head, such as 2.3 for head 3 of layer 2. Unset: all, and the busiest as a map.",
-            show_default=False,
-        ),
-    ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(
-            metavar="norm|raw",
-            help="Measure a source by the length of the vector it contributes, or by its attention weight alone.",
-        ),
-    ] = "norm",
+    token: Annotated[str | None, unset(help=_TOKEN)] = None,
+    layer: Annotated[int | None, unset(help="Only this layer, counted from 0. Unset: the mean of all.")] = None,
+    head: Annotated[str | None, unset(metavar="[L.]H", help=_HEAD)] = None,
+    weights: Annotated[str, typer.Option(metavar="norm|raw", help=_WEIGHTS)] = "norm",
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
+    # fmt: on
     """Show where a token gets its information, one head's attention, and what may come next.
 
     attncli explain "He sat on the river's bank"
     attncli explain "To be or not to be" --token not --head 1.2
-    """  # fmt: skip
+    """
     layer, head_index = _parse_head(head, layer)
     if weights not in ("norm", "raw"):
         raise UsageProblem(f"--weights {weights!r} is not a measure.", "Use norm or raw.")

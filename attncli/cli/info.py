@@ -6,33 +6,23 @@ from typing import Annotated
 
 import typer
 
-from attncli.cli.options import JsonOption, ModelOption
+from attncli.cli.options import JsonOption, ModelOption, unset
 from attncli.errors import UsageProblem
 
 
+# fmt: off
 def info(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="A model directory, or a name in ./checkpoints. Unset: ATTNCLI_MODEL, else the newest.",
-            show_default=False,
-        ),
-    ] = None,
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="The same as -m.", show_default=False)] = None,
     model_option: ModelOption = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Count a known model instead: gpt2, gpt2-xl, gpt3, llama2-7b or llama2-70b.", show_default=False
-        ),
-    ] = None,
+    preset: Annotated[str | None, unset(help="Count instead gpt2, gpt2-xl, gpt3, llama2-7b or llama2-70b.")] = None,
     json: JsonOption = False,
 ) -> None:
+    # fmt: on
     """Show a model's shape, its parameters part by part, its memory, and how it was trained.
 
     attncli info
     attncli info --preset gpt3
-    """  # fmt: skip
+    """
     from attncli.checkpoint.directory import CONFIG, RUN, ModelFolder, find_model, status_of
     from attncli.checkpoint.formats import config_from_json
     from attncli.model.count import PRESETS

@@ -8,7 +8,7 @@ import secrets
 import stat
 import sys
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -79,24 +79,26 @@ def _without_last_newline(text: str) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="MODEL",
-        help="A model directory, or a name in ./checkpoints. Unset: ATTNCLI_MODEL, else the newest in ./checkpoints.",
-        show_default=False,
-    ),
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps; auto takes the best there is.")]
-DtypeOption = Annotated[
-    str, typer.Option("--dtype", help="auto, float32 or bfloat16; auto is bfloat16 on CUDA, else float32.")
-]
+def unset(*names: str, help: str, **more: Any) -> Any:
+    """An option that is chosen for the user when not given, so that no default is shown; the help says from what."""
+    return typer.Option(*names, help=help, show_default=False, **more)
+
+
+def count(*names: str, help: str) -> Any:
+    """The same for a number such as 500, 25.6k or 1M."""
+    return unset(*names, help=help, parser=parse_count, metavar="N")
+
+
+_AUTO = "auto takes the best there is"
+_MODEL = "A model directory, or a name in ./checkpoints. Unset: ATTNCLI_MODEL, else the newest in ./checkpoints."
+_DTYPE = "auto, float32, bfloat16 or (not to train) float16; auto is bfloat16 on CUDA, else float32."
+
+ModelOption = Annotated[str | None, unset("--model", "-m", metavar="MODEL", help=_MODEL)]
+DeviceOption = Annotated[str, typer.Option("--device", help=f"auto, cpu, cuda or mps; {_AUTO}.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help=_DTYPE)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SeedOption = Annotated[
-    int | None,
-    typer.Option(
-        "--seed", "-s", help="The same seed gives the same result. Unset: drawn, and printed.", show_default=False
-    ),
+    int | None, unset("--seed", "-s", help="The same seed gives the same result. Unset: drawn, and printed.")
 ]
+TokenizerOption = Annotated[str, typer.Option(metavar="bpe|char|byte", help="The kind of tokenizer to make.")]
+VocabSizeOption = Annotated[int | None, count(help="How many token ids to make. Unset: by the amount of text.")]

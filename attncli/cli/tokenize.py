@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attncli.cli.options import JsonOption, ModelOption, parse_count, required_text
+from attncli.cli.options import JsonOption, ModelOption, TokenizerOption, VocabSizeOption, required_text, unset
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
 
@@ -18,50 +18,29 @@ if TYPE_CHECKING:
     from attncli.text.tokenizer import Tokenizer
 
 
+_TEXT = "A text, a file of text, or - for standard input; with --decode, token ids."
+_TRAIN = "Make a tokenizer from this text; may be given several times."
+
+
+# fmt: off
 def tokenize(
-    text: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TEXT|FILE|-",
-            help="A text, a file of text, or - for standard input; with --decode, token ids.",
-            show_default=False,
-        ),
-    ] = None,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT|FILE|-", help=_TEXT, show_default=False)] = None,
     model: ModelOption = None,
     ids: Annotated[bool, typer.Option("--ids", help="Print the ids alone, on one line.")] = False,
     decode: Annotated[bool, typer.Option("--decode", help="Turn ids back into text.")] = False,
-    train: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--train",
-            metavar="FILE",
-            help="Make a tokenizer from this text; may be given several times.",
-            show_default=False,
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        str, typer.Option(metavar="bpe|char|byte", help="With --train: the kind.")
-    ] = CorpusConfig.tokenizer,
-    vocab_size: Annotated[
-        int | None,
-        typer.Option(
-            parser=parse_count,
-            metavar="N",
-            help="With --train: how many ids. Unset: from the amount of text.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="With --train: the directory to write.", show_default=False)
-    ] = None,
+    train: Annotated[list[str] | None, unset("--train", metavar="FILE", help=_TRAIN)] = None,
+    tokenizer: TokenizerOption = CorpusConfig.tokenizer,
+    vocab_size: VocabSizeOption = None,
+    out: Annotated[Path | None, unset("--out", "-o", help="With --train: the directory to write.")] = None,
     force: Annotated[bool, typer.Option("--force", help="With --train: replace the tokenizer that is there.")] = False,
     json: JsonOption = False,
 ) -> None:
+    # fmt: on
     """Show how text becomes tokens.
 
     attncli tokenize "unbelievable"
     attncli tokenize --train corpus.txt --vocab-size 2k --out my-tokenizer
-    """  # fmt: skip
+    """
     if train:
         if text is not None or ids or decode:
             raise UsageProblem("--train makes a tokenizer alone.", "Leave the text, --ids and --decode out.")

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attncli.cli import clock
-from attncli.cli.options import JsonOption, SeedOption, draw_seed, parse_count, parse_seconds
+from attncli.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    SeedOption,
+    TokenizerOption,
+    VocabSizeOption,
+    count,
+    draw_seed,
+    parse_seconds,
+    unset,
+)
 from attncli.config import DEFAULT_TRAINING_SECONDS, SIZES, CorpusConfig, SampleConfig, TrainConfig
 from attncli.errors import BadCheckpoint, UsageProblem
 
@@ -24,101 +35,44 @@ if TYPE_CHECKING:
     from attncli.training.reports import Result
 
 _SAMPLE_TOKENS = 80
+_FILES = "Text files, directories, or - for standard input."
+_TIME = f"How long in all, such as 90s, 5m or 1h. Unset: {DEFAULT_TRAINING_SECONDS / 60:.0f}m."
+_SIZE = f"{', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384. Unset: by time and machine."
+_VAL = "The share at the end of the text that is kept for validation."
 
 
+# fmt: off
 def train(
     context_: typer.Context,
-    files: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="FILE", help="Text files, directories, or - for standard input.", show_default=False),
-    ] = None,
-    time: Annotated[
-        float | None,
-        typer.Option(
-            "--time",
-            parser=parse_seconds,
-            metavar="TIME",
-            help=f"How long in all, such as 90s, 5m or 1h. Unset: {DEFAULT_TRAINING_SECONDS / 60:.0f}m.",
-            show_default=False,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(parser=parse_count, metavar="N", help="How many steps, instead of a time.", show_default=False),
-    ] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="How many times to see the text, instead of a time.", show_default=False)
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help=f"{', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384. Unset: by time and machine.",
-            show_default=False,
-        ),
-    ] = None,
-    context: Annotated[
-        int | None,
-        typer.Option(
-            parser=parse_count,
-            metavar="N",
-            help="Tokens the model sees at once. Unset: by time and text.",
-            show_default=False,
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            parser=parse_count, metavar="N", help="Windows of text in a step. Unset: by device.", show_default=False
-        ),
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate. Unset: by width.", show_default=False)] = None,
-    dropout: Annotated[
-        float | None, typer.Option(help="Unset: by how often the text is seen.", show_default=False)
-    ] = None,
-    tokenizer: Annotated[
-        str, typer.Option(metavar="bpe|char|byte", help="The kind of tokenizer to make.")
-    ] = CorpusConfig.tokenizer,
-    vocab_size: Annotated[
-        int | None,
-        typer.Option(
-            parser=parse_count,
-            metavar="N",
-            help="How many token ids. Unset: by the amount of text.",
-            show_default=False,
-        ),
-    ] = None,
-    val_fraction: Annotated[
-        float, typer.Option(help="The share at the end of the text that is kept for validation.")
-    ] = CorpusConfig.val_fraction,
-    val_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Validate on this text instead.", show_default=False)
-    ] = None,
+    files: Annotated[list[str] | None, typer.Argument(metavar="FILE", help=_FILES, show_default=False)] = None,
+    time: Annotated[float | None, unset("--time", parser=parse_seconds, metavar="TIME", help=_TIME)] = None,
+    steps: Annotated[int | None, count(help="How many steps, instead of a time.")] = None,
+    epochs: Annotated[float | None, unset(help="How many times to see the text, instead of a time.")] = None,
+    size: Annotated[str | None, unset(metavar="SIZE", help=_SIZE)] = None,
+    context: Annotated[int | None, count(help="Tokens the model sees at once. Unset: by time and text.")] = None,
+    batch_size: Annotated[int | None, count(help="Windows of text in a step. Unset: by device.")] = None,
+    lr: Annotated[float | None, unset(help="Peak learning rate. Unset: by width.")] = None,
+    dropout: Annotated[float | None, unset(help="Unset: by how often the text is seen.")] = None,
+    tokenizer: TokenizerOption = CorpusConfig.tokenizer,
+    vocab_size: VocabSizeOption = None,
+    val_fraction: Annotated[float, typer.Option(help=_VAL)] = CorpusConfig.val_fraction,
+    val_file: Annotated[str | None, unset(metavar="FILE", help="Validate on this text instead.")] = None,
     encoding: Annotated[str, typer.Option(help="The encoding of the text.")] = CorpusConfig.encoding,
-    name: Annotated[
-        str | None,
-        typer.Option(help="The model's name in ./checkpoints. Unset: that of the first file.", show_default=False),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="DIR", help="The model's directory, instead of a name.", show_default=False
-        ),
-    ] = None,
+    name: Annotated[str | None, unset(help="The model's name in ./checkpoints. Unset: that of the first file.")] = None,
+    out: Annotated[Path | None, unset("--out", "-o", metavar="DIR", help="Its directory, instead of a name.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a model of the same name.")] = False,
     seed: SeedOption = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps; auto takes the best there is.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 on CUDA, else float32.")
-    ] = "auto",
+    device: DeviceOption = TrainConfig.device,
+    dtype: DtypeOption = TrainConfig.dtype,
     json: JsonOption = False,
 ) -> None:
+    # fmt: on
     """Train a model on your own text.
 
     attncli train corpus.txt
     attncli train book.txt notes/ --time 3m --name mine
-    """  # fmt: skip
+    """
     from time import monotonic
 
     from attncli.checkpoint.store import lock, settle

@@ -123,6 +123,7 @@ class _Sample:
         self._held = ""
 
     def take(self, id_: int) -> Iterator[Event]:
+        """Takes the next id; gives the text that is now certain, and the end when it comes."""
         self._ids.append(id_)
         if id_ in self._end_ids:
             yield from self.close("end")

@@ -121,6 +121,7 @@ class _Steps(ProgressColumn):
     """'120/1830', or nothing before the first report."""
 
     def render(self, task: Task) -> Text:
+        """The cell."""
         return Text(f"{int(task.completed)}/{int(task.total)}" if task.total else "", style="dim")
 
 

@@ -124,13 +124,16 @@ class _Meter:
         self.restart()
 
     def restart(self) -> None:
+        """Begins anew: what came before, or took time beside the steps, does not count."""
         self._losses: list[float] = []
         self._began = time.monotonic()
 
     def add(self, loss: float) -> None:
+        """Takes the loss of one step."""
         self._losses.append(loss)
 
     def report(self, run: _Run, lr: float, seconds: float) -> StepReport:
+        """The steps since the last report, of which there is at least one."""
         mean = sum(self._losses) / len(self._losses)
         rate = len(self._losses) * self._plan.tokens_per_step / (time.monotonic() - self._began)
         self.restart()
