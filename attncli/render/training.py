@@ -63,11 +63,12 @@ class TrainingScreen:
         self._console = console
         self._plan = plan
         self._last: StepReport | None = None
+        self._score: Score | None = None
         self._live = console.is_terminal and not console.is_dumb_terminal
         self._progress = Progress(
             *_columns(console.width), console=console, disable=not self._live, refresh_per_second=4
         )
-        self._task = self._progress.add_task("", total=None, rate="", train="", val="", left="")
+        self._task = self._progress.add_task("", total=None, rate="", nats="", bits="", left="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -83,22 +84,30 @@ class TrainingScreen:
         """Shows one report."""
         if isinstance(report, StepReport):
             self._last = report
-            left = self._seconds_left(report)
             self._progress.update(
                 self._task,
                 total=report.steps,
                 completed=report.step,
                 rate=f"{count(report.tokens_per_second)} tok/s",
-                train=f"train {report.loss:.3f} ({self._plan.bits_per_byte(report.loss):.3f})",
-                left=f"{duration(left)} left",
+                left=f"{duration(self._seconds_left(report))} left",
             )
         elif isinstance(report, EvalReport):
-            score = report.score
-            self._progress.update(
-                self._task, val=f"val {score.per_token:.3f} nats/token ({score.bits_per_byte:.3f} bits/byte)"
-            )
+            self._score = report.score
             if not self._live:
                 self._console.print(Text(self._line(report)), soft_wrap=True)
+        nats, bits = self._losses()
+        self._progress.update(self._task, nats=nats, bits=bits)
+
+    def _losses(self) -> tuple[str, str]:
+        """The losses so far: 'train 3.193 val 3.385', and 'nats/token (1.887 2.164 bits/byte)'."""
+        nats, bits = [], []
+        if self._last is not None:
+            nats.append(f"train {self._last.loss:.3f}")
+            bits.append(f"{self._plan.bits_per_byte(self._last.loss):.3f}")
+        if self._score is not None:
+            nats.append(f"val {self._score.per_token:.3f}")
+            bits.append(f"{self._score.bits_per_byte:.3f}")
+        return " ".join(nats), f"nats/token ({' '.join(bits)} bits/byte)" if bits else ""
 
     def _seconds_left(self, report: StepReport) -> float:
         if self._plan.seconds is not None:
@@ -127,13 +136,15 @@ class _Steps(ProgressColumn):
 
 def _columns(width: int) -> list[ProgressColumn]:
     """As much as fits."""
-    val, left = TextColumn("{task.fields[val]}", style="bold"), TextColumn("{task.fields[left]}")
-    train, rate = TextColumn("{task.fields[train]}"), TextColumn("{task.fields[rate]}", style="dim")
+    nats, left = TextColumn("{task.fields[nats]}", style="bold"), TextColumn("{task.fields[left]}")
+    bits, rate = TextColumn("{task.fields[bits]}"), TextColumn("{task.fields[rate]}", style="dim")
     if width < 60:
-        return [BarColumn(8), TextColumn("{task.fields[train]}"), left]
+        return [nats, left]
+    if width < 80:
+        return [BarColumn(8), _Steps(), nats, left]
     if width < 100:
-        return [BarColumn(10), train, val, left]
-    return [BarColumn(20), _Steps(), train, val, rate, left]
+        return [BarColumn(8), nats, bits, left]
+    return [BarColumn(14), _Steps(), nats, bits, rate, left]
 
 
 def score_text(score: Score) -> str:
