@@ -169,7 +169,7 @@ def _begin(plan: Plan, resume: Checkpoint | None) -> _Run:
 
 def _evaluate(run: _Run, corpus: Corpus, plan: Plan, clock: _Clock) -> EvalReport:
     """Scores an even sample of the validation part, and keeps the weights when they are the best so far."""
-    windows = sampled_windows(corpus, plan)
+    windows = sampled_windows(plan)
     score = evaluate(run.model, corpus.val, windows=windows, dtype=DTYPES[plan.dtype])
     best = run.best is None or score.per_token < run.best.per_token
     if best:

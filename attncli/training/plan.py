@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Iterator
 
 import torch
 
@@ -26,6 +27,7 @@ from attncli.training.step import train_step
 CLOSING_SECONDS = 1.5  # the last save and the sample of text, beside the last evaluations
 _EVALUATIONS = 12  # in a run
 _EVALUATION_SHARE = 0.01  # of the time of a run that one evaluation may take
+_STEP_PER_FORWARD = 3  # a step takes about three times as long as a forward pass over the same tokens
 _WARMUP_SHARE = 0.05
 _REPORT_SECONDS = 0.5
 _CPU_BATCH, _GPU_BATCH = 8, 64
@@ -57,14 +59,17 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0) -> Plan:
     context = _context(config, len(corpus.train), seconds, device, reasons)
     batch_size = config.batch_size or (_CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
     measure = _Measure(corpus, context, batch_size, device, dtype)
+    steps = _steps(config, len(corpus.train), batch_size * context)
     size = config.size
-    if size is None:
-        size = _choose_size(measure, seconds - spent, batch_size * context, len(corpus.train))
-        reasons["size"] = f"{'as in' if given else 'for'} {duration_words(seconds)} here"
+    if size is None and steps is not None:  # nothing measured: the same seed gives the same model
+        size = _size_for_tokens(measure, steps * batch_size * context, len(corpus.train))
+        reasons["size"] = f"for {steps * batch_size * context:,} tokens"
+    elif size is None:
+        size = _size_for_time(measure, seconds - spent, batch_size * context, len(corpus.train))
+        reasons["size"] = f"for {duration_words(seconds)} here"
     step_seconds = measure.step_seconds(size)
     model = measure.shape(size)
     evaluation = _evaluation_seconds(step_seconds, batch_size * context, len(corpus.val))
-    steps = _steps(config, len(corpus.train), batch_size * context)
     if steps is None:
         left = seconds - spent - (time.monotonic() - began) - CLOSING_SECONDS - evaluation
         steps = max(int(left / (step_seconds * (1 + _EVALUATIONS * _EVALUATION_SHARE))), 1)
@@ -110,11 +115,9 @@ def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig
     )
 
 
-def sampled_windows(corpus: Corpus, plan: Plan) -> int:
+def sampled_windows(plan: Plan) -> int:
     """How many windows of the validation part an evaluation during the run scores, to take little of the time."""
-    seconds_each = plan.closing_evaluation_seconds / max(len(corpus.val) / plan.model.context, 1)
-    total = plan.seconds or plan.step_seconds * plan.schedule.steps
-    return max(16, int(_EVALUATION_SHARE * total / seconds_each))
+    return max(16, round(_EVALUATION_SHARE * _STEP_PER_FORWARD * plan.schedule.steps * plan.batch_size))
 
 
 def _context(config: TrainConfig, tokens: int, seconds: float, device: torch.device, reasons: dict[str, str]) -> int:
@@ -174,21 +177,35 @@ class _Measure:
         return self._known[size]
 
 
-def _choose_size(measure: _Measure, seconds: float, step_tokens: int, train_tokens: int) -> str:
-    """The largest size that sees enough tokens in the time, and that the text is large enough for.
+def _sizes(measure: _Measure, train_tokens: int) -> Iterator[tuple[str, int]]:
+    """The sizes that this much text is enough for, with their parameters, largest first; at least the smallest."""
+    smallest = next(iter(SIZES))
+    for size in reversed(SIZES):
+        parameters = sum(count_parameters(measure.shape(size)).values())
+        if parameters <= _PARAMETERS_PER_TRAIN_TOKEN * train_tokens or size == smallest:
+            yield size, parameters
+
+
+def _size_for_tokens(measure: _Measure, tokens: int, train_tokens: int) -> str:
+    """The largest size for which a run over so many tokens is long enough, else the smallest."""
+    size = ""
+    for size, parameters in _sizes(measure, train_tokens):  # noqa: B007
+        if tokens >= _TOKENS_PER_PARAMETER * parameters:
+            break
+    return size
+
+
+def _size_for_time(measure: _Measure, seconds: float, step_tokens: int, train_tokens: int) -> str:
+    """The largest size that sees enough tokens in the time on this device, else the smallest.
 
     The work of a step grows with the parameters, so one measurement predicts which sizes are worth measuring.
     """
     per_work = measure.step_seconds(_MEASURED_FIRST) / matrix_parameters(measure.shape(_MEASURED_FIRST))
-    for size in reversed(SIZES):
-        shape_ = measure.shape(size)
-        parameters = sum(count_parameters(shape_).values())
-        if parameters > _PARAMETERS_PER_TRAIN_TOKEN * train_tokens:
-            continue
+    size = ""
+    for size, parameters in _sizes(measure, train_tokens):
         least = _TOKENS_PER_PARAMETER * parameters / step_tokens  # steps
-        if least * per_work * matrix_parameters(shape_) > seconds * _OPTIMISM:
-            continue
-        if least * measure.step_seconds(size) <= seconds:
+        predicted = least * per_work * matrix_parameters(measure.shape(size))
+        if predicted <= seconds * _OPTIMISM and least * measure.step_seconds(size) <= seconds:
             break
     return size
 
@@ -214,8 +231,7 @@ def measure_step(
 
 
 def _evaluation_seconds(step_seconds: float, step_tokens: int, tokens: int) -> float:
-    """A forward pass takes about a third of a step's time per token."""
-    return step_seconds / 3 * tokens / step_tokens
+    return step_seconds / _STEP_PER_FORWARD * tokens / step_tokens
 
 
 def _steps(config: TrainConfig, tokens: int, step_tokens: int) -> int | None:
