@@ -113,6 +113,15 @@ class EvalReport:
 
 
 @dataclass(frozen=True)
+class SampleReport:
+    """What the model writes now after the run's one fixed prompt, which `text` begins with."""
+
+    step: int
+    text: str
+    prompt_characters: int
+
+
+@dataclass(frozen=True)
 class SaveReport:
     """Everything up to this step is safe on disk."""
 
@@ -133,4 +142,4 @@ class Result:
     seconds: float
 
 
-Report = StepReport | EvalReport | SaveReport | Result
+Report = StepReport | EvalReport | SampleReport | SaveReport | Result
