@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from attncli.config import ModelConfig
 from attncli.model.attention import Attention, Observer, RMSNorm, Rotary
 from attncli.model.cache import KVCache
+from attncli.model.fused import head_loss
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
@@ -126,7 +127,15 @@ class Transformer(nn.Module):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """(..., C) -> logits (..., V)."""
-        return F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight)
+        return F.linear(hidden, self._head_weight)
+
+    def loss(self, rows: Tensor) -> Tensor:
+        """Mean cross-entropy, in nats, of columns 1 on of rows (B, T + 1), each given those before it."""
+        return head_loss(self.hidden(rows[:, :-1]), self._head_weight, rows[:, 1:])
+
+    @property
+    def _head_weight(self) -> Tensor:
+        return self.embedding.weight if self.head is None else self.head.weight
 
     def _rotation(self, x: Tensor) -> Rotary:
         """The rotations of all positions, computed at first use on the device that uses them."""
