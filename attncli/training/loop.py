@@ -8,42 +8,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from attncli.checkpoint.store import Checkpoint, State, write_checkpoint
+from attncli.checkpoint.store import Checkpoint
 from attncli.model.device import DTYPES
 from attncli.model.transformer import Transformer, initialize
 from attncli.text.corpus import Corpus, batch
 from attncli.training.evaluate import evaluate
-from attncli.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
+from attncli.training.optimizer import load_optimizer_tensors, make_optimizer
 from attncli.training.plan import CLOSING_SECONDS, sampled_windows
 from attncli.training.reports import EvalReport, Plan, Report, Result, SaveReport, Score, StepReport
+from attncli.training.saver import Run, Saver, figures, weights_of
 from attncli.training.schedule import Schedule
 from attncli.training.step import train_step
 
 _TOLERATED = 0.02  # a smaller change of the steps left is not worth a revision
-_DOCUMENTS_FOR_START = 10  # from so many on, the model has learned what follows the end of one
-
-
-@dataclass
-class _Run:
-    """What changes while a run goes on."""
-
-    model: Transformer
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
-    step: int = 0
-    best_step: int = 0
-    best: Score | None = None
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    train_loss: float | None = None
-    seconds_before: float = 0.0  # spent by earlier parts of a resumed run
 
 
 def train(
@@ -77,7 +60,7 @@ def train(
     clock = _Clock(time.monotonic() if started is None else started, plan)
     run = _begin(plan, resume)
     clock.before = run.seconds_before
-    saver = _Saver(target, corpus, plan, facts)
+    saver = Saver(target, corpus, plan, facts)
     if resume is None:
         saver.save(run, "running", clock.spent())  # an unwritable place is found out now
         yield SaveReport(0)
@@ -105,7 +88,7 @@ def train(
     yield from _finish(run, corpus, plan, clock, saver)
 
 
-def _take_step(run: _Run, corpus: Corpus, plan: Plan, lr: float) -> float:
+def _take_step(run: Run, corpus: Corpus, plan: Plan, lr: float) -> float:
     """The next step, and its loss."""
     rows = batch(
         corpus.train.ids, seed=plan.seed, step=run.step, batch_size=plan.batch_size, context=plan.model.context
@@ -132,7 +115,7 @@ class _Meter:
         """Takes the loss of one step."""
         self._losses.append(loss)
 
-    def report(self, run: _Run, lr: float, seconds: float) -> StepReport:
+    def report(self, run: Run, lr: float, seconds: float) -> StepReport:
         """The steps since the last report, of which there is at least one."""
         mean = sum(self._losses) / len(self._losses)
         rate = len(self._losses) * self._plan.tokens_per_step / (time.monotonic() - self._began)
@@ -140,20 +123,20 @@ class _Meter:
         return StepReport(run.step, run.schedule.steps, mean, lr, rate, seconds)
 
 
-def _begin(plan: Plan, resume: Checkpoint | None) -> _Run:
+def _begin(plan: Plan, resume: Checkpoint | None) -> Run:
     """A new run, or the one that a state describes."""
     model = Transformer(plan.model, plan.dropout)
     initialize(model, torch.Generator().manual_seed(plan.seed))
     model.to(plan.device).train()
     optimizer = make_optimizer(model, plan.weight_decay)
     if resume is None:
-        return _Run(model, optimizer, plan.schedule)
+        return Run(model, optimizer, plan.schedule)
     assert resume.state is not None
     tensors, facts = resume.state.tensors, resume.state.facts
     model.load_state_dict({name: tensors[f"weights.{name}"] for name in model.state_dict()})
     prefix = "optimizer."
     load_optimizer_tensors(optimizer, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    return _Run(
+    return Run(
         model,
         optimizer,
         replace(plan.schedule, marks=tuple((step, steps) for step, steps in facts["schedule"])),
@@ -167,19 +150,19 @@ def _begin(plan: Plan, resume: Checkpoint | None) -> _Run:
     )
 
 
-def _evaluate(run: _Run, corpus: Corpus, plan: Plan, clock: _Clock) -> EvalReport:
+def _evaluate(run: Run, corpus: Corpus, plan: Plan, clock: _Clock) -> EvalReport:
     """Scores an even sample of the validation part, and keeps the weights when they are the best so far."""
     windows = sampled_windows(plan)
     score = evaluate(run.model, corpus.val, windows=windows, dtype=DTYPES[plan.dtype])
     best = run.best is None or score.per_token < run.best.per_token
     if best:
-        run.best, run.best_step, run.best_weights = score, run.step, _copy(run.model)
+        run.best, run.best_step, run.best_weights = score, run.step, weights_of(run.model)
     report = EvalReport(run.step, score, best, clock.spent())
-    run.metrics.append({"kind": "eval", "step": run.step, "best": best, "seconds": report.seconds, **_figures(score)})
+    run.metrics.append({"kind": "eval", "step": run.step, "best": best, "seconds": report.seconds, **figures(score)})
     return report
 
 
-def _finish(run: _Run, corpus: Corpus, plan: Plan, clock: _Clock, saver: _Saver) -> Iterator[Report]:
+def _finish(run: Run, corpus: Corpus, plan: Plan, clock: _Clock, saver: Saver) -> Iterator[Report]:
     """The last evaluation, the score of the best weights on all of the validation part, and the last save."""
     last = _evaluate(run, corpus, plan, clock)
     yield last
@@ -188,29 +171,16 @@ def _finish(run: _Run, corpus: Corpus, plan: Plan, clock: _Clock, saver: _Saver)
     else:  # in float32, as any other program would
         run.model.load_state_dict(run.best_weights)
         whole = evaluate(run.model, corpus.val)
-    run.metrics.append({"kind": "final", "step": run.best_step, **_figures(whole)})
+    run.metrics.append({"kind": "final", "step": run.best_step, **figures(whole)})
     result = _result(run, plan, clock, whole, finished=True)
     saver.save(run, "finished", clock.spent(), result)
     yield SaveReport(run.step)
     yield replace(result, seconds=clock.spent())
 
 
-def _result(run: _Run, plan: Plan, clock: _Clock, best: Score | None, *, finished: bool) -> Result:
+def _result(run: Run, plan: Plan, clock: _Clock, best: Score | None, *, finished: bool) -> Result:
     tokens = run.step * plan.tokens_per_step
     return Result(finished, run.step, run.schedule.steps, run.best_step, best, run.train_loss, tokens, clock.spent())
-
-
-def _copy(model: Transformer) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
-
-
-def _figures(score: Score) -> dict[str, float]:
-    return {
-        "nats_per_token": score.per_token,
-        "nats_per_character": score.per_character,
-        "bits_per_byte": score.bits_per_byte,
-        "perplexity": score.perplexity,
-    }
 
 
 class _Clock:
@@ -241,55 +211,3 @@ class _Clock:
         steps = max(int(left / per_step), 0)
         expected = schedule.steps - step
         return schedule if abs(steps - expected) <= _TOLERATED * expected else schedule.revised(step, step + steps)
-
-
-class _Saver:
-    """Writes what a run is worth to disk."""
-
-    def __init__(self, target: Path, corpus: Corpus, plan: Plan, facts: dict[str, Any]) -> None:
-        self._target, self._corpus, self._plan, self._facts = target, corpus, plan, facts
-
-    def save(self, run: _Run, status: str, seconds: float, result: Result | None = None) -> None:
-        """One save: the best weights to use, and unless the run is over the state to go on from."""
-        weights = run.best_weights or _copy(run.model)
-        document = {
-            **self._facts,
-            "status": status,
-            "plan": asdict(self._plan),
-            "progress": {"step": run.step, "steps": run.schedule.steps, "seconds": seconds, "best_step": run.best_step},
-            "results": self._results(run, result),
-        }
-        state = None if result is not None else self._state(run, seconds)
-        tokenizer = self._corpus.tokenizer
-        write_checkpoint(
-            self._target, Checkpoint(self._plan.model, weights, tokenizer, self._start(), document, run.metrics, state)
-        )
-
-    def _start(self) -> int:
-        end = self._corpus.tokenizer.end_of_text
-        if end is not None and self._corpus.train.documents >= _DOCUMENTS_FOR_START:
-            return end
-        return self._corpus.tokenizer.encode("\n")[0]
-
-    def _results(self, run: _Run, result: Result | None) -> dict[str, Any] | None:
-        score = result.best if result is not None else run.best
-        if score is None:
-            return None
-        return {
-            **_figures(score),
-            "validation": "whole" if result is not None else "sampled",
-            "train_loss": run.train_loss,
-        }
-
-    def _state(self, run: _Run, seconds: float) -> State:
-        tensors = {f"weights.{name}": tensor for name, tensor in run.model.state_dict().items()}
-        tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(run.optimizer).items()}
-        facts = {
-            "step": run.step,
-            "seconds": seconds,
-            "schedule": run.schedule.marks,
-            "best_step": run.best_step,
-            "best": asdict(run.best) if run.best else None,
-            "train_loss": run.train_loss,
-        }
-        return State(tensors, facts)
