@@ -14,13 +14,11 @@ from attncli.model.transformer import Transformer
 from attncli.text.corpus import Tokens
 from attncli.training.reports import Score
 
-_TOKENS_AT_ONCE = 8192
+_TOKENS_AT_ONCE = 2048
 
 
 @torch.inference_mode()
-def evaluate(
-    model: Transformer, tokens: Tokens, *, windows: int | None = None, dtype: torch.dtype = torch.float32
-) -> Score:
+def evaluate(model: Transformer, tokens: Tokens, *, windows: int | None = None) -> Score:
     """Scores a text, or `windows` of its windows spread evenly over it. The model's training mode is put back."""
     was_training = model.training
     model.eval()
@@ -35,23 +33,19 @@ def evaluate(
     batches = [starts[i : i + per_batch] for i in range(0, len(starts), per_batch)]
     for batch in batches:
         rows = tokens.ids[batch[:, None] + np.arange(context + 1)]
-        nats, scored = nats + _nats(model, rows, device, dtype), scored + rows[:, 1:].size
+        nats, scored = nats + _nats(model, rows, device), scored + rows[:, 1:].size
     if rest:
         rows = tokens.ids[None, len(tokens) - 1 - rest :]
-        nats, scored = nats + _nats(model, rows, device, dtype), scored + rest
+        nats, scored = nats + _nats(model, rows, device), scored + rest
     model.train(was_training)
     share = scored / (len(tokens) - 1)
     return Score(nats, scored, tokens.characters * share, tokens.bytes * share)
 
 
 def _nats(
-    model: Transformer,
-    rows: np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]],
-    device: torch.device,
-    dtype: torch.dtype,
+    model: Transformer, rows: np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]], device: torch.device
 ) -> float:
     """Minus the summed log-probability of columns 1 on, each given those before it."""
     ids = torch.from_numpy(rows.astype(np.int64)).to(device)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        logits = model(ids[:, :-1])
+    logits = model(ids[:, :-1])
     return float(F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="sum"))

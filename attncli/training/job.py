@@ -15,10 +15,11 @@ from typing import Any
 
 import tokenizers
 import torch
+from torch import Tensor
 
 from attncli import __version__
 from attncli.checkpoint.directory import find_model, previous_of
-from attncli.checkpoint.store import Checkpoint, read_resumable
+from attncli.checkpoint.store import Checkpoint, LoadedModel, read_resumable
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.model.device import pick_device
@@ -26,7 +27,8 @@ from attncli.text.corpus import Corpus, prepare, read_documents
 from attncli.training.plan import make_plan
 from attncli.training.reports import Plan, plan_from_document
 
-STATE_FORMAT = 1  # of plan and state; another one is not resumed
+_FACTS = ("format", "created", "versions", "corpus", "request")
+STATE_FORMAT = 2  # of plan and state; another one is not resumed
 
 
 @dataclass(frozen=True)
@@ -37,21 +39,30 @@ class Job:
     plan: Plan
     facts: dict[str, Any]
     resume: Checkpoint | None = None
+    initial: dict[str, Tensor] | None = None  # the weights of the model it starts from
     notes: tuple[str, ...] = ()
 
 
 def new_job(
-    files: Sequence[str], val_file: str | None, text: CorpusConfig, pinned: TrainConfig, spent: float = 0.0
+    files: Sequence[str],
+    val_file: str | None,
+    text: CorpusConfig,
+    pinned: TrainConfig,
+    spent: float = 0.0,
+    start: LoadedModel | None = None,
 ) -> Job:
     """Reads and tokenizes the text, and plans. `spent` seconds of the time given are gone already.
+
+    With `start`, a model to go on from: its shape, weights and tokenizer are kept.
 
     Raises BadInput, UsageProblem or OutOfRoom, as reading, planning and the token cache do.
     """
     began = time.monotonic()
     documents = read_documents(files, text.encoding)
     held_out = read_documents([val_file], text.encoding) if val_file is not None else None
-    corpus = prepare(documents, text, held_out)
-    plan = make_plan(pinned, corpus, spent=spent + time.monotonic() - began)
+    corpus = prepare(documents, text, held_out, start.tokenizer if start is not None else None)
+    shape = start.model.config if start is not None else None
+    plan = make_plan(pinned, corpus, spent=spent + time.monotonic() - began, start=shape)
     notes: tuple[str, ...] = ()
     if skipped := documents.skipped:
         notes = (
@@ -60,7 +71,10 @@ def new_job(
     reading = spent + time.monotonic() - began
     if plan.seconds is not None and reading > plan.seconds / 2:
         notes = (*notes, f"reading and measuring took {reading:.0f} of {plan.seconds:.0f} seconds: give more --time")
-    return Job(corpus, plan, _facts(corpus, text, val_file, pinned), notes=notes)
+    facts = _facts(corpus, text, val_file, pinned)
+    if start is None:
+        return Job(corpus, plan, facts, notes=notes)
+    return Job(corpus, plan, facts | {"from": str(start.path)}, initial=start.model.state_dict(), notes=notes)
 
 
 def _facts(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned: TrainConfig) -> dict[str, Any]:
@@ -109,7 +123,7 @@ def resume_job(target: Path, files: Sequence[str] = (), device: str = TrainConfi
         raise BadCheckpoint(
             f"{target} was saved by attncli {version}, which wrote another format.", "Use that version."
         )
-    facts = {key: saved.run[key] for key in ("format", "created", "versions", "corpus", "request")}
+    facts = {key: saved.run[key] for key in (*_FACTS, "from") if key in saved.run}
     known = facts["corpus"]
     text = CorpusConfig(**known["config"])
     held_out = read_documents([known["val_file"]], text.encoding) if known["val_file"] else None
@@ -122,7 +136,7 @@ def resume_job(target: Path, files: Sequence[str] = (), device: str = TrainConfi
     plan, same = _on_device(plan_from_document(saved.run["plan"]), device)
     if not same or torch.get_num_threads() != plan.threads:
         notes = (*notes, "other threads or another device than before: not bit-identical to an uninterrupted run")
-    return Job(corpus, plan, facts, saved, notes)
+    return Job(corpus, plan, facts, saved, notes=notes)
 
 
 def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:

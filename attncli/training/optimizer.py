@@ -1,42 +1,138 @@
-"""The optimizer: which parameters decay, and its state as named tensors.
+"""The optimizer: Muon on the matrices of the blocks, AdamW on the rest; or AdamW on all.
 
-Knows the model's parameter names only in so far as matrices decay and vectors do not.
+Owns the update of the weights and what must be kept of it between steps, as named tensors. Knows parameters by name
+and shape only, and nothing of where gradients come from. Nothing here waits for a GPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-WEIGHT_DECAY = 0.1
-BETAS = (0.9, 0.95)
+from attncli.config import OptimizerKind
+
+BETAS = (0.9, 0.95)  # of AdamW
+MOMENTUM = 0.95  # of Muon
 LARGEST_GRADIENT = 1.0  # the norm to which a larger gradient is cut
+# Each row one step of an odd polynomial iteration that drives all singular values towards one.
+_POLYNOMIALS = ((3.4445, -4.7750, 2.0315),) * 5  # Jordan et al., 2024
 
 
-def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, 2019). Matrices and embeddings decay; norms and biases do not."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """Matrices (..., n, k) -> the nearest ones with singular values about one, in bfloat16 (Newton-Schulz iteration).
+
+    With M = U S V^T the result is about U V^T: every direction of a gradient gets the same say (Jordan et al., 2024).
+    """
+    x = matrices.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for a, b, c in _POLYNOMIALS:
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate of the coming step."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+@dataclass
+class _Stack:
+    """Matrices of one shape, their gradients' running mean (N, n, k) beside them, updated together."""
+
+    names: list[str]
+    weights: list[Tensor]
+    momentum: Tensor
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as 'index.name' -> tensor; empty before the first step."""
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
+class Muon:
+    """Momentum, then orthogonalization, of all matrices of a shape at once (Jordan et al., 2024).
+
+    A step changes a matrix (n, k) by `lr` x sqrt(max(1, n / k)) along each of its directions.
+    """
+
+    def __init__(self, matrices: dict[str, nn.Parameter], weight_decay: float) -> None:
+        self._weight_decay = weight_decay
+        shapes: dict[torch.Size, list[str]] = {}
+        for name, matrix in matrices.items():
+            shapes.setdefault(matrix.shape, []).append(name)
+        self._stacks = []
+        for shape, names in shapes.items():
+            weights: list[Tensor] = [matrices[name] for name in names]
+            self._stacks.append(_Stack(names, weights, weights[0].new_zeros(len(names), *shape).detach()))
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Updates every matrix by its gradient."""
+        for stack in self._stacks:
+            gradients = torch.stack([weight.grad for weight in stack.weights if weight.grad is not None])
+            stack.momentum.lerp_(gradients, 1 - MOMENTUM)
+            direction = orthogonalized(gradients.lerp_(stack.momentum, MOMENTUM)).to(gradients.dtype)  # Nesterov
+            rows, columns = direction.shape[-2:]
+            torch._foreach_mul_(stack.weights, 1 - lr * self._weight_decay)
+            torch._foreach_add_(stack.weights, list(direction.unbind()), alpha=-lr * max(1.0, rows / columns) ** 0.5)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The running means by the name of their matrix."""
+        pairs = ((name, stack.momentum[at]) for stack in self._stacks for at, name in enumerate(stack.names))
+        return dict(pairs)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back what `tensors` gave."""
+        for name, mean in self.tensors().items():
+            mean.copy_(tensors[name])
 
 
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Puts back what `optimizer_tensors` gave."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+class Optimizer:
+    """Updates a model's weights by their gradients. Embeddings and matrices decay; norms and biases do not."""
+
+    def __init__(self, model: nn.Module, kind: OptimizerKind, weight_decay: float) -> None:
+        named = dict(model.named_parameters())
+        turned = {name: p for name, p in named.items() if kind == "muon" and p.ndim == 2 and name.startswith("blocks.")}
+        rest = {name: p for name, p in named.items() if name not in turned}
+        self._names = [name for name, p in rest.items() if p.ndim >= 2] + [n for n, p in rest.items() if p.ndim < 2]
+        groups = [
+            {"params": [p for p in rest.values() if p.ndim >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in rest.values() if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self._parameters = list(named.values())
+        self._adam = torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)  # Loshchilov and Hutter, 2019
+        self._muon = Muon(turned, weight_decay) if turned else None
+
+    def step(self, lr: float, adam_lr: float) -> Tensor:
+        """Updates all weights; returns the norm of the gradient before it was cut to LARGEST_GRADIENT.
+
+        Args:
+            lr: of the matrices when they are Muon's.
+            adam_lr: of what is AdamW's.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, LARGEST_GRADIENT)
+        for group in self._adam.param_groups:
+            group["lr"] = adam_lr
+        self._adam.step()
+        if self._muon is not None:
+            self._muon.step(lr)
+        return norm
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as 'what.parameter' -> tensor; AdamW's part is empty before the first step."""
+        state = self._adam.state_dict()["state"]
+        named = {f"{what}.{self._names[i]}": tensor for i, entry in state.items() for what, tensor in entry.items()}
+        means = {} if self._muon is None else self._muon.tensors()
+        return named | {f"momentum.{name}": mean for name, mean in means.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back what `tensors` gave."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            what, _, name = key.partition(".")
+            if what != "momentum":
+                state.setdefault(self._names.index(name), {})[what] = tensor
+        self._adam.load_state_dict({"state": state, "param_groups": self._adam.state_dict()["param_groups"]})
+        if self._muon is not None:
+            self._muon.load(_under("momentum.", tensors.items()))
+
+
+def _under(prefix: str, items: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in items if key.startswith(prefix)}

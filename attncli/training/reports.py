@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from attncli.config import ModelConfig
+from attncli.config import ModelConfig, OptimizerKind
 from attncli.training.schedule import Schedule
 
 
@@ -19,7 +19,12 @@ class Plan:
 
     model: ModelConfig
     parameters: int
-    batch_size: int
+    context: int  # tokens of a window; the model itself may see more
+    batch_size: int  # windows in a step
+    grad_accum: int  # parts that a step is taken in
+    checkpoint_activations: bool
+    optimizer: OptimizerKind
+    adam_lr: float  # the peak for what AdamW updates when the optimizer is Muon; that of the matrices is in `schedule`
     dropout: float
     weight_decay: float
     schedule: Schedule
@@ -28,6 +33,7 @@ class Plan:
     seed: int
     device: str
     dtype: str
+    compiled: bool
     threads: int
     seconds: float | None  # the deadline, from the start of the program
     step_seconds: float  # measured before the first step
@@ -40,7 +46,7 @@ class Plan:
     @property
     def tokens_per_step(self) -> int:
         """Tokens that one step trains on."""
-        return self.batch_size * self.model.context
+        return self.batch_size * self.context
 
     def bits_per_byte(self, loss: float) -> float:
         """A loss on the training part, in nats per token, as bits per byte of its text."""

@@ -9,15 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from attncli.checkpoint.store import Checkpoint, State, write_checkpoint
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import Corpus
-from attncli.training.optimizer import optimizer_tensors
 from attncli.training.reports import Plan, Result, Score
 from attncli.training.schedule import Schedule
+from attncli.training.step import Trainee
 
 _DOCUMENTS_FOR_START = 10  # from so many on, the model has learned what follows the end of one
 
@@ -26,8 +25,7 @@ _DOCUMENTS_FOR_START = 10  # from so many on, the model has learned what follows
 class Run:
     """What changes while a run goes on."""
 
-    model: Transformer
-    optimizer: torch.optim.Optimizer
+    trainee: Trainee
     schedule: Schedule
     step: int = 0
     best_step: int = 0
@@ -36,6 +34,11 @@ class Run:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     train_loss: float | None = None
     seconds_before: float = 0.0  # spent by earlier parts of a resumed run
+
+    @property
+    def model(self) -> Transformer:
+        """The weights as they are now."""
+        return self.trainee.model
 
 
 class Saver:
@@ -78,7 +81,7 @@ class Saver:
 
     def _state(self, run: Run, seconds: float) -> State:
         tensors = {f"weights.{name}": tensor for name, tensor in run.model.state_dict().items()}
-        tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(run.optimizer).items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in run.trainee.optimizer.tensors().items()}
         facts = {
             "step": run.step,
             "seconds": seconds,
