@@ -6,6 +6,7 @@ seed and the step, so a resumed run on the CPU ends with the weights of an unint
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from attncli.checkpoint.store import Checkpoint
+from attncli.errors import Diverged
 from attncli.model.device import DTYPES
 from attncli.model.transformer import Transformer, initialize
 from attncli.text.corpus import Corpus, batch
@@ -60,32 +62,34 @@ def train(
     clock = _Clock(time.monotonic() if started is None else started, plan)
     run = _begin(plan, resume)
     clock.before = run.seconds_before
-    saver = Saver(target, corpus, plan, facts)
-    if resume is None:
-        saver.save(run, "running", clock.spent())  # an unwritable place is found out now
-        yield SaveReport(0)
-    meter = _Meter(plan)
-    while run.step < run.schedule.steps:
-        lr = run.schedule.lr(run.step)
-        meter.add(_take_step(run, corpus, plan, lr))
-        stopping, last = stop(), run.step == run.schedule.steps
-        due = run.step % plan.eval_every == 0 and not last
-        if run.step % plan.report_every == 0 or due or last or stopping:
-            report = meter.report(run, lr, clock.spent())
-            run.train_loss = report.loss
-            run.metrics.append({"kind": "step", **asdict(report)})
-            yield report
-            run.schedule = clock.revise(run.schedule, run.step)
-        if due:
-            yield _evaluate(run, corpus, plan, clock)
-        if due or stopping:
-            saver.save(run, "stopped" if stopping else "running", clock.spent())
-            yield SaveReport(run.step)
-            meter.restart()
-        if stopping:
-            yield _result(run, plan, clock, run.best, finished=False)
-            return
-    yield from _finish(run, corpus, plan, clock, saver)
+    with Saver(target, corpus, plan, facts) as saver:
+        if resume is None:
+            saver.save(run, "running", clock.spent())  # an unwritable place is found out now
+            yield from map(SaveReport, saver.safe())
+        meter = _Meter(plan)
+        while run.step < run.schedule.steps:
+            lr = run.schedule.lr(run.step)
+            meter.add(_take_step(run, corpus, plan, lr))
+            stopping, last = stop(), run.step == run.schedule.steps
+            due = run.step % plan.eval_every == 0 and not last
+            if run.step % plan.report_every == 0 or due or last or stopping:
+                report = meter.report(run, lr, clock.spent())
+                run.train_loss = report.loss
+                run.metrics.append({"kind": "step", **asdict(report)})
+                yield report
+                run.schedule = clock.revise(run.schedule, run.step)
+            if due:
+                yield _evaluate(run, corpus, plan, clock)
+            if stopping:
+                saver.save(run, "stopped", clock.spent())
+            elif due:
+                saver.save_beside(run, clock.spent())
+                meter.restart()
+            yield from map(SaveReport, saver.safe())
+            if stopping:
+                yield _result(run, plan, clock, run.best, finished=False)
+                return
+        yield from _finish(run, corpus, plan, clock, saver)
 
 
 def _take_step(run: Run, corpus: Corpus, plan: Plan, lr: float) -> float:
@@ -154,6 +158,11 @@ def _evaluate(run: Run, corpus: Corpus, plan: Plan, clock: _Clock) -> EvalReport
     """Scores an even sample of the validation part, and keeps the weights when they are the best so far."""
     windows = sampled_windows(plan)
     score = evaluate(run.model, corpus.val, windows=windows, dtype=DTYPES[plan.dtype])
+    if not math.isfinite(score.nats):
+        raise Diverged(
+            f"Training diverged at step {run.step}: the validation loss is {score.per_token:.4g}.",
+            "Nothing saved was overwritten. Try a smaller --lr.",
+        )
     best = run.best is None or score.per_token < run.best.per_token
     if best:
         run.best, run.best_step, run.best_weights = score, run.step, weights_of(run.model)
@@ -174,7 +183,7 @@ def _finish(run: Run, corpus: Corpus, plan: Plan, clock: _Clock, saver: Saver) -
     run.metrics.append({"kind": "final", "step": run.best_step, **figures(whole)})
     result = _result(run, plan, clock, whole, finished=True)
     saver.save(run, "finished", clock.spent(), result)
-    yield SaveReport(run.step)
+    yield from map(SaveReport, saver.safe())
     yield replace(result, seconds=clock.spent())
 
 
