@@ -177,8 +177,7 @@ class ModelFolder:
     def read(self, name: str, largest: int | None = None) -> bytes:
         """The content of a file; `largest` is the most bytes it may have."""
         data = _read(self.path / name, largest)
-        if self._digests is not None:
-            self._check(name, hashlib.sha256(data).hexdigest())
+        self.check(name, hashlib.sha256(data).hexdigest())
         return data
 
     def json(self, name: str) -> dict[str, Any]:
@@ -206,6 +205,19 @@ class ModelFolder:
         own = {name.partition("/")[0] for name in self._digests or {}} | {MANIFEST}
         return sorted(path.name for path in self.path.iterdir() if path.name not in own)
 
+    def check(self, name: str, found: str) -> None:
+        """Holds the sha256 that was found for a file to the manifest's, where there is one."""
+        if self._digests is None:
+            return
+        expected = self._digests.get(name)
+        if expected is None:
+            raise BadCheckpoint(f"{self.path / name} is not listed in {MANIFEST}.", "Remove it, or the manifest.")
+        if found != expected:
+            raise BadCheckpoint(
+                f"{self.path / name} is damaged: its sha256 is {found[:12]}…, and {MANIFEST} says {expected[:12]}….",
+                "Copy it again, or train again.",
+            )
+
     def _read_manifest(self) -> dict[str, str] | None:
         if not (self.path / MANIFEST).is_file():
             return None
@@ -215,14 +227,3 @@ class ModelFolder:
                 f"{self.path / MANIFEST} lists no digests.", "Copy the directory again from its source."
             )
         return digests
-
-    def _check(self, name: str, found: str) -> None:
-        assert self._digests is not None
-        expected = self._digests.get(name)
-        if expected is None:
-            raise BadCheckpoint(f"{self.path / name} is not listed in {MANIFEST}.", "Remove it, or the manifest.")
-        if found != expected:
-            raise BadCheckpoint(
-                f"{self.path / name} is damaged: its sha256 is {found[:12]}…, and {MANIFEST} says {expected[:12]}….",
-                "Copy it again, or train again.",
-            )

@@ -23,20 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from attncli.checkpoint import directory
 from attncli.checkpoint.directory import ModelFolder
 from attncli.checkpoint.formats import config_from_json, config_to_json, tensor_name
+from attncli.checkpoint.tensors import TensorFile, open_tensors, write_tensors
 from attncli.config import ModelConfig
 from attncli.errors import BadCheckpoint, OutOfRoom
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import END_OF_TEXT, Tokenizer
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_HEADERS = 1 << 20  # bytes; more than the headers of the tensor files and the manifest take
 
 
 @dataclass(frozen=True)
@@ -117,14 +115,15 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
     for left in target.parent.glob(f".{glob.escape(target.name)}.writing-*"):  # of a run that was killed while it wrote
         shutil.rmtree(left, ignore_errors=True)
     folder = target.parent / f".{target.name}.writing-{os.getpid()}"
-    needed = _size(checkpoint)
+    texts = _texts(checkpoint)
+    needed = _size(checkpoint, texts)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
         if free < needed:
             raise OutOfRoom(_no_room(target, needed, free), "Free some space, or choose another place with --out.")
         folder.mkdir()
-        _write_files(folder, checkpoint)
+        _write_files(folder, checkpoint, texts)
         _swap(folder, target)
     except OSError as problem:
         raise _not_written(target, problem, needed) from None
@@ -141,9 +140,9 @@ def settle(target: Path) -> None:
         previous.rename(target)
 
 
-def _size(checkpoint: Checkpoint) -> int:
+def _size(checkpoint: Checkpoint, texts: dict[str, bytes]) -> int:
     tensors = [*checkpoint.weights.values(), *(checkpoint.state.tensors.values() if checkpoint.state else ())]
-    return sum(int(tensor.nbytes) for tensor in tensors) + (1 << 20)
+    return sum(int(tensor.nbytes) for tensor in tensors) + sum(map(len, texts.values())) + _HEADERS
 
 
 def _no_room(target: Path, needed: int, free: int) -> str:
@@ -157,36 +156,43 @@ def _not_written(target: Path, problem: OSError, needed: int = 0) -> OutOfRoom:
     return OutOfRoom(f"{target} cannot be written: {problem.strerror}.", "Choose another place with --out.")
 
 
-def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
-    tokenizer, end = checkpoint.tokenizer, checkpoint.tokenizer.end_of_text
-    weights = {tensor_name(name): tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
-    described = config_to_json(checkpoint.config, start_of_text=checkpoint.start_of_text, end_of_text=end)
-    generation = {"bos_token_id": checkpoint.start_of_text, "eos_token_id": end}
+def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Every file but those of tensors and the manifest."""
+    end = checkpoint.tokenizer.end_of_text
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": None if end is None else END_OF_TEXT,
         "model_max_length": checkpoint.config.context,
         "clean_up_tokenization_spaces": False,
     }
-    files = {
-        directory.CONFIG: _json(described),
-        directory.GENERATION: _json(generation),
-        directory.TOKENIZER: tokenizer.to_json().encode(),
+    texts = {
+        directory.CONFIG: _json(
+            config_to_json(checkpoint.config, start_of_text=checkpoint.start_of_text, end_of_text=end)
+        ),
+        directory.GENERATION: _json({"bos_token_id": checkpoint.start_of_text, "eos_token_id": end}),
+        directory.TOKENIZER: checkpoint.tokenizer.to_json().encode(),
         directory.TOKENIZER_CONFIG: _json(tokenizer_config),
-        directory.WEIGHTS: tensors_to_bytes(weights, {"format": "pt"}),
         directory.RUN: _json(checkpoint.run),
         directory.METRICS: b"".join(json.dumps(line).encode() + b"\n" for line in checkpoint.metrics),
     }
     if checkpoint.state is not None:
+        texts[directory.STATE_FACTS] = _json(checkpoint.state.facts)
+    return texts
+
+
+def _write_files(folder: Path, checkpoint: Checkpoint, texts: dict[str, bytes]) -> None:
+    """Everything, each file flushed to the disk, the manifest last."""
+    digests = {}
+    if checkpoint.state is not None:
         (folder / directory.STATE_FACTS).parent.mkdir()
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.state.tensors.items()}
-        files[directory.STATE_TENSORS] = tensors_to_bytes(tensors)
-        files[directory.STATE_FACTS] = _json(checkpoint.state.facts)
-    for name, data in files.items():
+        digests[directory.STATE_TENSORS] = write_tensors(folder / directory.STATE_TENSORS, checkpoint.state.tensors)
+    weights = {tensor_name(name): tensor for name, tensor in checkpoint.weights.items()}
+    digests[directory.WEIGHTS] = write_tensors(folder / directory.WEIGHTS, weights, {"format": "pt"})
+    for name, data in texts.items():
+        digests[name] = hashlib.sha256(data).hexdigest()
         _write_flushed(folder / name, data)
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     _write_flushed(folder / directory.MANIFEST, _json({"sha256": digests}))
-    for written in {folder, *(path.parent for path in map(folder.joinpath, files))}:
+    for written in {folder, *((folder / name).parent for name in digests)}:
         _flush_folder(written)
 
 
@@ -266,83 +272,71 @@ def _ids(setting: object, tokenizer: Tokenizer) -> set[int]:
 
 
 def read_weights(folder: ModelFolder, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Transformer:
-    """The model of `config` with the weights of a directory, in evaluation mode. Raises BadCheckpoint."""
-    file = folder.path / directory.WEIGHTS
-    if not file.is_file():
-        folder.read(directory.WEIGHTS)  # says what is there instead
-    model = _empty_model(file, config)
-    theirs = {tensor_name(name): name for name in model.state_dict()}
-    _check_header(file, {name: model.state_dict()[ours].shape for name, ours in theirs.items()}, config.tied)
-    tensors = _read_tensors(folder, directory.WEIGHTS)
-    weights = {}
-    for name, ours in theirs.items():
-        if not tensors[name].sum(dtype=torch.float32).isfinite():
-            raise BadCheckpoint(
-                f"{file}: {name} holds a value that is not a finite number.", "Copy it again, or train again."
-            )
-        weights[ours] = tensors[name].to(device, dtype)
+    """The model of `config` with the weights of a directory, in evaluation mode. Raises BadCheckpoint.
+
+    Takes the memory of the weights and of one tensor more.
+    """
+    file = _file(folder, directory.WEIGHTS)
+    with open_tensors(file) as opened:
+        model = _empty_model(opened, config)
+        theirs = {tensor_name(name): name for name in model.state_dict()}
+        _check_header(opened, {name: model.state_dict()[ours].shape for name, ours in theirs.items()}, config.tied)
+        weights, unfit = {}, ""
+        for name, tensor in opened.tensors():
+            if name in theirs:
+                if not tensor.sum(dtype=torch.float32).isfinite():
+                    unfit = unfit or name
+                weights[theirs[name]] = tensor.to(device, dtype)
+        folder.check(directory.WEIGHTS, opened.sha256())
+    if unfit:
+        raise BadCheckpoint(
+            f"{file}: {unfit} holds a value that is not a finite number.", "Copy it again, or train again."
+        )
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
 
 
-def _empty_model(file: Path, config: ModelConfig) -> Transformer:
+def _file(folder: ModelFolder, name: str) -> Path:
+    """The path of a file of tensors. Raises BadCheckpoint when there is none."""
+    if not (folder.path / name).is_file():
+        folder.read(name)  # says what is there instead
+    return folder.path / name
+
+
+def _empty_model(opened: TensorFile, config: ModelConfig) -> Transformer:
     """The model without memory; first the number of layers, so that a false one is not even built."""
-    with _opened(file) as weights:
-        prefix = tensor_name("blocks.0.attention_norm.weight").partition("0")[0]
-        numbers = [key.removeprefix(prefix).partition(".")[0] for key in list(weights.keys()) if key.startswith(prefix)]
-    layers = len(set(numbers))
+    prefix = tensor_name("blocks.0.attention_norm.weight").partition("0")[0]
+    names = [entry.name for entry in opened.entries]
+    layers = len({name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)})
     if layers != config.layers:
         raise BadCheckpoint(
-            f"{file} holds {layers} layers, and {directory.CONFIG} says {config.layers}.",
+            f"{opened.path} holds {layers} layers, and {directory.CONFIG} says {config.layers}.",
             "They are of different models.",
         )
     with torch.device("meta"):
         return Transformer(config)
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    """The header of a safetensors file, checked by the library. Raises BadCheckpoint."""
-    try:
-        with safe_open(file, framework="pt") as weights:
-            yield weights
-    except SafetensorError as problem:
-        raise BadCheckpoint(
-            f"{file} is not a safetensors file: {str(problem)[:120]}.", "Copy it again from its source."
-        ) from None
-
-
-def _check_header(file: Path, expected: dict[str, torch.Size], tied: bool) -> None:
+def _check_header(opened: TensorFile, expected: dict[str, torch.Size], tied: bool) -> None:
     """Names, shapes and types, before any weight is read."""
-    with _opened(file) as weights:
-        found = set(weights.keys())
-        if tied:
-            found.discard(tensor_name("head.weight"))  # some writers store the tied head again
-        if found != expected.keys():
-            missing, extra = sorted(expected.keys() - found), sorted(found - expected.keys())
-            named = f"lacks {missing[0]}" if missing else f"holds {ascii(extra[0])[:80]}, which the model does not have"
+    found = {entry.name: entry for entry in opened.entries}
+    if tied:
+        found.pop(tensor_name("head.weight"), None)  # some writers store the tied head again
+    if found.keys() != expected.keys():
+        missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+        named = f"lacks {missing[0]}" if missing else f"holds {ascii(extra[0])[:80]}, which the model does not have"
+        raise BadCheckpoint(
+            f"{opened.path} {named} ({len(missing)} missing, {len(extra)} extra).", "It is of another model."
+        )
+    for name, shape in expected.items():
+        entry = found[name]
+        if entry.shape != shape:
             raise BadCheckpoint(
-                f"{file} {named} ({len(missing)} missing, {len(extra)} extra).", "It is of another model."
+                f"{opened.path}: {name} has shape {list(entry.shape)}, and {directory.CONFIG} says {list(shape)}.",
+                "It is of another model.",
             )
-        for name, shape in expected.items():
-            part = weights.get_slice(name)
-            if list(part.get_shape()) != list(shape):
-                raise BadCheckpoint(
-                    f"{file}: {name} has shape {part.get_shape()}, and {directory.CONFIG} says {list(shape)}.",
-                    "It is of another model.",
-                )
-            if part.get_dtype() not in _DTYPES:
-                raise BadCheckpoint(f"{file}: {name} has type {part.get_dtype()}.", f"Supported: {', '.join(_DTYPES)}.")
-
-
-def _read_tensors(folder: ModelFolder, name: str) -> dict[str, Tensor]:
-    """All tensors of a file. It is read, not mapped: a file that shrinks meanwhile is an error, not a crash."""
-    data = folder.read(name)
-    try:
-        return tensors_from_bytes(data)
-    except (SafetensorError, ValueError, KeyError) as problem:
-        what = f"{folder.path / name} is not a safetensors file: {str(problem)[:120]}."
-        raise BadCheckpoint(what, "Copy it again.") from None
+        if not entry.dtype.is_floating_point:
+            raise BadCheckpoint(f"{opened.path}: {name} has type {entry.dtype}.", "Weights are floating-point numbers.")
 
 
 def read_resumable(path: Path) -> Checkpoint:
@@ -355,7 +349,10 @@ def read_resumable(path: Path) -> Checkpoint:
         raise BadCheckpoint(
             f"{path} holds no state to resume from.", "Its run has ended; train another under a new --name."
         )
+    if not folder.holds(directory.MANIFEST):
+        raise BadCheckpoint(f"{path} holds no {directory.MANIFEST}, without which its state cannot be trusted.")
     config = config_from_json(folder.json(directory.CONFIG), str(path / directory.CONFIG))
+    folder.json(directory.TOKENIZER_CONFIG)  # nothing of it is needed, but a save is whole or it is none
     metrics = folder.read(directory.METRICS)
     return Checkpoint(
         config,
@@ -364,5 +361,13 @@ def read_resumable(path: Path) -> Checkpoint:
         folder.json(directory.GENERATION)["bos_token_id"],
         run=folder.json(directory.RUN),
         metrics=[json.loads(line) for line in metrics.splitlines()],
-        state=State(_read_tensors(folder, directory.STATE_TENSORS), folder.json(directory.STATE_FACTS)),
+        state=_read_state(folder),
     )
+
+
+def _read_state(folder: ModelFolder) -> State:
+    facts = folder.json(directory.STATE_FACTS)
+    with open_tensors(_file(folder, directory.STATE_TENSORS)) as opened:
+        tensors = dict(opened.tensors())
+        folder.check(directory.STATE_TENSORS, opened.sha256())
+    return State(tensors, facts)

@@ -6,6 +6,7 @@ seed and the step, so a resumed run on the CPU ends with the weights of an unint
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -67,35 +68,34 @@ def train(
     clock = _Clock(time.monotonic() if started is None else started, plan)
     run = _begin(plan, initial, resume)
     clock.before = run.seconds_before
-    saver = Saver(target, corpus, plan, facts)
-    if resume is None:
-        saver.save(run, "running", clock.spent())  # an unwritable place is found out now
-        yield SaveReport(0)
-    meter = _Meter(plan)
-    while run.step < run.schedule.steps:
-        outcome = _take_step(run, corpus, plan, stop)
-        if outcome is not None:
-            meter.add(*outcome)
-        stopping, last = outcome is None or stop(), run.step == run.schedule.steps
-        due = run.step % plan.eval_every == 0 and not last and outcome is not None
-        if meter.steps and (run.step % plan.report_every == 0 or due or last or stopping):
-            report = meter.report(run, clock.spent())
-            run.train_loss = report.loss
-            run.metrics.append({"kind": "step", **asdict(report)})
-            yield report
-            run.schedule = clock.revise(run.schedule, run.step)
-        if due:
-            yield _evaluate(run, corpus, plan, clock)
-            if sample is not None:
+    with Saver(target, corpus, plan, facts) as saver:
+        if resume is None:
+            saver.save(run, "running", clock.spent())  # an unwritable place is found out now
+            yield from map(SaveReport, saver.safe())
+        meter = _Meter(plan)
+        while run.step < run.schedule.steps:
+            outcome = _take_step(run, corpus, plan, stop)
+            if outcome is not None:
+                meter.add(*outcome)
+            stopping, last = outcome is None or stop(), run.step == run.schedule.steps
+            due = run.step % plan.eval_every == 0 and not last and outcome is not None
+            if meter.steps and (run.step % plan.report_every == 0 or due or last or stopping):
+                yield meter.report(run, clock.spent())
+                run.schedule = clock.revise(run.schedule, run.step)
+            if due:
+                yield _evaluate(run, corpus, plan, clock)
+            if due and sample is not None:
                 yield _sample(run, sample)
-        if due or stopping:
-            saver.save(run, "stopped" if stopping else "running", clock.spent())
-            yield SaveReport(run.step)
-            meter.restart()
-        if stopping:
-            yield _result(run, plan, clock, run.best, finished=False)
-            return
-    yield from _finish(run, corpus, plan, clock, saver)
+            if stopping:
+                saver.save(run, "stopped", clock.spent())
+            elif due:
+                saver.save_beside(run, clock.spent())
+                meter.restart()
+            yield from map(SaveReport, saver.safe())
+            if stopping:
+                yield _result(run, plan, clock, run.best, finished=False)
+                return
+        yield from _finish(run, corpus, plan, clock, saver)
 
 
 def _take_step(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool]) -> tuple[Tensor, Tensor] | None:
@@ -142,7 +142,7 @@ class _Meter:
         self._outcomes.append(torch.stack((loss, norm.to(loss.dtype))))
 
     def report(self, run: Run, seconds: float) -> StepReport:
-        """The steps since the last report, of which there is at least one. Raises Diverged."""
+        """The steps since the last report, of which there is at least one, on the run's record too. Raises Diverged."""
         outcomes = torch.stack(self._outcomes).cpu()
         finite = outcomes.isfinite().all(1)
         if not finite.all():
@@ -155,7 +155,10 @@ class _Meter:
         rate = len(outcomes) * self._plan.tokens_per_step / (time.monotonic() - self._began)
         self.restart()
         lr = run.schedule.lr(run.step - 1)
-        return StepReport(run.step, run.schedule.steps, float(outcomes[:, 0].mean()), lr, rate, seconds)
+        run.train_loss = float(outcomes[:, 0].mean())
+        made = StepReport(run.step, run.schedule.steps, run.train_loss, lr, rate, seconds)
+        run.metrics.append({"kind": "step", **asdict(made)})
+        return made
 
 
 def _begin(plan: Plan, initial: dict[str, Tensor] | None, resume: Checkpoint | None) -> Run:
@@ -194,6 +197,11 @@ def _begin(plan: Plan, initial: dict[str, Tensor] | None, resume: Checkpoint | N
 def _evaluate(run: Run, corpus: Corpus, plan: Plan, clock: _Clock) -> EvalReport:
     """Scores an even sample of the validation part, and keeps the weights when they are the best so far."""
     score = evaluate(run.trainee.working, corpus.val, windows=sampled_windows(plan))
+    if not math.isfinite(score.nats):
+        raise Diverged(
+            f"Training diverged at step {run.step}: the validation loss is {score.per_token:.4g}.",
+            "Nothing saved was overwritten. Try a smaller --lr.",
+        )
     best = run.best is None or score.per_token < run.best.per_token
     if best:
         run.best, run.best_step, run.best_weights = score, run.step, weights_of(run.model)
@@ -222,7 +230,7 @@ def _finish(run: Run, corpus: Corpus, plan: Plan, clock: _Clock, saver: Saver) -
     run.metrics.append({"kind": "final", "step": run.best_step, **figures(whole)})
     result = _result(run, plan, clock, whole, finished=True)
     saver.save(run, "finished", clock.spent(), result)
-    yield SaveReport(run.step)
+    yield from map(SaveReport, saver.safe())
     yield replace(result, seconds=clock.spent())
 
 

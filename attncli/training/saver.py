@@ -1,13 +1,18 @@
 """What a run is, and what of it goes to disk.
 
-Owns the state of a run and its saves. Knows nothing of how steps are taken or when a save is due.
+Owns the state of a run and its saves, also those that are written while training goes on. Knows nothing of how steps
+are taken or when a save is due.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -18,6 +23,9 @@ from attncli.training.reports import Plan, Result, Score
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
 
+_COPIED_FROM = 32 << 20  # bytes of state; less is written sooner than it is worth a thread
+_WEIGHTS = "weights."  # before the names of the model's tensors in a state
+_MEMORY_SHARE = 0.8  # of the machine's, for the training and a copy of its state
 _DOCUMENTS_FOR_START = 10  # from so many on, the model has learned what follows the end of one
 
 
@@ -30,7 +38,7 @@ class Run:
     step: int = 0
     best_step: int = 0
     best: Score | None = None
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    best_weights: dict[str, Tensor] = field(default_factory=dict)  # replaced, never changed: a save may be reading it
     metrics: list[dict[str, Any]] = field(default_factory=list)
     train_loss: float | None = None
     seconds_before: float = 0.0  # spent by earlier parts of a resumed run
@@ -42,14 +50,75 @@ class Run:
 
 
 class Saver:
-    """Writes what a run is worth to disk."""
+    """Writes what a run is worth to disk, one save at a time.
+
+    Used as a context: leaving it waits for the save that is being written.
+    """
 
     def __init__(self, target: Path, corpus: Corpus, plan: Plan, facts: dict[str, Any]) -> None:
         self._target, self._corpus, self._plan, self._facts = target, corpus, plan, facts
+        self._thread = ThreadPoolExecutor(1, "save")
+        self._writing: Future[None] | None = None
+        self._writing_step = 0
+        self._safe: list[int] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._thread.shutdown()
+        if error is None:
+            self.wait()
 
     def save(self, run: Run, status: str, seconds: float, result: Result | None = None) -> None:
-        """One save: the best weights to use, and unless the run is over the state to go on from."""
-        weights = run.best_weights or weights_of(run.model)
+        """One save, safe on disk when this returns: the best weights, and unless the run is over its state.
+
+        Raises OutOfRoom, also for a save begun earlier.
+        """
+        self.wait()
+        write_checkpoint(self._target, self._checkpoint(run, status, seconds, result))
+        self._safe.append(run.step)
+
+    def save_beside(self, run: Run, seconds: float) -> None:
+        """The same for a run that goes on: a large state is copied now, and written while training goes on.
+
+        Waits for the save before, rather than leave one out: what a user was told is saved at each interval then is.
+        Raises OutOfRoom, also for a save begun earlier.
+        """
+        self.wait()
+        checkpoint = self._checkpoint(run, "running", seconds)
+        assert checkpoint.state is not None
+        if not self._worth_copying(checkpoint.state):
+            write_checkpoint(self._target, checkpoint)
+            self._safe.append(run.step)
+            return
+        copies = _copies(checkpoint.state.tensors)
+        weights = run.best_weights or {name: copies[_WEIGHTS + name] for name in checkpoint.weights}
+        checkpoint = replace(checkpoint, weights=weights, state=replace(checkpoint.state, tensors=copies))
+        self._writing, self._writing_step = self._thread.submit(write_checkpoint, self._target, checkpoint), run.step
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises OutOfRoom when that failed."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+            self._safe.append(self._writing_step)
+
+    def safe(self) -> Iterator[int]:
+        """The steps whose saves have reached the disk since this was last asked. Raises OutOfRoom when one failed."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+        while self._safe:
+            yield self._safe.pop(0)
+
+    def _worth_copying(self, state: State) -> bool:
+        """Whether a state is large enough, and a copy of it fits the memory beside the training."""
+        size = sum(int(tensor.nbytes) for tensor in state.tensors.values())
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return _COPIED_FROM <= size <= _MEMORY_SHARE * memory - self._plan.memory_bytes
+
+    def _checkpoint(self, run: Run, status: str, seconds: float, result: Result | None = None) -> Checkpoint:
+        """What a save holds. Its tensors are the run's own; nothing else of it changes when the run goes on."""
         document = {
             **self._facts,
             "status": status,
@@ -57,11 +126,10 @@ class Saver:
             "progress": {"step": run.step, "steps": run.schedule.steps, "seconds": seconds, "best_step": run.best_step},
             "results": self._results(run, result),
         }
+        weights = run.best_weights or run.model.state_dict()
         state = None if result is not None else self._state(run, seconds)
         tokenizer = self._corpus.tokenizer
-        write_checkpoint(
-            self._target, Checkpoint(self._plan.model, weights, tokenizer, self._start(), document, run.metrics, state)
-        )
+        return Checkpoint(self._plan.model, weights, tokenizer, self._start(), document, tuple(run.metrics), state)
 
     def _start(self) -> int:
         end = self._corpus.tokenizer.end_of_text
@@ -80,7 +148,7 @@ class Saver:
         }
 
     def _state(self, run: Run, seconds: float) -> State:
-        tensors = {f"weights.{name}": tensor for name, tensor in run.model.state_dict().items()}
+        tensors = {_WEIGHTS + name: tensor for name, tensor in run.model.state_dict().items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in run.trainee.optimizer.tensors().items()}
         facts = {
             "step": run.step,
@@ -95,7 +163,11 @@ class Saver:
 
 def weights_of(model: Transformer) -> dict[str, Tensor]:
     """A copy of a model's tensors in the CPU's memory."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+    return _copies(model.state_dict())
+
+
+def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def figures(score: Score) -> dict[str, float]:
