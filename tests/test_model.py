@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from attncli.model.attention import Attention, AttentionSteps, Observer
-from attncli.model.mask import causal_mask
 from attncli.model.cache import KVCache
+from attncli.model.mask import causal_mask
 from tests.conftest import FAMILIES, ids_of, tiny_config, tiny_model
 
 
