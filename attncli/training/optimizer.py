@@ -22,7 +22,7 @@ _POLYNOMIALS = ((3.4445, -4.7750, 2.0315),) * 5  # Jordan et al., 2024
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """Matrices (..., n, k) -> the nearest ones with singular values about one, in bfloat16 (Newton-Schulz iteration).
+    """Matrices (N, n, k) -> the nearest ones with singular values about one, in bfloat16 (Newton-Schulz iteration).
 
     With M = U S V^T the result is about U V^T: every direction of a gradient gets the same say (Jordan et al., 2024).
     """

@@ -1,0 +1,119 @@
+"""The optimizer: what Muon does to a matrix, what it leaves to AdamW, and that its state comes back."""
+
+import pytest
+import torch
+
+from attncli.training.optimizer import Muon, Optimizer, orthogonalized
+from attncli.training.step import Trainee
+from tests.conftest import ids_of, tiny_model
+
+
+def gaussian(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (2, 24, 8), (2, 8, 24), (3, 16, 40), (2, 1, 5)])
+def test_singular_values_become_about_one_and_directions_stay(shape):
+    matrices = gaussian(*shape)
+    turned = orthogonalized(matrices).float()
+    values = torch.linalg.svdvals(turned)
+    assert values.min() > 0.3
+    assert values.max() < 1.3
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    inner = torch.diagonal(left.mT @ turned @ right.mT, dim1=-2, dim2=-1)
+    assert (inner > 0.25).all()
+
+
+def test_matrices_updated_together_are_updated_as_each_alone():
+    weights = {name: torch.nn.Parameter(gaussian(6, 4, seed=seed)) for seed, name in enumerate("abc")}
+    alone = {name: torch.nn.Parameter(weight.detach().clone()) for name, weight in weights.items()}
+    together, each = Muon(weights, 0.1), [Muon({name: weight}, 0.1) for name, weight in alone.items()]
+    for step in range(3):
+        for name in weights:
+            weights[name].grad = alone[name].grad = gaussian(6, 4, seed=10 * step + ord(name))
+        together.step(0.1)
+        for one in each:
+            one.step(0.1)
+    for name in weights:
+        torch.testing.assert_close(weights[name], alone[name])
+
+
+def test_a_step_of_muon_has_the_size_of_its_rate_whatever_the_gradient():
+    """Without decay, every direction moves by about lr x sqrt(rows / columns)."""
+    for scale in (1e-4, 1e4):
+        weight = torch.nn.Parameter(torch.zeros(32, 8))
+        muon = Muon({"w": weight}, 0.0)
+        weight.grad = gaussian(32, 8) * scale
+        muon.step(0.01)
+        values = torch.linalg.svdvals(weight.detach()) / (0.01 * 2)
+        assert values.min() > 0.3
+        assert values.max() < 1.3
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
+    model = tiny_model(tied=False).requires_grad_()
+    muon = {name.removeprefix("momentum.") for name in Optimizer(model, "muon", 0.1).tensors()}
+    assert muon == {n for n, p in model.named_parameters() if n.startswith("blocks.") and p.ndim == 2}
+    assert "head.weight" not in muon
+    assert Optimizer(model, "adamw", 0.1).tensors() == {}
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_every_weight_moves_and_a_state_put_back_goes_on_with_the_same_bits(kind):
+    def trainee():
+        return Trainee(tiny_model().train().requires_grad_(), kind, 0.1, torch.float32)
+
+    def steps(trained, first, last):
+        for step in range(first, last):
+            trained.step(ids_of(9, 4, seed=step), step=step, seed=0, lr=0.01, adam_lr=0.003)
+
+    whole, before = trainee(), {n: p.detach().clone() for n, p in tiny_model().named_parameters()}
+    steps(whole, 0, 4)
+    for name, parameter in whole.model.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+    first = trainee()
+    steps(first, 0, 2)
+    second = trainee()
+    second.model.load_state_dict(first.model.state_dict())
+    second.optimizer.load({name: tensor.clone() for name, tensor in first.optimizer.tensors().items()})
+    steps(second, 2, 4)
+    for mine, other in zip(second.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def gradient_of(parts, dtype=torch.float32, windows=6):
+    """The gradient that the optimizer is handed for one step."""
+    trained = Trainee(tiny_model().train().requires_grad_(), "adamw", 0.0, dtype)
+    seen = {}
+    trained.optimizer.step = lambda lr, adam_lr: (
+        seen.update({name: p.grad.clone() for name, p in trained.model.named_parameters()}) or torch.tensor(0.0)
+    )
+    loss, _ = trained.step(ids_of(9, windows), step=0, seed=0, lr=0.0, adam_lr=0.0, parts=parts)
+    return loss, seen
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 6])
+def test_parts_of_a_step_give_the_gradient_of_the_whole(parts):
+    """Also when they are of different sizes, as four parts of six windows are."""
+    whole, part = gradient_of(1), gradient_of(parts)
+    torch.testing.assert_close(part[0], whole[0])
+    for name, gradient in whole[1].items():
+        torch.testing.assert_close(part[1][name], gradient, msg=name)
+
+
+def test_a_working_copy_gives_about_the_gradient_of_the_weights_themselves():
+    """bfloat16 has 8 bits: the directions agree to a few percent."""
+    exact, rough = gradient_of(1)[1], gradient_of(1, torch.bfloat16)[1]
+    for name, gradient in exact.items():
+        assert rough[name].dtype == torch.float32
+        cosine = torch.cosine_similarity(gradient.flatten(), rough[name].flatten(), 0)
+        assert cosine > 0.97, name
+
+
+def test_a_step_given_up_between_its_parts_changes_nothing():
+    trained = Trainee(tiny_model().train().requires_grad_(), "muon", 0.1, torch.bfloat16)
+    before = [p.detach().clone() for p in trained.model.parameters()]
+    assert trained.step(ids_of(9, 4), step=0, seed=0, lr=0.1, adam_lr=0.1, parts=4, stop=lambda: True) is None
+    for parameter, old in zip(trained.model.parameters(), before, strict=True):
+        assert parameter.grad is None
+        assert torch.equal(parameter, old)
