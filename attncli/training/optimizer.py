@@ -17,20 +17,26 @@ from attncli.config import OptimizerKind
 BETAS = (0.9, 0.95)  # of AdamW
 MOMENTUM = 0.95  # of Muon
 LARGEST_GRADIENT = 1.0  # the norm to which a larger gradient is cut
-# Each row one step of an odd polynomial iteration that drives all singular values towards one.
-_POLYNOMIALS = ((3.4445, -4.7750, 2.0315),) * 5  # Jordan et al., 2024
+# a, b, c of x -> a x + b x^3 + c x^5 in turn, driving singular values towards one: the first three steps of the Polar
+# Express (Amsel et al., 2025). They leave values up to two; five steps train no better (benchmarks/README.md).
+_POLYNOMIALS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+)
+_MARGIN = 1.02  # the polynomials may leave [0, 1] above it
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """Matrices (N, n, k) -> the nearest ones with singular values about one, in bfloat16 (Newton-Schulz iteration).
+    """Matrices (N, n, k) -> ones with the same singular vectors and singular values nearer one.
 
     With M = U S V^T the result is about U V^T: every direction of a gradient gets the same say (Jordan et al., 2024).
     """
-    x = matrices.bfloat16()
+    x = matrices
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) * _MARGIN + 1e-7)
     for a, b, c in _POLYNOMIALS:
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
@@ -49,11 +55,12 @@ class _Stack:
 class Muon:
     """Momentum, then orthogonalization, of all matrices of a shape at once (Jordan et al., 2024).
 
-    A step changes a matrix (n, k) by `lr` x sqrt(max(1, n / k)) along each of its directions.
+    A step changes a matrix (n, k) by about `lr` x sqrt(max(1, n / k)) along each of its directions. Orthogonalization
+    computes in `dtype`.
     """
 
-    def __init__(self, matrices: dict[str, nn.Parameter], weight_decay: float) -> None:
-        self._weight_decay = weight_decay
+    def __init__(self, matrices: dict[str, nn.Parameter], weight_decay: float, dtype: torch.dtype) -> None:
+        self._weight_decay, self._dtype = weight_decay, dtype
         shapes: dict[torch.Size, list[str]] = {}
         for name, matrix in matrices.items():
             shapes.setdefault(matrix.shape, []).append(name)
@@ -68,7 +75,8 @@ class Muon:
         for stack in self._stacks:
             gradients = torch.stack([weight.grad for weight in stack.weights if weight.grad is not None])
             stack.momentum.lerp_(gradients, 1 - MOMENTUM)
-            direction = orthogonalized(gradients.lerp_(stack.momentum, MOMENTUM)).to(gradients.dtype)  # Nesterov
+            ahead = gradients.lerp_(stack.momentum, MOMENTUM)  # Nesterov's momentum
+            direction = orthogonalized(ahead.to(self._dtype)).to(ahead.dtype)
             rows, columns = direction.shape[-2:]
             torch._foreach_mul_(stack.weights, 1 - lr * self._weight_decay)
             torch._foreach_add_(stack.weights, list(direction.unbind()), alpha=-lr * max(1.0, rows / columns) ** 0.5)
@@ -87,7 +95,9 @@ class Muon:
 class Optimizer:
     """Updates a model's weights by their gradients. Embeddings and matrices decay; norms and biases do not."""
 
-    def __init__(self, model: nn.Module, kind: OptimizerKind, weight_decay: float) -> None:
+    def __init__(
+        self, model: nn.Module, kind: OptimizerKind, weight_decay: float, dtype: torch.dtype = torch.float32
+    ) -> None:
         named = dict(model.named_parameters())
         turned = {name: p for name, p in named.items() if kind == "muon" and p.ndim == 2 and name.startswith("blocks.")}
         rest = {name: p for name, p in named.items() if name not in turned}
@@ -98,7 +108,7 @@ class Optimizer:
         ]
         self._parameters = list(named.values())
         self._adam = torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)  # Loshchilov and Hutter, 2019
-        self._muon = Muon(turned, weight_decay) if turned else None
+        self._muon = Muon(turned, weight_decay, dtype) if turned else None
 
     def step(self, lr: float, adam_lr: float) -> Tensor:
         """Updates all weights; returns the norm of the gradient before it was cut to LARGEST_GRADIENT.

@@ -356,7 +356,10 @@ def _memory_of(device: torch.device) -> int:
 
 
 def memory_bytes(model: ModelConfig, tokens: int, room: _Room, again: bool = False) -> int:
-    """What a step over so many tokens at once takes: weights, gradients, optimizer state, activations. An estimate."""
+    """What a step over so many tokens at once takes: weights, gradients, optimizer state, activations. An estimate.
+
+    Counted with them are what the update holds meanwhile, the best weights so far, and a save that is being written.
+    """
     parameters = sum(count_parameters(model).values())
     matrices = matrix_parameters(model) - model.vocab_size * model.width if room.optimizer == "muon" else 0
     size = room.dtype.itemsize
@@ -365,5 +368,6 @@ def memory_bytes(model: ModelConfig, tokens: int, room: _Room, again: bool = Fal
     per_token = model.layers * (16 * model.width + 4 * model.feed_forward_width + model.heads * room.context)
     if again:
         per_token = per_token // model.layers + model.layers * model.width
-    best = 4 * parameters  # the best weights so far
-    return (8 + working) * parameters + state + best + size * tokens * per_token
+    update = (8 + 3 * size) * matrices // 2  # of the largest stack of matrices
+    kept = 8 * parameters + state  # the best weights so far; weights and state for a save
+    return (8 + working) * parameters + state + update + kept + size * tokens * per_token

@@ -40,7 +40,7 @@ class Trainee:
         compiled: bool = False,
     ) -> None:
         self.model = model
-        self.optimizer = Optimizer(model, kind, weight_decay)
+        self.optimizer = Optimizer(model, kind, weight_decay, dtype)
         self._weights: list[Tensor] = list(model.parameters())
         self._working = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
         self._copies: list[Tensor] = list(self._working.parameters())
