@@ -23,7 +23,7 @@ def test_singular_vectors_stay_and_singular_values_go_towards_one(shape):
         expected = a * expected + b * expected**3 + c * expected**5
     torch.testing.assert_close(orthogonalized(matrices), left @ torch.diag_embed(expected) @ right)
     assert expected.max() < 2
-    assert expected[values > 0.1 * values.amax(-1, keepdim=True)].min() > 0.3
+    assert expected[values > 0.1 * values.amax(-1, keepdim=True)].min() > 0.1
 
 
 def test_in_bfloat16_it_is_about_the_same():
