@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -30,9 +30,9 @@ _EVALUATION_SHARE = 0.003  # of the time of a run that one evaluation may take
 _STEP_PER_FORWARD = 3  # a step takes about three times as long as a forward pass over the same tokens
 _WARMUP_SHARE = 0.05
 _REPORT_SECONDS = 0.5
-_CPU_BATCH, _GPU_BATCH = 8, 64
-_CONTEXTS = ((60, 64), (600, 128), (math.inf, 256))  # up to so many seconds on a CPU, this context
-_GPU_CONTEXT = 256
+# Up to so many seconds on a CPU: the context, and the tokens of a step. Short runs learn more from many small steps.
+_CPU_WINDOWS = ((20, 64, 512), (45, 128, 1024), (600, 256, 1024), (3600, 256, 2048), (math.inf, 512, 4096))
+_GPU_WINDOWS = ((math.inf, 256, 16384),)
 _SHORTEST_CONTEXT = 8
 _WINDOWS_AT_LEAST = 8  # in the text
 _TOKENS_PER_PARAMETER = 1.0
@@ -40,9 +40,11 @@ _PARAMETERS_PER_TRAIN_TOKEN = 20
 _MEASURED_FIRST = "tiny"
 _OPTIMISM = 1.5  # a larger model computes more per second than the one measured first
 _SEED_OF_MEASUREMENT = 0
-_WORTH_BFLOAT16 = 0.7  # of the time in float32: below, products in bfloat16 pay for the conversions around them
+_WORTH_BFLOAT16 = 0.7  # of the time of a product in float32: below, bfloat16 pays for the conversions around it
 _MEMORY_SHARE = 0.8  # of the machine's memory that a run may plan to use
 _MUON_LR, _MUON_ADAM_LR, _ADAMW_LR, _FINE_TUNING_LR = 0.03, 3e-3, 3e-3, 3e-4
+_UNHURRIED = 1_500_000  # tokens from which on these are best; fewer want larger ones, up to so many times
+_MOST_HURRY, _MOST_MUON_HURRY = 10 / 3, 5 / 3
 _MUON_DECAY, _ADAMW_DECAY = 0.1, 0.1
 
 
@@ -80,8 +82,9 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         _dtype(config, device, reasons),
         config.optimizer or ("muon" if start is None else "adamw"),
         _context(config, len(corpus.train), seconds, device, start, reasons),
-        config.batch_size or (_CPU_BATCH if device.type == "cpu" else _GPU_BATCH),
+        0,
     )
+    room = replace(room, batch_size=_batch_size(config, room, seconds, reasons))
     measure = _Measure(room)
     steps = _steps(config, len(corpus.train), room.step_tokens)
     if start is not None:
@@ -96,7 +99,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         left = seconds - spent - (time.monotonic() - began) - CLOSING_SECONDS - evaluation
         steps = max(int(left / (step_seconds * (1 + _EVALUATIONS * _EVALUATION_SHARE))), 1)
     epochs = steps * room.step_tokens / len(corpus.train)
-    lr, adam_lr = _rates(config, room.optimizer, start is not None)
+    lr, adam_lr = _rates(config, room.optimizer, steps * room.step_tokens, start is not None, reasons)
     return Plan(
         model=model,
         parameters=sum(count_parameters(model).values()),
@@ -191,16 +194,27 @@ def _context(
                 "Give more text or a smaller --context.",
             )
         return config.context
-    context = (
-        next(context for limit, context in _CONTEXTS if seconds <= limit) if device.type == "cpu" else _GPU_CONTEXT
-    )
-    reasons["context"] = f"for {device.type}" if device.type != "cpu" else f"for {duration_words(seconds)} on a CPU"
+    context, _ = _windows(device, seconds)
+    reasons["context"] = f"for {duration_words(seconds)} on {device.type}"
     if start is not None and start.context < context:
         context, reasons["context"] = start.context, "that of the model it starts from"
     while context > _SHORTEST_CONTEXT and context * _WINDOWS_AT_LEAST > tokens:
         context //= 2
         reasons["context"] = f"the text has only {tokens:,} tokens to train on"
     return context
+
+
+def _windows(device: torch.device, seconds: float) -> tuple[int, int]:
+    """The context, and the tokens of a step, for a run of that length."""
+    table = _CPU_WINDOWS if device.type == "cpu" else _GPU_WINDOWS
+    return next((context, tokens) for limit, context, tokens in table if seconds <= limit)
+
+
+def _batch_size(config: TrainConfig, room: _Room, seconds: float, reasons: dict[str, str]) -> int:
+    if config.batch_size is not None:
+        return config.batch_size
+    reasons["batch_size"] = f"for {duration_words(seconds)} on {room.device.type}"
+    return max(_windows(room.device, seconds)[1] // room.context, 1)
 
 
 def duration_words(seconds: float) -> str:
@@ -311,12 +325,17 @@ def _dropout(config: TrainConfig, epochs: float, reasons: dict[str, str]) -> flo
     return 0.0 if epochs < 3 else 0.1
 
 
-def _rates(config: TrainConfig, optimizer: OptimizerKind, tuning: bool) -> tuple[float, float]:
-    """The peak rate of the matrices, and that of the rest."""
+def _rates(
+    config: TrainConfig, optimizer: OptimizerKind, tokens: int, tuning: bool, reasons: dict[str, str]
+) -> tuple[float, float]:
+    """The peak rate of the matrices, and that of the rest: larger for a run of few tokens."""
+    if config.lr is None:
+        reasons["lr"] = "to go on from a model" if tuning else f"for {tokens:,} tokens"
     if optimizer == "adamw":
         lr = config.lr or (_FINE_TUNING_LR if tuning else _ADAMW_LR)
         return lr, lr
-    return config.lr or _MUON_LR, config.adam_lr or _MUON_ADAM_LR
+    hurry = min(max(math.sqrt(_UNHURRIED / tokens), 1.0), _MOST_HURRY)
+    return config.lr or _MUON_LR * min(hurry, _MOST_MUON_HURRY), config.adam_lr or _MUON_ADAM_LR * hurry
 
 
 def _weight_decay(config: TrainConfig, optimizer: OptimizerKind) -> float:
