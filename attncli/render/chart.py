@@ -260,22 +260,31 @@ def _clock(seconds: float) -> str:
 def _x_axis(span: Span, along: str, cells: int, look: _Look) -> tuple[str, str]:
     """The axis with its ticks, and the labels below, its name at the right end; both `cells` wide."""
     wanted = max(cells // _CELLS_PER_TICK, 1)
+    labelled = _x_labels(span, along, cells, wanted, look)
+    if len(labelled) < 2:
+        labelled = _x_labels(span, along, cells, 2 * wanted, look)
+    line, labels = look.horizontal * cells, ""
+    for at, start, text in labelled:
+        line = line[:at] + look.tick_below + line[at + 1 :]
+        labels = labels.ljust(start) + text
+    return line, labels.ljust(cells - len(along)) + along
+
+
+def _x_labels(span: Span, along: str, cells: int, wanted: int, look: _Look) -> list[tuple[int, int, str]]:
+    """Of each tick its cell, and where its label starts and what it says; those left out whose label has no room."""
     label: Callable[[float], str] = {TIME: _clock, TOKENS: count}.get(along, lambda step: f"{step:,.0f}")
     step = _nice_step(span, wanted)
     if along == TIME:
         step = next((nice for nice in _NICE_SECONDS if nice >= (span[1] - span[0]) / wanted), step)
-    step = max(step, 1.0) if span[1] > 1 else step
-    line, labels = look.horizontal * cells, ""
-    room = cells - cell_len(along) - 1
-    for tick in _ticks(span, step):
+    labelled, end = [], -1
+    for tick in _ticks(span, max(step, 1.0) if span[1] > 1 else step):
         at = int(_columns(np.array(tick), span, cells, look))
         text = label(tick)
         start = max(at - len(text) // 2, 0)
-        if start < len(labels) + bool(labels) or start + len(text) > room:
-            continue
-        line = line[:at] + look.tick_below + line[at + 1 :]
-        labels = labels.ljust(start) + text
-    return line, labels.ljust(cells - len(along)) + along
+        if start > end and start + len(text) < cells - len(along):
+            labelled.append((at, start, text))
+            end = start + len(text)
+    return labelled
 
 
 # Dots

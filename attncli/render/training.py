@@ -20,7 +20,7 @@ from attncli.render.numbers import count, duration, size
 from attncli.training.curves import RunCurves
 from attncli.training.reports import EvalReport, Plan, Report, Result, SampleReport, Score, StepReport
 
-_SAMPLE_CELLS = 100  # of a sample shown as a plain line
+_SAMPLE_CELLS = 70  # of a sample shown as a plain line
 
 
 def plan_table(plan: Plan, name: str, corpus: str, resumed: int | None = None) -> RenderableType:
