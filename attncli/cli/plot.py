@@ -18,7 +18,7 @@ _ROWS = 20
 
 # fmt: off
 def plot(
-    runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help=_RUNS, show_default=False)] = None,
+    runs: Annotated[list[str] | None, typer.Argument(metavar="RUN", help=_RUNS, show_default=False)] = None,
     x: Annotated[str, typer.Option("--x", metavar="step|tokens|time", help="What runs along the x axis.")] = "step",
     y: Annotated[str | None, unset("--y", metavar="loss|bits", help=_UP)] = None,
     out: Annotated[Path | None, unset("--out", "-o", metavar="FILE", help="Write a .svg or .png file instead.")] = None,

@@ -210,7 +210,7 @@ def _columns(x: Floats, span: Span, cells: int, look: _Look) -> NDArray[np.int64
 def _rows(y: Floats, span: Span, cells: int, look: _Look) -> NDArray[np.int64]:
     """The cells of some y, counted from the top; outside the picture where y is outside its span."""
     high = look.weights.shape[0]
-    dots = np.rint((1 - _share(y, span)) * (cells * high - 1))
+    dots = np.rint((1 - np.clip(_share(y, span), -1, 2)) * (cells * high - 1))
     cell: NDArray[np.int64] = (dots // high).astype(np.int64)
     return cell
 
@@ -276,8 +276,9 @@ def _x_labels(span: Span, along: str, cells: int, wanted: int, look: _Look) -> l
     step = _nice_step(span, wanted)
     if along == TIME:
         step = next((nice for nice in _NICE_SECONDS if nice >= (span[1] - span[0]) / wanted), step)
+    step = 5.0 if step == 2.5 else max(step, 1.0)  # whole steps, tokens and seconds
     labelled, end = [], -1
-    for tick in _ticks(span, max(step, 1.0) if span[1] > 1 else step):
+    for tick in _ticks(span, step):
         at = int(_columns(np.array(tick), span, cells, look))
         text = label(tick)
         start = max(at - len(text) // 2, 0)

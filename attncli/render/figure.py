@@ -36,7 +36,12 @@ def curves_figure(runs: Sequence[RunCurves], axes: Axes, kind: str) -> bytes:
         raise UsageProblem(
             "Drawing to a file needs matplotlib, which is not installed.", "Install it: pip install 'attncli[plot]'"
         ) from None
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "attncli", "text.parse_math": False}
+    settings: Any = {
+        "svg.fonttype": "none",  # text stays text
+        "svg.hashsalt": "attncli",  # the same bytes every time
+        "text.parse_math": False,  # a name is no formula
+        "text.usetex": False,
+    }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that the font lacks
         figure = Figure(figsize=_INCHES, dpi=_DOTS_PER_INCH, layout="constrained")

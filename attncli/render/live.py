@@ -7,6 +7,7 @@ draws fits the terminal, whose size is read every time. A terminal that has gone
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import numpy as np
 from rich.console import Console, RenderableType
@@ -230,6 +231,11 @@ class _Screen(Live):
             super().refresh()
         except OSError:
             self._gone = True
+
+    def stop(self) -> None:
+        """Draws for the last time."""
+        with suppress(OSError):
+            super().stop()
 
     def with_cursor(self) -> None:
         """Shows the cursor again."""
