@@ -33,12 +33,13 @@ FLOORS = {
 RECORDS = {
     "attncli.training.reports",
     "attncli.training.schedule",
+    "attncli.training.curves",
     "attncli.generation.events",
     "attncli.explain.findings",
     "attncli.checkpoint.directory",
     "attncli.model.count",
 }
-OWNERS = {"typer": "cli", "rich": "render"}
+OWNERS = {"typer": "cli", "rich": "render", "matplotlib": "render"}
 
 
 def imports(file):

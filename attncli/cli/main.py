@@ -22,6 +22,7 @@ from attncli.cli.generate import generate
 from attncli.cli.help import FirstPage
 from attncli.cli.info import info
 from attncli.cli.models import models
+from attncli.cli.plot import plot
 from attncli.cli.tokenize import tokenize
 from attncli.cli.train import train
 from attncli.errors import AttnError, OutOfRoom, UsageProblem
@@ -41,7 +42,7 @@ app = typer.Typer(
 )
 _PANELS: dict[str, list[Callable[..., None]]] = {
     "Start here": [train, generate, explain, tokenize],
-    "Look closer": [info, models],
+    "Look closer": [info, models, plot],
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
