@@ -102,7 +102,7 @@ class Saver:
             self._safe.append(self._writing_step)
 
     def safe(self) -> Iterator[int]:
-        """The steps whose saves have reached the disk since this was last asked. Raises OutOfRoom for one that failed."""
+        """The steps whose saves have reached the disk since the last call. Raises OutOfRoom for one that failed."""
         if self._writing is not None and self._writing.done():
             self.wait()
         while self._safe:
