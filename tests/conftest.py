@@ -15,6 +15,11 @@ import torch
 from attncli.config import ModelConfig
 from attncli.model.transformer import Transformer, initialize
 
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="fifty kills of a real training process instead of five")
+
+
 WORDS = [
     *("the", "a", "small", "grey", "cat", "dog", "bird", "sat", "ran", "sang", "on", "under", "near", "mat", "tree"),
     *("river", "and", "then", "while", "because", "it", "was", "warm", "cold", "late", "happy", "very", "quite"),

@@ -129,6 +129,7 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
         raise _not_written(target, problem, needed) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        settle(target)  # what was moved away when the disk was full before the new one came
     if checkpoint.state is None:
         shutil.rmtree(directory.previous_of(target), ignore_errors=True)
 
@@ -138,6 +139,17 @@ def settle(target: Path) -> None:
     previous = directory.previous_of(target)
     if not target.exists() and previous.is_dir():
         previous.rename(target)
+
+
+def fall_back(target: Path) -> None:
+    """Puts the save before the last one in the place of a last one that is damaged. The lock is held.
+
+    Before anything else is saved: a save removes the one before the last, which now is the only good one.
+    """
+    aside = target.parent / f".{target.name}.writing-damaged"  # gone with the next save
+    shutil.rmtree(aside, ignore_errors=True)
+    target.rename(aside)
+    settle(target)
 
 
 def _size(checkpoint: Checkpoint, texts: dict[str, bytes]) -> int:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from attncli import __version__
-from attncli.checkpoint.directory import find_model, previous_of
-from attncli.checkpoint.store import Checkpoint, LoadedModel, read_resumable
+from attncli.checkpoint.directory import STATE_FACTS, ModelFolder, find_model, previous_of
+from attncli.checkpoint.store import Checkpoint, LoadedModel, fall_back, read_resumable
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.model.device import pick_device
@@ -151,12 +151,22 @@ def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:
 
 
 def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
-    """The last save, or with a note the one before, when the last is damaged."""
+    """The last save; when it is damaged the one before, put in its place, and a note."""
     if not target.exists():
         find_model(str(target))  # says what there is
     try:
         return read_resumable(target), ()
     except BadCheckpoint as problem:
-        if not previous_of(target).exists():
+        if not previous_of(target).exists() or _has_ended(target):
             raise
-        return read_resumable(previous_of(target)), (f"{problem.message} Going on from the save before it.",)
+        saved = read_resumable(previous_of(target))
+        fall_back(target)
+        return saved, (f"{problem.message} Going on from the save before it.",)
+
+
+def _has_ended(target: Path) -> bool:
+    """Whether a run finished; a kill just then may have left the save before."""
+    try:
+        return not ModelFolder(target).holds(STATE_FACTS)
+    except BadCheckpoint:
+        return False

@@ -23,7 +23,8 @@ from attncli.training.reports import Plan, Result, Score
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
 
-_COPIED_FROM = 32 << 20  # bytes of state; less is written sooner than it is worth a thread
+# Bytes of state. Less is written in well under a second: not worth the memory of a copy (benchmarks/README.md).
+_COPIED_FROM = 256 << 20
 _WEIGHTS = "weights."  # before the names of the model's tensors in a state
 _MEMORY_SHARE = 0.8  # of the machine's, for the training and a copy of its state
 _DOCUMENTS_FOR_START = 10  # from so many on, the model has learned what follows the end of one
@@ -105,17 +106,18 @@ class Saver:
             self._safe.append(self._writing_step)
 
     def safe(self) -> Iterator[int]:
-        """The steps whose saves have reached the disk since this was last asked. Raises OutOfRoom when one failed."""
+        """The steps whose saves have reached the disk since the last call. Raises OutOfRoom for one that failed."""
         if self._writing is not None and self._writing.done():
             self.wait()
         while self._safe:
             yield self._safe.pop(0)
 
     def _worth_copying(self, state: State) -> bool:
-        """Whether a state is large enough, and a copy of it fits the memory beside the training."""
+        """Whether a state is large, and a copy fits the memory beside the training; a GPU's is copied in any case."""
         size = sum(int(tensor.nbytes) for tensor in state.tensors.values())
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return _COPIED_FROM <= size <= _MEMORY_SHARE * memory - self._plan.memory_bytes
+        if self._plan.device != "cpu":
+            return size <= _MEMORY_SHARE * _physical_memory()
+        return _COPIED_FROM <= size <= _MEMORY_SHARE * _physical_memory() - self._plan.memory_bytes
 
     def _checkpoint(self, run: Run, status: str, seconds: float, result: Result | None = None) -> Checkpoint:
         """What a save holds. Its tensors are the run's own; nothing else of it changes when the run goes on."""
@@ -159,6 +161,11 @@ class Saver:
             "train_loss": run.train_loss,
         }
         return State(tensors, facts)
+
+
+def _physical_memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def weights_of(model: Transformer) -> dict[str, Tensor]:

@@ -1,0 +1,100 @@
+"""How long training stands still for a save, and the memory it takes: written in place, and beside the training.
+
+usage: python benchmarks/save.py [--sizes 4x128 6x384 12x768] [--saves 3] [--folder DIR]
+
+"stands still" is the time until the next step can begin; "costs" is by how much the steps taken until the save is safe
+on disk were late in all, of which that is a part; "memory" is the peak beyond what training held already.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+WAYS = ("in place", "beside")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does
+
+
+def held(what: str) -> float:
+    """Megabytes: VmRSS now, or VmHWM, the most since the peak was last forgotten."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
+    return int(line.split()[1]) / 1e3
+
+
+def measure(size: str, way: str, saves: int, folder: Path) -> None:
+    import torch
+
+    from attncli.config import CorpusConfig, TrainConfig
+    from attncli.text.corpus import Documents, prepare
+    from attncli.training import saver as module
+    from attncli.training.evaluate import evaluate
+    from attncli.training.plan import make_plan
+    from attncli.training.saver import Run, Saver, weights_of
+
+    module._COPIED_FROM = 0
+    corpus = prepare(Documents(("the cat sat on the mat and ran\n" * 2000,), ("text",)), CorpusConfig(tokenizer="byte"))
+    plan = make_plan(TrainConfig(steps=1000, size=size, context=64, batch_size=1, dropout=0.0), corpus)
+    from attncli.model.transformer import Transformer, initialize
+    from attncli.training.loop import _take_step
+    from attncli.training.optimizer import make_optimizer
+
+    model = Transformer(plan.model, plan.dropout)
+    initialize(model, torch.Generator().manual_seed(0))
+    run = Run(model.train(), make_optimizer(model, plan.weight_decay), plan.schedule)
+    run.best, run.best_weights = evaluate(model, corpus.val, windows=1), weights_of(model)
+
+    def step() -> float:
+        began = time.perf_counter()
+        _take_step(run, corpus, plan, 1e-4)
+        return time.perf_counter() - began
+
+    for _ in range(3):
+        step()
+    typical = statistics.median(step() for _ in range(7))
+    still, costs, memory = [], [], []
+    with Saver(folder / "m", corpus, plan, {}) as saver:
+        for _ in range(saves):
+            Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+            before, began = held("VmRSS"), time.perf_counter()
+            saver.save(run, "running", 0.0) if way == WAYS[0] else saver.save_beside(run, 0.0)
+            still.append(time.perf_counter() - began)
+            steps = 0
+            while not list(saver.safe()):
+                step()
+                steps += 1
+            costs.append(time.perf_counter() - began - steps * typical)
+            memory.append(held("VmHWM") - before)
+            for _ in range(3):
+                step()
+    state = sum(tensor.nbytes for tensor in saver._state(run, 0.0).tensors.values()) / 1e6
+    figures = (statistics.median(still), statistics.median(costs), statistics.median(memory))
+    print(
+        f"{plan.parameters / 1e6:7.1f} M {state:9.0f} MB {typical:8.3f} s   {way:<9}"
+        f"{figures[0]:9.3f} s {figures[1]:9.3f} s {figures[2]:9.0f} MB"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sizes", nargs="+", default=["4x128", "6x384", "12x896"])
+    parser.add_argument("--saves", type=int, default=3)
+    parser.add_argument("--folder", default=None, help="on the disk to measure")
+    parser.add_argument("--way", choices=WAYS)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        if given.way:
+            return measure(given.sizes[0], given.way, given.saves, Path(folder))
+        print("parameters     state       step   save     stands still     costs      memory")
+        for size in given.sizes:
+            for way in WAYS:
+                command = [sys.executable, __file__, "--sizes", size, "--way", way, "--saves", str(given.saves)]
+                subprocess.run([*command, "--folder", folder], check=True)
+    return None
+
+
+if __name__ == "__main__":
+    main()
