@@ -1,6 +1,6 @@
 """What gzip, xz and a 5-gram model make of a text: the yardsticks beside a model's score.
 
-All in bits per byte of the text scored. Owns what is measured and how much of a large text; draws nothing.
+All in bits per byte of the text scored. How much of a large text is worth measuring is for `excerpt` to say.
 """
 
 from __future__ import annotations
@@ -11,26 +11,11 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from attncli.text.corpus import Tokens
+from attncli.text.excerpt import Excerpt
 from attncli.text.ngram import NgramModel
-from attncli.text.tokenizer import Tokenizer
 
-# Bytes of training and of scored text used when nothing else is said: about a second of one core.
-TRAIN_BYTES, SCORED_BYTES = 1 << 20, 200_000
 _LARGEST_DICTIONARY = 64 << 20  # of xz -9
 _SMALLEST_DICTIONARY = 4096
-
-
-@dataclass(frozen=True)
-class Excerpt:
-    """Some of a text, twice: its bytes, for the compressors, and its ids, for the model of tokens."""
-
-    data: bytes
-    ids: NDArray[np.unsignedinteger]
-    of: int  # the bytes of the whole text
 
 
 @dataclass(frozen=True)
@@ -46,33 +31,12 @@ class Yardsticks:
     scored_of: int
 
 
-def first_of(tokens: Tokens, tokenizer: Tokenizer, most: int = SCORED_BYTES) -> Excerpt:
-    """The first `most` bytes of a text, up to a token; all of it when it is not longer."""
-    return _excerpt(tokens, tokenizer, slice(0, _tokens_in(tokens, most)))
-
-
-def last_of(tokens: Tokens, tokenizer: Tokenizer, most: int = TRAIN_BYTES) -> Excerpt:
-    """The last `most` bytes of a text, from a token on; all of it when it is not longer."""
-    return _excerpt(tokens, tokenizer, slice(len(tokens) - _tokens_in(tokens, most), None))
-
-
-def _tokens_in(tokens: Tokens, most: int) -> int:
-    return len(tokens) if tokens.bytes <= most else max(len(tokens) * most // tokens.bytes, min(len(tokens), 2))
-
-
-def _excerpt(tokens: Tokens, tokenizer: Tokenizer, part: slice) -> Excerpt:
-    """Tokens that end a document are not text: they are left out of the bytes."""
-    ids = np.asarray(tokens.ids[part])
-    spelled = ids if tokenizer.end_of_text is None else ids[ids != tokenizer.end_of_text]
-    return Excerpt(tokenizer.decode(spelled.tolist()).encode(), ids, tokens.bytes)
-
-
 def measure(scored: Excerpt, vocab_size: int, given: Excerpt | None = None) -> Yardsticks:
     """Scores a text of at least two tokens by each yardstick.
 
     - gzip -9 and xz -9: what the text adds to the compressed size of the given text before it, so C(given + scored) -
       C(given). Both go on learning from the scored text itself. gzip remembers the last 32 KiB, xz the last 64 MiB.
-      Without a given text it is the compressed size less that of nothing, so that no file header counts.
+      Without a given text it is the compressed size of the text alone. The container's bytes never count.
     - 5-gram: minus the summed log-probability of every token but the first, as a model is scored, by counts in the
       given text alone.
     """
@@ -97,12 +61,15 @@ def measure(scored: Excerpt, vocab_size: int, given: Excerpt | None = None) -> Y
 
 
 def gzip_size(data: bytes) -> int:
-    """Bytes of the data as `gzip -9` compresses it, without the file's header of 18."""
+    """Bytes of the data as `gzip -9` compresses it, less the container, which has 18."""
     return len(zlib.compress(data, 9, -zlib.MAX_WBITS))
 
 
 def xz_size(data: bytes) -> int:
-    """Bytes of the data as `xz -9` compresses it. The dictionary is no larger than the data: it would stay empty."""
+    """Bytes of the data as `xz -9` compresses it, less the container, which has fewer than 100.
+
+    The dictionary is made no larger than the data, since the rest of it would stay empty.
+    """
     dictionary = min(max(1 << (len(data) - 1).bit_length(), _SMALLEST_DICTIONARY), _LARGEST_DICTIONARY)
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": dictionary}]
-    return len(lzma.compress(data, filters=filters))
+    return len(lzma.compress(data, lzma.FORMAT_RAW, filters=filters))

@@ -82,8 +82,8 @@ def _overfit(course: Course) -> str | None:
         return f"{rose}; {kept}."
     if now > then:
         return f"{rose}, and so did the training loss; {kept}. A smaller --lr may help."
-    while_ = f"fell from {then:.2f} to {now:.2f}" if now < then else "stood still"
-    return f"{rose}, while the training loss {while_}; {kept}. {_against_copying(course)}"
+    course_of_it = f"fell from {then:.2f} to {now:.2f}" if now < then else "stood still"
+    return f"{rose}, while the training loss {course_of_it}; {kept}. {_against_copying(course)}"
 
 
 def _gap(course: Course) -> str | None:
@@ -95,7 +95,7 @@ def _gap(course: Course) -> str | None:
         return None
     far = f"The training loss, {train:.2f}, ended far below that of validation, {val:.2f} nats per token"
     if course.epochs <= 1:  # no batch was seen before
-        return f"{far}, though no text was seen twice: the validation text is unlike the training text."
+        return f"{far}, though hardly any text was seen twice: the validation text is unlike the training text."
     return f"{far}, after {course.epochs:.1f} passes over the text. {_against_copying(course)}"
 
 
