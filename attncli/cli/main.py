@@ -17,6 +17,7 @@ import typer
 
 from attncli import __version__
 from attncli.cli import clock
+from attncli.cli.eval import eval
 from attncli.cli.explain import explain
 from attncli.cli.generate import generate
 from attncli.cli.help import FirstPage
@@ -42,7 +43,7 @@ app = typer.Typer(
 )
 _PANELS: dict[str, list[Callable[..., None]]] = {
     "Start here": [train, generate, explain, tokenize],
-    "Look closer": [info, models, plot],
+    "Look closer": [eval, plot, info, models],
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:

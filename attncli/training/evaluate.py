@@ -6,6 +6,8 @@ one any other program gets from the same weights.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -15,11 +17,21 @@ from attncli.text.corpus import Tokens
 from attncli.training.reports import Score
 
 _TOKENS_AT_ONCE = 2048
+_LOGITS_AT_ONCE = 1 << 26  # of a large vocabulary, fewer tokens
 
 
 @torch.inference_mode()
-def evaluate(model: Transformer, tokens: Tokens, *, windows: int | None = None) -> Score:
-    """Scores a text, or `windows` of its windows spread evenly over it. The model's training mode is put back."""
+def evaluate(
+    model: Transformer,
+    tokens: Tokens,
+    *,
+    windows: int | None = None,
+    progress: Callable[[int], None] = lambda scored: None,
+) -> Score:
+    """Scores a text, or `windows` of its windows spread evenly over it. The model's training mode is put back.
+
+    `progress` is told, now and then, how many tokens have been scored.
+    """
     was_training = model.training
     model.eval()
     device = model.embedding.weight.device
@@ -29,11 +41,12 @@ def evaluate(model: Transformer, tokens: Tokens, *, windows: int | None = None) 
     if windows is not None and windows < len(starts):
         starts, rest = starts[np.linspace(0, len(starts) - 1, windows).round().astype(int)], 0
     nats, scored = 0.0, 0
-    per_batch = max(1, _TOKENS_AT_ONCE // context)
+    per_batch = max(1, min(_TOKENS_AT_ONCE, _LOGITS_AT_ONCE // model.config.vocab_size) // context)
     batches = [starts[i : i + per_batch] for i in range(0, len(starts), per_batch)]
     for batch in batches:
         rows = tokens.ids[batch[:, None] + np.arange(context + 1)]
         nats, scored = nats + _nats(model, rows, device), scored + rows[:, 1:].size
+        progress(scored)
     if rest:
         rows = tokens.ids[None, len(tokens) - 1 - rest :]
         nats, scored = nats + _nats(model, rows, device), scored + rest
