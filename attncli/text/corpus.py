@@ -190,11 +190,11 @@ def spread(part: Part, most: int) -> Part:
     length = min(max(most // _PASSAGES, _SHORTEST), _LONGEST, most)
     count = most // length
     before = [0, *accumulate(stop - start for start, stop in part.passages)]
-    passages = []
+    passages: list[tuple[int, int]] = []
     for at in (i * part.characters // count for i in range(count)):
         index = bisect_right(before, at) - 1
         start, stop = part.passages[index]
-        begin = start + at - before[index]
+        begin = max(min(start + at - before[index], stop - length), start, passages[-1][1] if passages else 0)
         passages.append(_trimmed(part.documents, begin, min(begin + length, stop), begin == start))
     taken = sum(stop - start for start, stop in passages)
     return Part(part.documents, tuple(passages), part.ends, part.left_out + part.characters - taken)
