@@ -14,39 +14,42 @@ import time
 from pathlib import Path
 
 from attncli.config import CorpusConfig
-from attncli.text.corpus import Part, count_tokens, learn_tokenizer, prepare
-from attncli.text.files import read_documents
+from attncli.text.corpus import prepare
+from attncli.text.files import Progress, read_documents
+
+
+class Laps:
+    """Prints what each stage took, by when the next one is first heard of."""
+
+    def __init__(self, size: float) -> None:
+        self._size, self._stage = size, "reading"
+        self._began, self._used = time.perf_counter(), time.process_time()
+
+    def heard(self, progress: Progress) -> None:
+        if progress.stage != self._stage:
+            self.lap()
+            self._stage = progress.stage
+
+    def lap(self) -> None:
+        wall, cpu = time.perf_counter() - self._began, time.process_time() - self._used
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"{self._stage:<24}{wall:8.2f} s {self._size / wall:8.1f} MB/s", end="")
+        print(f"{cpu:8.2f} s of CPU {self._size / cpu:8.1f} MB/s {peak:7.0f} MiB", flush=True)
+        self._began, self._used = time.perf_counter(), time.process_time()
 
 
 def measure(path: Path, config: CorpusConfig) -> None:
     size = path.stat().st_size / 1e6
-
-    def lap(name: str) -> None:
-        nonlocal began, used
-        wall, cpu = time.perf_counter() - began, time.process_time() - used
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(
-            f"{name:<24}{wall:8.2f} s {size / wall:8.1f} MB/s {cpu:8.2f} s of CPU {size / cpu:8.1f} MB/s {peak:7.0f} MiB"
-        )
-        began, used = time.perf_counter(), time.process_time()
-
-    began, used = time.perf_counter(), time.process_time()
-    documents = read_documents([str(path)])
-    lap("reading")
-    if config.most_characters is None:
-        part = Part.whole(documents, documents.count > 1)
-        tokenizer = learn_tokenizer(part, config)
-        lap("learning the vocabulary")
-        tokens, _ = count_tokens(part, tokenizer)
-        lap("tokenizing")
-        print(f"{documents.bytes / tokens:.3f} bytes per token, {tokenizer.vocab_size:,} ids")
-    began, used = time.perf_counter(), time.process_time()
-    made = prepare(documents, config)
-    lap("all of prepare")
-    print(f"{len(made.train):,} tokens to train on, {len(made.val):,} to validate on")
-    began, used = time.perf_counter(), time.process_time()
+    print(f"{size:,.0f} MB, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB before")
+    laps = Laps(size)
+    made = prepare(read_documents([str(path)], progress=laps.heard), config, progress=laps.heard)
+    laps.lap()
+    print(f"{len(made.train):,} tokens to train on, {made.train.bytes / len(made.train):.3f} bytes each,", end=" ")
+    print(f"{made.train.characters:,} characters of {made.train.characters + made.train.left_out:,}")
+    laps = Laps(size)
     prepare(read_documents([str(path)]), config)
-    lap("again, from the cache")
+    print("again, from the cache:")
+    laps.lap()
 
 
 def main() -> None:
