@@ -101,9 +101,12 @@ class CorpusConfig:
     vocab_size: int | None = None
     val_fraction: float = 0.1  # of the characters, at the end
     encoding: str = "utf-8"
+    most_characters: int | None = None  # of either part; of a larger one only passages spread over it are used
 
     def __post_init__(self) -> None:
         _require(0 < self.val_fraction <= 0.5, "--val-fraction", self.val_fraction, "above 0 and at most 0.5")
+        most = self.most_characters
+        _require(most is None or most >= 1, "most_characters", most, "at least 1")
         try:
             "".encode(self.encoding)
         except (LookupError, UnicodeError):

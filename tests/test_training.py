@@ -13,7 +13,8 @@ from attncli.checkpoint.store import load_model, read_resumable
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, BadInput, Diverged, UsageProblem
 from attncli.model.transformer import Transformer
-from attncli.text.corpus import Documents, prepare
+from attncli.text.corpus import prepare
+from attncli.text.files import Documents
 from attncli.training import make_plan, resume_job, train
 from attncli.training.evaluate import evaluate
 from attncli.training.reports import EvalReport, Result, SaveReport, StepReport, plan_from_document
@@ -27,7 +28,7 @@ FACTS = {"created": "", "versions": {}, "corpus": {}, "request": {}}
 
 @pytest.fixture
 def corpus():
-    return prepare(Documents((story(1500),), ("story.txt",)), CorpusConfig(vocab_size=300))
+    return prepare(Documents.of((story(1500),), ("story.txt",)), CorpusConfig(vocab_size=300))
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def draw_seed() -> int:
 
 def text_argument(argument: str | None) -> str | None:
     """The text meant: the argument, what is piped in, or both, piped text first; '-' is standard input alone."""
-    from attncli.text.corpus import STDIN, read_text
+    from attncli.text.files import STDIN, read_text
     from attncli.text.tokenizer import checked_text
 
     if argument == STDIN:

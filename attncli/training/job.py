@@ -23,7 +23,8 @@ from attncli.checkpoint.store import Checkpoint, LoadedModel, fall_back, read_re
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.model.device import pick_device
-from attncli.text.corpus import Corpus, prepare, read_documents
+from attncli.text.corpus import Corpus, prepare
+from attncli.text.files import read_documents
 from attncli.training.plan import make_plan
 from attncli.training.reports import Plan, plan_from_document
 
@@ -94,9 +95,11 @@ def _facts(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned: Tra
             "digest": corpus.digest,
             "tokenizer": corpus.tokenizer.kind,
             "train_characters": corpus.train.characters,
+            "train_left_out": corpus.train.left_out,
             "train_bytes": corpus.train.bytes,
             "train_tokens": len(corpus.train),
             "val_characters": corpus.val.characters,
+            "val_left_out": corpus.val.left_out,
             "val_bytes": corpus.val.bytes,
             "val_tokens": len(corpus.val),
             "config": asdict(text),
