@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import chain, islice
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +15,7 @@ from attncli.errors import BadCheckpoint, BadInput, UsageProblem
 
 if TYPE_CHECKING:
     from attncli.checkpoint.store import LoadedModel
-    from attncli.text.corpus import Tokens
+    from attncli.text.corpus import Part, Tokens
     from attncli.text.excerpt import Excerpt
     from attncli.training.reports import Score
 
@@ -48,21 +46,22 @@ def eval(
     attncli eval my-model corpus.txt --last 0.1
     """
     name, paths = _model_and_files(files or [], model)
-    texts, before = _texts(paths, train_file or [], last, CorpusConfig(encoding=encoding).encoding)
+    part, before = _parts(paths, train_file or [], last, CorpusConfig(encoding=encoding).encoding)
     from attncli.cli.loading import load
     from attncli.render.console import output, print_json, show
     from attncli.render.evaluation import evaluation_document, evaluation_screen
     from attncli.text.baselines import measure
-    from attncli.text.excerpt import end_of, first_of, tokens_of
+    from attncli.text.corpus import tokens_of
+    from attncli.text.excerpt import end_of, first_of
     from attncli.training.honesty import Honesty
 
     loaded = load(name, device, dtype)
-    tokens = tokens_of(texts, loaded.tokenizer)
+    tokens = tokens_of(part, loaded.tokenizer)
     score, seconds = _score(loaded, tokens)
     scored = first_of(tokens, loaded.tokenizer)
-    given = end_of(before, loaded.tokenizer) if before else None
+    given = end_of(before, loaded.tokenizer) if before is not None else None
     honesty = Honesty(score, measure(scored, loaded.tokenizer.vocab_size, given))
-    _tell(texts, scored, score, seconds)
+    _tell(part, scored, score, seconds)
     named = ", ".join("standard input" if path == "-" else path for path in paths)
     named += f", the last {last * 100:g}%" if last < 1 else ""
     if json:
@@ -94,17 +93,18 @@ def _model_and_files(words: list[str], model: str | None) -> tuple[str | None, l
     return None, words
 
 
-def _texts(
-    paths: list[str], train_files: list[str], last: float, encoding: str
-) -> tuple[Sequence[str], Sequence[str]]:
-    """The documents to score, and those that the yardsticks are given."""
-    from attncli.text.corpus import read_documents, split_by_position
+def _parts(paths: list[str], train_files: list[str], last: float, encoding: str) -> tuple[Part, Part | None]:
+    """The text to score, and the one that the yardsticks are given."""
+    from attncli.text.corpus import Part, split_by_position
+    from attncli.text.files import read_documents
 
     if not 0 < last <= 1:
         raise UsageProblem(f"--last is {last}, and must be above 0 and at most 1.", "0.1 is the last tenth.")
     documents = read_documents(paths, encoding)
-    before, texts = split_by_position(documents.texts, last) if last < 1 else ([], list(documents.texts))
-    return texts, read_documents(train_files, encoding).texts if train_files else before
+    before, part = split_by_position(documents, last)
+    if train_files:
+        before = Part.whole(read_documents(train_files, encoding))
+    return part, before if before.characters else None
 
 
 def _score(loaded: LoadedModel, tokens: Tokens) -> tuple[Score, float]:
@@ -123,13 +123,14 @@ def _score(loaded: LoadedModel, tokens: Tokens) -> tuple[Score, float]:
     return score, monotonic() - began
 
 
-def _tell(texts: Sequence[str], scored: Excerpt, score: Score, seconds: float) -> None:
+def _tell(part: Part, scored: Excerpt, score: Score, seconds: float) -> None:
     """What is worth a note on standard error."""
     from attncli.render.console import print_note
     from attncli.render.numbers import count
 
     back = scored.data.decode().rstrip("\N{REPLACEMENT CHARACTER}")  # the excerpt may end within a character
-    if "".join(islice(chain.from_iterable(texts), len(back))) != back:
+    start, stop = part.passages[0]
+    if "".join(text for text, _ in part.documents.read(start, min(start + len(back), stop))) != back:
         print_note("this tokenizer does not give the text back exactly: figures per byte and character are approximate")
     if score.scored >= _ENOUGH_TO_TIME:
         print_note(f"{count(score.scored / seconds)} tokens/s")

@@ -148,6 +148,11 @@ class Part:
         """All of the documents."""
         return cls(documents, ((0, documents.characters),), ends)
 
+    def last(self, most: int) -> Part:
+        """The last `most` characters of the last passage, or all of it."""
+        start, stop = self.passages[-1]
+        return Part(self.documents, ((max(start, stop - most), stop),), self.ends)
+
     @property
     def characters(self) -> int:
         """The characters of all passages."""
@@ -315,6 +320,14 @@ def _encoded(part: Part, tokenizer: Tokenizer) -> Iterator[_Encoded]:
         for pieces in batches(passage):
             *begun, begins = (begins, *(ended for _, ended in pieces))
             yield _Encoded(encoder.encode(pieces), sum(len(text.encode()) for text, _ in pieces), sum(begun))
+
+
+def tokens_of(part: Part, tokenizer: Tokenizer) -> Tokens:
+    """The tokens of a part, held in memory: of a long text two or four bytes each."""
+    encoded = list(_encoded(part, tokenizer))
+    ids = np.concatenate([np.empty(0, dtype_of(tokenizer)), *(some.ids for some in encoded)])
+    size, documents = sum(some.bytes for some in encoded), sum(some.documents for some in encoded)
+    return Tokens(ids, part.characters, size, documents, part.left_out)
 
 
 def count_tokens(part: Part, tokenizer: Tokenizer) -> tuple[int, int]:

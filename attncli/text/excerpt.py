@@ -1,23 +1,17 @@
-"""Texts as tokens held in memory, and the part of a large one that a yardstick is measured on.
-
-For scoring, where nothing is learned and nothing kept: `corpus` is what prepares text to train on.
-"""
+"""The part of a text, as bytes and as tokens, that a yardstick is measured on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attncli.text.corpus import Tokens, split_by_position
-from attncli.text.tokenizer import Tokenizer, stretches
+from attncli.text.corpus import Part, Tokens, tokens_of
+from attncli.text.tokenizer import Tokenizer
 
 # Bytes of training and of scored text that a yardstick is given when nothing else is said: about a second of one core.
 TRAIN_BYTES, SCORED_BYTES = 1 << 20, 200_000
-_ENCODE_AT_ONCE = 4  # stretches; the library keeps a hundred bytes or so for each token
 
 
 @dataclass(frozen=True)
@@ -27,30 +21,6 @@ class Excerpt:
     data: bytes
     ids: NDArray[np.unsignedinteger]
     of: int  # the bytes of the whole text
-
-
-def tokens_of(texts: Sequence[str], tokenizer: Tokenizer) -> Tokens:
-    """The tokens of some documents. As in training, a token that ends a document follows each where there are several.
-
-    Of a long text the ids alone are held, two or four bytes each.
-    """
-    kind = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    parts: list[NDArray[np.unsignedinteger]] = []
-    for text in texts:
-        parts += (np.asarray(ids, kind) for ids in _encoded(text, tokenizer))
-        if len(texts) > 1 and tokenizer.end_of_text is not None:
-            parts.append(np.asarray([tokenizer.end_of_text], kind))
-    return Tokens(np.concatenate([np.empty(0, kind), *parts]), sum(map(len, texts)), _bytes(texts), len(texts))
-
-
-def _encoded(text: str, tokenizer: Tokenizer) -> Iterator[list[int]]:
-    pending = stretches(text)
-    while some := list(islice(pending, _ENCODE_AT_ONCE)):
-        yield from tokenizer.encode_batch(some)
-
-
-def _bytes(texts: Sequence[str]) -> int:
-    return sum(len(stretch.encode()) for text in texts for stretch in stretches(text))
 
 
 def first_of(tokens: Tokens, tokenizer: Tokenizer, most: int = SCORED_BYTES) -> Excerpt:
@@ -63,15 +33,10 @@ def last_of(tokens: Tokens, tokenizer: Tokenizer, most: int = TRAIN_BYTES) -> Ex
     return _excerpt(tokens, tokenizer, slice(len(tokens) - _tokens_in(tokens, most), None))
 
 
-def end_of(texts: Sequence[str], tokenizer: Tokenizer, most: int = TRAIN_BYTES) -> Excerpt:
-    """The last `most` bytes of some documents, of which no more than that is tokenized."""
-    characters = sum(map(len, texts))
-    if characters > most:  # and so at least as many bytes
-        kept: Sequence[str] = split_by_position(texts, most / characters)[1]
-    else:
-        kept = texts
-    excerpt = last_of(tokens_of(kept, tokenizer), tokenizer, most)
-    return replace(excerpt, of=_bytes(texts))
+def end_of(part: Part, tokenizer: Tokenizer, most: int = TRAIN_BYTES) -> Excerpt:
+    """The last `most` bytes of some documents, of which little more than that is tokenized."""
+    excerpt = last_of(tokens_of(part.last(most), tokenizer), tokenizer, most)  # a character is at least a byte
+    return replace(excerpt, of=part.bytes)
 
 
 def _tokens_in(tokens: Tokens, most: int) -> int:
