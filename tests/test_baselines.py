@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from attncli.config import CorpusConfig
 from attncli.text.baselines import gzip_size, measure, xz_size
-from attncli.text.corpus import Documents, prepare
-from attncli.text.excerpt import Excerpt, first_of, last_of, tokens_of
+from attncli.text.corpus import Part, prepare, tokens_of
+from attncli.text.excerpt import Excerpt, first_of, last_of
+from attncli.text.files import Documents
 from attncli.text.ngram import NgramModel
 from tests.conftest import story
 
@@ -121,10 +122,11 @@ def test_given_text_helps_and_bits_are_conditional():
 
 
 def test_a_large_text_is_cut_and_the_cut_is_told():
-    texts = Documents((story(2000), "\u6771\u4eac " * 200, story(500, seed=2)), ("x",))
+    written = (story(2000), "\u6771\u4eac " * 200, story(500, seed=2))
+    texts = Documents.of(written)
     corpus = prepare(texts, CorpusConfig(vocab_size=300))
     whole = last_of(corpus.train, corpus.tokenizer)
-    assert whole.data.decode() == "".join(texts.texts)[: corpus.train.characters]
+    assert whole.data.decode() == "".join(written)[: corpus.train.characters]
     assert (whole.of, len(whole.data)) == (corpus.train.bytes, corpus.train.bytes)
     part, first = last_of(corpus.train, corpus.tokenizer, 500), first_of(corpus.val, corpus.tokenizer, 300)
     assert whole.data.endswith(part.data)
@@ -139,8 +141,8 @@ def test_a_large_text_is_cut_and_the_cut_is_told():
 @pytest.mark.parametrize("texts", [("one text alone\n",), ("a first text\n", "and \u6771\u4eac, a second")])
 def test_texts_in_memory_have_the_tokens_of_a_prepared_corpus(texts):
     longer = tuple(text * 400 for text in texts)
-    corpus = prepare(Documents(longer, ("x",)), CorpusConfig(vocab_size=300), Documents(longer, ("y",)))
-    tokens = tokens_of(longer, corpus.tokenizer)
+    corpus = prepare(Documents.of(longer), CorpusConfig(vocab_size=300), Documents.of(longer))
+    tokens = tokens_of(Part.whole(Documents.of(longer), len(longer) > 1), corpus.tokenizer)
     assert tokens.ids.dtype == corpus.val.ids.dtype
     assert tokens.ids.tolist() == corpus.val.ids.tolist()
     assert (tokens.characters, tokens.bytes) == (corpus.val.characters, corpus.val.bytes)

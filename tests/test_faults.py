@@ -414,8 +414,13 @@ def test_wherever_the_disk_is_full_the_old_save_stays_and_nothing_else(corpus, p
         for save in saves[1:3]:
             write_checkpoint(target, save)
         refused = []
+
+        def refuse(refused=refused, n=n):
+            refused.append(n)
+            return full()
+
         try:
-            with fault_at(n, lambda: refused.append(n) or full(), calls=("fsync", "rename", "mkdir")):
+            with fault_at(n, refuse, calls=("fsync", "rename", "mkdir")):
                 write_checkpoint(target, saves[3])
         except OutOfRoom as problem:
             assert problem.exit_code == 4

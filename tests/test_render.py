@@ -712,8 +712,9 @@ def test_the_list_of_models_cuts_a_name_and_never_a_number(name):
 
 
 PLAN = Plan(
-    model=PRESETS["gpt2"][1], parameters=124_439_808, batch_size=8, dropout=0.1, weight_decay=0.1,
-    schedule=Schedule(3e-3, 90, ((0, 1830),)), eval_every=10, report_every=5, seed=1, device="cpu", dtype="float32",
+    model=PRESETS["gpt2"][1], parameters=124_439_808, context=1024, batch_size=8, grad_accum=2,
+    checkpoint_activations=False, optimizer="muon", adam_lr=3e-3, compiled=False, dropout=0.1, weight_decay=0.1,
+    schedule=Schedule(0.03, 90, ((0, 1830),)), eval_every=10, report_every=5, seed=1, device="cpu", dtype="float32",
     threads=2, seconds=300.0, step_seconds=0.12, closing_evaluation_seconds=2.0, memory_bytes=123_456_789,
     train_tokens=500_000,
     train_bytes=1_000_000, reasons={"size": "for 5 minutes on this machine", "dropout": "the text is seen 30.0 times"},
@@ -728,14 +729,17 @@ def test_a_plan_fits_and_says_what_will_happen(width):
     said = " ".join(drawn.split())
     for fact in (
         "124M parameters: 12 layers x 12 heads, width 768 (for 5 minutes on this machine)",
-        "vocabulary 50,257, context 1024",
-        "5m 00s: about 1,830 steps of 8,192 tokens, 30.0 epochs",
-        "learning rate 0.003, dropout 0.1, seed 1 (the text is seen 30.0 times)",
-        "cpu, float32, about 120 ms a step, 123.5 MB",
+        "vocabulary 50,257",
+        "5m 00s: about 1,830 steps, 15M tokens, 30.0 epochs, 0.1 tokens per parameter",
+        "8 windows of 1024 tokens, in 2 parts",
+        "Muon at 0.03 on matrices, AdamW at 0.003 on the rest",
+        "weight decay 0.1, dropout 0.1, seed 1 (the text is seen 30.0 times)",
+        "cpu, float32",
+        "about 120 ms a step, 123.5 MB of memory",
     ):
         assert fact in said
     steps = " ".join(shown(plan_table(replace(PLAN, seconds=None), "stories", "text"), width).split())
-    assert "training 1,830 steps of 8,192 tokens" in steps
+    assert "training 1,830 steps, 15M tokens" in steps
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
@@ -745,7 +749,8 @@ def test_a_reason_stands_beside_what_it_is_a_reason_for(width):
     rows = re.split(r"^(?=\w)", drawn, flags=re.MULTILINE)
     beside = {row.split()[0]: re.findall(r"because (\w)", " ".join(row.split())) for row in rows if row}
     assert beside == {
-        "Training": [], "text": [], "model": ["S"], "tokens": ["C"], "training": ["T"], "recipe": ["D"], "machine": [],
+        "Training": [], "text": [], "model": ["S"], "tokens": [], "training": ["T"], "step": ["C"], "rates": [],
+        "recipe": ["D"], "machine": [], "needs": [],
     }  # fmt: skip
 
 

@@ -40,18 +40,27 @@ def plan_table(plan: Plan, name: str, corpus: str, resumed: int | None = None) -
 def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
     """Of each row its label, its facts, and the keys of the reasons that belong to it."""
     model = plan.model
-    length = f"{plan.schedule.steps:,} steps of {plan.tokens_per_step:,} tokens, {plan.epochs:.1f} epochs"
+    tokens = plan.schedule.steps * plan.tokens_per_step
+    length = f"{plan.schedule.steps:,} steps, {count(tokens)} tokens, {plan.epochs:.1f} epochs"
     if plan.seconds is not None:
         length = f"{duration(plan.seconds)}: about {length}"
     shape = f"{model.layers} layers x {model.heads} heads, width {model.width}"
-    recipe = f"AdamW, learning rate {plan.schedule.peak:.2g}, dropout {plan.dropout:g}, seed {plan.seed}"
-    speed = f"about {plan.step_seconds * 1e3:.0f} ms a step, {size(plan.memory_bytes)}"
+    parts = f", in {plan.grad_accum} parts" if plan.grad_accum > 1 else ""
+    again = ", activations computed twice" if plan.checkpoint_activations else ""
+    rates = f"AdamW at {plan.adam_lr:.2g}"
+    if plan.optimizer == "muon":
+        rates = f"Muon at {plan.schedule.peak:.2g} on matrices, {rates} on the rest"
+    kept = f"weight decay {plan.weight_decay:.2g}, dropout {plan.dropout:g}, seed {plan.seed}"
+    compiled = ", compiled" if plan.compiled else ""
     yield "text", corpus
     yield "model", f"{count(plan.parameters)} parameters: {shape}", "size"
-    yield "tokens", f"vocabulary {model.vocab_size:,}, context {model.context}", "context"
-    yield "training", length, "steps"
-    yield "recipe", recipe, "dropout"
-    yield "machine", f"{plan.device}, {plan.dtype}, {speed}"
+    yield "tokens", f"vocabulary {model.vocab_size:,}", "vocab_size"
+    yield "training", f"{length}, {tokens / plan.parameters:.1f} tokens per parameter", "steps"
+    yield "step", f"{plan.batch_size} windows of {plan.context} tokens{parts}{again}", "context", "grad_accum"
+    yield "rates", rates, "lr", "optimizer"
+    yield "recipe", kept, "weight_decay", "dropout"
+    yield "machine", f"{plan.device}, {plan.dtype}{compiled}", "dtype", "compiled"
+    yield "needs", f"about {plan.step_seconds * 1e3:.0f} ms a step, {size(plan.memory_bytes)} of memory"
 
 
 class TrainingScreen:

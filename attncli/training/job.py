@@ -72,6 +72,8 @@ def new_job(
     reading = spent + time.monotonic() - began
     if plan.seconds is not None and reading > plan.seconds / 2:
         notes = (*notes, f"reading and measuring took {reading:.0f} of {plan.seconds:.0f} seconds: give more --time")
+    if start is None and text.vocab_size is None and text.tokenizer == "bpe":
+        plan = replace(plan, reasons=plan.reasons | {"vocab_size": f"for {corpus.train.characters:,} characters"})
     facts = _facts(corpus, text, val_file, pinned)
     if start is None:
         return Job(corpus, plan, facts, notes=notes)

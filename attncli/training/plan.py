@@ -45,7 +45,8 @@ _MEMORY_SHARE = 0.8  # of the machine's memory that a run may plan to use
 _MUON_LR, _MUON_ADAM_LR, _ADAMW_LR, _FINE_TUNING_LR = 0.03, 3e-3, 3e-3, 3e-4
 _UNHURRIED = 1_500_000  # tokens from which on these are best; fewer want larger ones, up to so many times
 _MOST_HURRY, _MOST_MUON_HURRY = 10 / 3, 5 / 3
-_MUON_DECAY, _ADAMW_DECAY = 0.1, 0.1
+_DECAY, _MOST_DECAY, _FEW_EPOCHS = 0.1, 2.0, 10
+_DROPOUTS = ((6, 0.0), (20, 0.1), (50, 0.2), (math.inf, 0.3))  # below so many epochs
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         _context(config, len(corpus.train), seconds, device, start, reasons),
         0,
     )
-    room = replace(room, batch_size=_batch_size(config, room, seconds, reasons))
+    room = replace(room, batch_size=_batch_size(config, room, seconds))
     measure = _Measure(room)
     steps = _steps(config, len(corpus.train), room.step_tokens)
     if start is not None:
@@ -110,7 +111,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         optimizer=room.optimizer,
         adam_lr=adam_lr,
         dropout=_dropout(config, epochs, reasons),
-        weight_decay=_weight_decay(config, room.optimizer),
+        weight_decay=_weight_decay(config, epochs, reasons),
         schedule=Schedule(lr, max(1, round(_WARMUP_SHARE * steps)), ((0, steps),)),
         eval_every=max(1, round(steps / _EVALUATIONS)),  # by steps alone: the same seed gives the same model
         report_every=max(1, min(round(_REPORT_SECONDS / step_seconds), steps // _EVALUATIONS)),
@@ -210,10 +211,9 @@ def _windows(device: torch.device, seconds: float) -> tuple[int, int]:
     return next((context, tokens) for limit, context, tokens in table if seconds <= limit)
 
 
-def _batch_size(config: TrainConfig, room: _Room, seconds: float, reasons: dict[str, str]) -> int:
+def _batch_size(config: TrainConfig, room: _Room, seconds: float) -> int:
     if config.batch_size is not None:
         return config.batch_size
-    reasons["batch_size"] = f"for {duration_words(seconds)} on {room.device.type}"
     return max(_windows(room.device, seconds)[1] // room.context, 1)
 
 
@@ -322,7 +322,7 @@ def _dropout(config: TrainConfig, epochs: float, reasons: dict[str, str]) -> flo
     if config.dropout is not None:
         return config.dropout
     reasons["dropout"] = f"for {epochs:.1f} epochs"
-    return 0.0 if epochs < 3 else 0.1
+    return next(dropout for limit, dropout in _DROPOUTS if epochs < limit)
 
 
 def _rates(
@@ -338,10 +338,13 @@ def _rates(
     return config.lr or _MUON_LR * min(hurry, _MOST_MUON_HURRY), config.adam_lr or _MUON_ADAM_LR * hurry
 
 
-def _weight_decay(config: TrainConfig, optimizer: OptimizerKind) -> float:
+def _weight_decay(config: TrainConfig, epochs: float, reasons: dict[str, str]) -> float:
+    """The more often the text is seen, the stronger."""
     if config.weight_decay is not None:
         return config.weight_decay
-    return _MUON_DECAY if optimizer == "muon" else _ADAMW_DECAY
+    if epochs > _FEW_EPOCHS:
+        reasons["weight_decay"] = f"for {epochs:.1f} epochs"
+    return min(_DECAY * math.pow(max(epochs / _FEW_EPOCHS, 1.0), 1.5), _MOST_DECAY)
 
 
 def _fitted(config: TrainConfig, model: ModelConfig, room: _Room, reasons: dict[str, str]) -> tuple[int, bool, int]:
