@@ -116,12 +116,13 @@ class Writing:
 
 @contextmanager
 def fault_at(n, fault, calls=("fsync", "rename", "mkdir", "rmdir", "unlink")):
-    """Before the nth call, from 0, of those that change the disk, `fault` is called."""
-    numbers, open_ = itertools.count(), Path.open
+    """Before the nth call, from 0, of those that change the disk, `fault` is called. Gives a list of it."""
+    numbers, open_, happened = itertools.count(), Path.open, []
 
     def count(real):
         def call(*args, **options):
             if next(numbers) == n:
+                happened.append(n)
                 fault()
             return real(*args, **options)
 
@@ -135,7 +136,7 @@ def fault_at(n, fault, calls=("fsync", "rename", "mkdir", "rmdir", "unlink")):
         for name in calls:
             patch.setattr(os, name, count(getattr(os, name)))
         patch.setattr(Path, "open", opened)
-        yield
+        yield happened
 
 
 def in_a_child(work):
@@ -409,18 +410,19 @@ def test_a_second_signal_ends_at_once_also_while_a_save_is_written(corpus, plan,
 
 def test_wherever_the_disk_is_full_the_old_save_stays_and_nothing_else(corpus, plan, tmp_path, monkeypatch):
     saves = saves_of(corpus, plan, tmp_path / "whole", monkeypatch)
-    target = tmp_path / "m" / "m"
+    base, target = tmp_path / "base", tmp_path / "full" / "m"
+    for save in saves[1:3]:
+        write_checkpoint(base / "m", save)
     for n in itertools.count():
-        for save in saves[1:3]:
-            write_checkpoint(target, save)
-        refused = []
-        try:
-            with fault_at(n, lambda: refused.append(n) or full(), calls=("fsync", "rename", "mkdir")):
+        shutil.rmtree(target.parent, ignore_errors=True)
+        shutil.copytree(base, target.parent)
+        with fault_at(n, full, calls=("fsync", "rename", "mkdir")) as happened:
+            try:
                 write_checkpoint(target, saves[3])
-        except OutOfRoom as problem:
-            assert problem.exit_code == 4
-            assert re.search(r"MB needed, .* MB free", problem.message)
-        if not refused:
+            except OutOfRoom as problem:
+                assert problem.exit_code == 4
+                assert re.search(r"MB needed, .* MB free", problem.message)
+        if not happened:
             break
         found = read_resumable(target)
         assert found.state.facts["step"] in (20, 30)
@@ -469,28 +471,37 @@ def test_a_disk_that_fills_up_beside_the_training_ends_it(corpus, plan, tmp_path
 # T4, a place that cannot be written
 
 
-@pytest.fixture
-def locked_place():
-    """A directory that may be read and not written; for root, who may write anywhere, as another user."""
-    place = Path(tempfile.mkdtemp())
-    place.chmod(0o555)
+@contextmanager
+def another_user():
+    """Root may write anywhere, and so becomes someone else."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
-    yield place
-    if root:
-        os.seteuid(0)
-    shutil.rmtree(place)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
 
 
-def test_a_directory_that_cannot_be_written_is_found_out_at_once(locked_place, monkeypatch, capsys):
+def test_a_directory_that_cannot_be_written_is_found_out_at_once(monkeypatch, capsys):
     monkeypatch.setattr("attncli.training.job.new_job", lambda *args, **options: pytest.fail("read the text first"))
-    for out in (locked_place / "m", locked_place / "deep" / "m"):
+    place = Path(tempfile.mkdtemp())  # where another user may look
+    (place / "file").touch()
+    place.chmod(0o555)
+
+    def refused(out):
         assert run(["train", "story.txt", *COMMAND, "--out", str(out)]) == 4
-        err = capsys.readouterr().err
-        assert "cannot be written: Permission denied" in err
-        assert "--out" in err
-    assert not list(locked_place.iterdir())
+        return capsys.readouterr().err
+
+    assert "cannot be written" in refused(place / "file" / "m")
+    with another_user():
+        for out in (place / "m", place / "deep" / "m"):
+            err = refused(out)
+            assert "cannot be written: Permission denied" in err
+            assert "--out" in err
+    assert [path.name for path in place.iterdir()] == ["file"]
+    shutil.rmtree(place)
 
 
 # T5, T6: what ends a run from within
