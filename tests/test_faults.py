@@ -29,7 +29,9 @@ from attncli.cli.main import run
 from attncli.cli.train import _signals
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, OutOfRoom
-from attncli.text.corpus import Documents, prepare
+from attncli.model.transformer import Transformer
+from attncli.text.corpus import prepare
+from attncli.text.files import Documents
 from attncli.training import make_plan, new_job, resume_job, saver, train
 from attncli.training.job import _newest_good
 from attncli.training.reports import Result, SaveReport, StepReport
@@ -45,7 +47,7 @@ FILES = [
 
 @pytest.fixture
 def corpus():
-    return prepare(Documents((story(1500),), ("story.txt",)), CorpusConfig(vocab_size=300))
+    return prepare(Documents.of((story(1500),), ("story.txt",)), CorpusConfig(vocab_size=300))
 
 
 @pytest.fixture
@@ -357,7 +359,7 @@ def test_a_stop_while_a_save_is_written_saves_both(corpus, plan, tmp_path, besid
 def test_weights_that_nothing_has_scored_yet_are_copied_too(corpus, plan, tmp_path, beside):
     from attncli.training.loop import _begin
 
-    begun = _begin(plan, None)
+    begun = _begin(plan, None, None)
     with saver.Saver(tmp_path / "m", corpus, plan, {}) as place:
         held = threading.Event()
         place._thread.submit(held.wait)
@@ -380,7 +382,7 @@ def test_a_copy_that_would_not_fit_the_memory_is_not_made(corpus, plan, tmp_path
         patch.setattr(saver, "_physical_memory", lambda: 1000)
         from attncli.training.loop import _begin
 
-        begun = _begin(plan, None)
+        begun = _begin(plan, None, None)
         patch.setattr(saver, "_copies", no_copy)
         with saver.Saver(tmp_path / "m", corpus, plan, {}) as place:
             place.save_beside(begun, 0.0)
@@ -512,14 +514,13 @@ def test_a_directory_that_cannot_be_written_is_found_out_at_once(monkeypatch, ca
 
 def poisoned(monkeypatch, target, poison):
     """Once a save is there, the loss of the fifth step from then on is what `poison` makes of it."""
-    real, count = torch.nn.functional.cross_entropy, itertools.count()
+    real, count = Transformer.loss, itertools.count()
 
-    def loss(*args, **options):
-        value = real(*args, **options)
-        trains = value.requires_grad and (target / directory.MANIFEST).exists()
-        return poison(value) if trains and next(count) == 5 else value
+    def loss(model, rows):
+        value = real(model, rows)
+        return poison(value) if (target / directory.MANIFEST).exists() and next(count) == 5 else value
 
-    monkeypatch.setattr(torch.nn.functional, "cross_entropy", loss)
+    monkeypatch.setattr(Transformer, "loss", loss)
 
 
 def endless_gradient(loss):

@@ -36,7 +36,7 @@ def last_of(tokens: Tokens, tokenizer: Tokenizer, most: int = TRAIN_BYTES) -> Ex
 def end_of(part: Part, tokenizer: Tokenizer, most: int = TRAIN_BYTES) -> Excerpt:
     """The last `most` bytes of some documents, of which little more than that is tokenized."""
     excerpt = last_of(tokens_of(part.last(most), tokenizer), tokenizer, most)  # a character is at least a byte
-    return replace(excerpt, of=part.bytes)
+    return excerpt if part.characters <= most else replace(excerpt, of=part.bytes)
 
 
 def _tokens_in(tokens: Tokens, most: int) -> int:

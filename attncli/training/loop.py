@@ -265,5 +265,7 @@ class _Clock:
         per_step = (now - seconds) / (step - first)  # evaluations and saves included
         left = deadline - now - CLOSING_SECONDS - self._plan.closing_evaluation_seconds
         steps = max(int(left / per_step), 0)
+        if self._plan.most_steps is not None:
+            steps = min(steps, self._plan.most_steps - step)
         expected = schedule.steps - step
         return schedule if abs(steps - expected) <= _TOLERATED * expected else schedule.revised(step, step + steps)

@@ -36,7 +36,7 @@ _GPU_WINDOWS = ((math.inf, 256, 16384),)
 _SHORTEST_CONTEXT = 8
 _WINDOWS_AT_LEAST = 8  # in the text
 _TOKENS_PER_PARAMETER = 1.0
-_PARAMETERS_PER_TRAIN_TOKEN = 20
+_MOST_EPOCHS = 72  # of a run with a deadline: more only memorize, whatever the dropout and the decay
 _MEASURED_FIRST = "tiny"
 _OPTIMISM = 1.5  # a larger model computes more per second than the one measured first
 _SEED_OF_MEASUREMENT = 0
@@ -96,9 +96,12 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
     parts, again, memory = _fitted(config, model, room, reasons)
     step_seconds = measure_step(model, room, parts, again)
     evaluation = step_seconds / _STEP_PER_FORWARD * len(corpus.val) / room.step_tokens
+    most_steps = math.ceil(_MOST_EPOCHS * len(corpus.train) / room.step_tokens)
     if steps is None:
         left = seconds - spent - (time.monotonic() - began) - CLOSING_SECONDS - evaluation
         steps = max(int(left / (step_seconds * (1 + _EVALUATIONS * _EVALUATION_SHARE))), 1)
+        if steps > most_steps:
+            steps, reasons["steps"] = most_steps, f"{_MOST_EPOCHS} epochs are enough: more would only memorize"
     epochs = steps * room.step_tokens / len(corpus.train)
     lr, adam_lr = _rates(config, room.optimizer, steps * room.step_tokens, start is not None, reasons)
     return Plan(
@@ -121,6 +124,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         compiled=bool(config.compile),
         threads=torch.get_num_threads(),
         seconds=seconds if config.timed else None,
+        most_steps=most_steps if config.timed else None,
         step_seconds=step_seconds,
         closing_evaluation_seconds=evaluation,
         memory_bytes=memory,
@@ -256,7 +260,7 @@ def _sizes(measure: _Measure) -> Iterator[tuple[str, int]]:
     smallest = next(iter(SIZES))
     for size in reversed(SIZES):
         parameters = sum(count_parameters(measure.shape(size)).values())
-        if parameters <= _PARAMETERS_PER_TRAIN_TOKEN * len(measure.room.corpus.train) or size == smallest:
+        if _TOKENS_PER_PARAMETER * parameters <= _MOST_EPOCHS * len(measure.room.corpus.train) or size == smallest:
             yield size, parameters
 
 

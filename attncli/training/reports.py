@@ -36,6 +36,7 @@ class Plan:
     compiled: bool
     threads: int
     seconds: float | None  # the deadline, from the start of the program
+    most_steps: int | None  # that a run with a deadline takes, however much time is left
     step_seconds: float  # measured before the first step
     closing_evaluation_seconds: float  # an estimate for the whole validation part
     memory_bytes: int  # an estimate of the peak
