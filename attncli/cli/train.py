@@ -6,7 +6,7 @@ import re
 import shlex
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from attncli.model.transformer import Transformer
     from attncli.text.corpus import Corpus
     from attncli.training.job import Job
-    from attncli.training.reports import Result
+    from attncli.training.reports import Plan, Result
+    from attncli.training.tensorboard import TensorBoardLog
 
 _SAMPLE_TOKENS, _SHORTEST_SAMPLE, _SAMPLE_TOKENS_PER_SECOND = 80, 10, 1 / 3
+_METERED_TOKENS, _METERED_TOKENS_PER_SECOND = 400, 3  # of the sample that is compared with the training text
 _FILES = "Text files, directories, or - for standard input."
 _TIME = f"How long in all, such as 90s, 5m or 1h. Unset: {DEFAULT_TRAINING_SECONDS / 60:.0f}m."
 _SIZE = f"{', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384. Unset: by time and machine."
@@ -90,6 +92,8 @@ def train(
 
     from attncli.checkpoint.store import lock, settle
     from attncli.cli.loading import load
+    from attncli.render.console import messages
+    from attncli.render.training import ReadingProgress
     from attncli.training.job import new_job, resume_job
 
     target = _target(files, name, out, resume)
@@ -106,15 +110,19 @@ def train(
     )  # fmt: skip
     start = None if from_ is None else load(from_, "cpu", "float32")
     if plan:
-        _show_plan(new_job(files or (), val_file, text, pinned, monotonic() - clock.started, start), target, json)
+        with ReadingProgress(messages()) as progress:
+            job = new_job(files or (), val_file, text, pinned, monotonic() - clock.started, start, progress)
+        _show_plan(job, target, json)
         return
     with lock(target):
         settle(target)
-        if resume:
-            job = resume_job(target, files or (), device)
-        else:
+        if not resume:
             _refuse_taken(target, force)
-            job = new_job(files or (), val_file, text, pinned, monotonic() - clock.started, start)
+        with ReadingProgress(messages()) as progress:
+            if resume:
+                job = resume_job(target, files or (), device, progress)
+            else:
+                job = new_job(files or (), val_file, text, pinned, monotonic() - clock.started, start, progress)
         _run(job, target, json, tensorboard)
 
 
@@ -203,6 +211,7 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
     from attncli.render.escape import one_line
     from attncli.render.training import TrainingScreen, plan_table
     from attncli.training import train as reports
+    from attncli.training.curves import curves_from_lines
     from attncli.training.reports import Result
 
     console = messages()
@@ -212,8 +221,12 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
     resumed = job.resume.state.facts["step"] if job.resume is not None and job.resume.state is not None else None
     show(console, plan_table(job.plan, str(target), _described(corpus), resumed))
     result: Result | None = None
-    # A resumed run counts on from the time it had spent; a new one from when this process began.
-    with _signals() as received, TrainingScreen(console, job.plan) as screen:
+    before = curves_from_lines(target.name, str(target), job.resume.metrics) if resumed else None
+    with ExitStack() as opened:
+        log = opened.enter_context(_tensorboard(target, job.plan, resumed)) if tensorboard else None
+        received = opened.enter_context(_signals())
+        screen = opened.enter_context(TrainingScreen(console, job.plan, before))
+        # A resumed run counts on from the time it had spent; a new one from when this process began.
         for report in reports(
             corpus,
             job.plan,
@@ -226,14 +239,23 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
             sample=_sampler(job),
         ):
             screen.update(report)
+            if log is not None:
+                log.update(report)
             result = report if isinstance(report, Result) else result
     assert result is not None
     if not result.finished:
         steps = f"step {result.step:,} of {result.steps:,}"
-        console.print(f"Stopped at {steps}; everything is saved. Go on with:")
-        console.print(one_line(f"  attncli train --resume {_where(target)}"), soft_wrap=True)
+        with suppress(OSError):  # after SIGHUP the terminal may be gone
+            console.print(f"Stopped at {steps}; everything is saved. Go on with:")
+            console.print(one_line(f"  attncli train --resume {_where(target)}"), soft_wrap=True)
         raise typer.Exit(128 + received[0])
     _summarize(result, job, target, json)
+
+
+def _tensorboard(target: Path, plan: Plan, resumed: int | None) -> TensorBoardLog:
+    from attncli.training.tensorboard import TensorBoardLog
+
+    return TensorBoardLog(target, plan, resumed)
 
 
 def _sampler(job: Job) -> Callable[[Transformer], tuple[str, int]] | None:
@@ -288,23 +310,32 @@ def _summarize(result: Result, job: Job, target: Path, json: bool) -> None:
     from attncli.checkpoint.directory import MODELS_FOLDER
     from attncli.checkpoint.store import load_model
     from attncli.generation.engine import generate
-    from attncli.generation.events import Text
+    from attncli.generation.events import Finished
     from attncli.render.console import messages, output, print_json, show
     from attncli.render.escape import one_line
+    from attncli.render.evaluation import honesty_document, honesty_screen
     from attncli.render.training import result_document, summary
+    from attncli.training.curves import read_metrics
+    from attncli.training.honesty import judge
 
     plan = job.plan
     loaded = load_model(target, torch.device(plan.device), torch.float32)
-    config = SampleConfig(max_new_tokens=_SAMPLE_TOKENS, seed=plan.seed)
+    tokens = _METERED_TOKENS if plan.seconds is None else int(plan.seconds * _METERED_TOKENS_PER_SECOND)
+    config = SampleConfig(max_new_tokens=min(max(tokens, _SAMPLE_TOKENS), _METERED_TOKENS), seed=plan.seed)
     events = generate(loaded.model, loaded.tokenizer, [loaded.start_of_text], config)
-    sample = "".join(event.text for event in events if isinstance(event, Text))
+    ids = next(event.ids for event in events if isinstance(event, Finished))
+    sample = loaded.tokenizer.decode(ids[:_SAMPLE_TOKENS])
+    honesty = judge(result, plan, job.corpus, read_metrics(target), ids)
     if json:
-        print_json(result_document(result, str(target), sample))
+        print_json(result_document(result, str(target), sample) | honesty_document(honesty))
         return
-    show(output(), summary(result, plan, str(target), sample))
+    console = output()
+    show(console, summary(result, plan, len(job.corpus.val), str(target), sample))
+    show(console, honesty_screen(honesty, console.width))
     model = shlex.quote(target.name if target.parent == MODELS_FOLDER else str(target))
     prompt = shlex.quote(_first_words(job.corpus))
     console = messages()
+    console.print()
     console.print("Try next:", style="bold")
     for command in ("generate", "explain"):
         console.print(one_line(f"  attncli {command} -m {model} {prompt}"), soft_wrap=True)

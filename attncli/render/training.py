@@ -11,12 +11,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
 from attncli.render.escape import fit, one_line, visible
 from attncli.render.live import LiveDisplay
 from attncli.render.numbers import count, duration, size
+from attncli.text.files import Progress
 from attncli.training.curves import RunCurves
 from attncli.training.reports import EvalReport, Plan, Report, Result, SampleReport, Score, StepReport
 
@@ -118,18 +121,45 @@ def score_text(score: Score) -> str:
     )
 
 
-def summary(result: Result, plan: Plan, path: str, sample: str) -> RenderableType:
-    """What came out: the score, where it is, what it writes."""
+def summary(result: Result, plan: Plan, val_tokens: int, path: str, sample: str) -> RenderableType:
+    """What came out: the score, where it is, what it writes. `val_tokens`: of the whole validation part."""
     assert result.best is not None
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("validation", Text(score_text(result.best)))
+    share = result.best.scored / max(val_tokens - 1, 1)
+    table.add_row("validation", Text(score_text(result.best) + (f" · on {share:.0%} of it" if share < 1 else "")))
     best = "" if result.best_step == result.step else f"; the best weights are those of step {result.best_step:,}"
     trained = f"{result.step:,} steps, {count(result.tokens)} tokens, {result.tokens / plan.train_tokens:.1f} epochs"
     table.add_row("training", Text(f"{trained} in {duration(result.seconds)}{best}"))
     table.add_row("saved", Text(one_line(path)))
     return Group(table, Text(), Text("A sample", style="bold"), Text(visible(sample).strip("\n")), Text())
+
+
+class ReadingProgress:
+    """A bar while the text is read and tokenized, on a terminal; it goes when it is done. A context to be called."""
+
+    def __init__(self, console: Console) -> None:
+        shown = console.is_terminal and not console.is_dumb_terminal
+        columns = TextColumn("{task.fields[stage]}"), BarColumn(20), TextColumn("{task.fields[done]}")
+        self._progress = Bars(*columns, console=console, disable=not shown, transient=True)
+        self._task = self._progress.add_task("", total=None, stage="", done="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """So far a stage has come."""
+        done = size(progress.done) if progress.total is None else f"{size(progress.done)} of {size(progress.total)}"
+        self._progress.update(
+            self._task, total=progress.total, completed=progress.done, stage=progress.stage, done=done
+        )
 
 
 def result_document(result: Result, path: str, sample: str) -> dict[str, Any]:

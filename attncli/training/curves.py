@@ -131,6 +131,11 @@ def _read(path: Path) -> bytes:
         raise BadCheckpoint(f"{path} cannot be read: {problem.strerror}.", "Check its permissions.") from None
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of the metrics.jsonl of a model directory. Raises BadCheckpoint."""
+    return _lines(ModelFolder(path).read(METRICS), path / METRICS)
+
+
 def _lines(data: bytes, path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file, one a line; an unfinished last line is one that is being written."""
     lines = []

@@ -22,7 +22,7 @@ from attncli.model.device import DTYPES
 from attncli.model.transformer import Transformer, initialize
 from attncli.text.corpus import Corpus, batch
 from attncli.training.evaluate import evaluate
-from attncli.training.plan import CLOSING_SECONDS, sampled_windows
+from attncli.training.plan import sampled_windows
 from attncli.training.reports import EvalReport, Plan, Report, Result, SampleReport, SaveReport, Score, StepReport
 from attncli.training.saver import Run, Saver, figures, weights_of
 from attncli.training.schedule import Schedule
@@ -226,7 +226,7 @@ def _finish(run: Run, corpus: Corpus, plan: Plan, clock: _Clock, saver: Saver) -
         whole = last.score
     else:  # in float32, as any other program would
         run.model.load_state_dict(run.best_weights)
-        whole = evaluate(run.model, corpus.val)
+        whole = evaluate(run.model, corpus.val, windows=plan.closing_windows)
     run.metrics.append({"kind": "final", "step": run.best_step, **figures(whole)})
     result = _result(run, plan, clock, whole, finished=True)
     saver.save(run, "finished", clock.spent(), result)
@@ -263,7 +263,7 @@ class _Clock:
             return schedule
         seconds, first = self._first
         per_step = (now - seconds) / (step - first)  # evaluations and saves included
-        left = deadline - now - CLOSING_SECONDS - self._plan.closing_evaluation_seconds
+        left = deadline - now - self._plan.closing_seconds
         steps = max(int(left / per_step), 0)
         if self._plan.most_steps is not None:
             steps = min(steps, self._plan.most_steps - step)

@@ -24,7 +24,10 @@ from attncli.training.reports import Plan
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
 
-CLOSING_SECONDS = 1.0  # the last save and the sample of text, beside the last evaluations
+_SAVING_SECONDS = 0.5  # the last save, and reading it back
+_CLOSING_SHARE = 0.05  # of the time of a run that its last evaluation may take
+_JUDGING_SHARE = 0.03  # and the sample of text, the yardsticks and the meter, of at most
+_JUDGING_SECONDS = 2.0
 _EVALUATIONS = 12  # in a run
 _EVALUATION_SHARE = 0.003  # of the time of a run that one evaluation may take
 _STEP_PER_FORWARD = 3  # a step takes about three times as long as a forward pass over the same tokens
@@ -89,16 +92,14 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
     measure = _Measure(room)
     steps = _steps(config, len(corpus.train), room.step_tokens)
     if start is not None:
-        model = start
         reasons["size"] = "that of the model it starts from"
-    else:
-        model = measure.shape(_size(config, measure, seconds - spent, steps, reasons))
+    model = start if start is not None else _model(config, measure, seconds - spent, steps, reasons)
     parts, again, memory = _fitted(config, model, room, reasons)
-    step_seconds = measure_step(model, room, parts, again)
-    evaluation = step_seconds / _STEP_PER_FORWARD * len(corpus.val) / room.step_tokens
+    step_seconds = measure.step_seconds(model, parts, again)
+    windows, closing = _closing(config, seconds, step_seconds, model, room)
     most_steps = math.ceil(_MOST_EPOCHS * len(corpus.train) / room.step_tokens)
     if steps is None:
-        left = seconds - spent - (time.monotonic() - began) - CLOSING_SECONDS - evaluation
+        left = seconds - spent - (time.monotonic() - began) - closing
         steps = max(int(left / (step_seconds * (1 + _EVALUATIONS * _EVALUATION_SHARE))), 1)
         if steps > most_steps:
             steps, reasons["steps"] = most_steps, f"{_MOST_EPOCHS} epochs are enough: more would only memorize"
@@ -126,7 +127,8 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         seconds=seconds if config.timed else None,
         most_steps=most_steps if config.timed else None,
         step_seconds=step_seconds,
-        closing_evaluation_seconds=evaluation,
+        closing_windows=windows,
+        closing_seconds=closing,
         memory_bytes=memory,
         train_tokens=len(corpus.train),
         train_bytes=corpus.train.bytes,
@@ -148,6 +150,19 @@ def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig
         feed_forward_width=math.ceil(width * 8 / 3 / 32) * 32,
         context=context,
     )
+
+
+def _closing(
+    config: TrainConfig, seconds: float, step_seconds: float, model: ModelConfig, room: _Room
+) -> tuple[int | None, float]:
+    """How many windows of the validation part the last evaluation scores, None being all; seconds kept for the end."""
+    share = 1 if room.dtype != torch.float32 else 1 / _STEP_PER_FORWARD  # of a step; it is scored in float32
+    per_window = step_seconds * share * model.context / room.step_tokens
+    windows = math.ceil(len(room.corpus.val) / model.context)
+    affordable = max(round(_CLOSING_SHARE * seconds / per_window), 1) if config.timed else windows
+    judging = min(_JUDGING_SHARE * seconds, _JUDGING_SECONDS)
+    taken = min(windows, affordable)
+    return (None if taken == windows else taken), taken * per_window + judging + _SAVING_SECONDS
 
 
 def sampled_windows(plan: Plan) -> int:
@@ -226,9 +241,15 @@ def duration_words(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.3g} min"
 
 
-def _size(config: TrainConfig, measure: _Measure, seconds: float, steps: int | None, reasons: dict[str, str]) -> str:
-    if config.size is not None:
-        return config.size
+def _model(
+    config: TrainConfig, measure: _Measure, seconds: float, steps: int | None, reasons: dict[str, str]
+) -> ModelConfig:
+    """The shape of a new model."""
+    size = config.size or _size(measure, seconds, steps, reasons)
+    return measure.shape(size)
+
+
+def _size(measure: _Measure, seconds: float, steps: int | None, reasons: dict[str, str]) -> str:
     if steps is not None:  # nothing measured: the same seed gives the same model
         tokens = steps * measure.room.step_tokens
         reasons["size"] = f"for {tokens:,} tokens"
@@ -242,17 +263,18 @@ class _Measure:
 
     def __init__(self, room: _Room) -> None:
         self.room = room
-        self._known: dict[str, float] = {}
+        self._known: dict[tuple[ModelConfig, int, bool], float] = {}
 
     def shape(self, size: str) -> ModelConfig:
         """The model of that size for this text."""
         return shape(*parse_size(size), self.room.corpus.tokenizer.vocab_size, self.room.context)
 
-    def step_seconds(self, size: str) -> float:
-        """Its seconds per step."""
-        if size not in self._known:
-            self._known[size] = measure_step(self.shape(size), self.room)
-        return self._known[size]
+    def step_seconds(self, model: ModelConfig, parts: int = 1, again: bool = False) -> float:
+        """Its seconds per step, taken in parts, activations computed again or not."""
+        key = model, parts, again
+        if key not in self._known:
+            self._known[key] = measure_step(model, self.room, parts, again)
+        return self._known[key]
 
 
 def _sizes(measure: _Measure) -> Iterator[tuple[str, int]]:
@@ -278,12 +300,13 @@ def _size_for_time(measure: _Measure, seconds: float) -> str:
 
     The work of a step grows with the parameters, so one measurement predicts which sizes are worth measuring.
     """
-    per_work = measure.step_seconds(_MEASURED_FIRST) / matrix_parameters(measure.shape(_MEASURED_FIRST))
+    first = measure.shape(_MEASURED_FIRST)
+    per_work = measure.step_seconds(first) / matrix_parameters(first)
     size = ""
     for size, parameters in _sizes(measure):
         least = _TOKENS_PER_PARAMETER * parameters / measure.room.step_tokens  # steps
         predicted = least * per_work * matrix_parameters(measure.shape(size))
-        if predicted <= seconds * _OPTIMISM and least * measure.step_seconds(size) <= seconds:
+        if predicted <= seconds * _OPTIMISM and least * measure.step_seconds(measure.shape(size)) <= seconds:
             break
     return size
 

@@ -38,7 +38,8 @@ class Plan:
     seconds: float | None  # the deadline, from the start of the program
     most_steps: int | None  # that a run with a deadline takes, however much time is left
     step_seconds: float  # measured before the first step
-    closing_evaluation_seconds: float  # an estimate for the whole validation part
+    closing_windows: int | None  # of the validation part that the last evaluation scores; None for all
+    closing_seconds: float  # kept for the last evaluation, the last save and the closing figures
     memory_bytes: int  # an estimate of the peak
     train_tokens: int
     train_bytes: int
@@ -143,7 +144,9 @@ class Result:
     step: int
     steps: int  # in all, as expected at the end
     best_step: int
-    best: Score | None  # None when nothing was scored yet; over the whole validation part when finished
+    best: (
+        Score | None
+    )  # None when nothing was scored yet; when finished over all of the validation part, as time allows
     train_loss: float | None
     tokens: int
     seconds: float

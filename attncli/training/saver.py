@@ -145,7 +145,7 @@ class Saver:
             return None
         return {
             **figures(score),
-            "validation": "whole" if result is not None else "sampled",
+            "validation": "whole" if score.scored == len(self._corpus.val) - 1 else "sampled",
             "train_loss": run.train_loss,
         }
 
