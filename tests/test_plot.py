@@ -265,7 +265,8 @@ PLAN = Plan(
     model=replace(PRESETS["gpt2"][1], context=64), parameters=1, context=64, batch_size=8, grad_accum=1,
     checkpoint_activations=False, optimizer="muon", adam_lr=3e-3, compiled=False, dropout=0.1, weight_decay=0.1,
     schedule=Schedule(3e-3, 90, ((0, 600),)), eval_every=50, report_every=5, seed=1, device="cpu", dtype="float32",
-    threads=2, seconds=300.0, most_steps=None, step_seconds=0.12, closing_windows=None, closing_seconds=2.0, memory_bytes=1,
+    threads=2, seconds=300.0, most_steps=None, step_seconds=0.12, closing_windows=None, closing_seconds=2.0,
+    memory_bytes=1,
     train_tokens=400_000, train_bytes=1_000_000, reasons={},
 )  # fmt: skip
 

@@ -30,6 +30,7 @@ from attncli.errors import BadCheckpoint, UsageProblem
 if TYPE_CHECKING:
     from attncli.model.transformer import Transformer
     from attncli.text.corpus import Corpus
+    from attncli.training.curves import RunCurves
     from attncli.training.job import Job
     from attncli.training.reports import Plan, Result
     from attncli.training.tensorboard import TensorBoardLog
@@ -211,17 +212,15 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
     from attncli.render.escape import one_line
     from attncli.render.training import TrainingScreen, plan_table
     from attncli.training import train as reports
-    from attncli.training.curves import curves_from_lines
     from attncli.training.reports import Result
 
     console = messages()
     for note in job.notes:
         print_note(note)
     corpus = job.corpus
-    resumed = job.resume.state.facts["step"] if job.resume is not None and job.resume.state is not None else None
+    resumed, before = _gone_through(job, target)
     show(console, plan_table(job.plan, str(target), _described(corpus), resumed))
     result: Result | None = None
-    before = curves_from_lines(target.name, str(target), job.resume.metrics) if resumed else None
     with ExitStack() as opened:
         log = opened.enter_context(_tensorboard(target, job.plan, resumed)) if tensorboard else None
         received = opened.enter_context(_signals())
@@ -250,6 +249,17 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
             console.print(one_line(f"  attncli train --resume {_where(target)}"), soft_wrap=True)
         raise typer.Exit(128 + received[0])
     _summarize(result, job, target, json)
+
+
+def _gone_through(job: Job, target: Path) -> tuple[int | None, RunCurves | None]:
+    """The step at which a resumed run goes on, and its curves so far, if it has any."""
+    from attncli.training.curves import curves_from_lines
+
+    if job.resume is None or job.resume.state is None:
+        return None, None
+    metrics = job.resume.metrics
+    before = curves_from_lines(target.name, str(target), metrics) if metrics else None
+    return job.resume.state.facts["step"], before
 
 
 def _tensorboard(target: Path, plan: Plan, resumed: int | None) -> TensorBoardLog:

@@ -419,4 +419,5 @@ def memory_bytes(model: ModelConfig, tokens: int, room: _Room, again: bool = Fal
         per_token = per_token // model.layers + model.layers * model.width
     update = (8 + 3 * size) * matrices // 2  # of the largest stack of matrices
     kept = 8 * parameters + state  # the best weights so far; weights and state for a save
-    return (8 + working) * parameters + state + update + kept + size * tokens * per_token
+    rows = 8 * room.batch_size * (room.context + 1)
+    return (8 + working) * parameters + state + update + kept + rows + size * tokens * per_token

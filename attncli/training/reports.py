@@ -144,9 +144,7 @@ class Result:
     step: int
     steps: int  # in all, as expected at the end
     best_step: int
-    best: (
-        Score | None
-    )  # None when nothing was scored yet; when finished over all of the validation part, as time allows
+    best: Score | None  # when finished, over as much of the validation part as the time allowed
     train_loss: float | None
     tokens: int
     seconds: float
