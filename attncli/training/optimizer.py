@@ -6,7 +6,7 @@ and shape only, and nothing of where gradients come from. Nothing here waits for
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from attncli.config import OptimizerKind
 
 BETAS = (0.9, 0.95)  # of AdamW
+_EPSILON = 1e-8
 MOMENTUM = 0.95  # of Muon
 LARGEST_GRADIENT = 1.0  # the norm to which a larger gradient is cut
 # a, b, c of x -> a x + b x^3 + c x^5 in turn, driving singular values towards one: the first three steps of the Polar
@@ -83,13 +84,56 @@ class Muon:
 
     def tensors(self) -> dict[str, Tensor]:
         """The running means by the name of their matrix."""
-        pairs = ((name, stack.momentum[at]) for stack in self._stacks for at, name in enumerate(stack.names))
-        return dict(pairs)
+        return {name: stack.momentum[at] for stack in self._stacks for at, name in enumerate(stack.names)}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Puts back what `tensors` gave."""
         for name, mean in self.tensors().items():
             mean.copy_(tensors[name])
+
+
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019, algorithm 2), for all parameters at once.
+
+    Written here because PyTorch's own takes 1.7 seconds to import what it needs for being compiled.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], weight_decay: float) -> None:
+        self._names = list(parameters)
+        self._weights: list[Tensor] = [parameters[name] for name in self._names]
+        self._decayed = [weight for weight in self._weights if weight.ndim >= 2]
+        self._means = [torch.zeros_like(weight, requires_grad=False) for weight in self._weights]
+        self._squares = [torch.zeros_like(weight, requires_grad=False) for weight in self._weights]
+        self._steps = 0
+        self._weight_decay = weight_decay
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Updates every parameter by its gradient."""
+        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        self._steps += 1
+        mean_rate, square_rate = BETAS
+        torch._foreach_lerp_(self._means, gradients, 1 - mean_rate)
+        torch._foreach_mul_(self._squares, square_rate)
+        torch._foreach_addcmul_(self._squares, gradients, gradients, 1 - square_rate)
+        sizes = torch._foreach_sqrt(self._squares)
+        torch._foreach_div_(sizes, math.sqrt(1 - square_rate**self._steps))
+        torch._foreach_add_(sizes, _EPSILON)
+        torch._foreach_mul_(self._decayed, 1 - lr * self._weight_decay)
+        torch._foreach_addcdiv_(self._weights, self._means, sizes, -lr / (1 - mean_rate**self._steps))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Both running means by the name of their parameter, and the number of steps taken."""
+        means = {f"mean.{name}": mean for name, mean in zip(self._names, self._means, strict=True)}
+        squares = {f"square.{name}": square for name, square in zip(self._names, self._squares, strict=True)}
+        return {"steps": torch.tensor(self._steps), **means, **squares}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back what `tensors` gave."""
+        self._steps = int(tensors["steps"])
+        for name, mine in self.tensors().items():
+            if name != "steps":
+                mine.copy_(tensors[name])
 
 
 class Optimizer:
@@ -100,15 +144,11 @@ class Optimizer:
     ) -> None:
         named = dict(model.named_parameters())
         turned = {name: p for name, p in named.items() if kind == "muon" and p.ndim == 2 and name.startswith("blocks.")}
-        rest = {name: p for name, p in named.items() if name not in turned}
-        self._names = [name for name, p in rest.items() if p.ndim >= 2] + [n for n, p in rest.items() if p.ndim < 2]
-        groups = [
-            {"params": [p for p in rest.values() if p.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in rest.values() if p.ndim < 2], "weight_decay": 0.0},
-        ]
         self._parameters = list(named.values())
-        self._adam = torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)  # Loshchilov and Hutter, 2019
-        self._muon = Muon(turned, weight_decay, dtype) if turned else None
+        self._parts: dict[str, AdamW | Muon] = {
+            "adamw": AdamW({name: p for name, p in named.items() if name not in turned}, weight_decay),
+            "muon": Muon(turned, weight_decay, dtype),
+        }
 
     def step(self, lr: float, adam_lr: float) -> Tensor:
         """Updates all weights; returns the norm of the gradient before it was cut to LARGEST_GRADIENT.
@@ -118,31 +158,16 @@ class Optimizer:
             adam_lr: of what is AdamW's.
         """
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, LARGEST_GRADIENT)
-        for group in self._adam.param_groups:
-            group["lr"] = adam_lr
-        self._adam.step()
-        if self._muon is not None:
-            self._muon.step(lr)
+        self._parts["adamw"].step(adam_lr)
+        self._parts["muon"].step(lr)
         return norm
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state as 'what.parameter' -> tensor; AdamW's part is empty before the first step."""
-        state = self._adam.state_dict()["state"]
-        named = {f"{what}.{self._names[i]}": tensor for i, entry in state.items() for what, tensor in entry.items()}
-        means = {} if self._muon is None else self._muon.tensors()
-        return named | {f"momentum.{name}": mean for name, mean in means.items()}
+        """The state as 'part.what.parameter' -> tensor."""
+        return {f"{part}.{name}": t for part, kind in self._parts.items() for name, t in kind.tensors().items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Puts back what `tensors` gave."""
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            what, _, name = key.partition(".")
-            if what != "momentum":
-                state.setdefault(self._names.index(name), {})[what] = tensor
-        self._adam.load_state_dict({"state": state, "param_groups": self._adam.state_dict()["param_groups"]})
-        if self._muon is not None:
-            self._muon.load(_under("momentum.", tensors.items()))
-
-
-def _under(prefix: str, items: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): tensor for key, tensor in items if key.startswith(prefix)}
+        for part, kind in self._parts.items():
+            prefix = f"{part}."
+            kind.load({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})

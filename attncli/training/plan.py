@@ -43,6 +43,8 @@ _MOST_EPOCHS = 72  # of a run with a deadline: more only memorize, whatever the 
 _MEASURED_FIRST = "tiny"
 _OPTIMISM = 1.5  # a larger model computes more per second than the one measured first
 _SEED_OF_MEASUREMENT = 0
+_LEAST_MEASURED, _MOST_MEASURED = 3, 10  # steps that are timed
+_MEASURING_SHARE, _MEASURING_SECONDS = 0.01, 0.4  # of the time of a run for timing one shape, and at most
 _WORTH_BFLOAT16 = 0.7  # of the time of a product in float32: below, bfloat16 pays for the conversions around it
 _MEMORY_SHARE = 0.8  # of the machine's memory that a run may plan to use
 _MUON_LR, _MUON_ADAM_LR, _ADAMW_LR, _FINE_TUNING_LR = 0.03, 3e-3, 3e-3, 3e-4
@@ -61,7 +63,8 @@ class _Room:
     dtype: torch.dtype
     optimizer: OptimizerKind
     context: int
-    batch_size: int
+    measuring: float  # seconds that timing a shape may take
+    batch_size: int = 1
 
     @property
     def step_tokens(self) -> int:
@@ -86,7 +89,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         _dtype(config, device, reasons),
         config.optimizer or ("muon" if start is None else "adamw"),
         _context(config, len(corpus.train), seconds, device, start, reasons),
-        0,
+        min(_MEASURING_SHARE * seconds, _MEASURING_SECONDS),
     )
     room = replace(room, batch_size=_batch_size(config, room, seconds))
     measure = _Measure(room)
@@ -317,8 +320,9 @@ def measure_step(model_config: ModelConfig, room: _Room, parts: int = 1, again: 
     model.checkpoint_activations = again
     initialize(model, torch.Generator().manual_seed(_SEED_OF_MEASUREMENT))
     trainee = Trainee(model.to(room.device).train(), room.optimizer, 0.0, room.dtype)
-    times = []
-    for step in range(4):
+    times: list[float] = []
+    while len(times) < _LEAST_MEASURED or (len(times) < _MOST_MEASURED and sum(times) < room.measuring):
+        step = len(times)
         rows = batch(
             room.corpus.train.ids,
             seed=_SEED_OF_MEASUREMENT,
@@ -332,7 +336,7 @@ def measure_step(model_config: ModelConfig, room: _Room, parts: int = 1, again: 
         assert outcome is not None
         outcome[0].item()  # waits for the device
         times.append(time.monotonic() - began)
-    return min(times[1:])
+    return min(times[1:])  # the first one also prepares
 
 
 def _steps(config: TrainConfig, tokens: int, step_tokens: int) -> int | None:
