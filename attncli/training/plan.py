@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 import torch
 
@@ -45,6 +47,7 @@ _OPTIMISM = 1.5  # a larger model computes more per second than the one measured
 _SEED_OF_MEASUREMENT = 0
 _LEAST_MEASURED, _MOST_MEASURED = 3, 10  # steps that are timed
 _MEASURING_SHARE, _MEASURING_SECONDS = 0.01, 0.4  # of the time of a run for timing one shape, and at most
+_COMPILED_FROM = {"cpu": 600.0, "cuda": 120.0}  # seconds of a run; elsewhere never
 _WORTH_BFLOAT16 = 0.7  # of the time of a product in float32: below, bfloat16 pays for the conversions around it
 _MEMORY_SHARE = 0.8  # of the machine's memory that a run may plan to use
 _MUON_LR, _MUON_ADAM_LR, _ADAMW_LR, _FINE_TUNING_LR = 0.03, 3e-3, 3e-3, 3e-4
@@ -125,7 +128,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         seed=config.seed,
         device=str(device),
         dtype=dtype_name(room.dtype),
-        compiled=bool(config.compile),
+        compiled=_compiled(config, device, seconds, reasons),
         threads=torch.get_num_threads(),
         seconds=seconds if config.timed else None,
         most_steps=most_steps if config.timed else None,
@@ -153,6 +156,24 @@ def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig
         feed_forward_width=math.ceil(width * 8 / 3 / 32) * 32,
         context=context,
     )
+
+
+def _compiled(config: TrainConfig, device: torch.device, seconds: float, reasons: dict[str, str]) -> bool:
+    """Whether torch.compile makes up for the time it takes itself, and can work here."""
+    if config.compile is not None:
+        return config.compile
+    least = _COMPILED_FROM.get(device.type, math.inf)
+    if not config.timed or seconds < least or not can_compile(device):
+        return False
+    reasons["compiled"] = f"pays from {duration_words(least)} on"
+    return True
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether what torch.compile needs for a device is here: Triton, or a C++ compiler."""
+    if device.type == "cuda":
+        return find_spec("triton") is not None
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
 
 
 def _closing(

@@ -6,6 +6,7 @@ Owns the working copy of the weights. Nothing here waits for a GPU: what a step 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -44,9 +45,7 @@ class Trainee:
         self._weights: list[Tensor] = list(model.parameters())
         self._working = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
         self._copies: list[Tensor] = list(self._working.parameters())
-        self._loss: Callable[[Tensor], Tensor] = self._working.loss
-        if compiled:
-            self._loss = torch.compile(self._working.loss, dynamic=False)
+        self._loss: Callable[[Tensor], Tensor] = self._compiled() if compiled else self._working.loss
 
     def step(
         self,
@@ -82,6 +81,23 @@ class Trainee:
         norm = self.optimizer.step(lr, adam_lr)
         self._forget()
         return nats, norm
+
+    def _compiled(self) -> Callable[[Tensor], Tensor]:
+        """The loss compiled; as it is, from then on, when that fails."""
+        from torch._dynamo.exc import TorchDynamoException
+        from torch._inductor.exc import InductorError
+
+        compiled = torch.compile(self._working.loss, dynamic=False)
+
+        def loss(rows: Tensor) -> Tensor:
+            try:
+                with warnings.catch_warnings(action="ignore"):  # of the compiler, about itself
+                    return compiled(rows)
+            except (TorchDynamoException, InductorError):  # no compiler, or one that does not work
+                self._loss = self._working.loss
+                return self._loss(rows)
+
+        return loss
 
     @property
     def working(self) -> Transformer:
