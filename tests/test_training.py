@@ -11,15 +11,17 @@ import torch
 from attncli.checkpoint import directory
 from attncli.checkpoint.store import load_model, read_resumable
 from attncli.config import CorpusConfig, TrainConfig
-from attncli.errors import BadCheckpoint, BadInput, Diverged, UsageProblem
+from attncli.errors import BadCheckpoint, BadInput, Diverged, OutOfRoom, UsageProblem
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import prepare
 from attncli.text.files import Documents
-from attncli.training import make_plan, resume_job, train
+from attncli.training import make_plan, new_job, resume_job, train
+from attncli.training import plan as plan_module
 from attncli.training.evaluate import evaluate
-from attncli.training.reports import EvalReport, Result, SaveReport, StepReport, plan_from_document
+from attncli.training.reports import EvalReport, Result, SampleReport, SaveReport, StepReport, plan_from_document
 from attncli.training.schedule import Schedule
-from tests.conftest import story, tiny_model
+from attncli.training.step import Trainee
+from tests.conftest import ids_of, story, tiny_model
 
 CPU = torch.device("cpu")
 SMALL = TrainConfig(steps=40, size="1x32", context=16, batch_size=4, dropout=0.1, lr=0.01)
@@ -242,3 +244,88 @@ def test_a_state_of_another_format_is_not_resumed(corpus, plan, tmp_path):
     run(corpus, plan, tmp_path / "m", stop=lambda: next(asked) >= 3)
     with pytest.raises(BadCheckpoint, match="another format"):
         resume_job(tmp_path / "m")
+
+
+@pytest.mark.parametrize("at", [5, 6, 7, 8])
+def test_stopped_between_the_parts_of_a_step_it_ends_with_the_same_bits(corpus, plan, tmp_path, at):
+    """`stop` is asked twice between three parts and once after them, so that the moments fall on each."""
+    parts = replace(plan, grad_accum=3, batch_size=6, dtype="bfloat16")
+    run(corpus, parts, tmp_path / "whole")
+    asked = itertools.count(1)
+    reports = run(corpus, parts, tmp_path / "parts", stop=lambda: next(asked) >= at)
+    assert not reports[-1].finished
+    assert read_resumable(tmp_path / "parts").state.facts["step"] == at // 3
+    run(corpus, parts, tmp_path / "parts", resume=read_resumable(tmp_path / "parts"))
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+
+
+def test_a_sample_is_written_at_every_evaluation_and_changes_nothing(corpus, plan, tmp_path):
+    run(corpus, plan, tmp_path / "without")
+    written = []
+
+    def sample(model):
+        assert not model.training
+        torch.rand(7)  # what it draws must not matter to the run
+        return f"so far {len(written)}", 6
+
+    reports = run(corpus, plan, tmp_path / "with", sample=lambda model: written.append(sample(model)) or written[-1])
+    assert [r.step for r in reports if isinstance(r, SampleReport)] == [10, 20, 30]
+    assert digest(tmp_path / "with") == digest(tmp_path / "without")
+
+
+def test_a_run_goes_on_from_a_model_with_its_shape_and_tokenizer(tmp_path):
+    first = tmp_path / "first.txt"
+    first.write_text(story(1500))
+    other = tmp_path / "other.txt"
+    other.write_text(story(900, seed=1))
+    pinned = replace(SMALL, seed=3)
+    job = new_job([str(first)], None, CorpusConfig(vocab_size=300), pinned)
+    list(train(job.corpus, job.plan, tmp_path / "a", facts=job.facts))
+    start = load_model(tmp_path / "a", CPU, torch.float32)
+    tuned = new_job([str(other)], None, CorpusConfig(), replace(pinned, size=None, context=None, lr=None), start=start)
+    assert tuned.plan.model == start.model.config
+    assert (tuned.plan.optimizer, tuned.plan.context) == ("adamw", 16)
+    assert tuned.corpus.tokenizer.to_json() == start.tokenizer.to_json()
+    before = evaluate(start.model, tuned.corpus.val).per_token
+    result = list(train(tuned.corpus, tuned.plan, tmp_path / "b", facts=tuned.facts, initial=tuned.initial))[-1]
+    assert result.best.per_token < before
+    assert json.loads((tmp_path / "b" / "run.json").read_text())["from"] == str(tmp_path / "a")
+    with pytest.raises(UsageProblem, match="context of 16"):
+        new_job([str(other)], None, CorpusConfig(), replace(pinned, size=None, context=32), start=start)
+
+
+def test_a_small_text_ends_a_timed_run_before_it_only_memorizes(corpus):
+    plan = make_plan(TrainConfig(seconds=3600, size="1x32", context=16, batch_size=4), corpus)
+    assert plan.epochs == pytest.approx(72, rel=0.01)
+    assert plan.schedule.steps == plan.most_steps
+    assert "epochs" in plan.reasons["steps"]
+    assert make_plan(TrainConfig(tokens=12_345, context=16, batch_size=4), corpus).schedule.steps == 193
+
+
+def test_what_does_not_fit_the_memory_is_taken_in_parts_then_computed_twice_then_refused(corpus, monkeypatch):
+    config = TrainConfig(steps=5, size="4x128", context=64, batch_size=16)
+    needs = make_plan(config, corpus).memory_bytes
+    seen = []
+    for share in (2.0, 1.1, 0.9, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2):
+        monkeypatch.setattr(plan_module, "_memory_of", lambda device, share=share: int(needs * share))
+        try:
+            made = make_plan(config, corpus)
+        except OutOfRoom as problem:
+            assert "--batch-size" in problem.hint
+            seen.append(None)
+        else:
+            assert made.memory_bytes <= needs * share
+            seen.append((made.grad_accum, made.checkpoint_activations))
+    assert seen[0] == (1, False)
+    assert seen == sorted(seen, key=lambda kind: (kind is None, kind))
+    assert (16, True) in seen
+    assert seen[-1] is None
+
+
+def test_a_compiler_that_does_not_work_is_done_without(monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    outcomes = []
+    for compiled in (True, False):
+        trainee = Trainee(tiny_model().train().requires_grad_(), "muon", 0.1, torch.float32, compiled=compiled)
+        outcomes.append([trainee.step(ids_of(9, 4), step=s, seed=0, lr=0.01, adam_lr=0.01)[0].item() for s in range(2)])
+    assert outcomes[0] == outcomes[1]
