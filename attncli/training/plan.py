@@ -26,10 +26,10 @@ from attncli.training.reports import Plan
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
 
-_SAVING_SECONDS = 0.5  # the last save, and reading it back
+_SAVING_SECONDS = 0.3  # the last save, and reading it back
 _CLOSING_SHARE = 0.05  # of the time of a run that its last evaluation may take
-_JUDGING_SHARE = 0.03  # and the sample of text, the yardsticks and the meter, of at most
-_JUDGING_SECONDS = 2.0
+_JUDGING_SHARE = 0.025  # and the sample of text, the yardsticks and the meter, of at most
+_JUDGING_SECONDS = 1.5
 _EVALUATIONS = 12  # in a run
 _EVALUATION_SHARE = 0.003  # of the time of a run that one evaluation may take
 _STEP_PER_FORWARD = 3  # a step takes about three times as long as a forward pass over the same tokens
@@ -180,7 +180,8 @@ def _closing(
     config: TrainConfig, seconds: float, step_seconds: float, model: ModelConfig, room: _Room
 ) -> tuple[int | None, float]:
     """How many windows of the validation part the last evaluation scores, None being all; seconds kept for the end."""
-    share = 1 if room.dtype != torch.float32 else 1 / _STEP_PER_FORWARD  # of a step; it is scored in float32
+    # Of a step over as many tokens. It is scored in float32, also where steps are taken in something faster.
+    share = 1 / _STEP_PER_FORWARD if room.dtype == torch.float32 else 2 / _STEP_PER_FORWARD
     per_window = step_seconds * share * model.context / room.step_tokens
     windows = math.ceil(len(room.corpus.val) / model.context)
     affordable = max(round(_CLOSING_SHARE * seconds / per_window), 1) if config.timed else windows

@@ -84,14 +84,15 @@ class Trainee:
 
     def _compiled(self) -> Callable[[Tensor], Tensor]:
         """The loss compiled; as it is, from then on, when that fails."""
-        from torch._dynamo.exc import TorchDynamoException
-        from torch._inductor.exc import InductorError
+        with warnings.catch_warnings(action="ignore"):  # of the compiler, about itself
+            from torch._dynamo.exc import TorchDynamoException
+            from torch._inductor.exc import InductorError
 
-        compiled = torch.compile(self._working.loss, dynamic=False)
+            compiled = torch.compile(self._working.loss, dynamic=False)
 
         def loss(rows: Tensor) -> Tensor:
             try:
-                with warnings.catch_warnings(action="ignore"):  # of the compiler, about itself
+                with warnings.catch_warnings(action="ignore"):
                     return compiled(rows)
             except (TorchDynamoException, InductorError):  # no compiler, or one that does not work
                 self._loss = self._working.loss
