@@ -26,6 +26,7 @@ DEFAULT_TRAINING_SECONDS = 300.0
 # Far above any model that fits a machine, far below what would exhaust one while only counting.
 _LARGEST = {"layers": 10_000, "context": 1 << 24}
 _LARGEST_DIMENSION = 1 << 24
+_LARGEST_RATE = 1e36  # what float32 holds
 
 
 def _require(ok: bool, name: str, value: object, rule: str) -> None:
@@ -150,6 +151,8 @@ class TrainConfig:
         for name in ("seconds", "epochs", "lr", "adam_lr"):
             value = getattr(self, name)
             _require(value is None or _positive(value), _option(name), value, "a finite number above 0")
+        for name, rate in (("lr", self.lr), ("adam_lr", self.adam_lr)):
+            _require(rate is None or rate <= _LARGEST_RATE, _option(name), rate, f"at most {_LARGEST_RATE:g}")
         _require(self.dropout is None or 0 <= self.dropout < 1, "--dropout", self.dropout, "from 0 to below 1")
         decay = self.weight_decay
         _require(

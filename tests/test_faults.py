@@ -28,13 +28,15 @@ from attncli.checkpoint.store import State, load_model, lock, read_resumable, se
 from attncli.cli.main import run
 from attncli.cli.train import _signals
 from attncli.config import CorpusConfig, TrainConfig
-from attncli.errors import BadCheckpoint, OutOfRoom
+from attncli.errors import BadCheckpoint, Diverged, OutOfRoom
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import prepare
 from attncli.text.files import Documents
 from attncli.training import make_plan, new_job, resume_job, saver, train
 from attncli.training.job import _newest_good
+from attncli.training.loop import _begin
 from attncli.training.reports import Result, SaveReport, StepReport
+from attncli.training.schedule import Schedule
 from tests.conftest import story
 
 SMALL = TrainConfig(steps=40, size="1x32", context=16, batch_size=4, dropout=0.1, lr=0.01)
@@ -356,9 +358,20 @@ def test_a_stop_while_a_save_is_written_saves_both(corpus, plan, tmp_path, besid
     assert digest(tmp_path / "m") == digest(tmp_path / "whole")
 
 
-def test_weights_that_nothing_has_scored_yet_are_copied_too(corpus, plan, tmp_path, beside):
-    from attncli.training.loop import _begin
+def test_an_error_does_not_end_the_run_before_its_save_is_written(corpus, plan, tmp_path, monkeypatch, beside):
+    begun, held = _begin(plan, None, None), threading.Event()
+    place = saver.Saver(tmp_path / "m", corpus, plan, {})
+    shut = place._thread.shutdown
+    monkeypatch.setattr(place._thread, "shutdown", lambda *args, **options: (held.set(), shut(*args, **options)))
+    with pytest.raises(KeyError), place:
+        place._thread.submit(held.wait)
+        place.save_beside(begun, 0.0)
+        assert not (tmp_path / "m").exists()
+        raise KeyError
+    assert read_resumable(tmp_path / "m").state.facts["step"] == 0
 
+
+def test_weights_that_nothing_has_scored_yet_are_copied_too(corpus, plan, tmp_path, beside):
     begun = _begin(plan, None, None)
     with saver.Saver(tmp_path / "m", corpus, plan, {}) as place:
         held = threading.Event()
@@ -380,8 +393,6 @@ def test_a_copy_that_would_not_fit_the_memory_is_not_made(corpus, plan, tmp_path
 
     with monkeypatch.context() as patch:
         patch.setattr(saver, "_physical_memory", lambda: 1000)
-        from attncli.training.loop import _begin
-
         begun = _begin(plan, None, None)
         patch.setattr(saver, "_copies", no_copy)
         with saver.Saver(tmp_path / "m", corpus, plan, {}) as place:
@@ -568,6 +579,14 @@ def test_a_rate_out_of_all_bounds_is_said_to_be_the_cause(tmp_path, monkeypatch,
     assert all(word in err for word in ("diverged at step", "--lr"))
     found = read_resumable(Path("m"))
     assert all(tensor.isfinite().all() for tensor in found.state.tensors.values())
+
+
+def test_weights_that_score_nothing_finite_are_not_kept_as_the_best(corpus, plan, tmp_path):
+    """One update that is too large, and the next step would be too late: the score comes before it."""
+    wild = replace(plan, eval_every=1, schedule=Schedule(peak=1e37, warmup=1, marks=((0, 40),)))
+    with pytest.raises(Diverged, match="at step 1: the validation loss is"):
+        reports_of(corpus, wild, tmp_path / "m")
+    assert read_resumable(tmp_path / "m").state.facts["step"] == 0
 
 
 # T7, two runs on one directory

@@ -24,18 +24,20 @@ from torch import Tensor
 
 from attncli.errors import BadCheckpoint
 
+# Every type that is read or written, in the order of its tensors in a file: so each starts at a multiple of its width.
 TYPES = {
+    "I64": torch.int64,
     "F64": torch.float64,
     "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
     "I32": torch.int32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
 }
 _CODES = {dtype: code for code, dtype in TYPES.items()}
+_PLACES = {dtype: place for place, dtype in enumerate(TYPES.values())}
 _METADATA = "__metadata__"
 _LARGEST_HEADER = 4 << 20  # bytes; a model of 1,000 layers takes a third of it
 _MOST_DIMENSIONS = 8
@@ -57,8 +59,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     Takes the memory of one tensor where they are not on the CPU, none where they are.
     """
-    # As the library lays them out: wide types first, so that each starts at a multiple of its width.
-    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    order = sorted(tensors, key=lambda name: (_PLACES[tensors[name].dtype], name))
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for data in _pieces(order, tensors, metadata):
