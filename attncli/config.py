@@ -16,8 +16,10 @@ Norm = Literal["rms", "layer"]
 Positions = Literal["rotary", "learned"]
 Activation = Literal["swiglu", "gelu"]
 TokenizerKind = Literal["bpe", "char", "byte"]
+OptimizerKind = Literal["muon", "adamw"]
 
 TOKENIZER_KINDS: tuple[TokenizerKind, ...] = ("bpe", "char", "byte")
+OPTIMIZER_KINDS: tuple[OptimizerKind, ...] = ("muon", "adamw")
 TRAIN_DTYPES = ("float32", "bfloat16")
 DEFAULT_TRAINING_SECONDS = 300.0
 
@@ -99,9 +101,12 @@ class CorpusConfig:
     vocab_size: int | None = None
     val_fraction: float = 0.1  # of the characters, at the end
     encoding: str = "utf-8"
+    most_characters: int | None = None  # of either part; of a larger one only passages spread over it are used
 
     def __post_init__(self) -> None:
         _require(0 < self.val_fraction <= 0.5, "--val-fraction", self.val_fraction, "above 0 and at most 0.5")
+        most = self.most_characters
+        _require(most is None or most >= 1, "most_characters", most, "at least 1")
         try:
             "".encode(self.encoding)
         except (LookupError, UnicodeError):
@@ -117,30 +122,59 @@ class TrainConfig:
     seconds: float | None = None  # wall clock from start to end; the default when no length is given
     steps: int | None = None
     epochs: float | None = None
+    tokens: int | None = None  # to train on in all, those seen again included
     size: str | None = None  # a name of SIZES or LAYERSxWIDTH
     context: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
+    batch_size: int | None = None  # windows in a step, all parts of it together
+    grad_accum: int | None = None  # parts of a step, computed one after another
+    checkpoint_activations: bool | None = None  # compute activations again in the backward pass instead of keeping them
+    optimizer: OptimizerKind | None = None
+    lr: float | None = None  # of the matrices
+    adam_lr: float | None = None  # of the rest when the optimizer is Muon
+    weight_decay: float | None = None
     dropout: float | None = None
+    compile: bool | None = None
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        lengths = [name for name in ("seconds", "steps", "epochs") if getattr(self, name) is not None]
+        lengths = [name for name in ("seconds", "steps", "epochs", "tokens") if getattr(self, name) is not None]
         if len(lengths) > 1:
-            raise UsageProblem("--time, --steps and --epochs each set the length of training.", "Give one of them.")
-        for name, least in (("steps", 1), ("context", 8), ("batch_size", 1)):
+            raise UsageProblem(
+                "--time, --steps, --epochs and --tokens each set the length of training.", "Give one of them."
+            )
+        for name, least in (("steps", 1), ("tokens", 1), ("context", 8), ("batch_size", 1), ("grad_accum", 1)):
             value = getattr(self, name)
             _require(value is None or value >= least, _option(name), value, f"at least {least}")
-        for name in ("seconds", "epochs", "lr"):
+        for name in ("seconds", "epochs", "lr", "adam_lr"):
             value = getattr(self, name)
             _require(value is None or _positive(value), _option(name), value, "a finite number above 0")
         _require(self.dropout is None or 0 <= self.dropout < 1, "--dropout", self.dropout, "from 0 to below 1")
+        decay = self.weight_decay
+        _require(
+            decay is None or decay == 0 or _positive(decay), "--weight-decay", decay, "a finite number, 0 or above"
+        )
         _require(0 <= self.seed < 2**63, "--seed", self.seed, "from 0 to 2^63 - 1")
         _require(self.dtype in ("auto", *TRAIN_DTYPES), "--dtype", self.dtype, f"auto, {' or '.join(TRAIN_DTYPES)}")
+        kinds = (None, *OPTIMIZER_KINDS)
+        _require(self.optimizer in kinds, "--optimizer", self.optimizer, " or ".join(OPTIMIZER_KINDS))
+        if self.optimizer == "adamw" and self.adam_lr is not None:
+            raise UsageProblem(
+                "--adam-lr is the second rate beside Muon's.", "With --optimizer adamw, give --lr alone."
+            )
+        if self.batch_size is not None and self.grad_accum is not None and self.batch_size < self.grad_accum:
+            raise UsageProblem(
+                f"--grad-accum {self.grad_accum} parts cannot be made of --batch-size {self.batch_size}.",
+                "The batch is that of the whole step: give at least one window for each part.",
+            )
         if self.size is not None:
             parse_size(self.size)
+
+    @property
+    def timed(self) -> bool:
+        """Whether the length is a time, given or not."""
+        return self.steps is None and self.epochs is None and self.tokens is None
 
 
 # Layers and width of each size; `training.plan` picks one by what the machine can train in the time given.

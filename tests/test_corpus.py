@@ -1,29 +1,42 @@
 """Files to text, text to two parts, parts to a cache of ids, ids to the batch of every step."""
 
+import errno
 import io
+import itertools
+import os
+import re
+import resource
 import subprocess
 import sys
+import threading
+import tracemalloc
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
 from attncli.text import corpus as corpus_module
+from attncli.text import encode as encode_module
+from attncli.text import files as files_module
 from attncli.text.corpus import (
     Corpus,
-    Documents,
+    Part,
     batch,
     cache_folder,
+    count_tokens,
     default_vocab_size,
+    learn_tokenizer,
     prepare,
-    read_documents,
-    read_text,
     split_by_position,
+    spread,
 )
+from attncli.text.encode import Encoder, batches, stretched
+from attncli.text.files import Documents, Progress, read_documents, read_text
 from attncli.text.tokenizer import END_OF_TEXT, Tokenizer, byte_tokenizer, stretches, train_tokenizer
 from tests.conftest import story
 
@@ -42,7 +55,20 @@ def write(path, data):
 
 
 def documents(*texts):
-    return Documents(texts, ("made.txt",))
+    return Documents.of(texts, ("made.txt",))
+
+
+def joined(pieces):
+    """The documents that pieces are of; one that is cut at the end counts."""
+    texts, goes_on = [], False
+    for text, ended in pieces:
+        texts[len(texts) - goes_on :] = [texts[-1] + text] if goes_on else [text]
+        goes_on = not ended
+    return tuple(texts)
+
+
+def texts_of(read, start=0, stop=None):
+    return joined(read.read(start, stop))
 
 
 # Reading
@@ -68,7 +94,7 @@ def test_a_file_is_read_in_the_encoding_named(tmp_path, encoding):
     text = "Größe: 10 €\r\n" if encoding not in ("latin-1",) else "Größe: 10\r\n"
     path = write(tmp_path / "f.txt", text.encode(encoding))
     assert read_text(path, encoding) == text
-    assert read_documents([path], encoding).texts == (text,)
+    assert texts_of(read_documents([path], encoding)) == (text,)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +186,7 @@ def test_a_file_without_text_is_empty(tmp_path, data):
     ],
 )
 def test_lines_of_the_end_of_text_string_separate_documents(tmp_path, text, split):
-    assert read_documents([write(tmp_path / "f.txt", text)]).texts == split
+    assert texts_of(read_documents([write(tmp_path / "f.txt", text)])) == split
 
 
 @pytest.mark.parametrize(
@@ -173,7 +199,7 @@ def test_lines_of_the_end_of_text_string_separate_documents(tmp_path, text, spli
     ],
 )
 def test_the_end_of_text_string_in_a_line_of_text_is_text(tmp_path, text):
-    assert read_documents([write(tmp_path / "f.txt", text)]).texts == (text,)
+    assert texts_of(read_documents([write(tmp_path / "f.txt", text)])) == (text,)
 
 
 def test_a_directory_is_read_by_name_without_what_is_hidden_or_not_text(tmp_path):
@@ -192,10 +218,11 @@ def test_a_directory_is_read_by_name_without_what_is_hidden_or_not_text(tmp_path
         write(folder / name, data)
     last = write(tmp_path / "a-last.txt", "fourth")
     read = read_documents([str(folder), last])
-    assert read.texts == ("first\n", "and a half", "second", "third", "fourth")
+    assert texts_of(read) == ("first\n", "and a half", "second", "third", "fourth")
     assert read.sources == (str(folder), last)
     assert read.skipped == (str(folder / "image.png"), str(folder / "latin.txt"))
-    assert read.characters == sum(map(len, read.texts))
+    assert read.characters == sum(map(len, texts_of(read)))
+    assert read.count == 5
 
 
 def test_a_directory_without_text_is_refused(tmp_path):
@@ -208,21 +235,181 @@ def test_a_directory_without_text_is_refused(tmp_path):
         read_documents([str(tmp_path)])
 
 
+# Reading in blocks
+
+SNIPPETS = st.sampled_from(
+    [
+        END_OF_TEXT,
+        END_OF_TEXT,
+        END_OF_TEXT[:7],
+        "\n",
+        "\n",
+        "\r\n",
+        "\r",
+        " ",
+        "\t",
+        "\x1c",
+        "\u2028",
+        "a",
+        "é",
+        "東京",
+        "🎉",
+        "word",
+    ]
+)
+MIXED = st.lists(SNIPPETS, max_size=24).map("".join)
+SEPARATOR = re.compile(rf"^{re.escape(END_OF_TEXT)}[ \t]*(?:\r?\n|\Z)", re.MULTILINE)
+
+
+def split_at_once(text):
+    """The documents of a file's text, from all of it."""
+    return tuple(part for part in SEPARATOR.split(text) if part.strip())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("files")
+
+
+@settings(deadline=None, max_examples=300)
+@given(contents=st.lists(MIXED, min_size=1, max_size=3), block=st.integers(4, 40), marked=st.booleans(), data=st.data())
+@example(contents=[f"a\n{END_OF_TEXT}"], block=14, marked=False, data=None)
+@example(contents=[f"a\n{END_OF_TEXT}\n"], block=16, marked=True, data=None)
+def test_blocks_of_any_size_give_the_documents_of_the_whole(folder, contents, block, marked, data):
+    paths = [write(folder / f"{i}.txt", BOM * marked + text.encode()) for i, text in enumerate(contents)]
+    texts = [text for content in contents for text in split_at_once(content)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files_module, "_BLOCK", block)
+        if not texts:
+            with pytest.raises(BadInput, match="empty"):
+                read_documents(paths)
+            return
+        read = read_documents(paths)
+        assert texts_of(read) == tuple(texts)
+        assert (read.characters, read.count) == (sum(map(len, texts)), len(texts))
+        start = data.draw(st.integers(0, read.characters)) if data else 0
+        stop = data.draw(st.integers(start, read.characters)) if data else read.characters
+        pieces = list(read.read(start, stop))
+    assert "".join(text for text, _ in pieces) == "".join(texts)[start:stop]
+    ends = [at for at in accumulate(map(len, texts)) if start < at <= stop]
+    at = accumulate(len(text) for text, _ in pieces)
+    assert [start + end for end, (_, ended) in zip(at, pieces, strict=True) if ended] == ends
+    assert read_documents(paths).digest == read.digest
+
+
+@settings(deadline=None, max_examples=100)
+@given(good=st.text("aé東🎉", max_size=12), block=st.integers(4, 12), marked=st.booleans())
+@pytest.mark.parametrize("bad", [b"\xff", b"\xc3", b"\xe6\x9d", b"\xed\xa0\x80", b"\0"])
+def test_blocks_of_any_size_give_the_offset_of_what_is_wrong(folder, bad, good, block, marked):
+    whole = BOM * marked + good.encode()
+    path = write(folder / "bad.txt", whole + bad + b"more")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files_module, "_BLOCK", block)
+        for read in (read_text, lambda path: read_documents([path])):
+            with pytest.raises(BadInput, match=rf"byte {len(whole)} is (a NUL|0x{bad[0]:02x})"):
+                read(path)
+
+
+@settings(deadline=None, max_examples=100)
+@given(text=st.text("aé東\r\n", min_size=1, max_size=12).filter(str.strip), block=st.integers(4, 12))
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "gb18030", "utf-7", "utf-8-sig", "euc-jp"])
+def test_blocks_of_any_size_are_read_in_the_encoding_named(folder, encoding, text, block):
+    text = text.replace("é", "京") if encoding == "euc-jp" else text
+    path = write(folder / "encoded.txt", text.encode(encoding))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files_module, "_BLOCK", block)
+        assert read_text(path, encoding) == text
+        assert texts_of(read_documents([path], encoding)) == (text,)
+
+
+def test_utf_16_without_its_mark_is_that_of_the_machine(tmp_path):
+    data = "plain é".encode(f"utf-16-{sys.byteorder[0]}e")
+    assert read_text(write(tmp_path / "f.txt", data), "utf-16") == "plain é"
+
+
+@pytest.mark.parametrize("kept", [1, 1 << 20])
+def test_a_pipe_can_be_read_again_and_again(tmp_path, monkeypatch, kept):
+    monkeypatch.setattr(files_module, "_KEPT_IN_MEMORY", kept)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(BOM + f"piped é\r\n{END_OF_TEXT}\nmore".encode())))
+    os.mkfifo(tmp_path / "fifo")
+    writer = threading.Thread(target=(tmp_path / "fifo").write_bytes, args=(b"through a fifo",))
+    writer.start()
+    read = read_documents(["-", str(tmp_path / "fifo")])
+    writer.join()
+    assert texts_of(read) == texts_of(read) == ("piped é\r\n", "more", "through a fifo")
+
+
+def test_a_pipe_that_does_not_fit_the_disk_is_out_of_room(monkeypatch):
+    class Full(io.BytesIO):
+        def __init__(self, _):
+            super().__init__()
+
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files_module, "_Spool", Full)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"text")))
+    with pytest.raises(OutOfRoom, match=r"standard input does not fit .*No space left") as caught:
+        read_documents(["-"])
+    assert "TMPDIR" in caught.value.hint
+
+
+@pytest.mark.parametrize("change", ["longer", "shorter", "other", "gone"])
+def test_a_file_that_changes_between_readings_is_refused(tmp_path, change):
+    text = story(300)
+    path = write(tmp_path / "f.txt", text)
+    read = read_documents([path])
+    if change == "gone":
+        (tmp_path / "f.txt").unlink()
+    else:
+        write(tmp_path / "f.txt", {"longer": text + "x", "shorter": text[:-1], "other": text.upper()}[change])
+    with pytest.raises(BadInput, match=r"f\.txt changed"):
+        prepare(read, CorpusConfig())
+    assert not list((tmp_path / "cache" / "tokens").glob("*"))
+
+
+def peak_memory(work):
+    tracemalloc.start()
+    work()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
+    """Files of 0.07 and of 0.5 MB in blocks of 16 KiB, one line and many: the same few blocks are held."""
+    monkeypatch.setattr(files_module, "_BLOCK", 1 << 14)
+    monkeypatch.setattr(encode_module, "_STRETCH", 1 << 14)
+    monkeypatch.setattr(corpus_module, "_READ_AT_ONCE", 1 << 12)
+    peaks = []
+    for lines, times in ((True, 1), (True, 7), (False, 7)):
+        text = story(15_000) * times
+        path = write(tmp_path / f"{lines}{times}.txt", text if lines else text.replace("\n", " "))
+        del text
+        peaks.append(peak_memory(lambda path=path: prepare(read_documents([path]), CorpusConfig(tokenizer="byte"))))
+    assert max(peaks) < 1.3 * min(peaks)
+    assert max(peaks) < 1_900_000
+
+
 # Splitting
 
 
 @settings(deadline=None, max_examples=100)
-@given(texts=st.lists(st.text("ab\n", min_size=1, max_size=30), max_size=6), fraction=st.floats(1e-6, 0.5))
+@given(
+    texts=st.lists(st.text("ab\n", min_size=1, max_size=30).filter(str.strip), max_size=6),
+    fraction=st.floats(1e-6, 0.5),
+)
 @example(texts=["a" * 10, "b" * 10], fraction=0.5)
 @example(texts=["a", "b"], fraction=0.25)
 def test_a_split_loses_nothing_and_has_the_sizes_asked_for(texts, fraction):
-    train, val = split_by_position(texts, fraction)
-    assert "".join(train) + "".join(val) == "".join(texts)
+    train, val = split_by_position(documents(*texts), fraction)
     total = sum(map(len, texts))
-    assert sum(map(len, val)) == round(total * fraction)
-    assert sum(map(len, train)) == total - round(total * fraction)
-    assert all(train) and all(val)
-    assert len(texts) <= len(train) + len(val) <= len(texts) + 1
+    keep = total - round(total * fraction)
+    assert (train.characters, val.characters) == (keep, total - keep)
+    first, last = (joined(piece for passage in part.pieces() for piece in passage) for part in (train, val))
+    assert "".join(first) == "".join(texts)[:keep]
+    assert "".join(last) == "".join(texts)[keep:]
+    assert len(texts) <= len(first) + len(last) <= len(texts) + 1
 
 
 @settings(deadline=None, max_examples=100)
@@ -277,7 +464,9 @@ def test_a_text_taken_in_stretches_gives_the_ids_of_the_whole(tmp_path, monkeypa
     text, config = documents(story(2000), story(500, seed=1)), CorpusConfig(tokenizer=kind)
     whole = Copy.of(prepare(text, config))
     monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "another cache"))
-    monkeypatch.setattr(corpus_module, "stretches", lambda text: stretches(text, 100))
+    monkeypatch.setattr(encode_module, "_STRETCH", 100)
+    monkeypatch.setattr(files_module, "_BLOCK", 64)
+    text = documents(story(2000), story(500, seed=1))
     assert Copy.of(prepare(text, config)) == whole
 
 
@@ -374,6 +563,242 @@ def test_a_vocabulary_that_cannot_be_is_refused_by_prepare():
         prepare(documents(story(100)), CorpusConfig(vocab_size=12))
 
 
+# Many words at once
+
+
+def metaspace():
+    """A tokenizer of another family, whose tokens may go beyond a word."""
+    import tokenizers
+
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(split=False, prepend_scheme="never")
+    alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400, special_tokens=[*alphabet, END_OF_TEXT], show_progress=False
+    )
+    backend.train_from_iterator([story(400).replace("\n", " ")], trainer)
+    return Tokenizer(backend)
+
+
+TOKENIZERS = {
+    "bpe": train_tokenizer([story(400), "naïve it's the  end\t\t of 東京\r\n" * 9], "bpe", 400),
+    "char": train_tokenizer([story(400)], "char"),
+    "byte": byte_tokenizer(),
+    "other": metaspace(),
+}
+SPACES = [" ", "  ", *"\n\r\t\x0b\x1c\x1f\x85\xa0\u2028\u3000"]
+WORDS = [
+    "the",
+    " the",
+    "cat",
+    "it's",
+    "'s",
+    "42",
+    "!?",
+    "_",
+    END_OF_TEXT,
+    "é",
+    "東京",
+    "🎉",
+    "\u180e",
+    "\u200b",
+    "\ufeff",
+]
+WORDS_AND_SPACES = st.lists(st.sampled_from([*WORDS, *SPACES]), max_size=30).map("".join)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    texts=st.lists(st.tuples(WORDS_AND_SPACES, st.booleans()), max_size=4), ends=st.booleans(), most=st.integers(1, 40)
+)
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_words_that_are_remembered_give_the_ids_of_the_whole(kind, texts, ends, most):
+    tokenizer = TOKENIZERS[kind]
+    expected = []
+    for text, ended in texts:
+        expected += tokenizer.encode(text)
+        if ends and ended:
+            expected.append(tokenizer.end_of_text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode_module, "_MOST_WORDS", most)
+        encoder = Encoder(tokenizer, ends)
+        for _ in range(3):
+            assert encoder.encode(texts).tolist() == expected
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
+def test_a_word_is_tokenized_once(kind, monkeypatch):
+    encoder = Encoder(TOKENIZERS[kind], False)
+    text = story(300)
+    first = encoder.encode([(text, False)]).tolist()
+    monkeypatch.setattr(Tokenizer, "encode_batch", None)
+    assert encoder.encode([(text, False)] * 2).tolist() == first * 2
+
+
+def test_ids_beyond_two_bytes_are_kept():
+    large = train_tokenizer(
+        [" ".join(map(chr, range(0x4E00, 0x4E00 + 20_000))), "".join(map(chr, range(0xAC00, 0xD7A3)))], "char"
+    )
+    assert large.vocab_size < 1 << 16
+    assert Encoder(large, True).encode([("一", True)]).dtype == np.uint16
+    huge = train_tokenizer(["".join(map(chr, range(0x20000, 0x32000)))], "char")
+    assert huge.vocab_size > 1 << 16
+    assert Encoder(huge, True).encode([(chr(0x31FFF), True)]).tolist() == [*huge.encode(chr(0x31FFF)), huge.end_of_text]
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    texts=st.lists(st.text("ab \n\t", min_size=1, max_size=90), max_size=3),
+    cuts=st.lists(st.integers(1, 30), min_size=1, max_size=6),
+    length=st.integers(1, 20),
+)
+def test_pieces_are_cut_as_whole_documents_are(texts, cuts, length):
+    def pieces():
+        sizes = itertools.cycle(cuts)
+        for text in texts:
+            while text:
+                size = next(sizes)
+                yield text[:size], False
+                text = text[size:]
+            yield "", True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode_module, "_STRETCH", length)
+        found = list(stretched(pieces()))
+        grouped = list(batches(iter(found)))
+    assert [text for text, _ in found if text] == [cut for text in texts for cut in stretches(text, length)]
+    assert joined(found) == tuple(texts)
+    assert [piece for group in grouped for piece in group] == found
+    assert all(sum(len(text) for text, _ in group[:-1]) < length for group in grouped)
+
+
+# Passages of a large text
+
+
+@pytest.fixture
+def short_passages(monkeypatch):
+    monkeypatch.setattr(corpus_module, "_SHORTEST", 200)
+    monkeypatch.setattr(corpus_module, "_LONGEST", 1000)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(most=st.integers(1, 60_000), parts=st.integers(1, 40), again=st.integers(1, 30_000))
+def test_passages_are_spread_over_the_text_in_order(short_passages, most, parts, again):
+    texts = [story(200, seed) for seed in range(parts)]
+    read = documents(*texts)
+    part = Part.whole(read)
+    for limit in (most, again):
+        whole, part = part, spread(part, limit)
+        assert min(limit, whole.characters) / 4 - 200 <= part.characters <= limit
+        assert part.characters + part.left_out == read.characters
+        flat = [at for passage in part.passages for at in passage]
+        assert flat == sorted(flat)
+        assert all(any(a <= start and stop <= b for a, b in whole.passages) for start, stop in part.passages)
+    assert spread(part, again) is part
+    text = "".join(texts)
+    assert ["".join(piece for piece, _ in pieces) for pieces in part.pieces()] == [text[a:b] for a, b in part.passages]
+
+
+def test_passages_cover_the_whole_and_keep_documents_or_else_lines(short_passages):
+    tales = [story(6, seed) for seed in range(3000)]
+    ends = {0, *accumulate(map(len, tales))}
+    part = spread(Part.whole(documents(*tales)), 20_000)
+    assert len(part.passages) == 100
+    assert all(start in ends and stop in ends for start, stop in part.passages)
+    starts = np.asarray([start for start, _ in part.passages])
+    assert np.diff(starts).max() < 1.5 * part.documents.characters / 100
+    text = "".join(tales)
+    part = spread(Part.whole(documents(text)), 20_000)
+    assert all((start == 0 or text[start - 1] == "\n") and text[stop - 1] == "\n" for start, stop in part.passages)
+
+
+def test_of_a_large_part_only_passages_are_trained_on(tmp_path, short_passages):
+    tales = [story(60, seed) for seed in range(200)]
+    read, config = documents(*tales), CorpusConfig(most_characters=4000)
+    made = prepare(read, config)
+    whole = prepare(read, CorpusConfig())
+    assert made.digest == whole.digest
+    for part, of in ((made.train, whole.train), (made.val, whole.val)):
+        assert 2000 <= part.characters <= 4000
+        assert part.characters + part.left_out == of.characters
+        assert of.left_out == 0
+    ends = np.flatnonzero(made.train.ids == made.tokenizer.end_of_text)
+    text = made.train_text(10**6)
+    assert len(text) == made.train.characters
+    assert len(text.encode()) == made.train.bytes
+    assert len(ends) <= made.train.documents <= len(ends) + 20
+    assert all(line + "\n" in "".join(tales) for line in text.splitlines())
+    assert len(entries()) == 2
+    assert Copy.of(prepare(read, config)) == Copy.of(made)
+    assert len(entries()) == 2
+    assert prepare(read, CorpusConfig(most_characters=10**9)).train.left_out == 0
+
+
+def test_a_vocabulary_is_learned_from_passages_of_a_large_text(short_passages, monkeypatch):
+    monkeypatch.setattr(corpus_module, "_LEARN_FROM", 5000)
+    part = Part.whole(documents(*(story(60, seed) for seed in range(100))))
+    sizes = []
+    learned = [learn_tokenizer(part, CorpusConfig(vocab_size=300), lambda p: sizes.append(p.total)) for _ in range(2)]
+    assert learned[0].to_json() == learned[1].to_json()
+    assert set(sizes) == {spread(part, 5000).characters}
+    assert count_tokens(part, learned[0])[1] == part.characters
+    every = learn_tokenizer(part, CorpusConfig(tokenizer="char"))
+    assert every.vocab_size == 257 + len(set("".join(text for text, _ in part.documents.read())))
+
+
+def test_the_most_characters_are_some():
+    with pytest.raises(UsageProblem, match="most_characters"):
+        CorpusConfig(most_characters=0)
+
+
+# The text again
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    texts=st.lists(st.text("ab é東🎉\n", min_size=40, max_size=90).filter(str.strip), min_size=2, max_size=4),
+    limit=st.integers(0, 400),
+)
+@pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
+def test_the_text_is_given_back_from_either_end(kind, texts, limit):
+    made = prepare(documents(*texts, "x" * 99), CorpusConfig(val_fraction=0.3), tokenizer=TOKENIZERS[kind])
+    whole = "".join(texts) + "x" * 99
+    train, val = whole[: made.train.characters], whole[made.train.characters :]
+    assert made.train_text(limit) == train[:limit]
+    assert made.train_text(limit, from_end=True) == train[max(len(train) - limit, 0) :]
+    assert made.val_text(limit) == val[:limit]
+    assert made.val_text(limit, from_end=True) == val[max(len(val) - limit, 0) :]
+
+
+# Progress
+
+
+def test_every_stage_is_told_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(files_module, "_REPORT_EVERY", 0)
+    monkeypatch.setattr(files_module, "_BLOCK", 1000)
+    monkeypatch.setattr(encode_module, "_STRETCH", 1000)
+    path = write(tmp_path / "f.txt", story(3000))
+    told: list[Progress] = []
+    prepare(read_documents([path], progress=told.append), CorpusConfig(), progress=told.append)
+    stages = [list(group) for _, group in itertools.groupby(told, lambda one: one.stage)]
+    assert [group[0].stage for group in stages] == ["reading", "learning the vocabulary", "tokenizing"]
+    for group in stages:
+        done = [one.done for one in group]
+        assert len(done) > 5
+        assert done == sorted(done)
+        assert done[-1] == group[-1].total
+    told.clear()
+    prepare(read_documents([path]), CorpusConfig(), progress=told.append)
+    assert told == []
+
+
+def test_the_size_of_a_pipe_is_not_known(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"text")))
+    told: list[Progress] = []
+    read_documents(["-"], progress=told.append)
+    assert told == [Progress("reading", 4, None)]
+
+
 # The cache
 
 
@@ -405,7 +830,7 @@ def test_a_second_call_reads_the_cache(no_tokenizing):
 
 def test_the_source_is_that_of_the_call_and_not_of_the_cache():
     prepare(documents(story(500)), CorpusConfig())
-    assert prepare(Documents((story(500),), ("moved.txt",)), CorpusConfig()).sources == ("moved.txt",)
+    assert prepare(Documents.of((story(500),), ("moved.txt",)), CorpusConfig()).sources == ("moved.txt",)
     assert len(entries()) == 1
 
 
@@ -474,6 +899,51 @@ def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home" / ".cache" / "attncli"
+
+
+def test_the_digest_is_of_all_text_and_of_the_split():
+    texts = (story(300), story(300, seed=1))
+    made = [
+        prepare(documents(*texts), CorpusConfig()),
+        prepare(documents("".join(texts)), CorpusConfig()),
+        prepare(documents(*reversed(texts)), CorpusConfig()),
+        prepare(documents(texts[0], texts[1][:-2] + "\n"), CorpusConfig()),
+        prepare(documents(*texts), CorpusConfig(val_fraction=0.2)),
+        prepare(documents(texts[0]), CorpusConfig(), documents(texts[1])),
+    ]
+    assert len({corpus.digest for corpus in made}) == len(made)
+    assert prepare(documents(*texts), CorpusConfig(tokenizer="byte")).digest == made[0].digest
+
+
+def test_a_full_disk_is_named_with_what_is_needed_and_nothing_is_left(monkeypatch):
+    monkeypatch.setattr(encode_module, "_STRETCH", 10_000)
+    text = documents(story(20_000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    try:
+        with pytest.raises(OutOfRoom, match=r"about [\d,]+ bytes are needed, [\d,]+ are free") as caught:
+            prepare(text, CorpusConfig(tokenizer="byte"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    needed = int(re.search(r"about ([\d,]+)", caught.value.message)[1].replace(",", ""))
+    assert needed == pytest.approx(2 * text.bytes, rel=0.1)
+    assert entries() == []
+
+
+def test_an_interruption_leaves_no_entry(monkeypatch):
+    calls = iter(range(3))
+    encode = Encoder.encode
+
+    def interrupted(self, pieces):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return encode(self, pieces)
+
+    monkeypatch.setattr(encode_module, "_STRETCH", 1000)
+    monkeypatch.setattr(Encoder, "encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(documents(story(3000)), CorpusConfig())
+    assert entries() == []
 
 
 # Batches
@@ -557,7 +1027,7 @@ def test_ids_too_few_for_the_context_are_refused():
 
 def test_a_document_that_the_split_cuts_is_not_ended_there():
     texts = ("one two three four five. " * 40, "six seven eight nine ten. " * 40)
-    corpus = prepare(Documents(texts, ("a",)), CorpusConfig(tokenizer="byte", val_fraction=0.25))
+    corpus = prepare(Documents.of(texts), CorpusConfig(tokenizer="byte", val_fraction=0.25))
     end = corpus.tokenizer.end_of_text
     assert corpus.train.ids.tolist().count(end) == 1
     assert corpus.train.ids[len(texts[0].encode())] == end
@@ -565,6 +1035,6 @@ def test_a_document_that_the_split_cuts_is_not_ended_there():
 
 
 def test_two_documents_split_between_them_are_both_ended():
-    corpus = prepare(Documents(("a b c. " * 40,) * 2, ("a",)), CorpusConfig(tokenizer="byte", val_fraction=0.5))
+    corpus = prepare(Documents.of(("a b c. " * 40,) * 2), CorpusConfig(tokenizer="byte", val_fraction=0.5))
     end = corpus.tokenizer.end_of_text
     assert [part.ids.tolist().count(end) for part in (corpus.train, corpus.val)] == [1, 1]

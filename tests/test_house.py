@@ -31,14 +31,16 @@ FLOORS = {
     "__main__": 7,
 }
 RECORDS = {
+    "attncli.training.honesty",
     "attncli.training.reports",
     "attncli.training.schedule",
+    "attncli.training.curves",
     "attncli.generation.events",
     "attncli.explain.findings",
     "attncli.checkpoint.directory",
     "attncli.model.count",
 }
-OWNERS = {"typer": "cli", "rich": "render"}
+OWNERS = {"typer": "cli", "rich": "render", "matplotlib": "render"}
 
 
 def imports(file):
@@ -91,7 +93,9 @@ def test_there_is_no_room_without_a_floor():
         "run(['tokenize', 'unbelievable'])",
         "run(['models'])",
         "run(['info', '--preset', 'gpt3'])",
+        "run(['eval', '--help'])",
         "import attncli.render.training, attncli.render.explanation, attncli.render.generation, attncli.render.models",
+        "import attncli.render.evaluation, attncli.training.diagnosis, attncli.text.baselines, attncli.text.overlap",
     ],
 )
 def test_what_needs_no_torch_does_not_import_it(statement, tmp_path):

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from attncli.model.attention import Attention, AttentionSteps, Observer, causal_mask
+from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.cache import KVCache
+from attncli.model.mask import causal_mask
 from tests.conftest import FAMILIES, ids_of, tiny_config, tiny_model
 
 

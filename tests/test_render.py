@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import types
 import unicodedata
 from dataclasses import replace
 from itertools import pairwise
@@ -20,6 +21,7 @@ from attncli.checkpoint.directory import ModelEntry
 from attncli.errors import BadInput
 from attncli.explain.findings import Explanation, HeadMap, NextToken, Sources
 from attncli.model.count import PRESETS, count_parameters
+from attncli.render import live
 from attncli.render.console import print_error, print_note
 from attncli.render.escape import fit, label_text, one_line, token_label, visible
 from attncli.render.explanation import explanation_document, explanation_screen
@@ -27,9 +29,10 @@ from attncli.render.models import info_document, info_screen, models_document, m
 from attncli.render.numbers import bar, count, duration, percent, plural, size
 from attncli.render.palette import heat
 from attncli.render.tokens import tokens_document, tokens_screen
-from attncli.render.training import plan_table
+from attncli.render.training import TrainingScreen, plan_table
 from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
-from attncli.training.reports import Plan
+from attncli.training.curves import curves_from_lines
+from attncli.training.reports import EvalReport, Plan, Result, SampleReport, Score, StepReport
 from attncli.training.schedule import Schedule
 
 HOSTILE = "\x1b[2J\x1b]52;c;aGk=\x07\x9b31m\x7f\r\u202e\u200b[red]x[/red]:smile:"
@@ -709,9 +712,11 @@ def test_the_list_of_models_cuts_a_name_and_never_a_number(name):
 
 
 PLAN = Plan(
-    model=PRESETS["gpt2"][1], parameters=124_439_808, batch_size=8, dropout=0.1, weight_decay=0.1,
-    schedule=Schedule(3e-3, 90, ((0, 1830),)), eval_every=10, report_every=5, seed=1, device="cpu", dtype="float32",
-    threads=2, seconds=300.0, step_seconds=0.12, closing_evaluation_seconds=2.0, memory_bytes=123_456_789,
+    model=PRESETS["gpt2"][1], parameters=124_439_808, context=1024, batch_size=8, grad_accum=2,
+    checkpoint_activations=False, optimizer="muon", adam_lr=3e-3, compiled=False, dropout=0.1, weight_decay=0.1,
+    schedule=Schedule(0.03, 90, ((0, 1830),)), eval_every=10, report_every=5, seed=1, device="cpu", dtype="float32",
+    threads=2, seconds=300.0, most_steps=None, step_seconds=0.12, closing_windows=None, closing_seconds=2.0,
+    memory_bytes=123_456_789,
     train_tokens=500_000,
     train_bytes=1_000_000, reasons={"size": "for 5 minutes on this machine", "dropout": "the text is seen 30.0 times"},
 )  # fmt: skip
@@ -725,11 +730,282 @@ def test_a_plan_fits_and_says_what_will_happen(width):
     said = " ".join(drawn.split())
     for fact in (
         "124M parameters: 12 layers x 12 heads, width 768 (for 5 minutes on this machine)",
-        "vocabulary 50,257, context 1024",
-        "5m 00s: about 1,830 steps of 8,192 tokens, 30.0 epochs",
-        "learning rate 0.003, dropout 0.1, seed 1 (the text is seen 30.0 times)",
-        "cpu, float32, about 120 ms a step, 123.5 MB",
+        "vocabulary 50,257",
+        "5m 00s: about 1,830 steps, 15M tokens, 30.0 epochs, 0.1 tokens per parameter",
+        "8 windows of 1024 tokens, in 2 parts",
+        "Muon at 0.03 on matrices, AdamW at 0.003 on the rest",
+        "weight decay 0.1, dropout 0.1, seed 1 (the text is seen 30.0 times)",
+        "cpu, float32",
+        "about 120 ms a step, 123.5 MB of memory",
     ):
         assert fact in said
     steps = " ".join(shown(plan_table(replace(PLAN, seconds=None), "stories", "text"), width).split())
-    assert "training 1,830 steps of 8,192 tokens" in steps
+    assert "training 1,830 steps, 15M tokens" in steps
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_reason_stands_beside_what_it_is_a_reason_for(width):
+    reasons = {"size": "because S", "context": "because C", "steps": "because T", "dropout": "because D", "odd": "no"}
+    drawn = shown(plan_table(replace(PLAN, reasons=reasons), "stories", "text"), width)
+    rows = re.split(r"^(?=\w)", drawn, flags=re.MULTILINE)
+    beside = {row.split()[0]: re.findall(r"because (\w)", " ".join(row.split())) for row in rows if row}
+    assert beside == {
+        "Training": [], "text": [], "model": ["S"], "tokens": [], "training": ["T"], "step": ["C"], "rates": [],
+        "recipe": ["D"], "machine": [], "needs": [],
+    }  # fmt: skip
+
+
+SAMPLE = f"ROMEO: {HOSTILE}\tthe 東京 king of 👩\u200d👧 what\n" + "I have been so long a time that " * 9 + "\n\n"
+
+
+def reports(steps=300, every=5, evaluations=12):
+    """A made-up run whose validation loss rises in the end."""
+    noise = np.random.default_rng(1).normal(0, 0.05, steps + 1)
+    for step in range(every, steps + 1, every):
+        loss = float(3 + 4 * np.exp(-step / (steps / 12)) + noise[step])
+        yield StepReport(step, steps, loss, 1e-3, 15_700, 300 * step / steps)
+        if step % (steps // evaluations) == 0:
+            score = Score((loss + 0.1 + (step / steps) ** 2) * 1000, 1000, 2100, 2200)
+            yield EvalReport(step, score, step < steps / 2, 300 * step / steps)
+            yield SampleReport(step, SAMPLE, 7)
+    yield Result(True, steps, steps, steps // 2, Score(3300, 1000, 2100, 2200), 3.1, steps * 8192, 301.0)
+
+
+class Terminal(io.StringIO):
+    """What a terminal shows of what is written to it. A line wider than it is a failed test."""
+
+    def __init__(self, width, height):
+        super().__init__()
+        self.rows = [""] * height
+        self.width, self.row, self.column = width, 0, 0
+        self.gone, self.cursor = [], True
+        self.written = 0
+
+    def resize(self, width, height):
+        while len(self.rows) > height:
+            self.gone.append(self.rows.pop(0))
+            self.row -= 1
+        self.rows += [""] * (height - len(self.rows))
+        self.width = width
+
+    def write(self, text):
+        self.written += 1
+        for code, argument, final, plain in re.findall(r"(\x1b\[)([?0-9;]*)([A-Za-z])|([\n\r]|[^\x1b\n\r]+)", text):
+            if code:
+                self._control(argument, final)
+            elif plain == "\n":
+                self._line_feed()
+            elif plain == "\r":
+                self.column = 0
+            else:
+                row = self.rows[self.row]
+                assert len(row) == self.column, "written over something"
+                self.rows[self.row] = row + plain
+                self.column += len(plain)
+                assert cell_len(row + plain) <= self.width, row
+        return len(text)
+
+    def _line_feed(self):
+        self.row, self.column = self.row + 1, 0
+        if self.row == len(self.rows):
+            self.gone.append(self.rows.pop(0))
+            self.rows.append("")
+            self.row -= 1
+
+    def _control(self, argument, final):
+        if final == "A":
+            self.row = max(self.row - int(argument), 0)
+        elif (argument, final) == ("2", "K"):
+            self.rows[self.row] = ""
+        elif (argument, final) == ("2", "J"):
+            self.rows = [""] * len(self.rows)
+        elif final == "H":
+            self.row = self.column = 0
+        elif argument == "?25":
+            self.cursor = final == "h"
+        else:
+            assert final == "m", (argument, final)
+
+    def lines(self):
+        return [row.rstrip() for row in (*self.gone, *self.rows)]
+
+
+def on_terminal(width, height, monkeypatch, colors=None, **environment):
+    """A terminal and a console that writes to it; its clock goes on by half a second at each look."""
+    monkeypatch.setattr(live, "time", types.SimpleNamespace(monotonic=iter(np.arange(0, 1e6, 0.5)).__next__))
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    terminal = Terminal(width, height)
+    console = Console(
+        file=terminal, force_terminal=True, width=width, height=height, color_system=colors, legacy_windows=False,
+        markup=False, highlight=False, emoji=False, _environ={"TERM": "xterm", **environment},
+    )  # fmt: skip
+    return terminal, console
+
+
+HEADING = re.compile(r"^nats/token  ─ train", re.MULTILINE)
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+@pytest.mark.parametrize("height", [10, 24, 50])
+def test_the_live_display_fits_and_leaves_its_last_state_once(width, height, monkeypatch):
+    terminal, console = on_terminal(width, height, monkeypatch, "truecolor")
+    console.print("before")
+    with TrainingScreen(console, PLAN) as screen:
+        for report in reports():
+            screen.update(report)
+            assert len(HEADING.findall("\n".join(terminal.lines()))) <= 1
+            assert terminal.cursor
+            if report == SampleReport(275, SAMPLE, 7) and height > 10:
+                assert "what it writes at step 275" in terminal.lines()
+                assert any(line.startswith("ROMEO:") for line in terminal.lines())
+    console.print("after")
+    drawn = "\n".join(terminal.lines()).rstrip("\n")
+    assert drawn.startswith("before\n")
+    assert re.search(r"steps\nafter$", drawn)
+    assert len(HEADING.findall(drawn)) == 1
+    assert len(re.findall(r"300/300  in 5m 01s$", drawn, re.MULTILINE)) == 1
+    *_, last = (report for report in reports() if isinstance(report, StepReport))
+    assert f"train {last.loss:.3f} ({PLAN.bits_per_byte(last.loss):.3f})  val 4." in drawn
+    assert "writes" not in drawn
+    assert terminal.cursor
+    assert harmless(drawn.replace("\u200d", ""))
+
+
+@pytest.mark.parametrize("width", range(4, 40, 5))
+@pytest.mark.parametrize("height", [2, 5, 8])
+def test_a_tiny_terminal_gets_what_fits(width, height, monkeypatch):
+    terminal, console = on_terminal(width, height, monkeypatch)
+    with TrainingScreen(console, PLAN) as screen:
+        for report in reports():
+            screen.update(report)
+    assert any(row.strip() for row in terminal.rows)
+
+
+@pytest.mark.parametrize(("before", "after"), [((120, 40), (50, 30)), ((80, 24), (80, 12)), ((50, 20), (100, 40))])
+def test_a_resized_terminal_shows_one_display(before, after, monkeypatch):
+    terminal, console = on_terminal(*before, monkeypatch)
+    with TrainingScreen(console, PLAN) as screen:
+        for report in reports():
+            if getattr(report, "step", 0) == 200 and console.size != after:
+                terminal.resize(*after)
+                console.size = after
+            screen.update(report)
+            assert len(HEADING.findall("\n".join(terminal.rows))) <= 1
+    assert len(HEADING.findall("\n".join(terminal.rows))) == 1
+    assert max(map(cell_len, terminal.rows)) <= after[0]
+
+
+def test_the_display_is_drawn_four_times_a_second_at_most(monkeypatch):
+    terminal, console = on_terminal(80, 24, monkeypatch)
+    monkeypatch.setattr(live, "time", types.SimpleNamespace(monotonic=iter(np.arange(0, 1e3, 0.01)).__next__))
+    with TrainingScreen(console, PLAN) as screen:
+        drawn = terminal.written
+        for report in reports(2000):  # four looks at the clock at most: 0.04 seconds
+            screen.update(report)
+        assert 5 < terminal.written - drawn <= 425 * 0.04 * 4
+
+
+def test_what_warns_while_the_run_goes_on_stands_above_the_display(monkeypatch):
+    terminal, console = on_terminal(80, 30, monkeypatch)
+    with TrainingScreen(console, PLAN) as screen:
+        for report in reports():
+            if isinstance(report, EvalReport) and report.step == 100:
+                console.print("a warning")
+            screen.update(report)
+    lines = terminal.lines()
+    assert lines.count("a warning") == 1
+    assert lines.index("a warning") < next(at for at, line in enumerate(lines) if "300/300" in line)
+
+
+def test_a_run_that_fails_leaves_the_terminal_clean(monkeypatch):
+    terminal, console = on_terminal(80, 24, monkeypatch)
+    with pytest.raises(KeyboardInterrupt), TrainingScreen(console, PLAN) as screen:
+        for report in reports():
+            screen.update(report)
+            if report.step == 200:
+                raise KeyboardInterrupt
+    console.print("after")
+    drawn = "\n".join(terminal.lines()).rstrip("\n")
+    assert re.search(r"steps\nafter$", drawn)
+    assert "200/300\n" in drawn
+    assert terminal.cursor
+
+
+def test_a_terminal_that_goes_away_does_not_end_the_run(monkeypatch):
+    terminal, console = on_terminal(80, 24, monkeypatch)
+    with TrainingScreen(console, PLAN) as screen:
+        for report in reports():
+            if report == SampleReport(100, SAMPLE, 7):
+                monkeypatch.setattr(terminal, "write", lambda text: (_ for _ in ()).throw(OSError(5, "gone")))
+            screen.update(report)
+        assert report.finished
+
+
+@pytest.mark.parametrize("environment", [{"LC_ALL": "C"}, {"LC_ALL": "", "LC_CTYPE": "POSIX"}])
+def test_a_terminal_without_unicode_gets_ascii(environment, monkeypatch):
+    terminal, console = on_terminal(80, 24, monkeypatch)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with TrainingScreen(console, PLAN) as screen:
+        for report in reports():
+            screen.update(report)
+            assert "".join(terminal.lines()).isascii()
+    assert any(line.startswith("nats/token  - train  o validation") for line in terminal.lines())
+
+
+def test_no_colour_means_no_codes_but_those_that_move(monkeypatch):
+    terminal, console = on_terminal(80, 24, monkeypatch, "truecolor", NO_COLOR="1")
+    monkeypatch.setattr(Terminal, "_control", lambda self, argument, final, was=Terminal._control: (
+        was(self, argument, final), self.__dict__.setdefault("codes", []).append(argument + final)
+    ))  # fmt: skip
+    with TrainingScreen(console, PLAN) as screen:
+        for report in reports():
+            screen.update(report)
+    assert not [code for code in terminal.codes if re.match(r"(.*;)?(3[0-8]|4[0-8]|9[0-7])(;|m)", code)]
+
+
+@pytest.mark.parametrize("environment", [None, {"TERM": "dumb"}])
+def test_elsewhere_there_is_a_line_for_each_evaluation_and_sample(environment):
+    console = Console(
+        file=io.StringIO(), width=200, force_terminal=environment is not None, color_system=None, markup=False,
+        _environ=environment or {},
+    )  # fmt: skip
+    with TrainingScreen(console, PLAN) as screen:
+        for report in reports():
+            screen.update(report)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 24
+    assert re.fullmatch(
+        r"step 25/300  25s  train 4\.\d{3} \(\d\.\d{3}\)  val 4\.\d{3} nats/token \(\d\.\d{3} bits/byte\)  "
+        r"15\.7k tok/s  best",
+        lines[0],
+    )
+    assert lines[1].startswith("  writes  ROMEO: ␛[2J␛]52;c;aGk=␇")
+    assert cell_len(lines[1]) <= 80
+    assert harmless("\n".join(lines))
+
+
+def test_a_resumed_run_shows_what_it_has_been_through(monkeypatch):
+    lines = [{"kind": "step", "step": step, "loss": 9.0, "seconds": 1.0} for step in range(1, 150)]
+    before = curves_from_lines("x", "x", lines)
+    rest = [report for report in reports() if isinstance(report, StepReport) and report.step > 150]
+    drawn = []
+    for known in (None, before):
+        terminal, console = on_terminal(80, 24, monkeypatch)
+        with TrainingScreen(console, PLAN, known) as screen:
+            for report in rest:
+                screen.update(report)
+        drawn.append("\n".join(terminal.lines()))
+    assert [bool(re.search(r"^ [6-9]\.0", text, re.MULTILINE)) for text in drawn] == [False, True]
+
+
+@pytest.mark.parametrize("points", [1, 1999, 2000, 54_321])
+def test_a_trace_is_bounded_and_keeps_its_mean_and_its_end(points):
+    trace = live._Trace()
+    for at in range(points):
+        trace.add(at + 1, float(at % 7))
+    x, y = trace.points()
+    assert len(x) == len(y) <= 2000
+    assert (np.diff(x) > 0).all()
+    assert x[-1] >= points - points / 1000 * 2
+    assert y.mean() == pytest.approx(np.mean([at % 7 for at in range(points)]), abs=0.1)

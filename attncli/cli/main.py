@@ -17,11 +17,13 @@ import typer
 
 from attncli import __version__
 from attncli.cli import clock
+from attncli.cli.eval import eval
 from attncli.cli.explain import explain
 from attncli.cli.generate import generate
 from attncli.cli.help import FirstPage
 from attncli.cli.info import info
 from attncli.cli.models import models
+from attncli.cli.plot import plot
 from attncli.cli.tokenize import tokenize
 from attncli.cli.train import train
 from attncli.errors import AttnError, OutOfRoom, UsageProblem
@@ -41,7 +43,7 @@ app = typer.Typer(
 )
 _PANELS: dict[str, list[Callable[..., None]]] = {
     "Start here": [train, generate, explain, tokenize],
-    "Look closer": [info, models],
+    "Look closer": [eval, plot, info, models],
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:

@@ -47,7 +47,7 @@ def draw_seed() -> int:
 
 def text_argument(argument: str | None) -> str | None:
     """The text meant: the argument, what is piped in, or both, piped text first; '-' is standard input alone."""
-    from attncli.text.corpus import STDIN, read_text
+    from attncli.text.files import STDIN, read_text
     from attncli.text.tokenizer import checked_text
 
     if argument == STDIN:
@@ -84,9 +84,9 @@ def unset(*names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, show_default=False, **more)
 
 
-def count(*names: str, help: str) -> Any:
+def count(*names: str, help: str, **more: Any) -> Any:
     """The same for a number such as 500, 25.6k or 1M."""
-    return unset(*names, help=help, parser=parse_count, metavar="N")
+    return unset(*names, help=help, parser=parse_count, metavar="N", **more)
 
 
 _AUTO = "auto takes the best there is"

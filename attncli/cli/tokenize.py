@@ -93,20 +93,17 @@ def _train(files: list[str], config: CorpusConfig, out: Path | None, force: bool
     from attncli.render.console import output, print_json
     from attncli.render.escape import one_line
     from attncli.render.tokens import totals
-    from attncli.text.corpus import default_vocab_size, read_documents
-    from attncli.text.tokenizer import stretches, train_tokenizer
+    from attncli.text.corpus import Part, count_tokens, learn_tokenizer
+    from attncli.text.files import read_documents
 
     target = out / "tokenizer.json"
     if target.exists() and not force:
         raise UsageProblem(f"{target} exists.", "Choose another --out, or --force to replace it.")
     documents = read_documents(files)
-    vocab_size = config.vocab_size
-    if vocab_size is None and config.tokenizer == "bpe":
-        vocab_size = default_vocab_size(documents.characters)
-    made = train_tokenizer(documents.texts, config.tokenizer, vocab_size)
+    text = Part.whole(documents)
+    made = learn_tokenizer(text, config)
     _write(target, made.to_json())
-    tokens = sum(map(len, made.encode_batch([stretch for text in documents.texts for stretch in stretches(text)])))
-    size = sum(len(text.encode()) for text in documents.texts)
+    tokens, size = count_tokens(text, made)
     if json:
         print_json(
             {
@@ -155,7 +152,7 @@ def _tokenizer(model: str | None) -> tuple[Tokenizer, str]:
 def _text_or_file(argument: str | None) -> str:
     """The content of a file when the argument names one, else the text itself."""
     from attncli.render.console import print_note
-    from attncli.text.corpus import read_text
+    from attncli.text.files import read_text
 
     if argument is not None and argument != "-" and len(argument) < 4096:
         try:

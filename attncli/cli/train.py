@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -19,52 +19,68 @@ from attncli.cli.options import (
     DtypeOption,
     JsonOption,
     SeedOption,
-    TokenizerOption,
-    VocabSizeOption,
     count,
     draw_seed,
     parse_seconds,
     unset,
 )
-from attncli.config import DEFAULT_TRAINING_SECONDS, SIZES, CorpusConfig, SampleConfig, TrainConfig
+from attncli.config import DEFAULT_TRAINING_SECONDS, OPTIMIZER_KINDS, SIZES, CorpusConfig, SampleConfig, TrainConfig
 from attncli.errors import BadCheckpoint, UsageProblem
 
 if TYPE_CHECKING:
+    from attncli.model.transformer import Transformer
     from attncli.text.corpus import Corpus
+    from attncli.training.curves import RunCurves
     from attncli.training.job import Job
-    from attncli.training.reports import Result
+    from attncli.training.reports import Plan, Result
+    from attncli.training.tensorboard import TensorBoardLog
 
-_SAMPLE_TOKENS = 80
+_SAMPLE_TOKENS, _SHORTEST_SAMPLE, _SAMPLE_TOKENS_PER_SECOND = 80, 10, 1 / 3
+_METERED_TOKENS, _METERED_TOKENS_PER_SECOND = 400, 3  # of the sample that is compared with the training text
 _FILES = "Text files, directories, or - for standard input."
 _TIME = f"How long in all, such as 90s, 5m or 1h. Unset: {DEFAULT_TRAINING_SECONDS / 60:.0f}m."
 _SIZE = f"{', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384. Unset: by time and machine."
 _VAL = "The share at the end of the text that is kept for validation."
 
 
+_TIME_PANEL, _MODEL_PANEL, _RECIPE_PANEL = "How long (one of these)", "The model", "How it learns"
+_TEXT_PANEL, _PLACE_PANEL = "The text", "Where it goes"
+
+
 # fmt: off
 def train(
     context_: typer.Context,
     files: Annotated[list[str] | None, typer.Argument(metavar="FILE", help=_FILES, show_default=False)] = None,
-    time: Annotated[float | None, unset("--time", parser=parse_seconds, metavar="TIME", help=_TIME)] = None,
-    steps: Annotated[int | None, count(help="How many steps, instead of a time.")] = None,
-    epochs: Annotated[float | None, unset(help="How many times to see the text, instead of a time.")] = None,
-    size: Annotated[str | None, unset(metavar="SIZE", help=_SIZE)] = None,
-    context: Annotated[int | None, count(help="Tokens the model sees at once. Unset: by time and text.")] = None,
-    batch_size: Annotated[int | None, count(help="Windows of text in a step. Unset: by device.")] = None,
-    lr: Annotated[float | None, unset(help="Peak learning rate. Unset: by width.")] = None,
-    dropout: Annotated[float | None, unset(help="Unset: by how often the text is seen.")] = None,
-    tokenizer: TokenizerOption = CorpusConfig.tokenizer,
-    vocab_size: VocabSizeOption = None,
-    val_fraction: Annotated[float, typer.Option(help=_VAL)] = CorpusConfig.val_fraction,
-    val_file: Annotated[str | None, unset(metavar="FILE", help="Validate on this text instead.")] = None,
-    encoding: Annotated[str, typer.Option(help="The encoding of the text.")] = CorpusConfig.encoding,
-    name: Annotated[str | None, unset(help="The model's name in ./checkpoints. Unset: that of the first file.")] = None,
-    out: Annotated[Path | None, unset("--out", "-o", metavar="DIR", help="Its directory, instead of a name.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a model of the same name.")] = False,
+    time: Annotated[float | None, unset("--time", parser=parse_seconds, metavar="TIME", help=_TIME, rich_help_panel=_TIME_PANEL)] = None,  # noqa: E501
+    steps: Annotated[int | None, count(help="How many steps.", rich_help_panel=_TIME_PANEL)] = None,
+    epochs: Annotated[float | None, unset(help="How many times to see the text.", rich_help_panel=_TIME_PANEL)] = None,
+    tokens: Annotated[int | None, count(help="How many tokens to see in all.", rich_help_panel=_TIME_PANEL)] = None,
+    size: Annotated[str | None, unset(metavar="SIZE", help=_SIZE, rich_help_panel=_MODEL_PANEL)] = None,
+    context: Annotated[int | None, count(help="Tokens the model sees at once. Unset: by time and text.", rich_help_panel=_MODEL_PANEL)] = None,  # noqa: E501
+    from_: Annotated[str | None, unset("--from", metavar="MODEL", help="Go on from this model: its shape, weights and tokenizer.", rich_help_panel=_MODEL_PANEL)] = None,  # noqa: E501
+    batch_size: Annotated[int | None, count(help="Windows of text in a step. Unset: by device.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
+    grad_accum: Annotated[int | None, count(help="Take a step in so many parts, to save memory. Unset: by memory.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
+    checkpoint_activations: Annotated[bool | None, unset("--checkpoint-activations/--keep-activations", help="Compute them twice, to save memory. Unset: by memory.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
+    optimizer: Annotated[str | None, unset(metavar="|".join(OPTIMIZER_KINDS), help="Unset: muon; adamw with --from.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
+    lr: Annotated[float | None, unset(help="Peak learning rate of the matrices. Unset: by optimizer.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
+    adam_lr: Annotated[float | None, unset(help="With muon, that of embeddings and norms.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
+    weight_decay: Annotated[float | None, unset(help="Of matrices and embeddings. Unset: by optimizer.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
+    dropout: Annotated[float | None, unset(help="Unset: by how often the text is seen.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
+    compile: Annotated[bool | None, unset("--compile/--no-compile", help="Use torch.compile. Unset: by device and time.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
     seed: SeedOption = None,
     device: DeviceOption = TrainConfig.device,
     dtype: DtypeOption = TrainConfig.dtype,
+    tokenizer: Annotated[str, typer.Option(metavar="bpe|char|byte", help="The kind of tokenizer to make.", rich_help_panel=_TEXT_PANEL)] = CorpusConfig.tokenizer,  # noqa: E501
+    vocab_size: Annotated[int | None, count(help="How many token ids to make. Unset: by the amount of text.", rich_help_panel=_TEXT_PANEL)] = None,  # noqa: E501
+    val_fraction: Annotated[float, typer.Option(help=_VAL, rich_help_panel=_TEXT_PANEL)] = CorpusConfig.val_fraction,
+    val_file: Annotated[str | None, unset(metavar="FILE", help="Validate on this text instead.", rich_help_panel=_TEXT_PANEL)] = None,  # noqa: E501
+    encoding: Annotated[str, typer.Option(help="The encoding of the text.", rich_help_panel=_TEXT_PANEL)] = CorpusConfig.encoding,  # noqa: E501
+    name: Annotated[str | None, unset(help="The model's name in ./checkpoints. Unset: that of the first file.", rich_help_panel=_PLACE_PANEL)] = None,  # noqa: E501
+    out: Annotated[Path | None, unset("--out", "-o", metavar="DIR", help="Its directory, instead of a name.", rich_help_panel=_PLACE_PANEL)] = None,  # noqa: E501
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.", rich_help_panel=_PLACE_PANEL)] = False,  # noqa: E501
+    force: Annotated[bool, typer.Option("--force", help="Replace a model of the same name.", rich_help_panel=_PLACE_PANEL)] = False,  # noqa: E501
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events beside the model.")] = False,  # noqa: E501
     json: JsonOption = False,
 ) -> None:
     # fmt: on
@@ -76,24 +92,54 @@ def train(
     from time import monotonic
 
     from attncli.checkpoint.store import lock, settle
+    from attncli.cli.loading import load
+    from attncli.render.console import messages
+    from attncli.render.training import ReadingProgress
     from attncli.training.job import new_job, resume_job
 
     target = _target(files, name, out, resume)
     if resume:
         _refuse_changes(context_)
+    if from_ is not None:
+        _refuse_given(context_, ("size", "tokenizer", "vocab_size"), "The model of --from brings its own")
     text = CorpusConfig(tokenizer=tokenizer, vocab_size=vocab_size, val_fraction=val_fraction, encoding=encoding)  # type: ignore[arg-type]
     pinned = TrainConfig(
-        seconds=time, steps=steps, epochs=epochs, size=size, context=context, batch_size=batch_size, lr=lr,
-        dropout=dropout, seed=draw_seed() if seed is None else seed, device=device, dtype=dtype,
+        seconds=time, steps=steps, epochs=epochs, tokens=tokens, size=size, context=context, batch_size=batch_size,
+        grad_accum=grad_accum, checkpoint_activations=checkpoint_activations, optimizer=optimizer, lr=lr,  # type: ignore[arg-type]
+        adam_lr=adam_lr, weight_decay=weight_decay, dropout=dropout, compile=compile,
+        seed=draw_seed() if seed is None else seed, device=device, dtype=dtype,
     )  # fmt: skip
+    start = None if from_ is None else load(from_, "cpu", "float32")
+    if plan:
+        with ReadingProgress(messages()) as progress:
+            job = new_job(files or (), val_file, text, pinned, monotonic() - clock.started, start, progress)
+        _show_plan(job, target, json)
+        return
     with lock(target):
         settle(target)
-        if resume:
-            job = resume_job(target, files or (), device)
-        else:
+        if not resume:
             _refuse_taken(target, force)
-            job = new_job(files or (), val_file, text, pinned, spent=monotonic() - clock.started)
-        _run(job, target, json)
+        with ReadingProgress(messages()) as progress:
+            if resume:
+                job = resume_job(target, files or (), device, progress)
+            else:
+                job = new_job(files or (), val_file, text, pinned, monotonic() - clock.started, start, progress)
+        _run(job, target, json, tensorboard)
+
+
+def _show_plan(job: Job, target: Path, json: bool) -> None:
+    """The plan alone, as the result."""
+    from dataclasses import asdict
+
+    from attncli.render.console import output, print_json, print_note, show
+    from attncli.render.training import plan_table
+
+    for note in job.notes:
+        print_note(note)
+    if json:
+        print_json(asdict(job.plan))
+    else:
+        show(output(), plan_table(job.plan, str(target), _described(job.corpus)))
 
 
 def _target(files: list[str] | None, name: str | None, out: Path | None, resume: bool) -> Path:
@@ -124,14 +170,17 @@ def _target(files: list[str] | None, name: str | None, out: Path | None, resume:
 
 def _refuse_changes(context: typer.Context) -> None:
     """A resumed run keeps its plan."""
-    free = {"files", "name", "out", "resume", "device", "json"}
-    for option in context.params.keys() - free:
+    free = {"files", "name", "out", "resume", "device", "tensorboard", "json"}
+    _refuse_given(context, sorted(context.params.keys() - free), "A resumed run keeps its plan")
+
+
+def _refuse_given(context: typer.Context, options: Iterable[str], why: str) -> None:
+    """Refuses the options among these that were given on the command line."""
+    for option in options:
         source = context.get_parameter_source(option)
         if source is not None and source.name == "COMMANDLINE":
-            shown = "--" + option.replace("_", "-")
-            raise UsageProblem(
-                f"A resumed run keeps its plan, so {shown} cannot change.", f"Leave {shown} out, or start a new run."
-            )
+            shown = "--" + option.strip("_").replace("_", "-")
+            raise UsageProblem(f"{why}, so {shown} cannot be given.", f"Leave {shown} out.")
 
 
 def _refuse_taken(target: Path, force: bool) -> None:
@@ -152,7 +201,12 @@ def _refuse_taken(target: Path, force: bool) -> None:
         raise UsageProblem(f"{target} exists.", choices)
 
 
-def _run(job: Job, target: Path, json: bool) -> None:
+def _described(corpus: Corpus) -> str:
+    amounts = f"{corpus.train.characters:,} characters to train on, {corpus.val.characters:,} to validate"
+    return f"{', '.join(corpus.sources)}: {amounts}"
+
+
+def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
     """Trains, drawing as it goes, and ends with the summary, or with how to go on after a signal."""
     from attncli.render.console import messages, print_note, show
     from attncli.render.escape import one_line
@@ -164,31 +218,73 @@ def _run(job: Job, target: Path, json: bool) -> None:
     for note in job.notes:
         print_note(note)
     corpus = job.corpus
-    amounts = f"{corpus.train.characters:,} characters to train on, {corpus.val.characters:,} to validate"
-    described = f"{', '.join(corpus.sources)}: {amounts}"
-    resumed = job.resume.state.facts["step"] if job.resume is not None and job.resume.state is not None else None
-    show(console, plan_table(job.plan, str(target), described, resumed))
+    resumed, before = _gone_through(job, target)
+    show(console, plan_table(job.plan, str(target), _described(corpus), resumed))
     result: Result | None = None
-    # A resumed run counts on from the time it had spent; a new one from when this process began.
-    with _signals() as received, TrainingScreen(console, job.plan) as screen:
+    with ExitStack() as opened:
+        log = opened.enter_context(_tensorboard(target, job.plan, resumed)) if tensorboard else None
+        received = opened.enter_context(_signals())
+        screen = opened.enter_context(TrainingScreen(console, job.plan, before))
+        # A resumed run counts on from the time it had spent; a new one from when this process began.
         for report in reports(
             corpus,
             job.plan,
             target,
             facts=job.facts,
+            initial=job.initial,
             resume=job.resume,
             started=clock.started,
             stop=lambda: bool(received),
+            sample=_sampler(job),
         ):
             screen.update(report)
+            if log is not None:
+                log.update(report)
             result = report if isinstance(report, Result) else result
     assert result is not None
     if not result.finished:
         steps = f"step {result.step:,} of {result.steps:,}"
-        console.print(f"Stopped at {steps}; everything is saved. Go on with:")
-        console.print(one_line(f"  attncli train --resume {_where(target)}"), soft_wrap=True)
+        with suppress(OSError):  # after SIGHUP the terminal may be gone
+            console.print(f"Stopped at {steps}; everything is saved. Go on with:")
+            console.print(one_line(f"  attncli train --resume {_where(target)}"), soft_wrap=True)
         raise typer.Exit(128 + received[0])
     _summarize(result, job, target, json)
+
+
+def _gone_through(job: Job, target: Path) -> tuple[int | None, RunCurves | None]:
+    """The step at which a resumed run goes on, and its curves so far, if it has any."""
+    from attncli.training.curves import curves_from_lines
+
+    if job.resume is None or job.resume.state is None:
+        return None, None
+    metrics = job.resume.metrics
+    before = curves_from_lines(target.name, str(target), metrics) if metrics else None
+    return job.resume.state.facts["step"], before
+
+
+def _tensorboard(target: Path, plan: Plan, resumed: int | None) -> TensorBoardLog:
+    from attncli.training.tensorboard import TensorBoardLog
+
+    return TensorBoardLog(target, plan, resumed)
+
+
+def _sampler(job: Job) -> Callable[[Transformer], tuple[str, int]] | None:
+    """Continues one fixed prompt, in so few tokens that it takes little of the time; None when that would be none."""
+    from attncli.generation.engine import generate
+    from attncli.generation.events import Text
+
+    seconds, tokenizer = job.plan.seconds, job.corpus.tokenizer
+    tokens = _SAMPLE_TOKENS if seconds is None else min(int(seconds * _SAMPLE_TOKENS_PER_SECOND), _SAMPLE_TOKENS)
+    if tokens < _SHORTEST_SAMPLE:
+        return None
+    prompt = _first_words(job.corpus)
+    config = SampleConfig(max_new_tokens=tokens, seed=job.plan.seed)
+
+    def sample(model: Transformer) -> tuple[str, int]:
+        events = generate(model, tokenizer, tokenizer.encode(prompt), config)
+        return prompt + "".join(event.text for event in events if isinstance(event, Text)), len(prompt)
+
+    return sample
 
 
 def _where(target: Path) -> str:
@@ -224,23 +320,32 @@ def _summarize(result: Result, job: Job, target: Path, json: bool) -> None:
     from attncli.checkpoint.directory import MODELS_FOLDER
     from attncli.checkpoint.store import load_model
     from attncli.generation.engine import generate
-    from attncli.generation.events import Text
+    from attncli.generation.events import Finished
     from attncli.render.console import messages, output, print_json, show
     from attncli.render.escape import one_line
+    from attncli.render.evaluation import honesty_document, honesty_screen
     from attncli.render.training import result_document, summary
+    from attncli.training.curves import read_metrics
+    from attncli.training.honesty import judge
 
     plan = job.plan
     loaded = load_model(target, torch.device(plan.device), torch.float32)
-    config = SampleConfig(max_new_tokens=_SAMPLE_TOKENS, seed=plan.seed)
+    tokens = _METERED_TOKENS if plan.seconds is None else int(plan.seconds * _METERED_TOKENS_PER_SECOND)
+    config = SampleConfig(max_new_tokens=min(max(tokens, _SAMPLE_TOKENS), _METERED_TOKENS), seed=plan.seed)
     events = generate(loaded.model, loaded.tokenizer, [loaded.start_of_text], config)
-    sample = "".join(event.text for event in events if isinstance(event, Text))
+    ids = next(event.ids for event in events if isinstance(event, Finished))
+    sample = loaded.tokenizer.decode(ids[:_SAMPLE_TOKENS])
+    honesty = judge(result, plan, job.corpus, read_metrics(target), ids)
     if json:
-        print_json(result_document(result, str(target), sample))
+        print_json(result_document(result, str(target), sample) | honesty_document(honesty))
         return
-    show(output(), summary(result, plan, str(target), sample))
+    console = output()
+    show(console, summary(result, plan, len(job.corpus.val), str(target), sample))
+    show(console, honesty_screen(honesty, console.width))
     model = shlex.quote(target.name if target.parent == MODELS_FOLDER else str(target))
     prompt = shlex.quote(_first_words(job.corpus))
     console = messages()
+    console.print()
     console.print("Try next:", style="bold")
     for command in ("generate", "explain"):
         console.print(one_line(f"  attncli {command} -m {model} {prompt}"), soft_wrap=True)

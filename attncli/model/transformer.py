@@ -13,10 +13,12 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from attncli.config import ModelConfig
 from attncli.model.attention import Attention, Observer, RMSNorm, Rotary
 from attncli.model.cache import KVCache
+from attncli.model.fused import Dropout, head_loss
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
@@ -63,7 +65,7 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.feed_forward_norm = make_norm(config)
         self.feed_forward = SwiGLU(config) if config.activation == "swiglu" else GELU(config)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None, observe: Observer | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -90,10 +92,11 @@ class Transformer(nn.Module):
         self.config = config
         self.embedding = _embedding(config.vocab_size, config.width)
         self.position = _embedding(config.context, config.width) if config.positions == "learned" else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(config, layer, dropout) for layer in range(config.layers))
         self.norm = make_norm(config)
         self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
+        self.checkpoint_activations = False  # in training, compute what is inside a block again for its gradient
         self._rotary: Rotary | None = None
 
     def new_cache(self) -> KVCache:
@@ -118,15 +121,25 @@ class Transformer(nn.Module):
             x = x + self.position(torch.arange(start, end, device=ids.device))
         x = self.dropout(x)
         rotary = self._rotation(x).at(start, end, x.dtype) if self.position is None else None
+        again = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, rotary, cache, observe)
+            arguments = (x, rotary, cache, observe)
+            x = checkpoint(block, *arguments, use_reentrant=False) if again else block(*arguments)
         if observe is not None:
             observe.residual(self.config.layers, x)
         return self.norm(x)  # type: ignore[no-any-return]
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """(..., C) -> logits (..., V)."""
-        return F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight)
+        return F.linear(hidden, self._head_weight)
+
+    def loss(self, rows: Tensor) -> Tensor:
+        """Mean cross-entropy, in nats, of columns 1 on of rows (B, T + 1), each given those before it."""
+        return head_loss(self.hidden(rows[:, :-1]), self._head_weight, rows[:, 1:])
+
+    @property
+    def _head_weight(self) -> Tensor:
+        return self.embedding.weight if self.head is None else self.head.weight
 
     def _rotation(self, x: Tensor) -> Rotary:
         """The rotations of all positions, computed at first use on the device that uses them."""

@@ -1,118 +1,105 @@
 """A training run on the screen: the plan, the progress, the summary.
 
-On a terminal a live bar; elsewhere plain lines. Everything but the summary goes to standard error.
+Everything but the summary goes to standard error. What is drawn on a terminal while the run goes on is next door, in
+`live`; here are the plain lines that stand for it elsewhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from attncli.render.escape import one_line, visible
+from attncli.render.escape import fit, one_line, visible
+from attncli.render.live import LiveDisplay
 from attncli.render.numbers import count, duration, size
-from attncli.training.reports import EvalReport, Plan, Report, Result, Score, StepReport
+from attncli.text.files import Progress
+from attncli.training.curves import RunCurves
+from attncli.training.reports import EvalReport, Plan, Report, Result, SampleReport, Score, StepReport
+
+_SAMPLE_CELLS = 70  # of a sample shown as a plain line
 
 
 def plan_table(plan: Plan, name: str, corpus: str, resumed: int | None = None) -> RenderableType:
     """What will happen, and why: printed before the first step, or when a run is resumed at one."""
-    model, reasons = plan.model, plan.reasons
-    length = f"{plan.schedule.steps:,} steps of {plan.tokens_per_step:,} tokens"
-    if plan.seconds is not None:
-        length = f"{duration(plan.seconds)}: about {length}"
-    rows = [
-        ("text", one_line(corpus), ""),
-        (
-            "model",
-            f"{count(plan.parameters)} parameters: {model.layers} layers x {model.heads} heads, width {model.width}",
-            "size",
-        ),
-        ("tokens", f"vocabulary {model.vocab_size:,}, context {model.context}", "context"),
-        ("training", f"{length}, {plan.epochs:.1f} epochs", "steps"),
-        (
-            "recipe",
-            f"AdamW, learning rate {plan.schedule.peak:.2g}, dropout {plan.dropout:g}, seed {plan.seed}",
-            "dropout",
-        ),
-        (
-            "machine",
-            f"{plan.device}, {plan.dtype}, about {plan.step_seconds * 1e3:.0f} ms a step, {size(plan.memory_bytes)}",
-            "",
-        ),
-    ]
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for label, text, key in rows:
-        shown = Text(text)
-        if key in reasons:
-            shown.append(f"  ({reasons[key]})", style="dim")
+    for label, facts, *keys in _plan_rows(plan, one_line(corpus)):
+        shown = Text(facts)
+        if reasons := [plan.reasons[key] for key in keys if key in plan.reasons]:
+            shown.append(f"  ({'; '.join(reasons)})", style="dim")
         table.add_row(label, shown)
     goes_on = "" if resumed is None else f", going on at step {resumed:,}"
     return Group(Text(f"Training {one_line(name)}{goes_on}", style="bold"), table)
 
 
-class TrainingScreen:
-    """Draws reports as they come. A context manager; `update` takes each report."""
+def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
+    """Of each row its label, its facts, and the keys of the reasons that belong to it."""
+    model = plan.model
+    tokens = plan.schedule.steps * plan.tokens_per_step
+    length = f"{plan.schedule.steps:,} steps, {count(tokens)} tokens, {plan.epochs:.1f} epochs"
+    if plan.seconds is not None:
+        length = f"{duration(plan.seconds)}: about {length}"
+    shape = f"{model.layers} layers x {model.heads} heads, width {model.width}"
+    parts = f", in {plan.grad_accum} parts" if plan.grad_accum > 1 else ""
+    again = ", activations computed twice" if plan.checkpoint_activations else ""
+    rates = f"AdamW at {plan.adam_lr:.2g}"
+    if plan.optimizer == "muon":
+        rates = f"Muon at {plan.schedule.peak:.2g} on matrices, {rates} on the rest"
+    kept = f"weight decay {plan.weight_decay:.2g}, dropout {plan.dropout:g}, seed {plan.seed}"
+    compiled = ", compiled" if plan.compiled else ""
+    yield "text", corpus
+    yield "model", f"{count(plan.parameters)} parameters: {shape}", "size"
+    yield "tokens", f"vocabulary {model.vocab_size:,}", "vocab_size"
+    yield "training", f"{length}, {tokens / plan.parameters:.1f} tokens per parameter", "steps"
+    yield "step", f"{plan.batch_size} windows of {plan.context} tokens{parts}{again}", "context", "grad_accum"
+    yield "rates", rates, "lr", "optimizer"
+    yield "recipe", kept, "weight_decay", "dropout"
+    yield "machine", f"{plan.device}, {plan.dtype}{compiled}", "dtype", "compiled"
+    yield "needs", f"about {plan.step_seconds * 1e3:.0f} ms a step, {size(plan.memory_bytes)} of memory"
 
-    def __init__(self, console: Console, plan: Plan) -> None:
-        self._console = console
-        self._plan = plan
+
+class TrainingScreen:
+    """Draws reports as they come: a live display on a terminal, elsewhere a line for each evaluation and sample.
+
+    A context manager; `update` takes each report. `before` is what a resumed run has been through already.
+    """
+
+    def __init__(self, console: Console, plan: Plan, before: RunCurves | None = None) -> None:
+        self._console, self._plan = console, plan
         self._last: StepReport | None = None
-        self._score: Score | None = None
-        self._live = console.is_terminal and not console.is_dumb_terminal
-        self._progress = Progress(
-            *_columns(console.width), console=console, disable=not self._live, refresh_per_second=4
-        )
-        self._task = self._progress.add_task("", total=None, rate="", nats="", bits="", left="")
+        live = console.is_terminal and not console.is_dumb_terminal
+        self._display = LiveDisplay(console, plan, before) if live else None
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._display is not None:
+            self._display.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.update(self._task, left="")
-        self._progress.stop()
+        if self._display is not None:
+            self._display.stop()
 
     def update(self, report: Report) -> None:
         """Shows one report."""
-        if isinstance(report, StepReport):
+        if self._display is not None:
+            self._display.update(report)
+        elif isinstance(report, StepReport):
             self._last = report
-            self._progress.update(
-                self._task,
-                total=report.steps,
-                completed=report.step,
-                rate=f"{count(report.tokens_per_second)} tok/s",
-                left=f"{duration(self._seconds_left(report))} left",
-            )
         elif isinstance(report, EvalReport):
-            self._score = report.score
-            if not self._live:
-                self._console.print(Text(self._line(report)), soft_wrap=True)
-        nats, bits = self._losses()
-        self._progress.update(self._task, nats=nats, bits=bits)
-
-    def _losses(self) -> tuple[str, str]:
-        """The losses so far: 'train 3.193 val 3.385', and 'nats/token (1.887 2.164 bits/byte)'."""
-        nats, bits = [], []
-        if self._last is not None:
-            nats.append(f"train {self._last.loss:.3f}")
-            bits.append(f"{self._plan.bits_per_byte(self._last.loss):.3f}")
-        if self._score is not None:
-            nats.append(f"val {self._score.per_token:.3f}")
-            bits.append(f"{self._score.bits_per_byte:.3f}")
-        return " ".join(nats), f"nats/token ({' '.join(bits)} bits/byte)" if bits else ""
-
-    def _seconds_left(self, report: StepReport) -> float:
-        if self._plan.seconds is not None:
-            return max(self._plan.seconds - report.seconds, 0.0)
-        return (report.steps - report.step) * self._plan.tokens_per_step / report.tokens_per_second
+            self._console.print(Text(self._line(report)), soft_wrap=True)
+        elif isinstance(report, SampleReport):
+            written = fit(one_line(report.text), _SAMPLE_CELLS)
+            self._console.print(Text(f"  writes  {written}"), soft_wrap=True)
 
     def _line(self, report: EvalReport) -> str:
         step, score = self._last, report.score
@@ -126,27 +113,6 @@ class TrainingScreen:
         return "  ".join([*parts, *(["best"] if report.best else [])])
 
 
-class _Steps(ProgressColumn):
-    """'120/1830', or nothing before the first report."""
-
-    def render(self, task: Task) -> Text:
-        """The cell."""
-        return Text(f"{int(task.completed)}/{int(task.total)}" if task.total else "", style="dim")
-
-
-def _columns(width: int) -> list[ProgressColumn]:
-    """As much as fits."""
-    nats, left = TextColumn("{task.fields[nats]}", style="bold"), TextColumn("{task.fields[left]}")
-    bits, rate = TextColumn("{task.fields[bits]}"), TextColumn("{task.fields[rate]}", style="dim")
-    if width < 60:
-        return [nats, left]
-    if width < 80:
-        return [BarColumn(8), _Steps(), nats, left]
-    if width < 100:
-        return [BarColumn(8), nats, bits, left]
-    return [BarColumn(14), _Steps(), nats, bits, rate, left]
-
-
 def score_text(score: Score) -> str:
     """The four figures of a score."""
     return (
@@ -155,18 +121,45 @@ def score_text(score: Score) -> str:
     )
 
 
-def summary(result: Result, plan: Plan, path: str, sample: str) -> RenderableType:
-    """What came out: the score, where it is, what it writes."""
+def summary(result: Result, plan: Plan, val_tokens: int, path: str, sample: str) -> RenderableType:
+    """What came out: the score, where it is, what it writes. `val_tokens`: of the whole validation part."""
     assert result.best is not None
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("validation", Text(score_text(result.best)))
+    share = result.best.scored / max(val_tokens - 1, 1)
+    table.add_row("validation", Text(score_text(result.best) + (f" · on {share:.0%} of it" if share < 1 else "")))
     best = "" if result.best_step == result.step else f"; the best weights are those of step {result.best_step:,}"
     trained = f"{result.step:,} steps, {count(result.tokens)} tokens, {result.tokens / plan.train_tokens:.1f} epochs"
     table.add_row("training", Text(f"{trained} in {duration(result.seconds)}{best}"))
     table.add_row("saved", Text(one_line(path)))
     return Group(table, Text(), Text("A sample", style="bold"), Text(visible(sample).strip("\n")), Text())
+
+
+class ReadingProgress:
+    """A bar while the text is read and tokenized, on a terminal; it goes when it is done. A context to be called."""
+
+    def __init__(self, console: Console) -> None:
+        shown = console.is_terminal and not console.is_dumb_terminal
+        columns = TextColumn("{task.fields[stage]}"), BarColumn(20), TextColumn("{task.fields[done]}")
+        self._progress = Bars(*columns, console=console, disable=not shown, transient=True)
+        self._task = self._progress.add_task("", total=None, stage="", done="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """So far a stage has come."""
+        done = size(progress.done) if progress.total is None else f"{size(progress.done)} of {size(progress.total)}"
+        self._progress.update(
+            self._task, total=progress.total, completed=progress.done, stage=progress.stage, done=done
+        )
 
 
 def result_document(result: Result, path: str, sample: str) -> dict[str, Any]:

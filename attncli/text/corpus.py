@@ -1,63 +1,55 @@
-"""Files of text to batches of tokens.
+"""Documents to batches of tokens.
 
-Owns reading text from files, directories and standard input, splitting it into a training and a validation part,
-turning both into memory-mapped files of token ids (kept in a cache, by content), and the batch of every step.
-Knows nothing of models; arrays are NumPy's.
+Owns splitting documents into a training and a validation part, taking passages of one that is too large, learning a
+tokenizer, turning both parts into memory-mapped files of token ids (kept in a cache, by content), and the batch of
+every step. Never holds a whole text. Knows nothing of models; arrays are NumPy's.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import re
 import shutil
-import sys
 import time
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attncli.config import CorpusConfig
 from attncli.errors import BadCheckpoint, BadInput, OutOfRoom
-from attncli.text.tokenizer import END_OF_TEXT, Tokenizer, checked_text, stretches, train_tokenizer
+from attncli.text.encode import Encoder, Piece, batches, dtype_of, stretched
+from attncli.text.files import Documents, Listener, Meter, Progress
+from attncli.text.tokenizer import Tokenizer, train_tokenizer
 
-STDIN = "-"
 SMALLEST_TRAINING = 64  # tokens: below this there is nothing to learn from
-_SEPARATOR = re.compile(rf"^{re.escape(END_OF_TEXT)}[ \t]*(?:\r?\n|\Z)", re.MULTILINE)
-_ENCODE_AT_ONCE = 32  # stretches whose tokens are held in memory together
-_CACHE_VERSION = 1
+_LEARN_FROM = 10_000_000  # characters: a vocabulary learned from more is no better
+_PASSAGES = 256  # of a text of which not all is used, as long as these limits allow
+_SHORTEST, _LONGEST = 1 << 16, 1 << 20  # characters
+_READ_AT_ONCE = 1 << 22  # ids
+_CACHE_VERSION = 2
 _UNFINISHED = ".writing-"
 _ABANDONED = 86_400  # seconds
 
 
 @dataclass(frozen=True)
-class Documents:
-    """Texts in order, where they came from, and the files of a directory that are not text."""
-
-    texts: tuple[str, ...]
-    sources: tuple[str, ...]
-    skipped: tuple[str, ...] = ()
-
-    @property
-    def characters(self) -> int:
-        """The characters of all texts."""
-        return sum(map(len, self.texts))
-
-
-@dataclass(frozen=True)
 class Tokens:
-    """One part of a corpus: its ids, and what they stand for."""
+    """One part of a corpus: its ids, and what they stand for. `left_out` characters of the part were not taken."""
 
     ids: NDArray[np.unsignedinteger]
     characters: int
     bytes: int
     documents: int
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,102 +65,25 @@ class Corpus:
     digest: str
     sources: tuple[str, ...]
 
+    def train_text(self, limit: int, from_end: bool = False) -> str:
+        """The first or last `limit` characters that are trained on, documents without a mark between them."""
+        return _text_of(self.train.ids, self.tokenizer, limit, from_end)
 
-def read_text(path: str, encoding: str = CorpusConfig.encoding) -> str:
-    """The text of a file, or of standard input for '-'. Line ends stay as they are; a byte order mark goes.
-
-    Raises:
-        BadInput: for a file that is missing, unreadable, binary, or not in the encoding (with the byte's offset).
-    """
-    name = "standard input" if path == STDIN else path
-    try:
-        data = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
-    except FileNotFoundError:
-        raise BadInput(f"There is no file {name}.", "Check the path.") from None
-    except OSError as problem:
-        raise BadInput(
-            f"{name} cannot be read: {problem.strerror or problem}.", "Check the path and its permissions."
-        ) from None
-    return _decoded(data, name, encoding)
+    def val_text(self, limit: int, from_end: bool = False) -> str:
+        """The first or last `limit` characters that are validated on, documents without a mark between them."""
+        return _text_of(self.val.ids, self.tokenizer, limit, from_end)
 
 
-def _decoded(data: bytes, name: str, encoding: str) -> str:
-    if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-        if (at := data.find(b"\0")) >= 0:
-            raise BadInput(
-                f"{name} is not text: byte {at} is a NUL.",
-                "Give a text file. To train on UTF-16, say --encoding utf-16.",
-            )
-        encoding = "utf-8-sig"  # reads UTF-8 with or without a byte order mark
-    try:
-        return checked_text(data.decode(encoding))
-    except UnicodeDecodeError as problem:
-        # The utf-8-sig codec counts from behind the mark.
-        at = problem.start + (3 if encoding == "utf-8-sig" and data.startswith(b"\xef\xbb\xbf") else 0)
-        found = f"0x{data[at]:02x}" if at < len(data) else "the end"
-        raise BadInput(
-            f"{name} is not {encoding.removesuffix('-sig').upper()}: byte {at} is {found} ({problem.reason}).",
-            "Convert it to UTF-8. To train on it as it is, name its encoding, such as --encoding latin-1.",
-        ) from None
-    except UnicodeError as problem:
-        raise BadInput(f"{name} is not {encoding}: {problem}.", "Name another --encoding.") from None
-
-
-def read_documents(paths: Sequence[str], encoding: str = CorpusConfig.encoding) -> Documents:
-    """Every document of files, directories and '-', in order; `<|endoftext|>` lines separate those of a file.
-
-    In a directory, files are taken by name, hidden ones left out, and what is not text is skipped and listed.
-
-    Raises:
-        BadInput: for a named file that is not text, a directory without text, or no text at all.
-    """
-    texts: list[str] = []
-    skipped: list[str] = []
-    for path in paths:
-        if path != STDIN and Path(path).is_dir():
-            found, not_text = _read_directory(Path(path), encoding)
-            texts += found
-            skipped += not_text
-        else:
-            texts += _split_documents(read_text(path, encoding))
-    if not any(text.strip() for text in texts):
-        raise BadInput(
-            f"{', '.join(paths)} is empty: it holds no text.", "Give a text file, a few thousand words or more."
-        )
-    return Documents(tuple(texts), tuple(paths), tuple(skipped))
-
-
-def _read_directory(folder: Path, encoding: str) -> tuple[list[str], list[str]]:
-    texts, skipped = [], []
-    for file in sorted(folder.rglob("*")):
-        if any(part.startswith(".") for part in file.relative_to(folder).parts) or not file.is_file():
-            continue
-        try:
-            texts += _split_documents(read_text(str(file), encoding))
-        except BadInput:
-            skipped.append(str(file))
-    if not any(text.strip() for text in texts):
-        raise BadInput(
-            f"{folder} is a directory without text files.", "Give a text file, or a directory that holds some."
-        )
-    return texts, skipped
-
-
-def _split_documents(text: str) -> list[str]:
-    """'a\\n<|endoftext|>\\nb' -> ['a\\n', 'b']; white space alone is no document."""
-    return [part for part in _SEPARATOR.split(text) if part.strip()]
-
-
-def split_by_position(texts: Sequence[str], fraction: float) -> tuple[list[str], list[str]]:
-    """The first characters to train on and the last `fraction` of them to validate on; a document may be cut."""
-    total = sum(map(len, texts))
-    keep = total - round(total * fraction)
-    train, val = [], []
-    for text in texts:
-        train.append(text[: max(keep, 0)])
-        val.append(text[max(keep, 0) :])
-        keep -= len(text)
-    return [text for text in train if text], [text for text in val if text]
+def _text_of(ids: NDArray[np.unsignedinteger], tokenizer: Tokenizer, limit: int, from_end: bool) -> str:
+    """Out of the ids, as the file may be gone. Takes more of them until they give more characters than asked for."""
+    count = limit // 2 + 8
+    while True:
+        taken = ids[-count:] if from_end else ids[:count]
+        text = tokenizer.decode(taken[taken != tokenizer.end_of_text].tolist())
+        # The characters beyond the limit make sure that none at its border is cut.
+        if len(text) > limit + 4 or count >= len(ids):
+            return text[max(len(text) - limit, 0) :] if from_end else text[:limit]
+        count *= 2
 
 
 def default_vocab_size(characters: int) -> int:
@@ -184,17 +99,23 @@ def prepare(
     config: CorpusConfig,
     val_documents: Documents | None = None,
     tokenizer: Tokenizer | None = None,
+    progress: Listener | None = None,
 ) -> Corpus:
     """Splits, learns the tokenizer from the training part alone unless one is given, and tokenizes.
 
     The result is cached by the content of everything it depends on, and read back as memory maps.
 
     Raises:
-        BadInput: for too little text.
+        BadInput: for too little text, or a file that changed since it was first read.
         UsageProblem: for a vocabulary that the kind of tokenizer cannot have.
+        OutOfRoom: when the cache cannot be written.
     """
-    parts = _split(documents, config.val_fraction) if val_documents is None else _as_given(documents, val_documents)
-    digest = _digest(parts)
+    if val_documents is None:
+        train, val = split_by_position(documents, config.val_fraction)
+        digest = _digest(documents.digest, train.characters)
+    else:
+        train, val = _as_given(documents, val_documents)
+        digest = _digest(documents.digest, val_documents.digest)
     entry = cache_folder() / "tokens" / _entry_name(digest, config)
     cached = _from_cache(entry, digest, documents.sources)
     if tokenizer is not None and (cached is None or cached.tokenizer.to_json() != tokenizer.to_json()):
@@ -203,35 +124,116 @@ def prepare(
         cached = _from_cache(entry, digest, documents.sources)
     if cached is not None:
         return cached
+    if config.most_characters is not None:
+        train, val = spread(train, config.most_characters), spread(val, config.most_characters)
     if tokenizer is None:
-        train_texts = parts["train"].texts
-        vocab_size = config.vocab_size
-        if vocab_size is None and config.tokenizer == "bpe":
-            vocab_size = default_vocab_size(sum(map(len, train_texts)))
-        tokenizer = train_tokenizer(train_texts, config.tokenizer, vocab_size)
-    return _tokenize(parts, tokenizer, entry, digest, documents.sources)
+        tokenizer = learn_tokenizer(train, config, progress)
+    return _tokenize({"train": train, "val": val}, tokenizer, entry, digest, documents.sources, progress)
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The texts of one part. With `ends`, a token that ends a document follows each, but for a `cut` last one."""
+class Part:
+    """Passages of documents, each from one character to another. `ends`: an id follows each document that ends there.
 
-    texts: tuple[str, ...]
-    ends: bool
-    cut: bool = False
+    Characters that lie between the passages are `left_out`.
+    """
+
+    documents: Documents
+    passages: tuple[tuple[int, int], ...]
+    ends: bool = False
+    left_out: int = 0
+
+    @classmethod
+    def whole(cls, documents: Documents, ends: bool = False) -> Part:
+        """All of the documents."""
+        return cls(documents, ((0, documents.characters),), ends)
+
+    def last(self, most: int) -> Part:
+        """The last `most` characters of the last passage, or all of it."""
+        start, stop = self.passages[-1]
+        return Part(self.documents, ((max(start, stop - most), stop),), self.ends)
+
+    @property
+    def characters(self) -> int:
+        """The characters of all passages."""
+        return sum(stop - start for start, stop in self.passages)
+
+    @property
+    def bytes(self) -> int:
+        """About the size of all passages in the file."""
+        return round(self.characters * self.documents.bytes / max(self.documents.characters, 1))
+
+    def pieces(self) -> Iterator[Iterator[Piece]]:
+        """The text of each passage, in stretches that can be tokenized one by one."""
+        return (stretched(self.documents.read(*passage)) for passage in self.passages)
 
 
-def _split(documents: Documents, fraction: float) -> dict[str, _Part]:
-    """Parts by position. Only where documents are several is their end marked: of one alone it could not be learned."""
-    train, val = split_by_position(documents.texts, fraction)
-    several = len(documents.texts) > 1
-    cut = len(train) + len(val) > len(documents.texts)
-    return {"train": _Part(tuple(train), several, cut), "val": _Part(tuple(val), several)}
+def split_by_position(documents: Documents, fraction: float) -> tuple[Part, Part]:
+    """The first characters to train on and the last `fraction` of them to validate on; a document may be cut.
+
+    Only where documents are several is their end marked: of one alone it could not be learned.
+    """
+    total = documents.characters
+    keep = total - round(total * fraction)
+    several = documents.count > 1
+    return Part(documents, ((0, keep),), several), Part(documents, ((keep, total),), several)
 
 
-def _as_given(train: Documents, val: Documents) -> dict[str, _Part]:
-    several = len(train.texts) > 1 or len(val.texts) > 1
-    return {"train": _Part(train.texts, several), "val": _Part(val.texts, several)}
+def _as_given(train: Documents, val: Documents) -> tuple[Part, Part]:
+    several = train.count > 1 or val.count > 1
+    return Part.whole(train, several), Part.whole(val, several)
+
+
+def spread(part: Part, most: int) -> Part:
+    """At most `most` characters of a part, in passages evenly spread over it.
+
+    A passage has at least 64 Ki characters, as far as `most` allows, before its ends are moved inwards, by a quarter of
+    it at most, to where a document ends, or else a line.
+    """
+    if part.characters <= most:
+        return part
+    length = min(max(most // _PASSAGES, _SHORTEST), _LONGEST, most)
+    count = most // length
+    before = [0, *accumulate(stop - start for start, stop in part.passages)]
+    passages: list[tuple[int, int]] = []
+    for at in (i * part.characters // count for i in range(count)):
+        index = bisect_right(before, at) - 1
+        start, stop = part.passages[index]
+        begin = max(min(start + at - before[index], stop - length), start, passages[-1][1] if passages else 0)
+        passages.append(_trimmed(part.documents, begin, min(begin + length, stop), begin == start))
+    taken = sum(stop - start for start, stop in passages)
+    return Part(part.documents, tuple(passages), part.ends, part.left_out + part.characters - taken)
+
+
+def _trimmed(documents: Documents, start: int, stop: int, begins: bool) -> tuple[int, int]:
+    """A passage without the cut documents at its ends, or else the cut lines. `begins`: its beginning is no cut."""
+    pieces = list(documents.read(start, stop))
+    text = "".join(piece for piece, _ in pieces)
+    ends = [at for at, (_, ended) in zip(accumulate(len(piece) for piece, _ in pieces), pieces, strict=True) if ended]
+    quarter = len(text) // 4
+    first = next((at for at in ends if at <= quarter), 0) or text.find("\n", 0, quarter) + 1
+    last = next((at for at in reversed(ends) if at >= 3 * quarter), 0) or text.rfind("\n", 3 * quarter) + 1
+    return (start if begins else start + first), start + (last or len(text))
+
+
+def learn_tokenizer(part: Part, config: CorpusConfig, progress: Listener | None = None) -> Tokenizer:
+    """The tokenizer of a text; one whose vocabulary merges words learns from passages where the text is large.
+
+    Raises UsageProblem for a vocabulary that the kind of tokenizer cannot have.
+    """
+    vocab_size = config.vocab_size
+    if config.tokenizer == "bpe":
+        vocab_size = default_vocab_size(part.characters) if vocab_size is None else vocab_size
+        part = spread(part, _LEARN_FROM)
+    meter = Meter(progress, Progress("learning the vocabulary", 0, part.bytes))
+
+    def texts() -> Iterator[str]:
+        for pieces in part.pieces():
+            for text, _ in pieces:
+                yield text
+                meter.add(len(text.encode()))
+
+    return train_tokenizer(texts(), config.tokenizer, vocab_size)
 
 
 def cache_folder() -> Path:
@@ -242,31 +244,32 @@ def cache_folder() -> Path:
     return Path(base) / "attncli"
 
 
-def _digest(parts: dict[str, _Part]) -> str:
-    total = hashlib.sha256()
-    for name, part in parts.items():
-        total.update(f"{name} {len(part.texts)} {part.ends} {part.cut}\n".encode())
-        for text in part.texts:
-            data = text.encode()
-            total.update(f"{len(data)}\n".encode())
-            total.update(data)
-    return total.hexdigest()
+def _digest(documents: str, rest: str | int) -> str:
+    """Of the digest of the documents, and of where they are split or the digest of the validation documents."""
+    return hashlib.sha256(f"{documents} {rest}".encode()).hexdigest()
 
 
 def _entry_name(digest: str, config: CorpusConfig) -> str:
     import tokenizers
 
-    key = f"{_CACHE_VERSION} {digest} {tokenizers.__version__} {config.tokenizer} {config.vocab_size}"
+    chosen = f"{config.tokenizer} {config.vocab_size} {config.most_characters}"
+    key = f"{_CACHE_VERSION} {digest} {tokenizers.__version__} {chosen}"
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def _tokenize(
-    parts: dict[str, _Part], tokenizer: Tokenizer, entry: Path, digest: str, sources: tuple[str, ...]
+    parts: dict[str, Part],
+    tokenizer: Tokenizer,
+    entry: Path,
+    digest: str,
+    sources: tuple[str, ...],
+    progress: Listener | None,
 ) -> Corpus:
     """Writes the cache entry beside its place, then renames it there: a reader sees all of it or nothing."""
     folder = _writable_folder(entry.parent)
+    writer = _Writer(folder, tokenizer, sum(part.bytes for part in parts.values()), progress)
     try:
-        facts = {name: _write_tokens(folder / f"{name}.ids", part, tokenizer) for name, part in parts.items()}
+        facts = {name: writer.write(name, part) for name, part in parts.items()}
         _check_lengths(facts)
         (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
         (folder / "facts.json").write_text(
@@ -281,6 +284,8 @@ def _tokenize(
         corpus = _from_cache(entry, digest, sources)
         assert corpus is not None
         return corpus
+    except OSError as problem:
+        raise writer.not_written(problem) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -299,32 +304,84 @@ def _writable_folder(parent: Path) -> Path:
         ) from None
 
 
+class _Encoded(NamedTuple):
+    """The ids of some of a part, the bytes of its text, and the documents that begin in it."""
+
+    ids: NDArray[np.unsignedinteger]
+    bytes: int
+    documents: int
+
+
+def _encoded(part: Part, tokenizer: Tokenizer) -> Iterator[_Encoded]:
+    """The ids of a part in order, about a million characters at a time."""
+    encoder = Encoder(tokenizer, part.ends)
+    for passage in part.pieces():
+        begins = True
+        for pieces in batches(passage):
+            *begun, begins = (begins, *(ended for _, ended in pieces))
+            yield _Encoded(encoder.encode(pieces), sum(len(text.encode()) for text, _ in pieces), sum(begun))
+
+
+def tokens_of(part: Part, tokenizer: Tokenizer) -> Tokens:
+    """The tokens of a part, held in memory: of a long text two or four bytes each."""
+    encoded = list(_encoded(part, tokenizer))
+    ids = np.concatenate([np.empty(0, dtype_of(tokenizer)), *(some.ids for some in encoded)])
+    size, documents = sum(some.bytes for some in encoded), sum(some.documents for some in encoded)
+    return Tokens(ids, part.characters, size, documents, part.left_out)
+
+
+def count_tokens(part: Part, tokenizer: Tokenizer) -> tuple[int, int]:
+    """The tokens of a part, and its bytes."""
+    tokens = size = 0
+    for some in _encoded(part, tokenizer):
+        tokens, size = tokens + len(some.ids), size + some.bytes
+    return tokens, size
+
+
 @dataclass(frozen=True)
 class _Facts:
     tokens: int
     characters: int
     bytes: int
     documents: int
+    left_out: int
     dtype: str
 
 
-def _write_tokens(path: Path, part: _Part, tokenizer: Tokenizer) -> _Facts:
-    """Writes the ids of a part, holding only some stretches at a time."""
-    dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
-    count = 0
-    last = len(part.texts) - 1
-    with path.open("wb") as file:
-        for index, text in enumerate(part.texts):
-            pending = list(stretches(text))
-            for start in range(0, len(pending), _ENCODE_AT_ONCE):
-                for ids in tokenizer.encode_batch(pending[start : start + _ENCODE_AT_ONCE]):
-                    file.write(np.asarray(ids, dtype).tobytes())
-                    count += len(ids)
-            if part.ends and tokenizer.end_of_text is not None and not (part.cut and index == last):
-                file.write(np.asarray([tokenizer.end_of_text], dtype).tobytes())
-                count += 1
-    characters, size = sum(map(len, part.texts)), sum(len(text.encode()) for text in part.texts)
-    return _Facts(count, characters, size, len(part.texts), dtype)
+class _Writer:
+    """Writes the ids of the parts into a folder, holding some stretches at a time."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, size: int, progress: Listener | None) -> None:
+        self._folder, self._tokenizer = folder, tokenizer
+        self._size = size  # bytes of text, about
+        self._read = self._written = 0  # bytes of text, bytes of ids
+        self._meter = Meter(progress, Progress("tokenizing", 0, size))
+
+    def write(self, name: str, part: Part) -> _Facts:
+        """One part. Raises OSError when it cannot be written."""
+        tokens = size = documents = 0
+        with (self._folder / f"{name}.ids").open("wb") as file:
+            for some in _encoded(part, self._tokenizer):
+                file.write(some.ids.data)
+                tokens, size, documents = tokens + len(some.ids), size + some.bytes, documents + some.documents
+                self._read, self._written = self._read + some.bytes, self._written + some.ids.nbytes
+                self._meter.add(some.bytes)
+        return _Facts(tokens, part.characters, size, documents, part.left_out, dtype_of(self._tokenizer).name)
+
+    def not_written(self, problem: OSError) -> OutOfRoom:
+        """What to tell the user, from what was written so far."""
+        place = self._folder.parent
+        if problem.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return OutOfRoom(
+                f"The token cache {place} cannot be written: {problem.strerror or problem}.",
+                "Set ATTNCLI_CACHE to a folder that can be.",
+            )
+        needed = max(round(self._written * self._size / max(self._read, 1)), self._written)
+        free = shutil.disk_usage(place).free + sum(file.stat().st_size for file in self._folder.iterdir())
+        return OutOfRoom(
+            f"The token cache {place} has no room: about {needed:,} bytes are needed, {free:,} are free.",
+            "Free some space, or set ATTNCLI_CACHE to a folder on another disk.",
+        )
 
 
 def _check_lengths(facts: dict[str, _Facts]) -> None:
@@ -351,9 +408,13 @@ def _from_cache(entry: Path, digest: str, sources: tuple[str, ...]) -> Corpus | 
 def _mapped(path: Path, facts: _Facts, vocab_size: int) -> Tokens:
     """One part of a cache entry. Raises ValueError when it is not what was written."""
     ids = np.memmap(path, facts.dtype, "r")
-    if len(ids) != facts.tokens or int(ids.max()) >= vocab_size:
+    if len(ids) != facts.tokens:
         raise ValueError(path)
-    return Tokens(ids, facts.characters, facts.bytes, facts.documents)
+    with path.open("rb") as file:  # the pages of the map would stay in memory
+        while len(some := np.fromfile(file, facts.dtype, _READ_AT_ONCE)):
+            if int(some.max()) >= vocab_size:
+                raise ValueError(path)
+    return Tokens(ids, facts.characters, facts.bytes, facts.documents, facts.left_out)
 
 
 def batch(

@@ -6,6 +6,8 @@ one any other program gets from the same weights.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -14,14 +16,22 @@ from attncli.model.transformer import Transformer
 from attncli.text.corpus import Tokens
 from attncli.training.reports import Score
 
-_TOKENS_AT_ONCE = 8192
+_TOKENS_AT_ONCE = 2048
+_LOGITS_AT_ONCE = 1 << 26  # of a large vocabulary, fewer tokens
 
 
 @torch.inference_mode()
 def evaluate(
-    model: Transformer, tokens: Tokens, *, windows: int | None = None, dtype: torch.dtype = torch.float32
+    model: Transformer,
+    tokens: Tokens,
+    *,
+    windows: int | None = None,
+    progress: Callable[[int], None] = lambda scored: None,
 ) -> Score:
-    """Scores a text, or `windows` of its windows spread evenly over it. The model's training mode is put back."""
+    """Scores a text, or `windows` of its windows spread evenly over it. The model's training mode is put back.
+
+    `progress` is told, now and then, how many tokens have been scored.
+    """
     was_training = model.training
     model.eval()
     device = model.embedding.weight.device
@@ -31,27 +41,24 @@ def evaluate(
     if windows is not None and windows < len(starts):
         starts, rest = starts[np.linspace(0, len(starts) - 1, windows).round().astype(int)], 0
     nats, scored = 0.0, 0
-    per_batch = max(1, _TOKENS_AT_ONCE // context)
+    per_batch = max(1, min(_TOKENS_AT_ONCE, _LOGITS_AT_ONCE // model.config.vocab_size) // context)
     batches = [starts[i : i + per_batch] for i in range(0, len(starts), per_batch)]
     for batch in batches:
         rows = tokens.ids[batch[:, None] + np.arange(context + 1)]
-        nats, scored = nats + _nats(model, rows, device, dtype), scored + rows[:, 1:].size
+        nats, scored = nats + _nats(model, rows, device), scored + rows[:, 1:].size
+        progress(scored)
     if rest:
         rows = tokens.ids[None, len(tokens) - 1 - rest :]
-        nats, scored = nats + _nats(model, rows, device, dtype), scored + rest
+        nats, scored = nats + _nats(model, rows, device), scored + rest
     model.train(was_training)
     share = scored / (len(tokens) - 1)
     return Score(nats, scored, tokens.characters * share, tokens.bytes * share)
 
 
 def _nats(
-    model: Transformer,
-    rows: np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]],
-    device: torch.device,
-    dtype: torch.dtype,
+    model: Transformer, rows: np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]], device: torch.device
 ) -> float:
     """Minus the summed log-probability of columns 1 on, each given those before it."""
     ids = torch.from_numpy(rows.astype(np.int64)).to(device)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        logits = model(ids[:, :-1])
+    logits = model(ids[:, :-1])
     return float(F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="sum"))

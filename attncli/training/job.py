@@ -5,6 +5,7 @@ Owns going from files to a job and from a saved state back to one. Prints nothin
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Sequence
@@ -15,18 +16,22 @@ from typing import Any
 
 import tokenizers
 import torch
+from torch import Tensor
 
 from attncli import __version__
 from attncli.checkpoint.directory import STATE_FACTS, ModelFolder, find_model, previous_of
-from attncli.checkpoint.store import Checkpoint, fall_back, read_resumable
-from attncli.config import CorpusConfig, TrainConfig
+from attncli.checkpoint.store import Checkpoint, LoadedModel, fall_back, read_resumable
+from attncli.config import DEFAULT_TRAINING_SECONDS, CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.model.device import pick_device
-from attncli.text.corpus import Corpus, prepare, read_documents
+from attncli.text.corpus import Corpus, prepare
+from attncli.text.files import Listener, read_documents
 from attncli.training.plan import make_plan
 from attncli.training.reports import Plan, plan_from_document
 
-STATE_FORMAT = 1  # of plan and state; another one is not resumed
+_CHARACTERS_PER_SECOND = 500_000  # of a run
+_FACTS = ("format", "created", "versions", "corpus", "request")
+STATE_FORMAT = 2  # of plan and state; another one is not resumed
 
 
 @dataclass(frozen=True)
@@ -37,30 +42,65 @@ class Job:
     plan: Plan
     facts: dict[str, Any]
     resume: Checkpoint | None = None
+    initial: dict[str, Tensor] | None = None  # the weights of the model it starts from
     notes: tuple[str, ...] = ()
 
 
 def new_job(
-    files: Sequence[str], val_file: str | None, text: CorpusConfig, pinned: TrainConfig, spent: float = 0.0
+    files: Sequence[str],
+    val_file: str | None,
+    text: CorpusConfig,
+    pinned: TrainConfig,
+    spent: float = 0.0,
+    start: LoadedModel | None = None,
+    progress: Listener | None = None,
 ) -> Job:
     """Reads and tokenizes the text, and plans. `spent` seconds of the time given are gone already.
+
+    With `start`, a model to go on from: its shape, weights and tokenizer are kept.
 
     Raises BadInput, UsageProblem or OutOfRoom, as reading, planning and the token cache do.
     """
     began = time.monotonic()
-    documents = read_documents(files, text.encoding)
-    held_out = read_documents([val_file], text.encoding) if val_file is not None else None
-    corpus = prepare(documents, text, held_out)
-    plan = make_plan(pinned, corpus, spent=spent + time.monotonic() - began)
+    if pinned.timed and text.most_characters is None:
+        text = replace(text, most_characters=_most_characters(pinned.seconds or DEFAULT_TRAINING_SECONDS))
+    documents = read_documents(files, text.encoding, progress)
+    held_out = read_documents([val_file], text.encoding, progress) if val_file is not None else None
+    corpus = prepare(documents, text, held_out, start.tokenizer if start is not None else None, progress)
+    shape = start.model.config if start is not None else None
+    plan = make_plan(pinned, corpus, spent=spent + time.monotonic() - began, start=shape)
     notes: tuple[str, ...] = ()
     if skipped := documents.skipped:
         notes = (
             f"not text and so left out: {skipped[0]}{f' and {len(skipped) - 1} more' if len(skipped) > 1 else ''}",
         )
+    notes += _left_out(corpus)
     reading = spent + time.monotonic() - began
     if plan.seconds is not None and reading > plan.seconds / 2:
         notes = (*notes, f"reading and measuring took {reading:.0f} of {plan.seconds:.0f} seconds: give more --time")
-    return Job(corpus, plan, _facts(corpus, text, val_file, pinned), notes=notes)
+    if start is None and text.vocab_size is None and text.tokenizer == "bpe":
+        plan = replace(plan, reasons=plan.reasons | {"vocab_size": f"for {corpus.train.characters:,} characters"})
+    facts = _facts(corpus, text, val_file, pinned)
+    if start is None:
+        return Job(corpus, plan, facts, notes=notes)
+    return Job(corpus, plan, facts | {"from": str(start.path)}, initial=start.model.state_dict(), notes=notes)
+
+
+def _most_characters(seconds: float) -> int:
+    """Of the training part: more than a run of that length could see, less than would take much of it to tokenize.
+
+    A power of two, so that runs of about the same length find each other's tokens in the cache.
+    """
+    return 1 << round(math.log2(max(seconds, 1.0) * _CHARACTERS_PER_SECOND))
+
+
+def _left_out(corpus: Corpus) -> tuple[str, ...]:
+    """A note on a text of which passages were taken."""
+    left_out, used = corpus.train.left_out, corpus.train.characters
+    if not left_out:
+        return ()
+    share = f"{used:,} of its {used + left_out:,} characters, spread evenly over it"
+    return (f"the text is more than a run of this length can see: it trains on {share}",)
 
 
 def _facts(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned: TrainConfig) -> dict[str, Any]:
@@ -80,9 +120,11 @@ def _facts(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned: Tra
             "digest": corpus.digest,
             "tokenizer": corpus.tokenizer.kind,
             "train_characters": corpus.train.characters,
+            "train_left_out": corpus.train.left_out,
             "train_bytes": corpus.train.bytes,
             "train_tokens": len(corpus.train),
             "val_characters": corpus.val.characters,
+            "val_left_out": corpus.val.left_out,
             "val_bytes": corpus.val.bytes,
             "val_tokens": len(corpus.val),
             "config": asdict(text),
@@ -91,7 +133,9 @@ def _facts(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned: Tra
     }
 
 
-def resume_job(target: Path, files: Sequence[str] = (), device: str = TrainConfig.device) -> Job:
+def resume_job(
+    target: Path, files: Sequence[str] = (), device: str = TrainConfig.device, progress: Listener | None = None
+) -> Job:
     """The job of a run that was stopped, on the same text, with the plan it had.
 
     Args:
@@ -109,11 +153,12 @@ def resume_job(target: Path, files: Sequence[str] = (), device: str = TrainConfi
         raise BadCheckpoint(
             f"{target} was saved by attncli {version}, which wrote another format.", "Use that version."
         )
-    facts = {key: saved.run[key] for key in ("format", "created", "versions", "corpus", "request")}
+    facts = {key: saved.run[key] for key in (*_FACTS, "from") if key in saved.run}
     known = facts["corpus"]
     text = CorpusConfig(**known["config"])
-    held_out = read_documents([known["val_file"]], text.encoding) if known["val_file"] else None
-    corpus = prepare(read_documents(files or known["sources"], text.encoding), text, held_out, saved.tokenizer)
+    held_out = read_documents([known["val_file"]], text.encoding, progress) if known["val_file"] else None
+    documents = read_documents(files or known["sources"], text.encoding, progress)
+    corpus = prepare(documents, text, held_out, saved.tokenizer, progress)
     if corpus.digest != known["digest"]:
         raise BadCheckpoint(
             f"The text is not the one that {target} was trained on.",
@@ -122,7 +167,7 @@ def resume_job(target: Path, files: Sequence[str] = (), device: str = TrainConfi
     plan, same = _on_device(plan_from_document(saved.run["plan"]), device)
     if not same or torch.get_num_threads() != plan.threads:
         notes = (*notes, "other threads or another device than before: not bit-identical to an uninterrupted run")
-    return Job(corpus, plan, facts, saved, notes)
+    return Job(corpus, plan, facts, saved, notes=notes)
 
 
 def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from attncli.checkpoint.store import Checkpoint
 from attncli.errors import Diverged
@@ -21,14 +22,15 @@ from attncli.model.device import DTYPES
 from attncli.model.transformer import Transformer, initialize
 from attncli.text.corpus import Corpus, batch
 from attncli.training.evaluate import evaluate
-from attncli.training.optimizer import load_optimizer_tensors, make_optimizer
-from attncli.training.plan import CLOSING_SECONDS, sampled_windows
-from attncli.training.reports import EvalReport, Plan, Report, Result, SaveReport, Score, StepReport
+from attncli.training.plan import sampled_windows
+from attncli.training.reports import EvalReport, Plan, Report, Result, SampleReport, SaveReport, Score, StepReport
 from attncli.training.saver import Run, Saver, figures, weights_of
 from attncli.training.schedule import Schedule
-from attncli.training.step import train_step
+from attncli.training.step import Trainee
 
 _TOLERATED = 0.02  # a smaller change of the steps left is not worth a revision
+
+Sampler = Callable[[Transformer], tuple[str, int]]  # what a model writes, and how many characters of it are the prompt
 
 
 def train(
@@ -37,9 +39,11 @@ def train(
     target: Path,
     *,
     facts: dict[str, Any],
+    initial: dict[str, Tensor] | None = None,
     resume: Checkpoint | None = None,
     started: float | None = None,
     stop: Callable[[], bool] = lambda: False,
+    sample: Sampler | None = None,
 ) -> Iterator[Report]:
     """Trains a model and keeps it at `target`, which the caller has locked.
 
@@ -48,19 +52,21 @@ def train(
         plan: what to do; of a resumed run, the plan of its beginning.
         target: the model directory, written at the start, at every evaluation, and at the end.
         facts: what `run.json` shall say beside the plan and the results (JSON values).
+        initial: the weights to begin with, by our names; drawn from the seed when not given.
         resume: what `read_resumable` gave.
         started: when the clock of the deadline began, by time.monotonic(); now, when not given.
-        stop: asked after every step; true saves and ends the run.
+        stop: asked after every step and between the parts of one; true saves and ends the run.
+        sample: writes a little text with the model at every evaluation.
 
     Yields:
-        A report for every few steps, evaluation and save; last a Result.
+        A report for every few steps, evaluation, sample and save; last a Result.
 
     Raises:
-        Diverged: when the loss is not finite; what was saved before stays.
+        Diverged: when the loss or the gradient is not finite; what was saved before stays.
         OutOfRoom: when a save does not fit.
     """
     clock = _Clock(time.monotonic() if started is None else started, plan)
-    run = _begin(plan, resume)
+    run = _begin(plan, initial, resume)
     clock.before = run.seconds_before
     with Saver(target, corpus, plan, facts) as saver:
         if resume is None:
@@ -68,18 +74,18 @@ def train(
             yield from map(SaveReport, saver.safe())
         meter = _Meter(plan)
         while run.step < run.schedule.steps:
-            lr = run.schedule.lr(run.step)
-            meter.add(_take_step(run, corpus, plan, lr))
-            stopping, last = stop(), run.step == run.schedule.steps
-            due = run.step % plan.eval_every == 0 and not last
-            if run.step % plan.report_every == 0 or due or last or stopping:
-                report = meter.report(run, lr, clock.spent())
-                run.train_loss = report.loss
-                run.metrics.append({"kind": "step", **asdict(report)})
-                yield report
+            outcome = _take_step(run, corpus, plan, stop)
+            if outcome is not None:
+                meter.add(*outcome)
+            stopping, last = outcome is None or stop(), run.step == run.schedule.steps
+            due = run.step % plan.eval_every == 0 and not last and outcome is not None
+            if meter.steps and (run.step % plan.report_every == 0 or due or last or stopping):
+                yield meter.report(run, clock.spent())
                 run.schedule = clock.revise(run.schedule, run.step)
             if due:
                 yield _evaluate(run, corpus, plan, clock)
+            if due and sample is not None:
+                yield _sample(run, sample)
             if stopping:
                 saver.save(run, "stopped", clock.spent())
             elif due:
@@ -92,57 +98,91 @@ def train(
         yield from _finish(run, corpus, plan, clock, saver)
 
 
-def _take_step(run: Run, corpus: Corpus, plan: Plan, lr: float) -> float:
-    """The next step, and its loss."""
-    rows = batch(
-        corpus.train.ids, seed=plan.seed, step=run.step, batch_size=plan.batch_size, context=plan.model.context
+def _take_step(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool]) -> tuple[Tensor, Tensor] | None:
+    """The next step: its loss and the norm of its gradient, or None when it was given up in the middle."""
+    rows = torch.from_numpy(
+        batch(corpus.train.ids, seed=plan.seed, step=run.step, batch_size=plan.batch_size, context=plan.context)
     )
-    ids = torch.from_numpy(rows).to(plan.device)
-    loss = train_step(run.model, run.optimizer, ids, step=run.step, seed=plan.seed, lr=lr, dtype=DTYPES[plan.dtype])
-    run.step += 1
-    return loss
+    if plan.device.startswith("cuda"):
+        rows = rows.pin_memory()
+    lr = run.schedule.lr(run.step)
+    outcome = run.trainee.step(
+        rows.to(plan.device, non_blocking=True),
+        step=run.step,
+        seed=plan.seed,
+        lr=lr,
+        adam_lr=plan.adam_lr * lr / run.schedule.peak,
+        parts=plan.grad_accum,
+        stop=stop,
+    )
+    if outcome is not None:
+        run.step += 1
+    return outcome
 
 
 class _Meter:
-    """The mean loss and the speed since the last report."""
+    """The mean loss and the speed since the last report. Only a report waits for the device."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.restart()
 
+    @property
+    def steps(self) -> int:
+        """Steps since the last report."""
+        return len(self._outcomes)
+
     def restart(self) -> None:
         """Begins anew: what came before, or took time beside the steps, does not count."""
-        self._losses: list[float] = []
+        self._outcomes: list[Tensor] = []
         self._began = time.monotonic()
 
-    def add(self, loss: float) -> None:
-        """Takes the loss of one step."""
-        self._losses.append(loss)
+    def add(self, loss: Tensor, norm: Tensor) -> None:
+        """Takes the loss and the norm of the gradient of one step."""
+        self._outcomes.append(torch.stack((loss, norm.to(loss.dtype))))
 
-    def report(self, run: Run, lr: float, seconds: float) -> StepReport:
-        """The steps since the last report, of which there is at least one."""
-        mean = sum(self._losses) / len(self._losses)
-        rate = len(self._losses) * self._plan.tokens_per_step / (time.monotonic() - self._began)
+    def report(self, run: Run, seconds: float) -> StepReport:
+        """The steps since the last report, of which there is at least one, on the run's record too. Raises Diverged."""
+        outcomes = torch.stack(self._outcomes).cpu()
+        finite = outcomes.isfinite().all(1)
+        if not finite.all():
+            at = int(finite.logical_not().nonzero()[0])
+            raise Diverged(
+                f"Training diverged at step {run.step - len(outcomes) + at + 1}: "
+                f"loss {outcomes[at, 0]:.4g}, gradient norm {outcomes[at, 1]:.4g}.",
+                "Nothing saved was overwritten. Try a smaller --lr.",
+            )
+        rate = len(outcomes) * self._plan.tokens_per_step / (time.monotonic() - self._began)
         self.restart()
-        return StepReport(run.step, run.schedule.steps, mean, lr, rate, seconds)
+        lr = run.schedule.lr(run.step - 1)
+        run.train_loss = float(outcomes[:, 0].mean())
+        made = StepReport(run.step, run.schedule.steps, run.train_loss, lr, rate, seconds)
+        run.metrics.append({"kind": "step", **asdict(made)})
+        return made
 
 
-def _begin(plan: Plan, resume: Checkpoint | None) -> Run:
+def _begin(plan: Plan, initial: dict[str, Tensor] | None, resume: Checkpoint | None) -> Run:
     """A new run, or the one that a state describes."""
     model = Transformer(plan.model, plan.dropout)
-    initialize(model, torch.Generator().manual_seed(plan.seed))
+    model.checkpoint_activations = plan.checkpoint_activations
+    tensors = {}
+    if resume is not None:
+        assert resume.state is not None
+        tensors = resume.state.tensors
+        initial = {name: tensors[f"weights.{name}"] for name in model.state_dict()}
+    if initial is None:
+        initialize(model, torch.Generator().manual_seed(plan.seed))
+    else:
+        model.load_state_dict(initial)
     model.to(plan.device).train()
-    optimizer = make_optimizer(model, plan.weight_decay)
+    trainee = Trainee(model, plan.optimizer, plan.weight_decay, DTYPES[plan.dtype], compiled=plan.compiled)
     if resume is None:
-        return Run(model, optimizer, plan.schedule)
+        return Run(trainee, plan.schedule)
     assert resume.state is not None
-    tensors, facts = resume.state.tensors, resume.state.facts
-    model.load_state_dict({name: tensors[f"weights.{name}"] for name in model.state_dict()})
-    prefix = "optimizer."
-    load_optimizer_tensors(optimizer, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    prefix, facts = "optimizer.", resume.state.facts
+    trainee.optimizer.load({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     return Run(
-        model,
-        optimizer,
+        trainee,
         replace(plan.schedule, marks=tuple((step, steps) for step, steps in facts["schedule"])),
         step=facts["step"],
         best_step=facts["best_step"],
@@ -156,8 +196,7 @@ def _begin(plan: Plan, resume: Checkpoint | None) -> Run:
 
 def _evaluate(run: Run, corpus: Corpus, plan: Plan, clock: _Clock) -> EvalReport:
     """Scores an even sample of the validation part, and keeps the weights when they are the best so far."""
-    windows = sampled_windows(plan)
-    score = evaluate(run.model, corpus.val, windows=windows, dtype=DTYPES[plan.dtype])
+    score = evaluate(run.trainee.working, corpus.val, windows=sampled_windows(plan))
     if not math.isfinite(score.nats):
         raise Diverged(
             f"Training diverged at step {run.step}: the validation loss is {score.per_token:.4g}.",
@@ -171,6 +210,14 @@ def _evaluate(run: Run, corpus: Corpus, plan: Plan, clock: _Clock) -> EvalReport
     return report
 
 
+def _sample(run: Run, sample: Sampler) -> SampleReport:
+    """What the model writes now. The random numbers of the steps do not notice."""
+    run.model.eval()
+    text, prompt_characters = sample(run.model)
+    run.model.train()
+    return SampleReport(run.step, text, prompt_characters)
+
+
 def _finish(run: Run, corpus: Corpus, plan: Plan, clock: _Clock, saver: Saver) -> Iterator[Report]:
     """The last evaluation, the score of the best weights on all of the validation part, and the last save."""
     last = _evaluate(run, corpus, plan, clock)
@@ -179,7 +226,7 @@ def _finish(run: Run, corpus: Corpus, plan: Plan, clock: _Clock, saver: Saver) -
         whole = last.score
     else:  # in float32, as any other program would
         run.model.load_state_dict(run.best_weights)
-        whole = evaluate(run.model, corpus.val)
+        whole = evaluate(run.model, corpus.val, windows=plan.closing_windows)
     run.metrics.append({"kind": "final", "step": run.best_step, **figures(whole)})
     result = _result(run, plan, clock, whole, finished=True)
     saver.save(run, "finished", clock.spent(), result)
@@ -216,7 +263,9 @@ class _Clock:
             return schedule
         seconds, first = self._first
         per_step = (now - seconds) / (step - first)  # evaluations and saves included
-        left = deadline - now - CLOSING_SECONDS - self._plan.closing_evaluation_seconds
+        left = deadline - now - self._plan.closing_seconds
         steps = max(int(left / per_step), 0)
+        if self._plan.most_steps is not None:
+            steps = min(steps, self._plan.most_steps - step)
         expected = schedule.steps - step
         return schedule if abs(steps - expected) <= _TOLERATED * expected else schedule.revised(step, step + steps)

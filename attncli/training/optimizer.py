@@ -1,42 +1,173 @@
-"""The optimizer: which parameters decay, and its state as named tensors.
+"""The optimizer: Muon on the matrices of the blocks, AdamW on the rest; or AdamW on all.
 
-Knows the model's parameter names only in so far as matrices decay and vectors do not.
+Owns the update of the weights and what must be kept of it between steps, as named tensors. Knows parameters by name
+and shape only, and nothing of where gradients come from. Nothing here waits for a GPU.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-WEIGHT_DECAY = 0.1
-BETAS = (0.9, 0.95)
+from attncli.config import OptimizerKind
+
+BETAS = (0.9, 0.95)  # of AdamW
+_EPSILON = 1e-8
+MOMENTUM = 0.95  # of Muon
 LARGEST_GRADIENT = 1.0  # the norm to which a larger gradient is cut
+# a, b, c of x -> a x + b x^3 + c x^5 in turn, driving singular values towards one: the first three steps of the Polar
+# Express (Amsel et al., 2025). They leave values up to two; five steps train no better (benchmarks/README.md).
+_POLYNOMIALS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+)
+_MARGIN = 1.02  # the polynomials may leave [0, 1] above it
 
 
-def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, 2019). Matrices and embeddings decay; norms and biases do not."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """Matrices (N, n, k) -> ones with the same singular vectors and singular values nearer one.
+
+    With M = U S V^T the result is about U V^T: every direction of a gradient gets the same say (Jordan et al., 2024).
+    """
+    x = matrices
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) * _MARGIN + 1e-7)
+    for a, b, c in _POLYNOMIALS:
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate of the coming step."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+@dataclass
+class _Stack:
+    """Matrices of one shape, their gradients' running mean (N, n, k) beside them, updated together."""
+
+    names: list[str]
+    weights: list[Tensor]
+    momentum: Tensor
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as 'index.name' -> tensor; empty before the first step."""
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
+class Muon:
+    """Momentum, then orthogonalization, of all matrices of a shape at once (Jordan et al., 2024).
+
+    A step changes a matrix (n, k) by about `lr` x sqrt(max(1, n / k)) along each of its directions. Orthogonalization
+    computes in `dtype`.
+    """
+
+    def __init__(self, matrices: dict[str, nn.Parameter], weight_decay: float, dtype: torch.dtype) -> None:
+        self._weight_decay, self._dtype = weight_decay, dtype
+        shapes: dict[torch.Size, list[str]] = {}
+        for name, matrix in matrices.items():
+            shapes.setdefault(matrix.shape, []).append(name)
+        self._stacks = []
+        for shape, names in shapes.items():
+            weights: list[Tensor] = [matrices[name] for name in names]
+            self._stacks.append(_Stack(names, weights, weights[0].new_zeros(len(names), *shape).detach()))
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Updates every matrix by its gradient."""
+        for stack in self._stacks:
+            gradients = torch.stack([weight.grad for weight in stack.weights if weight.grad is not None])
+            stack.momentum.lerp_(gradients, 1 - MOMENTUM)
+            ahead = gradients.lerp_(stack.momentum, MOMENTUM)  # Nesterov's momentum
+            direction = orthogonalized(ahead.to(self._dtype)).to(ahead.dtype)
+            rows, columns = direction.shape[-2:]
+            torch._foreach_mul_(stack.weights, 1 - lr * self._weight_decay)
+            torch._foreach_add_(stack.weights, list(direction.unbind()), alpha=-lr * max(1.0, rows / columns) ** 0.5)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The running means by the name of their matrix."""
+        return {name: stack.momentum[at] for stack in self._stacks for at, name in enumerate(stack.names)}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back what `tensors` gave."""
+        for name, mean in self.tensors().items():
+            mean.copy_(tensors[name])
 
 
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Puts back what `optimizer_tensors` gave."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019, algorithm 2), for all parameters at once.
+
+    Written here because PyTorch's own takes 1.7 seconds to import what it needs for being compiled.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], weight_decay: float) -> None:
+        self._names = list(parameters)
+        self._weights: list[Tensor] = [parameters[name] for name in self._names]
+        self._decayed = [weight for weight in self._weights if weight.ndim >= 2]
+        self._means = [torch.zeros_like(weight, requires_grad=False) for weight in self._weights]
+        self._squares = [torch.zeros_like(weight, requires_grad=False) for weight in self._weights]
+        self._steps = 0
+        self._weight_decay = weight_decay
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Updates every parameter by its gradient."""
+        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        self._steps += 1
+        mean_rate, square_rate = BETAS
+        torch._foreach_lerp_(self._means, gradients, 1 - mean_rate)
+        torch._foreach_mul_(self._squares, square_rate)
+        torch._foreach_addcmul_(self._squares, gradients, gradients, 1 - square_rate)
+        sizes = torch._foreach_sqrt(self._squares)
+        torch._foreach_div_(sizes, math.sqrt(1 - square_rate**self._steps))
+        torch._foreach_add_(sizes, _EPSILON)
+        torch._foreach_mul_(self._decayed, 1 - lr * self._weight_decay)
+        torch._foreach_addcdiv_(self._weights, self._means, sizes, -lr / (1 - mean_rate**self._steps))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Both running means by the name of their parameter, and the number of steps taken."""
+        means = {f"mean.{name}": mean for name, mean in zip(self._names, self._means, strict=True)}
+        squares = {f"square.{name}": square for name, square in zip(self._names, self._squares, strict=True)}
+        return {"steps": torch.tensor(self._steps), **means, **squares}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back what `tensors` gave."""
+        self._steps = int(tensors["steps"])
+        for name, mine in self.tensors().items():
+            if name != "steps":
+                mine.copy_(tensors[name])
+
+
+class Optimizer:
+    """Updates a model's weights by their gradients. Embeddings and matrices decay; norms and biases do not."""
+
+    def __init__(
+        self, model: nn.Module, kind: OptimizerKind, weight_decay: float, dtype: torch.dtype = torch.float32
+    ) -> None:
+        named = dict(model.named_parameters())
+        turned = {name: p for name, p in named.items() if kind == "muon" and p.ndim == 2 and name.startswith("blocks.")}
+        self._parameters = list(named.values())
+        self._parts: dict[str, AdamW | Muon] = {
+            "adamw": AdamW({name: p for name, p in named.items() if name not in turned}, weight_decay),
+            "muon": Muon(turned, weight_decay, dtype),
+        }
+
+    def step(self, lr: float, adam_lr: float) -> Tensor:
+        """Updates all weights; returns the norm of the gradient before it was cut to LARGEST_GRADIENT.
+
+        Args:
+            lr: of the matrices when they are Muon's.
+            adam_lr: of what is AdamW's.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, LARGEST_GRADIENT)
+        self._parts["adamw"].step(adam_lr)
+        self._parts["muon"].step(lr)
+        return norm
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as 'part.what.parameter' -> tensor."""
+        return {f"{part}.{name}": t for part, kind in self._parts.items() for name, t in kind.tensors().items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back what `tensors` gave."""
+        for part, kind in self._parts.items():
+            prefix = f"{part}."
+            kind.load({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})

@@ -1,4 +1,4 @@
-"""What will happen, decided before the first step: size, context, batch, learning rate, number of steps.
+"""What will happen, decided before the first step: precision, size, context, batch, rates, number of steps.
 
 Chooses what the user left open, from the amount of text, the time and a short measurement of the device, and gives the
 reason for each choice. Knows nothing of how steps are taken beyond timing a few.
@@ -10,89 +10,129 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 
-from attncli.config import DEFAULT_TRAINING_SECONDS, SIZES, ModelConfig, TrainConfig, parse_size
-from attncli.errors import BadInput, OutOfRoom
+from attncli.config import DEFAULT_TRAINING_SECONDS, SIZES, ModelConfig, OptimizerKind, TrainConfig, parse_size
+from attncli.errors import BadInput, OutOfRoom, UsageProblem
 from attncli.model.count import count_parameters, matrix_parameters
 from attncli.model.device import dtype_name, pick_device, pick_dtype
 from attncli.model.transformer import Transformer, initialize
 from attncli.text.corpus import Corpus, batch
-from attncli.training.optimizer import WEIGHT_DECAY, make_optimizer
 from attncli.training.reports import Plan
 from attncli.training.schedule import Schedule
-from attncli.training.step import train_step
+from attncli.training.step import Trainee
 
-CLOSING_SECONDS = 1.5  # the last save and the sample of text, beside the last evaluations
+_SAVING_SECONDS = 0.5  # the last save, and reading it back
+_CLOSING_SHARE = 0.05  # of the time of a run that its last evaluation may take
+_JUDGING_SHARE = 0.03  # and the sample of text, the yardsticks and the meter, of at most
+_JUDGING_SECONDS = 2.0
 _EVALUATIONS = 12  # in a run
-_EVALUATION_SHARE = 0.01  # of the time of a run that one evaluation may take
+_EVALUATION_SHARE = 0.003  # of the time of a run that one evaluation may take
 _STEP_PER_FORWARD = 3  # a step takes about three times as long as a forward pass over the same tokens
 _WARMUP_SHARE = 0.05
 _REPORT_SECONDS = 0.5
-_CPU_BATCH, _GPU_BATCH = 8, 64
-_CONTEXTS = ((60, 64), (600, 128), (math.inf, 256))  # up to so many seconds on a CPU, this context
-_GPU_CONTEXT = 256
+# Up to so many seconds on a CPU: the context, and the tokens of a step. Short runs learn more from many small steps.
+_CPU_WINDOWS = ((20, 64, 512), (45, 128, 1024), (600, 256, 1024), (3600, 256, 2048), (math.inf, 512, 4096))
+_GPU_WINDOWS = ((math.inf, 256, 16384),)
 _SHORTEST_CONTEXT = 8
 _WINDOWS_AT_LEAST = 8  # in the text
-# On 1 MB of text, at 1, 2 and 3 minutes, the next size up was worse below this ratio and about even above it.
 _TOKENS_PER_PARAMETER = 1.0
-_PARAMETERS_PER_TRAIN_TOKEN = 20
+_MOST_EPOCHS = 72  # of a run with a deadline: more only memorize, whatever the dropout and the decay
 _MEASURED_FIRST = "tiny"
 _OPTIMISM = 1.5  # a larger model computes more per second than the one measured first
 _SEED_OF_MEASUREMENT = 0
+_LEAST_MEASURED, _MOST_MEASURED = 3, 10  # steps that are timed
+_MEASURING_SHARE, _MEASURING_SECONDS = 0.01, 0.4  # of the time of a run for timing one shape, and at most
+_WORTH_BFLOAT16 = 0.7  # of the time of a product in float32: below, bfloat16 pays for the conversions around it
+_MEMORY_SHARE = 0.8  # of the machine's memory that a run may plan to use
+_MUON_LR, _MUON_ADAM_LR, _ADAMW_LR, _FINE_TUNING_LR = 0.03, 3e-3, 3e-3, 3e-4
+_UNHURRIED = 1_500_000  # tokens from which on these are best; fewer want larger ones, up to so many times
+_MOST_HURRY, _MOST_MUON_HURRY = 10 / 3, 5 / 3
+_DECAY, _MOST_DECAY, _FEW_EPOCHS = 0.1, 2.0, 10
+_DROPOUTS = ((6, 0.0), (20, 0.1), (50, 0.2), (math.inf, 0.3))  # below so many epochs
 
 
-def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0) -> Plan:
-    """Decides a run. `spent` seconds of the time given are gone already.
+@dataclass(frozen=True)
+class _Room:
+    """Where steps are taken, and on what: everything about a step but the shape of the model."""
+
+    corpus: Corpus
+    device: torch.device
+    dtype: torch.dtype
+    optimizer: OptimizerKind
+    context: int
+    measuring: float  # seconds that timing a shape may take
+    batch_size: int = 1
+
+    @property
+    def step_tokens(self) -> int:
+        return self.batch_size * self.context
+
+
+def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: ModelConfig | None = None) -> Plan:
+    """Decides a run. `spent` seconds of the time given are gone already; `start` is the shape of a model to go on from.
 
     Raises:
         BadInput: for a text shorter than the context asked for.
-        UsageProblem: for a device or type that is not there.
+        UsageProblem: for a device or type that is not there, or a context longer than that of `start`.
+        OutOfRoom: for a model that does not fit the memory.
     """
-    device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
-    reasons: dict[str, str] = {}
     began = time.monotonic()
-    given = config.steps is not None or config.epochs is not None
+    reasons: dict[str, str] = {}
+    device = pick_device(config.device)
     seconds = config.seconds or DEFAULT_TRAINING_SECONDS
-    context = _context(config, len(corpus.train), seconds, device, reasons)
-    batch_size = config.batch_size or (_CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
-    measure = _Measure(corpus, context, batch_size, device, dtype)
-    steps = _steps(config, len(corpus.train), batch_size * context)
-    size = config.size
-    if size is None and steps is not None:  # nothing measured: the same seed gives the same model
-        size = _size_for_tokens(measure, steps * batch_size * context, len(corpus.train))
-        reasons["size"] = f"for {steps * batch_size * context:,} tokens"
-    elif size is None:
-        size = _size_for_time(measure, seconds - spent, batch_size * context, len(corpus.train))
-        reasons["size"] = f"for {duration_words(seconds)} here"
-    step_seconds = measure.step_seconds(size)
-    model = measure.shape(size)
-    evaluation = _evaluation_seconds(step_seconds, batch_size * context, len(corpus.val))
+    room = _Room(
+        corpus,
+        device,
+        _dtype(config, device, reasons),
+        config.optimizer or ("muon" if start is None else "adamw"),
+        _context(config, len(corpus.train), seconds, device, start, reasons),
+        min(_MEASURING_SHARE * seconds, _MEASURING_SECONDS),
+    )
+    room = replace(room, batch_size=_batch_size(config, room, seconds))
+    measure = _Measure(room)
+    steps = _steps(config, len(corpus.train), room.step_tokens)
+    if start is not None:
+        reasons["size"] = "that of the model it starts from"
+    model = start if start is not None else _model(config, measure, seconds - spent, steps, reasons)
+    parts, again, memory = _fitted(config, model, room, reasons)
+    step_seconds = measure.step_seconds(model, parts, again)
+    windows, closing = _closing(config, seconds, step_seconds, model, room)
+    most_steps = math.ceil(_MOST_EPOCHS * len(corpus.train) / room.step_tokens)
     if steps is None:
-        left = seconds - spent - (time.monotonic() - began) - CLOSING_SECONDS - evaluation
+        left = seconds - spent - (time.monotonic() - began) - closing
         steps = max(int(left / (step_seconds * (1 + _EVALUATIONS * _EVALUATION_SHARE))), 1)
-    report_every = max(1, min(round(_REPORT_SECONDS / step_seconds), steps // _EVALUATIONS))
-    epochs = steps * batch_size * context / len(corpus.train)
-    dropout = _dropout(config, epochs, reasons)
+        if steps > most_steps:
+            steps, reasons["steps"] = most_steps, f"{_MOST_EPOCHS} epochs are enough: more would only memorize"
+    epochs = steps * room.step_tokens / len(corpus.train)
+    lr, adam_lr = _rates(config, room.optimizer, steps * room.step_tokens, start is not None, reasons)
     return Plan(
         model=model,
         parameters=sum(count_parameters(model).values()),
-        batch_size=batch_size,
-        dropout=dropout,
-        weight_decay=WEIGHT_DECAY,
-        schedule=Schedule(_lr(config, model.width, reasons), max(1, round(_WARMUP_SHARE * steps)), ((0, steps),)),
+        context=room.context,
+        batch_size=room.batch_size,
+        grad_accum=parts,
+        checkpoint_activations=again,
+        optimizer=room.optimizer,
+        adam_lr=adam_lr,
+        dropout=_dropout(config, epochs, reasons),
+        weight_decay=_weight_decay(config, epochs, reasons),
+        schedule=Schedule(lr, max(1, round(_WARMUP_SHARE * steps)), ((0, steps),)),
         eval_every=max(1, round(steps / _EVALUATIONS)),  # by steps alone: the same seed gives the same model
-        report_every=report_every,
+        report_every=max(1, min(round(_REPORT_SECONDS / step_seconds), steps // _EVALUATIONS)),
         seed=config.seed,
         device=str(device),
-        dtype=dtype_name(dtype),
+        dtype=dtype_name(room.dtype),
+        compiled=bool(config.compile),
         threads=torch.get_num_threads(),
-        seconds=None if given else seconds,
+        seconds=seconds if config.timed else None,
+        most_steps=most_steps if config.timed else None,
         step_seconds=step_seconds,
-        closing_evaluation_seconds=evaluation,
-        memory_bytes=_memory_bytes(model, batch_size),
+        closing_windows=windows,
+        closing_seconds=closing,
+        memory_bytes=memory,
         train_tokens=len(corpus.train),
         train_bytes=corpus.train.bytes,
         reasons=reasons,
@@ -100,8 +140,8 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0) -> Plan:
 
 
 def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig:
-    """A model of our own kind: heads 32 wide up to a width of 256, then 64; the feed-forward part 8/3 as wide."""
-    head_width = 32 if width <= 256 or width % 64 else 64
+    """A model of our own kind: heads 64 wide where that fits, else 32; the feed-forward part 8/3 as wide."""
+    head_width = 32 if width % 64 else 64
     heads = width // head_width
     return ModelConfig(
         vocab_size=vocab_size,
@@ -115,28 +155,88 @@ def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig
     )
 
 
+def _closing(
+    config: TrainConfig, seconds: float, step_seconds: float, model: ModelConfig, room: _Room
+) -> tuple[int | None, float]:
+    """How many windows of the validation part the last evaluation scores, None being all; seconds kept for the end."""
+    share = 1 if room.dtype != torch.float32 else 1 / _STEP_PER_FORWARD  # of a step; it is scored in float32
+    per_window = step_seconds * share * model.context / room.step_tokens
+    windows = math.ceil(len(room.corpus.val) / model.context)
+    affordable = max(round(_CLOSING_SHARE * seconds / per_window), 1) if config.timed else windows
+    judging = min(_JUDGING_SHARE * seconds, _JUDGING_SECONDS)
+    taken = min(windows, affordable)
+    return (None if taken == windows else taken), taken * per_window + judging + _SAVING_SECONDS
+
+
 def sampled_windows(plan: Plan) -> int:
     """How many windows of the validation part an evaluation during the run scores, to take little of the time."""
     return max(16, round(_EVALUATION_SHARE * _STEP_PER_FORWARD * plan.schedule.steps * plan.batch_size))
 
 
-def _context(config: TrainConfig, tokens: int, seconds: float, device: torch.device, reasons: dict[str, str]) -> int:
+def _dtype(config: TrainConfig, device: torch.device, reasons: dict[str, str]) -> torch.dtype:
+    """On a CPU, bfloat16 where its matrix products are much faster: some have units for it, most do not."""
+    if config.dtype != "auto" or device.type != "cpu":
+        return pick_dtype(config.dtype, device)
+    seconds = {dtype: _product_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    ratio = seconds[torch.bfloat16] / seconds[torch.float32]
+    if ratio < _WORTH_BFLOAT16:
+        reasons["dtype"] = f"its matrix products are {1 / ratio:.1f} times as fast here"
+        return torch.bfloat16
+    return torch.float32
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    """The least time of a few matrix products of the size that small models have."""
+    left, right = torch.ones(1024, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
+    times = []
+    for _ in range(8):
+        began = time.perf_counter()
+        left @ right
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _context(
+    config: TrainConfig,
+    tokens: int,
+    seconds: float,
+    device: torch.device,
+    start: ModelConfig | None,
+    reasons: dict[str, str],
+) -> int:
     """Short for a short run, since more and smaller windows learn faster at first; never a large part of the text."""
     if config.context is not None:
+        if start is not None and config.context > start.context:
+            raise UsageProblem(
+                f"--context is {config.context}, and the model it starts from has a context of {start.context}.",
+                "Give a smaller --context.",
+            )
         if config.context >= tokens:
             raise BadInput(
                 f"--context is {config.context}, and the text to train on has {tokens} tokens.",
                 "Give more text or a smaller --context.",
             )
         return config.context
-    context = (
-        next(context for limit, context in _CONTEXTS if seconds <= limit) if device.type == "cpu" else _GPU_CONTEXT
-    )
-    reasons["context"] = f"for {device.type}" if device.type != "cpu" else f"for {duration_words(seconds)} on a CPU"
+    context, _ = _windows(device, seconds)
+    reasons["context"] = f"for {duration_words(seconds)} on {device.type}"
+    if start is not None and start.context < context:
+        context, reasons["context"] = start.context, "that of the model it starts from"
     while context > _SHORTEST_CONTEXT and context * _WINDOWS_AT_LEAST > tokens:
         context //= 2
         reasons["context"] = f"the text has only {tokens:,} tokens to train on"
     return context
+
+
+def _windows(device: torch.device, seconds: float) -> tuple[int, int]:
+    """The context, and the tokens of a step, for a run of that length."""
+    table = _CPU_WINDOWS if device.type == "cpu" else _GPU_WINDOWS
+    return next((context, tokens) for limit, context, tokens in table if seconds <= limit)
+
+
+def _batch_size(config: TrainConfig, room: _Room, seconds: float) -> int:
+    if config.batch_size is not None:
+        return config.batch_size
+    return max(_windows(room.device, seconds)[1] // room.context, 1)
 
 
 def duration_words(seconds: float) -> str:
@@ -144,99 +244,106 @@ def duration_words(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.3g} min"
 
 
-def _refuse_too_large(model: ModelConfig, batch_size: int, device: torch.device) -> None:
-    """Refuses what would not fit the memory of this machine, before the system kills the process for it."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    needed = _memory_bytes(model, batch_size)
-    if device.type == "cpu" and needed > memory:
-        raise OutOfRoom(
-            f"This needs about {needed / 1e9:.1f} GB of memory; the machine has {memory / 1e9:.1f} GB.",
-            "Try a smaller --batch-size, --context or --size.",
-        )
+def _model(
+    config: TrainConfig, measure: _Measure, seconds: float, steps: int | None, reasons: dict[str, str]
+) -> ModelConfig:
+    """The shape of a new model."""
+    size = config.size or _size(measure, seconds, steps, reasons)
+    return measure.shape(size)
+
+
+def _size(measure: _Measure, seconds: float, steps: int | None, reasons: dict[str, str]) -> str:
+    if steps is not None:  # nothing measured: the same seed gives the same model
+        tokens = steps * measure.room.step_tokens
+        reasons["size"] = f"for {tokens:,} tokens"
+        return _size_for_tokens(measure, tokens)
+    reasons["size"] = f"for {duration_words(seconds)} here"
+    return _size_for_time(measure, seconds)
 
 
 class _Measure:
     """Seconds of a training step by size, each measured when first asked for."""
 
-    def __init__(self, corpus: Corpus, context: int, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
-        self._corpus, self._context, self._batch_size = corpus, context, batch_size
-        self._device, self._dtype = device, dtype
-        self._known: dict[str, float] = {}
+    def __init__(self, room: _Room) -> None:
+        self.room = room
+        self._known: dict[tuple[ModelConfig, int, bool], float] = {}
 
     def shape(self, size: str) -> ModelConfig:
         """The model of that size for this text."""
-        return shape(*parse_size(size), self._corpus.tokenizer.vocab_size, self._context)
+        return shape(*parse_size(size), self.room.corpus.tokenizer.vocab_size, self.room.context)
 
-    def step_seconds(self, size: str) -> float:
-        """Its seconds per step."""
-        if size not in self._known:
-            _refuse_too_large(self.shape(size), self._batch_size, self._device)
-            self._known[size] = measure_step(
-                self.shape(size), self._corpus, self._batch_size, self._device, self._dtype
-            )
-        return self._known[size]
+    def step_seconds(self, model: ModelConfig, parts: int = 1, again: bool = False) -> float:
+        """Its seconds per step, taken in parts, activations computed again or not."""
+        key = model, parts, again
+        if key not in self._known:
+            self._known[key] = measure_step(model, self.room, parts, again)
+        return self._known[key]
 
 
-def _sizes(measure: _Measure, train_tokens: int) -> Iterator[tuple[str, int]]:
+def _sizes(measure: _Measure) -> Iterator[tuple[str, int]]:
     """The sizes that this much text is enough for, with their parameters, largest first; at least the smallest."""
     smallest = next(iter(SIZES))
     for size in reversed(SIZES):
         parameters = sum(count_parameters(measure.shape(size)).values())
-        if parameters <= _PARAMETERS_PER_TRAIN_TOKEN * train_tokens or size == smallest:
+        if _TOKENS_PER_PARAMETER * parameters <= _MOST_EPOCHS * len(measure.room.corpus.train) or size == smallest:
             yield size, parameters
 
 
-def _size_for_tokens(measure: _Measure, tokens: int, train_tokens: int) -> str:
+def _size_for_tokens(measure: _Measure, tokens: int) -> str:
     """The largest size for which a run over so many tokens is long enough, else the smallest."""
     size = ""
-    for size, parameters in _sizes(measure, train_tokens):  # noqa: B007
+    for size, parameters in _sizes(measure):  # noqa: B007
         if tokens >= _TOKENS_PER_PARAMETER * parameters:
             break
     return size
 
 
-def _size_for_time(measure: _Measure, seconds: float, step_tokens: int, train_tokens: int) -> str:
+def _size_for_time(measure: _Measure, seconds: float) -> str:
     """The largest size that sees enough tokens in the time on this device, else the smallest.
 
     The work of a step grows with the parameters, so one measurement predicts which sizes are worth measuring.
     """
-    per_work = measure.step_seconds(_MEASURED_FIRST) / matrix_parameters(measure.shape(_MEASURED_FIRST))
+    first = measure.shape(_MEASURED_FIRST)
+    per_work = measure.step_seconds(first) / matrix_parameters(first)
     size = ""
-    for size, parameters in _sizes(measure, train_tokens):
-        least = _TOKENS_PER_PARAMETER * parameters / step_tokens  # steps
+    for size, parameters in _sizes(measure):
+        least = _TOKENS_PER_PARAMETER * parameters / measure.room.step_tokens  # steps
         predicted = least * per_work * matrix_parameters(measure.shape(size))
-        if predicted <= seconds * _OPTIMISM and least * measure.step_seconds(size) <= seconds:
+        if predicted <= seconds * _OPTIMISM and least * measure.step_seconds(measure.shape(size)) <= seconds:
             break
     return size
 
 
-def measure_step(
-    model_config: ModelConfig, corpus: Corpus, batch_size: int, device: torch.device, dtype: torch.dtype
-) -> float:
+def measure_step(model_config: ModelConfig, room: _Room, parts: int = 1, again: bool = False) -> float:
     """Seconds that a training step takes on this device: the least of a few, on a model that is thrown away."""
     model = Transformer(model_config, dropout=0.1)
+    model.checkpoint_activations = again
     initialize(model, torch.Generator().manual_seed(_SEED_OF_MEASUREMENT))
-    model.to(device).train()
-    optimizer = make_optimizer(model, WEIGHT_DECAY)
-    times = []
-    for step in range(4):
+    trainee = Trainee(model.to(room.device).train(), room.optimizer, 0.0, room.dtype)
+    times: list[float] = []
+    while len(times) < _LEAST_MEASURED or (len(times) < _MOST_MEASURED and sum(times) < room.measuring):
+        step = len(times)
         rows = batch(
-            corpus.train.ids, seed=_SEED_OF_MEASUREMENT, step=step, batch_size=batch_size, context=model_config.context
+            room.corpus.train.ids,
+            seed=_SEED_OF_MEASUREMENT,
+            step=step,
+            batch_size=room.batch_size,
+            context=room.context,
         )
         began = time.monotonic()
-        ids = torch.from_numpy(rows).to(device)
-        train_step(model, optimizer, ids, step=step, seed=_SEED_OF_MEASUREMENT, lr=0.0, dtype=dtype)
+        ids = torch.from_numpy(rows).to(room.device)
+        outcome = trainee.step(ids, step=step, seed=_SEED_OF_MEASUREMENT, lr=0.0, adam_lr=0.0, parts=parts)
+        assert outcome is not None
+        outcome[0].item()  # waits for the device
         times.append(time.monotonic() - began)
-    return min(times[1:])
-
-
-def _evaluation_seconds(step_seconds: float, step_tokens: int, tokens: int) -> float:
-    return step_seconds / _STEP_PER_FORWARD * tokens / step_tokens
+    return min(times[1:])  # the first one also prepares
 
 
 def _steps(config: TrainConfig, tokens: int, step_tokens: int) -> int | None:
     if config.steps is not None:
         return config.steps
+    if config.tokens is not None:
+        return max(1, math.ceil(config.tokens / step_tokens))
     if config.epochs is not None:
         return max(1, round(config.epochs * tokens / step_tokens))
     return None
@@ -246,18 +353,75 @@ def _dropout(config: TrainConfig, epochs: float, reasons: dict[str, str]) -> flo
     if config.dropout is not None:
         return config.dropout
     reasons["dropout"] = f"for {epochs:.1f} epochs"
-    return 0.0 if epochs < 3 else 0.1
+    return next(dropout for limit, dropout in _DROPOUTS if epochs < limit)
 
 
-def _lr(config: TrainConfig, width: int, reasons: dict[str, str]) -> float:
-    if config.lr is not None:
-        return config.lr
-    reasons["lr"] = f"for a width of {width}"
-    return 3e-3 * math.sqrt(128 / max(width, 128))
+def _rates(
+    config: TrainConfig, optimizer: OptimizerKind, tokens: int, tuning: bool, reasons: dict[str, str]
+) -> tuple[float, float]:
+    """The peak rate of the matrices, and that of the rest: larger for a run of few tokens."""
+    if config.lr is None:
+        reasons["lr"] = "to go on from a model" if tuning else f"for {tokens:,} tokens"
+    if optimizer == "adamw":
+        lr = config.lr or (_FINE_TUNING_LR if tuning else _ADAMW_LR)
+        return lr, lr
+    hurry = min(max(math.sqrt(_UNHURRIED / tokens), 1.0), _MOST_HURRY)
+    return config.lr or _MUON_LR * min(hurry, _MOST_MUON_HURRY), config.adam_lr or _MUON_ADAM_LR * hurry
 
 
-def _memory_bytes(model: ModelConfig, batch_size: int) -> int:
-    """Weights, gradients and two moments in float32, and what a step keeps for its backward pass."""
+def _weight_decay(config: TrainConfig, epochs: float, reasons: dict[str, str]) -> float:
+    """The more often the text is seen, the stronger."""
+    if config.weight_decay is not None:
+        return config.weight_decay
+    if epochs > _FEW_EPOCHS:
+        reasons["weight_decay"] = f"for {epochs:.1f} epochs"
+    return min(_DECAY * math.pow(max(epochs / _FEW_EPOCHS, 1.0), 1.5), _MOST_DECAY)
+
+
+def _fitted(config: TrainConfig, model: ModelConfig, room: _Room, reasons: dict[str, str]) -> tuple[int, bool, int]:
+    """Parts of a step, whether activations are computed again, and the bytes: what fits the memory of the device.
+
+    Raises OutOfRoom when nothing does, before the system kills the process for it.
+    """
+    memory = _memory_of(room.device)
+    parts, again = config.grad_accum or 1, bool(config.checkpoint_activations)
+    while True:
+        needed = memory_bytes(model, math.ceil(room.batch_size / parts) * room.context, room, again)
+        if needed <= _MEMORY_SHARE * memory:
+            return parts, again, needed
+        if config.grad_accum is None and parts < room.batch_size:
+            parts = min(parts * 2, room.batch_size)
+            reasons["grad_accum"] = f"to fit {memory / 1e9:.0f} GB of memory"
+        elif config.checkpoint_activations is None and not again:
+            again = True
+            reasons["checkpoint_activations"] = reasons["grad_accum"] = f"to fit {memory / 1e9:.0f} GB of memory"
+        else:
+            raise OutOfRoom(
+                f"This needs about {needed / 1e9:.1f} GB of memory; the machine has {memory / 1e9:.1f} GB.",
+                "Try a smaller --batch-size, --context or --size.",
+            )
+
+
+def _memory_of(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_bytes(model: ModelConfig, tokens: int, room: _Room, again: bool = False) -> int:
+    """What a step over so many tokens at once takes: weights, gradients, optimizer state, activations. An estimate.
+
+    Counted with them are what the update holds meanwhile, the best weights so far, and a save that is being written.
+    """
     parameters = sum(count_parameters(model).values())
-    per_token = model.layers * (16 * model.width + 4 * model.feed_forward_width) + 3 * model.vocab_size
-    return 4 * (4 * parameters + batch_size * model.context * per_token)
+    matrices = matrix_parameters(model) - model.vocab_size * model.width if room.optimizer == "muon" else 0
+    size = room.dtype.itemsize
+    working = 0 if room.dtype == torch.float32 else 2 * size  # a copy of each weight, and its gradient
+    state = 4 * matrices + 8 * (parameters - matrices)
+    per_token = model.layers * (16 * model.width + 4 * model.feed_forward_width + model.heads * room.context)
+    if again:
+        per_token = per_token // model.layers + model.layers * model.width
+    update = (8 + 3 * size) * matrices // 2  # of the largest stack of matrices
+    kept = 8 * parameters + state  # the best weights so far; weights and state for a save
+    rows = 8 * room.batch_size * (room.context + 1)
+    return (8 + working) * parameters + state + update + kept + rows + size * tokens * per_token

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from attncli.config import ModelConfig
+from attncli.config import ModelConfig, OptimizerKind
 from attncli.training.schedule import Schedule
 
 
@@ -19,7 +19,12 @@ class Plan:
 
     model: ModelConfig
     parameters: int
-    batch_size: int
+    context: int  # tokens of a window; the model itself may see more
+    batch_size: int  # windows in a step
+    grad_accum: int  # parts that a step is taken in
+    checkpoint_activations: bool
+    optimizer: OptimizerKind
+    adam_lr: float  # the peak for what AdamW updates when the optimizer is Muon; that of the matrices is in `schedule`
     dropout: float
     weight_decay: float
     schedule: Schedule
@@ -28,10 +33,13 @@ class Plan:
     seed: int
     device: str
     dtype: str
+    compiled: bool
     threads: int
     seconds: float | None  # the deadline, from the start of the program
+    most_steps: int | None  # that a run with a deadline takes, however much time is left
     step_seconds: float  # measured before the first step
-    closing_evaluation_seconds: float  # an estimate for the whole validation part
+    closing_windows: int | None  # of the validation part that the last evaluation scores; None for all
+    closing_seconds: float  # kept for the last evaluation, the last save and the closing figures
     memory_bytes: int  # an estimate of the peak
     train_tokens: int
     train_bytes: int
@@ -40,7 +48,7 @@ class Plan:
     @property
     def tokens_per_step(self) -> int:
         """Tokens that one step trains on."""
-        return self.batch_size * self.model.context
+        return self.batch_size * self.context
 
     def bits_per_byte(self, loss: float) -> float:
         """A loss on the training part, in nats per token, as bits per byte of its text."""
@@ -136,7 +144,7 @@ class Result:
     step: int
     steps: int  # in all, as expected at the end
     best_step: int
-    best: Score | None  # None when nothing was scored yet; over the whole validation part when finished
+    best: Score | None  # when finished, over as much of the validation part as the time allowed
     train_loss: float | None
     tokens: int
     seconds: float

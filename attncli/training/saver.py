@@ -14,15 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 from attncli.checkpoint.store import Checkpoint, State, write_checkpoint
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import Corpus
-from attncli.training.optimizer import optimizer_tensors
 from attncli.training.reports import Plan, Result, Score
 from attncli.training.schedule import Schedule
+from attncli.training.step import Trainee
 
 # Bytes of state. Less is written in well under a second: not worth the memory of a copy (benchmarks/README.md).
 _COPIED_FROM = 256 << 20
@@ -35,8 +34,7 @@ _DOCUMENTS_FOR_START = 10  # from so many on, the model has learned what follows
 class Run:
     """What changes while a run goes on."""
 
-    model: Transformer
-    optimizer: torch.optim.Optimizer
+    trainee: Trainee
     schedule: Schedule
     step: int = 0
     best_step: int = 0
@@ -45,6 +43,11 @@ class Run:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     train_loss: float | None = None
     seconds_before: float = 0.0  # spent by earlier parts of a resumed run
+
+    @property
+    def model(self) -> Transformer:
+        """The weights as they are now."""
+        return self.trainee.model
 
 
 class Saver:
@@ -142,13 +145,13 @@ class Saver:
             return None
         return {
             **figures(score),
-            "validation": "whole" if result is not None else "sampled",
+            "validation": "whole" if score.scored == len(self._corpus.val) - 1 else "sampled",
             "train_loss": run.train_loss,
         }
 
     def _state(self, run: Run, seconds: float) -> State:
         tensors = {_WEIGHTS + name: tensor for name, tensor in run.model.state_dict().items()}
-        tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(run.optimizer).items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in run.trainee.optimizer.tensors().items()}
         facts = {
             "step": run.step,
             "seconds": seconds,

@@ -1,14 +1,19 @@
-"""One step of training: forward, backward, clip, update. The run takes it, and the measurement before a run."""
+"""One step of training: forward, backward, clip, update. The run takes it, and the measurement before a run.
+
+Owns the working copy of the weights. Nothing here waits for a GPU: what a step returns are tensors.
+"""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from attncli.errors import Diverged
+from attncli.config import OptimizerKind
 from attncli.model.transformer import Transformer
-from attncli.training.optimizer import LARGEST_GRADIENT, set_lr
+from attncli.training.optimizer import Optimizer
 
 _STREAM = 1_000_003  # keeps the random streams of neighbouring seeds apart
 
@@ -18,36 +23,87 @@ def step_seed(seed: int, step: int) -> int:
     return (seed * _STREAM + step) % 2**63
 
 
-def train_step(
-    model: Transformer,
-    optimizer: torch.optim.Optimizer,
-    rows: Tensor,
-    *,
-    step: int,
-    seed: int,
-    lr: float,
-    dtype: torch.dtype,
-) -> float:
-    """Takes one step on rows (B, T + 1) of ids; returns the loss before it, in nats per token.
+class Trainee:
+    """A model in training: its weights in float32, which the optimizer updates, and its optimizer.
 
-    Dropout draws from PyTorch's default generator, which is set to a function of seed and step first.
-
-    Raises Diverged, before anything is updated, when the loss or the gradient is not finite.
+    With another `dtype`, forward and backward run on a working copy in that type, made anew from the weights for each
+    step (Micikevicius et al., 2018); unlike autocast it converts every weight once, and no activation.
     """
-    if model.dropout.p > 0:
-        torch.manual_seed(step_seed(seed, step))
-    with torch.autocast(rows.device.type, dtype, enabled=dtype != torch.float32):
-        logits = model(rows[:, :-1])
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
-    if not (torch.isfinite(loss) & torch.isfinite(norm)):
-        optimizer.zero_grad()
-        raise Diverged(
-            f"Training diverged at step {step + 1}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}.",
-            "Nothing saved was overwritten. Try a smaller --lr.",
-        )
-    set_lr(optimizer, lr)
-    optimizer.step()
-    optimizer.zero_grad()
-    return float(loss.detach())
+
+    def __init__(
+        self,
+        model: Transformer,
+        kind: OptimizerKind,
+        weight_decay: float,
+        dtype: torch.dtype,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self.model = model
+        self.optimizer = Optimizer(model, kind, weight_decay, dtype)
+        self._weights: list[Tensor] = list(model.parameters())
+        self._working = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+        self._copies: list[Tensor] = list(self._working.parameters())
+        self._loss: Callable[[Tensor], Tensor] = self._working.loss
+        if compiled:
+            self._loss = torch.compile(self._working.loss, dynamic=False)
+
+    def step(
+        self,
+        rows: Tensor,
+        *,
+        step: int,
+        seed: int,
+        lr: float,
+        adam_lr: float,
+        parts: int = 1,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> tuple[Tensor, Tensor] | None:
+        """Takes one step on rows (B, T + 1) of ids, in `parts` one after another that together give one gradient.
+
+        Dropout draws from PyTorch's default generator, which is set to a function of seed and step first.
+
+        Returns:
+            The loss before the step, in nats per token, and the norm of the gradient; or None when `stop` became true
+            between two parts: then nothing was updated, and the step can be taken again.
+        """
+        if self._working.dropout.p > 0:
+            torch.manual_seed(step_seed(seed, step))
+        self._refresh()
+        nats = torch.zeros((), device=rows.device)
+        for number, part in enumerate(rows.tensor_split(parts)):
+            if number and stop():
+                self._forget()
+                return None
+            loss = self._loss(part) * (len(part) / len(rows))
+            loss.backward()  # type: ignore[no-untyped-call]
+            nats += loss.detach()
+            self._collect()
+        norm = self.optimizer.step(lr, adam_lr)
+        self._forget()
+        return nats, norm
+
+    @property
+    def working(self) -> Transformer:
+        """The model in the type it is trained in, with the weights as they are now."""
+        self._refresh()
+        return self._working
+
+    def _refresh(self) -> None:
+        if self._working is not self.model:
+            with torch.no_grad():
+                torch._foreach_copy_(self._copies, self._weights)
+
+    def _collect(self) -> None:
+        """Moves the gradient of a working copy to the weights, where parts add up in float32."""
+        if self._working is self.model:
+            return
+        for weight, working in zip(self._weights, self._copies, strict=True):
+            assert working.grad is not None
+            gradient = working.grad.to(weight.dtype)
+            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+            working.grad = None
+
+    def _forget(self) -> None:
+        for parameter in (*self._weights, *self._copies):
+            parameter.grad = None

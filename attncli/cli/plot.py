@@ -1,0 +1,98 @@
+"""`attncli plot`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attncli.cli.options import JsonOption, count, unset
+from attncli.errors import OutOfRoom, UsageProblem
+
+_RUNS = "Names in ./checkpoints, model directories, or metrics.jsonl files. Unset: the newest model."
+_UP = "Nats per token, or bits per byte. Unset: loss where all runs have one tokenizer, else bits."
+_ROWS = 20
+
+
+# fmt: off
+def plot(
+    runs: Annotated[list[str] | None, typer.Argument(metavar="RUN", help=_RUNS, show_default=False)] = None,
+    x: Annotated[str, typer.Option("--x", metavar="step|tokens|time", help="What runs along the x axis.")] = "step",
+    y: Annotated[str | None, unset("--y", metavar="loss|bits", help=_UP)] = None,
+    out: Annotated[Path | None, unset("--out", "-o", metavar="FILE", help="Write a .svg or .png file instead.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+    width: Annotated[int | None, count(help="Columns of the chart. Unset: those of the terminal.")] = None,
+    height: Annotated[int | None, count(help="Rows of the chart. Unset: by the terminal.")] = None,
+    json: JsonOption = False,
+) -> None:
+    # fmt: on
+    """Draw how runs went: the loss in training, and on the validation part.
+
+    attncli plot
+    attncli plot first second --x time --out curves.svg
+    """
+    _refuse(x, y, width, height)
+    if out is not None:
+        _refuse_out(out, force)
+    from attncli.render.chart import STEPS, TIME, TOKENS, ascii_only
+    from attncli.render.console import output, print_json, print_note, show
+    from attncli.render.curves import BITS, LOSS, Axes, curves_document, curves_screen
+    from attncli.training.curves import read_curves
+
+    found = [read_curves(name) for name in runs] if runs else [read_curves(None)]
+    comparable = len(found) == 1 or len({run.tokenizer or run.path for run in found}) == 1
+    axes = Axes({"step": STEPS, "tokens": TOKENS, "time": TIME}[x], y or (LOSS if comparable else BITS))
+    if not comparable and not json:
+        print_note(
+            "nats per token of different tokenizers cannot be compared; --y bits can"
+            if axes.up == LOSS
+            else "in bits per byte, since the tokenizers differ"
+        )
+    for run in found:
+        if (missing := axes.missing(run)) is not None:
+            raise UsageProblem(f"{run.path} does not say its {missing}.", "Choose another --x or --y.")
+    if out is not None:
+        from attncli.render.figure import curves_figure
+
+        _write(out, curves_figure(found, axes, out.suffix[1:].lower()))
+        print_note(f"written: {out}")
+    if json:
+        print_json(curves_document(found))
+    elif out is None:
+        console = output()
+        rows = height or (min(_ROWS, max(console.height - len(found) - 1, 1)) if console.is_terminal else _ROWS)
+        show(console, curves_screen(found, axes, width or console.width, rows, ascii_only(console)))
+
+
+def _refuse(x: str, y: str | None, width: int | None, height: int | None) -> None:
+    if x not in ("step", "tokens", "time"):
+        raise UsageProblem(f"--x {x!r} is not an axis.", "Use step, tokens or time.")
+    if y not in (None, "loss", "bits"):
+        raise UsageProblem(f"--y {y!r} is not a measure.", "Use loss (nats per token) or bits (per byte).")
+    for option, cells in (("--width", width), ("--height", height)):
+        if cells is not None and not 1 <= cells <= 1000:
+            raise UsageProblem(f"{option} {cells} is not between 1 and 1,000.", f"Leave {option} out for what fits.")
+
+
+def _refuse_out(out: Path, force: bool) -> None:
+    from attncli.render.figure import FORMATS
+
+    if out.suffix[1:].lower() not in FORMATS:
+        raise UsageProblem(f"--out {out} is neither .svg nor .png.", "Name the file such as curves.svg.")
+    if out.is_dir():
+        raise UsageProblem(f"{out} is a directory.", "Give --out a file in it.")
+    if os.path.lexists(out) and not force:
+        raise UsageProblem(f"{out} exists.", "Choose another --out, or --force to replace it.")
+
+
+def _write(out: Path, data: bytes) -> None:
+    """The whole file or nothing."""
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(out)
+    except OSError as problem:
+        unfinished.unlink(missing_ok=True)
+        raise OutOfRoom(f"{out} cannot be written: {problem.strerror}.", "Choose another --out.") from None

@@ -1,0 +1,139 @@
+"""Operations of training that are faster on a CPU written out by hand, most with their backward pass.
+
+What PyTorch derives for them there costs two to five times as much (benchmarks/README.md has the figures). Each means
+exactly what the plain operation does; on a GPU, and where no gradient is needed, the plain one is used.
+
+Letters: B batch, T queries, S keys, H heads, K key/value heads, D head width, C model width, V vocabulary, N = B x T.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attncli.model.mask import causal_mask
+
+_LOGITS_AT_ONCE = {"cpu": 1 << 19}  # a few megabytes: what a core's cache holds
+_LOGITS_AT_ONCE_ELSEWHERE = 1 << 27
+_LONGEST_WRITTEN_OUT = 1024  # keys; beyond, holding T x S weights costs more than it saves
+
+
+def worth_it(x: Tensor) -> bool:
+    """Whether x is of a kind for which the operations here are faster than the plain ones."""
+    return x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()
+
+
+class _RMSNorm(torch.autograd.Function):
+    """y = n * weight, n = x * r, r = 1 / sqrt(mean(x^2) + eps); so dx = r * (g - n * mean(g * n)), g = dy * weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_()
+        rate = squares.div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
+        normed = x * rate
+        ctx.save_for_backward(normed, rate, weight)
+        scaled: Tensor = normed * weight
+        return scaled
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (gradient,) = gradients
+        normed, rate, weight = ctx.saved_tensors
+        product = gradient * normed
+        mean = (product @ weight).unsqueeze(-1).div_(-normed.shape[-1])
+        to_x = torch.addcmul(gradient * weight, normed, mean).mul_(rate)
+        return to_x, product.flatten(0, -2).sum(0), None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension: x (..., C), weight (C,) -> (..., C)."""
+    return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call, no-any-return]
+
+
+@lru_cache(maxsize=16)
+def _additive_mask(queries: int, keys: int, window: int | None, groups: int, dtype: torch.dtype) -> Tensor:
+    """(groups x T, S): 0 where a query may look, -inf where not, the queries of each group below one another."""
+    forbidden = ~causal_mask(queries, keys, window, torch.device("cpu"))
+    return torch.zeros(queries, keys, dtype=dtype).masked_fill_(forbidden, -math.inf).repeat(groups, 1)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
+    """softmax(QK^T / sqrt(D) + causal mask) V: query (B, H, T, D), key and value (B, K, S, D) -> (B, H, T, D)."""
+    batch, heads, queries, width = query.shape
+    kv_heads, keys = key.shape[1:3]
+    groups = heads // kv_heads  # query heads that share a key/value head stand below one another
+    mask = _additive_mask(queries, keys, window, groups, query.dtype)
+    rows = query.reshape(batch * kv_heads, groups * queries, width)
+    columns = key.reshape(batch * kv_heads, keys, width).transpose(1, 2)
+    weights = torch.baddbmm(mask, rows, columns, alpha=1 / math.sqrt(width)).softmax(-1)
+    return (weights @ value.reshape(batch * kv_heads, keys, width)).view(batch, heads, queries, width)
+
+
+def can_attend(query: Tensor, key: Tensor) -> bool:
+    """Whether `attend` is the faster way for these."""
+    return worth_it(query) and key.shape[2] <= _LONGEST_WRITTEN_OUT
+
+
+class Dropout(nn.Module):
+    """Zeroes a share p of the numbers in training and scales up the rest (Srivastava et al., 2014).
+
+    On a CPU one random byte decides on each number, which is ten times as fast as PyTorch's own draw; p is rounded to
+    1/256.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(...) -> (...)."""
+        if not (self.training and self.p > 0):
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.p)
+        dropped = min(round(self.p * 256), 255)
+        drawn = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        kept = drawn.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+        return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Takes the gradient in the forward pass, some rows at a time, so that the logits never exist all at once."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        tokens, vocabulary = hidden.shape[0], weight.shape[0]
+        at_once = max(1, _LOGITS_AT_ONCE.get(hidden.device.type, _LOGITS_AT_ONCE_ELSEWHERE) // vocabulary)
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        to_hidden, to_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=wide)
+        nats = torch.zeros((), dtype=wide, device=hidden.device)
+        for start in range(0, tokens, at_once):
+            rows, right = hidden[start : start + at_once], targets[start : start + at_once, None]
+            logs = F.linear(rows, weight).log_softmax(-1, dtype=wide)
+            nats -= logs.gather(1, right).sum()
+            slope = logs.exp_().scatter_add_(1, right, logs.new_full((), -1).expand(right.shape))
+            slope = slope.div_(tokens).to(hidden.dtype)
+            torch.mm(slope, weight, out=to_hidden[start : start + at_once])
+            to_weight += slope.T @ rows
+        ctx.save_for_backward(to_hidden, to_weight.to(weight.dtype))
+        return nats / tokens
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        to_hidden, to_weight = ctx.saved_tensors
+        scale = gradients[0]
+        return to_hidden * scale.to(to_hidden.dtype), to_weight * scale.to(to_weight.dtype), None
+
+
+def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats of hidden (..., C) through the head (V, C) against targets (...), in float32.
+
+    The gradient comes with it: fused as in Hsu et al., 2024 ("Liger Kernel").
+    """
+    return _HeadLoss.apply(hidden.flatten(0, -2), weight, targets.flatten())  # type: ignore[no-untyped-call, no-any-return]

@@ -1,0 +1,141 @@
+"""The curves of runs: in the terminal, and as a document for programs.
+
+Owns which figure of a run goes on which axis, and how runs are told apart, also without colour.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.cells import cell_len
+
+from attncli.render.chart import STEPS, TIME, TOKENS, Curve, Picture, chart, styled_row
+from attncli.render.escape import one_line, pad
+from attncli.training.curves import Floats, Points, RunCurves
+
+LOSS, BITS = "loss", "bits"
+UNITS = {LOSS: "nats per token", BITS: "bits per byte"}
+_STYLES = ("cyan", "magenta", "yellow", "green", "blue", "red")
+_SIGNS, _ASCII_SIGNS = "●▲■◆▼★", "ox#%@&"
+_NAME_CELLS = 6, 30  # of a name in the legend, least and most
+_FIGURE_CELLS = 30  # for the figures beside it, if need be at the cost of the name
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What to draw along x: STEPS, TOKENS or TIME, and up: LOSS or BITS."""
+
+    along: str
+    up: str
+
+    def training(self, run: RunCurves) -> tuple[Floats, Floats]:
+        """x and y of the training curve."""
+        return self._of(run, run.training)
+
+    def validation(self, run: RunCurves) -> tuple[Floats, Floats]:
+        """x and y of the scores on the validation part."""
+        return self._of(run, run.validation)
+
+    def final(self, run: RunCurves) -> float | None:
+        """The score on all of the validation part, once the run is over."""
+        return None if run.final is None else run.final[self.up == BITS]
+
+    def missing(self, run: RunCurves) -> str | None:
+        """The axis for which a run has no figures, if any."""
+        for name, at in ((self.along, 0), (UNITS[self.up], 1)):
+            if not any(np.isfinite(curve[at]).any() for curve in (self.training(run), self.validation(run))):
+                return name
+        return None
+
+    def _of(self, run: RunCurves, points: Points) -> tuple[Floats, Floats]:
+        tokens = points.steps * (run.tokens_per_step or math.nan)
+        x = {STEPS: points.steps, TOKENS: tokens, TIME: points.seconds}[self.along]
+        return x, points.bits if self.up == BITS else points.nats
+
+
+def curves_screen(runs: Sequence[RunCurves], axes: Axes, width: int, height: int, ascii: bool = False) -> Picture:
+    """A chart of exactly `height` rows, and below it a row for each run with its number, sign, name and figures."""
+    several = len(runs) > 1
+    signs = _ASCII_SIGNS if ascii else _SIGNS
+    curves = []
+    for at, run in enumerate(runs):
+        style, sign = _STYLES[at % len(_STYLES)], signs[at % len(signs)]
+        curves.append(Curve(*axes.training(run), style, end=_number(at) if several else ""))
+        curves.append(Curve(*axes.validation(run), f"bold {style}" if several else "bold magenta", sign))
+    line = "-" if ascii else "─"
+    if several:
+        heading = [(f"{UNITS[axes.up]}  ", ""), (f"{line} train, {signs[: len(runs)]} validation", "dim")]
+    else:
+        heading = [
+            (f"{UNITS[axes.up]}  ", ""),
+            (f"{line} train  ", curves[0].style),
+            (f"{signs[0]} validation", curves[1].style),
+        ]
+    drawn = chart(curves, width, height, heading=heading, along=axes.along, ascii=ascii)
+    names = min(max(cell_len(one_line(run.name)) for run in runs), _NAME_CELLS[1])
+    names = max(_NAME_CELLS[0], min(names, width - _FIGURE_CELLS))
+    legend = []
+    for at, run in enumerate(runs):
+        key = f"{_number(at)} {signs[at % len(signs)]} " if several else ""
+        row = [(key, _STYLES[at % len(_STYLES)]), (pad(one_line(run.name), names), "bold")]
+        for figure in _figures(run, axes):
+            if len(key) + names + sum(len(text) for text, _ in row[2:]) + len(figure) <= width:
+                row.append((figure, ""))
+        legend.append(styled_row(row, width))
+    return Picture([*drawn.rows, *legend])
+
+
+def _number(at: int) -> str:
+    """The sign at the end of a run's training line: 1 to 9, then letters."""
+    return "123456789abcdefghijklmnopqrstuvwxyz"[min(at, 34)]
+
+
+def _figures(run: RunCurves, axes: Axes) -> list[str]:
+    """The last loss in training, the lowest on the sample of the validation part, and the score on all of it."""
+    train, validation = (y[np.isfinite(y)] for _, y in (axes.training(run), axes.validation(run)))
+    figures = [("train", train[-1] if len(train) else None), ("val", validation.min() if len(validation) else None)]
+    figures.append(("whole val", axes.final(run)))
+    return [f"  {name} {value:.3f}" for name, value in figures if value is not None and math.isfinite(value)]
+
+
+def curves_document(runs: Sequence[RunCurves]) -> dict[str, Any]:
+    """All that is known of the runs: full precision, null where a figure is not known."""
+    return {"runs": [_run_document(run) for run in runs]}
+
+
+def _run_document(run: RunCurves) -> dict[str, Any]:
+    final = None
+    if run.final is not None:
+        final = {"nats_per_token": _plain(run.final[0]), "bits_per_byte": _plain(run.final[1])}
+    return {
+        "name": run.name,
+        "path": run.path,
+        "tokenizer_sha256": run.tokenizer,
+        "train": _points_document(run, run.training),
+        "validation": _points_document(run, run.validation),
+        "final_validation": final,
+    }
+
+
+def _points_document(run: RunCurves, points: Points) -> dict[str, list[float | int | None]]:
+    columns = {
+        "step": points.steps,
+        "tokens": points.steps * (run.tokens_per_step or math.nan),
+        "seconds": points.seconds,
+        "nats_per_token": points.nats,
+        "bits_per_byte": points.bits,
+    }
+    return {
+        name: [_plain(value, whole=name in ("step", "tokens")) for value in values.tolist()]
+        for name, values in columns.items()
+    }
+
+
+def _plain(value: float, *, whole: bool = False) -> float | int | None:
+    if not math.isfinite(value):
+        return None
+    return int(value) if whole else value

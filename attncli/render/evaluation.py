@@ -1,0 +1,200 @@
+"""A model's score beside what gzip, xz and a 5-gram model make of the same text, and what it copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from attncli.render.escape import fit, one_line
+from attncli.render.numbers import bar, count, percent, plural, size
+from attncli.text.baselines import Yardsticks
+from attncli.text.overlap import WINDOW, Memorization
+from attncli.training.honesty import Honesty
+from attncli.training.reports import Score
+
+_WIDEST_BAR = 40
+_BESIDE_BAR = 20  # cells of a row of the table that are not its bar
+_QUOTED = 60  # cells of a copied stretch shown
+_CLOSE = 0.005  # a smaller relative difference is none
+
+
+def honesty_screen(honesty: Honesty, width: int, given: str = "the training text") -> RenderableType:
+    """What there is, each part only where it was measured. `given` names the text that the yardsticks had before."""
+    parts: list[RenderableType] = []
+    if honesty.yardsticks is not None:
+        parts += [
+            yardsticks_table(honesty.score, honesty.yardsticks, width),
+            Text(measured_on(honesty.yardsticks, given), style="dim"),
+            Text(),
+            Text(comparison(honesty.score, honesty.yardsticks)),
+        ]
+    if honesty.memorization is not None:
+        parts += [Text(line) for line in memorization_lines(honesty.memorization)]
+    return Group(*parts, *(Text(sentence) for sentence in honesty.diagnosis))
+
+
+def yardsticks_table(score: Score, yardsticks: Yardsticks, width: int) -> RenderableType:
+    """Bits per byte of the model and of each yardstick, with bars."""
+    rows = [("model", score.bits_per_byte), *_named(yardsticks)]
+    most = max(bits for _, bits in rows)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    room = max(min(_WIDEST_BAR, width - _BESIDE_BAR), 0)
+    for index, (name, bits) in enumerate(rows):
+        style = "bold" if index == 0 else ""
+        drawn = bar(bits / most if most > 0 else 0.0, room)
+        table.add_row(Text(name, style), Text(f"{bits:.3f}", style), Text(drawn, "cyan" if index == 0 else "dim"))
+    return Group(Text("bits per byte, less is better", style="dim"), table)
+
+
+def _named(yardsticks: Yardsticks) -> list[tuple[str, float]]:
+    counted = [("5-gram", yardsticks.ngram)] if yardsticks.ngram is not None else []
+    return [*counted, ("xz -9", yardsticks.xz), ("gzip -9", yardsticks.gzip)]
+
+
+def measured_on(yardsticks: Yardsticks, given: str) -> str:
+    """Which text the yardsticks had, and how much of it."""
+    part = "" if yardsticks.scored >= yardsticks.scored_of else f" the first {size(yardsticks.scored)} of"
+    if not yardsticks.given:
+        return f"xz and gzip:{part} this text alone"
+    before = given if yardsticks.given >= yardsticks.given_of else f"the last {size(yardsticks.given)} of {given}"
+    return f"xz, gzip and the 5-gram:{part} this text, given {before}"
+
+
+def comparison(score: Score, yardsticks: Yardsticks) -> str:
+    """The closing line: 'The model needs 34% fewer bits than xz -9 and 8% fewer than a 5-gram model.'"""
+    line = f"The model needs {_relative(score.bits_per_byte, yardsticks.xz, 'bits ')} xz -9"
+    if yardsticks.ngram is not None:
+        line += f" and {_relative(score.bits_per_byte, yardsticks.ngram)} a 5-gram model of the same tokens"
+    return line + "."
+
+
+def _relative(bits: float, other: float, unit: str = "") -> str:
+    """(0.8, 1.0, 'bits ') -> '20% fewer bits than'."""
+    if other <= 0 or abs(bits / other - 1) < _CLOSE:
+        return f"as many {unit}as"
+    return f"{percent(abs(1 - bits / other))} {'fewer' if bits < other else 'more'} {unit}than"
+
+
+def memorization_lines(found: Memorization) -> list[str]:
+    """How much of a sample is in the training text, in two sentences at most."""
+    sample = found.sample
+    quoted = fit(one_line(found.longest), _QUOTED)
+    lines = [
+        f"The longest stretch of the sample that stands in the training text has {plural(sample.length, 'token')}, "
+        f"{plural(len(found.longest), 'character')}: {quoted}"
+        if sample.length
+        else "Not one token of the sample stands in the training text."
+    ]
+    if sample.new_share is not None:
+        beside = (
+            ""
+            if found.unseen_new_share is None
+            else f"; of real text kept from training, {_whole(found.unseen_new_share)}"
+        )
+        lines.append(f"New are {_whole(sample.new_share)} of its windows of {WINDOW} tokens{beside}.")
+    return lines
+
+
+def _whole(share: float) -> str:
+    """A share in percent that says 100% only of all: 0.998 -> '99.8%'."""
+    return f"{share:.1%}" if 0.99 <= share < 1 else percent(share)
+
+
+def score_document(score: Score) -> dict[str, float]:
+    """The figures of a score for programs."""
+    return {
+        "nats_per_token": score.per_token,
+        "perplexity": score.perplexity,
+        "bits_per_byte": score.bits_per_byte,
+        "nats_per_character": score.per_character,
+    }
+
+
+def honesty_document(honesty: Honesty) -> dict[str, Any]:
+    """What stands beside a score, for programs; null for what was not measured."""
+    yardsticks, found = honesty.yardsticks, honesty.memorization
+    return {
+        "yardsticks": yardsticks
+        and {
+            "gzip_bits_per_byte": yardsticks.gzip,
+            "xz_bits_per_byte": yardsticks.xz,
+            "ngram_bits_per_byte": yardsticks.ngram,
+            "given_bytes": yardsticks.given,
+            "given_of_bytes": yardsticks.given_of,
+            "scored_bytes": yardsticks.scored,
+            "scored_of_bytes": yardsticks.scored_of,
+        },
+        "memorization": found
+        and {
+            "sample_tokens": found.sample.tokens,
+            "longest_tokens": found.sample.length,
+            "longest_text": found.longest,
+            "windows": found.sample.windows,
+            "new_windows": found.sample.new,
+            "unseen_new_share": found.unseen_new_share,
+        },
+        "diagnosis": list(honesty.diagnosis),
+    }
+
+
+def evaluation_screen(model: str, text: str, honesty: Honesty, width: int, given: str) -> RenderableType:
+    """`attncli eval`: a model's score of a text, and what stands beside it."""
+    score = honesty.score
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, figure in (
+        ("nats per token", f"{score.per_token:.4f} (perplexity {score.perplexity:,.1f})"),
+        ("nats per character", f"{score.per_character:.4f}"),
+        ("bits per byte", f"{score.bits_per_byte:.4f}"),
+    ):
+        table.add_row(label, Text(figure))
+    head = f"{model} on {text}: {plural(round(score.characters), 'character')}, {plural(score.scored, 'token')} scored"
+    return Group(Text(one_line(head), style="bold"), table, Text(), honesty_screen(honesty, width, given))
+
+
+def evaluation_document(model: str, sources: Sequence[str], honesty: Honesty, seconds: float) -> dict[str, Any]:
+    """The same for programs."""
+    score = honesty.score
+    return {
+        "model": model,
+        "sources": list(sources),
+        "characters": round(score.characters),
+        "bytes": round(score.bytes),
+        "scored_tokens": score.scored,
+        **score_document(score),
+        "seconds": seconds,
+        **honesty_document(honesty),
+    }
+
+
+class EvaluationProgress:
+    """A bar while a text is scored, on a terminal; it goes when it is done. A context manager to be called."""
+
+    def __init__(self, console: Console, tokens: int) -> None:
+        shown = console.is_terminal and not console.is_dumb_terminal
+        columns = TextColumn("{task.fields[done]}"), BarColumn(20), TimeRemainingColumn(compact=True)
+        self._progress = Progress(*columns, console=console, disable=not shown, transient=True)
+        self._task = self._progress.add_task("", total=tokens, done="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, scored: int) -> None:
+        """So many tokens have been scored."""
+        self._progress.update(self._task, completed=scored, done=f"{count(scored)} tokens scored")

@@ -1,0 +1,92 @@
+"""The curves of runs as an SVG or PNG file, through matplotlib, which is an extra.
+
+Draws into memory; writing the file is the caller's. Nothing of matplotlib is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from attncli.errors import UsageProblem
+from attncli.render.chart import TIME, Curve, visible_span
+from attncli.render.curves import UNITS, Axes
+from attncli.render.escape import one_line
+from attncli.training.curves import Floats, RunCurves
+
+FORMATS = ("svg", "png")
+_INCHES = 8, 4.5
+_DOTS_PER_INCH = 160
+_MOST_POINTS = 2000  # of a line; more are averaged
+
+
+def curves_figure(runs: Sequence[RunCurves], axes: Axes, kind: str) -> bytes:
+    """The content of a file of a kind, one of FORMATS; the same for the same runs.
+
+    Raises UsageProblem when matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageProblem(
+            "Drawing to a file needs matplotlib, which is not installed.", "Install it: pip install 'attncli[plot]'"
+        ) from None
+    settings: Any = {
+        "svg.fonttype": "none",  # text stays text
+        "svg.hashsalt": "attncli",  # the same bytes every time
+        "text.parse_math": False,  # a name is no formula
+        "text.usetex": False,
+    }
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that the font lacks
+        figure = Figure(figsize=_INCHES, dpi=_DOTS_PER_INCH, layout="constrained")
+        _draw(figure.add_subplot(), runs, axes)
+        written = io.BytesIO()
+        figure.savefig(written, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return written.getvalue()
+
+
+def _draw(plot: Any, runs: Sequence[RunCurves], axes: Axes) -> None:
+    handles, labels, curves = [], [], []
+    for at, run in enumerate(runs):
+        color = f"C{at % 10}"
+        x, y = _thinned(*_finite(*axes.training(run)))
+        (line,) = plot.plot(_scaled(x, axes), y, color=color, linewidth=1, alpha=0.6)
+        val_x, val_y = _finite(*axes.validation(run))
+        (marks,) = plot.plot(_scaled(val_x, axes), val_y, color=color, linewidth=1.5, marker="o", markersize=4)
+        curves += [Curve(x, y, ""), Curve(val_x, val_y, "", "o")]
+        name = one_line(run.name)
+        handles += [line, marks]
+        labels += [f"train ({name})", f"validation ({name})"]
+    span, top = visible_span(curves)
+    plot.set_ylim(*span)
+    plot.set_ylabel(UNITS[axes.up] + ("" if top is None else f" (starts at {top:.3g}, cut off)"))
+    plot.set_xlabel("minutes" if axes.along == TIME else axes.along)
+    if axes.along != TIME:
+        plot.xaxis.set_major_formatter("{x:,.0f}")
+    plot.grid(alpha=0.3)
+    plot.spines[["top", "right"]].set_visible(False)
+    plot.legend(handles, labels, frameon=False)
+
+
+def _scaled(x: Floats, axes: Axes) -> Floats:
+    return x / 60 if axes.along == TIME else x
+
+
+def _finite(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    kept = np.isfinite(x) & np.isfinite(y)
+    return x[kept], y[kept]
+
+
+def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """The means of so many points in a row that few enough remain."""
+    if len(x) <= _MOST_POINTS:
+        return x, y
+    starts = np.linspace(0, len(x), _MOST_POINTS, endpoint=False).astype(int)
+    counts = np.diff([*starts, len(x)])
+    return np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts

@@ -1,0 +1,242 @@
+"""A training run as it goes on, on a terminal: progress, figures, the loss curve, what the model writes now.
+
+Owns the layout and when it is drawn: after a report, at most four times a second, and once a second in between. What it
+draws fits the terminal, whose size is read every time. A terminal that has gone away ends the drawing, not the run.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+import numpy as np
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.segment import Segment
+from rich.text import Text
+
+from attncli.render.chart import Curve, Picture, ascii_only, chart, styled_row
+from attncli.render.escape import visible
+from attncli.render.numbers import count, duration
+from attncli.training.curves import Floats, RunCurves
+from attncli.training.reports import EvalReport, Plan, Report, Result, SampleReport, StepReport
+
+TRAIN_STYLE, VALIDATION_STYLE = "cyan", "bold magenta"
+_REFRESH_SECONDS = 0.25
+_MOST_POINTS = 2000  # kept of the training curve; past that, neighbours are averaged
+_PLAN_ROWS = 9  # left to the plan above, on a terminal that is tall enough
+_WITHOUT_PLAN = 15  # rows that the display takes even where the plan scrolls away for them
+_CHART_ROWS = 6, 9, 16  # least, before the sample gets any, most
+_SAMPLE_ROWS = 7  # most, with their heading
+_WIDEST_BAR = 60
+
+Pieces = list[tuple[str, str]]
+
+
+class LiveDisplay:
+    """Takes the reports of a run and shows where it stands, between `start` and `stop`."""
+
+    def __init__(self, console: Console, plan: Plan, before: RunCurves | None = None) -> None:
+        self._console, self._plan = console, plan
+        self._training, self._validation = _Trace(), _Trace()
+        self._step: StepReport | None = None
+        self._evaluation: EvalReport | None = None
+        self._best_step: int | None = None
+        self._sample: SampleReport | None = None
+        self._result: Result | None = None
+        self._reported = self._refreshed = time.monotonic()
+        self._below: tuple[tuple[int, int], Picture] | None = None  # the last drawn of what only reports change
+        if before is not None:
+            for trace, points in ((self._training, before.training), (self._validation, before.validation)):
+                for step, nats in zip(points.steps.tolist(), points.nats.tolist(), strict=True):
+                    trace.add(step, nats)
+        self._live = _Screen(console, self)
+        self._ended = False
+
+    def start(self) -> None:
+        """Begins to draw. The cursor stays visible: a run that is killed must leave the terminal as it was."""
+        self._live.start(refresh=True)
+        self._live.with_cursor()
+
+    def stop(self) -> None:
+        """Leaves the last state on the screen, without the sample."""
+        self._ended, self._below = True, None
+        self._live.stop()
+
+    def update(self, report: Report) -> None:
+        """Takes one report."""
+        if isinstance(report, StepReport):
+            self._step, self._reported = report, time.monotonic()
+            self._training.add(report.step, report.loss)
+        elif isinstance(report, EvalReport):
+            self._evaluation = report
+            self._best_step = report.step if report.best else self._best_step
+            self._validation.add(report.step, report.score.per_token)
+        elif isinstance(report, SampleReport):
+            self._sample = report
+        elif isinstance(report, Result):
+            self._result = report
+        self._below = None
+        now = time.monotonic()
+        if now - self._refreshed >= _REFRESH_SECONDS:
+            self._refreshed = now
+            self._live.refresh()
+
+    def picture(self) -> Picture:
+        """Everything, for the size that the terminal has now."""
+        width, height = self._console.size
+        plain = ascii_only(self._console)
+        head = [self._progress(width, plain), *self._figures(width, 2 if height < 16 else 3)]
+        below = self._below
+        if below is None or below[0] != (width, height):
+            self._below = below = ((width, height), self._curve_and_sample(width, height, len(head), plain))
+        return Picture([*head, *below[1].rows])
+
+    def _progress(self, width: int, plain: bool) -> list[Segment]:
+        """'━━━━━━────── 1,234/1,830  2m 40s left'."""
+        step, steps = (self._step.step, self._step.steps) if self._step else (0, self._plan.schedule.steps)
+        facts = [f"{step:,}/{steps:,}", self._time()]
+        text = "  ".join(filter(None, facts))
+        cells = min(width - len(text) - 1, _WIDEST_BAR)
+        if cells < 4:
+            return styled_row([(self._time() or text, "")], width)
+        done = round(cells * min(step / steps, 1.0))
+        full, rest = "=-" if plain else "━─"
+        return styled_row([(full * done, TRAIN_STYLE), (rest * (cells - done), "dim"), (f" {text}", "")], width)
+
+    def _time(self) -> str:
+        if self._result is not None:
+            return f"in {duration(self._result.seconds)}"
+        if self._step is None or self._ended:
+            return ""
+        left = seconds_left(self._plan, self._step) - (time.monotonic() - self._reported)
+        return f"{duration(max(left, 0.0))} left"
+
+    def _figures(self, width: int, most: int) -> list[list[Segment]]:
+        """Losses and speed, in rows that break between them."""
+        facts: Pieces = []
+        if self._step is not None:
+            bits = self._plan.bits_per_byte(self._step.loss)
+            facts.append((f"train {self._step.loss:.3f} ({bits:.3f})", TRAIN_STYLE))
+        if self._evaluation is not None:
+            score = self._evaluation.score
+            facts.append((f"val {score.per_token:.3f} ({score.bits_per_byte:.3f})", VALIDATION_STYLE))
+        if facts:
+            facts.append(("nats/token (bits/byte)", "dim"))
+        if self._step is not None:
+            facts.append((f"{count(self._step.tokens_per_second)} tok/s", "dim"))
+        if self._evaluation is not None and not self._evaluation.best and self._best_step is not None:
+            facts.append((f"best at step {self._best_step:,}", "dim"))
+        rows: list[Pieces] = [[]]
+        for fact, style in facts:
+            used = sum(len(text) for text, _ in rows[-1])
+            if rows[-1] and used + 2 + len(fact) > width:
+                rows.append([])
+            rows[-1].append((("  " if rows[-1] else "") + fact, style))
+        return [styled_row(row, width) for row in rows[:most] if row]
+
+    def _curve_and_sample(self, width: int, height: int, above: int, plain: bool) -> Picture:
+        least, enough, most = _CHART_ROWS
+        room = max(height - _PLAN_ROWS, min(height - 1, _WITHOUT_PLAN)) - above
+        sample_rows = max(min(room - enough, _SAMPLE_ROWS), 0)
+        chart_rows = min(room - sample_rows, most)
+        rows: list[list[Segment]] = []
+        if chart_rows >= least:
+            rows += self._curve(width, chart_rows, plain).rows
+        if self._sample is not None and sample_rows > 1 and not self._ended:
+            rows += self._written(self._sample, width, sample_rows, plain)
+        return Picture(rows)
+
+    def _curve(self, width: int, height: int, plain: bool) -> Picture:
+        sign, line = "o-" if plain else "●─"
+        curves = [
+            Curve(*self._training.points(), TRAIN_STYLE),
+            Curve(*self._validation.points(), VALIDATION_STYLE, sign),
+        ]
+        validation = "validation" if width >= 60 else "val"
+        heading = [("nats/token  ", ""), (f"{line} train  ", TRAIN_STYLE), (f"{sign} {validation}", VALIDATION_STYLE)]
+        steps = self._step.steps if self._step else self._plan.schedule.steps
+        return chart(curves, width, height, heading=heading, reaches=steps, ascii=plain)
+
+    def _written(self, sample: SampleReport, width: int, rows: int, plain: bool) -> list[list[Segment]]:
+        """The sample in exactly so many rows, its prompt dim."""
+        prompt, rest = sample.text[: sample.prompt_characters], sample.text[sample.prompt_characters :]
+        text = Text()
+        for part, style in ((prompt, "dim"), (rest, "")):
+            shown = visible(part)
+            text.append(shown.encode("ascii", "backslashreplace").decode() if plain else shown, style=style)
+        text.expand_tabs(4)
+        text.rstrip()
+        lines = text.wrap(self._console, width, overflow="fold", no_wrap=False)[: rows - 1]
+        drawn = [styled_row([(f"what it writes at step {sample.step:,}", "dim")], width)]
+        for line in lines:
+            line.truncate(width)
+            drawn.append([segment for segment in line.render(self._console) if segment.text])
+        return drawn + [[]] * (rows - len(drawn))
+
+
+def seconds_left(plan: Plan, report: StepReport) -> float:
+    """Until the deadline, or at this speed until the last step."""
+    if plan.seconds is not None:
+        return max(plan.seconds - report.seconds, 0.0)
+    return (report.steps - report.step) * plan.tokens_per_step / report.tokens_per_second
+
+
+class _Trace:
+    """A curve that grows, in bounded memory: when there are too many points, each two neighbours become one."""
+
+    def __init__(self) -> None:
+        self._points: list[tuple[float, float]] = []  # replaced or appended to in one go: another thread reads it
+
+    def add(self, x: float, y: float) -> None:
+        """One more point."""
+        self._points.append((x, y))
+        if len(self._points) >= _MOST_POINTS:
+            pairs = zip(self._points[::2], self._points[1::2], strict=True)
+            self._points = [(second[0], (first[1] + second[1]) / 2) for first, second in pairs]
+
+    def points(self) -> tuple[Floats, Floats]:
+        """x and y."""
+        found = np.array(self._points, np.float64).reshape(-1, 2)
+        return found[:, 0], found[:, 1]
+
+
+class _Screen(Live):
+    """Rich's live display, which survives a smaller terminal and one that has gone away."""
+
+    def __init__(self, console: Console, display: LiveDisplay) -> None:
+        self._display = display
+        self._drawn: tuple[int, int] | None = None  # the size of the terminal when it was drawn
+        self._gone = False
+        super().__init__(
+            console=console,
+            get_renderable=self._picture,
+            refresh_per_second=1,
+            redirect_stdout=False,  # results are no part of this
+            vertical_overflow="crop",
+        )
+
+    def _picture(self) -> RenderableType:
+        return self._display.picture()
+
+    def refresh(self) -> None:
+        """Draws; on a clear screen when the terminal has become smaller, which breaks the lines drawn before."""
+        if self._gone:
+            return
+        size = self.console.size
+        try:
+            if self._drawn is not None and (size.width < self._drawn[0] or size.height < self._drawn[1]):
+                self.console.clear()
+            self._drawn = (size.width, size.height)
+            super().refresh()
+        except OSError:
+            self._gone = True
+
+    def stop(self) -> None:
+        """Draws for the last time."""
+        with suppress(OSError):
+            super().stop()
+
+    def with_cursor(self) -> None:
+        """Shows the cursor again."""
+        self.console.show_cursor(True)

@@ -1,0 +1,75 @@
+"""What gzip, xz and a 5-gram model make of a text: the yardsticks beside a model's score.
+
+All in bits per byte of the text scored. How much of a large text is worth measuring is for `excerpt` to say.
+"""
+
+from __future__ import annotations
+
+import lzma
+import math
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from attncli.text.excerpt import Excerpt
+from attncli.text.ngram import NgramModel
+
+_LARGEST_DICTIONARY = 64 << 20  # of xz -9
+_SMALLEST_DICTIONARY = 4096
+
+
+@dataclass(frozen=True)
+class Yardsticks:
+    """Bits per byte of a text, given another one. `ngram` is None when there was no other text to count."""
+
+    gzip: float
+    xz: float
+    ngram: float | None
+    given: int  # bytes of the other text that were used; 0 for none
+    given_of: int
+    scored: int  # bytes of the text that were scored
+    scored_of: int
+
+
+def measure(scored: Excerpt, vocab_size: int, given: Excerpt | None = None) -> Yardsticks:
+    """Scores a text of at least two tokens by each yardstick.
+
+    - gzip -9 and xz -9: what the text adds to the compressed size of the given text before it, so C(given + scored) -
+      C(given). Both go on learning from the scored text itself. gzip remembers the last 32 KiB, xz the last 64 MiB.
+      Without a given text it is the compressed size of the text alone. The container's bytes never count.
+    - 5-gram: minus the summed log-probability of every token but the first, as a model is scored, by counts in the
+      given text alone.
+    """
+    before = given.data if given is not None else b""
+    whole = before + scored.data
+    with ThreadPoolExecutor(2) as pool:  # the compressors let other threads run
+        sizes = [pool.submit(size, data) for size in (xz_size, gzip_size) for data in (whole, before)]
+        ngram = None
+        if given is not None and len(given.ids):
+            nats = -float(NgramModel(given.ids, vocab_size).log_probabilities(scored.ids).sum())
+            ngram = nats / math.log(2) / len(scored.data)
+        xz, xz_before, gzip, gzip_before = (size.result() for size in sizes)
+    return Yardsticks(
+        gzip=8 * (gzip - gzip_before) / len(scored.data),
+        xz=8 * (xz - xz_before) / len(scored.data),
+        ngram=ngram,
+        given=len(before),
+        given_of=given.of if given is not None else 0,
+        scored=len(scored.data),
+        scored_of=scored.of,
+    )
+
+
+def gzip_size(data: bytes) -> int:
+    """Bytes of the data as `gzip -9` compresses it, less the container, which has 18."""
+    return len(zlib.compress(data, 9, -zlib.MAX_WBITS))
+
+
+def xz_size(data: bytes) -> int:
+    """Bytes of the data as `xz -9` compresses it, less the container, which has fewer than 100.
+
+    The dictionary is made no larger than the data, since the rest of it would stay empty.
+    """
+    dictionary = min(max(1 << (len(data) - 1).bit_length(), _SMALLEST_DICTIONARY), _LARGEST_DICTIONARY)
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": dictionary}]
+    return len(lzma.compress(data, lzma.FORMAT_RAW, filters=filters))

@@ -1,0 +1,157 @@
+"""Much text to token ids, fast.
+
+Owns remembering the words of a text, most of which come again, so that each is tokenized once. The ids are those
+that the tokenizer gives for the whole. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attncli.text.tokenizer import Tokenizer, stretches
+
+Piece = tuple[str, bool]  # text, and whether a document ends with it
+
+# White space and what follows it, up to white space again. GPT-2's pre-tokenizer never joins what lies on two sides of
+# such a cut; of the white space that Python knows beyond the library's, none is cut at.
+_WORD = re.compile(r"\s*\S+(?:[^\S \t\r\n]\s*\S+)*(?:[^\S \t\r\n]\s*\Z)?|\s+")
+_MOST_WORDS = 1 << 19
+_MOST_CHARACTERS = 1 << 25  # of the words that are remembered
+_STRETCH = 1 << 20  # characters: how a long document is cut
+_SHARE = 1 << 16  # characters that one thread of the library takes
+
+
+def dtype_of(tokenizer: Tokenizer) -> np.dtype[np.unsignedinteger]:
+    """The smallest type that holds every id."""
+    return np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+
+
+class Encoder:
+    """Turns pieces of documents into ids, with the id that ends a document after each when `ends` is set."""
+
+    def __init__(self, tokenizer: Tokenizer, ends: bool) -> None:
+        self._dtype = dtype_of(tokenizer)
+        self._tokenizer = tokenizer
+        self._end = [tokenizer.end_of_text] if ends and tokenizer.end_of_text is not None else []
+        self._by_words = _splits_at_spaces(tokenizer)
+        self._forget()
+
+    def encode(self, pieces: Sequence[Piece]) -> NDArray[np.unsignedinteger]:
+        """The ids of all pieces."""
+        if not self._by_words:
+            return self._each(pieces)
+        if len(self._known) > _MOST_WORDS or self._characters > _MOST_CHARACTERS:
+            self._forget()
+        words: list[str | None] = []
+        for text, ended in pieces:
+            words += _WORD.findall(text)
+            if ended:
+                words.append(None)
+        numbers = np.fromiter(map(self._known.__getitem__, words), np.int64, len(words))
+        self._learn()
+        starts = self._starts[numbers]
+        lengths = self._starts[numbers + 1] - starts
+        before = np.cumsum(lengths) - lengths
+        return self._ids[np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))]
+
+    def _each(self, pieces: Sequence[Piece]) -> NDArray[np.unsignedinteger]:
+        shares = [list(stretches(text, _SHARE)) for text, _ in pieces]
+        found = iter(self._tokenizer.encode_batch([text for cut in shares for text in cut]))
+        ids: list[list[int]] = []
+        for cut, (_, ended) in zip(shares, pieces, strict=True):
+            ids += islice(found, len(cut))
+            if ended:
+                ids.append(self._end)
+        return np.fromiter(chain.from_iterable(ids), self._dtype)
+
+    def _forget(self) -> None:
+        """Begins without words: only the end of a document, which has number 0."""
+        self._known = _Numbers({None: 0})
+        self._characters = 0
+        self._ids = np.asarray(self._end, self._dtype)
+        self._starts = np.asarray([0, len(self._end)])
+
+    def _learn(self) -> None:
+        """Tokenizes the words that were met for the first time."""
+        if not self._known.new:
+            return
+        found = self._tokenizer.encode_batch(self._known.new)
+        self._characters += sum(map(len, self._known.new))
+        self._known.new = []
+        ids = np.fromiter(chain.from_iterable(found), self._dtype)
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        self._starts = np.concatenate([self._starts, self._starts[-1] + np.cumsum(lengths)])
+        self._ids = np.concatenate([self._ids, ids])
+
+
+class _Numbers(dict[str | None, int]):
+    """A number for every word; `new` are those that were asked for the first time."""
+
+    def __init__(self, known: dict[str | None, int]) -> None:
+        super().__init__(known)
+        self.new: list[str] = []
+
+    def __missing__(self, word: str) -> int:
+        self.new.append(word)
+        self[word] = number = len(self)
+        return number
+
+
+def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer never joins a word to the white space after it, nor looks beyond it, as ours do not."""
+    described = json.loads(tokenizer.to_json())
+    before = described["pre_tokenizer"] or {}
+    by_word = before.get("type") == "ByteLevel" and before.get("use_regex", True) and not before["add_prefix_space"]
+    by_character = before.get("type") == "Split" and before["pattern"] == {"Regex": r"[\s\S]"}
+    return (
+        described["model"]["type"] == "BPE"
+        and not described["model"].get("dropout")
+        and described["normalizer"] is None
+        and all(token["special"] for token in described["added_tokens"])
+        and (by_word or by_character)
+    )
+
+
+def stretched(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Pieces that end anywhere, joined and cut where `stretches` cuts a whole document.
+
+    Pieces that end inside a document hold about `2 * _STRETCH` characters together.
+    """
+    held = ""
+    for text, ended in pieces:
+        held += text
+        while len(held) >= 2 * _STRETCH:  # the first cut lies before that, whatever follows
+            first = next(stretches(held, _STRETCH))
+            yield first, False
+            held = held[len(first) :]
+        if ended:
+            yield from _whole(held, True)
+            held = ""
+    if held:
+        yield from _whole(held, False)
+
+
+def _whole(text: str, ended: bool) -> Iterator[Piece]:
+    *cut, last = stretches(text, _STRETCH) if text else [""]
+    yield from ((piece, False) for piece in cut)
+    yield last, ended
+
+
+def batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Pieces in groups of about `_STRETCH` characters."""
+    group: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        group.append(piece)
+        size += len(piece[0])
+        if size >= _STRETCH:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

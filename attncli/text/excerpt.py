@@ -1,0 +1,50 @@
+"""The part of a text, as bytes and as tokens, that a yardstick is measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attncli.text.corpus import Part, Tokens, tokens_of
+from attncli.text.tokenizer import Tokenizer
+
+# Bytes of training and of scored text that a yardstick is given when nothing else is said: about a second of one core.
+TRAIN_BYTES, SCORED_BYTES = 1 << 20, 200_000
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Some of a text, twice: its bytes, for the compressors, and its ids, for the model of tokens."""
+
+    data: bytes
+    ids: NDArray[np.unsignedinteger]
+    of: int  # the bytes of the whole text
+
+
+def first_of(tokens: Tokens, tokenizer: Tokenizer, most: int = SCORED_BYTES) -> Excerpt:
+    """The first `most` bytes of a text, up to a token; all of it when it is not longer."""
+    return _excerpt(tokens, tokenizer, slice(0, _tokens_in(tokens, most)))
+
+
+def last_of(tokens: Tokens, tokenizer: Tokenizer, most: int = TRAIN_BYTES) -> Excerpt:
+    """The last `most` bytes of a text, from a token on; all of it when it is not longer."""
+    return _excerpt(tokens, tokenizer, slice(len(tokens) - _tokens_in(tokens, most), None))
+
+
+def end_of(part: Part, tokenizer: Tokenizer, most: int = TRAIN_BYTES) -> Excerpt:
+    """The last `most` bytes of some documents, of which little more than that is tokenized."""
+    excerpt = last_of(tokens_of(part.last(most), tokenizer), tokenizer, most)  # a character is at least a byte
+    return excerpt if part.characters <= most else replace(excerpt, of=part.bytes)
+
+
+def _tokens_in(tokens: Tokens, most: int) -> int:
+    return len(tokens) if tokens.bytes <= most else max(len(tokens) * most // tokens.bytes, min(len(tokens), 2))
+
+
+def _excerpt(tokens: Tokens, tokenizer: Tokenizer, part: slice) -> Excerpt:
+    """Tokens that end a document are not text: they are left out of the bytes."""
+    ids = np.asarray(tokens.ids[part])
+    spelled = ids if tokenizer.end_of_text is None else ids[ids != tokenizer.end_of_text]
+    return Excerpt(tokenizer.decode(spelled.tolist()).encode(), ids, tokens.bytes)

@@ -1,0 +1,118 @@
+"""An n-gram model of token ids: what counting alone reaches, with the same tokens as the transformer beside it.
+
+Interpolated Kneser-Ney with three discounts per order (Chen and Goodman, 1998, section 3). Counts are NumPy arrays,
+and nothing is hashed: an n-gram's key is made of the rank of its first n - 1 tokens and of its last token, so that two
+n-grams never share one. Knows nothing of text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.integer[Any]]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+ORDER = 5
+_FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # as in KenLM, where too few n-grams are rare for an estimate
+_MISSING = -1
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The n-grams of one length. A context is the rank of an n-gram of the length below."""
+
+    keys: Ints  # (n-grams,), sorted: context * vocabulary + last token
+    counts: Ints  # (n-grams,)
+    discounts: Floats  # (4,): what is taken off a count of 0, 1, 2, and 3 or more
+    totals: Ints  # (contexts,), the sum of the counts after each
+    left: Floats  # (contexts,), the sum of the discounts after each: what the shorter context shares out
+
+
+class NgramModel:
+    """Probabilities of the next id given the four before it."""
+
+    def __init__(self, ids: Ids, vocab_size: int, order: int = ORDER) -> None:
+        """Counts `ids` (N,), of which there is at least one, all below `vocab_size`."""
+        self.vocab_size = vocab_size
+        ranks = [np.asarray(ids, np.int64)]  # of the n-gram that ends at each position, per length
+        keys, first_seen, occurrences = [np.arange(vocab_size)], [], []
+        for length in range(2, min(order, len(ids)) + 1):
+            found = _ranked(ranks[-1][:-1] * vocab_size + ranks[0][length - 1 :])
+            ranks.append(found.ranks)
+            keys.append(found.keys)
+            first_seen.append(found.at)
+            occurrences.append(found.counts)
+        self._orders = []
+        for index, known in enumerate(keys):
+            if index + 1 < len(keys):  # in how many different n-grams of the length above it comes last
+                counts = np.bincount(ranks[index][first_seen[index] + 1], minlength=len(known))
+            else:
+                counts = occurrences[-1] if occurrences else np.bincount(ranks[0], minlength=vocab_size)
+            contexts = 1 if index == 0 else len(keys[index - 1])
+            self._orders.append(_order(known, counts.astype(np.int64), contexts, vocab_size))
+
+    def log_probabilities(self, ids: Ids) -> Floats:
+        """(N,) ids -> (N - 1,) natural logarithms of the probability of each but the first, given those before it."""
+        tokens: Ints = np.asarray(ids, np.int64)
+        probabilities = np.full(max(len(tokens) - 1, 0), 1 / self.vocab_size)
+        # contexts[i] is the n-gram before token i + 1; at first of no tokens, then of one more with each order.
+        contexts: Ints = np.zeros(len(probabilities), np.int64)
+        for index, order in enumerate(self._orders):
+            places, counts = _look_up(order, contexts, tokens[1:], self.vocab_size)
+            usable = (contexts != _MISSING) & (order.totals[contexts] > 0)
+            kept = counts - order.discounts[np.minimum(counts, 3)]
+            mixed = (kept + order.left[contexts] * probabilities) / np.maximum(order.totals[contexts], 1)
+            probabilities = np.where(usable, mixed, probabilities)
+            # The n-gram that ends one token earlier; the first position has none that is longer than a token.
+            contexts = tokens[:-1] if index == 0 else np.concatenate(([_MISSING], places[:-1]))
+        return np.asarray(np.log(probabilities))
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    keys: Ints  # sorted, each once
+    counts: Ints
+    at: Ints  # where one occurrence of each is
+    ranks: Ints  # (N,), the index in `keys` of every value
+
+
+def _ranked(values: Ints) -> _Ranked:
+    """Sorts and counts values (N,), of which there is at least one."""
+    order = np.argsort(values)
+    ordered = values[order]
+    new = np.concatenate(([True], ordered[1:] != ordered[:-1]))
+    starts = np.flatnonzero(new)
+    ranks = np.empty(len(values), np.int64)
+    ranks[order] = np.cumsum(new) - 1
+    return _Ranked(ordered[starts], np.diff(np.append(starts, len(values))), order[starts], ranks)
+
+
+def _order(keys: Ints, counts: Ints, contexts: int, vocab_size: int) -> _Order:
+    discounts = _discounts(counts)
+    context = keys // vocab_size
+    totals = np.bincount(context, counts, minlength=contexts).astype(np.int64)
+    left: Floats = np.bincount(context, discounts[np.minimum(counts, 3)], minlength=contexts).astype(np.float64)
+    return _Order(keys, counts, discounts, totals, left)
+
+
+def _discounts(counts: Ints) -> Floats:
+    """Chen and Goodman's equation 26, from how many n-grams were counted once, twice, three and four times."""
+    once, twice, thrice, four = (int(np.count_nonzero(counts == number)) for number in (1, 2, 3, 4))
+    if not (once and twice and thrice and four):
+        return np.array([0, *_FALLBACK_DISCOUNTS])
+    share = once / (once + 2 * twice)
+    found = (0.0, 1 - 2 * share * twice / once, 2 - 3 * share * thrice / twice, 3 - 4 * share * four / thrice)
+    return np.clip(found, 0, (0, 1, 2, 3))  # never more than the count it is taken off
+
+
+def _look_up(order: _Order, contexts: Ints, words: Ints, vocab_size: int) -> tuple[Ints, Ints]:
+    """The rank of each context followed by its word, _MISSING where it was never seen, and its count, then 0."""
+    wanted = np.where(contexts == _MISSING, _MISSING, contexts * vocab_size + words)
+    places = np.minimum(np.searchsorted(order.keys, wanted), len(order.keys) - 1)
+    seen = order.keys[places] == wanted
+    return np.where(seen, places, _MISSING), np.where(seen, order.counts[places], 0)

@@ -1,0 +1,194 @@
+"""How much of a generated text was copied: its longest stretch found word for word in the training text, and the share
+of its short windows that are not there.
+
+Exact, and in bounded memory for training text of any length, which is read in blocks. Stretches of 1, 2, 4, 8 and more
+tokens get a number each by the pair of their halves (Karp, Miller and Rosenberg, 1972), so that equal numbers mean
+equal stretches: nothing is hashed, and nothing has to be checked again. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attncli.text.tokenizer import Tokenizer
+
+Ids = NDArray[np.integer[Any]]
+Ints = NDArray[np.int64]
+
+WINDOW = 8  # tokens
+_WINDOW_LEVEL = 3  # 2 ** 3 tokens
+_BLOCK = 1 << 20  # tokens of training text looked at together
+_ABSENT = -1
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What of a sample is found in the training text. In tokens, from the beginning of the sample."""
+
+    tokens: int  # of the sample
+    start: int  # of the longest stretch
+    length: int
+    windows: int  # of WINDOW tokens, all places counted
+    new: int  # those of them that are nowhere in the training text
+
+    @property
+    def new_share(self) -> float | None:
+        """The share of windows that are new; None for a sample shorter than one."""
+        return self.new / self.windows if self.windows else None
+
+
+@dataclass(frozen=True)
+class Memorization:
+    """The overlap of a sample, the longest stretch as text, and for comparison the share in text never trained on."""
+
+    sample: Overlap
+    longest: str
+    unseen_new_share: float | None = None  # of windows of real text that is not in the training part
+
+
+def measure_memorization(
+    sample: Ids, train: Ids, tokenizer: Tokenizer, unseen: Ids | None = None, block: int = _BLOCK
+) -> Memorization:
+    """The overlap of generated ids (without a prompt) with the training ids; and that of `unseen`, a real text.
+
+    A few thousand ids of `unseen` are enough; the time grows with the training text, once for each of the two.
+    """
+    found = measure_overlap(sample, train, block)
+    longest = tokenizer.decode(np.asarray(sample)[found.start : found.start + found.length].tolist())
+    share = None if unseen is None else measure_overlap(unseen, train, block).new_share
+    return Memorization(found, longest, share)
+
+
+def measure_overlap(sample: Ids, train: Ids, block: int = _BLOCK) -> Overlap:
+    """Looks for every stretch of the sample (N,) in the training ids, `block` of them at a time."""
+    if not len(sample):
+        return Overlap(0, 0, 0, 0, 0)
+    names = _Names(np.asarray(sample, np.int64))
+    windows = max(names.length - WINDOW + 1, 0)
+    seen = np.zeros(names.distinct(_WINDOW_LEVEL) if windows else 0, np.bool_)
+    start = longest = 0
+    step = max(block, names.length)
+    for begin in range(0, len(train), step):
+        # What begins in this block may end in the next one.
+        last = None
+        for last in _matches(names, np.asarray(train[begin : begin + step + names.length - 1])):
+            if last.number == _WINDOW_LEVEL:
+                seen[last.names] = True
+        if last is not None:
+            start, longest = _longest(names, last, start, longest)
+    new = int(np.count_nonzero(~seen[names.of_sample(_WINDOW_LEVEL)])) if windows else 0
+    return Overlap(names.length, start, longest, windows, new)
+
+
+class _Names:
+    """A number for every distinct stretch of 2^level tokens of the sample, from 0; equal numbers, equal stretches."""
+
+    def __init__(self, sample: Ids) -> None:
+        self.length = len(sample)
+        self._tokens, first = np.unique(sample, return_inverse=True)
+        self._of_sample: list[Ints] = [first.astype(np.int64)]
+        self._pairs: list[Ints] = []  # per level from 1 on, sorted: the names of the two halves as one number
+        while 2 ** len(self._of_sample) <= self.length:
+            pairs, names = np.unique(self.pair(len(self._of_sample) - 1, *self._halves()), return_inverse=True)
+            self._pairs.append(pairs)
+            self._of_sample.append(names.astype(np.int64))
+
+    def _halves(self) -> tuple[Ints, Ints]:
+        names = self._of_sample[-1]
+        half = 2 ** (len(self._of_sample) - 1)
+        return names[:-half], names[half:]
+
+    @property
+    def levels(self) -> int:
+        """How many there are: the longest stretches have 2^(levels - 1) tokens."""
+        return len(self._of_sample)
+
+    def of_sample(self, level: int) -> Ints:
+        """The name of the stretch that begins at each place of the sample."""
+        return self._of_sample[level]
+
+    def distinct(self, level: int) -> int:
+        """How many names there are."""
+        return len(self._tokens) if level == 0 else len(self._pairs[level - 1])
+
+    def pair(self, level: int, first: Ints, second: Ints) -> Ints:
+        """Two names of a level as one number."""
+        return np.asarray(first * self.distinct(level) + second)
+
+    def of_tokens(self, ids: Ids) -> Ints:
+        """The names of single tokens, _ABSENT for those not in the sample."""
+        return _find(self._tokens, ids)
+
+    def of_pairs(self, level: int, pairs: Ints) -> Ints:
+        """The names, on this level, of pairs of the level below."""
+        return _find(self._pairs[level - 1], pairs)
+
+
+def _find(known: Ids, wanted: Ids) -> Ints:
+    """The index of each value in a sorted array, or _ABSENT."""
+    if not len(known):
+        return np.full(len(wanted), _ABSENT, np.int64)
+    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return np.where(known[places] == wanted, places, _ABSENT)
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Where in a block stretches of 2^number tokens begin that the sample has too, and which they are."""
+
+    number: int
+    places: Ints  # ascending, at least one
+    names: Ints
+
+
+def _matches(names: _Names, block: Ids) -> Iterator[_Level]:
+    """The levels of a block, as far as there is anything on them."""
+    number, places, found = 0, np.arange(len(block)), names.of_tokens(np.arange(int(block.max()) + 1))[block]
+    while (known := found != _ABSENT).any():
+        level = _Level(number, places[known], found[known])
+        yield level
+        number += 1
+        if number == names.levels:
+            return
+        places, pairs = _pairs(names, level, 2**level.number)
+        found = names.of_pairs(number, pairs)
+
+
+def _pairs(names: _Names, level: _Level, apart: int) -> tuple[Ints, Ints]:
+    """Where two stretches of a level begin `apart` tokens from each other, and the two as one number."""
+    second = _find(level.places, level.places + apart)
+    both = second != _ABSENT
+    return level.places[both], names.pair(level.number, level.names[both], level.names[second[both]])
+
+
+def _longest(names: _Names, level: _Level, start: int, longest: int) -> tuple[int, int]:
+    """The longest stretch that a block shares with the sample, if longer than the one known, from its last level."""
+    whole = 2**level.number
+    if whole > longest:
+        start, longest = int(np.flatnonzero(names.of_sample(level.number) == level.names[0])[0]), whole
+    most = min(2 * whole - 1, names.length)
+    # Whatever holds a shared stretch of some length holds shorter ones too: first whether there is a longer one at all.
+    trying = longest + 1
+    while trying <= most:
+        at = _shared(names, level, trying)
+        if at is None:
+            most = trying - 1
+        else:
+            start, longest = at, trying
+        trying = (longest + most + 1) // 2 if most > longest else most + 1
+    return start, longest
+
+
+def _shared(names: _Names, level: _Level, length: int) -> int | None:
+    """Where in the sample a stretch of this length begins that the block has too: two of the level that overlap."""
+    apart = length - 2**level.number
+    _, found = _pairs(names, level, apart)
+    own = names.of_sample(level.number)
+    wanted = names.pair(level.number, own[: len(own) - apart], own[apart:])
+    shared = np.isin(wanted, found)
+    return int(np.argmax(shared)) if shared.any() else None

@@ -1,0 +1,153 @@
+"""The course of a run, read back from what training wrote: its losses by step, time and tokens.
+
+Owns the meaning of the lines of metrics.jsonl for a reader. No torch. The run may still be going on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attncli.checkpoint.directory import METRICS, RUN, TOKENIZER, ModelFolder, find_model
+from attncli.errors import AttnError, BadCheckpoint
+from attncli.training.reports import plan_from_document
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Losses in the order of the steps after which they were measured; NaN where a figure is not known."""
+
+    steps: Floats
+    seconds: Floats
+    nats: Floats  # per token
+    bits: Floats  # per byte
+
+
+@dataclass(frozen=True)
+class RunCurves:
+    """What is known of how a run went."""
+
+    name: str
+    path: str
+    training: Points
+    validation: Points  # on an even sample of the validation part
+    final: tuple[float, float] | None  # nats per token and bits per byte on all of it, once the run is over
+    tokens_per_step: int | None
+    tokenizer: str | None  # a digest: only where it is the same can nats per token be compared
+
+
+def read_curves(name: str | None) -> RunCurves:
+    """The curves of a run: a metrics.jsonl, a model directory, a name in ./checkpoints, or with None the newest there.
+
+    Raises BadCheckpoint when there is none, or it has no measurements yet.
+    """
+    if name is not None and name.endswith(".jsonl") and Path(name).is_file():
+        path = Path(name)
+        if path.name != METRICS or not (path.parent / RUN).is_file():
+            return curves_from_lines(path.stem, str(path), _lines(_read(path), path))
+        name = str(path.absolute().parent)
+    path = find_model(name)
+    try:
+        return _read_model(path)
+    except BadCheckpoint:
+        if not (path / METRICS).is_file():
+            raise
+        return _read_model(find_model(name))  # a save may just have put another directory in its place
+
+
+def _read_model(path: Path) -> RunCurves:
+    folder = ModelFolder(path)
+    if not folder.holds(METRICS):
+        raise BadCheckpoint(f"{path} holds no {METRICS}: attncli did not train it.", "Name a run: attncli models")
+    run = folder.json_if_any(RUN)
+    tokenizer = hashlib.sha256(folder.read(TOKENIZER)).hexdigest() if folder.holds(TOKENIZER) else None
+    lines = _lines(folder.read(METRICS), path / METRICS)
+    return curves_from_lines(path.resolve().name, str(path), lines, run, tokenizer)
+
+
+def curves_from_lines(
+    name: str,
+    path: str,
+    lines: Iterable[Mapping[str, Any]],
+    run: Mapping[str, Any] | None = None,
+    tokenizer: str | None = None,
+) -> RunCurves:
+    """The curves that the lines of a metrics.jsonl hold; `run` is what run.json says beside them.
+
+    Raises BadCheckpoint when no line is a measurement.
+    """
+    kinds: dict[str, list[Mapping[str, Any]]] = {"step": [], "eval": [], "final": []}
+    for line in lines:
+        kinds.get(str(line.get("kind")), []).append(line)
+    steps, evaluations, finals = kinds.values()
+    if not steps and not evaluations:
+        raise BadCheckpoint(f"{path} has no measurements yet.", "A run writes them when it saves; try again later.")
+    validation = Points(*(_column(evaluations, key) for key in ("step", "seconds", "nats_per_token", "bits_per_byte")))
+    tokens_per_step, bits = _facts(run or {})
+    if bits is None and len(evaluations):  # what one nat per token was worth on the validation part
+        with np.errstate(all="ignore"):
+            bits = float(np.median(validation.bits / validation.nats))
+    nats = _column(steps, "loss")
+    training = Points(_column(steps, "step"), _column(steps, "seconds"), nats, nats * (bits or math.nan))
+    final = (_number(finals[-1], "nats_per_token"), _number(finals[-1], "bits_per_byte")) if finals else None
+    return RunCurves(name, path, training, validation, final, tokens_per_step, tokenizer)
+
+
+def _facts(run: Mapping[str, Any]) -> tuple[int | None, float | None]:
+    """Tokens of a step, and bits per byte of one nat per token of the training part, where the record says them."""
+    try:
+        plan = plan_from_document(run["plan"])
+        return int(plan.tokens_per_step), float(plan.bits_per_byte(1.0))
+    except (AttnError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError):  # of another version
+        return None, None
+
+
+def _column(lines: list[Mapping[str, Any]], key: str) -> Floats:
+    return np.array([_number(line, key) for line in lines], np.float64)
+
+
+def _number(line: Mapping[str, Any], key: str) -> float:
+    value = line.get(key)
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return math.nan
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise BadCheckpoint(f"{path} cannot be read: {problem.strerror}.", "Check its permissions.") from None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of the metrics.jsonl of a model directory. Raises BadCheckpoint."""
+    return _lines(ModelFolder(path).read(METRICS), path / METRICS)
+
+
+def _lines(data: bytes, path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; an unfinished last line is one that is being written."""
+    lines = []
+    rows = data.split(b"\n")
+    for number, row in enumerate(rows, 1):
+        try:
+            line = json.loads(row) if row.strip() else {}
+        except (ValueError, RecursionError):
+            if number == len(rows):
+                break
+            line = None
+        if not isinstance(line, dict):
+            raise BadCheckpoint(f"{path}: line {number} is no JSON object.", "Give the metrics.jsonl of a run.")
+        lines.append(line)
+    return lines

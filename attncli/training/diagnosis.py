@@ -1,0 +1,155 @@
+"""What a run's record says, in one to three plain sentences: what happened, and what to try next.
+
+A pure function of figures, most important first. Each sentence names the figures that make it true. No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Point = tuple[int, float]  # a step, and nats per token
+
+_SENTENCES = 3
+_NOTICEABLE = 0.01  # a smaller relative change of a validation loss is noise
+_HARDLY_FELL = 0.05  # relative to the first loss
+_NEAR_GUESSING = 0.8  # of the loss of guessing: a run that begins below it has learned before
+_GAP = 0.15  # of the training loss below that of validation, relative to the latter
+_LATE = 0.75  # of the run: what fell since then was still falling
+_LITTLE_TEXT = 50_000  # tokens
+_DROPOUTS = (0.1, 0.2, 0.3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How a run went. Losses are in nats per token, steps ascend."""
+
+    train: tuple[Point, ...]
+    val: tuple[Point, ...]
+    vocab_size: int
+    dropout: float
+    epochs: float  # times the training part was seen
+    train_tokens: int
+    timed: bool  # a time, not a number of steps, set its length
+    model_bits: float | None = None  # per byte of the whole validation part, and xz on the same
+    xz_bits: float | None = None
+
+
+def curves(metrics: Iterable[Mapping[str, Any]]) -> tuple[tuple[Point, ...], tuple[Point, ...]]:
+    """The training and the validation curve from the lines of `metrics.jsonl`."""
+    lines = list(metrics)
+    train = tuple((line["step"], line["loss"]) for line in lines if line.get("kind") == "step")
+    val = tuple((line["step"], line["nats_per_token"]) for line in lines if line.get("kind") == "eval")
+    return train, val
+
+
+def diagnose(course: Course) -> tuple[str, ...]:
+    """One to three sentences about a run, the most important first."""
+    main = _learned_nothing(course) or _overfit(course)
+    said = [main] if main is not None else [_gap(course), _still_falling(course)]
+    said += [_little_text(course), _behind_xz(course)]
+    return tuple(sentence for sentence in said if sentence is not None)[:_SENTENCES] or (_level(course),)
+
+
+def _learned_nothing(course: Course) -> str | None:
+    """The loss hardly fell, and is still near that of guessing among all tokens."""
+    if len(course.train) < 2:
+        return None
+    first, last, guessing = course.train[0][1], course.train[-1][1], math.log(course.vocab_size)
+    if last > (1 + _HARDLY_FELL) * first:
+        return f"The training loss rose, from {first:.2f} to {last:.2f} nats per token: try a smaller --lr."
+    if last < (1 - _HARDLY_FELL) * first or last < _NEAR_GUESSING * guessing:
+        return None
+    return (
+        f"The training loss hardly fell, from {first:.2f} to {last:.2f} nats per token, where guessing has "
+        f"{guessing:.2f}: give it {_more(course)}, or try another --lr."
+    )
+
+
+def _overfit(course: Course) -> str | None:
+    if len(course.val) < 2:
+        return None
+    (step, best), (_, last) = min(course.val, key=lambda point: point[1]), course.val[-1]
+    if last <= (1 + _NOTICEABLE) * best:
+        return None
+    rose = f"Validation rose since step {step:,}, from {best:.2f} to {last:.2f} nats per token"
+    kept = f"the weights of step {step:,} were kept"
+    then = _at(course.train, step)
+    now = course.train[-1][1] if course.train else None
+    if then is None or now is None:
+        return f"{rose}; {kept}."
+    if now > then:
+        return f"{rose}, and so did the training loss; {kept}. A smaller --lr may help."
+    course_of_it = f"fell from {then:.2f} to {now:.2f}" if now < then else "stood still"
+    return f"{rose}, while the training loss {course_of_it}; {kept}. {_against_copying(course)}"
+
+
+def _gap(course: Course) -> str | None:
+    """The training loss far below that of validation."""
+    if not course.train or not course.val:
+        return None
+    train, val = course.train[-1][1], course.val[-1][1]
+    if train > (1 - _GAP) * val:
+        return None
+    far = f"The training loss, {train:.2f}, ended far below that of validation, {val:.2f} nats per token"
+    if course.epochs <= 1:  # no batch was seen before
+        return f"{far}, though hardly any text was seen twice: the validation text is unlike the training text."
+    return f"{far}, after {course.epochs:.1f} passes over the text. {_against_copying(course)}"
+
+
+def _still_falling(course: Course) -> str | None:
+    if len(course.val) < 2:
+        return None
+    (step, before), (_, last) = _earlier(course.val), course.val[-1]
+    if last >= (1 - _NOTICEABLE) * before:
+        return None
+    when = "when the time ran out" if course.timed else "when the run ended"
+    fell = f"from {before:.2f} at step {step:,} to {last:.2f} nats per token"
+    return f"Validation was still falling {when}, {fell}: {_more(course)} should lower it further."
+
+
+def _little_text(course: Course) -> str | None:
+    if course.train_tokens >= _LITTLE_TEXT:
+        return None
+    return f"The text is small, {course.train_tokens:,} tokens to train on: more of it is the surest help."
+
+
+def _behind_xz(course: Course) -> str | None:
+    if course.model_bits is None or course.xz_bits is None or course.model_bits < course.xz_bits:
+        return None
+    return f"The model is not ahead of xz: {course.model_bits:.2f} against {course.xz_bits:.2f} bits per byte."
+
+
+def _level(course: Course) -> str:
+    """What to say where nothing else is."""
+    if not course.val:
+        return f"The validation part was not scored: give it {_more(course)}."
+    last = course.val[-1][1]
+    if len(course.val) == 1:
+        step = course.val[0][0]
+        return f"Validation was scored once, {last:.2f} nats per token at step {step:,}: too little to see a trend."
+    return (
+        f"Validation levelled off at {last:.2f} nats per token, within {_NOTICEABLE:.0%} of that of step "
+        f"{_earlier(course.val)[0]:,}: more text or a larger --size may lower it."
+    )
+
+
+def _earlier(val: Sequence[Point]) -> Point:
+    """The last point of the first three quarters of the run, at least the first."""
+    return next((point for point in reversed(val) if point[0] <= _LATE * val[-1][0]), val[0])
+
+
+def _at(train: Sequence[Point], step: int) -> float | None:
+    """The training loss as it was reported at a step or last before it."""
+    return next((loss for at, loss in reversed(train) if at <= step), None)
+
+
+def _against_copying(course: Course) -> str:
+    dropout = next((value for value in _DROPOUTS if value > course.dropout), None)
+    return f"More text or {'a smaller --size' if dropout is None else f'--dropout {dropout:g}'} should help."
+
+
+def _more(course: Course) -> str:
+    return "more --time" if course.timed else "more --steps"

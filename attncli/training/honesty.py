@@ -1,0 +1,63 @@
+"""What a score is worth: beside the yardsticks, with what was copied, and in words. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from attncli.text.baselines import Yardsticks, measure
+from attncli.text.corpus import Corpus
+from attncli.text.excerpt import SCORED_BYTES, TRAIN_BYTES, first_of, last_of
+from attncli.text.overlap import Memorization, measure_memorization
+from attncli.training.diagnosis import Course, curves, diagnose
+from attncli.training.reports import Plan, Result, Score
+
+_BYTES_PER_SECOND = 16_000  # of a run: so much training text takes the yardsticks about 2 % of its time
+_UNSEEN_TOKENS = 2000  # of the validation part, for comparison with a sample
+
+
+@dataclass(frozen=True)
+class Honesty:
+    """A model's score and what stands beside it; None for what was not measured."""
+
+    score: Score
+    yardsticks: Yardsticks | None = None
+    memorization: Memorization | None = None
+    diagnosis: tuple[str, ...] = ()
+
+
+def judge(
+    result: Result, plan: Plan, corpus: Corpus, metrics: Iterable[Mapping[str, Any]], sample: Sequence[int]
+) -> Honesty:
+    """All of it for a run that has finished.
+
+    Args:
+        result: of the run.
+        plan: of the run; its time bounds how much text the yardsticks are given.
+        corpus: its text.
+        metrics: the lines of its metrics.jsonl.
+        sample: ids that the finished model generated, without a prompt.
+    """
+    assert result.best is not None
+    most = TRAIN_BYTES if plan.seconds is None else min(int(plan.seconds * _BYTES_PER_SECOND), TRAIN_BYTES)
+    tokenizer = corpus.tokenizer
+    scored = first_of(corpus.val, tokenizer, most * SCORED_BYTES // TRAIN_BYTES)
+    yardsticks = measure(scored, tokenizer.vocab_size, last_of(corpus.train, tokenizer, most))
+    ids, unseen = np.asarray(sample, corpus.train.ids.dtype), corpus.val.ids[:_UNSEEN_TOKENS]
+    train, val = curves(metrics)
+    course = Course(
+        train=train,
+        val=val,
+        vocab_size=plan.model.vocab_size,
+        dropout=plan.dropout,
+        epochs=result.tokens / plan.train_tokens,
+        train_tokens=plan.train_tokens,
+        timed=plan.seconds is not None,
+        model_bits=result.best.bits_per_byte,
+        xz_bits=yardsticks.xz,
+    )
+    memorization = measure_memorization(ids, corpus.train.ids, tokenizer, unseen)
+    return Honesty(result.best, yardsticks, memorization, diagnose(course))

@@ -1,0 +1,96 @@
+"""The reports of a run as event files for TensorBoard, which is an extra.
+
+Owns the names of the curves there, and where the files lie: beside the model directory, since a save replaces that as a
+whole. Knows nothing of how training goes on; it is shown each report.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from attncli.errors import OutOfRoom, UsageProblem
+from attncli.training.reports import EvalReport, Plan, Report, Result, SampleReport, Score, StepReport
+
+_PATTERN = "events.out.tfevents.*"
+_FLUSH_SECONDS = 10  # at most so much is lost in a kill
+
+
+def events_folder(target: Path) -> Path:
+    """Where the events of a run lie: checkpoints/NAME.tensorboard."""
+    return target.with_name(f"{target.name}.tensorboard")
+
+
+class TensorBoardLog:
+    """Takes the reports of a run. A context manager; `update` takes each report."""
+
+    def __init__(self, target: Path, plan: Plan, resumed: int | None = None) -> None:
+        """Opens the events of the run whose model is at `target`; those of an earlier run there are removed.
+
+        Args:
+            target: the model directory.
+            plan: of the run.
+            resumed: the step at which a resumed run goes on; what was written beyond it is dropped.
+
+        Raises:
+            UsageProblem: when the package tensorboard is not installed.
+            OutOfRoom: when nothing can be written there.
+        """
+        writer = _writer_class()
+        self._plan = plan
+        self.folder = events_folder(target)
+        try:
+            if resumed is None and self.folder.is_dir():
+                for file in self.folder.glob(_PATTERN):
+                    file.unlink()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            purge = None if resumed is None else resumed + 1
+            self._writer = writer(str(self.folder), purge_step=purge, flush_secs=_FLUSH_SECONDS)
+        except OSError as problem:
+            raise OutOfRoom(f"{self.folder} cannot be written: {problem.strerror}.", "Choose another --out.") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def update(self, report: Report) -> None:
+        """Writes one report."""
+        if isinstance(report, StepReport):
+            self._write("train/nats_per_token", report.loss, report.step)
+            self._write("train/bits_per_byte", self._plan.bits_per_byte(report.loss), report.step)
+            self._write("train/learning_rate", report.lr, report.step)
+            self._write("train/tokens_per_second", report.tokens_per_second, report.step)
+        elif isinstance(report, EvalReport):
+            self._score("validation", report.score, report.step)
+        elif isinstance(report, SampleReport):
+            self._writer.add_text("sample", _verbatim(report.text), report.step)
+        elif isinstance(report, Result) and report.finished and report.best is not None:
+            self._score("whole_validation", report.best, report.step)
+
+    def _score(self, part: str, score: Score, step: int) -> None:
+        self._write(f"{part}/nats_per_token", score.per_token, step)
+        self._write(f"{part}/bits_per_byte", score.bits_per_byte, step)
+
+    def _write(self, name: str, value: float, step: int) -> None:
+        self._writer.add_scalar(name, value, step)
+
+
+def _verbatim(text: str) -> str:
+    """A text as a Markdown code block, so that TensorBoard shows it as it is."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _writer_class() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UsageProblem(
+            "--tensorboard needs the package tensorboard, which is not installed.",
+            "Install it: pip install 'attncli[tensorboard]'",
+        ) from None
+    return SummaryWriter

@@ -1,0 +1,148 @@
+"""The yardsticks: the n-gram model is a distribution, and the one of the paper; the compressors are the tools."""
+
+import gzip
+import lzma
+import math
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attncli.config import CorpusConfig
+from attncli.text.baselines import gzip_size, measure, xz_size
+from attncli.text.corpus import Part, prepare, tokens_of
+from attncli.text.excerpt import Excerpt, first_of, last_of
+from attncli.text.files import Documents
+from attncli.text.ngram import NgramModel
+from tests.conftest import story
+
+VOCABULARY = 6
+ids = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=120)
+
+
+class Reference:
+    """Interpolated modified Kneser-Ney as the paper writes it, with dictionaries and recursion."""
+
+    def __init__(self, text, vocab_size, order):
+        self.vocab_size, self.order = vocab_size, min(order, len(text))
+        grams = [Counter(tuple(text[i : i + n]) for i in range(len(text) - n + 1)) for n in range(1, self.order + 1)]
+        self.counts = []
+        for longer in grams[1:]:
+            before = defaultdict(set)
+            for gram in longer:
+                before[gram[1:]].add(gram[0])
+            self.counts.append({gram: len(words) for gram, words in before.items()})
+        self.counts.append(dict(grams[-1]))
+
+    def discount(self, counts, number):
+        of = Counter(counts.values())
+        if not all(of[n] for n in (1, 2, 3, 4)):
+            return (0, 0.5, 1.0, 1.5)[min(number, 3)]
+        y = of[1] / (of[1] + 2 * of[2])
+        n = min(number, 3)
+        return 0.0 if n == 0 else min(max(n - (n + 1) * y * of[n + 1] / of[n], 0), n)
+
+    def probability(self, context, word):
+        counts = self.counts[len(context)]
+        lower = self.probability(context[1:], word) if context else 1 / self.vocab_size
+        after = {gram[-1]: number for gram, number in counts.items() if gram[:-1] == context}
+        if not after:
+            return lower
+        left = sum(self.discount(counts, number) for number in after.values())
+        count = after.get(word, 0)
+        return (count - self.discount(counts, count) + left * lower) / sum(after.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=ids, scored=ids, order=st.integers(1, 5))
+def test_the_ngram_model_is_the_papers(text, scored, order):
+    found = NgramModel(np.array(text, np.uint16), VOCABULARY, order).log_probabilities(np.array(scored, np.uint16))
+    reference = Reference(text, VOCABULARY, order)
+    longest = reference.order - 1
+    expected = [
+        math.log(reference.probability(tuple(scored[max(i - longest, 0) : i]), scored[i]))
+        for i in range(1, len(scored))
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=ids, context=st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=6), order=st.integers(1, 5))
+def test_the_probabilities_of_all_tokens_sum_to_one(text, context, order):
+    model = NgramModel(np.array(text), VOCABULARY, order)
+    last = [model.log_probabilities(np.array([*context, word]))[-1] for word in range(VOCABULARY)]
+    assert math.isclose(np.exp(last).sum(), 1, rel_tol=1e-12)
+
+
+def test_the_discounts_are_estimated_from_a_text_long_enough():
+    """Not the fallback alone, which short texts get; and the sum stays one."""
+    text = np.random.default_rng(0).zipf(1.4, 4000) % 50
+    model = NgramModel(text, 50)
+    assert any(order.discounts.tolist() != [0, 0.5, 1, 1.5] for order in model._orders)
+    for start in (0, 100, 2000):
+        rows = [model.log_probabilities(np.append(text[start : start + 4], word))[-1] for word in range(50)]
+        assert math.isclose(np.exp(rows).sum(), 1, rel_tol=1e-12)
+    reference = Reference(text.tolist(), 50, 5)
+    found = model.log_probabilities(text[:40])
+    expected = [math.log(reference.probability(tuple(text[max(i - 4, 0) : i]), text[i])) for i in range(1, 40)]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("vocab_size", [70_000, 1 << 20])
+def test_a_large_vocabulary_has_keys_of_its_own(vocab_size):
+    """Five ids of such a vocabulary do not fit 64 bits: no two n-grams may share a key all the same."""
+    text = np.random.default_rng(1).integers(vocab_size - 3, vocab_size, 200)
+    few = NgramModel(text - (vocab_size - 3), 3)
+    many = NgramModel(text, vocab_size)
+    for a, b in zip(few._orders[1:], many._orders[1:], strict=True):
+        assert a.counts.tolist() == b.counts.tolist()
+
+
+@pytest.mark.parametrize("size", [1, 5000, 70_000, 300_000])
+def test_sizes_are_those_of_the_tools_less_their_containers(size):
+    data = story(size // 4 + 1).encode()[:size]
+    assert gzip_size(data) + 18 == len(gzip.compress(data, 9))
+    container = len(lzma.compress(data, preset=9)) - xz_size(data)
+    assert 0 < container < 100
+
+
+def test_given_text_helps_and_bits_are_conditional():
+    train, scored = story(3000).encode(), story(400, seed=7).encode()
+    as_ids = [np.frombuffer(data, np.uint8).astype(np.uint16) for data in (train, scored)]
+    alone = measure(Excerpt(scored, as_ids[1], len(scored)), 257)
+    after = measure(Excerpt(scored, as_ids[1], len(scored)), 257, Excerpt(train, as_ids[0], len(train)))
+    assert after.xz == 8 * (xz_size(train + scored) - xz_size(train)) / len(scored)
+    assert after.gzip == 8 * (gzip_size(train + scored) - gzip_size(train)) / len(scored)
+    assert after.xz < alone.xz
+    assert alone.ngram is None
+    assert after.ngram == -NgramModel(as_ids[0], 257).log_probabilities(as_ids[1]).sum() / math.log(2) / len(scored)
+    assert (alone.given, after.given, after.scored) == (0, len(train), len(scored))
+
+
+def test_a_large_text_is_cut_and_the_cut_is_told():
+    written = (story(2000), "\u6771\u4eac " * 200, story(500, seed=2))
+    texts = Documents.of(written)
+    corpus = prepare(texts, CorpusConfig(vocab_size=300))
+    whole = last_of(corpus.train, corpus.tokenizer)
+    assert whole.data.decode() == "".join(written)[: corpus.train.characters]
+    assert (whole.of, len(whole.data)) == (corpus.train.bytes, corpus.train.bytes)
+    part, first = last_of(corpus.train, corpus.tokenizer, 500), first_of(corpus.val, corpus.tokenizer, 300)
+    assert whole.data.endswith(part.data)
+    assert corpus.tokenizer.decode(corpus.val.ids).encode().startswith(first.data)
+    for excerpt, most in ((part, 500), (first, 300)):
+        assert 0.5 * most < len(excerpt.data) < 2 * most
+    found = measure(first, corpus.tokenizer.vocab_size, part)
+    assert (found.given, found.given_of) == (len(part.data), corpus.train.bytes)
+    assert (found.scored, found.scored_of) == (len(first.data), corpus.val.bytes)
+
+
+@pytest.mark.parametrize("texts", [("one text alone\n",), ("a first text\n", "and \u6771\u4eac, a second")])
+def test_texts_in_memory_have_the_tokens_of_a_prepared_corpus(texts):
+    longer = tuple(text * 400 for text in texts)
+    corpus = prepare(Documents.of(longer), CorpusConfig(vocab_size=300), Documents.of(longer))
+    tokens = tokens_of(Part.whole(Documents.of(longer), len(longer) > 1), corpus.tokenizer)
+    assert tokens.ids.dtype == corpus.val.ids.dtype
+    assert tokens.ids.tolist() == corpus.val.ids.tolist()
+    assert (tokens.characters, tokens.bytes) == (corpus.val.characters, corpus.val.bytes)

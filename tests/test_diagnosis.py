@@ -1,0 +1,109 @@
+"""The diagnosis: each sentence where its figures hold, and nowhere else."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attncli.training.diagnosis import Course, curves, diagnose
+
+SOUND = Course(
+    train=((10, 6.0), (50, 4.0), (100, 3.5)),
+    val=((25, 5.0), (50, 4.1), (75, 3.72), (100, 3.7)),
+    vocab_size=1000, dropout=0.0, epochs=2.0, train_tokens=500_000, timed=True,
+)  # fmt: skip
+RISING = ((25, 4.0), (50, 3.0), (75, 3.2), (100, 3.5))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        ({}, ["Validation levelled off at 3.70 nats per token, within 1% of that of step 75: more text or a larger"]),
+        ({"val": ((25, 5.0), (50, 4.1), (75, 3.9), (100, 3.7))},
+         ["still falling when the time ran out, from 3.90 at step 75 to 3.70 nats per token: more --time should"]),
+        ({"val": ((50, 4.1), (100, 3.7)), "timed": False},
+         ["still falling when the run ended, from 4.10 at step 50 to 3.70 nats per token: more --steps should"]),
+        ({"val": RISING},
+         ["rose since step 50, from 3.00 to 3.50 nats per token, while the training loss fell from 4.00 to 3.50; the "
+          "weights of step 50 were kept. More text or --dropout 0.1 should help."]),
+        ({"val": RISING, "dropout": 0.1}, ["--dropout 0.2"]),
+        ({"val": RISING, "dropout": 0.15}, ["--dropout 0.2"]),
+        ({"val": RISING, "dropout": 0.4}, ["More text or a smaller --size should help."]),
+        ({"val": RISING, "train": ((50, 4.0), (100, 4.1))}, ["and so did the training loss; the weights of step 50"]),
+        ({"val": RISING, "train": ((50, 4.0),)}, ["while the training loss stood still; the weights of step 50 were"]),
+        ({"val": RISING, "train": ((60, 3.0),)}, ["to 3.50 nats per token; the weights of step 50 were kept."]),
+        ({"val": RISING, "train": ()}, ["to 3.50 nats per token; the weights of step 50 were kept."]),
+        ({"train": ((10, 6.0), (100, 2.0)), "epochs": 9.96},
+         ["The training loss, 2.00, ended far below that of validation, 3.70 nats per token, after 10.0 passes over"]),
+        ({"train": ((10, 6.0), (100, 2.0)), "epochs": 0.9}, ["the validation text is unlike the training text."]),
+        ({"train": ((10, 6.9), (100, 6.8)), "val": ((100, 6.8),)},
+         ["hardly fell, from 6.90 to 6.80 nats per token, where guessing has 6.91: give it more --time, or"]),
+        ({"train": ((10, 6.9), (100, 9.0)), "val": ((100, 9.0),)}, ["rose, from 6.90 to 9.00 nats per token: try"]),
+        ({"train": ((10, 2.1), (100, 2.05)), "val": ((50, 2.0), (100, 2.0))}, ["levelled off at 2.00"]),  # fine-tuned
+        ({"train_tokens": 20_000}, ["The text is small, 20,000 tokens to train on"]),
+        ({"model_bits": 2.5, "xz_bits": 2.25}, ["not ahead of xz: 2.50 against 2.25 bits per byte."]),
+        ({"model_bits": 2.0, "xz_bits": 2.25}, ["levelled off"]),
+        ({"model_bits": 2.0}, ["levelled off"]),
+        ({"val": ((25, 5.0), (100, 3.9)), "train": ((10, 6.0), (100, 2.0)), "train_tokens": 9, "model_bits": 3.0,
+          "xz_bits": 2.0}, ["far below", "still falling", "small, 9 tokens"]),
+        ({"val": ((100, 3.7),)}, ["scored once, 3.70 nats per token at step 100: too little to see a trend."]),
+        ({"val": ()}, ["The validation part was not scored: give it more --time."]),
+        ({"val": (), "train": (), "timed": False}, ["not scored: give it more --steps."]),
+        ({"val": (), "train": ((1, 7.0),)}, ["not scored"]),
+    ],
+)  # fmt: skip
+def test_what_is_said(changes, sentences):
+    said = diagnose(replace(SOUND, **changes))
+    assert len(said) == len(sentences)
+    for sentence, part in zip(said, sentences, strict=True):
+        assert part in sentence
+
+
+points = st.lists(st.tuples(st.integers(1, 5), st.floats(0, 20)), max_size=6).map(
+    lambda steps: tuple((sum(s for s, _ in steps[: i + 1]), loss) for i, (_, loss) in enumerate(steps))
+)
+
+
+@given(
+    train=points, val=points, vocab_size=st.integers(2, 9999), dropout=st.floats(0, 0.99), epochs=st.floats(0, 1e4),
+    train_tokens=st.integers(64, 10**9), timed=st.booleans(), bits=st.none() | st.floats(0, 9),
+)  # fmt: skip
+def test_any_course_gets_one_to_three_sentences_that_hold(
+    train, val, vocab_size, dropout, epochs, train_tokens, timed, bits
+):
+    said = diagnose(
+        Course(
+            train=train, val=val, vocab_size=vocab_size, dropout=dropout, epochs=epochs, train_tokens=train_tokens,
+            timed=timed, model_bits=bits, xz_bits=2.0,
+        )
+    )  # fmt: skip
+    text = " ".join(said)
+    assert 1 <= len(said) <= 3
+    assert all(sentence[0].isupper() and sentence.endswith(".") for sentence in said)
+    losses = [loss for _, loss in val]
+    if "Validation rose" in text:
+        step = int(re.search(r"since step (\d+)", text)[1])
+        assert dict(val)[step] == min(losses) < losses[-1]
+    if "still falling" in text:
+        step = int(re.search(r"falling.* at step (\d+)", text)[1])
+        assert losses[-1] < dict(val)[step]
+        assert "Validation rose" not in text
+    if "levelled off" in text:
+        step = int(re.search(r"that of step (\d+)", text)[1])
+        assert 0.99 * dict(val)[step] <= losses[-1] <= 1.01 * min(losses)
+    if "by heart" in text or "while the training loss fell" in text:
+        assert train[-1][1] < max(loss for _, loss in train)
+    assert ("--time" in text) <= timed
+    assert ("--steps" in text) <= (not timed)
+
+
+def test_curves_are_those_of_the_metrics():
+    lines = [
+        {"kind": "step", "step": 5, "steps": 9, "loss": 3.0},
+        {"kind": "eval", "step": 5, "best": True, "nats_per_token": 3.5},
+        {"kind": "sample", "step": 5, "text": "x"},
+        {"kind": "final", "step": 5, "nats_per_token": 3.4},
+    ]
+    assert curves(lines) == (((5, 3.0),), ((5, 3.5),))

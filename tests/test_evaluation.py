@@ -1,0 +1,268 @@
+"""`attncli eval`: its figures are those of transformers, its screen holds the figures and fits."""
+
+import io
+import json
+import math
+
+import pytest
+import torch
+import transformers
+
+from attncli.checkpoint.store import Checkpoint, write_checkpoint
+from attncli.cli.main import run
+from attncli.render.evaluation import comparison, evaluation_screen, honesty_document, measured_on, memorization_lines
+from attncli.text.baselines import Yardsticks, measure
+from attncli.text.corpus import Part, tokens_of
+from attncli.text.excerpt import Excerpt, end_of, first_of
+from attncli.text.files import Documents
+from attncli.text.overlap import Memorization, Overlap
+from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
+from attncli.training.evaluate import evaluate
+from attncli.training.honesty import Honesty
+from attncli.training.reports import Score
+from tests.conftest import story, tiny_model
+from tests.test_render import HOSTILE, harmless, shown, widest
+
+TEXT = story(1200, seed=5) + "naïve 東京 🎉\n"
+TRAINING = story(2500)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Texts, and a random model in ./checkpoints whose context is far shorter than they are."""
+    place = tmp_path_factory.mktemp("eval")
+    tokenizer = train_tokenizer([TRAINING], "bpe", 300)
+    model = tiny_model(vocab_size=tokenizer.vocab_size, context=48)
+    (place / "checkpoints").mkdir()
+    write_checkpoint(place / "checkpoints/m", Checkpoint(model.config, model.state_dict(), tokenizer, start_of_text=1))
+    (place / "text.txt").write_text(TEXT, encoding="utf-8")
+    (place / "training.txt").write_text(TRAINING, encoding="utf-8")
+    return place
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def ask(capsys, *arguments):
+    code = run(list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def independent(folder, text):
+    """Nats of a text by transformers, in windows that do not overlap; and the number of tokens scored."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder / "checkpoints/m", dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "checkpoints/m")
+    ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
+    nats, context = 0.0, model.config.max_position_embeddings
+    with torch.inference_mode():
+        for start in range(0, len(ids) - 1, context):
+            rows = ids[start : start + context + 1]
+            logits = model(rows[None, :-1]).logits[0]
+            nats += torch.nn.functional.cross_entropy(logits, rows[1:], reduction="sum").item()
+    return nats, len(ids) - 1
+
+
+@pytest.mark.parametrize("last", [1.0, 0.25])
+def test_the_figures_are_those_of_transformers(here, capsys, last):
+    code, out, _ = ask(capsys, "eval", "m", "text.txt", "--last", str(last), "--json")
+    found = json.loads(out)
+    text = TEXT[len(TEXT) - round(len(TEXT) * last) :]
+    nats, scored = independent(here, text)
+    assert code == 0
+    assert (found["scored_tokens"], found["characters"], found["bytes"]) == (scored, len(text), len(text.encode()))
+    expected = {
+        "nats_per_token": nats / scored,
+        "perplexity": math.exp(nats / scored),
+        "nats_per_character": nats / len(text),
+        "bits_per_byte": nats / math.log(2) / len(text.encode()),
+    }
+    for key, figure in expected.items():
+        assert math.isclose(found[key], figure, rel_tol=2e-5), key
+    yardsticks = found["yardsticks"]
+    assert (yardsticks["ngram_bits_per_byte"] is None) == (last == 1)
+    assert yardsticks["given_bytes"] == len(TEXT.encode()) - len(text.encode())
+
+
+def test_ways_to_name_the_model_and_the_text_mean_the_same(here, capsys, monkeypatch):
+    (here / "docs").mkdir(exist_ok=True)
+    (here / "docs/only.txt").write_text(TEXT, encoding="utf-8")
+    ways = [
+        ["m", "text.txt"], ["checkpoints/m", "text.txt"], ["text.txt", "-m", "m"], ["text.txt"],
+        ["m", "docs"], ["m", "-"],
+    ]  # fmt: skip
+    figures = []
+    for way in ways:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode()), encoding="utf-8"))
+        code, out, _ = ask(capsys, "eval", *way, "--json")
+        assert code == 0
+        figures.append(json.loads(out)["nats_per_token"])
+    assert len(set(figures)) == 1
+
+
+def test_the_training_text_is_what_the_yardsticks_are_given(here, capsys):
+    code, out, _ = ask(capsys, "eval", "m", "text.txt", "--train-file", "training.txt", "--json")
+    found = json.loads(out)["yardsticks"]
+    tokenizer = tokenizer_of_the_model()
+    scored, given = (tokens_of(Part.whole(Documents.of([text])), tokenizer) for text in (TEXT, TRAINING))
+    expected = measure(
+        first_of(scored, tokenizer), tokenizer.vocab_size, end_of(Part.whole(Documents.of([TRAINING])), tokenizer)
+    )
+    assert code == 0
+    assert found["given_bytes"] == given.bytes == expected.given
+    for key, figure in (("gzip", expected.gzip), ("xz", expected.xz), ("ngram", expected.ngram)):
+        assert found[f"{key}_bits_per_byte"] == figure
+
+
+def tokenizer_of_the_model():
+    return train_tokenizer([TRAINING], "bpe", 300)
+
+
+def test_the_screen_has_the_figures(here, capsys):
+    code, out, err = ask(capsys, "eval", "m", "text.txt", "--last", "0.5")
+    assert code == 0
+    for part in (
+        "m on text.txt, the last 50%",
+        "nats per token",
+        "5-gram",
+        "xz -9",
+        "gzip -9",
+        "given the text before it",
+    ):
+        assert part in out
+    assert "tokens/s" in err
+    assert " ".join(out.split()).endswith("of the same tokens.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "no text to score"),
+        (["m"], 2, "m is a model"),
+        (["checkpoints/m"], 2, "is a model"),
+        (["nosuch", "text.txt"], 3, "There is: m"),
+        (["m", "nosuch.txt"], 3, "no file nosuch.txt"),
+        (["nosuch.txt"], 3, "no file nosuch.txt"),
+        (["text.txt", "-m", "nosuch"], 3, "no model 'nosuch'"),
+        (["m", "text.txt", "--last", "0"], 2, "--last is 0.0"),
+        (["m", "text.txt", "--last", "nan"], 2, "--last is nan"),
+        (["m", "text.txt", "--encoding", "klingon"], 2, "klingon"),
+        (["m", "text.txt", "--dtype", "int4"], 2, "--dtype"),
+        (["m", "text.txt", "--train-file", "nosuch.txt"], 3, "no file nosuch.txt"),
+        (["m", "one.txt"], 3, "has 1 tokens"),
+        (["a text " * 90], 3, "the name is too long"),
+    ],
+)
+def test_mistakes_are_told(here, capsys, arguments, code, said):
+    (here / "one.txt").write_text("a")
+    found, _, err = ask(capsys, "eval", *arguments)
+    assert found == code
+    assert said in err
+
+
+@pytest.mark.parametrize("nats", [math.nan, math.inf])
+def test_a_model_that_gives_no_probabilities_is_told(here, monkeypatch, capsys, nats):
+    monkeypatch.setattr("attncli.training.evaluate.evaluate", lambda *_, **__: Score(nats, 9, 9.0, 9.0))
+    code, out, err = ask(capsys, "eval", "m", "text.txt", "--json")
+    assert (code, out) == (3, "")
+    assert "not numbers" in err
+
+
+def test_progress_ends_at_the_tokens_scored():
+    model = tiny_model(vocab_size=257, context=64)
+    tokens = tokens_of(Part.whole(Documents.of(["ab" * 32 * 300])), byte_tokenizer())  # whole windows and a rest
+    told = []
+    score = evaluate(model, tokens, progress=told.append)
+    assert told == sorted(told)
+    assert 0 <= score.scored - told[-1] < 64
+    assert len(told) > 1
+
+
+# Drawing
+
+
+SCORE = Score(nats=math.log(2) * 2000, scored=400, characters=1000.0, bytes=1000.0)  # 2 bits per byte
+YARDSTICKS = Yardsticks(gzip=3.0, xz=2.5, ngram=1.6, given=900, given_of=900, scored=100, scored_of=100)
+
+
+@pytest.mark.parametrize(
+    ("xz", "ngram", "line"),
+    [
+        (2.5, 1.6, "The model needs 20% fewer bits than xz -9 and 25% more than a 5-gram model of the same tokens."),
+        (2.5, None, "The model needs 20% fewer bits than xz -9."),
+        (2.001, 4.0, "The model needs as many bits as xz -9 and 50% fewer than a 5-gram model of the same tokens."),
+        (1.0, 2.0, "The model needs 100% more bits than xz -9 and as many as a 5-gram model of the same tokens."),
+        (0.0, None, "The model needs as many bits as xz -9."),
+    ],
+)
+def test_the_closing_line(xz, ngram, line):
+    yardsticks = Yardsticks(gzip=3.0, xz=xz, ngram=ngram, given=0, given_of=0, scored=1, scored_of=1)
+    assert comparison(SCORE, yardsticks) == line
+
+
+@pytest.mark.parametrize(
+    ("given", "given_of", "scored", "line"),
+    [
+        (900, 900, 100, "xz, gzip and the 5-gram: this text, given the training text"),
+        (
+            900,
+            9000,
+            50,
+            "xz, gzip and the 5-gram: the first 50 B of this text, given the last 900 B of the training text",
+        ),
+        (0, 0, 50, "xz and gzip: the first 50 B of this text alone"),
+        (0, 0, 100, "xz and gzip: this text alone"),
+    ],
+)
+def test_it_says_what_the_yardsticks_had(given, given_of, scored, line):
+    yardsticks = Yardsticks(3.0, 2.5, 1.6 if given else None, given, given_of, scored, 100)
+    assert measured_on(yardsticks, "the training text") == line
+
+
+def test_copying_is_told_in_words():
+    found = Memorization(Overlap(tokens=80, start=2, length=13, windows=73, new=70), "to be or not\nto be", 0.9975)
+    assert memorization_lines(found) == [
+        "The longest stretch of the sample that stands in the training text has 13 tokens, 18 characters: to be or "
+        "not␊to be",
+        "New are 96% of its windows of 8 tokens; of real text kept from training, 99.8%.",
+    ]
+    assert memorization_lines(Memorization(Overlap(3, 0, 0, 0, 0), "")) == [
+        "Not one token of the sample stands in the training text."
+    ]
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_the_screen_fits_and_is_harmless(width):
+    found = Memorization(Overlap(80, 2, 13, 73, 70), HOSTILE * 9, 0.5)
+    honesty = Honesty(SCORE, YARDSTICKS, found, ("Validation was still falling.",))
+    drawn = shown(evaluation_screen(HOSTILE, HOSTILE, honesty, width, "the training text"), width)
+    assert widest(drawn) <= width
+    assert harmless(drawn)
+    for figure in ("2.000", "1.600", "2.500", "3.000"):
+        assert figure in drawn
+    bars = {line.split()[0]: line.count("█") for line in drawn.splitlines() if "█" in line}
+    if width >= 40:
+        assert bars["gzip"] > bars["xz"] > bars["model"] > bars["5-gram"] > 0
+
+
+def test_what_was_not_measured_is_null_and_the_rest_in_full():
+    assert honesty_document(Honesty(SCORE)) == {"yardsticks": None, "memorization": None, "diagnosis": []}
+    document = honesty_document(Honesty(SCORE, YARDSTICKS, Memorization(Overlap(80, 2, 13, 73, 70), "x"), ("A.",)))
+    assert document["yardsticks"]["xz_bits_per_byte"] == 2.5
+    assert document["memorization"]["longest_tokens"] == 13
+    json.dumps(document, allow_nan=False)
+
+
+def test_of_a_long_training_text_only_the_end_is_tokenized():
+    tokenizer = byte_tokenizer()
+    texts = ("x" * 5000, "é" * 400)
+    part = Part.whole(Documents.of(texts))
+    found = end_of(part, tokenizer, most=1000)
+    assert isinstance(found, Excerpt)
+    assert found.of == 5800
+    assert found.data.decode().endswith("é" * 400)
+    assert 900 <= len(found.data) <= 1000
+    assert end_of(part, tokenizer).data.decode() == "".join(texts)

@@ -1,0 +1,159 @@
+"""The optimizer: what Muon does to a matrix, what it leaves to AdamW, and that its state comes back."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from attncli.training import optimizer
+from attncli.training.optimizer import BETAS, AdamW, Muon, Optimizer, orthogonalized
+from attncli.training.step import Trainee
+from tests.conftest import ids_of, tiny_model
+
+
+def gaussian(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (2, 24, 8), (2, 8, 24), (3, 16, 40), (2, 1, 5)])
+def test_singular_vectors_stay_and_singular_values_go_towards_one(shape):
+    """The matrix products do to the whole matrix what the polynomials do to each singular value by itself."""
+    matrices = gaussian(*shape).double()
+    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+    expected = values / (1.02 * values.norm(dim=-1, keepdim=True) + 1e-7)
+    for a, b, c in optimizer._POLYNOMIALS:
+        expected = a * expected + b * expected**3 + c * expected**5
+    torch.testing.assert_close(orthogonalized(matrices), left @ torch.diag_embed(expected) @ right)
+    assert expected.max() < 2
+    assert expected[values > 0.1 * values.amax(-1, keepdim=True)].min() > 0.1
+
+
+def test_in_bfloat16_it_is_about_the_same():
+    matrices = gaussian(3, 16, 40)
+    assert (orthogonalized(matrices.bfloat16()).float() - orthogonalized(matrices)).norm(dim=(1, 2)).max() < 0.2
+
+
+def test_matrices_updated_together_are_updated_as_each_alone():
+    weights = {name: torch.nn.Parameter(gaussian(6, 4, seed=seed)) for seed, name in enumerate("abc")}
+    alone = {name: torch.nn.Parameter(weight.detach().clone()) for name, weight in weights.items()}
+    together, each = (
+        Muon(weights, 0.1, torch.float32),
+        [Muon({name: weight}, 0.1, torch.float32) for name, weight in alone.items()],
+    )
+    for step in range(3):
+        for name in weights:
+            weights[name].grad = alone[name].grad = gaussian(6, 4, seed=10 * step + ord(name))
+        together.step(0.1)
+        for one in each:
+            one.step(0.1)
+    for name in weights:
+        torch.testing.assert_close(weights[name], alone[name])
+
+
+def test_a_step_of_muon_has_the_size_of_its_rate_whatever_the_gradient():
+    """Without decay, every direction moves by about lr x sqrt(rows / columns)."""
+    for scale in (1e-4, 1e4):
+        weight = torch.nn.Parameter(torch.zeros(32, 8))
+        muon = Muon({"w": weight}, 0.0, torch.float32)
+        weight.grad = gaussian(32, 8) * scale
+        muon.step(0.01)
+        values = torch.linalg.svdvals(weight.detach()) / (0.01 * 2)
+        assert values.min() > 0.3
+        assert values.max() < 2
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
+    model = tiny_model(tied=False).requires_grad_()
+    parts = [name.partition(".")[::2] for name in Optimizer(model, "muon", 0.1).tensors()]
+    muon = {name for part, name in parts if part == "muon"}
+    assert muon == {n for n, p in model.named_parameters() if n.startswith("blocks.") and p.ndim == 2}
+    assert "head.weight" not in muon
+    assert not any(name.startswith("muon") for name in Optimizer(model, "adamw", 0.1).tensors())
+
+
+def test_adamw_is_that_of_pytorch():
+    ours, theirs = ([torch.nn.Parameter(gaussian(6, 4)), torch.nn.Parameter(gaussian(5, seed=1))] for _ in range(2))
+    mine = AdamW({"matrix": ours[0], "vector": ours[1]}, 0.1)
+    groups = [{"params": theirs[:1], "weight_decay": 0.1}, {"params": theirs[1:], "weight_decay": 0.0}]
+    reference = torch.optim.AdamW(groups, betas=BETAS)
+    for step in range(20):
+        for number, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            a.grad = b.grad = gaussian(*a.shape, seed=2 * step + number) * 10 ** -(step % 4)
+        for group in reference.param_groups:
+            group["lr"] = 0.01 * (step + 1)
+        mine.step(0.01 * (step + 1))
+        reference.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_step_needs_nothing_of_what_compiles():
+    """PyTorch's own optimizers import it, which takes longer than a short run's whole plan."""
+    code = (
+        "import sys, torch; from tests.conftest import *; from attncli.training.step import Trainee;"
+        "Trainee(tiny_model().train().requires_grad_(), 'muon', 0.1, torch.bfloat16)"
+        ".step(ids_of(9, 4), step=0, seed=0, lr=0.1, adam_lr=0.1); assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_every_weight_moves_and_a_state_put_back_goes_on_with_the_same_bits(kind):
+    def trainee():
+        return Trainee(tiny_model().train().requires_grad_(), kind, 0.1, torch.float32)
+
+    def steps(trained, first, last):
+        for step in range(first, last):
+            trained.step(ids_of(9, 4, seed=step), step=step, seed=0, lr=0.01, adam_lr=0.003)
+
+    whole, before = trainee(), {n: p.detach().clone() for n, p in tiny_model().named_parameters()}
+    steps(whole, 0, 4)
+    for name, parameter in whole.model.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+    first = trainee()
+    steps(first, 0, 2)
+    second = trainee()
+    second.model.load_state_dict(first.model.state_dict())
+    second.optimizer.load({name: tensor.clone() for name, tensor in first.optimizer.tensors().items()})
+    steps(second, 2, 4)
+    for mine, other in zip(second.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def gradient_of(parts, dtype=torch.float32, windows=6):
+    """The gradient that the optimizer is handed for one step."""
+    trained = Trainee(tiny_model().train().requires_grad_(), "adamw", 0.0, dtype)
+    seen = {}
+    trained.optimizer.step = lambda lr, adam_lr: (
+        seen.update({name: p.grad.clone() for name, p in trained.model.named_parameters()}) or torch.tensor(0.0)
+    )
+    loss, _ = trained.step(ids_of(9, windows), step=0, seed=0, lr=0.0, adam_lr=0.0, parts=parts)
+    return loss, seen
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 6])
+def test_parts_of_a_step_give_the_gradient_of_the_whole(parts):
+    """Also when they are of different sizes, as four parts of six windows are."""
+    whole, part = gradient_of(1), gradient_of(parts)
+    torch.testing.assert_close(part[0], whole[0])
+    for name, gradient in whole[1].items():
+        torch.testing.assert_close(part[1][name], gradient, msg=name)
+
+
+def test_a_working_copy_gives_about_the_gradient_of_the_weights_themselves():
+    """bfloat16 has 8 bits: the directions agree to a few percent."""
+    exact, rough = gradient_of(1)[1], gradient_of(1, torch.bfloat16)[1]
+    for name, gradient in exact.items():
+        assert rough[name].dtype == torch.float32
+        cosine = torch.cosine_similarity(gradient.flatten(), rough[name].flatten(), 0)
+        assert cosine > 0.97, name
+
+
+def test_a_step_given_up_between_its_parts_changes_nothing():
+    trained = Trainee(tiny_model().train().requires_grad_(), "muon", 0.1, torch.bfloat16)
+    before = [p.detach().clone() for p in trained.model.parameters()]
+    assert trained.step(ids_of(9, 4), step=0, seed=0, lr=0.1, adam_lr=0.1, parts=4, stop=lambda: True) is None
+    for parameter, old in zip(trained.model.parameters(), before, strict=True):
+        assert parameter.grad is None
+        assert torch.equal(parameter, old)
