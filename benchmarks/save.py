@@ -29,25 +29,27 @@ def measure(size: str, way: str, saves: int, folder: Path) -> None:
     import torch
 
     from attncli.config import CorpusConfig, TrainConfig
-    from attncli.model.transformer import Transformer
-    from attncli.text.corpus import Documents, prepare
+    from attncli.model.transformer import Transformer, initialize
+    from attncli.text.corpus import prepare
+    from attncli.text.files import Documents
     from attncli.training import saver as module
     from attncli.training.plan import make_plan
     from attncli.training.saver import Run, Saver, weights_of
+    from attncli.training.step import Trainee
 
     module._COPIED_FROM = 0
-    corpus = prepare(Documents(("the cat sat on the mat and ran\n" * 2000,), ("text",)), CorpusConfig(tokenizer="byte"))
+    text = Documents.of(("the cat sat on the mat and ran\n" * 2000,), ("text",))
+    corpus = prepare(text, CorpusConfig(tokenizer="byte"))
     plan = make_plan(TrainConfig(steps=1000, size=size, context=64, batch_size=1, dropout=0.0), corpus)
     model = Transformer(plan.model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    run = Run(model, optimizer, plan.schedule, best_weights=weights_of(model))
-    ids = torch.randint(plan.model.vocab_size, (1, plan.model.context))
+    initialize(model, torch.Generator().manual_seed(0))
+    trainee = Trainee(model, "adamw", 0.1, torch.float32)
+    run = Run(trainee, plan.schedule, best_weights=weights_of(model))
+    rows = torch.randint(plan.model.vocab_size, (1, 65))
 
     def step() -> float:
         began = time.perf_counter()
-        model(ids).logsumexp(-1).mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        trainee.step(rows, step=0, seed=0, lr=1e-4, adam_lr=1e-4)
         return time.perf_counter() - began
 
     for _ in range(3):
