@@ -9,6 +9,7 @@ after the CPU recipe of its README. All take turns, and the table gives medians.
 
 import argparse
 import math
+import pickle
 import statistics
 import subprocess
 import sys
@@ -70,6 +71,7 @@ def nanogpt(text: Path, checkout: Path) -> tuple[float, float]:
     data = checkout / "data" / "shakespeare_char"
     ids[:split].tofile(data / "train.bin")
     ids[split:].tofile(data / "val.bin")
+    (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": len(characters)}))  # else it takes GPT-2's
     seconds = wall_clock(sys.executable, "train.py", *RECIPE.split(), cwd=checkout)
     saved = torch.load(checkout / "out-shakespeare-char" / "ckpt.pt", weights_only=True)
     network = GPT(GPTConfig(**saved["model_args"])).eval()
@@ -88,13 +90,17 @@ def main() -> None:
     parser.add_argument("--nanogpt", type=Path)
     given = parser.parse_args()
     results: dict[str, list[tuple[float, float]]] = {}
-    for number in range(given.rounds):
+
+    def note(name: str, result: tuple[float, float]) -> None:
+        results.setdefault(name, []).append(result)
+        print(f"{name}: {result[0]:.1f} s, {result[1]:.4f}", flush=True)
+
+    for _ in range(given.rounds):
         with tempfile.TemporaryDirectory() as folder:
             for length in given.times:
-                results.setdefault(f"attncli train --time {length}", []).append(ours(given.text, length, Path(folder)))
+                note(f"attncli train --time {length}", ours(given.text, length, Path(folder)))
         if given.nanogpt is not None:
-            results.setdefault("nanoGPT, its CPU recipe", []).append(nanogpt(given.text, given.nanogpt))
-        print(f"round {number + 1}: " + ", ".join(f"{n}: {r[-1][0]:.1f} s {r[-1][1]:.4f}" for n, r in results.items()))
+            note("nanoGPT, its CPU recipe", nanogpt(given.text, given.nanogpt))
     for name, rows in results.items():
         seconds, score = (statistics.median(column) for column in zip(*rows, strict=True))
         print(f"{name:<28} {seconds:6.1f} s   {score:.4f} nats/character   {score / math.log(2):.3f} bits/character")

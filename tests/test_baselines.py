@@ -37,12 +37,15 @@ class Reference:
         self.counts.append(dict(grams[-1]))
 
     def discount(self, counts, number):
-        of = Counter(counts.values())
+        of, n = Counter(counts.values()), min(number, 3)
+        fallback = (0, 0.5, 1.0, 1.5)[n]
         if not all(of[n] for n in (1, 2, 3, 4)):
-            return (0, 0.5, 1.0, 1.5)[min(number, 3)]
+            return fallback
         y = of[1] / (of[1] + 2 * of[2])
-        n = min(number, 3)
-        return 0.0 if n == 0 else min(max(n - (n + 1) * y * of[n + 1] / of[n], 0), n)
+        found = {n: n - (n + 1) * y * of[n + 1] / of[n] for n in (1, 2, 3)}
+        if min(found.values()) <= 0:
+            return fallback
+        return 0.0 if n == 0 else min(found[n], n)
 
     def probability(self, context, word):
         counts = self.counts[len(context)]
@@ -146,3 +149,13 @@ def test_texts_in_memory_have_the_tokens_of_a_prepared_corpus(texts):
     assert tokens.ids.dtype == corpus.val.ids.dtype
     assert tokens.ids.tolist() == corpus.val.ids.tolist()
     assert (tokens.characters, tokens.bytes) == (corpus.val.characters, corpus.val.bytes)
+
+
+def test_what_was_never_seen_keeps_some_probability_whatever_the_counts():
+    """Blocks that come three times, a few twice and four times: the estimated discount of what came twice is none."""
+    rng = np.random.default_rng(0)
+    blocks = [rng.integers(0, 50, 12).tolist() for _ in range(60)]
+    times = [3] * 50 + [2] * 6 + [4] * 4
+    ids = np.array([i for block, n in zip(blocks, times, strict=True) for _ in range(n) for i in block])
+    model = NgramModel(ids, 50)
+    assert np.isfinite(model.log_probabilities(rng.integers(0, 50, 2000))).all()

@@ -473,3 +473,37 @@ def test_killed_without_warning_a_run_resumes_and_ends_with_the_same_bits(home, 
     weights = [(tmp_path / "checkpoints" / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1]
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"whole", "killed"}
+
+
+def test_a_prompt_longer_than_the_context_is_no_reason_to_stop(tmp_path, monkeypatch, capsys):
+    """The sample that a run shows of itself begins with words of the text, which a small context may not hold."""
+    monkeypatch.chdir(tmp_path)
+    Path("t.txt").write_text(story(1500))
+    small = ("--context", "8", "--tokenizer", "char", "--steps", "24", "--size", "1x32")
+    assert ask(capsys, "train", "t.txt", *small)[0] == 0
+
+
+def test_a_plan_is_printed_and_nothing_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("t.txt").write_text(story(1500))
+    code, out, _ = ask(capsys, "train", "t.txt", "--steps", "24", "--size", "1x32", "--plan", "--name", "p")
+    assert code == 0
+    assert "1 layers x 1 heads, width 32" in out
+    code, out, _ = ask(capsys, "train", "t.txt", "--tokens", "5k", "--size", "1x32", "--plan", "--json")
+    assert json.loads(out)["model"]["layers"] == 1
+    assert not Path("checkpoints/p").exists()
+
+
+def test_a_run_goes_on_from_a_model_and_refuses_what_the_model_brings(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("t.txt").write_text(story(1500))
+    Path("u.txt").write_text(story(900, seed=1))
+    small = ("--context", "16", "--steps", "24")
+    assert ask(capsys, "train", "t.txt", *small, "--size", "1x32")[0] == 0
+    assert ask(capsys, "train", "u.txt", *small, "--from", "t")[0] == 0
+    code, _, err = ask(capsys, "train", "u.txt", "--from", "t", "--size", "2x32", "--name", "v")
+    assert code == 2
+    assert "--size cannot be given" in err
+    code, _, err = ask(capsys, "train", "u.txt", "--from", "t", "--adam-lr", "0.1", "--name", "v")
+    assert code == 2
+    assert "--adam-lr" in err

@@ -24,7 +24,7 @@ RISING = ((25, 4.0), (50, 3.0), (75, 3.2), (100, 3.5))
         ({"val": ((25, 5.0), (50, 4.1), (75, 3.9), (100, 3.7))},
          ["still falling when the time ran out, from 3.90 at step 75 to 3.70 nats per token: more --time should"]),
         ({"val": ((50, 4.1), (100, 3.7)), "timed": False},
-         ["still falling when the run ended, from 4.10 at step 50 to 3.70 nats per token: more --steps should"]),
+         ["still falling when the run ended, from 4.10 at step 50 to 3.70 nats per token: a longer run should"]),
         ({"val": RISING},
          ["rose since step 50, from 3.00 to 3.50 nats per token, while the training loss fell from 4.00 to 3.50; the "
           "weights of step 50 were kept. More text or --dropout 0.1 should help."]),
@@ -50,7 +50,7 @@ RISING = ((25, 4.0), (50, 3.0), (75, 3.2), (100, 3.5))
           "xz_bits": 2.0}, ["far below", "still falling", "small, 9 tokens"]),
         ({"val": ((100, 3.7),)}, ["scored once, 3.70 nats per token at step 100: too little to see a trend."]),
         ({"val": ()}, ["The validation part was not scored: give it more --time."]),
-        ({"val": (), "train": (), "timed": False}, ["not scored: give it more --steps."]),
+        ({"val": (), "train": (), "timed": False}, ["not scored: give it a longer run."]),
         ({"val": (), "train": ((1, 7.0),)}, ["not scored"]),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import warnings
 from dataclasses import asdict, replace
 
 import pytest
@@ -18,6 +19,7 @@ from attncli.text.files import Documents
 from attncli.training import make_plan, new_job, resume_job, train
 from attncli.training import plan as plan_module
 from attncli.training.evaluate import evaluate
+from attncli.training.plan import sampled_windows
 from attncli.training.reports import EvalReport, Result, SampleReport, SaveReport, StepReport, plan_from_document
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
@@ -324,9 +326,35 @@ def test_what_does_not_fit_the_memory_is_taken_in_parts_then_computed_twice_then
 
 
 def test_a_compiler_that_does_not_work_is_done_without(monkeypatch):
-    monkeypatch.setenv("CXX", "/nowhere/c++")
+    with warnings.catch_warnings(action="ignore"):  # of the compiler, about itself
+        from torch._inductor import config
+    monkeypatch.setattr(config.cpp, "cxx", ("/nowhere/c++",))
     outcomes = []
     for compiled in (True, False):
         trainee = Trainee(tiny_model().train().requires_grad_(), "muon", 0.1, torch.float32, compiled=compiled)
         outcomes.append([trainee.step(ids_of(9, 4), step=s, seed=0, lr=0.01, adam_lr=0.01)[0].item() for s in range(2)])
     assert outcomes[0] == outcomes[1]
+
+
+def test_more_parts_than_the_plan_has_windows_make_more_windows(corpus):
+    made = make_plan(TrainConfig(steps=3, size="1x32", context=64, grad_accum=40), corpus)
+    assert (made.grad_accum, made.batch_size) == (40, 40)
+
+
+def test_stopped_twice_before_anything_was_scored_the_weights_are_those_of_the_second_stop(corpus, plan, tmp_path):
+    late = replace(plan, eval_every=30)
+    for stop in (3, 6):
+        asked = itertools.count(1)
+        before = read_resumable(tmp_path / "m") if stop == 6 else None
+        run(corpus, late, tmp_path / "m", resume=before, stop=lambda asked=asked: next(asked) >= 3)
+        saved = read_resumable(tmp_path / "m")
+        assert saved.state.facts["step"] == stop
+        for name, tensor in saved.weights.items():
+            assert torch.equal(tensor, saved.state.tensors[f"weights.{name}"])
+
+
+def test_a_model_that_starts_a_run_is_evaluated_within_the_share_of_time(corpus, plan):
+    """Its windows may be many times those of the run: then fewer are scored, at least one."""
+    for times in (4, 64):
+        wide = replace(plan, model=replace(plan.model, context=times * plan.context))
+        assert sampled_windows(wide) == max(sampled_windows(plan) // times, 1)

@@ -58,13 +58,13 @@ def train(
     size: Annotated[str | None, unset(metavar="SIZE", help=_SIZE, rich_help_panel=_MODEL_PANEL)] = None,
     context: Annotated[int | None, count(help="Tokens the model sees at once. Unset: by time and text.", rich_help_panel=_MODEL_PANEL)] = None,  # noqa: E501
     from_: Annotated[str | None, unset("--from", metavar="MODEL", help="Go on from this model: its shape, weights and tokenizer.", rich_help_panel=_MODEL_PANEL)] = None,  # noqa: E501
-    batch_size: Annotated[int | None, count(help="Windows of text in a step. Unset: by device.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
+    batch_size: Annotated[int | None, count(help="Windows of text in a step. Unset: by device and length.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
     grad_accum: Annotated[int | None, count(help="Take a step in so many parts, to save memory. Unset: by memory.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
     checkpoint_activations: Annotated[bool | None, unset("--checkpoint-activations/--keep-activations", help="Compute them twice, to save memory. Unset: by memory.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
     optimizer: Annotated[str | None, unset(metavar="|".join(OPTIMIZER_KINDS), help="Unset: muon; adamw with --from.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
-    lr: Annotated[float | None, unset(help="Peak learning rate of the matrices. Unset: by optimizer.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
+    lr: Annotated[float | None, unset(help="Peak learning rate of the matrices. Unset: by optimizer and length.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
     adam_lr: Annotated[float | None, unset(help="With muon, that of embeddings and norms.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
-    weight_decay: Annotated[float | None, unset(help="Of matrices and embeddings. Unset: by optimizer.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
+    weight_decay: Annotated[float | None, unset(help="Of matrices and embeddings. Unset: by how often the text is seen.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
     dropout: Annotated[float | None, unset(help="Unset: by how often the text is seen.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
     compile: Annotated[bool | None, unset("--compile/--no-compile", help="Use torch.compile. Unset: by device and time.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
     seed: SeedOption = None,
@@ -162,7 +162,7 @@ def _target(files: list[str] | None, name: str | None, out: Path | None, resume:
         return MODELS_FOLDER / (re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model")
     if not resume:
         raise UsageProblem("There is no text to train on.", "Give a file: attncli train corpus.txt")
-    stopped = [entry for entry in list_models() if entry.run.get("status") in ("running", "stopped")]
+    stopped = [entry for entry in list_models() if entry.status in ("stopped", "interrupted")]
     if not stopped:
         raise BadCheckpoint(f"There is no run to resume in ./{MODELS_FOLDER}.", "Name it with --name or --out.")
     return max(stopped, key=lambda entry: entry.modified).path
@@ -279,9 +279,12 @@ def _sampler(job: Job) -> Callable[[Transformer], tuple[str, int]] | None:
         return None
     prompt = _first_words(job.corpus)
     config = SampleConfig(max_new_tokens=tokens, seed=job.plan.seed)
+    ids = tokenizer.encode(prompt)
+    if len(ids) > job.plan.model.context:
+        return None  # a prompt that the model cannot read
 
     def sample(model: Transformer) -> tuple[str, int]:
-        events = generate(model, tokenizer, tokenizer.encode(prompt), config)
+        events = generate(model, tokenizer, ids, config)
         return prompt + "".join(event.text for event in events if isinstance(event, Text)), len(prompt)
 
     return sample

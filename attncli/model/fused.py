@@ -1,7 +1,8 @@
 """Operations of training that are faster on a CPU written out by hand, most with their backward pass.
 
 What PyTorch derives for them there costs two to five times as much (benchmarks/README.md has the figures). Each means
-exactly what the plain operation does; on a GPU, and where no gradient is needed, the plain one is used.
+what the plain operation does, to the rounding of the type it computes in; on a GPU, and where no gradient is needed,
+the plain one is used.
 
 Letters: B batch, T queries, S keys, H heads, K key/value heads, D head width, C model width, V vocabulary, N = B x T.
 """
@@ -21,6 +22,11 @@ from attncli.model.mask import causal_mask
 _LOGITS_AT_ONCE = {"cpu": 1 << 19}  # a few megabytes: what a core's cache holds
 _LOGITS_AT_ONCE_ELSEWHERE = 1 << 27
 _LONGEST_WRITTEN_OUT = 1024  # keys; beyond, holding T x S weights costs more than it saves
+
+
+def logits_at_once(device: str) -> int:
+    """How many logits a kind of device holds at once while a loss is computed."""
+    return _LOGITS_AT_ONCE.get(device, _LOGITS_AT_ONCE_ELSEWHERE)
 
 
 def worth_it(x: Tensor) -> bool:
@@ -95,7 +101,7 @@ class Dropout(nn.Module):
         """(...) -> (...)."""
         if not (self.training and self.p > 0):
             return x
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.dropout(x, self.p)
         dropped = min(round(self.p * 256), 255)
         drawn = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
@@ -109,7 +115,7 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         tokens, vocabulary = hidden.shape[0], weight.shape[0]
-        at_once = max(1, _LOGITS_AT_ONCE.get(hidden.device.type, _LOGITS_AT_ONCE_ELSEWHERE) // vocabulary)
+        at_once = max(1, logits_at_once(hidden.device.type) // vocabulary)
         wide = torch.promote_types(hidden.dtype, torch.float32)
         to_hidden, to_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=wide)
         nats = torch.zeros((), dtype=wide, device=hidden.device)

@@ -99,6 +99,11 @@ class Transformer(nn.Module):
         self.checkpoint_activations = False  # in training, compute what is inside a block again for its gradient
         self._rotary: Rotary | None = None
 
+    def prepare(self) -> None:
+        """Computes what is otherwise computed at first use, on the device that the weights are on."""
+        if self.position is None:
+            self._rotation(self.embedding.weight)
+
     def new_cache(self) -> KVCache:
         """An empty cache for this model, to be passed to `forward` by its owner."""
         return KVCache(self.config.layers, self.config.context)

@@ -107,7 +107,9 @@ def _discounts(counts: Ints) -> Floats:
         return np.array([0, *_FALLBACK_DISCOUNTS])
     share = once / (once + 2 * twice)
     found = (0.0, 1 - 2 * share * twice / once, 2 - 3 * share * thrice / twice, 3 - 4 * share * four / thrice)
-    return np.clip(found, 0, (0, 1, 2, 3))  # never more than the count it is taken off
+    if min(found[1:]) <= 0:  # then nothing would be left for what was never seen
+        return np.array([0, *_FALLBACK_DISCOUNTS])
+    return np.minimum(found, (0, 1, 2, 3))  # never more than the count it is taken off
 
 
 def _look_up(order: _Order, contexts: Ints, words: Ints, vocab_size: int) -> tuple[Ints, Ints]:

@@ -33,6 +33,7 @@ class Course:
     epochs: float  # times the training part was seen
     train_tokens: int
     timed: bool  # a time, not a number of steps, set its length
+    capped: bool = False  # it ended before its time, since more passes over the text would only memorize
     model_bits: float | None = None  # per byte of the whole validation part, and xz on the same
     xz_bits: float | None = None
 
@@ -100,7 +101,7 @@ def _gap(course: Course) -> str | None:
 
 
 def _still_falling(course: Course) -> str | None:
-    if len(course.val) < 2:
+    if len(course.val) < 2 or course.capped:
         return None
     (step, before), (_, last) = _earlier(course.val), course.val[-1]
     if last >= (1 - _NOTICEABLE) * before:
@@ -152,4 +153,4 @@ def _against_copying(course: Course) -> str:
 
 
 def _more(course: Course) -> str:
-    return "more --time" if course.timed else "more --steps"
+    return "more --time" if course.timed else "a longer run"

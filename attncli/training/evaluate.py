@@ -17,7 +17,7 @@ from attncli.text.corpus import Tokens
 from attncli.training.reports import Score
 
 _TOKENS_AT_ONCE = 2048
-_LOGITS_AT_ONCE = 1 << 26  # of a large vocabulary, fewer tokens
+_LOGITS_AT_ONCE = 1 << 24
 
 
 @torch.inference_mode()
@@ -41,7 +41,7 @@ def evaluate(
     if windows is not None and windows < len(starts):
         starts, rest = starts[np.linspace(0, len(starts) - 1, windows).round().astype(int)], 0
     nats, scored = 0.0, 0
-    per_batch = max(1, min(_TOKENS_AT_ONCE, _LOGITS_AT_ONCE // model.config.vocab_size) // context)
+    per_batch = max(1, _TOKENS_AT_ONCE // context)
     batches = [starts[i : i + per_batch] for i in range(0, len(starts), per_batch)]
     for batch in batches:
         rows = tokens.ids[batch[:, None] + np.arange(context + 1)]
@@ -60,5 +60,7 @@ def _nats(
 ) -> float:
     """Minus the summed log-probability of columns 1 on, each given those before it."""
     ids = torch.from_numpy(rows.astype(np.int64)).to(device)
-    logits = model(ids[:, :-1])
-    return float(F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="sum"))
+    hidden, targets = model.hidden(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
+    at_once = max(_LOGITS_AT_ONCE // model.config.vocab_size, 1)
+    pairs = zip(hidden.split(at_once), targets.split(at_once), strict=True)
+    return sum(float(F.cross_entropy(model.unembed(some).float(), right, reduction="sum")) for some, right in pairs)

@@ -56,6 +56,7 @@ def judge(
         epochs=result.tokens / plan.train_tokens,
         train_tokens=plan.train_tokens,
         timed=plan.seconds is not None,
+        capped=plan.most_steps is not None and result.step >= plan.most_steps,
         model_bits=result.best.bits_per_byte,
         xz_bits=yardsticks.xz,
     )

@@ -25,7 +25,7 @@ from attncli.config import DEFAULT_TRAINING_SECONDS, CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.model.device import pick_device
 from attncli.text.corpus import Corpus, prepare
-from attncli.text.files import Listener, read_documents
+from attncli.text.files import STDIN, Listener, read_documents
 from attncli.training.plan import make_plan
 from attncli.training.reports import Plan, plan_from_document
 
@@ -157,6 +157,11 @@ def resume_job(
     known = facts["corpus"]
     text = CorpusConfig(**known["config"])
     held_out = read_documents([known["val_file"]], text.encoding, progress) if known["val_file"] else None
+    if STDIN in known["sources"] and not files:
+        raise UsageProblem(
+            "This run read its text from standard input, which is needed again.",
+            f"Pipe the same text: … | attncli train - --resume --out {target}",
+        )
     documents = read_documents(files or known["sources"], text.encoding, progress)
     corpus = prepare(documents, text, held_out, saved.tokenizer, progress)
     if corpus.digest != known["digest"]:

@@ -1,7 +1,8 @@
 """The training loop: steps, evaluations and saves, until the steps or the time are used up.
 
-Owns the run's state and what of it goes to disk. Yields reports, prints nothing. Every step is a pure function of the
-seed and the step, so a resumed run on the CPU ends with the weights of an uninterrupted one, bit for bit.
+Owns the order of things; what a run is and its saves are next door, in `saver`. Yields reports, prints nothing. Every
+step is a pure function of the seed and the step, so a resumed run on the CPU ends with the weights of an uninterrupted
+one, bit for bit.
 """
 
 from __future__ import annotations
@@ -187,7 +188,7 @@ def _begin(plan: Plan, initial: dict[str, Tensor] | None, resume: Checkpoint | N
         step=facts["step"],
         best_step=facts["best_step"],
         best=Score(**facts["best"]) if facts["best"] else None,
-        best_weights=resume.weights,
+        best_weights=resume.weights if facts["best"] else {},
         metrics=list(resume.metrics),
         train_loss=facts["train_loss"],
         seconds_before=facts["seconds"],
@@ -264,6 +265,8 @@ class _Clock:
         seconds, first = self._first
         per_step = (now - seconds) / (step - first)  # evaluations and saves included
         left = deadline - now - self._plan.closing_seconds
+        if step == schedule.steps:
+            return schedule  # the rate has come down to nothing
         steps = max(int(left / per_step), 0)
         if self._plan.most_steps is not None:
             steps = min(steps, self._plan.most_steps - step)

@@ -20,6 +20,7 @@ from attncli.config import DEFAULT_TRAINING_SECONDS, SIZES, ModelConfig, Optimiz
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
 from attncli.model.count import count_parameters, matrix_parameters
 from attncli.model.device import dtype_name, pick_device, pick_dtype
+from attncli.model.fused import logits_at_once
 from attncli.model.transformer import Transformer, initialize
 from attncli.text.corpus import Corpus, batch
 from attncli.training.reports import Plan
@@ -32,6 +33,8 @@ _JUDGING_SHARE = 0.025  # and the sample of text, the yardsticks and the meter, 
 _JUDGING_SECONDS = 1.5
 _EVALUATIONS = 12  # in a run
 _EVALUATION_SHARE = 0.003  # of the time of a run that one evaluation may take
+_LEAST_SCORED = 16  # windows
+_MOST_SCORED = 1 << 20  # tokens, by the last evaluation of a run without a deadline
 _STEP_PER_FORWARD = 3  # a step takes about three times as long as a forward pass over the same tokens
 _WARMUP_SHARE = 0.05
 _REPORT_SECONDS = 0.5
@@ -50,7 +53,8 @@ _MEASURING_SHARE, _MEASURING_SECONDS = 0.01, 0.4  # of the time of a run for tim
 _COMPILED_FROM = {"cpu": 600.0, "cuda": 120.0}  # seconds of a run; elsewhere never
 _WORTH_BFLOAT16 = 0.7  # of the time of a product in float32: below, bfloat16 pays for the conversions around it
 _MEMORY_SHARE = 0.8  # of the machine's memory that a run may plan to use
-_MUON_LR, _MUON_ADAM_LR, _ADAMW_LR, _FINE_TUNING_LR = 0.03, 3e-3, 3e-3, 3e-4
+_MUON_LR, _MUON_ADAM_LR, _ADAMW_LR = 0.03, 3e-3, 3e-3
+_FINE_TUNING_LR, _FINE_TUNING_MUON_LR = 3e-4, 3e-3  # a tenth, to keep what the model knows
 _UNHURRIED = 1_500_000  # tokens from which on these are best; fewer want larger ones, up to so many times
 _MOST_HURRY, _MOST_MUON_HURRY = 10 / 3, 5 / 3
 _DECAY, _MOST_DECAY, _FEW_EPOCHS = 0.1, 2.0, 10
@@ -184,15 +188,16 @@ def _closing(
     share = 1 / _STEP_PER_FORWARD if room.dtype == torch.float32 else 2 / _STEP_PER_FORWARD
     per_window = step_seconds * share * model.context / room.step_tokens
     windows = math.ceil(len(room.corpus.val) / model.context)
-    affordable = max(round(_CLOSING_SHARE * seconds / per_window), 1) if config.timed else windows
+    affordable = _CLOSING_SHARE * seconds / per_window if config.timed else _MOST_SCORED / model.context
     judging = min(_JUDGING_SHARE * seconds, _JUDGING_SECONDS)
-    taken = min(windows, affordable)
+    taken = min(windows, max(round(affordable), 1))
     return (None if taken == windows else taken), taken * per_window + judging + _SAVING_SECONDS
 
 
 def sampled_windows(plan: Plan) -> int:
     """How many windows of the validation part an evaluation during the run scores, to take little of the time."""
-    return max(16, round(_EVALUATION_SHARE * _STEP_PER_FORWARD * plan.schedule.steps * plan.batch_size))
+    share = _EVALUATION_SHARE * _STEP_PER_FORWARD * plan.schedule.steps
+    return max(1, round(max(share * plan.batch_size, _LEAST_SCORED) * plan.context / plan.model.context))
 
 
 def _dtype(config: TrainConfig, device: torch.device, reasons: dict[str, str]) -> torch.dtype:
@@ -258,7 +263,7 @@ def _windows(device: torch.device, seconds: float) -> tuple[int, int]:
 def _batch_size(config: TrainConfig, room: _Room, seconds: float) -> int:
     if config.batch_size is not None:
         return config.batch_size
-    return max(_windows(room.device, seconds)[1] // room.context, 1)
+    return max(_windows(room.device, seconds)[1] // room.context, config.grad_accum or 1)
 
 
 def duration_words(seconds: float) -> str:
@@ -301,6 +306,11 @@ class _Measure:
             self._known[key] = measure_step(model, self.room, parts, again)
         return self._known[key]
 
+    def fits(self, model: ModelConfig) -> bool:
+        """Whether a step of this shape, whole, fits the memory: else it is not even timed."""
+        needed = memory_bytes(model, self.room.step_tokens, self.room)
+        return needed <= _MEMORY_SHARE * _memory_of(self.room.device)
+
 
 def _sizes(measure: _Measure) -> Iterator[tuple[str, int]]:
     """The sizes that this much text is enough for, with their parameters, largest first; at least the smallest."""
@@ -326,12 +336,17 @@ def _size_for_time(measure: _Measure, seconds: float) -> str:
     The work of a step grows with the parameters, so one measurement predicts which sizes are worth measuring.
     """
     first = measure.shape(_MEASURED_FIRST)
+    if not measure.fits(first):
+        return _MEASURED_FIRST
     per_work = measure.step_seconds(first) / matrix_parameters(first)
     size = ""
     for size, parameters in _sizes(measure):
         least = _TOKENS_PER_PARAMETER * parameters / measure.room.step_tokens  # steps
         predicted = least * per_work * matrix_parameters(measure.shape(size))
-        if predicted <= seconds * _OPTIMISM and least * measure.step_seconds(measure.shape(size)) <= seconds:
+        too_slow = measure.room.device.type == "cpu" and predicted > seconds * _OPTIMISM  # a GPU is not predicted so
+        if too_slow or not measure.fits(measure.shape(size)):
+            continue
+        if least * measure.step_seconds(measure.shape(size)) <= seconds:
             break
     return size
 
@@ -385,8 +400,14 @@ def _rates(
     if config.lr is None:
         reasons["lr"] = "to go on from a model" if tuning else f"for {tokens:,} tokens"
     if optimizer == "adamw":
+        if config.adam_lr is not None:
+            raise UsageProblem(
+                "--adam-lr is the second rate beside Muon's, and AdamW goes on from a model.", "Give --lr."
+            )
         lr = config.lr or (_FINE_TUNING_LR if tuning else _ADAMW_LR)
         return lr, lr
+    if tuning:
+        return config.lr or _FINE_TUNING_MUON_LR, config.adam_lr or _FINE_TUNING_LR
     hurry = min(max(math.sqrt(_UNHURRIED / tokens), 1.0), _MOST_HURRY)
     return config.lr or _MUON_LR * min(hurry, _MOST_MUON_HURRY), config.adam_lr or _MUON_ADAM_LR * hurry
 
@@ -440,10 +461,13 @@ def memory_bytes(model: ModelConfig, tokens: int, room: _Room, again: bool = Fal
     size = room.dtype.itemsize
     working = 0 if room.dtype == torch.float32 else 2 * size  # a copy of each weight, and its gradient
     state = 4 * matrices + 8 * (parameters - matrices)
-    per_token = model.layers * (16 * model.width + 4 * model.feed_forward_width + model.heads * room.context)
+    weights = model.heads * room.context if room.device.type == "cpu" else 0  # of attention; on a GPU never held
+    per_token = model.layers * (16 * model.width + 4 * model.feed_forward_width + weights)
     if again:
         per_token = per_token // model.layers + model.layers * model.width
     update = (8 + 3 * size) * matrices // 2  # of the largest stack of matrices
-    kept = 8 * parameters + state  # the best weights so far; weights and state for a save
+    update += 12 * min(tokens * model.vocab_size, logits_at_once(room.device.type))
+    on_cpu = room.device.type == "cpu"  # elsewhere what is kept lies in other memory
+    kept = 8 * parameters + state if on_cpu else 0  # the best weights so far; weights and state for a save
     rows = 8 * room.batch_size * (room.context + 1)
     return (8 + working) * parameters + state + update + kept + rows + size * tokens * per_token

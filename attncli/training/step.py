@@ -44,6 +44,7 @@ class Trainee:
         self.optimizer = Optimizer(model, kind, weight_decay, dtype)
         self._weights: list[Tensor] = list(model.parameters())
         self._working = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+        self._working.prepare()  # else a compiled step would be compiled a second time
         self._copies: list[Tensor] = list(self._working.parameters())
         self._loss: Callable[[Tensor], Tensor] = self._compiled() if compiled else self._working.loss
 
@@ -83,22 +84,24 @@ class Trainee:
         return nats, norm
 
     def _compiled(self) -> Callable[[Tensor], Tensor]:
-        """The loss compiled; as it is, from then on, when that fails."""
+        """The loss compiled; as it is, from then on, when that or its gradient cannot be."""
         with warnings.catch_warnings(action="ignore"):  # of the compiler, about itself
             from torch._dynamo.exc import TorchDynamoException
             from torch._inductor.exc import InductorError
 
             compiled = torch.compile(self._working.loss, dynamic=False)
 
-        def loss(rows: Tensor) -> Tensor:
-            try:
-                with warnings.catch_warnings(action="ignore"):
-                    return compiled(rows)
+        def first(rows: Tensor) -> Tensor:
+            self._loss = compiled
+            try:  # the gradient too, which is compiled when it is first taken; this changes no random number after it
+                with torch.random.fork_rng(), warnings.catch_warnings(action="ignore"):
+                    compiled(rows).backward()  # type: ignore[no-untyped-call]
             except (TorchDynamoException, InductorError):  # no compiler, or one that does not work
                 self._loss = self._working.loss
-                return self._loss(rows)
+            self._forget()
+            return self._loss(rows)
 
-        return loss
+        return first
 
     @property
     def working(self) -> Transformer:
