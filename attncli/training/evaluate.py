@@ -62,5 +62,5 @@ def _nats(
     ids = torch.from_numpy(rows.astype(np.int64)).to(device)
     hidden, targets = model.hidden(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
     at_once = max(_LOGITS_AT_ONCE // model.config.vocab_size, 1)
-    pairs = zip(hidden.split(at_once), targets.split(at_once), strict=True)
+    pairs = zip(torch.split(hidden, at_once), torch.split(targets, at_once), strict=True)
     return sum(float(F.cross_entropy(model.unembed(some).float(), right, reduction="sum")) for some, right in pairs)
