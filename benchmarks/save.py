@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 WAYS = ("in place", "beside")
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line does
 
 
 def held(what: str) -> float:

@@ -11,24 +11,22 @@ import sys
 import time
 
 
-def measure(seconds: float) -> None:
+def measure(seconds: float, dtype: str) -> None:
     import torch
 
     from attncli.model.transformer import Transformer, initialize
-    from attncli.training.optimizer import make_optimizer
     from attncli.training.plan import shape
-    from attncli.training.step import train_step
+    from attncli.training.step import Trainee
 
-    model = Transformer(shape(4, 128, 1024, 128), dropout=0.1)
+    model = Transformer(shape(4, 128, 1024, 256))
     initialize(model, torch.Generator().manual_seed(0))
-    model.train()
-    optimizer = make_optimizer(model, 0.1)
-    rows = torch.randint(1024, (8, 129))
+    trainee = Trainee(model.train(), "muon", 0.1, getattr(torch, dtype))
+    rows = torch.randint(1024, (4, 257))
     times: list[float] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         began = time.perf_counter()
-        train_step(model, optimizer, rows, step=len(times), seed=0, lr=1e-3, dtype=torch.float32)
+        trainee.step(rows, step=len(times), seed=0, lr=1e-3, adam_lr=1e-3)
         times.append(time.perf_counter() - began)
     print(statistics.median(times) * 1e3)
 
@@ -50,7 +48,7 @@ def main() -> None:
     if given.measure:
         return measure(given.seconds)
     print("GOMP_SPINCOUNT   alone, ms   beside another, ms")
-    for spin in ("default", "0", "1000", "10000", "default"):
+    for spin in ("default", "0", "1000", "5000", "10000", "default"):
         print(f"{spin:<14} {run(spin, 1, given.seconds):11.1f} {run(spin, 2, given.seconds):20.1f}")
     return None
 

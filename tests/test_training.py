@@ -26,7 +26,7 @@ from attncli.training.step import Trainee
 from tests.conftest import ids_of, story, tiny_model
 
 CPU = torch.device("cpu")
-SMALL = TrainConfig(steps=40, size="1x32", context=16, batch_size=4, dropout=0.1, lr=0.01)
+SMALL = TrainConfig(steps=40, size="1x32", context=16, batch_size=4, dropout=0.1, lr=0.01, dtype="float32")
 FACTS = {"created": "", "versions": {}, "corpus": {}, "request": {}}
 
 
@@ -37,7 +37,7 @@ def corpus():
 
 @pytest.fixture
 def plan(corpus):
-    """A plan whose intervals do not depend on how fast this machine is."""
+    """A plan whose intervals and precision do not depend on how fast this machine is."""
     return replace(make_plan(SMALL, corpus), eval_every=10, report_every=5)
 
 

@@ -79,7 +79,7 @@ def main() -> NoReturn:
     clock.started = time.monotonic()
     # Threads of PyTorch that wait for one another spin first. Where another program wants the cores too, libgomp's own
     # default makes a training step 80 times slower; a short spin costs nothing where none does (benchmarks/README.md).
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     sys.exit(run(sys.argv[1:]))
 
 
