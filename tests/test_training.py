@@ -114,6 +114,25 @@ def test_stopped_and_resumed_ends_with_the_same_bits(corpus, plan, tmp_path, at)
     assert not directory.previous_of(tmp_path / "parts").exists()
 
 
+def test_stopped_in_the_closing_evaluation_it_ends_with_the_same_weights_and_records(corpus, plan, tmp_path):
+    plan = replace(plan, dtype="bfloat16")  # scored anew in float32 at the end
+    run(corpus, plan, tmp_path / "whole")
+    asked = itertools.count(1)
+    reports = run(corpus, plan, tmp_path / "parts", stop=lambda: next(asked) > plan.schedule.steps)
+    assert not reports[-1].finished
+    assert reports[-1].step == plan.schedule.steps
+    assert run(corpus, plan, tmp_path / "parts", resume=read_resumable(tmp_path / "parts"))[-1].finished
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+    kinds = [
+        [
+            (line["kind"], line["step"])
+            for line in map(json.loads, (tmp_path / name / directory.METRICS).read_text().splitlines())
+        ]
+        for name in ("whole", "parts")
+    ]
+    assert kinds[0] == kinds[1]
+
+
 def test_revisions_of_the_number_of_steps_are_kept_by_a_resumed_run(corpus, plan, tmp_path):
     schedule = plan.schedule.revised(7, 30).revised(15, 36)
     revised = replace(plan, schedule=schedule)

@@ -110,13 +110,13 @@ def _parts(paths: list[str], train_files: list[str], last: float, encoding: str)
 def _score(loaded: LoadedModel, tokens: Tokens) -> tuple[Score, float]:
     """The score, and how many seconds it took."""
     from attncli.render.console import messages
-    from attncli.render.evaluation import EvaluationProgress
+    from attncli.render.evaluation import evaluation_progress
     from attncli.training.evaluate import evaluate
 
     if len(tokens) < 2:
         raise BadInput(f"The text has {len(tokens)} tokens, and the first is not scored.", "Give a longer one.")
     began = monotonic()
-    with EvaluationProgress(messages(), len(tokens) - 1) as progress:
+    with evaluation_progress(messages(), len(tokens) - 1) as progress:
         score = evaluate(loaded.model, tokens, progress=progress)
     if not math.isfinite(score.nats):
         raise BadCheckpoint(f"{loaded.path} gives probabilities that are not numbers.", "Try --dtype float32.")

@@ -94,7 +94,7 @@ def train(
     from attncli.checkpoint.store import lock, settle
     from attncli.cli.loading import load
     from attncli.render.console import messages
-    from attncli.render.training import ReadingProgress
+    from attncli.render.training import reading_progress
     from attncli.training.job import new_job, resume_job
 
     target = _target(files, name, out, resume)
@@ -111,7 +111,7 @@ def train(
     )  # fmt: skip
     start = None if from_ is None else load(from_, "cpu", "float32")
     if plan:
-        with ReadingProgress(messages()) as progress:
+        with reading_progress(messages()) as progress:
             job = new_job(files or (), val_file, text, pinned, monotonic() - clock.started, start, progress)
         _show_plan(job, target, json)
         return
@@ -119,7 +119,7 @@ def train(
         settle(target)
         if not resume:
             _refuse_taken(target, force)
-        with ReadingProgress(messages()) as progress:
+        with reading_progress(messages()) as progress:
             if resume:
                 job = resume_job(target, files or (), device, progress)
             else:

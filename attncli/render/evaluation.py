@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from attncli.render.escape import fit, one_line
 from attncli.render.numbers import bar, count, percent, plural, size
+from attncli.render.passing import passing_bar
 from attncli.text.baselines import Yardsticks
 from attncli.text.overlap import WINDOW, Memorization
 from attncli.training.honesty import Honesty
@@ -109,16 +110,6 @@ def _whole(share: float) -> str:
     return f"{share:.1%}" if 0.99 <= share < 1 else percent(share)
 
 
-def score_document(score: Score) -> dict[str, float]:
-    """The figures of a score for programs."""
-    return {
-        "nats_per_token": score.per_token,
-        "perplexity": score.perplexity,
-        "bits_per_byte": score.bits_per_byte,
-        "nats_per_character": score.per_character,
-    }
-
-
 def honesty_document(honesty: Honesty) -> dict[str, Any]:
     """What stands beside a score, for programs; null for what was not measured."""
     yardsticks, found = honesty.yardsticks, honesty.memorization
@@ -171,30 +162,20 @@ def evaluation_document(model: str, sources: Sequence[str], honesty: Honesty, se
         "characters": round(score.characters),
         "bytes": round(score.bytes),
         "scored_tokens": score.scored,
-        **score_document(score),
+        **score.figures(),
         "seconds": seconds,
         **honesty_document(honesty),
     }
 
 
-class EvaluationProgress:
-    """A bar while a text is scored, on a terminal; it goes when it is done. A context manager to be called."""
+@contextmanager
+def evaluation_progress(console: Console, tokens: int) -> Iterator[Callable[[int], None]]:
+    """A bar while a text of so many tokens is scored, on a terminal; it is told how many have been."""
+    columns = TextColumn("{task.fields[done]}"), BarColumn(20), TimeRemainingColumn(compact=True)
+    with passing_bar(console, *columns) as bar:
+        task = bar.add_task("", total=tokens, done="")
 
-    def __init__(self, console: Console, tokens: int) -> None:
-        shown = console.is_terminal and not console.is_dumb_terminal
-        columns = TextColumn("{task.fields[done]}"), BarColumn(20), TimeRemainingColumn(compact=True)
-        self._progress = Progress(*columns, console=console, disable=not shown, transient=True)
-        self._task = self._progress.add_task("", total=tokens, done="")
+        def show(scored: int) -> None:
+            bar.update(task, completed=scored, done=f"{count(scored)} tokens scored")
 
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def __call__(self, scored: int) -> None:
-        """So many tokens have been scored."""
-        self._progress.update(self._task, completed=scored, done=f"{count(scored)} tokens scored")
+        yield show

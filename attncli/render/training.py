@@ -7,19 +7,20 @@ Everything but the summary goes to standard error. What is drawn on a terminal w
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
 from attncli.render.escape import fit, one_line, visible
 from attncli.render.live import LiveDisplay
 from attncli.render.numbers import count, duration, size
-from attncli.text.files import Progress
+from attncli.render.passing import passing_bar
+from attncli.text.files import Listener, Progress
 from attncli.training.curves import RunCurves
 from attncli.training.reports import EvalReport, Plan, Report, Result, SampleReport, Score, StepReport
 
@@ -136,30 +137,19 @@ def summary(result: Result, plan: Plan, val_tokens: int, path: str, sample: str)
     return Group(table, Text(), Text("A sample", style="bold"), Text(visible(sample).strip("\n")), Text())
 
 
-class ReadingProgress:
-    """A bar while the text is read and tokenized, on a terminal; it goes when it is done. A context to be called."""
+@contextmanager
+def reading_progress(console: Console) -> Iterator[Listener]:
+    """A bar while the text is read and tokenized, on a terminal; it goes when it is done."""
+    columns = TextColumn("{task.fields[stage]}"), BarColumn(20), TextColumn("{task.fields[done]}")
+    with passing_bar(console, *columns) as bar:
+        task = bar.add_task("", total=None, stage="", done="")
 
-    def __init__(self, console: Console) -> None:
-        shown = console.is_terminal and not console.is_dumb_terminal
-        columns = TextColumn("{task.fields[stage]}"), BarColumn(20), TextColumn("{task.fields[done]}")
-        self._progress = Bars(*columns, console=console, disable=not shown, transient=True)
-        self._task = self._progress.add_task("", total=None, stage="", done="")
+        def show(progress: Progress) -> None:
+            of = "" if progress.total is None else f" of {size(progress.total)}"
+            done = size(progress.done) + of
+            bar.update(task, total=progress.total, completed=progress.done, stage=progress.stage, done=done)
 
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def __call__(self, progress: Progress) -> None:
-        """So far a stage has come."""
-        done = size(progress.done) if progress.total is None else f"{size(progress.done)} of {size(progress.total)}"
-        self._progress.update(
-            self._task, total=progress.total, completed=progress.done, stage=progress.stage, done=done
-        )
+        yield show
 
 
 def result_document(result: Result, path: str, sample: str) -> dict[str, Any]:
@@ -173,11 +163,6 @@ def result_document(result: Result, path: str, sample: str) -> dict[str, Any]:
         "tokens": result.tokens,
         "seconds": result.seconds,
         "train_nats_per_token": result.train_loss,
-        "validation": {
-            "nats_per_token": result.best.per_token,
-            "nats_per_character": result.best.per_character,
-            "bits_per_byte": result.best.bits_per_byte,
-            "perplexity": result.best.perplexity,
-        },
+        "validation": result.best.figures(),
         "sample": sample,
     }

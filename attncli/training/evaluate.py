@@ -30,7 +30,7 @@ def evaluate(
 ) -> Score:
     """Scores a text, or `windows` of its windows spread evenly over it. The model's training mode is put back.
 
-    `progress` is told, now and then, how many tokens have been scored.
+    `progress` is told, now and then, how many tokens have been scored; what it raises ends the scoring.
     """
     was_training = model.training
     model.eval()
@@ -43,14 +43,16 @@ def evaluate(
     nats, scored = 0.0, 0
     per_batch = max(1, _TOKENS_AT_ONCE // context)
     batches = [starts[i : i + per_batch] for i in range(0, len(starts), per_batch)]
-    for batch in batches:
-        rows = tokens.ids[batch[:, None] + np.arange(context + 1)]
-        nats, scored = nats + _nats(model, rows, device), scored + rows[:, 1:].size
-        progress(scored)
-    if rest:
-        rows = tokens.ids[None, len(tokens) - 1 - rest :]
-        nats, scored = nats + _nats(model, rows, device), scored + rest
-    model.train(was_training)
+    try:
+        for batch in batches:
+            rows = tokens.ids[batch[:, None] + np.arange(context + 1)]
+            nats, scored = nats + _nats(model, rows, device), scored + rows[:, 1:].size
+            progress(scored)
+        if rest:
+            rows = tokens.ids[None, len(tokens) - 1 - rest :]
+            nats, scored = nats + _nats(model, rows, device), scored + rest
+    finally:
+        model.train(was_training)
     share = scored / (len(tokens) - 1)
     return Score(nats, scored, tokens.characters * share, tokens.bytes * share)
 

@@ -25,7 +25,7 @@ from attncli.text.corpus import Corpus, batch
 from attncli.training.evaluate import evaluate
 from attncli.training.plan import sampled_windows
 from attncli.training.reports import EvalReport, Plan, Report, Result, SampleReport, SaveReport, Score, StepReport
-from attncli.training.saver import Run, Saver, figures, weights_of
+from attncli.training.saver import Run, Saver, weights_of
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
 
@@ -54,7 +54,7 @@ def train(
         target: the model directory, written at the start, at every evaluation, and at the end.
         facts: what `run.json` shall say beside the plan and the results (JSON values).
         initial: the weights to begin with, by our names; drawn from the seed when not given.
-        resume: what `read_resumable` gave.
+        resume: what `read_resumable` gave; its state is used up, so that its memory is free while the run goes on.
         started: when the clock of the deadline began, by time.monotonic(); now, when not given.
         stop: asked after every step and between the parts of one; true saves and ends the run.
         sample: writes a little text with the model at every evaluation.
@@ -96,7 +96,7 @@ def train(
             if stopping:
                 yield _result(run, plan, clock, run.best, finished=False)
                 return
-        yield from _finish(run, corpus, plan, clock, saver)
+        yield from _finish(run, corpus, plan, clock, saver, stop)
 
 
 def _take_step(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool]) -> tuple[Tensor, Tensor] | None:
@@ -170,7 +170,7 @@ def _begin(plan: Plan, initial: dict[str, Tensor] | None, resume: Checkpoint | N
     if resume is not None:
         assert resume.state is not None
         tensors = resume.state.tensors
-        initial = {name: tensors[f"weights.{name}"] for name in model.state_dict()}
+        initial = {name: tensors.pop(f"weights.{name}") for name in model.state_dict()}
     if initial is None:
         initialize(model, torch.Generator().manual_seed(plan.seed))
     else:
@@ -182,6 +182,7 @@ def _begin(plan: Plan, initial: dict[str, Tensor] | None, resume: Checkpoint | N
     assert resume.state is not None
     prefix, facts = "optimizer.", resume.state.facts
     trainee.optimizer.load({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    tensors.clear()
     return Run(
         trainee,
         replace(plan.schedule, marks=tuple((step, steps) for step, steps in facts["schedule"])),
@@ -207,7 +208,7 @@ def _evaluate(run: Run, corpus: Corpus, plan: Plan, clock: _Clock) -> EvalReport
     if best:
         run.best, run.best_step, run.best_weights = score, run.step, weights_of(run.model)
     report = EvalReport(run.step, score, best, clock.spent())
-    run.metrics.append({"kind": "eval", "step": run.step, "best": best, "seconds": report.seconds, **figures(score)})
+    run.metrics.append({"kind": "eval", "step": run.step, "best": best, "seconds": report.seconds, **score.figures()})
     return report
 
 
@@ -219,20 +220,46 @@ def _sample(run: Run, sample: Sampler) -> SampleReport:
     return SampleReport(run.step, text, prompt_characters)
 
 
-def _finish(run: Run, corpus: Corpus, plan: Plan, clock: _Clock, saver: Saver) -> Iterator[Report]:
+def _finish(
+    run: Run, corpus: Corpus, plan: Plan, clock: _Clock, saver: Saver, stop: Callable[[], bool]
+) -> Iterator[Report]:
     """The last evaluation, the score of the best weights on all of the validation part, and the last save."""
-    last = _evaluate(run, corpus, plan, clock)
-    yield last
-    if last.best and last.score.scored == len(corpus.val) - 1 and plan.dtype == "float32":
-        whole = last.score
-    else:  # in float32, as any other program would
-        run.model.load_state_dict(run.best_weights)
-        whole = evaluate(run.model, corpus.val, windows=plan.closing_windows)
-    run.metrics.append({"kind": "final", "step": run.best_step, **figures(whole)})
+    if not any(line["kind"] == "eval" and line["step"] == run.step for line in run.metrics):  # else stopped after it
+        yield _evaluate(run, corpus, plan, clock)
+    assert run.best is not None
+    whole: Score | None = run.best
+    if plan.dtype != "float32" or run.best_step != run.step or run.best.scored < len(corpus.val) - 1:
+        whole = _score_of_best(run, corpus, plan, stop)
+    if whole is None:
+        saver.save(run, "stopped", clock.spent())
+        yield from map(SaveReport, saver.safe())
+        yield _result(run, plan, clock, run.best, finished=False)
+        return
+    run.metrics.append({"kind": "final", "step": run.best_step, **whole.figures()})
     result = _result(run, plan, clock, whole, finished=True)
     saver.save(run, "finished", clock.spent(), result)
     yield from map(SaveReport, saver.safe())
     yield replace(result, seconds=clock.spent())
+
+
+def _score_of_best(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool]) -> Score | None:
+    """The best weights scored in float32, as any other program would; None when stopped, with the run as it was."""
+    last = weights_of(run.model)
+    run.model.load_state_dict(run.best_weights)
+
+    def heed(_scored: int) -> None:
+        if stop():
+            raise _Stopped
+
+    try:
+        return evaluate(run.model, corpus.val, windows=plan.closing_windows, progress=heed)
+    except _Stopped:
+        run.model.load_state_dict(last)
+        return None
+
+
+class _Stopped(Exception):
+    """In the middle of an evaluation."""
 
 
 def _result(run: Run, plan: Plan, clock: _Clock, best: Score | None, *, finished: bool) -> Result:

@@ -97,6 +97,15 @@ class Score:
         """exp(nats per token): among how many tokens the model seems to choose."""
         return math.exp(min(self.per_token, 700.0))
 
+    def figures(self) -> dict[str, float]:
+        """The four figures by name, for records on disk and for programs."""
+        return {
+            "nats_per_token": self.per_token,
+            "nats_per_character": self.per_character,
+            "bits_per_byte": self.bits_per_byte,
+            "perplexity": self.perplexity,
+        }
+
 
 @dataclass(frozen=True)
 class StepReport:

@@ -144,7 +144,7 @@ class Saver:
         if score is None:
             return None
         return {
-            **figures(score),
+            **score.figures(),
             "validation": "whole" if score.scored == len(self._corpus.val) - 1 else "sampled",
             "train_loss": run.train_loss,
         }
@@ -175,13 +175,3 @@ def weights_of(model: Transformer) -> dict[str, Tensor]:
 
 def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-
-
-def figures(score: Score) -> dict[str, float]:
-    """A score as the records on disk say it."""
-    return {
-        "nats_per_token": score.per_token,
-        "nats_per_character": score.per_character,
-        "bits_per_byte": score.bits_per_byte,
-        "perplexity": score.perplexity,
-    }
