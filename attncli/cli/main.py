@@ -24,6 +24,7 @@ from attncli.cli.help import FirstPage
 from attncli.cli.info import info
 from attncli.cli.models import models
 from attncli.cli.plot import plot
+from attncli.cli.process import limit_spinning
 from attncli.cli.tokenize import tokenize
 from attncli.cli.train import train
 from attncli.errors import AttnError, OutOfRoom, UsageProblem
@@ -77,9 +78,7 @@ def root(
 def main() -> NoReturn:
     """Runs the command line of this process and exits."""
     clock.started = time.monotonic()
-    # Threads of PyTorch that wait for one another spin first. Where another program wants the cores too, libgomp's own
-    # default makes a training step 80 times slower; a short spin costs nothing where none does (benchmarks/README.md).
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    limit_spinning()
     sys.exit(run(sys.argv[1:]))
 
 

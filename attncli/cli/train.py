@@ -93,10 +93,12 @@ def train(
 
     from attncli.checkpoint.store import lock, settle
     from attncli.cli.loading import load
+    from attncli.cli.process import keep_freed_memory
     from attncli.render.console import messages
     from attncli.render.training import reading_progress
     from attncli.training.job import new_job, resume_job
 
+    keep_freed_memory()
     target = _target(files, name, out, resume)
     if resume:
         _refuse_changes(context_)

@@ -1,0 +1,36 @@
+"""Settings of this process that make training faster: how its threads wait, and what becomes of freed memory.
+
+They are the command line's to make, not the library's: they hold for everything that runs in the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import suppress
+
+_SPINS = 5000  # of libgomp: about a tenth of a millisecond
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+_KEPT_BYTES, _LARGEST_KEPT = 512 << 20, 32 << 20
+
+
+def limit_spinning() -> None:
+    """How long threads of PyTorch that wait for one another spin; to be set before PyTorch is imported.
+
+    Where another program wants the cores too, libgomp's own default makes a training step 25 to 80 times slower; with
+    much less than this, threads go to sleep between operations, and waking them can cost half of a step
+    (benchmarks/README.md).
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", str(_SPINS))
+
+
+def keep_freed_memory() -> None:
+    """Keeps what is freed for the next allocation, where glibc would hand it back to the system.
+
+    A training step frees and takes the same megabytes again and again, each time with page faults: 5 % of a small
+    model's step (benchmarks/README.md).
+    """
+    with suppress(OSError, AttributeError):  # another C library than glibc
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
