@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from attncli.model import fused
+from attncli.model.attention import Rotary
 from attncli.model.mask import causal_mask
 from tests.conftest import ids_of, tiny_model
 
@@ -24,6 +25,31 @@ def test_rms_norm_is_that_of_pytorch_and_its_gradient_the_numerical_one():
     ours, theirs = fused.rms_norm(x, weight, 1e-6), F.rms_norm(x, (6,), weight, 1e-6)
     torch.testing.assert_close(ours, theirs)
     assert torch.autograd.gradcheck(lambda a, b: fused.rms_norm(a, b, 1e-6), (x, weight))
+
+
+def test_heads_are_normed_and_rotated_as_the_plain_network_does_and_so_is_their_gradient():
+    batch, length, heads, width = 2, 5, 3, 4
+    rotary = Rotary.table(torch.arange(length), width, 100.0).at(0, length, torch.float64)
+    sides, weight = doubles(batch, length, 3 * heads * width), doubles(2, width, seed=1)
+
+    def plain(sides, weight):
+        query, key, value = (part.transpose(1, 2) for part in sides.view(batch, length, 3, heads, width).unbind(2))
+        query, key = (rotary.apply(F.rms_norm(x, (width,), w, 1e-6)) for x, w in zip((query, key), weight, strict=True))
+        return query, key, value
+
+    def ours(sides, weight):
+        return fused.rotated_heads(sides, weight, rotary.cos, rotary.sin, heads, 1e-6)
+
+    for mine, other in zip(ours(sides, weight), plain(sides, weight), strict=True):
+        torch.testing.assert_close(mine, other)
+    assert torch.autograd.gradcheck(ours, (sides, weight))
+
+
+def test_the_gated_product_and_its_gradient():
+    sides = doubles(2, 3, 8)
+    gate, up = sides.chunk(2, -1)
+    torch.testing.assert_close(fused.gated_product(sides), F.silu(gate) * up)
+    assert torch.autograd.gradcheck(fused.gated_product, (sides,))
 
 
 @settings(max_examples=30, deadline=None)
@@ -75,6 +101,15 @@ def test_dropout_zeroes_its_share_keeps_the_mean_and_follows_the_seed():
     assert set(once.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
     assert dropout.eval()(x) is x
     assert fused.Dropout(0.0)(x) is x
+
+
+def test_a_step_has_the_gradient_of_the_plain_network(monkeypatch, family):
+    model = tiny_model(dtype=torch.float64, **family | {"kv_heads": 4}).train().requires_grad_()
+    rows, parameters = ids_of(9, batch=3), list(model.parameters())
+    ours = torch.autograd.grad(model.loss(rows), parameters)
+    monkeypatch.setattr(fused, "worth_it", lambda x: False)
+    for mine, plain in zip(ours, torch.autograd.grad(model.loss(rows), parameters), strict=True):
+        torch.testing.assert_close(mine, plain)
 
 
 def test_training_and_using_a_model_compute_the_same(family):

@@ -129,6 +129,10 @@ class Attention(nn.Module):
         source: Tensor | None = None,
     ) -> Tensor:
         """x (B, T, C), source (B, S, C) -> (B, T, C). With a cache, x holds the new positions only."""
+        if rotary is not None and cache is None and observe is None and source is None:
+            mixed = self._joined(x, rotary)
+            if mixed is not None:
+                return self._combine(mixed)
         attend_to = x if source is None else source
         query = self.query_norm(self._heads(self.query(x)))  # (B, H, T, D)
         key = self.key_norm(self._heads(self.key(attend_to)))  # (B, K, S, D)
@@ -141,6 +145,18 @@ class Attention(nn.Module):
             return self._observed(query, key, value, source is None, observe)
         return self._combine(self._fused(query, key, value, source is None))
 
+    def _joined(self, x: Tensor, rotary: Rotary) -> Tensor | None:
+        """(B, T, C) -> (B, H, T, D), as training on a CPU computes it; None where that is no faster or not the same."""
+        norms = self.query_norm, self.key_norm
+        if not isinstance(norms[0], RMSNorm) or not isinstance(norms[1], RMSNorm) or self.heads != self.kv_heads:
+            return None
+        if self.query.bias is not None or not fused.worth_it(x) or not fused.can_attend(x.shape[1]):
+            return None
+        sides = fused.joined(x, self.query, self.key, self.value)
+        weights = torch.stack((norms[0].weight, norms[1].weight))
+        heads = fused.rotated_heads(sides, weights, rotary.cos, rotary.sin, self.heads, norms[0].eps)
+        return fused.attend(*heads, self.window)
+
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, heads x D) -> (B, heads, T, D)."""
         return x.view(*x.shape[:2], -1, self.head_width).transpose(1, 2)
@@ -151,7 +167,7 @@ class Attention(nn.Module):
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
         """The fast path. A mask is built only where PyTorch's own causal flag does not mean the same."""
-        if causal and fused.can_attend(query, key):
+        if causal and fused.worth_it(query) and fused.can_attend(key.shape[2]):
             return fused.attend(query, key, value, self.window)
         queries, keys = query.shape[2], key.shape[2]
         windowed = self.window is not None and keys > self.window

@@ -62,6 +62,92 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call, no-any-return]
 
 
+def joined(x: Tensor, *layers: nn.Linear) -> Tensor:
+    """Several layers without bias applied to x (..., C) in one product, their outputs side by side."""
+    return F.linear(x, torch.cat([layer.weight for layer in layers]))
+
+
+def _swapped(x: Tensor) -> Tensor:
+    """The halves of the last dimension, the second one first."""
+    first, second = x.chunk(2, -1)
+    return torch.cat((second, first), -1)
+
+
+class _Heads(torch.autograd.Function):
+    """RMS norm, as above, and rotation of queries and keys together: y = n * weight, out = y * cos + swapped(y) * sin.
+
+    The first half of sin is negative, so swapped(sin) = -sin, and dy = g * cos - swapped(g) * sin.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, sides: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, heads: int, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        batch, length, width = *sides.shape[:2], weight.shape[-1]
+        parts = sides.view(batch, length, 3, heads, width).permute(2, 0, 3, 1, 4)
+        pairs, value = parts[:2], parts[2].contiguous()
+        wide = torch.promote_types(sides.dtype, torch.float32)
+        squares = torch.linalg.vector_norm(pairs, dim=-1, keepdim=True, dtype=wide).square_()
+        rate = squares.div_(width).add_(eps).rsqrt_().to(sides.dtype)
+        normed = torch.mul(pairs, rate, out=sides.new_empty(pairs.shape))
+        weight = weight.view(2, 1, 1, 1, width)
+        turned = (normed * (weight * cos)).addcmul_(_swapped(normed), _swapped(weight) * sin)
+        ctx.save_for_backward(normed, rate, weight, cos, sin)
+        return turned[0], turned[1], value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        to_query, to_key, to_value = gradients
+        normed, rate, weight, cos, sin = ctx.saved_tensors
+        _, batch, heads, length, width = normed.shape
+        gradient = torch.stack((to_query, to_key))
+        gradient = (gradient * cos).addcmul_(_swapped(gradient), sin, value=-1)
+        product = (gradient * normed).view(2, -1, width)
+        mean = (product @ weight.view(2, width, 1)).div_(-width).view(rate.shape)
+        to_sides = normed.new_empty(batch, length, 3, heads, width)
+        parts = to_sides.permute(2, 0, 3, 1, 4)
+        torch.mul((gradient * weight).addcmul_(normed, mean), rate, out=parts[:2])
+        parts[2].copy_(to_value)
+        return to_sides.view(batch, length, -1), product.sum(1), None, None, None, None
+
+
+def rotated_heads(
+    sides: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, heads: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values from their projections side by side, the first two after norm and rotation.
+
+    sides (B, T, 3 x H x D), weight (2, D) of the two norms, cos and sin (T, D) -> three times (B, H, T, D).
+    """
+    return _Heads.apply(sides, weight, cos, sin, heads, eps)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _GatedProduct(torch.autograd.Function):
+    """silu(gate) * up, the two side by side, and its gradient side by side too."""
+
+    @staticmethod
+    def forward(ctx: Any, sides: Tensor) -> Tensor:
+        gate, up = sides.chunk(2, -1)
+        opened = F.silu(gate)
+        ctx.save_for_backward(sides, opened)
+        return opened * up
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        sides, opened = ctx.saved_tensors
+        gate, up = sides.chunk(2, -1)
+        to_sides = torch.empty_like(sides)
+        to_gate, to_up = to_sides.chunk(2, -1)
+        torch.mul(gradient, opened, out=to_up)
+        torch.ops.aten.silu_backward(gradient * up, gate, grad_input=to_gate)
+        return to_sides
+
+
+def gated_product(sides: Tensor) -> Tensor:
+    """silu(gate) * up of both side by side: (..., 2 x width) -> (..., width)."""
+    return _GatedProduct.apply(sides)  # type: ignore[no-untyped-call, no-any-return]
+
+
 @lru_cache(maxsize=16)
 def _additive_mask(queries: int, keys: int, window: int | None, groups: int, dtype: torch.dtype) -> Tensor:
     """(groups x T, S): 0 where a query may look, -inf where not, the queries of each group below one another."""
@@ -81,9 +167,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Ten
     return (weights @ value.reshape(batch * kv_heads, keys, width)).view(batch, heads, queries, width)
 
 
-def can_attend(query: Tensor, key: Tensor) -> bool:
-    """Whether `attend` is the faster way for these."""
-    return worth_it(query) and key.shape[2] <= _LONGEST_WRITTEN_OUT
+def can_attend(keys: int) -> bool:
+    """Whether `attend` is the faster way for so many keys."""
+    return keys <= _LONGEST_WRITTEN_OUT
 
 
 class Dropout(nn.Module):

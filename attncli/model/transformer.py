@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from attncli.config import ModelConfig
+from attncli.model import fused
 from attncli.model.attention import Attention, Observer, RMSNorm, Rotary
 from attncli.model.cache import KVCache
 from attncli.model.fused import Dropout, head_loss
@@ -39,6 +40,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
+        if self.gate.bias is None and fused.worth_it(x):
+            return self.down(fused.gated_product(fused.joined(x, self.gate, self.up)))
         return self.down(F.silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
 
 
