@@ -1,6 +1,6 @@
 """Milliseconds of a training step by how long waiting threads spin, alone and beside another that does the same.
 
-usage: python benchmarks/spin.py [--seconds 6]
+usage: python benchmarks/spin.py [--seconds 6] [--dtype bfloat16]
 """
 
 import argparse
@@ -31,11 +31,11 @@ def measure(seconds: float, dtype: str) -> None:
     print(statistics.median(times) * 1e3)
 
 
-def run(spin: str, processes: int, seconds: float) -> float:
+def run(spin: str, processes: int, seconds: float, dtype: str) -> float:
     environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
     if spin != "default":
         environment["GOMP_SPINCOUNT"] = spin
-    command = [sys.executable, __file__, "--measure", "--seconds", str(seconds)]
+    command = [sys.executable, __file__, "--measure", "--seconds", str(seconds), "--dtype", dtype]
     started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
     return statistics.median(float(process.communicate()[0]) for process in started)
 
@@ -44,12 +44,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--dtype", default="bfloat16")
     given = parser.parse_args()
     if given.measure:
-        return measure(given.seconds)
+        return measure(given.seconds, given.dtype)
     print("GOMP_SPINCOUNT   alone, ms   beside another, ms")
     for spin in ("default", "0", "1000", "5000", "10000", "default"):
-        print(f"{spin:<14} {run(spin, 1, given.seconds):11.1f} {run(spin, 2, given.seconds):20.1f}")
+        alone, beside = (run(spin, processes, given.seconds, given.dtype) for processes in (1, 2))
+        print(f"{spin:<14} {alone:11.1f} {beside:20.1f}")
     return None
 
 
