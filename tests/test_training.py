@@ -230,8 +230,9 @@ def test_a_plan_for_steps_does_not_depend_on_how_fast_the_machine_is(corpus, mon
     found = set()
     for seconds in (1e-4, 0.02, 0.05, 3.0):
         monkeypatch.setattr(module, "measure_step", lambda *args, measured=seconds: measured)
-        plan = make_plan(replace(SMALL, size=None, dropout=None, lr=None, steps=200), corpus)
-        found.add((plan.model, plan.schedule, plan.dropout, plan.eval_every, module.sampled_windows(plan)))
+        asked = replace(SMALL, size=None, dropout=None, lr=None, dtype="auto", steps=200)
+        plan = make_plan(asked, corpus)
+        found.add((plan.model, plan.dtype, plan.schedule, plan.dropout, plan.eval_every, module.sampled_windows(plan)))
     assert len(found) == 1
 
 
@@ -372,8 +373,9 @@ def test_stopped_twice_before_anything_was_scored_the_weights_are_those_of_the_s
             assert torch.equal(tensor, saved.state.tensors[f"weights.{name}"])
 
 
-def test_a_model_that_starts_a_run_is_evaluated_within_the_share_of_time(corpus, plan):
-    """Its windows may be many times those of the run: then fewer are scored, at least one."""
-    for times in (4, 64):
-        wide = replace(plan, model=replace(plan.model, context=times * plan.context))
-        assert sampled_windows(wide) == max(sampled_windows(plan) // times, 1)
+def test_a_model_that_starts_a_run_is_evaluated_in_windows_of_the_run(corpus, plan, tmp_path):
+    """Its own may be many times as long."""
+    wide = replace(plan, model=replace(plan.model, context=64 * plan.context))
+    assert sampled_windows(wide) == sampled_windows(plan)
+    scored = [r.score.scored for r in run(corpus, wide, tmp_path / "m") if isinstance(r, EvalReport)]
+    assert set(scored) == {sampled_windows(plan) * plan.context}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from attncli.errors import UsageProblem
 
+_BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # x86-64 and, the last one, Arm
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -35,6 +38,14 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise UsageProblem(f"--dtype {name!r} is not a type.", f"Use auto, {', '.join(DTYPES)}.")
     return DTYPES[name]
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether the CPU has instructions for products of bfloat16, as Linux tells; it does not depend on the load."""
+    try:
+        return not _BFLOAT16_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
 
 
 def dtype_name(dtype: torch.dtype) -> str:

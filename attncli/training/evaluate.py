@@ -26,16 +26,18 @@ def evaluate(
     tokens: Tokens,
     *,
     windows: int | None = None,
+    context: int | None = None,
     progress: Callable[[int], None] = lambda scored: None,
 ) -> Score:
     """Scores a text, or `windows` of its windows spread evenly over it. The model's training mode is put back.
 
+    Windows have `context` tokens, the model's when not given.
     `progress` is told, now and then, how many tokens have been scored; what it raises ends the scoring.
     """
     was_training = model.training
     model.eval()
     device = model.embedding.weight.device
-    context = min(model.config.context, len(tokens) - 1)
+    context = min(context or model.config.context, len(tokens) - 1)
     starts = np.arange(0, len(tokens) - context, context)
     rest = (len(tokens) - 1) % context  # the last window, shorter than the others
     if windows is not None and windows < len(starts):

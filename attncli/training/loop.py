@@ -29,6 +29,7 @@ from attncli.training.saver import Run, Saver, weights_of
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
 
+_SAVE_SECONDS = 60.0  # at most so long after a save, and a report, the next one is due
 _TOLERATED = 0.02  # a smaller change of the steps left is not worth a revision
 
 Sampler = Callable[[Transformer], tuple[str, int]]  # what a model writes, and how many characters of it are the prompt
@@ -89,7 +90,7 @@ def train(
                 yield _sample(run, sample)
             if stopping:
                 saver.save(run, "stopped", clock.spent())
-            elif due:
+            elif due or (not meter.steps and clock.spent() - saver.saved_at >= _SAVE_SECONDS):
                 saver.save_beside(run, clock.spent())
                 meter.restart()
             yield from map(SaveReport, saver.safe())
@@ -198,7 +199,7 @@ def _begin(plan: Plan, initial: dict[str, Tensor] | None, resume: Checkpoint | N
 
 def _evaluate(run: Run, corpus: Corpus, plan: Plan, clock: _Clock) -> EvalReport:
     """Scores an even sample of the validation part, and keeps the weights when they are the best so far."""
-    score = evaluate(run.trainee.working, corpus.val, windows=sampled_windows(plan))
+    score = evaluate(run.trainee.working, corpus.val, windows=sampled_windows(plan), context=plan.context)
     if not math.isfinite(score.nats):
         raise Diverged(
             f"Training diverged at step {run.step}: the validation loss is {score.per_token:.4g}.",
@@ -228,7 +229,8 @@ def _finish(
         yield _evaluate(run, corpus, plan, clock)
     assert run.best is not None
     whole: Score | None = run.best
-    if plan.dtype != "float32" or run.best_step != run.step or run.best.scored < len(corpus.val) - 1:
+    same = plan.dtype == "float32" and plan.context == plan.model.context
+    if not same or run.best_step != run.step or run.best.scored < len(corpus.val) - 1:
         whole = _score_of_best(run, corpus, plan, stop)
     if whole is None:
         saver.save(run, "stopped", clock.spent())

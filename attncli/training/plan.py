@@ -16,18 +16,23 @@ from importlib.util import find_spec
 
 import torch
 
-from attncli.config import DEFAULT_TRAINING_SECONDS, SIZES, ModelConfig, OptimizerKind, TrainConfig, parse_size
+from attncli.config import DEFAULT_TRAINING_SECONDS, ModelConfig, OptimizerKind, TrainConfig, parse_size
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
 from attncli.model.count import count_parameters, matrix_parameters
-from attncli.model.device import dtype_name, pick_device, pick_dtype
+from attncli.model.device import cpu_multiplies_bfloat16, dtype_name, pick_device, pick_dtype
 from attncli.model.fused import logits_at_once
 from attncli.model.transformer import Transformer, initialize
 from attncli.text.corpus import Corpus, batch
+from attncli.training.evaluate import evaluate
 from attncli.training.reports import Plan
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
 
-_SAVING_SECONDS = 0.3  # the last save, and reading it back
+# What else takes time at the end: the last save and reading it back, sampling text, and looking for it in the training
+# part. Measured on one machine, so rough; for small models and texts it is next to nothing.
+_SAVING_SECONDS, _SAVED_BYTES_PER_SECOND = 0.3, 200e6
+_SAMPLED_TOKENS, _WEIGHT_BYTES_PER_SECOND = 400, 5e9
+_METERED_TOKENS_PER_SECOND = 5e6
 _CLOSING_SHARE = 0.05  # of the time of a run that its last evaluation may take
 _JUDGING_SHARE = 0.025  # and the sample of text, the yardsticks and the meter, of at most
 _JUDGING_SECONDS = 1.5
@@ -43,15 +48,20 @@ _CPU_WINDOWS = ((20, 64, 512), (45, 128, 1024), (600, 256, 1024), (3600, 256, 20
 _GPU_WINDOWS = ((math.inf, 256, 16384),)
 _SHORTEST_CONTEXT = 8
 _WINDOWS_AT_LEAST = 8  # in the text
-_TOKENS_PER_PARAMETER = 1.0
+# The shapes chosen among, by parameters. Three layers at least where there is time: what repeats itself needs them.
+_SHAPES = (
+    *("2x64", "2x128", "3x128", "4x128", "3x192", "4x192", "4x256", "6x256", "5x320", "6x384", "8x384", "8x512"),
+    *("10x640", "12x768"),
+)
+_TOKENS_PER_PARAMETER = 1.5
 _MOST_EPOCHS = 72  # of a run with a deadline: more only memorize, whatever the dropout and the decay
-_MEASURED_FIRST = "tiny"
+_MEASURED_FIRST = "2x128"
 _OPTIMISM = 1.5  # a larger model computes more per second than the one measured first
 _SEED_OF_MEASUREMENT = 0
 _LEAST_MEASURED, _MOST_MEASURED = 3, 10  # steps that are timed
+_WINDOWS_MEASURED = 8
 _MEASURING_SHARE, _MEASURING_SECONDS = 0.01, 0.4  # of the time of a run for timing one shape, and at most
 _COMPILED_FROM = {"cpu": 600.0, "cuda": 120.0}  # seconds of a run; elsewhere never
-_WORTH_BFLOAT16 = 0.7  # of the time of a product in float32: below, bfloat16 pays for the conversions around it
 _MEMORY_SHARE = 0.8  # of the machine's memory that a run may plan to use
 _MUON_LR, _MUON_ADAM_LR, _ADAMW_LR = 0.03, 3e-3, 3e-3
 _FINE_TUNING_LR, _FINE_TUNING_MUON_LR = 3e-4, 3e-3  # a tenth, to keep what the model knows
@@ -184,43 +194,36 @@ def _closing(
     config: TrainConfig, seconds: float, step_seconds: float, model: ModelConfig, room: _Room
 ) -> tuple[int | None, float]:
     """How many windows of the validation part the last evaluation scores, None being all; seconds kept for the end."""
-    # Of a step over as many tokens. It is scored in float32, also where steps are taken in something faster.
-    share = 1 / _STEP_PER_FORWARD if room.dtype == torch.float32 else 2 / _STEP_PER_FORWARD
-    per_window = step_seconds * share * model.context / room.step_tokens
     windows = math.ceil(len(room.corpus.val) / model.context)
-    affordable = _CLOSING_SHARE * seconds / per_window if config.timed else _MOST_SCORED / model.context
+    if config.timed:
+        per_window = measure_window(model, room)
+        affordable = _CLOSING_SHARE * seconds / per_window
+    else:
+        per_window = step_seconds / _STEP_PER_FORWARD * model.context / room.step_tokens
+        affordable = _MOST_SCORED / model.context
     judging = min(_JUDGING_SHARE * seconds, _JUDGING_SECONDS)
     taken = min(windows, max(round(affordable), 1))
-    return (None if taken == windows else taken), taken * per_window + judging + _SAVING_SECONDS
+    weights = 4 * sum(count_parameters(model).values())
+    judging += _SAMPLED_TOKENS * weights / _WEIGHT_BYTES_PER_SECOND
+    judging += len(room.corpus.train) / _METERED_TOKENS_PER_SECOND
+    saving = _SAVING_SECONDS + 2 * weights / _SAVED_BYTES_PER_SECOND
+    return (None if taken == windows else taken), taken * per_window + judging + saving
 
 
 def sampled_windows(plan: Plan) -> int:
-    """How many windows of the validation part an evaluation during the run scores, to take little of the time."""
+    """How many windows of the plan's context an evaluation during the run scores, to take little of the time."""
     share = _EVALUATION_SHARE * _STEP_PER_FORWARD * plan.schedule.steps
-    return max(1, round(max(share * plan.batch_size, _LEAST_SCORED) * plan.context / plan.model.context))
+    return round(max(share * plan.batch_size, _LEAST_SCORED))
 
 
 def _dtype(config: TrainConfig, device: torch.device, reasons: dict[str, str]) -> torch.dtype:
-    """On a CPU, bfloat16 where its matrix products are much faster: some have units for it, most do not."""
+    """On a CPU, bfloat16 where it has units for its products: some do, most do not."""
     if config.dtype != "auto" or device.type != "cpu":
         return pick_dtype(config.dtype, device)
-    seconds = {dtype: _product_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    ratio = seconds[torch.bfloat16] / seconds[torch.float32]
-    if ratio < _WORTH_BFLOAT16:
-        reasons["dtype"] = f"its matrix products are {1 / ratio:.1f} times as fast here"
+    if cpu_multiplies_bfloat16():
+        reasons["dtype"] = "this CPU has units for its matrix products"
         return torch.bfloat16
     return torch.float32
-
-
-def _product_seconds(dtype: torch.dtype) -> float:
-    """The least time of a few matrix products of the size that small models have."""
-    left, right = torch.ones(1024, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
-    times = []
-    for _ in range(8):
-        began = time.perf_counter()
-        left @ right
-        times.append(time.perf_counter() - began)
-    return min(times)
 
 
 def _context(
@@ -245,7 +248,7 @@ def _context(
             )
         return config.context
     context, _ = _windows(device, seconds)
-    reasons["context"] = f"for {duration_words(seconds)} on {device.type}"
+    reasons["context"] = f"for {duration_words(seconds)} on {device.type}" if config.timed else f"on {device.type}"
     if start is not None and start.context < context:
         context, reasons["context"] = start.context, "that of the model it starts from"
     while context > _SHORTEST_CONTEXT and context * _WINDOWS_AT_LEAST > tokens:
@@ -284,7 +287,7 @@ def _size(measure: _Measure, seconds: float, steps: int | None, reasons: dict[st
         tokens = steps * measure.room.step_tokens
         reasons["size"] = f"for {tokens:,} tokens"
         return _size_for_tokens(measure, tokens)
-    reasons["size"] = f"for {duration_words(seconds)} here"
+    reasons["size"] = f"for {duration_words(max(seconds, 0))} here"
     return _size_for_time(measure, seconds)
 
 
@@ -314,10 +317,9 @@ class _Measure:
 
 def _sizes(measure: _Measure) -> Iterator[tuple[str, int]]:
     """The sizes that this much text is enough for, with their parameters, largest first; at least the smallest."""
-    smallest = next(iter(SIZES))
-    for size in reversed(SIZES):
+    for size in reversed(_SHAPES):
         parameters = sum(count_parameters(measure.shape(size)).values())
-        if _TOKENS_PER_PARAMETER * parameters <= _MOST_EPOCHS * len(measure.room.corpus.train) or size == smallest:
+        if _TOKENS_PER_PARAMETER * parameters <= _MOST_EPOCHS * len(measure.room.corpus.train) or size == _SHAPES[0]:
             yield size, parameters
 
 
@@ -358,6 +360,7 @@ def measure_step(model_config: ModelConfig, room: _Room, parts: int = 1, again: 
     initialize(model, torch.Generator().manual_seed(_SEED_OF_MEASUREMENT))
     trainee = Trainee(model.to(room.device).train(), room.optimizer, 0.0, room.dtype)
     times: list[float] = []
+    random = torch.random.get_rng_state()
     while len(times) < _LEAST_MEASURED or (len(times) < _MOST_MEASURED and sum(times) < room.measuring):
         step = len(times)
         rows = batch(
@@ -373,7 +376,21 @@ def measure_step(model_config: ModelConfig, room: _Room, parts: int = 1, again: 
         assert outcome is not None
         outcome[0].item()  # waits for the device
         times.append(time.monotonic() - began)
+    torch.random.set_rng_state(random)  # the steps drew from the process's own
     return min(times[1:])  # the first one also prepares
+
+
+def measure_window(model_config: ModelConfig, room: _Room) -> float:
+    """Seconds that scoring a window of the validation part takes on this device, in float32 as the last evaluation."""
+    model = Transformer(model_config)
+    initialize(model, torch.Generator().manual_seed(_SEED_OF_MEASUREMENT))
+    model.to(room.device)
+    times = []
+    for _ in range(2):
+        began = time.monotonic()
+        scored = evaluate(model, room.corpus.val, windows=_WINDOWS_MEASURED).scored
+        times.append((time.monotonic() - began) * model_config.context / scored)
+    return min(times)
 
 
 def _steps(config: TrainConfig, tokens: int, step_tokens: int) -> int | None:

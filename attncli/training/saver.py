@@ -62,6 +62,7 @@ class Saver:
         self._writing: Future[None] | None = None
         self._writing_step = 0
         self._safe: list[int] = []
+        self.saved_at = 0.0  # seconds of the run, at the last save
 
     def __enter__(self) -> Self:
         return self
@@ -77,6 +78,7 @@ class Saver:
         Raises OutOfRoom, also for a save begun earlier.
         """
         self.wait()
+        self.saved_at = seconds
         write_checkpoint(self._target, self._checkpoint(run, status, seconds, result))
         self._safe.append(run.step)
 
@@ -87,6 +89,7 @@ class Saver:
         Raises OutOfRoom, also for a save begun earlier.
         """
         self.wait()
+        self.saved_at = seconds
         checkpoint = self._checkpoint(run, "running", seconds)
         assert checkpoint.state is not None
         if not self._worth_copying(checkpoint.state):
