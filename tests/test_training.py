@@ -17,6 +17,7 @@ from attncli.model.transformer import Transformer
 from attncli.text.corpus import prepare
 from attncli.text.files import Documents
 from attncli.training import make_plan, new_job, resume_job, train
+from attncli.training import loop as loop_module
 from attncli.training import plan as plan_module
 from attncli.training.evaluate import evaluate
 from attncli.training.plan import sampled_windows
@@ -112,6 +113,14 @@ def test_stopped_and_resumed_ends_with_the_same_bits(corpus, plan, tmp_path, at)
     assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
     assert not (tmp_path / "parts" / "state").exists()
     assert not directory.previous_of(tmp_path / "parts").exists()
+
+
+def test_a_save_is_due_a_minute_after_the_last_and_changes_nothing(corpus, plan, tmp_path, monkeypatch):
+    run(corpus, plan, tmp_path / "whole")
+    monkeypatch.setattr(loop_module, "_SAVE_SECONDS", 0.0)
+    reports = run(corpus, plan, tmp_path / "often")
+    assert [r.step for r in reports if isinstance(r, SaveReport)] == [0, *range(5, 41, 5), 40]
+    assert digest(tmp_path / "often") == digest(tmp_path / "whole")
 
 
 def test_stopped_in_the_closing_evaluation_it_ends_with_the_same_weights_and_records(corpus, plan, tmp_path):
