@@ -16,8 +16,8 @@ from attncli.errors import BadCheckpoint, BadInput, Diverged, OutOfRoom, UsagePr
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import prepare
 from attncli.text.files import Documents
-from attncli.training import make_plan, new_job, resume_job, train
 from attncli.training import loop as loop_module
+from attncli.training import make_plan, new_job, resume_job, train
 from attncli.training import plan as plan_module
 from attncli.training.evaluate import evaluate
 from attncli.training.plan import sampled_windows
