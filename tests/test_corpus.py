@@ -225,6 +225,19 @@ def test_a_directory_is_read_by_name_without_what_is_hidden_or_not_text(tmp_path
     assert read.count == 5
 
 
+def test_a_directory_is_read_without_the_models_in_it(tmp_path):
+    folder = tmp_path / "texts"
+    for name in ("a.txt", "config.json", "web/manifest.json", "checkpoints/notes.txt"):
+        write(folder / name, f"text of {name}")
+    before = read_documents([str(folder)])
+    assert before.count == 4
+    for name in ("config.json", "run.json", "model-00001-of-00002.safetensors", "state/state.json"):
+        write(folder / "checkpoints/m" / name, "{}")
+    assert texts_of(read_documents([str(folder)])) == texts_of(before)
+    with pytest.raises(BadInput, match="without text files"):
+        read_documents([str(folder / "checkpoints/m")])
+
+
 def test_a_directory_without_text_is_refused(tmp_path):
     with pytest.raises(BadInput, match="without text files"):
         read_documents([str(tmp_path)])

@@ -204,8 +204,8 @@ def read_documents(
 ) -> Documents:
     """Finds every document of files, directories and '-', in order; `<|endoftext|>` lines separate those of a file.
 
-    All is read and checked once; the text itself is not kept. In a directory, files are taken by name, hidden ones left
-    out, and what is not text is skipped and listed.
+    All is read and checked once; the text itself is not kept. In a directory, files are taken by name, hidden ones and
+    models left out, and what is not text is skipped and listed.
 
     Raises:
         BadInput: for a named file that is not text, a directory without text, or no text at all.
@@ -231,11 +231,19 @@ def read_documents(
 
 
 def _files_in(folder: Path) -> list[Path]:
-    return [
-        file
-        for file in sorted(folder.rglob("*"))
-        if not any(part.startswith(".") for part in file.relative_to(folder).parts) and file.is_file()
-    ]
+    found = []
+    for place, folders, names in os.walk(folder):
+        if _is_model(names):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [file for name in names if not name.startswith(".") and (file := Path(place, name)).is_file()]
+    return sorted(found)
+
+
+def _is_model(names: list[str]) -> bool:
+    """Whether a directory of these files holds a model: its JSON is no text, and a run changes it while it goes on."""
+    return "config.json" in names and any(name.endswith(".safetensors") for name in names)
 
 
 def _size_of(paths: Sequence[str]) -> int | None:
