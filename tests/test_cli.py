@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -382,6 +383,18 @@ def test_a_stopped_run_is_resumed_to_its_end(home, tmp_path, monkeypatch, capsys
     assert (home / "checkpoints/story/model.safetensors").read_bytes() == Path(
         "checkpoints/story/model.safetensors"
     ).read_bytes()
+
+
+def test_a_run_killed_between_the_renames_of_a_save_is_found_without_its_name(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with interrupted(after=10):
+        assert ask(capsys, "train", str(home / "story.txt"), *QUICK)[0] == 130
+    shutil.rmtree("checkpoints/.story.previous", ignore_errors=True)
+    Path("checkpoints/story").rename("checkpoints/.story.previous")
+    assert "story ←" in ask(capsys, "models")[1]
+    assert ask(capsys, "generate", "The", "-n", "2", "-t", "0")[0] == 0
+    assert ask(capsys, "train", "--resume")[0] == 0
+    assert [path.name for path in Path("checkpoints").iterdir()] == ["story"]
 
 
 def test_a_run_on_the_folder_that_holds_its_model_is_resumed(tmp_path, monkeypatch, capsys):

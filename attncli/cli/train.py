@@ -167,7 +167,7 @@ def _target(files: list[str] | None, name: str | None, out: Path | None, resume:
     stopped = [entry for entry in list_models() if entry.status in ("stopped", "interrupted")]
     if not stopped:
         raise BadCheckpoint(f"There is no run to resume in ./{MODELS_FOLDER}.", "Name it with --name or --out.")
-    return max(stopped, key=lambda entry: entry.modified).path
+    return MODELS_FOLDER / max(stopped, key=lambda entry: entry.modified).name
 
 
 def _refuse_changes(context: typer.Context) -> None:
