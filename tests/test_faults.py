@@ -463,6 +463,17 @@ def test_a_file_that_may_not_grow_is_a_full_disk(corpus, plan, tmp_path, monkeyp
     assert [path.name for path in target.parent.iterdir()] == ["m"]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_lock_that_cannot_be_written_is_a_full_disk_and_leaves_no_file(tmp_path):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        with pytest.raises(OutOfRoom, match=r"MB needed, .* MB free"), lock(tmp_path / "m"):
+            pytest.fail("locked")
+
+    assert in_a_child(limited) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_a_disk_that_fills_up_beside_the_training_ends_it(corpus, plan, tmp_path, monkeypatch, beside, after):
     """Also when it is the last save of a running state that failed."""

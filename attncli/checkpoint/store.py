@@ -95,10 +95,12 @@ def lock(target: Path) -> Iterator[None]:
             ) from None
         if os.fstat(handle.fileno()).st_nlink == 0:  # its owner ended, and removed it, just now
             raise BadCheckpoint(f"{target} was being trained by another run until now.", "Try again.")
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
         try:
+            try:  # past the buffer of the handle, which would try again when it is closed
+                os.ftruncate(handle.fileno(), 0)
+                os.write(handle.fileno(), str(os.getpid()).encode())
+            except OSError as problem:
+                raise _not_written(target, problem) from None
             yield
         finally:
             path.unlink(missing_ok=True)
