@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _SAMPLE_TOKENS, _SHORTEST_SAMPLE, _SAMPLE_TOKENS_PER_SECOND = 80, 10, 1 / 3
 _METERED_TOKENS, _METERED_TOKENS_PER_SECOND = 400, 3  # of the sample that is compared with the training text
+_OPENING = 200  # characters of the text in which its first words are looked for
 _FILES = "Text files, directories, or - for standard input."
 _TIME = f"How long in all, such as 90s, 5m or 1h. Unset: {DEFAULT_TRAINING_SECONDS / 60:.0f}m."
 _SIZE = f"{', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384. Unset: by time and machine."
@@ -358,5 +359,5 @@ def _summarize(result: Result, job: Job, target: Path, json: bool) -> None:
 
 def _first_words(corpus: Corpus) -> str:
     """The beginning of the text, as a prompt to try: at most four words of its first line."""
-    opening = corpus.tokenizer.decode(corpus.train.ids[:40].tolist()).strip().partition("\n")[0]
-    return " ".join(opening.split()[:4])[:40] or "The"
+    first_line = corpus.opening(_OPENING).strip().partition("\n")[0]
+    return " ".join(first_line.split()[:4])[:40] or "The"
