@@ -24,7 +24,7 @@ from tempfile import SpooledTemporaryFile, gettempdir
 from typing import IO, Literal, NamedTuple
 
 from attncli.config import CorpusConfig
-from attncli.errors import BadInput, OutOfRoom
+from attncli.errors import BadInput, OutOfRoom, UsageProblem
 from attncli.text.tokenizer import END_OF_TEXT, checked_text
 
 STDIN = "-"
@@ -193,7 +193,9 @@ def read_text(path: str, encoding: str = CorpusConfig.encoding) -> str:
 
     Raises:
         BadInput: for a file that is missing, unreadable, binary, or not in the encoding (with the byte's offset).
+        UsageProblem: for a path that is empty.
     """
+    _refuse_empty(path)
     name = _name(path)
     with _reading(name), _opened(path) as file:
         return "".join(text for text, _ in _decoded(file, name, encoding))
@@ -210,7 +212,10 @@ def read_documents(
     Raises:
         BadInput: for a named file that is not text, a directory without text, or no text at all.
         OutOfRoom: when a pipe does not fit the temporary folder.
+        UsageProblem: for a path that is empty.
     """
+    for path in paths:
+        _refuse_empty(path)
     total = _size_of(paths)
     scanner = _Scanner(encoding, Meter(progress, Progress("reading", 0, total)))
     for path in paths:
@@ -228,6 +233,12 @@ def read_documents(
             f"{', '.join(paths)} is empty: it holds no text.", "Give a text file, a few thousand words or more."
         )
     return documents
+
+
+def _refuse_empty(path: str) -> None:
+    """To the system an empty path is no file; to Python's Path it is the current directory."""
+    if not path:
+        raise UsageProblem("The path of a text is empty.", "Name a file, or say . for this directory.")
 
 
 def _files_in(folder: Path) -> list[Path]:
