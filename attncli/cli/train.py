@@ -235,6 +235,7 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
             target,
             facts=job.facts,
             initial=job.initial,
+            borders=job.borders,
             resume=job.resume,
             started=clock.started,
             stop=lambda: bool(received),

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attncli.checkpoint.store import Checkpoint
+from attncli.checkpoint.store import Borders, Checkpoint
 from attncli.errors import Diverged
 from attncli.model.device import DTYPES
 from attncli.model.transformer import Transformer, initialize
@@ -41,6 +41,7 @@ def train(
     *,
     facts: dict[str, Any],
     initial: dict[str, Tensor] | None = None,
+    borders: Borders | None = None,
     resume: Checkpoint | None = None,
     started: float | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -54,6 +55,7 @@ def train(
         target: the model directory, written at the start, at every evaluation, and at the end.
         facts: what `run.json` shall say beside the plan and the results (JSON values).
         initial: the weights to begin with, by our names; drawn from the seed when not given.
+        borders: what begins and ends a text to the model that gave these weights.
         resume: what `read_resumable` gave; its state is used up, so that its memory is free while the run goes on.
         started: when the clock of the deadline began, by time.monotonic(); now, when not given.
         stop: asked after every step and between the parts of one; true saves and ends the run.
@@ -69,7 +71,9 @@ def train(
     clock = _Clock(time.monotonic() if started is None else started, plan)
     run = _begin(plan, initial, resume)
     clock.before = run.seconds_before
-    with Saver(target, corpus, plan, facts) as saver:
+    if resume is not None:
+        borders = Borders(resume.start_of_text, resume.end_ids)
+    with Saver(target, corpus, plan, facts, borders) as saver:
         if resume is None:
             saver.save(run, "running", clock.spent())  # an unwritable place is found out now
             yield from map(SaveReport, saver.safe())

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from attncli.checkpoint.store import Checkpoint, State, write_checkpoint
+from attncli.checkpoint.store import Borders, Checkpoint, State, write_checkpoint
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import Corpus
 from attncli.training.reports import Plan, Result, Score
@@ -56,8 +56,12 @@ class Saver:
     Used as a context: leaving it waits for the save that is being written.
     """
 
-    def __init__(self, target: Path, corpus: Corpus, plan: Plan, facts: dict[str, Any]) -> None:
+    def __init__(
+        self, target: Path, corpus: Corpus, plan: Plan, facts: dict[str, Any], borders: Borders | None = None
+    ) -> None:
+        """`borders` are those of the model that the run goes on from; a new model's follow from its text."""
         self._target, self._corpus, self._plan, self._facts = target, corpus, plan, facts
+        self._borders = borders or _borders_for(corpus)
         self._thread = ThreadPoolExecutor(1, "save")
         self._writing: Future[None] | None = None
         self._writing_step = 0
@@ -130,14 +134,8 @@ class Saver:
         }
         weights = run.best_weights or run.model.state_dict()
         state = None if result is not None else self._state(run, seconds)
-        tokenizer = self._corpus.tokenizer
-        return Checkpoint(self._plan.model, weights, tokenizer, self._start(), document, tuple(run.metrics), state)
-
-    def _start(self) -> int:
-        end = self._corpus.tokenizer.end_of_text
-        if end is not None and self._corpus.train.documents >= _DOCUMENTS_FOR_START:
-            return end
-        return self._corpus.tokenizer.encode("\n")[0]
+        tokenizer, (start, ends) = self._corpus.tokenizer, self._borders
+        return Checkpoint(self._plan.model, weights, tokenizer, start, document, tuple(run.metrics), state, ends)
 
     def _results(self, run: Run, result: Result | None) -> dict[str, Any] | None:
         score = result.best if result is not None else run.best
@@ -161,6 +159,15 @@ class Saver:
             "train_loss": run.train_loss,
         }
         return State(tensors, facts)
+
+
+def _borders_for(corpus: Corpus) -> Borders:
+    """A text begins as after another one; one that is alone as a line does, if the tokenizer has a token for that."""
+    end, line_end = corpus.tokenizer.end_of_text, corpus.tokenizer.encode("\n")
+    known = frozenset() if end is None else frozenset({end})
+    if line_end and (end is None or corpus.train.documents < _DOCUMENTS_FOR_START):
+        return Borders(line_end[0], known)
+    return Borders(0 if end is None else end, known)
 
 
 def _physical_memory() -> int:
