@@ -391,6 +391,18 @@ def test_a_stopped_run_is_resumed_to_its_end(home, tmp_path, monkeypatch, capsys
     ).read_bytes()
 
 
+def test_a_forced_run_that_is_stopped_before_a_score_keeps_the_model(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(home / "checkpoints", "checkpoints")
+    before = Path("checkpoints/story/manifest.json").read_bytes()
+    with interrupted(after=0):
+        code, _, err = ask(capsys, "train", str(home / "story.txt"), *QUICK, "--force")
+    assert code == 130
+    assert "nothing is saved" in err
+    assert "--resume" not in err
+    assert Path("checkpoints/story/manifest.json").read_bytes() == before
+
+
 def test_a_run_killed_between_the_renames_of_a_save_is_found_without_its_name(home, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with interrupted(after=10):

@@ -132,9 +132,7 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
     needed = _size(checkpoint, texts)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(target.parent).free
-        if free < needed:
-            raise OutOfRoom(_no_room(target, needed, free), "Free some space, or choose another place with --out.")
+        _refuse_without_room(target, needed)
         folder.mkdir()
         _write_files(folder, checkpoint, texts)
         _swap(folder, target)
@@ -145,6 +143,14 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
         settle(target)  # what was moved away when the disk was full before the new one came
     if checkpoint.state is None:
         shutil.rmtree(directory.previous_of(target), ignore_errors=True)
+
+
+def try_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
+    """Raises OutOfRoom as writing this would, where that can be known beforehand. Writes nothing; the lock is held."""
+    try:
+        _refuse_without_room(target, _size(checkpoint, _texts(checkpoint)))
+    except OSError as problem:
+        raise _not_written(target, problem) from None
 
 
 def settle(target: Path) -> None:
@@ -168,6 +174,12 @@ def fall_back(target: Path) -> None:
 def _size(checkpoint: Checkpoint, texts: dict[str, bytes]) -> int:
     tensors = [*checkpoint.weights.values(), *(checkpoint.state.tensors.values() if checkpoint.state else ())]
     return sum(int(tensor.nbytes) for tensor in tensors) + sum(map(len, texts.values())) + _HEADERS
+
+
+def _refuse_without_room(target: Path, needed: int) -> None:
+    free = shutil.disk_usage(target.parent).free
+    if free < needed:
+        raise OutOfRoom(_no_room(target, needed, free), "Free some space, or choose another place with --out.")
 
 
 def _no_room(target: Path, needed: int, free: int) -> str:

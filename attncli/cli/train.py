@@ -215,7 +215,7 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
     from attncli.render.escape import one_line
     from attncli.render.training import TrainingScreen, plan_table
     from attncli.training import train as reports
-    from attncli.training.reports import Result
+    from attncli.training.reports import Result, SaveReport
 
     console = messages()
     for note in job.notes:
@@ -224,6 +224,7 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
     resumed, before = _gone_through(job, target)
     show(console, plan_table(job.plan, str(target), _described(corpus), resumed))
     result: Result | None = None
+    saved = job.resume is not None
     with ExitStack() as opened:
         log = opened.enter_context(_tensorboard(target, job.plan, resumed)) if tensorboard else None
         received = opened.enter_context(_signals())
@@ -245,12 +246,17 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
             if log is not None:
                 log.update(report)
             result = report if isinstance(report, Result) else result
+            saved = saved or isinstance(report, SaveReport)
     assert result is not None
     if not result.finished:
         steps = f"step {result.step:,} of {result.steps:,}"
         with suppress(OSError):  # after SIGHUP the terminal may be gone
-            console.print(f"Stopped at {steps}; everything is saved. Go on with:")
-            console.print(one_line(f"  attncli train --resume {_where(target)}"), soft_wrap=True)
+            if saved:
+                console.print(f"Stopped at {steps}; everything is saved. Go on with:")
+                console.print(one_line(f"  attncli train --resume {_where(target)}"), soft_wrap=True)
+            else:
+                console.print(f"Stopped at {steps}, before the first score: nothing is saved.")
+                console.print(one_line(f"{target} holds what it held before."), soft_wrap=True)
         raise typer.Exit(128 + received[0])
     _summarize(result, job, target, json)
 

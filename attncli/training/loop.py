@@ -52,7 +52,8 @@ def train(
     Args:
         corpus: the text.
         plan: what to do; of a resumed run, the plan of its beginning.
-        target: the model directory, written at the start, at every evaluation, and at the end.
+        target: the model directory, written at the start, at every evaluation, and at the end; what is there when a
+            new run begins is replaced when that has its first score.
         facts: what `run.json` shall say beside the plan and the results (JSON values).
         initial: the weights to begin with, by our names; drawn from the seed when not given.
         borders: what begins and ends a text to the model that gave these weights.
@@ -75,7 +76,7 @@ def train(
         borders = Borders(resume.start_of_text, resume.end_ids)
     with Saver(target, corpus, plan, facts, borders) as saver:
         if resume is None:
-            saver.save(run, "running", clock.spent())  # an unwritable place is found out now
+            saver.begin(run, clock.spent())
             yield from map(SaveReport, saver.safe())
         meter = _Meter(plan)
         while run.step < run.schedule.steps:
@@ -155,7 +156,7 @@ class _Meter:
             raise Diverged(
                 f"Training diverged at step {run.step - len(outcomes) + at + 1}: "
                 f"loss {outcomes[at, 0]:.4g}, gradient norm {outcomes[at, 1]:.4g}.",
-                "Nothing saved was overwritten. Try a smaller --lr.",
+                "What was saved before stays. Try a smaller --lr.",
             )
         rate = len(outcomes) * self._plan.tokens_per_step / (time.monotonic() - self._began)
         self.restart()
@@ -206,7 +207,7 @@ def _evaluate(run: Run, corpus: Corpus, plan: Plan, clock: _Clock) -> EvalReport
     if not math.isfinite(score.nats):
         raise Diverged(
             f"Training diverged at step {run.step}: the validation loss is {score.per_token:.4g}.",
-            "Nothing saved was overwritten. Try a smaller --lr.",
+            "What was saved before stays. Try a smaller --lr.",
         )
     best = run.best is None or score.per_token < run.best.per_token
     if best:

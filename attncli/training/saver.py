@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from attncli.checkpoint.store import Borders, Checkpoint, State, write_checkpoint
+from attncli.checkpoint.store import Borders, Checkpoint, State, try_checkpoint, write_checkpoint
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import Corpus
 from attncli.training.reports import Plan, Result, Score
@@ -66,6 +66,7 @@ class Saver:
         self._writing: Future[None] | None = None
         self._writing_step = 0
         self._safe: list[int] = []
+        self._replaces = False  # something that stands at the target and is better than a run without a score
 
     def __enter__(self) -> Self:
         return self
@@ -75,12 +76,26 @@ class Saver:
         if error is None:
             self.wait()
 
+    def begin(self, run: Run, seconds: float) -> None:
+        """Finds out now whether the place can be written, by the first save of a new run.
+
+        What is to be replaced stays until the run has a score: then the room is all that is looked at.
+        """
+        self._replaces = self._target.is_dir() and any(self._target.iterdir())
+        if self._replaces:
+            try_checkpoint(self._target, self._checkpoint(run, "running", seconds))
+        else:
+            self.save(run, "running", seconds)
+
     def save(self, run: Run, status: str, seconds: float, result: Result | None = None) -> None:
         """One save, safe on disk when this returns: the best weights, and unless the run is over its state.
 
-        Raises OutOfRoom, also for a save begun earlier.
+        Before there is a score it does not replace what another run left. Raises OutOfRoom, also for a save begun
+        earlier.
         """
         self.wait()
+        if self._replaces and run.best is None:
+            return
         write_checkpoint(self._target, self._checkpoint(run, status, seconds, result))
         self._safe.append(run.step)
 
