@@ -319,6 +319,19 @@ def test_a_model_is_found_by_path_name_variable_or_age(tmp_path, monkeypatch):
     assert "new, old" in raised.value.hint
 
 
+def test_a_model_of_which_only_the_save_before_is_there_is_listed_under_its_name(tmp_path, monkeypatch):
+    """As a kill between the two renames of a save leaves it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        write_checkpoint(Path("checkpoints") / name, checkpoint())
+        write_checkpoint(Path("checkpoints") / name, checkpoint())
+    shutil.rmtree("checkpoints/a")
+    os.utime("checkpoints/b/config.json", (1, 1))
+    assert [(entry.name, entry.path.name) for entry in list_models()] == [("a", ".a.previous"), ("b", "b")]
+    assert load(find_model(None)).model.config == checkpoint().config
+    assert find_model(None).name == ".a.previous"
+
+
 def test_no_model_at_all_says_how_to_get_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadCheckpoint, match=r"no model in \./checkpoints") as raised:

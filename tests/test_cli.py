@@ -1,11 +1,13 @@
 """The commands as a user meets them: real runs on small text, bad input, signals, pipes."""
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from attncli.cli.main import run
 from attncli.cli.options import parse_count, parse_seconds
 from tests.conftest import story
 
-QUICK = ["--steps", "30", "--size", "1x32", "--context", "32", "--seed", "1"]
+QUICK = ["--steps", "30", "--size", "1x32", "--context", "32", "--seed", "1", "--dtype", "float32"]
 
 
 @pytest.fixture(scope="session")
@@ -246,6 +248,12 @@ BAD = [
         4,
         "GB of memory",
     ),
+    (["train", "", "--name", "n"], 2, "path of a text is empty"),
+    (["train", "story.txt", "--val-file", "", "--name", "n"], 2, "path of a text is empty"),
+    (["eval", ""], 2, "path of a text is empty"),
+    (["eval", "story", ""], 2, "path of a text is empty"),
+    (["eval", "", "story.txt"], 2, "path of a text is empty"),
+    (["eval", "story.txt", "--train-file", ""], 2, "path of a text is empty"),
     (["generate", "the", "cat"], 2, "in quotes"),
     (["tokenize", "empty"], 3, "is empty"),
     (["tokenize", "folder"], 3, "is a directory"),
@@ -351,25 +359,29 @@ def test_a_signal_saves_and_says_how_to_go_on(home, tmp_path, number):
     assert left <= {"story", ".story.previous"}  # no lock, nothing half written
 
 
-def test_a_stopped_run_is_resumed_to_its_end(home, tmp_path, monkeypatch, capsys):
+@contextmanager
+def interrupted(after):
+    """A run notices an interrupt when it has asked for signals so many times."""
     import attncli.cli.train as module
 
-    monkeypatch.chdir(tmp_path)
-    Path("story.txt").write_text((home / "story.txt").read_text())
-    received = []
-
     class Watched(list):
+        asked = itertools.count()
+
         def __bool__(self):
-            received.append(1)
-            return len(received) > 10
+            return next(self.asked) >= after
 
         def __getitem__(self, index):
             return int(signal.SIGINT)
 
-    with monkeypatch.context() as patch:
-        from contextlib import nullcontext
-
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_signals", lambda: nullcontext(Watched()))
+        yield
+
+
+def test_a_stopped_run_is_resumed_to_its_end(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("story.txt").write_text((home / "story.txt").read_text())
+    with interrupted(after=10):
         assert ask(capsys, "train", "story.txt", *QUICK)[0] == 130
     code, out, _ = ask(capsys, "train", "--resume")
     assert code == 0
@@ -377,6 +389,42 @@ def test_a_stopped_run_is_resumed_to_its_end(home, tmp_path, monkeypatch, capsys
     assert (home / "checkpoints/story/model.safetensors").read_bytes() == Path(
         "checkpoints/story/model.safetensors"
     ).read_bytes()
+
+
+def test_a_forced_run_that_is_stopped_before_a_score_keeps_the_model(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(home / "checkpoints", "checkpoints")
+    before = Path("checkpoints/story/manifest.json").read_bytes()
+    with interrupted(after=0):
+        code, _, err = ask(capsys, "train", str(home / "story.txt"), *QUICK, "--force")
+    assert code == 130
+    assert "nothing is saved" in err
+    assert "--resume" not in err
+    assert Path("checkpoints/story/manifest.json").read_bytes() == before
+
+
+def test_a_run_killed_between_the_renames_of_a_save_is_found_without_its_name(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with interrupted(after=10):
+        assert ask(capsys, "train", str(home / "story.txt"), *QUICK)[0] == 130
+    shutil.rmtree("checkpoints/.story.previous", ignore_errors=True)
+    Path("checkpoints/story").rename("checkpoints/.story.previous")
+    assert "story ←" in ask(capsys, "models")[1]
+    assert ask(capsys, "generate", "The", "-n", "2", "-t", "0")[0] == 0
+    assert ask(capsys, "train", "--resume")[0] == 0
+    assert [path.name for path in Path("checkpoints").iterdir()] == ["story"]
+
+
+def test_a_run_on_the_folder_that_holds_its_model_is_resumed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    Path("story.txt").write_text(story(3000))
+    assert ask(capsys, "train", "story.txt", *QUICK)[0] == 0
+    with interrupted(after=10):
+        assert ask(capsys, "train", ".", *QUICK, "--name", "all")[0] == 130
+    assert ask(capsys, "train", "--resume")[0] == 0
+    weights = [Path(f"checkpoints/{name}/model.safetensors").read_bytes() for name in ("story", "all")]
+    assert weights[0] == weights[1]
 
 
 def test_a_run_on_other_text_is_not_resumed(home, tmp_path, monkeypatch, capsys):

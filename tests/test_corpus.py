@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from attncli.cli.train import _first_words
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
 from attncli.text import corpus as corpus_module
@@ -223,6 +224,19 @@ def test_a_directory_is_read_by_name_without_what_is_hidden_or_not_text(tmp_path
     assert read.skipped == (str(folder / "image.png"), str(folder / "latin.txt"))
     assert read.characters == sum(map(len, texts_of(read)))
     assert read.count == 5
+
+
+def test_a_directory_is_read_without_the_models_in_it(tmp_path):
+    folder = tmp_path / "texts"
+    for name in ("a.txt", "config.json", "web/manifest.json", "checkpoints/notes.txt"):
+        write(folder / name, f"text of {name}")
+    before = read_documents([str(folder)])
+    assert before.count == 4
+    for name in ("config.json", "run.json", "model-00001-of-00002.safetensors", "state/state.json"):
+        write(folder / "checkpoints/m" / name, "{}")
+    assert texts_of(read_documents([str(folder)])) == texts_of(before)
+    with pytest.raises(BadInput, match="without text files"):
+        read_documents([str(folder / "checkpoints/m")])
 
 
 def test_a_directory_without_text_is_refused(tmp_path):
@@ -723,7 +737,7 @@ def test_of_a_large_part_only_passages_are_trained_on(tmp_path, short_passages):
         assert part.characters + part.left_out == of.characters
         assert of.left_out == 0
     ends = np.flatnonzero(made.train.ids == made.tokenizer.end_of_text)
-    text = made.train_text(10**6)
+    text = made.tokenizer.decode(made.train.ids[made.train.ids != made.tokenizer.end_of_text].tolist())
     assert len(text) == made.train.characters
     assert len(text.encode()) == made.train.bytes
     assert len(ends) <= made.train.documents <= len(ends) + 20
@@ -760,14 +774,16 @@ def test_the_most_characters_are_some():
     limit=st.integers(0, 400),
 )
 @pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
-def test_the_text_is_given_back_from_either_end(kind, texts, limit):
+def test_the_first_document_is_given_back(kind, texts, limit):
     made = prepare(documents(*texts, "x" * 99), CorpusConfig(val_fraction=0.3), tokenizer=TOKENIZERS[kind])
-    whole = "".join(texts) + "x" * 99
-    train, val = whole[: made.train.characters], whole[made.train.characters :]
-    assert made.train_text(limit) == train[:limit]
-    assert made.train_text(limit, from_end=True) == train[max(len(train) - limit, 0) :]
-    assert made.val_text(limit) == val[:limit]
-    assert made.val_text(limit, from_end=True) == val[max(len(val) - limit, 0) :]
+    first = texts[0] if made.tokenizer.end_of_text is not None else "".join(texts) + "x" * 99
+    assert made.opening(limit) == first[: min(limit, made.train.characters)]
+
+
+def test_a_prompt_to_try_is_of_one_document():
+    texts = [f"Note {i} is short." for i in range(40)]
+    assert _first_words(prepare(documents(*texts), CorpusConfig(vocab_size=300))) == "Note 0 is short."
+    assert _first_words(prepare(documents("Hi", *texts), CorpusConfig(vocab_size=300))) == "Hi"
 
 
 # Progress

@@ -463,6 +463,17 @@ def test_a_file_that_may_not_grow_is_a_full_disk(corpus, plan, tmp_path, monkeyp
     assert [path.name for path in target.parent.iterdir()] == ["m"]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_lock_that_cannot_be_written_is_a_full_disk_and_leaves_no_file(tmp_path):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        with pytest.raises(OutOfRoom, match=r"MB needed, .* MB free"), lock(tmp_path / "m"):
+            pytest.fail("locked")
+
+    assert in_a_child(limited) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_a_disk_that_fills_up_beside_the_training_ends_it(corpus, plan, tmp_path, monkeypatch, beside, after):
     """Also when it is the last save of a running state that failed."""
@@ -578,6 +589,55 @@ def test_a_rate_out_of_all_bounds_is_said_to_be_the_cause(tmp_path, monkeypatch,
     assert all(word in err for word in ("diverged at step", "--lr"))
     found = read_resumable(Path("m"))
     assert all(tensor.isfinite().all() for tensor in found.state.tensors.values())
+
+
+def stop_at_3():
+    asked = itertools.count(1)
+    return lambda: next(asked) >= 3
+
+
+def no_room(monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    return lambda: False
+
+
+def nothing_finite(monkeypatch):
+    monkeypatch.setattr("attncli.training.loop.evaluate", lambda *args, **options: Score(float("nan"), 10, 20.0, 20.0))
+    return lambda: False
+
+
+@pytest.mark.parametrize("end", ["stopped", "diverged", "full"])
+def test_a_model_is_not_replaced_by_a_run_that_ends_without_a_score(corpus, plan, tmp_path, monkeypatch, end):
+    target = tmp_path / "m" / "m"
+    reports_of(corpus, plan, target)
+    before = contents(target)
+    if end == "stopped":
+        reports = reports_of(corpus, plan, target, stop=stop_at_3())
+        assert not any(isinstance(report, SaveReport) for report in reports)
+        assert not reports[-1].finished
+    else:
+        stop = (no_room if end == "full" else nothing_finite)(monkeypatch)
+        with pytest.raises(OutOfRoom if end == "full" else Diverged):
+            reports_of(corpus, plan, target, stop=stop)
+    assert contents(target) == before
+    assert [path.name for path in target.parent.iterdir()] == ["m"]
+
+
+def test_a_model_is_replaced_by_the_first_save_with_a_score(corpus, plan, tmp_path):
+    target = tmp_path / "m"
+    reports_of(corpus, plan, target)
+    before, old = contents(target), digest(target)
+    for report in train(corpus, replace(plan, seed=5), target, facts={}):
+        if isinstance(report, SaveReport):
+            assert report.step == 10
+            assert digest(previous_of(target)) == old
+            break
+        assert contents(target) == before
+    assert digest(target) != old
+    found = read_resumable(target)
+    reports_of(corpus, replace(plan, seed=5), target, resume=found)
+    reports_of(corpus, replace(plan, seed=5), tmp_path / "whole")
+    assert digest(target) == digest(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("nats", [float("nan"), float("inf")])

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from attncli.checkpoint import directory
-from attncli.checkpoint.store import load_model, read_resumable
+from attncli.checkpoint.store import Checkpoint, load_model, read_resumable, write_checkpoint
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, BadInput, Diverged, OutOfRoom, UsageProblem
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import prepare
 from attncli.text.files import Documents
+from attncli.text.tokenizer import Tokenizer
 from attncli.training import loop as loop_module
 from attncli.training import make_plan, new_job, resume_job, train
 from attncli.training import plan as plan_module
@@ -323,6 +324,47 @@ def test_a_run_goes_on_from_a_model_with_its_shape_and_tokenizer(tmp_path):
     assert json.loads((tmp_path / "b" / "run.json").read_text())["from"] == str(tmp_path / "a")
     with pytest.raises(UsageProblem, match="context of 16"):
         new_job([str(other)], None, CorpusConfig(), replace(pinned, size=None, context=32), start=start)
+
+
+def foreign_tokenizer():
+    """One that drops white space and names its borders as other tools do."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers
+
+    words = sorted({word.strip(".").lower() for word in story(1500).split()})
+    names = ["[UNK]", "<s>", "</s>", "<|end|>", ".", *words, *(word.capitalize() for word in words)]
+    backend = Backend(models.WordLevel({name: i for i, name in enumerate(names)}, "[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens(names[1:4])
+    return Tokenizer(backend)
+
+
+def test_a_run_from_a_foreign_model_keeps_what_begins_and_ends_its_texts(tmp_path):
+    tokenizer = foreign_tokenizer()
+    assert tokenizer.encode("\n") == []
+    model, ends = tiny_model(vocab_size=tokenizer.vocab_size), frozenset({2, 3})
+    weights = model.state_dict()
+    write_checkpoint(tmp_path / "a", Checkpoint(model.config, weights, tokenizer, start_of_text=1, end_ids=ends))
+    (tmp_path / "t.txt").write_text(story(900))
+    start = load_model(tmp_path / "a", CPU, torch.float32)
+    pinned = replace(SMALL, size=None, context=None, lr=None, steps=6)
+    job = new_job([str(tmp_path / "t.txt")], None, CorpusConfig(), pinned, start=start)
+    options = {"facts": job.facts, "initial": job.initial, "borders": job.borders}
+    asked = itertools.count(1)
+    list(train(job.corpus, job.plan, tmp_path / "b", **options, stop=lambda: next(asked) >= 3))
+    again = resume_job(tmp_path / "b")
+    list(train(again.corpus, again.plan, tmp_path / "b", facts=again.facts, borders=again.borders, resume=again.resume))
+    made = load_model(tmp_path / "b", CPU, torch.float32)
+    assert made.run["status"] == "finished"
+    assert (made.start_of_text, made.end_ids) == (1, ends)
+    assert json.loads((tmp_path / "b" / directory.TOKENIZER_CONFIG).read_text())["eos_token"] == "</s>"
+
+
+def test_a_new_model_with_a_tokenizer_without_line_ends_has_some_start(tmp_path):
+    corpus = prepare(Documents.of((story(1500),)), CorpusConfig(), tokenizer=foreign_tokenizer())
+    run(corpus, make_plan(replace(SMALL, steps=2), corpus), tmp_path / "m")
+    made = load_model(tmp_path / "m", CPU, torch.float32)
+    assert (made.start_of_text, made.end_ids) == (0, frozenset())
 
 
 def test_a_small_text_ends_a_timed_run_before_it_only_memorizes(corpus):

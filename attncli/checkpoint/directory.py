@@ -31,6 +31,7 @@ STATE_FACTS = "state/state.json"
 
 MODELS_FOLDER = Path("checkpoints")
 TRAIN_FIRST = "Train one first: attncli train FILE"
+_PREVIOUS = ".previous"
 _LARGEST_JSON = 4 << 20  # bytes
 _LARGEST_TOKENIZER = 64 << 20
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -38,7 +39,10 @@ _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model directory as `attncli models` lists it. `run` is empty for a model that attncli did not train."""
+    """A model directory as `attncli models` lists it. `run` is empty for a model that attncli did not train.
+
+    `path` is where it lies now: under another name than its own when a kill fell into the moment of its replacement.
+    """
 
     name: str
     path: Path
@@ -76,7 +80,13 @@ def find_model(name: str | None) -> Path:
 
 def previous_of(target: Path) -> Path:
     """Where the save before the last one is kept while a run goes on."""
-    return target.parent / f".{target.name}.previous"
+    return target.parent / f".{target.name}{_PREVIOUS}"
+
+
+def _belongs_to(path: Path) -> str:
+    """The name of a model whose directory, or whose save before the last one, this would be."""
+    kept = path.name.startswith(".") and path.name.endswith(_PREVIOUS)
+    return path.name[1 : -len(_PREVIOUS)] if kept else path.name
 
 
 def present(path: Path) -> Path | None:
@@ -88,20 +98,21 @@ def present(path: Path) -> Path | None:
 
 
 def list_models(folder: Path = MODELS_FOLDER) -> list[ModelEntry]:
-    """Every directory of `folder` with a readable config, by name."""
+    """Every directory of `folder` with a readable config, by name; also one of which only the save before is there."""
     return sorted(_entries(folder), key=lambda entry: entry.name) if folder.is_dir() else []
 
 
 def _entries(folder: Path) -> Iterator[ModelEntry]:
-    for path in folder.iterdir():
-        if path.name.startswith(".") or not (path / CONFIG).is_file():
+    for name in {_belongs_to(path) for path in folder.iterdir()}:
+        path = present(folder / name)
+        if name.startswith(".") or path is None or not (path / CONFIG).is_file():
             continue
         try:
             config = read_json(path / CONFIG)
             run = read_json(path / RUN) if (path / RUN).is_file() else {}
             size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
             modified = (path / CONFIG).stat().st_mtime
-            yield ModelEntry(path.name, path, size, modified, status_of(path, run), config, run)
+            yield ModelEntry(name, path, size, modified, status_of(folder / name, run), config, run)
         except (BadCheckpoint, OSError):
             continue
 

@@ -43,7 +43,7 @@ def tensor_name(ours: str) -> str:
     return f"{_OUTER[module]}.{kind}"
 
 
-def config_to_json(config: ModelConfig, *, start_of_text: int, end_of_text: int | None) -> dict[str, Any]:
+def config_to_json(config: ModelConfig, *, start_of_text: int, end_of_text: int | list[int] | None) -> dict[str, Any]:
     """The `config.json` of a model of ours. Raises ValueError for a shape that no family here has."""
     family = _family(config)
     described: dict[str, Any] = {

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ from attncli.checkpoint.tensors import TensorFile, open_tensors, write_tensors
 from attncli.config import ModelConfig
 from attncli.errors import BadCheckpoint, OutOfRoom
 from attncli.model.transformer import Transformer
-from attncli.text.tokenizer import END_OF_TEXT, Tokenizer
+from attncli.text.tokenizer import Tokenizer
 
 _HEADERS = 1 << 20  # bytes; more than the headers of the tensor files and the manifest take
 
@@ -45,9 +45,19 @@ class State:
     facts: dict[str, Any]
 
 
+class Borders(NamedTuple):
+    """The token that begins a text without a prompt, and those that end one."""
+
+    start_of_text: int
+    end_ids: frozenset[int]
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a model directory holds. `weights` have our names; `start_of_text` begins a text without a prompt."""
+    """Everything a model directory holds. `weights` have our names; `start_of_text` begins a text without a prompt.
+
+    `end_ids` end a text; where there are none, the tokenizer's own does.
+    """
 
     config: ModelConfig
     weights: dict[str, Tensor]
@@ -56,6 +66,7 @@ class Checkpoint:
     run: dict[str, Any] = field(default_factory=dict)
     metrics: Sequence[dict[str, Any]] = ()
     state: State | None = None
+    end_ids: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -95,10 +106,12 @@ def lock(target: Path) -> Iterator[None]:
             ) from None
         if os.fstat(handle.fileno()).st_nlink == 0:  # its owner ended, and removed it, just now
             raise BadCheckpoint(f"{target} was being trained by another run until now.", "Try again.")
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
         try:
+            try:  # past the buffer of the handle, which would try again when it is closed
+                os.ftruncate(handle.fileno(), 0)
+                os.write(handle.fileno(), str(os.getpid()).encode())
+            except OSError as problem:
+                raise _not_written(target, problem) from None
             yield
         finally:
             path.unlink(missing_ok=True)
@@ -119,9 +132,7 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
     needed = _size(checkpoint, texts)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(target.parent).free
-        if free < needed:
-            raise OutOfRoom(_no_room(target, needed, free), "Free some space, or choose another place with --out.")
+        _refuse_without_room(target, needed)
         folder.mkdir()
         _write_files(folder, checkpoint, texts)
         _swap(folder, target)
@@ -132,6 +143,14 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
         settle(target)  # what was moved away when the disk was full before the new one came
     if checkpoint.state is None:
         shutil.rmtree(directory.previous_of(target), ignore_errors=True)
+
+
+def try_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
+    """Raises OutOfRoom as writing this would, where that can be known beforehand. Writes nothing; the lock is held."""
+    try:
+        _refuse_without_room(target, _size(checkpoint, _texts(checkpoint)))
+    except OSError as problem:
+        raise _not_written(target, problem) from None
 
 
 def settle(target: Path) -> None:
@@ -157,6 +176,12 @@ def _size(checkpoint: Checkpoint, texts: dict[str, bytes]) -> int:
     return sum(int(tensor.nbytes) for tensor in tensors) + sum(map(len, texts.values())) + _HEADERS
 
 
+def _refuse_without_room(target: Path, needed: int) -> None:
+    free = shutil.disk_usage(target.parent).free
+    if free < needed:
+        raise OutOfRoom(_no_room(target, needed, free), "Free some space, or choose another place with --out.")
+
+
 def _no_room(target: Path, needed: int, free: int) -> str:
     return f"No room for {target}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free."
 
@@ -170,10 +195,13 @@ def _not_written(target: Path, problem: OSError, needed: int = 0) -> OutOfRoom:
 
 def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
     """Every file but those of tensors and the manifest."""
-    end = checkpoint.tokenizer.end_of_text
+    tokenizer = checkpoint.tokenizer
+    ends = sorted(checkpoint.end_ids or _ids(tokenizer.end_of_text, tokenizer))
+    end = ends if len(ends) > 1 else ends[0] if ends else None
+    named = tokenizer.end_of_text if tokenizer.end_of_text in ends else min(ends, default=None)
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": None if end is None else END_OF_TEXT,
+        "eos_token": None if named is None else tokenizer.decode([named]),
         "model_max_length": checkpoint.config.context,
         "clean_up_tokenization_spaces": False,
     }
@@ -182,7 +210,7 @@ def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
             config_to_json(checkpoint.config, start_of_text=checkpoint.start_of_text, end_of_text=end)
         ),
         directory.GENERATION: _json({"bos_token_id": checkpoint.start_of_text, "eos_token_id": end}),
-        directory.TOKENIZER: checkpoint.tokenizer.to_json().encode(),
+        directory.TOKENIZER: tokenizer.to_json().encode(),
         directory.TOKENIZER_CONFIG: _json(tokenizer_config),
         directory.RUN: _json(checkpoint.run),
         directory.METRICS: b"".join(json.dumps(line).encode() + b"\n" for line in checkpoint.metrics),
@@ -364,16 +392,18 @@ def read_resumable(path: Path) -> Checkpoint:
     if not folder.holds(directory.MANIFEST):
         raise BadCheckpoint(f"{path} holds no {directory.MANIFEST}, without which its state cannot be trusted.")
     config = config_from_json(folder.json(directory.CONFIG), str(path / directory.CONFIG))
+    tokenizer, settings = folder.tokenizer(), folder.json(directory.GENERATION)
     folder.json(directory.TOKENIZER_CONFIG)  # nothing of it is needed, but a save is whole or it is none
     metrics = folder.read(directory.METRICS)
     return Checkpoint(
         config,
         read_weights(folder, config, torch.device("cpu"), torch.float32).state_dict(),
-        folder.tokenizer(),
-        folder.json(directory.GENERATION)["bos_token_id"],
+        tokenizer,
+        settings["bos_token_id"],
         run=folder.json(directory.RUN),
         metrics=[json.loads(line) for line in metrics.splitlines()],
         state=_read_state(folder),
+        end_ids=frozenset(_ids(settings["eos_token_id"], tokenizer)),
     )
 
 

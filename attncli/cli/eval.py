@@ -82,7 +82,7 @@ def _model_and_files(words: list[str], model: str | None) -> tuple[str | None, l
     if max(map(len, first.split("/"))) > _LONGEST_NAME:
         raise BadInput(f"There is no file {first[:40]}…: the name is too long.", "Pipe a text in, and say - for it.")
     is_model = any((folder / CONFIG).is_file() for folder in (Path(first), MODELS_FOLDER / first))
-    if model is not None or Path(first).is_file():
+    if model is not None or not first or Path(first).is_file():
         return model, words
     if is_model and more:
         return first, more

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _SAMPLE_TOKENS, _SHORTEST_SAMPLE, _SAMPLE_TOKENS_PER_SECOND = 80, 10, 1 / 3
 _METERED_TOKENS, _METERED_TOKENS_PER_SECOND = 400, 3  # of the sample that is compared with the training text
+_OPENING = 200  # characters of the text in which its first words are looked for
 _FILES = "Text files, directories, or - for standard input."
 _TIME = f"How long in all, such as 90s, 5m or 1h. Unset: {DEFAULT_TRAINING_SECONDS / 60:.0f}m."
 _SIZE = f"{', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384. Unset: by time and machine."
@@ -167,7 +168,7 @@ def _target(files: list[str] | None, name: str | None, out: Path | None, resume:
     stopped = [entry for entry in list_models() if entry.status in ("stopped", "interrupted")]
     if not stopped:
         raise BadCheckpoint(f"There is no run to resume in ./{MODELS_FOLDER}.", "Name it with --name or --out.")
-    return max(stopped, key=lambda entry: entry.modified).path
+    return MODELS_FOLDER / max(stopped, key=lambda entry: entry.modified).name
 
 
 def _refuse_changes(context: typer.Context) -> None:
@@ -214,7 +215,7 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
     from attncli.render.escape import one_line
     from attncli.render.training import TrainingScreen, plan_table
     from attncli.training import train as reports
-    from attncli.training.reports import Result
+    from attncli.training.reports import Result, SaveReport
 
     console = messages()
     for note in job.notes:
@@ -223,6 +224,7 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
     resumed, before = _gone_through(job, target)
     show(console, plan_table(job.plan, str(target), _described(corpus), resumed))
     result: Result | None = None
+    saved = job.resume is not None
     with ExitStack() as opened:
         log = opened.enter_context(_tensorboard(target, job.plan, resumed)) if tensorboard else None
         received = opened.enter_context(_signals())
@@ -234,6 +236,7 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
             target,
             facts=job.facts,
             initial=job.initial,
+            borders=job.borders,
             resume=job.resume,
             started=clock.started,
             stop=lambda: bool(received),
@@ -243,12 +246,17 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
             if log is not None:
                 log.update(report)
             result = report if isinstance(report, Result) else result
+            saved = saved or isinstance(report, SaveReport)
     assert result is not None
     if not result.finished:
         steps = f"step {result.step:,} of {result.steps:,}"
         with suppress(OSError):  # after SIGHUP the terminal may be gone
-            console.print(f"Stopped at {steps}; everything is saved. Go on with:")
-            console.print(one_line(f"  attncli train --resume {_where(target)}"), soft_wrap=True)
+            if saved:
+                console.print(f"Stopped at {steps}; everything is saved. Go on with:")
+                console.print(one_line(f"  attncli train --resume {_where(target)}"), soft_wrap=True)
+            else:
+                console.print(f"Stopped at {steps}, before the first score: nothing is saved.")
+                console.print(one_line(f"{target} holds what it held before."), soft_wrap=True)
         raise typer.Exit(128 + received[0])
     _summarize(result, job, target, json)
 
@@ -358,5 +366,5 @@ def _summarize(result: Result, job: Job, target: Path, json: bool) -> None:
 
 def _first_words(corpus: Corpus) -> str:
     """The beginning of the text, as a prompt to try: at most four words of its first line."""
-    opening = corpus.tokenizer.decode(corpus.train.ids[:40].tolist()).strip().partition("\n")[0]
-    return " ".join(opening.split()[:4])[:40] or "The"
+    first_line = corpus.opening(_OPENING).strip().partition("\n")[0]
+    return " ".join(first_line.split()[:4])[:40] or "The"

@@ -65,25 +65,20 @@ class Corpus:
     digest: str
     sources: tuple[str, ...]
 
-    def train_text(self, limit: int, from_end: bool = False) -> str:
-        """The first or last `limit` characters that are trained on, documents without a mark between them."""
-        return _text_of(self.train.ids, self.tokenizer, limit, from_end)
+    def opening(self, limit: int) -> str:
+        """The first `limit` characters of the first document that is trained on; less when it is shorter.
 
-    def val_text(self, limit: int, from_end: bool = False) -> str:
-        """The first or last `limit` characters that are validated on, documents without a mark between them."""
-        return _text_of(self.val.ids, self.tokenizer, limit, from_end)
-
-
-def _text_of(ids: NDArray[np.unsignedinteger], tokenizer: Tokenizer, limit: int, from_end: bool) -> str:
-    """Out of the ids, as the file may be gone. Takes more of them until they give more characters than asked for."""
-    count = limit // 2 + 8
-    while True:
-        taken = ids[-count:] if from_end else ids[:count]
-        text = tokenizer.decode(taken[taken != tokenizer.end_of_text].tolist())
-        # The characters beyond the limit make sure that none at its border is cut.
-        if len(text) > limit + 4 or count >= len(ids):
-            return text[max(len(text) - limit, 0) :] if from_end else text[:limit]
-        count *= 2
+        Out of the ids, as the file may be gone. Takes more of them until they give more characters than asked for.
+        """
+        count = limit // 2 + 8
+        while True:
+            taken = self.train.ids[:count]
+            ends = np.flatnonzero(taken == self.tokenizer.end_of_text)
+            text = self.tokenizer.decode(taken[: ends[0] if len(ends) else count].tolist())
+            # The characters beyond the limit make sure that none at its border is cut.
+            if len(ends) or len(text) > limit + 4 or count >= len(self.train):
+                return text[:limit]
+            count *= 2
 
 
 def default_vocab_size(characters: int) -> int:

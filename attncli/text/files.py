@@ -24,7 +24,7 @@ from tempfile import SpooledTemporaryFile, gettempdir
 from typing import IO, Literal, NamedTuple
 
 from attncli.config import CorpusConfig
-from attncli.errors import BadInput, OutOfRoom
+from attncli.errors import BadInput, OutOfRoom, UsageProblem
 from attncli.text.tokenizer import END_OF_TEXT, checked_text
 
 STDIN = "-"
@@ -193,7 +193,9 @@ def read_text(path: str, encoding: str = CorpusConfig.encoding) -> str:
 
     Raises:
         BadInput: for a file that is missing, unreadable, binary, or not in the encoding (with the byte's offset).
+        UsageProblem: for a path that is empty.
     """
+    _refuse_empty(path)
     name = _name(path)
     with _reading(name), _opened(path) as file:
         return "".join(text for text, _ in _decoded(file, name, encoding))
@@ -204,13 +206,16 @@ def read_documents(
 ) -> Documents:
     """Finds every document of files, directories and '-', in order; `<|endoftext|>` lines separate those of a file.
 
-    All is read and checked once; the text itself is not kept. In a directory, files are taken by name, hidden ones left
-    out, and what is not text is skipped and listed.
+    All is read and checked once; the text itself is not kept. In a directory, files are taken by name, hidden ones and
+    models left out, and what is not text is skipped and listed.
 
     Raises:
         BadInput: for a named file that is not text, a directory without text, or no text at all.
         OutOfRoom: when a pipe does not fit the temporary folder.
+        UsageProblem: for a path that is empty.
     """
+    for path in paths:
+        _refuse_empty(path)
     total = _size_of(paths)
     scanner = _Scanner(encoding, Meter(progress, Progress("reading", 0, total)))
     for path in paths:
@@ -230,12 +235,26 @@ def read_documents(
     return documents
 
 
+def _refuse_empty(path: str) -> None:
+    """To the system an empty path is no file; to Python's Path it is the current directory."""
+    if not path:
+        raise UsageProblem("The path of a text is empty.", "Name a file, or say . for this directory.")
+
+
 def _files_in(folder: Path) -> list[Path]:
-    return [
-        file
-        for file in sorted(folder.rglob("*"))
-        if not any(part.startswith(".") for part in file.relative_to(folder).parts) and file.is_file()
-    ]
+    found = []
+    for place, folders, names in os.walk(folder):
+        if _is_model(names):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [file for name in names if not name.startswith(".") and (file := Path(place, name)).is_file()]
+    return sorted(found)
+
+
+def _is_model(names: list[str]) -> bool:
+    """Whether a directory of these files holds a model: its JSON is no text, and a run changes it while it goes on."""
+    return "config.json" in names and any(name.endswith(".safetensors") for name in names)
 
 
 def _size_of(paths: Sequence[str]) -> int | None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from attncli import __version__
 from attncli.checkpoint.directory import STATE_FACTS, ModelFolder, find_model, previous_of
-from attncli.checkpoint.store import Checkpoint, LoadedModel, fall_back, read_resumable
+from attncli.checkpoint.store import Borders, Checkpoint, LoadedModel, fall_back, read_resumable
 from attncli.config import DEFAULT_TRAINING_SECONDS, CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.model.device import pick_device
@@ -44,6 +44,7 @@ class Job:
     resume: Checkpoint | None = None
     initial: dict[str, Tensor] | None = None  # the weights of the model it starts from
     notes: tuple[str, ...] = ()
+    borders: Borders | None = None  # that model's
 
 
 def new_job(
@@ -83,7 +84,14 @@ def new_job(
     facts = _facts(corpus, text, val_file, pinned)
     if start is None:
         return Job(corpus, plan, facts, notes=notes)
-    return Job(corpus, plan, facts | {"from": str(start.path)}, initial=start.model.state_dict(), notes=notes)
+    facts |= {"from": str(start.path)}
+    return Job(corpus, plan, facts, initial=start.model.state_dict(), notes=notes, borders=_borders_of(start))
+
+
+def _borders_of(start: LoadedModel) -> Borders:
+    """Those the model has; and of its tokenizer the one that is put between documents, which it will learn."""
+    between = start.tokenizer.end_of_text
+    return Borders(start.start_of_text, start.end_ids | ({between} if between is not None else set()))
 
 
 def _most_characters(seconds: float) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attncli.checkpoint.store import Checkpoint
+from attncli.checkpoint.store import Borders, Checkpoint
 from attncli.errors import Diverged
 from attncli.model.device import DTYPES
 from attncli.model.transformer import Transformer, initialize
@@ -42,6 +42,7 @@ def train(
     *,
     facts: dict[str, Any],
     initial: dict[str, Tensor] | None = None,
+    borders: Borders | None = None,
     resume: Checkpoint | None = None,
     started: float | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -52,9 +53,11 @@ def train(
     Args:
         corpus: the text.
         plan: what to do; of a resumed run, the plan of its beginning.
-        target: the model directory, written at the start, at every evaluation, and at the end.
+        target: the model directory, written at the start, at every evaluation, and at the end; what is there when a
+            new run begins is replaced when that has its first score.
         facts: what `run.json` shall say beside the plan and the results (JSON values).
         initial: the weights to begin with, by our names; drawn from the seed when not given.
+        borders: what begins and ends a text to the model that gave these weights.
         resume: what `read_resumable` gave; its state is used up, so that its memory is free while the run goes on.
         started: when the clock of the deadline began, by time.monotonic(); now, when not given.
         stop: asked after every step and between the parts of one; true saves and ends the run.
@@ -70,9 +73,11 @@ def train(
     clock = _Clock(time.monotonic() if started is None else started, plan)
     run = _begin(plan, initial, resume)
     clock.before = run.seconds_before
-    with Saver(target, corpus, plan, facts) as saver:
+    if resume is not None:
+        borders = Borders(resume.start_of_text, resume.end_ids)
+    with Saver(target, corpus, plan, facts, borders) as saver:
         if resume is None:
-            saver.save(run, "running", clock.spent())  # an unwritable place is found out now
+            saver.begin(run, clock.spent())
             yield from map(SaveReport, saver.safe())
         meter = _Meter(plan)
         while run.step < run.schedule.steps:
@@ -152,7 +157,7 @@ class _Meter:
             raise Diverged(
                 f"Training diverged at step {run.step - len(outcomes) + at + 1}: "
                 f"loss {outcomes[at, 0]:.4g}, gradient norm {outcomes[at, 1]:.4g}.",
-                "Nothing saved was overwritten. Try a smaller --lr.",
+                "What was saved before stays. Try a smaller --lr.",
             )
         rate = len(outcomes) * self._plan.tokens_per_step / (time.monotonic() - self._began)
         self.restart()
@@ -203,7 +208,7 @@ def _evaluate(run: Run, corpus: Corpus, plan: Plan, clock: _Clock) -> EvalReport
     if not math.isfinite(score.nats):
         raise Diverged(
             f"Training diverged at step {run.step}: the validation loss is {score.per_token:.4g}.",
-            "Nothing saved was overwritten. Try a smaller --lr.",
+            "What was saved before stays. Try a smaller --lr.",
         )
     best = run.best is None or score.per_token < run.best.per_token
     if best:

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from attncli.checkpoint.store import Checkpoint, State, write_checkpoint
+from attncli.checkpoint.store import Borders, Checkpoint, State, try_checkpoint, write_checkpoint
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import Corpus
 from attncli.training.reports import Plan, Result, Score
@@ -56,13 +56,18 @@ class Saver:
     Used as a context: leaving it waits for the save that is being written.
     """
 
-    def __init__(self, target: Path, corpus: Corpus, plan: Plan, facts: dict[str, Any]) -> None:
+    def __init__(
+        self, target: Path, corpus: Corpus, plan: Plan, facts: dict[str, Any], borders: Borders | None = None
+    ) -> None:
+        """`borders` are those of the model that the run goes on from; a new model's follow from its text."""
         self._target, self._corpus, self._plan, self._facts = target, corpus, plan, facts
+        self._borders = borders or _borders_for(corpus)
         self._thread = ThreadPoolExecutor(1, "save")
         self._writing: Future[None] | None = None
         self._writing_step = 0
         self._safe: list[int] = []
         self.saved_at = 0.0  # seconds of the run, at the last save
+        self._replaces = False  # something that stands at the target and is better than a run without a score
 
     def __enter__(self) -> Self:
         return self
@@ -72,13 +77,27 @@ class Saver:
         if error is None:
             self.wait()
 
+    def begin(self, run: Run, seconds: float) -> None:
+        """Finds out now whether the place can be written, by the first save of a new run.
+
+        What is to be replaced stays until the run has a score: then the room is all that is looked at.
+        """
+        self._replaces = self._target.is_dir() and any(self._target.iterdir())
+        if self._replaces:
+            try_checkpoint(self._target, self._checkpoint(run, "running", seconds))
+        else:
+            self.save(run, "running", seconds)
+
     def save(self, run: Run, status: str, seconds: float, result: Result | None = None) -> None:
         """One save, safe on disk when this returns: the best weights, and unless the run is over its state.
 
-        Raises OutOfRoom, also for a save begun earlier.
+        Before there is a score it does not replace what another run left. Raises OutOfRoom, also for a save begun
+        earlier.
         """
         self.wait()
         self.saved_at = seconds
+        if self._replaces and run.best is None:
+            return
         write_checkpoint(self._target, self._checkpoint(run, status, seconds, result))
         self._safe.append(run.step)
 
@@ -90,6 +109,8 @@ class Saver:
         """
         self.wait()
         self.saved_at = seconds
+        if self._replaces and run.best is None:
+            return
         checkpoint = self._checkpoint(run, "running", seconds)
         assert checkpoint.state is not None
         if not self._worth_copying(checkpoint.state):
@@ -133,14 +154,8 @@ class Saver:
         }
         weights = run.best_weights or run.model.state_dict()
         state = None if result is not None else self._state(run, seconds)
-        tokenizer = self._corpus.tokenizer
-        return Checkpoint(self._plan.model, weights, tokenizer, self._start(), document, tuple(run.metrics), state)
-
-    def _start(self) -> int:
-        end = self._corpus.tokenizer.end_of_text
-        if end is not None and self._corpus.train.documents >= _DOCUMENTS_FOR_START:
-            return end
-        return self._corpus.tokenizer.encode("\n")[0]
+        tokenizer, (start, ends) = self._corpus.tokenizer, self._borders
+        return Checkpoint(self._plan.model, weights, tokenizer, start, document, tuple(run.metrics), state, ends)
 
     def _results(self, run: Run, result: Result | None) -> dict[str, Any] | None:
         score = result.best if result is not None else run.best
@@ -164,6 +179,15 @@ class Saver:
             "train_loss": run.train_loss,
         }
         return State(tensors, facts)
+
+
+def _borders_for(corpus: Corpus) -> Borders:
+    """A text begins as after another one; one that is alone as a line does, if the tokenizer has a token for that."""
+    end, line_end = corpus.tokenizer.end_of_text, corpus.tokenizer.encode("\n")
+    known = frozenset() if end is None else frozenset({end})
+    if line_end and (end is None or corpus.train.documents < _DOCUMENTS_FOR_START):
+        return Borders(line_end[0], known)
+    return Borders(0 if end is None else end, known)
 
 
 def _physical_memory() -> int:
