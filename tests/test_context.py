@@ -353,15 +353,16 @@ def test_compare_on_the_command_line(here, capsys):
 
 def test_compare_refuses_before_it_reads_a_model(here, capsys):
     (here / "there.svg").write_text("mine")
-    for arguments, message in (
-        (["--svg", "."], "is a directory"),
-        (["--svg", "there.svg"], "there.svg exists"),
-        (["--svg", "no/where.svg"], "no directory no"),
-        (["--svg", "a", "--html", "a"], "name the same file"),
-        (["--html", "x" * 300], "cannot be a file"),
+    for arguments, expected, message in (
+        (["--svg", "."], 2, "is a directory"),
+        (["--svg", "there.svg"], 2, "there.svg exists"),
+        (["--svg", "no/where.svg"], 4, "no directory no"),
+        (["--svg", "a", "--html", "a"], 2, "name the same file"),
+        (["--html", "x" * 300], 2, "cannot be a file"),
+        (["--html", "/dev/null"], 2, "no regular file"),
     ):
         code, out, err = ask(capsys, "compare", A, B, "-m", "nothing", *arguments)
-        assert (code, out) == (2, "")
+        assert (code, out) == (expected, "")
         assert message in err
     assert (here / "there.svg").read_text() == "mine"
     assert ask(capsys, "compare", A, B, "--token", "river", "--svg", "there.svg", "--force")[0] == 0

@@ -159,3 +159,11 @@ class Analogy:
     average: float
     chance: Chance
     expected: Expected | None
+
+
+@dataclass(frozen=True)
+class EveryWeight:
+    """All attention weights of one text."""
+
+    pieces: tuple[Piece, ...]
+    weights: NDArray[np.float32]  # (layers, heads, T, T): row looks at column, rows sum to 1
