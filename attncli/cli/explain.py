@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from attncli.cli.options import DeviceOption, JsonOption, ModelOption, required_text, unset
+from attncli.cli.options import (
+    CsvOption,
+    DeviceOption,
+    ForceOption,
+    HtmlOption,
+    JsonOption,
+    ModelOption,
+    NpzOption,
+    PlainOption,
+    SvgOption,
+    required_text,
+    unset,
+)
+from attncli.cli.outputs import refuse_files, write_explanation, write_pictures
 from attncli.errors import UsageProblem
 
 _TOKEN = "The token in focus, by index or word. Unset: the last, which predicts what comes next."
@@ -26,6 +39,12 @@ def explain(
     weights: Annotated[str, typer.Option(metavar="norm|raw", help=_WEIGHTS)] = "norm",
     device: DeviceOption = "auto",
     json: JsonOption = False,
+    plain: PlainOption = False,
+    csv: CsvOption = None,
+    npz: NpzOption = None,
+    svg: SvgOption = None,
+    html: HtmlOption = None,
+    force: ForceOption = False,
 ) -> None:
     # fmt: on
     """Show where a token gets its information, one head's attention, and what may come next.
@@ -36,12 +55,14 @@ def explain(
     layer, head_index = _parse_head(head, layer)
     if weights not in ("norm", "raw"):
         raise UsageProblem(f"--weights {weights!r} is not a measure.", "Use norm or raw.")
+    refuse_files({"--csv": csv, "--npz": npz, "--svg": svg, "--html": html}, force)
     given = required_text(text, _EXAMPLE)
     from attncli.cli.loading import load
     from attncli.explain.first_screen import Focus, find_token
     from attncli.explain.first_screen import explain as explained
     from attncli.render.console import output, print_json, show
     from attncli.render.explanation import explanation_document, explanation_screen
+    from attncli.render.plain import explanation_sentences, print_sentences
 
     loaded = load(model, device, "float32")
     pieces = loaded.tokenizer.pieces(given)
@@ -50,9 +71,13 @@ def explain(
     found = explained(loaded.model, loaded.tokenizer, pieces, focus)
     if json:
         print_json(explanation_document(found, loaded.name))
+    elif plain:
+        print_sentences(explanation_sentences(found, loaded.name))
     else:
         console = output()
         show(console, explanation_screen(found, loaded.name, console))
+    write_explanation(found, loaded.model, csv, npz)
+    write_pictures(lambda console: explanation_screen(found, loaded.name, console), "attncli explain", svg, html)
 
 
 def _parse_head(head: str | None, layer: int | None) -> tuple[int | None, int | None]:

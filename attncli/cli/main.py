@@ -17,12 +17,15 @@ import typer
 
 from attncli import __version__
 from attncli.cli import clock
+from attncli.cli.analogy import analogy
+from attncli.cli.compare import compare
 from attncli.cli.eval import eval
 from attncli.cli.explain import explain
 from attncli.cli.generate import generate
 from attncli.cli.help import FirstPage
 from attncli.cli.info import info
 from attncli.cli.models import models
+from attncli.cli.neighbors import neighbors
 from attncli.cli.plot import plot
 from attncli.cli.process import limit_spinning
 from attncli.cli.tokenize import tokenize
@@ -44,7 +47,7 @@ app = typer.Typer(
 )
 _PANELS: dict[str, list[Callable[..., None]]] = {
     "Start here": [train, generate, explain, tokenize],
-    "Look closer": [eval, plot, info, models],
+    "Look closer": [compare, neighbors, analogy, eval, plot, info, models],
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:

@@ -8,6 +8,7 @@ import secrets
 import stat
 import sys
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -97,6 +98,18 @@ ModelOption = Annotated[str | None, unset("--model", "-m", metavar="MODEL", help
 DeviceOption = Annotated[str, typer.Option("--device", help=f"auto, cpu, cuda or mps; {_AUTO}.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help=_DTYPE)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+SvgOption = Annotated[
+    Path | None, unset("--svg", metavar="FILE", help="Also write the screen as a picture that stands alone.")
+]
+HtmlOption = Annotated[Path | None, unset("--html", metavar="FILE", help="Also write it as a page that stands alone.")]
+CsvOption = Annotated[
+    Path | None, unset("--csv", metavar="FILE", help="Also write a table with a row for each source.")
+]
+NpzOption = Annotated[
+    Path | None, unset("--npz", metavar="FILE", help="Also write the raw weights of all layers and heads, for NumPy.")
+]
+PlainOption = Annotated[bool, typer.Option("--plain", help="Sentences instead of tables.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 SeedOption = Annotated[
     int | None, unset("--seed", "-s", help="The same seed gives the same result. Unset: drawn, and printed.")
 ]

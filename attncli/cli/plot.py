@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from attncli.cli.options import JsonOption, count, unset
-from attncli.errors import OutOfRoom, UsageProblem
+from attncli.cli.outputs import refuse_files, write_file
+from attncli.errors import UsageProblem
 
 _RUNS = "Names in ./checkpoints, model directories, or metrics.jsonl files. Unset: the newest model."
 _UP = "Nats per token, or bits per byte. Unset: loss where all runs have one tokenizer, else bits."
@@ -56,7 +56,8 @@ def plot(
     if out is not None:
         from attncli.render.figure import curves_figure
 
-        _write(out, curves_figure(found, axes, out.suffix[1:].lower()))
+        data = curves_figure(found, axes, out.suffix[1:].lower())
+        write_file(out, "--out", lambda file: file.write(data))
         print_note(f"written: {out}")
     if json:
         print_json(curves_document(found))
@@ -81,18 +82,4 @@ def _refuse_out(out: Path, force: bool) -> None:
 
     if out.suffix[1:].lower() not in FORMATS:
         raise UsageProblem(f"--out {out} is neither .svg nor .png.", "Name the file such as curves.svg.")
-    if out.is_dir():
-        raise UsageProblem(f"{out} is a directory.", "Give --out a file in it.")
-    if os.path.lexists(out) and not force:
-        raise UsageProblem(f"{out} exists.", "Choose another --out, or --force to replace it.")
-
-
-def _write(out: Path, data: bytes) -> None:
-    """The whole file or nothing."""
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(out)
-    except OSError as problem:
-        unfinished.unlink(missing_ok=True)
-        raise OutOfRoom(f"{out} cannot be written: {problem.strerror}.", "Choose another --out.") from None
+    refuse_files({"--out": out}, force)

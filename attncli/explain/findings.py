@@ -66,3 +66,104 @@ class Explanation:
     sources: Sources
     map: HeadMap
     next_tokens: tuple[NextToken, ...]  # what may follow the focus token, most probable first
+
+
+@dataclass(frozen=True)
+class WordInText:
+    """A word in one of two texts: the tokens it can see, and what each of them gave it.
+
+    A pull is how far what a source gives to the word moves it away from its other self: along the line from the other
+    text's stream to this one's, measured, head by head, from the midpoint of what the head gives in the two texts.
+    """
+
+    pieces: tuple[Piece, ...]  # the whole text
+    first: int  # the word's first token
+    at: int  # its last token, whose stream is compared
+    pulls: Floats  # (at + 1,), in units of the stream
+    shares: Floats  # (at + 1,), norm-weighted, as in Sources
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One word in two texts.
+
+    The pulls of both texts, `feed_forward` and `embedding` sum to `distance`: each is the part of the difference that
+    came that way. A bias adds the same in both, so it has no part.
+    """
+
+    words: tuple[WordInText, WordInText]
+    layers: int
+    heads: int
+    cosines: Floats  # (layers + 1,), of the two streams: of the embedding first, then after each layer
+    others: Floats | None  # the same, on average over pairs of different tokens of the two texts; None: there is none
+    layer: int  # the number of layers after which the difference is measured
+    distance: float  # the length of the difference of the two streams there
+    feed_forward: float
+    embedding: float  # the token's own and, where they are learned, that of the position
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """A token, in the vocabulary or at an index of a text, and the cosine with what was asked for."""
+
+    id: int
+    text: str
+    index: int | None
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Chance:
+    """The cosine of the nearest of some random vectors: below `median` in half of all draws, below `most` in 95%."""
+
+    vectors: int
+    width: int
+    median: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The tokens nearest to a word: among token embeddings, or among the tokens of a text.
+
+    Without a text the word is the mean of the embeddings of its tokens, and these are left out of the neighbours. With
+    one it is the residual stream of its last token there.
+    """
+
+    word: tuple[Piece, ...]
+    text: tuple[Piece, ...] | None
+    at: int | None  # the index in the text
+    layer: int | None  # the stream after so many layers
+    among: Literal["vocabulary", "text"]
+    nearest: tuple[Neighbor, ...]
+    average: float  # cosine with all that were compared
+    chance: Chance
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Where a hoped-for word comes among the answers: 1 is the nearest."""
+
+    word: tuple[Piece, ...]
+    cosine: float
+    rank: int
+    rank_without: int  # by nearness to the third word alone, without the arithmetic
+
+
+@dataclass(frozen=True)
+class Analogy:
+    """What is to the third word as the second is to the first: the tokens nearest to second - first + third."""
+
+    words: tuple[tuple[Piece, ...], tuple[Piece, ...], tuple[Piece, ...]]
+    nearest: tuple[Neighbor, ...]
+    average: float
+    chance: Chance
+    expected: Expected | None
+
+
+@dataclass(frozen=True)
+class EveryWeight:
+    """All attention weights of one text."""
+
+    pieces: tuple[Piece, ...]
+    weights: NDArray[np.float32]  # (layers, heads, T, T): row looks at column, rows sum to 1

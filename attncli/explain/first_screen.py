@@ -40,12 +40,7 @@ def explain(
         UsageProblem: for a token, layer or head that is not there, naming those that are.
     """
     config = model.config
-    if not pieces:
-        raise BadInput("The text has no tokens.", 'Give a sentence: attncli explain "He sat on the river\'s bank"')
-    if len(pieces) > config.context:
-        raise BadInput(
-            f"The text has {len(pieces)} tokens, and the model reads at most {config.context}.", "Give a shorter one."
-        )
+    refuse_length(pieces, config.context)
     token = len(pieces) - 1 if focus.token is None else focus.token
     _check("token", token, len(pieces))
     _check("layer", focus.layer, config.layers)
@@ -62,6 +57,16 @@ def explain(
         map=watch.head_map(),
         next_tokens=_most_probable(logits, tokenizer, next_tokens),
     )
+
+
+def refuse_length(pieces: Sequence[Piece], context: int) -> None:
+    """Raises BadInput for no tokens, or more than the context."""
+    if not pieces:
+        raise BadInput("The text has no tokens.", 'Give a sentence: attncli explain "He sat on the river\'s bank"')
+    if len(pieces) > context:
+        raise BadInput(
+            f"The text has {len(pieces)} tokens, and the model reads at most {context}.", "Give a shorter one."
+        )
 
 
 def contribution_norms(steps: AttentionSteps, module: Attention, query: int) -> tuple[Tensor, Tensor]:
@@ -175,17 +180,24 @@ def find_token(pieces: Sequence[Piece], wanted: str) -> int:
 
     Raises UsageProblem when no token is meant, or several are.
     """
+    return find_run(pieces, wanted)[1]
+
+
+def find_run(pieces: Sequence[Piece], wanted: str) -> tuple[int, int]:
+    """The same as the indices of the first and the last token of a word, one index twice for a number.
+
+    Raises UsageProblem when no token is meant, or several are.
+    """
     if re.fullmatch(r"-?[0-9]{1,9}", wanted):
         index = int(wanted)
         _check("token", index, len(pieces))
-        return index
+        return index, index
     runs = _runs(pieces, wanted.strip())
-    words = [end for start, end in runs if _is_word(pieces, start, end)]
-    matches = words or [end for _, end in runs]  # else a part of a word, as the tokenizer cut it
+    matches = [run for run in runs if _is_word(pieces, *run)] or runs  # else a part of a word, as the tokenizer cut it
     if len(matches) == 1:
         return matches[0]
     if matches:
-        listed = " or ".join(f"--token {at}" for at in matches)
+        listed = " or ".join(f"--token {end}" for _, end in matches)
         raise UsageProblem(f"{wanted!r} comes {len(matches)} times.", f"Say which: {listed}.")
     listed = " ".join(f"{at}:{piece.text.strip() or '␣'}" for at, piece in enumerate(pieces[:24]))
     raise UsageProblem(

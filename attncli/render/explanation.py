@@ -50,7 +50,8 @@ def _heading(found: Explanation, model: str, width: int) -> Text:
     return text
 
 
-def _scope(sources: Sources, found: Explanation) -> str:
+def scope(sources: Sources, found: Explanation) -> str:
+    """Which layers and heads the shares are of."""
     layers = "all layers" if len(sources.layers) == found.layers else f"layer {sources.layers[0]}"
     heads = "all heads" if sources.head is None else f"head {sources.head}"
     if layers == "all layers" and heads == "all heads":
@@ -63,7 +64,7 @@ def _sources_heading(found: Explanation, width: int) -> Text:
     focus = token_label(found.pieces[sources.focus], _LABEL)
     question = f"Where does {focus} [{sources.focus}] get its information?"
     kind = "share of information" if sources.weights == "norm" else "raw attention weight"
-    measure = f"{kind}, {_scope(sources, found)}"
+    measure = f"{kind}, {scope(sources, found)}"
     text = Text(fit(question, width), style="bold cyan")
     gap = width - cell_len(question) - cell_len(measure)
     if gap >= 2:

@@ -48,3 +48,8 @@ def bar(share: float, width: int, full: str = "█") -> str:
     if full != "█":
         return full * round(eighths / 8)
     return full * (eighths // 8) + (_EIGHTHS[eighths % 8].strip())
+
+
+def signed(share: float) -> str:
+    """The same with its sign: 0.4137 -> '+41%', -0.2 -> '-20%', 0 -> '0%'."""
+    return ("+" if share > 0 else "-" if share < 0 else "") + percent(abs(share))

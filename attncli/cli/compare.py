@@ -1,0 +1,50 @@
+"""`attncli compare`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from attncli.cli.options import DeviceOption, ForceOption, HtmlOption, JsonOption, ModelOption, SvgOption, unset
+from attncli.cli.outputs import refuse_files, write_pictures
+
+_TOKEN = "The word, or the index of a token; twice for one in each text. Unset: the one word that both share."
+_LAYER = "Measure the difference after so many layers; 0 is the embedding. Unset: after all."
+
+
+# fmt: off
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="The first text.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The second.", show_default=False)],
+    model: ModelOption = None,
+    token: Annotated[list[str] | None, unset(help=_TOKEN)] = None,
+    layer: Annotated[int | None, unset(help=_LAYER)] = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+    svg: SvgOption = None,
+    html: HtmlOption = None,
+    force: ForceOption = False,
+) -> None:
+    # fmt: on
+    """Show how alike a word is to itself in two texts, layer by layer, and which tokens pulled the two apart.
+
+    attncli compare "He sat on the river's bank" "She put money in the bank" --token bank
+    attncli compare "a grey mole in the garden" "one mole of carbon dioxide"
+    """
+    refuse_files({"--svg": svg, "--html": html}, force)
+    from attncli.cli.loading import load
+    from attncli.explain.context import compare as compared
+    from attncli.explain.context import find_words
+    from attncli.render.console import output, print_json, show
+    from attncli.render.context import comparison_document, comparison_screen
+
+    loaded = load(model, device, "float32")
+    texts = [loaded.tokenizer.pieces(text) for text in (a, b)]
+    found = compared(loaded.model, texts, find_words(texts, token or []), layer)
+    if json:
+        print_json(comparison_document(found, loaded.name))
+    else:
+        console = output()
+        show(console, comparison_screen(found, loaded.name, console))
+    write_pictures(lambda console: comparison_screen(found, loaded.name, console), "attncli compare", svg, html)

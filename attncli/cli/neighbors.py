@@ -1,0 +1,63 @@
+"""`attncli neighbors`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from attncli.cli.options import DeviceOption, ForceOption, HtmlOption, JsonOption, ModelOption, SvgOption, unset
+from attncli.cli.outputs import refuse_files, write_pictures
+from attncli.errors import UsageProblem
+
+_WORD = "A word; with --in, a word of that text or the index of a token."
+_IN = "A text with the word in it: compares its residual stream there. Unset: the word's embedding."
+_LAYER = "With --in: the stream after so many layers; 0 is the embedding. Unset: after all."
+_AMONG = "With --in: compare with all token embeddings, or with the text's other tokens."
+
+
+# fmt: off
+def neighbors(
+    word: Annotated[str, typer.Argument(help=_WORD, show_default=False)],
+    model: ModelOption = None,
+    inside: Annotated[str | None, unset("--in", metavar="TEXT", help=_IN)] = None,
+    layer: Annotated[int | None, unset(help=_LAYER)] = None,
+    among: Annotated[str, typer.Option(metavar="vocabulary|text", help=_AMONG)] = "vocabulary",
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="How many to show.")] = 10,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+    svg: SvgOption = None,
+    html: HtmlOption = None,
+    force: ForceOption = False,
+) -> None:
+    # fmt: on
+    """Show the tokens nearest to a word, by the cosine, beside what chance would give.
+
+    attncli neighbors river
+    attncli neighbors bank --in "He sat on the river's bank" --layer 2
+    """
+    if among not in ("vocabulary", "text"):
+        raise UsageProblem(f"--among {among!r} is nothing to compare with.", "Use vocabulary or text.")
+    if inside is None and (layer is not None or among == "text"):
+        raise UsageProblem("--layer and --among text need a text.", f"Give one: --in 'a text with {word} in it'.")
+    refuse_files({"--svg": svg, "--html": html}, force)
+    from attncli.cli.loading import load
+    from attncli.explain.geometry import neighbors as near
+    from attncli.explain.geometry import neighbors_in_text, spell
+    from attncli.render.console import output, print_json, show
+    from attncli.render.geometry import neighbors_document, neighbors_screen
+
+    loaded = load(model, device, "float32")
+    network, tokenizer = loaded.model, loaded.tokenizer
+    if inside is None:
+        found = near(network, tokenizer, spell(tokenizer, word), count=top_k)
+    else:
+        place = "text" if among == "text" else "vocabulary"
+        text = tokenizer.pieces(inside)
+        found = neighbors_in_text(network, tokenizer, text, word, layer=layer, among=place, count=top_k)  # type: ignore[arg-type]
+    if json:
+        print_json(neighbors_document(found, loaded.name))
+    else:
+        console = output()
+        show(console, neighbors_screen(found, loaded.name, console))
+    write_pictures(lambda console: neighbors_screen(found, loaded.name, console), "attncli neighbors", svg, html)

@@ -1,0 +1,91 @@
+"""Files that a command writes beside what it shows: refused before the work, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from attncli.errors import OutOfRoom, UsageProblem
+
+if TYPE_CHECKING:
+    from attncli.explain.findings import Explanation
+    from attncli.model.transformer import Transformer
+    from attncli.render.picture import Draw
+
+Files = Mapping[str, Path | None]  # by option
+
+
+def refuse_files(files: Files, force: bool) -> None:
+    """Refuses what cannot or must not be written.
+
+    Raises:
+        UsageProblem: for a directory, a device, a file that exists (unless forced), or one named twice.
+        OutOfRoom: for a file in a directory that is not there.
+    """
+    named: dict[Path, str] = {}
+    for option, file in files.items():
+        if file is None:
+            continue
+        try:
+            _refuse_file(file, option, force)
+        except (OSError, ValueError) as problem:
+            raise UsageProblem(f"{file} cannot be a file: {problem}.", f"Choose another {option}.") from None
+        if (before := named.setdefault(file.absolute(), option)) != option:
+            raise UsageProblem(f"{before} and {option} name the same file.", "Give each its own.")
+
+
+def _refuse_file(file: Path, option: str, force: bool) -> None:
+    if file.is_dir():
+        raise UsageProblem(f"{file} is a directory.", f"Give {option} a file in it.")
+    if not file.parent.is_dir():
+        raise OutOfRoom(f"There is no directory {file.parent}.", f"Make it, or choose another {option}.")
+    if file.exists() and not file.is_file():
+        raise UsageProblem(f"{file} is no regular file.", f"Choose another {option}.")
+    if os.path.lexists(file) and not force:
+        raise UsageProblem(f"{file} exists.", f"Choose another {option}, or --force to replace it.")
+
+
+def write_file(file: Path, option: str, write: Callable[[BinaryIO], object]) -> None:
+    """Has the whole file written, or nothing. Raises OutOfRoom when that cannot be."""
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as opened:
+            write(opened)
+        unfinished.replace(file)
+    except OSError as problem:
+        raise OutOfRoom(f"{file} cannot be written: {problem.strerror}.", f"Choose another {option}.") from None
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def write_asked(file: Path | None, option: str, write: Callable[[BinaryIO], object]) -> None:
+    """The same for a file that was asked for by an option; a note on standard error says that it is there."""
+    from attncli.render.console import print_note
+
+    if file is not None:
+        write_file(file, option, write)
+        print_note(f"written: {file}")
+
+
+def write_pictures(draw: Draw, title: str, svg: Path | None, html: Path | None) -> None:
+    """The pictures of a screen that were asked for."""
+    from attncli.render.picture import html_picture, svg_picture
+
+    write_asked(svg, "--svg", lambda file: file.write(svg_picture(draw, title).encode()))
+    write_asked(html, "--html", lambda file: file.write(html_picture(draw, title).encode()))
+
+
+def write_explanation(found: Explanation, model: Transformer, csv: Path | None, npz: Path | None) -> None:
+    """The table and the arrays of an explanation that were asked for."""
+    from attncli.render.export import sources_csv, write_weights
+
+    write_asked(csv, "--csv", lambda file: file.write(sources_csv(found).encode()))
+    if npz is not None:
+        from attncli.explain.every_weight import every_weight
+
+        weights = every_weight(model, found.pieces)
+        write_asked(npz, "--npz", lambda file: write_weights(weights, file))

@@ -1,0 +1,201 @@
+"""One word in two sentences: how alike is it to itself, layer by layer, and which tokens pulled the two apart?
+
+A word of several tokens is looked at in its last, which has seen the whole word. What comes after the word cannot reach
+it, so each text is read up to the word only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from attncli.errors import BadInput, UsageProblem
+from attncli.explain.findings import Comparison, Floats, WordInText
+from attncli.explain.first_screen import contribution_norms, find_run, refuse_length
+from attncli.model.attention import Attention, AttentionSteps, Observer
+from attncli.model.transformer import Transformer
+from attncli.text.tokenizer import Piece
+
+Run = tuple[int, int]  # the first and the last token of a word
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_ORDINALS = "first", "second"
+_EXAMPLE = 'attncli compare "the bank of the river" "money in the bank" --token bank'
+
+
+def compare(
+    model: Transformer, texts: Sequence[Sequence[Piece]], words: Sequence[Run], layer: int | None = None
+) -> Comparison:
+    """Compares a word in two texts, given as their tokens and the word's place in each.
+
+    The two streams h and g differ, after `layer` layers (None is all of them), by what was added on the way:
+    h - g = (embeddings) + sum over layers of (attention outputs + feed-forward outputs). Every part is projected on the
+    direction u of h - g, so the projections sum to its length. Of an attention output, source j has the part
+    sum over heads of a_hj u.(f_h(x_j) - m_h), with a_hj the weight, f_h(x_j) the value through the output matrix, and
+    m_h the midpoint of what head h gives in the two texts; with the other sign in the second text. The weights sum to
+    1, so the midpoints cancel in the sum; without them, what every source has in common would look like a pull.
+
+    Raises:
+        BadInput: for a text without tokens, or a word beyond the context.
+        UsageProblem: for a layer that is not there.
+    """
+    config = model.config
+    after = config.layers if layer is None else layer
+    if not 0 <= after <= config.layers:
+        raise UsageProblem(
+            f"There is no stream after {after} layers.", f"--layer is from 0, the embedding, to {config.layers}."
+        )
+    one, other = (_read(model, text, at) for text, (_, at) in zip(texts, words, strict=True))
+    difference = one.streams[after][-1] - other.streams[after][-1]
+    distance = float(difference.norm())
+    # Where the two are the same, there is no direction, and nothing pulls.
+    direction = difference / distance if distance > 0 else torch.zeros_like(difference)
+    pulls = _pulls(model, one, other, direction, after)
+    fed = sum((one.fed[at] - other.fed[at] for at in range(after)), torch.zeros_like(difference))
+    embedded = one.streams[0][-1] - other.streams[0][-1]
+    return Comparison(
+        words=(
+            WordInText(tuple(texts[0]), *words[0], pulls[0], _mean_shares(one, after)),
+            WordInText(tuple(texts[1]), *words[1], pulls[1], _mean_shares(other, after)),
+        ),
+        layers=config.layers,
+        heads=config.heads,
+        cosines=_cosines(one, other),
+        others=_cosines_of_others(one, other),
+        layer=after,
+        distance=distance,
+        feed_forward=float(fed @ direction),
+        embedding=float(embedded @ direction),
+    )
+
+
+def find_words(texts: Sequence[Sequence[Piece]], tokens: Sequence[str]) -> tuple[Run, Run]:
+    """The word's place in each of two texts: one that both hold, or one named for each; with none, the one they share.
+
+    Raises:
+        BadInput: for a text without tokens.
+        UsageProblem: when no word is meant, or several are, naming them.
+    """
+    for ordinal, text in zip(_ORDINALS, texts, strict=True):
+        if not text:
+            raise BadInput(f"The {ordinal} text has no tokens.", f"Give two: {_EXAMPLE}")
+    if len(tokens) > 2:
+        raise UsageProblem(f"There are {len(tokens)} --token.", "Give one for both texts, or one for each.")
+    named = list(tokens) or [_shared_word(texts)]
+    first, second = (
+        _find(text, wanted, ordinal)
+        for text, wanted, ordinal in zip(texts, (named[0], named[-1]), _ORDINALS, strict=True)
+    )
+    return first, second
+
+
+def _find(text: Sequence[Piece], wanted: str, ordinal: str) -> Run:
+    try:
+        return find_run(text, wanted)
+    except UsageProblem as problem:
+        hint = f"{problem.hint} Give --token twice, first for the first text, to name one in each."
+        raise UsageProblem(f"In the {ordinal} text: {problem.message}", hint) from None
+
+
+def _shared_word(texts: Sequence[Sequence[Piece]]) -> str:
+    first, second = (_WORD.findall("".join(piece.completed for piece in text)) for text in texts)
+    shared = [word for word in dict.fromkeys(first) if word in second]
+    if len(shared) == 1:
+        return str(shared[0])
+    if not shared:
+        raise UsageProblem("The two texts share no word.", "Name one in each: --token MOLE --token HILL.")
+    listed = " or ".join(f"--token {word}" for word in shared[:12]) + (" …" if len(shared) > 12 else "")
+    raise UsageProblem(f"The two texts share {len(shared)} words.", f"Say which: {listed}.")
+
+
+@dataclass
+class _Reading(Observer):
+    """What one pass over a text shows of its last token: on the CPU, in float64."""
+
+    streams: list[Tensor] = field(default_factory=list)  # (T, C), of the embedding and after each layer
+    weights: list[Tensor] = field(default_factory=list)  # (H, T) per layer
+    values: list[Tensor] = field(default_factory=list)  # (K, T, D) per layer
+    fed: list[Tensor] = field(default_factory=list)  # (C,) per layer
+    shares: list[Tensor] = field(default_factory=list)  # (T,) per layer
+    ids: list[int] = field(default_factory=list)
+
+    def residual(self, layer: int, stream: Tensor) -> None:
+        self.streams.append(stream[0].cpu().double())
+
+    def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
+        last = steps.weights.shape[2] - 1
+        self.weights.append(steps.weights[0, :, last].cpu().double())
+        self.values.append(steps.value[0].cpu().double())
+        norms = contribution_norms(steps, module, last)[1].cpu().double()
+        self.shares.append(norms / norms.sum().clamp_min(1e-30))
+
+    def feed_forward(self, layer: int, output: Tensor) -> None:
+        self.fed.append(output[0, -1].cpu().double())
+
+
+def _read(model: Transformer, pieces: Sequence[Piece], at: int) -> _Reading:
+    seen = pieces[: at + 1]
+    refuse_length(seen, model.config.context)
+    reading = _Reading(ids=[piece.id for piece in seen])
+    with torch.inference_mode():
+        model.hidden(torch.tensor([reading.ids], device=model.embedding.weight.device), observe=reading)
+    return reading
+
+
+def _pulls(model: Transformer, one: _Reading, other: _Reading, direction: Tensor, after: int) -> tuple[Floats, Floats]:
+    """The pull of every source of the two texts, over the first `after` layers."""
+    pulls = [torch.zeros(len(reading.ids), dtype=torch.float64) for reading in (one, other)]
+    for layer in range(after):
+        module: Attention = model.blocks[layer].attention  # type: ignore[assignment]
+        # u.(W_h v) = (W_h' u).v, so no vector of the model's width is needed for each source.
+        back = (direction @ module.output.weight.detach().cpu().double()).view(module.heads, -1)  # (H, D)
+        groups = module.heads // module.kv_heads
+        given = [
+            reading.weights[layer] * (reading.values[layer].repeat_interleave(groups, 0) @ back[..., None])[..., 0]
+            for reading in (one, other)
+        ]  # (H, T) each
+        midpoint = (given[0].sum(1, keepdim=True) + given[1].sum(1, keepdim=True)) / 2  # (H, 1)
+        for at, (reading, sign) in enumerate(((one, 1), (other, -1))):
+            pulls[at] += sign * (given[at] - reading.weights[layer] * midpoint).sum(0)
+    return pulls[0].numpy(), pulls[1].numpy()
+
+
+def _mean_shares(reading: _Reading, after: int) -> Floats:
+    if not after:
+        return torch.zeros(len(reading.ids), dtype=torch.float64).numpy()
+    shares: Floats = torch.stack(reading.shares[:after]).mean(0).numpy()
+    return shares
+
+
+def _cosines(one: _Reading, other: _Reading) -> Floats:
+    """(layers + 1,): of the last token's two streams; exactly 1 where they are equal."""
+    cosines = []
+    for a, b in zip(one.streams, other.streams, strict=True):
+        same = torch.equal(a[-1], b[-1])
+        cosines.append(torch.ones(()) if same else (_unit(a[-1]) @ _unit(b[-1])).clamp(-1, 1))
+    found: Floats = torch.stack([cosine.double() for cosine in cosines]).numpy()
+    return found
+
+
+def _cosines_of_others(one: _Reading, other: _Reading) -> Floats | None:
+    """(layers + 1,): the mean over all pairs of a token of one text with a different one of the other."""
+    first, second = torch.tensor(one.ids), torch.tensor(other.ids)
+    common = [(first == i, second == i) for i in sorted(set(one.ids) & set(other.ids))]
+    pairs = len(first) * len(second) - sum(int(a.sum() * b.sum()) for a, b in common)
+    if not pairs:
+        return None
+    means = []
+    for stream_a, stream_b in zip(one.streams, other.streams, strict=True):
+        a, b = _unit(stream_a), _unit(stream_b)
+        total = a.sum(0) @ b.sum(0) - sum((a[i].sum(0) @ b[j].sum(0) for i, j in common), torch.zeros(()))
+        means.append(total / pairs)
+    found: Floats = torch.stack(means).numpy()
+    return found
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """The same directions at length 1; a vector of zeros stays one."""
+    return torch.nn.functional.normalize(vectors, dim=-1, eps=1e-30)

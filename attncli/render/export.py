@@ -1,0 +1,36 @@
+"""Findings as files for other programs: tables as CSV, arrays as NumPy's .npz."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import BinaryIO
+
+import numpy as np
+
+from attncli.explain.findings import EveryWeight, Explanation
+
+
+def sources_csv(found: Explanation) -> str:
+    """A row for each token that the one in focus can see: its share, its raw weight, then its share layer by layer."""
+    sources = found.sources
+    written = io.StringIO()
+    table = csv.writer(written, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # a token may be a line's end
+    table.writerow(["index", "token", "id", "share", "raw", *(f"layer_{layer}" for layer in sources.layers)])
+    for at, piece in enumerate(found.pieces[: sources.focus + 1]):
+        figures = (sources.shares[at], sources.raw[at], *sources.by_layer[:, at])
+        table.writerow([at, piece.text, piece.id, *map(float, figures)])
+    return written.getvalue()
+
+
+def write_weights(found: EveryWeight, file: BinaryIO) -> None:
+    """Writes `weights` (layers, heads, T, T), `ids` (T,) and `texts` (T,), without pickles.
+
+    NumPy drops NUL characters at the end of a text; the id is the token.
+    """
+    np.savez(
+        file,
+        weights=found.weights,
+        ids=np.array([piece.id for piece in found.pieces], np.int64),
+        texts=np.array([piece.text for piece in found.pieces], np.str_),
+    )

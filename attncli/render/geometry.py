@@ -1,0 +1,185 @@
+"""The tokens near a word or near the answer to an analogy, beside what chance would give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from attncli.explain.findings import Analogy, Chance, Expected, Neighbor, Neighbors
+from attncli.render.escape import fit, label_text, one_line, token_label
+from attncli.render.numbers import bar
+from attncli.text.tokenizer import Piece
+
+_LABEL = 18  # cells of a token's label
+_WIDEST_BAR = 30
+
+
+def neighbors_screen(found: Neighbors, model: str, console: Console) -> RenderableType:
+    """Everything `attncli neighbors` shows, for the width of a console."""
+    width = console.width
+    if found.text is None:
+        measure = "cosine of token embeddings"
+    else:
+        others = "those of the other tokens" if found.among == "text" else "token embeddings"
+        at = "the embedding" if found.layer == 0 else f"the residual stream after layer {(found.layer or 0) - 1}"
+        measure = f"cosine of {at} with {others}"
+    where = "" if found.at is None else f" [{found.at}] of {len(found.text or ())} tokens"
+    title = f"{one_line(model)} · nearest to {spelling(found.word)}{where}"
+    own = found.word[-1].id if found.text is not None and found.among == "vocabulary" else None
+    return Group(
+        Text(fit(title, width), "bold"),
+        Text(fit(measure, width), "dim"),
+        *_several([found.word] if found.text is None else [], width),
+        *([Text(_LAST, "dim")] if found.text is not None and len(found.word) > 1 else []),
+        Text(),
+        _table(found.nearest, found.chance, own, width),
+        Text(),
+        *_honesty(found.nearest, found.average, found.chance),
+    )
+
+
+_LAST = "The word is several tokens: this is the last, which has seen the others."
+
+
+def analogy_screen(found: Analogy, model: str, console: Console) -> RenderableType:
+    """Everything `attncli analogy` shows, for the width of a console."""
+    width = console.width
+    a, b, c = map(spelling, found.words)
+    return Group(
+        Text(fit(f"{one_line(model)} · {a} : {b} = {c} : ?", width), "bold"),
+        Text(fit(f"nearest to {b} - {a} + {c}, cosine of token embeddings, the three left out", width), "dim"),
+        *_several([*found.words, *([found.expected.word] if found.expected is not None else [])], width),
+        Text(),
+        _table(found.nearest, found.chance, None, width),
+        Text(),
+        *([] if found.expected is None else [_expected(found.expected, c, found.chance.vectors)]),
+        *_honesty(found.nearest, found.average, found.chance),
+    )
+
+
+def spelling(word: Iterable[Piece]) -> str:
+    """A word with its spaces visible: '␣river'."""
+    return label_text("".join(piece.completed for piece in word))
+
+
+def _several(words: Sequence[Sequence[Piece]], width: int) -> list[Text]:
+    """A line for each word that is not one token."""
+    lines = []
+    for word in dict.fromkeys(tuple(word) for word in words):
+        if len(word) > 1:
+            end = ": the mean of their embeddings is used"
+            start = f"{spelling(word)} is {len(word)} tokens, "
+            room = max(width - len(end) - len(start), 12)
+            lines.append(Text(start + fit("|".join(map(token_label, word)), room) + end, "dim"))
+    return lines
+
+
+def _table(nearest: Sequence[Neighbor], chance: Chance, own: int | None, width: int) -> Table:
+    """A row a neighbour, dim where chance would bring one as near."""
+    table = Table.grid(padding=(0, 1))
+    for justify in ("right", "left", "left", "right", "left"):
+        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
+    narrow = width < 60
+    label = 12 if narrow else _LABEL
+    room = max(4, min(_WIDEST_BAR, width - label - (21 if own is None or narrow else 36)))
+    for rank, token in enumerate(nearest, 1):
+        note = f"#{token.id}" if token.index is None else f"[{token.index}]"
+        if token.id == own:
+            note = "itself" if narrow else f"{note} its own token"
+        table.add_row(
+            Text(str(rank), "dim"),
+            Text(fit(label_text(token.text), label)),
+            Text(bar(token.cosine, room), "cyan"),
+            Text(f"{token.cosine:.3f}", "" if token.cosine > chance.most else "dim"),
+            Text(note, "dim"),
+        )
+    return table
+
+
+def _expected(expected: Expected, third: str, of: int) -> Text:
+    word = spelling(expected.word)
+    return Text(
+        f"{word} comes {_ordinal(expected.rank)} of {of:,}, cosine {expected.cosine:.3f}; "
+        f"by nearness to {third} alone, {_ordinal(expected.rank_without)}."
+    )
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:,}{ending}"
+
+
+def _honesty(nearest: Sequence[Neighbor], average: float, chance: Chance) -> list[Text]:
+    """What the figures are worth: beside the average, and beside chance."""
+    if not nearest:
+        return [Text("There is nothing to compare with.")]
+    compared = (
+        f"All {chance.vectors:,} compared: {average:.3f} on average. By chance, the nearest of {chance.vectors:,} "
+        f"random vectors of width {chance.width:,} would be at {chance.median:.3f}, and above {chance.most:.3f} "
+        "once in 20."
+    )
+    if nearest[0].cosine > chance.most:
+        near = sum(token.cosine > chance.most for token in nearest)
+        all_of = (
+            "All of these are" if near == len(nearest) > 1 else f"The first {near} are" if near > 1 else "The first is"
+        )
+        verdict = f"{all_of} nearer than chance."
+    else:
+        verdict = (
+            "No nearer than chance: these neighbours mean nothing. The model is too small or has learned too little."
+        )
+    if average > chance.median:
+        verdict += " But all that was compared lies on one side: measure by the average instead."
+    return [Text(compared, "dim"), Text(verdict)]
+
+
+def neighbors_document(found: Neighbors, model: str) -> dict[str, Any]:
+    """The same findings for programs: stable keys, full precision."""
+    return {
+        "model": model,
+        "word": _word_document(found.word),
+        "text": None if found.text is None else _word_document(found.text),
+        "index": found.at,
+        "after_layers": found.layer,
+        "among": found.among,
+        **_nearest_document(found),
+    }
+
+
+def analogy_document(found: Analogy, model: str) -> dict[str, Any]:
+    """The same for an analogy."""
+    expected = found.expected
+    return {
+        "model": model,
+        **{name: _word_document(word) for name, word in zip("abc", found.words, strict=True)},
+        **_nearest_document(found),
+        "expected": None
+        if expected is None
+        else {
+            "word": _word_document(expected.word),
+            "cosine": expected.cosine,
+            "rank": expected.rank,
+            "rank_by_c_alone": expected.rank_without,
+        },
+    }
+
+
+def _word_document(word: Iterable[Piece]) -> list[dict[str, Any]]:
+    return [{"id": piece.id, "text": piece.text} for piece in word]
+
+
+def _nearest_document(found: Neighbors | Analogy) -> dict[str, Any]:
+    chance = found.chance
+    return {
+        "nearest": [
+            {"id": token.id, "text": token.text, "index": token.index, "cosine": token.cosine}
+            for token in found.nearest
+        ],
+        "compared": chance.vectors,
+        "average_cosine": found.average,
+        "chance": {"width": chance.width, "median": chance.median, "once_in_20": chance.most},
+    }
