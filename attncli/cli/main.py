@@ -20,6 +20,7 @@ from attncli.cli import clock
 from attncli.cli.eval import eval
 from attncli.cli.explain import explain
 from attncli.cli.generate import generate
+from attncli.cli.heads import heads
 from attncli.cli.help import FirstPage
 from attncli.cli.info import info
 from attncli.cli.models import models
@@ -44,7 +45,7 @@ app = typer.Typer(
 )
 _PANELS: dict[str, list[Callable[..., None]]] = {
     "Start here": [train, generate, explain, tokenize],
-    "Look closer": [eval, plot, info, models],
+    "Look closer": [heads, eval, plot, info, models],
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
