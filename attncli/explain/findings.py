@@ -5,6 +5,7 @@ Layers, heads and tokens are counted from 0. No torch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,6 +105,11 @@ class HeadScores:
     def chance(self, kind: HeadKind, layer: int) -> float:
         """The score of even attention in a layer; NaN where there is none."""
         return float(self.chances[HEAD_KINDS.index(kind), layer])
+
+    def table(self, kind: HeadKind) -> list[list[float | None]]:
+        """Every head's score, by layer and head; None where it has none."""
+        rows = self.scores[HEAD_KINDS.index(kind)].tolist()
+        return [[value if math.isfinite(value) else None for value in row] for row in rows]
 
     def ranked(self, kind: HeadKind) -> list[tuple[int, int]]:
         """Layers and heads that have a score, the highest first."""

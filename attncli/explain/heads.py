@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attncli.config import ModelConfig
 from attncli.errors import BadInput, UsageProblem
 from attncli.explain.findings import HeadScores
 from attncli.model.attention import Attention, AttentionSteps, Observer
@@ -60,12 +61,11 @@ def repeats(start: int, length: int, vocabulary: int, generator: torch.Generator
     return torch.cat([torch.tensor([start]), drawn, drawn])
 
 
-def fitted(model: Transformer, vocabulary: int) -> int:
+def fitted(config: ModelConfig, vocabulary: int) -> int:
     """The most random tokens that the context and every window let come twice, and there are; LENGTH at most.
 
     Raises BadInput for a model that reads too little.
     """
-    config = model.config
     most = min(LENGTH, (config.context - 1) // 2, vocabulary - 1)
     if most < _SHORTEST:
         raise BadInput(f"The model reads {config.context} tokens at once: too few to repeat anything.")
@@ -97,7 +97,7 @@ def head_scores(
         BadInput: for a model that reads too little.
     """
     most = min((model.config.context - 1) // 2, vocabulary - 1)
-    length = fitted(model, vocabulary) if length is None else length
+    length = fitted(model.config, vocabulary) if length is None else length
     if not _SHORTEST <= length <= most:
         limit = f"from {_SHORTEST} to {most:,}"
         raise UsageProblem(

@@ -126,7 +126,7 @@ def _kind_document(found: HeadScores, kind: HeadKind) -> dict[str, Any]:
     return {
         "best": best and {"layer": best[0], "head": best[1], "score": found.score(kind, *best)},
         "chance": [_plain(value) for value in found.chances[at].tolist()],
-        "scores": [[_plain(value) for value in row] for row in found.scores[at].tolist()],
+        "scores": found.table(kind),
     }
 
 

@@ -131,13 +131,9 @@ class Saver:
         weights = run.best_weights or run.model.state_dict()
         state = None if result is not None else self._state(run, seconds)
         tokenizer = self._corpus.tokenizer
-        return Checkpoint(self._plan.model, weights, tokenizer, self._start(), document, tuple(run.metrics), state)
-
-    def _start(self) -> int:
-        end = self._corpus.tokenizer.end_of_text
-        if end is not None and self._corpus.train.documents >= _DOCUMENTS_FOR_START:
-            return end
-        return self._corpus.tokenizer.encode("\n")[0]
+        return Checkpoint(
+            self._plan.model, weights, tokenizer, start_of_text(self._corpus), document, tuple(run.metrics), state
+        )
 
     def _results(self, run: Run, result: Result | None) -> dict[str, Any] | None:
         score = result.best if result is not None else run.best
@@ -166,6 +162,14 @@ class Saver:
 def _physical_memory() -> int:
     """Bytes of memory of this machine."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def start_of_text(corpus: Corpus) -> int:
+    """The token that starts a text for a model of this corpus: what ends a document, where there are many."""
+    end = corpus.tokenizer.end_of_text
+    if end is not None and corpus.train.documents >= _DOCUMENTS_FOR_START:
+        return end
+    return corpus.tokenizer.encode("\n")[0]
 
 
 def weights_of(model: Transformer) -> dict[str, Tensor]:
