@@ -22,6 +22,7 @@ from attncli.cli.compare import compare
 from attncli.cli.eval import eval
 from attncli.cli.explain import explain
 from attncli.cli.generate import generate
+from attncli.cli.heads import heads
 from attncli.cli.help import FirstPage
 from attncli.cli.info import info
 from attncli.cli.models import models
@@ -47,7 +48,7 @@ app = typer.Typer(
 )
 _PANELS: dict[str, list[Callable[..., None]]] = {
     "Start here": [train, generate, explain, tokenize],
-    "Look closer": [compare, neighbors, analogy, eval, plot, info, models],
+    "Look closer": [heads, compare, neighbors, analogy, eval, plot, info, models],
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:

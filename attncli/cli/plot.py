@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +14,7 @@ from attncli.errors import UsageProblem
 
 _RUNS = "Names in ./checkpoints, model directories, or metrics.jsonl files. Unset: the newest model."
 _UP = "Nats per token, or bits per byte. Unset: loss where all runs have one tokenizer, else bits."
+_HEADS = "Draw instead what the attention heads came to do, of one run that was trained with --watch-heads."
 _ROWS = 20
 
 
@@ -21,6 +23,7 @@ def plot(
     runs: Annotated[list[str] | None, typer.Argument(metavar="RUN", help=_RUNS, show_default=False)] = None,
     x: Annotated[str, typer.Option("--x", metavar="step|tokens|time", help="What runs along the x axis.")] = "step",
     y: Annotated[str | None, unset("--y", metavar="loss|bits", help=_UP)] = None,
+    heads: Annotated[bool, typer.Option("--heads", help=_HEADS)] = False,
     out: Annotated[Path | None, unset("--out", "-o", metavar="FILE", help="Write a .svg or .png file instead.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     width: Annotated[int | None, count(help="Columns of the chart. Unset: those of the terminal.")] = None,
@@ -36,6 +39,9 @@ def plot(
     _refuse(x, y, width, height)
     if out is not None:
         _refuse_out(out, force)
+    if heads:
+        _heads(runs or [], x, y, out, width, height, json)
+        return
     from attncli.render.chart import STEPS, TIME, TOKENS, ascii_only
     from attncli.render.console import output, print_json, print_note, show
     from attncli.render.curves import BITS, LOSS, Axes, curves_document, curves_screen
@@ -63,8 +69,43 @@ def plot(
         print_json(curves_document(found))
     elif out is None:
         console = output()
-        rows = height or (min(_ROWS, max(console.height - len(found) - 1, 1)) if console.is_terminal else _ROWS)
+        rows = height or _rows(console, len(found))
         show(console, curves_screen(found, axes, width or console.width, rows, ascii_only(console)))
+
+
+def _heads(
+    runs: list[str], x: str, y: str | None, out: Path | None, width: int | None, height: int | None, json: bool
+) -> None:
+    """The same for the heads of a run."""
+    if y is not None or len(runs) > 1:
+        what = "--y" if y is not None else f"{len(runs)} runs"
+        raise UsageProblem(f"--heads draws the scores of one run's heads, so {what} cannot be given.", "Name one run.")
+    from attncli.render.chart import STEPS, TIME, TOKENS, ascii_only
+    from attncli.render.console import output, print_json, print_note, show
+    from attncli.render.watched import along_axis, watched_document, watched_screen
+    from attncli.training.curves import read_heads
+
+    found = read_heads(runs[0] if runs else None)
+    along = {"step": STEPS, "tokens": TOKENS, "time": TIME}[x]
+    if not any(math.isfinite(at) for at in along_axis(found, along).tolist()):
+        raise UsageProblem(f"{found.path} does not say its {along}.", "Choose another --x.")
+    if out is not None:
+        from attncli.render.figure import watched_figure
+
+        data = watched_figure(found, along, out.suffix[1:].lower())
+        write_file(out, "--out", lambda file: file.write(data))
+        print_note(f"written: {out}")
+    if json:
+        print_json(watched_document(found))
+    elif out is None:
+        console = output()
+        rows = height or _rows(console, len(found.kinds))
+        show(console, watched_screen(found, along, width or console.width, rows, ascii_only(console)))
+
+
+def _rows(console: Any, below: int) -> int:
+    """Of the chart, with so many rows below it."""
+    return min(_ROWS, max(console.height - below - 1, 1)) if console.is_terminal else _ROWS
 
 
 def _refuse(x: str, y: str | None, width: int | None, height: int | None) -> None:

@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from attncli.text.corpus import Corpus
     from attncli.training.curves import RunCurves
     from attncli.training.job import Job
+    from attncli.training.loop import Watcher
     from attncli.training.reports import Plan, Result
     from attncli.training.tensorboard import TensorBoardLog
 
 _SAMPLE_TOKENS, _SHORTEST_SAMPLE, _SAMPLE_TOKENS_PER_SECOND = 80, 10, 1 / 3
 _METERED_TOKENS, _METERED_TOKENS_PER_SECOND = 400, 3  # of the sample that is compared with the training text
 _OPENING = 200  # characters of the text in which its first words are looked for
+_WATCHED_TOKENS, _WATCHED_TEXTS = 24, 2  # at an evaluation: a small part of the time that takes
 _FILES = "Text files, directories, or - for standard input."
 _TIME = f"How long in all, such as 90s, 5m or 1h. Unset: {DEFAULT_TRAINING_SECONDS / 60:.0f}m."
 _SIZE = f"{', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384. Unset: by time and machine."
@@ -82,6 +84,7 @@ def train(
     force: Annotated[bool, typer.Option("--force", help="Replace a model of the same name.", rich_help_panel=_PLACE_PANEL)] = False,  # noqa: E501
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events beside the model.")] = False,  # noqa: E501
+    watch_heads: Annotated[bool, typer.Option("--watch-heads", help="Score the attention heads at every evaluation: attncli plot --heads.")] = False,  # noqa: E501
     json: JsonOption = False,
 ) -> None:
     # fmt: on
@@ -90,6 +93,7 @@ def train(
     attncli train corpus.txt
     attncli train book.txt notes/ --time 3m --name mine
     """
+    from dataclasses import replace
     from time import monotonic
 
     from attncli.checkpoint.store import lock, settle
@@ -127,6 +131,8 @@ def train(
                 job = resume_job(target, files or (), device, progress)
             else:
                 job = new_job(files or (), val_file, text, pinned, monotonic() - clock.started, start, progress)
+        if watch_heads:
+            job = replace(job, facts=job.facts | {"watch_heads": True})
         _run(job, target, json, tensorboard)
 
 
@@ -173,7 +179,7 @@ def _target(files: list[str] | None, name: str | None, out: Path | None, resume:
 
 def _refuse_changes(context: typer.Context) -> None:
     """A resumed run keeps its plan."""
-    free = {"files", "name", "out", "resume", "device", "tensorboard", "json"}
+    free = {"files", "name", "out", "resume", "device", "tensorboard", "watch_heads", "json"}
     _refuse_given(context, sorted(context.params.keys() - free), "A resumed run keeps its plan")
 
 
@@ -241,6 +247,7 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
             started=clock.started,
             stop=lambda: bool(received),
             sample=_sampler(job),
+            watch=_watcher(job),
         ):
             screen.update(report)
             if log is not None:
@@ -298,6 +305,29 @@ def _sampler(job: Job) -> Callable[[Transformer], tuple[str, int]] | None:
         return prompt + "".join(event.text for event in events if isinstance(event, Text)), len(prompt)
 
     return sample
+
+
+def _watcher(job: Job) -> Watcher | None:
+    """Scores the heads on a few short texts, always the same, where that was asked for, also before a resumption."""
+    from attncli.explain.findings import HEAD_KINDS
+    from attncli.explain.heads import fitted, head_scores
+    from attncli.training.reports import BestHead
+    from attncli.training.saver import borders_for
+
+    if not job.facts.get("watch_heads"):
+        return None
+    vocabulary, start = job.corpus.tokenizer.vocab_size, (job.borders or borders_for(job.corpus)).start_of_text
+    if job.resume is not None:
+        start = job.resume.start_of_text
+    length = min(fitted(job.plan.model, vocabulary), _WATCHED_TOKENS)
+
+    def watch(model: Transformer) -> tuple[tuple[BestHead, ...], dict[str, list[list[float | None]]]]:
+        found = head_scores(model, start, vocabulary, length=length, sequences=_WATCHED_TEXTS, seed=job.plan.seed)
+        best = [(kind, at) for kind in HEAD_KINDS if (at := found.best(kind)) is not None]
+        scores: dict[str, list[list[float | None]]] = {kind: found.table(kind) for kind in HEAD_KINDS}
+        return tuple(BestHead(k, *at, found.score(k, *at), found.chance(k, at[0])) for k, at in best), scores
+
+    return watch
 
 
 def _where(target: Path) -> str:

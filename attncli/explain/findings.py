@@ -5,6 +5,7 @@ Layers, heads and tokens are counted from 0. No torch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -167,3 +168,69 @@ class EveryWeight:
 
     pieces: tuple[Piece, ...]
     weights: NDArray[np.float32]  # (layers, heads, T, T): row looks at column, rows sum to 1
+
+
+HeadKind = Literal["previous", "duplicate", "induction", "sink"]
+HEAD_KINDS: tuple[HeadKind, ...] = ("previous", "duplicate", "induction", "sink")
+_STANDS_OUT = 0.05  # of the way from chance to 1
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """How much of its attention every head puts where a kind of head looks, on random tokens that come twice.
+
+    Of shape (kinds, layers, heads), kinds in the order of HEAD_KINDS: the mean weight over the rows of the text in
+    which the pattern can be followed. NaN where there is none, as in a layer whose window is too short.
+    """
+
+    scores: Floats
+    chances: Floats  # (kinds, layers): of attention spread evenly over what the mask and the window allow
+    length: int  # random tokens that come twice, after the one that starts a text
+    sequences: int  # averaged
+    seed: int
+
+    @property
+    def layers(self) -> int:
+        """How many."""
+        return int(self.scores.shape[1])
+
+    @property
+    def heads(self) -> int:
+        """How many a layer has."""
+        return int(self.scores.shape[2])
+
+    def score(self, kind: HeadKind, layer: int, head: int) -> float:
+        """One head's score; NaN where it has none."""
+        return float(self.scores[HEAD_KINDS.index(kind), layer, head])
+
+    def chance(self, kind: HeadKind, layer: int) -> float:
+        """The score of even attention in a layer; NaN where there is none."""
+        return float(self.chances[HEAD_KINDS.index(kind), layer])
+
+    def table(self, kind: HeadKind) -> list[list[float | None]]:
+        """Every head's score, by layer and head; None where it has none."""
+        rows = self.scores[HEAD_KINDS.index(kind)].tolist()
+        return [[value if math.isfinite(value) else None for value in row] for row in rows]
+
+    def ranked(self, kind: HeadKind) -> list[tuple[int, int]]:
+        """Layers and heads that have a score, the highest first."""
+        scores = self.scores[HEAD_KINDS.index(kind)]
+        known = [(int(layer), int(head)) for layer, head in np.argwhere(np.isfinite(scores))]
+        return sorted(known, key=lambda at: -scores[at])
+
+    def best(self, kind: HeadKind) -> tuple[int, int] | None:
+        """Layer and head of the highest score; None where no head has one."""
+        return next(iter(self.ranked(kind)), None)
+
+    def worth_a_look(self) -> tuple[HeadKind, int, int] | None:
+        """The kind, layer and head furthest above chance, as a share of the way from there to 1.
+
+        None when none stands out. Sinks are left out: mostly a head that looks at the start has nothing to say.
+        """
+        found: list[tuple[float, tuple[HeadKind, int, int]]] = []
+        for kind in HEAD_KINDS:
+            if kind != "sink" and (best := self.best(kind)) is not None:
+                score, chance = self.score(kind, *best), self.chance(kind, best[0])
+                found.append(((score - chance) / max(1 - chance, 1e-9), (kind, *best)))
+        above, which = max(found, default=(0.0, None))
+        return which if above > _STANDS_OUT else None

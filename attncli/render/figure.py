@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from attncli.errors import UsageProblem
 from attncli.render.chart import TIME, Curve, visible_span
 from attncli.render.curves import UNITS, Axes
 from attncli.render.escape import one_line
-from attncli.training.curves import Floats, RunCurves
+from attncli.render.watched import HEADING, along_axis
+from attncli.training.curves import Floats, RunCurves, RunHeads
 
 FORMATS = ("svg", "png")
 _INCHES = 8, 4.5
@@ -29,6 +30,15 @@ def curves_figure(runs: Sequence[RunCurves], axes: Axes, kind: str) -> bytes:
 
     Raises UsageProblem when matplotlib is not installed.
     """
+    return _file(lambda plot: _draw(plot, runs, axes), kind)
+
+
+def watched_figure(run: RunHeads, along: str, kind: str) -> bytes:
+    """The same for what the heads of a run came to do."""
+    return _file(lambda plot: _draw_heads(plot, run, along), kind)
+
+
+def _file(draw: Callable[[Any], None], kind: str) -> bytes:
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -45,7 +55,7 @@ def curves_figure(runs: Sequence[RunCurves], axes: Axes, kind: str) -> bytes:
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that the font lacks
         figure = Figure(figsize=_INCHES, dpi=_DOTS_PER_INCH, layout="constrained")
-        _draw(figure.add_subplot(), runs, axes)
+        draw(figure.add_subplot())
         written = io.BytesIO()
         figure.savefig(written, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return written.getvalue()
@@ -56,9 +66,9 @@ def _draw(plot: Any, runs: Sequence[RunCurves], axes: Axes) -> None:
     for at, run in enumerate(runs):
         color = f"C{at % 10}"
         x, y = _thinned(*_finite(*axes.training(run)))
-        (line,) = plot.plot(_scaled(x, axes), y, color=color, linewidth=1, alpha=0.6)
+        (line,) = plot.plot(_scaled(x, axes.along), y, color=color, linewidth=1, alpha=0.6)
         val_x, val_y = _finite(*axes.validation(run))
-        (marks,) = plot.plot(_scaled(val_x, axes), val_y, color=color, linewidth=1.5, marker="o", markersize=4)
+        (marks,) = plot.plot(_scaled(val_x, axes.along), val_y, color=color, linewidth=1.5, marker="o", markersize=4)
         curves += [Curve(x, y, ""), Curve(val_x, val_y, "", "o")]
         name = one_line(run.name)
         handles += [line, marks]
@@ -66,16 +76,37 @@ def _draw(plot: Any, runs: Sequence[RunCurves], axes: Axes) -> None:
     span, top = visible_span(curves)
     plot.set_ylim(*span)
     plot.set_ylabel(UNITS[axes.up] + ("" if top is None else f" (starts at {top:.3g}, cut off)"))
-    plot.set_xlabel("minutes" if axes.along == TIME else axes.along)
-    if axes.along != TIME:
-        plot.xaxis.set_major_formatter("{x:,.0f}")
-    plot.grid(alpha=0.3)
-    plot.spines[["top", "right"]].set_visible(False)
+    _finish(plot, axes.along)
     plot.legend(handles, labels, frameon=False)
 
 
-def _scaled(x: Floats, axes: Axes) -> Floats:
-    return x / 60 if axes.along == TIME else x
+def _draw_heads(plot: Any, run: RunHeads, along: str) -> None:
+    handles, labels = [], []
+    for at, kind in enumerate(run.kinds):
+        x, y = _finite(along_axis(run, along), kind.scores)
+        color = f"C{at % 10}"
+        (line,) = plot.plot(_scaled(x, along), y, color=color, linewidth=1.5, marker="o", markersize=4)
+        chance_x, chance = _finite(along_axis(run, along), kind.chances)
+        plot.plot(_scaled(chance_x, along), chance, color=color, linewidth=1, linestyle=":")
+        handles.append(line)
+        labels.append(one_line(kind.kind))
+    plot.set_ylim(0, 1)
+    plot.set_ylabel(f"{HEADING} (dotted: chance)")
+    _finish(plot, along)
+    plot.legend(handles, labels, frameon=False, title=one_line(run.name))
+
+
+def _finish(plot: Any, along: str) -> None:
+    """The x axis, and no more lines than help."""
+    plot.set_xlabel("minutes" if along == TIME else along)
+    if along != TIME:
+        plot.xaxis.set_major_formatter("{x:,.0f}")
+    plot.grid(alpha=0.3)
+    plot.spines[["top", "right"]].set_visible(False)
+
+
+def _scaled(x: Floats, along: str) -> Floats:
+    return x / 60 if along == TIME else x
 
 
 def _finite(x: Floats, y: Floats) -> tuple[Floats, Floats]:

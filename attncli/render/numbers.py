@@ -42,6 +42,11 @@ def percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.00995 or share == 0 else f"{share:.1%}" if share >= 0.0005 else "<0.1%"
 
 
+def decimal(value: float) -> str:
+    """A part of 1 in three cells or four: 0.524 -> '.52', 1 -> '1.00'."""
+    return f"{value:.2f}".removeprefix("0")
+
+
 def bar(share: float, width: int, full: str = "█") -> str:
     """A bar of `width` cells for 1, in eighths of a cell. Another `full` draws whole cells only."""
     eighths = round(max(0.0, min(share, 1.0)) * width * 8)

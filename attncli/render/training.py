@@ -18,11 +18,11 @@ from rich.text import Text
 
 from attncli.render.escape import fit, one_line, visible
 from attncli.render.live import LiveDisplay
-from attncli.render.numbers import count, duration, size
+from attncli.render.numbers import count, decimal, duration, size
 from attncli.render.passing import passing_bar
 from attncli.text.files import Listener, Progress
 from attncli.training.curves import RunCurves
-from attncli.training.reports import EvalReport, Plan, Report, Result, SampleReport, Score, StepReport
+from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Result, SampleReport, Score, StepReport
 
 _SAMPLE_CELLS = 70  # of a sample shown as a plain line
 
@@ -98,6 +98,8 @@ class TrainingScreen:
             self._last = report
         elif isinstance(report, EvalReport):
             self._console.print(Text(self._line(report)), soft_wrap=True)
+        elif isinstance(report, HeadsReport):
+            self._console.print(Text(f"  heads   {heads_line(report)}"), soft_wrap=True)
         elif isinstance(report, SampleReport):
             written = fit(one_line(report.text), _SAMPLE_CELLS)
             self._console.print(Text(f"  writes  {written}"), soft_wrap=True)
@@ -112,6 +114,11 @@ class TrainingScreen:
         if step is not None:
             parts.append(f"{count(step.tokens_per_second)} tok/s")
         return "  ".join([*parts, *(["best"] if report.best else [])])
+
+
+def heads_line(report: HeadsReport) -> str:
+    """The best head of each kind: 'previous 0.3 .52, induction 1.2 .04'."""
+    return ", ".join(f"{best.kind} {best.layer}.{best.head} {decimal(best.score)}" for best in report.best)
 
 
 def score_text(score: Score) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from attncli.errors import AttnError, BadCheckpoint
 from attncli.training.reports import plan_from_document
 
 Floats = NDArray[np.float64]
+_MOST = 0.5  # of a head's attention
+_MOST_KINDS = 6  # of heads, that are told apart
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,67 @@ class RunCurves:
     tokenizer: str | None  # a digest: only where it is the same can nats per token be compared
 
 
+@dataclass(frozen=True)
+class HeadCurve:
+    """The best head of one kind at every evaluation; NaN where there was none."""
+
+    kind: str
+    scores: Floats
+    chances: Floats
+    heads: tuple[str, ...]  # such as '1.2', head 2 of layer 1; may change from one evaluation to the next
+
+    @property
+    def appears(self) -> int | None:
+        """The first evaluation at which such a head puts most of its attention on the pattern, if there is one."""
+        return next((at for at, score in enumerate(self.scores.tolist()) if score > _MOST), None)
+
+
+@dataclass(frozen=True)
+class RunHeads:
+    """What the attention heads of a run came to do."""
+
+    name: str
+    path: str
+    steps: Floats
+    seconds: Floats
+    tokens_per_step: int | None
+    kinds: tuple[HeadCurve, ...]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a run wrote about itself."""
+
+    name: str
+    path: str
+    lines: list[dict[str, Any]]
+    run: dict[str, Any] | None = None
+    tokenizer: str | None = None
+
+
 def read_curves(name: str | None) -> RunCurves:
     """The curves of a run: a metrics.jsonl, a model directory, a name in ./checkpoints, or with None the newest there.
 
     Raises BadCheckpoint when there is none, or it has no measurements yet.
     """
+    found = _record(name)
+    return curves_from_lines(found.name, found.path, found.lines, found.run, found.tokenizer)
+
+
+def read_heads(name: str | None) -> RunHeads:
+    """What the heads of a run came to do, the run named as for `read_curves`.
+
+    Raises BadCheckpoint when there is none, or its heads were not watched.
+    """
+    found = _record(name)
+    return heads_from_lines(found.name, found.path, found.lines, found.run)
+
+
+def _record(name: str | None) -> _Record:
     if name is not None and name.endswith(".jsonl") and Path(name).is_file():
         path = Path(name)
         if path.name != METRICS or not (path.parent / RUN).is_file():
-            return curves_from_lines(path.stem, str(path), _lines(_read(path), path))
+            return _Record(path.stem, str(path), _lines(_read(path), path))
         name = str(path.absolute().parent)
     path = find_model(name)
     try:
@@ -65,14 +119,14 @@ def read_curves(name: str | None) -> RunCurves:
         return _read_model(find_model(name))  # a save may just have put another directory in its place
 
 
-def _read_model(path: Path) -> RunCurves:
+def _read_model(path: Path) -> _Record:
     folder = ModelFolder(path)
     if not folder.holds(METRICS):
         raise BadCheckpoint(f"{path} holds no {METRICS}: attncli did not train it.", "Name a run: attncli models")
     run = folder.json_if_any(RUN)
     tokenizer = hashlib.sha256(folder.read(TOKENIZER)).hexdigest() if folder.holds(TOKENIZER) else None
     lines = _lines(folder.read(METRICS), path / METRICS)
-    return curves_from_lines(path.resolve().name, str(path), lines, run, tokenizer)
+    return _Record(path.resolve().name, str(path), lines, run, tokenizer)
 
 
 def curves_from_lines(
@@ -103,6 +157,31 @@ def curves_from_lines(
     return RunCurves(name, path, training, validation, final, tokens_per_step, tokenizer)
 
 
+def heads_from_lines(
+    name: str, path: str, lines: Iterable[Mapping[str, Any]], run: Mapping[str, Any] | None = None
+) -> RunHeads:
+    """What the lines of a metrics.jsonl say about heads. Raises BadCheckpoint when none does."""
+    watched = [line for line in lines if line.get("kind") == "heads" and isinstance(line.get("best"), dict)]
+    kinds = list(dict.fromkeys(kind for line in watched for kind in line["best"]))[:_MOST_KINDS]
+    if not kinds:
+        raise BadCheckpoint(
+            f"{path} has no scores of heads.",
+            "They are recorded at each evaluation of: attncli train FILE --watch-heads",
+        )
+    curves = []
+    for kind in kinds:
+        found = [best if isinstance(best := line["best"].get(kind), dict) else {} for line in watched]
+        named = tuple(f"{_index(best, 'layer')}.{_index(best, 'head')}" if best else "" for best in found)
+        curves.append(HeadCurve(kind, _column(found, "score"), _column(found, "chance"), named))
+    steps, seconds = _column(watched, "step"), _column(watched, "seconds")
+    return RunHeads(name, path, steps, seconds, _facts(run or {})[0], tuple(curves))
+
+
+def _index(best: Mapping[str, Any], key: str) -> str:
+    value = _number(best, key)
+    return f"{value:.0f}" if math.isfinite(value) else "?"
+
+
 def _facts(run: Mapping[str, Any]) -> tuple[int | None, float | None]:
     """Tokens of a step, and bits per byte of one nat per token of the training part, where the record says them."""
     try:
@@ -112,7 +191,7 @@ def _facts(run: Mapping[str, Any]) -> tuple[int | None, float | None]:
         return None, None
 
 
-def _column(lines: list[Mapping[str, Any]], key: str) -> Floats:
+def _column(lines: Sequence[Mapping[str, Any]], key: str) -> Floats:
     return np.array([_number(line, key) for line in lines], np.float64)
 
 

@@ -161,7 +161,7 @@ def resume_job(
         raise BadCheckpoint(
             f"{target} was saved by attncli {version}, which wrote another format.", "Use that version."
         )
-    facts = {key: saved.run[key] for key in (*_FACTS, "from") if key in saved.run}
+    facts = {key: saved.run[key] for key in (*_FACTS, "from", "watch_heads") if key in saved.run}
     known = facts["corpus"]
     text = CorpusConfig(**known["config"])
     held_out = read_documents([known["val_file"]], text.encoding, progress) if known["val_file"] else None

@@ -24,7 +24,18 @@ from attncli.model.transformer import Transformer, initialize
 from attncli.text.corpus import Corpus, batch
 from attncli.training.evaluate import evaluate
 from attncli.training.plan import sampled_windows
-from attncli.training.reports import EvalReport, Plan, Report, Result, SampleReport, SaveReport, Score, StepReport
+from attncli.training.reports import (
+    BestHead,
+    EvalReport,
+    HeadsReport,
+    Plan,
+    Report,
+    Result,
+    SampleReport,
+    SaveReport,
+    Score,
+    StepReport,
+)
 from attncli.training.saver import Run, Saver, weights_of
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
@@ -33,6 +44,7 @@ _SAVE_SECONDS = 60.0  # at most so long after a save, and a report, the next one
 _TOLERATED = 0.02  # a smaller change of the steps left is not worth a revision
 
 Sampler = Callable[[Transformer], tuple[str, int]]  # what a model writes, and how many characters of it are the prompt
+Watcher = Callable[[Transformer], tuple[tuple[BestHead, ...], dict[str, list[list[float | None]]]]]  # as in HeadsReport
 
 
 def train(
@@ -47,6 +59,7 @@ def train(
     started: float | None = None,
     stop: Callable[[], bool] = lambda: False,
     sample: Sampler | None = None,
+    watch: Watcher | None = None,
 ) -> Iterator[Report]:
     """Trains a model and keeps it at `target`, which the caller has locked.
 
@@ -62,9 +75,10 @@ def train(
         started: when the clock of the deadline began, by time.monotonic(); now, when not given.
         stop: asked after every step and between the parts of one; true saves and ends the run.
         sample: writes a little text with the model at every evaluation.
+        watch: scores the model's attention heads at every evaluation.
 
     Yields:
-        A report for every few steps, evaluation, sample and save; last a Result.
+        A report for every few steps, evaluation, score of the heads, sample and save; last a Result.
 
     Raises:
         Diverged: when the loss or the gradient is not finite; what was saved before stays.
@@ -90,7 +104,7 @@ def train(
                 yield meter.report(run, clock.spent())
                 run.schedule = clock.revise(run.schedule, run.step)
             if due:
-                yield _evaluate(run, corpus, plan, clock)
+                yield from _evaluations(run, corpus, plan, clock, watch)
             if due and sample is not None:
                 yield _sample(run, sample)
             if stopping:
@@ -102,7 +116,7 @@ def train(
             if stopping:
                 yield _result(run, plan, clock, run.best, finished=False)
                 return
-        yield from _finish(run, corpus, plan, clock, saver, stop)
+        yield from _finish(run, corpus, plan, clock, saver, stop, watch)
 
 
 def _take_step(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool]) -> tuple[Tensor, Tensor] | None:
@@ -202,6 +216,13 @@ def _begin(plan: Plan, initial: dict[str, Tensor] | None, resume: Checkpoint | N
     )
 
 
+def _evaluations(run: Run, corpus: Corpus, plan: Plan, clock: _Clock, watch: Watcher | None) -> Iterator[Report]:
+    """The score on the validation part, and what the heads do where they are watched: both of them, or neither."""
+    yield _evaluate(run, corpus, plan, clock)
+    if watch is not None:
+        yield _watch(run, watch, clock)
+
+
 def _evaluate(run: Run, corpus: Corpus, plan: Plan, clock: _Clock) -> EvalReport:
     """Scores an even sample of the validation part, and keeps the weights when they are the best so far."""
     score = evaluate(run.trainee.working, corpus.val, windows=sampled_windows(plan), context=plan.context)
@@ -226,12 +247,24 @@ def _sample(run: Run, sample: Sampler) -> SampleReport:
     return SampleReport(run.step, text, prompt_characters)
 
 
+def _watch(run: Run, watch: Watcher, clock: _Clock) -> HeadsReport:
+    """What the heads do now, on the run's record too. The random numbers of the steps do not notice."""
+    run.model.eval()
+    best, scores = watch(run.model)
+    run.model.train()
+    report = HeadsReport(run.step, best, scores, clock.spent())
+    named = {one.kind: {name: value for name, value in asdict(one).items() if name != "kind"} for one in best}
+    line = {"kind": "heads", "step": run.step, "seconds": report.seconds, "best": named, "scores": scores}
+    run.metrics.append(line)
+    return report
+
+
 def _finish(
-    run: Run, corpus: Corpus, plan: Plan, clock: _Clock, saver: Saver, stop: Callable[[], bool]
+    run: Run, corpus: Corpus, plan: Plan, clock: _Clock, saver: Saver, stop: Callable[[], bool], watch: Watcher | None
 ) -> Iterator[Report]:
     """The last evaluation, the score of the best weights on all of the validation part, and the last save."""
     if not any(line["kind"] == "eval" and line["step"] == run.step for line in run.metrics):  # else stopped after it
-        yield _evaluate(run, corpus, plan, clock)
+        yield from _evaluations(run, corpus, plan, clock, watch)
     assert run.best is not None
     whole: Score | None = run.best
     same = plan.dtype == "float32" and plan.context == plan.model.context

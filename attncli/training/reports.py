@@ -139,6 +139,27 @@ class SampleReport:
 
 
 @dataclass(frozen=True)
+class BestHead:
+    """The attention head that does most of one thing: the mean weight it puts where that kind of head looks."""
+
+    kind: str
+    layer: int
+    head: int
+    score: float
+    chance: float  # the score of even attention
+
+
+@dataclass(frozen=True)
+class HeadsReport:
+    """What the attention heads do now. `scores` by kind, then layer, then head; None where there is none."""
+
+    step: int
+    best: tuple[BestHead, ...]
+    scores: dict[str, list[list[float | None]]]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class SaveReport:
     """Everything up to this step is safe on disk."""
 
@@ -159,4 +180,4 @@ class Result:
     seconds: float
 
 
-Report = StepReport | EvalReport | SampleReport | SaveReport | Result
+Report = StepReport | EvalReport | SampleReport | HeadsReport | SaveReport | Result

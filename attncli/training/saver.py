@@ -61,7 +61,7 @@ class Saver:
     ) -> None:
         """`borders` are those of the model that the run goes on from; a new model's follow from its text."""
         self._target, self._corpus, self._plan, self._facts = target, corpus, plan, facts
-        self._borders = borders or _borders_for(corpus)
+        self._borders = borders or borders_for(corpus)
         self._thread = ThreadPoolExecutor(1, "save")
         self._writing: Future[None] | None = None
         self._writing_step = 0
@@ -181,7 +181,7 @@ class Saver:
         return State(tensors, facts)
 
 
-def _borders_for(corpus: Corpus) -> Borders:
+def borders_for(corpus: Corpus) -> Borders:
     """A text begins as after another one; one that is alone as a line does, if the tokenizer has a token for that."""
     end, line_end = corpus.tokenizer.end_of_text, corpus.tokenizer.encode("\n")
     known = frozenset() if end is None else frozenset({end})

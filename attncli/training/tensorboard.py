@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from attncli.errors import OutOfRoom, UsageProblem
-from attncli.training.reports import EvalReport, Plan, Report, Result, SampleReport, Score, StepReport
+from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Result, SampleReport, Score, StepReport
 
 _PATTERN = "events.out.tfevents.*"
 _FLUSH_SECONDS = 10  # at most so much is lost in a kill
@@ -67,6 +67,9 @@ class TensorBoardLog:
             self._write("train/tokens_per_second", report.tokens_per_second, report.step)
         elif isinstance(report, EvalReport):
             self._score("validation", report.score, report.step)
+        elif isinstance(report, HeadsReport):
+            for best in report.best:
+                self._write(f"heads/{best.kind}", best.score, report.step)
         elif isinstance(report, SampleReport):
             self._writer.add_text("sample", _verbatim(report.text), report.step)
         elif isinstance(report, Result) and report.finished and report.best is not None:

@@ -1,0 +1,134 @@
+"""What every head is for: the best of each kind, all of them as a table, and which to look at next."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from attncli.explain.findings import HEAD_KINDS, HeadKind, HeadScores
+from attncli.render.escape import fit, one_line
+from attncli.render.numbers import bar, decimal, percent, plural
+
+LOOKS_AT: dict[HeadKind, str] = {
+    "previous": "the token before",
+    "duplicate": "the same token, before",
+    "induction": "what followed the same token before",
+    "sink": "the first token",
+}
+_NAMED = 3  # heads of a kind
+_WIDEST_BAR = 40
+_BESIDE_BAR = 27  # cells of a row that are not its bar
+_EXAMPLES = '"The cat sat on the mat. The cat"', "TEXT"  # the first that fits
+
+
+def heads_screen(
+    found: HeadScores, model: str, width: int, *, everyone: bool = False, named: str = ""
+) -> RenderableType:
+    """The best heads of each kind beside chance; with `everyone` all. `named` is how a command names the model."""
+    shape = f"{one_line(model)} · {plural(found.layers, 'layer')} x {plural(found.heads, 'head')}"
+    parts: list[RenderableType] = [
+        Text(fit(shape, width), style="bold"),
+        Text(fit(_measured_on(found, width), width), style="dim"),
+    ]
+    for kind in HEAD_KINDS:
+        looks = f"  looks at {LOOKS_AT[kind]}"
+        looks = looks if cell_len(kind + looks) <= width else fit(f"  {LOOKS_AT[kind]}", width - len(kind))
+        parts += [Text(), Text(kind, "bold cyan").append(looks, "not bold dim"), _best(found, kind, width)]
+    if everyone:
+        parts += [Text(), Text("Every head", "bold cyan").append("  % of its attention", "not bold dim"), _all(found)]
+    return Group(*parts, Text(), *_next(found, width, named))
+
+
+def _measured_on(found: HeadScores, width: int) -> str:
+    """What the scores are means over."""
+    texts = f"{plural(found.sequences, 'text')} of {found.length} random tokens, twice"
+    ways = [f"mean weight on the pattern, {texts}", texts, f"{found.sequences} x {found.length} random tokens, twice"]
+    lines = [f"{way} · seed {found.seed}" for way in ways]
+    return next((line for line in lines if cell_len(line) <= width), lines[-1])
+
+
+def _best(found: HeadScores, kind: HeadKind, width: int) -> RenderableType:
+    ranked = found.ranked(kind)
+    if not ranked:
+        return Text(fit("  out of every window: lower --length", width), style="dim")
+    room = max(4, min(_WIDEST_BAR, width - _BESIDE_BAR))
+    table = Table.grid(padding=(0, 1))
+    for justify in ("left", "right", "left", "left"):
+        table.add_column(justify=justify, no_wrap=True)
+    for layer, head in ranked[:_NAMED]:
+        score, chance = found.score(kind, layer, head), found.chance(kind, layer)
+        drawn = bar(score, room).ljust(room)
+        name = Text(f"{layer}.{head}".rjust(7))
+        table.add_row(name, decimal(score), Text(drawn, "cyan"), Text(f"chance {decimal(chance)}", "dim"))
+    return table
+
+
+def _all(found: HeadScores) -> Table:
+    """A row a head, the kinds side by side; below them chance, after every layer where the windows of layers differ."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(justify="right", no_wrap=True, min_width=7)
+    for _ in HEAD_KINDS:
+        table.add_column(justify="right", no_wrap=True, min_width=6)
+    table.add_row("", *(Text(kind, "dim") for kind in HEAD_KINDS))
+    alike = all(np.array_equal(found.chances[:, 0], chances, equal_nan=True) for chances in found.chances.T)
+    for layer in range(found.layers):
+        for head in range(found.heads):
+            table.add_row(f"{layer}.{head}", *(_cell(found.score(kind, layer, head)) for kind in HEAD_KINDS))
+        if not alike or layer == found.layers - 1:
+            table.add_row("chance", *(_cell(found.chance(kind, layer)) for kind in HEAD_KINDS), style="dim")
+    return table
+
+
+def _cell(value: float) -> str:
+    return percent(value) if math.isfinite(value) else "–"
+
+
+def _next(found: HeadScores, width: int, named: str) -> list[RenderableType]:
+    """The head to look at next, why, and the command."""
+    which = found.worth_a_look()
+    if which is None:
+        return [Text(fit("No head stands out from chance.", width), style="dim")]
+    kind, layer, head = which
+    title = Text("Look next at head ").append(f"{layer}.{head}", "bold")
+    score, chance = found.score(kind, layer, head), found.chance(kind, layer)
+    why = f"  {percent(score)} of its attention is on {LOOKS_AT[kind]}, by chance {percent(chance)}"
+    joined = cell_len(title.plain + why) <= width
+    title.append(why if joined else f"\n{fit(why, width)}", "dim")
+    commands = [f"  attncli explain {text} --head {layer}.{head}{one_line(named)}" for text in _EXAMPLES]
+    return [title, Text(next((line for line in commands if cell_len(line) <= width), fit(commands[-1], width)))]
+
+
+def heads_document(found: HeadScores, model: str) -> dict[str, Any]:
+    """The same for programs; null where there is no score."""
+    which = found.worth_a_look()
+    return {
+        "model": model,
+        "layers": found.layers,
+        "heads": found.heads,
+        "length": found.length,
+        "sequences": found.sequences,
+        "seed": found.seed,
+        "next": None if which is None else dict(zip(("kind", "layer", "head"), which, strict=True)),
+        "kinds": {kind: _kind_document(found, kind) for kind in HEAD_KINDS},
+    }
+
+
+def _kind_document(found: HeadScores, kind: HeadKind) -> dict[str, Any]:
+    """The best head of a kind, every score by layer and head, and chance by layer."""
+    best = found.best(kind)
+    at = HEAD_KINDS.index(kind)
+    return {
+        "best": best and {"layer": best[0], "head": best[1], "score": found.score(kind, *best)},
+        "chance": [_plain(value) for value in found.chances[at].tolist()],
+        "scores": found.table(kind),
+    }
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
