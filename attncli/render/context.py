@@ -30,10 +30,7 @@ def comparison_screen(found: Comparison, model: str, console: Console) -> Render
     parts: list[RenderableType] = [Text(fit(facts, width), "bold")]
     parts += [_quoted(name, text, width) for name, text in zip(NAMES, found.words, strict=True)]
     parts += [Text(note, "dim") for note in _notes(found)]
-    parts += [
-        Text(),
-        _title("How alike are the two?", "cosine of its residual stream after so many layers", width),
-    ]
+    parts += [Text(), _title("How alike are the two?", "cosine of its residual stream after so many layers", width)]
     parts += [_layers(found, width), Text()]
     return Group(*parts, *_apart(found, width))
 
