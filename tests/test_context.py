@@ -227,12 +227,12 @@ A  The|␣river|␣bank|␣was
 B  My|␣bank
 What comes after the word cannot reach it.
 
-How alike are the two?   cosine of the word's residual stream
+How alike are the two?   cosine of its residual stream after so many layers
 embedding ██████████████████████████████     1 other pairs of tokens -0.010
-layer 0   ██████████████████████████▎    0.875 other pairs of tokens 0.125
-layer 1   ███████████████                0.500 other pairs of tokens 0.250
+1 layer   ██████████████████████████▎    0.875 other pairs of tokens 0.125
+2 layers  ███████████████                0.500 other pairs of tokens 0.250
 
-What pulled the two apart?   distance after layer 1: 4
+What pulled the two apart?   distance after 2 layers: 4
 pull: how far what a token gives the word moves it along the line between the
 two streams, from the midpoint of what both texts give; all parts sum to the
 distance. share: of the information
@@ -258,7 +258,7 @@ def test_no_line_of_a_comparison_passes_the_width_and_nothing_hostile_passes(tok
     assert widest(text) <= width
     assert harmless(text)
     if width >= 40:
-        assert "after layer 6" in text
+        assert "after 7 layers" in text
         assert all(len(line.split("%")) <= 3 for line in text.split("\n"))
 
 
@@ -283,7 +283,7 @@ def test_a_comparison_without_a_difference_says_why():
     found = compared("The old river ran", "The old river was cold")
     text = drawn(found)
     assert "Nothing: all that the word can see is the same in both." in text
-    assert "distance after layer 2: 0" in text
+    assert "distance after 3 layers: 0" in text
     assert "What comes after the word cannot reach it." in text
 
 

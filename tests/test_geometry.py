@@ -219,7 +219,7 @@ def test_what_is_compared_is_said():
     inside = changed(word=SPLIT, text=text, at=3, layer=2, nearest=(Neighbor(2, "able", None, 0.5), *NEAR))
     shown = drawn(inside)
     assert "nearest to ␣unbelievable [3] of 4 tokens" in shown
-    assert "cosine of the residual stream after layer 1 with token embeddings" in shown
+    assert "cosine of the residual stream after 2 layers with token embeddings" in shown
     assert "this is the last" in shown
     assert "#2 its own token" in shown
     assert shown.count("its own token") == 2  # of the two with its id

@@ -95,6 +95,8 @@ def test_there_is_no_room_without_a_floor():
         "run(['info', '--preset', 'gpt3'])",
         "run(['eval', '--help'])",
         "import attncli.render.training, attncli.render.explanation, attncli.render.generation, attncli.render.models",
+        "import attncli.render.context, attncli.render.geometry, attncli.render.picture, attncli.render.plain",
+        "import attncli.render.export; run(['compare', '--help']); run(['neighbors', 'a', '--svg', '.'])",
         "import attncli.render.evaluation, attncli.training.diagnosis, attncli.text.baselines, attncli.text.overlap",
     ],
 )

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from attncli.explain.findings import Comparison, WordInText
 from attncli.render.escape import fit, label_text, one_line, token_label
-from attncli.render.numbers import bar, signed
+from attncli.render.numbers import bar, plural, signed
 
 NAMES = "A", "B"
 _LABEL = 14  # cells of a token's label
@@ -30,7 +30,7 @@ def comparison_screen(found: Comparison, model: str, console: Console) -> Render
     parts: list[RenderableType] = [Text(fit(facts, width), "bold")]
     parts += [_quoted(name, text, width) for name, text in zip(NAMES, found.words, strict=True)]
     parts += [Text(note, "dim") for note in _notes(found)]
-    parts += [Text(), _title("How alike are the two?", "cosine of the word's residual stream", width)]
+    parts += [Text(), _title("How alike are the two?", "cosine of its residual stream after so many layers", width)]
     parts += [_layers(found, width), Text()]
     return Group(*parts, *_apart(found, width))
 
@@ -80,7 +80,7 @@ def _layers(found: Comparison, width: int) -> Table:
         beside = ""
         if found.others is not None:
             beside = ("other pairs of tokens " if roomy else "others ") + _cosine(float(found.others[row]))
-        name = "embedding" if row == 0 else f"layer {row - 1}"
+        name = "embedding" if row == 0 else plural(row, "layer")
         table.add_row(Text(name), Text(bar(cosine, room), "cyan"), Text(_cosine(cosine)), Text(beside, "dim"))
     return table
 
@@ -91,7 +91,7 @@ def _cosine(value: float) -> str:
 
 
 def _apart(found: Comparison, width: int) -> list[RenderableType]:
-    at = "of the embeddings" if found.layer == 0 else f"after layer {found.layer - 1}"
+    at = "of the embeddings" if found.layer == 0 else f"after {plural(found.layer, 'layer')}"
     question = "What pulled the two apart?"
     if found.distance == 0:
         return [

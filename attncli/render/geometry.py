@@ -11,7 +11,7 @@ from rich.text import Text
 
 from attncli.explain.findings import Analogy, Chance, Expected, Neighbor, Neighbors
 from attncli.render.escape import fit, label_text, one_line, token_label
-from attncli.render.numbers import bar
+from attncli.render.numbers import bar, plural
 from attncli.text.tokenizer import Piece
 
 _LABEL = 18  # cells of a token's label
@@ -25,7 +25,7 @@ def neighbors_screen(found: Neighbors, model: str, console: Console) -> Renderab
         measure = "cosine of token embeddings"
     else:
         others = "those of the other tokens" if found.among == "text" else "token embeddings"
-        at = "the embedding" if found.layer == 0 else f"the residual stream after layer {(found.layer or 0) - 1}"
+        at = "the embedding" if found.layer == 0 else f"the residual stream after {plural(found.layer or 0, 'layer')}"
         measure = f"cosine of {at} with {others}"
     where = "" if found.at is None else f" [{found.at}] of {len(found.text or ())} tokens"
     title = f"{one_line(model)} · nearest to {spelling(found.word)}{where}"

@@ -22,7 +22,7 @@ WIDTH = 100  # cells
 _CELL, _LINE, _FONT = 8.4, 19, 14  # pixels
 _MARGIN = 16
 _FONTS = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
-_DIMNESS = 0.4
+_DIMNESS = 0.3
 
 Draw = Callable[[Console], RenderableType]
 
