@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,6 +100,30 @@ def test_a_resumed_run_has_the_same_record_and_bits(corpus, plan, tmp_path, at):
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
     whole, parts = ([{**line, "seconds": 0} for line in lines_of(tmp_path / name)] for name in ("whole", "parts"))
     assert whole == parts
+
+
+def test_a_run_that_was_watched_is_watched_when_it_is_resumed(tmp_path, monkeypatch, capsys):
+    import attncli.cli.train as command
+
+    monkeypatch.chdir(tmp_path)
+    Path("story.txt").write_text(story(3000))
+    asked = itertools.count(1)
+
+    class Received(list):
+        """A signal that comes after some steps."""
+
+        def __bool__(self):
+            return next(asked) > 10
+
+        def __getitem__(self, index):
+            return int(signal.SIGINT)
+
+    quick = ["--steps", "30", "--size", "1x32", "--context", "32", "--seed", "1", "--watch-heads"]
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "_signals", lambda: nullcontext(Received()))
+        assert ask(capsys, "train", "story.txt", *quick)[0] == 130
+    assert ask(capsys, "train", "--resume")[0] == 0
+    assert read_heads("story").steps.tolist() == read_curves("story").validation.steps.tolist()
 
 
 # Reading and drawing

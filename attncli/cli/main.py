@@ -17,10 +17,10 @@ import typer
 
 from attncli import __version__
 from attncli.cli import clock
-from attncli.cli.analogy import analogy
-from attncli.cli.compare import compare
+    "Look closer": [heads, ablate, faithful, compare, neighbors, analogy, eval, plot, info, models],
 from attncli.cli.eval import eval
 from attncli.cli.explain import explain
+from attncli.cli.faithful import faithful
 from attncli.cli.generate import generate
 from attncli.cli.heads import heads
 from attncli.cli.help import FirstPage
@@ -48,7 +48,7 @@ app = typer.Typer(
 )
 _PANELS: dict[str, list[Callable[..., None]]] = {
     "Start here": [train, generate, explain, tokenize],
-    "Look closer": [heads, compare, neighbors, analogy, eval, plot, info, models],
+    "Look closer": [heads, ablate, faithful, compare, neighbors, analogy, eval, plot, info, models],
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:

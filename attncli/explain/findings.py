@@ -234,3 +234,88 @@ class HeadScores:
                 found.append(((score - chance) / max(1 - chance, 1e-9), (kind, *best)))
         above, which = max(found, default=(0.0, None))
         return which if above > _STANDS_OUT else None
+
+
+Head = tuple[int, int]  # layer, head
+Replacement = Literal["zero", "mean"]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A prediction without some heads or edges (query, source)."""
+
+    heads: tuple[Head, ...]
+    edges: tuple[tuple[int, int], ...]
+    log_probability: float  # in nats, of the token that the whole model thinks most probable
+    next_tokens: tuple[NextToken, ...]  # what is most probable now
+
+    @property
+    def probability(self) -> float:
+        """Of the same token."""
+        return math.exp(self.log_probability)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What parts of the model are worth to one prediction."""
+
+    pieces: tuple[Piece, ...]
+    layers: int
+    heads: int
+    token: int  # whose prediction it is
+    replacement: Replacement  # what stood for a head: zeros, or its mean over the positions of the text
+    before: Effect  # with everything in place
+    effects: tuple[Effect, ...]
+
+    @property
+    def predicted(self) -> NextToken:
+        """The token whose probability is followed."""
+        return self.before.next_tokens[0]
+
+    def drop(self, effect: Effect) -> float:
+        """By how much a part's absence lowers the log-probability, in nats; negative where it raises it."""
+        return self.before.log_probability - effect.log_probability
+
+
+Ranking = Literal["raw", "norm", "rollout", "logit", "random"]
+RANKINGS: tuple[Ranking, ...] = ("raw", "norm", "rollout", "logit", "random")
+_SURE = 2.0  # standard errors
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """What cutting the sources of a prediction does, the first by each ranking and all others, on several texts.
+
+    Drops of the log-probability of the predicted token, in nats, of shape (texts, rankings, sizes), rankings in the
+    order of RANKINGS; those of 'random' are means over several random ones.
+    """
+
+    sizes: tuple[int, ...]  # k, in tokens
+    comprehensiveness: Floats  # the first k cut: the more, the better the ranking
+    sufficiency: Floats  # all but the first k cut: the less, the better
+    mean_tokens: float  # of a text
+    seed: int
+
+    @property
+    def texts(self) -> int:
+        """How many."""
+        return len(self.comprehensiveness)
+
+    def advantage(self, ranking: Ranking, *, sufficient: bool = False) -> tuple[float, float]:
+        """How much better than the random ranking, averaged over sizes: the mean over texts, and its standard error."""
+        drops = self.sufficiency if sufficient else self.comprehensiveness
+        at, chance = RANKINGS.index(ranking), RANKINGS.index("random")
+        ahead = (drops[:, at] - drops[:, chance]).mean(-1) * (-1 if sufficient else 1)
+        error = float(ahead.std(ddof=1)) / math.sqrt(len(ahead)) if len(ahead) > 1 else math.nan
+        return float(ahead.mean()), error
+
+    def beats_random(self, ranking: Ranking) -> bool:
+        """Whether it is ahead by more than chance explains, in one way of measuring, and not behind in the other."""
+        ways = [self.advantage(ranking, sufficient=sufficient) for sufficient in (False, True)]
+        return any(mean > _SURE * error for mean, error in ways) and all(mean > -_SURE * error for mean, error in ways)
+
+    @property
+    def best(self) -> Ranking | None:
+        """Of the rankings that beat the random one, that with the largest advantage, both ways together."""
+        sure = [ranking for ranking in RANKINGS[:-1] if self.beats_random(ranking)]
+        return max(sure, key=lambda r: sum(self.advantage(r, sufficient=way)[0] for way in (False, True)), default=None)

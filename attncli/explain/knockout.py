@@ -35,8 +35,9 @@ class Knockout(Observer):
         cut = torch.zeros_like(scores, dtype=torch.bool)
         for row, one in enumerate(self._cuts):
             heads = everyone if one.heads is None else one.heads.get(layer, ())
-            for query, source in one.edges:
-                cut[row, list(heads), query, source] = True
+            if one.edges and heads:
+                queries, sources = (list(column) for column in zip(*one.edges, strict=True))
+                cut[row, torch.tensor(list(heads))[:, None], queries, sources] = True
         left = scores.masked_fill(cut, -math.inf)
         blind = left.isneginf().all(-1, keepdim=True)
         return torch.where(blind, scores, left)

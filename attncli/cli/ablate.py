@@ -1,0 +1,87 @@
+"""`attncli ablate`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attncli.cli.options import DeviceOption, JsonOption, ModelOption, required_text, unset
+from attncli.errors import UsageProblem
+
+if TYPE_CHECKING:
+    from attncli.text.tokenizer import Piece
+
+_TOKEN = "Whose prediction it is, by index or word. Unset: the last token's."
+_HEAD = "Do without this head, such as 2.3 for head 3 of layer 2; several times for several together."
+_EDGE = "Cut this edge, such as 6:4 (6 no longer looks at 4), by index or word; several times for several together."
+_WITH = "What stands in the place of a head: zero, or mean, what it gives on average over the text."
+_EXAMPLE = 'attncli ablate "He sat on the river\'s bank"'
+
+
+# fmt: off
+def ablate(
+    text: Annotated[str | None, typer.Argument(help="The text; - reads it from standard input.", show_default=False)] = None,  # noqa: E501
+    model: ModelOption = None,
+    head: Annotated[list[str] | None, unset(metavar="L.H", help=_HEAD)] = None,
+    edge: Annotated[list[str] | None, unset(metavar="QUERY:SOURCE", help=_EDGE)] = None,
+    token: Annotated[str | None, unset(help=_TOKEN)] = None,
+    with_: Annotated[str, typer.Option("--with", metavar="zero|mean", help=_WITH)] = "zero",
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    # fmt: on
+    """Take heads or edges of attention away, and see what the prediction loses; unset: every head in turn.
+
+    attncli ablate "He sat on the river's bank"
+    attncli ablate "He sat on the river's bank" --edge bank:river
+    """
+    if with_ not in ("zero", "mean"):
+        raise UsageProblem(f"--with {with_!r} is no replacement.", "Use zero or mean.")
+    if head and edge:
+        raise UsageProblem("--head and --edge each say what to do without.", "Give one of them.")
+    heads = tuple(_parse_head(one) for one in head or ())
+    given = required_text(text, _EXAMPLE)
+    from attncli.cli.loading import load
+    from attncli.explain.ablation import Without
+    from attncli.explain.ablation import ablate as ablated
+    from attncli.explain.first_screen import find_token
+    from attncli.render.ablation import ablation_document, ablation_screen
+    from attncli.render.console import output, print_json, show
+
+    loaded = load(model, device, "float32")
+    pieces = loaded.tokenizer.pieces(given)
+    edges = tuple(_parse_edge(one, pieces) for one in edge or ())
+    found = ablated(
+        loaded.model,
+        loaded.tokenizer,
+        pieces,
+        [Without(heads, edges)] if heads or edges else None,
+        token=find_token(pieces, token) if token is not None else None,
+        replacement="mean" if with_ == "mean" else "zero",
+    )
+    if json:
+        print_json(ablation_document(found, loaded.name))
+    else:
+        console = output()
+        show(console, ablation_screen(found, loaded.name, console.width, everything=not (heads or edges)))
+
+
+def _parse_head(head: str) -> tuple[int, int]:
+    """'2.3' -> (2, 3)."""
+    found = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})", head)
+    if found is None:
+        raise UsageProblem(f"--head {head!r} is not a head.", "Use LAYER.HEAD such as 2.3, both counted from 0.")
+    return int(found[1]), int(found[2])
+
+
+def _parse_edge(edge: str, pieces: Sequence[Piece]) -> tuple[int, int]:
+    """'6:4' -> (6, 4); 'bank:river' by the words' tokens."""
+    from attncli.explain.first_screen import find_token
+
+    query, colon, source = edge.partition(":")
+    if not (query and colon and source):
+        raise UsageProblem(f"--edge {edge!r} is not an edge.", "Use QUERY:SOURCE such as 6:4: 6 no longer looks at 4.")
+    return find_token(pieces, query), find_token(pieces, source)

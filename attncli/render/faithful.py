@@ -1,0 +1,131 @@
+"""Which view of attention can be believed: what cutting by each ranking costs, beside a random ranking."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from attncli.explain.findings import RANKINGS, Faithfulness, Floats, Ranking
+from attncli.render.escape import fit, one_line
+from attncli.render.numbers import plural
+from attncli.render.passing import passing_bar
+
+_MEANING: dict[Ranking, str] = {
+    "raw": "attention weight, mean of all heads",
+    "norm": "length of what is contributed",
+    "rollout": "weights multiplied through the layers",
+    "logit": "direct effect on the logit",
+    "random": "mean of several drawn",
+}
+_NAME = 8  # cells of a ranking's name
+
+
+def faithful_screen(found: Faithfulness, model: str, drawn: str, width: int) -> RenderableType:
+    """What is lost by each ranking, how far ahead of a random one it is, and the verdict. `drawn` says from where."""
+    head = f"{one_line(model)} · {plural(found.texts, 'text')} of {found.mean_tokens:.0f} tokens"
+    whole = f"{head}, {one_line(drawn)}"
+    parts: list[RenderableType] = [Text(fit(whole if cell_len(whole) <= width else head, width), "bold")]
+    for heading, drops in (
+        ("the first k sources cut", found.comprehensiveness),
+        ("all but the first k cut", found.sufficiency),
+    ):
+        title = Text("Nats lost, ", "bold cyan").append(heading)
+        note = "  more is better" if drops is found.comprehensiveness else "  less is better"
+        parts += [Text(), title.append(note if cell_len(title.plain + note) <= width else "", "not bold dim")]
+        parts.append(_drops(found, drops, width))
+    parts += [Text(), Text(fit("Ahead of random, nats ± standard error", width), "bold cyan"), _ahead(found, width)]
+    return Group(*parts, Text(), *(Text(fit(line, width), style) for line, style in _verdict(found, width)))
+
+
+def _drops(found: Faithfulness, drops: Floats, width: int) -> Table:
+    """A row a ranking, a column a size; what a ranking is, where there is room."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True, width=_NAME)
+    for _ in found.sizes:
+        table.add_column(justify="right", no_wrap=True, width=5)
+    table.add_column(no_wrap=True)
+    room = width - _NAME - 6 * len(found.sizes) - 2
+    table.add_row("", *(Text(f"k={size}", "dim") for size in found.sizes), "")
+    for ranking, row in zip(RANKINGS, drops.mean(0), strict=True):
+        meaning = f" {_MEANING[ranking]}"
+        cells = (f"{value:.2f}" for value in row.tolist())
+        dim = "dim" if ranking == "random" else ""
+        table.add_row(ranking, *cells, Text(meaning if cell_len(meaning) <= room else "", "dim"), style=dim)
+    return table
+
+
+def _ahead(found: Faithfulness, width: int) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True, width=_NAME)
+    for _ in range(2):
+        table.add_column(justify="right", no_wrap=True, width=13)
+    table.add_row("", Text("cut", "dim"), Text("kept", "dim"))
+    for ranking in RANKINGS[:-1]:
+        ways = (found.advantage(ranking, sufficient=sufficient) for sufficient in (False, True))
+        style = "bold" if ranking == found.best else ""
+        table.add_row(Text(ranking, style), *(Text(_figure(mean, error), style) for mean, error in ways))
+    return table
+
+
+def _figure(mean: float, error: float) -> str:
+    return f"{mean:+.2f} ± {error:.2f}" if math.isfinite(error) else f"{mean:+.2f}"
+
+
+def _verdict(found: Faithfulness, width: int) -> list[tuple[str, str]]:
+    """The view to believe, if any, and what was cut."""
+    best = found.best
+    if best is not None:
+        line = f"{best} is the view to believe: the furthest ahead of a random ranking."
+        short = f"Believe {best}: furthest ahead of random."
+    elif found.texts == 1:
+        line = short = "One text proves nothing: give several."
+    else:
+        line, short = "No view is ahead of a random ranking for sure.", "No view beats random for sure."
+    notes = "Cut: the edges from the last token, in all heads and layers; it keeps sight of itself."
+    few = "Cut: edges from the last token."
+    lines = ((line, short, "bold"), (notes, few, "dim"))
+    return [(whole if cell_len(whole) <= width else short, style) for whole, short, style in lines]
+
+
+def faithful_document(found: Faithfulness, model: str, sources: list[str]) -> dict[str, Any]:
+    """The same for programs: means and standard errors, and the drops of every text."""
+    return {
+        "model": model,
+        "sources": sources,
+        "texts": found.texts,
+        "mean_tokens": found.mean_tokens,
+        "seed": found.seed,
+        "k": list(found.sizes),
+        "best": found.best,
+        "rankings": {ranking: _ranking_document(found, ranking) for ranking in RANKINGS},
+    }
+
+
+def _ranking_document(found: Faithfulness, ranking: Ranking) -> dict[str, Any]:
+    at = RANKINGS.index(ranking)
+    document: dict[str, Any] = {}
+    for name, drops in (("comprehensiveness", found.comprehensiveness), ("sufficiency", found.sufficiency)):
+        mean, error = found.advantage(ranking, sufficient=name == "sufficiency")
+        document[name] = {
+            "mean": drops[:, at].mean(0).tolist(),
+            "by_text": drops[:, at].tolist(),
+            "ahead_of_random": mean,
+            "standard_error": error if math.isfinite(error) else None,
+        }
+    return document
+
+
+@contextmanager
+def faithful_progress(console: Console, texts: int) -> Iterator[Callable[[int], None]]:
+    """A bar while so many texts are taken apart, on a terminal; it is told how many are done."""
+    with passing_bar(console, TextColumn("{task.completed} of {task.total} texts"), BarColumn(20)) as bar:
+        task = bar.add_task("", total=texts)
+        yield lambda done: bar.update(task, completed=done)
