@@ -13,6 +13,7 @@ from attncli.errors import UsageProblem
 _TOKEN = "The token in focus, by index or word. Unset: the last, which predicts what comes next."
 _HEAD = "Only this head, such as 2.3 for head 3 of layer 2. Unset: all, and the busiest as a map."
 _WEIGHTS = "Measure a source by the length of the vector it contributes, or by its attention weight alone."
+_CHECK = "Cut every source off in turn, and show what is left of the prediction."
 _EXAMPLE = 'attncli explain "He sat on the river\'s bank"'
 
 
@@ -24,6 +25,7 @@ def explain(
     layer: Annotated[int | None, unset(help="Only this layer, counted from 0. Unset: the mean of all.")] = None,
     head: Annotated[str | None, unset(metavar="[L.]H", help=_HEAD)] = None,
     weights: Annotated[str, typer.Option(metavar="norm|raw", help=_WEIGHTS)] = "norm",
+    check: Annotated[bool, typer.Option(help=_CHECK)] = True,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -47,7 +49,7 @@ def explain(
     pieces = loaded.tokenizer.pieces(given)
     index = find_token(pieces, token) if token is not None else None
     focus = Focus(index, layer, head_index, "raw" if weights == "raw" else "norm")
-    found = explained(loaded.model, loaded.tokenizer, pieces, focus)
+    found = explained(loaded.model, loaded.tokenizer, pieces, focus, check=check)
     if json:
         print_json(explanation_document(found, loaded.name))
     else:

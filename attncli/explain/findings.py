@@ -15,6 +15,7 @@ from attncli.text.tokenizer import Piece
 
 Weights = Literal["norm", "raw"]
 Floats = NDArray[np.float64]
+NAMED = 8  # sources that a screen shows by name, the first token aside
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,19 @@ class Sources:
     shares: Floats  # (T,)
     by_layer: Floats  # (number of layers, T), each row sums to 1
     raw: Floats  # (T,), the attention weight averaged over the same layers and heads
+
+    @property
+    def first_is_apart(self) -> bool:
+        """Whether the first token, where heads that have nothing to say look, is listed apart from the others."""
+        return self.focus > 1
+
+    def ranked(self) -> list[int]:
+        """The sources, the greatest share first; without the first token where that is apart."""
+        return sorted(range(int(self.first_is_apart), self.focus + 1), key=lambda at: -self.shares[at])
+
+    def named(self, most: int = NAMED) -> list[int]:
+        """Those that a screen shows by name: so many of the ranked, and the first token."""
+        return [*self.ranked()[:most], *([0] if self.first_is_apart else [])]
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,21 @@ class NextToken:
 
 
 @dataclass(frozen=True)
+class EdgeChecks:
+    """The most probable next token, and what is left of its probability when an edge to the focus is cut.
+
+    Cut in all heads and layers, by a score of -inf (Geva et al., 2023).
+    """
+
+    token: NextToken  # its probability is that with nothing cut
+    sources: tuple[int, ...]
+    probabilities: tuple[float, ...]  # with the edge from each of these sources cut
+    random: float | None  # the mean over cuts of sources other than the first of these; None where there is none
+    random_cuts: int  # how many that is the mean of
+    random_of: int  # of how many
+
+
+@dataclass(frozen=True)
 class Explanation:
     """The first screen."""
 
@@ -66,3 +95,4 @@ class Explanation:
     sources: Sources
     map: HeadMap
     next_tokens: tuple[NextToken, ...]  # what may follow the focus token, most probable first
+    checks: EdgeChecks | None = None

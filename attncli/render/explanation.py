@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.findings import Explanation, Floats, HeadMap, Sources
+from attncli.explain.findings import NAMED, EdgeChecks, Explanation, Floats, HeadMap, NextToken, Sources
 from attncli.render.escape import fit, label_text, one_line, pad, token_label
 from attncli.render.numbers import bar, percent, plural
 from attncli.render.palette import heat
 from attncli.text.tokenizer import Piece
 
 _LABEL = 14  # cells of a token's label
-_ROWS = 8  # sources shown by name
+_SAYS_CUT, _SAYS_BEFORE = 76, 50  # columns from which the numbers of a cut explain themselves
 _NEXT = 5
 _SHADES = "·░▒▓█"
 _MOST_MAP_ROWS = 40
@@ -71,33 +72,83 @@ def _sources_heading(found: Explanation, width: int) -> Text:
     return text.append("\n" + fit(measure, width), style="not bold dim")
 
 
-def _bars(found: Explanation, width: int) -> Table:
-    """Sources by share; those too many to name together; the first token, where idle heads look, apart."""
-    sources, pieces = found.sources, found.pieces
-    room = max(8, min(40, width - _LABEL - 30))
+def _bars(found: Explanation, width: int, rows: int = NAMED) -> RenderableType:
+    """Sources by share; those too many to name together; the first token, where idle heads look, apart.
+
+    Beside each, where it was checked, what cutting it off leaves of the prediction; below, a random cut.
+    """
+    sources, pieces, checks = found.sources, found.pieces, found.checks
+    cuts = _cuts(checks, width)
+    named = sources.named(rows)
+    # Cells of a row that are neither its bar nor a remark: index, label, share, cut, and what is between them.
+    taken = _LABEL + 18 if checks is None else 10 + max(map(len, map(str, named)))
+    if checks is not None:
+        labels = [f"{len(pieces)} more", *(token_label(pieces[at], _LABEL) for at in named)]
+        taken += max(map(cell_len, cuts.values())) + max(map(cell_len, labels))
+    room = max(8, min(40, width - taken - 12))
+    spare = width - taken - room
     widest = max(float(sources.shares.max()), 1e-9)
-    apart = sources.focus > 1  # else the first token is a source like any other
-    ranked = sorted(range(1 if apart else 0, sources.focus + 1), key=lambda at: -sources.shares[at])
     table = Table.grid(padding=(0, 1))
-    for justify in ("right", "left", "left", "right", "left"):
+    for justify in ("right", "left", "left", "right", *["left"] * (2 if cuts else 1)):
         table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
-    for at in ranked[:_ROWS]:
+    ranked = sources.ranked()
+    for at in ranked[:rows]:
         share = float(sources.shares[at])
-        note = "itself" if at == sources.focus else ""
-        table.add_row(*_bar_cells(at, pieces[at], share, bar(share / widest, room)), Text(note, "dim"))
-    if rest := ranked[_ROWS:]:
+        note = "itself" if at == sources.focus and (checks is None or spare >= 6) else ""
+        drawn = bar(share / widest, room)
+        table.add_row(*_bar_cells(at, pieces[at], share, drawn), *_notes(cuts, at, note, "dim"))
+    if rest := ranked[rows:]:
         share = float(sources.shares[rest].sum())
-        table.add_row("", Text(f"{len(rest)} more"), Text(), Text(percent(share)), Text())
-    if apart:
-        share, raw = float(sources.shares[0]), float(sources.raw[0])
-        note = f"first token: {percent(raw)} of the raw attention"
+        table.add_row("", Text(f"{len(rest)} more"), Text(), Text(percent(share)))
+    if sources.first_is_apart:
+        share = float(sources.shares[0])
         cells = _bar_cells(0, pieces[0], share, bar(share / widest, room, "▒"))
-        table.add_row(*cells, Text(note if width >= _LABEL + room + 14 + len(note) else "first token"), style="dim")
-    return table
+        table.add_row(*cells, *_notes(cuts, 0, _first_note(sources, checks, spare)), style="dim")
+    return Group(table, *_random_cut(checks, pieces[sources.focus], width)) if checks else table
 
 
 def _bar_cells(at: int, piece: Piece, share: float, drawn: str) -> tuple[Text, Text, Text, Text]:
     return Text(str(at), "dim"), Text(token_label(piece, _LABEL)), Text(drawn, "cyan"), Text(percent(share))
+
+
+def _first_note(sources: Sources, checks: EdgeChecks | None, spare: int) -> str:
+    """What the first token is called, in the cells that are left."""
+    whole = f"first token: {percent(float(sources.raw[0]))} of the raw attention"
+    if checks is None:
+        return whole if spare + 4 >= len(whole) else "first token"
+    return next((note for note in (whole, "first token") if len(note) <= spare), "")
+
+
+def _notes(cuts: Mapping[int, str], at: int, note: str, style: str = "") -> list[Text]:
+    """What stands beside a bar: what a cut does, if there are cuts, and a remark."""
+    return [*([Text(cuts.get(at, ""))] if cuts else []), Text(note, style)]
+
+
+def _cuts(checks: EdgeChecks | None, width: int) -> dict[int, str]:
+    """For every source that was cut off 'cut: P(␣and) 21% → 9%', or less of it in less room."""
+    if checks is None:
+        return {}
+    before = percent(checks.token.probability)
+    label = fit(label_text(checks.token.text), 10)
+    said = "→ " if width < _SAYS_BEFORE else f"{before} → "
+    if width >= _SAYS_CUT:
+        said = f"cut: P({label}) {before} → "
+    return {at: said + percent(left) for at, left in zip(checks.sources, checks.probabilities, strict=True)}
+
+
+def _random_cut(checks: EdgeChecks, focus: Piece, width: int) -> list[Text]:
+    """What the numbers beside the bars are, where they do not say it themselves, and the random cut once."""
+    before, lines = percent(checks.token.probability), []
+    if width < _SAYS_CUT:
+        label = fit(label_text(checks.token.text), max(width - 26, 1))
+        lines.append(f"→: P({label}) {before} with it cut off")
+    if checks.random is not None:
+        drawn = f" of {checks.random_of}" if checks.random_cuts < checks.random_of else ""
+        line = f"a random cut: {before} → {percent(checks.random)}"
+        for more in (f" (mean of {checks.random_cuts}{drawn} others)", " in all heads and layers"):
+            line += more if cell_len(line + more) <= width else ""
+        lines.append(line)
+    return [Text(fit(line, width), "dim") for line in lines]
 
 
 def _map(found: Explanation, console: Console) -> list[RenderableType]:
@@ -196,7 +247,8 @@ def _next_tokens(found: Explanation, width: int) -> Group:
 
 
 def _closing(found: Explanation, width: int) -> Group:
-    caution = "A share says where information comes from, not what it is worth to the prediction."
+    caution = "A share says where information comes from, not what it is worth to the prediction"
+    caution += ": that is what a cut shows." if found.checks else "."
     token = max(found.sources.focus - 1, 0)
     more = f"More: --token {token} · --head {found.map.layer}.{found.map.head} · --layer 0 · --weights raw · --json"
     return Group(Text(caution, "dim"), Text(more if cell_len(more) <= width else "More: --help", "dim"))
@@ -226,5 +278,19 @@ def explanation_document(found: Explanation, model: str) -> dict[str, Any]:
             "previous_token": head.previous_token,
             "previous_token_chance": head.previous_token_chance,
         },
-        "next_tokens": [{"id": t.id, "text": t.text, "probability": t.probability} for t in found.next_tokens],
+        "next_tokens": [_token_document(token) for token in found.next_tokens],
+        "checks": found.checks and _checks_document(found.checks),
+    }
+
+
+def _token_document(token: NextToken) -> dict[str, Any]:
+    return {"id": token.id, "text": token.text, "probability": token.probability}
+
+
+def _checks_document(checks: EdgeChecks) -> dict[str, Any]:
+    cuts = zip(checks.sources, checks.probabilities, strict=True)
+    return {
+        "token": _token_document(checks.token),
+        "cuts": [{"source": at, "probability": probability} for at, probability in cuts],
+        "random": {"probability": checks.random, "cuts": checks.random_cuts, "of": checks.random_of},
     }
