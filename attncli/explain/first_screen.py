@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attncli.errors import BadInput, UsageProblem
 from attncli.explain.checks import Past, Prediction, check_edges
-from attncli.explain.findings import NAMED, Explanation, Floats, HeadMap, NextToken, Sources, Weights
+from attncli.explain.findings import NAMED, Explanation, Floats, HeadMap, NextToken, Question, Sources, Weights
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
@@ -85,6 +85,12 @@ def focused(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> int:
     _check("layer", focus.layer, config.layers)
     _check("head", focus.head, config.heads)
     return token
+
+
+def question(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Question:
+    """What a view is asked for. Raises BadInput and UsageProblem as `explain` does."""
+    config = model.config
+    return Question(tuple(pieces), config.layers, config.heads, focused(model, pieces, focus))
 
 
 def ids_of(model: Transformer, pieces: Sequence[Piece]) -> Tensor:

@@ -89,8 +89,8 @@ def _bars(found: Explanation, width: int, rows: int = NAMED) -> RenderableType:
     spare = width - taken - room
     widest = max(float(sources.shares.max()), 1e-9)
     table = Table.grid(padding=(0, 1))
-    for justify in ("right", "left", "left", "right", *["left"] * (2 if cuts else 1)):
-        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
+    for at in range(6 if cuts else 5):
+        table.add_column(justify="right" if at in (0, 3) else "left", no_wrap=True, overflow="ellipsis")
     ranked = sources.ranked()
     for at in ranked[:rows]:
         share = float(sources.shares[at])
