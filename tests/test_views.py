@@ -112,7 +112,7 @@ def test_a_target_is_named_by_text_or_number():
     assert either.id == max(spelled, key=lambda i: float(logits[i]))
 
 
-@pytest.mark.parametrize(("target", "message"), [("#300", "no token #300"), ("zebra zoo", "not one token"), ("", "not")])
+@pytest.mark.parametrize(("target", "message"), [("#300", "no token #300"), ("zebra zoo", "not one"), ("", "not one")])
 def test_a_target_that_is_no_token_is_refused(target, message):
     with pytest.raises(UsageProblem, match=message):
         ledger(tiny_model(vocab_size=300), TOKENIZER, PIECES, FOCUS, target=target)

@@ -1,7 +1,7 @@
 """Where does one logit come from? Everything that was written to the residual stream, projected onto the token's row.
 
-Direct logit attribution (Elhage et al., 2021): with the scale of the final norm held as it is, a logit is linear in what
-the embedding, each head from each source, each feed-forward part and each bias wrote, so the terms sum to it.
+Direct logit attribution (Elhage et al., 2021): with the scale of the final norm held as it is, a logit is linear in
+what the embedding, each head from each source, each feed-forward part and each bias wrote, so the terms sum to it.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class _Writes(Observer):
 
 
 def _token(tokenizer: Tokenizer, wanted: str, logits: Tensor) -> NextToken:
-    """The token meant: '#262', '␣the', or 'the', which with and without a space before it may be two; then the likelier.
+    """The token meant: '#262', '␣the' or 'the', which is two where a space may come before it; then the likelier.
 
     Raises UsageProblem when the text is not one token.
     """
@@ -130,10 +130,12 @@ def _token(tokenizer: Tokenizer, wanted: str, logits: Tensor) -> NextToken:
     else:
         plain = wanted.replace("␣", " ")
         spelled = [plain] if plain != wanted else [wanted, f" {wanted}"]
-        found = [ids[0] for ids in tokenizer.encode_batch(spelled) if len(ids) == 1]
+        found = [ids[0] for ids in tokenizer.encode_batch(spelled) if len(ids) == 1 and wanted]
     if not found:
         cut = " ".join(repr(piece.text) for piece in tokenizer.pieces(wanted)[:8])
-        raise UsageProblem(f"{wanted!r} is not one token of this model.", f"It is {cut or 'none'}. Name one, or its #ID.")
+        raise UsageProblem(
+            f"{wanted!r} is not one token of this model.", f"It is {cut or 'none'}. Name one, or its #ID."
+        )
     best = max(found, key=lambda token: float(logits[token]))
     text = tokenizer.decode([best]) if best < tokenizer.vocab_size else ""
     return NextToken(best, text, float(logits.softmax(-1)[best]))
