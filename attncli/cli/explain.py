@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _TOKEN = "The token in focus, by index or word. Unset: the last, which predicts what comes next."
 _HEAD = "Only this head, such as 2.3 for head 3 of layer 2. Unset: all, and the busiest as a map."
 _WEIGHTS = "Measure a source by the length of the vector it contributes, or by its attention weight alone."
+_COMPARE = "Show the length of what is contributed and the attention weight side by side."
 _CHECK = "Cut every source off in turn, and show what is left of the prediction."
 _VIEW = (
     "bars: sources; map: one head; grid: every head; steps: the arithmetic of a row; lens: the prediction after each "
@@ -38,6 +39,7 @@ _GO_WITH: dict[str, tuple[str | None, ...]] = {
     "--layer": (None, "bars", "map", "steps"),
     "--weights": (None, "bars"),
     "--no-check": (None, "bars"),
+    "--compare-weights": (None, "bars"),
     "--target": ("logit",),
     "--against": ("logit",),
 }
@@ -53,6 +55,7 @@ def explain(
     layer: Annotated[int | None, unset(help="Only this layer, counted from 0. Unset: the mean of all.")] = None,
     head: Annotated[str | None, unset(metavar="[L.]H", help=_HEAD)] = None,
     weights: Annotated[str, typer.Option(metavar="norm|raw", help=_WEIGHTS)] = "norm",
+    compare_weights: Annotated[bool, typer.Option("--compare-weights", help=_COMPARE)] = False,
     check: Annotated[bool, typer.Option(help=_CHECK)] = True,
     target: Annotated[str | None, unset(metavar="TOKEN", help=_TARGET)] = None,
     against: Annotated[str | None, unset(metavar="TOKEN", help=_AGAINST)] = None,
@@ -68,21 +71,27 @@ def explain(
     layer, head_index = _parse_head(head, layer)
     if weights not in ("norm", "raw"):
         raise UsageProblem(f"--weights {weights!r} is not a measure.", "Use norm or raw.")
+    if compare_weights and weights != "norm":
+        raise UsageProblem("--compare-weights shows both measures.", "Leave --weights out.")
     given = {
         "--head": head is not None, "--layer": layer is not None, "--weights": weights != "norm",
-        "--no-check": not check, "--target": target is not None, "--against": against is not None,
+        "--no-check": not check, "--compare-weights": compare_weights, "--target": target is not None,
+        "--against": against is not None,
     }  # fmt: skip
     _check_view(view, [option for option, is_given in given.items() if is_given])
     said = required_text(text, _EXAMPLE)
     from attncli.cli.loading import load
     from attncli.explain.first_screen import Focus, find_token
     from attncli.render.console import output, print_json, show
+    from attncli.render.explanation import compared_screen
 
     loaded = load(model, device, "float32")
     pieces = loaded.tokenizer.pieces(said)
     index = find_token(pieces, token) if token is not None else None
     focus = Focus(index, layer, head_index, "raw" if weights == "raw" else "norm")
-    found, screen, document = _answer(loaded, pieces, focus, view, check, target, against)
+    found, screen, document = _answer(loaded, pieces, focus, view, check and not compare_weights, target, against)
+    if compare_weights:
+        screen = compared_screen
     if json:
         print_json(document(found, loaded.name))
     else:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from attncli.explain.findings import NAMED, EdgeChecks, Explanation, Sources
 from attncli.render.escape import fit, label_text, token_label
-from attncli.render.heading import LABEL, heading, heading_document, next_label, token_document
+from attncli.render.heading import LABEL, heading, heading_document, next_label, titled, token_document
 from attncli.render.maps import attention_map, head_document, head_title
 from attncli.render.numbers import bar, percent
 from attncli.text.tokenizer import Piece
@@ -20,6 +20,7 @@ from attncli.text.tokenizer import Piece
 _SAYS_CUT, _SAYS_BEFORE = 76, 50  # columns from which the numbers of a cut explain themselves
 _NEXT = 5
 MOST_BARS = 24  # sources shown by name where nothing else is
+_COMPARED: tuple[JustifyMethod, ...] = ("right", "left", "left", "right", "left", "right")
 
 
 def explanation_screen(found: Explanation, model: str, console: Console) -> RenderableType:
@@ -50,6 +51,40 @@ def bars_screen(found: Explanation, model: str, console: Console) -> RenderableT
         _bars(found, width, MOST_BARS),
         Text(),
         _closing(found, width),
+    )
+
+
+def compared_screen(found: Explanation, model: str, console: Console) -> RenderableType:
+    """`--compare-weights`: for every source the share of information and the raw attention weight, side by side."""
+    sources, width = found.sources, console.width
+    label = max(4, min(LABEL, width - 30))
+    room = max(1, min(30, (width - label - 20) // 2))
+    widest = max(float(sources.shares.max()), float(sources.raw.max()), 1e-9)
+    table = Table.grid(padding=(0, 1))
+    for justify in _COMPARED:
+        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
+    table.add_row("", "", fit("information", room), "", fit("raw weight", room), "", style="dim")
+    ranked = sources.ranked()
+    shown = [*ranked[:MOST_BARS], *([0] if sources.first_is_apart else [])]
+    for at in shown:
+        share, raw = float(sources.shares[at]), float(sources.raw[at])
+        cells = Text(bar(share / widest, room), "cyan"), Text(percent(share)), Text(bar(raw / widest, room), "magenta")
+        table.add_row(Text(str(at), "dim"), Text(token_label(found.pieces[at], label)), *cells, Text(percent(raw)))
+    if rest := ranked[MOST_BARS:]:
+        shares = (percent(float(values[rest].sum())) for values in (sources.shares, sources.raw))
+        table.add_row("", f"{len(rest)} more", "", next(shares), "", next(shares))
+    caution = "A weight says how much of a source is taken, not how long the vector is that is taken."
+    return Group(
+        heading(found.pieces, found.layers, found.heads, model, width),
+        Text(),
+        titled(
+            f"Where does {token_label(found.pieces[sources.focus], LABEL)} [{sources.focus}] get its information?",
+            _scope(sources, found),
+            width,
+        ),
+        table,
+        Text(),
+        Text(fit(caution, width), "dim"),
     )
 
 

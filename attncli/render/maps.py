@@ -15,7 +15,7 @@ from rich.text import Text
 
 from attncli.explain.findings import Explanation, Floats, Grid, HeadMap
 from attncli.render.escape import fit, pad, token_label
-from attncli.render.heading import LABEL, heading, heading_document, named, question_document, question_heading, titled
+from attncli.render.heading import LABEL, heading, heading_document, question_document, question_heading, titled
 from attncli.render.palette import heat
 from attncli.text.tokenizer import Piece
 
@@ -187,15 +187,15 @@ def grid_screen(found: Grid, model: str, console: Console) -> RenderableType:
                 lines.append(line)
     size = "each cell is one weight" if pool == 1 else f"each cell: the largest of {pool} x {pool}"
     scale = _scale(colors)
-    facts = f"row looks at column; {size}"
     more = f"More: --view map --head {asked.layers - 1}.0 · --view steps --head {asked.layers - 1}.0 · --json"
     return Group(
         question_heading(asked, model, width),
         Text(),
-        titled(f"Every head, layer.head, rows up to {named(asked, len(asked.pieces) - 1)}", facts, width),
+        titled("Every head, layer.head", "row looks at column", width),
         *lines,
         Text(),
         scale,
+        Text(fit(size, width), "dim"),
         Text(fit(more, width), "dim"),
     )
 
