@@ -170,9 +170,42 @@ def test_explain_shows_bars_map_and_next_tokens(at_home, capsys):
 def test_explain_json_is_stable(at_home, capsys):
     _, out, _ = ask(capsys, "explain", "The small cat", "--token", "0", "--head", "0.0", "--weights", "raw", "--json")
     document = json.loads(out)
-    assert list(document) == ["model", "layers", "heads", "tokens", "sources", "map", "next_tokens"]
+    assert list(document) == ["model", "layers", "heads", "tokens", "sources", "map", "next_tokens", "checks"]
     assert document["sources"]["shares"][0] == 1
     assert document["sources"]["weights"] == "raw"
+
+
+@pytest.mark.parametrize("view", ["bars", "map", "grid", "steps", "lens", "logit", "rollout"])
+def test_explain_has_views(view, at_home, capsys):
+    code, out, err = ask(capsys, "explain", "The small cat sat near the river", "--token", "3", "--view", view)
+    assert (code, err) == (0, "")
+    assert "1 layers x 1 heads" in out
+    assert max(map(len, out.splitlines())) <= 80
+    document = json.loads(ask(capsys, "explain", "The small cat", "--view", view, "--json")[1])
+    assert document["tokens"][0]["text"] == "The"
+    assert view == "bars" or document["view"] == view
+
+
+def test_explain_checks_edges_unless_told_not_to(at_home, capsys):
+    _, out, _ = ask(capsys, "explain", "The small cat sat near the river")
+    assert "cut: P(" in out
+    assert out.count("a random cut: ") == 1
+    _, out, _ = ask(capsys, "explain", "The small cat sat near the river", "--no-check")
+    assert "cut: " not in out
+
+
+def test_explain_compares_weights(at_home, capsys):
+    code, out, _ = ask(capsys, "explain", "The small cat sat near the river", "--compare-weights")
+    assert code == 0
+    assert "information" in out
+    assert "raw weight" in out
+
+
+def test_explain_counts_a_logit_from_another(at_home, capsys):
+    asked = ["explain", "The small cat", "--view", "logit", "--json", "--target", "#7", "--against", "#9"]
+    document = json.loads(ask(capsys, *asked)[1])
+    assert (document["target"]["id"], document["against"]["id"]) == (7, 9)
+    assert abs(document["remainder"]) < 1e-3
 
 
 def test_tokenize_and_decode_are_inverse(at_home, capsys):
@@ -284,6 +317,11 @@ BAD = [
     (["explain", "the cat", "--layer", "9"], 2, "no layer 9"),
     (["explain", "the cat", "--token", "dog"], 2, "no token 'dog'"),
     (["explain", "the cat", "--weights", "magic"], 2, "norm or raw"),
+    (["explain", "the cat", "--weights", "raw", "--compare-weights"], 2, "Leave --weights out"),
+    (["explain", "the cat", "--view", "moon"], 2, "Use bars, map, grid, steps, lens, logit or rollout"),
+    (["explain", "the cat", "--view", "lens", "--head", "0.0"], 2, "--head does not go with --view lens"),
+    (["explain", "the cat", "--target", "cat"], 2, "It goes with --view logit"),
+    (["explain", "the cat", "--view", "logit", "--target", "zq zq"], 2, "not one token"),
     (["tokenize", "--decode", "1 2 x"], 3, "not a token id"),
     (["tokenize", "--decode", "999999"], 3, "no token 999999"),
     (["tokenize", "x", "--out", "y"], 2, "go with --train"),

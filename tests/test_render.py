@@ -19,7 +19,7 @@ from rich.text import Text
 
 from attncli.checkpoint.directory import ModelEntry
 from attncli.errors import BadInput
-from attncli.explain.findings import Explanation, HeadMap, NextToken, Sources
+from attncli.explain.findings import EdgeChecks, Explanation, HeadMap, NextToken, Sources
 from attncli.model.count import PRESETS, count_parameters
 from attncli.render import live
 from attncli.render.console import print_error, print_note
@@ -380,6 +380,61 @@ def test_a_small_explanation_looks_like_this():
     assert found == GOLDEN
 
 
+CHECKS = EdgeChecks(NextToken(2, " on", 0.5), (2, 3, 1, 0), (0.09, 0.451, 0.0002, 0.52), 0.3237, 3, 3)
+GOLDEN_CHECKS = {
+    40: """\
+2 ␣sat   ████████ 40% → 9%
+3 東·1/3 ██████   30% → 45%   itself
+1 ␣cat   ██       10% → <0.1%
+0 The    ▒▒▒▒     20% → 52%
+→: P(␣on) 50% with it cut off
+a random cut: 50% → 32%
+""",
+    60: """\
+2 ␣sat   ████████████████████ 40% 50% → 9%
+3 東·1/3 ███████████████      30% 50% → 45%   itself
+1 ␣cat   █████                10% 50% → <0.1%
+0 The    ▒▒▒▒▒▒▒▒▒▒           20% 50% → 52%   first token
+→: P(␣on) 50% with it cut off
+a random cut: 50% → 32% (mean of 3 others)
+""",
+    80: """\
+2 ␣sat   ████████████████████████████ 40% cut: P(␣on) 50% → 9%
+3 東·1/3 █████████████████████        30% cut: P(␣on) 50% → 45%   itself
+1 ␣cat   ███████                      10% cut: P(␣on) 50% → <0.1%
+0 The    ▒▒▒▒▒▒▒▒▒▒▒▒▒▒               20% cut: P(␣on) 50% → 52%   first token
+a random cut: 50% → 32% (mean of 3 others) in all heads and layers
+""",
+}
+
+
+@pytest.mark.parametrize("width", GOLDEN_CHECKS)
+def test_beside_each_bar_stands_what_a_cut_leaves(width):
+    drawn = explained(replace(GOLDEN_FINDINGS, checks=CHECKS), width, "tiny")
+    found = "\n".join(line.rstrip() for line in drawn.split("\n"))
+    assert found[found.index("2 ␣sat ") :].partition("\n\n")[0] + "\n" == GOLDEN_CHECKS[width]
+
+
+def checked(found, token=" and", left=0.0002):
+    """Findings with a cut for every source that is named."""
+    named = found.sources.named()
+    return replace(found, checks=EdgeChecks(NextToken(1, token, 0.21), tuple(named), (left,) * len(named), 0.2, 32, 99))
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 60, 75, 76, 80, 120, 200])
+@pytest.mark.parametrize("length", [1, 2, 7, 300])
+@pytest.mark.parametrize("words", [WORDS, FOREIGN], ids=["english", "foreign"])
+def test_no_line_with_a_cut_passes_the_width_or_loses_a_number(words, length, width):
+    found = checked(explanation([words[at % len(words)] for at in range(length)]), HOSTILE)
+    drawn = explained(found, width)
+    assert widest(drawn) <= width
+    assert harmless(drawn)
+    if width >= 40:
+        assert drawn.count("→ <0.1%") == len(found.checks.sources)
+        assert drawn.count("a random cut: 21% → 20%") == 1
+        assert not re.search(r" \d…|first tok…|itse…", drawn)
+
+
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
 @pytest.mark.parametrize("length", [1, 2, 5, 7, 11, 30, 60, 300])
 @pytest.mark.parametrize("words", [WORDS, FOREIGN], ids=["english", "foreign"])
@@ -576,6 +631,11 @@ def test_an_explanation_is_a_json_document_in_full_precision():
     assert document["map"]["weights"] == found.map.weights.tolist()
     assert document["map"]["previous_token"] == found.map.previous_token
     assert document["next_tokens"][0] == {"id": 0, "text": " and", "probability": 0.1 + 0.2}
+    assert document["checks"] is None
+    document = explanation_document(replace(found, checks=CHECKS), "stories")["checks"]
+    assert document["token"] == {"id": 2, "text": " on", "probability": 0.5}
+    assert document["cuts"][2] == {"source": 1, "probability": 0.0002}
+    assert document["random"] == {"probability": 0.3237, "cuts": 3, "of": 3}
 
 
 # Tokens

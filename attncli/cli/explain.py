@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,20 +24,57 @@ from attncli.cli.options import (
 from attncli.cli.outputs import refuse_files, write_explanation, write_pictures
 from attncli.errors import UsageProblem
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console, RenderableType
+
+    from attncli.checkpoint.store import LoadedModel
+    from attncli.explain.first_screen import Focus
+    from attncli.text.tokenizer import Piece
+
 _TOKEN = "The token in focus, by index or word. Unset: the last, which predicts what comes next."
 _HEAD = "Only this head, such as 2.3 for head 3 of layer 2. Unset: all, and the busiest as a map."
 _WEIGHTS = "Measure a source by the length of the vector it contributes, or by its attention weight alone."
+_COMPARE = "Show the length of what is contributed and the attention weight side by side."
+_CHECK = "Cut every source off in turn, and show what is left of the prediction."
+_VIEW = (
+    "bars: sources; map: one head; grid: every head; steps: the arithmetic of a row; lens: the prediction after each "
+    "layer; logit: what a logit is the sum of; rollout: attention through all layers. Unset: the first screen."
+)
+_TARGET = "For --view logit, the token whose logit is explained: its text, or #ID. Unset: the one predicted."
+_AGAINST = "For --view logit, count from this token's logit. Unset: from the vocabulary's mean."
 _EXAMPLE = 'attncli explain "He sat on the river\'s bank"'
+
+# The options that not every view takes, and the views that take them; None is the first screen.
+_GO_WITH: dict[str, tuple[str | None, ...]] = {
+    "--head": (None, "bars", "map", "steps"),
+    "--layer": (None, "bars", "map", "steps"),
+    "--weights": (None, "bars"),
+    "--no-check": (None, "bars"),
+    "--compare-weights": (None, "bars"),
+    "--target": ("logit",),
+    "--against": ("logit",),
+    "--plain": (None,),
+    "--csv": (None, "bars"),
+    "--npz": (None, "bars", "map"),
+}
+_VIEWS = ("bars", "map", "grid", "steps", "lens", "logit", "rollout")
 
 
 # fmt: off
 def explain(
     text: Annotated[str | None, typer.Argument(help="What to explain; - reads it from standard input.", show_default=False)] = None,  # noqa: E501
     model: ModelOption = None,
+    view: Annotated[str | None, unset(metavar="VIEW", help=_VIEW)] = None,
     token: Annotated[str | None, unset(help=_TOKEN)] = None,
     layer: Annotated[int | None, unset(help="Only this layer, counted from 0. Unset: the mean of all.")] = None,
     head: Annotated[str | None, unset(metavar="[L.]H", help=_HEAD)] = None,
     weights: Annotated[str, typer.Option(metavar="norm|raw", help=_WEIGHTS)] = "norm",
+    compare_weights: Annotated[bool, typer.Option("--compare-weights", help=_COMPARE)] = False,
+    check: Annotated[bool, typer.Option(help=_CHECK)] = True,
+    target: Annotated[str | None, unset(metavar="TOKEN", help=_TARGET)] = None,
+    against: Annotated[str | None, unset(metavar="TOKEN", help=_AGAINST)] = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
     plain: PlainOption = False,
@@ -50,34 +88,103 @@ def explain(
     """Show where a token gets its information, one head's attention, and what may come next.
 
     attncli explain "He sat on the river's bank"
-    attncli explain "To be or not to be" --token not --head 1.2
+    attncli explain "To be or not to be" --token not --view steps --head 1.2
     """
     layer, head_index = _parse_head(head, layer)
     if weights not in ("norm", "raw"):
         raise UsageProblem(f"--weights {weights!r} is not a measure.", "Use norm or raw.")
     refuse_files({"--csv": csv, "--npz": npz, "--svg": svg, "--html": html}, force)
-    given = required_text(text, _EXAMPLE)
+    if compare_weights and weights != "norm":
+        raise UsageProblem("--compare-weights shows both measures.", "Leave --weights out.")
+    given = {
+        "--head": head is not None, "--layer": layer is not None, "--weights": weights != "norm",
+        "--no-check": not check, "--compare-weights": compare_weights, "--target": target is not None,
+        "--against": against is not None, "--plain": plain, "--csv": csv is not None, "--npz": npz is not None,
+    }  # fmt: skip
+    _check_view(view, [option for option, is_given in given.items() if is_given])
+    said = required_text(text, _EXAMPLE)
     from attncli.cli.loading import load
     from attncli.explain.first_screen import Focus, find_token
-    from attncli.explain.first_screen import explain as explained
     from attncli.render.console import output, print_json, show
-    from attncli.render.explanation import explanation_document, explanation_screen
+    from attncli.render.explanation import compared_screen
     from attncli.render.plain import explanation_sentences, print_sentences
 
     loaded = load(model, device, "float32")
-    pieces = loaded.tokenizer.pieces(given)
+    pieces = loaded.tokenizer.pieces(said)
     index = find_token(pieces, token) if token is not None else None
     focus = Focus(index, layer, head_index, "raw" if weights == "raw" else "norm")
-    found = explained(loaded.model, loaded.tokenizer, pieces, focus)
+    found, screen, document = _answer(loaded, pieces, focus, view, check and not compare_weights, target, against)
+    if compare_weights:
+        screen = compared_screen
     if json:
-        print_json(explanation_document(found, loaded.name))
+        print_json(document(found, loaded.name))
     elif plain:
         print_sentences(explanation_sentences(found, loaded.name))
     else:
         console = output()
-        show(console, explanation_screen(found, loaded.name, console))
-    write_explanation(found, loaded.model, csv, npz)
-    write_pictures(lambda console: explanation_screen(found, loaded.name, console), "attncli explain", svg, html)
+        show(console, screen(found, loaded.name, console))
+    if csv is not None or npz is not None:
+        write_explanation(found, loaded.model, csv, npz)
+    write_pictures(lambda console: screen(found, loaded.name, console), "attncli explain", svg, html)
+
+
+def _answer(
+    loaded: LoadedModel,
+    pieces: Sequence[Piece],
+    focus: Focus,
+    view: str | None,
+    check: bool,
+    target: str | None,
+    against: str | None,
+) -> tuple[Any, Callable[[Any, str, Console], RenderableType], Callable[[Any, str], dict[str, Any]]]:
+    """What a view finds, how it is drawn, and how it is told to programs."""
+    model, tokenizer = loaded.model, loaded.tokenizer
+    if view == "grid":
+        from attncli.explain.grid import grid
+        from attncli.render.maps import grid_document, grid_screen
+
+        return grid(model, pieces, focus), grid_screen, grid_document
+    if view == "steps":
+        from attncli.explain.steps import steps
+        from attncli.render.steps import steps_document, steps_screen
+
+        return steps(model, tokenizer, pieces, focus), steps_screen, steps_document
+    if view == "lens":
+        from attncli.explain.lens import lens
+        from attncli.render.lens import lens_document, lens_screen
+
+        return lens(model, tokenizer, pieces, focus), lens_screen, lens_document
+    if view == "logit":
+        from attncli.explain.ledger import ledger
+        from attncli.render.ledger import ledger_document, ledger_screen
+
+        return ledger(model, tokenizer, pieces, focus, target=target, against=against), ledger_screen, ledger_document
+    if view == "rollout":
+        from attncli.explain.rollout import rollout
+        from attncli.render.rollout import rollout_document, rollout_screen
+
+        return rollout(model, pieces, focus), rollout_screen, rollout_document
+    from attncli.explain.first_screen import explain as explained
+    from attncli.render.explanation import MOST_BARS, bars_screen, explanation_document, explanation_screen
+    from attncli.render.maps import map_document, map_screen
+
+    if view == "map":
+        return explained(model, tokenizer, pieces, focus, check=False), map_screen, map_document
+    if view == "bars":
+        found = explained(model, tokenizer, pieces, focus, named=MOST_BARS, check=check)
+        return found, bars_screen, explanation_document
+    return explained(model, tokenizer, pieces, focus, check=check), explanation_screen, explanation_document
+
+
+def _check_view(view: str | None, given: list[str]) -> None:
+    """Refuses a view that is not there, and an option that it does not take."""
+    if view is not None and view not in _VIEWS:
+        raise UsageProblem(f"--view {view!r} is not a view.", f"Use {', '.join(_VIEWS[:-1])} or {_VIEWS[-1]}.")
+    for option in given:
+        if view not in _GO_WITH[option]:
+            here = "the first screen" if view is None else f"--view {view}"
+            others = ["the first screen" if name is None else f"--view {name}" for name in _GO_WITH[option]]
+            raise UsageProblem(f"{option} does not go with {here}.", f"It goes with {' or '.join(others)}.")
 
 
 def _parse_head(head: str | None, layer: int | None) -> tuple[int | None, int | None]:

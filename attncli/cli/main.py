@@ -17,7 +17,9 @@ import typer
 
 from attncli import __version__
 from attncli.cli import clock
-    "Look closer": [heads, ablate, faithful, compare, neighbors, analogy, eval, plot, info, models],
+from attncli.cli.ablate import ablate
+from attncli.cli.analogy import analogy
+from attncli.cli.compare import compare
 from attncli.cli.eval import eval
 from attncli.cli.explain import explain
 from attncli.cli.faithful import faithful

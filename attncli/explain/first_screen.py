@@ -1,7 +1,8 @@
 """Where does this token get its information? One forward pass, watched.
 
 For the token in focus: the share of every source, over all layers and heads or the ones asked for; the weights of one
-head as a map; and what may come next. Holds one layer's arrays at a time, and of the maps only the best so far.
+head as a map; what may come next; and what that loses when a source is cut off. Holds one layer's arrays at a time, of
+the maps only the best so far, and the keys and values that the cuts need.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from attncli.errors import BadInput, UsageProblem
-from attncli.explain.findings import Explanation, Floats, HeadMap, NextToken, Sources, Weights
+from attncli.explain.checks import Past, Prediction, check_edges
+from attncli.explain.findings import NAMED, Explanation, Floats, HeadMap, NextToken, Question, Sources, Weights
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
@@ -31,32 +33,64 @@ class Focus:
 
 
 def explain(
-    model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], focus: Focus, *, next_tokens: int = 10
+    model: Transformer,
+    tokenizer: Tokenizer,
+    pieces: Sequence[Piece],
+    focus: Focus,
+    *,
+    next_tokens: int = 10,
+    named: int = NAMED,
+    check: bool = True,
 ) -> Explanation:
-    """Explains one text, given as its tokens.
+    """Explains one text, given as its tokens. `check` cuts the sources off that a screen shows by name.
 
     Raises:
         BadInput: for no tokens, or more than the context.
         UsageProblem: for a token, layer or head that is not there, naming those that are.
     """
+    token = focused(model, pieces, focus)
+    watch = _Watch(token, focus)
+    ids = ids_of(model, pieces)
+    with torch.inference_mode():
+        logits = model.unembed(model.hidden(ids, observe=watch)[0, token]).float()
+        following = most_probable(logits, tokenizer, next_tokens)
+        sources, checks = watch.sources(), None
+        if check:
+            past = Past(watch.keys, watch.values, model.config.context)
+            asked = Prediction(past, ids[0, token : token + 1], following[0].id)
+            units = [range(at, at + 1) for at in range(token + 1)]
+            checks = check_edges(model, asked, units, sources.named(named), following[0])
+    return Explanation(
+        pieces=tuple(pieces),
+        layers=model.config.layers,
+        heads=model.config.heads,
+        sources=sources,
+        map=watch.head_map(),
+        next_tokens=following,
+        checks=checks,
+    )
+
+
+def focused(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> int:
+    """The index of the token in focus. Raises BadInput and UsageProblem as `explain` does."""
     config = model.config
     refuse_length(pieces, config.context)
     token = len(pieces) - 1 if focus.token is None else focus.token
     _check("token", token, len(pieces))
     _check("layer", focus.layer, config.layers)
     _check("head", focus.head, config.heads)
-    watch = _Watch(token, focus)
-    ids = torch.tensor([[piece.id for piece in pieces]], device=model.embedding.weight.device)
-    with torch.inference_mode():
-        logits = model.unembed(model.hidden(ids, observe=watch)[0, token]).float()
-    return Explanation(
-        pieces=tuple(pieces),
-        layers=config.layers,
-        heads=config.heads,
-        sources=watch.sources(),
-        map=watch.head_map(),
-        next_tokens=_most_probable(logits, tokenizer, next_tokens),
-    )
+    return token
+
+
+def question(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Question:
+    """What a view is asked for. Raises BadInput and UsageProblem as `explain` does."""
+    config = model.config
+    return Question(tuple(pieces), config.layers, config.heads, focused(model, pieces, focus))
+
+
+def ids_of(model: Transformer, pieces: Sequence[Piece]) -> Tensor:
+    """The tokens as the model takes them (1, T)."""
+    return torch.tensor([[piece.id for piece in pieces]], device=model.embedding.weight.device)
 
 
 def refuse_length(pieces: Sequence[Piece], context: int) -> None:
@@ -94,6 +128,8 @@ class _Watch(Observer):
 
     token: int
     focus: Focus
+    keys: list[Tensor] = field(default_factory=list)  # (1, K, token, D) per layer: before the token in focus
+    values: list[Tensor] = field(default_factory=list)
     _shares: list[Tensor] = field(default_factory=list)  # (T,) per layer asked for
     _raw: list[Tensor] = field(default_factory=list)
     _layers: list[int] = field(default_factory=list)
@@ -103,6 +139,8 @@ class _Watch(Observer):
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
         """Takes what is asked for from one layer."""
+        self.keys.append(steps.key[:, :, : self.token])
+        self.values.append(steps.value[:, :, : self.token])
         if self.focus.layer is not None and layer != self.focus.layer:
             return
         head = self.focus.head
@@ -163,7 +201,8 @@ def previous_token_score(weights: Floats, window: int | None = None) -> tuple[fl
     return score, sum(1 / min(row + 1, window or len(weights)) for row in rows) / len(rows)
 
 
-def _most_probable(logits: Tensor, tokenizer: Tokenizer, count: int) -> tuple[NextToken, ...]:
+def most_probable(logits: Tensor, tokenizer: Tokenizer, count: int) -> tuple[NextToken, ...]:
+    """What the logits (V,) predict, most probable first."""
     probabilities, ids = logits.softmax(-1).topk(min(count, len(logits)))
     described = [i if i < tokenizer.vocab_size else None for i in ids.tolist()]
     texts = [tokenizer.decode([i]) if i is not None else "" for i in described]

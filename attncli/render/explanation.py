@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from rich.cells import cell_len
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.findings import Explanation, Floats, HeadMap, Sources
-from attncli.render.escape import fit, label_text, one_line, pad, token_label
-from attncli.render.numbers import bar, percent, plural
-from attncli.render.palette import heat
+from attncli.explain.findings import NAMED, EdgeChecks, Explanation, Sources
+from attncli.render.escape import fit, label_text, token_label
+from attncli.render.heading import LABEL, heading, heading_document, next_label, titled, token_document
+from attncli.render.maps import attention_map, head_document, head_title
+from attncli.render.numbers import bar, percent
 from attncli.text.tokenizer import Piece
 
-_LABEL = 14  # cells of a token's label
-_ROWS = 8  # sources shown by name
+_SAYS_CUT, _SAYS_BEFORE = 76, 50  # columns from which the numbers of a cut explain themselves
 _NEXT = 5
-_SHADES = "·░▒▓█"
-_MOST_MAP_ROWS = 40
+MOST_BARS = 24  # sources shown by name where nothing else is
+_COMPARED: tuple[JustifyMethod, ...] = ("right", "left", "left", "right", "left", "right")
 
 
 def explanation_screen(found: Explanation, model: str, console: Console) -> RenderableType:
     """Everything `attncli explain` shows, for the width and colours of a console."""
     width = console.width
     return Group(
-        _heading(found, model, width),
+        heading(found.pieces, found.layers, found.heads, model, width),
         Text(),
         _sources_heading(found, width),
         _bars(found, width),
         Text(),
-        *_map(found, console),
+        head_title(found.map, width),
+        attention_map(found.pieces, found.map.weights, found.sources.focus, console),
         Text(),
         _next_tokens(found, width),
         Text(),
@@ -41,13 +41,51 @@ def explanation_screen(found: Explanation, model: str, console: Console) -> Rend
     )
 
 
-def _heading(found: Explanation, model: str, width: int) -> Text:
-    facts = f"{one_line(model)} · {found.layers} layers x {found.heads} heads · {plural(len(found.pieces), 'token')}"
-    text = Text(fit(facts, width), style="bold")
-    room = width - cell_len(facts) - 3
-    if room >= 20:
-        text.append("   " + fit("|".join(token_label(piece) for piece in found.pieces), room), style="not bold dim")
-    return text
+def bars_screen(found: Explanation, model: str, console: Console) -> RenderableType:
+    """`--view bars`: more of the sources, and nothing else."""
+    width = console.width
+    return Group(
+        heading(found.pieces, found.layers, found.heads, model, width),
+        Text(),
+        _sources_heading(found, width),
+        _bars(found, width, MOST_BARS),
+        Text(),
+        _closing(found, width),
+    )
+
+
+def compared_screen(found: Explanation, model: str, console: Console) -> RenderableType:
+    """`--compare-weights`: for every source the share of information and the raw attention weight, side by side."""
+    sources, width = found.sources, console.width
+    label = max(4, min(LABEL, width - 30))
+    room = max(1, min(30, (width - label - 20) // 2))
+    widest = max(float(sources.shares.max()), float(sources.raw.max()), 1e-9)
+    table = Table.grid(padding=(0, 1))
+    for justify in _COMPARED:
+        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
+    table.add_row("", "", fit("information", room), "", fit("raw weight", room), "", style="dim")
+    ranked = sources.ranked()
+    shown = [*ranked[:MOST_BARS], *([0] if sources.first_is_apart else [])]
+    for at in shown:
+        share, raw = float(sources.shares[at]), float(sources.raw[at])
+        cells = Text(bar(share / widest, room), "cyan"), Text(percent(share)), Text(bar(raw / widest, room), "magenta")
+        table.add_row(Text(str(at), "dim"), Text(token_label(found.pieces[at], label)), *cells, Text(percent(raw)))
+    if rest := ranked[MOST_BARS:]:
+        shares = (percent(float(values[rest].sum())) for values in (sources.shares, sources.raw))
+        table.add_row("", f"{len(rest)} more", "", next(shares), "", next(shares))
+    caution = "A weight says how much of a source is taken, not how long the vector is that is taken."
+    return Group(
+        heading(found.pieces, found.layers, found.heads, model, width),
+        Text(),
+        titled(
+            f"Where does {token_label(found.pieces[sources.focus], LABEL)} [{sources.focus}] get its information?",
+            scope(sources, found),
+            width,
+        ),
+        table,
+        Text(),
+        Text(fit(caution, width), "dim"),
+    )
 
 
 def scope(sources: Sources, found: Explanation) -> str:
@@ -61,7 +99,7 @@ def scope(sources: Sources, found: Explanation) -> str:
 
 def _sources_heading(found: Explanation, width: int) -> Text:
     sources = found.sources
-    focus = token_label(found.pieces[sources.focus], _LABEL)
+    focus = token_label(found.pieces[sources.focus], LABEL)
     question = f"Where does {focus} [{sources.focus}] get its information?"
     kind = "share of information" if sources.weights == "norm" else "raw attention weight"
     measure = f"{kind}, {scope(sources, found)}"
@@ -72,145 +110,124 @@ def _sources_heading(found: Explanation, width: int) -> Text:
     return text.append("\n" + fit(measure, width), style="not bold dim")
 
 
-def _bars(found: Explanation, width: int) -> Table:
-    """Sources by share; those too many to name together; the first token, where idle heads look, apart."""
-    sources, pieces = found.sources, found.pieces
-    room = max(8, min(40, width - _LABEL - 30))
+def _bars(found: Explanation, width: int, rows: int = NAMED) -> RenderableType:
+    """Sources by share; those too many to name together; the first token, where idle heads look, apart.
+
+    Beside each, where it was checked, what cutting it off leaves of the prediction; below, a random cut.
+    """
+    sources, pieces, checks = found.sources, found.pieces, found.checks
+    cuts = _cuts(checks, width)
+    named = sources.named(rows)
+    # Cells of a row that are neither its bar nor a remark: index, label, share, cut, and what is between them.
+    taken = LABEL + 18 if checks is None else 10 + max(map(len, map(str, named)))
+    if checks is not None:
+        labels = [f"{len(pieces)} more", *(token_label(pieces[at], LABEL) for at in named)]
+        taken += max(map(cell_len, cuts.values())) + max(map(cell_len, labels))
+    room = max(8, min(40, width - taken - 12))
+    spare = width - taken - room
     widest = max(float(sources.shares.max()), 1e-9)
-    apart = sources.focus > 1  # else the first token is a source like any other
-    ranked = sorted(range(1 if apart else 0, sources.focus + 1), key=lambda at: -sources.shares[at])
     table = Table.grid(padding=(0, 1))
-    for justify in ("right", "left", "left", "right", "left"):
-        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
-    for at in ranked[:_ROWS]:
+    for at in range(6 if cuts else 5):
+        table.add_column(justify="right" if at in (0, 3) else "left", no_wrap=True, overflow="ellipsis")
+    ranked = sources.ranked()
+    for at in ranked[:rows]:
         share = float(sources.shares[at])
-        note = "itself" if at == sources.focus else ""
-        table.add_row(*_bar_cells(at, pieces[at], share, bar(share / widest, room)), Text(note, "dim"))
-    if rest := ranked[_ROWS:]:
+        note = "itself" if at == sources.focus and (checks is None or spare >= 6) else ""
+        drawn = bar(share / widest, room)
+        table.add_row(*_bar_cells(at, pieces[at], share, drawn), *_notes(cuts, at, note, "dim"))
+    if rest := ranked[rows:]:
         share = float(sources.shares[rest].sum())
-        table.add_row("", Text(f"{len(rest)} more"), Text(), Text(percent(share)), Text())
-    if apart:
-        share, raw = float(sources.shares[0]), float(sources.raw[0])
-        note = f"first token: {percent(raw)} of the raw attention"
+        table.add_row("", Text(f"{len(rest)} more"), Text(), Text(percent(share)))
+    if sources.first_is_apart:
+        share = float(sources.shares[0])
         cells = _bar_cells(0, pieces[0], share, bar(share / widest, room, "▒"))
-        table.add_row(*cells, Text(note if width >= _LABEL + room + 14 + len(note) else "first token"), style="dim")
-    return table
+        table.add_row(*cells, *_notes(cuts, 0, _first_note(sources, checks, spare)), style="dim")
+    return Group(table, *_random_cut(checks, pieces[sources.focus], width)) if checks else table
 
 
 def _bar_cells(at: int, piece: Piece, share: float, drawn: str) -> tuple[Text, Text, Text, Text]:
-    return Text(str(at), "dim"), Text(token_label(piece, _LABEL)), Text(drawn, "cyan"), Text(percent(share))
+    return Text(str(at), "dim"), Text(token_label(piece, LABEL)), Text(drawn, "cyan"), Text(percent(share))
 
 
-def _map(found: Explanation, console: Console) -> list[RenderableType]:
-    head = found.map
-    title = Text("Head " if head.asked_for else "Busiest head ", style="bold cyan")
-    title.append(f"{head.layer}.{head.head}")
-    facts = "row looks at column, % of row"
-    if head.previous_token is not None and head.previous_token_chance is not None:
-        score, chance = (f"{value:.2f}".lstrip("0") for value in (head.previous_token, head.previous_token_chance))
-        facts += f" · looks at the token before: {score}, chance {chance}"
-    joint = "  " if cell_len(title.plain + facts) + 2 <= console.width else "\n"
-    title.append(joint + fit(facts, console.width), style="not bold dim")
-    cells = (console.width - _LABEL - 5) // 4
-    drawn = _number_map(found, console) if len(found.pieces) <= cells else _shade_map(found.pieces, head, console.width)
-    return [title, drawn]
+def _first_note(sources: Sources, checks: EdgeChecks | None, spare: int) -> str:
+    """What the first token is called, in the cells that are left."""
+    whole = f"first token: {percent(float(sources.raw[0]))} of the raw attention"
+    if checks is None:
+        return whole if spare + 4 >= len(whole) else "first token"
+    return next((note for note in (whole, "first token") if len(note) <= spare), "")
 
 
-def _number_map(found: Explanation, console: Console) -> Table:
-    """Two digits of per cent a cell; what the mask forbids is blank."""
-    table = Table.grid(padding=(0, 0))
-    table.add_column(justify="left", no_wrap=True)
-    for _ in found.pieces:
-        table.add_column(justify="right", no_wrap=True, width=4)
-    table.add_row("", *(Text(str(at), "dim") for at in range(len(found.pieces))))
-    weights = found.map.weights
-    for row, piece in enumerate(found.pieces):
-        label = Text(f"{row:>3} ", "dim").append(
-            token_label(piece, _LABEL) + " ", style="bold" if row == found.sources.focus else "not dim"
-        )
-        values = [float(weights[row, column]) for column in range(row + 1)]
-        table.add_row(
-            label, *(Text(f"{round(value * 100):>3} ", heat(value, console.color_system)) for value in values)
-        )
-    return table
+def _notes(cuts: Mapping[int, str], at: int, note: str, style: str = "") -> list[Text]:
+    """What stands beside a bar: what a cut does, if there are cuts, and a remark."""
+    return [*([Text(cuts.get(at, ""))] if cuts else []), Text(note, style)]
 
 
-def _shade_map(pieces: tuple[Piece, ...], head: HeadMap, width: int) -> Group:
-    """A shade a cell, for more tokens than numbers fit; pooled by maximum where even those do not fit."""
-    labels = min(_LABEL, max(width - 12, 1))
-    room = max(width - labels - 6, 1)
-    pool = max(math.ceil(len(pieces) / room), math.ceil(len(pieces) / _MOST_MAP_ROWS))
-    pooled = _pool(head.weights, pool)
-    wide = 2 if len(pooled) * 2 <= room else 1
-    lines = [Text(" " * (labels + 5) + _ruler(len(pooled), pool, wide), style="dim")]
-    for row, values in enumerate(pooled):
-        first = row * pool
-        line = Text(f"{first:>4} ", "dim").append(pad(token_label(pieces[first]), labels), style="not dim")
-        shades = (_SHADES[math.ceil(value * 4 - 0.05) if value > 0.0125 else 0] for value in values[: row + 1])
-        lines.append(
-            line.append("".join(shade.ljust(wide, " " if shade == "·" else shade) for shade in shades), style="cyan")
-        )
-    legends = ["· 0%  ░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"]
-    if pool > 1:
-        legends.append(f"each cell: the largest of {pool} x {pool}")
-    indent = " " * min(labels + 5, max(width - cell_len(legends[0]), 0))
-    return Group(*lines, *(Text(fit(indent + legend, width), style="dim") for legend in legends))
+def _cuts(checks: EdgeChecks | None, width: int) -> dict[int, str]:
+    """For every source that was cut off 'cut: P(␣and) 21% → 9%', or less of it in less room."""
+    if checks is None:
+        return {}
+    before = percent(checks.token.probability)
+    label = fit(label_text(checks.token.text), 10)
+    said = "→ " if width < _SAYS_BEFORE else f"{before} → "
+    if width >= _SAYS_CUT:
+        said = f"cut: P({label}) {before} → "
+    return {at: said + percent(left) for at, left in zip(checks.sources, checks.probabilities, strict=True)}
 
 
-def _pool(weights: Floats, size: int) -> Floats:
-    """(T, T) -> (ceil(T / size), same), the maximum of each square: a mean would hide sharp peaks."""
-    count = math.ceil(len(weights) / size)
-    padded = np.zeros((count * size, count * size))
-    padded[: len(weights), : len(weights)] = weights
-    pooled: Floats = padded.reshape(count, size, count, size).max((1, 3))
-    return pooled
-
-
-def _ruler(columns: int, pool: int, wide: int) -> str:
-    """Token indices above every few columns, each whole or not at all."""
-    line = ""
-    for column in range(0, columns, 5):
-        at = str(column * pool)
-        start = column * wide
-        if start >= len(line) + bool(line) and start + len(at) <= columns * wide:
-            line = line.ljust(start) + at
-    return line
+def _random_cut(checks: EdgeChecks, focus: Piece, width: int) -> list[Text]:
+    """What the numbers beside the bars are, where they do not say it themselves, and the random cut once."""
+    before, lines = percent(checks.token.probability), []
+    if width < _SAYS_CUT:
+        label = fit(label_text(checks.token.text), max(width - 26, 1))
+        lines.append(f"→: P({label}) {before} with it cut off")
+    if checks.random is not None:
+        drawn = f" of {checks.random_of}" if checks.random_cuts < checks.random_of else ""
+        line = f"a random cut: {before} → {percent(checks.random)}"
+        for more in (f" (mean of {checks.random_cuts}{drawn} others)", " in all heads and layers"):
+            line += more if cell_len(line + more) <= width else ""
+        lines.append(line)
+    return [Text(fit(line, width), "dim") for line in lines]
 
 
 def _next_tokens(found: Explanation, width: int) -> Group:
     focus = found.sources.focus
     last = focus == len(found.pieces) - 1
-    title = "Next token" if last else f"Next token after {token_label(found.pieces[focus], _LABEL)} [{focus}]"
+    title = "Next token" if last else f"Next token after {token_label(found.pieces[focus], LABEL)} [{focus}]"
     table = Table.grid(padding=(0, 1))
-    table.add_column(no_wrap=True, width=_LABEL)
+    table.add_column(no_wrap=True, width=LABEL)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, justify="right")
-    room = max(8, min(40, width - _LABEL - 10))
+    room = max(8, min(40, width - LABEL - 10))
     for token in found.next_tokens[:_NEXT]:
-        # Bytes that are no character look alike, so their ids tell them apart.
-        number = f" #{token.id}" if "\N{REPLACEMENT CHARACTER}" in token.text else ""
-        shown = fit(label_text(token.text) + number, _LABEL)
         table.add_row(
-            Text(shown), Text(bar(token.probability, room).ljust(room), "green"), Text(percent(token.probability))
+            Text(next_label(token, LABEL)),
+            Text(bar(token.probability, room).ljust(room), "green"),
+            Text(percent(token.probability)),
         )
     return Group(Text(title, "bold cyan").append("   temperature 1", "not bold dim"), table)
 
 
 def _closing(found: Explanation, width: int) -> Group:
-    caution = "A share says where information comes from, not what it is worth to the prediction."
-    token = max(found.sources.focus - 1, 0)
-    more = f"More: --token {token} · --head {found.map.layer}.{found.map.head} · --layer 0 · --weights raw · --json"
-    return Group(Text(caution, "dim"), Text(more if cell_len(more) <= width else "More: --help", "dim"))
+    caution = "A share says where information comes from, not what it is worth to the prediction"
+    caution += ": that is what a cut shows." if found.checks else "."
+    head = f"{found.map.layer}.{found.map.head}"
+    token = f"--token {max(found.sources.focus - 1, 0)}"
+    views = "--view grid · --view logit"
+    for more in (
+        f"{token} · --head {head} · {views} · --view lens · --view steps · --view rollout · --json",
+        f"{token} · --head {head} · {views} · --view lens · --json",
+        f"{token} · {views}",
+    ):
+        if cell_len(more) + 6 <= width:
+            return Group(Text(caution, "dim"), Text(f"More: {more}", "dim"))
+    return Group(Text(caution, "dim"), Text("More: --help", "dim"))
 
 
 def explanation_document(found: Explanation, model: str) -> dict[str, Any]:
     """The same findings for programs: stable keys, full precision."""
-    sources, head = found.sources, found.map
+    sources = found.sources
     return {
-        "model": model,
-        "layers": found.layers,
-        "heads": found.heads,
-        "tokens": [{"index": at, "id": piece.id, "text": piece.text} for at, piece in enumerate(found.pieces)],
+        **heading_document(found.pieces, found.layers, found.heads, model),
         "sources": {
             "focus": sources.focus,
             "weights": sources.weights,
@@ -220,12 +237,16 @@ def explanation_document(found: Explanation, model: str) -> dict[str, Any]:
             "raw": sources.raw.tolist(),
             "by_layer": sources.by_layer.tolist(),
         },
-        "map": {
-            "layer": head.layer,
-            "head": head.head,
-            "weights": head.weights.tolist(),
-            "previous_token": head.previous_token,
-            "previous_token_chance": head.previous_token_chance,
-        },
-        "next_tokens": [{"id": t.id, "text": t.text, "probability": t.probability} for t in found.next_tokens],
+        "map": head_document(found.map),
+        "next_tokens": [token_document(token) for token in found.next_tokens],
+        "checks": found.checks and _checks_document(found.checks),
+    }
+
+
+def _checks_document(checks: EdgeChecks) -> dict[str, Any]:
+    cuts = zip(checks.sources, checks.probabilities, strict=True)
+    return {
+        "token": token_document(checks.token),
+        "cuts": [{"source": at, "probability": probability} for at, probability in cuts],
+        "random": {"probability": checks.random, "cuts": checks.random_cuts, "of": checks.random_of},
     }

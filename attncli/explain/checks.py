@@ -1,0 +1,106 @@
+"""What each source is worth to the prediction: the edge from it to the token in focus is cut, in all heads and layers.
+
+One batched pass, each row of it with another cut, over the queries in focus alone: everything before them is the same
+with and without a cut, so its keys and values are those of the pass that was watched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attncli.explain.findings import EdgeChecks, NextToken
+from attncli.explain.knockout import Cut, Knockout
+from attncli.model.cache import KVCache
+from attncli.model.transformer import Transformer
+
+_SAMPLE = 32  # cuts drawn at random
+_MOST_ELEMENTS = 1 << 24  # of a layer's keys, for all rows of a batch
+
+
+class Past(KVCache):
+    """Keys and values (1, K, start, D) per layer, the same for every row of a batch; what is appended is not kept."""
+
+    def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], limit: int) -> None:
+        super().__init__(len(keys), limit)
+        self._pairs = list(zip(keys, values, strict=True))
+
+    @property
+    def length(self) -> int:
+        """Positions before the queries."""
+        return int(self._pairs[0][0].shape[2])
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, K, T, D) of new positions -> (B, K, start + T, D)."""
+        rows = len(key)
+        keys, values = (held.expand(rows, -1, -1, -1) for held in self._pairs[layer])
+        return torch.cat((keys, key), 2), torch.cat((values, value), 2)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is checked: the prediction after the last of the queries `ids` (T,), which stand after the past."""
+
+    past: Past
+    ids: Tensor
+    target: int
+
+
+def check_edges(
+    model: Transformer, asked: Prediction, units: Sequence[range], named: Sequence[int], target: NextToken
+) -> EdgeChecks:
+    """Cuts every named unit off, and for comparison others, all of them or a sample.
+
+    Units are the sources, as ranges of positions; `named` are indices into them, the most important first. The random
+    cut is the mean over cuts of any one unit that can be seen, except the first that is named.
+    """
+    start, end = asked.past.length, asked.past.length + len(asked.ids)
+    others = [unit for unit in _within_reach(model, units, start) if unit != named[0]]
+    drawn = others
+    if len(others) > _SAMPLE:
+        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
+        drawn = [others[at] for at in order[:_SAMPLE].tolist()]
+    wanted = sorted({*named, *drawn})
+    edges = [
+        frozenset((query - start, source) for query in range(start, end) for source in units[unit] if source <= query)
+        for unit in wanted
+    ]
+    uncut, *after = probabilities(model, asked, [Cut(frozenset()), *map(Cut, edges)])
+    found = dict(zip(wanted, after, strict=True))
+    return EdgeChecks(
+        token=NextToken(target.id, target.text, uncut),
+        sources=tuple(named),
+        probabilities=tuple(found[unit] for unit in named),
+        random=sum(found[unit] for unit in drawn) / len(drawn) if drawn else None,
+        random_cuts=len(drawn),
+        random_of=len(others),
+    )
+
+
+@torch.inference_mode()
+def probabilities(model: Transformer, asked: Prediction, cuts: Sequence[Cut]) -> list[float]:
+    """The probability of the target under each cut; queries are counted from the first of `ids`."""
+    found: list[float] = []
+    for part in _chunks(model, asked, cuts):
+        ids = asked.ids.expand(len(part), -1)
+        hidden = model.hidden(ids, asked.past, Knockout(part))[:, -1]
+        found += model.unembed(hidden).float().softmax(-1)[:, asked.target].tolist()
+    return found
+
+
+def _chunks(model: Transformer, asked: Prediction, cuts: Sequence[Cut]) -> Iterator[Sequence[Cut]]:
+    seen = asked.past.length + len(asked.ids)
+    rows = max(1, _MOST_ELEMENTS // (seen * model.config.heads * model.config.head_width))
+    for at in range(0, len(cuts), rows):
+        yield cuts[at : at + rows]
+
+
+def _within_reach(model: Transformer, units: Sequence[range], first_query: int) -> list[int]:
+    """The units that a query can see in some layer: with a window everywhere, not the far past."""
+    windows = [model.config.window_of(layer) for layer in range(model.config.layers)]
+    reach = [window for window in windows if window is not None]
+    lowest = first_query - max(reach) + 1 if len(reach) == len(windows) else 0
+    return [at for at, unit in enumerate(units) if unit[-1] >= lowest]

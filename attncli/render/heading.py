@@ -1,0 +1,69 @@
+"""What every view of an explanation opens with: the model, the text as tokens, and the token in focus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from attncli.explain.findings import NextToken, Question
+from attncli.render.escape import fit, label_text, one_line, token_label
+from attncli.render.numbers import plural
+from attncli.text.tokenizer import Piece
+
+LABEL = 14  # cells of a token's label
+
+
+def heading(pieces: Sequence[Piece], layers: int, heads: int, model: str, width: int) -> Text:
+    """The model, its shape, and as much of the text as there is room for."""
+    facts = f"{one_line(model)} · {layers} layers x {heads} heads · {plural(len(pieces), 'token')}"
+    text = Text(fit(facts, width), style="bold")
+    room = width - cell_len(facts) - 3
+    if room >= 20:
+        text.append("   " + fit("|".join(token_label(piece) for piece in pieces), room), style="not bold dim")
+    return text
+
+
+def question_heading(asked: Question, model: str, width: int) -> Text:
+    """The same for a view."""
+    return heading(asked.pieces, asked.layers, asked.heads, model, width)
+
+
+def titled(title: str, facts: str, width: int) -> Text:
+    """A view's title, and what its numbers are beside it or, in less room, below."""
+    text = Text(fit(title, width), style="bold cyan")
+    joint = "  " if cell_len(title + facts) + 2 <= width else "\n"
+    return text.append(joint + fit(facts, width), style="not bold dim")
+
+
+def named(asked: Question, at: int, width: int = LABEL) -> str:
+    """A token of the text with its index: '␣bank [6]'."""
+    return f"{token_label(asked.pieces[at], width)} [{at}]"
+
+
+def next_label(token: NextToken, width: int) -> str:
+    """A token that may follow; bytes that are no character look alike, so their ids tell them apart."""
+    number = f" #{token.id}" if "\N{REPLACEMENT CHARACTER}" in token.text else ""
+    return fit(label_text(token.text) + number, width)
+
+
+def heading_document(pieces: Sequence[Piece], layers: int, heads: int, model: str) -> dict[str, Any]:
+    """The model and the tokens, for programs."""
+    return {
+        "model": model,
+        "layers": layers,
+        "heads": heads,
+        "tokens": [{"index": at, "id": piece.id, "text": piece.text} for at, piece in enumerate(pieces)],
+    }
+
+
+def question_document(asked: Question, model: str, view: str) -> dict[str, Any]:
+    """The same for a view, with its name and the token in focus."""
+    return {"view": view, **heading_document(asked.pieces, asked.layers, asked.heads, model), "focus": asked.focus}
+
+
+def token_document(token: NextToken) -> dict[str, Any]:
+    """A token that may follow, for programs."""
+    return {"id": token.id, "text": token.text, "probability": token.probability}

@@ -1,0 +1,64 @@
+"""The logit lens on a screen: a row per layer, the prediction as it forms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from attncli.explain.findings import Lens
+from attncli.render.escape import fit
+from attncli.render.heading import named, next_label, question_document, question_heading, titled, token_document
+from attncli.render.numbers import percent
+
+_TOKEN = 10  # cells of a predicted token
+_BESIDE = 25  # cells of a row that are not its predictions
+_MOST = 5  # predictions of a row
+
+
+def lens_screen(found: Lens, model: str, console: Console) -> RenderableType:
+    """`--view lens`."""
+    asked, width = found.question, console.width
+    predictions = max(1, min(_MOST, (width - _BESIDE) // (_TOKEN + 7)))
+    label = next_label(found.target, 8)
+    table = Table.grid(padding=(0, 1))
+    for at in range(3 + 2 * predictions):
+        is_token = at % 2 == 1 and at <= 2 * predictions
+        table.add_column(no_wrap=True, justify="left" if at == 0 or is_token else "right")
+    ranks = [cell for at in range(predictions) for cell in ("predicts" if at == 0 else "then", "")]
+    table.add_row("", *ranks, "P", "rank", style="dim")
+    for row in found.rows:
+        cells = []
+        for token in row.top[:predictions]:
+            cells += [Text(next_label(token, _TOKEN)), Text(percent(token.probability), "green")]
+        cells += [Text()] * (2 * predictions - len(cells))
+        name = "embedding" if row.layers_read == 0 else f"layer {row.layers_read - 1}"
+        table.add_row(Text(name, "dim"), *cells, Text(percent(row.probability)), Text(f"{row.rank:,}", "dim"))
+    return Group(
+        question_heading(asked, model, width),
+        Text(),
+        titled(f"What follows {named(asked, asked.focus, 12)}, layer by layer", "logit lens", width),
+        table,
+        Text(fit(f"P and rank are those of the final prediction: {label}", width), "dim"),
+        Text(),
+        Text(fit("Last row: the model's own prediction. Above it: its head applied early.", width), "dim"),
+    )
+
+
+def lens_document(found: Lens, model: str) -> dict[str, Any]:
+    """The same for programs: full precision, more tokens a row."""
+    return {
+        **question_document(found.question, model, "lens"),
+        "target": token_document(found.target),
+        "rows": [
+            {
+                "layers_read": row.layers_read,
+                "probability": row.probability,
+                "rank": row.rank,
+                "top": [token_document(token) for token in row.top],
+            }
+            for row in found.rows
+        ],
+    }

@@ -1,0 +1,238 @@
+"""Attention as a picture: one head's map in numbers or shades, and every head's thumbnail."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from attncli.explain.findings import Explanation, Floats, Grid, HeadMap
+from attncli.render.escape import fit, pad, token_label
+from attncli.render.heading import LABEL, heading, heading_document, question_document, question_heading, titled
+from attncli.render.palette import heat
+from attncli.text.tokenizer import Piece
+
+_SHADES = "·░▒▓█"
+_LEGEND = "· 0%  ░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"
+_MOST_ROWS = 40
+_THUMBNAIL = 6  # cells across, at least
+
+
+def attention_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: Console) -> RenderableType:
+    """Weights (T, T), row looks at column: in numbers while they fit, else in shades."""
+    if len(pieces) <= (console.width - LABEL - 5) // 4:
+        return _number_map(pieces, weights, focus, console)
+    return _shade_map(pieces, weights, console.width)
+
+
+def _number_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: Console) -> Table:
+    """Two digits of per cent a cell; what the mask forbids is blank."""
+    table = Table.grid(padding=(0, 0))
+    table.add_column(justify="left", no_wrap=True)
+    for _ in pieces:
+        table.add_column(justify="right", no_wrap=True, width=4)
+    table.add_row("", *(Text(str(at), "dim") for at in range(len(pieces))))
+    for row, piece in enumerate(pieces):
+        label = Text(f"{row:>3} ", "dim").append(
+            token_label(piece, LABEL) + " ", style="bold" if row == focus else "not dim"
+        )
+        values = [float(weights[row, column]) for column in range(row + 1)]
+        table.add_row(
+            label, *(Text(f"{round(value * 100):>3} ", heat(value, console.color_system)) for value in values)
+        )
+    return table
+
+
+def _shade_map(pieces: Sequence[Piece], weights: Floats, width: int) -> Group:
+    """A shade a cell, for more tokens than numbers fit; pooled by maximum where even those do not fit."""
+    labels, room = _shade_room(width)
+    pool = max(math.ceil(len(pieces) / room), math.ceil(len(pieces) / _MOST_ROWS))
+    pooled = pool_by_maximum(weights, pool, pool)
+    wide = 2 if len(pooled) * 2 <= room else 1
+    lines = [_ruler(len(pooled), pool, wide, labels)]
+    for row, values in enumerate(pooled):
+        lines.append(_shade_row(pieces, row * pool, values[: row + 1], wide, labels))
+    legends = [_LEGEND, *([f"each cell: the largest of {pool} x {pool}"] if pool > 1 else [])]
+    return Group(*lines, *_legends(legends, labels, width))
+
+
+def _rows_around(pieces: Sequence[Piece], weights: Floats, focus: int, width: int) -> Group:
+    """Single rows around the focus, for a text too long for all; columns pooled by maximum where they do not fit."""
+    labels, room = _shade_room(width)
+    first = max(0, min(focus - _MOST_ROWS * 3 // 4, len(pieces) - _MOST_ROWS))
+    last = min(first + _MOST_ROWS, len(pieces))
+    pool = math.ceil(last / room)
+    pooled = pool_by_maximum(weights[first:last, :last], 1, pool)
+    wide = 2 if pooled.shape[1] * 2 <= room else 1
+    lines = [_ruler(pooled.shape[1], pool, wide, labels)]
+    for row, values in enumerate(pooled, first):
+        style = "bold" if row == focus else "not dim"
+        lines.append(_shade_row(pieces, row, values[: row // pool + 1], wide, labels, style))
+    legends = [_LEGEND, f"rows {first} to {last - 1} of {len(pieces)}"]
+    if pool > 1:
+        legends.append(f"each cell: the largest of {pool} columns")
+    return Group(*lines, *_legends(legends, labels, width))
+
+
+def _shade_room(width: int) -> tuple[int, int]:
+    """Cells for the labels, and for the shades."""
+    labels = min(LABEL, max(width - 12, 1))
+    return labels, max(width - labels - 6, 1)
+
+
+def _shade_row(
+    pieces: Sequence[Piece], at: int, values: Floats, wide: int, labels: int, style: str = "not dim"
+) -> Text:
+    line = Text(f"{at:>4} ", "dim").append(pad(token_label(pieces[at]), labels), style=style)
+    shades = (_SHADES[math.ceil(value * 4 - 0.05) if value > 0.0125 else 0] for value in values)
+    return line.append("".join(shade.ljust(wide, " " if shade == "·" else shade) for shade in shades), style="cyan")
+
+
+def _legends(legends: Sequence[str], labels: int, width: int) -> list[Text]:
+    indent = " " * min(labels + 5, max(width - cell_len(_LEGEND), 0))
+    return [Text(fit(indent + legend, width), style="dim") for legend in legends]
+
+
+def pool_by_maximum(weights: Floats, down: int, across: int) -> Floats:
+    """(R, C) -> (ceil(R / down), ceil(C / across)), the maximum of each block: a mean would hide sharp peaks."""
+    rows, columns = (math.ceil(size / by) for size, by in zip(weights.shape, (down, across), strict=True))
+    padded = np.zeros((rows * down, columns * across))
+    padded[: weights.shape[0], : weights.shape[1]] = weights
+    pooled: Floats = padded.reshape(rows, down, columns, across).max((1, 3))
+    return pooled
+
+
+def _ruler(columns: int, pool: int, wide: int, labels: int) -> Text:
+    """Token indices above every few columns, each whole or not at all."""
+    line = ""
+    for column in range(0, columns, 5):
+        at = str(column * pool)
+        start = column * wide
+        if start >= len(line) + bool(line) and start + len(at) <= columns * wide:
+            line = line.ljust(start) + at
+    return Text(" " * (labels + 5) + line, style="dim")
+
+
+def head_title(head: HeadMap, width: int) -> Text:
+    """Which head a map is of, and how much of a previous-token head it is on this text."""
+    facts = "row looks at column, % of row"
+    if head.previous_token is not None and head.previous_token_chance is not None:
+        score, chance = (f"{value:.2f}".lstrip("0") for value in (head.previous_token, head.previous_token_chance))
+        facts += f" · looks at the token before: {score}, chance {chance}"
+    title = f"{'Head' if head.asked_for else 'Busiest head'} {head.layer}.{head.head}"
+    return titled(title, facts, width)
+
+
+def map_screen(found: Explanation, model: str, console: Console) -> RenderableType:
+    """`--view map`: one head, every row on its own; of a long text those around the focus."""
+    width, focus = console.width, found.sources.focus
+    cells = (width - LABEL - 5) // 4
+    drawn = (
+        _number_map(found.pieces, found.map.weights, focus, console)
+        if len(found.pieces) <= cells
+        else _rows_around(found.pieces, found.map.weights, focus, width)
+    )
+    return Group(
+        heading(found.pieces, found.layers, found.heads, model, width), Text(), head_title(found.map, width), drawn
+    )
+
+
+def map_document(found: Explanation, model: str) -> dict[str, Any]:
+    """The same for programs: the whole map."""
+    document = heading_document(found.pieces, found.layers, found.heads, model)
+    return {"view": "map", **document, "focus": found.sources.focus, "map": head_document(found.map)}
+
+
+def head_document(head: HeadMap) -> dict[str, Any]:
+    """One head's map, for programs."""
+    return {
+        "layer": head.layer,
+        "head": head.head,
+        "weights": head.weights.tolist(),
+        "previous_token": head.previous_token,
+        "previous_token_chance": head.previous_token_chance,
+    }
+
+
+def grid_screen(found: Grid, model: str, console: Console) -> RenderableType:
+    """`--view grid`: a thumbnail for every head, layers downwards."""
+    asked, width = found.question, console.width
+    cells = found.weights.shape[-1]
+    across = max(1, min(asked.heads, (width - 3) // (_THUMBNAIL + 1)))  # thumbnails on a line
+    room = max((width - 3) // across - 1, 1)
+    again = math.ceil(cells / room)
+    side, pool = math.ceil(cells / again), found.pool * again
+    wide = 2 if side * 2 <= room else 1
+    colors = console.color_system if console.color_system in ("truecolor", "256") else None
+    lines: list[Text] = []
+    for layer in range(asked.layers):
+        for first in range(0, asked.heads, across):
+            heads = range(first, min(first + across, asked.heads))
+            thumbnails = [
+                _thumbnail(pool_by_maximum(found.weights[layer, head], again, again), wide, colors) for head in heads
+            ]
+            names = "".join(pad(f"{layer}.{head}", side * wide + 1) for head in heads)
+            lines.append(Text("   " + names.rstrip(), "dim"))
+            for parts in zip(*thumbnails, strict=True):
+                line = Text("   ")
+                for at, part in enumerate(parts):
+                    line.append_text(part).append(" " if at + 1 < len(parts) else "")
+                lines.append(line)
+    size = "each cell is one weight" if pool == 1 else f"each cell: the largest of {pool} x {pool}"
+    scale = _scale(colors)
+    more = f"More: --view map --head {asked.layers - 1}.0 · --view steps --head {asked.layers - 1}.0 · --json"
+    return Group(
+        question_heading(asked, model, width),
+        Text(),
+        titled("Every head, layer.head", "row looks at column", width),
+        *lines,
+        Text(),
+        scale,
+        Text(fit(size, width), "dim"),
+        Text(fit(more, width), "dim"),
+    )
+
+
+def _thumbnail(values: Floats, wide: int, colors: str | None) -> list[Text]:
+    """A head's weights (P, P): with colours two rows a line in half blocks, else a shade a cell."""
+    side = len(values)
+    lines = []
+    if colors is None:
+        for row in range(side):
+            shades = (_SHADES[math.ceil(value * 4 - 0.05) if value > 0.0125 else 0] for value in values[row, : row + 1])
+            drawn = "".join(shade.ljust(wide, " " if shade == "·" else shade) for shade in shades)
+            lines.append(Text(drawn.ljust(side * wide)))
+        return lines
+    for row in range(0, side, 2):
+        line = Text()
+        for column in range(side):
+            upper = heat(float(values[row, column]), colors).bgcolor if column <= row else None
+            below = row + 1 < side and column <= row + 1
+            lower = heat(float(values[row + 1, column]), colors).bgcolor if below else None
+            sign = "▀" if upper else "▄" if lower else " "
+            style = Style(color=upper or lower, bgcolor=lower if upper else None) if sign != " " else Style()
+            line.append(sign * wide, style)
+        lines.append(line)
+    return lines
+
+
+def _scale(colors: str | None) -> Text:
+    """The legend: linear, from nothing to all of a row."""
+    if colors is None:
+        return Text(_LEGEND, "dim")
+    text = Text("0% ", "dim")
+    for step in range(11):
+        text.append(" ", heat(step / 10, colors))
+    return text.append(" 100% of a row", "dim")
+
+
+def grid_document(found: Grid, model: str) -> dict[str, Any]:
+    """The same for programs: weights[layer][head][row][column]."""
+    return {**question_document(found.question, model, "grid"), "pool": found.pool, "weights": found.weights.tolist()}

@@ -1,0 +1,70 @@
+"""Attention rollout on a screen, as the ratio to that of even attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from attncli.explain.findings import Rollout
+from attncli.render.escape import fit, token_label
+from attncli.render.heading import LABEL, named, question_document, question_heading, titled
+from attncli.render.numbers import bar, percent
+
+_ROWS = 12  # sources shown by name
+
+
+def rollout_screen(found: Rollout, model: str, console: Console) -> RenderableType:
+    """`--view rollout`."""
+    asked, width = found.question, console.width
+    ratios = ratio(found)
+    seen = [at for at in range(asked.focus + 1) if found.even[at] > 0]
+    ranked = sorted(seen, key=lambda at: -ratios[at])
+    most = max(float(ratios[ranked[0]]), 1e-9)
+    label = min(LABEL, max(width - 30, 4))
+    room = max(1, min(40, width - label - 32))
+    table = Table.grid(padding=(0, 1))
+    for name in ("", "source", "times even", "", "rollout", "even"):
+        table.add_column(justify="left" if name in ("source", "times even") else "right", no_wrap=True)
+    table.add_row("", "", Text("times even"[:room]), "", "rollout", "even", style="dim")
+    for at in ranked[:_ROWS]:
+        value = float(ratios[at])
+        table.add_row(
+            Text(str(at), "dim"),
+            Text(token_label(asked.pieces[at], label)),
+            Text(bar(value / most, room), "cyan"),
+            Text(f"x{value:.2f}" if value < 99.5 else f"x{value:.0f}"),
+            Text(percent(float(found.shares[at]))),
+            Text(percent(float(found.even[at])), "dim"),
+        )
+    if rest := ranked[_ROWS:]:
+        shares, even = (percent(float(values[rest].sum())) for values in (found.shares, found.even))
+        table.add_row("", Text(fit(f"{len(rest)} more", max(label, 6))), "", "", Text(shares), Text(even, "dim"))
+    first = percent(float(found.even[0]))
+    return Group(
+        question_heading(asked, model, width),
+        Text(),
+        titled(f"Where does {named(asked, asked.focus, 12)} look, through all layers?", "attention rollout", width),
+        table,
+        Text(),
+        Text(fit(f"Even attention under the same mask already gives the first token {first}.", width), "dim"),
+        Text(fit("More: --view bars · --view map · --json", width), "dim"),
+    )
+
+
+def ratio(found: Rollout) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(T,) the rollout over that of even attention; 0 where nothing can come from."""
+    return np.divide(found.shares, found.even, out=np.zeros_like(found.shares), where=found.even > 0)
+
+
+def rollout_document(found: Rollout, model: str) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        **question_document(found.question, model, "rollout"),
+        "shares": found.shares.tolist(),
+        "even": found.even.tolist(),
+        "ratio": ratio(found).tolist(),
+    }
