@@ -73,6 +73,7 @@ def test_cutting_what_the_mask_forbids_changes_nothing():
     assert found[0] == found[1]
 
 
+@torch.no_grad()
 def test_named_sources_are_cut_and_the_random_cut_is_the_mean_of_the_others():
     model = tiny_model(vocab_size=300)
     pieces = TOKENIZER.pieces(TEXT)

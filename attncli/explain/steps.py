@@ -38,7 +38,7 @@ def steps(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], foc
     allowed = causal_mask(len(pieces), len(pieces), module.window, ids.device)[asked.focus]
     weights = scores.masked_fill(~allowed, -math.inf).softmax(-1)
     mixed = torch.einsum("hs,hsd->hd", weights, value)
-    matrix = module.output.weight.double().unflatten(1, (module.heads, -1))  # (C, H, D)
+    matrix = module.output.weight.double().view(-1, module.heads, module.head_width)  # (C, H, D)
     written = torch.einsum("chd,hd->hc", matrix, mixed)
     bias = module.output.bias
     attention = written.sum(0) + (0 if bias is None else bias.double())
