@@ -371,7 +371,7 @@ Next token   temperature 1
 
 A share says where information comes from, not what it is worth to the
 prediction.
-More: --token 2 · --head 1.0 · --layer 0 · --weights raw · --json
+More: --token 2 · --head 1.0 · --view grid · --view logit · --view lens · --json
 """
 
 

@@ -27,8 +27,6 @@ from attncli.errors import UsageProblem
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import Console, RenderableType
-
     from attncli.checkpoint.store import LoadedModel
     from attncli.explain.first_screen import Focus
     from attncli.text.tokenizer import Piece
@@ -136,7 +134,7 @@ def _answer(
     check: bool,
     target: str | None,
     against: str | None,
-) -> tuple[Any, Callable[[Any, str, Console], RenderableType], Callable[[Any, str], dict[str, Any]]]:
+) -> tuple[Any, Callable[..., Any], Callable[[Any, str], dict[str, Any]]]:
     """What a view finds, how it is drawn, and how it is told to programs."""
     model, tokenizer = loaded.model, loaded.tokenizer
     if view == "grid":
@@ -171,8 +169,8 @@ def _answer(
     if view == "map":
         return explained(model, tokenizer, pieces, focus, check=False), map_screen, map_document
     if view == "bars":
-        found = explained(model, tokenizer, pieces, focus, named=MOST_BARS, check=check)
-        return found, bars_screen, explanation_document
+        bars = explained(model, tokenizer, pieces, focus, named=MOST_BARS, check=check)
+        return bars, bars_screen, explanation_document
     return explained(model, tokenizer, pieces, focus, check=check), explanation_screen, explanation_document
 
 

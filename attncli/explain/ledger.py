@@ -16,7 +16,7 @@ from attncli.errors import UsageProblem
 from attncli.explain.findings import Ledger, NextToken
 from attncli.explain.first_screen import Focus, ids_of, most_probable, question
 from attncli.model.attention import Attention, AttentionSteps, Observer
-from attncli.model.transformer import Block, Transformer
+from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
 
 
@@ -43,9 +43,11 @@ def ledger(
     base = rows.double().mean(0) if other is None else rows[other.id].double()
     toward = rows[chosen.id].double() - base
     direction, bias = _read(model.norm, watch.last.double(), toward)
-    blocks = [block for block in model.blocks if isinstance(block, Block)]
-    attention_bias = _along(direction, [block.attention.output.bias for block in blocks])
-    down_bias = _along(direction, [block.feed_forward.down.bias for block in blocks])
+    parameters = dict(model.named_parameters())
+    attention_bias, down_bias = (
+        _along(direction, [parameters.get(f"blocks.{layer}.{part}.bias") for layer in range(asked.layers)])
+        for part in ("attention.output", "feed_forward.down")
+    )
     fed = torch.stack(watch.fed).double() @ direction  # (L,)
     position = None
     if model.position is not None:
@@ -78,7 +80,7 @@ def _read(norm: nn.Module, stream: Tensor, toward: Tensor) -> tuple[Tensor, floa
     return (direction - direction.mean()) / sigma, bias
 
 
-def _along(direction: Tensor, biases: list[Tensor | None]) -> Tensor | None:
+def _along(direction: Tensor, biases: Sequence[Tensor | None]) -> Tensor | None:
     """(L,) what these biases add, or None where there are none."""
     there = [bias for bias in biases if bias is not None]
     return torch.stack(there).double() @ direction if there else None

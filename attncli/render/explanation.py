@@ -73,7 +73,7 @@ def compared_screen(found: Explanation, model: str, console: Console) -> Rendera
     if rest := ranked[MOST_BARS:]:
         shares = (percent(float(values[rest].sum())) for values in (sources.shares, sources.raw))
         table.add_row("", f"{len(rest)} more", "", next(shares), "", next(shares))
-    caution = "A weight says how much of a source is taken, not how long the vector is that is taken."
+    caution = "A weight says how much of a source is taken, not how large what is taken is."
     return Group(
         heading(found.pieces, found.layers, found.heads, model, width),
         Text(),
