@@ -404,7 +404,7 @@ def test_a_copy_that_would_not_fit_the_memory_is_not_made(corpus, plan, tmp_path
         raise AssertionError("copied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(saver, "_physical_memory", lambda: 1000)
+        patch.setattr(saver, "physical_memory", lambda: 1000)
         begun = _begin(plan, None, None)
         patch.setattr(saver, "_copies", no_copy)
         with saver.Saver(tmp_path / "m", corpus, plan, {}) as place:
