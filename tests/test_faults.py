@@ -38,8 +38,21 @@ from attncli.training.loop import _begin
 from attncli.training.reports import Result, SaveReport, Score, StepReport
 from tests.conftest import story
 
-SMALL = TrainConfig(steps=40, size="1x32", context=16, batch_size=4, dropout=0.1, lr=0.01)
-COMMAND = ["--steps", "60", "--size", "1x32", "--context", "16", "--batch-size", "2", "--seed", "1"]
+SMALL = TrainConfig(steps=40, size="1x32", context=16, batch_size=4, dropout=0.1, lr=0.01, dtype="float32")
+COMMAND = [
+    "--steps",
+    "60",
+    "--size",
+    "1x32",
+    "--context",
+    "16",
+    "--batch-size",
+    "2",
+    "--seed",
+    "1",
+    "--dtype",
+    "float32",
+]
 FILES = [
     *(directory.CONFIG, directory.GENERATION, directory.TOKENIZER, directory.TOKENIZER_CONFIG, directory.WEIGHTS),
     *(directory.RUN, directory.METRICS, directory.MANIFEST, directory.STATE_TENSORS, directory.STATE_FACTS),
@@ -391,7 +404,7 @@ def test_a_copy_that_would_not_fit_the_memory_is_not_made(corpus, plan, tmp_path
         raise AssertionError("copied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(saver, "_physical_memory", lambda: 1000)
+        patch.setattr(saver, "physical_memory", lambda: 1000)
         begun = _begin(plan, None, None)
         patch.setattr(saver, "_copies", no_copy)
         with saver.Saver(tmp_path / "m", corpus, plan, {}) as place:

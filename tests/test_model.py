@@ -1,6 +1,8 @@
 """The network: attention, masks, cache. Invariants on random models of every family."""
 
 import math
+import os
+import resource
 from itertools import pairwise
 
 import pytest
@@ -9,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from attncli.model import device
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.cache import KVCache
 from attncli.model.mask import causal_mask
+from attncli.training import plan, saver
 from tests.conftest import FAMILIES, ids_of, tiny_config, tiny_model
 
 
@@ -188,3 +192,35 @@ def test_an_edge_cut_by_an_observer_carries_nothing():
     changed[:, 4] = (changed[:, 4] + 1) % 97
     torch.testing.assert_close(model(ids, observe=Cut())[:, 5:], model(changed, observe=Cut())[:, 5:], rtol=0, atol=0)
     assert not torch.allclose(model(ids)[:, 5:], model(changed)[:, 5:])
+
+
+# The memory there is
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "limit"),
+    [
+        ("0::/a/b\n", {"a/b/memory.max": "max", "a/memory.max": "1000000", "memory.max": "2000000"}, 1_000_000),
+        ("0::/\n", {"memory.max": "3000000\n"}, 3_000_000),
+        ("0::/\n", {"memory.max": "max\n"}, None),
+        ("5:cpu:/a\n4:memory,hugetlb:/a\n0::/\n", {"memory/a/memory.limit_in_bytes": "4000000\n"}, 4_000_000),
+        ("4:memory:/of/the/host\n", {"memory/memory.limit_in_bytes": "5000000\n"}, 5_000_000),
+        ("4:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+        ("", {}, None),
+    ],
+)
+def test_the_memory_is_that_of_the_machine_or_of_the_control_group(tmp_path, monkeypatch, membership, files, limit):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "membership").write_text(membership)
+    monkeypatch.setattr(device, "_CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr(device, "_MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY,) * 2)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert device.physical_memory() == (limit or machine)
+    assert saver.physical_memory() == plan._memory_of(torch.device("cpu")) == device.physical_memory()
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (900_000, resource.RLIM_INFINITY))
+    assert device.physical_memory() == 900_000
+    monkeypatch.setattr(device, "_MEMBERSHIP", tmp_path / "nowhere")
+    assert device.physical_memory() == 900_000

@@ -1,8 +1,12 @@
-"""Where a model computes and in what type: 'auto' made concrete."""
+"""Where a model computes and in what type: 'auto' made concrete; and how much memory there is for it."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 
 import torch
 
@@ -51,3 +55,30 @@ def cpu_multiplies_bfloat16() -> bool:
 def dtype_name(dtype: torch.dtype) -> str:
     """torch.float32 -> 'float32'."""
     return str(dtype).removeprefix("torch.")
+
+
+_MEMBERSHIP, _CONTROL_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
+def physical_memory() -> int:
+    """Bytes of memory that this process may have: the machine's, or less in a container or under `ulimit -v`."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_limits_of_control_groups()]
+    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return min(limits if address_space == resource.RLIM_INFINITY else [*limits, address_space])
+
+
+def _limits_of_control_groups() -> Iterator[int]:
+    """Of the groups of this process and of those around them, in both versions (man 7 cgroups)."""
+    with suppress(OSError):
+        for line in _MEMBERSHIP.read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if not kinds:
+                folder, name = _CONTROL_GROUPS, "memory.max"
+            elif "memory" in kinds.split(","):
+                folder, name = _CONTROL_GROUPS / "memory", "memory.limit_in_bytes"
+            else:
+                continue
+            group = PurePosixPath(path.lstrip("/"))
+            for place in (group, *group.parents):
+                with suppress(OSError, ValueError):  # in a container some are out of sight; "max" is no limit
+                    yield int((folder / place / name).read_text())

@@ -19,7 +19,7 @@ import torch
 from attncli.config import DEFAULT_TRAINING_SECONDS, ModelConfig, OptimizerKind, TrainConfig, parse_size
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
 from attncli.model.count import count_parameters, matrix_parameters
-from attncli.model.device import cpu_multiplies_bfloat16, dtype_name, pick_device, pick_dtype
+from attncli.model.device import cpu_multiplies_bfloat16, dtype_name, physical_memory, pick_device, pick_dtype
 from attncli.model.fused import logits_at_once
 from attncli.model.transformer import Transformer, initialize
 from attncli.text.corpus import Corpus, batch
@@ -465,7 +465,7 @@ def _fitted(config: TrainConfig, model: ModelConfig, room: _Room, reasons: dict[
 def _memory_of(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return physical_memory()
 
 
 def memory_bytes(model: ModelConfig, tokens: int, room: _Room, again: bool = False) -> int:

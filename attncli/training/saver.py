@@ -6,7 +6,6 @@ are taken or when a save is due.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +16,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from attncli.checkpoint.store import Borders, Checkpoint, State, try_checkpoint, write_checkpoint
+from attncli.model.device import physical_memory
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import Corpus
 from attncli.training.reports import Plan, Result, Score
@@ -140,8 +140,8 @@ class Saver:
         """Whether a state is large, and a copy fits the memory beside the training; a GPU's is copied in any case."""
         size = sum(int(tensor.nbytes) for tensor in state.tensors.values())
         if self._plan.device != "cpu":
-            return size <= _MEMORY_SHARE * _physical_memory()
-        return _COPIED_FROM <= size <= _MEMORY_SHARE * _physical_memory() - self._plan.memory_bytes
+            return size <= _MEMORY_SHARE * physical_memory()
+        return _COPIED_FROM <= size <= _MEMORY_SHARE * physical_memory() - self._plan.memory_bytes
 
     def _checkpoint(self, run: Run, status: str, seconds: float, result: Result | None = None) -> Checkpoint:
         """What a save holds. Its tensors are the run's own; nothing else of it changes when the run goes on."""
@@ -188,11 +188,6 @@ def borders_for(corpus: Corpus) -> Borders:
     if line_end and (end is None or corpus.train.documents < _DOCUMENTS_FOR_START):
         return Borders(line_end[0], known)
     return Borders(0 if end is None else end, known)
-
-
-def _physical_memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def weights_of(model: Transformer) -> dict[str, Tensor]:
