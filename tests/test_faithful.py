@@ -214,7 +214,7 @@ rollout   +0.25 ± 0.01  +0.24 ± 0.01
 logit     +0.50 ± 0.01  +0.62 ± 0.01
 
 norm is the view to believe: the furthest ahead of a random ranking.
-Cut: edges from the last token.
+Cut: edges from the last token to others, in all heads and layers.
 """
 
 

@@ -89,7 +89,7 @@ def _verdict(found: Faithfulness, width: int) -> list[tuple[str, str]]:
         line = short = "One text proves nothing: give several."
     else:
         line, short = "No view is ahead of a random ranking for sure.", "No view beats random for sure."
-    notes = "Cut: the edges from the last token, in all heads and layers; it keeps sight of itself."
+    notes = "Cut: edges from the last token to others, in all heads and layers."
     few = "Cut: edges from the last token."
     lines = ((line, short, "bold"), (notes, few, "dim"))
     return [(whole if cell_len(whole) <= width else short, style) for whole, short, style in lines]
