@@ -566,6 +566,10 @@ def exhausted(loss):
     raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to ...")
 
 
+def exhausted_by_a_thread(loss):
+    raise RuntimeError("can't start new thread")
+
+
 def exhausted_gpu(loss):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
@@ -577,9 +581,10 @@ def exhausted_gpu(loss):
         (lambda loss: loss * float("inf"), 5, ("diverged at step", "loss inf", "--lr")),
         (endless_gradient, 5, ("diverged at step", "gradient norm", "--lr")),
         (exhausted, 4, ("not enough memory", "--batch-size", "--context")),
+        (exhausted_by_a_thread, 4, ("not enough memory", "--batch-size", "--context")),
         (exhausted_gpu, 4, ("not enough memory", "--batch-size", "--context")),
     ],
-    ids=["nan", "inf", "gradient", "memory", "gpu-memory"],
+    ids=["nan", "inf", "gradient", "memory", "thread", "gpu-memory"],
 )
 def test_what_ends_a_run_from_within_leaves_the_save(tmp_path, monkeypatch, capsys, poison, code, words):
     monkeypatch.chdir(tmp_path)
@@ -592,6 +597,37 @@ def test_what_ends_a_run_from_within_leaves_the_save(tmp_path, monkeypatch, caps
     found = read_resumable(Path("out/m"))
     assert all(tensor.isfinite().all() for tensor in found.state.tensors.values())
     assert {path.name for path in Path("out").iterdir()} <= {"m", ".m.previous"}
+
+
+# Leaves the first step less memory than it takes.
+EXHAUSTED = """
+import resource
+from pathlib import Path
+from attncli.cli.main import main
+from attncli.training import loop, plan
+plan.measure_step = lambda *given: 0.1
+step = loop._take_step
+def limited(*given):
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (64 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    return step(*given)
+loop._take_step = limited
+main()
+"""
+
+
+def test_memory_that_is_really_not_there_is_told_in_two_lines(tmp_path):
+    (tmp_path / "story.txt").write_text(story(1500))
+    arguments = ["train", "story.txt", *COMMAND, "--batch-size", "20k", "--out", "m"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-c", EXHAUSTED, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (4, "")
+    *_, plan, message, hint = done.stderr.splitlines()
+    assert plan.startswith("needs")
+    assert message == "error: There is not enough memory for this."
+    assert "--batch-size" in hint
+    assert read_resumable(tmp_path / "m").state.facts["step"] == 0
 
 
 def test_a_rate_out_of_all_bounds_is_said_to_be_the_cause(tmp_path, monkeypatch, capsys):

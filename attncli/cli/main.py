@@ -36,8 +36,8 @@ from attncli.cli.train import train
 from attncli.errors import AttnError, OutOfRoom, UsageProblem
 
 _DONE = 0
-# What PyTorch says of a GPU and of a CPU, for which it has no exception type of its own.
-_NO_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
+# What PyTorch says of a GPU and of a CPU, and Python when a thread's stack finds no place, without types of their own.
+_NO_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread", re.IGNORECASE)
 # The library's UsageError, wherever its version keeps it.
 _USAGE_ERROR = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 
