@@ -1,4 +1,4 @@
-"""Peak memory of a training run beside what its plan counted: weights, gradients, optimizer state, activations.
+"""Peak memory of a training run beside what its plan counted: weights, gradients, optimizer state, activations, and so on.
 
 usage: python benchmarks/memory.py TEXT [train options, such as --size 6x384 --vocab-size 4096 --batch-size 16]
 """
@@ -23,16 +23,13 @@ def main() -> None:
     attncli = [sys.executable, "-m", "attncli", "train", text, "--steps", "24", "--seed", "1", *options]
     planned = subprocess.run([*attncli, "--plan", "--json"], capture_output=True, check=True)
     plan = json.loads(planned.stdout)
-    alone = peak_of([sys.executable, "-c", "import torch, numpy, tokenizers, safetensors, rich"])
     with tempfile.TemporaryDirectory() as folder:
         peak = peak_of([*attncli, "--out", f"{folder}/model"])
     counted = plan["memory_bytes"]
     print(f"parameters            {plan['parameters'] / 1e6:8.2f} M, {plan['dtype']}, {plan['batch_size']} windows")
     print(f"the plan counts       {counted / 1e6:8.0f} MB")
     print(f"peak                  {peak / 1e6:8.0f} MB")
-    print(f"the libraries alone   {alone / 1e6:8.0f} MB")
     print(f"peak / counted        {peak / counted:8.2f}")
-    print(f"without the libraries {(peak - alone) / counted:8.2f}")
 
 
 if __name__ == "__main__":

@@ -377,6 +377,7 @@ def test_a_small_text_ends_a_timed_run_before_it_only_memorizes(corpus):
 
 def test_what_does_not_fit_the_memory_is_taken_in_parts_then_computed_twice_then_refused(corpus, monkeypatch):
     config = TrainConfig(steps=5, size="4x128", context=64, batch_size=16, dtype="float32")
+    monkeypatch.setattr(plan_module, "resident_memory", lambda: 0)
     needs = make_plan(config, corpus).memory_bytes
     monkeypatch.setattr(plan_module, "measure_step", lambda *given: 0.1)
     seen = []

@@ -19,7 +19,14 @@ import torch
 from attncli.config import DEFAULT_TRAINING_SECONDS, ModelConfig, OptimizerKind, TrainConfig, parse_size
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
 from attncli.model.count import count_parameters, matrix_parameters
-from attncli.model.device import cpu_multiplies_bfloat16, dtype_name, physical_memory, pick_device, pick_dtype
+from attncli.model.device import (
+    cpu_multiplies_bfloat16,
+    dtype_name,
+    physical_memory,
+    pick_device,
+    pick_dtype,
+    resident_memory,
+)
 from attncli.model.fused import logits_at_once
 from attncli.model.transformer import Transformer, initialize
 from attncli.text.corpus import Corpus, batch
@@ -81,6 +88,7 @@ class _Room:
     optimizer: OptimizerKind
     context: int
     measuring: float  # seconds that timing a shape may take
+    taken: int  # bytes of memory that the process holds before there is a model
     batch_size: int = 1
 
     @property
@@ -107,6 +115,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         config.optimizer or ("muon" if start is None else "adamw"),
         _context(config, len(corpus.train), seconds, device, start, reasons),
         min(_MEASURING_SHARE * seconds, _MEASURING_SECONDS),
+        resident_memory() if device.type == "cpu" else 0,
     )
     room = replace(room, batch_size=_batch_size(config, room, seconds))
     measure = _Measure(room)
@@ -471,7 +480,8 @@ def _memory_of(device: torch.device) -> int:
 def memory_bytes(model: ModelConfig, tokens: int, room: _Room, again: bool = False) -> int:
     """What a step over so many tokens at once takes: weights, gradients, optimizer state, activations. An estimate.
 
-    Counted with them are what the update holds meanwhile, the best weights so far, and a save that is being written.
+    Counted with them are what the update holds meanwhile, the best weights so far, a save that is being written, and
+    what the process has taken before.
     """
     parameters = sum(count_parameters(model).values())
     matrices = matrix_parameters(model) - model.vocab_size * model.width if room.optimizer == "muon" else 0
@@ -487,4 +497,4 @@ def memory_bytes(model: ModelConfig, tokens: int, room: _Room, again: bool = Fal
     on_cpu = room.device.type == "cpu"  # elsewhere what is kept lies in other memory
     kept = 8 * parameters + state if on_cpu else 0  # the best weights so far; weights and state for a save
     rows = 8 * room.batch_size * (room.context + 1)
-    return (8 + working) * parameters + state + update + kept + rows + size * tokens * per_token
+    return room.taken + (8 + working) * parameters + state + update + kept + rows + size * tokens * per_token
