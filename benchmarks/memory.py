@@ -1,4 +1,4 @@
-"""Peak memory of a training run beside what its plan counted: weights, gradients, optimizer state, activations, and so on.
+"""Peak memory of a training run beside what its plan counted: weights, gradients, optimizer state, activations.
 
 usage: python benchmarks/memory.py TEXT [train options, such as --size 6x384 --vocab-size 4096 --batch-size 16]
 """
