@@ -54,7 +54,13 @@ def start(*arguments, folder, **options):
     command = [sys.executable, "-m", "attncli", *arguments]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL} | options
-    return subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes)
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, preexec_fn=_heed_signals, **pipes)
+
+
+def _heed_signals():
+    """Also when the tests run in the background or under nohup, where some are ignored and a child would inherit it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def test_train_plans_reports_and_sums_up(tmp_path, monkeypatch, capsys):
