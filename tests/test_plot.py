@@ -429,7 +429,7 @@ def test_the_newest_run_is_drawn_when_none_is_named(here, capsys):
     lines = out.splitlines()
     assert len(lines) == 21
     assert lines[0].startswith("nats per token  ─ train  ● validation  ↑ starts at")
-    assert re.fullmatch(r"other +train 3\.\d{3}  val 3\.\d{3}  whole val 3\.800", lines[-1])
+    assert re.fullmatch(r"other +train 3\.\d{3}  val 3\.\d{3}  final val 3\.800", lines[-1])
     assert max(map(cell_len, lines)) <= 80
 
 
@@ -497,7 +497,7 @@ def test_plotting_needs_no_torch(here):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    assert "whole val" in done.stdout
+    assert "final val" in done.stdout
 
 
 # Files

@@ -387,7 +387,8 @@ def read_resumable(path: Path) -> Checkpoint:
     folder = ModelFolder(path)
     if not folder.holds(directory.STATE_FACTS):
         raise BadCheckpoint(
-            f"{path} holds no state to resume from.", "Its run has ended; train another under a new --name."
+            f"{path} holds no state to resume from.",
+            f"Its run has ended. To go on from its model: attncli train FILE --from {path.name} --name NEW",
         )
     if not folder.holds(directory.MANIFEST):
         raise BadCheckpoint(f"{path} holds no {directory.MANIFEST}, without which its state cannot be trusted.")

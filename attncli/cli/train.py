@@ -96,6 +96,9 @@ def train(
     from dataclasses import replace
     from time import monotonic
 
+    from attncli.text.files import refuse_missing
+
+    refuse_missing([*(files or ()), *([val_file] if val_file is not None else [])])
     from attncli.checkpoint.store import lock, settle
     from attncli.cli.loading import load
     from attncli.cli.process import keep_freed_memory

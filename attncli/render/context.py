@@ -26,7 +26,8 @@ def comparison_screen(found: Comparison, model: str, console: Console) -> Render
     width = console.width
     first = found.words[0]
     word = label_text("".join(piece.completed for piece in first.pieces[first.first : first.at + 1]))
-    facts = f"{one_line(model)} · {found.layers} layers x {found.heads} heads · {fit(word, 2 * _LABEL)} in two texts"
+    facts = f"{one_line(model)} · {plural(found.layers, 'layer')} x {plural(found.heads, 'head')} · "
+    facts += f"{fit(word, 2 * _LABEL)} in two texts"
     parts: list[RenderableType] = [Text(fit(facts, width), "bold")]
     parts += [_quoted(name, text, width) for name, text in zip(NAMES, found.words, strict=True)]
     parts += [Text(note, "dim") for note in _notes(found)]

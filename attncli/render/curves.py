@@ -98,7 +98,7 @@ def _figures(run: RunCurves, axes: Axes) -> list[str]:
     """The last loss in training, the lowest on the sample of the validation part, and the score on all of it."""
     train, validation = (y[np.isfinite(y)] for _, y in (axes.training(run), axes.validation(run)))
     figures = [("train", train[-1] if len(train) else None), ("val", validation.min() if len(validation) else None)]
-    figures.append(("whole val", axes.final(run)))
+    figures.append(("final val", axes.final(run)))
     return [f"  {name} {value:.3f}" for name, value in figures if value is not None and math.isfinite(value)]
 
 

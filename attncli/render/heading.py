@@ -18,7 +18,7 @@ LABEL = 14  # cells of a token's label
 
 def heading(pieces: Sequence[Piece], layers: int, heads: int, model: str, width: int) -> Text:
     """The model, its shape, and as much of the text as there is room for."""
-    facts = f"{one_line(model)} · {layers} layers x {heads} heads · {plural(len(pieces), 'token')}"
+    facts = f"{one_line(model)} · {plural(layers, 'layer')} x {plural(heads, 'head')} · {plural(len(pieces), 'token')}"
     text = Text(fit(facts, width), style="bold")
     room = width - cell_len(facts) - 3
     if room >= 20:

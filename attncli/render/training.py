@@ -18,7 +18,7 @@ from rich.text import Text
 
 from attncli.render.escape import fit, one_line, visible
 from attncli.render.live import LiveDisplay
-from attncli.render.numbers import count, decimal, duration, size
+from attncli.render.numbers import count, decimal, duration, plural, size
 from attncli.render.passing import passing_bar
 from attncli.text.files import Listener, Progress
 from attncli.training.curves import RunCurves
@@ -34,7 +34,7 @@ def plan_table(plan: Plan, name: str, corpus: str, resumed: int | None = None) -
     table.add_column(overflow="fold")
     for label, facts, *keys in _plan_rows(plan, one_line(corpus)):
         shown = Text(facts)
-        if reasons := [plan.reasons[key] for key in keys if key in plan.reasons]:
+        if reasons := dict.fromkeys(plan.reasons[key] for key in keys if key in plan.reasons):
             shown.append(f"  ({'; '.join(reasons)})", style="dim")
         table.add_row(label, shown)
     goes_on = "" if resumed is None else f", going on at step {resumed:,}"
@@ -48,7 +48,7 @@ def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
     length = f"{plan.schedule.steps:,} steps, {count(tokens)} tokens, {plan.epochs:.1f} epochs"
     if plan.seconds is not None:
         length = f"{duration(plan.seconds)}: about {length}"
-    shape = f"{model.layers} layers x {model.heads} heads, width {model.width}"
+    shape = f"{plural(model.layers, 'layer')} x {plural(model.heads, 'head')}, width {model.width}"
     parts = f", in {plan.grad_accum} parts" if plan.grad_accum > 1 else ""
     again = ", activations computed twice" if plan.checkpoint_activations else ""
     rates = f"AdamW at {plan.adam_lr:.2g}"

@@ -214,8 +214,7 @@ def read_documents(
         OutOfRoom: when a pipe does not fit the temporary folder.
         UsageProblem: for a path that is empty.
     """
-    for path in paths:
-        _refuse_empty(path)
+    refuse_missing(paths)
     total = _size_of(paths)
     scanner = _Scanner(encoding, Meter(progress, Progress("reading", 0, total)))
     for path in paths:
@@ -233,6 +232,15 @@ def read_documents(
             f"{', '.join(paths)} is empty: it holds no text.", "Give a text file, a few thousand words or more."
         )
     return documents
+
+
+def refuse_missing(paths: Iterable[str]) -> None:
+    """Raises as `read_documents` does for a path that is empty or names nothing; for callers with slow work before it."""
+    for path in paths:
+        _refuse_empty(path)
+        if path != STDIN:
+            with _reading(_name(path)):
+                Path(path).stat()
 
 
 def _refuse_empty(path: str) -> None:
