@@ -235,7 +235,7 @@ def read_documents(
 
 
 def refuse_missing(paths: Iterable[str]) -> None:
-    """Raises as `read_documents` does for a path that is empty or names nothing; for callers with slow work before it."""
+    """Raises as `read_documents` does for a path that is empty or names nothing; for callers with slow work ahead."""
     for path in paths:
         _refuse_empty(path)
         if path != STDIN:
