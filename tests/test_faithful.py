@@ -187,6 +187,20 @@ def test_the_best_is_ahead_of_random_for_sure():
     assert made(1).best is None  # of one text nothing is sure
 
 
+def test_a_ranking_as_good_as_the_best_is_named_beside_it():
+    found = made()
+    assert found.rivals == ()
+    # The same drops as the best but for noise of either sign: the first text better, the second worse, and so on.
+    cut = found.comprehensiveness.copy()
+    cut[:, RANKINGS.index("raw")] = cut[:, RANKINGS.index("norm")] + 0.01 * (-1.0) ** np.arange(20)[:, None]
+    kept = found.sufficiency.copy()
+    kept[:, RANKINGS.index("raw")] = kept[:, RANKINGS.index("norm")]
+    even = Faithfulness(SIZES, cut, kept, 31.6, 7)
+    assert {even.best, *even.rivals} == {"raw", "norm"}
+    assert "cannot be told apart on 20 texts" in shown(faithful_screen(even, "m", "seed 7", 80), 80)
+    assert made(1).rivals == ()
+
+
 GOLDEN = """\
 m · 20 texts of 32 tokens, drawn from b.txt · seed 7
 
@@ -235,7 +249,7 @@ def test_the_screen_fits_and_is_harmless(width, texts):
 def test_the_document_has_the_drops_of_every_text():
     found = made()
     document = json.loads(json.dumps(faithful_document(found, "m", ["b.txt"]), allow_nan=False))
-    assert list(document) == ["model", "sources", "texts", "mean_tokens", "seed", "k", "best", "rankings"]
+    assert list(document) == ["model", "sources", "texts", "mean_tokens", "seed", "k", "best", "rivals", "rankings"]
     assert document["rankings"]["logit"]["sufficiency"]["by_text"] == found.sufficiency[:, 3].tolist()
     assert json.dumps(faithful_document(made(1), "m", []), allow_nan=False)
 

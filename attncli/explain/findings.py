@@ -450,6 +450,21 @@ class Faithfulness:
         return any(mean > _SURE * error for mean, error in ways) and all(mean > -_SURE * error for mean, error in ways)
 
     @property
+    def rivals(self) -> tuple[Ranking, ...]:
+        """The rankings that the best one is not ahead of by more than chance explains, text by text."""
+        best = self.best
+        if best is None:
+            return ()
+        better = self.comprehensiveness - self.sufficiency  # (texts, rankings, sizes)
+        found: list[Ranking] = []
+        for ranking in RANKINGS[:-1]:
+            ahead = (better[:, RANKINGS.index(best)] - better[:, RANKINGS.index(ranking)]).mean(-1)
+            error = float(ahead.std(ddof=1)) / math.sqrt(len(ahead)) if len(ahead) > 1 else math.inf
+            if ranking != best and not float(ahead.mean()) > _SURE * error:
+                found.append(ranking)
+        return tuple(found)
+
+    @property
     def best(self) -> Ranking | None:
         """Of the rankings that beat the random one, that with the largest advantage, both ways together."""
         sure = [ranking for ranking in RANKINGS[:-1] if self.beats_random(ranking)]

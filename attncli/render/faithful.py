@@ -82,7 +82,11 @@ def _figure(mean: float, error: float) -> str:
 def _verdict(found: Faithfulness, width: int) -> list[tuple[str, str]]:
     """The view to believe, if any, and what was cut."""
     best = found.best
-    if best is not None:
+    if best is not None and found.rivals:
+        tied = f"{best} and {', '.join(found.rivals)}"
+        line = f"{tied} cannot be told apart on {plural(found.texts, 'text')}; {best} is furthest ahead of random."
+        short = f"{tied} are tied."
+    elif best is not None:
         line = f"{best} is the view to believe: the furthest ahead of a random ranking."
         short = f"Believe {best}: furthest ahead of random."
     elif found.texts == 1:
@@ -92,7 +96,7 @@ def _verdict(found: Faithfulness, width: int) -> list[tuple[str, str]]:
     notes = "Cut: edges from the last token to others, in all heads and layers."
     few = "Cut: edges from the last token."
     lines = ((line, short, "bold"), (notes, few, "dim"))
-    return [(whole if cell_len(whole) <= width else short, style) for whole, short, style in lines]
+    return [(whole if cell_len(whole) <= width else fit(short, width), style) for whole, short, style in lines]
 
 
 def faithful_document(found: Faithfulness, model: str, sources: list[str]) -> dict[str, Any]:
@@ -105,6 +109,7 @@ def faithful_document(found: Faithfulness, model: str, sources: list[str]) -> di
         "seed": found.seed,
         "k": list(found.sizes),
         "best": found.best,
+        "rivals": list(found.rivals),
         "rankings": {ranking: _ranking_document(found, ranking) for ranking in RANKINGS},
     }
 

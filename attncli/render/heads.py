@@ -93,7 +93,7 @@ def _next(found: HeadScores, width: int, named: str) -> list[RenderableType]:
     """The head to look at next, why, and the command."""
     which = found.worth_a_look()
     if which is None:
-        return [Text(fit("No head stands out from chance.", width), style="dim")]
+        return [Text(fit("No head stands out from chance, sinks aside.", width), style="dim")]
     kind, layer, head = which
     title = Text("Look next at head ").append(f"{layer}.{head}", "bold")
     score, chance = found.score(kind, layer, head), found.chance(kind, layer)
