@@ -358,6 +358,7 @@ def test_compare_refuses_before_it_reads_a_model(here, capsys):
         (["--svg", "there.svg"], 2, "there.svg exists"),
         (["--svg", "no/where.svg"], 4, "no directory no"),
         (["--svg", "a", "--html", "a"], 2, "name the same file"),
+        (["--svg", "a.png"], 2, "another kind of file than a.png"),
         (["--html", "x" * 300], 2, "cannot be a file"),
         (["--html", "/dev/null"], 2, "no regular file"),
     ):

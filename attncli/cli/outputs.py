@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from attncli.render.picture import Draw
 
 Files = Mapping[str, Path | None]  # by option
+_ENDINGS = {"--svg": (".svg",), "--html": (".html", ".htm"), "--csv": (".csv",), "--npz": (".npz",)}
 
 
 def refuse_files(files: Files, force: bool) -> None:
@@ -40,6 +41,10 @@ def refuse_files(files: Files, force: bool) -> None:
 def _refuse_file(file: Path, option: str, force: bool) -> None:
     if file.is_dir():
         raise UsageProblem(f"{file} is a directory.", f"Give {option} a file in it.")
+    if option in _ENDINGS and file.suffix and file.suffix.lower() not in _ENDINGS[option]:
+        raise UsageProblem(
+            f"{option} writes another kind of file than {file.name}.", f"Let its name end in {_ENDINGS[option][0]}."
+        )
     if not file.parent.is_dir():
         raise OutOfRoom(f"There is no directory {file.parent}.", f"Make it, or choose another {option}.")
     if file.exists() and not file.is_file():
