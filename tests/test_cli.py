@@ -168,7 +168,7 @@ def test_generate_without_a_prompt_begins_a_text(at_home, capsys):
 def test_explain_shows_bars_map_and_next_tokens(at_home, capsys):
     code, out, _ = ask(capsys, "explain", "The small cat sat near the river")
     assert code == 0
-    for part in ("1 layers x 1 heads", "get its information?", "Busiest head 0.0", "Next token", "temperature 1"):
+    for part in ("1 layer x 1 head", "get its information?", "Busiest head 0.0", "Next token", "temperature 1"):
         assert part in out
     assert max(map(len, out.splitlines())) <= 80
 
@@ -185,7 +185,7 @@ def test_explain_json_is_stable(at_home, capsys):
 def test_explain_has_views(view, at_home, capsys):
     code, out, err = ask(capsys, "explain", "The small cat sat near the river", "--token", "3", "--view", view)
     assert (code, err) == (0, "")
-    assert "1 layers x 1 heads" in out
+    assert "1 layer x 1 head" in out
     assert max(map(len, out.splitlines())) <= 80
     document = json.loads(ask(capsys, "explain", "The small cat", "--view", view, "--json")[1])
     assert document["tokens"][0]["text"] == "The"
@@ -590,7 +590,7 @@ def test_a_plan_is_printed_and_nothing_written(tmp_path, monkeypatch, capsys):
     Path("t.txt").write_text(story(1500))
     code, out, _ = ask(capsys, "train", "t.txt", "--steps", "24", "--size", "1x32", "--plan", "--name", "p")
     assert code == 0
-    assert "1 layers x 1 heads, width 32" in out
+    assert "1 layer x 1 head, width 32" in out
     code, out, _ = ask(capsys, "train", "t.txt", "--tokens", "5k", "--size", "1x32", "--plan", "--json")
     assert json.loads(out)["model"]["layers"] == 1
     assert not Path("checkpoints/p").exists()
