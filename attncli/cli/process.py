@@ -5,7 +5,6 @@ They are the command line's to make, not the library's: they hold for everything
 
 from __future__ import annotations
 
-import ctypes
 import os
 from contextlib import suppress
 
@@ -30,6 +29,8 @@ def keep_freed_memory() -> None:
     A training step frees and takes the same megabytes again and again, each time with page faults: 5 % of a small
     model's step (benchmarks/README.md).
     """
+    import ctypes
+
     with suppress(OSError, AttributeError):  # another C library than glibc
         library = ctypes.CDLL(None)
         library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)

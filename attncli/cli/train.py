@@ -312,13 +312,13 @@ def _sampler(job: Job) -> Callable[[Transformer], tuple[str, int]] | None:
 
 def _watcher(job: Job) -> Watcher | None:
     """Scores the heads on a few short texts, always the same, where that was asked for, also before a resumption."""
+    if not job.facts.get("watch_heads"):
+        return None
     from attncli.explain.findings import HEAD_KINDS
     from attncli.explain.heads import fitted, head_scores
     from attncli.training.reports import BestHead
     from attncli.training.saver import borders_for
 
-    if not job.facts.get("watch_heads"):
-        return None
     vocabulary, start = job.corpus.tokenizer.vocab_size, (job.borders or borders_for(job.corpus)).start_of_text
     if job.resume is not None:
         start = job.resume.start_of_text
