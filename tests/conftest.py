@@ -8,6 +8,7 @@ import socket
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line does
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from a second, and other tests run beside
 
 import pytest
 import torch
