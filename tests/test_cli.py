@@ -272,7 +272,7 @@ BAD = [
     (["train", "empty.txt"], 3, "is empty"),
     (["train", "word.txt"], 3, "too short"),
     (["train", "folder"], 3, "directory without text"),
-    (["train", "binary.txt"], 3, "byte 2 is a NUL"),
+    (["train", "binary.txt"], 3, "byte 2 is 0x00"),
     (["train", "latin.txt"], 3, "byte 3 is 0xe9"),
     (["train"], 2, "no text to train on"),
     (["train", "story.txt", "--time", "soon"], 2, "not a time"),
@@ -369,12 +369,12 @@ def test_a_bug_shows_its_traceback(monkeypatch, capsys):
 
 
 def test_out_of_memory_is_said_with_what_to_do(at_home, monkeypatch, capsys):
-    from attncli.training import plan
+    from attncli.training import measure
 
     def exhausted(*args, **options):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
-    monkeypatch.setattr(plan, "measure_step", exhausted)
+    monkeypatch.setattr(measure, "measure_step", exhausted)
     code, _, err = ask(capsys, "train", "story.txt", *QUICK, "--name", "big")
     assert code == 4
     assert "--batch-size" in err
@@ -539,7 +539,7 @@ def test_times_are_read(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "k", "1.5", "-3", "1e3", "x", "0.0001k"])
 def test_what_is_no_count_is_refused(text):
-    with pytest.raises(Exception, match="not a whole number"):
+    with pytest.raises(Exception, match="not a positive whole number"):
         parse_count(text)
 
 
@@ -602,7 +602,11 @@ def test_a_run_goes_on_from_a_model_and_refuses_what_the_model_brings(tmp_path, 
     Path("u.txt").write_text(story(900, seed=1))
     small = ("--context", "16", "--steps", "24")
     assert ask(capsys, "train", "t.txt", *small, "--size", "1x32")[0] == 0
-    assert ask(capsys, "train", "u.txt", *small, "--from", "t")[0] == 0
+    code, _, err = ask(capsys, "train", "u.txt", *small, "--from", "t")
+    assert code == 0
+    assert "cuts this text" not in err
+    Path("w.txt").write_text("река и лес у дороги " * 60)
+    assert "into pieces of 1.0 bytes" in ask(capsys, "train", "w.txt", *small, "--from", "t", "--plan")[2]
     code, _, err = ask(capsys, "train", "u.txt", "--from", "t", "--size", "2x32", "--name", "v")
     assert code == 2
     assert "--size cannot be given" in err

@@ -125,7 +125,7 @@ def test_what_is_not_utf8_is_named_with_its_offset(tmp_path, data, offset, found
 @pytest.mark.parametrize(("data", "offset"), [(b"\0", 0), (b"text\0more", 4), (BOM + b"a\0\xff", 4)])
 def test_a_nul_byte_is_named_with_its_offset(tmp_path, data, offset):
     path = write(tmp_path / "f.bin", data)
-    with pytest.raises(BadInput, match=f"byte {offset} is a NUL") as caught:
+    with pytest.raises(BadInput, match=f"byte {offset} is 0x00") as caught:
         read_text(path)
     assert path in caught.value.message
     assert "utf-16" in caught.value.hint
@@ -321,7 +321,7 @@ def test_blocks_of_any_size_give_the_offset_of_what_is_wrong(folder, bad, good, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files_module, "_BLOCK", block)
         for read in (read_text, lambda path: read_documents([path])):
-            with pytest.raises(BadInput, match=rf"byte {len(whole)} is (a NUL|0x{bad[0]:02x})"):
+            with pytest.raises(BadInput, match=rf"byte {len(whole)} is 0x{bad[0]:02x}"):
                 read(path)
 
 

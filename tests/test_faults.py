@@ -605,8 +605,8 @@ EXHAUSTED = """
 import resource
 from pathlib import Path
 from attncli.cli.main import main
-from attncli.training import loop, plan
-plan.measure_step = lambda *given: 0.1
+from attncli.training import loop, measure
+measure.measure_step = lambda *given: 0.1
 step = loop._take_step
 def limited(*given):
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (64 << 20)

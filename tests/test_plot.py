@@ -488,7 +488,7 @@ def test_json_is_everything_in_full_precision(here, capsys):
     assert document["train"]["step"] == [line["step"] for line in steps]
     assert document["train"]["tokens"] == [line["step"] * 512 for line in steps]
     assert document["train"]["nats_per_token"] == [line["loss"] for line in steps]
-    assert document["final_validation"] == {"nats_per_token": 3.2, "bits_per_byte": 2.5}
+    assert document["final_validation"] == {"nats_per_token": 3.2, "bits_per_byte": 2.5, "validation": "whole"}
     assert {len(column) for column in document["validation"].values()} == {12}
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 import warnings
 from dataclasses import asdict, replace
 
@@ -19,6 +20,7 @@ from attncli.text.files import Documents
 from attncli.text.tokenizer import Tokenizer
 from attncli.training import loop as loop_module
 from attncli.training import make_plan, new_job, resume_job, train
+from attncli.training import measure as measure_module
 from attncli.training import plan as plan_module
 from attncli.training.evaluate import evaluate
 from attncli.training.plan import sampled_windows
@@ -244,14 +246,12 @@ def test_it_learns_in_every_type(corpus, plan, tmp_path, dtype):
 
 
 def test_a_plan_for_steps_does_not_depend_on_how_fast_the_machine_is(corpus, monkeypatch):
-    from attncli.training import plan as module
-
     found = set()
     for seconds in (1e-4, 0.02, 0.05, 3.0):
-        monkeypatch.setattr(module, "measure_step", lambda *args, measured=seconds: measured)
+        monkeypatch.setattr(measure_module, "measure_step", lambda *args, measured=seconds: measured)
         asked = replace(SMALL, size=None, dropout=None, lr=None, dtype="auto", steps=200)
         plan = make_plan(asked, corpus)
-        found.add((plan.model, plan.dtype, plan.schedule, plan.dropout, plan.eval_every, module.sampled_windows(plan)))
+        found.add((plan.model, plan.dtype, plan.schedule, plan.dropout, plan.eval_every, sampled_windows(plan)))
     assert len(found) == 1
 
 
@@ -384,14 +384,21 @@ def test_a_small_text_ends_a_timed_run_before_it_only_memorizes(corpus):
     assert make_plan(TrainConfig(tokens=12_345, context=16, batch_size=4), corpus).schedule.steps == 193
 
 
+def test_a_time_that_is_gone_before_the_first_step_is_refused_with_one_that_is_enough(corpus):
+    with pytest.raises(UsageProblem, match=r"setting up took 30\.\d s") as refused:
+        make_plan(TrainConfig(seconds=20, size="1x32", context=16), corpus, spent=29.95)
+    least = float(re.search(r"--time (\d+)s or more", refused.value.hint)[1])
+    assert make_plan(TrainConfig(seconds=least, size="1x32", context=16), corpus, spent=29.95).schedule.steps > 1
+
+
 def test_what_does_not_fit_the_memory_is_taken_in_parts_then_computed_twice_then_refused(corpus, monkeypatch):
     config = TrainConfig(steps=5, size="4x128", context=64, batch_size=16, dtype="float32")
     monkeypatch.setattr(plan_module, "resident_memory", lambda: 0)
     needs = make_plan(config, corpus).memory_bytes
-    monkeypatch.setattr(plan_module, "measure_step", lambda *given: 0.1)
+    monkeypatch.setattr(measure_module, "measure_step", lambda *given: 0.1)
     seen = []
     for share in (2.0 - hundredth / 100 for hundredth in range(0, 190, 2)):
-        monkeypatch.setattr(plan_module, "_memory_of", lambda device, share=share: int(needs * share))
+        monkeypatch.setattr(plan_module, "memory_of", lambda device, share=share: int(needs * share))
         try:
             made = make_plan(config, corpus)
         except OutOfRoom as problem:

@@ -27,7 +27,7 @@ def parse_count(text: str | int) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmb]?)", text.strip().replace("_", "").replace(",", ""), re.IGNORECASE)
     value = Decimal(found[1]) * _UNITS[found[2].lower()] if found else None
     if value is None or value != int(value) or value > _LARGEST_COUNT:
-        raise typer.BadParameter(f"{text!r} is not a whole number such as 500, 25.6k or 1M.")
+        raise typer.BadParameter(f"{text!r} is not a positive whole number such as 500, 25.6k or 1M.")
     return int(value)
 
 

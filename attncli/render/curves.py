@@ -41,7 +41,7 @@ class Axes:
         return self._of(run, run.validation)
 
     def final(self, run: RunCurves) -> float | None:
-        """The score on all of the validation part, once the run is over."""
+        """The score on the validation part, once the run is over."""
         return None if run.final is None else run.final[self.up == BITS]
 
     def missing(self, run: RunCurves) -> str | None:
@@ -95,10 +95,10 @@ def _number(at: int) -> str:
 
 
 def _figures(run: RunCurves, axes: Axes) -> list[str]:
-    """The last loss in training, the lowest on the sample of the validation part, and the score on all of it."""
+    """The last loss in training, the lowest at an evaluation, and the score at the end, on all or a sample."""
     train, validation = (y[np.isfinite(y)] for _, y in (axes.training(run), axes.validation(run)))
     figures = [("train", train[-1] if len(train) else None), ("val", validation.min() if len(validation) else None)]
-    figures.append(("final val", axes.final(run)))
+    figures.append(("final val of a sample" if run.final_sampled else "final val", axes.final(run)))
     return [f"  {name} {value:.3f}" for name, value in figures if value is not None and math.isfinite(value)]
 
 
@@ -108,9 +108,10 @@ def curves_document(runs: Sequence[RunCurves]) -> dict[str, Any]:
 
 
 def _run_document(run: RunCurves) -> dict[str, Any]:
-    final = None
+    final: dict[str, Any] | None = None
     if run.final is not None:
         final = {"nats_per_token": _plain(run.final[0]), "bits_per_byte": _plain(run.final[1])}
+        final |= {"validation": "sampled" if run.final_sampled else "whole"}
     return {
         "name": run.name,
         "path": run.path,

@@ -429,7 +429,7 @@ def _decoded(file: IO[bytes], name: str, encoding: str, meter: Meter | None = No
     while True:
         if utf8 and (found := data.find(b"\0")) >= 0:
             raise BadInput(
-                f"{name} is not text: byte {at + found} is a NUL.",
+                f"{name} is not text: byte {at + found} is 0x00.",
                 "Give a text file. To train on UTF-16, say --encoding utf-16.",
             )
         pending = len(decoder.getstate()[0])

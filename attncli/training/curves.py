@@ -43,9 +43,10 @@ class RunCurves:
     path: str
     training: Points
     validation: Points  # on an even sample of the validation part
-    final: tuple[float, float] | None  # nats per token and bits per byte on all of it, once the run is over
+    final: tuple[float, float] | None  # nats per token and bits per byte on it, once the run is over
     tokens_per_step: int | None
     tokenizer: str | None  # a digest: only where it is the same can nats per token be compared
+    final_sampled: bool = False  # the final score is of an even sample too: all of it would have taken too long
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,9 @@ def curves_from_lines(
     nats = _column(steps, "loss")
     training = Points(_column(steps, "step"), _column(steps, "seconds"), nats, nats * (bits or math.nan))
     final = (_number(finals[-1], "nats_per_token"), _number(finals[-1], "bits_per_byte")) if finals else None
-    return RunCurves(name, path, training, validation, final, tokens_per_step, tokenizer)
+    results = (run or {}).get("results")
+    sampled = isinstance(results, dict) and results.get("validation") == "sampled"
+    return RunCurves(name, path, training, validation, final, tokens_per_step, tokenizer, sampled)
 
 
 def heads_from_lines(

@@ -30,6 +30,7 @@ from attncli.training.plan import make_plan
 from attncli.training.reports import Plan, plan_from_document
 
 _CHARACTERS_PER_SECOND = 500_000  # of a run
+_FEWEST_BYTES_PER_TOKEN = 1.5  # of a tokenizer that fits the text at all
 _FACTS = ("format", "created", "versions", "corpus", "request")
 STATE_FORMAT = 2  # of plan and state; another one is not resumed
 
@@ -76,6 +77,8 @@ def new_job(
             f"not text and so left out: {skipped[0]}{f' and {len(skipped) - 1} more' if len(skipped) > 1 else ''}",
         )
     notes += _left_out(corpus)
+    if start is not None:
+        notes += _misfit(corpus)
     reading = spent + time.monotonic() - began
     if plan.seconds is not None and reading > plan.seconds / 2:
         notes = (*notes, f"reading and measuring took {reading:.0f} of {plan.seconds:.0f} seconds: give more --time")
@@ -109,6 +112,15 @@ def _left_out(corpus: Corpus) -> tuple[str, ...]:
         return ()
     share = f"{used:,} of its {used + left_out:,} characters, spread evenly over it"
     return (f"the text is more than a run of this length can see: it trains on {share}",)
+
+
+def _misfit(corpus: Corpus) -> tuple[str, ...]:
+    """A note on a text that a model's tokenizer cuts into very small pieces."""
+    per_token = corpus.train.bytes / len(corpus.train)
+    if corpus.tokenizer.kind != "bpe" or per_token >= _FEWEST_BYTES_PER_TOKEN:
+        return ()
+    pieces = f"the tokenizer of the model cuts this text into pieces of {per_token:.1f} bytes"
+    return (f"{pieces}: a new model makes one that fits the text",)
 
 
 def _facts(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned: TrainConfig) -> dict[str, Any]:

@@ -11,29 +11,18 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
 
-from attncli.config import DEFAULT_TRAINING_SECONDS, ModelConfig, OptimizerKind, TrainConfig, parse_size
+from attncli.config import DEFAULT_TRAINING_SECONDS, ModelConfig, OptimizerKind, TrainConfig
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
 from attncli.model.count import count_parameters, matrix_parameters
-from attncli.model.device import (
-    cpu_multiplies_bfloat16,
-    dtype_name,
-    physical_memory,
-    pick_device,
-    pick_dtype,
-    resident_memory,
-)
-from attncli.model.fused import logits_at_once
-from attncli.model.transformer import Transformer, initialize
-from attncli.text.corpus import Corpus, batch
-from attncli.training.evaluate import evaluate
+from attncli.model.device import cpu_multiplies_bfloat16, dtype_name, pick_device, pick_dtype, resident_memory
+from attncli.text.corpus import Corpus
+from attncli.training.measure import MEMORY_SHARE, Measure, Room, measure_window, memory_bytes, memory_of
 from attncli.training.reports import Plan
 from attncli.training.schedule import Schedule
-from attncli.training.step import Trainee
 
 # What else takes time at the end: the last save and reading it back, sampling text, and looking for it in the training
 # part. Measured on one machine, so rough; for small models and texts it is next to nothing.
@@ -49,6 +38,7 @@ _LEAST_SCORED = 16  # windows
 _MOST_SCORED = 1 << 20  # tokens, by the last evaluation of a run without a deadline
 _STEP_PER_FORWARD = 3  # a step takes about three times as long as a forward pass over the same tokens
 _WARMUP_SHARE = 0.05
+_FEWEST_STEPS = 20  # that a run too short is advised to take
 _REPORT_SECONDS = 0.5
 # Up to so many seconds on a CPU: the context, and the tokens of a step. Short runs learn more from many small steps.
 _CPU_WINDOWS = ((20, 64, 512), (45, 128, 1024), (600, 256, 1024), (3600, 256, 2048), (math.inf, 512, 4096))
@@ -64,36 +54,14 @@ _TOKENS_PER_PARAMETER = 1.5
 _MOST_EPOCHS = 72  # of a run with a deadline: more only memorize, whatever the dropout and the decay
 _MEASURED_FIRST = "2x128"
 _OPTIMISM = 1.5  # a larger model computes more per second than the one measured first
-_SEED_OF_MEASUREMENT = 0
-_LEAST_MEASURED, _MOST_MEASURED = 3, 10  # steps that are timed
-_WINDOWS_MEASURED = 8
 _MEASURING_SHARE, _MEASURING_SECONDS = 0.01, 0.4  # of the time of a run for timing one shape, and at most
 _COMPILED_FROM = {"cpu": 600.0, "cuda": 120.0}  # seconds of a run; elsewhere never
-_MEMORY_SHARE = 0.8  # of the machine's memory that a run may plan to use
 _MUON_LR, _MUON_ADAM_LR, _ADAMW_LR = 0.03, 3e-3, 3e-3
 _FINE_TUNING_LR, _FINE_TUNING_MUON_LR = 3e-4, 3e-3  # a tenth, to keep what the model knows
 _UNHURRIED = 1_500_000  # tokens from which on these are best; fewer want larger ones, up to so many times
 _MOST_HURRY, _MOST_MUON_HURRY = 10 / 3, 5 / 3
 _DECAY, _MOST_DECAY, _FEW_EPOCHS = 0.1, 2.0, 10
 _DROPOUTS = ((6, 0.0), (20, 0.1), (50, 0.2), (math.inf, 0.3))  # below so many epochs
-
-
-@dataclass(frozen=True)
-class _Room:
-    """Where steps are taken, and on what: everything about a step but the shape of the model."""
-
-    corpus: Corpus
-    device: torch.device
-    dtype: torch.dtype
-    optimizer: OptimizerKind
-    context: int
-    measuring: float  # seconds that timing a shape may take
-    taken: int  # bytes of memory that the process holds before there is a model
-    batch_size: int = 1
-
-    @property
-    def step_tokens(self) -> int:
-        return self.batch_size * self.context
 
 
 def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: ModelConfig | None = None) -> Plan:
@@ -104,21 +72,11 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         UsageProblem: for a device or type that is not there, or a context longer than that of `start`.
         OutOfRoom: for a model that does not fit the memory.
     """
-    began = time.monotonic()
+    began = time.monotonic() - spent
     reasons: dict[str, str] = {}
-    device = pick_device(config.device)
     seconds = config.seconds or DEFAULT_TRAINING_SECONDS
-    room = _Room(
-        corpus,
-        device,
-        _dtype(config, device, reasons),
-        config.optimizer or ("muon" if start is None else "adamw"),
-        _context(config, len(corpus.train), seconds, device, start, reasons),
-        min(_MEASURING_SHARE * seconds, _MEASURING_SECONDS),
-        resident_memory() if device.type == "cpu" else 0,
-    )
-    room = replace(room, batch_size=_batch_size(config, room, seconds))
-    measure = _Measure(room)
+    room = _room(config, corpus, seconds, start, reasons)
+    measure = Measure(room)
     steps = _steps(config, len(corpus.train), room.step_tokens)
     if start is not None:
         reasons["size"] = "that of the model it starts from"
@@ -128,10 +86,10 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
     windows, closing = _closing(config, seconds, step_seconds, model, room)
     most_steps = math.ceil(_MOST_EPOCHS * len(corpus.train) / room.step_tokens)
     if steps is None:
-        left = seconds - spent - (time.monotonic() - began) - closing
-        steps = max(int(left / (step_seconds * (1 + _EVALUATIONS * _EVALUATION_SHARE))), 1)
-        if steps > most_steps:
-            steps, reasons["steps"] = most_steps, f"{_MOST_EPOCHS} epochs are enough: more would only memorize"
+        gone = time.monotonic() - began
+        steps = min(_affordable_steps(seconds, gone, closing, step_seconds), most_steps)
+        if steps == most_steps:
+            reasons["steps"] = f"{_MOST_EPOCHS} epochs are enough: more would only memorize"
     epochs = steps * room.step_tokens / len(corpus.train)
     lr, adam_lr = _rates(config, room.optimizer, steps * room.step_tokens, start is not None, reasons)
     return Plan(
@@ -149,9 +107,9 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         eval_every=max(1, round(steps / _EVALUATIONS)),  # by steps alone: the same seed gives the same model
         report_every=max(1, min(round(_REPORT_SECONDS / step_seconds), steps // _EVALUATIONS)),
         seed=config.seed,
-        device=str(device),
+        device=str(room.device),
         dtype=dtype_name(room.dtype),
-        compiled=_compiled(config, device, seconds, reasons),
+        compiled=_compiled(config, room.device, seconds, reasons),
         threads=torch.get_num_threads(),
         seconds=seconds if config.timed else None,
         most_steps=most_steps if config.timed else None,
@@ -165,20 +123,38 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
     )
 
 
-def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig:
-    """A model of our own kind: heads 64 wide where that fits, else 32; the feed-forward part 8/3 as wide."""
-    head_width = 32 if width % 64 else 64
-    heads = width // head_width
-    return ModelConfig(
-        vocab_size=vocab_size,
-        layers=layers,
-        width=width,
-        heads=heads,
-        kv_heads=heads,
-        head_width=head_width,
-        feed_forward_width=math.ceil(width * 8 / 3 / 32) * 32,
-        context=context,
+def _room(
+    config: TrainConfig, corpus: Corpus, seconds: float, start: ModelConfig | None, reasons: dict[str, str]
+) -> Room:
+    device = pick_device(config.device)
+    context = _context(config, len(corpus.train), seconds, device, start, reasons)
+    return Room(
+        corpus,
+        device,
+        _dtype(config, device, reasons),
+        config.optimizer or ("muon" if start is None else "adamw"),
+        context,
+        config.batch_size or max(_windows(device, seconds)[1] // context, config.grad_accum or 1),
+        min(_MEASURING_SHARE * seconds, _MEASURING_SECONDS),
+        resident_memory() if device.type == "cpu" else 0,
     )
+
+
+def _affordable_steps(seconds: float, gone: float, closing: float, step_seconds: float) -> int:
+    """How many steps there is time for when so much is gone already, and so much is kept for the end.
+
+    Raises UsageProblem when there is time for none.
+    """
+    each = step_seconds * (1 + _EVALUATIONS * _EVALUATION_SHARE)
+    steps = int((seconds - gone - closing) / each)
+    if steps < 1:
+        least = math.ceil(gone + closing + _FEWEST_STEPS * each)
+        raise UsageProblem(
+            f"--time {seconds:g}s is too short: setting up took {gone:.1f} s, closing takes {closing:.1f} s, "
+            f"and a step {step_seconds:.2g} s.",
+            f"Give --time {least}s or more, or a smaller --size.",
+        )
+    return steps
 
 
 def _compiled(config: TrainConfig, device: torch.device, seconds: float, reasons: dict[str, str]) -> bool:
@@ -200,7 +176,7 @@ def can_compile(device: torch.device) -> bool:
 
 
 def _closing(
-    config: TrainConfig, seconds: float, step_seconds: float, model: ModelConfig, room: _Room
+    config: TrainConfig, seconds: float, step_seconds: float, model: ModelConfig, room: Room
 ) -> tuple[int | None, float]:
     """How many windows of the validation part the last evaluation scores, None being all; seconds kept for the end."""
     windows = math.ceil(len(room.corpus.val) / model.context)
@@ -272,26 +248,20 @@ def _windows(device: torch.device, seconds: float) -> tuple[int, int]:
     return next((context, tokens) for limit, context, tokens in table if seconds <= limit)
 
 
-def _batch_size(config: TrainConfig, room: _Room, seconds: float) -> int:
-    if config.batch_size is not None:
-        return config.batch_size
-    return max(_windows(room.device, seconds)[1] // room.context, config.grad_accum or 1)
-
-
 def duration_words(seconds: float) -> str:
     """90 -> '1.5 min'."""
     return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.3g} min"
 
 
 def _model(
-    config: TrainConfig, measure: _Measure, seconds: float, steps: int | None, reasons: dict[str, str]
+    config: TrainConfig, measure: Measure, seconds: float, steps: int | None, reasons: dict[str, str]
 ) -> ModelConfig:
     """The shape of a new model."""
     size = config.size or _size(measure, seconds, steps, reasons)
     return measure.shape(size)
 
 
-def _size(measure: _Measure, seconds: float, steps: int | None, reasons: dict[str, str]) -> str:
+def _size(measure: Measure, seconds: float, steps: int | None, reasons: dict[str, str]) -> str:
     if steps is not None:  # nothing measured: the same seed gives the same model
         tokens = steps * measure.room.step_tokens
         reasons["size"] = f"for {tokens:,} tokens"
@@ -300,31 +270,7 @@ def _size(measure: _Measure, seconds: float, steps: int | None, reasons: dict[st
     return _size_for_time(measure, seconds)
 
 
-class _Measure:
-    """Seconds of a training step by size, each measured when first asked for."""
-
-    def __init__(self, room: _Room) -> None:
-        self.room = room
-        self._known: dict[tuple[ModelConfig, int, bool], float] = {}
-
-    def shape(self, size: str) -> ModelConfig:
-        """The model of that size for this text."""
-        return shape(*parse_size(size), self.room.corpus.tokenizer.vocab_size, self.room.context)
-
-    def step_seconds(self, model: ModelConfig, parts: int = 1, again: bool = False) -> float:
-        """Its seconds per step, taken in parts, activations computed again or not."""
-        key = model, parts, again
-        if key not in self._known:
-            self._known[key] = measure_step(model, self.room, parts, again)
-        return self._known[key]
-
-    def fits(self, model: ModelConfig) -> bool:
-        """Whether a step of this shape, whole, fits the memory: else it is not even timed."""
-        needed = memory_bytes(model, self.room.step_tokens, self.room)
-        return needed <= _MEMORY_SHARE * _memory_of(self.room.device)
-
-
-def _sizes(measure: _Measure) -> Iterator[tuple[str, int]]:
+def _sizes(measure: Measure) -> Iterator[tuple[str, int]]:
     """The sizes that this much text is enough for, with their parameters, largest first; at least the smallest."""
     for size in reversed(_SHAPES):
         parameters = sum(count_parameters(measure.shape(size)).values())
@@ -332,7 +278,7 @@ def _sizes(measure: _Measure) -> Iterator[tuple[str, int]]:
             yield size, parameters
 
 
-def _size_for_tokens(measure: _Measure, tokens: int) -> str:
+def _size_for_tokens(measure: Measure, tokens: int) -> str:
     """The largest size for which a run over so many tokens is long enough, else the smallest."""
     size = ""
     for size, parameters in _sizes(measure):  # noqa: B007
@@ -341,7 +287,7 @@ def _size_for_tokens(measure: _Measure, tokens: int) -> str:
     return size
 
 
-def _size_for_time(measure: _Measure, seconds: float) -> str:
+def _size_for_time(measure: Measure, seconds: float) -> str:
     """The largest size that sees enough tokens in the time on this device, else the smallest.
 
     The work of a step grows with the parameters, so one measurement predicts which sizes are worth measuring.
@@ -360,46 +306,6 @@ def _size_for_time(measure: _Measure, seconds: float) -> str:
         if least * measure.step_seconds(measure.shape(size)) <= seconds:
             break
     return size
-
-
-def measure_step(model_config: ModelConfig, room: _Room, parts: int = 1, again: bool = False) -> float:
-    """Seconds that a training step takes on this device: the least of a few, on a model that is thrown away."""
-    model = Transformer(model_config, dropout=0.1)
-    model.checkpoint_activations = again
-    initialize(model, torch.Generator().manual_seed(_SEED_OF_MEASUREMENT))
-    trainee = Trainee(model.to(room.device).train(), room.optimizer, 0.0, room.dtype)
-    times: list[float] = []
-    random = torch.random.get_rng_state()
-    while len(times) < _LEAST_MEASURED or (len(times) < _MOST_MEASURED and sum(times) < room.measuring):
-        step = len(times)
-        rows = batch(
-            room.corpus.train.ids,
-            seed=_SEED_OF_MEASUREMENT,
-            step=step,
-            batch_size=room.batch_size,
-            context=room.context,
-        )
-        began = time.monotonic()
-        ids = torch.from_numpy(rows).to(room.device)
-        outcome = trainee.step(ids, step=step, seed=_SEED_OF_MEASUREMENT, lr=0.0, adam_lr=0.0, parts=parts)
-        assert outcome is not None
-        outcome[0].item()  # waits for the device
-        times.append(time.monotonic() - began)
-    torch.random.set_rng_state(random)  # the steps drew from the process's own
-    return min(times[1:])  # the first one also prepares
-
-
-def measure_window(model_config: ModelConfig, room: _Room) -> float:
-    """Seconds that scoring a window of the validation part takes on this device, in float32 as the last evaluation."""
-    model = Transformer(model_config)
-    initialize(model, torch.Generator().manual_seed(_SEED_OF_MEASUREMENT))
-    model.to(room.device)
-    times = []
-    for _ in range(2):
-        began = time.monotonic()
-        scored = evaluate(model, room.corpus.val, windows=_WINDOWS_MEASURED).scored
-        times.append((time.monotonic() - began) * model_config.context / scored)
-    return min(times)
 
 
 def _steps(config: TrainConfig, tokens: int, step_tokens: int) -> int | None:
@@ -447,16 +353,16 @@ def _weight_decay(config: TrainConfig, epochs: float, reasons: dict[str, str]) -
     return min(_DECAY * math.pow(max(epochs / _FEW_EPOCHS, 1.0), 1.5), _MOST_DECAY)
 
 
-def _fitted(config: TrainConfig, model: ModelConfig, room: _Room, reasons: dict[str, str]) -> tuple[int, bool, int]:
+def _fitted(config: TrainConfig, model: ModelConfig, room: Room, reasons: dict[str, str]) -> tuple[int, bool, int]:
     """Parts of a step, whether activations are computed again, and the bytes: what fits the memory of the device.
 
     Raises OutOfRoom when nothing does, before the system kills the process for it.
     """
-    memory = _memory_of(room.device)
+    memory = memory_of(room.device)
     parts, again = config.grad_accum or 1, bool(config.checkpoint_activations)
     while True:
         needed = memory_bytes(model, math.ceil(room.batch_size / parts) * room.context, room, again)
-        if needed <= _MEMORY_SHARE * memory:
+        if needed <= MEMORY_SHARE * memory:
             return parts, again, needed
         if config.grad_accum is None and parts < room.batch_size:
             parts = min(parts * 2, room.batch_size)
@@ -469,32 +375,3 @@ def _fitted(config: TrainConfig, model: ModelConfig, room: _Room, reasons: dict[
                 f"This needs about {needed / 1e9:.1f} GB of memory; the machine has {memory / 1e9:.1f} GB.",
                 "Try a smaller --batch-size, --context or --size.",
             )
-
-
-def _memory_of(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return physical_memory()
-
-
-def memory_bytes(model: ModelConfig, tokens: int, room: _Room, again: bool = False) -> int:
-    """What a step over so many tokens at once takes: weights, gradients, optimizer state, activations. An estimate.
-
-    Counted with them are what the update holds meanwhile, the best weights so far, a save that is being written, and
-    what the process has taken before.
-    """
-    parameters = sum(count_parameters(model).values())
-    matrices = matrix_parameters(model) - model.vocab_size * model.width if room.optimizer == "muon" else 0
-    size = room.dtype.itemsize
-    working = 0 if room.dtype == torch.float32 else 2 * size  # a copy of each weight, and its gradient
-    state = 4 * matrices + 8 * (parameters - matrices)
-    weights = model.heads * room.context if room.device.type == "cpu" else 0  # of attention; on a GPU never held
-    per_token = model.layers * (16 * model.width + 4 * model.feed_forward_width + weights)
-    if again:
-        per_token = per_token // model.layers + model.layers * model.width
-    update = (8 + 3 * size) * matrices // 2  # of the largest stack of matrices
-    update += 12 * min(tokens * model.vocab_size, logits_at_once(room.device.type))
-    on_cpu = room.device.type == "cpu"  # elsewhere what is kept lies in other memory
-    kept = 8 * parameters + state if on_cpu else 0  # the best weights so far; weights and state for a save
-    rows = 8 * room.batch_size * (room.context + 1)
-    return room.taken + (8 + working) * parameters + state + update + kept + rows + size * tokens * per_token
