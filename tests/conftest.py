@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from attncli.config import ModelConfig
+from attncli.model.attention import AttentionSteps, Observer
 from attncli.model.transformer import Transformer, initialize
 
 
@@ -102,3 +103,21 @@ def _no_network(monkeypatch):
 
 def ids_of(length: int, batch: int = 1, seed: int = 0, vocab_size: int = 97) -> torch.Tensor:
     return torch.randint(vocab_size, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+class Recorder(Observer):
+    """Keeps everything it is shown."""
+
+    def __init__(self):
+        self.steps: dict[int, AttentionSteps] = {}
+        self.streams: dict[int, torch.Tensor] = {}
+        self.fed: dict[int, torch.Tensor] = {}
+
+    def residual(self, layer, stream):
+        self.streams[layer] = stream
+
+    def attention(self, layer, steps, module):
+        self.steps[layer] = steps
+
+    def feed_forward(self, layer, output):
+        self.fed[layer] = output

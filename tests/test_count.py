@@ -4,11 +4,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from attncli.config import ModelConfig
-from attncli.model.count import ATTENTION, BYTES, PRESETS, cache_bytes_per_token, count_parameters, matrix_parameters
+from attncli.model.count import (
+    ATTENTION,
+    BYTES,
+    PRESETS,
+    attention_weights,
+    cache_bytes_per_token,
+    count_parameters,
+    matrix_parameters,
+    multiplications,
+)
 from attncli.model.transformer import Transformer
-from tests.conftest import ids_of, tiny_model
+from tests.conftest import Recorder, ids_of, tiny_model
 
 
 def built(config):
@@ -75,6 +85,21 @@ def test_matrix_parameters_are_the_two_dimensional_ones_that_multiply_every_toke
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
     head = model.embedding.weight.numel() if config.tied else 0
     assert matrix_parameters(config) == linear + head
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokens", [1, 6, 7, 8, 30])
+def test_the_weights_and_multiplications_of_a_text_are_those_of_a_pass_over_it(family, tokens):
+    """The weights that are not 0; and the multiplications that torch counts, which are of whole squares of weights."""
+    model, seen = tiny_model(**family), Recorder()
+    config = model.config
+    with FlopCounterMode(display=False) as counter:
+        model(ids_of(tokens), observe=seen)
+    linear, quadratic = multiplications(config, tokens)
+    assert attention_weights(config, tokens) == sum(int((steps.weights > 0).sum()) for steps in seen.steps.values())
+    assert quadratic == 2 * config.head_width * attention_weights(config, tokens)
+    squares = 2 * config.head_width * config.heads * config.layers * tokens**2
+    assert counter.get_total_flops() == 2 * (linear + squares)
 
 
 def test_published_sizes():

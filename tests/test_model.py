@@ -12,29 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from attncli.model import device
-from attncli.model.attention import Attention, AttentionSteps, Observer
+from attncli.model.attention import Attention, Observer
 from attncli.model.cache import KVCache
 from attncli.model.mask import causal_mask
-from attncli.training import plan, saver
-from tests.conftest import FAMILIES, ids_of, tiny_config, tiny_model
-
-
-class Recorder(Observer):
-    """Keeps everything it is shown."""
-
-    def __init__(self):
-        self.steps: dict[int, AttentionSteps] = {}
-        self.streams: dict[int, torch.Tensor] = {}
-        self.fed: dict[int, torch.Tensor] = {}
-
-    def residual(self, layer, stream):
-        self.streams[layer] = stream
-
-    def attention(self, layer, steps, module):
-        self.steps[layer] = steps
-
-    def feed_forward(self, layer, output):
-        self.fed[layer] = output
+from attncli.training import measure, saver
+from tests.conftest import FAMILIES, Recorder, ids_of, tiny_config, tiny_model
 
 
 @pytest.fixture
@@ -219,7 +201,7 @@ def test_the_memory_is_that_of_the_machine_or_of_the_control_group(tmp_path, mon
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY,) * 2)
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert device.physical_memory() == (limit or machine)
-    assert saver.physical_memory() == plan._memory_of(torch.device("cpu")) == device.physical_memory()
+    assert saver.physical_memory() == measure.memory_of(torch.device("cpu")) == device.physical_memory()
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (900_000, resource.RLIM_INFINITY))
     assert device.physical_memory() == 900_000
     monkeypatch.setattr(device, "_MEMBERSHIP", tmp_path / "nowhere")

@@ -41,6 +41,23 @@ def matrix_parameters(config: ModelConfig) -> int:
     return sum(parts[part] for part in (*ATTENTION, "feed-forward")) + config.vocab_size * config.width
 
 
+def attention_weights(config: ModelConfig, tokens: int) -> int:
+    """Weights that all heads of all layers compute for a text of so many tokens: one for each key a query may see.
+
+    Without a window T (T + 1) / 2 a head: twice the text, four times the weights.
+    """
+    seen = (min(tokens, config.window_of(layer) or tokens) for layer in range(config.layers))
+    return config.heads * sum(reach * (reach + 1) // 2 + (tokens - reach) * reach for reach in seen)
+
+
+def multiplications(config: ModelConfig, tokens: int) -> tuple[int, int]:
+    """Those of one pass over a text: with the matrices, in proportion to its length, and of attention, to its square.
+
+    A weight takes the width of a head for the product of query and key, and as much again to mix the value in.
+    """
+    return matrix_parameters(config) * tokens, 2 * config.head_width * attention_weights(config, tokens)
+
+
 def cache_bytes_per_token(config: ModelConfig, dtype: str) -> int:
     """Memory that one more position takes in the KV cache: a key and a value in every layer."""
     return 2 * config.layers * config.kv_heads * config.head_width * BYTES[dtype]

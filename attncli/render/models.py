@@ -13,9 +13,18 @@ from rich.text import Text
 
 from attncli.checkpoint.directory import ModelEntry
 from attncli.config import ModelConfig
-from attncli.model.count import ATTENTION, BYTES, cache_bytes_per_token, count_parameters
+from attncli.model.count import (
+    ATTENTION,
+    BYTES,
+    attention_weights,
+    cache_bytes_per_token,
+    count_parameters,
+    multiplications,
+)
 from attncli.render.escape import fit, one_line
 from attncli.render.numbers import bar, count, duration, percent, size
+
+_LENGTHS = 4  # of a text, whose costs are shown
 
 
 def info_screen(title: str, config: ModelConfig, run: dict[str, Any], where: str | None) -> RenderableType:
@@ -23,7 +32,7 @@ def info_screen(title: str, config: ModelConfig, run: dict[str, Any], where: str
     parts: list[RenderableType] = [Text(one_line(title), style="bold")]
     if where:
         parts.append(Text(one_line(where), style="dim"))
-    parts += [Text(), _shape(config), Text(), _parameters(config), Text(), _memory(config)]
+    parts += [Text(), _shape(config), Text(), _parameters(config), Text(), _memory(config), Text(), _lengths(config)]
     if run:
         parts += [Text(), _history(run)]
     return Group(*parts)
@@ -81,6 +90,23 @@ def _memory(config: ModelConfig) -> Table:
     return table
 
 
+def _lengths(config: ModelConfig) -> Table:
+    """What a pass over a text costs by its length, up to the full context."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("tokens", "attention weights", "multiplications", "for them"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for tokens in _doubled(config.context):
+        linear, quadratic = multiplications(config, tokens)
+        share = percent(quadratic / (linear + quadratic))
+        table.add_row(f"{tokens:,}", count(attention_weights(config, tokens)), count(linear + quadratic), share)
+    return table
+
+
+def _doubled(context: int) -> list[int]:
+    """The context and some lengths before it, each half of the next, shortest first."""
+    return [length for halvings in range(_LENGTHS - 1, -1, -1) if (length := context >> halvings)]
+
+
 def _history(run: dict[str, Any]) -> Table:
     """How it was trained, as far as the record says; it is a file, so anything may be missing or odd."""
     table = _pairs()
@@ -130,6 +156,14 @@ def info_document(title: str, config: ModelConfig, run: dict[str, Any], where: s
             }
             for dtype in ("float32", "bfloat16")
         },
+        "lengths": [
+            {
+                "tokens": tokens,
+                "attention_weights": attention_weights(config, tokens),
+                **dict(zip(("linear", "quadratic"), multiplications(config, tokens), strict=True)),
+            }
+            for tokens in _doubled(config.context)
+        ],
         "run": run or None,
     }
 

@@ -7,7 +7,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 def count(number: float) -> str:
     """12345 -> '12.3k', 935296 -> '935k', 174604259328 -> '175B'."""
-    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= limit * 0.9995:
             scaled = number / limit
             return f"{scaled:.3g}{unit}" if scaled < 999.5 else f"{scaled:.0f}{unit}"
