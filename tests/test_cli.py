@@ -613,3 +613,18 @@ def test_a_run_goes_on_from_a_model_and_refuses_what_the_model_brings(tmp_path, 
     code, _, err = ask(capsys, "train", "u.txt", "--from", "t", "--adam-lr", "0.1", "--name", "v")
     assert code == 2
     assert "--adam-lr" in err
+
+
+def test_next_shows_what_may_come_next_at_the_temperatures_asked_for(at_home, capsys):
+    code, out, _ = ask(capsys, "next", "The cat", "--temperatures", "0,1.5", "-k", "3", "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert document["temperatures"] == [0, 1.5]
+    assert document["tokens"][0]["probabilities"][0] == 1
+    assert len(document["tokens"]) == 3
+    _, out, _ = ask(capsys, "next", "The cat", "--temperatures", "0,1.5", "-k", "3")
+    assert "T 0" in out
+    assert "T 1.5" in out
+    code, _, err = ask(capsys, "next", "The cat", "--temperatures", "1,warm")
+    assert code == 2
+    assert "not a list of numbers" in err

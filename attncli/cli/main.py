@@ -29,6 +29,7 @@ from attncli.cli.help import FirstPage
 from attncli.cli.info import info
 from attncli.cli.models import models
 from attncli.cli.neighbors import neighbors
+from attncli.cli.next import next_
 from attncli.cli.plot import plot
 from attncli.cli.process import limit_spinning
 from attncli.cli.tokenize import tokenize
@@ -50,11 +51,11 @@ app = typer.Typer(
 )
 _PANELS: dict[str, list[Callable[..., None]]] = {
     "Start here": [train, generate, explain, tokenize],
-    "Look closer": [heads, ablate, faithful, compare, neighbors, analogy, eval, plot, info, models],
+    "Look closer": [next_, heads, ablate, faithful, compare, neighbors, analogy, eval, plot, info, models],
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
-        app.command(rich_help_panel=_panel)(_command)
+        app.command(_command.__name__.rstrip("_"), rich_help_panel=_panel)(_command)
 
 
 def _print_version(asked: bool) -> None:

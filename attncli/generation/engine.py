@@ -32,6 +32,17 @@ def decode(model: Transformer, cache: KVCache, ids: Tensor) -> Tensor:
     return prefill(model, cache, ids[:, None])
 
 
+def refuse_unreadable(model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
+    """Raises BadInput for a prompt that is empty or longer than the context."""
+    if not prompt:
+        raise BadInput("The prompt has no tokens.", "Give at least one character, or leave the prompt out.")
+    if len(prompt) > model.config.context:
+        raise BadInput(
+            f"The prompt has {len(prompt)} tokens, and the model reads at most {model.config.context}.",
+            f"Give its end: the last {len(tokenizer.decode(prompt[-model.config.context :]))} characters fit.",
+        )
+
+
 def generate(
     model: Transformer,
     tokenizer: Tokenizer,
@@ -45,13 +56,7 @@ def generate(
 
     Raises BadInput at once for a prompt that is empty or longer than the context.
     """
-    if not prompt:
-        raise BadInput("The prompt has no tokens.", "Give at least one character, or leave the prompt out.")
-    if len(prompt) > model.config.context:
-        raise BadInput(
-            f"The prompt has {len(prompt)} tokens, and the model reads at most {model.config.context}.",
-            f"Give its end: the last {len(tokenizer.decode(prompt[-model.config.context :]))} characters fit.",
-        )
+    refuse_unreadable(model, tokenizer, prompt)
     if end_ids is None:
         end_ids = frozenset() if tokenizer.end_of_text is None else frozenset({tokenizer.end_of_text})
     samples = [_Sample(i, tokenizer, config.stop, end_ids) for i in range(config.num_samples)]

@@ -32,4 +32,27 @@ class Reread:
     kept: int
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A token that may come next, and how probable it is at each temperature."""
+
+    id: int
+    text: str
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may come next, most probable first; the rest of each temperature's probability is that of other tokens."""
+
+    temperatures: tuple[float, ...]
+    tokens: tuple[Candidate, ...]
+
+    @property
+    def rest(self) -> tuple[float, ...]:
+        """What the other tokens have together, at each temperature."""
+        columns = zip(*(token.probabilities for token in self.tokens), strict=True)
+        return tuple(max(1 - sum(column), 0.0) for column in columns)
+
+
 Event = Text | Finished | Reread

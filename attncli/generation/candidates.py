@@ -1,0 +1,43 @@
+"""What may come next: the most probable tokens, at several temperatures beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from attncli.generation.engine import prefill, refuse_unreadable
+from attncli.generation.events import Candidate, Candidates
+from attncli.generation.sampling import scale_by_temperature
+from attncli.model.transformer import Transformer
+from attncli.text.tokenizer import Tokenizer
+
+
+@torch.inference_mode()
+def candidates(
+    model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], temperatures: Sequence[float], count: int
+) -> Candidates:
+    """The `count` most probable tokens after a prompt of at least one token, in the order that every temperature gives.
+
+    Raises BadInput for a prompt that is empty or longer than the context.
+    """
+    refuse_unreadable(model, tokenizer, prompt)
+    ids = torch.tensor([prompt], device=model.embedding.weight.device)
+    logits = prefill(model, model.new_cache(), ids)[0, : tokenizer.vocab_size].double().cpu()
+    top = logits.topk(min(count, len(logits))).indices
+    columns = torch.stack([distribution(logits, temperature)[top] for temperature in temperatures], 1)
+    return Candidates(
+        tuple(temperatures),
+        tuple(
+            Candidate(id_, tokenizer.decode([id_]), tuple(row))
+            for id_, row in zip(top.tolist(), columns.tolist(), strict=True)
+        ),
+    )
+
+
+def distribution(logits: Tensor, temperature: float) -> Tensor:
+    """softmax(logits / temperature) of logits (V,); at temperature 0 the first of the largest has it all."""
+    if temperature == 0:
+        return torch.zeros_like(logits).index_fill(0, logits.argmax(), 1.0)
+    return scale_by_temperature(logits, temperature).softmax(-1)
