@@ -138,6 +138,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
+    save_dtype: str = "float32"  # of the finished model's weights; what a run is resumed from is exact
 
     def __post_init__(self) -> None:
         lengths = [name for name in ("seconds", "steps", "epochs", "tokens") if getattr(self, name) is not None]
@@ -160,6 +161,7 @@ class TrainConfig:
         )
         _require(0 <= self.seed < 2**63, "--seed", self.seed, "from 0 to 2^63 - 1")
         _require(self.dtype in ("auto", *TRAIN_DTYPES), "--dtype", self.dtype, f"auto, {' or '.join(TRAIN_DTYPES)}")
+        _require(self.save_dtype in TRAIN_DTYPES, "--save-dtype", self.save_dtype, " or ".join(TRAIN_DTYPES))
         kinds = (None, *OPTIMIZER_KINDS)
         _require(self.optimizer in kinds, "--optimizer", self.optimizer, " or ".join(OPTIMIZER_KINDS))
         if self.optimizer == "adamw" and self.adam_lr is not None:

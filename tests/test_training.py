@@ -127,6 +127,30 @@ def test_stopped_and_resumed_ends_with_the_same_bits(corpus, plan, tmp_path, thr
     assert not directory.previous_of(tmp_path / "parts").exists()
 
 
+def test_a_model_saved_in_bfloat16_is_half_as_large_and_its_score_is_of_what_was_saved(corpus, plan, tmp_path):
+    run(corpus, plan, tmp_path / "whole")
+    result = run(corpus, replace(plan, save_dtype="bfloat16"), tmp_path / "half")[-1]
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+    whole, half = (load_model(tmp_path / name, CPU, torch.float32).model for name in ("whole", "half"))
+    assert evaluate(half, corpus.val) == result.best
+    for ours, kept in zip(half.state_dict().values(), whole.state_dict().values(), strict=True):
+        assert torch.equal(ours, kept.bfloat16().float())
+
+
+@pytest.mark.parametrize("at", [23, 41])
+def test_a_run_to_bfloat16_goes_on_exactly(corpus, plan, tmp_path, at):
+    plan = replace(plan, save_dtype="bfloat16")
+    run(corpus, plan, tmp_path / "whole")
+    asked = itertools.count(1)
+    run(corpus, plan, tmp_path / "parts", stop=lambda: next(asked) >= at)
+    saved = read_resumable(tmp_path / "parts")
+    assert {tensor.dtype for tensor in saved.weights.values()} == {torch.float32}
+    run(corpus, plan, tmp_path / "parts", resume=saved)
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+
+
 def test_a_save_is_due_a_minute_after_the_last_and_changes_nothing(corpus, plan, tmp_path, monkeypatch):
     run(corpus, plan, tmp_path / "whole")
     monkeypatch.setattr(loop_module, "_SAVE_SECONDS", 0.0)

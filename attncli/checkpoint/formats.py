@@ -43,8 +43,13 @@ def tensor_name(ours: str) -> str:
     return f"{_OUTER[module]}.{kind}"
 
 
-def config_to_json(config: ModelConfig, *, start_of_text: int, end_of_text: int | list[int] | None) -> dict[str, Any]:
-    """The `config.json` of a model of ours. Raises ValueError for a shape that no family here has."""
+def config_to_json(
+    config: ModelConfig, *, start_of_text: int, end_of_text: int | list[int] | None, dtype: str = "float32"
+) -> dict[str, Any]:
+    """The `config.json` of a model of ours, `dtype` being that of its weights.
+
+    Raises ValueError for a shape that no family here has.
+    """
     family = _family(config)
     described: dict[str, Any] = {
         "architectures": [ARCHITECTURES[family]],
@@ -63,7 +68,7 @@ def config_to_json(config: ModelConfig, *, start_of_text: int, end_of_text: int 
         "tie_word_embeddings": config.tied,
         "bos_token_id": start_of_text,
         "eos_token_id": end_of_text,
-        "dtype": "float32",
+        "dtype": dtype,
     }
     if family == "qwen3":
         described |= {

@@ -31,6 +31,7 @@ from attncli.checkpoint.formats import config_from_json, config_to_json, tensor_
 from attncli.checkpoint.tensors import TensorFile, open_tensors, write_tensors
 from attncli.config import ModelConfig
 from attncli.errors import BadCheckpoint, OutOfRoom
+from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Tokenizer
 
@@ -205,9 +206,10 @@ def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
         "model_max_length": checkpoint.config.context,
         "clean_up_tokenization_spaces": False,
     }
+    dtype = dtype_name(next(iter(checkpoint.weights.values())).dtype)
     texts = {
         directory.CONFIG: _json(
-            config_to_json(checkpoint.config, start_of_text=checkpoint.start_of_text, end_of_text=end)
+            config_to_json(checkpoint.config, start_of_text=checkpoint.start_of_text, end_of_text=end, dtype=dtype)
         ),
         directory.GENERATION: _json({"bos_token_id": checkpoint.start_of_text, "eos_token_id": end}),
         directory.TOKENIZER: tokenizer.to_json().encode(),

@@ -24,7 +24,15 @@ from attncli.cli.options import (
     parse_seconds,
     unset,
 )
-from attncli.config import DEFAULT_TRAINING_SECONDS, OPTIMIZER_KINDS, SIZES, CorpusConfig, SampleConfig, TrainConfig
+from attncli.config import (
+    DEFAULT_TRAINING_SECONDS,
+    OPTIMIZER_KINDS,
+    SIZES,
+    TRAIN_DTYPES,
+    CorpusConfig,
+    SampleConfig,
+    TrainConfig,
+)
 from attncli.errors import BadCheckpoint, UsageProblem
 
 if TYPE_CHECKING:
@@ -78,6 +86,7 @@ def train(
     val_fraction: Annotated[float, typer.Option(help=_VAL, rich_help_panel=_TEXT_PANEL)] = CorpusConfig.val_fraction,
     val_file: Annotated[str | None, unset(metavar="FILE", help="Validate on this text instead.", rich_help_panel=_TEXT_PANEL)] = None,  # noqa: E501
     encoding: Annotated[str, typer.Option(help="The encoding of the text.", rich_help_panel=_TEXT_PANEL)] = CorpusConfig.encoding,  # noqa: E501
+    save_dtype: Annotated[str, typer.Option(metavar="|".join(TRAIN_DTYPES), help="Of the finished model's weights; bfloat16 takes half the room.", rich_help_panel=_PLACE_PANEL)] = TrainConfig.save_dtype,  # noqa: E501
     name: Annotated[str | None, unset(help="The model's name in ./checkpoints. Unset: that of the first file.", rich_help_panel=_PLACE_PANEL)] = None,  # noqa: E501
     out: Annotated[Path | None, unset("--out", "-o", metavar="DIR", help="Its directory, instead of a name.", rich_help_panel=_PLACE_PANEL)] = None,  # noqa: E501
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.", rich_help_panel=_PLACE_PANEL)] = False,  # noqa: E501
@@ -117,7 +126,7 @@ def train(
         seconds=time, steps=steps, epochs=epochs, tokens=tokens, size=size, context=context, batch_size=batch_size,
         grad_accum=grad_accum, checkpoint_activations=checkpoint_activations, optimizer=optimizer, lr=lr,  # type: ignore[arg-type]
         adam_lr=adam_lr, weight_decay=weight_decay, dropout=dropout, compile=compile,
-        seed=draw_seed() if seed is None else seed, device=device, dtype=dtype,
+        seed=draw_seed() if seed is None else seed, device=device, dtype=dtype, save_dtype=save_dtype,
     )  # fmt: skip
     start = None if from_ is None else load(from_, "cpu", "float32")
     if plan:

@@ -267,7 +267,7 @@ def _finish(
         yield from _evaluations(run, corpus, plan, clock, watch)
     assert run.best is not None
     whole: Score | None = run.best
-    same = plan.dtype == "float32" and plan.context == plan.model.context
+    same = plan.dtype == plan.save_dtype == "float32" and plan.context == plan.model.context
     if not same or run.best_step != run.step or run.best.scored < len(corpus.val) - 1:
         whole = _score_of_best(run, corpus, plan, stop)
     if whole is None:
@@ -283,8 +283,9 @@ def _finish(
 
 
 def _score_of_best(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool]) -> Score | None:
-    """The best weights scored in float32, as any other program would; None when stopped, with the run as it was."""
-    last = weights_of(run.model)
+    """The best weights, as they will be saved, scored in float32; None when stopped, with the run as it was."""
+    last, kept = weights_of(run.model), run.best_weights
+    run.best_weights = {name: tensor.to(DTYPES[plan.save_dtype]) for name, tensor in kept.items()}
     run.model.load_state_dict(run.best_weights)
 
     def heed(_scored: int) -> None:
@@ -295,6 +296,7 @@ def _score_of_best(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool
         return evaluate(run.model, corpus.val, windows=plan.closing_windows, progress=heed)
     except _Stopped:
         run.model.load_state_dict(last)
+        run.best_weights = kept
         return None
 
 

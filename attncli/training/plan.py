@@ -120,6 +120,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         train_tokens=len(corpus.train),
         train_bytes=corpus.train.bytes,
         reasons=reasons,
+        save_dtype=config.save_dtype,
     )
 
 

@@ -44,6 +44,7 @@ class Plan:
     train_tokens: int
     train_bytes: int
     reasons: dict[str, str]
+    save_dtype: str = "float32"  # of the finished model's weights
 
     @property
     def tokens_per_step(self) -> int:
