@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from a
 import pytest
 import torch
 
+from attncli.checkpoint import directory
 from attncli.config import ModelConfig
 from attncli.model.attention import AttentionSteps, Observer
 from attncli.model.transformer import Transformer, initialize
@@ -85,7 +86,8 @@ def family(request) -> dict:
 
 @pytest.fixture(autouse=True)
 def _own_places(tmp_path, monkeypatch):
-    """Each test has its own cache and no default model."""
+    """Each test has its own cache and no default model, nor one that ships."""
+    monkeypatch.setattr(directory, "_SHIPPED_PLACES", ())
     monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ATTNCLI_MODEL", raising=False)
     monkeypatch.setenv("COLUMNS", "80")

@@ -333,6 +333,19 @@ def test_a_model_of_which_only_the_save_before_is_there_is_listed_under_its_name
     assert find_model(None).name == ".a.previous"
 
 
+def test_the_model_that_ships_is_there_until_another_is(tmp_path, monkeypatch):
+    shipped = tmp_path / "installed" / directory.SHIPPED
+    write_checkpoint(shipped, checkpoint(state=False))
+    monkeypatch.setattr(directory, "_SHIPPED_PLACES", (tmp_path / "nowhere", shipped))
+    monkeypatch.chdir(tmp_path)
+    assert find_model(None) == find_model(directory.SHIPPED) == shipped
+    write_checkpoint(Path("checkpoints/mine"), checkpoint(state=False))
+    assert find_model(None).name == "mine"
+    assert find_model(directory.SHIPPED) == shipped
+    write_checkpoint(Path("checkpoints") / directory.SHIPPED, checkpoint(state=False))
+    assert find_model(directory.SHIPPED) == Path("checkpoints") / directory.SHIPPED
+
+
 def test_no_model_at_all_says_how_to_get_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadCheckpoint, match=r"no model in \./checkpoints") as raised:

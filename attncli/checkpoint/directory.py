@@ -30,7 +30,10 @@ STATE_TENSORS = "state/state.safetensors"
 STATE_FACTS = "state/state.json"
 
 MODELS_FOLDER = Path("checkpoints")
+SHIPPED = "stories"  # the model that comes with attncli
 TRAIN_FIRST = "Train one first: attncli train FILE"
+_HERE = Path(__file__).resolve().parent.parent
+_SHIPPED_PLACES = (_HERE / MODELS_FOLDER / SHIPPED, _HERE.parent / MODELS_FOLDER / SHIPPED)  # installed; a checkout
 _PREVIOUS = ".previous"
 _LARGEST_JSON = 4 << 20  # bytes
 _LARGEST_TOKENIZER = 64 << 20
@@ -54,16 +57,20 @@ class ModelEntry:
 
 
 def find_model(name: str | None) -> Path:
-    """The directory meant by `-m NAME`: a path, a name under ./checkpoints, else ATTNCLI_MODEL, else the newest there.
+    """The directory meant by `-m NAME`: a path, or a name under ./checkpoints or of the model that ships.
+
+    Without a name it is what ATTNCLI_MODEL says, else the newest under ./checkpoints, else the one that ships.
 
     Raises BadCheckpoint, naming what there is, when nothing is meant.
     """
     name = name or os.environ.get("ATTNCLI_MODEL") or None
     if name is None:
         newest = max(list_models(), key=lambda entry: entry.modified, default=None)
-        if newest is None:
-            raise BadCheckpoint(f"There is no model in ./{MODELS_FOLDER} yet.", TRAIN_FIRST)
-        return newest.path
+        if newest is not None:
+            return newest.path
+        if (shipped := shipped_model()) is not None:
+            return shipped
+        raise BadCheckpoint(f"There is no model in ./{MODELS_FOLDER} yet.", TRAIN_FIRST)
     places = [found for path in (Path(name), MODELS_FOLDER / name) if (found := present(path)) is not None]
     if places:  # a folder of text may have the name of the model made from it
         return next((place for place in places if (place / CONFIG).is_file()), places[0])
@@ -71,11 +78,18 @@ def find_model(name: str | None) -> Path:
         raise BadCheckpoint(
             f"{name} is a file; a model is a directory with {CONFIG} and {WEIGHTS}.", "Give the directory."
         )
+    if name == SHIPPED and (shipped := shipped_model()) is not None:
+        return shipped
     known = ", ".join(entry.name for entry in list_models())
     raise BadCheckpoint(
         f"There is no model {name!r}: no such directory, nor one in ./{MODELS_FOLDER}.",
         f"There is: {known}." if known else TRAIN_FIRST,
     )
+
+
+def shipped_model() -> Path | None:
+    """The directory of the model that comes with attncli, if it does."""
+    return next((place for place in _SHIPPED_PLACES if (place / CONFIG).is_file()), None)
 
 
 def previous_of(target: Path) -> Path:

@@ -135,10 +135,11 @@ def _write(target: Path, text: str) -> None:
 
 def _tokenizer(model: str | None) -> tuple[Tokenizer, str]:
     """The tokenizer asked for, else that of the default model, else plain bytes with a note."""
-    from attncli.checkpoint.directory import ModelFolder, find_model, list_models
+    from attncli.checkpoint.directory import ModelFolder, find_model, list_models, shipped_model
     from attncli.text.tokenizer import byte_tokenizer
 
-    if model is None and not os.environ.get("ATTNCLI_MODEL") and not list_models():
+    nothing_there = not list_models() and shipped_model() is None
+    if model is None and not os.environ.get("ATTNCLI_MODEL") and nothing_there:
         from attncli.render.console import print_note
 
         print_note(

@@ -29,7 +29,8 @@ from attncli.text.files import STDIN, Listener, read_documents
 from attncli.training.plan import make_plan
 from attncli.training.reports import Plan, plan_from_document
 
-_CHARACTERS_PER_SECOND = 500_000  # of a run
+_CHARACTERS_PER_SECOND = {"cpu": 100_000}  # of a run
+_CHARACTERS_PER_SECOND_ELSEWHERE = 1_000_000
 _FEWEST_BYTES_PER_TOKEN = 1.5  # of a tokenizer that fits the text at all
 _FACTS = ("format", "created", "versions", "corpus", "request")
 STATE_FORMAT = 2  # of plan and state; another one is not resumed
@@ -65,7 +66,8 @@ def new_job(
     """
     began = time.monotonic()
     if pinned.timed and text.most_characters is None:
-        text = replace(text, most_characters=_most_characters(pinned.seconds or DEFAULT_TRAINING_SECONDS))
+        seconds, device = pinned.seconds or DEFAULT_TRAINING_SECONDS, pick_device(pinned.device)
+        text = replace(text, most_characters=_most_characters(seconds, device.type))
     documents = read_documents(files, text.encoding, progress)
     held_out = read_documents([val_file], text.encoding, progress) if val_file is not None else None
     corpus = prepare(documents, text, held_out, start.tokenizer if start is not None else None, progress)
@@ -97,12 +99,13 @@ def _borders_of(start: LoadedModel) -> Borders:
     return Borders(start.start_of_text, start.end_ids | ({between} if between is not None else set()))
 
 
-def _most_characters(seconds: float) -> int:
-    """Of the training part: more than a run of that length could see, less than would take much of it to tokenize.
+def _most_characters(seconds: float, device: str) -> int:
+    """Of the training part: about what a run of that length can see, and what takes little of it to tokenize.
 
     A power of two, so that runs of about the same length find each other's tokens in the cache.
     """
-    return 1 << round(math.log2(max(seconds, 1.0) * _CHARACTERS_PER_SECOND))
+    per_second = _CHARACTERS_PER_SECOND.get(device, _CHARACTERS_PER_SECOND_ELSEWHERE)
+    return 1 << round(math.log2(max(seconds, 1.0) * per_second))
 
 
 def _left_out(corpus: Corpus) -> tuple[str, ...]:
