@@ -84,9 +84,9 @@ class Corpus:
 def default_vocab_size(characters: int) -> int:
     """A vocabulary for this much text: the power of two nearest its square root, from 512 to 8192.
 
-    1 million characters -> 1024, as measured best on such a text; 50 million -> 8192.
+    1 million characters -> 1024, as measured best on such a text; 50 million -> 8192. Of two as near, the smaller.
     """
-    return int(min(max(2 ** round(np.log2(max(characters, 1)) / 2), 512), 8192))
+    return int(min(max(2 ** np.ceil(np.log2(max(characters, 1)) / 2 - 0.5), 512), 8192))
 
 
 def prepare(
