@@ -808,8 +808,10 @@ def test_a_run_on_a_text_that_was_edited_is_refused(run_there, monkeypatch, caps
     assert contents(run_there / "m") == before
 
 
-def test_other_threads_are_a_warning(run_there, monkeypatch):
+def test_fewer_threads_are_a_warning(run_there, monkeypatch):
     assert resume_job(run_there / "m").notes == ()
     threads = torch.get_num_threads()
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    assert resume_job(run_there / "m").notes == ()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads - 1)
     assert "not bit-identical" in resume_job(run_there / "m").notes[0]

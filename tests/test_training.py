@@ -415,6 +415,27 @@ def test_a_time_that_is_gone_before_the_first_step_is_refused_with_one_that_is_e
     assert make_plan(TrainConfig(seconds=least, size="1x32", context=16), corpus, spent=29.95).schedule.steps > 1
 
 
+@pytest.mark.parametrize(
+    ("costs", "chosen"), [((8, 4, 2, 1), 8), ((4, 4, 5, 1), 8), ((5, 3, 4, 5), 2), ((1, 2, 3, 4), 1)]
+)
+def test_as_many_threads_are_taken_as_make_a_step_faster(corpus, monkeypatch, threads, costs, chosen):
+    """Seconds of a step with 1, 2, 4 and 8 threads; the run then takes the number that the plan says."""
+    seconds = dict(zip((1, 2, 4, 8), costs, strict=True))
+    monkeypatch.setattr(measure_module, "measure_step", lambda *given: float(seconds[torch.get_num_threads()]))
+    threads(8)
+    plan = make_plan(TrainConfig(seconds=3600, size="1x32", context=16), corpus)
+    assert (plan.threads, torch.get_num_threads()) == (chosen, 8)
+    assert plan.step_seconds == seconds[chosen]
+    assert ("threads" in plan.reasons) == (chosen < 8)
+    assert make_plan(TrainConfig(steps=5, size="1x32", context=16), corpus).threads == 8
+
+
+def test_a_run_takes_as_many_threads_as_its_plan(corpus, plan, tmp_path, threads):
+    threads(2)
+    run(corpus, replace(plan, threads=1), tmp_path / "m")
+    assert torch.get_num_threads() == 1
+
+
 def test_what_does_not_fit_the_memory_is_taken_in_parts_then_computed_twice_then_refused(corpus, monkeypatch):
     config = TrainConfig(steps=5, size="4x128", context=64, batch_size=16, dtype="float32")
     monkeypatch.setattr(plan_module, "resident_memory", lambda: 0)

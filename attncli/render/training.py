@@ -63,7 +63,8 @@ def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
     yield "step", f"{plan.batch_size} windows of {plan.context} tokens{parts}{again}", "context", "grad_accum"
     yield "rates", rates, "lr", "optimizer"
     yield "recipe", kept, "weight_decay", "dropout"
-    yield "machine", f"{plan.device}, {plan.dtype}{compiled}", "dtype", "compiled"
+    threads = f", {plural(plan.threads, 'thread')}" if plan.device == "cpu" else ""
+    yield "machine", f"{plan.device}, {plan.dtype}{threads}{compiled}", "dtype", "threads", "compiled"
     yield "needs", f"about {plan.step_seconds * 1e3:.0f} ms a step, {size(plan.memory_bytes)} of memory"
 
 

@@ -193,8 +193,8 @@ def resume_job(
             "Give the same text, or train a new model under another --name.",
         )
     plan, same = _on_device(plan_from_document(saved.run["plan"]), device)
-    if not same or torch.get_num_threads() != plan.threads:
-        notes = (*notes, "other threads or another device than before: not bit-identical to an uninterrupted run")
+    if not same or torch.get_num_threads() < plan.threads:
+        notes = (*notes, "fewer threads or another device than before: not bit-identical to an uninterrupted run")
     return Job(corpus, plan, facts, saved, notes=notes)
 
 

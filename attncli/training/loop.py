@@ -184,6 +184,8 @@ class _Meter:
 
 def _begin(plan: Plan, initial: dict[str, Tensor] | None, resume: Checkpoint | None) -> Run:
     """A new run, or the one that a state describes."""
+    if plan.threads < torch.get_num_threads():
+        torch.set_num_threads(plan.threads)
     model = Transformer(plan.model, plan.dropout)
     model.checkpoint_activations = plan.checkpoint_activations
     tensors = {}

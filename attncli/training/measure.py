@@ -6,6 +6,7 @@ Knows the shapes of our own models by size; decides nothing.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ MEMORY_SHARE = 0.8  # of the machine's memory that a run may plan to use
 _SEED_OF_MEASUREMENT = 0
 _LEAST_MEASURED, _MOST_MEASURED = 3, 10  # steps that are timed
 _WINDOWS_MEASURED = 8
+_FASTER = 0.97  # of the time with twice the threads, or less: then fewer are taken
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,24 @@ class Measure:
             self._known[key] = measure_step(model, self.room, parts, again)
         return self._known[key]
 
+    def fastest_threads(self, model: ModelConfig, parts: int = 1, again: bool = False) -> tuple[int, float]:
+        """With how many threads a step takes least, and its seconds: as many as there are, a half of that, a quarter…
+
+        Fewer are faster for a small model on many cores, and where other programs take a part of the cores.
+        """
+        most = count = torch.get_num_threads()
+        best, seconds = count, self.step_seconds(model, parts, again)
+        try:
+            while (count := count // 2) > 0:
+                torch.set_num_threads(count)
+                found = measure_step(model, self.room, parts, again)
+                if found > _FASTER * seconds:
+                    break
+                best, seconds = count, found
+        finally:
+            torch.set_num_threads(most)
+        return best, seconds
+
     def fits(self, model: ModelConfig) -> bool:
         """Whether a step of this shape, whole, fits the memory: else it is not even timed."""
         needed = memory_bytes(model, self.room.step_tokens, self.room)
@@ -116,7 +136,7 @@ class Measure:
 
 
 def measure_step(model_config: ModelConfig, room: Room, parts: int = 1, again: bool = False) -> float:
-    """Seconds that a training step takes on this device: the least of a few, on a model that is thrown away."""
+    """Seconds that a training step takes on this device: the median of a few, on a model that is thrown away."""
     model = Transformer(model_config, dropout=0.1)
     model.checkpoint_activations = again
     initialize(model, torch.Generator().manual_seed(_SEED_OF_MEASUREMENT))
@@ -139,7 +159,7 @@ def measure_step(model_config: ModelConfig, room: Room, parts: int = 1, again: b
         outcome[0].item()  # waits for the device
         times.append(time.monotonic() - began)
     torch.random.set_rng_state(random)  # the steps drew from the process's own
-    return min(times[1:])  # the first one also prepares
+    return statistics.median(times[1:])  # the first one also prepares
 
 
 def measure_window(model_config: ModelConfig, room: Room) -> float:

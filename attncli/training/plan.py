@@ -82,7 +82,11 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         reasons["size"] = "that of the model it starts from"
     model = start if start is not None else _model(config, measure, seconds - spent, steps, reasons)
     parts, again, memory = _fitted(config, model, room, reasons)
-    step_seconds = measure.step_seconds(model, parts, again)
+    threads, step_seconds = torch.get_num_threads(), measure.step_seconds(model, parts, again)
+    if config.timed and room.device.type == "cpu":
+        threads, step_seconds = measure.fastest_threads(model, parts, again)
+        if threads < torch.get_num_threads():
+            reasons["threads"] = f"{torch.get_num_threads()} are no faster here now"
     windows, closing = _closing(config, seconds, step_seconds, model, room)
     most_steps = math.ceil(_MOST_EPOCHS * len(corpus.train) / room.step_tokens)
     if steps is None:
@@ -110,7 +114,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         device=str(room.device),
         dtype=dtype_name(room.dtype),
         compiled=_compiled(config, room.device, seconds, reasons),
-        threads=torch.get_num_threads(),
+        threads=threads,
         seconds=seconds if config.timed else None,
         most_steps=most_steps if config.timed else None,
         step_seconds=step_seconds,

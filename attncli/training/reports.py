@@ -34,7 +34,7 @@ class Plan:
     device: str
     dtype: str
     compiled: bool
-    threads: int
+    threads: int  # of the CPU, for what it computes
     seconds: float | None  # the deadline, from the start of the program
     most_steps: int | None  # that a run with a deadline takes, however much time is left
     step_seconds: float  # measured before the first step
