@@ -250,10 +250,14 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class Chance:
-    """The cosine of the nearest of some random vectors: below `median` in half of all draws, below `most` in 95%."""
+    """The cosines with all that was compared, and what the largest of so many, spread like these, would be by chance.
 
-    vectors: int
-    width: int
+    That is below `median` in half of all draws, below `most` in 95%.
+    """
+
+    compared: int
+    average: float
+    spread: float  # standard deviation
     median: float
     most: float
 
@@ -272,7 +276,6 @@ class Neighbors:
     layer: int | None  # the stream after so many layers
     among: Literal["vocabulary", "text"]
     nearest: tuple[Neighbor, ...]
-    average: float  # cosine with all that were compared
     chance: Chance
 
 
@@ -292,7 +295,6 @@ class Analogy:
 
     words: tuple[tuple[Piece, ...], tuple[Piece, ...], tuple[Piece, ...]]
     nearest: tuple[Neighbor, ...]
-    average: float
     chance: Chance
     expected: Expected | None
 
