@@ -374,15 +374,16 @@ class HeadScores:
 
 
 Head = tuple[int, int]  # layer, head
+Edge = tuple[int, int]  # query, source
 Replacement = Literal["zero", "mean"]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A prediction without some heads or edges (query, source)."""
+    """A prediction without some heads or edges."""
 
     heads: tuple[Head, ...]
-    edges: tuple[tuple[int, int], ...]
+    edges: tuple[Edge, ...]
     log_probability: float  # in nats, of the token that the whole model thinks most probable
     next_tokens: tuple[NextToken, ...]  # what is most probable now
 
