@@ -403,7 +403,7 @@ a random cut: 50% → 32% (mean of 3 others)
 3 東·1/3 █████████████████████        30% cut: P(␣on) 50% → 45%   itself
 1 ␣cat   ███████                      10% cut: P(␣on) 50% → <0.1%
 0 The    ▒▒▒▒▒▒▒▒▒▒▒▒▒▒               20% cut: P(␣on) 50% → 52%   first token
-a random cut: 50% → 32% (mean of 3 others) in all heads and layers
+a random cut: 50% → 32% (mean of 3 others) in all layers and heads
 """,
 }
 
@@ -616,6 +616,14 @@ def test_hostile_tokens_are_harmless_in_an_explanation(width):
 def test_a_hostile_name_of_a_model_is_harmless_in_an_explanation(width):
     assert harmless(explained(explanation(WORDS), width, HOSTILE))
     assert "[red]" in explained(explanation(WORDS), width, "[red]")
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_cut_in_some_heads_is_said_to_be_one(width):
+    found = checked(explanation(WORDS))
+    narrow = replace(found, sources=replace(found.sources, layers=(2,), head=1))
+    assert re.search(r"^each cut in layer 2, head 1 only *$", explained(narrow, width), re.MULTILINE)
+    assert "only" not in explained(found, width)
 
 
 def test_an_explanation_is_a_json_document_in_full_precision():

@@ -75,7 +75,7 @@ class NextToken:
 class EdgeChecks:
     """The most probable next token, and what is left of its probability when an edge to the focus is cut.
 
-    Cut in all heads and layers, by a score of -inf (Geva et al., 2023).
+    Cut in the heads and layers that the shares are of, by a score of -inf (Geva et al., 2023).
     """
 
     token: NextToken  # its probability is that with nothing cut
