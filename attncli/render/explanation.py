@@ -176,7 +176,7 @@ def _cuts(checks: EdgeChecks | None, width: int) -> dict[int, str]:
 
 
 def _random_cut(checks: EdgeChecks, where: str, width: int) -> list[Text]:
-    """What the numbers beside the bars are, where they do not say it themselves, the random cut, and where one is cut."""
+    """What the numbers beside the bars are, where they do not say it themselves; a random cut; where edges are cut."""
     before, lines = percent(checks.token.probability), []
     if width < _SAYS_CUT:
         label = fit(label_text(checks.token.text), max(width - 26, 1))
