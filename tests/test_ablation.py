@@ -10,10 +10,10 @@ from rich.cells import cell_len
 from attncli.checkpoint.store import Checkpoint, write_checkpoint
 from attncli.cli.main import run
 from attncli.errors import BadInput, UsageProblem
-from attncli.explain.ablation import Without, ablate
+from attncli.explain.ablation import Without, ablate, edges_between
 from attncli.explain.findings import Ablation, Effect, NextToken
 from attncli.render.ablation import ablation_document, ablation_screen
-from attncli.text.tokenizer import Piece, train_tokenizer
+from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
 from tests.conftest import story, tiny_model
 from tests.test_model import Recorder
 from tests.test_render import HOSTILE, harmless, shown, widest
@@ -115,6 +115,20 @@ def test_the_prediction_of_another_token_does_not_see_what_follows():
     short = ablate(model, TOKENIZER, PIECES[:4], [Without(heads=((1, 1),))])
     assert found.effects[0].log_probability == pytest.approx(short.effects[0].log_probability, abs=1e-9)
     assert found.token == 3
+
+
+def test_a_word_of_several_tokens_is_cut_in_all_of_them():
+    """Then nothing of it reaches the other word directly: as if each of its edges were cut by hand."""
+    model, letters = tiny_model(vocab_size=257), byte_tokenizer()
+    pieces = letters.pieces("a cat sat")
+    edges = edges_between(pieces, "sat", "cat")
+    assert set(edges) == {(at, to) for at in (6, 7, 8) for to in (2, 3, 4)}
+    found = ablate(model, letters, pieces, [Without(edges=edges), Without(edges=((8, 4),))])
+    assert found.effects[0].log_probability != found.effects[1].log_probability
+    assert edges_between(pieces, "8", "4") == ((8, 4),)
+    assert edges_between(pieces, "cat", "cat") == ((2, 2), (3, 2), (3, 3), (4, 2), (4, 3), (4, 4))
+    with pytest.raises(UsageProblem, match="comes later"):
+        ablate(model, letters, pieces, [Without(edges=edges_between(pieces, "cat", "sat"))])
 
 
 @pytest.mark.parametrize(
@@ -232,6 +246,13 @@ def test_the_document_has_everything():
     assert [one["heads"] for one in document["effects"]] == [[list(head)] for head in HEADS]
     assert document["effects"][1]["drop_nats"] == pytest.approx(math.log(4))
     assert document["effects"][1]["next_tokens"][0]["id"] == 8
+
+
+def test_many_edges_are_counted_and_named():
+    edges = tuple((at, to) for at in (5, 6, 7) for to in (1, 2))
+    drawn = shown(ablation_screen(found_of(effect(-1.0, edges=edges)), "m", 60, everything=False), 60)
+    assert "without 6 edges" in drawn
+    assert "6 edges: 5:1 5:2 6:1 6:2 7:1 7:2\n" in drawn
 
 
 # The command

@@ -10,6 +10,7 @@ from attncli.explain.checks import Past, Prediction, check_edges, probabilities
 from attncli.explain.findings import NextToken
 from attncli.explain.first_screen import Focus, explain
 from attncli.explain.knockout import Cut, Knockout
+from attncli.model.attention import Observer
 from attncli.text.tokenizer import train_tokenizer
 from tests.conftest import ids_of, story, tiny_model
 from tests.test_model import Recorder
@@ -37,6 +38,18 @@ class One(Knockout):
     def scores(self, layer, scores):
         for query, source in self.edges:
             scores[:, :, query, source] = -math.inf
+        return scores
+
+
+class Some(Observer):
+    """Written out: -inf at one edge of some heads by layer."""
+
+    def __init__(self, heads, query, source):
+        self.heads, self.edge = heads, (query, source)
+
+    def scores(self, layer, scores):
+        for head in self.heads.get(layer, ()):
+            scores[:, head, *self.edge] = -math.inf
         return scores
 
 
@@ -88,6 +101,21 @@ def test_named_sources_are_cut_and_the_random_cut_is_the_mean_of_the_others():
     ids = torch.tensor([[piece.id for piece in pieces]])
     for source, probability in zip(checks.sources, checks.probabilities, strict=True):
         whole = model(ids, observe=One((6, source)))[0, 6].softmax(-1)[checks.token.id]
+        assert probability == pytest.approx(float(whole), abs=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("layer", "head"), [(1, 2), (1, None), (None, 2)])
+def test_only_the_heads_asked_for_are_cut(family, layer, head):
+    model = tiny_model(vocab_size=300, **family)
+    ids = torch.tensor([[piece.id for piece in TOKENIZER.pieces(TEXT)]])
+    found = explain(model, TOKENIZER, TOKENIZER.pieces(TEXT), Focus(token=6, layer=layer, head=head)).checks
+    everywhere = explain(model, TOKENIZER, TOKENIZER.pieces(TEXT), Focus(token=6)).checks
+    assert found.probabilities != everywhere.probabilities
+    layers = range(3) if layer is None else [layer]
+    heads = {at: range(4) if head is None else [head] for at in layers}
+    for source, probability in zip(found.sources, found.probabilities, strict=True):
+        whole = model(ids, observe=Some(heads, 6, source))[0, 6].softmax(-1)[found.token.id]
         assert probability == pytest.approx(float(whole), abs=1e-6)
 
 

@@ -205,6 +205,9 @@ def test_explain_compares_weights(at_home, capsys):
     assert code == 0
     assert "information" in out
     assert "raw weight" in out
+    document = json.loads(ask(capsys, "explain", "The small cat", "--compare-weights", "--json")[1])
+    assert document["checks"]["cuts"]
+    assert json.loads(ask(capsys, "explain", "The small cat", "--no-check", "--json")[1])["checks"] is None
 
 
 def test_explain_counts_a_logit_from_another(at_home, capsys):

@@ -1,6 +1,7 @@
 """A word in two sentences: the parts sum to the difference, the same is exactly the same, the screen fits."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -237,12 +238,13 @@ pull: how far what a token gives the word moves it along the line between the
 two streams, from the midpoint of what both texts give; all parts sum to the
 distance. share: of the information
 A 1 ␣river       ██████████████████████████████  +50% share 60%
-  0 The          ▒▒▒▒▒▒▒▒                        -12% share 10%
-  2 ␣bank        ███████▌                        +12% share 30%
 B 0 My           ███████████████                 +25% share 25%
-  1 ␣bank        ▏                              +0.2% share 75%
     feed-forward ██████████████▉                 +25%
+A 0 The          ▒▒▒▒▒▒▒▒                        -12% share 10%
+A 2 ␣bank        ███████▌                        +12% share 30%
+B 1 ␣bank        ▏                              +0.2% share 75%
     embedding                                      0%
+█ pulls apart  ▒ pulls together
 """
 
 
@@ -267,15 +269,26 @@ def test_every_figure_of_a_comparison_is_on_the_screen():
     text = drawn(found)
     for value in found.cosines[1:]:
         assert f" {value:.3f} other" in text
-    shown = [line.split()[-3] for line in text.split("\n") if "share " in line and "%" in line]
-    pulls = [sorted(one.pulls / found.distance, key=abs, reverse=True) for one in found.words]
-    assert shown == [f"{pull:+.0%}" if abs(pull) >= 0.00995 else f"{pull:+.1%}" for one in pulls for pull in one]
+    shown = re.findall(r"([+-][.\d]+%)", text.split("What pulled")[1])
+    parts = np.concatenate([*(one.pulls for one in found.words), [found.feed_forward, found.embedding]])
+    expected = sorted(parts / found.distance, key=abs, reverse=True)
+    assert shown == [f"{pull:+.0%}" if abs(pull) >= 0.00995 else f"{pull:+.1%}" for pull in expected]
+
+
+def test_the_largest_parts_come_first_and_each_has_a_bar():
+    words = [f" w{at}" for at in range(30)]
+    text = drawn(comparison(words, [*words, " bank"]), 80).split("What pulled")[1]
+    rows = re.findall(r"^([AB ]) +(?:\d+ )?.*?([█▏▎▍▌▋▊▉▒]+) +([+-])([.\d]+)%", text, re.MULTILINE)
+    assert len(rows) == 16  # twelve sources, the others of each text, feed-forward and embedding
+    sizes = [float(size) for *_, size in rows]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(("▒" in bar) == (sign == "-") for _, bar, sign, _ in rows)
+    assert sum(float(sign + size) for *_, sign, size in rows) == pytest.approx(100, abs=8)
 
 
 def test_a_long_text_is_cut_before_the_word_not_in_it():
     found = comparison([f" w{at}" for at in range(90)], ["a"])
-    (line,) = [line for line in drawn(found, 60).split("\n") if line.startswith("A  ")]
-    assert line.startswith("A  …")
+    (line,) = [line for line in drawn(found, 60).split("\n") if line.startswith("A  …")]
     assert line.endswith("|␣w88|␣w89")
 
 

@@ -15,6 +15,7 @@ from attncli.explain.findings import RANKINGS, Faithfulness
 from attncli.explain.knockout import Cut, Knockout
 from attncli.model.attention import Observer
 from attncli.render.faithful import faithful_document, faithful_screen
+from attncli.text import passages
 from attncli.text.files import Documents
 from attncli.text.passages import draw_passages
 from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
@@ -249,7 +250,9 @@ def test_the_screen_fits_and_is_harmless(width, texts):
 def test_the_document_has_the_drops_of_every_text():
     found = made()
     document = json.loads(json.dumps(faithful_document(found, "m", ["b.txt"]), allow_nan=False))
-    assert list(document) == ["model", "sources", "texts", "mean_tokens", "seed", "k", "best", "rivals", "rankings"]
+    assert list(document) == [
+        "model", "sources", "characters_read", "texts", "mean_tokens", "seed", "k", "best", "rivals", "rankings",
+    ]  # fmt: skip
     assert document["rankings"]["logit"]["sufficiency"]["by_text"] == found.sufficiency[:, 3].tolist()
     assert json.dumps(faithful_document(made(1), "m", []), allow_nan=False)
 
@@ -286,6 +289,18 @@ def test_the_command_scores_files_and_texts(folder, monkeypatch, capsys):
     text = "the small grey cat sat on the old mat and the dog ran"
     document = json.loads(ask(capsys, "faithful", text, f"{text} and ran", "--seed", "2", "--json")[1])
     assert (document["texts"], document["sources"]) == (2, [])
+
+
+def test_of_a_large_file_it_is_said_how_much_is_read(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    arguments = ["faithful", "b.txt", "--seed", "2", "--limit", "2", "--json"]
+    characters = len((folder / "b.txt").read_text())
+    whole = ask(capsys, *arguments)
+    assert (whole[2], json.loads(whole[1])["characters_read"]) == ("", characters)
+    monkeypatch.setattr(passages, "MOST_READ", 1000)
+    code, out, err = ask(capsys, *arguments)
+    assert (code, err) == (0, f"passages are drawn from the first 1,000 of {characters:,} characters\n")
+    assert json.loads(out)["characters_read"] == 1000
 
 
 @pytest.mark.parametrize(

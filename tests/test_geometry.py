@@ -10,7 +10,7 @@ import torch
 
 from attncli.errors import BadInput, UsageProblem
 from attncli.explain.findings import Analogy, Chance, Expected, Neighbor, Neighbors
-from attncli.explain.geometry import analogy, nearest_by_chance, neighbors, neighbors_in_text, spell
+from attncli.explain.geometry import analogy, chance_among, largest_by_chance, neighbors, neighbors_in_text, spell
 from attncli.render.geometry import analogy_document, analogy_screen, neighbors_document, neighbors_screen
 from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
 from tests.conftest import story, tiny_model
@@ -43,15 +43,15 @@ def test_the_nearest_are_those_of_the_largest_cosine():
     found = neighbors(letters(a=[1, 0], b=[5, 5], c=[3, 1], d=[1, 3]), BYTES, word("a"), count=3)
     assert [token.text for token in found.nearest] == ["c", "b", "d"]
     np.testing.assert_allclose([t.cosine for t in found.nearest], [3 / 10**0.5, 0.5**0.5, 1 / 10**0.5], atol=1e-12)
-    assert found.chance.vectors == 256
-    assert found.average == pytest.approx((4 / 10**0.5 + 0.5**0.5) / 256)
+    assert found.chance.compared == 256
+    assert found.chance.average == pytest.approx((4 / 10**0.5 + 0.5**0.5) / 256)
 
 
 def test_a_word_of_several_tokens_is_the_mean_of_them_and_none_of_them_is_its_neighbour():
     found = neighbors(letters(a=[4, 0], b=[0, 2], c=[2, 1], d=[1, 1]), BYTES, word("ab"), count=2)
     assert [token.text for token in found.nearest] == ["c", "d"]
     assert found.nearest[0].cosine == pytest.approx(1)
-    assert found.chance.vectors == 255
+    assert found.chance.compared == 255
 
 
 def test_an_analogy_that_holds_is_found():
@@ -61,7 +61,7 @@ def test_an_analogy_that_holds_is_found():
     assert found.nearest[0].cosine == pytest.approx(1)
     assert (found.expected.rank, found.expected.cosine) == (1, pytest.approx(1))
     assert found.expected.rank_without == 2  # x is nearer to w
-    assert found.chance.vectors == 254
+    assert found.chance.compared == 254
     worse = analogy(model, BYTES, (word("m"), word("k"), word("w")), word("x"))
     assert (worse.expected.rank, worse.expected.rank_without) == (2, 1)
 
@@ -138,9 +138,9 @@ def test_what_is_not_there_is_refused(arguments, message):
 @pytest.mark.parametrize("vectors", [1, 2, 10, 1000])
 def test_chance_in_three_dimensions_is_exact(vectors):
     """There a cosine is spread evenly from -1 to 1 (Archimedes)."""
-    found = nearest_by_chance(vectors, 3)
-    assert found.median == pytest.approx(2 * 0.5 ** (1 / vectors) - 1, abs=1e-4)
-    assert found.most == pytest.approx(2 * 0.95 ** (1 / vectors) - 1, abs=1e-4)
+    median, most = largest_by_chance(vectors, 3)
+    assert median == pytest.approx(2 * 0.5 ** (1 / vectors) - 1, abs=1e-4)
+    assert most == pytest.approx(2 * 0.95 ** (1 / vectors) - 1, abs=1e-4)
 
 
 @pytest.mark.parametrize(("vectors", "width"), [(50, 8), (300, 64), (3, 2)])
@@ -148,9 +148,9 @@ def test_chance_is_what_random_vectors_give(vectors, width):
     """1,000 draws: the share below the median has a standard error of 0.016, that below the other one of 0.007."""
     generator = np.random.default_rng(0)
     best = np.concatenate([largest(generator.normal(size=(50, vectors, width))) for _ in range(20)])
-    found = nearest_by_chance(vectors, width)
-    assert (best < found.median).mean() == pytest.approx(0.5, abs=0.08)
-    assert (best < found.most).mean() == pytest.approx(0.95, abs=0.035)
+    median, most = largest_by_chance(vectors, width)
+    assert (best < median).mean() == pytest.approx(0.5, abs=0.08)
+    assert (best < most).mean() == pytest.approx(0.95, abs=0.035)
 
 
 def largest(drawn):
@@ -158,12 +158,50 @@ def largest(drawn):
 
 
 def test_chance_falls_with_the_width_and_grows_with_the_number():
-    by_width = [nearest_by_chance(1000, width).median for width in (2, 16, 128, 1024, 12288)]
+    by_width = [largest_by_chance(1000, width)[0] for width in (2, 16, 128, 1024, 12288)]
     assert all(a > b > 0 for a, b in pairwise(by_width))
-    by_number = [nearest_by_chance(number, 64).median for number in (1, 10, 1000, 200_000)]
+    by_number = [largest_by_chance(number, 64)[0] for number in (1, 10, 1000, 200_000)]
     assert all(a < b < 1 for a, b in pairwise(by_number))
-    assert nearest_by_chance(1, 64).median == pytest.approx(0, abs=1e-6)
-    assert nearest_by_chance(9, 1).median == 1
+    assert largest_by_chance(1, 64)[0] == pytest.approx(0, abs=1e-6)
+    assert largest_by_chance(9, 1) == (1, 1)
+
+
+@pytest.mark.parametrize("common", [0, 1, 5])
+@pytest.mark.parametrize(("vectors", "width"), [(12, 16), (300, 64)])
+def test_a_common_part_of_all_vectors_is_nearer_to_nothing(vectors, width, common):
+    """1,000 draws of vectors with the same mean: as many pass as without one, a standard error of 0.007 apart.
+
+    The bound is crossed by chance in one run of a thousand; a baseline that leaves the mean out is passed by all draws.
+    """
+    generator = np.random.default_rng(1)
+    passed = []
+    for _ in range(1000):
+        drawn = generator.normal(size=(vectors + 1, width))
+        drawn[:, 0] += common * width**0.5
+        unit = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+        cosines = unit[1:] @ unit[0]
+        passed.append(cosines.max() > chance_among(cosines).most)
+    assert np.mean(passed) < 0.072
+
+
+def test_the_largest_of_bell_curves_is_at_chance():
+    """1,000 draws; the standard errors are 0.016 and 0.007."""
+    generator = np.random.default_rng(2)
+    drawn = generator.normal(0.3, 0.02, size=(1000, 500))
+    found = [chance_among(cosines) for cosines in drawn]
+    best = drawn.max(1)
+    assert np.mean(best < [one.median for one in found]) == pytest.approx(0.5, abs=0.06)
+    assert np.mean(best < [one.most for one in found]) == pytest.approx(0.95, abs=0.03)
+
+
+def test_what_stands_out_is_above_chance_and_a_few_cannot():
+    cosines = np.append(np.linspace(0.2, 0.4, 99), 0.9)
+    found = chance_among(cosines)
+    assert found.median < found.most < 0.9
+    assert found.average == pytest.approx(cosines.mean())
+    assert chance_among(cosines[-2:]).most == 1
+    assert chance_among(cosines[:0]).compared == 0
+    assert chance_among(np.array([0.1, 0.1, 1.0])).most <= 1
 
 
 # The screens
@@ -172,7 +210,7 @@ def test_chance_falls_with_the_width_and_grows_with_the_number():
 NEAR = tuple(
     Neighbor(at, text, None, 0.9 - 0.1 * at) for at, text in enumerate((" lake", "\n", HOSTILE, "[red]", "東京" * 9))
 )
-FOUND = Neighbors(tuple(cut(" river")), None, None, None, "vocabulary", NEAR, 0.015, Chance(1023, 96, 0.321, 0.65))
+FOUND = Neighbors(tuple(cut(" river")), None, None, None, "vocabulary", NEAR, Chance(1023, 0.015, 0.1, 0.321, 0.65))
 SPLIT = tuple(cut(" un", "believ", "able"))
 
 
@@ -193,8 +231,9 @@ cosine of token embeddings
 1 ␣lake ███████████████████████████ 0.900 #0
 2 ␊     ████████████████████████    0.800 #1
 
-All 1,023 compared: 0.015 on average. By chance, the nearest of 1,023 random
-vectors of width 96 would be at 0.321, and above 0.650 once in 20.
+Cosine with all 1,023 compared: 0.015 on average, standard deviation 0.100.
+Spread by chance alone, in a bell curve around that average, the nearest would
+be at 0.321, and above 0.650 once in 20.
 All of these are nearer than chance.
 """
 
@@ -205,11 +244,11 @@ def test_a_few_neighbours_look_like_this():
 
 def test_what_the_neighbours_are_worth_is_said():
     assert "The first 3 are nearer than chance" in drawn(FOUND)
-    assert "The first is nearer than chance" in drawn(changed(chance=Chance(9, 9, 0.5, 0.85)))
-    nothing = drawn(changed(chance=Chance(9, 9, 0.8, 0.95)))
+    assert "The first is nearer than chance" in drawn(changed(chance=Chance(9, 0.1, 0.1, 0.5, 0.85)))
+    nothing = drawn(changed(chance=Chance(9, 0.1, 0.1, 0.8, 0.95)))
     assert "No nearer than chance" in nothing
-    assert "on one side" not in nothing
-    assert "on one side" in drawn(changed(average=0.9))
+    assert "nearer than chance." not in nothing
+    assert "Only 2 tokens to compare with" in drawn(changed(chance=Chance(2, 0.1, 0, 1, 1)))
     assert "nothing to compare" in drawn(changed(nearest=()))
 
 
@@ -228,7 +267,7 @@ def test_what_is_compared_is_said():
 
 def an_analogy(expected=None):
     words = tuple(tuple(cut(text)) for text in (" Richmond", " Virginia", " Connecticut"))
-    return Analogy(words, NEAR, 0.01, Chance(1021, 96, 0.321, 0.385), expected)
+    return Analogy(words, NEAR, Chance(1021, 0.01, 0.1, 0.321, 0.385), expected)
 
 
 def test_an_analogy_says_where_the_hoped_for_word_comes():
@@ -243,7 +282,7 @@ def test_an_analogy_says_where_the_hoped_for_word_comes():
 @pytest.mark.parametrize("width", [20, 40, 80, 120, 200])
 def test_no_line_passes_the_width_and_nothing_hostile_passes(width):
     hostile = tuple(cut(HOSTILE, "[red]", "東京日本東京日本" * 9))
-    analogous = Analogy((hostile, hostile, hostile), NEAR, 0.1, FOUND.chance, Expected(hostile, 0.1, 3, 4))
+    analogous = Analogy((hostile, hostile, hostile), NEAR, FOUND.chance, Expected(hostile, 0.1, 3, 4))
     for text in (
         drawn(changed(word=hostile), width, HOSTILE),
         drawn(changed(word=hostile, text=hostile, at=2, layer=1), width, HOSTILE),

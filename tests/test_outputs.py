@@ -21,7 +21,7 @@ from tests.conftest import tiny_model
 from tests.test_context import ask, folder, here  # noqa: F401 - fixtures
 from tests.test_explain import TEXT, TOKENIZER, cut, explained
 from tests.test_model import Recorder
-from tests.test_render import FOREIGN, GOLDEN_FINDINGS, HOSTILE, WORDS, explanation, harmless
+from tests.test_render import CHECKS, FOREIGN, GOLDEN_FINDINGS, HOSTILE, WORDS, explanation, harmless
 
 # Files
 
@@ -107,23 +107,34 @@ def test_explain_writes_what_it_is_asked_for(here, capsys):  # noqa: F811
 # Sentences
 
 GOLDEN = """\
-The model tiny has 2 layers of 2 heads. The text has 4 tokens.
-Where does 東, part 1 of 3, token 3, get its information? In shares of information, all layers and heads:
-東, part 1 of 3 takes 40% from sat.
-東, part 1 of 3 takes 30% from itself.
-東, part 1 of 3 takes 10% from cat.
-東, part 1 of 3 takes 20% from the first token, The, which has 55% of the raw attention.
-In head 1.0, the one that brings most from other tokens:
-The looks at itself with 100%.
-cat looks at The with 75% and at itself with 25%.
-sat looks at The with 50% and at itself with 50%.
-東, part 1 of 3 looks at sat with 65% and at cat with 20%.
+The model tiny has 2 layers of 2 heads. The text has 4 tokens: 0 The, 1 cat, 2 sat, 3 東.
+Where does token 3, 東 (part 1 of 3), get its information? In shares of information, all layers and heads:
+東 (part 1 of 3) takes 40% from sat.
+東 (part 1 of 3) takes 30% from itself.
+東 (part 1 of 3) takes 10% from cat.
+東 (part 1 of 3) takes 20% from the first token, The, which has 55% of the raw attention.
+In head 1.0, the one that brings most from other tokens, by attention weight:
+Token 0, The, looks at itself with 100%.
+Token 1, cat, looks at The with 75% and at itself with 25%.
+Token 2, sat, looks at The with 50% and at itself with 50%.
+Token 3, 東 (part 1 of 3), looks at sat with 65% and at cat with 20%.
 On average a token looks at the one before with 47%; even attention would give 36%.
-What may come after 東, part 1 of 3, at temperature 1:
+What may come after 東 (part 1 of 3), at temperature 1:
 on with 50%.
 a line end with 1%.
 [red] with <0.1%.
 A share says where information comes from, not what it is worth to the prediction.
+To go on, add one of: --token 2, --head 1.0, --json; or without --plain: --view grid, --view logit, --view lens.
+"""
+CHECKED = """\
+The most probable next token is on, with 50%; a cut shows what is left of that.
+東 (part 1 of 3) takes 40% from sat; with it cut off, on has 9%, not 50%.
+東 (part 1 of 3) takes 30% from itself; with it cut off, on has 45%, not 50%.
+東 (part 1 of 3) takes 10% from cat; with it cut off, on has <0.1%, not 50%.
+東 (part 1 of 3) takes 20% from the first token, The, which has 55% of the raw attention; with it cut off, on has 52%, \
+not 50%.
+Cut off means that the token can no longer look there, in all layers and heads.
+With a source at random cut off, on has 32%, not 50%: the mean of 3 others.
 """
 
 
@@ -131,11 +142,22 @@ def test_a_small_explanation_in_sentences():
     assert "\n".join([*explanation_sentences(GOLDEN_FINDINGS, "tiny"), ""]) == GOLDEN
 
 
+def test_the_sentences_say_what_the_cuts_left():
+    said = "\n".join([*explanation_sentences(replace(GOLDEN_FINDINGS, checks=CHECKS), "tiny"), ""])
+    assert CHECKED in said
+    assert "worth to the prediction: that is what a cut shows." in said
+    same = replace(CHECKS, probabilities=(0.5, 0.5, 0.1, 0.2))
+    said = "\n".join(explanation_sentences(replace(GOLDEN_FINDINGS, checks=same), "tiny"))
+    assert "from sat; with it cut off, on still has 50%." in said
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         (" river", "river"), (" ", "a space"), ("   ", "3 spaces"), ("\n", "a line end"), ("\n\n", "2 line ends"),
-        ("\n ", "white space"), (".", '"."'), (" [red]", "[red]"), ("", "nothing"), ("\u3000", "a blank"),
+        ("\n ", "white space"), (".", "full stop"),
+        ("!?", '"!?"'), (" \N{PARTY POPPER}", "party popper"), (" [red]", "[red]"), ("", "nothing"),
+        ("\u3000", "a blank"),
         ("\x1b[2J", "␛[2J"), (" 's", "'s"), ("東", "東"),
     ],
 )  # fmt: skip
@@ -179,12 +201,12 @@ def test_what_is_asked_for_is_said():
     found = explained()
     head = replace(found.map, asked_for=True)
     said = explanation_sentences(replace(found, map=head), "m")
-    assert f"In head {head.layer}.{head.head}, the one you asked for:" in said
+    assert f"In head {head.layer}.{head.head}, the one you asked for, by attention weight:" in said
 
 
 def test_plain_on_the_command_line_is_one_sentence_a_line(here, capsys):  # noqa: F811
     code, out, err = ask(capsys, "explain", TEXT, "--plain")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert any(re.fullmatch(r"\w+ takes \d+% from \w+\.", line) for line in lines)
+    assert any(re.fullmatch(r"\w+ takes \d+% from \w+; with it cut off, .+%\.", line) for line in lines)
     assert all(line[-1] in ".:" for line in lines)

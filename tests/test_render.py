@@ -32,7 +32,7 @@ from attncli.render.tokens import tokens_document, tokens_screen
 from attncli.render.training import TrainingScreen, plan_table
 from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
 from attncli.training.curves import curves_from_lines
-from attncli.training.reports import EvalReport, Plan, Result, SampleReport, Score, StepReport
+from attncli.training.reports import BestHead, EvalReport, HeadsReport, Plan, Result, SampleReport, Score, StepReport
 from attncli.training.schedule import Schedule
 
 HOSTILE = "\x1b[2J\x1b]52;c;aGk=\x07\x9b31m\x7f\r\u202e\u200b[red]x[/red]:smile:"
@@ -403,7 +403,7 @@ a random cut: 50% → 32% (mean of 3 others)
 3 東·1/3 █████████████████████        30% cut: P(␣on) 50% → 45%   itself
 1 ␣cat   ███████                      10% cut: P(␣on) 50% → <0.1%
 0 The    ▒▒▒▒▒▒▒▒▒▒▒▒▒▒               20% cut: P(␣on) 50% → 52%   first token
-a random cut: 50% → 32% (mean of 3 others) in all heads and layers
+a random cut: 50% → 32% (mean of 3 others) in all layers and heads
 """,
 }
 
@@ -616,6 +616,14 @@ def test_hostile_tokens_are_harmless_in_an_explanation(width):
 def test_a_hostile_name_of_a_model_is_harmless_in_an_explanation(width):
     assert harmless(explained(explanation(WORDS), width, HOSTILE))
     assert "[red]" in explained(explanation(WORDS), width, "[red]")
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_cut_in_some_heads_is_said_to_be_one(width):
+    found = checked(explanation(WORDS))
+    narrow = replace(found, sources=replace(found.sources, layers=(2,), head=1))
+    assert re.search(r"^each cut in layer 2, head 1 only *$", explained(narrow, width), re.MULTILINE)
+    assert "only" not in explained(found, width)
 
 
 def test_an_explanation_is_a_json_document_in_full_precision():
@@ -929,6 +937,22 @@ def test_the_live_display_fits_and_leaves_its_last_state_once(width, height, mon
     assert "writes" not in drawn
     assert terminal.cursor
     assert harmless(drawn.replace("\u200d", ""))
+
+
+@pytest.mark.parametrize(("width", "kinds"), [(40, (0, 3)), (80, range(4)), (120, range(4))])
+def test_the_live_display_names_the_best_heads(width, kinds, monkeypatch):
+    named = (("previous", 0.524), ("duplicate", 0.1), ("induction", 0.04), ("sink", 1.0))
+    best = tuple(BestHead(kind, at, 1, score, 0.02) for at, (kind, score) in enumerate(named))
+    for height in (10, 24):
+        terminal, console = on_terminal(width, height, monkeypatch)
+        with TrainingScreen(console, PLAN) as screen:
+            for report in reports():
+                screen.update(report)
+                if isinstance(report, EvalReport):
+                    screen.update(HeadsReport(report.step, best, {}, report.seconds))
+        said = [line for line in terminal.lines() if line.startswith("heads  ")]
+        expected = ["previous 0.1 .52", "duplicate 1.1 .10", "induction 2.1 .04", "sink 3.1 1.00"]
+        assert said == ([f"heads  {'  '.join(expected[kind] for kind in kinds)}"] if height > 10 else [])
 
 
 @pytest.mark.parametrize("width", range(4, 40, 5))

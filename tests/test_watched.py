@@ -171,6 +171,18 @@ def test_the_screen_looks_like_this():
     assert "".join(f"{one.rstrip()}\n" for one in lines) == GOLDEN
 
 
+def test_curves_that_coincide_are_said_to():
+    twins = [line(step, 0.1 * at, duplicate=0.1 * at + 1e-4, sink=0.3) for at, step in enumerate((1, 2, 3, 4))]
+    drawn = watched_screen(heads_from_lines("m", "m", twins), STEPS, 80, 11).lines
+    (twin,) = [one for one in drawn if "on the curve of" in one]
+    assert twin.startswith("d duplicate   .30  head 1.2  on the curve of induction")
+    assert not any(
+        "on the curve of" in one for one in watched_screen(heads_from_lines("m", "m", LINES), STEPS, 80, 11).lines
+    )
+    pytest.importorskip("matplotlib")
+    assert "on the curve of induction" in watched_figure(heads_from_lines("m", "m", twins), STEPS, "svg").decode()
+
+
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
 @pytest.mark.parametrize("along", [STEPS, TIME, TOKENS])
 @pytest.mark.parametrize("ascii", [False, True])

@@ -12,11 +12,15 @@ from attncli.cli.options import DeviceOption, JsonOption, ModelOption, required_
 from attncli.errors import UsageProblem
 
 if TYPE_CHECKING:
+    from attncli.explain.findings import Edge
     from attncli.text.tokenizer import Piece
 
 _TOKEN = "Whose prediction it is, by index or word. Unset: the last token's."
 _HEAD = "Do without this head, such as 2.3 for head 3 of layer 2; several times for several together."
-_EDGE = "Cut this edge, such as 6:4 (6 no longer looks at 4), by index or word; several times for several together."
+_EDGE = (
+    "Cut this edge, such as 6:4 (6 no longer looks at 4), by index, or by word in all its tokens; several times for "
+    "several together."
+)
 _WITH = "What stands in the place of a head: zero, or mean, what it gives on average over the text."
 _EXAMPLE = 'attncli ablate "He sat on the river\'s bank"'
 
@@ -53,7 +57,7 @@ def ablate(
 
     loaded = load(model, device, "float32")
     pieces = loaded.tokenizer.pieces(given)
-    edges = tuple(_parse_edge(one, pieces) for one in edge or ())
+    edges = tuple(dict.fromkeys(pair for one in edge or () for pair in _parse_edge(one, pieces)))
     found = ablated(
         loaded.model,
         loaded.tokenizer,
@@ -77,11 +81,11 @@ def _parse_head(head: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _parse_edge(edge: str, pieces: Sequence[Piece]) -> tuple[int, int]:
-    """'6:4' -> (6, 4); 'bank:river' by the words' tokens."""
-    from attncli.explain.first_screen import find_token
+def _parse_edge(edge: str, pieces: Sequence[Piece]) -> tuple[Edge, ...]:
+    """'6:4' -> ((6, 4),); 'bank:river' -> from every token of the one word to every token of the other."""
+    from attncli.explain.ablation import edges_between
 
     query, colon, source = edge.partition(":")
     if not (query and colon and source):
         raise UsageProblem(f"--edge {edge!r} is not an edge.", "Use QUERY:SOURCE such as 6:4: 6 no longer looks at 4.")
-    return find_token(pieces, query), find_token(pieces, source)
+    return edges_between(pieces, query, source)

@@ -111,7 +111,8 @@ def explain(
     pieces = loaded.tokenizer.pieces(said)
     index = find_token(pieces, token) if token is not None else None
     focus = Focus(index, layer, head_index, "raw" if weights == "raw" else "norm")
-    found, screen, document = _answer(loaded, pieces, focus, view, check and not compare_weights, target, against)
+    checked = check and (json or not compare_weights)  # that screen has no room for them
+    found, screen, document = _answer(loaded, pieces, focus, view, checked, target, against)
     if compare_weights:
         screen = compared_screen
     if json:

@@ -40,7 +40,7 @@ def faithful(
         raise UsageProblem(f"--limit {limit} is not at least 1.", "50 give a first answer.")
     from attncli.cli.loading import load
     from attncli.explain.faithful import faithfulness
-    from attncli.render.console import messages, output, print_json, show
+    from attncli.render.console import messages, output, print_json, print_note, show
     from attncli.render.faithful import faithful_document, faithful_progress, faithful_screen
 
     loaded = load(model, device, "float32")
@@ -48,11 +48,16 @@ def faithful(
     files = [text for text in texts if text == "-" or _is_file(text)]
     longest = min(_LONGEST, loaded.model.config.context)
     rows = [loaded.tokenizer.encode(text) for text in texts if text not in files]
-    rows += _drawn(files, loaded.tokenizer, limit or _PASSAGES, longest, chosen) if files else []
+    read = None
+    if files:
+        passages, read, of = _drawn(files, loaded.tokenizer, limit or _PASSAGES, longest, chosen)
+        rows += passages
+        if read < of:
+            print_note(f"passages are drawn from the first {read:,} of {of:,} characters")
     with faithful_progress(messages(), len(rows)) as progress:
         found = faithfulness(loaded.model, rows, seed=chosen, progress=progress)
     if json:
-        print_json(faithful_document(found, loaded.name, files))
+        print_json(faithful_document(found, loaded.name, files, read))
     else:
         console = output()
         named = ", ".join("standard input" if file == "-" else file for file in files)
@@ -67,13 +72,16 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _drawn(files: list[str], tokenizer: Tokenizer, limit: int, longest: int, seed: int) -> list[list[int]]:
-    """Passages of files, as token ids."""
+def _drawn(
+    files: list[str], tokenizer: Tokenizer, limit: int, longest: int, seed: int
+) -> tuple[list[list[int]], int, int]:
+    """Passages of files, as token ids; and how many characters were read, of how many."""
     from attncli.explain.faithful import LEAST_TOKENS
     from attncli.text.files import read_documents
-    from attncli.text.passages import draw_passages
+    from attncli.text.passages import MOST_READ, draw_passages
 
     if longest < LEAST_TOKENS:
         raise BadInput(f"The model reads {longest} tokens at once: {LEAST_TOKENS} are needed.", "Use another model.")
     documents = read_documents(files, CorpusConfig.encoding)
-    return draw_passages(documents, tokenizer, count=limit, shortest=LEAST_TOKENS, longest=longest, seed=seed)
+    found = draw_passages(documents, tokenizer, count=limit, shortest=LEAST_TOKENS, longest=longest, seed=seed)
+    return found, min(documents.characters, MOST_READ), documents.characters

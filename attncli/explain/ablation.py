@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from attncli.errors import BadInput, UsageProblem
-from attncli.explain.findings import Ablation, Effect, Head, NextToken, Replacement
+from attncli.explain.findings import Ablation, Edge, Effect, Head, NextToken, Replacement
+from attncli.explain.first_screen import find_run
 from attncli.explain.knockout import Cut, Knockout
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
@@ -29,7 +30,7 @@ class Without:
     """What one row does without: heads as (layer, head), and edges as (query, source) in all heads."""
 
     heads: tuple[Head, ...] = ()
-    edges: tuple[tuple[int, int], ...] = ()
+    edges: tuple[Edge, ...] = ()
 
 
 def ablate(
@@ -89,6 +90,17 @@ def ablate(
         before=Effect((), (), float(before[target]), _most_probable(before, tokenizer)),
         effects=tuple(effects),
     )
+
+
+def edges_between(pieces: Sequence[Piece], query: str, source: str) -> tuple[Edge, ...]:
+    """The edges from every token of one word to every token of another that it may see, each by index or word.
+
+    Raises UsageProblem for a word that is not there, or comes several times.
+    """
+    looking, seen = (range(first, last + 1) for first, last in (find_run(pieces, query), find_run(pieces, source)))
+    pairs = [(at, to) for at in looking for to in seen]
+    # Within a word some pairs point ahead; where all do, `ablate` says what is wrong.
+    return tuple((at, to) for at, to in pairs if to <= at and at > 0) or tuple(pairs)
 
 
 def _without(

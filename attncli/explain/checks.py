@@ -1,4 +1,5 @@
-"""What each source is worth to the prediction: the edge from it to the token in focus is cut, in all heads and layers.
+"""What each source is worth to the prediction: the edge from it to the token in focus is cut, in all heads and layers
+or in those asked for.
 
 One batched pass, each row of it with another cut, over the queries in focus alone: everything before them is the same
 with and without a cut, so its keys and values are those of the pass that was watched.
@@ -6,7 +7,7 @@ with and without a cut, so its keys and values are those of the pass that was wa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,15 +51,21 @@ class Prediction:
 
 
 def check_edges(
-    model: Transformer, asked: Prediction, units: Sequence[range], named: Sequence[int], target: NextToken
+    model: Transformer,
+    asked: Prediction,
+    units: Sequence[range],
+    named: Sequence[int],
+    target: NextToken,
+    heads: Mapping[int, Collection[int]] | None = None,
 ) -> EdgeChecks:
     """Cuts every named unit off, and for comparison others, all of them or a sample.
 
     Units are the sources, as ranges of positions; `named` are indices into them, the most important first. The random
-    cut is the mean over cuts of any one unit that can be seen, except the first that is named.
+    cut is the mean over cuts of any one unit that can be seen, except the first that is named. Cut in
+    these `heads` by layer, in all when not given.
     """
     start, end = asked.past.length, asked.past.length + len(asked.ids)
-    others = [unit for unit in _within_reach(model, units, start) if unit != named[0]]
+    others = [unit for unit in _within_reach(model, units, start, heads) if unit != named[0]]
     drawn = others
     if len(others) > _SAMPLE:
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
@@ -68,7 +75,7 @@ def check_edges(
         frozenset((query - start, source) for query in range(start, end) for source in units[unit] if source <= query)
         for unit in wanted
     ]
-    uncut, *after = probabilities(model, asked, [Cut(frozenset()), *map(Cut, edges)])
+    uncut, *after = probabilities(model, asked, [Cut(frozenset()), *(Cut(some, heads) for some in edges)])
     found = dict(zip(wanted, after, strict=True))
     return EdgeChecks(
         token=NextToken(target.id, target.text, uncut),
@@ -98,9 +105,11 @@ def _chunks(model: Transformer, asked: Prediction, cuts: Sequence[Cut]) -> Itera
         yield cuts[at : at + rows]
 
 
-def _within_reach(model: Transformer, units: Sequence[range], first_query: int) -> list[int]:
-    """The units that a query can see in some layer: with a window everywhere, not the far past."""
-    windows = [model.config.window_of(layer) for layer in range(model.config.layers)]
+def _within_reach(
+    model: Transformer, units: Sequence[range], first_query: int, heads: Mapping[int, Collection[int]] | None
+) -> list[int]:
+    """The units that a query can see in some layer that is cut: with a window everywhere, not the far past."""
+    windows = [model.config.window_of(layer) for layer in (range(model.config.layers) if heads is None else heads)]
     reach = [window for window in windows if window is not None]
     lowest = first_query - max(reach) + 1 if len(reach) == len(windows) else 0
     return [at for at, unit in enumerate(units) if unit[-1] >= lowest]

@@ -75,7 +75,7 @@ class NextToken:
 class EdgeChecks:
     """The most probable next token, and what is left of its probability when an edge to the focus is cut.
 
-    Cut in all heads and layers, by a score of -inf (Geva et al., 2023).
+    Cut in the heads and layers that the shares are of, by a score of -inf (Geva et al., 2023).
     """
 
     token: NextToken  # its probability is that with nothing cut
@@ -250,10 +250,14 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class Chance:
-    """The cosine of the nearest of some random vectors: below `median` in half of all draws, below `most` in 95%."""
+    """The cosines with all that was compared, and what the largest of so many, spread like these, would be by chance.
 
-    vectors: int
-    width: int
+    That is below `median` in half of all draws, below `most` in 95%.
+    """
+
+    compared: int
+    average: float
+    spread: float  # standard deviation
     median: float
     most: float
 
@@ -272,7 +276,6 @@ class Neighbors:
     layer: int | None  # the stream after so many layers
     among: Literal["vocabulary", "text"]
     nearest: tuple[Neighbor, ...]
-    average: float  # cosine with all that were compared
     chance: Chance
 
 
@@ -292,7 +295,6 @@ class Analogy:
 
     words: tuple[tuple[Piece, ...], tuple[Piece, ...], tuple[Piece, ...]]
     nearest: tuple[Neighbor, ...]
-    average: float
     chance: Chance
     expected: Expected | None
 
@@ -372,15 +374,16 @@ class HeadScores:
 
 
 Head = tuple[int, int]  # layer, head
+Edge = tuple[int, int]  # query, source
 Replacement = Literal["zero", "mean"]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A prediction without some heads or edges (query, source)."""
+    """A prediction without some heads or edges."""
 
     heads: tuple[Head, ...]
-    edges: tuple[tuple[int, int], ...]
+    edges: tuple[Edge, ...]
     log_probability: float  # in nats, of the token that the whole model thinks most probable
     next_tokens: tuple[NextToken, ...]  # what is most probable now
 

@@ -59,7 +59,7 @@ def explain(
             past = Past(watch.keys, watch.values, model.config.context)
             asked = Prediction(past, ids[0, token : token + 1], following[0].id)
             units = [range(at, at + 1) for at in range(token + 1)]
-            checks = check_edges(model, asked, units, sources.named(named), following[0])
+            checks = check_edges(model, asked, units, sources.named(named), following[0], _cut_in(model, focus))
     return Explanation(
         pieces=tuple(pieces),
         layers=model.config.layers,
@@ -69,6 +69,14 @@ def explain(
         next_tokens=following,
         checks=checks,
     )
+
+
+def _cut_in(model: Transformer, focus: Focus) -> dict[int, Sequence[int]] | None:
+    """The heads by layer that a focus is on; None for all."""
+    if focus.layer is None and focus.head is None:
+        return None
+    layers = range(model.config.layers) if focus.layer is None else [focus.layer]
+    return {layer: range(model.config.heads) if focus.head is None else [focus.head] for layer in layers}
 
 
 def focused(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> int:

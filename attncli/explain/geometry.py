@@ -1,7 +1,8 @@
 """Which tokens lie near a word, and does the space of embeddings do arithmetic with words? Measured by the cosine.
 
-Beside every nearest token stands what chance would give: among many random vectors some lie near by, the nearer the
-fewer dimensions there are.
+Beside the nearest tokens stands what chance would give. Embeddings share a common part, so that any two have a cosine
+well above 0; and of many numbers some are large. So chance is the largest of as many as were compared, drawn from a
+bell curve with the mean and the spread of the very cosines that were found.
 """
 
 from __future__ import annotations
@@ -49,8 +50,7 @@ def neighbors(model: Transformer, tokenizer: Tokenizer, word: Sequence[Piece], *
         layer=None,
         among="vocabulary",
         nearest=_nearest_tokens(tokenizer, cosines, left, count),
-        average=_average(cosines, left),
-        chance=nearest_by_chance(len(left), model.config.width),
+        chance=chance_among(cosines[left]),
     )
 
 
@@ -97,8 +97,7 @@ def neighbors_in_text(
         layer=after,
         among=among,
         nearest=nearest,
-        average=_average(cosines, left),
-        chance=nearest_by_chance(len(left), model.config.width),
+        chance=chance_among(cosines[left]),
     )
 
 
@@ -120,8 +119,7 @@ def analogy(
     return Analogy(
         words=(tuple(words[0]), tuple(words[1]), tuple(words[2])),
         nearest=_nearest_tokens(tokenizer, cosines, left, count),
-        average=_average(cosines, left),
-        chance=nearest_by_chance(len(left), model.config.width),
+        chance=chance_among(cosines[left]),
         expected=None if expected is None else _expected(model, tokenizer, expected, (b - a + c, c), left),
     )
 
@@ -144,14 +142,31 @@ def _expected(
     return Expected(tuple(word), float(_cosines(vector[None], asked[0])[0]), *ranks)
 
 
-def nearest_by_chance(vectors: int, width: int) -> Chance:
-    """The largest cosine with a fixed direction of independent random vectors of a width, evenly spread.
+def chance_among(cosines: Floats) -> Chance:
+    """What the largest of these cosines (N,) would be, were they spread around their mean by chance alone.
+
+    A value is an outlier when it lies further above the mean, in standard deviations, than the largest of N normal
+    draws does (Grubbs, 1950). Less their mean and over their length, N normal draws are a random direction in N - 1
+    dimensions, so this is the largest cosine of random directions, scaled. That they sum to 0 is not counted: for a few
+    dozen the median is a little low, and what 1 in 20 exceeds is not. Of fewer than three nothing can be said.
+    """
+    count = len(cosines)
+    if count < 3:
+        return Chance(count, float(cosines.mean()) if count else 0.0, 0.0, 1.0, 1.0)
+    average, spread = float(cosines.mean()), float(cosines.std(ddof=1))
+    in_spreads = (count - 1) / count**0.5  # of a cosine of 1: as far as one of N can lie from their mean
+    median, most = (min(average + spread * in_spreads * one, 1.0) for one in largest_by_chance(count, count - 1))
+    return Chance(count, average, spread, median, most)
+
+
+def largest_by_chance(vectors: int, width: int) -> tuple[float, float]:
+    """The largest cosine with a fixed direction of random vectors of a width: its median, and what 1 in 20 exceeds.
 
     Their angles with it have the density sin(angle)^(width - 2); none of them is below an angle with the probability
     (1 - F(angle))^vectors.
     """
     if width < 2 or not vectors:
-        return Chance(vectors, width, 1.0, 1.0)
+        return 1.0, 1.0
     edges = np.linspace(0, np.pi, _ANGLES + 1)
     logarithms = (width - 2) * np.log(np.sin((edges[1:] + edges[:-1]) / 2))
     upto = np.concatenate([[0], np.cumsum(np.exp(logarithms - logarithms.max()))])
@@ -159,7 +174,7 @@ def nearest_by_chance(vectors: int, width: int) -> Chance:
         float(np.cos(np.interp(-np.expm1(np.log(probability) / vectors), upto / upto[-1], edges)))
         for probability in (0.5, 0.95)
     )
-    return Chance(vectors, width, median, most)
+    return median, most
 
 
 def _mean(model: Transformer, word: Sequence[Piece]) -> Tensor:
@@ -193,10 +208,6 @@ def _ranked(cosines: Floats, left: Indices) -> list[int]:
 
 def _nearest_tokens(tokenizer: Tokenizer, cosines: Floats, left: Indices, count: int) -> tuple[Neighbor, ...]:
     return tuple(Neighbor(i, tokenizer.decode([i]), None, float(cosines[i])) for i in _ranked(cosines, left)[:count])
-
-
-def _average(cosines: Floats, left: Indices) -> float:
-    return float(cosines[left].mean()) if len(left) else 0.0
 
 
 class _Stream(Observer):

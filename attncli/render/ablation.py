@@ -42,11 +42,18 @@ def _named(token: NextToken) -> str:
     return fit(label_text(token.text) + number, _LABEL)
 
 
-def _removed(effect: Effect) -> str:
-    """'head 2.3', 'heads 2.3 and 1.0', 'edge 6 -> 4'."""
-    names = [f"{layer}.{head}" for layer, head in effect.heads] or [f"{query}:{at}" for query, at in effect.edges]
-    kind = "head" if effect.heads else "edge"
-    return f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}"
+def _removed(effect: Effect, room: int) -> str:
+    """'head 2.3', 'edge 6:4', 'heads 2.3, 1.0'; where that is too long '6 edges'."""
+    kind, names = _names(effect)
+    whole = f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    return whole if cell_len(whole) <= room else plural(len(names), kind)
+
+
+def _names(effect: Effect) -> tuple[str, list[str]]:
+    """What was taken away: 'head' and '2.3', …, or 'edge' and '6:4', …"""
+    if effect.heads:
+        return "head", [f"{layer}.{head}" for layer, head in effect.heads]
+    return "edge", [f"{query}:{source}" for query, source in effect.edges]
 
 
 def _side_by_side(found: Ablation, effect: Effect, width: int) -> Table:
@@ -55,7 +62,7 @@ def _side_by_side(found: Ablation, effect: Effect, width: int) -> Table:
     table = Table.grid(padding=(0, 2))
     for _ in range(2):
         table.add_column(no_wrap=True, width=room, overflow="ellipsis")
-    table.add_row(Text("as it is", "dim"), Text(fit(f"without {_removed(effect)}", room), "dim"))
+    table.add_row(Text("as it is", "dim"), Text(fit(f"without {_removed(effect, room - 8)}", room), "dim"))
     for before, after in zip(found.before.next_tokens, effect.next_tokens, strict=True):
         table.add_row(_token_row(before, room), _token_row(after, room))
     return table
@@ -78,8 +85,12 @@ def _verdict(found: Ablation, width: int) -> list[Text]:
         of = "what it gives" if len(effect.heads) == 1 else "what each gives"
         lines.append(f"{of}, replaced by {_REPLACED_BY[found.replacement]}")
     else:
-        lines.append("cut in all heads of all layers; other paths remain")
-    return [Text(fit(lines[0], width), "bold"), Text(fit(lines[1], width), "dim")]
+        paths = "cut in all heads of all layers; other paths remain"
+        lines.append(paths if len(paths) <= width else "cut in all heads and layers")
+    kind, names = _names(effect)
+    if len(names) > 1:
+        lines.append(f"{len(names)} {kind}s: {' '.join(names)}")
+    return [Text(fit(line, width), "dim" if at else "bold") for at, line in enumerate(lines)]
 
 
 def _nats(drop: float) -> str:

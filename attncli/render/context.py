@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ NAMES = "A", "B"
 _LABEL = 14  # cells of a token's label
 _WIDEST_BAR = 30
 _MOST_LAYERS = 16  # rows of the table of layers
-_MOST_SOURCES = 6  # named for each text
+_MOST_SOURCES = 12  # named, of both texts
 
 
 def comparison_screen(found: Comparison, model: str, console: Console) -> RenderableType:
@@ -103,37 +104,63 @@ def _apart(found: Comparison, width: int) -> list[RenderableType]:
         "pull: how far what a token gives the word moves it along the line between the two streams, from the midpoint "
         "of what both texts give; all parts sum to the distance. share: of the information"
     )
+    signs = Text("█", "cyan").append(" pulls apart  ", "dim").append("▒", "red").append(" pulls together", "dim")
+    signs.truncate(width)
     return [
         _title(question, f"distance {at}: {found.distance:.3g}", width),
         Text(definition, "dim"),
         _pulls(found, width),
+        signs,
     ]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A row of the table of pulls: of a text, by name, or of the model."""
+
+    text: str
+    index: str
+    label: str
+    pull: float
+    share: str = ""
+
+
+def _parts(found: Comparison, width: int) -> list[_Part]:
+    """Every part of the distance, the largest first; the sources of a text too many to name together."""
+    said = "share " if width >= 55 else ""
+    sources = [
+        _Part(
+            name, str(at), token_label(text.pieces[at], _LABEL), float(text.pulls[at]), f"{said}{text.shares[at]:.0%}"
+        )
+        for name, text in zip(NAMES, found.words, strict=True)
+        for at in range(text.at + 1)
+    ]
+    sources.sort(key=lambda part: -abs(part.pull))
+    named, rest = sources[:_MOST_SOURCES], sources[_MOST_SOURCES:]
+    for name in NAMES:
+        if others := [part.pull for part in rest if part.text == name]:
+            named.append(_Part(name, "", f"{len(others)} more", sum(others)))
+    named += [_Part("", "", "feed-forward", found.feed_forward), _Part("", "", "embedding", found.embedding)]
+    return sorted(named, key=lambda part: -abs(part.pull))
+
+
 def _pulls(found: Comparison, width: int) -> Table:
-    parts = np.concatenate([*(text.pulls for text in found.words), [found.feed_forward, found.embedding]])
-    widest = float(np.abs(parts).max())
+    parts = _parts(found, width)
+    widest = max(abs(part.pull) for part in parts) or 1.0
     table = Table.grid(padding=(0, 1))
     for justify in ("left", "right", "left", "left", "right", "left"):
         table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
     room = max(4, min(_WIDEST_BAR, width - 45))
-
-    def add(name: str, index: str, label: str, pull: float, note: str = "") -> None:
-        drawn = bar(abs(pull) / widest, room, "█" if pull >= 0 else "▒")
-        figure = Text(signed(pull / found.distance), "" if pull >= 0 else "dim")
+    for part in parts:
+        apart = part.pull >= 0
         table.add_row(
-            Text(name, "bold cyan"), Text(index, "dim"), Text(label), Text(drawn, "cyan"), figure, Text(note, "dim")
+            Text(part.text, "bold cyan"),
+            Text(part.index, "dim"),
+            Text(part.label),
+            Text(bar(abs(part.pull) / widest, room, "█" if apart else "▒"), "cyan" if apart else "red"),
+            Text(signed(part.pull / found.distance), "" if apart else "red"),
+            Text(part.share, "dim"),
         )
-
-    for name, text in zip(NAMES, found.words, strict=True):
-        ranked = sorted(range(text.at + 1), key=lambda at, text=text: -abs(text.pulls[at]))  # type: ignore[misc]
-        for rank, at in enumerate(ranked[:_MOST_SOURCES]):
-            share = f"share {text.shares[at]:.0%}" if width >= 55 else f"{text.shares[at]:.0%}"
-            add(name if rank == 0 else "", str(at), token_label(text.pieces[at], _LABEL), float(text.pulls[at]), share)
-        if rest := ranked[_MOST_SOURCES:]:
-            add("", "", f"{len(rest)} more", float(text.pulls[rest].sum()), "")
-    add("", "", "feed-forward", found.feed_forward)
-    add("", "", "embedding", found.embedding)
     return table
 
 

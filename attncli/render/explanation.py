@@ -18,6 +18,7 @@ from attncli.render.numbers import bar, percent
 from attncli.text.tokenizer import Piece
 
 _SAYS_CUT, _SAYS_BEFORE = 76, 50  # columns from which the numbers of a cut explain themselves
+EVERYWHERE = "all layers and heads"
 _NEXT = 5
 MOST_BARS = 24  # sources shown by name where nothing else is
 _COMPARED: tuple[JustifyMethod, ...] = ("right", "left", "left", "right", "left", "right")
@@ -93,7 +94,7 @@ def scope(sources: Sources, found: Explanation) -> str:
     layers = "all layers" if len(sources.layers) == found.layers else f"layer {sources.layers[0]}"
     heads = "all heads" if sources.head is None else f"head {sources.head}"
     if layers == "all layers" and heads == "all heads":
-        return "all layers and heads"
+        return EVERYWHERE
     return f"{layers}, {heads}"
 
 
@@ -142,7 +143,7 @@ def _bars(found: Explanation, width: int, rows: int = NAMED) -> RenderableType:
         share = float(sources.shares[0])
         cells = _bar_cells(0, pieces[0], share, bar(share / widest, room, "▒"))
         table.add_row(*cells, *_notes(cuts, 0, _first_note(sources, checks, spare)), style="dim")
-    return Group(table, *_random_cut(checks, pieces[sources.focus], width)) if checks else table
+    return Group(table, *_random_cut(checks, scope(sources, found), width)) if checks else table
 
 
 def _bar_cells(at: int, piece: Piece, share: float, drawn: str) -> tuple[Text, Text, Text, Text]:
@@ -174,8 +175,8 @@ def _cuts(checks: EdgeChecks | None, width: int) -> dict[int, str]:
     return {at: said + percent(left) for at, left in zip(checks.sources, checks.probabilities, strict=True)}
 
 
-def _random_cut(checks: EdgeChecks, focus: Piece, width: int) -> list[Text]:
-    """What the numbers beside the bars are, where they do not say it themselves, and the random cut once."""
+def _random_cut(checks: EdgeChecks, where: str, width: int) -> list[Text]:
+    """What the numbers beside the bars are, where they do not say it themselves; a random cut; where edges are cut."""
     before, lines = percent(checks.token.probability), []
     if width < _SAYS_CUT:
         label = fit(label_text(checks.token.text), max(width - 26, 1))
@@ -183,9 +184,11 @@ def _random_cut(checks: EdgeChecks, focus: Piece, width: int) -> list[Text]:
     if checks.random is not None:
         drawn = f" of {checks.random_of}" if checks.random_cuts < checks.random_of else ""
         line = f"a random cut: {before} → {percent(checks.random)}"
-        for more in (f" (mean of {checks.random_cuts}{drawn} others)", " in all heads and layers"):
+        for more in (f" (mean of {checks.random_cuts}{drawn} others)", f" in {where}" if where == EVERYWHERE else ""):
             line += more if cell_len(line + more) <= width else ""
         lines.append(line)
+    if where != EVERYWHERE:
+        lines.append(f"each cut in {where} only")
     return [Text(fit(line, width), "dim") for line in lines]
 
 
@@ -239,14 +242,16 @@ def explanation_document(found: Explanation, model: str) -> dict[str, Any]:
         },
         "map": head_document(found.map),
         "next_tokens": [token_document(token) for token in found.next_tokens],
-        "checks": found.checks and _checks_document(found.checks),
+        "checks": found.checks and _checks_document(found.checks, sources),
     }
 
 
-def _checks_document(checks: EdgeChecks) -> dict[str, Any]:
+def _checks_document(checks: EdgeChecks, sources: Sources) -> dict[str, Any]:
     cuts = zip(checks.sources, checks.probabilities, strict=True)
     return {
         "token": token_document(checks.token),
+        "layers": list(sources.layers),
+        "head": sources.head,
         "cuts": [{"source": at, "probability": probability} for at, probability in cuts],
         "random": {"probability": checks.random, "cuts": checks.random_cuts, "of": checks.random_of},
     }

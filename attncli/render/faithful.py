@@ -99,11 +99,14 @@ def _verdict(found: Faithfulness, width: int) -> list[tuple[str, str]]:
     return [(whole if cell_len(whole) <= width else fit(short, width), style) for whole, short, style in lines]
 
 
-def faithful_document(found: Faithfulness, model: str, sources: list[str]) -> dict[str, Any]:
-    """The same for programs: means and standard errors, and the drops of every text."""
+def faithful_document(
+    found: Faithfulness, model: str, sources: list[str], characters_read: int | None = None
+) -> dict[str, Any]:
+    """The same for programs: means and standard errors, and the drops of every text. Of files, how much was read."""
     return {
         "model": model,
         "sources": sources,
+        "characters_read": characters_read,
         "texts": found.texts,
         "mean_tokens": found.mean_tokens,
         "seed": found.seed,

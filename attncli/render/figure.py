@@ -16,13 +16,14 @@ from attncli.errors import UsageProblem
 from attncli.render.chart import TIME, Curve, visible_span
 from attncli.render.curves import UNITS, Axes
 from attncli.render.escape import one_line
-from attncli.render.watched import HEADING, along_axis
+from attncli.render.watched import HEADING, along_axis, coinciding
 from attncli.training.curves import Floats, RunCurves, RunHeads
 
 FORMATS = ("svg", "png")
 _INCHES = 8, 4.5
 _DOTS_PER_INCH = 160
 _MOST_POINTS = 2000  # of a line; more are averaged
+_LINE = 0.006  # of the height, that a line of 1.5 points takes
 
 
 def curves_figure(runs: Sequence[RunCurves], axes: Axes, kind: str) -> bytes:
@@ -82,6 +83,7 @@ def _draw(plot: Any, runs: Sequence[RunCurves], axes: Axes) -> None:
 
 def _draw_heads(plot: Any, run: RunHeads, along: str) -> None:
     handles, labels = [], []
+    same = coinciding(run, _LINE)
     for at, kind in enumerate(run.kinds):
         x, y = _finite(along_axis(run, along), kind.scores)
         color = f"C{at % 10}"
@@ -89,7 +91,8 @@ def _draw_heads(plot: Any, run: RunHeads, along: str) -> None:
         chance_x, chance = _finite(along_axis(run, along), kind.chances)
         plot.plot(_scaled(chance_x, along), chance, color=color, linewidth=1, linestyle=":")
         handles.append(line)
-        labels.append(one_line(kind.kind))
+        twin = f" (on the curve of {one_line(run.kinds[same[at]].kind)})" if at in same else ""
+        labels.append(one_line(kind.kind) + twin)
     plot.set_ylim(0, 1)
     plot.set_ylabel(f"{HEADING} (dotted: chance)")
     _finish(plot, along)

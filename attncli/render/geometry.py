@@ -38,7 +38,7 @@ def neighbors_screen(found: Neighbors, model: str, console: Console) -> Renderab
         Text(),
         _table(found.nearest, found.chance, own, width),
         Text(),
-        *_honesty(found.nearest, found.average, found.chance),
+        *_honesty(found.nearest, found.chance),
     )
 
 
@@ -56,8 +56,8 @@ def analogy_screen(found: Analogy, model: str, console: Console) -> RenderableTy
         Text(),
         _table(found.nearest, found.chance, None, width),
         Text(),
-        *([] if found.expected is None else [_expected(found.expected, c, found.chance.vectors)]),
-        *_honesty(found.nearest, found.average, found.chance),
+        *([] if found.expected is None else [_expected(found.expected, c, found.chance.compared)]),
+        *_honesty(found.nearest, found.chance),
     )
 
 
@@ -113,27 +113,24 @@ def _ordinal(number: int) -> str:
     return f"{number:,}{ending}"
 
 
-def _honesty(nearest: Sequence[Neighbor], average: float, chance: Chance) -> list[Text]:
+def _honesty(nearest: Sequence[Neighbor], chance: Chance) -> list[Text]:
     """What the figures are worth: beside the average, and beside chance."""
     if not nearest:
         return [Text("There is nothing to compare with.")]
+    if chance.compared < 3:
+        return [Text(f"Only {plural(chance.compared, 'token')} to compare with: too few to tell near from far.")]
     compared = (
-        f"All {chance.vectors:,} compared: {average:.3f} on average. By chance, the nearest of {chance.vectors:,} "
-        f"random vectors of width {chance.width:,} would be at {chance.median:.3f}, and above {chance.most:.3f} "
-        "once in 20."
+        f"Cosine with all {chance.compared:,} compared: {chance.average:.3f} on average, standard deviation "
+        f"{chance.spread:.3f}. Spread by chance alone, in a bell curve around that average, the nearest would be at "
+        f"{chance.median:.3f}, and above {chance.most:.3f} once in 20."
     )
-    if nearest[0].cosine > chance.most:
-        near = sum(token.cosine > chance.most for token in nearest)
-        all_of = (
-            "All of these are" if near == len(nearest) > 1 else f"The first {near} are" if near > 1 else "The first is"
-        )
-        verdict = f"{all_of} nearer than chance."
+    near = sum(token.cosine > chance.most for token in nearest)
+    if not near:
+        verdict = "No nearer than chance: of so many, some come as near as these without meaning anything."
+    elif near == len(nearest) > 1:
+        verdict = "All of these are nearer than chance."
     else:
-        verdict = (
-            "No nearer than chance: these neighbours mean nothing. The model is too small or has learned too little."
-        )
-    if average > chance.median:
-        verdict += " But all that was compared lies on one side: measure by the average instead."
+        verdict = f"The first {near} are nearer than chance." if near > 1 else "The first is nearer than chance."
     return [Text(compared, "dim"), Text(verdict)]
 
 
@@ -179,7 +176,7 @@ def _nearest_document(found: Neighbors | Analogy) -> dict[str, Any]:
             {"id": token.id, "text": token.text, "index": token.index, "cosine": token.cosine}
             for token in found.nearest
         ],
-        "compared": chance.vectors,
-        "average_cosine": found.average,
-        "chance": {"width": chance.width, "median": chance.median, "once_in_20": chance.most},
+        "compared": chance.compared,
+        "average_cosine": chance.average,
+        "chance": {"standard_deviation": chance.spread, "median": chance.median, "once_in_20": chance.most},
     }

@@ -1,4 +1,4 @@
-"""A training run as it goes on, on a terminal: progress, figures, the loss curve, what the model writes now.
+"""A training run as it goes on, on a terminal: progress, figures, watched heads, the curve, what the model writes.
 
 Owns the layout and when it is drawn: after a report, at most four times a second, and once a second in between. What it
 draws fits the terminal, whose size is read every time. A terminal that has gone away ends the drawing, not the run.
@@ -17,9 +17,9 @@ from rich.text import Text
 
 from attncli.render.chart import Curve, Picture, ascii_only, chart, styled_row
 from attncli.render.escape import visible
-from attncli.render.numbers import count, duration
+from attncli.render.numbers import count, decimal, duration
 from attncli.training.curves import Floats, RunCurves
-from attncli.training.reports import EvalReport, Plan, Report, Result, SampleReport, StepReport
+from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Result, SampleReport, StepReport
 
 TRAIN_STYLE, VALIDATION_STYLE = "cyan", "bold magenta"
 _REFRESH_SECONDS = 0.25
@@ -42,6 +42,7 @@ class LiveDisplay:
         self._step: StepReport | None = None
         self._evaluation: EvalReport | None = None
         self._best_step: int | None = None
+        self._heads: HeadsReport | None = None
         self._sample: SampleReport | None = None
         self._result: Result | None = None
         self._reported = self._refreshed = time.monotonic()
@@ -72,6 +73,8 @@ class LiveDisplay:
             self._evaluation = report
             self._best_step = report.step if report.best else self._best_step
             self._validation.add(report.step, report.score.per_token)
+        elif isinstance(report, HeadsReport):
+            self._heads = report
         elif isinstance(report, SampleReport):
             self._sample = report
         elif isinstance(report, Result):
@@ -86,7 +89,10 @@ class LiveDisplay:
         """Everything, for the size that the terminal has now."""
         width, height = self._console.size
         plain = ascii_only(self._console)
-        head = [self._progress(width, plain), *self._figures(width, 2 if height < 16 else 3)]
+        short = height < 16
+        head = [self._progress(width, plain), *self._figures(width, 2 if short else 3)]
+        if self._heads is not None and not short:
+            head.append(self._best_heads(self._heads, width))
         below = self._below
         if below is None or below[0] != (width, height):
             self._below = below = ((width, height), self._curve_and_sample(width, height, len(head), plain))
@@ -135,6 +141,14 @@ class LiveDisplay:
             rows[-1].append((("  " if rows[-1] else "") + fact, style))
         return [styled_row(row, width) for row in rows[:most] if row]
 
+    def _best_heads(self, report: HeadsReport, width: int) -> list[Segment]:
+        """'heads  previous 0.3 .52  induction 1.2 .04', as many kinds as fit."""
+        row: Pieces = [("heads", "dim")]
+        for name in best_heads(report):
+            if sum(len(text) for text, _ in row) + 2 + len(name) <= width:
+                row.append((f"  {name}", ""))
+        return styled_row(row, width)
+
     def _curve_and_sample(self, width: int, height: int, above: int, plain: bool) -> Picture:
         least, enough, most = _CHART_ROWS
         room = max(height - _PLAN_ROWS, min(height - 1, _WITHOUT_PLAN)) - above
@@ -173,6 +187,11 @@ class LiveDisplay:
             line.truncate(width)
             drawn.append([segment for segment in line.render(self._console) if segment.text])
         return drawn + [[]] * (rows - len(drawn))
+
+
+def best_heads(report: HeadsReport) -> list[str]:
+    """The best head of each kind: 'previous 0.3 .52'."""
+    return [f"{best.kind} {best.layer}.{best.head} {decimal(best.score)}" for best in report.best]
 
 
 def seconds_left(plan: Plan, report: StepReport) -> float:

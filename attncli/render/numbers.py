@@ -48,10 +48,10 @@ def decimal(value: float) -> str:
 
 
 def bar(share: float, width: int, full: str = "█") -> str:
-    """A bar of `width` cells for 1, in eighths of a cell. Another `full` draws whole cells only."""
+    """A bar of `width` cells for 1, in eighths of a cell. Another `full` draws whole cells, one at least."""
     eighths = round(max(0.0, min(share, 1.0)) * width * 8)
     if full != "█":
-        return full * round(eighths / 8)
+        return full * max(round(eighths / 8), min(eighths, 1))
     return full * (eighths // 8) + (_EIGHTHS[eighths % 8].strip())
 
 

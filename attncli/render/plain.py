@@ -1,13 +1,17 @@
-"""The first screen as sentences, one a line: for screen readers and logs. No boxes, no bars, no colours."""
+"""The first screen as sentences, one a line: for screen readers and logs. No boxes, no bars, no colours.
+
+A screen reader passes over a lone comma, so signs are called by their Unicode names.
+"""
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
 from rich.text import Text
 
-from attncli.explain.findings import Explanation, HeadMap
+from attncli.explain.findings import EdgeChecks, Explanation
 from attncli.render.console import output
 from attncli.render.escape import one_line
 from attncli.render.explanation import scope
@@ -15,7 +19,7 @@ from attncli.render.numbers import percent, plural
 from attncli.text.tokenizer import Piece
 
 _SOURCES = 8  # named, as on the screen
-_ROWS = 40  # of the map
+_ROWS = 40  # of the map, and tokens listed
 _NEXT = 5
 _BLANKS = {" ": "space", "\n": "line end", "\t": "tab", "\r": "carriage return"}
 _LEAST = 0.05  # of a row of the map that is told
@@ -33,20 +37,26 @@ def explanation_sentences(found: Explanation, model: str) -> list[str]:
     names = _names(found.pieces)
     layers, heads = plural(found.layers, "layer"), plural(found.heads, "head")
     return [
-        f"The model {one_line(model)} has {layers} of {heads}. The text has {plural(len(found.pieces), 'token')}.",
+        f"The model {one_line(model)} has {layers} of {heads}. {_text(found.pieces)}",
         *_shares(found, names),
-        *_map(found.map, names),
+        *(_random_cut(found.checks, scope(found.sources, found)) if found.checks else []),
+        *_map(found, names),
         *_next(found, names),
-        "A share says where information comes from, not what it is worth to the prediction.",
+        "A share says where information comes from, not what it is worth to the prediction"
+        + (": that is what a cut shows." if found.checks else "."),
+        f"To go on, add one of: --token {max(found.sources.focus - 1, 0)}, --head {found.map.layer}.{found.map.head}, "
+        "--json; or without --plain: --view grid, --view logit, --view lens.",
     ]
 
 
 def spoken(text: str) -> str:
-    """A token's text as it is said: 'river', '"."', 'a space', '2 line ends'."""
+    """A token's text as it is said: 'river', 'comma', '"!?"', 'a space', '2 line ends'."""
     word = text.strip()
     if word:
         shown = one_line(word)
-        return shown if any(char.isalnum() for char in word) else f'"{shown}"'
+        if any(char.isalnum() for char in word):
+            return shown
+        return unicodedata.name(word, f'"{shown}"').lower() if len(word) == 1 else f'"{shown}"'
     if not text:
         return "nothing"
     kinds = set(text)
@@ -56,14 +66,25 @@ def spoken(text: str) -> str:
     return f"a {blank}" if len(text) == 1 else f"{len(text)} {blank}s"
 
 
+def _text(pieces: Sequence[Piece]) -> str:
+    """The text as its tokens, with the numbers that --token takes."""
+    listed = ", ".join(f"{at} {spoken(piece.text)}" for at, piece in enumerate(pieces[:_ROWS]))
+    more = f" and {len(pieces) - _ROWS:,} more" if len(pieces) > _ROWS else ""
+    return f"The text has {plural(len(pieces), 'token')}: {listed}{more}."
+
+
 def _names(pieces: Sequence[Piece]) -> list[str]:
     """What each token is called: with its index where two would be called the same."""
-    names = [spoken(piece.text) for piece in pieces]
-    for at, piece in enumerate(pieces):
-        if piece.part != (1, 1):
-            names[at] += f", part {piece.part[0]} of {piece.part[1]}"
+    names = [_name(piece) for piece in pieces]
     common = Counter(names)
-    return [f"{name} (token {at})" if common[name] > 1 else name for at, name in enumerate(names)]
+    return [_name(piece, at if common[names[at]] > 1 else None) for at, piece in enumerate(pieces)]
+
+
+def _name(piece: Piece, at: int | None = None) -> str:
+    """'river', 'the (token 4)', '東 (part 1 of 3)'."""
+    notes = [f"part {piece.part[0]} of {piece.part[1]}"] if piece.part != (1, 1) else []
+    notes += [f"token {at}"] if at is not None else []
+    return spoken(piece.text) + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _shares(found: Explanation, names: Sequence[str]) -> list[str]:
@@ -71,22 +92,56 @@ def _shares(found: Explanation, names: Sequence[str]) -> list[str]:
     measure = "shares of information" if sources.weights == "norm" else "raw attention weights"
     apart = sources.focus > 1
     ranked = sorted(range(1 if apart else 0, sources.focus + 1), key=lambda at: -sources.shares[at])
-    lines = [f"Where does {focus}, token {sources.focus}, get its information? In {measure}, {scope(sources, found)}:"]
+    asked = f"Where does token {sources.focus}, {_name(found.pieces[sources.focus])}, get its information?"
+    lines = [f"{asked} In {measure}, {scope(sources, found)}:"]
+    if found.checks:
+        likely, now = _likely(found.checks), percent(found.checks.token.probability)
+        lines.append(f"The most probable next token is {likely}, with {now}; a cut shows what is left of that.")
+    cuts = _cuts(found.checks)
     for at in ranked[:_SOURCES]:
         source = "itself" if at == sources.focus else names[at]
-        lines.append(f"{focus} takes {percent(float(sources.shares[at]))} from {source}.")
+        lines.append(f"{focus} takes {percent(float(sources.shares[at]))} from {source}{cuts.get(at, '')}.")
     if rest := ranked[_SOURCES:]:
         others = "another token" if len(rest) == 1 else f"{len(rest)} other tokens"
         lines.append(f"{focus} takes {percent(float(sources.shares[rest].sum()))} from {others}.")
     if apart:
         share, raw = percent(float(sources.shares[0])), percent(float(sources.raw[0]))
-        lines.append(f"{focus} takes {share} from the first token, {names[0]}, which has {raw} of the raw attention.")
+        first = f"the first token, {names[0]}, which has {raw} of the raw attention"
+        lines.append(f"{focus} takes {share} from {first}{cuts.get(0, '')}.")
     return lines
 
 
-def _map(head: HeadMap, names: Sequence[str]) -> list[str]:
+def _likely(checks: EdgeChecks) -> str:
+    number = f", id {checks.token.id}" if "\N{REPLACEMENT CHARACTER}" in checks.token.text else ""
+    return spoken(checks.token.text) + number
+
+
+def _cuts(checks: EdgeChecks | None) -> dict[int, str]:
+    """What each source's sentence ends with: '; with it cut off, and has 9%, not 21%'."""
+    if checks is None:
+        return {}
+    found = zip(checks.sources, checks.probabilities, strict=True)
+    return {at: f"; with it cut off, {_left(checks, probability)}" for at, probability in found}
+
+
+def _left(checks: EdgeChecks, probability: float) -> str:
+    before, left = percent(checks.token.probability), percent(probability)
+    return f"{_likely(checks)} " + (f"still has {before}" if left == before else f"has {left}, not {before}")
+
+
+def _random_cut(checks: EdgeChecks, where: str) -> list[str]:
+    lines = [f"Cut off means that the token can no longer look there, in {where}."]
+    if checks.random is not None:
+        drawn = f" of {checks.random_of:,}" if checks.random_cuts < checks.random_of else ""
+        of = f"the mean of {checks.random_cuts}{drawn} others" if checks.random_cuts > 1 else "the only other"
+        lines.append(f"With a source at random cut off, {_left(checks, checks.random)}: {of}.")
+    return lines
+
+
+def _map(found: Explanation, names: Sequence[str]) -> list[str]:
+    head = found.map
     asked = "you asked for" if head.asked_for else "that brings most from other tokens"
-    lines = [f"In head {head.layer}.{head.head}, the one {asked}:"]
+    lines = [f"In head {head.layer}.{head.head}, the one {asked}, by attention weight:"]
     for row in range(min(len(names), _ROWS)):
         weights = head.weights[row, : row + 1]
         told = sorted(range(row + 1), key=lambda at: -weights[at])[:2]
@@ -95,7 +150,7 @@ def _map(head: HeadMap, names: Sequence[str]) -> list[str]:
             for at in told
             if at == told[0] or weights[at] >= _LEAST
         ]
-        lines.append(f"{names[row]} looks {' and '.join(seen)}.")
+        lines.append(f"Token {row}, {_name(found.pieces[row])}, looks {' and '.join(seen)}.")
     if len(names) > _ROWS:
         lines.append(f"There are {len(names) - _ROWS:,} more; --json gives all.")
     if head.previous_token is not None and head.previous_token_chance is not None:

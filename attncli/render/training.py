@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.render.escape import fit, one_line, visible
-from attncli.render.live import LiveDisplay
-from attncli.render.numbers import count, decimal, duration, plural, size
+from attncli.render.live import LiveDisplay, best_heads
+from attncli.render.numbers import count, duration, plural, size
 from attncli.render.passing import passing_bar
 from attncli.text.files import Listener, Progress
 from attncli.training.curves import RunCurves
@@ -100,7 +100,7 @@ class TrainingScreen:
         elif isinstance(report, EvalReport):
             self._console.print(Text(self._line(report)), soft_wrap=True)
         elif isinstance(report, HeadsReport):
-            self._console.print(Text(f"  heads   {heads_line(report)}"), soft_wrap=True)
+            self._console.print(Text(f"  heads   {', '.join(best_heads(report))}"), soft_wrap=True)
         elif isinstance(report, SampleReport):
             written = fit(one_line(report.text), _SAMPLE_CELLS)
             self._console.print(Text(f"  writes  {written}"), soft_wrap=True)
@@ -115,11 +115,6 @@ class TrainingScreen:
         if step is not None:
             parts.append(f"{count(step.tokens_per_second)} tok/s")
         return "  ".join([*parts, *(["best"] if report.best else [])])
-
-
-def heads_line(report: HeadsReport) -> str:
-    """The best head of each kind: 'previous 0.3 .52, induction 1.2 .04'."""
-    return ", ".join(f"{best.kind} {best.layer}.{best.head} {decimal(best.score)}" for best in report.best)
 
 
 def score_text(score: Score) -> str:

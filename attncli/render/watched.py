@@ -41,13 +41,34 @@ def watched_screen(run: RunHeads, along: str, width: int, height: int, ascii: bo
         ascii=ascii,
     )
     rows = []
+    same = coinciding(run, _span(run) / (8 * height))  # half a dot
     for at, (kind, letter) in enumerate(zip(run.kinds, letters, strict=True)):
         row = [(f"{letter} {pad(one_line(kind.kind), _KIND_CELLS)}", _STYLES[at % len(_STYLES)])]
-        for figure in _figures(kind, x, along):
+        last, *more = _figures(kind, x, along)
+        twin = [f"  on the curve of {one_line(run.kinds[same[at]].kind)}"] if at in same else []
+        for figure in (last, *twin, *more):
             if sum(cell_len(text) for text, _ in row) + len(figure) <= width:
                 row.append((figure, ""))
         rows.append(styled_row(row, width))
     return Picture([*drawn.rows, *rows])
+
+
+def coinciding(run: RunHeads, tolerance: float) -> dict[int, int]:
+    """Kinds whose curve is that of an earlier kind, everywhere within a tolerance: the kind -> the first of them."""
+    same: dict[int, int] = {}
+    for at, kind in enumerate(run.kinds):
+        for first, other in enumerate(run.kinds[:at]):
+            known = np.isfinite(kind.scores).any()
+            if known and np.allclose(kind.scores, other.scores, rtol=0, atol=tolerance, equal_nan=True):
+                same[at] = first
+                break
+    return same
+
+
+def _span(run: RunHeads) -> float:
+    """From the lowest score to the highest."""
+    known = np.concatenate([kind.scores[np.isfinite(kind.scores)] for kind in run.kinds] or [np.zeros(0)])
+    return float(np.ptp(known)) if len(known) else 0.0
 
 
 def _letters(run: RunHeads) -> list[str]:

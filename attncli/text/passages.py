@@ -8,7 +8,7 @@ import re
 from attncli.text.files import Documents
 from attncli.text.tokenizer import Tokenizer
 
-_MOST_READ = 4_000_000  # characters, from the beginning
+MOST_READ = 4_000_000  # characters, from the beginning
 _CHARACTERS_PER_TOKEN = 16  # more than of any passage worth reading on for
 
 
@@ -17,9 +17,9 @@ def draw_passages(
 ) -> list[list[int]]:
     """At most `count` passages of `shortest` to `longest` tokens; fewer where there are fewer paragraphs so long.
 
-    A text without paragraphs is taken line by line.
+    Of a text of more than MOST_READ characters its beginning is read. One without paragraphs is taken line by line.
     """
-    pieces = documents.read(0, min(documents.characters, _MOST_READ))
+    pieces = documents.read(0, min(documents.characters, MOST_READ))
     text = "".join(piece + ("\n\n" if ends else "") for piece, ends in pieces)
     chance = random.Random(seed)
     for between in (r"\n\s*\n", r"\n"):
