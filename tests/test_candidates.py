@@ -58,6 +58,15 @@ def test_the_tokens_are_the_most_probable_of_the_model_and_the_rest_has_the_rest
         assert found.rest[at] == pytest.approx(1 - sum(column))
 
 
+def test_of_equal_tokens_the_one_that_temperature_0_takes_comes_first(tokenizer):
+    model = tiny_model(vocab_size=tokenizer.vocab_size)
+    with torch.no_grad():
+        model.embedding.weight.zero_()
+    found = candidates(model, tokenizer, tokenizer.encode("The"), (0.0, 1.0), 3)
+    assert [token.probabilities[0] for token in found.tokens] == [1, 0, 0]
+    assert [token.id for token in found.tokens] == [0, 1, 2]
+
+
 def test_rows_that_fill_a_matrix_are_no_tokens(tokenizer):
     model = tiny_model(vocab_size=tokenizer.vocab_size + 40)
     found = candidates(model, tokenizer, tokenizer.encode("The"), (1.0,), 10**6)

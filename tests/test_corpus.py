@@ -735,6 +735,9 @@ def test_of_a_large_part_only_passages_are_trained_on(tmp_path, short_passages):
         assert 2000 <= part.characters <= 4000
         assert part.characters + part.left_out == of.characters
         assert of.left_out == 0
+        assert of.share_of(len(of) - 1) == 1
+        assert part.share_of(len(part) - 1) == part.characters / of.characters
+        assert part.share_of((len(part) - 1) / 2) == part.characters / of.characters / 2
     ends = np.flatnonzero(made.train.ids == made.tokenizer.end_of_text)
     text = made.tokenizer.decode(made.train.ids[made.train.ids != made.tokenizer.end_of_text].tolist())
     assert len(text) == made.train.characters
@@ -783,6 +786,16 @@ def test_a_prompt_to_try_is_of_one_document():
     texts = [f"Note {i} is short." for i in range(40)]
     assert _first_words(prepare(documents(*texts), CorpusConfig(vocab_size=300))) == "Note 0 is short."
     assert _first_words(prepare(documents("Hi", *texts), CorpusConfig(vocab_size=300))) == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("--- \n- one two\n", "one two"), ("-5 degrees", "5 degrees"), ("- - -", "The")]
+)
+    ("text", "words"), [("--- \n- one two\n", "one two"), ("-5 degrees", "5 degrees"), ("- - -", "The")]
+)
+def test_a_prompt_to_try_is_no_option(text, words):
+    made = prepare(documents(text, *(story(40, seed) for seed in range(12))), CorpusConfig(vocab_size=300))
+    assert _first_words(made) == words
 
 
 # Progress

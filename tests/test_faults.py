@@ -815,3 +815,25 @@ def test_fewer_threads_are_a_warning(run_there, monkeypatch):
     assert resume_job(run_there / "m").notes == ()
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads - 1)
     assert "not bit-identical" in resume_job(run_there / "m").notes[0]
+
+
+def test_another_torch_is_a_warning(run_there, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.0.0")
+    assert "not bit-identical" in resume_job(run_there / "m").notes[0]
+
+
+def test_the_validation_text_of_a_stopped_run_may_lie_elsewhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("story.txt").write_text(story(1500))
+    Path("val.txt").write_text(story(600, seed=1))
+    config = TrainConfig(steps=12, size="1x32", context=16)
+    job = new_job(["story.txt"], "val.txt", CorpusConfig(vocab_size=300), config)
+    asked = itertools.count(1)
+    with lock(Path("m")):
+        list(train(job.corpus, job.plan, Path("m"), facts=job.facts, stop=lambda: next(asked) >= 4))
+    Path("val.txt").rename("moved.txt")
+    assert run(["train", "--resume", "--out", "m"]) == 3
+    assert "val.txt" in capsys.readouterr().err
+    assert run(["train", "--resume", "--out", "m", "--val-file", "story.txt"]) == 3
+    assert "not the one" in capsys.readouterr().err
+    assert run(["train", "--resume", "--out", "m", "--val-file", "moved.txt"]) == 0

@@ -586,7 +586,7 @@ def test_tensorboard_gets_every_report(tmp_path):
     assert found["train/nats_per_token"][-1][1] == pytest.approx(3.1)
     assert found["train/bits_per_byte"][-1][1] == pytest.approx(PLAN.bits_per_byte(3.1))
     assert found["validation/nats_per_token"] == [(10, 3.0)]
-    assert found["whole_validation/nats_per_token"] == [(10, pytest.approx(3.1))]
+    assert found["final/nats_per_token"] == [(10, pytest.approx(3.1))]
 
 
 def test_tensorboard_forgets_what_a_resumed_run_does_again(tmp_path):

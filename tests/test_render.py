@@ -25,6 +25,7 @@ from attncli.render import live
 from attncli.render.console import print_error, print_note
 from attncli.render.escape import fit, label_text, one_line, token_label, visible
 from attncli.render.explanation import explanation_document, explanation_screen
+from attncli.render.live import seconds_left
 from attncli.render.models import info_document, info_screen, models_document, models_table
 from attncli.render.numbers import bar, count, duration, percent, plural, size
 from attncli.render.palette import heat
@@ -807,6 +808,8 @@ def test_a_plan_fits_and_says_what_will_happen(width):
         "about 120 ms a step, 123.5 MB of memory",
     ):
         assert fact in said
+    early = " ".join(shown(plan_table(replace(PLAN, most_steps=1830), "stories", "text"), width).split())
+    assert "at most 5m 00s: about 1,830 steps" in early
     steps = " ".join(shown(plan_table(replace(PLAN, seconds=None), "stories", "text"), width).split())
     assert "training 1,830 steps, 15M tokens" in steps
 
@@ -821,6 +824,14 @@ def test_a_reason_stands_beside_what_it_is_a_reason_for(width):
         "Training": [], "text": [], "model": ["S"], "tokens": [], "training": ["T"], "step": ["C"], "rates": [],
         "recipe": ["D"], "machine": [], "needs": [],
     }  # fmt: skip
+
+
+def test_the_time_left_is_until_the_deadline_or_the_last_step_whichever_is_first():
+    report = StepReport(830, 1830, 2.0, 1e-3, 81_920.0, 40.0)  # ten steps of 8,192 tokens a second
+    assert seconds_left(PLAN, report) == 260
+    assert seconds_left(replace(PLAN, most_steps=1830), report) == 102
+    assert seconds_left(replace(PLAN, most_steps=9999), report) == 260
+    assert seconds_left(replace(PLAN, seconds=None), report) == 100
 
 
 SAMPLE = f"ROMEO: {HOSTILE}\tthe 東京 king of 👩\u200d👧 what\n" + "I have been so long a time that " * 9 + "\n\n"

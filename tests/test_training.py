@@ -18,6 +18,7 @@ from attncli.model.transformer import Transformer
 from attncli.text.corpus import prepare
 from attncli.text.files import Documents
 from attncli.text.tokenizer import Tokenizer
+from attncli.training import job as job_module
 from attncli.training import loop as loop_module
 from attncli.training import make_plan, new_job, resume_job, train
 from attncli.training import measure as measure_module
@@ -413,6 +414,14 @@ def test_a_time_that_is_gone_before_the_first_step_is_refused_with_one_that_is_e
         make_plan(TrainConfig(seconds=20, size="1x32", context=16), corpus, spent=29.95)
     least = float(re.search(r"--time (\d+)s or more", refused.value.hint)[1])
     assert make_plan(TrainConfig(seconds=least, size="1x32", context=16), corpus, spent=29.95).schedule.steps > 1
+
+
+@pytest.mark.parametrize("seconds", [8, 60, 180, 300, 3600])
+def test_a_timed_run_reads_no_less_than_it_can_see_and_not_much_more(seconds):
+    for device, per_second in (("cpu", 100_000), ("cuda", 1_000_000)):
+        most = job_module._most_characters(seconds, device)
+        assert per_second * seconds <= most < 2 * per_second * seconds
+        assert most.bit_count() == 1
 
 
 @pytest.mark.parametrize(

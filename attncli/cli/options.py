@@ -91,7 +91,10 @@ def count(*names: str, help: str, **more: Any) -> Any:
 
 
 _AUTO = "auto takes the best there is"
-_MODEL = "A model directory, or a name in ./checkpoints. Unset: ATTNCLI_MODEL, else the newest in ./checkpoints."
+_MODEL = (
+    "A model directory, or a name in ./checkpoints. Unset: ATTNCLI_MODEL, else the newest in ./checkpoints, else the "
+    "one that comes with attncli."
+)
 _DTYPE = "auto, float32, bfloat16 or (not to train) float16; auto is what is fast: bfloat16 on CUDA."
 
 ModelOption = Annotated[str | None, unset("--model", "-m", metavar="MODEL", help=_MODEL)]

@@ -140,7 +140,7 @@ def train(
             _refuse_taken(target, force)
         with reading_progress(messages()) as progress:
             if resume:
-                job = resume_job(target, files or (), device, progress)
+                job = resume_job(target, files or (), val_file, device, progress)
             else:
                 job = new_job(files or (), val_file, text, pinned, monotonic() - clock.started, start, progress)
         if watch_heads:
@@ -191,7 +191,7 @@ def _target(files: list[str] | None, name: str | None, out: Path | None, resume:
 
 def _refuse_changes(context: typer.Context) -> None:
     """A resumed run keeps its plan."""
-    free = {"files", "name", "out", "resume", "device", "tensorboard", "watch_heads", "json"}
+    free = {"files", "val_file", "name", "out", "resume", "device", "tensorboard", "watch_heads", "json"}
     _refuse_given(context, sorted(context.params.keys() - free), "A resumed run keeps its plan")
 
 
@@ -390,12 +390,14 @@ def _summarize(result: Result, job: Job, target: Path, json: bool) -> None:
     events = generate(loaded.model, loaded.tokenizer, [loaded.start_of_text], config)
     ids = next(event.ids for event in events if isinstance(event, Finished))
     sample = loaded.tokenizer.decode(ids[:_SAMPLE_TOKENS])
+    assert result.best is not None
+    share = job.corpus.val.share_of(result.best.scored)
     honesty = judge(result, plan, job.corpus, read_metrics(target), ids)
     if json:
-        print_json(result_document(result, str(target), sample) | honesty_document(honesty))
+        print_json(result_document(result, share, str(target), sample) | honesty_document(honesty))
         return
     console = output()
-    show(console, summary(result, plan, len(job.corpus.val), str(target), sample))
+    show(console, summary(result, plan, share, str(target), sample))
     show(console, honesty_screen(honesty, console.width))
     model = shlex.quote(target.name if target.parent == MODELS_FOLDER else str(target))
     prompt = shlex.quote(_first_words(job.corpus))
@@ -407,6 +409,6 @@ def _summarize(result: Result, job: Job, target: Path, json: bool) -> None:
 
 
 def _first_words(corpus: Corpus) -> str:
-    """The beginning of the text, as a prompt to try: at most four words of its first line."""
-    first_line = corpus.opening(_OPENING).strip().partition("\n")[0]
+    """The beginning of the text, as a prompt to try: at most four words of its first line, no '-' before them."""
+    first_line = corpus.opening(_OPENING).lstrip("- \t\r\n").partition("\n")[0]
     return " ".join(first_line.split()[:4])[:40] or "The"

@@ -25,7 +25,7 @@ def candidates(
     refuse_unreadable(model, tokenizer, prompt)
     ids = torch.tensor([prompt], device=model.embedding.weight.device)
     logits = prefill(model, model.new_cache(), ids)[0, : tokenizer.vocab_size].double().cpu()
-    top = logits.topk(min(count, len(logits))).indices
+    top = logits.argsort(descending=True, stable=True)[:count]  # of equal ones the first, as argmax takes it
     columns = torch.stack([distribution(logits, temperature)[top] for temperature in temperatures], 1)
     return Candidates(
         tuple(temperatures),

@@ -21,6 +21,7 @@ from attncli.model.mask import causal_mask
 
 _LOGITS_AT_ONCE = {"cpu": 1 << 19}  # a few megabytes: what a core's cache holds
 _LOGITS_AT_ONCE_ELSEWHERE = 1 << 27
+_ROUNDED = 0.1  # of p or of 1 - p: how far a share that is dropped may be from it
 _LONGEST_WRITTEN_OUT = 1024  # keys; beyond, holding T x S weights costs more than it saves
 
 
@@ -176,7 +177,7 @@ class Dropout(nn.Module):
     """Zeroes a share p of the numbers in training and scales up the rest (Srivastava et al., 2014).
 
     On a CPU one random byte decides on each number, which is ten times as fast as PyTorch's own draw; p is rounded to
-    1/256.
+    1/256, and where that would be another p, PyTorch draws.
     """
 
     def __init__(self, p: float) -> None:
@@ -187,9 +188,10 @@ class Dropout(nn.Module):
         """(...) -> (...)."""
         if not (self.training and self.p > 0):
             return x
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
+        dropped = round(self.p * 256)
+        apart = abs(dropped / 256 - self.p) / min(self.p, 1 - self.p)
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or apart > _ROUNDED:
             return F.dropout(x, self.p)
-        dropped = min(round(self.p * 256), 255)
         drawn = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
         kept = drawn.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
         return x * kept.to(x.dtype).mul_(256 / (256 - dropped))

@@ -195,10 +195,12 @@ def best_heads(report: HeadsReport) -> list[str]:
 
 
 def seconds_left(plan: Plan, report: StepReport) -> float:
-    """Until the deadline, or at this speed until the last step."""
-    if plan.seconds is not None:
-        return max(plan.seconds - report.seconds, 0.0)
-    return (report.steps - report.step) * plan.tokens_per_step / report.tokens_per_second
+    """Until the deadline, or at this speed until the last step where that comes before."""
+    steps = (report.steps - report.step) * plan.tokens_per_step / report.tokens_per_second
+    if plan.seconds is None:
+        return steps
+    until_deadline = max(plan.seconds - report.seconds, 0.0)
+    return min(until_deadline, steps + plan.closing_seconds) if report.steps == plan.most_steps else until_deadline
 
 
 class _Trace:

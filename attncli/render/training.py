@@ -47,13 +47,15 @@ def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
     tokens = plan.schedule.steps * plan.tokens_per_step
     length = f"{plan.schedule.steps:,} steps, {count(tokens)} tokens, {plan.epochs:.1f} epochs"
     if plan.seconds is not None:
-        length = f"{duration(plan.seconds)}: about {length}"
+        most = "at most " if plan.schedule.steps == plan.most_steps else ""
+        length = f"{most}{duration(plan.seconds)}: about {length}"
     shape = f"{plural(model.layers, 'layer')} x {plural(model.heads, 'head')}, width {model.width}"
     parts = f", in {plan.grad_accum} parts" if plan.grad_accum > 1 else ""
     again = ", activations computed twice" if plan.checkpoint_activations else ""
     rates = f"AdamW at {plan.adam_lr:.2g}"
     if plan.optimizer == "muon":
         rates = f"Muon at {plan.schedule.peak:.2g} on matrices, {rates} on the rest"
+    saved = "" if plan.save_dtype == "float32" else f", saved in {plan.save_dtype}"
     kept = f"weight decay {plan.weight_decay:.2g}, dropout {plan.dropout:g}, seed {plan.seed}"
     compiled = ", compiled" if plan.compiled else ""
     yield "text", corpus
@@ -64,7 +66,7 @@ def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
     yield "rates", rates, "lr", "optimizer"
     yield "recipe", kept, "weight_decay", "dropout"
     threads = f", {plural(plan.threads, 'thread')}" if plan.device == "cpu" else ""
-    yield "machine", f"{plan.device}, {plan.dtype}{threads}{compiled}", "dtype", "threads", "compiled"
+    yield "machine", f"{plan.device}, {plan.dtype}{threads}{compiled}{saved}", "dtype", "threads", "compiled"
     yield "needs", f"about {plan.step_seconds * 1e3:.0f} ms a step, {size(plan.memory_bytes)} of memory"
 
 
@@ -125,13 +127,12 @@ def score_text(score: Score) -> str:
     )
 
 
-def summary(result: Result, plan: Plan, val_tokens: int, path: str, sample: str) -> RenderableType:
-    """What came out: the score, where it is, what it writes. `val_tokens`: of the whole validation part."""
+def summary(result: Result, plan: Plan, share: float, path: str, sample: str) -> RenderableType:
+    """What came out: the score, on what share of the validation part it is, where the model is, what it writes."""
     assert result.best is not None
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    share = result.best.scored / max(val_tokens - 1, 1)
     table.add_row("validation", Text(score_text(result.best) + (f" · on {share:.0%} of it" if share < 1 else "")))
     best = "" if result.best_step == result.step else f"; the best weights are those of step {result.best_step:,}"
     trained = f"{result.step:,} steps, {count(result.tokens)} tokens, {result.tokens / plan.train_tokens:.1f} epochs"
@@ -155,7 +156,7 @@ def reading_progress(console: Console) -> Iterator[Listener]:
         yield show
 
 
-def result_document(result: Result, path: str, sample: str) -> dict[str, Any]:
+def result_document(result: Result, share: float, path: str, sample: str) -> dict[str, Any]:
     """The summary for programs."""
     assert result.best is not None
     return {
@@ -167,5 +168,6 @@ def result_document(result: Result, path: str, sample: str) -> dict[str, Any]:
         "seconds": result.seconds,
         "train_nats_per_token": result.train_loss,
         "validation": result.best.figures(),
+        "validation_share": share,
         "sample": sample,
     }

@@ -51,6 +51,10 @@ class Tokens:
     documents: int
     left_out: int = 0
 
+    def share_of(self, scored: int) -> float:
+        """How much of the part so many scored tokens are; 1 is all of it. The first token is not scored."""
+        return scored / (len(self) - 1) * self.characters / (self.characters + self.left_out)
+
     def __len__(self) -> int:
         return len(self.ids)
 

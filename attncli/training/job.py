@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,8 +29,7 @@ from attncli.text.files import STDIN, Listener, read_documents
 from attncli.training.plan import make_plan
 from attncli.training.reports import Plan, plan_from_document
 
-_CHARACTERS_PER_SECOND = {"cpu": 100_000}  # of a run
-_CHARACTERS_PER_SECOND_ELSEWHERE = 1_000_000
+_CHARACTERS_PER_SECOND, _ON_A_GPU = 100_000, 1_000_000  # of a run: about what it can see
 _FEWEST_BYTES_PER_TOKEN = 1.5  # of a tokenizer that fits the text at all
 _FACTS = ("format", "created", "versions", "corpus", "request")
 STATE_FORMAT = 2  # of plan and state; another one is not resumed
@@ -73,17 +72,7 @@ def new_job(
     corpus = prepare(documents, text, held_out, start.tokenizer if start is not None else None, progress)
     shape = start.model.config if start is not None else None
     plan = make_plan(pinned, corpus, spent=spent + time.monotonic() - began, start=shape)
-    notes: tuple[str, ...] = ()
-    if skipped := documents.skipped:
-        notes = (
-            f"not text and so left out: {skipped[0]}{f' and {len(skipped) - 1} more' if len(skipped) > 1 else ''}",
-        )
-    notes += _left_out(corpus)
-    if start is not None:
-        notes += _misfit(corpus)
-    reading = spent + time.monotonic() - began
-    if plan.seconds is not None and reading > plan.seconds / 2:
-        notes = (*notes, f"reading and measuring took {reading:.0f} of {plan.seconds:.0f} seconds: give more --time")
+    notes = _notes(documents.skipped, corpus, plan, start, spent + time.monotonic() - began)
     if start is None and text.vocab_size is None and text.tokenizer == "bpe":
         plan = replace(plan, reasons=plan.reasons | {"vocab_size": f"for {corpus.train.characters:,} characters"})
     facts = _facts(corpus, text, val_file, pinned)
@@ -100,30 +89,35 @@ def _borders_of(start: LoadedModel) -> Borders:
 
 
 def _most_characters(seconds: float, device: str) -> int:
-    """Of the training part: about what a run of that length can see, and what takes little of it to tokenize.
+    """Of either part: about what a run of that length can see, which takes little of it to tokenize.
 
     A power of two, so that runs of about the same length find each other's tokens in the cache.
     """
-    per_second = _CHARACTERS_PER_SECOND.get(device, _CHARACTERS_PER_SECOND_ELSEWHERE)
-    return 1 << round(math.log2(max(seconds, 1.0) * per_second))
+    per_second = _CHARACTERS_PER_SECOND if device == "cpu" else _ON_A_GPU
+    return 1 << math.ceil(math.log2(max(seconds, 1.0) * per_second))
 
 
-def _left_out(corpus: Corpus) -> tuple[str, ...]:
-    """A note on a text of which passages were taken."""
-    left_out, used = corpus.train.left_out, corpus.train.characters
-    if not left_out:
-        return ()
-    share = f"{used:,} of its {used + left_out:,} characters, spread evenly over it"
-    return (f"the text is more than a run of this length can see: it trains on {share}",)
+def _notes(
+    skipped: Sequence[str], corpus: Corpus, plan: Plan, start: LoadedModel | None, spent: float
+) -> tuple[str, ...]:
+    """What a user would not expect, and should know before the run begins, `spent` seconds after it was asked for."""
 
+    def notes() -> Iterator[str]:
+        if skipped:
+            more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+            yield f"not text and so left out: {skipped[0]}{more}"
+        for does, part in (("trains", corpus.train), ("is validated", corpus.val)):
+            if part.left_out:
+                share = f"{part.characters:,} of {part.characters + part.left_out:,} characters"
+                yield f"to read little in the time there is, it {does} on {share}, spread evenly over the text"
+        per_token = corpus.train.bytes / len(corpus.train)
+        if start is not None and corpus.tokenizer.kind == "bpe" and per_token < _FEWEST_BYTES_PER_TOKEN:
+            pieces = f"the tokenizer of the model cuts this text into pieces of {per_token:.1f} bytes"
+            yield f"{pieces}: a new model makes one that fits the text"
+        if plan.seconds is not None and spent > plan.seconds / 2:
+            yield f"reading and measuring took {spent:.0f} of {plan.seconds:.0f} seconds: give more --time"
 
-def _misfit(corpus: Corpus) -> tuple[str, ...]:
-    """A note on a text that a model's tokenizer cuts into very small pieces."""
-    per_token = corpus.train.bytes / len(corpus.train)
-    if corpus.tokenizer.kind != "bpe" or per_token >= _FEWEST_BYTES_PER_TOKEN:
-        return ()
-    pieces = f"the tokenizer of the model cuts this text into pieces of {per_token:.1f} bytes"
-    return (f"{pieces}: a new model makes one that fits the text",)
+    return tuple(notes())
 
 
 def _facts(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned: TrainConfig) -> dict[str, Any]:
@@ -157,13 +151,17 @@ def _facts(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned: Tra
 
 
 def resume_job(
-    target: Path, files: Sequence[str] = (), device: str = TrainConfig.device, progress: Listener | None = None
+    target: Path,
+    files: Sequence[str] = (),
+    val_file: str | None = None,
+    device: str = TrainConfig.device,
+    progress: Listener | None = None,
 ) -> Job:
     """The job of a run that was stopped, on the same text, with the plan it had.
 
     Args:
         target: its directory, which the caller has locked.
-        files: the text, when it lies elsewhere now.
+        files: the text, when it lies elsewhere now; so `val_file` that to validate on.
         device: 'auto' is the one it had.
 
     Raises:
@@ -179,12 +177,20 @@ def resume_job(
     facts = {key: saved.run[key] for key in (*_FACTS, "from", "watch_heads") if key in saved.run}
     known = facts["corpus"]
     text = CorpusConfig(**known["config"])
-    held_out = read_documents([known["val_file"]], text.encoding, progress) if known["val_file"] else None
     if STDIN in known["sources"] and not files:
         raise UsageProblem(
             "This run read its text from standard input, which is needed again.",
             f"Pipe the same text: … | attncli train - --resume --out {target}",
         )
+    if known["val_file"] == STDIN and val_file is None:
+        raise UsageProblem(
+            "This run read its validation text from standard input, which is needed again.",
+            f"Pipe the same text: … | attncli train --val-file - --resume --out {target}",
+        )
+    if val_file is not None and not known["val_file"]:
+        raise UsageProblem("This run validates on the end of its text.", "Leave --val-file out.")
+    val_file = val_file or known["val_file"]
+    held_out = read_documents([val_file], text.encoding, progress) if val_file else None
     documents = read_documents(files or known["sources"], text.encoding, progress)
     corpus = prepare(documents, text, held_out, saved.tokenizer, progress)
     if corpus.digest != known["digest"]:
@@ -193,8 +199,10 @@ def resume_job(
             "Give the same text, or train a new model under another --name.",
         )
     plan, same = _on_device(plan_from_document(saved.run["plan"]), device)
+    same = same and (saved.run.get("versions") or {}).get("torch") == torch.__version__
     if not same or torch.get_num_threads() < plan.threads:
-        notes = (*notes, "fewer threads or another device than before: not bit-identical to an uninterrupted run")
+        changed = "another device, another torch or fewer threads than before"
+        notes = (*notes, f"{changed}: not bit-identical to an uninterrupted run")
     return Job(corpus, plan, facts, saved, notes=notes)
 
 

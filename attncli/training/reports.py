@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from attncli.config import ModelConfig, OptimizerKind
+from attncli.config import ModelConfig, OptimizerKind, TrainConfig
 from attncli.training.schedule import Schedule
 
 
@@ -44,7 +44,7 @@ class Plan:
     train_tokens: int
     train_bytes: int
     reasons: dict[str, str]
-    save_dtype: str = "float32"  # of the finished model's weights
+    save_dtype: str = TrainConfig.save_dtype  # of the finished model's weights; runs of before do not say it
 
     @property
     def tokens_per_step(self) -> int:

@@ -163,7 +163,7 @@ class Saver:
             return None
         return {
             **score.figures(),
-            "validation": "whole" if score.scored == len(self._corpus.val) - 1 else "sampled",
+            "validation": "whole" if self._corpus.val.share_of(score.scored) == 1 else "sampled",
             "train_loss": run.train_loss,
         }
 

@@ -73,7 +73,7 @@ class TensorBoardLog:
         elif isinstance(report, SampleReport):
             self._writer.add_text("sample", _verbatim(report.text), report.step)
         elif isinstance(report, Result) and report.finished and report.best is not None:
-            self._score("whole_validation", report.best, report.step)
+            self._score("final", report.best, report.step)
 
     def _score(self, part: str, score: Score, step: int) -> None:
         self._write(f"{part}/nats_per_token", score.per_token, step)
