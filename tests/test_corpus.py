@@ -791,8 +791,6 @@ def test_a_prompt_to_try_is_of_one_document():
 @pytest.mark.parametrize(
     ("text", "words"), [("--- \n- one two\n", "one two"), ("-5 degrees", "5 degrees"), ("- - -", "The")]
 )
-    ("text", "words"), [("--- \n- one two\n", "one two"), ("-5 degrees", "5 degrees"), ("- - -", "The")]
-)
 def test_a_prompt_to_try_is_no_option(text, words):
     made = prepare(documents(text, *(story(40, seed) for seed in range(12))), CorpusConfig(vocab_size=300))
     assert _first_words(made) == words

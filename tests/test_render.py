@@ -23,7 +23,7 @@ from attncli.explain.findings import EdgeChecks, Explanation, HeadMap, NextToken
 from attncli.model.count import PRESETS, count_parameters
 from attncli.render import live
 from attncli.render.console import print_error, print_note
-from attncli.render.escape import fit, label_text, one_line, token_label, visible
+from attncli.render.escape import fit, fold, label_text, one_line, token_label, visible
 from attncli.render.explanation import explanation_document, explanation_screen
 from attncli.render.live import seconds_left
 from attncli.render.models import info_document, info_screen, models_document, models_table
@@ -131,6 +131,25 @@ def test_a_token_is_labelled_with_everything_visible(piece, label):
     console = Console(width=40, file=io.StringIO(), color_system=None)  # one that reads markup
     console.print(Text(token_label(piece)))
     assert console.file.getvalue() == label + "\n"
+
+
+@given(text=st.text(alphabet="ab ·東", max_size=60), width=st.integers(2, 30))
+def test_folded_lines_fit_and_lose_nothing_but_what_parts_them(text, width):
+    folded = fold(text, width)
+    assert widest(folded) <= width
+    if all(cell_len(word) <= width for word in text.split(" ")):
+        assert "".join(folded.split()).replace("·", "") == "".join(text.split()).replace("·", "")
+
+
+def test_a_line_breaks_between_facts_and_words():
+    assert fold("tiny · 4 layers x 2 heads · 11 tokens", 40) == "tiny · 4 layers x 2 heads · 11 tokens"
+    assert fold("tiny · 4 layers x 2 heads · 11 tokens", 25) == "tiny · 4 layers x 2 heads\n11 tokens"
+    assert fold("a unbelievable", 6) == "a\nunbel…"
+
+
+def test_a_cut_label_keeps_its_part():
+    assert token_label(Piece(1, "\u200d", 1, (2, 3)), 9) == "‹200…·2/3"
+    assert token_label(Piece(1, "東", 1, (1, 3)), 6) == "東·1/3"
 
 
 def test_a_long_label_is_cut():
@@ -730,7 +749,7 @@ ENTRIES = [
 @pytest.mark.parametrize("name", PRESETS)
 def test_what_is_known_of_a_model_fits_and_has_every_number(name, width):
     config = PRESETS[name][1]
-    drawn = shown(info_screen(HOSTILE, config, RUN, HOSTILE), width)
+    drawn = shown(info_screen(HOSTILE, config, RUN, HOSTILE, width), width)
     assert widest(drawn) <= width
     assert harmless(drawn)
     parts = count_parameters(config)

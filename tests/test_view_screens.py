@@ -94,6 +94,14 @@ def test_no_line_of_a_view_passes_the_width(view, length, width):
             assert harmless(shown)
 
 
+@pytest.mark.parametrize("view", [*VIEWS, "bars"])
+def test_a_narrow_screen_cuts_no_heading(view):
+    """Only a hostile token, and the numbers of a vector, end in '…'."""
+    found = explanation(WORDS) if view == "bars" else finding(view, WORDS)
+    cut = [line for line in drawn(view, found, 40).split("\n") if "…" in line and "␛" not in line]
+    assert [line for line in cut if " length " not in line] == []
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_view_is_a_json_document_in_full_precision(view):
     found = finding(view, [*WORDS, HOSTILE])
@@ -118,7 +126,8 @@ embedding ␣on       41% ,    0.2% 0.2%    2
 layer 0   ,        0.2% ␣on   41%  90%    1
 P and rank are those of the final prediction: ,
 
-Last row: the model's own prediction. Above it: its head ap…
+Last row: the model's own prediction. Above it: its head
+applied early.
 """
     )
 

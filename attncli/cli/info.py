@@ -45,4 +45,5 @@ def info(
     if json:
         print_json(info_document(title, config, run, where))
     else:
-        show(output(), info_screen(title, config, run, where))
+        console = output()
+        show(console, info_screen(title, config, run, where, console.width))

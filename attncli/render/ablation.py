@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.explain.findings import Ablation, Effect, NextToken
-from attncli.render.escape import fit, label_text, one_line, token_label
+from attncli.render.escape import fit, fold, label_text, one_line, token_label
 from attncli.render.numbers import bar, percent, plural
 
 _LABEL = 14  # cells of a token's label
@@ -25,15 +25,15 @@ def ablation_screen(found: Ablation, model: str, width: int, *, everything: bool
     head = f"{one_line(model)} · {plural(found.layers, 'layer')} x {plural(found.heads, 'head')}"
     focus = token_label(found.pieces[found.token], _LABEL)
     question = f"What follows {focus} [{found.token}]?"
-    parts: list[RenderableType] = [Text(fit(head, width), "bold"), Text(), Text(fit(question, width), "bold cyan")]
+    parts: list[RenderableType] = [Text(fold(head, width), "bold"), Text(), Text(fold(question, width), "bold cyan")]
     if not everything:
         return Group(*parts, _side_by_side(found, found.effects[0], width), Text(), *_verdict(found, width))
     predicted = f"{_named(found.predicted)} {percent(found.before.probability)}, with every head in place"
-    parts += [Text(fit(predicted, width)), Text(), _ranking_title(found, width), _ranking(found, width)]
+    parts += [Text(fold(predicted, width)), Text(), _ranking_title(found, width), _ranking(found, width)]
     if (grid := _grid(found, width)) is not None:
         parts += [Text(), Text(fit("Every head", width), "bold cyan").append("  drop in nats", "not bold dim"), grid]
     caution = _CAUTION if len(_CAUTION) <= width else "Heads can stand in for one another."
-    return Group(*parts, Text(), Text(fit(caution, width), "dim"))
+    return Group(*parts, Text(), Text(fold(caution, width), "dim"))
 
 
 def _named(token: NextToken) -> str:
@@ -58,7 +58,7 @@ def _names(effect: Effect) -> tuple[str, list[str]]:
 
 def _side_by_side(found: Ablation, effect: Effect, width: int) -> Table:
     """The most probable tokens before and after."""
-    room = max(_LABEL + 6, min((width - 4) // 2, 40))
+    room = max(min((width - 4) // 2, 40), 8)
     table = Table.grid(padding=(0, 2))
     for _ in range(2):
         table.add_column(no_wrap=True, width=room, overflow="ellipsis")
@@ -69,9 +69,10 @@ def _side_by_side(found: Ablation, effect: Effect, width: int) -> Table:
 
 
 def _token_row(token: NextToken, room: int) -> Text:
-    name, share = _named(token), percent(token.probability)
-    text = Text(name + " " * (_LABEL - cell_len(name)) + f"{share:>6}")
-    drawn = bar(token.probability, max(room - _LABEL - 7, 0))
+    label = min(_LABEL, room - 6)
+    name, share = fit(_named(token), label), percent(token.probability)
+    text = Text(name + " " * (label - cell_len(name)) + f"{share:>6}")
+    drawn = bar(token.probability, max(room - label - 7, 0))
     return text.append(f" {drawn}", "green") if drawn else text
 
 
@@ -90,7 +91,7 @@ def _verdict(found: Ablation, width: int) -> list[Text]:
     kind, names = _names(effect)
     if len(names) > 1:
         lines.append(f"{len(names)} {kind}s: {' '.join(names)}")
-    return [Text(fit(line, width), "dim" if at else "bold") for at, line in enumerate(lines)]
+    return [Text(fold(line, width), "dim" if at else "bold") for at, line in enumerate(lines)]
 
 
 def _nats(drop: float) -> str:
@@ -102,7 +103,7 @@ def _ranking_title(found: Ablation, width: int) -> Text:
     title = Text("Without one head", "bold cyan")
     facts = f"its output replaced by {_REPLACED_BY[found.replacement]}"
     joint = "  " if cell_len(title.plain + facts) + 2 <= width else "\n"
-    return title.append(joint + fit(facts, width), "not bold dim")
+    return title.append(joint + fold(facts, width), "not bold dim")
 
 
 def _ranking(found: Ablation, width: int) -> Table:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.explain.findings import Comparison, WordInText
-from attncli.render.escape import fit, label_text, one_line, token_label
+from attncli.render.escape import fit, fold, label_text, one_line, token_label
 from attncli.render.numbers import bar, plural, signed
 
 NAMES = "A", "B"
@@ -29,7 +29,7 @@ def comparison_screen(found: Comparison, model: str, console: Console) -> Render
     word = label_text("".join(piece.completed for piece in first.pieces[first.first : first.at + 1]))
     facts = f"{one_line(model)} · {plural(found.layers, 'layer')} x {plural(found.heads, 'head')} · "
     facts += f"{fit(word, 2 * _LABEL)} in two texts"
-    parts: list[RenderableType] = [Text(fit(facts, width), "bold")]
+    parts: list[RenderableType] = [Text(fold(facts, width), "bold")]
     parts += [_quoted(name, text, width) for name, text in zip(NAMES, found.words, strict=True)]
     parts += [Text(note, "dim") for note in _notes(found)]
     parts += [Text(), _title("How alike are the two?", "cosine of its residual stream after so many layers", width)]
@@ -39,7 +39,7 @@ def comparison_screen(found: Comparison, model: str, console: Console) -> Render
 
 def _title(question: str, measure: str, width: int) -> Text:
     joint = "   " if cell_len(question + measure) + 3 <= width else "\n"
-    return Text(fit(question, width), "bold cyan").append(joint + fit(measure, width), "not bold dim")
+    return Text(fold(question, width), "bold cyan").append(joint + fold(measure, width), "not bold dim")
 
 
 def _quoted(name: str, text: WordInText, width: int) -> Text:

@@ -34,9 +34,10 @@ def one_line(text: str) -> str:
 def token_label(piece: Piece, width: int | None = None) -> str:
     """A token, white space visible too, a part of a character marked: '␣the', '東·1/2'; cut at `width` cells."""
     label = label_text(piece.text)
-    if piece.part != (1, 1):
-        label += f"·{piece.part[0]}/{piece.part[1]}"
-    return fit(label, width) if width else label
+    part = "" if piece.part == (1, 1) else f"·{piece.part[0]}/{piece.part[1]}"
+    if width is None or cell_len(label + part) <= width:
+        return label + part
+    return fit(label, width - len(part)) + part if width > len(part) else fit(label + part, width)
 
 
 def label_text(text: str) -> str:
@@ -47,6 +48,19 @@ def label_text(text: str) -> str:
 def fit(text: str, width: int) -> str:
     """The text, cut with '…' when it is wider than `width` cells; at least the '…'."""
     return text if cell_len(text) <= width else set_cell_size(text, max(width - 1, 0)).rstrip() + "…"
+
+
+def fold(text: str, width: int) -> str:
+    """The text in lines of at most `width` cells, broken between facts and words; only a word that is wider is cut."""
+    lines: list[str] = []
+    for word in text.split(" "):
+        if lines and cell_len(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        elif lines and word == "·":
+            continue  # a line break parts two facts as well
+        else:
+            lines.append(fit(word, width))
+    return "\n".join(line.removesuffix(" ·") for line in lines)
 
 
 def pad(text: str, width: int) -> str:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.explain.findings import NAMED, EdgeChecks, Explanation, Sources
-from attncli.render.escape import fit, label_text, token_label
+from attncli.render.escape import fit, fold, label_text, token_label
 from attncli.render.heading import LABEL, heading, heading_document, next_label, titled, token_document
 from attncli.render.maps import attention_map, head_document, head_title
 from attncli.render.numbers import bar, percent
@@ -64,7 +64,8 @@ def compared_screen(found: Explanation, model: str, console: Console) -> Rendera
     table = Table.grid(padding=(0, 1))
     for justify in _COMPARED:
         table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
-    table.add_row("", "", fit("information", room), "", fit("raw weight", room), "", style="dim")
+    named = ("information", "raw weight") if room >= 11 else ("info", "raw")
+    table.add_row("", "", fit(named[0], room), "", fit(named[1], room), "", style="dim")
     ranked = sources.ranked()
     shown = [*ranked[:MOST_BARS], *([0] if sources.first_is_apart else [])]
     for at in shown:
@@ -85,7 +86,7 @@ def compared_screen(found: Explanation, model: str, console: Console) -> Rendera
         ),
         table,
         Text(),
-        Text(fit(caution, width), "dim"),
+        Text(fold(caution, width), "dim"),
     )
 
 
@@ -104,11 +105,11 @@ def _sources_heading(found: Explanation, width: int) -> Text:
     question = f"Where does {focus} [{sources.focus}] get its information?"
     kind = "share of information" if sources.weights == "norm" else "raw attention weight"
     measure = f"{kind}, {scope(sources, found)}"
-    text = Text(fit(question, width), style="bold cyan")
+    text = Text(fold(question, width), style="bold cyan")
     gap = width - cell_len(question) - cell_len(measure)
     if gap >= 2:
         return text.append(" " * gap + measure, style="not bold dim")
-    return text.append("\n" + fit(measure, width), style="not bold dim")
+    return text.append("\n" + fold(measure, width), style="not bold dim")
 
 
 def _bars(found: Explanation, width: int, rows: int = NAMED) -> RenderableType:
@@ -189,7 +190,7 @@ def _random_cut(checks: EdgeChecks, where: str, width: int) -> list[Text]:
         lines.append(line)
     if where != EVERYWHERE:
         lines.append(f"each cut in {where} only")
-    return [Text(fit(line, width), "dim") for line in lines]
+    return [Text(fold(line, width), "dim") for line in lines]
 
 
 def _next_tokens(found: Explanation, width: int) -> Group:

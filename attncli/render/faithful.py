@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.explain.findings import RANKINGS, Faithfulness, Floats, Ranking
-from attncli.render.escape import fit, one_line
+from attncli.render.escape import fold, one_line
 from attncli.render.numbers import plural
 from attncli.render.passing import passing_bar
 
@@ -32,7 +32,7 @@ def faithful_screen(found: Faithfulness, model: str, drawn: str, width: int) -> 
     """What is lost by each ranking, how far ahead of a random one it is, and the verdict. `drawn` says from where."""
     head = f"{one_line(model)} · {plural(found.texts, 'text')} of {found.mean_tokens:.0f} tokens"
     whole = f"{head}, {one_line(drawn)}"
-    parts: list[RenderableType] = [Text(fit(whole if cell_len(whole) <= width else head, width), "bold")]
+    parts: list[RenderableType] = [Text(fold(whole, width), "bold")]
     for heading, drops in (
         ("the first k sources cut", found.comprehensiveness),
         ("all but the first k cut", found.sufficiency),
@@ -41,8 +41,8 @@ def faithful_screen(found: Faithfulness, model: str, drawn: str, width: int) -> 
         note = "  more is better" if drops is found.comprehensiveness else "  less is better"
         parts += [Text(), title.append(note if cell_len(title.plain + note) <= width else "", "not bold dim")]
         parts.append(_drops(found, drops, width))
-    parts += [Text(), Text(fit("Ahead of random, nats ± standard error", width), "bold cyan"), _ahead(found, width)]
-    return Group(*parts, Text(), *(Text(fit(line, width), style) for line, style in _verdict(found, width)))
+    parts += [Text(), Text(fold("Ahead of random, nats ± standard error", width), "bold cyan"), _ahead(found, width)]
+    return Group(*parts, Text(), *(Text(fold(line, width), style) for line, style in _verdict(found, width)))
 
 
 def _drops(found: Faithfulness, drops: Floats, width: int) -> Table:
@@ -96,7 +96,7 @@ def _verdict(found: Faithfulness, width: int) -> list[tuple[str, str]]:
     notes = "Cut: edges from the last token to others, in all heads and layers."
     few = "Cut: edges from the last token."
     lines = ((line, short, "bold"), (notes, few, "dim"))
-    return [(whole if cell_len(whole) <= width else fit(short, width), style) for whole, short, style in lines]
+    return [(whole if cell_len(whole) <= width else short, style) for whole, short, style in lines]
 
 
 def faithful_document(

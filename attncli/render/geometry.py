@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.explain.findings import Analogy, Chance, Expected, Neighbor, Neighbors
-from attncli.render.escape import fit, label_text, one_line, token_label
+from attncli.render.escape import fit, fold, label_text, one_line, token_label
 from attncli.render.numbers import bar, plural
 from attncli.text.tokenizer import Piece
 
@@ -31,8 +31,8 @@ def neighbors_screen(found: Neighbors, model: str, console: Console) -> Renderab
     title = f"{one_line(model)} · nearest to {spelling(found.word)}{where}"
     own = found.word[-1].id if found.text is not None and found.among == "vocabulary" else None
     return Group(
-        Text(fit(title, width), "bold"),
-        Text(fit(measure, width), "dim"),
+        Text(fold(title, width), "bold"),
+        Text(fold(measure, width), "dim"),
         *_several([found.word] if found.text is None else [], width),
         *([Text(_LAST, "dim")] if found.text is not None and len(found.word) > 1 else []),
         Text(),
@@ -50,8 +50,8 @@ def analogy_screen(found: Analogy, model: str, console: Console) -> RenderableTy
     width = console.width
     a, b, c = map(spelling, found.words)
     return Group(
-        Text(fit(f"{one_line(model)} · {a} : {b} = {c} : ?", width), "bold"),
-        Text(fit(f"nearest to {b} - {a} + {c}, cosine of token embeddings, the three left out", width), "dim"),
+        Text(fold(f"{one_line(model)} · {a} : {b} = {c} : ?", width), "bold"),
+        Text(fold(f"nearest to {b} - {a} + {c}, cosine of token embeddings, the three left out", width), "dim"),
         *_several([*found.words, *([found.expected.word] if found.expected is not None else [])], width),
         Text(),
         _table(found.nearest, found.chance, None, width),

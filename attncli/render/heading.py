@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from attncli.explain.findings import NextToken, Question
-from attncli.render.escape import fit, label_text, one_line, token_label
+from attncli.render.escape import fit, fold, label_text, one_line, token_label
 from attncli.render.numbers import plural
 from attncli.text.tokenizer import Piece
 
@@ -19,7 +19,7 @@ LABEL = 14  # cells of a token's label
 def heading(pieces: Sequence[Piece], layers: int, heads: int, model: str, width: int) -> Text:
     """The model, its shape, and as much of the text as there is room for."""
     facts = f"{one_line(model)} · {plural(layers, 'layer')} x {plural(heads, 'head')} · {plural(len(pieces), 'token')}"
-    text = Text(fit(facts, width), style="bold")
+    text = Text(fold(facts, width), style="bold")
     room = width - cell_len(facts) - 3
     if room >= 20:
         text.append("   " + fit("|".join(token_label(piece) for piece in pieces), room), style="not bold dim")
@@ -33,9 +33,9 @@ def question_heading(asked: Question, model: str, width: int) -> Text:
 
 def titled(title: str, facts: str, width: int) -> Text:
     """A view's title, and what its numbers are beside it or, in less room, below."""
-    text = Text(fit(title, width), style="bold cyan")
+    text = Text(fold(title, width), style="bold cyan")
     joint = "  " if cell_len(title + facts) + 2 <= width else "\n"
-    return text.append(joint + fit(facts, width), style="not bold dim")
+    return text.append(joint + fold(facts, width), style="not bold dim")
 
 
 def named(asked: Question, at: int, width: int = LABEL) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.explain.findings import HEAD_KINDS, HeadKind, HeadScores
-from attncli.render.escape import fit, one_line
+from attncli.render.escape import fold, one_line
 from attncli.render.numbers import bar, decimal, percent, plural
 
 LOOKS_AT: dict[HeadKind, str] = {
@@ -24,6 +24,7 @@ LOOKS_AT: dict[HeadKind, str] = {
 _NAMED = 3  # heads of a kind
 _WIDEST_BAR = 40
 _BESIDE_BAR = 27  # cells of a row that are not its bar
+_WHOLE_NAMES = 44  # columns from which a table names the kinds in full
 _EXAMPLES = '"The cat sat on the mat. The cat"', "TEXT"  # the first that fits
 
 
@@ -33,15 +34,16 @@ def heads_screen(
     """The best heads of each kind beside chance; with `everyone` all. `named` is how a command names the model."""
     shape = f"{one_line(model)} · {plural(found.layers, 'layer')} x {plural(found.heads, 'head')}"
     parts: list[RenderableType] = [
-        Text(fit(shape, width), style="bold"),
-        Text(fit(_measured_on(found, width), width), style="dim"),
+        Text(fold(shape, width), style="bold"),
+        Text(fold(_measured_on(found, width), width), style="dim"),
     ]
     for kind in HEAD_KINDS:
         looks = f"  looks at {LOOKS_AT[kind]}"
-        looks = looks if cell_len(kind + looks) <= width else fit(f"  {LOOKS_AT[kind]}", width - len(kind))
+        looks = looks if cell_len(kind + looks) <= width else "\n" + fold(looks.strip(), width)
         parts += [Text(), Text(kind, "bold cyan").append(looks, "not bold dim"), _best(found, kind, width)]
     if everyone:
-        parts += [Text(), Text("Every head", "bold cyan").append("  % of its attention", "not bold dim"), _all(found)]
+        parts += [Text(), Text("Every head", "bold cyan").append("  % of its attention", "not bold dim")]
+        parts.append(_all(found, width))
     return Group(*parts, Text(), *_next(found, width, named))
 
 
@@ -56,7 +58,7 @@ def _measured_on(found: HeadScores, width: int) -> str:
 def _best(found: HeadScores, kind: HeadKind, width: int) -> RenderableType:
     ranked = found.ranked(kind)
     if not ranked:
-        return Text(fit("  out of every window: lower --length", width), style="dim")
+        return Text(fold("out of every window: lower --length", width), style="dim")
     room = max(4, min(_WIDEST_BAR, width - _BESIDE_BAR))
     table = Table.grid(padding=(0, 1))
     for justify in ("left", "right", "left", "left"):
@@ -69,13 +71,14 @@ def _best(found: HeadScores, kind: HeadKind, width: int) -> RenderableType:
     return table
 
 
-def _all(found: HeadScores) -> Table:
+def _all(found: HeadScores, width: int) -> Table:
     """A row a head, the kinds side by side; below them chance, after every layer where the windows of layers differ."""
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right", no_wrap=True, min_width=7)
     for _ in HEAD_KINDS:
         table.add_column(justify="right", no_wrap=True, min_width=6)
-    table.add_row("", *(Text(kind, "dim") for kind in HEAD_KINDS))
+    named = HEAD_KINDS if width >= _WHOLE_NAMES else (kind[:4] for kind in HEAD_KINDS)
+    table.add_row("", *(Text(name, "dim") for name in named))
     alike = all(np.array_equal(found.chances[:, 0], chances, equal_nan=True) for chances in found.chances.T)
     for layer in range(found.layers):
         for head in range(found.heads):
@@ -93,15 +96,18 @@ def _next(found: HeadScores, width: int, named: str) -> list[RenderableType]:
     """The head to look at next, why, and the command."""
     which = found.worth_a_look()
     if which is None:
-        return [Text(fit("No head stands out from chance, sinks aside.", width), style="dim")]
+        return [Text(fold("No head stands out from chance, sinks aside.", width), style="dim")]
     kind, layer, head = which
     title = Text("Look next at head ").append(f"{layer}.{head}", "bold")
     score, chance = found.score(kind, layer, head), found.chance(kind, layer)
     why = f"  {percent(score)} of its attention is on {LOOKS_AT[kind]}, by chance {percent(chance)}"
     joined = cell_len(title.plain + why) <= width
-    title.append(why if joined else f"\n{fit(why, width)}", "dim")
+    title.append(why if joined else f"\n{fold(why.strip(), width)}", "dim")
     commands = [f"  attncli explain {text} --head {layer}.{head}{one_line(named)}" for text in _EXAMPLES]
-    return [title, Text(next((line for line in commands if cell_len(line) <= width), fit(commands[-1], width)))]
+    return [
+        title,
+        Text(next((line for line in commands if cell_len(line) <= width), fold(commands[-1].strip(), width))),
+    ]
 
 
 def heads_document(found: HeadScores, model: str) -> dict[str, Any]:

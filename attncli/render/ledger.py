@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.explain.findings import Floats, Ledger
-from attncli.render.escape import fit, token_label
+from attncli.render.escape import fold, token_label
 from attncli.render.heading import LABEL, named, next_label, question_document, question_heading, titled, token_document
 from attncli.render.numbers import bar
 
@@ -33,8 +33,8 @@ def ledger_screen(found: Ledger, model: str, console: Console) -> RenderableType
     target = next_label(found.target, LABEL)
     base = "the vocabulary's mean" if found.against is None else f"that of {next_label(found.against, LABEL)}"
     title = f"Why {target} after {named(asked, asked.focus)}?"
-    logit = Text(fit(f"its logit is {found.logit:+.4f}, counted from {base}", width), "bold")
-    total = Text(fit(f"sum of all terms {found.total:+.4f}, remainder {found.remainder:+.1e}", width), "dim")
+    logit = Text(fold(f"its logit is {found.logit:+.4f}, counted from {base}", width), "bold")
+    total = Text(fold(f"sum of all terms {found.total:+.4f}, remainder {found.remainder:+.1e}", width), "dim")
 
     def drawn(entries: Sequence[Entry]) -> Table:
         return _signed_bars(entries, column, most, width)
@@ -53,8 +53,8 @@ def ledger_screen(found: Ledger, model: str, console: Console) -> RenderableType
         titled("Of attention, by source", "all layers and heads together", width),
         drawn(by_source),
         Text(),
-        Text(fit("█ for it  ▒ against it  ·  the scale of the final norm is held as it is", width), "dim"),
-        Text(fit("More: --target TOKEN · --against TOKEN · --view lens · --json", width), "dim"),
+        Text(fold("█ for it  ▒ against it  ·  the scale of the final norm is held as it is", width), "dim"),
+        Text(fold("More: --target TOKEN · --against TOKEN · --view lens · --json", width), "dim"),
     )
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.explain.findings import Lens
-from attncli.render.escape import fit
+from attncli.render.escape import fold
 from attncli.render.heading import named, next_label, question_document, question_heading, titled, token_document
 from attncli.render.numbers import percent
 
@@ -41,9 +41,9 @@ def lens_screen(found: Lens, model: str, console: Console) -> RenderableType:
         Text(),
         titled(f"What follows {named(asked, asked.focus, 12)}, layer by layer", "logit lens", width),
         table,
-        Text(fit(f"P and rank are those of the final prediction: {label}", width), "dim"),
+        Text(fold(f"P and rank are those of the final prediction: {label}", width), "dim"),
         Text(),
-        Text(fit("Last row: the model's own prediction. Above it: its head applied early.", width), "dim"),
+        Text(fold("Last row: the model's own prediction. Above it: its head applied early.", width), "dim"),
     )
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.explain.findings import Explanation, Floats, Grid, HeadMap
-from attncli.render.escape import fit, pad, token_label
+from attncli.render.escape import fit, fold, pad, token_label
 from attncli.render.heading import LABEL, heading, heading_document, question_document, question_heading, titled
 from attncli.render.palette import heat
 from attncli.text.tokenizer import Piece
@@ -195,8 +195,8 @@ def grid_screen(found: Grid, model: str, console: Console) -> RenderableType:
         *lines,
         Text(),
         scale,
-        Text(fit(size, width), "dim"),
-        Text(fit(more, width), "dim"),
+        Text(fold(size, width), "dim"),
+        Text(fold(more, width), "dim"),
     )
 
 

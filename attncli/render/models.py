@@ -25,14 +25,18 @@ from attncli.render.escape import fit, one_line
 from attncli.render.numbers import bar, count, duration, percent, size
 
 _LENGTHS = 4  # of a text, whose costs are shown
+_WIDE = 60  # cells, for headings in full
 
 
-def info_screen(title: str, config: ModelConfig, run: dict[str, Any], where: str | None) -> RenderableType:
+def info_screen(
+    title: str, config: ModelConfig, run: dict[str, Any], where: str | None, width: int = 80
+) -> RenderableType:
     """One model. `run` is what `run.json` says, empty for a preset or a model from elsewhere."""
     parts: list[RenderableType] = [Text(one_line(title), style="bold")]
     if where:
         parts.append(Text(one_line(where), style="dim"))
-    parts += [Text(), _shape(config), Text(), _parameters(config), Text(), _memory(config), Text(), _lengths(config)]
+    parts += [Text(), _shape(config), Text(), _parameters(config, width), Text(), _memory(config)]
+    parts += [Text(), _lengths(config, width)]
     if run:
         parts += [Text(), _history(run)]
     return Group(*parts)
@@ -63,17 +67,20 @@ def _shape(config: ModelConfig) -> Table:
     return table
 
 
-def _parameters(config: ModelConfig) -> Table:
+def _parameters(config: ModelConfig, width: int) -> Table:
     parts = count_parameters(config)
     total = sum(parts.values())
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("parameters", no_wrap=True)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("", justify="right", no_wrap=True)
-    table.add_column("")
+    room = min(20, width - 24 - len(f"{total:,}"))  # the names and the shares take 24 columns
+    if room >= 4:
+        table.add_column("", no_wrap=True)
     for part, number in parts.items():
         if number:
-            table.add_row(part, f"{number:,}", percent(number / total), Text(bar(number / total, 20), "cyan"))
+            drawn = [Text(bar(number / total, room), "cyan")] if room >= 4 else []
+            table.add_row(part, f"{number:,}", percent(number / total), *drawn)
     attention = sum(parts[part] for part in ATTENTION)
     table.add_row(*(Text(cell, "dim") for cell in ("in attention", f"{attention:,}", percent(attention / total))))
     table.add_row(Text("in all", "bold"), Text(f"{total:,}", "bold"))
@@ -90,10 +97,11 @@ def _memory(config: ModelConfig) -> Table:
     return table
 
 
-def _lengths(config: ModelConfig) -> Table:
+def _lengths(config: ModelConfig, width: int) -> Table:
     """What a pass over a text costs by its length, up to the full context."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("tokens", "attention weights", "multiplications", "for them"):
+    headings = ("tokens", "attention weights", "multiplications", "for them")
+    for heading in headings if width >= _WIDE else ("tokens", "weights", "products", "for them"):
         table.add_column(heading, justify="right", no_wrap=True)
     for tokens in _doubled(config.context):
         linear, quadratic = multiplications(config, tokens)

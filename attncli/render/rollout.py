@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.explain.findings import Rollout
-from attncli.render.escape import fit, token_label
+from attncli.render.escape import fit, fold, token_label
 from attncli.render.heading import LABEL, named, question_document, question_heading, titled
 from attncli.render.numbers import bar, percent
 
@@ -25,11 +25,12 @@ def rollout_screen(found: Rollout, model: str, console: Console) -> RenderableTy
     ranked = sorted(seen, key=lambda at: -ratios[at])
     most = max(float(ratios[ranked[0]]), 1e-9)
     label = min(LABEL, max(width - 30, 4))
-    room = max(1, min(40, width - label - 32))
+    times = "times even" if width >= 60 else "x even"
+    room = max(1, min(40, width - label - 25 - len(times)))
     table = Table.grid(padding=(0, 1))
-    for name in ("", "source", "times even", "", "rollout", "even"):
-        table.add_column(justify="left" if name in ("source", "times even") else "right", no_wrap=True)
-    table.add_row("", "", Text("times even"[:room]), "", "rollout", "even", style="dim")
+    for at in range(6):
+        table.add_column(justify="left" if at in (1, 2) else "right", no_wrap=True)
+    table.add_row("", "", "", times, "rollout", "even", style="dim")
     for at in ranked[:_ROWS]:
         value = float(ratios[at])
         table.add_row(
@@ -50,8 +51,8 @@ def rollout_screen(found: Rollout, model: str, console: Console) -> RenderableTy
         titled(f"Where does {named(asked, asked.focus, 12)} look, through all layers?", "attention rollout", width),
         table,
         Text(),
-        Text(fit(f"Even attention under the same mask already gives the first token {first}.", width), "dim"),
-        Text(fit("More: --view bars · --view map · --json", width), "dim"),
+        Text(fold(f"Even attention under the same mask already gives the first token {first}.", width), "dim"),
+        Text(fold("More: --view bars · --view map · --json", width), "dim"),
     )
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.explain.findings import Floats, Steps
-from attncli.render.escape import fit, token_label
+from attncli.render.escape import fit, fold, token_label
 from attncli.render.heading import LABEL, named, question_document, question_heading, titled
 from attncli.render.numbers import percent, plural
 
@@ -33,7 +33,7 @@ def steps_screen(found: Steps, model: str, console: Console) -> RenderableType:
         _vector(found.query, width),
         _step(2, f"q·k with the key of each source, / √{wide} = {math.sqrt(wide):.2f}, mask, softmax", width),
         _table(found, width),
-        *(Text(fit(line, width), "dim") for line in _remarks(found)),
+        *(Text(fold(line, width), "dim") for line in _remarks(found)),
         _step(3, f"weights x values: {plural(wide, 'number')}", width),
         _vector(found.mixed, width),
         _step(4, f"through the output matrix: {len(found.written)} numbers", width),
@@ -41,13 +41,13 @@ def steps_screen(found: Steps, model: str, console: Console) -> RenderableType:
         _step(5, "with the other heads, what attention adds", width),
         _vector(found.attention, width),
         Text(),
-        Text(fit(f"Largest difference from the model's own fast path: {found.difference:.1e}", width)),
-        Text(fit(f"More: --head {head} · --token {max(asked.focus - 1, 0)} · --view map · --json", width), "dim"),
+        Text(fold(f"Largest difference from the model's own fast path: {found.difference:.1e}", width)),
+        Text(fold(f"More: --head {head} · --token {max(asked.focus - 1, 0)} · --view map · --json", width), "dim"),
     )
 
 
 def _step(number: int, text: str, width: int) -> Text:
-    return Text(fit(f"{number}. {text}", width), "bold")
+    return Text(fold(f"{number}. {text}", width), "bold")
 
 
 def _vector(values: Floats, width: int) -> Text:

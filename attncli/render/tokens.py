@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -30,9 +31,9 @@ def tokens_screen(pieces: Sequence[Piece], characters: int, tokenizer: str, widt
     ):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for at, piece in enumerate(pieces[:_MOST_ROWS]):
-        label = Text(token_label(piece, max(width - 40, 8)), TOKEN_TINTS[at % 2])
+        label = Text(token_label(piece, max(width - 29 - len(str(len(pieces))), 8)), TOKEN_TINTS[at % 2])
         table.add_row(str(at), label, str(piece.id), str(piece.bytes), str(len(piece.completed)))
-    parts: list[RenderableType] = [_tinted(pieces), Text(), table]
+    parts: list[RenderableType] = [_tinted(pieces, width), Text(), table]
     if len(pieces) > _MOST_ROWS:
         parts.append(Text(f"… {len(pieces) - _MOST_ROWS:,} more tokens: --ids or --json gives them all", "dim"))
     return Group(*parts, Text(), totals(len(pieces), characters, sum(piece.bytes for piece in pieces), tokenizer))
@@ -46,10 +47,17 @@ def totals(tokens: int, characters: int, size: int, tokenizer: str) -> Text:
     return Text(facts, "bold").append(f" · {one_line(tokenizer)}", "not bold dim")
 
 
-def _tinted(pieces: Sequence[Piece]) -> Text:
-    text = Text(overflow="fold")
+def _tinted(pieces: Sequence[Piece], width: int) -> Text:
+    """The tokens one after another, in lines that break between them where they can."""
+    text, used = Text(overflow="fold"), 0
     for at, piece in enumerate(pieces[:_MOST_TINTED]):
-        text.append(token_label(piece), TOKEN_TINTS[at % 2])
+        label = token_label(piece)
+        used += cell_len(label)
+        if used > width and used > cell_len(label):
+            text.append("\n")
+            used = cell_len(label)
+        text.append(label, TOKEN_TINTS[at % 2])
+        used %= width
     return text
 
 
