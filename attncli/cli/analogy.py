@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from attncli.cli.options import DeviceOption, ForceOption, HtmlOption, JsonOption, ModelOption, SvgOption, unset
-from attncli.cli.outputs import refuse_files, write_pictures
+from attncli.cli.outputs import refuse_files, tell
 
 _EXPECT = "The answer you hope for: shows where it comes."
 
@@ -36,7 +36,6 @@ def analogy(
     from attncli.cli.loading import load
     from attncli.explain.geometry import analogy as answers
     from attncli.explain.geometry import spell
-    from attncli.render.console import output, print_json, show
     from attncli.render.geometry import analogy_document, analogy_screen
 
     loaded = load(model, device, "float32")
@@ -44,9 +43,8 @@ def analogy(
     words = spell(tokenizer, a), spell(tokenizer, b), spell(tokenizer, c)
     expected = spell(tokenizer, expect) if expect is not None else None
     found = answers(loaded.model, tokenizer, words, expected, count=top_k)
-    if json:
-        print_json(analogy_document(found, loaded.name))
-    else:
-        console = output()
-        show(console, analogy_screen(found, loaded.name, console))
-    write_pictures(lambda console: analogy_screen(found, loaded.name, console), "attncli analogy", svg, html)
+    tell(
+        lambda: analogy_document(found, loaded.name),
+        lambda console: analogy_screen(found, loaded.name, console),
+        "attncli analogy", json=json, svg=svg, html=html,
+    )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from attncli.cli.options import DeviceOption, ForceOption, HtmlOption, JsonOption, ModelOption, SvgOption, unset
-from attncli.cli.outputs import refuse_files, write_pictures
+from attncli.cli.outputs import refuse_files, tell
 
 _TOKEN = "The word, or the index of a token; twice for one in each text. Unset: the one word that both share."
 _LAYER = "Measure the difference after so many layers; 0 is the embedding. Unset: after all."
@@ -36,15 +36,13 @@ def compare(
     from attncli.cli.loading import load
     from attncli.explain.context import compare as compared
     from attncli.explain.context import find_words
-    from attncli.render.console import output, print_json, show
     from attncli.render.context import comparison_document, comparison_screen
 
     loaded = load(model, device, "float32")
     texts = [loaded.tokenizer.pieces(text) for text in (a, b)]
     found = compared(loaded.model, texts, find_words(texts, token or []), layer)
-    if json:
-        print_json(comparison_document(found, loaded.name))
-    else:
-        console = output()
-        show(console, comparison_screen(found, loaded.name, console))
-    write_pictures(lambda console: comparison_screen(found, loaded.name, console), "attncli compare", svg, html)
+    tell(
+        lambda: comparison_document(found, loaded.name),
+        lambda console: comparison_screen(found, loaded.name, console),
+        "attncli compare", json=json, svg=svg, html=html,
+    )  # fmt: skip

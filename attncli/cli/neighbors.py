@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from attncli.cli.options import DeviceOption, ForceOption, HtmlOption, JsonOption, ModelOption, SvgOption, unset
-from attncli.cli.outputs import refuse_files, write_pictures
+from attncli.cli.outputs import refuse_files, tell
 from attncli.errors import UsageProblem
 
 _WORD = "A word; with --in, a word of that text or the index of a token."
@@ -44,7 +44,6 @@ def neighbors(
     from attncli.cli.loading import load
     from attncli.explain.geometry import neighbors as near
     from attncli.explain.geometry import neighbors_in_text, spell
-    from attncli.render.console import output, print_json, show
     from attncli.render.geometry import neighbors_document, neighbors_screen
 
     loaded = load(model, device, "float32")
@@ -55,9 +54,8 @@ def neighbors(
         place = "text" if among == "text" else "vocabulary"
         text = tokenizer.pieces(inside)
         found = neighbors_in_text(network, tokenizer, text, word, layer=layer, among=place, count=top_k)  # type: ignore[arg-type]
-    if json:
-        print_json(neighbors_document(found, loaded.name))
-    else:
-        console = output()
-        show(console, neighbors_screen(found, loaded.name, console))
-    write_pictures(lambda console: neighbors_screen(found, loaded.name, console), "attncli neighbors", svg, html)
+    tell(
+        lambda: neighbors_document(found, loaded.name),
+        lambda console: neighbors_screen(found, loaded.name, console),
+        "attncli neighbors", json=json, svg=svg, html=html,
+    )  # fmt: skip

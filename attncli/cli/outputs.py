@@ -84,6 +84,20 @@ def write_pictures(draw: Draw, title: str, svg: Path | None, html: Path | None) 
     write_asked(html, "--html", lambda file: file.write(html_picture(draw, title).encode()))
 
 
+def tell(
+    document: Callable[[], object], draw: Draw, title: str, *, json: bool, svg: Path | None, html: Path | None
+) -> None:
+    """A result: drawn on standard output, or with --json as a document there; and the pictures that were asked for."""
+    from attncli.render.console import output, print_json, show
+
+    if json:
+        print_json(document())
+    else:
+        console = output()
+        show(console, draw(console))
+    write_pictures(draw, title, svg, html)
+
+
 def write_explanation(found: Explanation, model: Transformer, csv: Path | None, npz: Path | None) -> None:
     """The table and the arrays of an explanation that were asked for."""
     from attncli.render.export import sources_csv, write_weights

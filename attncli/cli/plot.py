@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attncli.cli.options import JsonOption, count, unset
-from attncli.cli.outputs import refuse_files, write_file
+from attncli.cli.outputs import refuse_files, write_asked
 from attncli.errors import UsageProblem
+
+if TYPE_CHECKING:
+    from attncli.render.chart import Picture
 
 _RUNS = "Names in ./checkpoints, model directories, or metrics.jsonl files. Unset: the newest model."
 _UP = "Nats per token, or bits per byte. Unset: loss where all runs have one tokenizer, else bits."
@@ -42,14 +46,14 @@ def plot(
     if heads:
         _heads(runs or [], x, y, out, width, height, json)
         return
-    from attncli.render.chart import STEPS, TIME, TOKENS, ascii_only
-    from attncli.render.console import output, print_json, print_note, show
+    from attncli.render.console import print_note
     from attncli.render.curves import BITS, LOSS, Axes, curves_document, curves_screen
+    from attncli.render.figure import curves_figure
     from attncli.training.curves import read_curves
 
     found = [read_curves(name) for name in runs] if runs else [read_curves(None)]
     comparable = len(found) == 1 or len({run.tokenizer or run.path for run in found}) == 1
-    axes = Axes({"step": STEPS, "tokens": TOKENS, "time": TIME}[x], y or (LOSS if comparable else BITS))
+    axes = Axes(_along(x), y or (LOSS if comparable else BITS))
     if not comparable and not json:
         print_note(
             "nats per token of different tokenizers cannot be compared; --y bits can"
@@ -59,18 +63,12 @@ def plot(
     for run in found:
         if (missing := axes.missing(run)) is not None:
             raise UsageProblem(f"{run.path} does not say its {missing}.", "Choose another --x or --y.")
-    if out is not None:
-        from attncli.render.figure import curves_figure
-
-        data = curves_figure(found, axes, out.suffix[1:].lower())
-        write_file(out, "--out", lambda file: file.write(data))
-        print_note(f"written: {out}")
-    if json:
-        print_json(curves_document(found))
-    elif out is None:
-        console = output()
-        rows = height or _rows(console, len(found))
-        show(console, curves_screen(found, axes, width or console.width, rows, ascii_only(console)))
+    _tell(
+        lambda kind: curves_figure(found, axes, kind),
+        lambda: curves_document(found),
+        lambda *of: curves_screen(found, axes, *of),
+        out, json, width, height, below=len(found),
+    )  # fmt: skip
 
 
 def _heads(
@@ -80,32 +78,51 @@ def _heads(
     if y is not None or len(runs) > 1:
         what = "--y" if y is not None else f"{len(runs)} runs"
         raise UsageProblem(f"--heads draws the scores of one run's heads, so {what} cannot be given.", "Name one run.")
-    from attncli.render.chart import STEPS, TIME, TOKENS, ascii_only
-    from attncli.render.console import output, print_json, print_note, show
+    from attncli.render.figure import watched_figure
     from attncli.render.watched import along_axis, watched_document, watched_screen
     from attncli.training.curves import read_heads
 
     found = read_heads(runs[0] if runs else None)
-    along = {"step": STEPS, "tokens": TOKENS, "time": TIME}[x]
+    along = _along(x)
     if not any(math.isfinite(at) for at in along_axis(found, along).tolist()):
         raise UsageProblem(f"{found.path} does not say its {along}.", "Choose another --x.")
-    if out is not None:
-        from attncli.render.figure import watched_figure
+    _tell(
+        lambda kind: watched_figure(found, along, kind),
+        lambda: watched_document(found),
+        lambda *of: watched_screen(found, along, *of),
+        out, json, width, height, below=len(found.kinds),
+    )  # fmt: skip
 
-        data = watched_figure(found, along, out.suffix[1:].lower())
-        write_file(out, "--out", lambda file: file.write(data))
-        print_note(f"written: {out}")
+
+def _along(x: str) -> str:
+    from attncli.render.chart import STEPS, TIME, TOKENS
+
+    return {"step": STEPS, "tokens": TOKENS, "time": TIME}[x]
+
+
+def _tell(
+    figure: Callable[[str], bytes],
+    document: Callable[[], object],
+    screen: Callable[[int, int, bool], Picture],
+    out: Path | None,
+    json: bool,
+    width: int | None,
+    height: int | None,
+    below: int,
+) -> None:
+    """A chart as a file of some kind, as a document, or on a screen of width x height, `below` being rows of legend."""
+    from attncli.render.chart import ascii_only
+    from attncli.render.console import output, print_json, show
+
+    if out is not None:
+        data = figure(out.suffix[1:].lower())
+        write_asked(out, "--out", lambda file: file.write(data))
     if json:
-        print_json(watched_document(found))
+        print_json(document())
     elif out is None:
         console = output()
-        rows = height or _rows(console, len(found.kinds))
-        show(console, watched_screen(found, along, width or console.width, rows, ascii_only(console)))
-
-
-def _rows(console: Any, below: int) -> int:
-    """Of the chart, with so many rows below it."""
-    return min(_ROWS, max(console.height - below - 1, 1)) if console.is_terminal else _ROWS
+        fitting = min(_ROWS, max(console.height - below - 1, 1)) if console.is_terminal else _ROWS
+        show(console, screen(width or console.width, height or fitting, ascii_only(console)))
 
 
 def _refuse(x: str, y: str | None, width: int | None, height: int | None) -> None:
