@@ -279,6 +279,7 @@ BAD = [
     (["train", "latin.txt"], 3, "byte 3 is 0xe9"),
     (["train"], 2, "no text to train on"),
     (["train", "story.txt", "--time", "soon"], 2, "not a time"),
+    (["train", "story.txt", "--compile", "--no-compile", "--name", "n"], 2, "exclude one another"),
     (["train", "story.txt", "--time", "1m", "--steps", "3", "--name", "n"], 2, "each set the length"),
     (["train", "story.txt", "--size", "huge", "--name", "n"], 2, "not a size"),
     (["train", "story.txt", "--vocab-size", "12", "--name", "n"], 2, "from 257"),

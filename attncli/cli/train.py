@@ -71,13 +71,15 @@ def train(
     from_: Annotated[str | None, unset("--from", metavar="MODEL", help="Go on from this model: its shape, weights and tokenizer.", rich_help_panel=_MODEL_PANEL)] = None,  # noqa: E501
     batch_size: Annotated[int | None, count(help="Windows of text in a step. Unset: by device and length.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
     grad_accum: Annotated[int | None, count(help="Take a step in so many parts, to save memory. Unset: by memory.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
-    checkpoint_activations: Annotated[bool | None, unset("--checkpoint-activations/--keep-activations", help="Compute them twice, to save memory. Unset: by memory.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
+    checkpoint_activations: Annotated[bool, unset("--checkpoint-activations", help="Compute them twice, to save memory. Unset: by memory; --keep-activations: never.", rich_help_panel=_RECIPE_PANEL)] = False,  # noqa: E501
+    keep_activations: Annotated[bool, typer.Option("--keep-activations", hidden=True)] = False,
     optimizer: Annotated[str | None, unset(metavar="|".join(OPTIMIZER_KINDS), help="Unset: muon; adamw with --from.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
     lr: Annotated[float | None, unset(help="Peak learning rate of the matrices. Unset: by optimizer and length.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
     adam_lr: Annotated[float | None, unset(help="With muon, that of embeddings and norms.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
     weight_decay: Annotated[float | None, unset(help="Of matrices and embeddings. Unset: by how often the text is seen.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
     dropout: Annotated[float | None, unset(help="Unset: by how often the text is seen.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
-    compile: Annotated[bool | None, unset("--compile/--no-compile", help="Use torch.compile. Unset: by device and time.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
+    compile: Annotated[bool, unset("--compile", help="Use torch.compile. Unset: by device and time; --no-compile: never.", rich_help_panel=_RECIPE_PANEL)] = False,  # noqa: E501
+    no_compile: Annotated[bool, typer.Option("--no-compile", hidden=True)] = False,
     seed: SeedOption = None,
     device: DeviceOption = TrainConfig.device,
     dtype: DtypeOption = TrainConfig.dtype,
@@ -124,8 +126,11 @@ def train(
     text = CorpusConfig(tokenizer=tokenizer, vocab_size=vocab_size, val_fraction=val_fraction, encoding=encoding)  # type: ignore[arg-type]
     pinned = TrainConfig(
         seconds=time, steps=steps, epochs=epochs, tokens=tokens, size=size, context=context, batch_size=batch_size,
-        grad_accum=grad_accum, checkpoint_activations=checkpoint_activations, optimizer=optimizer, lr=lr,  # type: ignore[arg-type]
-        adam_lr=adam_lr, weight_decay=weight_decay, dropout=dropout, compile=compile,
+        grad_accum=grad_accum,
+        checkpoint_activations=_either(checkpoint_activations, keep_activations, "--keep-activations"),
+        compile=_either(compile, no_compile, "--no-compile"),
+        optimizer=optimizer, lr=lr,  # type: ignore[arg-type]
+        adam_lr=adam_lr, weight_decay=weight_decay, dropout=dropout,
         seed=draw_seed() if seed is None else seed, device=device, dtype=dtype, save_dtype=save_dtype,
     )  # fmt: skip
     start = None if from_ is None else load(from_, "cpu", "float32")
@@ -146,6 +151,13 @@ def train(
         if watch_heads:
             job = replace(job, facts=job.facts | {"watch_heads": True})
         _run(job, target, json, tensorboard)
+
+
+def _either(yes: bool, no: bool, name: str) -> bool | None:
+    """What an option and its opposite, of that name, say together; None when neither was given."""
+    if yes and no:
+        raise UsageProblem(f"{name} and its opposite exclude one another.", "Give one of them.")
+    return yes or (False if no else None)
 
 
 def _show_plan(job: Job, target: Path, json: bool) -> None:
