@@ -35,7 +35,7 @@ _TOKEN = "The token in focus, by index or word. Unset: the last, which predicts 
 _HEAD = "Only this head, such as 2.3 for head 3 of layer 2. Unset: all, and the busiest as a map."
 _WEIGHTS = "Measure a source by the length of the vector it contributes, or by its attention weight alone."
 _COMPARE = "Show the length of what is contributed and the attention weight side by side."
-_CHECK = "Cut every source off in turn, and show what is left of the prediction."
+_CHECK = "Cut the sources that are shown off in turn, and show what is left of the prediction."
 _VIEW = (
     "bars: sources; map: one head; grid: every head; steps: the arithmetic of a row; lens: the prediction after each "
     "layer; logit: what a logit is the sum of; rollout: attention through all layers. Unset: the first screen."

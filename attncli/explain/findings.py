@@ -17,6 +17,13 @@ from attncli.text.tokenizer import Piece
 Weights = Literal["norm", "raw"]
 Floats = NDArray[np.float64]
 NAMED = 8  # sources that a screen shows by name, the first token aside
+MAP_ROWS = 40  # of a map, at most
+
+
+def rows_around(focus: int, count: int) -> range:
+    """The rows of a map that are shown of so many: the focus, most of them before it."""
+    first = max(0, min(focus - MAP_ROWS * 3 // 4, count - MAP_ROWS))
+    return range(first, min(first + MAP_ROWS, count))
 
 
 @dataclass(frozen=True)
@@ -52,14 +59,15 @@ class Sources:
 
 @dataclass(frozen=True)
 class HeadMap:
-    """One head's attention weights: row looks at column."""
+    """One head's attention weights: row looks at column. Of a long text only R rows around the focus, else all T."""
 
     layer: int
     head: int
-    weights: Floats  # (T, T), rows sum to 1, 0 above the diagonal
+    weights: Floats  # (R, T), rows sum to 1, 0 above the diagonal
     asked_for: bool  # else it is the head that moves most to the focus token from other tokens
-    previous_token: float | None  # mean weight on the token before, over the rows that have one
+    previous_token: float | None  # mean weight on the token before, over these rows, those that have one
     previous_token_chance: float | None  # the same for attention spread evenly
+    first_row: int = 0  # the token that the first of the rows is of
 
 
 @dataclass(frozen=True)

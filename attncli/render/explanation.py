@@ -33,7 +33,7 @@ def explanation_screen(found: Explanation, model: str, console: Console) -> Rend
         _bars(found, width),
         Text(),
         head_title(found.map, width),
-        attention_map(found.pieces, found.map.weights, found.sources.focus, console),
+        attention_map(found.pieces, found.map, found.sources.focus, console),
         Text(),
         _next_tokens(found, width),
         Text(),

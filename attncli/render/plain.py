@@ -87,8 +87,9 @@ def _shares(found: Explanation, names: Sequence[str]) -> list[str]:
 def _map(head: HeadMap, names: Sequence[str]) -> list[str]:
     asked = "you asked for" if head.asked_for else "that brings most from other tokens"
     lines = [f"In head {head.layer}.{head.head}, the one {asked}:"]
-    for row in range(min(len(names), _ROWS)):
-        weights = head.weights[row, : row + 1]
+    rows = range(head.first_row, head.first_row + len(head.weights))
+    for row in rows[:_ROWS]:
+        weights = head.weights[row - head.first_row, : row + 1]
         told = sorted(range(row + 1), key=lambda at: -weights[at])[:2]
         seen = [
             f"at {'itself' if at == row else names[at]} with {percent(float(weights[at]))}"
@@ -96,7 +97,9 @@ def _map(head: HeadMap, names: Sequence[str]) -> list[str]:
             if at == told[0] or weights[at] >= _LEAST
         ]
         lines.append(f"{names[row]} looks {' and '.join(seen)}.")
-    if len(names) > _ROWS:
+    if len(rows) < len(names):
+        lines.append(f"These are tokens {rows[0]} to {rows[-1]} of {len(names):,}.")
+    elif len(names) > _ROWS:
         lines.append(f"There are {len(names) - _ROWS:,} more; --json gives all.")
     if head.previous_token is not None and head.previous_token_chance is not None:
         score, chance = percent(head.previous_token), percent(head.previous_token_chance)
