@@ -95,16 +95,39 @@ class EdgeChecks:
 
 
 @dataclass(frozen=True)
-class Explanation:
-    """The first screen."""
+class Words:
+    """The tokens of a text that is told in words, and which of them each word is."""
 
-    pieces: tuple[Piece, ...]
+    tokens: tuple[Piece, ...]
+    spans: tuple[range, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The first screen.
+
+    With words, everything is of words, their indices too: a word is the sum of its tokens as sources, and the mean of
+    them where they look. The prediction is that after the last token of the word in focus.
+    """
+
+    pieces: tuple[Piece, ...]  # tokens, or words
     layers: int
     heads: int
     sources: Sources
     map: HeadMap
     next_tokens: tuple[NextToken, ...]  # what may follow the focus token, most probable first
     checks: EdgeChecks | None = None
+    words: Words | None = None
+
+    @property
+    def tokens(self) -> tuple[Piece, ...]:
+        """The text as the model reads it."""
+        return self.pieces if self.words is None else self.words.tokens
+
+    @property
+    def unit(self) -> str:
+        """What the pieces are called."""
+        return "token" if self.words is None else "word"
 
 
 @dataclass(frozen=True)

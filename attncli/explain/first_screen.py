@@ -27,9 +27,11 @@ from attncli.explain.findings import (
     Question,
     Sources,
     Weights,
+    Words,
     rows_around,
 )
 from attncli.explain.reading import read, rows_to_watch
+from attncli.explain.words import joined
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.cache import SharedPast
 from attncli.model.mask import causal_mask
@@ -53,18 +55,21 @@ def explain(
     pieces: Sequence[Piece],
     focus: Focus,
     *,
+    words: Sequence[range] | None = None,
     next_tokens: int = 10,
     named: int = NAMED,
     check: bool = True,
 ) -> Explanation:
     """Explains one text, given as its tokens. `check` cuts the sources off that a screen shows by name.
 
+    With `words`, the tokens of each in order, the focus and the findings are of words.
+
     Raises:
         BadInput: for no tokens, or more than the context.
         UsageProblem: for a token, layer or head that is not there, naming those that are.
     """
-    token = focused(model, pieces, focus)
-    units = [range(at, at + 1) for at in range(len(pieces))]
+    units = words or [range(at, at + 1) for at in range(len(pieces))]
+    token = focused(model, pieces, focus, len(units))
     map_rows = rows_around(token, len(units))
     rows = rows_to_watch(range(units[map_rows[0]].start, units[map_rows[-1]].stop), len(pieces))
     watch = _Watch(focus, units, token, rows)
@@ -79,22 +84,24 @@ def explain(
             asked = Prediction(past, ids[0, queries.start : queries.stop], following[0].id)
             checks = check_edges(model, asked, units[: token + 1], sources.named(named), following[0])
     return Explanation(
-        pieces=tuple(pieces),
+        pieces=tuple(pieces if words is None else joined(pieces, units)),
         layers=model.config.layers,
         heads=model.config.heads,
         sources=sources,
         map=watch.head_map(),
         next_tokens=following,
         checks=checks,
+        words=None if words is None else Words(tuple(pieces), tuple(units)),
     )
 
 
-def focused(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> int:
-    """The index of the token in focus. Raises BadInput and UsageProblem as `explain` does."""
+def focused(model: Transformer, pieces: Sequence[Piece], focus: Focus, count: int | None = None) -> int:
+    """The index of the token in focus, or the word of so many. Raises BadInput and UsageProblem as `explain` does."""
     config = model.config
     refuse_length(pieces, config.context)
-    token = len(pieces) - 1 if focus.token is None else focus.token
-    _check("token", token, len(pieces))
+    count = len(pieces) if count is None else count
+    token = count - 1 if focus.token is None else focus.token
+    _check("token", token, count)
     _check("layer", focus.layer, config.layers)
     _check("head", focus.head, config.heads)
     return token

@@ -15,7 +15,14 @@ from rich.text import Text
 
 from attncli.explain.findings import MAP_ROWS, Explanation, Floats, Grid, HeadMap, rows_around
 from attncli.render.escape import fit, pad, token_label
-from attncli.render.heading import LABEL, heading, heading_document, question_document, question_heading, titled
+from attncli.render.heading import (
+    LABEL,
+    explanation_heading,
+    explanation_heading_document,
+    question_document,
+    question_heading,
+    titled,
+)
 from attncli.render.palette import heat
 from attncli.text.tokenizer import Piece
 
@@ -121,12 +128,12 @@ def _ruler(columns: int, pool: int, wide: int, labels: int) -> Text:
     return Text(" " * (labels + 5) + line, style="dim")
 
 
-def head_title(head: HeadMap, width: int) -> Text:
+def head_title(head: HeadMap, width: int, unit: str = "token") -> Text:
     """Which head a map is of, and how much of a previous-token head it is on this text."""
     facts = "row looks at column, % of row"
     if head.previous_token is not None and head.previous_token_chance is not None:
         score, chance = (f"{value:.2f}".lstrip("0") for value in (head.previous_token, head.previous_token_chance))
-        facts += f" · looks at the token before: {score}, chance {chance}"
+        facts += f" · looks at the {unit} before: {score}, chance {chance}"
     title = f"{'Head' if head.asked_for else 'Busiest head'} {head.layer}.{head.head}"
     return titled(title, facts, width)
 
@@ -140,14 +147,12 @@ def map_screen(found: Explanation, model: str, console: Console) -> RenderableTy
         if len(found.pieces) <= cells and len(found.map.weights) == len(found.pieces)
         else _rows_around(found.pieces, found.map, focus, width)
     )
-    return Group(
-        heading(found.pieces, found.layers, found.heads, model, width), Text(), head_title(found.map, width), drawn
-    )
+    return Group(explanation_heading(found, model, width), Text(), head_title(found.map, width, found.unit), drawn)
 
 
 def map_document(found: Explanation, model: str) -> dict[str, Any]:
     """The same for programs: every row that was found."""
-    document = heading_document(found.pieces, found.layers, found.heads, model)
+    document = explanation_heading_document(found, model)
     return {"view": "map", **document, "focus": found.sources.focus, "map": head_document(found.map)}
 
 

@@ -30,12 +30,13 @@ def print_sentences(sentences: Sequence[str]) -> None:
 
 def explanation_sentences(found: Explanation, model: str) -> list[str]:
     """Everything that the first screen says."""
-    names = _names(found.pieces)
+    names = _names(found.pieces, found.unit)
     layers, heads = plural(found.layers, "layer"), plural(found.heads, "head")
+    counted = plural(len(found.tokens), "token") + (f", {plural(len(found.pieces), 'word')}" if found.words else "")
     return [
-        f"The model {one_line(model)} has {layers} of {heads}. The text has {plural(len(found.pieces), 'token')}.",
+        f"The model {one_line(model)} has {layers} of {heads}. The text has {counted}.",
         *_shares(found, names),
-        *_map(found.map, names),
+        *_map(found.map, names, found.unit),
         *_next(found, names),
         "A share says where information comes from, not what it is worth to the prediction.",
     ]
@@ -56,14 +57,14 @@ def spoken(text: str) -> str:
     return f"a {blank}" if len(text) == 1 else f"{len(text)} {blank}s"
 
 
-def _names(pieces: Sequence[Piece]) -> list[str]:
+def _names(pieces: Sequence[Piece], unit: str) -> list[str]:
     """What each token is called: with its index where two would be called the same."""
     names = [spoken(piece.text) for piece in pieces]
     for at, piece in enumerate(pieces):
         if piece.part != (1, 1):
             names[at] += f", part {piece.part[0]} of {piece.part[1]}"
     common = Counter(names)
-    return [f"{name} (token {at})" if common[name] > 1 else name for at, name in enumerate(names)]
+    return [f"{name} ({unit} {at})" if common[name] > 1 else name for at, name in enumerate(names)]
 
 
 def _shares(found: Explanation, names: Sequence[str]) -> list[str]:
@@ -71,21 +72,25 @@ def _shares(found: Explanation, names: Sequence[str]) -> list[str]:
     measure = "shares of information" if sources.weights == "norm" else "raw attention weights"
     apart = sources.focus > 1
     ranked = sorted(range(1 if apart else 0, sources.focus + 1), key=lambda at: -sources.shares[at])
-    lines = [f"Where does {focus}, token {sources.focus}, get its information? In {measure}, {scope(sources, found)}:"]
+    lines = [
+        f"Where does {focus}, {found.unit} {sources.focus}, get its information? In {measure}, {scope(sources, found)}:"
+    ]
     for at in ranked[:_SOURCES]:
         source = "itself" if at == sources.focus else names[at]
         lines.append(f"{focus} takes {percent(float(sources.shares[at]))} from {source}.")
     if rest := ranked[_SOURCES:]:
-        others = "another token" if len(rest) == 1 else f"{len(rest)} other tokens"
+        others = f"another {found.unit}" if len(rest) == 1 else f"{len(rest)} other {found.unit}s"
         lines.append(f"{focus} takes {percent(float(sources.shares[rest].sum()))} from {others}.")
     if apart:
         share, raw = percent(float(sources.shares[0])), percent(float(sources.raw[0]))
-        lines.append(f"{focus} takes {share} from the first token, {names[0]}, which has {raw} of the raw attention.")
+        lines.append(
+            f"{focus} takes {share} from the first {found.unit}, {names[0]}, which has {raw} of the raw attention."
+        )
     return lines
 
 
-def _map(head: HeadMap, names: Sequence[str]) -> list[str]:
-    asked = "you asked for" if head.asked_for else "that brings most from other tokens"
+def _map(head: HeadMap, names: Sequence[str], unit: str) -> list[str]:
+    asked = "you asked for" if head.asked_for else f"that brings most from other {unit}s"
     lines = [f"In head {head.layer}.{head.head}, the one {asked}:"]
     rows = range(head.first_row, head.first_row + len(head.weights))
     for row in rows[:_ROWS]:
@@ -98,12 +103,12 @@ def _map(head: HeadMap, names: Sequence[str]) -> list[str]:
         ]
         lines.append(f"{names[row]} looks {' and '.join(seen)}.")
     if len(rows) < len(names):
-        lines.append(f"These are tokens {rows[0]} to {rows[-1]} of {len(names):,}.")
+        lines.append(f"These are {unit}s {rows[0]} to {rows[-1]} of {len(names):,}.")
     elif len(names) > _ROWS:
         lines.append(f"There are {len(names) - _ROWS:,} more; --json gives all.")
     if head.previous_token is not None and head.previous_token_chance is not None:
         score, chance = percent(head.previous_token), percent(head.previous_token_chance)
-        lines.append(f"On average a token looks at the one before with {score}; even attention would give {chance}.")
+        lines.append(f"On average a {unit} looks at the one before with {score}; even attention would give {chance}.")
     return lines
 
 
