@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from attncli.explain import checks as module
-from attncli.explain.checks import Past, Prediction, check_edges, probabilities
+from attncli.explain.checks import Prediction, check_edges, probabilities
 from attncli.explain.findings import NextToken
 from attncli.explain.first_screen import Focus, explain
 from attncli.explain.knockout import Cut, Knockout
 from attncli.model.attention import Observer
+from attncli.model.cache import SharedPast
 from attncli.text.tokenizer import train_tokenizer
 from tests.conftest import ids_of, story, tiny_model
 from tests.test_model import Recorder
@@ -26,7 +27,7 @@ def asked(model, ids, queries=1, target=5):
     start = ids.shape[1] - queries
     keys = [seen.steps[layer].key[:, :, :start] for layer in seen.steps]
     values = [seen.steps[layer].value[:, :, :start] for layer in seen.steps]
-    return Prediction(Past(keys, values, model.config.context), ids[0, start:], target)
+    return Prediction(SharedPast(keys, values, model.config.context), ids[0, start:], target)
 
 
 class One(Knockout):
@@ -58,7 +59,7 @@ class Some(Observer):
 def test_a_cut_after_the_past_is_the_cut_in_a_whole_pass(family, queries, monkeypatch):
     model = tiny_model(dtype=torch.float64, **family)
     ids = ids_of(14)
-    monkeypatch.setattr(module, "_MOST_ELEMENTS", 14 * 32 * 4)  # four cuts a pass
+    monkeypatch.setattr(module, "_MOST_ELEMENTS", 4 * queries * 14 * 4)  # four cuts a pass
     edges = [[(query, source) for query in range(14 - queries, 14)] for source in range(11)]
     cuts = [Cut(frozenset((query - 14 + queries, source) for query, source in group)) for group in edges]
     found = probabilities(model, asked(model, ids, queries), [Cut(frozenset()), *cuts])

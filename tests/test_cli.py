@@ -200,6 +200,17 @@ def test_explain_checks_edges_unless_told_not_to(at_home, capsys):
     assert "cut: " not in out
 
 
+def test_explain_counts_words(at_home, capsys):
+    _, out, _ = ask(capsys, "explain", "The small cat sat near the river", "--words", "--token", "cat", "--json")
+    document = json.loads(out)
+    assert [word["text"] for word in document["words"]] == [
+        "The",
+        *[" small", " cat", " sat", " near", " the", " river"],
+    ]
+    assert document["sources"]["focus"] == 2
+    assert len(document["sources"]["shares"]) == 7
+
+
 def test_explain_compares_weights(at_home, capsys):
     code, out, _ = ask(capsys, "explain", "The small cat sat near the river", "--compare-weights")
     assert code == 0
@@ -330,6 +341,7 @@ BAD = [
     (["explain", "the cat", "--weights", "raw", "--compare-weights"], 2, "Leave --weights out"),
     (["explain", "the cat", "--view", "moon"], 2, "Use bars, map, grid, steps, lens, logit or rollout"),
     (["explain", "the cat", "--view", "lens", "--head", "0.0"], 2, "--head does not go with --view lens"),
+    (["explain", "the cat", "--words", "--view", "grid"], 2, "--words does not go with --view grid"),
     (["explain", "the cat", "--target", "cat"], 2, "It goes with --view logit"),
     (["explain", "the cat", "--view", "logit", "--target", "zq zq"], 2, "not one token"),
     (["tokenize", "--decode", "1 2 x"], 3, "not a token id"),

@@ -5,8 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from attncli.errors import BadInput, UsageProblem
+from attncli.explain import checks, reading
 from attncli.explain.first_screen import Focus, contribution_norms, explain, find_token, previous_token_score
 from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
 from tests.conftest import FAMILIES, ids_of, story, tiny_model
@@ -131,13 +134,11 @@ def test_a_single_token_gets_everything_from_itself():
 def test_previous_token_score_of_perfect_and_even_heads():
     perfect = np.eye(9, k=-1)
     perfect[0, 0] = 1
-    assert previous_token_score(perfect)[0] == 1
-    even = np.tril(np.ones((9, 9))) / np.arange(1, 10)[:, None]
-    score, chance = previous_token_score(even)
-    assert score == pytest.approx(chance)
-    assert previous_token_score(np.tril(np.ones((7, 7))) / np.arange(1, 8)[:, None])[1] == pytest.approx(
-        0.2655, abs=1e-4
-    )
+    assert previous_token_score(perfect) == 1
+    assert previous_token_score(perfect[4:], 4) == 1
+    even = np.tril(np.ones((7, 7))) / np.arange(1, 8)[:, None]
+    assert previous_token_score(even) == pytest.approx(0.2655, abs=1e-4)
+    assert previous_token_score(even[:1]) is None
 
 
 def test_chance_of_a_windowed_head_is_that_of_its_window():
@@ -153,6 +154,71 @@ def test_a_model_that_contributes_nothing_has_no_shares():
         block.attention.output.weight.zero_()
     found = explain(model, TOKENIZER, TOKENIZER.pieces(TEXT), Focus())
     assert (found.sources.shares == 0).all()
+
+
+# Long texts: only the rows asked for are watched
+
+
+def in_stretches(monkeypatch, whole=16, stretch=9):
+    """Makes a text of more than 16 tokens a long one."""
+    monkeypatch.setattr(reading, "WHOLE", whole)
+    monkeypatch.setattr(reading, "_STRETCH", stretch)
+
+
+@pytest.mark.parametrize("focus", [Focus(), Focus(token=61), Focus(token=2), Focus(token=45, layer=1, head=2)])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_rows_of_a_long_text_are_those_of_the_whole(name, focus, monkeypatch):
+    model = tiny_model(vocab_size=300, dtype=torch.float64, **FAMILIES[name])
+    pieces = TOKENIZER.pieces(story(60))[:90]
+    whole = explain(model, TOKENIZER, pieces, focus)
+    in_stretches(monkeypatch)
+    found = explain(model, TOKENIZER, pieces, focus)
+    for part in ("shares", "by_layer", "raw"):
+        np.testing.assert_allclose(getattr(found.sources, part), getattr(whole.sources, part), rtol=1e-5, atol=1e-7)
+    first = found.map.first_row
+    rows = range(max(0, min(whole.sources.focus - 30, 50)), max(40, min(whole.sources.focus + 10, 90)))
+    assert (first, len(whole.map.weights), len(found.map.weights)) == (rows.start, 90, 40)
+    assert (found.map.layer, found.map.head) == (whole.map.layer, whole.map.head)
+    np.testing.assert_allclose(found.map.weights, whole.map.weights[first : first + 40], rtol=1e-5, atol=1e-7)
+    on_the_one_before = [whole.map.weights[row, row - 1] for row in rows if row]
+    assert found.map.previous_token == pytest.approx(np.mean(on_the_one_before), abs=1e-6)
+    window = model.config.window_of(found.map.layer) or 90
+    assert found.map.previous_token_chance == pytest.approx(np.mean([1 / min(row + 1, window) for row in rows if row]))
+    assert [token.id for token in found.next_tokens] == [token.id for token in whole.next_tokens]
+    assert found.checks.sources == whole.checks.sources
+    assert found.checks.probabilities == pytest.approx(whole.checks.probabilities, rel=1e-5)
+    assert found.checks.random == pytest.approx(whole.checks.random, rel=1e-5)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that an operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements, self.operation = 0, None
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage().nbytes() // leaf.itemsize > self.elements:
+                self.elements, self.operation = leaf.untyped_storage().nbytes() // leaf.itemsize, operation
+        return made
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_nothing_in_the_explanation_of_a_long_text_is_of_the_size_of_a_layers_weights(name, monkeypatch):
+    """Twice the tokens make the largest tensor at most twice as large; the weights of a head would be four times."""
+    in_stretches(monkeypatch, stretch=32)
+    monkeypatch.setattr(checks, "_MOST_ELEMENTS", 1 << 12)
+    model = tiny_model(vocab_size=300, context=1024, **FAMILIES[name])
+    pieces = TOKENIZER.pieces(story(800))[:1024]
+    sizes = {}
+    for length in (512, 1024):
+        with Largest() as largest:
+            explain(model, TOKENIZER, pieces[:length], Focus())
+        sizes[length] = largest.elements
+    assert sizes[1024] <= 2 * sizes[512]
+    assert sizes[1024] < 1024 * 1024 / 3
 
 
 def cut(*texts):

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from attncli.explain.findings import Grid, HeadMap, Ledger, Lens, LensRow, NextToken, Question, Rollout, Steps
-from attncli.render.explanation import bars_screen, compared_screen
+from attncli.render.explanation import bars_screen, compared_screen, explanation_screen
 from attncli.render.ledger import ledger_document, ledger_screen
 from attncli.render.lens import lens_document, lens_screen
 from attncli.render.maps import grid_document, grid_screen, map_document, map_screen
 from attncli.render.numbers import percent
+from attncli.render.plain import explanation_sentences
 from attncli.render.rollout import rollout_document, rollout_screen
 from attncli.render.steps import steps_document, steps_screen
 from attncli.text.tokenizer import Piece
@@ -77,7 +78,7 @@ def finding(view, texts, focus=None, layers=3, heads=4):
 
 def drawn(view, found, width, colors=None):
     console = screen(width, colors)
-    draw = bars_screen if view == "bars" else VIEWS[view][0]
+    draw = {"bars": bars_screen, "first": explanation_screen}.get(view) or VIEWS[view][0]
     console.print(draw(found, "stories", console))
     return console.file.getvalue()
 
@@ -214,6 +215,19 @@ def test_a_map_of_a_long_text_shows_single_rows_around_the_focus():
     peak = replace(found.map, weights=np.eye(300)[:, ::-1][::-1])
     rows = re.findall(r"^ *\d+ ␣w\d+ +([·█░▒▓ ]+)$", drawn("map", replace(found, map=peak), 80), re.MULTILINE)
     assert [row.rstrip().index("█") for row in rows] == [at // 3 for at in range(120, 160)]
+
+
+def test_rows_of_a_long_text_are_drawn_where_they_stand():
+    """A map that holds only the rows around the focus looks like one that holds all."""
+    found = explanation([f" w{at}" for at in range(300)], 150)
+    some = replace(found, map=replace(found.map, weights=found.map.weights[120:160], first_row=120))
+    assert drawn("map", some, 80) == drawn("map", found, 80)
+    shown = drawn("first", some, 80).partition("Busiest head")[2]
+    assert [int(at) for at in re.findall(r"^ *(\d+) ␣w", shown, re.MULTILINE)] == list(range(120, 160))
+    assert "rows 120 to 159 of 300" in shown
+    said = "\n".join(explanation_sentences(some, "m"))
+    assert "These are tokens 120 to 159 of 300." in said
+    assert said.count(" looks at ") == 41  # the rows, and what a token does on average
 
 
 def test_a_small_map_is_in_numbers():

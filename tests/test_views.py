@@ -13,7 +13,7 @@ from attncli.explain.rollout import rolled, rollout
 from attncli.explain.steps import steps
 from attncli.text.tokenizer import train_tokenizer
 from tests.conftest import story, tiny_model
-from tests.test_explain import contributions
+from tests.test_explain import contributions, in_stretches
 from tests.test_model import Recorder
 
 TOKENIZER = train_tokenizer([story(400)], "bpe", 300)
@@ -116,6 +116,23 @@ def test_a_target_is_named_by_text_or_number():
 def test_a_target_that_is_no_token_is_refused(target, message):
     with pytest.raises(UsageProblem, match=message):
         ledger(tiny_model(vocab_size=300), TOKENIZER, PIECES, FOCUS, target=target)
+
+
+# Long texts
+
+
+@torch.no_grad()
+def test_views_of_a_long_text_are_those_of_the_whole(model, monkeypatch):
+    pieces = TOKENIZER.pieces(story(60))[:90]
+    whole = lens(model, TOKENIZER, pieces, Focus(token=70)), ledger(model, TOKENIZER, pieces, Focus(token=70))
+    in_stretches(monkeypatch)
+    formed, summed = lens(model, TOKENIZER, pieces, Focus(token=70)), ledger(model, TOKENIZER, pieces, Focus(token=70))
+    for found, expected in zip(formed.rows, whole[0].rows, strict=True):
+        assert (found.rank, found.probability) == (expected.rank, pytest.approx(expected.probability, rel=1e-9))
+    np.testing.assert_allclose(summed.heads, whole[1].heads, atol=1e-10)
+    np.testing.assert_allclose(summed.feed_forward, whole[1].feed_forward, atol=1e-10)
+    assert summed.heads.shape == (3, 4, 90)
+    assert summed.logit == pytest.approx(whole[1].logit, abs=1e-9)
 
 
 # Steps

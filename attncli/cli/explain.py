@@ -35,7 +35,8 @@ _TOKEN = "The token in focus, by index or word. Unset: the last, which predicts 
 _HEAD = "Only this head, such as 2.3 for head 3 of layer 2. Unset: all, and the busiest as a map."
 _WEIGHTS = "Measure a source by the length of the vector it contributes, or by its attention weight alone."
 _COMPARE = "Show the length of what is contributed and the attention weight side by side."
-_CHECK = "Cut every source off in turn, and show what is left of the prediction."
+_CHECK = "Cut the sources that are shown off in turn, and show what is left of the prediction."
+_WORDS = "Count tokens as words: a word is the sum of its tokens, and is cut off as a whole. --token counts words too."
 _VIEW = (
     "bars: sources; map: one head; grid: every head; steps: the arithmetic of a row; lens: the prediction after each "
     "layer; logit: what a logit is the sum of; rollout: attention through all layers. Unset: the first screen."
@@ -51,6 +52,7 @@ _GO_WITH: dict[str, tuple[str | None, ...]] = {
     "--weights": (None, "bars"),
     "--no-check": (None, "bars"),
     "--compare-weights": (None, "bars"),
+    "--words": (None, "bars", "map"),
     "--target": ("logit",),
     "--against": ("logit",),
     "--plain": (None,),
@@ -70,6 +72,7 @@ def explain(
     head: Annotated[str | None, unset(metavar="[L.]H", help=_HEAD)] = None,
     weights: Annotated[str, typer.Option(metavar="norm|raw", help=_WEIGHTS)] = "norm",
     compare_weights: Annotated[bool, typer.Option("--compare-weights", help=_COMPARE)] = False,
+    words: Annotated[bool, typer.Option("--words", help=_WORDS)] = False,
     check: Annotated[bool, typer.Option(help=_CHECK)] = True,
     target: Annotated[str | None, unset(metavar="TOKEN", help=_TARGET)] = None,
     against: Annotated[str | None, unset(metavar="TOKEN", help=_AGAINST)] = None,
@@ -98,21 +101,25 @@ def explain(
         "--head": head is not None, "--layer": layer is not None, "--weights": weights != "norm",
         "--no-check": not check, "--compare-weights": compare_weights, "--target": target is not None,
         "--against": against is not None, "--plain": plain, "--csv": csv is not None, "--npz": npz is not None,
+        "--words": words,
     }  # fmt: skip
     _check_view(view, [option for option, is_given in given.items() if is_given])
     said = required_text(text, _EXAMPLE)
     from attncli.cli.loading import load
     from attncli.explain.first_screen import Focus, find_token
+    from attncli.explain.words import joined
+    from attncli.explain.words import words as grouped
     from attncli.render.console import output, print_json, show
     from attncli.render.explanation import compared_screen
     from attncli.render.plain import explanation_sentences, print_sentences
 
     loaded = load(model, device, "float32")
     pieces = loaded.tokenizer.pieces(said)
-    index = find_token(pieces, token) if token is not None else None
+    spans = grouped(pieces) if words else None
+    index = find_token(joined(pieces, spans) if spans else pieces, token) if token is not None else None
     focus = Focus(index, layer, head_index, "raw" if weights == "raw" else "norm")
     checked = check and (json or not compare_weights)  # that screen has no room for them
-    found, screen, document = _answer(loaded, pieces, focus, view, checked, target, against)
+    found, screen, document = _answer(loaded, pieces, focus, view, spans, checked, target, against)
     if compare_weights:
         screen = compared_screen
     if json:
@@ -132,6 +139,7 @@ def _answer(
     pieces: Sequence[Piece],
     focus: Focus,
     view: str | None,
+    words: Sequence[range] | None,
     check: bool,
     target: str | None,
     against: str | None,
@@ -168,11 +176,12 @@ def _answer(
     from attncli.render.maps import map_document, map_screen
 
     if view == "map":
-        return explained(model, tokenizer, pieces, focus, check=False), map_screen, map_document
+        return explained(model, tokenizer, pieces, focus, words=words, check=False), map_screen, map_document
     if view == "bars":
-        bars = explained(model, tokenizer, pieces, focus, named=MOST_BARS, check=check)
+        bars = explained(model, tokenizer, pieces, focus, words=words, named=MOST_BARS, check=check)
         return bars, bars_screen, explanation_document
-    return explained(model, tokenizer, pieces, focus, check=check), explanation_screen, explanation_document
+    found = explained(model, tokenizer, pieces, focus, words=words, check=check)
+    return found, explanation_screen, explanation_document
 
 
 def _check_view(view: str | None, given: list[str]) -> None:

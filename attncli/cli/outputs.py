@@ -106,5 +106,5 @@ def write_explanation(found: Explanation, model: Transformer, csv: Path | None, 
     if npz is not None:
         from attncli.explain.every_weight import every_weight
 
-        weights = every_weight(model, found.pieces)
+        weights = every_weight(model, found.tokens)
         write_asked(npz, "--npz", lambda file: write_weights(weights, file))

@@ -15,37 +15,18 @@ from torch import Tensor
 
 from attncli.explain.findings import EdgeChecks, NextToken
 from attncli.explain.knockout import Cut, Knockout
-from attncli.model.cache import KVCache
+from attncli.model.cache import SharedPast
 from attncli.model.transformer import Transformer
 
 _SAMPLE = 32  # cuts drawn at random
-_MOST_ELEMENTS = 1 << 24  # of a layer's keys, for all rows of a batch
-
-
-class Past(KVCache):
-    """Keys and values (1, K, start, D) per layer, the same for every row of a batch; what is appended is not kept."""
-
-    def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], limit: int) -> None:
-        super().__init__(len(keys), limit)
-        self._pairs = list(zip(keys, values, strict=True))
-
-    @property
-    def length(self) -> int:
-        """Positions before the queries."""
-        return int(self._pairs[0][0].shape[2])
-
-    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, K, T, D) of new positions -> (B, K, start + T, D)."""
-        rows = len(key)
-        keys, values = (held.expand(rows, -1, -1, -1) for held in self._pairs[layer])
-        return torch.cat((keys, key), 2), torch.cat((values, value), 2)
+_MOST_ELEMENTS = 1 << 24  # of a layer's scores, for all rows of a batch
 
 
 @dataclass(frozen=True)
 class Prediction:
     """What is checked: the prediction after the last of the queries `ids` (T,), which stand after the past."""
 
-    past: Past
+    past: SharedPast
     ids: Tensor
     target: int
 
@@ -100,7 +81,7 @@ def probabilities(model: Transformer, asked: Prediction, cuts: Sequence[Cut]) ->
 
 def _chunks(model: Transformer, asked: Prediction, cuts: Sequence[Cut]) -> Iterator[Sequence[Cut]]:
     seen = asked.past.length + len(asked.ids)
-    rows = max(1, _MOST_ELEMENTS // (seen * model.config.heads * model.config.head_width))
+    rows = max(1, _MOST_ELEMENTS // (model.config.heads * len(asked.ids) * seen))
     for at in range(0, len(cuts), rows):
         yield cuts[at : at + rows]
 

@@ -17,6 +17,13 @@ from attncli.text.tokenizer import Piece
 Weights = Literal["norm", "raw"]
 Floats = NDArray[np.float64]
 NAMED = 8  # sources that a screen shows by name, the first token aside
+MAP_ROWS = 40  # of a map, at most
+
+
+def rows_around(focus: int, count: int) -> range:
+    """The rows of a map that are shown of so many: the focus, most of them before it."""
+    first = max(0, min(focus - MAP_ROWS * 3 // 4, count - MAP_ROWS))
+    return range(first, min(first + MAP_ROWS, count))
 
 
 @dataclass(frozen=True)
@@ -52,14 +59,15 @@ class Sources:
 
 @dataclass(frozen=True)
 class HeadMap:
-    """One head's attention weights: row looks at column."""
+    """One head's attention weights: row looks at column. Of a long text only R rows around the focus, else all T."""
 
     layer: int
     head: int
-    weights: Floats  # (T, T), rows sum to 1, 0 above the diagonal
+    weights: Floats  # (R, T), rows sum to 1, 0 above the diagonal
     asked_for: bool  # else it is the head that moves most to the focus token from other tokens
-    previous_token: float | None  # mean weight on the token before, over the rows that have one
+    previous_token: float | None  # mean weight on the token before, over these rows, those that have one
     previous_token_chance: float | None  # the same for attention spread evenly
+    first_row: int = 0  # the token that the first of the rows is of
 
 
 @dataclass(frozen=True)
@@ -87,16 +95,39 @@ class EdgeChecks:
 
 
 @dataclass(frozen=True)
-class Explanation:
-    """The first screen."""
+class Words:
+    """The tokens of a text that is told in words, and which of them each word is."""
 
-    pieces: tuple[Piece, ...]
+    tokens: tuple[Piece, ...]
+    spans: tuple[range, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The first screen.
+
+    With words, everything is of words, their indices too: a word is the sum of its tokens as sources, and the mean of
+    them where they look. The prediction is that after the last token of the word in focus.
+    """
+
+    pieces: tuple[Piece, ...]  # tokens, or words
     layers: int
     heads: int
     sources: Sources
     map: HeadMap
     next_tokens: tuple[NextToken, ...]  # what may follow the focus token, most probable first
     checks: EdgeChecks | None = None
+    words: Words | None = None
+
+    @property
+    def tokens(self) -> tuple[Piece, ...]:
+        """The text as the model reads it."""
+        return self.pieces if self.words is None else self.words.tokens
+
+    @property
+    def unit(self) -> str:
+        """What the pieces are called."""
+        return "token" if self.words is None else "word"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 For the token in focus: the share of every source, over all layers and heads or the ones asked for; the weights of one
 head as a map; what may come next; and what that loses when a source is cut off. Holds one layer's arrays at a time, of
-the maps only the best so far, and the keys and values that the cuts need.
+the maps only the best so far, and the keys and values that the cuts need. Of a long text only the rows around the focus
+are watched, so nothing here grows with the square of its length.
 """
 
 from __future__ import annotations
@@ -11,13 +12,29 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from attncli.errors import BadInput, UsageProblem
-from attncli.explain.checks import Past, Prediction, check_edges
-from attncli.explain.findings import NAMED, Explanation, Floats, HeadMap, NextToken, Question, Sources, Weights
+from attncli.explain.checks import Prediction, check_edges
+from attncli.explain.findings import (
+    NAMED,
+    Explanation,
+    Floats,
+    HeadMap,
+    NextToken,
+    Question,
+    Sources,
+    Weights,
+    Words,
+    rows_around,
+)
+from attncli.explain.reading import read, rows_to_watch
+from attncli.explain.words import joined
 from attncli.model.attention import Attention, AttentionSteps, Observer
+from attncli.model.cache import SharedPast
+from attncli.model.mask import causal_mask
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
 
@@ -38,36 +55,44 @@ def explain(
     pieces: Sequence[Piece],
     focus: Focus,
     *,
+    words: Sequence[range] | None = None,
     next_tokens: int = 10,
     named: int = NAMED,
     check: bool = True,
 ) -> Explanation:
     """Explains one text, given as its tokens. `check` cuts the sources off that a screen shows by name.
 
+    With `words`, the tokens of each in order, the focus and the findings are of words.
+
     Raises:
         BadInput: for no tokens, or more than the context.
         UsageProblem: for a token, layer or head that is not there, naming those that are.
     """
-    token = focused(model, pieces, focus)
-    watch = _Watch(token, focus)
+    units = words or [range(at, at + 1) for at in range(len(pieces))]
+    token = focused(model, pieces, focus, len(units))
+    map_rows = rows_around(token, len(units))
+    rows = rows_to_watch(range(units[map_rows[0]].start, units[map_rows[-1]].stop), len(pieces))
+    watch = _Watch(focus, units, token, rows)
     ids = ids_of(model, pieces)
+    queries = units[token]
     with torch.inference_mode():
-        logits = model.unembed(model.hidden(ids, observe=watch)[0, token]).float()
-        following = most_probable(logits, tokenizer, next_tokens)
+        hidden = read(model, ids, rows, watch)[0, queries[-1] - rows.start]
+        following = most_probable(model.unembed(hidden).float(), tokenizer, next_tokens)
         sources, checks = watch.sources(), None
         if check:
-            past = Past(watch.keys, watch.values, model.config.context)
-            asked = Prediction(past, ids[0, token : token + 1], following[0].id)
-            units = [range(at, at + 1) for at in range(token + 1)]
-            checks = check_edges(model, asked, units, sources.named(named), following[0], _cut_in(model, focus))
+            past = SharedPast(watch.keys, watch.values, model.config.context)
+            asked = Prediction(past, ids[0, queries.start : queries.stop], following[0].id)
+            known, cut_in = units[: token + 1], _cut_in(model, focus)
+            checks = check_edges(model, asked, known, sources.named(named), following[0], cut_in)
     return Explanation(
-        pieces=tuple(pieces),
+        pieces=tuple(pieces if words is None else joined(pieces, units)),
         layers=model.config.layers,
         heads=model.config.heads,
         sources=sources,
         map=watch.head_map(),
         next_tokens=following,
         checks=checks,
+        words=None if words is None else Words(tuple(pieces), tuple(units)),
     )
 
 
@@ -79,12 +104,13 @@ def _cut_in(model: Transformer, focus: Focus) -> dict[int, Sequence[int]] | None
     return {layer: range(model.config.heads) if focus.head is None else [focus.head] for layer in layers}
 
 
-def focused(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> int:
-    """The index of the token in focus. Raises BadInput and UsageProblem as `explain` does."""
+def focused(model: Transformer, pieces: Sequence[Piece], focus: Focus, count: int | None = None) -> int:
+    """The index of the token in focus, or the word of so many. Raises BadInput and UsageProblem as `explain` does."""
     config = model.config
     refuse_length(pieces, config.context)
-    token = len(pieces) - 1 if focus.token is None else focus.token
-    _check("token", token, len(pieces))
+    count = len(pieces) if count is None else count
+    token = count - 1 if focus.token is None else focus.token
+    _check("token", token, count)
     _check("layer", focus.layer, config.layers)
     _check("head", focus.head, config.heads)
     return token
@@ -132,13 +158,19 @@ def contribution_norms(steps: AttentionSteps, module: Attention, query: int) -> 
 
 @dataclass
 class _Watch(Observer):
-    """Gathers the findings of one pass, layer by layer."""
+    """Gathers the findings of one pass, layer by layer.
 
-    token: int
+    Units are what is counted as one, as ranges of positions: the sources, and the rows and columns of the map. A unit
+    is the sum of its positions as sources, and the mean of them as queries.
+    """
+
     focus: Focus
-    keys: list[Tensor] = field(default_factory=list)  # (1, K, token, D) per layer: before the token in focus
+    units: Sequence[range]
+    unit: int  # the one in focus
+    rows: range  # of queries that are watched
+    keys: list[Tensor] = field(default_factory=list)  # (1, K, S, D) per layer: before the focus
     values: list[Tensor] = field(default_factory=list)
-    _shares: list[Tensor] = field(default_factory=list)  # (T,) per layer asked for
+    _shares: list[Tensor] = field(default_factory=list)  # (S,) per layer asked for
     _raw: list[Tensor] = field(default_factory=list)
     _layers: list[int] = field(default_factory=list)
     _busiest: float = -1.0
@@ -147,28 +179,35 @@ class _Watch(Observer):
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
         """Takes what is asked for from one layer."""
-        self.keys.append(steps.key[:, :, : self.token])
-        self.values.append(steps.value[:, :, : self.token])
+        own = self.units[self.unit]
+        self.keys.append(steps.key[:, :, : own.start])
+        self.values.append(steps.value[:, :, : own.start])
         if self.focus.layer is not None and layer != self.focus.layer:
             return
-        head = self.focus.head
-        per_head, together = contribution_norms(steps, module, self.token)
-        raw = steps.weights[0, :, self.token].float()  # (H, S)
-        raw = raw.mean(0) if head is None else raw[head]
-        norms = together if head is None else per_head[head]
+        shares, weights, moved = zip(*(self._row(steps, module, at - self.rows.start) for at in own), strict=True)
         self._layers.append(layer)
-        self._raw.append(raw)
-        # Where nothing is contributed at all there are no shares: zeros, not a division by zero.
-        self._shares.append(norms / norms.sum().clamp_min(1e-30) if self.focus.weights == "norm" else raw)
-        if self._consider(layer, steps.weights[0], per_head):
+        self._shares.append(torch.stack(shares).mean(0))
+        self._raw.append(torch.stack(weights).mean(0))
+        if self._consider(layer, steps.weights[0], torch.stack(moved).mean(0)):
             self._window = module.window
 
-    def _consider(self, layer: int, weights: Tensor, per_head: Tensor) -> bool:
-        """Keeps the map of the head that brings most to the focus from tokens other than itself and the first."""
-        moved = per_head.clone()
-        moved[:, self.token] = 0
-        if self.token > 1:
-            moved[:, 0] = 0  # a head that has nothing to say often parks its attention there
+    def _row(self, steps: AttentionSteps, module: Attention, row: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one query: the shares and the weights (S,) asked for, and what every head contributes (H, S)."""
+        head = self.focus.head
+        per_head, together = contribution_norms(steps, module, row)
+        raw = steps.weights[0, :, row].float()  # (H, S)
+        raw = raw.mean(0) if head is None else raw[head]
+        norms = together if head is None else per_head[head]
+        # Where nothing is contributed at all there are no shares: zeros, not a division by zero.
+        shares = norms / norms.sum().clamp_min(1e-30) if self.focus.weights == "norm" else raw
+        return shares, raw, per_head
+
+    def _consider(self, layer: int, weights: Tensor, moved: Tensor) -> bool:
+        """Keeps the map of the head that brings most to the focus from units other than itself and the first."""
+        own, first = self.units[self.unit], self.units[0]
+        moved[:, own.start : own.stop] = 0
+        if self.unit > 1:
+            moved[:, : first.stop] = 0  # a head that has nothing to say often parks its attention there
         busy = moved.sum(-1)
         head = int(busy.argmax()) if self.focus.head is None else self.focus.head
         busier = float(busy[head]) > self._busiest
@@ -179,34 +218,47 @@ class _Watch(Observer):
 
     def sources(self) -> Sources:
         """The shares, averaged over the layers."""
-        by_layer = torch.stack(self._shares).cpu().double()
-        raw = torch.stack(self._raw).cpu().double().mean(0)
+        by_layer = self._by_source(torch.stack(self._shares))
+        raw = self._by_source(torch.stack(self._raw)).mean(0)
         return Sources(
-            focus=self.token,
+            focus=self.unit,
             weights=self.focus.weights,
             layers=tuple(self._layers),
             head=self.focus.head,
-            shares=by_layer.mean(0).numpy(),
-            by_layer=by_layer.numpy(),
-            raw=raw.numpy(),
+            shares=by_layer.mean(0),
+            by_layer=by_layer,
+            raw=raw,
         )
 
     def head_map(self) -> HeadMap:
         """The map, with how much of a previous-token head it is on this text."""
         assert self._map is not None
         layer, head, weights = self._map
-        table = weights.cpu().double().numpy()
+        allowed = causal_mask(len(self.rows), self.rows.stop, self._window, weights.device).double()
+        table, even = (self._by_unit(found) for found in (weights, allowed / allowed.sum(-1, keepdim=True)))
         asked_for = self.focus.head is not None and self.focus.layer is not None
-        return HeadMap(layer, head, table, asked_for, *previous_token_score(table, self._window))
+        first = next(at for at, unit in enumerate(self.units) if unit.start == self.rows.start)
+        scores = previous_token_score(table, first), previous_token_score(even, first)
+        return HeadMap(layer, head, table, asked_for, *scores, first)
+
+    def _by_unit(self, weights: Tensor) -> Floats:
+        """(R, S) -> (units among the rows, all units)."""
+        starts = [unit.start - self.rows.start for unit in self.units if unit.start in self.rows]
+        sizes = np.diff([*starts, len(self.rows)])
+        found: Floats = np.add.reduceat(self._by_source(weights), starts) / sizes[:, None]
+        return found
+
+    def _by_source(self, found: Tensor) -> Floats:
+        """(..., S) -> (..., units); what comes after the rows is no source."""
+        whole = np.zeros((*found.shape[:-1], self.units[-1].stop))
+        whole[..., : found.shape[-1]] = found.cpu().double().numpy()
+        return np.add.reduceat(whole, [unit.start for unit in self.units], axis=-1)
 
 
-def previous_token_score(weights: Floats, window: int | None = None) -> tuple[float | None, float | None]:
-    """Mean weight (T, T) on the token before, over the rows after the first; and what even attention would have."""
-    rows = range(1, len(weights))
-    if not rows:
-        return None, None
-    score = sum(float(weights[row, row - 1]) for row in rows) / len(rows)
-    return score, sum(1 / min(row + 1, window or len(weights)) for row in rows) / len(rows)
+def previous_token_score(weights: Floats, first: int = 0) -> float | None:
+    """Mean weight on the token before, over rows (R, T) of which the first is of token `first`; token 0 has none."""
+    found = [float(row[at - 1]) for at, row in enumerate(weights, first) if at]
+    return sum(found) / len(found) if found else None
 
 
 def most_probable(logits: Tensor, tokenizer: Tokenizer, count: int) -> tuple[NextToken, ...]:

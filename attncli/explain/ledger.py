@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attncli.errors import UsageProblem
 from attncli.explain.findings import Ledger, NextToken
 from attncli.explain.first_screen import Focus, ids_of, most_probable, question
+from attncli.explain.reading import read, rows_to_watch
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
@@ -35,8 +37,10 @@ def ledger(
     Raises BadInput and UsageProblem as `explain` does, and UsageProblem for a target that is not one token.
     """
     asked = question(model, pieces, focus)
-    watch = _Writes(asked.focus)
-    logits = model.unembed(model.hidden(ids_of(model, pieces), observe=watch)[0, asked.focus]).double()
+    seen = rows_to_watch(range(asked.focus, asked.focus + 1), len(pieces))
+    watch = _Writes(asked.focus - seen.start)
+    hidden = read(model, ids_of(model, pieces), seen, watch)[0, watch.row]
+    logits = model.unembed(hidden).double()
     chosen = most_probable(logits, tokenizer, 1)[0] if target is None else _token(tokenizer, target, logits)
     other = None if against is None else _token(tokenizer, against, logits)
     rows = model.embedding.weight if model.head is None else model.head.weight  # (V, C)
@@ -52,6 +56,7 @@ def ledger(
     position = None
     if model.position is not None:
         position = float(model.position.weight[asked.focus].double() @ direction)
+    brought = torch.stack([moved.along(direction) for moved in watch.moved])  # (L, H, S)
     return Ledger(
         question=asked,
         target=chosen,
@@ -59,7 +64,7 @@ def ledger(
         logit=float(logits[chosen.id] - (logits.mean() if other is None else logits[other.id])),
         embedding=float(model.embedding.weight[pieces[asked.focus].id].double() @ direction),
         position=position,
-        heads=torch.stack([moved.along(direction) for moved in watch.moved]).cpu().numpy(),
+        heads=F.pad(brought, (0, len(pieces) - seen.stop)).cpu().numpy(),
         attention_bias=None if attention_bias is None else attention_bias.cpu().numpy(),
         feed_forward=(fed if down_bias is None else fed - down_bias).cpu().numpy(),
         feed_forward_bias=None if down_bias is None else down_bias.cpu().numpy(),
@@ -104,20 +109,20 @@ class _Moved:
 
 @dataclass
 class _Writes(Observer):
-    """Keeps what each part of each layer writes to the stream of one token."""
+    """Keeps what each part of each layer writes to the stream of one row."""
 
-    token: int
+    row: int
     moved: list[_Moved] = field(default_factory=list)
     fed: list[Tensor] = field(default_factory=list)  # (C,)
 
     def residual(self, layer: int, stream: Tensor) -> None:
-        self.last = stream[0, self.token]
+        self.last = stream[0, self.row]
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
-        self.moved.append(_Moved(steps.weights[0, :, self.token].clone(), steps.value[0], module.output.weight))
+        self.moved.append(_Moved(steps.weights[0, :, self.row].clone(), steps.value[0], module.output.weight))
 
     def feed_forward(self, layer: int, output: Tensor) -> None:
-        self.fed.append(output[0, self.token])
+        self.fed.append(output[0, self.row])
 
 
 def _token(tokenizer: Tokenizer, wanted: str, logits: Tensor) -> NextToken:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attncli.explain.findings import Lens, LensRow
 from attncli.explain.first_screen import Focus, ids_of, most_probable, question
+from attncli.explain.reading import read, rows_to_watch
 from attncli.model.attention import Observer
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
@@ -21,8 +22,9 @@ from attncli.text.tokenizer import Piece, Tokenizer
 def lens(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], focus: Focus, *, top: int = 10) -> Lens:
     """The prediction after the token in focus as it forms. Raises BadInput and UsageProblem as `explain` does."""
     asked = question(model, pieces, focus)
-    watch = _Streams(asked.focus)
-    model.hidden(ids_of(model, pieces), observe=watch)
+    seen = rows_to_watch(range(asked.focus, asked.focus + 1), len(pieces))
+    watch = _Streams(asked.focus - seen.start)
+    read(model, ids_of(model, pieces), seen, watch)
     logits = model.unembed(model.norm(torch.stack(watch.streams)))  # (L + 1, V)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = most_probable(wide[-1], tokenizer, 1)[0]
@@ -36,11 +38,11 @@ def lens(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], focu
 
 
 class _Streams(Observer):
-    """Keeps the residual stream (C,) of one token before each layer and after the last."""
+    """Keeps the residual stream (C,) of one row before each layer and after the last."""
 
-    def __init__(self, token: int) -> None:
-        self.token = token
+    def __init__(self, row: int) -> None:
+        self.row = row
         self.streams: list[Tensor] = []
 
     def residual(self, layer: int, stream: Tensor) -> None:
-        self.streams.append(stream[0, self.token])
+        self.streams.append(stream[0, self.row])

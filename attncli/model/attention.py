@@ -29,8 +29,8 @@ class AttentionSteps:
     """One layer's attention, step by step (Vaswani et al., 2017, equation 1). Shared keys and values stand once."""
 
     query: Tensor  # (B, H, T, D), after query/key norm and rotation
-    key: Tensor  # (B, K, S, D), likewise
-    value: Tensor  # (B, K, S, D)
+    key: Tensor  # (B, K, S, D), likewise; of the new positions only where the rows of a batch share a past
+    value: Tensor  # (B, K, S, D), likewise
     scores: Tensor  # (B, H, T, S): QK^T / sqrt(D), -inf where the mask forbids
     weights: Tensor  # (B, H, T, S): softmax of the scores over S
     mixed: Tensor  # (B, H, T, D): weights x value
@@ -139,10 +139,13 @@ class Attention(nn.Module):
         value = self._heads(self.value(attend_to))
         if rotary is not None and source is None:  # positions of a source are not those of the queries
             query, key = rotary.apply(query), rotary.apply(key)
+        past = None
         if cache is not None and source is None:
-            key, value = cache.append(self.layer, key, value)
+            past = cache.shared(self.layer) if observe is not None else None
+            if past is None:
+                key, value = cache.append(self.layer, key, value)
         if observe is not None:
-            return self._observed(query, key, value, source is None, observe)
+            return self._observed(query, key, value, source is None, observe, past)
         return self._combine(self._fused(query, key, value, source is None))
 
     def _joined(self, x: Tensor, rotary: Rotary) -> Tensor | None:
@@ -183,16 +186,43 @@ class Attention(nn.Module):
             enable_gqa=self.heads != self.kv_heads,
         )
 
-    def _observed(self, query: Tensor, key: Tensor, value: Tensor, causal: bool, observe: Observer) -> Tensor:
-        """The same arithmetic, written out and shown."""
-        groups = self.heads // self.kv_heads  # query heads that share one key/value head
-        scores = query @ key.repeat_interleave(groups, 1).transpose(-1, -2) / math.sqrt(self.head_width)
+    def _observed(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        causal: bool,
+        observe: Observer,
+        past: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        """The same arithmetic, written out and shown. `past` is keys and values before these, one for all rows."""
+        before = 0 if past is None else past[0].shape[2]
+        scores = _products(query, key.transpose(-1, -2))
+        if past is not None:
+            scores = torch.cat((_products(query, past[0].transpose(-1, -2)), scores), -1)
+        scores = scores / math.sqrt(self.head_width)
         if causal:
-            forbidden = ~causal_mask(query.shape[2], key.shape[2], self.window, query.device)
+            forbidden = ~causal_mask(query.shape[2], before + key.shape[2], self.window, query.device)
             scores = scores.masked_fill(forbidden, -math.inf)
         scores = observe.scores(self.layer, scores)
         weights = scores.softmax(-1)
-        mixed = weights @ value.repeat_interleave(groups, 1)
+        mixed = _products(weights[..., before:], value)
+        if past is not None:
+            mixed = mixed + _products(weights[..., :before], past[1])
         output = self._combine(mixed)
         observe.attention(self.layer, AttentionSteps(query, key, value, scores, weights, mixed, output), self)
         return output
+
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """(B, H, T, X) @ (B, K, X, Y) -> (B, H, T, Y), each right side for its group of heads, none of them copied.
+
+    A right side of batch one is for every row of the batch.
+    """
+    (batch, heads, rows, inner), groups = left.shape, right.shape[1]
+    if len(right) < batch:  # the rows below one another
+        together = _products(left.transpose(0, 1).reshape(1, heads, batch * rows, inner), right)
+        return together.view(heads, batch, rows, right.shape[-1]).transpose(0, 1)
+    return (left.reshape(batch, groups, heads // groups * rows, inner) @ right).view(
+        batch, heads, rows, right.shape[-1]
+    )

@@ -5,6 +5,9 @@ The cache belongs to whoever generates; the model only appends to it. Knows noth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 _FIRST_CAPACITY = 64
@@ -45,6 +48,10 @@ class KVCache:
         self._lengths[layer] = end
         return keys[:, :, :end], values[:, :, :end]
 
+    def shared(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values (1, K, length, D) that are the same for every row of a batch, where they stand only once."""
+        return None
+
     def truncate(self, length: int) -> None:
         """Forgets every position from `length` on."""
         self._lengths = [min(held, length) for held in self._lengths]
@@ -61,3 +68,25 @@ class KVCache:
         if buffer is not None:
             grown[:, :, :used] = buffer[:, :, :used]
         return grown
+
+
+class SharedPast(KVCache):
+    """Keys and values (1, K, length, D) per layer, the same for every row of a batch; what is appended is not kept."""
+
+    def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], limit: int) -> None:
+        super().__init__(len(keys), limit)
+        self._pairs = list(zip(keys, values, strict=True))
+
+    @property
+    def length(self) -> int:
+        """Positions that are held."""
+        return int(self._pairs[0][0].shape[2])
+
+    def shared(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (1, K, length, D)."""
+        return self._pairs[layer]
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, K, T, D) of new positions -> (B, K, length + T, D)."""
+        keys, values = (held.expand(len(key), -1, -1, -1) for held in self._pairs[layer])
+        return torch.cat((keys, key), 2), torch.cat((values, value), 2)

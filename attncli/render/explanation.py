@@ -12,7 +12,14 @@ from rich.text import Text
 
 from attncli.explain.findings import NAMED, EdgeChecks, Explanation, Sources
 from attncli.render.escape import fit, fold, label_text, token_label
-from attncli.render.heading import LABEL, heading, heading_document, next_label, titled, token_document
+from attncli.render.heading import (
+    LABEL,
+    explanation_heading,
+    explanation_heading_document,
+    next_label,
+    titled,
+    token_document,
+)
 from attncli.render.maps import attention_map, head_document, head_title
 from attncli.render.numbers import bar, percent
 from attncli.text.tokenizer import Piece
@@ -28,13 +35,13 @@ def explanation_screen(found: Explanation, model: str, console: Console) -> Rend
     """Everything `attncli explain` shows, for the width and colours of a console."""
     width = console.width
     return Group(
-        heading(found.pieces, found.layers, found.heads, model, width),
+        explanation_heading(found, model, width),
         Text(),
         _sources_heading(found, width),
         _bars(found, width),
         Text(),
-        head_title(found.map, width),
-        attention_map(found.pieces, found.map.weights, found.sources.focus, console),
+        head_title(found.map, width, found.unit),
+        attention_map(found.pieces, found.map, found.sources.focus, console),
         Text(),
         _next_tokens(found, width),
         Text(),
@@ -46,7 +53,7 @@ def bars_screen(found: Explanation, model: str, console: Console) -> RenderableT
     """`--view bars`: more of the sources, and nothing else."""
     width = console.width
     return Group(
-        heading(found.pieces, found.layers, found.heads, model, width),
+        explanation_heading(found, model, width),
         Text(),
         _sources_heading(found, width),
         _bars(found, width, MOST_BARS),
@@ -77,7 +84,7 @@ def compared_screen(found: Explanation, model: str, console: Console) -> Rendera
         table.add_row("", f"{len(rest)} more", "", next(shares), "", next(shares))
     caution = "A weight says how much of a source is taken, not how large what is taken is."
     return Group(
-        heading(found.pieces, found.layers, found.heads, model, width),
+        explanation_heading(found, model, width),
         Text(),
         titled(
             f"Where does {token_label(found.pieces[sources.focus], LABEL)} [{sources.focus}] get its information?",
@@ -143,7 +150,7 @@ def _bars(found: Explanation, width: int, rows: int = NAMED) -> RenderableType:
     if sources.first_is_apart:
         share = float(sources.shares[0])
         cells = _bar_cells(0, pieces[0], share, bar(share / widest, room, "▒"))
-        table.add_row(*cells, *_notes(cuts, 0, _first_note(sources, checks, spare)), style="dim")
+        table.add_row(*cells, *_notes(cuts, 0, _first_note(found, spare)), style="dim")
     return Group(table, *_random_cut(checks, scope(sources, found), width)) if checks else table
 
 
@@ -151,12 +158,13 @@ def _bar_cells(at: int, piece: Piece, share: float, drawn: str) -> tuple[Text, T
     return Text(str(at), "dim"), Text(token_label(piece, LABEL)), Text(drawn, "cyan"), Text(percent(share))
 
 
-def _first_note(sources: Sources, checks: EdgeChecks | None, spare: int) -> str:
+def _first_note(found: Explanation, spare: int) -> str:
     """What the first token is called, in the cells that are left."""
-    whole = f"first token: {percent(float(sources.raw[0]))} of the raw attention"
-    if checks is None:
-        return whole if spare + 4 >= len(whole) else "first token"
-    return next((note for note in (whole, "first token") if len(note) <= spare), "")
+    short = f"first {found.unit}"
+    whole = f"{short}: {percent(float(found.sources.raw[0]))} of the raw attention"
+    if found.checks is None:
+        return whole if spare + 4 >= len(whole) else short
+    return next((note for note in (whole, short) if len(note) <= spare), "")
 
 
 def _notes(cuts: Mapping[int, str], at: int, note: str, style: str = "") -> list[Text]:
@@ -217,10 +225,15 @@ def _closing(found: Explanation, width: int) -> Group:
     head = f"{found.map.layer}.{found.map.head}"
     token = f"--token {max(found.sources.focus - 1, 0)}"
     views = "--view grid · --view logit"
+    in_words = [f"--words {token} · --words --head {head} · --json", f"--words {token}"]
     for more in (
-        f"{token} · --head {head} · {views} · --view lens · --view steps · --view rollout · --json",
-        f"{token} · --head {head} · {views} · --view lens · --json",
-        f"{token} · {views}",
+        in_words
+        if found.words
+        else (
+            f"{token} · --head {head} · {views} · --view lens · --view steps · --view rollout · --json",
+            f"{token} · --head {head} · {views} · --view lens · --json",
+            f"{token} · {views}",
+        )
     ):
         if cell_len(more) + 6 <= width:
             return Group(Text(caution, "dim"), Text(f"More: {more}", "dim"))
@@ -231,7 +244,7 @@ def explanation_document(found: Explanation, model: str) -> dict[str, Any]:
     """The same findings for programs: stable keys, full precision."""
     sources = found.sources
     return {
-        **heading_document(found.pieces, found.layers, found.heads, model),
+        **explanation_heading_document(found, model),
         "sources": {
             "focus": sources.focus,
             "weights": sources.weights,

@@ -12,14 +12,21 @@ from attncli.explain.findings import EveryWeight, Explanation
 
 
 def sources_csv(found: Explanation) -> str:
-    """A row for each token that the one in focus can see: its share, its raw weight, then its share layer by layer."""
+    """A row for each token that the one in focus can see: its share, its raw weight, then its share layer by layer.
+
+    In words, a row for each word, with its first and its last token in place of an id.
+    """
     sources = found.sources
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # a token may be a line's end
-    table.writerow(["index", "token", "id", "share", "raw", *(f"layer_{layer}" for layer in sources.layers)])
+    named = ["id"] if found.words is None else ["first_token", "last_token"]
+    layers = (f"layer_{layer}" for layer in sources.layers)
+    table.writerow(["index", found.unit, *named, "share", "raw", *layers])
     for at, piece in enumerate(found.pieces[: sources.focus + 1]):
         figures = (sources.shares[at], sources.raw[at], *sources.by_layer[:, at])
-        table.writerow([at, piece.text, piece.id, *map(float, figures)])
+        span = None if found.words is None else found.words.spans[at]
+        which = (piece.id,) if span is None else (span[0], span[-1])
+        table.writerow([at, piece.text, *which, *map(float, figures)])
     return written.getvalue()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.cells import cell_len
 from rich.text import Text
 
-from attncli.explain.findings import NextToken, Question
+from attncli.explain.findings import Explanation, NextToken, Question
 from attncli.render.escape import fit, fold, label_text, one_line, token_label
 from attncli.render.numbers import plural
 from attncli.text.tokenizer import Piece
@@ -16,14 +16,23 @@ from attncli.text.tokenizer import Piece
 LABEL = 14  # cells of a token's label
 
 
-def heading(pieces: Sequence[Piece], layers: int, heads: int, model: str, width: int) -> Text:
-    """The model, its shape, and as much of the text as there is room for."""
-    facts = f"{one_line(model)} · {plural(layers, 'layer')} x {plural(heads, 'head')} · {plural(len(pieces), 'token')}"
+def heading(
+    pieces: Sequence[Piece], layers: int, heads: int, model: str, width: int, counted: str | None = None
+) -> Text:
+    """The model, its shape, how many tokens or what is `counted`, and as much of the text as there is room for."""
+    counted = counted or plural(len(pieces), "token")
+    facts = f"{one_line(model)} · {plural(layers, 'layer')} x {plural(heads, 'head')} · {counted}"
     text = Text(fold(facts, width), style="bold")
     room = width - cell_len(facts) - 3
     if room >= 20:
         text.append("   " + fit("|".join(token_label(piece) for piece in pieces), room), style="not bold dim")
     return text
+
+
+def explanation_heading(found: Explanation, model: str, width: int) -> Text:
+    """The same for an explanation, which may be in words."""
+    words = f"{plural(len(found.pieces), 'word')} of {plural(len(found.tokens), 'token')}" if found.words else None
+    return heading(found.pieces, found.layers, found.heads, model, width, words)
 
 
 def question_heading(asked: Question, model: str, width: int) -> Text:
@@ -57,6 +66,17 @@ def heading_document(pieces: Sequence[Piece], layers: int, heads: int, model: st
         "heads": heads,
         "tokens": [{"index": at, "id": piece.id, "text": piece.text} for at, piece in enumerate(pieces)],
     }
+
+
+def explanation_heading_document(found: Explanation, model: str) -> dict[str, Any]:
+    """The same for an explanation, which may be in words: each with its first and its last token."""
+    document = heading_document(found.tokens, found.layers, found.heads, model)
+    if found.words is not None:
+        spans = zip(found.pieces, found.words.spans, strict=True)
+        document["words"] = [
+            {"index": at, "text": piece.text, "tokens": [span[0], span[-1]]} for at, (piece, span) in enumerate(spans)
+        ]
+    return document
 
 
 def question_document(asked: Question, model: str, view: str) -> dict[str, Any]:

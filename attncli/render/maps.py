@@ -13,23 +13,31 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.findings import Explanation, Floats, Grid, HeadMap
+from attncli.explain.findings import MAP_ROWS, Explanation, Floats, Grid, HeadMap, rows_around
 from attncli.render.escape import fit, fold, pad, token_label
-from attncli.render.heading import LABEL, heading, heading_document, question_document, question_heading, titled
+from attncli.render.heading import (
+    LABEL,
+    explanation_heading,
+    explanation_heading_document,
+    question_document,
+    question_heading,
+    titled,
+)
 from attncli.render.palette import heat
 from attncli.text.tokenizer import Piece
 
 _SHADES = "·░▒▓█"
 _LEGEND = "· 0%  ░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"
-_MOST_ROWS = 40
 _THUMBNAIL = 6  # cells across, at least
 
 
-def attention_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: Console) -> RenderableType:
-    """Weights (T, T), row looks at column: in numbers while they fit, else in shades."""
+def attention_map(pieces: Sequence[Piece], head: HeadMap, focus: int, console: Console) -> RenderableType:
+    """One head, row looks at column: in numbers while they fit, else in shades; of a long text the rows there are."""
+    if len(head.weights) < len(pieces):
+        return _rows_around(pieces, head, focus, console.width)
     if len(pieces) <= (console.width - LABEL - 5) // 4:
-        return _number_map(pieces, weights, focus, console)
-    return _shade_map(pieces, weights, console.width)
+        return _number_map(pieces, head.weights, focus, console)
+    return _shade_map(pieces, head.weights, console.width)
 
 
 def _number_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: Console) -> Table:
@@ -53,7 +61,7 @@ def _number_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: C
 def _shade_map(pieces: Sequence[Piece], weights: Floats, width: int) -> Group:
     """A shade a cell, for more tokens than numbers fit; pooled by maximum where even those do not fit."""
     labels, room = _shade_room(width)
-    pool = max(math.ceil(len(pieces) / room), math.ceil(len(pieces) / _MOST_ROWS))
+    pool = max(math.ceil(len(pieces) / room), math.ceil(len(pieces) / MAP_ROWS))
     pooled = pool_by_maximum(weights, pool, pool)
     wide = 2 if len(pooled) * 2 <= room else 1
     lines = [_ruler(len(pooled), pool, wide, labels)]
@@ -63,13 +71,13 @@ def _shade_map(pieces: Sequence[Piece], weights: Floats, width: int) -> Group:
     return Group(*lines, *_legends(legends, labels, width))
 
 
-def _rows_around(pieces: Sequence[Piece], weights: Floats, focus: int, width: int) -> Group:
+def _rows_around(pieces: Sequence[Piece], head: HeadMap, focus: int, width: int) -> Group:
     """Single rows around the focus, for a text too long for all; columns pooled by maximum where they do not fit."""
     labels, room = _shade_room(width)
-    first = max(0, min(focus - _MOST_ROWS * 3 // 4, len(pieces) - _MOST_ROWS))
-    last = min(first + _MOST_ROWS, len(pieces))
+    shown = rows_around(focus, len(pieces))
+    first, last = shown.start, shown.stop
     pool = math.ceil(last / room)
-    pooled = pool_by_maximum(weights[first:last, :last], 1, pool)
+    pooled = pool_by_maximum(head.weights[first - head.first_row : last - head.first_row, :last], 1, pool)
     wide = 2 if pooled.shape[1] * 2 <= room else 1
     lines = [_ruler(pooled.shape[1], pool, wide, labels)]
     for row, values in enumerate(pooled, first):
@@ -120,12 +128,12 @@ def _ruler(columns: int, pool: int, wide: int, labels: int) -> Text:
     return Text(" " * (labels + 5) + line, style="dim")
 
 
-def head_title(head: HeadMap, width: int) -> Text:
+def head_title(head: HeadMap, width: int, unit: str = "token") -> Text:
     """Which head a map is of, and how much of a previous-token head it is on this text."""
     facts = "row looks at column, % of row"
     if head.previous_token is not None and head.previous_token_chance is not None:
         score, chance = (f"{value:.2f}".lstrip("0") for value in (head.previous_token, head.previous_token_chance))
-        facts += f" · looks at the token before: {score}, chance {chance}"
+        facts += f" · looks at the {unit} before: {score}, chance {chance}"
     title = f"{'Head' if head.asked_for else 'Busiest head'} {head.layer}.{head.head}"
     return titled(title, facts, width)
 
@@ -136,17 +144,15 @@ def map_screen(found: Explanation, model: str, console: Console) -> RenderableTy
     cells = (width - LABEL - 5) // 4
     drawn = (
         _number_map(found.pieces, found.map.weights, focus, console)
-        if len(found.pieces) <= cells
-        else _rows_around(found.pieces, found.map.weights, focus, width)
+        if len(found.pieces) <= cells and len(found.map.weights) == len(found.pieces)
+        else _rows_around(found.pieces, found.map, focus, width)
     )
-    return Group(
-        heading(found.pieces, found.layers, found.heads, model, width), Text(), head_title(found.map, width), drawn
-    )
+    return Group(explanation_heading(found, model, width), Text(), head_title(found.map, width, found.unit), drawn)
 
 
 def map_document(found: Explanation, model: str) -> dict[str, Any]:
-    """The same for programs: the whole map."""
-    document = heading_document(found.pieces, found.layers, found.heads, model)
+    """The same for programs: every row that was found."""
+    document = explanation_heading_document(found, model)
     return {"view": "map", **document, "focus": found.sources.focus, "map": head_document(found.map)}
 
 
@@ -155,6 +161,7 @@ def head_document(head: HeadMap) -> dict[str, Any]:
     return {
         "layer": head.layer,
         "head": head.head,
+        "first_row": head.first_row,
         "weights": head.weights.tolist(),
         "previous_token": head.previous_token,
         "previous_token_chance": head.previous_token_chance,

@@ -34,10 +34,11 @@ def print_sentences(sentences: Sequence[str]) -> None:
 
 def explanation_sentences(found: Explanation, model: str) -> list[str]:
     """Everything that the first screen says."""
-    names = _names(found.pieces)
+    names = _names(found.pieces, found.unit)
     layers, heads = plural(found.layers, "layer"), plural(found.heads, "head")
+    counted = plural(len(found.tokens), "token") + (f", {plural(len(found.pieces), 'word')}" if found.words else "")
     return [
-        f"The model {one_line(model)} has {layers} of {heads}. {_text(found.pieces)}",
+        f"The model {one_line(model)} has {layers} of {heads}. {_text(found, counted)}",
         *_shares(found, names),
         *(_random_cut(found.checks, scope(found.sources, found)) if found.checks else []),
         *_map(found, names),
@@ -66,24 +67,24 @@ def spoken(text: str) -> str:
     return f"a {blank}" if len(text) == 1 else f"{len(text)} {blank}s"
 
 
-def _text(pieces: Sequence[Piece]) -> str:
-    """The text as its tokens, with the numbers that --token takes."""
-    listed = ", ".join(f"{at} {spoken(piece.text)}" for at, piece in enumerate(pieces[:_ROWS]))
-    more = f" and {len(pieces) - _ROWS:,} more" if len(pieces) > _ROWS else ""
-    return f"The text has {plural(len(pieces), 'token')}: {listed}{more}."
+def _text(found: Explanation, counted: str) -> str:
+    """The text as its tokens or words, with the numbers that --token takes."""
+    listed = ", ".join(f"{at} {spoken(piece.text)}" for at, piece in enumerate(found.pieces[:_ROWS]))
+    more = f" and {len(found.pieces) - _ROWS:,} more" if len(found.pieces) > _ROWS else ""
+    return f"The text has {counted}: {listed}{more}."
 
 
-def _names(pieces: Sequence[Piece]) -> list[str]:
+def _names(pieces: Sequence[Piece], unit: str) -> list[str]:
     """What each token is called: with its index where two would be called the same."""
     names = [_name(piece) for piece in pieces]
     common = Counter(names)
-    return [_name(piece, at if common[names[at]] > 1 else None) for at, piece in enumerate(pieces)]
+    return [_name(piece, f"{unit} {at}" if common[names[at]] > 1 else "") for at, piece in enumerate(pieces)]
 
 
-def _name(piece: Piece, at: int | None = None) -> str:
+def _name(piece: Piece, at: str = "") -> str:
     """'river', 'the (token 4)', '東 (part 1 of 3)'."""
     notes = [f"part {piece.part[0]} of {piece.part[1]}"] if piece.part != (1, 1) else []
-    notes += [f"token {at}"] if at is not None else []
+    notes += [at] if at else []
     return spoken(piece.text) + (f" ({', '.join(notes)})" if notes else "")
 
 
@@ -92,7 +93,7 @@ def _shares(found: Explanation, names: Sequence[str]) -> list[str]:
     measure = "shares of information" if sources.weights == "norm" else "raw attention weights"
     apart = sources.focus > 1
     ranked = sorted(range(1 if apart else 0, sources.focus + 1), key=lambda at: -sources.shares[at])
-    asked = f"Where does token {sources.focus}, {_name(found.pieces[sources.focus])}, get its information?"
+    asked = f"Where does {found.unit} {sources.focus}, {_name(found.pieces[sources.focus])}, get its information?"
     lines = [f"{asked} In {measure}, {scope(sources, found)}:"]
     if found.checks:
         likely, now = _likely(found.checks), percent(found.checks.token.probability)
@@ -102,11 +103,11 @@ def _shares(found: Explanation, names: Sequence[str]) -> list[str]:
         source = "itself" if at == sources.focus else names[at]
         lines.append(f"{focus} takes {percent(float(sources.shares[at]))} from {source}{cuts.get(at, '')}.")
     if rest := ranked[_SOURCES:]:
-        others = "another token" if len(rest) == 1 else f"{len(rest)} other tokens"
+        others = f"another {found.unit}" if len(rest) == 1 else f"{len(rest)} other {found.unit}s"
         lines.append(f"{focus} takes {percent(float(sources.shares[rest].sum()))} from {others}.")
     if apart:
         share, raw = percent(float(sources.shares[0])), percent(float(sources.raw[0]))
-        first = f"the first token, {names[0]}, which has {raw} of the raw attention"
+        first = f"the first {found.unit}, {names[0]}, which has {raw} of the raw attention"
         lines.append(f"{focus} takes {share} from {first}{cuts.get(0, '')}.")
     return lines
 
@@ -130,7 +131,7 @@ def _left(checks: EdgeChecks, probability: float) -> str:
 
 
 def _random_cut(checks: EdgeChecks, where: str) -> list[str]:
-    lines = [f"Cut off means that the token can no longer look there, in {where}."]
+    lines = [f"Cut off means that it can no longer look there, in {where}."]
     if checks.random is not None:
         drawn = f" of {checks.random_of:,}" if checks.random_cuts < checks.random_of else ""
         of = f"the mean of {checks.random_cuts}{drawn} others" if checks.random_cuts > 1 else "the only other"
@@ -140,22 +141,27 @@ def _random_cut(checks: EdgeChecks, where: str) -> list[str]:
 
 def _map(found: Explanation, names: Sequence[str]) -> list[str]:
     head = found.map
-    asked = "you asked for" if head.asked_for else "that brings most from other tokens"
+    asked = "you asked for" if head.asked_for else f"that brings most from other {found.unit}s"
     lines = [f"In head {head.layer}.{head.head}, the one {asked}, by attention weight:"]
-    for row in range(min(len(names), _ROWS)):
-        weights = head.weights[row, : row + 1]
+    rows = range(head.first_row, head.first_row + len(head.weights))
+    for row in rows[:_ROWS]:
+        weights = head.weights[row - head.first_row, : row + 1]
         told = sorted(range(row + 1), key=lambda at: -weights[at])[:2]
         seen = [
             f"at {'itself' if at == row else names[at]} with {percent(float(weights[at]))}"
             for at in told
             if at == told[0] or weights[at] >= _LEAST
         ]
-        lines.append(f"Token {row}, {_name(found.pieces[row])}, looks {' and '.join(seen)}.")
-    if len(names) > _ROWS:
+        lines.append(f"{found.unit.capitalize()} {row}, {_name(found.pieces[row])}, looks {' and '.join(seen)}.")
+    if len(rows) < len(names):
+        lines.append(f"These are {found.unit}s {rows[0]} to {rows[-1]} of {len(names):,}.")
+    elif len(names) > _ROWS:
         lines.append(f"There are {len(names) - _ROWS:,} more; --json gives all.")
     if head.previous_token is not None and head.previous_token_chance is not None:
         score, chance = percent(head.previous_token), percent(head.previous_token_chance)
-        lines.append(f"On average a token looks at the one before with {score}; even attention would give {chance}.")
+        lines.append(
+            f"On average a {found.unit} looks at the one before with {score}; even attention would give {chance}."
+        )
     return lines
 
 
