@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from attncli.config import SampleConfig
 from attncli.errors import BadInput
-from attncli.generation.candidates import candidates, distribution
+from attncli.generation.candidates import candidates
 from attncli.generation.events import Candidate, Candidates
 from attncli.generation.sampling import filtered
+from attncli.model.distribution import distribution
 from attncli.render.candidates import candidates_document, candidates_screen
 from attncli.text.tokenizer import Piece, train_tokenizer
 from tests.conftest import story, tiny_model

@@ -176,7 +176,17 @@ def test_explain_shows_bars_map_and_next_tokens(at_home, capsys):
 def test_explain_json_is_stable(at_home, capsys):
     _, out, _ = ask(capsys, "explain", "The small cat", "--token", "0", "--head", "0.0", "--weights", "raw", "--json")
     document = json.loads(out)
-    assert list(document) == ["model", "layers", "heads", "tokens", "sources", "map", "next_tokens", "checks"]
+    assert list(document) == [
+        "model",
+        "layers",
+        "heads",
+        "tokens",
+        "sources",
+        "map",
+        "temperature",
+        "next_tokens",
+        "checks",
+    ]
     assert document["sources"]["shares"][0] == 1
     assert document["sources"]["weights"] == "raw"
 

@@ -273,3 +273,18 @@ def test_findings_are_plain_records():
     found = explained()
     assert all(dataclasses.is_dataclass(part) for part in (found, found.sources, found.map))
     assert isinstance(found.sources.shares, np.ndarray)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0, 2.0])
+def test_probabilities_are_those_at_the_temperature(temperature):
+    model = tiny_model(vocab_size=TOKENIZER.vocab_size)
+    pieces = TOKENIZER.pieces("The small cat sat")
+    found = explain(model, TOKENIZER, pieces, Focus(), temperature=temperature)
+    with torch.no_grad():
+        logits = model(torch.tensor([[piece.id for piece in pieces]]))[0, -1].double()
+    expected = (logits / temperature).softmax(-1) if temperature else (logits == logits.max()).double()
+    ids = [token.id for token in found.next_tokens]
+    assert ids == logits.argsort(descending=True)[:10].tolist()
+    assert [token.probability for token in found.next_tokens] == pytest.approx(expected[ids].tolist(), abs=1e-5)
+    assert found.checks.token.probability == pytest.approx(float(expected[ids[0]]), abs=1e-5)
+    assert found.temperature == temperature

@@ -125,7 +125,7 @@ def test_what_is_in_words_says_so():
     assert "the word before" in shown
     said = "\n".join(explanation_sentences(found, "m"))
     assert f"{len(PIECES)} tokens, {len(SPANS)} words:" in said
-    assert f", word {len(SPANS) - 1}, get its information" in said
+    assert f"Where does word {len(SPANS) - 1}, " in said
     document = json.loads(json.dumps(explanation_document(found, "m"), allow_nan=False))
     assert len(document["tokens"]) == len(PIECES)
     assert [word["tokens"] for word in document["words"]] == [[span[0], span[-1]] for span in SPANS]

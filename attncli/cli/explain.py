@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -41,6 +42,7 @@ _VIEW = (
     "bars: sources; map: one head; grid: every head; steps: the arithmetic of a row; lens: the prediction after each "
     "layer; logit: what a logit is the sum of; rollout: attention through all layers. Unset: the first screen."
 )
+_TEMPERATURE = "Of the probabilities of what comes next; 0 leaves the most probable token alone."
 _TARGET = "For --view logit, the token whose logit is explained: its text, or #ID. Unset: the one predicted."
 _AGAINST = "For --view logit, count from this token's logit. Unset: from the vocabulary's mean."
 _EXAMPLE = 'attncli explain "He sat on the river\'s bank"'
@@ -53,6 +55,7 @@ _GO_WITH: dict[str, tuple[str | None, ...]] = {
     "--no-check": (None, "bars"),
     "--compare-weights": (None, "bars"),
     "--words": (None, "bars", "map"),
+    "--temperature": (None, "bars"),
     "--target": ("logit",),
     "--against": ("logit",),
     "--plain": (None,),
@@ -74,6 +77,7 @@ def explain(
     compare_weights: Annotated[bool, typer.Option("--compare-weights", help=_COMPARE)] = False,
     words: Annotated[bool, typer.Option("--words", help=_WORDS)] = False,
     check: Annotated[bool, typer.Option(help=_CHECK)] = True,
+    temperature: Annotated[float, typer.Option("--temperature", "-t", min=0, help=_TEMPERATURE)] = 1.0,
     target: Annotated[str | None, unset(metavar="TOKEN", help=_TARGET)] = None,
     against: Annotated[str | None, unset(metavar="TOKEN", help=_AGAINST)] = None,
     device: DeviceOption = "auto",
@@ -101,7 +105,7 @@ def explain(
         "--head": head is not None, "--layer": layer is not None, "--weights": weights != "norm",
         "--no-check": not check, "--compare-weights": compare_weights, "--target": target is not None,
         "--against": against is not None, "--plain": plain, "--csv": csv is not None, "--npz": npz is not None,
-        "--words": words,
+        "--words": words, "--temperature": temperature != 1,
     }  # fmt: skip
     _check_view(view, [option for option, is_given in given.items() if is_given])
     said = required_text(text, _EXAMPLE)
@@ -119,7 +123,7 @@ def explain(
     index = find_token(joined(pieces, spans) if spans else pieces, token) if token is not None else None
     focus = Focus(index, layer, head_index, "raw" if weights == "raw" else "norm")
     checked = check and (json or not compare_weights)  # that screen has no room for them
-    found, screen, document = _answer(loaded, pieces, focus, view, spans, checked, target, against)
+    found, screen, document = _answer(loaded, pieces, focus, view, spans, checked, temperature, target, against)
     if compare_weights:
         screen = compared_screen
     if json:
@@ -141,6 +145,7 @@ def _answer(
     view: str | None,
     words: Sequence[range] | None,
     check: bool,
+    temperature: float,
     target: str | None,
     against: str | None,
 ) -> tuple[Any, Callable[..., Any], Callable[[Any, str], dict[str, Any]]]:
@@ -177,11 +182,10 @@ def _answer(
 
     if view == "map":
         return explained(model, tokenizer, pieces, focus, words=words, check=False), map_screen, map_document
+    asked = partial(explained, model, tokenizer, pieces, focus, words=words, check=check, temperature=temperature)
     if view == "bars":
-        bars = explained(model, tokenizer, pieces, focus, words=words, named=MOST_BARS, check=check)
-        return bars, bars_screen, explanation_document
-    found = explained(model, tokenizer, pieces, focus, words=words, check=check)
-    return found, explanation_screen, explanation_document
+        return asked(named=MOST_BARS), bars_screen, explanation_document
+    return asked(), explanation_screen, explanation_document
 
 
 def _check_view(view: str | None, given: list[str]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from attncli.explain.findings import EdgeChecks, NextToken
 from attncli.explain.knockout import Cut, Knockout
 from attncli.model.cache import SharedPast
+from attncli.model.distribution import distribution
 from attncli.model.transformer import Transformer
 
 _SAMPLE = 32  # cuts drawn at random
@@ -29,6 +30,7 @@ class Prediction:
     past: SharedPast
     ids: Tensor
     target: int
+    temperature: float = 1.0
 
 
 def check_edges(
@@ -75,7 +77,7 @@ def probabilities(model: Transformer, asked: Prediction, cuts: Sequence[Cut]) ->
     for part in _chunks(model, asked, cuts):
         ids = asked.ids.expand(len(part), -1)
         hidden = model.hidden(ids, asked.past, Knockout(part))[:, -1]
-        found += model.unembed(hidden).float().softmax(-1)[:, asked.target].tolist()
+        found += distribution(model.unembed(hidden).float(), asked.temperature)[:, asked.target].tolist()
     return found
 
 

@@ -72,7 +72,7 @@ class HeadMap:
 
 @dataclass(frozen=True)
 class NextToken:
-    """A token that may follow, and its probability at temperature 1."""
+    """A token that may follow, and its probability."""
 
     id: int
     text: str
@@ -118,6 +118,7 @@ class Explanation:
     next_tokens: tuple[NextToken, ...]  # what may follow the focus token, most probable first
     checks: EdgeChecks | None = None
     words: Words | None = None
+    temperature: float = 1.0  # of all probabilities
 
     @property
     def tokens(self) -> tuple[Piece, ...]:

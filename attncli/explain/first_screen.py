@@ -34,6 +34,7 @@ from attncli.explain.reading import read, rows_to_watch
 from attncli.explain.words import joined
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.cache import SharedPast
+from attncli.model.distribution import distribution
 from attncli.model.mask import causal_mask
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
@@ -59,10 +60,12 @@ def explain(
     next_tokens: int = 10,
     named: int = NAMED,
     check: bool = True,
+    temperature: float = 1.0,
 ) -> Explanation:
     """Explains one text, given as its tokens. `check` cuts the sources off that a screen shows by name.
 
-    With `words`, the tokens of each in order, the focus and the findings are of words.
+    Probabilities are those at the temperature; at 0 the most probable token has it all. With `words`, the tokens of
+    each in order, the focus and the findings are of words.
 
     Raises:
         BadInput: for no tokens, or more than the context.
@@ -77,11 +80,11 @@ def explain(
     queries = units[token]
     with torch.inference_mode():
         hidden = read(model, ids, rows, watch)[0, queries[-1] - rows.start]
-        following = most_probable(model.unembed(hidden).float(), tokenizer, next_tokens)
+        following = most_probable(model.unembed(hidden).float(), tokenizer, next_tokens, temperature)
         sources, checks = watch.sources(), None
         if check:
             past = SharedPast(watch.keys, watch.values, model.config.context)
-            asked = Prediction(past, ids[0, queries.start : queries.stop], following[0].id)
+            asked = Prediction(past, ids[0, queries.start : queries.stop], following[0].id, temperature)
             known, cut_in = units[: token + 1], _cut_in(model, focus)
             checks = check_edges(model, asked, known, sources.named(named), following[0], cut_in)
     return Explanation(
@@ -93,6 +96,7 @@ def explain(
         next_tokens=following,
         checks=checks,
         words=None if words is None else Words(tuple(pieces), tuple(units)),
+        temperature=temperature,
     )
 
 
@@ -261,9 +265,10 @@ def previous_token_score(weights: Floats, first: int = 0) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def most_probable(logits: Tensor, tokenizer: Tokenizer, count: int) -> tuple[NextToken, ...]:
+def most_probable(logits: Tensor, tokenizer: Tokenizer, count: int, temperature: float = 1.0) -> tuple[NextToken, ...]:
     """What the logits (V,) predict, most probable first."""
-    probabilities, ids = logits.softmax(-1).topk(min(count, len(logits)))
+    ids = logits.argsort(descending=True, stable=True)[:count]
+    probabilities = distribution(logits, temperature)[ids]
     described = [i if i < tokenizer.vocab_size else None for i in ids.tolist()]
     texts = [tokenizer.decode([i]) if i is not None else "" for i in described]
     return tuple(NextToken(i, text, p) for i, text, p in zip(ids.tolist(), texts, probabilities.tolist(), strict=True))

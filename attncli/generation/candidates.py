@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from attncli.generation.engine import prefill, refuse_unreadable
 from attncli.generation.events import Candidate, Candidates
-from attncli.generation.sampling import scale_by_temperature
+from attncli.model.distribution import distribution
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Tokenizer
 
@@ -34,10 +33,3 @@ def candidates(
             for id_, row in zip(top.tolist(), columns.tolist(), strict=True)
         ),
     )
-
-
-def distribution(logits: Tensor, temperature: float) -> Tensor:
-    """softmax(logits / temperature) of logits (V,); at temperature 0 the first of the largest has it all."""
-    if temperature == 0:
-        return torch.zeros_like(logits).index_fill(0, logits.argmax(), 1.0)
-    return scale_by_temperature(logits, temperature).softmax(-1)

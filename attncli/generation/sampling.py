@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from attncli.config import SampleConfig
+from attncli.model.distribution import scale_by_temperature
 
 _STREAM = 1_000_003
 
@@ -36,12 +37,6 @@ def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     seen (B, V) is true for the tokens of the prompt and of the text so far.
     """
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-
-
-def scale_by_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Logits / temperature, for a temperature above 0; the largest becomes 0, so that nothing overflows."""
-    smallest = torch.finfo(logits.dtype).tiny  # what is below would be rounded to 0
-    return (logits - logits.amax(-1, keepdim=True)) / max(temperature, smallest)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:

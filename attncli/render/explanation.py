@@ -216,7 +216,7 @@ def _next_tokens(found: Explanation, width: int) -> Group:
             Text(bar(token.probability, room).ljust(room), "green"),
             Text(percent(token.probability)),
         )
-    return Group(Text(title, "bold cyan").append("   temperature 1", "not bold dim"), table)
+    return Group(Text(title, "bold cyan").append(f"   temperature {found.temperature:g}", "not bold dim"), table)
 
 
 def _closing(found: Explanation, width: int) -> Group:
@@ -255,6 +255,7 @@ def explanation_document(found: Explanation, model: str) -> dict[str, Any]:
             "by_layer": sources.by_layer.tolist(),
         },
         "map": head_document(found.map),
+        "temperature": found.temperature,
         "next_tokens": [token_document(token) for token in found.next_tokens],
         "checks": found.checks and _checks_document(found.checks, sources),
     }

@@ -40,7 +40,7 @@ def explanation_sentences(found: Explanation, model: str) -> list[str]:
     return [
         f"The model {one_line(model)} has {layers} of {heads}. {_text(found, counted)}",
         *_shares(found, names),
-        *(_random_cut(found.checks, scope(found.sources, found)) if found.checks else []),
+        *(_random_cut(found.checks, scope(found.sources, found), found.unit) if found.checks else []),
         *_map(found, names),
         *_next(found, names),
         "A share says where information comes from, not what it is worth to the prediction"
@@ -130,8 +130,8 @@ def _left(checks: EdgeChecks, probability: float) -> str:
     return f"{_likely(checks)} " + (f"still has {before}" if left == before else f"has {left}, not {before}")
 
 
-def _random_cut(checks: EdgeChecks, where: str) -> list[str]:
-    lines = [f"Cut off means that it can no longer look there, in {where}."]
+def _random_cut(checks: EdgeChecks, where: str, unit: str) -> list[str]:
+    lines = [f"Cut off means that the {unit} can no longer look there, in {where}."]
     if checks.random is not None:
         drawn = f" of {checks.random_of:,}" if checks.random_cuts < checks.random_of else ""
         of = f"the mean of {checks.random_cuts}{drawn} others" if checks.random_cuts > 1 else "the only other"
@@ -167,7 +167,7 @@ def _map(found: Explanation, names: Sequence[str]) -> list[str]:
 
 def _next(found: Explanation, names: Sequence[str]) -> list[str]:
     focus = found.sources.focus
-    lines = [f"What may come after {names[focus]}, at temperature 1:"]
+    lines = [f"What may come after {names[focus]}, at temperature {found.temperature:g}:"]
     for token in found.next_tokens[:_NEXT]:
         number = f", id {token.id}," if "\N{REPLACEMENT CHARACTER}" in token.text else ""
         lines.append(f"{spoken(token.text)}{number} with {percent(token.probability)}.")

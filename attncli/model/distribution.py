@@ -1,0 +1,20 @@
+"""From logits to probabilities, at a temperature."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def scale_by_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Logits / temperature, for a temperature above 0; the largest becomes 0, so that nothing overflows."""
+    smallest = torch.finfo(logits.dtype).tiny  # what is below would be rounded to 0
+    return (logits - logits.amax(-1, keepdim=True)) / max(temperature, smallest)
+
+
+def distribution(logits: Tensor, temperature: float) -> Tensor:
+    """softmax(logits / temperature) of logits (..., V); at temperature 0 the first of the largest has it all."""
+    if temperature == 0:
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+    return scale_by_temperature(logits, temperature).softmax(-1)
