@@ -1,4 +1,5 @@
-# make demo   a first minute with attncli: train on text that every Python has, generate, explain
+# make demo   a first minute with attncli: generate and explain with the model that ships, then train one on text that
+#             every Python has
 # make test   everything that must hold: ruff, mypy, pytest
 # Both make .venv and install what they need.
 
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test install clean
+.PHONY: demo test docs stories install clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -30,15 +31,26 @@ define try
 endef
 
 demo: $(INSTALLED) build/topics.txt
+	$(call try,generate -m stories "Once upon a time" -n 80 --seed 1)
+	$(call try,explain -m stories "The little dog sat by the river's bank")
 	$(call try,train build/topics.txt --time 1m --name demo --seed 1 --force)
 	$(call try,generate -m demo "A class definition" -n 60 --seed 1)
-	$(call try,explain -m demo "the value of the expression")
 
 test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
+
+# Puts what the commands print now into the pages of docs.
+docs: $(INSTALLED)
+	$(BIN)/python docs/refresh.py README.md docs/*.md
+
+# The model that ships, from the texts named in its model card: make stories TEXTS=folder
+stories: $(INSTALLED)
+	$(BIN)/attncli train $(TEXTS)/stories-simple.train.txt $(TEXTS)/stories-novels.train.txt \
+	  --val-file $(TEXTS)/stories.val.txt --name stories --size 5x256 --vocab-size 4096 --time 75m \
+	  --save-dtype bfloat16 --watch-heads --seed 1
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -15,7 +15,7 @@ _spec = importlib.util.spec_from_file_location("refresh", ROOT / "docs" / "refre
 refresh = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(refresh)
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHOWN = [
     pytest.param(*command, id=f"{page.stem}-{at}")
     for page in PAGES

@@ -19,7 +19,7 @@ def analogy(
     c: Annotated[str, typer.Argument(metavar="C", help="so is this one to the answer.", show_default=False)],
     model: ModelOption = None,
     expect: Annotated[str | None, unset("--expect", metavar="WORD", help=_EXPECT)] = None,
-    top_k: Annotated[int, typer.Option("--top-k", min=1, help="How many to show.")] = 10,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many to show.")] = 10,
     device: DeviceOption = "auto",
     json: JsonOption = False,
     svg: SvgOption = None,

@@ -23,7 +23,7 @@ def neighbors(
     inside: Annotated[str | None, unset("--in", metavar="TEXT", help=_IN)] = None,
     layer: Annotated[int | None, unset(help=_LAYER)] = None,
     among: Annotated[str, typer.Option(metavar="vocabulary|text", help=_AMONG)] = "vocabulary",
-    top_k: Annotated[int, typer.Option("--top-k", min=1, help="How many to show.")] = 10,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many to show.")] = 10,
     device: DeviceOption = "auto",
     json: JsonOption = False,
     svg: SvgOption = None,
