@@ -654,3 +654,20 @@ def test_next_shows_what_may_come_next_at_the_temperatures_asked_for(at_home, ca
     code, _, err = ask(capsys, "next", "The cat", "--temperatures", "1,warm")
     assert code == 2
     assert "not a list of numbers" in err
+
+
+def test_a_text_is_explained_with_what_the_model_goes_on_with(at_home, capsys):
+    whole = json.loads(ask(capsys, "generate", "The cat", "-n", "5", "-t", "0", "--json")[1])
+    code, out, err = ask(capsys, "explain", "The cat", "--generate", "5", "--json")
+    assert code == 0
+    document = json.loads(out)
+    prompt = document["prompt_tokens"]
+    assert f"from {prompt} on they are generated" in err
+    assert document["sources"]["focus"] == len(document["tokens"]) - 1
+    assert [token["id"] for token in document["tokens"][prompt:]] == whole["samples"][0]["ids"]
+
+
+def test_a_file_is_explained_as_its_text(at_home, capsys):
+    Path("short.txt").write_text("The cat sat\n")
+    documents = [json.loads(ask(capsys, "explain", text, "--json")[1]) for text in ("short.txt", "The cat sat")]
+    assert documents[0] == documents[1]

@@ -1,6 +1,7 @@
 """Text to ids and back, for the three kinds of tokenizer: nothing lost, nothing special, nothing half shown."""
 
 import json
+import random
 import subprocess
 import sys
 import unicodedata
@@ -177,6 +178,26 @@ def test_pieces_are_the_ids_and_cover_every_byte(tokenizer, text):
     assert sum(piece.bytes for piece in pieces) == len(text.encode())
     assert all(piece.bytes >= 1 for piece in pieces)
     assert all(1 <= piece.part[0] <= piece.part[1] for piece in pieces)
+
+
+@with_examples
+@settings(deadline=None, max_examples=100)
+@given(text=texts())
+def test_pieces_of_the_ids_of_a_text_are_its_pieces(tokenizer, text):
+    assert tokenizer.pieces_of(tokenizer.encode(text)) == tokenizer.pieces(text)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 10**6), length=st.integers(0, 30))
+def test_pieces_of_any_ids_spell_what_they_decode_to(tokenizer, seed, length):
+    ids = random.Random(seed).choices(range(tokenizer.vocab_size), k=length)
+    pieces = tokenizer.pieces_of(ids)
+    assert [piece.id for piece in pieces] == ids
+    text = ""
+    for piece in pieces:  # a character that the token before began is not said again
+        began = text[-1:] if piece.part[0] > 1 else ""
+        text += piece.text.removeprefix(began)
+    assert text == tokenizer.decode(ids)
 
 
 @settings(deadline=None, max_examples=100)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attncli.cli.options import DeviceOption, JsonOption, ModelOption, required_text, unset
+from attncli.cli.options import DeviceOption, JsonOption, ModelOption, text_or_file_end, unset
 from attncli.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _EXAMPLE = 'attncli ablate "He sat on the river\'s bank"'
 
 # fmt: off
 def ablate(
-    text: Annotated[str | None, typer.Argument(help="The text; - reads it from standard input.", show_default=False)] = None,  # noqa: E501
+    text: Annotated[str | None, typer.Argument(help="The text, or a file with it; - reads standard input.", show_default=False)] = None,  # noqa: E501
     model: ModelOption = None,
     head: Annotated[list[str] | None, unset(metavar="L.H", help=_HEAD)] = None,
     edge: Annotated[list[str] | None, unset(metavar="QUERY:SOURCE", help=_EDGE)] = None,
@@ -47,7 +47,7 @@ def ablate(
     if head and edge:
         raise UsageProblem("--head and --edge each say what to do without.", "Give one of them.")
     heads = tuple(_parse_head(one) for one in head or ())
-    given = required_text(text, _EXAMPLE)
+    given = text_or_file_end(text, _EXAMPLE)
     from attncli.cli.loading import load
     from attncli.explain.ablation import Without
     from attncli.explain.ablation import ablate as ablated

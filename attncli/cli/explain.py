@@ -19,10 +19,11 @@ from attncli.cli.options import (
     NpzOption,
     PlainOption,
     SvgOption,
-    required_text,
+    text_or_file_end,
     unset,
 )
 from attncli.cli.outputs import refuse_files, write_explanation, write_pictures
+from attncli.config import SampleConfig
 from attncli.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ _VIEW = (
     "layer; logit: what a logit is the sum of; rollout: attention through all layers. Unset: the first screen."
 )
 _TEMPERATURE = "Of the probabilities of what comes next; 0 leaves the most probable token alone."
+_GENERATE = "First go on for so many tokens, each the most probable, and explain them with the text."
 _TARGET = "For --view logit, the token whose logit is explained: its text, or #ID. Unset: the one predicted."
 _AGAINST = "For --view logit, count from this token's logit. Unset: from the vocabulary's mean."
 _EXAMPLE = 'attncli explain "He sat on the river\'s bank"'
@@ -67,7 +69,7 @@ _VIEWS = ("bars", "map", "grid", "steps", "lens", "logit", "rollout")
 
 # fmt: off
 def explain(
-    text: Annotated[str | None, typer.Argument(help="What to explain; - reads it from standard input.", show_default=False)] = None,  # noqa: E501
+    text: Annotated[str | None, typer.Argument(help="What to explain, or a file with it; - reads standard input.", show_default=False)] = None,  # noqa: E501
     model: ModelOption = None,
     view: Annotated[str | None, unset(metavar="VIEW", help=_VIEW)] = None,
     token: Annotated[str | None, unset(help=_TOKEN)] = None,
@@ -76,6 +78,7 @@ def explain(
     weights: Annotated[str, typer.Option(metavar="norm|raw", help=_WEIGHTS)] = "norm",
     compare_weights: Annotated[bool, typer.Option("--compare-weights", help=_COMPARE)] = False,
     words: Annotated[bool, typer.Option("--words", help=_WORDS)] = False,
+    generate: Annotated[int, typer.Option("--generate", min=0, help=_GENERATE)] = 0,
     check: Annotated[bool, typer.Option(help=_CHECK)] = True,
     temperature: Annotated[float, typer.Option("--temperature", "-t", min=0, help=_TEMPERATURE)] = 1.0,
     target: Annotated[str | None, unset(metavar="TOKEN", help=_TARGET)] = None,
@@ -108,17 +111,22 @@ def explain(
         "--words": words, "--temperature": temperature != 1,
     }  # fmt: skip
     _check_view(view, [option for option, is_given in given.items() if is_given])
-    said = required_text(text, _EXAMPLE)
+    said = text_or_file_end(text, _EXAMPLE)
     from attncli.cli.loading import load
     from attncli.explain.first_screen import Focus, find_token
     from attncli.explain.words import joined
     from attncli.explain.words import words as grouped
-    from attncli.render.console import output, print_json, show
+    from attncli.render.console import output, print_json, print_note, show
     from attncli.render.explanation import compared_screen
+    from attncli.render.numbers import plural
     from attncli.render.plain import explanation_sentences, print_sentences
 
     loaded = load(model, device, "float32")
     pieces = loaded.tokenizer.pieces(said)
+    prompt = len(pieces)
+    if generate:
+        pieces = _gone_on(loaded, pieces, generate)
+        print_note(f"the text has {plural(prompt, 'token')}; from {prompt} on they are generated")
     spans = grouped(pieces) if words else None
     index = find_token(joined(pieces, spans) if spans else pieces, token) if token is not None else None
     focus = Focus(index, layer, head_index, "raw" if weights == "raw" else "norm")
@@ -127,7 +135,7 @@ def explain(
     if compare_weights:
         screen = compared_screen
     if json:
-        print_json(document(found, loaded.name))
+        print_json(document(found, loaded.name) | ({"prompt_tokens": prompt} if generate else {}))
     elif plain:
         print_sentences(explanation_sentences(found, loaded.name))
     else:
@@ -186,6 +194,20 @@ def _answer(
     if view == "bars":
         return asked(named=MOST_BARS), bars_screen, explanation_document
     return asked(), explanation_screen, explanation_document
+
+
+def _gone_on(loaded: LoadedModel, pieces: Sequence[Piece], count: int) -> list[Piece]:
+    """The tokens of a text and those that the model goes on with, none after the end of it; at most a context."""
+    from attncli.generation.engine import generate
+    from attncli.generation.events import Finished
+
+    ids = [piece.id for piece in pieces]
+    count = min(count, loaded.model.config.context - len(ids))
+    if count > 0:
+        config = SampleConfig(temperature=0, max_new_tokens=count)
+        events = generate(loaded.model, loaded.tokenizer, ids, config, loaded.end_ids)
+        ids += next(event.ids for event in events if isinstance(event, Finished))
+    return loaded.tokenizer.pieces_of(ids)
 
 
 def _check_view(view: str | None, given: list[str]) -> None:

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from attncli.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, required_text
+from attncli.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, text_or_file_end
 from attncli.errors import UsageProblem
 
-_TEXT = "The text so far; - reads it from standard input."
+_TEXT = "The text so far, or a file with it; - reads standard input."
 _TEMPERATURES = "The temperatures to compare, with commas between; 0 is the most probable token alone."
 
 
@@ -30,7 +30,7 @@ def next_(
     attncli next "Once upon a" --temperatures 0.2,1,5 -k 5
     """
     asked = _temperatures(temperatures)
-    given = required_text(text, 'attncli next "It was as playful as a"')
+    given = text_or_file_end(text, 'attncli next "It was as playful as a"')
     from attncli.cli.loading import load
     from attncli.generation.candidates import candidates
     from attncli.render.candidates import candidates_document, candidates_screen

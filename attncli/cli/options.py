@@ -16,6 +16,7 @@ import typer
 from attncli.errors import BadInput
 
 _LARGEST_COUNT = 10**15
+_LONGEST_NAME = 4096  # of a file
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -65,6 +66,32 @@ def required_text(argument: str | None, example: str) -> str:
     if not text:
         raise BadInput("There is no text.", f"Give one: {example}")
     return text
+
+
+def text_or_file(argument: str | None, example: str) -> str:
+    """The content of a file when the argument names one, else the text itself. Raises BadInput when there is none."""
+    from attncli.render.console import print_note
+    from attncli.text.files import read_text
+
+    if argument and argument != "-" and len(argument) < _LONGEST_NAME:
+        try:
+            if Path(argument).is_file():
+                text = read_text(argument)
+                if not text:
+                    raise BadInput(f"{argument} is empty: it holds no text.", "Give a file with some.")
+                return text
+            if Path(argument).is_dir():
+                raise BadInput(f"{argument} is a directory.", "Give a file of it, or a text.")
+            if re.search(r"^[^\s]*(/|\.(txt|md|py|json))[^\s]*$", argument):
+                print_note(f"there is no file {argument}, so this is taken as a text")
+        except (OSError, ValueError):
+            pass  # not a path: a text
+    return required_text(argument, example)
+
+
+def text_or_file_end(argument: str | None, example: str) -> str:
+    """The same without the line end that a file ends with, as piped text is read."""
+    return _without_last_newline(text_or_file(argument, example))
 
 
 def _is_piped() -> bool:

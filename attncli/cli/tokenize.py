@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attncli.cli.options import JsonOption, ModelOption, TokenizerOption, VocabSizeOption, required_text, unset
+from attncli.cli.options import (
+    JsonOption,
+    ModelOption,
+    TokenizerOption,
+    VocabSizeOption,
+    required_text,
+    text_or_file,
+    unset,
+)
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
 
@@ -52,7 +60,7 @@ def tokenize(
     if decode:
         _decode(chosen, required_text(text, 'attncli tokenize --decode "72 101"'), json)
         return
-    _show(chosen, name, _text_or_file(text), ids, json)
+    _show(chosen, name, text_or_file(text, 'attncli tokenize "unbelievable"'), ids, json)
 
 
 def _show(tokenizer: Tokenizer, name: str, text: str, ids: bool, json: bool) -> None:
@@ -148,27 +156,3 @@ def _tokenizer(model: str | None) -> tuple[Tokenizer, str]:
         return byte_tokenizer(), "bytes"
     path = find_model(model)
     return ModelFolder(path).tokenizer(), path.resolve().name
-
-
-def _text_or_file(argument: str | None) -> str:
-    """The content of a file when the argument names one, else the text itself."""
-    from attncli.render.console import print_note
-    from attncli.text.files import read_text
-
-    if argument is not None and argument != "-" and len(argument) < 4096:
-        try:
-            if Path(argument).is_file():
-                return _some(read_text(argument), argument)
-            if Path(argument).is_dir():
-                raise BadInput(f"{argument} is a directory.", "Give a file of it, or a text.")
-            if re.search(r"^[^\s]*(/|\.(txt|md|py|json))[^\s]*$", argument):
-                print_note(f"there is no file {argument}, so this is taken as a text")
-        except (OSError, ValueError):
-            pass  # not a path: a text
-    return required_text(argument, 'attncli tokenize "unbelievable"')
-
-
-def _some(text: str, name: str) -> str:
-    if not text:
-        raise BadInput(f"{name} is empty: it holds no text.", "Give a file with some.")
-    return text

@@ -8,6 +8,7 @@ Knows nothing of models or files of text.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections import Counter
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,12 +150,31 @@ class Tokenizer:
         checked_text(text)
         with _library_failures():
             encoding = self._backend.encode(text, add_special_tokens=False)
-        spans = encoding.offsets
+        return self._pieces(encoding.ids, encoding.offsets, text)
+
+    def pieces_of(self, ids: Sequence[int]) -> list[Piece]:
+        """The same for tokens that a model wrote, which may be others than those that their text is made of.
+
+        A tokenizer whose tokens are not bytes gives those of the text.
+        """
+        if not self._holds_bytes:
+            return self.pieces(self.decode(ids))
+        tokens = [self._bytes(id_) for id_ in ids]
+        text, at = _decoded(b"".join(tokens))
+        ends = list(accumulate(len(token) for token in tokens))
+        spans = [
+            (at[end - len(token)], at[end - 1] + 1) if token else (0, 0)
+            for token, end in zip(tokens, ends, strict=True)
+        ]
+        return self._pieces(ids, spans, text)
+
+    def _pieces(self, ids: Sequence[int], spans: Sequence[tuple[int, int]], text: str) -> list[Piece]:
+        """`spans`: from which character of the text to which each token reaches."""
         # How many tokens cover each character: more than one means that it is split.
         cover = Counter(at for start, end in spans for at in range(start, end))
         seen: Counter[int] = Counter()
         pieces = []
-        for id_, (start, end) in zip(encoding.ids, spans, strict=True):
+        for id_, (start, end) in zip(ids, spans, strict=True):
             seen.update(range(start, end))
             split = next((at for at in range(start, end) if cover[at] > 1), None)
             part = (1, 1) if split is None else (seen[split], cover[split])
@@ -269,6 +290,20 @@ class DecodeStream:
         """The text after the last place at which all was certain."""
         before = self._tokenizer.decode(self._tail[: self._before])
         return self._tokenizer.decode(self._tail)[len(before) :]
+
+
+def _decoded(data: bytes) -> tuple[str, list[int]]:
+    """Bytes as text, what is no UTF-8 replaced, and of every byte which character it belongs to."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text, at, pending = "", [], 0
+    for end in range(1, len(data) + 2):
+        found = decoder.decode(data[end - 1 : end], final=end > len(data))
+        pending += end <= len(data)
+        done = pending - len(decoder.getstate()[0])  # bytes of the characters found; all but the first have one
+        for number in range(len(found)):
+            at += [len(text) + number] * (done - len(found) + 1 if number == 0 else 1)
+        text, pending = text + found, pending - done if found else pending
+    return text, at
 
 
 def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int | None = None) -> Tokenizer:
