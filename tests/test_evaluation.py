@@ -201,6 +201,7 @@ YARDSTICKS = Yardsticks(gzip=3.0, xz=2.5, ngram=1.6, given=900, given_of=900, sc
 def test_the_closing_line(xz, ngram, line):
     yardsticks = Yardsticks(gzip=3.0, xz=xz, ngram=ngram, given=0, given_of=0, scored=1, scored_of=1)
     assert comparison(SCORE, yardsticks) == line
+    assert comparison(SCORE, yardsticks, 0.27).startswith("Roughly, since not on the same part of the text, the model")
 
 
 @pytest.mark.parametrize(
@@ -220,6 +221,7 @@ def test_the_closing_line(xz, ngram, line):
 def test_it_says_what_the_yardsticks_had(given, given_of, scored, line):
     yardsticks = Yardsticks(3.0, 2.5, 1.6 if given else None, given, given_of, scored, 100)
     assert measured_on(yardsticks, "the training text") == line
+    assert measured_on(yardsticks, "the training text", 0.27) == f"{line}; the model: an even 27% of this text"
 
 
 def test_copying_is_told_in_words():

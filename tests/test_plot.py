@@ -429,7 +429,7 @@ def test_the_newest_run_is_drawn_when_none_is_named(here, capsys):
     lines = out.splitlines()
     assert len(lines) == 21
     assert lines[0].startswith("nats per token  ─ train  ● validation  ↑ starts at")
-    assert re.fullmatch(r"other +train 3\.\d{3}  val 3\.\d{3}  final val 3\.800", lines[-1])
+    assert re.fullmatch(r"other +train 3\.\d{3}  best val 3\.\d{3}  final val 3\.800", lines[-1])
     assert max(map(cell_len, lines)) <= 80
 
 
@@ -454,7 +454,7 @@ def test_every_run_has_its_number_sign_and_figures(here, width, ascii):
     drawn = "".join(lines[1:-5])
     for line, number, sign in zip(lines[-3:], "123", "ox#" if ascii else "●▲■", strict=True):
         assert line.startswith(f"{number} {sign} ")
-        assert re.search(r"train \d\.\d{3}  val \d\.\d{3}", line)
+        assert re.search(r"train \d\.\d{3}  best val \d\.\d{3}", line)
         assert drawn.count(number) >= 1
         assert drawn.count(sign) >= 3
 

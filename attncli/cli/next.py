@@ -17,7 +17,7 @@ _TEMPERATURES = "The temperatures to compare, with commas between; 0 is the most
 def next_(
     text: Annotated[str | None, typer.Argument(help=_TEXT, show_default=False)] = None,
     model: ModelOption = None,
-    temperatures: Annotated[str, typer.Option("--temperatures", "-t", metavar="T,T…", help=_TEMPERATURES)] = "0,0.5,1,2",  # noqa: E501
+    temperatures: Annotated[str, typer.Option("--temperatures", "-t", metavar="T,T", help=_TEMPERATURES)] = "0,0.5,1,2",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many tokens to show.")] = 10,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",

@@ -122,7 +122,10 @@ _MODEL = (
     "A model directory, or a name in ./checkpoints. Unset: ATTNCLI_MODEL, else the newest in ./checkpoints, else the "
     "one that comes with attncli."
 )
-_DTYPE = "auto, float32, bfloat16 or (not to train) float16; auto is what is fast: bfloat16 on CUDA."
+_DTYPE = (
+    "auto, float32, bfloat16 or (not to train) float16; auto is what is fast: bfloat16 on CUDA, and to train on a CPU "
+    "with units for it."
+)
 
 ModelOption = Annotated[str | None, unset("--model", "-m", metavar="MODEL", help=_MODEL)]
 DeviceOption = Annotated[str, typer.Option("--device", help=f"auto, cpu, cuda or mps; {_AUTO}.")]

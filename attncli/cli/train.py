@@ -169,6 +169,8 @@ def _show_plan(job: Job, target: Path, json: bool) -> None:
 
     for note in job.notes:
         print_note(note)
+    if target.exists():
+        print_note(f"{target} exists: the run itself will want --force, or another --name")
     if json:
         print_json(asdict(job.plan))
     else:
@@ -290,6 +292,8 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
                 console.print(one_line(f"{target} holds what it held before."), soft_wrap=True)
         raise typer.Exit(128 + received[0])
     _summarize(result, job, target, json)
+    if log is not None:
+        print_note(f"to see the events: tensorboard --logdir {shlex.quote(str(log.folder))}")
 
 
 def _gone_through(job: Job, target: Path) -> tuple[int | None, RunCurves | None]:
@@ -410,7 +414,7 @@ def _summarize(result: Result, job: Job, target: Path, json: bool) -> None:
         return
     console = output()
     show(console, summary(result, plan, share, str(target), sample))
-    show(console, honesty_screen(honesty, console.width))
+    show(console, honesty_screen(honesty, console.width, share=share))
     model = shlex.quote(target.name if target.parent == MODELS_FOLDER else str(target))
     prompt = shlex.quote(_first_words(job.corpus))
     console = messages()

@@ -21,8 +21,8 @@ LOSS, BITS = "loss", "bits"
 UNITS = {LOSS: "nats per token", BITS: "bits per byte"}
 _STYLES = ("cyan", "magenta", "yellow", "green", "blue", "red")
 _SIGNS, _ASCII_SIGNS = "●▲■◆▼★", "ox#%@&"
-_NAME_CELLS = 6, 30  # of a name in the legend, least and most
-_FIGURE_CELLS = 30  # for the figures beside it, if need be at the cost of the name
+_NAME_CELLS = 5, 30  # of a name in the legend, least and most
+_FIGURE_CELLS = 35  # for the figures beside it, if need be at the cost of the name
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,10 @@ def _number(at: int) -> str:
 def _figures(run: RunCurves, axes: Axes) -> list[str]:
     """The last loss in training, the lowest at an evaluation, and the score at the end, on all or a sample."""
     train, validation = (y[np.isfinite(y)] for _, y in (axes.training(run), axes.validation(run)))
-    figures = [("train", train[-1] if len(train) else None), ("val", validation.min() if len(validation) else None)]
+    figures = [
+        ("train", train[-1] if len(train) else None),
+        ("best val", validation.min() if len(validation) else None),
+    ]
     figures.append(("final val of a sample" if run.final_sampled else "final val", axes.final(run)))
     return [f"  {name} {value:.3f}" for name, value in figures if value is not None and math.isfinite(value)]
 

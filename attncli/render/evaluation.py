@@ -25,15 +25,20 @@ _QUOTED = 60  # cells of a copied stretch shown
 _CLOSE = 0.005  # a smaller relative difference is none
 
 
-def honesty_screen(honesty: Honesty, width: int, given: str = "the training text") -> RenderableType:
-    """What there is, each part only where it was measured. `given` names the text that the yardsticks had before."""
+def honesty_screen(
+    honesty: Honesty, width: int, given: str = "the training text", share: float = 1.0
+) -> RenderableType:
+    """What there is, each part only where it was measured.
+
+    `given` names the text that the yardsticks had before, `share` is how much of the text the model's score is of.
+    """
     parts: list[RenderableType] = []
     if honesty.yardsticks is not None:
         parts += [
             yardsticks_table(honesty.score, honesty.yardsticks, width),
-            Text(measured_on(honesty.yardsticks, given), style="dim"),
+            Text(measured_on(honesty.yardsticks, given, share), style="dim"),
             Text(),
-            Text(comparison(honesty.score, honesty.yardsticks)),
+            Text(comparison(honesty.score, honesty.yardsticks, share)),
         ]
     if honesty.memorization is not None:
         parts += [Text(line) for line in memorization_lines(honesty.memorization)]
@@ -61,18 +66,20 @@ def _named(yardsticks: Yardsticks) -> list[tuple[str, float]]:
     return [*counted, ("xz -9", yardsticks.xz), ("gzip -9", yardsticks.gzip)]
 
 
-def measured_on(yardsticks: Yardsticks, given: str) -> str:
-    """Which text the yardsticks had, and how much of it."""
+def measured_on(yardsticks: Yardsticks, given: str, share: float = 1.0) -> str:
+    """Which text the yardsticks had, and how much of it; and the model, where that is another part."""
+    sampled = "" if share == 1 else f"; the model: an even {percent(share)} of this text"
     part = "" if yardsticks.scored >= yardsticks.scored_of else f" the first {size(yardsticks.scored)} of"
     if not yardsticks.given:
-        return f"xz and gzip:{part} this text alone"
+        return f"xz and gzip:{part} this text alone{sampled}"
     before = given if yardsticks.given >= yardsticks.given_of else f"the last {size(yardsticks.given)} of {given}"
-    return f"xz, gzip and the 5-gram:{part} this text, given {before}"
+    return f"xz, gzip and the 5-gram:{part} this text, given {before}{sampled}"
 
 
-def comparison(score: Score, yardsticks: Yardsticks) -> str:
+def comparison(score: Score, yardsticks: Yardsticks, share: float = 1.0) -> str:
     """The closing line: 'The model needs 34% fewer bits than xz -9 and 8% fewer than a 5-gram model.'"""
-    line = f"The model needs {_relative(score.bits_per_byte, yardsticks.xz, 'bits ')} xz -9"
+    model = "The model" if share == 1 else "Roughly, since not on the same part of the text, the model"
+    line = f"{model} needs {_relative(score.bits_per_byte, yardsticks.xz, 'bits ')} xz -9"
     if yardsticks.ngram is not None:
         line += f" and {_relative(score.bits_per_byte, yardsticks.ngram)} a 5-gram model of the same tokens"
     return line + "."

@@ -22,7 +22,7 @@ from attncli.model.count import (
     multiplications,
 )
 from attncli.render.escape import fit, one_line
-from attncli.render.numbers import bar, count, duration, percent, size
+from attncli.render.numbers import bar, count, duration, percent, plural, size
 
 _LENGTHS = 4  # of a text, whose costs are shown
 _WIDE = 60  # cells, for headings in full
@@ -53,9 +53,9 @@ def _shape(config: ModelConfig) -> Table:
     table = _pairs()
     norm = {"rms": "RMSNorm", "layer": "LayerNorm"}[config.norm]
     feed_forward = {"swiglu": "SwiGLU", "gelu": "GELU"}[config.activation]
-    heads = f"{config.heads} heads of {config.head_width}"
+    heads = f"{plural(config.heads, 'head')} of {config.head_width}"
     if config.kv_heads != config.heads:
-        heads += f", sharing {config.kv_heads} key/value heads"
+        heads += f", sharing {plural(config.kv_heads, 'key/value head')}"
     table.add_row("layers", str(config.layers))
     table.add_row("width", str(config.width))
     table.add_row("attention", heads + (", query/key norm" if config.qk_norm else ""))

@@ -228,19 +228,31 @@ def read_documents(
             scanner.add(path)
     documents = scanner.documents(paths)
     if not documents.count:
-        raise BadInput(
-            f"{', '.join(paths)} is empty: it holds no text.", "Give a text file, a few thousand words or more."
-        )
+        raise _no_text(paths)
     return documents
 
 
-def refuse_missing(paths: Iterable[str]) -> None:
-    """Raises as `read_documents` does for a path that is empty or names nothing; for callers with slow work ahead."""
+def refuse_missing(paths: Sequence[str]) -> None:
+    """Raises as `read_documents` does for a path that is empty or names nothing, or for files that are all empty.
+
+    For callers with slow work ahead.
+    """
+    empty = []
     for path in paths:
         _refuse_empty(path)
         if path != STDIN:
             with _reading(_name(path)):
-                Path(path).stat()
+                found = Path(path).stat()
+            if stat.S_ISREG(found.st_mode) and not found.st_size:
+                empty.append(path)
+    if empty and len(empty) == len(paths):
+        raise _no_text(paths)
+
+
+def _no_text(paths: Sequence[str]) -> BadInput:
+    return BadInput(
+        f"{', '.join(paths)} is empty: it holds no text.", "Give a text file, a few thousand words or more."
+    )
 
 
 def _refuse_empty(path: str) -> None:
@@ -441,7 +453,7 @@ def _decoded(file: IO[bytes], name: str, encoding: str, meter: Meter | None = No
             raise BadInput(
                 f"{name} is not {'UTF-8' if utf8 else encoding.upper()}: "
                 f"byte {at - pending + problem.start} is {found_byte} ({problem.reason}).",
-                "Convert it to UTF-8. To train on it as it is, name its encoding, such as --encoding latin-1.",
+                "Convert it to UTF-8. To train on it as it is, name its --encoding, such as latin-1 or gb18030.",
             ) from None
         except UnicodeError as problem:
             raise BadInput(f"{name} is not {encoding}: {problem}.", "Name another --encoding.") from None

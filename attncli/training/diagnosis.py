@@ -34,8 +34,6 @@ class Course:
     train_tokens: int
     timed: bool  # a time, not a number of steps, set its length
     capped: bool = False  # it ended before its time, since more passes over the text would only memorize
-    model_bits: float | None = None  # per byte of the whole validation part, and xz on the same
-    xz_bits: float | None = None
 
 
 def curves(metrics: Iterable[Mapping[str, Any]]) -> tuple[tuple[Point, ...], tuple[Point, ...]]:
@@ -50,7 +48,7 @@ def diagnose(course: Course) -> tuple[str, ...]:
     """One to three sentences about a run, the most important first."""
     main = _learned_nothing(course) or _overfit(course)
     said = [main] if main is not None else [_gap(course), _still_falling(course)]
-    said += [_little_text(course), _behind_xz(course)]
+    said += [_little_text(course)]
     return tuple(sentence for sentence in said if sentence is not None)[:_SENTENCES] or (_level(course),)
 
 
@@ -115,12 +113,6 @@ def _little_text(course: Course) -> str | None:
     if course.train_tokens >= _LITTLE_TEXT:
         return None
     return f"The text is small, {course.train_tokens:,} tokens to train on: more of it is the surest help."
-
-
-def _behind_xz(course: Course) -> str | None:
-    if course.model_bits is None or course.xz_bits is None or course.model_bits < course.xz_bits:
-        return None
-    return f"The model is not ahead of xz: {course.model_bits:.2f} against {course.xz_bits:.2f} bits per byte."
 
 
 def _level(course: Course) -> str:

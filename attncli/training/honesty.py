@@ -57,8 +57,6 @@ def judge(
         train_tokens=plan.train_tokens,
         timed=plan.seconds is not None,
         capped=plan.most_steps is not None and result.step >= plan.most_steps,
-        model_bits=result.best.bits_per_byte,
-        xz_bits=yardsticks.xz,
     )
     memorization = measure_memorization(ids, corpus.train.ids, tokenizer, unseen)
     return Honesty(result.best, yardsticks, memorization, diagnose(course))

@@ -26,10 +26,11 @@ from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.model.device import pick_device
 from attncli.text.corpus import Corpus, prepare
 from attncli.text.files import STDIN, Listener, read_documents
-from attncli.training.plan import make_plan
+from attncli.training.plan import MOST_EPOCHS, make_plan
 from attncli.training.reports import Plan, plan_from_document
 
 _CHARACTERS_PER_SECOND, _ON_A_GPU = 100_000, 1_000_000  # of a run: about what it can see
+_FEWEST_SCORED = 200  # tokens to validate on
 _FEWEST_BYTES_PER_TOKEN = 1.5  # of a tokenizer that fits the text at all
 _FACTS = ("format", "created", "versions", "corpus", "request")
 STATE_FORMAT = 2  # of plan and state; another one is not resumed
@@ -110,6 +111,10 @@ def _notes(
             if part.left_out:
                 share = f"{part.characters:,} of {part.characters + part.left_out:,} characters"
                 yield f"to read little in the time there is, it {does} on {share}, spread evenly over the text"
+        if plan.seconds is None and plan.epochs > MOST_EPOCHS:
+            yield f"{plan.epochs:.0f} passes over the text: after {MOST_EPOCHS} or so a model only memorizes more"
+        if len(corpus.val) < _FEWEST_SCORED:
+            yield f"only {len(corpus.val):,} tokens to validate on: the scores, and the choice by them, are rough"
         per_token = corpus.train.bytes / len(corpus.train)
         if start is not None and corpus.tokenizer.kind == "bpe" and per_token < _FEWEST_BYTES_PER_TOKEN:
             pieces = f"the tokenizer of the model cuts this text into pieces of {per_token:.1f} bytes"

@@ -51,7 +51,7 @@ _SHAPES = (
     *("10x640", "12x768"),
 )
 _TOKENS_PER_PARAMETER = 1.5
-_MOST_EPOCHS = 72  # of a run with a deadline: more only memorize, whatever the dropout and the decay
+MOST_EPOCHS = 72  # of a run with a deadline: more only memorize, whatever the dropout and the decay
 _MEASURED_FIRST = "2x128"
 _OPTIMISM = 1.5  # a larger model computes more per second than the one measured first
 _MEASURING_SHARE, _MEASURING_SECONDS = 0.01, 0.4  # of the time of a run for timing one shape, and at most
@@ -88,12 +88,12 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         if threads < torch.get_num_threads():
             reasons["threads"] = f"{torch.get_num_threads()} are no faster here now"
     windows, closing = _closing(config, seconds, step_seconds, model, room)
-    most_steps = math.ceil(_MOST_EPOCHS * len(corpus.train) / room.step_tokens)
+    most_steps = math.floor(MOST_EPOCHS * len(corpus.train) / room.step_tokens)
     if steps is None:
         gone = time.monotonic() - began
         steps = min(_affordable_steps(seconds, gone, closing, step_seconds), most_steps)
         if steps == most_steps:
-            reasons["steps"] = f"{_MOST_EPOCHS} epochs are enough: more would only memorize"
+            reasons["steps"] = f"{MOST_EPOCHS} epochs are enough: more would only memorize"
     epochs = steps * room.step_tokens / len(corpus.train)
     lr, adam_lr = _rates(config, room.optimizer, steps * room.step_tokens, start is not None, reasons)
     return Plan(
@@ -233,7 +233,7 @@ def _context(
             )
         if config.context >= tokens:
             raise BadInput(
-                f"--context is {config.context}, and the text to train on has {tokens} tokens.",
+                f"--context is {config.context}, and the text to train on has {tokens:,} tokens.",
                 "Give more text or a smaller --context.",
             )
         return config.context
@@ -279,7 +279,7 @@ def _sizes(measure: Measure) -> Iterator[tuple[str, int]]:
     """The sizes that this much text is enough for, with their parameters, largest first; at least the smallest."""
     for size in reversed(_SHAPES):
         parameters = sum(count_parameters(measure.shape(size)).values())
-        if _TOKENS_PER_PARAMETER * parameters <= _MOST_EPOCHS * len(measure.room.corpus.train) or size == _SHAPES[0]:
+        if _TOKENS_PER_PARAMETER * parameters <= MOST_EPOCHS * len(measure.room.corpus.train) or size == _SHAPES[0]:
             yield size, parameters
 
 
