@@ -249,6 +249,7 @@ def test_what_the_neighbours_are_worth_is_said():
     assert "No nearer than chance" in nothing
     assert "nearer than chance." not in nothing
     assert "Only 2 tokens to compare with" in drawn(changed(chance=Chance(2, 0.1, 0, 1, 1)))
+    assert "cannot be told here" in drawn(changed(chance=Chance(999, 0.5, 0.2, 1.0, 1.0)))
     assert "nothing to compare" in drawn(changed(nearest=()))
 
 

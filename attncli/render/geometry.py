@@ -121,8 +121,14 @@ def _honesty(nearest: Sequence[Neighbor], chance: Chance) -> list[Text]:
         return [Text(f"Only {plural(chance.compared, 'token')} to compare with: too few to tell near from far.")]
     compared = (
         f"Cosine with all {chance.compared:,} compared: {chance.average:.3f} on average, standard deviation "
-        f"{chance.spread:.3f}. Spread by chance alone, in a bell curve around that average, the nearest would be at "
-        f"{chance.median:.3f}, and above {chance.most:.3f} once in 20."
+        f"{chance.spread:.3f}."
+    )
+    if chance.most >= 1:
+        verdict = "In a bell curve so wide the nearest of so many is anywhere up to 1: who is near cannot be told here."
+        return [Text(compared, "dim"), Text(verdict)]
+    compared += (
+        f" Spread by chance alone, in a bell curve around that average, the nearest would be at {chance.median:.3f}, "
+        f"and above {chance.most:.3f} once in 20."
     )
     near = sum(token.cosine > chance.most for token in nearest)
     if not near:
