@@ -1009,6 +1009,19 @@ def test_a_resized_terminal_shows_one_display(before, after, monkeypatch):
     assert max(map(cell_len, terminal.rows)) <= after[0]
 
 
+def test_the_plan_is_printed_again_on_a_terminal_that_became_smaller(monkeypatch):
+    terminal, console = on_terminal(100, 40, monkeypatch)
+    console.print("the plan")
+    with TrainingScreen(console, PLAN, above=Text("the plan")) as screen:
+        for report in reports():
+            if report == SampleReport(100, SAMPLE, 7):
+                terminal.resize(60, 40)
+                console.size = (60, 40)
+            screen.update(report)
+            assert terminal.lines().count("the plan") == 1
+        assert terminal.lines()[0] == "the plan"
+
+
 def test_the_display_is_drawn_four_times_a_second_at_most(monkeypatch):
     terminal, console = on_terminal(80, 24, monkeypatch)
     monkeypatch.setattr(live, "time", types.SimpleNamespace(monotonic=iter(np.arange(0, 1e3, 0.01)).__next__))

@@ -254,13 +254,14 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
         print_note(note)
     corpus = job.corpus
     resumed, before = _gone_through(job, target)
-    show(console, plan_table(job.plan, str(target), _described(corpus), resumed))
+    planned = plan_table(job.plan, str(target), _described(corpus), resumed)
+    show(console, planned)
     result: Result | None = None
     saved = job.resume is not None
     with ExitStack() as opened:
         log = opened.enter_context(_tensorboard(target, job.plan, resumed)) if tensorboard else None
         received = opened.enter_context(_signals())
-        screen = opened.enter_context(TrainingScreen(console, job.plan, before))
+        screen = opened.enter_context(TrainingScreen(console, job.plan, before, planned))
         # A resumed run counts on from the time it had spent; a new one from when this process began.
         for report in reports(
             corpus,

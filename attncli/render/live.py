@@ -36,7 +36,11 @@ Pieces = list[tuple[str, str]]
 class LiveDisplay:
     """Takes the reports of a run and shows where it stands, between `start` and `stop`."""
 
-    def __init__(self, console: Console, plan: Plan, before: RunCurves | None = None) -> None:
+    def __init__(
+        self, console: Console, plan: Plan, before: RunCurves | None = None, above: RenderableType | None = None
+    ) -> None:
+        """`before` is what a resumed run has been through, `above` what was printed, and is lost on a clear screen."""
+        self.above = above
         self._console, self._plan = console, plan
         self._training, self._validation = _Trace(), _Trace()
         self._step: StepReport | None = None
@@ -248,6 +252,8 @@ class _Screen(Live):
         try:
             if self._drawn is not None and (size.width < self._drawn[0] or size.height < self._drawn[1]):
                 self.console.clear()
+                if self._display.above is not None:
+                    self.console.print(self._display.above)
             self._drawn = (size.width, size.height)
             super().refresh()
         except OSError:

@@ -73,14 +73,17 @@ def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
 class TrainingScreen:
     """Draws reports as they come: a live display on a terminal, elsewhere a line for each evaluation and sample.
 
-    A context manager; `update` takes each report. `before` is what a resumed run has been through already.
+    A context manager; `update` takes each report. `before` is what a resumed run has been through already, `above` what
+    was printed, which is printed again where a terminal that has become smaller has to be cleared.
     """
 
-    def __init__(self, console: Console, plan: Plan, before: RunCurves | None = None) -> None:
+    def __init__(
+        self, console: Console, plan: Plan, before: RunCurves | None = None, above: RenderableType | None = None
+    ) -> None:
         self._console, self._plan = console, plan
         self._last: StepReport | None = None
         live = console.is_terminal and not console.is_dumb_terminal
-        self._display = LiveDisplay(console, plan, before) if live else None
+        self._display = LiveDisplay(console, plan, before, above) if live else None
 
     def __enter__(self) -> Self:
         if self._display is not None:
