@@ -109,10 +109,11 @@ def test_an_edge_that_is_cut_keeps_what_came_through_it_out(family):
     assert abs(found.drop(found.effects[1])) > 0
 
 
-def test_the_prediction_of_another_token_does_not_see_what_follows():
+@pytest.mark.parametrize("replacement", ["zero", "mean"])
+def test_the_prediction_of_another_token_does_not_see_what_follows(replacement):
     model = model_of({})
-    found = ablated(model, [Without(heads=((1, 1),))], token=3)
-    short = ablate(model, TOKENIZER, PIECES[:4], [Without(heads=((1, 1),))])
+    found = ablated(model, [Without(heads=((1, 1),))], token=3, replacement=replacement)
+    short = ablate(model, TOKENIZER, PIECES[:4], [Without(heads=((1, 1),))], replacement=replacement)
     assert found.effects[0].log_probability == pytest.approx(short.effects[0].log_probability, abs=1e-9)
     assert found.token == 3
 

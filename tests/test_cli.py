@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import unicodedata
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -300,6 +301,10 @@ BAD = [
     (["train", "latin.txt"], 3, "byte 3 is 0xe9"),
     (["train"], 2, "no text to train on"),
     (["train", "story.txt", "--time", "soon"], 2, "not a time"),
+    (["explain", "The cat", "-t", "inf", "--json"], 2, "not a finite number"),
+    (["explain", "The cat", "--plain", "--compare-weights"], 2, "--plain has none"),
+    (["explain", "The cat", "--view", "logit", "--target", "#" + "9" * 5000], 2, "not one token"),
+    (["heads", "story", "-m", "other"], 2, "two models"),
     (["train", "story.txt", "--compile", "--no-compile", "--name", "n"], 2, "exclude one another"),
     (["train", "story.txt", "--time", "1m", "--steps", "3", "--name", "n"], 2, "each set the length"),
     (["train", "story.txt", "--size", "huge", "--name", "n"], 2, "not a size"),
@@ -662,7 +667,7 @@ def test_a_text_is_explained_with_what_the_model_goes_on_with(at_home, capsys):
     assert code == 0
     document = json.loads(out)
     prompt = document["prompt_tokens"]
-    assert f"from {prompt} on they are generated" in err
+    assert f"generated, from token {prompt} on" in err
     assert document["sources"]["focus"] == len(document["tokens"]) - 1
     assert [token["id"] for token in document["tokens"][prompt:]] == whole["samples"][0]["ids"]
 
@@ -671,3 +676,10 @@ def test_a_file_is_explained_as_its_text(at_home, capsys):
     Path("short.txt").write_text("The cat sat\n")
     documents = [json.loads(ask(capsys, "explain", text, "--json")[1]) for text in ("short.txt", "The cat sat")]
     assert documents[0] == documents[1]
+
+
+def test_json_holds_nothing_that_a_terminal_would_obey(at_home, capsys):
+    hostile = "a\x9b31m\u202eb\x7f\u2028\u200b"
+    out = ask(capsys, "explain", hostile, "--json")[1]
+    assert set("".join(token["text"] for token in json.loads(out)["tokens"])) == set(hostile)
+    assert not [char for char in out if char != "\n" and unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp")]

@@ -300,6 +300,10 @@ def test_a_comparison_without_a_difference_says_why():
     assert "What comes after the word cannot reach it." in text
 
 
+def test_the_embeddings_of_one_word_do_not_differ_yet():
+    assert "Nothing yet: the embedding is the same" in drawn(compared("The old river ran", "A river", layer=0))
+
+
 def test_a_word_of_several_tokens_is_said_to_be_one():
     tokenizer = byte_tokenizer()
     texts = [tokenizer.pieces(text) for text in ("a cat", "one cat")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from functools import partial
@@ -101,7 +102,11 @@ def explain(
     layer, head_index = _parse_head(head, layer)
     if weights not in ("norm", "raw"):
         raise UsageProblem(f"--weights {weights!r} is not a measure.", "Use norm or raw.")
+    if not math.isfinite(temperature):
+        raise UsageProblem(f"--temperature {temperature} is not a finite number.", "Give one such as 0.7.")
     refuse_files({"--csv": csv, "--npz": npz, "--svg": svg, "--html": html}, force)
+    if compare_weights and plain:
+        raise UsageProblem("--compare-weights is a table, and --plain has none.", "Leave one of them out.")
     if compare_weights and weights != "norm":
         raise UsageProblem("--compare-weights shows both measures.", "Leave --weights out.")
     given = {
@@ -118,7 +123,6 @@ def explain(
     from attncli.explain.words import words as grouped
     from attncli.render.console import output, print_json, print_note, show
     from attncli.render.explanation import compared_screen
-    from attncli.render.numbers import plural
     from attncli.render.plain import explanation_sentences, print_sentences
 
     loaded = load(model, device, "float32")
@@ -126,7 +130,7 @@ def explain(
     prompt = len(pieces)
     if generate:
         pieces = _gone_on(loaded, pieces, generate)
-        print_note(f"the text has {plural(prompt, 'token')}; from {prompt} on they are generated")
+        print_note(_generated(len(pieces) - prompt, prompt, loaded))
     spans = grouped(pieces) if words else None
     index = find_token(joined(pieces, spans) if spans else pieces, token) if token is not None else None
     focus = Focus(index, layer, head_index, "raw" if weights == "raw" else "norm")
@@ -208,6 +212,17 @@ def _gone_on(loaded: LoadedModel, pieces: Sequence[Piece], count: int) -> list[P
         events = generate(loaded.model, loaded.tokenizer, ids, config, loaded.end_ids)
         ids += next(event.ids for event in events if isinstance(event, Finished))
     return loaded.tokenizer.pieces_of(ids)
+
+
+def _generated(count: int, prompt: int, loaded: LoadedModel) -> str:
+    """What to say of so many tokens after a prompt of so many."""
+    from attncli.render.numbers import plural
+
+    full = prompt + count >= loaded.model.config.context
+    ends = ", where the context is full" if full else ""
+    if not count:
+        return f"no token is generated{ends}"
+    return f"{plural(count, 'token')} generated, from token {prompt} on{ends}"
 
 
 def _check_view(view: str | None, given: list[str]) -> None:

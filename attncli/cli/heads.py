@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from attncli.cli.options import DeviceOption, JsonOption, ModelOption, SeedOption, count, draw_seed, unset
+from attncli.errors import UsageProblem
 
 _LENGTH = "Random tokens, which come twice. Unset: by the model's context and windows, at most 50."
 _REPEATS = "Average over so many random texts. Unset: 4."
@@ -35,6 +36,8 @@ def heads(
     from attncli.render.console import output, print_json, show
     from attncli.render.heads import heads_document, heads_screen
 
+    if model is not None and model_option is not None and model != model_option:
+        raise UsageProblem(f"{model} and -m {model_option} name two models.", "Name one.")
     chosen = model or model_option
     loaded = load(chosen, device, "float32")
     found = head_scores(

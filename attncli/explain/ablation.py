@@ -69,7 +69,7 @@ def ablate(
     ids = torch.tensor([piece.id for piece in pieces], device=model.embedding.weight.device)
     with torch.inference_mode():
         means: dict[int, Tensor] = {}
-        with _hooked(model, _keeping_means(means, config.heads)):
+        with _hooked(model, _keeping_means(means, config.heads, at)):
             before = _log_probabilities(model, ids[None], at)[0]
         target = int(before.argmax())
         effects: list[Effect] = []
@@ -140,11 +140,11 @@ def _hooked(model: Transformer, hook: Hook) -> Iterator[None]:
         yield
 
 
-def _keeping_means(means: dict[int, Tensor], heads: int) -> Hook:
-    """Keeps what every head gives on average over the positions: (H, D) by layer."""
+def _keeping_means(means: dict[int, Tensor], heads: int, last: int) -> Hook:
+    """Keeps what every head gives on average over the positions up to the last that counts: (H, D) by layer."""
 
     def keep(layer: int, mixed: Tensor) -> Tensor:
-        means[layer] = mixed[0].view(len(mixed[0]), heads, -1).mean(0)
+        means[layer] = mixed[0, : last + 1].view(last + 1, heads, -1).mean(0)
         return mixed
 
     return keep

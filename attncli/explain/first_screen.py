@@ -82,7 +82,7 @@ def explain(
         hidden = read(model, ids, rows, watch)[0, queries[-1] - rows.start]
         following = most_probable(model.unembed(hidden).float(), tokenizer, next_tokens, temperature)
         sources, checks = watch.sources(), None
-        if check:
+        if check and token > 0:  # a query never loses its last key
             past = SharedPast(watch.keys, watch.values, model.config.context)
             asked = Prediction(past, ids[0, queries.start : queries.stop], following[0].id, temperature)
             known, cut_in = units[: token + 1], _cut_in(model, focus)

@@ -6,6 +6,7 @@ what the embedding, each head from each source, each feed-forward part and each 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -130,7 +131,7 @@ def _token(tokenizer: Tokenizer, wanted: str, logits: Tensor) -> NextToken:
 
     Raises UsageProblem when the text is not one token.
     """
-    if wanted.startswith("#") and wanted[1:].isdecimal():
+    if re.fullmatch("#[0-9]{1,9}", wanted):
         found = [int(wanted[1:])]
         if found[0] >= len(logits):
             raise UsageProblem(f"There is no token {wanted}.", f"There are {len(logits)}: #0 to #{len(logits) - 1}.")

@@ -6,6 +6,7 @@ Owns how consoles are made (no markup, no guessing of highlights), and how an er
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import Any
 
@@ -14,6 +15,9 @@ from rich.text import Text
 
 from attncli.errors import AttnError
 from attncli.render.escape import one_line
+
+# What JSON leaves as it is and a terminal may obey: C1 controls, and marks that are invisible or turn writing around.
+_CONTROLS = re.compile("[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 def output() -> Console:
@@ -37,9 +41,13 @@ def show(console: Console, renderable: RenderableType) -> None:
 
 
 def print_json(document: Any) -> None:
-    """A result for programs: one JSON document on standard output, full precision."""
+    """A result for programs: one JSON document on standard output, full precision.
+
+    What could control a terminal is escaped also where JSON would let it stand.
+    """
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    sys.stdout.write(json.dumps(document, ensure_ascii=not unicode, allow_nan=False, indent=2) + "\n")
+    text = json.dumps(document, ensure_ascii=not unicode, allow_nan=False, indent=2)
+    sys.stdout.write(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def print_note(text: str) -> None:

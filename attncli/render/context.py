@@ -13,7 +13,7 @@ from rich.text import Text
 
 from attncli.explain.findings import Comparison, WordInText
 from attncli.render.escape import fit, fold, label_text, one_line, token_label
-from attncli.render.numbers import bar, plural, signed
+from attncli.render.numbers import bar, percent, plural, signed
 
 NAMES = "A", "B"
 _LABEL = 14  # cells of a token's label
@@ -98,7 +98,11 @@ def _apart(found: Comparison, width: int) -> list[RenderableType]:
     if found.distance == 0:
         return [
             _title(question, f"distance {at}: 0", width),
-            Text("Nothing: all that the word can see is the same in both."),
+            Text(
+                "Nothing yet: the embedding is the same wherever a word stands."
+                if found.layer == 0
+                else "Nothing: all that the word can see is the same in both."
+            ),
         ]
     definition = (
         "pull: how far what a token gives the word moves it along the line between the two streams, from the midpoint "
@@ -130,7 +134,11 @@ def _parts(found: Comparison, width: int) -> list[_Part]:
     said = "share " if width >= 55 else ""
     sources = [
         _Part(
-            name, str(at), token_label(text.pieces[at], _LABEL), float(text.pulls[at]), f"{said}{text.shares[at]:.0%}"
+            name,
+            str(at),
+            token_label(text.pieces[at], _LABEL),
+            float(text.pulls[at]),
+            said + percent(float(text.shares[at])),
         )
         for name, text in zip(NAMES, found.words, strict=True)
         for at in range(text.at + 1)
