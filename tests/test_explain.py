@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from attncli.errors import BadInput, UsageProblem
 from attncli.explain import checks, reading
 from attncli.explain.first_screen import Focus, contribution_norms, explain, find_token, previous_token_score
+from attncli.generation.candidates import candidates
 from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
 from tests.conftest import FAMILIES, ids_of, story, tiny_model
 from tests.test_model import Recorder
@@ -288,3 +289,15 @@ def test_probabilities_are_those_at_the_temperature(temperature):
     assert [token.probability for token in found.next_tokens] == pytest.approx(expected[ids].tolist(), abs=1e-5)
     assert found.checks.token.probability == pytest.approx(float(expected[ids[0]]), abs=1e-5)
     assert found.temperature == temperature
+
+
+def test_what_may_come_next_is_what_may_be_drawn():
+    """Ids beyond those of the tokenizer only fill the model's matrices: as for `attncli next`, they do not count."""
+    model = tiny_model(vocab_size=TOKENIZER.vocab_size + 90)
+    pieces = TOKENIZER.pieces("The small cat sat")
+    found = explain(model, TOKENIZER, pieces, Focus())
+    beside = candidates(model, TOKENIZER, [piece.id for piece in pieces], (1.0,), 10)
+    assert [token.id for token in found.next_tokens] == [token.id for token in beside.tokens]
+    probabilities = [token.probabilities[0] for token in beside.tokens]
+    assert [token.probability for token in found.next_tokens] == pytest.approx(probabilities, abs=1e-6)
+    assert found.checks.token.probability == pytest.approx(probabilities[0], abs=1e-6)

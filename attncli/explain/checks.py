@@ -31,6 +31,7 @@ class Prediction:
     ids: Tensor
     target: int
     temperature: float = 1.0
+    known: int | None = None  # ids that have a meaning: the others, which only fill a matrix, are never drawn
 
 
 def check_edges(
@@ -77,7 +78,8 @@ def probabilities(model: Transformer, asked: Prediction, cuts: Sequence[Cut]) ->
     for part in _chunks(model, asked, cuts):
         ids = asked.ids.expand(len(part), -1)
         hidden = model.hidden(ids, asked.past, Knockout(part))[:, -1]
-        found += distribution(model.unembed(hidden).float(), asked.temperature)[:, asked.target].tolist()
+        logits = model.unembed(hidden).float()[:, : asked.known]
+        found += distribution(logits, asked.temperature)[:, asked.target].tolist()
     return found
 
 

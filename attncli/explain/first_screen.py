@@ -80,11 +80,13 @@ def explain(
     queries = units[token]
     with torch.inference_mode():
         hidden = read(model, ids, rows, watch)[0, queries[-1] - rows.start]
-        following = most_probable(model.unembed(hidden).float(), tokenizer, next_tokens, temperature)
+        logits = model.unembed(hidden).float()[: tokenizer.vocab_size]
+        following = most_probable(logits, tokenizer, next_tokens, temperature)
         sources, checks = watch.sources(), None
         if check and token > 0:  # a query never loses its last key
             past = SharedPast(watch.keys, watch.values, model.config.context)
-            asked = Prediction(past, ids[0, queries.start : queries.stop], following[0].id, temperature)
+            seen = ids[0, queries.start : queries.stop]
+            asked = Prediction(past, seen, following[0].id, temperature, tokenizer.vocab_size)
             known, cut_in = units[: token + 1], _cut_in(model, focus)
             checks = check_edges(model, asked, known, sources.named(named), following[0], cut_in)
     return Explanation(
