@@ -11,6 +11,7 @@ from rich.text import Text
 
 from attncli.explain.findings import Ablation, Effect, NextToken
 from attncli.render.escape import fit, fold, label_text, one_line, token_label
+from attncli.render.heading import pieces_document
 from attncli.render.numbers import bar, percent, plural
 
 _LABEL = 14  # cells of a token's label
@@ -146,7 +147,7 @@ def ablation_document(found: Ablation, model: str) -> dict[str, Any]:
     predicted = found.predicted
     return {
         "model": model,
-        "tokens": [{"index": at, "id": piece.id, "text": piece.text} for at, piece in enumerate(found.pieces)],
+        "tokens": pieces_document(found.pieces),
         "token": found.token,
         "replacement": found.replacement,
         "predicted": {"id": predicted.id, "text": predicted.text},

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from attncli.explain.findings import Comparison, WordInText
 from attncli.render.escape import fit, fold, label_text, one_line, token_label
+from attncli.render.heading import pieces_document
 from attncli.render.numbers import bar, percent, plural, signed
 
 NAMES = "A", "B"
@@ -190,7 +191,7 @@ def comparison_document(found: Comparison, model: str) -> dict[str, Any]:
 
 def _text_document(text: WordInText) -> dict[str, Any]:
     return {
-        "tokens": [{"index": at, "id": piece.id, "text": piece.text} for at, piece in enumerate(text.pieces)],
+        "tokens": pieces_document(text.pieces),
         "word": {"first": text.first, "last": text.at},
         "pulls": text.pulls.tolist(),
         "shares": text.shares.tolist(),

@@ -58,14 +58,16 @@ def next_label(token: NextToken, width: int) -> str:
     return fit(label_text(token.text) + number, width)
 
 
+def pieces_document(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+    """The tokens of a text, for programs; `part` is [i, n] for the i-th of n tokens that share a character."""
+    return [
+        {"index": at, "id": piece.id, "text": piece.text, "part": list(piece.part)} for at, piece in enumerate(pieces)
+    ]
+
+
 def heading_document(pieces: Sequence[Piece], layers: int, heads: int, model: str) -> dict[str, Any]:
     """The model and the tokens, for programs."""
-    return {
-        "model": model,
-        "layers": layers,
-        "heads": heads,
-        "tokens": [{"index": at, "id": piece.id, "text": piece.text} for at, piece in enumerate(pieces)],
-    }
+    return {"model": model, "layers": layers, "heads": heads, "tokens": pieces_document(pieces)}
 
 
 def explanation_heading_document(found: Explanation, model: str) -> dict[str, Any]:
