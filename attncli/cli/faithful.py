@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attncli.cli.options import DeviceOption, JsonOption, ModelOption, SeedOption, count, draw_seed
+from attncli.cli.options import DeviceOption, JsonOption, ModelOption, SeedOption, count, draw_seed, note_if_like_a_file
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput, UsageProblem
 
@@ -47,7 +47,10 @@ def faithful(
     chosen = draw_seed() if seed is None else seed
     files = [text for text in texts if text == "-" or _is_file(text)]
     longest = min(_LONGEST, loaded.model.config.context)
-    rows = [loaded.tokenizer.encode(text) for text in texts if text not in files]
+    said = [text for text in texts if text not in files]
+    for text in said:
+        note_if_like_a_file(text)
+    rows = [loaded.tokenizer.encode(text) for text in said]
     read = None
     if files:
         passages, read, of = _drawn(files, loaded.tokenizer, limit or _PASSAGES, longest, chosen)

@@ -68,9 +68,16 @@ def required_text(argument: str | None, example: str) -> str:
     return text
 
 
+def note_if_like_a_file(text: str) -> None:
+    """A note on a text that looks like the name of a file that is not there."""
+    from attncli.render.console import print_note
+
+    if re.search(r"^[^\s]*(/|\.(txt|md|py|json))[^\s]*$", text):
+        print_note(f"there is no file {text}, so this is taken as a text")
+
+
 def text_or_file(argument: str | None, example: str) -> str:
     """The content of a file when the argument names one, else the text itself. Raises BadInput when there is none."""
-    from attncli.render.console import print_note
     from attncli.text.files import read_text
 
     if argument and argument != "-" and len(argument) < _LONGEST_NAME:
@@ -82,8 +89,7 @@ def text_or_file(argument: str | None, example: str) -> str:
                 return text
             if Path(argument).is_dir():
                 raise BadInput(f"{argument} is a directory.", "Give a file of it, or a text.")
-            if re.search(r"^[^\s]*(/|\.(txt|md|py|json))[^\s]*$", argument):
-                print_note(f"there is no file {argument}, so this is taken as a text")
+            note_if_like_a_file(argument)
         except (OSError, ValueError):
             pass  # not a path: a text
     return required_text(argument, example)
