@@ -527,7 +527,7 @@ def another_user():
 def test_a_directory_that_cannot_be_written_is_found_out_at_once(monkeypatch, capsys):
     monkeypatch.setattr("attncli.training.job.new_job", lambda *args, **options: pytest.fail("read the text first"))
     place = Path(tempfile.mkdtemp())  # where another user may look
-    (place / "file").touch()
+    (place / "file").write_text("a text")
     place.chmod(0o555)
 
     def refused(out):

@@ -135,6 +135,22 @@ def test_views_of_a_long_text_are_those_of_the_whole(model, monkeypatch):
     assert summed.logit == pytest.approx(whole[1].logit, abs=1e-9)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("token", [70, 89])
+def test_the_steps_of_a_long_text_are_those_of_the_whole(model, monkeypatch, token):
+    """But for what comes after the token and the one beside it: that is not read."""
+    pieces, focus = TOKENIZER.pieces(story(60))[:90], Focus(token=token, layer=1, head=2)
+    whole = steps(model, TOKENIZER, pieces, focus)
+    in_stretches(monkeypatch)
+    found = steps(model, TOKENIZER, pieces, focus)
+    known = min(token + 2, 90)
+    for name in ("keys", "values", "products", "weights", "allowed"):
+        assert len(getattr(found, name)) == known
+        np.testing.assert_allclose(getattr(found, name), getattr(whole, name)[:known], atol=1e-10)
+    np.testing.assert_allclose(found.attention, whole.attention, atol=1e-10)
+    assert found.difference == pytest.approx(0, abs=1e-10)
+
+
 # Steps
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attncli.explain.findings import Floats, Steps
 from attncli.explain.first_screen import Focus, explain, ids_of, question
+from attncli.explain.reading import read, rows_to_watch
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.mask import causal_mask
 from attncli.model.transformer import Transformer
@@ -26,23 +27,24 @@ def steps(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], foc
     asked_for = focus.layer is not None and focus.head is not None
     busiest = explain(model, tokenizer, pieces, focus, check=False).map
     layer, head = busiest.layer, busiest.head
-    ids = ids_of(model, pieces)
+    ids, row = ids_of(model, pieces), asked.focus
+    rows = rows_to_watch(range(row, min(row + 2, len(pieces))), len(pieces))  # with one that the mask forbids
     watch = _Inputs(layer)
-    model.hidden(ids, observe=watch)
+    read(model, ids, rows, watch)
     module, seen = watch.module, watch.steps
-    query = seen.query[0, :, asked.focus].double()  # (H, D)
+    query = seen.query[0, :, row - rows.start].double()  # (H, D)
     groups = module.heads // module.kv_heads
     key, value = (held[0].double().repeat_interleave(groups, 0) for held in (seen.key, seen.value))  # (H, S, D)
     products = torch.einsum("hd,hsd->hs", query, key)
     scores = products / math.sqrt(module.head_width)
-    allowed = causal_mask(len(pieces), len(pieces), module.window, ids.device)[asked.focus]
+    allowed = causal_mask(rows.stop - row, rows.stop, module.window, ids.device)[0]
     weights = scores.masked_fill(~allowed, -math.inf).softmax(-1)
     mixed = torch.einsum("hs,hsd->hd", weights, value)
     matrix = module.output.weight.double().view(-1, module.heads, module.head_width)  # (C, H, D)
     written = torch.einsum("chd,hd->hc", matrix, mixed)
     bias = module.output.bias
     attention = written.sum(0) + (0 if bias is None else bias.double())
-    fast = _fast_output(model, module, ids)[0, asked.focus].double()
+    fast = _fast_output(model, module, ids, rows)[0, row - rows.start].double()
     return Steps(
         question=asked,
         layer=layer,
@@ -69,15 +71,15 @@ def _array(tensor: Tensor) -> Floats:
     return found
 
 
-def _fast_output(model: Transformer, module: Attention, ids: Tensor) -> Tensor:
-    """What a layer's attention (B, T, C) gives when nobody watches."""
+def _fast_output(model: Transformer, module: Attention, ids: Tensor, rows: range) -> Tensor:
+    """What a layer's attention gives at these rows (1, R, C) when nobody watches."""
     outputs: list[Tensor] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
-        model.hidden(ids)
+        read(model, ids, rows)
     finally:
         handle.remove()
-    return outputs[0]
+    return outputs[-1]
 
 
 class _Inputs(Observer):
