@@ -1,7 +1,9 @@
 """What the pages of docs show is what the commands print."""
 
 import importlib.util
+import json
 import re
+import shlex
 from itertools import zip_longest
 from pathlib import Path
 
@@ -51,3 +53,40 @@ def test_a_command_prints_what_the_page_shows(arguments, shown, monkeypatch):
     assert words(printed) == words(shown)
     figures = zip_longest(NUMBER.findall(printed), NUMBER.findall(shown), fillvalue="-1")
     assert [pair for pair in figures if not rounded_alike(*pair)] == []
+
+
+SENTENCE = "The little dog sat by the river's bank"
+DOCUMENTS = [
+    *(["explain", SENTENCE, *more] for more in ([], ["--words"], ["--generate", "2"])),
+    *(["explain", SENTENCE, "--view", view] for view in ("map", "grid", "steps", "lens", "logit", "rollout")),
+    ["heads", "--repeats", "1"],
+    ["ablate", SENTENCE],
+    ["faithful", f"{SENTENCE} and looked at the water"],
+    ["compare", SENTENCE, "He put his money in the bank", "--token", "bank"],
+    ["neighbors", "dog"],
+    ["analogy", "dog", "cat", "boy"],
+    ["generate", "Once", "-n", "2"],
+    ["tokenize", "Once"],
+    ["info"],
+]
+
+
+def keys_of(value):
+    """The keys of a document and of what is in it, but for what a run wrote about itself."""
+    if isinstance(value, list):
+        return keys_of(value[0]) if value else set()
+    if not isinstance(value, dict):
+        return set()
+    inner = [keys_of(part) for key, part in value.items() if key not in ("run", "shape", "parameters", "settings")]
+    return set(value).union(*inner)
+
+
+@pytest.mark.parametrize("arguments", DOCUMENTS, ids=lambda arguments: " ".join(arguments)[:40])
+def test_every_key_of_a_document_is_explained(arguments, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for name, value in refresh.SCREEN.items():
+        monkeypatch.setenv(name, value)
+    found = keys_of(json.loads(refresh.printed(shlex.join([*arguments, "--json"]))))
+    names = {"raw", "norm", "rollout", "random", "float32", "bfloat16", "weights", "cache_per_token"}  # said otherwise
+    explained = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "json.md").read_text(encoding="utf-8")))
+    assert found - names - explained == set()
