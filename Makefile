@@ -26,7 +26,7 @@ build/topics.txt: $(INSTALLED)
 
 # Shows each command as a user would type it, then runs it.
 define try
-	@echo; echo '$$ attncli $(1)'
+	@echo; echo '$$ attncli $(subst ','\'',$(1))'
 	@$(BIN)/attncli $(1)
 endef
 
