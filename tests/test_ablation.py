@@ -118,6 +118,15 @@ def test_the_prediction_of_another_token_does_not_see_what_follows(replacement):
     assert found.token == 3
 
 
+def test_ids_without_a_meaning_are_no_prediction():
+    model = tiny_model(vocab_size=TOKENIZER.vocab_size + 90)
+    found = ablate(model, TOKENIZER, PIECES, [Without(heads=((0, 0),))])
+    with torch.no_grad():
+        logits = model(torch.tensor([[piece.id for piece in PIECES]]))[0, -1, : TOKENIZER.vocab_size]
+    assert found.before.log_probability == pytest.approx(float(logits.log_softmax(-1).max()), abs=1e-5)
+    assert found.before.next_tokens[0].id == int(logits.argmax())
+
+
 def test_a_word_of_several_tokens_is_cut_in_all_of_them():
     """Then nothing of it reaches the other word directly: as if each of its edges were cut by hand."""
     model, letters = tiny_model(vocab_size=257), byte_tokenizer()

@@ -70,13 +70,13 @@ def ablate(
     with torch.inference_mode():
         means: dict[int, Tensor] = {}
         with _hooked(model, _keeping_means(means, config.heads, at)):
-            before = _log_probabilities(model, ids[None], at)[0]
+            before = _log_probabilities(model, ids[None], at, tokenizer.vocab_size)[0]
         target = int(before.argmax())
         effects: list[Effect] = []
         at_once = max(_TOKENS_AT_ONCE // len(pieces), 1)
         for start in range(0, len(removed), at_once):
             some = removed[start : start + at_once]
-            logs = _without(model, ids, at, some, means if replacement == "mean" else None)
+            logs = _without(model, ids, at, tokenizer.vocab_size, some, means if replacement == "mean" else None)
             effects += [
                 Effect(one.heads, one.edges, float(row[target]), _most_probable(row, tokenizer))
                 for one, row in zip(some, logs, strict=True)
@@ -104,9 +104,9 @@ def edges_between(pieces: Sequence[Piece], query: str, source: str) -> tuple[Edg
 
 
 def _without(
-    model: Transformer, ids: Tensor, at: int, removed: Sequence[Without], means: dict[int, Tensor] | None
+    model: Transformer, ids: Tensor, at: int, known: int, removed: Sequence[Without], means: dict[int, Tensor] | None
 ) -> Tensor:
-    """Log-probabilities (rows, V) after the token, each row without something else."""
+    """Log-probabilities (rows, known) after the token, each row without something else."""
     rows = ids.expand(len(removed), -1)
     heads: dict[int, list[tuple[int, int]]] = {}  # layer -> (row, head)
     for row, one in enumerate(removed):
@@ -115,12 +115,15 @@ def _without(
     cuts = [Cut(frozenset(one.edges)) for one in removed]
     observe = Knockout(cuts) if any(one.edges for one in removed) else None
     with _hooked(model, _replacing(heads, means, model.config.heads)):
-        return _log_probabilities(model, rows, at, observe)
+        return _log_probabilities(model, rows, at, known, observe)
 
 
-def _log_probabilities(model: Transformer, ids: Tensor, at: int, observe: Knockout | None = None) -> Tensor:
-    """ids (B, T) -> log-probabilities of what follows one position (B, V), in float32 or wider."""
-    logits = model.unembed(model.hidden(ids, observe=observe)[:, at])
+def _log_probabilities(model: Transformer, ids: Tensor, at: int, known: int, observe: Knockout | None = None) -> Tensor:
+    """ids (B, T) -> log-probabilities of the known ids after one position (B, known), in float32 or wider.
+
+    Ids that the tokenizer does not know only fill a matrix, and are never drawn.
+    """
+    logits = model.unembed(model.hidden(ids, observe=observe)[:, at])[:, :known]
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
