@@ -683,3 +683,12 @@ def test_json_holds_nothing_that_a_terminal_would_obey(at_home, capsys):
     out = ask(capsys, "explain", hostile, "--json")[1]
     assert set("".join(token["text"] for token in json.loads(out)["tokens"])) == set(hostile)
     assert not [char for char in out if char != "\n" and unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp")]
+
+
+def test_a_plan_says_when_its_run_would_be_refused(at_home, capsys):
+    plan = ("train", "story.txt", *QUICK, "--plan")
+    assert "would be refused: checkpoints/story exists" in ask(capsys, *plan)[2]
+    for free in (("--force",), ("--name", "other")):
+        code, _, err = ask(capsys, *plan, *free)
+        assert code == 0
+        assert "refused" not in err

@@ -137,7 +137,7 @@ def train(
     if plan:
         with reading_progress(messages()) as progress:
             job = new_job(files or (), val_file, text, pinned, monotonic() - clock.started, start, progress)
-        _show_plan(job, target, json)
+        _show_plan(job, target, force, json)
         return
     with lock(target):
         settle(target)
@@ -160,7 +160,7 @@ def _either(yes: bool, no: bool, name: str) -> bool | None:
     return yes or (False if no else None)
 
 
-def _show_plan(job: Job, target: Path, json: bool) -> None:
+def _show_plan(job: Job, target: Path, force: bool, json: bool) -> None:
     """The plan alone, as the result."""
     from dataclasses import asdict
 
@@ -169,8 +169,10 @@ def _show_plan(job: Job, target: Path, json: bool) -> None:
 
     for note in job.notes:
         print_note(note)
-    if target.exists():
-        print_note(f"{target} exists: the run itself will want --force, or another --name")
+    try:
+        _refuse_taken(target, force)
+    except UsageProblem as problem:
+        print_note(f"the run itself would be refused: {problem.message} {problem.hint}")
     if json:
         print_json(asdict(job.plan))
     else:
