@@ -29,7 +29,6 @@ from attncli.text.corpus import (
     Corpus,
     Part,
     batch,
-    cache_folder,
     count_tokens,
     default_vocab_size,
     learn_tokenizer,

@@ -105,7 +105,7 @@ class Transformer(nn.Module):
     def prepare(self) -> None:
         """Computes what is otherwise computed at first use, on the device that the weights are on."""
         if self.position is None:
-            self._rotation(self.embedding.weight)
+            self.rotation()
 
     def new_cache(self) -> KVCache:
         """An empty cache for this model, to be passed to `forward` by its owner."""
@@ -128,7 +128,7 @@ class Transformer(nn.Module):
         if self.position is not None:
             x = x + self.position(torch.arange(start, end, device=ids.device))
         x = self.dropout(x)
-        rotary = self._rotation(x).at(start, end, x.dtype) if self.position is None else None
+        rotary = self.rotation().at(start, end, x.dtype) if self.position is None else None
         again = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for block in self.blocks:
             arguments = (x, rotary, cache, observe)
@@ -139,21 +139,23 @@ class Transformer(nn.Module):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """(..., C) -> logits (..., V)."""
-        return F.linear(hidden, self._head_weight)
+        return F.linear(hidden, self.head_weight)
 
     def loss(self, rows: Tensor) -> Tensor:
         """Mean cross-entropy, in nats, of columns 1 on of rows (B, T + 1), each given those before it."""
-        return head_loss(self.hidden(rows[:, :-1]), self._head_weight, rows[:, 1:])
+        return head_loss(self.hidden(rows[:, :-1]), self.head_weight, rows[:, 1:])
 
     @property
-    def _head_weight(self) -> Tensor:
+    def head_weight(self) -> Tensor:
+        """The matrix (V, C) that makes logits."""
         return self.embedding.weight if self.head is None else self.head.weight
 
-    def _rotation(self, x: Tensor) -> Rotary:
-        """The rotations of all positions, computed at first use on the device that uses them."""
-        if self._rotary is None or self._rotary.cos.device != x.device:
+    def rotation(self) -> Rotary:
+        """The rotations of all positions, computed at first use on the device that the weights are on."""
+        device = self.embedding.weight.device
+        if self._rotary is None or self._rotary.cos.device != device:
             with torch.inference_mode(False):  # else training after generating could not use it
-                positions = torch.arange(self.config.context, device=x.device)
+                positions = torch.arange(self.config.context, device=device)
                 self._rotary = Rotary.table(positions, self.config.head_width, self.config.rope_theta)
         return self._rotary
 

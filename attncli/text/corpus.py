@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import time
 from bisect import bisect_right
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 
 from attncli.config import CorpusConfig
 from attncli.errors import BadCheckpoint, BadInput, OutOfRoom
+from attncli.folders import cache_folder
 from attncli.text.encode import Encoder, Piece, batches, dtype_of, stretched
 from attncli.text.files import Documents, Listener, Meter, Progress
 from attncli.text.tokenizer import Tokenizer, train_tokenizer
@@ -233,14 +233,6 @@ def learn_tokenizer(part: Part, config: CorpusConfig, progress: Listener | None 
                 meter.add(len(text.encode()))
 
     return train_tokenizer(texts(), config.tokenizer, vocab_size)
-
-
-def cache_folder() -> Path:
-    """Where tokenized text is kept: ATTNCLI_CACHE, else attncli/ in the user's cache folder."""
-    if "ATTNCLI_CACHE" in os.environ:
-        return Path(os.environ["ATTNCLI_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "attncli"
 
 
 def _digest(documents: str, rest: str | int) -> str:

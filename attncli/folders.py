@@ -1,0 +1,14 @@
+"""Where attncli keeps what it can make again: tokenized text, and its C source made for this processor."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """ATTNCLI_CACHE, else attncli/ in the user's cache folder."""
+    if "ATTNCLI_CACHE" in os.environ:
+        return Path(os.environ["ATTNCLI_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "attncli"

@@ -1,0 +1,344 @@
+"""The network on a CPU in C: what generating text needs, and nothing else.
+
+Owns describing a Transformer to native.c, the layout of weights and of the cache that it reads, weights of eight bits,
+and the number of threads. Knows nothing of text, sampling or files.
+
+A weight matrix (O, I) lies as (O/16, I, 16): sixteen outputs side by side, so that a step reads memory in its order.
+
+Letters: K key/value heads, D head width, V vocabulary, O outputs, I inputs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import statistics
+import time
+import weakref
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attncli.model.attention import RMSNorm
+from attncli.model.backend import Piece
+from attncli.model.native_library import library
+from attncli.model.transformer import GELU, SwiGLU, Transformer
+
+LANES = 16
+_FIRST_CAPACITY = 64  # positions
+_ROWS_AT_ONCE = 512  # more of a long prompt are read in several calls, for the memory they take
+_FEW_ROWS = 8  # of a step that the number of threads is chosen by
+_TRIES = 4  # steps with each number of threads
+_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
+_LARGEST_INT8 = 127
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weight", "scale", "bias")),
+        *((name, ctypes.c_int32) for name in ("outputs", "inputs", "type")),
+    ]
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = [("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p)]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, _Norm) for name in ("attention_norm", "feed_forward_norm", "query_norm", "key_norm")),
+        *((name, _Matrix) for name in ("query", "key", "value", "output", "gate", "up", "down")),
+        ("window", ctypes.c_int32),
+    ]
+
+
+class _Model(ctypes.Structure):
+    _fields_ = [
+        *((name, _Matrix) for name in ("embedding", "position", "head")),
+        ("last", _Norm),
+        *((name, ctypes.c_void_p) for name in ("layers", "cos", "sin")),
+        *((name, ctypes.c_float) for name in ("eps", "score_scale")),
+        *(
+            (name, ctypes.c_int32)
+            for name in (
+                "layer_count",
+                "width",
+                "heads",
+                "kv_heads",
+                "head_width",
+                "feed_forward",
+                "subtracts_mean",
+            )
+        ),
+    ]
+
+
+class _Call(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("ids", "at", "sequence", "wanted", "keys", "values", "logits")),
+        *((name, ctypes.c_int32) for name in ("rows", "wanted_rows", "capacity")),
+    ]
+
+
+@cache
+def _functions() -> Any:
+    """The functions of the library; None where there is none."""
+    path = library()
+    if path is None:
+        return None
+    try:
+        found = ctypes.CDLL(str(path))
+    except OSError:
+        return None
+    found.engine_new.argtypes, found.engine_new.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_void_p
+    found.engine_run.argtypes, found.engine_run.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_int
+    found.engine_free.argtypes, found.engine_free.restype = [ctypes.c_void_p], None
+    return found
+
+
+def available() -> bool:
+    """Whether this machine can run it: a C compiler has made the library."""
+    return _functions() is not None
+
+
+def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """weight (O, I) -> int8 (O, I) and scales (O): each row in steps of a 127th of its largest number."""
+    wide = weight.float()
+    scale = wide.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / _LARGEST_INT8
+    return (wide / scale[:, None]).round_().to(torch.int8), scale
+
+
+class NativeCache:
+    """Keys and values of several sequences, as native.c reads them, in buffers that double as they fill, up to `limit`.
+
+    Keys are (sequences, K, capacity / 16, D, 16), values (sequences, K, capacity, D), float32.
+    """
+
+    def __init__(self, layers: int, kv_heads: int, head_width: int, sequences: int, limit: int) -> None:
+        self.capacity = 0
+        self._limit = math.ceil(limit / LANES) * LANES
+        self._shape = (sequences, kv_heads, head_width)
+        self._keys: list[Tensor] = [torch.empty(0)] * layers
+        self._values: list[Tensor] = [torch.empty(0)] * layers
+        self.key_pointers = self.value_pointers = (ctypes.c_void_p * layers)()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken by the buffers."""
+        return sum(buffer.nbytes for buffer in (*self._keys, *self._values))
+
+    def reserve(self, positions: int) -> None:
+        """Makes room for so many positions of every sequence. Raises ValueError beyond the limit."""
+        if positions > self._limit:
+            raise ValueError(f"{positions} positions in a cache of {self._limit}")
+        if positions <= self.capacity:
+            return
+        old, new = self.capacity, max(self.capacity, _FIRST_CAPACITY)
+        while new < positions:
+            new *= 2
+        new = min(new, self._limit)
+        sequences, kv_heads, width = self._shape
+        for layer in range(len(self._keys)):
+            keys = torch.zeros(sequences, kv_heads, new // LANES, width, LANES)
+            values = torch.zeros(sequences, kv_heads, new, width)
+            if old:
+                keys[:, :, : old // LANES] = self._keys[layer]
+                values[:, :, :old] = self._values[layer]
+            self._keys[layer], self._values[layer] = keys, values
+        self.capacity = new
+        self.key_pointers, self.value_pointers = _pointers(self._keys), _pointers(self._values)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Gives a sequence the first `length` positions of another."""
+        blocks = math.ceil(length / LANES)
+        for keys, values in zip(self._keys, self._values, strict=True):
+            keys[target, :, :blocks] = keys[source, :, :blocks]
+            values[target, :, :length] = values[source, :, :length]
+
+
+def _pointers(tensors: Sequence[Tensor]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+class NativeBackend:
+    """A Transformer on a CPU, read by native.c. What it gives for a row depends on nothing but the row's own past.
+
+    Weights keep the type they have (products are added up in float32), or become int8. They are copied: the
+    Transformer may go.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, model: Transformer, *, int8: bool = False, threads: int | None = None) -> None:
+        functions = _functions()
+        assert functions is not None, "ask `available` first"
+        self.config = model.config
+        self._kept: list[object] = []  # what the description points into
+        self._packed: dict[int, _Matrix] = {}
+        self._int8 = int8
+        self._description = self._describe(model)
+        counts = _thread_counts() if threads is None else [threads]
+        self._engines = {count: functions.engine_new(ctypes.byref(self._description), count) for count in counts}
+        if not all(self._engines.values()):
+            raise MemoryError("no memory for the network's threads")
+        self._seconds: dict[int, list[float]] = {count: [] for count in counts}
+        self._best: int | None = counts[0] if len(counts) == 1 else None
+        for engine in self._engines.values():
+            weakref.finalize(self, functions.engine_free, engine)
+
+    @property
+    def threads(self) -> int:
+        """The number of threads that was the fastest for a step, or is until one has been found."""
+        return self._best or max(self._engines)
+
+    def new_cache(self, sequences: int) -> NativeCache:
+        """An empty cache for so many sequences."""
+        config = self.config
+        return NativeCache(config.layers, config.kv_heads, config.head_width, sequences, config.context)
+
+    def read(self, cache: NativeCache, pieces: Sequence[Piece]) -> Tensor:
+        """Reads pieces of different sequences -> logits (wanted of all pieces, V), below one another."""
+        ends = [piece.end for piece in pieces]
+        if max(ends) > self.config.context:
+            raise ValueError(f"{max(ends)} tokens in a context of {self.config.context}")
+        cache.reserve(max(ends))
+        sizes = [len(piece.ids) for piece in pieces]
+        rows = sum(sizes)
+        ids, at, sequence = np.empty((3, rows), np.int32)
+        wanted: list[int] = []
+        first = 0
+        for piece, size in zip(pieces, sizes, strict=True):
+            last = first + size
+            ids[first:last] = piece.ids
+            at[first:last] = range(piece.start, piece.end) if size > 1 else piece.start
+            sequence[first:last] = piece.sequence
+            wanted += range(last - piece.wanted, last)
+            first = last
+        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+            raise ValueError(f"a token outside of a vocabulary of {self.config.vocab_size}")
+        logits = torch.empty(len(wanted), math.ceil(self.config.vocab_size / LANES) * LANES)
+        asked = np.array(wanted, np.int32)
+        for start in range(0, rows, _ROWS_AT_ONCE):
+            end = min(start + _ROWS_AT_ONCE, rows)
+            begun, done = np.searchsorted(asked, (start, end))
+            here = asked[begun:done] - start
+            self._run(cache, ids[start:end], at[start:end], sequence[start:end], here, logits[begun:done])
+        return logits[:, : self.config.vocab_size]
+
+    def _run(
+        self, cache: NativeCache, ids: np.ndarray, at: np.ndarray, sequence: np.ndarray, wanted: np.ndarray, out: Tensor
+    ) -> None:
+        call = _Call(
+            *(part.ctypes.data for part in (ids, at, sequence, wanted)),
+            ctypes.addressof(cache.key_pointers),
+            ctypes.addressof(cache.value_pointers),
+            out.data_ptr(),
+            len(ids),
+            len(wanted),
+            cache.capacity,
+        )
+        threads = self._next_threads() if len(ids) <= _FEW_ROWS else max(self._engines)
+        begun = time.perf_counter()
+        if _functions().engine_run(self._engines[threads], ctypes.byref(call)):
+            raise MemoryError(f"no memory to read {len(ids)} tokens")
+        if self._best is None and len(ids) == 1:
+            self._seconds[threads].append(time.perf_counter() - begun)
+
+    def _next_threads(self) -> int:
+        """Each number of threads in turn, until it is known which is the fastest."""
+        if self._best is None:
+            fewest = min(self._seconds, key=lambda count: len(self._seconds[count]))
+            if len(self._seconds[fewest]) < _TRIES:
+                return fewest
+            self._best = min(self._seconds, key=lambda count: statistics.median(self._seconds[count]))
+        return self._best
+
+    def _describe(self, model: Transformer) -> _Model:
+        config = model.config
+        layers = (_Layer * config.layers)(*(self._layer(block, config.window_of(i)) for i, block in enumerate(model.blocks)))
+        self._kept.append(layers)
+        rotary = None if model.position is not None else model.rotation()
+        return _Model(
+            self._matrix(model.embedding.weight),
+            _Matrix() if model.position is None else self._matrix(model.position.weight),
+            self._matrix(model.head_weight),
+            self._norm(model.norm),
+            ctypes.addressof(layers),
+            None if rotary is None else self._keep(rotary.cos.float()),
+            None if rotary is None else self._keep(rotary.sin.float()),
+            config.norm_eps,
+            1 / math.sqrt(config.head_width),
+            config.layers,
+            config.width,
+            config.heads,
+            config.kv_heads,
+            config.head_width,
+            config.feed_forward_width,
+            config.norm == "layer",
+        )
+
+    def _layer(self, block: Any, window: int | None) -> _Layer:
+        attention, fed = block.attention, block.feed_forward
+        assert isinstance(fed, SwiGLU | GELU)
+        norms = (block.attention_norm, block.feed_forward_norm, attention.query_norm, attention.key_norm)
+        gate = (fed.gate,) if isinstance(fed, SwiGLU) else (None,)
+        matrices = (attention.query, attention.key, attention.value, attention.output, *gate, fed.up, fed.down)
+        return _Layer(
+            *(self._norm(norm) for norm in norms),
+            *(_Matrix() if one is None else self._matrix(one.weight, one.bias) for one in matrices),
+            window or 0,
+        )
+
+    def _norm(self, norm: nn.Module) -> _Norm:
+        if not isinstance(norm, RMSNorm | nn.LayerNorm):
+            return _Norm()
+        bias = getattr(norm, "bias", None)
+        return _Norm(self._keep(norm.weight.float()), None if bias is None else self._keep(bias.float()))
+
+    def _matrix(self, weight: Tensor, bias: Tensor | None = None) -> _Matrix:
+        """A matrix (O, I) packed, once even where two parts of the network share it."""
+        known = self._packed.get(weight.data_ptr())
+        if known is None:
+            scale = None
+            if self._int8:
+                weight_, scale = to_int8(weight)
+            else:
+                weight_ = weight.detach()
+            known = _Matrix(
+                self._keep(_packed(weight_)),
+                None if scale is None else self._keep(_padded(scale)),
+                None,
+                *weight.shape,
+                _TYPES[weight_.dtype],
+            )
+            self._packed[weight.data_ptr()] = known
+        if bias is None:
+            return known
+        return _Matrix(known.weight, known.scale, self._keep(_padded(bias.float())), *weight.shape, known.type)
+
+    def _keep(self, tensor: Tensor) -> int:
+        tensor = tensor.detach().contiguous()
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
+
+def _padded(tensor: Tensor) -> Tensor:
+    """(O, ...) with zeros after it, up to a multiple of sixteen."""
+    missing = -len(tensor) % LANES
+    return F.pad(tensor.detach(), (0, 0) * (tensor.ndim - 1) + (0, missing)) if missing else tensor
+
+
+def _packed(weight: Tensor) -> Tensor:
+    """(O, I) -> (O / 16, I, 16)."""
+    return _padded(weight).view(-1, LANES, weight.shape[1]).transpose(1, 2).contiguous()
+
+
+def _thread_counts() -> list[int]:
+    """The numbers of threads worth trying: all that PyTorch would use, half of them, one."""
+    most = torch.get_num_threads()
+    return sorted({most, max(most // 2, 1), 1}, reverse=True)
