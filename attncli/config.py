@@ -243,8 +243,10 @@ class SampleConfig:
         for id_, bias in self.logit_bias:
             _require(id_ >= 0, "--logit-bias", f"#{id_}", "of a token, #0 or above")
             _require(bias == -math.inf or _addable(bias), "--logit-bias", bias, f"-inf (a ban) or {_ADDABLE}")
-        once = len({id_ for id_, _ in self.logit_bias}) == len(self.logit_bias)
-        _require(once, "--logit-bias", self.logit_bias, "one number for each token")
+        ids = [id_ for id_, _ in self.logit_bias]
+        for id_ in ids:
+            if ids.count(id_) > 1:
+                raise UsageProblem(f"--logit-bias names the token #{id_} twice.", "Give one number for each token.")
         _require(self.max_new_tokens >= 1, "--max-new-tokens", self.max_new_tokens, "at least 1")
         _require(self.num_samples >= 1, "--num-samples", self.num_samples, "at least 1")
         _require(all(self.stop), "--stop", "", "at least one character")

@@ -396,7 +396,7 @@ def test_a_bias_is_a_number_that_can_be_added(bias):
 def test_a_bias_is_of_a_token_and_one_for_each():
     with pytest.raises(UsageProblem, match="--logit-bias is '#-1'"):
         SampleConfig(logit_bias=((-1, 2.0),))
-    with pytest.raises(UsageProblem, match="one number for each token"):
+    with pytest.raises(UsageProblem, match="token #1 twice"):
         SampleConfig(logit_bias=((1, 2.0), (2, 1.0), (1, 3.0)))
 
 

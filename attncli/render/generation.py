@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -59,7 +60,7 @@ class GenerationScreen:
         return {
             "model": model,
             "prompt": self._prompt,
-            "settings": asdict(config),
+            "settings": asdict(config) | {"logit_bias": [_bias(id_, bias) for id_, bias in config.logit_bias]},
             "samples": [
                 {"text": text, "ids": list(end.ids) if end else [], "finish_reason": end.reason if end else None}
                 for text, end in zip(self._texts, self._finished, strict=True)
@@ -78,3 +79,8 @@ class GenerationScreen:
         else:
             self._console.file.write(text)
         self._console.file.flush()
+
+
+def _bias(id_: int, bias: float) -> dict[str, Any]:
+    """JSON has no infinity: a ban is the string that the option takes."""
+    return {"id": id_, "bias": bias if math.isfinite(bias) else str(bias)}
