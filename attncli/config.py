@@ -27,6 +27,8 @@ DEFAULT_TRAINING_SECONDS = 300.0
 _LARGEST = {"layers": 10_000, "context": 1 << 24}
 _LARGEST_DIMENSION = 1 << 24
 _LARGEST_RATE = 1e36  # what float32 holds
+_LARGEST_ADDED = 1_000_000  # to a logit, either way; beyond, float32 would round away the logit itself
+_ADDABLE = f"from {-_LARGEST_ADDED:,} to {_LARGEST_ADDED:,}"
 
 
 def _require(ok: bool, name: str, value: object, rule: str) -> None:
@@ -218,7 +220,10 @@ class SampleConfig:
     top_k: int = 0  # 0 keeps all
     top_p: float = 1.0  # 1 keeps all
     min_p: float = 0.0  # 0 keeps all
+    typical: float = 1.0  # 1 keeps all
     repetition_penalty: float = 1.0  # 1 changes nothing
+    presence_penalty: float = 0.0  # 0 changes nothing
+    logit_bias: tuple[tuple[int, float], ...] = ()  # token ids, and what is added to the logit of each; -inf bans
     max_new_tokens: int = 200
     num_samples: int = 1
     stop: tuple[str, ...] = ()
@@ -230,9 +235,18 @@ class SampleConfig:
         _require(self.top_k >= 0, "--top-k", self.top_k, "0 (off) or above")
         _require(0 < self.top_p <= 1, "--top-p", self.top_p, "above 0 and at most 1 (off)")
         _require(0 <= self.min_p <= 1, "--min-p", self.min_p, "from 0 (off) to 1")
+        _require(0 < self.typical <= 1, "--typical", self.typical, "above 0 and at most 1 (off)")
         _require(
             _positive(self.repetition_penalty), "--repetition-penalty", self.repetition_penalty, "above 0 (1 is off)"
         )
+        _require(_addable(self.presence_penalty), "--presence-penalty", self.presence_penalty, _ADDABLE)
+        for id_, bias in self.logit_bias:
+            _require(id_ >= 0, "--logit-bias", f"#{id_}", "of a token, #0 or above")
+            _require(bias == -math.inf or _addable(bias), "--logit-bias", bias, f"-inf (a ban) or {_ADDABLE}")
+        ids = [id_ for id_, _ in self.logit_bias]
+        for id_ in ids:
+            if ids.count(id_) > 1:
+                raise UsageProblem(f"--logit-bias names the token #{id_} twice.", "Give one number for each token.")
         _require(self.max_new_tokens >= 1, "--max-new-tokens", self.max_new_tokens, "at least 1")
         _require(self.num_samples >= 1, "--num-samples", self.num_samples, "at least 1")
         _require(all(self.stop), "--stop", "", "at least one character")
@@ -253,6 +267,10 @@ def _whole(value: object) -> bool:
 def _positive(value: object) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and 0 < value < 1e300  # type: ignore[operator]
+
+
+def _addable(value: float) -> bool:
+    return -_LARGEST_ADDED <= value <= _LARGEST_ADDED
 
 
 def _option(name: str) -> str:

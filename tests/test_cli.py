@@ -160,6 +160,17 @@ def test_generate_json_has_everything(at_home, capsys):
     assert {sample["finish_reason"] for sample in document["samples"]} == {"length"}
 
 
+def test_generate_bans_what_it_is_told_to_ban(at_home, capsys):
+    greedy = ("generate", "The cat", "-n", "1", "-t", "0", "--json")
+    (first,) = json.loads(ask(capsys, *greedy)[1])["samples"][0]["ids"]
+    code, out, _ = ask(capsys, *greedy, "--logit-bias", f"#{first}=-inf", "--logit-bias", "a=0.5")
+    document = json.loads(out)
+    assert code == 0
+    assert document["samples"][0]["ids"] != [first]
+    assert document["settings"]["logit_bias"][0] == {"id": first, "bias": "-inf"}
+    assert document["settings"]["logit_bias"][1]["bias"] == 0.5
+
+
 def test_generate_without_a_prompt_begins_a_text(at_home, capsys):
     code, out, _ = ask(capsys, "generate", "-n", "20", "--seed", "1")
     assert code == 0
@@ -342,6 +353,13 @@ BAD = [
     (["generate", "x", "--top-k", "-1"], 2, "--top-k is -1"),
     (["generate", "x", "--min-p", "2"], 2, "--min-p is 2"),
     (["generate", "x", "--repetition-penalty", "0"], 2, "--repetition-penalty is 0"),
+    (["generate", "x", "--typical", "0"], 2, "--typical is 0"),
+    (["generate", "x", "--presence-penalty", "inf"], 2, "--presence-penalty is inf"),
+    (["generate", "x", "--logit-bias", "x"], 2, "--logit-bias 'x' is not a token, an equals sign and a number"),
+    (["generate", "x", "--logit-bias", "#1=inf"], 2, "--logit-bias is inf"),
+    (["generate", "x", "--logit-bias", "#99999=1"], 2, "no token #99999"),
+    (["generate", "x", "--logit-bias", "zzzz=1"], 2, "tokens: 'z' #"),
+    (["generate", "x", "--logit-bias", "x=1", "--logit-bias", "x=2"], 2, "twice"),
     (["generate", "x", "-n", "0"], 2, "--max-new-tokens is 0"),
     (["generate", "x", "--stop", ""], 2, "--stop"),
     (["generate", "x", "--device", "abacus"], 2, "not available"),

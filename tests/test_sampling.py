@@ -11,23 +11,33 @@ from transformers.generation.logits_process import (
     LogitsProcessorList,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from attncli.config import SampleConfig
 from attncli.errors import UsageProblem
 from attncli.generation.sampling import (
+    Seen,
+    add_bias,
+    best,
     draw,
     filtered,
     generators,
+    keep_best,
     keep_min_p,
     keep_top_k,
     keep_top_p,
+    keep_typical,
+    needs_seen,
     next_token,
+    penalize_presence,
     penalize_repetition,
     scale_by_temperature,
+    steps,
     uniforms,
 )
 
@@ -54,6 +64,12 @@ def random_logits(rows, size, seed=0, spread=3.0):
     return spread * torch.randn(rows, size, generator=torch.Generator().manual_seed(seed))
 
 
+def seen_of(text, generated=None):
+    """What a row or several have, from lists of truths."""
+    text = torch.tensor(text)
+    return Seen(text, torch.zeros_like(text) if generated is None else torch.tensor(generated))
+
+
 def finite_logits(most=40):
     value = st.floats(-30, 30, width=32)
     return st.lists(value, min_size=1, max_size=most).map(lambda values: torch.tensor([values]))
@@ -73,6 +89,40 @@ def test_the_penalty_divides_positive_logits_of_seen_tokens_and_multiplies_negat
 def test_each_row_is_penalized_for_its_own_tokens():
     seen = torch.tensor([[True, False], [False, True]])
     assert penalize_repetition(torch.ones(2, 2), seen, 4.0).tolist() == [[0.25, 1.0], [1.0, 0.25]]
+
+
+def test_the_presence_penalty_is_subtracted_once_from_what_was_generated():
+    logits = torch.tensor([[2.0, -2.0, 0.0, -INF]])
+    generated = torch.tensor([[True, True, False, True]])
+    assert penalize_presence(logits, generated, 0.5).tolist() == [[1.5, -2.5, 0.0, -INF]]
+    assert penalize_presence(logits, generated, -0.5).tolist() == [[2.5, -1.5, 0.0, -INF]]
+
+
+def test_a_bias_is_added_to_its_token_in_every_row_and_minus_infinity_bans():
+    logits = torch.tensor([[2.0, -2.0, 0.0], [1.0, 1.0, 1.0]])
+    assert add_bias(logits, ((0, 1.5), (2, -INF))).tolist() == [[3.5, -2.0, -INF], [2.5, 1.0, -INF]]
+    assert logits.tolist() == [[2.0, -2.0, 0.0], [1.0, 1.0, 1.0]]
+    with pytest.raises(IndexError):
+        add_bias(logits, ((3, 1.0),))
+
+
+def test_what_is_seen_is_the_prompts_at_first_and_every_token_after():
+    seen = Seen.of([[1, 1], [0], []], 4)
+    assert seen.text.int().tolist() == [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    assert not seen.generated.any()
+    seen.add(torch.tensor([3, 0, 2]))
+    assert seen.text.int().tolist() == [[0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 1, 0]]
+    assert seen.generated.int().tolist() == [[0, 0, 0, 1], [1, 0, 0, 0], [0, 0, 1, 0]]
+
+
+def test_the_repetition_penalty_looks_at_the_prompt_too_and_the_presence_penalty_does_not():
+    logits, seen = torch.ones(1, 3), Seen.of([[0]], 3)
+    seen.add(torch.tensor([1]))
+    assert filtered(logits, replace(ALL, repetition_penalty=2.0), seen).tolist() == [[0.5, 0.5, 1.0]]
+    assert filtered(logits, replace(ALL, presence_penalty=0.25), seen).tolist() == [[1.0, 0.75, 1.0]]
+    assert [needs_seen(replace(ALL, **on)) for on in ({}, {"repetition_penalty": 2.0}, {"presence_penalty": -1})] == [
+        False, True, True,
+    ]  # fmt: skip
 
 
 def test_a_temperature_of_one_half_squares_the_probabilities():
@@ -118,6 +168,40 @@ def test_min_p_keeps_what_is_p_times_as_probable_as_the_best(p, expected):
     assert kept(keep_min_p(logits, p)) == expected
 
 
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [
+        (0.2, [1]),  # of 0.5, 0.25, 0.125, 0.125 the entropy is 1.75 bits; their surprises are 1, 2, 3 and 3
+        (0.25, [1]),
+        (0.3, [0, 1]),
+        (0.75, [0, 1]),
+        (0.8, [0, 1, 2]),
+        (0.9, [0, 1, 2, 3]),
+        (1.0, [0, 1, 2, 3]),
+    ],
+)
+def test_typical_keeps_what_surprises_as_much_as_expected(p, expected):
+    assert kept(keep_typical(logits_of(0.5, 0.25, 0.125, 0.125), p)) == expected
+
+
+def test_typical_leaves_out_what_has_no_probability():
+    left = keep_typical(logits_of(0.5, 0.0, 0.5), 0.99)
+    assert probabilities(left) == [0.5, 0.0, 0.5]
+
+
+def test_the_best_alone_is_the_first_of_the_largest():
+    assert keep_best(torch.tensor([[1.0, 3.0, 3.0], [2.0, 0.0, 1.0]])).tolist() == [
+        [-INF, 3.0, -INF],
+        [2.0, -INF, -INF],
+    ]
+
+
+def test_the_best_come_in_order_and_of_equal_ones_the_first():
+    logits = torch.tensor([[1.0, 3.0, 2.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0, 1.0]])
+    assert best(logits, 3).tolist() == [[1, 3, 2], [4, 0, 1]]
+    assert best(logits, 9).tolist() == [[1, 3, 2, 4, 0], [4, 0, 1, 2, 3]]
+
+
 def test_rows_are_filtered_apart():
     logits = torch.cat((logits_of(0.7, 0.2, 0.1), logits_of(0.1, 0.2, 0.7)))
     for keep in (lambda x: keep_top_k(x, 2), lambda x: keep_top_p(x, 0.8), lambda x: keep_min_p(x, 0.25)):
@@ -136,15 +220,45 @@ def test_the_filters_are_applied_in_order():
     assert kept(filtered(logits, replace(ALL, top_k=2, top_p=0.6))) == [0]
     assert kept(filtered(logits, replace(ALL, top_p=0.6))) == [0, 1]
     # The penalty comes first: halved logits of the best token make it the second.
-    logits, seen = torch.tensor([[2.0, 1.5]]), torch.tensor([[True, False]])
+    logits, seen = torch.tensor([[2.0, 1.5]]), seen_of([[True, False]])
     assert kept(filtered(logits, replace(ALL, top_k=1, repetition_penalty=2.0), seen)) == [1]
     assert kept(filtered(logits, replace(ALL, top_k=1, repetition_penalty=2.0))) == [0]
+    # A bias of 1 makes -0.5 positive, so that the penalty halves it; then presence takes 0.1 off.
+    config = replace(ALL, logit_bias=((0, 1.0),), repetition_penalty=2.0, presence_penalty=0.125)
+    assert filtered(torch.tensor([[-0.5]]), config, seen_of([[True]], [[True]])).tolist() == [[0.125]]
+    # Of the four that min-p leaves, typical takes the nearest to their entropy; the rest would raise it.
+    config = replace(ALL, min_p=0.2, typical=0.15)
+    assert kept(filtered(logits_of(0.4, 0.2, 0.1, 0.1, *[0.001] * 200), config)) == [1]
+    assert kept(filtered(logits_of(0.4, 0.2, 0.1, 0.1, *[0.001] * 200), replace(config, min_p=0.0))) == [2, 3]
+
+
+def test_every_step_that_is_on_is_told_in_order():
+    config = SampleConfig(
+        temperature=0.7, top_k=9, top_p=0.9, min_p=0.1, typical=0.9, repetition_penalty=1.1, presence_penalty=0.1,
+        logit_bias=((1, 1.0),),
+    )  # fmt: skip
+    logits, seen = random_logits(2, 20), Seen.of([[1], [2]], 20)
+    names = [
+        "logit-bias",
+        "repetition-penalty",
+        "presence-penalty",
+        "temperature",
+        "top-k",
+        "top-p",
+        "min-p",
+        "typical",
+    ]
+    told = list(steps(logits, config, seen))
+    assert [name for name, _ in told] == names
+    assert torch.equal(told[-1][1], filtered(logits, config, seen))
+    assert [name for name, _ in steps(logits, replace(config, temperature=0.0), seen)] == names[:4]
+    assert not list(steps(logits, ALL, seen))
 
 
 def test_filters_that_are_off_change_no_probability():
     logits = random_logits(3, 50)
     torch.testing.assert_close(filtered(logits, ALL).softmax(-1), logits.softmax(-1))
-    assert torch.equal(filtered(logits, replace(ALL, temperature=0.0)), logits)
+    assert torch.equal(filtered(logits, ALL, Seen.of([[1], [2], [3]], 50)), logits)
 
 
 # Edges
@@ -215,9 +329,27 @@ def test_temperature_zero_is_the_most_probable_token_of_each_row():
         torch.tensor([[3.0, 2.0]]),
         SampleConfig(temperature=0, repetition_penalty=2.0),
         torch.zeros(1),
-        torch.tensor([[True, False]]),
+        seen_of([[True, False]]),
     )
     assert penalized.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "moves",
+    [{}, {"presence_penalty": 2.0}, {"logit_bias": ((3, -INF), (4, 2.0))}, {"repetition_penalty": 1.5}],
+    ids=lambda moves: next(iter(moves), "nothing"),
+)
+def test_at_temperature_zero_only_what_moves_logits_counts(moves):
+    """As in transformers, where greedy decoding knows no filters; typical could remove the most probable token."""
+    logits = random_logits(50, 30).round()  # many are equal
+    seen = Seen.of([[i % 30] for i in range(50)], 30)
+    seen.add(logits.argmax(-1))
+    config = replace(ALL, temperature=0.0, **moves)
+    ids = next_token(logits, config, torch.rand(50), seen)
+    assert torch.equal(ids, next_token(logits, replace(config, top_k=3, top_p=0.2, min_p=1.0, typical=0.1), None, seen))
+    assert torch.equal(ids, filtered(logits, config, seen).argmax(-1))
+    assert torch.equal(ids, filtered(logits, replace(config, temperature=1.0), seen).argmax(-1))
+    assert (filtered(logits, config, seen) > -INF).sum(-1).eq(1).all()
 
 
 def test_half_precision_logits_are_drawn_from_in_float32():
@@ -240,6 +372,12 @@ def test_half_precision_logits_are_drawn_from_in_float32():
         ("min_p", -0.1),
         ("min_p", 1.1),
         ("min_p", float("nan")),
+        ("typical", 0.0),
+        ("typical", 1.1),
+        ("typical", float("nan")),
+        ("presence_penalty", INF),
+        ("presence_penalty", -1e7),
+        ("presence_penalty", float("nan")),
         ("repetition_penalty", 0.0),
         ("repetition_penalty", INF),
     ],
@@ -249,12 +387,134 @@ def test_a_setting_that_cannot_be_is_refused_by_its_option(option, value):
         SampleConfig(**{option: value})
 
 
+@pytest.mark.parametrize("bias", [INF, float("nan"), 1e7, -1e7])
+def test_a_bias_is_a_number_that_can_be_added(bias):
+    with pytest.raises(UsageProblem, match=f"--logit-bias is {bias}.*-inf"):
+        SampleConfig(logit_bias=((1, 2.0), (5, bias)))
+
+
+def test_a_bias_is_of_a_token_and_one_for_each():
+    with pytest.raises(UsageProblem, match="--logit-bias is '#-1'"):
+        SampleConfig(logit_bias=((-1, 2.0),))
+    with pytest.raises(UsageProblem, match="token #1 twice"):
+        SampleConfig(logit_bias=((1, 2.0), (2, 1.0), (1, 3.0)))
+
+
+# What holds for every filter
+
+FILTERS = {
+    "top-k": (keep_top_k, st.integers(1, 60)),
+    "top-p": (keep_top_p, st.floats(0, 1, exclude_min=True)),
+    "min-p": (keep_min_p, st.floats(0, 1)),
+    "typical": (keep_typical, st.floats(0, 1, exclude_min=True)),
+}
+OFF = {"top-k": 60, "top-p": 1.0, "min-p": 0.0, "typical": 1.0}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_a_filter_only_removes_and_leaves_something(name, data):
+    keep, values = FILTERS[name]
+    level = st.floats(-30, 30, width=32) | st.sampled_from([0.0, 1.0, -INF])
+    rows = data.draw(st.lists(st.lists(level, min_size=5, max_size=5), min_size=1, max_size=4))
+    logits = torch.tensor(rows)
+    left = keep(logits, data.draw(values))
+    possible = logits > -INF
+    assert torch.equal(left[left > -INF], logits[left > -INF])  # nothing is added or changed
+    assert torch.equal((left > -INF).any(-1), possible.any(-1))
+    if name != "typical":
+        assert torch.equal(left.amax(-1), logits.amax(-1))
+    assert torch.equal(keep(logits, OFF[name]), logits)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("size", [1, 2, 5, 513, 9000])
+def test_a_row_of_nothing_stays_one_beside_others(name, size):
+    keep, _ = FILTERS[name]
+    logits = random_logits(3, size)
+    logits[1] = -INF
+    left = keep(logits, 3 if name == "top-k" else 0.3)
+    assert (left[1] == -INF).all()
+    assert torch.equal(left[::2], keep(logits[::2].clone(), 3 if name == "top-k" else 0.3))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 2.0])
+def test_where_every_token_is_banned_there_is_no_nan_and_token_0_comes(temperature):
+    config = replace(ALL, temperature=temperature, logit_bias=tuple((i, -INF) for i in range(7)))
+    assert (filtered(random_logits(2, 7), config) == -INF).all()
+    assert next_token(random_logits(2, 7), config, torch.tensor([0.0, BELOW_ONE])).tolist() == [0, 0]
+
+
+def by_full_sort(logits, rank, p):
+    """What is kept by the definition: in order of rank, equal ones by id, until p is reached."""
+    left = torch.full_like(logits, -INF)
+    for row, (values, ranks) in enumerate(zip(logits, rank, strict=True)):
+        order = ranks.argsort(descending=True, stable=True)
+        reached = values.softmax(-1)[order].cumsum(-1) >= p
+        count = int(reached.int().argmax()) + 1 if reached.any() else len(values)
+        left[row, order[:count]] = values[order[:count]]
+    return left
+
+
+@pytest.mark.parametrize("size", [300, 511, 512, 2000, 8191, 8192, 20_000])
+@pytest.mark.parametrize("kind", ["peaked", "flat", "rounded", "even", "few"])
+def test_sorting_a_part_keeps_what_sorting_all_would(size, kind):
+    logits = random_logits(4, size, seed=size, spread={"peaked": 6, "flat": 0.5}.get(kind, 2.0))
+    if kind == "rounded":
+        logits = logits.mul(4).round().div(4)  # many equal ones, as in half precision
+    if kind == "even":
+        logits = torch.zeros_like(logits)
+    if kind == "few":
+        logits[:, 40:] = -INF
+    for p in (1e-6, 0.3, 0.9, 0.999):
+        assert torch.equal(keep_top_p(logits, p), by_full_sort(logits, logits, p))
+        chances, surprise = logits.softmax(-1), -logits.log_softmax(-1)
+        entropy = (chances * surprise).nan_to_num(0).cumsum(-1)[:, -1:]
+        assert torch.equal(keep_typical(logits, p), by_full_sort(logits, -(surprise - entropy).abs(), p))
+    for count in (1, 5, 255, 256, size):
+        assert torch.equal(best(logits, count), logits.argsort(dim=-1, descending=True, stable=True)[:, :count])
+
+
+@pytest.mark.parametrize("size", [3, 31, 500, 4096, 5003, 150_001])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_row_gives_the_same_alone_and_in_a_batch_bit_for_bit(size, threads):
+    logits = random_logits(5, size, spread=4.0)
+    logits[2] = logits[2].mul(2).round().div(2)
+    seen = Seen.of([[row % 3, 0] for row in range(5)], size)
+    seen.add(torch.tensor([2, 1, 0, 2, 1]))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for on in EACH:
+            config = replace(ALL, **on)
+            alone = [
+                filtered(logits[i : i + 1].clone(), config, Seen(seen.text[i : i + 1], seen.generated[i : i + 1]))
+                for i in range(5)
+            ]
+            assert torch.equal(filtered(logits, config, seen), torch.cat(alone)), on
+    finally:
+        torch.set_num_threads(before)
+
+
+EACH = [
+    {"logit_bias": ((1, 0.3), (2, -INF))}, {"repetition_penalty": 1.3}, {"presence_penalty": 0.7},
+    {"temperature": 0.7}, {"temperature": 0.0}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.01}, {"typical": 0.9},
+    {
+        "temperature": 1.3, "top_k": 900, "top_p": 0.99, "min_p": 0.001, "typical": 0.95, "repetition_penalty": 1.1,
+        "presence_penalty": -0.2, "logit_bias": ((0, 0.3),),
+    },
+]  # fmt: skip
+
+
 # Parity with transformers
 
 
 def theirs(config, ids, logits):
     """The processors that transformers makes of the same settings, in the order in which its `generate` runs them."""
     steps = LogitsProcessorList()
+    if config.logit_bias:
+        steps.append(SequenceBiasLogitsProcessor([[[id_], bias] for id_, bias in config.logit_bias]))
     if config.repetition_penalty != 1:
         steps.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
     if config.temperature != 1:
@@ -265,6 +525,8 @@ def theirs(config, ids, logits):
         steps.append(TopPLogitsWarper(config.top_p))
     if config.min_p:
         steps.append(MinPLogitsWarper(config.min_p))
+    if config.typical < 1:
+        steps.append(TypicalLogitsWarper(config.typical))
     return steps(ids, logits)
 
 
@@ -286,6 +548,11 @@ def theirs(config, ids, logits):
         {"repetition_penalty": 0.7},
         {"temperature": 0.6, "top_k": 40, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.2},
         {"temperature": 1.5, "top_k": 200, "top_p": 0.8, "repetition_penalty": 1.05},
+        {"typical": 0.05},
+        {"typical": 0.5},
+        {"typical": 0.95},
+        {"logit_bias": ((3, 4.0), (77, -2.5), (499, -INF))},
+        {"temperature": 0.9, "top_k": 300, "top_p": 0.97, "min_p": 0.001, "typical": 0.8, "logit_bias": ((9, 5.0),)},
     ],
     ids=lambda switches: " ".join(f"{name} {value}" for name, value in switches.items()) or "nothing",
 )
@@ -295,7 +562,7 @@ def test_the_filters_are_those_of_transformers(switches, seed):
     generator = torch.Generator().manual_seed(100 + seed)
     logits = random_logits(8, 500, seed, spread=(1.0, 3.0, 8.0)[seed])
     ids = torch.randint(500, (8, 40), generator=generator)
-    seen = torch.zeros(8, 500, dtype=torch.bool).scatter_(1, ids, True)
+    seen = Seen.of(ids.tolist(), 500)
     ours, expected = filtered(logits, config, seen), theirs(config, ids, logits.clone())
     assert torch.equal(ours == -INF, expected == -INF)
     torch.testing.assert_close(ours.softmax(-1), expected.softmax(-1), rtol=1e-5, atol=1e-7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -20,21 +21,29 @@ from attncli.cli.options import (
 from attncli.config import SampleConfig
 
 _PROMPT = "What to continue; - reads it from standard input. Unset: a new text."
-_TEMPERATURE = "Above 1 bolder, below 1 safer; 0 takes the most probable token."
+_DRAW = "What is drawn, in this order"  # the panel's options stand as generation/sampling.py applies them
+_BIAS = "Add a number to the logit of a token, given by its text or as #ID; -inf bans it. May be given several times."
+_REPETITION = "Above 1 makes tokens of the prompt and the text so far less likely; 1 is off."
+_PRESENCE = "Above 0 makes tokens of the text so far less likely, without the prompt; 0 is off."
+_TEMPERATURE = "Above 1 bolder, below 1 safer; 0 takes the most probable token and skips what follows."
+_TOP_K = "Draw from the k most probable tokens; 0 is off."
 _TOP_P = "Draw from the fewest tokens of this total probability; 1 is off."
 _MIN_P = "Drop tokens below this share of the best one's probability; 0 is off."
-_PENALTY = "Above 1 makes tokens seen before less likely; 1 is off."
+_TYPICAL = "Draw from tokens about as surprising as expected, of this total probability; 1 is off."
 
 
 # fmt: off
 def generate(
     prompt: Annotated[str | None, typer.Argument(help=_PROMPT, show_default=False)] = None,
     model: ModelOption = None,
-    temperature: Annotated[float, typer.Option("--temperature", "-t", help=_TEMPERATURE)] = SampleConfig.temperature,
-    top_k: Annotated[int, typer.Option(help="Draw from the k most probable tokens; 0 is off.")] = SampleConfig.top_k,
-    top_p: Annotated[float, typer.Option(help=_TOP_P)] = SampleConfig.top_p,
-    min_p: Annotated[float, typer.Option(help=_MIN_P)] = SampleConfig.min_p,
-    repetition_penalty: Annotated[float, typer.Option(help=_PENALTY)] = SampleConfig.repetition_penalty,
+    logit_bias: Annotated[list[str] | None, unset("--logit-bias", metavar="TOKEN=BIAS", help=_BIAS, rich_help_panel=_DRAW)] = None,  # noqa: E501
+    repetition_penalty: Annotated[float, typer.Option(help=_REPETITION, rich_help_panel=_DRAW)] = SampleConfig.repetition_penalty,  # noqa: E501
+    presence_penalty: Annotated[float, typer.Option(help=_PRESENCE, rich_help_panel=_DRAW)] = SampleConfig.presence_penalty,  # noqa: E501
+    temperature: Annotated[float, typer.Option("--temperature", "-t", help=_TEMPERATURE, rich_help_panel=_DRAW)] = SampleConfig.temperature,  # noqa: E501
+    top_k: Annotated[int, typer.Option(help=_TOP_K, rich_help_panel=_DRAW)] = SampleConfig.top_k,
+    top_p: Annotated[float, typer.Option(help=_TOP_P, rich_help_panel=_DRAW)] = SampleConfig.top_p,
+    min_p: Annotated[float, typer.Option(help=_MIN_P, rich_help_panel=_DRAW)] = SampleConfig.min_p,
+    typical: Annotated[float, typer.Option(help=_TYPICAL, rich_help_panel=_DRAW)] = SampleConfig.typical,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", parser=parse_count, metavar="N", help="The most tokens to generate.")] = SampleConfig.max_new_tokens,  # noqa: E501
     num_samples: Annotated[int, typer.Option(help="How many texts, generated together.")] = SampleConfig.num_samples,
     stop: Annotated[list[str] | None, unset(help="End where this text would come; may be given several times.")] = None,
@@ -52,16 +61,21 @@ def generate(
     """
     chosen = draw_seed() if seed is None else seed
     config = SampleConfig(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical=typical,
+        repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
         max_new_tokens=max_new_tokens, num_samples=num_samples, stop=tuple(stop or ()), seed=chosen,
     )  # fmt: skip
     text = text_argument(prompt) or ""
+    from attncli.generation.bias import parse_bias, token_biases
+
+    biases = [parse_bias(word) for word in logit_bias or ()]
     from attncli.cli.loading import load
     from attncli.generation.engine import generate as generated
     from attncli.render.console import output, print_json, print_note
     from attncli.render.generation import GenerationScreen
 
     loaded = load(model, device, dtype)
+    config = replace(config, logit_bias=token_biases(loaded.tokenizer, biases))
     start = loaded.tokenizer.encode(text) or [loaded.start_of_text]
     events = generated(loaded.model, loaded.tokenizer, start, config, loaded.end_ids)
     screen = GenerationScreen(output(), text, num_samples, live=stream and not json)

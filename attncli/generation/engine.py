@@ -14,7 +14,7 @@ from torch import Tensor
 from attncli.config import SampleConfig
 from attncli.errors import BadInput
 from attncli.generation.events import Event, Finished, Reason, Reread, Text
-from attncli.generation.sampling import generators, next_token, uniforms
+from attncli.generation.sampling import Seen, generators, needs_seen, next_token, uniforms
 from attncli.model.cache import KVCache
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import DecodeStream, Tokenizer
@@ -89,7 +89,7 @@ def _steps(
     device, context = model.embedding.weight.device, model.config.context
     recent = torch.tensor(prompt, device=device).repeat(config.num_samples, 1)  # as many as a reread may need
     streams = generators(config.seed, config.num_samples)
-    seen = _seen(recent, vocab_size) if config.repetition_penalty != 1 else None
+    seen = Seen.of([prompt] * config.num_samples, vocab_size, device) if needs_seen(config) else None
     cache = model.new_cache()
     logits = prefill(model, cache, recent)
     for step in range(config.max_new_tokens):
@@ -100,7 +100,7 @@ def _steps(
         if step + 1 == config.max_new_tokens:
             return
         if seen is not None:
-            seen.scatter_(1, ids[:, None], True)
+            seen.add(ids)
         recent = torch.cat((recent, ids[:, None]), 1)[:, -max(context // 2, 1) :]
         if cache.length == context:
             cache.truncate(0)
@@ -108,11 +108,6 @@ def _steps(
             logits = prefill(model, cache, recent)
         else:
             logits = decode(model, cache, ids)
-
-
-def _seen(ids: Tensor, vocab_size: int) -> Tensor:
-    """(B, T) ids -> (B, V), true for the tokens among them."""
-    return torch.zeros(len(ids), vocab_size, dtype=torch.bool, device=ids.device).scatter_(1, ids, True)
 
 
 class _Sample:

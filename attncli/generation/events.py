@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +34,63 @@ class Reread:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A token that could come next, with its log-probability in nats."""
+
+    id: int
+    text: str  # of this token alone; bytes that are no whole character are U+FFFD
+    logprob: float
+
+    @property
+    def probability(self) -> float:
+        """From 0 to 1."""
+        return math.exp(self.logprob)
+
+
+@dataclass(frozen=True)
+class TraceStep:
+    """What one step between the model and the draw did. The first step, `model`, is the model's own distribution."""
+
+    name: str  # of the option, without dashes: 'top-p'
+    setting: float | None  # its value; None for `model`, and for the biases of single tokens
+    removed: int  # tokens
+    removed_probability: float  # that these had after the step before
+    left: int  # tokens
+    best: tuple[Choice, ...]  # the most probable ones left, among those left
+
+    @property
+    def title(self) -> str:
+        """'top-p 0.9'."""
+        return self.name if self.setting is None else f"{self.name} {self.setting:g}"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """From the model's distribution to the draw of one token."""
+
+    steps: tuple[TraceStep, ...]
+    probability: float  # of the token drawn, among those left in the end
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token as it is drawn, before its text is certain; only for who asked to see tokens."""
+
+    sample: int
+    id: int
+    text: str  # of this token alone; bytes that are no whole character are U+FFFD
+    logprob: float  # under the model's own distribution: temperature 1, nothing removed
+    top: tuple[Choice, ...] = ()  # the most probable tokens of that distribution, as many as asked for
+    trace: Trace | None = None
+    characters: int = 0  # of the text, that are complete with this token: 0 while a character is not
+
+    @property
+    def bits(self) -> float:
+        """The surprise: how many bits the model needs to tell this token, 0 when it was certain."""
+        return abs(self.logprob) / math.log(2)
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A token that may come next, and how probable it is at each temperature."""
 
@@ -55,4 +113,4 @@ class Candidates:
         return tuple(max(1 - sum(column), 0.0) for column in columns)
 
 
-Event = Text | Finished | Reread
+Event = Text | Finished | Reread | Token

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 def scale_by_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Logits / temperature, for a temperature above 0; the largest becomes 0, so that nothing overflows."""
     smallest = torch.finfo(logits.dtype).tiny  # what is below would be rounded to 0
-    return (logits - logits.amax(-1, keepdim=True)) / max(temperature, smallest)
+    largest = logits.amax(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min)  # where all are -inf, too
+    return (logits - largest).div_(max(temperature, smallest))
 
 
 def distribution(logits: Tensor, temperature: float) -> Tensor:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.generation.events import Candidate, Candidates
-from attncli.render.escape import fit, label_text, one_line, token_label
+from attncli.render.escape import fit, id_label, one_line, token_label
 from attncli.render.numbers import bar, percent, plural
 from attncli.text.tokenizer import Piece
 
@@ -47,8 +47,7 @@ def candidates_screen(found: Candidates, pieces: Sequence[Piece], model: str, wi
 
 
 def _label(token: Candidate) -> str:
-    """Bytes that are no character look alike, so their ids tell them apart."""
-    return label_text(token.text) + (f" #{token.id}" if "\N{REPLACEMENT CHARACTER}" in token.text else "")
+    return id_label(token.id, token.text)
 
 
 def _cell(probability: float, bars: int, style: str = "cyan") -> Text:

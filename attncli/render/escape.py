@@ -45,6 +45,11 @@ def label_text(text: str) -> str:
     return "".join("␣" if char == " " else _stand_in(char) for char in text) or "∅"
 
 
+def id_label(id_: int, text: str) -> str:
+    """A token that a model may write: bytes that are no character look alike, so their ids tell them apart."""
+    return label_text(text) + (f" #{id_}" if "\N{REPLACEMENT CHARACTER}" in text else "")
+
+
 def fit(text: str, width: int) -> str:
     """The text, cut with '…' when it is wider than `width` cells; at least the '…'."""
     return text if cell_len(text) <= width else set_cell_size(text, max(width - 1, 0)).rstrip() + "…"

@@ -1,0 +1,63 @@
+"""The log-probability of every generated token beside those of its rivals: a row for each token."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from attncli.generation.events import Choice, Token
+from attncli.render.escape import fit, id_label, pad
+from attncli.render.numbers import percent
+from attncli.render.trace import trace_document
+
+_WIDE = 60  # columns from which there is room for the probability too
+_LABEL, _SHORT_LABEL = 14, 10  # cells of a token
+_NUMBER = 4  # cells of the count of tokens
+
+
+def logprobs_head(width: int) -> Text:
+    """The names of the columns, once above all rows."""
+    wide = width >= _WIDE
+    label = _LABEL if wide else _SHORT_LABEL
+    head = f"{'':<{_NUMBER + 1}}{'token':<{label}}{'log p':>8}{'p':>7}  best" if wide else ""
+    return Text(fit(head or f"{'':<{_NUMBER + 1}}{'token':<{label}}{'log p':>8}  best", width), "dim")
+
+
+def logprobs_row(number: int, token: Token, width: int) -> Text:
+    """The `number`-th token; log-probabilities in nats. At most `width` cells, of at least 40."""
+    wide = width >= _WIDE
+    label = _LABEL if wide else _SHORT_LABEL
+    row = Text(f"{number:>{_NUMBER}} ").append(pad(id_label(token.id, token.text), label), "bold")
+    row.append(f"{_nats(token.logprob, 3):>8}")
+    if wide:
+        row.append(f"{percent(math.exp(token.logprob)):>7}")
+    indent, used = row.cell_len + 2, 0
+    for at, choice in enumerate(token.top):
+        shown = f"{fit(id_label(choice.id, choice.text), _SHORT_LABEL - 1)} {_nats(choice.logprob, 2)}"
+        if at and used + 2 + cell_len(shown) > width - indent:
+            row.append("\n" + " " * (indent - 2))
+            used = 0
+        row.append("  ").append(shown, "bold green" if choice.id == token.id else "dim")
+        used += cell_len(shown) + (2 if used else 0)
+    return row
+
+
+def _nats(value: float, digits: int) -> str:
+    """Without the sign of a zero that is only rounded."""
+    text = f"{value:.{digits}f}"
+    return text if float(text) else text.removeprefix("-")
+
+
+def token_document(token: Token) -> dict[str, Any]:
+    """A token for programs, in full precision, with its trace where there is one."""
+    document = _choice(token) | {"top": [_choice(choice) for choice in token.top]}
+    return document if token.trace is None else document | {"trace": trace_document(token.trace)}
+
+
+def _choice(choice: Choice | Token) -> dict[str, Any]:
+    """JSON has no infinity: what cannot come has no log-probability."""
+    logprob = choice.logprob if math.isfinite(choice.logprob) else None
+    return {"id": choice.id, "text": choice.text, "logprob": logprob}

@@ -1,0 +1,76 @@
+"""How every token was drawn: a block for each, with what each step removed and what it left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from attncli.generation.events import Choice, Token, Trace, TraceStep
+from attncli.render.escape import fit, id_label, pad
+from attncli.render.numbers import percent
+
+_WIDE = 60  # columns from which there is room for the best tokens after every step
+_TITLE, _SHORT_TITLE = 23, 17  # cells of a step's name and setting
+_NUMBERS = 22  # cells of the three columns of numbers
+_LABEL = 14  # cells of a token among the best
+
+
+def trace_head(width: int) -> Text:
+    """The names of the columns, once above all blocks."""
+    title = _TITLE if width >= _WIDE else _SHORT_TITLE
+    head = f"  {'':<{title}}{'removed':>8}{'share':>6}{'left':>8}" + ("  best of those left" if width >= _WIDE else "")
+    return Text(fit(head, width), "dim")
+
+
+def trace_block(number: int, token: Token, width: int) -> Text:
+    """What happened before this token, the `number`-th, was drawn. At most `width` cells, of at least 40."""
+    assert token.trace is not None
+    fact = f"  drawn at {percent(token.trace.probability)}"
+    label = fit(f"{number} {id_label(token.id, token.text)}", width - len(fact))
+    block = Text(label, "bold").append(fact, "not bold")
+    for step in token.trace.steps:
+        block.append("\n").append(_step(step, token.id, width))
+    if width < _WIDE:
+        block.append("\n  ").append(_best(token.trace.steps[-1].best, token.id, width - 2))
+    return block
+
+
+def _step(step: TraceStep, drawn: int, width: int) -> Text:
+    wide = width >= _WIDE
+    removed = (f"{step.removed:,}", percent(step.removed_probability)) if step.removed else ("", "")
+    title = pad(step.title, _TITLE if wide else _SHORT_TITLE)
+    line = Text(f"  {title}{removed[0]:>8}{removed[1]:>6}{step.left:>8,}")
+    return line.append("  ").append(_best(step.best, drawn, width - _TITLE - _NUMBERS - 4)) if wide else line
+
+
+def _best(choices: Sequence[Choice], drawn: int, width: int) -> Text:
+    """As many as there is room for, the one that was drawn in bold."""
+    line = Text()
+    for choice in choices:
+        shown = f"{fit(id_label(choice.id, choice.text), _LABEL)} {percent(choice.probability)}"
+        gap = "  " if line else ""
+        if line.cell_len + cell_len(gap + shown) > width:
+            break
+        line.append(gap).append(shown, "bold green" if choice.id == drawn else "")
+    return line
+
+
+def trace_document(trace: Trace) -> dict[str, Any]:
+    """The same for programs, in full precision."""
+    return {
+        "probability": trace.probability,
+        "steps": [
+            {
+                "name": step.name,
+                "setting": step.setting,
+                "removed": step.removed,
+                "removed_probability": step.removed_probability,
+                "left": step.left,
+                "best": [{"id": c.id, "text": c.text, "probability": c.probability} for c in step.best],
+            }
+            for step in trace.steps
+        ],
+    }
