@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from attncli.cli.train import _first_words
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
+from attncli.folders import cache_folder
 from attncli.text import corpus as corpus_module
 from attncli.text import encode as encode_module
 from attncli.text import files as files_module

@@ -11,6 +11,7 @@ from attncli.config import SampleConfig
 from attncli.errors import BadInput
 from attncli.generation.engine import generate
 from attncli.generation.events import Finished, Reread, Text
+from attncli.model.backend import TorchBackend
 from attncli.text.tokenizer import train_tokenizer
 from tests.conftest import story, tiny_model
 
@@ -21,7 +22,8 @@ MODEL = tiny_model(vocab_size=300, context=32)
 
 def run(prompt, config, model=MODEL, tokenizer=TOKENIZER):
     """Texts, endings and rereads of a generation."""
-    events = list(generate(model, tokenizer, prompt, config))
+    backend = model if isinstance(model, Scripted) else TorchBackend(model)
+    events = list(generate(backend, tokenizer, [prompt], config))
     texts = [
         "".join(event.text for event in events if isinstance(event, Text) and event.sample == sample)
         for sample in range(config.num_samples)
@@ -71,27 +73,24 @@ def test_samples_of_a_batch_differ():
     assert len(set(texts)) == 4
 
 
-class Scripted(torch.nn.Module):
-    """A model that says given ids one after another, whatever it reads."""
+class Scripted:
+    """A backend that says given ids one after another, whatever it reads."""
 
-    def __init__(self, ids, vocab_size=300):
-        super().__init__()
-        self.config = replace(MODEL.config, context=1000)
-        self.embedding = torch.nn.Embedding(vocab_size, 4)
+    exact = False
+    device = torch.device("cpu")
+    config = replace(MODEL.config, context=1000)
+
+    def __init__(self, ids):
         self.ids = ids
-        self.read = 0
+        self.said = 0
 
-    def new_cache(self):
-        self.read = 0
-        return tiny_model(context=1000).new_cache()
+    def new_cache(self, sequences):
+        return None
 
-    def hidden(self, ids, cache=None):
-        return ids[..., None].float()
-
-    def unembed(self, hidden):
-        logits = torch.zeros(len(hidden), 300)
-        logits[:, self.ids[self.read]] = 1
-        self.read += 1
+    def read(self, cache, pieces):
+        logits = torch.zeros(1, 300)
+        logits[:, self.ids[self.said]] = 1
+        self.said += 1
         return logits
 
 
@@ -126,7 +125,7 @@ def test_a_character_spread_over_tokens_streams_whole():
     tokenizer = train_tokenizer([], "byte")
     ids = tokenizer.encode("a東🎉b")
     model = Scripted(ids)
-    events = list(generate(model, tokenizer, [1], SampleConfig(temperature=0, max_new_tokens=len(ids))))
+    events = list(generate(model, tokenizer, [[1]], SampleConfig(temperature=0, max_new_tokens=len(ids))))
     assert [event.text for event in events if isinstance(event, Text)] == ["a", "東", "🎉", "b"]
 
 
@@ -141,7 +140,7 @@ def test_repetition_penalty_forbids_what_was_seen():
 @pytest.mark.parametrize(("prompt", "message"), [([], "no tokens"), ([1] * 33, "33 tokens, .* at most 32")])
 def test_a_prompt_that_cannot_be_read_is_refused_at_once(prompt, message):
     with pytest.raises(BadInput, match=message):
-        generate(MODEL, TOKENIZER, prompt, GREEDY)
+        generate(TorchBackend(MODEL), TOKENIZER, [prompt], GREEDY)
 
 
 def test_ids_that_no_token_has_are_never_drawn():
@@ -156,6 +155,6 @@ def test_ids_that_no_token_has_are_never_drawn():
 def test_other_tokens_can_end_a_text():
     ids = [*TOKENIZER.encode("the cat"), 77, *TOKENIZER.encode(" more")]
     config = SampleConfig(temperature=0, max_new_tokens=9)
-    events = list(generate(Scripted(ids), TOKENIZER, [1], config, frozenset({77})))
+    events = list(generate(Scripted(ids), TOKENIZER, [[1]], config, frozenset({77})))
     assert events[-1].reason == "end"
     assert events[-1].ids[-1] == 77

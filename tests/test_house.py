@@ -20,6 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0,
     "config": 1,
+    "folders": 1,
     "text": 2,
     "model": 2,
     "checkpoint": 3,

@@ -204,12 +204,13 @@ def _gone_on(loaded: LoadedModel, pieces: Sequence[Piece], count: int) -> list[P
     """The tokens of a text and those that the model goes on with, none after the end of it; at most a context."""
     from attncli.generation.engine import generate
     from attncli.generation.events import Finished
+    from attncli.model.backend import TorchBackend
 
     ids = [piece.id for piece in pieces]
     count = min(count, loaded.model.config.context - len(ids))
     if count > 0:
         config = SampleConfig(temperature=0, max_new_tokens=count)
-        events = generate(loaded.model, loaded.tokenizer, ids, config, loaded.end_ids)
+        events = generate(TorchBackend(loaded.model), loaded.tokenizer, [ids], config, loaded.end_ids)
         ids += next(event.ids for event in events if isinstance(event, Finished))
     return loaded.tokenizer.pieces_of(ids)
 

@@ -19,6 +19,7 @@ from attncli.cli.options import (
     unset,
 )
 from attncli.config import SampleConfig
+from attncli.model.native_library import begin as begin_native_library
 
 _PROMPT = "What to continue; - reads it from standard input. Unset: a new text."
 _DRAW = "What is drawn, in this order"  # the panel's options stand as generation/sampling.py applies them
@@ -59,6 +60,7 @@ def generate(
     attncli generate "Once upon a time" --temperature 0.7
     attncli generate "ROMEO:" -n 100 --num-samples 3 --seed 1
     """
+    begin_native_library()
     chosen = draw_seed() if seed is None else seed
     config = SampleConfig(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical=typical,
@@ -69,15 +71,15 @@ def generate(
     from attncli.generation.bias import parse_bias, token_biases
 
     biases = [parse_bias(word) for word in logit_bias or ()]
-    from attncli.cli.loading import load
+    from attncli.cli.loading import load_to_generate
     from attncli.generation.engine import generate as generated
     from attncli.render.console import output, print_json, print_note
     from attncli.render.generation import GenerationScreen
 
-    loaded = load(model, device, dtype)
+    loaded, backend = load_to_generate(model, device, dtype)
     config = replace(config, logit_bias=token_biases(loaded.tokenizer, biases))
     start = loaded.tokenizer.encode(text) or [loaded.start_of_text]
-    events = generated(loaded.model, loaded.tokenizer, start, config, loaded.end_ids)
+    events = generated(backend, loaded.tokenizer, [start], config, loaded.end_ids)
     screen = GenerationScreen(output(), text, num_samples, live=stream and not json)
     for event in events:
         screen.update(event)

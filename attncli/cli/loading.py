@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from attncli.checkpoint.directory import find_model
 from attncli.checkpoint.store import LoadedModel, load_model
+from attncli.errors import UsageProblem
+from attncli.model.backend import Backend, TorchBackend
 from attncli.model.device import pick_device, pick_dtype
 
 
@@ -12,3 +14,25 @@ def load(model: str | None, device: str, dtype: str) -> LoadedModel:
     path = find_model(model)
     place = pick_device(device)
     return load_model(path, place, pick_dtype(dtype, place))
+
+
+def load_to_generate(model: str | None, device: str, dtype: str) -> tuple[LoadedModel, Backend]:
+    """The same, and what reads tokens with it: on a CPU in C, where there is a compiler; elsewhere PyTorch.
+
+    On a CPU `auto` then is the type that the weights are stored in, which loses nothing and reads the fewest bytes, and
+    `int8` makes them integers.
+    """
+    from attncli.model import native
+
+    path = find_model(model)
+    place = pick_device(device)
+    in_c = place.type == "cpu" and native.available()
+    if dtype == "int8" and not in_c:
+        raise UsageProblem(
+            "--dtype int8 is for a CPU with a C compiler (cc, gcc or clang).", "Use auto, or --device cpu."
+        )
+    if not in_c:
+        loaded = load_model(path, place, pick_dtype(dtype, place))
+        return loaded, TorchBackend(loaded.model)
+    loaded = load_model(path, place, None if dtype in ("auto", "int8") else pick_dtype(dtype, place))
+    return loaded, native.NativeBackend(loaded.model, int8=dtype == "int8")

@@ -320,6 +320,7 @@ def _sampler(job: Job) -> Callable[[Transformer], tuple[str, int]] | None:
     """Continues one fixed prompt, in so few tokens that it takes little of the time; None when that would be none."""
     from attncli.generation.engine import generate
     from attncli.generation.events import Text
+    from attncli.model.backend import TorchBackend
 
     seconds, tokenizer = job.plan.seconds, job.corpus.tokenizer
     tokens = _SAMPLE_TOKENS if seconds is None else min(int(seconds * _SAMPLE_TOKENS_PER_SECOND), _SAMPLE_TOKENS)
@@ -332,7 +333,7 @@ def _sampler(job: Job) -> Callable[[Transformer], tuple[str, int]] | None:
         return None  # a prompt that the model cannot read
 
     def sample(model: Transformer) -> tuple[str, int]:
-        events = generate(model, tokenizer, ids, config)
+        events = generate(TorchBackend(model), tokenizer, [ids], config)
         return prompt + "".join(event.text for event in events if isinstance(event, Text)), len(prompt)
 
     return sample
@@ -395,6 +396,7 @@ def _summarize(result: Result, job: Job, target: Path, json: bool) -> None:
     from attncli.checkpoint.store import load_model
     from attncli.generation.engine import generate
     from attncli.generation.events import Finished
+    from attncli.model.backend import TorchBackend
     from attncli.render.console import messages, output, print_json, show
     from attncli.render.escape import one_line
     from attncli.render.evaluation import honesty_document, honesty_screen
@@ -406,7 +408,7 @@ def _summarize(result: Result, job: Job, target: Path, json: bool) -> None:
     loaded = load_model(target, torch.device(plan.device), torch.float32)
     tokens = _METERED_TOKENS if plan.seconds is None else int(plan.seconds * _METERED_TOKENS_PER_SECOND)
     config = SampleConfig(max_new_tokens=min(max(tokens, _SAMPLE_TOKENS), _METERED_TOKENS), seed=plan.seed)
-    events = generate(loaded.model, loaded.tokenizer, [loaded.start_of_text], config)
+    events = generate(TorchBackend(loaded.model), loaded.tokenizer, [[loaded.start_of_text]], config)
     ids = next(event.ids for event in events if isinstance(event, Finished))
     sample = loaded.tokenizer.decode(ids[:_SAMPLE_TOKENS])
     assert result.best is not None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from attncli.generation.engine import prefill, refuse_unreadable
+from attncli.generation.engine import refuse_unreadable
 from attncli.generation.events import Candidate, Candidates
 from attncli.model.distribution import distribution
 from attncli.model.transformer import Transformer
@@ -21,9 +21,9 @@ def candidates(
 
     Raises BadInput for a prompt that is empty or longer than the context.
     """
-    refuse_unreadable(model, tokenizer, prompt)
+    refuse_unreadable(model.config, tokenizer, prompt)
     ids = torch.tensor([prompt], device=model.embedding.weight.device)
-    logits = prefill(model, model.new_cache(), ids)[0, : tokenizer.vocab_size].double().cpu()
+    logits = model.unembed(model.hidden(ids)[0, -1])[: tokenizer.vocab_size].double().cpu()
     top = logits.argsort(descending=True, stable=True)[:count]  # of equal ones the first, as argmax takes it
     columns = torch.stack([distribution(logits, temperature)[top] for temperature in temperatures], 1)
     return Candidates(

@@ -1,159 +1,240 @@
-"""From a prompt to text that streams.
+"""From prompts to texts that stream.
 
-Owns prefill (read the prompt, fill the cache), decode (one token more), going on past the context, and cutting the text
-where a stop string or the end of the document comes. Yields events; prints nothing.
+Owns which tokens the network reads when: prompts, one token more, guesses in advance, and the recent half again where
+the context is full; many texts at once, of which each is the same as alone. Yields events; prints nothing.
 """
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from attncli.config import SampleConfig
+from attncli.config import ModelConfig, SampleConfig
 from attncli.errors import BadInput
-from attncli.generation.events import Event, Finished, Reason, Reread, Text
+from attncli.generation.ending import SampleText
+from attncli.generation.events import Event, PromptsRead, Reread, Token
+from attncli.generation.lookup import Lookup
 from attncli.generation.sampling import Seen, generators, needs_seen, next_token, uniforms
-from attncli.model.cache import KVCache
-from attncli.model.transformer import Transformer
-from attncli.text.tokenizer import DecodeStream, Tokenizer
+from attncli.generation.seeing import Watch, tokens
+from attncli.model.backend import Backend, Piece, SequenceCache
+from attncli.text.tokenizer import Tokenizer
 
 _DRAWN_TOGETHER = 256  # random numbers of a sample, so that few calls draw them and a long text needs no more memory
+_AT_ONCE = 64  # texts
 
 
-def prefill(model: Transformer, cache: KVCache, ids: Tensor) -> Tensor:
-    """Reads ids (B, T) into the cache -> logits for the next token (B, V)."""
-    return model.unembed(model.hidden(ids, cache)[:, -1])
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How texts are made, none of which changes them."""
+
+    cached: bool = True  # else everything is read again for every token
+    lookup: bool | None = None  # guess ahead; None: where the backend's numbers are the same with guesses
+    at_once: int = _AT_ONCE
 
 
-def decode(model: Transformer, cache: KVCache, ids: Tensor) -> Tensor:
-    """Reads one more token per row, ids (B,) -> logits for the next (B, V)."""
-    return prefill(model, cache, ids[:, None])
-
-
-def refuse_unreadable(model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
+def refuse_unreadable(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
     """Raises BadInput for a prompt that is empty or longer than the context."""
     if not prompt:
         raise BadInput("The prompt has no tokens.", "Give at least one character, or leave the prompt out.")
-    if len(prompt) > model.config.context:
+    if len(prompt) > config.context:
         raise BadInput(
-            f"The prompt has {len(prompt)} tokens, and the model reads at most {model.config.context}.",
-            f"Give its end: the last {len(tokenizer.decode(prompt[-model.config.context :]))} characters fit.",
+            f"The prompt has {len(prompt)} tokens, and the model reads at most {config.context}.",
+            f"Give its end: the last {len(tokenizer.decode(prompt[-config.context :]))} characters fit.",
         )
 
 
 def generate(
-    model: Transformer,
+    backend: Backend,
     tokenizer: Tokenizer,
-    prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
     config: SampleConfig,
     end_ids: frozenset[int] | None = None,
+    watch: Watch | None = None,
+    how: EngineConfig | None = None,
 ) -> Iterator[Event]:
-    """Continues a prompt of at least one token, `config.num_samples` times, all samples together.
+    """Continues prompts of at least one token each, every one `config.num_samples` times.
 
-    A text ends with any of `end_ids`; None is what the tokenizer calls the end of a document.
+    Samples are numbered prompt by prompt. What is drawn for a prompt depends on the seed and on the number among its
+    own samples. A text ends with any of `end_ids`; None is what the tokenizer calls the end of a document. With a
+    `watch` there is a Token event for every token.
 
     Raises BadInput at once for a prompt that is empty or longer than the context.
     """
-    refuse_unreadable(model, tokenizer, prompt)
+    for prompt in prompts:
+        refuse_unreadable(backend.config, tokenizer, prompt)
     if end_ids is None:
         end_ids = frozenset() if tokenizer.end_of_text is None else frozenset({tokenizer.end_of_text})
-    samples = [_Sample(i, tokenizer, config.stop, end_ids) for i in range(config.num_samples)]
-    return _generate(samples, _steps(model, tokenizer.vocab_size, prompt, config))
+    waiting: deque[_Sequence] = deque()
+    for prompt in prompts:
+        for stream in generators(config.seed, config.num_samples):
+            sample = SampleText(len(waiting), tokenizer, config.stop, end_ids)
+            waiting.append(_Sequence(len(waiting), list(prompt), sample, stream))
+    return _Engine(backend, tokenizer, config, watch, how or EngineConfig()).run(waiting)
 
 
-def _generate(samples: list[_Sample], steps: Iterator[list[int] | Reread]) -> Iterator[Event]:
-    for step in steps:
-        if isinstance(step, Reread):
-            yield step
-            continue
-        for sample, id_ in zip(samples, step, strict=True):
-            if not sample.finished:
-                yield from sample.take(id_)
-        if all(sample.finished for sample in samples):
+@dataclass
+class _Sequence:
+    """A text that is being made."""
+
+    number: int
+    ids: list[int]  # the prompt and what followed, from where the context last began anew
+    text: SampleText
+    stream: torch.Generator
+    slot: int = -1  # its place in the cache
+    read: int = 0  # of ids
+    made: int = 0
+    guesses: list[int] = field(default_factory=list)  # read in advance, after ids
+    lookup: Lookup = field(default_factory=Lookup)
+    _uniforms: list[float] = field(default_factory=list)
+
+    def uniform(self) -> float:
+        """The random number of its next token."""
+        at = self.made % _DRAWN_TOGETHER
+        if at == 0:
+            self._uniforms = uniforms([self.stream], _DRAWN_TOGETHER)[0].tolist()
+        return self._uniforms[at]
+
+
+class _Engine:
+    """The texts that are being made together."""
+
+    def __init__(
+        self, backend: Backend, tokenizer: Tokenizer, config: SampleConfig, watch: Watch | None, how: EngineConfig
+    ) -> None:
+        self._backend, self._tokenizer, self._config, self._watch, self._how = backend, tokenizer, config, watch, how
+        self._context = backend.config.context
+        self._vocab_size = tokenizer.vocab_size  # a model may have more ids, without meaning, that fill its matrices
+        self._active: list[_Sequence] = []
+        self._seen: Seen | None = None
+        self._guesses = how.cached and (backend.exact if how.lookup is None else how.lookup)
+
+    @torch.inference_mode()
+    def run(self, waiting: deque[_Sequence]) -> Iterator[Event]:
+        """Makes all texts; those that wait take the places of those that have ended."""
+        slots = min(len(waiting), self._how.at_once)
+        free = list(range(slots))[::-1]
+        cache = self._backend.new_cache(slots)
+        if needs_seen(self._config):
+            self._seen = Seen.of([[]] * slots, self._vocab_size, self._backend.device)
+        while waiting or self._active:
+            while free and waiting:
+                self._admit(waiting.popleft(), free.pop())
+            yield from self._step(cache)
+            free += [sequence.slot for sequence in self._active if sequence.text.finished]
+            self._active = [sequence for sequence in self._active if not sequence.text.finished]
+
+    def _admit(self, sequence: _Sequence, slot: int) -> None:
+        sequence.slot = slot
+        if self._seen is not None:
+            self._seen.begin(slot, sequence.ids)
+        self._active.append(sequence)
+
+    def _step(self, cache: SequenceCache) -> Iterator[Event]:
+        """Reads what is not read yet, and draws the next token of every text, or several where guesses were right."""
+        begun = time.perf_counter()
+        fresh = {tuple(sequence.ids) for sequence in self._active if not sequence.made}
+        logits, rows = self._read(cache)
+        drawing, made = list(self._active), 0
+        for ahead in range(1 + max(len(sequence.guesses) for sequence in drawing)):
+            ids = self._draw(logits, [rows[sequence.number] + ahead for sequence in drawing], drawing)
+            if ahead == 0 and fresh:
+                yield PromptsRead(sum(map(len, fresh)), time.perf_counter() - begun)
+            told = self._tell(logits, rows, ahead, ids, drawing)
+            going_on = []
+            for sequence, id_ in zip(drawing, ids.tolist(), strict=True):
+                yield from self._take(sequence, id_, told.get(sequence.number))
+                made += 1
+                guessed = ahead < len(sequence.guesses) and sequence.guesses[ahead] == id_
+                if guessed and not sequence.text.finished:
+                    going_on.append(sequence)
+            drawing = going_on
+            if not drawing:
+                break
+        if self._guesses and len(self._active) == 1 and not fresh:
+            (sequence,) = self._active
+            sequence.lookup.measure(bool(sequence.guesses), made, time.perf_counter() - begun)
+
+    def _read(self, cache: SequenceCache) -> tuple[Tensor, dict[int, int]]:
+        """Logits below one another, and the first row of each text; equal prompts are read once."""
+        pieces: list[Piece] = []
+        rows: dict[int, int] = {}
+        first_with: dict[tuple[int, ...], _Sequence] = {}
+        copies, row = [], 0
+        for sequence in self._active:
+            if not self._how.cached:
+                sequence.read = 0
+            if sequence.read == 0:
+                same = first_with.setdefault(tuple(sequence.ids), sequence)
+                if same is not sequence:
+                    rows[sequence.number] = rows[same.number]
+                    copies.append((same.slot, sequence.slot, len(sequence.ids)))
+                    sequence.read = len(sequence.ids)
+                    continue
+            sequence.guesses = self._guess(sequence)
+            unread = [*sequence.ids[sequence.read :], *sequence.guesses]
+            pieces.append(Piece(sequence.slot, sequence.read, unread, 1 + len(sequence.guesses)))
+            rows[sequence.number] = row
+            row += 1 + len(sequence.guesses)
+            sequence.read = len(sequence.ids)
+        logits = self._backend.read(cache, pieces)
+        for source, target, length in copies if self._how.cached else ():
+            cache.copy(source, target, length)
+        return logits[:, : self._vocab_size], rows
+
+    def _guess(self, sequence: _Sequence) -> list[int]:
+        if not self._guesses or len(self._active) > 1 or not sequence.made:
+            return []
+        room = min(self._context - len(sequence.ids), self._config.max_new_tokens - sequence.made - 1)
+        return sequence.lookup.guess(sequence.ids, room)
+
+    def _draw(self, logits: Tensor, rows: list[int], drawing: list[_Sequence]) -> Tensor:
+        """Ids (B,), one for each of the texts."""
+        greedy = self._config.temperature == 0
+        draws = torch.tensor([0.0 if greedy else sequence.uniform() for sequence in drawing], device=logits.device)
+        return next_token(self._of(logits, rows), self._config, draws, self._seen_by(drawing))
+
+    def _of(self, logits: Tensor, rows: list[int]) -> Tensor:
+        return logits if rows == list(range(len(logits))) else logits[rows]
+
+    def _seen_by(self, drawing: list[_Sequence]) -> Seen | None:
+        return None if self._seen is None else self._seen.of_rows([sequence.slot for sequence in drawing])
+
+    def _tell(
+        self, logits: Tensor, rows: dict[int, int], ahead: int, ids: Tensor, drawing: list[_Sequence]
+    ) -> dict[int, Token]:
+        """What each token was drawn from, by the number of its text, where that is asked for."""
+        if self._watch is None:
+            return {}
+        numbers = [sequence.number for sequence in drawing]
+        chosen = self._of(logits, [rows[number] + ahead for number in numbers])
+        seen = self._seen_by(drawing)
+        told = tokens(chosen, ids, self._config, self._watch, lambda id_: self._tokenizer.decode([id_]), seen)
+        return {number: replace(token, sample=number) for number, token in zip(numbers, told, strict=True)}
+
+    def _take(self, sequence: _Sequence, id_: int, token: Token | None) -> Iterator[Event]:
+        """Adds a token to a text; ends the text, or begins its context anew, where that is due."""
+        new = sequence.text.push(id_)
+        if token is not None:
+            yield replace(token, characters=len(new))
+        yield from sequence.text.settle(new)
+        sequence.made += 1
+        if sequence.text.finished:
             return
-    for sample in samples:
-        if not sample.finished:
-            yield from sample.close("length")
-
-
-@torch.inference_mode()
-def _steps(
-    model: Transformer, vocab_size: int, prompt: Sequence[int], config: SampleConfig
-) -> Iterator[list[int] | Reread]:
-    """The ids of every sample, step by step, with a Reread wherever the context was full.
-
-    Only ids below `vocab_size` are drawn: some models have more, without meaning, to fill their matrices.
-    """
-    device, context = model.embedding.weight.device, model.config.context
-    recent = torch.tensor(prompt, device=device).repeat(config.num_samples, 1)  # as many as a reread may need
-    streams = generators(config.seed, config.num_samples)
-    seen = Seen.of([prompt] * config.num_samples, vocab_size, device) if needs_seen(config) else None
-    cache = model.new_cache()
-    logits = prefill(model, cache, recent)
-    for step in range(config.max_new_tokens):
-        if step % _DRAWN_TOGETHER == 0:
-            draws = uniforms(streams, _DRAWN_TOGETHER).to(device)
-        ids = next_token(logits[:, :vocab_size], config, draws[:, step % _DRAWN_TOGETHER], seen)
-        yield ids.tolist()
-        if step + 1 == config.max_new_tokens:
+        if sequence.made == self._config.max_new_tokens:
+            yield from sequence.text.close("length")
             return
-        if seen is not None:
-            seen.add(ids)
-        recent = torch.cat((recent, ids[:, None]), 1)[:, -max(context // 2, 1) :]
-        if cache.length == context:
-            cache.truncate(0)
-            yield Reread(recent.shape[1])
-            logits = prefill(model, cache, recent)
-        else:
-            logits = decode(model, cache, ids)
-
-
-class _Sample:
-    """One sample's ids turned into text, held back where it might be the beginning of a stop string."""
-
-    def __init__(self, index: int, tokenizer: Tokenizer, stop: tuple[str, ...], end_ids: frozenset[int]) -> None:
-        self.finished = False
-        self._index = index
-        self._ids: list[int] = []
-        self._stream: DecodeStream = tokenizer.stream()
-        self._end_ids = end_ids
-        self._stop = stop
-        self._held = ""
-
-    def take(self, id_: int) -> Iterator[Event]:
-        """Takes the next id; gives the text that is now certain, and the end when it comes."""
-        self._ids.append(id_)
-        if id_ in self._end_ids:
-            yield from self.close("end")
-            return
-        self._held += self._stream.push(id_)
-        if (at := self._stop_at()) is not None:
-            yield from self._finish(self._held[:at], "stop")
-            return
-        ready = len(self._held) - self._could_begin_stop()
-        if ready:
-            yield Text(self._index, self._held[:ready])
-            self._held = self._held[ready:]
-
-    def close(self, reason: Reason) -> Iterator[Event]:
-        """Ends the sample, with whatever was held back."""
-        self._held += self._stream.flush()
-        at = self._stop_at()
-        yield from self._finish(self._held if at is None else self._held[:at], reason if at is None else "stop")
-
-    def _finish(self, rest: str, reason: Reason) -> Iterator[Event]:
-        self.finished = True
-        if rest:
-            yield Text(self._index, rest)
-        yield Finished(self._index, reason, tuple(self._ids))
-
-    def _stop_at(self) -> int | None:
-        """Where the first stop string begins, in the text held."""
-        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
-        return min(found, default=None)
-
-    def _could_begin_stop(self) -> int:
-        """Length of the longest end of the held text that begins a stop string."""
-        return max((n for stop in self._stop for n in range(1, len(stop)) if self._held.endswith(stop[:n])), default=0)
+        if self._seen is not None:
+            self._seen.add(torch.tensor([id_]), [sequence.slot])
+        full = len(sequence.ids) == self._context
+        sequence.ids.append(id_)
+        sequence.read = len(sequence.ids) - 1
+        if full:
+            del sequence.ids[: -max(self._context // 2, 1)]
+            sequence.read = 0
+            sequence.lookup.restart()
+            yield Reread(len(sequence.ids))

@@ -27,6 +27,14 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class PromptsRead:
+    """New prompts have been read, and the first token of each is drawn. Equal prompts are read once."""
+
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Reread:
     """The context was full: the model goes on from the most recent `kept` tokens. Said each time."""
 
@@ -113,4 +121,4 @@ class Candidates:
         return tuple(max(1 - sum(column), 0.0) for column in columns)
 
 
-Event = Text | Finished | Reread | Token
+Event = Text | Finished | PromptsRead | Reread | Token

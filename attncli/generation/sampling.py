@@ -55,15 +55,26 @@ class Seen:
     @classmethod
     def of(cls, prompts: Sequence[Sequence[int]], vocab_size: int, device: torch.device | str = "cpu") -> Self:
         """What is seen before anything is generated: prompts of any length, one for each row."""
-        text = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
-        for row, prompt in zip(text, prompts, strict=True):
-            row[list(prompt)] = True
-        return cls(text.to(device), torch.zeros_like(text, device=device))
+        text = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=device)
+        seen = cls(text, torch.zeros_like(text))
+        for row, prompt in enumerate(prompts):
+            seen.begin(row, prompt)
+        return seen
 
-    def add(self, ids: Tensor) -> None:
-        """Takes the next token of every row, ids (B,), in place."""
-        self.text.scatter_(1, ids[:, None], True)
-        self.generated.scatter_(1, ids[:, None], True)
+    def begin(self, row: int, prompt: Sequence[int]) -> None:
+        """Makes a row that of another text, in place."""
+        self.text[row] = self.generated[row] = False
+        self.text[row, list(prompt)] = True
+
+    def add(self, ids: Tensor, rows: Sequence[int] | None = None) -> None:
+        """Takes the next token of every row, or of some, ids (B,), in place."""
+        at = torch.arange(len(ids)) if rows is None else torch.tensor(rows)
+        self.text[at, ids] = True
+        self.generated[at, ids] = True
+
+    def of_rows(self, rows: Sequence[int]) -> Self:
+        """The same for these rows alone, in their order."""
+        return type(self)(self.text[rows], self.generated[rows])
 
 
 def needs_seen(config: SampleConfig) -> bool:

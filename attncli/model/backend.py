@@ -57,6 +57,10 @@ class Backend(Protocol):
     def device(self) -> torch.device:
         """Where its logits are."""
 
+    @property
+    def exact(self) -> bool:
+        """Whether a row's numbers are the same to the last bit, whatever is read beside it and at once."""
+
     def new_cache(self, sequences: int) -> SequenceCache:
         """An empty cache for so many sequences."""
 
@@ -106,6 +110,8 @@ class BatchCache(KVCache):
 
 class TorchBackend:
     """A Transformer that reads pieces of equal start and length together."""
+
+    exact = False  # PyTorch's products go by their shapes
 
     def __init__(self, model: Transformer) -> None:
         self._model = model

@@ -204,7 +204,8 @@ INLINE void chunk_of(const matrix *m, int chunk, rows all_rows, int type) {
         tiles(m, block, BLOCKS, all_rows, type);
         return;
     }
-    for (; block < last; block++, all_rows.y += LANES) tiles(m, block, 1, all_rows, type);
+    for (; block < last; block++, all_rows.y += LANES)
+        for (int r = 0; r < all_rows.rows; r++) tile(m, block, 1, all_rows, r, 1, type);
 }
 
 /* x (rows, inputs) -> y (rows, up to 64): the outputs of a chunk. */
@@ -639,6 +640,15 @@ static int make_room(engine *e, const call *job) {
     e->opened = e->mixed + n * e->mixed_width;
     e->own = e->opened + n * e->opened_width;
     return 0;
+}
+
+/* Whether this compiler knows numbers of sixteen bits. */
+EXPORT int reads_float16(void) {
+#ifdef __FLT16_MAX__
+    return 1;
+#else
+    return 0;
+#endif
 }
 
 /* Reads the rows of a call: their keys and values, and the logits asked for, into the caller's buffers.

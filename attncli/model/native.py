@@ -173,6 +173,7 @@ class NativeBackend:
     """
 
     device = torch.device("cpu")
+    exact = True
 
     def __init__(self, model: Transformer, *, int8: bool = False, threads: int | None = None) -> None:
         functions = _functions()
@@ -307,6 +308,8 @@ class NativeBackend:
             scale = None
             if self._int8:
                 weight_, scale = to_int8(weight)
+            elif weight.dtype == torch.float16 and not _functions().reads_float16():
+                weight_ = weight.float()
             else:
                 weight_ = weight.detach()
             known = _Matrix(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -81,9 +80,9 @@ def _compiler() -> list[str] | None:
 
 def _key(compiler: list[str]) -> str:
     """Of everything that the library depends on: its source, how it is made, and for which processor."""
-    processor = platform.processor() + platform.machine()
+    processor = f"{os.uname().sysname} {os.uname().machine}"
     with suppress(OSError):  # elsewhere than on Linux
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor += next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    parts = (_SOURCE.read_bytes(), repr((compiler, _FLAGS, platform.platform(), processor)).encode())
+    parts = (_SOURCE.read_bytes(), repr((compiler, _FLAGS, processor)).encode())
     return hashlib.sha256(b"".join(parts)).hexdigest()[:32]

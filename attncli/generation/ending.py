@@ -1,0 +1,64 @@
+"""Ids that arrive one at a time made into text that is certain to stay, and where that text ends.
+
+Owns stop strings, which may lie across the borders of tokens, and the end of the document. Knows nothing of networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attncli.generation.events import Event, Finished, Reason, Text
+from attncli.text.tokenizer import DecodeStream, Tokenizer
+
+
+class SampleText:
+    """One sample's ids turned into text, held back where it might be the beginning of a stop string."""
+
+    def __init__(self, sample: int, tokenizer: Tokenizer, stop: tuple[str, ...], end_ids: frozenset[int]) -> None:
+        self.finished = False
+        self._sample = sample
+        self._ids: list[int] = []
+        self._stream: DecodeStream = tokenizer.stream()
+        self._end_ids = end_ids
+        self._stop = stop
+        self._held = ""
+
+    def push(self, id_: int) -> str:
+        """Takes the next id; returns the text that is complete with it, which `settle` then gives out."""
+        self._ids.append(id_)
+        return "" if id_ in self._end_ids else self._stream.push(id_)
+
+    def settle(self, new: str) -> Iterator[Event]:
+        """Gives the text that is now certain, and the end when it has come."""
+        if self._ids[-1] in self._end_ids:
+            yield from self.close("end")
+            return
+        self._held += new
+        if (at := self._stop_at()) is not None:
+            yield from self._finish(self._held[:at], "stop")
+            return
+        ready = len(self._held) - self._could_begin_stop()
+        if ready:
+            yield Text(self._sample, self._held[:ready])
+            self._held = self._held[ready:]
+
+    def close(self, reason: Reason) -> Iterator[Event]:
+        """Ends the sample, with whatever was held back."""
+        self._held += self._stream.flush()
+        at = self._stop_at()
+        yield from self._finish(self._held if at is None else self._held[:at], reason if at is None else "stop")
+
+    def _finish(self, rest: str, reason: Reason) -> Iterator[Event]:
+        self.finished = True
+        if rest:
+            yield Text(self._sample, rest)
+        yield Finished(self._sample, reason, tuple(self._ids))
+
+    def _stop_at(self) -> int | None:
+        """Where the first stop string begins, in the text held."""
+        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        return min(found, default=None)
+
+    def _could_begin_stop(self) -> int:
+        """Length of the longest end of the held text that begins a stop string."""
+        return max((n for stop in self._stop for n in range(1, len(stop)) if self._held.endswith(stop[:n])), default=0)
