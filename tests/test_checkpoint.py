@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from attncli.checkpoint import directory, store
+from attncli.checkpoint import directory, store, weights
 from attncli.checkpoint.directory import find_model, list_models, previous_of, read_json
 from attncli.checkpoint.formats import config_from_json
 from attncli.checkpoint.store import Checkpoint, State, load_model, lock, read_resumable, settle, write_checkpoint
@@ -208,7 +208,16 @@ def change_config(path, **changes):
         ({"model_type": ["qwen3"]}, "model_type is"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "names code of its own"),
         ({"hidden_act": "relu"}, "only silu"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "rotary scaling 'llama3'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "lacks 'low_freq_factor'"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 8}}, "rotary scaling 'longrope' is not supported"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "rope factor is 0"),
+        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "rope factor is '2'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": None}}, "rope factor is None"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2, "truncate": "x"}}, "rope truncate is 'x'"),
+        ({"rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "only a part of each head"),
+        ({"partial_rotary_factor": 0.5}, "only a part of each head"),
+        ({"rope_scaling": [1]}, "rotary settings are not an object"),
+        ({"model_type": "smollm3"}, "model_type is 'smollm3', which is not supported"),
         ({"rope_theta": 0}, "rope_theta is 0"),
         ({"quantization_config": {"bits": 4}}, "quantized"),
         ({"vocab_size": 100}, "tokenizer has 257 ids"),
@@ -292,13 +301,13 @@ def test_tensors_that_do_not_fit_are_refused(saved, change):
 
 def test_weights_cut_while_they_are_read_are_an_error_not_a_crash(saved, monkeypatch):
     path = without_manifest(saved) / directory.WEIGHTS
-    check = store._check_header
+    check = weights._check_headers
 
     def check_then_cut(*args):
         check(*args)
         os.truncate(path, path.stat().st_size // 2)
 
-    monkeypatch.setattr(store, "_check_header", check_then_cut)
+    monkeypatch.setattr(weights, "_check_headers", check_then_cut)
     with pytest.raises(BadCheckpoint, match="not a safetensors file"):
         load(saved)
 

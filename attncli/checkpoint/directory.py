@@ -23,6 +23,7 @@ GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of weights in shards
 RUN = "run.json"
 METRICS = "metrics.jsonl"
 MANIFEST = "manifest.json"
@@ -212,6 +213,27 @@ class ModelFolder:
     def json_if_any(self, name: str) -> dict[str, Any]:
         """A JSON object, or an empty one when there is no such file."""
         return self.json(name) if self.holds(name) else {}
+
+    def file(self, name: str) -> Path:
+        """The path of a file that is there."""
+        if not (self.path / name).is_file():
+            self.read(name)  # says what is there instead
+        return self.path / name
+
+    def file_inside(self, name: str) -> Path:
+        """The same for a file that another one names: never a link that leads out of the directory.
+
+        A directory of the hub's cache is one of links, to files of the same model's cache.
+        """
+        path = self.path.resolve()
+        cache = path.parent.parent
+        inside = cache if path.parent.name == "snapshots" and (cache / "blobs").is_dir() else path
+        if not (self.path / name).resolve().is_relative_to(inside):
+            raise BadCheckpoint(
+                f"{self.path / name} is a link that leads out of its directory, and is not opened.",
+                "Put the file itself there.",
+            )
+        return self.file(name)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer."""
