@@ -132,6 +132,14 @@ def test_a_directory_of_theirs_is_read_by_us_and_what_we_write_of_it_by_both(nam
     assert greedy(again, tokenizer, prompt) == their_greedy(rewritten, prompt, tokenizer.end_of_text) == found
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
+def test_shards_of_theirs_are_read_by_us(name, tmp_path, tokenizer):
+    theirs = their_model(name)
+    save_theirs(tmp_path, theirs, tokenizer, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    compare(load_model(tmp_path, CPU, torch.float32).model, theirs)
+
+
 @pytest.mark.parametrize(("name", "base"), [("gpt2", "transformer."), ("llama", "model.")])
 def test_names_without_their_base_and_the_buffers_of_old_files_are_read(name, base, tmp_path, tokenizer):
     theirs = their_model(name)

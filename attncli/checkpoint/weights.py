@@ -145,7 +145,8 @@ def _check_headers(files: list[TensorFile], config: ModelConfig, expected: dict[
             found[name] = file.path, entry
     if found.keys() != expected.keys():
         missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-        named = f"lacks {missing[0]}" if missing else f"holds {ascii(extra[0])[:80]}, which the model does not have"
+        unknown = "" if missing else ascii(found[extra[0]][1].name)[:80]
+        named = f"lacks {missing[0]}" if missing else f"holds {unknown}, which the model does not have"
         where = files[0].path if len(files) == 1 else files[0].path.parent
         raise BadCheckpoint(f"{where} {named} ({len(missing)} missing, {len(extra)} extra).", "It is of another model.")
     for name, shape in expected.items():
