@@ -85,8 +85,8 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        """The name of its directory."""
-        return self.path.resolve().name
+        """What its directory is called."""
+        return directory.name_of(self.path)
 
 
 @contextmanager

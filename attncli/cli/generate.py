@@ -11,6 +11,7 @@ from attncli.cli.options import (
     DtypeOption,
     JsonOption,
     ModelOption,
+    RevisionOption,
     SeedOption,
     draw_seed,
     parse_count,
@@ -30,6 +31,7 @@ _PENALTY = "Above 1 makes tokens seen before less likely; 1 is off."
 def generate(
     prompt: Annotated[str | None, typer.Argument(help=_PROMPT, show_default=False)] = None,
     model: ModelOption = None,
+    revision: RevisionOption = None,
     temperature: Annotated[float, typer.Option("--temperature", "-t", help=_TEMPERATURE)] = SampleConfig.temperature,
     top_k: Annotated[int, typer.Option(help="Draw from the k most probable tokens; 0 is off.")] = SampleConfig.top_k,
     top_p: Annotated[float, typer.Option(help=_TOP_P)] = SampleConfig.top_p,
@@ -61,7 +63,7 @@ def generate(
     from attncli.render.console import output, print_json, print_note
     from attncli.render.generation import GenerationScreen
 
-    loaded = load(model, device, dtype)
+    loaded = load(model, device, dtype, revision)
     start = loaded.tokenizer.encode(text) or [loaded.start_of_text]
     events = generated(loaded.model, loaded.tokenizer, start, config, loaded.end_ids)
     screen = GenerationScreen(output(), text, num_samples, live=stream and not json)
