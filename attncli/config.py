@@ -14,6 +14,7 @@ from attncli.errors import UsageProblem
 
 Norm = Literal["rms", "layer"]
 Positions = Literal["rotary", "learned"]
+RopeKind = Literal["linear", "llama3", "yarn"]
 Activation = Literal["swiglu", "gelu"]
 TokenizerKind = Literal["bpe", "char", "byte"]
 OptimizerKind = Literal["muon", "adamw"]
@@ -37,6 +38,38 @@ def _require(ok: bool, name: str, value: object, rule: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How rotary frequencies are slowed so that a model reads further than it was first trained to.
+
+    `linear` divides all of them by `factor`; `llama3` and `yarn` only the slow ones, which turn less than once or so
+    in `original_context`. The formulas are with `model.attention.rotary_frequencies`.
+    """
+
+    kind: RopeKind
+    factor: float
+    original_context: int | None = None  # tokens; of llama3 and yarn
+    low_frequency: float = 1.0  # llama3: what turns less often than this is slowed by all of the factor
+    high_frequency: float = 4.0  # llama3: what turns more often than this stays as it is
+    beta_slow: float = 1.0  # yarn: the same
+    beta_fast: float = 32.0  # yarn: likewise
+    truncate: bool = True  # yarn: the borders fall between two frequencies
+    attention_factor: float = 1.0  # of cosines and sines, so that scores are multiplied by its square
+
+    def __post_init__(self) -> None:
+        _require(self.kind in ("linear", "llama3", "yarn"), "rope type", self.kind, "'linear', 'llama3' or 'yarn'")
+        for name in ("factor", "low_frequency", "high_frequency", "beta_slow", "beta_fast", "attention_factor"):
+            value = getattr(self, name)
+            _require(_positive(value), f"rope {name}", value, "a finite number above 0")
+        if self.kind != "linear":
+            original = self.original_context
+            _require(_whole(original) and original >= 1, "rope original_context", original, "a whole number from 1")  # type: ignore[operator]
+        if self.kind == "llama3":
+            low, high = self.low_frequency, self.high_frequency
+            _require(low < high, "rope high_frequency", high, f"above low_frequency ({low})")
+        _require(isinstance(self.truncate, bool), "rope truncate", self.truncate, "true or false")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The shape of a decoder-only transformer.
 
@@ -57,9 +90,12 @@ class ModelConfig:
     norm_eps: float = 1e-6
     positions: Positions = "rotary"
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
     activation: Activation = "swiglu"
     qk_norm: bool = True
     qkv_bias: bool = False
+    attention_bias: bool = False  # on all four matrices of attention
+    feed_forward_bias: bool = False
     bias: bool = False  # on every linear layer, LayerNorm included
     window: int | None = None  # a query sees this many tokens, itself included
     window_from: int = 0  # layers before this one see everything
@@ -87,9 +123,28 @@ class ModelConfig:
             _require(self.head_width % 2 == 0, "head_width", self.head_width, "even, for rotary positions")
         _require(_positive(self.norm_eps), "norm_eps", self.norm_eps, "a finite number above 0")
         _require(_positive(self.rope_theta), "rope_theta", self.rope_theta, "a finite number above 0")
+        if self.rope_scaling is not None:
+            _require(self.positions == "rotary", "rope_scaling", self.rope_scaling, "unset for learned positions")
+            if self.rope_scaling.kind == "yarn":
+                _require(self.rope_theta > 1, "rope_theta", self.rope_theta, "above 1 for yarn")
         if self.window is not None:
             _require(_whole(self.window) and self.window >= 1, "window", self.window, "a whole number from 1")
         _require(_whole(self.window_from) and self.window_from >= 0, "window_from", self.window_from, "0 or more")
+
+    @property
+    def biased_inputs(self) -> bool:
+        """Whether the query, key and value matrices have biases."""
+        return self.bias or self.attention_bias or self.qkv_bias
+
+    @property
+    def biased_output(self) -> bool:
+        """Whether the output matrix of attention has one."""
+        return self.bias or self.attention_bias
+
+    @property
+    def biased_feed_forward(self) -> bool:
+        """Whether the matrices of the feed-forward part have biases."""
+        return self.bias or self.feed_forward_bias
 
     def window_of(self, layer: int) -> int | None:
         """The attention window of a layer (0-based): how many tokens a query sees, or None for all."""

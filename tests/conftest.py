@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from attncli.checkpoint import directory
-from attncli.config import ModelConfig
+from attncli.config import ModelConfig, RopeScaling
 from attncli.model.attention import AttentionSteps, Observer
 from attncli.model.transformer import Transformer, initialize
 
@@ -71,6 +71,10 @@ SHAPES = {
 FAMILIES = {
     **SHAPES,
     "qwen2": {"qk_norm": False, "qkv_bias": True},
+    "llama-yarn": {
+        "qk_norm": False, "attention_bias": True,
+        "rope_scaling": RopeScaling(kind="yarn", factor=4.0, original_context=24, attention_factor=1.2),
+    },
     "gpt2": {
         "qk_norm": False, "bias": True, "norm": "layer", "norm_eps": 1e-5, "positions": "learned",
         "activation": "gelu", "kv_heads": 4, "feed_forward_width": 128,

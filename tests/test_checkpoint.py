@@ -9,6 +9,7 @@ import pickle
 import re
 import shutil
 import struct
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from attncli.checkpoint import directory, store
+from attncli.checkpoint import directory, store, weights
 from attncli.checkpoint.directory import find_model, list_models, previous_of, read_json
 from attncli.checkpoint.formats import config_from_json
 from attncli.checkpoint.store import Checkpoint, State, load_model, lock, read_resumable, settle, write_checkpoint
@@ -208,7 +209,16 @@ def change_config(path, **changes):
         ({"model_type": ["qwen3"]}, "model_type is"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "names code of its own"),
         ({"hidden_act": "relu"}, "only silu"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "rotary scaling 'llama3'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "lacks 'low_freq_factor'"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 8}}, "rotary scaling 'longrope' is not supported"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "rope factor is 0"),
+        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "rope factor is '2'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": None}}, "rope factor is None"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2, "truncate": "x"}}, "rope truncate is 'x'"),
+        ({"rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "only a part of each head"),
+        ({"partial_rotary_factor": 0.5}, "only a part of each head"),
+        ({"rope_scaling": [1]}, "rotary settings are not an object"),
+        ({"model_type": "smollm3"}, "model_type is 'smollm3', which is not supported"),
         ({"rope_theta": 0}, "rope_theta is 0"),
         ({"quantization_config": {"bits": 4}}, "quantized"),
         ({"vocab_size": 100}, "tokenizer has 257 ids"),
@@ -292,13 +302,13 @@ def test_tensors_that_do_not_fit_are_refused(saved, change):
 
 def test_weights_cut_while_they_are_read_are_an_error_not_a_crash(saved, monkeypatch):
     path = without_manifest(saved) / directory.WEIGHTS
-    check = store._check_header
+    check = weights._check_headers
 
     def check_then_cut(*args):
         check(*args)
         os.truncate(path, path.stat().st_size // 2)
 
-    monkeypatch.setattr(store, "_check_header", check_then_cut)
+    monkeypatch.setattr(weights, "_check_headers", check_then_cut)
     with pytest.raises(BadCheckpoint, match="not a safetensors file"):
         load(saved)
 
@@ -365,6 +375,158 @@ def test_a_directory_replaced_while_it_is_read_is_read_again(saved, monkeypatch)
     monkeypatch.setattr(store, "read_weights", replaced_meanwhile)
     assert load(saved).run == {"step": 8}
     assert len(calls) == 2
+
+
+# Shards
+
+
+@pytest.fixture
+def sharded(saved):
+    """The same model in three files and an index, with no manifest."""
+    path = without_manifest(saved)
+    tensors = load_file(path / directory.WEIGHTS)
+    (path / directory.WEIGHTS).unlink()
+    index = {name: f"model-{i % 3 + 1:05}-of-00003.safetensors" for i, name in enumerate(sorted(tensors))}
+    for file in set(index.values()):
+        save_file({name: tensors[name] for name in tensors if index[name] == file}, path / file)
+    write_index(path, index)
+    return path
+
+
+def write_index(path, index):
+    (path / directory.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+def read_index(path):
+    return json.loads((path / directory.INDEX).read_text())["weight_map"]
+
+
+def test_weights_in_shards_are_those_in_one_file(sharded):
+    for name, tensor in tiny_model(vocab_size=257).state_dict().items():
+        torch.testing.assert_close(load(sharded).model.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+SHARD = "model-00002-of-00003.safetensors"
+QUERY = "model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize("way", ["../", "/", "a/", "a\\", "./", "\0"])
+def test_an_index_names_files_of_its_directory_alone(sharded, way, monkeypatch):
+    """Nothing outside is even opened: neither what the index names, nor what a link in its place leads to."""
+    (sharded / SHARD).rename(sharded.parent / SHARD)
+    named = str(sharded.parent / SHARD) if way == "/" else way + SHARD
+    write_index(sharded, {name: named if file == SHARD else file for name, file in read_index(sharded).items()})
+    with only_opened_in(sharded, monkeypatch), pytest.raises(BadCheckpoint, match="no safetensors file of this"):
+        load(sharded)
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "chain"])
+def test_a_link_out_of_the_directory_is_not_followed(sharded, what, monkeypatch):
+    outside = sharded.parent / "outside"
+    outside.mkdir()
+    (sharded / SHARD).rename(outside / SHARD)
+    if what == "chain":
+        (sharded / "inner").symlink_to(outside)
+        (sharded / SHARD).symlink_to("inner/" + SHARD)
+    else:
+        (sharded / SHARD).symlink_to(outside / SHARD if what == "file" else Path("../outside") / SHARD)
+    with only_opened_in(sharded, monkeypatch), pytest.raises(BadCheckpoint, match="leads out of its directory"):
+        load(sharded)
+
+
+@contextmanager
+def only_opened_in(folder, monkeypatch):
+    """Fails when a file elsewhere, links followed, is opened."""
+    real = Path.open
+
+    def watched(self, *args, **options):
+        assert self.resolve().is_relative_to(folder.resolve()), f"{self} was opened"
+        return real(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", watched)
+        yield
+
+
+def test_a_directory_of_the_hubs_cache_is_one_of_links(sharded):
+    """Its files lie beside it, under their digests; a link that leads out of the model's cache is refused there too."""
+    cache = sharded.parent / "models--someone--tiny"
+    snapshot = cache / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    for number, file in enumerate(sorted(sharded.iterdir())):
+        if file.is_file():
+            file.rename(cache / "blobs" / str(number))
+            (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    load(snapshot)
+    (snapshot / SHARD).resolve().rename(sharded / SHARD)
+    (snapshot / SHARD).unlink()
+    (snapshot / SHARD).symlink_to(sharded / SHARD)
+    with pytest.raises(BadCheckpoint, match="leads out of its directory"):
+        load(snapshot)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("a tensor in two shards", f"holds '{QUERY}', which model.safetensors.index.json does not say .0 missing, 1"),
+        ("a tensor under two names", "norm.weight' twice"),
+        ("a tensor in another shard", f"does not hold '{QUERY}' .1 missing, 1 extra"),
+        ("a tensor that only the index has", "does not hold 'x' .1 missing, 0 extra"),
+        ("a tensor in neither", f"lacks {QUERY} .1 missing, 0 extra"),
+        ("a tensor too many", "holds 'x', which the model does not have .0 missing, 1 extra"),
+        ("a shard that is missing", f"holds no {SHARD}"),
+        ("a shard that is a pickle", "not a safetensors file"),
+        ("a shard cut short", "bytes, and its header says"),
+        ("a number that is none", "not a finite number"),
+        ("an index of no tensors", "lists no tensors"),
+        ("an index of lists", "lists no tensors"),
+        ("an index that is a list", "lists no tensors"),
+        ("an index of too many files", "the most are 512"),
+    ],
+)
+def test_shards_that_do_not_fit_are_refused(sharded, change, message):
+    index = read_index(sharded)
+    first, second = sharded / SHARD.replace("2-", "1-"), sharded / SHARD
+    if index[QUERY] != first.name:
+        first, second = second, first
+        assert index[QUERY] == first.name
+    held, other = load_file(first), load_file(second)
+    if change == "a tensor in two shards":
+        other[QUERY] = held[QUERY]
+    elif change == "a tensor under two names":
+        index["norm.weight"] = second.name
+        other["norm.weight"] = torch.zeros(32)
+    elif change == "a tensor in another shard":
+        other[QUERY] = held.pop(QUERY)
+    elif change == "a tensor that only the index has":
+        index["x"] = first.name
+    elif change == "a tensor in neither":
+        del held[QUERY], index[QUERY]
+    elif change == "a tensor too many":
+        held["x"], index["x"] = torch.zeros(1), first.name
+    elif change == "a number that is none":
+        held[QUERY][0, 0] = float("inf")
+    elif change == "an index of no tensors":
+        index = {}
+    elif change == "an index of lists":
+        index[QUERY] = [first.name]
+    elif change == "an index that is a list":
+        index = list(index)
+    elif change == "an index of too many files":
+        index = {str(number): f"{number}.safetensors" for number in range(600)}
+    save_file(held, first)
+    save_file(other, second)
+    write_index(sharded, index)
+    if change == "a shard that is missing":
+        (sharded / SHARD).unlink()
+    elif change == "a shard that is a pickle":
+        first.write_bytes(pickle.dumps(Canary()))
+    elif change == "a shard cut short":
+        os.truncate(first, first.stat().st_size - 1)
+    with pytest.raises(BadCheckpoint, match=message):
+        load(sharded)
+    assert not (Path.cwd() / "canary").exists()
 
 
 # Files of tensors: what we write and read, held to the library of the format
@@ -522,6 +684,31 @@ def test_a_save_takes_no_memory_and_a_load_that_of_the_weights(tmp_path):
     assert 0.8 * size < loading < 1.2 * size
     resuming, _ = peak_beyond(lambda: read_resumable(tmp_path / "m"))
     assert resuming < 2.2 * size
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="peaks of memory are told by Linux alone")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shards", [1, 4])
+def test_weights_of_16_bits_are_loaded_without_a_wider_copy(tmp_path, dtype, shards):
+    """Also not of one tensor: the largest here is nearly half of the model, and twice as large in float32."""
+    model = tiny_model(dtype=dtype, vocab_size=20_000, layers=4, width=512, feed_forward_width=2048, head_width=64)
+    weights = model.state_dict()
+    size = sum(tensor.nbytes for tensor in weights.values()) / 1e6
+    assert model.embedding.weight.nbytes / 1e6 > 0.4 * size  # and the first in the file
+    write_checkpoint(tmp_path / "m", Checkpoint(model.config, weights, byte_tokenizer(), 10))
+    if shards > 1:
+        tensors = load_file(without_manifest(tmp_path / "m") / directory.WEIGHTS)
+        (tmp_path / "m" / directory.WEIGHTS).unlink()
+        index = {name: f"{i % shards}.safetensors" for i, name in enumerate(tensors)}
+        for file in set(index.values()):
+            save_file({name: tensors[name] for name in tensors if index[name] == file}, tmp_path / "m" / file)
+        write_index(tmp_path / "m", index)
+        del tensors
+    write_checkpoint(tmp_path / "warm", checkpoint())
+    load_model(tmp_path / "warm", CPU, dtype)
+    loading, loaded = peak_beyond(lambda: load_model(tmp_path / "m", CPU, dtype))
+    assert {tensor.dtype for tensor in loaded.model.state_dict().values()} == {dtype}
+    assert 0.8 * size < loading < 1.2 * size
 
 
 def test_weights_of_any_type_can_be_trained_on_from(saved):

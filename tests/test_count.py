@@ -46,6 +46,8 @@ def configs(draw):
         activation=draw(st.sampled_from(["swiglu", "gelu"])),
         qk_norm=draw(flag),
         qkv_bias=draw(flag),
+        attention_bias=draw(flag),
+        feed_forward_bias=draw(flag),
         bias=draw(flag),
         window=draw(st.none() | st.integers(1, 9)),
         tied=draw(flag),

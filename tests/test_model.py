@@ -3,6 +3,7 @@
 import math
 import os
 import resource
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from attncli.config import RopeScaling
 from attncli.model import device
-from attncli.model.attention import Attention, Observer
+from attncli.model.attention import Attention, Observer, Rotary, rotary_frequencies
 from attncli.model.cache import KVCache
 from attncli.model.mask import causal_mask
 from attncli.training import measure, saver
@@ -206,3 +208,39 @@ def test_the_memory_is_that_of_the_machine_or_of_the_control_group(tmp_path, mon
     assert device.physical_memory() == 900_000
     monkeypatch.setattr(device, "_MEMBERSHIP", tmp_path / "nowhere")
     assert device.physical_memory() == 900_000
+
+
+SLOWED = {  # of the frequencies 1, 1/2, 1/4 and 1/8; in 100 tokens these turn 15.9, 7.96, 3.98 and 1.99 times
+    "linear": (RopeScaling(kind="linear", factor=4.0), [1 / 4, 1 / 8, 1 / 16, 1 / 32]),
+    "llama3": (  # the third turns 3.979 times: of the way from 2 to 5 that is 0.6596
+        RopeScaling(kind="llama3", factor=4.0, original_context=100, low_frequency=2.0, high_frequency=5.0),
+        [1, 1 / 2, (0.659625 + 0.340375 / 4) / 4, 1 / 32],
+    ),
+    "yarn": (  # 8 turns fall between the first and the second, 2.5 between the third and the fourth
+        RopeScaling(kind="yarn", factor=4.0, original_context=100, beta_fast=8.0, beta_slow=2.5),
+        [1, (2 / 3 + 1 / 3 / 4) / 2, (1 / 3 + 2 / 3 / 4) / 4, 1 / 32],
+    ),
+    "yarn, not truncated": (  # 8 turns are at log2(100 / 16 pi) = 0.99236, 2.5 at log2(100 / 5 pi) = 2.67043
+        RopeScaling(kind="yarn", factor=4.0, original_context=100, beta_fast=8.0, beta_slow=2.5, truncate=False),
+        [1, (0.995447 + 0.004553 / 4) / 2, (0.399525 + 0.600475 / 4) / 4, 1 / 32],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SLOWED)
+def test_slowed_rotations_are_those_computed_by_hand(name):
+    scaling, expected = SLOWED[name]
+    found = rotary_frequencies(8, 16.0, scaling)
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-6)
+    table = Rotary.table(torch.arange(50), 8, 16.0, scaling)
+    angles = torch.outer(torch.arange(50.0), found).repeat(1, 2)
+    torch.testing.assert_close(table.cos, angles.cos())
+    torch.testing.assert_close(table.sin[:, 4:], angles.sin()[:, 4:])
+
+
+def test_yarn_multiplies_scores_by_the_square_of_its_factor():
+    loud = RopeScaling(kind="yarn", factor=4.0, original_context=100, attention_factor=1.5)
+    x = torch.randn(1, 1, 5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tables = [Rotary.table(torch.arange(5), 8, 16.0, replace(loud, attention_factor=size)) for size in (1.0, 1.5)]
+    plain, scaled = (table.at(0, 5, x.dtype).apply(x) for table in tables)
+    torch.testing.assert_close(scaled @ scaled.mT, 2.25 * plain @ plain.mT, rtol=1e-5, atol=1e-5)

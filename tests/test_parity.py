@@ -10,22 +10,41 @@ from safetensors.torch import load_file, save_file
 from attncli.checkpoint.formats import config_from_json, config_to_json
 from attncli.checkpoint.store import Checkpoint, load_model, write_checkpoint
 from attncli.config import SampleConfig
+from attncli.errors import BadCheckpoint
 from attncli.generation.engine import generate
 from attncli.generation.events import Finished
 from attncli.text.tokenizer import train_tokenizer
-from tests.conftest import FAMILIES, SHAPES, ids_of, story, tiny_config, tiny_model
+from tests.conftest import FAMILIES, ids_of, story, tiny_config, tiny_model
 from tests.test_model import Recorder
 
 CPU = torch.device("cpu")
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 500.0}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+WINDOW = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}
+TIED = {"tie_word_embeddings": True}
 THEIRS = {
-    "qwen3": (transformers.Qwen3Config, {}),
-    "qwen3-window": (
-        transformers.Qwen3Config,
-        {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1, "tie_word_embeddings": True},
-    ),
-    "llama": (transformers.LlamaConfig, {"tie_word_embeddings": True}),
-    "llama-bias": (transformers.LlamaConfig, {"attention_bias": True, "mlp_bias": True, "rope_theta": 500.0}),
-    "mistral-window": (transformers.MistralConfig, {"sliding_window": 7}),
+    "qwen3": ("Qwen3", {}),
+    "qwen3-window": ("Qwen3", WINDOW | TIED),
+    "qwen3-bias": ("Qwen3", {"attention_bias": True, "head_dim": 12}),
+    "qwen3-yarn": ("Qwen3", {"rope_parameters": YARN}),
+    "qwen2": ("Qwen2", {}),
+    "qwen2-window": ("Qwen2", WINDOW | TIED),
+    "qwen2-yarn": ("Qwen2", {"rope_parameters": {**YARN, "beta_fast": 8, "beta_slow": 0.5, "truncate": False}}),
+    "qwen2-apart": ("Qwen2", {"head_dim": 12, "num_key_value_heads": 1}),
+    "llama": ("Llama", TIED),
+    "llama-apart": ("Llama", {"head_dim": 16, "num_key_value_heads": 4, "rms_norm_eps": 1e-3}),
+    "llama-bias": ("Llama", {"attention_bias": True, "mlp_bias": True, "rope_theta": 500.0}),
+    "llama-attention-bias": ("Llama", {"attention_bias": True}),
+    "llama-mlp-bias": ("Llama", {"mlp_bias": True} | TIED),
+    "llama-linear": ("Llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}}),
+    "llama-llama3": ("Llama", {"rope_parameters": {**LLAMA3, "original_max_position_embeddings": 64}, "head_dim": 16}),
+    "llama-dynamic": ("Llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}),
+    "llama-yarn": ("Llama", {"rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 1.3}}),
+    "llama-yarn-loud": ("Llama", {"rope_parameters": {**YARN, "attention_factor": 1.5}}),
+    "mistral": ("Mistral", {"sliding_window": None} | TIED),
+    "mistral-window": ("Mistral", {"sliding_window": 7}),
+    "gpt2": ("GPT2", {}),
+    "gpt2-untied": ("GPT2", {"tie_word_embeddings": False, "n_inner": 40, "layer_norm_epsilon": 1e-3}),
 }
 
 
@@ -36,17 +55,31 @@ def tokenizer():
 
 def their_model(name):
     """A random transformers model whose weights are large enough that mistakes show."""
-    make, switches = THEIRS[name]
-    config = make(
-        vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=128, **switches,
-    )  # fmt: skip
+    family, switches = THEIRS[name]
+    shape = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    shape |= {"max_position_embeddings": 128}
+    if family == "GPT2":
+        shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": 0, "eos_token_id": 0}
+    else:
+        shape |= {"intermediate_size": 48, "num_key_value_heads": 2}
+    if family == "Qwen3":
+        shape |= {"head_dim": 8}
+    config = getattr(transformers, f"{family}Config")(**{**shape, **switches})
     torch.manual_seed(1)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.15 * torch.randn(parameter.shape))
     return model
+
+
+def save_theirs(path, model, tokenizer, **options):
+    model.save_pretrained(path, **options)
+    (path / "tokenizer.json").write_text(tokenizer.to_json())
+
+
+def read_by_them(path):
+    return transformers.AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager").eval()
 
 
 def write_ours(path, tokenizer, **switches):
@@ -81,22 +114,77 @@ def their_greedy(model, prompt, end):
 
 
 @pytest.mark.parametrize("name", THEIRS)
-def test_a_directory_of_theirs_is_read_by_us(name, tmp_path, tokenizer):
+def test_a_directory_of_theirs_is_read_by_us_and_what_we_write_of_it_by_both(name, tmp_path, tokenizer):
     theirs = their_model(name)
-    theirs.save_pretrained(tmp_path)
-    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
+    save_theirs(tmp_path, theirs, tokenizer)
     ours = load_model(tmp_path, CPU, torch.float32).model
     compare(ours, theirs)
     prompt = ids_of(9, vocab_size=300)[0].tolist()
     found = greedy(ours, tokenizer, prompt)
     assert found == their_greedy(theirs, prompt, tokenizer.end_of_text)
     assert len(found) == 64
+    write_checkpoint(tmp_path / "again", Checkpoint(ours.config, ours.state_dict(), tokenizer, start_of_text=1))
+    again = load_model(tmp_path / "again", CPU, torch.float32).model
+    assert again.config == ours.config
+    assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in again.state_dict().items())
+    rewritten = read_by_them(tmp_path / "again")
+    compare(again, rewritten)
+    assert greedy(again, tokenizer, prompt) == their_greedy(rewritten, prompt, tokenizer.end_of_text) == found
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
+def test_shards_of_theirs_are_read_by_us(name, tmp_path, tokenizer):
+    theirs = their_model(name)
+    save_theirs(tmp_path, theirs, tokenizer, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    compare(load_model(tmp_path, CPU, torch.float32).model, theirs)
+
+
+@pytest.mark.parametrize(("name", "base"), [("gpt2", "transformer."), ("llama", "model.")])
+def test_names_without_their_base_and_the_buffers_of_old_files_are_read(name, base, tmp_path, tokenizer):
+    theirs = their_model(name)
+    save_theirs(tmp_path, theirs, tokenizer)
+    expected = load_model(tmp_path, CPU, torch.float32).model.state_dict()
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors = {name.removeprefix(base): tensor for name, tensor in tensors.items()}
+    if name == "gpt2":
+        tensors |= {"h.1.attn.bias": torch.ones(1, 1, 128, 128, dtype=torch.bool), "lm_head.weight": torch.zeros(1)}
+        tensors |= {"h.1.attn.masked_bias": torch.tensor(-1e4)}
+    else:
+        tensors |= {"layers.1.self_attn.rotary_emb.inv_freq": torch.ones(4), "lm_head.weight": torch.zeros(1)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    found = load_model(tmp_path, CPU, torch.float32).model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "switch"),
+    [
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        ("gpt2", {"scale_attn_weights": False}),
+        ("gpt2", {"add_cross_attention": True}),
+        ("gpt2", {"activation_function": "relu"}),
+        ("gpt2", {"n_head": 5}),
+        ("gpt2", {"n_embd": None}),
+        ("mistral", {"attention_bias": True}),
+        ("qwen2", {"attention_bias": True}),
+        ("qwen3", {"mlp_bias": True}),
+    ],
+)
+def test_a_switch_that_would_change_the_meaning_is_refused_by_name(name, switch, tmp_path):
+    their_model(name).config.save_pretrained(tmp_path)
+    described = json.loads((tmp_path / "config.json").read_text())
+    config_from_json(described)
+    (switched,) = switch
+    named = {"n_head": "5 heads", "n_embd": "width is None"}.get(switched, switched)
+    with pytest.raises(BadCheckpoint, match="biases" if name == "mistral" else named):
+        config_from_json(described | switch)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_directory_of_ours_is_read_by_them(name, tmp_path, tokenizer):
-    ours = write_ours(tmp_path / "ours", tokenizer, **SHAPES[name])
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager").eval()
+    ours = write_ours(tmp_path / "ours", tokenizer, **FAMILIES[name])
+    theirs = read_by_them(tmp_path / "ours")
     compare(ours, theirs)
     prompt = ids_of(9, vocab_size=300)[0].tolist()
     assert greedy(ours, tokenizer, prompt) == their_greedy(theirs, prompt, tokenizer.end_of_text)
@@ -114,9 +202,10 @@ def test_our_tokenizer_is_read_by_them(kind, tmp_path):
     assert theirs.eos_token_id == ours.end_of_text
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_config_survives_the_round_trip(name):
-    config = tiny_config(**SHAPES[name], rope_theta=5000.0, norm_eps=1e-5)
+    changed = {"norm_eps": 1e-4} if name == "gpt2" else {"norm_eps": 1e-5, "rope_theta": 5000.0}
+    config = tiny_config(**FAMILIES[name] | changed)
     described = json.loads(json.dumps(config_to_json(config, start_of_text=0, end_of_text=1)))
     assert config_from_json(described) == config
 
@@ -130,50 +219,3 @@ def test_half_precision_weights_are_read(tmp_path, tokenizer):
     for name, tensor in loaded.state_dict().items():
         assert tensor.dtype == torch.bfloat16
         torch.testing.assert_close(tensor, model.state_dict()[name].bfloat16(), rtol=0, atol=0)
-
-
-def test_the_gpt2_switches_are_gpt2():
-    """The directory format of GPT-2 is not read yet; the network it needs is, with the weights put in by hand."""
-    config = tiny_config(**FAMILIES["gpt2"])
-    ours = tiny_model(**FAMILIES["gpt2"])
-    theirs = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=97, n_positions=96, n_embd=32, n_layer=3, n_head=4, attn_implementation="eager",
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        )
-    ).eval()  # fmt: skip
-    state = {"transformer.wte.weight": "embedding.weight", "transformer.wpe.weight": "position.weight"}
-    weights = ours.state_dict()
-    loaded = {theirs_: weights[ours_] for theirs_, ours_ in state.items()}
-    loaded |= {f"transformer.ln_f.{kind}": weights[f"norm.{kind}"] for kind in ("weight", "bias")}
-    for layer in range(config.layers):
-        a, b = f"transformer.h.{layer}.", f"blocks.{layer}."
-        for kind in ("weight", "bias"):
-            turn = (lambda x: x.T) if kind == "weight" else (lambda x: x)
-            joined = [weights[f"{b}attention.{part}.{kind}"] for part in ("query", "key", "value")]
-            loaded[f"{a}attn.c_attn.{kind}"] = turn(torch.cat(joined))
-            loaded[f"{a}attn.c_proj.{kind}"] = turn(weights[f"{b}attention.output.{kind}"])
-            loaded[f"{a}mlp.c_fc.{kind}"] = turn(weights[f"{b}feed_forward.up.{kind}"])
-            loaded[f"{a}mlp.c_proj.{kind}"] = turn(weights[f"{b}feed_forward.down.{kind}"])
-            loaded[f"{a}ln_1.{kind}"] = weights[f"{b}attention_norm.{kind}"]
-            loaded[f"{a}ln_2.{kind}"] = weights[f"{b}feed_forward_norm.{kind}"]
-    theirs.load_state_dict({**loaded, "lm_head.weight": weights["embedding.weight"]})
-    ids = ids_of(50, batch=2)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=0, atol=1e-4)
-
-
-def test_the_qwen2_switches_are_qwen2():
-    ours = tiny_model(**FAMILIES["qwen2"], tied=False)
-    theirs = transformers.Qwen2ForCausalLM(
-        transformers.Qwen2Config(
-            vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=96, rms_norm_eps=1e-6,
-        )
-    ).eval()  # fmt: skip
-    from attncli.checkpoint.formats import tensor_name
-
-    theirs.load_state_dict({tensor_name(name): tensor for name, tensor in ours.state_dict().items()})
-    ids = ids_of(50, batch=2)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=0, atol=1e-4)

@@ -23,6 +23,7 @@ GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of weights in shards
 RUN = "run.json"
 METRICS = "metrics.jsonl"
 MANIFEST = "manifest.json"
@@ -35,6 +36,7 @@ TRAIN_FIRST = "Train one first: attncli train FILE"
 _HERE = Path(__file__).resolve().parent.parent
 _SHIPPED_PLACES = (_HERE / MODELS_FOLDER / SHIPPED, _HERE.parent / MODELS_FOLDER / SHIPPED)  # installed; a checkout
 _PREVIOUS = ".previous"
+_OF_HUB = "models--"  # how directories of models are called in the cache of the hub
 _LARGEST_JSON = 4 << 20  # bytes
 _LARGEST_TOKENIZER = 64 << 20
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -90,6 +92,15 @@ def find_model(name: str | None) -> Path:
 def shipped_model() -> Path | None:
     """The directory of the model that comes with attncli, if it does."""
     return next((place for place in _SHIPPED_PLACES if (place / CONFIG).is_file()), None)
+
+
+def name_of(path: Path) -> str:
+    """What a model directory is called: its name, and in the hub's cache owner/name."""
+    path = path.resolve()
+    cache = path.parent.parent.name
+    if path.parent.name == "snapshots" and cache.startswith(_OF_HUB):
+        return cache.removeprefix(_OF_HUB).replace("--", "/", 1)
+    return path.name
 
 
 def previous_of(target: Path) -> Path:
@@ -212,6 +223,28 @@ class ModelFolder:
     def json_if_any(self, name: str) -> dict[str, Any]:
         """A JSON object, or an empty one when there is no such file."""
         return self.json(name) if self.holds(name) else {}
+
+    def file(self, name: str) -> Path:
+        """The path of a file that is there."""
+        if not (self.path / name).is_file():
+            self.read(name)  # says what is there instead
+        return self.path / name
+
+    def file_inside(self, name: str) -> Path:
+        """The same for a file that another one names: never a link that leads out of the directory.
+
+        A directory of the hub's cache is one of links, to files of the same model's cache.
+        """
+        path = self.path.resolve()
+        inside = [path]
+        if path.parent.name == "snapshots" and (cache := path.parent.parent).name.startswith(_OF_HUB):
+            inside += [cache / "blobs", cache.parent / "blobs"]  # the model's own, and those that models share
+        if not any((self.path / name).resolve().is_relative_to(folder) for folder in inside):
+            raise BadCheckpoint(
+                f"{self.path / name} is a link that leads out of its directory, and is not opened.",
+                "Put the file itself there.",
+            )
+        return self.file(name)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer."""

@@ -1,7 +1,7 @@
 """Writing a model directory so that nothing is ever lost, and reading one so that nothing is ever run.
 
-Owns the atomic save, the lock against two runs on one directory, and reading weights whose names, shapes, types and
-digest have been checked. Knows nothing of how weights are trained or used.
+Owns the atomic save, the lock against two runs on one directory, and loading a whole model. Knows nothing of how
+weights are trained or used.
 
 A save is a whole directory, written beside its place, flushed to the disk, then renamed there; the one before stays as
 `.NAME.previous` until the run ends. A reader sees the old one or the new one, never a mixture.
@@ -27,8 +27,10 @@ from torch import Tensor
 
 from attncli.checkpoint import directory
 from attncli.checkpoint.directory import ModelFolder
-from attncli.checkpoint.formats import config_from_json, config_to_json, tensor_name
-from attncli.checkpoint.tensors import TensorFile, open_tensors, write_tensors
+from attncli.checkpoint.formats import config_from_json, config_to_json
+from attncli.checkpoint.names import stored_tensors
+from attncli.checkpoint.tensors import open_tensors, write_tensors
+from attncli.checkpoint.weights import read_weights
 from attncli.config import ModelConfig
 from attncli.errors import BadCheckpoint, OutOfRoom
 from attncli.model.device import dtype_name
@@ -83,8 +85,8 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        """The name of its directory."""
-        return self.path.resolve().name
+        """What its directory is called."""
+        return directory.name_of(self.path)
 
 
 @contextmanager
@@ -228,7 +230,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint, texts: dict[str, bytes]) 
     if checkpoint.state is not None:
         (folder / directory.STATE_FACTS).parent.mkdir()
         digests[directory.STATE_TENSORS] = write_tensors(folder / directory.STATE_TENSORS, checkpoint.state.tensors)
-    weights = {tensor_name(name): tensor for name, tensor in checkpoint.weights.items()}
+    weights = _as_stored(checkpoint.config, checkpoint.weights)
     digests[directory.WEIGHTS] = write_tensors(folder / directory.WEIGHTS, weights, {"format": "pt"})
     for name, data in texts.items():
         digests[name] = hashlib.sha256(data).hexdigest()
@@ -236,6 +238,16 @@ def _write_files(folder: Path, checkpoint: Checkpoint, texts: dict[str, bytes]) 
     _write_flushed(folder / directory.MANIFEST, _json({"sha256": digests}))
     for written in {folder, *((folder / name).parent for name in digests)}:
         _flush_folder(written)
+
+
+def _as_stored(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file: ours under their names; joined, so copied, where a family stores several as one."""
+    joined = {}
+    for name, held in stored_tensors(config, weights).items():
+        parts = [weights[own].detach() for own in held.ours]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        joined[name] = whole.T if held.turned else whole
+    return joined
 
 
 def _json(value: dict[str, Any]) -> bytes:
@@ -267,8 +279,8 @@ def _swap(folder: Path, target: Path) -> None:
     _flush_folder(target.parent)
 
 
-def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """Reads a model directory onto a device.
+def load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
+    """Reads a model directory onto a device, in a type or, for None, the one that it is stored in.
 
     Raises BadCheckpoint for anything that is missing, foreign, damaged or unsafe.
     """
@@ -290,7 +302,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_ctime_ns
 
 
-def _load_model(path: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
     folder = ModelFolder(path)
     described = folder.json(directory.CONFIG)
     config = config_from_json(described, str(path / directory.CONFIG))
@@ -311,74 +323,6 @@ def _ids(setting: object, tokenizer: Tokenizer) -> set[int]:
     """The token ids that a setting names: one, or a list of them, or none."""
     listed = setting if isinstance(setting, list) else [setting]
     return {id_ for id_ in listed if isinstance(id_, int) and 0 <= id_ < tokenizer.vocab_size}
-
-
-def read_weights(folder: ModelFolder, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Transformer:
-    """The model of `config` with the weights of a directory, in evaluation mode. Raises BadCheckpoint.
-
-    Takes the memory of the weights and of one tensor more.
-    """
-    file = _file(folder, directory.WEIGHTS)
-    with open_tensors(file) as opened:
-        model = _empty_model(opened, config)
-        theirs = {tensor_name(name): name for name in model.state_dict()}
-        _check_header(opened, {name: model.state_dict()[ours].shape for name, ours in theirs.items()}, config.tied)
-        weights, unfit = {}, ""
-        for name, tensor in opened.tensors():
-            if name in theirs:
-                if not tensor.sum(dtype=torch.float32).isfinite():
-                    unfit = unfit or name
-                weights[theirs[name]] = tensor.to(device, dtype)
-        folder.check(directory.WEIGHTS, opened.sha256())
-    if unfit:
-        raise BadCheckpoint(
-            f"{file}: {unfit} holds a value that is not a finite number.", "Copy it again, or train again."
-        )
-    model.load_state_dict(weights, assign=True)
-    return model.eval().requires_grad_(False)
-
-
-def _file(folder: ModelFolder, name: str) -> Path:
-    """The path of a file of tensors. Raises BadCheckpoint when there is none."""
-    if not (folder.path / name).is_file():
-        folder.read(name)  # says what is there instead
-    return folder.path / name
-
-
-def _empty_model(opened: TensorFile, config: ModelConfig) -> Transformer:
-    """The model without memory; first the number of layers, so that a false one is not even built."""
-    prefix = tensor_name("blocks.0.attention_norm.weight").partition("0")[0]
-    names = [entry.name for entry in opened.entries]
-    layers = len({name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)})
-    if layers != config.layers:
-        raise BadCheckpoint(
-            f"{opened.path} holds {layers} layers, and {directory.CONFIG} says {config.layers}.",
-            "They are of different models.",
-        )
-    with torch.device("meta"):
-        return Transformer(config)
-
-
-def _check_header(opened: TensorFile, expected: dict[str, torch.Size], tied: bool) -> None:
-    """Names, shapes and types, before any weight is read."""
-    found = {entry.name: entry for entry in opened.entries}
-    if tied:
-        found.pop(tensor_name("head.weight"), None)  # some writers store the tied head again
-    if found.keys() != expected.keys():
-        missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-        named = f"lacks {missing[0]}" if missing else f"holds {ascii(extra[0])[:80]}, which the model does not have"
-        raise BadCheckpoint(
-            f"{opened.path} {named} ({len(missing)} missing, {len(extra)} extra).", "It is of another model."
-        )
-    for name, shape in expected.items():
-        entry = found[name]
-        if entry.shape != shape:
-            raise BadCheckpoint(
-                f"{opened.path}: {name} has shape {list(entry.shape)}, and {directory.CONFIG} says {list(shape)}.",
-                "It is of another model.",
-            )
-        if not entry.dtype.is_floating_point:
-            raise BadCheckpoint(f"{opened.path}: {name} has type {entry.dtype}.", "Weights are floating-point numbers.")
 
 
 def read_resumable(path: Path) -> Checkpoint:
@@ -412,7 +356,7 @@ def read_resumable(path: Path) -> Checkpoint:
 
 def _read_state(folder: ModelFolder) -> State:
     facts = folder.json(directory.STATE_FACTS)
-    with open_tensors(_file(folder, directory.STATE_TENSORS)) as opened:
+    with open_tensors(folder.file(directory.STATE_TENSORS)) as opened:
         tensors = dict(opened.tensors())
         folder.check(directory.STATE_TENSORS, opened.sha256())
     return State(tensors, facts)

@@ -35,6 +35,7 @@ TYPES = {
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
 _CODES = {dtype: code for code, dtype in TYPES.items()}
 _PLACES = {dtype: place for place, dtype in enumerate(TYPES.values())}

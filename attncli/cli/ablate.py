@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attncli.cli.options import DeviceOption, JsonOption, ModelOption, text_or_file_end, unset
+from attncli.cli.options import DeviceOption, JsonOption, ModelOption, RevisionOption, text_or_file_end, unset
 from attncli.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ _EXAMPLE = 'attncli ablate "He sat on the river\'s bank"'
 def ablate(
     text: Annotated[str | None, typer.Argument(help="The text, or a file with it; - reads standard input.", show_default=False)] = None,  # noqa: E501
     model: ModelOption = None,
+    revision: RevisionOption = None,
     head: Annotated[list[str] | None, unset(metavar="L.H", help=_HEAD)] = None,
     edge: Annotated[list[str] | None, unset(metavar="QUERY:SOURCE", help=_EDGE)] = None,
     token: Annotated[str | None, unset(help=_TOKEN)] = None,
@@ -55,7 +56,7 @@ def ablate(
     from attncli.render.ablation import ablation_document, ablation_screen
     from attncli.render.console import output, print_json, show
 
-    loaded = load(model, device, "float32")
+    loaded = load(model, device, "float32", revision)
     pieces = loaded.tokenizer.pieces(given)
     edges = tuple(dict.fromkeys(pair for one in edge or () for pair in _parse_edge(one, pieces)))
     found = ablated(

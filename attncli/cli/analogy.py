@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from attncli.cli.options import DeviceOption, ForceOption, HtmlOption, JsonOption, ModelOption, SvgOption, unset
+from attncli.cli.options import (
+    DeviceOption,
+    ForceOption,
+    HtmlOption,
+    JsonOption,
+    ModelOption,
+    RevisionOption,
+    SvgOption,
+    unset,
+)
 from attncli.cli.outputs import refuse_files, tell
 
 _EXPECT = "The answer you hope for: shows where it comes."
@@ -18,6 +27,7 @@ def analogy(
     b: Annotated[str, typer.Argument(metavar="B", help="is to this one,", show_default=False)],
     c: Annotated[str, typer.Argument(metavar="C", help="so is this one to the answer.", show_default=False)],
     model: ModelOption = None,
+    revision: RevisionOption = None,
     expect: Annotated[str | None, unset("--expect", metavar="WORD", help=_EXPECT)] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many to show.")] = 10,
     device: DeviceOption = "auto",
@@ -38,7 +48,7 @@ def analogy(
     from attncli.explain.geometry import spell
     from attncli.render.geometry import analogy_document, analogy_screen
 
-    loaded = load(model, device, "float32")
+    loaded = load(model, device, "float32", revision)
     tokenizer = loaded.tokenizer
     words = spell(tokenizer, a), spell(tokenizer, b), spell(tokenizer, c)
     expected = spell(tokenizer, expect) if expect is not None else None

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from attncli.cli.options import DeviceOption, ForceOption, HtmlOption, JsonOption, ModelOption, SvgOption, unset
+from attncli.cli.options import (
+    DeviceOption,
+    ForceOption,
+    HtmlOption,
+    JsonOption,
+    ModelOption,
+    RevisionOption,
+    SvgOption,
+    unset,
+)
 from attncli.cli.outputs import refuse_files, tell
 
 _TOKEN = "The word, or the index of a token; twice for one in each text. Unset: the one word that both share."
@@ -18,6 +27,7 @@ def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="The first text.", show_default=False)],
     b: Annotated[str, typer.Argument(metavar="B", help="The second.", show_default=False)],
     model: ModelOption = None,
+    revision: RevisionOption = None,
     token: Annotated[list[str] | None, unset(help=_TOKEN)] = None,
     layer: Annotated[int | None, unset(help=_LAYER)] = None,
     device: DeviceOption = "auto",
@@ -38,7 +48,7 @@ def compare(
     from attncli.explain.context import find_words
     from attncli.render.context import comparison_document, comparison_screen
 
-    loaded = load(model, device, "float32")
+    loaded = load(model, device, "float32", revision)
     texts = [loaded.tokenizer.pieces(text) for text in (a, b)]
     found = compared(loaded.model, texts, find_words(texts, token or []), layer)
     tell(

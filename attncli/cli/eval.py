@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attncli.cli.options import DeviceOption, JsonOption, ModelOption, unset
+from attncli.cli.options import DeviceOption, JsonOption, ModelOption, RevisionOption, unset
 from attncli.config import CorpusConfig
 from attncli.errors import BadCheckpoint, BadInput, UsageProblem
 
@@ -32,6 +32,7 @@ _LONGEST_NAME = 200  # characters of a part of a path; a text that was given for
 def eval(
     files: Annotated[list[str] | None, typer.Argument(metavar="[MODEL] FILE", help=_FILES, show_default=False)] = None,
     model: ModelOption = None,
+    revision: RevisionOption = None,
     last: Annotated[float, typer.Option(help=_LAST)] = 1.0,
     train_file: Annotated[list[str] | None, unset(metavar="FILE", help=_TRAIN)] = None,
     encoding: Annotated[str, typer.Option(help="The encoding of the text.")] = CorpusConfig.encoding,
@@ -55,7 +56,7 @@ def eval(
     from attncli.text.excerpt import end_of, first_of
     from attncli.training.honesty import Honesty
 
-    loaded = load(name, device, dtype)
+    loaded = load(name, device, dtype, revision)
     tokens = tokens_of(part, loaded.tokenizer)
     score, seconds = _score(loaded, tokens)
     scored = first_of(tokens, loaded.tokenizer)

@@ -19,6 +19,7 @@ from attncli.cli.options import (
     ModelOption,
     NpzOption,
     PlainOption,
+    RevisionOption,
     SvgOption,
     text_or_file_end,
     unset,
@@ -72,6 +73,7 @@ _VIEWS = ("bars", "map", "grid", "steps", "lens", "logit", "rollout")
 def explain(
     text: Annotated[str | None, typer.Argument(help="What to explain, or a file with it; - reads standard input.", show_default=False)] = None,  # noqa: E501
     model: ModelOption = None,
+    revision: RevisionOption = None,
     view: Annotated[str | None, unset(metavar="VIEW", help=_VIEW)] = None,
     token: Annotated[str | None, unset(help=_TOKEN)] = None,
     layer: Annotated[int | None, unset(help="Only this layer, counted from 0. Unset: the mean of all.")] = None,
@@ -125,7 +127,7 @@ def explain(
     from attncli.render.explanation import compared_screen
     from attncli.render.plain import explanation_sentences, print_sentences
 
-    loaded = load(model, device, "float32")
+    loaded = load(model, device, "float32", revision)
     pieces = loaded.tokenizer.pieces(said)
     prompt = len(pieces)
     if generate:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attncli.cli.options import DeviceOption, JsonOption, ModelOption, SeedOption, count, draw_seed, note_if_like_a_file
+from attncli.cli.options import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    RevisionOption,
+    SeedOption,
+    count,
+    draw_seed,
+    note_if_like_a_file,
+)
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput, UsageProblem
 
@@ -23,6 +32,7 @@ _PASSAGES, _LONGEST = 50, 64  # of a file; tokens of one
 def faithful(
     texts: Annotated[list[str] | None, typer.Argument(metavar="FILE|TEXT", help=_TEXTS, show_default=False)] = None,
     model: ModelOption = None,
+    revision: RevisionOption = None,
     limit: Annotated[int | None, count(help=_LIMIT)] = None,
     seed: SeedOption = None,
     device: DeviceOption = "auto",
@@ -43,7 +53,7 @@ def faithful(
     from attncli.render.console import messages, output, print_json, print_note, show
     from attncli.render.faithful import faithful_document, faithful_progress, faithful_screen
 
-    loaded = load(model, device, "float32")
+    loaded = load(model, device, "float32", revision)
     chosen = draw_seed() if seed is None else seed
     files = [text for text in texts if text == "-" or _is_file(text)]
     longest = min(_LONGEST, loaded.model.config.context)

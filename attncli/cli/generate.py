@@ -12,6 +12,7 @@ from attncli.cli.options import (
     DtypeOption,
     JsonOption,
     ModelOption,
+    RevisionOption,
     SeedOption,
     draw_seed,
     parse_count,
@@ -37,6 +38,7 @@ _TYPICAL = "Draw from tokens about as surprising as expected, of this total prob
 def generate(
     prompt: Annotated[str | None, typer.Argument(help=_PROMPT, show_default=False)] = None,
     model: ModelOption = None,
+    revision: RevisionOption = None,
     logit_bias: Annotated[list[str] | None, unset("--logit-bias", metavar="TOKEN=BIAS", help=_BIAS, rich_help_panel=_DRAW)] = None,  # noqa: E501
     repetition_penalty: Annotated[float, typer.Option(help=_REPETITION, rich_help_panel=_DRAW)] = SampleConfig.repetition_penalty,  # noqa: E501
     presence_penalty: Annotated[float, typer.Option(help=_PRESENCE, rich_help_panel=_DRAW)] = SampleConfig.presence_penalty,  # noqa: E501
@@ -76,7 +78,7 @@ def generate(
     from attncli.render.console import output, print_json, print_note
     from attncli.render.generation import GenerationScreen
 
-    loaded, backend = load_to_generate(model, device, dtype)
+    loaded, backend = load_to_generate(model, device, dtype, revision)
     config = replace(config, logit_bias=token_biases(loaded.tokenizer, biases))
     start = loaded.tokenizer.encode(text) or [loaded.start_of_text]
     events = generated(backend, loaded.tokenizer, [start], config, loaded.end_ids)

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from attncli.cli.options import DeviceOption, JsonOption, ModelOption, SeedOption, count, draw_seed, unset
+from attncli.cli.options import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    RevisionOption,
+    SeedOption,
+    count,
+    draw_seed,
+    unset,
+)
 from attncli.errors import UsageProblem
 
 _LENGTH = "Random tokens, which come twice. Unset: by the model's context and windows, at most 50."
@@ -18,6 +27,7 @@ _REPEATS = "Average over so many random texts. Unset: 4."
 def heads(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="The same as -m.", show_default=False)] = None,
     model_option: ModelOption = None,
+    revision: RevisionOption = None,
     length: Annotated[int | None, count(help=_LENGTH)] = None,
     repeats: Annotated[int | None, unset(help=_REPEATS)] = None,
     everyone: Annotated[bool, typer.Option("--all", help="Also every head's scores, a row a head.")] = False,
@@ -39,7 +49,7 @@ def heads(
     if model is not None and model_option is not None and model != model_option:
         raise UsageProblem(f"{model} and -m {model_option} name two models.", "Name one.")
     chosen = model or model_option
-    loaded = load(chosen, device, "float32")
+    loaded = load(chosen, device, "float32", revision)
     found = head_scores(
         loaded.model,
         loaded.start_of_text,

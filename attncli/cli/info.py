@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from attncli.cli.options import JsonOption, ModelOption, unset
+from attncli.cli.options import JsonOption, ModelOption, RevisionOption, unset
 from attncli.errors import UsageProblem
 
 
@@ -14,6 +14,7 @@ from attncli.errors import UsageProblem
 def info(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="The same as -m.", show_default=False)] = None,
     model_option: ModelOption = None,
+    revision: RevisionOption = None,
     preset: Annotated[str | None, unset(help="Count instead gpt2, gpt2-xl, gpt3, llama2-7b or llama2-70b.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -23,8 +24,9 @@ def info(
     attncli info
     attncli info --preset gpt3
     """
-    from attncli.checkpoint.directory import CONFIG, RUN, ModelFolder, find_model, status_of
+    from attncli.checkpoint.directory import CONFIG, RUN, ModelFolder, name_of, status_of
     from attncli.checkpoint.formats import config_from_json
+    from attncli.cli.finding import find
     from attncli.model.count import PRESETS
     from attncli.render.console import output, print_json, show
     from attncli.render.models import info_document, info_screen
@@ -35,13 +37,13 @@ def info(
         title, config = PRESETS[preset]
         run, where = {}, None
     else:
-        path = find_model(model or model_option)
+        path = find(model or model_option, revision, weights=False)
         folder = ModelFolder(path)
         config = config_from_json(folder.json(CONFIG), str(path / CONFIG))
         run = folder.json_if_any(RUN)
         if run:
             run["status"] = status_of(path, run)
-        title, where = path.resolve().name, str(path)
+        title, where = name_of(path), str(path)
     if json:
         print_json(info_document(title, config, run, where))
     else:

@@ -1,22 +1,24 @@
-"""From the options --model, --device and --dtype to a model ready to use."""
+"""From the options --model, --revision, --device and --dtype to a model ready to use."""
 
 from __future__ import annotations
 
-from attncli.checkpoint.directory import find_model
 from attncli.checkpoint.store import LoadedModel, load_model
+from attncli.cli.finding import find
 from attncli.errors import UsageProblem
 from attncli.model.backend import Backend, TorchBackend
 from attncli.model.device import pick_device, pick_dtype
 
 
-def load(model: str | None, device: str, dtype: str) -> LoadedModel:
-    """Finds a model and reads it. Raises BadCheckpoint or UsageProblem."""
-    path = find_model(model)
+def load(model: str | None, device: str, dtype: str, revision: str | None = None) -> LoadedModel:
+    """Finds a model and reads it. Raises BadCheckpoint, UsageProblem, or OutOfRoom for one that is downloaded."""
+    path = find(model, revision)
     place = pick_device(device)
     return load_model(path, place, pick_dtype(dtype, place))
 
 
-def load_to_generate(model: str | None, device: str, dtype: str) -> tuple[LoadedModel, Backend]:
+def load_to_generate(
+    model: str | None, device: str, dtype: str, revision: str | None = None
+) -> tuple[LoadedModel, Backend]:
     """The same, and what reads tokens with it: on a CPU in C, where there is a compiler; elsewhere PyTorch.
 
     On a CPU `auto` then is the type that the weights are stored in, which loses nothing and reads the fewest bytes, and
@@ -24,7 +26,6 @@ def load_to_generate(model: str | None, device: str, dtype: str) -> tuple[Loaded
     """
     from attncli.model import native
 
-    path = find_model(model)
     place = pick_device(device)
     in_c = place.type == "cpu" and native.available()
     if dtype == "int8" and not in_c:
@@ -32,7 +33,8 @@ def load_to_generate(model: str | None, device: str, dtype: str) -> tuple[Loaded
             "--dtype int8 is for a CPU with a C compiler (cc, gcc or clang).", "Use auto, or --device cpu."
         )
     if not in_c:
-        loaded = load_model(path, place, pick_dtype(dtype, place))
+        loaded = load(model, device, dtype, revision)
         return loaded, TorchBackend(loaded.model)
-    loaded = load_model(path, place, None if dtype in ("auto", "int8") else pick_dtype(dtype, place))
+    stored = dtype in ("auto", "int8")
+    loaded = load_model(find(model, revision), place, None if stored else pick_dtype(dtype, place))
     return loaded, native.NativeBackend(loaded.model, int8=dtype == "int8")

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from attncli.cli.options import DeviceOption, ForceOption, HtmlOption, JsonOption, ModelOption, SvgOption, unset
+from attncli.cli.options import (
+    DeviceOption,
+    ForceOption,
+    HtmlOption,
+    JsonOption,
+    ModelOption,
+    RevisionOption,
+    SvgOption,
+    unset,
+)
 from attncli.cli.outputs import refuse_files, tell
 from attncli.errors import UsageProblem
 
@@ -20,6 +29,7 @@ _AMONG = "With --in: compare with all token embeddings, or with the text's other
 def neighbors(
     word: Annotated[str, typer.Argument(help=_WORD, show_default=False)],
     model: ModelOption = None,
+    revision: RevisionOption = None,
     inside: Annotated[str | None, unset("--in", metavar="TEXT", help=_IN)] = None,
     layer: Annotated[int | None, unset(help=_LAYER)] = None,
     among: Annotated[str, typer.Option(metavar="vocabulary|text", help=_AMONG)] = "vocabulary",
@@ -46,7 +56,7 @@ def neighbors(
     from attncli.explain.geometry import neighbors_in_text, spell
     from attncli.render.geometry import neighbors_document, neighbors_screen
 
-    loaded = load(model, device, "float32")
+    loaded = load(model, device, "float32", revision)
     network, tokenizer = loaded.model, loaded.tokenizer
     if inside is None:
         found = near(network, tokenizer, spell(tokenizer, word), count=top_k)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from attncli.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, text_or_file_end
+from attncli.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, RevisionOption, text_or_file_end
 from attncli.errors import UsageProblem
 
 _TEXT = "The text so far, or a file with it; - reads standard input."
@@ -17,6 +17,7 @@ _TEMPERATURES = "The temperatures to compare, with commas between; 0 is the most
 def next_(
     text: Annotated[str | None, typer.Argument(help=_TEXT, show_default=False)] = None,
     model: ModelOption = None,
+    revision: RevisionOption = None,
     temperatures: Annotated[str, typer.Option("--temperatures", "-t", metavar="T,T", help=_TEMPERATURES)] = "0,0.5,1,2",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many tokens to show.")] = 10,
     device: DeviceOption = "auto",
@@ -36,7 +37,7 @@ def next_(
     from attncli.render.candidates import candidates_document, candidates_screen
     from attncli.render.console import output, print_json, show
 
-    loaded = load(model, device, dtype)
+    loaded = load(model, device, dtype, revision)
     pieces = loaded.tokenizer.pieces(given)
     found = candidates(loaded.model, loaded.tokenizer, [piece.id for piece in pieces], asked, top_k)
     if json:

@@ -125,8 +125,8 @@ def count(*names: str, help: str, **more: Any) -> Any:
 
 _AUTO = "auto takes the best there is"
 _MODEL = (
-    "A model directory, or a name in ./checkpoints. Unset: ATTNCLI_MODEL, else the newest in ./checkpoints, else the "
-    "one that comes with attncli."
+    "A model directory, a name in ./checkpoints, or owner/name on the Hugging Face hub. Unset: ATTNCLI_MODEL, else the "
+    "newest in ./checkpoints, else the one that comes with attncli."
 )
 _DTYPE = (
     "auto, float32, bfloat16 or (not to train) float16; auto is what is fast: bfloat16 on CUDA, and to train on a CPU "
@@ -134,6 +134,9 @@ _DTYPE = (
 )
 
 ModelOption = Annotated[str | None, unset("--model", "-m", metavar="MODEL", help=_MODEL)]
+RevisionOption = Annotated[
+    str | None, unset("--revision", metavar="REV", help="A branch, tag or commit of a model of the hub. Unset: main.")
+]
 DeviceOption = Annotated[str, typer.Option("--device", help=f"auto, cpu, cuda or mps; {_AUTO}.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help=_DTYPE)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

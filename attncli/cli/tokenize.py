@@ -13,6 +13,7 @@ import typer
 from attncli.cli.options import (
     JsonOption,
     ModelOption,
+    RevisionOption,
     TokenizerOption,
     VocabSizeOption,
     required_text,
@@ -34,6 +35,7 @@ _TRAIN = "Make a tokenizer from this text; may be given several times."
 def tokenize(
     text: Annotated[str | None, typer.Argument(metavar="TEXT|FILE|-", help=_TEXT, show_default=False)] = None,
     model: ModelOption = None,
+    revision: RevisionOption = None,
     ids: Annotated[bool, typer.Option("--ids", help="Print the ids alone, on one line.")] = False,
     decode: Annotated[bool, typer.Option("--decode", help="Turn ids back into text.")] = False,
     train: Annotated[list[str] | None, unset("--train", metavar="FILE", help=_TRAIN)] = None,
@@ -56,7 +58,7 @@ def tokenize(
         return
     if out is not None or vocab_size is not None or force or tokenizer != CorpusConfig.tokenizer:
         raise UsageProblem("--out, --tokenizer, --vocab-size and --force go with --train.", "Add --train FILE.")
-    chosen, name = _tokenizer(model)
+    chosen, name = _tokenizer(model, revision)
     if decode:
         _decode(chosen, required_text(text, 'attncli tokenize --decode "72 101"'), json)
         return
@@ -141,18 +143,19 @@ def _write(target: Path, text: str) -> None:
         raise OutOfRoom(f"{target} cannot be written: {problem.strerror}.", "Choose another --out.") from None
 
 
-def _tokenizer(model: str | None) -> tuple[Tokenizer, str]:
+def _tokenizer(model: str | None, revision: str | None) -> tuple[Tokenizer, str]:
     """The tokenizer asked for, else that of the default model, else plain bytes with a note."""
-    from attncli.checkpoint.directory import ModelFolder, find_model, list_models, shipped_model
+    from attncli.checkpoint.directory import ModelFolder, list_models, name_of, shipped_model
+    from attncli.cli.finding import find
     from attncli.text.tokenizer import byte_tokenizer
 
     nothing_there = not list_models() and shipped_model() is None
-    if model is None and not os.environ.get("ATTNCLI_MODEL") and nothing_there:
+    if model is None and revision is None and not os.environ.get("ATTNCLI_MODEL") and nothing_there:
         from attncli.render.console import print_note
 
         print_note(
             "no model yet, so each byte is a token; attncli train FILE makes a model with a tokenizer of its own"
         )
         return byte_tokenizer(), "bytes"
-    path = find_model(model)
-    return ModelFolder(path).tokenizer(), path.resolve().name
+    path = find(model, revision, weights=False)
+    return ModelFolder(path).tokenizer(), name_of(path)

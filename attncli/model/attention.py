@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attncli.config import ModelConfig
+from attncli.config import ModelConfig, RopeScaling
 from attncli.model import fused
 from attncli.model.mask import causal_mask
 
@@ -82,13 +82,13 @@ class Rotary:
     sin: Tensor
 
     @classmethod
-    def table(cls, positions: Tensor, head_width: int, theta: float) -> Rotary:
-        """Position p turns the pair (i, i + D/2) by the angle p / theta^(2i/D)."""
-        frequencies = theta ** -(
-            torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width
-        )
-        angles = torch.outer(positions.float(), frequencies)  # (T, D/2)
-        return cls(torch.cat([angles.cos(), angles.cos()], -1), torch.cat([-angles.sin(), angles.sin()], -1))
+    def table(cls, positions: Tensor, head_width: int, theta: float, scaling: RopeScaling | None = None) -> Rotary:
+        """Position p turns the pair (i, i + D/2) by p times the i-th frequency."""
+        angles = torch.outer(positions.float(), rotary_frequencies(head_width, theta, scaling).to(positions.device))
+        cos, sin = angles.cos(), angles.sin()  # (T, D/2)
+        if scaling is not None and scaling.attention_factor != 1:
+            cos, sin = cos * scaling.attention_factor, sin * scaling.attention_factor
+        return cls(torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1))
 
     def at(self, start: int, end: int, dtype: torch.dtype) -> Rotary:
         """The rows of positions start to end, in the activations' type."""
@@ -98,6 +98,37 @@ class Rotary:
         """Rotates x (B, heads, T, D)."""
         first, second = x.chunk(2, -1)
         return torch.addcmul(x * self.cos, torch.cat((second, first), -1), self.sin)
+
+
+def rotary_frequencies(head_width: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
+    """(D/2,): how far one position turns each pair, in radians; theta^(-2i/D) (Su et al., 2021), or slowed.
+
+    `linear` divides by the factor (Chen et al., 2023). `llama3` (`apply_scaling` in the code of Llama 3.1) and `yarn`
+    (Peng et al., 2023, section 3.2) mix the frequency f with f / factor: the share of f is one where the pair turns
+    often within the original context, zero where it turns rarely, and even in between: for `llama3` in the number of
+    turns, for `yarn` in i.
+    """
+    frequencies = theta ** -(torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+    if scaling is None:
+        return frequencies
+    if scaling.kind == "linear":
+        return frequencies / scaling.factor
+    context = scaling.original_context or 1
+    if scaling.kind == "llama3":
+        turns = context * frequencies / (2 * math.pi)
+        kept = (turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency)
+    else:
+        first, last = (
+            head_width * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(theta))
+            for turns in (scaling.beta_fast, scaling.beta_slow)
+        )
+        if scaling.truncate:
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, head_width - 1)
+        width = last - first or 0.001
+        kept = 1 - (torch.arange(head_width // 2) - first) / width
+    kept = kept.clamp(0, 1)
+    return kept * frequencies + (1 - kept) * frequencies / scaling.factor
 
 
 class Attention(nn.Module):
@@ -112,11 +143,11 @@ class Attention(nn.Module):
         self.layer = layer
         self.window = config.window_of(layer)
         self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.head_width
-        bias_in = config.bias or config.qkv_bias
+        bias_in = config.biased_inputs
         self.query = nn.Linear(config.width, self.heads * self.head_width, bias=bias_in)
         self.key = nn.Linear(config.width, self.kv_heads * self.head_width, bias=bias_in)
         self.value = nn.Linear(config.width, self.kv_heads * self.head_width, bias=bias_in)
-        self.output = nn.Linear(self.heads * self.head_width, config.width, bias=config.bias)
+        self.output = nn.Linear(self.heads * self.head_width, config.width, bias=config.biased_output)
         self.query_norm = RMSNorm(self.head_width, config.norm_eps) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(self.head_width, config.norm_eps) if config.qk_norm else nn.Identity()
 

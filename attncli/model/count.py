@@ -19,8 +19,8 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
     query, key = config.heads * config.head_width, config.kv_heads * config.head_width
     widening = 2 if config.activation == "swiglu" else 1  # gate and up, or up alone
     norm = width * (2 if config.norm == "layer" and config.bias else 1)
-    bias_in = (query + 2 * key) * (config.bias or config.qkv_bias)
-    bias_rest = (2 * width + widening * hidden) * config.bias
+    bias_attention = (query + 2 * key) * config.biased_inputs + width * config.biased_output
+    bias_feed_forward = (width + widening * hidden) * config.biased_feed_forward
     return {
         "embedding": config.vocab_size * width,
         "positions": config.context * width if config.positions == "learned" else 0,
@@ -29,7 +29,7 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
         "value": layers * key * width,
         "output": layers * query * width,
         "feed-forward": layers * (widening + 1) * hidden * width,
-        "biases": layers * (bias_in + bias_rest),
+        "biases": layers * (bias_attention + bias_feed_forward),
         "norms": layers * (2 * norm + (2 * config.head_width if config.qk_norm else 0)) + norm,
         "head": 0 if config.tied else config.vocab_size * width,
     }

@@ -34,9 +34,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.width, config.feed_forward_width, bias=config.bias)
-        self.up = nn.Linear(config.width, config.feed_forward_width, bias=config.bias)
-        self.down = nn.Linear(config.feed_forward_width, config.width, bias=config.bias)
+        self.gate = nn.Linear(config.width, config.feed_forward_width, bias=config.biased_feed_forward)
+        self.up = nn.Linear(config.width, config.feed_forward_width, bias=config.biased_feed_forward)
+        self.down = nn.Linear(config.feed_forward_width, config.width, bias=config.biased_feed_forward)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -50,8 +50,8 @@ class GELU(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.width, config.feed_forward_width, bias=config.bias)
-        self.down = nn.Linear(config.feed_forward_width, config.width, bias=config.bias)
+        self.up = nn.Linear(config.width, config.feed_forward_width, bias=config.biased_feed_forward)
+        self.down = nn.Linear(config.feed_forward_width, config.width, bias=config.biased_feed_forward)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -156,7 +156,8 @@ class Transformer(nn.Module):
         if self._rotary is None or self._rotary.cos.device != device:
             with torch.inference_mode(False):  # else training after generating could not use it
                 positions = torch.arange(self.config.context, device=device)
-                self._rotary = Rotary.table(positions, self.config.head_width, self.config.rope_theta)
+                shape = self.config.head_width, self.config.rope_theta, self.config.rope_scaling
+                self._rotary = Rotary.table(positions, *shape)
         return self._rotary
 
 

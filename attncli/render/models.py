@@ -60,7 +60,9 @@ def _shape(config: ModelConfig) -> Table:
     table.add_row("width", str(config.width))
     table.add_row("attention", heads + (", query/key norm" if config.qk_norm else ""))
     table.add_row("feed-forward", f"{feed_forward}, {config.feed_forward_width} wide")
-    table.add_row("norm, positions", f"{norm}, {config.positions}")
+    scaling = config.rope_scaling
+    scaled = "" if scaling is None else f", {scaling.kind} scaling by {scaling.factor:g}"
+    table.add_row("norm, positions", f"{norm}, {config.positions}{scaled}")
     window = "" if config.window is None else f", a window of {config.window}"
     table.add_row("context", f"{config.context} tokens{window}")
     table.add_row("vocabulary", f"{config.vocab_size:,} tokens, {'tied' if config.tied else 'separate'} output head")

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+
+from attncli.render.escape import one_line
+from attncli.render.numbers import size
 
 
 def passing_bar(console: Console, *columns: ProgressColumn) -> Progress:
     """The bar, a context; its one task is the caller's to add."""
     drawn = console.is_terminal and not console.is_dumb_terminal
     return Progress(*columns, console=console, disable=not drawn, transient=True)
+
+
+@contextmanager
+def downloading_bar(console: Console, name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar while something is downloaded; it is told how many bytes are there, and how many there are in all."""
+    text = TextColumn("{task.fields[done]}", markup=False)
+    with passing_bar(console, text, BarColumn(20), TimeRemainingColumn(compact=True)) as bar:
+        task = bar.add_task("", total=None, done=one_line(name))
+
+        def show(there: int, total: int) -> None:
+            done = f"{one_line(name)}: {size(there)}" + (f" of {size(total)}" if total else "")
+            bar.update(task, total=total or None, completed=there, done=done)
+
+        yield show

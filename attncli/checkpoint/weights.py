@@ -1,0 +1,160 @@
+"""Reading the weights of a model directory with suspicion: one file, or shards that an index lists.
+
+Owns which files are opened, and that names, shapes, types, values and digests are what they should be. Nothing is run,
+nothing outside the directory is opened, and no memory is taken before the headers have been checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from attncli.checkpoint import directory
+from attncli.checkpoint.directory import ModelFolder
+from attncli.checkpoint.names import HEAD, Stored, count_layers, full_name, is_no_weight, stored_tensors
+from attncli.checkpoint.tensors import Entry, TensorFile, open_tensors
+from attncli.config import ModelConfig
+from attncli.errors import BadCheckpoint
+from attncli.model.transformer import Transformer
+
+_MOST_SHARDS = 512  # each is a file held open
+
+
+def read_weights(folder: ModelFolder, config: ModelConfig, device: torch.device, dtype: torch.dtype | None) -> Transformer:
+    """The model of `config` with the weights of a directory, in evaluation mode. Raises BadCheckpoint.
+
+    Takes the memory of the weights, in the type asked for (None: the one stored), and of one tensor of a file more, in the type stored.
+    """
+    with _open(folder) as files:
+        model = _empty_model(folder, files, config)
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        stored = stored_tensors(config, shapes)
+        _check_headers(files, config, {name: _shape_of(held, shapes) for name, held in stored.items()})
+        weights: dict[str, Tensor] = {}
+        for file in files:
+            unfit = ""
+            for name, tensor in file.tensors():
+                held = stored.get(full_name(config, name))
+                if held is None:
+                    continue
+                if not _finite(tensor):
+                    unfit = unfit or name
+                weights |= _parts(held, tensor, shapes, device, dtype)
+            folder.check(file.path.name, file.sha256())
+            if unfit:
+                raise BadCheckpoint(
+                    f"{file.path}: {unfit} holds a value that is not a finite number.", "Copy it again, or train again."
+                )
+    model.load_state_dict(weights, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether every value is a finite number; takes no copy of them, also where they are of 16 bits."""
+    return tensor.numel() == 0 or all(bool(bound.isfinite()) for bound in tensor.aminmax())
+
+
+def _parts(
+    held: Stored, tensor: Tensor, shapes: Mapping[str, torch.Size], device: torch.device, dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """Ours that a tensor of a file holds, each (rows, ...)."""
+    whole = tensor.T if held.turned else tensor
+    parts = torch.split(whole, [shapes[name][0] for name in held.ours])
+    moved = (part.to(device, dtype or part.dtype, memory_format=torch.contiguous_format).contiguous() for part in parts)
+    return dict(zip(held.ours, moved, strict=True))
+
+
+def _shape_of(held: Stored, shapes: Mapping[str, torch.Size]) -> tuple[int, ...]:
+    """The shape of a tensor in a file."""
+    rows = sum(shapes[name][0] for name in held.ours)
+    shape = (rows, *shapes[held.ours[0]][1:])
+    return shape[::-1] if held.turned else shape
+
+
+@contextmanager
+def _open(folder: ModelFolder) -> Iterator[list[TensorFile]]:
+    """Every file of weights, open, its header read. Raises BadCheckpoint."""
+    index = None
+    if not folder.holds(directory.WEIGHTS) and folder.holds(directory.INDEX):
+        index = _index(folder)
+    names = [directory.WEIGHTS] if index is None else sorted(set(index.values()))
+    with ExitStack() as stack:
+        paths = [folder.file(name) if index is None else folder.file_inside(name) for name in names]
+        files = [stack.enter_context(open_tensors(path)) for path in paths]
+        if index is not None:
+            _check_index(folder, index, files)
+        yield files
+
+
+def _index(folder: ModelFolder) -> dict[str, str]:
+    """Which shard holds each tensor. The names of shards are those of files in the directory, and of nothing else."""
+    where, listed = folder.path / directory.INDEX, folder.json(directory.INDEX).get("weight_map")
+    if not isinstance(listed, dict) or not listed or not all(isinstance(file, str) for file in listed.values()):
+        raise BadCheckpoint(f"{where} lists no tensors.", "Copy it again from its source.")
+    for file in set(listed.values()):
+        if Path(file).name != file or "\\" in file or "\0" in file or not file.endswith(".safetensors"):
+            raise BadCheckpoint(
+                f"{where} names {ascii(file)[:80]}, which is no safetensors file of this directory.",
+                "Nothing outside the directory is opened. Copy the model again from its source.",
+            )
+    if len(set(listed.values())) > _MOST_SHARDS:
+        raise BadCheckpoint(f"{where} names {len(set(listed.values())):,} files; the most are {_MOST_SHARDS}.")
+    return listed
+
+
+def _check_index(folder: ModelFolder, index: dict[str, str], files: list[TensorFile]) -> None:
+    """Holds the shards to their index: every tensor where it should be, and nowhere else."""
+    found = {(entry.name, file.path.name) for file in files for entry in file.entries}
+    missing, extra = sorted(index.items() - found), sorted(found - index.items())
+    for name, file in missing or extra:
+        wrong = "does not hold" if missing else "holds"
+        unsaid = "" if missing else f", which {directory.INDEX} does not say"
+        raise BadCheckpoint(
+            f"{folder.path / file} {wrong} {ascii(name)[:80]}{unsaid} ({len(missing)} missing, {len(extra)} extra).",
+            "Copy the model again from its source.",
+        )
+
+
+def _empty_model(folder: ModelFolder, files: list[TensorFile], config: ModelConfig) -> Transformer:
+    """The model without memory; first the number of layers, so that a false one is not even built."""
+    layers = count_layers(config, (full_name(config, entry.name) for file in files for entry in file.entries))
+    if layers != config.layers:
+        where = files[0].path if len(files) == 1 else folder.path
+        raise BadCheckpoint(
+            f"{where} holds {layers} layers, and {directory.CONFIG} says {config.layers}.",
+            "They are of different models.",
+        )
+    with torch.device("meta"):
+        return Transformer(config)
+
+
+def _check_headers(files: list[TensorFile], config: ModelConfig, expected: dict[str, tuple[int, ...]]) -> None:
+    """Names, shapes and types, before any weight is read."""
+    found: dict[str, tuple[Path, Entry]] = {}
+    for file in files:
+        for entry in file.entries:
+            name = full_name(config, entry.name)
+            if is_no_weight(config, name) or (config.tied and name == HEAD):  # some writers store the tied head again
+                continue
+            if name in found:
+                raise BadCheckpoint(f"{file.path} holds {ascii(entry.name)[:80]} twice.", "It is of another model.")
+            found[name] = file.path, entry
+    if found.keys() != expected.keys():
+        missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+        unknown = "" if missing else ascii(found[extra[0]][1].name)[:80]
+        named = f"lacks {missing[0]}" if missing else f"holds {unknown}, which the model does not have"
+        where = files[0].path if len(files) == 1 else files[0].path.parent
+        raise BadCheckpoint(f"{where} {named} ({len(missing)} missing, {len(extra)} extra).", "It is of another model.")
+    for name, shape in expected.items():
+        path, entry = found[name]
+        if entry.shape != shape:
+            raise BadCheckpoint(
+                f"{path}: {name} has shape {list(entry.shape)}, and {directory.CONFIG} says {list(shape)}.",
+                "It is of another model.",
+            )
+        if not entry.dtype.is_floating_point:
+            raise BadCheckpoint(f"{path}: {name} has type {entry.dtype}.", "Weights are floating-point numbers.")

@@ -1,0 +1,28 @@
+"""From the options --model and --revision to a directory; for a model of the hub by downloading it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from attncli.checkpoint.directory import find_model
+from attncli.errors import UsageProblem
+
+
+def find(model: str | None, revision: str | None = None, *, weights: bool = True) -> Path:
+    """The directory of a model. What is here is taken without a look at the hub.
+
+    Without `weights` a model of the hub may lack them. Raises BadCheckpoint, UsageProblem or OutOfRoom.
+    """
+    from attncli.checkpoint import hub
+
+    name = model or os.environ.get("ATTNCLI_MODEL") or ""
+    if hub.is_of_hub(name):
+        from attncli.render.console import messages
+        from attncli.render.passing import downloading_bar
+
+        with downloading_bar(messages(), name) as progress:
+            return hub.fetch(name, revision, weights, progress)
+    if revision is not None:
+        raise UsageProblem("--revision is of a model of the hub.", "Name one with -m owner/name, or leave it out.")
+    return find_model(model)

@@ -1,0 +1,263 @@
+"""Models of the hub, from a stand-in for it on this machine: what is downloaded, kept, and said when it cannot be."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from attncli.checkpoint import hub
+from attncli.checkpoint.store import Checkpoint, write_checkpoint
+from attncli.text.tokenizer import byte_tokenizer
+from tests.conftest import tiny_model
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NAME = "someone/tiny"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The parts of the hub that a download asks for: what a repository holds, and its files."""
+
+    files: dict[str, bytes]
+    asked: list[str]
+    error: tuple[int, str] | None = None
+
+    def do_GET(self):
+        type(self).asked.append(f"{self.command} {self.path}")
+        path = unquote(self.path.partition("?")[0])
+        if path.startswith("/api/models/"):
+            return self.repository(path.removeprefix("/api/models/"))
+        name, _, rest = path.removeprefix("/").partition("/resolve/")
+        revision, _, file = rest.partition("/")
+        if type(self).error == (403, "GatedRepo"):
+            return self.fails(403, "GatedRepo")
+        if name != NAME or revision not in ("main", COMMIT) or file not in self.files:
+            return self.fails(404, "EntryNotFound")
+        data = self.files[file]
+        self.send_response(200)
+        self.send_header("ETag", f'"{sha256(data).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        return self.ends(data)
+
+    do_HEAD = do_GET
+
+    def repository(self, asked):
+        name, _, revision = asked.partition("/revision/")
+        if type(self).error and self.error[1] != "GatedRepo":
+            return self.fails(*self.error)
+        if name != NAME:
+            return self.fails(401, "RepoNotFound")
+        if revision not in ("main", COMMIT):
+            return self.fails(404, "RevisionNotFound")
+        siblings = [{"rfilename": file, "size": len(data)} for file, data in self.files.items()]
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        return self.ends(json.dumps({"id": NAME, "sha": COMMIT, "siblings": siblings}).encode())
+
+    def fails(self, status, code):
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.ends(b"{}")
+
+    def ends(self, data):
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def standing_in(files, error=None):
+    served = type("Served", (Hub,), {"files": files, "asked": [], "error": error})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), served)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield served, f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A model as a repository of the hub holds it, with things that nobody needs."""
+    folder = tmp_path_factory.mktemp("hub") / "m"
+    model = tiny_model(vocab_size=257)
+    write_checkpoint(folder, Checkpoint(model.config, model.state_dict(), byte_tokenizer(), 10))
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for ours in ("manifest.json", "run.json", "metrics.jsonl"):
+        del kept[ours]
+    return kept | {"README.md": b"x", "pytorch_model.bin": b"x", "consolidated.safetensors": b"x", "model.onnx": b"x"}
+
+
+@pytest.fixture
+def sharded(files, tmp_path):
+    (tmp_path / "x").write_bytes(files["model.safetensors"])
+    tensors = load_file(tmp_path / "x")
+    index = {name: f"model-{i % 2 + 1:05}-of-00002.safetensors" for i, name in enumerate(tensors)}
+    parts = {"model.safetensors.index.json": json.dumps({"weight_map": index}).encode()}
+    for file in set(index.values()):
+        save_file({name: tensors[name] for name in tensors if index[name] == file}, tmp_path / file)
+        parts[file] = (tmp_path / file).read_bytes()
+    return {name: data for name, data in files.items() if name != "model.safetensors"} | parts
+
+
+NEEDED = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+
+
+def run(tmp_path, endpoint, *words, **environment):
+    """One command line, in a process of its own: the library reads the environment when it is imported."""
+    left_out = ("HF_", "ATTNCLI_", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+    given = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    given |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"} | environment
+    command = [sys.executable, "-m", "attncli", *words]
+    return subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def downloaded(tmp_path):
+    return {path.name for path in tmp_path.glob("hf/hub/models--*/snapshots/*/*")}
+
+
+GENERATE = ("generate", "Once", "-m", NAME, "-n", "8", "-t", "0")
+
+
+def test_a_model_of_the_hub_is_downloaded_once_and_then_read_without_a_connection(files, tmp_path):
+    with standing_in(files) as (served, endpoint):
+        first = run(tmp_path, endpoint, *GENERATE)
+        assert (first.returncode, first.stderr) == (0, "")
+        assert downloaded(tmp_path) == NEEDED | {"model.safetensors"}
+        served.asked.clear()
+        again = run(tmp_path, endpoint, *GENERATE)
+        assert again.stdout == first.stdout
+        assert not any("/resolve/" in line for line in served.asked)
+    for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
+        offline = run(tmp_path, endpoint, *GENERATE, **environment)
+        assert (offline.returncode, offline.stdout, offline.stderr) == (0, first.stdout, "")
+    assert json.loads(run(tmp_path, endpoint, "info", "-m", NAME, "--json").stdout)["name"] == NAME
+
+
+def test_shards_of_the_hub_are_downloaded_as_their_index_says(sharded, files, tmp_path):
+    with standing_in(files) as (_, endpoint):
+        whole = run(tmp_path, endpoint, *GENERATE, HF_HOME=str(tmp_path / "other"))
+    with standing_in(sharded) as (_, endpoint):
+        found = run(tmp_path, endpoint, *GENERATE)
+    assert (found.returncode, found.stdout) == (0, whole.stdout)
+    assert downloaded(tmp_path) == NEEDED | {
+        name for name in sharded if name.startswith("model") and "onnx" not in name
+    }
+
+
+def test_what_needs_no_weights_downloads_none(files, tmp_path):
+    with standing_in(files) as (_, endpoint):
+        found = run(tmp_path, endpoint, "tokenize", "ab", "--ids", "-m", NAME, "--revision", COMMIT)
+        assert (found.returncode, found.stdout) == (0, "97 98\n")
+        assert downloaded(tmp_path) == NEEDED
+    offline = run(tmp_path, endpoint, *GENERATE, "--revision", COMMIT)
+    assert offline.returncode == 3
+    assert "in the hub's cache without its model.safetensors, and the hub cannot be reached" in offline.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "error", "message"),
+    [
+        ({}, ("-m", "someone/else"), None, "no model 'someone/else': no such directory, and none on the hub"),
+        ({}, ("-m", NAME, "--revision", "v9"), None, "someone/tiny has no revision 'v9'"),
+        ({}, ("-m", NAME), (403, "GatedRepo"), "someone/tiny is gated"),
+        ({}, ("-m", NAME), (418, "Teapot"), "not in the hub's cache, and the hub answers 418"),
+        ({"tokenizer.json": None}, ("-m", NAME), None, "has no tokenizer.json"),
+        ({"config.json": None}, ("-m", NAME), None, "has no config.json"),
+        ({"model.safetensors": None}, ("-m", NAME), None, "only as pickles"),
+        ({"model.safetensors": None, "pytorch_model.bin": None}, ("-m", NAME), None, "has no model.safetensors"),
+        ({}, ("--revision", "v9"), None, "--revision is of a model of the hub"),
+    ],
+)
+def test_what_is_wrong_with_a_model_of_the_hub_is_said(files, tmp_path, change, words, error, message):
+    held = {name: data for name, data in files.items() if name not in change}
+    with standing_in(held, error) as (_, endpoint):
+        found = run(tmp_path, endpoint, "next", "a", *words)
+    assert found.returncode == (2 if "-m" not in words else 3)
+    assert message in found.stderr
+    assert len(found.stderr.splitlines()) <= 2
+    assert not any(tmp_path.glob("hf/hub/**/*.bin"))
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_without_a_connection_the_way_out_is_said(tmp_path, offline):
+    found = run(tmp_path, "http://127.0.0.1:9", "tokenize", "a", "-m", NAME, HF_HUB_OFFLINE=offline)
+    assert found.returncode == 3
+    assert (
+        f"not in the hub's cache, and {'HF_HUB_OFFLINE is set' if offline == '1' else 'the hub cannot'}" in found.stderr
+    )
+    assert "give a directory" in found.stderr
+
+
+def test_what_is_here_is_never_looked_for_on_the_hub(files, tmp_path):
+    folder = tmp_path / NAME
+    folder.mkdir(parents=True)
+    for name in (*NEEDED, "model.safetensors"):
+        (folder / name).write_bytes(files[name])
+    (tmp_path / "checkpoints").mkdir()
+    with standing_in({}) as (served, endpoint):
+        found = run(tmp_path, endpoint, *GENERATE)
+        missing = run(tmp_path, endpoint, "next", "a", "-m", "checkpoints/none")
+        refused = run(tmp_path, endpoint, *GENERATE, "--revision", "main")
+        assert (found.returncode, missing.returncode, refused.returncode) == (0, 3, 2)
+        assert served.asked == []
+
+
+def test_a_download_shows_its_progress_on_a_terminal_and_no_bar_of_the_library(files, tmp_path):
+    with standing_in(files) as (_, endpoint):
+        parent, child = pty.openpty()
+        environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "TERM": "xterm", "COLUMNS": "80"}
+        given = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "ATTNCLI_"))}
+        command = [sys.executable, "-m", "attncli", "tokenize", "ab", "-m", NAME, "--ids"]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=given | environment, stdin=child, stdout=subprocess.PIPE, stderr=child
+        )
+        os.close(child)
+        seen = b""
+        try:
+            while part := os.read(parent, 4096):
+                seen += part
+        except OSError:
+            pass  # the other end is closed
+        assert process.communicate()[0] == b"97 98\n"
+        os.close(parent)
+    total = sum(len(files[name]) for name in NEEDED)
+    assert f"{NAME}: {total / 1e3:.1f} kB of {total / 1e3:.1f} kB" in seen.decode()
+    assert "config.json" not in seen.decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *(("a/b", True), ("Qwen/Qwen3-0.6B", True), ("a", False), ("a/b/c", False), ("./a/b", False), ("../b", False)),
+        *(("/a/b", False), ("a/", False), ("~/b", False), ("here/m", False), ("checkpoints/x", False), ("", False)),
+    ],
+)
+def test_which_names_are_of_the_hub(name, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("here/m").mkdir(parents=True)
+    Path("checkpoints").mkdir()
+    assert hub.is_of_hub(name) == expected
