@@ -24,10 +24,13 @@ from attncli.model.transformer import Transformer
 _MOST_SHARDS = 512  # each is a file held open
 
 
-def read_weights(folder: ModelFolder, config: ModelConfig, device: torch.device, dtype: torch.dtype | None) -> Transformer:
+def read_weights(
+    folder: ModelFolder, config: ModelConfig, device: torch.device, dtype: torch.dtype | None
+) -> Transformer:
     """The model of `config` with the weights of a directory, in evaluation mode. Raises BadCheckpoint.
 
-    Takes the memory of the weights, in the type asked for (None: the one stored), and of one tensor of a file more, in the type stored.
+    Takes the memory of the weights, in the type asked for (None: the one stored), and of one tensor of a file more, in
+    the type stored.
     """
     with _open(folder) as files:
         model = _empty_model(folder, files, config)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -64,12 +64,15 @@ class Backend(Protocol):
     def new_cache(self, sequences: int) -> SequenceCache:
         """An empty cache for so many sequences."""
 
-    def read(self, cache: SequenceCache, pieces: Sequence[Piece]) -> Tensor:
-        """Reads pieces of different sequences -> logits (wanted of all pieces, V), below one another."""
+    def read(self, cache: Any, pieces: Sequence[Piece]) -> Tensor:
+        """Reads pieces of different sequences -> logits (wanted of all pieces, V), below one another.
+
+        The cache is one of its own.
+        """
 
 
 class BatchCache(KVCache):
-    """Keys and values of several sequences that need not be of the same length; a KVCache for some of them at a time."""
+    """Keys and values of several sequences of any lengths; a KVCache for some of them at a time."""
 
     def __init__(self, layers: int, limit: int, sequences: int) -> None:
         super().__init__(layers, limit)

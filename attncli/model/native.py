@@ -65,15 +65,7 @@ class _Model(ctypes.Structure):
         *((name, ctypes.c_float) for name in ("eps", "score_scale")),
         *(
             (name, ctypes.c_int32)
-            for name in (
-                "layer_count",
-                "width",
-                "heads",
-                "kv_heads",
-                "head_width",
-                "feed_forward",
-                "subtracts_mean",
-            )
+            for name in ("layer_count", "width", "heads", "kv_heads", "head_width", "feed_forward", "subtracts_mean")
         ),
     ]
 
@@ -261,7 +253,9 @@ class NativeBackend:
 
     def _describe(self, model: Transformer) -> _Model:
         config = model.config
-        layers = (_Layer * config.layers)(*(self._layer(block, config.window_of(i)) for i, block in enumerate(model.blocks)))
+        layers = (_Layer * config.layers)(
+            *(self._layer(block, config.window_of(i)) for i, block in enumerate(model.blocks))
+        )
         self._kept.append(layers)
         rotary = None if model.position is not None else model.rotation()
         return _Model(
