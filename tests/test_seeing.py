@@ -24,10 +24,15 @@ def text_of(id_):
 def rounded(traced):
     """A trace with its numbers to six places, for comparing with those found by hand."""
     return [
-        (step.title, step.removed, round(step.removed_probability, 6), step.left,
-         [(choice.text, round(choice.probability, 6)) for choice in step.best])
+        (
+            step.name if step.setting is None else f"{step.name} {step.setting:g}",
+            step.removed,
+            round(step.removed_probability, 6),
+            step.left,
+            [(choice.text, round(choice.probability, 6)) for choice in step.best],
+        )
         for step in traced.steps
-    ]  # fmt: skip
+    ]
 
 
 def test_log_probabilities_by_hand():

@@ -7,14 +7,17 @@ where a stop string or the end of the document comes. Yields events; prints noth
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from attncli.config import SampleConfig
 from attncli.errors import BadInput
-from attncli.generation.events import Event, Finished, Reason, Reread, Text
+from attncli.generation.events import Event, Finished, Reason, Reread, Text, Token
 from attncli.generation.sampling import Seen, generators, needs_seen, next_token, uniforms
+from attncli.generation.seeing import Watch, tokens
 from attncli.model.cache import KVCache
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import DecodeStream, Tokenizer
@@ -49,10 +52,12 @@ def generate(
     prompt: Sequence[int],
     config: SampleConfig,
     end_ids: frozenset[int] | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[Event]:
     """Continues a prompt of at least one token, `config.num_samples` times, all samples together.
 
-    A text ends with any of `end_ids`; None is what the tokenizer calls the end of a document.
+    A text ends with any of `end_ids`; None is what the tokenizer calls the end of a document. With `watch`, a Token
+    comes before the text of each token.
 
     Raises BadInput at once for a prompt that is empty or longer than the context.
     """
@@ -60,17 +65,17 @@ def generate(
     if end_ids is None:
         end_ids = frozenset() if tokenizer.end_of_text is None else frozenset({tokenizer.end_of_text})
     samples = [_Sample(i, tokenizer, config.stop, end_ids) for i in range(config.num_samples)]
-    return _generate(samples, _steps(model, tokenizer.vocab_size, prompt, config))
+    return _generate(samples, _steps(model, tokenizer, prompt, config, watch))
 
 
-def _generate(samples: list[_Sample], steps: Iterator[list[int] | Reread]) -> Iterator[Event]:
+def _generate(samples: list[_Sample], steps: Iterator[Sequence[int | Token] | Reread]) -> Iterator[Event]:
     for step in steps:
         if isinstance(step, Reread):
             yield step
             continue
-        for sample, id_ in zip(samples, step, strict=True):
+        for sample, drawn in zip(samples, step, strict=True):
             if not sample.finished:
-                yield from sample.take(id_)
+                yield from sample.take(drawn)
         if all(sample.finished for sample in samples):
             return
     for sample in samples:
@@ -80,23 +85,25 @@ def _generate(samples: list[_Sample], steps: Iterator[list[int] | Reread]) -> It
 
 @torch.inference_mode()
 def _steps(
-    model: Transformer, vocab_size: int, prompt: Sequence[int], config: SampleConfig
-) -> Iterator[list[int] | Reread]:
-    """The ids of every sample, step by step, with a Reread wherever the context was full.
+    model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], config: SampleConfig, watch: Watch | None
+) -> Iterator[Sequence[int | Token] | Reread]:
+    """The ids of every sample, as tokens with `watch`, step by step; a Reread wherever the context was full.
 
-    Only ids below `vocab_size` are drawn: some models have more, without meaning, to fill their matrices.
+    Only ids that the tokenizer has are drawn: some models have more, without meaning, to fill their matrices.
     """
+    vocab_size = tokenizer.vocab_size
     device, context = model.embedding.weight.device, model.config.context
     recent = torch.tensor(prompt, device=device).repeat(config.num_samples, 1)  # as many as a reread may need
     streams = generators(config.seed, config.num_samples)
     seen = Seen.of([prompt] * config.num_samples, vocab_size, device) if needs_seen(config) else None
+    text_of = lru_cache(lambda id_: tokenizer.decode([id_]))
     cache = model.new_cache()
     logits = prefill(model, cache, recent)
     for step in range(config.max_new_tokens):
         if step % _DRAWN_TOGETHER == 0:
             draws = uniforms(streams, _DRAWN_TOGETHER).to(device)
         ids = next_token(logits[:, :vocab_size], config, draws[:, step % _DRAWN_TOGETHER], seen)
-        yield ids.tolist()
+        yield tokens(logits[:, :vocab_size], ids, config, watch, text_of, seen) if watch else ids.tolist()
         if step + 1 == config.max_new_tokens:
             return
         if seen is not None:
@@ -122,13 +129,17 @@ class _Sample:
         self._stop = stop
         self._held = ""
 
-    def take(self, id_: int) -> Iterator[Event]:
-        """Takes the next id; gives the text that is now certain, and the end when it comes."""
+    def take(self, drawn: int | Token) -> Iterator[Event]:
+        """Takes the next id or token; gives the token, the text that is now certain, and the end when it comes."""
+        id_ = drawn.id if isinstance(drawn, Token) else drawn
         self._ids.append(id_)
+        new = "" if id_ in self._end_ids else self._stream.push(id_)
+        if isinstance(drawn, Token):
+            yield replace(drawn, sample=self._index, characters=len(new))
         if id_ in self._end_ids:
             yield from self.close("end")
             return
-        self._held += self._stream.push(id_)
+        self._held += new
         if (at := self._stop_at()) is not None:
             yield from self._finish(self._held[:at], "stop")
             return
