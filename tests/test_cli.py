@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from attncli.cli.main import run
 from attncli.cli.options import parse_count, parse_seconds
@@ -169,6 +170,44 @@ def test_generate_bans_what_it_is_told_to_ban(at_home, capsys):
     assert document["samples"][0]["ids"] != [first]
     assert document["settings"]["logit_bias"][0] == {"id": first, "bias": "-inf"}
     assert document["settings"]["logit_bias"][1]["bias"] == 0.5
+
+
+def test_generate_tells_of_every_token(at_home, capsys, monkeypatch):
+    greedy = ("generate", "The cat", "-n", "4", "-t", "0", "--stop", "zzz")
+    plain = ask(capsys, *greedy)[1]
+    document = json.loads(ask(capsys, *greedy, "--logprobs", "2", "--trace", "--json")[1])
+    (sample,) = document["samples"]
+    assert [token["id"] for token in sample["tokens"]] == sample["ids"]
+    for token in sample["tokens"]:
+        assert token["top"][0] == {key: token[key] for key in ("id", "text", "logprob")}
+        assert token["trace"]["probability"] == 1
+        assert [step["name"] for step in token["trace"]["steps"]] == ["model", "temperature"]
+    for width in ("40", "80", "120"):
+        monkeypatch.setenv("COLUMNS", width)
+        for report, mark in ((("--trace",), "drawn at 100%"), (("--logprobs", "3"), " -")):
+            code, out, err = ask(capsys, *greedy, *report)
+            assert (code, err) == (0, "")
+            assert out.endswith("\n\n" + plain)
+            assert out.count(mark) >= 4
+            assert max(map(cell_len, out.removesuffix(plain).split("\n"))) <= int(width)
+
+
+def test_generate_colors_a_terminal_and_says_why_nothing_else(at_home, capsys, monkeypatch):
+    greedy = ("generate", "The cat", "-n", "9", "-t", "0")
+    plain = ask(capsys, *greedy)[1]
+    code, out, err = ask(capsys, *greedy, "--color")
+    assert (code, out) == (0, plain)
+    assert "no colours: standard output is no terminal" in err
+    for name, value in {"FORCE_COLOR": "1", "COLORTERM": "truecolor", "TERM": "xterm-256color"}.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = ask(capsys, *greedy, "--color")
+    assert "48;2;" in out
+    assert "surprise in bits" in out
+    assert "no colours" not in err
+    monkeypatch.setenv("NO_COLOR", "1")
+    code, out, err = ask(capsys, *greedy, "--color")
+    assert "48;2;" not in out
+    assert "NO_COLOR is set" in err
 
 
 def test_generate_without_a_prompt_begins_a_text(at_home, capsys):
@@ -353,6 +392,8 @@ BAD = [
     (["generate", "x", "--top-k", "-1"], 2, "--top-k is -1"),
     (["generate", "x", "--min-p", "2"], 2, "--min-p is 2"),
     (["generate", "x", "--repetition-penalty", "0"], 2, "--repetition-penalty is 0"),
+    (["generate", "x", "--trace", "--logprobs", "1"], 2, "two reports on the same tokens"),
+    (["generate", "x", "--logprobs", "-1"], 2, "--logprobs"),
     (["generate", "x", "--typical", "0"], 2, "--typical is 0"),
     (["generate", "x", "--presence-penalty", "inf"], 2, "--presence-penalty is inf"),
     (["generate", "x", "--logit-bias", "x"], 2, "--logit-bias 'x' is not a token, an equals sign and a number"),

@@ -9,9 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attncli.config import SampleConfig
-from attncli.generation.events import Choice, Trace, TraceStep
+from attncli.generation.engine import generate
+from attncli.generation.events import Choice, Finished, Text, Token, Trace, TraceStep
 from attncli.generation.sampling import Seen, filtered, next_token
 from attncli.generation.seeing import Watch, logprobs, tokens, trace
+from attncli.model.backend import TorchBackend
+from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
+from tests.conftest import story, tiny_model
+from tests.test_engine import Scripted
 from tests.test_sampling import ALL, EACH, INF, logits_of, random_logits
 
 NAMES = "abcdefgh"
@@ -24,10 +29,15 @@ def text_of(id_):
 def rounded(traced):
     """A trace with its numbers to six places, for comparing with those found by hand."""
     return [
-        (step.title, step.removed, round(step.removed_probability, 6), step.left,
-         [(choice.text, round(choice.probability, 6)) for choice in step.best])
+        (
+            step.name if step.setting is None else f"{step.name} {step.setting:g}",
+            step.removed,
+            round(step.removed_probability, 6),
+            step.left,
+            [(choice.text, round(choice.probability, 6)) for choice in step.best],
+        )
         for step in traced.steps
-    ]  # fmt: skip
+    ]
 
 
 def test_log_probabilities_by_hand():
@@ -135,3 +145,51 @@ def test_what_is_told_is_what_was_asked_for():
     assert isinstance(full.trace, Trace)
     assert full.logprob == plain.logprob == full.top[1].logprob
     assert Choice(0, "a", 0.0).probability == 1
+
+
+# While text is generated
+
+TOKENIZER = train_tokenizer([story(300)], "bpe", 300)
+MODEL = tiny_model(vocab_size=300, context=32)
+CONFIGS = [
+    SampleConfig(temperature=0, max_new_tokens=40),
+    SampleConfig(temperature=1.4, top_k=20, typical=0.9, seed=3, num_samples=3, max_new_tokens=30),
+    SampleConfig(repetition_penalty=1.5, presence_penalty=0.5, logit_bias=((9, -INF),), seed=4, max_new_tokens=30),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_being_watched_changes_no_text(config):
+    watch = Watch(3, trace=True)
+    plain = list(generate(TorchBackend(MODEL), TOKENIZER, [[5, 6, 7]], config))
+    watched = list(generate(TorchBackend(MODEL), TOKENIZER, [[5, 6, 7]], config, watch=watch))
+    assert [event for event in watched if not isinstance(event, Token)] == plain
+    for end in (event for event in plain if isinstance(event, Finished)):
+        told = [event for event in watched if isinstance(event, Token) and event.sample == end.sample]
+        text = "".join(event.text for event in plain if isinstance(event, Text) and event.sample == end.sample)
+        assert tuple(token.id for token in told) == end.ids
+        assert sum(token.characters for token in told) == len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
+        assert all(token.text == TOKENIZER.decode([token.id]) for token in told)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@torch.no_grad()
+def test_log_probabilities_are_the_models_own_whatever_is_filtered(config, family):
+    model = tiny_model(vocab_size=320, context=64, **family)  # more rows than tokens
+    events = list(generate(TorchBackend(model), TOKENIZER, [[5, 6, 7]], config, watch=Watch(2)))
+    for end in (event for event in events if isinstance(event, Finished)):
+        own = model(torch.tensor([[5, 6, 7, *end.ids]]))[0, 2:-1, :300].double().log_softmax(-1)
+        told = [event for event in events if isinstance(event, Token) and event.sample == end.sample]
+        assert [token.logprob for token in told] == pytest.approx(own[range(len(told)), end.ids].tolist(), abs=1e-4)
+        assert [token.top[0].logprob for token in told] == pytest.approx(own.amax(-1).tolist(), abs=1e-4)
+
+
+def test_a_token_comes_before_its_text_and_one_without_a_whole_character_too():
+    tokenizer = byte_tokenizer()
+    ids = [*tokenizer.encode("a東"), 256]
+    config = SampleConfig(temperature=0, max_new_tokens=9)
+    events = list(generate(Scripted(ids), tokenizer, [[1]], config, watch=Watch()))
+    seen = [(event.id, event.characters) if isinstance(event, Token) else event for event in events]
+    assert seen == [
+        (97, 1), Text(0, "a"), (230, 0), (157, 0), (177, 1), Text(0, "東"), (256, 0), Finished(0, "end", tuple(ids)),
+    ]  # fmt: skip

@@ -20,6 +20,7 @@ from attncli.cli.options import (
     unset,
 )
 from attncli.config import SampleConfig
+from attncli.errors import UsageProblem
 from attncli.model.native_library import begin as begin_native_library
 
 _PROMPT = "What to continue; - reads it from standard input. Unset: a new text."
@@ -32,6 +33,10 @@ _TOP_K = "Draw from the k most probable tokens; 0 is off."
 _TOP_P = "Draw from the fewest tokens of this total probability; 1 is off."
 _MIN_P = "Drop tokens below this share of the best one's probability; 0 is off."
 _TYPICAL = "Draw from tokens about as surprising as expected, of this total probability; 1 is off."
+_SEE = "What to see of every token"
+_COLOR = "Tint the text by how surprising each token was to the model, in bits."
+_LOGPROBS = "The log-probability of each token and the K most probable ones, before penalties and filters."
+_TRACE = "What each step above removed before a token was drawn, and what it left."
 
 
 # fmt: off
@@ -52,6 +57,9 @@ def generate(
     stop: Annotated[list[str] | None, unset(help="End where this text would come; may be given several times.")] = None,
     seed: SeedOption = None,
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the text as it is made, or at the end.")] = True,  # noqa: E501
+    color: Annotated[bool, typer.Option("--color", help=_COLOR, rich_help_panel=_SEE)] = False,
+    logprobs: Annotated[int | None, unset("--logprobs", metavar="K", min=0, help=_LOGPROBS, rich_help_panel=_SEE)] = None,  # noqa: E501
+    trace: Annotated[bool, typer.Option("--trace", help=_TRACE, rich_help_panel=_SEE)] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     json: JsonOption = False,
@@ -62,6 +70,8 @@ def generate(
     attncli generate "Once upon a time" --temperature 0.7
     attncli generate "ROMEO:" -n 100 --num-samples 3 --seed 1
     """
+    if trace and logprobs is not None and not json:
+        raise UsageProblem("--trace and --logprobs are two reports on the same tokens.", "Give one, or add --json.")
     begin_native_library()
     chosen = draw_seed() if seed is None else seed
     config = SampleConfig(
@@ -75,14 +85,21 @@ def generate(
     biases = [parse_bias(word) for word in logit_bias or ()]
     from attncli.cli.loading import load_to_generate
     from attncli.generation.engine import generate as generated
+    from attncli.generation.seeing import Watch
     from attncli.render.console import output, print_json, print_note
-    from attncli.render.generation import GenerationScreen
+    from attncli.render.generation import GenerationScreen, Report
+    from attncli.render.surprise import why_no_colors
 
     loaded, backend = load_to_generate(model, device, dtype, revision)
     config = replace(config, logit_bias=token_biases(loaded.tokenizer, biases))
     start = loaded.tokenizer.encode(text) or [loaded.start_of_text]
-    events = generated(backend, loaded.tokenizer, [start], config, loaded.end_ids)
-    screen = GenerationScreen(output(), text, num_samples, live=stream and not json)
+    watch = Watch(logprobs or 0, trace) if color or trace or logprobs is not None else None
+    events = generated(backend, loaded.tokenizer, [start], config, loaded.end_ids, watch)
+    console = output()
+    report: Report | None = "trace" if trace else None if logprobs is None else "logprobs"
+    screen = GenerationScreen(console, text, num_samples, live=stream and not json, color=color, report=report)
+    if color and not json and (reason := why_no_colors(console)):
+        print_note(f"no colours: {reason}; --logprobs 0 shows every token's log-probability")
     for event in events:
         screen.update(event)
     if json:

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -106,11 +107,12 @@ class _Engine:
     def __init__(
         self, backend: Backend, tokenizer: Tokenizer, config: SampleConfig, watch: Watch | None, how: EngineConfig
     ) -> None:
-        self._backend, self._tokenizer, self._config, self._watch, self._how = backend, tokenizer, config, watch, how
+        self._backend, self._config, self._watch, self._how = backend, config, watch, how
         self._context = backend.config.context
         self._vocab_size = tokenizer.vocab_size  # a model may have more ids, without meaning, that fill its matrices
         self._active: list[_Sequence] = []
         self._seen: Seen | None = None
+        self._text_of = lru_cache(lambda id_: tokenizer.decode([id_]))
         self._guesses = how.cached and (backend.exact if how.lookup is None else how.lookup)
 
     @torch.inference_mode()
@@ -213,7 +215,7 @@ class _Engine:
         numbers = [sequence.number for sequence in drawing]
         chosen = self._of(logits, [rows[number] + ahead for number in numbers])
         seen = self._seen_by(drawing)
-        told = tokens(chosen, ids, self._config, self._watch, lambda id_: self._tokenizer.decode([id_]), seen)
+        told = tokens(chosen, ids, self._config, self._watch, self._text_of, seen)
         return {number: replace(token, sample=number) for number, token in zip(numbers, told, strict=True)}
 
     def _take(self, sequence: _Sequence, id_: int, token: Token | None) -> Iterator[Event]:

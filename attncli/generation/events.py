@@ -66,11 +66,6 @@ class TraceStep:
     left: int  # tokens
     best: tuple[Choice, ...]  # the most probable ones left, among those left
 
-    @property
-    def title(self) -> str:
-        """'top-p 0.9'."""
-        return self.name if self.setting is None else f"{self.name} {self.setting:g}"
-
 
 @dataclass(frozen=True)
 class Trace:

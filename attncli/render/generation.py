@@ -12,7 +12,7 @@ from rich.style import Style
 from rich.text import Text as RichText
 
 from attncli.config import SampleConfig
-from attncli.generation.events import Event, Finished, Reread, Token
+from attncli.generation.events import Event, Finished, PromptsRead, Reread, Token
 from attncli.render.console import show
 from attncli.render.escape import visible
 from attncli.render.logprobs import logprobs_head, logprobs_row, token_document
@@ -65,7 +65,7 @@ class GenerationScreen:
             self._surprises[event.sample].take(event)
             if self._live and self._report:
                 self._tell(0, len(self._tokens[0]))
-        else:
+        elif not isinstance(event, PromptsRead):
             stretches = self._surprises[event.sample].split(event.text)
             self._texts[event.sample] += stretches
             if self._live and not self._report:

@@ -36,7 +36,8 @@ def logprobs_row(number: int, token: Token, width: int) -> Text:
         row.append(f"{percent(math.exp(token.logprob)):>7}")
     indent, used = row.cell_len + 2, 0
     for at, choice in enumerate(token.top):
-        shown = f"{fit(id_label(choice.id, choice.text), _SHORT_LABEL - 1)} {_nats(choice.logprob, 2)}"
+        value = f" {_nats(choice.logprob, 2)}"
+        shown = fit(id_label(choice.id, choice.text), min(_SHORT_LABEL - 1, width - indent - len(value))) + value
         if at and used + 2 + cell_len(shown) > width - indent:
             row.append("\n" + " " * (indent - 2))
             used = 0
@@ -46,8 +47,8 @@ def logprobs_row(number: int, token: Token, width: int) -> Text:
 
 
 def _nats(value: float, digits: int) -> str:
-    """Without the sign of a zero that is only rounded."""
-    text = f"{value:.{digits}f}"
+    """-1.234, for a token that hardly can come -123.4; without the sign of a zero that is only rounded."""
+    text = f"{value:.{digits}f}" if value > -100 else f"{value:.4g}"
     return text if float(text) else text.removeprefix("-")
 
 

@@ -61,7 +61,7 @@ def tint(bits: float, color_system: str | None) -> Style:
 
 def legend(color_system: str | None) -> Text:
     """Every colour with the bits it stands for, in at most 40 cells."""
-    text = Text("surprise in bits", "dim").append(" ")
+    text = Text().append("surprise in bits ", "dim")
     for low, high in zip((0, *_EDGES), (*_EDGES, None), strict=True):
         label = f" {low}–{high} " if high else f" {low}+ "
         text.append(label if low else f" <{high} ", tint(low, color_system))

@@ -13,7 +13,7 @@ from attncli.render.escape import fit, id_label, pad
 from attncli.render.numbers import percent
 
 _WIDE = 60  # columns from which there is room for the best tokens after every step
-_TITLE, _SHORT_TITLE = 23, 17  # cells of a step's name and setting
+_TITLE, _SHORT_TITLE = 23, 16  # cells of a step's name and setting
 _NUMBERS = 22  # cells of the three columns of numbers
 _LABEL = 14  # cells of a token among the best
 
@@ -21,7 +21,9 @@ _LABEL = 14  # cells of a token among the best
 def trace_head(width: int) -> Text:
     """The names of the columns, once above all blocks."""
     title = _TITLE if width >= _WIDE else _SHORT_TITLE
-    head = f"  {'':<{title}}{'removed':>8}{'share':>6}{'left':>8}" + ("  best of those left" if width >= _WIDE else "")
+    head = f"  {'step':<{title}}{'removed':>8}{'share':>6}{'left':>8}" + (
+        "  best of those left" if width >= _WIDE else ""
+    )
     return Text(fit(head, width), "dim")
 
 
@@ -41,7 +43,9 @@ def trace_block(number: int, token: Token, width: int) -> Text:
 def _step(step: TraceStep, drawn: int, width: int) -> Text:
     wide = width >= _WIDE
     removed = (f"{step.removed:,}", percent(step.removed_probability)) if step.removed else ("", "")
-    title = pad(step.title, _TITLE if wide else _SHORT_TITLE)
+    setting = "" if step.setting is None else f" {step.setting:g}"
+    room = _TITLE if wide else _SHORT_TITLE
+    title = pad(fit(step.name, room - len(setting)) + setting, room)
     line = Text(f"  {title}{removed[0]:>8}{removed[1]:>6}{step.left:>8,}")
     return line.append("  ").append(_best(step.best, drawn, width - _TITLE - _NUMBERS - 4)) if wide else line
 
