@@ -93,8 +93,10 @@ class BatchCache(KVCache):
         if end > self.limit:
             raise ValueError(f"{end} positions in a cache of {self.limit}")
         whole = key.new_empty(self._sequences, key.shape[1], 0, key.shape[3])
-        keys = self._keys[layer] = self._room(self._keys[layer], whole, self._filled(layer), end)
-        values = self._values[layer] = self._room(self._values[layer], whole, self._filled(layer), end)
+        held = self._keys[layer]
+        filled = 0 if held is None else held.shape[2]  # of a buffer any position may be in use
+        keys = self._keys[layer] = self._room(self._keys[layer], whole, filled, end)
+        values = self._values[layer] = self._room(self._values[layer], whole, filled, end)
         keys[self._chosen, :, start:end] = key
         values[self._chosen, :, start:end] = value
         return keys[self._chosen, :, :end], values[self._chosen, :, :end]
@@ -104,11 +106,6 @@ class BatchCache(KVCache):
         for buffer in (*self._keys, *self._values):
             if buffer is not None:
                 buffer[target, :, :length] = buffer[source, :, :length]
-
-    def _filled(self, layer: int) -> int:
-        """Positions of the layer's buffers that may hold something."""
-        buffer = self._keys[layer]
-        return 0 if buffer is None else buffer.shape[2]
 
 
 class TorchBackend:
