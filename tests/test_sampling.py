@@ -429,7 +429,7 @@ def test_a_filter_only_removes_and_leaves_something(name, data):
 
 
 @pytest.mark.parametrize("name", FILTERS)
-@pytest.mark.parametrize("size", [1, 2, 5, 513, 9000])
+@pytest.mark.parametrize("size", [1, 2, 5, 300, 9000])
 def test_a_row_of_nothing_stays_one_beside_others(name, size):
     keep, _ = FILTERS[name]
     logits = random_logits(3, size)
@@ -457,7 +457,7 @@ def by_full_sort(logits, rank, p):
     return left
 
 
-@pytest.mark.parametrize("size", [300, 511, 512, 2000, 8191, 8192, 20_000])
+@pytest.mark.parametrize("size", [200, 255, 256, 300, 2047, 2048, 16_384, 20_000])
 @pytest.mark.parametrize("kind", ["peaked", "flat", "rounded", "even", "few"])
 def test_sorting_a_part_keeps_what_sorting_all_would(size, kind):
     logits = random_logits(4, size, seed=size, spread={"peaked": 6, "flat": 0.5}.get(kind, 2.0))
@@ -472,7 +472,7 @@ def test_sorting_a_part_keeps_what_sorting_all_would(size, kind):
         chances, surprise = logits.softmax(-1), -logits.log_softmax(-1)
         entropy = (chances * surprise).nan_to_num(0).cumsum(-1)[:, -1:]
         assert torch.equal(keep_typical(logits, p), by_full_sort(logits, -(surprise - entropy).abs(), p))
-    for count in (1, 5, 255, 256, size):
+    for count in (1, 5, 127, 128, size):
         assert torch.equal(best(logits, count), logits.argsort(dim=-1, descending=True, stable=True)[:, :count])
 
 

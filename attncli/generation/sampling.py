@@ -32,7 +32,7 @@ from attncli.model.distribution import scale_by_temperature
 _Step = Callable[[Tensor], Tensor]
 
 _STREAM = 1_000_003
-_PARTS = (256, 4096)  # tokens that are put in order before all are
+_PARTS = (128, 1024, 8192)  # tokens that are put in order before all are
 
 
 def generators(seed: int, samples: int) -> list[torch.Generator]:
