@@ -1,0 +1,286 @@
+"""Generating text beside transformers and llama.cpp: the same random weights, greedy, in turn, medians, as a ratio.
+
+usage: python benchmarks/generate.py [--shapes 6x384x4096 12x768x32000] [--rounds 5] [--threads 2] [--only NAME …]
+
+Each tool runs in a process of its own that waits while another is measured. Every tool reads the same prompt of 32 tokens and
+makes 256 more (batch 1), 128 for each of 16 sequences (batch 16, sampled at temperature 1), and reads a prompt of 512. Guessing
+ahead is off: random weights repeat themselves, which would flatter it. llama.cpp's batch is not measured.
+Needs the `bench` extra: transformers, llama-cpp-python, gguf.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from attncli.text.tokenizer import Tokenizer, byte_tokenizer
+
+PROMPT, NEW, BATCH, BATCH_NEW, LONG = 32, 256, 16, 128, 512
+TOOLS = (
+    "attncli float32",
+    "attncli bfloat16",
+    "attncli int8",
+    "attncli PyTorch",
+    "transformers float32",
+    "transformers bfloat16",
+    "llama.cpp float32",
+    "llama.cpp bfloat16",
+)
+Measure = Callable[[], float]  # does the work once -> tokens per second
+
+
+def prompt(length: int, vocabulary: int) -> list[int]:
+    return [(i * 7919 + 13) % min(vocabulary, 4096) for i in range(length)]
+
+
+def per_second(tokens: int, work: Callable[[], object]) -> Measure:
+    def once() -> float:
+        began = time.perf_counter()
+        work()
+        return tokens / (time.perf_counter() - began)
+
+    return once
+
+
+def attncli(folder: Path, kind: str, threads: int) -> tuple[dict[str, Measure], list[int]]:
+    import torch
+
+    from attncli.checkpoint.store import load_model
+    from attncli.config import SampleConfig
+    from attncli.generation.engine import EngineConfig, generate
+    from attncli.generation.events import Finished
+    from attncli.model.backend import Piece, TorchBackend
+    from attncli.model.native import NativeBackend
+
+    torch.set_num_threads(threads)
+    dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
+    loaded = load_model(folder, torch.device("cpu"), dtype)
+    made = TorchBackend(loaded.model) if kind == "PyTorch" else NativeBackend(loaded.model, int8=kind == "int8")
+    vocabulary = made.config.vocab_size
+
+    def ids(length: int, new: int, samples: int, temperature: float) -> list[tuple[int, ...]]:
+        config = SampleConfig(temperature=temperature, max_new_tokens=new, num_samples=samples)
+        events = generate(
+            made, loaded.tokenizer, [prompt(length, vocabulary)], config, frozenset(), how=EngineConfig(lookup=False)
+        )
+        return [event.ids for event in events if isinstance(event, Finished)]
+
+    def read() -> None:
+        made.read(made.new_cache(1), [Piece(0, 0, prompt(LONG, vocabulary))])
+
+    measures = {
+        "batch 1": per_second(NEW, lambda: ids(PROMPT, NEW, 1, 0)),
+        "batch 16": per_second(BATCH * BATCH_NEW, lambda: ids(PROMPT, BATCH_NEW, BATCH, 1)),
+        "prompt": per_second(LONG, read),
+    }
+    return measures, list(ids(PROMPT, NEW, 1, 0)[0])
+
+
+def transformers(folder: Path, kind: str, threads: int) -> tuple[dict[str, Measure], list[int]]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, kind)).eval()
+    vocabulary = model.config.vocab_size
+    model.generation_config.eos_token_id = None
+
+    @torch.inference_mode()
+    def ids(length: int, new: int, samples: int, sample: bool) -> torch.Tensor:
+        given = torch.tensor([prompt(length, vocabulary)] * samples)
+        mask = torch.ones_like(given)
+        more = {"temperature": 1.0, "top_k": 0} if sample else {}
+        return model.generate(
+            given, attention_mask=mask, do_sample=sample, max_new_tokens=new, min_new_tokens=new, pad_token_id=0, **more
+        )[:, length:]
+
+    @torch.inference_mode()
+    def read() -> None:
+        model(torch.tensor([prompt(LONG, vocabulary)]), use_cache=True, logits_to_keep=1)
+
+    measures = {
+        "batch 1": per_second(NEW, lambda: ids(PROMPT, NEW, 1, False)),
+        "batch 16": per_second(BATCH * BATCH_NEW, lambda: ids(PROMPT, BATCH_NEW, BATCH, True)),
+        "prompt": per_second(LONG, read),
+    }
+    return measures, ids(PROMPT, NEW, 1, False)[0].tolist()
+
+
+def llama(folder: Path, kind: str, threads: int) -> tuple[dict[str, Measure], list[int]]:
+    import numpy as np
+    from llama_cpp import Llama
+
+    model = Llama(
+        str(gguf(folder, kind)), n_ctx=1024, n_batch=LONG, n_ubatch=LONG, n_threads=threads, n_threads_batch=threads,
+        verbose=False,
+    )  # fmt: skip
+    vocabulary = model.n_vocab()
+
+    def logits() -> np.ndarray:
+        return np.ctypeslib.as_array(model._ctx.get_logits_ith(-1), shape=(vocabulary,))
+
+    def ids() -> list[int]:
+        model.reset()
+        model.eval(prompt(PROMPT, vocabulary))
+        made = [int(logits().argmax())]
+        while len(made) < NEW:
+            model.eval(made[-1:])
+            made.append(int(logits().argmax()))
+        return made
+
+    def read() -> None:
+        model.reset()
+        model.eval(prompt(LONG, vocabulary))
+
+    return {"batch 1": per_second(NEW, ids), "prompt": per_second(LONG, read)}, ids()
+
+
+def gguf(folder: Path, kind: str) -> Path:
+    """The model as llama.cpp reads it: rotary pairs side by side, where the weights have them half a head apart."""
+    import torch
+    from gguf import GGMLQuantizationType, GGUFWriter
+    from safetensors.torch import load_file
+
+    path = folder / f"{kind}.gguf"
+    config, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    heads, width = config["num_attention_heads"], config["hidden_size"]
+    writer = GGUFWriter(path, "llama")
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(width)
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_rope_dimension_count(width // heads)
+    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("no_vocab")
+    names = {
+        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    }  # fmt: skip
+    for name, tensor in weights.items():
+        part = name.removesuffix(".weight")
+        if part.startswith("model.layers."):
+            _, _, layer, inner = part.split(".", 3)
+            told = f"blk.{layer}.{names[inner]}.weight"
+        else:
+            inner, told = part, f"{names[part]}.weight"
+        if inner in ("self_attn.q_proj", "self_attn.k_proj"):
+            tensor = tensor.view(heads, 2, -1, width).transpose(1, 2).reshape(-1, width)
+        if kind == "bfloat16" and tensor.ndim == 2:
+            data = tensor.bfloat16().contiguous().view(torch.uint8).numpy()
+            writer.add_tensor(told, data, raw_dtype=GGMLQuantizationType.BF16)
+        else:
+            writer.add_tensor(told, tensor.float().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def work(tool: str, folder: Path, threads: int) -> None:
+    """A tool's process: for every line of standard input one measurement."""
+    name, kind = tool.split()
+    measures, ids = {"attncli": attncli, "transformers": transformers, "llama.cpp": llama}[name](folder, kind, threads)
+    for measure in measures.values():
+        measure()
+    print(json.dumps({"measures": list(measures), "ids": ids}), flush=True)
+    for line in sys.stdin:
+        print(measures[line.strip()](), flush=True)
+
+
+def tokenizer_of(vocabulary: int) -> Tokenizer:
+    """Bytes, and as many tokens more of three letters as make so large a vocabulary."""
+    made = json.loads(byte_tokenizer().to_json())
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    words = ("".join(word) for word in itertools.product(letters, repeat=3))
+    made["model"]["vocab"] |= {word: 257 + i for i, word in zip(range(vocabulary - 257), words, strict=False)}
+    return Tokenizer.from_json(json.dumps(made))
+
+
+def write_model(folder: Path, shape: str) -> float:
+    """Random weights of the Llama family; returns how many millions."""
+    import torch
+
+    from attncli.checkpoint.store import Checkpoint, write_checkpoint
+    from attncli.config import ModelConfig
+    from attncli.model.transformer import Transformer, initialize
+
+    layers, width, vocabulary = map(int, shape.split("x"))
+    config = ModelConfig(
+        vocab_size=vocabulary, layers=layers, width=width, heads=width // 64, kv_heads=width // 64, head_width=64,
+        feed_forward_width=(width * 8 // 3 + 31) // 32 * 32, context=1024, qk_norm=False,
+    )  # fmt: skip
+    model = Transformer(config)
+    initialize(model, torch.Generator().manual_seed(0))
+    write_checkpoint(folder, Checkpoint(config, model.state_dict(), tokenizer_of(vocabulary), 256))
+    return sum(tensor.numel() for tensor in model.parameters()) / 1e6
+
+
+def compare(shape: str, tools: list[str], rounds: int, threads: int) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        millions = write_model(folder, shape)
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        workers, told = {}, {}
+        for tool in tools:
+            command = (sys.executable, __file__, "--work", tool, "--folder", str(folder), "--threads", str(threads))
+            workers[tool] = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                env=environment,
+            )  # fmt: skip
+            told[tool] = json.loads(workers[tool].stdout.readline())
+        speeds: dict[str, dict[str, list[float]]] = {tool: {} for tool in tools}
+        for _ in range(rounds):
+            for name in ("batch 1", "batch 16", "prompt"):
+                for tool, worker in workers.items():
+                    if name in told[tool]["measures"]:
+                        print(name, file=worker.stdin, flush=True)
+                        speeds[tool].setdefault(name, []).append(float(worker.stdout.readline()))
+        for worker in workers.values():
+            worker.stdin.close()
+            worker.wait()
+    print(f"\n{shape}: {millions:.1f} M parameters, {threads} threads, medians of {rounds}, tokens per second")
+    print(f"{'':<24}{'batch 1':>10}{'batch 16':>10}{'prompt 512':>12}   the same {NEW} tokens as the first row")
+    first = told[tools[0]]["ids"]
+    for tool in tools:
+        row = "".join(
+            f"{statistics.median(speeds[tool][name]):>{width},.0f}" if name in speeds[tool] else " " * width
+            for name, width in (("batch 1", 10), ("batch 16", 10), ("prompt", 12))
+        )
+        same = next((i for i, (a, b) in enumerate(zip(first, told[tool]["ids"], strict=True)) if a != b), NEW)
+        print(f"{tool:<24}{row}   {same}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shapes", nargs="+", default=["6x384x4096", "12x768x32000"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs="+", default=list(TOOLS))
+    parser.add_argument("--work")
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    if given.work:
+        work(given.work, given.folder, given.threads)
+        return
+    for shape in given.shapes:
+        compare(shape, given.only, given.rounds, given.threads)
+
+
+if __name__ == "__main__":
+    main()
