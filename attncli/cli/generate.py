@@ -64,7 +64,7 @@ def generate(
     from attncli.render.generation import GenerationScreen
 
     loaded = load(model, device, dtype, revision)
-    start = loaded.tokenizer.encode(text) or [loaded.start_of_text]
+    start = loaded.prompt(text)
     events = generated(loaded.model, loaded.tokenizer, start, config, loaded.end_ids)
     screen = GenerationScreen(output(), text, num_samples, live=stream and not json)
     for event in events:

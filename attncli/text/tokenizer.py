@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,6 +113,17 @@ class Tokenizer:
         """The id that ends a document, or None."""
         found = self._backend.token_to_id(END_OF_TEXT)
         return None if found is None else int(found)
+
+    @cached_property
+    def opening(self) -> tuple[int, ...]:
+        """The special tokens that a post-processor puts before a text; where attncli trained it, there is none.
+
+        As in transformers, `add_bos_token` in tokenizer_config.json has no say beside a tokenizer.json.
+        """
+        with _library_failures():
+            encoding = self._backend.encode("a")
+        added = takewhile(lambda pair: pair[1], zip(encoding.ids, encoding.special_tokens_mask, strict=True))
+        return tuple(id_ for id_, _ in added)
 
     @cached_property
     def kind(self) -> str:
