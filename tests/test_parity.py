@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -13,7 +14,7 @@ from attncli.config import SampleConfig
 from attncli.errors import BadCheckpoint
 from attncli.generation.engine import generate
 from attncli.generation.events import Finished
-from attncli.text.tokenizer import train_tokenizer
+from attncli.text.tokenizer import Tokenizer, train_tokenizer
 from tests.conftest import FAMILIES, ids_of, story, tiny_config, tiny_model
 from tests.test_model import Recorder
 
@@ -200,6 +201,37 @@ def test_our_tokenizer_is_read_by_them(kind, tmp_path):
         assert ids == ours.encode(text)
         assert theirs.decode(ids) == text
     assert theirs.eos_token_id == ours.end_of_text
+
+
+FRAME = {  # what tokenizer.json, and what tokenizer_config.json say of the tokens before a text
+    "nothing": (None, {}),
+    "a post-processor": ("<s> $A", {}),
+    "a post-processor that ends texts too": ("<s> $A </s>", {}),
+    "a setting": (None, {"add_bos_token": True}),
+    "a setting against the post-processor": ("<s> $A", {"add_bos_token": False}),
+}
+
+
+@pytest.mark.parametrize("frame", FRAME)
+def test_a_prompt_begins_with_what_transformers_puts_before_it(frame, tmp_path, tokenizer):
+    template, settings = FRAME[frame]
+    backend = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    backend.add_special_tokens(["<s>", "</s>"])
+    names = [(token, backend.token_to_id(token)) for token in ("<s>", "</s>")]
+    if template is not None:
+        backend.post_processor = tokenizers.processors.TemplateProcessing(template, special_tokens=names)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    write_ours(tmp_path, Tokenizer.from_json(backend.to_str()))
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | settings))
+    found = load_model(tmp_path, CPU, torch.float32)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)("The <s> cat", split_special_tokens=True)["input_ids"]
+    ends = theirs[-1:] == [names[1][1]]  # which a text that goes on has not
+    assert found.prompt("The <s> cat") == theirs[: -1 if ends else None]
+    assert ends == ("</s>" in (template or ""))
+    opened = template is not None
+    assert found.tokenizer.opening == ((names[0][1],) if opened else ())
+    assert found.prompt("") == ([names[0][1]] if opened else [found.start_of_text])
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -2,14 +2,21 @@
 
 import json
 import random
+import select
 import subprocess
 import sys
 import unicodedata
-from itertools import chain
+from collections import Counter
+from copy import deepcopy
+from functools import reduce
+from itertools import chain, islice
+from operator import getitem
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Backend
 
 from attncli.config import TOKENIZER_KINDS
 from attncli.errors import BadCheckpoint, BadInput, UsageProblem
@@ -380,6 +387,19 @@ HOSTILE = {
     "a vocabulary that is not of bytes": {
         "model": {**json.loads(byte_tokenizer().to_json())["model"], "vocab": {"a": 0, "b": 1, "東": 2, "\u0120京": 3}},
     },
+    "a vocabulary with an id far away": {
+        "model": {**json.loads(byte_tokenizer().to_json())["model"], "vocab": {"a": 0, "b": 2**31}},
+    },
+    "an exploding decoder": {"decoder": {"type": "Sequence", "decoders": [_replace("a", "a" * 3000)] * 3}},
+    "bytes of bytes of bytes": {
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+            ] * 50,
+        },
+    },
+    "a sequence that is none": {"normalizer": {"type": "Sequence", "normalizers": True}},
     "a decoder out of its bounds": {"decoder": {"type": "Strip", "content": "a", "start": 10**9, "stop": 10**9}},
 }  # fmt: skip
 IN_A_CHILD = """
@@ -406,6 +426,131 @@ def test_a_hostile_tokenizer_is_refused_or_harmless(name):
     done = subprocess.run(child, input=json.dumps(document), capture_output=True, text=True, timeout=5, check=False)
     assert done.stdout.strip() in ("works", "BadCheckpoint"), done.stderr[-500:]
     assert done.returncode == 0
+
+
+def every_kind():
+    """A tokenizer.json of each kind that models are published with, of every part one."""
+    trained = [train_tokenizer([LEARNED], kind).to_json() for kind in TOKENIZER_KINDS]
+    unigram = Backend(models.Unigram([("<unk>", 0.0), ("a", -1.0), ("▁a", -1.5)], 0, False))
+    steps = [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " "), normalizers.Prepend("▁")]
+    unigram.normalizer = normalizers.Sequence(steps)
+    unigram.pre_tokenizer, unigram.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    unigram.post_processor = processors.TemplateProcessing("<unk> $A", special_tokens=[("<unk>", 0)])
+    pieces = Backend(models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2, "[CLS]": 3, "[SEP]": 4}, unk_token="[UNK]"))
+    pieces.normalizer, pieces.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    pieces.post_processor = processors.BertProcessing(("[SEP]", 4), ("[CLS]", 3))
+    pieces.decoder = decoders.WordPiece()
+    merged = Backend(models.BPE({"a": 0, "b": 1, "ab": 2, "▁": 3, "<0x41>": 4}, [("a", "b")], byte_fallback=True))
+    words = pre_tokenizers.Split(Regex(r"\p{N}{1,3}|\s+(?!\S)|\s+"), "isolated")
+    parts = [words, pre_tokenizers.ByteLevel(False, True, False), pre_tokenizers.Digits(True)]
+    merged.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    after = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    merged.decoder = decoders.Sequence(after)
+    merged.post_processor = processors.ByteLevel(trim_offsets=False)
+    merged.enable_truncation(8)
+    merged.enable_padding(length=9)
+    return [json.loads(text) for text in (*trained, *(made.to_str() for made in (unigram, pieces, merged)))]
+
+
+PARTS = ("normalizer", "pre_tokenizer", "decoder", "post_processor", "model", "padding", "truncation", "added_tokens")
+VALUES = [
+    *(
+        None,
+        True,
+        -1,
+        0,
+        1,
+        2**31,
+        2**32,
+        2**63,
+        2**64,
+        1e300,
+        4e9,
+        "",
+        "a",
+        "a" * 5000,
+        "東",
+        "\0",
+        [],
+        {},
+        [["a", "b"]],
+    ),
+    *("(a+)+$", "(a|aa)+$", "(a*)*b", "(?=(a+))*b", "[", "\\", "(?<=a)*"),
+]
+
+
+def places(document, path=()):
+    """Every place in a document, of long lists and objects the first few."""
+    inner = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    for key, value in islice(inner, 12):
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+def mutated(documents, generator):
+    """One of the documents, changed in a few places."""
+    document = deepcopy(generator.choice(documents))
+    for _ in range(generator.choice([1, 1, 1, 2, 3])):
+        *path, last = generator.choice(list(places(document)))
+        owner = reduce(getitem, path, document)
+        old, way = owner[last], generator.random()
+        if way < 0.5:
+            owner[last] = deepcopy(generator.choice(VALUES))
+        elif way < 0.6:
+            del owner[last]
+        elif way < 0.8:
+            part = generator.choice(PARTS)
+            document[part] = deepcopy(generator.choice(documents)[part])
+        elif isinstance(old, list):
+            owner[last] = old * generator.choice([2, 3, 50])
+        else:
+            names = ("normalizers", "pretokenizers", "decoders", "processors")
+            owner[last] = {"type": "Sequence", **{name: [old] * 3 for name in names}}
+    return document
+
+
+CHANGED_IN_A_CHILD = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+from attncli.errors import AttnError
+from attncli.text.tokenizer import Tokenizer
+for line in sys.stdin:
+    try:
+        tokenizer = Tokenizer.from_json(line)
+        tokenizer.decode(tokenizer.encode("a" * 40 + "b the lamp 123  \\n東é<unk>"))
+        tokenizer.opening, tokenizer.kind
+        tokenizer.decode(range(min(tokenizer.vocab_size, 300)))
+        tokenizer.pieces("ab a")
+        print("works", flush=True)
+    except AttnError as problem:
+        print(type(problem).__name__, flush=True)
+"""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_tokenizer_that_was_changed_is_refused_or_harmless(seed):
+    """Never a crash, an abort or a hang: of a child that reads several hundred, each is answered within 5 seconds."""
+    generator, documents = random.Random(seed), every_kind()
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHANGED_IN_A_CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    answers = Counter()
+    with child:
+        for _ in range(400):
+            line = json.dumps(mutated(documents, generator))
+            child.stdin.write(line + "\n")
+            child.stdin.flush()
+            ready, _, _ = select.select([child.stdout], [], [], 20 if not answers else 5)  # the first waits for imports
+            answer = child.stdout.readline().strip() if ready else "hangs"
+            if answer not in ("works", "BadCheckpoint", "BadInput"):
+                child.kill()
+                pytest.fail(f"{answer or 'dies'}: {line[:2000]}")
+            answers[answer] += 1
+        child.stdin.close()
+    assert answers["works"] > 50
+    assert answers["BadCheckpoint"] > 50
 
 
 # Stretches

@@ -83,6 +83,10 @@ class LoadedModel:
     end_ids: frozenset[int]  # tokens that end a text
     run: dict[str, Any]
 
+    def prompt(self, text: str) -> list[int]:
+        """The ids to continue: of a text, after what its tokenizer puts before one; of no text, where one begins."""
+        return [*self.tokenizer.opening, *self.tokenizer.encode(text)] or [self.start_of_text]
+
     @property
     def name(self) -> str:
         """What its directory is called."""

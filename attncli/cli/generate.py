@@ -92,7 +92,7 @@ def generate(
 
     loaded, backend = load_to_generate(model, device, dtype, revision)
     config = replace(config, logit_bias=token_biases(loaded.tokenizer, biases))
-    start = loaded.tokenizer.encode(text) or [loaded.start_of_text]
+    start = loaded.prompt(text)
     watch = Watch(logprobs or 0, trace) if color or trace or logprobs is not None else None
     events = generated(backend, loaded.tokenizer, [start], config, loaded.end_ids, watch)
     console = output()

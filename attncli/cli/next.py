@@ -39,7 +39,7 @@ def next_(
 
     loaded = load(model, device, dtype, revision)
     pieces = loaded.tokenizer.pieces(given)
-    found = candidates(loaded.model, loaded.tokenizer, [piece.id for piece in pieces], asked, top_k)
+    found = candidates(loaded.model, loaded.tokenizer, loaded.prompt(given), asked, top_k)
     if json:
         print_json(candidates_document(found, loaded.name, given))
     else:

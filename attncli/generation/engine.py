@@ -112,10 +112,10 @@ class _Engine:
         self._vocab_size = tokenizer.vocab_size  # a model may have more ids, without meaning, that fill its matrices
         self._active: list[_Sequence] = []
         self._seen: Seen | None = None
+        self._no_draws = torch.empty(0)
         self._text_of = lru_cache(lambda id_: tokenizer.decode([id_]))
         self._guesses = how.cached and (backend.exact if how.lookup is None else how.lookup)
 
-    @torch.inference_mode()
     def run(self, waiting: deque[_Sequence]) -> Iterator[Event]:
         """Makes all texts; those that wait take the places of those that have ended."""
         slots = min(len(waiting), self._how.at_once)
@@ -196,12 +196,12 @@ class _Engine:
 
     def _draw(self, logits: Tensor, rows: list[int], drawing: list[_Sequence]) -> Tensor:
         """Ids (B,), one for each of the texts."""
-        greedy = self._config.temperature == 0
-        draws = torch.tensor([0.0 if greedy else sequence.uniform() for sequence in drawing], device=logits.device)
+        drawn = [] if self._config.temperature == 0 else [sequence.uniform() for sequence in drawing]
+        draws = torch.tensor(drawn, device=logits.device) if drawn else self._no_draws
         return next_token(self._of(logits, rows), self._config, draws, self._seen_by(drawing))
 
     def _of(self, logits: Tensor, rows: list[int]) -> Tensor:
-        return logits if rows == list(range(len(logits))) else logits[rows]
+        return logits if len(rows) == len(logits) and rows == list(range(len(rows))) else logits[rows]
 
     def _seen_by(self, drawing: list[_Sequence]) -> Seen | None:
         return None if self._seen is None else self._seen.of_rows([sequence.slot for sequence in drawing])

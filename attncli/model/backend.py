@@ -101,6 +101,7 @@ class BatchCache(KVCache):
         values[self._chosen, :, start:end] = value
         return keys[self._chosen, :, :end], values[self._chosen, :, :end]
 
+    @torch.inference_mode()
     def copy(self, source: int, target: int, length: int) -> None:
         """Gives a sequence the first `length` positions of another."""
         for buffer in (*self._keys, *self._values):

@@ -15,6 +15,7 @@ import math
 import statistics
 import time
 import weakref
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -117,7 +118,7 @@ class NativeCache:
         self._shape = (sequences, kv_heads, head_width)
         self._keys: list[Tensor] = [torch.empty(0)] * layers
         self._values: list[Tensor] = [torch.empty(0)] * layers
-        self.key_pointers = self.value_pointers = (ctypes.c_void_p * layers)()
+        self.key_pointers = self.value_pointers = 0  # addresses of lists of addresses, one for each layer
 
     @property
     def nbytes(self) -> int:
@@ -143,7 +144,8 @@ class NativeCache:
                 values[:, :, :old] = self._values[layer]
             self._keys[layer], self._values[layer] = keys, values
         self.capacity = new
-        self.key_pointers, self.value_pointers = _pointers(self._keys), _pointers(self._values)
+        self._pointers = [_pointers(self._keys), _pointers(self._values)]
+        self.key_pointers, self.value_pointers = map(ctypes.addressof, self._pointers)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Gives a sequence the first `length` positions of another."""
@@ -174,6 +176,7 @@ class NativeBackend:
         self._kept: list[object] = []  # what the description points into
         self._packed: dict[int, _Matrix] = {}
         self._int8 = int8
+        self._padded_vocab_size = math.ceil(model.config.vocab_size / LANES) * LANES
         self._description = self._describe(model)
         counts = _thread_counts() if threads is None else [threads]
         self._engines = {count: functions.engine_new(ctypes.byref(self._description), count) for count in counts}
@@ -196,50 +199,48 @@ class NativeBackend:
 
     def read(self, cache: NativeCache, pieces: Sequence[Piece]) -> Tensor:
         """Reads pieces of different sequences -> logits (wanted of all pieces, V), below one another."""
-        ends = [piece.end for piece in pieces]
-        if max(ends) > self.config.context:
-            raise ValueError(f"{max(ends)} tokens in a context of {self.config.context}")
-        cache.reserve(max(ends))
-        sizes = [len(piece.ids) for piece in pieces]
-        rows = sum(sizes)
-        ids, at, sequence = np.empty((3, rows), np.int32)
+        end = max(piece.end for piece in pieces)
+        if end > self.config.context:
+            raise ValueError(f"{end} tokens in a context of {self.config.context}")
+        cache.reserve(end)
+        ids: list[int] = []
+        at: list[int] = []
+        sequence: list[int] = []
         wanted: list[int] = []
-        first = 0
-        for piece, size in zip(pieces, sizes, strict=True):
-            last = first + size
-            ids[first:last] = piece.ids
-            at[first:last] = range(piece.start, piece.end) if size > 1 else piece.start
-            sequence[first:last] = piece.sequence
-            wanted += range(last - piece.wanted, last)
-            first = last
-        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+        for piece in pieces:
+            ids += piece.ids
+            at += range(piece.start, piece.end)
+            sequence += [piece.sequence] * len(piece.ids)
+            wanted += range(len(ids) - piece.wanted, len(ids))
+        if min(ids) < 0 or max(ids) >= self.config.vocab_size:
             raise ValueError(f"a token outside of a vocabulary of {self.config.vocab_size}")
-        logits = torch.empty(len(wanted), math.ceil(self.config.vocab_size / LANES) * LANES)
-        asked = np.array(wanted, np.int32)
-        for start in range(0, rows, _ROWS_AT_ONCE):
-            end = min(start + _ROWS_AT_ONCE, rows)
-            begun, done = np.searchsorted(asked, (start, end))
-            here = asked[begun:done] - start
-            self._run(cache, ids[start:end], at[start:end], sequence[start:end], here, logits[begun:done])
+        logits = torch.empty(len(wanted), self._padded_vocab_size)
+        for start in range(0, len(ids), _ROWS_AT_ONCE):
+            rows = slice(start, min(start + _ROWS_AT_ONCE, len(ids)))
+            begun, done = bisect_left(wanted, rows.start), bisect_left(wanted, rows.stop)
+            here = [row - start for row in wanted[begun:done]]
+            self._run(cache, (ids[rows], at[rows], sequence[rows], here), logits[begun:done])
         return logits[:, : self.config.vocab_size]
 
-    def _run(
-        self, cache: NativeCache, ids: np.ndarray, at: np.ndarray, sequence: np.ndarray, wanted: np.ndarray, out: Tensor
-    ) -> None:
+    def _run(self, cache: NativeCache, numbers: Sequence[list[int]], out: Tensor) -> None:
+        """One call: tokens, positions and sequences of its rows, and the rows whose logits are wanted."""
+        rows = len(numbers[0])
+        whole = np.array([number for part in numbers for number in part], np.int32)
+        address = whole.ctypes.data
         call = _Call(
-            *(part.ctypes.data for part in (ids, at, sequence, wanted)),
-            ctypes.addressof(cache.key_pointers),
-            ctypes.addressof(cache.value_pointers),
+            *(address + which * rows * whole.itemsize for which in range(4)),
+            cache.key_pointers,
+            cache.value_pointers,
             out.data_ptr(),
-            len(ids),
-            len(wanted),
+            rows,
+            len(numbers[3]),
             cache.capacity,
         )
-        threads = self._next_threads() if len(ids) <= _FEW_ROWS else max(self._engines)
+        threads = self._next_threads() if rows <= _FEW_ROWS else max(self._engines)
         begun = time.perf_counter()
         if _functions().engine_run(self._engines[threads], ctypes.byref(call)):
-            raise MemoryError(f"no memory to read {len(ids)} tokens")
-        if self._best is None and len(ids) == 1:
+            raise MemoryError(f"no memory to read {rows} tokens")
+        if self._best is None and rows == 1:
             self._seconds[threads].append(time.perf_counter() - begun)
 
     def _next_threads(self) -> int:

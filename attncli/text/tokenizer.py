@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 LARGEST_VOCABULARY = 1 << 20
 _LARGEST_FILE = 64 << 20  # bytes of a tokenizer.json
-_MOST_GROWTH = 16  # of a text, by the replacements of a normalizer
+_LARGEST_ID = 1 << 22
+_MOST_GROWTH = 16  # of a text, by replacements
 _LEARN_LENGTH = 1024  # characters
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _SAFE_CUT = re.compile(r"(?<=\S)[ \n]")
@@ -76,7 +77,7 @@ class Tokenizer:
         """Reads the text of a `tokenizer.json`. Raises BadCheckpoint when it is not one."""
         from tokenizers import Tokenizer as Backend
 
-        _refuse_growth(text, where)
+        _refuse_hostile(text, where)
         try:
             with _library_failures():
                 return cls(Backend.from_str(text))
@@ -113,6 +114,23 @@ class Tokenizer:
         """The id that ends a document, or None."""
         found = self._backend.token_to_id(END_OF_TEXT)
         return None if found is None else int(found)
+
+    @cached_property
+    def opening(self) -> tuple[int, ...]:
+        """The special tokens that a post-processor puts before a text; where attncli trained it, there is none.
+
+        As in transformers, `add_bos_token` in tokenizer_config.json has no say beside a tokenizer.json.
+        """
+        with _library_failures():
+            encoding = self._backend.encode("a")
+        added = takewhile(lambda pair: pair[1], zip(encoding.ids, encoding.special_tokens_mask, strict=True))
+        opening = tuple(id_ for id_, _ in added)
+        if any(id_ >= self.vocab_size for id_ in opening):
+            raise BadCheckpoint(
+                f"The tokenizer puts token {max(opening)} before a text, and has ids 0 to {self.vocab_size - 1}.",
+                "Copy it again from its source.",
+            )
+        return opening
 
     @cached_property
     def kind(self) -> str:
@@ -238,22 +256,37 @@ def _library_failures() -> Iterator[None]:
         ) from None
 
 
-def _refuse_growth(text: str, where: str) -> None:
-    """Refuses replacements that would multiply a text, which the library carries out until memory ends."""
+def _refuse_hostile(text: str, where: str) -> None:
+    """Refuses what the library would carry out until time or memory ends: ids far apart, replacements that multiply."""
     try:
-        pending = [json.loads(text).get("normalizer")]
-    except (ValueError, RecursionError, AttributeError):
+        document = json.loads(text)
+        vocabulary = document["model"]["vocab"]
+    except (ValueError, RecursionError, TypeError, KeyError):
         return  # the library says what is wrong with it
-    growth = 1
-    while pending:
-        part = pending.pop()
-        if isinstance(part, dict):
-            pending += part.get("normalizers") or []
-            growth *= max(len(str(part.get("content", ""))), 1)
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else ()
+    if any(isinstance(id_, int) and id_ > _LARGEST_ID for id_ in ids):
+        raise BadCheckpoint(f"{where} has a token whose id is above {_LARGEST_ID:,}.", "Copy it again from its source.")
+    growth = max(_growth([document.get("normalizer"), document.get("pre_tokenizer")]), _growth(document.get("decoder")))
     if growth > _MOST_GROWTH:
         raise BadCheckpoint(
             f"{where} would make a text up to {growth} times as long.", "Copy it again from its source."
         )
+
+
+def _growth(steps: object) -> int:
+    """How many times as long steps that follow one another can make a text.
+
+    A replacement multiplies it by its length; writing bytes as characters, most of which take two bytes, by two.
+    """
+    growth, pending = 1, [steps]
+    while pending:
+        step = pending.pop()
+        if isinstance(step, list):
+            pending += step
+        elif isinstance(step, dict):
+            pending += [step.get(name) for name in ("normalizers", "pretokenizers", "decoders")]
+            growth *= max(len(str(step.get("content", ""))), 1) * (2 if step.get("type") == "ByteLevel" else 1)
+    return growth
 
 
 class DecodeStream:
