@@ -3,8 +3,9 @@
 usage: python benchmarks/generate.py [--shapes 6x384x4096 12x768x32000] [--rounds 5] [--threads 2] [--only NAME …]
 
 Each tool runs in a process of its own that waits while another is measured. Every tool reads the same prompt of 32
-tokens and makes 256 more (batch 1), 128 for each of 16 sequences (batch 16, sampled at temperature 1), and reads a prompt
-of 512. Guessing ahead is off: random weights repeat themselves, which would flatter it. llama.cpp's batch is not measured.
+tokens and makes 256 more (batch 1), 128 for each of 16 sequences (batch 16, sampled at temperature 1), and reads a
+prompt of 512. Guessing ahead is off: random weights repeat themselves, which would flatter it. llama.cpp's batch is not
+measured.
 Needs the `bench` extra: transformers, llama-cpp-python, gguf.
 """
 

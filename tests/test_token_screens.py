@@ -212,7 +212,7 @@ def events(tokens, texts):
 
 
 def generated(console, live=True, **how):
-    drawn = GenerationScreen(console, "It", 1, live=live, **how)
+    drawn = GenerationScreen(console, ["It"], 1, live=live, **how)
     for event in events(
         [token(7, " his", 0.5, top=MODEL, trace=TRACE), token(8, "\n" + HOSTILE, 9)], [" his\n" + HOSTILE]
     ):
@@ -251,7 +251,7 @@ def test_a_report_comes_before_the_text(live):
     assert drawn.startswith(logprobs_head(80).plain.rstrip() + "\n   1 ␣his")
     assert drawn.endswith("\n\nIt his\n" + HOSTILE + "\n")
     console = screen(80)
-    several = GenerationScreen(console, "It", 2, live=live, report="trace")
+    several = GenerationScreen(console, ["It"], 2, live=live, report="trace")
     for sample in (1, 0):
         several.update(token(7, " his", sample=sample, trace=TRACE))
         several.update(Text(sample, " his"))
@@ -266,5 +266,5 @@ def test_tokens_are_in_the_document_when_they_were_asked_for():
     (sample,) = drawn.document("m", SampleConfig())["samples"]
     assert sample["text"] == " his\n" + HOSTILE
     assert [each["id"] for each in sample["tokens"]] == sample["ids"] == [7, 8]
-    empty = GenerationScreen(screen(80), "It", 1, live=False)
+    empty = GenerationScreen(screen(80), ["It"], 1, live=False)
     assert empty.document("m", SampleConfig())["samples"] == [{"text": "", "ids": [], "finish_reason": None}]

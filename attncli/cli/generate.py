@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated
 
 import typer
 
+from attncli.cli.clock import started
 from attncli.cli.options import (
     DeviceOption,
-    DtypeOption,
+    GenerationDtypeOption,
     JsonOption,
     ModelOption,
     RevisionOption,
@@ -20,10 +23,11 @@ from attncli.cli.options import (
     unset,
 )
 from attncli.config import SampleConfig
-from attncli.errors import UsageProblem
+from attncli.errors import BadInput, UsageProblem
 from attncli.model.native_library import begin as begin_native_library
 
 _PROMPT = "What to continue; - reads it from standard input. Unset: a new text."
+_PROMPTS = "A file with a prompt on each line, continued together; - is standard input."
 _DRAW = "What is drawn, in this order"  # the panel's options stand as generation/sampling.py applies them
 _BIAS = "Add a number to the logit of a token, given by its text or as #ID; -inf bans it. May be given several times."
 _REPETITION = "Above 1 makes tokens of the prompt and the text so far less likely; 1 is off."
@@ -37,11 +41,17 @@ _SEE = "What to see of every token"
 _COLOR = "Tint the text by how surprising each token was to the model, in bits."
 _LOGPROBS = "The log-probability of each token and the K most probable ones, before penalties and filters."
 _TRACE = "What each step above removed before a token was drawn, and what it left."
+_SPEED = "How fast it goes; none of these changes the text"
+_STATS = "Say on standard error how fast it went."
+_CACHE = "Keep the keys and values of what was read, or read all of it again for every token."
+_LOOKUP = "Guess ahead where the text repeats itself. Unset: where that gives the same text, as long as it pays."
+_JSONL = "Print each text as a line of JSON, as soon as it is complete."
 
 
 # fmt: off
 def generate(
     prompt: Annotated[str | None, typer.Argument(help=_PROMPT, show_default=False)] = None,
+    prompts: Annotated[str | None, unset("--prompts", metavar="FILE", help=_PROMPTS)] = None,
     model: ModelOption = None,
     revision: RevisionOption = None,
     logit_bias: Annotated[list[str] | None, unset("--logit-bias", metavar="TOKEN=BIAS", help=_BIAS, rich_help_panel=_DRAW)] = None,  # noqa: E501
@@ -60,9 +70,13 @@ def generate(
     color: Annotated[bool, typer.Option("--color", help=_COLOR, rich_help_panel=_SEE)] = False,
     logprobs: Annotated[int | None, unset("--logprobs", metavar="K", min=0, help=_LOGPROBS, rich_help_panel=_SEE)] = None,  # noqa: E501
     trace: Annotated[bool, typer.Option("--trace", help=_TRACE, rich_help_panel=_SEE)] = False,
+    stats: Annotated[bool, typer.Option("--stats", help=_STATS, rich_help_panel=_SPEED)] = False,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help=_CACHE, rich_help_panel=_SPEED)] = True,
+    lookup: Annotated[bool | None, unset("--lookup/--no-lookup", help=_LOOKUP, rich_help_panel=_SPEED)] = None,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
+    dtype: GenerationDtypeOption = "auto",
     json: JsonOption = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help=_JSONL)] = False,
 ) -> None:
     # fmt: on
     """Continue a prompt, streaming the text.
@@ -70,7 +84,7 @@ def generate(
     attncli generate "Once upon a time" --temperature 0.7
     attncli generate "ROMEO:" -n 100 --num-samples 3 --seed 1
     """
-    if trace and logprobs is not None and not json:
+    if trace and logprobs is not None and not (json or jsonl):
         raise UsageProblem("--trace and --logprobs are two reports on the same tokens.", "Give one, or add --json.")
     begin_native_library()
     chosen = draw_seed() if seed is None else seed
@@ -79,38 +93,75 @@ def generate(
         repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
         max_new_tokens=max_new_tokens, num_samples=num_samples, stop=tuple(stop or ()), seed=chosen,
     )  # fmt: skip
-    text = text_argument(prompt) or ""
+    texts = _texts(prompt, prompts)
     from attncli.generation.bias import parse_bias, token_biases
 
     biases = [parse_bias(word) for word in logit_bias or ()]
     from attncli.cli.loading import load_to_generate
+    from attncli.generation.engine import EngineConfig, refuse_unreadable
     from attncli.generation.engine import generate as generated
     from attncli.generation.seeing import Watch
+    from attncli.generation.stopwatch import Stopwatch
     from attncli.render.console import output, print_json, print_note
-    from attncli.render.generation import GenerationScreen, Report
+    from attncli.render.generation import GenerationScreen, Report, throughput_document, throughput_line
     from attncli.render.surprise import why_no_colors
 
     loaded, backend = load_to_generate(model, device, dtype, revision)
     config = replace(config, logit_bias=token_biases(loaded.tokenizer, biases))
-    start = loaded.prompt(text)
+    ids = [loaded.prompt(text) for text in texts]
+    if prompts is not None:
+        for line, one in enumerate(ids, 1):
+            with _naming(f"{prompts}, line {line}"):
+                refuse_unreadable(backend.config, loaded.tokenizer, one)
     watch = Watch(logprobs or 0, trace) if color or trace or logprobs is not None else None
-    events = generated(backend, loaded.tokenizer, [start], config, loaded.end_ids, watch)
+    watched = Stopwatch(started)
+    events = generated(
+        backend, loaded.tokenizer, ids, config, loaded.end_ids, watch, EngineConfig(cached=cache, lookup=lookup)
+    )
     console = output()
     report: Report | None = "trace" if trace else None if logprobs is None else "logprobs"
-    screen = GenerationScreen(console, text, num_samples, live=stream and not json, color=color, report=report)
-    if color and not json and (reason := why_no_colors(console)):
+    live = stream and not json and not jsonl
+    screen = GenerationScreen(console, texts, num_samples, live=live, color=color, report=report)
+    if color and not (json or jsonl) and (reason := why_no_colors(console)):
         print_note(f"no colours: {reason}; --logprobs 0 shows every token's log-probability")
     for event in events:
+        watched.update(event)
         screen.update(event)
+        for record in screen.records() if jsonl else ():
+            print_json(record, indent=None)
     if json:
-        print_json(screen.document(loaded.name, config))
-    else:
+        document = screen.document(loaded.name, config)
+        print_json(document | {"throughput": throughput_document(watched.result())} if stats else document)
+    elif not jsonl:
         screen.close()
+    if stats:
+        print_note(throughput_line(watched.result(), backend.description))
     if not screen.any_text:
         print_note("the model ended the text at once: try a prompt, or another --seed")
     if seed is None and temperature > 0:
         print_note(f"seed {chosen}")
     if screen.reread:
-        print_note(
-            f"past the context of {loaded.model.config.context} tokens: went on from the most recent {screen.reread}"
-        )
+        print_note(f"past the context of {backend.config.context} tokens: went on from the most recent {screen.reread}")
+
+
+def _texts(prompt: str | None, file: str | None) -> list[str]:
+    """The prompts: one, or those of a file, a line each. Raises BadInput or UsageProblem."""
+    from attncli.text.files import read_text
+
+    if file is None:
+        return [text_argument(prompt) or ""]
+    if prompt is not None:
+        raise UsageProblem("There is a prompt, and a file of prompts.", "Give one of the two.")
+    texts = read_text(file).splitlines()
+    if not texts:
+        raise BadInput(f"{file} holds no prompts.", "Give a file with one on each line.")
+    return texts
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Says in which line a prompt stands that cannot be read."""
+    try:
+        yield
+    except BadInput as problem:
+        raise BadInput(f"{place}: {problem.message}", problem.hint) from None

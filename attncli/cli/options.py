@@ -138,7 +138,11 @@ RevisionOption = Annotated[
     str | None, unset("--revision", metavar="REV", help="A branch, tag or commit of a model of the hub. Unset: main.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help=f"auto, cpu, cuda or mps; {_AUTO}.")]
+_GENERATION_DTYPE = (
+    "auto, float32, bfloat16, float16 or, on a CPU, int8; auto is bfloat16 on CUDA, and on a CPU the type stored."
+)
 DtypeOption = Annotated[str, typer.Option("--dtype", help=_DTYPE)]
+GenerationDtypeOption = Annotated[str, typer.Option("--dtype", help=_GENERATION_DTYPE)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SvgOption = Annotated[
     Path | None, unset("--svg", metavar="FILE", help="Also write the screen as a picture that stands alone.")

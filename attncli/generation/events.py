@@ -42,6 +42,28 @@ class Reread:
 
 
 @dataclass(frozen=True)
+class Throughput:
+    """How fast a generation was."""
+
+    prompt_tokens: int  # equal prompts counted once
+    prompt_seconds: float  # to read them and draw the first token of each
+    first_token_seconds: float  # from the start of the process
+    new_tokens: int
+    later_tokens: int  # of these, those after the first of each text
+    later_seconds: float  # for these
+
+    @property
+    def prompt_rate(self) -> float | None:
+        """Prompt tokens per second."""
+        return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else None
+
+    @property
+    def rate(self) -> float | None:
+        """New tokens per second, all texts together."""
+        return self.later_tokens / self.later_seconds if self.later_tokens and self.later_seconds else None
+
+
+@dataclass(frozen=True)
 class Choice:
     """A token that could come next, with its log-probability in nats."""
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from attncli.config import ModelConfig
 from attncli.model.cache import KVCache
+from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
 
 
@@ -60,6 +61,10 @@ class Backend(Protocol):
     @property
     def exact(self) -> bool:
         """Whether a row's numbers are the same to the last bit, whatever is read beside it and at once."""
+
+    @property
+    def description(self) -> str:
+        """What computes, and in which type: '2 threads of a CPU, bfloat16'."""
 
     def new_cache(self, sequences: int) -> SequenceCache:
         """An empty cache for so many sequences."""
@@ -118,6 +123,12 @@ class TorchBackend:
         self._model = model
         self.config = model.config
         self.device = model.embedding.weight.device
+
+    @property
+    def description(self) -> str:
+        """What computes, and in which type."""
+        where = self.device.type if self.device.type != "cpu" else f"PyTorch on {torch.get_num_threads()} threads"
+        return f"{where}, {dtype_name(self._model.embedding.weight.dtype)}"
 
     def new_cache(self, sequences: int) -> BatchCache:
         """An empty cache for so many sequences."""

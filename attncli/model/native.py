@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from attncli.model.attention import RMSNorm
 from attncli.model.backend import Piece
+from attncli.model.device import dtype_name
 from attncli.model.native_library import library
 from attncli.model.transformer import GELU, SwiGLU, Transformer
 
@@ -176,6 +177,7 @@ class NativeBackend:
         self._kept: list[object] = []  # what the description points into
         self._packed: dict[int, _Matrix] = {}
         self._int8 = int8
+        self._type = "int8" if int8 else dtype_name(model.embedding.weight.dtype)
         self._padded_vocab_size = math.ceil(model.config.vocab_size / LANES) * LANES
         self._description = self._describe(model)
         counts = _thread_counts() if threads is None else [threads]
@@ -191,6 +193,11 @@ class NativeBackend:
     def threads(self) -> int:
         """The number of threads that was the fastest for a step, or is until one has been found."""
         return self._best or max(self._engines)
+
+    @property
+    def description(self) -> str:
+        """What computes, and in which type."""
+        return f"{self.threads} thread{'s' if self.threads > 1 else ''}, {self._type}"
 
     def new_cache(self, sequences: int) -> NativeCache:
         """An empty cache for so many sequences."""

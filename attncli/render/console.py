@@ -40,14 +40,16 @@ def show(console: Console, renderable: RenderableType) -> None:
     console.file.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
 
 
-def print_json(document: Any) -> None:
-    """A result for programs: one JSON document on standard output, full precision.
+def print_json(document: Any, indent: int | None = 2) -> None:
+    """A result for programs: one JSON document on standard output, full precision; on one line without an indent.
 
     What could control a terminal is escaped also where JSON would let it stand.
     """
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    text = json.dumps(document, ensure_ascii=not unicode, allow_nan=False, indent=2)
+    text = json.dumps(document, ensure_ascii=not unicode, allow_nan=False, indent=indent)
     sys.stdout.write(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+    if indent is None:
+        sys.stdout.flush()
 
 
 def print_note(text: str) -> None:

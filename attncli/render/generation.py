@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -12,10 +12,11 @@ from rich.style import Style
 from rich.text import Text as RichText
 
 from attncli.config import SampleConfig
-from attncli.generation.events import Event, Finished, PromptsRead, Reread, Token
+from attncli.generation.events import Event, Finished, PromptsRead, Reread, Throughput, Token
 from attncli.render.console import show
 from attncli.render.escape import visible
 from attncli.render.logprobs import logprobs_head, logprobs_row, token_document
+from attncli.render.numbers import plural, precise_duration
 from attncli.render.surprise import Surprises, legend, tint, why_no_colors
 from attncli.render.trace import trace_block, trace_head
 
@@ -24,26 +25,31 @@ _REPORTS = {"trace": (trace_head, trace_block), "logprobs": (logprobs_head, logp
 
 
 class GenerationScreen:
-    """Takes the events of a generation. One sample streams when `live`; several are shown in order, at the end."""
+    """Takes the events of a generation. One text streams when `live`; several are shown in order, at the end."""
 
     def __init__(
         self,
         console: Console,
-        prompt: str,
+        prompts: Sequence[str],
         samples: int,
         *,
         live: bool,
         color: bool = False,
         report: Report | None = None,
     ) -> None:
-        """`color` tints the text where the console can; `report` tells of every token first. Both need its events."""
+        """`samples` are those of each prompt, which are numbered prompt by prompt.
+
+        `color` tints the text where the console can; `report` tells of every token first. Both need its events.
+        """
         self._console = console
-        self._prompt = prompt
-        self._texts: list[list[tuple[str, float]]] = [[] for _ in range(samples)]  # stretches with their surprise
-        self._tokens: list[list[Token]] = [[] for _ in range(samples)]
-        self._surprises = [Surprises() for _ in range(samples)]
-        self._finished: list[Finished | None] = [None] * samples
-        self._live = live and samples == 1
+        self._prompts, self._samples = prompts, samples
+        texts = len(prompts) * samples
+        self._texts: list[list[tuple[str, float]]] = [[] for _ in range(texts)]  # stretches with their surprise
+        self._tokens: list[list[Token]] = [[] for _ in range(texts)]
+        self._surprises = [Surprises() for _ in range(texts)]
+        self._finished: list[Finished | None] = [None] * texts
+        self._given = 0  # records
+        self._live = live and texts == 1
         self._tinted = color and why_no_colors(console) is None
         self._report = report
         self._started = False
@@ -79,13 +85,14 @@ class GenerationScreen:
             self._console.print()
         for sample, text in enumerate(self._texts) if not self._live or self._report else ():
             if len(self._texts) > 1:
-                self._console.print(RichText(f"{'' if sample == 0 else chr(10)}── sample {sample + 1} ──", style="dim"))
+                rule = f"{'' if sample == 0 else chr(10)}── {self._title(sample)} ──"
+                self._console.print(RichText(rule, style="dim"))
             if self._report and not self._live:
                 for number in range(1, len(self._tokens[sample]) + 1):
                     self._tell(sample, number)
             if self._tokens[sample] and self._report:
                 self._write("\n")
-            self._write(self._prompt, style="bold")
+            self._write(self._prompt_of(sample), style="bold")
             self._write_text(text)
             self._write("\n")
         if self._tinted:
@@ -95,14 +102,30 @@ class GenerationScreen:
         """The samples for programs."""
         return {
             "model": model,
-            "prompt": self._prompt,
+            "prompt": self._prompts[0] if len(self._prompts) == 1 else None,
             "settings": asdict(config) | {"logit_bias": [_bias(id_, bias) for id_, bias in config.logit_bias]},
             "samples": [self._sample(sample) for sample in range(len(self._texts))],
         }
 
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The texts for programs, in order, each once it and all before it are complete; none twice."""
+        while self._given < len(self._texts) and self._finished[self._given]:
+            number = self._given % self._samples
+            yield {"sample": number} | self._sample(self._given)
+            self._given += 1
+
+    def _prompt_of(self, sample: int) -> str:
+        return self._prompts[sample // self._samples]
+
+    def _title(self, sample: int) -> str:
+        """'sample 2', 'prompt 3', or 'prompt 3, sample 2'."""
+        parts = [f"prompt {sample // self._samples + 1}"] if len(self._prompts) > 1 else []
+        return ", ".join([*parts, f"sample {sample % self._samples + 1}"] if self._samples > 1 else parts)
+
     def _sample(self, sample: int) -> dict[str, Any]:
         end, tokens = self._finished[sample], self._tokens[sample]
         document = {
+            "prompt": self._prompt_of(sample),
             "text": "".join(text for text, _ in self._texts[sample]),
             "ids": list(end.ids) if end else [],
             "finish_reason": end.reason if end else None,
@@ -125,7 +148,7 @@ class GenerationScreen:
     def _show_prompt(self) -> None:
         if not self._started:
             self._started = True
-            self._write(self._prompt, style="bold")
+            self._write(self._prompts[0], style="bold")
 
     def _write(self, text: str, style: str | Style = "") -> None:
         """To a terminal with control codes made visible; elsewhere as it is, so that nothing is lost in a pipe."""
@@ -139,3 +162,19 @@ class GenerationScreen:
 def _bias(id_: int, bias: float) -> dict[str, Any]:
     """JSON has no infinity: a ban is the string that the option takes."""
     return {"id": id_, "bias": bias if math.isfinite(bias) else str(bias)}
+
+
+def throughput_line(found: Throughput, how: str) -> str:
+    """'6 prompt tokens in 4 ms · first token after 1.2 s · 200 tokens, 1,480 a second · 2 threads, bfloat16'."""
+    parts = [
+        f"{plural(found.prompt_tokens, 'prompt token')} in {precise_duration(found.prompt_seconds)}",
+        f"first token {precise_duration(found.first_token_seconds)} after the start",
+        plural(found.new_tokens, "token") + (f", {found.rate:,.0f} a second" if found.rate else ""),
+        how,
+    ]
+    return " · ".join(parts)
+
+
+def throughput_document(found: Throughput) -> dict[str, Any]:
+    """The same for programs."""
+    return asdict(found) | {"prompt_rate": found.prompt_rate, "rate": found.rate}

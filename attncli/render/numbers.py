@@ -37,6 +37,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
+def precise_duration(seconds: float) -> str:
+    """0.0042 -> '4.2 ms', 0.31 -> '310 ms', 1.234 -> '1.23 s', 95 -> '1m 35s'."""
+    if seconds >= 60:
+        return duration(seconds)
+    return f"{seconds:.2f} s" if seconds >= 0.9995 else f"{seconds * 1000:.{1 if seconds < 0.01 else 0}f} ms"
+
+
 def percent(share: float) -> str:
     """0.4137 -> '41%', 0.0042 -> '0.4%'."""
     return f"{share:.0%}" if share >= 0.00995 or share == 0 else f"{share:.1%}" if share >= 0.0005 else "<0.1%"
