@@ -242,5 +242,5 @@ def test_yarn_multiplies_scores_by_the_square_of_its_factor():
     loud = RopeScaling(kind="yarn", factor=4.0, original_context=100, attention_factor=1.5)
     x = torch.randn(1, 1, 5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     tables = [Rotary.table(torch.arange(5), 8, 16.0, replace(loud, attention_factor=size)) for size in (1.0, 1.5)]
-    plain, scaled = (table.at(0, 5, x.dtype).apply(x) for table in tables)
+    plain, scaled = (table.at(slice(0, 5), x.dtype).apply(x) for table in tables)
     torch.testing.assert_close(scaled @ scaled.mT, 2.25 * plain @ plain.mT, rtol=1e-5, atol=1e-5)

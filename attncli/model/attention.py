@@ -90,9 +90,11 @@ class Rotary:
             cos, sin = cos * scaling.attention_factor, sin * scaling.attention_factor
         return cls(torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1))
 
-    def at(self, start: int, end: int, dtype: torch.dtype) -> Rotary:
-        """The rows of positions start to end, in the activations' type."""
-        return Rotary(self.cos[start:end].to(dtype), self.sin[start:end].to(dtype))
+    def at(self, positions: slice | Tensor, dtype: torch.dtype) -> Rotary:
+        """The rows of positions, in the activations' type: (T, D) of a slice, (B, 1, 1, D) of (B, 1)."""
+        if isinstance(positions, Tensor):
+            positions = positions[:, None]
+        return Rotary(self.cos[positions].to(dtype), self.sin[positions].to(dtype))
 
     def apply(self, x: Tensor) -> Tensor:
         """Rotates x (B, heads, T, D)."""
@@ -177,7 +179,8 @@ class Attention(nn.Module):
                 key, value = cache.append(self.layer, key, value)
         if observe is not None:
             return self._observed(query, key, value, source is None, observe, past)
-        return self._combine(self._fused(query, key, value, source is None))
+        mask = cache.mask(self.window) if cache is not None and source is None else None
+        return self._combine(self._fused(query, key, value, source is None, mask))
 
     def _joined(self, x: Tensor, rotary: Rotary) -> Tensor | None:
         """(B, T, C) -> (B, H, T, D), as training on a CPU computes it; None where that is no faster or not the same."""
@@ -199,14 +202,15 @@ class Attention(nn.Module):
         """(B, H, T, D) -> (B, T, C): the heads side by side, through the output matrix."""
         return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
-    def _fused(self, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-        """The fast path. A mask is built only where PyTorch's own causal flag does not mean the same."""
-        if causal and fused.worth_it(query) and fused.can_attend(key.shape[2]):
+    def _fused(self, query: Tensor, key: Tensor, value: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
+        """The fast path. A causal mask is built only where PyTorch's own flag does not mean the same."""
+        if causal and mask is None and fused.worth_it(query) and fused.can_attend(key.shape[2]):
             return fused.attend(query, key, value, self.window)
         queries, keys = query.shape[2], key.shape[2]
         windowed = self.window is not None and keys > self.window
-        mask = None
-        if causal and (windowed or 1 < queries < keys):  # with a cache filled before, is_causal would be misaligned
+        if (
+            causal and mask is None and (windowed or 1 < queries < keys)
+        ):  # with a cache filled before, is_causal would be misaligned
             mask = causal_mask(queries, keys, self.window, query.device)
         return F.scaled_dot_product_attention(
             query,

@@ -8,7 +8,7 @@ Letters: K key/value heads, S positions, D head width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attncli.config import ModelConfig
-from attncli.model.cache import KVCache
+from attncli.model.cache import KVCache, StepCache
 from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
 
@@ -77,10 +77,13 @@ class Backend(Protocol):
 
 
 class BatchCache(KVCache):
-    """Keys and values of several sequences of any lengths; a KVCache for some of them at a time."""
+    """Keys and values of several sequences of any lengths; a KVCache for some of them at a time.
+
+    The last place of the buffers is never in use: in a step of all sequences it takes what has no meaning.
+    """
 
     def __init__(self, layers: int, limit: int, sequences: int) -> None:
-        super().__init__(layers, limit)
+        super().__init__(layers, limit + 1)
         self._sequences = sequences
         self._chosen: slice | list[int] = slice(0, sequences)
 
@@ -91,17 +94,31 @@ class BatchCache(KVCache):
         self._chosen = slice(first, first + count) if together else list(sequences)
         self._lengths = [length] * len(self._lengths)
 
+    @property
+    def sequences(self) -> int:
+        """How many there is room for."""
+        return self._sequences
+
+    @property
+    def capacity(self) -> int:
+        """Positions that the buffers have room for."""
+        return 0 if self._keys[0] is None else self._keys[0].shape[2]
+
+    def step(self, places: Tensor) -> StepCache:
+        """The buffers as they are, for one new token of every sequence, each at its place (sequences,)."""
+        return StepCache([k for k in self._keys if k is not None], [v for v in self._values if v is not None], places)
+
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Adds key and value (chosen, K, T, D) of new positions; returns all of the chosen, (chosen, K, length, D)."""
         start = self._lengths[layer]
         end = self._lengths[layer] = start + key.shape[2]
-        if end > self.limit:
-            raise ValueError(f"{end} positions in a cache of {self.limit}")
+        if end >= self.limit:
+            raise ValueError(f"{end} positions in a cache of {self.limit - 1}")
         whole = key.new_empty(self._sequences, key.shape[1], 0, key.shape[3])
         held = self._keys[layer]
         filled = 0 if held is None else held.shape[2]  # of a buffer any position may be in use
-        keys = self._keys[layer] = self._room(self._keys[layer], whole, filled, end)
-        values = self._values[layer] = self._room(self._values[layer], whole, filled, end)
+        keys = self._keys[layer] = self._room(self._keys[layer], whole, filled, end + 1)
+        values = self._values[layer] = self._room(self._values[layer], whole, filled, end + 1)
         keys[self._chosen, :, start:end] = key
         values[self._chosen, :, start:end] = value
         return keys[self._chosen, :, :end], values[self._chosen, :, :end]
@@ -115,7 +132,10 @@ class BatchCache(KVCache):
 
 
 class TorchBackend:
-    """A Transformer that reads pieces of equal start and length together."""
+    """A Transformer that reads pieces of equal start and length together, and one token of every sequence at once.
+
+    On CUDA such a step is recorded once for each size of the buffers, and then replayed as one call.
+    """
 
     exact = False  # PyTorch's products go by their shapes
 
@@ -123,6 +143,7 @@ class TorchBackend:
         self._model = model
         self.config = model.config
         self.device = model.embedding.weight.device
+        self._recorded: _Recording | None = None
 
     @property
     def description(self) -> str:
@@ -137,6 +158,8 @@ class TorchBackend:
     @torch.inference_mode()
     def read(self, cache: BatchCache, pieces: Sequence[Piece]) -> Tensor:
         """Reads pieces of different sequences -> logits (wanted of all pieces, V), below one another."""
+        if self._is_step(cache, pieces):
+            return self._step(cache, pieces)
         groups: dict[tuple[int, int], list[int]] = {}
         for number, piece in enumerate(pieces):
             groups.setdefault((piece.start, len(piece.ids)), []).append(number)
@@ -147,3 +170,56 @@ class TorchBackend:
             found = self._model.hidden(ids, cache)
             hidden |= {number: found[row, -pieces[number].wanted :] for row, number in enumerate(members)}
         return self._model.unembed(torch.cat([hidden[number] for number in range(len(pieces))]))
+
+    def _is_step(self, cache: BatchCache, pieces: Sequence[Piece]) -> bool:
+        """Whether these are single tokens in room that is there; elsewhere than on CUDA only at different positions."""
+        if any(len(piece.ids) > 1 or piece.end >= cache.capacity for piece in pieces):
+            return False
+        return self.device.type == "cuda" or len({piece.start for piece in pieces}) > 1
+
+    def _step(self, cache: BatchCache, pieces: Sequence[Piece]) -> Tensor:
+        """Reads one token of every sequence, the others any in the last place -> logits of the pieces (pieces, V)."""
+        given = torch.zeros(2, cache.sequences, dtype=torch.long)
+        given[1] = cache.capacity - 1
+        rows = [piece.sequence for piece in pieces]
+        given[:, rows] = torch.tensor([[piece.ids[0] for piece in pieces], [piece.start for piece in pieces]])
+        given = given.to(self.device)
+        if self.device.type != "cuda":
+            return self._logits(cache.step(given[1]), given[0])[rows]
+        if self._recorded is None or not self._recorded.fits(cache):
+            self._recorded = None  # and with it the memory of the last one
+            self._recorded = _Recording(self._logits, cache, self.device)
+        return self._recorded.replay(given)[rows]
+
+    def _logits(self, step: StepCache, ids: Tensor) -> Tensor:
+        """ids (sequences,) -> logits (sequences, V)."""
+        return self._model.unembed(self._model.hidden(ids[:, None], step)[:, 0])
+
+
+class _Recording:
+    """A step on CUDA as a graph: what it reads and writes lies where it lay when it was recorded."""
+
+    def __init__(self, logits: Callable[[StepCache, Tensor], Tensor], cache: BatchCache, device: torch.device) -> None:
+        self._cache, self._capacity = cache, cache.capacity
+        self._given = torch.zeros(2, cache.sequences, dtype=torch.long, device=device)
+        self._given[1] = cache.capacity - 1
+        step = cache.step(self._given[1])
+        aside = torch.cuda.Stream(device)
+        aside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(aside):
+            for _ in range(3):  # so that every kernel has been chosen and loaded
+                logits(step, self._given[0])
+        torch.cuda.current_stream(device).wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
+        with torch.cuda.graph(self._graph):
+            self._found = logits(step, self._given[0])
+
+    def fits(self, cache: BatchCache) -> bool:
+        """Whether the buffers are those recorded."""
+        return cache is self._cache and cache.capacity == self._capacity
+
+    def replay(self, given: Tensor) -> Tensor:
+        """Tokens and places (2, sequences) -> logits (sequences, V), until the next replay."""
+        self._given.copy_(given)
+        self._graph.replay()
+        return self._found

@@ -14,7 +14,12 @@ _FIRST_CAPACITY = 64
 
 
 class KVCache:
-    """Keys and values per layer, each (B, K, length, D), in buffers that double as they fill, up to `limit`."""
+    """Keys and values per layer, each (B, K, length, D), in buffers that double as they fill, up to `limit`.
+
+    New positions follow those held; a cache with `places` (B,) has a place for the one new position of each row.
+    """
+
+    places: Tensor | None = None
 
     def __init__(self, layers: int, limit: int) -> None:
         self.limit = limit
@@ -52,6 +57,10 @@ class KVCache:
         """Keys and values (1, K, length, D) that are the same for every row of a batch, where they stand only once."""
         return None
 
+    def mask(self, window: int | None) -> Tensor | None:
+        """(B, 1, T, S), True where a query may look; None for the causal mask that follows from the lengths."""
+        return None
+
     def truncate(self, length: int) -> None:
         """Forgets every position from `length` on."""
         self._lengths = [min(held, length) for held in self._lengths]
@@ -68,6 +77,32 @@ class KVCache:
         if buffer is not None:
             grown[:, :, :used] = buffer[:, :, :used]
         return grown
+
+
+class StepCache(KVCache):
+    """One new position of every sequence, each at a place of its own, in buffers (B, K, S, D) of equal capacity.
+
+    Shapes depend on the buffers alone, not on the places, so that a step can be recorded and replayed.
+    """
+
+    def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], places: Tensor) -> None:
+        """places (B,): the position of each sequence's new token."""
+        super().__init__(len(keys), keys[0].shape[2])
+        self.places: Tensor = places
+        self._buffers = list(zip(keys, values, strict=True))
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts key and value (B, K, 1, D) in their places; returns the whole buffers (B, K, S, D)."""
+        at = self.places[:, None, None, None].expand(key.shape)
+        keys, values = self._buffers[layer]
+        return keys.scatter_(2, at, key), values.scatter_(2, at, value)
+
+    def mask(self, window: int | None) -> Tensor:
+        """(B, 1, 1, S), True at the positions that each sequence's new token may look at."""
+        at_key = torch.arange(self.limit, device=self.places.device)
+        at_query = self.places[:, None]
+        allowed = at_key <= at_query
+        return (allowed if window is None else allowed & (at_key > at_query - window))[:, None, None]
 
 
 class SharedPast(KVCache):

@@ -120,15 +120,20 @@ class Transformer(nn.Module):
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None, observe: Observer | None = None) -> Tensor:
         """ids (B, T) -> what the head reads (B, T, C): the residual stream after the final norm."""
-        start = cache.length if cache is not None else 0
-        end = start + ids.shape[1]
-        if end > self.config.context:
-            raise ValueError(f"{end} tokens in a context of {self.config.context}")
+        at: slice | Tensor  # the positions of the columns, or of the one token in each row
+        if cache is not None and cache.places is not None:
+            at = cache.places[:, None]
+        else:
+            start = cache.length if cache is not None else 0
+            end = start + ids.shape[1]
+            if end > self.config.context:
+                raise ValueError(f"{end} tokens in a context of {self.config.context}")
+            at = slice(start, end)
         x = self.embedding(ids)
         if self.position is not None:
-            x = x + self.position(torch.arange(start, end, device=ids.device))
+            x = x + self.position.weight[at]
         x = self.dropout(x)
-        rotary = self.rotation().at(start, end, x.dtype) if self.position is None else None
+        rotary = self.rotation().at(at, x.dtype) if self.position is None else None
         again = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for block in self.blocks:
             arguments = (x, rotary, cache, observe)

@@ -110,8 +110,7 @@ class GenerationScreen:
     def records(self) -> Iterator[dict[str, Any]]:
         """The texts for programs, in order, each once it and all before it are complete; none twice."""
         while self._given < len(self._texts) and self._finished[self._given]:
-            number = self._given % self._samples
-            yield {"sample": number} | self._sample(self._given)
+            yield {"index": self._given, "sample": self._given % self._samples} | self._sample(self._given)
             self._given += 1
 
     def _prompt_of(self, sample: int) -> str:
