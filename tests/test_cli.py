@@ -210,6 +210,60 @@ def test_generate_colors_a_terminal_and_says_why_nothing_else(at_home, capsys, m
     assert "NO_COLOR is set" in err
 
 
+def test_generate_continues_every_line_of_a_file_as_if_it_were_alone(at_home, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("the king\nOnce upon a time\n\nthe king\n")
+    options = ["--seed", "3", "-n", "12", "--num-samples", "2", "--jsonl"]
+    code, out, err = ask(capsys, "generate", "--prompts", str(tmp_path / "prompts.txt"), *options)
+    records = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    assert [(one["index"], one["sample"]) for one in records] == [(i, i % 2) for i in range(8)]
+    assert [one["prompt"] for one in records[::2]] == ["the king", "Once upon a time", "", "the king"]
+    for prompt, pair in (("the king", records[:2]), ("Once upon a time", records[2:4]), ("the king", records[6:])):
+        _, out, _ = ask(capsys, "generate", prompt, *options[:-1], "--json")
+        alone = json.loads(out)["samples"]
+        assert [one["ids"] for one in alone] == [one["ids"] for one in pair]
+        assert [one["text"] for one in alone] == [one["text"] for one in pair]
+    code, out, _ = ask(capsys, "generate", "--prompts", str(tmp_path / "prompts.txt"), "-n", "3", "--seed", "1")
+    assert [line for line in out.splitlines() if line.startswith("──")] == [f"── prompt {i} ──" for i in (1, 2, 3, 4)]
+
+
+def test_a_prompt_of_a_file_that_is_too_long_is_named(at_home, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("the king\n" + "the king " * 40 + "\n")
+    code, _, err = ask(capsys, "generate", "--prompts", str(tmp_path / "prompts.txt"))
+    assert code == 3
+    assert "prompts.txt, line 2: The prompt has" in err
+
+
+def test_how_generate_goes_about_it_changes_no_text(at_home, capsys):
+    same = ["generate", "the king", "--seed", "7", "-n", "40", "--repetition-penalty", "1.2", "--no-stream"]
+    _, expected, _ = ask(capsys, *same)
+    for how in ("--no-cache", "--lookup", "--no-lookup", "--stats", "--stream"):
+        code, out, err = ask(capsys, *same, how)
+        assert (code, out) == (0, expected), how
+        assert ("tokens, " in err and " a second" in err) == (how == "--stats")
+
+
+def test_generate_says_how_fast_it_went(at_home, capsys):
+    _, out, err = ask(capsys, "generate", "the king", "-n", "20", "--seed", "1", "--stats", "--json")
+    found = json.loads(out)["throughput"]
+    assert found["prompt_tokens"] == len(json.loads(ask(capsys, "tokenize", "the king", "--json")[1])["tokens"])
+    assert (found["new_tokens"], found["later_tokens"]) == (20, 19)
+    assert found["rate"] == pytest.approx(19 / found["later_seconds"])
+    assert 0 < found["prompt_seconds"] < found["first_token_seconds"]
+    assert "20 tokens, " in err
+    assert " a second · " in err
+
+
+def test_generate_in_eight_bits_needs_the_library(at_home, monkeypatch, capsys):
+    code, out, _ = ask(capsys, "generate", "the king", "-n", "20", "--seed", "1", "--dtype", "int8", "--json")
+    assert code == 0
+    assert len(json.loads(out)["samples"][0]["ids"]) == 20
+    monkeypatch.setattr("attncli.model.native._functions", lambda: None)
+    code, _, err = ask(capsys, "generate", "the king", "--dtype", "int8")
+    assert code == 2
+    assert "a C compiler" in err
+
+
 def test_generate_without_a_prompt_begins_a_text(at_home, capsys):
     code, out, _ = ask(capsys, "generate", "-n", "20", "--seed", "1")
     assert code == 0
@@ -373,6 +427,8 @@ BAD = [
     (["eval", "story", ""], 2, "path of a text is empty"),
     (["eval", "", "story.txt"], 2, "path of a text is empty"),
     (["eval", "story.txt", "--train-file", ""], 2, "path of a text is empty"),
+    (["generate", "a", "--prompts", "story.txt"], 2, "There is a prompt, and a file of prompts"),
+    (["generate", "--prompts", "nothing.txt"], 3, "nothing.txt"),
     (["generate", "the", "cat"], 2, "in quotes"),
     (["tokenize", "empty"], 3, "is empty"),
     (["tokenize", "folder"], 3, "is a directory"),

@@ -208,9 +208,8 @@ class Attention(nn.Module):
             return fused.attend(query, key, value, self.window)
         queries, keys = query.shape[2], key.shape[2]
         windowed = self.window is not None and keys > self.window
-        if (
-            causal and mask is None and (windowed or 1 < queries < keys)
-        ):  # with a cache filled before, is_causal would be misaligned
+        misaligned = 1 < queries < keys  # is_causal, with a cache filled before
+        if causal and mask is None and (windowed or misaligned):
             mask = causal_mask(queries, keys, self.window, query.device)
         return F.scaled_dot_product_attention(
             query,

@@ -204,13 +204,13 @@ class _Recording:
         self._given = torch.zeros(2, cache.sequences, dtype=torch.long, device=device)
         self._given[1] = cache.capacity - 1
         step = cache.step(self._given[1])
-        aside = torch.cuda.Stream(device)
+        aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside):
             for _ in range(3):  # so that every kernel has been chosen and loaded
                 logits(step, self._given[0])
         torch.cuda.current_stream(device).wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
+        self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
             self._found = logits(step, self._given[0])
 
