@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test docs stories install clean
+.PHONY: demo test docs stories bench install clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -51,6 +51,11 @@ stories: $(INSTALLED)
 	$(BIN)/attncli train $(TEXTS)/stories-simple.train.txt $(TEXTS)/stories-novels.train.txt \
 	  --val-file $(TEXTS)/stories.val.txt --name stories --size 5x256 --vocab-size 4096 --time 75m \
 	  --save-dtype bfloat16 --watch-heads --seed 1
+
+# Generation beside transformers and llama.cpp, which is compiled first: ten minutes, then a quarter of an hour.
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/generate.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _FILES = "A model, if -m gives none and more follows; then text files, directories, or - for standard input."
 _LAST = "Score only this share of the characters, at the end; the yardsticks are given what comes before."
 _TRAIN = "The text that the model was trained on, for the yardsticks; may be given several times."
-_DTYPE = "The type of the weights: float32, as any other program scores, bfloat16 or float16."
+_DTYPE = "The type of the weights: float32, as any other program scores, bfloat16, float16 or int8."
 
 _ENOUGH_TO_TIME = 1000  # tokens
 _LONGEST_NAME = 200  # characters of a part of a path; a text that was given for a file has more
@@ -48,7 +48,7 @@ def eval(
     """
     name, paths = _model_and_files(files or [], model)
     part, before = _parts(paths, train_file or [], last, CorpusConfig(encoding=encoding).encoding)
-    from attncli.cli.loading import load
+    from attncli.cli.loading import load_to_score
     from attncli.render.console import output, print_json, show
     from attncli.render.evaluation import evaluation_document, evaluation_screen
     from attncli.text.baselines import measure
@@ -56,7 +56,7 @@ def eval(
     from attncli.text.excerpt import end_of, first_of
     from attncli.training.honesty import Honesty
 
-    loaded = load(name, device, dtype, revision)
+    loaded = load_to_score(name, device, dtype, revision)
     tokens = tokens_of(part, loaded.tokenizer)
     score, seconds = _score(loaded, tokens)
     scored = first_of(tokens, loaded.tokenizer)

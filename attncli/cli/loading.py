@@ -16,6 +16,17 @@ def load(model: str | None, device: str, dtype: str, revision: str | None = None
     return load_model(path, place, pick_dtype(dtype, place))
 
 
+def load_to_score(model: str | None, device: str, dtype: str, revision: str | None = None) -> LoadedModel:
+    """The same; `int8` is float32 with weights rounded as generating with int8 rounds them."""
+    if dtype != "int8":
+        return load(model, device, dtype, revision)
+    from attncli.model.native import round_to_int8
+
+    loaded = load(model, device, "float32", revision)
+    round_to_int8(loaded.model)
+    return loaded
+
+
 def load_to_generate(
     model: str | None, device: str, dtype: str, revision: str | None = None
 ) -> tuple[LoadedModel, Backend]:
