@@ -421,12 +421,14 @@ INLINE void mix(const model *m, const float *values, const question *asked, int 
         }
         UNROLL for (int q = 0; q < count; q++) *(vec *)(asked[q].mixed + d) = total[q];
     }
-    for (; d < D; d++)
-        for (int q = 0; q < count; q++) {
-            float total = 0;
-            for (int64_t s = first; s < end; s++) total += asked[q].weights[s] * values[s * D + d];
-            asked[q].mixed[d] = total;
-        }
+    if (d == D) return;
+    vec total[QUERIES]; /* number by number, a compiler might add up in other ways for other lengths */
+    UNROLL for (int q = 0; q < count; q++) total[q] = all(0);
+    for (int64_t s = first; s < end; s++) {
+        vec value = first_of(values + s * D + d, D - d);
+        UNROLL for (int q = 0; q < count; q++) total[q] += asked[q].weights[s] * value;
+    }
+    for (int q = 0; q < count; q++) memcpy(asked[q].mixed + d, &total[q], (D - d) * sizeof(float));
 }
 
 INLINE void answer(const model *m, const float *keys, const float *values, const question *asked, int count, span s) {
