@@ -180,7 +180,10 @@ INLINE void tile(const matrix *m, int block, int blocks, rows all_rows, int firs
         int o = (block + b) * LANES;
         UNROLL for (int r = 0; r < count; r++) {
             vec found = total[r][b];
-            if (type == INT8) found *= *(const vec *)(m->scale + o);
+            if (type == INT8) {
+                found *= *(const vec *)(m->scale + o);
+                __asm__("" : "+m"(found)); /* else some tiles would round this product and others only its sum with the bias */
+            }
             if (m->bias) found += *(const vec *)(m->bias + o);
             *(vec *)(y + r * all_rows.y_stride + b * LANES) = found;
         }
