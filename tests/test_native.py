@@ -1,6 +1,9 @@
 """The network in C: the Transformer's own answer, and every number of a row the same however it is read."""
 
+import math
+import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -169,3 +172,83 @@ def readings(name, kind, threads):
 
 def network(name, kind, threads):
     return NativeBackend(model_of(name, TYPES[kind]), int8=kind == "int8", threads=threads)
+
+
+@pytest.mark.parametrize("name", ["qwen3-window", "gpt2", "head-10", "window-of-17"])
+def test_more_rows_than_a_call_takes_are_the_same_as_few(name):
+    """Of three texts together, some calls of the C function end within one, and with no logits asked for."""
+    model = model_of(name, context=1100)
+    backend = NativeBackend(model, threads=2)
+    texts = [ids_of(length, seed=length, vocab_size=model.config.vocab_size)[0].tolist() for length in (1100, 3, 700)]
+    wanted = (5, 1, 650)
+    pieces = [Piece(number, 0, text, last) for number, (text, last) in enumerate(zip(texts, wanted, strict=True))]
+    found = backend.read(backend.new_cache(3), pieces).split(wanted)
+    for text, last, logits in zip(texts, wanted, found, strict=True):
+        cache = backend.new_cache(1)
+        parts = [(at, text[at : at + 100]) for at in range(0, len(text), 100)]
+        alone = [backend.read(cache, [Piece(0, at, part, len(part))]) for at, part in parts]
+        assert torch.equal(bits(logits), bits(torch.cat(alone)[-last:]))
+    with torch.no_grad():
+        torch.testing.assert_close(found[0], model(torch.tensor([texts[0]]))[0, -5:], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3-window", "head-10", "gpt2"])
+@pytest.mark.parametrize("length", [1, 16, 63, 64, 65, 101])
+def test_a_sequence_goes_on_from_the_copy_of_another(name, length):
+    backend, texts, expected = readings(name, "f32", 1)
+    cache = backend.new_cache(3)
+    backend.read(cache, [Piece(2, 0, texts[0][: length + 5]), Piece(0, 0, texts[3])])
+    cache.copy(2, 0, length)
+    found = backend.read(cache, [Piece(0, length, texts[0][length:], LONG - length)])
+    assert torch.equal(bits(found), bits(expected[0][length:]))
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3-window", "head-10"])
+def test_what_lies_in_memory_beyond_a_text_counts_for_nothing(name):
+    """Not even numbers that spoil all they are multiplied with."""
+    backend, texts, expected = readings(name, "f32", 2)
+    cache = backend.new_cache(2)
+    cache.reserve(LONG)
+    for buffer in (*cache._keys, *cache._values):
+        buffer.fill_(math.nan)
+    found = backend.read(cache, [Piece(1, 0, texts[3], len(texts[3]))])
+    assert torch.equal(bits(found), bits(expected[3]))
+
+
+def test_a_cache_doubles_up_to_its_limit_and_no_further():
+    cache = NativeCache(2, 3, 10, 2, limit=150)
+    sizes = []
+    for positions in (0, 1, 64, 65, 3, 129, 150, 160):
+        cache.reserve(positions)
+        sizes.append(cache.capacity)
+        assert cache.nbytes == 2 * 2 * 2 * 3 * 10 * 4 * cache.capacity
+    assert sizes == [0, 64, 64, 128, 128, 160, 160, 160]
+    with pytest.raises(ValueError, match="161 positions in a cache of 160"):
+        cache.reserve(161)
+
+
+def test_what_cannot_be_read_is_refused():
+    backend, _, _ = readings("qwen3", "f32", 1)
+    cache = backend.new_cache(2)
+    for id_ in (-1, 97, 2**31 - 1):
+        with pytest.raises(ValueError, match="a token outside of a vocabulary of 97"):
+            backend.read(cache, [Piece(0, 0, [1, id_, 2])])
+    for start, length in ((0, LONG + 1), (LONG, 1), (LONG - 3, 4)):
+        with pytest.raises(ValueError, match=f"{start + length} tokens in a context of {LONG}"):
+            backend.read(cache, [Piece(1, start, [1] * length)])
+    for sequence in (-1, 2):
+        with pytest.raises(ValueError, match=f"sequence {sequence} of a cache of 2"):
+            backend.read(cache, [Piece(sequence, 0, [1])])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads as Linux shows them")
+def test_threads_end_with_the_network_that_they_work_for():
+    def running():
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    before = running()
+    backend = network("qwen3", "f32", 4)
+    assert running() == before + 3
+    all_logits(backend, [1, 2, 3])
+    del backend
+    assert running() == before

@@ -113,8 +113,9 @@ class NativeCache:
 
     def __init__(self, layers: int, kv_heads: int, head_width: int, sequences: int, limit: int) -> None:
         self.capacity = 0
+        self.sequences = sequences
         self._limit = math.ceil(limit / LANES) * LANES
-        self._shape = (sequences, kv_heads, head_width)
+        self._shape = (kv_heads, head_width)
         self._keys: list[Tensor] = [torch.empty(0)] * layers
         self._values: list[Tensor] = [torch.empty(0)] * layers
         self.key_pointers = self.value_pointers = (ctypes.c_void_p * layers)()
@@ -134,10 +135,10 @@ class NativeCache:
         while new < positions:
             new *= 2
         new = min(new, self._limit)
-        sequences, kv_heads, width = self._shape
+        kv_heads, width = self._shape
         for layer in range(len(self._keys)):
-            keys = torch.zeros(sequences, kv_heads, new // LANES, width, LANES)
-            values = torch.zeros(sequences, kv_heads, new, width)
+            keys = torch.zeros(self.sequences, kv_heads, new // LANES, width, LANES)
+            values = torch.zeros(self.sequences, kv_heads, new, width)
             if old:
                 keys[:, :, : old // LANES] = self._keys[layer]
                 values[:, :, :old] = self._values[layer]
@@ -199,6 +200,9 @@ class NativeBackend:
         ends = [piece.end for piece in pieces]
         if max(ends) > self.config.context:
             raise ValueError(f"{max(ends)} tokens in a context of {self.config.context}")
+        for piece in pieces:
+            if not 0 <= piece.sequence < cache.sequences:
+                raise ValueError(f"sequence {piece.sequence} of a cache of {cache.sequences}")
         cache.reserve(max(ends))
         sizes = [len(piece.ids) for piece in pieces]
         rows = sum(sizes)
