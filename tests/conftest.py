@@ -88,11 +88,22 @@ def family(request) -> dict:
     return FAMILIES[request.param]
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """Where the network in C is kept: all tests use one, those of other workers too."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "native"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def _own_places(tmp_path, monkeypatch):
-    """Each test has its own cache and no default model, nor one that ships."""
+def _own_places(tmp_path, monkeypatch, compiled):
+    """Each test has its own cache, but for what a compiler made, and no default model, nor one that ships."""
     monkeypatch.setattr(directory, "_SHIPPED_PLACES", ())
     monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "native").symlink_to(compiled)
     monkeypatch.delenv("ATTNCLI_MODEL", raising=False)
     monkeypatch.setenv("COLUMNS", "80")
 

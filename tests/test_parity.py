@@ -14,6 +14,8 @@ from attncli.config import SampleConfig
 from attncli.errors import BadCheckpoint
 from attncli.generation.engine import generate
 from attncli.generation.events import Finished
+from attncli.model.backend import TorchBackend
+from attncli.model.native import NativeBackend, available
 from attncli.text.tokenizer import Tokenizer, train_tokenizer
 from tests.conftest import FAMILIES, ids_of, story, tiny_config, tiny_model
 from tests.test_model import Recorder
@@ -101,8 +103,17 @@ def compare(ours, theirs, window=None):
 
 
 def greedy(model, tokenizer, prompt):
+    """What either backend makes of a prompt."""
     config = SampleConfig(temperature=0, max_new_tokens=64)
-    return next(list(e.ids) for e in generate(model, tokenizer, prompt, config) if isinstance(e, Finished))
+    backends = [TorchBackend(model), *([NativeBackend(model)] if available() else [])]
+    endings = [
+        list(event.ids)
+        for backend in backends
+        for event in generate(backend, tokenizer, [prompt], config)
+        if isinstance(event, Finished)
+    ]
+    assert all(ids == endings[0] for ids in endings)
+    return endings[0]
 
 
 def their_greedy(model, prompt, end):

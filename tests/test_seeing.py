@@ -193,7 +193,8 @@ def test_a_token_comes_before_its_text_and_one_without_a_whole_character_too():
     ids = [*tokenizer.encode("a東"), 256]
     config = SampleConfig(temperature=0, max_new_tokens=9)
     events = list(generate(Scripted(ids), tokenizer, [[1]], config, watch=Watch()))
-    seen = [(event.id, event.characters) if isinstance(event, Token) else event for event in events]
+    prompts, *seen = [(event.id, event.characters) if isinstance(event, Token) else event for event in events]
+    assert prompts.tokens == 1
     assert seen == [
         (97, 1), Text(0, "a"), (230, 0), (157, 0), (177, 1), Text(0, "東"), (256, 0), Finished(0, "end", tuple(ids)),
     ]  # fmt: skip

@@ -180,7 +180,10 @@ INLINE void tile(const matrix *m, int block, int blocks, rows all_rows, int firs
         int o = (block + b) * LANES;
         UNROLL for (int r = 0; r < count; r++) {
             vec found = total[r][b];
-            if (type == INT8) found *= *(const vec *)(m->scale + o);
+            if (type == INT8) {
+                found *= *(const vec *)(m->scale + o);
+                __asm__("" : "+m"(found)); /* else some tiles would round this product and others only its sum with the bias */
+            }
             if (m->bias) found += *(const vec *)(m->bias + o);
             *(vec *)(y + r * all_rows.y_stride + b * LANES) = found;
         }
@@ -421,12 +424,14 @@ INLINE void mix(const model *m, const float *values, const question *asked, int 
         }
         UNROLL for (int q = 0; q < count; q++) *(vec *)(asked[q].mixed + d) = total[q];
     }
-    for (; d < D; d++)
-        for (int q = 0; q < count; q++) {
-            float total = 0;
-            for (int64_t s = first; s < end; s++) total += asked[q].weights[s] * values[s * D + d];
-            asked[q].mixed[d] = total;
-        }
+    if (d == D) return;
+    vec total[QUERIES]; /* number by number, a compiler might add up in other ways for other lengths */
+    UNROLL for (int q = 0; q < count; q++) total[q] = all(0);
+    for (int64_t s = first; s < end; s++) {
+        vec value = first_of(values + s * D + d, D - d);
+        UNROLL for (int q = 0; q < count; q++) total[q] += asked[q].weights[s] * value;
+    }
+    for (int q = 0; q < count; q++) memcpy(asked[q].mixed + d, &total[q], (D - d) * sizeof(float));
 }
 
 INLINE void answer(const model *m, const float *keys, const float *values, const question *asked, int count, span s) {

@@ -124,8 +124,9 @@ class NativeCache:
 
     def __init__(self, layers: int, kv_heads: int, head_width: int, sequences: int, limit: int) -> None:
         self.capacity = 0
+        self.sequences = sequences
         self._limit = math.ceil(limit / LANES) * LANES
-        self._shape = (sequences, kv_heads, head_width)
+        self._shape = (kv_heads, head_width)
         self._keys: list[Tensor] = [torch.empty(0)] * layers
         self._values: list[Tensor] = [torch.empty(0)] * layers
         self.key_pointers = self.value_pointers = 0  # addresses of lists of addresses, one for each layer
@@ -145,10 +146,10 @@ class NativeCache:
         while new < positions:
             new *= 2
         new = min(new, self._limit)
-        sequences, kv_heads, width = self._shape
+        kv_heads, width = self._shape
         for layer in range(len(self._keys)):
-            keys = torch.zeros(sequences, kv_heads, new // LANES, width, LANES)
-            values = torch.zeros(sequences, kv_heads, new, width)
+            keys = torch.zeros(self.sequences, kv_heads, new // LANES, width, LANES)
+            values = torch.zeros(self.sequences, kv_heads, new, width)
             if old:
                 keys[:, :, : old // LANES] = self._keys[layer]
                 values[:, :, :old] = self._values[layer]
@@ -218,6 +219,8 @@ class NativeBackend:
         end = max(piece.end for piece in pieces)
         if end > self.config.context:
             raise ValueError(f"{end} tokens in a context of {self.config.context}")
+        if not all(0 <= piece.sequence < cache.sequences for piece in pieces):
+            raise ValueError(f"a sequence outside of a cache of {cache.sequences}")
         cache.reserve(end)
         ids: list[int] = []
         at: list[int] = []

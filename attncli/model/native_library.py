@@ -6,10 +6,12 @@ being imported. No torch. Without a compiler there is no library, and the networ
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 from contextlib import suppress
 from functools import cache
@@ -30,8 +32,7 @@ def begin() -> _Compilation | None:
     compiler = _compiler()
     if compiler is None or os.environ.get("ATTNCLI_NATIVE") == "0":
         return None
-    place = cache_folder() / "native" / f"{_key(compiler)}.so"
-    return _Compilation(compiler, place)
+    return _Compilation(compiler, cache_folder() / "native", _key(compiler))
 
 
 @cache
@@ -44,30 +45,58 @@ def library() -> Path | None:
 class _Compilation:
     """A library that is there, or a compiler at work on it."""
 
-    def __init__(self, compiler: list[str], place: Path) -> None:
-        self._place = place
-        self._unfinished = place.with_name(f"{place.stem}.{os.getpid()}.tmp")
+    def __init__(self, compiler: list[str], folder: Path, key: str) -> None:
+        self._folder, self._key = folder, key
+        self._unfinished = folder / f"{key}.{os.getpid()}.tmp"
         self._process: subprocess.Popen[bytes] | None = None
-        if place.is_file():
+        self._found = _whole(folder, key)
+        if self._found is not None:
             return
         command = [*compiler, *_FLAGS, "-o", str(self._unfinished), str(_SOURCE), *_LIBRARIES]
-        with suppress(OSError):  # nowhere to write, or no such compiler
-            place.parent.mkdir(parents=True, exist_ok=True)
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._unfinished.touch()  # before work that would be for nothing
+            none = subprocess.DEVNULL
+            self._process = subprocess.Popen(command, stdin=none, stdout=none, stderr=none, process_group=0)
+            atexit.register(self._give_up)
+        except OSError:  # nowhere to write, or no such compiler
+            self._give_up()
 
     def result(self) -> Path | None:
         """The library's place once it is there; None when the compiler failed."""
         if self._process is not None:
-            try:
+            with suppress(OSError, subprocess.TimeoutExpired):
                 if self._process.wait(_SECONDS) == 0:
-                    self._unfinished.replace(self._place)
-            except (OSError, subprocess.TimeoutExpired):
-                self._process.kill()
-            finally:
-                self._unfinished.unlink(missing_ok=True)
-        return self._place if self._place.is_file() else None
+                    place = self._folder / f"{self._key}.{_digest(self._unfinished)}.so"
+                    self._unfinished.replace(place)
+                    self._found = place
+            self._give_up()
+        return self._found
+
+    def _give_up(self) -> None:
+        """Leaves neither a process nor a file."""
+        atexit.unregister(self._give_up)
+        if self._process is not None:
+            with suppress(OSError):  # it has ended
+                os.killpg(self._process.pid, signal.SIGTERM)  # with what it started
+            self._process.wait()
+            self._process = None
+        with suppress(OSError):
+            self._unfinished.unlink(missing_ok=True)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+
+
+def _whole(folder: Path, key: str) -> Path | None:
+    """A library that was kept and is as it was made, as its name tells. One that was cut short would end the process."""
+    with suppress(OSError):
+        for path in folder.glob(f"{key}.*.so"):
+            if path.name == f"{key}.{_digest(path)}.so":
+                return path
+            path.unlink()
+    return None
 
 
 def _compiler() -> list[str] | None:

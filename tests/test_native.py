@@ -1,0 +1,254 @@
+"""The network in C: the Transformer's own answer, and every number of a row the same however it is read."""
+
+import math
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attncli.config import RopeScaling
+from attncli.model import native
+from attncli.model.backend import Piece
+from attncli.model.native import NativeBackend, NativeCache, to_int8
+from tests.conftest import FAMILIES, ids_of, tiny_model
+
+LONG = 150  # positions: a cache grows twice on the way
+GPT2 = FAMILIES["gpt2"]
+ODD = {
+    "head-2": {"head_width": 2, "width": 7, "vocab_size": 33, "feed_forward_width": 1},
+    "head-6": {"head_width": 6, "width": 50, "vocab_size": 81, "feed_forward_width": 70, "tied": False},
+    "head-10": {"head_width": 10, "heads": 6, "kv_heads": 2, "width": 17, "feed_forward_width": 31, "bias": True},
+    "head-20": {"head_width": 20, "heads": 5, "kv_heads": 1, "width": 100, "vocab_size": 19, "qkv_bias": True},
+    "head-32": {"head_width": 32, "heads": 2, "kv_heads": 2, "width": 64, "feed_forward_width": 129, "window": 16},
+    "window-of-one": {"window": 1, "head_width": 18},
+    "window-of-17": {"window": 17, "window_from": 1, "qk_norm": False},
+    "window-of-all": {"window": 4096, "qk_norm": False},
+    "gpt2-odd": GPT2 | {"head_width": 5, "heads": 3, "kv_heads": 3, "width": 15, "feed_forward_width": 61},
+    "gpt2-grouped": GPT2 | {"head_width": 1, "heads": 4, "kv_heads": 2, "window": 9, "tied": False},
+    "layer-rotary": {"norm": "layer", "qk_norm": False, "activation": "gelu", "feed_forward_bias": True},
+    "llama3": {"qk_norm": False, "rope_scaling": RopeScaling(kind="llama3", factor=8.0, original_context=64)},
+    "linear": {"qk_norm": False, "rope_scaling": RopeScaling(kind="linear", factor=4.0)},
+}
+EVERY = FAMILIES | ODD
+
+
+@pytest.fixture(autouse=True)
+def _a_compiler():
+    if not native.available():
+        pytest.skip("there is no C compiler")
+
+
+def model_of(name, dtype=torch.float32, **changes):
+    return tiny_model(dtype=dtype, **{"context": LONG, "layers": 2, **EVERY[name], **changes})
+
+
+def all_logits(backend, ids):
+    """Logits (T, V) of one text, read at once into a new cache."""
+    return backend.read(backend.new_cache(1), [Piece(0, 0, ids, len(ids))])
+
+
+def bits(logits):
+    return logits.contiguous().view(torch.int32)
+
+
+def off(found, exact):
+    """How far logits are from exact ones: the square root of the mean of squares."""
+    return float((found.double() - exact).square().mean().sqrt())
+
+
+# What it computes
+
+
+@pytest.mark.parametrize("name", EVERY)
+@torch.no_grad()
+def test_logits_are_those_of_the_transformer_and_as_near_to_exact_ones(name):
+    model = model_of(name)
+    ids = ids_of(LONG, vocab_size=model.config.vocab_size)
+    found = all_logits(NativeBackend(model, threads=1), ids[0].tolist())
+    pytorch = model(ids)[0]
+    exact = model.double()(ids)[0]
+    torch.testing.assert_close(found, pytorch, rtol=0, atol=1e-4)
+    assert off(found, exact) <= 2 * off(pytorch, exact) + 1e-7
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["qwen3", "llama-yarn", "gpt2", "head-6", "gpt2-odd"])
+def test_weights_of_sixteen_bits_are_added_up_in_float32(name, dtype):
+    model = model_of(name, dtype)
+    ids = ids_of(40, vocab_size=model.config.vocab_size)[0].tolist()
+    found = all_logits(NativeBackend(model, threads=1), ids)
+    assert torch.equal(bits(found), bits(all_logits(NativeBackend(model.float(), threads=1), ids)))
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3-untied", "llama-bias", "gpt2", "head-6", "gpt2-odd"])
+@torch.no_grad()
+def test_weights_of_eight_bits_are_those_of_the_steps_they_stand_for(name):
+    model = model_of(name)
+    ids = ids_of(40, vocab_size=model.config.vocab_size)[0].tolist()
+    found = all_logits(NativeBackend(model, int8=True, threads=1), ids)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            steps, scale = to_int8(parameter)
+            parameter.copy_(steps.float() * scale[:, None])
+    expected = all_logits(NativeBackend(model, threads=1), ids)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_is_off_by_half_a_step_at_most(dtype):
+    weight = torch.randn(50, 33, generator=torch.Generator().manual_seed(1)).to(dtype)
+    weight[7] = 0
+    weight[8, 3] = 1000.0
+    weight[9] *= 1e-30
+    steps, scale = to_int8(weight)
+    assert steps.abs().max() == 127
+    error = (steps.double() * scale.double()[:, None] - weight.double()).abs()
+    assert bool((error <= 0.5 * (1 + 1e-5) * scale.double()[:, None]).all())
+    assert torch.equal(scale * 127, scale * 127)
+    assert torch.equal(steps[7], torch.zeros(33, dtype=torch.int8))
+
+
+# However it is read
+
+
+PART = st.tuples(
+    st.integers(0, 3),  # of which text
+    st.sampled_from([1, 1, 2, 3, 4, 5, 9, 40, LONG]),  # how many tokens
+    st.integers(1, 50),  # the logits of how many are asked for
+    st.integers(0, 5),  # wrong tokens read after them
+    st.sampled_from([0, 0, 0, 1, 7, 20]),  # tokens to be read again
+)
+CALL = st.lists(PART, min_size=1, unique_by=lambda part: part[0])
+
+
+NARROW = [(name, kind) for name in ("llama-bias", "gpt2", "head-10", "qwen3") for kind in ("int8", "bf16", "f16")]
+
+
+@pytest.mark.parametrize(("name", "kind"), [*((name, "f32") for name in EVERY), *NARROW])
+@settings(deadline=None, max_examples=15)
+@given(calls=st.lists(CALL, max_size=20), threads=st.sampled_from([1, 2, 3]))
+def test_however_texts_are_cut_into_calls_every_bit_is_the_same(name, kind, calls, threads):
+    """Several texts at once, in pieces of any length, some of them read again, or wrongly at first."""
+    backend, texts, expected = readings(name, kind, threads)
+    cache, read = backend.new_cache(len(texts)), [0] * len(texts)
+    rest = [(number, LONG, LONG, 0, 0) for number in range(len(texts))]
+    for call in (*calls, rest):
+        call = [part for part in call if read[part[0]] < len(texts[part[0]])]
+        pieces = []
+        for number, size, wanted, _, _ in call:
+            ids = texts[number][read[number] :][:size]
+            pieces.append(Piece(number, read[number], ids, min(wanted, len(ids))))
+            read[number] += len(ids)
+        if not pieces:
+            continue
+        found = backend.read(cache, pieces)
+        alone = [expected[piece.sequence][piece.end - piece.wanted : piece.end] for piece in pieces]
+        assert torch.equal(bits(found), bits(torch.cat(alone)))
+        for number, _, _, wrong, again in call:
+            if wrong and read[number] + wrong <= LONG:
+                backend.read(cache, [Piece(number, read[number], [0] * wrong)])
+            if call is not rest:
+                read[number] = max(read[number] - again, 0)
+    assert read == [len(text) for text in texts]
+
+
+TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "int8": torch.float32}
+
+
+@cache
+def readings(name, kind, threads):
+    """A network of so many threads, texts, and the logits of each, read alone and at once by one thread."""
+    if threads > 1:
+        return network(name, kind, threads), *readings(name, kind, 1)[1:]
+    once = network(name, kind, 1)
+    lengths = (LONG, 1, 37, 101)
+    texts = [ids_of(length, seed=length, vocab_size=once.config.vocab_size)[0].tolist() for length in lengths]
+    return once, texts, [all_logits(once, text) for text in texts]
+
+
+def network(name, kind, threads):
+    return NativeBackend(model_of(name, TYPES[kind]), int8=kind == "int8", threads=threads)
+
+
+@pytest.mark.parametrize("name", ["qwen3-window", "gpt2", "head-10", "window-of-17"])
+def test_more_rows_than_a_call_takes_are_the_same_as_few(name):
+    """Of three texts together, some calls of the C function end within one, and with no logits asked for."""
+    model = model_of(name, context=1100)
+    backend = NativeBackend(model, threads=2)
+    texts = [ids_of(length, seed=length, vocab_size=model.config.vocab_size)[0].tolist() for length in (1100, 3, 700)]
+    wanted = (5, 1, 650)
+    pieces = [Piece(number, 0, text, last) for number, (text, last) in enumerate(zip(texts, wanted, strict=True))]
+    found = backend.read(backend.new_cache(3), pieces).split(wanted)
+    for text, last, logits in zip(texts, wanted, found, strict=True):
+        cache = backend.new_cache(1)
+        parts = [(at, text[at : at + 100]) for at in range(0, len(text), 100)]
+        alone = [backend.read(cache, [Piece(0, at, part, len(part))]) for at, part in parts]
+        assert torch.equal(bits(logits), bits(torch.cat(alone)[-last:]))
+    with torch.no_grad():
+        torch.testing.assert_close(found[0], model(torch.tensor([texts[0]]))[0, -5:], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3-window", "head-10", "gpt2"])
+@pytest.mark.parametrize("length", [1, 16, 63, 64, 65, 101])
+def test_a_sequence_goes_on_from_the_copy_of_another(name, length):
+    backend, texts, expected = readings(name, "f32", 1)
+    cache = backend.new_cache(3)
+    backend.read(cache, [Piece(2, 0, texts[0][: length + 5]), Piece(0, 0, texts[3])])
+    cache.copy(2, 0, length)
+    found = backend.read(cache, [Piece(0, length, texts[0][length:], LONG - length)])
+    assert torch.equal(bits(found), bits(expected[0][length:]))
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3-window", "head-10"])
+def test_what_lies_in_memory_beyond_a_text_counts_for_nothing(name):
+    """Not even numbers that spoil all they are multiplied with."""
+    backend, texts, expected = readings(name, "f32", 2)
+    cache = backend.new_cache(2)
+    cache.reserve(LONG)
+    for buffer in (*cache._keys, *cache._values):
+        buffer.fill_(math.nan)
+    found = backend.read(cache, [Piece(1, 0, texts[3], len(texts[3]))])
+    assert torch.equal(bits(found), bits(expected[3]))
+
+
+def test_a_cache_doubles_up_to_its_limit_and_no_further():
+    cache = NativeCache(2, 3, 10, 2, limit=150)
+    sizes = []
+    for positions in (0, 1, 64, 65, 3, 129, 150, 160):
+        cache.reserve(positions)
+        sizes.append(cache.capacity)
+        assert cache.nbytes == 2 * 2 * 2 * 3 * 10 * 4 * cache.capacity
+    assert sizes == [0, 64, 64, 128, 128, 160, 160, 160]
+    with pytest.raises(ValueError, match="161 positions in a cache of 160"):
+        cache.reserve(161)
+
+
+def test_what_cannot_be_read_is_refused():
+    backend, _, _ = readings("qwen3", "f32", 1)
+    cache = backend.new_cache(2)
+    for id_ in (-1, 97, 2**31 - 1):
+        with pytest.raises(ValueError, match="a token outside of a vocabulary of 97"):
+            backend.read(cache, [Piece(0, 0, [1, id_, 2])])
+    for start, length in ((0, LONG + 1), (LONG, 1), (LONG - 3, 4)):
+        with pytest.raises(ValueError, match=f"{start + length} tokens in a context of {LONG}"):
+            backend.read(cache, [Piece(1, start, [1] * length)])
+    for sequence in (-1, 2):
+        with pytest.raises(ValueError, match=f"sequence {sequence} of a cache of 2"):
+            backend.read(cache, [Piece(sequence, 0, [1])])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads as Linux shows them")
+def test_threads_end_with_the_network_that_they_work_for():
+    def running():
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    before = running()
+    backend = network("qwen3", "f32", 4)
+    assert running() == before + 3
+    all_logits(backend, [1, 2, 3])
+    del backend
+    assert running() == before
