@@ -17,6 +17,8 @@ from torch import Tensor
 
 from attncli.config import ModelConfig
 from attncli.model.cache import KVCache
+from attncli.model.count import NumberTypes
+from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
 
 
@@ -56,6 +58,10 @@ class Backend(Protocol):
     @property
     def device(self) -> torch.device:
         """Where its logits are."""
+
+    @property
+    def types(self) -> NumberTypes:
+        """What it keeps numbers in."""
 
     @property
     def exact(self) -> bool:
@@ -117,6 +123,8 @@ class TorchBackend:
         self._model = model
         self.config = model.config
         self.device = model.embedding.weight.device
+        name = dtype_name(model.embedding.weight.dtype)
+        self.types = NumberTypes(name, name, name)
 
     def new_cache(self, sequences: int) -> BatchCache:
         """An empty cache for so many sequences."""

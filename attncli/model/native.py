@@ -26,6 +26,8 @@ from torch.nn import functional as F
 
 from attncli.model.attention import RMSNorm
 from attncli.model.backend import Piece
+from attncli.model.count import NumberTypes
+from attncli.model.device import dtype_name
 from attncli.model.native_library import library
 from attncli.model.transformer import GELU, SwiGLU, Transformer
 
@@ -175,6 +177,8 @@ class NativeBackend:
         self._packed: dict[int, _Matrix] = {}
         self._int8 = int8
         self._description = self._describe(model)
+        kept = next(type_ for type_, code in _TYPES.items() if code == self._description.head.type)
+        self.types = NumberTypes(dtype_name(kept), "float32", "float32")
         counts = _thread_counts() if threads is None else [threads]
         self._engines = {count: functions.engine_new(ctypes.byref(self._description), count) for count in counts}
         if not all(self._engines.values()):
