@@ -22,7 +22,7 @@ def bench(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="The same as -m.", show_default=False)] = None,
     model_option: ModelOption = None,
     revision: RevisionOption = None,
-    time: Annotated[float, typer.Option("--time", parser=parse_seconds, metavar="TIME", help=_TIME)] = SECONDS,
+    time: Annotated[float, typer.Option("--time", parser=parse_seconds, metavar="TIME", help=_TIME, show_default=f"{SECONDS:g}s")] = SECONDS,  # noqa: E501
     threads: Annotated[int | None, unset("--threads", min=1, metavar="N", help=_THREADS)] = None,
     device: DeviceOption = "auto",
     dtype: Annotated[str, typer.Option(help=_DTYPE)] = "auto",

@@ -1,7 +1,7 @@
 """How fast a model reads and generates on this machine, within a given time.
 
-Owns what is measured, how often, and what is left out so that it ends. A figure is a median after a warm-up that does not
-count; the prompts are random tokens. Prints nothing; knows nothing of files.
+Owns what is measured, how often, and what is left out so that it ends. A figure is a median, after a warm-up that does
+not count; the prompts are random tokens. Prints nothing; knows nothing of files.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class _Measuring:
         self._begun = time.perf_counter()
         self._left_out: list[LeftOut] = []
 
+    @torch.inference_mode()
     def run(self) -> Bench:
         """Every part, one after another."""
         config, device = self._config, self._backend.device
@@ -157,7 +158,8 @@ class _Measuring:
                 self._left_out.append(LeftOut(part, size))
                 break
             self._progress(part, size, self._gone())
-            measured, least = one(size, now + (ends - now) / (len(sizes) - at))
+            shares = [max(other, 1) ** (power - 1) for other in sizes[at:]]
+            measured, least = one(size, now + (ends - now) * shares[0] / sum(shares))
             found.append(measured)
             following = sizes[min(at + 1, len(sizes) - 1)]
             expected = least * (following / size if size else _AFTER_NONE) ** power

@@ -1,4 +1,4 @@
-"""How fast a model is here, on a screen: prompts, tokens alone and together, what the cache is worth, what memory gives."""
+"""How fast a model is here, on a screen: prompts, tokens alone and together, the worth of the cache, memory in use."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _memory(found: Bench, width: int) -> Table:
     for step in (*found.decode, *(step for step in found.batches if step.texts > 1)):
         read = step.weight_bytes_per_token, step.cache_bytes_per_token
         each = (size(read[0]), size(read[1])) if width >= _WIDE else (size(sum(read)),)
-        speed = f"{step.bytes_per_second / 1e9:,.1f}", percent(found.share(step))
+        speed = gigabytes(step.bytes_per_second), percent(found.share(step))
         rows.append(((f"{step.texts}", f"{step.before:,}", *each, *speed), found.share(step)))
     named = ("weights", "cache") if width >= _WIDE else ("bytes",)
     return _table(("texts", "before", *named, "GB/s", "share"), rows, width)
@@ -167,7 +167,7 @@ def _remarks(found: Bench) -> Iterator[str]:
 
 
 def _bandwidth(measured: Bandwidth) -> str:
-    speed = f"{measured.bytes_per_second / 1e9:,.1f} GB/s"
+    speed = f"{gigabytes(measured.bytes_per_second)} GB/s"
     if measured.way == "copy":
         return f"{speed}: {size(measured.bytes / 2)} copied, counted as read and written"
     by = "" if measured.threads is None else f" by {plural(measured.threads, 'thread')}"
@@ -177,6 +177,11 @@ def _bandwidth(measured: Bandwidth) -> str:
 def rate(per_second: float) -> str:
     """Tokens in a second, in three digits: 7.234 -> '7.23', 12345 -> '12.3k'."""
     return f"{per_second:.3g}" if per_second < 99.95 else count(per_second)
+
+
+def gigabytes(number: float) -> str:
+    """10.82e9 -> '10.8', 3350e9 -> '3,350'."""
+    return f"{number / 1e9:,.1f}" if number < 99.95e9 else f"{number / 1e9:,.0f}"
 
 
 def span(seconds: float) -> str:
