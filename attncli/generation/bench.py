@@ -44,7 +44,8 @@ _SUMMED_BYTES = 256_000_000
 _FIRST_PROMPT, _FIRST_POSITION, _FIRST_TEXT = 32, 128, 16  # tokens
 _AFTER_NONE = 4  # times as much as the first position is the one after it taken to be
 _BATCHES = 1, 2, 4, 8, 16
-_ENDS: dict[Part, float] = {"bandwidth": 0.05, "prefill": 0.25, "decode": 0.4, "batches": 0.6, "generation": 1.0}
+# Of the time that is left when a part begins.
+_SHARES: dict[Part, float] = {"bandwidth": 0.05, "prefill": 0.2, "decode": 0.2, "batches": 0.25, "generation": 1.0}
 
 M = TypeVar("M", bound=Measurement)
 Progress = Callable[[Part, int, float], None]
@@ -84,6 +85,7 @@ class _Measuring:
         known = min(tokenizer.vocab_size, self._config.vocab_size)
         self._ids = np.random.default_rng(_SEED).integers(known, size=self._config.context).tolist()
         self._begun = time.perf_counter()
+        self._ends = self._begun + seconds
         self._left_out: list[LeftOut] = []
 
     @torch.inference_mode()
@@ -123,7 +125,9 @@ class _Measuring:
         return min((time.perf_counter() - self._begun) / self._seconds, 1.0)
 
     def _until(self, part: Part) -> float:
-        return self._begun + self._seconds * _ENDS[part]
+        """When a part that begins now is to end."""
+        now = time.perf_counter()
+        return now + max(self._ends - now, 0) * _SHARES[part]
 
     def _warm_up(self) -> None:
         cache = self._backend.new_cache(1)
@@ -239,7 +243,7 @@ class _Measuring:
 
         def one(tokens: int, until: float) -> tuple[Generation, float]:
             both = [text(tokens, True), text(tokens, False)]
-            cached, uncached = _in_turn(both, until, self._until("generation"), _MOST_TEXTS)
+            cached, uncached = _in_turn(both, until, self._ends, _MOST_TEXTS)
             return Generation(tokens, cached, uncached), (cached.seconds + uncached.seconds) * _LEAST
 
         for cached in (True, False):
@@ -249,7 +253,7 @@ class _Measuring:
     def _repeat(self, work: Callable[[], object], until: float) -> Timing:
         """Its time, after once that does not count."""
         work()
-        return _in_turn([work], until, self._until("generation"), _MOST)[0]
+        return _in_turn([work], until, self._ends, _MOST)[0]
 
 
 def _in_turn(work: Sequence[Callable[[], object]], until: float, at_last: float, most: int) -> list[Timing]:

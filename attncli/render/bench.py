@@ -59,12 +59,12 @@ def bench_screen(found: Bench, model: str, width: int) -> RenderableType:
 def _how(found: Bench) -> str:
     """Where, in what type, and what the figures are."""
     fewest, most = found.repetitions
-    runs = str(most) if fewest == most else f"{fewest} to {most}"
+    runs = plural(most, "run") if fewest == most else f"{fewest} to {plural(most, 'run')}"
     facts = [
         f"{found.device} {'in C' if found.engine == 'native' else 'by PyTorch'}",
         *_threads(found),
         found.types.matrices,
-        f"medians of {runs} runs",
+        f"medians of {runs}",
         f"random tokens, seed {found.seed}",
     ]
     return " · ".join(facts)
