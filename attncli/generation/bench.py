@@ -36,7 +36,7 @@ from attncli.text.tokenizer import Tokenizer
 
 _SEED = 0
 _LEAST = 3  # repetitions, also where they take longer than their share
-_MOST = 50
+_MOST = 25
 _MOST_TEXTS = 9  # repetitions of a whole text, whose steps are many already
 _WARM_UP = 16  # steps; by then a backend has chosen its threads
 _WARM_UP_SECONDS = 1.0  # or one step
