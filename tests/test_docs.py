@@ -68,6 +68,7 @@ DOCUMENTS = [
     ["generate", "Once", "-n", "2"],
     ["tokenize", "Once"],
     ["info"],
+    ["bench", "--time", "0.01"],
 ]
 
 

@@ -19,6 +19,7 @@ from attncli import __version__
 from attncli.cli import clock
 from attncli.cli.ablate import ablate
 from attncli.cli.analogy import analogy
+from attncli.cli.bench import bench
 from attncli.cli.compare import compare
 from attncli.cli.eval import eval
 from attncli.cli.explain import explain
@@ -51,7 +52,7 @@ app = typer.Typer(
 )
 _PANELS: dict[str, list[Callable[..., None]]] = {
     "Start here": [train, generate, explain, tokenize],
-    "Look closer": [next_, heads, ablate, faithful, compare, neighbors, analogy, eval, plot, info, models],
+    "Look closer": [next_, heads, ablate, faithful, compare, neighbors, analogy, eval, bench, plot, info, models],
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:

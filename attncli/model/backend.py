@@ -17,6 +17,7 @@ from torch import Tensor
 
 from attncli.config import ModelConfig
 from attncli.model.cache import KVCache, StepCache
+from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
 
@@ -57,6 +58,10 @@ class Backend(Protocol):
     @property
     def device(self) -> torch.device:
         """Where its logits are."""
+
+    @property
+    def types(self) -> NumberTypes:
+        """What it keeps numbers in."""
 
     @property
     def exact(self) -> bool:
@@ -143,13 +148,15 @@ class TorchBackend:
         self._model = model
         self.config = model.config
         self.device = model.embedding.weight.device
+        name = dtype_name(model.embedding.weight.dtype)
+        self.types = NumberTypes(name, name, name)
         self._recorded: _Recording | None = None
 
     @property
     def description(self) -> str:
         """What computes, and in which type."""
         where = self.device.type if self.device.type != "cpu" else f"PyTorch on {torch.get_num_threads()} threads"
-        return f"{where}, {dtype_name(self._model.embedding.weight.dtype)}"
+        return f"{where}, {self.types.matrices}"
 
     def new_cache(self, sequences: int) -> BatchCache:
         """An empty cache for so many sequences."""

@@ -5,9 +5,21 @@ Plain arithmetic on ModelConfig; no torch. Owns the named shapes of `attncli inf
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from attncli.config import ModelConfig
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_SCALE_BYTES = 4  # of an output of an int8 matrix
+
+
+@dataclass(frozen=True)
+class NumberTypes:
+    """In what a network keeps its numbers while it generates: float32, float16, bfloat16, or int8 for matrices."""
+
+    matrices: str
+    vectors: str  # norms and biases
+    cache: str
 
 
 ATTENTION = ("query", "key", "value", "output")
@@ -61,6 +73,29 @@ def multiplications(config: ModelConfig, tokens: int) -> tuple[int, int]:
 def cache_bytes_per_token(config: ModelConfig, dtype: str) -> int:
     """Memory that one more position takes in the KV cache: a key and a value in every layer."""
     return 2 * config.layers * config.kv_heads * config.head_width * BYTES[dtype]
+
+
+def weight_bytes_per_step(config: ModelConfig, types: NumberTypes, texts: int = 1) -> int:
+    """Bytes of weights that one step must read to give each of some texts its next token.
+
+    Every matrix, norm and bias once, however many texts; of the embeddings the rows of the tokens and positions.
+    """
+    parts = count_parameters(config)
+    widening = 2 if config.activation == "swiglu" else 1
+    query, key = config.heads * config.head_width, config.kv_heads * config.head_width
+    outputs = config.layers * (query + 2 * key + widening * config.feed_forward_width + 2 * config.width)
+    rows = texts * (2 if config.positions == "learned" else 1)
+    numbers = matrix_parameters(config) + rows * config.width
+    vectors = (parts["biases"] + parts["norms"]) * BYTES[types.vectors]
+    if types.matrices == "int8":
+        return numbers + _SCALE_BYTES * (outputs + config.vocab_size + rows) + vectors
+    return numbers * BYTES[types.matrices] + vectors
+
+
+def cache_bytes_per_step(config: ModelConfig, types: NumberTypes, before: int) -> int:
+    """Bytes of keys and values that a token looks at, its own among them, where `before` tokens stand before it."""
+    seen = sum(min(before + 1, config.window_of(layer) or before + 1) for layer in range(config.layers))
+    return 2 * config.kv_heads * config.head_width * BYTES[types.cache] * seen
 
 
 def _gpt(vocab_size: int, layers: int, width: int, heads: int, context: int) -> ModelConfig:

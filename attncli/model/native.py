@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from attncli.model.attention import RMSNorm
 from attncli.model.backend import Piece
+from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
 from attncli.model.native_library import library
 from attncli.model.transformer import GELU, SwiGLU, Transformer
@@ -187,9 +188,10 @@ class NativeBackend:
         self._kept: list[object] = []  # what the description points into
         self._packed: dict[int, _Matrix] = {}
         self._int8 = int8
-        self._type = "int8" if int8 else dtype_name(model.embedding.weight.dtype)
         self._padded_vocab_size = math.ceil(model.config.vocab_size / LANES) * LANES
         self._description = self._describe(model)
+        kept = next(type_ for type_, code in _TYPES.items() if code == self._description.head.type)
+        self.types = NumberTypes(dtype_name(kept), "float32", "float32")
         counts = _thread_counts() if threads is None else [threads]
         self._engines = {count: functions.engine_new(ctypes.byref(self._description), count) for count in counts}
         if not all(self._engines.values()):
@@ -207,7 +209,7 @@ class NativeBackend:
     @property
     def description(self) -> str:
         """What computes, and in which type."""
-        return f"{self.threads} thread{'s' if self.threads > 1 else ''}, {self._type}"
+        return f"{self.threads} thread{'s' if self.threads > 1 else ''}, {self.types.matrices}"
 
     def new_cache(self, sequences: int) -> NativeCache:
         """An empty cache for so many sequences."""
