@@ -37,6 +37,7 @@ _SEE = "What to see of every token"
 _COLOR = "Tint the text by how surprising each token was to the model, in bits."
 _LOGPROBS = "The log-probability of each token and the K most probable ones, before penalties and filters."
 _TRACE = "What each step above removed before a token was drawn, and what it left."
+_VERIFY = "Make the same again alone, in a batch, without the cache and in other ways, and compare."
 
 
 # fmt: off
@@ -60,6 +61,7 @@ def generate(
     color: Annotated[bool, typer.Option("--color", help=_COLOR, rich_help_panel=_SEE)] = False,
     logprobs: Annotated[int | None, unset("--logprobs", metavar="K", min=0, help=_LOGPROBS, rich_help_panel=_SEE)] = None,  # noqa: E501
     trace: Annotated[bool, typer.Option("--trace", help=_TRACE, rich_help_panel=_SEE)] = False,
+    verify: Annotated[bool, typer.Option("--verify", help=_VERIFY, rich_help_panel=_SEE)] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     json: JsonOption = False,
@@ -95,6 +97,12 @@ def generate(
     start = loaded.tokenizer.encode(text) or [loaded.start_of_text]
     watch = Watch(logprobs or 0, trace) if color or trace or logprobs is not None else None
     events = generated(backend, loaded.tokenizer, [start], config, loaded.end_ids, watch)
+    verification = None
+    if verify:
+        from attncli.cli.verifying import Verification
+
+        verification = Verification(loaded, backend, [start], config)
+        events = verification.keep(events)
     console = output()
     report: Report | None = "trace" if trace else None if logprobs is None else "logprobs"
     screen = GenerationScreen(console, text, num_samples, live=stream and not json, color=color, report=report)
@@ -103,7 +111,7 @@ def generate(
     for event in events:
         screen.update(event)
     if json:
-        print_json(screen.document(loaded.name, config))
+        print_json(screen.document(loaded.name, config) | (verification.document() if verification else {}))
     else:
         screen.close()
     if not screen.any_text:
@@ -114,3 +122,7 @@ def generate(
         print_note(
             f"past the context of {loaded.model.config.context} tokens: went on from the most recent {screen.reread}"
         )
+    if verification:
+        if not json:
+            verification.show(console)
+        verification.require()

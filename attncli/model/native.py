@@ -173,7 +173,7 @@ class NativeBackend:
         self.config = model.config
         self._kept: list[object] = []  # what the description points into
         self._packed: dict[int, _Matrix] = {}
-        self._int8 = int8
+        self.int8 = int8
         self._description = self._describe(model)
         counts = _thread_counts() if threads is None else [threads]
         self._engines = {count: functions.engine_new(ctypes.byref(self._description), count) for count in counts}
@@ -300,7 +300,7 @@ class NativeBackend:
         known = self._packed.get(weight.data_ptr())
         if known is None:
             scale = None
-            if self._int8:
+            if self.int8:
                 weight_, scale = to_int8(weight)
             elif weight.dtype == torch.float16 and not _functions().reads_float16():
                 weight_ = weight.float()
