@@ -37,6 +37,7 @@ _SEE = "What to see of every token"
 _COLOR = "Tint the text by how surprising each token was to the model, in bits."
 _LOGPROBS = "The log-probability of each token and the K most probable ones, before penalties and filters."
 _TRACE = "What each step above removed before a token was drawn, and what it left."
+_INTERACTIVE = "Ask for text after text; lines may change settings, and /help lists how. A pipe is a script of them."
 _VERIFY = "Make the same again alone, in a batch, without the cache and in other ways, and compare."
 
 
@@ -64,6 +65,7 @@ def generate(
     verify: Annotated[bool, typer.Option("--verify", help=_VERIFY, rich_help_panel=_SEE)] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    interactive: Annotated[bool, typer.Option("--interactive", "-i", help=_INTERACTIVE)] = False,
     json: JsonOption = False,
 ) -> None:
     # fmt: on
@@ -74,6 +76,8 @@ def generate(
     """
     if trace and logprobs is not None and not json:
         raise UsageProblem("--trace and --logprobs are two reports on the same tokens.", "Give one, or add --json.")
+    if interactive and (json or verify or num_samples > 1):
+        raise UsageProblem("--interactive makes one text at a time.", "Leave out --json, --verify and --num-samples.")
     begin_native_library()
     chosen = draw_seed() if seed is None else seed
     config = SampleConfig(
@@ -81,7 +85,7 @@ def generate(
         repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
         max_new_tokens=max_new_tokens, num_samples=num_samples, stop=tuple(stop or ()), seed=chosen,
     )  # fmt: skip
-    text = text_argument(prompt) or ""
+    text = (prompt if interactive else text_argument(prompt)) or ""
     from attncli.generation.bias import parse_bias, token_biases
 
     biases = [parse_bias(word) for word in logit_bias or ()]
@@ -94,8 +98,17 @@ def generate(
 
     loaded, backend = load_to_generate(model, device, dtype, revision)
     config = replace(config, logit_bias=token_biases(loaded.tokenizer, biases))
-    start = loaded.tokenizer.encode(text) or [loaded.start_of_text]
     watch = Watch(logprobs or 0, trace) if color or trace or logprobs is not None else None
+    report: Report | None = "trace" if trace else None if logprobs is None else "logprobs"
+    console = output()
+    if color and not json and (reason := why_no_colors(console)):
+        print_note(f"no colours: {reason}; --logprobs 0 shows every token's log-probability")
+    if interactive:
+        from attncli.cli.talk import Talk, talk
+
+        talk(Talk(loaded, backend, config, watch, stream=stream, color=color, report=report), prompt)
+        return
+    start = loaded.tokenizer.encode(text) or [loaded.start_of_text]
     events = generated(backend, loaded.tokenizer, [start], config, loaded.end_ids, watch)
     verification = None
     if verify:
@@ -103,11 +116,7 @@ def generate(
 
         verification = Verification(loaded, backend, [start], config)
         events = verification.keep(events)
-    console = output()
-    report: Report | None = "trace" if trace else None if logprobs is None else "logprobs"
     screen = GenerationScreen(console, text, num_samples, live=stream and not json, color=color, report=report)
-    if color and not json and (reason := why_no_colors(console)):
-        print_note(f"no colours: {reason}; --logprobs 0 shows every token's log-probability")
     for event in events:
         screen.update(event)
     if json:
@@ -124,5 +133,5 @@ def generate(
         )
     if verification:
         if not json:
-            verification.show(console)
+            verification.show()
         verification.require()

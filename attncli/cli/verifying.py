@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from rich.console import Console
-
 from attncli.checkpoint.store import LoadedModel
 from attncli.config import SampleConfig
 from attncli.errors import Inexact
@@ -15,7 +13,7 @@ from attncli.generation.events import Check, Event
 from attncli.generation.verify import Generation, Kept, as_float32, verify
 from attncli.model.backend import Backend, TorchBackend
 from attncli.model.native import NativeBackend
-from attncli.render.console import show
+from attncli.render.console import output, show
 from attncli.render.verify import verification_document, verification_head, verification_legend, verification_row, way
 
 
@@ -38,8 +36,9 @@ class Verification:
         self._checks = list(self._run())
         return {"verify": verification_document(self._checks, self._backend.exact)}
 
-    def show(self, console: Console) -> None:
+    def show(self) -> None:
         """A row for each way, as soon as it is gone."""
+        console = output()
         show(console, verification_head(console.width))
         for check in self._run():
             self._checks.append(check)
