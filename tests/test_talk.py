@@ -1,11 +1,15 @@
 """generate -i: turns of a pipe and of a terminal, settings that change what is drawn, Ctrl-C, the history."""
 
+import fcntl
 import io
 import os
 import pty
 import re
 import select
+import signal
+import subprocess
 import sys
+import termios
 from dataclasses import replace
 
 import pytest
@@ -219,6 +223,12 @@ def test_what_does_not_go_with_turns_is_refused(option, home, monkeypatch, capsy
 # A terminal
 
 
+def _heed_ctrl_c():
+    """Of the terminal on standard input, which becomes the one that controls this process."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 class Terminal:
     """A process on a terminal of its own; what it writes is read until something expected comes."""
 
@@ -226,10 +236,12 @@ class Terminal:
         given = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
         given |= {"TERM": "xterm", "COLUMNS": "80", "ATTNCLI_NATIVE": "0", **environment}
         arguments = [sys.executable, "-m", "attncli", "generate", "-i", *options]
-        self.process, self.terminal = pty.fork()
-        if self.process == 0:
-            os.chdir(folder)
-            os.execve(sys.executable, arguments, given)
+        self.terminal, child = pty.openpty()
+        streams = {"stdin": child, "stdout": child, "stderr": child}
+        self.process = subprocess.Popen(
+            arguments, cwd=folder, env=given, start_new_session=True, preexec_fn=_heed_ctrl_c, **streams
+        )
+        os.close(child)
         self.seen = ""
 
     def until(self, expected):
@@ -256,9 +268,8 @@ class Terminal:
                 pass
         except OSError:
             pass
-        code = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
         os.close(self.terminal)
-        return code
+        return self.process.wait()
 
 
 def test_ctrl_c_stops_a_text_and_not_the_session(home, tmp_path):

@@ -62,7 +62,7 @@ def generate(
     color: Annotated[bool, typer.Option("--color", help=_COLOR, rich_help_panel=_SEE)] = False,
     logprobs: Annotated[int | None, unset("--logprobs", metavar="K", min=0, help=_LOGPROBS, rich_help_panel=_SEE)] = None,  # noqa: E501
     trace: Annotated[bool, typer.Option("--trace", help=_TRACE, rich_help_panel=_SEE)] = False,
-    verify: Annotated[bool, typer.Option("--verify", help=_VERIFY, rich_help_panel=_SEE)] = False,
+    verify: Annotated[bool, typer.Option("--verify", help=_VERIFY)] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help=_INTERACTIVE)] = False,

@@ -103,14 +103,13 @@ def verify(
     float32; `on_threads` gives the backend with another number of threads, where it has any.
     """
     count = generation.config.num_samples
-    largest = (count + _MORE) * len(generation.prompts)
+    batch = min((count + _MORE) * len(generation.prompts), EngineConfig.at_once)
 
     def check(name: CheckName, *found: Sequence[Made], required: bool = backend.exact, **more: Any) -> Check:
         return _check(generation, name, found, required, more)
 
     yield check("alone", generation.each_alone(backend, EngineConfig(lookup=False)))
-    together = EngineConfig(at_once=largest, lookup=False)
-    yield check("batch", generation.again(backend, together, _MORE), batch=largest)
+    yield check("batch", generation.again(backend, EngineConfig(), _MORE), batch=batch)
     yield check("uncached", generation.again(backend, EngineConfig(cached=False)))
     counting = _Counting(backend)
     guessed = generation.each_alone(counting, EngineConfig(lookup=True))
