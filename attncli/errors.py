@@ -42,3 +42,9 @@ class Diverged(AttnError):
     """Training reached a loss or a gradient that is not a finite number."""
 
     exit_code = 5
+
+
+class Inexact(AttnError):
+    """A text that is not what it is promised to be: a fault of attncli's own, found by its own check."""
+
+    exit_code = 1

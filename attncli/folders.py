@@ -1,4 +1,4 @@
-"""Where attncli keeps what it can make again: tokenized text, and its C source made for this processor."""
+"""Where attncli keeps what it can make again, tokenized text and its C source compiled, and what was typed."""
 
 from __future__ import annotations
 

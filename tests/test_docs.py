@@ -66,6 +66,7 @@ DOCUMENTS = [
     ["neighbors", "dog"],
     ["analogy", "dog", "cat", "boy"],
     ["generate", "Once", "-n", "2"],
+    ["generate", "Once", "-n", "2", "--verify"],
     ["tokenize", "Once"],
     ["info"],
     ["bench", "--time", "0.01"],

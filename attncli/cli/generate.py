@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from attncli.cli.clock import started
 from attncli.cli.options import (
     DeviceOption,
     GenerationDtypeOption,
@@ -46,6 +43,8 @@ _STATS = "Say on standard error how fast it went."
 _CACHE = "Keep the keys and values of what was read, or read all of it again for every token."
 _LOOKUP = "Guess ahead where the text repeats itself. Unset: where that gives the same text, as long as it pays."
 _JSONL = "Print each text as a line of JSON, as soon as it is complete."
+_INTERACTIVE = "Ask for text after text; lines may change settings, and /help lists how. A pipe is a script of them."
+_VERIFY = "Make the same again alone, in a batch, without the cache and in other ways, and compare."
 
 
 # fmt: off
@@ -73,8 +72,10 @@ def generate(
     stats: Annotated[bool, typer.Option("--stats", help=_STATS, rich_help_panel=_SPEED)] = False,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help=_CACHE, rich_help_panel=_SPEED)] = True,
     lookup: Annotated[bool | None, unset("--lookup/--no-lookup", help=_LOOKUP, rich_help_panel=_SPEED)] = None,
+    verify: Annotated[bool, typer.Option("--verify", help=_VERIFY, rich_help_panel=_SPEED)] = False,
     device: DeviceOption = "auto",
     dtype: GenerationDtypeOption = "auto",
+    interactive: Annotated[bool, typer.Option("--interactive", "-i", help=_INTERACTIVE)] = False,
     json: JsonOption = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help=_JSONL)] = False,
 ) -> None:
@@ -84,64 +85,40 @@ def generate(
     attncli generate "Once upon a time" --temperature 0.7
     attncli generate "ROMEO:" -n 100 --num-samples 3 --seed 1
     """
+    many = num_samples > 1 or prompts is not None
+    if interactive and (json or jsonl or verify or stats or many):
+        raise UsageProblem(
+            "--interactive makes one text at a time, for a person.",
+            "Leave out --json, --jsonl, --stats, --verify, --prompts and --num-samples.",
+        )
+    if jsonl and (json or verify or stats):
+        raise UsageProblem("--jsonl prints the texts and nothing else.", "With --verify or --stats use --json alone.")
     if trace and logprobs is not None and not (json or jsonl):
         raise UsageProblem("--trace and --logprobs are two reports on the same tokens.", "Give one, or add --json.")
     begin_native_library()
-    chosen = draw_seed() if seed is None else seed
     config = SampleConfig(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical=typical,
-        repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
-        max_new_tokens=max_new_tokens, num_samples=num_samples, stop=tuple(stop or ()), seed=chosen,
+        repetition_penalty=repetition_penalty, presence_penalty=presence_penalty, max_new_tokens=max_new_tokens,
+        num_samples=num_samples, stop=tuple(stop or ()), seed=draw_seed() if seed is None else seed,
     )  # fmt: skip
-    texts = _texts(prompt, prompts)
+    texts = [] if interactive else _texts(prompt, prompts)
     from attncli.generation.bias import parse_bias, token_biases
 
     biases = [parse_bias(word) for word in logit_bias or ()]
     from attncli.cli.loading import load_to_generate
-    from attncli.generation.engine import EngineConfig, refuse_unreadable
-    from attncli.generation.engine import generate as generated
-    from attncli.generation.seeing import Watch
-    from attncli.generation.stopwatch import Stopwatch
-    from attncli.render.console import output, print_json, print_note
-    from attncli.render.generation import GenerationScreen, Report, throughput_document, throughput_line
-    from attncli.render.surprise import why_no_colors
+    from attncli.cli.showing import Showing
+    from attncli.generation.engine import EngineConfig
 
     loaded, backend = load_to_generate(model, device, dtype, revision)
     config = replace(config, logit_bias=token_biases(loaded.tokenizer, biases))
-    ids = [loaded.prompt(text) for text in texts]
-    if prompts is not None:
-        for line, one in enumerate(ids, 1):
-            with _naming(f"{prompts}, line {line}"):
-                refuse_unreadable(backend.config, loaded.tokenizer, one)
-    watch = Watch(logprobs or 0, trace) if color or trace or logprobs is not None else None
-    watched = Stopwatch(started)
-    events = generated(
-        backend, loaded.tokenizer, ids, config, loaded.end_ids, watch, EngineConfig(cached=cache, lookup=lookup)
-    )
-    console = output()
-    report: Report | None = "trace" if trace else None if logprobs is None else "logprobs"
-    live = stream and not json and not jsonl
-    screen = GenerationScreen(console, texts, num_samples, live=live, color=color, report=report)
-    if color and not (json or jsonl) and (reason := why_no_colors(console)):
-        print_note(f"no colours: {reason}; --logprobs 0 shows every token's log-probability")
-    for event in events:
-        watched.update(event)
-        screen.update(event)
-        for record in screen.records() if jsonl else ():
-            print_json(record, indent=None)
-    if json:
-        document = screen.document(loaded.name, config)
-        print_json(document | {"throughput": throughput_document(watched.result())} if stats else document)
-    elif not jsonl:
-        screen.close()
-    if stats:
-        print_note(throughput_line(watched.result(), backend.description))
-    if not screen.any_text:
-        print_note("the model ended the text at once: try a prompt, or another --seed")
-    if seed is None and temperature > 0:
-        print_note(f"seed {chosen}")
-    if screen.reread:
-        print_note(f"past the context of {backend.config.context} tokens: went on from the most recent {screen.reread}")
+    showing = Showing(stream=stream, color=color, logprobs=logprobs, trace=trace, stats=stats, json=json, jsonl=jsonl)
+    if interactive:
+        from attncli.cli.talk import Talk, talk
+
+        talk(Talk(loaded, backend, config, showing), prompt)
+    else:
+        how = EngineConfig(cached=cache, lookup=lookup)
+        showing.make(loaded, backend, texts, config, how, file=prompts, verify=verify, tell_seed=seed is None)
 
 
 def _texts(prompt: str | None, file: str | None) -> list[str]:
@@ -156,12 +133,3 @@ def _texts(prompt: str | None, file: str | None) -> list[str]:
     if not texts:
         raise BadInput(f"{file} holds no prompts.", "Give a file with one on each line.")
     return texts
-
-
-@contextmanager
-def _naming(place: str) -> Iterator[None]:
-    """Says in which line a prompt stands that cannot be read."""
-    try:
-        yield
-    except BadInput as problem:
-        raise BadInput(f"{place}: {problem.message}", problem.hint) from None

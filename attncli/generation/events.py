@@ -138,4 +138,46 @@ class Candidates:
         return tuple(max(1 - sum(column), 0.0) for column in columns)
 
 
+@dataclass(frozen=True)
+class Made:
+    """What became of a sample."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where a sample that was made again is first another."""
+
+    sample: int
+    token: int  # its place among those generated
+    expected: int | None  # the token's id; None where the text had ended
+    found: int | None
+
+
+CheckName = Literal["alone", "batch", "uncached", "guesses", "decoded", "threads", "pytorch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """All samples made again in another way."""
+
+    name: CheckName
+    required: bool  # to be the same
+    samples: int
+    tokens: int  # of all samples
+    differing: int  # samples
+    difference: Difference | None  # of the first sample that differs
+    batch: int | None = None  # texts made together
+    threads: tuple[int, ...] | None = None
+    guesses: int | None = None  # tokens that were read in advance
+    logit_difference: float | None = None  # the largest over all tokens, each after the same ones
+
+    @property
+    def fails(self) -> bool:
+        """Whether something differs that must not."""
+        return self.required and self.differing > 0
+
+
 Event = Text | Finished | PromptsRead | Reread | Token

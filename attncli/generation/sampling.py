@@ -35,9 +35,14 @@ _STREAM = 1_000_003
 _PARTS = (128, 1024, 8192)  # tokens that are put in order before all are
 
 
+def sample_seed(seed: int, sample: int) -> int:
+    """The seed with which a sample, by its number, is the first and only one."""
+    return (seed + sample * _STREAM) % 2**63
+
+
 def generators(seed: int, samples: int) -> list[torch.Generator]:
     """One for each sample, a function of the seed and the sample's number alone."""
-    return [torch.Generator().manual_seed((seed + sample * _STREAM) % 2**63) for sample in range(samples)]
+    return [torch.Generator().manual_seed(sample_seed(seed, sample)) for sample in range(samples)]
 
 
 def uniforms(streams: Sequence[torch.Generator], count: int) -> Tensor:

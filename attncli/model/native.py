@@ -187,7 +187,7 @@ class NativeBackend:
         self.config = model.config
         self._kept: list[object] = []  # what the description points into
         self._packed: dict[int, _Matrix] = {}
-        self._int8 = int8
+        self.int8 = int8
         self._padded_vocab_size = math.ceil(model.config.vocab_size / LANES) * LANES
         self._description = self._describe(model)
         kept = next(type_ for type_, code in _TYPES.items() if code == self._description.head.type)
@@ -322,7 +322,7 @@ class NativeBackend:
         known = self._packed.get(weight.data_ptr())
         if known is None:
             scale = None
-            if self._int8:
+            if self.int8:
                 weight_, scale = to_int8(weight)
             elif weight.dtype == torch.float16 and not _functions().reads_float16():
                 weight_ = weight.float()

@@ -1,0 +1,114 @@
+"""What of a generation is shown, and how: its text as it comes, its tokens, its speed, its proof.
+
+For `attncli generate` in all its ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from attncli.checkpoint.store import LoadedModel
+from attncli.cli.clock import started
+from attncli.config import SampleConfig
+from attncli.errors import BadInput
+from attncli.generation.engine import EngineConfig, generate, refuse_unreadable
+from attncli.generation.seeing import Watch
+from attncli.generation.stopwatch import Stopwatch
+from attncli.model.backend import Backend
+from attncli.render.console import output, print_json, print_note
+from attncli.render.generation import GenerationScreen, Report, throughput_document, throughput_line
+from attncli.render.surprise import why_no_colors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Showing:
+    """What the options ask to see."""
+
+    stream: bool
+    color: bool
+    logprobs: int | None
+    trace: bool
+    stats: bool
+    json: bool
+    jsonl: bool
+
+    @property
+    def watch(self) -> Watch | None:
+        """What has to be told of every token."""
+        return Watch(self.logprobs or 0, self.trace) if self.color or self.trace or self.logprobs is not None else None
+
+    def screen(self, prompts: Sequence[str], samples: int) -> GenerationScreen:
+        """Where the texts go."""
+        report: Report | None = "trace" if self.trace else None if self.logprobs is None else "logprobs"
+        live = self.stream and not (self.json or self.jsonl)
+        return GenerationScreen(output(), prompts, samples, live=live, color=self.color, report=report)
+
+    def note_without_colors(self) -> None:
+        """Says why nothing is tinted, where it was asked for and cannot be."""
+        if self.color and not (self.json or self.jsonl) and (reason := why_no_colors(output())):
+            print_note(f"no colours: {reason}; --logprobs 0 shows every token's log-probability")
+
+    def make(
+        self,
+        loaded: LoadedModel,
+        backend: Backend,
+        prompts: Sequence[str],
+        config: SampleConfig,
+        how: EngineConfig,
+        *,
+        file: str | None,
+        verify: bool,
+        tell_seed: bool,
+    ) -> None:
+        """Continues the prompts, of a file's lines when there is one, and shows it.
+
+        Raises BadInput for a prompt that is longer than the context, Inexact when what is verified does not hold.
+        """
+        ids = [loaded.prompt(prompt) for prompt in prompts]
+        if file is not None:
+            _refuse_unreadable_lines(loaded, backend, ids, file)
+        self.note_without_colors()
+        stopwatch = Stopwatch(started)
+        events = generate(backend, loaded.tokenizer, ids, config, loaded.end_ids, self.watch, how)
+        verification = None
+        if verify:
+            from attncli.cli.verifying import Verification
+
+            verification = Verification(loaded, backend, ids, config)
+            events = verification.keep(events)
+        screen = self.screen(prompts, config.num_samples)
+        for event in events:
+            stopwatch.update(event)
+            screen.update(event)
+            for record in screen.records() if self.jsonl else ():
+                print_json(record, indent=None)
+        throughput = stopwatch.result()
+        if self.json:
+            document = screen.document(loaded.name, config)
+            document |= {"throughput": throughput_document(throughput)} if self.stats else {}
+            print_json(document | (verification.document() if verification else {}))
+        elif not self.jsonl:
+            screen.close()
+        if self.stats:
+            print_note(throughput_line(throughput, backend.description))
+        if not screen.any_text:
+            print_note("the model ended the text at once: try a prompt, or another --seed")
+        if tell_seed and config.temperature > 0:
+            print_note(f"seed {config.seed}")
+        if screen.reread:
+            context = backend.config.context
+            print_note(f"past the context of {context} tokens: went on from the most recent {screen.reread}")
+        if verification:
+            if not self.json:
+                verification.show()
+            verification.require()
+
+
+def _refuse_unreadable_lines(loaded: LoadedModel, backend: Backend, ids: Sequence[Sequence[int]], file: str) -> None:
+    """Raises BadInput for a prompt that cannot be read, naming its line."""
+    for line, one in enumerate(ids, 1):
+        try:
+            refuse_unreadable(backend.config, loaded.tokenizer, one)
+        except BadInput as problem:
+            raise BadInput(f"{file}, line {line}: {problem.message}", problem.hint) from None

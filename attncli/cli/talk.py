@@ -1,0 +1,205 @@
+"""`attncli generate --interactive`: one text after another, with settings that change between them.
+
+Owns what a line asks for, the text so far, and how Ctrl-C stops a text without ending the session.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from attncli.checkpoint.store import LoadedModel
+from attncli.cli.lines import Lines
+from attncli.cli.outputs import refuse_files, write_file
+from attncli.cli.settings import changed
+from attncli.cli.showing import Showing
+from attncli.config import SampleConfig
+from attncli.errors import AttnError, UsageProblem
+from attncli.generation.engine import generate
+from attncli.generation.events import Finished, Text
+from attncli.model.backend import Backend
+from attncli.render.console import output, print_error, print_note, show
+from attncli.render.generation import GenerationScreen
+from attncli.render.talk import commands_screen, setting_line, settings_screen
+from attncli.text.tokenizer import checked_text
+
+_LARGEST_SEED = 2**63
+_COMMANDS = {
+    "set": ("NAME VALUE", "a setting, as the options of attncli generate; /set alone lists them"),
+    "seed": ("N", "the seed of the next text"),
+    "again": ("", "the last text once more, with the next seed"),
+    "add": ("WORDS", "continue the text so far and these words"),
+    "text": ("", "the text so far, also as /prompt"),
+    "save": ("FILE", "write the text so far to a file"),
+    "help": ("", "this list"),
+    "quit": ("", "end, as Ctrl-D does"),
+}
+_OTHER_NAMES = {"prompt": "text", "exit": "quit", "?": "help"}
+
+
+def talk(session: Talk, prompt: str | None) -> None:
+    """Takes lines until they end or one says so; a prompt is taken before them."""
+    lines = Lines()
+    if lines.typed:
+        print_note(f"{session.name} · /help lists what can be typed; Ctrl-C stops a text, Ctrl-D ends")
+    session.stoppable = lines.typed
+    going_on = True
+    first = prompt
+    while going_on:
+        try:
+            if first is not None:
+                text, first = first, None
+                session.begin(text)
+            line = lines.next()
+            going_on = line is not None and session.take(line)
+        except KeyboardInterrupt:
+            if not lines.typed:
+                raise
+            sys.stdout.write("\n")
+        except AttnError as problem:
+            print_error(problem)
+
+
+class Talk:
+    """A model, the settings, and the text so far."""
+
+    def __init__(self, loaded: LoadedModel, backend: Backend, config: SampleConfig, showing: Showing) -> None:
+        self.name = loaded.name
+        self.stoppable = True  # Ctrl-C ends a text, and not the session
+        self._loaded, self._backend, self._config, self._showing = loaded, backend, config, showing
+        showing.note_without_colors()
+        self._console = output()
+        self._text = ""  # so far
+        self._last: tuple[str, str] | None = None  # what was continued last, and what of it was shown
+        self._saved: set[Path] = set()
+
+    def take(self, line: str) -> bool:
+        """Does what a line asks for. False when it asks to end. Raises AttnError; all is then as it was before."""
+        checked_text(line)
+        if line.startswith("/") and not line.startswith("//"):
+            word, _, rest = line[1:].partition(" ")
+            return self._command(word, rest)
+        if line.strip():
+            self.begin(line[1:] if line.startswith("/") else line)
+        else:
+            self._continue(self._text, "", self._next_seed() if self._text else self._config.seed)
+        return True
+
+    def begin(self, text: str) -> None:
+        """Continues a text of the user's. Raises BadInput for one that is longer than the context."""
+        self._continue(checked_text(text), text, self._config.seed)
+
+    def _command(self, word: str, rest: str) -> bool:
+        name = _command_named(word)
+        if name == "set" and rest.strip():
+            setting, self._config = changed(self._config, rest, self._loaded.tokenizer)
+            print_note(setting_line(setting, self._config, self._token))
+        elif name == "set":
+            show(self._console, settings_screen(self._config, self._token, self._console.width))
+        elif name == "seed":
+            _, self._config = changed(self._config, f"seed {rest}", self._loaded.tokenizer)
+            print_note(setting_line("seed", self._config, self._token))
+        elif name == "again":
+            if self._last is None:
+                raise UsageProblem("There is no text yet.", "Type the beginning of one.")
+            self._continue(*self._last, self._next_seed())
+        elif name == "add":
+            if not rest.strip():
+                raise UsageProblem("/add needs words.", "Such as /add and then")
+            words = f" {rest}" if self._text and not self._text[-1].isspace() else rest
+            self._continue(self._text + words, words, self._next_seed())
+        elif name == "text":
+            GenerationScreen(self._console, [self._text], 1, live=True).close()
+        elif name == "save":
+            self._save(rest.strip())
+        elif name == "help":
+            show(self._console, commands_screen(_COMMANDS, self._console.width))
+        return name != "quit"
+
+    def _continue(self, text: str, shown: str, seed: int) -> None:
+        """Streams what follows a text, of which only the end may be shown."""
+        ids = self._loaded.tokenizer.encode(text) or [self._loaded.start_of_text]
+        if shown != text:  # of what the model wrote itself, only as much as it can read
+            ids = ids[-self._loaded.model.config.context :]
+        config = replace(self._config, seed=seed)
+        events = generate(
+            self._backend, self._loaded.tokenizer, [ids], config, self._loaded.end_ids, self._showing.watch
+        )
+        self._config, self._last, self._text = config, (text, shown), text
+        screen = self._showing.screen([shown], 1)
+        facts = [f"seed {seed}"] if config.temperature > 0 else []
+        with _stopping(self.stoppable) as stopped:
+            for event in events:
+                screen.update(event)
+                if isinstance(event, Text):
+                    self._text += event.text
+                elif isinstance(event, Finished) and event.reason == "end":
+                    facts.append("the model ended the text")
+                if stopped():
+                    break
+        if stopped():
+            facts.append("stopped")
+        screen.close()
+        if screen.reread:
+            facts.append(f"past the context: went on from the most recent {screen.reread} tokens")
+        if facts:
+            print_note(" · ".join(facts))
+
+    def _save(self, name: str) -> None:
+        if not name:
+            raise UsageProblem("/save needs the name of a file.", "Such as /save story.txt")
+        file = Path(name)
+        with suppress(RuntimeError):  # ~ of a user who is not there
+            file = file.expanduser()
+        refuse_files({"/save": file}, force=True)
+        if file.exists() and file.absolute() not in self._saved:
+            raise UsageProblem(f"{file} exists.", "Choose another name; only what was saved here is replaced.")
+        write_file(file, "/save", lambda opened: opened.write(self._text.encode()))
+        self._saved.add(file.absolute())
+        print_note(f"written: {file}")
+
+    def _next_seed(self) -> int:
+        return (self._config.seed + 1) % _LARGEST_SEED
+
+    def _token(self, id_: int) -> str:
+        return self._loaded.tokenizer.decode([id_])
+
+
+def _command_named(word: str) -> str:
+    """'h' -> 'help'. Raises UsageProblem for no command, or the beginning of several."""
+    names = {name: name for name in _COMMANDS} | _OTHER_NAMES
+    found = {names[name] for name in names if name.startswith(word.lower())} if word else set()
+    if word.lower() in names:
+        return names[word.lower()]
+    if len(found) == 1:
+        return found.pop()
+    raise UsageProblem(
+        f"/{word} could be {' or '.join(f'/{name}' for name in sorted(found))}." if found else f"There is no /{word}.",
+        "/help lists what there is; a text that begins with / is given as //.",
+    )
+
+
+@contextmanager
+def _stopping(heeded: bool) -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed inside; at the second one what is inside ends wherever it is."""
+    pressed = False
+
+    def press(*_: object) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    if not heeded:
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        with suppress(KeyboardInterrupt):
+            yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

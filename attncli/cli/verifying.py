@@ -1,0 +1,67 @@
+"""`--verify` of `attncli generate`: what was generated, made again in other ways, shown, and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from attncli.checkpoint.store import LoadedModel
+from attncli.config import SampleConfig
+from attncli.errors import Inexact
+from attncli.generation.events import Check, Event
+from attncli.generation.verify import Generation, Kept, as_float32, verify
+from attncli.model.backend import Backend, TorchBackend
+from attncli.model.native import NativeBackend
+from attncli.render.console import output, show
+from attncli.render.verify import verification_document, verification_head, verification_legend, verification_row, way
+
+
+class Verification:
+    """Keeps what is generated, then makes it again."""
+
+    def __init__(
+        self, loaded: LoadedModel, backend: Backend, prompts: Sequence[Sequence[int]], config: SampleConfig
+    ) -> None:
+        self._loaded, self._backend, self._prompts, self._config = loaded, backend, prompts, config
+        self._kept = Kept()
+        self._checks: list[Check] = []
+
+    def keep(self, events: Iterable[Event]) -> Iterator[Event]:
+        """The same events."""
+        return self._kept.of(events)
+
+    def document(self) -> dict[str, Any]:
+        """What was found, for programs."""
+        self._checks = list(self._run())
+        return {"verify": verification_document(self._checks, self._backend.exact)}
+
+    def show(self) -> None:
+        """A row for each way, as soon as it is gone."""
+        console = output()
+        show(console, verification_head(console.width))
+        for check in self._run():
+            self._checks.append(check)
+            show(console, verification_row(check, lambda id_: self._loaded.tokenizer.decode([id_]), console.width))
+            console.file.flush()
+        show(console, verification_legend(self._checks, self._backend.exact, console.width))
+
+    def require(self) -> None:
+        """Raises Inexact when something differs that must not."""
+        if failing := [way(check) for check in self._checks if check.fails]:
+            raise Inexact(
+                f"The text is not the same in {len(failing)} of {len(self._checks)} ways: {', '.join(failing)}.",
+                "That is a bug of attncli: please report it with this table, the command and the processor.",
+            )
+
+    def _run(self) -> Iterator[Check]:
+        loaded, backend = self._loaded, self._backend
+        int8 = isinstance(backend, NativeBackend) and backend.int8
+        generation = Generation(loaded.tokenizer, self._prompts, self._config, loaded.end_ids, self._kept.made)
+        on_threads = partial(_on_threads, loaded, int8) if isinstance(backend, NativeBackend) else None
+        pytorch = TorchBackend(as_float32(loaded.model, int8=int8))
+        return verify(generation, backend, pytorch, on_threads)
+
+
+def _on_threads(loaded: LoadedModel, int8: bool, threads: int) -> Backend:
+    return NativeBackend(loaded.model, int8=int8, threads=threads)

@@ -1,0 +1,71 @@
+"""What can be typed between two texts, and the settings as they are."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+
+from rich.text import Text
+
+from attncli.config import SampleConfig
+from attncli.render.escape import fold, id_label, one_line, pad
+
+_OFF = {name: getattr(SampleConfig(), name) for name in ("top_k", "top_p", "min_p", "typical")} | {
+    "repetition_penalty": SampleConfig.repetition_penalty,
+    "presence_penalty": SampleConfig.presence_penalty,
+    "logit_bias": (),
+    "stop": (),
+}
+_NAME = 20  # cells
+_COMMAND = 17
+
+
+def settings_screen(config: SampleConfig, text_of: Callable[[int], str], width: int) -> Text:
+    """Every setting with its value; at most `width` cells, of at least 40."""
+    names = [field.name for field in fields(config) if field.name != "num_samples"]
+    return _table([(_option(name), _value(name, config, text_of)) for name in names], _NAME, width)
+
+
+def setting_line(name: str, config: SampleConfig, text_of: Callable[[int], str]) -> str:
+    """'top-k 40'."""
+    return f"{_option(name)} {_value(name, config, text_of)}"
+
+
+def commands_screen(commands: Mapping[str, tuple[str, str]], width: int) -> Text:
+    """What can be typed, what each takes, and what it does."""
+    lines = [
+        ("TEXT", "continue it"),
+        ("an empty line", "continue the text so far, with the next seed"),
+        *((f"/{name} {takes}".rstrip(), does) for name, (takes, does) in commands.items()),
+    ]
+    return _table(lines, _COMMAND, width)
+
+
+def _table(rows: list[tuple[str, str]], label: int, width: int) -> Text:
+    table = Text()
+    for name, what in rows:
+        lines = fold(what, width - label).split("\n")
+        table.append("\n" if table else "").append(pad(name, label), "bold")
+        table.append(("\n" + " " * label).join(lines))
+    return table
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _value(name: str, config: SampleConfig, text_of: Callable[[int], str]) -> str:
+    value = getattr(config, name)
+    if name in _OFF and value == _OFF[name]:
+        return f"{value} (off)" if value != () else "off"
+    if name == "stop":
+        return " ".join(one_line(json.dumps(text, ensure_ascii=False)) for text in value)
+    if name == "logit_bias":
+        return " ".join(f"{id_label(id_, text_of(id_))}={_bias(bias)}" for id_, bias in value)
+    return f"{value}"
+
+
+def _bias(bias: float) -> str:
+    return f"{bias:g}" if math.isfinite(bias) else str(bias)

@@ -1,0 +1,118 @@
+"""Whether texts came out the same in whichever way they were made: a row for each way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from attncli.generation.events import Check, Difference
+from attncli.render.escape import fit, fold, id_label, pad
+from attncli.render.numbers import plural
+
+_LABEL = 19  # cells of the way
+_TOKEN = 14  # cells of a token
+
+_SAME = "same: the same tokens and the same text as above"
+_INEXACT = (
+    "PyTorch's products go by the shapes of what is multiplied, so here a text may depend on what is read beside it "
+    "or at once: no fault, but no promise either"
+)
+_PYTORCH = (
+    "PyTorch adds up in another order, so that the last digits of logits differ, and where two tokens are nearly "
+    "equal, the text"
+)
+
+
+def verification_head(width: int) -> Text:
+    """What the rows below it are."""
+    return Text("\n").append(fit("Made again in other ways", width), "bold cyan")
+
+
+def verification_row(check: Check, text_of: Callable[[int], str], width: int) -> Text:
+    """One way. At most `width` cells, of at least 40; `text_of` is the text of a token."""
+    row = Text("  ").append(pad(way(check), _LABEL)).append("  ")
+    if check.difference is None:
+        row.append("same", "green")
+        facts = [_guesses(check.guesses)] if check.guesses is not None else []
+    else:
+        row.append(f"from token {check.difference.token + 1:,} on", "bold red" if check.required else "yellow")
+        facts = [_instead(check.difference, text_of)]
+        if check.samples > 1:
+            facts.append(f"{check.differing} of {plural(check.samples, 'sample')}")
+            facts.append(f"sample {check.difference.sample + 1}" if check.differing == 1 else "")
+    if check.logit_difference is not None:
+        facts.append(f"logits within {check.logit_difference:.2g}")
+    for fact in filter(None, facts):
+        joint = "  " if row.plain.rpartition("\n")[2][-1:] != " " else ""
+        if cell_len(row.plain.rpartition("\n")[2]) + len(joint) + cell_len(fact) > width:
+            row.append("\n" + " " * 4)
+            joint = ""
+        row.append(joint).append(fit(fact, width - 4), "dim")
+    return row
+
+
+def way(check: Check) -> str:
+    """'in a batch of 4'."""
+    threads = " and ".join(map(str, check.threads or ()))
+    return {
+        "alone": "each alone",
+        "batch": f"in a batch of {check.batch}",
+        "uncached": "without the cache",
+        "guesses": "guessing ahead",
+        "decoded": "decoded at once",
+        "threads": f"on {threads} threads",
+        "pytorch": "PyTorch, float32",
+    }[check.name]
+
+
+def verification_legend(checks: Sequence[Check], exact: bool, width: int) -> Text:
+    """What was compared, what same means, and why something may differ."""
+    first = checks[0]
+    lines = [f"{plural(first.tokens, 'token')} of {plural(first.samples, 'sample')} · {_SAME}"]
+    if not exact:
+        lines.append(_INEXACT)
+    if any(check.name == "pytorch" and (check.differing or check.logit_difference) for check in checks):
+        lines.append(_PYTORCH)
+    return Text("\n".join(fold(line, width) for line in lines), "dim")
+
+
+def verification_document(checks: Sequence[Check], exact: bool) -> dict[str, Any]:
+    """The same for programs, in full precision."""
+    return {"exact": exact, "holds": not any(check.fails for check in checks), "checks": [*map(_document, checks)]}
+
+
+def _document(check: Check) -> dict[str, Any]:
+    difference = check.logit_difference
+    finite = difference is None or math.isfinite(difference)
+    return {
+        "name": check.name,
+        "required": check.required,
+        "samples": check.samples,
+        "tokens": check.tokens,
+        "differing": check.differing,
+        "first_difference": None if check.difference is None else asdict(check.difference),
+        "batch": check.batch,
+        "threads": None if check.threads is None else list(check.threads),
+        "guesses": check.guesses,
+        "logit_difference": difference if finite else None,
+    }
+
+
+def _guesses(count: int) -> str:
+    return f"{plural(count, 'token')} guessed" if count else "nothing to guess"
+
+
+def _instead(difference: Difference, text_of: Callable[[int], str]) -> str:
+    """'␣the, not ␣a'; equal tokens whose text differs are not named."""
+    if difference.expected == difference.found:
+        return ""
+    found, expected = (
+        "the end" if id_ is None else fit(id_label(id_, text_of(id_)), _TOKEN)
+        for id_ in (difference.found, difference.expected)
+    )
+    return f"{found}, not {expected}"
