@@ -39,7 +39,7 @@ def compiler(folder, script):
 
 def counting(folder):
     """A compiler that works, and writes down each time that it is called."""
-    return compiler(folder, f"echo >> {folder}/calls\nexec {CC[0]} \"$@\"")
+    return compiler(folder, f'echo >> {folder}/calls\nexec {CC[0]} "$@"')
 
 
 def calls(folder):
@@ -95,7 +95,9 @@ def calls_come(folder, count):
     return calls(folder) == count
 
 
-@pytest.mark.parametrize("script", ["exit 1", "kill -9 $$", 'while [ "$1" != -o ]; do shift; done; echo part > "$2"; exit 1'])
+@pytest.mark.parametrize(
+    "script", ["exit 1", "kill -9 $$", 'while [ "$1" != -o ]; do shift; done; echo part > "$2"; exit 1']
+)
 def test_a_compiler_that_fails_leaves_nothing(tmp_path, script):
     assert _Compilation(compiler(tmp_path, script), tmp_path / "own", "key").result() is None
     assert not list((tmp_path / "own").iterdir())
@@ -151,7 +153,9 @@ def anew():
         function.cache_clear()
 
 
-@pytest.mark.parametrize(("name", "value"), [("CC", "nonexistent"), ("ATTNCLI_NATIVE", "0"), ("CC", "false"), (None, None)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("CC", "nonexistent"), ("ATTNCLI_NATIVE", "0"), ("CC", "false"), (None, None)]
+)
 def test_with_and_without_a_library_the_text_is_the_same(at_home, monkeypatch, capsys, anew, name, value):  # noqa: F811
     if name:
         monkeypatch.setenv(name, value)
@@ -161,7 +165,9 @@ def test_with_and_without_a_library_the_text_is_the_same(at_home, monkeypatch, c
     code, out, err = ask(capsys, "generate", "The cat", "-n", "12", "-t", "0")
     assert (code, err) == (0, "")
     prompt = [loaded.tokenizer.encode("The cat")]
-    events = generate(TorchBackend(loaded.model), loaded.tokenizer, prompt, SampleConfig(temperature=0, max_new_tokens=12))
+    events = generate(
+        TorchBackend(loaded.model), loaded.tokenizer, prompt, SampleConfig(temperature=0, max_new_tokens=12)
+    )
     assert out == "The cat" + "".join(event.text for event in events if isinstance(event, Text)) + "\n"
 
 
