@@ -348,3 +348,26 @@ def test_a_long_text_takes_no_more_memory_than_a_short_one(kind, monkeypatch):
     assert last[1] == first[1] == 2 * 256 * 2 * 8 * 4
     assert last[2] <= first[2] + 2 * 12 * 129 + 500
     assert next(rereads).kept == 128  # it was not at its end
+
+
+def test_what_followed_the_last_three_tokens_before_is_guessed():
+    said = [1, 2, 3, 9, 8, 7, 1, 2, 3]
+    assert Lookup().guess(said, 99) == [9, 8, 7, 1, 2]  # five at most
+    assert Lookup().guess(said, 2) == [9, 8]
+    assert Lookup().guess(said, 0) == Lookup().guess(said[:-1], 9) == Lookup().guess([], 9) == []
+    grows = Lookup()
+    assert [grows.guess(said[:end], 9) for end in range(1, 9)] == [[]] * 8
+    assert grows.guess(said, 9)[0] == 9
+    assert grows.guess([*said, 5, 6, 1, 2, 3], 9) == [5, 6, 1, 2, 3]  # where they stood last
+    grows.restart()
+    assert grows.guess([1, 2, 3], 9) == []
+
+
+def test_guesses_are_made_where_they_pay_and_tried_again_where_they_did_not():
+    said, lookup = [1, 2, 3, 1, 2, 3], Lookup()
+    lookup.measure(False, 1, 0.001)
+    assert lookup.guess(said, 9)  # nothing is known against it
+    lookup.measure(True, 1, 0.002)
+    assert [bool(lookup.guess(said, 9)) for _ in range(18)] == [*[False] * 8, True] * 2
+    lookup.measure(True, 9, 0.001)
+    assert lookup.guess(said, 9)
