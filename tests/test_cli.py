@@ -443,6 +443,7 @@ BAD = [
     (["generate", "x", "-m", "pickled"], 3, "pickled weights can run code"),
     (["generate", "the cat sat " * 20], 3, "the model reads at most 32"),
     (["generate", "x", "-t", "nan"], 2, "--temperature is nan"),
+    (["generate", "x", "-t", "inf"], 2, "--temperature is inf"),
     (["generate", "x", "-t", "-1"], 2, "--temperature is -1"),
     (["generate", "x", "--top-p", "0"], 2, "--top-p is 0"),
     (["generate", "x", "--top-k", "-1"], 2, "--top-k is -1"),
@@ -649,8 +650,33 @@ def test_a_closed_pipe_ends_quietly(at_home):
     assert process.returncode == 0
 
 
-def test_a_full_output_is_an_error_with_a_code(at_home):
-    with Path("/dev/full").open("w") as full, start("tokenize", "The cat", folder=at_home, stdout=full) as process:
+def test_a_reader_that_leaves_ends_a_text_quietly(at_home):
+    """As `| head -1` does, in the middle of a text."""
+    with start("generate", "The cat", "-n", "100k", "--seed", "1", folder=at_home) as process:
+        assert process.stdout.readline().startswith("The cat")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_text_without_a_standard_output_ends_without_a_traceback(at_home, options):
+    """As `>&-` does."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    arguments = [sys.executable, "-m", "attncli", "generate", "The cat", "-n", "5", "-t", "0", *options]
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", *arguments]
+    found = subprocess.run(command, cwd=at_home, env=environment, capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_more_candidates_than_there_are_tokens_are_all_of_them(at_home, capsys):
+    drawn = ("generate", "The cat", "-n", "20", "--seed", "1")
+    assert ask(capsys, *drawn, "--top-k", "1000000") == ask(capsys, *drawn)
+
+
+@pytest.mark.parametrize("command", [["tokenize"], ["generate", "-t", "0"], ["generate", "-t", "0", "--json"]])
+def test_a_full_output_is_an_error_with_a_code(at_home, command):
+    with Path("/dev/full").open("w") as full, start(*command, "The cat", folder=at_home, stdout=full) as process:
         err = process.stderr.read()
     assert process.returncode == 4
     assert err.startswith("error: ")

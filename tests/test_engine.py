@@ -1,6 +1,11 @@
 """From a prompt to text: greedy is argmax, the context slides, stops cut, a sample is the same in a batch."""
 
+import gc
+import math
+import sys
 from dataclasses import replace
+from functools import cache
+from itertools import islice
 
 import pytest
 import torch
@@ -9,9 +14,13 @@ from hypothesis import strategies as st
 
 from attncli.config import SampleConfig
 from attncli.errors import BadInput
-from attncli.generation.engine import generate
-from attncli.generation.events import Finished, Reread, Text
+from attncli.generation.engine import EngineConfig, generate
+from attncli.generation.events import Finished, PromptsRead, Reread, Text, Token
+from attncli.generation.lookup import Lookup
+from attncli.generation.seeing import Watch
+from attncli.model import native
 from attncli.model.backend import TorchBackend
+from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import train_tokenizer
 from tests.conftest import story, tiny_model
 
@@ -20,9 +29,22 @@ TOKENIZER = train_tokenizer([story(300)], "bpe", 300)
 MODEL = tiny_model(vocab_size=300, context=32)
 
 
+KINDS = ("torch", "native")
+each_backend = pytest.mark.parametrize("kind", KINDS)
+
+
+@cache
+def backend_of(kind, model=MODEL):
+    if kind == "torch":
+        return TorchBackend(model)
+    if not native.available():
+        pytest.skip("there is no C compiler")
+    return native.NativeBackend(model, threads=1)
+
+
 def run(prompt, config, model=MODEL, tokenizer=TOKENIZER):
     """Texts, endings and rereads of a generation."""
-    backend = model if isinstance(model, Scripted) else TorchBackend(model)
+    backend = TorchBackend(model) if isinstance(model, Transformer) else model
     events = list(generate(backend, tokenizer, [prompt], config))
     texts = [
         "".join(event.text for event in events if isinstance(event, Text) and event.sample == sample)
@@ -45,10 +67,11 @@ def greedy_by_hand(model, prompt, count):
     return made
 
 
+@each_backend
 @pytest.mark.parametrize("length", [1, 5, 31, 32])
-def test_greedy_is_argmax_also_past_the_context(length):
+def test_greedy_is_argmax_also_past_the_context(kind, length):
     prompt = list(range(10, 10 + length))
-    (text,), (end,), rereads = run(prompt, GREEDY)
+    (text,), (end,), rereads = run(prompt, GREEDY, backend_of(kind))
     expected = greedy_by_hand(MODEL, prompt, 40)
     expected = expected[: expected.index(TOKENIZER.end_of_text) + 1] if TOKENIZER.end_of_text in expected else expected
     assert list(end.ids) == expected
@@ -57,19 +80,23 @@ def test_greedy_is_argmax_also_past_the_context(length):
     assert len(rereads) == (length + 39 - 16) // 17 if length + 39 > 32 else not rereads
 
 
-@settings(deadline=None, max_examples=25)
+@each_backend
+@settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 2**40), temperature=st.floats(0.3, 2), top_k=st.sampled_from([0, 5]))
-def test_a_sample_is_the_same_alone_and_first_in_a_batch(seed, temperature, top_k):
+def test_a_sample_is_the_same_alone_and_first_in_a_batch(kind, seed, temperature, top_k):
+    backend = backend_of(kind)
     config = SampleConfig(seed=seed, temperature=temperature, top_k=top_k, max_new_tokens=20)
-    (alone,), (end,), _ = run([5, 6, 7], config)
-    texts, ends, _ = run([5, 6, 7], replace(config, num_samples=4))
+    (alone,), (end,), _ = run([5, 6, 7], config, backend)
+    texts, ends, _ = run([5, 6, 7], replace(config, num_samples=4), backend)
     assert texts[0] == alone
     assert ends[0].ids == end.ids
-    assert run([5, 6, 7], config)[0] == [alone]
+    assert run([5, 6, 7], config, backend)[0] == [alone]
 
 
-def test_samples_of_a_batch_differ():
-    texts, _, _ = run([5, 6, 7], SampleConfig(seed=1, temperature=1.5, max_new_tokens=20, num_samples=4))
+@each_backend
+def test_samples_of_a_batch_differ(kind):
+    config = SampleConfig(seed=1, temperature=1.5, max_new_tokens=20, num_samples=4)
+    texts, _, _ = run([5, 6, 7], config, backend_of(kind))
     assert len(set(texts)) == 4
 
 
@@ -129,9 +156,10 @@ def test_a_character_spread_over_tokens_streams_whole():
     assert [event.text for event in events if isinstance(event, Text)] == ["a", "東", "🎉", "b"]
 
 
-def test_repetition_penalty_forbids_what_was_seen():
+@each_backend
+def test_repetition_penalty_forbids_what_was_seen(kind):
     config = SampleConfig(temperature=0, max_new_tokens=20, repetition_penalty=1e9)
-    _, (end,), _ = run([5, 6, 7], config, tiny_model(vocab_size=300, context=64))
+    _, (end,), _ = run([5, 6, 7], config, backend_of(kind, tiny_model(vocab_size=300, context=64)))
     said = [*end.ids]
     assert len(set(said)) == len(said)
     assert not {5, 6, 7} & set(said)
@@ -143,12 +171,14 @@ def test_a_prompt_that_cannot_be_read_is_refused_at_once(prompt, message):
         generate(TorchBackend(MODEL), TOKENIZER, [prompt], GREEDY)
 
 
-def test_ids_that_no_token_has_are_never_drawn():
+@each_backend
+def test_ids_that_no_token_has_are_never_drawn(kind):
     """Some models have more rows than their tokenizer has tokens."""
     model = tiny_model(vocab_size=400, context=32)
     with torch.no_grad():
         model.embedding.weight[300:] *= 50
-    _, (end,), _ = run([5, 6, 7], SampleConfig(temperature=2.0, max_new_tokens=40, seed=1), model)
+    config = SampleConfig(temperature=2.0, max_new_tokens=40, seed=1)
+    _, (end,), _ = run([5, 6, 7], config, backend_of(kind, model))
     assert max(end.ids) < 300
 
 
@@ -158,3 +188,186 @@ def test_other_tokens_can_end_a_text():
     events = list(generate(Scripted(ids), TOKENIZER, [[1]], config, frozenset({77})))
     assert events[-1].reason == "end"
     assert events[-1].ids[-1] == 77
+
+
+# Many texts at once, and guesses in advance
+
+RAGGED = [[5, 6, 7], list(range(40, 71)), [9], [5, 6, 7], list(range(200, 232)), [8, 8, 8, 8]]
+SETTINGS = {
+    "greedy": GREEDY,
+    "sampled": SampleConfig(temperature=1.3, top_p=0.9, seed=7, max_new_tokens=35, num_samples=2),
+    "penalized": SampleConfig(
+        temperature=0.6, repetition_penalty=1.2, presence_penalty=0.4, logit_bias=((9, -math.inf), (7, 2.0)),
+        seed=3, max_new_tokens=35,
+    ),
+    "stopped": SampleConfig(temperature=1.2, seed=5, max_new_tokens=35, num_samples=2, stop=("a", "th", "\n")),
+}  # fmt: skip
+
+
+class Watched:
+    """A backend that keeps what it is asked to read, and its caches."""
+
+    def __init__(self, backend):
+        self.backend, self.config, self.device, self.exact = backend, backend.config, backend.device, backend.exact
+        self.asked, self.caches = [], []
+
+    def new_cache(self, sequences):
+        self.caches.append(self.backend.new_cache(sequences))
+        return self.caches[-1]
+
+    def read(self, cache, pieces):
+        self.asked.append(pieces)
+        return self.backend.read(cache, pieces)
+
+
+def made(backend, prompts, config, tokenizer=TOKENIZER, **how):
+    """Of every text all that is told of it: text, tokens with their log-probabilities, rereads, ending."""
+    events = list(generate(backend, tokenizer, prompts, config, watch=Watch(2), how=EngineConfig(**how)))
+    texts = [([], [], []) for _ in range(len(prompts) * config.num_samples)]
+    for event in events:
+        if isinstance(event, Text | Token | Finished):
+            place = (Text, Token, Finished).index(type(event))
+            texts[event.sample][place].append(replace(event, sample=0))
+    return [("".join(event.text for event in text), tokens, end) for text, tokens, end in texts]
+
+
+def same(kind, one, other):
+    """Whether texts are the same, in C to the last bit of every log-probability, in PyTorch up to its rounding."""
+    if kind == "native":
+        assert one == other
+    for (text, tokens, (end,)), (text_, tokens_, (end_,)) in zip(one, other, strict=True):
+        assert (text, end) == (text_, end_)
+        told, told_ = ([token.logprob for token in part] for part in (tokens, tokens_))
+        assert told == pytest.approx(told_, abs=1e-4)
+    return True
+
+
+@each_backend
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_batch_of_different_prompts_is_each_of_them_alone(kind, name):
+    backend, config = backend_of(kind), SETTINGS[name]
+    alone = [text for prompt in RAGGED for text in made(backend, [prompt], config, lookup=False)]
+    together = made(backend, RAGGED, config)
+    assert same(kind, together, alone)
+    assert len({len(end[0].ids) for _, _, end in together}) > (1 if name == "stopped" else 0)
+    turned = made(backend, RAGGED[::-1], config)
+    count = config.num_samples
+    assert same(kind, [text for at in range(len(RAGGED))[::-1] for text in turned[at * count :][:count]], alone)
+
+
+@each_backend
+@pytest.mark.parametrize("name", ["greedy", "stopped"])
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_texts_that_wait_for_a_place_are_the_same(kind, name, at_once):
+    watched = Watched(backend_of(kind))
+    found = made(watched, RAGGED, SETTINGS[name], at_once=at_once)
+    assert same(kind, found, made(backend_of(kind), RAGGED, SETTINGS[name]))
+    assert max(len({piece.sequence for piece in pieces}) for pieces in watched.asked) <= at_once
+    assert all(piece.sequence < at_once for pieces in watched.asked for piece in pieces)
+
+
+@each_backend
+def test_past_the_context_every_text_of_a_batch_goes_on_from_its_own_half(kind):
+    config = replace(GREEDY, max_new_tokens=60)
+    for prompt, (_, _, (end,)) in zip(RAGGED, made(backend_of(kind), RAGGED, config), strict=True):
+        expected = greedy_by_hand(MODEL, prompt, 60)
+        ended = TOKENIZER.end_of_text in expected
+        assert list(end.ids) == (expected[: expected.index(TOKENIZER.end_of_text) + 1] if ended else expected)
+
+
+@each_backend
+def test_equal_prompts_are_read_once(kind):
+    watched = Watched(backend_of(kind))
+    config = SampleConfig(seed=1, max_new_tokens=3, num_samples=4)
+    prompts = [[5, 6, 7], [9, 9], [5, 6, 7]]
+    events = list(generate(watched, TOKENIZER, prompts, config))
+    assert [list(piece.ids) for piece in watched.asked[0]] == [[5, 6, 7], [9, 9]]
+    assert [event.tokens for event in events if isinstance(event, PromptsRead)] == [5]
+    assert all(len(piece.ids) == 1 for pieces in watched.asked[1:] for piece in pieces)
+
+
+@each_backend
+@pytest.mark.parametrize("name", SETTINGS)
+def test_without_a_cache_the_text_is_the_same(kind, name):
+    watched = Watched(backend_of(kind))
+    found = made(watched, RAGGED, SETTINGS[name], cached=False)
+    assert all(piece.start == 0 for pieces in watched.asked for piece in pieces)
+    assert same(kind, found, made(backend_of(kind), RAGGED, SETTINGS[name]))
+
+
+@each_backend
+@pytest.mark.parametrize("name", ["greedy", "penalized", "sampled"])
+@pytest.mark.parametrize("context", [32, 200])
+def test_guesses_change_no_text(kind, name, context, monkeypatch):
+    """Also where the context begins anew, and where the last guess is the last token there may be."""
+    monkeypatch.setattr(Lookup, "_pays", lambda self: True)
+    model = repeating_model(context)
+    config = replace(SETTINGS[name], temperature=SETTINGS[name].temperature / 3, num_samples=1, max_new_tokens=150)
+    plain, watched = Watched(backend_of(kind, model)), Watched(backend_of(kind, model))
+    found = made(watched, [[5, 6, 7, 8] * 4], config, lookup=True)
+    assert same(kind, found, made(plain, [[5, 6, 7, 8] * 4], config, lookup=False))
+    assert max(piece.wanted for (piece,) in plain.asked) == 1
+    assert max(piece.wanted for (piece,) in watched.asked) > 1
+    assert all(piece.end <= context for (piece,) in watched.asked)
+    if name == "greedy":
+        assert len(watched.asked) < 0.7 * len(plain.asked)
+
+
+@cache
+def repeating_model(context):
+    """A model of two layers, that soon says what it said before."""
+    return tiny_model(vocab_size=300, context=context, layers=2)
+
+
+@each_backend
+def test_a_long_text_takes_no_more_memory_than_a_short_one(kind, monkeypatch):
+    """What grows is the list of its ids, for the one who asked for it, and nothing else."""
+    known, guess = [], Lookup.guess
+
+    def counted(self, ids, most):
+        found = guess(self, ids, most)
+        known.append(len(self._after))
+        return found
+
+    monkeypatch.setattr(Lookup, "guess", counted)
+    backend = Watched(backend_of(kind, tiny_model(vocab_size=300, context=256, layers=1)))
+    config = SampleConfig(temperature=1.0, repetition_penalty=1.1, seed=2, max_new_tokens=5000)
+    events = generate(backend, TOKENIZER, [[5, 6, 7]], config, frozenset(), how=EngineConfig(lookup=True))
+    rereads = (event for event in events if isinstance(event, Reread))  # one in 129 tokens
+    taken = []
+    for _ in range(3):
+        for _ in islice(rereads, 12):
+            backend.asked.clear()
+        largest, known[:] = max(known), []
+        gc.collect()
+        tensors = [one.nbytes for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+        taken.append((sum(tensors), backend.caches[0].nbytes, sys.getallocatedblocks()))
+        assert largest <= 256
+    first, _, last = taken
+    assert last[0] <= first[0] + 10_000
+    assert last[1] == first[1] == 2 * 256 * 2 * 8 * 4
+    assert last[2] <= first[2] + 2 * 12 * 129 + 500
+    assert next(rereads).kept == 128  # it was not at its end
+
+
+def test_what_followed_the_last_three_tokens_before_is_guessed():
+    said = [1, 2, 3, 9, 8, 7, 1, 2, 3]
+    assert Lookup().guess(said, 99) == [9, 8, 7, 1, 2]  # five at most
+    assert Lookup().guess(said, 2) == [9, 8]
+    assert Lookup().guess(said, 0) == Lookup().guess(said[:-1], 9) == Lookup().guess([], 9) == []
+    grows = Lookup()
+    assert [grows.guess(said[:end], 9) for end in range(1, 9)] == [[]] * 8
+    assert grows.guess(said, 9)[0] == 9
+    assert grows.guess([*said, 5, 6, 1, 2, 3], 9) == [5, 6, 1, 2, 3]  # where they stood last
+    grows.restart()
+    assert grows.guess([1, 2, 3], 9) == []
+
+
+def test_guesses_are_made_where_they_pay_and_tried_again_where_they_did_not():
+    said, lookup = [1, 2, 3, 1, 2, 3], Lookup()
+    lookup.measure(False, 1, 0.001)
+    assert lookup.guess(said, 9)  # nothing is known against it
+    lookup.measure(True, 1, 0.002)
+    assert [bool(lookup.guess(said, 9)) for _ in range(18)] == [*[False] * 8, True] * 2
+    lookup.measure(True, 9, 0.001)
+    assert lookup.guess(said, 9)

@@ -32,7 +32,7 @@ from attncli.cli.models import models
 from attncli.cli.neighbors import neighbors
 from attncli.cli.next import next_
 from attncli.cli.plot import plot
-from attncli.cli.process import limit_spinning
+from attncli.cli.process import limit_spinning, open_streams
 from attncli.cli.tokenize import tokenize
 from attncli.cli.train import train
 from attncli.errors import AttnError, OutOfRoom, UsageProblem
@@ -86,6 +86,7 @@ def root(
 def main() -> NoReturn:
     """Runs the command line of this process and exits."""
     clock.started = time.monotonic()
+    open_streams()
     limit_spinning()
     sys.exit(run(sys.argv[1:]))
 
@@ -100,7 +101,10 @@ def run(arguments: Sequence[str]) -> int:
         code = app([word for word in arguments if word != "--debug"], prog_name="attncli", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else _DONE
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as ended:
+        # Typer and Rich make a reader that has gone an exit with 1.
+        if isinstance(ended, SystemExit) and not isinstance(ended.__context__, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say, not even when flushing
         return _DONE
     except Exception as problem:

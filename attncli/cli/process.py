@@ -1,4 +1,4 @@
-"""Settings of this process that make training faster: how its threads wait, and what becomes of freed memory.
+"""Settings of this process: its streams; what makes training faster, how threads wait and what becomes of freed memory.
 
 They are the command line's to make, not the library's: they hold for everything that runs in the process.
 """
@@ -6,11 +6,27 @@ They are the command line's to make, not the library's: they hold for everything
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 
 _SPINS = 5000  # of libgomp: about a tenth of a millisecond
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _KEPT_BYTES, _LARGEST_KEPT = 512 << 20, 32 << 20
+
+
+def open_streams() -> None:
+    """Gives those of the three standard streams that are closed (`>&-`) nothing to read and a place that keeps nothing.
+
+    Else a file that is opened later would be in their place.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def limit_spinning() -> None:

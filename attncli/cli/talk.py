@@ -122,13 +122,12 @@ class Talk:
 
     def _continue(self, text: str, shown: str, seed: int) -> None:
         """Streams what follows a text, of which only the end may be shown."""
-        ids = self._loaded.tokenizer.encode(text) or [self._loaded.start_of_text]
+        loaded, watch = self._loaded, self._showing.watch
+        ids = loaded.prompt(text)
         if shown != text:  # of what the model wrote itself, only as much as it can read
-            ids = ids[-self._loaded.model.config.context :]
+            ids = ids[-self._backend.config.context :]
         config = replace(self._config, seed=seed)
-        events = generate(
-            self._backend, self._loaded.tokenizer, [ids], config, self._loaded.end_ids, self._showing.watch
-        )
+        events = generate(self._backend, loaded.tokenizer, [ids], config, loaded.end_ids, watch)
         self._config, self._last, self._text = config, (text, shown), text
         screen = self._showing.screen([shown], 1)
         facts = [f"seed {seed}"] if config.temperature > 0 else []

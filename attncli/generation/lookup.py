@@ -7,6 +7,7 @@ changes the text: each token is drawn as it would be without it, and the guess o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 _LENGTH = 3  # tokens that must have stood together before
@@ -44,7 +45,7 @@ class Lookup:
         self._rates[guessed] = _KEPT * self._rates.get(guessed, rate) + (1 - _KEPT) * rate
 
     def _pays(self) -> bool:
-        if self._rates.get(True, 1.0) >= self._rates.get(False, 0.0) or self._skipped >= _TRY_AGAIN:
+        if self._rates.get(True, math.inf) >= self._rates.get(False, 0.0) or self._skipped >= _TRY_AGAIN:
             self._skipped = 0
             return True
         self._skipped += 1

@@ -185,6 +185,7 @@ class _Counting:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.config, self.device, self.exact = backend.config, backend.device, backend.exact
+        self.types, self.description = backend.types, backend.description
         self.guesses = 0
 
     def new_cache(self, sequences: int) -> SequenceCache:

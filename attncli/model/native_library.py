@@ -90,7 +90,7 @@ def _digest(path: Path) -> str:
 
 
 def _whole(folder: Path, key: str) -> Path | None:
-    """A library that was kept and is as it was made, as its name tells. One cut short would end the process."""
+    """A library that was kept, and is as it was made, as its name tells: one cut short could end the process."""
     with suppress(OSError):
         for path in folder.glob(f"{key}.*.so"):
             if path.name == f"{key}.{_digest(path)}.so":
