@@ -267,4 +267,5 @@ def test_tokens_are_in_the_document_when_they_were_asked_for():
     assert sample["text"] == " his\n" + HOSTILE
     assert [each["id"] for each in sample["tokens"]] == sample["ids"] == [7, 8]
     empty = GenerationScreen(screen(80), ["It"], 1, live=False)
-    assert empty.document("m", SampleConfig())["samples"] == [{"text": "", "ids": [], "finish_reason": None}]
+    nothing = {"prompt": "It", "text": "", "ids": [], "finish_reason": None}
+    assert empty.document("m", SampleConfig())["samples"] == [nothing]

@@ -50,6 +50,7 @@ class RowByRow:
 
     def __init__(self, model=MODEL, wrong=lambda piece, pieces: False):
         self.model, self.config, self.wrong = model, model.config, wrong
+        self.types, self.description = TorchBackend(model).types, "row by row"
         self.prefixes = []
 
     def new_cache(self, sequences):

@@ -122,7 +122,7 @@ class Transformer(nn.Module):
         """ids (B, T) -> what the head reads (B, T, C): the residual stream after the final norm."""
         at: slice | Tensor  # the positions of the columns, or of the one token in each row
         if cache is not None and cache.places is not None:
-            at = cache.places[:, None]
+            at = cache.places.clamp(max=self.config.context - 1)[:, None]  # a row without a token is past it
         else:
             start = cache.length if cache is not None else 0
             end = start + ids.shape[1]
