@@ -345,9 +345,9 @@ def test_the_history_is_bounded(home, tmp_path):
 
 def test_a_session_needs_no_readline_and_no_place_for_its_history(home, tmp_path):
     (tmp_path / "readline.py").write_text("raise ImportError")
-    (tmp_path / "cache").write_text("a file")
+    (tmp_path / "no-folder").write_text("a file")
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    for environment in ({"PYTHONPATH": path}, {"ATTNCLI_CACHE": str(tmp_path / "cache")}):
+    for environment in ({"PYTHONPATH": path}, {"ATTNCLI_CACHE": str(tmp_path / "no-folder")}):
         terminal = Terminal(home, "-n", "2", "-s", "5", **environment)
         terminal.until("> ")
         terminal.type("The cat\n")

@@ -73,7 +73,7 @@ class KVCache:
         while capacity < needed:
             capacity *= 2
         batch, heads, _, width = like.shape
-        grown = like.new_empty(batch, heads, min(capacity, self.limit), width)
+        grown = like.new_zeros(batch, heads, min(capacity, self.limit), width)  # what a mask hides counts 0 times
         if buffer is not None:
             grown[:, :, :used] = buffer[:, :, :used]
         return grown
