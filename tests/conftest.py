@@ -101,9 +101,10 @@ def compiled(tmp_path_factory):
 def _own_places(tmp_path, monkeypatch, compiled):
     """Each test has its own cache, but for what a compiler made, and no default model, nor one that ships."""
     monkeypatch.setattr(directory, "_SHIPPED_PLACES", ())
-    monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "native").symlink_to(compiled)
+    cache = tmp_path.with_name(f"{tmp_path.name}.cache")
+    cache.mkdir()
+    (cache / "native").symlink_to(compiled)
+    monkeypatch.setenv("ATTNCLI_CACHE", str(cache))
     monkeypatch.delenv("ATTNCLI_MODEL", raising=False)
     monkeypatch.setenv("COLUMNS", "80")
 
