@@ -7,7 +7,7 @@
    without, and on any number of threads.
 
    Letters: N rows (new tokens), C model width, H heads, K key/value heads, D head width, F feed-forward width, V vocabulary.
-   Rows of numbers are padded to a multiple of sixteen. */
+   Rows of numbers are padded to a multiple of LANES, which is how many numbers a register of the processor holds. */
 
 #define _GNU_SOURCE
 #include <math.h>
@@ -17,7 +17,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __AVX512F__
+#ifdef __AVX__
 #include <immintrin.h>
 #endif
 
@@ -25,26 +25,35 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
+/* LANES: numbers in a register. BLOCKS: registers of outputs that ROWS rows share; their sums fill what registers there are. */
+#if defined(__AVX512F__)
+enum { LANES = 16, BLOCKS = 4 };
+#elif defined(__AVX__)
+enum { LANES = 8, BLOCKS = 2 };
+#elif defined(__aarch64__)
+enum { LANES = 4, BLOCKS = 4 };
+#else
+enum { LANES = 4, BLOCKS = 2 };
+#endif
 enum {
-    LANES = 16,
-    ROWS = 6,   /* with BLOCKS: the sums of a tile, as many as fit in 32 registers */
-    BLOCKS = 4,
-    CHUNK = BLOCKS * LANES, /* outputs that a thread takes at once */
-    QUERIES = 4,            /* that read a key together */
+    ROWS = 6,
+    CHUNK = 64,  /* outputs that a thread takes at once */
+    QUERIES = 4, /* that read a key together */
+    BESIDE = 4,  /* registers of keys that a query reads together */
     FEW = 8,                /* rows that every thread normalizes for itself rather than wait for the others */
     FETCHED_AHEAD = 1024,   /* bytes of weights */
     SPINS = 2000,           /* before a thread that waits for another gives its core away */
     SPINS_BETWEEN_CALLS = 20000,
 };
 
-/* ---- Vectors of sixteen numbers, which the compiler splits where registers are narrower ------------------------------- */
+/* ---- Vectors ------------------------------------------------------------------------------------------------------------ */
 
-typedef float vec __attribute__((vector_size(64), aligned(4)));
-typedef int32_t ivec __attribute__((vector_size(64), aligned(4)));
-typedef uint32_t uvec __attribute__((vector_size(64), aligned(4)));
-typedef uint16_t halves __attribute__((vector_size(32), aligned(2)));
+typedef float vec __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef int32_t ivec __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef uint32_t uvec __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef uint16_t halves __attribute__((vector_size(LANES * 2), aligned(2)));
 #ifdef __FLT16_MAX__
-typedef _Float16 floats16 __attribute__((vector_size(32), aligned(2)));
+typedef _Float16 floats16 __attribute__((vector_size(LANES * 2), aligned(2)));
 #endif
 
 INLINE int padded(int n) { return (n + LANES - 1) / LANES * LANES; }
@@ -96,7 +105,7 @@ INLINE vec exponential(vec x) {
 enum type { FLOAT32, BFLOAT16, FLOAT16, INT8 };
 
 typedef struct {        /* y = x W^T + bias */
-    const void *weight; /* (outputs / 16, inputs, 16): sixteen outputs side by side; null where there is no such matrix */
+    const void *weight; /* (outputs / LANES, inputs, LANES): null where there is no such matrix */
     const float *scale; /* (outputs), of INT8 */
     const float *bias;  /* (outputs), or null */
     int32_t outputs, inputs, type;
@@ -124,9 +133,9 @@ typedef struct {
 typedef struct {                         /* Rows that follow each other in a sequence stand beside each other. */
     const int32_t *ids, *at, *sequence;  /* (N): of every row its token, its position, and whose it is */
     const int32_t *wanted;               /* the rows whose logits are asked for */
-    float *const *keys, *const *values;  /* per layer (sequences, K, capacity / 16, D, 16) and (sequences, K, capacity, D) */
+    float *const *keys, *const *values;  /* per layer (sequences, K, capacity / LANES, D, LANES) and (…, capacity, D) */
     float *logits;                       /* (wanted, V padded) */
-    int32_t rows, wanted_rows, capacity; /* capacity: positions there is room for, a multiple of sixteen */
+    int32_t rows, wanted_rows, capacity; /* capacity: positions there is room for, a multiple of LANES */
 } call;
 
 /* ---- Products ---------------------------------------------------------------------------------------------------------- */
@@ -135,9 +144,15 @@ INLINE int size_of(int type) { return type == FLOAT32 ? 4 : type == INT8 ? 1 : 2
 
 INLINE vec weights_at(const char *at, int type) {
     if (type == FLOAT32) return *(const vec *)at;
-#ifdef __AVX512F__ /* GCC 12 would take these apart number by number */
+#if defined(__AVX512F__) /* GCC 12 would take these apart number by number */
     if (type == BFLOAT16) return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)at)), 16);
     if (type == INT8) return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)at)));
+#elif defined(__AVX2__)
+    if (type == BFLOAT16) return (vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)at)), 16);
+    if (type == INT8) return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)at)));
+#if defined(__F16C__)
+    if (type == FLOAT16) return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const void *)at));
+#endif
 #endif
     if (type == BFLOAT16) return (vec)(__builtin_convertvector(*(const halves *)at, uvec) << 16);
 #ifdef __FLT16_MAX__
@@ -202,11 +217,8 @@ INLINE void tiles(const matrix *m, int block, int blocks, rows all_rows, int typ
 }
 
 INLINE void chunk_of(const matrix *m, int chunk, rows all_rows, int type) {
-    int block = chunk * BLOCKS, last = least(block + BLOCKS, padded(m->outputs) / LANES);
-    if (last - block == BLOCKS) {
-        tiles(m, block, BLOCKS, all_rows, type);
-        return;
-    }
+    int block = chunk * (CHUNK / LANES), last = least(block + CHUNK / LANES, padded(m->outputs) / LANES);
+    for (; block + BLOCKS <= last; block += BLOCKS, all_rows.y += BLOCKS * LANES) tiles(m, block, BLOCKS, all_rows, type);
     for (; block < last; block++, all_rows.y += LANES)
         for (int r = 0; r < all_rows.rows; r++) tile(m, block, 1, all_rows, r, 1, type);
 }
@@ -377,11 +389,11 @@ typedef struct {
 INLINE void score(const model *m, const float *keys, const question *asked, int count, int first, int last, int beside) {
     int D = m->head_width;
     for (int b = first; b + beside <= last; b += beside) {
-        vec total[QUERIES][BLOCKS];
+        vec total[QUERIES][BESIDE];
         UNROLL for (int q = 0; q < count; q++)
             UNROLL for (int s = 0; s < beside; s++) total[q][s] = all(0);
         for (int d = 0; d < D; d++) {
-            vec key[BLOCKS];
+            vec key[BESIDE];
             UNROLL for (int s = 0; s < beside; s++) key[s] = *(const vec *)(keys + ((int64_t)(b + s) * D + d) * LANES);
             UNROLL for (int q = 0; q < count; q++)
                 UNROLL for (int s = 0; s < beside; s++) total[q][s] += asked[q].query[d] * key[s];
@@ -393,7 +405,8 @@ INLINE void score(const model *m, const float *keys, const question *asked, int 
 
 /* Scores to weights: the softmax over the positions that the question may look at, exactly 0 elsewhere. */
 static void soften(const question *asked, span s) {
-    const ivec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    ivec lane;
+    for (int i = 0; i < LANES; i++) lane[i] = i;
     int oldest = s.window && asked->at >= s.window ? asked->at - s.window + 1 : 0;
     vec most = all(-INFINITY), total = all(0);
     for (int b = s.first; b < s.last; b++) {
@@ -435,7 +448,7 @@ INLINE void mix(const model *m, const float *values, const question *asked, int 
 }
 
 INLINE void answer(const model *m, const float *keys, const float *values, const question *asked, int count, span s) {
-    int beside = count == 1 ? BLOCKS : 2, odd = s.first + (s.last - s.first) / beside * beside;
+    int beside = count == 1 ? BESIDE : 2, odd = s.first + (s.last - s.first) / beside * beside;
     score(m, keys, asked, count, s.first, odd, beside);
     score(m, keys, asked, count, odd, s.last, 1);
     for (int q = 0; q < count; q++) soften(&asked[q], s);
@@ -646,6 +659,9 @@ static int make_room(engine *e, const call *job) {
     e->own = e->opened + n * e->opened_width;
     return 0;
 }
+
+/* How many outputs, and keys, lie side by side. */
+EXPORT int lanes(void) { return LANES; }
 
 /* Whether this compiler knows numbers of sixteen bits. */
 EXPORT int reads_float16(void) {

@@ -3,9 +3,10 @@
 Owns describing a Transformer to native.c, the layout of weights and of the cache that it reads, weights of eight bits,
 and the number of threads. Knows nothing of text, sampling or files.
 
-A weight matrix (O, I) lies as (O/16, I, 16): sixteen outputs side by side, so that a step reads memory in its order.
+A weight matrix (O, I) lies as (O/L, I, L), L outputs side by side, as many as a register of the processor holds: so a
+step reads memory in its order.
 
-Letters: K key/value heads, D head width, V vocabulary, O outputs, I inputs.
+Letters: K key/value heads, D head width, V vocabulary, O outputs, I inputs, L lanes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import time
 import weakref
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -32,11 +34,12 @@ from attncli.model.device import dtype_name
 from attncli.model.native_library import library
 from attncli.model.transformer import GELU, SwiGLU, Transformer
 
-LANES = 16
+_MOST_LANES = 16  # all numbers of them divide it
 _FIRST_CAPACITY = 64  # positions
 _ROWS_AT_ONCE = 512  # more of a long prompt are read in several calls, for the memory they take
 _FEW_ROWS = 8  # of a step that the number of threads is chosen by
-_TRIES = 4  # steps with each number of threads
+_TRIES = 5  # steps with each number of threads, the last ones, whose median counts
+_TRY_AGAIN = 50  # steps
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 _LARGEST_INT8 = 127
 
@@ -101,6 +104,12 @@ def available() -> bool:
     return _functions() is not None
 
 
+@cache
+def lanes() -> int:
+    """How many outputs of a matrix, or keys, lie side by side."""
+    return int(_functions().lanes())
+
+
 def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """weight (O, I) -> int8 (O, I) and scales (O): each row in steps of a 127th of its largest number."""
     wide = weight.float()
@@ -120,13 +129,13 @@ def round_to_int8(model: Transformer) -> None:
 class NativeCache:
     """Keys and values of several sequences, as native.c reads them, in buffers that double as they fill, up to `limit`.
 
-    Keys are (sequences, K, capacity / 16, D, 16), values (sequences, K, capacity, D), float32.
+    Keys are (sequences, K, capacity / L, D, L), values (sequences, K, capacity, D), float32.
     """
 
     def __init__(self, layers: int, kv_heads: int, head_width: int, sequences: int, limit: int) -> None:
         self.capacity = 0
         self.sequences = sequences
-        self._limit = math.ceil(limit / LANES) * LANES
+        self._limit = math.ceil(limit / _MOST_LANES) * _MOST_LANES
         self._shape = (kv_heads, head_width)
         self._keys: list[Tensor] = [torch.empty(0)] * layers
         self._values: list[Tensor] = [torch.empty(0)] * layers
@@ -149,10 +158,10 @@ class NativeCache:
         new = min(new, self._limit)
         kv_heads, width = self._shape
         for layer in range(len(self._keys)):
-            keys = torch.zeros(self.sequences, kv_heads, new // LANES, width, LANES)
+            keys = torch.zeros(self.sequences, kv_heads, new // lanes(), width, lanes())
             values = torch.zeros(self.sequences, kv_heads, new, width)
             if old:
-                keys[:, :, : old // LANES] = self._keys[layer]
+                keys[:, :, : old // lanes()] = self._keys[layer]
                 values[:, :, :old] = self._values[layer]
             self._keys[layer], self._values[layer] = keys, values
         self.capacity = new
@@ -161,7 +170,7 @@ class NativeCache:
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Gives a sequence the first `length` positions of another."""
-        blocks = math.ceil(length / LANES)
+        blocks = math.ceil(length / lanes())
         for keys, values in zip(self._keys, self._values, strict=True):
             keys[target, :, :blocks] = keys[source, :, :blocks]
             values[target, :, :length] = values[source, :, :length]
@@ -188,7 +197,7 @@ class NativeBackend:
         self._kept: list[object] = []  # what the description points into
         self._packed: dict[int, _Matrix] = {}
         self.int8 = int8
-        self._padded_vocab_size = math.ceil(model.config.vocab_size / LANES) * LANES
+        self._padded_vocab_size = math.ceil(model.config.vocab_size / lanes()) * lanes()
         self._description = self._describe(model)
         kept = next(type_ for type_, code in _TYPES.items() if code == self._description.head.type)
         self.types = NumberTypes(dtype_name(kept), "float32", "float32")
@@ -196,15 +205,17 @@ class NativeBackend:
         self._engines = {count: functions.engine_new(ctypes.byref(self._description), count) for count in counts}
         if not all(self._engines.values()):
             raise MemoryError("no memory for the network's threads")
-        self._seconds: dict[int, list[float]] = {count: [] for count in counts}
-        self._best: int | None = counts[0] if len(counts) == 1 else None
+        self._seconds: dict[int, deque[float]] = {count: deque(maxlen=_TRIES) for count in counts}
+        self._steps = 0
         for engine in self._engines.values():
             weakref.finalize(self, functions.engine_free, engine)
 
     @property
     def threads(self) -> int:
-        """The number of threads that was the fastest for a step, or is until one has been found."""
-        return self._best or max(self._engines)
+        """The number of threads that was the fastest for a step of late; the most, before any was taken."""
+        if not all(self._seconds.values()):
+            return max(self._engines)
+        return min(self._seconds, key=lambda count: statistics.median(self._seconds[count]))
 
     @property
     def description(self) -> str:
@@ -261,17 +272,17 @@ class NativeBackend:
         begun = time.perf_counter()
         if _functions().engine_run(self._engines[threads], ctypes.byref(call)):
             raise MemoryError(f"no memory to read {rows} tokens")
-        if self._best is None and rows == 1:
+        if rows == 1:
+            self._steps += 1
             self._seconds[threads].append(time.perf_counter() - begun)
 
     def _next_threads(self) -> int:
-        """Each number of threads in turn, until it is known which is the fastest."""
-        if self._best is None:
-            fewest = min(self._seconds, key=lambda count: len(self._seconds[count]))
-            if len(self._seconds[fewest]) < _TRIES:
-                return fewest
-            self._best = min(self._seconds, key=lambda count: statistics.median(self._seconds[count]))
-        return self._best
+        """The number of threads that was the fastest of late; now and then another one, for what else runs changes."""
+        untried = [count for count, taken in self._seconds.items() if len(taken) < _TRIES]
+        if untried:
+            return untried[0]
+        again = self._steps % _TRY_AGAIN  # after so many steps each is tried once
+        return list(self._seconds)[again] if again < len(self._seconds) else self.threads
 
     def _describe(self, model: Transformer) -> _Model:
         config = model.config
@@ -347,14 +358,14 @@ class NativeBackend:
 
 
 def _padded(tensor: Tensor) -> Tensor:
-    """(O, ...) with zeros after it, up to a multiple of sixteen."""
-    missing = -len(tensor) % LANES
+    """(O, ...) with zeros after it, up to a multiple of L."""
+    missing = -len(tensor) % lanes()
     return F.pad(tensor.detach(), (0, 0) * (tensor.ndim - 1) + (0, missing)) if missing else tensor
 
 
 def _packed(weight: Tensor) -> Tensor:
-    """(O, I) -> (O / 16, I, 16)."""
-    return _padded(weight).view(-1, LANES, weight.shape[1]).transpose(1, 2).contiguous()
+    """(O, I) -> (O / L, I, L)."""
+    return _padded(weight).view(-1, lanes(), weight.shape[1]).transpose(1, 2).contiguous()
 
 
 def _thread_counts() -> list[int]:
