@@ -27,6 +27,7 @@ DEFAULT_TRAINING_SECONDS = 300.0
 # Far above any model that fits a machine, far below what would exhaust one while only counting.
 _LARGEST = {"layers": 10_000, "context": 1 << 24}
 _LARGEST_DIMENSION = 1 << 24
+_MOST_SAMPLES = 10_000
 _LARGEST_RATE = 1e36  # what float32 holds
 _LARGEST_ADDED = 1_000_000  # to a logit, either way; beyond, float32 would round away the logit itself
 _ADDABLE = f"from {-_LARGEST_ADDED:,} to {_LARGEST_ADDED:,}"
@@ -62,7 +63,9 @@ class RopeScaling:
             _require(_positive(value), f"rope {name}", value, "a finite number above 0")
         if self.kind != "linear":
             original = self.original_context
-            _require(_whole(original) and original >= 1, "rope original_context", original, "a whole number from 1")  # type: ignore[operator]
+            largest = _LARGEST["context"]
+            fits = isinstance(original, int) and not isinstance(original, bool) and 1 <= original <= largest
+            _require(fits, "rope original_context", original, f"a whole number from 1 to {largest:,}")
         if self.kind == "llama3":
             low, high = self.low_frequency, self.high_frequency
             _require(low < high, "rope high_frequency", high, f"above low_frequency ({low})")
@@ -303,7 +306,8 @@ class SampleConfig:
             if ids.count(id_) > 1:
                 raise UsageProblem(f"--logit-bias names the token #{id_} twice.", "Give one number for each token.")
         _require(self.max_new_tokens >= 1, "--max-new-tokens", self.max_new_tokens, "at least 1")
-        _require(self.num_samples >= 1, "--num-samples", self.num_samples, "at least 1")
+        most = _MOST_SAMPLES
+        _require(1 <= self.num_samples <= most, "--num-samples", self.num_samples, f"from 1 to {most:,}")
         _require(all(self.stop), "--stop", "", "at least one character")
         _require(0 <= self.seed < 2**63, "--seed", self.seed, "from 0 to 2^63 - 1")
 

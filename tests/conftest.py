@@ -15,6 +15,7 @@ import torch
 
 from attncli.checkpoint import directory
 from attncli.config import ModelConfig, RopeScaling
+from attncli.model import native_library
 from attncli.model.attention import AttentionSteps, Observer
 from attncli.model.transformer import Transformer, initialize
 
@@ -94,6 +95,11 @@ def compiled(tmp_path_factory):
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "native"
     folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTNCLI_CACHE", str(folder.parent))
+        native_library.library()
+    native_library.begin.cache_clear()
+    native_library.library.cache_clear()
     return folder
 
 

@@ -108,7 +108,6 @@ def test_a_weight_is_off_by_half_a_step_at_most(dtype):
     assert steps.abs().max() == 127
     error = (steps.double() * scale.double()[:, None] - weight.double()).abs()
     assert bool((error <= 0.5 * (1 + 1e-5) * scale.double()[:, None]).all())
-    assert torch.equal(scale * 127, scale * 127)
     assert torch.equal(steps[7], torch.zeros(33, dtype=torch.int8))
 
 

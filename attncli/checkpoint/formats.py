@@ -268,7 +268,13 @@ def _scaling(kind: str, rope: dict[str, Any], described: dict[str, Any]) -> Rope
     above, below = rope.get("mscale"), rope.get("mscale_all_dim")
     if not (isinstance(above, int | float) and isinstance(below, int | float) and above and below):
         above, below = 1.0, 0.0
+    for name, value in (("mscale", above), ("mscale_all_dim", below)):
+        if not abs(value) < _LARGEST_MAGNITUDE:
+            raise UsageProblem(f"rope {name} is {str(value)[:20]}, which cannot be meant.")
     return replace(scaling, attention_factor=_magnitude(factor, above) / _magnitude(factor, below))
+
+
+_LARGEST_MAGNITUDE = 1e6
 
 
 def _magnitude(factor: float, size: float) -> float:

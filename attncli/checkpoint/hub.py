@@ -38,7 +38,7 @@ def is_of_hub(name: str) -> bool:
     """Whether a name can only be that of a model of the hub: owner/name, and nothing here is called so."""
     if _NAME.fullmatch(name) is None or Path(name).exists() or present(MODELS_FOLDER / name) is not None:
         return False
-    return present(Path(name)) is None and not (name.split("/")[0] == MODELS_FOLDER.name and MODELS_FOLDER.is_dir())
+    return present(Path(name)) is None and name.split("/")[0] != MODELS_FOLDER.name
 
 
 def fetch(name: str, revision: str | None, weights: bool, progress: Progress) -> Path:

@@ -24,7 +24,7 @@ from attncli.errors import BadInput, UsageProblem
 from attncli.model.native_library import begin as begin_native_library
 
 _PROMPT = "What to continue; - reads it from standard input. Unset: a new text."
-_PROMPTS = "A file with a prompt on each line, continued together; - is standard input."
+_PROMPTS = "A file with a prompt on each line, continued together; an empty line is a new text. - is standard input."
 _DRAW = "What is drawn, in this order"  # the panel's options stand as generation/sampling.py applies them
 _BIAS = "Add a number to the logit of a token, given by its text or as #ID; -inf bans it. May be given several times."
 _REPETITION = "Above 1 makes tokens of the prompt and the text so far less likely; 1 is off."
@@ -91,11 +91,18 @@ def generate(
             "--interactive makes one text at a time, for a person.",
             "Leave out --json, --jsonl, --stats, --verify, --prompts and --num-samples.",
         )
-    if jsonl and (json or verify or stats):
-        raise UsageProblem("--jsonl prints the texts and nothing else.", "With --verify or --stats use --json alone.")
+    if json and jsonl:
+        raise UsageProblem("--json and --jsonl are two forms of the same.", "Give one.")
+    if jsonl and (verify or stats):
+        raise UsageProblem("--jsonl prints the texts and nothing else.", "With --verify or --stats use --json.")
     if trace and logprobs is not None and not (json or jsonl):
         raise UsageProblem("--trace and --logprobs are two reports on the same tokens.", "Give one, or add --json.")
-    begin_native_library()
+    if lookup and not cache:
+        raise UsageProblem("--lookup reads ahead into the cache.", "Leave out --no-cache or --lookup.")
+    if interactive and prompt == "-":
+        raise UsageProblem("--interactive reads its turns from standard input.", "Leave out the -.")
+    if device in ("auto", "cpu"):
+        begin_native_library()
     config = SampleConfig(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical=typical,
         repetition_penalty=repetition_penalty, presence_penalty=presence_penalty, max_new_tokens=max_new_tokens,
@@ -112,12 +119,12 @@ def generate(
     loaded, backend = load_to_generate(model, device, dtype, revision)
     config = replace(config, logit_bias=token_biases(loaded.tokenizer, biases))
     showing = Showing(stream=stream, color=color, logprobs=logprobs, trace=trace, stats=stats, json=json, jsonl=jsonl)
+    how = EngineConfig(cached=cache, lookup=lookup)
     if interactive:
         from attncli.cli.talk import Talk, talk
 
-        talk(Talk(loaded, backend, config, showing), prompt)
+        talk(Talk(loaded, backend, config, showing, how), prompt)
     else:
-        how = EngineConfig(cached=cache, lookup=lookup)
         showing.make(loaded, backend, texts, config, how, file=prompts, verify=verify, tell_seed=seed is None)
 
 
@@ -129,7 +136,7 @@ def _texts(prompt: str | None, file: str | None) -> list[str]:
         return [text_argument(prompt) or ""]
     if prompt is not None:
         raise UsageProblem("There is a prompt, and a file of prompts.", "Give one of the two.")
-    texts = read_text(file).splitlines()
-    if not texts:
+    texts = [line.removesuffix("\r") for line in read_text(file).removesuffix("\n").split("\n")]
+    if texts == [""]:
         raise BadInput(f"{file} holds no prompts.", "Give a file with one on each line.")
     return texts

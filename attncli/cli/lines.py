@@ -35,7 +35,7 @@ class Lines:
                 sys.stderr.write(_PROMPT)
                 sys.stderr.flush()
             line = sys.stdin.readline()
-            return line.removesuffix("\n") if line else None
+            return line.removesuffix("\n").removesuffix("\r") if line else None
         try:
             line = input(_PROMPT)
         except EOFError:

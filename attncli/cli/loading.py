@@ -6,7 +6,7 @@ from attncli.checkpoint.store import LoadedModel, load_model
 from attncli.cli.finding import find
 from attncli.errors import UsageProblem
 from attncli.model.backend import Backend, TorchBackend
-from attncli.model.device import pick_device, pick_dtype
+from attncli.model.device import DTYPES, pick_device, pick_dtype
 
 
 def load(model: str | None, device: str, dtype: str, revision: str | None = None) -> LoadedModel:
@@ -35,13 +35,18 @@ def load_to_generate(
     On a CPU `auto` then is the type that the weights are stored in, which loses nothing and reads the fewest bytes, and
     `int8` makes them integers.
     """
-    from attncli.model import native
+    from attncli.model import native, native_library
+    from attncli.render.console import print_note
 
     place = pick_device(device)
+    if dtype not in ("auto", "int8", *DTYPES):
+        raise UsageProblem(f"--dtype {dtype!r} is not a type.", f"Use auto, {', '.join(DTYPES)} or int8.")
+    if place.type == "cpu" and native_library.compiling():
+        print_note("making the network in C for this processor, which is done once")
     in_c = place.type == "cpu" and native.available()
     if dtype == "int8" and not in_c:
         raise UsageProblem(
-            "--dtype int8 is for a CPU with a C compiler (cc, gcc or clang).", "Use auto, or --device cpu."
+            "--dtype int8 is for a CPU with a C compiler (cc, gcc or clang), and ATTNCLI_NATIVE not 0.", "Use auto."
         )
     if not in_c:
         loaded = load(model, device, dtype, revision)

@@ -39,7 +39,7 @@ from attncli.errors import AttnError, OutOfRoom, UsageProblem
 
 _DONE = 0
 # What PyTorch says of a GPU and of a CPU, and Python when a thread's stack finds no place, without types of their own.
-_NO_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread", re.IGNORECASE)
+_NO_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread|bad_alloc", re.IGNORECASE)
 # The library's UsageError, wherever its version keeps it.
 _USAGE_ERROR = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 
@@ -127,7 +127,10 @@ def _explained(problem: Exception) -> AttnError | None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OutOfRoom(f"Nothing more can be written: {problem.strerror}.", "Free some space on the disk.")
     if isinstance(problem, MemoryError) or (isinstance(problem, RuntimeError) and _NO_MEMORY.search(str(problem))):
-        return OutOfRoom("There is not enough memory for this.", "Try a smaller --batch-size, --context or --size.")
+        return OutOfRoom(
+            "There is not enough memory for this.",
+            "Try less at once: a smaller --batch-size, --context or --size to train, fewer --num-samples to generate.",
+        )
     return None
 
 

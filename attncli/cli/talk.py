@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import typer
+
 from attncli.checkpoint.store import LoadedModel
 from attncli.cli.lines import Lines
 from attncli.cli.outputs import refuse_files, write_file
@@ -19,7 +21,7 @@ from attncli.cli.settings import changed
 from attncli.cli.showing import Showing
 from attncli.config import SampleConfig
 from attncli.errors import AttnError, UsageProblem
-from attncli.generation.engine import generate
+from attncli.generation.engine import EngineConfig, generate
 from attncli.generation.events import Finished, Text
 from attncli.model.backend import Backend
 from attncli.render.console import output, print_error, print_note, show
@@ -42,7 +44,11 @@ _OTHER_NAMES = {"prompt": "text", "exit": "quit", "?": "help"}
 
 
 def talk(session: Talk, prompt: str | None) -> None:
-    """Takes lines until they end or one says so; a prompt is taken before them."""
+    """Takes lines until they end or one says so; a prompt is taken before them.
+
+    Raises typer.Exit with the code of the last problem, where nobody was there to see it.
+    """
+    code = 0
     lines = Lines()
     if lines.typed:
         print_note(f"{session.name} · /help lists what can be typed; Ctrl-C stops a text, Ctrl-D ends")
@@ -62,15 +68,20 @@ def talk(session: Talk, prompt: str | None) -> None:
             sys.stdout.write("\n")
         except AttnError as problem:
             print_error(problem)
+            code = problem.exit_code
+    if code and not lines.typed:
+        raise typer.Exit(code)
 
 
 class Talk:
     """A model, the settings, and the text so far."""
 
-    def __init__(self, loaded: LoadedModel, backend: Backend, config: SampleConfig, showing: Showing) -> None:
+    def __init__(
+        self, loaded: LoadedModel, backend: Backend, config: SampleConfig, showing: Showing, how: EngineConfig
+    ) -> None:
         self.name = loaded.name
         self.stoppable = True  # Ctrl-C ends a text, and not the session
-        self._loaded, self._backend, self._config, self._showing = loaded, backend, config, showing
+        self._loaded, self._backend, self._config, self._showing, self._how = loaded, backend, config, showing, how
         showing.note_without_colors()
         self._console = output()
         self._text = ""  # so far
@@ -127,7 +138,7 @@ class Talk:
         if shown != text:  # of what the model wrote itself, only as much as it can read
             ids = ids[-self._backend.config.context :]
         config = replace(self._config, seed=seed)
-        events = generate(self._backend, loaded.tokenizer, [ids], config, loaded.end_ids, watch)
+        events = generate(self._backend, loaded.tokenizer, [ids], config, loaded.end_ids, watch, self._how)
         self._config, self._last, self._text = config, (text, shown), text
         screen = self._showing.screen([shown], 1)
         facts = [f"seed {seed}"] if config.temperature > 0 else []

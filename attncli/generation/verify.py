@@ -21,7 +21,7 @@ from attncli.generation.engine import EngineConfig, generate
 from attncli.generation.events import Check, CheckName, Difference, Event, Finished, Made, Text
 from attncli.generation.sampling import sample_seed
 from attncli.model.backend import Backend, Piece, SequenceCache
-from attncli.model.native import to_int8
+from attncli.model.native import round_to_int8
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Tokenizer
 
@@ -129,11 +129,8 @@ def as_float32(model: Transformer, *, int8: bool = False) -> Transformer:
     if not int8 and all(parameter.dtype == torch.float32 for parameter in model.parameters()):
         return model
     wide = copy.deepcopy(model).float()
-    with torch.no_grad():
-        for parameter in wide.parameters() if int8 else ():
-            if parameter.ndim == 2:
-                whole, scale = to_int8(parameter)
-                parameter.copy_(whole * scale[:, None])
+    if int8:
+        round_to_int8(wide)
     return wide
 
 

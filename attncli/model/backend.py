@@ -155,7 +155,11 @@ class TorchBackend:
     @property
     def description(self) -> str:
         """What computes, and in which type."""
-        where = self.device.type if self.device.type != "cpu" else f"PyTorch on {torch.get_num_threads()} threads"
+        where = (
+            self.device.type
+            if self.device.type != "cpu"
+            else f"PyTorch on {torch.get_num_threads()} threads (no network in C)"
+        )
         return f"{where}, {self.types.matrices}"
 
     def new_cache(self, sequences: int) -> BatchCache:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import statistics
+import threading
 import time
 import weakref
 from bisect import bisect_left
@@ -27,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attncli.config import ModelConfig
 from attncli.model.attention import RMSNorm
 from attncli.model.backend import Piece
 from attncli.model.count import NumberTypes
@@ -37,7 +40,7 @@ from attncli.model.transformer import GELU, SwiGLU, Transformer
 _MOST_LANES = 16  # all numbers of them divide it
 _FIRST_CAPACITY = 64  # positions
 _ROWS_AT_ONCE = 512  # more of a long prompt are read in several calls, for the memory they take
-_FEW_ROWS = 8  # of a step that the number of threads is chosen by
+_FEW_ROWS = 64  # of a step; more, those of a prompt, are for all threads
 _TRIES = 5  # steps with each number of threads, the last ones, whose median counts
 _TRY_AGAIN = 50  # steps
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
@@ -104,7 +107,6 @@ def available() -> bool:
     return _functions() is not None
 
 
-@cache
 def lanes() -> int:
     """How many outputs of a matrix, or keys, lie side by side."""
     return int(_functions().lanes())
@@ -146,6 +148,10 @@ class NativeCache:
         """Memory taken by the buffers."""
         return sum(buffer.nbytes for buffer in (*self._keys, *self._values))
 
+    def fits(self, config: ModelConfig) -> bool:
+        """Whether it has the shape that a network's keys and values have."""
+        return (len(self._keys), *self._shape) == (config.layers, config.kv_heads, config.head_width)
+
     def reserve(self, positions: int) -> None:
         """Makes room for so many positions of every sequence. Raises ValueError beyond the limit."""
         if positions > self._limit:
@@ -180,11 +186,17 @@ def _pointers(tensors: Sequence[Tensor]) -> Any:
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
+def _free(functions: Any, engine: int, process: int) -> None:
+    """Ends an engine, in the process that has its threads."""
+    if os.getpid() == process:
+        functions.engine_free(engine)
+
+
 class NativeBackend:
     """A Transformer on a CPU, read by native.c. What it gives for a row depends on nothing but the row's own past.
 
     Weights keep the type they have (products are added up in float32), or become int8. They are copied: the
-    Transformer may go.
+    Transformer may go. Threads of Python take turns; a process that is forked off has to make one of its own.
     """
 
     device = torch.device("cpu")
@@ -203,12 +215,13 @@ class NativeBackend:
         self.types = NumberTypes(dtype_name(kept), "float32", "float32")
         counts = _thread_counts() if threads is None else [threads]
         self._engines = {count: functions.engine_new(ctypes.byref(self._description), count) for count in counts}
+        self._process, self._reading = os.getpid(), threading.Lock()
+        for engine in filter(None, self._engines.values()):
+            weakref.finalize(self, _free, functions, engine, self._process)
         if not all(self._engines.values()):
             raise MemoryError("no memory for the network's threads")
         self._seconds: dict[int, deque[float]] = {count: deque(maxlen=_TRIES) for count in counts}
         self._steps = 0
-        for engine in self._engines.values():
-            weakref.finalize(self, functions.engine_free, engine)
 
     @property
     def threads(self) -> int:
@@ -228,12 +241,25 @@ class NativeBackend:
         return NativeCache(config.layers, config.kv_heads, config.head_width, sequences, config.context)
 
     def read(self, cache: NativeCache, pieces: Sequence[Piece]) -> Tensor:
-        """Reads pieces of different sequences -> logits (wanted of all pieces, V), below one another."""
+        """Reads pieces of different sequences -> logits (wanted of all pieces, V), below one another.
+
+        Raises ValueError for what native.c would read or write beside its buffers.
+        """
+        with self._reading:
+            return self._read(cache, pieces)
+
+    def _read(self, cache: NativeCache, pieces: Sequence[Piece]) -> Tensor:
         end = max(piece.end for piece in pieces)
         if end > self.config.context:
             raise ValueError(f"{end} tokens in a context of {self.config.context}")
         if not all(0 <= piece.sequence < cache.sequences for piece in pieces):
             raise ValueError(f"a sequence outside of a cache of {cache.sequences}")
+        if len({piece.sequence for piece in pieces}) < len(pieces):
+            raise ValueError("two pieces of one sequence in a call")
+        if any(piece.start < 0 or not 0 <= piece.wanted <= len(piece.ids) for piece in pieces):
+            raise ValueError("a piece that begins before 0, or of which more is wanted than it has")
+        if not cache.fits(self.config):
+            raise ValueError("a cache of another network")
         cache.reserve(end)
         ids: list[int] = []
         at: list[int] = []
@@ -269,6 +295,8 @@ class NativeBackend:
             cache.capacity,
         )
         threads = self._next_threads() if rows <= _FEW_ROWS else max(self._engines)
+        if os.getpid() != self._process:
+            raise RuntimeError("a network in C is of the process that made it: make another after a fork")
         begun = time.perf_counter()
         if _functions().engine_run(self._engines[threads], ctypes.byref(call)):
             raise MemoryError(f"no memory to read {rows} tokens")
@@ -335,7 +363,7 @@ class NativeBackend:
             scale = None
             if self.int8:
                 weight_, scale = to_int8(weight)
-            elif weight.dtype == torch.float16 and not _functions().reads_float16():
+            elif weight.dtype not in _TYPES or (weight.dtype == torch.float16 and not _functions().reads_float16()):
                 weight_ = weight.float()
             else:
                 weight_ = weight.detach()
