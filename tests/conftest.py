@@ -95,12 +95,17 @@ def compiled(tmp_path_factory):
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "native"
     folder.mkdir(exist_ok=True)
+    _forget_library()  # what was found while the tests were collected
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTNCLI_CACHE", str(folder.parent))
         native_library.library()
+    _forget_library()
+    return folder
+
+
+def _forget_library():
     native_library.begin.cache_clear()
     native_library.library.cache_clear()
-    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ def test_rms_norm_is_that_of_pytorch_and_its_gradient_the_numerical_one():
 
 def test_heads_are_normed_and_rotated_as_the_plain_network_does_and_so_is_their_gradient():
     batch, length, heads, width = 2, 5, 3, 4
-    rotary = Rotary.table(torch.arange(length), width, 100.0).at(0, length, torch.float64)
+    rotary = Rotary.table(torch.arange(length), width, 100.0).at(slice(length), torch.float64)
     sides, weight = doubles(batch, length, 3 * heads * width), doubles(2, width, seed=1)
 
     def plain(sides, weight):
