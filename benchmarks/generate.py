@@ -53,6 +53,9 @@ def per_second(tokens: int, work: Callable[[], object]) -> Measure:
 
 
 def attncli(folder: Path, kind: str, threads: int) -> tuple[dict[str, Measure], list[int]]:
+    from attncli.cli.process import limit_spinning
+
+    limit_spinning()  # as the command line does
     import torch
 
     from attncli.checkpoint.store import load_model
