@@ -1,5 +1,6 @@
 """The network in C: the Transformer's own answer, and every number of a row the same however it is read."""
 
+import copy
 import math
 import sys
 from functools import cache
@@ -251,3 +252,20 @@ def test_threads_end_with_the_network_that_they_work_for():
     all_logits(backend, [1, 2, 3])
     del backend
     assert running() == before
+
+
+def test_weights_of_a_type_that_c_does_not_know_become_float32():
+    model = tiny_model(vocab_size=50, context=32)
+    plain, double = (NativeBackend(one, threads=1) for one in (model, copy.deepcopy(model).double()))
+    pieces = [Piece(0, 0, [1, 2, 3, 4], 4)]
+    assert torch.equal(plain.read(plain.new_cache(1), pieces), double.read(double.new_cache(1), pieces))
+    assert double.types.matrices == "float32"
+
+
+@pytest.mark.parametrize("piece", [Piece(0, -1, [1, 2]), Piece(0, 0, [1, 2], 3)])
+def test_what_would_be_read_beside_the_buffers_is_refused(piece):
+    backend = NativeBackend(tiny_model(vocab_size=50, context=32), threads=1)
+    with pytest.raises(ValueError, match="a piece that begins before 0"):
+        backend.read(backend.new_cache(1), [piece])
+    with pytest.raises(ValueError, match="two pieces of one sequence"):
+        backend.read(backend.new_cache(1), [Piece(0, 0, [1]), Piece(0, 1, [2])])

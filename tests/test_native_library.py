@@ -192,3 +192,27 @@ def test_what_the_library_depends_on_is_in_its_name(monkeypatch):
     monkeypatch.setattr(native_library, "_FLAGS", ("-O1",))
     assert native_library._key(CC) != one
     assert native_library._key(["another"]) != native_library._key(CC)
+
+
+def test_a_library_that_another_could_have_put_there_is_not_loaded(tmp_path, monkeypatch, anew):
+    planted = tmp_path / "native" / "planted"
+    planted.parent.mkdir(mode=0o700)
+    planted.write_text("a library of somebody else's")
+    monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path))
+    key = native_library._key(native_library._compiler() or ["cc"])
+    named = planted.rename(planted.with_name(f"{key}.{native_library._digest(planted)}.so"))
+    for place, mode in ((named, 0o722), (named.parent, 0o777)):
+        before = place.stat().st_mode
+        assert native_library._whole(named.parent, key) == named
+        place.chmod(mode)
+        copied = named.read_bytes()
+        assert native_library._whole(named.parent, key) is None
+        if place.exists():  # a file that is not trusted is removed
+            place.chmod(before)
+        named.write_bytes(copied)
+        named.chmod(0o700)
+
+
+def test_an_open_quote_in_cc_means_no_compiler(monkeypatch, anew):
+    monkeypatch.setenv("CC", "gcc '")
+    assert native_library._compiler() is None
