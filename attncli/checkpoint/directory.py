@@ -244,7 +244,11 @@ class ModelFolder:
                 f"{self.path / name} is a link that leads out of its directory, and is not opened.",
                 "Put the file itself there.",
             )
-        return self.file(name)
+        if not (self.path / name).is_file():
+            raise BadCheckpoint(
+                f"{self.path / name} is missing, and {INDEX} names it.", "Copy the model again from its source."
+            )
+        return self.path / name
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer."""
