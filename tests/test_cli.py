@@ -405,6 +405,8 @@ BAD = [
     (["train", "latin.txt"], 3, "byte 3 is 0xe9"),
     (["train"], 2, "no text to train on"),
     (["train", "story.txt", "--time", "soon"], 2, "not a time"),
+    (["train", "story.txt", "./story.txt", "--name", "n"], 2, "story.txt is given more than once"),
+    (["train", "story.txt", "--val-file", "./story.txt", "--name", "n"], 2, "would measure nothing"),
     (["explain", "The cat", "-t", "inf", "--json"], 2, "not a finite number"),
     (["explain", "The cat", "--plain", "--compare-weights"], 2, "--plain has none"),
     (["explain", "The cat", "--view", "logit", "--target", "#" + "9" * 5000], 2, "not one token"),

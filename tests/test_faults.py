@@ -822,6 +822,22 @@ def test_another_torch_is_a_warning(run_there, monkeypatch):
     assert "not bit-identical" in resume_job(run_there / "m").notes[0]
 
 
+def test_a_text_named_twice_is_seen_twice_and_only_beside_another_to_validate_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("story.txt", "other.txt", "val.txt")):
+        Path(name).write_text(story(1500, seed=seed))
+    given = ["train", "story.txt", "story.txt", "other.txt"]
+    options = ["--steps", "2", "--size", "1x32", "--context", "16", "--vocab-size", "300", "--name", "m"]
+    assert run([*given, *options]) == 2
+    assert "trained on and validated on" in capsys.readouterr().err
+    assert run([*given, "--val-file", "val.txt", *options]) == 0
+    assert "2 x story.txt, other.txt: " in " ".join(capsys.readouterr().err.split())
+    corpus = json.loads(Path("checkpoints/m/run.json").read_text())["corpus"]
+    assert corpus["sources"] == given[1:]
+    characters = [len(Path(name).read_text()) for name in given[1:]]
+    assert corpus["train_characters"] == sum(characters)
+
+
 def test_the_validation_text_of_a_stopped_run_may_lie_elsewhere(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text(story(1500))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -48,7 +49,7 @@ _SAMPLE_TOKENS, _SHORTEST_SAMPLE, _SAMPLE_TOKENS_PER_SECOND = 80, 10, 1 / 3
 _METERED_TOKENS, _METERED_TOKENS_PER_SECOND = 400, 3  # of the sample that is compared with the training text
 _OPENING = 200  # characters of the text in which its first words are looked for
 _WATCHED_TOKENS, _WATCHED_TEXTS = 24, 2  # at an evaluation: a small part of the time that takes
-_FILES = "Text files, directories, or - for standard input."
+_FILES = "Text files, directories, or - for standard input. One named n times is seen n times as often."
 _TIME = f"How long in all, such as 90s, 5m or 1h. Unset: {DEFAULT_TRAINING_SECONDS / 60:.0f}m."
 _SIZE = f"{', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384. Unset: by time and machine."
 _VAL = "The share at the end of the text that is kept for validation."
@@ -240,7 +241,9 @@ def _refuse_taken(target: Path, force: bool) -> None:
 
 def _described(corpus: Corpus) -> str:
     amounts = f"{corpus.train.characters:,} characters to train on, {corpus.val.characters:,} to validate"
-    return f"{', '.join(corpus.sources)}: {amounts}"
+    counts = Counter(corpus.sources)
+    named = (source if count == 1 else f"{count} x {source}" for source, count in counts.items())
+    return f"{', '.join(named)}: {amounts}"
 
 
 def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:

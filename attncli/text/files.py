@@ -15,6 +15,7 @@ import stat
 import sys
 import time
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -114,6 +115,17 @@ class Documents:
     def characters(self) -> int:
         """The characters of all texts."""
         return self._ends[-1] if self._ends else 0
+
+    @property
+    def repeated(self) -> str | None:
+        """A file that is among them more than once, as one that is to be seen more often than others."""
+        times = Counter(place.stamp for place in self._places if place.file is None)
+        return next((place.name for place in self._places if times[place.stamp] > 1), None)
+
+    def shared(self, other: Documents) -> str | None:
+        """A file whose documents are among both."""
+        theirs = {place.stamp for place in other._places if place.file is None}
+        return next((place.name for place in self._places if place.stamp in theirs), None)
 
     @cached_property
     def bytes(self) -> int:
