@@ -65,6 +65,29 @@ def test_files_can_be_read_by_others_and_every_one_has_a_digest(saved):
     assert all((saved / file).stat().st_mode & 0o044 for file in files)
 
 
+def test_files_of_other_hands_stay_when_a_model_is_written_again(saved, monkeypatch):
+    (saved / "README.md").write_text("a card")
+    (saved / "notes").mkdir()
+    (saved / "notes/one.txt").write_text("a note")
+    (saved / "link").symlink_to("nowhere")
+    (saved / "state/mine.txt").write_text("in a directory that is the model's")
+    write_checkpoint(saved, checkpoint(step=1))
+    monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
+    write_checkpoint(saved, checkpoint(step=2, state=False))
+    assert (saved / "README.md").read_text() == "a card"
+    assert (saved / "notes/one.txt").read_text() == "a note"
+    assert (saved / "link").readlink() == Path("nowhere")
+    assert not (saved / "state").exists()
+    assert load(saved).run == {"step": 2}
+
+
+def test_no_file_of_other_hands_takes_the_place_of_one_of_a_model(saved):
+    (saved / directory.MANIFEST).unlink()  # nothing tells then that they are the model's
+    write_checkpoint(saved, checkpoint(step=1))
+    assert load(saved).run == {"step": 1}
+    assert read_resumable(saved).state.facts == {"step": 1}
+
+
 def killing_calls(monkeypatch, after):
     """Makes the process 'die' at the call number `after` of those that touch the disk: nothing runs after it."""
     calls = 0

@@ -262,8 +262,13 @@ class ModelFolder:
         """Whether there is such a file, or the manifest says that there should be."""
         return (self.path / name).is_file() or name in (self._digests or {})
 
+    @property
+    def has_manifest(self) -> bool:
+        """Whether the directory has one, as every model that attncli wrote."""
+        return self._digests is not None
+
     def foreign(self) -> list[str]:
-        """What lies in the directory and is not part of a model that attncli wrote."""
+        """What lies in the directory and is not part of a model that attncli wrote: a model card, or notes."""
         own = {name.partition("/")[0] for name in self._digests or {}} | {MANIFEST}
         return sorted(path.name for path in self.path.iterdir() if path.name not in own)
 

@@ -127,7 +127,8 @@ def lock(target: Path) -> Iterator[None]:
 def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
     """Puts a checkpoint at `target`, whole or not at all. The caller holds its lock.
 
-    While there is a state, what was there before is kept beside it; without one the run is over and that goes.
+    While there is a state, what was there before is kept beside it; without one the run is over and that goes. Files of
+    other hands in the directory, such as a model card, stay in it.
 
     Raises:
         OutOfRoom: when the disk is full or the place cannot be written; what was there before is untouched.
@@ -142,6 +143,7 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
         _refuse_without_room(target, needed)
         folder.mkdir()
         _write_files(folder, checkpoint, texts)
+        _carry_over(target, folder)
         _swap(folder, target)
     except OSError as problem:
         raise _not_written(target, problem, needed) from None
@@ -271,6 +273,29 @@ def _flush_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _carry_over(target: Path, folder: Path) -> None:
+    """Puts what lies at `target` and is not the model's into its new directory too, as links to the same content."""
+    try:
+        foreign = ModelFolder(target).foreign() if target.is_dir() else []
+    except BadCheckpoint:  # a manifest that cannot be read tells nothing apart
+        return
+    for name in foreign:
+        if (folder / name).exists():  # a file of the new model has its name
+            continue
+        if (target / name).is_dir() and not (target / name).is_symlink():
+            shutil.copytree(target / name, folder / name, symlinks=True, copy_function=_link)
+        else:
+            _link(target / name, folder / name)
+
+
+def _link(source: Path | str, place: Path | str) -> None:
+    """A hard link, or a copy where the file system has none."""
+    try:
+        os.link(source, place, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, place, follow_symlinks=False)
 
 
 def _swap(folder: Path, target: Path) -> None:

@@ -49,6 +49,7 @@ _SAMPLE_TOKENS, _SHORTEST_SAMPLE, _SAMPLE_TOKENS_PER_SECOND = 80, 10, 1 / 3
 _METERED_TOKENS, _METERED_TOKENS_PER_SECOND = 400, 3  # of the sample that is compared with the training text
 _OPENING = 200  # characters of the text in which its first words are looked for
 _WATCHED_TOKENS, _WATCHED_TEXTS = 24, 2  # at an evaluation: a small part of the time that takes
+_FORCE = "Replace a model of the same name; other files in its directory, such as a model card, stay."
 _FILES = "Text files, directories, or - for standard input. One named n times is seen n times as often."
 _TIME = f"How long in all, such as 90s, 5m or 1h. Unset: {DEFAULT_TRAINING_SECONDS / 60:.0f}m."
 _SIZE = f"{', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384. Unset: by time and machine."
@@ -93,7 +94,7 @@ def train(
     name: Annotated[str | None, unset(help="The model's name in ./checkpoints. Unset: that of the first file.", rich_help_panel=_PLACE_PANEL)] = None,  # noqa: E501
     out: Annotated[Path | None, unset("--out", "-o", metavar="DIR", help="Its directory, instead of a name.", rich_help_panel=_PLACE_PANEL)] = None,  # noqa: E501
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.", rich_help_panel=_PLACE_PANEL)] = False,  # noqa: E501
-    force: Annotated[bool, typer.Option("--force", help="Replace a model of the same name.", rich_help_panel=_PLACE_PANEL)] = False,  # noqa: E501
+    force: Annotated[bool, typer.Option("--force", help=_FORCE, rich_help_panel=_PLACE_PANEL)] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events beside the model.")] = False,  # noqa: E501
     watch_heads: Annotated[bool, typer.Option("--watch-heads", help="Score the attention heads at every evaluation: attncli plot --heads.")] = False,  # noqa: E501
@@ -229,12 +230,13 @@ def _refuse_taken(target: Path, force: bool) -> None:
         return
     if not target.is_dir():
         raise UsageProblem(f"{target} is not a directory.", "Choose another --out.")
-    foreign = ModelFolder(target).foreign()
-    if foreign:
-        raise UsageProblem(f"{target} holds {foreign[0]}, which is not a model's.", "Choose another --name or --out.")
+    folder = ModelFolder(target)
+    if not folder.has_manifest:  # else what is not a model's stays beside the new one
+        first = folder.foreign()[0]
+        raise UsageProblem(f"{target} holds {first}, which is not a model's.", "Choose another --name or --out.")
     if not force:
         choices = "Keep it: --name OTHER. Replace it: --force."
-        if ModelFolder(target).holds(STATE_FACTS):
+        if folder.holds(STATE_FACTS):
             choices = f"Go on with it: --resume. {choices}"
         raise UsageProblem(f"{target} exists.", choices)
 
