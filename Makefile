@@ -47,21 +47,25 @@ docs: $(INSTALLED)
 	$(BIN)/python docs/refresh.py README.md docs/*.md
 
 # The model that ships, from the texts named in its model card: make stories TEXTS=folder
-# First three passes over all of it, then short stories are seen five times and long ones twice as often as novels. Each part can be stopped
-# and goes on where it was with attncli train --resume --name stories-first, or stories.
+# First three passes over all of it; then short stories are seen five times and long ones twice as often as novels. Hours on two
+# cores; what was stopped goes on when it is made again.
 STORIES := --val-file $(TEXTS)/stories.val.txt --context 512 --batch-size 8 --compile --save-dtype bfloat16 --watch-heads
 SIMPLE := $(TEXTS)/stories-simple.train.txt
 NOVELS := $(TEXTS)/stories-novels.train.txt
 SHORT := build/stories-short.txt
+go_on = $(BIN)/attncli train --name $(1) $(if $(wildcard checkpoints/$(1)/state),--resume,--force $(2))
 
-$(SHORT): $(SIMPLE)
+$(SHORT): checkpoints/short.py $(INSTALLED)
 	@mkdir -p build
-	$(BIN)/python checkpoints/short.py $< 20000 > $@
+	$(BIN)/python $< $(SIMPLE) 20000 > $@
 
-stories: $(INSTALLED) $(SHORT)
-	$(BIN)/attncli train $(SIMPLE) $(NOVELS) $(STORIES) --name stories-first --size 5x256 --vocab-size 4096 --epochs 3 --seed 1
-	$(BIN)/attncli train $(SHORT) $(SHORT) $(SHORT) $(SIMPLE) $(SIMPLE) $(NOVELS) $(STORIES) --name stories --from stories-first \
-	  --optimizer muon --lr 0.02 --adam-lr 0.002 --epochs 2.5 --seed 2
+build/stories-first: $(SHORT)
+	$(call go_on,stories-first,$(SIMPLE) $(NOVELS) $(STORIES) --size 5x256 --vocab-size 4096 --epochs 3 --seed 1)
+	@touch $@
+
+stories: build/stories-first
+	$(call go_on,stories,$(SHORT) $(SHORT) $(SHORT) $(SIMPLE) $(SIMPLE) $(NOVELS) $(STORIES) --from stories-first \
+	  --optimizer muon --lr 0.02 --adam-lr 0.002 --epochs 2.5 --seed 2)
 	$(BIN)/python checkpoints/slim.py checkpoints/stories
 	$(BIN)/python checkpoints/card.py checkpoints/stories $(TEXTS)
 

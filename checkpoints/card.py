@@ -1,8 +1,8 @@
 """Measures the model that ships, for its card: python checkpoints/card.py checkpoints/stories TEXTS
 
-Writes what is below the line "<!-- measured -->" of the model's README.md anew, up to the next section that is not
-measured: its scores, beside those of transformers and of the yardsticks, the best heads, and the first ten samples at
-the default settings with what they copy. TEXTS holds the texts it was trained on, and stories.val.txt.
+Writes what is between the lines "<!-- measured -->" and "<!-- end -->" of the model's README.md anew: its scores,
+beside those of transformers and of the yardsticks, the best heads, and the first ten samples at the default settings
+with what they copy. TEXTS holds the texts it was trained on, and stories.val.txt.
 """
 
 import json
@@ -31,10 +31,8 @@ _MEASURED = re.compile(r"(?<=<!-- measured -->\n).*?(?=<!-- end -->)", re.DOTALL
 
 def told(*arguments: str) -> dict[str, Any]:
     """What `attncli ARGUMENTS --json` says."""
-    said = subprocess.run(
-        [sys.executable, "-m", "attncli", *arguments, "--json"], check=True, capture_output=True, text=True
-    )
-    return json.loads(said.stdout)
+    command = [sys.executable, "-m", "attncli", *arguments, "--json"]
+    return json.loads(subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE).stdout)
 
 
 def by_transformers(model: Path, text: Path) -> float:
@@ -93,18 +91,19 @@ def samples(model: Path, texts: Path) -> str:
     corpus = prepare(documents, CorpusConfig(), held_out, Tokenizer.load(model))
     made = [told("generate", "-m", str(model), "--seed", str(seed))["samples"][0] for seed in range(SAMPLES)]
     found = [measure_overlap(np.asarray(one["ids"]), corpus.train.ids) for one in made]
-    real = measure_overlap(corpus.val.ids[:_REAL_TOKENS], corpus.train.ids).new_share or 0.0
+    real = measure_overlap(corpus.val.ids[:_REAL_TOKENS], corpus.train.ids)
     return f"{_copied(found, real)}\n## All ten, nothing picked\n\n" + "\n".join(
         f"Seed {seed}:\n\n{_quoted(one['text'])}" for seed, one in enumerate(made)
     )
 
 
-def _copied(found: list[Overlap], real: float) -> str:
-    lengths, shares = [one.length for one in found], [one.new_share or 0.0 for one in found]
+def _copied(found: list[Overlap], real: Overlap) -> str:
+    lengths, shares = [one.length for one in found], [one.new / max(one.windows, 1) for one in found]
     return (
         f"The {len(found)} texts below, at the default settings: the longest stretch that stands in the training text "
         f"has {min(lengths)} to {max(lengths)} tokens, {sum(lengths) / len(lengths):.1f} in the mean; of their windows "
-        f"of 8 tokens {min(shares):.0%} to {max(shares):.0%} are new, and {real:.1%} of those of real text held out.\n"
+        f"of 8 tokens {min(shares):.0%} to {max(shares):.0%} are new, and "
+        f"{real.new / real.windows:.1%} of those of real text held out.\n"
     )
 
 
@@ -115,9 +114,11 @@ def _quoted(text: str) -> str:
 def main() -> None:
     """Writes the card of the model named on the command line."""
     model, texts = Path(sys.argv[1]), Path(sys.argv[2])
-    measured = "\n".join((scores(model, texts), heads(model), samples(model, texts)))
     card = model / "README.md"
     page = card.read_text(encoding="utf-8")
+    if len(_MEASURED.findall(page)) != 1:
+        sys.exit(f"{card} has no place for what is measured: the lines <!-- measured --> and <!-- end -->.")
+    measured = "\n".join((scores(model, texts), heads(model), samples(model, texts)))
     card.write_text(_MEASURED.sub(lambda _: f"\n{measured}\n", page), encoding="utf-8")
 
 

@@ -1,16 +1,27 @@
 """Writes the documents of a text that are short: python checkpoints/short.py TEXT CHARACTERS > SHORT"""
 
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 
-SEPARATOR = "<|endoftext|>"
+from attncli.text.files import read_documents
+from attncli.text.tokenizer import END_OF_TEXT
+
+
+def documents(path: str) -> Iterator[str]:
+    """The documents of a file, without empty lines around them."""
+    pieces = []
+    for piece, ended in read_documents([path]).read():
+        pieces.append(piece)
+        if ended:
+            yield "".join(pieces).strip("\n")
+            pieces = []
 
 
 def main() -> None:
     """Prints those of at most so many characters, separated as in the text that is named on the command line."""
-    text, most = Path(sys.argv[1]).read_text(encoding="utf-8"), int(sys.argv[2])
-    documents = (document.strip("\n") for document in text.split(SEPARATOR))
-    print(f"\n{SEPARATOR}\n".join(document for document in documents if 0 < len(document) <= most))
+    path, most = sys.argv[1], int(sys.argv[2])
+    short = (document for document in documents(path) if 0 < len(document) <= most)
+    sys.stdout.buffer.write((f"\n{END_OF_TEXT}\n".join(short) + "\n").encode())
 
 
 if __name__ == "__main__":

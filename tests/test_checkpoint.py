@@ -22,7 +22,16 @@ from safetensors.torch import load_file, save_file
 from attncli.checkpoint import directory, store, weights
 from attncli.checkpoint.directory import find_model, list_models, previous_of, read_json
 from attncli.checkpoint.formats import config_from_json
-from attncli.checkpoint.store import Checkpoint, State, load_model, lock, read_resumable, settle, write_checkpoint
+from attncli.checkpoint.store import (
+    Checkpoint,
+    State,
+    fall_back,
+    load_model,
+    lock,
+    read_resumable,
+    settle,
+    write_checkpoint,
+)
 from attncli.checkpoint.tensors import TYPES, open_tensors, write_tensors
 from attncli.errors import BadCheckpoint, OutOfRoom
 from attncli.model.transformer import Transformer
@@ -65,27 +74,25 @@ def test_files_can_be_read_by_others_and_every_one_has_a_digest(saved):
     assert all((saved / file).stat().st_mode & 0o044 for file in files)
 
 
-def test_files_of_other_hands_stay_when_a_model_is_written_again(saved, monkeypatch):
+def test_a_model_card_stays_when_the_model_is_written_again(saved):
     (saved / "README.md").write_text("a card")
-    (saved / "notes").mkdir()
-    (saved / "notes/one.txt").write_text("a note")
-    (saved / "link").symlink_to("nowhere")
-    (saved / "state/mine.txt").write_text("in a directory that is the model's")
-    write_checkpoint(saved, checkpoint(step=1))
-    monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
-    write_checkpoint(saved, checkpoint(step=2, state=False))
-    assert (saved / "README.md").read_text() == "a card"
-    assert (saved / "notes/one.txt").read_text() == "a note"
-    assert (saved / "link").readlink() == Path("nowhere")
-    assert not (saved / "state").exists()
-    assert load(saved).run == {"step": 2}
+    for step in (1, 2):
+        write_checkpoint(saved, checkpoint(step=step))
+    assert ((saved / "README.md").read_text(), load(saved).run) == ("a card", {"step": 2})
+    assert "README.md" not in json.loads((saved / directory.MANIFEST).read_text())["sha256"]  # so it may be edited
+    (saved / directory.RUN).write_text("damaged")
+    (saved / "README.md").write_text("a later card")
+    fall_back(saved)
+    assert ((saved / "README.md").read_text(), load(saved).run) == ("a later card", {"step": 1})
 
 
-def test_no_file_of_other_hands_takes_the_place_of_one_of_a_model(saved):
-    (saved / directory.MANIFEST).unlink()  # nothing tells then that they are the model's
+@pytest.mark.parametrize(
+    "put", [lambda card: card.symlink_to("nowhere"), Path.mkdir, lambda card: card.write_bytes(b" " * (2 << 20))]
+)
+def test_what_is_no_model_card_does_not_stand_in_the_way_of_a_save(saved, put):
+    put(saved / "README.md")
     write_checkpoint(saved, checkpoint(step=1))
     assert load(saved).run == {"step": 1}
-    assert read_resumable(saved).state.facts == {"step": 1}
 
 
 def killing_calls(monkeypatch, after):

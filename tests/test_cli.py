@@ -101,6 +101,7 @@ def test_force_replaces_a_model_and_nothing_else(home, tmp_path, monkeypatch, ca
     Path("story.txt").write_text((home / "story.txt").read_text())
     for _ in range(2):
         assert ask(capsys, "train", "story.txt", *QUICK, "--out", "m", "--force")[0] == 0
+        Path("m/README.md").write_text("a model card")
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("years of work")
     Path("file").write_text("mine too")
@@ -111,7 +112,7 @@ def test_force_replaces_a_model_and_nothing_else(home, tmp_path, monkeypatch, ca
     assert Path("mine/thesis.txt").read_text() == "years of work"
     assert Path("file").read_text() == "mine too"
     Path("m/notes.txt").write_text("kept")
-    assert ask(capsys, "train", "story.txt", *QUICK, "--out", "m", "--force")[0] == 0
+    assert ask(capsys, "train", "story.txt", *QUICK, "--out", "m", "--force")[0] == 2
     assert Path("m/notes.txt").read_text() == "kept"
 
 
@@ -406,7 +407,7 @@ BAD = [
     (["train"], 2, "no text to train on"),
     (["train", "story.txt", "--time", "soon"], 2, "not a time"),
     (["train", "story.txt", "./story.txt", "--name", "n"], 2, "story.txt is given more than once"),
-    (["train", "story.txt", "--val-file", "./story.txt", "--name", "n"], 2, "would measure nothing"),
+    (["train", "story.txt", "--val-file", "./story.txt", "--name", "n"], 2, "learned by heart"),
     (["explain", "The cat", "-t", "inf", "--json"], 2, "not a finite number"),
     (["explain", "The cat", "--plain", "--compare-weights"], 2, "--plain has none"),
     (["explain", "The cat", "--view", "logit", "--target", "#" + "9" * 5000], 2, "not one token"),

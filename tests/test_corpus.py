@@ -12,6 +12,7 @@ import threading
 import tracemalloc
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ from attncli.text.corpus import (
     spread,
 )
 from attncli.text.encode import Encoder, batches, stretched
-from attncli.text.files import Documents, Progress, read_documents, read_text
+from attncli.text.files import Documents, Progress, listed, read_documents, read_text, refuse_overlap
 from attncli.text.tokenizer import END_OF_TEXT, Tokenizer, byte_tokenizer, stretches, train_tokenizer
 from tests.conftest import story
 
@@ -1064,3 +1065,41 @@ def test_two_documents_split_between_them_are_both_ended():
     corpus = prepare(Documents.of(("a b c. " * 40,) * 2), CorpusConfig(tokenizer="byte", val_fraction=0.5))
     end = corpus.tokenizer.end_of_text
     assert [part.ids.tolist().count(end) for part in (corpus.train, corpus.val)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("paths", "held_out", "said"),
+    [
+        (["a.txt", "b.txt"], None, None),
+        (["a.txt", "b.txt"], "folder/c.txt", None),
+        (["folder"], None, None),  # the link in it leads to a file of it: that is no wish to see it twice
+        (["a.txt", "a.txt"], "b.txt", None),
+        (["a.txt", "./a.txt"], None, "a.txt is given more than once"),
+        (["folder/c.txt", "folder"], None, "c.txt is given more than once"),
+        (["a.txt", "hard.txt"], None, "is given more than once"),
+        (["a.txt", "soft.txt"], "b.txt", None),
+        (["a.txt"], "soft.txt", "learned by heart"),
+        (["folder"], "folder/c.txt", "folder/c.txt is to train on and to validate on"),
+        (["a.txt", "folder"], "folder", "is to train on and to validate on"),
+        (["-", "-"], "a.txt", "Standard input is named twice"),
+        (["-"], "-", "Standard input is named twice"),
+        (["-", "a.txt"], None, None),
+    ],
+)
+def test_no_text_is_trained_on_and_validated_on(paths, held_out, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    for name in ("a.txt", "b.txt", "folder/c.txt"):
+        Path(name).write_text("the same text in all of them\n")
+    Path("hard.txt").hardlink_to("a.txt")
+    Path("soft.txt").symlink_to("a.txt")
+    Path("folder/latest.txt").symlink_to("c.txt")
+    if said is None:
+        refuse_overlap(paths, held_out)
+    else:
+        with pytest.raises(UsageProblem, match=said):
+            refuse_overlap(paths, held_out)
+
+
+def test_a_text_named_several_times_is_listed_once():
+    assert listed(["a", "b", "a", "a"]) == "3 x a, b"

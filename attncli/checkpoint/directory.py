@@ -20,6 +20,7 @@ from attncli.text.tokenizer import Tokenizer
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+CARD = "README.md"  # written by people, and read by the hub
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 WEIGHTS = "model.safetensors"
@@ -262,14 +263,9 @@ class ModelFolder:
         """Whether there is such a file, or the manifest says that there should be."""
         return (self.path / name).is_file() or name in (self._digests or {})
 
-    @property
-    def has_manifest(self) -> bool:
-        """Whether the directory has one, as every model that attncli wrote."""
-        return self._digests is not None
-
     def foreign(self) -> list[str]:
-        """What lies in the directory and is not part of a model that attncli wrote: a model card, or notes."""
-        own = {name.partition("/")[0] for name in self._digests or {}} | {MANIFEST}
+        """What lies in the directory and is neither part of a model that attncli wrote nor its model card."""
+        own = {name.partition("/")[0] for name in self._digests or {}} | {MANIFEST, CARD}
         return sorted(path.name for path in self.path.iterdir() if path.name not in own)
 
     def check(self, name: str, found: str) -> None:

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Tokenizer
 
+_LARGEST_CARD = 1 << 20  # bytes
 _HEADERS = 1 << 20  # bytes; more than the headers of the tensor files and the manifest take
 
 
@@ -127,8 +128,8 @@ def lock(target: Path) -> Iterator[None]:
 def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
     """Puts a checkpoint at `target`, whole or not at all. The caller holds its lock.
 
-    While there is a state, what was there before is kept beside it; without one the run is over and that goes. Files of
-    other hands in the directory, such as a model card, stay in it.
+    While there is a state, what was there before is kept beside it; without one the run is over and that goes. A model
+    card that somebody put there stays.
 
     Raises:
         OutOfRoom: when the disk is full or the place cannot be written; what was there before is untouched.
@@ -142,8 +143,8 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         _refuse_without_room(target, needed)
         folder.mkdir()
+        _keep_card(target, folder)
         _write_files(folder, checkpoint, texts)
-        _carry_over(target, folder)
         _swap(folder, target)
     except OSError as problem:
         raise _not_written(target, problem, needed) from None
@@ -178,6 +179,7 @@ def fall_back(target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     target.rename(aside)
     settle(target)
+    _keep_card(aside, target)
 
 
 def _size(checkpoint: Checkpoint, texts: dict[str, bytes]) -> int:
@@ -230,6 +232,14 @@ def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
     return texts
 
 
+def _keep_card(old: Path, new: Path) -> None:
+    """Copies a model card, as people write one into a model's directory, to the directory that takes its place."""
+    card = old / directory.CARD
+    with suppress(OSError):  # one that cannot be read is no reason to lose a save
+        if card.is_file() and card.stat().st_size <= _LARGEST_CARD:
+            _write_flushed(new / directory.CARD, card.read_bytes())
+
+
 def _write_files(folder: Path, checkpoint: Checkpoint, texts: dict[str, bytes]) -> None:
     """Everything, each file flushed to the disk, the manifest last."""
     digests = {}
@@ -273,29 +283,6 @@ def _flush_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _carry_over(target: Path, folder: Path) -> None:
-    """Puts what lies at `target` and is not the model's into its new directory too, as links to the same content."""
-    try:
-        foreign = ModelFolder(target).foreign() if target.is_dir() else []
-    except BadCheckpoint:  # a manifest that cannot be read tells nothing apart
-        return
-    for name in foreign:
-        if (folder / name).exists():  # a file of the new model has its name
-            continue
-        if (target / name).is_dir() and not (target / name).is_symlink():
-            shutil.copytree(target / name, folder / name, symlinks=True, copy_function=_link)
-        else:
-            _link(target / name, folder / name)
-
-
-def _link(source: Path | str, place: Path | str) -> None:
-    """A hard link, or a copy where the file system has none."""
-    try:
-        os.link(source, place, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(source, place, follow_symlinks=False)
 
 
 def _swap(folder: Path, target: Path) -> None:

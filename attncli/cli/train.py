@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -49,7 +48,7 @@ _SAMPLE_TOKENS, _SHORTEST_SAMPLE, _SAMPLE_TOKENS_PER_SECOND = 80, 10, 1 / 3
 _METERED_TOKENS, _METERED_TOKENS_PER_SECOND = 400, 3  # of the sample that is compared with the training text
 _OPENING = 200  # characters of the text in which its first words are looked for
 _WATCHED_TOKENS, _WATCHED_TEXTS = 24, 2  # at an evaluation: a small part of the time that takes
-_FORCE = "Replace a model of the same name; other files in its directory, such as a model card, stay."
+_FORCE = "Replace a model of the same name; its README.md stays."
 _FILES = "Text files, directories, or - for standard input. One named n times is seen n times as often."
 _TIME = f"How long in all, such as 90s, 5m or 1h. Unset: {DEFAULT_TRAINING_SECONDS / 60:.0f}m."
 _SIZE = f"{', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384. Unset: by time and machine."
@@ -230,22 +229,21 @@ def _refuse_taken(target: Path, force: bool) -> None:
         return
     if not target.is_dir():
         raise UsageProblem(f"{target} is not a directory.", "Choose another --out.")
-    folder = ModelFolder(target)
-    if not folder.has_manifest:  # else what is not a model's stays beside the new one
-        first = folder.foreign()[0]
-        raise UsageProblem(f"{target} holds {first}, which is not a model's.", "Choose another --name or --out.")
+    foreign = ModelFolder(target).foreign()
+    if foreign:
+        raise UsageProblem(f"{target} holds {foreign[0]}, which is not a model's.", "Choose another --name or --out.")
     if not force:
         choices = "Keep it: --name OTHER. Replace it: --force."
-        if folder.holds(STATE_FACTS):
+        if ModelFolder(target).holds(STATE_FACTS):
             choices = f"Go on with it: --resume. {choices}"
         raise UsageProblem(f"{target} exists.", choices)
 
 
 def _described(corpus: Corpus) -> str:
+    from attncli.text.files import listed
+
     amounts = f"{corpus.train.characters:,} characters to train on, {corpus.val.characters:,} to validate"
-    counts = Counter(corpus.sources)
-    named = (source if count == 1 else f"{count} x {source}" for source, count in counts.items())
-    return f"{', '.join(named)}: {amounts}"
+    return f"{listed(corpus.sources)}: {amounts}"
 
 
 def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:

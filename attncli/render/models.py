@@ -23,6 +23,7 @@ from attncli.model.count import (
 )
 from attncli.render.escape import fit, one_line
 from attncli.render.numbers import bar, count, duration, percent, plural, size
+from attncli.text.files import listed
 
 _LENGTHS = 4  # of a text, whose costs are shown
 _WIDE = 60  # cells, for headings in full
@@ -122,7 +123,7 @@ def _history(run: dict[str, Any]) -> Table:
     table = _pairs()
     plan, progress, results, corpus = (_part(run, key) for key in ("plan", "progress", "results", "corpus"))
     if sources := corpus.get("sources"):
-        named = ", ".join(map(str, sources)) if isinstance(sources, list) else str(sources)
+        named = listed([str(source) for source in sources]) if isinstance(sources, list) else str(sources)
         table.add_row("trained on", one_line(f"{named} ({_number(corpus, 'train_characters'):,.0f} characters)"))
     if progress:
         took = duration(_number(progress, "seconds"))

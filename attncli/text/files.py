@@ -116,17 +116,6 @@ class Documents:
         """The characters of all texts."""
         return self._ends[-1] if self._ends else 0
 
-    @property
-    def repeated(self) -> str | None:
-        """A file that is among them more than once, as one that is to be seen more often than others."""
-        times = Counter(place.stamp for place in self._places if place.file is None)
-        return next((place.name for place in self._places if times[place.stamp] > 1), None)
-
-    def shared(self, other: Documents) -> str | None:
-        """A file whose documents are among both."""
-        theirs = {place.stamp for place in other._places if place.file is None}
-        return next((place.name for place in self._places if place.stamp in theirs), None)
-
     @cached_property
     def bytes(self) -> int:
         """The size of all texts as UTF-8, the lines that separate them included."""
@@ -259,6 +248,46 @@ def refuse_missing(paths: Sequence[str]) -> None:
                 empty.append(path)
     if empty and len(empty) == len(paths):
         raise _no_text(paths)
+
+
+def refuse_overlap(paths: Sequence[str], held_out: str | None) -> None:
+    """Raises UsageProblem when text would be both trained on and validated on, or standard input read twice.
+
+    Looks at which files they are, not at what is in them. `held_out` names the text to validate on; without it that is
+    the end of the text.
+    """
+    files = [_identities(path) for path in paths]
+    times = Counter(identity for found in files for identity in found)
+    if [*paths, held_out].count(STDIN) > 1:
+        raise UsageProblem("Standard input is named twice, and can be read once.", "Save it as a file first.")
+    if held_out is None:
+        for identity, name in ((identity, name) for found in files for identity, name in found.items()):
+            if times[identity] > 1:
+                raise UsageProblem(
+                    f"{name} is given more than once, so what is kept at the end to validate on may be trained on too.",
+                    "Name a text to validate on: --val-file FILE",
+                )
+        return
+    for identity, name in _identities(held_out).items():
+        if times[identity]:
+            raise UsageProblem(
+                f"{name} is to train on and to validate on, which would measure what was learned by heart.",
+                "Keep it out of what is trained on, or name another --val-file.",
+            )
+
+
+def _identities(path: str) -> dict[tuple[int, int], str]:
+    """The regular files that a path leads to, by what the system knows them by, each once."""
+    if path == STDIN:
+        return {}
+    found = _files_in(Path(path)) if Path(path).is_dir() else [Path(path)]
+    facts = ((file, file.stat()) for file in found if file.is_file())
+    return {(fact.st_dev, fact.st_ino): str(file) for file, fact in facts}
+
+
+def listed(sources: Sequence[str]) -> str:
+    """Where a text came from, in a line; a file that is named several times once, with how often."""
+    return ", ".join(name if times == 1 else f"{times} x {name}" for name, times in Counter(sources).items())
 
 
 def _no_text(paths: Sequence[str]) -> BadInput:

@@ -25,7 +25,7 @@ from attncli.config import DEFAULT_TRAINING_SECONDS, CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.model.device import pick_device
 from attncli.text.corpus import Corpus, prepare
-from attncli.text.files import STDIN, Documents, Listener, read_documents
+from attncli.text.files import STDIN, Listener, read_documents, refuse_overlap
 from attncli.training.plan import MOST_EPOCHS, make_plan
 from attncli.training.reports import Plan, plan_from_document
 
@@ -66,12 +66,12 @@ def new_job(
     as reading, planning and the token cache do.
     """
     began = time.monotonic()
+    refuse_overlap(files, val_file)
     if pinned.timed and text.most_characters is None:
         seconds, device = pinned.seconds or DEFAULT_TRAINING_SECONDS, pick_device(pinned.device)
         text = replace(text, most_characters=_most_characters(seconds, device.type))
     documents = read_documents(files, text.encoding, progress)
     held_out = read_documents([val_file], text.encoding, progress) if val_file is not None else None
-    _refuse_overlap(documents, held_out)
     corpus = prepare(documents, text, held_out, start.tokenizer if start is not None else None, progress)
     shape = start.model.config if start is not None else None
     plan = make_plan(pinned, corpus, spent=spent + time.monotonic() - began, start=shape)
@@ -83,21 +83,6 @@ def new_job(
         return Job(corpus, plan, facts, notes=notes)
     facts |= {"from": str(start.path)}
     return Job(corpus, plan, facts, initial=start.model.state_dict(), notes=notes, borders=_borders_of(start))
-
-
-def _refuse_overlap(documents: Documents, held_out: Documents | None) -> None:
-    """Raises UsageProblem when a file that is trained on would be validated on too."""
-    if held_out is None:
-        if repeated := documents.repeated:
-            raise UsageProblem(
-                f"{repeated} is given more than once, so the end of it would be trained on and validated on.",
-                "Name a text to validate on: --val-file FILE",
-            )
-    elif shared := held_out.shared(documents):
-        raise UsageProblem(
-            f"{shared} is to train on and to validate on, which would measure nothing.",
-            "Leave --val-file out to keep the end of the text for it, or name another file.",
-        )
 
 
 def _borders_of(start: LoadedModel) -> Borders:
