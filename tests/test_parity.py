@@ -1,6 +1,7 @@
 """Parity with transformers, both ways, on tiny random models of every family that is read and written."""
 
 import json
+from pathlib import Path
 
 import pytest
 import tokenizers
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from attncli.checkpoint.formats import config_from_json, config_to_json
 from attncli.checkpoint.store import Checkpoint, load_model, write_checkpoint
+from attncli.cli.main import run
 from attncli.config import SampleConfig
 from attncli.errors import BadCheckpoint
 from attncli.generation.engine import generate
@@ -262,3 +264,55 @@ def test_half_precision_weights_are_read(tmp_path, tokenizer):
     for name, tensor in loaded.state_dict().items():
         assert tensor.dtype == torch.bfloat16
         torch.testing.assert_close(tensor, model.state_dict()[name].bfloat16(), rtol=0, atol=0)
+
+
+@pytest.fixture
+def opened(tmp_path, tokenizer, monkeypatch):
+    """A model whose tokenizer puts <s> before a text, as Llama's; the directory it lies in is the current one."""
+    backend = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    backend.add_special_tokens(["<s>"])
+    special = [("<s>", backend.token_to_id("<s>"))]
+    backend.post_processor = tokenizers.processors.TemplateProcessing("<s> $A", special_tokens=special)
+    write_ours(tmp_path / "m", Tokenizer.from_json(backend.to_str()))
+    monkeypatch.chdir(tmp_path)
+    return load_model(tmp_path / "m", CPU, torch.float32)
+
+
+def told(capsys, *arguments):
+    assert run([*arguments, "-m", "m", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+TEXT = "the cat sat on the old mat and the dog ran"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tokens_of"),
+    [
+        (["explain", TEXT], lambda found: found["tokens"]),
+        (["explain", TEXT, "--words"], lambda found: found["tokens"]),
+        (["explain", TEXT, "--generate", "3"], lambda found: found["tokens"]),
+        (["ablate", TEXT], lambda found: found["tokens"]),
+        (["neighbors", "cat", "--in", TEXT], lambda found: found["text"]),
+        (["compare", TEXT, f"then {TEXT}", "--token", "cat"], lambda found: found["texts"][0]["tokens"]),
+    ],
+)
+def test_what_is_looked_into_begins_as_the_model_has_learned_it(opened, capsys, arguments, tokens_of):
+    tokens = tokens_of(told(capsys, *arguments))
+    assert (tokens[0]["text"], tokens[0]["id"]) == ("<s>", opened.tokenizer.opening[0])
+    assert "".join(token["text"] for token in tokens[1:]).removeprefix("then ").startswith(TEXT)
+
+
+def test_explaining_predicts_what_comes_next(opened, capsys):
+    expected = opened.model(torch.tensor([opened.prompt(TEXT)]))[0, -1].softmax(-1)
+    for found in (told(capsys, "explain", TEXT)["next_tokens"], told(capsys, "ablate", TEXT)["before"]["next_tokens"]):
+        for token in found:
+            assert token["probability"] == pytest.approx(expected[token["id"]].item(), rel=1e-4)
+
+
+def test_rankings_are_of_texts_that_begin_as_the_model_has_learned_it(opened, capsys):
+    length = len(opened.prompt(TEXT))
+    assert told(capsys, "faithful", TEXT, "--seed", "1")["mean_tokens"] == length
+    assert length == 1 + len(opened.tokenizer.encode(TEXT))
+    Path("long.txt").write_text(story(4000))
+    assert told(capsys, "faithful", "long.txt", "--limit", "3", "--seed", "1")["mean_tokens"] <= 128

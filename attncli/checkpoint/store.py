@@ -35,7 +35,7 @@ from attncli.config import ModelConfig
 from attncli.errors import BadCheckpoint, OutOfRoom
 from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
-from attncli.text.tokenizer import Tokenizer
+from attncli.text.tokenizer import Piece, Tokenizer
 
 _LARGEST_CARD = 1 << 20  # bytes
 _HEADERS = 1 << 20  # bytes; more than the headers of the tensor files and the manifest take
@@ -87,6 +87,11 @@ class LoadedModel:
     def prompt(self, text: str) -> list[int]:
         """The ids to continue: of a text, after what its tokenizer puts before one; of no text, where one begins."""
         return [*self.tokenizer.opening, *self.tokenizer.encode(text)] or [self.start_of_text]
+
+    def pieces(self, text: str) -> list[Piece]:
+        """The tokens of a text to look into, after those that its tokenizer puts before one."""
+        opening = ((id_, self.tokenizer.decode([id_])) for id_ in self.tokenizer.opening)
+        return [*(Piece(id_, name, len(name.encode())) for id_, name in opening), *self.tokenizer.pieces(text)]
 
     @property
     def name(self) -> str:

@@ -57,7 +57,7 @@ def ablate(
     from attncli.render.console import output, print_json, show
 
     loaded = load(model, device, "float32", revision)
-    pieces = loaded.tokenizer.pieces(given)
+    pieces = loaded.pieces(given)
     edges = tuple(dict.fromkeys(pair for one in edge or () for pair in _parse_edge(one, pieces)))
     found = ablated(
         loaded.model,

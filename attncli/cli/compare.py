@@ -49,7 +49,7 @@ def compare(
     from attncli.render.context import comparison_document, comparison_screen
 
     loaded = load(model, device, "float32", revision)
-    texts = [loaded.tokenizer.pieces(text) for text in (a, b)]
+    texts = [loaded.pieces(text) for text in (a, b)]
     found = compared(loaded.model, texts, find_words(texts, token or []), layer)
     tell(
         lambda: comparison_document(found, loaded.name),

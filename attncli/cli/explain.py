@@ -128,7 +128,7 @@ def explain(
     from attncli.render.plain import explanation_sentences, print_sentences
 
     loaded = load(model, device, "float32", revision)
-    pieces = loaded.tokenizer.pieces(said)
+    pieces = loaded.pieces(said)
     prompt = len(pieces)
     if generate:
         pieces = _gone_on(loaded, pieces, generate)
@@ -214,7 +214,8 @@ def _gone_on(loaded: LoadedModel, pieces: Sequence[Piece], count: int) -> list[P
         config = SampleConfig(temperature=0, max_new_tokens=count)
         events = generate(TorchBackend(loaded.model), loaded.tokenizer, [ids], config, loaded.end_ids)
         ids += next(event.ids for event in events if isinstance(event, Finished))
-    return loaded.tokenizer.pieces_of(ids)
+    opened = len(loaded.tokenizer.opening)
+    return [*pieces[:opened], *loaded.tokenizer.pieces_of(ids[opened:])]
 
 
 def _generated(count: int, prompt: int, loaded: LoadedModel) -> str:

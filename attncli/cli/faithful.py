@@ -56,15 +56,16 @@ def faithful(
     loaded = load(model, device, "float32", revision)
     chosen = draw_seed() if seed is None else seed
     files = [text for text in texts if text == "-" or _is_file(text)]
-    longest = min(_LONGEST, loaded.model.config.context)
+    opening = loaded.tokenizer.opening
+    longest = min(_LONGEST, loaded.model.config.context - len(opening))
     said = [text for text in texts if text not in files]
     for text in said:
         note_if_like_a_file(text)
-    rows = [loaded.tokenizer.encode(text) for text in said]
+    rows = [[*opening, *loaded.tokenizer.encode(text)] for text in said]
     read = None
     if files:
         passages, read, of = _drawn(files, loaded.tokenizer, limit or _PASSAGES, longest, chosen)
-        rows += passages
+        rows += [[*opening, *passage] for passage in passages]
         if read < of:
             print_note(f"passages are drawn from the first {read:,} of {of:,} characters")
     with faithful_progress(messages(), len(rows)) as progress:

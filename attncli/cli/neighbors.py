@@ -62,7 +62,7 @@ def neighbors(
         found = near(network, tokenizer, spell(tokenizer, word), count=top_k)
     else:
         place = "text" if among == "text" else "vocabulary"
-        text = tokenizer.pieces(inside)
+        text = loaded.pieces(inside)
         found = neighbors_in_text(network, tokenizer, text, word, layer=layer, among=place, count=top_k)  # type: ignore[arg-type]
     tell(
         lambda: neighbors_document(found, loaded.name),
