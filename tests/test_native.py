@@ -76,6 +76,17 @@ def test_logits_are_those_of_the_transformer_and_as_near_to_exact_ones(name):
     assert off(found, exact) <= 2 * off(pytorch, exact) + 1e-7
 
 
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("name", ["qwen3", "qwen3-untied", "llama-yarn", "gpt2", "layer-rotary"])
+def test_a_released_transformer_keeps_no_weights_and_the_network_is_the_same(name, int8):
+    model = model_of(name)
+    ids = ids_of(40, vocab_size=model.config.vocab_size)[0].tolist()
+    expected = all_logits(NativeBackend(model, threads=1, int8=int8), ids)
+    backend = NativeBackend(model, threads=1, int8=int8, releasing=True)
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"meta"}
+    assert torch.equal(bits(all_logits(backend, ids)), bits(expected))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["qwen3", "llama-yarn", "gpt2", "head-6", "gpt2-odd"])
 def test_weights_of_sixteen_bits_are_added_up_in_float32(name, dtype):

@@ -116,7 +116,7 @@ def generate(
     from attncli.cli.showing import Showing
     from attncli.generation.engine import EngineConfig
 
-    loaded, backend = load_to_generate(model, device, dtype, revision)
+    loaded, backend = load_to_generate(model, device, dtype, revision, keep=verify)
     config = replace(config, logit_bias=token_biases(loaded.tokenizer, biases))
     showing = Showing(stream=stream, color=color, logprobs=logprobs, trace=trace, stats=stats, json=json, jsonl=jsonl)
     how = EngineConfig(cached=cache, lookup=lookup)

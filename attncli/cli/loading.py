@@ -28,9 +28,11 @@ def load_to_score(model: str | None, device: str, dtype: str, revision: str | No
 
 
 def load_to_generate(
-    model: str | None, device: str, dtype: str, revision: str | None = None
+    model: str | None, device: str, dtype: str, revision: str | None = None, *, keep: bool = False
 ) -> tuple[LoadedModel, Backend]:
     """The same, and what reads tokens with it: on a CPU in C, where there is a compiler; elsewhere PyTorch.
+
+    What reads in C has weights of its own, and then the model keeps none, unless told to `keep` them.
 
     On a CPU `auto` then is the type that the weights are stored in, which loses nothing and reads the fewest bytes, and
     `int8` makes them integers.
@@ -53,4 +55,4 @@ def load_to_generate(
         return loaded, TorchBackend(loaded.model)
     stored = dtype in ("auto", "int8")
     loaded = load_model(find(model, revision), place, None if stored else pick_dtype(dtype, place))
-    return loaded, native.NativeBackend(loaded.model, int8=dtype == "int8")
+    return loaded, native.NativeBackend(loaded.model, int8=dtype == "int8", releasing=not keep)

@@ -195,14 +195,17 @@ def _free(functions: Any, engine: int, process: int) -> None:
 class NativeBackend:
     """A Transformer on a CPU, read by native.c. What it gives for a row depends on nothing but the row's own past.
 
-    Weights keep the type they have (products are added up in float32), or become int8. They are copied: the
-    Transformer may go. Threads of Python take turns; a process that is forked off has to make one of its own.
+    Weights keep the type they have (products are added up in float32), or become int8. They are copied; with
+    `releasing` the Transformer loses its own, block by block, so that memory holds them about once. Threads of Python
+    take turns; a process that is forked off has to make one of its own.
     """
 
     device = torch.device("cpu")
     exact = True
 
-    def __init__(self, model: Transformer, *, int8: bool = False, threads: int | None = None) -> None:
+    def __init__(
+        self, model: Transformer, *, int8: bool = False, threads: int | None = None, releasing: bool = False
+    ) -> None:
         functions = _functions()
         assert functions is not None, "ask `available` first"
         self.config = model.config
@@ -210,7 +213,7 @@ class NativeBackend:
         self._packed: dict[int, _Matrix] = {}
         self.int8 = int8
         self._padded_vocab_size = math.ceil(model.config.vocab_size / lanes()) * lanes()
-        self._description = self._describe(model)
+        self._description = self._describe(model, releasing)
         kept = next(type_ for type_, code in _TYPES.items() if code == self._description.head.type)
         self.types = NumberTypes(dtype_name(kept), "float32", "float32")
         counts = _thread_counts() if threads is None else [threads]
@@ -312,14 +315,16 @@ class NativeBackend:
         again = self._steps % _TRY_AGAIN  # after so many steps each is tried once
         return list(self._seconds)[again] if again < len(self._seconds) else self.threads
 
-    def _describe(self, model: Transformer) -> _Model:
+    def _describe(self, model: Transformer, releasing: bool) -> _Model:
         config = model.config
-        layers = (_Layer * config.layers)(
-            *(self._layer(block, config.window_of(i)) for i, block in enumerate(model.blocks))
-        )
+        layers = (_Layer * config.layers)()
+        for i, block in enumerate(model.blocks):
+            layers[i] = self._layer(block, config.window_of(i))
+            if releasing:
+                block.to_empty(device="meta")
         self._kept.append(layers)
         rotary = None if model.position is not None else model.rotation()
-        return _Model(
+        described = _Model(
             self._matrix(model.embedding.weight),
             _Matrix() if model.position is None else self._matrix(model.position.weight),
             self._matrix(model.head_weight),
@@ -337,6 +342,9 @@ class NativeBackend:
             config.feed_forward_width,
             config.norm == "layer",
         )
+        if releasing:
+            model.to_empty(device="meta")
+        return described
 
     def _layer(self, block: Any, window: int | None) -> _Layer:
         attention, fed = block.attention, block.feed_forward
