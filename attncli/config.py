@@ -270,6 +270,18 @@ def parse_size(size: str) -> tuple[int, int]:
     )
 
 
+SAMPLING_OFF: dict[str, Any] = {  # where a step of drawing does nothing
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "typical": 1.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "logit_bias": (),
+    "stop": (),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """How the next token is drawn from the model's distribution."""
@@ -277,7 +289,7 @@ class SampleConfig:
     temperature: float = 0.8  # 0 takes the most probable token
     top_k: int = 0  # 0 keeps all
     top_p: float = 1.0  # 1 keeps all
-    min_p: float = 0.0  # 0 keeps all
+    min_p: float = 0.02  # 0 keeps all; this much takes away what a small model spells wrong (benchmarks/README.md)
     typical: float = 1.0  # 1 keeps all
     repetition_penalty: float = 1.0  # 1 changes nothing
     presence_penalty: float = 0.0  # 0 changes nothing

@@ -42,7 +42,7 @@ from attncli.generation.sampling import (
 )
 
 INF = math.inf
-ALL = SampleConfig(temperature=1.0)  # every filter off
+ALL = SampleConfig(temperature=1.0, min_p=0.0)  # every filter off
 BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
 SMALLEST = 5e-324  # the smallest number above 0
 

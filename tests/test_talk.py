@@ -22,8 +22,9 @@ from attncli.cli.lines import Lines
 from attncli.cli.main import run
 from attncli.cli.settings import SETTINGS, changed, setting
 from attncli.cli.talk import _COMMANDS
-from attncli.config import SampleConfig
+from attncli.config import SAMPLING_OFF, SampleConfig
 from attncli.errors import UsageProblem
+from attncli.generation.sampling import Seen, filtered
 from attncli.render.talk import commands_screen, settings_screen
 from attncli.text.tokenizer import train_tokenizer
 from tests.conftest import story, tiny_model
@@ -385,6 +386,16 @@ def test_a_name_has_many_spellings(name):
     assert changed(config, f"{name} default", TOKENIZER) == (
         name, replace(config, **{name: getattr(SampleConfig(), name)}),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("word", ["off", "none", "OFF"])
+def test_what_is_off_does_nothing(word):
+    config = SampleConfig(temperature=1.0, min_p=0.1, top_k=2, stop=("x",))
+    for name in SAMPLING_OFF:
+        config = changed(config, f"{name} {word}", TOKENIZER)[1]
+    logits = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(filtered(logits, config, Seen.of([[1], [2], [3]], 20)), logits)
+    assert config.stop == ()
 
 
 @given(st.text(max_size=30))

@@ -28,7 +28,7 @@ from tests.test_render import HOSTILE, harmless, shown, widest
 TOKENIZER = train_tokenizer([story(300)], "bpe", 300)
 MODEL = tiny_model(vocab_size=320, context=24)  # more rows than tokens
 PROMPTS = [[5, 6, 7], [9, 8]]
-CONFIG = SampleConfig(temperature=0.9, num_samples=2, seed=2**63 - 5, max_new_tokens=30)
+CONFIG = SampleConfig(temperature=0.9, min_p=0.0, num_samples=2, seed=2**63 - 5, max_new_tokens=30)
 REPEATING = SampleConfig(temperature=0, max_new_tokens=20)
 WAYS = ["alone", "batch", "uncached", "guesses", "decoded", "threads", "pytorch"]
 

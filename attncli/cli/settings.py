@@ -13,14 +13,13 @@ from typing import Any
 import typer
 
 from attncli.cli.options import parse_count
-from attncli.config import SampleConfig
+from attncli.config import SAMPLING_OFF, SampleConfig
 from attncli.errors import UsageProblem
 from attncli.generation.bias import parse_bias, token_biases
 from attncli.text.tokenizer import Tokenizer
 
 SETTINGS = tuple(field.name for field in fields(SampleConfig) if field.name != "num_samples")
 _SHORT = {"t": "temperature", "k": "top_k", "p": "top_p", "n": "max_new_tokens", "s": "seed"}
-_ALWAYS_ON = ("temperature", "max_new_tokens", "seed")
 _NAME = re.compile(r"(-{0,2}[a-z](?:[a-z_-]*[a-z])?)(?:\s*[=:]\s*|\s+|$)(.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -32,8 +31,10 @@ def changed(config: SampleConfig, text: str, tokenizer: Tokenizer) -> tuple[str,
     name, value = setting(found[1]), found[2]
     if not value:
         raise UsageProblem(f"{option(name)} needs a value.", f"Such as /set {option(name)} {_example(name)}")
-    if value.lower() == "default" or (value.lower() in ("off", "none") and name not in _ALWAYS_ON):
+    if value.lower() == "default":
         return name, replace(config, **{name: getattr(SampleConfig(), name)})
+    if value.lower() in ("off", "none") and name in SAMPLING_OFF:
+        return name, replace(config, **{name: SAMPLING_OFF[name]})
     return name, replace(config, **{name: _value(name, value, tokenizer)})
 
 

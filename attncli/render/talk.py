@@ -9,15 +9,9 @@ from dataclasses import fields
 
 from rich.text import Text
 
-from attncli.config import SampleConfig
+from attncli.config import SAMPLING_OFF, SampleConfig
 from attncli.render.escape import fold, id_label, one_line, pad
 
-_OFF = {name: getattr(SampleConfig(), name) for name in ("top_k", "top_p", "min_p", "typical")} | {
-    "repetition_penalty": SampleConfig.repetition_penalty,
-    "presence_penalty": SampleConfig.presence_penalty,
-    "logit_bias": (),
-    "stop": (),
-}
 _NAME = 20  # cells
 _COMMAND = 17
 
@@ -58,7 +52,7 @@ def _option(name: str) -> str:
 
 def _value(name: str, config: SampleConfig, text_of: Callable[[int], str]) -> str:
     value = getattr(config, name)
-    if name in _OFF and value == _OFF[name]:
+    if name in SAMPLING_OFF and value == SAMPLING_OFF[name]:
         return f"{value} (off)" if value != () else "off"
     if name == "stop":
         return " ".join(one_line(json.dumps(text, ensure_ascii=False)) for text in value)
