@@ -72,7 +72,7 @@ def attncli(folder: Path, kind: str, threads: int) -> tuple[dict[str, Measure], 
     vocabulary = made.config.vocab_size
 
     def ids(length: int, new: int, samples: int, temperature: float) -> list[tuple[int, ...]]:
-        config = SampleConfig(temperature=temperature, max_new_tokens=new, num_samples=samples)
+        config = SampleConfig(temperature=temperature, min_p=0, max_new_tokens=new, num_samples=samples)
         events = generate(
             made, loaded.tokenizer, [prompt(length, vocabulary)], config, frozenset(), how=EngineConfig(lookup=False)
         )
