@@ -1,0 +1,62 @@
+"""The model that ships: whole, small, and with a card that is measured."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from attncli.checkpoint import directory
+from attncli.checkpoint.directory import ModelFolder
+from attncli.text.files import read_documents
+
+ROOT = Path(__file__).parent.parent
+MODEL = ROOT / "checkpoints" / directory.SHIPPED
+MOST = 12_000_000  # bytes
+
+
+def script(name):
+    """One of the scripts that made it."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "checkpoints" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_is_small_and_whole():
+    assert sum(path.stat().st_size for path in MODEL.rglob("*")) <= MOST
+    folder, listed = ModelFolder(MODEL), json.loads((MODEL / directory.MANIFEST).read_text())["sha256"]
+    assert folder.foreign() == []
+    for name in listed:
+        folder.read(name)  # held to its digest
+
+
+def test_its_record_names_no_place_of_the_machine_it_was_made_on():
+    run = json.loads((MODEL / directory.RUN).read_text())
+    places = [*run["corpus"]["sources"], run["corpus"]["val_file"], *([run["from"]] if "from" in run else [])]
+    assert all(not Path(place).is_absolute() for place in places)
+
+
+def test_its_card_has_the_score_of_its_own_run():
+    """The card scores all of the validation text in float32, the run what it had time for in the type of training."""
+    card = (MODEL / directory.CARD).read_text()
+    assert len(script("card")._MEASURED.findall(card)) == 1
+    scored = float(card.split("this model, `attncli eval`")[1].split("|")[1])
+    run = json.loads((MODEL / directory.RUN).read_text())
+    assert scored == pytest.approx(run["results"]["bits_per_byte"], abs=0.002)
+
+
+def test_short_stories_are_taken_whole_and_in_order(tmp_path, monkeypatch, capfdbinary):
+    text = tmp_path / "t.txt"
+    text.write_text("\nfirst\n\n<|endoftext|>\ntoo long\n<|endoftext|>\n\n<|endoftext|>\nsé\ncond <|endoftext|>\n")
+    monkeypatch.setattr(sys, "argv", ["short.py", str(text), "25"])
+    assert script("short").main() is None
+    assert capfdbinary.readouterr().out.decode() == (
+        "first\n<|endoftext|>\ntoo long\n<|endoftext|>\nsé\ncond <|endoftext|>\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["short.py", str(text), "5"])
+    script("short").main()
+    short = tmp_path / "short.txt"
+    short.write_bytes(capfdbinary.readouterr().out)
+    assert "".join(piece for piece, _ in read_documents([str(short)]).read()).strip() == "first"
