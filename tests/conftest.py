@@ -12,12 +12,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from a
 
 import pytest
 import torch
+from hypothesis import settings
 
 from attncli.checkpoint import directory
 from attncli.config import ModelConfig, RopeScaling
 from attncli.model import native_library
 from attncli.model.attention import AttentionSteps, Observer
 from attncli.model.transformer import Transformer, initialize
+
+
+settings.register_profile("attncli", deadline=None)  # what a busy machine does slowly is no failure
+settings.load_profile("attncli")
 
 
 def pytest_addoption(parser):

@@ -160,7 +160,7 @@ def test_with_and_without_a_library_the_text_is_the_same(at_home, monkeypatch, c
     if name:
         monkeypatch.setenv(name, value)
     assert native.available() == (name is None and CC is not None)
-    loaded, backend = load_to_generate(None, "cpu", "auto")
+    loaded, backend = load_to_generate(None, "cpu", "auto", keep=True)
     assert isinstance(backend, native.NativeBackend if native.available() else TorchBackend)
     code, out, err = ask(capsys, "generate", "The cat", "-n", "12", "-t", "0")
     assert (code, err) == (0, "")
