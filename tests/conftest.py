@@ -20,7 +20,6 @@ from attncli.model import native_library
 from attncli.model.attention import AttentionSteps, Observer
 from attncli.model.transformer import Transformer, initialize
 
-
 settings.register_profile("attncli", deadline=None)  # what a busy machine does slowly is no failure
 settings.load_profile("attncli")
 
