@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -780,6 +781,7 @@ def test_a_run_goes_on_from_a_model_and_refuses_what_the_model_brings(tmp_path, 
     code, _, err = ask(capsys, "train", "u.txt", *small, "--from", "t")
     assert code == 0
     assert "cuts this text" not in err
+    assert re.search(r"went on from +(checkpoints/)?t\b", ask(capsys, "info", "u")[1])
     Path("w.txt").write_text("река и лес у дороги " * 60)
     assert "into pieces of 1.0 bytes" in ask(capsys, "train", "w.txt", *small, "--from", "t", "--plan")[2]
     code, _, err = ask(capsys, "train", "u.txt", "--from", "t", "--size", "2x32", "--name", "v")
