@@ -55,17 +55,21 @@ NOVELS := $(TEXTS)/stories-novels.train.txt
 SHORT := build/stories-short.txt
 go_on = $(BIN)/attncli train --name $(1) $(if $(wildcard checkpoints/$(1)/state),--resume,--force $(2))
 
-$(SHORT): checkpoints/short.py $(INSTALLED)
+$(SHORT): checkpoints/short.py | $(INSTALLED)
 	@mkdir -p build
 	$(BIN)/python $< $(SIMPLE) 20000 > $@
 
-build/stories-first: $(SHORT)
+build/stories-first: | $(INSTALLED)
+	@mkdir -p build
 	$(call go_on,stories-first,$(SIMPLE) $(NOVELS) $(STORIES) --size 5x256 --vocab-size 4096 --epochs 3 --seed 1)
 	@touch $@
 
-stories: build/stories-first
+build/stories-second: build/stories-first | $(SHORT)
 	$(call go_on,stories,$(SHORT) $(SHORT) $(SHORT) $(SIMPLE) $(SIMPLE) $(NOVELS) $(STORIES) --from stories-first \
 	  --optimizer muon --lr 0.02 --adam-lr 0.002 --epochs 2.5 --seed 2)
+	@touch $@
+
+stories: build/stories-second
 	$(BIN)/python checkpoints/slim.py checkpoints/stories
 	$(BIN)/python checkpoints/card.py checkpoints/stories $(TEXTS)
 

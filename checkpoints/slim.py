@@ -1,6 +1,7 @@
 """Keeps a tenth of a run's lines about single steps, and all others: python checkpoints/slim.py checkpoints/stories
 
-What ships with attncli is small; nothing but pictures of the loss reads these lines.
+What ships with attncli is small; nothing but pictures of the loss reads these lines. Of the texts it keeps the names,
+wherever they lay.
 """
 
 import hashlib
@@ -12,15 +13,20 @@ from pathlib import Path
 def main() -> None:
     """Rewrites the record and its digest, of the directory that is named on the command line."""
     folder = Path(sys.argv[1])
-    metrics, manifest = folder / "metrics.jsonl", folder / "manifest.json"
+    metrics, record, manifest = folder / "metrics.jsonl", folder / "run.json", folder / "manifest.json"
     lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
     told = [json.loads(line) for line in lines]
     kept = [
         line for line, report in zip(lines, told, strict=True) if report["kind"] != "step" or report["step"] % 10 == 0
     ]
     metrics.write_text("".join(kept), encoding="utf-8")
+    run = json.loads(record.read_text(encoding="utf-8"))
+    corpus = run["corpus"]
+    corpus["sources"] = [Path(source).name for source in corpus["sources"]]
+    corpus["val_file"] = Path(corpus["val_file"]).name
+    record.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
     listed = json.loads(manifest.read_text(encoding="utf-8"))
-    listed["sha256"]["metrics.jsonl"] = hashlib.sha256(metrics.read_bytes()).hexdigest()
+    listed["sha256"] |= {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (metrics, record)}
     manifest.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
 
 

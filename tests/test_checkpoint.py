@@ -91,6 +91,7 @@ def test_a_model_card_stays_when_the_model_is_written_again(saved):
 )
 def test_what_is_no_model_card_does_not_stand_in_the_way_of_a_save(saved, put):
     put(saved / "README.md")
+    assert directory.ModelFolder(saved).foreign() == ["README.md"]  # so --force refuses
     write_checkpoint(saved, checkpoint(step=1))
     assert load(saved).run == {"step": 1}
 

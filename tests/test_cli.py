@@ -103,6 +103,8 @@ def test_force_replaces_a_model_and_nothing_else(home, tmp_path, monkeypatch, ca
     for _ in range(2):
         assert ask(capsys, "train", "story.txt", *QUICK, "--out", "m", "--force")[0] == 0
         Path("m/README.md").write_text("a model card")
+    assert ask(capsys, "train", "story.txt", *QUICK, "--out", "m", "--force")[0] == 0
+    assert Path("m/README.md").read_text() == "a model card"
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("years of work")
     Path("file").write_text("mine too")

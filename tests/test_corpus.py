@@ -1072,7 +1072,7 @@ def test_two_documents_split_between_them_are_both_ended():
     [
         (["a.txt", "b.txt"], None, None),
         (["a.txt", "b.txt"], "folder/c.txt", None),
-        (["folder"], None, None),  # the link in it leads to a file of it: that is no wish to see it twice
+        (["folder"], None, None),  # the link in it leads to a file of it, which is read once
         (["a.txt", "a.txt"], "b.txt", None),
         (["a.txt", "./a.txt"], None, "a.txt is given more than once"),
         (["folder/c.txt", "folder"], None, "c.txt is given more than once"),

@@ -390,7 +390,10 @@ def test_a_name_has_many_spellings(name):
 
 @pytest.mark.parametrize("word", ["off", "none", "OFF"])
 def test_what_is_off_does_nothing(word):
-    config = SampleConfig(temperature=1.0, min_p=0.1, top_k=2, stop=("x",))
+    config = SampleConfig(
+        temperature=1.0, top_k=2, top_p=0.5, min_p=0.1, typical=0.5, repetition_penalty=1.5, presence_penalty=1.0,
+        logit_bias=((3, 1.0),), stop=("x",),
+    )  # fmt: skip
     for name in SAMPLING_OFF:
         config = changed(config, f"{name} {word}", TOKENIZER)[1]
     logits = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))

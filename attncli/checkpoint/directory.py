@@ -37,6 +37,7 @@ TRAIN_FIRST = "Train one first: attncli train FILE"
 _HERE = Path(__file__).resolve().parent.parent
 _SHIPPED_PLACES = (_HERE / MODELS_FOLDER / SHIPPED, _HERE.parent / MODELS_FOLDER / SHIPPED)  # installed; a checkout
 _PREVIOUS = ".previous"
+_LARGEST_CARD = 1 << 20  # bytes
 _OF_HUB = "models--"  # how directories of models are called in the cache of the hub
 _LARGEST_JSON = 4 << 20  # bytes
 _LARGEST_TOKENIZER = 64 << 20
@@ -201,6 +202,11 @@ def _hint_for(folder: Path) -> str:
     return TRAIN_FIRST
 
 
+def is_card(path: Path) -> bool:
+    """Whether a file can be a model card, which is carried from save to save."""
+    return path.is_file() and path.stat().st_size <= _LARGEST_CARD and os.access(path, os.R_OK)
+
+
 class ModelFolder:
     """The files of one model directory, each held to its digest where the directory has a manifest.
 
@@ -265,7 +271,9 @@ class ModelFolder:
 
     def foreign(self) -> list[str]:
         """What lies in the directory and is neither part of a model that attncli wrote nor its model card."""
-        own = {name.partition("/")[0] for name in self._digests or {}} | {MANIFEST, CARD}
+        own = {name.partition("/")[0] for name in self._digests or {}} | {MANIFEST}
+        if self._digests is not None and is_card(self.path / CARD):
+            own.add(CARD)
         return sorted(path.name for path in self.path.iterdir() if path.name not in own)
 
     def check(self, name: str, found: str) -> None:

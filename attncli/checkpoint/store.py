@@ -37,7 +37,6 @@ from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
 
-_LARGEST_CARD = 1 << 20  # bytes
 _HEADERS = 1 << 20  # bytes; more than the headers of the tensor files and the manifest take
 
 
@@ -239,10 +238,9 @@ def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
 
 def _keep_card(old: Path, new: Path) -> None:
     """Copies a model card, as people write one into a model's directory, to the directory that takes its place."""
-    card = old / directory.CARD
     with suppress(OSError):  # one that cannot be read is no reason to lose a save
-        if card.is_file() and card.stat().st_size <= _LARGEST_CARD:
-            _write_flushed(new / directory.CARD, card.read_bytes())
+        if directory.is_card(old / directory.CARD):
+            _write_flushed(new / directory.CARD, (old / directory.CARD).read_bytes())
 
 
 def _write_files(folder: Path, checkpoint: Checkpoint, texts: dict[str, bytes]) -> None:

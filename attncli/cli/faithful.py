@@ -57,7 +57,7 @@ def faithful(
     chosen = draw_seed() if seed is None else seed
     files = [text for text in texts if text == "-" or _is_file(text)]
     opening = loaded.tokenizer.opening
-    longest = min(_LONGEST, loaded.model.config.context - len(opening))
+    longest = min(_LONGEST, loaded.model.config.context) - len(opening)
     said = [text for text in texts if text not in files]
     for text in said:
         note_if_like_a_file(text)

@@ -38,7 +38,7 @@ def next_(
     from attncli.render.console import output, print_json, show
 
     loaded = load(model, device, dtype, revision)
-    pieces = loaded.tokenizer.pieces(given)
+    pieces = loaded.pieces(given)
     found = candidates(loaded.model, loaded.tokenizer, loaded.prompt(given), asked, top_k)
     if json:
         print_json(candidates_document(found, loaded.name, given))

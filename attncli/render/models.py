@@ -125,8 +125,8 @@ def _history(run: dict[str, Any]) -> Table:
     if sources := corpus.get("sources"):
         named = listed([str(source) for source in sources]) if isinstance(sources, list) else str(sources)
         table.add_row("trained on", one_line(f"{named} ({_number(corpus, 'train_characters'):,.0f} characters)"))
-    if "from" in run:
-        table.add_row("went on from", one_line(str(run["from"])))
+    if start := run.get("from"):
+        table.add_row("went on from", one_line(str(start)))
     if progress:
         took = duration(_number(progress, "seconds"))
         facts = f"{_number(progress, 'step'):,.0f} steps in {took} on {plan.get('device')}, {run.get('status')}"

@@ -303,6 +303,7 @@ def _refuse_empty(path: str) -> None:
 
 
 def _files_in(folder: Path) -> list[Path]:
+    """The files of a directory and those below it, each once, hidden ones and models left out."""
     found = []
     for place, folders, names in os.walk(folder):
         if _is_model(names):
@@ -310,7 +311,8 @@ def _files_in(folder: Path) -> list[Path]:
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [file for name in names if not name.startswith(".") and (file := Path(place, name)).is_file()]
-    return sorted(found)
+    once = {(fact.st_dev, fact.st_ino): file for file in sorted(found, reverse=True) for fact in [file.stat()]}
+    return sorted(once.values())  # of links to one file the first
 
 
 def _is_model(names: list[str]) -> bool:
