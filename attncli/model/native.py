@@ -321,7 +321,7 @@ class NativeBackend:
         for i, block in enumerate(model.blocks):
             layers[i] = self._layer(block, config.window_of(i))
             if releasing:
-                block.to_empty(device="meta")
+                _release(block)
         self._kept.append(layers)
         rotary = None if model.position is not None else model.rotation()
         described = _Model(
@@ -343,7 +343,7 @@ class NativeBackend:
             config.norm == "layer",
         )
         if releasing:
-            model.to_empty(device="meta")
+            _release(model)
         return described
 
     def _layer(self, block: Any, window: int | None) -> _Layer:
@@ -391,6 +391,12 @@ class NativeBackend:
         tensor = tensor.detach().contiguous()
         self._kept.append(tensor)
         return tensor.data_ptr()
+
+
+def _release(module: nn.Module) -> None:
+    """Frees the memory of weights. (Moving them to "meta", as is usual, takes 0.3 s of imports.)"""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.new_empty(0)
 
 
 def _padded(tensor: Tensor) -> Tensor:
