@@ -409,11 +409,16 @@ def test_a_small_text_ends_a_timed_run_before_it_only_memorizes(corpus):
     assert make_plan(TrainConfig(tokens=12_345, context=16, batch_size=4), corpus).schedule.steps == 193
 
 
-def test_a_time_that_is_gone_before_the_first_step_is_refused_with_one_that_is_enough(corpus):
+@pytest.mark.parametrize("window", [0.001, 0.1])
+def test_a_time_that_is_gone_before_the_first_step_is_refused_with_one_that_is_enough(corpus, monkeypatch, window):
+    """Also where a longer run scores more of the validation part in the end; a step takes a second here."""
+    monkeypatch.setattr(measure_module, "measure_step", lambda *given: 1.0)
+    monkeypatch.setattr(plan_module, "measure_window", lambda *given: window)
     with pytest.raises(UsageProblem, match=r"setting up took 30\.\d s") as refused:
         make_plan(TrainConfig(seconds=20, size="1x32", context=16), corpus, spent=29.95)
     least = float(re.search(r"--time (\d+)s or more", refused.value.hint)[1])
-    assert make_plan(TrainConfig(seconds=least, size="1x32", context=16), corpus, spent=29.95).schedule.steps > 1
+    steps = make_plan(TrainConfig(seconds=least, size="1x32", context=16), corpus, spent=29.95).schedule.steps
+    assert 20 <= steps <= 24  # enough, and little more
 
 
 @pytest.mark.parametrize("seconds", [8, 60, 180, 300, 3600])

@@ -153,7 +153,9 @@ def _affordable_steps(seconds: float, gone: float, closing: float, step_seconds:
     each = step_seconds * (1 + _EVALUATIONS * _EVALUATION_SHARE)
     steps = int((seconds - gone - closing) / each)
     if steps < 1:
-        least = math.ceil(gone + closing + _FEWEST_STEPS * each)
+        # With more time the end may take more of it, by these shares at most.
+        growing = _CLOSING_SHARE + _JUDGING_SHARE
+        least = math.ceil((gone + closing - growing * seconds + _FEWEST_STEPS * each) / (1 - growing))
         raise UsageProblem(
             f"--time {seconds:g}s is too short: setting up took {gone:.1f} s, closing takes {closing:.1f} s, "
             f"and a step {step_seconds:.2g} s.",
