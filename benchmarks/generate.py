@@ -1,11 +1,13 @@
 """Generating text beside transformers and llama.cpp: the same random weights, greedy, in turn, medians, as a ratio.
 
-usage: python benchmarks/generate.py [--shapes 6x384x4096 12x768x32000] [--rounds 5] [--threads 2] [--only NAME …]
+usage: python benchmarks/generate.py [--device cpu] [--shapes 6x384x4096 12x768x32000] [--rounds 5] [--threads 2]
+       [--only NAME …]
 
 Each tool runs in a process of its own that waits while another is measured. Every tool reads the same prompt of 32
 tokens and makes 256 more (batch 1), 128 for each of 16 sequences (batch 16, sampled at temperature 1), and reads a
 prompt of 512. Guessing ahead is off: random weights repeat themselves, which would flatter it. llama.cpp's batch is not
-measured.
+measured. With --device cuda the tools are attncli and transformers, and the bandwidth stands beside them: the bytes of
+the weights times the tokens per second of batch 1, as a share of what copying moves, read and written.
 Needs the `bench` extra: transformers, llama-cpp-python, gguf.
 """
 
@@ -36,6 +38,9 @@ TOOLS = (
     "llama.cpp float32",
     "llama.cpp bfloat16",
 )
+CPU_SHAPES = ("6x384x4096", "12x768x32000")
+CUDA_TOOLS = ("attncli bfloat16", "attncli float32", "transformers bfloat16", "transformers float32")
+CUDA_SHAPES = ("6x384x4096", "20x2048x32000")
 Measure = Callable[[], float]  # does the work once -> tokens per second
 
 
@@ -52,7 +57,7 @@ def per_second(tokens: int, work: Callable[[], object]) -> Measure:
     return once
 
 
-def attncli(folder: Path, kind: str, threads: int) -> tuple[dict[str, Measure], list[int]]:
+def attncli(folder: Path, kind: str, threads: int, device: str) -> tuple[dict[str, Measure], list[int]]:
     from attncli.cli.process import limit_spinning
 
     limit_spinning()  # as the command line does
@@ -67,8 +72,9 @@ def attncli(folder: Path, kind: str, threads: int) -> tuple[dict[str, Measure], 
 
     torch.set_num_threads(threads)
     dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
-    loaded = load_model(folder, torch.device("cpu"), dtype)
-    made = TorchBackend(loaded.model) if kind == "PyTorch" else NativeBackend(loaded.model, int8=kind == "int8")
+    loaded = load_model(folder, torch.device(device), dtype)
+    in_c = device == "cpu" and kind != "PyTorch"
+    made = NativeBackend(loaded.model, int8=kind == "int8") if in_c else TorchBackend(loaded.model)
     vocabulary = made.config.vocab_size
 
     def ids(length: int, new: int, samples: int, temperature: float) -> list[tuple[int, ...]]:
@@ -79,7 +85,7 @@ def attncli(folder: Path, kind: str, threads: int) -> tuple[dict[str, Measure], 
         return [event.ids for event in events if isinstance(event, Finished)]
 
     def read() -> None:
-        made.read(made.new_cache(1), [Piece(0, 0, prompt(LONG, vocabulary))])
+        made.read(made.new_cache(1), [Piece(0, 0, prompt(LONG, vocabulary))])[0, 0].item()
 
     measures = {
         "batch 1": per_second(NEW, lambda: ids(PROMPT, NEW, 1, 0)),
@@ -89,27 +95,28 @@ def attncli(folder: Path, kind: str, threads: int) -> tuple[dict[str, Measure], 
     return measures, list(ids(PROMPT, NEW, 1, 0)[0])
 
 
-def transformers(folder: Path, kind: str, threads: int) -> tuple[dict[str, Measure], list[int]]:
+def transformers(folder: Path, kind: str, threads: int, device: str) -> tuple[dict[str, Measure], list[int]]:
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(threads)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, kind)).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, kind)).eval().to(device)
     vocabulary = model.config.vocab_size
     model.generation_config.eos_token_id = None
 
     @torch.inference_mode()
     def ids(length: int, new: int, samples: int, sample: bool) -> torch.Tensor:
-        given = torch.tensor([prompt(length, vocabulary)] * samples)
+        given = torch.tensor([prompt(length, vocabulary)] * samples, device=device)
         mask = torch.ones_like(given)
         more = {"temperature": 1.0, "top_k": 0} if sample else {}
         return model.generate(
             given, attention_mask=mask, do_sample=sample, max_new_tokens=new, min_new_tokens=new, pad_token_id=0, **more
-        )[:, length:]
+        )[:, length:].cpu()
 
     @torch.inference_mode()
     def read() -> None:
-        model(torch.tensor([prompt(LONG, vocabulary)]), use_cache=True, logits_to_keep=1)
+        given = torch.tensor([prompt(LONG, vocabulary)], device=device)
+        model(given, use_cache=True, logits_to_keep=1).logits[0, 0, 0].item()
 
     measures = {
         "batch 1": per_second(NEW, lambda: ids(PROMPT, NEW, 1, False)),
@@ -119,7 +126,7 @@ def transformers(folder: Path, kind: str, threads: int) -> tuple[dict[str, Measu
     return measures, ids(PROMPT, NEW, 1, False)[0].tolist()
 
 
-def llama(folder: Path, kind: str, threads: int) -> tuple[dict[str, Measure], list[int]]:
+def llama(folder: Path, kind: str, threads: int, device: str) -> tuple[dict[str, Measure], list[int]]:
     import numpy as np
     from llama_cpp import Llama
 
@@ -196,10 +203,28 @@ def gguf(folder: Path, kind: str) -> Path:
     return path
 
 
-def work(tool: str, folder: Path, threads: int) -> None:
+def copied_per_second() -> float:
+    """Bytes that a large copy on the GPU reads and writes in a second."""
+    import torch
+
+    source = torch.empty(1 << 31, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    seconds = []
+    for _ in range(20):
+        begin.record()
+        target.copy_(source)
+        end.record()
+        torch.cuda.synchronize()
+        seconds.append(begin.elapsed_time(end) / 1000)
+    return 2 * source.nbytes / statistics.median(seconds)
+
+
+def work(tool: str, folder: Path, threads: int, device: str) -> None:
     """A tool's process: for every line of standard input one measurement."""
     name, kind = tool.split()
-    measures, ids = {"attncli": attncli, "transformers": transformers, "llama.cpp": llama}[name](folder, kind, threads)
+    tools = {"attncli": attncli, "transformers": transformers, "llama.cpp": llama}
+    measures, ids = tools[name](folder, kind, threads, device)
     for measure in measures.values():
         measure()
     print(json.dumps({"measures": list(measures), "ids": ids}), flush=True)
@@ -216,8 +241,8 @@ def tokenizer_of(vocabulary: int) -> Tokenizer:
     return Tokenizer.from_json(json.dumps(made))
 
 
-def write_model(folder: Path, shape: str) -> float:
-    """Random weights of the Llama family; returns how many millions."""
+def write_model(folder: Path, shape: str) -> tuple[float, int]:
+    """Random weights of the Llama family; returns how many millions, and the bytes of a token's weights in bfloat16."""
     import torch
 
     from attncli.checkpoint.store import Checkpoint, write_checkpoint
@@ -232,17 +257,21 @@ def write_model(folder: Path, shape: str) -> float:
     model = Transformer(config)
     initialize(model, torch.Generator().manual_seed(0))
     write_checkpoint(folder, Checkpoint(config, model.state_dict(), tokenizer_of(vocabulary), 256))
-    return sum(tensor.numel() for tensor in model.parameters()) / 1e6
+    count = sum(tensor.numel() for tensor in model.parameters())
+    return count / 1e6, 2 * count
 
 
-def compare(shape: str, tools: list[str], rounds: int, threads: int) -> None:
+def compare(shape: str, tools: list[str], rounds: int, threads: int, device: str) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
-        millions = write_model(folder, shape)
+        millions, weights = write_model(folder, shape)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         workers, told = {}, {}
         for tool in tools:
-            command = (sys.executable, __file__, "--work", tool, "--folder", str(folder), "--threads", str(threads))
+            command = (
+                sys.executable, __file__, "--work", tool, "--folder", str(folder), "--threads", str(threads),
+                "--device", device,
+            )  # fmt: skip
             workers[tool] = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                 env=environment,
@@ -258,7 +287,8 @@ def compare(shape: str, tools: list[str], rounds: int, threads: int) -> None:
         for worker in workers.values():
             worker.stdin.close()
             worker.wait()
-    print(f"\n{shape}: {millions:.1f} M parameters, {threads} threads, medians of {rounds}, tokens per second")
+    where = f"{threads} threads" if device == "cpu" else device
+    print(f"\n{shape}: {millions:.1f} M parameters, {where}, medians of {rounds}, tokens per second")
     print(f"{'':<24}{'batch 1':>10}{'batch 16':>10}{'prompt 512':>12}   the same {NEW} tokens as the first row")
     first = told[tools[0]]["ids"]
     for tool in tools:
@@ -268,22 +298,27 @@ def compare(shape: str, tools: list[str], rounds: int, threads: int) -> None:
         )
         same = next((i for i, (a, b) in enumerate(zip(first, told[tool]["ids"], strict=True)) if a != b), NEW)
         print(f"{tool:<24}{row}   {same}", flush=True)
+    if device == "cuda":
+        moved, copied = statistics.median(speeds["attncli bfloat16"]["batch 1"]) * weights, copied_per_second()
+        print(f"attncli bfloat16 reads {moved / 1e12:.2f} TB/s; a copy moves {copied / 1e12:.2f}: {moved / copied:.0%}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--shapes", nargs="+", default=["6x384x4096", "12x768x32000"])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--shapes", nargs="+")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", nargs="+", default=list(TOOLS))
+    parser.add_argument("--only", nargs="+")
     parser.add_argument("--work")
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     if given.work:
-        work(given.work, given.folder, given.threads)
+        work(given.work, given.folder, given.threads, given.device)
         return
-    for shape in given.shapes:
-        compare(shape, given.only, given.rounds, given.threads)
+    tools, shapes = (TOOLS, CPU_SHAPES) if given.device == "cpu" else (CUDA_TOOLS, CUDA_SHAPES)
+    for shape in given.shapes or shapes:
+        compare(shape, given.only or list(tools), given.rounds, given.threads, given.device)
 
 
 if __name__ == "__main__":

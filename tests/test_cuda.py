@@ -1,0 +1,111 @@
+"""On a GPU everything means what it means on a CPU: the same logits, texts, explanations, and training that learns.
+
+Skipped where there is no CUDA.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from attncli.checkpoint.store import read_resumable
+from attncli.config import CorpusConfig, SampleConfig, TrainConfig
+from attncli.explain.first_screen import Focus, explain
+from attncli.generation.engine import EngineConfig, generate
+from attncli.generation.events import Finished
+from attncli.model.backend import TorchBackend
+from attncli.text.corpus import prepare
+from attncli.text.files import Documents
+from attncli.text.tokenizer import train_tokenizer
+from attncli.training import make_plan, train
+from attncli.training.reports import Result, StepReport
+from tests.conftest import ids_of, story, tiny_model
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA")
+
+CUDA = "cuda"
+TOKENIZER = train_tokenizer([story(300)], "bpe", 300)
+PROMPTS = [TOKENIZER.encode(text) for text in ("The cat", "A small grey bird sang under the tree while", "It")]
+TRAINING = TrainConfig(
+    steps=30, size="2x64", context=32, batch_size=8, dropout=0.0, lr=0.01, device=CUDA, dtype="float32"
+)
+
+
+def pair(**changes):
+    """The same model on the CPU and on the GPU."""
+    return tiny_model(**changes), tiny_model(**changes).to(CUDA)
+
+
+def made(model, config, **how):
+    events = generate(TorchBackend(model), TOKENIZER, PROMPTS, config, frozenset(), how=EngineConfig(**how))
+    return [event.ids for event in sorted((e for e in events if isinstance(e, Finished)), key=lambda e: e.sample)]
+
+
+def test_logits_are_those_of_the_cpu_with_a_cache_and_without(family):
+    here, there = pair(**family)
+    ids = ids_of(40, batch=2)
+    with torch.inference_mode():
+        expected = here(ids)
+        assert torch.allclose(there(ids.to(CUDA)).cpu(), expected, atol=1e-4)
+        cache = there.new_cache()
+        parts = [there(part.to(CUDA), cache) for part in ids.split([1, 17, 1, 21], 1)]
+        assert torch.allclose(torch.cat(parts, 1).cpu(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_texts_are_those_of_the_cpu_past_the_first_buffers_and_the_context(family, temperature):
+    """The buffers of 64 positions double, the step is recorded anew, and a context of 96 begins anew."""
+    here, there = pair(vocab_size=300, **family)
+    config = SampleConfig(temperature=temperature, max_new_tokens=120, num_samples=2, seed=3)
+    assert made(there, config) == made(here, config)
+    assert made(there, config, at_once=2) == made(here, config)
+
+
+def test_an_explanation_is_that_of_the_cpu():
+    here, there = pair(vocab_size=300)
+    pieces = TOKENIZER.pieces("The small grey cat sat on the mat because it was warm")
+    expected, found = (explain(model, TOKENIZER, pieces, Focus()) for model in (here, there))
+    assert np.allclose(found.sources.shares, expected.sources.shares, atol=1e-4)
+    assert [token.id for token in found.next_tokens] == [token.id for token in expected.next_tokens]
+    assert found.checks.probabilities == pytest.approx(expected.checks.probabilities, abs=1e-4)
+
+
+@pytest.fixture
+def corpus():
+    return prepare(Documents.of((story(3000),), ("story.txt",)), CorpusConfig(vocab_size=300))
+
+
+def losses(corpus, plan, target):
+    reports = list(train(corpus, plan, target, facts={}))
+    assert isinstance(reports[-1], Result)
+    return [report.loss for report in reports if isinstance(report, StepReport)], reports[-1]
+
+
+def test_training_follows_that_of_the_cpu(corpus, tmp_path):
+    plan = replace(make_plan(TRAINING, corpus), report_every=1)
+    found, result = losses(corpus, plan, tmp_path / "gpu")
+    expected, _ = losses(corpus, replace(plan, device="cpu"), tmp_path / "cpu")
+    assert found[:10] == pytest.approx(expected[:10], abs=1e-3)
+    assert result.best.per_token < 0.8 * found[0]
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+def test_training_in_bfloat16_learns_with_dropout(corpus, tmp_path, compiling):
+    plan = make_plan(replace(TRAINING, dtype="auto", dropout=0.1, compile=compiling, grad_accum=2), corpus)
+    assert plan.dtype == "bfloat16"
+    found, result = losses(corpus, plan, tmp_path / "m")
+    assert result.best.per_token < 0.8 * found[0]
+
+
+def test_a_stopped_run_goes_on_to_about_the_same_score(corpus, tmp_path):
+    plan = make_plan(TRAINING, corpus)
+    whole = losses(corpus, plan, tmp_path / "whole")[1]
+    facts = {"format": 2, "versions": {}, "corpus": {"config": vars(CorpusConfig(vocab_size=300))}}
+    steps = iter(range(100))
+    for _ in train(corpus, plan, tmp_path / "parts", facts=facts, stop=lambda: next(steps) >= 14):
+        pass
+    saved = read_resumable(tmp_path / "parts")
+    assert saved.state.facts["step"] == 15
+    result = list(train(corpus, plan, tmp_path / "parts", facts=facts, resume=saved))[-1]
+    assert result.best.per_token == pytest.approx(whole.best.per_token, abs=5e-3)
