@@ -74,7 +74,7 @@ def explain(
     text: Annotated[str | None, typer.Argument(help="What to explain, or a file with it; - reads standard input.", show_default=False)] = None,  # noqa: E501
     model: ModelOption = None,
     revision: RevisionOption = None,
-    view: Annotated[str | None, unset(metavar="VIEW", help=_VIEW)] = None,
+    view: Annotated[str | None, unset("--view", metavar="VIEW", help=_VIEW)] = None,
     token: Annotated[str | None, unset(help=_TOKEN)] = None,
     layer: Annotated[int | None, unset(help="Only this layer, counted from 0. Unset: the mean of all.")] = None,
     head: Annotated[str | None, unset(metavar="[L.]H", help=_HEAD)] = None,

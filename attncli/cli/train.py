@@ -67,7 +67,7 @@ def train(
     steps: Annotated[int | None, count(help="How many steps.", rich_help_panel=_TIME_PANEL)] = None,
     epochs: Annotated[float | None, unset(help="How many times to see the text.", rich_help_panel=_TIME_PANEL)] = None,
     tokens: Annotated[int | None, count(help="How many tokens to see in all.", rich_help_panel=_TIME_PANEL)] = None,
-    size: Annotated[str | None, unset(metavar="SIZE", help=_SIZE, rich_help_panel=_MODEL_PANEL)] = None,
+    size: Annotated[str | None, unset("--size", metavar="SIZE", help=_SIZE, rich_help_panel=_MODEL_PANEL)] = None,
     context: Annotated[int | None, count(help="Tokens the model sees at once. Unset: by time and text.", rich_help_panel=_MODEL_PANEL)] = None,  # noqa: E501
     from_: Annotated[str | None, unset("--from", metavar="MODEL", help="Go on from this model: its shape, weights and tokenizer.", rich_help_panel=_MODEL_PANEL)] = None,  # noqa: E501
     batch_size: Annotated[int | None, count(help="Windows of text in a step. Unset: by device and length.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501

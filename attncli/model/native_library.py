@@ -24,7 +24,7 @@ from attncli.folders import cache_folder
 
 _SOURCE = Path(__file__).with_name("native.c")
 _COMPILERS = ("cc", "gcc", "clang")
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fvisibility=hidden", "-shared", "-fPIC")
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden", "-shared", "-fPIC")
 _LIBRARIES = ("-lm", "-lpthread")
 _SECONDS = 120.0
 
