@@ -66,6 +66,8 @@ class RMSNorm(nn.Module):
         """(..., width) -> (..., width)."""
         if fused.worth_it(x):
             return fused.rms_norm(x, self.weight, self.eps)
+        if x.device.type == "cuda":  # one kernel instead of seven
+            return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return normed.to(x.dtype) * self.weight.to(x.dtype)

@@ -77,7 +77,7 @@ class Backend(Protocol):
     def read(self, cache: Any, pieces: Sequence[Piece]) -> Tensor:
         """Reads pieces of different sequences -> logits (wanted of all pieces, V), below one another.
 
-        The cache is one of its own.
+        The cache is one of its own. The logits are good until the next call.
         """
 
 
@@ -190,17 +190,20 @@ class TorchBackend:
 
     def _step(self, cache: BatchCache, pieces: Sequence[Piece]) -> Tensor:
         """Reads one token of every sequence, the others any in the last place -> logits of the pieces (pieces, V)."""
-        given = torch.zeros(2, cache.sequences, dtype=torch.long)
-        given[1] = cache.capacity - 1
-        rows = [piece.sequence for piece in pieces]
-        given[:, rows] = torch.tensor([[piece.ids[0] for piece in pieces], [piece.start for piece in pieces]])
-        given = given.to(self.device)
+        ids, places = [0] * cache.sequences, [cache.capacity - 1] * cache.sequences
+        for piece in pieces:
+            ids[piece.sequence], places[piece.sequence] = piece.ids[0], piece.start
+        given = torch.tensor((ids, places))
         if self.device.type != "cuda":
-            return self._logits(cache.step(given[1]), given[0])[rows]
-        if self._recorded is None or not self._recorded.fits(cache):
-            self._recorded = None  # and with it the memory of the last one
-            self._recorded = _Recording(self._logits, cache, self.device)
-        return self._recorded.replay(given)[rows]
+            given = given.to(self.device)
+            found = self._logits(cache.step(given[1]), given[0])
+        else:
+            if self._recorded is None or not self._recorded.fits(cache):
+                self._recorded = None  # and with it the memory of the last one
+                self._recorded = _Recording(self._logits, cache, self.device)
+            found = self._recorded.replay(given)
+        rows = [piece.sequence for piece in pieces]
+        return found if rows == list(range(cache.sequences)) else found[rows]
 
     def _logits(self, step: StepCache, ids: Tensor) -> Tensor:
         """ids (sequences,) -> logits (sequences, V)."""
@@ -214,23 +217,22 @@ class _Recording:
         self._cache, self._capacity = cache, cache.capacity
         self._given = torch.zeros(2, cache.sequences, dtype=torch.long, device=device)
         self._given[1] = cache.capacity - 1
-        step = cache.step(self._given[1])
         aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside):
             for _ in range(3):  # so that every kernel has been chosen and loaded
-                logits(step, self._given[0])
+                logits(cache.step(self._given[1]), self._given[0])
         torch.cuda.current_stream(device).wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._found = logits(step, self._given[0])
+            self._found = logits(cache.step(self._given[1]), self._given[0])
 
     def fits(self, cache: BatchCache) -> bool:
         """Whether the buffers are those recorded."""
         return cache is self._cache and cache.capacity == self._capacity
 
     def replay(self, given: Tensor) -> Tensor:
-        """Tokens and places (2, sequences) -> logits (sequences, V), until the next replay."""
+        """Tokens and places (2, sequences), of the CPU -> logits (sequences, V), until the next replay."""
         self._given.copy_(given)
         self._graph.replay()
         return self._found

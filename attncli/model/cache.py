@@ -82,7 +82,8 @@ class KVCache:
 class StepCache(KVCache):
     """One new position of every sequence, each at a place of its own, in buffers (B, K, S, D) of equal capacity.
 
-    Shapes depend on the buffers alone, not on the places, so that a step can be recorded and replayed.
+    For one forward pass. Shapes depend on the buffers alone, not on the places, so that a step can be recorded and
+    replayed.
     """
 
     def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], places: Tensor) -> None:
@@ -90,6 +91,7 @@ class StepCache(KVCache):
         super().__init__(len(keys), keys[0].shape[2])
         self.places: Tensor = places
         self._buffers = list(zip(keys, values, strict=True))
+        self._masks: dict[int | None, Tensor] = {}
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Puts key and value (B, K, 1, D) in their places; returns the whole buffers (B, K, S, D)."""
@@ -98,11 +100,13 @@ class StepCache(KVCache):
         return keys.scatter_(2, at, key), values.scatter_(2, at, value)
 
     def mask(self, window: int | None) -> Tensor:
-        """(B, 1, 1, S), True at the positions that each sequence's new token may look at."""
-        at_key = torch.arange(self.limit, device=self.places.device)
-        at_query = self.places[:, None]
-        allowed = at_key <= at_query
-        return (allowed if window is None else allowed & (at_key > at_query - window))[:, None, None]
+        """(B, 1, 1, S), True at the positions that each sequence's new token may look at; made once for all layers."""
+        if window not in self._masks:
+            at_key = torch.arange(self.limit, device=self.places.device)
+            at_query = self.places[:, None]
+            allowed = at_key <= at_query
+            self._masks[window] = (allowed if window is None else allowed & (at_key > at_query - window))[:, None, None]
+        return self._masks[window]
 
 
 class SharedPast(KVCache):

@@ -118,10 +118,17 @@ class Trainee:
         """Moves the gradient of a working copy to the weights, where parts add up in float32."""
         if self._working is self.model:
             return
-        for weight, working in zip(self._weights, self._copies, strict=True):
-            assert working.grad is not None
-            gradient = working.grad.to(weight.dtype)
-            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        gradients = [working.grad for working in self._copies if working.grad is not None]
+        sums = [weight.grad for weight in self._weights if weight.grad is not None]
+        assert len(gradients) == len(self._weights)
+        if sums:
+            torch._foreach_add_(sums, [gradient.float() for gradient in gradients])
+        else:
+            sums = [torch.empty_like(weight) for weight in self._weights]
+            torch._foreach_copy_(sums, gradients)
+            for weight, gradient in zip(self._weights, sums, strict=True):
+                weight.grad = gradient
+        for working in self._copies:
             working.grad = None
 
     def _forget(self) -> None:
