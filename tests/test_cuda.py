@@ -14,7 +14,8 @@ from attncli.config import CorpusConfig, SampleConfig, TrainConfig
 from attncli.explain.first_screen import Focus, explain
 from attncli.generation.engine import EngineConfig, generate
 from attncli.generation.events import Finished
-from attncli.model.backend import TorchBackend
+from attncli.model import backend as backend_module
+from attncli.model.backend import Piece, TorchBackend
 from attncli.text.corpus import prepare
 from attncli.text.files import Documents
 from attncli.text.tokenizer import train_tokenizer
@@ -54,12 +55,33 @@ def test_logits_are_those_of_the_cpu_with_a_cache_and_without(family):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_texts_are_those_of_the_cpu_past_the_first_buffers_and_the_context(family, temperature):
-    """The buffers of 64 positions double, the step is recorded anew, and a context of 96 begins anew."""
+def test_texts_are_those_of_the_cpu_past_the_context(family, temperature):
+    """A context of 96 begins anew."""
     here, there = pair(vocab_size=300, **family)
     config = SampleConfig(temperature=temperature, max_new_tokens=120, num_samples=2, seed=3)
     assert made(there, config) == made(here, config)
     assert made(there, config, at_once=2) == made(here, config)
+
+
+def test_a_step_is_recorded_once_for_a_text_and_anew_where_the_buffers_double(monkeypatch):
+    """With the room asked for at first; and without, from 64 positions on."""
+    here, there = pair()
+    recorded = []
+    record = backend_module._Recording
+    monkeypatch.setattr(backend_module, "_Recording", lambda *given: recorded.append(record(*given)) or recorded[-1])
+    expected = greedy(TorchBackend(here), 90)
+    for positions, recordings in ((90, 1), (1, 2)):
+        assert greedy(TorchBackend(there), 90, positions) == expected
+        assert len(recorded) == recordings
+        recorded.clear()
+
+
+def greedy(backend, length, positions=1):
+    """Tokens one by one, each the most probable one after those before."""
+    cache, ids = backend.new_cache(1, positions), [5]
+    while len(ids) < length:
+        ids += backend.read(cache, [Piece(0, len(ids) - 1, ids[-1:])]).argmax(-1).tolist()
+    return ids
 
 
 def test_an_explanation_is_that_of_the_cpu():

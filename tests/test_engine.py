@@ -111,7 +111,7 @@ class Scripted:
         self.ids = ids
         self.said = 0
 
-    def new_cache(self, sequences):
+    def new_cache(self, sequences, positions=1):
         return None
 
     def read(self, cache, pieces):
@@ -211,8 +211,8 @@ class Watched:
         self.backend, self.config, self.device, self.exact = backend, backend.config, backend.device, backend.exact
         self.asked, self.caches = [], []
 
-    def new_cache(self, sequences):
-        self.caches.append(self.backend.new_cache(sequences))
+    def new_cache(self, sequences, positions):
+        self.caches.append(self.backend.new_cache(sequences, positions))
         return self.caches[-1]
 
     def read(self, cache, pieces):

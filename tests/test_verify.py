@@ -53,7 +53,7 @@ class RowByRow:
         self.types, self.description = TorchBackend(model).types, "row by row"
         self.prefixes = []
 
-    def new_cache(self, sequences):
+    def new_cache(self, sequences, positions=1):
         return Prefixes()
 
     @torch.inference_mode()

@@ -27,6 +27,7 @@ from attncli.text.tokenizer import Tokenizer
 
 _DRAWN_TOGETHER = 256  # random numbers of a sample, so that few calls draw them and a long text needs no more memory
 _AT_ONCE = 64  # texts
+_DRAWN_ON_A_CPU = 1 << 16  # logits of a step, or fewer: copying them takes a GPU less than the dozen calls of a draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,7 @@ class _Engine:
         self._context = backend.config.context
         self._vocab_size = tokenizer.vocab_size  # a model may have more ids, without meaning, that fill its matrices
         self._active: list[_Sequence] = []
+        self._device = backend.device  # where tokens are drawn
         self._seen: Seen | None = None
         self._no_draws = torch.empty(0)
         self._text_of = lru_cache(lambda id_: tokenizer.decode([id_]))
@@ -120,9 +122,12 @@ class _Engine:
         """Makes all texts; those that wait take the places of those that have ended."""
         slots = min(len(waiting), self._how.at_once)
         free = list(range(slots))[::-1]
-        cache = self._backend.new_cache(slots)
+        longest = max((len(sequence.ids) for sequence in waiting), default=0)
+        cache = self._backend.new_cache(slots, min(longest + self._config.max_new_tokens, self._context))
+        if slots * self._vocab_size <= _DRAWN_ON_A_CPU:
+            self._device = torch.device("cpu")
         if needs_seen(self._config):
-            self._seen = Seen.of([[]] * slots, self._vocab_size, self._backend.device)
+            self._seen = Seen.of([[]] * slots, self._vocab_size, self._device)
         while waiting or self._active:
             while free and waiting:
                 self._admit(waiting.popleft(), free.pop())
@@ -183,7 +188,7 @@ class _Engine:
             rows[sequence.number] = row
             row += 1 + len(sequence.guesses)
             sequence.read = len(sequence.ids)
-        logits = self._backend.read(cache, pieces)
+        logits = self._backend.read(cache, pieces).to(self._device)
         for source, target, length in copies if self._how.cached else ():
             cache.copy(source, target, length)
         return logits[:, : self._vocab_size], rows

@@ -185,8 +185,8 @@ class _Counting:
         self.types, self.description = backend.types, backend.description
         self.guesses = 0
 
-    def new_cache(self, sequences: int) -> SequenceCache:
-        return self._backend.new_cache(sequences)
+    def new_cache(self, sequences: int, positions: int = 1) -> SequenceCache:
+        return self._backend.new_cache(sequences, positions)
 
     def read(self, cache: Any, pieces: Sequence[Piece]) -> Tensor:
         self.guesses += sum(piece.wanted - 1 for piece in pieces)

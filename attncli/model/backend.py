@@ -16,10 +16,14 @@ import torch
 from torch import Tensor
 
 from attncli.config import ModelConfig
-from attncli.model.cache import KVCache, StepCache
+from attncli.model.cache import FIRST_CAPACITY, KVCache, StepCache
 from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
+
+_MOST_AT_ONCE = (
+    2048  # positions, on CUDA, where a step is recorded anew each time they do: more is memory that may not be used
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,8 @@ class Backend(Protocol):
     def description(self) -> str:
         """What computes, and in which type: '2 threads of a CPU, bfloat16'."""
 
-    def new_cache(self, sequences: int) -> SequenceCache:
-        """An empty cache for so many sequences."""
+    def new_cache(self, sequences: int, positions: int = 1) -> SequenceCache:
+        """An empty cache for so many sequences; about so many positions of each will be asked for."""
 
     def read(self, cache: Any, pieces: Sequence[Piece]) -> Tensor:
         """Reads pieces of different sequences -> logits (wanted of all pieces, V), below one another.
@@ -87,8 +91,8 @@ class BatchCache(KVCache):
     The last place of the buffers is never in use: in a step of all sequences it takes what has no meaning.
     """
 
-    def __init__(self, layers: int, limit: int, sequences: int) -> None:
-        super().__init__(layers, limit + 1)
+    def __init__(self, layers: int, limit: int, sequences: int, first: int) -> None:
+        super().__init__(layers, limit + 1, first)
         self._sequences = sequences
         self._chosen: slice | list[int] = slice(0, sequences)
 
@@ -162,9 +166,12 @@ class TorchBackend:
         )
         return f"{where}, {self.types.matrices}"
 
-    def new_cache(self, sequences: int) -> BatchCache:
-        """An empty cache for so many sequences."""
-        return BatchCache(self.config.layers, self.config.context, sequences)
+    def new_cache(self, sequences: int, positions: int = 1) -> BatchCache:
+        """An empty cache for so many sequences; on CUDA with room for the positions, up to a limit, from the start."""
+        first = FIRST_CAPACITY
+        if self.device.type == "cuda":
+            first = max(first, min(positions + 1, _MOST_AT_ONCE))
+        return BatchCache(self.config.layers, self.config.context, sequences, first)
 
     @torch.inference_mode()
     def read(self, cache: BatchCache, pieces: Sequence[Piece]) -> Tensor:
@@ -220,8 +227,7 @@ class _Recording:
         aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside):
-            for _ in range(3):  # so that every kernel has been chosen and loaded
-                logits(cache.step(self._given[1]), self._given[0])
+            logits(cache.step(self._given[1]), self._given[0])  # so that every kernel has been chosen and loaded
         torch.cuda.current_stream(device).wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):

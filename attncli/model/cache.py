@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_FIRST_CAPACITY = 64
+FIRST_CAPACITY = 64  # positions
 
 
 class KVCache:
@@ -21,8 +21,10 @@ class KVCache:
 
     places: Tensor | None = None
 
-    def __init__(self, layers: int, limit: int) -> None:
+    def __init__(self, layers: int, limit: int, first: int = FIRST_CAPACITY) -> None:
+        """`first` is how many positions the buffers have room for before they double."""
         self.limit = limit
+        self._first = first
         self._keys: list[Tensor | None] = [None] * layers
         self._values: list[Tensor | None] = [None] * layers
         self._lengths = [0] * layers
@@ -69,7 +71,7 @@ class KVCache:
         """A buffer for `needed` positions that holds the `used` ones of the old."""
         if buffer is not None and buffer.shape[2] >= needed:
             return buffer
-        capacity = _FIRST_CAPACITY if buffer is None else buffer.shape[2]
+        capacity = self._first if buffer is None else buffer.shape[2]
         while capacity < needed:
             capacity *= 2
         batch, heads, _, width = like.shape

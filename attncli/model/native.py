@@ -238,8 +238,8 @@ class NativeBackend:
         """What computes, and in which type."""
         return f"{self.threads} thread{'s' if self.threads > 1 else ''}, {self.types.matrices}"
 
-    def new_cache(self, sequences: int) -> NativeCache:
-        """An empty cache for so many sequences."""
+    def new_cache(self, sequences: int, positions: int = 1) -> NativeCache:
+        """An empty cache for so many sequences, that grows with what is read, whatever will be."""
         config = self.config
         return NativeCache(config.layers, config.kv_heads, config.head_width, sequences, config.context)
 
