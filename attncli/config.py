@@ -286,10 +286,10 @@ SAMPLING_OFF: dict[str, Any] = {  # where a step of drawing does nothing
 class SampleConfig:
     """How the next token is drawn from the model's distribution."""
 
-    temperature: float = 0.8  # 0 takes the most probable token
+    temperature: float = 1.0  # 0 takes the most probable token
     top_k: int = 0  # 0 keeps all
     top_p: float = 1.0  # 1 keeps all
-    min_p: float = 0.02  # 0 keeps all; this much takes away what a small model spells wrong (benchmarks/README.md)
+    min_p: float = 0.05  # 0 keeps all; this much takes away what a small model spells wrong (benchmarks/README.md)
     typical: float = 1.0  # 1 keeps all
     repetition_penalty: float = 1.0  # 1 changes nothing
     presence_penalty: float = 0.0  # 0 changes nothing

@@ -200,7 +200,9 @@ SETTINGS = {
         temperature=0.6, repetition_penalty=1.2, presence_penalty=0.4, logit_bias=((9, -math.inf), (7, 2.0)),
         seed=3, max_new_tokens=35,
     ),
-    "stopped": SampleConfig(temperature=1.2, seed=5, max_new_tokens=35, num_samples=2, stop=("a", "th", "\n")),
+    "stopped": SampleConfig(
+        temperature=1.2, min_p=0.02, seed=5, max_new_tokens=35, num_samples=2, stop=("a", "th", "\n")
+    ),
 }  # fmt: skip
 
 

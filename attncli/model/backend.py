@@ -21,9 +21,9 @@ from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
 
-_MOST_AT_ONCE = (
-    2048  # positions, on CUDA, where a step is recorded anew each time they do: more is memory that may not be used
-)
+_ALIGNED = 64  # positions: buffers are a multiple of it, as the fastest kernels want them
+# Positions, on CUDA, where a step is recorded anew each time the buffers double: more is memory that may not be used.
+_MOST_AT_ONCE = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,10 @@ class Backend(Protocol):
         """
 
 
+def _aligned(positions: int) -> int:
+    return -(-positions // _ALIGNED) * _ALIGNED
+
+
 class BatchCache(KVCache):
     """Keys and values of several sequences of any lengths; a KVCache for some of them at a time.
 
@@ -92,7 +96,8 @@ class BatchCache(KVCache):
     """
 
     def __init__(self, layers: int, limit: int, sequences: int, first: int) -> None:
-        super().__init__(layers, limit + 1, first)
+        super().__init__(layers, _aligned(limit + 1), _aligned(first))
+        self._context = limit
         self._sequences = sequences
         self._chosen: slice | list[int] = slice(0, sequences)
 
@@ -121,8 +126,8 @@ class BatchCache(KVCache):
         """Adds key and value (chosen, K, T, D) of new positions; returns all of the chosen, (chosen, K, length, D)."""
         start = self._lengths[layer]
         end = self._lengths[layer] = start + key.shape[2]
-        if end >= self.limit:
-            raise ValueError(f"{end} positions in a cache of {self.limit - 1}")
+        if end > self._context:
+            raise ValueError(f"{end} positions in a cache of {self._context}")
         whole = key.new_empty(self._sequences, key.shape[1], 0, key.shape[3])
         held = self._keys[layer]
         filled = 0 if held is None else held.shape[2]  # of a buffer any position may be in use

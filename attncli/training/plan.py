@@ -40,9 +40,9 @@ _STEP_PER_FORWARD = 3  # a step takes about three times as long as a forward pas
 _WARMUP_SHARE = 0.05
 _FEWEST_STEPS = 20  # that a run too short is advised to take
 _REPORT_SECONDS = 0.5
-# Up to so many seconds on a CPU: the context, and the tokens of a step. Short runs learn more from many small steps.
+# Up to so many seconds: the context, and the tokens of a step. Short runs learn more from many small steps.
 _CPU_WINDOWS = ((20, 64, 512), (45, 128, 1024), (600, 256, 1024), (3600, 256, 2048), (math.inf, 512, 4096))
-_GPU_WINDOWS = ((math.inf, 256, 16384),)
+_GPU_WINDOWS = ((30, 256, 4096), (math.inf, 256, 16384))
 _SHORTEST_CONTEXT = 8
 _WINDOWS_AT_LEAST = 8  # in the text
 # The shapes chosen among, by parameters. Three layers at least where there is time: what repeats itself needs them.
