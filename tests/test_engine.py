@@ -347,7 +347,7 @@ def test_a_long_text_takes_no_more_memory_than_a_short_one(kind, monkeypatch):
         assert largest <= 256
     first, _, last = taken
     assert last[0] <= first[0] + 10_000
-    places = 256 if backend.exact else 257  # PyTorch's has one that is never in use
+    places = 256 if backend.exact else 264  # PyTorch's has one that is never in use, and is a multiple of 8
     assert last[1] == first[1] == 2 * places * 2 * 8 * 4
     assert last[2] <= first[2] + 2 * 12 * 129 + 500
     assert next(rereads).kept == 128  # it was not at its end

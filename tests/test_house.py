@@ -6,9 +6,11 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import typer
+from typer.models import OptionInfo
 
 from attncli.cli.main import app
 
@@ -156,3 +158,15 @@ def test_nothing_can_execute_what_a_file_says():
         calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)}
         assert not {"eval", "exec", "torch.load", "__import__"} & calls, file
         assert not {"pickle", "marshal", "shelve"} & set(imports(file)), file
+
+
+def test_an_option_named_like_its_value_says_so_itself():
+    """Typer 0.27 names an option after its metavar when that differs from the parameter in its case alone."""
+    unnamed = []
+    for command in app.registered_commands:
+        for name, hint in get_type_hints(command.callback, include_extras=True).items():
+            for info in getattr(hint, "__metadata__", ()):
+                like = isinstance(info, OptionInfo) and info.metavar is not None and info.metavar.lower() == name
+                if like and not str(info.default).startswith("--"):  # where Annotated leaves the first name
+                    unnamed.append((command.callback.__name__, name))
+    assert unnamed == []

@@ -21,7 +21,7 @@ from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
 
-_ALIGNED = 64  # positions: buffers are a multiple of it, as the fastest kernels want them
+_ALIGNED = 8  # positions: buffers are a multiple of it, as the kernels that take a mask want them
 # Positions, on CUDA, where a step is recorded anew each time the buffers double: more is memory that may not be used.
 _MOST_AT_ONCE = 2048
 
