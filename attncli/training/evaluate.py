@@ -16,7 +16,7 @@ from attncli.model.transformer import Transformer
 from attncli.text.corpus import Tokens
 from attncli.training.reports import Score
 
-_TOKENS_AT_ONCE, _ON_A_GPU = 2048, 1 << 15
+_TOKENS_AT_ONCE, _ON_CUDA = 2048, 1 << 14
 _LOGITS_AT_ONCE = 1 << 24
 
 
@@ -43,7 +43,7 @@ def evaluate(
     if windows is not None and windows < len(starts):
         starts, rest = starts[np.linspace(0, len(starts) - 1, windows).round().astype(int)], 0
     nats, scored = 0.0, 0
-    per_batch = max(1, (_TOKENS_AT_ONCE if device.type == "cpu" else _ON_A_GPU) // context)
+    per_batch = max(1, (_ON_CUDA if device.type == "cuda" else _TOKENS_AT_ONCE) // context)
     batches = [starts[i : i + per_batch] for i in range(0, len(starts), per_batch)]
     try:
         for batch in batches:
