@@ -47,8 +47,8 @@ docs: $(INSTALLED)
 	$(BIN)/python docs/refresh.py README.md docs/*.md
 
 # The model that ships, from the texts named in its model card: make stories TEXTS=folder
-# Long stories are seen twice as often as novels, short ones three times. Minutes on a GPU, half a day on two cores; what was
-# stopped goes on when it is made again.
+# Long stories are seen twice as often as novels, short ones three times. Minutes on a GPU, and most of a day on two cores, by
+# estimate; what was stopped goes on when it is made again.
 SIMPLE := $(TEXTS)/stories-simple.train.txt
 NOVELS := $(TEXTS)/stories-novels.train.txt
 SHORT := build/stories-short.txt

@@ -298,7 +298,7 @@ def compare(shape: str, tools: list[str], rounds: int, threads: int, device: str
         )
         same = next((i for i, (a, b) in enumerate(zip(first, told[tool]["ids"], strict=True)) if a != b), NEW)
         print(f"{tool:<24}{row}   {same}", flush=True)
-    if device == "cuda":
+    if device == "cuda" and "attncli bfloat16" in speeds:
         moved, copied = statistics.median(speeds["attncli bfloat16"]["batch 1"]) * weights, copied_per_second()
         print(f"attncli bfloat16 reads {moved / 1e12:.2f} TB/s; a copy moves {copied / 1e12:.2f}: {moved / copied:.0%}")
 

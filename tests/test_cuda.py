@@ -3,6 +3,7 @@
 Skipped where there is no CUDA.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from attncli.text.files import Documents
 from attncli.text.tokenizer import train_tokenizer
 from attncli.training import make_plan, train
 from attncli.training.reports import Result, StepReport
+from attncli.training.step import Trainee
 from tests.conftest import ids_of, story, tiny_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA")
@@ -54,11 +56,17 @@ def test_logits_are_those_of_the_cpu_with_a_cache_and_without(family):
         assert torch.allclose(torch.cat(parts, 1).cpu(), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_texts_are_those_of_the_cpu_past_the_context(family, temperature):
+EVERY_STEP = {
+    "logit_bias": ((9, -math.inf), (7, 2.0)), "repetition_penalty": 1.2, "presence_penalty": 0.4, "top_k": 200,
+    "top_p": 0.95, "typical": 0.9,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("drawing", [{"temperature": 0.0}, {"temperature": 0.9}, {"temperature": 1.3, **EVERY_STEP}])
+def test_texts_are_those_of_the_cpu_past_the_context(family, drawing):
     """A context of 96 begins anew."""
     here, there = pair(vocab_size=300, **family)
-    config = SampleConfig(temperature=temperature, max_new_tokens=120, num_samples=2, seed=3)
+    config = SampleConfig(max_new_tokens=120, num_samples=2, seed=3, **drawing)
     assert made(there, config) == made(here, config)
     assert made(there, config, at_once=2) == made(here, config)
 
@@ -118,6 +126,12 @@ def test_training_in_bfloat16_learns_with_dropout(corpus, tmp_path, compiling):
     assert plan.dtype == "bfloat16"
     found, result = losses(corpus, plan, tmp_path / "m")
     assert result.best.per_token < 0.8 * found[0]
+
+
+def test_a_step_is_compiled():
+    trainee = Trainee(tiny_model().to(CUDA).train(), "muon", 0.1, torch.bfloat16, compiled=True)
+    trainee.step(ids_of(17, batch=4).to(CUDA), step=0, seed=0, lr=0.01, adam_lr=0.001)
+    assert trainee._loss != trainee._working.loss  # which it falls back to
 
 
 def test_a_stopped_run_goes_on_to_about_the_same_score(corpus, tmp_path):

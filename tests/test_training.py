@@ -6,6 +6,7 @@ import json
 import re
 import warnings
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -414,11 +415,20 @@ def test_a_time_that_is_gone_before_the_first_step_is_refused_with_one_that_is_e
     """Also where a longer run scores more of the validation part in the end; a step takes a second here."""
     monkeypatch.setattr(measure_module, "measure_step", lambda *given: 1.0)
     monkeypatch.setattr(plan_module, "measure_window", lambda *given: window)
-    with pytest.raises(UsageProblem, match=r"setting up took 30\.\d s") as refused:
-        make_plan(TrainConfig(seconds=20, size="1x32", context=16), corpus, spent=29.95)
+    monkeypatch.setattr(plan_module, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    config = TrainConfig(seconds=20, size="1x32", context=16, batch_size=8)
+    with pytest.raises(UsageProblem, match=r"setting up took 30\.0 s") as refused:
+        make_plan(config, corpus, spent=30)
     least = float(re.search(r"--time (\d+)s or more", refused.value.hint)[1])
-    steps = make_plan(TrainConfig(seconds=least, size="1x32", context=16), corpus, spent=29.95).schedule.steps
+    steps = make_plan(replace(config, seconds=least), corpus, spent=30).schedule.steps
     assert 20 <= steps <= 24  # enough, and little more
+
+
+def test_a_short_run_takes_small_steps_and_many():
+    for device, short, long in (("cpu", 8, 3600), ("cuda", 15, 60)):
+        (context, tokens), (longer, more) = (plan_module._windows(torch.device(device), s) for s in (short, long))
+        assert context <= longer
+        assert 4 * tokens <= more
 
 
 @pytest.mark.parametrize("seconds", [8, 60, 180, 300, 3600])

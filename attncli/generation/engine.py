@@ -27,7 +27,6 @@ from attncli.text.tokenizer import Tokenizer
 
 _DRAWN_TOGETHER = 256  # random numbers of a sample, so that few calls draw them and a long text needs no more memory
 _AT_ONCE = 64  # texts
-_DRAWN_ON_A_CPU = 1 << 16  # logits of a step, or fewer: copying them takes a GPU less than the dozen calls of a draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +111,6 @@ class _Engine:
         self._context = backend.config.context
         self._vocab_size = tokenizer.vocab_size  # a model may have more ids, without meaning, that fill its matrices
         self._active: list[_Sequence] = []
-        self._device = backend.device  # where tokens are drawn
         self._seen: Seen | None = None
         self._no_draws = torch.empty(0)
         self._text_of = lru_cache(lambda id_: tokenizer.decode([id_]))
@@ -124,10 +122,8 @@ class _Engine:
         free = list(range(slots))[::-1]
         longest = max((len(sequence.ids) for sequence in waiting), default=0)
         cache = self._backend.new_cache(slots, min(longest + self._config.max_new_tokens, self._context))
-        if slots * self._vocab_size <= _DRAWN_ON_A_CPU:
-            self._device = torch.device("cpu")
         if needs_seen(self._config):
-            self._seen = Seen.of([[]] * slots, self._vocab_size, self._device)
+            self._seen = Seen.of([[]] * slots, self._vocab_size, self._backend.device)
         while waiting or self._active:
             while free and waiting:
                 self._admit(waiting.popleft(), free.pop())
@@ -149,9 +145,9 @@ class _Engine:
         drawing, made = list(self._active), 0
         for ahead in range(1 + max(len(sequence.guesses) for sequence in drawing)):
             ids = self._draw(logits, [rows[sequence.number] + ahead for sequence in drawing], drawing)
+            told = self._tell(logits, rows, ahead, ids, drawing)
             if ahead == 0 and fresh:
                 yield PromptsRead(sum(map(len, fresh)), time.perf_counter() - begun)
-            told = self._tell(logits, rows, ahead, ids, drawing)
             going_on = []
             for sequence, id_ in zip(drawing, ids.tolist(), strict=True):
                 yield from self._take(sequence, id_, told.get(sequence.number))
@@ -188,7 +184,7 @@ class _Engine:
             rows[sequence.number] = row
             row += 1 + len(sequence.guesses)
             sequence.read = len(sequence.ids)
-        logits = self._backend.read(cache, pieces).to(self._device)
+        logits = self._backend.read(cache, pieces)
         for source, target, length in copies if self._how.cached else ():
             cache.copy(source, target, length)
         return logits[:, : self._vocab_size], rows

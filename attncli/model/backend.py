@@ -21,9 +21,7 @@ from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
 
-_ALIGNED = 8  # positions: buffers are a multiple of it, as the kernels that take a mask want them
-# Positions, on CUDA, where a step is recorded anew each time the buffers double: more is memory that may not be used.
-_MOST_AT_ONCE = 2048
+_MOST_ROOM = 4096  # positions of all sequences together, before any is read: more is memory that may not be used
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +83,15 @@ class Backend(Protocol):
         """
 
 
-def _aligned(positions: int) -> int:
-    return -(-positions // _ALIGNED) * _ALIGNED
-
-
 class BatchCache(KVCache):
     """Keys and values of several sequences of any lengths; a KVCache for some of them at a time.
 
     The last place of the buffers is never in use: in a step of all sequences it takes what has no meaning.
     """
 
-    def __init__(self, layers: int, limit: int, sequences: int, first: int) -> None:
-        super().__init__(layers, _aligned(limit + 1), _aligned(first))
-        self._context = limit
+    def __init__(self, layers: int, context: int, sequences: int, first: int) -> None:
+        """`first` is how many positions of each sequence there is room for before the buffers double."""
+        super().__init__(layers, context + 1, first)
         self._sequences = sequences
         self._chosen: slice | list[int] = slice(0, sequences)
 
@@ -126,8 +120,8 @@ class BatchCache(KVCache):
         """Adds key and value (chosen, K, T, D) of new positions; returns all of the chosen, (chosen, K, length, D)."""
         start = self._lengths[layer]
         end = self._lengths[layer] = start + key.shape[2]
-        if end > self._context:
-            raise ValueError(f"{end} positions in a cache of {self._context}")
+        if end >= self.limit:
+            raise ValueError(f"{end} positions in a cache of {self.limit - 1}")
         whole = key.new_empty(self._sequences, key.shape[1], 0, key.shape[3])
         held = self._keys[layer]
         filled = 0 if held is None else held.shape[2]  # of a buffer any position may be in use
@@ -172,15 +166,19 @@ class TorchBackend:
         return f"{where}, {self.types.matrices}"
 
     def new_cache(self, sequences: int, positions: int = 1) -> BatchCache:
-        """An empty cache for so many sequences; on CUDA with room for the positions, up to a limit, from the start."""
-        first = FIRST_CAPACITY
+        """An empty cache for so many sequences; what was recorded for another one goes.
+
+        On CUDA, where a step is recorded again whenever the buffers double, there is room for the positions from the
+        start, as long as that is little.
+        """
+        self._recorded, first = None, FIRST_CAPACITY
         if self.device.type == "cuda":
-            first = max(first, min(positions + 1, _MOST_AT_ONCE))
+            first = max(first, min(positions + 1, _MOST_ROOM // sequences))
         return BatchCache(self.config.layers, self.config.context, sequences, first)
 
     @torch.inference_mode()
     def read(self, cache: BatchCache, pieces: Sequence[Piece]) -> Tensor:
-        """Reads pieces of different sequences -> logits (wanted of all pieces, V), below one another."""
+        """Reads pieces of different sequences -> logits (wanted of all pieces, V), good until the next call."""
         if self._is_step(cache, pieces):
             return self._step(cache, pieces)
         groups: dict[tuple[int, int], list[int]] = {}

@@ -66,7 +66,7 @@ INLINE vec larger(vec a, vec b) { return where(a > b, a, b); }
 
 /* a * b + c, rounded once where the processor can: said here, since a compiler left free to choose (-ffp-contract) fuses in one
    copy of a loop and not in another, and then a row's numbers depend on its company. */
-INLINE vec fused(vec a, vec b, vec c) {
+INLINE vec multiply_add(vec a, vec b, vec c) {
 #if defined(__AVX512F__)
     return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__FMA__)
@@ -101,17 +101,17 @@ INLINE vec first_of(const float *x, int n) {
 INLINE vec exponential(vec x) {
     vec inside = larger(x, all(-87.0f));
     inside = where(inside > 88.0f, all(88.0f), inside);
-    vec shifted = fused(inside, all(1.44269504088896341f), all(12582912.0f)); /* + 1.5 * 2^23 leaves n in the lowest bits */
+    vec shifted = multiply_add(inside, all(1.44269504088896341f), all(12582912.0f)); /* + 1.5 * 2^23 leaves n in the lowest bits */
     vec n = shifted - 12582912.0f;
-    vec r = fused(n, all(2.12194440e-4f), fused(n, all(-0.693359375f), inside)); /* ln(2) in two parts */
+    vec r = multiply_add(n, all(2.12194440e-4f), multiply_add(n, all(-0.693359375f), inside)); /* ln(2) in two parts */
     vec p = all(1.0f / 5040);
-    p = fused(p, r, all(1.0f / 720));
-    p = fused(p, r, all(1.0f / 120));
-    p = fused(p, r, all(1.0f / 24));
-    p = fused(p, r, all(1.0f / 6));
-    p = fused(p, r, all(0.5f));
-    p = fused(p, r, all(1.0f));
-    p = fused(p, r, all(1.0f));
+    p = multiply_add(p, r, all(1.0f / 720));
+    p = multiply_add(p, r, all(1.0f / 120));
+    p = multiply_add(p, r, all(1.0f / 24));
+    p = multiply_add(p, r, all(1.0f / 6));
+    p = multiply_add(p, r, all(0.5f));
+    p = multiply_add(p, r, all(1.0f));
+    p = multiply_add(p, r, all(1.0f));
     vec power = (vec)(((uvec)shifted + 127) << 23);
     return where(x < -87.0f, all(0), p * power);
 }
@@ -204,7 +204,7 @@ INLINE void tile(const matrix *m, int block, int blocks, rows all_rows, int firs
         }
         UNROLL for (int r = 0; r < count; r++) {
             vec in = all(x[r * all_rows.x_stride + i]);
-            UNROLL for (int b = 0; b < blocks; b++) total[r][b] = fused(in, w[b], total[r][b]);
+            UNROLL for (int b = 0; b < blocks; b++) total[r][b] = multiply_add(in, w[b], total[r][b]);
         }
     }
     UNROLL for (int b = 0; b < blocks; b++) {
@@ -312,7 +312,7 @@ static void normalize(const model *m, const float *x, int width, norm n, float *
         int count = least(LANES, width - i);
         vec v = first_of(x + i, count);
         for (int j = 0; m->subtracts_mean && j < count; j++) v[j] -= mean;
-        squares = fused(v, v, squares);
+        squares = multiply_add(v, v, squares);
     }
     float rate = 1 / sqrtf(sum(squares) / width + m->eps);
     for (int i = 0; i < width; i++) y[i] = (x[i] - mean) * rate * n.weight[i] + (n.bias ? n.bias[i] : 0);
@@ -409,7 +409,7 @@ INLINE void score(const model *m, const float *keys, const question *asked, int 
             vec key[BESIDE];
             UNROLL for (int s = 0; s < beside; s++) key[s] = *(const vec *)(keys + ((int64_t)(b + s) * D + d) * LANES);
             UNROLL for (int q = 0; q < count; q++)
-                UNROLL for (int s = 0; s < beside; s++) total[q][s] = fused(all(asked[q].query[d]), key[s], total[q][s]);
+                UNROLL for (int s = 0; s < beside; s++) total[q][s] = multiply_add(all(asked[q].query[d]), key[s], total[q][s]);
         }
         UNROLL for (int q = 0; q < count; q++)
             UNROLL for (int s = 0; s < beside; s++) *(vec *)(asked[q].weights + (b + s) * LANES) = total[q][s] * m->score_scale;
@@ -446,7 +446,7 @@ INLINE void mix(const model *m, const float *values, const question *asked, int 
         UNROLL for (int q = 0; q < count; q++) total[q] = all(0);
         for (int64_t s = first; s < end; s++) {
             vec value = *(const vec *)(values + s * D + d);
-            UNROLL for (int q = 0; q < count; q++) total[q] = fused(all(asked[q].weights[s]), value, total[q]);
+            UNROLL for (int q = 0; q < count; q++) total[q] = multiply_add(all(asked[q].weights[s]), value, total[q]);
         }
         UNROLL for (int q = 0; q < count; q++) *(vec *)(asked[q].mixed + d) = total[q];
     }
@@ -455,7 +455,7 @@ INLINE void mix(const model *m, const float *values, const question *asked, int 
     UNROLL for (int q = 0; q < count; q++) total[q] = all(0);
     for (int64_t s = first; s < end; s++) {
         vec value = first_of(values + s * D + d, D - d);
-        UNROLL for (int q = 0; q < count; q++) total[q] = fused(all(asked[q].weights[s]), value, total[q]);
+        UNROLL for (int q = 0; q < count; q++) total[q] = multiply_add(all(asked[q].weights[s]), value, total[q]);
     }
     for (int q = 0; q < count; q++) memcpy(asked[q].mixed + d, &total[q], (D - d) * sizeof(float));
 }

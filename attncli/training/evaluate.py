@@ -16,8 +16,14 @@ from attncli.model.transformer import Transformer
 from attncli.text.corpus import Tokens
 from attncli.training.reports import Score
 
-_TOKENS_AT_ONCE, _ON_CUDA = 2048, 1 << 14
+_TOKENS_AT_ONCE = {"cuda": 1 << 14}
+_TOKENS_AT_ONCE_ELSEWHERE = 2048
 _LOGITS_AT_ONCE = 1 << 24
+
+
+def windows_at_once(device: torch.device, context: int) -> int:
+    """How many windows of so many tokens are scored together on a device."""
+    return max(1, _TOKENS_AT_ONCE.get(device.type, _TOKENS_AT_ONCE_ELSEWHERE) // context)
 
 
 @torch.inference_mode()
@@ -43,7 +49,7 @@ def evaluate(
     if windows is not None and windows < len(starts):
         starts, rest = starts[np.linspace(0, len(starts) - 1, windows).round().astype(int)], 0
     nats, scored = 0.0, 0
-    per_batch = max(1, (_ON_CUDA if device.type == "cuda" else _TOKENS_AT_ONCE) // context)
+    per_batch = windows_at_once(device, context)
     batches = [starts[i : i + per_batch] for i in range(0, len(starts), per_batch)]
     try:
         for batch in batches:

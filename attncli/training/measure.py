@@ -18,13 +18,12 @@ from attncli.model.device import physical_memory
 from attncli.model.fused import logits_at_once
 from attncli.model.transformer import Transformer, initialize
 from attncli.text.corpus import Corpus, batch
-from attncli.training.evaluate import evaluate
+from attncli.training.evaluate import evaluate, windows_at_once
 from attncli.training.step import Trainee
 
 MEMORY_SHARE = 0.8  # of the machine's memory that a run may plan to use
 _SEED_OF_MEASUREMENT = 0
 _LEAST_MEASURED, _MOST_MEASURED = 3, 10  # steps that are timed
-_WINDOWS_MEASURED = 8
 _FASTER = 0.97  # of the time with twice the threads, or less: then fewer are taken
 
 
@@ -170,6 +169,6 @@ def measure_window(model_config: ModelConfig, room: Room) -> float:
     times = []
     for _ in range(2):
         began = time.monotonic()
-        scored = evaluate(model, room.corpus.val, windows=_WINDOWS_MEASURED).scored
+        scored = evaluate(model, room.corpus.val, windows=windows_at_once(room.device, model_config.context)).scored
         times.append((time.monotonic() - began) * model_config.context / scored)
     return min(times)

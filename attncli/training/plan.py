@@ -153,7 +153,7 @@ def _affordable_steps(seconds: float, gone: float, closing: float, step_seconds:
     each = step_seconds * (1 + _EVALUATIONS * _EVALUATION_SHARE)
     steps = int((seconds - gone - closing) / each)
     if steps < 1:
-        # With more time the end may take more of it, by these shares at most.
+        # With more time the end may take more of it, by about these shares.
         growing = _CLOSING_SHARE + _JUDGING_SHARE
         least = math.ceil((gone + closing - growing * seconds + _FEWEST_STEPS * each) / (1 - growing))
         raise UsageProblem(

@@ -119,15 +119,16 @@ class Trainee:
         if self._working is self.model:
             return
         gradients = [working.grad for working in self._copies if working.grad is not None]
-        sums = [weight.grad for weight in self._weights if weight.grad is not None]
         assert len(gradients) == len(self._weights)
-        if sums:
-            torch._foreach_add_(sums, [gradient.float() for gradient in gradients])
-        else:
+        if self._weights[0].grad is None:
             sums = [torch.empty_like(weight) for weight in self._weights]
             torch._foreach_copy_(sums, gradients)
-            for weight, gradient in zip(self._weights, sums, strict=True):
-                weight.grad = gradient
+            for weight, total in zip(self._weights, sums, strict=True):
+                weight.grad = total
+        else:
+            for weight, gradient in zip(self._weights, gradients, strict=True):
+                assert weight.grad is not None
+                weight.grad += gradient
         for working in self._copies:
             working.grad = None
 
