@@ -202,10 +202,10 @@ head  nats P(␣and)
  1.0 -0.03     39% ▌
  0.0  0.00     40%
 
-Every head  drop in nats
+Every head  change in nats
   layer    .0    .1
-      0  0.00  1.39
-      1  0.03 -0.69
+      0  0.00 -1.39
+      1 -0.03 +0.69
 
 Heads can stand in for one another.
 

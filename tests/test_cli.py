@@ -10,11 +10,14 @@ import subprocess
 import sys
 import unicodedata
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 
+from attncli.checkpoint import directory
+from attncli.cli import finding
 from attncli.cli.main import run
 from attncli.cli.options import parse_count, parse_seconds
 from tests.conftest import story
@@ -669,10 +672,27 @@ def test_a_reader_that_leaves_ends_a_text_quietly(at_home):
 def test_a_text_without_a_standard_output_ends_without_a_traceback(at_home, options):
     """As `>&-` does."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    arguments = [sys.executable, "-m", "attncli", "generate", "The cat", "-n", "5", "-t", "0", *options]
+    arguments = [sys.executable, "-m", "attncli", "generate", "The cat", "-m", "story", "-n", "5", "-t", "0", *options]
     command = ["sh", "-c", 'exec "$@" >&-', "sh", *arguments]
     found = subprocess.run(command, cwd=at_home, env=environment, capture_output=True, text=True, timeout=60)
     assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("named", "status", "said"),
+    [
+        ((), "finished", "model story, the newest in ./checkpoints\n"),
+        ((), "stopped", "model story, the newest in ./checkpoints, its run stopped\n"),
+        (("-m", "story"), "finished", ""),
+    ],
+)
+def test_which_model_was_taken_is_told_where_there_are_others(at_home, capsys, monkeypatch, named, status, said):
+    greedy = ("generate", "The cat", "-n", "3", "-t", "0", *named)
+    assert ask(capsys, *greedy)[2] == ""
+    (entry,) = directory.list_models()
+    monkeypatch.setattr(finding, "known_models", lambda: [entry, entry])
+    monkeypatch.setattr(finding, "newest_model", lambda: replace(entry, status=status))
+    assert ask(capsys, *greedy)[2] == said
 
 
 def test_more_candidates_than_there_are_tokens_are_all_of_them(at_home, capsys):

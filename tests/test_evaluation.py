@@ -3,11 +3,13 @@
 import io
 import json
 import math
+import shutil
 
 import pytest
 import torch
 import transformers
 
+from attncli.checkpoint import directory
 from attncli.checkpoint.store import Checkpoint, write_checkpoint
 from attncli.cli.main import run
 from attncli.render.evaluation import comparison, evaluation_screen, honesty_document, measured_on, memorization_lines
@@ -137,6 +139,18 @@ def test_the_screen_has_the_figures(here, capsys):
     assert " ".join(out.split()).endswith("of the same tokens.")
 
 
+def test_the_model_that_ships_is_named_as_any_other(folder, tmp_path, capsys, monkeypatch):
+    """Outside the folder that it lies in; and where another name is wrong, it is among those that there are."""
+    shipped = shutil.copytree(folder / "checkpoints" / "m", tmp_path / "with attncli" / directory.SHIPPED)
+    shutil.copy(folder / "text.txt", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(directory, "_SHIPPED_PLACES", (shipped,))
+    code, out, _ = ask(capsys, "eval", directory.SHIPPED, "text.txt")
+    assert code == 0
+    assert out.startswith(f"{directory.SHIPPED} on text.txt")
+    assert f"There is: {directory.SHIPPED}." in ask(capsys, "eval", "storys", "text.txt")[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -193,6 +207,7 @@ YARDSTICKS = Yardsticks(gzip=3.0, xz=2.5, ngram=1.6, given=900, given_of=900, sc
     [
         (2.5, 1.6, "The model needs 20% fewer bits than xz -9 and 25% more than a 5-gram model of the same tokens."),
         (2.5, None, "The model needs 20% fewer bits than xz -9."),
+        (4.0, None, "The model needs 33% fewer bits than gzip -9."),
         (2.001, 4.0, "The model needs as many bits as xz -9 and 50% fewer than a 5-gram model of the same tokens."),
         (1.0, 2.0, "The model needs 100% more bits than xz -9 and as many as a 5-gram model of the same tokens."),
         (0.0, None, "The model needs as many bits as xz -9."),

@@ -171,6 +171,7 @@ def test_a_mistake_is_an_error_and_nothing_is_lost(say, alone):
         assert found.out.startswith(first * 2)
         assert "temperature         1.0" in found.out
     assert say("/again").err.startswith("error: There is no text yet.")
+    assert "It is a setting: /set temperature VALUE." in say("/temperature 0").err
 
 
 def test_settings_are_listed_with_their_values(say):

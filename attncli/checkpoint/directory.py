@@ -69,8 +69,7 @@ def find_model(name: str | None) -> Path:
     """
     name = name or os.environ.get("ATTNCLI_MODEL") or None
     if name is None:
-        newest = max(list_models(), key=lambda entry: entry.modified, default=None)
-        if newest is not None:
+        if (newest := newest_model()) is not None:
             return newest.path
         if (shipped := shipped_model()) is not None:
             return shipped
@@ -84,7 +83,7 @@ def find_model(name: str | None) -> Path:
         )
     if name == SHIPPED and (shipped := shipped_model()) is not None:
         return shipped
-    known = ", ".join(entry.name for entry in list_models())
+    known = ", ".join(entry.name for entry in known_models())
     raise BadCheckpoint(
         f"There is no model {name!r}: no such directory, nor one in ./{MODELS_FOLDER}.",
         f"There is: {known}." if known else TRAIN_FIRST,
@@ -94,6 +93,19 @@ def find_model(name: str | None) -> Path:
 def shipped_model() -> Path | None:
     """The directory of the model that comes with attncli, if it does."""
     return next((place for place in _SHIPPED_PLACES if (place / CONFIG).is_file()), None)
+
+
+def newest_model() -> ModelEntry | None:
+    """Of those in ./checkpoints the one written last."""
+    return max(list_models(), key=lambda entry: entry.modified, default=None)
+
+
+def known_models() -> list[ModelEntry]:
+    """Those in ./checkpoints, and the one that ships unless one there has its name."""
+    entries = list_models()
+    if not any(entry.name == SHIPPED for entry in entries) and (shipped := shipped_model()) is not None:
+        entries += [entry for entry in list_models(shipped.parent) if entry.name == SHIPPED]
+    return entries
 
 
 def name_of(path: Path) -> str:

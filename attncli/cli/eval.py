@@ -75,7 +75,8 @@ def eval(
 
 def _model_and_files(words: list[str], model: str | None) -> tuple[str | None, list[str]]:
     """Of several words the first is a model, unless it is a text or -m names one."""
-    from attncli.checkpoint.directory import CONFIG, MODELS_FOLDER, find_model
+    from attncli.checkpoint.directory import CONFIG, MODELS_FOLDER, find_model, known_models
+    from attncli.checkpoint.hub import is_of_hub
 
     if not words:
         raise UsageProblem("There is no text to score.", "Give a file: attncli eval book.txt")
@@ -83,6 +84,7 @@ def _model_and_files(words: list[str], model: str | None) -> tuple[str | None, l
     if max(map(len, first.split("/"))) > _LONGEST_NAME:
         raise BadInput(f"There is no file {first[:40]}…: the name is too long.", "Pipe a text in, and say - for it.")
     is_model = any((folder / CONFIG).is_file() for folder in (Path(first), MODELS_FOLDER / first))
+    is_model = is_model or any(first == entry.name for entry in known_models()) or bool(more and is_of_hub(first))
     if model is not None or not first or Path(first).is_file():
         return model, words
     if is_model and more:

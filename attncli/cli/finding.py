@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from attncli.checkpoint.directory import find_model
+from attncli.checkpoint.directory import MODELS_FOLDER, find_model, known_models, newest_model
 from attncli.errors import UsageProblem
 
 
@@ -26,3 +26,14 @@ def find(model: str | None, revision: str | None = None, *, weights: bool = True
     if revision is not None:
         raise UsageProblem("--revision is of a model of the hub.", "Name one with -m owner/name, or leave it out.")
     return find_model(model)
+
+
+def note_default(model: str | None) -> None:
+    """Says which model of ./checkpoints was taken where none is named and there are others."""
+    from attncli.render.console import print_note
+
+    newest = newest_model()
+    if model or os.environ.get("ATTNCLI_MODEL") or newest is None or len(known_models()) == 1:
+        return
+    run = "" if newest.status in ("finished", "elsewhere") else f", its run {newest.status}"
+    print_note(f"model {newest.name}, the newest in ./{MODELS_FOLDER}{run}")

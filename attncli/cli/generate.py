@@ -112,6 +112,7 @@ def generate(
     from attncli.generation.bias import parse_bias, token_biases
 
     biases = [parse_bias(word) for word in logit_bias or ()]
+    from attncli.cli.finding import note_default
     from attncli.cli.loading import load_to_generate
     from attncli.cli.showing import Showing
     from attncli.generation.engine import EngineConfig
@@ -126,6 +127,7 @@ def generate(
         talk(Talk(loaded, backend, config, showing, how), prompt)
     else:
         showing.make(loaded, backend, texts, config, how, file=prompts, verify=verify, tell_seed=seed is None)
+        note_default(model)
 
 
 def _texts(prompt: str | None, file: str | None) -> list[str]:

@@ -12,15 +12,13 @@ def models(json: JsonOption = False) -> None:
     attncli models
     attncli models --json
     """
-    from attncli.checkpoint.directory import MODELS_FOLDER, SHIPPED, TRAIN_FIRST, find_model, list_models, shipped_model
+    from attncli.checkpoint.directory import MODELS_FOLDER, TRAIN_FIRST, find_model, known_models
     from attncli.checkpoint.formats import config_from_json
     from attncli.model.count import count_parameters
     from attncli.render.console import output, print_json, print_note, show
     from attncli.render.models import models_document, models_table
 
-    entries = list_models()
-    if not any(entry.name == SHIPPED for entry in entries) and (shipped := shipped_model()) is not None:
-        entries += [entry for entry in list_models(shipped.parent) if entry.name == SHIPPED]
+    entries = known_models()
     parameters = {}
     for entry in entries:
         try:

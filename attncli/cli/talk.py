@@ -17,7 +17,7 @@ import typer
 from attncli.checkpoint.store import LoadedModel
 from attncli.cli.lines import Lines
 from attncli.cli.outputs import refuse_files, write_file
-from attncli.cli.settings import changed
+from attncli.cli.settings import changed, option, setting
 from attncli.cli.showing import Showing
 from attncli.config import SampleConfig
 from attncli.errors import AttnError, UsageProblem
@@ -107,8 +107,8 @@ class Talk:
     def _command(self, word: str, rest: str) -> bool:
         name = _command_named(word)
         if name == "set" and rest.strip():
-            setting, self._config = changed(self._config, rest, self._loaded.tokenizer)
-            print_note(setting_line(setting, self._config, self._token))
+            moved, self._config = changed(self._config, rest, self._loaded.tokenizer)
+            print_note(setting_line(moved, self._config, self._token))
         elif name == "set":
             show(self._console, settings_screen(self._config, self._token, self._console.width))
         elif name == "seed":
@@ -187,9 +187,12 @@ def _command_named(word: str) -> str:
         return names[word.lower()]
     if len(found) == 1:
         return found.pop()
+    hint = "/help lists what there is; a text that begins with / is given as //."
+    with suppress(UsageProblem):
+        hint = f"It is a setting: /set {option(setting(word))} VALUE. {hint}"
     raise UsageProblem(
         f"/{word} could be {' or '.join(f'/{name}' for name in sorted(found))}." if found else f"There is no /{word}.",
-        "/help lists what there is; a text that begins with / is given as //.",
+        hint,
     )
 
 

@@ -32,7 +32,7 @@ def ablation_screen(found: Ablation, model: str, width: int, *, everything: bool
     predicted = f"{_named(found.predicted)} {percent(found.before.probability)}, with every head in place"
     parts += [Text(fold(predicted, width)), Text(), _ranking_title(found, width), _ranking(found, width)]
     if (grid := _grid(found, width)) is not None:
-        parts += [Text(), Text(fit("Every head", width), "bold cyan").append("  drop in nats", "not bold dim"), grid]
+        parts += [Text(), Text(fit("Every head", width), "bold cyan").append("  change in nats", "not bold dim"), grid]
     caution = _CAUTION if len(_CAUTION) <= width else "Heads can stand in for one another."
     return Group(*parts, Text(), Text(fold(caution, width), "dim"))
 
@@ -137,7 +137,7 @@ def _grid(found: Ablation, width: int) -> Table | None:
     table.add_row(Text("layer", "dim"), *(Text(f".{head}", "dim") for head in range(found.heads)))
     by_head = {effect.heads[0]: found.drop(effect) for effect in found.effects}
     for layer in range(found.layers):
-        cells = (_nats(-by_head[layer, head]).removeprefix("+") for head in range(found.heads))
+        cells = (_nats(by_head[layer, head]) for head in range(found.heads))
         table.add_row(Text(str(layer), "dim"), *cells)
     return table
 

@@ -192,8 +192,9 @@ def _random_cut(checks: EdgeChecks, where: str, width: int) -> list[Text]:
         lines.append(f"→: P({label}) {before} with it cut off")
     if checks.random is not None:
         drawn = f" of {checks.random_of}" if checks.random_cuts < checks.random_of else ""
+        others = "the only other" if checks.random_of == 1 else f"mean of {checks.random_cuts}{drawn} others"
         line = f"a random cut: {before} → {percent(checks.random)}"
-        for more in (f" (mean of {checks.random_cuts}{drawn} others)", f" in {where}" if where == EVERYWHERE else ""):
+        for more in (f" ({others})", f" in {where}" if where == EVERYWHERE else ""):
             line += more if cell_len(line + more) <= width else ""
         lines.append(line)
     if where != EVERYWHERE:

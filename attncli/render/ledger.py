@@ -14,7 +14,7 @@ from rich.text import Text
 from attncli.explain.findings import Floats, Ledger
 from attncli.render.escape import fold, token_label
 from attncli.render.heading import LABEL, named, next_label, question_document, question_heading, titled, token_document
-from attncli.render.numbers import bar
+from attncli.render.numbers import bar, plural
 
 _ROWS = 8  # heads and sources shown by name
 Entry = tuple[str, float]
@@ -26,8 +26,8 @@ def ledger_screen(found: Ledger, model: str, console: Console) -> RenderableType
     sources = [f"{at} {token_label(piece, LABEL)}" for at, piece in enumerate(asked.pieces)][: asked.focus + 1]
     heads = [f"head {layer}.{head}" for layer in range(asked.layers) for head in range(asked.heads)]
     parts = _components(found)
-    by_head = _largest(heads, found.heads.sum(-1).ravel(), "heads")
-    by_source = _largest(sources, found.heads.sum((0, 1))[: asked.focus + 1], "sources")
+    by_head = _largest(heads, found.heads.sum(-1).ravel(), "head")
+    by_source = _largest(sources, found.heads.sum((0, 1))[: asked.focus + 1], "source")
     most = max(abs(value) for _, value in (*parts, *by_head, *by_source))
     column = max(cell_len(name) for name, _ in (*parts, *by_head, *by_source))
     target = next_label(found.target, LABEL)
@@ -72,12 +72,12 @@ def _components(found: Ledger) -> list[Entry]:
     return entries
 
 
-def _largest(names: Sequence[str], values: Floats, things: str) -> list[Entry]:
+def _largest(names: Sequence[str], values: Floats, thing: str) -> list[Entry]:
     """The largest of either sign by name, the rest together."""
     order = np.argsort(-np.abs(values), kind="stable")
     entries = [(names[at], float(values[at])) for at in order[:_ROWS]]
     if len(order) > _ROWS:
-        entries.append((f"{len(order) - _ROWS} more {things}", float(values[order[_ROWS:]].sum())))
+        entries.append((plural(len(order) - _ROWS, f"more {thing}"), float(values[order[_ROWS:]].sum())))
     return entries
 
 
