@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ from attncli.cli.train import train
 from attncli.errors import AttnError, OutOfRoom, UsageProblem
 
 _DONE = 0
+_PANELS_FROM = 60  # columns: in fewer a panel of options would cut their names off
 # What PyTorch says of a GPU and of a CPU, and Python when a thread's stack finds no place, without types of their own.
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread|bad_alloc", re.IGNORECASE)
 # The library's UsageError, wherever its version keeps it.
@@ -48,7 +50,7 @@ app = typer.Typer(
     cls=FirstPage,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode="rich",
+    rich_markup_mode="rich" if shutil.get_terminal_size().columns >= _PANELS_FROM else None,
 )
 _PANELS: dict[str, list[Callable[..., None]]] = {
     "Start here": [train, generate, explain, tokenize],
