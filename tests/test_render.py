@@ -830,7 +830,11 @@ def test_a_plan_fits_and_says_what_will_happen(width):
     early = " ".join(shown(plan_table(replace(PLAN, most_steps=1830), "stories", "text"), width).split())
     assert "at most 5m 00s: about 1,830 steps" in early
     steps = " ".join(shown(plan_table(replace(PLAN, seconds=None), "stories", "text"), width).split())
-    assert "training 1,830 steps, 15M tokens" in steps
+    assert "training about 3m 42s: 1,830 steps, 15M tokens" in steps
+    slow = replace(PLAN, seconds=None, compiled=True, step_seconds=14.5)
+    steps = " ".join(shown(plan_table(slow, "stories", "text"), width).split())
+    assert "training up to 7h 22m: 1,830 steps" in steps
+    assert "about 14.50 s a step" in steps
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])

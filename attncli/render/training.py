@@ -18,7 +18,7 @@ from rich.text import Text
 
 from attncli.render.escape import fit, one_line, visible
 from attncli.render.live import LiveDisplay, best_heads
-from attncli.render.numbers import count, duration, plural, size
+from attncli.render.numbers import count, duration, plural, precise_duration, size
 from attncli.render.passing import passing_bar
 from attncli.text.files import Listener, Progress
 from attncli.training.curves import RunCurves
@@ -49,6 +49,9 @@ def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
     if plan.seconds is not None:
         most = "at most " if plan.schedule.steps == plan.most_steps else ""
         length = f"{most}{duration(plan.seconds)}: about {length}"
+    else:  # steps are measured as they are before they are compiled
+        seconds = plan.schedule.steps * plan.step_seconds + plan.closing_seconds
+        length = f"{'up to' if plan.compiled else 'about'} {duration(seconds)}: {length}"
     shape = f"{plural(model.layers, 'layer')} x {plural(model.heads, 'head')}, width {model.width}"
     parts = f", in {plan.grad_accum} parts" if plan.grad_accum > 1 else ""
     again = ", activations computed twice" if plan.checkpoint_activations else ""
@@ -67,7 +70,7 @@ def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
     yield "recipe", kept, "weight_decay", "dropout"
     threads = f", {plural(plan.threads, 'thread')}" if plan.device == "cpu" else ""
     yield "machine", f"{plan.device}, {plan.dtype}{threads}{compiled}{saved}", "dtype", "threads", "compiled"
-    yield "needs", f"about {plan.step_seconds * 1e3:.0f} ms a step, {size(plan.memory_bytes)} of memory"
+    yield "needs", f"about {precise_duration(plan.step_seconds)} a step, {size(plan.memory_bytes)} of memory"
 
 
 class TrainingScreen:
