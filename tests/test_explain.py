@@ -1,6 +1,7 @@
 """The first screen's numbers, held to their definitions."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -266,8 +267,11 @@ def test_a_layer_head_or_token_that_is_not_there_is_refused(focus):
 def test_a_text_that_cannot_be_read_is_refused():
     with pytest.raises(BadInput, match="no tokens"):
         explained(text="")
-    with pytest.raises(BadInput, match="reads at most 96"):
-        explained(text="cat " * 200)
+    long = "cat né " * 200
+    with pytest.raises(BadInput, match="reads at most 96") as refused:
+        explained(text=long)
+    fitting = int(re.search(r"the first (\d+) characters fit", refused.value.hint)[1])
+    assert len(TOKENIZER.pieces(long[:fitting])) <= 96 < len(TOKENIZER.pieces(long[: fitting + 2]))
 
 
 def test_findings_are_plain_records():

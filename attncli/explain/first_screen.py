@@ -138,8 +138,10 @@ def refuse_length(pieces: Sequence[Piece], context: int) -> None:
     if not pieces:
         raise BadInput("The text has no tokens.", 'Give a sentence: attncli explain "He sat on the river\'s bank"')
     if len(pieces) > context:
+        fitting = sum(len(piece.completed) for piece in pieces[:context])
         raise BadInput(
-            f"The text has {len(pieces)} tokens, and the model reads at most {context}.", "Give a shorter one."
+            f"The text has {len(pieces)} tokens, and the model reads at most {context}.",
+            f"Give less of it: the first {fitting} characters fit.",
         )
 
 
