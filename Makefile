@@ -1,5 +1,5 @@
-# make demo   a first minute with attncli: generate and explain with the model that ships, then train one on text that
-#             every Python has
+# make demo   a first minute with attncli: generate and explain with the model that ships, then train one on stories
+#             that it wrote
 # make test   everything that must hold: ruff, mypy, pytest
 # Both make .venv and install what they need.
 
@@ -20,9 +20,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-build/topics.txt: $(INSTALLED)
+build/tales.txt: | $(INSTALLED)
 	@mkdir -p build
-	$(BIN)/python -c "from pydoc_data.topics import topics; print('\n<|endoftext|>\n'.join(topics.values()))" > $@
+	$(BIN)/attncli generate -m stories --num-samples 300 --seed 1 --jsonl > build/tales.jsonl
+	$(BIN)/python -c "import json; print('\n<|endoftext|>\n'.join(json.loads(line)['text'].strip() for line in open('build/tales.jsonl')))" > $@
 
 # Shows each command as a user would type it, then runs it.
 define try
@@ -30,11 +31,13 @@ define try
 	@$(BIN)/attncli $(1)
 endef
 
-demo: $(INSTALLED) build/topics.txt
+demo: $(INSTALLED)
 	$(call try,generate -m stories "Once upon a time" -n 80 --seed 1)
 	$(call try,explain -m stories "The little dog sat by the river's bank")
-	$(call try,train build/topics.txt --time 1m --name demo --seed 1 --force)
-	$(call try,generate -m demo "A class definition" -n 60 --seed 1)
+	@echo; echo "A text to train on: 300 stories that this model writes."
+	@$(MAKE) --no-print-directory build/tales.txt
+	$(call try,train build/tales.txt --time 1m --name demo --seed 1 --force)
+	$(call try,generate -m demo "Once upon a time" -n 80 --seed 1)
 
 test: $(INSTALLED)
 	$(BIN)/ruff format --check .
