@@ -23,13 +23,13 @@ from attncli.model.transformer import Transformer, initialize
 from attncli.training.measure import shape
 from attncli.training.step import Trainee
 
-# Layers, width, vocabulary, context, windows.
+# Layers, width, vocabulary, context, windows, dropout.
 TRAINED = (
-    (5, 256, 4096, 512, 32),
-    (5, 256, 4096, 512, 64),
-    (5, 256, 4096, 512, 128),
-    (8, 224, 4096, 512, 64),
-    (12, 768, 32000, 1024, 32),
+    (5, 256, 4096, 512, 32, 0.1),
+    (5, 256, 4096, 512, 64, 0.1),
+    (5, 256, 4096, 512, 128, 0.1),
+    (8, 224, 4096, 512, 64, 0.1),
+    (12, 768, 32000, 1024, 32, 0.0),
 )
 GENERATED = ((6, 384, 4096), (20, 2048, 32000))  # layers, width, vocabulary
 NEW = 256
@@ -63,10 +63,12 @@ def ceilings(device: str) -> float:
     return rate
 
 
-def train(device: str, rate: float, layers: int, width: int, vocabulary: int, context: int, windows: int) -> None:
+def train(
+    device: str, rate: float, layers: int, width: int, vocabulary: int, context: int, windows: int, dropout: float
+) -> None:
     config = shape(layers, width, vocabulary, context)
     for compiled in (False, True):
-        model = Transformer(config, dropout=0.1)
+        model = Transformer(config, dropout)
         initialize(model, torch.Generator().manual_seed(0))
         trainee = Trainee(model.to(device).train(), "muon", 0.1, torch.bfloat16, compiled=compiled)
         rows = torch.randint(vocabulary, (windows, context + 1), device=device)

@@ -83,10 +83,10 @@ def _model_and_files(words: list[str], model: str | None) -> tuple[str | None, l
     first, *more = words
     if max(map(len, first.split("/"))) > _LONGEST_NAME:
         raise BadInput(f"There is no file {first[:40]}…: the name is too long.", "Pipe a text in, and say - for it.")
-    is_model = any((folder / CONFIG).is_file() for folder in (Path(first), MODELS_FOLDER / first))
-    is_model = is_model or any(first == entry.name for entry in known_models()) or bool(more and is_of_hub(first))
     if model is not None or not first or Path(first).is_file():
         return model, words
+    is_model = any((folder / CONFIG).is_file() for folder in (Path(first), MODELS_FOLDER / first))
+    is_model = is_model or any(first == entry.name for entry in known_models()) or bool(more and is_of_hub(first))
     if is_model and more:
         return first, more
     if (is_model and not Path(first).exists()) or (Path(first) / CONFIG).is_file():

@@ -32,8 +32,10 @@ def note_default(model: str | None) -> None:
     """Says which model of ./checkpoints was taken where none is named and there are others."""
     from attncli.render.console import print_note
 
+    if model or os.environ.get("ATTNCLI_MODEL"):
+        return
     newest = newest_model()
-    if model or os.environ.get("ATTNCLI_MODEL") or newest is None or len(known_models()) == 1:
+    if newest is None or len(known_models()) == 1:
         return
     run = "" if newest.status in ("finished", "elsewhere") else f", its run {newest.status}"
     print_note(f"model {newest.name}, the newest in ./{MODELS_FOLDER}{run}")
