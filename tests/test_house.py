@@ -169,6 +169,7 @@ def test_help_cuts_no_name_off_where_there_is_little_room(name):
         command, env=os.environ | {"COLUMNS": "40"}, capture_output=True, text=True, check=True
     ).stdout
     options = [option for param in get_command(app).commands[name].params if not param.hidden for option in param.opts]
+    assert told.count(f"\n  attncli {name} ") == 2  # the examples, each on a line of its own
     assert len(options) > 20
     assert [option for option in options if option not in told] == []
 

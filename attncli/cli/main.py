@@ -6,6 +6,7 @@ Commands import what they need when they run, so that help and tokenizing start 
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import re
 import shutil
@@ -45,20 +46,25 @@ _NO_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thr
 # The library's UsageError, wherever its version keeps it.
 _USAGE_ERROR = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 
+_PANELS = shutil.get_terminal_size().columns >= _PANELS_FROM
+
 app = typer.Typer(
     name="attncli",
     cls=FirstPage,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode="rich" if shutil.get_terminal_size().columns >= _PANELS_FROM else None,
+    rich_markup_mode="rich" if _PANELS else None,
 )
-_PANELS: dict[str, list[Callable[..., None]]] = {
+_COMMANDS: dict[str, list[Callable[..., None]]] = {
     "Start here": [train, generate, explain, tokenize],
     "Look closer": [next_, heads, ablate, faithful, compare, neighbors, analogy, eval, bench, plot, info, models],
 }
-for _panel, _commands in _PANELS.items():
+for _panel, _commands in _COMMANDS.items():
     for _command in _commands:
-        app.command(_command.__name__.rstrip("_"), rich_help_panel=_panel)(_command)
+        _told = inspect.getdoc(_command) or ""
+        if not _PANELS:
+            _told = _told.replace("\n\n", "\n\n\b\n")  # keeps the examples on lines of their own
+        app.command(_command.__name__.rstrip("_"), help=_told, rich_help_panel=_panel)(_command)
 
 
 def _print_version(asked: bool) -> None:
