@@ -216,6 +216,21 @@ def test_our_tokenizer_is_read_by_them(kind, tmp_path):
     assert theirs.eos_token_id == ours.end_of_text
 
 
+@pytest.mark.parametrize("name", ["qwen3-window", "llama", "gpt2"])
+def test_they_generate_from_a_padded_batch_what_each_text_gives_alone(name, tmp_path, tokenizer):
+    write_ours(tmp_path / "ours", tokenizer, **FAMILIES[name])
+    reads, model = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours"), read_by_them(tmp_path / "ours")
+    texts, end = ["The", "The small grey cat sat under the tree", "On a"], reads.eos_token_id
+
+    def continued(batch):
+        asked = reads(batch, return_tensors="pt", padding=len(batch) > 1)
+        made = model.generate(**asked, do_sample=False, max_new_tokens=20)[:, asked["input_ids"].shape[1] :].tolist()
+        return [ids[: ids.index(end)] if end in ids else ids for ids in made]
+
+    assert reads.padding_side == "left"
+    assert continued(texts) == [continued([text])[0] for text in texts]
+
+
 FRAME = {  # what tokenizer.json, and what tokenizer_config.json say of the tokens before a text
     "nothing": (None, {}),
     "a post-processor": ("<s> $A", {}),

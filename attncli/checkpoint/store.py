@@ -214,9 +214,13 @@ def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
     ends = sorted(checkpoint.end_ids or _ids(tokenizer.end_of_text, tokenizer))
     end = ends if len(ends) > 1 else ends[0] if ends else None
     named = tokenizer.end_of_text if tokenizer.end_of_text in ends else min(ends, default=None)
+    end_token = None if named is None else tokenizer.decode([named])
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": None if named is None else tokenizer.decode([named]),
+        "eos_token": end_token,
+        "pad_token": end_token,  # the attention mask tells the two apart
+        "padding_side": "left",  # so that what is generated follows every text of a batch
+        "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": checkpoint.config.context,
         "clean_up_tokenization_spaces": False,
     }
