@@ -17,7 +17,7 @@ import pytest
 from rich.cells import cell_len
 
 from attncli.checkpoint import directory
-from attncli.cli import finding
+from attncli.cli import clock, finding
 from attncli.cli.main import run
 from attncli.cli.options import parse_count, parse_seconds
 from tests.conftest import story
@@ -812,6 +812,14 @@ def test_a_run_goes_on_from_a_model_and_refuses_what_the_model_brings(tmp_path, 
     code, _, err = ask(capsys, "train", "u.txt", "--from", "t", "--adam-lr", "0.1", "--name", "v")
     assert code == 2
     assert "--adam-lr" in err
+
+
+def test_time_counts_from_the_command_however_old_the_process_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(clock, "started", clock.started - 1e6)
+    Path("t.txt").write_text(story(1500))
+    code, out, _ = ask(capsys, "train", "t.txt", "--time", "2m", "--size", "1x32", "--plan", "--json")
+    assert (code, json.loads(out)["seconds"]) == (0, 120)
 
 
 def test_next_shows_what_may_come_next_at_the_temperatures_asked_for(at_home, capsys):

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attncli.config import RopeScaling
+from attncli.errors import BadCheckpoint
 from attncli.model import native
 from attncli.model.backend import Piece
 from attncli.model.native import NativeBackend, NativeCache, to_int8
@@ -74,6 +75,22 @@ def test_logits_are_those_of_the_transformer_and_as_near_to_exact_ones(name):
     exact = model.double()(ids)[0]
     torch.testing.assert_close(found, pytorch, rtol=0, atol=1e-4)
     assert off(found, exact) <= 2 * off(pytorch, exact) + 1e-7
+
+
+@pytest.mark.parametrize("window", [2**31 - 1, 2**31, 2**32 + 1, 2**64])
+@torch.no_grad()
+def test_a_window_that_int32_cannot_hold_is_the_whole_context(window):
+    ids = ids_of(LONG)[0].tolist()
+    found = all_logits(NativeBackend(model_of("mistral-window", window=window), threads=1), ids)
+    assert torch.equal(bits(found), bits(all_logits(NativeBackend(model_of("llama", tied=False), threads=1), ids)))
+
+
+@pytest.mark.parametrize("number", [-1, 2**31 - 64, 2**31, 2**32 + 1])
+def test_no_integer_is_cut_on_its_way_to_c(number):
+    with pytest.raises(BadCheckpoint, match=f"takes inputs from 0 to 2147483583, not {number}"):
+        native._Matrix(None, None, None, 1, number, 0)
+    with pytest.raises(BadCheckpoint, match="capacity"):
+        native._Call(*[None] * 7, 1, 1, number)
 
 
 @pytest.mark.parametrize("int8", [False, True])

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn
 
@@ -93,7 +92,6 @@ def root(
 
 def main() -> NoReturn:
     """Runs the command line of this process and exits."""
-    clock.started = time.monotonic()
     open_streams()
     limit_spinning()
     sys.exit(run(sys.argv[1:]))
@@ -101,6 +99,7 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one command line; returns its exit code. Errors a user can fix take one or two lines on standard error."""
+    clock.start()
     debug = "--debug" in arguments or bool(os.environ.get("ATTNCLI_DEBUG"))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -267,7 +267,7 @@ def _run(job: Job, target: Path, json: bool, tensorboard: bool) -> None:
         log = opened.enter_context(_tensorboard(target, job.plan, resumed)) if tensorboard else None
         received = opened.enter_context(_signals())
         screen = opened.enter_context(TrainingScreen(console, job.plan, before, planned))
-        # A resumed run counts on from the time it had spent; a new one from when this process began.
+        # A resumed run counts on from the time it had spent; a new one from when this command began.
         for report in reports(
             corpus,
             job.plan,

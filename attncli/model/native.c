@@ -134,7 +134,7 @@ typedef struct {
 typedef struct {
     norm attention_norm, feed_forward_norm, query_norm, key_norm;
     matrix query, key, value, output, gate, up, down; /* without a gate: GELU */
-    int32_t window;                                   /* how many positions a query sees, itself included; 0 for all */
+    int64_t window;                                   /* how many positions a query sees, itself included; 0 for all */
 } layer;
 
 typedef struct {
@@ -395,8 +395,12 @@ typedef struct {
 
 /* The blocks of positions that a question looks at. */
 typedef struct {
-    int first, last, window;
+    int first, last;
+    int64_t window;
 } span;
+
+/* The oldest position that a query at `at` sees. */
+INLINE int oldest_of(int64_t window, int at) { return window && at >= window ? (int)(at - window + 1) : 0; }
 
 /* Scores of `count` questions against the keys of blocks `first` to `last`, `beside` blocks at a time. */
 INLINE void score(const model *m, const float *keys, const question *asked, int count, int first, int last, int beside) {
@@ -420,7 +424,7 @@ INLINE void score(const model *m, const float *keys, const question *asked, int 
 static void soften(const question *asked, span s) {
     ivec lane;
     for (int i = 0; i < LANES; i++) lane[i] = i;
-    int oldest = s.window && asked->at >= s.window ? asked->at - s.window + 1 : 0;
+    int oldest = oldest_of(s.window, asked->at);
     vec most = all(-INFINITY), total = all(0);
     for (int b = s.first; b < s.last; b++) {
         vec *scores = (vec *)(asked->weights + b * LANES);
@@ -482,8 +486,7 @@ static void attend_rows(worker *w, const layer *l, int number, int r, int n, int
     const call *job = w->job;
     int D = m->head_width, group = m->heads / m->kv_heads;
     const float *keys = job->keys[number] + start_of(m, job, r, kv_head), *values = job->values[number] + start_of(m, job, r, kv_head);
-    int oldest = l->window && job->at[r] >= l->window ? job->at[r] - l->window + 1 : 0;
-    span s = {oldest / LANES, (job->at[r + n - 1] + LANES) / LANES, l->window};
+    span s = {oldest_of(l->window, job->at[r]) / LANES, (job->at[r + n - 1] + LANES) / LANES, l->window};
     for (int h = kv_head * group; h < (kv_head + 1) * group; h++) {
         question asked[QUERIES];
         for (int q = 0; q < n; q++)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attncli.config import ModelConfig
+from attncli.errors import BadCheckpoint
 from attncli.model.attention import RMSNorm
 from attncli.model.backend import Piece
 from attncli.model.count import NumberTypes
@@ -45,28 +46,40 @@ _TRIES = 5  # steps with each number of threads, the last ones, whose median cou
 _TRY_AGAIN = 50  # steps
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 _LARGEST_INT8 = 127
+_LARGEST_INT32 = 2**31 - 1 - 64  # native.c rounds numbers up to a multiple of 64 at most
 
 
-class _Matrix(ctypes.Structure):
+class _Described(ctypes.Structure):
+    """A structure of native.c whose integers are checked: ctypes by itself cuts a larger one to its lowest 32 bits."""
+
+    def __init__(self, *values: object) -> None:
+        for (name, kind, *_), value in zip(self._fields_, values, strict=False):
+            largest = _LARGEST_INT32 if kind is ctypes.c_int32 else 2**63 - 1
+            if kind in (ctypes.c_int32, ctypes.c_int64) and not 0 <= value <= largest:  # type: ignore[operator]
+                raise BadCheckpoint(f"The network in C takes {name} from 0 to {largest}, not {value}.")
+        super().__init__(*values)
+
+
+class _Matrix(_Described):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("weight", "scale", "bias")),
         *((name, ctypes.c_int32) for name in ("outputs", "inputs", "type")),
     ]
 
 
-class _Norm(ctypes.Structure):
+class _Norm(_Described):
     _fields_ = [("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p)]
 
 
-class _Layer(ctypes.Structure):
+class _Layer(_Described):
     _fields_ = [
         *((name, _Norm) for name in ("attention_norm", "feed_forward_norm", "query_norm", "key_norm")),
         *((name, _Matrix) for name in ("query", "key", "value", "output", "gate", "up", "down")),
-        ("window", ctypes.c_int32),
+        ("window", ctypes.c_int64),
     ]
 
 
-class _Model(ctypes.Structure):
+class _Model(_Described):
     _fields_ = [
         *((name, _Matrix) for name in ("embedding", "position", "head")),
         ("last", _Norm),
@@ -79,7 +92,7 @@ class _Model(ctypes.Structure):
     ]
 
 
-class _Call(ctypes.Structure):
+class _Call(_Described):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("ids", "at", "sequence", "wanted", "keys", "values", "logits")),
         *((name, ctypes.c_int32) for name in ("rows", "wanted_rows", "capacity")),
@@ -209,6 +222,8 @@ class NativeBackend:
         functions = _functions()
         assert functions is not None, "ask `available` first"
         self.config = model.config
+        if model.config.context > _LARGEST_INT32:
+            raise BadCheckpoint(f"The network in C reads up to {_LARGEST_INT32} positions, not {model.config.context}.")
         self._kept: list[object] = []  # what the description points into
         self._packed: dict[int, _Matrix] = {}
         self.int8 = int8
@@ -355,7 +370,7 @@ class NativeBackend:
         return _Layer(
             *(self._norm(norm) for norm in norms),
             *(_Matrix() if one is None else self._matrix(one.weight, one.bias) for one in matrices),
-            window or 0,
+            min(window or 0, self.config.context),  # a window of the whole context sees all
         )
 
     def _norm(self, norm: nn.Module) -> _Norm:

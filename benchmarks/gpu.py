@@ -1,6 +1,6 @@
 """A GPU's training steps and steps of generation, beside what its memory copies and its matrix units multiply.
 
-usage: python benchmarks/cuda.py [--device cuda]
+usage: python benchmarks/gpu.py [--device cuda]
 
 A training step's share is of the matrix rate: 6 operations for each parameter and token, and 6 x layers x width x
 context for each token of causal attention. "Step" is a recorded step of generation alone, "read" the same with its
