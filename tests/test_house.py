@@ -25,6 +25,7 @@ FLOORS = {
     "errors": 0,
     "config": 1,
     "folders": 1,
+    "paths": 1,
     "text": 2,
     "model": 2,
     "checkpoint": 3,

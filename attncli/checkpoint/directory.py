@@ -9,13 +9,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attncli.errors import BadCheckpoint
+from attncli.paths import is_file, is_folder, look, open_regular, read_regular, real, unreadable
 from attncli.text.tokenizer import Tokenizer
 
 CONFIG = "config.json"
@@ -37,7 +39,7 @@ TRAIN_FIRST = "Train one first: attncli train FILE"
 _HERE = Path(__file__).resolve().parent.parent
 _SHIPPED_PLACES = (_HERE / MODELS_FOLDER / SHIPPED, _HERE.parent / MODELS_FOLDER / SHIPPED)  # installed; a checkout
 _PREVIOUS = ".previous"
-_LARGEST_CARD = 1 << 20  # bytes
+LARGEST_CARD = 1 << 20  # bytes
 _OF_HUB = "models--"  # how directories of models are called in the cache of the hub
 _LARGEST_JSON = 4 << 20  # bytes
 _LARGEST_TOKENIZER = 64 << 20
@@ -74,13 +76,15 @@ def find_model(name: str | None) -> Path:
         if (shipped := shipped_model()) is not None:
             return shipped
         raise BadCheckpoint(f"There is no model in ./{MODELS_FOLDER} yet.", TRAIN_FIRST)
-    places = [found for path in (Path(name), MODELS_FOLDER / name) if (found := present(path)) is not None]
-    if places:  # a folder of text may have the name of the model made from it
-        return next((place for place in places if (place / CONFIG).is_file()), places[0])
-    if Path(name).is_file():
+    found, problem = _at_places(name)
+    if found is not None:
+        return found
+    if is_file(name):
         raise BadCheckpoint(
             f"{name} is a file; a model is a directory with {CONFIG} and {WEIGHTS}.", "Give the directory."
         )
+    if problem is not None:
+        raise problem
     if name == SHIPPED and (shipped := shipped_model()) is not None:
         return shipped
     known = ", ".join(entry.name for entry in known_models())
@@ -90,9 +94,38 @@ def find_model(name: str | None) -> Path:
     )
 
 
+def _at_places(name: str) -> tuple[Path | None, BadCheckpoint | None]:
+    """The directory of a name, and why a place could not be looked at; one that holds a config comes first.
+
+    A folder of text may have the name of the model made from it.
+    """
+    found, problem = None, None
+    for path in (Path(name), MODELS_FOLDER / name):
+        try:
+            place = present(path)
+            if place is not None and is_model(place):
+                return place, None
+            found = found or place
+        except BadCheckpoint as unknown:
+            problem = problem or unknown
+    return found, problem
+
+
+def is_model(path: Path) -> bool:
+    """Whether a directory holds a config. Raises BadCheckpoint when that cannot be known."""
+    return _look(path / CONFIG) is not None
+
+
+def _look(path: Path) -> os.stat_result | None:
+    try:
+        return look(path)
+    except OSError as problem:
+        raise unreadable(path, problem) from None
+
+
 def shipped_model() -> Path | None:
     """The directory of the model that comes with attncli, if it does."""
-    return next((place for place in _SHIPPED_PLACES if (place / CONFIG).is_file()), None)
+    return next((place for place in _SHIPPED_PLACES if is_file(place / CONFIG)), None)
 
 
 def newest_model() -> ModelEntry | None:
@@ -110,7 +143,7 @@ def known_models() -> list[ModelEntry]:
 
 def name_of(path: Path) -> str:
     """What a model directory is called: its name, and in the hub's cache owner/name."""
-    path = path.resolve()
+    path = real(path)
     cache = path.parent.parent.name
     if path.parent.name == "snapshots" and cache.startswith(_OF_HUB):
         return cache.removeprefix(_OF_HUB).replace("--", "/", 1)
@@ -129,31 +162,52 @@ def _belongs_to(path: Path) -> str:
 
 
 def present(path: Path) -> Path | None:
-    """The directory, or what the save before left when it is missing for the moment in which it is replaced."""
-    if path.is_dir():
-        return path
+    """The directory, or what the save before left when it is missing for the moment in which it is replaced.
+
+    Raises BadCheckpoint when it cannot be known what is there.
+    """
+    found = _look(path)
+    if found is not None:
+        return path if stat.S_ISDIR(found.st_mode) else None
     previous = previous_of(path)
-    return previous if path.name and not path.exists() and previous.is_dir() else None
+    return previous if path.name and is_save(previous) else None
+
+
+def is_save(path: Path) -> bool:
+    """Whether this is a directory that a save of attncli wrote, and not somebody else's of the same name."""
+    return is_folder(path) and all(is_file(path / name) for name in (MANIFEST, CONFIG))
 
 
 def list_models(folder: Path = MODELS_FOLDER) -> list[ModelEntry]:
-    """Every directory of `folder` with a readable config, by name; also one of which only the save before is there."""
-    return sorted(_entries(folder), key=lambda entry: entry.name) if folder.is_dir() else []
+    """Every directory of `folder` with a readable config, by name; also one of which only the save before is there.
+
+    Raises BadCheckpoint when the folder itself cannot be read.
+    """
+    found = _look(folder)
+    if found is None or not stat.S_ISDIR(found.st_mode):
+        return []
+    try:
+        names = {_belongs_to(path) for path in folder.iterdir()}
+    except OSError as problem:
+        raise unreadable(folder, problem) from None
+    entries = (_entry(folder, name) for name in sorted(names) if not name.startswith("."))
+    return [entry for entry in entries if entry is not None]
 
 
-def _entries(folder: Path) -> Iterator[ModelEntry]:
-    for name in {_belongs_to(path) for path in folder.iterdir()}:
+def _entry(folder: Path, name: str) -> ModelEntry | None:
+    """What is known of the model of that name; None for what is no model, or cannot be read."""
+    try:
         path = present(folder / name)
-        if name.startswith(".") or path is None or not (path / CONFIG).is_file():
-            continue
-        try:
-            config = read_json(path / CONFIG)
-            run = read_json(path / RUN) if (path / RUN).is_file() else {}
-            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-            modified = (path / CONFIG).stat().st_mtime
-            yield ModelEntry(name, path, size, modified, status_of(folder / name, run), config, run)
-        except (BadCheckpoint, OSError):
-            continue
+        if path is None or not is_model(path):
+            return None
+        config = read_json(path / CONFIG)
+        run = read_json(path / RUN) if _look(path / RUN) is not None else {}
+        files = [found for file in path.rglob("*") if (found := look(file, follow=False)) is not None]
+        size = sum(found.st_size for found in files if stat.S_ISREG(found.st_mode))
+        modified = (path / CONFIG).stat().st_mtime
+        return ModelEntry(name, path, size, modified, status_of(folder / name, run), config, run)
+    except (BadCheckpoint, OSError):
+        return None
 
 
 def lock_of(target: Path) -> Path:
@@ -167,7 +221,7 @@ def status_of(path: Path, run: dict[str, Any]) -> str:
     if status != "running":
         return status
     try:
-        with lock_of(path).open() as handle:
+        with open_regular(lock_of(path), follow=False) as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return "interrupted"
@@ -183,18 +237,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _read(path: Path, largest: int | None = None) -> bytes:
     try:
-        if largest is not None and path.stat().st_size > largest:
-            raise BadCheckpoint(f"{path} is larger than {largest >> 20} MB, too large for what it should hold.")
-        return path.read_bytes()
-    except FileNotFoundError:
+        return read_regular(path, largest)
+    except (FileNotFoundError, NotADirectoryError):
         raise BadCheckpoint(f"{path.parent} is not a model: it holds no {path.name}.", _hint_for(path.parent)) from None
     except OSError as problem:
-        raise BadCheckpoint(f"{path} cannot be read: {problem.strerror}.", "Check its permissions.") from None
+        raise unreadable(path, problem) from None
 
 
 def _parse_json(data: bytes, path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(data, parse_constant=_refuse_constant)
+        value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as problem:
         reason = "nested too deep" if isinstance(problem, RecursionError) else str(problem)[:120]
         raise BadCheckpoint(f"{path} is not valid JSON: {reason}.", "Copy it again from its source.") from None
@@ -207,6 +259,12 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
 
 
+def _finite(digits: str) -> float:
+    """'1e999' is a number in JSON, and infinite as a float, which no JSON can say again."""
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse_constant(digits[:40])
+
+
 def _hint_for(folder: Path) -> str:
     pickles = [file.name for pattern in _PICKLES for file in folder.glob(pattern)]
     if pickles:
@@ -216,7 +274,12 @@ def _hint_for(folder: Path) -> str:
 
 def is_card(path: Path) -> bool:
     """Whether a file can be a model card, which is carried from save to save."""
-    return path.is_file() and path.stat().st_size <= _LARGEST_CARD and os.access(path, os.R_OK)
+    try:
+        found = look(path, follow=False)
+    except OSError:
+        return False
+    regular = found is not None and stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST_CARD
+    return regular and os.access(path, os.R_OK)
 
 
 class ModelFolder:
@@ -245,7 +308,7 @@ class ModelFolder:
 
     def file(self, name: str) -> Path:
         """The path of a file that is there."""
-        if not (self.path / name).is_file():
+        if _look(self.path / name) is None:
             self.read(name)  # says what is there instead
         return self.path / name
 
@@ -254,16 +317,16 @@ class ModelFolder:
 
         A directory of the hub's cache is one of links, to files of the same model's cache.
         """
-        path = self.path.resolve()
+        path = real(self.path)
         inside = [path]
         if path.parent.name == "snapshots" and (cache := path.parent.parent).name.startswith(_OF_HUB):
             inside += [cache / "blobs", cache.parent / "blobs"]  # the model's own, and those that models share
-        if not any((self.path / name).resolve().is_relative_to(folder) for folder in inside):
+        if not any(real(self.path / name).is_relative_to(folder) for folder in inside):
             raise BadCheckpoint(
                 f"{self.path / name} is a link that leads out of its directory, and is not opened.",
                 "Put the file itself there.",
             )
-        if not (self.path / name).is_file():
+        if _look(self.path / name) is None:
             raise BadCheckpoint(
                 f"{self.path / name} is missing, and {INDEX} names it.", "Copy the model again from its source."
             )
@@ -279,14 +342,17 @@ class ModelFolder:
 
     def holds(self, name: str) -> bool:
         """Whether there is such a file, or the manifest says that there should be."""
-        return (self.path / name).is_file() or name in (self._digests or {})
+        return _look(self.path / name) is not None or name in (self._digests or {})
 
     def foreign(self) -> list[str]:
         """What lies in the directory and is neither part of a model that attncli wrote nor its model card."""
         own = {name.partition("/")[0] for name in self._digests or {}} | {MANIFEST}
         if self._digests is not None and is_card(self.path / CARD):
             own.add(CARD)
-        return sorted(path.name for path in self.path.iterdir() if path.name not in own)
+        try:
+            return sorted(path.name for path in self.path.iterdir() if path.name not in own)
+        except OSError as problem:
+            raise unreadable(self.path, problem) from None
 
     def check(self, name: str, found: str) -> None:
         """Holds the sha256 that was found for a file to the manifest's, where there is one."""
@@ -302,7 +368,7 @@ class ModelFolder:
             )
 
     def _read_manifest(self) -> dict[str, str] | None:
-        if not (self.path / MANIFEST).is_file():
+        if _look(self.path / MANIFEST) is None:
             return None
         digests = read_json(self.path / MANIFEST).get("sha256")
         if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):

@@ -25,6 +25,7 @@ from attncli.checkpoint.directory import (
     read_json,
 )
 from attncli.errors import BadCheckpoint, OutOfRoom, UsageProblem
+from attncli.paths import exists, is_file
 
 NEWEST = "main"
 Progress = Callable[[int, int], None]  # bytes there, bytes in all
@@ -36,7 +37,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def is_of_hub(name: str) -> bool:
     """Whether a name can only be that of a model of the hub: owner/name, and nothing here is called so."""
-    if _NAME.fullmatch(name) is None or Path(name).exists() or present(MODELS_FOLDER / name) is not None:
+    if _NAME.fullmatch(name) is None or exists(name) or present(MODELS_FOLDER / name) is not None:
         return False
     return present(Path(name)) is None and name.split("/")[0] != MODELS_FOLDER.name
 
@@ -154,7 +155,7 @@ def _folder_of(cached: object) -> Path | None:
 
 
 def _names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if path.is_file()}
+    return {path.name for path in folder.iterdir() if is_file(path)}
 
 
 def _needed(name: str, names: Collection[str], weights: bool, folder: Path | None) -> set[str]:

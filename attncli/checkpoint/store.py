@@ -35,6 +35,7 @@ from attncli.config import ModelConfig
 from attncli.errors import BadCheckpoint, OutOfRoom
 from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
+from attncli.paths import read_regular
 from attncli.text.tokenizer import Piece, Tokenizer
 
 _HEADERS = 1 << 20  # bytes; more than the headers of the tensor files and the manifest take
@@ -244,7 +245,8 @@ def _keep_card(old: Path, new: Path) -> None:
     """Copies a model card, as people write one into a model's directory, to the directory that takes its place."""
     with suppress(OSError):  # one that cannot be read is no reason to lose a save
         if directory.is_card(old / directory.CARD):
-            _write_flushed(new / directory.CARD, (old / directory.CARD).read_bytes())
+            card = read_regular(old / directory.CARD, directory.LARGEST_CARD, follow=False)
+            _write_flushed(new / directory.CARD, card)
 
 
 def _write_files(folder: Path, checkpoint: Checkpoint, texts: dict[str, bytes]) -> None:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from attncli.errors import BadCheckpoint
+from attncli.paths import open_regular, unreadable
 
 # Every type that is read or written, in the order of its tensors in a file: so each starts at a multiple of its width.
 TYPES = {
@@ -160,7 +161,7 @@ class TensorFile:
 def open_tensors(path: Path) -> Iterator[TensorFile]:
     """Opens a file and checks its header. Raises BadCheckpoint, also for what goes wrong while it is read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             yield TensorFile(path, file)
     except OSError as problem:
-        raise BadCheckpoint(f"{path} cannot be read: {problem.strerror}.", "Check its permissions.") from None
+        raise unreadable(path, problem) from None

@@ -12,6 +12,7 @@ import typer
 from attncli.cli.options import DeviceOption, JsonOption, ModelOption, RevisionOption, unset
 from attncli.config import CorpusConfig
 from attncli.errors import BadCheckpoint, BadInput, UsageProblem
+from attncli.paths import exists, is_file
 
 if TYPE_CHECKING:
     from attncli.checkpoint.store import LoadedModel
@@ -83,15 +84,15 @@ def _model_and_files(words: list[str], model: str | None) -> tuple[str | None, l
     first, *more = words
     if max(map(len, first.split("/"))) > _LONGEST_NAME:
         raise BadInput(f"There is no file {first[:40]}…: the name is too long.", "Pipe a text in, and say - for it.")
-    if model is not None or not first or Path(first).is_file():
+    if model is not None or not first or is_file(first):
         return model, words
-    is_model = any((folder / CONFIG).is_file() for folder in (Path(first), MODELS_FOLDER / first))
+    is_model = any(is_file(folder / CONFIG) for folder in (Path(first), MODELS_FOLDER / first))
     is_model = is_model or any(first == entry.name for entry in known_models()) or bool(more and is_of_hub(first))
     if is_model and more:
         return first, more
-    if (is_model and not Path(first).exists()) or (Path(first) / CONFIG).is_file():
+    if (is_model and not exists(first)) or is_file(Path(first) / CONFIG):
         raise UsageProblem(f"{first} is a model, and a text is needed too.", f"Say attncli eval {first} FILE")
-    if more and first != "-" and not Path(first).exists():
+    if more and first != "-" and not exists(first):
         find_model(first)  # says which models there are
     return None, words
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +18,7 @@ from attncli.cli.options import (
 )
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput, UsageProblem
+from attncli.paths import is_file
 
 if TYPE_CHECKING:
     from attncli.text.tokenizer import Tokenizer
@@ -55,7 +55,7 @@ def faithful(
 
     loaded = load(model, device, "float32", revision)
     chosen = draw_seed() if seed is None else seed
-    files = [text for text in texts if text == "-" or _is_file(text)]
+    files = [text for text in texts if text == "-" or is_file(text)]
     opening = loaded.tokenizer.opening
     longest = min(_LONGEST, loaded.model.config.context) - len(opening)
     said = [text for text in texts if text not in files]
@@ -77,13 +77,6 @@ def faithful(
         named = ", ".join("standard input" if file == "-" else file for file in files)
         drawn = f"drawn from {named} · seed {chosen}" if files else f"seed {chosen}"
         show(console, faithful_screen(found, loaded.name, drawn, console.width))
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # too long for a name, or with a NUL
-        return False
 
 
 def _drawn(

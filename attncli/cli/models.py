@@ -15,6 +15,7 @@ def models(json: JsonOption = False) -> None:
     from attncli.checkpoint.directory import MODELS_FOLDER, TRAIN_FIRST, find_model, known_models
     from attncli.checkpoint.formats import config_from_json
     from attncli.model.count import count_parameters
+    from attncli.paths import real
     from attncli.render.console import output, print_json, print_note, show
     from attncli.render.models import models_document, models_table
 
@@ -26,8 +27,8 @@ def models(json: JsonOption = False) -> None:
         except AttnError:
             continue  # listed all the same, as a model that cannot be used
     try:
-        chosen = find_model(None).resolve()
-        default = next((entry.name for entry in entries if entry.path.resolve() == chosen), None)
+        chosen = real(find_model(None))
+        default = next((entry.name for entry in entries if real(entry.path) == chosen), None)
     except AttnError:
         default = None  # what ATTNCLI_MODEL names is not there
     if json:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from attncli.config import TOKENIZER_KINDS, TokenizerKind
 from attncli.errors import BadCheckpoint, BadInput, UsageProblem
+from attncli.paths import is_folder, read_regular, unreadable
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
@@ -87,15 +88,15 @@ class Tokenizer:
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
         """Reads a `tokenizer.json`, or the one in a directory. Raises BadCheckpoint when there is none."""
-        file = path / "tokenizer.json" if path.is_dir() else path
-        if not file.is_file():
+        file = path / "tokenizer.json" if is_folder(path) else path
+        try:
+            text = read_regular(file, _LARGEST_FILE).decode("utf-8")
+        except (FileNotFoundError, NotADirectoryError):
             raise BadCheckpoint(
                 f"{path} holds no tokenizer.json.", "Give a model directory, or train one: attncli train FILE"
-            )
-        if file.stat().st_size > _LARGEST_FILE:
-            raise BadCheckpoint(f"{file} is larger than {_LARGEST_FILE >> 20} MB, too large for a tokenizer.")
-        try:
-            text = file.read_text(encoding="utf-8")
+            ) from None
+        except OSError as problem:
+            raise unreadable(file, problem) from None
         except UnicodeDecodeError:
             raise BadCheckpoint(f"{file} is not UTF-8 text.", "Copy it again from its source.") from None
         return cls.from_json(text, str(file))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from attncli.checkpoint.directory import METRICS, RUN, TOKENIZER, ModelFolder, find_model
 from attncli.errors import AttnError, BadCheckpoint
+from attncli.paths import is_file, read_regular, real, unreadable
 from attncli.training.reports import plan_from_document
 
 Floats = NDArray[np.float64]
@@ -106,16 +107,16 @@ def read_heads(name: str | None) -> RunHeads:
 
 
 def _record(name: str | None) -> _Record:
-    if name is not None and name.endswith(".jsonl") and Path(name).is_file():
+    if name is not None and name.endswith(".jsonl") and is_file(name):
         path = Path(name)
-        if path.name != METRICS or not (path.parent / RUN).is_file():
+        if path.name != METRICS or not is_file(path.parent / RUN):
             return _Record(path.stem, str(path), _lines(_read(path), path))
         name = str(path.absolute().parent)
     path = find_model(name)
     try:
         return _read_model(path)
     except BadCheckpoint:
-        if not (path / METRICS).is_file():
+        if not is_file(path / METRICS):
             raise
         return _read_model(find_model(name))  # a save may just have put another directory in its place
 
@@ -127,7 +128,7 @@ def _read_model(path: Path) -> _Record:
     run = folder.json_if_any(RUN)
     tokenizer = hashlib.sha256(folder.read(TOKENIZER)).hexdigest() if folder.holds(TOKENIZER) else None
     lines = _lines(folder.read(METRICS), path / METRICS)
-    return _Record(path.resolve().name, str(path), lines, run, tokenizer)
+    return _Record(real(path).name, str(path), lines, run, tokenizer)
 
 
 def curves_from_lines(
@@ -201,16 +202,17 @@ def _column(lines: Sequence[Mapping[str, Any]], key: str) -> Floats:
 def _number(line: Mapping[str, Any], key: str) -> float:
     value = line.get(key)
     try:
-        return float(value) if isinstance(value, int | float) else math.nan
+        number = float(value) if isinstance(value, int | float) else math.nan
     except OverflowError:
         return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as problem:
-        raise BadCheckpoint(f"{path} cannot be read: {problem.strerror}.", "Check its permissions.") from None
+        raise unreadable(path, problem) from None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

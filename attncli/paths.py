@@ -1,0 +1,118 @@
+"""Looking at a path, and opening a file, where both may be anything: unreadable, too long, a pipe, a device, a link.
+
+Owns the rule that a file is opened only when it is a regular one, and read no further than its size: a pipe blocks, and
+a device such as /dev/zero never ends. Every problem is an OSError that says what is wrong in `strerror`. Knows nothing
+of what the files hold.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from io import BufferedReader
+from pathlib import Path
+
+from attncli.errors import BadCheckpoint
+
+_NONBLOCK, _NOFOLLOW = getattr(os, "O_NONBLOCK", 0), getattr(os, "O_NOFOLLOW", 0)
+_FLAGS = _NONBLOCK | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "a link",
+    stat.S_IFDIR: "a directory",
+}
+
+
+def look(path: Path, follow: bool = True) -> os.stat_result | None:
+    """What stands at a path, or None for nothing, also where the path is one that nothing can have.
+
+    Raises OSError when that cannot be known, such as for want of permission.
+    """
+    try:
+        return path.stat(follow_symlinks=follow)
+    except ValueError:  # a NUL, or half of a surrogate pair
+        return None
+    except OSError as problem:
+        if problem.errno in _NOTHING_THERE:
+            return None
+        raise
+
+
+def is_file(path: Path | str) -> bool:
+    """Whether a regular file is known to stand at a path; False where that cannot be known."""
+    return _is(stat.S_ISREG, path)
+
+
+def is_folder(path: Path | str) -> bool:
+    """The same of a directory."""
+    return _is(stat.S_ISDIR, path)
+
+
+def exists(path: Path | str) -> bool:
+    """The same of anything."""
+    return _is(lambda _: True, path)
+
+
+def _is(kind: Callable[[int], bool], path: Path | str) -> bool:
+    try:
+        found = look(Path(path))
+    except OSError:
+        return False
+    return found is not None and kind(found.st_mode)
+
+
+def open_regular(path: Path, follow: bool = True) -> BufferedReader:
+    """Opens a regular file to read bytes from. Raises OSError for anything else, and unless told to `follow` a link."""
+    return os.fdopen(open_descriptor(path, os.O_RDONLY, follow=follow), "rb")
+
+
+def open_descriptor(path: Path, flags: int, follow: bool = True) -> int:
+    """The descriptor of a regular file, opened with `flags`. Raises OSError for anything else."""
+    try:
+        handle = os.open(path, flags | _FLAGS | (0 if follow else _NOFOLLOW), 0o666)
+    except ValueError as problem:
+        raise OSError(errno.EINVAL, f"{problem}") from None
+    except OSError as problem:
+        if not follow and problem.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a link, which is not followed") from None
+        raise
+    kind = stat.S_IFMT(os.fstat(handle).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(handle)
+        raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'of another kind')}, not a regular file")
+    return handle
+
+
+def read_regular(path: Path, largest: int | None = None, follow: bool = True) -> bytes:
+    """The content of a regular file, of at most `largest` bytes. Raises OSError."""
+    with open_regular(path, follow) as file:
+        size = os.fstat(file.fileno()).st_size
+        if largest is not None and size > largest:
+            raise OSError(errno.EFBIG, f"it is larger than {largest >> 20} MB, too large for what it should hold")
+        return file.read(size)
+
+
+def real(path: Path) -> Path:
+    """The path without links, as far as they can be followed."""
+    try:
+        return Path(os.path.realpath(path))
+    except (OSError, ValueError):  # the working directory is gone, or it is none that a file can have
+        return path
+
+
+def reason(problem: OSError) -> str:
+    """Why the system refused, in its own words; never empty."""
+    return problem.strerror or str(problem) or type(problem).__name__
+
+
+def unreadable(path: Path, problem: OSError) -> BadCheckpoint:
+    """The error for a file or a directory of a model that cannot be read."""
+    permission = problem.errno in (errno.EACCES, errno.EPERM)
+    hint = "Check its permissions." if permission else "Copy it again from its source."
+    return BadCheckpoint(f"{path} cannot be read: {reason(problem)}.", hint)
