@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attncli.cli.options import DeviceOption, JsonOption, ModelOption, RevisionOption, text_or_file_end, unset
+from attncli.cli.help import MORE
+from attncli.cli.options import DeviceOption, JsonOption, ModelOption, RevisionOption, choice, text_or_file_end, unset
 from attncli.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ _EDGE = (
     "several together."
 )
 _WITH = "What stands in the place of a head: zero, or mean, what it gives on average over the text."
+_REPLACEMENTS = ("zero", "mean")
 _EXAMPLE = 'attncli ablate "He sat on the river\'s bank"'
 
 
@@ -33,7 +35,7 @@ def ablate(
     head: Annotated[list[str] | None, unset(metavar="L.H", help=_HEAD)] = None,
     edge: Annotated[list[str] | None, unset(metavar="QUERY:SOURCE", help=_EDGE)] = None,
     token: Annotated[str | None, unset(help=_TOKEN)] = None,
-    with_: Annotated[str, typer.Option("--with", metavar="zero|mean", help=_WITH)] = "zero",
+    with_: Annotated[str, choice("--with", among=_REPLACEMENTS, help=_WITH, rich_help_panel=MORE)] = "zero",
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -43,7 +45,7 @@ def ablate(
     attncli ablate "He sat on the river's bank"
     attncli ablate "He sat on the river's bank" --edge bank:river
     """
-    if with_ not in ("zero", "mean"):
+    if with_ not in _REPLACEMENTS:
         raise UsageProblem(f"--with {with_!r} is no replacement.", "Use zero or mean.")
     if head and edge:
         raise UsageProblem("--head and --edge each say what to do without.", "Give one of them.")

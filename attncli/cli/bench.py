@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from attncli.cli.options import DeviceOption, JsonOption, ModelOption, RevisionOption, parse_seconds, unset
+from attncli.cli.completing import one_of
+from attncli.cli.options import (
+    GENERATION_DTYPES,
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    ModelOption,
+    RevisionOption,
+    parse_seconds,
+    unset,
+)
 from attncli.errors import UsageProblem
 from attncli.generation.measurements import SECONDS
 from attncli.model.native_library import begin as begin_native_library
@@ -19,13 +29,13 @@ _THREADS = "The most threads of a CPU. Unset: one for each core."
 
 # fmt: off
 def bench(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="The same as -m.", show_default=False)] = None,
+    model: ModelArgument = None,
     model_option: ModelOption = None,
     revision: RevisionOption = None,
     time: Annotated[float, typer.Option("--time", parser=parse_seconds, metavar="TIME", help=_TIME, show_default=f"{SECONDS:g}s")] = SECONDS,  # noqa: E501
     threads: Annotated[int | None, unset("--threads", min=1, metavar="N", help=_THREADS)] = None,
     device: DeviceOption = "auto",
-    dtype: Annotated[str, typer.Option(help=_DTYPE)] = "auto",
+    dtype: Annotated[str, typer.Option(help=_DTYPE, autocompletion=one_of(GENERATION_DTYPES))] = "auto",
     json: JsonOption = False,
 ) -> None:
     # fmt: on

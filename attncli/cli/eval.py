@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attncli.cli.options import DeviceOption, JsonOption, ModelOption, RevisionOption, unset
+from attncli.cli.completing import one_of
+from attncli.cli.help import MORE
+from attncli.cli.options import GENERATION_DTYPES, DeviceOption, JsonOption, ModelOption, RevisionOption, unset
 from attncli.config import CorpusConfig
 from attncli.errors import BadCheckpoint, BadInput, UsageProblem
 from attncli.paths import exists, is_file
@@ -36,9 +38,9 @@ def eval(
     revision: RevisionOption = None,
     last: Annotated[float, typer.Option(help=_LAST)] = 1.0,
     train_file: Annotated[list[str] | None, unset(metavar="FILE", help=_TRAIN)] = None,
-    encoding: Annotated[str, typer.Option(help="The encoding of the text.")] = CorpusConfig.encoding,
+    encoding: Annotated[str, typer.Option(help="The encoding of the text.", rich_help_panel=MORE)] = CorpusConfig.encoding,  # noqa: E501
     device: DeviceOption = "auto",
-    dtype: Annotated[str, typer.Option(help=_DTYPE)] = "float32",
+    dtype: Annotated[str, typer.Option(help=_DTYPE, rich_help_panel=MORE, autocompletion=one_of(GENERATION_DTYPES))] = "float32",  # noqa: E501
     json: JsonOption = False,
 ) -> None:
     # fmt: on

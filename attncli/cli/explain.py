@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attncli.cli.completing import one_of
+from attncli.cli.help import MORE
 from attncli.cli.options import (
     CsvOption,
     DeviceOption,
@@ -21,6 +23,8 @@ from attncli.cli.options import (
     PlainOption,
     RevisionOption,
     SvgOption,
+    alternatives,
+    choice,
     text_or_file_end,
     unset,
 )
@@ -41,14 +45,21 @@ _WEIGHTS = "Measure a source by the length of the vector it contributes, or by i
 _COMPARE = "Show the length of what is contributed and the attention weight side by side."
 _CHECK = "Cut the sources that are shown off in turn, and show what is left of the prediction."
 _WORDS = "Count tokens as words: a word is the sum of its tokens, and is cut off as a whole. --token counts words too."
-_VIEW = (
-    "bars: sources; map: one head; grid: every head; steps: the arithmetic of a row; lens: the prediction after each "
-    "layer; logit: what a logit is the sum of; rollout: attention through all layers. Unset: the first screen."
-)
+_VIEWS = {
+    "bars": "sources",
+    "map": "one head",
+    "grid": "every head",
+    "steps": "the arithmetic of a row",
+    "lens": "the prediction after each layer",
+    "logit": "what a logit is the sum of",
+    "rollout": "attention through all layers",
+}
+_VIEW = f"{'; '.join(f'{view}: {shown}' for view, shown in _VIEWS.items())}. Unset: the first screen."
 _TEMPERATURE = "Of the probabilities of what comes next; 0 leaves the most probable token alone."
 _GENERATE = "First go on for so many tokens, each the most probable, and explain them with the text."
 _TARGET = "For --view logit, the token whose logit is explained: its text, or #ID. Unset: the one predicted."
 _AGAINST = "For --view logit, count from this token's logit. Unset: from the vocabulary's mean."
+_MEASURES = ("norm", "raw")  # what --weights takes
 _EXAMPLE = 'attncli explain "He sat on the river\'s bank"'
 
 # The options that not every view takes, and the views that take them; None is the first screen.
@@ -66,7 +77,6 @@ _GO_WITH: dict[str, tuple[str | None, ...]] = {
     "--csv": (None, "bars"),
     "--npz": (None, "bars", "map"),
 }
-_VIEWS = ("bars", "map", "grid", "steps", "lens", "logit", "rollout")
 
 
 # fmt: off
@@ -74,18 +84,18 @@ def explain(
     text: Annotated[str | None, typer.Argument(help="What to explain, or a file with it; - reads standard input.", show_default=False)] = None,  # noqa: E501
     model: ModelOption = None,
     revision: RevisionOption = None,
-    view: Annotated[str | None, unset("--view", metavar="VIEW", help=_VIEW)] = None,
+    view: Annotated[str | None, unset("--view", metavar="VIEW", help=_VIEW, autocompletion=one_of(_VIEWS.items()))] = None,  # noqa: E501
     token: Annotated[str | None, unset(help=_TOKEN)] = None,
     layer: Annotated[int | None, unset(help="Only this layer, counted from 0. Unset: the mean of all.")] = None,
     head: Annotated[str | None, unset(metavar="[L.]H", help=_HEAD)] = None,
-    weights: Annotated[str, typer.Option(metavar="norm|raw", help=_WEIGHTS)] = "norm",
-    compare_weights: Annotated[bool, typer.Option("--compare-weights", help=_COMPARE)] = False,
+    weights: Annotated[str, choice(among=_MEASURES, help=_WEIGHTS, rich_help_panel=MORE)] = "norm",
+    compare_weights: Annotated[bool, typer.Option("--compare-weights", help=_COMPARE, rich_help_panel=MORE)] = False,
     words: Annotated[bool, typer.Option("--words", help=_WORDS)] = False,
-    generate: Annotated[int, typer.Option("--generate", min=0, help=_GENERATE)] = 0,
-    check: Annotated[bool, typer.Option(help=_CHECK)] = True,
-    temperature: Annotated[float, typer.Option("--temperature", "-t", min=0, help=_TEMPERATURE)] = 1.0,
-    target: Annotated[str | None, unset(metavar="TOKEN", help=_TARGET)] = None,
-    against: Annotated[str | None, unset(metavar="TOKEN", help=_AGAINST)] = None,
+    generate: Annotated[int, typer.Option("--generate", min=0, help=_GENERATE, rich_help_panel=MORE)] = 0,
+    check: Annotated[bool, typer.Option(help=_CHECK, rich_help_panel=MORE)] = True,
+    temperature: Annotated[float, typer.Option("--temperature", "-t", min=0, help=_TEMPERATURE, rich_help_panel=MORE)] = 1.0,  # noqa: E501
+    target: Annotated[str | None, unset(metavar="TOKEN", help=_TARGET, rich_help_panel=MORE)] = None,
+    against: Annotated[str | None, unset(metavar="TOKEN", help=_AGAINST, rich_help_panel=MORE)] = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
     plain: PlainOption = False,
@@ -102,7 +112,7 @@ def explain(
     attncli explain "To be or not to be" --token not --view steps --head 1.2
     """
     layer, head_index = _parse_head(head, layer)
-    if weights not in ("norm", "raw"):
+    if weights not in _MEASURES:
         raise UsageProblem(f"--weights {weights!r} is not a measure.", "Use norm or raw.")
     if not math.isfinite(temperature):
         raise UsageProblem(f"--temperature {temperature} is not a finite number.", "Give one such as 0.7.")
@@ -232,7 +242,7 @@ def _generated(count: int, prompt: int, loaded: LoadedModel) -> str:
 def _check_view(view: str | None, given: list[str]) -> None:
     """Refuses a view that is not there, and an option that it does not take."""
     if view is not None and view not in _VIEWS:
-        raise UsageProblem(f"--view {view!r} is not a view.", f"Use {', '.join(_VIEWS[:-1])} or {_VIEWS[-1]}.")
+        raise UsageProblem(f"--view {view!r} is not a view.", f"Use {alternatives(_VIEWS)}.")
     for option in given:
         if view not in _GO_WITH[option]:
             here = "the first screen" if view is None else f"--view {view}"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from attncli.cli.help import MORE, Rare
 from attncli.cli.options import (
     DeviceOption,
     GenerationDtypeOption,
@@ -50,34 +51,34 @@ _VERIFY = "Make the same again alone, in a batch, without the cache and in other
 # fmt: off
 def generate(
     prompt: Annotated[str | None, typer.Argument(help=_PROMPT, show_default=False)] = None,
-    prompts: Annotated[str | None, unset("--prompts", metavar="FILE", help=_PROMPTS)] = None,
+    prompts: Annotated[str | None, unset("--prompts", metavar="FILE", help=_PROMPTS, rich_help_panel=MORE)] = None,
     model: ModelOption = None,
     revision: RevisionOption = None,
-    logit_bias: Annotated[list[str] | None, unset("--logit-bias", metavar="TOKEN=BIAS", help=_BIAS, rich_help_panel=_DRAW)] = None,  # noqa: E501
-    repetition_penalty: Annotated[float, typer.Option(help=_REPETITION, rich_help_panel=_DRAW)] = SampleConfig.repetition_penalty,  # noqa: E501
-    presence_penalty: Annotated[float, typer.Option(help=_PRESENCE, rich_help_panel=_DRAW)] = SampleConfig.presence_penalty,  # noqa: E501
+    logit_bias: Annotated[list[str] | None, unset("--logit-bias", metavar="TOKEN=BIAS", help=_BIAS, rich_help_panel=Rare(_DRAW))] = None,  # noqa: E501
+    repetition_penalty: Annotated[float, typer.Option(help=_REPETITION, rich_help_panel=Rare(_DRAW))] = SampleConfig.repetition_penalty,  # noqa: E501
+    presence_penalty: Annotated[float, typer.Option(help=_PRESENCE, rich_help_panel=Rare(_DRAW))] = SampleConfig.presence_penalty,  # noqa: E501
     temperature: Annotated[float, typer.Option("--temperature", "-t", help=_TEMPERATURE, rich_help_panel=_DRAW)] = SampleConfig.temperature,  # noqa: E501
     top_k: Annotated[int, typer.Option(help=_TOP_K, rich_help_panel=_DRAW)] = SampleConfig.top_k,
     top_p: Annotated[float, typer.Option(help=_TOP_P, rich_help_panel=_DRAW)] = SampleConfig.top_p,
     min_p: Annotated[float, typer.Option(help=_MIN_P, rich_help_panel=_DRAW)] = SampleConfig.min_p,
-    typical: Annotated[float, typer.Option(help=_TYPICAL, rich_help_panel=_DRAW)] = SampleConfig.typical,
+    typical: Annotated[float, typer.Option(help=_TYPICAL, rich_help_panel=Rare(_DRAW))] = SampleConfig.typical,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", parser=parse_count, metavar="N", help="The most tokens to generate.")] = SampleConfig.max_new_tokens,  # noqa: E501
     num_samples: Annotated[int, typer.Option(help="How many texts, generated together.")] = SampleConfig.num_samples,
     stop: Annotated[list[str] | None, unset(help="End where this text would come; may be given several times.")] = None,
     seed: SeedOption = None,
-    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the text as it is made, or at the end.")] = True,  # noqa: E501
+    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the text as it is made, or at the end.", rich_help_panel=MORE)] = True,  # noqa: E501
     color: Annotated[bool, typer.Option("--color", help=_COLOR, rich_help_panel=_SEE)] = False,
-    logprobs: Annotated[int | None, unset("--logprobs", metavar="K", min=0, help=_LOGPROBS, rich_help_panel=_SEE)] = None,  # noqa: E501
-    trace: Annotated[bool, typer.Option("--trace", help=_TRACE, rich_help_panel=_SEE)] = False,
-    stats: Annotated[bool, typer.Option("--stats", help=_STATS, rich_help_panel=_SPEED)] = False,
-    cache: Annotated[bool, typer.Option("--cache/--no-cache", help=_CACHE, rich_help_panel=_SPEED)] = True,
-    lookup: Annotated[bool | None, unset("--lookup/--no-lookup", help=_LOOKUP, rich_help_panel=_SPEED)] = None,
-    verify: Annotated[bool, typer.Option("--verify", help=_VERIFY, rich_help_panel=_SPEED)] = False,
+    logprobs: Annotated[int | None, unset("--logprobs", metavar="K", min=0, help=_LOGPROBS, rich_help_panel=Rare(_SEE))] = None,  # noqa: E501
+    trace: Annotated[bool, typer.Option("--trace", help=_TRACE, rich_help_panel=Rare(_SEE))] = False,
+    stats: Annotated[bool, typer.Option("--stats", help=_STATS, rich_help_panel=Rare(_SPEED))] = False,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help=_CACHE, rich_help_panel=Rare(_SPEED))] = True,
+    lookup: Annotated[bool | None, unset("--lookup/--no-lookup", help=_LOOKUP, rich_help_panel=Rare(_SPEED))] = None,
+    verify: Annotated[bool, typer.Option("--verify", help=_VERIFY, rich_help_panel=Rare(_SPEED))] = False,
     device: DeviceOption = "auto",
     dtype: GenerationDtypeOption = "auto",
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help=_INTERACTIVE)] = False,
     json: JsonOption = False,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help=_JSONL)] = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help=_JSONL, rich_help_panel=MORE)] = False,
 ) -> None:
     # fmt: on
     """Continue a prompt, streaming the text.

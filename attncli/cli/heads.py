@@ -10,6 +10,7 @@ import typer
 from attncli.cli.options import (
     DeviceOption,
     JsonOption,
+    ModelArgument,
     ModelOption,
     RevisionOption,
     SeedOption,
@@ -25,7 +26,7 @@ _REPEATS = "Average over so many random texts. Unset: 4."
 
 # fmt: off
 def heads(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="The same as -m.", show_default=False)] = None,
+    model: ModelArgument = None,
     model_option: ModelOption = None,
     revision: RevisionOption = None,
     length: Annotated[int | None, count(help=_LENGTH)] = None,

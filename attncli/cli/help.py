@@ -1,24 +1,154 @@
-"""The first page: what `attncli` and `attncli --help` show."""
+"""Help: the first page, the page of each command, and whose help an error on the command line points to.
+
+A page names the common options, and --help-all every one. An option is common unless its panel is `Rare`: the mark
+stands where the option is declared.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from typer.core import TyperGroup
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    from attncli.render.help import Entry, Sections
+
+HELP_OPTIONS = ["-h", "--help", "--help-all"]
+EVERYTHING = "--help-all"
+_HELP: Entry = ("-h, --help", "", "Show this page and exit.")
+# The library's UsageError, wherever its version keeps it.
+USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+_NUMBERS = {"int": "N", "float": "X"}
+_WHICH_MODEL = (
+    "-m MODEL takes a directory, a name in ./checkpoints, or owner/name on the Hugging Face hub. Unset: ATTNCLI_MODEL, "
+    "else the newest in ./checkpoints, else the one that comes with attncli."
+)
+
+
+class Rare(str):
+    """The panel of an option that --help leaves out and --help-all shows; as a string the panel's title."""
+
+
+MORE = Rare("More options")
+
+
+class Command(TyperCommand):
+    """A command whose help fits a screen."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Notes which of its two pages is asked for, if one is."""
+        ctx.meta[EVERYTHING] = EVERYTHING in args
+        return _parsed(super().parse_args, ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Shows the page of common options, or of all of them."""
+        from attncli.render.console import output
+        from attncli.render.help import show_page
+
+        everything = ctx.meta.get(EVERYTHING, False)
+        params = [param for param in self.get_params(ctx) if not getattr(param, "hidden", False)]
+        rare = [param for param in params if isinstance(_panel(param), Rare)]
+        sections = _sections(params if everything else [param for param in params if param not in rare], everything)
+        words = [_usage_of(param) for param in params if param.param_type_name == "argument"]
+        closing = []
+        if rare and not everything:
+            closing = [f"{ctx.command_path} {EVERYTHING} shows {len(rare)} more option{'s' if len(rare) > 1 else ''}."]
+        if everything and any("--model" in param.opts for param in params):
+            closing = [_WHICH_MODEL]
+        show_page(output(), self.help or "", sections, closing, " ".join([ctx.command_path, "[OPTIONS]", *words]))
 
 
 class FirstPage(TyperGroup):
     """The group of commands, listed in the order a newcomer needs them, options last."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Prints the page."""
-        from attncli.render.console import output, show
-        from attncli.render.help import first_page
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Takes 'help train' for 'train --help'."""
+        if args[:1] == ["help"]:
+            args = [*(word for word in args if word != "help"), "--help"]
+        return _parsed(super().parse_args, ctx, args)
 
-        sections: dict[str, list[tuple[str, str]]] = {}
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """The names of commands, of which help is one."""
+        found = super().shell_complete(ctx, incomplete)
+        return [*found, *(type(item)("help") for item in found[:1])] if "help".startswith(incomplete) else found
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Shows the page."""
+        from attncli.render.console import output
+        from attncli.render.help import show_page
+
+        sections: dict[str, list[Entry]] = {}
         for name in self.list_commands(ctx):
             command: Any = self.get_command(ctx, name)
-            sections.setdefault(command.rich_help_panel, []).append((name, command.get_short_help_str(200)))
-        options = [param.get_help_record(ctx) for param in self.get_params(ctx)]
-        sections["Options"] = [(record[0].split("  ")[0], record[1]) for record in options if record is not None]
-        show(output(), first_page(self.help or "", sections))
+            does = re.split("[,;:]", command.get_short_help_str(200))[0].removesuffix(".")
+            sections.setdefault(command.rich_help_panel, []).append((name, "", f"{does}."))
+        closing = [_WHICH_MODEL, "attncli COMMAND --help, or attncli help COMMAND, explains a command, with examples."]
+        show_page(output(), self.help or "", {**sections, **_sections(self.get_params(ctx), False)}, closing)
+
+
+def _parsed(parse: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[str]) -> list[str]:
+    """What is left of a command line that is parsed. An error of the library's that knows no command gets this one."""
+    try:
+        return parse(ctx, args)
+    except USAGE_ERROR as problem:
+        problem.ctx = problem.ctx or ctx
+        raise
+
+
+def _sections(params: list[Any], by_panel: bool) -> Sections:
+    """Arguments, then options: in one list, or each in its panel, those without one first and MORE last."""
+    sections: dict[str, list[Entry]] = {"Arguments": [], "Options": []}
+    for param in params:
+        if param.param_type_name == "argument":
+            sections["Arguments"].append((_argument(param), "", _help(param)))
+        else:
+            sections.setdefault((by_panel and _panel(param)) or "Options", []).append(_option(param))
+    if MORE in sections:
+        sections[MORE] = sections.pop(MORE)
+    return {title: entries for title, entries in sections.items() if entries}
+
+
+def _panel(param: Any) -> str | None:
+    return getattr(param, "rich_help_panel", None)
+
+
+def _option(param: Any) -> Entry:
+    if "--help" in param.opts:
+        return _HELP
+    names = ", ".join(sorted(param.opts, key=len))
+    if param.secondary_opts:
+        names = f"{names}/{', '.join(param.secondary_opts)}"
+    return names, "" if param.is_flag else param.metavar or _value_name(param), _help(param)
+
+
+def _value_name(param: Any) -> str:
+    """'N' for a whole number, 'X' for another one, else the option's own name in capitals."""
+    annotation = getattr(getattr(param, "type_descriptor", None), "annotation", None) or getattr(param, "type", None)
+    kind = str(getattr(annotation, "__name__", None) or getattr(annotation, "name", ""))
+    number = next((number for name, number in _NUMBERS.items() if kind.startswith(name)), None)
+    return number or max(param.opts, key=len).lstrip("-").upper()
+
+
+def _argument(param: Any) -> str:
+    return str(param.metavar or param.name.upper())
+
+
+def _usage_of(param: Any) -> str:
+    """'TEXT', '[TEXT]' when it can be left out, 'FILE...' when there may be several."""
+    name = _argument(param) + ("..." if param.nargs == -1 else "")
+    return name if param.required or name.startswith("[") else f"[{name}]"
+
+
+def _help(param: Any) -> str:
+    """What it does, and its default where that is one to show."""
+    default = param.show_default if isinstance(param.show_default, str) else _default(param)
+    return f"{param.help or ''} [default: {default}]".strip() if default else param.help or ""
+
+
+def _default(param: Any) -> str:
+    if not param.show_default or param.default is None or param.default is False or callable(param.default):
+        return ""
+    return max(param.opts, key=len).lstrip("-") if param.default is True else str(param.default)

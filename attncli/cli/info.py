@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
-from attncli.cli.options import JsonOption, ModelOption, RevisionOption, unset
+from attncli.cli.completing import one_of
+from attncli.cli.options import JsonOption, ModelArgument, ModelOption, RevisionOption, alternatives, unset
 from attncli.errors import UsageProblem
+from attncli.model.count import PRESETS
+
+_PRESET = f"Count the parameters of a well-known model instead: {alternatives(PRESETS)}."
 
 
 # fmt: off
 def info(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="The same as -m.", show_default=False)] = None,
+    model: ModelArgument = None,
     model_option: ModelOption = None,
     revision: RevisionOption = None,
-    preset: Annotated[str | None, unset(help="Count instead gpt2, gpt2-xl, gpt3, llama2-7b or llama2-70b.")] = None,
+    preset: Annotated[str | None, unset(help=_PRESET, autocompletion=one_of(PRESETS))] = None,
     json: JsonOption = False,
 ) -> None:
     # fmt: on
@@ -27,7 +29,6 @@ def info(
     from attncli.checkpoint.directory import CONFIG, RUN, ModelFolder, name_of, status_of
     from attncli.checkpoint.formats import config_from_json
     from attncli.cli.finding import find
-    from attncli.model.count import PRESETS
     from attncli.render.console import output, print_json, show
     from attncli.render.models import info_document, info_screen
 

@@ -9,7 +9,6 @@ import errno
 import inspect
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn
@@ -27,7 +26,7 @@ from attncli.cli.explain import explain
 from attncli.cli.faithful import faithful
 from attncli.cli.generate import generate
 from attncli.cli.heads import heads
-from attncli.cli.help import FirstPage
+from attncli.cli.help import HELP_OPTIONS, USAGE_ERROR, Command, FirstPage
 from attncli.cli.info import info
 from attncli.cli.models import models
 from attncli.cli.neighbors import neighbors
@@ -39,20 +38,15 @@ from attncli.cli.train import train
 from attncli.errors import AttnError, OutOfRoom, UsageProblem
 
 _DONE = 0
-_PANELS_FROM = 60  # columns: in fewer a panel of options would cut their names off
 # What PyTorch says of a GPU and of a CPU, and Python when a thread's stack finds no place, without types of their own.
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread|bad_alloc", re.IGNORECASE)
-# The library's UsageError, wherever its version keeps it.
-_USAGE_ERROR = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
-
-_PANELS = shutil.get_terminal_size().columns >= _PANELS_FROM
 
 app = typer.Typer(
     name="attncli",
     cls=FirstPage,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode="rich" if _PANELS else None,
+    context_settings={"help_option_names": HELP_OPTIONS},
+    rich_markup_mode=None,
 )
 _COMMANDS: dict[str, list[Callable[..., None]]] = {
     "Start here": [train, generate, explain, tokenize],
@@ -60,14 +54,12 @@ _COMMANDS: dict[str, list[Callable[..., None]]] = {
 }
 for _panel, _commands in _COMMANDS.items():
     for _command in _commands:
-        _told = inspect.getdoc(_command) or ""
-        if not _PANELS:
-            _told = _told.replace("\n\n", "\n\n\b\n")  # keeps the examples on lines of their own
-        app.command(_command.__name__.rstrip("_"), help=_told, rich_help_panel=_panel)(_command)
+        _name, _told = _command.__name__.rstrip("_"), inspect.getdoc(_command)
+        app.command(_name, cls=Command, help=_told, rich_help_panel=_panel)(_command)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(context: typer.Context, asked: bool) -> None:
+    if asked and not context.resilient_parsing:  # completion parses what is typed so far
         typer.echo(f"attncli {__version__}")
         raise typer.Exit
 
@@ -76,7 +68,7 @@ def _print_version(asked: bool) -> None:
 def root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", "-V", help="Show the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
@@ -128,7 +120,7 @@ def _explained(problem: Exception) -> AttnError | None:
     """The problem as one that a user can fix, or None when it is a bug."""
     if isinstance(problem, AttnError):
         return problem
-    if isinstance(problem, _USAGE_ERROR):
+    if isinstance(problem, USAGE_ERROR):
         return _usage(problem)
     if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

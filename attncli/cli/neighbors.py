@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from attncli.cli.help import MORE
 from attncli.cli.options import (
     DeviceOption,
     ForceOption,
@@ -14,6 +15,7 @@ from attncli.cli.options import (
     ModelOption,
     RevisionOption,
     SvgOption,
+    choice,
     unset,
 )
 from attncli.cli.outputs import refuse_files, tell
@@ -22,6 +24,7 @@ from attncli.errors import UsageProblem
 _WORD = "A word; with --in, a word of that text or the index of a token."
 _IN = "A text with the word in it: compares its residual stream there. Unset: the word's embedding."
 _LAYER = "With --in: the stream after so many layers; 0 is the embedding. Unset: after all."
+_PLACES = ("vocabulary", "text")
 _AMONG = "With --in: compare with all token embeddings, or with the text's other tokens."
 
 
@@ -32,7 +35,7 @@ def neighbors(
     revision: RevisionOption = None,
     inside: Annotated[str | None, unset("--in", metavar="TEXT", help=_IN)] = None,
     layer: Annotated[int | None, unset(help=_LAYER)] = None,
-    among: Annotated[str, typer.Option(metavar="vocabulary|text", help=_AMONG)] = "vocabulary",
+    among: Annotated[str, choice(among=_PLACES, help=_AMONG, rich_help_panel=MORE)] = "vocabulary",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many to show.")] = 10,
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -46,7 +49,7 @@ def neighbors(
     attncli neighbors river
     attncli neighbors bank --in "He sat on the river's bank" --layer 2
     """
-    if among not in ("vocabulary", "text"):
+    if among not in _PLACES:
         raise UsageProblem(f"--among {among!r} is nothing to compare with.", "Use vocabulary or text.")
     if inside is None and (layer is not None or among == "text"):
         raise UsageProblem("--layer and --among text need a text.", f"Give one: --in 'a text with {word} in it'.")

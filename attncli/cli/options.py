@@ -7,12 +7,17 @@ import re
 import secrets
 import stat
 import sys
+from collections.abc import Iterable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from attncli.cli.completing import model_names, one_of
+from attncli.cli.help import MORE
+from attncli.config import TOKENIZER_KINDS, TRAIN_DTYPES
 from attncli.errors import BadInput
 
 _LARGEST_COUNT = 10**15
@@ -113,6 +118,12 @@ def _without_last_newline(text: str) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
+def alternatives(names: Iterable[str]) -> str:
+    """'a, b or c'."""
+    *before, last = names
+    return f"{', '.join(before)} or {last}"
+
+
 def unset(*names: str, help: str, **more: Any) -> Any:
     """An option that is chosen for the user when not given, so that no default is shown; the help says from what."""
     return typer.Option(*names, help=help, show_default=False, **more)
@@ -123,41 +134,62 @@ def count(*names: str, help: str, **more: Any) -> Any:
     return unset(*names, help=help, parser=parse_count, metavar="N", **more)
 
 
+def choice(*names: str, among: Iterable[str], help: str, **more: Any) -> Any:
+    """An option that takes one of a few values, which the help names and a shell completes."""
+    values = tuple(among)
+    return typer.Option(*names, metavar="|".join(values), autocompletion=one_of(values), help=help, **more)
+
+
 _AUTO = "auto takes the best there is"
-_MODEL = (
-    "A model directory, a name in ./checkpoints, or owner/name on the Hugging Face hub. Unset: ATTNCLI_MODEL, else the "
-    "newest in ./checkpoints, else the one that comes with attncli."
-)
+_MODEL = "A directory, a name that attncli models lists, or owner/name of the hub."  # more on the first page of help
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+GENERATION_DTYPES = ("auto", *TRAIN_DTYPES, "float16", "int8")
 _DTYPE = (
     "auto, float32, bfloat16 or (not to train) float16; auto is what is fast: bfloat16 on CUDA, and to train on a CPU "
     "with units for it."
 )
 
-ModelOption = Annotated[str | None, unset("--model", "-m", metavar="MODEL", help=_MODEL)]
-RevisionOption = Annotated[
-    str | None, unset("--revision", metavar="REV", help="A branch, tag or commit of a model of the hub. Unset: main.")
+ModelOption = Annotated[str | None, unset("--model", "-m", metavar="MODEL", help=_MODEL, autocompletion=model_names)]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[MODEL]", help="The same as -m.", show_default=False, autocompletion=model_names),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help=f"auto, cpu, cuda or mps; {_AUTO}.")]
+_REVISION = "A branch, tag or commit of a model of the hub. Unset: main."
+RevisionOption = Annotated[str | None, unset("--revision", metavar="REV", help=_REVISION, rich_help_panel=MORE)]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device", help=f"auto, cpu, cuda or mps; {_AUTO}.", rich_help_panel=MORE, autocompletion=one_of(_DEVICES)
+    ),
+]
 _GENERATION_DTYPE = (
     "auto, float32, bfloat16, float16 or, on a CPU, int8; auto is bfloat16 on CUDA, and on a CPU the type stored."
 )
-DtypeOption = Annotated[str, typer.Option("--dtype", help=_DTYPE)]
-GenerationDtypeOption = Annotated[str, typer.Option("--dtype", help=_GENERATION_DTYPE)]
+_dtype = partial(typer.Option, "--dtype", rich_help_panel=MORE)
+DtypeOption = Annotated[str, _dtype(help=_DTYPE, autocompletion=one_of(("auto", *TRAIN_DTYPES)))]
+GenerationDtypeOption = Annotated[str, _dtype(help=_GENERATION_DTYPE, autocompletion=one_of(GENERATION_DTYPES))]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SvgOption = Annotated[
-    Path | None, unset("--svg", metavar="FILE", help="Also write the screen as a picture that stands alone.")
+    Path | None,
+    unset("--svg", metavar="FILE", help="Also write it as a picture that stands alone.", rich_help_panel=MORE),
 ]
 HtmlOption = Annotated[Path | None, unset("--html", metavar="FILE", help="Also write it as a page that stands alone.")]
 CsvOption = Annotated[
-    Path | None, unset("--csv", metavar="FILE", help="Also write a table with a row for each source.")
+    Path | None, unset("--csv", metavar="FILE", help="Also write a row for each source.", rich_help_panel=MORE)
 ]
 NpzOption = Annotated[
-    Path | None, unset("--npz", metavar="FILE", help="Also write the raw weights of all layers and heads, for NumPy.")
+    Path | None,
+    unset(
+        "--npz",
+        metavar="FILE",
+        help="Also write the raw weights of all layers and heads, for NumPy.",
+        rich_help_panel=MORE,
+    ),
 ]
 PlainOption = Annotated[bool, typer.Option("--plain", help="Sentences instead of tables.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that exist.", rich_help_panel=MORE)]
 SeedOption = Annotated[
     int | None, unset("--seed", "-s", help="The same seed gives the same result. Unset: drawn, and printed.")
 ]
-TokenizerOption = Annotated[str, typer.Option(metavar="bpe|char|byte", help="The kind of tokenizer to make.")]
+TokenizerOption = Annotated[str, choice(among=TOKENIZER_KINDS, help="The kind of tokenizer to make.")]
 VocabSizeOption = Annotated[int | None, count(help="How many token ids to make. Unset: by the amount of text.")]

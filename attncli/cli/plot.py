@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attncli.cli.options import JsonOption, count, unset
+from attncli.cli.completing import model_names
+from attncli.cli.help import MORE
+from attncli.cli.options import JsonOption, choice, count, unset
 from attncli.cli.outputs import refuse_files, write_asked
 from attncli.errors import UsageProblem
 
@@ -19,19 +21,20 @@ if TYPE_CHECKING:
 _RUNS = "Names in ./checkpoints, model directories, or metrics.jsonl files. Unset: the newest model."
 _UP = "Nats per token, or bits per byte. Unset: loss where all runs have one tokenizer, else bits."
 _HEADS = "Draw instead what the attention heads came to do, of one run that was trained with --watch-heads."
+_ALONG, _MEASURES = ("step", "tokens", "time"), ("loss", "bits")
 _ROWS = 20
 
 
 # fmt: off
 def plot(
-    runs: Annotated[list[str] | None, typer.Argument(metavar="RUN", help=_RUNS, show_default=False)] = None,
-    x: Annotated[str, typer.Option("--x", metavar="step|tokens|time", help="What runs along the x axis.")] = "step",
-    y: Annotated[str | None, unset("--y", metavar="loss|bits", help=_UP)] = None,
+    runs: Annotated[list[str] | None, typer.Argument(metavar="RUN", help=_RUNS, show_default=False, autocompletion=model_names)] = None,  # noqa: E501
+    x: Annotated[str, choice("--x", among=_ALONG, help="What runs along the x axis.")] = "step",
+    y: Annotated[str | None, choice("--y", among=_MEASURES, help=_UP, show_default=False)] = None,
     heads: Annotated[bool, typer.Option("--heads", help=_HEADS)] = False,
     out: Annotated[Path | None, unset("--out", "-o", metavar="FILE", help="Write a .svg or .png file instead.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
-    width: Annotated[int | None, count(help="Columns of the chart. Unset: those of the terminal.")] = None,
-    height: Annotated[int | None, count(help="Rows of the chart. Unset: by the terminal.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.", rich_help_panel=MORE)] = False,
+    width: Annotated[int | None, count(help="Columns of the chart. Unset: those of the terminal.", rich_help_panel=MORE)] = None,  # noqa: E501
+    height: Annotated[int | None, count(help="Rows of the chart. Unset: by the terminal.", rich_help_panel=MORE)] = None,  # noqa: E501
     json: JsonOption = False,
 ) -> None:
     # fmt: on
@@ -126,9 +129,9 @@ def _tell(
 
 
 def _refuse(x: str, y: str | None, width: int | None, height: int | None) -> None:
-    if x not in ("step", "tokens", "time"):
+    if x not in _ALONG:
         raise UsageProblem(f"--x {x!r} is not an axis.", "Use step, tokens or time.")
-    if y not in (None, "loss", "bits"):
+    if y not in (None, *_MEASURES):
         raise UsageProblem(f"--y {y!r} is not a measure.", "Use loss (nats per token) or bits (per byte).")
     for option, cells in (("--width", width), ("--height", height)):
         if cells is not None and not 1 <= cells <= 1000:

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attncli.cli import clock
+from attncli.cli.completing import model_names, one_of
+from attncli.cli.help import MORE, Rare
 from attncli.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
     SeedOption,
+    choice,
     count,
     draw_seed,
     parse_seconds,
@@ -28,6 +31,7 @@ from attncli.config import (
     DEFAULT_TRAINING_SECONDS,
     OPTIMIZER_KINDS,
     SIZES,
+    TOKENIZER_KINDS,
     TRAIN_DTYPES,
     CorpusConfig,
     SampleConfig,
@@ -65,38 +69,38 @@ def train(
     files: Annotated[list[str] | None, typer.Argument(metavar="FILE", help=_FILES, show_default=False)] = None,
     time: Annotated[float | None, unset("--time", parser=parse_seconds, metavar="TIME", help=_TIME, rich_help_panel=_TIME_PANEL)] = None,  # noqa: E501
     steps: Annotated[int | None, count(help="How many steps.", rich_help_panel=_TIME_PANEL)] = None,
-    epochs: Annotated[float | None, unset(help="How many times to see the text.", rich_help_panel=_TIME_PANEL)] = None,
-    tokens: Annotated[int | None, count(help="How many tokens to see in all.", rich_help_panel=_TIME_PANEL)] = None,
-    size: Annotated[str | None, unset("--size", metavar="SIZE", help=_SIZE, rich_help_panel=_MODEL_PANEL)] = None,
+    epochs: Annotated[float | None, unset(help="How many times to see the text.", rich_help_panel=Rare(_TIME_PANEL))] = None,  # noqa: E501
+    tokens: Annotated[int | None, count(help="How many tokens to see in all.", rich_help_panel=Rare(_TIME_PANEL))] = None,  # noqa: E501
+    size: Annotated[str | None, unset("--size", metavar="SIZE", help=_SIZE, autocompletion=one_of(SIZES), rich_help_panel=_MODEL_PANEL)] = None,  # noqa: E501
     context: Annotated[int | None, count(help="Tokens the model sees at once. Unset: by time and text.", rich_help_panel=_MODEL_PANEL)] = None,  # noqa: E501
-    from_: Annotated[str | None, unset("--from", metavar="MODEL", help="Go on from this model: its shape, weights and tokenizer.", rich_help_panel=_MODEL_PANEL)] = None,  # noqa: E501
-    batch_size: Annotated[int | None, count(help="Windows of text in a step. Unset: by device and length.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
-    grad_accum: Annotated[int | None, count(help="Take a step in so many parts, to save memory. Unset: by memory.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
-    checkpoint_activations: Annotated[bool, unset("--checkpoint-activations", help="Compute them twice, to save memory. Unset: by memory; --keep-activations: never.", rich_help_panel=_RECIPE_PANEL)] = False,  # noqa: E501
+    from_: Annotated[str | None, unset("--from", metavar="MODEL", autocompletion=model_names, help="Go on from this model: its shape, weights and tokenizer.", rich_help_panel=_MODEL_PANEL)] = None,  # noqa: E501
+    batch_size: Annotated[int | None, count(help="Windows of text in a step. Unset: by device and length.", rich_help_panel=Rare(_RECIPE_PANEL))] = None,  # noqa: E501
+    grad_accum: Annotated[int | None, count(help="Take a step in so many parts, to save memory. Unset: by memory.", rich_help_panel=Rare(_RECIPE_PANEL))] = None,  # noqa: E501
+    checkpoint_activations: Annotated[bool, unset("--checkpoint-activations", help="Compute them twice, to save memory. Unset: by memory; --keep-activations: never.", rich_help_panel=Rare(_RECIPE_PANEL))] = False,  # noqa: E501
     keep_activations: Annotated[bool, typer.Option("--keep-activations", hidden=True)] = False,
-    optimizer: Annotated[str | None, unset(metavar="|".join(OPTIMIZER_KINDS), help="Unset: muon; adamw with --from.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
-    lr: Annotated[float | None, unset(help="Peak learning rate of the matrices. Unset: by optimizer and length.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
-    adam_lr: Annotated[float | None, unset(help="With muon, that of embeddings and norms.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
-    weight_decay: Annotated[float | None, unset(help="Of matrices and embeddings. Unset: by how often the text is seen.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
-    dropout: Annotated[float | None, unset(help="Unset: by how often the text is seen.", rich_help_panel=_RECIPE_PANEL)] = None,  # noqa: E501
-    compile: Annotated[bool, unset("--compile", help="Use torch.compile. Unset: by device and time; --no-compile: never.", rich_help_panel=_RECIPE_PANEL)] = False,  # noqa: E501
+    optimizer: Annotated[str | None, choice(among=OPTIMIZER_KINDS, show_default=False, help="Unset: muon; adamw with --from.", rich_help_panel=Rare(_RECIPE_PANEL))] = None,  # noqa: E501
+    lr: Annotated[float | None, unset(help="Peak learning rate of the matrices. Unset: by optimizer and length.", rich_help_panel=Rare(_RECIPE_PANEL))] = None,  # noqa: E501
+    adam_lr: Annotated[float | None, unset(help="With muon, that of embeddings and norms.", rich_help_panel=Rare(_RECIPE_PANEL))] = None,  # noqa: E501
+    weight_decay: Annotated[float | None, unset(help="Of matrices and embeddings. Unset: by how often the text is seen.", rich_help_panel=Rare(_RECIPE_PANEL))] = None,  # noqa: E501
+    dropout: Annotated[float | None, unset(help="Unset: by how often the text is seen.", rich_help_panel=Rare(_RECIPE_PANEL))] = None,  # noqa: E501
+    compile: Annotated[bool, unset("--compile", help="Use torch.compile. Unset: by device and time; --no-compile: never.", rich_help_panel=Rare(_RECIPE_PANEL))] = False,  # noqa: E501
     no_compile: Annotated[bool, typer.Option("--no-compile", hidden=True)] = False,
     seed: SeedOption = None,
     device: DeviceOption = TrainConfig.device,
     dtype: DtypeOption = TrainConfig.dtype,
-    tokenizer: Annotated[str, typer.Option(metavar="bpe|char|byte", help="The kind of tokenizer to make.", rich_help_panel=_TEXT_PANEL)] = CorpusConfig.tokenizer,  # noqa: E501
-    vocab_size: Annotated[int | None, count(help="How many token ids to make. Unset: by the amount of text.", rich_help_panel=_TEXT_PANEL)] = None,  # noqa: E501
-    val_fraction: Annotated[float, typer.Option(help=_VAL, rich_help_panel=_TEXT_PANEL)] = CorpusConfig.val_fraction,
-    val_file: Annotated[str | None, unset(metavar="FILE", help="Validate on this text instead.", rich_help_panel=_TEXT_PANEL)] = None,  # noqa: E501
-    encoding: Annotated[str, typer.Option(help="The encoding of the text.", rich_help_panel=_TEXT_PANEL)] = CorpusConfig.encoding,  # noqa: E501
-    save_dtype: Annotated[str, typer.Option(metavar="|".join(TRAIN_DTYPES), help="Of the finished model's weights; bfloat16 takes half the room.", rich_help_panel=_PLACE_PANEL)] = TrainConfig.save_dtype,  # noqa: E501
+    tokenizer: Annotated[str, choice(among=TOKENIZER_KINDS, help="The kind of tokenizer to make.", rich_help_panel=Rare(_TEXT_PANEL))] = CorpusConfig.tokenizer,  # noqa: E501
+    vocab_size: Annotated[int | None, count(help="How many token ids to make. Unset: by the amount of text.", rich_help_panel=Rare(_TEXT_PANEL))] = None,  # noqa: E501
+    val_fraction: Annotated[float, typer.Option(help=_VAL, rich_help_panel=Rare(_TEXT_PANEL))] = CorpusConfig.val_fraction,  # noqa: E501
+    val_file: Annotated[str | None, unset(metavar="FILE", help="Validate on this text instead.", rich_help_panel=Rare(_TEXT_PANEL))] = None,  # noqa: E501
+    encoding: Annotated[str, typer.Option(help="The encoding of the text.", rich_help_panel=Rare(_TEXT_PANEL))] = CorpusConfig.encoding,  # noqa: E501
+    save_dtype: Annotated[str, choice(among=TRAIN_DTYPES, help="Of the finished model's weights; bfloat16 takes half the room.", rich_help_panel=Rare(_PLACE_PANEL))] = TrainConfig.save_dtype,  # noqa: E501
     name: Annotated[str | None, unset(help="The model's name in ./checkpoints. Unset: that of the first file.", rich_help_panel=_PLACE_PANEL)] = None,  # noqa: E501
     out: Annotated[Path | None, unset("--out", "-o", metavar="DIR", help="Its directory, instead of a name.", rich_help_panel=_PLACE_PANEL)] = None,  # noqa: E501
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.", rich_help_panel=_PLACE_PANEL)] = False,  # noqa: E501
     force: Annotated[bool, typer.Option("--force", help=_FORCE, rich_help_panel=_PLACE_PANEL)] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events beside the model.")] = False,  # noqa: E501
-    watch_heads: Annotated[bool, typer.Option("--watch-heads", help="Score the attention heads at every evaluation: attncli plot --heads.")] = False,  # noqa: E501
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events beside the model.", rich_help_panel=MORE)] = False,  # noqa: E501
+    watch_heads: Annotated[bool, typer.Option("--watch-heads", help="Score the attention heads at every evaluation: attncli plot --heads.", rich_help_panel=MORE)] = False,  # noqa: E501
     json: JsonOption = False,
 ) -> None:
     # fmt: on

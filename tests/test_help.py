@@ -1,0 +1,183 @@
+"""Help at every length and width, whose help an error names, and the values that a shell completes."""
+
+import re
+
+import pytest
+from typer.main import get_command
+
+from attncli.cli.help import EVERYTHING, Rare
+from attncli.cli.main import app, run
+from attncli.config import SIZES
+
+COMMANDS = get_command(app).commands
+
+
+@pytest.fixture
+def told(monkeypatch, capsys):
+    """What a command line prints on standard output, in so many columns."""
+
+    def take(*words, columns=80):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert run(list(words)) == 0
+        return capsys.readouterr().out
+
+    return take
+
+
+def options(name, common_only):
+    return [
+        param
+        for param in COMMANDS[name].params
+        if param.param_type_name == "option"
+        and not param.hidden
+        and not (common_only and isinstance(param.rich_help_panel, Rare))
+    ]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_screen_and_help_all_shows_every_option(name, told):
+    short, long = told(name, "--help"), told(name, EVERYTHING)
+    assert len(short.splitlines()) <= 40
+    for page, common_only in ((short, True), (long, False)):
+        listed = set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", page))
+        assert {option for param in options(name, common_only) for option in param.opts} <= listed
+        assert page.count(f"\n  attncli {name}") == 2  # the examples
+        assert max(map(len, page.splitlines())) <= 80
+    rare = len(options(name, False)) - len(options(name, True))
+    assert (f"attncli {name} --help-all shows {rare} more option" in short) == bool(rare)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_only_an_option_that_takes_a_value_is_shown_with_one(name, told):
+    rows = re.findall(r"^  ((?:-\w, )?--\S+)(?: (\S+))?(?:  |$)", told(name, EVERYTHING), re.MULTILINE)
+    takes = {opts.split(", ")[-1].split("/")[0]: bool(value) for opts, value in rows}
+    assert takes.pop("--help") is False
+    assert takes == {max(param.opts, key=len): not param.is_flag for param in options(name, False)}
+
+
+@pytest.mark.parametrize("name", ["generate", "train", "explain"])
+def test_help_cuts_no_name_off_where_there_is_little_room(name, told):
+    page = told(name, EVERYTHING, columns=40)
+    assert page.count(f"\n  attncli {name} ") == 2  # the examples, each on a line of its own
+    names = [option for param in options(name, False) for option in param.opts]
+    assert len(names) > 20
+    assert [option for option in names if option not in page] == []
+    assert max(map(len, page.splitlines())) <= 40
+
+
+def test_help_has_no_colours_off_a_terminal_or_where_none_are_wanted(told, monkeypatch):
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    plain = told("explain", "-h")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    coloured = told("explain", "-h")
+    assert "\x1b[" not in plain
+    assert [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", coloured).splitlines()] == plain.splitlines()
+
+
+def test_help_is_a_command_too(told):
+    assert told("help", "train") == told("train", "--help")
+    assert told("help", "train", EVERYTHING) == told("train", EVERYTHING)
+    assert told("help") == told("help", "help") == told("--help") == told("-h")
+    assert "attncli help COMMAND" in told("help")
+    assert run(["help", "trian"]) == 2
+
+
+def test_the_version_has_a_short_option(told):
+    assert told("-V") == told("--version")
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (("explain", "--html"), "attncli explain"),
+        (("generate", "-n"), "attncli generate"),
+        (("train", "--plan=yes"), "attncli train"),
+        (("explain", "--viw", "map"), "attncli explain"),
+        (("neighbors",), "attncli neighbors"),
+        (("train", "--steps", "many"), "attncli train"),
+        (("--frobnicate",), "attncli"),
+    ],
+)
+def test_an_error_names_the_help_of_its_own_command(words, command, capsys):
+    assert run(list(words)) == 2
+    assert capsys.readouterr().err.rstrip().endswith(f"See {command} --help")
+
+
+# Completion
+
+
+@pytest.fixture
+def completed(monkeypatch, capsys):
+    """The values that a shell is given for the last of these words."""
+
+    def take(*words, shell="bash"):
+        monkeypatch.setenv("_ATTNCLI_COMPLETE", f"complete_{shell}")
+        monkeypatch.setenv("_TYPER_COMPLETE_ARGS", " ".join(words))
+        monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+        monkeypatch.setenv("COMP_WORDS", "\n".join(words))
+        monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+        with pytest.raises(SystemExit) as ended:
+            run([])
+        found = capsys.readouterr()
+        assert (ended.value.code, found.err) == (0, "")
+        if shell == "zsh":
+            return re.findall(r'^(?:_arguments .*\(\()?"([^"]*)"', found.out, re.MULTILINE)
+        return [line.split("\t")[0] for line in found.out.splitlines() if line]
+
+    return take
+
+
+VIEWS = ["bars", "map", "grid", "steps", "lens", "logit", "rollout"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ("explain --view", VIEWS),
+        ("explain text --view g", ["grid"]),
+        ("explain --weights", ["norm", "raw"]),
+        ("train --size", list(SIZES)),
+        ("train a.txt --tokenizer b", ["bpe", "byte"]),
+        ("train --optimizer", ["muon", "adamw"]),
+        ("train --dtype", ["auto", "float32", "bfloat16"]),
+        ("train --save-dtype f", ["float32"]),
+        ("generate --dtype i", ["int8"]),
+        ("generate --device c", ["cpu", "cuda"]),
+        ("info --preset gpt2-", ["gpt2-xl"]),
+        ("ablate --with z", ["zero"]),
+        ("neighbors --among", ["vocabulary", "text"]),
+        ("plot --x t", ["tokens", "time"]),
+        ("plot --y", ["loss", "bits"]),
+        ("generate -m mi", ["mine"]),
+        ("info mi", ["mine"]),
+        ("train --from mi", ["mine"]),
+        ("explain --html", []),  # then the shell names files
+        ("train", []),
+        ("generate --temperature", []),
+        ("help tr", ["train"]),
+        ("he", ["heads", "help"]),
+        ("--version he", ["heads", "help"]),
+    ],
+)
+def test_a_shell_completes_values(words, values, shell, completed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints/mine").mkdir(parents=True)
+    (tmp_path / "checkpoints/mine/config.json").write_text("{}")
+    line = ["attncli", *words.split()]
+    whole = line[-1].startswith("-") or words == "train"  # an option, after which a space was typed
+    assert completed(*line, *([""] if whole else []), shell=shell) == values
+
+
+def test_a_broken_folder_of_models_completes_quietly(completed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "checkpoints"
+    for name, config in (("good", "{}"), ("broken", "{"), ("$(odd) name", "{}"), ("list", "[]")):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text(config)
+    (folder / "a-link").symlink_to("nowhere")
+    (folder / "a-file").write_text("")
+    assert completed("attncli", "generate", "-m", "") == ["good"]
+    monkeypatch.setattr("attncli.checkpoint.directory.known_models", lambda: (folder / "a-file").iterdir())
+    assert completed("attncli", "generate", "-m", "") == []
