@@ -744,7 +744,7 @@ def test_what_is_no_count_is_refused(text):
 # Trains until two steps after so many saves, then kills itself.
 KILLED = """
 import itertools, os, signal, sys
-from attncli.cli.main import main
+from attncli.__main__ import main
 from attncli.training import loop, saver
 saves, steps = int(sys.argv.pop()), itertools.count()
 write, step, saved = saver.write_checkpoint, loop._take_step, []

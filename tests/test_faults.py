@@ -262,7 +262,7 @@ for line in sys.stdin:
 """
 PROCESS = """
 import sys
-from attncli.cli.main import main
+from attncli.__main__ import main
 from attncli.training import saver
 if sys.argv.pop() == "beside":
     saver._COPIED_FROM = 0
@@ -604,7 +604,7 @@ def test_what_ends_a_run_from_within_leaves_the_save(tmp_path, monkeypatch, caps
 EXHAUSTED = """
 import resource
 from pathlib import Path
-from attncli.cli.main import main
+from attncli.__main__ import main
 from attncli.training import loop, measure
 measure.measure_step = lambda *given: 0.1
 step = loop._take_step

@@ -21,6 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import from rooms of a lower floor, and from itself. `render` also sees the records of its neighbours.
 FLOORS = {
     "errors": 0,
+    "stopping": 0,
     "config": 1,
     "folders": 1,
     "paths": 1,

@@ -36,6 +36,7 @@ from attncli.errors import BadCheckpoint, OutOfRoom
 from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
 from attncli.paths import read_regular
+from attncli.stopping import CleanUp
 from attncli.text.tokenizer import Piece, Tokenizer
 
 _HEADERS = 1 << 20  # bytes; more than the headers of the tensor files and the manifest take
@@ -125,7 +126,8 @@ def lock(target: Path) -> Iterator[None]:
                 os.write(handle.fileno(), str(os.getpid()).encode())
             except OSError as problem:
                 raise _not_written(target, problem) from None
-            yield
+            with CleanUp(lambda: path.unlink(missing_ok=True)):
+                yield
         finally:
             path.unlink(missing_ok=True)
 

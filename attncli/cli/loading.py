@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
+
 from attncli.checkpoint.store import LoadedModel, load_model
 from attncli.cli.finding import find
 from attncli.errors import UsageProblem
 from attncli.model.backend import Backend, TorchBackend
 from attncli.model.device import DTYPES, pick_device, pick_dtype
+from attncli.render.status import status
 
 
 def load(model: str | None, device: str, dtype: str, revision: str | None = None) -> LoadedModel:
     """Finds a model and reads it. Raises BadCheckpoint, UsageProblem, or OutOfRoom for one that is downloaded."""
     path = find(model, revision)
     place = pick_device(device)
-    return load_model(path, place, pick_dtype(dtype, place))
+    return _read(path, place, pick_dtype(dtype, place))
 
 
 def load_to_score(model: str | None, device: str, dtype: str, revision: str | None = None) -> LoadedModel:
@@ -54,5 +59,12 @@ def load_to_generate(
         loaded = load(model, device, dtype, revision)
         return loaded, TorchBackend(loaded.model)
     stored = dtype in ("auto", "int8")
-    loaded = load_model(find(model, revision), place, None if stored else pick_dtype(dtype, place))
+    loaded = _read(find(model, revision), place, None if stored else pick_dtype(dtype, place))
     return loaded, native.NativeBackend(loaded.model, int8=dtype == "int8", releasing=not keep)
+
+
+def _read(path: Path, place: torch.device, dtype: torch.dtype | None) -> LoadedModel:
+    status(f"reading {path.name}")
+    loaded = load_model(path, place, dtype)
+    status(f"running {path.name}")
+    return loaded

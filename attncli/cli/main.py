@@ -32,12 +32,13 @@ from attncli.cli.models import models
 from attncli.cli.neighbors import neighbors
 from attncli.cli.next import next_
 from attncli.cli.plot import plot
-from attncli.cli.process import limit_spinning, open_streams
 from attncli.cli.tokenize import tokenize
 from attncli.cli.train import train
 from attncli.errors import AttnError, OutOfRoom, UsageProblem
+from attncli.render.status import status
 
 _DONE = 0
+_WITHOUT_TORCH = ("tokenize", "plot", "info", "models")
 # What PyTorch says of a GPU and of a CPU, and Python when a thread's stack finds no place, without types of their own.
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread|bad_alloc", re.IGNORECASE)
 
@@ -80,12 +81,12 @@ def root(
     """
     if context.invoked_subcommand is None:
         context.get_help()
+    elif context.invoked_subcommand not in _WITHOUT_TORCH:
+        status("importing PyTorch")
 
 
 def main() -> NoReturn:
-    """Runs the command line of this process and exits."""
-    open_streams()
-    limit_spinning()
+    """Runs the command line of this process and exits: what an older installation calls instead of `__main__`."""
     sys.exit(run(sys.argv[1:]))
 
 

@@ -1,13 +1,13 @@
 """Settings of this process: its streams; what makes training faster, how threads wait and what becomes of freed memory.
 
-They are the command line's to make, not the library's: they hold for everything that runs in the process.
+They are the command line's to make, not the library's: they hold for everything that runs in the process. Imported
+before anything else, so it imports next to nothing itself.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 
 _SPINS = 5000  # of libgomp: about a tenth of a millisecond
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
@@ -47,7 +47,9 @@ def keep_freed_memory() -> None:
     """
     import ctypes
 
-    with suppress(OSError, AttributeError):  # another C library than glibc
+    try:
         library = ctypes.CDLL(None)
         library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+    except (OSError, AttributeError, TypeError):
+        return  # another C library than glibc

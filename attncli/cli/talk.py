@@ -51,6 +51,7 @@ def talk(session: Talk, prompt: str | None) -> None:
     code = 0
     lines = Lines()
     if lines.typed:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C ends a line, and not the process
         print_note(f"{session.name} · /help lists what can be typed; Ctrl-C stops a text, Ctrl-D ends")
     session.stoppable = lines.typed
     going_on = True

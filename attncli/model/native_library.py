@@ -20,6 +20,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from attncli import stopping
 from attncli.folders import cache_folder
 
 _SOURCE = Path(__file__).with_name("native.c")
@@ -75,6 +76,7 @@ class _Compilation:
             none = subprocess.DEVNULL
             self._process = subprocess.Popen(command, stdin=none, stdout=none, stderr=none, process_group=0)
             atexit.register(self._give_up)
+            stopping.register(self._give_up)
         except OSError:  # nowhere to write, or no such compiler
             self._give_up()
 
@@ -94,6 +96,7 @@ class _Compilation:
     def _give_up(self) -> None:
         """Keeps what is finished, and leaves neither a process nor a file."""
         atexit.unregister(self._give_up)
+        stopping.unregister(self._give_up)
         if self._process is not None:
             with suppress(OSError):
                 if self._process.poll() is None:

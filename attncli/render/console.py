@@ -15,6 +15,9 @@ from rich.text import Text
 
 from attncli.errors import AttnError
 from attncli.render.escape import one_line
+from attncli.render.status import status
+
+__all__ = ["messages", "output", "print_error", "print_json", "print_note", "show", "status"]
 
 # What JSON leaves as it is and a terminal may obey: C1 controls, and marks that are invisible or turn writing around.
 _CONTROLS = re.compile("[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")

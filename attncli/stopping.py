@@ -1,0 +1,145 @@
+"""What SIGINT, SIGTERM and SIGHUP do: the process ends within a second, with one line and code 128 + signal.
+
+The handler runs in the main thread and raises `Stopped`, so that `finally` and atexit run. Python runs no handler while
+the main thread is inside long C or Rust code. So the interpreter also writes each signal to a pipe on which a thread
+sleeps: when the main thread has not ended the process a moment later, the thread runs the registered clean-ups and ends
+it. Inside an import the handler ends the process itself: an exception there would be swallowed, or become another.
+
+Whoever installs a handler of its own, as training's loop does, is left alone. Imports as little as can be: it is what
+a process begins with.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import sys
+import time
+
+TYPE_CHECKING = False  # importing typing takes a while
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import NoReturn
+
+_PATIENCE = 0.6  # seconds that the main thread has to end the process in an orderly way
+_LINE = b"Stopped.\n"
+
+_clean_ups: list[Callable[[], object]] = []
+_received: int | None = None  # the signal that the process ends for
+_directly = True  # nothing has to be unwound: the application is not imported yet, or has returned
+_said = False
+_ending = _thread.allocate_lock()
+
+
+class Stopped(SystemExit):
+    """A signal asks the process to end."""
+
+
+def register(action: Callable[[], object]) -> None:
+    """Has this done also when the process is ended without unwinding, where atexit does nothing."""
+    _clean_ups.append(action)
+
+
+def unregister(action: Callable[[], object]) -> None:
+    """Forgets it, if it is registered."""
+    if action in _clean_ups:
+        _clean_ups.remove(action)
+
+
+class CleanUp:
+    """The same around what needs it, as a context manager."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action = action
+
+    def __enter__(self) -> None:
+        register(self._action)
+
+    def __exit__(self, *_: object) -> None:
+        unregister(self._action)
+
+
+def install() -> None:
+    """Takes the three signals, except those that are ignored already, as SIGHUP is under nohup."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    kinds = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    for kind in kinds:
+        if signal.getsignal(kind) is not signal.SIG_IGN:
+            signal.signal(kind, _handle)
+    try:
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        _thread.start_new_thread(_watch, (reader,))
+    except (OSError, RuntimeError, ValueError):
+        return  # without a descriptor or a thread to spare, only the handler is left
+
+
+def unwind() -> None:
+    """From here on a signal raises `Stopped` in the main thread."""
+    global _directly
+    _directly = False
+
+
+def finish() -> None:
+    """From here on a signal ends the process at once: everything is done."""
+    global _directly
+    _directly = True
+
+
+def received() -> int | None:
+    """The signal that the process is being ended for."""
+    return _received
+
+
+def exit_code(number: int) -> int:
+    """Says that the process was stopped, once; returns its exit code."""
+    global _said
+    if not _said:
+        _said = True
+        try:
+            os.write(2, b"\n" + _LINE if os.isatty(2) else _LINE)  # after what the terminal echoes for Ctrl-C
+        except OSError:
+            return 128 + number  # after SIGHUP the terminal may be gone
+    return 128 + number
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    global _received
+    if _directly or _received is not None or _imports(frame):
+        _end(number)
+    _received = number
+    sys.unraisablehook = lambda _: None  # where the exception cannot be raised, the thread ends the process
+    raise Stopped(128 + number)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _watch(reader: int) -> None:
+    """Ends the process for a signal that the main thread does not react to, or reacts to for too long."""
+    while numbers := os.read(reader, 1):
+        if signal.getsignal(numbers[0]) is _handle:
+            time.sleep(_PATIENCE)
+            if _received is not None or signal.getsignal(numbers[0]) is _handle:
+                _end(numbers[0])
+
+
+def _end(number: int) -> NoReturn:
+    """Ends the process from any thread, without unwinding."""
+    if not _ending.acquire(False):
+        time.sleep(60)  # another thread is ending it
+    for action in reversed(_clean_ups):
+        try:
+            action()
+        except Exception:
+            continue  # the rest is still to be cleaned up
+    os._exit(exit_code(number))
