@@ -122,6 +122,9 @@ def test_given_text_helps_and_bits_are_conditional():
     assert alone.ngram is None
     assert after.ngram == -NgramModel(as_ids[0], 257).log_probabilities(as_ids[1]).sum() / math.log(2) / len(scored)
     assert (alone.given, after.given, after.scored) == (0, len(train), len(scored))
+    led = measure(Excerpt(scored, as_ids[1], len(scored), first=3), 257, Excerpt(train, as_ids[0], len(train)))
+    assert (led.xz, led.gzip) == (after.xz, after.gzip)
+    assert math.isclose(led.ngram, after.ngram * len(scored) / (len(scored) - 3))  # which scores no first token
 
 
 def test_a_large_text_is_cut_and_the_cut_is_told():

@@ -6,6 +6,7 @@ import math
 import shutil
 
 import pytest
+import tokenizers
 import torch
 import transformers
 
@@ -18,7 +19,7 @@ from attncli.text.corpus import Part, tokens_of
 from attncli.text.excerpt import Excerpt, end_of, first_of
 from attncli.text.files import Documents
 from attncli.text.overlap import Memorization, Overlap
-from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
+from attncli.text.tokenizer import Tokenizer, byte_tokenizer, train_tokenizer
 from attncli.training.evaluate import evaluate
 from attncli.training.honesty import Honesty
 from attncli.training.reports import Score
@@ -54,18 +55,40 @@ def ask(capsys, *arguments):
     return code, captured.out, captured.err
 
 
-def independent(folder, text):
-    """Nats of a text by transformers, in windows that do not overlap; and the number of tokens scored."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder / "checkpoints/m", dtype=torch.float32).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "checkpoints/m")
-    ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
+def independent(path, text):
+    """By transformers, in windows that do not overlap: the nats of a text, and the tokens, characters and bytes scored.
+
+    Tokens that the tokenizer puts before the text are read and not scored; without them the first token is.
+    """
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    asked = tokenizer(text, return_special_tokens_mask=True)
+    ids, scored = torch.tensor(asked["input_ids"]), 1 - torch.tensor(asked["special_tokens_mask"])
+    unread = ids[: scored[0]]  # the first token of the text, of which a byte is a character in the vocabulary
+    spelled, shown = "".join(tokenizer.convert_ids_to_tokens(unread.tolist())), tokenizer.decode(unread)
+    scored[0] = 0
     nats, context = 0.0, model.config.max_position_embeddings
     with torch.inference_mode():
         for start in range(0, len(ids) - 1, context):
             rows = ids[start : start + context + 1]
             logits = model(rows[None, :-1]).logits[0]
-            nats += torch.nn.functional.cross_entropy(logits, rows[1:], reduction="sum").item()
-    return nats, len(ids) - 1
+            each = torch.nn.functional.cross_entropy(logits, rows[1:], reduction="none")
+            nats += (each * scored[start + 1 : start + context + 1]).sum().item()
+    characters = len(text) - len(shown.replace("\N{REPLACEMENT CHARACTER}", ""))
+    return nats, int(scored.sum()), characters, len(text.encode()) - len(spelled)
+
+
+def compare_with_transformers(found, path, text):
+    nats, scored, characters, size = independent(path, text)
+    assert (found["scored_tokens"], found["characters"], found["bytes"]) == (scored, characters, size)
+    expected = {
+        "nats_per_token": nats / scored,
+        "perplexity": math.exp(nats / scored),
+        "nats_per_character": nats / characters,
+        "bits_per_byte": nats / math.log(2) / size,
+    }
+    for key, figure in expected.items():
+        assert math.isclose(found[key], figure, rel_tol=2e-5), key
 
 
 @pytest.mark.parametrize("last", [1.0, 0.25])
@@ -73,20 +96,34 @@ def test_the_figures_are_those_of_transformers(here, capsys, last):
     code, out, _ = ask(capsys, "eval", "m", "text.txt", "--last", str(last), "--json")
     found = json.loads(out)
     text = TEXT[len(TEXT) - round(len(TEXT) * last) :]
-    nats, scored = independent(here, text)
     assert code == 0
-    assert (found["scored_tokens"], found["characters"], found["bytes"]) == (scored, len(text), len(text.encode()))
-    expected = {
-        "nats_per_token": nats / scored,
-        "perplexity": math.exp(nats / scored),
-        "nats_per_character": nats / len(text),
-        "bits_per_byte": nats / math.log(2) / len(text.encode()),
-    }
-    for key, figure in expected.items():
-        assert math.isclose(found[key], figure, rel_tol=2e-5), key
+    compare_with_transformers(found, here / "checkpoints/m", text)
     yardsticks = found["yardsticks"]
     assert (yardsticks["ngram_bits_per_byte"] is None) == (last == 1)
     assert yardsticks["given_bytes"] == len(TEXT.encode()) - len(text.encode())
+
+
+OPENED = {"nothing": "$A", "a start token": "<s> $A", "a start token and an end": "<s> $A </s>", "two": "<s> </s> $A"}
+
+
+@pytest.mark.parametrize("text", ["The grey cat", "東 sat", story(60), "T"])
+@pytest.mark.parametrize("opened", OPENED)
+def test_what_is_put_before_a_text_is_read_and_not_scored(opened, text, tmp_path, monkeypatch, capsys):
+    """A short text, so that a token more or less in either part of the fraction shows."""
+    if text == "T" and opened == "nothing":
+        return  # nothing is left to score
+    backend = tokenizers.Tokenizer.from_str(train_tokenizer([TRAINING], "bpe", 300).to_json())
+    backend.add_special_tokens(["<s>", "</s>"])
+    special = [(token, backend.token_to_id(token)) for token in ("<s>", "</s>")]
+    backend.post_processor = tokenizers.processors.TemplateProcessing(OPENED[opened], special_tokens=special)
+    tokenizer = Tokenizer.from_json(backend.to_str())
+    model = tiny_model(vocab_size=tokenizer.vocab_size, context=48, qk_norm=False)  # Llama
+    write_checkpoint(tmp_path / "m", Checkpoint(model.config, model.state_dict(), tokenizer, start_of_text=1))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    code, out, _ = ask(capsys, "eval", "m", "text.txt", "--json")
+    assert code == 0
+    compare_with_transformers(json.loads(out), tmp_path / "m", text)
 
 
 def test_ways_to_name_the_model_and_the_text_mean_the_same(here, capsys, monkeypatch):
@@ -166,7 +203,7 @@ def test_the_model_that_ships_is_named_as_any_other(folder, tmp_path, capsys, mo
         (["m", "text.txt", "--encoding", "klingon"], 2, "klingon"),
         (["m", "text.txt", "--dtype", "int4"], 2, "--dtype"),
         (["m", "text.txt", "--train-file", "nosuch.txt"], 3, "no file nosuch.txt"),
-        (["m", "one.txt"], 3, "has 1 tokens"),
+        (["m", "one.txt"], 3, "has 1 token,"),
         (["a text " * 90], 3, "the name is too long"),
     ],
 )

@@ -241,7 +241,7 @@ FRAME = {  # what tokenizer.json, and what tokenizer_config.json say of the toke
 
 
 @pytest.mark.parametrize("frame", FRAME)
-def test_a_prompt_begins_with_what_transformers_puts_before_it(frame, tmp_path, tokenizer):
+def test_a_prompt_begins_with_what_transformers_puts_before_it(frame, tmp_path, tokenizer, capsys):
     template, settings = FRAME[frame]
     backend = tokenizers.Tokenizer.from_str(tokenizer.to_json())
     backend.add_special_tokens(["<s>", "</s>"])
@@ -260,6 +260,30 @@ def test_a_prompt_begins_with_what_transformers_puts_before_it(frame, tmp_path, 
     opened = template is not None
     assert found.tokenizer.opening == ((names[0][1],) if opened else ())
     assert found.prompt("") == ([names[0][1]] if opened else [found.start_of_text])
+    _indices_are_those_of_a_prompt(found, "The <s> cat", capsys)
+
+
+def _indices_are_those_of_a_prompt(model, text, capsys):
+    """Of every token that `tokenize` shows, by screen, ids and JSON; the ids make the text again."""
+
+    def told(*arguments):
+        assert run(["tokenize", *arguments, "-m", str(model.path)]) == 0
+        return capsys.readouterr().out
+
+    prompt, opening = model.prompt(text), model.tokenizer.opening
+    assert told(text, "--ids") == " ".join(map(str, prompt)) + "\n"
+    assert told("--decode", told(text, "--ids")) == f"{text}\n"
+    found = json.loads(told(text, "--json"))
+    assert [token["id"] for token in found["tokens"] if token["of_text"]] == prompt[len(opening) :]
+    assert [(token["id"], token["bytes"]) for token in found["tokens"] if not token["of_text"]] == [
+        (id_, 0) for id_ in opening
+    ]
+    assert found["bytes"] == len(text.encode())
+    assert [piece.id for piece in model.pieces(text)] == [token["id"] for token in found["tokens"]] == prompt
+    screen = told(text)
+    rows = [line.split() for line in screen.split("\n") if line[:1].isdigit() and "tokens ·" not in line]
+    assert [(int(row[0]), int(row[2])) for row in rows] == list(enumerate(prompt))
+    assert ("is not of the text" in screen) == bool(opening)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

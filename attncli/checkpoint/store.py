@@ -91,8 +91,7 @@ class LoadedModel:
 
     def pieces(self, text: str) -> list[Piece]:
         """The tokens of a text to look into, after those that its tokenizer puts before one."""
-        opening = ((id_, self.tokenizer.decode([id_])) for id_ in self.tokenizer.opening)
-        return [*(Piece(id_, name, len(name.encode())) for id_, name in opening), *self.tokenizer.pieces(text)]
+        return [*self.tokenizer.opening_pieces, *self.tokenizer.pieces(text)]
 
     @property
     def name(self) -> str:

@@ -61,7 +61,7 @@ def eval(
 
     loaded = load_to_score(name, device, dtype, revision)
     tokens = tokens_of(part, loaded.tokenizer)
-    score, seconds = _score(loaded, tokens)
+    score, seconds = _score(loaded, tokens.opened(loaded.tokenizer.opening))
     scored = first_of(tokens, loaded.tokenizer)
     given = end_of(before, loaded.tokenizer) if before is not None else None
     honesty = Honesty(score, measure(scored, loaded.tokenizer.vocab_size, given))
@@ -117,12 +117,14 @@ def _score(loaded: LoadedModel, tokens: Tokens) -> tuple[Score, float]:
     """The score, and how many seconds it took."""
     from attncli.render.console import messages
     from attncli.render.evaluation import evaluation_progress
+    from attncli.render.numbers import plural
     from attncli.training.evaluate import evaluate
 
-    if len(tokens) < 2:
-        raise BadInput(f"The text has {len(tokens)} tokens, and the first is not scored.", "Give a longer one.")
+    if tokens.to_score < 1:
+        counted = plural(len(tokens), "token")
+        raise BadInput(f"The text has {counted}, and the first is not scored.", "Give a longer one.")
     began = monotonic()
-    with evaluation_progress(messages(), len(tokens) - 1) as progress:
+    with evaluation_progress(messages(), tokens.to_score) as progress:
         score = evaluate(loaded.model, tokens, progress=progress)
     if not math.isfinite(score.nats):
         raise BadCheckpoint(f"{loaded.path} gives probabilities that are not numbers.", "Try --dtype float32.")

@@ -70,14 +70,14 @@ def _show(tokenizer: Tokenizer, name: str, text: str, ids: bool, json: bool) -> 
     from attncli.render.tokens import tokens_document, tokens_screen
 
     if ids:
-        output().file.write(" ".join(map(str, tokenizer.encode(text))) + "\n")
+        output().file.write(" ".join(map(str, [*tokenizer.opening, *tokenizer.encode(text)])) + "\n")
         return
     pieces = tokenizer.pieces(text)
     if json:
-        print_json(tokens_document(pieces, len(text), name))
+        print_json(tokens_document(pieces, len(text), name, tokenizer.opening_pieces))
     else:
         console = output()
-        show(console, tokens_screen(pieces, len(text), name, console.width))
+        show(console, tokens_screen(pieces, len(text), name, console.width, tokenizer.opening_pieces))
 
 
 def _decode(tokenizer: Tokenizer, listed: str, json: bool) -> None:
@@ -89,7 +89,8 @@ def _decode(tokenizer: Tokenizer, listed: str, json: bool) -> None:
     if wrong is not None:
         raise BadInput(f"{wrong!r} is not a token id.", "Give whole numbers, separated by spaces.")
     ids = [int(word) for word in words]
-    text = tokenizer.decode(ids)
+    put = len(tokenizer.opening)  # before the text, by the tokenizer
+    text = tokenizer.decode(ids[put:] if put < len(ids) and tuple(ids[:put]) == tokenizer.opening else ids)
     if json:
         print_json({"ids": ids, "text": text})
         return

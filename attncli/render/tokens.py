@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.render.escape import one_line, token_label
+from attncli.render.escape import fold, one_line, token_label
 from attncli.render.numbers import plural
 from attncli.render.palette import TOKEN_TINTS
 from attncli.text.tokenizer import Piece
@@ -19,8 +19,13 @@ _MOST_ROWS = 200
 _MOST_TINTED = 4000
 
 
-def tokens_screen(pieces: Sequence[Piece], characters: int, tokenizer: str, width: int) -> RenderableType:
-    """The text with its token boundaries tinted, a row a token, and totals."""
+def tokens_screen(
+    pieces: Sequence[Piece], characters: int, tokenizer: str, width: int, opening: Sequence[Piece] = ()
+) -> RenderableType:
+    """The text with its token boundaries tinted, a row a token, and totals.
+
+    `opening` are the tokens that the tokenizer puts before a text: they have the first indices, and are not counted.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name, justify in (
         ("#", "right"),
@@ -30,10 +35,16 @@ def tokens_screen(pieces: Sequence[Piece], characters: int, tokenizer: str, widt
         ("characters", "right"),
     ):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for at, piece in enumerate(pieces[:_MOST_ROWS]):
-        label = Text(token_label(piece, max(width - 29 - len(str(len(pieces))), 8)), TOKEN_TINTS[at % 2])
+    label_room = max(width - 29 - len(str(len(pieces))), 8)
+    for at, piece in enumerate(opening):
+        table.add_row(str(at), Text(token_label(piece, label_room)), str(piece.id), "–", "–", style="dim")
+    for at, piece in enumerate(pieces[:_MOST_ROWS], len(opening)):
+        label = Text(token_label(piece, label_room), TOKEN_TINTS[at % 2])
         table.add_row(str(at), label, str(piece.id), str(piece.bytes), str(len(piece.completed)))
     parts: list[RenderableType] = [_tinted(pieces, width), Text(), table]
+    if opening:
+        put = " ".join(token_label(piece) for piece in opening)
+        parts.append(Text(fold(f"{put} is not of the text: the tokenizer puts it before every text", width), "dim"))
     if len(pieces) > _MOST_ROWS:
         parts.append(Text(f"… {len(pieces) - _MOST_ROWS:,} more tokens: --ids or --json gives them all", "dim"))
     return Group(*parts, Text(), totals(len(pieces), characters, sum(piece.bytes for piece in pieces), tokenizer))
@@ -61,12 +72,21 @@ def _tinted(pieces: Sequence[Piece], width: int) -> Text:
     return text
 
 
-def tokens_document(pieces: Sequence[Piece], characters: int, tokenizer: str) -> dict[str, Any]:
-    """The same for programs."""
+def tokens_document(
+    pieces: Sequence[Piece], characters: int, tokenizer: str, opening: Sequence[Piece] = ()
+) -> dict[str, Any]:
+    """The same for programs; `of_text` is false for a token of the opening."""
     return {
         "tokenizer": tokenizer,
         "tokens": [
-            {"id": piece.id, "text": piece.text, "bytes": piece.bytes, "part": list(piece.part)} for piece in pieces
+            {
+                "id": piece.id,
+                "text": piece.text,
+                "bytes": piece.bytes,
+                "part": list(piece.part),
+                "of_text": at >= len(opening),
+            }
+            for at, piece in enumerate((*opening, *pieces))
         ],
         "characters": characters,
         "bytes": sum(piece.bytes for piece in pieces),

@@ -37,8 +37,8 @@ def measure(scored: Excerpt, vocab_size: int, given: Excerpt | None = None) -> Y
     - gzip -9 and xz -9: what the text adds to the compressed size of the given text before it, so C(given + scored) -
       C(given). Both go on learning from the scored text itself. gzip remembers the last 32 KiB, xz the last 64 MiB.
       Without a given text it is the compressed size of the text alone. The container's bytes never count.
-    - 5-gram: minus the summed log-probability of every token but the first, as a model is scored, by counts in the
-      given text alone.
+    - 5-gram: minus the summed log-probability of every token but the first, by their bytes, as a model is scored, by
+      counts in the given text alone.
     """
     before = given.data if given is not None else b""
     whole = before + scored.data
@@ -47,7 +47,7 @@ def measure(scored: Excerpt, vocab_size: int, given: Excerpt | None = None) -> Y
         ngram = None
         if given is not None and len(given.ids):
             nats = -float(NgramModel(given.ids, vocab_size).log_probabilities(scored.ids).sum())
-            ngram = nats / math.log(2) / len(scored.data)
+            ngram = nats / math.log(2) / max(len(scored.data) - scored.first, 1)
         xz, xz_before, gzip, gzip_before = (size.result() for size in sizes)
     return Yardsticks(
         gzip=8 * (gzip - gzip_before) / len(scored.data),

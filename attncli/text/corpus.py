@@ -13,8 +13,8 @@ import json
 import shutil
 import time
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -36,24 +36,52 @@ _LEARN_FROM = 10_000_000  # characters: a vocabulary learned from more is no bet
 _PASSAGES = 256  # of a text of which not all is used, as long as these limits allow
 _SHORTEST, _LONGEST = 1 << 16, 1 << 20  # characters
 _READ_AT_ONCE = 1 << 22  # ids
+_LONGEST_CHARACTER = 4  # bytes, so tokens
 _CACHE_VERSION = 2
 _UNFINISHED = ".writing-"
 _ABANDONED = 86_400  # seconds
 
 
+class Lead(NamedTuple):
+    """The tokens at the beginning that are read and not scored, and the characters and bytes of text they stand for."""
+
+    tokens: int = 1
+    characters: int = 0
+    bytes: int = 0
+
+
+_FIRST = Lead()
+
+
 @dataclass(frozen=True)
 class Tokens:
-    """One part of a corpus: its ids, and what they stand for. `left_out` characters of the part were not taken."""
+    """One part of a corpus: its ids, and what they stand for. `left_out` characters of the part were not taken.
+
+    `lead` is the first token of the text, which nothing predicts, or what `opened` put before the text.
+    """
 
     ids: NDArray[np.unsignedinteger]
     characters: int
     bytes: int
     documents: int
     left_out: int = 0
+    lead: Lead = _FIRST
+
+    def opened(self, opening: Sequence[int]) -> Tokens:
+        """The same after the tokens that the tokenizer puts before a text, if any: they then predict the first."""
+        if not opening:
+            return self
+        ids = np.concatenate([np.asarray(opening, self.ids.dtype), self.ids])
+        return replace(self, ids=ids, lead=Lead(len(opening)))
+
+    @property
+    def to_score(self) -> int:
+        """How many tokens are scored."""
+        return len(self) - self.lead.tokens
 
     def share_of(self, scored: int) -> float:
-        """How much of the part so many scored tokens are; 1 is all of it. The first token is not scored."""
-        return scored / (len(self) - 1) * self.characters / (self.characters + self.left_out)
+        """How much of the part so many scored tokens are; 1 is all of it."""
+        return scored / self.to_score * self.characters / (self.characters + self.left_out)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -318,7 +346,16 @@ def tokens_of(part: Part, tokenizer: Tokenizer) -> Tokens:
     encoded = list(_encoded(part, tokenizer))
     ids = np.concatenate([np.empty(0, dtype_of(tokenizer)), *(some.ids for some in encoded)])
     size, documents = sum(some.bytes for some in encoded), sum(some.documents for some in encoded)
-    return Tokens(ids, part.characters, size, documents, part.left_out)
+    return Tokens(ids, part.characters, size, documents, part.left_out, _first_token(ids, tokenizer))
+
+
+def _first_token(ids: NDArray[np.unsignedinteger], tokenizer: Tokenizer) -> Lead:
+    """The first token of a text; those after it are looked at since they may share a character with it."""
+    first = ids[:_LONGEST_CHARACTER].tolist()
+    if not first or first[0] == tokenizer.end_of_text:
+        return _FIRST
+    piece = tokenizer.pieces_of(first)[0]
+    return Lead(1, len(piece.completed), piece.bytes)
 
 
 def count_tokens(part: Part, tokenizer: Tokenizer) -> tuple[int, int]:
@@ -390,22 +427,23 @@ def _from_cache(entry: Path, digest: str, sources: tuple[str, ...]) -> Corpus | 
     try:
         facts = {name: _Facts(**fact) for name, fact in json.loads((entry / "facts.json").read_text()).items()}
         tokenizer = Tokenizer.load(entry)
-        parts = {name: _mapped(entry / f"{name}.ids", fact, tokenizer.vocab_size) for name, fact in facts.items()}
+        parts = {name: _mapped(entry / f"{name}.ids", fact, tokenizer) for name, fact in facts.items()}
         return Corpus(parts["train"], parts["val"], tokenizer, digest, sources)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, BadCheckpoint):
         return None
 
 
-def _mapped(path: Path, facts: _Facts, vocab_size: int) -> Tokens:
+def _mapped(path: Path, facts: _Facts, tokenizer: Tokenizer) -> Tokens:
     """One part of a cache entry. Raises ValueError when it is not what was written."""
     ids = np.memmap(path, facts.dtype, "r")
     if len(ids) != facts.tokens:
         raise ValueError(path)
     with path.open("rb") as file:  # the pages of the map would stay in memory
         while len(some := np.fromfile(file, facts.dtype, _READ_AT_ONCE)):
-            if int(some.max()) >= vocab_size:
+            if int(some.max()) >= tokenizer.vocab_size:
                 raise ValueError(path)
-    return Tokens(ids, facts.characters, facts.bytes, facts.documents, facts.left_out)
+    lead = _first_token(ids, tokenizer)
+    return Tokens(ids, facts.characters, facts.bytes, facts.documents, facts.left_out, lead)
 
 
 def batch(

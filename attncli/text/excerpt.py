@@ -21,11 +21,13 @@ class Excerpt:
     data: bytes
     ids: NDArray[np.unsignedinteger]
     of: int  # the bytes of the whole text
+    first: int = 0  # bytes of the first token, where it is the text's first
 
 
 def first_of(tokens: Tokens, tokenizer: Tokenizer, most: int = SCORED_BYTES) -> Excerpt:
     """The first `most` bytes of a text, up to a token; all of it when it is not longer."""
-    return _excerpt(tokens, tokenizer, slice(0, _tokens_in(tokens, most)))
+    excerpt = _excerpt(tokens, tokenizer, slice(0, _tokens_in(tokens, most)))
+    return replace(excerpt, first=tokens.lead.bytes)
 
 
 def last_of(tokens: Tokens, tokenizer: Tokenizer, most: int = TRAIN_BYTES) -> Excerpt:

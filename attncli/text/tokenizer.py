@@ -134,6 +134,11 @@ class Tokenizer:
         return opening
 
     @cached_property
+    def opening_pieces(self) -> tuple[Piece, ...]:
+        """The same as pieces, which hold no bytes of a text."""
+        return tuple(Piece(id_, self.decode([id_]), 0) for id_ in self.opening)
+
+    @cached_property
     def kind(self) -> str:
         """'byte', 'char', 'bpe', or the library's name of a foreign model such as 'Unigram'."""
         model = json.loads(self._backend.to_str())["model"]
@@ -198,7 +203,7 @@ class Tokenizer:
             split = next((at for at in range(start, end) if cover[at] > 1), None)
             part = (1, 1) if split is None else (seen[split], cover[split])
             covered = text[start:end]
-            size = len(self._bytes(id_)) if self._holds_bytes else len(covered.encode())
+            size = len(self._bytes(id_)) if self._holds_bytes or split is not None else len(covered.encode())
             unfinished = end > start and seen[end - 1] < cover[end - 1]
             pieces.append(Piece(id_, covered, size, part, unfinished))
         return pieces

@@ -1,7 +1,8 @@
 """Scoring a model on tokens it was not trained on.
 
-Non-overlapping windows of the context's length; every token is scored but the first of the text. So the figure is the
-one any other program gets from the same weights.
+Non-overlapping windows of the context's length; every token is scored but the first of the text, or what its tokenizer
+puts before one. So the figure is the one any other program gets from the same weights. Characters and bytes are those
+of the tokens that are scored.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from attncli.training.reports import Score
 _TOKENS_AT_ONCE = {"cuda": 1 << 14}
 _TOKENS_AT_ONCE_ELSEWHERE = 2048
 _LOGITS_AT_ONCE = 1 << 24
+_UNSCORED = -100  # no token
 
 
 def windows_at_once(device: torch.device, context: int) -> int:
@@ -48,29 +50,39 @@ def evaluate(
     rest = (len(tokens) - 1) % context  # the last window, shorter than the others
     if windows is not None and windows < len(starts):
         starts, rest = starts[np.linspace(0, len(starts) - 1, windows).round().astype(int)], 0
-    nats, scored = 0.0, 0
+    unscored = min(tokens.lead.tokens - 1, context)  # of several tokens before a text all but the first are predicted
+    nats, scored = 0.0, -unscored
     per_batch = windows_at_once(device, context)
     batches = [starts[i : i + per_batch] for i in range(0, len(starts), per_batch)]
     try:
         for batch in batches:
             rows = tokens.ids[batch[:, None] + np.arange(context + 1)]
-            nats, scored = nats + _nats(model, rows, device), scored + rows[:, 1:].size
+            skipped = unscored if batch[0] == 0 else 0
+            nats, scored = nats + _nats(model, rows, device, skipped), scored + rows[:, 1:].size
             progress(scored)
         if rest:
             rows = tokens.ids[None, len(tokens) - 1 - rest :]
             nats, scored = nats + _nats(model, rows, device), scored + rest
     finally:
         model.train(was_training)
-    share = scored / (len(tokens) - 1)
-    return Score(nats, scored, tokens.characters * share, tokens.bytes * share)
+    share, lead = scored / tokens.to_score, tokens.lead
+    characters, size = tokens.characters - lead.characters, tokens.bytes - lead.bytes
+    return Score(nats, scored, max(characters, 1) * share, max(size, 1) * share)
 
 
 def _nats(
-    model: Transformer, rows: np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]], device: torch.device
+    model: Transformer,
+    rows: np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]],
+    device: torch.device,
+    skipped: int = 0,
 ) -> float:
-    """Minus the summed log-probability of columns 1 on, each given those before it."""
+    """Minus the summed log-probability of columns 1 on, each given those before it; the first row without `skipped`."""
     ids = torch.from_numpy(rows.astype(np.int64)).to(device)
     hidden, targets = model.hidden(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
+    targets[:skipped] = _UNSCORED
     at_once = max(_LOGITS_AT_ONCE // model.config.vocab_size, 1)
     pairs = zip(torch.split(hidden, at_once), torch.split(targets, at_once), strict=True)
-    return sum(float(F.cross_entropy(model.unembed(some).float(), right, reduction="sum")) for some, right in pairs)
+    return sum(
+        float(F.cross_entropy(model.unembed(some).float(), right, ignore_index=_UNSCORED, reduction="sum"))
+        for some, right in pairs
+    )
