@@ -88,7 +88,7 @@ def test_cutting_what_the_mask_forbids_changes_nothing():
 
 
 @torch.no_grad()
-def test_named_sources_are_cut_and_the_random_cut_is_the_mean_of_the_others():
+def test_named_sources_are_cut_and_the_random_cut_is_the_mean_over_those_before():
     model = tiny_model(vocab_size=300)
     pieces = TOKENIZER.pieces(TEXT)
     found = explain(model, TOKENIZER, pieces, Focus(token=6))
@@ -97,12 +97,22 @@ def test_named_sources_are_cut_and_the_random_cut_is_the_mean_of_the_others():
     assert sorted(checks.sources) == list(range(7))
     assert checks.token.id == found.next_tokens[0].id
     assert checks.token.probability == pytest.approx(found.next_tokens[0].probability, abs=1e-6)
-    assert checks.random == pytest.approx(sum(checks.probabilities[1:]) / 6)
+    others = [left for source, left in zip(checks.sources, checks.probabilities, strict=True) if source != 6]
+    assert checks.random == pytest.approx(sum(others) / 6)
     assert (checks.random_cuts, checks.random_of) == (6, 6)
     ids = torch.tensor([[piece.id for piece in pieces]])
     for source, probability in zip(checks.sources, checks.probabilities, strict=True):
         whole = model(ids, observe=One((6, source)))[0, 6].softmax(-1)[checks.token.id]
         assert probability == pytest.approx(float(whole), abs=1e-6)
+
+
+@pytest.mark.parametrize("focus", [5, 6])
+def test_the_token_itself_is_no_random_cut(focus):
+    checks = explain(tiny_model(vocab_size=300), TOKENIZER, TOKENIZER.pieces(TEXT), Focus(token=focus)).checks
+    left = dict(zip(checks.sources, checks.probabilities, strict=True))
+    assert (checks.sources[0] == focus) == (focus == 6)  # whether it has the greatest share or not
+    assert checks.random == pytest.approx(sum(left[source] for source in range(focus)) / focus)
+    assert (checks.random_cuts, checks.random_of) == (focus, focus)
 
 
 @torch.no_grad()

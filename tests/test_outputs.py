@@ -134,7 +134,7 @@ The most probable next token is on, with 50%; a cut shows what is left of that.
 東 (part 1 of 3) takes 20% from the first token, The, which has 55% of the raw attention; with it cut off, on has 52%, \
 not 50%.
 Cut off means that the token can no longer look there, in all layers and heads.
-With a source at random cut off, on has 32%, not 50%: the mean of 3 others.
+With a source at random cut off, on has 32%, not 50%: the mean over 3 tokens before it.
 """
 
 

@@ -416,14 +416,14 @@ a random cut: 50% → 32%
 1 ␣cat   █████                10% 50% → <0.1%
 0 The    ▒▒▒▒▒▒▒▒▒▒           20% 50% → 52%   first token
 →: P(␣on) 50% with it cut off
-a random cut: 50% → 32% (mean of 3 others)
+a random cut: 50% → 32% (mean over 3 tokens before)
 """,
     80: """\
 2 ␣sat   ████████████████████████████ 40% cut: P(␣on) 50% → 9%
 3 東·1/3 █████████████████████        30% cut: P(␣on) 50% → 45%   itself
 1 ␣cat   ███████                      10% cut: P(␣on) 50% → <0.1%
 0 The    ▒▒▒▒▒▒▒▒▒▒▒▒▒▒               20% cut: P(␣on) 50% → 52%   first token
-a random cut: 50% → 32% (mean of 3 others) in all layers and heads
+a random cut: 50% → 32% (mean over 3 tokens before) in all layers and heads
 """,
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attncli.explain.findings import Grid, HeadMap, Ledger, Lens, LensRow, NextToken, Question, Rollout, Steps
-from attncli.render.explanation import bars_screen, compared_screen, explanation_screen
+from attncli.render.explanation import bars_screen, compared_screen, explanation_document, explanation_screen
 from attncli.render.ledger import ledger_document, ledger_screen
 from attncli.render.lens import lens_document, lens_screen
 from attncli.render.maps import grid_document, grid_screen, map_document, map_screen
@@ -182,6 +182,13 @@ def test_the_steps_say_what_the_mask_forbids():
         assert ("−∞" in lines[at]) == (at > 4)
 
 
+def test_the_steps_of_the_last_token_say_why_nothing_is_masked():
+    found = replace(finding("steps", WORDS[:3]), allowed=np.ones(3, bool), window=None)
+    said = "nothing comes after ␣on, so the mask forbids nothing (see --token 1)"
+    assert said in drawn("steps", found, 80)
+    assert said not in drawn("steps", replace(found, allowed=np.array([False, True, True])), 80)  # out of the window
+
+
 def test_of_many_sources_the_steps_show_those_with_most_weight():
     found = finding("steps", [f" w{at}" for at in range(70)], 50)
     shown = [int(at) for at in re.findall(r"^ *(\d+) ␣w", drawn("steps", found, 120), re.MULTILINE)]
@@ -243,6 +250,21 @@ def test_rollout_is_shown_as_the_ratio_to_even_attention():
     order = re.findall(r"^(\d) .*x(\d\.\d\d) +(\d+)% +(\d+)%", shown, re.MULTILINE)
     assert order == [("1", "3.00", "30", "10"), ("2", "2.00", "20", "10"), ("0", "0.62", "50", "80")]
     assert "gives the first token 80%" in shown
+
+
+def test_documents_have_null_where_there_is_no_value():
+    """After the focus, and where even attention has nothing to compare with."""
+    asked = question(WORDS[:4], 2)
+    found = Rollout(asked, np.array([0.0, 0.6, 0.4, 0.0]), np.array([0.0, 0.8, 0.2, 0.0]))
+    document = rollout_document(found, "m")
+    assert document["shares"] == [0, 0.6, 0.4, None]
+    assert document["even"] == [0, 0.8, 0.2, None]
+    assert document["ratio"] == [None, pytest.approx(0.75), pytest.approx(2), None]
+    explained = explanation(WORDS, 4)
+    sources = explanation_document(explained, "m")["sources"]
+    for figures in (sources["shares"], sources["raw"], *sources["by_layer"]):
+        assert figures[5:] == [None, None]
+        assert sum(figures[:5]) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])

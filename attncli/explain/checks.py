@@ -42,18 +42,18 @@ def check_edges(
     target: NextToken,
     heads: Mapping[int, Collection[int]] | None = None,
 ) -> EdgeChecks:
-    """Cuts every named unit off, and for comparison others, all of them or a sample.
+    """Cuts every named unit off, and for comparison those before the focus, all of them or a sample.
 
-    Units are the sources, as ranges of positions; `named` are indices into them, the most important first. The random
-    cut is the mean over cuts of any one unit that can be seen, except the first that is named. Cut in
-    these `heads` by layer, in all when not given.
+    Units are the sources, as ranges of positions, the last of them the one in focus; `named` are indices into them. The
+    random cut is the mean over cuts of any one unit before the focus that can be seen. Cut in these `heads` by layer,
+    in all when not given.
     """
     start, end = asked.past.length, asked.past.length + len(asked.ids)
-    others = [unit for unit in _within_reach(model, units, start, heads) if unit != named[0]]
-    drawn = others
-    if len(others) > _SAMPLE:
-        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
-        drawn = [others[at] for at in order[:_SAMPLE].tolist()]
+    before = [unit for unit in _within_reach(model, units, start, heads) if unit < len(units) - 1]
+    drawn = before
+    if len(before) > _SAMPLE:
+        order = torch.randperm(len(before), generator=torch.Generator().manual_seed(0))
+        drawn = [before[at] for at in order[:_SAMPLE].tolist()]
     wanted = sorted({*named, *drawn})
     edges = [
         frozenset((query - start, source) for query in range(start, end) for source in units[unit] if source <= query)
@@ -67,7 +67,7 @@ def check_edges(
         probabilities=tuple(found[unit] for unit in named),
         random=sum(found[unit] for unit in drawn) / len(drawn) if drawn else None,
         random_cuts=len(drawn),
-        random_of=len(others),
+        random_of=len(before),
     )
 
 

@@ -89,7 +89,7 @@ class EdgeChecks:
     token: NextToken  # its probability is that with nothing cut
     sources: tuple[int, ...]
     probabilities: tuple[float, ...]  # with the edge from each of these sources cut
-    random: float | None  # the mean over cuts of sources other than the first of these; None where there is none
+    random: float | None  # the mean over cuts of single sources before the focus; None where none can be seen
     random_cuts: int  # how many that is the mean of
     random_of: int  # of how many
 

@@ -19,6 +19,7 @@ from attncli.render.heading import (
     next_label,
     titled,
     token_document,
+    up_to,
 )
 from attncli.render.maps import attention_map, head_document, head_title
 from attncli.render.numbers import bar, percent
@@ -151,7 +152,7 @@ def _bars(found: Explanation, width: int, rows: int = NAMED) -> RenderableType:
         share = float(sources.shares[0])
         cells = _bar_cells(0, pieces[0], share, bar(share / widest, room, "▒"))
         table.add_row(*cells, *_notes(cuts, 0, _first_note(found, spare)), style="dim")
-    return Group(table, *_random_cut(checks, scope(sources, found), width)) if checks else table
+    return Group(table, *_random_cut(checks, found.unit, scope(sources, found), width)) if checks else table
 
 
 def _bar_cells(at: int, piece: Piece, share: float, drawn: str) -> tuple[Text, Text, Text, Text]:
@@ -184,22 +185,28 @@ def _cuts(checks: EdgeChecks | None, width: int) -> dict[int, str]:
     return {at: said + percent(left) for at, left in zip(checks.sources, checks.probabilities, strict=True)}
 
 
-def _random_cut(checks: EdgeChecks, where: str, width: int) -> list[Text]:
+def _random_cut(checks: EdgeChecks, unit: str, where: str, width: int) -> list[Text]:
     """What the numbers beside the bars are, where they do not say it themselves; a random cut; where edges are cut."""
     before, lines = percent(checks.token.probability), []
     if width < _SAYS_CUT:
         label = fit(label_text(checks.token.text), max(width - 26, 1))
         lines.append(f"→: P({label}) {before} with it cut off")
     if checks.random is not None:
-        drawn = f" of {checks.random_of}" if checks.random_cuts < checks.random_of else ""
-        others = "the only other" if checks.random_of == 1 else f"mean of {checks.random_cuts}{drawn} others"
         line = f"a random cut: {before} → {percent(checks.random)}"
-        for more in (f" ({others})", f" in {where}" if where == EVERYWHERE else ""):
+        for more in (f" ({averaged(checks, unit)})", f" in {where}" if where == EVERYWHERE else ""):
             line += more if cell_len(line + more) <= width else ""
         lines.append(line)
     if where != EVERYWHERE:
         lines.append(f"each cut in {where} only")
     return [Text(fold(line, width), "dim") for line in lines]
+
+
+def averaged(checks: EdgeChecks, unit: str) -> str:
+    """What a random cut is the mean over: the token in focus, whose own edge costs most, is not among them."""
+    if checks.random_of == 1:
+        return f"the only {unit} before"
+    drawn = f" of {checks.random_of:,}" if checks.random_cuts < checks.random_of else ""
+    return f"mean over {checks.random_cuts}{drawn} {unit}s before"
 
 
 def _next_tokens(found: Explanation, width: int) -> Group:
@@ -251,9 +258,9 @@ def explanation_document(found: Explanation, model: str) -> dict[str, Any]:
             "weights": sources.weights,
             "layers": list(sources.layers),
             "head": sources.head,
-            "shares": sources.shares.tolist(),
-            "raw": sources.raw.tolist(),
-            "by_layer": sources.by_layer.tolist(),
+            "shares": up_to(sources.focus, sources.shares),
+            "raw": up_to(sources.focus, sources.raw),
+            "by_layer": [up_to(sources.focus, row) for row in sources.by_layer],
         },
         "map": head_document(found.map),
         "temperature": found.temperature,

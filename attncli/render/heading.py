@@ -8,7 +8,7 @@ from typing import Any
 from rich.cells import cell_len
 from rich.text import Text
 
-from attncli.explain.findings import Explanation, NextToken, Question
+from attncli.explain.findings import Explanation, Floats, NextToken, Question
 from attncli.render.escape import fit, fold, label_text, one_line, token_label
 from attncli.render.numbers import plural
 from attncli.text.tokenizer import Piece
@@ -84,6 +84,11 @@ def explanation_heading_document(found: Explanation, model: str) -> dict[str, An
 def question_document(asked: Question, model: str, view: str) -> dict[str, Any]:
     """The same for a view, with its name and the token in focus."""
     return {"view": view, **heading_document(asked.pieces, asked.layers, asked.heads, model), "focus": asked.focus}
+
+
+def up_to(focus: int, figures: Floats) -> list[float | None]:
+    """A figure for every source, for programs: null after the focus, which cannot see what comes later."""
+    return [float(value) if at <= focus else None for at, value in enumerate(figures)]
 
 
 def token_document(token: NextToken) -> dict[str, Any]:

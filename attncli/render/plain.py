@@ -14,7 +14,7 @@ from rich.text import Text
 from attncli.explain.findings import EdgeChecks, Explanation
 from attncli.render.console import output
 from attncli.render.escape import one_line
-from attncli.render.explanation import scope
+from attncli.render.explanation import averaged, scope
 from attncli.render.numbers import percent, plural
 from attncli.text.tokenizer import Piece
 
@@ -133,9 +133,8 @@ def _left(checks: EdgeChecks, probability: float) -> str:
 def _random_cut(checks: EdgeChecks, where: str, unit: str) -> list[str]:
     lines = [f"Cut off means that the {unit} can no longer look there, in {where}."]
     if checks.random is not None:
-        drawn = f" of {checks.random_of:,}" if checks.random_cuts < checks.random_of else ""
-        of = f"the mean of {checks.random_cuts}{drawn} others" if checks.random_cuts > 1 else "the only other"
-        lines.append(f"With a source at random cut off, {_left(checks, checks.random)}: {of}.")
+        of = averaged(checks, unit).removeprefix("the ")
+        lines.append(f"With a source at random cut off, {_left(checks, checks.random)}: the {of} it.")
     return lines
 
 

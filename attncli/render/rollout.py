@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.findings import Rollout
+from attncli.explain.findings import Floats, Rollout
 from attncli.render.escape import fit, fold, token_label
-from attncli.render.heading import LABEL, named, question_document, question_heading, titled
+from attncli.render.heading import LABEL, named, question_document, question_heading, titled, up_to
 from attncli.render.numbers import bar, percent
 
 _ROWS = 12  # sources shown by name
@@ -56,16 +57,17 @@ def rollout_screen(found: Rollout, model: str, console: Console) -> RenderableTy
     )
 
 
-def ratio(found: Rollout) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """(T,) the rollout over that of even attention; 0 where nothing can come from."""
-    return np.divide(found.shares, found.even, out=np.zeros_like(found.shares), where=found.even > 0)
+def ratio(found: Rollout) -> Floats:
+    """(T,) the rollout over that of even attention; NaN where nothing can come from."""
+    return np.divide(found.shares, found.even, out=np.full_like(found.shares, np.nan), where=found.even > 0)
 
 
 def rollout_document(found: Rollout, model: str) -> dict[str, Any]:
-    """The same for programs."""
+    """The same for programs: null after the focus, and for the ratio where even attention has nothing."""
+    focus = found.question.focus
     return {
         **question_document(found.question, model, "rollout"),
-        "shares": found.shares.tolist(),
-        "even": found.even.tolist(),
-        "ratio": ratio(found).tolist(),
+        "shares": up_to(focus, found.shares),
+        "even": up_to(focus, found.even),
+        "ratio": [value if math.isfinite(value) else None for value in ratio(found).tolist()],
     }

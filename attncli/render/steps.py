@@ -109,11 +109,14 @@ def _shown(found: Steps) -> list[int]:
 
 
 def _remarks(found: Steps) -> list[str]:
-    """What the mask forbids, and whose keys these are."""
+    """What the mask forbids, or why nothing, and whose keys these are."""
     asked, lines = found.question, []
     focus = token_label(asked.pieces[asked.focus], LABEL)
     if asked.focus + 1 < len(asked.pieces):
         lines.append(f"{focus} cannot see {named(asked, asked.focus + 1)}, which comes later")
+    elif found.allowed.all():
+        earlier = f" (see --token {asked.focus - 1})" if asked.focus else ""
+        lines.append(f"nothing comes after {focus}, so the mask forbids nothing{earlier}")
     if found.window is not None and asked.focus >= found.window:
         lines.append(f"{focus} cannot see {named(asked, 0)}: this layer looks back {found.window - 1} tokens")
     if found.shared_by > 1:
