@@ -361,6 +361,48 @@ def test_a_session_needs_no_readline_and_no_place_for_its_history(home, tmp_path
         assert terminal.ended() == 0
 
 
+@pytest.mark.parametrize("readline", [True, False])
+def test_several_lines_are_one_text(readline, home, tmp_path):
+    """A paste, with the marks of a terminal that has them or without; a line that goes on; a block."""
+    environment = {"ATTNCLI_CACHE": str(tmp_path)}
+    if not readline:
+        (tmp_path / "readline.py").write_text("raise ImportError")
+        environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    terminal = Terminal(home, "-n", "1", "-t", "0", **environment)
+    start, end = ("\x1b[200~", "\x1b[201~") if readline else ("", "")
+    turns = {
+        f"{start}The cat\r\tand it \\\r\rThe dog{end}\r": "The cat\n\tand it \\\n\nThe dog",
+        f"{start}/set n 2\r/set n 1{end}\r": None,  # commands alone are a line each
+        "The cat\rThe dog\r": "The cat\nThe dog",  # without marks
+        "The cat \\\r": "… ",
+        "and\\\r": "… ",
+        "The dog\r": "The cat \nand\nThe dog",
+        '"""\r': "… ",
+        "The \\\r": "… ",
+        'cat"""\r': "The \\\ncat",
+    }
+    terminal.until("> ")
+    for number, (typed, meant) in enumerate(turns.items()):
+        terminal.type(typed)
+        if meant == "… ":
+            terminal.until(meant)
+            continue
+        terminal.until("max-new-tokens 1" if meant is None else "\x1b[1m")
+        terminal.until("> ")
+        if meant is not None:
+            terminal.type(f"/save {tmp_path}/{number}\r")
+            terminal.until("written")
+            terminal.until("> ")
+            assert (tmp_path / str(number)).read_text().startswith(meant)
+    terminal.type("\x04")
+    assert terminal.ended() == 0
+
+
+def test_a_pipe_is_a_line_a_turn(say, alone):
+    assert say("The cat\\", "The dog").out == alone("The cat\\") + alone("The dog")
+    assert say('"""The cat').out == alone('"""The cat')
+
+
 def test_what_a_model_writes_is_shown_harmless(home, tmp_path):
     (escape,) = (id_ for id_ in range(TOKENIZER.vocab_size) if TOKENIZER.decode([id_]) == "\x1b")
     terminal = Terminal(home, "-n", "2", "-t", "0", "--logit-bias", f"#{escape}=900", ATTNCLI_CACHE=str(tmp_path))

@@ -1,10 +1,13 @@
-"""The lines that a user types: with editing and a history where Python has readline; from a pipe as they are.
+"""What a user types between two texts: on a terminal a line, a paste or a block; from a pipe a line.
 
-Owns the prompt and the history file, which is bounded and only its owner's to read.
+A paste is one turn. GNU readline takes a bracketed paste as one line with line ends in it. Elsewhere the lines of a
+paste are those that wait on the terminal as soon as the first one is read.
+Owns the prompts and the history file, which is bounded and only its owner's to read.
 """
 
 from __future__ import annotations
 
+import select
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -12,12 +15,14 @@ from typing import Any
 
 from attncli.folders import cache_folder
 
-_PROMPT = "> "
+_PROMPT, _MORE = "> ", "… "
+_BLOCK = '"""'  # begins and ends a turn of several lines
+_PASTE_SECONDS = 0.02  # in which the next line of a paste arrives; nobody types one so fast
 _KEPT = 1000  # lines
 
 
 class Lines:
-    """Standard input, a line at a time."""
+    """Standard input, a turn at a time."""
 
     def __init__(self) -> None:
         self.typed = sys.stdin is not None and sys.stdin.isatty()
@@ -27,23 +32,59 @@ class Lines:
             sys.stdin.reconfigure(errors="surrogateescape")  # what is not UTF-8 is for whoever takes the line to refuse
 
     def next(self) -> str | None:
-        """The next line without its end; None after the last one. Raises KeyboardInterrupt for Ctrl-C."""
+        """The next turn without the end of its last line; None after the last one. Raises KeyboardInterrupt for Ctrl-C.
+
+        On a terminal it goes on after a line that ends in a backslash, and from \"\"\" to \"\"\".
+        """
+        if not self.typed:
+            return self._line("")
+        turn = self._line(_PROMPT)
+        if turn is None:
+            return None
+        if turn.startswith(_BLOCK):
+            return self._block(turn.removeprefix(_BLOCK))
+        while turn.endswith("\\"):
+            turn = f"{turn[:-1]}\n{self._line(_MORE) or ''}"
+        return turn
+
+    def _block(self, text: str) -> str:
+        """What stands between the marks, without the line ends beside them; Ctrl-D ends a block too."""
+        while not text.rstrip().endswith(_BLOCK) and (line := self._line(_MORE)) is not None:
+            text += f"\n{line}"
+        return text.rstrip().removesuffix(_BLOCK).removeprefix("\n").removesuffix("\n")
+
+    def _line(self, prompt: str) -> str | None:
+        """A line, or the lines of a paste; None at the end."""
+        pasted = self.typed and not _waiting(0)  # what waits before the prompt was typed ahead: a line is a turn
+        line = self._read(prompt)
+        while pasted and line is not None and _waiting(_PASTE_SECONDS) and (more := self._read("")) is not None:
+            line += f"\n{more}"
+        return line.removesuffix("\n") if line is not None and self.typed else line
+
+    def _read(self, prompt: str) -> str | None:
         if sys.stdin is None:
             return None
         if not self._edited:
-            if self.typed:
-                sys.stderr.write(_PROMPT)
-                sys.stderr.flush()
+            sys.stderr.write(prompt)
+            sys.stderr.flush()
             line = sys.stdin.readline()
             return line.removesuffix("\n").removesuffix("\r") if line else None
         try:
-            line = input(_PROMPT)
+            line = input(prompt)
         except EOFError:
             sys.stdout.write("\n")
             return None
         if self._history:
             self._history.keep()
         return line
+
+
+def _waiting(seconds: float) -> bool:
+    """Whether standard input has something to read within this time."""
+    try:
+        return bool(select.select([sys.stdin], [], [], seconds)[0])
+    except (OSError, ValueError):  # closed, or a system where only sockets can be asked
+        return False
 
 
 class _History:
@@ -56,6 +97,8 @@ class _History:
             import readline
 
             self._readline = readline
+            if "libedit" not in (readline.__doc__ or ""):
+                readline.parse_and_bind("set enable-bracketed-paste on")  # which Python turns off
             readline.set_history_length(_KEPT)
             with suppress(OSError):  # there is none yet, or it is another library's
                 readline.read_history_file(path)

@@ -62,7 +62,7 @@ def talk(session: Talk, prompt: str | None) -> None:
                 text, first = first, None
                 session.begin(text)
             line = lines.next()
-            going_on = line is not None and session.take(line)
+            going_on = line is not None and all(session.take(turn) for turn in _turns(line))
         except KeyboardInterrupt:
             if not lines.typed:
                 raise
@@ -72,6 +72,12 @@ def talk(session: Talk, prompt: str | None) -> None:
             code = problem.exit_code
     if code and not lines.typed:
         raise typer.Exit(code)
+
+
+def _turns(text: str) -> list[str]:
+    """Of a paste of commands alone each line; any other text is one turn."""
+    lines = text.split("\n")
+    return lines if all(line.startswith("/") for line in lines) else [text]
 
 
 class Talk:

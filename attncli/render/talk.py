@@ -32,6 +32,7 @@ def commands_screen(commands: Mapping[str, tuple[str, str]], width: int) -> Text
     lines = [
         ("TEXT", "continue it"),
         ("an empty line", "continue the text so far, with the next seed"),
+        ("several lines", 'pasted; or a \\ at the end of a line goes on; or between """ and """'),
         *((f"/{name} {takes}".rstrip(), does) for name, (takes, does) in commands.items()),
     ]
     return _table(lines, _COMMAND, width)
