@@ -1,8 +1,13 @@
-"""Where attncli keeps what it can make again, tokenized text and its C source compiled, and what was typed."""
+"""Where attncli keeps what it can make again, tokenized text and its C source compiled, and what was typed.
+
+Also who else could change what is kept there.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -12,3 +17,38 @@ def cache_folder() -> Path:
         return Path(os.environ["ATTNCLI_CACHE"])
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "attncli"
+
+
+def exposed(folder: Path) -> Path | None:
+    """Returns the first of a folder and its parents that another user can change, or None where nobody else can.
+
+    Each must be a directory, not a link, of root or this user. Others may write to a parent that is sticky, like /tmp:
+    they cannot replace there what is not theirs. Raises OSError where one cannot be looked at.
+    """
+    for place in (folder, *folder.parents):
+        found = place.lstat()
+        sticky = place != folder and found.st_mode & stat.S_ISVTX
+        if not stat.S_ISDIR(found.st_mode) or not (only_ours(found) or (sticky and _is_owner(found))):
+            return place
+    return None
+
+
+def only_ours(found: os.stat_result) -> bool:
+    """Whether root or this user owns what was found, and nobody else can write to it."""
+    writable = found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not _is_private(found.st_gid))
+    return _is_owner(found) and not writable
+
+
+def _is_owner(found: os.stat_result) -> bool:
+    return found.st_uid in (0, os.geteuid())
+
+
+def _is_private(group: int) -> bool:
+    """Whether a group is this user's own, with no other member, as where the umask is 002."""
+    import grp
+    import pwd
+
+    with suppress(KeyError):
+        user, listed = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+        return group == user.pw_gid and listed.gr_name == user.pw_name and set(listed.gr_mem) <= {user.pw_name}
+    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -98,7 +99,7 @@ def compiled(tmp_path_factory):
     """Where the network in C is kept: all tests use one, those of other workers too."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "native"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     _forget_library()  # what was found while the tests were collected
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTNCLI_CACHE", str(folder.parent))
@@ -118,7 +119,9 @@ def _own_places(tmp_path, monkeypatch, compiled):
     monkeypatch.setattr(directory, "_SHIPPED_PLACES", ())
     cache = tmp_path.with_name(f"{tmp_path.name}.cache")
     cache.mkdir()
-    (cache / "native").symlink_to(compiled)
+    (cache / "native").mkdir(mode=0o700)
+    for library in compiled.glob("*.so"):
+        shutil.copy(library, cache / "native")
     monkeypatch.setenv("ATTNCLI_CACHE", str(cache))
     monkeypatch.delenv("ATTNCLI_MODEL", raising=False)
     monkeypatch.setenv("COLUMNS", "80")

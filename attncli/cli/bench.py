@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from attncli.cli.completing import one_of
+from attncli.cli.compiling import begin_compiling
 from attncli.cli.options import (
     GENERATION_DTYPES,
     DeviceOption,
@@ -20,7 +21,6 @@ from attncli.cli.options import (
 )
 from attncli.errors import UsageProblem
 from attncli.generation.measurements import SECONDS
-from attncli.model.native_library import begin as begin_native_library
 
 _TIME = "How long to measure; what would take longer is left out."
 _DTYPE = "auto, float32, bfloat16, float16, or int8 on a CPU; auto is what generate takes."
@@ -50,7 +50,7 @@ def bench(
         raise UsageProblem("--time 0 leaves no time to measure.", "Try --time 20s.")
     if threads is not None and threads > (cores := os.cpu_count() or 1):
         raise UsageProblem(f"--threads {threads} is more than the {cores} cores of this machine.", "Give fewer.")
-    begin_native_library()
+    begin_compiling(device)
     import torch
 
     from attncli.cli.loading import load_to_generate

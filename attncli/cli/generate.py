@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from attncli.cli.compiling import begin_compiling
 from attncli.cli.help import MORE, Rare
 from attncli.cli.options import (
     DeviceOption,
@@ -22,7 +23,6 @@ from attncli.cli.options import (
 )
 from attncli.config import SampleConfig
 from attncli.errors import BadInput, UsageProblem
-from attncli.model.native_library import begin as begin_native_library
 
 _PROMPT = "What to continue; - reads it from standard input. Unset: a new text."
 _PROMPTS = "A file with a prompt on each line, continued together; an empty line is a new text. - is standard input."
@@ -102,8 +102,7 @@ def generate(
         raise UsageProblem("--lookup reads ahead into the cache.", "Leave out --no-cache or --lookup.")
     if interactive and prompt == "-":
         raise UsageProblem("--interactive reads its turns from standard input.", "Leave out the -.")
-    if device in ("auto", "cpu"):
-        begin_native_library()
+    begin_compiling(device)
     config = SampleConfig(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical=typical,
         repetition_penalty=repetition_penalty, presence_penalty=presence_penalty, max_new_tokens=max_new_tokens,

@@ -13,6 +13,8 @@ from attncli.model.backend import Backend, TorchBackend
 from attncli.model.device import DTYPES, pick_device, pick_dtype
 from attncli.render.status import status
 
+_SLOWER = "several times slower"  # benchmarks/README.md, "Generating"
+
 
 def load(model: str | None, device: str, dtype: str, revision: str | None = None) -> LoadedModel:
     """Finds a model and reads it. Raises BadCheckpoint, UsageProblem, or OutOfRoom for one that is downloaded."""
@@ -48,13 +50,15 @@ def load_to_generate(
     place = pick_device(device)
     if dtype not in ("auto", "int8", *DTYPES):
         raise UsageProblem(f"--dtype {dtype!r} is not a type.", f"Use auto, {', '.join(DTYPES)} or int8.")
-    if place.type == "cpu" and native_library.compiling():
-        print_note("making the network in C for this processor, which is done once")
     in_c = place.type == "cpu" and native.available()
+    why = native_library.problem() if place.type == "cpu" else ""
     if dtype == "int8" and not in_c:
         raise UsageProblem(
-            "--dtype int8 is for a CPU with a C compiler (cc, gcc or clang), and ATTNCLI_NATIVE not 0.", "Use auto."
+            "--dtype int8 is for a CPU with a C compiler (cc, gcc or clang), and ATTNCLI_NATIVE not 0.",
+            f"Use auto. Here {why}." if why else "Use auto.",
         )
+    if why:
+        print_note(f"the network in C: {why}" if in_c else f"PyTorch generates, {_SLOWER} than C would: {why}")
     if not in_c:
         loaded = load(model, device, dtype, revision)
         return loaded, TorchBackend(loaded.model)

@@ -35,7 +35,7 @@ from attncli.model.attention import RMSNorm
 from attncli.model.backend import Piece
 from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
-from attncli.model.native_library import library
+from attncli.model.native_library import library, refuse
 from attncli.model.transformer import GELU, SwiGLU, Transformer
 
 _MOST_LANES = 16  # all numbers of them divide it
@@ -102,12 +102,13 @@ class _Call(_Described):
 @cache
 def _functions() -> Any:
     """The functions of the library; None where there is none."""
-    path = library()
-    if path is None:
+    made = library()
+    if made is None:
         return None
     try:
-        found = ctypes.CDLL(str(path))
-    except OSError:
+        found = ctypes.CDLL(made.name)
+    except OSError as problem:
+        refuse(problem)
         return None
     found.engine_new.argtypes, found.engine_new.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_void_p
     found.engine_run.argtypes, found.engine_run.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_int
