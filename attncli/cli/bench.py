@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from attncli.cli.completing import one_of
 from attncli.cli.compiling import begin_compiling
+from attncli.cli.completing import one_of
 from attncli.cli.options import (
     GENERATION_DTYPES,
     DeviceOption,

@@ -113,7 +113,6 @@ class _Compilation:
         self._said = -1  # descriptor of what the compiler says
         self._found: Library | None = None
         try:
-from attncli import stopping
             self._folder, self.problem = _place(folder)
             self._failure = self._folder / f"{key}.failed"
             _sweep(self._folder)
@@ -147,7 +146,6 @@ from attncli import stopping
         self._stop()
         return self._found
 
-from attncli import stopping
     def _start(self) -> None:
         self._unfinished = self._folder / f"{self._key}.{secrets.token_hex(8)}.tmp"
         self._unfinished.touch(mode=0o700)  # before work that would be for nothing
@@ -207,8 +205,9 @@ from attncli import stopping
                         os.killpg(self._process.pid, kind)  # with what it started
                     self._process.wait(_STOP_SECONDS)
             self._process = None
+        said, self._said = self._said, -1
         with suppress(OSError):
-            os.close(self._said)
+            os.close(said)
         with suppress(OSError):
             self._unfinished.unlink(missing_ok=True)
 
@@ -234,10 +233,8 @@ def _place(folder: Path) -> tuple[Path, str]:
     stopping.register(lambda: shutil.rmtree(private, ignore_errors=True))
     if exposed(private) is not None:
         raise PermissionError(errno.EACCES, f"others can write to {other}, and to {tempfile.gettempdir()}")
-    return (
-        private,
-        f"compiled anew each time: {other} is a link, or others can write to it (chmod go-w, or set ATTNCLI_CACHE)",
-    )
+    why = f"{other} is a link, or others can write to it (chmod go-w, or set ATTNCLI_CACHE)"
+    return private, f"compiled anew each time: {why}"
 
 
 def _kept(folder: Path, key: str) -> Library | None:
