@@ -12,6 +12,7 @@ a process begins with.
 from __future__ import annotations
 
 import _thread
+import atexit
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
+# Windows has no SIGHUP.
+_KINDS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _PATIENCE = 0.6  # seconds that the main thread has to end the process in an orderly way
 _LINE = b"Stopped.\n"
 
@@ -63,11 +66,10 @@ class CleanUp:
 
 def install() -> None:
     """Takes the three signals, except those that are ignored already, as SIGHUP is under nohup."""
-    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
-    kinds = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    for kind in kinds:
+    for kind in _KINDS:
         if signal.getsignal(kind) is not signal.SIG_IGN:
             signal.signal(kind, _handle)
+    atexit.register(_last)  # before all others, so that it is called after them
     try:
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
@@ -113,6 +115,20 @@ def _handle(number: int, frame: FrameType | None) -> None:
     _received = number
     sys.unraisablehook = lambda _: None  # where the exception cannot be raised, the thread ends the process
     raise Stopped(128 + number)
+
+
+def _last() -> None:
+    """Ends a stopped process before the interpreter tears down, which can take seconds; others ignore signals then."""
+    if _received is not None:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                continue  # nobody reads it
+        os._exit(128 + _received)
+    for kind in _KINDS:
+        if signal.getsignal(kind) is _handle:
+            signal.signal(kind, signal.SIG_IGN)
 
 
 def _imports(frame: FrameType | None) -> bool:

@@ -1,0 +1,157 @@
+"""Signals to a process: an orderly end, one in spite of long C code, inside an import; the first word on a terminal."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BEGIN = """
+import atexit, hashlib, os, signal, sys
+from attncli import stopping
+stopping.install()
+"""
+HEEDED = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background ignores it
+)
+# What a process of attncli does with the exception that a signal raises.
+END = """
+except BaseException:
+    sys.exit(stopping.exit_code(stopping.received()))
+"""
+ORDERLY = """
+stopping.unwind()
+atexit.register(os.write, 1, b" atexit")
+try:
+    try:
+        os.write(1, b"ready")
+        os.read(0, 1)
+    finally:
+        os.write(1, b" finally")
+"""
+INSIDE_C = """
+stopping.unwind()
+try:
+    with stopping.CleanUp(lambda: os.write(1, b" cleaned")):
+        os.write(1, b"ready")
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # runs for minutes, and no handler runs meanwhile
+"""
+SWALLOWED = """
+stopping.unwind()
+try:
+    while True:
+        try:
+            os.write(1, b"ready")
+            while True:
+                pass
+        except BaseException:
+            pass
+"""
+INSIDE_AN_IMPORT = """
+stopping.unwind()
+sys.path.insert(0, sys.argv[1])
+try:
+    with stopping.CleanUp(lambda: os.write(1, b" cleaned")):
+        import slow
+"""
+
+
+def process(code, *arguments):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, **pipes)
+
+
+def stopped(code, number, *arguments):
+    """What a process that gets a signal once it is ready wrote, its exit code, and its standard error."""
+    with process(HEEDED + BEGIN + code + END, *arguments) as started:
+        said = os.read(started.stdout.fileno(), 5)
+        assert said == b"ready"
+        started.send_signal(number)
+        rest, told = started.communicate(timeout=60)
+    return rest.decode(), started.returncode, told.decode()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_a_process_in_an_orderly_way_and_with_one_line(number, code):
+    assert stopped(ORDERLY, number) == (" finally atexit", code, "Stopped.\n")
+
+
+def test_a_signal_ends_long_code_in_c_cleaned_up():
+    assert stopped(INSIDE_C, signal.SIGTERM) == (" cleaned", 143, "Stopped.\n")
+
+
+def test_a_signal_whose_exception_is_swallowed_ends_the_process_all_the_same():
+    assert stopped(SWALLOWED, signal.SIGINT)[1:] == (130, "Stopped.\n")
+
+
+def test_a_signal_inside_an_import_ends_the_process_there(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import os\ntry:\n    os.write(1, b'ready')\n    os.read(0, 1)\nexcept BaseException:\n    pass\n"
+    )
+    assert stopped(INSIDE_AN_IMPORT, signal.SIGINT, str(tmp_path)) == (" cleaned", 130, "Stopped.\n")
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + BEGIN + ORDERLY + END
+    with process(code) as started:
+        assert os.read(started.stdout.fileno(), 5) == b"ready"
+        started.send_signal(signal.SIGHUP)
+        rest, told = started.communicate(b"x", timeout=60)
+    assert (rest, started.returncode, told) == (b" finally atexit", 0, b"")
+
+
+def on_terminal(command, **changes):
+    """Everything that a command writes to a terminal that is its standard output and error."""
+    leader, follower = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    environment |= {"PYTHONPATH": str(ROOT), "TERM": "xterm", **changes}
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=follower, stderr=follower, env=environment):
+        os.close(follower)
+        written = b""
+        with suppress(OSError):  # how Linux ends a terminal that nobody has open
+            while part := os.read(leader, 65536):
+                written += part
+    os.close(leader)
+    return written.decode()
+
+
+ERASE = "\r\x1b[2K"
+VERSION = [sys.executable, "-m", "attncli", "--version"]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_the_first_word_is_erased_by_the_result(unbuffered):
+    written = on_terminal(VERSION, PYTHONUNBUFFERED=unbuffered)
+    assert written.startswith(f"{ERASE}starting ...{ERASE}attncli ")
+    assert written.endswith("\r\n")
+
+
+@pytest.mark.parametrize("changes", [{"TERM": "dumb"}, {"_ATTNCLI_COMPLETE": "source_bash"}])
+def test_no_word_where_a_terminal_cannot_erase_it_and_where_a_shell_asks(changes):
+    assert ERASE not in on_terminal(VERSION, **changes)
+
+
+def test_nothing_is_added_to_standard_error_off_a_terminal():
+    done = subprocess.run(VERSION, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=True)
+    assert done.stderr == b""
+
+
+def test_the_first_word_is_shown_before_anything_large_is_imported():
+    code = "import sys, attncli.__main__; print({'typer', 'rich', 'typing', 'torch'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, check=True
+    )
+    assert done.stdout == b"set()\n"
+
+
+def test_a_status_line_fits_its_terminal_and_shows_no_control_characters():
+    code = "from attncli.render import status; status.enable_status(); status.status('a\\x1bb' + 200 * 'c')"
+    written = on_terminal([sys.executable, "-c", code])
+    assert written.startswith(f"{ERASE}a?bccc")
+    assert len(written) == len(ERASE) + 79
