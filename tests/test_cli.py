@@ -354,6 +354,7 @@ def test_tokenize_and_decode_are_inverse(at_home, capsys):
     text = "The cat\u2028said: <|endoftext|> naïve 東京 🎉"
     _, ids, _ = ask(capsys, "tokenize", text, "--ids")
     assert ask(capsys, "tokenize", "--decode", ids)[1] == text + "\n"
+    assert ask(capsys, "tokenize", "--decode", *ids.split())[1] == text + "\n"
     document = json.loads(ask(capsys, "tokenize", text, "--json")[1])
     assert [token["id"] for token in document["tokens"]] == [int(i) for i in ids.split()]
     assert document["bytes"] == len(text.encode())

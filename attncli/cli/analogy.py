@@ -39,8 +39,8 @@ def analogy(
     # fmt: on
     """Show what is to C as B is to A: the tokens nearest to B - A + C in the embedding, beside chance.
 
-    attncli analogy Richmond Virginia Connecticut
     attncli analogy man king woman --expect queen
+    attncli analogy boy he girl --expect she
     """
     refuse_files({"--svg": svg, "--html": html}, force)
     from attncli.cli.loading import load

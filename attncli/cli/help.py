@@ -137,9 +137,10 @@ def _argument(param: Any) -> str:
 
 
 def _usage_of(param: Any) -> str:
-    """'TEXT', '[TEXT]' when it can be left out, 'FILE...' when there may be several."""
-    name = _argument(param) + ("..." if param.nargs == -1 else "")
-    return name if param.required or name.startswith("[") else f"[{name}]"
+    """'TEXT', '[TEXT]' when it can be left out, '[FILE]...' when there may be several."""
+    name = _argument(param)
+    name = name if param.required or name.startswith("[") else f"[{name}]"
+    return f"{name}..." if param.nargs == -1 else name
 
 
 def _help(param: Any) -> str:

@@ -33,7 +33,7 @@ _TRAIN = "Make a tokenizer from this text; may be given several times."
 
 # fmt: off
 def tokenize(
-    text: Annotated[str | None, typer.Argument(metavar="TEXT|FILE|-", help=_TEXT, show_default=False)] = None,
+    text: Annotated[list[str] | None, typer.Argument(metavar="TEXT|FILE|-", help=_TEXT, show_default=False)] = None,
     model: ModelOption = None,
     revision: RevisionOption = None,
     ids: Annotated[bool, typer.Option("--ids", help="Print the ids alone, on one line.")] = False,
@@ -41,7 +41,7 @@ def tokenize(
     train: Annotated[list[str] | None, unset("--train", metavar="FILE", help=_TRAIN)] = None,
     tokenizer: TokenizerOption = CorpusConfig.tokenizer,
     vocab_size: VocabSizeOption = None,
-    out: Annotated[Path | None, unset("--out", "-o", help="With --train: the directory to write.")] = None,
+    out: Annotated[Path | None, unset("--out", "-o", metavar="DIR", help="With --train: the directory to write.")] = None,
     force: Annotated[bool, typer.Option("--force", help="With --train: replace the tokenizer that is there.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -52,7 +52,7 @@ def tokenize(
     attncli tokenize --train corpus.txt --vocab-size 2k --out my-tokenizer
     """
     if train:
-        if text is not None or ids or decode:
+        if text or ids or decode:
             raise UsageProblem("--train makes a tokenizer alone.", "Leave the text, --ids and --decode out.")
         _train(train, CorpusConfig(tokenizer=tokenizer, vocab_size=vocab_size), out, force, json)  # type: ignore[arg-type]
         return
@@ -60,9 +60,15 @@ def tokenize(
         raise UsageProblem("--out, --tokenizer, --vocab-size and --force go with --train.", "Add --train FILE.")
     chosen, name = _tokenizer(model, revision)
     if decode:
-        _decode(chosen, required_text(text, 'attncli tokenize --decode "72 101"'), json)
+        listed = " ".join(text) if text else None
+        _decode(chosen, required_text(listed, "attncli tokenize --decode 72 101"), json)
         return
-    _show(chosen, name, text_or_file(text, 'attncli tokenize "unbelievable"'), ids, json)
+    if text and len(text) > 1:
+        quoted = shlex.quote(" ".join(text))
+        raise UsageProblem(
+            f"There are {len(text)} texts, and one is shown.", f"Put a text of several words in quotes: {quoted}"
+        )
+    _show(chosen, name, text_or_file(text[0] if text else None, 'attncli tokenize "unbelievable"'), ids, json)
 
 
 def _show(tokenizer: Tokenizer, name: str, text: str, ids: bool, json: bool) -> None:

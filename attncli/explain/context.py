@@ -106,7 +106,10 @@ def _shared_word(texts: Sequence[Sequence[Piece]]) -> str:
     if len(shared) == 1:
         return str(shared[0])
     if not shared:
-        raise UsageProblem("The two texts share no word.", "Name one in each: --token MOLE --token HILL.")
+        named = (
+            f"or name one in each: --token {first[-1]} --token {second[-1]}." if first and second else f"as {_EXAMPLE}"
+        )
+        raise UsageProblem("The two texts share no word.", f"Give two texts with one word in both, {named}")
     listed = " or ".join(f"--token {word}" for word in shared[:12]) + (" …" if len(shared) > 12 else "")
     raise UsageProblem(f"The two texts share {len(shared)} words.", f"Say which: {listed}.")
 
