@@ -41,7 +41,7 @@ def tokenize(
     train: Annotated[list[str] | None, unset("--train", metavar="FILE", help=_TRAIN)] = None,
     tokenizer: TokenizerOption = CorpusConfig.tokenizer,
     vocab_size: VocabSizeOption = None,
-    out: Annotated[Path | None, unset("--out", "-o", metavar="DIR", help="With --train: the directory to write.")] = None,
+    out: Annotated[Path | None, unset("--out", "-o", metavar="DIR", help="With --train: the directory.")] = None,
     force: Annotated[bool, typer.Option("--force", help="With --train: replace the tokenizer that is there.")] = False,
     json: JsonOption = False,
 ) -> None:
