@@ -1,5 +1,6 @@
 """The commands as a user meets them: real runs on small text, bad input, signals, pipes."""
 
+import io
 import itertools
 import json
 import os
@@ -269,6 +270,22 @@ def test_generate_in_eight_bits_needs_the_library(at_home, monkeypatch, capsys):
     code, _, err = ask(capsys, "generate", "the king", "--dtype", "int8")
     assert code == 2
     assert "a C compiler" in err
+
+
+def test_generate_continues_the_content_of_a_file(at_home, tmp_path, monkeypatch, capsys):
+    """With the notes of the commands that look into a text; in a conversation too."""
+    file, options = tmp_path / "begun.txt", ("-n", "8", "--seed", "1")
+    file.write_text("the king\n")
+    expected = ask(capsys, "generate", "the king", *options)[1]
+    assert ask(capsys, "generate", str(file), *options)[:2] == (0, expected)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert ask(capsys, "generate", "-i", str(file), *options)[1].startswith(expected.rstrip("\n"))
+    code, out, err = ask(capsys, "generate", "missing.txt", *options)
+    assert (code, out.startswith("missing.txt")) == (0, True)
+    assert "there is no file missing.txt, so this is taken as a text" in err
+    assert "is a URL, which is not fetched" in ask(capsys, "generate", "https://a.org/b.txt", *options)[2]
+    code, _, err = ask(capsys, "generate", str(tmp_path), *options)
+    assert (code, "is a directory" in err) == (3, True)
 
 
 def test_generate_without_a_prompt_begins_a_text(at_home, capsys):

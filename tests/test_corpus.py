@@ -1,21 +1,28 @@
 """Files to text, text to two parts, parts to a cache of ids, ids to the batch of every step."""
 
+import bz2
 import errno
+import gzip
 import io
 import itertools
 import json
+import lzma
 import os
+import pickle
 import re
 import resource
 import sys
+import tarfile
 import threading
 import tracemalloc
+import zipfile
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -129,7 +136,7 @@ def test_a_nul_byte_is_named_with_its_offset(tmp_path, data, offset):
     with pytest.raises(BadInput, match=f"byte {offset} is 0x00") as caught:
         read_text(path)
     assert path in caught.value.message
-    assert "utf-16" in caught.value.hint
+    assert caught.value.hint == "Give a text file."
 
 
 @pytest.mark.parametrize(
@@ -1103,3 +1110,157 @@ def test_no_text_is_trained_on_and_validated_on(paths, held_out, said, tmp_path,
 
 def test_a_text_named_several_times_is_listed_once():
     assert listed(["a", "b", "a", "a"]) == "3 x a, b"
+
+
+def zipped(name, text):
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as file:
+        file.writestr(name, text)
+    return made.getvalue()
+
+
+def packed(kind):
+    """A file of some kind, whole or only its beginning."""
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as file:
+        file.addfile(tarfile.TarInfo("a.txt"))
+    return {
+        "a gzip file": gzip.compress(b"text"),
+        "an xz file": lzma.compress(b"text"),
+        "a bzip2 file": bz2.compress(b"text"),
+        "a zstd file": b"\x28\xb5\x2f\xfd\x04\x00",
+        "an EPUB book": zipped("mimetype", "application/epub+zip"),
+        "an Office file": zipped("[Content_Types].xml", "<Types/>"),
+        "a zip file": zipped("a.txt", "text"),
+        "a tar file": tar.getvalue(),
+        "a PDF": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj",
+        "a Parquet file": b"PAR1\x15\x04\x15",
+        "a PNG picture": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+        "a JPEG picture": b"\xff\xd8\xff\xe0\0\x10JFIF",
+        "an SQLite database": b"SQLite format 3\0\x10\0",
+        "a program": b"\x7fELF\x02\x01\x01\0",
+        "a Python pickle": pickle.dumps({"a": 1}),
+        "a file of PyTorch": zipped("archive/data.pkl", ""),
+        "a safetensors file": safetensors.numpy.save({"a": np.zeros(2, np.float32)}),
+        "a GGUF file": b"GGUF\x03\0\0\0\0\0",
+    }[kind]
+
+
+COMMANDS = {
+    "a gzip file": "gzip -dc",
+    "an xz file": "xz -dc",
+    "a bzip2 file": "bzip2 -dc",
+    "a zstd file": "zstd -dc",
+    "an EPUB book": "pandoc",
+    "an Office file": "pandoc",
+    "a zip file": "unzip -p",
+    "a tar file": "tar -xf",
+    "a PDF": "pdftotext",
+    "a Parquet file": "read_parquet",
+    "an SQLite database": "sqlite3",
+}
+NO_TEXT = ("a PNG picture", "a JPEG picture", "a program", "a Python pickle", "a file of PyTorch", "a safetensors file")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])
+@pytest.mark.parametrize("kind", [*COMMANDS, *NO_TEXT, "a GGUF file"])
+def test_what_is_no_text_is_named_with_the_command_that_gives_its_text(tmp_path, monkeypatch, kind, encoding):
+    """In whatever encoding it is read: none makes text of it."""
+    path = write(tmp_path / "my file", packed(kind))
+    for read in (read_text, lambda path, encoding: read_documents([path], encoding)):
+        with pytest.raises(BadInput, match=rf"my file is {kind}, not text") as caught:
+            read(path, encoding)
+        assert COMMANDS.get(kind, "Give a text file.") in caught.value.hint
+        assert (f"'{path}'" in caught.value.hint) == (kind in COMMANDS)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(packed(kind))))
+    with pytest.raises(BadInput, match=f"standard input is {kind}") as caught:
+        read_text("-")
+    assert "standard input" not in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "a.tar.xz"])
+def test_a_packed_archive_is_to_be_unpacked(tmp_path, name):
+    path = write(tmp_path / name, gzip.compress(b"text"))
+    with pytest.raises(BadInput) as caught:
+        read_text(path)
+    assert caught.value.hint.endswith(f"tar -xf {path}")
+
+
+@pytest.mark.parametrize("text", ["BZh9 is how it begins", "%PD", "PAR1 and PAR2", "GGUF", "ustar", "PK and BK"])
+def test_text_that_begins_much_like_another_kind_is_text(tmp_path, text):
+    assert read_text(write(tmp_path / "f.txt", text)) == text
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_a_byte_order_mark_says_the_encoding(tmp_path, monkeypatch, encoding):
+    data = "\ufeffGröße 東京\r\nmore".encode(encoding)
+    path = write(tmp_path / "f.txt", data)
+    assert read_text(path) == "Größe 東京\r\nmore"
+    assert texts_of(read_documents([path])) == ("Größe 東京\r\nmore",)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    assert read_text("-") == "Größe 東京\r\nmore"
+
+
+@pytest.mark.parametrize("order", ["le", "be"])
+def test_hints_lead_to_the_text_and_not_in_a_circle(tmp_path, order):
+    utf16 = write(tmp_path / "f.txt", "plain letters".encode(f"utf-16-{order}"))
+    with pytest.raises(BadInput) as caught:
+        read_text(utf16)
+    assert f"--encoding utf-16-{order}" in caught.value.hint
+    assert read_text(utf16, f"utf-16-{order}") == "plain letters"
+    binary = write(tmp_path / "f.bin", bytes(range(256)) * 20)
+    for encoding in ("utf-8", "latin-1", "cp437", "gb18030"):
+        with pytest.raises(BadInput, match="is not") as caught:
+            read_text(binary, encoding)
+        assert not re.search("latin-1|utf-16|gb18030", caught.value.hint)
+
+
+def test_a_url_is_called_one():
+    for read in (read_text, lambda path: read_documents([path])):
+        with pytest.raises(BadInput, match=r"https://example\.org/a\.txt is a URL") as caught:
+            read("https://example.org/a.txt")
+        assert caught.value.hint == "Download it first: curl -LO https://example.org/a.txt"
+
+
+def lines_of(*records):
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def test_lines_of_json_with_a_text_are_documents(tmp_path, monkeypatch):
+    """As `attncli generate --jsonl` writes them: a prompt, and the text after it."""
+    records = [{"index": 0, "prompt": "Once", "text": " upon\na time"}, {"prompt": "", "text": ""}, {"text": "é\n\n"}]
+    data = lines_of(*records).replace("\n", "\n\n") + '{"text": "no end"}'
+    expected = ("Once upon\na time\n", "é\n\n", "no end")
+    path = write(tmp_path / "made.jsonl", data)
+    found = read_documents([path])
+    assert texts_of(found) == expected
+    assert found.notes == (f"of {path} each line's text, after its prompt, is a document",)
+    monkeypatch.setattr(files_module, "_BLOCK", 7)
+    assert texts_of(read_documents([path])) == expected
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data.encode())))
+    assert texts_of(read_documents(["-"])) == expected
+    plain = read_documents([write(tmp_path / "made.txt", data)])
+    assert (plain.count, plain.notes) == (1, ())
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('{"text": 1}', "line 2 is not a JSON object"),
+        ("[" * 5000, "line 2 is not a JSON object"),
+        ('{"text": "cut', "line 2 is not a JSON object"),
+        ('{"text": "\\ud800"}', "line 2: The text is not valid Unicode"),
+    ],
+)
+def test_a_line_that_is_no_text_is_named(tmp_path, line, found):
+    path = write(tmp_path / "made.jsonl", lines_of({"text": "first"}) + line)
+    with pytest.raises(BadInput, match=found):
+        read_documents([path])
+
+
+def test_other_syntax_is_read_as_it_stands_and_that_is_said(tmp_path):
+    table, lines = write(tmp_path / "a.csv", "name,text\nx,y\n"), write(tmp_path / "b.jsonl", '{"words": "x"}\n')
+    found = read_documents([table, lines])
+    assert texts_of(found) == ("name,text\nx,y\n", '{"words": "x"}\n')
+    assert found.notes == (f"read as plain text, with all the syntax of CSV, JSONL: {table} and 1 more",)
+    assert read_documents([write(tmp_path / "a.txt", "name,text\n")]).notes == ()

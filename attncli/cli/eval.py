@@ -101,12 +101,15 @@ def _model_and_files(words: list[str], model: str | None) -> tuple[str | None, l
 
 def _parts(paths: list[str], train_files: list[str], last: float, encoding: str) -> tuple[Part, Part | None]:
     """The text to score, and the one that the yardsticks are given."""
+    from attncli.render.console import print_note
     from attncli.text.corpus import Part, split_by_position
     from attncli.text.files import read_documents
 
     if not 0 < last <= 1:
         raise UsageProblem(f"--last is {last}, and must be above 0 and at most 1.", "0.1 is the last tenth.")
     documents = read_documents(paths, encoding)
+    for note in documents.notes:
+        print_note(note)
     before, part = split_by_position(documents, last)
     if train_files:
         before = Part.whole(read_documents(train_files, encoding))

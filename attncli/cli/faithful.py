@@ -84,11 +84,14 @@ def _drawn(
 ) -> tuple[list[list[int]], int, int]:
     """Passages of files, as token ids; and how many characters were read, of how many."""
     from attncli.explain.faithful import LEAST_TOKENS
+    from attncli.render.console import print_note
     from attncli.text.files import read_documents
     from attncli.text.passages import MOST_READ, draw_passages
 
     if longest < LEAST_TOKENS:
         raise BadInput(f"The model reads {longest} tokens at once: {LEAST_TOKENS} are needed.", "Use another model.")
     documents = read_documents(files, CorpusConfig.encoding)
+    for note in documents.notes:
+        print_note(note)
     found = draw_passages(documents, tokenizer, count=limit, shortest=LEAST_TOKENS, longest=longest, seed=seed)
     return found, min(documents.characters, MOST_READ), documents.characters

@@ -18,13 +18,13 @@ from attncli.cli.options import (
     SeedOption,
     draw_seed,
     parse_count,
-    text_argument,
+    prompt_or_file,
     unset,
 )
 from attncli.config import SampleConfig
 from attncli.errors import BadInput, UsageProblem
 
-_PROMPT = "What to continue; - reads it from standard input. Unset: a new text."
+_PROMPT = "What to continue, or a file with it; - reads standard input. Unset: a new text."
 _PROMPTS = "A file with a prompt on each line, continued together; an empty line is a new text. - is standard input."
 _DRAW = "What is drawn, in this order"  # the panel's options stand as generation/sampling.py applies them
 _BIAS = "Add a number to the logit of a token, given by its text or as #ID; -inf bans it. May be given several times."
@@ -108,7 +108,7 @@ def generate(
         repetition_penalty=repetition_penalty, presence_penalty=presence_penalty, max_new_tokens=max_new_tokens,
         num_samples=num_samples, stop=tuple(stop or ()), seed=draw_seed() if seed is None else seed,
     )  # fmt: skip
-    texts = [] if interactive else _texts(prompt, prompts)
+    texts = [prompt_or_file(prompt, piped=False)] if interactive else _texts(prompt, prompts)
     from attncli.generation.bias import parse_bias, token_biases
 
     biases = [parse_bias(word) for word in logit_bias or ()]
@@ -124,7 +124,7 @@ def generate(
     if interactive:
         from attncli.cli.talk import Talk, talk
 
-        talk(Talk(loaded, backend, config, showing, how), prompt)
+        talk(Talk(loaded, backend, config, showing, how), prompt and texts[0])
     else:
         showing.make(loaded, backend, texts, config, how, file=prompts, verify=verify, tell_seed=seed is None)
         note_default(model)
@@ -135,7 +135,7 @@ def _texts(prompt: str | None, file: str | None) -> list[str]:
     from attncli.text.files import read_text
 
     if file is None:
-        return [text_argument(prompt) or ""]
+        return [prompt_or_file(prompt)]
     if prompt is not None:
         raise UsageProblem("There is a prompt, and a file of prompts.", "Give one of the two.")
     texts = [line.removesuffix("\r") for line in read_text(file).removesuffix("\n").split("\n")]

@@ -74,35 +74,56 @@ def required_text(argument: str | None, example: str) -> str:
 
 
 def note_if_like_a_file(text: str) -> None:
-    """A note on a text that looks like the name of a file that is not there."""
+    """A note on a text that is a URL, or looks like the name of a file that is not there."""
     from attncli.render.console import print_note
+    from attncli.text.files import is_url
 
-    if re.search(r"^[^\s]*(/|\.(txt|md|py|json))[^\s]*$", text):
+    if is_url(text):
+        print_note(f"{text} is a URL, which is not fetched: it is taken as a text itself")
+    elif re.search(r"^[^\s]*(/|\.(txt|md|py|json))[^\s]*$", text):
         print_note(f"there is no file {text}, so this is taken as a text")
+
+
+def text_of_file(argument: str | None) -> str | None:
+    """The content of the file that the argument names, or None when it names none, with a note if it looks like it.
+
+    Raises BadInput for a file that is empty or not text, and for a directory.
+    """
+    from attncli.text.files import read_text
+
+    if not argument or argument == "-" or len(argument) >= _LONGEST_NAME:
+        return None
+    try:
+        if Path(argument).is_file():
+            text = read_text(argument)
+            if not text:
+                raise BadInput(f"{argument} is empty: it holds no text.", "Give a file with some.")
+            return text
+        if Path(argument).is_dir():
+            raise BadInput(f"{argument} is a directory.", "Give a file of it, or a text.")
+        note_if_like_a_file(argument)
+    except (OSError, ValueError):
+        pass  # not a path: a text
+    return None
 
 
 def text_or_file(argument: str | None, example: str) -> str:
     """The content of a file when the argument names one, else the text itself. Raises BadInput when there is none."""
-    from attncli.text.files import read_text
-
-    if argument and argument != "-" and len(argument) < _LONGEST_NAME:
-        try:
-            if Path(argument).is_file():
-                text = read_text(argument)
-                if not text:
-                    raise BadInput(f"{argument} is empty: it holds no text.", "Give a file with some.")
-                return text
-            if Path(argument).is_dir():
-                raise BadInput(f"{argument} is a directory.", "Give a file of it, or a text.")
-            note_if_like_a_file(argument)
-        except (OSError, ValueError):
-            pass  # not a path: a text
-    return required_text(argument, example)
+    text = text_of_file(argument)
+    return required_text(argument, example) if text is None else text
 
 
 def text_or_file_end(argument: str | None, example: str) -> str:
     """The same without the line end that a file ends with, as piped text is read."""
     return _without_last_newline(text_or_file(argument, example))
+
+
+def prompt_or_file(argument: str | None, piped: bool = True) -> str:
+    """The same for a text to continue, which may be empty; `piped`: with what is piped in before it."""
+    text = text_of_file(argument)
+    if text is not None:
+        return _without_last_newline(text)
+    return (text_argument(argument) if piped else argument) or ""
 
 
 def _is_piped() -> bool:

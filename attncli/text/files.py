@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import re
+import shlex
 import stat
 import sys
 import time
@@ -26,6 +27,8 @@ from typing import IO, Literal, NamedTuple
 
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
+from attncli.text.json_lines import SUFFIXES, document_of, separated, with_first_line
+from attncli.text.signatures import refuse_known
 from attncli.text.tokenizer import END_OF_TEXT, checked_text
 
 STDIN = "-"
@@ -37,6 +40,15 @@ _MAY_SEPARATE = re.compile(
     "|".join(re.escape(END_OF_TEXT[:n]) for n in range(1, len(END_OF_TEXT))) + rf"|{re.escape(END_OF_TEXT)}[ \t]*\r?"
 )
 _MARK = codecs.BOM_UTF8
+_MARKS = (  # of other encodings; that of UTF-32 begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_OTHER_ENCODING = "Name the --encoding that it is in, or convert it to UTF-8."
+_SYNTAX = (*SUFFIXES, ".json", ".csv", ".tsv")  # of files that are read as they stand
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _REPORT_EVERY = 0.1  # seconds
 
 
@@ -94,7 +106,7 @@ class _Block(NamedTuple):
 class Documents:
     """Texts in order, read when they are needed; where they came from, and the files of a directory that are not text.
 
-    `digest` is of the whole text.
+    `digest` is of the whole text, `notes` what a user might not expect of how it was read.
     """
 
     sources: tuple[str, ...]
@@ -102,6 +114,7 @@ class Documents:
     digest: str
     _places: tuple[_Place, ...]
     _blocks: tuple[_Block, ...]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, texts: Iterable[str], sources: Sequence[str] = ("text",)) -> Documents:
@@ -193,7 +206,8 @@ def read_text(path: str, encoding: str = CorpusConfig.encoding) -> str:
     """The text of a file, or of standard input for '-'. Line ends stay as they are; a byte order mark goes.
 
     Raises:
-        BadInput: for a file that is missing, unreadable, binary, or not in the encoding (with the byte's offset).
+        BadInput: for a file that is missing, unreadable, binary (named by its kind where that is known), or not in the
+            encoding (with the byte's offset).
         UsageProblem: for a path that is empty.
     """
     _refuse_empty(path)
@@ -339,25 +353,53 @@ class _Scanner:
         self._places: list[_Place] = []
         self._blocks: list[_Block] = []
         self._skipped: list[str] = []
+        self._records: list[str] = []  # files of JSON lines with a text each
+        self._as_they_stand: list[str] = []  # files of another syntax
         self._digest = hashlib.sha256()
 
     def documents(self, sources: Sequence[str]) -> Documents:
         """All that was added."""
         return Documents(
-            tuple(sources), tuple(self._skipped), self._digest.hexdigest(), tuple(self._places), tuple(self._blocks)
+            tuple(sources),
+            tuple(self._skipped),
+            self._digest.hexdigest(),
+            tuple(self._places),
+            tuple(self._blocks),
+            tuple(self._notes()),
         )
+
+    def _notes(self) -> Iterator[str]:
+        if self._skipped:
+            yield f"not text and so left out: {_and_more(self._skipped)}"
+        if self._records:
+            yield f"of {_and_more(self._records)} each line's text, after its prompt, is a document"
+        if self._as_they_stand:
+            kinds = ", ".join(sorted({Path(name).suffix[1:].upper() for name in self._as_they_stand}))
+            yield f"read as plain text, with all the syntax of {kinds}: {_and_more(self._as_they_stand)}"
 
     def add(self, path: str, skip: bool = False) -> bool:
         """Adds the documents of a file; says whether there are any. With `skip`, what is no text is only listed."""
         name = _name(path)
         try:
             with _reading(name), _opened(path) as file:
-                texts = _decoded(file, name, self._encoding, self._meter)
-                if path != STDIN and _is_utf8(self._encoding) and stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    head = file.read(len(_MARK))
+                head = b""
+                if path != STDIN and stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    head = file.read(len(codecs.BOM_UTF32_LE))
                     file.seek(0)
-                    return self._add(texts, _Place(path, _stamp(file)), len(_MARK) if head == _MARK else 0)
-                return self.add_stored(_spooled(texts, name), name)
+                texts = _decoded(file, name, self._encoding, self._meter)
+                suffix = Path(path).suffix.lower()
+                if path == STDIN or suffix in SUFFIXES:
+                    line, texts = with_first_line(texts)
+                    if document_of(line) is not None:
+                        self._records.append(name)
+                        return self.add_stored(_spooled(separated(texts, name), name), name)
+                if head and _is_utf8(_encoding_of(head, self._encoding)):
+                    added = self._add(texts, _Place(path, _stamp(file)), len(_MARK) if head.startswith(_MARK) else 0)
+                else:
+                    added = self.add_stored(_spooled(texts, name), name)
+                if added and suffix in _SYNTAX:
+                    self._as_they_stand.append(name)
+                return added
         except BadInput:
             if not skip:
                 raise
@@ -426,6 +468,11 @@ def _pieces(text: str, opens_line: bool, goes_on: bool, last: bool) -> tuple[lis
     return kept, settled
 
 
+def _and_more(names: Sequence[str]) -> str:
+    """['a', 'b', 'c'] -> 'a and 2 more'."""
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+
+
 def _name(path: str) -> str:
     return "standard input" if path == STDIN else path
 
@@ -439,9 +486,13 @@ def _reading(name: str) -> Iterator[None]:
     """Turns what the system says against reading into BadInput."""
     try:
         yield
-    except FileNotFoundError:
-        raise BadInput(f"There is no file {name}.", "Check the path.") from None
     except OSError as problem:
+        if is_url(name):
+            raise BadInput(
+                f"{name} is a URL, and a text is read from a file.", f"Download it first: curl -LO {shlex.quote(name)}"
+            ) from None
+        if isinstance(problem, FileNotFoundError):
+            raise BadInput(f"There is no file {name}.", "Check the path.") from None
         raise BadInput(
             f"{name} cannot be read: {problem.strerror or problem}.", "Check the path and its permissions."
         ) from None
@@ -469,24 +520,33 @@ def _spooled(texts: Iterable[tuple[str, bool]], name: str) -> IO[bytes]:
     return file
 
 
+def is_url(text: str) -> bool:
+    """Whether a text begins as a URL does: 'https://…'."""
+    return _URL.match(text) is not None
+
+
+def _encoding_of(head: bytes, encoding: str) -> str:
+    """The encoding of a file that begins with these bytes: UTF-8 gives way to another byte order mark."""
+    return next((other for mark, other in _MARKS if _is_utf8(encoding) and head.startswith(mark)), encoding)
+
+
 def _is_utf8(encoding: str) -> bool:
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
 def _decoded(file: IO[bytes], name: str, encoding: str, meter: Meter | None = None) -> Iterator[tuple[str, bool]]:
     """The text of a file in blocks, and whether each is the last. Raises BadInput, as `read_text` does."""
-    utf8 = _is_utf8(encoding)
     data = file.read(_BLOCK)
+    refuse_known(data, name, None if name == _name(STDIN) else name)
     last = len(data) < _BLOCK
+    encoding = _encoding_of(data, encoding)
+    utf8 = _is_utf8(encoding)
     decoder = codecs.getincrementaldecoder("utf-8" if utf8 else _with_byte_order(encoding, data))()
     at = len(_MARK) if utf8 and data.startswith(_MARK) else 0  # the place of `data` in the file
     data = data[at:]
     while True:
         if utf8 and (found := data.find(b"\0")) >= 0:
-            raise BadInput(
-                f"{name} is not text: byte {at + found} is 0x00.",
-                "Give a text file. To train on UTF-16, say --encoding utf-16.",
-            )
+            raise BadInput(f"{name} is not text: byte {at + found} is 0x00.", _instead(data))
         pending = len(decoder.getstate()[0])
         try:
             text = checked_text(decoder.decode(data, last))
@@ -496,10 +556,12 @@ def _decoded(file: IO[bytes], name: str, encoding: str, meter: Meter | None = No
             raise BadInput(
                 f"{name} is not {'UTF-8' if utf8 else encoding.upper()}: "
                 f"byte {at - pending + problem.start} is {found_byte} ({problem.reason}).",
-                "Convert it to UTF-8. To train on it as it is, name its --encoding, such as latin-1 or gb18030.",
+                _instead(data) if utf8 else _OTHER_ENCODING,
             ) from None
         except UnicodeError as problem:
-            raise BadInput(f"{name} is not {encoding}: {problem}.", "Name another --encoding.") from None
+            raise BadInput(f"{name} is not {encoding}: {problem}.", _OTHER_ENCODING) from None
+        if not utf8 and "\0" in text:
+            raise BadInput(f"{name} is not text in {encoding.upper()}: it holds NUL characters.", _OTHER_ENCODING)
         if meter is not None:
             meter.add(len(data))
         yield text, last
@@ -508,6 +570,18 @@ def _decoded(file: IO[bytes], name: str, encoding: str, meter: Meter | None = No
         at += len(data)
         data = file.read(_BLOCK)
         last = len(data) < _BLOCK
+
+
+def _instead(data: bytes) -> str:
+    """What to do about bytes that are not UTF-8. No encoding is named that they cannot be in."""
+    zeros, odd = data.count(0), data[1::2].count(0)
+    if not zeros:
+        return "Convert it to UTF-8; to train and eval its --encoding can be named instead, such as latin-1 or gb18030."
+    # Of UTF-16 most bytes of one parity are 0x00, where the letters are Latin.
+    if zeros > 3 and 4 * zeros > len(data) and 8 * min(odd, zeros - odd) < zeros:
+        order = "le" if odd > zeros - odd else "be"
+        return f"It looks like UTF-16. Convert it to UTF-8, or to train and eval say --encoding utf-16-{order}."
+    return "Give a text file."
 
 
 def _with_byte_order(encoding: str, data: bytes) -> str:

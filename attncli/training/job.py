@@ -75,7 +75,8 @@ def new_job(
     corpus = prepare(documents, text, held_out, start.tokenizer if start is not None else None, progress)
     shape = start.model.config if start is not None else None
     plan = make_plan(pinned, corpus, spent=spent + time.monotonic() - began, start=shape)
-    notes = _notes(documents.skipped, corpus, plan, start, spent + time.monotonic() - began)
+    read = (*documents.notes, *(held_out.notes if held_out is not None else ()))
+    notes = _notes(read, corpus, plan, start, spent + time.monotonic() - began)
     if start is None and text.vocab_size is None and text.tokenizer == "bpe":
         plan = replace(plan, reasons=plan.reasons | {"vocab_size": f"for {corpus.train.characters:,} characters"})
     facts = _facts(corpus, text, val_file, pinned)
@@ -100,15 +101,14 @@ def _most_characters(seconds: float, device: str) -> int:
     return 1 << math.ceil(math.log2(max(seconds, 1.0) * per_second))
 
 
-def _notes(
-    skipped: Sequence[str], corpus: Corpus, plan: Plan, start: LoadedModel | None, spent: float
-) -> tuple[str, ...]:
-    """What a user would not expect, and should know before the run begins, `spent` seconds after it was asked for."""
+def _notes(read: Sequence[str], corpus: Corpus, plan: Plan, start: LoadedModel | None, spent: float) -> tuple[str, ...]:
+    """What a user would not expect, and should know before the run begins, `spent` seconds after it was asked for.
+
+    `read` is what there is to say of how the text was read.
+    """
 
     def notes() -> Iterator[str]:
-        if skipped:
-            more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-            yield f"not text and so left out: {skipped[0]}{more}"
+        yield from read
         for does, part in (("trains", corpus.train), ("is validated", corpus.val)):
             if part.left_out:
                 share = f"{part.characters:,} of {part.characters + part.left_out:,} characters"

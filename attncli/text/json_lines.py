@@ -1,0 +1,73 @@
+"""Documents out of lines of JSON with a text each, as `attncli generate --jsonl` writes them.
+
+Knows nothing of files: text comes in blocks, and goes out as one text whose documents are separated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import chain
+
+from attncli.errors import BadInput
+from attncli.text.tokenizer import END_OF_TEXT, checked_text
+
+Blocks = Iterator[tuple[str, bool]]  # some text, and whether it is the last
+
+SUFFIXES = (".jsonl", ".ndjson")
+
+
+def with_first_line(blocks: Blocks) -> tuple[str, Blocks]:
+    """The first line, or the first block where that does not begin an object; and all blocks again."""
+    seen = [next(blocks)]
+    while seen[0][0].lstrip().startswith("{") and "\n" not in seen[-1][0] and not seen[-1][1]:
+        seen.append(next(blocks))
+    return "".join(text for text, _ in seen).lstrip().partition("\n")[0], chain(seen, blocks)
+
+
+def document_of(line: str) -> str | None:
+    """'{"prompt": "Once", "text": " upon"}' -> 'Once upon'; None for a line that is no object with a text."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+        return None
+    prompt, text = record.get("prompt"), str(record["text"])
+    return prompt + text if isinstance(prompt, str) else text
+
+
+def separated(blocks: Blocks, name: str) -> Blocks:
+    """The documents of all lines, with a line that separates them after each but the last. Lines may be empty.
+
+    Raises BadInput for a line that is no object with a text, with its number.
+    """
+    before = ""
+    for number, line in enumerate(_lines(blocks), 1):
+        if not line.strip():
+            continue
+        document = document_of(line)
+        if document is None:
+            raise BadInput(
+                f'{name}, line {number} is not a JSON object with a "text", as its first line is.',
+                "Mend that line, or take it out.",
+            )
+        try:
+            checked_text(document)
+        except BadInput as problem:
+            raise BadInput(f"{name}, line {number}: {problem.message}", problem.hint) from None
+        if document and not document.isspace():
+            yield before + document, False
+            before = ("" if document.endswith("\n") else "\n") + END_OF_TEXT + "\n"
+    yield "", True
+
+
+def _lines(blocks: Blocks) -> Iterator[str]:
+    held: list[str] = []  # of a line that goes on
+    for text, _ in blocks:
+        *whole, rest = text.split("\n")
+        for line in whole:
+            yield "".join((*held, line))
+            held = []
+        held.append(rest)
+    yield "".join(held)

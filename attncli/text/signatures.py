@@ -1,0 +1,82 @@
+"""What a file that is not text is, by its first bytes, and how to get text out of it.
+
+Knows nothing of reading files or of encodings.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import NamedTuple
+
+from attncli.errors import BadInput
+
+_NO_TEXT = "Give a text file."
+
+
+class _Kind(NamedTuple):
+    """A format: what its first bytes match, its name, and a command that prints its text, or else advice."""
+
+    begins: re.Pattern[bytes]
+    name: str
+    command: str = ""
+    advice: str = _NO_TEXT
+
+
+def _begins(pattern: bytes) -> re.Pattern[bytes]:
+    return re.compile(pattern, re.DOTALL)
+
+
+_KINDS = (
+    _Kind(_begins(rb"\x1f\x8b\x08"), "a gzip file", "gzip -dc {file}"),
+    _Kind(_begins(rb"\xfd7zXZ\x00"), "an xz file", "xz -dc {file}"),
+    _Kind(_begins(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "a bzip2 file", "bzip2 -dc {file}"),
+    _Kind(_begins(rb"\x28\xb5\x2f\xfd"), "a zstd file", "zstd -dc {file}"),
+    _Kind(_begins(rb"PK\x03\x04.{26}mimetypeapplication/epub"), "an EPUB book", "pandoc -t plain {file}"),
+    _Kind(
+        _begins(rb"PK\x03\x04.{26}(word/|\[Content_Types\]\.xml|_rels/)"), "an Office file", "pandoc -t plain {file}"
+    ),
+    _Kind(_begins(rb"PK\x03\x04.{26}[^/]*/data\.pkl"), "a file of PyTorch"),
+    _Kind(_begins(rb"PK\x03\x04"), "a zip file", "unzip -p {file}"),
+    _Kind(_begins(rb"%PDF-"), "a PDF", "pdftotext {file} -"),
+    _Kind(
+        _begins(rb"PAR1\x15"),
+        "a Parquet file",
+        """python -c 'import pandas, sys; print(*pandas.read_parquet(sys.argv[1])["text"], sep="\\n")' {file}""",
+    ),
+    _Kind(_begins(rb".{257}ustar"), "a tar file", advice="Unpack it, and give its directory: tar -xf {file}"),
+    _Kind(_begins(rb"SQLite format 3\x00"), "an SQLite database", "sqlite3 {file} 'SELECT column FROM table'"),
+    _Kind(_begins(rb"\x89PNG\r\n\x1a\n"), "a PNG picture"),
+    _Kind(_begins(rb"\xff\xd8\xff[\xc0-\xfe]"), "a JPEG picture"),
+    _Kind(_begins(rb"\x7fELF"), "a program"),
+    _Kind(_begins(rb"\x80[\x02-\x05]"), "a Python pickle"),
+    _Kind(_begins(rb".{4}\x00{4}\{\""), "a safetensors file"),
+    _Kind(_begins(rb"GGUF[\x01-\x09]\x00\x00\x00"), "a GGUF file"),
+)
+
+
+def refuse_known(head: bytes, name: str, path: str | None) -> None:
+    """Raises BadInput for the first bytes of a file that is no text, with what it is and what gives its text.
+
+    Args:
+        head: at least 262 bytes, or all there are.
+        name: what the file is called in messages.
+        path: the file, as a command may name it; None for standard input.
+    """
+    kind = next((kind for kind in _KINDS if kind.begins.match(head)), None)
+    if kind is not None:
+        raise BadInput(f"{name} is {kind.name}, not text.", _advice(kind, path))
+
+
+def _advice(kind: _Kind, path: str | None) -> str:
+    if path is None:
+        packer = kind.command.removesuffix(" {file}")
+        if packer != kind.command and packer.endswith("-dc"):
+            return f"Unpack it on the way: … | {packer} | attncli train -"
+        return "Save it as a file, and give the text that is in it." if kind.command else _NO_TEXT
+    file = shlex.quote(path)
+    if re.search(r"\.(tgz|txz|tbz2?|tar\.\w+)$", path):
+        return f"Unpack it, and give its directory: tar -xf {file}"
+    if kind.command:
+        return f"Pipe its text in, with - for the file, such as: {kind.command.format(file=file)} | attncli train -"
+    return kind.advice.format(file=file)
