@@ -14,11 +14,11 @@ from rich.text import Text as RichText
 from attncli.config import SampleConfig
 from attncli.generation.events import Event, Finished, PromptsRead, Reread, Throughput, Token
 from attncli.render.console import show
-from attncli.render.escape import visible
 from attncli.render.logprobs import logprobs_head, logprobs_row, token_document
 from attncli.render.numbers import plural, precise_duration
 from attncli.render.surprise import Surprises, legend, tint, why_no_colors
 from attncli.render.trace import trace_block, trace_head
+from attncli.render.wrapping import WordWrap
 
 Report = Literal["trace", "logprobs"]
 _REPORTS = {"trace": (trace_head, trace_block), "logprobs": (logprobs_head, logprobs_row)}
@@ -53,6 +53,7 @@ class GenerationScreen:
         self._tinted = color and why_no_colors(console) is None
         self._report = report
         self._started = False
+        self._words = WordWrap(console)
         self.reread: int | None = None  # tokens kept when the context was full, if it ever was
 
     @property
@@ -82,7 +83,7 @@ class GenerationScreen:
         """Shows what was not streamed, ends the last line, and says what the colours mean."""
         if self._live and not self._report:
             self._show_prompt()
-            self._console.print()
+            self._write("\n")
         for sample, text in enumerate(self._texts) if not self._live or self._report else ():
             if len(self._texts) > 1:
                 rule = f"{'' if sample == 0 else chr(10)}── {self._title(sample)} ──"
@@ -147,12 +148,12 @@ class GenerationScreen:
     def _show_prompt(self) -> None:
         if not self._started:
             self._started = True
-            self._write(self._prompts[0], style="bold")
+            self._write(self._prompts[0], style="bold", complete=True)  # before the model has read it
 
-    def _write(self, text: str, style: str | Style = "") -> None:
-        """To a terminal with control codes made visible; elsewhere as it is, so that nothing is lost in a pipe."""
+    def _write(self, text: str, style: str | Style = "", *, complete: bool = False) -> None:
+        """To a terminal in whole words and with control codes visible; elsewhere as it is, byte for byte."""
         if self._console.is_terminal:
-            self._console.print(RichText(visible(text), style=style), end="", soft_wrap=True)
+            self._words.write(text, style, complete=complete)
         else:
             self._console.file.write(text)
         self._console.file.flush()
