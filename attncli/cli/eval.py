@@ -15,6 +15,7 @@ from attncli.cli.options import GENERATION_DTYPES, DeviceOption, JsonOption, Mod
 from attncli.config import CorpusConfig
 from attncli.errors import BadCheckpoint, BadInput, UsageProblem
 from attncli.paths import exists, is_file
+from attncli.render.status import status
 
 if TYPE_CHECKING:
     from attncli.checkpoint.store import LoadedModel
@@ -50,7 +51,9 @@ def eval(
     attncli eval my-model corpus.txt --last 0.1
     """
     name, paths = _model_and_files(files or [], model)
+    status("reading the text")
     part, before = _parts(paths, train_file or [], last, CorpusConfig(encoding=encoding).encoding)
+    status("importing PyTorch")
     from attncli.cli.loading import load_to_score
     from attncli.render.console import output, print_json, show
     from attncli.render.evaluation import evaluation_document, evaluation_screen
@@ -64,6 +67,7 @@ def eval(
     score, seconds = _score(loaded, tokens.opened(loaded.tokenizer.opening))
     scored = first_of(tokens, loaded.tokenizer)
     given = end_of(before, loaded.tokenizer) if before is not None else None
+    status("measuring gzip, xz and a 5-gram model")
     honesty = Honesty(score, measure(scored, loaded.tokenizer.vocab_size, given))
     _tell(part, scored, score, seconds)
     named = ", ".join("standard input" if path == "-" else path for path in paths)

@@ -107,21 +107,24 @@ def _decode(tokenizer: Tokenizer, listed: str, json: bool) -> None:
 def _train(files: list[str], config: CorpusConfig, out: Path | None, force: bool, json: bool) -> None:
     if out is None:
         raise UsageProblem("--train needs --out DIR, the directory to write.", "Add --out my-tokenizer.")
-    from attncli.render.console import output, print_json, print_note
+    from attncli.render.console import messages, output, print_json, print_note, status
     from attncli.render.escape import one_line
     from attncli.render.tokens import totals
+    from attncli.render.training import reading_progress
     from attncli.text.corpus import Part, count_tokens, learn_tokenizer
     from attncli.text.files import read_documents
 
     target = out / "tokenizer.json"
     if target.exists() and not force:
         raise UsageProblem(f"{target} exists.", "Choose another --out, or --force to replace it.")
-    documents = read_documents(files)
+    with reading_progress(messages()) as progress:
+        documents = read_documents(files, progress=progress)
+        text = Part.whole(documents)
+        made = learn_tokenizer(text, config, progress)
     for note in documents.notes:
         print_note(note)
-    text = Part.whole(documents)
-    made = learn_tokenizer(text, config)
     _write(target, made.to_json())
+    status("counting tokens")
     tokens, size = count_tokens(text, made)
     if json:
         print_json(

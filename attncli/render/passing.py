@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from attncli.render.escape import one_line
 from attncli.render.numbers import size
+from attncli.stopping import CleanUp
+
+_ERASED = b"\r\x1b[2K\x1b[?25h"  # the line gone, and the cursor there again
 
 
-def passing_bar(console: Console, *columns: ProgressColumn) -> Progress:
-    """The bar, a context; its one task is the caller's to add."""
+@contextmanager
+def passing_bar(console: Console, *columns: ProgressColumn) -> Iterator[Progress]:
+    """The bar; its one task is the caller's to add."""
     drawn = console.is_terminal and not console.is_dumb_terminal
-    return Progress(*columns, console=console, disable=not drawn, transient=True)
+    erase = partial(os.write, 2, _ERASED)
+    with (
+        CleanUp(erase if drawn else int),
+        Progress(*columns, console=console, disable=not drawn, transient=True) as bar,
+    ):
+        yield bar
 
 
 @contextmanager

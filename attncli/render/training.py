@@ -152,11 +152,11 @@ def reading_progress(console: Console) -> Iterator[Listener]:
     """A bar while the text is read and tokenized, on a terminal; it goes when it is done."""
     columns = TextColumn("{task.fields[stage]}"), BarColumn(20), TextColumn("{task.fields[done]}")
     with passing_bar(console, *columns) as bar:
-        task = bar.add_task("", total=None, stage="", done="")
+        task = bar.add_task("", total=None, stage="reading", done="")
 
         def show(progress: Progress) -> None:
             of = "" if progress.total is None else f" of {size(progress.total)}"
-            done = size(progress.done) + of
+            done = size(progress.done) + of if progress.done or of else ""
             bar.update(task, total=progress.total, completed=progress.done, stage=progress.stage, done=done)
 
         yield show

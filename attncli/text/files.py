@@ -56,7 +56,7 @@ _REPORT_EVERY = 0.1  # seconds
 class Progress:
     """How far a stage has come, in bytes of text. `total` is None when it is not known."""
 
-    stage: Literal["reading", "learning the vocabulary", "tokenizing"]
+    stage: Literal["reading", "learning the vocabulary", "tokenizing", "measuring a step"]
     done: int
     total: int | None
 

@@ -25,7 +25,7 @@ from attncli.config import DEFAULT_TRAINING_SECONDS, CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.model.device import pick_device
 from attncli.text.corpus import Corpus, prepare
-from attncli.text.files import STDIN, Listener, read_documents, refuse_overlap
+from attncli.text.files import STDIN, Listener, Progress, read_documents, refuse_overlap
 from attncli.training.plan import MOST_EPOCHS, make_plan
 from attncli.training.reports import Plan, plan_from_document
 
@@ -74,6 +74,8 @@ def new_job(
     held_out = read_documents([val_file], text.encoding, progress) if val_file is not None else None
     corpus = prepare(documents, text, held_out, start.tokenizer if start is not None else None, progress)
     shape = start.model.config if start is not None else None
+    if progress is not None:
+        progress(Progress("measuring a step", 0, None))
     plan = make_plan(pinned, corpus, spent=spent + time.monotonic() - began, start=shape)
     read = (*documents.notes, *(held_out.notes if held_out is not None else ()))
     notes = _notes(read, corpus, plan, start, spent + time.monotonic() - began)
