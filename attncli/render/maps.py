@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
 from attncli.explain.findings import MAP_ROWS, Explanation, Floats, Grid, HeadMap, rows_around
-from attncli.render.escape import fit, fold, pad, token_label
+from attncli.render.escape import fold, pad, token_label
 from attncli.render.heading import (
     LABEL,
     explanation_heading,
@@ -29,15 +28,16 @@ from attncli.text.tokenizer import Piece
 _SHADES = "·░▒▓█"
 _LEGEND = "· 0%  ░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"
 _THUMBNAIL = 6  # cells across, at least
+_TWO_LABELS = 2 * LABEL + 1  # cells for the labels of two rows
 
 
 def attention_map(pieces: Sequence[Piece], head: HeadMap, focus: int, console: Console) -> RenderableType:
-    """One head, row looks at column: in numbers while they fit, else in shades; of a long text the rows there are."""
+    """One head, row looks at column: in numbers while they fit, else in cells; of a long text the rows there are."""
     if len(head.weights) < len(pieces):
-        return _rows_around(pieces, head, focus, console.width)
+        return _rows_around(pieces, head, focus, console)
     if len(pieces) <= (console.width - LABEL - 5) // 4:
         return _number_map(pieces, head.weights, focus, console)
-    return _shade_map(pieces, head.weights, console.width)
+    return _cell_map(pieces, head.weights, focus, console)
 
 
 def _number_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: Console) -> Table:
@@ -58,54 +58,123 @@ def _number_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: C
     return table
 
 
-def _shade_map(pieces: Sequence[Piece], weights: Floats, width: int) -> Group:
-    """A shade a cell, for more tokens than numbers fit; pooled by maximum where even those do not fit."""
-    labels, room = _shade_room(width)
-    pool = max(math.ceil(len(pieces) / room), math.ceil(len(pieces) / MAP_ROWS))
+def _cell_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: Console) -> Group:
+    """A cell a weight, for more tokens than numbers fit; pooled by maximum where even those do not fit.
+
+    With colours two rows a line, in half blocks; else a line for each row, in shades.
+    """
+    colors = _palette(console)
+    count, each = len(pieces), 2 if colors else 1  # rows a line
+    labels = _TWO_LABELS if colors and _room(console.width, _TWO_LABELS) >= 2 * count else _labels(console.width)
+    room = _room(console.width, labels)
+    pool = max(math.ceil(count / room), math.ceil(count / (each * MAP_ROWS)))
     pooled = pool_by_maximum(weights, pool, pool)
     wide = 2 if len(pooled) * 2 <= room else 1
-    lines = [_ruler(len(pooled), pool, wide, labels)]
-    for row, values in enumerate(pooled):
-        lines.append(_shade_row(pieces, row * pool, values[: row + 1], wide, labels))
-    legends = [_LEGEND, *([f"each cell: the largest of {pool} x {pool}"] if pool > 1 else [])]
-    return Group(*lines, *_legends(legends, labels, width))
+    drawn = _half_blocks(pooled, wide, colors) if colors else _shades(pooled, wide)
+    rows = [range(first, min(first + each * pool, count), pool) for first in range(0, count, each * pool)]
+    legends = [f"each cell: the largest of {pool} x {pool}"] if pool > 1 else []
+    return _labelled(
+        [_row_label(pieces, line, labels, focus) for line in rows],
+        [_ruler(len(pooled), pool, wide), *drawn],
+        _legends(legends, colors),
+        console.width,
+    )
 
 
-def _rows_around(pieces: Sequence[Piece], head: HeadMap, focus: int, width: int) -> Group:
+def _rows_around(pieces: Sequence[Piece], head: HeadMap, focus: int, console: Console) -> Group:
     """Single rows around the focus, for a text too long for all; columns pooled by maximum where they do not fit."""
-    labels, room = _shade_room(width)
+    colors, labels = _palette(console), _labels(console.width)
+    room = _room(console.width, labels)
     shown = rows_around(focus, len(pieces))
     first, last = shown.start, shown.stop
     pool = math.ceil(last / room)
     pooled = pool_by_maximum(head.weights[first - head.first_row : last - head.first_row, :last], 1, pool)
     wide = 2 if pooled.shape[1] * 2 <= room else 1
-    lines = [_ruler(pooled.shape[1], pool, wide, labels)]
-    for row, values in enumerate(pooled, first):
-        style = "bold" if row == focus else "not dim"
-        lines.append(_shade_row(pieces, row, values[: row // pool + 1], wide, labels, style))
-    legends = [_LEGEND, f"rows {first} to {last - 1} of {len(pieces)}"]
+    seen = [values[: row // pool + 1] for row, values in enumerate(pooled, first)]
+    drawn = [_colored_row(values, wide, colors) if colors else _shaded_row(values, wide) for values in seen]
+    legends = [f"rows {first} to {last - 1} of {len(pieces)}"]
     if pool > 1:
         legends.append(f"each cell: the largest of {pool} columns")
-    return Group(*lines, *_legends(legends, labels, width))
+    return _labelled(
+        [_row_label(pieces, range(row, row + 1), labels, focus) for row in shown],
+        [_ruler(pooled.shape[1], pool, wide), *drawn],
+        _legends(legends, colors),
+        console.width,
+    )
 
 
-def _shade_room(width: int) -> tuple[int, int]:
-    """Cells for the labels, and for the shades."""
-    labels = min(LABEL, max(width - 12, 1))
-    return labels, max(width - labels - 6, 1)
+def _labelled(labels: Sequence[Text], drawn: Sequence[Text], legends: Sequence[Text], width: int) -> Group:
+    """Lines of cells beside their labels, the first without one, and the legends below the cells."""
+    room = max(label.cell_len for label in labels) + 1
+    lines = [Text(" " * room).append_text(drawn[0])]
+    for label, cells in zip(labels, drawn[1:], strict=True):
+        label.pad_right(room - label.cell_len)
+        lines.append(label.append_text(cells))
+    for legend in legends:
+        legend.truncate(width, overflow="ellipsis")
+        lines.append(Text(" " * min(room, width - legend.cell_len)).append_text(legend))
+    return Group(*lines)
 
 
-def _shade_row(
-    pieces: Sequence[Piece], at: int, values: Floats, wide: int, labels: int, style: str = "not dim"
-) -> Text:
-    line = Text(f"{at:>4} ", "dim").append(pad(token_label(pieces[at]), labels), style=style)
+def _palette(console: Console) -> str | None:
+    """The colours that a terminal has, where a palette can be shown in them: with 16 the cells would look alike."""
+    return console.color_system if console.color_system in ("truecolor", "256") else None
+
+
+def _labels(width: int) -> int:
+    """Cells for the label of a row."""
+    return min(LABEL, max(width - 12, 1))
+
+
+def _room(width: int, labels: int) -> int:
+    """Cells beside the labels and the indices."""
+    return max(width - labels - 6, 1)
+
+
+def _row_label(pieces: Sequence[Piece], rows: range, labels: int, focus: int) -> Text:
+    """The index of the first of the rows of a line, and the tokens of all of them."""
+    line = Text().append(f"{rows[0]:>4} ", "dim")
+    each = (labels + 1) // len(rows) - 1
+    for at, row in enumerate(rows):
+        line.append(" " if at else "").append(token_label(pieces[row], each), "bold" if row == focus else None)
+    return line
+
+
+def _shaded_row(values: Floats, wide: int) -> Text:
+    """A shade a cell, each a quarter of the scale."""
     shades = (_SHADES[math.ceil(value * 4 - 0.05) if value > 0.0125 else 0] for value in values)
-    return line.append("".join(shade.ljust(wide, " " if shade == "·" else shade) for shade in shades), style="cyan")
+    return Text("".join(shade.ljust(wide, " " if shade == "·" else shade) for shade in shades), "cyan")
 
 
-def _legends(legends: Sequence[str], labels: int, width: int) -> list[Text]:
-    indent = " " * min(labels + 5, max(width - cell_len(_LEGEND), 0))
-    return [Text(fit(indent + legend, width), style="dim") for legend in legends]
+def _shades(values: Floats, wide: int) -> list[Text]:
+    """A head's weights (P, P) in shades, a line a row; what the mask forbids is blank."""
+    return [_shaded_row(row[: at + 1], wide) for at, row in enumerate(values)]
+
+
+def _colored_row(values: Floats, wide: int, colors: str) -> Text:
+    """A cell's ground in the colour of its value."""
+    line = Text()
+    for value in values:
+        line.append(" " * wide, Style(bgcolor=heat(float(value), colors).bgcolor))
+    return line
+
+
+def _half_blocks(values: Floats, wide: int, colors: str) -> list[Text]:
+    """A head's weights (P, P) in colours, two rows a line; what the mask forbids is blank."""
+    side, lines = len(values), []
+    for row in range(0, side, 2):
+        line = Text()
+        for column in range(min(row + 2, side)):
+            upper = heat(float(values[row, column]), colors).bgcolor if column <= row else None
+            lower = heat(float(values[row + 1, column]), colors).bgcolor if row + 1 < side else None
+            line.append(("▀" if upper else "▄") * wide, Style(color=upper or lower, bgcolor=lower if upper else None))
+        lines.append(line)
+    return lines
+
+
+def _legends(legends: Sequence[str], colors: str | None) -> list[Text]:
+    """The scale, and what else is to know of the cells."""
+    return [_scale(colors), *(Text(legend, "dim") for legend in legends)]
 
 
 def pool_by_maximum(weights: Floats, down: int, across: int) -> Floats:
@@ -117,7 +186,7 @@ def pool_by_maximum(weights: Floats, down: int, across: int) -> Floats:
     return pooled
 
 
-def _ruler(columns: int, pool: int, wide: int, labels: int) -> Text:
+def _ruler(columns: int, pool: int, wide: int) -> Text:
     """Token indices above every few columns, each whole or not at all."""
     line = ""
     for column in range(0, columns, 5):
@@ -125,7 +194,7 @@ def _ruler(columns: int, pool: int, wide: int, labels: int) -> Text:
         start = column * wide
         if start >= len(line) + bool(line) and start + len(at) <= columns * wide:
             line = line.ljust(start) + at
-    return Text(" " * (labels + 5) + line, style="dim")
+    return Text(line, style="dim")
 
 
 def head_title(head: HeadMap, width: int, unit: str = "token") -> Text:
@@ -145,7 +214,7 @@ def map_screen(found: Explanation, model: str, console: Console) -> RenderableTy
     drawn = (
         _number_map(found.pieces, found.map.weights, focus, console)
         if len(found.pieces) <= cells and len(found.map.weights) == len(found.pieces)
-        else _rows_around(found.pieces, found.map, focus, width)
+        else _rows_around(found.pieces, found.map, focus, console)
     )
     return Group(explanation_heading(found, model, width), Text(), head_title(found.map, width, found.unit), drawn)
 
@@ -177,7 +246,7 @@ def grid_screen(found: Grid, model: str, console: Console) -> RenderableType:
     again = math.ceil(cells / room)
     side, pool = math.ceil(cells / again), found.pool * again
     wide = 2 if side * 2 <= room else 1
-    colors = console.color_system if console.color_system in ("truecolor", "256") else None
+    colors = _palette(console)
     lines: list[Text] = []
     for layer in range(asked.layers):
         for first in range(0, asked.heads, across):
@@ -208,25 +277,10 @@ def grid_screen(found: Grid, model: str, console: Console) -> RenderableType:
 
 
 def _thumbnail(values: Floats, wide: int, colors: str | None) -> list[Text]:
-    """A head's weights (P, P): with colours two rows a line in half blocks, else a shade a cell."""
-    side = len(values)
-    lines = []
-    if colors is None:
-        for row in range(side):
-            shades = (_SHADES[math.ceil(value * 4 - 0.05) if value > 0.0125 else 0] for value in values[row, : row + 1])
-            drawn = "".join(shade.ljust(wide, " " if shade == "·" else shade) for shade in shades)
-            lines.append(Text(drawn.ljust(side * wide)))
-        return lines
-    for row in range(0, side, 2):
-        line = Text()
-        for column in range(side):
-            upper = heat(float(values[row, column]), colors).bgcolor if column <= row else None
-            below = row + 1 < side and column <= row + 1
-            lower = heat(float(values[row + 1, column]), colors).bgcolor if below else None
-            sign = "▀" if upper else "▄" if lower else " "
-            style = Style(color=upper or lower, bgcolor=lower if upper else None) if sign != " " else Style()
-            line.append(sign * wide, style)
-        lines.append(line)
+    """A head's weights (P, P): with colours two rows a line in half blocks, else a shade a cell; all lines as wide."""
+    lines = _half_blocks(values, wide, colors) if colors else _shades(values, wide)
+    for line in lines:
+        line.pad_right(len(values) * wide - line.cell_len)
     return lines
 
 

@@ -23,6 +23,7 @@ _CELL, _LINE, _FONT = 8.4, 19, 14  # pixels
 _MARGIN = 16
 _FONTS = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 _DIMNESS = 0.3
+_HALVES = "▀▄"
 
 Draw = Callable[[Console], RenderableType]
 
@@ -34,7 +35,7 @@ def svg_picture(draw: Draw, title: str, width: int = WIDTH) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {across} {down}" width="{across}" height="{down}">',
         f"<title>{_safe(title)}</title>",
-        f"<style>text {{ font: {_FONT}px {_FONTS}; white-space: pre }}</style>",
+        f"<style>text {{ font: {_FONT}px {_FONTS}; white-space: pre }} rect {{ shape-rendering: crispEdges }}</style>",
         f'<rect width="100%" height="100%" fill="{THEME.background_color.hex}"/>',
     ]
     for row, line in enumerate(lines):
@@ -57,6 +58,7 @@ def html_picture(draw: Draw, title: str, width: int = WIDTH) -> str:
 <style>
 body {{ background: {ground}; color: {ink}; margin: {_MARGIN}px }}
 pre {{ font: {_FONT}px/{_LINE}px {_FONTS} }}
+.cell {{ display: inline-block; height: {_LINE}px; vertical-align: top }}
 </style>
 </head>
 <body>
@@ -96,7 +98,10 @@ def _svg_line(line: Iterable[Segment], top: float) -> list[str]:
         ink, ground = _colors(style)
         if ground is not None:
             parts.append(f'<rect x="{x:g}" y="{top:g}" width="{across:g}" height="{_LINE}" fill="{ground}"/>')
-        if text.strip() and across:
+        if _is_half_blocks(text):  # no font's blocks are exactly half a line
+            half = top + _HALVES.index(text[0]) * _LINE / 2
+            parts.append(f'<rect x="{x:g}" y="{half:g}" width="{across:g}" height="{_LINE / 2:g}" fill="{ink}"/>')
+        elif text.strip() and across:
             weight = ' font-weight="bold"' if style.bold else ""
             parts.append(
                 # A length of its own keeps every run of text in its columns, whatever the font.
@@ -107,11 +112,20 @@ def _svg_line(line: Iterable[Segment], top: float) -> list[str]:
     return parts
 
 
+def _is_half_blocks(text: str) -> bool:
+    return bool(text) and any(text == half * len(text) for half in _HALVES)
+
+
 def _html_span(text: str, style: Style) -> str:
     ink, ground = _colors(style)
+    if _is_half_blocks(text):
+        upper, lower = (ink, ground) if text[0] == _HALVES[0] else (ground, ink)
+        halves = f"linear-gradient({upper or 'transparent'} 50%, {lower or 'transparent'} 50%)"
+        return f'<span class="cell" style="color: transparent; background: {halves}">{_safe(text)}</span>'
     rules = [f"color: {ink}"] if ink != THEME.foreground_color.hex else []
-    rules += [f"background: {ground}"] if ground is not None else []
     rules += ["font-weight: bold"] if style.bold else []
+    if ground is not None:
+        return f'<span class="cell" style="{"; ".join([*rules, f"background: {ground}"])}">{_safe(text)}</span>'
     return f'<span style="{"; ".join(rules)}">{_safe(text)}</span>' if rules else _safe(text)
 
 
