@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from attncli.explain.student import t_quantile
 from attncli.text.tokenizer import Piece
 
 Weights = Literal["norm", "raw"]
@@ -449,7 +450,10 @@ class Ablation:
 
 Ranking = Literal["raw", "norm", "rollout", "logit", "random"]
 RANKINGS: tuple[Ranking, ...] = ("raw", "norm", "rollout", "logit", "random")
-_SURE = 2.0  # standard errors
+LEAST_TEXTS = 8  # fewer are too few to tell rankings apart
+_LEVEL = 0.05  # at most so often does a verdict name a ranking that is no better than those it is compared with
+_VIEWS = RANKINGS[:-1]
+COMPARISONS = 2 * len(_VIEWS) + len(_VIEWS) * (len(_VIEWS) - 1)  # with random, two ways; of any view with any other
 
 
 @dataclass(frozen=True)
@@ -457,7 +461,8 @@ class Faithfulness:
     """What cutting the sources of a prediction does, the first by each ranking and all others, on several texts.
 
     Drops of the log-probability of the predicted token, in nats, of shape (texts, rankings, sizes), rankings in the
-    order of RANKINGS; those of 'random' are means over several random ones.
+    order of RANKINGS; those of 'random' are means over several random ones. What is said of rankings is a one-sided t
+    test of the paired differences over texts, with Bonferroni's correction for all COMPARISONS.
     """
 
     sizes: tuple[int, ...]  # k, in tokens
@@ -471,36 +476,48 @@ class Faithfulness:
         """How many."""
         return len(self.comprehensiveness)
 
+    @property
+    def needed(self) -> float:
+        """The standard errors that a difference must be from zero, infinite for fewer than LEAST_TEXTS."""
+        return t_quantile(1 - _LEVEL / COMPARISONS, self.texts - 1) if self.texts >= LEAST_TEXTS else math.inf
+
     def advantage(self, ranking: Ranking, *, sufficient: bool = False) -> tuple[float, float]:
         """How much better than the random ranking, averaged over sizes: the mean over texts, and its standard error."""
         drops = self.sufficiency if sufficient else self.comprehensiveness
-        at, chance = RANKINGS.index(ranking), RANKINGS.index("random")
-        ahead = (drops[:, at] - drops[:, chance]).mean(-1) * (-1 if sufficient else 1)
-        error = float(ahead.std(ddof=1)) / math.sqrt(len(ahead)) if len(ahead) > 1 else math.nan
-        return float(ahead.mean()), error
+        return _mean_and_error(_difference(drops, ranking, "random") * (-1 if sufficient else 1))
 
     def beats_random(self, ranking: Ranking) -> bool:
         """Whether it is ahead by more than chance explains, in one way of measuring, and not behind in the other."""
         ways = [self.advantage(ranking, sufficient=sufficient) for sufficient in (False, True)]
-        return any(mean > _SURE * error for mean, error in ways) and all(mean > -_SURE * error for mean, error in ways)
+        sure = self.needed
+        return any(mean > sure * error for mean, error in ways) and all(mean > -sure * error for mean, error in ways)
 
     @property
     def rivals(self) -> tuple[Ranking, ...]:
-        """The rankings that the best one is not ahead of by more than chance explains, text by text."""
-        best = self.best
+        """The rankings that the best one is not ahead of by more than chance explains, both ways together."""
+        best, found = self.best, []
         if best is None:
             return ()
-        better = self.comprehensiveness - self.sufficiency  # (texts, rankings, sizes)
-        found: list[Ranking] = []
-        for ranking in RANKINGS[:-1]:
-            ahead = (better[:, RANKINGS.index(best)] - better[:, RANKINGS.index(ranking)]).mean(-1)
-            error = float(ahead.std(ddof=1)) / math.sqrt(len(ahead)) if len(ahead) > 1 else math.inf
-            if ranking != best and not float(ahead.mean()) > _SURE * error:
+        for ranking in _VIEWS:
+            mean, error = _mean_and_error(_difference(self.comprehensiveness - self.sufficiency, best, ranking))
+            if ranking != best and not mean > self.needed * error:
                 found.append(ranking)
         return tuple(found)
 
     @property
     def best(self) -> Ranking | None:
         """Of the rankings that beat the random one, that with the largest advantage, both ways together."""
-        sure = [ranking for ranking in RANKINGS[:-1] if self.beats_random(ranking)]
+        sure = [ranking for ranking in _VIEWS if self.beats_random(ranking)]
         return max(sure, key=lambda r: sum(self.advantage(r, sufficient=way)[0] for way in (False, True)), default=None)
+
+
+def _difference(drops: Floats, one: Ranking, other: Ranking) -> Floats:
+    """Drops (texts, rankings, sizes) of one ranking less those of another, averaged over sizes: a number a text."""
+    found: Floats = (drops[:, RANKINGS.index(one)] - drops[:, RANKINGS.index(other)]).mean(-1)
+    return found
+
+
+def _mean_and_error(values: Floats) -> tuple[float, float]:
+    """The mean of some values and its standard error; NaN of a single one."""
+    error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return float(values.mean()), error

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.findings import RANKINGS, Faithfulness, Floats, Ranking
+from attncli.explain.findings import COMPARISONS, LEAST_TEXTS, RANKINGS, Faithfulness, Floats, Ranking
 from attncli.render.escape import fold, one_line
 from attncli.render.numbers import plural
 from attncli.render.passing import passing_bar
@@ -22,7 +22,7 @@ _MEANING: dict[Ranking, str] = {
     "raw": "attention weight, mean of all heads",
     "norm": "length of what is contributed",
     "rollout": "weights multiplied through the layers",
-    "logit": "direct effect on the logit",
+    "logit": "direct effect on the predicted logit",
     "random": "mean of several drawn",
 }
 _NAME = 8  # cells of a ranking's name
@@ -80,22 +80,29 @@ def _figure(mean: float, error: float) -> str:
 
 
 def _verdict(found: Faithfulness, width: int) -> list[tuple[str, str]]:
-    """The view to believe, if any, and what was cut."""
+    """The view to believe, if any; what is sure, what the rankings know, and what was cut."""
     best = found.best
     if best is not None and found.rivals:
         tied = f"{best} and {', '.join(found.rivals)}"
         line = f"{tied} cannot be told apart on {plural(found.texts, 'text')}; {best} is furthest ahead of random."
         short = f"{tied} are tied."
     elif best is not None:
-        line = f"{best} is the view to believe: the furthest ahead of a random ranking."
-        short = f"Believe {best}: furthest ahead of random."
-    elif found.texts == 1:
-        line = short = "One text proves nothing: give several."
+        line = f"{best} is the view to believe: ahead of a random ranking and of every other view."
+        short = f"Believe {best}: ahead of all others."
+    elif found.texts < LEAST_TEXTS:
+        few = f"{plural(found.texts, 'text')} {'is' if found.texts == 1 else 'are'} too few to tell"
+        line = short = f"{few}: give {LEAST_TEXTS}."
     else:
         line, short = "No view is ahead of a random ranking for sure.", "No view beats random for sure."
-    notes = "Cut: edges from the last token to others, in all heads and layers."
-    few = "Cut: edges from the last token."
-    lines = ((line, short, "bold"), (notes, few, "dim"))
+    notes = [
+        (
+            f"For sure: t test over the texts, wrong in at most 5% for all {COMPARISONS} comparisons.",
+            f"Sure: t test, 5% for {COMPARISONS} comparisons.",
+        ),
+        ("logit knows which token is predicted, the other views do not.", "logit alone knows the prediction."),
+        ("Cut: edges from the last token to others, in all heads and layers.", "Cut: edges from the last token."),
+    ]
+    lines = [(line, short, "bold"), *((*note, "dim") for note in notes)]
     return [(whole if cell_len(whole) <= width else short, style) for whole, short, style in lines]
 
 
@@ -111,6 +118,8 @@ def faithful_document(
         "mean_tokens": found.mean_tokens,
         "seed": found.seed,
         "k": list(found.sizes),
+        "comparisons": COMPARISONS,
+        "standard_errors_needed": found.needed if math.isfinite(found.needed) else None,
         "best": found.best,
         "rivals": list(found.rivals),
         "rankings": {ranking: _ranking_document(found, ranking) for ranking in RANKINGS},

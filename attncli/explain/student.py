@@ -1,0 +1,26 @@
+"""Student's t: how many standard errors a mean of few values must be from zero before chance does not explain it.
+
+SciPy would be a dependency for one number, so this is the expansion of the quantile in powers of 1 / degrees.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    """The value that Student's t with so many degrees of freedom stays below with a probability.
+
+    Abramowitz and Stegun, 1964, 26.7.5, around the normal quantile: within 0.001 of it from 7 degrees on, up to a
+    probability of 0.998.
+    """
+    z = NormalDist().inv_cdf(probability)
+    terms: tuple[float, ...] = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return math.fsum(term / degrees**power for power, term in enumerate(terms))
