@@ -288,6 +288,32 @@ def test_generate_continues_the_content_of_a_file(at_home, tmp_path, monkeypatch
     assert (code, "is a directory" in err) == (3, True)
 
 
+def test_a_prompt_longer_than_the_context_is_truncated_where_that_is_asked_for(at_home, tmp_path, monkeypatch, capsys):
+    long, greedy = "the cat sat " * 20 + "on the king", ("-n", "4", "-t", "0")
+    code, _, err = ask(capsys, "generate", long, *greedy)
+    assert (code, "--truncate" in err) == (3, True)
+    code, out, err = ask(capsys, "generate", long, *greedy, "--truncate", "--json")
+    kept = json.loads(out)["prompt"]
+    assert (code, long.endswith(kept), len(kept) < len(long)) == (0, True, True)
+    left_out, of = map(
+        int, re.search(r"truncated the prompt: the first (\d+) of (\d+) tokens are left out", err).groups()
+    )
+    assert (of - left_out, left_out > 0) == (32, True)
+    assert json.loads(ask(capsys, "generate", kept, *greedy, "--json")[1])["samples"] == json.loads(out)["samples"]
+    (tmp_path / "prompts.txt").write_text(f"the king\n{long}\n")
+    code, out, err = ask(
+        capsys, "generate", "--prompts", str(tmp_path / "prompts.txt"), *greedy, "--truncate", "--jsonl"
+    )
+    assert (code, "truncated 1 of 2 prompts; of line 2: the first" in err) == (0, True)
+    assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["the king", kept]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{long}\n"))
+    code, out, _ = ask(capsys, "generate", "-i", *greedy, "--truncate")
+    assert (code, out.startswith(kept)) == (0, True)
+    assert ask(capsys, "next", long)[0] == 3
+    code, out, err = ask(capsys, "next", long, "--truncate", "--json")
+    assert (code, json.loads(out)["text"], "truncated" in err) == (0, kept, True)
+
+
 def test_generate_without_a_prompt_begins_a_text(at_home, capsys):
     code, out, _ = ask(capsys, "generate", "-n", "20", "--seed", "1")
     assert code == 0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from attncli.config import SampleConfig
 from attncli.errors import BadInput
-from attncli.generation.engine import EngineConfig, generate
+from attncli.generation.engine import EngineConfig, generate, last_that_fit
 from attncli.generation.events import Finished, PromptsRead, Reread, Text, Token
 from attncli.generation.lookup import Lookup
 from attncli.generation.seeing import Watch
@@ -22,7 +22,7 @@ from attncli.model import native
 from attncli.model.backend import TorchBackend
 from attncli.model.cache import StepCache
 from attncli.model.transformer import Transformer
-from attncli.text.tokenizer import train_tokenizer
+from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
 from tests.conftest import story, tiny_model
 
 GREEDY = SampleConfig(temperature=0, max_new_tokens=40)
@@ -164,6 +164,20 @@ def test_repetition_penalty_forbids_what_was_seen(kind):
     said = [*end.ids]
     assert len(set(said)) == len(said)
     assert not {5, 6, 7} & set(said)
+
+
+@pytest.mark.parametrize("opening", [(), (7,), (7, 8)])
+@given(text=st.text("aé東🎉", max_size=30))
+def test_a_truncated_prompt_is_the_end_that_fits(text, opening):
+    """After what the tokenizer puts before a text, from a whole character on, and no shorter than that makes it."""
+    tokenizer = byte_tokenizer()
+    tokenizer.opening = opening
+    prompt = [*opening, *tokenizer.encode(text)]
+    kept = last_that_fit(MODEL.config, tokenizer, prompt)
+    assert tuple(kept[: len(opening)]) == opening
+    assert text.endswith(tokenizer.decode(kept[len(opening) :]))
+    assert min(len(prompt), 32 - 3) <= len(kept) <= 32
+    assert len(prompt) > 32 or kept == prompt
 
 
 @pytest.mark.parametrize(("prompt", "message"), [([], "no tokens"), ([1] * 33, "33 tokens, .* at most 32")])

@@ -44,6 +44,7 @@ _STATS = "Say on standard error how fast it went."
 _CACHE = "Keep the keys and values of what was read, or read all of it again for every token."
 _LOOKUP = "Guess ahead where the text repeats itself. Unset: where that gives the same text, as long as it pays."
 _JSONL = "Print each text as a line of JSON, as soon as it is complete."
+_TRUNCATE = "Of a prompt longer than the context, keep the last tokens that fit."
 _INTERACTIVE = "Ask for text after text; lines may change settings, and /help lists how. A pipe is a script of them."
 _VERIFY = "Make the same again alone, in a batch, without the cache and in other ways, and compare."
 
@@ -52,6 +53,7 @@ _VERIFY = "Make the same again alone, in a batch, without the cache and in other
 def generate(
     prompt: Annotated[str | None, typer.Argument(help=_PROMPT, show_default=False)] = None,
     prompts: Annotated[str | None, unset("--prompts", metavar="FILE", help=_PROMPTS, rich_help_panel=MORE)] = None,
+    truncate: Annotated[bool, typer.Option("--truncate", help=_TRUNCATE)] = False,
     model: ModelOption = None,
     revision: RevisionOption = None,
     logit_bias: Annotated[list[str] | None, unset("--logit-bias", metavar="TOKEN=BIAS", help=_BIAS, rich_help_panel=Rare(_DRAW))] = None,  # noqa: E501
@@ -124,9 +126,12 @@ def generate(
     if interactive:
         from attncli.cli.talk import Talk, talk
 
-        talk(Talk(loaded, backend, config, showing, how), prompt and texts[0])
+        talk(Talk(loaded, backend, config, showing, how, truncate), prompt and texts[0])
     else:
-        showing.make(loaded, backend, texts, config, how, file=prompts, verify=verify, tell_seed=seed is None)
+        showing.make(
+            loaded, backend, texts, config, how,
+            file=prompts, truncate=truncate, verify=verify, tell_seed=seed is None,
+        )  # fmt: skip
         note_default(model)
 
 

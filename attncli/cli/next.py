@@ -10,6 +10,7 @@ from attncli.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOpti
 from attncli.errors import UsageProblem
 
 _TEXT = "The text so far, or a file with it; - reads standard input."
+_TRUNCATE = "Of a text longer than the context, keep the last tokens that fit."
 _TEMPERATURES = "The temperatures to compare, with commas between; 0 is the most probable token alone."
 
 
@@ -20,6 +21,7 @@ def next_(
     revision: RevisionOption = None,
     temperatures: Annotated[str, typer.Option("--temperatures", "-t", metavar="T,T", help=_TEMPERATURES)] = "0,0.5,1,2",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many tokens to show.")] = 10,
+    truncate: Annotated[bool, typer.Option("--truncate", help=_TRUNCATE)] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     json: JsonOption = False,
@@ -33,13 +35,17 @@ def next_(
     asked = _temperatures(temperatures)
     given = text_or_file_end(text, 'attncli next "It was as playful as a"')
     from attncli.cli.loading import load
+    from attncli.cli.showing import truncated
     from attncli.generation.candidates import candidates
     from attncli.render.candidates import candidates_document, candidates_screen
     from attncli.render.console import output, print_json, show
 
     loaded = load(model, device, dtype, revision)
+    prompt = loaded.prompt(given)
+    if truncate:
+        (given,), (prompt,) = truncated(loaded.model.config, loaded.tokenizer, [given], [prompt])
     pieces = loaded.pieces(given)
-    found = candidates(loaded.model, loaded.tokenizer, loaded.prompt(given), asked, top_k)
+    found = candidates(loaded.model, loaded.tokenizer, prompt, asked, top_k)
     if json:
         print_json(candidates_document(found, loaded.name, given))
     else:

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 from attncli.checkpoint.store import LoadedModel
 from attncli.cli.clock import started
-from attncli.config import SampleConfig
+from attncli.config import ModelConfig, SampleConfig
 from attncli.errors import BadInput
-from attncli.generation.engine import EngineConfig, generate, refuse_unreadable
+from attncli.generation.engine import EngineConfig, generate, last_that_fit, refuse_unreadable
 from attncli.generation.seeing import Watch
 from attncli.generation.stopwatch import Stopwatch
 from attncli.model.backend import Backend
 from attncli.render.console import output, print_json, print_note
 from attncli.render.generation import GenerationScreen, Report, throughput_document, throughput_line
 from attncli.render.surprise import why_no_colors
+from attncli.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +59,17 @@ class Showing:
         how: EngineConfig,
         *,
         file: str | None,
+        truncate: bool,
         verify: bool,
         tell_seed: bool,
     ) -> None:
-        """Continues the prompts, of a file's lines when there is one, and shows it.
+        """Continues the prompts, of a file's lines when there is one, and shows it. With `truncate`, what fits of them.
 
         Raises BadInput for a prompt that is longer than the context, Inexact when what is verified does not hold.
         """
         ids = [loaded.prompt(prompt) for prompt in prompts]
+        if truncate:
+            prompts, ids = truncated(backend.config, loaded.tokenizer, prompts, ids)
         if file is not None:
             _refuse_unreadable_lines(loaded, backend, ids, file)
         self.note_without_colors()
@@ -103,6 +107,24 @@ class Showing:
             if not self.json:
                 verification.show()
             verification.require()
+
+
+def truncated(
+    model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], ids: Sequence[list[int]]
+) -> tuple[list[str], list[list[int]]]:
+    """The prompts and their ids; of one longer than the context the end that fits, with a note of what is left out."""
+    opening = len(tokenizer.opening)
+    fitting = [last_that_fit(model, tokenizer, one) for one in ids]
+    cut = [number for number, (one, kept) in enumerate(zip(ids, fitting, strict=True)) if len(kept) < len(one)]
+    if cut:
+        longest = max(cut, key=lambda number: len(ids[number]))
+        left_out, of = len(ids[longest]) - len(fitting[longest]), len(ids[longest]) - opening
+        which = "the prompt" if len(prompts) == 1 else f"{len(cut)} of {len(prompts)} prompts; of line {longest + 1}"
+        print_note(f"truncated {which}: the first {left_out:,} of {of:,} tokens are left out")
+    kept_texts = list(prompts)
+    for number in cut:
+        kept_texts[number] = tokenizer.decode(fitting[number][opening:])
+    return kept_texts, fitting
 
 
 def _refuse_unreadable_lines(loaded: LoadedModel, backend: Backend, ids: Sequence[Sequence[int]], file: str) -> None:

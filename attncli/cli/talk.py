@@ -18,10 +18,10 @@ from attncli.checkpoint.store import LoadedModel
 from attncli.cli.lines import Lines
 from attncli.cli.outputs import refuse_files, write_file
 from attncli.cli.settings import changed, option, setting
-from attncli.cli.showing import Showing
+from attncli.cli.showing import Showing, truncated
 from attncli.config import SampleConfig
 from attncli.errors import AttnError, UsageProblem
-from attncli.generation.engine import EngineConfig, generate
+from attncli.generation.engine import EngineConfig, generate, last_that_fit
 from attncli.generation.events import Finished, Text
 from attncli.model.backend import Backend
 from attncli.render.console import output, print_error, print_note, show
@@ -84,11 +84,18 @@ class Talk:
     """A model, the settings, and the text so far."""
 
     def __init__(
-        self, loaded: LoadedModel, backend: Backend, config: SampleConfig, showing: Showing, how: EngineConfig
+        self,
+        loaded: LoadedModel,
+        backend: Backend,
+        config: SampleConfig,
+        showing: Showing,
+        how: EngineConfig,
+        truncate: bool = False,
     ) -> None:
         self.name = loaded.name
         self.stoppable = True  # Ctrl-C ends a text, and not the session
         self._loaded, self._backend, self._config, self._showing, self._how = loaded, backend, config, showing, how
+        self._truncate = truncate  # what the user typed, where it is longer than the context
         showing.note_without_colors()
         self._console = output()
         self._text = ""  # so far
@@ -143,7 +150,9 @@ class Talk:
         loaded, watch = self._loaded, self._showing.watch
         ids = loaded.prompt(text)
         if shown != text:  # of what the model wrote itself, only as much as it can read
-            ids = ids[-self._backend.config.context :]
+            ids = last_that_fit(self._backend.config, loaded.tokenizer, ids)
+        elif self._truncate:
+            (shown,), (ids,) = truncated(self._backend.config, loaded.tokenizer, [text], [ids])
         config = replace(self._config, seed=seed)
         events = generate(self._backend, loaded.tokenizer, [ids], config, loaded.end_ids, watch, self._how)
         self._config, self._last, self._text = config, (text, shown), text

@@ -27,6 +27,7 @@ from attncli.text.tokenizer import Tokenizer
 
 _DRAWN_TOGETHER = 256  # random numbers of a sample, so that few calls draw them and a long text needs no more memory
 _AT_ONCE = 64  # texts
+_LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,28 @@ def refuse_unreadable(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequenc
     if len(prompt) > config.context:
         raise BadInput(
             f"The prompt has {len(prompt)} tokens, and the model reads at most {config.context}.",
-            f"Give its end: the last {len(tokenizer.decode(prompt[-config.context :]))} characters fit.",
+            f"Give its end: the last {len(tokenizer.decode(last_that_fit(config, tokenizer, prompt)))} characters fit; "
+            "--truncate takes them.",
         )
+
+
+def last_that_fit(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequence[int]) -> list[int]:
+    """The end of a prompt that the context has room for, after what the tokenizer puts before a text.
+
+    It begins with a whole character; all of a prompt that fits is kept.
+    """
+    if len(prompt) <= config.context:
+        return list(prompt)
+    opening = len(tokenizer.opening)
+    first = len(prompt) - max(config.context - opening, 1)
+    within = _LONGEST_CHARACTER - 1  # tokens at most that go on with a character
+    while (
+        within
+        and first + 1 < len(prompt)
+        and tokenizer.decode(prompt[first : first + _LONGEST_CHARACTER]).startswith("\ufffd")
+    ):
+        first, within = first + 1, within - 1
+    return [*prompt[:opening], *prompt[first:]]
 
 
 def generate(
