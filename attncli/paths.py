@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 
-from attncli.errors import BadCheckpoint
+from attncli.errors import BadCheckpoint, OutOfRoom
 
 _NONBLOCK, _NOFOLLOW = getattr(os, "O_NONBLOCK", 0), getattr(os, "O_NOFOLLOW", 0)
 _FLAGS = _NONBLOCK | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -59,9 +62,14 @@ def exists(path: Path | str) -> bool:
     return _is(lambda _: True, path)
 
 
-def _is(kind: Callable[[int], bool], path: Path | str) -> bool:
+def is_link(path: Path) -> bool:
+    """The same of a link, to whatever or to nothing."""
+    return _is(stat.S_ISLNK, path, follow=False)
+
+
+def _is(kind: Callable[[int], bool], path: Path | str, follow: bool = True) -> bool:
     try:
-        found = look(Path(path))
+        found = look(Path(path), follow)
     except OSError:
         return False
     return found is not None and kind(found.st_mode)
@@ -98,6 +106,22 @@ def read_regular(path: Path, largest: int | None = None, follow: bool = True) ->
         return file.read(size)
 
 
+def make_folder(path: Path) -> None:
+    """Makes a directory, and those above it, where there is none. Raises OSError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except ValueError as problem:
+        raise OSError(errno.EINVAL, f"{problem}") from None
+
+
+def resolved(path: Path) -> Path:
+    """Where a directory really lies whose last part is a link, '.' or '..'; any other path as it is.
+
+    What is written beside a directory, and renamed to it, belongs beside where it lies.
+    """
+    return real(path) if is_link(path) or path.name in ("", "..") else path
+
+
 def real(path: Path) -> Path:
     """The path without links, as far as they can be followed."""
     try:
@@ -116,3 +140,22 @@ def unreadable(path: Path, problem: OSError) -> BadCheckpoint:
     permission = problem.errno in (errno.EACCES, errno.EPERM)
     hint = "Check its permissions." if permission else "Copy it again from its source."
     return BadCheckpoint(f"{path} cannot be read: {reason(problem)}.", hint)
+
+
+def unwritable(path: Path, problem: OSError, needed: int = 0) -> OutOfRoom:
+    """The error for a directory of a model that cannot be written, which takes so many bytes."""
+    if problem.errno not in NO_ROOM:
+        return OutOfRoom(f"{path} cannot be written: {reason(problem)}.", "Choose another place with --out.")
+    with suppress(OSError):
+        free = shutil.disk_usage(path.parent).free
+        why = f" ({reason(problem)})" if free >= needed else ""  # a quota, or a limit of the process
+        return no_room(path, needed, free, why)
+    return OutOfRoom(f"No room for {path}: {reason(problem)}.", "Choose another place with --out.")
+
+
+def no_room(path: Path, needed: int, free: int, why: str = "") -> OutOfRoom:
+    """The error for a directory of a model that does not fit its disk."""
+    return OutOfRoom(
+        f"No room for {path}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free{why}.",
+        "Free some space, or choose another place with --out.",
+    )

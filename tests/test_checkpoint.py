@@ -20,18 +20,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from attncli.checkpoint import directory, store, weights
-from attncli.checkpoint.directory import find_model, list_models, previous_of, read_json
+from attncli.checkpoint.directory import find_model, list_models, previous_of, read_json, settle
 from attncli.checkpoint.formats import config_from_json
-from attncli.checkpoint.store import (
-    Checkpoint,
-    State,
-    fall_back,
-    load_model,
-    lock,
-    read_resumable,
-    settle,
-    write_checkpoint,
-)
+from attncli.checkpoint.lock import lock
+from attncli.checkpoint.store import Checkpoint, State, fall_back, load_model, read_resumable, write_checkpoint
 from attncli.checkpoint.tensors import TYPES, open_tensors, write_tensors
 from attncli.errors import BadCheckpoint, OutOfRoom
 from attncli.model.transformer import Transformer

@@ -23,8 +23,9 @@ import pytest
 import torch
 
 from attncli.checkpoint import directory
-from attncli.checkpoint.directory import find_model, previous_of
-from attncli.checkpoint.store import State, load_model, lock, read_resumable, settle, write_checkpoint
+from attncli.checkpoint.directory import find_model, previous_of, settle
+from attncli.checkpoint.lock import lock
+from attncli.checkpoint.store import State, load_model, read_resumable, write_checkpoint
 from attncli.cli.main import run
 from attncli.cli.train import _signals
 from attncli.config import CorpusConfig, TrainConfig

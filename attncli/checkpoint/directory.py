@@ -6,7 +6,6 @@ tokenizing start at once.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -16,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attncli.checkpoint.lock import is_held
 from attncli.errors import BadCheckpoint
-from attncli.paths import is_file, is_folder, look, open_regular, read_regular, real, unreadable
+from attncli.paths import is_file, is_folder, look, read_regular, real, resolved, unreadable, unwritable
 from attncli.text.tokenizer import Tokenizer
 
 CONFIG = "config.json"
@@ -152,7 +152,22 @@ def name_of(path: Path) -> str:
 
 def previous_of(target: Path) -> Path:
     """Where the save before the last one is kept while a run goes on."""
+    target = resolved(target)
     return target.parent / f".{target.name}{_PREVIOUS}"
+
+
+def settle(target: Path) -> None:
+    """Puts the save before the last one in its place, when a kill fell between the two renames. The lock is held.
+
+    Raises OutOfRoom when the folder cannot be written.
+    """
+    target = resolved(target)
+    previous = previous_of(target)
+    try:
+        if look(target) is None and is_save(previous):
+            previous.rename(target)
+    except OSError as problem:
+        raise unwritable(target, problem) from None
 
 
 def _belongs_to(path: Path) -> str:
@@ -210,24 +225,10 @@ def _entry(folder: Path, name: str) -> ModelEntry | None:
         return None
 
 
-def lock_of(target: Path) -> Path:
-    """The file that a training run on this directory holds locked."""
-    return target.parent / f".{target.name}.lock"
-
-
 def status_of(path: Path, run: dict[str, Any]) -> str:
     """'running', 'stopped', 'finished'; 'interrupted' when a run ended without a word; 'elsewhere' for no run."""
     status = str(run.get("status", "elsewhere"))
-    if status != "running":
-        return status
-    try:
-        with open_regular(lock_of(path), follow=False) as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return "interrupted"
-    except OSError:
-        return "running"
-    return "interrupted"
+    return "interrupted" if status == "running" and not is_held(path) else status
 
 
 def read_json(path: Path) -> dict[str, Any]:

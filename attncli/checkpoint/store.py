@@ -1,7 +1,6 @@
 """Writing a model directory so that nothing is ever lost, and reading one so that nothing is ever run.
 
-Owns the atomic save, the lock against two runs on one directory, and loading a whole model. Knows nothing of how
-weights are trained or used.
+Owns the atomic save, and loading a whole model. Knows nothing of how weights are trained or used.
 
 A save is a whole directory, written beside its place, flushed to the disk, then renamed there; the one before stays as
 `.NAME.previous` until the run ends. A reader sees the old one or the new one, never a mixture.
@@ -10,14 +9,14 @@ A save is a whole directory, written beside its place, flushed to the disk, then
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,13 +31,13 @@ from attncli.checkpoint.names import stored_tensors
 from attncli.checkpoint.tensors import open_tensors, write_tensors
 from attncli.checkpoint.weights import read_weights
 from attncli.config import ModelConfig
-from attncli.errors import BadCheckpoint, OutOfRoom
+from attncli.errors import BadCheckpoint
 from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
-from attncli.paths import read_regular
-from attncli.stopping import CleanUp
+from attncli.paths import is_link, look, no_room, read_regular, resolved, unwritable
 from attncli.text.tokenizer import Piece, Tokenizer
 
+_UNFINISHED = re.compile(r"\.writing-(\d+|damaged|previous)\Z")
 _HEADERS = 1 << 20  # bytes; more than the headers of the tensor files and the manifest take
 
 
@@ -99,38 +98,6 @@ class LoadedModel:
         return directory.name_of(self.path)
 
 
-@contextmanager
-def lock(target: Path) -> Iterator[None]:
-    """Holds a model directory against a second run. Raises BadCheckpoint with the owner's process id, or OutOfRoom."""
-    path = directory.lock_of(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a+", encoding="utf-8")
-    except OSError as problem:
-        raise _not_written(target, problem) from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            handle.seek(0)
-            raise BadCheckpoint(
-                f"{target} is being trained by another run (process {handle.read().strip() or 'unknown'}).",
-                "Wait for it, or train under another --name.",
-            ) from None
-        if os.fstat(handle.fileno()).st_nlink == 0:  # its owner ended, and removed it, just now
-            raise BadCheckpoint(f"{target} was being trained by another run until now.", "Try again.")
-        try:
-            try:  # past the buffer of the handle, which would try again when it is closed
-                os.ftruncate(handle.fileno(), 0)
-                os.write(handle.fileno(), str(os.getpid()).encode())
-            except OSError as problem:
-                raise _not_written(target, problem) from None
-            with CleanUp(lambda: path.unlink(missing_ok=True)):
-                yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
 def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
     """Puts a checkpoint at `target`, whole or not at all. The caller holds its lock.
 
@@ -140,40 +107,35 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OutOfRoom: when the disk is full or the place cannot be written; what was there before is untouched.
     """
-    for left in target.parent.glob(f".{glob.escape(target.name)}.writing-*"):  # of a run that was killed while it wrote
-        shutil.rmtree(left, ignore_errors=True)
-    folder = target.parent / f".{target.name}.writing-{os.getpid()}"
+    target = resolved(target)
+    folder = _aside(target, str(os.getpid()))
     texts = _texts(checkpoint)
     needed = _size(checkpoint, texts)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(target)
         _refuse_without_room(target, needed)
         folder.mkdir()
         _keep_card(target, folder)
         _write_files(folder, checkpoint, texts)
         _swap(folder, target)
     except OSError as problem:
-        raise _not_written(target, problem, needed) from None
+        raise unwritable(target, problem, needed) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        settle(target)  # what was moved away when the disk was full before the new one came
+        directory.settle(target)  # what was moved away when the disk was full before the new one came
     if checkpoint.state is None:
-        shutil.rmtree(directory.previous_of(target), ignore_errors=True)
+        with suppress(OSError):
+            _discard_previous(target)
 
 
 def try_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
     """Raises OutOfRoom as writing this would, where that can be known beforehand. Writes nothing; the lock is held."""
+    target = resolved(target)
     try:
         _refuse_without_room(target, _size(checkpoint, _texts(checkpoint)))
     except OSError as problem:
-        raise _not_written(target, problem) from None
-
-
-def settle(target: Path) -> None:
-    """Puts the save before the last one in its place, when a kill fell between the two renames. The lock is held."""
-    previous = directory.previous_of(target)
-    if not target.exists() and previous.is_dir():
-        previous.rename(target)
+        raise unwritable(target, problem) from None
 
 
 def fall_back(target: Path) -> None:
@@ -181,10 +143,14 @@ def fall_back(target: Path) -> None:
 
     Before anything else is saved: a save removes the one before the last, which now is the only good one.
     """
-    aside = target.parent / f".{target.name}.writing-damaged"  # gone with the next save
+    target = resolved(target)
+    aside = _aside(target, "damaged")  # gone with the next save
     shutil.rmtree(aside, ignore_errors=True)
-    target.rename(aside)
-    settle(target)
+    try:
+        target.rename(aside)
+    except OSError as problem:
+        raise unwritable(target, problem) from None
+    directory.settle(target)
     _keep_card(aside, target)
 
 
@@ -196,18 +162,7 @@ def _size(checkpoint: Checkpoint, texts: dict[str, bytes]) -> int:
 def _refuse_without_room(target: Path, needed: int) -> None:
     free = shutil.disk_usage(target.parent).free
     if free < needed:
-        raise OutOfRoom(_no_room(target, needed, free), "Free some space, or choose another place with --out.")
-
-
-def _no_room(target: Path, needed: int, free: int) -> str:
-    return f"No room for {target}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free."
-
-
-def _not_written(target: Path, problem: OSError, needed: int = 0) -> OutOfRoom:
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        free = shutil.disk_usage(target.parent).free
-        return OutOfRoom(_no_room(target, needed, free), "Free some space, or choose another place with --out.")
-    return OutOfRoom(f"{target} cannot be written: {problem.strerror}.", "Choose another place with --out.")
+        raise no_room(target, needed, free)
 
 
 def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
@@ -297,12 +252,35 @@ def _flush_folder(path: Path) -> None:
 
 def _swap(folder: Path, target: Path) -> None:
     if target.exists():
-        previous = directory.previous_of(target)
-        if previous.exists():
-            shutil.rmtree(previous)
-        target.rename(previous)
+        _discard_previous(target)
+        target.rename(directory.previous_of(target))
     folder.rename(target)
     _flush_folder(target.parent)
+
+
+def _aside(target: Path, what: str) -> Path:
+    """Beside a directory, a place for what is no whole save; the next save removes what a kill leaves there."""
+    return target.parent / f".{target.name}.writing-{what}"
+
+
+def _remove_unfinished(target: Path) -> None:
+    for left in target.parent.glob(f".{glob.escape(target.name)}.writing-*"):
+        if _UNFINISHED.search(left.name):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _discard_previous(target: Path) -> None:
+    """Removes the save before the last one, first from under its name: what has that name is a whole save.
+
+    Raises OSError, also for what has the name and is no save.
+    """
+    previous, aside = directory.previous_of(target), _aside(target, "previous")
+    if look(previous, follow=False) is None:
+        return
+    if is_link(previous) or not directory.is_save(previous):
+        raise OSError(errno.EEXIST, f"{previous} stands in the way, and is no save of it")
+    previous.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from attncli.errors import OutOfRoom, UsageProblem
+from attncli.paths import reason
 
 if TYPE_CHECKING:
     from attncli.explain.findings import Explanation
@@ -32,9 +34,14 @@ def refuse_files(files: Files, force: bool) -> None:
             continue
         try:
             _refuse_file(file, option, force)
-        except (OSError, ValueError) as problem:
+            before = named.setdefault(file.absolute(), option)
+        except PermissionError as problem:
+            raise _not_written(file, option, problem) from None
+        except OSError as problem:
+            raise UsageProblem(f"{file} cannot be a file: {reason(problem)}.", f"Choose another {option}.") from None
+        except ValueError as problem:
             raise UsageProblem(f"{file} cannot be a file: {problem}.", f"Choose another {option}.") from None
-        if (before := named.setdefault(file.absolute(), option)) != option:
+        if before != option:
             raise UsageProblem(f"{before} and {option} name the same file.", "Give each its own.")
 
 
@@ -47,6 +54,8 @@ def _refuse_file(file: Path, option: str, force: bool) -> None:
         )
     if not file.parent.is_dir():
         raise OutOfRoom(f"There is no directory {file.parent}.", f"Make it, or choose another {option}.")
+    if not os.access(file.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     if file.exists() and not file.is_file():
         raise UsageProblem(f"{file} is no regular file.", f"Choose another {option}.")
     if os.path.lexists(file) and not force:
@@ -57,14 +66,19 @@ def write_file(file: Path, option: str, write: Callable[[BinaryIO], object]) -> 
     """Has the whole file written, or nothing. Raises OutOfRoom when that cannot be."""
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with unfinished.open("wb") as opened:
+        unfinished.unlink(missing_ok=True)
+        with unfinished.open("xb") as opened:  # never a link that somebody else put there
             write(opened)
         unfinished.replace(file)
     except OSError as problem:
-        raise OutOfRoom(f"{file} cannot be written: {problem.strerror}.", f"Choose another {option}.") from None
+        raise _not_written(file, option, problem) from None
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def _not_written(file: Path, option: str, problem: OSError) -> OutOfRoom:
+    return OutOfRoom(f"{file} cannot be written: {reason(problem)}.", f"Choose another {option}.")
 
 
 def write_asked(file: Path | None, option: str, write: Callable[[BinaryIO], object]) -> None:

@@ -20,8 +20,10 @@ from attncli.cli.options import (
     text_or_file,
     unset,
 )
+from attncli.cli.outputs import write_file
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
+from attncli.paths import exists, make_folder, reason
 
 if TYPE_CHECKING:
     from attncli.text.tokenizer import Tokenizer
@@ -115,7 +117,7 @@ def _train(files: list[str], config: CorpusConfig, out: Path | None, force: bool
     from attncli.text.files import read_documents
 
     target = out / "tokenizer.json"
-    if target.exists() and not force:
+    if exists(target) and not force:
         raise UsageProblem(f"{target} exists.", "Choose another --out, or --force to replace it.")
     with reading_progress(messages()) as progress:
         documents = read_documents(files, progress=progress)
@@ -145,14 +147,12 @@ def _train(files: list[str], config: CorpusConfig, out: Path | None, force: bool
 
 
 def _write(target: Path, text: str) -> None:
-    """The whole file or nothing."""
+    """The whole file or nothing, in a folder that is made where there is none."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f".{target.name}.writing")
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(target)
+        make_folder(target.parent)
     except OSError as problem:
-        raise OutOfRoom(f"{target} cannot be written: {problem.strerror}.", "Choose another --out.") from None
+        raise OutOfRoom(f"{target} cannot be written: {reason(problem)}.", "Choose another --out.") from None
+    write_file(target, "--out", lambda file: file.write(text.encode()))
 
 
 def _tokenizer(model: str | None, revision: str | None) -> tuple[Tokenizer, str]:

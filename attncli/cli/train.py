@@ -37,7 +37,8 @@ from attncli.config import (
     SampleConfig,
     TrainConfig,
 )
-from attncli.errors import BadCheckpoint, UsageProblem
+from attncli.errors import AttnError, BadCheckpoint, UsageProblem
+from attncli.paths import exists, is_folder, is_link, look, real, resolved, unwritable
 
 if TYPE_CHECKING:
     from attncli.model.transformer import Transformer
@@ -110,17 +111,13 @@ def train(
     attncli train book.txt notes/ --time 3m --name mine
     """
     from dataclasses import replace
-    from time import monotonic
 
     from attncli.text.files import refuse_missing
 
     refuse_missing([*(files or ()), *([val_file] if val_file is not None else [])])
-    from attncli.checkpoint.store import lock, settle
-    from attncli.cli.loading import load
+    from attncli.checkpoint.directory import settle
+    from attncli.checkpoint.lock import lock
     from attncli.cli.process import keep_freed_memory
-    from attncli.render.console import messages
-    from attncli.render.training import reading_progress
-    from attncli.training.job import new_job, resume_job
 
     keep_freed_memory()
     target = _target(files, name, out, resume)
@@ -138,24 +135,44 @@ def train(
         adam_lr=adam_lr, weight_decay=weight_decay, dropout=dropout,
         seed=draw_seed() if seed is None else seed, device=device, dtype=dtype, save_dtype=save_dtype,
     )  # fmt: skip
-    start = None if from_ is None else load(from_, "cpu", "float32")
     if plan:
-        with reading_progress(messages()) as progress:
-            job = new_job(files or (), val_file, text, pinned, monotonic() - clock.started, start, progress)
-        _show_plan(job, target, force, json)
+        _show_plan(_new_job(files, val_file, text, pinned, from_), target, force, json)
         return
-    with lock(target):
+    with lock(target):  # before torch is imported, which takes seconds
         settle(target)
+        _refuse_in_the_way(target)
         if not resume:
             _refuse_taken(target, force)
-        with reading_progress(messages()) as progress:
-            if resume:
-                job = resume_job(target, files or (), val_file, device, progress)
-            else:
-                job = new_job(files or (), val_file, text, pinned, monotonic() - clock.started, start, progress)
+            job = _new_job(files, val_file, text, pinned, from_)
+        else:
+            job = _resumed_job(target, files, val_file, device)
         if watch_heads:
             job = replace(job, facts=job.facts | {"watch_heads": True})
         _run(job, target, json, tensorboard)
+
+
+def _new_job(
+    files: list[str] | None, val_file: str | None, text: CorpusConfig, pinned: TrainConfig, from_: str | None
+) -> Job:
+    from time import monotonic
+
+    from attncli.cli.loading import load
+    from attncli.render.console import messages
+    from attncli.render.training import reading_progress
+    from attncli.training.job import new_job
+
+    start = None if from_ is None else load(from_, "cpu", "float32")
+    with reading_progress(messages()) as progress:
+        return new_job(files or (), val_file, text, pinned, monotonic() - clock.started, start, progress)
+
+
+def _resumed_job(target: Path, files: list[str] | None, val_file: str | None, device: str) -> Job:
+    from attncli.render.console import messages
+    from attncli.render.training import reading_progress
+    from attncli.training.job import resume_job
+
+    with reading_progress(messages()) as progress:
+        return resume_job(target, files or (), val_file, device, progress)
 
 
 def _either(yes: bool, no: bool, name: str) -> bool | None:
@@ -176,7 +193,7 @@ def _show_plan(job: Job, target: Path, force: bool, json: bool) -> None:
         print_note(note)
     try:
         _refuse_taken(target, force)
-    except UsageProblem as problem:
+    except AttnError as problem:
         print_note(f"the run itself would be refused: {problem.message} {problem.hint}")
     if json:
         print_json(asdict(job.plan))
@@ -185,13 +202,24 @@ def _show_plan(job: Job, target: Path, force: bool, json: bool) -> None:
 
 
 def _target(files: list[str] | None, name: str | None, out: Path | None, resume: bool) -> Path:
-    """The directory the model goes to."""
+    """The directory the model goes to, where it really lies."""
+    target = resolved(_asked_for(files, name, out, resume))
+    if real(target) == real(Path()):
+        raise UsageProblem(
+            f"{target} is the working directory, which a save would replace.",
+            f"Give a directory in it, such as --out model; or go up first: cd .. and --out {target.name}.",
+        )
+    return target
+
+
+def _asked_for(files: list[str] | None, name: str | None, out: Path | None, resume: bool) -> Path:
+    """The directory that the options, else the first file, else the run that was stopped last, stand for."""
     from attncli.checkpoint.directory import MODELS_FOLDER, list_models
 
     if name is not None and out is not None:
         raise UsageProblem("--name and --out both say where the model goes.", "Give one of them.")
     if out is not None:
-        return out.resolve() if out.is_symlink() else out
+        return out
     if name is not None:
         if not name or re.sub(r"[^\w.-]", "", name) != name or name.startswith("."):
             raise UsageProblem(
@@ -200,7 +228,7 @@ def _target(files: list[str] | None, name: str | None, out: Path | None, resume:
         return MODELS_FOLDER / name
     if files:
         first = Path(files[0]).absolute()
-        stem = "stdin" if files[0] == "-" else first.name if first.is_dir() else first.stem
+        stem = "stdin" if files[0] == "-" else first.name if is_folder(first) else first.stem
         return MODELS_FOLDER / (re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model")
     if not resume:
         raise UsageProblem("There is no text to train on.", "Give a file: attncli train corpus.txt")
@@ -225,13 +253,28 @@ def _refuse_given(context: typer.Context, options: Iterable[str], why: str) -> N
             raise UsageProblem(f"{why}, so {shown} cannot be given.", f"Leave {shown} out.")
 
 
+def _refuse_in_the_way(target: Path) -> None:
+    """Refuses what a save would have to remove though it is none."""
+    from attncli.checkpoint.directory import is_save, previous_of
+
+    previous = previous_of(target)
+    if is_link(previous) or (exists(previous) and not is_save(previous)):
+        raise UsageProblem(
+            f"{previous} is where the save before the last one is kept, and it is none.",
+            "Move it away, or choose another --name or --out.",
+        )
+
+
 def _refuse_taken(target: Path, force: bool) -> None:
     """Never overwrites a model unless told to, and nothing else at all."""
     from attncli.checkpoint.directory import STATE_FACTS, ModelFolder
 
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not target.is_dir():
+    try:
+        if look(target) is None or (is_folder(target) and not any(target.iterdir())):
+            return
+    except OSError as problem:
+        raise unwritable(target, problem) from None
+    if not is_folder(target):
         raise UsageProblem(f"{target} is not a directory.", "Choose another --out.")
     foreign = ModelFolder(target).foreign()
     if foreign:

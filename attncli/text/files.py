@@ -27,6 +27,7 @@ from typing import IO, Literal, NamedTuple
 
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
+from attncli.paths import exists, is_file, is_folder, look
 from attncli.text.json_lines import SUFFIXES, document_of, separated, with_first_line
 from attncli.text.signatures import refuse_known
 from attncli.text.tokenizer import END_OF_TEXT, checked_text
@@ -233,7 +234,7 @@ def read_documents(
     total = _size_of(paths)
     scanner = _Scanner(encoding, Meter(progress, Progress("reading", 0, total)))
     for path in paths:
-        if path != STDIN and Path(path).is_dir():
+        if path != STDIN and is_folder(path):
             found = [scanner.add(str(file), skip=True) for file in _files_in(Path(path))]
             if not any(found):
                 raise BadInput(
@@ -257,7 +258,9 @@ def refuse_missing(paths: Sequence[str]) -> None:
         _refuse_empty(path)
         if path != STDIN:
             with _reading(_name(path)):
-                found = Path(path).stat()
+                found = look(Path(path))
+                if found is None:
+                    raise FileNotFoundError
             if stat.S_ISREG(found.st_mode) and not found.st_size:
                 empty.append(path)
     if empty and len(empty) == len(paths):
@@ -294,8 +297,8 @@ def _identities(path: str) -> dict[tuple[int, int], str]:
     """The regular files that a path leads to, by what the system knows them by, each once."""
     if path == STDIN:
         return {}
-    found = _files_in(Path(path)) if Path(path).is_dir() else [Path(path)]
-    facts = ((file, file.stat()) for file in found if file.is_file())
+    found = _files_in(Path(path)) if is_folder(path) else [Path(path)]
+    facts = ((file, file.stat()) for file in found if is_file(file))
     return {(fact.st_dev, fact.st_ino): str(file) for file, fact in facts}
 
 
@@ -324,7 +327,7 @@ def _files_in(folder: Path) -> list[Path]:
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [file for name in names if not name.startswith(".") and (file := Path(place, name)).is_file()]
+        found += [file for name in names if not name.startswith(".") and is_file(file := Path(place, name))]
     once = {(fact.st_dev, fact.st_ino): file for file in sorted(found, reverse=True) for fact in [file.stat()]}
     return sorted(once.values())  # of links to one file the first
 
@@ -338,10 +341,10 @@ def _size_of(paths: Sequence[str]) -> int | None:
     """Bytes in all, or None when a pipe is among them."""
     total = 0
     for path in map(Path, paths):
-        files = _files_in(path) if path.is_dir() else [path]
-        if str(path) == STDIN or (not path.is_dir() and path.exists() and not path.is_file()):
+        files = _files_in(path) if is_folder(path) else [path]
+        if str(path) == STDIN or (exists(path) and not is_folder(path) and not is_file(path)):
             return None
-        total += sum(file.stat().st_size for file in files if file.exists())
+        total += sum(file.stat().st_size for file in files if exists(file))
     return total
 
 
