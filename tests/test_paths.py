@@ -1,21 +1,25 @@
 """Paths that cannot be looked at, files that are no regular ones: an error of two lines, never a wait or a bug."""
 
+import ctypes
 import errno
 import os
 import shutil
 import stat
-import tempfile
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from attncli.checkpoint import directory
-from attncli.checkpoint.directory import find_model, list_models, read_json
+from attncli.checkpoint.directory import ModelFolder, find_model, list_models, read_json, settle, status_of
+from attncli.checkpoint.lock import lock, lock_of
 from attncli.checkpoint.store import load_model, read_resumable, write_checkpoint
 from attncli.cli.main import run
-from attncli.errors import BadCheckpoint
-from attncli.paths import exists, is_file, is_folder, look, open_regular, read_regular
+from attncli.errors import BadCheckpoint, OutOfRoom
+from attncli.paths import exists, is_file, is_folder, look, open_regular, read_regular, unreadable, unwritable
+from tests.conftest import story
 from tests.test_checkpoint import CPU, checkpoint
 
 FILES = [
@@ -41,32 +45,34 @@ def saved(tmp_path, monkeypatch):
 
 @contextmanager
 def unprivileged():
-    """Root may read and write anything, and so becomes someone else."""
+    """Root may read and write anything: that capability is given up for a while."""
+    library, header, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     root = os.geteuid() == 0
     if root:
-        os.seteuid(65534)
+        assert library.capget(header, sets) == 0
+        effective = sets[0]
+        sets[0] &= ~(1 << 1 | 1 << 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+        assert library.capset(header, sets) == 0
     try:
         yield
     finally:
         if root:
-            os.seteuid(0)
+            sets[0] = effective
+            assert library.capset(header, sets) == 0
 
 
 @pytest.fixture
-def locked(monkeypatch):
-    """A folder that anyone may enter, with a model, a directory that nobody may look into, and a text."""
-    place = Path(tempfile.mkdtemp())
-    monkeypatch.chdir(place)
+def locked(tmp_path, monkeypatch):
+    """A model, one whose directory nobody may look into, both where nothing can be written, and a text."""
+    monkeypatch.chdir(tmp_path)
     write_checkpoint(Path("checkpoints/m"), checkpoint())
     write_checkpoint(Path("checkpoints/locked"), checkpoint())
     Path("text.txt").write_text("some words of a text\n" * 200)
-    Path("cache").mkdir()
-    monkeypatch.setenv("ATTNCLI_CACHE", str(place / "cache"))
-    place.chmod(0o755)
     Path("checkpoints/locked").chmod(0)
-    yield place
+    Path("checkpoints").chmod(0o555)
+    yield
+    Path("checkpoints").chmod(0o755)
     Path("checkpoints/locked").chmod(0o755)
-    shutil.rmtree(place)
 
 
 # Looking
@@ -195,3 +201,138 @@ def test_one_record_with_an_endless_number_leaves_the_others_listed(saved, capsy
     Path("checkpoints/n/run.json").write_text('{"results": {"bits_per_byte": 1e999}}')
     assert run(["models", "--json"]) == 0
     assert run(["info", "n", "--json"]) == 3
+
+
+# Where a model goes
+
+
+TRAIN = ["train", "text.txt", "--steps", "4", "--size", "1x32", "--context", "16", "--batch-size", "2", "--seed", "1"]
+TRAIN += ["--dtype", "float32", "--vocab-size", "300"]
+
+
+@pytest.fixture
+def text(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("text.txt").write_text(story(600))
+    return tmp_path / "here"
+
+
+def test_a_model_whose_name_is_a_link_is_written_where_it_leads(text, capsys):
+    """Again and again: the link stays, and what is kept beside a model is beside where it lies."""
+    disk = text.parent / "disk"
+    write_checkpoint(disk / "m", checkpoint(state=False))
+    Path("checkpoints").mkdir()
+    Path("checkpoints/m").symlink_to("../../disk/m")
+    for _ in range(2):
+        assert run([*TRAIN, "--name", "m", "--force"]) == 0
+        assert Path("checkpoints/m").is_symlink()
+        assert [path.name for path in disk.iterdir()] == ["m"]
+    assert run([*TRAIN, "--name", "m"]) == 2
+    assert [path.name for path in Path("checkpoints").iterdir()] == ["m"]
+    for step in (1, 2, 3):
+        write_checkpoint(Path("checkpoints/m"), checkpoint(step=step))
+    assert sorted(path.name for path in disk.iterdir()) == [".m.previous", "m"]
+    assert read_resumable(find_model("m")).state.facts["step"] == 3
+    shutil.rmtree(disk / "m")  # as a kill between the two renames leaves it
+    assert read_resumable(find_model("m")).state.facts["step"] == 2
+    with lock(Path("checkpoints/m")), pytest.raises(BadCheckpoint, match="another run"), lock(disk / "m"):
+        pass
+
+
+def test_no_error_ends_in_none(tmp_path):
+    assert unwritable(tmp_path / "m", OSError("why")).message.endswith("cannot be written: why.")
+    assert unreadable(tmp_path / "m", OSError()).message.endswith("cannot be read: OSError.")
+
+
+def test_a_run_on_a_name_that_is_taken_is_refused_without_torch(text):
+    target = Path("checkpoints/text")
+    target.mkdir(parents=True)
+    (target / "note.txt").touch()
+    code = f"import sys; from attncli.cli.main import run; sys.exit(run({TRAIN!r}) + 9 * ('torch' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "holds note.txt, which is not a model's" in done.stderr
+
+
+def test_the_working_directory_is_not_replaced(text, capsys):
+    for out in (".", "../here", str(text)):
+        assert run([*TRAIN, "--out", out]) == 2
+        assert "is the working directory" in capsys.readouterr().err
+    assert [path.name for path in text.iterdir()] == ["text.txt"]
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, Path.touch, lambda path: path.symlink_to("text.txt")])
+def test_what_only_has_the_name_of_a_save_is_neither_taken_nor_removed(text, capsys, put):
+    Path("checkpoints").mkdir()
+    strange = Path("checkpoints/.zz.previous")
+    put(strange)
+    assert list_models() == []
+    with pytest.raises(BadCheckpoint, match="There is no model"):
+        find_model("zz")
+    settle(Path("checkpoints/zz"))
+    assert run([*TRAIN, "--name", "zz"]) == 2
+    assert ".zz.previous is where the save before the last one is kept" in capsys.readouterr().err
+    with lock(Path("checkpoints/zz")):
+        write_checkpoint(Path("checkpoints/zz"), checkpoint())
+        with pytest.raises(OutOfRoom, match="stands in the way"):
+            write_checkpoint(Path("checkpoints/zz"), checkpoint())
+    assert sorted(path.name for path in Path("checkpoints").iterdir()) == [".zz.previous", "zz"]
+    assert os.path.lexists(strange)
+    Path("checkpoints/.zz.writing-notes").mkdir()  # somebody's too
+    strange.rename("elsewhere")
+    write_checkpoint(Path("checkpoints/zz"), checkpoint())
+    assert Path("checkpoints/.zz.writing-notes").exists()
+
+
+@pytest.mark.parametrize("planted", ["link", "pipe", "folder"])
+def test_a_lock_that_is_no_file_is_refused_and_a_link_not_followed(text, capsys, planted):
+    Path("checkpoints").mkdir()
+    planting = STRANGE | {"link": lambda path: path.symlink_to("../text.txt")}
+    planting[planted](Path("checkpoints/.m.lock"))
+    before = Path("text.txt").read_text()
+    assert run([*TRAIN, "--name", "m"]) == 4
+    assert "cannot be written" in capsys.readouterr().err
+    assert Path("text.txt").read_text() == before
+    assert status_of(Path("checkpoints/m"), {"status": "running"}) == "interrupted"
+
+
+def test_a_lock_file_that_was_left_over_locks_nothing_and_none_is_left(tmp_path):
+    lock_of(tmp_path / "m").write_text("123")
+    assert status_of(tmp_path / "m", {"status": "running"}) == "interrupted"
+    with pytest.raises(SystemExit), lock(tmp_path / "m"):
+        assert lock_of(tmp_path / "m").read_text() == str(os.getpid())
+        assert status_of(tmp_path / "m", {"status": "running"}) == "running"
+        raise SystemExit
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_in_place_of_a_model_card_is_not_copied(saved):
+    Path("secret").write_text("a secret")
+    (saved / "README.md").symlink_to("../../secret")
+    assert ModelFolder(saved).foreign() == ["README.md"]
+    write_checkpoint(saved, checkpoint())
+    assert not (saved / "README.md").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 250, "y" * 240])
+def test_a_name_too_long_to_write_is_refused(text, capsys, name):
+    for option in (["--name", name], ["--out", name]):
+        assert run([*TRAIN, *option]) == 4
+        assert "cannot be written: File name too long" in capsys.readouterr().err
+    assert [path.name for path in text.iterdir() if path.name != "checkpoints"] == ["text.txt"]
+    assert not list(Path("checkpoints").iterdir())
+
+
+def test_a_place_that_cannot_be_looked_at_is_one_that_cannot_be_written(locked, capsys):
+    with unprivileged():
+        for out in ("checkpoints/locked/new", "checkpoints/new"):
+            assert run([*TRAIN, "--out", out]) == 4
+            assert f"{out} cannot be written: Permission denied" in capsys.readouterr().err
+        assert run(["train", "text.txt", "--from", "locked", "--out", "new"]) == 3
+        assert "locked/config.json cannot be read: Permission denied" in capsys.readouterr().err
+        for option, file in (("--svg", "checkpoints/locked/x.svg"), ("--html", "checkpoints/x.html")):
+            assert run(["explain", "a b", option, file]) == 4
+            assert "cannot be written: Permission denied" in capsys.readouterr().err
+        assert run(["tokenize", "--train", "text.txt", "--out", "checkpoints/locked/tok"]) == 4
+        assert "cannot be written: Permission denied" in capsys.readouterr().err

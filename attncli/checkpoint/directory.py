@@ -156,6 +156,11 @@ def previous_of(target: Path) -> Path:
     return target.parent / f".{target.name}{_PREVIOUS}"
 
 
+def aside_of(target: Path, what: str) -> Path:
+    """Beside a directory, a place for what is no whole save; the next save removes what a kill leaves there."""
+    return target.parent / f".{target.name}.writing-{what}"
+
+
 def settle(target: Path) -> None:
     """Puts the save before the last one in its place, when a kill fell between the two renames. The lock is held.
 

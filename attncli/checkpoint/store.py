@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from attncli.checkpoint import directory
-from attncli.checkpoint.directory import ModelFolder
+from attncli.checkpoint.directory import ModelFolder, aside_of
 from attncli.checkpoint.formats import config_from_json, config_to_json
 from attncli.checkpoint.names import stored_tensors
 from attncli.checkpoint.tensors import open_tensors, write_tensors
@@ -108,7 +108,7 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
         OutOfRoom: when the disk is full or the place cannot be written; what was there before is untouched.
     """
     target = resolved(target)
-    folder = _aside(target, str(os.getpid()))
+    folder = aside_of(target, str(os.getpid()))
     texts = _texts(checkpoint)
     needed = _size(checkpoint, texts)
     try:
@@ -144,7 +144,7 @@ def fall_back(target: Path) -> None:
     Before anything else is saved: a save removes the one before the last, which now is the only good one.
     """
     target = resolved(target)
-    aside = _aside(target, "damaged")  # gone with the next save
+    aside = aside_of(target, "damaged")  # gone with the next save
     shutil.rmtree(aside, ignore_errors=True)
     try:
         target.rename(aside)
@@ -258,11 +258,6 @@ def _swap(folder: Path, target: Path) -> None:
     _flush_folder(target.parent)
 
 
-def _aside(target: Path, what: str) -> Path:
-    """Beside a directory, a place for what is no whole save; the next save removes what a kill leaves there."""
-    return target.parent / f".{target.name}.writing-{what}"
-
-
 def _remove_unfinished(target: Path) -> None:
     for left in target.parent.glob(f".{glob.escape(target.name)}.writing-*"):
         if _UNFINISHED.search(left.name):
@@ -274,7 +269,7 @@ def _discard_previous(target: Path) -> None:
 
     Raises OSError, also for what has the name and is no save.
     """
-    previous, aside = directory.previous_of(target), _aside(target, "previous")
+    previous, aside = directory.previous_of(target), aside_of(target, "previous")
     if look(previous, follow=False) is None:
         return
     if is_link(previous) or not directory.is_save(previous):

@@ -254,9 +254,15 @@ def _refuse_given(context: typer.Context, options: Iterable[str], why: str) -> N
 
 
 def _refuse_in_the_way(target: Path) -> None:
-    """Refuses what a save would have to remove though it is none."""
-    from attncli.checkpoint.directory import is_save, previous_of
+    """Refuses what a save would have to remove though it is none, and a name too long for what is written beside it."""
+    from attncli.checkpoint.directory import aside_of, is_save, previous_of
 
+    try:
+        aside_of(target, "previous").stat()
+    except FileNotFoundError:
+        pass
+    except OSError as problem:
+        raise unwritable(target, problem) from None
     previous = previous_of(target)
     if is_link(previous) or (exists(previous) and not is_save(previous)):
         raise UsageProblem(
