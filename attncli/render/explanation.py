@@ -26,6 +26,7 @@ from attncli.render.numbers import bar, percent
 from attncli.text.tokenizer import Piece
 
 _SAYS_CUT, _SAYS_BEFORE = 76, 50  # columns from which the numbers of a cut explain themselves
+_TOGETHER = 88  # columns over which a caption stays near its bars, however wide the screen
 EVERYWHERE = "all layers and heads"
 _NEXT = 5
 MOST_BARS = 24  # sources shown by name where nothing else is
@@ -114,7 +115,7 @@ def _sources_heading(found: Explanation, width: int) -> Text:
     kind = "share of information" if sources.weights == "norm" else "raw attention weight"
     measure = f"{kind}, {scope(sources, found)}"
     text = Text(fold(question, width), style="bold cyan")
-    gap = width - cell_len(question) - cell_len(measure)
+    gap = min(width, _TOGETHER) - cell_len(question) - cell_len(measure)
     if gap >= 2:
         return text.append(" " * gap + measure, style="not bold dim")
     return text.append("\n" + fold(measure, width), style="not bold dim")
