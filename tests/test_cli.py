@@ -534,7 +534,7 @@ BAD = [
     (["info", "--preset", "gpt9"], 2, "no preset"),
     (["info", "nothing"], 3, "no model"),
     (["fly"], 2, "No such command"),
-    (["generate", "x", "--wings"], 2, "No such option"),
+    (["generate", "x", "--wings"], 2, "There is no option --wings"),
 ]
 
 

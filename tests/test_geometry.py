@@ -335,7 +335,7 @@ def test_on_the_command_line(here, capsys):  # noqa: F811
         (["neighbors", "cat", "--in", ""], 3, "no tokens"),
         (["neighbors", "cat", "--top-k", "0"], 2, "--top-k"),
         (["neighbors", "\ud800"], 3, "not valid Unicode"),
-        (["analogy", "cat", "river"], 2, "Missing argument"),
+        (["analogy", "cat", "river"], 2, "C is missing"),
         (["analogy", "cat", "river", "moon", "--expect", "cat"], 2, "no answers"),
         (["analogy", "cat", "river", "moon", "--svg", "."], 2, "is a directory"),
     ],

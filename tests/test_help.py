@@ -88,20 +88,45 @@ def test_the_version_has_a_short_option(told):
 
 
 @pytest.mark.parametrize(
-    ("words", "command"),
+    ("line", "message", "hint"),
     [
-        (("explain", "--html"), "attncli explain"),
-        (("generate", "-n"), "attncli generate"),
-        (("train", "--plan=yes"), "attncli train"),
-        (("explain", "--viw", "map"), "attncli explain"),
-        (("neighbors",), "attncli neighbors"),
-        (("train", "--steps", "many"), "attncli train"),
-        (("--frobnicate",), "attncli"),
+        ("explain --html", "--html needs a value: FILE.", ""),
+        ("explain x --weights", "--weights needs a value: norm|raw.", ""),
+        ("generate x -n", "-n needs a value: a whole number.", ""),
+        ("generate x -t", "-t needs a value: a number.", ""),
+        ("train x.txt --plan=yes", "--plan takes no value.", ""),
+        ("explain x --json yes", "--json takes no value, and 'yes' follows it.", "Leave 'yes' out. "),
+        ("explain x --viw map", "There is no option --viw.", "Did you mean --view? "),
+        ("generate x --temp 1", "There is no option --temp.", "Did you mean --temperature? "),
+        ("generate x --help-al", "There is no option --help-al.", "Did you mean --help-all? "),
+        ("generate x --plan", "There is no option --plan.", "It is an option of train. "),
+        ("explain x -q", "There is no option -q.", ""),
+        ("generate x -temperature 1", "-temperature has one dash.", "Did you mean --temperature? "),
+        ("explain x --layer y", "--layer 'y' is not a whole number.", ""),
+        ("explain x --layer=y", "--layer 'y' is not a whole number.", ""),
+        ("generate x -ty", "--temperature 'y' is not a number.", ""),
+        ("explain x --generate -1", "--generate '-1' is below 0.", ""),
+        ("train --steps many", "--steps 'many' is not a positive whole number such as 500, 25.6k or 1M.", ""),
+        ("train --time soon", "--time 'soon' is not a time such as 90s, 5m or 1h.", ""),
+        ("neighbors", "WORD is missing.", "It is called as attncli neighbors [OPTIONS] WORD. "),
+        ("analogy man king", "C is missing.", "It is called as attncli analogy [OPTIONS] A B C. "),
+        (
+            "generate Once upon a",
+            "There are more arguments than attncli generate takes: upon a",
+            "Put a text of several words in quotes. ",
+        ),
+        ("models all", "There are more arguments than attncli models takes: all", "Leave them out. "),
+        ("--frobnicate", "There is no option --frobnicate.", ""),
+        ("--preset gpt2 info", "There is no option --preset.", "It is an option of info, after the command. "),
+        ("explian x", "No such command 'explian'.", ""),
     ],
 )
-def test_an_error_names_the_help_of_its_own_command(words, command, capsys):
-    assert run(list(words)) == 2
-    assert capsys.readouterr().err.rstrip().endswith(f"See {command} --help")
+def test_a_mistake_is_told_with_what_was_meant_and_the_help_of_its_command(line, message, hint, capsys):
+    assert run(line.split()) == 2
+    told, below = capsys.readouterr().err.splitlines()
+    command = next((f"attncli {word}" for word in line.split()[:1] if word in COMMANDS), "attncli")
+    assert told.startswith(f"error: {message}")
+    assert below == f"  {hint}See {command} --help"
 
 
 # Completion

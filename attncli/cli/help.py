@@ -52,13 +52,12 @@ class Command(TyperCommand):
         params = [param for param in self.get_params(ctx) if not getattr(param, "hidden", False)]
         rare = [param for param in params if isinstance(_panel(param), Rare)]
         sections = _sections(params if everything else [param for param in params if param not in rare], everything)
-        words = [_usage_of(param) for param in params if param.param_type_name == "argument"]
         closing = []
         if rare and not everything:
             closing = [f"{ctx.command_path} {EVERYTHING} shows {len(rare)} more option{'s' if len(rare) > 1 else ''}."]
         if everything and any("--model" in param.opts for param in params):
             closing = [_WHICH_MODEL]
-        show_page(output(), self.help or "", sections, closing, " ".join([ctx.command_path, "[OPTIONS]", *words]))
+        show_page(output(), self.help or "", sections, closing, usage(ctx, params))
 
 
 class FirstPage(TyperGroup):
@@ -90,11 +89,12 @@ class FirstPage(TyperGroup):
 
 
 def _parsed(parse: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[str]) -> list[str]:
-    """What is left of a command line that is parsed. An error of the library's that knows no command gets this one."""
+    """What is left of a command line that is parsed. An error of the library's gets the command and its words."""
+    words = list(args)
     try:
         return parse(ctx, args)
     except USAGE_ERROR as problem:
-        problem.ctx = problem.ctx or ctx
+        problem.ctx, problem.words = problem.ctx or ctx, words
         raise
 
 
@@ -103,7 +103,7 @@ def _sections(params: list[Any], by_panel: bool) -> Sections:
     sections: dict[str, list[Entry]] = {"Arguments": [], "Options": []}
     for param in params:
         if param.param_type_name == "argument":
-            sections["Arguments"].append((_argument(param), "", _help(param)))
+            sections["Arguments"].append((argument_name(param), "", _help(param)))
         else:
             sections.setdefault((by_panel and _panel(param)) or "Options", []).append(_option(param))
     if MORE in sections:
@@ -121,24 +121,33 @@ def _option(param: Any) -> Entry:
     names = ", ".join(sorted(param.opts, key=len))
     if param.secondary_opts:
         names = f"{names}/{', '.join(param.secondary_opts)}"
-    return names, "" if param.is_flag else param.metavar or _value_name(param), _help(param)
+    return names, "" if param.is_flag else value_name(param), _help(param)
 
 
-def _value_name(param: Any) -> str:
-    """'N' for a whole number, 'X' for another one, else the option's own name in capitals."""
+def value_name(param: Any) -> str:
+    """What an option's value is called: 'N' for a whole number, 'X' for another, else the option's name in capitals."""
+    if param.metavar:
+        return str(param.metavar)
     annotation = getattr(getattr(param, "type_descriptor", None), "annotation", None) or getattr(param, "type", None)
     kind = str(getattr(annotation, "__name__", None) or getattr(annotation, "name", ""))
     number = next((number for name, number in _NUMBERS.items() if kind.startswith(name)), None)
     return number or max(param.opts, key=len).lstrip("-").upper()
 
 
-def _argument(param: Any) -> str:
+def argument_name(param: Any) -> str:
+    """What an argument is called."""
     return str(param.metavar or param.name.upper())
+
+
+def usage(ctx: Any, params: list[Any]) -> str:
+    """How a command is called: 'attncli explain [OPTIONS] [TEXT]'."""
+    words = [_usage_of(param) for param in params if param.param_type_name == "argument"]
+    return " ".join([ctx.command_path, "[OPTIONS]", *words])
 
 
 def _usage_of(param: Any) -> str:
     """'TEXT', '[TEXT]' when it can be left out, '[FILE]...' when there may be several."""
-    name = _argument(param)
+    name = argument_name(param)
     name = name if param.required or name.startswith("[") else f"[{name}]"
     return f"{name}..." if param.nargs == -1 else name
 

@@ -34,7 +34,7 @@ from attncli.cli.next import next_
 from attncli.cli.plot import plot
 from attncli.cli.tokenize import tokenize
 from attncli.cli.train import train
-from attncli.errors import AttnError, OutOfRoom, UsageProblem
+from attncli.errors import AttnError, OutOfRoom
 from attncli.render.status import status
 
 _DONE = 0
@@ -122,7 +122,9 @@ def _explained(problem: Exception) -> AttnError | None:
     if isinstance(problem, AttnError):
         return problem
     if isinstance(problem, USAGE_ERROR):
-        return _usage(problem)
+        from attncli.cli.mistakes import usage_problem
+
+        return usage_problem(problem)
     if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OutOfRoom(f"Nothing more can be written: {problem.strerror}.", "Free some space on the disk.")
@@ -132,11 +134,3 @@ def _explained(problem: Exception) -> AttnError | None:
             "Try less at once: a smaller --batch-size, --context or --size to train, fewer --num-samples to generate.",
         )
     return None
-
-
-def _usage(problem: Exception) -> AttnError:
-    context = getattr(problem, "ctx", None)
-    command = context.command_path if context is not None else "attncli"
-    message = problem.format_message()  # type: ignore[attr-defined]
-    hint = "Put a text of several words in quotes. " if "extra argument" in message else ""
-    return UsageProblem(message, f"{hint}See {command} --help")

@@ -1,0 +1,103 @@
+"""What is wrong with a command line and what was probably meant, from the errors of the library that parses it.
+
+The library is told apart by the names of its errors, which are the same in all of its versions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from itertools import pairwise
+from typing import Any
+
+from attncli.cli.help import argument_name, usage, value_name
+from attncli.errors import UsageProblem
+
+_SHORTEST_BEGINNING = 4  # characters of an option, its dashes counted, that mean the one option that begins so
+_MOST_COMMANDS = 4
+
+
+def usage_problem(problem: Any) -> UsageProblem:
+    """An error of the library as one of ours, which ends with the help of the command that it arose in."""
+    context, words = getattr(problem, "ctx", None), getattr(problem, "words", ())
+    if context is None:
+        return UsageProblem(problem.format_message(), "See attncli --help")
+    options = _options(context.command.get_params(context))
+    message, hint = _told(problem, context, options, words)
+    one_dash = next((word for word in words if f"-{word.partition('=')[0]}" in options and word[1:2] != "-"), None)
+    if one_dash is not None:
+        message, hint = f"{one_dash} has one dash.", f"Did you mean -{one_dash}?"
+    return UsageProblem(message, f"{hint} See {context.command_path} --help".strip())
+
+
+def _told(problem: Any, context: Any, options: dict[str, Any], words: Sequence[str]) -> tuple[str, str]:
+    """The message, and the hint short of where the help is."""
+    kind, message = type(problem).__name__, problem.format_message()
+    if kind == "NoSuchOption":
+        return f"There is no option {problem.option_name}.", _meant(problem.option_name, context, options)
+    if kind == "BadOptionUsage" and (param := options.get(problem.option_name)) is not None:
+        value = {"N": "a whole number", "X": "a number"}.get(value_name(param), value_name(param))
+        return f"{problem.option_name} {'takes no value' if param.is_flag else f'needs a value: {value}'}.", ""
+    if kind == "MissingParameter" and problem.param is not None:
+        name = argument_name(problem.param)
+        return f"{name} is missing.", f"It is called as {usage(context, context.command.get_params(context))}."
+    if kind == "BadParameter" and problem.param is not None:
+        return _bad_value(problem.param, problem.message, words), ""
+    if extra := re.search(r"extra arguments?(?:\(s\))? \((.*)\)", message):
+        return _extra(extra[1], context, options, words)
+    return message, ""
+
+
+def _options(params: Sequence[Any]) -> dict[str, Any]:
+    """Every spelling of the options among these."""
+    named = [param for param in params if param.param_type_name == "option"]
+    return {name: param for param in named for name in (*param.opts, *param.secondary_opts)}
+
+
+def _meant(name: str, context: Any, options: dict[str, Any]) -> str:
+    """The commands that have the option, else the option that is spelt most alike."""
+    commands: dict[str, Any] = getattr(context.find_root().command, "commands", {})
+    having = [called for called, command in commands.items() if name in _options(command.params)]
+    if having:
+        listed = ", ".join(having[:_MOST_COMMANDS]) + (" and others" if len(having) > _MOST_COMMANDS else "")
+        return f"It is an option of {listed}{', after the command' if context.parent is None else ''}."
+    begun = [option for option in options if len(name) >= _SHORTEST_BEGINNING and option.startswith(name)]
+    close = begun[:1] or get_close_matches(name, options, 1)
+    return f"Did you mean {close[0]}?" if close else ""
+
+
+def _bad_value(param: Any, message: str, words: Sequence[str]) -> str:
+    """'--layer 'x' is not a whole number.'"""
+    is_option = param.param_type_name == "option"
+    name = max(param.opts, key=len) if is_option else argument_name(param)
+    given = _given(param.opts, words) if is_option else None
+    value = "" if given is None else f" {given!r}"
+    for word, thing in (("integer", "a whole number"), ("number", "a number"), ("float", "a number")):
+        if f"valid {word}" in message:
+            return f"{name}{value} is not {thing}."
+    if least := re.search(r"greater than or equal to (\S+)|range x>=(\S+?)\.?$", message):
+        return f"{name}{value} is below {least[1] or least[2]}."
+    return f"{name} {message}" if message.startswith(("'", '"')) else f"{name}: {message}"
+
+
+def _given(names: Sequence[str], words: Sequence[str]) -> str | None:
+    """The value that was given to an option: in the next word, after '=', or joined to its letter."""
+    for word, after in zip(words, [*words[1:], None], strict=True):
+        if word in names:
+            return after
+        if (name := word.partition("=")[0]) in names:
+            return word.removeprefix(f"{name}=")
+        if word[:2] in names and word[1:2] != "-":
+            return word[2:]
+    return None
+
+
+def _extra(extra: str, context: Any, options: dict[str, Any], words: Sequence[str]) -> tuple[str, str]:
+    """For arguments that the command has no place for."""
+    flags = [flag for flag, after in pairwise(words) if after == extra and flag in options]
+    if flags and options[flags[0]].is_flag:
+        return f"{flags[0]} takes no value, and {extra!r} follows it.", f"Leave {extra!r} out."
+    arguments = [param for param in context.command.params if param.param_type_name == "argument"]
+    hint = "Put a text of several words in quotes." if arguments else "Leave them out."
+    return f"There are more arguments than {context.command_path} takes: {extra}", hint
