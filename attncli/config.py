@@ -24,18 +24,44 @@ OPTIMIZER_KINDS: tuple[OptimizerKind, ...] = ("muon", "adamw")
 TRAIN_DTYPES = ("float32", "bfloat16")
 DEFAULT_TRAINING_SECONDS = 300.0
 
-# Far above any model that fits a machine, far below what would exhaust one while only counting.
-_LARGEST = {"layers": 10_000, "context": 1 << 24}
-_LARGEST_DIMENSION = 1 << 24
+# Far above any model that fits a machine, far below what would exhaust one while only counting, or the 32-bit
+# integers of the network in C.
+_LARGEST = {"layers": 1_000, "context": 1 << 24, "vocab_size": 1 << 24}
+_LARGEST_DIMENSION = 1 << 20
+_NORM_EPS = (1e-30, 1e6)
+_ROPE_NUMBERS = (1e-9, 1e9)  # frequencies, and angles at the largest position, stay finite in float32
+_ROPE_THETA = (1e-9, 1e30)
+_LEAST_YARN_THETA = 1.01  # the formulas divide by its logarithm
 _MOST_SAMPLES = 10_000
 _LARGEST_RATE = 1e36  # what float32 holds
 _LARGEST_ADDED = 1_000_000  # to a logit, either way; beyond, float32 would round away the logit itself
+_LONGEST_SHOWN = 10**40
+_MOST_SHOWN = 60  # characters
 _ADDABLE = f"from {-_LARGEST_ADDED:,} to {_LARGEST_ADDED:,}"
 
 
 def _require(ok: bool, name: str, value: object, rule: str) -> None:
     if not ok:
-        raise UsageProblem(f"{name} is {value!r}, and must be {rule}.")
+        raise UsageProblem(f"{name} is {shown_value(value)}, and must be {rule}.")
+
+
+def shown_value(value: object) -> str:
+    """A value for an error message, shortened; also an integer of more digits than Python converts to text."""
+    if isinstance(value, int) and abs(value) > _LONGEST_SHOWN:
+        return "an integer of over 40 digits"
+    return ascii(value) if len(ascii(value)) <= _MOST_SHOWN else f"{ascii(value)[:_MOST_SHOWN]}…"
+
+
+def _require_whole(name: str, value: object, least: int, most: int) -> None:
+    fits = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    _require(fits, name, value, f"a whole number from {least} to {most:,}")
+
+
+def _require_between(name: str, value: object, limits: tuple[float, float]) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    least, most = limits
+    fits = number and least <= value <= most  # type: ignore[operator]
+    _require(fits, name, value, f"a number from {least:g} to {most:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +85,9 @@ class RopeScaling:
     def __post_init__(self) -> None:
         _require(self.kind in ("linear", "llama3", "yarn"), "rope type", self.kind, "'linear', 'llama3' or 'yarn'")
         for name in ("factor", "low_frequency", "high_frequency", "beta_slow", "beta_fast", "attention_factor"):
-            value = getattr(self, name)
-            _require(_positive(value), f"rope {name}", value, "a finite number above 0")
+            _require_between(f"rope {name}", getattr(self, name), _ROPE_NUMBERS)
         if self.kind != "linear":
-            original = self.original_context
-            largest = _LARGEST["context"]
-            fits = isinstance(original, int) and not isinstance(original, bool) and 1 <= original <= largest
-            _require(fits, "rope original_context", original, f"a whole number from 1 to {largest:,}")
+            _require_whole("rope original_context", self.original_context, 1, _LARGEST["context"])
         if self.kind == "llama3":
             low, high = self.low_frequency, self.high_frequency
             _require(low < high, "rope high_frequency", high, f"above low_frequency ({low})")
@@ -115,24 +137,26 @@ class ModelConfig:
             "feed_forward_width",
             "context",
         ):
-            value = getattr(self, name)
-            largest = _LARGEST.get(name, _LARGEST_DIMENSION)
-            _require(_whole(value) and 1 <= value <= largest, name, value, f"a whole number from 1 to {largest:,}")
+            _require_whole(name, getattr(self, name), 1, _LARGEST.get(name, _LARGEST_DIMENSION))
+        _require_whole("heads x head_width", self.heads * self.head_width, 1, _LARGEST_DIMENSION)
         _require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of heads ({self.heads})")
         _require(self.norm in ("rms", "layer"), "norm", self.norm, "'rms' or 'layer'")
         _require(self.positions in ("rotary", "learned"), "positions", self.positions, "'rotary' or 'learned'")
         _require(self.activation in ("swiglu", "gelu"), "activation", self.activation, "'swiglu' or 'gelu'")
         if self.positions == "rotary":
             _require(self.head_width % 2 == 0, "head_width", self.head_width, "even, for rotary positions")
-        _require(_positive(self.norm_eps), "norm_eps", self.norm_eps, "a finite number above 0")
-        _require(_positive(self.rope_theta), "rope_theta", self.rope_theta, "a finite number above 0")
+        for name in ("qk_norm", "qkv_bias", "attention_bias", "feed_forward_bias", "bias", "tied"):
+            _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
+        _require_between("norm_eps", self.norm_eps, _NORM_EPS)
+        _require_between("rope_theta", self.rope_theta, _ROPE_THETA)
         if self.rope_scaling is not None:
             _require(self.positions == "rotary", "rope_scaling", self.rope_scaling, "unset for learned positions")
             if self.rope_scaling.kind == "yarn":
-                _require(self.rope_theta > 1, "rope_theta", self.rope_theta, "above 1 for yarn")
+                least = _LEAST_YARN_THETA
+                _require(self.rope_theta >= least, "rope_theta", self.rope_theta, f"at least {least} for yarn")
         if self.window is not None:
-            _require(_whole(self.window) and self.window >= 1, "window", self.window, "a whole number from 1")
-        _require(_whole(self.window_from) and self.window_from >= 0, "window_from", self.window_from, "0 or more")
+            _require_whole("window", self.window, 1, _LARGEST["context"])
+        _require_whole("window_from", self.window_from, 0, _LARGEST["layers"])
 
     @property
     def biased_inputs(self) -> bool:
@@ -329,10 +353,6 @@ class SampleConfig:
         known = {field.name for field in fields(cls)}
         assert set(options) <= known
         return cls(**{name: value for name, value in options.items() if value is not None})
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _positive(value: object) -> bool:

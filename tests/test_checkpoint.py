@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import resource
 import shutil
 import struct
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ from attncli.checkpoint.lock import lock
 from attncli.checkpoint.store import Checkpoint, State, fall_back, load_model, read_resumable, write_checkpoint
 from attncli.checkpoint.tensors import TYPES, open_tensors, write_tensors
 from attncli.errors import BadCheckpoint, OutOfRoom
+from attncli.model import native
+from attncli.model.attention import rotation_table
+from attncli.model.backend import Piece
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import byte_tokenizer
 from tests.conftest import tiny_model
@@ -204,6 +208,9 @@ def test_every_file_that_is_read_is_held_to_its_digest(saved, name):
         load(saved)
 
 
+YARN = {"rope_type": "yarn", "factor": 2.0}
+
+
 def without_manifest(path):
     (path / directory.MANIFEST).unlink()
     return path
@@ -243,6 +250,19 @@ def change_config(path, **changes):
         ({"rope_scaling": [1]}, "rotary settings are not an object"),
         ({"model_type": "smollm3"}, "model_type is 'smollm3', which is not supported"),
         ({"rope_theta": 0}, "rope_theta is 0"),
+        ({"rope_theta": 10**400}, "rope_theta is an integer of over 40 digits"),
+        ({"rms_norm_eps": 1e300}, r"norm_eps is 1e\+300, and must be a number from 1e-30 to 1e\+06"),
+        ({"hidden_size": int("9" * 4300)}, "is an integer of over 40 digits"),
+        ({"num_attention_heads": 1 << 20, "num_key_value_heads": 1, "head_dim": 1 << 20}, "heads x head_width is"),
+        ({"num_hidden_layers": 10_000}, "layers is 10000, and must be a whole number from 1 to 1,000"),
+        ({"rope_scaling": {**YARN, "beta_slow": 5e-324}}, "rope beta_slow is 5e-324"),
+        ({"rope_scaling": {**YARN, "mscale": 1, "mscale_all_dim": -10}}, "mscale_all_dim is -10, and must be"),
+        ({"rope_scaling": {**YARN, "mscale": 10**300, "mscale_all_dim": 1}}, "rope mscale is an integer of over"),
+        ({"rope_scaling": YARN, "rope_theta": 1 + 1e-15}, "at least 1.01 for yarn"),
+        ({"rope_scaling": {"rope_type": ["yarn"]}}, "rotary scaling"),
+        ({"model_type": "mistral", "sliding_window": 0}, "window is 0"),
+        ({"model_type": "mistral", "sliding_window": True}, "window is True"),
+        ({"use_sliding_window": True, "sliding_window": 5, "max_window_layers": -1}, "window_from is -1"),
         ({"quantization_config": {"bits": 4}}, "quantized"),
         ({"vocab_size": 100}, "tokenizer has 257 ids"),
         ({"model_type": "llama"}, "which the model does not have"),
@@ -252,6 +272,93 @@ def test_a_config_that_does_not_fit_is_refused(saved, changes, message):
     change_config(saved, **changes)
     with pytest.raises(BadCheckpoint, match=message):
         load(saved)
+
+
+@pytest.mark.parametrize("window", [96, 97, 2**31, 2**32 + 1, 10**30, None])
+def test_a_window_longer_than_the_context_is_the_context(tmp_path, window):
+    """The network in C has 32-bit integers: 2^32 + 1 would become a window of one token."""
+    model = tiny_model(vocab_size=257, qk_norm=False, window=96)
+    write_checkpoint(tmp_path / "m", Checkpoint(model.config, model.state_dict(), byte_tokenizer(), 10))
+    change_config(tmp_path / "m", sliding_window=window)
+    loaded = load(tmp_path / "m").model
+    assert loaded.config.window == (96 if window is not None else None)
+    torch.testing.assert_close(loaded(torch.arange(90)[None]), model(torch.arange(90)[None]))
+
+
+@pytest.mark.parametrize("first", [3, 28, 10**30])
+def test_a_first_layer_with_a_window_past_the_last_is_none(saved, first):
+    change_config(saved, use_sliding_window=True, sliding_window=5, max_window_layers=first)
+    config = load(saved).model.config
+    assert [config.window_of(layer) for layer in range(3)] == [None] * 3
+
+
+@pytest.mark.parametrize("setting", ["bos_token_id", "eos_token_id"])
+@pytest.mark.parametrize("value", [True, [True], -1, 10**30, 1.5, "1", [[1]], {}])
+def test_a_token_that_is_none_is_not_taken_for_one(saved, setting, value):
+    without_manifest(saved)
+    for name in (directory.CONFIG, directory.GENERATION):
+        described = json.loads((saved / name).read_text())
+        (saved / name).write_text(json.dumps(described | {setting: value}))
+    loaded = load(saved)
+    assert (loaded.start_of_text, loaded.end_ids) == (256 if setting == "bos_token_id" else 10, {256})
+
+
+def test_a_context_costs_nothing_before_it_is_read(saved):
+    change_config(saved, max_position_embeddings=1 << 24)
+    model = load(saved).model
+    with torch.inference_mode():
+        model(torch.zeros(1, 8, dtype=torch.long))
+    assert len(model.rotation(1).cos) == 4096
+    whole, grown = rotation_table(model.config, 1 << 15, CPU), model.rotation(9000)
+    assert torch.equal(grown.cos[:9000], whole.cos[:9000])
+    assert torch.equal(grown.sin[:4096], model.rotation(1).sin[:4096])
+    if native.available():
+        backend = native.NativeBackend(model, threads=1)
+        ids = [1, 2, 3] * 1400
+        logits = backend.read(backend.new_cache(1), [Piece(0, 0, ids)])
+        torch.testing.assert_close(logits, model(torch.tensor([ids]))[:, -1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_tensor_that_is_not_needed_takes_no_memory(saved, listed):
+    """A sparse quarter of a gigabyte beside the weights: to load them takes under 100 MB, with digests and without."""
+    path = saved / directory.WEIGHTS
+    size, header = 256 << 20, path.read_bytes()
+    length = int.from_bytes(header[:8], "little")
+    entries, data = json.loads(header[8 : 8 + length]), header[8 + length :]
+    offsets = [len(data), len(data) + size]
+    entries["model.layers.0.self_attn.rotary_emb.inv_freq"] = {
+        "dtype": "F32",
+        "shape": [size // 4],
+        "data_offsets": offsets,
+    }
+    text = json.dumps(entries).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    os.truncate(path, path.stat().st_size + size)
+    if listed:
+        manifest = json.loads((saved / directory.MANIFEST).read_text())
+        with path.open("rb") as file:
+            manifest["sha256"][directory.WEIGHTS] = hashlib.file_digest(file, "sha256").hexdigest()
+        (saved / directory.MANIFEST).write_text(json.dumps(manifest))
+    else:
+        without_manifest(saved)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    load(saved)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+def test_names_are_checked_before_many_layers_are_built(saved, monkeypatch):
+    """1,000 layers in the header, of one tensor each."""
+    change_config(saved, num_hidden_layers=1000)
+    save_file(
+        {f"model.layers.{layer}.input_layernorm.weight": torch.ones(32) for layer in range(1000)},
+        saved / directory.WEIGHTS,
+    )
+    monkeypatch.setattr(weights, "Transformer", lambda config: built.append(config.layers) or Transformer(config))
+    built = []
+    with pytest.raises(BadCheckpoint, match=r"lacks model\.embed_tokens\.weight"):
+        load(saved)
+    assert built == [1]
 
 
 @pytest.mark.parametrize(
@@ -285,6 +392,10 @@ def test_a_pickle_is_never_read(saved, monkeypatch, tmp_path, name):
     assert not (tmp_path / "canary").exists()
 
 
+def header_of(text):
+    return struct.pack("<Q", len(text)) + text
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -295,6 +406,9 @@ def test_a_pickle_is_never_read(saved, monkeypatch, tmp_path, name):
         struct.pack("<Q", 90)
         + b'{"a":{"dtype":"F32","shape":[99999999,99999999],"data_offsets":[0,4]}}'.ljust(90)
         + b"0000",
+        header_of(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,' + b"9" * 4300 + b"]}}"),
+        header_of(b'{"a":{"dtype":"F32","shape":[0,' + b"9" * 4300 + b'],"data_offsets":[0,0]}}'),
+        header_of(b'{"a":{"dtype":"F32","shape":[0,9223372036854775807,2],"data_offsets":[0,0]}}'),
     ],
 )
 def test_a_header_that_lies_is_refused(saved, data):

@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from attncli.config import ModelConfig, RopeScaling
+from attncli.config import ModelConfig, RopeScaling, shown_value
 from attncli.errors import BadCheckpoint, UsageProblem
 
 ARCHITECTURES = {
@@ -141,7 +141,7 @@ def config_from_json(described: dict[str, Any], where: str = "config.json") -> M
             )
     family = described.get("model_type")
     if not isinstance(family, str) or family not in ARCHITECTURES:
-        shown = ascii(family)[:40] if family is not None else "missing"
+        shown = shown_value(family) if family is not None else "missing"
         raise BadCheckpoint(
             f"{where}: model_type is {shown}, which is not supported.", f"Supported: {', '.join(ARCHITECTURES)}."
         )
@@ -210,21 +210,23 @@ def _head_width(width: object, heads: object, where: str) -> int:
     if not isinstance(heads, int) or not isinstance(width, int) or heads < 1 or width < 1:
         return 1
     if width % heads:
-        raise BadCheckpoint(f"{where}: a width of {width} cannot be shared evenly by {heads} heads.", _AGAIN)
+        raise BadCheckpoint(
+            f"{where}: a width of {shown_value(width)} cannot be shared evenly by {shown_value(heads)} heads.", _AGAIN
+        )
     return width // heads
 
 
 def _require_activation(described: dict[str, Any], name: str, known: tuple[str, ...], where: str) -> None:
     activation = described.get(name, known[0])
     if activation not in known:
-        raise BadCheckpoint(f"{where}: {name} is {ascii(activation)[:40]}; only {known[0]} is supported.")
+        raise BadCheckpoint(f"{where}: {name} is {shown_value(activation)}; only {known[0]} is supported.")
 
 
 def _flag(described: dict[str, Any], name: str, where: str, unsaid: bool = False) -> bool:
     """A yes or no; `unsaid` is what it means when it is not there."""
     value = described.get(name)
     if not isinstance(value, bool | None):
-        raise BadCheckpoint(f"{where}: {name} is {ascii(value)[:40]}, and must be true or false.")
+        raise BadCheckpoint(f"{where}: {name} is {shown_value(value)}, and must be true or false.")
     return unsaid if value is None else value
 
 
@@ -234,9 +236,9 @@ def _rope(described: dict[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(rope, dict):
         raise BadCheckpoint(f"{where}: the rotary settings are not an object.")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in _ROPE_KINDS:
+    if not isinstance(kind, str) or kind not in _ROPE_KINDS:
         raise BadCheckpoint(
-            f"{where}: rotary scaling {ascii(kind)[:40]} is not supported.", f"Supported: {', '.join(_ROPE_KINDS)}."
+            f"{where}: rotary scaling {shown_value(kind)} is not supported.", f"Supported: {', '.join(_ROPE_KINDS)}."
         )
     if rope.get("partial_rotary_factor", described.get("partial_rotary_factor", 1)) not in (None, 1):
         raise BadCheckpoint(f"{where}: rotation of only a part of each head (partial_rotary_factor) is not supported.")
@@ -266,11 +268,13 @@ def _scaling(kind: str, rope: dict[str, Any], described: dict[str, Any]) -> Rope
     if rope.get("attention_factor") is not None:
         return scaling
     above, below = rope.get("mscale"), rope.get("mscale_all_dim")
-    if not (isinstance(above, int | float) and isinstance(below, int | float) and above and below):
+    if not (above and below):
         above, below = 1.0, 0.0
     for name, value in (("mscale", above), ("mscale_all_dim", below)):
-        if not abs(value) < _LARGEST_MAGNITUDE:
-            raise UsageProblem(f"rope {name} is {str(value)[:20]}, which cannot be meant.")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and 0 <= value <= _LARGEST_MAGNITUDE):
+            rule = f"a number from 0 to {_LARGEST_MAGNITUDE:g}"
+            raise UsageProblem(f"rope {name} is {shown_value(value)}, and must be {rule}.")
     return replace(scaling, attention_factor=_magnitude(factor, above) / _magnitude(factor, below))
 
 
@@ -296,7 +300,8 @@ def _particular(family: str, described: dict[str, Any], where: str) -> dict[str,
     if family == "mistral":
         if attention_bias or mlp_bias:
             raise BadCheckpoint(f"{where}: biases are not supported for mistral.")
-        return {"qk_norm": False, "window": described.get("sliding_window", _WINDOW)}
+        window = _at_most(described.get("sliding_window", _WINDOW), described["max_position_embeddings"])
+        return {"qk_norm": False, "window": window}
     if mlp_bias or (attention_bias and family == "qwen2"):
         raise BadCheckpoint(f"{where}: {'mlp_bias' if mlp_bias else 'attention_bias'} is not supported for {family}.")
     kind = {"qk_norm": False, "qkv_bias": True} if family == "qwen2" else {"attention_bias": attention_bias}
@@ -308,10 +313,20 @@ def _qwen_window(described: dict[str, Any], where: str) -> dict[str, Any]:
     if not _flag(described, "use_sliding_window", where) or window is None:
         return {}
     first, layers = described.get("max_window_layers", _QWEN_FIRST_WINDOW), described["num_hidden_layers"]
-    if not isinstance(first, int) or not isinstance(described.get("layer_types", []), list | None):
+    first, kinds = _at_most(first, layers), described.get("layer_types")
+    if not isinstance(first, int) or not isinstance(kinds, list | None):
         raise BadCheckpoint(f"{where}: max_window_layers or layer_types is not what it should be.")
-    if (kinds := described.get("layer_types")) is not None:
+    if kinds is not None:
         expected = ["full_attention" if layer < first else "sliding_attention" for layer in range(len(kinds))]
         if len(kinds) != layers or kinds != expected:
             raise BadCheckpoint(f"{where}: windows on layers other than the last ones are not supported.")
-    return {"window": window, "window_from": first}
+    return {"window": _at_most(window, described["max_position_embeddings"]), "window_from": first}
+
+
+def _at_most(value: Any, limit: Any) -> Any:
+    """The limit for a whole number above it, where both mean the same: a window longer than the context.
+
+    Values of other types stay as they are; the config refuses them.
+    """
+    whole = isinstance(value, int) and isinstance(limit, int) and not isinstance(value, bool)
+    return min(value, limit) if whole else value

@@ -321,7 +321,7 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> 
 def _ids(setting: object, tokenizer: Tokenizer) -> set[int]:
     """The token ids that a setting names: one, or a list of them, or none."""
     listed = setting if isinstance(setting, list) else [setting]
-    return {id_ for id_ in listed if isinstance(id_, int) and 0 <= id_ < tokenizer.vocab_size}
+    return {id_ for id_ in listed if type(id_) is int and 0 <= id_ < tokenizer.vocab_size}
 
 
 def read_resumable(path: Path) -> Checkpoint:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -43,6 +43,8 @@ _PLACES = {dtype: place for place, dtype in enumerate(TYPES.values())}
 _METADATA = "__metadata__"
 _LARGEST_HEADER = 4 << 20  # bytes; a model of 1,000 layers takes a third of it
 _MOST_DIMENSIONS = 8
+_MOST_NUMBERS = 1 << 60  # of a shape, also where one dimension is 0
+_SKIPPED_AT_ONCE = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -98,25 +100,51 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 class TensorFile:
     """A file of tensors that is open, its header checked: the entries, in the order of their bytes, and then these."""
 
-    def __init__(self, path: Path, file: BufferedReader) -> None:
+    def __init__(self, path: Path, file: BufferedReader, digest: bool = True) -> None:
+        """Without `digest`, none is computed, and what is not wanted is not read."""
         self.path = path
         self._file = file
+        self._hashed = digest
         self._digest = hashlib.sha256()
         self.entries = self._read_header()
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor, on the CPU, one at a time. Raises BadCheckpoint when the file ends before its last one."""
+    def tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
+        """The tensors whose names are wanted, on the CPU, one at a time; the others take no memory.
+
+        Raises BadCheckpoint when the file ends before its last one.
+        """
         for entry in self.entries:
+            if not wanted(entry.name):
+                self._skip(entry)
+                continue
             tensor = torch.empty(entry.shape, dtype=entry.dtype)
             data = _bytes_of(tensor)
             if self._file.readinto(data) != len(data):
-                raise self._refusal(f"it ends within {ascii(entry.name)[:80]}")
-            self._digest.update(data)
+                raise self._ends_within(entry)
+            if self._hashed:
+                self._digest.update(data)
             yield entry.name, tensor
 
     def sha256(self) -> str:
         """The digest, in hex, of what has been read so far: of the file, once every tensor has been."""
+        assert self._hashed
         return self._digest.hexdigest()
+
+    def _skip(self, entry: Entry) -> None:
+        """Goes past a tensor, reading it only for the digest."""
+        left = entry.end - entry.begin
+        if not self._hashed:
+            self._file.seek(left, os.SEEK_CUR)
+            return
+        while left:
+            data = self._file.read(min(left, _SKIPPED_AT_ONCE))
+            if not data:
+                raise self._ends_within(entry)
+            self._digest.update(data)
+            left -= len(data)
+
+    def _ends_within(self, entry: Entry) -> BadCheckpoint:
+        return self._refusal(f"it ends within {ascii(entry.name)[:80]}")
 
     def _read_header(self) -> tuple[Entry, ...]:
         size = os.fstat(self._file.fileno()).st_size
@@ -129,7 +157,8 @@ class TensorFile:
         try:
             header = json.loads(text.decode("utf-8"))
             header.pop(_METADATA, None)
-            entries = sorted((self._entry(name, said) for name, said in header.items()), key=lambda e: (e.begin, e.end))
+            found = (self._entry(name, said, size) for name, said in header.items())
+            entries = sorted(found, key=lambda entry: (entry.begin, entry.end))
         except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
             raise self._refusal("its header cannot be read") from None
         end = 0
@@ -141,13 +170,16 @@ class TensorFile:
             raise self._refusal(f"it has {size:,} bytes, and its header says {8 + length + end:,}")
         return tuple(entries)
 
-    def _entry(self, name: str, said: dict[str, Any]) -> Entry:
+    def _entry(self, name: str, said: dict[str, Any], size: int) -> Entry:
+        """One entry of the header of a file of `size` bytes."""
         code, shape, (begin, end) = said["dtype"], said["shape"], said["data_offsets"]
         if code not in TYPES:
             raise BadCheckpoint(
                 f"{self.path}: {ascii(name)[:80]} has type {ascii(code)[:20]}.", f"Supported: {', '.join(TYPES)}."
             )
-        if len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+        sizes = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        largest = math.prod(max(n, 1) for n in shape) if sizes and len(shape) <= _MOST_DIMENSIONS else math.inf
+        if largest > _MOST_NUMBERS or max(begin, end) > size:
             raise self._refusal(f"the shape or place of {ascii(name)[:80]} cannot be meant")
         if end - begin != math.prod(shape) * TYPES[code].itemsize:
             raise self._refusal(f"{ascii(name)[:80]} has {end - begin:,} bytes, which its shape does not take")
@@ -158,10 +190,10 @@ class TensorFile:
 
 
 @contextmanager
-def open_tensors(path: Path) -> Iterator[TensorFile]:
+def open_tensors(path: Path, digest: bool = True) -> Iterator[TensorFile]:
     """Opens a file and checks its header. Raises BadCheckpoint, also for what goes wrong while it is read."""
     try:
         with open_regular(path) as file:
-            yield TensorFile(path, file)
+            yield TensorFile(path, file, digest)
     except OSError as problem:
         raise unreadable(path, problem) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from attncli.errors import BadCheckpoint
 from attncli.model.transformer import Transformer
 
 _MOST_SHARDS = 512  # each is a file held open
+_FIRST_BLOCK = "blocks.0."
 
 
 def read_weights(
@@ -32,26 +34,27 @@ def read_weights(
     Takes the memory of the weights, in the type asked for (None: the one stored), and of one tensor of a file more, in
     the type stored.
     """
-    with _open(folder) as files:
-        model = _empty_model(folder, files, config)
-        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    hashed = folder.holds(directory.MANIFEST)
+    with _open(folder, hashed) as files:
+        _check_layers(folder, files, config)
+        shapes = _shapes(config)
         stored = stored_tensors(config, shapes)
         _check_headers(files, config, {name: _shape_of(held, shapes) for name, held in stored.items()})
         weights: dict[str, Tensor] = {}
         for file in files:
             unfit = ""
-            for name, tensor in file.tensors():
-                held = stored.get(full_name(config, name))
-                if held is None:
-                    continue
+            for name, tensor in file.tensors(lambda name: full_name(config, name) in stored):
                 if not _finite(tensor):
                     unfit = unfit or name
-                weights |= _parts(held, tensor, shapes, device, dtype)
-            folder.check(file.path.name, file.sha256())
+                weights |= _parts(stored[full_name(config, name)], tensor, shapes, device, dtype)
+            if hashed:
+                folder.check(file.path.name, file.sha256())
             if unfit:
                 raise BadCheckpoint(
                     f"{file.path}: {unfit} holds a value that is not a finite number.", "Copy it again, or train again."
                 )
+    with torch.device("meta"):
+        model = Transformer(config)
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -79,7 +82,7 @@ def _shape_of(held: Stored, shapes: Mapping[str, torch.Size]) -> tuple[int, ...]
 
 
 @contextmanager
-def _open(folder: ModelFolder) -> Iterator[list[TensorFile]]:
+def _open(folder: ModelFolder, hashed: bool) -> Iterator[list[TensorFile]]:
     """Every file of weights, open, its header read. Raises BadCheckpoint."""
     index = None
     if not folder.holds(directory.WEIGHTS) and folder.holds(directory.INDEX):
@@ -87,7 +90,7 @@ def _open(folder: ModelFolder) -> Iterator[list[TensorFile]]:
     names = [directory.WEIGHTS] if index is None else sorted(set(index.values()))
     with ExitStack() as stack:
         paths = [folder.file(name) if index is None else folder.file_inside(name) for name in names]
-        files = [stack.enter_context(open_tensors(path)) for path in paths]
+        files = [stack.enter_context(open_tensors(path, hashed)) for path in paths]
         if index is not None:
             _check_index(folder, index, files)
         yield files
@@ -122,8 +125,8 @@ def _check_index(folder: ModelFolder, index: dict[str, str], files: list[TensorF
         )
 
 
-def _empty_model(folder: ModelFolder, files: list[TensorFile], config: ModelConfig) -> Transformer:
-    """The model without memory; first the number of layers, so that a false one is not even built."""
+def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelConfig) -> None:
+    """The number of layers first, so that for a false one nothing is computed."""
     layers = count_layers(config, (full_name(config, entry.name) for file in files for entry in file.entries))
     if layers != config.layers:
         where = files[0].path if len(files) == 1 else folder.path
@@ -131,8 +134,18 @@ def _empty_model(folder: ModelFolder, files: list[TensorFile], config: ModelConf
             f"{where} holds {layers} layers, and {directory.CONFIG} says {config.layers}.",
             "They are of different models.",
         )
+
+
+def _shapes(config: ModelConfig) -> dict[str, torch.Size]:
+    """The shape of every tensor of a model, by our name, from a model of one layer: building many takes seconds."""
     with torch.device("meta"):
-        return Transformer(config)
+        one = Transformer(replace(config, layers=1)).state_dict()
+    shapes: dict[str, torch.Size] = {}
+    for name, tensor in one.items():
+        inside = name.removeprefix(_FIRST_BLOCK)
+        names = [name] if inside == name else [f"blocks.{layer}.{inside}" for layer in range(config.layers)]
+        shapes |= dict.fromkeys(names, tensor.shape)
+    return shapes
 
 
 def _check_headers(files: list[TensorFile], config: ModelConfig, expected: dict[str, tuple[int, ...]]) -> None:

@@ -48,11 +48,14 @@ class Verification:
 
     def require(self) -> None:
         """Raises Inexact when something differs that must not."""
-        if failing := [way(check) for check in self._checks if check.fails]:
-            raise Inexact(
-                f"The text is not the same in {len(failing)} of {len(self._checks)} ways: {', '.join(failing)}.",
-                "That is a bug of attncli: please report it with this table, the command and the processor.",
-            )
+        hint = "That is a bug of attncli: please report it with this table, the command and the processor."
+        if failing := [way(check) for check in self._checks if check.required and check.fails]:
+            count = f"{len(failing)} of {len(self._checks)}"
+            raise Inexact(f"The text is not the same in {count} ways: {', '.join(failing)}.", hint)
+        for check in self._checks:
+            if check.logits_differ:
+                apart = f"{check.logit_difference:.2g}, and rounding explains at most {check.logit_tolerance:.2g}"
+                raise Inexact(f"The logits differ from those of PyTorch by {apart}.", hint)
 
     def _run(self) -> Iterator[Check]:
         loaded, backend = self._loaded, self._backend

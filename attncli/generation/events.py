@@ -173,11 +173,19 @@ class Check:
     threads: tuple[int, ...] | None = None
     guesses: int | None = None  # tokens that were read in advance
     logit_difference: float | None = None  # the largest over all tokens, each after the same ones
+    logit_tolerance: float | None = None  # the largest that rounding explains
+
+    @property
+    def logits_differ(self) -> bool:
+        """Whether logits differ by more than rounding explains."""
+        if self.logit_difference is None or self.logit_tolerance is None:
+            return False
+        return not (math.isfinite(self.logit_difference) and self.logit_difference <= self.logit_tolerance)
 
     @property
     def fails(self) -> bool:
         """Whether something differs that must not."""
-        return self.required and self.differing > 0
+        return (self.required and self.differing > 0) or self.logits_differ
 
 
 Event = Text | Finished | PromptsRead | Reread | Token

@@ -27,6 +27,9 @@ from attncli.text.tokenizer import Tokenizer
 
 _MORE = 3  # samples of a larger batch
 _AT_ONCE = 64  # tokens that PyTorch reads together when logits are compared
+# How far logits may be from PyTorch's, as a share of the largest of them, by the type of the activations. Measured over
+# all families and the model that ships: at most 7e-7, 1.4e-3 and 1.2e-2; a window that was ignored gave 9e-2.
+_LOGIT_TOLERANCE = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 2e-1}
 
 
 class Kept:
@@ -120,8 +123,9 @@ def verify(
         found = (generation.again(on_threads(threads), EngineConfig()) for threads in counts)
         yield check("threads", *found, threads=counts)
     theirs = generation.again(pytorch, EngineConfig(lookup=False))
-    difference = largest_logit_difference(generation, backend, pytorch)
-    yield check("pytorch", theirs, required=False, logit_difference=difference)
+    difference, largest = compare_logits(generation, backend, pytorch)
+    tolerance = _LOGIT_TOLERANCE[backend.types.cache] * largest
+    yield check("pytorch", theirs, required=False, logit_difference=difference, logit_tolerance=tolerance)
 
 
 def as_float32(model: Transformer, *, int8: bool = False) -> Transformer:
@@ -135,12 +139,12 @@ def as_float32(model: Transformer, *, int8: bool = False) -> Transformer:
 
 
 @torch.inference_mode()
-def largest_logit_difference(generation: Generation, one: Backend, other: Backend) -> float:
-    """The largest absolute difference of any logit that a token was drawn from, both reading what was generated.
+def compare_logits(generation: Generation, one: Backend, other: Backend) -> tuple[float, float]:
+    """The largest absolute difference of any logit that a token was drawn from, and the largest logit of `other`.
 
-    `one` reads a token at a time, as a text is made; `other` many at once.
+    Both read what was generated: `one` a token at a time, as a text is made; `other` many at once.
     """
-    largest = 0.0
+    largest = magnitude = 0.0
     vocab_size = generation.tokenizer.vocab_size
     for at, made in enumerate(generation.made):
         prompt = generation.prompts[at // generation.config.num_samples]
@@ -149,7 +153,8 @@ def largest_logit_difference(generation: Generation, one: Backend, other: Backen
         for ours, theirs in pairs:
             difference = float((ours - theirs)[:vocab_size].abs().max())
             largest = max(largest, math.inf if math.isnan(difference) else difference)
-    return largest
+            magnitude = max(magnitude, float(theirs[:vocab_size].abs().max()))
+    return largest, magnitude
 
 
 def _windows(prompt: Sequence[int], ids: Sequence[int], context: int) -> Iterator[tuple[list[int], int]]:

@@ -23,6 +23,8 @@ from attncli.model.mask import causal_mask
 if TYPE_CHECKING:
     from attncli.model.cache import KVCache
 
+_FIRST_ROTATIONS = 4095  # positions; the next power of two is what a table begins with
+
 
 @dataclass(frozen=True)
 class AttentionSteps:
@@ -102,6 +104,12 @@ class Rotary:
         """Rotates x (B, heads, T, D)."""
         first, second = x.chunk(2, -1)
         return torch.addcmul(x * self.cos, torch.cat((second, first), -1), self.sin)
+
+
+def rotation_table(config: ModelConfig, positions: int, device: torch.device) -> Rotary:
+    """The rotations of the first positions of a model's context: at least so many, rounded up to a power of two."""
+    rows = min(1 << max(positions, _FIRST_ROTATIONS).bit_length(), config.context)
+    return Rotary.table(torch.arange(rows, device=device), config.head_width, config.rope_theta, config.rope_scaling)
 
 
 def rotary_frequencies(head_width: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:

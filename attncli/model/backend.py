@@ -210,7 +210,7 @@ class TorchBackend:
         else:
             if self._recorded is None or not self._recorded.fits(cache):
                 self._recorded = None  # and with it the memory of the last one
-                self._recorded = _Recording(self._logits, cache, self.device)
+                self._recorded = _Recording(self._model, self._logits, cache)
             found = self._recorded.replay(given)
         rows = [piece.sequence for piece in pieces]
         return found if rows == list(range(cache.sequences)) else found[rows]
@@ -223,8 +223,11 @@ class TorchBackend:
 class _Recording:
     """A step on CUDA as a graph: what it reads and writes lies where it lay when it was recorded."""
 
-    def __init__(self, logits: Callable[[StepCache, Tensor], Tensor], cache: BatchCache, device: torch.device) -> None:
+    def __init__(self, model: Transformer, logits: Callable[[StepCache, Tensor], Tensor], cache: BatchCache) -> None:
         self._cache, self._capacity = cache, cache.capacity
+        device = model.embedding.weight.device
+        if model.position is None:  # the graph reads this table, also after a longer one has taken its place
+            self._rotary = model.rotation(min(cache.capacity, model.config.context))
         self._given = torch.zeros(2, cache.sequences, dtype=torch.long, device=device)
         self._given[1] = cache.capacity - 1
         aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from attncli.config import ModelConfig
 from attncli.errors import BadCheckpoint
-from attncli.model.attention import RMSNorm
+from attncli.model.attention import RMSNorm, Rotary, rotation_table
 from attncli.model.backend import Piece
 from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
@@ -230,6 +230,8 @@ class NativeBackend:
         self.int8 = int8
         self._padded_vocab_size = math.ceil(model.config.vocab_size / lanes()) * lanes()
         self._description = self._describe(model, releasing)
+        self._rotary: Rotary | None = None
+        self._rotate(1)
         kept = next(type_ for type_, code in _TYPES.items() if code == self._description.head.type)
         self.types = NumberTypes(dtype_name(kept), "float32", "float32")
         counts = _thread_counts() if threads is None else [threads]
@@ -280,6 +282,7 @@ class NativeBackend:
         if not cache.fits(self.config):
             raise ValueError("a cache of another network")
         cache.reserve(end)
+        self._rotate(end)
         ids: list[int] = []
         at: list[int] = []
         sequence: list[int] = []
@@ -323,6 +326,12 @@ class NativeBackend:
             self._steps += 1
             self._seconds[threads].append(time.perf_counter() - begun)
 
+    def _rotate(self, positions: int) -> None:
+        """Sees to it that the rotations of so many positions are there: they grow with what is read."""
+        if self.config.positions == "rotary" and (self._rotary is None or len(self._rotary.cos) < positions):
+            self._rotary = rotation_table(self.config, positions, self.device)
+            self._description.cos, self._description.sin = self._rotary.cos.data_ptr(), self._rotary.sin.data_ptr()
+
     def _next_threads(self) -> int:
         """The number of threads that was the fastest of late; now and then another one, for what else runs changes."""
         untried = [count for count, taken in self._seconds.items() if len(taken) < _TRIES]
@@ -339,15 +348,14 @@ class NativeBackend:
             if releasing:
                 _release(block)
         self._kept.append(layers)
-        rotary = None if model.position is not None else model.rotation()
         described = _Model(
             self._matrix(model.embedding.weight),
             _Matrix() if model.position is None else self._matrix(model.position.weight),
             self._matrix(model.head_weight),
             self._norm(model.norm),
             ctypes.addressof(layers),
-            None if rotary is None else self._keep(rotary.cos.float()),
-            None if rotary is None else self._keep(rotary.sin.float()),
+            None,  # cosines and sines: `_rotate` fills them in
+            None,
             config.norm_eps,
             1 / math.sqrt(config.head_width),
             config.layers,

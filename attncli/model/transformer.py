@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from attncli.config import ModelConfig
 from attncli.model import fused
-from attncli.model.attention import Attention, Observer, RMSNorm, Rotary
+from attncli.model.attention import Attention, Observer, RMSNorm, Rotary, rotation_table
 from attncli.model.cache import KVCache
 from attncli.model.fused import Dropout, head_loss
 
@@ -102,10 +102,10 @@ class Transformer(nn.Module):
         self.checkpoint_activations = False  # in training, compute what is inside a block again for its gradient
         self._rotary: Rotary | None = None
 
-    def prepare(self) -> None:
-        """Computes what is otherwise computed at first use, on the device that the weights are on."""
+    def prepare(self, positions: int) -> None:
+        """Computes what is otherwise computed at first use of so many positions, on the device of the weights."""
         if self.position is None:
-            self.rotation()
+            self.rotation(positions)
 
     def new_cache(self) -> KVCache:
         """An empty cache for this model, to be passed to `forward` by its owner."""
@@ -123,6 +123,7 @@ class Transformer(nn.Module):
         at: slice | Tensor  # the positions of the columns, or of the one token in each row
         if cache is not None and cache.places is not None:
             at = cache.places.clamp(max=self.config.context - 1)[:, None]  # a row without a token is past it
+            end = min(cache.limit, self.config.context)
         else:
             start = cache.length if cache is not None else 0
             end = start + ids.shape[1]
@@ -133,7 +134,7 @@ class Transformer(nn.Module):
         if self.position is not None:
             x = x + self.position.weight[at]
         x = self.dropout(x)
-        rotary = self.rotation().at(at, x.dtype) if self.position is None else None
+        rotary = self.rotation(end).at(at, x.dtype) if self.position is None else None
         again = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for block in self.blocks:
             arguments = (x, rotary, cache, observe)
@@ -155,15 +156,16 @@ class Transformer(nn.Module):
         """The matrix (V, C) that makes logits."""
         return self.embedding.weight if self.head is None else self.head.weight
 
-    def rotation(self) -> Rotary:
-        """The rotations of all positions, computed at first use on the device that the weights are on."""
-        device = self.embedding.weight.device
-        if self._rotary is None or self._rotary.cos.device != device:
+    def rotation(self, positions: int) -> Rotary:
+        """The rotations of the first positions, at least so many, on the device of the weights.
+
+        The table grows with what is read: a config may claim any context.
+        """
+        device, held = self.embedding.weight.device, self._rotary
+        if held is None or held.cos.device != device or len(held.cos) < positions:
             with torch.inference_mode(False):  # else training after generating could not use it
-                positions = torch.arange(self.config.context, device=device)
-                shape = self.config.head_width, self.config.rope_theta, self.config.rope_scaling
-                self._rotary = Rotary.table(positions, *shape)
-        return self._rotary
+                held = self._rotary = rotation_table(self.config, positions, device)
+        return held
 
 
 @torch.no_grad()

@@ -36,17 +36,19 @@ def verification_head(width: int) -> Text:
 def verification_row(check: Check, text_of: Callable[[int], str], width: int) -> Text:
     """One way. At most `width` cells, of at least 40; `text_of` is the text of a token."""
     row = Text("  ").append(pad(way(check), _LABEL)).append("  ")
+    failing = "bold red" if check.fails else "yellow"
     if check.difference is None:
-        row.append("same", "green")
+        row.append("same", failing if check.fails else "green")
         facts = [_guesses(check.guesses)] if check.guesses is not None else []
     else:
-        row.append(f"from token {check.difference.token + 1:,} on", "bold red" if check.required else "yellow")
+        row.append(f"from token {check.difference.token + 1:,} on", failing)
         facts = [_instead(check.difference, text_of)]
         if check.samples > 1:
             facts.append(f"{check.differing} of {plural(check.samples, 'sample')}")
             facts.append(f"sample {check.difference.sample + 1}" if check.differing == 1 else "")
     if check.logit_difference is not None:
-        facts.append(f"logits within {check.logit_difference:.2g}")
+        apart = f"logits {check.logit_difference:.2g} apart, at most {check.logit_tolerance or 0:.2g} is rounding"
+        facts.append(apart if check.logits_differ else f"logits within {check.logit_difference:.2g}")
     for fact in filter(None, facts):
         joint = "  " if row.plain.rpartition("\n")[2][-1:] != " " else ""
         if cell_len(row.plain.rpartition("\n")[2]) + len(joint) + cell_len(fact) > width:
@@ -87,8 +89,10 @@ def verification_document(checks: Sequence[Check], exact: bool) -> dict[str, Any
 
 
 def _document(check: Check) -> dict[str, Any]:
-    difference = check.logit_difference
-    finite = difference is None or math.isfinite(difference)
+    difference, tolerance = (
+        number if number is not None and math.isfinite(number) else None
+        for number in (check.logit_difference, check.logit_tolerance)
+    )
     return {
         "name": check.name,
         "required": check.required,
@@ -99,7 +103,8 @@ def _document(check: Check) -> dict[str, Any]:
         "batch": check.batch,
         "threads": None if check.threads is None else list(check.threads),
         "guesses": check.guesses,
-        "logit_difference": difference if finite else None,
+        "logit_difference": difference,
+        "logit_tolerance": tolerance,
     }
 
 

@@ -198,7 +198,8 @@ def _begin(plan: Plan, initial: dict[str, Tensor] | None, resume: Checkpoint | N
     else:
         model.load_state_dict(initial)
     model.to(plan.device).train()
-    trainee = Trainee(model, plan.optimizer, plan.weight_decay, DTYPES[plan.dtype], compiled=plan.compiled)
+    dtype = DTYPES[plan.dtype]
+    trainee = Trainee(model, plan.optimizer, plan.weight_decay, dtype, compiled=plan.compiled, context=plan.context)
     if resume is None:
         return Run(trainee, plan.schedule)
     assert resume.state is not None

@@ -39,12 +39,14 @@ class Trainee:
         dtype: torch.dtype,
         *,
         compiled: bool = False,
+        context: int = 1,
     ) -> None:
+        """`context` is the most tokens of a window."""
         self.model = model
         self.optimizer = Optimizer(model, kind, weight_decay, dtype)
         self._weights: list[Tensor] = list(model.parameters())
         self._working = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
-        self._working.prepare()  # else a compiled step would be compiled a second time
+        self._working.prepare(context)  # else a compiled step would be compiled a second time
         self._copies: list[Tensor] = list(self._working.parameters())
         self._loss: Callable[[Tensor], Tensor] = self._compiled() if compiled else self._working.loss
 
