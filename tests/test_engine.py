@@ -18,8 +18,8 @@ from attncli.generation.engine import EngineConfig, generate, last_that_fit
 from attncli.generation.events import Finished, PromptsRead, Reread, Text, Token
 from attncli.generation.lookup import Lookup
 from attncli.generation.seeing import Watch
-from attncli.model import native
-from attncli.model.backend import TorchBackend
+from attncli.model import backend, native
+from attncli.model.backend import Piece, TorchBackend
 from attncli.model.cache import StepCache
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
@@ -41,6 +41,20 @@ def backend_of(kind, model=MODEL):
     if not native.available():
         pytest.skip("there is no C compiler")
     return native.NativeBackend(model, threads=1)
+
+
+@pytest.mark.parametrize(("sequences", "ids", "expected"), [(1, [5], 1), (2, [5], 2), (8, [5], 4), (1, [5, 6], 4)])
+def test_a_step_of_few_products_takes_few_threads_of_pytorch(monkeypatch, sequences, ids, expected):
+    made = TorchBackend(MODEL)
+    monkeypatch.setattr(backend, "_PRODUCTS_PER_THREAD", made._parameters)
+    read, seen, before = made._read, [], torch.get_num_threads()
+    monkeypatch.setattr(made, "_read", lambda *given: (seen.append(torch.get_num_threads()), read(*given))[1])
+    torch.set_num_threads(4)
+    try:
+        made.read(made.new_cache(sequences), [Piece(number, 0, ids) for number in range(sequences)])
+        assert (seen, torch.get_num_threads()) == ([expected], 4)
+    finally:
+        torch.set_num_threads(before)
 
 
 def run(prompt, config, model=MODEL, tokenizer=TOKENIZER):

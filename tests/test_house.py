@@ -113,6 +113,25 @@ def test_what_needs_no_torch_does_not_import_it(statement, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_every_module_is_imported_where_what_only_posix_has_is_missing():
+    """One process without the modules and names that Windows lacks, once the libraries have been imported."""
+    code = """
+import importlib, os, pkgutil, signal, sys
+import rich.console, safetensors.torch, tokenizers, torch, typer.testing
+import attncli
+for name in ("fcntl", "grp", "pwd", "readline", "resource", "termios"):
+    sys.modules[name] = None
+for name in ("O_NOFOLLOW", "O_NONBLOCK", "fork", "geteuid", "getuid", "killpg", "pread", "sysconf", "uname"):
+    delattr(os, name)
+for name in ("SIGHUP", "SIGKILL"):
+    delattr(signal, name)
+for module in pkgutil.walk_packages(attncli.__path__, "attncli."):
+    importlib.import_module(module.name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_map_in_contributing_is_the_tree():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     listed = re.findall(r"^\s*(attncli/\S+\.py)\s+\S", text, re.MULTILINE)

@@ -13,7 +13,7 @@ from attncli.model.backend import Backend, TorchBackend
 from attncli.model.device import DTYPES, pick_device, pick_dtype
 from attncli.render.status import status
 
-_SLOWER = "several times slower"  # benchmarks/README.md, "Generating"
+_SLOWER = "about four times slower"  # benchmarks/README.md, "Generating"
 
 
 def load(model: str | None, device: str, dtype: str, revision: str | None = None) -> LoadedModel:

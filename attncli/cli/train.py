@@ -429,7 +429,8 @@ def _signals() -> Iterator[list[int]]:
     """The signals received: the first asks the loop to save and end; a second one ends the process at once."""
     received: list[int] = []
     # One that is ignored already, as SIGHUP is under nohup, stays so.
-    kinds = [k for k in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(k) is not signal.SIG_IGN]
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    kinds = [kind for kind in known if signal.getsignal(kind) is not signal.SIG_IGN]
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)

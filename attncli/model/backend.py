@@ -8,7 +8,8 @@ Letters: K key/value heads, S positions, D head width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
 
+_PRODUCTS_PER_THREAD = 32_000_000  # of a step on a CPU; with fewer, threads cost more than they bring
 _MOST_ROOM = 4096  # positions of all sequences together, before any is read: more is memory that may not be used
 
 
@@ -151,6 +153,7 @@ class TorchBackend:
         self._model = model
         self.config = model.config
         self.device = model.embedding.weight.device
+        self._parameters = sum(parameter.numel() for parameter in model.parameters())
         name = dtype_name(model.embedding.weight.dtype)
         self.types = NumberTypes(name, name, name)
         self._recorded: _Recording | None = None
@@ -161,7 +164,7 @@ class TorchBackend:
         where = (
             self.device.type
             if self.device.type != "cpu"
-            else f"PyTorch on {torch.get_num_threads()} threads (no network in C)"
+            else f"PyTorch on up to {torch.get_num_threads()} threads (no network in C)"
         )
         return f"{where}, {self.types.matrices}"
 
@@ -179,6 +182,12 @@ class TorchBackend:
     @torch.inference_mode()
     def read(self, cache: BatchCache, pieces: Sequence[Piece]) -> Tensor:
         """Reads pieces of different sequences -> logits (wanted of all pieces, V), good until the next call."""
+        if self.device.type == "cpu" and all(len(piece.ids) == 1 for piece in pieces):
+            with _threads_for(self._parameters * len(pieces)):
+                return self._read(cache, pieces)
+        return self._read(cache, pieces)
+
+    def _read(self, cache: BatchCache, pieces: Sequence[Piece]) -> Tensor:
         if self._is_step(cache, pieces):
             return self._step(cache, pieces)
         groups: dict[tuple[int, int], list[int]] = {}
@@ -218,6 +227,20 @@ class TorchBackend:
     def _logits(self, step: StepCache, ids: Tensor) -> Tensor:
         """ids (sequences,) -> logits (sequences, V)."""
         return self._model.unembed(self._model.hidden(ids[:, None], step)[:, 0])
+
+
+@contextmanager
+def _threads_for(products: int) -> Iterator[None]:
+    """PyTorch has as many threads as a step of so many products gains from.
+
+    Not as many as are the fastest now, since PyTorch adds up in another order with another number of threads.
+    """
+    most = torch.get_num_threads()
+    torch.set_num_threads(max(min(most, products // _PRODUCTS_PER_THREAD), 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(most)
 
 
 class _Recording:

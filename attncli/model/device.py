@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -62,16 +62,24 @@ _MEMBERSHIP, _CONTROL_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 def resident_memory() -> int:
     """Bytes of memory that this process holds now, as Linux tells; elsewhere 0."""
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
 def physical_memory() -> int:
-    """Bytes of memory that this process may have: the machine's, or less in a container or under `ulimit -v`."""
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_limits_of_control_groups()]
-    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return min(limits if address_space == resource.RLIM_INFINITY else [*limits, address_space])
+    """Bytes of memory that this process may have: the machine's, or less in a container or under `ulimit -v`.
+
+    Where the system does not tell (Windows), as many as there could be.
+    """
+    limits = [sys.maxsize, *_limits_of_control_groups()]
+    with suppress(ImportError, AttributeError):
+        import resource
+
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
+        limits += [] if address_space == resource.RLIM_INFINITY else [address_space]
+    return min(limits)
 
 
 def _limits_of_control_groups() -> Iterator[int]:

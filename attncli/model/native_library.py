@@ -264,7 +264,7 @@ def _checked(path: Path) -> Library | None:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[int, bytes]]:
     """The descriptor and the content of a regular file that only this user and root can have written, else OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # POSIX alone comes here
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or not only_ours(found) or found.st_size > _LARGEST:
