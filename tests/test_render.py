@@ -831,6 +831,52 @@ def test_the_list_of_models_fits(width):
     assert len(json.dumps(models_document(ENTRIES, {"stories": 935_296}, "stories"))) > 0
 
 
+def test_the_list_of_models_has_the_newest_first_its_age_and_its_folder():
+    now = 1.8e9
+    ages = {"just now": 5, "2 min ago": 130, "5 h ago": 5 * 3600, "1 day ago": 90_000, "12 days ago": 12.5 * 86_400}
+    entries = [
+        ModelEntry(f"m{at}", Path(f"checkpoints/m{at}"), 1, now - ago, "finished", {}, {})
+        for at, ago in enumerate(ages.values())
+    ]
+    entries += [
+        ModelEntry("far", Path("/models/far"), 1, 1e30, "finished", {}, {}),
+        ModelEntry("old", Path("/models/old"), 1, 1e9, "finished", {}, {}),
+    ]
+    drawn = shown(models_table(entries[::-1], {}, None, now=now), 80).splitlines()
+    assert [line.split()[0] for line in drawn[1:8]] == ["far", "m0", "m1", "m2", "m3", "m4", "old"]
+    assert [line.rstrip().endswith(said) for line, said in zip(drawn[2:7], ages, strict=True)] == [True] * 5
+    assert "9999-" in drawn[1]
+    assert "2001-09-0" in drawn[7]
+    assert drawn[8].rstrip() == "in /models: far, old"
+    document = models_document(entries, {}, None)
+    assert [entry["name"] for entry in document][1:3] == ["m0", "m1"]
+    assert document[1]["modified"] == "2027-01-15T07:59:55+00:00"
+
+
+@pytest.mark.parametrize(
+    ("switch", "said"),
+    [
+        ({}, "1024 tokens"),
+        ({"window": 6}, "1024 tokens, a window of 6"),
+        ({"window": 6, "window_from": 12}, "1024 tokens"),
+        ({"window": 6, "window_from": 3}, "1024 tokens, a window of 6 in layers 3 to 11"),
+        ({"window": 6, "window_from": 11}, "1024 tokens, a window of 6 in layer 11"),
+    ],
+)
+def test_a_window_is_told_of_the_layers_that_have_one(switch, said):
+    config = replace(PRESETS["llama2-7b"][1], layers=12, context=1024, **switch)
+    drawn = shown(info_screen("m", config, {}, None), 80)
+    assert re.search(rf"^context +{said} *$", drawn, re.MULTILINE)
+
+
+def test_the_cache_in_c_is_told_whatever_the_weights_are():
+    config = PRESETS["gpt2"][1]
+    memory = info_document("m", config, {}, None)["memory_bytes"]
+    assert memory["bfloat16"]["cache_per_token_in_c"] == memory["float32"]["cache_per_token"]
+    assert memory["bfloat16"]["cache_per_token"] * 2 == memory["float32"]["cache_per_token"]
+    assert "keeps its cache in float32" in " ".join(shown(info_screen("m", config, {}, None), 80).split())
+
+
 @pytest.mark.parametrize("name", ["stories", LONG_NAME])
 def test_the_list_of_models_cuts_a_name_and_never_a_number(name):
     drawn = shown(models_table([replace(ENTRIES[0], name=name)], {name: 935_296}, name), 80)

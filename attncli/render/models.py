@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.checkpoint.directory import ModelEntry
+from attncli.checkpoint.directory import MODELS_FOLDER, ModelEntry, shipped_model
 from attncli.config import ModelConfig
 from attncli.model.count import (
     ATTENTION,
@@ -21,12 +22,13 @@ from attncli.model.count import (
     count_parameters,
     multiplications,
 )
-from attncli.render.escape import fit, one_line
-from attncli.render.numbers import bar, count, duration, percent, plural, size
+from attncli.render.escape import fit, fold, one_line
+from attncli.render.numbers import age, bar, count, duration, percent, plural, size, within_calendar
 from attncli.text.files import listed
 
 _LENGTHS = 4  # of a text, whose costs are shown
 _WIDE = 60  # cells, for headings in full
+_CACHE_IN_C = "float32"
 
 
 def info_screen(
@@ -64,10 +66,19 @@ def _shape(config: ModelConfig) -> Table:
     scaling = config.rope_scaling
     scaled = "" if scaling is None else f", {scaling.kind} scaling by {scaling.factor:g}"
     table.add_row("norm, positions", f"{norm}, {config.positions}{scaled}")
-    window = "" if config.window is None else f", a window of {config.window}"
-    table.add_row("context", f"{config.context} tokens{window}")
+    table.add_row("context", f"{config.context} tokens{_window(config)}")
     table.add_row("vocabulary", f"{config.vocab_size:,} tokens, {'tied' if config.tied else 'separate'} output head")
     return table
+
+
+def _window(config: ModelConfig) -> str:
+    """', a window of 512 in layers 2 to 5', where a layer has one."""
+    windowed = [layer for layer in range(config.layers) if config.window_of(layer) is not None]
+    if not windowed:
+        return ""
+    where = "" if len(windowed) == config.layers else f" in layers {windowed[0]} to {windowed[-1]}"
+    where = f" in layer {windowed[0]}" if len(windowed) == 1 < config.layers else where
+    return f", a window of {config.window}{where}"
 
 
 def _parameters(config: ModelConfig, width: int) -> Table:
@@ -97,6 +108,7 @@ def _memory(config: ModelConfig) -> Table:
         per_token = cache_bytes_per_token(config, dtype)
         cache = f"{size(per_token)} of cache per token, {size(per_token * config.context)} for a full context"
         table.add_row(dtype, f"{size(total * BYTES[dtype])} of weights; {cache}")
+    table.add_row("on a CPU", f"the network in C keeps its cache in {_CACHE_IN_C}, whatever the weights are")
     return table
 
 
@@ -166,6 +178,7 @@ def info_document(title: str, config: ModelConfig, run: dict[str, Any], where: s
             dtype: {
                 "weights": sum(parts.values()) * BYTES[dtype],
                 "cache_per_token": cache_bytes_per_token(config, dtype),
+                "cache_per_token_in_c": cache_bytes_per_token(config, _CACHE_IN_C),
             }
             for dtype in ("float32", "bfloat16")
         },
@@ -182,16 +195,23 @@ def info_document(title: str, config: ModelConfig, run: dict[str, Any], where: s
 
 
 def models_table(
-    entries: Sequence[ModelEntry], parameters: dict[str, int], default: str | None, width: int = 80
-) -> Table:
-    """What is in the models folder; the default marked. Narrow terminals get fewer columns, never half numbers."""
-    columns = {"model": 24, "parameters": 12, "bits/byte": 11, "status": 13, "on disk": 10, "written": 10}
+    entries: Sequence[ModelEntry],
+    parameters: dict[str, int],
+    default: str | None,
+    width: int = 80,
+    now: float | None = None,
+) -> RenderableType:
+    """The models, the newest first; the default marked. Narrow terminals get fewer columns, never half numbers.
+
+    Below them the other folders than ./checkpoints, each with its models.
+    """
+    columns = {"model": 24, "parameters": 12, "bits/byte": 11, "status": 13, "on disk": 10, "age": 10}
     while sum(columns.values()) > width and len(columns) > 1:
         columns.popitem()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
-        table.add_column(name, justify="left" if name in ("model", "status", "written") else "right", no_wrap=True)
-    for entry in entries:
+        table.add_column(name, justify="left" if name in ("model", "status", "age") else "right", no_wrap=True)
+    for entry in newest_first(entries):
         results = _part(entry.run, "results")
         cells = {
             "model": fit(one_line(entry.name), 22) + (" ←" if entry.name == default else ""),
@@ -199,16 +219,26 @@ def models_table(
             "bits/byte": f"{_number(results, 'bits_per_byte'):.3f}" if results else "–",
             "status": one_line(entry.status),
             "on disk": size(entry.bytes),
-            "written": time.strftime("%Y-%m-%d", time.localtime(entry.modified)),
+            "age": age(time.time() if now is None else now, entry.modified),
         }
         table.add_row(*(cells[name] for name in columns))
-    return table
+    return Group(table, *(Text(fold(line, width), "dim") for line in _elsewhere(entries)))
+
+
+def _elsewhere(entries: Sequence[ModelEntry]) -> list[str]:
+    """'in /home/me/models: a, b', for models that are neither in ./checkpoints nor the one that ships."""
+    here, shipped = MODELS_FOLDER.resolve(), shipped_model()
+    found: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.path.parent.resolve() != here and entry.path != shipped:
+            found.setdefault(str(entry.path.parent), []).append(entry.name)
+    return [one_line(f"in {folder}: {', '.join(sorted(names))}") for folder, names in sorted(found.items())]
 
 
 def models_document(
     entries: Sequence[ModelEntry], parameters: dict[str, int], default: str | None
 ) -> list[dict[str, Any]]:
-    """The same for programs."""
+    """The same for programs; `modified` in ISO 8601, in UTC."""
     return [
         {
             "name": entry.name,
@@ -216,9 +246,14 @@ def models_document(
             "default": entry.name == default,
             "parameters": parameters.get(entry.name),
             "bytes": entry.bytes,
-            "modified": entry.modified,
+            "modified": datetime.fromtimestamp(within_calendar(entry.modified), UTC).isoformat(timespec="seconds"),
             "status": entry.status,
             "results": entry.run.get("results"),
         }
-        for entry in entries
+        for entry in newest_first(entries)
     ]
+
+
+def newest_first(entries: Sequence[ModelEntry]) -> list[ModelEntry]:
+    """The models by when they were written, those written together by name."""
+    return sorted(entries, key=lambda entry: (-entry.modified, entry.name))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+_LAST_MOMENT = 253_402_200_000.0  # in the year 9999
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -35,6 +38,22 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m {whole % 60:02d}s"
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def age(now: float, then: float) -> str:
+    """Seconds since the epoch, twice: 'just now', '3 min ago', '5 h ago', '2 days ago', and the date after a month."""
+    seconds = now - then
+    if not -60 <= seconds < 30 * 86_400:  # a clock may be a little ahead of another
+        return time.strftime("%Y-%m-%d", time.localtime(within_calendar(then)))
+    for unit, length in (("day", 86_400), ("h", 3600), ("min", 60)):
+        if (number := int(seconds // length)) > 0:
+            return f"{plural(number, unit) if unit == 'day' else f'{number} {unit}'} ago"
+    return "just now"
+
+
+def within_calendar(seconds: float) -> float:
+    """Seconds since the epoch, none that no calendar has: a file's time can be anything."""
+    return min(max(seconds, 0.0), _LAST_MOMENT)
 
 
 def precise_duration(seconds: float) -> str:
