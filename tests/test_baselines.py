@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from attncli.config import CorpusConfig
 from attncli.text.baselines import gzip_size, measure, xz_size
 from attncli.text.corpus import Part, prepare, tokens_of
-from attncli.text.excerpt import Excerpt, first_of, last_of
+from attncli.text.excerpt import Excerpt, counted_of, first_of, last_of
 from attncli.text.files import Documents
 from attncli.text.ngram import NgramModel
 from tests.conftest import story
@@ -101,6 +101,24 @@ def test_a_large_vocabulary_has_keys_of_its_own(vocab_size):
     many = NgramModel(text, vocab_size)
     for a, b in zip(few._orders[1:], many._orders[1:], strict=True):
         assert a.counts.tolist() == b.counts.tolist()
+
+
+def test_a_text_alone_costs_all_of_its_compressed_bytes():
+    scored = story(300).encode()
+    alone = measure(Excerpt(scored, np.zeros(2, np.uint16), len(scored)), 257)
+    assert alone.gzip * len(scored) / 8 + 18 == len(gzip.compress(scored, 9))
+    assert alone.xz == 8 * xz_size(scored) / len(scored)
+
+
+def test_the_ngram_model_may_be_given_more_than_the_compressors():
+    tokens = prepare(Documents.of([story(3000)]), CorpusConfig(vocab_size=300))
+    scored, given = first_of(tokens.val, tokens.tokenizer), last_of(tokens.train, tokens.tokenizer, 500)
+    few, more, all_ = (counted_of(tokens.train, most) for most in (len(given.ids), 2000, 10**9))
+    found = [measure(scored, 300, given, counted) for counted in (None, few, more, all_)]
+    assert found[0].ngram == found[1].ngram > found[2].ngram > found[3].ngram
+    assert len({one.xz for one in found}) == 1
+    assert (found[0].counted, found[3].counted) == (len(given.data), tokens.train.bytes)
+    assert found[2].counted == pytest.approx(tokens.train.bytes * 2000 / len(tokens.train), abs=1)
 
 
 @pytest.mark.parametrize("size", [1, 5000, 70_000, 300_000])

@@ -3,7 +3,9 @@
 import io
 import json
 import math
+import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import tokenizers
@@ -16,7 +18,7 @@ from attncli.cli.main import run
 from attncli.render.evaluation import comparison, evaluation_screen, honesty_document, measured_on, memorization_lines
 from attncli.text.baselines import Yardsticks, measure
 from attncli.text.corpus import Part, tokens_of
-from attncli.text.excerpt import Excerpt, end_of, first_of
+from attncli.text.excerpt import Excerpt, ends_of, first_of
 from attncli.text.files import Documents
 from attncli.text.overlap import Memorization, Overlap
 from attncli.text.tokenizer import Tokenizer, byte_tokenizer, train_tokenizer
@@ -148,7 +150,7 @@ def test_the_training_text_is_what_the_yardsticks_are_given(here, capsys):
     tokenizer = tokenizer_of_the_model()
     scored, given = (tokens_of(Part.whole(Documents.of([text])), tokenizer) for text in (TEXT, TRAINING))
     expected = measure(
-        first_of(scored, tokenizer), tokenizer.vocab_size, end_of(Part.whole(Documents.of([TRAINING])), tokenizer)
+        first_of(scored, tokenizer), tokenizer.vocab_size, *ends_of(Part.whole(Documents.of([TRAINING])), tokenizer)
     )
     assert code == 0
     assert found["given_bytes"] == given.bytes == expected.given
@@ -173,7 +175,7 @@ def test_the_screen_has_the_figures(here, capsys):
     ):
         assert part in out
     assert "tokens/s" in err
-    assert " ".join(out.split()).endswith("of the same tokens.")
+    assert " ".join(out.split()).endswith("of the same tokens, given all 3.1 kB of the text before it.")
 
 
 def test_the_model_that_ships_is_named_as_any_other(folder, tmp_path, capsys, monkeypatch):
@@ -236,24 +238,31 @@ def test_progress_ends_at_the_tokens_scored():
 
 
 SCORE = Score(nats=math.log(2) * 2000, scored=400, characters=1000.0, bytes=1000.0)  # 2 bits per byte
-YARDSTICKS = Yardsticks(gzip=3.0, xz=2.5, ngram=1.6, given=900, given_of=900, scored=100, scored_of=100)
+FIVE = "a 5-gram model of the same tokens, given all 900 B of the training text"
+YARDSTICKS = Yardsticks(gzip=3.0, xz=2.5, ngram=1.6, given=900, given_of=900, scored=100, scored_of=100, counted=900)
 
 
 @pytest.mark.parametrize(
     ("xz", "ngram", "line"),
     [
-        (2.5, 1.6, "The model needs 20% fewer bits than xz -9 and 25% more than a 5-gram model of the same tokens."),
+        (2.5, 1.6, f"The model needs 20% fewer bits than xz -9 and 25% more than {FIVE}."),
         (2.5, None, "The model needs 20% fewer bits than xz -9."),
         (4.0, None, "The model needs 33% fewer bits than gzip -9."),
-        (2.001, 4.0, "The model needs as many bits as xz -9 and 50% fewer than a 5-gram model of the same tokens."),
-        (1.0, 2.0, "The model needs 100% more bits than xz -9 and as many as a 5-gram model of the same tokens."),
-        (0.0, None, "The model needs as many bits as xz -9."),
+        (2.001, 4.0, f"The model needs as many bits as xz -9 and 50% fewer than {FIVE}."),
+        (1.0, 2.0, f"The model needs 100% more bits than xz -9 and as many as {FIVE}."),
+        (0.0, None, "The model needs more bits than xz -9, which needs none."),
+        (0.0, 1.6, f"The model needs more bits than xz -9, which needs none, and 25% more than {FIVE}."),
+        (2.5, 0.0, f"The model needs 20% fewer bits than xz -9 and more than {FIVE}, which needs none."),
+        (0.1, None, "The model needs 20 times as many bits as xz -9."),
+        (2.01, 5000.0, f"The model needs as many bits as xz -9 and over 99.9% fewer than {FIVE}."),
     ],
 )
 def test_the_closing_line(xz, ngram, line):
-    yardsticks = Yardsticks(gzip=3.0, xz=xz, ngram=ngram, given=0, given_of=0, scored=1, scored_of=1)
+    yardsticks = Yardsticks(gzip=3.0, xz=xz, ngram=ngram, given=9, given_of=900, scored=1, scored_of=1, counted=900)
     assert comparison(SCORE, yardsticks) == line
-    assert comparison(SCORE, yardsticks, 0.27).startswith("Roughly, since not on the same part of the text, the model")
+    assert comparison(SCORE, yardsticks, share=0.27).startswith(
+        "Roughly, since not on the same part of the text, the model"
+    )
 
 
 @pytest.mark.parametrize(
@@ -271,18 +280,46 @@ def test_the_closing_line(xz, ngram, line):
     ],
 )
 def test_it_says_what_the_yardsticks_had(given, given_of, scored, line):
-    yardsticks = Yardsticks(3.0, 2.5, 1.6 if given else None, given, given_of, scored, 100)
+    yardsticks = Yardsticks(3.0, 2.5, 1.6 if given else None, given, given_of, scored, 100, given)
     assert measured_on(yardsticks, "the training text") == line
     assert measured_on(yardsticks, "the training text", 0.27) == f"{line}; the model: an even 27% of this text"
+
+
+@pytest.mark.parametrize("score", [0.0, 1e-9, 0.603, 2.0, 9.0])
+@pytest.mark.parametrize("packed", [0.0, 1e-9, 0.0005, 2.0, 2.009, 2.9])
+def test_the_closing_line_is_true_of_any_two_figures(score, packed):
+    line = comparison(replace(SCORE, nats=score * 1000 * math.log(2)), replace(YARDSTICKS, xz=packed, ngram=None))
+    relation = re.fullmatch(r"The model needs (.*) bits (than|as) xz -9(, which needs none)?\.", line)
+    said = relation[1].split()[-1]
+    assert said == ("many" if abs(score - packed) <= 0.005 * packed else "fewer" if score < packed else "more") or (
+        score > 10 * packed > 0 and "times as many" in line
+    )
+    assert (relation[3] is not None) == (packed == 0 < score)
+    assert ("100% fewer" in line) == (0 == score < packed)
+
+
+def test_it_says_how_much_the_5_gram_had():
+    more = replace(YARDSTICKS, given=100, counted=450)
+    assert measured_on(more, "the training text") == (
+        "xz, gzip and the 5-gram: this text; xz and gzip given the last 100 B of the training text, the 5-gram the "
+        "last 450 B of it"
+    )
+    assert measured_on(replace(more, counted=900), "X").endswith(
+        "xz and gzip given the last 100 B of X, the 5-gram all of it"
+    )
+    assert comparison(SCORE, more).endswith("given the last 450 B (of 900 B) of the training text.")
 
 
 def test_copying_is_told_in_words():
     found = Memorization(Overlap(tokens=80, start=2, length=13, windows=73, new=70), "to be or not\nto be", 0.9975)
     assert memorization_lines(found) == [
-        "The longest stretch of the sample that stands in the training text has 13 tokens, 18 characters: to be or "
-        "not␊to be",
+        "The longest stretch of the sample that stands in the training text has 13 tokens, 18 characters, from token "
+        "3 on: to be or not␊to be",
         "New are 96% of its windows of 8 tokens; of real text kept from training, 99.8%.",
     ]
+    assert memorization_lines(found, 79)[0].startswith(
+        "The longest stretch of a sample of 80 tokens, which begins as above, that stands in the training text has 13 "
+    )
     assert memorization_lines(Memorization(Overlap(3, 0, 0, 0, 0), "")) == [
         "Not one token of the sample stands in the training text."
     ]
@@ -314,9 +351,10 @@ def test_of_a_long_training_text_only_the_end_is_tokenized():
     tokenizer = byte_tokenizer()
     texts = ("x" * 5000, "é" * 400)
     part = Part.whole(Documents.of(texts))
-    found = end_of(part, tokenizer, most=1000)
+    found, counted = ends_of(part, tokenizer, most=1000, characters=1000)
     assert isinstance(found, Excerpt)
     assert found.of == 5800
     assert found.data.decode().endswith("é" * 400)
     assert 900 <= len(found.data) <= 1000
-    assert end_of(part, tokenizer).data.decode() == "".join(texts)
+    assert counted.bytes == 1400  # of the last thousand characters, 400 of two bytes
+    assert ends_of(part, tokenizer)[0].data.decode() == "".join(texts)

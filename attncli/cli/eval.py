@@ -59,16 +59,16 @@ def eval(
     from attncli.render.evaluation import evaluation_document, evaluation_screen
     from attncli.text.baselines import measure
     from attncli.text.corpus import tokens_of
-    from attncli.text.excerpt import end_of, first_of
+    from attncli.text.excerpt import ends_of, first_of
     from attncli.training.honesty import Honesty
 
     loaded = load_to_score(name, device, dtype, revision)
     tokens = tokens_of(part, loaded.tokenizer)
     score, seconds = _score(loaded, tokens.opened(loaded.tokenizer.opening))
     scored = first_of(tokens, loaded.tokenizer)
-    given = end_of(before, loaded.tokenizer) if before is not None else None
     status("measuring gzip, xz and a 5-gram model")
-    honesty = Honesty(score, measure(scored, loaded.tokenizer.vocab_size, given))
+    given, counted = ends_of(before, loaded.tokenizer) if before is not None else (None, None)
+    honesty = Honesty(score, measure(scored, loaded.tokenizer.vocab_size, given, counted))
     _tell(part, scored, score, seconds)
     named = ", ".join("standard input" if path == "-" else path for path in paths)
     named += f", the last {last * 100:g}%" if last < 1 else ""

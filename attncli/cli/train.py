@@ -476,7 +476,7 @@ def _summarize(result: Result, job: Job, target: Path, json: bool) -> None:
         return
     console = output()
     show(console, summary(result, plan, share, str(target), sample))
-    show(console, honesty_screen(honesty, console.width, share=share))
+    show(console, honesty_screen(honesty, console.width, share=share, shown=_SAMPLE_TOKENS))
     model = shlex.quote(target.name if target.parent == MODELS_FOLDER else str(target))
     prompt = shlex.quote(_first_words(job.corpus))
     console = messages()

@@ -23,14 +23,16 @@ _WIDEST_BAR = 40
 _BESIDE_BAR = 20  # cells of a row of the table that are not its bar
 _QUOTED = 60  # cells of a copied stretch shown
 _CLOSE = 0.005  # a smaller relative difference is none
+_TIMES = 10  # as many bits: from there on no percentage
 
 
 def honesty_screen(
-    honesty: Honesty, width: int, given: str = "the training text", share: float = 1.0
+    honesty: Honesty, width: int, given: str = "the training text", share: float = 1.0, shown: int | None = None
 ) -> RenderableType:
     """What there is, each part only where it was measured.
 
-    `given` names the text that the yardsticks had before, `share` is how much of the text the model's score is of.
+    `given` names the text that the yardsticks had before, `share` is how much of the text the model's score is of,
+    `shown` how many tokens of the sample stand above.
     """
     parts: list[RenderableType] = []
     if honesty.yardsticks is not None:
@@ -38,10 +40,10 @@ def honesty_screen(
             yardsticks_table(honesty.score, honesty.yardsticks, width),
             Text(measured_on(honesty.yardsticks, given, share), style="dim"),
             Text(),
-            Text(comparison(honesty.score, honesty.yardsticks, share)),
+            Text(comparison(honesty.score, honesty.yardsticks, given, share)),
         ]
     if honesty.memorization is not None:
-        parts += [Text(line) for line in memorization_lines(honesty.memorization)]
+        parts += [Text(line) for line in memorization_lines(honesty.memorization, shown)]
     return Group(*parts, *(Text(sentence) for sentence in honesty.diagnosis))
 
 
@@ -73,38 +75,56 @@ def measured_on(yardsticks: Yardsticks, given: str, share: float = 1.0) -> str:
     if not yardsticks.given:
         return f"xz and gzip:{part} this text alone{sampled}"
     before = given if yardsticks.given >= yardsticks.given_of else f"the last {size(yardsticks.given)} of {given}"
-    return f"xz, gzip and the 5-gram:{part} this text, given {before}{sampled}"
+    if yardsticks.counted == yardsticks.given:
+        return f"xz, gzip and the 5-gram:{part} this text, given {before}{sampled}"
+    counted = "all" if yardsticks.counted >= yardsticks.given_of else f"the last {size(yardsticks.counted)}"
+    return f"xz, gzip and the 5-gram:{part} this text; xz and gzip given {before}, the 5-gram {counted} of it{sampled}"
 
 
-def comparison(score: Score, yardsticks: Yardsticks, share: float = 1.0) -> str:
-    """The closing line: 'The model needs 34% fewer bits than xz -9 and 8% fewer than a 5-gram model.'
+def comparison(score: Score, yardsticks: Yardsticks, given: str = "the training text", share: float = 1.0) -> str:
+    """The closing line: 'The model needs 34% fewer bits than xz -9 and 8% fewer than a 5-gram model of …'.
 
-    Of xz and gzip it names the better one: on a few thousand bytes that is gzip.
+    Of xz and gzip it names the better one: on a few thousand bytes that is gzip. It says how much text the 5-gram had.
     """
     model = "The model" if share == 1 else "Roughly, since not on the same part of the text, the model"
     packed, packer = min((yardsticks.xz, "xz -9"), (yardsticks.gzip, "gzip -9"))
-    line = f"{model} needs {_relative(score.bits_per_byte, packed, 'bits ')} {packer}"
+    line = f"{model} needs {_relative(score.bits_per_byte, packed, packer, ' bits')}"
     if yardsticks.ngram is not None:
-        line += f" and {_relative(score.bits_per_byte, yardsticks.ngram)} a 5-gram model of the same tokens"
+        line += "," if packed <= 0 < score.bits_per_byte else ""  # after "which needs none"
+        counted, of = size(yardsticks.counted), size(yardsticks.given_of)
+        all_of_it = yardsticks.counted >= yardsticks.given_of
+        had = f"all {of} of {given}" if all_of_it else f"the last {counted} (of {of}) of {given}"
+        name = f"a 5-gram model of the same tokens, given {had}"
+        line += f" and {_relative(score.bits_per_byte, yardsticks.ngram, name)}"
     return line + "."
 
 
-def _relative(bits: float, other: float, unit: str = "") -> str:
-    """(0.8, 1.0, 'bits ') -> '20% fewer bits than'."""
-    if other <= 0 or abs(bits / other - 1) < _CLOSE:
-        return f"as many {unit}as"
-    return f"{percent(abs(1 - bits / other))} {'fewer' if bits < other else 'more'} {unit}than"
+def _relative(bits: float, other: float, name: str, unit: str = "") -> str:
+    """(0.8, 1.0, 'xz -9', ' bits') -> '20% fewer bits than xz -9'."""
+    if abs(bits - other) <= _CLOSE * other or max(bits, other) <= 0:
+        return f"as many{unit} as {name}"
+    if other <= 0:
+        return f"more{unit} than {name}, which needs none"
+    if bits > _TIMES * other:
+        return f"{bits / other:,.0f} times as many{unit} as {name}"
+    share = abs(1 - bits / other)
+    if bits < other:
+        return f"{_whole(share) if share < 0.9995 or bits <= 0 else 'over 99.9%'} fewer{unit} than {name}"
+    return f"{percent(share)} more{unit} than {name}"
 
 
-def memorization_lines(found: Memorization) -> list[str]:
-    """How much of a sample is in the training text, in two sentences at most."""
+def memorization_lines(found: Memorization, shown: int | None = None) -> list[str]:
+    """How much of a sample, of which so many tokens are shown, is in the training text, in two sentences at most."""
     sample = found.sample
+    whole = shown is None or sample.tokens <= shown
+    of = "the sample" if whole else f"a sample of {sample.tokens:,} tokens, which begins as above,"
+    place = f", from token {sample.start + 1:,} on" if sample.tokens > sample.length else ""
     quoted = fit(one_line(found.longest), _QUOTED)
     lines = [
-        f"The longest stretch of the sample that stands in the training text has {plural(sample.length, 'token')}, "
-        f"{plural(len(found.longest), 'character')}: {quoted}"
+        f"The longest stretch of {of} that stands in the training text has {plural(sample.length, 'token')}, "
+        f"{plural(len(found.longest), 'character')}{place}: {quoted}"
         if sample.length
-        else "Not one token of the sample stands in the training text."
+        else f"Not one token of {of} stands in the training text."
     ]
     if sample.new_share is not None:
         beside = (
@@ -132,12 +152,14 @@ def honesty_document(honesty: Honesty) -> dict[str, Any]:
             "ngram_bits_per_byte": yardsticks.ngram,
             "given_bytes": yardsticks.given,
             "given_of_bytes": yardsticks.given_of,
+            "counted_bytes": yardsticks.counted,
             "scored_bytes": yardsticks.scored,
             "scored_of_bytes": yardsticks.scored_of,
         },
         "memorization": found
         and {
             "sample_tokens": found.sample.tokens,
+            "longest_start": found.sample.start,
             "longest_tokens": found.sample.length,
             "longest_text": found.longest,
             "windows": found.sample.windows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from attncli.text.tokenizer import Tokenizer
 
 # Bytes of training and of scored text that a yardstick is given when nothing else is said: about a second of one core.
 TRAIN_BYTES, SCORED_BYTES = 1 << 20, 200_000
+COUNTED_TOKENS = 1_500_000  # of training text for the n-gram model, which is faster than xz: two seconds of one core
+_COUNTED_CHARACTERS = 5_000_000  # that are about as many tokens
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,19 @@ class Excerpt:
     ids: NDArray[np.unsignedinteger]
     of: int  # the bytes of the whole text
     first: int = 0  # bytes of the first token, where it is the text's first
+
+
+class Counted(NamedTuple):
+    """Tokens at the end of a text that an n-gram model counts, and about how many bytes they stand for."""
+
+    ids: NDArray[np.unsignedinteger]
+    bytes: int
+
+
+def counted_of(tokens: Tokens, most: int = COUNTED_TOKENS) -> Counted:
+    """The last `most` tokens of a text."""
+    taken = min(most, len(tokens))
+    return Counted(tokens.ids[len(tokens) - taken :], round(tokens.bytes * taken / max(len(tokens), 1)))
 
 
 def first_of(tokens: Tokens, tokenizer: Tokenizer, most: int = SCORED_BYTES) -> Excerpt:
@@ -35,10 +51,18 @@ def last_of(tokens: Tokens, tokenizer: Tokenizer, most: int = TRAIN_BYTES) -> Ex
     return _excerpt(tokens, tokenizer, slice(len(tokens) - _tokens_in(tokens, most), None))
 
 
-def end_of(part: Part, tokenizer: Tokenizer, most: int = TRAIN_BYTES) -> Excerpt:
-    """The last `most` bytes of some documents, of which little more than that is tokenized."""
-    excerpt = last_of(tokens_of(part.last(most), tokenizer), tokenizer, most)  # a character is at least a byte
-    return excerpt if part.characters <= most else replace(excerpt, of=part.bytes)
+def ends_of(
+    part: Part, tokenizer: Tokenizer, most: int = TRAIN_BYTES, characters: int = _COUNTED_CHARACTERS
+) -> tuple[Excerpt, Counted]:
+    """The end of some documents, of which so many `characters` are tokenized at most.
+
+    The last `most` bytes are for the compressors, all of it, up to COUNTED_TOKENS, for the n-gram model.
+    """
+    tokens = tokens_of(part.last(characters), tokenizer)
+    excerpt = last_of(tokens, tokenizer, most)
+    if part.characters > characters:
+        excerpt = replace(excerpt, of=part.bytes)
+    return excerpt, counted_of(tokens)
 
 
 def _tokens_in(tokens: Tokens, most: int) -> int:

@@ -10,12 +10,14 @@ import numpy as np
 
 from attncli.text.baselines import Yardsticks, measure
 from attncli.text.corpus import Corpus
-from attncli.text.excerpt import SCORED_BYTES, TRAIN_BYTES, first_of, last_of
+from attncli.text.excerpt import COUNTED_TOKENS, SCORED_BYTES, TRAIN_BYTES, counted_of, first_of, last_of
 from attncli.text.overlap import Memorization, measure_memorization
 from attncli.training.diagnosis import Course, curves, diagnose
 from attncli.training.reports import Plan, Result, Score
 
-_BYTES_PER_SECOND = 16_000  # of a run: so much training text takes the yardsticks about 2 % of its time
+# Of a run's time: with so much training text gzip and xz take about 2 % of it, and with so much the 5-gram model.
+_BYTES_PER_SECOND, COUNTED_PER_SECOND = 16_000, 16_000  # tokens
+_MOST_COUNTED = 6_000_000  # tokens, which take about a gigabyte
 _UNSEEN_TOKENS = 2000  # of the validation part, for comparison with a sample
 
 
@@ -27,6 +29,11 @@ class Honesty:
     yardsticks: Yardsticks | None = None
     memorization: Memorization | None = None
     diagnosis: tuple[str, ...] = ()
+
+
+def counted_tokens(seconds: float | None) -> int:
+    """How many tokens of training text the 5-gram model is given after a run of that time, or of no set time."""
+    return COUNTED_TOKENS if seconds is None else min(int(seconds * COUNTED_PER_SECOND), _MOST_COUNTED)
 
 
 def judge(
@@ -45,7 +52,8 @@ def judge(
     most = TRAIN_BYTES if plan.seconds is None else min(int(plan.seconds * _BYTES_PER_SECOND), TRAIN_BYTES)
     tokenizer = corpus.tokenizer
     scored = first_of(corpus.val, tokenizer, most * SCORED_BYTES // TRAIN_BYTES)
-    yardsticks = measure(scored, tokenizer.vocab_size, last_of(corpus.train, tokenizer, most))
+    counted = counted_of(corpus.train, counted_tokens(plan.seconds))
+    yardsticks = measure(scored, tokenizer.vocab_size, last_of(corpus.train, tokenizer, most), counted)
     ids, unseen = np.asarray(sample, corpus.train.ids.dtype), corpus.val.ids[:_UNSEEN_TOKENS]
     train, val = curves(metrics)
     course = Course(

@@ -20,6 +20,7 @@ from attncli.errors import BadInput, OutOfRoom, UsageProblem
 from attncli.model.count import count_parameters, matrix_parameters
 from attncli.model.device import cpu_multiplies_bfloat16, dtype_name, pick_device, pick_dtype, resident_memory
 from attncli.text.corpus import Corpus
+from attncli.training.honesty import COUNTED_PER_SECOND, counted_tokens
 from attncli.training.measure import MEMORY_SHARE, Measure, Room, measure_window, memory_bytes, memory_of
 from attncli.training.reports import Plan
 from attncli.training.schedule import Schedule
@@ -29,6 +30,7 @@ from attncli.training.schedule import Schedule
 _SAVING_SECONDS, _SAVED_BYTES_PER_SECOND = 0.3, 200e6
 _SAMPLED_TOKENS, _WEIGHT_BYTES_PER_SECOND = 400, 5e9
 _METERED_TOKENS_PER_SECOND = 5e6
+_COUNTED_TOKENS_PER_SECOND = 800_000  # by the 5-gram model beside the score
 _CLOSING_SHARE = 0.05  # of the time of a run that its last evaluation may take
 _JUDGING_SHARE = 0.025  # and the sample of text, the yardsticks and the meter, of at most
 _JUDGING_SECONDS = 1.5
@@ -154,7 +156,7 @@ def _affordable_steps(seconds: float, gone: float, closing: float, step_seconds:
     steps = int((seconds - gone - closing) / each)
     if steps < 1:
         # With more time the end may take more of it, by about these shares.
-        growing = _CLOSING_SHARE + _JUDGING_SHARE
+        growing = _CLOSING_SHARE + _JUDGING_SHARE + COUNTED_PER_SECOND / _COUNTED_TOKENS_PER_SECOND
         least = math.ceil((gone + closing - growing * seconds + _FEWEST_STEPS * each) / (1 - growing))
         raise UsageProblem(
             f"--time {seconds:g}s is too short: setting up took {gone:.1f} s, closing takes {closing:.1f} s, "
@@ -196,6 +198,9 @@ def _closing(
     judging = min(_JUDGING_SHARE * seconds, _JUDGING_SECONDS)
     taken = min(windows, max(round(affordable), 1))
     weights = 4 * sum(count_parameters(model).values())
+    judging += (
+        min(counted_tokens(seconds if config.timed else None), len(room.corpus.train)) / _COUNTED_TOKENS_PER_SECOND
+    )
     judging += _SAMPLED_TOKENS * weights / _WEIGHT_BYTES_PER_SECOND
     judging += len(room.corpus.train) / _METERED_TOKENS_PER_SECOND
     saving = _SAVING_SECONDS + 2 * weights / _SAVED_BYTES_PER_SECOND
