@@ -25,6 +25,7 @@ from attncli.training import make_plan, new_job, resume_job, train
 from attncli.training import measure as measure_module
 from attncli.training import plan as plan_module
 from attncli.training.evaluate import evaluate
+from attncli.training.measure import Room, StepTime, measure_step
 from attncli.training.plan import sampled_windows
 from attncli.training.reports import EvalReport, Result, SampleReport, SaveReport, StepReport, plan_from_document
 from attncli.training.schedule import Schedule
@@ -276,7 +277,7 @@ def test_it_learns_in_every_type(corpus, plan, tmp_path, dtype):
 def test_a_plan_for_steps_does_not_depend_on_how_fast_the_machine_is(corpus, monkeypatch):
     found = set()
     for seconds in (1e-4, 0.02, 0.05, 3.0):
-        monkeypatch.setattr(measure_module, "measure_step", lambda *args, measured=seconds: measured)
+        monkeypatch.setattr(measure_module, "measure_step", lambda *args, measured=seconds: StepTime(measured, 1.0))
         asked = replace(SMALL, size=None, dropout=None, lr=None, dtype="auto", steps=200)
         plan = make_plan(asked, corpus)
         found.add((plan.model, plan.dtype, plan.schedule, plan.dropout, plan.eval_every, sampled_windows(plan)))
@@ -415,7 +416,7 @@ def test_a_small_text_ends_a_timed_run_before_it_only_memorizes(corpus):
 @pytest.mark.parametrize("window", [0.001, 0.1])
 def test_a_time_that_is_gone_before_the_first_step_is_refused_with_one_that_is_enough(corpus, monkeypatch, window):
     """Also where a longer run scores more of the validation part in the end; a step takes a second here."""
-    monkeypatch.setattr(measure_module, "measure_step", lambda *given: 1.0)
+    monkeypatch.setattr(measure_module, "measure_step", lambda *given: StepTime(1.0, 1.0))
     monkeypatch.setattr(plan_module, "measure_window", lambda *given: window)
     monkeypatch.setattr(plan_module, "time", SimpleNamespace(monotonic=lambda: 0.0))
     config = TrainConfig(seconds=20, size="1x32", context=16, batch_size=8)
@@ -447,13 +448,35 @@ def test_a_timed_run_reads_no_less_than_it_can_see_and_not_much_more(seconds):
 def test_as_many_threads_are_taken_as_make_a_step_faster(corpus, monkeypatch, threads, costs, chosen):
     """Seconds of a step with 1, 2, 4 and 8 threads; the run then takes the number that the plan says."""
     seconds = dict(zip((1, 2, 4, 8), costs, strict=True))
-    monkeypatch.setattr(measure_module, "measure_step", lambda *given: float(seconds[torch.get_num_threads()]))
+    monkeypatch.setattr(measure_module, "measure_step", lambda *given: StepTime(seconds[torch.get_num_threads()], 1.0))
     threads(8)
     plan = make_plan(TrainConfig(seconds=3600, size="1x32", context=16), corpus)
     assert (plan.threads, torch.get_num_threads()) == (chosen, 8)
     assert plan.step_seconds == seconds[chosen]
     assert ("threads" in plan.reasons) == (chosen < 8)
     assert make_plan(TrainConfig(steps=5, size="1x32", context=16), corpus).threads == 8
+
+
+@pytest.mark.parametrize(("busy", "said"), [(1.2, False), (2.1, True)])
+def test_a_plan_made_on_a_busy_machine_says_so(tmp_path, monkeypatch, busy, said):
+    """A run of so many steps does not depend on what was measured, and so says nothing."""
+    monkeypatch.setattr(measure_module, "measure_step", lambda *given: StepTime(0.1, busy))
+    (tmp_path / "text.txt").write_text(story(3000))
+    note = f"this machine is busy: a step took {busy} times its CPU time; the plan may be too small"
+    for length, expected in (({"seconds": 3600}, said), ({"steps": 5}, False)):
+        pinned = TrainConfig(size="1x32", **length)
+        job = new_job([str(tmp_path / "text.txt")], None, CorpusConfig(vocab_size=300), pinned)
+        assert (job.plan.busy, note in job.notes) == (busy, expected)
+        assert plan_from_document(json.loads(json.dumps(asdict(job.plan)))) == job.plan
+
+
+def test_a_step_that_waits_for_the_cores_takes_longer_than_it_computes(corpus, monkeypatch):
+    """On clocks of the test's own: of three seconds the step computes for one and a half."""
+    wall, computing = itertools.count(0, 3.0), itertools.count(0, 1.5)
+    clocks = SimpleNamespace(monotonic=lambda: next(wall), thread_time=lambda: next(computing))
+    monkeypatch.setattr(measure_module, "time", clocks)
+    room = Room(corpus, torch.device("cpu"), torch.float32, "adamw", 8, 1, 0.0, 0)
+    assert measure_step(measure_module.shape(1, 32, 300, 8), room) == (3.0, 2.0)
 
 
 def test_a_run_takes_as_many_threads_as_its_plan(corpus, plan, tmp_path, threads):
@@ -466,7 +489,7 @@ def test_what_does_not_fit_the_memory_is_taken_in_parts_then_computed_twice_then
     config = TrainConfig(steps=5, size="4x128", context=64, batch_size=16, dtype="float32")
     monkeypatch.setattr(plan_module, "resident_memory", lambda: 0)
     needs = make_plan(config, corpus).memory_bytes
-    monkeypatch.setattr(measure_module, "measure_step", lambda *given: 0.1)
+    monkeypatch.setattr(measure_module, "measure_step", lambda *given: StepTime(0.1, 1.0))
     seen = []
     for share in (2.0 - hundredth / 100 for hundredth in range(0, 190, 2)):
         monkeypatch.setattr(plan_module, "memory_of", lambda device, share=share: int(needs * share))

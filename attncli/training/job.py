@@ -32,6 +32,7 @@ from attncli.training.reports import Plan, plan_from_document
 _CHARACTERS_PER_SECOND, _ON_A_GPU = 100_000, 1_000_000  # of a run: about what it can see
 _FEWEST_SCORED = 200  # tokens to validate on
 _FEWEST_BYTES_PER_TOKEN = 1.5  # of a tokenizer that fits the text at all
+_BUSY = 1.5  # times its CPU time that a step takes where other programs want the cores
 _FACTS = ("format", "created", "versions", "corpus", "request")
 STATE_FORMAT = 2  # of plan and state; another one is not resumed
 
@@ -123,6 +124,8 @@ def _notes(read: Sequence[str], corpus: Corpus, plan: Plan, start: LoadedModel |
         if start is not None and corpus.tokenizer.kind == "bpe" and per_token < _FEWEST_BYTES_PER_TOKEN:
             pieces = f"the tokenizer of the model cuts this text into pieces of {per_token:.1f} bytes"
             yield f"{pieces}: a new model makes one that fits the text"
+        if plan.seconds is not None and plan.busy >= _BUSY:
+            yield f"this machine is busy: a step took {plan.busy:.1f} times its CPU time; the plan may be too small"
         if plan.seconds is not None and spent > plan.seconds / 2:
             yield f"reading and measuring took {spent:.0f} of {plan.seconds:.0f} seconds: give more --time"
 

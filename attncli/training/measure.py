@@ -9,6 +9,7 @@ import math
 import statistics
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -24,6 +25,7 @@ from attncli.training.step import Trainee
 MEMORY_SHARE = 0.8  # of the machine's memory that a run may plan to use
 _SEED_OF_MEASUREMENT = 0
 _LEAST_MEASURED, _MOST_MEASURED = 3, 10  # steps that are timed
+_TICK = 1e-9  # seconds: no step takes less
 _FASTER = 0.97  # of the time with twice the threads, or less: then fewer are taken
 
 
@@ -92,12 +94,20 @@ def memory_bytes(model: ModelConfig, tokens: int, room: Room, again: bool = Fals
     return room.taken + (8 + working) * parameters + state + update + kept + rows + size * tokens * per_token
 
 
+class StepTime(NamedTuple):
+    """Seconds of a step, and how many times the CPU time of its main thread that is: about 1 on an idle machine."""
+
+    seconds: float
+    busy: float
+
+
 class Measure:
     """Seconds of a training step by size, each measured when first asked for."""
 
     def __init__(self, room: Room) -> None:
         self.room = room
-        self._known: dict[tuple[ModelConfig, int, bool], float] = {}
+        self.busy = 1.0  # of the step that was measured last
+        self._known: dict[tuple[ModelConfig, int, bool], StepTime] = {}
 
     def shape(self, size: str) -> ModelConfig:
         """The model of that size for this text."""
@@ -108,7 +118,8 @@ class Measure:
         key = model, parts, again
         if key not in self._known:
             self._known[key] = measure_step(model, self.room, parts, again)
-        return self._known[key]
+        self.busy = self._known[key].busy
+        return self._known[key].seconds
 
     def fastest_threads(self, model: ModelConfig, parts: int = 1, again: bool = False) -> tuple[int, float]:
         """With how many threads a step takes least, and its seconds: as many as there are, a half of that, a quarter…
@@ -121,9 +132,9 @@ class Measure:
             while (count := count // 2) > 0:
                 torch.set_num_threads(count)
                 found = measure_step(model, self.room, parts, again)
-                if found > _FASTER * seconds:
+                if found.seconds > _FASTER * seconds:
                     break
-                best, seconds = count, found
+                best, seconds, self.busy = count, *found
         finally:
             torch.set_num_threads(most)
         return best, seconds
@@ -134,13 +145,14 @@ class Measure:
         return needed <= MEMORY_SHARE * memory_of(self.room.device)
 
 
-def measure_step(model_config: ModelConfig, room: Room, parts: int = 1, again: bool = False) -> float:
-    """Seconds that a training step takes on this device: the median of a few, on a model that is thrown away."""
+def measure_step(model_config: ModelConfig, room: Room, parts: int = 1, again: bool = False) -> StepTime:
+    """What a training step takes on this device: the median of a few, on a model that is thrown away."""
     model = Transformer(model_config, dropout=0.1)
     model.checkpoint_activations = again
     initialize(model, torch.Generator().manual_seed(_SEED_OF_MEASUREMENT))
     trainee = Trainee(model.to(room.device).train(), room.optimizer, 0.0, room.dtype)
     times: list[float] = []
+    computing: list[float] = []  # seconds of the CPU
     random = torch.random.get_rng_state()
     while len(times) < _LEAST_MEASURED or (len(times) < _MOST_MEASURED and sum(times) < room.measuring):
         step = len(times)
@@ -151,14 +163,17 @@ def measure_step(model_config: ModelConfig, room: Room, parts: int = 1, again: b
             batch_size=room.batch_size,
             context=room.context,
         )
-        began = time.monotonic()
+        began, computed = time.monotonic(), time.thread_time()
         ids = torch.from_numpy(rows).to(room.device)
         outcome = trainee.step(ids, step=step, seed=_SEED_OF_MEASUREMENT, lr=0.0, adam_lr=0.0, parts=parts)
         assert outcome is not None
         outcome[0].item()  # waits for the device
         times.append(time.monotonic() - began)
+        computing.append(time.thread_time() - computed)
     torch.random.set_rng_state(random)  # the steps drew from the process's own
-    return statistics.median(times[1:])  # the first one also prepares
+    # The first one also prepares. A thread that waits for a GPU computes nothing.
+    busy = sum(times[1:]) / max(sum(computing[1:]), _TICK) if room.device.type == "cpu" else 1.0
+    return StepTime(statistics.median(times[1:]), max(busy, 1.0))
 
 
 def measure_window(model_config: ModelConfig, room: Room) -> float:

@@ -89,6 +89,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         threads, step_seconds = measure.fastest_threads(model, parts, again)
         if threads < torch.get_num_threads():
             reasons["threads"] = f"{torch.get_num_threads()} are no faster here now"
+    busy = measure.busy
     windows, closing = _closing(config, seconds, step_seconds, model, room)
     most_steps = math.floor(MOST_EPOCHS * len(corpus.train) / room.step_tokens)
     if steps is None:
@@ -127,6 +128,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
         train_bytes=corpus.train.bytes,
         reasons=reasons,
         save_dtype=config.save_dtype,
+        busy=busy,
     )
 
 

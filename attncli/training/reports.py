@@ -45,6 +45,7 @@ class Plan:
     train_bytes: int
     reasons: dict[str, str]
     save_dtype: str = TrainConfig.save_dtype  # of the finished model's weights; runs of before do not say it
+    busy: float = 1.0  # of a measured step the time over that of the CPU: 1 where no other program wants the cores
 
     @property
     def tokens_per_step(self) -> int:
