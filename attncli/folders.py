@@ -19,6 +19,13 @@ def cache_folder() -> Path:
     return Path(base) / "attncli"
 
 
+def make_private(folder: Path) -> None:
+    """Makes a folder, and those above it, where there is none: open to its owner alone. Raises OSError."""
+    if not folder.is_dir():
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def exposed(folder: Path) -> Path | None:
     """Returns the first of a folder and its parents that another user can change, or None where nobody else can.
 

@@ -465,14 +465,16 @@ class Copy:
     @classmethod
     def of(cls, made: Corpus):
         facts = tuple((part.characters, part.bytes, part.documents) for part in (made.train, made.val))
-        return cls(made.train.ids.tolist(), made.val.ids.tolist(), made.tokenizer.to_json(), (*facts, made.digest))
+        return cls(
+            made.train.ids[:].tolist(), made.val.ids[:].tolist(), made.tokenizer.to_json(), (*facts, made.digest)
+        )
 
 
 @pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
 def test_the_ids_of_both_parts_decode_to_the_text(kind):
     text = story(800) + "naïve 東京 🎉\r\n"
     made = prepare(documents(text), CorpusConfig(tokenizer=kind))
-    parts = [made.tokenizer.decode(part.ids.tolist()) for part in (made.train, made.val)]
+    parts = [made.tokenizer.decode(part.ids[:].tolist()) for part in (made.train, made.val)]
     assert "".join(parts) == text
     assert [len(part) for part in parts] == [made.train.characters, made.val.characters]
     assert [len(part.encode()) for part in parts] == [made.train.bytes, made.val.bytes]
@@ -499,7 +501,7 @@ def test_a_line_of_a_million_characters_is_tokenized(kind, character):
     text = character * 1_200_000 + "end of it"
     made = prepare(documents(text), CorpusConfig(tokenizer=kind))
     assert made.train.characters + made.val.characters == len(text)
-    decoded = [made.tokenizer.decode(part.ids.tolist()) for part in (made.train, made.val)]
+    decoded = [made.tokenizer.decode(part.ids[:].tolist()) for part in (made.train, made.val)]
     assert "".join(decoded) == text
 
 
@@ -521,8 +523,8 @@ def test_the_tokenizer_is_learned_from_the_training_part_alone(kind):
     assert round(len(text) * 0.1) > 9
     odd = prepare(documents(text[:-9] + "☃☃☃☃☃☃☃☃\n"), CorpusConfig(tokenizer=kind))
     assert odd.tokenizer.to_json() == plain.tokenizer.to_json()
-    assert odd.train.ids.tolist() == plain.train.ids.tolist()
-    assert odd.val.ids.tolist() != plain.val.ids.tolist()
+    assert odd.train.ids[:].tolist() == plain.train.ids[:].tolist()
+    assert odd.val.ids[:].tolist() != plain.val.ids[:].tolist()
     assert odd.digest != plain.digest
     learned = text[: plain.train.characters]
     wanted = default_vocab_size(len(learned)) if kind == "bpe" else None
@@ -533,32 +535,32 @@ def test_a_tokenizer_that_is_given_is_used():
     given_ = byte_tokenizer()
     made = prepare(documents(story(100)), CorpusConfig(tokenizer="bpe"), tokenizer=given_)
     assert made.tokenizer.to_json() == given_.to_json()
-    assert bytes(made.train.ids.tolist() + made.val.ids.tolist()).decode() == story(100)
+    assert bytes(made.train.ids[:].tolist() + made.val.ids[:].tolist()).decode() == story(100)
 
 
 def test_validation_documents_that_are_given_are_used_whole():
     train, val = story(300), story(100, seed=9)
     made = prepare(documents(train), CorpusConfig(), documents(val))
-    assert made.tokenizer.decode(made.train.ids.tolist()) == train
-    assert made.tokenizer.decode(made.val.ids.tolist()) == val
+    assert made.tokenizer.decode(made.train.ids[:].tolist()) == train
+    assert made.tokenizer.decode(made.val.ids[:].tolist()) == val
     assert made.digest != prepare(documents(train), CorpusConfig(), documents(train)).digest
 
 
 def test_one_document_has_no_end_of_text():
     made = prepare(documents(story(300)), CorpusConfig())
     assert made.tokenizer.end_of_text is not None
-    assert made.tokenizer.end_of_text not in made.train.ids
-    assert made.tokenizer.end_of_text not in made.val.ids
+    assert made.tokenizer.end_of_text not in made.train.ids[:]
+    assert made.tokenizer.end_of_text not in made.val.ids[:]
 
 
 @pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
 def test_each_of_several_documents_has_an_end_of_text_after_it(kind):
     texts = [story(100, seed) for seed in range(5)]
     made = prepare(documents(*texts), CorpusConfig(tokenizer=kind), documents(story(50, 8), story(50, 9)))
-    decoded = made.tokenizer.decode(made.train.ids.tolist())
+    decoded = made.tokenizer.decode(made.train.ids[:].tolist())
     assert decoded == "".join(text + END_OF_TEXT for text in texts)
     for part, count in ((made.train, 5), (made.val, 2)):
-        ends = np.flatnonzero(part.ids == made.tokenizer.end_of_text)
+        ends = np.flatnonzero(part.ids[:] == made.tokenizer.end_of_text)
         assert len(ends) == part.documents == count
         assert ends[-1] == len(part) - 1
 
@@ -567,8 +569,8 @@ def test_the_string_of_the_end_of_text_within_a_document_is_not_its_id():
     text = story(200).replace(" the ", f" {END_OF_TEXT} ")
     made = prepare(documents(text), CorpusConfig())
     assert END_OF_TEXT in text
-    assert made.tokenizer.end_of_text not in made.train.ids
-    assert made.tokenizer.decode(made.train.ids.tolist() + made.val.ids.tolist()) == text
+    assert made.tokenizer.end_of_text not in made.train.ids[:]
+    assert made.tokenizer.decode(made.train.ids[:].tolist() + made.val.ids[:].tolist()) == text
 
 
 @pytest.mark.parametrize("text", ["word", "two words", "x" * 40])
@@ -746,8 +748,8 @@ def test_of_a_large_part_only_passages_are_trained_on(tmp_path, short_passages):
         assert of.share_of(len(of) - 1) == 1
         assert part.share_of(len(part) - 1) == part.characters / of.characters
         assert part.share_of((len(part) - 1) / 2) == part.characters / of.characters / 2
-    ends = np.flatnonzero(made.train.ids == made.tokenizer.end_of_text)
-    text = made.tokenizer.decode(made.train.ids[made.train.ids != made.tokenizer.end_of_text].tolist())
+    ends = np.flatnonzero(made.train.ids[:] == made.tokenizer.end_of_text)
+    text = made.tokenizer.decode(made.train.ids[:][made.train.ids[:] != made.tokenizer.end_of_text].tolist())
     assert len(text) == made.train.characters
     assert len(text.encode()) == made.train.bytes
     assert len(ends) <= made.train.documents <= len(ends) + 20
@@ -917,6 +919,42 @@ def test_a_damaged_entry_is_made_again(name, no_tokenizing):
     assert Copy.of(prepare(text, CorpusConfig())) == first
 
 
+def test_a_cache_that_shrinks_while_it_is_read_is_an_error_and_kills_nothing():
+    corpus = prepare(documents(story(20_000)), CorpusConfig(tokenizer="byte"))
+    (entry,) = entries()
+    before = batch(corpus.train.ids, seed=0, step=0, batch_size=64, context=128)
+    os.truncate(entry / "train.ids", 5_000)
+    assert corpus.train.ids[:1000].tolist() == [*story(20_000).encode()[:1000]]
+    with pytest.raises(BadInput, match=r"train\.ids was cut short while it was in use"):
+        batch(corpus.train.ids, seed=0, step=0, batch_size=64, context=128)
+    with pytest.raises(BadInput):
+        corpus.train.ids[:]
+    again = prepare(documents(story(20_000)), CorpusConfig(tokenizer="byte"))
+    assert (batch(again.train.ids, seed=0, step=0, batch_size=64, context=128) == before).all()
+
+
+@pytest.mark.parametrize("name", ["facts.json", "tokenizer.json", "train.ids"])
+def test_a_pipe_in_the_cache_is_made_again(name):
+    prepare(documents(story(500)), CorpusConfig())
+    (entry,) = entries()
+    (entry / name).unlink()
+    os.mkfifo(entry / name)
+    prepare(documents(story(500)), CorpusConfig())
+    assert entries() == [entry]
+
+
+def test_the_cache_is_its_owners_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "deep" / "cache"))
+    before = os.umask(0)
+    try:
+        prepare(documents(story(500)), CorpusConfig())
+    finally:
+        os.umask(before)
+    folders = [tmp_path / "deep", *(path for path in (tmp_path / "deep").rglob("*") if path.is_dir())]
+    assert len(folders) == 4
+    assert all(folder.stat().st_mode & 0o077 == 0 for folder in folders)
+
+
 def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(tmp_path, monkeypatch):
     write(tmp_path / "file", "in the way")
     monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "file"))
@@ -955,7 +993,7 @@ def test_a_full_disk_is_named_with_what_is_needed_and_nothing_is_left(monkeypatc
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
     try:
-        with pytest.raises(OutOfRoom, match=r"about [\d,]+ bytes are needed, [\d,]+ are free") as caught:
+        with pytest.raises(OutOfRoom, match=r"about [\d,]+ bytes are needed, [\d,]+ were written") as caught:
             prepare(text, CorpusConfig(tokenizer="byte"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -1063,15 +1101,15 @@ def test_a_document_that_the_split_cuts_is_not_ended_there():
     texts = ("one two three four five. " * 40, "six seven eight nine ten. " * 40)
     corpus = prepare(Documents.of(texts), CorpusConfig(tokenizer="byte", val_fraction=0.25))
     end = corpus.tokenizer.end_of_text
-    assert corpus.train.ids.tolist().count(end) == 1
-    assert corpus.train.ids[len(texts[0].encode())] == end
-    assert corpus.val.ids.tolist()[-1] == end
+    assert corpus.train.ids[:].tolist().count(end) == 1
+    assert corpus.train.ids[:][len(texts[0].encode())] == end
+    assert corpus.val.ids[:].tolist()[-1] == end
 
 
 def test_two_documents_split_between_them_are_both_ended():
     corpus = prepare(Documents.of(("a b c. " * 40,) * 2), CorpusConfig(tokenizer="byte", val_fraction=0.5))
     end = corpus.tokenizer.end_of_text
-    assert [part.ids.tolist().count(end) for part in (corpus.train, corpus.val)] == [1, 1]
+    assert [part.ids[:].tolist().count(end) for part in (corpus.train, corpus.val)] == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -336,3 +337,36 @@ def test_a_place_that_cannot_be_looked_at_is_one_that_cannot_be_written(locked, 
             assert "cannot be written: Permission denied" in capsys.readouterr().err
         assert run(["tokenize", "--train", "text.txt", "--out", "checkpoints/locked/tok"]) == 4
         assert "cannot be written: Permission denied" in capsys.readouterr().err
+
+
+# What is no model, and what it is
+
+
+def test_an_adapter_and_a_gguf_file_are_said_to_be_what_they_are(text, capsys):
+    Path("lora").mkdir()
+    Path("lora/adapter_config.json").write_text('{"peft_type": "LORA"}')
+    Path("lora/adapter_model.safetensors").touch()
+    Path("quantized").mkdir()
+    Path("quantized/tiny.Q4_K_M.gguf").touch()
+    told = {
+        "lora": ("holds an adapter (adapter_config.json)", "merge_and_unload()"),
+        "quantized": ("holds tiny.Q4_K_M.gguf, a GGUF file", "model.safetensors"),
+        "quantized/tiny.Q4_K_M.gguf": ("is a GGUF file, which is not read", "model.safetensors"),
+    }
+    for name, words in told.items():
+        for command in (["info", name], ["tokenize", "-m", name, "a"], ["train", "text.txt", "--from", name]):
+            assert run(command) == 3
+            err = capsys.readouterr().err
+            assert all(word in err for word in words)
+            assert "Train one first" not in err
+
+
+def test_a_tokenizer_that_does_not_fit_the_disk_leaves_nothing(text, capsys):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        assert run(["tokenize", "--train", "text.txt", "--out", "tok"]) == 4
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "tok/tokenizer.json cannot be written: File too large" in capsys.readouterr().err
+    assert list(Path("tok").iterdir()) == []

@@ -11,6 +11,8 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ SHIPPED = "stories"  # the model that comes with attncli
 TRAIN_FIRST = "Train one first: attncli train FILE"
 _HERE = Path(__file__).resolve().parent.parent
 _SHIPPED_PLACES = (_HERE / MODELS_FOLDER / SHIPPED, _HERE.parent / MODELS_FOLDER / SHIPPED)  # installed; a checkout
+_ADAPTER = "adapter_config.json"  # of peft
+_ORIGINAL = f"Give the directory it was made from: {CONFIG}, {TOKENIZER} and {WEIGHTS}, as on the hub."
 _PREVIOUS = ".previous"
 LARGEST_CARD = 1 << 20  # bytes
 _OF_HUB = "models--"  # how directories of models are called in the cache of the hub
@@ -80,6 +84,8 @@ def find_model(name: str | None) -> Path:
     if found is not None:
         return found
     if is_file(name):
+        if name.lower().endswith(".gguf"):
+            raise BadCheckpoint(f"{name} is a GGUF file, which is not read.", _ORIGINAL)
         raise BadCheckpoint(
             f"{name} is a file; a model is a directory with {CONFIG} and {WEIGHTS}.", "Give the directory."
         )
@@ -245,7 +251,7 @@ def _read(path: Path, largest: int | None = None) -> bytes:
     try:
         return read_regular(path, largest)
     except (FileNotFoundError, NotADirectoryError):
-        raise BadCheckpoint(f"{path.parent} is not a model: it holds no {path.name}.", _hint_for(path.parent)) from None
+        raise _without(path) from None
     except OSError as problem:
         raise unreadable(path, problem) from None
 
@@ -271,11 +277,28 @@ def _finite(digits: str) -> float:
     return value if math.isfinite(value) else _refuse_constant(digits[:40])
 
 
-def _hint_for(folder: Path) -> str:
-    pickles = [file.name for pattern in _PICKLES for file in folder.glob(pattern)]
+def _without(path: Path) -> BadCheckpoint:
+    """The error for a directory that lacks a file of a model: what it holds instead, and what to do about it."""
+    folder = path.parent
+    if is_file(folder / _ADAPTER):
+        return BadCheckpoint(
+            f"{folder} holds an adapter ({_ADAPTER}), which is a change to another model, and no {path.name}.",
+            "Merge it into that model with peft: merge_and_unload(), then save_pretrained(DIR), and give DIR.",
+        )
+    ggufs = _named(folder, ("*.gguf",))
+    if ggufs:
+        return BadCheckpoint(f"{folder} holds {ggufs[0]}, a GGUF file, and no {path.name}.", _ORIGINAL)
+    pickles, hint = _named(folder, _PICKLES), TRAIN_FIRST
     if pickles:
-        return f"It holds {pickles[0]}: pickled weights can run code, so they are never read. Save it as safetensors."
-    return TRAIN_FIRST
+        hint = f"It holds {pickles[0]}: pickled weights can run code, so they are never read. Save it as safetensors."
+    return BadCheckpoint(f"{folder} is not a model: it holds no {path.name}.", hint)
+
+
+def _named(folder: Path, patterns: Iterable[str]) -> list[str]:
+    """The names in a directory that fit any of the patterns; none when it cannot be read."""
+    with suppress(OSError):
+        return sorted(file.name for pattern in patterns for file in folder.glob(pattern))
+    return []
 
 
 def is_card(path: Path) -> bool:

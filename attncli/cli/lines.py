@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from attncli.folders import cache_folder
+from attncli.folders import cache_folder, make_private
 
 _PROMPT, _MORE = "> ", "… "
 _BLOCK = '"""'  # begins and ends a turn of several lines
@@ -111,7 +111,7 @@ class _History:
         before, self._known = self._known, self._readline.get_current_history_length()
         with suppress(OSError):
             if not self._path.exists():
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                make_private(self._path.parent)
                 self._path.touch(mode=0o600)
                 before = 0
             if hasattr(self._readline, "append_history_file"):

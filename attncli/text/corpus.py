@@ -1,13 +1,12 @@
 """Documents to batches of tokens.
 
 Owns splitting documents into a training and a validation part, taking passages of one that is too large, learning a
-tokenizer, turning both parts into memory-mapped files of token ids (kept in a cache, by content), and the batch of
+tokenizer, turning both parts into files of token ids (kept in a cache, by content), and the batch of
 every step. Never holds a whole text. Knows nothing of models; arrays are NumPy's.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import shutil
@@ -26,9 +25,11 @@ from numpy.typing import NDArray
 
 from attncli.config import CorpusConfig
 from attncli.errors import BadCheckpoint, BadInput, OutOfRoom
-from attncli.folders import cache_folder
+from attncli.folders import cache_folder, make_private
+from attncli.paths import NO_ROOM, read_regular, reason
 from attncli.text.encode import Encoder, Piece, batches, dtype_of, stretched
 from attncli.text.files import Documents, Listener, Meter, Progress
+from attncli.text.ids import StoredIds, TokenIds
 from attncli.text.tokenizer import Tokenizer, train_tokenizer
 
 SMALLEST_TRAINING = 64  # tokens: below this there is nothing to learn from
@@ -38,6 +39,7 @@ _SHORTEST, _LONGEST = 1 << 16, 1 << 20  # characters
 _READ_AT_ONCE = 1 << 22  # ids
 _LONGEST_CHARACTER = 4  # bytes, so tokens
 _CACHE_VERSION = 2
+_LARGEST_FACTS = 1 << 20  # bytes
 _UNFINISHED = ".writing-"
 _ABANDONED = 86_400  # seconds
 
@@ -60,7 +62,7 @@ class Tokens:
     `lead` is the first token of the text, which nothing predicts, or what `opened` put before the text.
     """
 
-    ids: NDArray[np.unsignedinteger]
+    ids: TokenIds
     characters: int
     bytes: int
     documents: int
@@ -130,7 +132,7 @@ def prepare(
 ) -> Corpus:
     """Splits, learns the tokenizer from the training part alone unless one is given, and tokenizes.
 
-    The result is cached by the content of everything it depends on, and read back as memory maps.
+    The result is cached by the content of everything it depends on, and read back a part at a time.
 
     Raises:
         BadInput: for too little text, or a file that changed since it was first read.
@@ -311,7 +313,7 @@ def _tokenize(
 
 def _writable_folder(parent: Path) -> Path:
     try:
-        parent.mkdir(parents=True, exist_ok=True)
+        make_private(parent)
         for left in parent.glob(f"{_UNFINISHED}*"):  # of a process that was killed
             if time.time() - left.stat().st_mtime > _ABANDONED:
                 shutil.rmtree(left, ignore_errors=True)
@@ -349,7 +351,7 @@ def tokens_of(part: Part, tokenizer: Tokenizer) -> Tokens:
     return Tokens(ids, part.characters, size, documents, part.left_out, _first_token(ids, tokenizer))
 
 
-def _first_token(ids: NDArray[np.unsignedinteger], tokenizer: Tokenizer) -> Lead:
+def _first_token(ids: TokenIds, tokenizer: Tokenizer) -> Lead:
     """The first token of a text; those after it are looked at since they may share a character with it."""
     first = ids[:_LONGEST_CHARACTER].tolist()
     if not first or first[0] == tokenizer.end_of_text:
@@ -399,15 +401,16 @@ class _Writer:
     def not_written(self, problem: OSError) -> OutOfRoom:
         """What to tell the user, from what was written so far."""
         place = self._folder.parent
-        if problem.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if problem.errno not in NO_ROOM:
             return OutOfRoom(
-                f"The token cache {place} cannot be written: {problem.strerror or problem}.",
+                f"The token cache {place} cannot be written: {reason(problem)}.",
                 "Set ATTNCLI_CACHE to a folder that can be.",
             )
         needed = max(round(self._written * self._size / max(self._read, 1)), self._written)
-        free = shutil.disk_usage(place).free + sum(file.stat().st_size for file in self._folder.iterdir())
+        needed += len(self._tokenizer.to_json().encode())
         return OutOfRoom(
-            f"The token cache {place} has no room: about {needed:,} bytes are needed, {free:,} are free.",
+            f"The token cache {place} has no room: about {needed:,} bytes are needed, {self._written:,} were written "
+            f"before it was full ({reason(problem)}).",
             "Free some space, or set ATTNCLI_CACHE to a folder on another disk.",
         )
 
@@ -425,36 +428,31 @@ def _check_lengths(facts: dict[str, _Facts]) -> None:
 def _from_cache(entry: Path, digest: str, sources: tuple[str, ...]) -> Corpus | None:
     """The corpus kept at `entry`, or None when it is not there, whole."""
     try:
-        facts = {name: _Facts(**fact) for name, fact in json.loads((entry / "facts.json").read_text()).items()}
+        facts = {
+            name: _Facts(**fact)
+            for name, fact in json.loads(read_regular(entry / "facts.json", _LARGEST_FACTS)).items()
+        }
         tokenizer = Tokenizer.load(entry)
-        parts = {name: _mapped(entry / f"{name}.ids", fact, tokenizer) for name, fact in facts.items()}
+        parts = {name: _stored(entry / f"{name}.ids", fact, tokenizer) for name, fact in facts.items()}
         return Corpus(parts["train"], parts["val"], tokenizer, digest, sources)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, BadCheckpoint):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, BadCheckpoint, BadInput):
         return None
 
 
-def _mapped(path: Path, facts: _Facts, tokenizer: Tokenizer) -> Tokens:
-    """One part of a cache entry. Raises ValueError when it is not what was written."""
-    ids = np.memmap(path, facts.dtype, "r")
+def _stored(path: Path, facts: _Facts, tokenizer: Tokenizer) -> Tokens:
+    """One part of a cache entry. Raises ValueError or BadInput when it is not what was written, or OSError."""
+    ids = StoredIds(path, facts.dtype)
     if len(ids) != facts.tokens:
         raise ValueError(path)
-    with path.open("rb") as file:  # the pages of the map would stay in memory
-        while len(some := np.fromfile(file, facts.dtype, _READ_AT_ONCE)):
-            if int(some.max()) >= tokenizer.vocab_size:
-                raise ValueError(path)
+    for start in range(0, len(ids), _READ_AT_ONCE):
+        if int(ids[start : start + _READ_AT_ONCE].max()) >= tokenizer.vocab_size:
+            raise ValueError(path)
     lead = _first_token(ids, tokenizer)
     return Tokens(ids, facts.characters, facts.bytes, facts.documents, facts.left_out, lead)
 
 
 def batch(
-    ids: NDArray[np.unsignedinteger],
-    *,
-    seed: int,
-    step: int,
-    batch_size: int,
-    context: int,
-    rank: int = 0,
-    ranks: int = 1,
+    ids: TokenIds, *, seed: int, step: int, batch_size: int, context: int, rank: int = 0, ranks: int = 1
 ) -> NDArray[np.int64]:
     """The batch of a step, a pure function of its arguments: (batch_size, context + 1) ids.
 

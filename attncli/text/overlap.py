@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attncli.text.ids import TokenIds
 from attncli.text.tokenizer import Tokenizer
 
 Ids = NDArray[np.integer[Any]]
@@ -52,7 +53,7 @@ class Memorization:
 
 
 def measure_memorization(
-    sample: Ids, train: Ids, tokenizer: Tokenizer, unseen: Ids | None = None, block: int = _BLOCK
+    sample: Ids, train: TokenIds, tokenizer: Tokenizer, unseen: Ids | None = None, block: int = _BLOCK
 ) -> Memorization:
     """The overlap of generated ids (without a prompt) with the training ids; and that of `unseen`, a real text.
 
@@ -64,7 +65,7 @@ def measure_memorization(
     return Memorization(found, longest, share)
 
 
-def measure_overlap(sample: Ids, train: Ids, block: int = _BLOCK) -> Overlap:
+def measure_overlap(sample: Ids, train: TokenIds, block: int = _BLOCK) -> Overlap:
     """Looks for every stretch of the sample (N,) in the training ids, `block` of them at a time."""
     if not len(sample):
         return Overlap(0, 0, 0, 0, 0)

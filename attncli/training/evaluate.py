@@ -56,12 +56,12 @@ def evaluate(
     batches = [starts[i : i + per_batch] for i in range(0, len(starts), per_batch)]
     try:
         for batch in batches:
-            rows = tokens.ids[batch[:, None] + np.arange(context + 1)]
+            rows = np.stack([tokens.ids[start : start + context + 1] for start in batch.tolist()])
             skipped = unscored if batch[0] == 0 else 0
             nats, scored = nats + _nats(model, rows, device, skipped), scored + rows[:, 1:].size
             progress(scored)
         if rest:
-            rows = tokens.ids[None, len(tokens) - 1 - rest :]
+            rows = tokens.ids[len(tokens) - 1 - rest :][None]
             nats, scored = nats + _nats(model, rows, device), scored + rest
     finally:
         model.train(was_training)

@@ -1,0 +1,66 @@
+"""Token ids in order: an array in memory, or a file of which no more is read than is asked for.
+
+A file is not mapped into memory: a process that reads a map is killed when the file shrinks, and the cache is where
+others may clean up.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+from weakref import finalize
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from attncli.errors import BadInput
+from attncli.paths import open_regular
+
+
+class TokenIds(Protocol):
+    """What an array and a file of ids have in common. `ids[:]` are all of them, in memory."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of an id."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> NDArray[Any]: ...
+
+    def __array__(self) -> NDArray[Any]: ...
+
+
+class StoredIds:
+    """The ids in a file, which stays open as long as this is used."""
+
+    def __init__(self, path: Path, dtype: DTypeLike) -> None:
+        """Raises OSError, or ValueError when the file ends within an id."""
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self._path, self._file = path, open_regular(path)
+        finalize(self, self._file.close)
+        self._length, rest = divmod(os.fstat(self._file.fileno()).st_size, self.dtype.itemsize)
+        if rest:
+            raise ValueError(path)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, part: slice, /) -> NDArray[Any]:
+        """The ids of a part. Raises BadInput when the file no longer holds them."""
+        start, stop, step = part.indices(self._length)
+        size = max(stop - start, 0) * self.dtype.itemsize
+        try:
+            self._file.seek(start * self.dtype.itemsize)
+            data = self._file.read(size)
+        except OSError:
+            data = b""
+        if len(data) != size:
+            raise BadInput(
+                f"{self._path} was cut short while it was in use.", "Run the command again: it is made anew."
+            )
+        return np.frombuffer(data, self.dtype)[::step]
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:].astype(dtype or self.dtype)
