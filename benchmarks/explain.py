@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 SENTENCE = "He sat on the river's bank"
@@ -129,14 +130,14 @@ def side(folder: Path, rounds: int) -> None:
         print(f"{name:<20}   1024 tokens   {statistics.median(measured):7.2f} s   {ratio:.2f} of transformers")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=("start", "side", "long"))
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--peak")
     parser.add_argument("--folder", type=Path)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if given.peak:
         return peak(given.folder, given.tokens, given.peak)
     with tempfile.TemporaryDirectory() as made:

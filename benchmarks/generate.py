@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from attncli.text.tokenizer import Tokenizer, byte_tokenizer
@@ -303,8 +303,8 @@ def compare(shape: str, tools: list[str], rounds: int, threads: int, device: str
         print(f"attncli bfloat16 reads {moved / 1e12:.2f} TB/s; a copy moves {copied / 1e12:.2f}: {moved / copied:.0%}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shapes", nargs="+")
     parser.add_argument("--rounds", type=int, default=5)
@@ -312,7 +312,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+")
     parser.add_argument("--work")
     parser.add_argument("--folder", type=Path)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if given.work:
         work(given.work, given.folder, given.threads, given.device)
         return

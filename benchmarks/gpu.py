@@ -1,6 +1,6 @@
 """A GPU's training steps and steps of generation, beside what its memory copies and its matrix units multiply.
 
-usage: python benchmarks/gpu.py [--device cuda]
+usage: python benchmarks/gpu.py [--device cuda] [--eager]
 
 A training step's share is of the matrix rate: 6 operations for each parameter and token, and 6 x layers x width x
 context for each token of causal attention. "Step" is a recorded step of generation alone, "read" the same with its
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from generate import PROMPT, prompt, tokenizer_of
@@ -64,10 +64,11 @@ def ceilings(device: str) -> float:
 
 
 def train(
-    device: str, rate: float, layers: int, width: int, vocabulary: int, context: int, windows: int, dropout: float
-) -> None:
+    device: str, rate: float, eager: bool, layers: int, width: int, vocabulary: int, context: int, windows: int,
+    dropout: float,
+) -> None:  # fmt: skip
     config = shape(layers, width, vocabulary, context)
-    for compiled in (False, True):
+    for compiled in (False,) if eager else (False, True):
         model = Transformer(config, dropout)
         initialize(model, torch.Generator().manual_seed(0))
         trainee = Trainee(model.to(device).train(), "muon", 0.1, torch.bfloat16, compiled=compiled)
@@ -122,16 +123,18 @@ def write(device: str, layers: int, width: int, vocabulary: int) -> None:
     print(f"{layers} x {width}, {weights / 2e6:.0f} M parameters: {', '.join(told)}", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    device = parser.parse_args().device
+    parser.add_argument("--eager", action="store_true", help="leaves torch.compile out")
+    given = parser.parse_args(arguments)
+    device = given.device
     torch.manual_seed(0)
     rate = ceilings(device)
     for written in GENERATED:
         write(device, *written)
     for trained in TRAINED:
-        train(device, rate, *trained)
+        train(device, rate, given.eager, *trained)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import resource
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from attncli.config import CorpusConfig
@@ -52,13 +53,13 @@ def measure(path: Path, config: CorpusConfig) -> None:
     laps.lap()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--most", type=int)
     parser.add_argument("--tokenizer", default="bpe")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ATTNCLI_CACHE"] = folder
         path = given.file

@@ -3,11 +3,14 @@
 usage: python benchmarks/memory.py TEXT [train options, such as --size 6x384 --vocab-size 4096 --batch-size 16]
 """
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 
 def peak_of(command: list[str]) -> int:
@@ -18,11 +21,17 @@ def peak_of(command: list[str]) -> int:
     return usage.ru_maxrss * 1024
 
 
-def main() -> None:
-    text, options = sys.argv[1], sys.argv[2:]
-    attncli = [sys.executable, "-m", "attncli", "train", text, "--steps", "24", "--seed", "1", *options]
-    planned = subprocess.run([*attncli, "--plan", "--json"], capture_output=True, check=True)
-    plan = json.loads(planned.stdout)
+def plan_of(command: list[str]) -> dict[str, Any]:
+    """The document that a command prints."""
+    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text")
+    given, options = parser.parse_known_args(arguments)
+    attncli = [sys.executable, "-m", "attncli", "train", given.text, "--steps", "24", "--seed", "1", *options]
+    plan = plan_of([*attncli, "--plan", "--json"])
     with tempfile.TemporaryDirectory() as folder:
         peak = peak_of([*attncli, "--out", f"{folder}/model"])
     counted = plan["memory_bytes"]

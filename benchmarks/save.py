@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 WAYS = ("in place", "beside")
@@ -78,13 +79,13 @@ def measure(size: str, way: str, saves: int, folder: Path) -> None:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["4x128", "6x384", "16x768"])
     parser.add_argument("--saves", type=int, default=3)
     parser.add_argument("--folder", default=None, help="on the disk to measure")
     parser.add_argument("--way", choices=WAYS)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         if given.way:
             return measure(given.sizes[0], given.way, given.saves, Path(folder))

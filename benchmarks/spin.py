@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 
 def measure(seconds: float, dtype: str) -> None:
@@ -40,12 +41,12 @@ def run(spin: str, processes: int, seconds: float, dtype: str) -> float:
     return statistics.median(float(process.communicate()[0]) for process in started)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--dtype", default="bfloat16")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if given.measure:
         return measure(given.seconds, given.dtype)
     print("GOMP_SPINCOUNT   alone, ms   beside another, ms")

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,13 +83,13 @@ def nanogpt(text: Path, checkout: Path) -> tuple[float, float]:
     return seconds, score / len(held_out)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path)
     parser.add_argument("--times", nargs="+", default=["8s", "1m", "3m"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--nanogpt", type=Path)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     results: dict[str, list[tuple[float, float]]] = {}
 
     def note(name: str, result: tuple[float, float]) -> None:

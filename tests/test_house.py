@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import get_type_hints
 
@@ -83,6 +84,23 @@ def test_arrows_point_down(file):
                 )
         owner = OWNERS.get(module.split(".")[0])
         assert owner in (None, here), f"only {owner} imports {module}"
+
+
+def test_what_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = {re.match("[a-z_]+", name)[0] for name in (*project["dependencies"], *extras["plot"], "tensorboard")}
+    known = {*sys.stdlib_module_names, "attncli", *declared}
+    used = {module.split(".")[0] for file in FILES for module in imports(file)}
+    assert used - known == set()
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_every_relative_link_of_the_readme_names_a_file():
+    """On a package index it becomes an address of that file (hatch_build.py)."""
+    links = re.findall(r"\]\((?![a-z]+:|#)([^)\s]+)\)", (ROOT / "README.md").read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_there_is_no_room_without_a_floor():

@@ -1,0 +1,155 @@
+"""Every script of benchmarks/ starts, and does one small round; what it would start as a process runs in this one."""
+
+import importlib
+import io
+import json
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from attncli.cli.main import run
+from attncli.model import native
+from tests.conftest import story
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script by its name, as Python does that runs another beside it."""
+    monkeypatch.syspath_prepend(FOLDER)
+    yield importlib.import_module
+    for name in SCRIPTS:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text(story(1500))
+    return "text.txt"
+
+
+def printed(command):
+    """What a command prints that runs in this process."""
+    with redirect_stdout(io.StringIO()) as out:
+        if command[1:3] == ["-m", "attncli"]:
+            assert run(command[3:]) == 0
+    return out.getvalue()
+
+
+def test_every_script_shows_its_help_and_hides_no_package():
+    """In one process that looks for modules beside the scripts first, as Python does for each of them."""
+    code = """
+import contextlib, io, runpy, sys
+folder, *scripts = sys.argv[1:]
+sys.path.insert(0, folder)
+for script in scripts:
+    sys.argv = [script, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        runpy.run_path(f"{folder}/{script}.py", run_name="__main__")
+    assert f"usage: python benchmarks/{script}.py" in out.getvalue(), script
+    import torch
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(FOLDER), *SCRIPTS], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_script_has_a_round_here():
+    source = Path(__file__).read_text()
+    assert [name for name in SCRIPTS if f'script("{name}")' not in source] == []
+
+
+def test_explain(script, tmp_path, monkeypatch, capsys):
+    explain = script("explain")
+    for size in explain.SHAPES:
+        monkeypatch.setitem(explain.SHAPES, size, (1, 32, 4096, 256))
+    monkeypatch.setattr(explain, "seconds", lambda *command: (len(printed(list(command))) + 1.0, 1.0))
+    explain.main(["--only", "start", "--rounds", "1"])
+    assert "attncli explain" in capsys.readouterr().out
+    if Path("/proc/self/clear_refs").exists():
+        explain.write_model(tmp_path, "large")
+        explain.main(["--peak", "explain", "--folder", str(tmp_path), "--tokens", "64"])
+        assert "64 tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["int8", "PyTorch"])
+def test_generate(script, tmp_path, monkeypatch, capsys, kind):
+    if kind == "int8" and not native.available():
+        pytest.skip("there is no C compiler")
+    generate = script("generate")
+    monkeypatch.setattr(generate, "NEW", 8)
+    monkeypatch.setattr(generate, "BATCH_NEW", 4)
+    generate.write_model(tmp_path / "model", "1x64x300")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("batch 1\nbatch 16\nprompt\n"))
+    generate.main(["--work", f"attncli {kind}", "--folder", str(tmp_path / "model"), "--threads", "1"])
+    told, *speeds = capsys.readouterr().out.splitlines()
+    assert len(json.loads(told)["ids"]) == 8
+    assert all(float(speed) > 0 for speed in speeds)
+
+
+def test_gpu_on_a_cpu(script, monkeypatch, capsys):
+    gpu = script("gpu")
+    monkeypatch.setattr(gpu, "TRAINED", ((1, 32, 300, 16, 2, 0.1),))
+    monkeypatch.setattr(gpu, "GENERATED", ((1, 64, 300),))
+    monkeypatch.setattr(gpu, "NEW", 8)
+    measured = gpu.seconds_of
+    monkeypatch.setattr(gpu, "seconds_of", lambda work, repeated: measured(work, 1))
+    gpu.main(["--device", "cpu", "--eager"])
+    assert "1 x 32, vocabulary 300, 2 windows of 16: " in capsys.readouterr().out
+
+
+def test_large_text(script, text, monkeypatch, capsys):
+    monkeypatch.setenv("ATTNCLI_CACHE", "set by the script")
+    script("large_text").main([text, "--times", "2", "--tokenizer", "char"])
+    assert "again, from the cache:" in capsys.readouterr().out
+
+
+def test_memory(script, text, monkeypatch, capsys):
+    memory = script("memory")
+    monkeypatch.setattr(memory, "plan_of", lambda command: json.loads(printed(command)))
+    monkeypatch.setattr(memory, "peak_of", lambda command: len(printed(command)) or 1)
+    memory.main([text, "--size", "1x32", "--vocab-size", "300", "--context", "16", "--batch-size", "1"])
+    assert "peak / counted" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak of memory as Linux tells it")
+@pytest.mark.parametrize("way", ["in place", "beside"])
+def test_save(script, capsys, monkeypatch, way):
+    save = script("save")
+    from attncli.training import saver
+
+    monkeypatch.setattr(saver, "_COPIED_FROM", saver._COPIED_FROM)  # the script sets it
+    save.main(["--sizes", "1x32", "--saves", "1", "--way", way])
+    assert way in capsys.readouterr().out
+
+
+def test_spin(script, capsys):
+    script("spin").main(["--measure", "--seconds", "0.1", "--dtype", "float32"])
+    assert float(capsys.readouterr().out) > 0
+
+
+def test_start(script, text, monkeypatch, capsys):
+    start = script("start")
+    assert run(["train", text, "--steps", "2", "--size", "1x32", "--context", "16", "--name", "m"]) == 0
+    monkeypatch.setattr(start, "seconds", lambda *command: len(printed(list(command))) + 1.0)
+    start.main(["checkpoints/m", "--rounds", "1"])
+    assert "attncli generate" in capsys.readouterr().out
+
+
+def test_train(script, text, monkeypatch, capsys):
+    train = script("train")
+
+    def in_steps(*command, cwd=None):
+        words, at = list(command), command.index("--time")
+        return len(printed([*words[:at], "--steps", "2", "--size", "1x32", *words[at + 2 :]])) + 1.0
+
+    monkeypatch.setattr(train, "wall_clock", in_steps)
+    train.main([text, "--times", "2s", "--rounds", "1"])
+    assert "bits/character" in capsys.readouterr().out
