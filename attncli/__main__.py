@@ -5,6 +5,7 @@ What is imported at the top takes a few milliseconds; the application is importe
 
 from __future__ import annotations
 
+import os
 import sys
 
 from attncli import stopping
@@ -14,6 +15,8 @@ from attncli.render.status import enable_status, hide_status, status
 TYPE_CHECKING = False  # importing typing takes a while
 if TYPE_CHECKING:
     from typing import NoReturn
+
+_CANNOT_START = 4  # no memory, no descriptors, or a disk that does not answer
 
 
 def main() -> NoReturn:
@@ -33,7 +36,12 @@ def _run() -> int:
     """The command line's exit code, or that of the signal which stopped it."""
     try:
         from attncli.cli.main import run
-
+    except (ImportError, OSError, MemoryError) as problem:
+        if "ATTNCLI_DEBUG" in os.environ:
+            raise
+        os.write(2, f"error: attncli cannot be imported: {problem}\n".encode())
+        return _CANNOT_START
+    try:
         stopping.unwind()
         code = run(sys.argv[1:])
         stopping.finish()

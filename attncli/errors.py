@@ -44,6 +44,12 @@ class Diverged(AttnError):
     exit_code = 5
 
 
+class BrokenInstallation(AttnError):
+    """A library that attncli needs cannot be imported."""
+
+    exit_code = 1
+
+
 class Inexact(AttnError):
     """A text that is not what it is promised to be: a fault of attncli's own, found by its own check."""
 

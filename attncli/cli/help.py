@@ -6,6 +6,7 @@ stands where the option is declared.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -162,3 +163,13 @@ def _default(param: Any) -> str:
     if not param.show_default or param.default is None or param.default is False or callable(param.default):
         return ""
     return max(param.opts, key=len).lstrip("-") if param.default is True else str(param.default)
+
+
+def docstring(command: Callable[..., object]) -> str:
+    """The help of a command: its docstring, from its source where `python -OO` has dropped it."""
+    if command.__doc__:
+        return inspect.getdoc(command) or ""
+    import ast
+
+    (function,) = ast.parse(inspect.getsource(command)).body
+    return ast.get_docstring(function) or "" if isinstance(function, ast.FunctionDef) else ""

@@ -6,12 +6,11 @@ Commands import what they need when they run, so that help and tokenizing start 
 from __future__ import annotations
 
 import errno
-import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Annotated, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
@@ -26,21 +25,30 @@ from attncli.cli.explain import explain
 from attncli.cli.faithful import faithful
 from attncli.cli.generate import generate
 from attncli.cli.heads import heads
-from attncli.cli.help import HELP_OPTIONS, USAGE_ERROR, Command, FirstPage
+from attncli.cli.help import HELP_OPTIONS, USAGE_ERROR, Command, FirstPage, docstring
 from attncli.cli.info import info
 from attncli.cli.models import models
 from attncli.cli.neighbors import neighbors
 from attncli.cli.next import next_
 from attncli.cli.plot import plot
+from attncli.cli.process import bound_screen
 from attncli.cli.tokenize import tokenize
 from attncli.cli.train import train
-from attncli.errors import AttnError, OutOfRoom
+from attncli.errors import AttnError, BadInput, BrokenInstallation, OutOfRoom
 from attncli.render.status import status
 
 _DONE = 0
 _WITHOUT_TORCH = ("tokenize", "plot", "info", "models")
+_NO_ROOM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOMEM)
 # What PyTorch says of a GPU and of a CPU, and Python when a thread's stack finds no place, without types of their own.
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread|bad_alloc", re.IGNORECASE)
+
+_FIRST_PAGE = """Train a transformer on your own text, generate from it, and see how its attention works.
+
+attncli train corpus.txt --time 3m
+attncli generate "Once upon a time" --temperature 0.7
+attncli explain "He sat on the river's bank"
+"""
 
 app = typer.Typer(
     name="attncli",
@@ -55,8 +63,8 @@ _COMMANDS: dict[str, list[Callable[..., None]]] = {
 }
 for _panel, _commands in _COMMANDS.items():
     for _command in _commands:
-        _name, _told = _command.__name__.rstrip("_"), inspect.getdoc(_command)
-        app.command(_name, cls=Command, help=_told, rich_help_panel=_panel)(_command)
+        _name = _command.__name__.rstrip("_")
+        app.command(_name, cls=Command, help=docstring(_command), rich_help_panel=_panel)(_command)
 
 
 def _print_version(context: typer.Context, asked: bool) -> None:
@@ -65,7 +73,7 @@ def _print_version(context: typer.Context, asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True, help=_FIRST_PAGE)
 def root(
     context: typer.Context,
     version: Annotated[
@@ -73,12 +81,7 @@ def root(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Train a transformer on your own text, generate from it, and see how its attention works.
-
-    attncli train corpus.txt --time 3m
-    attncli generate "Once upon a time" --temperature 0.7
-    attncli explain "He sat on the river's bank"
-    """
+    """Shows the first page where no command is named."""
     if context.invoked_subcommand is None:
         context.get_help()
     elif context.invoked_subcommand not in _WITHOUT_TORCH:
@@ -93,6 +96,7 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Runs one command line; returns its exit code. Errors a user can fix take one or two lines on standard error."""
     clock.start()
+    bound_screen()
     debug = "--debug" in arguments or bool(os.environ.get("ATTNCLI_DEBUG"))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -105,32 +109,72 @@ def run(arguments: Sequence[str]) -> int:
         # Typer and Rich make a reader that has gone an exit with 1.
         if isinstance(ended, SystemExit) and not isinstance(ended.__context__, BrokenPipeError):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say, not even when flushing
+        _silence(sys.stdout)
         return _DONE
     except Exception as problem:
         error = _explained(problem)
         if error is None or debug:
             raise
-        from attncli.render.console import print_error
-
-        print_error(error)
+        _tell(error)
         return error.exit_code
 
 
 def _explained(problem: Exception) -> AttnError | None:
     """The problem as one that a user can fix, or None when it is a bug."""
+    if any(error.errno in (errno.EMFILE, errno.ENFILE) for error in _system_errors(problem)):
+        return OutOfRoom("No more files can be open at once.", "Allow more with ulimit -n, such as ulimit -n 1024.")
     if isinstance(problem, AttnError):
         return problem
     if isinstance(problem, USAGE_ERROR):
         from attncli.cli.mistakes import usage_problem
 
         return usage_problem(problem)
-    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OutOfRoom(f"Nothing more can be written: {problem.strerror}.", "Free some space on the disk.")
+    if isinstance(problem, OSError):
+        return _system_error(problem)
     if isinstance(problem, MemoryError) or (isinstance(problem, RuntimeError) and _NO_MEMORY.search(str(problem))):
         return OutOfRoom(
             "There is not enough memory for this.",
             "Try less at once: a smaller --batch-size, --context or --size to train, fewer --num-samples to generate.",
         )
+    if isinstance(problem, ImportError):
+        name = problem.name or "a library"
+        return BrokenInstallation(
+            f"{name} cannot be imported: {problem}.", "Install attncli again; --debug shows more."
+        )
     return None
+
+
+def _system_errors(problem: BaseException | None) -> Iterator[OSError]:
+    """The errors of the system that led to a problem, itself included."""
+    while problem is not None:
+        if isinstance(problem, OSError):
+            yield problem
+        problem = problem.__cause__ or problem.__context__
+
+
+def _system_error(problem: OSError) -> AttnError:
+    """What the system refused, where no command has said it better."""
+    reason = problem.strerror or str(problem)
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        _silence(sys.stdout)
+        return OutOfRoom(f"Nothing more can be written: {reason}.", "Free some space on the disk.")
+    what = "The system refuses" if problem.filename is None else str(problem.filename)
+    kind = OutOfRoom if problem.errno in _NO_ROOM else BadInput
+    return kind(f"{what}: {reason}.", "Check the path, its permissions and its disk; --debug shows where it happened.")
+
+
+def _tell(error: AttnError) -> None:
+    """Shows an error, where standard error takes it."""
+    from attncli.render.console import print_error
+
+    try:
+        print_error(error)
+    except OSError:
+        _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
+    """Has a stream that takes nothing more keep nothing, not even when it is flushed."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+_LARGEST_SCREEN, _MOST_DIGITS = 1000, 9  # cells in either direction; digits that int() takes at once
 _SPINS = 5000  # of libgomp: about a tenth of a millisecond
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _KEPT_BYTES, _LARGEST_KEPT = 512 << 20, 32 << 20
@@ -27,6 +28,14 @@ def open_streams() -> None:
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def bound_screen() -> None:
+    """Takes COLUMNS and LINES for at most so many: a screen is drawn cell by cell."""
+    for name in ("COLUMNS", "LINES"):
+        given = os.environ.get(name, "")
+        if given.isdecimal() and (len(given) > _MOST_DIGITS or int(given) > _LARGEST_SCREEN):
+            os.environ[name] = str(_LARGEST_SCREEN)
 
 
 def limit_spinning() -> None:

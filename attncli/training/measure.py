@@ -26,6 +26,8 @@ MEMORY_SHARE = 0.8  # of the machine's memory that a run may plan to use
 _SEED_OF_MEASUREMENT = 0
 _LEAST_MEASURED, _MOST_MEASURED = 3, 10  # steps that are timed
 _TICK = 1e-9  # seconds: no step takes less
+_MOST_TIMED = {"cpu": 1 << 13}  # tokens of a step that is timed; of a larger one a part is, and the rest reckoned
+_MOST_TIMED_ELSEWHERE = 1 << 17
 _FASTER = 0.97  # of the time with twice the threads, or less: then fewer are taken
 
 
@@ -146,7 +148,14 @@ class Measure:
 
 
 def measure_step(model_config: ModelConfig, room: Room, parts: int = 1, again: bool = False) -> StepTime:
-    """What a training step takes on this device: the median of a few, on a model that is thrown away."""
+    """What a training step takes on this device: the median of a few, on a model that is thrown away.
+
+    Of a step of very many windows only some are computed, and the time is in proportion: a whole one could take hours.
+    """
+    most = _MOST_TIMED.get(room.device.type, _MOST_TIMED_ELSEWHERE)
+    windows = max(min(room.batch_size, most // room.context), 1)
+    share = windows / room.batch_size
+    parts = math.ceil(parts * share)
     model = Transformer(model_config, dropout=0.1)
     model.checkpoint_activations = again
     initialize(model, torch.Generator().manual_seed(_SEED_OF_MEASUREMENT))
@@ -157,11 +166,7 @@ def measure_step(model_config: ModelConfig, room: Room, parts: int = 1, again: b
     while len(times) < _LEAST_MEASURED or (len(times) < _MOST_MEASURED and sum(times) < room.measuring):
         step = len(times)
         rows = batch(
-            room.corpus.train.ids,
-            seed=_SEED_OF_MEASUREMENT,
-            step=step,
-            batch_size=room.batch_size,
-            context=room.context,
+            room.corpus.train.ids, seed=_SEED_OF_MEASUREMENT, step=step, batch_size=windows, context=room.context
         )
         began, computed = time.monotonic(), time.thread_time()
         ids = torch.from_numpy(rows).to(room.device)
@@ -173,7 +178,7 @@ def measure_step(model_config: ModelConfig, room: Room, parts: int = 1, again: b
     torch.random.set_rng_state(random)  # the steps drew from the process's own
     # The first one also prepares. A thread that waits for a GPU computes nothing.
     busy = sum(times[1:]) / max(sum(computing[1:]), _TICK) if room.device.type == "cpu" else 1.0
-    return StepTime(statistics.median(times[1:]), max(busy, 1.0))
+    return StepTime(statistics.median(times[1:]) / share, max(busy, 1.0))
 
 
 def measure_window(model_config: ModelConfig, room: Room) -> float:

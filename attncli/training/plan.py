@@ -91,7 +91,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
             reasons["threads"] = f"{torch.get_num_threads()} are no faster here now"
     busy = measure.busy
     windows, closing = _closing(config, seconds, step_seconds, model, room)
-    most_steps = math.floor(MOST_EPOCHS * len(corpus.train) / room.step_tokens)
+    most_steps = max(math.floor(MOST_EPOCHS * len(corpus.train) / room.step_tokens), 1)
     if steps is None:
         gone = time.monotonic() - began
         steps = min(_affordable_steps(seconds, gone, closing, step_seconds), most_steps)
