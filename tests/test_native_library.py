@@ -189,12 +189,21 @@ def test_a_compiler_that_takes_too_long_is_stopped_with_what_it_started(tmp_path
             os.killpg(group, 0)
 
 
-def test_a_process_that_ends_early_leaves_no_compiler_behind(tmp_path):
+@pytest.mark.parametrize(("end", "code"), [("pass", 0), ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 143)])
+def test_a_process_that_ends_early_leaves_no_compiler_behind(tmp_path, end, code):
     (cc,) = compiler(tmp_path, f"echo $$ > {tmp_path}/started; sleep 1000")
-    code = "from attncli.model.native_library import begin; begin(); import time, pathlib\n"
-    code += f"while not pathlib.Path('{tmp_path}/started').read_text().strip(): pass"
+    script = f"""
+import os, pathlib, signal, time
+from attncli import stopping
+from attncli.model.native_library import begin
+stopping.install()
+stopping.unwind()
+begin()
+while not pathlib.Path({str(tmp_path / "started")!r}).read_text().strip(): pass
+{end}
+"""
     (tmp_path / "started").touch()
-    assert python(code, CC=cc).returncode == 0
+    assert python(script, CC=cc).returncode == code
     assert not list((tmp_path / "own/native").iterdir())
     with pytest.raises(ProcessLookupError):
         while True:
