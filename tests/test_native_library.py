@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from attncli import folders
+from attncli.cli.compiling import begin_compiling
 from attncli.cli.loading import load_to_generate
 from attncli.config import SampleConfig
 from attncli.generation.engine import generate
@@ -257,6 +258,16 @@ def test_a_file_that_is_no_library_is_done_without(monkeypatch, anew, tmp_path):
     assert library().path.read_text() == "text\n"
     assert not native.available()
     assert native_library.problem().startswith("what was compiled cannot be loaded: ")
+
+
+@pytest.mark.parametrize(("device", "told"), [("cpu", 1), ("auto", 1), ("cuda", 0)])
+def test_a_compiler_at_work_is_told_at_once(monkeypatch, capsys, anew, tmp_path, device, told):
+    (cc,) = compiler(tmp_path, "sleep 1000")
+    monkeypatch.setenv("CC", cc)
+    begin_compiling(device)
+    assert capsys.readouterr().err.count("compiling the network in C for this processor") == told
+    if told:
+        native_library.begin()._stop()
 
 
 def test_integers_without_a_library_are_refused(at_home, monkeypatch, capsys):  # noqa: F811

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from attncli.model.native_library import begin, compiling
 
 _NOTE = "compiling the network in C for this processor: once, about ten seconds"
@@ -13,6 +15,4 @@ def begin_compiling(device: str) -> None:
         return
     begin()
     if compiling():
-        from attncli.render.console import print_note
-
-        print_note(_NOTE)
+        print(_NOTE, file=sys.stderr, flush=True)  # not through Rich, whose import takes a tenth of a second
