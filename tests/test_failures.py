@@ -10,9 +10,11 @@ import pytest
 
 from attncli.cli import main
 from attncli.cli.help import docstring
+from attncli.cli.lines import Lines
 from attncli.cli.main import run
 from attncli.config import TrainConfig
-from attncli.errors import BadCheckpoint
+from attncli.errors import BadCheckpoint, BadInput
+from attncli.render.console import output
 from attncli.training import make_plan, measure
 from tests.test_faults import corpus  # noqa: F401
 
@@ -80,3 +82,32 @@ def test_of_a_step_of_very_many_windows_only_some_are_timed(corpus, monkeypatch)
     plan = make_plan(config, corpus)
     assert plan.batch_size == 10**6
     assert set(timed) == {((1 << 13) // 16, 17)}
+
+
+@pytest.mark.parametrize(
+    ("environment", "system"),
+    [
+        ({}, None),
+        ({"CLICOLOR_FORCE": "0"}, None),
+        ({"CLICOLOR_FORCE": "1"}, "standard"),
+        ({"FORCE_COLOR": "1", "TERM": "xterm-256color"}, "256"),
+        ({"CLICOLOR_FORCE": "1", "COLORTERM": "truecolor"}, "truecolor"),
+        ({"CLICOLOR_FORCE": "1", "NO_COLOR": "1"}, None),
+    ],
+)
+def test_colours_are_forced_off_a_terminal_but_for_no_color(environment, system, monkeypatch):
+    for name in ("CLICOLOR_FORCE", "FORCE_COLOR", "NO_COLOR", "COLORTERM", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    console = output()
+    assert (console.color_system, console.is_terminal) == (system, False)
+
+
+def test_a_line_that_never_ends_is_refused_once(monkeypatch):
+    with Path("/dev/zero").open() as zero:
+        monkeypatch.setattr(sys, "stdin", zero)
+        lines = Lines()
+        with pytest.raises(BadInput, match="A line has more than 1,000,000 characters"):
+            lines.next()
+        assert lines.next() is None

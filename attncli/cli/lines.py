@@ -13,12 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from attncli.errors import BadInput
 from attncli.folders import cache_folder, make_private
 
 _PROMPT, _MORE = "> ", "… "
 _BLOCK = '"""'  # begins and ends a turn of several lines
 _PASTE_SECONDS = 0.02  # in which the next line of a paste arrives; nobody types one so fast
 _KEPT = 1000  # lines
+_LONGEST = 1_000_000  # characters of a line: a device can be one that never ends
 
 
 class Lines:
@@ -27,6 +29,7 @@ class Lines:
     def __init__(self) -> None:
         self.typed = sys.stdin is not None and sys.stdin.isatty()
         self._edited = self.typed and sys.stdout.isatty()
+        self._cut = False  # a line did not end: what follows is the rest of it
         self._history = _History(cache_folder() / "history") if self._edited else None
         if hasattr(sys.stdin, "reconfigure"):
             sys.stdin.reconfigure(errors="surrogateescape")  # what is not UTF-8 is for whoever takes the line to refuse
@@ -62,12 +65,15 @@ class Lines:
         return line.removesuffix("\n") if line is not None and self.typed else line
 
     def _read(self, prompt: str) -> str | None:
-        if sys.stdin is None:
+        if sys.stdin is None or self._cut:
             return None
         if not self._edited:
             sys.stderr.write(prompt)
             sys.stderr.flush()
-            line = sys.stdin.readline()
+            line = sys.stdin.readline(_LONGEST)
+            if len(line) == _LONGEST and not line.endswith("\n"):
+                self._cut = True
+                raise BadInput(f"A line has more than {_LONGEST:,} characters.", "Give text with shorter lines.")
             return line.removesuffix("\n").removesuffix("\r") if line else None
         try:
             line = input(prompt)

@@ -6,9 +6,10 @@ Owns how consoles are made (no markup, no guessing of highlights), and how an er
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -25,12 +26,35 @@ _CONTROLS = re.compile("[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u20
 
 def output() -> Console:
     """Where results go."""
-    return Console(highlight=False, markup=False, emoji=False)
+    return _console(stderr=False)
 
 
 def messages() -> Console:
     """Where everything else goes."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+    return _console(stderr=True)
+
+
+def _console(stderr: bool) -> Console:
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()  # Rich takes FORCE_COLOR for a terminal's cursor too
+    forced = _forced_colors()
+    return Console(
+        stderr=stderr,
+        force_terminal=terminal,
+        color_system=forced or "auto",
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def _forced_colors() -> Literal["standard", "256", "truecolor"] | None:
+    """The colours that CLICOLOR_FORCE or FORCE_COLOR ask for also where there is no terminal; NO_COLOR forbids them."""
+    asked = any(os.environ.get(name, "0") not in ("", "0") for name in ("CLICOLOR_FORCE", "FORCE_COLOR"))
+    if not asked or os.environ.get("NO_COLOR"):
+        return None
+    if os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit"):
+        return "truecolor"
+    return "256" if "256" in os.environ.get("TERM", "") else "standard"
 
 
 def show(console: Console, renderable: RenderableType) -> None:

@@ -46,10 +46,10 @@ class Surprises:
 
 def why_no_colors(console: Console) -> str | None:
     """Why nothing can be tinted here, or None where it can."""
-    if not console.is_terminal:
-        return "standard output is no terminal"
     if console.no_color:
         return "NO_COLOR is set"
+    if not console.is_terminal and console.color_system is None:
+        return "standard output is no terminal"
     return None if console.color_system in ("truecolor", "256") else "this terminal has no 256 colours"
 
 
