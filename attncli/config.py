@@ -40,7 +40,8 @@ _MOST_SHOWN = 60  # characters
 _ADDABLE = f"from {-_LARGEST_ADDED:,} to {_LARGEST_ADDED:,}"
 
 
-def _require(ok: bool, name: str, value: object, rule: str) -> None:
+def require(ok: bool, name: str, value: object, rule: str) -> None:
+    """Raises UsageProblem, naming the value and the rule, unless it is `ok`."""
     if not ok:
         raise UsageProblem(f"{name} is {shown_value(value)}, and must be {rule}.")
 
@@ -54,14 +55,14 @@ def shown_value(value: object) -> str:
 
 def _require_whole(name: str, value: object, least: int, most: int) -> None:
     fits = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-    _require(fits, name, value, f"a whole number from {least} to {most:,}")
+    require(fits, name, value, f"a whole number from {least} to {most:,}")
 
 
 def _require_between(name: str, value: object, limits: tuple[float, float]) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     least, most = limits
     fits = number and least <= value <= most  # type: ignore[operator]
-    _require(fits, name, value, f"a number from {least:g} to {most:g}")
+    require(fits, name, value, f"a number from {least:g} to {most:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +84,15 @@ class RopeScaling:
     attention_factor: float = 1.0  # of cosines and sines, so that scores are multiplied by its square
 
     def __post_init__(self) -> None:
-        _require(self.kind in ("linear", "llama3", "yarn"), "rope type", self.kind, "'linear', 'llama3' or 'yarn'")
+        require(self.kind in ("linear", "llama3", "yarn"), "rope type", self.kind, "'linear', 'llama3' or 'yarn'")
         for name in ("factor", "low_frequency", "high_frequency", "beta_slow", "beta_fast", "attention_factor"):
             _require_between(f"rope {name}", getattr(self, name), _ROPE_NUMBERS)
         if self.kind != "linear":
             _require_whole("rope original_context", self.original_context, 1, _LARGEST["context"])
         if self.kind == "llama3":
             low, high = self.low_frequency, self.high_frequency
-            _require(low < high, "rope high_frequency", high, f"above low_frequency ({low})")
-        _require(isinstance(self.truncate, bool), "rope truncate", self.truncate, "true or false")
+            require(low < high, "rope high_frequency", high, f"above low_frequency ({low})")
+        require(isinstance(self.truncate, bool), "rope truncate", self.truncate, "true or false")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,21 +140,21 @@ class ModelConfig:
         ):
             _require_whole(name, getattr(self, name), 1, _LARGEST.get(name, _LARGEST_DIMENSION))
         _require_whole("heads x head_width", self.heads * self.head_width, 1, _LARGEST_DIMENSION)
-        _require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of heads ({self.heads})")
-        _require(self.norm in ("rms", "layer"), "norm", self.norm, "'rms' or 'layer'")
-        _require(self.positions in ("rotary", "learned"), "positions", self.positions, "'rotary' or 'learned'")
-        _require(self.activation in ("swiglu", "gelu"), "activation", self.activation, "'swiglu' or 'gelu'")
+        require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of heads ({self.heads})")
+        require(self.norm in ("rms", "layer"), "norm", self.norm, "'rms' or 'layer'")
+        require(self.positions in ("rotary", "learned"), "positions", self.positions, "'rotary' or 'learned'")
+        require(self.activation in ("swiglu", "gelu"), "activation", self.activation, "'swiglu' or 'gelu'")
         if self.positions == "rotary":
-            _require(self.head_width % 2 == 0, "head_width", self.head_width, "even, for rotary positions")
+            require(self.head_width % 2 == 0, "head_width", self.head_width, "even, for rotary positions")
         for name in ("qk_norm", "qkv_bias", "attention_bias", "feed_forward_bias", "bias", "tied"):
-            _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
+            require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
         _require_between("norm_eps", self.norm_eps, _NORM_EPS)
         _require_between("rope_theta", self.rope_theta, _ROPE_THETA)
         if self.rope_scaling is not None:
-            _require(self.positions == "rotary", "rope_scaling", self.rope_scaling, "unset for learned positions")
+            require(self.positions == "rotary", "rope_scaling", self.rope_scaling, "unset for learned positions")
             if self.rope_scaling.kind == "yarn":
                 least = _LEAST_YARN_THETA
-                _require(self.rope_theta >= least, "rope_theta", self.rope_theta, f"at least {least} for yarn")
+                require(self.rope_theta >= least, "rope_theta", self.rope_theta, f"at least {least} for yarn")
         if self.window is not None:
             _require_whole("window", self.window, 1, _LARGEST["context"])
         _require_whole("window_from", self.window_from, 0, _LARGEST["layers"])
@@ -189,12 +190,12 @@ class CorpusConfig:
     most_characters: int | None = None  # of either part; of a larger one only passages spread over it are used
 
     def __post_init__(self) -> None:
-        _require(0 < self.val_fraction <= 0.5, "--val-fraction", self.val_fraction, "above 0 and at most 0.5")
+        require(0 < self.val_fraction <= 0.5, "--val-fraction", self.val_fraction, "above 0 and at most 0.5")
         most = self.most_characters
-        _require(most is None or most >= 1, "most_characters", most, "at least 1")
+        require(most is None or most >= 1, "most_characters", most, "at least 1")
         try:
             "".encode(self.encoding)
-        except (LookupError, UnicodeError):
+        except (LookupError, ValueError):  # also for a NUL in the name
             raise UsageProblem(
                 f"--encoding {self.encoding!r} is not an encoding that Python knows.", "Try latin-1, cp1252 or utf-16."
             ) from None
@@ -232,22 +233,20 @@ class TrainConfig:
             )
         for name, least in (("steps", 1), ("tokens", 1), ("context", 8), ("batch_size", 1), ("grad_accum", 1)):
             value = getattr(self, name)
-            _require(value is None or value >= least, _option(name), value, f"at least {least}")
+            require(value is None or value >= least, _option(name), value, f"at least {least}")
         for name in ("seconds", "epochs", "lr", "adam_lr"):
             value = getattr(self, name)
-            _require(value is None or _positive(value), _option(name), value, "a finite number above 0")
+            require(value is None or _positive(value), _option(name), value, "a finite number above 0")
         for name, rate in (("lr", self.lr), ("adam_lr", self.adam_lr)):
-            _require(rate is None or rate <= _LARGEST_RATE, _option(name), rate, f"at most {_LARGEST_RATE:g}")
-        _require(self.dropout is None or 0 <= self.dropout < 1, "--dropout", self.dropout, "from 0 to below 1")
+            require(rate is None or rate <= _LARGEST_RATE, _option(name), rate, f"at most {_LARGEST_RATE:g}")
+        require(self.dropout is None or 0 <= self.dropout < 1, "--dropout", self.dropout, "from 0 to below 1")
         decay = self.weight_decay
-        _require(
-            decay is None or decay == 0 or _positive(decay), "--weight-decay", decay, "a finite number, 0 or above"
-        )
-        _require(0 <= self.seed < 2**63, "--seed", self.seed, "from 0 to 2^63 - 1")
-        _require(self.dtype in ("auto", *TRAIN_DTYPES), "--dtype", self.dtype, f"auto, {' or '.join(TRAIN_DTYPES)}")
-        _require(self.save_dtype in TRAIN_DTYPES, "--save-dtype", self.save_dtype, " or ".join(TRAIN_DTYPES))
+        require(decay is None or decay == 0 or _positive(decay), "--weight-decay", decay, "a finite number, 0 or above")
+        require(0 <= self.seed < 2**63, "--seed", self.seed, "from 0 to 2^63 - 1")
+        require(self.dtype in ("auto", *TRAIN_DTYPES), "--dtype", self.dtype, f"auto, {' or '.join(TRAIN_DTYPES)}")
+        require(self.save_dtype in TRAIN_DTYPES, "--save-dtype", self.save_dtype, " or ".join(TRAIN_DTYPES))
         kinds = (None, *OPTIMIZER_KINDS)
-        _require(self.optimizer in kinds, "--optimizer", self.optimizer, " or ".join(OPTIMIZER_KINDS))
+        require(self.optimizer in kinds, "--optimizer", self.optimizer, " or ".join(OPTIMIZER_KINDS))
         if self.optimizer == "adamw" and self.adam_lr is not None:
             raise UsageProblem(
                 "--adam-lr is the second rate beside Muon's.", "With --optimizer adamw, give --lr alone."
@@ -325,27 +324,27 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         finite = math.isfinite(self.temperature) and self.temperature >= 0
-        _require(finite, "--temperature", self.temperature, "a finite number, 0 or above")
-        _require(self.top_k >= 0, "--top-k", self.top_k, "0 (off) or above")
-        _require(0 < self.top_p <= 1, "--top-p", self.top_p, "above 0 and at most 1 (off)")
-        _require(0 <= self.min_p <= 1, "--min-p", self.min_p, "from 0 (off) to 1")
-        _require(0 < self.typical <= 1, "--typical", self.typical, "above 0 and at most 1 (off)")
-        _require(
+        require(finite, "--temperature", self.temperature, "a finite number, 0 or above")
+        require(self.top_k >= 0, "--top-k", self.top_k, "0 (off) or above")
+        require(0 < self.top_p <= 1, "--top-p", self.top_p, "above 0 and at most 1 (off)")
+        require(0 <= self.min_p <= 1, "--min-p", self.min_p, "from 0 (off) to 1")
+        require(0 < self.typical <= 1, "--typical", self.typical, "above 0 and at most 1 (off)")
+        require(
             _positive(self.repetition_penalty), "--repetition-penalty", self.repetition_penalty, "above 0 (1 is off)"
         )
-        _require(_addable(self.presence_penalty), "--presence-penalty", self.presence_penalty, _ADDABLE)
+        require(_addable(self.presence_penalty), "--presence-penalty", self.presence_penalty, _ADDABLE)
         for id_, bias in self.logit_bias:
-            _require(id_ >= 0, "--logit-bias", f"#{id_}", "of a token, #0 or above")
-            _require(bias == -math.inf or _addable(bias), "--logit-bias", bias, f"-inf (a ban) or {_ADDABLE}")
+            require(id_ >= 0, "--logit-bias", f"#{id_}", "of a token, #0 or above")
+            require(bias == -math.inf or _addable(bias), "--logit-bias", bias, f"-inf (a ban) or {_ADDABLE}")
         ids = [id_ for id_, _ in self.logit_bias]
         for id_ in ids:
             if ids.count(id_) > 1:
                 raise UsageProblem(f"--logit-bias names the token #{id_} twice.", "Give one number for each token.")
-        _require(self.max_new_tokens >= 1, "--max-new-tokens", self.max_new_tokens, "at least 1")
+        require(self.max_new_tokens >= 1, "--max-new-tokens", self.max_new_tokens, "at least 1")
         most = _MOST_SAMPLES
-        _require(1 <= self.num_samples <= most, "--num-samples", self.num_samples, f"from 1 to {most:,}")
-        _require(all(self.stop), "--stop", "", "at least one character")
-        _require(0 <= self.seed < 2**63, "--seed", self.seed, "from 0 to 2^63 - 1")
+        require(1 <= self.num_samples <= most, "--num-samples", self.num_samples, f"from 1 to {most:,}")
+        require(all(self.stop), "--stop", "", "at least one character")
+        require(0 <= self.seed < 2**63, "--seed", self.seed, "from 0 to 2^63 - 1")
 
     @classmethod
     def chosen(cls, **options: Any) -> Self:

@@ -41,7 +41,9 @@ def checkpoint(seed=0, step=0, state=True):
     model = tiny_model(seed, vocab_size=257)
     kept = State({"x": torch.full((3,), float(step))}, {"step": step}) if state else None
     run = {"step": step}
-    return Checkpoint(model.config, model.state_dict(), byte_tokenizer(), 10, run, [{"step": step}], kept)
+    return Checkpoint(
+        model.config, model.state_dict(), byte_tokenizer(), 10, run, [{"kind": "step", "step": step}], kept
+    )
 
 
 def load(path):
@@ -61,7 +63,7 @@ def test_what_is_written_is_read_back(saved):
         torch.testing.assert_close(loaded.model.state_dict()[name], tensor, rtol=0, atol=0)
     assert (loaded.start_of_text, loaded.name, loaded.run) == (10, "m", {"step": 0})
     again = read_resumable(saved)
-    assert (again.state.facts, again.metrics) == ({"step": 0}, [{"step": 0}])
+    assert (again.state.facts, again.metrics) == ({"step": 0}, [{"kind": "step", "step": 0}])
 
 
 def test_files_can_be_read_by_others_and_every_one_has_a_digest(saved):

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from attncli.checkpoint import directory
 from attncli.checkpoint.directory import find_model, previous_of, settle
@@ -779,6 +780,96 @@ def test_a_torn_save_without_one_before_is_refused(run_there, name):
         resume_job(run_there / "m")
     assert raised.value.exit_code == 3
     assert name in raised.value.message
+
+
+def changed(document, path, value):
+    """A JSON document with another value at a path of keys; `...` takes the key away."""
+    key, *rest = path
+    if rest:
+        return document | {key: changed(document[key], rest, value)}
+    return {name: held for name, held in document.items() if name != key} | ({} if value is ... else {key: value})
+
+
+def with_digest(folder, name, data):
+    """Puts other bytes in the place of a file, and their digest into the manifest."""
+    (folder / name).write_bytes(data)
+    manifest = json.loads((folder / directory.MANIFEST).read_text())
+    manifest["sha256"][name] = hashlib.sha256(data).hexdigest()
+    (folder / directory.MANIFEST).write_text(json.dumps(manifest))
+
+
+CHANGES = [
+    *((directory.STATE_FACTS, [name], ...) for name in ("step", "schedule", "best", "train_loss", "seconds")),
+    *((directory.STATE_FACTS, ["step"], value) for value in ("7", 7.5, True, None, -1, 10**30, [])),
+    *((directory.STATE_FACTS, ["schedule"], value) for value in ([], [[0]], [[0, "9"]], [7], {}, [[5, 9]], None)),
+    *((directory.STATE_FACTS, ["best"], value) for value in ([], {}, "x", {"nats": 1})),
+    (directory.STATE_FACTS, ["seconds"], -1e308),
+    *((directory.RUN, [name], value) for name in ("plan", "corpus", "format") for value in (..., [], "x", None)),
+    *((directory.RUN, ["plan", "model"], value) for value in (..., {}, [])),
+    *((directory.RUN, ["plan", name], 0) for name in ("eval_every", "report_every", "batch_size", "train_bytes")),
+    *((directory.RUN, ["plan", name], "x") for name in ("dtype", "optimizer", "threads", "schedule", "reasons")),
+    (directory.RUN, ["plan", "model", "layers"], 2),
+    (directory.RUN, ["plan", "schedule", "warmup"], 0),
+    (directory.RUN, ["corpus", "config"], []),
+    (directory.RUN, ["corpus", "config", "encoding"], "no such"),
+    (directory.RUN, ["corpus", "sources"], "story.txt"),
+    (directory.RUN, ["corpus", "digest"], 7),
+    *((directory.GENERATION, ["bos_token_id"], value) for value in (..., True, "x", 10**9, [1, 2])),
+]
+
+
+@pytest.mark.parametrize(("name", "path", "value"), CHANGES)
+def test_a_record_that_was_changed_with_its_digest_is_refused(run_there, monkeypatch, capsys, name, path, value):
+    monkeypatch.chdir(run_there)
+    shutil.rmtree(".m.previous")
+    document = changed(json.loads(Path("m", name).read_text()), path, value)
+    with_digest(Path("m"), name, json.dumps(document).encode())
+    assert run(["train", "--resume", "--out", "m"]) == 3
+    assert len(capsys.readouterr().err.rstrip().splitlines()) <= 4
+
+
+def test_a_record_that_was_changed_is_told_by_its_field_and_the_save_before_is_taken(run_there):
+    path = run_there / "m" / directory.STATE_FACTS
+    with_digest(run_there / "m", directory.STATE_FACTS, path.read_bytes().replace(b'"step": 8', b'"step": "8"'))
+    found, notes = _newest_good(run_there / "m")
+    assert found.state.facts["step"] == 6
+    assert "state.json: step is '8', and must be a whole number. Going on from the save before it." in notes[0]
+
+
+@pytest.mark.parametrize(
+    "data", [b"x", b"[1]\n", b"{}\nx\n", b'{"kind": "step"}\n', b'{"kind": 1, "step": 1}\n', "utf-16"]
+)
+def test_reports_that_were_changed_with_their_digest_are_refused(run_there, data):
+    shutil.rmtree(run_there / ".m.previous")
+    before = (run_there / "m" / directory.METRICS).read_text()
+    with_digest(run_there / "m", directory.METRICS, before.encode(data) if isinstance(data, str) else data + b"\n")
+    with pytest.raises(BadCheckpoint, match=r"metrics\.jsonl"):
+        resume_job(run_there / "m")
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape", "dtype", "nan", "steps"])
+@pytest.mark.parametrize("part", ["weights", "optimizer"])
+def test_tensors_of_a_state_that_do_not_fit_are_refused(run_there, monkeypatch, capsys, part, change):
+    monkeypatch.chdir(run_there)
+    path = Path("m", directory.STATE_TENSORS)
+    tensors = load_file(path)
+    name = min(name for name in tensors if name.startswith(part) and tensors[name].ndim == 2)
+    if change == "missing":
+        del tensors[name]
+    elif change == "extra":
+        tensors[f"{part}.x"] = torch.zeros(1)
+    elif change == "shape":
+        tensors[name] = tensors[name][:-1].contiguous()
+    elif change == "dtype":
+        tensors[name] = tensors[name].to(torch.float64)
+    elif change == "nan":
+        tensors[name][0, 0] = torch.nan
+    else:
+        tensors["optimizer.adamw.steps"] = torch.tensor(-1)
+    save_file(tensors, path)
+    with_digest(Path("m"), directory.STATE_TENSORS, path.read_bytes())
+    assert run(["train", "--resume", "--out", "m"]) == 3
+    assert "state/state.safetensors" in capsys.readouterr().err
 
 
 def test_a_run_told_of_a_torn_save_ends_with_the_bits_it_would_have_had(run_there, monkeypatch, capsys):

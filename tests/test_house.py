@@ -26,6 +26,7 @@ FLOORS = {
     "config": 1,
     "folders": 1,
     "paths": 1,
+    "records": 2,
     "text": 2,
     "model": 2,
     "checkpoint": 3,

@@ -267,6 +267,26 @@ def _parse_json(data: bytes, path: Path) -> dict[str, Any]:
     return value
 
 
+def parse_json_lines(data: bytes, path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; an unfinished last line is one that is being written.
+
+    Raises BadCheckpoint.
+    """
+    lines = []
+    rows = data.split(b"\n")
+    for number, row in enumerate(rows, 1):
+        try:
+            line = json.loads(row) if row.strip() else {}
+        except (ValueError, RecursionError):
+            if number == len(rows):
+                break
+            line = None
+        if not isinstance(line, dict):
+            raise BadCheckpoint(f"{path}: line {number} is no JSON object.", "Give the metrics.jsonl of a run.")
+        lines.append(line)
+    return lines
+
+
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
 

@@ -305,17 +305,23 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> 
     folder = ModelFolder(path)
     described = folder.json(directory.CONFIG)
     config = config_from_json(described, str(path / directory.CONFIG))
-    tokenizer = folder.tokenizer()
-    if tokenizer.vocab_size > config.vocab_size:
-        raise BadCheckpoint(
-            f"{path}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}.",
-            "They are of different models.",
-        )
+    tokenizer = _tokenizer_of(folder, config)
     model = read_weights(folder, config, device, dtype)
     settings = described | folder.json_if_any(directory.GENERATION)
     ends = _ids(settings.get("eos_token_id"), tokenizer) or _ids(tokenizer.end_of_text, tokenizer)
     starts = _ids(settings.get("bos_token_id"), tokenizer) or ends or {0}
     return LoadedModel(model, tokenizer, path, min(starts), frozenset(ends), folder.json_if_any(directory.RUN))
+
+
+def _tokenizer_of(folder: ModelFolder, config: ModelConfig) -> Tokenizer:
+    """The tokenizer of a directory. Raises BadCheckpoint when it has ids that the model does not."""
+    tokenizer = folder.tokenizer()
+    if tokenizer.vocab_size > config.vocab_size:
+        raise BadCheckpoint(
+            f"{folder.path}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}.",
+            "They are of different models.",
+        )
+    return tokenizer
 
 
 def _ids(setting: object, tokenizer: Tokenizer) -> set[int]:
@@ -338,19 +344,34 @@ def read_resumable(path: Path) -> Checkpoint:
     if not folder.holds(directory.MANIFEST):
         raise BadCheckpoint(f"{path} holds no {directory.MANIFEST}, without which its state cannot be trusted.")
     config = config_from_json(folder.json(directory.CONFIG), str(path / directory.CONFIG))
-    tokenizer, settings = folder.tokenizer(), folder.json(directory.GENERATION)
+    tokenizer, settings = _tokenizer_of(folder, config), folder.json(directory.GENERATION)
     folder.json(directory.TOKENIZER_CONFIG)  # nothing of it is needed, but a save is whole or it is none
-    metrics = folder.read(directory.METRICS)
+    starts = _ids(settings.get("bos_token_id"), tokenizer)
+    if len(starts) != 1:
+        raise BadCheckpoint(
+            f"{path / directory.GENERATION} names no token of the tokenizer as bos_token_id, with which a text begins.",
+            "Copy the directory again, or train again.",
+        )
     return Checkpoint(
         config,
         read_weights(folder, config, torch.device("cpu"), torch.float32).state_dict(),
         tokenizer,
-        settings["bos_token_id"],
+        starts.pop(),
         run=folder.json(directory.RUN),
-        metrics=[json.loads(line) for line in metrics.splitlines()],
+        metrics=_metrics(folder),
         state=_read_state(folder),
-        end_ids=frozenset(_ids(settings["eos_token_id"], tokenizer)),
+        end_ids=frozenset(_ids(settings.get("eos_token_id"), tokenizer)),
     )
+
+
+def _metrics(folder: ModelFolder) -> list[dict[str, Any]]:
+    """The reports of a run so far, each of a kind and of a step."""
+    path = folder.path / directory.METRICS
+    lines = [line for line in directory.parse_json_lines(folder.read(directory.METRICS), path) if line]
+    for number, line in enumerate(lines, 1):
+        if not isinstance(line.get("kind"), str) or type(line.get("step")) is not int:
+            raise BadCheckpoint(f"{path}: report {number} has no kind or no step.", "Copy the directory again.")
+    return lines
 
 
 def _read_state(folder: ModelFolder) -> State:

@@ -6,7 +6,6 @@ Owns the meaning of the lines of metrics.jsonl for a reader. No torch. The run m
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attncli.checkpoint.directory import METRICS, RUN, TOKENIZER, ModelFolder, find_model
+from attncli.checkpoint.directory import METRICS, RUN, TOKENIZER, ModelFolder, find_model, parse_json_lines
 from attncli.errors import AttnError, BadCheckpoint
 from attncli.paths import is_file, read_regular, real, unreadable
 from attncli.training.reports import plan_from_document
@@ -110,7 +109,7 @@ def _record(name: str | None) -> _Record:
     if name is not None and name.endswith(".jsonl") and is_file(name):
         path = Path(name)
         if path.name != METRICS or not is_file(path.parent / RUN):
-            return _Record(path.stem, str(path), _lines(_read(path), path))
+            return _Record(path.stem, str(path), parse_json_lines(_read(path), path))
         name = str(path.absolute().parent)
     path = find_model(name)
     try:
@@ -127,7 +126,7 @@ def _read_model(path: Path) -> _Record:
         raise BadCheckpoint(f"{path} holds no {METRICS}: attncli did not train it.", "Name a run: attncli models")
     run = folder.json_if_any(RUN)
     tokenizer = hashlib.sha256(folder.read(TOKENIZER)).hexdigest() if folder.holds(TOKENIZER) else None
-    lines = _lines(folder.read(METRICS), path / METRICS)
+    lines = parse_json_lines(folder.read(METRICS), path / METRICS)
     return _Record(real(path).name, str(path), lines, run, tokenizer)
 
 
@@ -217,21 +216,4 @@ def _read(path: Path) -> bytes:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of the metrics.jsonl of a model directory. Raises BadCheckpoint."""
-    return _lines(ModelFolder(path).read(METRICS), path / METRICS)
-
-
-def _lines(data: bytes, path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; an unfinished last line is one that is being written."""
-    lines = []
-    rows = data.split(b"\n")
-    for number, row in enumerate(rows, 1):
-        try:
-            line = json.loads(row) if row.strip() else {}
-        except (ValueError, RecursionError):
-            if number == len(rows):
-                break
-            line = None
-        if not isinstance(line, dict):
-            raise BadCheckpoint(f"{path}: line {number} is no JSON object.", "Give the metrics.jsonl of a run.")
-        lines.append(line)
-    return lines
+    return parse_json_lines(ModelFolder(path).read(METRICS), path / METRICS)

@@ -19,15 +19,16 @@ import torch
 from torch import Tensor
 
 from attncli import __version__
-from attncli.checkpoint.directory import STATE_FACTS, ModelFolder, find_model, previous_of
+from attncli.checkpoint.directory import CONFIG, RUN, STATE_FACTS, ModelFolder, find_model, previous_of
 from attncli.checkpoint.store import Borders, Checkpoint, LoadedModel, fall_back, read_resumable
-from attncli.config import DEFAULT_TRAINING_SECONDS, CorpusConfig, TrainConfig
+from attncli.config import DEFAULT_TRAINING_SECONDS, CorpusConfig, TrainConfig, shown_value
 from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.model.device import pick_device
+from attncli.records import record_from_json
 from attncli.text.corpus import Corpus, prepare
 from attncli.text.files import STDIN, Listener, Progress, read_documents, refuse_overlap
 from attncli.training.plan import MOST_EPOCHS, make_plan
-from attncli.training.reports import Plan, plan_from_document
+from attncli.training.reports import Plan, RunState, plan_from_document
 
 _CHARACTERS_PER_SECOND, _ON_A_GPU = 100_000, 1_000_000  # of a run: about what it can see
 _FEWEST_SCORED = 200  # tokens to validate on
@@ -35,6 +36,16 @@ _FEWEST_BYTES_PER_TOKEN = 1.5  # of a tokenizer that fits the text at all
 _BUSY = 1.5  # times its CPU time that a step takes where other programs want the cores
 _FACTS = ("format", "created", "versions", "corpus", "request")
 STATE_FORMAT = 2  # of plan and state; another one is not resumed
+
+
+@dataclass(frozen=True)
+class _KnownText:
+    """What `run.json` says of the text that a stopped run needs again."""
+
+    sources: tuple[str, ...]
+    val_file: str | None
+    digest: str
+    config: CorpusConfig
 
 
 @dataclass(frozen=True)
@@ -182,36 +193,36 @@ def resume_job(
     """
     saved, notes = _newest_good(target)
     if saved.run.get("format") != STATE_FORMAT:
-        version = (saved.run.get("versions") or {}).get("attncli", "?")
+        version = shown_value(_version(saved.run, "attncli"))
         raise BadCheckpoint(
             f"{target} was saved by attncli {version}, which wrote another format.", "Use that version."
         )
     facts = {key: saved.run[key] for key in (*_FACTS, "from", "watch_heads") if key in saved.run}
-    known = facts["corpus"]
-    text = CorpusConfig(**known["config"])
-    if STDIN in known["sources"] and not files:
+    known = record_from_json(_KnownText, saved.run["corpus"], f"{target / RUN}: corpus", extra=True)
+    text = known.config
+    if STDIN in known.sources and not files:
         raise UsageProblem(
             "This run read its text from standard input, which is needed again.",
             f"Pipe the same text: … | attncli train - --resume --out {target}",
         )
-    if known["val_file"] == STDIN and val_file is None:
+    if known.val_file == STDIN and val_file is None:
         raise UsageProblem(
             "This run read its validation text from standard input, which is needed again.",
             f"Pipe the same text: … | attncli train --val-file - --resume --out {target}",
         )
-    if val_file is not None and not known["val_file"]:
+    if val_file is not None and not known.val_file:
         raise UsageProblem("This run validates on the end of its text.", "Leave --val-file out.")
-    val_file = val_file or known["val_file"]
+    val_file = val_file or known.val_file
     held_out = read_documents([val_file], text.encoding, progress) if val_file else None
-    documents = read_documents(files or known["sources"], text.encoding, progress)
+    documents = read_documents(files or known.sources, text.encoding, progress)
     corpus = prepare(documents, text, held_out, saved.tokenizer, progress)
-    if corpus.digest != known["digest"]:
+    if corpus.digest != known.digest:
         raise BadCheckpoint(
             f"The text is not the one that {target} was trained on.",
             "Give the same text, or train a new model under another --name.",
         )
     plan, same = _on_device(plan_from_document(saved.run["plan"]), device)
-    same = same and (saved.run.get("versions") or {}).get("torch") == torch.__version__
+    same = same and _version(saved.run, "torch") == torch.__version__
     if not same or torch.get_num_threads() < plan.threads:
         changed = "another device, another torch or fewer threads than before"
         notes = (*notes, f"{changed}: not bit-identical to an uninterrupted run")
@@ -234,13 +245,36 @@ def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
     if not target.exists():
         find_model(str(target))  # says what there is
     try:
-        return read_resumable(target), ()
+        return _read_saved(target), ()
     except BadCheckpoint as problem:
         if not previous_of(target).exists() or _has_ended(target):
             raise
-        saved = read_resumable(previous_of(target))
+        saved = _read_saved(previous_of(target))
         fall_back(target)
         return saved, (f"{problem.message} Going on from the save before it.",)
+
+
+def _read_saved(path: Path) -> Checkpoint:
+    """The checkpoint of a run to resume, its records held to what they should be, unless they are of another format.
+
+    Raises BadCheckpoint.
+    """
+    saved = read_resumable(path)
+    if saved.run.get("format") != STATE_FORMAT:
+        return saved
+    run = path / RUN
+    record_from_json(_KnownText, saved.run.get("corpus"), f"{run}: corpus", extra=True)
+    if plan_from_document(saved.run.get("plan"), f"{run}: plan").model != saved.config:
+        raise BadCheckpoint(f"{run}: the plan is of another model than {path / CONFIG}.", "Copy the directory again.")
+    assert saved.state is not None
+    record_from_json(RunState, saved.state.facts, str(path / STATE_FACTS))
+    return saved
+
+
+def _version(run: dict[str, Any], name: str) -> object:
+    """Which version of a library a run was made with, as far as its record says."""
+    versions = run.get("versions")
+    return versions.get(name) if isinstance(versions, dict) else None
 
 
 def _has_ended(target: Path) -> bool:

@@ -17,10 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attncli.checkpoint import directory
 from attncli.checkpoint.store import Borders, Checkpoint
-from attncli.errors import Diverged
-from attncli.model.device import DTYPES
+from attncli.errors import BadCheckpoint, Diverged
+from attncli.model.device import DTYPES, dtype_name
 from attncli.model.transformer import Transformer, initialize
+from attncli.records import record_from_json
 from attncli.text.corpus import Corpus, batch
 from attncli.training.evaluate import evaluate
 from attncli.training.plan import sampled_windows
@@ -31,16 +33,18 @@ from attncli.training.reports import (
     Plan,
     Report,
     Result,
+    RunState,
     SampleReport,
     SaveReport,
     Score,
     StepReport,
 )
-from attncli.training.saver import Run, Saver, weights_of
+from attncli.training.saver import OPTIMIZER_PREFIX, WEIGHTS_PREFIX, Run, Saver, weights_of
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
 
 _SAVE_SECONDS = 60.0  # at most so long after a save, and a report, the next one is due
+_OTHER_RUN = "The state is damaged, or of another run. Train again, or copy the directory again from its source."
 _TOLERATED = 0.02  # a smaller change of the steps left is not worth a revision
 
 Sampler = Callable[[Transformer], tuple[str, int]]  # what a model writes, and how many characters of it are the prompt
@@ -192,7 +196,9 @@ def _begin(plan: Plan, initial: dict[str, Tensor] | None, resume: Checkpoint | N
     if resume is not None:
         assert resume.state is not None
         tensors = resume.state.tensors
-        initial = {name: tensors.pop(f"weights.{name}") for name in model.state_dict()}
+        expected = {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
+        _refuse_misfits(expected, {name: t for name, t in tensors.items() if name.startswith(WEIGHTS_PREFIX)})
+        initial = {name: tensors.pop(f"{WEIGHTS_PREFIX}{name}") for name in model.state_dict()}
     if initial is None:
         initialize(model, torch.Generator().manual_seed(plan.seed))
     else:
@@ -203,20 +209,35 @@ def _begin(plan: Plan, initial: dict[str, Tensor] | None, resume: Checkpoint | N
     if resume is None:
         return Run(trainee, plan.schedule)
     assert resume.state is not None
-    prefix, facts = "optimizer.", resume.state.facts
-    trainee.optimizer.load({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    facts = record_from_json(RunState, resume.state.facts, directory.STATE_FACTS)
+    optimizer = {f"{OPTIMIZER_PREFIX}{name}": tensor for name, tensor in trainee.optimizer.tensors().items()}
+    _refuse_misfits(optimizer, tensors)
+    trainee.optimizer.load({name.removeprefix(OPTIMIZER_PREFIX): tensor for name, tensor in tensors.items()})
     tensors.clear()
     return Run(
         trainee,
-        replace(plan.schedule, marks=tuple((step, steps) for step, steps in facts["schedule"])),
-        step=facts["step"],
-        best_step=facts["best_step"],
-        best=Score(**facts["best"]) if facts["best"] else None,
-        best_weights=resume.weights if facts["best"] else {},
+        replace(plan.schedule, marks=facts.schedule),
+        step=facts.step,
+        best_step=facts.best_step,
+        best=facts.best,
+        best_weights=resume.weights if facts.best else {},
         metrics=list(resume.metrics),
-        train_loss=facts["train_loss"],
-        seconds_before=facts["seconds"],
+        train_loss=facts.train_loss,
+        seconds_before=facts.seconds,
     )
+
+
+def _refuse_misfits(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Holds the tensors of a state to those of the run it is to continue. Raises BadCheckpoint."""
+    for name in sorted(expected.keys() ^ found.keys()):
+        does = "lacks" if name in expected else "holds"
+        raise BadCheckpoint(f"{directory.STATE_TENSORS} {does} {ascii(name)[:80]}.", _OTHER_RUN)
+    for name, tensor in expected.items():
+        kinds = [f"{dtype_name(one.dtype)} {list(one.shape)}" for one in (found[name], tensor)]
+        if kinds[0] != kinds[1]:
+            raise BadCheckpoint(f"{directory.STATE_TENSORS}: {name} is {kinds[0]}, not {kinds[1]}.", _OTHER_RUN)
+        if not bool(found[name].isfinite().all()) or (tensor.ndim == 0 and int(found[name]) < 0):
+            raise BadCheckpoint(f"{directory.STATE_TENSORS}: {name} holds a value that cannot be.", _OTHER_RUN)
 
 
 def _evaluations(run: Run, corpus: Corpus, plan: Plan, clock: _Clock, watch: Watcher | None) -> Iterator[Report]:

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
-from attncli.config import ModelConfig, OptimizerKind, TrainConfig
-from attncli.training.schedule import Schedule
+from attncli.config import TRAIN_DTYPES, ModelConfig, OptimizerKind, TrainConfig, require
+from attncli.records import record_from_json
+from attncli.training.schedule import Schedule, require_marks
+
+_COUNTS = (
+    *("parameters", "context", "batch_size", "grad_accum", "eval_every", "report_every", "threads", "closing_windows"),
+    *("most_steps", "train_tokens", "train_bytes"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,18 @@ class Plan:
     save_dtype: str = TrainConfig.save_dtype  # of the finished model's weights; runs of before do not say it
     busy: float = 1.0  # of a measured step the time over that of the CPU: 1 where no other program wants the cores
 
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "at least 1")
+        require(self.context <= self.model.context, "context", self.context, f"at most {self.model.context}")
+        require(self.grad_accum <= self.batch_size, "grad_accum", self.grad_accum, f"at most {self.batch_size}")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "from 0 to below 1")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or above")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
+        for name in ("dtype", "save_dtype"):
+            require(getattr(self, name) in TRAIN_DTYPES, name, getattr(self, name), " or ".join(TRAIN_DTYPES))
+
     @property
     def tokens_per_step(self) -> int:
         """Tokens that one step trains on."""
@@ -62,12 +79,9 @@ class Plan:
         return self.schedule.steps * self.tokens_per_step / self.train_tokens
 
 
-def plan_from_document(document: dict[str, Any]) -> Plan:
-    """The plan that `dataclasses.asdict` and JSON made of one."""
-    schedule = document["schedule"]
-    marks = tuple((step, steps) for step, steps in schedule["marks"])
-    fields = document | {"model": ModelConfig(**document["model"]), "schedule": Schedule(**schedule | {"marks": marks})}
-    return Plan(**fields)
+def plan_from_document(document: object, where: str = "plan") -> Plan:
+    """The plan that `dataclasses.asdict` and JSON made of one. Raises BadCheckpoint, naming the field that is none."""
+    return record_from_json(Plan, document, where)
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,28 @@ class Score:
             "bits_per_byte": self.bits_per_byte,
             "perplexity": self.perplexity,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """How far a run has come: what a saved state says beside its tensors."""
+
+    step: int
+    seconds: float  # spent on the run
+    schedule: tuple[tuple[int, int], ...]  # the marks of the schedule
+    best_step: int
+    best: Score | None
+    train_loss: float | None
+
+    def __post_init__(self) -> None:
+        require_marks(self.schedule)
+        steps = self.schedule[-1][1]
+        require(0 <= self.step <= steps, "step", self.step, f"from 0 to {steps}")
+        require(0 <= self.best_step <= self.step, "best_step", self.best_step, f"from 0 to {self.step}")
+        require(self.seconds >= 0, "seconds", self.seconds, "0 or above")
+        if self.best is not None:
+            counts = self.best.scored, self.best.characters, self.best.bytes
+            require(min(counts) > 0, "best", counts, "of more than 0 tokens, characters and bytes")
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from attncli.checkpoint.store import Borders, Checkpoint, State, try_checkpoint,
 from attncli.model.device import physical_memory
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import Corpus
-from attncli.training.reports import Plan, Result, Score
+from attncli.training.reports import Plan, Result, RunState, Score
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
 
 # Bytes of state. Less is written in well under a second: not worth the memory of a copy (benchmarks/README.md).
 _COPIED_FROM = 256 << 20
-_WEIGHTS = "weights."  # before the names of the model's tensors in a state
+WEIGHTS_PREFIX = "weights."  # before the names of the model's tensors in a state
+OPTIMIZER_PREFIX = "optimizer."  # before those of the optimizer
 _MEMORY_SHARE = 0.8  # of the machine's, for the training and a copy of its state
 _DOCUMENTS_FOR_START = 10  # from so many on, the model has learned what follows the end of one
 
@@ -118,7 +119,7 @@ class Saver:
             self._safe.append(run.step)
             return
         copies = _copies(checkpoint.state.tensors)
-        weights = run.best_weights or {name: copies[_WEIGHTS + name] for name in checkpoint.weights}
+        weights = run.best_weights or {name: copies[WEIGHTS_PREFIX + name] for name in checkpoint.weights}
         checkpoint = replace(checkpoint, weights=weights, state=replace(checkpoint.state, tensors=copies))
         self._writing, self._writing_step = self._thread.submit(write_checkpoint, self._target, checkpoint), run.step
 
@@ -168,17 +169,17 @@ class Saver:
         }
 
     def _state(self, run: Run, seconds: float) -> State:
-        tensors = {_WEIGHTS + name: tensor for name, tensor in run.model.state_dict().items()}
-        tensors |= {f"optimizer.{name}": tensor for name, tensor in run.trainee.optimizer.tensors().items()}
-        facts = {
-            "step": run.step,
-            "seconds": seconds,
-            "schedule": run.schedule.marks,
-            "best_step": run.best_step,
-            "best": asdict(run.best) if run.best else None,
-            "train_loss": run.train_loss,
-        }
-        return State(tensors, facts)
+        tensors = {WEIGHTS_PREFIX + name: tensor for name, tensor in run.model.state_dict().items()}
+        tensors |= {f"{OPTIMIZER_PREFIX}{name}": tensor for name, tensor in run.trainee.optimizer.tensors().items()}
+        facts = RunState(
+            step=run.step,
+            seconds=seconds,
+            schedule=run.schedule.marks,
+            best_step=run.best_step,
+            best=run.best,
+            train_loss=run.train_loss,
+        )
+        return State(tensors, asdict(facts))
 
 
 def borders_for(corpus: Corpus) -> Borders:

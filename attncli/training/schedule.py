@@ -8,6 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from attncli.config import require
+
+
+def require_marks(marks: tuple[tuple[int, int], ...]) -> None:
+    """Raises UsageProblem unless the marks of a schedule begin at step 0, go up, and never end before they begin."""
+    firsts = [step for step, _ in marks]
+    ordered = firsts[:1] == [0] and firsts == sorted(firsts) and all(step <= steps for step, steps in marks)
+    require(ordered, "marks of the schedule", marks, "steps that go up from 0, each with a number of steps in all")
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -19,6 +28,11 @@ class Schedule:
     peak: float
     warmup: int  # steps
     marks: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        require(self.peak > 0, "peak", self.peak, "above 0")
+        require(self.warmup >= 1, "warmup", self.warmup, "at least 1")
+        require_marks(self.marks)
 
     @property
     def steps(self) -> int:

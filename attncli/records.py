@@ -1,0 +1,96 @@
+"""A frozen dataclass from the JSON that `dataclasses.asdict` made of one, its types checked, nested records too.
+
+Owns the rules: which JSON value fits which annotation, and how the field that does not fit is named. Knows nothing of
+files, nor of what a record means; what a record itself checks when it is made is an error of the same kind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from attncli.config import shown_value
+from attncli.errors import BadCheckpoint, UsageProblem
+
+_INTEGERS = 1 << 63  # from minus this many on, as 64 bits hold them
+_AGAIN = "It was changed, or another version wrote it. Copy it again, or train again."
+Record = TypeVar("Record")
+
+
+def record_from_json(kind: type[Record], value: object, where: str, extra: bool = False) -> Record:
+    """A record of a dataclass from a JSON object; `extra` keys are an error unless allowed, and then left out.
+
+    Raises BadCheckpoint, naming the field within `where`, for a value that is missing, of another type, out of the
+    record's own limits, or unknown.
+    """
+    if not isinstance(value, dict):
+        raise _misfit(where, value, "an object")
+    types = get_type_hints(kind)
+    known = {field.name: field for field in fields(kind) if field.init}  # type: ignore[arg-type]
+    for name in value.keys() - known.keys() if not extra else ():
+        raise BadCheckpoint(f"{where} holds {shown_value(name)}, which is not known.", _AGAIN)
+    for name, field in known.items():
+        if name not in value and field.default is MISSING and field.default_factory is MISSING:
+            raise BadCheckpoint(f"{where} lacks {name}.", _AGAIN)
+    found = {name: checked(types[name], value[name], f"{where}: {name}") for name in known if name in value}
+    try:
+        return kind(**found)
+    except UsageProblem as problem:
+        raise BadCheckpoint(f"{where}: {problem.message}", _AGAIN) from None
+
+
+def checked(kind: Any, value: object, where: str) -> Any:
+    """A JSON value as an annotation says; lists become tuples where it says so. Raises BadCheckpoint."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        (kind,) = (option for option in arguments if option is not NoneType)
+        return checked(kind, value, where)
+    if origin is Literal:
+        if not isinstance(value, str) or value not in arguments:
+            raise _misfit(where, value, " or ".join(map(repr, arguments)))
+        return value
+    if origin in (tuple, list):
+        return _sequence(origin, arguments, value, where)
+    if origin in (dict, Mapping):
+        if not isinstance(value, dict):
+            raise _misfit(where, value, "an object")
+        return {name: checked(arguments[1], one, f"{where}: {shown_value(name)}") for name, one in value.items()}
+    if isinstance(kind, type) and is_dataclass(kind):
+        return record_from_json(kind, value, where)
+    return _plain(kind, value, where)
+
+
+def _sequence(kind: Any, arguments: tuple[Any, ...], value: object, where: str) -> Any:
+    if not isinstance(value, list | tuple):
+        raise _misfit(where, value, "a list")
+    if kind is tuple and arguments[-1] is not Ellipsis and len(value) != len(arguments):
+        raise _misfit(where, value, f"a list of {len(arguments)}")
+    repeated = kind is list or arguments[-1] is Ellipsis
+    return kind(
+        checked(arguments[0 if repeated else at], one, f"{where}, number {at + 1}") for at, one in enumerate(value)
+    )
+
+
+def _plain(kind: Any, value: object, where: str) -> object:
+    """A bool, an integer of 64 bits, a finite number, or text."""
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if -_INTEGERS <= value < _INTEGERS or (isinstance(value, float) and math.isfinite(value)):
+            return float(value)
+        raise _misfit(where, value, "a finite number")
+    if kind is int and type(value) is int and not -_INTEGERS <= value < _INTEGERS:
+        raise _misfit(where, value, "an integer of 64 bits")
+    if type(value) is not kind:
+        names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        raise _misfit(where, value, names[kind])
+    return value
+
+
+def _misfit(where: str, value: object, rule: str) -> BadCheckpoint:
+    return BadCheckpoint(f"{where} is {shown_value(value)}, and must be {rule}.", _AGAIN)

@@ -1,0 +1,99 @@
+"""Records from JSON: what fits is the same record, and what does not is named."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pytest
+
+from attncli.config import CorpusConfig, ModelConfig, RopeScaling
+from attncli.errors import BadCheckpoint
+from attncli.records import record_from_json
+from attncli.training.reports import Plan, RunState, Score
+from tests.conftest import FAMILIES, tiny_config
+from tests.test_render import PLAN
+
+STATE = RunState(
+    step=4, seconds=1.5, schedule=((0, 9), (3, 8)), best_step=2, best=Score(3.0, 2, 7.0, 8.0), train_loss=None
+)
+
+
+def document(record):
+    return json.loads(json.dumps(asdict(record)))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        PLAN,
+        replace(PLAN, most_steps=7, closing_windows=3, seconds=None, reasons={}),
+        STATE,
+        CorpusConfig(most_characters=8),
+        *(tiny_config(**switches) for switches in FAMILIES.values()),
+        tiny_config(rope_scaling=RopeScaling(kind="linear", factor=2.0)),
+    ],
+)
+def test_a_record_is_read_back(record):
+    assert record_from_json(type(record), document(record), "x") == record
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        (Plan, {"schedule": {"peak": 1.0, "warmup": 1}}, "x: schedule lacks marks"),
+        (Plan, {"schedule": {"peak": 1.0, "warmup": 1, "marks": []}}, "x: schedule: marks of the schedule is"),
+        (Plan, {"schedule": {"peak": 0, "warmup": 1, "marks": [[0, 1]]}}, "x: schedule: peak is 0.0"),
+        (Plan, {"schedule": {"peak": 1, "warmup": 0, "marks": [[0, 1]]}}, "x: schedule: warmup is 0"),
+        (Plan, {"model": {}}, "x: model lacks"),
+        (Plan, {"model": None}, "x: model is None, and must be an object"),
+        (Plan, {"batch_size": "8"}, "x: batch_size is '8', and must be a whole number"),
+        (Plan, {"batch_size": 8.0}, "x: batch_size is 8.0"),
+        (Plan, {"batch_size": True}, "x: batch_size is True"),
+        (Plan, {"batch_size": 1 << 63}, "x: batch_size is 9223372036854775808, and must be an integer of 64 bits"),
+        (Plan, {"batch_size": 10**4000}, "x: batch_size is an integer of over 40 digits"),
+        (Plan, {"eval_every": 0}, "eval_every is 0, and must be at least 1"),
+        (Plan, {"train_bytes": 0}, "train_bytes is 0"),
+        (Plan, {"context": 4096}, "context is 4096, and must be at most 1024"),
+        (Plan, {"grad_accum": 9}, "grad_accum is 9, and must be at most 8"),
+        (Plan, {"dropout": 1}, "dropout is 1.0"),
+        (Plan, {"dtype": "float8"}, "dtype is 'float8'"),
+        (Plan, {"optimizer": "sgd"}, "x: optimizer is 'sgd', and must be 'muon' or 'adamw'"),
+        (Plan, {"optimizer": ["muon"]}, "x: optimizer is"),
+        (Plan, {"seconds": 10**400}, "x: seconds is an integer of over 40 digits"),
+        (Plan, {"seconds": float("nan")}, "x: seconds is nan, and must be a finite number"),
+        (Plan, {"compiled": 1}, "x: compiled is 1, and must be true or false"),
+        (Plan, {"reasons": {"lr": 1}}, "x: reasons: 'lr' is 1, and must be text"),
+        (Plan, {"evil": 1}, "x holds 'evil', which is not known"),
+        (RunState, {"step": 9}, "step is 9, and must be from 0 to 8"),
+        (RunState, {"step": 4, "best_step": 5}, "best_step is 5"),
+        (RunState, {"schedule": [[0, 9, 1]]}, "x: schedule, number 1 is .*, and must be a list of 2"),
+        (RunState, {"schedule": [[1, 9]]}, "steps that go up from 0"),
+        (RunState, {"schedule": [[0, 9], [5, 3]]}, "steps that go up from 0"),
+        (RunState, {"schedule": {}}, "x: schedule is {}, and must be a list"),
+        (RunState, {"best": {"nats": 1.0, "scored": 0, "characters": 1, "bytes": 1}}, "best is"),
+        (RunState, {"best": {"nats": 1.0}}, "x: best lacks scored"),
+        (CorpusConfig, {"tokenizer": "words"}, "x: tokenizer is 'words'"),
+        (CorpusConfig, {"encoding": "a\0b"}, "--encoding"),
+        (CorpusConfig, {"val_fraction": 0}, "--val-fraction is 0.0"),
+    ],
+)
+def test_what_does_not_fit_is_named(kind, changes, message):
+    fitting = {Plan: PLAN, RunState: STATE, CorpusConfig: CorpusConfig()}[kind]
+    with pytest.raises(BadCheckpoint, match=message):
+        record_from_json(kind, document(fitting) | changes, "x")
+
+
+@pytest.mark.parametrize("value", [None, [], 1, "x", True])
+def test_what_is_no_object_is_no_record(value):
+    with pytest.raises(BadCheckpoint, match=r"x is .*, and must be an object"):
+        record_from_json(ModelConfig, value, "x")
+
+
+def test_other_keys_are_left_out_where_they_may_be_there():
+    @dataclass(frozen=True)
+    class Part:
+        a: int
+        b: Any = None
+
+    assert record_from_json(Part, {"a": 1, "c": 2}, "x", extra=True) == Part(1)
+    assert record_from_json(Part, {"a": 1, "b": [2]}, "x") == Part(1, [2])
