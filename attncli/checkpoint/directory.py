@@ -27,6 +27,7 @@ GENERATION = "generation_config.json"
 CARD = "README.md"  # written by people, and read by the hub
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of weights in shards
 RUN = "run.json"

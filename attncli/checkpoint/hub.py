@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attncli.checkpoint.directory import (
+    CHAT_TEMPLATE,
     CONFIG,
     GENERATION,
     INDEX,
@@ -166,7 +167,7 @@ def _needed(name: str, names: Collection[str], weights: bool, folder: Path | Non
     for file in (CONFIG, TOKENIZER):
         if file not in names:
             raise BadCheckpoint(f"{name} has no {file}, without which it cannot be read.", "Try another model.")
-    needed = {CONFIG, TOKENIZER} | ({GENERATION, TOKENIZER_CONFIG} & set(names))
+    needed = {CONFIG, TOKENIZER} | ({GENERATION, TOKENIZER_CONFIG, CHAT_TEMPLATE} & set(names))
     if not weights:
         return needed
     if WEIGHTS in names:

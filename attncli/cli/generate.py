@@ -45,6 +45,7 @@ _CACHE = "Keep the keys and values of what was read, or read all of it again for
 _LOOKUP = "Guess ahead where the text repeats itself. Unset: where that gives the same text, as long as it pays."
 _JSONL = "Print each text as a line of JSON, as soon as it is complete."
 _TRUNCATE = "Of a prompt longer than the context, keep the last tokens that fit."
+_CHAT = "Ask the prompt of a model that was trained to answer, by its chat template; -i keeps the conversation."
 _INTERACTIVE = "Ask for text after text; lines may change settings, and /help lists how. A pipe is a script of them."
 _VERIFY = "Make the same again alone, in a batch, without the cache and in other ways, and compare."
 
@@ -78,6 +79,7 @@ def generate(
     verify: Annotated[bool, typer.Option("--verify", help=_VERIFY, rich_help_panel=Rare(_SPEED))] = False,
     device: DeviceOption = "auto",
     dtype: GenerationDtypeOption = "auto",
+    chat: Annotated[bool, typer.Option("--chat", help=_CHAT)] = False,
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help=_INTERACTIVE)] = False,
     json: JsonOption = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help=_JSONL, rich_help_panel=MORE)] = False,
@@ -102,6 +104,8 @@ def generate(
         raise UsageProblem("--trace and --logprobs are two reports on the same tokens.", "Give one, or add --json.")
     if lookup and not cache:
         raise UsageProblem("--lookup reads ahead into the cache.", "Leave out --no-cache or --lookup.")
+    if chat and truncate:
+        raise UsageProblem("--truncate would cut the chat template off.", "Leave out --truncate or --chat.")
     if interactive and prompt == "-":
         raise UsageProblem("--interactive reads its turns from standard input.", "Leave out the -.")
     begin_compiling(device)
@@ -114,6 +118,7 @@ def generate(
     from attncli.generation.bias import parse_bias, token_biases
 
     biases = [parse_bias(word) for word in logit_bias or ()]
+    from attncli.cli.asking import Asking
     from attncli.cli.finding import note_default
     from attncli.cli.loading import load_to_generate
     from attncli.cli.showing import Showing
@@ -123,14 +128,15 @@ def generate(
     config = replace(config, logit_bias=token_biases(loaded.tokenizer, biases))
     showing = Showing(stream=stream, color=color, logprobs=logprobs, trace=trace, stats=stats, json=json, jsonl=jsonl)
     how = EngineConfig(cached=cache, lookup=lookup)
+    asking = Asking.of(loaded, chat)
     if interactive:
         from attncli.cli.talk import Talk, talk
 
-        talk(Talk(loaded, backend, config, showing, how, truncate), prompt and texts[0])
+        talk(Talk(loaded, backend, config, showing, how, truncate, asking), prompt and texts[0])
     else:
         showing.make(
             loaded, backend, texts, config, how,
-            file=prompts, truncate=truncate, verify=verify, tell_seed=seed is None,
+            file=prompts, truncate=truncate, verify=verify, tell_seed=seed is None, asking=asking,
         )  # fmt: skip
         note_default(model)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attncli.checkpoint.store import LoadedModel
+from attncli.cli.asking import Asking
 from attncli.cli.clock import started
 from attncli.config import ModelConfig, SampleConfig
 from attncli.errors import BadInput
@@ -39,11 +40,11 @@ class Showing:
         """What has to be told of every token."""
         return Watch(self.logprobs or 0, self.trace) if self.color or self.trace or self.logprobs is not None else None
 
-    def screen(self, prompts: Sequence[str], samples: int) -> GenerationScreen:
-        """Where the texts go."""
+    def screen(self, prompts: Sequence[str], samples: int, *, echo: bool = True) -> GenerationScreen:
+        """Where the texts go; without `echo` not the prompts."""
         report: Report | None = "trace" if self.trace else None if self.logprobs is None else "logprobs"
         live = self.stream and not (self.json or self.jsonl)
-        return GenerationScreen(output(), prompts, samples, live=live, color=self.color, report=report)
+        return GenerationScreen(output(), prompts, samples, live=live, color=self.color, report=report, echo=echo)
 
     def note_without_colors(self) -> None:
         """Says why nothing is tinted, where it was asked for and cannot be."""
@@ -62,12 +63,13 @@ class Showing:
         truncate: bool,
         verify: bool,
         tell_seed: bool,
+        asking: Asking,
     ) -> None:
         """Continues the prompts, of a file's lines when there is one, and shows it. With `truncate`, what fits of them.
 
         Raises BadInput for a prompt that is longer than the context, Inexact when what is verified does not hold.
         """
-        ids = [loaded.prompt(prompt) for prompt in prompts]
+        ids = [asking.prompt([(prompt, "")]) for prompt in prompts]
         if truncate:
             prompts, ids = truncated(backend.config, loaded.tokenizer, prompts, ids)
         if file is not None:
@@ -81,7 +83,7 @@ class Showing:
 
             verification = Verification(loaded, backend, ids, config)
             events = verification.keep(events)
-        screen = self.screen(prompts, config.num_samples)
+        screen = self.screen(prompts, config.num_samples, echo=not asking.chat)
         for event in events:
             stopwatch.update(event)
             screen.update(event)
@@ -96,7 +98,9 @@ class Showing:
             screen.close()
         if self.stats:
             print_note(throughput_line(throughput, backend.description))
-        if not screen.any_text:
+        if advice := asking.advice:
+            print_note(advice)
+        elif not screen.any_text:
             print_note("the model ended the text at once: try a prompt, or another --seed")
         if tell_seed and config.temperature > 0:
             print_note(f"seed {config.seed}")

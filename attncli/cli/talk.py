@@ -15,13 +15,14 @@ from pathlib import Path
 import typer
 
 from attncli.checkpoint.store import LoadedModel
+from attncli.cli.asking import Asking, Turn
 from attncli.cli.lines import Lines
 from attncli.cli.outputs import refuse_files, write_file
 from attncli.cli.settings import changed, option, setting
 from attncli.cli.showing import Showing, truncated
 from attncli.config import SampleConfig
 from attncli.errors import AttnError, UsageProblem
-from attncli.generation.engine import EngineConfig, generate, last_that_fit
+from attncli.generation.engine import EngineConfig, generate, last_that_fit, refuse_unreadable
 from attncli.generation.events import Finished, Text
 from attncli.model.backend import Backend
 from attncli.render.console import output, print_error, print_note, show
@@ -34,6 +35,7 @@ _COMMANDS = {
     "set": ("NAME VALUE", "a setting, as the options of attncli generate; /set alone lists them"),
     "seed": ("N", "the seed of the next text"),
     "again": ("", "the last text once more, with the next seed"),
+    "new": ("", "forget the text so far; with --chat the conversation"),
     "add": ("WORDS", "continue the text so far and these words"),
     "text": ("", "the text so far, also as /prompt"),
     "save": ("FILE", "write the text so far to a file"),
@@ -50,6 +52,8 @@ def talk(session: Talk, prompt: str | None) -> None:
     """
     code = 0
     lines = Lines()
+    if advice := session.advice:
+        print_note(advice)
     if lines.typed:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C ends a line, and not the process
         print_note(f"{session.name} · /help lists what can be typed; Ctrl-C stops a text, Ctrl-D ends")
@@ -90,7 +94,8 @@ class Talk:
         config: SampleConfig,
         showing: Showing,
         how: EngineConfig,
-        truncate: bool = False,
+        truncate: bool,
+        asking: Asking,
     ) -> None:
         self.name = loaded.name
         self.stoppable = True  # Ctrl-C ends a text, and not the session
@@ -101,6 +106,8 @@ class Talk:
         self._text = ""  # so far
         self._last: tuple[str, str] | None = None  # what was continued last, and what of it was shown
         self._saved: set[Path] = set()
+        self._asking = asking
+        self._turns: list[Turn] = []  # of the conversation, in --chat
 
     def take(self, line: str) -> bool:
         """Does what a line asks for. False when it asks to end. Raises AttnError; all is then as it was before."""
@@ -110,13 +117,23 @@ class Talk:
             return self._command(word, rest)
         if line.strip():
             self.begin(line[1:] if line.startswith("/") else line)
+        elif self._asking.chat:
+            raise UsageProblem("There is nothing to answer.", "Type what you want to say; /new begins anew.")
         else:
             self._continue(self._text, "", self._next_seed() if self._text else self._config.seed)
         return True
 
+    @property
+    def advice(self) -> str | None:
+        """What to say before the first line."""
+        return self._asking.advice
+
     def begin(self, text: str) -> None:
-        """Continues a text of the user's. Raises BadInput for one that is longer than the context."""
-        self._continue(checked_text(text), text, self._config.seed)
+        """Continues a text of the user's, or answers it. Raises BadInput for one that is longer than the context."""
+        if self._asking.chat:
+            self._answer([*self._turns, (checked_text(text), "")], self._config.seed)
+        else:
+            self._continue(checked_text(text), text, self._config.seed)
 
     def _command(self, word: str, rest: str) -> bool:
         name = _command_named(word)
@@ -131,7 +148,14 @@ class Talk:
         elif name == "again":
             if self._last is None:
                 raise UsageProblem("There is no text yet.", "Type the beginning of one.")
-            self._continue(*self._last, self._next_seed())
+            if self._asking.chat:
+                self._answer(self._turns, self._next_seed())
+            else:
+                self._continue(*self._last, self._next_seed())
+        elif name == "new":
+            self._turns, self._text, self._last = [], "", None
+        elif name == "add" and self._asking.chat:
+            self.begin(rest)
         elif name == "add":
             if not rest.strip():
                 raise UsageProblem("/add needs words.", "Such as /add and then")
@@ -147,12 +171,27 @@ class Talk:
 
     def _continue(self, text: str, shown: str, seed: int) -> None:
         """Streams what follows a text, of which only the end may be shown."""
-        loaded, watch = self._loaded, self._showing.watch
+        loaded = self._loaded
         ids = loaded.prompt(text)
         if shown != text:  # of what the model wrote itself, only as much as it can read
             ids = last_that_fit(self._backend.config, loaded.tokenizer, ids)
         elif self._truncate:
             (shown,), (ids,) = truncated(self._backend.config, loaded.tokenizer, [text], [ids])
+        self._stream(ids, text, shown, seed)
+
+    def _answer(self, turns: list[Turn], seed: int) -> None:
+        """Streams the answer to the last of the turns, which then is the model's."""
+        said = turns[-1][0]
+        ids = self._asking.prompt(turns)
+        refuse_unreadable(self._backend.config, self._loaded.tokenizer, ids)
+        before = "".join(f"{asked}\n\n{answer}\n\n" for asked, answer in turns[:-1]) + f"{said}\n\n"
+        self._turns = turns
+        self._stream(ids, before, "", seed)
+        self._turns = [*turns[:-1], (said, self._text.removeprefix(before))]
+
+    def _stream(self, ids: list[int], text: str, shown: str, seed: int) -> None:
+        """Streams what follows some ids, which are of a text of which only the end is shown."""
+        loaded, watch = self._loaded, self._showing.watch
         config = replace(self._config, seed=seed)
         events = generate(self._backend, loaded.tokenizer, [ids], config, loaded.end_ids, watch, self._how)
         self._config, self._last, self._text = config, (text, shown), text

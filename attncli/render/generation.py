@@ -36,10 +36,12 @@ class GenerationScreen:
         live: bool,
         color: bool = False,
         report: Report | None = None,
+        echo: bool = True,
     ) -> None:
         """`samples` are those of each prompt, which are numbered prompt by prompt.
 
         `color` tints the text where the console can; `report` tells of every token first. Both need its events.
+        Without `echo` the prompts are not shown, but for programs.
         """
         self._console = console
         self._prompts, self._samples = prompts, samples
@@ -52,7 +54,8 @@ class GenerationScreen:
         self._live = live and texts == 1
         self._tinted = color and why_no_colors(console) is None
         self._report = report
-        self._started = False
+        self._started = not echo
+        self._echo = echo
         self._words = WordWrap(console)
         self.reread: int | None = None  # tokens kept when the context was full, if it ever was
 
@@ -93,7 +96,7 @@ class GenerationScreen:
                     self._tell(sample, number)
             if self._tokens[sample] and self._report:
                 self._write("\n")
-            self._write(self._prompt_of(sample), style="bold")
+            self._write(self._prompt_of(sample) if self._echo else "", style="bold")
             self._write_text(text)
             self._write("\n")
         if self._tinted:

@@ -12,7 +12,7 @@ import codecs
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +33,7 @@ LARGEST_VOCABULARY = 1 << 20
 _LARGEST_FILE = 64 << 20  # bytes of a tokenizer.json
 _LARGEST_ID = 1 << 22
 _MOST_GROWTH = 16  # of a text, by replacements
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)  # characters without a meaning
 _LEARN_LENGTH = 1024  # characters
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _SAFE_CUT = re.compile(r"(?<=\S)[ \n]")
@@ -158,6 +159,47 @@ class Tokenizer:
         with _library_failures():
             encodings = self._backend.encode_batch_fast(checked, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    @cached_property
+    def _special(self) -> dict[str, tuple[int, AddedToken]]:
+        """The special tokens and their ids by their spelling, longer ones first."""
+        added = self._backend.get_added_tokens_decoder().items()
+        special = {str(token.content): (id_, token) for id_, token in added if token.special and token.content}
+        return dict(sorted(special.items(), key=lambda item: -len(item[0])))
+
+    def stand_ins(self, texts: Sequence[str]) -> dict[str, str]:
+        """For every special token that is spelled in a text, which is no such token there, a character that none has.
+
+        The longest spelling comes first: it may hold another.
+        """
+        whole = "".join(texts)
+        unused = (char for char in map(chr, _PRIVATE_USE) if char not in whole)
+        return {next(unused): spelled for spelled in self._special if spelled in whole}
+
+    def encode_with_special(self, text: str, stand_ins: Mapping[str, str]) -> list[int]:
+        """Text -> ids, what is spelled like a special token being one. `stand_ins` stand for spellings that are text.
+
+        As transformers encodes what a chat template makes. Where there are stand-ins, what lies between special tokens
+        is encoded piece by piece, since the library cannot tell them apart.
+        """
+        if not any(stand_in in text for stand_in in stand_ins):
+            self._backend.encode_special_tokens = False
+            try:
+                with _library_failures():
+                    return list(self._backend.encode(text, add_special_tokens=False).ids)
+            finally:
+                self._backend.encode_special_tokens = True
+        parts = re.split(f"({'|'.join(map(re.escape, self._special))})", text)  # text and special tokens in turn
+        specials = [None, *(self._special[name] for name in parts[1::2]), None]
+        ids: list[int] = []
+        for between, before, after in zip(parts[::2], specials, specials[1:], strict=False):
+            ids += [] if before is None else [before[0]]
+            between = between.lstrip() if before is not None and before[1].rstrip else between
+            between = between.rstrip() if after is not None and after[1].lstrip else between
+            for stand_in, spelled in stand_ins.items():
+                between = between.replace(stand_in, spelled)
+            ids += self.encode(between) if between else []
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids -> text; bytes that are not UTF-8 become U+FFFD. Raises BadInput for an id outside the vocabulary."""

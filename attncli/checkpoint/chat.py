@@ -1,0 +1,115 @@
+"""A conversation as the token ids that a model was trained to answer: the chat template of its directory.
+
+The template is rendered as transformers does, by `text/template.py` in a process that is ended when it takes too long.
+Its special tokens become special ids; what people wrote stays text, also where it is spelled like one.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from attncli.checkpoint import directory
+from attncli.checkpoint.directory import ModelFolder
+from attncli.errors import BadCheckpoint, BadInput
+from attncli.text.tokenizer import Tokenizer, checked_text
+
+_RENDERER = Path(__file__).parent.parent / "text" / "template.py"
+_LARGEST = 1 << 20  # bytes of a template
+_MOST_RENDERED = 1 << 20  # characters beside those of the messages
+_SECONDS = 4.0
+_USUAL = "default"  # of several templates with names
+_SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+
+
+class Message(TypedDict):
+    """One turn of a conversation; `role` is 'user' or 'assistant'."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """How a model wants a conversation to be written. `names` are its special tokens, such as `bos_token`."""
+
+    source: str
+    names: dict[str, str]
+    where: str
+
+    def prompt(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+        """The ids up to where the model's turn begins. Raises BadCheckpoint when the template fails, or never ends."""
+        for message in messages:
+            checked_text(message["content"])
+        hidden = tokenizer.stand_ins([message["content"] for message in messages])
+        said = [Message(role=message["role"], content=_hide(message["content"], hidden)) for message in messages]
+        return tokenizer.encode_with_special(self._rendered(said), hidden)
+
+    def _rendered(self, messages: Sequence[Message]) -> str:
+        most = _MOST_RENDERED + 2 * sum(len(message["content"]) for message in messages)
+        values = {"messages": messages, "add_generation_prompt": True, "tools": None, "documents": None, **self.names}
+        asked = json.dumps({"template": self.source, "values": values, "most": most})
+        command = [sys.executable, "-P", str(_RENDERER)]
+        try:
+            done = subprocess.run(command, input=asked.encode(), capture_output=True, timeout=_SECONDS, check=True)
+            told = json.loads(done.stdout)
+        except subprocess.TimeoutExpired:
+            raise self._failed(f"it has not ended after {_SECONDS:g} s") from None
+        except (subprocess.CalledProcessError, ValueError):
+            raise self._failed("its process ended without a result") from None
+        if "text" not in told:
+            raise self._failed(str(told.get("problem"))[:200])
+        try:
+            return checked_text(str(told["text"]))
+        except BadInput:
+            raise self._failed("it makes text that is not valid Unicode") from None
+
+    def _failed(self, why: str) -> BadCheckpoint:
+        return BadCheckpoint(f"The chat template of {self.where} fails: {why}.", "Leave out --chat.")
+
+
+def _hide(text: str, stand_ins: dict[str, str]) -> str:
+    """The text with a stand-in for whatever is spelled like a special token, the longest first."""
+    for stand_in, token in stand_ins.items():
+        text = text.replace(token, stand_in)
+    return text
+
+
+def read_chat_template(path: Path) -> ChatTemplate | None:
+    """The chat template of a model directory, if it has one. Raises BadCheckpoint for one that is none."""
+    folder = ModelFolder(path)
+    described = folder.json_if_any(directory.TOKENIZER_CONFIG)
+    names = {f"{name}_token": text for name in _SPECIAL if (text := _spelled(described.get(f"{name}_token")))}
+    if folder.holds(directory.CHAT_TEMPLATE):  # has precedence, as in transformers
+        source: object = folder.read(directory.CHAT_TEMPLATE, _LARGEST).decode("utf-8", "replace")
+        where = path / directory.CHAT_TEMPLATE
+    else:
+        source, where = _chosen(described.get("chat_template"), path), path / directory.TOKENIZER_CONFIG
+    if source is None:
+        return None
+    if not isinstance(source, str) or len(source) > _LARGEST:
+        raise BadCheckpoint(f"The chat template of {where} is no template.", "Copy it again from its source.")
+    return ChatTemplate(source, names, str(where))
+
+
+def _chosen(templates: object, path: Path) -> object:
+    """Of a list of templates with names the one for conversations."""
+    if not isinstance(templates, list):
+        return templates
+    named = {entry.get("name"): entry.get("template") for entry in templates if isinstance(entry, dict)}
+    if _USUAL in named:
+        return named[_USUAL]
+    if len(named) == 1:
+        return next(iter(named.values()))
+    raise BadCheckpoint(f"{path} has {len(named)} chat templates, none of them called {_USUAL!r}.", "Leave out --chat.")
+
+
+def _spelled(token: Any) -> str | None:
+    """A special token's text, from a setting that is that or describes it."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None

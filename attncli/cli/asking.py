@@ -1,0 +1,54 @@
+"""How a prompt is given to a model: as the beginning of a text, or with --chat as a turn of a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from attncli.checkpoint.chat import ChatTemplate, Message, read_chat_template
+from attncli.checkpoint.store import LoadedModel
+from attncli.errors import AttnError, UsageProblem
+
+Turn = tuple[str, str]  # what the user said, and what the model answered, so far
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A model, its chat template where it has one, and whether that is used."""
+
+    loaded: LoadedModel
+    template: ChatTemplate | None
+    chat: bool
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, chat: bool) -> Asking:
+        """Raises UsageProblem for --chat where there is no template, BadCheckpoint where it is none."""
+        try:
+            template = read_chat_template(loaded.path)
+        except AttnError:
+            if chat:
+                raise
+            template = None
+        if chat and template is None:
+            raise UsageProblem(
+                f"{loaded.name} has no chat template: it continues texts.",
+                "Leave out --chat, or use a model that was trained on conversations.",
+            )
+        return cls(loaded, template, chat)
+
+    def prompt(self, turns: Sequence[Turn]) -> list[int]:
+        """The ids after which the model goes on: of the turns, whose last one has no answer yet, or of its text."""
+        if not self.chat or self.template is None:
+            return self.loaded.prompt(turns[-1][0])
+        messages: list[Message] = []
+        for said, answer in turns[:-1]:
+            messages += [Message(role="user", content=said), Message(role="assistant", content=answer)]
+        messages.append(Message(role="user", content=turns[-1][0]))
+        return self.template.prompt(self.loaded.tokenizer, messages)
+
+    @property
+    def advice(self) -> str | None:
+        """What to say to a user who gives a model that answers the beginning of a text."""
+        if self.chat or self.template is None:
+            return None
+        return "this model was trained on conversations: --chat puts a prompt in its chat template"

@@ -1,0 +1,84 @@
+"""A program that renders a chat template: JSON on standard input, JSON on standard output.
+
+A process of its own, since a template is code that a model brings: it can loop, and take all memory. Jinja's sandbox
+gives it no attributes and nothing to change; this process has a limit of memory, and whoever starts it one of time. It
+imports nothing of attncli.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from jinja2 import Environment, TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+_MOST_MEMORY = 1 << 30  # bytes
+
+
+class Generation(Extension):
+    """The block that marks what the model wrote, for training: here it is its content."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Up to the end of the block."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def render(template: str, values: dict[str, Any], most: int) -> str:
+    """The text that a template makes of some values. Raises TemplateError, ValueError above `most` characters."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals |= {"raise_exception": _raise, "strftime_now": datetime.now().strftime}
+    parts, length = [], 0
+    for part in environment.from_string(template).generate(**values):
+        parts.append(part)
+        length += len(part)
+        if length > most:
+            raise ValueError(f"it makes more than {most:,} characters")
+    return "".join(parts)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: Sequence[str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    pair = None if separators is None else (separators[0], separators[1])
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=pair, sort_keys=sort_keys)
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(message)
+
+
+def main() -> None:
+    """Renders what standard input asks for: `text`, or the `problem` with it."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
+    asked = json.load(sys.stdin)
+    try:
+        told = {"text": render(asked["template"], asked["values"], asked["most"])}
+    except Exception as problem:
+        told = {"problem": str(problem) or type(problem).__name__}
+    json.dump(told, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
