@@ -25,7 +25,8 @@ def usage_problem(problem: Any) -> UsageProblem:
         return UsageProblem(problem.format_message(), "See attncli --help")
     options = _options(context.command.get_params(context))
     message, hint = _told(problem, context, options, words)
-    one_dash = next((word for word in words if f"-{word.partition('=')[0]}" in options and word[1:2] != "-"), None)
+    dashed = (word for word in words if word[:1] == "-" != word[1:2])
+    one_dash = next((word for word in dashed if f"-{word.partition('=')[0]}" in options), None)
     if one_dash is not None:
         message, hint = f"{one_dash} has one dash.", f"Did you mean -{one_dash}?"
     return UsageProblem(message, f"{hint} See {context.command_path} --help".strip())
