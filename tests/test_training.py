@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from attncli.checkpoint import directory
 from attncli.checkpoint.store import Checkpoint, load_model, read_resumable, write_checkpoint
@@ -85,6 +86,32 @@ def test_the_score_is_that_of_the_saved_weights_on_all_of_the_validation_part(co
     characters, size = corpus.val.characters - len(unscored), corpus.val.bytes - len(unscored.encode())
     assert result.best.per_character == pytest.approx(nats / characters, rel=1e-5)
     assert result.best.bits_per_byte == pytest.approx(nats / torch.log(torch.tensor(2.0)).item() / size)
+
+
+def test_a_run_writes_its_model_card_and_keeps_one_that_was_edited(corpus, plan, tmp_path):
+    named = replace(corpus, sources=("/home/me/secret/a `b`|c.txt", "-", "x.txt", "x.txt"))
+    facts = job_module._facts(named, CorpusConfig(), None, SMALL)
+    result = list(train(named, plan, tmp_path / "m", facts=facts))[-1]
+    file = tmp_path / "m" / directory.CARD
+    card = ModelCard.load(str(file))
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-generation")
+    assert card.data.tags == ["attncli", "qwen3"]
+    assert "secret" not in card.content
+    assert "a ·b··c.txt, standard input, x.txt 2 times" in card.content
+    assert f"{result.best.bits_per_byte:.4f} bits per byte" in card.content
+    loaded = load_model(tmp_path / "m", CPU, torch.float32)
+    weights, record = loaded.model.state_dict(), loaded.run
+
+    def save_again():
+        record["corpus"]["sources"] = ["another.txt"]
+        write_checkpoint(tmp_path / "m", Checkpoint(loaded.model.config, weights, loaded.tokenizer, 1, record))
+        return file.read_bytes()
+
+    for kept in (card.content.replace("# m", "# my model").encode(), b"mine"):
+        file.write_bytes(kept)
+        assert save_again() == kept
+    file.write_text(card.content)
+    assert b"another.txt" in save_again()
 
 
 def test_the_best_weights_are_kept_not_the_last(corpus, plan, tmp_path):

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from attncli.checkpoint import directory
+from attncli.checkpoint.card import RECORDED, is_generated, model_card
 from attncli.checkpoint.directory import ModelFolder, aside_of
 from attncli.checkpoint.formats import config_from_json, config_to_json
 from attncli.checkpoint.names import stored_tensors
@@ -102,7 +103,7 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
     """Puts a checkpoint at `target`, whole or not at all. The caller holds its lock.
 
     While there is a state, what was there before is kept beside it; without one the run is over and that goes. A model
-    card that somebody put there stays.
+    card that somebody wrote or edited stays; else the record of the run makes one.
 
     Raises:
         OutOfRoom: when the disk is full or the place cannot be written; what was there before is untouched.
@@ -116,7 +117,8 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
         _remove_unfinished(target)
         _refuse_without_room(target, needed)
         folder.mkdir()
-        _keep_card(target, folder)
+        if not _keep_card(target, folder) and (card := _card(target, checkpoint)):
+            _write_flushed(folder / directory.CARD, card)
         _write_files(folder, checkpoint, texts)
         _swap(folder, target)
     except OSError as problem:
@@ -197,12 +199,27 @@ def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
     return texts
 
 
-def _keep_card(old: Path, new: Path) -> None:
-    """Copies a model card, as people write one into a model's directory, to the directory that takes its place."""
+def _keep_card(old: Path, new: Path) -> bool:
+    """Copies a model card that somebody wrote or edited to the directory that takes the place of its own.
+
+    Whether there was one; a card that attncli wrote is written anew.
+    """
     with suppress(OSError):  # one that cannot be read is no reason to lose a save
         if directory.is_card(old / directory.CARD):
             card = read_regular(old / directory.CARD, directory.LARGEST_CARD, follow=False)
-            _write_flushed(new / directory.CARD, card)
+            if not is_generated(card):
+                _write_flushed(new / directory.CARD, card)
+                return True
+    return False
+
+
+def _card(target: Path, checkpoint: Checkpoint) -> bytes | None:
+    """The model card of a run that has a score; a model without such a record gets none."""
+    if not all(checkpoint.run.get(key) for key in RECORDED):
+        return None
+    config = checkpoint.config
+    family = str(config_to_json(config, start_of_text=0, end_of_text=None)["model_type"])
+    return model_card(target.name, family, checkpoint.run, config.context)
 
 
 def _write_files(folder: Path, checkpoint: Checkpoint, texts: dict[str, bytes]) -> None:
