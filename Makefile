@@ -34,7 +34,7 @@ endef
 
 demo: $(INSTALLED)
 	$(call try,generate -m stories "Once upon a time" -n 80 --seed 1)
-	$(call try,explain -m stories "The little dog sat by the river's bank")
+	$(call try,explain -m stories "The little cat sat on the old mat. The little")
 	@echo; echo "A text to train on: 300 stories that this model writes."
 	@$(MAKE) --no-print-directory build/tales.txt
 	$(call try,train build/tales.txt --time 1m --name demo --seed 1 --force)

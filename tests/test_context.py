@@ -238,7 +238,7 @@ embedding ███████████████████████�
 What pulled the two apart?   distance after 2 layers: 4
 pull: how far what a token gives the word moves it along the line between the
 two streams, from the midpoint of what both texts give; all parts sum to the
-distance. share: of the information
+distance. share: of what attention brings
 A 1 ␣river       ██████████████████████████████  +50% share 60%
 B 0 My           ███████████████                 +25% share 25%
     feed-forward ██████████████▉                 +25%

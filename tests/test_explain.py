@@ -100,6 +100,23 @@ def test_the_busiest_head_moves_most_from_other_tokens():
     assert not found.asked_for
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("layer", [None, 1])
+def test_the_length_of_what_attention_adds_is_that_over_the_stream_after_it(family, layer):
+    lengths = []
+
+    class Streams(Recorder):
+        def residual(self, layer, stream):
+            lengths.append(float(stream[0, 4].norm()))
+
+    seen = Streams()
+    tiny_model(vocab_size=300, **family)(torch.tensor([TOKENIZER.encode(TEXT)]), observe=seen)
+    expected = [float(seen.steps[at].output[0, 4].norm()) / lengths[at + 1] for at in range(3)]
+    found = explained(Focus(token=4, layer=layer), **family).sources.beside_stream
+    assert found == pytest.approx(np.mean(expected) if layer is None else expected[layer], rel=1e-4)
+    assert explained(Focus(token=4, head=0), **family).sources.beside_stream is None
+
+
 def test_later_tokens_change_nothing_of_an_explanation():
     short = explained(Focus(token=4), TEXT)
     pieces = TOKENIZER.pieces(TEXT)

@@ -181,6 +181,21 @@ def test_what_cannot_be_measured_is_refused(length, sequences, words):
         head_scores(tiny_model(), 1, 97, length=length, sequences=sequences)
 
 
+def test_the_error_of_a_score_is_that_of_its_mean_over_texts():
+    found = head_scores(tiny_model(), 1, 97, length=8, sequences=5, seed=2)
+    generator = torch.Generator().manual_seed(2)
+    each = np.stack([scored(tiny_model(), repeats(1, 8, 97, generator)).numpy() for _ in range(5)])
+    np.testing.assert_allclose(found.errors, each.std(0, ddof=1) / np.sqrt(5), rtol=1e-4, atol=1e-7)
+    assert head_scores(tiny_model(), 1, 97, length=8, sequences=1).errors is None
+
+
+@torch.no_grad()
+def scored(model, ids):
+    seen = Recorder()
+    model(ids[None], observe=seen)
+    return torch.stack([score(seen.steps[layer].weights[0], ids) for layer in range(3)], 1)
+
+
 def test_scores_are_a_function_of_the_seed():
     first, again, other = (head_scores(tiny_model(), 1, 97, seed=seed).scores for seed in (1, 1, 2))
     assert np.array_equal(first, again)
@@ -194,31 +209,31 @@ SCORES = HeadScores(
         [[[0.1, 0.95], [0.2, 0.1]], [[0.05, 0.0], [0.1, 0.3]], [[0.04, 0.02], [0.875, 0.1]], [[0.5, 0.0], [0.2, 0.9]]]
     ),
     chances=np.array([[0.09, 0.09], [0.03, 0.03], [0.03, 0.03], [0.09, 0.09]]),
-    length=24, sequences=4, seed=7,
+    length=24, sequences=4, seed=7, errors=np.full((4, 2, 2), 0.0123),
 )  # fmt: skip
 GOLDEN = """\
 m · 2 layers x 2 heads
-mean weight on the pattern, 4 texts of 24 random tokens, twice · seed 7
+mean weight ± standard error, 4 texts of 24 random tokens, twice · seed 7
 
 previous  looks at the token before
-    0.1 .95 ██████████████████████████████████████   chance .09
-    1.0 .20 ████████                                 chance .09
-    0.0 .10 ████                                     chance .09
+    0.1 .95 ±.012 ██████████████████████████████████████   chance .09
+    1.0 .20 ±.012 ████████                                 chance .09
+    0.0 .10 ±.012 ████                                     chance .09
 
 duplicate  looks at the same token, before
-    1.1 .30 ████████████                             chance .03
-    1.0 .10 ████                                     chance .03
-    0.0 .05 ██                                       chance .03
+    1.1 .30 ±.012 ████████████                             chance .03
+    1.0 .10 ±.012 ████                                     chance .03
+    0.0 .05 ±.012 ██                                       chance .03
 
 induction  looks at what followed the same token before
-    1.0 .88 ███████████████████████████████████      chance .03
-    1.1 .10 ████                                     chance .03
-    0.0 .04 █▋                                       chance .03
+    1.0 .88 ±.012 ███████████████████████████████████      chance .03
+    1.1 .10 ±.012 ████                                     chance .03
+    0.0 .04 ±.012 █▋                                       chance .03
 
 sink  looks at the first token
-    1.1 .90 ████████████████████████████████████     chance .09
-    0.0 .50 ████████████████████                     chance .09
-    1.0 .20 ████████                                 chance .09
+    1.1 .90 ±.012 ████████████████████████████████████     chance .09
+    0.0 .50 ±.012 ████████████████████                     chance .09
+    1.0 .20 ±.012 ████████                                 chance .09
 
 Every head  % of its attention
         previous duplicate induction   sink
@@ -268,8 +283,12 @@ def test_the_document_has_every_score():
     )
     assert list(document) == ["model", "layers", "heads", "length", "sequences", "seed", "next", "kinds"]
     assert document["kinds"]["induction"]["scores"] == SCORES.scores[2].tolist()
-    assert document["kinds"]["induction"]["best"] == {"layer": 1, "head": 0, "score": 0.875}
-    assert document["kinds"]["duplicate"] == {"best": None, "chance": [0.03, 0.03], "scores": [[None] * 2] * 2}
+    assert document["kinds"]["induction"]["best"] == {"layer": 1, "head": 0, "score": 0.875, "standard_error": None}
+    best = heads_document(SCORES, "m")["kinds"]["induction"]
+    assert (best["best"]["standard_error"], best["standard_errors"]) == (0.0123, [[0.0123] * 2] * 2)
+    assert document["kinds"]["duplicate"] == {
+        "best": None, "chance": [0.03, 0.03], "scores": [[None] * 2] * 2, "standard_errors": [[None] * 2] * 2,
+    }  # fmt: skip
     assert document["next"] == {"kind": "previous", "layer": 0, "head": 1}
 
 

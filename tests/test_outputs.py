@@ -108,12 +108,13 @@ def test_explain_writes_what_it_is_asked_for(here, capsys):  # noqa: F811
 
 GOLDEN = """\
 The model tiny has 2 layers of 2 heads. The text has 4 tokens: 0 The, 1 cat, 2 sat, 3 東.
-Where does token 3, 東 (part 1 of 3), get its information? In shares of information, all layers and heads:
+Where does token 3, 東 (part 1 of 3), get its information? In shares of what attention brings, all layers and heads:
 東 (part 1 of 3) takes 40% from sat.
 東 (part 1 of 3) takes 30% from itself.
 東 (part 1 of 3) takes 10% from cat.
 東 (part 1 of 3) takes 20% from the first token, The, which has 55% of the raw attention.
-In head 1.0, the one that brings most from other tokens, by attention weight:
+Not counted: the residual stream (attention's output: .30 of its length) and the feed-forward parts.
+In head 1.0, the one that brings most from other tokens, the first aside, by attention weight:
 Token 0, The, looks at itself with 100%.
 Token 1, cat, looks at The with 75% and at itself with 25%.
 Token 2, sat, looks at The with 50% and at itself with 50%.
@@ -123,7 +124,7 @@ What may come after 東 (part 1 of 3), at temperature 1:
 on with 50%.
 a line end with 1%.
 [red] with <0.1%.
-A share says where information comes from, not what it is worth to the prediction.
+A share says what attention brings from where, not what that is worth to the prediction.
 To go on, add one of: --token 2, --head 1.0, --json; or without --plain: --view grid, --view logit, --view lens.
 """
 CHECKED = """\

@@ -359,6 +359,7 @@ GOLDEN_FINDINGS = Explanation(
     sources=Sources(
         focus=3, weights="norm", layers=(0, 1), head=None, shares=np.array([0.2, 0.1, 0.4, 0.3]),
         by_layer=np.array([[0.1, 0.1, 0.5, 0.3], [0.3, 0.1, 0.3, 0.3]]), raw=np.array([0.55, 0.05, 0.1, 0.3]),
+        beside_stream=0.3,
     ),
     map=HeadMap(
         layer=1, head=0,
@@ -371,13 +372,15 @@ GOLDEN = """\
 tiny · 2 layers x 2 heads · 4 tokens   The|␣cat|␣sat|東·1/3
 
 Where does 東·1/3 [3] get its information?
-share of information, all layers and heads
+share of what attention brings, all layers and heads
 2 ␣sat   ████████████████████████████████████ 40%
 3 東·1/3 ███████████████████████████          30% itself
 1 ␣cat   █████████                            10%
 0 The    ▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒                   20% first token
+not counted: the residual stream (attention's output: .30 of its length) and the
+feed-forward parts
 
-Busiest head 1.0
+Busiest head 1.0: it brings most from other tokens, the first aside
 row looks at column, % of row · looks at the token before: .47, chance .36
               0   1   2   3
   0 The     100
@@ -390,7 +393,7 @@ Next token   temperature 1
 ␊              ▌                                           1%
 [red]                                                   <0.1%
 
-A share says where information comes from, not what it is worth to the
+A share says what attention brings from where, not what that is worth to the
 prediction.
 More: --token 2 · --head 1.0 · --view grid · --view logit · --view lens · --json
 """
@@ -410,6 +413,9 @@ GOLDEN_CHECKS = {
 0 The    ▒▒▒▒     20% → 52%
 →: P(␣on) 50% with it cut off
 a random cut: 50% → 32%
+not counted: the residual stream
+(attention's output: .30 of its length)
+and the feed-forward parts
 """,
     60: """\
 2 ␣sat   ████████████████████ 40% 50% → 9%
@@ -418,6 +424,8 @@ a random cut: 50% → 32%
 0 The    ▒▒▒▒▒▒▒▒▒▒           20% 50% → 52%   first token
 →: P(␣on) 50% with it cut off
 a random cut: 50% → 32% (mean over 3 tokens before)
+not counted: the residual stream (attention's output: .30 of
+its length) and the feed-forward parts
 """,
     80: """\
 2 ␣sat   ████████████████████████████ 40% cut: P(␣on) 50% → 9%
@@ -425,6 +433,8 @@ a random cut: 50% → 32% (mean over 3 tokens before)
 1 ␣cat   ███████                      10% cut: P(␣on) 50% → <0.1%
 0 The    ▒▒▒▒▒▒▒▒▒▒▒▒▒▒               20% cut: P(␣on) 50% → 52%   first token
 a random cut: 50% → 32% (mean over 3 tokens before) in all layers and heads
+not counted: the residual stream (attention's output: .30 of its length) and the
+feed-forward parts
 """,
 }
 
@@ -510,9 +520,9 @@ def test_the_focus_is_named_with_its_index():
 @pytest.mark.parametrize(
     ("changes", "scope"),
     [
-        ({}, "share of information, all layers and heads"),
-        ({"head": 3}, "share of information, all layers, head 3"),
-        ({"layers": (2,)}, "share of information, layer 2, all heads"),
+        ({}, "share of what attention brings, all layers and heads"),
+        ({"head": 3}, "share of what attention brings, all layers, head 3"),
+        ({"layers": (2,)}, "share of what attention brings, layer 2, all heads"),
         ({"layers": (2,), "head": 3, "weights": "raw"}, "raw attention weight, layer 2, head 3"),
     ],
 )

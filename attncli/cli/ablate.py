@@ -24,7 +24,7 @@ _EDGE = (
 )
 _WITH = "What stands in the place of a head: zero, or mean, what it gives on average over the text."
 _REPLACEMENTS = ("zero", "mean")
-_EXAMPLE = 'attncli ablate "He sat on the river\'s bank"'
+_EXAMPLE = 'attncli ablate "The little cat sat on the old mat. The little"'
 
 
 # fmt: off
@@ -42,8 +42,8 @@ def ablate(
     # fmt: on
     """Take heads or edges of attention away, and see what the prediction loses; unset: every head in turn.
 
-    attncli ablate "He sat on the river's bank"
-    attncli ablate "He sat on the river's bank" --edge bank:river
+    attncli ablate "The little cat sat on the old mat. The little"
+    attncli ablate "The little cat sat on the old mat. The little" --edge 10:cat
     """
     if with_ not in _REPLACEMENTS:
         raise UsageProblem(f"--with {with_!r} is no replacement.", "Use zero or mean.")
@@ -85,7 +85,7 @@ def _parse_head(head: str) -> tuple[int, int]:
 
 
 def _parse_edge(edge: str, pieces: Sequence[Piece]) -> tuple[Edge, ...]:
-    """'6:4' -> ((6, 4),); 'bank:river' -> from every token of the one word to every token of the other."""
+    """'6:4' -> ((6, 4),); 'mat:cat' -> from every token of the one word to every token of the other."""
     from attncli.explain.ablation import edges_between
 
     query, colon, source = edge.partition(":")

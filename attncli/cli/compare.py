@@ -39,8 +39,8 @@ def compare(
     # fmt: on
     """Show how alike a word is to itself in two texts, layer by layer, and which tokens pulled the two apart.
 
-    attncli compare "He sat on the river's bank" "She put money in the bank" --token bank
-    attncli compare "a grey mole in the garden" "one mole of carbon dioxide"
+    attncli compare "He could not bear" "She saw a big brown bear"
+    attncli compare "He waved his right hand, then his left" "She was sad when her mom left" --token left
     """
     refuse_files({"--svg": svg, "--html": html}, force)
     from attncli.cli.loading import load

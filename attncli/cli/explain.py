@@ -60,7 +60,7 @@ _GENERATE = "First go on for so many tokens, each the most probable, and explain
 _TARGET = "For --view logit, the token whose logit is explained: its text, or #ID. Unset: the one predicted."
 _AGAINST = "For --view logit, count from this token's logit. Unset: from the vocabulary's mean."
 _MEASURES = ("norm", "raw")  # what --weights takes
-_EXAMPLE = 'attncli explain "He sat on the river\'s bank"'
+_EXAMPLE = 'attncli explain "The little cat sat on the old mat. The little"'
 
 # The options that not every view takes, and the views that take them; None is the first screen.
 _GO_WITH: dict[str, tuple[str | None, ...]] = {
@@ -108,8 +108,8 @@ def explain(
     # fmt: on
     """Show where a token gets its information, one head's attention, and what may come next.
 
-    attncli explain "He sat on the river's bank"
-    attncli explain "To be or not to be" --token not --view steps --head 1.2
+    attncli explain "The little cat sat on the old mat. The little"
+    attncli explain "The little cat sat on the old mat. The little" --view steps --head 3.1
     """
     layer, head_index = _parse_head(head, layer)
     if weights not in _MEASURES:

@@ -47,7 +47,7 @@ _FIRST_PAGE = """Train a transformer on your own text, generate from it, and see
 
 attncli train corpus.txt --time 3m
 attncli generate "Once upon a time" --temperature 0.7
-attncli explain "He sat on the river's bank"
+attncli explain "The little cat sat on the old mat. The little"
 """
 
 app = typer.Typer(

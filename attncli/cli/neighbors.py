@@ -46,8 +46,8 @@ def neighbors(
     # fmt: on
     """Show the tokens nearest to a word, by the cosine, beside what chance would give.
 
-    attncli neighbors river
-    attncli neighbors bank --in "He sat on the river's bank" --layer 2
+    attncli neighbors dog
+    attncli neighbors bear --in "He could not bear" --layer 4
     """
     if among not in _PLACES:
         raise UsageProblem(f"--among {among!r} is nothing to compare with.", "Use vocabulary or text.")

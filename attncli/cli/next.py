@@ -29,11 +29,11 @@ def next_(
     # fmt: on
     """Show what may come next: the most probable tokens, at several temperatures.
 
-    attncli next "It was as playful as a"
+    attncli next "The little cat sat on the old mat. The little"
     attncli next "Once upon a" --temperatures 0.2,1,5 -k 5
     """
     asked = _temperatures(temperatures)
-    given = text_or_file_end(text, 'attncli next "It was as playful as a"')
+    given = text_or_file_end(text, 'attncli next "The little cat sat on the old mat. The little"')
     from attncli.cli.loading import load
     from attncli.cli.showing import truncated
     from attncli.generation.candidates import candidates

@@ -23,7 +23,7 @@ from attncli.text.tokenizer import Piece
 Run = tuple[int, int]  # the first and the last token of a word
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _ORDINALS = "first", "second"
-_EXAMPLE = 'attncli compare "the bank of the river" "money in the bank" --token bank'
+_EXAMPLE = 'attncli compare "He could not bear" "He saw a bear" --token bear'
 
 
 def compare(

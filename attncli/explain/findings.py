@@ -43,6 +43,7 @@ class Sources:
     shares: Floats  # (T,)
     by_layer: Floats  # (number of layers, T), each row sums to 1
     raw: Floats  # (T,), the attention weight averaged over the same layers and heads
+    beside_stream: float | None = None  # length of attention's output over the stream's after it, mean of layers
 
     @property
     def first_is_apart(self) -> bool:
@@ -358,6 +359,7 @@ class HeadScores:
     length: int  # random tokens that come twice, after the one that starts a text
     sequences: int  # averaged
     seed: int
+    errors: Floats | None = None  # standard errors of the scores, over the sequences; None of one alone
 
     @property
     def layers(self) -> int:
@@ -372,6 +374,11 @@ class HeadScores:
     def score(self, kind: HeadKind, layer: int, head: int) -> float:
         """One head's score; NaN where it has none."""
         return float(self.scores[HEAD_KINDS.index(kind), layer, head])
+
+    def error(self, kind: HeadKind, layer: int, head: int) -> float | None:
+        """The standard error of one head's score; None where there is none."""
+        found = math.nan if self.errors is None else float(self.errors[HEAD_KINDS.index(kind), layer, head])
+        return found if math.isfinite(found) else None
 
     def chance(self, kind: HeadKind, layer: int) -> float:
         """The score of even attention in a layer; NaN where there is none."""

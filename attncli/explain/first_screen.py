@@ -136,7 +136,10 @@ def ids_of(model: Transformer, pieces: Sequence[Piece]) -> Tensor:
 def refuse_length(pieces: Sequence[Piece], context: int) -> None:
     """Raises BadInput for no tokens, or more than the context."""
     if not pieces:
-        raise BadInput("The text has no tokens.", 'Give a sentence: attncli explain "He sat on the river\'s bank"')
+        raise BadInput(
+            "The text has no tokens.",
+            'Give a sentence: attncli explain "The little cat sat on the old mat. The little"',
+        )
     if len(pieces) > context:
         fitting = sum(len(piece.completed) for piece in pieces[:context])
         raise BadInput(
@@ -180,10 +183,26 @@ class _Watch(Observer):
     values: list[Tensor] = field(default_factory=list)
     _shares: list[Tensor] = field(default_factory=list)  # (S,) per layer asked for
     _raw: list[Tensor] = field(default_factory=list)
+    _outputs: dict[int, Tensor] = field(default_factory=dict)  # (queries,) lengths, by layer asked for
+    _beside: list[Tensor] = field(
+        default_factory=list
+    )  # () of each: the mean of these over the stream's after the layer
     _layers: list[int] = field(default_factory=list)
     _busiest: float = -1.0
     _map: tuple[int, int, Tensor] | None = None
     _window: int | None = None  # of the map's layer
+
+    def residual(self, layer: int, stream: Tensor) -> None:
+        """Measures how much of the stream that leaves the layer before is what attention added there."""
+        if (output := self._outputs.get(layer - 1)) is not None:
+            self._beside.append((output / self._lengths(stream).clamp_min(1e-30)).mean())
+
+    def _lengths(self, vectors: Tensor) -> Tensor:
+        """(B, R, C) -> (queries,), those in focus."""
+        own = self.units[self.unit]
+        rows = vectors[0, own.start - self.rows.start : own.stop - self.rows.start].float()
+        lengths: Tensor = torch.linalg.vector_norm(rows, dim=-1)
+        return lengths
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
         """Takes what is asked for from one layer."""
@@ -192,6 +211,7 @@ class _Watch(Observer):
         self.values.append(steps.value[:, :, : own.start])
         if self.focus.layer is not None and layer != self.focus.layer:
             return
+        self._outputs[layer] = self._lengths(steps.output)
         shares, weights, moved = zip(*(self._row(steps, module, at - self.rows.start) for at in own), strict=True)
         self._layers.append(layer)
         self._shares.append(torch.stack(shares).mean(0))
@@ -236,6 +256,7 @@ class _Watch(Observer):
             shares=by_layer.mean(0),
             by_layer=by_layer,
             raw=raw,
+            beside_stream=float(torch.stack(self._beside).mean()) if self.focus.head is None else None,
         )
 
     def head_map(self) -> HeadMap:

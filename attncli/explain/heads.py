@@ -19,7 +19,10 @@ from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.mask import causal_mask
 from attncli.model.transformer import Transformer
 
-LENGTH, SEQUENCES = 50, 4  # where not given: random tokens that come twice, and sequences averaged
+LENGTH = 50  # where not given: random tokens that come twice
+# Where not given, sequences averaged. Of the model that ships, the best three heads of a kind are those of 300
+# sequences in 74% of draws of 4 and in 97% of 32 (sinks aside, of which two are tied); a sequence takes a core 45 ms.
+SEQUENCES = 32
 _SHORTEST = 2
 
 
@@ -104,12 +107,13 @@ def head_scores(
             f"--length {length:,} is not {limit}.", f"A start and twice that must fit {model.config.context:,} tokens."
         )
     if sequences < 1:
-        raise UsageProblem(f"--repeats {sequences} is not at least 1.", "4 are enough for most purposes.")
+        raise UsageProblem(f"--repeats {sequences} is not at least 1.", f"{SEQUENCES} are enough for most purposes.")
     generator = torch.Generator().manual_seed(seed)
     device = model.embedding.weight.device
     rows = [repeats(start, length, vocabulary, generator).to(device) for _ in range(sequences)]
     with torch.inference_mode():
         scored = torch.stack([_scored(model, ids) for ids in rows])  # (sequences, kinds, L, H)
+    errors = None if sequences == 1 else (scored.double().std(0) / sequences**0.5).cpu().numpy()
     layers = range(model.config.layers)
     chances = torch.stack([chance(rows[0], model.config.window_of(layer)).cpu() for layer in layers], 1)
     return HeadScores(
@@ -118,6 +122,7 @@ def head_scores(
         length=length,
         sequences=sequences,
         seed=seed,
+        errors=errors,
     )
 
 

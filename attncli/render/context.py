@@ -107,7 +107,7 @@ def _apart(found: Comparison, width: int) -> list[RenderableType]:
         ]
     definition = (
         "pull: how far what a token gives the word moves it along the line between the two streams, from the midpoint "
-        "of what both texts give; all parts sum to the distance. share: of the information"
+        "of what both texts give; all parts sum to the distance. share: of what attention brings"
     )
     signs = Text("█", "cyan").append(" pulls apart  ", "dim").append("▒", "red").append(" pulls together", "dim")
     signs.truncate(width)

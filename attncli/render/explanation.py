@@ -22,7 +22,7 @@ from attncli.render.heading import (
     up_to,
 )
 from attncli.render.maps import attention_map, head_document, head_title
-from attncli.render.numbers import bar, percent
+from attncli.render.numbers import bar, decimal, percent
 from attncli.text.tokenizer import Piece
 
 _SAYS_CUT, _SAYS_BEFORE = 76, 50  # columns from which the numbers of a cut explain themselves
@@ -42,7 +42,7 @@ def explanation_screen(found: Explanation, model: str, console: Console) -> Rend
         _sources_heading(found, width),
         _bars(found, width),
         Text(),
-        head_title(found.map, width, found.unit),
+        head_title(found, width),
         attention_map(found.pieces, found.map, found.sources.focus, console),
         Text(),
         _next_tokens(found, width),
@@ -65,7 +65,7 @@ def bars_screen(found: Explanation, model: str, console: Console) -> RenderableT
 
 
 def compared_screen(found: Explanation, model: str, console: Console) -> RenderableType:
-    """`--compare-weights`: for every source the share of information and the raw attention weight, side by side."""
+    """`--compare-weights`: each source's share of what attention brings beside its raw attention weight."""
     sources, width = found.sources, console.width
     label = max(4, min(LABEL, width - 30))
     room = max(1, min(30, (width - label - 20) // 2))
@@ -73,7 +73,7 @@ def compared_screen(found: Explanation, model: str, console: Console) -> Rendera
     table = Table.grid(padding=(0, 1))
     for justify in _COMPARED:
         table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
-    named = ("information", "raw weight") if room >= 11 else ("info", "raw")
+    named = ("contribution", "raw weight") if room >= 12 else ("norm", "raw")
     table.add_row("", "", fit(named[0], room), "", fit(named[1], room), "", style="dim")
     ranked = sources.ranked()
     shown = [*ranked[:MOST_BARS], *([0] if sources.first_is_apart else [])]
@@ -112,7 +112,7 @@ def _sources_heading(found: Explanation, width: int) -> Text:
     sources = found.sources
     focus = token_label(found.pieces[sources.focus], LABEL)
     question = f"Where does {focus} [{sources.focus}] get its information?"
-    kind = "share of information" if sources.weights == "norm" else "raw attention weight"
+    kind = "share of what attention brings" if sources.weights == "norm" else "raw attention weight"
     measure = f"{kind}, {scope(sources, found)}"
     text = Text(fold(question, width), style="bold cyan")
     gap = min(width, _TOGETHER) - cell_len(question) - cell_len(measure)
@@ -153,7 +153,8 @@ def _bars(found: Explanation, width: int, rows: int = NAMED) -> RenderableType:
         share = float(sources.shares[0])
         cells = _bar_cells(0, pieces[0], share, bar(share / widest, room, "▒"))
         table.add_row(*cells, *_notes(cuts, 0, _first_note(found, spare)), style="dim")
-    return Group(table, *_random_cut(checks, found.unit, scope(sources, found), width)) if checks else table
+    below = _random_cut(checks, found.unit, scope(sources, found), width) if checks else []
+    return Group(table, *below, Text(fold(not_counted(sources), width), "dim"))
 
 
 def _bar_cells(at: int, piece: Piece, share: float, drawn: str) -> tuple[Text, Text, Text, Text]:
@@ -202,6 +203,14 @@ def _random_cut(checks: EdgeChecks, unit: str, where: str, width: int) -> list[T
     return [Text(fold(line, width), "dim") for line in lines]
 
 
+def not_counted(sources: Sources) -> str:
+    """What a token is made of beside what attention brings."""
+    others = "other heads, " if sources.head is not None else ""
+    length = sources.beside_stream
+    added = "" if length is None else f" (attention's output: {decimal(length)} of its length)"
+    return f"not counted: {others}the residual stream{added} and the feed-forward parts"
+
+
 def averaged(checks: EdgeChecks, unit: str) -> str:
     """What a random cut is the mean over: the token in focus, whose own edge costs most, is not among them."""
     if checks.random_of == 1:
@@ -229,7 +238,7 @@ def _next_tokens(found: Explanation, width: int) -> Group:
 
 
 def _closing(found: Explanation, width: int) -> Group:
-    caution = "A share says where information comes from, not what it is worth to the prediction"
+    caution = "A share says what attention brings from where, not what that is worth to the prediction"
     caution += ": that is what a cut shows." if found.checks else "."
     head = f"{found.map.layer}.{found.map.head}"
     token = f"--token {max(found.sources.focus - 1, 0)}"
@@ -261,6 +270,7 @@ def explanation_document(found: Explanation, model: str) -> dict[str, Any]:
             "head": sources.head,
             "shares": up_to(sources.focus, sources.shares),
             "raw": up_to(sources.focus, sources.raw),
+            "attention_to_stream": sources.beside_stream,
             "by_layer": [up_to(sources.focus, row) for row in sources.by_layer],
         },
         "map": head_document(found.map),

@@ -23,7 +23,7 @@ LOOKS_AT: dict[HeadKind, str] = {
 }
 _NAMED = 3  # heads of a kind
 _WIDEST_BAR = 40
-_BESIDE_BAR = 27  # cells of a row that are not its bar
+_BESIDE_BAR = 33  # cells of a row that are not its bar
 _WHOLE_NAMES = 44  # columns from which a table names the kinds in full
 _EXAMPLES = '"The cat sat on the mat. The cat"', "TEXT"  # the first that fits
 
@@ -50,7 +50,9 @@ def heads_screen(
 def _measured_on(found: HeadScores, width: int) -> str:
     """What the scores are means over."""
     texts = f"{plural(found.sequences, 'text')} of {found.length} random tokens, twice"
-    ways = [f"mean weight on the pattern, {texts}", texts, f"{found.sequences} x {found.length} random tokens, twice"]
+    error = "" if found.errors is None else " ± standard error"
+    means = [f"mean weight on the pattern{error}, {texts}", f"mean weight{error}, {texts}"]
+    ways = [*means, texts, f"{found.sequences} x {found.length} random tokens, twice"]
     lines = [f"{way} · seed {found.seed}" for way in ways]
     return next((line for line in lines if cell_len(line) <= width), lines[-1])
 
@@ -61,14 +63,27 @@ def _best(found: HeadScores, kind: HeadKind, width: int) -> RenderableType:
         return Text(fold("out of every window: lower --length", width), style="dim")
     room = max(4, min(_WIDEST_BAR, width - _BESIDE_BAR))
     table = Table.grid(padding=(0, 1))
-    for justify in ("left", "right", "left", "left"):
+    for justify in ("left", "right", "left", "left", "left"):
         table.add_column(justify=justify, no_wrap=True)
     for layer, head in ranked[:_NAMED]:
-        score, chance = found.score(kind, layer, head), found.chance(kind, layer)
+        score, chance, error = found.score(kind, layer, head), found.chance(kind, layer), found.error(kind, layer, head)
         drawn = bar(score, room).ljust(room)
         name = Text(f"{layer}.{head}".rjust(7))
-        table.add_row(name, decimal(score), Text(drawn, "cyan"), Text(f"chance {decimal(chance)}", "dim"))
+        table.add_row(
+            name,
+            decimal(score),
+            Text(_margin(error), "dim"),
+            Text(drawn, "cyan"),
+            Text(f"chance {decimal(chance)}", "dim"),
+        )
     return table
+
+
+def _margin(error: float | None) -> str:
+    """A standard error: '±.014'."""
+    if error is None:
+        return ""
+    return "±<.001" if error < 0.0005 else f"±{error:.3f}".replace("±0.", "±.")
 
 
 def _all(found: HeadScores, width: int) -> Table:
@@ -130,9 +145,18 @@ def _kind_document(found: HeadScores, kind: HeadKind) -> dict[str, Any]:
     best = found.best(kind)
     at = HEAD_KINDS.index(kind)
     return {
-        "best": best and {"layer": best[0], "head": best[1], "score": found.score(kind, *best)},
+        "best": best
+        and {
+            "layer": best[0],
+            "head": best[1],
+            "score": found.score(kind, *best),
+            "standard_error": found.error(kind, *best),
+        },
         "chance": [_plain(value) for value in found.chances[at].tolist()],
         "scores": found.table(kind),
+        "standard_errors": [
+            [found.error(kind, layer, head) for head in range(found.heads)] for layer in range(found.layers)
+        ],
     }
 
 

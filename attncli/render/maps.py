@@ -197,14 +197,21 @@ def _ruler(columns: int, pool: int, wide: int) -> Text:
     return Text(line, style="dim")
 
 
-def head_title(head: HeadMap, width: int, unit: str = "token") -> Text:
-    """Which head a map is of, and how much of a previous-token head it is on this text."""
+def head_title(found: Explanation, width: int) -> Text:
+    """Which head the map is of, why, and how much of a previous-token head it is on this text."""
+    head, unit = found.map, found.unit
     facts = "row looks at column, % of row"
     if head.previous_token is not None and head.previous_token_chance is not None:
         score, chance = (f"{value:.2f}".lstrip("0") for value in (head.previous_token, head.previous_token_chance))
         facts += f" · looks at the {unit} before: {score}, chance {chance}"
-    title = f"{'Head' if head.asked_for else 'Busiest head'} {head.layer}.{head.head}"
+    name = f"{head.layer}.{head.head}"
+    title = f"Head {name}" if head.asked_for else f"Busiest head {name}: it brings most from {others(found)}"
     return titled(title, facts, width)
+
+
+def others(found: Explanation) -> str:
+    """The sources by which the busiest head is chosen: where idle heads look is not counted."""
+    return f"other {found.unit}s" + (", the first aside" if found.sources.first_is_apart else "")
 
 
 def map_screen(found: Explanation, model: str, console: Console) -> RenderableType:
@@ -216,7 +223,7 @@ def map_screen(found: Explanation, model: str, console: Console) -> RenderableTy
         if len(found.pieces) <= cells and len(found.map.weights) == len(found.pieces)
         else _rows_around(found.pieces, found.map, focus, console)
     )
-    return Group(explanation_heading(found, model, width), Text(), head_title(found.map, width, found.unit), drawn)
+    return Group(explanation_heading(found, model, width), Text(), head_title(found, width), drawn)
 
 
 def map_document(found: Explanation, model: str) -> dict[str, Any]:

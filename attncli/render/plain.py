@@ -14,7 +14,8 @@ from rich.text import Text
 from attncli.explain.findings import EdgeChecks, Explanation
 from attncli.render.console import output
 from attncli.render.escape import one_line
-from attncli.render.explanation import averaged, scope
+from attncli.render.explanation import averaged, not_counted, scope
+from attncli.render.maps import others
 from attncli.render.numbers import percent, plural
 from attncli.text.tokenizer import Piece
 
@@ -41,9 +42,10 @@ def explanation_sentences(found: Explanation, model: str) -> list[str]:
         f"The model {one_line(model)} has {layers} of {heads}. {_text(found, counted)}",
         *_shares(found, names),
         *(_random_cut(found.checks, scope(found.sources, found), found.unit) if found.checks else []),
+        f"{not_counted(found.sources).capitalize()}.",
         *_map(found, names),
         *_next(found, names),
-        "A share says where information comes from, not what it is worth to the prediction"
+        "A share says what attention brings from where, not what that is worth to the prediction"
         + (": that is what a cut shows." if found.checks else "."),
         f"To go on, add one of: --token {max(found.sources.focus - 1, 0)}, --head {found.map.layer}.{found.map.head}, "
         "--json; or without --plain: --view grid, --view logit, --view lens.",
@@ -90,7 +92,7 @@ def _name(piece: Piece, at: str = "") -> str:
 
 def _shares(found: Explanation, names: Sequence[str]) -> list[str]:
     sources, focus = found.sources, names[found.sources.focus]
-    measure = "shares of information" if sources.weights == "norm" else "raw attention weights"
+    measure = "shares of what attention brings" if sources.weights == "norm" else "raw attention weights"
     apart = sources.focus > 1
     ranked = sorted(range(1 if apart else 0, sources.focus + 1), key=lambda at: -sources.shares[at])
     asked = f"Where does {found.unit} {sources.focus}, {_name(found.pieces[sources.focus])}, get its information?"
@@ -140,7 +142,7 @@ def _random_cut(checks: EdgeChecks, where: str, unit: str) -> list[str]:
 
 def _map(found: Explanation, names: Sequence[str]) -> list[str]:
     head = found.map
-    asked = "you asked for" if head.asked_for else f"that brings most from other {found.unit}s"
+    asked = "you asked for" if head.asked_for else f"that brings most from {others(found)}"
     lines = [f"In head {head.layer}.{head.head}, the one {asked}, by attention weight:"]
     rows = range(head.first_row, head.first_row + len(head.weights))
     for row in rows[:_ROWS]:
