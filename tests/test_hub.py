@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from attncli.checkpoint import hub
 from attncli.checkpoint.store import Checkpoint, write_checkpoint
+from attncli.errors import BadCheckpoint
 from attncli.text.tokenizer import byte_tokenizer
 from tests.conftest import tiny_model
 
@@ -30,8 +31,14 @@ class Hub(BaseHTTPRequestHandler):
     files: dict[str, bytes]
     asked: list[str]
     error: tuple[int, str] | None = None
+    instead: bytes | None = None  # of every answer
+    commit = COMMIT  # of every file
 
     def do_GET(self):
+        if self.instead is not None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            return self.ends(self.instead)
         type(self).asked.append(f"{self.command} {self.path}")
         path = unquote(self.path.partition("?")[0])
         if path.startswith("/api/models/"):
@@ -45,7 +52,7 @@ class Hub(BaseHTTPRequestHandler):
         data = self.files[file]
         self.send_response(200)
         self.send_header("ETag", f'"{sha256(data).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", self.commit)
         return self.ends(data)
 
     do_HEAD = do_GET
@@ -79,8 +86,8 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def standing_in(files, error=None):
-    served = type("Served", (Hub,), {"files": files, "asked": [], "error": error})
+def standing_in(files, error=None, **more):
+    served = type("Served", (Hub,), {"files": files, "asked": [], "error": error, **more})
     server = ThreadingHTTPServer(("127.0.0.1", 0), served)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -200,6 +207,47 @@ def test_what_is_wrong_with_a_model_of_the_hub_is_said(files, tmp_path, change, 
     assert message in found.stderr
     assert len(found.stderr.splitlines()) <= 2
     assert not any(tmp_path.glob("hf/hub/**/*.bin"))
+
+
+HTML = b"<!DOCTYPE html><html><body>Accept the terms of this network</body></html>"
+
+
+@pytest.mark.parametrize(
+    "more", [{"instead": HTML}, {"instead": b"{}"}, {"instead": b'{"id": 1, "sha": ["x"]}'}, {"commit": "../../../x"}]
+)
+def test_what_is_not_the_hub_is_an_error_of_two_lines_and_leaves_no_file(files, tmp_path, more):
+    with standing_in(files, **more) as (_, endpoint):
+        found = run(tmp_path, endpoint, "tokenize", "ab", "--ids", "-m", NAME)
+    assert found.returncode == 3
+    assert "is not in the hub's cache, and what answers at http://127.0.0.1" in found.stderr
+    assert len(found.stderr.splitlines()) <= 2
+    assert not any(path.name in files for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"a": ".."}, "names '..', which is no safetensors file"),
+        ({"a": "evil.bin"}, "names 'evil.bin', which is no"),
+        ({"a": "evil.py"}, "names 'evil.py', which is no"),
+        ({"a": "../x.safetensors"}, "names '../x.safetensors', which is no"),
+        ({"a": 7}, "lists no tensors"),
+        ({}, "lists no tensors"),
+        ({str(at): f"{at}.safetensors" for at in range(1000)}, "names 1,000 files; the most are 512"),
+    ],
+)
+def test_an_index_is_held_to_what_it_may_name_before_that_is_downloaded(tmp_path, index, message):
+    (tmp_path / hub.INDEX).write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(BadCheckpoint, match=message):
+        hub._needed(NAME, {"config.json", "tokenizer.json", hub.INDEX, *map(str, index.values())}, True, tmp_path)
+
+
+def test_of_a_bad_index_nothing_is_downloaded(sharded, tmp_path):
+    bad = {hub.INDEX: json.dumps({"weight_map": {"a": "evil.py"}}).encode(), "evil.py": b"x"}
+    with standing_in(sharded | bad) as (served, endpoint):
+        found = run(tmp_path, endpoint, *GENERATE)
+        assert (found.returncode, "'evil.py'" in found.stderr) == (3, True)
+        assert not any("evil" in line for line in served.asked)
 
 
 @pytest.mark.parametrize("offline", ["0", "1"])

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
-from attncli.config import TOKENIZER_KINDS
+from attncli.config import TOKENIZER_KINDS, CorpusConfig
 from attncli.errors import BadCheckpoint, BadInput, UsageProblem
+from attncli.text.corpus import prepare
+from attncli.text.files import Documents
 from attncli.text.tokenizer import (
     END_OF_TEXT,
     LARGEST_VOCABULARY,
@@ -28,6 +30,7 @@ from attncli.text.tokenizer import (
     stretches,
     train_tokenizer,
 )
+from tests.conftest import story
 
 LEARNED = (
     "The lamp was lit and the lamp was low; the boats were tied, the boats were slow.\n"
@@ -582,3 +585,16 @@ def test_a_stretch_is_cut_before_a_space():
     assert list(stretches("ab\ncd  ef", 2)) == ["ab", "\ncd", "  ef"]
     assert list(stretches("short", 100)) == ["short"]
     assert list(stretches("", 100)) == []
+
+
+def test_a_vocabulary_with_a_hole_can_be_trained_on_and_decoded():
+    document = json.loads(train_tokenizer([story(300)], "bpe", 300).to_json())
+    document["model"]["vocab"] = {
+        name: id_ if id_ < 290 else id_ + 40 for name, id_ in document["model"]["vocab"].items()
+    }
+    tokenizer = Tokenizer.from_json(json.dumps(document))
+    assert tokenizer.vocab_size == 340
+    corpus = prepare(Documents.of((story(1500),)), CorpusConfig(), tokenizer=tokenizer)
+    assert int(corpus.train.ids.max()) >= 330
+    assert story(1500).startswith(tokenizer.decode(corpus.train.ids.tolist()))
+    assert tokenizer.decode([300, 65]) == tokenizer.decode([65])

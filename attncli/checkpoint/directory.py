@@ -48,6 +48,7 @@ LARGEST_CARD = 1 << 20  # bytes
 _OF_HUB = "models--"  # how directories of models are called in the cache of the hub
 _LARGEST_JSON = 4 << 20  # bytes
 _LARGEST_TOKENIZER = 64 << 20
+_MOST_SHARDS = 512  # each is a file held open
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -286,6 +287,26 @@ def parse_json_lines(data: bytes, path: Path) -> list[dict[str, Any]]:
             raise BadCheckpoint(f"{path}: line {number} is no JSON object.", "Give the metrics.jsonl of a run.")
         lines.append(line)
     return lines
+
+
+def shards(index: dict[str, Any], where: Path) -> dict[str, str]:
+    """Which shard holds each tensor, by an index, whose shards are files beside it and nothing else.
+
+    Raises BadCheckpoint.
+    """
+    listed = index.get("weight_map")
+    if not isinstance(listed, dict) or not listed or not all(isinstance(file, str) for file in listed.values()):
+        raise BadCheckpoint(f"{where} lists no tensors.", "Copy it again from its source.")
+    files = set(listed.values())
+    for file in files:
+        if Path(file).name != file or "\\" in file or "\0" in file or not file.endswith(".safetensors"):
+            raise BadCheckpoint(
+                f"{where} names {ascii(file)[:80]}, which is no safetensors file of this directory.",
+                "Nothing outside the directory is opened. Copy the model again from its source.",
+            )
+    if len(files) > _MOST_SHARDS:
+        raise BadCheckpoint(f"{where} names {len(files):,} files; the most are {_MOST_SHARDS}.")
+    return listed
 
 
 def _refuse_constant(name: str) -> float:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import inspect
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from attncli.checkpoint.directory import (
     WEIGHTS,
     present,
     read_json,
+    shards,
 )
 from attncli.errors import BadCheckpoint, OutOfRoom, UsageProblem
 from attncli.paths import exists, is_file
@@ -32,6 +34,7 @@ NEWEST = "main"
 Progress = Callable[[int, int], None]  # bytes there, bytes in all
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -77,6 +80,8 @@ def fetch(name: str, revision: str | None, weights: bool, progress: Progress) ->
         ) from None
     except (errors.HFValidationError, UnicodeError):
         raise UsageProblem(f"{name} at {revision!r} is not what the hub calls a model.", "Say owner/name.") from None
+    except _Nonsense:
+        return _cached(name, revision, weights, f"what answers at {constants.ENDPOINT} is not the hub")
     except errors.HfHubHTTPError as problem:
         status = getattr(problem.response, "status_code", "an error")
         return _cached(name, revision, weights, f"the hub answers {status}")
@@ -93,7 +98,26 @@ def fetch(name: str, revision: str | None, weights: bool, progress: Progress) ->
         return _cached(name, revision, weights, "the hub cannot be reached")
 
 
-_CLIENTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")  # whose errors are those of a connection
+class _Nonsense(Exception):
+    """An answer that is not one of the hub: a login page of the network, or a broken mirror."""
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    """Raises _Nonsense where the library fails to make sense of an answer."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except (OSError, errors.HFValidationError, UnicodeEncodeError):
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as problem:
+        if type(problem).__module__.partition(".")[0] in _CLIENTS:
+            raise
+        raise _Nonsense from None
+
+
+_CLIENTS = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urllib3")  # of a connection and its ends
 
 
 def _cached(name: str, revision: str, weights: bool, why: str) -> Path:
@@ -119,14 +143,19 @@ def _cached(name: str, revision: str, weights: bool, why: str) -> Path:
 def _downloaded(name: str, revision: str, weights: bool, progress: Progress) -> Path:
     from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
-    told = HfApi().model_info(name, revision=revision, files_metadata=True)
-    sizes = {file.rfilename: file.size or 0 for file in told.siblings or ()}
-    folder = _folder_of(try_to_load_from_cache(name, CONFIG, revision=told.sha))
+    with _answers():
+        told = HfApi().model_info(name, revision=revision, files_metadata=True)
+        commit = _COMMIT.fullmatch(told.sha or "")
+        sizes = {file.rfilename: int(file.size or 0) for file in told.siblings or ()}
+    if commit is None:
+        raise _Nonsense
+    folder = _folder_of(try_to_load_from_cache(name, CONFIG, revision=commit[0]))
     counter = _Counter(progress)
 
     def download(file: str) -> Path:
         given = {"tqdm_class": counter.bar} if "tqdm_class" in inspect.signature(hf_hub_download).parameters else {}
-        path = hf_hub_download(name, file, revision=revision, **given)  # by its name, which is then known offline too
+        with _answers():  # the revision by its name, which is then known offline too
+            path = hf_hub_download(name, file, revision=revision, **given)
         counter.file_is_there(sizes[file])
         return Path(path).parent
 
@@ -173,9 +202,7 @@ def _needed(name: str, names: Collection[str], weights: bool, folder: Path | Non
     if WEIGHTS in names:
         return needed | {WEIGHTS}
     if INDEX in names and folder is not None:
-        listed = read_json(folder / INDEX).get("weight_map")
-        shards = set(map(str, listed.values())) if isinstance(listed, dict) else set()
-        return needed | {INDEX} | {shard for shard in shards if "/" not in shard and "\\" not in shard}
+        return needed | {INDEX} | set(shards(read_json(folder / INDEX), folder / INDEX).values())
     if any(file.endswith(_PICKLES) for file in names):
         raise BadCheckpoint(
             f"{name} has its weights only as pickles, which can run code and so are never read.",

@@ -22,7 +22,6 @@ from attncli.config import ModelConfig
 from attncli.errors import BadCheckpoint
 from attncli.model.transformer import Transformer
 
-_MOST_SHARDS = 512  # each is a file held open
 _FIRST_BLOCK = "blocks.0."
 
 
@@ -86,7 +85,7 @@ def _open(folder: ModelFolder, hashed: bool) -> Iterator[list[TensorFile]]:
     """Every file of weights, open, its header read. Raises BadCheckpoint."""
     index = None
     if not folder.holds(directory.WEIGHTS) and folder.holds(directory.INDEX):
-        index = _index(folder)
+        index = directory.shards(folder.json(directory.INDEX), folder.path / directory.INDEX)
     names = [directory.WEIGHTS] if index is None else sorted(set(index.values()))
     with ExitStack() as stack:
         paths = [folder.file(name) if index is None else folder.file_inside(name) for name in names]
@@ -94,22 +93,6 @@ def _open(folder: ModelFolder, hashed: bool) -> Iterator[list[TensorFile]]:
         if index is not None:
             _check_index(folder, index, files)
         yield files
-
-
-def _index(folder: ModelFolder) -> dict[str, str]:
-    """Which shard holds each tensor. The names of shards are those of files in the directory, and of nothing else."""
-    where, listed = folder.path / directory.INDEX, folder.json(directory.INDEX).get("weight_map")
-    if not isinstance(listed, dict) or not listed or not all(isinstance(file, str) for file in listed.values()):
-        raise BadCheckpoint(f"{where} lists no tensors.", "Copy it again from its source.")
-    for file in set(listed.values()):
-        if Path(file).name != file or "\\" in file or "\0" in file or not file.endswith(".safetensors"):
-            raise BadCheckpoint(
-                f"{where} names {ascii(file)[:80]}, which is no safetensors file of this directory.",
-                "Nothing outside the directory is opened. Copy the model again from its source.",
-            )
-    if len(set(listed.values())) > _MOST_SHARDS:
-        raise BadCheckpoint(f"{where} names {len(set(listed.values())):,} files; the most are {_MOST_SHARDS}.")
-    return listed
 
 
 def _check_index(folder: ModelFolder, index: dict[str, str], files: list[TensorFile]) -> None:

@@ -108,8 +108,8 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """How many ids there are, special tokens included."""
-        return int(self._backend.get_vocab_size(with_added_tokens=True))
+        """How many ids there are, special tokens included: one more than the highest, though some may name no token."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @cached_property
     def end_of_text(self) -> int | None:
