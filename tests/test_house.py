@@ -90,7 +90,7 @@ def test_arrows_point_down(file):
 def test_what_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    declared = {re.match("[a-z_]+", name)[0] for name in (*project["dependencies"], *extras["plot"], "tensorboard")}
+    declared = {re.match("[a-z0-9_]+", name)[0] for name in (*project["dependencies"], *extras["plot"], "tensorboard")}
     known = {*sys.stdlib_module_names, "attncli", *declared}
     used = {module.split(".")[0] for file in FILES for module in imports(file)}
     assert used - known == set()
