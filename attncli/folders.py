@@ -1,4 +1,4 @@
-"""Where attncli keeps what it can make again, tokenized text and its C source compiled, and what was typed.
+"""Where attncli keeps a user's models, and what it can make again: tokens of texts, C compiled, what was typed.
 
 Also who else could change what is kept there.
 """
@@ -17,6 +17,20 @@ def cache_folder() -> Path:
         return Path(os.environ["ATTNCLI_CACHE"])
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "attncli"
+
+
+def models_folder() -> Path | None:
+    """Where a user keeps models for every working directory; None for a user without a home. It need not be there.
+
+    ATTNCLI_MODELS, else attncli/models/ in the user's data folder.
+    """
+    if os.environ.get("ATTNCLI_MODELS"):
+        return Path(os.environ["ATTNCLI_MODELS"])
+    try:
+        base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    except RuntimeError:
+        return None
+    return Path(base) / "attncli" / "models"
 
 
 def make_private(folder: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 _BLOCK = re.compile(r"^```console\n\$ attncli (?P<arguments>.+)\n(?P<shown>(?:(?!```).*\n)*)```$", re.MULTILINE)
 SCREEN = {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "xterm", "ATTNCLI_MODEL": "checkpoints/stories"}
+SCREEN |= {"ATTNCLI_MODELS": os.devnull}  # what a page shows does not depend on the models of whoever makes it
 
 
 def commands(page: str) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ import shutil
 import socket
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["ATTNCLI_MODELS"] = os.devnull  # never the user's own
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line does
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from a second, and other tests run beside

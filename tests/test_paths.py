@@ -14,11 +14,21 @@ from pathlib import Path
 import pytest
 
 from attncli.checkpoint import directory
-from attncli.checkpoint.directory import ModelFolder, find_model, list_models, read_json, settle, status_of
+from attncli.checkpoint.directory import (
+    ModelFolder,
+    find_model,
+    known_models,
+    list_models,
+    read_json,
+    settle,
+    status_of,
+)
 from attncli.checkpoint.lock import lock, lock_of
 from attncli.checkpoint.store import load_model, read_resumable, write_checkpoint
+from attncli.cli.finding import note_default
 from attncli.cli.main import run
 from attncli.errors import BadCheckpoint, OutOfRoom
+from attncli.folders import models_folder
 from attncli.paths import exists, is_file, is_folder, look, open_regular, read_regular, unreadable, unwritable
 from tests.conftest import story
 from tests.test_checkpoint import CPU, checkpoint
@@ -370,3 +380,65 @@ def test_a_tokenizer_that_does_not_fit_the_disk_leaves_nothing(text, capsys):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "tok/tokenizer.json cannot be written: File too large" in capsys.readouterr().err
     assert list(Path("tok").iterdir()) == []
+
+
+# A user's own folder of models
+
+
+@pytest.fixture
+def own(saved, monkeypatch):
+    """The folder, with an older model `b` and a newer one `c`; and `m` in ./checkpoints, older than both."""
+    folder = saved.parent.parent / "own"
+    for age, path in enumerate((folder / "c", folder / "b", saved)):
+        if path is not saved:
+            write_checkpoint(path, checkpoint(state=False))
+        os.utime(path / directory.CONFIG, (10**9 - age, 10**9 - age))
+    monkeypatch.setenv("ATTNCLI_MODELS", str(folder.absolute()))
+    return folder.absolute()
+
+
+def test_models_of_the_users_folder_are_known_everywhere_after_those_of_the_working_directory(own, monkeypatch, capsys):
+    assert find_model("b") == own / "b"
+    assert find_model("m") == find_model(None) == Path("checkpoints/m")
+    write_checkpoint(Path("checkpoints/b"), checkpoint(state=False))
+    assert find_model("b") == Path("checkpoints/b")
+    assert [(entry.name, entry.path) for entry in known_models()] == [
+        ("b", Path("checkpoints/b")), ("m", Path("checkpoints/m")), ("c", own / "c"),
+    ]  # fmt: skip
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert find_model(None) == own / "c"
+    note_default(None)
+    assert f"model c, the newest in {own}" in capsys.readouterr().err
+    assert run(["models", "--json"]) == run(["models"]) == 0
+    assert run(["info", "b"]) == 0
+    with pytest.raises(BadCheckpoint, match=f"nor one in ./checkpoints or {own}") as raised:
+        find_model("x")
+    assert raised.value.hint == "There is: b, c."
+
+
+def test_a_model_is_trained_into_the_users_folder_by_its_path(own, text):
+    assert run([*TRAIN, "--out", str(own / "mine")]) == 0
+    assert find_model("mine") == find_model(None) == own / "mine"
+
+
+def test_a_folder_of_a_user_that_cannot_be_read_is_as_none(own):
+    own.chmod(0)
+    try:
+        with unprivileged():
+            assert [entry.name for entry in known_models()] == ["m"]
+            assert find_model(None) == Path("checkpoints/m")
+            with pytest.raises(BadCheckpoint, match="There is no model 'b'"):
+                find_model("b")
+    finally:
+        own.chmod(0o755)
+
+
+def test_where_a_users_models_are(monkeypatch, tmp_path):
+    assert models_folder() == Path(os.devnull)
+    monkeypatch.delenv("ATTNCLI_MODELS")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert models_folder() == tmp_path / "attncli" / "models"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert models_folder() == tmp_path / ".local" / "share" / "attncli" / "models"

@@ -19,6 +19,7 @@ from typing import Any
 
 from attncli.checkpoint.lock import is_held
 from attncli.errors import BadCheckpoint
+from attncli.folders import models_folder
 from attncli.paths import is_file, is_folder, look, read_regular, real, resolved, unreadable, unwritable
 from attncli.text.tokenizer import Tokenizer
 
@@ -69,9 +70,9 @@ class ModelEntry:
 
 
 def find_model(name: str | None) -> Path:
-    """The directory meant by `-m NAME`: a path, or a name under ./checkpoints or of the model that ships.
+    """The directory meant by `-m NAME`: a path, or a name in ./checkpoints, in the user's folder, or that ships.
 
-    Without a name it is what ATTNCLI_MODEL says, else the newest under ./checkpoints, else the one that ships.
+    Without a name it is what ATTNCLI_MODEL says, else the newest in the first of these places that has one.
 
     Raises BadCheckpoint, naming what there is, when nothing is meant.
     """
@@ -97,7 +98,7 @@ def find_model(name: str | None) -> Path:
         return shipped
     known = ", ".join(entry.name for entry in known_models())
     raise BadCheckpoint(
-        f"There is no model {name!r}: no such directory, nor one in ./{MODELS_FOLDER}.",
+        f"There is no model {name!r}: no such directory, nor one in ./{MODELS_FOLDER}{_or_users_folder()}.",
         f"There is: {known}." if known else TRAIN_FIRST,
     )
 
@@ -107,16 +108,21 @@ def _at_places(name: str) -> tuple[Path | None, BadCheckpoint | None]:
 
     A folder of text may have the name of the model made from it.
     """
-    found, problem = None, None
-    for path in (Path(name), MODELS_FOLDER / name):
+    found, problem, users = None, None, models_folder()
+    for folder in (Path(), MODELS_FOLDER, *(() if users is None else (users,))):
         try:
-            place = present(path)
+            place = present(folder / name)
             if place is not None and is_model(place):
                 return place, None
             found = found or place
         except BadCheckpoint as unknown:
-            problem = problem or unknown
+            problem = problem or (None if folder is users else unknown)
     return found, problem
+
+
+def _or_users_folder() -> str:
+    folder = models_folder()
+    return f" or {folder}" if folder is not None and is_folder(folder) else ""
 
 
 def is_model(path: Path) -> bool:
@@ -137,16 +143,26 @@ def shipped_model() -> Path | None:
 
 
 def newest_model() -> ModelEntry | None:
-    """Of those in ./checkpoints the one written last."""
-    return max(list_models(), key=lambda entry: entry.modified, default=None)
+    """The model written last: of those in ./checkpoints, else of those in the user's folder."""
+    return max(list_models() or _users_models(), key=lambda entry: entry.modified, default=None)
 
 
 def known_models() -> list[ModelEntry]:
-    """Those in ./checkpoints, and the one that ships unless one there has its name."""
-    entries = list_models()
-    if not any(entry.name == SHIPPED for entry in entries) and (shipped := shipped_model()) is not None:
-        entries += [entry for entry in list_models(shipped.parent) if entry.name == SHIPPED]
-    return entries
+    """Those in ./checkpoints, in the user's folder, and the one that ships; of one name only the first."""
+    entries = {entry.name: entry for entry in list_models()}
+    for entry in _users_models():
+        entries.setdefault(entry.name, entry)
+    if SHIPPED not in entries and (shipped := shipped_model()) is not None:
+        entries |= {entry.name: entry for entry in list_models(shipped.parent) if entry.name == SHIPPED}
+    return list(entries.values())
+
+
+def _users_models() -> list[ModelEntry]:
+    """The models in the user's folder; none where it cannot be read, as in the home of somebody else."""
+    folder = models_folder()
+    with suppress(BadCheckpoint):
+        return [] if folder is None else list_models(folder)
+    return []
 
 
 def name_of(path: Path) -> str:

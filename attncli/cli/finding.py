@@ -29,13 +29,15 @@ def find(model: str | None, revision: str | None = None, *, weights: bool = True
 
 
 def note_default(model: str | None) -> None:
-    """Says which model of ./checkpoints was taken where none is named and there are others."""
+    """Says which model was taken where none is named: of ./checkpoints if there are others, from elsewhere always."""
     from attncli.render.console import print_note
 
     if model or os.environ.get("ATTNCLI_MODEL"):
         return
     newest = newest_model()
-    if newest is None or len(known_models()) == 1:
+    here = newest is not None and newest.path.parent == MODELS_FOLDER
+    if newest is None or (here and len(known_models()) == 1):
         return
+    folder = f"./{MODELS_FOLDER}" if here else newest.path.parent
     run = "" if newest.status in ("finished", "elsewhere") else f", its run {newest.status}"
-    print_note(f"model {newest.name}, the newest in ./{MODELS_FOLDER}{run}")
+    print_note(f"model {newest.name}, the newest in {folder}{run}")

@@ -24,8 +24,8 @@ _HELP: Entry = ("-h, --help", "", "Show this page and exit.")
 USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 _NUMBERS = {"int": "N", "float": "X"}
 _WHICH_MODEL = (
-    "-m MODEL takes a directory, a name in ./checkpoints, or owner/name on the Hugging Face hub. Unset: ATTNCLI_MODEL, "
-    "else the newest in ./checkpoints, else the one that comes with attncli."
+    "-m MODEL takes a directory, a name in ./checkpoints or ATTNCLI_MODELS, or owner/name on the Hugging Face hub. "
+    "Unset: ATTNCLI_MODEL, else the newest in ./checkpoints or ATTNCLI_MODELS, else the one that comes with attncli."
 )
 
 

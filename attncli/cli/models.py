@@ -7,7 +7,7 @@ from attncli.errors import AttnError
 
 
 def models(json: JsonOption = False) -> None:
-    """List the models in ./checkpoints and the one that comes with attncli; the one used by default is marked.
+    """List the models in ./checkpoints and ATTNCLI_MODELS, and the one that comes with attncli; the default is marked.
 
     attncli models
     attncli models --json

@@ -157,11 +157,11 @@ def _write(target: Path, text: str) -> None:
 
 def _tokenizer(model: str | None, revision: str | None) -> tuple[Tokenizer, str]:
     """The tokenizer asked for, else that of the default model, else plain bytes with a note."""
-    from attncli.checkpoint.directory import ModelFolder, list_models, name_of, shipped_model
+    from attncli.checkpoint.directory import ModelFolder, name_of, newest_model, shipped_model
     from attncli.cli.finding import find
     from attncli.text.tokenizer import byte_tokenizer
 
-    nothing_there = not list_models() and shipped_model() is None
+    nothing_there = newest_model() is None and shipped_model() is None
     if model is None and revision is None and not os.environ.get("ATTNCLI_MODEL") and nothing_there:
         from attncli.render.console import print_note
 
