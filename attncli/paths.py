@@ -90,10 +90,13 @@ def open_descriptor(path: Path, flags: int, follow: bool = True) -> int:
         if not follow and problem.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, "it is a link, which is not followed") from None
         raise
-    kind = stat.S_IFMT(os.fstat(handle).st_mode)
-    if kind != stat.S_IFREG:
+    try:
+        kind = stat.S_IFMT(os.fstat(handle).st_mode)
+        if kind != stat.S_IFREG:
+            raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'of another kind')}, not a regular file")
+    except OSError:
         os.close(handle)
-        raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'of another kind')}, not a regular file")
+        raise
     return handle
 
 
@@ -112,6 +115,14 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except ValueError as problem:
         raise OSError(errno.EINVAL, f"{problem}") from None
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a directory with all in it, as far as the system allows; what fails is tried once more."""
+    for _ in range(2):
+        with suppress(OSError):
+            shutil.rmtree(path) if is_folder(path) and not is_link(path) else path.unlink(missing_ok=True)
+            return
 
 
 def resolved(path: Path) -> Path:

@@ -2,13 +2,15 @@
 
 import ctypes
 import errno
+import hashlib
+import itertools
 import os
 import resource
 import shutil
 import stat
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from attncli.checkpoint.directory import (
     find_model,
     known_models,
     list_models,
+    previous_of,
     read_json,
     settle,
     status_of,
@@ -27,11 +30,13 @@ from attncli.checkpoint.lock import lock, lock_of
 from attncli.checkpoint.store import load_model, read_resumable, write_checkpoint
 from attncli.cli.finding import note_default
 from attncli.cli.main import run
-from attncli.errors import BadCheckpoint, OutOfRoom
+from attncli.errors import AttnError, BadCheckpoint, OutOfRoom
 from attncli.folders import models_folder
 from attncli.paths import exists, is_file, is_folder, look, open_regular, read_regular, unreadable, unwritable
+from attncli.training.job import _newest_good
 from tests.conftest import story
 from tests.test_checkpoint import CPU, checkpoint
+from tests.test_faults import fault_at
 
 FILES = [
     *(directory.CONFIG, directory.GENERATION, directory.TOKENIZER, directory.TOKENIZER_CONFIG, directory.WEIGHTS),
@@ -442,3 +447,80 @@ def test_where_a_users_models_are(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_DATA_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert models_folder() == tmp_path / ".local" / "share" / "attncli" / "models"
+
+
+# Any call to the system, failing once
+
+
+CALLS = (
+    *("open", "write", "ftruncate", "fsync", "close", "stat", "lstat", "fstat", "statvfs", "scandir", "listdir"),
+    *("mkdir", "rename", "unlink", "rmdir"),
+)
+CODES = [errno.ENOSPC, errno.EIO]
+
+
+def whole(path):
+    """The step of a save whose every file is what its manifest says."""
+    digests = read_json(path / directory.MANIFEST)["sha256"]
+    assert len(digests) in (7, 9)
+    assert all(hashlib.sha256((path / name).read_bytes()).hexdigest() == digest for name, digest in digests.items())
+    return read_json(path / directory.RUN)["step"]
+
+
+def failing(code):
+    def fail():
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("last", [False, True], ids=["running", "last"])
+def test_whichever_call_of_a_save_fails_the_old_save_or_the_new_one_is_whole(tmp_path, monkeypatch, code, last):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # takes most of the time of a save
+    base, target = tmp_path / "base", tmp_path / "there" / "m"
+    for step in (1, 2):
+        write_checkpoint(base / "m", checkpoint(step=step))
+    new, refused = checkpoint(step=3, state=not last), 0
+    for n in itertools.count():
+        shutil.rmtree(target.parent, ignore_errors=True)
+        shutil.copytree(base, target.parent, copy_function=os.link)
+        with fault_at(n, failing(code), calls=CALLS) as happened:
+            try:
+                with lock(target):
+                    write_checkpoint(target, new)
+                saved = True
+            except AttnError as problem:
+                assert (problem.exit_code, problem.message.count("\n")) == (4, 0)
+                saved = False
+        if not happened:
+            break
+        refused += not saved
+        names = {path.name for path in target.parent.iterdir()}
+        assert names <= {"m", ".m.previous"}
+        step = whole(target)
+        assert step == 3 if saved else step in (2, 3)
+        if ".m.previous" in names:
+            assert whole(previous_of(target)) == step - 1
+    assert saved
+    assert n > 60
+    assert refused > 30
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_whichever_call_of_a_resumption_fails_both_saves_stay(tmp_path, code):
+    base, target = tmp_path / "base", tmp_path / "there" / "m"
+    for step in (1, 2):
+        write_checkpoint(base / "m", checkpoint(step=step))
+    for n in itertools.count():
+        shutil.rmtree(target.parent, ignore_errors=True)
+        shutil.copytree(base, target.parent, copy_function=os.link)
+        with fault_at(n, failing(code), calls=CALLS) as happened, suppress(AttnError), lock(target):
+            settle(target)
+            found, notes = _newest_good(target)
+            assert (found.state.facts["step"], notes) == (2, ())
+        if not happened:
+            break
+        assert {path.name for path in target.parent.iterdir()} == {"m", ".m.previous"}
+        assert (whole(target), whole(previous_of(target))) == (2, 1)
+    assert n > 40

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from attncli.errors import BadCheckpoint
-from attncli.paths import make_folder, open_descriptor, open_regular, resolved, unwritable
+from attncli.paths import look, make_folder, open_descriptor, open_regular, remove, resolved, unwritable
 from attncli.stopping import CleanUp
 
 _HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # by another process
@@ -32,47 +32,52 @@ def lock_of(target: Path) -> Path:
 @contextmanager
 def lock(target: Path) -> Iterator[None]:
     """Holds a model directory against a second run. Raises BadCheckpoint with the owner's process id, or OutOfRoom."""
-    path = lock_of(target)
+    path, new = lock_of(target), False
     try:
         make_folder(path.parent)
+        new = look(path, follow=False) is None
         handle = open_descriptor(path, os.O_RDWR | os.O_CREAT, follow=False)
     except OSError as problem:
+        if new:
+            remove(path)
         raise unwritable(target, problem) from None
     try:
-        _take(target, path, handle)
+        try:
+            owner = _take(handle)
+        except OSError as problem:
+            if new:
+                remove(path)
+            raise unwritable(target, problem) from None
+        if owner is not None:
+            raise BadCheckpoint(
+                f"{target} is being trained by another run (process {owner}).",
+                "Wait for it, or train under another --name.",
+            )
         try:
             try:
                 os.ftruncate(handle, 0)
                 os.write(handle, str(os.getpid()).encode())
             except OSError as problem:
                 raise unwritable(target, problem) from None
-            with CleanUp(lambda: path.unlink(missing_ok=True)):
+            with CleanUp(lambda: remove(path)):
                 yield
         finally:
-            with suppress(OSError):  # a file that stays locks nothing
-                path.unlink()
+            remove(path)  # one that stays locks nothing
     finally:
         with suppress(OSError):
             os.close(handle)
 
 
-def _take(target: Path, path: Path, handle: int) -> None:
-    """Locks the open file of a lock. Raises BadCheckpoint when another run holds it, or OutOfRoom."""
+def _take(handle: int) -> str | None:
+    """Locks the open file of a lock; returns the process that holds it instead, if one does. Raises OSError."""
     try:
         _hold(handle)
     except OSError as problem:
         if problem.errno not in _HELD:
-            with suppress(OSError):
-                if os.fstat(handle).st_size == 0:  # just made, and of no use
-                    path.unlink()
-            raise unwritable(target, problem) from None
+            raise
         owner = os.read(handle, _LONGEST_ID).strip()
-        raise BadCheckpoint(
-            f"{target} is being trained by another run (process {owner.decode() if owner.isdigit() else 'unknown'}).",
-            "Wait for it, or train under another --name.",
-        ) from None
-    if os.fstat(handle).st_nlink == 0:  # its owner ended, and removed it, just now
-        raise BadCheckpoint(f"{target} was being trained by another run until now.", "Try again.")
+        return owner.decode() if owner.isdigit() else "unknown"
+    return "unknown, which ended just now: try again" if os.fstat(handle).st_nlink == 0 else None
 
 
 def is_held(target: Path) -> bool:

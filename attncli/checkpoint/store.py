@@ -35,7 +35,7 @@ from attncli.config import ModelConfig
 from attncli.errors import BadCheckpoint
 from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
-from attncli.paths import is_link, look, no_room, read_regular, resolved, unwritable
+from attncli.paths import is_link, look, no_room, read_regular, remove, resolved, unwritable
 from attncli.text.tokenizer import Piece, Tokenizer
 
 _UNFINISHED = re.compile(r"\.writing-(\d+|damaged|previous)\Z")
@@ -124,7 +124,7 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
     except OSError as problem:
         raise unwritable(target, problem, needed) from None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         directory.settle(target)  # what was moved away when the disk was full before the new one came
     if checkpoint.state is None:
         with suppress(OSError):
@@ -147,7 +147,7 @@ def fall_back(target: Path) -> None:
     """
     target = resolved(target)
     aside = aside_of(target, "damaged")  # gone with the next save
-    shutil.rmtree(aside, ignore_errors=True)
+    remove(aside)
     try:
         target.rename(aside)
     except OSError as problem:
@@ -278,7 +278,7 @@ def _swap(folder: Path, target: Path) -> None:
 def _remove_unfinished(target: Path) -> None:
     for left in target.parent.glob(f".{glob.escape(target.name)}.writing-*"):
         if _UNFINISHED.search(left.name):
-            shutil.rmtree(left, ignore_errors=True)
+            remove(left)
 
 
 def _discard_previous(target: Path) -> None:
@@ -292,7 +292,7 @@ def _discard_previous(target: Path) -> None:
     if is_link(previous) or not directory.is_save(previous):
         raise OSError(errno.EEXIST, f"{previous} stands in the way, and is no save of it")
     previous.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    remove(aside)
 
 
 def load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:

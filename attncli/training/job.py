@@ -9,6 +9,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from attncli.checkpoint.store import Borders, Checkpoint, LoadedModel, fall_back
 from attncli.config import DEFAULT_TRAINING_SECONDS, CorpusConfig, TrainConfig, shown_value
 from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.model.device import pick_device
+from attncli.paths import exists
 from attncli.records import record_from_json
 from attncli.text.corpus import Corpus, prepare
 from attncli.text.files import STDIN, Listener, Progress, read_documents, refuse_overlap
@@ -242,13 +244,15 @@ def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:
 
 def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
     """The last save; when it is damaged the one before, put in its place, and a note."""
-    if not target.exists():
+    if not exists(target):
         find_model(str(target))  # says what there is
     try:
         return _read_saved(target), ()
     except BadCheckpoint as problem:
-        if not previous_of(target).exists() or _has_ended(target):
+        if not exists(previous_of(target)) or _has_ended(target):
             raise
+        with suppress(BadCheckpoint):  # a disk may fail once
+            return _read_saved(target), ()
         saved = _read_saved(previous_of(target))
         fall_back(target)
         return saved, (f"{problem.message} Going on from the save before it.",)

@@ -18,6 +18,7 @@ from torch import Tensor
 from attncli.checkpoint.store import Borders, Checkpoint, State, try_checkpoint, write_checkpoint
 from attncli.model.device import physical_memory
 from attncli.model.transformer import Transformer
+from attncli.paths import unwritable
 from attncli.text.corpus import Corpus
 from attncli.training.reports import Plan, Result, RunState, Score
 from attncli.training.schedule import Schedule
@@ -83,7 +84,10 @@ class Saver:
 
         What is to be replaced stays until the run has a score: then the room is all that is looked at.
         """
-        self._replaces = self._target.is_dir() and any(self._target.iterdir())
+        try:
+            self._replaces = self._target.is_dir() and any(self._target.iterdir())
+        except OSError as problem:
+            raise unwritable(self._target, problem) from None
         if self._replaces:
             try_checkpoint(self._target, self._checkpoint(run, "running", seconds))
         else:
