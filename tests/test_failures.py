@@ -75,6 +75,12 @@ def test_a_screen_has_bounds(monkeypatch, capsys):
     assert (os.environ["COLUMNS"], os.environ["LINES"]) == ("1000", "1000")
 
 
+def test_an_error_is_shown_on_a_screen_of_unknown_width(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "0")
+    assert run(["models", "--nope"]) == 2
+    assert "--nope" in capsys.readouterr().err
+
+
 def test_of_a_step_of_very_many_windows_only_some_are_timed(corpus, monkeypatch):  # noqa: F811
     timed = []
     monkeypatch.setattr(measure.Trainee, "step", lambda self, ids, **_: timed.append(ids.shape) or (ids.sum(),))

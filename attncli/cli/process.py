@@ -31,10 +31,12 @@ def open_streams() -> None:
 
 
 def bound_screen() -> None:
-    """Takes COLUMNS and LINES for at most so many: a screen is drawn cell by cell."""
+    """Bounds COLUMNS and LINES, since a screen is drawn cell by cell; 0 is a size that is not known."""
     for name in ("COLUMNS", "LINES"):
         given = os.environ.get(name, "")
-        if given.isdecimal() and (len(given) > _MOST_DIGITS or int(given) > _LARGEST_SCREEN):
+        if given.isdecimal() and not given.strip("0"):
+            del os.environ[name]  # on a screen without a cell nothing is shown, not even an error
+        elif given.isdecimal() and (len(given) > _MOST_DIGITS or int(given) > _LARGEST_SCREEN):
             os.environ[name] = str(_LARGEST_SCREEN)
 
 
