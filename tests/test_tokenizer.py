@@ -595,6 +595,7 @@ def test_a_vocabulary_with_a_hole_can_be_trained_on_and_decoded():
     tokenizer = Tokenizer.from_json(json.dumps(document))
     assert tokenizer.vocab_size == 340
     corpus = prepare(Documents.of((story(1500),)), CorpusConfig(), tokenizer=tokenizer)
-    assert int(corpus.train.ids.max()) >= 330
-    assert story(1500).startswith(tokenizer.decode(corpus.train.ids.tolist()))
+    ids = corpus.train.ids[: len(corpus.train)].tolist()
+    assert max(ids) >= 330
+    assert story(1500).startswith(tokenizer.decode(ids))
     assert tokenizer.decode([300, 65]) == tokenizer.decode([65])
