@@ -1,12 +1,14 @@
 """Text to ids and back, for the three kinds of tokenizer: nothing lost, nothing special, nothing half shown."""
 
 import json
+import os
 import random
 import select
 import subprocess
 import sys
 import unicodedata
 from collections import Counter
+from contextlib import suppress
 from copy import deepcopy
 from functools import reduce
 from itertools import chain, islice
@@ -22,6 +24,7 @@ from attncli.config import TOKENIZER_KINDS, CorpusConfig
 from attncli.errors import BadCheckpoint, BadInput, UsageProblem
 from attncli.text.corpus import prepare
 from attncli.text.files import Documents
+from attncli.text.panics import held_back
 from attncli.text.tokenizer import (
     END_OF_TEXT,
     LARGEST_VOCABULARY,
@@ -30,6 +33,7 @@ from attncli.text.tokenizer import (
     stretches,
     train_tokenizer,
 )
+from attncli.text.tokenizer_checks import refuse_hostile
 from tests.conftest import story
 
 LEARNED = (
@@ -372,6 +376,16 @@ def _replace(char, content):
     return {"type": "Replace", "pattern": {"String": char}, "content": content}
 
 
+SPECIAL = {"SpecialToken": {"id": "x", "type_id": 0}}
+
+
+def template(single, ids):
+    token = {"id": "x", "ids": ids, "tokens": ["x"] * len(ids)}
+    return {
+        "post_processor": {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {"x": token}}
+    }
+
+
 HOSTILE = {
     "an exploding normalizer": {
         "normalizer": {"type": "Sequence", "normalizers": [_replace("a", "a" * 3000)] * 3},
@@ -403,6 +417,17 @@ HOSTILE = {
         },
     },
     "a sequence that is none": {"normalizer": {"type": "Sequence", "normalizers": True}},
+    "many steps": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKD"}] * 200}},
+    "many prefixes": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "x"}] * 200}},
+    "a template of many tokens": template([SPECIAL] * 1000, [256] * 1000),
+    "a template of a second text": template([{"Sequence": {"id": "B", "type_id": 0}}], [256]),
+    "a template of the text many times": template([{"Sequence": {"id": "A", "type_id": 0}}] * 1000, [256]),
+    "a table that is no table": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+    "a table that lies about its length": {
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////wAAAAAAAA=="},
+    },
+    "pieces of no length": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+    "a replacement of nothing": {"normalizer": {"type": "Replace", "pattern": {"Regex": ""}, "content": "xx"}},
     "a decoder out of its bounds": {"decoder": {"type": "Strip", "content": "a", "start": 10**9, "stop": 10**9}},
 }  # fmt: skip
 IN_A_CHILD = """
@@ -414,7 +439,7 @@ try:
     tokenizer = Tokenizer.from_json(sys.stdin.read())
     tokenizer.decode(tokenizer.encode("a" * 40 + "b"))
     tokenizer.decode(range(min(tokenizer.vocab_size, 300)))
-    tokenizer.pieces("ab")
+    tokenizer.pieces("ab"), tokenizer.opening
     print("works")
 except AttnError as problem:
     print(type(problem).__name__)
@@ -428,7 +453,41 @@ def test_a_hostile_tokenizer_is_refused_or_harmless(name):
     child = [sys.executable, "-c", IN_A_CHILD]
     done = subprocess.run(child, input=json.dumps(document), capture_output=True, text=True, timeout=5, check=False)
     assert done.stdout.strip() in ("works", "BadCheckpoint"), done.stderr[-500:]
-    assert done.returncode == 0
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_others_write_while_a_library_may_panic_is_passed_on(capfd):
+    with held_back():
+        os.write(2, b"kept\n")
+        assert capfd.readouterr().err == ""
+    with suppress(ValueError), held_back():
+        os.write(2, b"a panic\n")
+        raise ValueError
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "kept\nafter\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "may_panic"),
+    [
+        ({}, False),
+        ({"normalizer": {"type": "NFC"}}, False),
+        ({"normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "b"}}, False),
+        (
+            {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "a+"}, "behavior": "Isolated", "invert": False}},
+            True,
+        ),
+        ({"decoder": {"type": "Strip", "content": "a", "start": 1, "stop": 0}}, True),
+        ({"model": {"type": "Unigram", "vocab": []}}, True),
+    ],
+)
+def test_only_for_what_may_panic_is_standard_error_held_back(parts, may_panic):
+    assert refuse_hostile(json.dumps({**json.loads(byte_tokenizer().to_json()), **parts}), "x") == may_panic
+
+
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+def test_a_tokenizer_of_ours_never_panics(kind):
+    assert not refuse_hostile(train_tokenizer([LEARNED], kind).to_json(), "x")
 
 
 def every_kind():
@@ -537,7 +596,11 @@ def test_a_tokenizer_that_was_changed_is_refused_or_harmless(seed):
     """Never a crash, an abort or a hang: of a child that reads several hundred, each is answered within 5 seconds."""
     generator, documents = random.Random(seed), every_kind()
     child = subprocess.Popen(
-        [sys.executable, "-c", CHANGED_IN_A_CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CHANGED_IN_A_CHILD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,  # a line there is none of the answers
+        text=True,
     )
     answers = Counter()
     with child:

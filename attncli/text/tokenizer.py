@@ -13,7 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, takewhile
@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 from attncli.config import TOKENIZER_KINDS, TokenizerKind
 from attncli.errors import BadCheckpoint, BadInput, UsageProblem
 from attncli.paths import is_folder, read_regular, unreadable
+from attncli.text.panics import held_back
+from attncli.text.tokenizer_checks import refuse_hostile
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 LARGEST_VOCABULARY = 1 << 20
 _LARGEST_FILE = 64 << 20  # bytes of a tokenizer.json
-_LARGEST_ID = 1 << 22
-_MOST_GROWTH = 16  # of a text, by replacements
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # characters without a meaning
 _LEARN_LENGTH = 1024  # characters
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -67,7 +67,9 @@ class Piece:
 class Tokenizer:
     """A tokenizer whose `decode(encode(text))` is `text`, for any text, when attncli trained it."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, may_panic: bool = False) -> None:
+        """`may_panic` says that the library may panic for some text."""
+        self._may_panic = may_panic
         backend.encode_special_tokens = True
         backend.no_padding()
         backend.no_truncation()
@@ -79,10 +81,10 @@ class Tokenizer:
         """Reads the text of a `tokenizer.json`. Raises BadCheckpoint when it is not one."""
         from tokenizers import Tokenizer as Backend
 
-        _refuse_hostile(text, where)
+        may_panic = refuse_hostile(text, where)
         try:
-            with _library_failures():
-                return cls(Backend.from_str(text))
+            with _library_failures(may_panic):
+                return cls(Backend.from_str(text), may_panic)
         except BadCheckpoint as problem:
             raise BadCheckpoint(f"{where} is not a tokenizer: {problem.message}", problem.hint) from None
 
@@ -123,7 +125,7 @@ class Tokenizer:
 
         As in transformers, `add_bos_token` in tokenizer_config.json has no say beside a tokenizer.json.
         """
-        with _library_failures():
+        with _library_failures(self._may_panic):
             encoding = self._backend.encode("a")
         added = takewhile(lambda pair: pair[1], zip(encoding.ids, encoding.special_tokens_mask, strict=True))
         opening = tuple(id_ for id_, _ in added)
@@ -156,7 +158,7 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Several texts at once, on all cores."""
         checked = [checked_text(text) for text in texts]
-        with _library_failures():
+        with _library_failures(self._may_panic):
             encodings = self._backend.encode_batch_fast(checked, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
@@ -185,7 +187,7 @@ class Tokenizer:
         if not any(stand_in in text for stand_in in stand_ins):
             self._backend.encode_special_tokens = False
             try:
-                with _library_failures():
+                with _library_failures(self._may_panic):
                     return list(self._backend.encode(text, add_special_tokens=False).ids)
             finally:
                 self._backend.encode_special_tokens = True
@@ -208,13 +210,13 @@ class Tokenizer:
                 raise BadInput(f"There is no token {i}: this tokenizer has ids 0 to {self.vocab_size - 1}.")
         if self._holds_bytes:
             return b"".join(map(self._bytes, ids)).decode("utf-8", "replace")
-        with _library_failures():
+        with _library_failures(self._may_panic):
             return str(self._backend.decode(list(ids), skip_special_tokens=False))
 
     def pieces(self, text: str) -> list[Piece]:
         """The tokens of a text, each with the characters it covers."""
         checked_text(text)
-        with _library_failures():
+        with _library_failures(self._may_panic):
             encoding = self._backend.encode(text, add_special_tokens=False)
         return self._pieces(encoding.ids, encoding.offsets, text)
 
@@ -292,49 +294,17 @@ class Tokenizer:
 
 
 @contextmanager
-def _library_failures() -> Iterator[None]:
+def _library_failures(may_panic: bool) -> Iterator[None]:
     """Turns a failure inside the library, where even a panic is no Exception, into BadCheckpoint."""
     try:
-        yield
+        with held_back() if may_panic else nullcontext():
+            yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as problem:
         raise BadCheckpoint(
             f"The tokenizer fails: {str(problem)[:160]}", "Copy its model again from its source."
         ) from None
-
-
-def _refuse_hostile(text: str, where: str) -> None:
-    """Refuses what the library would carry out until time or memory ends: ids far apart, replacements that multiply."""
-    try:
-        document = json.loads(text)
-        vocabulary = document["model"]["vocab"]
-    except (ValueError, RecursionError, TypeError, KeyError):
-        return  # the library says what is wrong with it
-    ids = vocabulary.values() if isinstance(vocabulary, dict) else ()
-    if any(isinstance(id_, int) and id_ > _LARGEST_ID for id_ in ids):
-        raise BadCheckpoint(f"{where} has a token whose id is above {_LARGEST_ID:,}.", "Copy it again from its source.")
-    growth = max(_growth([document.get("normalizer"), document.get("pre_tokenizer")]), _growth(document.get("decoder")))
-    if growth > _MOST_GROWTH:
-        raise BadCheckpoint(
-            f"{where} would make a text up to {growth} times as long.", "Copy it again from its source."
-        )
-
-
-def _growth(steps: object) -> int:
-    """How many times as long steps that follow one another can make a text.
-
-    A replacement multiplies it by its length; writing bytes as characters, most of which take two bytes, by two.
-    """
-    growth, pending = 1, [steps]
-    while pending:
-        step = pending.pop()
-        if isinstance(step, list):
-            pending += step
-        elif isinstance(step, dict):
-            pending += [step.get(name) for name in ("normalizers", "pretokenizers", "decoders")]
-            growth *= max(len(str(step.get("content", ""))), 1) * (2 if step.get("type") == "ByteLevel" else 1)
-    return growth
 
 
 class DecodeStream:

@@ -1,0 +1,125 @@
+"""What of a `tokenizer.json` is refused before the `tokenizers` library sees it, and what of it may make that panic.
+
+Owns the limits: the library itself carries out what a file says until time or memory ends, and aborts the process when
+that is more than there is. Whatever is malformed is left to the library, which says so. Knows nothing of tokenizing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from attncli.errors import BadCheckpoint
+
+_LARGEST_ID = 1 << 22
+_MOST_GROWTH = 16  # of a text, by replacements
+_MOST_STEPS = 64  # that follow one another
+_MOST_ADDED = 64  # tokens around a text
+_STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+_NESTED = ("normalizers", "pretokenizers", "processors", "decoders")
+# Steps that never make the library panic, whatever the text; with them, only plain patterns.
+_NEVER_PANIC = frozenset(
+    {
+        *("BPE", "ByteLevel", "ByteFallback", "Fuse", "Replace", "Split", "NFC", "NFD", "NFKC", "NFKD", "Lowercase"),
+        *("Sequence", "Prepend", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit", "Metaspace"),
+        "TemplateProcessing",
+    }
+)
+_ANY_CHARACTER = {"Regex": r"[\s\S]"}
+_AGAIN = "Copy it again from its source."
+
+
+def refuse_hostile(text: str, where: str) -> bool:
+    """Raises BadCheckpoint for what would exhaust time or memory; returns whether the rest may still make it panic."""
+    try:
+        document = json.loads(text)
+        vocabulary = document["model"]["vocab"]
+    except (ValueError, RecursionError, TypeError, KeyError):
+        return True
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else ()
+    if any(isinstance(id_, int) and id_ > _LARGEST_ID for id_ in ids):
+        raise BadCheckpoint(f"{where} has a token whose id is above {_LARGEST_ID:,}.", _AGAIN)
+    growth = max(_growth([document.get("normalizer"), document.get("pre_tokenizer")]), _growth(document.get("decoder")))
+    if growth > _MOST_GROWTH:
+        times = f"{growth:,}" if growth < 1 << 20 else "over a million"
+        raise BadCheckpoint(f"{where} would make a text up to {times} times as long.", _AGAIN)
+    steps = [step for name in _STEPS for step in _steps(document.get(name))]
+    if len(steps) > _MOST_STEPS:
+        raise BadCheckpoint(f"{where} has {len(steps):,} steps; the most are {_MOST_STEPS}.", _AGAIN)
+    for step in steps:
+        if (wrong := _fault(step)) is not None:
+            raise BadCheckpoint(f"{where} {wrong}.", _AGAIN)
+    return any(_may_panic(step) for step in (*steps, document["model"]))
+
+
+def _steps(step: object) -> Iterator[dict[str, Any]]:
+    """A step and those inside it."""
+    pending = [step]
+    while pending:
+        step = pending.pop()
+        if isinstance(step, list):
+            pending += step
+        elif isinstance(step, dict):
+            pending += [step.get(name) for name in _NESTED]
+            yield step
+
+
+def _growth(steps: object) -> int:
+    """How many times as long steps that follow one another can make a text.
+
+    A replacement multiplies it by its length; what is put before it adds to it at least once; writing bytes as
+    characters, most of which take two bytes, multiplies by two.
+    """
+    growth = 1
+    for step in _steps(steps):
+        growth *= max(len(str(step.get("content", ""))), 1) * (2 if step.get("type") == "ByteLevel" else 1)
+        growth *= 1 + len(str(step.get("prepend", "")))
+    return growth
+
+
+def _fault(step: dict[str, Any]) -> str | None:
+    """What is wrong with a step, if anything."""
+    kind = step.get("type")
+    if kind == "TemplateProcessing":
+        return _template_fault(step.get("single"), step.get("special_tokens"))
+    if kind == "Precompiled" and not _is_whole_table(step.get("precompiled_charsmap")):
+        return "has a table of characters that is cut off"
+    if kind == "FixedLength" and step.get("length") == 0:
+        return "cuts a text into pieces of no length"
+    return None
+
+
+def _template_fault(single: object, special: object) -> str | None:
+    """What is wrong with what is put around one text: other texts, or too many tokens."""
+    if not isinstance(single, list) or not isinstance(special, dict):
+        return None
+    texts = [part["Sequence"] for part in single if isinstance(part, dict) and "Sequence" in part]
+    if len(texts) > 1 or any(isinstance(text, dict) and text.get("id") != "A" for text in texts):
+        return "puts other texts around a text"
+    added = 0
+    for part in single:
+        named = part.get("SpecialToken") if isinstance(part, dict) else None
+        token = special.get(str(named.get("id"))) if isinstance(named, dict) else None
+        ids = token.get("ids") if isinstance(token, dict) else None
+        added += len(ids) if isinstance(ids, list) else 0
+    return f"puts {added:,} tokens around a text; the most are {_MOST_ADDED}" if added > _MOST_ADDED else None
+
+
+def _is_whole_table(encoded: object) -> bool:
+    """Whether a table of normalizations, in base64, holds the bytes of the trie that it begins with the length of."""
+    try:
+        table = base64.b64decode(encoded if isinstance(encoded, str) else "", validate=True)
+    except ValueError:
+        return True
+    size = int.from_bytes(table[:4], "little")
+    return len(table) > 4 and size % 4 == 0 and size <= len(table) - 4
+
+
+def _may_panic(step: object) -> bool:
+    if not isinstance(step, dict):
+        return True
+    kind, pattern = step.get("type"), step.get("pattern")
+    plain = pattern is None or pattern == _ANY_CHARACTER or (isinstance(pattern, dict) and "String" in pattern)
+    return not plain or not isinstance(kind, str) or kind not in _NEVER_PANIC
