@@ -31,9 +31,9 @@ _LINE = b"Stopped.\n"
 
 _clean_ups: list[Callable[[], object]] = []
 _received: int | None = None  # the signal that the process ends for
-_directly = True  # nothing has to be unwound: the application is not imported yet, or has returned
+_directly = True  # end without unwinding: the application is not imported yet, or has returned
 _said = False
-_ending = _thread.allocate_lock()
+_ending = _thread.RLock()  # of the thread that ends the process; a second signal may interrupt it there
 
 
 class Stopped(SystemExit):
@@ -41,18 +41,18 @@ class Stopped(SystemExit):
 
 
 def register(action: Callable[[], object]) -> None:
-    """Has this done also when the process is ended without unwinding, where atexit does nothing."""
+    """Adds an action to those that run when the process ends without unwinding, which skips `finally` and atexit."""
     _clean_ups.append(action)
 
 
 def unregister(action: Callable[[], object]) -> None:
-    """Forgets it, if it is registered."""
+    """Removes the action, if it is registered."""
     if action in _clean_ups:
         _clean_ups.remove(action)
 
 
 class CleanUp:
-    """The same around what needs it, as a context manager."""
+    """Registers an action for the time of a `with` block."""
 
     def __init__(self, action: Callable[[], object]) -> None:
         self._action = action
@@ -153,7 +153,8 @@ def _end(number: int) -> NoReturn:
     """Ends the process from any thread, without unwinding."""
     if not _ending.acquire(False):
         time.sleep(60)  # another thread is ending it
-    for action in reversed(_clean_ups):
+    while _clean_ups:
+        action = _clean_ups.pop()  # so that a second signal goes on with the rest
         try:
             action()
         except Exception:

@@ -262,6 +262,19 @@ def test_generate_says_how_fast_it_went(at_home, capsys):
     assert " a second · " in err
 
 
+def test_the_time_to_the_first_token_is_that_of_its_own_command(at_home, monkeypatch, capsys):
+    ask(capsys, "generate", "the king", "-n", "1", "--seed", "1")
+    start_clock = clock.start
+
+    def start_earlier():
+        start_clock()
+        clock.started -= 1000
+
+    monkeypatch.setattr(clock, "start", start_earlier)
+    found = json.loads(ask(capsys, "generate", "the king", "-n", "1", "--seed", "1", "--stats", "--json")[1])
+    assert found["throughput"]["first_token_seconds"] > 1000
+
+
 def test_generate_in_eight_bits_needs_the_library(at_home, monkeypatch, capsys):
     code, out, _ = ask(capsys, "generate", "the king", "-n", "20", "--seed", "1", "--dtype", "int8", "--json")
     assert code == 0

@@ -53,6 +53,13 @@ try:
         except BaseException:
             pass
 """
+INSIDE_A_CLEAN_UP = """
+try:
+    again = partial(os.kill, os.getpid(), signal.SIGINT)
+    with stopping.CleanUp(lambda: os.write(1, b" cleaned")), stopping.CleanUp(again):
+        os.write(1, b"ready")
+        os.read(0, 1)
+"""
 INSIDE_AN_IMPORT = """
 stopping.unwind()
 sys.path.insert(0, sys.argv[1])
@@ -96,6 +103,10 @@ def test_a_signal_inside_an_import_ends_the_process_there(tmp_path):
         "import os\ntry:\n    os.write(1, b'ready')\n    os.read(0, 1)\nexcept BaseException:\n    pass\n"
     )
     assert stopped(INSIDE_AN_IMPORT, signal.SIGINT, str(tmp_path)) == (" cleaned", 130, "Stopped.\n")
+
+
+def test_a_second_signal_inside_a_clean_up_does_the_rest_and_ends_the_process():
+    assert stopped(INSIDE_A_CLEAN_UP, signal.SIGINT) == (" cleaned", 130, "Stopped.\n")
 
 
 def test_a_signal_that_is_ignored_stays_so():

@@ -1,4 +1,7 @@
-"""When the command line that runs began its work: what `--time` counts from."""
+"""When the command line that runs began its work: what `--time` and the time to the first token count from.
+
+Read it as `clock.started`: a process may run several command lines, and each starts it anew.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,6 @@ started = time.monotonic()
 
 
 def start() -> None:
-    """Counts from now on: a process may run several command lines."""
+    """Starts the clock."""
     global started
     started = time.monotonic()

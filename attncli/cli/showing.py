@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attncli.checkpoint.store import LoadedModel
+from attncli.cli import clock
 from attncli.cli.asking import Asking
-from attncli.cli.clock import started
 from attncli.config import ModelConfig, SampleConfig
 from attncli.errors import BadInput
 from attncli.generation.engine import EngineConfig, generate, last_that_fit, refuse_unreadable
@@ -75,7 +75,7 @@ class Showing:
         if file is not None:
             _refuse_unreadable_lines(loaded, backend, ids, file)
         self.note_without_colors()
-        stopwatch = Stopwatch(started)
+        stopwatch = Stopwatch(clock.started)
         events = generate(backend, loaded.tokenizer, ids, config, loaded.end_ids, self.watch, how)
         verification = None
         if verify:

@@ -47,7 +47,7 @@ class Throughput:
 
     prompt_tokens: int  # equal prompts counted once
     prompt_seconds: float  # to read them and draw the first token of each
-    first_token_seconds: float  # from the start of the process
+    first_token_seconds: float  # from the start of the command
     new_tokens: int
     later_tokens: int  # of these, those after the first of each text
     later_seconds: float  # for these
