@@ -6,7 +6,6 @@ SciPy would be a dependency for one number, so this is the expansion of the quan
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
 
 def t_quantile(probability: float, degrees: int) -> float:
@@ -15,6 +14,8 @@ def t_quantile(probability: float, degrees: int) -> float:
     Abramowitz and Stegun, 1964, 26.7.5, around the normal quantile: within 0.001 of it from 7 degrees on, up to a
     probability of 0.998.
     """
+    from statistics import NormalDist  # with decimals and fractions, which every explanation would wait for
+
     z = NormalDist().inv_cdf(probability)
     terms: tuple[float, ...] = (
         z,
