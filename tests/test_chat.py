@@ -13,6 +13,7 @@ from attncli.checkpoint.chat import read_chat_template
 from attncli.checkpoint.store import Checkpoint, load_model, write_checkpoint
 from attncli.cli.main import run
 from attncli.errors import BadCheckpoint
+from attncli.text import template
 from attncli.text.tokenizer import Tokenizer, train_tokenizer
 from tests.conftest import story, tiny_model
 
@@ -139,12 +140,20 @@ def test_of_several_templates_the_usual_one_is_taken(model):
     ],
 )
 def test_a_hostile_template_ends_in_an_error(template, model, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(chat, "_SECONDS", 1.5)
+    monkeypatch.setattr(chat, "_SECONDS", 1)
     monkeypatch.chdir(tmp_path)
     found = read_chat_template(model(template))
     with pytest.raises(BadCheckpoint, match="chat template of"):
         found.prompt(tokenizer, TALK)
     assert not (tmp_path / "canary").exists()
+
+
+def test_an_error_that_a_template_makes_is_cut_where_it_arises(monkeypatch, capsys):
+    asked = {"template": "{{ raise_exception('a' * 10 ** 7) }}", "values": {}, "most": 100, "seconds": 1}
+    monkeypatch.setattr("resource.setrlimit", lambda *_: None)
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(asked)))
+    template.main()
+    assert json.loads(capsys.readouterr().out) == {"problem": "a" * 200}
 
 
 def ask(capsys, *arguments):

@@ -33,6 +33,7 @@ from attncli.folders import cache_folder
 from attncli.text import corpus as corpus_module
 from attncli.text import encode as encode_module
 from attncli.text import files as files_module
+from attncli.text import json_lines
 from attncli.text import tokenizer as tokenizer_module
 from attncli.text.corpus import (
     Corpus,
@@ -1229,6 +1230,12 @@ def test_text_that_begins_much_like_another_kind_is_text(tmp_path, text):
     assert read_text(write(tmp_path / "f.txt", text)) == text
 
 
+def test_a_word_where_a_tar_file_has_its_mark_is_text(tmp_path):
+    text = "a" * 255 + " gustar mucho"
+    assert text.index("ustar") == 257
+    assert read_text(write(tmp_path / "f.txt", text)) == text
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 def test_a_byte_order_mark_says_the_encoding(tmp_path, monkeypatch, encoding):
     data = "\ufeffGröße 東京\r\nmore".encode(encoding)
@@ -1294,6 +1301,20 @@ def test_a_line_that_is_no_text_is_named(tmp_path, line, found):
     path = write(tmp_path / "made.jsonl", lines_of({"text": "first"}) + line)
     with pytest.raises(BadInput, match=found):
         read_documents([path])
+
+
+def test_a_line_is_held_in_memory_only_up_to_a_limit(tmp_path, monkeypatch):
+    """One long first line is text as it stands, and no more of it is read ahead; a later one is an error."""
+    monkeypatch.setattr(files_module, "_BLOCK", 7)
+    monkeypatch.setattr(json_lines, "_LONGEST_LINE", 40)
+    whole = json.dumps({"text": 60 * "x"})
+    taken = []
+    blocks = ((whole[at : at + 7], False) for at in range(0, 10**6, 7) if taken.append(at) is None)
+    json_lines.with_first_line(blocks)
+    assert len(taken) == 6
+    assert texts_of(read_documents([write(tmp_path / "a.jsonl", whole)])) == (whole,)
+    with pytest.raises(BadInput, match=r"b\.jsonl, line 3 has more than 40 characters"):
+        read_documents([write(tmp_path / "b.jsonl", lines_of({"text": "a"}, {"text": "b"}) + whole + "\n")])
 
 
 def test_other_syntax_is_read_as_it_stands_and_that_is_said(tmp_path):

@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from attncli.checkpoint import directory
+from attncli.checkpoint.card import model_card
 from attncli.checkpoint.store import Checkpoint, load_model, read_resumable, write_checkpoint
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, BadInput, Diverged, OutOfRoom, UsageProblem
@@ -107,6 +108,7 @@ def test_a_run_writes_its_model_card_and_keeps_one_that_was_edited(corpus, plan,
         write_checkpoint(tmp_path / "m", Checkpoint(loaded.model.config, weights, loaded.tokenizer, 1, record))
         return file.read_bytes()
 
+    assert "attncli generate -m 'm $(x)'\n" in model_card("m $(x)", "qwen3", record, 16).decode()
     for kept in (card.content.replace("# m", "# my model").encode(), b"mine"):
         file.write_bytes(kept)
         assert save_again() == kept

@@ -7,6 +7,7 @@ since importing the hub's own library takes longer than a save.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def model_card(name: str, family: str, run: dict[str, Any], context: int) -> byt
     lines += [
         "",
         "```sh",
-        f"attncli generate -m {name}",
+        f"attncli generate -m {shlex.quote(name)}",
         "```",
         "",
         "```python",

@@ -49,6 +49,7 @@ LARGEST_CARD = 1 << 20  # bytes
 _OF_HUB = "models--"  # how directories of models are called in the cache of the hub
 _LARGEST_JSON = 4 << 20  # bytes
 _LARGEST_TOKENIZER = 64 << 20
+_LARGEST_LINES = 256 << 20  # of reports: a million of them
 _MOST_SHARDS = 512  # each is a file held open
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -265,7 +266,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return _parse_json(_read(path, _LARGEST_JSON), path)
 
 
-def _read(path: Path, largest: int | None = None) -> bytes:
+def _read(path: Path, largest: int) -> bytes:
     try:
         return read_regular(path, largest)
     except (FileNotFoundError, NotADirectoryError):
@@ -285,7 +286,12 @@ def _parse_json(data: bytes, path: Path) -> dict[str, Any]:
     return value
 
 
-def parse_json_lines(data: bytes, path: Path) -> list[dict[str, Any]]:
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file of reports that may be hostile, one a line. Raises BadCheckpoint."""
+    return _parse_json_lines(_read(path, _LARGEST_LINES), path)
+
+
+def _parse_json_lines(data: bytes, path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file, one a line; an unfinished last line is one that is being written.
 
     Raises BadCheckpoint.
@@ -379,7 +385,7 @@ class ModelFolder:
         self.path = path
         self._digests = self._read_manifest()
 
-    def read(self, name: str, largest: int | None = None) -> bytes:
+    def read(self, name: str, largest: int = _LARGEST_TOKENIZER) -> bytes:
         """The content of a file; `largest` is the most bytes it may have."""
         data = _read(self.path / name, largest)
         self.check(name, hashlib.sha256(data).hexdigest())
@@ -392,6 +398,10 @@ class ModelFolder:
     def json_if_any(self, name: str) -> dict[str, Any]:
         """A JSON object, or an empty one when there is no such file."""
         return self.json(name) if self.holds(name) else {}
+
+    def json_lines(self, name: str) -> list[dict[str, Any]]:
+        """JSON objects, one a line."""
+        return _parse_json_lines(self.read(name, _LARGEST_LINES), self.path / name)
 
     def file(self, name: str) -> Path:
         """The path of a file that is there."""

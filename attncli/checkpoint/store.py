@@ -384,7 +384,7 @@ def read_resumable(path: Path) -> Checkpoint:
 def _metrics(folder: ModelFolder) -> list[dict[str, Any]]:
     """The reports of a run so far, each of a kind and of a step."""
     path = folder.path / directory.METRICS
-    lines = [line for line in directory.parse_json_lines(folder.read(directory.METRICS), path) if line]
+    lines = [line for line in folder.json_lines(directory.METRICS) if line]
     for number, line in enumerate(lines, 1):
         if not isinstance(line.get("kind"), str) or type(line.get("step")) is not int:
             raise BadCheckpoint(f"{path}: report {number} has no kind or no step.", "Copy the directory again.")

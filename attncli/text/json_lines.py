@@ -15,13 +15,18 @@ from attncli.text.tokenizer import END_OF_TEXT, checked_text
 Blocks = Iterator[tuple[str, bool]]  # some text, and whether it is the last
 
 SUFFIXES = (".jsonl", ".ndjson")
+_LONGEST_LINE = 64 << 20  # characters, which are held in memory
 
 
 def with_first_line(blocks: Blocks) -> tuple[str, Blocks]:
-    """The first line, or the first block where that does not begin an object; and all blocks again."""
+    """The first line, or as much as was looked at where it begins no object or is too long; and all blocks again."""
     seen = [next(blocks)]
+    length = len(seen[0][0])
     while seen[0][0].lstrip().startswith("{") and "\n" not in seen[-1][0] and not seen[-1][1]:
+        if length > _LONGEST_LINE:
+            break
         seen.append(next(blocks))
+        length += len(seen[-1][0])
     return "".join(text for text, _ in seen).lstrip().partition("\n")[0], chain(seen, blocks)
 
 
@@ -40,10 +45,10 @@ def document_of(line: str) -> str | None:
 def separated(blocks: Blocks, name: str) -> Blocks:
     """The documents of all lines, with a line that separates them after each but the last. Lines may be empty.
 
-    Raises BadInput for a line that is no object with a text, with its number.
+    Raises BadInput for a line that is too long or no object with a text, with its number.
     """
     before = ""
-    for number, line in enumerate(_lines(blocks), 1):
+    for number, line in enumerate(_lines(blocks, name), 1):
         if not line.strip():
             continue
         document = document_of(line)
@@ -62,12 +67,20 @@ def separated(blocks: Blocks, name: str) -> Blocks:
     yield "", True
 
 
-def _lines(blocks: Blocks) -> Iterator[str]:
+def _lines(blocks: Blocks, name: str) -> Iterator[str]:
+    """Raises BadInput for a line that is too long."""
     held: list[str] = []  # of a line that goes on
+    number = 1
     for text, _ in blocks:
         *whole, rest = text.split("\n")
         for line in whole:
             yield "".join((*held, line))
             held = []
         held.append(rest)
+        number += len(whole)
+        if sum(map(len, held)) > _LONGEST_LINE:
+            raise BadInput(
+                f"{name}, line {number} has more than {_LONGEST_LINE:,} characters.",
+                "Write a shorter document on each line, or give the text as a .txt file.",
+            )
     yield "".join(held)

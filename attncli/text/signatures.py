@@ -44,7 +44,9 @@ _KINDS = (
         "a Parquet file",
         """python -c 'import pandas, sys; print(*pandas.read_parquet(sys.argv[1])["text"], sep="\\n")' {file}""",
     ),
-    _Kind(_begins(rb".{257}ustar"), "a tar file", advice="Unpack it, and give its directory: tar -xf {file}"),
+    _Kind(
+        _begins(rb".{257}ustar(\x00|  \x00)"), "a tar file", advice="Unpack it, and give its directory: tar -xf {file}"
+    ),
     _Kind(_begins(rb"SQLite format 3\x00"), "an SQLite database", "sqlite3 {file} 'SELECT column FROM table'"),
     _Kind(_begins(rb"\x89PNG\r\n\x1a\n"), "a PNG picture"),
     _Kind(_begins(rb"\xff\xd8\xff[\xc0-\xfe]"), "a JPEG picture"),
@@ -59,7 +61,7 @@ def refuse_known(head: bytes, name: str, path: str | None) -> None:
     """Raises BadInput for the first bytes of a file that is no text, with what it is and what gives its text.
 
     Args:
-        head: at least 262 bytes, or all there are.
+        head: at least 265 bytes, or all there are.
         name: what the file is called in messages.
         path: the file, as a command may name it; None for standard input.
     """

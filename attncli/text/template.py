@@ -1,8 +1,8 @@
 """A program that renders a chat template: JSON on standard input, JSON on standard output.
 
 A process of its own, since a template is code that a model brings: it can loop, and take all memory. Jinja's sandbox
-gives it no attributes and nothing to change; this process has a limit of memory, and whoever starts it one of time. It
-imports nothing of attncli.
+gives it no attributes and nothing to change; this process has a limit of memory and of processor time. It imports
+nothing of attncli.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _MOST_MEMORY = 1 << 30  # bytes
+_MOST_SAID = 200  # characters of an error, which a template can make as long as it likes
 
 
 class Generation(Extension):
@@ -66,17 +67,29 @@ def _raise(message: str) -> None:
     raise TemplateError(message)
 
 
-def main() -> None:
-    """Renders what standard input asks for: `text`, or the `problem` with it."""
-    with suppress(ImportError, OSError, ValueError):
+def _limit(seconds: int) -> None:
+    """Limits the memory and the processor time of this process, where the system can: after it SIGXCPU ends it."""
+    with suppress(ImportError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
+        limits = (
+            (resource.RLIMIT_CORE, 0, 0),
+            (resource.RLIMIT_CPU, seconds, seconds + 1),
+            (resource.RLIMIT_AS, _MOST_MEMORY, _MOST_MEMORY),
+        )
+        for kind, soft, hard in limits:
+            with suppress(OSError, ValueError):  # a lower one is set, or the system has none
+                resource.setrlimit(kind, (soft, hard))
+
+
+def main() -> None:
+    """Renders what standard input asks for: `text`, or the `problem` with it."""
     asked = json.load(sys.stdin)
+    _limit(asked["seconds"])
     try:
         told = {"text": render(asked["template"], asked["values"], asked["most"])}
     except Exception as problem:
-        told = {"problem": str(problem) or type(problem).__name__}
+        told = {"problem": str(problem)[:_MOST_SAID] or type(problem).__name__}
     json.dump(told, sys.stdout)
 
 

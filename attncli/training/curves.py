@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attncli.checkpoint.directory import METRICS, RUN, TOKENIZER, ModelFolder, find_model, parse_json_lines
+from attncli.checkpoint.directory import METRICS, RUN, TOKENIZER, ModelFolder, find_model, read_json_lines
 from attncli.errors import AttnError, BadCheckpoint
-from attncli.paths import is_file, read_regular, real, unreadable
+from attncli.paths import is_file, real
 from attncli.training.reports import plan_from_document
 
 Floats = NDArray[np.float64]
@@ -109,7 +109,7 @@ def _record(name: str | None) -> _Record:
     if name is not None and name.endswith(".jsonl") and is_file(name):
         path = Path(name)
         if path.name != METRICS or not is_file(path.parent / RUN):
-            return _Record(path.stem, str(path), parse_json_lines(_read(path), path))
+            return _Record(path.stem, str(path), read_json_lines(path))
         name = str(path.absolute().parent)
     path = find_model(name)
     try:
@@ -126,8 +126,7 @@ def _read_model(path: Path) -> _Record:
         raise BadCheckpoint(f"{path} holds no {METRICS}: attncli did not train it.", "Name a run: attncli models")
     run = folder.json_if_any(RUN)
     tokenizer = hashlib.sha256(folder.read(TOKENIZER)).hexdigest() if folder.holds(TOKENIZER) else None
-    lines = parse_json_lines(folder.read(METRICS), path / METRICS)
-    return _Record(real(path).name, str(path), lines, run, tokenizer)
+    return _Record(real(path).name, str(path), folder.json_lines(METRICS), run, tokenizer)
 
 
 def curves_from_lines(
@@ -207,13 +206,6 @@ def _number(line: Mapping[str, Any], key: str) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return read_regular(path)
-    except OSError as problem:
-        raise unreadable(path, problem) from None
-
-
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of the metrics.jsonl of a model directory. Raises BadCheckpoint."""
-    return parse_json_lines(ModelFolder(path).read(METRICS), path / METRICS)
+    return ModelFolder(path).json_lines(METRICS)
