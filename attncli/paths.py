@@ -16,7 +16,7 @@ from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 
-from attncli.errors import BadCheckpoint, OutOfRoom
+from attncli.errors import BadCheckpoint, BadInput, OutOfRoom
 
 _NONBLOCK, _NOFOLLOW = getattr(os, "O_NONBLOCK", 0), getattr(os, "O_NOFOLLOW", 0)
 _FLAGS = _NONBLOCK | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -139,6 +139,16 @@ def real(path: Path) -> Path:
         return Path(os.path.realpath(path))
     except (OSError, ValueError):  # the working directory is gone, or it is none that a file can have
         return path
+
+
+def refuse_lost_folder() -> None:
+    """Raises BadInput when the working directory was deleted: no name leads anywhere, and PyTorch ends the process."""
+    try:
+        Path.cwd()
+    except OSError as problem:
+        raise BadInput(
+            f"The working directory cannot be used: {reason(problem)}.", "It was deleted or moved: cd to another."
+        ) from None
 
 
 def reason(problem: OSError) -> str:

@@ -387,6 +387,17 @@ def test_a_tokenizer_that_does_not_fit_the_disk_leaves_nothing(text, capsys):
     assert list(Path("tok").iterdir()) == []
 
 
+def test_a_working_directory_that_was_deleted_is_said_to_be_so(saved, tmp_path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for command in (["models"], ["info"], ["generate", "a"], ["train", "text.txt"], ["explain", "a", "--svg", "x.svg"]):
+        assert run(command) == 3
+        assert "The working directory cannot be used: No such file" in capsys.readouterr().err
+    assert run(["--help"]) == 0
+
+
 # A user's own folder of models
 
 

@@ -35,6 +35,7 @@ from attncli.cli.process import bound_screen
 from attncli.cli.tokenize import tokenize
 from attncli.cli.train import train
 from attncli.errors import AttnError, BadInput, BrokenInstallation, OutOfRoom
+from attncli.paths import refuse_lost_folder
 from attncli.render.status import status
 
 _DONE = 0
@@ -84,7 +85,9 @@ def root(
     """Shows the first page where no command is named."""
     if context.invoked_subcommand is None:
         context.get_help()
-    elif context.invoked_subcommand not in _WITHOUT_TORCH:
+        return
+    refuse_lost_folder()
+    if context.invoked_subcommand not in _WITHOUT_TORCH:
         status("importing PyTorch")
 
 
