@@ -1,5 +1,6 @@
 """Curves: what is drawn of them, how they are read back from a run, and what `attncli plot` and the extras write."""
 
+import hashlib
 import io
 import json
 import os
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from attncli.checkpoint.directory import previous_of
+from attncli.checkpoint.directory import MANIFEST, previous_of
 from attncli.cli.main import run
 from attncli.errors import BadCheckpoint, OutOfRoom, UsageProblem
 from attncli.model.count import PRESETS
@@ -371,6 +372,8 @@ def test_the_last_line_may_be_unfinished(here):
 
 def test_a_run_whose_directory_is_being_replaced_is_read(here, monkeypatch):
     folder = Path("checkpoints/one")
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    (folder / MANIFEST).write_text(json.dumps({"sha256": digests}))
     folder.rename(previous_of(folder))
     assert read_curves("one").training.steps[-1] == 600
     previous_of(folder).rename(folder)
