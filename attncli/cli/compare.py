@@ -40,7 +40,7 @@ def compare(
     """Show how alike a word is to itself in two texts, layer by layer, and which tokens pulled the two apart.
 
     attncli compare "He could not bear" "She saw a big brown bear"
-    attncli compare "He waved his right hand, then his left" "She was sad when her mom left" --token left
+    attncli compare "his right hand, then his left" "sad when her mom left"
     """
     refuse_files({"--svg": svg, "--html": html}, force)
     from attncli.cli.loading import load

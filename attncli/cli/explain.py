@@ -109,7 +109,7 @@ def explain(
     """Show where a token gets its information, one head's attention, and what may come next.
 
     attncli explain "The little cat sat on the old mat. The little"
-    attncli explain "The little cat sat on the old mat. The little" --view steps --head 3.1
+    attncli explain "The cat sat on the mat. The cat" --view steps --head 3.1
     """
     layer, head_index = _parse_head(head, layer)
     if weights not in _MEASURES:
