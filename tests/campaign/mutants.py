@@ -2,7 +2,7 @@
 
 usage: python tests/campaign/mutants.py --count 500 --seed 0
 
-Everything is imported once; each mutant has a forked child of its own, in a folder of its own, with 20 seconds for a
+Everything is imported once; each mutant has a forked child of its own, in a folder of its own, with --seconds for a
 command. Reported: tracebacks, panics, exit codes other than 0, 2, 3, 4 and 5, signals, hangs, a peak of memory above
 --memory, and files left beside what was there. A mutant can be made again by its number and the seed.
 """
@@ -32,7 +32,6 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", COLUMNS="80", TOKENIZERS_PARALLELISM="false")
 
-SECONDS = 20  # of one command
 ALLOWED = (0, 2, 3, 4, 5)
 _CAPABILITIES_VERSION = 0x20080522
 _IGNORE_PERMISSIONS = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
@@ -374,7 +373,7 @@ def obey_permissions() -> None:
         libc.capset(header, sets)
 
 
-def run_commands(folder: Path, commands: list[list[str]], told: int) -> None:
+def run_commands(folder: Path, commands: list[list[str]], told: int, seconds: int) -> None:
     """In a child: runs every command, and tells its code and seconds, or what is wrong, a line of JSON each."""
     from attncli.cli.main import run
 
@@ -382,7 +381,7 @@ def run_commands(folder: Path, commands: list[list[str]], told: int) -> None:
     obey_permissions()
     for command in commands:
         os.write(told, json.dumps({"begins": command}).encode() + b"\n")
-        signal.alarm(SECONDS)
+        signal.alarm(seconds)
         wrong, began = "", time.monotonic()
         try:
             code = run(command)
@@ -399,7 +398,7 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def outcome(folder: Path, commands: list[list[str]], memory: int) -> list[str]:
+def outcome(folder: Path, commands: list[list[str]], memory: int, seconds: int) -> list[str]:
     """What went wrong with a mutant: a line for each finding."""
     reading, writing = os.pipe()
     before = names_in(folder)
@@ -413,7 +412,7 @@ def outcome(folder: Path, commands: list[list[str]], memory: int) -> list[str]:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_AS, (memory << 24, memory << 24))
             try:
-                run_commands(folder, commands, writing)
+                run_commands(folder, commands, writing, seconds)
                 sys.stdout.flush()
             finally:
                 os._exit(0)
@@ -481,6 +480,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="the number of the first mutant, to make one again (0)")
     parser.add_argument("--memory", type=int, default=1000, help="MB a child may take at its peak (1000)")
+    parser.add_argument("--seconds", type=int, default=20, help="that a command may take: more on a busy machine (20)")
     parser.add_argument("--keep", type=Path, help="a folder for the mutants with findings")
     given = parser.parse_args()
     began, wrong = time.monotonic(), collections.Counter[str]()
@@ -502,7 +502,7 @@ def main() -> int:
                 shutil.copytree(folder, kept, symlinks=True, copy_function=_copy)
             commands = [RESUME] if of_run and drawn.random() < 0.5 else []
             commands += drawn.sample(COMMANDS_OF_RUN if of_run else COMMANDS, 3 - len(commands))
-            findings = outcome(folder, commands, given.memory)
+            findings = outcome(folder, commands, given.memory, given.seconds)
             for finding in findings:
                 wrong[finding.partition(":")[0]] += 1
                 print(f"{number}: {what}: {finding}", flush=True)
