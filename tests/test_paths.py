@@ -492,6 +492,7 @@ def test_whichever_call_of_a_save_fails_the_old_save_or_the_new_one_is_whole(tmp
     base, target = tmp_path / "base", tmp_path / "there" / "m"
     for step in (1, 2):
         write_checkpoint(base / "m", checkpoint(step=step))
+        (base / "m" / directory.CARD).write_text("a card")
     new, refused = checkpoint(step=3, state=not last), 0
     for n in itertools.count():
         shutil.rmtree(target.parent, ignore_errors=True)
@@ -510,6 +511,7 @@ def test_whichever_call_of_a_save_fails_the_old_save_or_the_new_one_is_whole(tmp
         names = {path.name for path in target.parent.iterdir()}
         assert names <= {"m", ".m.previous"}
         step = whole(target)
+        assert (target / directory.CARD).read_text() == "a card"
         assert step == 3 if saved else step in (2, 3)
         if ".m.previous" in names:
             assert whole(previous_of(target)) == step - 1

@@ -366,11 +366,8 @@ def _named(folder: Path, patterns: Iterable[str]) -> list[str]:
 
 
 def is_card(path: Path) -> bool:
-    """Whether a file can be a model card, which is carried from save to save."""
-    try:
-        found = look(path, follow=False)
-    except OSError:
-        return False
+    """Whether a file can be a model card, which is carried from save to save. Raises OSError where that is unknown."""
+    found = look(path, follow=False)
     regular = found is not None and stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST_CARD
     return regular and os.access(path, os.R_OK)
 
@@ -444,9 +441,9 @@ class ModelFolder:
     def foreign(self) -> list[str]:
         """What lies in the directory and is neither part of a model that attncli wrote nor its model card."""
         own = {name.partition("/")[0] for name in self._digests or {}} | {MANIFEST}
-        if self._digests is not None and is_card(self.path / CARD):
-            own.add(CARD)
         try:
+            if self._digests is not None and is_card(self.path / CARD):
+                own.add(CARD)
             return sorted(path.name for path in self.path.iterdir() if path.name not in own)
         except OSError as problem:
             raise unreadable(self.path, problem) from None

@@ -150,10 +150,10 @@ def fall_back(target: Path) -> None:
     remove(aside)
     try:
         target.rename(aside)
+        directory.settle(target)
+        _keep_card(aside, target)
     except OSError as problem:
         raise unwritable(target, problem) from None
-    directory.settle(target)
-    _keep_card(aside, target)
 
 
 def _size(checkpoint: Checkpoint, texts: dict[str, bytes]) -> int:
@@ -202,15 +202,15 @@ def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
 def _keep_card(old: Path, new: Path) -> bool:
     """Copies a model card that somebody wrote or edited to the directory that takes the place of its own.
 
-    Whether there was one; a card that attncli wrote is written anew.
+    Whether there was one; a card that attncli wrote is written anew. Raises OSError when it cannot be kept.
     """
-    with suppress(OSError):  # one that cannot be read is no reason to lose a save
-        if directory.is_card(old / directory.CARD):
-            card = read_regular(old / directory.CARD, directory.LARGEST_CARD, follow=False)
-            if not is_generated(card):
-                _write_flushed(new / directory.CARD, card)
-                return True
-    return False
+    if not directory.is_card(old / directory.CARD):
+        return False
+    card = read_regular(old / directory.CARD, directory.LARGEST_CARD, follow=False)
+    if is_generated(card):
+        return False
+    _write_flushed(new / directory.CARD, card)
+    return True
 
 
 def _card(target: Path, checkpoint: Checkpoint) -> bytes | None:
