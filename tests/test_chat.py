@@ -194,9 +194,13 @@ def test_interactive_keeps_the_conversation(model, tmp_path, monkeypatch, capsys
         return whole(self, tokenizer, messages)
 
     monkeypatch.setattr(chat.ChatTemplate, "prompt", watched)
-    lines = "The cat?\nThe dog?\n/again\n/new\nA bird?\n"
+    lines = "The cat?\nThe dog?\n/again\n/new\nA bird?\n/help\n/add\n"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode()), encoding="utf-8"))
-    assert ask(capsys, "generate", "-i", "--chat", "-m", "m", "-t", "0", "-n", "3")[0] == 0
+    code, out, err = ask(capsys, "generate", "-i", "--chat", "-m", "m", "-t", "0", "-n", "3")
+    assert (code, "/add continues a text" in err) == (2, True)
+    assert "answer it" in out
+    assert "/add" not in out
+    assert "continue the text" not in out
     assert [len(turns) for turns in seen] == [1, 3, 3, 1]
     assert [turns[-1] for turns in seen] == [("user", said) for said in ("The cat?", "The dog?", "The dog?", "A bird?")]
     assert seen[1][:1] == seen[0]

@@ -262,6 +262,13 @@ def test_generate_says_how_fast_it_went(at_home, capsys):
     assert " a second · " in err
 
 
+@pytest.mark.parametrize("view", [[], ["--view", "steps"], ["--plain"]])
+def test_no_head_is_the_busiest_for_the_first_token_which_sees_no_other(at_home, capsys, view):
+    code, out, _ = ask(capsys, "explain", "The small cat", "--token", "0", *view)
+    assert (code, "Busiest" in out, "brings most" in out) == (0, False, False)
+    assert "ead 0.0" in out
+
+
 def test_the_time_to_the_first_token_is_that_of_its_own_command(at_home, monkeypatch, capsys):
     ask(capsys, "generate", "the king", "-n", "1", "--seed", "1")
     start_clock = clock.start

@@ -154,9 +154,9 @@ class Talk:
                 self._continue(*self._last, self._next_seed())
         elif name == "new":
             self._turns, self._text, self._last = [], "", None
-        elif name == "add" and self._asking.chat:
-            self.begin(rest)
         elif name == "add":
+            if self._asking.chat:
+                raise UsageProblem("/add continues a text, and this is a conversation.", "Type the words alone.")
             if not rest.strip():
                 raise UsageProblem("/add needs words.", "Such as /add and then")
             words = f" {rest}" if self._text and not self._text[-1].isspace() else rest
@@ -166,7 +166,9 @@ class Talk:
         elif name == "save":
             self._save(rest.strip())
         elif name == "help":
-            show(self._console, commands_screen(_COMMANDS, self._console.width))
+            chat = self._asking.chat
+            commands = {name: told for name, told in _COMMANDS.items() if not (chat and name == "add")}
+            show(self._console, commands_screen(commands, self._console.width, chat))
         return name != "quit"
 
     def _continue(self, text: str, shown: str, seed: int) -> None:
@@ -180,17 +182,18 @@ class Talk:
         self._stream(ids, text, shown, seed)
 
     def _answer(self, turns: list[Turn], seed: int) -> None:
-        """Streams the answer to the last of the turns, which then is the model's."""
+        """Streams the answer to what the last turn asks, and keeps it in that turn."""
         said = turns[-1][0]
         ids = self._asking.prompt(turns)
         refuse_unreadable(self._backend.config, self._loaded.tokenizer, ids)
         before = "".join(f"{asked}\n\n{answer}\n\n" for asked, answer in turns[:-1]) + f"{said}\n\n"
-        self._turns = turns
-        self._stream(ids, before, "", seed)
-        self._turns = [*turns[:-1], (said, self._text.removeprefix(before))]
+        try:
+            self._stream(ids, before, "", seed)
+        finally:  # also when Ctrl-C has ended it
+            self._turns = [*turns[:-1], (said, self._text.removeprefix(before))]
 
     def _stream(self, ids: list[int], text: str, shown: str, seed: int) -> None:
-        """Streams what follows some ids, which are of a text of which only the end is shown."""
+        """Streams what follows some ids; they stand for a text, of which only the end is shown."""
         loaded, watch = self._loaded, self._showing.watch
         config = replace(self._config, seed=seed)
         events = generate(self._backend, loaded.tokenizer, [ids], config, loaded.end_ids, watch, self._how)

@@ -186,14 +186,14 @@ class _Watch(Observer):
     _outputs: dict[int, Tensor] = field(default_factory=dict)  # (queries,) lengths, by layer asked for
     _beside: list[Tensor] = field(
         default_factory=list
-    )  # () of each: the mean of these over the stream's after the layer
+    )  # () per layer asked for: the mean of `_outputs` over the stream
     _layers: list[int] = field(default_factory=list)
     _busiest: float = -1.0
     _map: tuple[int, int, Tensor] | None = None
     _window: int | None = None  # of the map's layer
 
     def residual(self, layer: int, stream: Tensor) -> None:
-        """Measures how much of the stream that leaves the layer before is what attention added there."""
+        """Compares what attention added in the layer before with the stream that leaves that layer."""
         if (output := self._outputs.get(layer - 1)) is not None:
             self._beside.append((output / self._lengths(stream).clamp_min(1e-30)).mean())
 

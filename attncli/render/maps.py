@@ -205,8 +205,11 @@ def head_title(found: Explanation, width: int) -> Text:
         score, chance = (f"{value:.2f}".lstrip("0") for value in (head.previous_token, head.previous_token_chance))
         facts += f" · looks at the {unit} before: {score}, chance {chance}"
     name = f"{head.layer}.{head.head}"
-    title = f"Head {name}" if head.asked_for else f"Busiest head {name}: it brings most from {others(found)}"
-    return titled(title, facts, width)
+    if head.asked_for:
+        return titled(f"Head {name}", facts, width)
+    if found.sources.focus == 0:
+        return titled(f"Head {name}: no head brings anything from {others(found)}", facts, width)
+    return titled(f"Busiest head {name}: it brings most from {others(found)}", facts, width)
 
 
 def others(found: Explanation) -> str:

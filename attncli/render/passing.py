@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 from rich.console import Console
@@ -21,9 +21,8 @@ _ERASED = b"\r\x1b[2K\x1b[?25h"  # the line gone, and the cursor there again
 def passing_bar(console: Console, *columns: ProgressColumn) -> Iterator[Progress]:
     """The bar; its one task is the caller's to add."""
     drawn = console.is_terminal and not console.is_dumb_terminal
-    erase = partial(os.write, 2, _ERASED)
     with (
-        CleanUp(erase if drawn else int),
+        CleanUp(partial(os.write, 2, _ERASED)) if drawn else nullcontext(),
         Progress(*columns, console=console, disable=not drawn, transient=True) as bar,
     ):
         yield bar

@@ -142,8 +142,13 @@ def _random_cut(checks: EdgeChecks, where: str, unit: str) -> list[str]:
 
 def _map(found: Explanation, names: Sequence[str]) -> list[str]:
     head = found.map
-    asked = "you asked for" if head.asked_for else f"that brings most from {others(found)}"
-    lines = [f"In head {head.layer}.{head.head}, the one {asked}, by attention weight:"]
+    if head.asked_for:
+        chosen = "the one you asked for"
+    elif found.sources.focus == 0:
+        chosen = f"which like all heads brings nothing from {others(found)}"
+    else:
+        chosen = f"the one that brings most from {others(found)}"
+    lines = [f"In head {head.layer}.{head.head}, {chosen}, by attention weight:"]
     rows = range(head.first_row, head.first_row + len(head.weights))
     for row in rows[:_ROWS]:
         weights = head.weights[row - head.first_row, : row + 1]

@@ -24,7 +24,8 @@ def steps_screen(found: Steps, model: str, console: Console) -> RenderableType:
     asked, width = found.question, console.width
     wide = len(found.query)
     head = f"{found.layer}.{found.head}"
-    title = f"{'Head' if found.asked_for else 'Busiest head'} {head}, the row of {named(asked, asked.focus)}"
+    busiest = not found.asked_for and asked.focus > 0  # the first token sees no other in any head
+    title = f"{'Busiest head' if busiest else 'Head'} {head}, the row of {named(asked, asked.focus)}"
     return Group(
         question_heading(asked, model, width),
         Text(),

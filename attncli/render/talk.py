@@ -27,11 +27,11 @@ def setting_line(name: str, config: SampleConfig, text_of: Callable[[int], str])
     return f"{_option(name)} {_value(name, config, text_of)}"
 
 
-def commands_screen(commands: Mapping[str, tuple[str, str]], width: int) -> Text:
-    """What can be typed, what each takes, and what it does."""
+def commands_screen(commands: Mapping[str, tuple[str, str]], width: int, chat: bool = False) -> Text:
+    """What can be typed, what each takes, and what it does, also where the text is a conversation."""
     lines = [
-        ("TEXT", "continue it"),
-        ("an empty line", "continue the text so far, with the next seed"),
+        ("TEXT", "answer it" if chat else "continue it"),
+        *([] if chat else [("an empty line", "continue the text so far, with the next seed")]),
         ("several lines", 'pasted; or a \\ at the end of a line goes on; or between """ and """'),
         *((f"/{name} {takes}".rstrip(), does) for name, (takes, does) in commands.items()),
     ]
