@@ -5,6 +5,7 @@ import grp
 import os
 import pwd
 import re
+import select
 import shutil
 import subprocess
 import sys
@@ -178,21 +179,43 @@ def test_where_nothing_can_be_written_no_compiler_is_called(tmp_path):
     assert not list((tmp_path / "there").iterdir())
 
 
-def test_a_compiler_that_takes_too_long_is_stopped_with_what_it_started(tmp_path, monkeypatch):
+@pytest.fixture
+def alive(tmp_path):
+    """A pipe that a script opens to write, and the descriptor of its other end.
+
+    It ends with the last process that has it open; a process id would stay where nobody waits for orphans.
+    """
+    os.mkfifo(tmp_path / "alive")
+    descriptor = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
+    yield descriptor
+    os.close(descriptor)
+
+
+def ends(alive):
+    """Whether a word was written to the pipe, and then nobody has it open any more."""
+    said = b""
+    while select.select([alive], [], [], 30)[0]:
+        part = os.read(alive, 100)
+        if not part:
+            return said == b"started\n"
+        said += part
+    return False
+
+
+def test_a_compiler_that_takes_too_long_is_stopped_with_what_it_started(tmp_path, monkeypatch, alive):
     monkeypatch.setattr(native_library, "_SECONDS", 0.05)
-    begun = _Compilation(compiler(tmp_path, "sleep 1000 & wait"), tmp_path / "own", KEY)
-    group = begun._process.pid
+    script = f"exec 3> {tmp_path}/alive; sleep 1000 & echo started >&3; wait"
+    begun = _Compilation(compiler(tmp_path, script), tmp_path / "own", KEY)
+    assert select.select([alive], [], [], 30)[0]
     assert begun.result() is None
     assert "has not finished after 0 seconds" in begun.problem
     assert not list((tmp_path / "own").glob("*.tmp"))
-    with pytest.raises(ProcessLookupError):
-        while True:  # until both are gone
-            os.killpg(group, 0)
+    assert ends(alive)
 
 
 @pytest.mark.parametrize(("end", "code"), [("pass", 0), ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 143)])
-def test_a_process_that_ends_early_leaves_no_compiler_behind(tmp_path, end, code):
-    (cc,) = compiler(tmp_path, f"echo $$ > {tmp_path}/started; sleep 1000")
+def test_a_process_that_ends_early_leaves_no_compiler_behind(tmp_path, alive, end, code):
+    (cc,) = compiler(tmp_path, f"exec 3> {tmp_path}/alive; echo started >&3; echo x > {tmp_path}/started; sleep 1000")
     script = f"""
 import os, pathlib, signal, time
 from attncli import stopping
@@ -206,9 +229,7 @@ while not pathlib.Path({str(tmp_path / "started")!r}).read_text().strip(): pass
     (tmp_path / "started").touch()
     assert python(script, CC=cc).returncode == code
     assert not list((tmp_path / "own/native").iterdir())
-    with pytest.raises(ProcessLookupError):
-        while True:
-            os.kill(int((tmp_path / "started").read_text()), 0)
+    assert ends(alive)
 
 
 def python(code, **environment):

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from attncli.checkpoint import directory
+from attncli.checkpoint import lock as lock_module
 from attncli.checkpoint.directory import (
     ModelFolder,
     find_model,
@@ -26,7 +27,7 @@ from attncli.checkpoint.directory import (
     settle,
     status_of,
 )
-from attncli.checkpoint.lock import lock, lock_of
+from attncli.checkpoint.lock import is_held, lock, lock_of
 from attncli.checkpoint.store import load_model, read_resumable, write_checkpoint
 from attncli.cli.finding import note_default
 from attncli.cli.main import run
@@ -321,6 +322,16 @@ def test_a_lock_file_that_was_left_over_locks_nothing_and_none_is_left(tmp_path)
         assert status_of(tmp_path / "m", {"status": "running"}) == "running"
         raise SystemExit
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_looks_at_a_lock_keeps_no_run_off(tmp_path, monkeypatch):
+    path = lock_of(tmp_path / "m")
+    path.touch()
+    with path.open() as looking:
+        lock_module._hold(looking.fileno(), shared=True)
+        monkeypatch.setattr(lock_module, "is_held", lambda target: is_held(target) or looking.close())
+        with lock(tmp_path / "m"):
+            assert is_held(tmp_path / "m")
 
 
 def test_a_link_in_place_of_a_model_card_is_not_copied(saved):

@@ -19,6 +19,7 @@ from attncli.paths import look, make_folder, open_descriptor, open_regular, remo
 from attncli.stopping import CleanUp
 
 _HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # by another process
+_TRIES = 100
 _LONGEST_ID = 20  # digits of a process id
 _FAR = 1 << 30  # bytes: on Windows a byte is locked, one that nobody reads
 
@@ -43,7 +44,7 @@ def lock(target: Path) -> Iterator[None]:
         raise unwritable(target, problem) from None
     try:
         try:
-            owner = _take(handle)
+            owner = _take(target, handle)
         except OSError as problem:
             if new:
                 remove(path)
@@ -68,16 +69,28 @@ def lock(target: Path) -> Iterator[None]:
             os.close(handle)
 
 
-def _take(handle: int) -> str | None:
+def _take(target: Path, handle: int) -> str | None:
     """Locks the open file of a lock; returns the process that holds it instead, if one does. Raises OSError."""
     try:
-        _hold(handle)
+        _hold_alone(target, handle)
     except OSError as problem:
         if problem.errno not in _HELD:
             raise
         owner = os.read(handle, _LONGEST_ID).strip()
         return owner.decode() if owner.isdigit() else "unknown"
     return "unknown, which ended just now: try again" if os.fstat(handle).st_nlink == 0 else None
+
+
+def _hold_alone(target: Path, handle: int) -> None:
+    """Locks the open file of a lock; `is_held` of other processes, which lock it for a moment too, are waited out."""
+    for _ in range(_TRIES):
+        try:
+            _hold(handle)
+            return
+        except OSError as problem:
+            if problem.errno not in _HELD or is_held(target):
+                raise
+    _hold(handle)
 
 
 def is_held(target: Path) -> bool:
