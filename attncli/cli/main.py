@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Annotated, NoReturn, TextIO
 
 import typer
@@ -103,7 +104,8 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments or bool(os.environ.get("ATTNCLI_DEBUG"))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError):  # of a file that fails
+                stream.reconfigure(errors="backslashreplace")
     try:
         code = app([word for word in arguments if word != "--debug"], prog_name="attncli", standalone_mode=False)
         sys.stdout.flush()
