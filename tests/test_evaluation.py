@@ -313,15 +313,16 @@ def test_it_says_how_much_the_5_gram_had():
 def test_copying_is_told_in_words():
     found = Memorization(Overlap(tokens=80, start=2, length=13, windows=73, new=70), "to be or not\nto be", 0.9975)
     assert memorization_lines(found) == [
-        "The longest stretch of the sample that stands in the training text has 13 tokens, 18 characters, from token "
+        "The longest stretch that the sample shares with the training text has 13 tokens, 18 characters, from token "
         "3 on: to be or not␊to be",
-        "New are 96% of its windows of 8 tokens; of real text kept from training, 99.8%.",
+        "96% of its 8-token windows do not occur in the training text; of those of real text kept from training, "
+        "99.8%.",
     ]
     assert memorization_lines(found, 79)[0].startswith(
-        "The longest stretch of a sample of 80 tokens, which begins as above, that stands in the training text has 13 "
+        "The longest stretch that a sample of 80 tokens (it begins as above) shares with the training text has 13 "
     )
     assert memorization_lines(Memorization(Overlap(3, 0, 0, 0, 0), "")) == [
-        "Not one token of the sample stands in the training text."
+        "No token of the sample occurs in the training text."
     ]
 
 

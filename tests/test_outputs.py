@@ -124,7 +124,7 @@ What may come after 東 (part 1 of 3), at temperature 1:
 on with 50%.
 a line end with 1%.
 [red] with <0.1%.
-A share says what attention brings from where, not what that is worth to the prediction.
+A share says how much attention brings from a token, not whether the prediction needs it.
 To go on, add one of: --token 2, --head 1.0, --json; or without --plain: --view grid, --view logit, --view lens.
 """
 CHECKED = """\
@@ -146,7 +146,7 @@ def test_a_small_explanation_in_sentences():
 def test_the_sentences_say_what_the_cuts_left():
     said = "\n".join([*explanation_sentences(replace(GOLDEN_FINDINGS, checks=CHECKS), "tiny"), ""])
     assert CHECKED in said
-    assert "worth to the prediction: that is what a cut shows." in said
+    assert "whether the prediction needs it: that is what a cut shows." in said
     same = replace(CHECKS, probabilities=(0.5, 0.5, 0.1, 0.2))
     said = "\n".join(explanation_sentences(replace(GOLDEN_FINDINGS, checks=same), "tiny"))
     assert "from sat; with it cut off, on still has 50%." in said

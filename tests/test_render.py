@@ -393,8 +393,8 @@ Next token   temperature 1
 ␊              ▌                                           1%
 [red]                                                   <0.1%
 
-A share says what attention brings from where, not what that is worth to the
-prediction.
+A share says how much attention brings from a token, not whether the prediction
+needs it.
 More: --token 2 · --head 1.0 · --view grid · --view logit · --view lens · --json
 """
 

@@ -10,7 +10,7 @@ from attncli.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOpti
 from attncli.errors import UsageProblem
 
 _TEXT = "The text so far, or a file with it; - reads standard input."
-_TRUNCATE = "Of a text longer than the context, keep the last tokens that fit."
+_TRUNCATE = "Keep the end of a text longer than the context."
 _TEMPERATURES = "The temperatures to compare, with commas between; 0 is the most probable token alone."
 
 

@@ -119,7 +119,7 @@ def text_or_file_end(argument: str | None, example: str) -> str:
 
 
 def prompt_or_file(argument: str | None, piped: bool = True) -> str:
-    """The same for a text to continue, which may be empty; `piped`: with what is piped in before it."""
+    """The text to continue, or the content of the file that is named; may be empty. `piped` puts piped text first."""
     text = text_of_file(argument)
     if text is not None:
         return _without_last_newline(text)
@@ -191,10 +191,11 @@ DtypeOption = Annotated[str, _dtype(help=_DTYPE, autocompletion=one_of(("auto", 
 GenerationDtypeOption = Annotated[str, _dtype(help=_GENERATION_DTYPE, autocompletion=one_of(GENERATION_DTYPES))]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SvgOption = Annotated[
-    Path | None,
-    unset("--svg", metavar="FILE", help="Also write it as a picture that stands alone.", rich_help_panel=MORE),
+    Path | None, unset("--svg", metavar="FILE", help="Also write the screen as an SVG picture.", rich_help_panel=MORE)
 ]
-HtmlOption = Annotated[Path | None, unset("--html", metavar="FILE", help="Also write it as a page that stands alone.")]
+HtmlOption = Annotated[
+    Path | None, unset("--html", metavar="FILE", help="Also write the screen as a web page in one file.")
+]
 CsvOption = Annotated[
     Path | None, unset("--csv", metavar="FILE", help="Also write a row for each source.", rich_help_panel=MORE)
 ]

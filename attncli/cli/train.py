@@ -254,7 +254,7 @@ def _refuse_given(context: typer.Context, options: Iterable[str], why: str) -> N
 
 
 def _refuse_in_the_way(target: Path) -> None:
-    """Refuses what a save would have to remove though it is none, and a name too long for what is written beside it."""
+    """Refuses a target whose place for the previous save holds something else, or whose name is too long for one."""
     from attncli.checkpoint.directory import aside_of, is_save, previous_of
 
     try:
@@ -266,7 +266,7 @@ def _refuse_in_the_way(target: Path) -> None:
     previous = previous_of(target)
     if is_link(previous) or (exists(previous) and not is_save(previous)):
         raise UsageProblem(
-            f"{previous} is where the save before the last one is kept, and it is none.",
+            f"{previous} is not a save, and is where train keeps the save before the last one.",
             "Move it away, or choose another --name or --out.",
         )
 

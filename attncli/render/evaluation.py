@@ -117,22 +117,24 @@ def memorization_lines(found: Memorization, shown: int | None = None) -> list[st
     """How much of a sample, of which so many tokens are shown, is in the training text, in two sentences at most."""
     sample = found.sample
     whole = shown is None or sample.tokens <= shown
-    of = "the sample" if whole else f"a sample of {sample.tokens:,} tokens, which begins as above,"
+    of = "the sample" if whole else f"a sample of {sample.tokens:,} tokens (it begins as above)"
     place = f", from token {sample.start + 1:,} on" if sample.tokens > sample.length else ""
     quoted = fit(one_line(found.longest), _QUOTED)
     lines = [
-        f"The longest stretch of {of} that stands in the training text has {plural(sample.length, 'token')}, "
+        f"The longest stretch that {of} shares with the training text has {plural(sample.length, 'token')}, "
         f"{plural(len(found.longest), 'character')}{place}: {quoted}"
         if sample.length
-        else f"Not one token of {of} stands in the training text."
+        else f"No token of {of} occurs in the training text."
     ]
     if sample.new_share is not None:
         beside = (
             ""
             if found.unseen_new_share is None
-            else f"; of real text kept from training, {_whole(found.unseen_new_share)}"
+            else f"; of those of real text kept from training, {_whole(found.unseen_new_share)}"
         )
-        lines.append(f"New are {_whole(sample.new_share)} of its windows of {WINDOW} tokens{beside}.")
+        lines.append(
+            f"{_whole(sample.new_share)} of its {WINDOW}-token windows do not occur in the training text{beside}."
+        )
     return lines
 
 

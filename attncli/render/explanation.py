@@ -84,7 +84,7 @@ def compared_screen(found: Explanation, model: str, console: Console) -> Rendera
     if rest := ranked[MOST_BARS:]:
         shares = (percent(float(values[rest].sum())) for values in (sources.shares, sources.raw))
         table.add_row("", f"{len(rest)} more", "", next(shares), "", next(shares))
-    caution = "A weight says how much of a source is taken, not how large what is taken is."
+    caution = "A weight scales the value vector of a source; it does not say how long that is."
     return Group(
         explanation_heading(found, model, width),
         Text(),
@@ -238,7 +238,7 @@ def _next_tokens(found: Explanation, width: int) -> Group:
 
 
 def _closing(found: Explanation, width: int) -> Group:
-    caution = "A share says what attention brings from where, not what that is worth to the prediction"
+    caution = "A share says how much attention brings from a token, not whether the prediction needs it"
     caution += ": that is what a cut shows." if found.checks else "."
     head = f"{found.map.layer}.{found.map.head}"
     token = f"--token {max(found.sources.focus - 1, 0)}"

@@ -80,7 +80,7 @@ def _figure(mean: float, error: float) -> str:
 
 
 def _verdict(found: Faithfulness, width: int) -> list[tuple[str, str]]:
-    """The view to believe, if any; what is sure, what the rankings know, and what was cut."""
+    """The view to believe, if any; the test behind that, what the rankings know, and what was cut."""
     best = found.best
     if best is not None and found.rivals:
         tied = f"{best} and {', '.join(found.rivals)}"
@@ -90,14 +90,14 @@ def _verdict(found: Faithfulness, width: int) -> list[tuple[str, str]]:
         line = f"{best} is the view to believe: ahead of a random ranking and of every other view."
         short = f"Believe {best}: ahead of all others."
     elif found.texts < LEAST_TEXTS:
-        few = f"{plural(found.texts, 'text')} {'is' if found.texts == 1 else 'are'} too few to tell"
-        line = short = f"{few}: give {LEAST_TEXTS}."
+        few = f"{plural(found.texts, 'text')} {'is' if found.texts == 1 else 'are'} too few"
+        line = short = f"{few}: give {LEAST_TEXTS} or more."
     else:
         line, short = "No view is ahead of a random ranking for sure.", "No view beats random for sure."
     notes = [
         (
-            f"For sure: t test over the texts, wrong in at most 5% for all {COMPARISONS} comparisons.",
-            f"Sure: t test, 5% for {COMPARISONS} comparisons.",
+            f"Ahead: by a one-sided t test over the texts, at 5% for all {COMPARISONS} comparisons.",
+            f"Ahead: t test, 5% for {COMPARISONS} comparisons.",
         ),
         ("logit knows which token is predicted, the other views do not.", "logit alone knows the prediction."),
         ("Cut: edges from the last token to others, in all heads and layers.", "Cut: edges from the last token."),

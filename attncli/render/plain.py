@@ -45,7 +45,7 @@ def explanation_sentences(found: Explanation, model: str) -> list[str]:
         f"{not_counted(found.sources).capitalize()}.",
         *_map(found, names),
         *_next(found, names),
-        "A share says what attention brings from where, not what that is worth to the prediction"
+        "A share says how much attention brings from a token, not whether the prediction needs it"
         + (": that is what a cut shows." if found.checks else "."),
         f"To go on, add one of: --token {max(found.sources.focus - 1, 0)}, --head {found.map.layer}.{found.map.head}, "
         "--json; or without --plain: --view grid, --view logit, --view lens.",
