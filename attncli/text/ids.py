@@ -7,6 +7,8 @@ others may clean up.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import finalize
@@ -39,7 +41,7 @@ class StoredIds:
         """Raises OSError, or ValueError when the file ends within an id."""
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self._path, self._file = path, open_regular(path)
-        finalize(self, self._file.close)
+        finalize(self, _close, self._file)
         self._length, rest = divmod(os.fstat(self._file.fileno()).st_size, self.dtype.itemsize)
         if rest:
             raise ValueError(path)
@@ -64,3 +66,8 @@ class StoredIds:
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         return self[:].astype(dtype or self.dtype)
+
+
+def _close(file: BufferedReader) -> None:
+    with suppress(OSError):
+        file.close()
