@@ -1210,6 +1210,7 @@ def test_what_is_no_text_is_named_with_the_command_that_gives_its_text(tmp_path,
         with pytest.raises(BadInput, match=rf"my file is {kind}, not text") as caught:
             read(path, encoding)
         assert COMMANDS.get(kind, "Give a text file.") in caught.value.hint
+        assert ("| attncli COMMAND -" in caught.value.hint) == (kind in COMMANDS and kind != "a tar file")
         assert (f"'{path}'" in caught.value.hint) == (kind in COMMANDS)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(packed(kind))))
     with pytest.raises(BadInput, match=f"standard input is {kind}") as caught:

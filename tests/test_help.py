@@ -43,6 +43,7 @@ def test_help_fits_a_screen_and_help_all_shows_every_option(name, told):
         assert {option for param in options(name, common_only) for option in param.opts} <= listed
         assert page.count(f"\n  attncli {name}") == 2  # the examples
         assert max(map(len, page.splitlines())) <= 80
+        assert all(len(line) <= 76 for line in page.splitlines() if line.startswith("  attncli "))
     rare = len(options(name, False)) - len(options(name, True))
     assert (f"attncli {name} --help-all shows {rare} more option" in short) == bool(rare)
 
@@ -105,7 +106,9 @@ def test_the_version_has_a_short_option(told):
         ("explain x --layer y", "--layer 'y' is not a whole number.", ""),
         ("explain x --layer=y", "--layer 'y' is not a whole number.", ""),
         ("generate x -ty", "--temperature 'y' is not a number.", ""),
-        ("explain x --generate -1", "--generate '-1' is below 0.", ""),
+        ("explain x --generate -1", "--generate is -1, and must be at least 0.", ""),
+        ("next x -k 0", "--top-k is 0, and must be at least 1.", ""),
+        ("next x --top-k=0", "--top-k is 0, and must be at least 1.", ""),
         ("train --steps many", "--steps 'many' is not a positive whole number such as 500, 25.6k or 1M.", ""),
         ("train --time soon", "--time 'soon' is not a time such as 90s, 5m or 1h.", ""),
         ("neighbors", "WORD is missing.", "It is called as attncli neighbors [OPTIONS] WORD. "),

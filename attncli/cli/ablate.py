@@ -43,7 +43,7 @@ def ablate(
     """Take heads or edges of attention away, and see what the prediction loses; unset: every head in turn.
 
     attncli ablate "The little cat sat on the old mat. The little"
-    attncli ablate "The little cat sat on the old mat. The little" --edge 10:cat
+    attncli ablate "The little cat sat down. The little" --edge 7:cat
     """
     if with_ not in _REPLACEMENTS:
         raise UsageProblem(f"--with {with_!r} is no replacement.", "Use zero or mean.")

@@ -54,9 +54,9 @@ _VERIFY = "Make the same again alone, in a batch, without the cache and in other
 def generate(
     prompt: Annotated[str | None, typer.Argument(help=_PROMPT, show_default=False)] = None,
     prompts: Annotated[str | None, unset("--prompts", metavar="FILE", help=_PROMPTS, rich_help_panel=MORE)] = None,
-    truncate: Annotated[bool, typer.Option("--truncate", help=_TRUNCATE, rich_help_panel=MORE)] = False,
     model: ModelOption = None,
     revision: RevisionOption = None,
+    truncate: Annotated[bool, typer.Option("--truncate", help=_TRUNCATE, rich_help_panel=MORE)] = False,
     logit_bias: Annotated[list[str] | None, unset("--logit-bias", metavar="TOKEN=BIAS", help=_BIAS, rich_help_panel=Rare(_DRAW))] = None,  # noqa: E501
     repetition_penalty: Annotated[float, typer.Option(help=_REPETITION, rich_help_panel=Rare(_DRAW))] = SampleConfig.repetition_penalty,  # noqa: E501
     presence_penalty: Annotated[float, typer.Option(help=_PRESENCE, rich_help_panel=Rare(_DRAW))] = SampleConfig.presence_penalty,  # noqa: E501

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Annotated, NoReturn, TextIO
+from typing import Annotated, TextIO
 
 import typer
 
@@ -90,11 +90,6 @@ def root(
     refuse_lost_folder()
     if context.invoked_subcommand not in _WITHOUT_TORCH:
         status("importing PyTorch")
-
-
-def main() -> NoReturn:
-    """Runs the command line of this process and exits: what an older installation calls instead of `__main__`."""
-    sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -78,7 +78,8 @@ def _bad_value(param: Any, message: str, words: Sequence[str]) -> str:
         if f"valid {word}" in message:
             return f"{name}{value} is not {thing}."
     if least := re.search(r"greater than or equal to (\S+)|range x>=(\S+?)\.?$", message):
-        return f"{name}{value} is below {least[1] or least[2]}."
+        is_given = "" if given is None else f" is {given}, and"
+        return f"{name}{is_given} must be at least {least[1] or least[2]}."
     return f"{name} {message}" if message.startswith(("'", '"')) else f"{name}: {message}"
 
 

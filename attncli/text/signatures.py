@@ -74,11 +74,11 @@ def _advice(kind: _Kind, path: str | None) -> str:
     if path is None:
         packer = kind.command.removesuffix(" {file}")
         if packer != kind.command and packer.endswith("-dc"):
-            return f"Unpack it on the way: … | {packer} | attncli train -"
+            return f"Unpack it on the way: … | {packer} | attncli COMMAND -"
         return "Save it as a file, and give the text that is in it." if kind.command else _NO_TEXT
     file = shlex.quote(path)
     if re.search(r"\.(tgz|txz|tbz2?|tar\.\w+)$", path):
         return f"Unpack it, and give its directory: tar -xf {file}"
     if kind.command:
-        return f"Pipe its text in, with - for the file, such as: {kind.command.format(file=file)} | attncli train -"
+        return f"Pipe its text in, with - for the file: {kind.command.format(file=file)} | attncli COMMAND -"
     return kind.advice.format(file=file)
