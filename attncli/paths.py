@@ -53,17 +53,17 @@ def is_file(path: Path | str) -> bool:
 
 
 def is_folder(path: Path | str) -> bool:
-    """The same of a directory."""
+    """Whether a directory is known to stand at a path; False where that cannot be known."""
     return _is(stat.S_ISDIR, path)
 
 
 def exists(path: Path | str) -> bool:
-    """The same of anything."""
+    """Whether anything is known to stand at a path; False where that cannot be known."""
     return _is(lambda _: True, path)
 
 
 def is_link(path: Path) -> bool:
-    """The same of a link, to whatever or to nothing."""
+    """Whether a link is known to stand at a path, even one that leads nowhere; False where that cannot be known."""
     return _is(stat.S_ISLNK, path, follow=False)
 
 

@@ -183,6 +183,13 @@ def test_generate_asks_a_question_and_shows_the_answer(model, tokenizer, tmp_pat
     assert (code, "no chat template" in err) == (2, True)
 
 
+def test_a_conversation_longer_than_the_context_is_refused(model, tmp_path, monkeypatch, capsys):
+    model(CHATML)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = ask(capsys, "generate", "The cat sat. " * 500, "--chat", "-m", "m", "-n", "1")
+    assert (code, "The conversation has" in err, "/new" in err, "--truncate" in err) == (3, True, True, False)
+
+
 def test_interactive_keeps_the_conversation(model, tmp_path, monkeypatch, capsys):
     model(MISTRAL)
     monkeypatch.chdir(tmp_path)

@@ -103,6 +103,11 @@ def test_the_version_has_a_short_option(told):
         ("generate x --plan", "There is no option --plan.", "It is an option of train. "),
         ("explain x -q", "There is no option -q.", ""),
         ("generate x -temperature 1", "-temperature has one dash.", "Did you mean --temperature? "),
+        (
+            "explain -- x -token",
+            "There are more arguments than attncli explain takes: -token",
+            "Put a text of several words in quotes. ",
+        ),
         ("explain x --layer y", "--layer 'y' is not a whole number.", ""),
         ("explain x --layer=y", "--layer 'y' is not a whole number.", ""),
         ("generate x -ty", "--temperature 'y' is not a number.", ""),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from attncli.checkpoint.chat import ChatTemplate, Message, read_chat_template
 from attncli.checkpoint.store import LoadedModel
-from attncli.errors import AttnError, UsageProblem
+from attncli.errors import AttnError, BadInput, UsageProblem
 
 Turn = tuple[str, str]  # what the user said, and what the model answered, so far
 
@@ -22,7 +22,7 @@ class Asking:
 
     @classmethod
     def of(cls, loaded: LoadedModel, chat: bool) -> Asking:
-        """Raises UsageProblem for --chat where there is no template, BadCheckpoint where it is none."""
+        """Raises UsageProblem for --chat where a model has no template, BadCheckpoint where its template is invalid."""
         try:
             template = read_chat_template(loaded.path)
         except AttnError:
@@ -37,18 +37,27 @@ class Asking:
         return cls(loaded, template, chat)
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
-        """The ids after which the model goes on: of the turns, whose last one has no answer yet, or of its text."""
+        """The ids that the model continues: of all turns, the last of which it is to answer, or of the last one's text.
+
+        Raises BadInput for a conversation that is longer than the context.
+        """
         if not self.chat or self.template is None:
             return self.loaded.prompt(turns[-1][0])
         messages: list[Message] = []
         for said, answer in turns[:-1]:
             messages += [Message(role="user", content=said), Message(role="assistant", content=answer)]
         messages.append(Message(role="user", content=turns[-1][0]))
-        return self.template.prompt(self.loaded.tokenizer, messages)
+        ids = self.template.prompt(self.loaded.tokenizer, messages)
+        if len(ids) > (context := self.loaded.model.config.context):
+            raise BadInput(
+                f"The conversation has {len(ids):,} tokens, and the model reads at most {context:,}.",
+                "Give a shorter message; with -i, /new begins a new conversation.",
+            )
+        return ids
 
     @property
     def advice(self) -> str | None:
-        """What to say to a user who gives a model that answers the beginning of a text."""
+        """A note for a user who has a model trained on conversations continue a text; None for any other."""
         if self.chat or self.template is None:
             return None
         return "this model was trained on conversations: --chat puts a prompt in its chat template"

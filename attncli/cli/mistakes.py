@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 from attncli.cli.help import argument_name, usage, value_name
@@ -25,7 +25,7 @@ def usage_problem(problem: Any) -> UsageProblem:
         return UsageProblem(problem.format_message(), "See attncli --help")
     options = _options(context.command.get_params(context))
     message, hint = _told(problem, context, options, words)
-    dashed = (word for word in words if word[:1] == "-" != word[1:2])
+    dashed = (word for word in takewhile("--".__ne__, words) if word[:1] == "-" != word[1:2])
     one_dash = next((word for word in dashed if f"-{word.partition('=')[0]}" in options), None)
     if one_dash is not None:
         message, hint = f"{one_dash} has one dash.", f"Did you mean -{one_dash}?"

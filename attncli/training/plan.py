@@ -200,9 +200,8 @@ def _closing(
     judging = min(_JUDGING_SHARE * seconds, _JUDGING_SECONDS)
     taken = min(windows, max(round(affordable), 1))
     weights = 4 * sum(count_parameters(model).values())
-    judging += (
-        min(counted_tokens(seconds if config.timed else None), len(room.corpus.train)) / _COUNTED_TOKENS_PER_SECOND
-    )
+    counted = min(counted_tokens(seconds if config.timed else None), len(room.corpus.train))
+    judging += counted / _COUNTED_TOKENS_PER_SECOND
     judging += _SAMPLED_TOKENS * weights / _WEIGHT_BYTES_PER_SECOND
     judging += len(room.corpus.train) / _METERED_TOKENS_PER_SECOND
     saving = _SAVING_SECONDS + 2 * weights / _SAVED_BYTES_PER_SECOND
