@@ -10,7 +10,7 @@ import unicodedata
 from collections import Counter
 from contextlib import suppress
 from copy import deepcopy
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain, islice
 from operator import getitem
 
@@ -20,14 +20,19 @@ from hypothesis import strategies as st
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
-from attncli.config import TOKENIZER_KINDS, CorpusConfig
+from attncli.config import TOKENIZER_KINDS, CorpusConfig, SampleConfig
 from attncli.errors import BadCheckpoint, BadInput, UsageProblem
-from attncli.text.corpus import prepare
+from attncli.generation.ending import SampleText
+from attncli.generation.events import Text
+from attncli.generation.verify import Generation, Made
+from attncli.text.corpus import Part, prepare, tokens_of
+from attncli.text.excerpt import first_of
 from attncli.text.files import Documents
 from attncli.text.panics import held_back
 from attncli.text.tokenizer import (
     END_OF_TEXT,
     LARGEST_VOCABULARY,
+    Piece,
     Tokenizer,
     byte_tokenizer,
     stretches,
@@ -662,3 +667,106 @@ def test_a_vocabulary_with_a_hole_can_be_trained_on_and_decoded():
     assert max(ids) >= 330
     assert story(1500).startswith(tokenizer.decode(ids))
     assert tokenizer.decode([300, 65]) == tokenizer.decode([65])
+
+
+# SentencePiece's tokenizers: '▁' is put before a text, and the decoder drops the space that begins one
+
+
+@pytest.fixture(scope="module", params=["prepend", "metaspace"])
+def sentencepiece(request):
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁onupxa", "▁o", "▁on", "▁u", "▁up"]
+    merges = [("▁", "o"), ("▁o", "n"), ("▁", "u"), ("▁u", "p")]
+    backend = Backend(
+        models.BPE({name: id_ for id_, name in enumerate(names)}, merges, byte_fallback=True, unk_token="<unk>")
+    )
+    if request.param == "prepend":
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    after = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(after)
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return Tokenizer(backend)
+
+
+@pytest.fixture(scope="module")
+def of_transformers(sentencepiece, tmp_path_factory):
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("sentencepiece")
+    (folder / "tokenizer.json").write_text(sentencepiece.to_json(), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}', encoding="utf-8")
+    return AutoTokenizer.from_pretrained(folder)
+
+
+SPACED = st.text("onupxa Ü東é", max_size=12)
+
+
+@settings(deadline=None, max_examples=150)
+@example(prompt="on", text="on up")
+@example(prompt="", text="on up")
+@example(prompt="東", text="東")
+@example(prompt=" ", text=" on")
+@given(prompt=SPACED, text=SPACED)
+def test_a_continuation_is_decoded_as_transformers_decodes_the_whole(sentencepiece, of_transformers, prompt, text):
+    before, new = [*sentencepiece.opening, *sentencepiece.encode(prompt)], sentencepiece.encode(text)
+    decode = partial(of_transformers.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    expected = decode([*before, *new]).removeprefix(decode(before))
+    assert sentencepiece.decode(new, before) == expected
+    stream = sentencepiece.stream(before)
+    assert "".join(stream.push(id_) for id_ in new) + stream.flush() == expected
+
+
+def test_a_stream_looks_at_little_of_a_long_prompt(sentencepiece):
+    before = sentencepiece.encode("on up " * 1000)
+    assert len(sentencepiece.context(before)) <= 2
+    assert sentencepiece.context([*before, *sentencepiece.encode("東")][-4:]) == sentencepiece.encode("東")[-4:]
+
+
+def test_a_token_is_named_as_the_pieces_of_a_text_are(sentencepiece):
+    text = "x on up a"
+    pieces = sentencepiece.pieces(text)[1:]  # '▁x' is '▁' and 'x'
+    assert [sentencepiece.name(piece.id) for piece in pieces] == [piece.text for piece in pieces]
+    assert " on" in [piece.text for piece in pieces]
+    assert sentencepiece.name(1) == "<s>"
+    assert sentencepiece.opening_pieces == (Piece(1, "<s>", 0),)
+    assert [piece.text for piece in sentencepiece.pieces_within(" on")] == [" on"]
+
+
+@settings(deadline=None, max_examples=150)
+@example(text="Ü x")
+@example(text=" Ü")
+@example(text=" on")
+@given(text=SPACED)
+def test_pieces_of_sentencepiece_have_the_bytes_of_the_text(sentencepiece, text):
+    pieces = sentencepiece.pieces(text)
+    assert [piece.id for piece in pieces] == sentencepiece.encode(text)
+    assert sum(piece.bytes for piece in pieces) == len(text.encode())
+    assert "".join(piece.completed for piece in pieces) == text
+
+
+def test_the_prefix_is_not_of_the_text_and_bytes_are_counted_without_it(sentencepiece):
+    prefix, *umlaut = sentencepiece.pieces("Ü")
+    assert (prefix.text, prefix.bytes, prefix.of_text, prefix.completed) == ("▁", 0, False, "")
+    assert [(piece.text, piece.bytes, piece.part) for piece in umlaut] == [("Ü", 1, (1, 2)), ("Ü", 1, (2, 2))]
+
+
+def test_documents_tokenized_by_themselves_are_given_back_exactly(sentencepiece):
+    documents = ["on up", "Ü x", "on"]
+    tokens = tokens_of(Part.whole(Documents.of(documents), True), sentencepiece)
+    assert first_of(tokens, sentencepiece).data.decode() == "".join(documents)
+    opened = tokens.opened(sentencepiece.opening)
+    assert [at - 1 for at in opened.begins] == list(tokens.begins)
+
+
+def test_a_text_is_generated_with_the_space_after_its_prompt(sentencepiece):
+    id_ = sentencepiece.encode("on")[0]
+    for prompt, expected in (("on", " on"), ("", "on")):
+        sample = SampleText(0, sentencepiece, (), frozenset({2}), [1, *sentencepiece.encode(prompt)])
+        events = [*sample.settle(sample.push(id_)), *sample.settle(sample.push(2))]
+        assert events[0] == Text(0, expected)
+        config = SampleConfig(num_samples=1)
+        prompts = [[1, *sentencepiece.encode(prompt)]]
+        made = Generation(sentencepiece, prompts, config, frozenset({2}), [Made((id_, 2), "")])
+        assert made.decoded() == [Made((id_, 2), expected)]

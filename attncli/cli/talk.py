@@ -234,7 +234,7 @@ class Talk:
         return (self._config.seed + 1) % _LARGEST_SEED
 
     def _token(self, id_: int) -> str:
-        return self._loaded.tokenizer.decode([id_])
+        return self._loaded.tokenizer.name(id_)
 
 
 def _command_named(word: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,11 +82,13 @@ def _show(tokenizer: Tokenizer, name: str, text: str, ids: bool, json: bool) -> 
         output().file.write(" ".join(map(str, [*tokenizer.opening, *tokenizer.encode(text)])) + "\n")
         return
     pieces = tokenizer.pieces(text)
+    put = list(takewhile(lambda piece: not piece.of_text, pieces))
+    opening, pieces = [*tokenizer.opening_pieces, *put], pieces[len(put) :]
     if json:
-        print_json(tokens_document(pieces, len(text), name, tokenizer.opening_pieces))
+        print_json(tokens_document(pieces, len(text), name, opening))
     else:
         console = output()
-        show(console, tokens_screen(pieces, len(text), name, console.width, tokenizer.opening_pieces))
+        show(console, tokens_screen(pieces, len(text), name, console.width, opening))
 
 
 def _decode(tokenizer: Tokenizer, listed: str, json: bool) -> None:

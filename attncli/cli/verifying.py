@@ -42,7 +42,7 @@ class Verification:
         show(console, verification_head(console.width))
         for check in self._run():
             self._checks.append(check)
-            show(console, verification_row(check, lambda id_: self._loaded.tokenizer.decode([id_]), console.width))
+            show(console, verification_row(check, self._loaded.tokenizer.name, console.width))
             console.file.flush()
         show(console, verification_legend(self._checks, self._backend.exact, console.width))
 

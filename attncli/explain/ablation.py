@@ -192,7 +192,7 @@ def _check(what: str, value: int, count: int) -> None:
 
 def _most_probable(logs: Tensor, tokenizer: Tokenizer) -> tuple[NextToken, ...]:
     values, ids = logs.topk(min(_NEXT, len(logs)))
-    named = [tokenizer.decode([i]) if i < tokenizer.vocab_size else "" for i in ids.tolist()]
+    named = [tokenizer.name(i) if i < tokenizer.vocab_size else "" for i in ids.tolist()]
     return tuple(
         NextToken(i, text, math.exp(value)) for i, text, value in zip(ids.tolist(), named, values.tolist(), strict=True)
     )

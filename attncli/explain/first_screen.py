@@ -295,7 +295,7 @@ def most_probable(logits: Tensor, tokenizer: Tokenizer, count: int, temperature:
     ids = logits.argsort(descending=True, stable=True)[:count]
     probabilities = distribution(logits, temperature)[ids]
     described = [i if i < tokenizer.vocab_size else None for i in ids.tolist()]
-    texts = [tokenizer.decode([i]) if i is not None else "" for i in described]
+    texts = [tokenizer.name(i) if i is not None else "" for i in described]
     return tuple(NextToken(i, text, p) for i, text, p in zip(ids.tolist(), texts, probabilities.tolist(), strict=True))
 
 

@@ -33,7 +33,7 @@ def spell(tokenizer: Tokenizer, word: str) -> tuple[Piece, ...]:
     Raises BadInput for a word without tokens.
     """
     forms = [word] if word[:1].isspace() else [f" {word}", word]
-    spelled = [tuple(tokenizer.pieces(form)) for form in forms if word.strip()]
+    spelled = [tuple(tokenizer.pieces_within(form)) for form in forms if word.strip()]
     if not spelled or not min(map(len, spelled)):
         raise BadInput("The word is empty.", "Give one, such as river.")
     return min(spelled, key=len)
@@ -207,7 +207,7 @@ def _ranked(cosines: Floats, left: Indices) -> list[int]:
 
 
 def _nearest_tokens(tokenizer: Tokenizer, cosines: Floats, left: Indices, count: int) -> tuple[Neighbor, ...]:
-    return tuple(Neighbor(i, tokenizer.decode([i]), None, float(cosines[i])) for i in _ranked(cosines, left)[:count])
+    return tuple(Neighbor(i, tokenizer.name(i), None, float(cosines[i])) for i in _ranked(cosines, left)[:count])
 
 
 class _Stream(Observer):

@@ -138,12 +138,12 @@ def _token(tokenizer: Tokenizer, wanted: str, logits: Tensor) -> NextToken:
     else:
         plain = wanted.replace("␣", " ")
         spelled = [plain] if plain != wanted else [wanted, f" {wanted}"]
-        found = [ids[0] for ids in tokenizer.encode_batch(spelled) if len(ids) == 1 and wanted]
+        found = [form[0].id for form in map(tokenizer.pieces_within, spelled) if len(form) == 1 and wanted]
     if not found:
-        cut = " ".join(repr(piece.text) for piece in tokenizer.pieces(wanted)[:8])
+        cut = " ".join(repr(piece.text) for piece in tokenizer.pieces_within(wanted)[:8])
         raise UsageProblem(
             f"{wanted!r} is not one token of this model.", f"It is {cut or 'none'}. Name one, or its #ID."
         )
     best = max(found, key=lambda token: float(logits[token]))
-    text = tokenizer.decode([best]) if best < tokenizer.vocab_size else ""
+    text = tokenizer.name(best) if best < tokenizer.vocab_size else ""
     return NextToken(best, text, float(logits.softmax(-1)[best]))

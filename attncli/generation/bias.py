@@ -43,7 +43,7 @@ def _id(tokenizer: Tokenizer, token: str) -> int:
         )
     if token == END_OF_TEXT and tokenizer.end_of_text is not None:
         return tokenizer.end_of_text  # as plain text this is never one token
-    pieces = tokenizer.pieces(token)
+    pieces = tokenizer.pieces_within(token)
     if len(pieces) == 1:
         return pieces[0].id
     shown = ", ".join(f"{piece.text!r} #{piece.id}" for piece in pieces[:_MOST_SHOWN])

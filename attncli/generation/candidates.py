@@ -29,7 +29,7 @@ def candidates(
     return Candidates(
         tuple(temperatures),
         tuple(
-            Candidate(id_, tokenizer.decode([id_]), tuple(row))
+            Candidate(id_, tokenizer.name(id_), tuple(row))
             for id_, row in zip(top.tolist(), columns.tolist(), strict=True)
         ),
     )

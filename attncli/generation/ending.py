@@ -5,7 +5,7 @@ Owns stop strings, which may lie across the borders of tokens, and the end of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from attncli.generation.events import Event, Finished, Reason, Text
 from attncli.text.tokenizer import DecodeStream, Tokenizer
@@ -14,11 +14,18 @@ from attncli.text.tokenizer import DecodeStream, Tokenizer
 class SampleText:
     """One sample's ids turned into text, held back where it might be the beginning of a stop string."""
 
-    def __init__(self, sample: int, tokenizer: Tokenizer, stop: tuple[str, ...], end_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        sample: int,
+        tokenizer: Tokenizer,
+        stop: tuple[str, ...],
+        end_ids: frozenset[int],
+        prompt: Sequence[int] = (),
+    ) -> None:
         self.finished = False
         self._sample = sample
         self._ids: list[int] = []
-        self._stream: DecodeStream = tokenizer.stream()
+        self._stream: DecodeStream = tokenizer.stream(prompt)
         self._end_ids = end_ids
         self._stop = stop
         self._held = ""

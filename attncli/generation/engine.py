@@ -94,7 +94,7 @@ def generate(
     waiting: deque[_Sequence] = deque()
     for prompt in prompts:
         for stream in generators(config.seed, config.num_samples):
-            sample = SampleText(len(waiting), tokenizer, config.stop, end_ids)
+            sample = SampleText(len(waiting), tokenizer, config.stop, end_ids, prompt)
             waiting.append(_Sequence(len(waiting), list(prompt), sample, stream))
     return _Engine(backend, tokenizer, config, watch, how or EngineConfig()).run(waiting)
 
@@ -134,7 +134,7 @@ class _Engine:
         self._active: list[_Sequence] = []
         self._seen: Seen | None = None
         self._no_draws = torch.empty(0)
-        self._text_of = lru_cache(lambda id_: tokenizer.decode([id_]))
+        self._text_of = lru_cache(tokenizer.name)
         self._guesses = how.cached and (backend.exact if how.lookup is None else how.lookup)
 
     def run(self, waiting: deque[_Sequence]) -> Iterator[Event]:

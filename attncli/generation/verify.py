@@ -81,7 +81,11 @@ class Generation:
 
     def decoded(self) -> list[Made]:
         """The samples as their ids are decoded at once, up to the first stop string."""
-        return [replace(made, text=self._decoded(made.ids)) for made in self.made]
+        return [replace(made, text=self._decoded(made.ids, self.prompt_of(at))) for at, made in enumerate(self.made)]
+
+    def prompt_of(self, sample: int) -> Sequence[int]:
+        """What a sample continues."""
+        return self.prompts[sample // self.config.num_samples]
 
     def _made(
         self, backend: Backend, prompts: Sequence[Sequence[int]], config: SampleConfig, how: EngineConfig
@@ -91,9 +95,9 @@ class Generation:
             pass
         return kept.made
 
-    def _decoded(self, ids: Sequence[int]) -> str:
+    def _decoded(self, ids: Sequence[int], prompt: Sequence[int]) -> str:
         ended = bool(ids) and ids[-1] in self.end_ids
-        text = self.tokenizer.decode(ids[:-1] if ended else ids)
+        text = self.tokenizer.decode(ids[:-1] if ended else ids, prompt)
         return text[: min((at for stop in self.config.stop if (at := text.find(stop)) >= 0), default=len(text))]
 
 
@@ -203,7 +207,7 @@ def _check(
 ) -> Check:
     expected = generation.made
     differences = [
-        _difference(generation.tokenizer, sample, one, other)
+        _difference(generation, sample, one, other)
         for found_once in found
         for sample, (one, other) in enumerate(zip(expected, found_once, strict=True))
         if one != other
@@ -219,11 +223,14 @@ def _check(
     )
 
 
-def _difference(tokenizer: Tokenizer, sample: int, one: Made, other: Made) -> Difference:
+def _difference(generation: Generation, sample: int, one: Made, other: Made) -> Difference:
     """The first token that differs; of equal tokens the one in whose text the texts part."""
     if one.ids == other.ids:
         same = _equal(one.text, other.text)
-        whole = (tokenizer.decode(one.ids[: at + 1]).rstrip("\N{REPLACEMENT CHARACTER}") for at in range(len(one.ids)))
+        prompt, decode = generation.prompt_of(sample), generation.tokenizer.decode
+        whole = (
+            decode(one.ids[:end], prompt).rstrip("\N{REPLACEMENT CHARACTER}") for end in range(1, len(one.ids) + 1)
+        )
         at = next((at for at, text in enumerate(whole) if len(text) > same), len(one.ids))
     else:
         at = _equal(one.ids, other.ids)

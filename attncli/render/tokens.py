@@ -44,7 +44,10 @@ def tokens_screen(
     parts: list[RenderableType] = [_tinted(pieces, width), Text(), table]
     if opening:
         put = " ".join(token_label(piece) for piece in opening)
-        parts.append(Text(fold(f"{put} is not of the text: the tokenizer puts it before every text", width), "dim"))
+        said = "is not of the text: the tokenizer puts it before every text"
+        if len(opening) > 1:
+            said = "are not of the text: the tokenizer puts them before it"
+        parts.append(Text(fold(f"{put} {said}", width), "dim"))
     if len(pieces) > _MOST_ROWS:
         parts.append(Text(f"… {len(pieces) - _MOST_ROWS:,} more tokens: --ids or --json gives them all", "dim"))
     return Group(*parts, Text(), totals(len(pieces), characters, sum(piece.bytes for piece in pieces), tokenizer))

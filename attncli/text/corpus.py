@@ -68,13 +68,15 @@ class Tokens:
     documents: int
     left_out: int = 0
     lead: Lead = _FIRST
+    begins: tuple[int, ...] = ()  # where each document after the first begins, of a foreign tokenizer
 
     def opened(self, opening: Sequence[int]) -> Tokens:
         """The same after the tokens that the tokenizer puts before a text, if any: they then predict the first."""
         if not opening:
             return self
         ids = np.concatenate([np.asarray(opening, self.ids.dtype), self.ids])
-        return replace(self, ids=ids, lead=Lead(len(opening)))
+        begins = tuple(len(opening) + at for at in self.begins)
+        return replace(self, ids=ids, lead=Lead(len(opening)), begins=begins)
 
     @property
     def to_score(self) -> int:
@@ -331,6 +333,7 @@ class _Encoded(NamedTuple):
     ids: NDArray[np.unsignedinteger]
     bytes: int
     documents: int
+    ends: Sequence[int]  # how many of the ids are before each end of a document
 
 
 def _encoded(part: Part, tokenizer: Tokenizer) -> Iterator[_Encoded]:
@@ -340,7 +343,8 @@ def _encoded(part: Part, tokenizer: Tokenizer) -> Iterator[_Encoded]:
         begins = True
         for pieces in batches(passage):
             *begun, begins = (begins, *(ended for _, ended in pieces))
-            yield _Encoded(encoder.encode(pieces), sum(len(text.encode()) for text, _ in pieces), sum(begun))
+            ids = encoder.encode(pieces)
+            yield _Encoded(ids, sum(len(text.encode()) for text, _ in pieces), sum(begun), encoder.ends)
 
 
 def tokens_of(part: Part, tokenizer: Tokenizer) -> Tokens:
@@ -348,7 +352,9 @@ def tokens_of(part: Part, tokenizer: Tokenizer) -> Tokens:
     encoded = list(_encoded(part, tokenizer))
     ids = np.concatenate([np.empty(0, dtype_of(tokenizer)), *(some.ids for some in encoded)])
     size, documents = sum(some.bytes for some in encoded), sum(some.documents for some in encoded)
-    return Tokens(ids, part.characters, size, documents, part.left_out, _first_token(ids, tokenizer))
+    before = accumulate((len(some.ids) for some in encoded), initial=0)
+    begins = tuple(start + end for start, some in zip(before, encoded, strict=False) for end in some.ends)
+    return Tokens(ids, part.characters, size, documents, part.left_out, _first_token(ids, tokenizer), begins)
 
 
 def _first_token(ids: TokenIds, tokenizer: Tokenizer) -> Lead:

@@ -40,6 +40,7 @@ class Encoder:
         self._tokenizer = tokenizer
         self._end = [tokenizer.end_of_text] if ends and tokenizer.end_of_text is not None else []
         self._by_words = _splits_at_spaces(tokenizer)
+        self.ends: list[int] = []  # of what was last encoded, how many ids are before each end of a document
         self._forget()
 
     def encode(self, pieces: Sequence[Piece]) -> NDArray[np.unsignedinteger]:
@@ -64,10 +65,13 @@ class Encoder:
         shares = [list(stretches(text, _SHARE)) for text, _ in pieces]
         found = iter(self._tokenizer.encode_batch([text for cut in shares for text in cut]))
         ids: list[list[int]] = []
+        begun, self.ends = 0, []
         for cut, (_, ended) in zip(shares, pieces, strict=True):
             ids += islice(found, len(cut))
             if ended:
                 ids.append(self._end)
+                self.ends.append(sum(map(len, ids[begun:])) + (self.ends[-1] if self.ends else 0))
+                begun = len(ids)
         return np.fromiter(chain.from_iterable(ids), self._dtype)
 
     def _forget(self) -> None:

@@ -70,7 +70,12 @@ def _tokens_in(tokens: Tokens, most: int) -> int:
 
 
 def _excerpt(tokens: Tokens, tokenizer: Tokenizer, part: slice) -> Excerpt:
-    """Tokens that end a document are not text: they are left out of the bytes."""
+    """Tokens that end a document are not text: they are left out of the bytes.
+
+    Each document is decoded by itself: the tokenizer may put a space before it.
+    """
     ids = np.asarray(tokens.ids[part])
-    spelled = ids if tokenizer.end_of_text is None else ids[ids != tokenizer.end_of_text]
-    return Excerpt(tokenizer.decode(spelled.tolist()).encode(), ids, tokens.bytes)
+    first = range(len(tokens))[part].start
+    texts = np.split(ids, [at - first for at in tokens.begins if first < at < first + len(ids)])
+    spelled = (text if tokenizer.end_of_text is None else text[text != tokenizer.end_of_text] for text in texts)
+    return Excerpt("".join(tokenizer.decode(text.tolist()) for text in spelled).encode(), ids, tokens.bytes)

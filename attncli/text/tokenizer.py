@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, takewhile
+from itertools import accumulate, dropwhile, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,8 @@ class Piece:
 
     `part` is (1, 1) for a token of whole characters. A token that holds only part of a character has (i, n): the
     i-th of the n tokens that share it; `text` is then the whole character. `unfinished` says that the last character
-    of `text` goes on in the next token, so that a text's characters can be counted once.
+    of `text` goes on in the next token, so that a text's characters can be counted once. What the tokenizer puts before
+    a text has no bytes: a special token, or SentencePiece's '▁', which goes on in the first character.
     """
 
     id: int
@@ -54,6 +55,11 @@ class Piece:
     bytes: int
     part: tuple[int, int] = (1, 1)
     unfinished: bool = False
+
+    @property
+    def of_text(self) -> bool:
+        """Whether the token stands for some of the text: what the tokenizer puts before a text does not."""
+        return self.bytes > 0 or self.part != (1, 1)
 
     @property
     def completed(self) -> str:
@@ -139,7 +145,7 @@ class Tokenizer:
     @cached_property
     def opening_pieces(self) -> tuple[Piece, ...]:
         """The same as pieces, which hold no bytes of a text."""
-        return tuple(Piece(id_, self.decode([id_]), 0) for id_ in self.opening)
+        return tuple(Piece(id_, self.name(id_), 0) for id_ in self.opening)
 
     @cached_property
     def kind(self) -> str:
@@ -203,22 +209,78 @@ class Tokenizer:
             ids += self.encode(between) if between else []
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids -> text; bytes that are not UTF-8 become U+FFFD. Raises BadInput for an id outside the vocabulary."""
+    def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
+        """Ids -> text; bytes that are not UTF-8 become U+FFFD. Raises BadInput for an id outside the vocabulary.
+
+        `after` are ids that come before these and are not decoded: some decoders drop the space that begins a text.
+        """
         for i in ids:
             if not 0 <= i < self.vocab_size:
                 raise BadInput(f"There is no token {i}: this tokenizer has ids 0 to {self.vocab_size - 1}.")
         if self._holds_bytes:
             return b"".join(map(self._bytes, ids)).decode("utf-8", "replace")
+        before = self.context(after)
+        return self._joined([*before, *ids])[len(self._joined(before)) if before else 0 :]
+
+    def _joined(self, ids: Sequence[int]) -> str:
         with _library_failures(self._may_panic):
             return str(self._backend.decode(list(ids), skip_special_tokens=False))
+
+    def context(self, ids: Sequence[int]) -> list[int]:
+        """The last of some ids, on which the decoding of those that follow depends; none where a text begins.
+
+        Special tokens that begin a text are not of it. Decoders look at the token before, and at a run of bytes.
+        """
+        if self._holds_bytes:
+            return []
+        special = {id_ for id_, _ in self._special.values()}
+        text = list(dropwhile(lambda id_: id_ in special or id_ >= self.vocab_size, ids))
+        at = len(text) - 1
+        while at > 0 and (self._is_byte(text[at]) or not self._joined(text[at:])):
+            at -= 1
+        return text[max(at, 0) :]
+
+    def name(self, id_: int) -> str:
+        """The text of one token within a text: '▁time' is ' time', though a text that begins with it has no space."""
+        return self.decode([id_], self._before_a_name)
+
+    @cached_property
+    def _before_a_name(self) -> list[int]:
+        """Ids after which a token keeps its space, where the decoder drops that of the first one."""
+        of = self._decoder.get("of", [self._decoder["type"]])
+        drops = isinstance(of, list) and not {"Strip", "Metaspace"}.isdisjoint(of)
+        return self.encode("a") if drops else []
+
+    def _is_byte(self, id_: int) -> bool:
+        return _BYTE_TOKEN.fullmatch(self._backend.id_to_token(id_) or "") is not None
 
     def pieces(self, text: str) -> list[Piece]:
         """The tokens of a text, each with the characters it covers."""
         checked_text(text)
         with _library_failures(self._may_panic):
             encoding = self._backend.encode(text, add_special_tokens=False)
-        return self._pieces(encoding.ids, encoding.offsets, text)
+        ids, spans = encoding.ids, encoding.offsets
+        if not self._has_prefix(ids, spans):
+            return self._pieces(ids, spans, text)
+        prefix = Piece(ids[0], (self._backend.id_to_token(ids[0]) or "")[-1:], 0, unfinished=True)
+        return [prefix, *self._pieces(ids[1:], spans[1:], text)]
+
+    def pieces_within(self, text: str) -> list[Piece]:
+        """The same for a text that stands within another: without what the tokenizer puts before one."""
+        return list(dropwhile(lambda piece: not piece.of_text, self.pieces(text)))
+
+    def _has_prefix(self, ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> bool:
+        """Whether the first token is only SentencePiece's '▁', put before the text.
+
+        The library says that such a token covers the first character, as the token after it does.
+        """
+        return (
+            not self._holds_bytes
+            and len(spans) > 1
+            and spans[1][0] < spans[0][1]
+            and not self._is_byte(ids[0])
+            and not self._joined(ids[:1])
+        )
 
     def pieces_of(self, ids: Sequence[int]) -> list[Piece]:
         """The same for tokens that a model wrote, which may be others than those that their text is made of.
@@ -247,14 +309,17 @@ class Tokenizer:
             split = next((at for at in range(start, end) if cover[at] > 1), None)
             part = (1, 1) if split is None else (seen[split], cover[split])
             covered = text[start:end]
-            size = len(self._bytes(id_)) if self._holds_bytes or split is not None else len(covered.encode())
             unfinished = end > start and seen[end - 1] < cover[end - 1]
+            if self._holds_bytes or (split is not None and self._is_byte(id_)):
+                size = len(self._bytes(id_))
+            else:  # of a character that a normalizer has made several of, the last token has the bytes
+                size = len((covered[:-1] if unfinished else covered).encode())
             pieces.append(Piece(id_, covered, size, part, unfinished))
         return pieces
 
-    def stream(self) -> DecodeStream:
-        """A decoder for ids that arrive one at a time."""
-        return DecodeStream(self)
+    def stream(self, after: Sequence[int] = ()) -> DecodeStream:
+        """A decoder for ids that arrive one at a time, `after` some that are not decoded."""
+        return DecodeStream(self, after)
 
     def _bytes(self, id_: int) -> bytes:
         """What a token stands for, in a tokenizer whose tokens are bytes or characters."""
@@ -310,14 +375,16 @@ def _library_failures(may_panic: bool) -> Iterator[None]:
 class DecodeStream:
     """Turns ids that arrive one at a time into text; what it gives, joined, is the decoding of all of them.
 
+    Of a continuation it is what the decoding of the whole has more than that of the ids before.
+
     A character may be spread over several tokens, and some tokenizers decode a token by its neighbours. So each
     step decodes a short tail of the ids, and U+FFFD at its end waits: it may be the beginning of a character.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._tail: list[int] = []  # ids from the last-but-one place at which all text was certain
-        self._before = 0  # how many of them lie before the last such place
+        self._tail = tokenizer.context(after)  # ids from the last-but-one place at which all text was certain
+        self._before = len(self._tail)  # how many of them lie before the last such place
         self._given = 0  # characters after that place that were given already
 
     def push(self, id_: int) -> str:
