@@ -209,8 +209,12 @@ def text_of(document: Any) -> bytes:
 def mutate_json(data: bytes, drawn: random.Random) -> bytes:
     try:
         document = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return mutate_bytes(data, drawn)
+    return mutate_document(document, drawn)
+
+
+def mutate_document(document: Any, drawn: random.Random) -> bytes:
     for _ in range(drawn.choice([1, 1, 2, 3])):
         document = change(document, drawn)
     return text_of(document)
@@ -227,7 +231,7 @@ def mutate_config(data: bytes, drawn: random.Random) -> bytes:
             "sliding_window": drawn.choice(VALUES),
             "max_window_layers": drawn.choice(VALUES),
         }
-    return mutate_json(text_of(document), drawn)
+    return mutate_document(document, drawn)
 
 
 def mutate_bytes(data: bytes, drawn: random.Random) -> bytes:
@@ -335,7 +339,7 @@ def rewrite_digests(folder: Path) -> None:
             if (folder / name).is_file():
                 manifest["sha256"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         path.write_text(json.dumps(manifest))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
         pass  # it is what was changed
 
 
