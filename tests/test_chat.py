@@ -179,6 +179,7 @@ def test_generate_asks_a_question_and_shows_the_answer(model, tokenizer, tmp_pat
     answer = json.loads(out)["samples"][0]["text"]
     assert ask(capsys, "generate", "The cat?", "--chat", "-m", "m", *settings)[1] == answer + "\n"
     assert "--chat puts a prompt in its chat template" in ask(capsys, "generate", "The", "-m", "m", *settings)[2]
+    monkeypatch.setattr("attncli.cli.loading.load_to_generate", None)  # the next one is refused before a model is read
     code, _, err = ask(capsys, "generate", "The", "--chat", "-m", "plain", *settings)
     assert (code, "no chat template" in err) == (2, True)
 

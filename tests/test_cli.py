@@ -508,7 +508,7 @@ BAD = [
     (["train", "story.txt", "--encoding", "klingon", "--name", "n"], 2, "not an encoding"),
     (["train", "story.txt", "--context", "1M", "--name", "n"], 3, "the text to train on has"),
     (["train", "--resume", "--name", "story"], 3, "no state to resume from"),
-    (["train", "--resume", "--name", "nothing"], 3, "no model"),
+    (["train", "--resume", "--name", "nothing"], 3, "no run to resume"),
     (["train", "--resume", "--name", "story", "--lr", "1"], 2, "keeps its plan, so --lr"),
     (["generate", "x", "-m", "nothing"], 3, "no model 'nothing'"),
     (["generate", "x", "-m", "story.txt"], 3, "is a file"),
@@ -932,3 +932,22 @@ def test_a_plan_says_when_its_run_would_be_refused(at_home, capsys):
         code, _, err = ask(capsys, *plan, *free)
         assert code == 0
         assert "refused" not in err
+
+
+@pytest.mark.parametrize("how", [[], ["--plain"]])
+def test_of_one_token_no_other_token_and_no_head_is_offered(at_home, capsys, how):
+    code, out, _ = ask(capsys, "explain", "a", *how)
+    assert (code, "--token" in out, "--head" in out, "Busiest" in out) == (0, False, False, False)
+    assert how or "Head 0.0: there is only one token" in out
+
+
+def test_prompts_of_a_jsonl_file_are_its_prompts_and_texts(at_home, tmp_path, capsys):
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"prompt": "the "}\n\n{"text": "king"}\n{"prompt": "a ", "text": "queen"}\n')
+    code, out, _ = ask(capsys, "generate", "--prompts", str(file), "-n", "1", "--json")
+    assert (code, [sample["prompt"] for sample in json.loads(out)["samples"]]) == (0, ["the ", "king", "a queen"])
+    file.write_text('{"prompt": "the "}\nking\n')
+    code, _, err = ask(capsys, "generate", "--prompts", str(file))
+    assert (code, "p.jsonl, line 2 is not a JSON object" in err) == (3, True)
+    file.write_text("the king\n")
+    assert ask(capsys, "generate", "--prompts", str(file), "-n", "1")[1].startswith("the king")

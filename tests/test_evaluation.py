@@ -258,7 +258,7 @@ YARDSTICKS = Yardsticks(gzip=3.0, xz=2.5, ngram=1.6, given=900, given_of=900, sc
     ],
 )
 def test_the_closing_line(xz, ngram, line):
-    yardsticks = Yardsticks(gzip=3.0, xz=xz, ngram=ngram, given=9, given_of=900, scored=1, scored_of=1, counted=900)
+    yardsticks = Yardsticks(gzip=3.0, xz=xz, ngram=ngram, given=999, given_of=900, scored=1, scored_of=1, counted=900)
     assert comparison(SCORE, yardsticks) == line
     assert comparison(SCORE, yardsticks, share=0.27).startswith(
         "Roughly, since not on the same part of the text, the model"
@@ -307,7 +307,9 @@ def test_it_says_how_much_the_5_gram_had():
     assert measured_on(replace(more, counted=900), "X").endswith(
         "xz and gzip given the last 100 B of X, the 5-gram all of it"
     )
-    assert comparison(SCORE, more).endswith("given the last 450 B (of 900 B) of the training text.")
+    assert comparison(SCORE, replace(more, scored=900)).endswith(
+        "given the last 450 B (of 900 B) of the training text."
+    )
 
 
 def test_copying_is_told_in_words():
@@ -359,3 +361,11 @@ def test_of_a_long_training_text_only_the_end_is_tokenized():
     assert 900 <= len(found.data) <= 1000
     assert counted.bytes == 1400  # of the last thousand characters, 400 of two bytes
     assert ends_of(part, tokenizer)[0].data.decode() == "".join(texts)
+
+
+def test_a_text_too_short_for_gzip_and_xz_is_not_compared():
+    short = replace(YARDSTICKS, given=0, ngram=None, scored=46)
+    assert comparison(SCORE, short) == (
+        "The text is too short for a comparison: gzip and xz need 1,000 bytes to learn from, and had 46."
+    )
+    assert "fewer bits than" in comparison(SCORE, replace(short, scored=1000))

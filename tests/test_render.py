@@ -1238,3 +1238,12 @@ def test_a_trace_is_bounded_and_keeps_its_mean_and_its_end(points):
     assert (np.diff(x) > 0).all()
     assert x[-1] >= points - points / 1000 * 2
     assert y.mean() == pytest.approx(np.mean([at % 7 for at in range(points)]), abs=0.1)
+
+
+def test_what_to_try_next_names_all_that_fits_the_line():
+    def last(width):
+        return explained(GOLDEN_FINDINGS, width).rstrip().split("\n")[-1].rstrip()
+
+    assert last(79) == "More: --token 2 · --head 1.0 · --view grid · --view logit · --view lens"
+    assert last(120).endswith("--json · --view steps · --view rollout")
+    assert last(40) == "More: --token 2 · --head 1.0 · --json"

@@ -102,6 +102,14 @@ def test_the_log_probabilities_of_a_token(width, expected):
     assert trimmed(told(logprobs_head, logprobs_row, width)) == expected
 
 
+def test_the_names_of_the_columns_of_a_trace_are_whole():
+    assert [trace_head(width).plain.rpartition("left  ")[2] for width in (60, 67)] == [
+        "best left",
+        "best of those left",
+    ]
+    assert "…" not in trace_head(40).plain
+
+
 def test_the_one_that_was_drawn_stands_out():
     for row in (trace_block, logprobs_row):
         drawn = row(1, DRAWN, 80)

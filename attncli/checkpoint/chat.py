@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 
 from attncli.checkpoint import directory
 from attncli.checkpoint.directory import ModelFolder
-from attncli.errors import BadCheckpoint, BadInput
+from attncli.errors import BadCheckpoint, BadInput, UsageProblem
 from attncli.text.tokenizer import Tokenizer, checked_text
 
 _RENDERER = Path(__file__).parent.parent / "text" / "template.py"
@@ -101,6 +101,16 @@ def read_chat_template(path: Path) -> ChatTemplate | None:
     if not isinstance(source, str) or len(source) > _LARGEST:
         raise BadCheckpoint(f"The chat template of {where} is no template.", "Copy it again from its source.")
     return ChatTemplate(source, names, str(where))
+
+
+def required_chat_template(path: Path) -> ChatTemplate:
+    """The same. Raises UsageProblem where there is none."""
+    if (template := read_chat_template(path)) is None:
+        raise UsageProblem(
+            f"{directory.name_of(path)} has no chat template: it continues texts.",
+            "Leave out --chat, or use a model that was trained on conversations.",
+        )
+    return template
 
 
 def _chosen(templates: object, path: Path) -> object:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from attncli.checkpoint.chat import ChatTemplate, Message, read_chat_template
+from attncli.checkpoint.chat import ChatTemplate, Message, read_chat_template, required_chat_template
 from attncli.checkpoint.store import LoadedModel
-from attncli.errors import AttnError, BadInput, UsageProblem
+from attncli.errors import AttnError, BadInput
 
 Turn = tuple[str, str]  # what the user said, and what the model answered, so far
 
@@ -23,18 +24,11 @@ class Asking:
     @classmethod
     def of(cls, loaded: LoadedModel, chat: bool) -> Asking:
         """Raises UsageProblem for --chat where a model has no template, BadCheckpoint where its template is invalid."""
-        try:
-            template = read_chat_template(loaded.path)
-        except AttnError:
-            if chat:
-                raise
-            template = None
-        if chat and template is None:
-            raise UsageProblem(
-                f"{loaded.name} has no chat template: it continues texts.",
-                "Leave out --chat, or use a model that was trained on conversations.",
-            )
-        return cls(loaded, template, chat)
+        if chat:
+            return cls(loaded, required_chat_template(loaded.path), chat)
+        with suppress(AttnError):
+            return cls(loaded, read_chat_template(loaded.path), chat)
+        return cls(loaded, None, chat)
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
         """The ids that the model continues: of all turns, the last of which it is to answer, or of the last one's text.

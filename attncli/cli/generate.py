@@ -25,7 +25,10 @@ from attncli.config import SampleConfig
 from attncli.errors import BadInput, UsageProblem
 
 _PROMPT = "What to continue, or a file with it; - reads standard input. Unset: a new text."
-_PROMPTS = "A file with a prompt on each line, continued together; an empty line is a new text. - is standard input."
+_PROMPTS = (
+    "A file with a prompt on each line, continued together; an empty line is a new text. - is standard input. In a "
+    ".jsonl file each line is JSON with a prompt, a text or both."
+)
 _DRAW = "What is drawn, in this order"  # the panel's options stand as generation/sampling.py applies them
 _BIAS = "Add a number to the logit of a token, given by its text or as #ID; -inf bans it. May be given several times."
 _REPETITION = "Above 1 makes tokens of the prompt and the text so far less likely; 1 is off."
@@ -108,6 +111,11 @@ def generate(
         raise UsageProblem("--truncate would cut the chat template off.", "Leave out --truncate or --chat.")
     if interactive and prompt == "-":
         raise UsageProblem("--interactive reads its turns from standard input.", "Leave out the -.")
+    if chat:
+        from attncli.checkpoint.chat import required_chat_template
+        from attncli.cli.finding import find
+
+        required_chat_template(find(model, revision))  # before torch is imported, which takes seconds
     begin_compiling(device)
     config = SampleConfig(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical=typical,
@@ -144,6 +152,7 @@ def generate(
 def _texts(prompt: str | None, file: str | None) -> list[str]:
     """The prompts: one, or those of a file, a line each. Raises BadInput or UsageProblem."""
     from attncli.text.files import read_text
+    from attncli.text.json_lines import SUFFIXES, prompts_of
 
     if file is None:
         return [prompt_or_file(prompt)]
@@ -152,4 +161,5 @@ def _texts(prompt: str | None, file: str | None) -> list[str]:
     texts = [line.removesuffix("\r") for line in read_text(file).removesuffix("\n").split("\n")]
     if texts == [""]:
         raise BadInput(f"{file} holds no prompts.", "Give a file with one on each line.")
-    return texts
+    of_json = prompts_of(texts, file) if file.endswith(SUFFIXES) else None
+    return of_json or texts

@@ -23,6 +23,7 @@ _WIDEST_BAR = 40
 _BESIDE_BAR = 20  # cells of a row of the table that are not its bar
 _QUOTED = 60  # cells of a copied stretch shown
 _CLOSE = 0.005  # a smaller relative difference is none
+_LEAST_COMPARED = 1000  # bytes; with fewer, what gzip and xz write is mostly tables and literals
 _TIMES = 10  # as many bits: from there on no percentage
 
 
@@ -86,6 +87,10 @@ def comparison(score: Score, yardsticks: Yardsticks, given: str = "the training 
 
     Of xz and gzip it names the better one: on a few thousand bytes that is gzip. It says how much text the 5-gram had.
     """
+    read = yardsticks.given + yardsticks.scored
+    if read < _LEAST_COMPARED:
+        least = f"gzip and xz need {_LEAST_COMPARED:,} bytes to learn from"
+        return f"The text is too short for a comparison: {least}, and had {read:,}."
     model = "The model" if share == 1 else "Roughly, since not on the same part of the text, the model"
     packed, packer = min((yardsticks.xz, "xz -9"), (yardsticks.gzip, "gzip -9"))
     line = f"{model} needs {_relative(score.bits_per_byte, packed, packer, ' bits')}"

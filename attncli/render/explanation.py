@@ -240,22 +240,26 @@ def _next_tokens(found: Explanation, width: int) -> Group:
 def _closing(found: Explanation, width: int) -> Group:
     caution = "A share says how much attention brings from a token, not whether the prediction needs it"
     caution += ": that is what a cut shows." if found.checks else "."
-    head = f"{found.map.layer}.{found.map.head}"
-    token = f"--token {max(found.sources.focus - 1, 0)}"
-    views = "--view grid · --view logit"
-    in_words = [f"--words {token} · --words --head {head} · --json", f"--words {token}"]
-    for more in (
-        in_words
-        if found.words
-        else (
-            f"{token} · --head {head} · {views} · --view lens · --view steps · --view rollout · --json",
-            f"{token} · --head {head} · {views} · --view lens · --json",
-            f"{token} · {views}",
-        )
-    ):
-        if cell_len(more) + 6 <= width:
-            return Group(Text(caution, "dim"), Text(f"More: {more}", "dim"))
-    return Group(Text(caution, "dim"), Text("More: --help", "dim"))
+    return Group(Text(caution, "dim"), Text(_more(found, width), "dim"))
+
+
+def elsewhere(found: Explanation) -> list[str]:
+    """The options that show another token, where one stands before, and the head of the map, where it sees others."""
+    words = "--words " if found.words else ""
+    token = [f"{words}--token {found.sources.focus - 1}"] if found.sources.focus else []
+    head = [f"{words}--head {found.map.layer}.{found.map.head}"] if len(found.pieces) > 1 else []
+    return [*token, *head]
+
+
+def _more(found: Explanation, width: int) -> str:
+    """As many options to try next as fit the line, the most useful first."""
+    views = [] if found.words else ["--view grid", "--view logit", "--view lens"]
+    rare = [] if found.words else ["--view steps", "--view rollout"]
+    shown: list[str] = []
+    for option in (*elsewhere(found), *views, "--json", *rare):
+        if cell_len(f"More: {' · '.join([*shown, option])}") <= width:
+            shown.append(option)
+    return f"More: {' · '.join(shown) or '--help'}"
 
 
 def explanation_document(found: Explanation, model: str) -> dict[str, Any]:

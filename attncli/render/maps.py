@@ -207,6 +207,8 @@ def head_title(found: Explanation, width: int) -> Text:
     name = f"{head.layer}.{head.head}"
     if head.asked_for:
         return titled(f"Head {name}", facts, width)
+    if len(found.pieces) == 1:
+        return titled(f"Head {name}: there is only one {unit}", facts, width)
     if found.sources.focus == 0:
         return titled(f"Head {name}: no head brings anything from {others(found)}", facts, width)
     return titled(f"Busiest head {name}: it brings most from {others(found)}", facts, width)

@@ -14,7 +14,7 @@ from rich.text import Text
 from attncli.explain.findings import EdgeChecks, Explanation
 from attncli.render.console import output
 from attncli.render.escape import one_line
-from attncli.render.explanation import averaged, not_counted, scope
+from attncli.render.explanation import averaged, elsewhere, not_counted, scope
 from attncli.render.maps import others
 from attncli.render.numbers import percent, plural
 from attncli.text.tokenizer import Piece
@@ -47,8 +47,8 @@ def explanation_sentences(found: Explanation, model: str) -> list[str]:
         *_next(found, names),
         "A share says how much attention brings from a token, not whether the prediction needs it"
         + (": that is what a cut shows." if found.checks else "."),
-        f"To go on, add one of: --token {max(found.sources.focus - 1, 0)}, --head {found.map.layer}.{found.map.head}, "
-        "--json; or without --plain: --view grid, --view logit, --view lens.",
+        f"To go on, add one of: {', '.join([*elsewhere(found), '--json'])}; "
+        "or without --plain: --view grid, --view logit, --view lens.",
     ]
 
 

@@ -21,10 +21,9 @@ _LABEL = 14  # cells of a token among the best
 def trace_head(width: int) -> Text:
     """The names of the columns, once above all blocks."""
     title = _TITLE if width >= _WIDE else _SHORT_TITLE
-    head = f"  {'step':<{title}}{'removed':>8}{'share':>6}{'left':>8}" + (
-        "  best of those left" if width >= _WIDE else ""
-    )
-    return Text(fit(head, width), "dim")
+    head = f"  {'step':<{title}}{'removed':>8}{'share':>6}{'left':>8}"
+    best = ("  best of those left", "  best left") if width >= _WIDE else ()
+    return Text(next((head + name for name in best if cell_len(head + name) <= width), head), "dim")
 
 
 def trace_block(number: int, token: Token, width: int) -> Text:

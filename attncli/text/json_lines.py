@@ -6,7 +6,7 @@ Knows nothing of files: text comes in blocks, and goes out as one text whose doc
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from attncli.errors import BadInput
@@ -32,14 +32,41 @@ def with_first_line(blocks: Blocks) -> tuple[str, Blocks]:
 
 def document_of(line: str) -> str | None:
     """'{"prompt": "Once", "text": " upon"}' -> 'Once upon'; None for a line that is no object with a text."""
+    prompt, text = _prompt_and_text(line)
+    return None if text is None else (prompt or "") + text
+
+
+def prompts_of(lines: Sequence[str], name: str) -> list[str] | None:
+    """The documents of lines to continue, and prompts without a text; None where the first line is none of both.
+
+    Raises BadInput for another line that is none of both, with its number.
+    """
+    prompts: list[str] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        given = [part for part in _prompt_and_text(line) if part is not None]
+        if not given and not prompts:
+            return None
+        if not given:
+            raise BadInput(
+                f'{name}, line {number} is not a JSON object with a "prompt" or a "text", as its first line is.',
+                "Mend that line, or take it out.",
+            )
+        prompts.append(checked_text("".join(given)))
+    return prompts
+
+
+def _prompt_and_text(line: str) -> tuple[str | None, str | None]:
+    """Of a line of JSON; None for what it does not have."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-        return None
-    prompt, text = record.get("prompt"), str(record["text"])
-    return prompt + text if isinstance(prompt, str) else text
+        return None, None
+    if not isinstance(record, dict):
+        return None, None
+    prompt, text = record.get("prompt"), record.get("text")
+    return prompt if isinstance(prompt, str) else None, text if isinstance(text, str) else None
 
 
 def separated(blocks: Blocks, name: str) -> Blocks:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from attncli import __version__
-from attncli.checkpoint.directory import CONFIG, RUN, STATE_FACTS, ModelFolder, find_model, previous_of
+from attncli.checkpoint.directory import CONFIG, RUN, STATE_FACTS, ModelFolder, list_models, previous_of
 from attncli.checkpoint.store import Borders, Checkpoint, LoadedModel, fall_back, read_resumable
 from attncli.config import DEFAULT_TRAINING_SECONDS, CorpusConfig, TrainConfig, shown_value
 from attncli.errors import BadCheckpoint, UsageProblem
@@ -245,7 +245,11 @@ def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:
 def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
     """The last save; when it is damaged the one before, put in its place, and a note."""
     if not exists(target):
-        find_model(str(target))  # says what there is
+        stopped = [entry.name for entry in list_models() if entry.status in ("stopped", "interrupted")]
+        resume = (
+            f"; to resume one of {', '.join(stopped)}: attncli train --resume --name {stopped[0]}" if stopped else ""
+        )
+        raise BadCheckpoint(f"There is no run to resume at {target}.", f"To begin one, leave --resume out{resume}.")
     try:
         return _read_saved(target), ()
     except BadCheckpoint as problem:
