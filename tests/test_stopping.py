@@ -17,9 +17,8 @@ from functools import partial
 from attncli import stopping
 stopping.install()
 """
-HEEDED = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background ignores it
-)
+# A job in the background ignores SIGINT, and one under nohup SIGHUP.
+HEEDED = "import signal; [signal.signal(kind, signal.SIG_DFL) for kind in (signal.SIGINT, signal.SIGHUP)]\n"
 # What a process of attncli does with the exception that a signal raises.
 END = """
 except BaseException:
