@@ -96,7 +96,7 @@ def test_together_or_in_turn_in_one_batch_or_alone(family):
 
 
 def test_an_edge_that_is_cut_keeps_what_came_through_it_out(family):
-    """With every edge from token 2 cut, what token 2 is changes nothing; an edge within the window is worth something."""
+    """With every edge from token 2 cut, what token 2 is changes nothing; an edge in the window is worth something."""
     model = model_of(family)
     everything = Without(edges=tuple((query, 2) for query in range(3, len(PIECES))))
     found = ablated(model, [everything, Without(edges=((LAST, LAST - 2),))])
