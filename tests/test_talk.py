@@ -1,5 +1,6 @@
 """generate -i: turns of a pipe and of a terminal, settings that change what is drawn, Ctrl-C, the history."""
 
+import codecs
 import fcntl
 import io
 import os
@@ -247,6 +248,7 @@ class Terminal:
         )
         os.close(child)
         self.seen = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a part may end within a character
 
     def until(self, expected):
         """What it wrote up to this, which must come."""
@@ -258,7 +260,7 @@ class Terminal:
             except OSError:
                 part = b""  # the other end is closed
             assert part, f"{expected!r} did not come: {self.seen}"
-            self.seen += part.decode("utf-8", "replace")
+            self.seen += self._decoder.decode(part)
         before, self.seen = self.seen[:at], self.seen[at + len(expected) :]
         return before
 
