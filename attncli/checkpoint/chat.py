@@ -80,7 +80,7 @@ class ChatTemplate:
 
 
 def _hide(text: str, stand_ins: dict[str, str]) -> str:
-    """The text with a stand-in for whatever is spelled like a special token, the longest first."""
+    """The text with a stand-in for each substring that spells a special token; the longest spelling wins."""
     for stand_in, token in stand_ins.items():
         text = text.replace(token, stand_in)
     return text
@@ -104,7 +104,7 @@ def read_chat_template(path: Path) -> ChatTemplate | None:
 
 
 def required_chat_template(path: Path) -> ChatTemplate:
-    """The same. Raises UsageProblem where there is none."""
+    """The chat template of a model. Raises UsageProblem where the model has none."""
     if (template := read_chat_template(path)) is None:
         raise UsageProblem(
             f"{directory.name_of(path)} has no chat template: it continues texts.",

@@ -149,7 +149,7 @@ def newest_model() -> ModelEntry | None:
 
 
 def known_models() -> list[ModelEntry]:
-    """Those in ./checkpoints, in the user's folder, and the one that ships; of one name only the first."""
+    """The models in ./checkpoints, in the user's folder, and the one that ships; of equal names only the first."""
     entries = {entry.name: entry for entry in list_models()}
     for entry in _users_models():
         entries.setdefault(entry.name, entry)
@@ -240,7 +240,7 @@ def list_models(folder: Path = MODELS_FOLDER) -> list[ModelEntry]:
 
 
 def _entry(folder: Path, name: str) -> ModelEntry | None:
-    """What is known of the model of that name; None for what is no model, or cannot be read."""
+    """The entry of the model of that name; None for a directory that is no model or cannot be read."""
     try:
         path = present(folder / name)
         if path is None or not is_model(path):

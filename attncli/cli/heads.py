@@ -21,7 +21,7 @@ from attncli.cli.options import (
 from attncli.errors import UsageProblem
 
 _LENGTH = "Random tokens, which come twice. Unset: by the model's context and windows, at most 50."
-_REPEATS = "Average over so many random texts. Unset: 32."
+_REPEATS = "How many random texts to average over. Unset: 32."
 
 
 # fmt: off

@@ -90,7 +90,7 @@ class FirstPage(TyperGroup):
 
 
 def _parsed(parse: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[str]) -> list[str]:
-    """What is left of a command line that is parsed. An error of the library's gets the command and its words."""
+    """The arguments that remain after parsing. A parser error gets the command's context and our wording."""
     words = list(args)
     try:
         return parse(ctx, args)
@@ -126,7 +126,7 @@ def _option(param: Any) -> Entry:
 
 
 def value_name(param: Any) -> str:
-    """What an option's value is called: 'N' for a whole number, 'X' for another, else the option's name in capitals."""
+    """The placeholder of an option's value: 'N' for an integer, 'X' for a float, else the option's name in capitals."""
     if param.metavar:
         return str(param.metavar)
     annotation = getattr(getattr(param, "type_descriptor", None), "annotation", None) or getattr(param, "type", None)
@@ -136,12 +136,12 @@ def value_name(param: Any) -> str:
 
 
 def argument_name(param: Any) -> str:
-    """What an argument is called."""
+    """The name of an argument in the usage line."""
     return str(param.metavar or param.name.upper())
 
 
 def usage(ctx: Any, params: list[Any]) -> str:
-    """How a command is called: 'attncli explain [OPTIONS] [TEXT]'."""
+    """The usage line of a command: 'attncli explain [OPTIONS] [TEXT]'."""
     words = [_usage_of(param) for param in params if param.param_type_name == "argument"]
     return " ".join([ctx.command_path, "[OPTIONS]", *words])
 
@@ -154,7 +154,7 @@ def _usage_of(param: Any) -> str:
 
 
 def _help(param: Any) -> str:
-    """What it does, and its default where that is one to show."""
+    """The help text of a parameter, followed by its default where there is one to show."""
     default = param.show_default if isinstance(param.show_default, str) else _default(param)
     return f"{param.help or ''} [default: {default}]".strip() if default else param.help or ""
 

@@ -153,7 +153,7 @@ def _system_errors(problem: BaseException | None) -> Iterator[OSError]:
 
 
 def _system_error(problem: OSError) -> AttnError:
-    """What the system refused, where no command has said it better."""
+    """The error for an OSError that no command has translated."""
     reason = problem.strerror or str(problem)
     if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         _silence(sys.stdout)

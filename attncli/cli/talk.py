@@ -125,7 +125,7 @@ class Talk:
 
     @property
     def advice(self) -> str | None:
-        """What to say before the first line."""
+        """The message before the first line."""
         return self._asking.advice
 
     def begin(self, text: str) -> None:

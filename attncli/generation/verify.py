@@ -84,7 +84,7 @@ class Generation:
         return [replace(made, text=self._decoded(made.ids, self.prompt_of(at))) for at, made in enumerate(self.made)]
 
     def prompt_of(self, sample: int) -> Sequence[int]:
-        """What a sample continues."""
+        """The text that a sample continues."""
         return self.prompts[sample // self.config.num_samples]
 
     def _made(

@@ -119,7 +119,7 @@ def _relative(bits: float, other: float, name: str, unit: str = "") -> str:
 
 
 def memorization_lines(found: Memorization, shown: int | None = None) -> list[str]:
-    """How much of a sample, of which so many tokens are shown, is in the training text, in two sentences at most."""
+    """At most two sentences: how much of a sample is in the training text; `shown` tokens of it are on the screen."""
     sample = found.sample
     whole = shown is None or sample.tokens <= shown
     of = "the sample" if whole else f"a sample of {sample.tokens:,} tokens (it begins as above)"

@@ -204,7 +204,7 @@ def _random_cut(checks: EdgeChecks, unit: str, where: str, width: int) -> list[T
 
 
 def not_counted(sources: Sources) -> str:
-    """What a token is made of beside what attention brings."""
+    """The line on what the bars leave out: the residual stream and the feed-forward parts."""
     others = "other heads, " if sources.head is not None else ""
     length = sources.beside_stream
     added = "" if length is None else f" (attention's output: {decimal(length)} of its length)"
@@ -212,7 +212,7 @@ def not_counted(sources: Sources) -> str:
 
 
 def averaged(checks: EdgeChecks, unit: str) -> str:
-    """What a random cut is the mean over: the token in focus, whose own edge costs most, is not among them."""
+    """The tokens that a random cut averages over. The token in focus, whose own edge costs most, is left out."""
     if checks.random_of == 1:
         return f"the only {unit} before"
     drawn = f" of {checks.random_of:,}" if checks.random_cuts < checks.random_of else ""

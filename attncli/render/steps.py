@@ -110,7 +110,7 @@ def _shown(found: Steps) -> list[int]:
 
 
 def _remarks(found: Steps) -> list[str]:
-    """What the mask forbids, or why nothing, and whose keys these are."""
+    """The sentence on what the mask forbids, or why it forbids nothing, and whose keys are shown."""
     asked, lines = found.question, []
     focus = token_label(asked.pieces[asked.focus], LABEL)
     if asked.focus + 1 < len(asked.pieces):

@@ -80,7 +80,7 @@ def _growth(steps: object) -> int:
 
 
 def _fault(step: dict[str, Any]) -> str | None:
-    """What is wrong with a step, if anything."""
+    """The reason why a step of the pipeline is refused, or None."""
     kind = step.get("type")
     if kind == "TemplateProcessing":
         return _template_fault(step.get("single"), step.get("special_tokens"))
@@ -92,7 +92,7 @@ def _fault(step: dict[str, Any]) -> str | None:
 
 
 def _template_fault(single: object, special: object) -> str | None:
-    """What is wrong with what is put around one text: other texts, or too many tokens."""
+    """The reason why a post-processor is refused, or None: it adds other texts, or too many tokens."""
     if not isinstance(single, list) or not isinstance(special, dict):
         return None
     texts = [part["Sequence"] for part in single if isinstance(part, dict) and "Sequence" in part]
