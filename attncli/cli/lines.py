@@ -51,7 +51,7 @@ class Lines:
         return turn
 
     def _block(self, text: str) -> str:
-        """What stands between the marks, without the line ends beside them; Ctrl-D ends a block too."""
+        """The text between the marks, without the line ends next to them. Ctrl-D also ends a block."""
         while not text.rstrip().endswith(_BLOCK) and (line := self._line(_MORE)) is not None:
             text += f"\n{line}"
         return text.rstrip().removesuffix(_BLOCK).removeprefix("\n").removesuffix("\n")
