@@ -1,0 +1,38 @@
+"""What can be chosen: the shape of a model, the text to train on, the training, the sampling.
+
+Frozen dataclasses without torch, each with its defaults and limits. None always means "chosen for you"; the help text
+of the option says from what.
+"""
+
+from attncli.config.corpus import TOKENIZER_KINDS, CorpusConfig, TokenizerKind
+from attncli.config.limits import require, shown_value
+from attncli.config.model import ModelConfig, RopeScaling
+from attncli.config.sampling import SAMPLING_OFF, SampleConfig
+from attncli.config.training import (
+    DEFAULT_TRAINING_SECONDS,
+    OPTIMIZER_KINDS,
+    SIZES,
+    TRAIN_DTYPES,
+    OptimizerKind,
+    TrainConfig,
+    parse_size,
+)
+
+__all__ = [
+    "DEFAULT_TRAINING_SECONDS",
+    "OPTIMIZER_KINDS",
+    "SAMPLING_OFF",
+    "SIZES",
+    "TOKENIZER_KINDS",
+    "TRAIN_DTYPES",
+    "CorpusConfig",
+    "ModelConfig",
+    "OptimizerKind",
+    "RopeScaling",
+    "SampleConfig",
+    "TokenizerKind",
+    "TrainConfig",
+    "parse_size",
+    "require",
+    "shown_value",
+]
