@@ -18,10 +18,10 @@ import torch
 from torch.nn import functional as F
 
 from attncli.config import CorpusConfig
+from attncli.evaluation.memorization import Overlap, measure_overlap
+from attncli.evaluation.ngram import NgramModel
 from attncli.text.corpus import Corpus, prepare
 from attncli.text.files import read_documents
-from attncli.text.ngram import NgramModel
-from attncli.text.overlap import Overlap, measure_overlap
 from attncli.text.tokenizer import Tokenizer
 
 TRAINED_ON = ("stories-simple.train.txt", "stories-novels.train.txt")

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attncli.config import CorpusConfig
-from attncli.text.baselines import gzip_size, measure, xz_size
+from attncli.evaluation.baselines import gzip_size, measure, xz_size
+from attncli.evaluation.excerpt import Excerpt, counted_of, first_of, last_of
+from attncli.evaluation.ngram import NgramModel
 from attncli.text.corpus import Part, prepare, tokens_of
-from attncli.text.excerpt import Excerpt, counted_of, first_of, last_of
 from attncli.text.files import Documents
-from attncli.text.ngram import NgramModel
 from tests.conftest import story
 
 VOCABULARY = 6

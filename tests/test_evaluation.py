@@ -15,16 +15,16 @@ import transformers
 from attncli.checkpoint import directory
 from attncli.checkpoint.store import Checkpoint, write_checkpoint
 from attncli.cli.main import run
+from attncli.evaluation.baselines import Yardsticks, measure
+from attncli.evaluation.evaluate import evaluate
+from attncli.evaluation.excerpt import Excerpt, ends_of, first_of
+from attncli.evaluation.judgement import Judgement
+from attncli.evaluation.memorization import Memorization, Overlap
+from attncli.evaluation.score import Score
 from attncli.render.evaluation import comparison, evaluation_screen, honesty_document, measured_on, memorization_lines
-from attncli.text.baselines import Yardsticks, measure
 from attncli.text.corpus import Part, tokens_of
-from attncli.text.excerpt import Excerpt, ends_of, first_of
 from attncli.text.files import Documents
-from attncli.text.overlap import Memorization, Overlap
 from attncli.text.tokenizer import Tokenizer, byte_tokenizer, train_tokenizer
-from attncli.training.evaluate import evaluate
-from attncli.training.honesty import Honesty
-from attncli.training.reports import Score
 from tests.conftest import story, tiny_model
 from tests.test_render import HOSTILE, harmless, shown, widest
 
@@ -218,7 +218,7 @@ def test_mistakes_are_told(here, capsys, arguments, code, said):
 
 @pytest.mark.parametrize("nats", [math.nan, math.inf])
 def test_a_model_that_gives_no_probabilities_is_told(here, monkeypatch, capsys, nats):
-    monkeypatch.setattr("attncli.training.evaluate.evaluate", lambda *_, **__: Score(nats, 9, 9.0, 9.0))
+    monkeypatch.setattr("attncli.evaluation.evaluate.evaluate", lambda *_, **__: Score(nats, 9, 9.0, 9.0))
     code, out, err = ask(capsys, "eval", "m", "text.txt", "--json")
     assert (code, out) == (3, "")
     assert "not numbers" in err
@@ -331,7 +331,7 @@ def test_copying_is_told_in_words():
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 def test_the_screen_fits_and_is_harmless(width):
     found = Memorization(Overlap(80, 2, 13, 73, 70), HOSTILE * 9, 0.5)
-    honesty = Honesty(SCORE, YARDSTICKS, found, ("Validation was still falling.",))
+    honesty = Judgement(SCORE, YARDSTICKS, found, ("Validation was still falling.",))
     drawn = shown(evaluation_screen(HOSTILE, HOSTILE, honesty, width, "the training text"), width)
     assert widest(drawn) <= width
     assert harmless(drawn)
@@ -343,8 +343,8 @@ def test_the_screen_fits_and_is_harmless(width):
 
 
 def test_what_was_not_measured_is_null_and_the_rest_in_full():
-    assert honesty_document(Honesty(SCORE)) == {"yardsticks": None, "memorization": None, "diagnosis": []}
-    document = honesty_document(Honesty(SCORE, YARDSTICKS, Memorization(Overlap(80, 2, 13, 73, 70), "x"), ("A.",)))
+    assert honesty_document(Judgement(SCORE)) == {"yardsticks": None, "memorization": None, "diagnosis": []}
+    document = honesty_document(Judgement(SCORE, YARDSTICKS, Memorization(Overlap(80, 2, 13, 73, 70), "x"), ("A.",)))
     assert document["yardsticks"]["xz_bits_per_byte"] == 2.5
     assert document["memorization"]["longest_tokens"] == 13
     json.dumps(document, allow_nan=False)

@@ -31,13 +31,14 @@ from attncli.cli.main import run
 from attncli.cli.train import _signals
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, Diverged, OutOfRoom
+from attncli.evaluation.score import Score
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import prepare
 from attncli.text.files import Documents
 from attncli.training import make_plan, new_job, resume_job, saver, train
 from attncli.training.job import _newest_good
 from attncli.training.loop import _begin
-from attncli.training.reports import Result, SaveReport, Score, StepReport
+from attncli.training.reports import Result, SaveReport, StepReport
 from tests.conftest import story
 
 SMALL = TrainConfig(steps=40, size="1x32", context=16, batch_size=4, dropout=0.1, lr=0.01, dtype="float32")

@@ -30,15 +30,19 @@ FLOORS = {
     "text": 2,
     "model": 2,
     "checkpoint": 3,
-    "training": 4,
     "generation": 4,
     "explain": 4,
-    "render": 5,
-    "cli": 6,
-    "__main__": 7,
+    "evaluation": 4,
+    "training": 5,
+    "render": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 RECORDS = {
-    "attncli.training.honesty",
+    "attncli.evaluation.score",
+    "attncli.evaluation.baselines",
+    "attncli.evaluation.memorization",
+    "attncli.evaluation.judgement",
     "attncli.training.reports",
     "attncli.training.schedule",
     "attncli.training.curves",
@@ -79,7 +83,7 @@ def test_arrows_point_down(file):
     for module in imports(file):
         if module.startswith("attncli.") and room(module) in FLOORS and room(module) != here:
             assert FLOORS[room(module)] < FLOORS[here], f"{file.name} imports {module}"
-            if here == "render" and room(module) in ("training", "generation", "explain"):
+            if here == "render" and room(module) in ("training", "generation", "explain", "evaluation"):
                 assert any(module.startswith(record) for record in RECORDS), (
                     f"render imports {module}, which is no record"
                 )
@@ -123,7 +127,7 @@ def test_there_is_no_room_without_a_floor():
         "import attncli.render.training, attncli.render.explanation, attncli.render.generation, attncli.render.models",
         "import attncli.render.context, attncli.render.geometry, attncli.render.picture, attncli.render.plain",
         "import attncli.render.export; run(['compare', '--help']); run(['neighbors', 'a', '--svg', '.'])",
-        "import attncli.render.evaluation, attncli.training.diagnosis, attncli.text.baselines, attncli.text.overlap",
+        "import attncli.render.evaluation, attncli.evaluation.judgement, attncli.training.diagnosis",
     ],
 )
 def test_what_needs_no_torch_does_not_import_it(statement, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from attncli.text.overlap import WINDOW, measure_memorization, measure_overlap
+from attncli.evaluation.memorization import WINDOW, measure_memorization, measure_overlap
 from attncli.text.tokenizer import byte_tokenizer
 
 ids = st.integers(1, 4).flatmap(lambda most: st.lists(st.integers(0, most), max_size=60))

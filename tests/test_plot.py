@@ -24,13 +24,14 @@ from rich.console import Console
 from attncli.checkpoint.directory import MANIFEST, previous_of
 from attncli.cli.main import run
 from attncli.errors import BadCheckpoint, OutOfRoom, UsageProblem
+from attncli.evaluation.score import Score
 from attncli.model.count import PRESETS
 from attncli.render.chart import STEPS, TIME, TOKENS, Curve, ascii_only, chart, visible_span
 from attncli.render.curves import BITS, LOSS, Axes, curves_document, curves_screen
 from attncli.render.figure import curves_figure
 from attncli.training import curves as reading
 from attncli.training.curves import curves_from_lines, read_curves
-from attncli.training.reports import EvalReport, Plan, Result, SampleReport, Score, StepReport
+from attncli.training.reports import EvalReport, Plan, Result, SampleReport, StepReport
 from attncli.training.schedule import Schedule
 from attncli.training.tensorboard import TensorBoardLog, events_folder
 

@@ -8,8 +8,9 @@ import pytest
 
 from attncli.config import CorpusConfig, ModelConfig, RopeScaling
 from attncli.errors import BadCheckpoint
+from attncli.evaluation.score import Score
 from attncli.records import record_from_json
-from attncli.training.reports import Plan, RunState, Score
+from attncli.training.reports import Plan, RunState
 from tests.conftest import FAMILIES, tiny_config
 from tests.test_render import PLAN
 

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from attncli.checkpoint.directory import ModelEntry
 from attncli.errors import BadInput
+from attncli.evaluation.score import Score
 from attncli.explain.findings import MAP_ROWS, EdgeChecks, Explanation, HeadMap, NextToken, Sources
 from attncli.model.count import PRESETS, count_parameters
 from attncli.render import live
@@ -34,7 +35,7 @@ from attncli.render.tokens import tokens_document, tokens_screen
 from attncli.render.training import TrainingScreen, plan_table
 from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
 from attncli.training.curves import curves_from_lines
-from attncli.training.reports import BestHead, EvalReport, HeadsReport, Plan, Result, SampleReport, Score, StepReport
+from attncli.training.reports import BestHead, EvalReport, HeadsReport, Plan, Result, SampleReport, StepReport
 from attncli.training.schedule import Schedule
 
 HOSTILE = "\x1b[2J\x1b]52;c;aGk=\x07\x9b31m\x7f\r\u202e\u200b[red]x[/red]:smile:"

@@ -22,11 +22,11 @@ from tokenizers import Tokenizer as Backend
 
 from attncli.config import TOKENIZER_KINDS, CorpusConfig, SampleConfig
 from attncli.errors import BadCheckpoint, BadInput, UsageProblem
+from attncli.evaluation.excerpt import first_of
 from attncli.generation.ending import SampleText
 from attncli.generation.events import Text
 from attncli.generation.verify import Generation, Made
 from attncli.text.corpus import Part, prepare, tokens_of
-from attncli.text.excerpt import first_of
 from attncli.text.files import Documents
 from attncli.text.panics import held_back
 from attncli.text.tokenizer import (

@@ -17,6 +17,7 @@ from attncli.checkpoint.card import model_card
 from attncli.checkpoint.store import Checkpoint, load_model, read_resumable, write_checkpoint
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, BadInput, Diverged, OutOfRoom, UsageProblem
+from attncli.evaluation.evaluate import evaluate
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import prepare
 from attncli.text.files import Documents
@@ -26,7 +27,6 @@ from attncli.training import loop as loop_module
 from attncli.training import make_plan, new_job, resume_job, train
 from attncli.training import measure as measure_module
 from attncli.training import plan as plan_module
-from attncli.training.evaluate import evaluate
 from attncli.training.measure import Room, StepTime, measure_step
 from attncli.training.plan import sampled_windows
 from attncli.training.reports import EvalReport, Result, SampleReport, SaveReport, StepReport, plan_from_document

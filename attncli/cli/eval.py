@@ -19,9 +19,9 @@ from attncli.render.status import status
 
 if TYPE_CHECKING:
     from attncli.checkpoint.store import LoadedModel
+    from attncli.evaluation.excerpt import Excerpt
+    from attncli.evaluation.score import Score
     from attncli.text.corpus import Part, Tokens
-    from attncli.text.excerpt import Excerpt
-    from attncli.training.reports import Score
 
 _FILES = "A model, if -m gives none and more follows; then text files, directories, or - for standard input."
 _LAST = "Score only this share of the characters, at the end; the yardsticks are given what comes before."
@@ -55,12 +55,12 @@ def eval(
     part, before = _parts(paths, train_file or [], last, CorpusConfig(encoding=encoding).encoding)
     status("importing PyTorch")
     from attncli.cli.loading import load_to_score
+    from attncli.evaluation.baselines import measure
+    from attncli.evaluation.excerpt import ends_of, first_of
+    from attncli.evaluation.judgement import Judgement
     from attncli.render.console import output, print_json, show
     from attncli.render.evaluation import evaluation_document, evaluation_screen
-    from attncli.text.baselines import measure
     from attncli.text.corpus import tokens_of
-    from attncli.text.excerpt import ends_of, first_of
-    from attncli.training.honesty import Honesty
 
     loaded = load_to_score(name, device, dtype, revision)
     tokens = tokens_of(part, loaded.tokenizer)
@@ -68,7 +68,7 @@ def eval(
     scored = first_of(tokens, loaded.tokenizer)
     status("measuring gzip, xz and a 5-gram model")
     given, counted = ends_of(before, loaded.tokenizer) if before is not None else (None, None)
-    honesty = Honesty(score, measure(scored, loaded.tokenizer.vocab_size, given, counted))
+    honesty = Judgement(score, measure(scored, loaded.tokenizer.vocab_size, given, counted))
     _tell(part, scored, score, seconds)
     named = ", ".join("standard input" if path == "-" else path for path in paths)
     named += f", the last {last * 100:g}%" if last < 1 else ""
@@ -122,10 +122,10 @@ def _parts(paths: list[str], train_files: list[str], last: float, encoding: str)
 
 def _score(loaded: LoadedModel, tokens: Tokens) -> tuple[Score, float]:
     """The score, and how many seconds it took."""
+    from attncli.evaluation.evaluate import evaluate
     from attncli.render.console import messages
     from attncli.render.evaluation import evaluation_progress
     from attncli.render.numbers import plural
-    from attncli.training.evaluate import evaluate
 
     if tokens.to_score < 1:
         counted = plural(len(tokens), "token")

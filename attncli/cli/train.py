@@ -459,7 +459,7 @@ def _summarize(result: Result, job: Job, target: Path, json: bool) -> None:
     from attncli.render.evaluation import honesty_document, honesty_screen
     from attncli.render.training import result_document, summary
     from attncli.training.curves import read_metrics
-    from attncli.training.honesty import judge
+    from attncli.training.summary import judge
 
     plan = job.plan
     loaded = load_model(target, torch.device(plan.device), torch.float32)

@@ -11,13 +11,13 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from attncli.evaluation.baselines import Yardsticks
+from attncli.evaluation.judgement import Judgement
+from attncli.evaluation.memorization import WINDOW, Memorization
+from attncli.evaluation.score import Score
 from attncli.render.escape import fit, one_line
 from attncli.render.numbers import bar, count, percent, plural, size
 from attncli.render.passing import passing_bar
-from attncli.text.baselines import Yardsticks
-from attncli.text.overlap import WINDOW, Memorization
-from attncli.training.honesty import Honesty
-from attncli.training.reports import Score
 
 _WIDEST_BAR = 40
 _BESIDE_BAR = 20  # cells of a row of the table that are not its bar
@@ -28,7 +28,7 @@ _TIMES = 10  # as many bits: from there on no percentage
 
 
 def honesty_screen(
-    honesty: Honesty, width: int, given: str = "the training text", share: float = 1.0, shown: int | None = None
+    honesty: Judgement, width: int, given: str = "the training text", share: float = 1.0, shown: int | None = None
 ) -> RenderableType:
     """What there is, each part only where it was measured.
 
@@ -148,7 +148,7 @@ def _whole(share: float) -> str:
     return f"{share:.1%}" if 0.99 <= share < 1 else percent(share)
 
 
-def honesty_document(honesty: Honesty) -> dict[str, Any]:
+def honesty_document(honesty: Judgement) -> dict[str, Any]:
     """What stands beside a score, for programs; null for what was not measured."""
     yardsticks, found = honesty.yardsticks, honesty.memorization
     return {
@@ -177,7 +177,7 @@ def honesty_document(honesty: Honesty) -> dict[str, Any]:
     }
 
 
-def evaluation_screen(model: str, text: str, honesty: Honesty, width: int, given: str) -> RenderableType:
+def evaluation_screen(model: str, text: str, honesty: Judgement, width: int, given: str) -> RenderableType:
     """`attncli eval`: a model's score of a text, and what stands beside it."""
     score = honesty.score
     table = Table.grid(padding=(0, 2))
@@ -193,7 +193,7 @@ def evaluation_screen(model: str, text: str, honesty: Honesty, width: int, given
     return Group(Text(one_line(head), style="bold"), table, Text(), honesty_screen(honesty, width, given))
 
 
-def evaluation_document(model: str, sources: Sequence[str], honesty: Honesty, seconds: float) -> dict[str, Any]:
+def evaluation_document(model: str, sources: Sequence[str], honesty: Judgement, seconds: float) -> dict[str, Any]:
     """The same for programs."""
     score = honesty.score
     return {

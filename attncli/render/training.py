@@ -16,13 +16,14 @@ from rich.progress import BarColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from attncli.evaluation.score import Score
 from attncli.render.escape import fit, one_line, visible
 from attncli.render.live import LiveDisplay, best_heads
 from attncli.render.numbers import count, duration, plural, precise_duration, size
 from attncli.render.passing import passing_bar
 from attncli.text.files import Listener, Progress
 from attncli.training.curves import RunCurves
-from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Result, SampleReport, Score, StepReport
+from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Result, SampleReport, StepReport
 
 _SAMPLE_CELLS = 70  # of a sample shown as a plain line
 

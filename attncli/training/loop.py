@@ -20,11 +20,12 @@ from torch import Tensor
 from attncli.checkpoint import directory
 from attncli.checkpoint.store import Borders, Checkpoint
 from attncli.errors import BadCheckpoint, Diverged
+from attncli.evaluation.evaluate import evaluate
+from attncli.evaluation.score import Score
 from attncli.model.device import DTYPES, dtype_name
 from attncli.model.transformer import Transformer, initialize
 from attncli.records import record_from_json
 from attncli.text.corpus import Corpus, batch
-from attncli.training.evaluate import evaluate
 from attncli.training.plan import sampled_windows
 from attncli.training.reports import (
     BestHead,
@@ -36,7 +37,6 @@ from attncli.training.reports import (
     RunState,
     SampleReport,
     SaveReport,
-    Score,
     StepReport,
 )
 from attncli.training.saver import OPTIMIZER_PREFIX, WEIGHTS_PREFIX, Run, Saver, weights_of

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import torch
 
 from attncli.config import ModelConfig, OptimizerKind, parse_size
+from attncli.evaluation.evaluate import evaluate, windows_at_once
 from attncli.model.count import count_parameters, matrix_parameters
 from attncli.model.device import physical_memory
 from attncli.model.fused import logits_at_once
 from attncli.model.transformer import Transformer, initialize
 from attncli.text.corpus import Corpus, batch
-from attncli.training.evaluate import evaluate, windows_at_once
 from attncli.training.step import Trainee
 
 MEMORY_SHARE = 0.8  # of the machine's memory that a run may plan to use

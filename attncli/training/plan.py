@@ -20,10 +20,10 @@ from attncli.errors import BadInput, OutOfRoom, UsageProblem
 from attncli.model.count import count_parameters, matrix_parameters
 from attncli.model.device import cpu_multiplies_bfloat16, dtype_name, pick_device, pick_dtype, resident_memory
 from attncli.text.corpus import Corpus
-from attncli.training.honesty import COUNTED_PER_SECOND, counted_tokens
 from attncli.training.measure import MEMORY_SHARE, Measure, Room, measure_window, memory_bytes, memory_of
 from attncli.training.reports import Plan
 from attncli.training.schedule import Schedule
+from attncli.training.summary import COUNTED_PER_SECOND, counted_tokens
 
 # What else takes time at the end: the last save and reading it back, sampling text, and looking for it in the training
 # part. Measured on one machine, so rough; for small models and texts it is next to nothing.

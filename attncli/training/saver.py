@@ -16,11 +16,12 @@ from typing import Any, Self
 from torch import Tensor
 
 from attncli.checkpoint.store import Borders, Checkpoint, State, try_checkpoint, write_checkpoint
+from attncli.evaluation.score import Score
 from attncli.model.device import physical_memory
 from attncli.model.transformer import Transformer
 from attncli.paths import unwritable
 from attncli.text.corpus import Corpus
-from attncli.training.reports import Plan, Result, RunState, Score
+from attncli.training.reports import Plan, Result, RunState
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
 

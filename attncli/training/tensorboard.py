@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from attncli.errors import OutOfRoom, UsageProblem
-from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Result, SampleReport, Score, StepReport
+from attncli.evaluation.score import Score
+from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Result, SampleReport, StepReport
 
 _PATTERN = "events.out.tfevents.*"
 _FLUSH_SECONDS = 10  # at most so much is lost in a kill

@@ -1,34 +1,24 @@
-"""What a score is worth: beside the yardsticks, with what was copied, and in words. No torch."""
+"""The judgement of a finished run: its score beside baselines, the share of a sample that was copied, a diagnosis."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from attncli.text.baselines import Yardsticks, measure
+from attncli.evaluation.baselines import measure
+from attncli.evaluation.excerpt import COUNTED_TOKENS, SCORED_BYTES, TRAIN_BYTES, counted_of, first_of, last_of
+from attncli.evaluation.judgement import Judgement
+from attncli.evaluation.memorization import measure_memorization
 from attncli.text.corpus import Corpus
-from attncli.text.excerpt import COUNTED_TOKENS, SCORED_BYTES, TRAIN_BYTES, counted_of, first_of, last_of
-from attncli.text.overlap import Memorization, measure_memorization
 from attncli.training.diagnosis import Course, curves, diagnose
-from attncli.training.reports import Plan, Result, Score
+from attncli.training.reports import Plan, Result
 
 # Of a run's time: with so much training text gzip and xz take about 2 % of it, and with so much the 5-gram model.
 _BYTES_PER_SECOND, COUNTED_PER_SECOND = 16_000, 16_000  # tokens
 _MOST_COUNTED = 6_000_000  # tokens, which take about a gigabyte
 _UNSEEN_TOKENS = 2000  # of the validation part, for comparison with a sample
-
-
-@dataclass(frozen=True)
-class Honesty:
-    """A model's score and what stands beside it; None for what was not measured."""
-
-    score: Score
-    yardsticks: Yardsticks | None = None
-    memorization: Memorization | None = None
-    diagnosis: tuple[str, ...] = ()
 
 
 def counted_tokens(seconds: float | None) -> int:
@@ -38,7 +28,7 @@ def counted_tokens(seconds: float | None) -> int:
 
 def judge(
     result: Result, plan: Plan, corpus: Corpus, metrics: Iterable[Mapping[str, Any]], sample: Sequence[int]
-) -> Honesty:
+) -> Judgement:
     """All of it for a run that has finished.
 
     Args:
@@ -67,4 +57,4 @@ def judge(
         capped=plan.most_steps is not None and result.step >= plan.most_steps,
     )
     memorization = measure_memorization(ids, corpus.train.ids, tokenizer, unseen)
-    return Honesty(result.best, yardsticks, memorization, diagnose(course))
+    return Judgement(result.best, yardsticks, memorization, diagnose(course))

@@ -11,8 +11,8 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from attncli.text.excerpt import Counted, Excerpt
-from attncli.text.ngram import NgramModel
+from attncli.evaluation.excerpt import Counted, Excerpt
+from attncli.evaluation.ngram import NgramModel
 
 _LARGEST_DICTIONARY = 64 << 20  # of xz -9
 _SMALLEST_DICTIONARY = 4096

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from attncli.evaluation.score import Score
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import Tokens
-from attncli.training.reports import Score
 
 _TOKENS_AT_ONCE = {"cuda": 1 << 14}
 _TOKENS_AT_ONCE_ELSEWHERE = 2048
