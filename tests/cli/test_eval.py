@@ -1,0 +1,371 @@
+"""`attncli eval`: its figures are those of transformers, its screen holds the figures and fits."""
+
+import io
+import json
+import math
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+import tokenizers
+import torch
+import transformers
+
+from attncli.checkpoint import directory
+from attncli.checkpoint.store import Checkpoint, write_checkpoint
+from attncli.cli.main import run
+from attncli.evaluation.baselines import Yardsticks, measure
+from attncli.evaluation.evaluate import evaluate
+from attncli.evaluation.excerpt import Excerpt, ends_of, first_of
+from attncli.evaluation.judgement import Judgement
+from attncli.evaluation.memorization import Memorization, Overlap
+from attncli.evaluation.score import Score
+from attncli.render.evaluation import comparison, evaluation_screen, honesty_document, measured_on, memorization_lines
+from attncli.text.corpus import Part, tokens_of
+from attncli.text.files import Documents
+from attncli.text.tokenizer import Tokenizer, byte_tokenizer, train_tokenizer
+from tests.conftest import story, tiny_model
+from tests.render.test_render import HOSTILE, harmless, shown, widest
+
+TEXT = story(1200, seed=5) + "naïve 東京 🎉\n"
+TRAINING = story(2500)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Texts, and a random model in ./checkpoints whose context is far shorter than they are."""
+    place = tmp_path_factory.mktemp("eval")
+    tokenizer = train_tokenizer([TRAINING], "bpe", 300)
+    model = tiny_model(vocab_size=tokenizer.vocab_size, context=48)
+    (place / "checkpoints").mkdir()
+    write_checkpoint(place / "checkpoints/m", Checkpoint(model.config, model.state_dict(), tokenizer, start_of_text=1))
+    (place / "text.txt").write_text(TEXT, encoding="utf-8")
+    (place / "training.txt").write_text(TRAINING, encoding="utf-8")
+    return place
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def ask(capsys, *arguments):
+    code = run(list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def independent(path, text):
+    """By transformers, in windows that do not overlap: the nats of a text, and the tokens, characters and bytes scored.
+
+    Tokens that the tokenizer puts before the text are read and not scored; without them the first token is.
+    """
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    asked = tokenizer(text, return_special_tokens_mask=True)
+    ids, scored = torch.tensor(asked["input_ids"]), 1 - torch.tensor(asked["special_tokens_mask"])
+    unread = ids[: scored[0]]  # the first token of the text, of which a byte is a character in the vocabulary
+    spelled, shown = "".join(tokenizer.convert_ids_to_tokens(unread.tolist())), tokenizer.decode(unread)
+    scored[0] = 0
+    nats, context = 0.0, model.config.max_position_embeddings
+    with torch.inference_mode():
+        for start in range(0, len(ids) - 1, context):
+            rows = ids[start : start + context + 1]
+            logits = model(rows[None, :-1]).logits[0]
+            each = torch.nn.functional.cross_entropy(logits, rows[1:], reduction="none")
+            nats += (each * scored[start + 1 : start + context + 1]).sum().item()
+    characters = len(text) - len(shown.replace("\N{REPLACEMENT CHARACTER}", ""))
+    return nats, int(scored.sum()), characters, len(text.encode()) - len(spelled)
+
+
+def compare_with_transformers(found, path, text):
+    nats, scored, characters, size = independent(path, text)
+    assert (found["scored_tokens"], found["characters"], found["bytes"]) == (scored, characters, size)
+    expected = {
+        "nats_per_token": nats / scored,
+        "perplexity": math.exp(nats / scored),
+        "nats_per_character": nats / characters,
+        "bits_per_byte": nats / math.log(2) / size,
+    }
+    for key, figure in expected.items():
+        assert math.isclose(found[key], figure, rel_tol=2e-5), key
+
+
+@pytest.mark.parametrize("last", [1.0, 0.25])
+def test_the_figures_are_those_of_transformers(here, capsys, last):
+    code, out, _ = ask(capsys, "eval", "m", "text.txt", "--last", str(last), "--json")
+    found = json.loads(out)
+    text = TEXT[len(TEXT) - round(len(TEXT) * last) :]
+    assert code == 0
+    compare_with_transformers(found, here / "checkpoints/m", text)
+    yardsticks = found["yardsticks"]
+    assert (yardsticks["ngram_bits_per_byte"] is None) == (last == 1)
+    assert yardsticks["given_bytes"] == len(TEXT.encode()) - len(text.encode())
+
+
+OPENED = {"nothing": "$A", "a start token": "<s> $A", "a start token and an end": "<s> $A </s>", "two": "<s> </s> $A"}
+
+
+@pytest.mark.parametrize("text", ["The grey cat", "東 sat", story(60), "T"])
+@pytest.mark.parametrize("opened", OPENED)
+def test_what_is_put_before_a_text_is_read_and_not_scored(opened, text, tmp_path, monkeypatch, capsys):
+    """A short text, so that a token more or less in either part of the fraction shows."""
+    if text == "T" and opened == "nothing":
+        return  # nothing is left to score
+    backend = tokenizers.Tokenizer.from_str(train_tokenizer([TRAINING], "bpe", 300).to_json())
+    backend.add_special_tokens(["<s>", "</s>"])
+    special = [(token, backend.token_to_id(token)) for token in ("<s>", "</s>")]
+    backend.post_processor = tokenizers.processors.TemplateProcessing(OPENED[opened], special_tokens=special)
+    tokenizer = Tokenizer.from_json(backend.to_str())
+    model = tiny_model(vocab_size=tokenizer.vocab_size, context=48, qk_norm=False)  # Llama
+    write_checkpoint(tmp_path / "m", Checkpoint(model.config, model.state_dict(), tokenizer, start_of_text=1))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    code, out, _ = ask(capsys, "eval", "m", "text.txt", "--json")
+    assert code == 0
+    compare_with_transformers(json.loads(out), tmp_path / "m", text)
+
+
+def test_ways_to_name_the_model_and_the_text_mean_the_same(here, capsys, monkeypatch):
+    (here / "docs").mkdir(exist_ok=True)
+    (here / "docs/only.txt").write_text(TEXT, encoding="utf-8")
+    ways = [
+        ["m", "text.txt"], ["checkpoints/m", "text.txt"], ["text.txt", "-m", "m"], ["text.txt"],
+        ["m", "docs"], ["m", "-"],
+    ]  # fmt: skip
+    figures = []
+    for way in ways:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode()), encoding="utf-8"))
+        code, out, _ = ask(capsys, "eval", *way, "--json")
+        assert code == 0
+        figures.append(json.loads(out)["nats_per_token"])
+    assert len(set(figures)) == 1
+
+
+def test_the_training_text_is_what_the_yardsticks_are_given(here, capsys):
+    code, out, _ = ask(capsys, "eval", "m", "text.txt", "--train-file", "training.txt", "--json")
+    found = json.loads(out)["yardsticks"]
+    tokenizer = tokenizer_of_the_model()
+    scored, given = (tokens_of(Part.whole(Documents.of([text])), tokenizer) for text in (TEXT, TRAINING))
+    expected = measure(
+        first_of(scored, tokenizer), tokenizer.vocab_size, *ends_of(Part.whole(Documents.of([TRAINING])), tokenizer)
+    )
+    assert code == 0
+    assert found["given_bytes"] == given.bytes == expected.given
+    for key, figure in (("gzip", expected.gzip), ("xz", expected.xz), ("ngram", expected.ngram)):
+        assert found[f"{key}_bits_per_byte"] == figure
+
+
+def tokenizer_of_the_model():
+    return train_tokenizer([TRAINING], "bpe", 300)
+
+
+def test_the_screen_has_the_figures(here, capsys):
+    code, out, err = ask(capsys, "eval", "m", "text.txt", "--last", "0.5")
+    assert code == 0
+    for part in (
+        "m on text.txt, the last 50%",
+        "nats per token",
+        "5-gram",
+        "xz -9",
+        "gzip -9",
+        "given the text before it",
+    ):
+        assert part in out
+    assert "tokens/s" in err
+    assert " ".join(out.split()).endswith("of the same tokens, given all 3.1 kB of the text before it.")
+
+
+def test_the_model_that_ships_is_named_as_any_other(folder, tmp_path, capsys, monkeypatch):
+    """Outside the folder that it lies in; and where another name is wrong, it is among those that there are."""
+    shipped = shutil.copytree(folder / "checkpoints" / "m", tmp_path / "with attncli" / directory.SHIPPED)
+    shutil.copy(folder / "text.txt", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(directory, "_SHIPPED_PLACES", (shipped,))
+    code, out, _ = ask(capsys, "eval", directory.SHIPPED, "text.txt")
+    assert code == 0
+    assert out.startswith(f"{directory.SHIPPED} on text.txt")
+    assert f"There is: {directory.SHIPPED}." in ask(capsys, "eval", "storys", "text.txt")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "no text to score"),
+        (["m"], 2, "m is a model"),
+        (["checkpoints/m"], 2, "is a model"),
+        (["nosuch", "text.txt"], 3, "There is: m"),
+        (["m", "nosuch.txt"], 3, "no file nosuch.txt"),
+        (["nosuch.txt"], 3, "no file nosuch.txt"),
+        (["text.txt", "-m", "nosuch"], 3, "no model 'nosuch'"),
+        (["m", "text.txt", "--last", "0"], 2, "--last is 0.0"),
+        (["m", "text.txt", "--last", "nan"], 2, "--last is nan"),
+        (["m", "text.txt", "--encoding", "klingon"], 2, "klingon"),
+        (["m", "text.txt", "--dtype", "int4"], 2, "--dtype"),
+        (["m", "text.txt", "--train-file", "nosuch.txt"], 3, "no file nosuch.txt"),
+        (["m", "one.txt"], 3, "has 1 token,"),
+        (["a text " * 90], 3, "the name is too long"),
+    ],
+)
+def test_mistakes_are_told(here, capsys, arguments, code, said):
+    (here / "one.txt").write_text("a")
+    found, _, err = ask(capsys, "eval", *arguments)
+    assert found == code
+    assert said in err
+
+
+@pytest.mark.parametrize("nats", [math.nan, math.inf])
+def test_a_model_that_gives_no_probabilities_is_told(here, monkeypatch, capsys, nats):
+    monkeypatch.setattr("attncli.evaluation.evaluate.evaluate", lambda *_, **__: Score(nats, 9, 9.0, 9.0))
+    code, out, err = ask(capsys, "eval", "m", "text.txt", "--json")
+    assert (code, out) == (3, "")
+    assert "not numbers" in err
+
+
+def test_progress_ends_at_the_tokens_scored():
+    model = tiny_model(vocab_size=257, context=64)
+    tokens = tokens_of(Part.whole(Documents.of(["ab" * 32 * 300])), byte_tokenizer())  # whole windows and a rest
+    told = []
+    score = evaluate(model, tokens, progress=told.append)
+    assert told == sorted(told)
+    assert 0 <= score.scored - told[-1] < 64
+    assert len(told) > 1
+
+
+# Drawing
+
+
+SCORE = Score(nats=math.log(2) * 2000, scored=400, characters=1000.0, bytes=1000.0)  # 2 bits per byte
+FIVE = "a 5-gram model of the same tokens, given all 900 B of the training text"
+YARDSTICKS = Yardsticks(gzip=3.0, xz=2.5, ngram=1.6, given=900, given_of=900, scored=100, scored_of=100, counted=900)
+
+
+@pytest.mark.parametrize(
+    ("xz", "ngram", "line"),
+    [
+        (2.5, 1.6, f"The model needs 20% fewer bits than xz -9 and 25% more than {FIVE}."),
+        (2.5, None, "The model needs 20% fewer bits than xz -9."),
+        (4.0, None, "The model needs 33% fewer bits than gzip -9."),
+        (2.001, 4.0, f"The model needs as many bits as xz -9 and 50% fewer than {FIVE}."),
+        (1.0, 2.0, f"The model needs 100% more bits than xz -9 and as many as {FIVE}."),
+        (0.0, None, "The model needs more bits than xz -9, which needs none."),
+        (0.0, 1.6, f"The model needs more bits than xz -9, which needs none, and 25% more than {FIVE}."),
+        (2.5, 0.0, f"The model needs 20% fewer bits than xz -9 and more than {FIVE}, which needs none."),
+        (0.1, None, "The model needs 20 times as many bits as xz -9."),
+        (2.01, 5000.0, f"The model needs as many bits as xz -9 and over 99.9% fewer than {FIVE}."),
+    ],
+)
+def test_the_closing_line(xz, ngram, line):
+    yardsticks = Yardsticks(gzip=3.0, xz=xz, ngram=ngram, given=999, given_of=900, scored=1, scored_of=1, counted=900)
+    assert comparison(SCORE, yardsticks) == line
+    assert comparison(SCORE, yardsticks, share=0.27).startswith(
+        "Roughly, since not on the same part of the text, the model"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "given_of", "scored", "line"),
+    [
+        (900, 900, 100, "xz, gzip and the 5-gram: this text, given the training text"),
+        (
+            900,
+            9000,
+            50,
+            "xz, gzip and the 5-gram: the first 50 B of this text, given the last 900 B of the training text",
+        ),
+        (0, 0, 50, "xz and gzip: the first 50 B of this text alone"),
+        (0, 0, 100, "xz and gzip: this text alone"),
+    ],
+)
+def test_it_says_what_the_yardsticks_had(given, given_of, scored, line):
+    yardsticks = Yardsticks(3.0, 2.5, 1.6 if given else None, given, given_of, scored, 100, given)
+    assert measured_on(yardsticks, "the training text") == line
+    assert measured_on(yardsticks, "the training text", 0.27) == f"{line}; the model: an even 27% of this text"
+
+
+@pytest.mark.parametrize("score", [0.0, 1e-9, 0.603, 2.0, 9.0])
+@pytest.mark.parametrize("packed", [0.0, 1e-9, 0.0005, 2.0, 2.009, 2.9])
+def test_the_closing_line_is_true_of_any_two_figures(score, packed):
+    line = comparison(replace(SCORE, nats=score * 1000 * math.log(2)), replace(YARDSTICKS, xz=packed, ngram=None))
+    relation = re.fullmatch(r"The model needs (.*) bits (than|as) xz -9(, which needs none)?\.", line)
+    said = relation[1].split()[-1]
+    assert said == ("many" if abs(score - packed) <= 0.005 * packed else "fewer" if score < packed else "more") or (
+        score > 10 * packed > 0 and "times as many" in line
+    )
+    assert (relation[3] is not None) == (packed == 0 < score)
+    assert ("100% fewer" in line) == (0 == score < packed)
+
+
+def test_it_says_how_much_the_5_gram_had():
+    more = replace(YARDSTICKS, given=100, counted=450)
+    assert measured_on(more, "the training text") == (
+        "xz, gzip and the 5-gram: this text; xz and gzip given the last 100 B of the training text, the 5-gram the "
+        "last 450 B of it"
+    )
+    assert measured_on(replace(more, counted=900), "X").endswith(
+        "xz and gzip given the last 100 B of X, the 5-gram all of it"
+    )
+    assert comparison(SCORE, replace(more, scored=900)).endswith(
+        "given the last 450 B (of 900 B) of the training text."
+    )
+
+
+def test_copying_is_told_in_words():
+    found = Memorization(Overlap(tokens=80, start=2, length=13, windows=73, new=70), "to be or not\nto be", 0.9975)
+    assert memorization_lines(found) == [
+        "The longest stretch that the sample shares with the training text has 13 tokens, 18 characters, from token "
+        "3 on: to be or not␊to be",
+        "96% of its 8-token windows do not occur in the training text; of those of real text kept from training, "
+        "99.8%.",
+    ]
+    assert memorization_lines(found, 79)[0].startswith(
+        "The longest stretch that a sample of 80 tokens (it begins as above) shares with the training text has 13 "
+    )
+    assert memorization_lines(Memorization(Overlap(3, 0, 0, 0, 0), "")) == [
+        "No token of the sample occurs in the training text."
+    ]
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_the_screen_fits_and_is_harmless(width):
+    found = Memorization(Overlap(80, 2, 13, 73, 70), HOSTILE * 9, 0.5)
+    honesty = Judgement(SCORE, YARDSTICKS, found, ("Validation was still falling.",))
+    drawn = shown(evaluation_screen(HOSTILE, HOSTILE, honesty, width, "the training text"), width)
+    assert widest(drawn) <= width
+    assert harmless(drawn)
+    for figure in ("2.000", "1.600", "2.500", "3.000"):
+        assert figure in drawn
+    bars = {line.split()[0]: line.count("█") for line in drawn.splitlines() if "█" in line}
+    if width >= 40:
+        assert bars["gzip"] > bars["xz"] > bars["model"] > bars["5-gram"] > 0
+
+
+def test_what_was_not_measured_is_null_and_the_rest_in_full():
+    assert honesty_document(Judgement(SCORE)) == {"yardsticks": None, "memorization": None, "diagnosis": []}
+    document = honesty_document(Judgement(SCORE, YARDSTICKS, Memorization(Overlap(80, 2, 13, 73, 70), "x"), ("A.",)))
+    assert document["yardsticks"]["xz_bits_per_byte"] == 2.5
+    assert document["memorization"]["longest_tokens"] == 13
+    json.dumps(document, allow_nan=False)
+
+
+def test_of_a_long_training_text_only_the_end_is_tokenized():
+    tokenizer = byte_tokenizer()
+    texts = ("x" * 5000, "é" * 400)
+    part = Part.whole(Documents.of(texts))
+    found, counted = ends_of(part, tokenizer, most=1000, characters=1000)
+    assert isinstance(found, Excerpt)
+    assert found.of == 5800
+    assert found.data.decode().endswith("é" * 400)
+    assert 900 <= len(found.data) <= 1000
+    assert counted.bytes == 1400  # of the last thousand characters, 400 of two bytes
+    assert ends_of(part, tokenizer)[0].data.decode() == "".join(texts)
+
+
+def test_a_text_too_short_for_gzip_and_xz_is_not_compared():
+    short = replace(YARDSTICKS, given=0, ngram=None, scored=46)
+    assert comparison(SCORE, short) == (
+        "The text is too short for a comparison: gzip and xz need 1,000 bytes to learn from, and had 46."
+    )
+    assert "fewer bits than" in comparison(SCORE, replace(short, scored=1000))

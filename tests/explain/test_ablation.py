@@ -1,0 +1,327 @@
+"""What heads and edges are worth: the model without them, held to the same done by hand."""
+
+import json
+import math
+
+import pytest
+import torch
+from rich.cells import cell_len
+
+from attncli.checkpoint.store import Checkpoint, write_checkpoint
+from attncli.cli.main import run
+from attncli.errors import BadInput, UsageProblem
+from attncli.explain.ablation import Without, ablate, edges_between
+from attncli.explain.findings import Ablation, Effect, NextToken
+from attncli.render.ablation import ablation_document, ablation_screen
+from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
+from tests.conftest import story, tiny_model
+from tests.model.test_model import Recorder
+from tests.render.test_render import HOSTILE, harmless, shown, widest
+
+TOKENIZER = train_tokenizer([story(400)], "bpe", 300)
+PIECES = TOKENIZER.pieces("The small cat sat near the river")
+IDS = torch.tensor([[piece.id for piece in PIECES]])
+LAST = len(PIECES) - 1
+
+
+def model_of(family):
+    return tiny_model(vocab_size=300, dtype=torch.float64, **family)
+
+
+def ablated(model, removed=None, **options):
+    return ablate(model, TOKENIZER, PIECES, removed, **options)
+
+
+@torch.no_grad()
+def logs(model, at=LAST):
+    return model(IDS)[0, at].log_softmax(-1)
+
+
+@torch.no_grad()
+def test_a_head_set_to_zero_is_one_whose_columns_are_gone(family):
+    model = model_of(family)
+    found = ablated(model)
+    before = logs(model)
+    assert found.before.log_probability == pytest.approx(float(before.max()), abs=1e-12)
+    assert [effect.heads[0] for effect in found.effects] == [(layer, head) for layer in range(3) for head in range(4)]
+    for effect in found.effects:
+        (layer, head), width = effect.heads[0], model.config.head_width
+        matrix = model.blocks[layer].attention.output.weight
+        columns = slice(head * width, (head + 1) * width)
+        kept = matrix[:, columns].clone()
+        matrix[:, columns] = 0
+        after = logs(model)
+        matrix[:, columns] = kept
+        assert effect.log_probability == pytest.approx(float(after[before.argmax()]), abs=1e-9)
+        assert effect.next_tokens[0].id == int(after.argmax())
+        assert effect.next_tokens[0].probability == pytest.approx(float(after.max().exp()), abs=1e-9)
+
+
+@torch.no_grad()
+def test_a_head_set_to_its_mean_gives_every_position_the_same(family):
+    model = model_of(family)
+    seen = Recorder()
+    model(IDS, observe=seen)
+    found = ablated(model, [Without(heads=((1, 2),))], replacement="mean")
+    width, matrix = model.config.head_width, model.blocks[1].attention.output.weight
+    columns = slice(2 * width, 3 * width)
+    mixed = seen.steps[1].mixed[0, 2]  # (T, D)
+    change = (mixed.mean(0) - mixed) @ matrix[:, columns].T
+
+    def changed(module, inputs, output):
+        return output + change
+
+    with model.blocks[1].attention.output.register_forward_hook(changed):
+        after = logs(model)
+    assert found.effects[0].log_probability == pytest.approx(float(after[logs(model).argmax()]), abs=1e-9)
+
+
+def test_nothing_taken_away_changes_nothing_and_the_model_stays_as_it_is(family):
+    model = model_of(family)
+    before = logs(model)
+    found = ablated(model, [Without(), Without(heads=((0, 0), (2, 3)))])
+    assert found.drop(found.effects[0]) == pytest.approx(0, abs=1e-12)  # the batch is wider, so sums are rounded anew
+    assert abs(found.drop(found.effects[1])) > 1e-6
+    assert torch.equal(logs(model), before)
+    assert not any(block.attention.output._forward_pre_hooks for block in model.blocks)
+
+
+def test_together_or_in_turn_in_one_batch_or_alone(family):
+    model = model_of(family)
+    together = [Without(heads=((0, 1), (0, 3), (1, 0))), Without(heads=((0, 1),)), Without(heads=((2, 2),))]
+    batch = ablated(model, together)
+    for one, effect in zip(together, batch.effects, strict=True):
+        alone = ablated(model, [one]).effects[0]
+        assert alone.log_probability == pytest.approx(effect.log_probability, abs=1e-9)
+
+
+def test_an_edge_that_is_cut_keeps_what_came_through_it_out(family):
+    """With every edge from token 2 cut, what token 2 is changes nothing; an edge in the window is worth something."""
+    model = model_of(family)
+    everything = Without(edges=tuple((query, 2) for query in range(3, len(PIECES))))
+    found = ablated(model, [everything, Without(edges=((LAST, LAST - 2),))])
+    other = list(PIECES)
+    other[2] = Piece(7, "x", 1)
+    replaced = ablate(model, TOKENIZER, other, [everything])
+    now, then = (effect.next_tokens for effect in (replaced.effects[0], found.effects[0]))
+    assert [token.id for token in now] == [token.id for token in then]
+    assert [token.probability for token in now] == pytest.approx([token.probability for token in then], abs=1e-9)
+    assert abs(found.drop(found.effects[1])) > 0
+
+
+@pytest.mark.parametrize("replacement", ["zero", "mean"])
+def test_the_prediction_of_another_token_does_not_see_what_follows(replacement):
+    model = model_of({})
+    found = ablated(model, [Without(heads=((1, 1),))], token=3, replacement=replacement)
+    short = ablate(model, TOKENIZER, PIECES[:4], [Without(heads=((1, 1),))], replacement=replacement)
+    assert found.effects[0].log_probability == pytest.approx(short.effects[0].log_probability, abs=1e-9)
+    assert found.token == 3
+
+
+def test_ids_without_a_meaning_are_no_prediction():
+    model = tiny_model(vocab_size=TOKENIZER.vocab_size + 90)
+    found = ablate(model, TOKENIZER, PIECES, [Without(heads=((0, 0),))])
+    with torch.no_grad():
+        logits = model(torch.tensor([[piece.id for piece in PIECES]]))[0, -1, : TOKENIZER.vocab_size]
+    assert found.before.log_probability == pytest.approx(float(logits.log_softmax(-1).max()), abs=1e-5)
+    assert found.before.next_tokens[0].id == int(logits.argmax())
+
+
+def test_a_word_of_several_tokens_is_cut_in_all_of_them():
+    """Then nothing of it reaches the other word directly: as if each of its edges were cut by hand."""
+    model, letters = tiny_model(vocab_size=257), byte_tokenizer()
+    pieces = letters.pieces("a cat sat")
+    edges = edges_between(pieces, "sat", "cat")
+    assert set(edges) == {(at, to) for at in (6, 7, 8) for to in (2, 3, 4)}
+    found = ablate(model, letters, pieces, [Without(edges=edges), Without(edges=((8, 4),))])
+    assert found.effects[0].log_probability != found.effects[1].log_probability
+    assert edges_between(pieces, "8", "4") == ((8, 4),)
+    assert edges_between(pieces, "cat", "cat") == ((2, 2), (3, 2), (3, 3), (4, 2), (4, 3), (4, 4))
+    with pytest.raises(UsageProblem, match="comes later"):
+        ablate(model, letters, pieces, [Without(edges=edges_between(pieces, "cat", "sat"))])
+
+
+@pytest.mark.parametrize(
+    ("removed", "options", "message"),
+    [
+        (Without(heads=((3, 0),)), {}, "no layer 3"),
+        (Without(heads=((0, 4),)), {}, "no head 4"),
+        (Without(edges=((99, 0),)), {}, "no token 99"),
+        (Without(edges=((2, 4),)), {}, "2 cannot look at 4, which comes later"),
+        (Without(edges=((0, 0),)), {}, "nothing but itself"),
+        (Without(edges=((5, 0),)), {"token": 3}, "Token 5 comes after 3"),
+        (Without(), {"token": 99}, "no token 99"),
+    ],
+)
+def test_what_is_not_there_is_refused(removed, options, message):
+    with pytest.raises(UsageProblem, match=message):
+        ablated(model_of({}), [removed], **options)
+
+
+def test_a_text_that_cannot_be_read_is_refused():
+    with pytest.raises(BadInput, match="no tokens"):
+        ablate(tiny_model(), TOKENIZER, [])
+    with pytest.raises(BadInput, match="at most 96"):
+        ablate(tiny_model(), TOKENIZER, [*PIECES] * 30)
+
+
+# The screen
+
+
+def effect(log_probability, first=7, heads=(), edges=()):
+    names = [" and", " of", HOSTILE]
+    order = [first, *(i for i in (7, 8, 9) if i != first)]
+    tokens = [NextToken(i, names[i - 7], p) for i, p in zip(order, (math.exp(log_probability), 0.1, 0.01), strict=True)]
+    return Effect(heads, edges, log_probability, tuple(tokens))
+
+
+def found_of(*effects):
+    pieces = tuple(Piece(at, text, len(text)) for at, text in enumerate(["He", " sat", HOSTILE]))
+    return Ablation(pieces, 2, 2, 1, "zero", effect(math.log(0.4)), effects)
+
+
+HEADS = [(0, 0), (0, 1), (1, 0), (1, 1)]
+EVERY = found_of(
+    *(
+        effect(math.log(p), first, (head,))
+        for head, p, first in zip(HEADS, (0.4, 0.1, 0.39, 0.8), (7, 8, 7, 7), strict=True)
+    )
+)
+ONE = found_of(effect(math.log(0.1), 8, ((0, 1),)))
+EDGE = found_of(effect(math.log(0.1), 8, (), ((1, 0),)))
+GOLDEN = """\
+m · 2 layers x 2 heads
+
+What follows ␣sat [1]?
+␣and 40%, with every head in place
+
+Without one head  its output replaced by zeros
+head  nats P(␣and)
+ 0.1 -1.39     10% ██████████████████████████████ now ␣of
+ 1.1 +0.69     80% ███████████████
+ 1.0 -0.03     39% ▌
+ 0.0  0.00     40%
+
+Every head  change in nats
+  layer    .0    .1
+      0  0.00 -1.39
+      1 -0.03 +0.69
+
+Heads can stand in for one another.
+
+m · 2 layers x 2 heads
+
+What follows ␣sat [1]?
+as it is                            without head 0.1
+␣and             40% █████▎         ␣of              10% █▎
+␣of              10% █▎             ␣and             10% █▎
+␛[2J␛]52;c;aG…    1% ▏              ␛[2J␛]52;c;aG…    1% ▏
+
+P(␣and) 40% → 10%, -1.39 nats
+what it gives, replaced by zeros
+
+m · 2 layers x 2 heads
+
+What follows ␣sat [1]?
+as it is                            without edge 1:0
+␣and             40% █████▎         ␣of              10% █▎
+␣of              10% █▎             ␣and             10% █▎
+␛[2J␛]52;c;aG…    1% ▏              ␛[2J␛]52;c;aG…    1% ▏
+
+P(␣and) 40% → 10%, -1.39 nats
+cut in all heads of all layers; other paths remain
+"""
+
+
+def test_the_screens_look_like_this():
+    drawn = "\n".join(
+        shown(ablation_screen(found, "m", 72, everything=found is EVERY), 72) for found in (EVERY, ONE, EDGE)
+    )
+    assert "".join(f"{line.rstrip()}\n" for line in drawn.splitlines()) == GOLDEN
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+@pytest.mark.parametrize("found", [EVERY, ONE, EDGE], ids=["every", "one", "edge"])
+def test_the_screen_fits_and_is_harmless(width, found):
+    drawn = shown(ablation_screen(found, HOSTILE, width, everything=found is EVERY), width)
+    assert widest(drawn) <= width
+    assert harmless(drawn)
+
+
+def test_the_document_has_everything():
+    document = json.loads(json.dumps(ablation_document(EVERY, "m"), allow_nan=False))
+    assert list(document) == ["model", "tokens", "token", "replacement", "predicted", "before", "effects"]
+    assert document["predicted"] == {"id": 7, "text": " and"}
+    assert document["before"]["drop_nats"] == 0
+    assert [one["heads"] for one in document["effects"]] == [[list(head)] for head in HEADS]
+    assert document["effects"][1]["drop_nats"] == pytest.approx(math.log(4))
+    assert document["effects"][1]["next_tokens"][0]["id"] == 8
+
+
+def test_many_edges_are_counted_and_named():
+    edges = tuple((at, to) for at in (5, 6, 7) for to in (1, 2))
+    drawn = shown(ablation_screen(found_of(effect(-1.0, edges=edges)), "m", 60, everything=False), 60)
+    assert "without 6 edges" in drawn
+    assert "6 edges: 5:1 5:2 6:1 6:2 7:1 7:2\n" in drawn
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("ablation")
+    model = tiny_model(vocab_size=300)
+    write_checkpoint(place / "checkpoints/m", Checkpoint(model.config, model.state_dict(), TOKENIZER, start_of_text=1))
+    return place
+
+
+def ask(capsys, *arguments):
+    code = run(list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+TEXT = "The small cat sat near the river"
+
+
+def test_the_command_takes_heads_and_edges_away(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    for options in (
+        [],
+        ["--head", "1.2"],
+        ["--head", "1.2", "--head", "0.0", "--with", "mean"],
+        ["--edge", "river:cat"],
+    ):
+        code, out, err = ask(capsys, "ablate", TEXT, *options)
+        assert (code, err) == (0, "")
+        assert "m · 3 layers x 4 heads" in out
+        assert max(map(cell_len, out.splitlines())) <= 80
+    assert "without edge" in out
+    every = json.loads(ask(capsys, "ablate", TEXT, "--json")[1])
+    one = json.loads(ask(capsys, "ablate", TEXT, "--head", "1.2", "--json")[1])
+    assert len(every["effects"]) == 12
+    assert every["effects"][6]["heads"] == [[1, 2]] == one["effects"][0]["heads"]
+    assert every["effects"][6]["drop_nats"] == pytest.approx(one["effects"][0]["drop_nats"], abs=1e-5)
+    cut = json.loads(ask(capsys, "ablate", TEXT, "--edge", "6:2", "--token", "6", "--json")[1])
+    assert cut["effects"][0]["edges"] == [[6, 2]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--head", "3"], "'3' is not a head"),
+        (["--head", "0.9"], "no head 9"),
+        (["--edge", "6"], "'6' is not an edge"),
+        (["--edge", "2:4"], "comes later"),
+        (["--edge", "dog:cat"], "no token 'dog'"),
+        (["--head", "0.0", "--edge", "4:2"], "Give one of them"),
+        (["--with", "magic"], "Use zero or mean"),
+    ],
+)
+def test_what_is_wrong_is_said_in_two_lines(folder, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(folder)
+    code, out, err = ask(capsys, "ablate", TEXT, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) <= 2

@@ -1,0 +1,160 @@
+"""Edge checks: what each source is worth, held to cuts made one at a time in whole passes."""
+
+import math
+
+import pytest
+import torch
+
+from attncli.explain import checks as module
+from attncli.explain.checks import Prediction, check_edges, probabilities
+from attncli.explain.findings import NextToken
+from attncli.explain.first_screen import Focus, explain
+from attncli.explain.knockout import Cut, Knockout
+from attncli.model.attention import Observer
+from attncli.model.cache import SharedPast
+from attncli.text.tokenizer import train_tokenizer
+from tests.conftest import ids_of, story, tiny_model
+from tests.model.test_model import Recorder
+
+TOKENIZER = train_tokenizer([story(400)], "bpe", 300)
+TEXT = "The small cat sat near the river"
+
+
+def asked(model, ids, queries=1, target=5):
+    """The prediction after the last token, with all but the last queries as the past."""
+    seen = Recorder()
+    model(ids, observe=seen)
+    start = ids.shape[1] - queries
+    keys = [seen.steps[layer].key[:, :, :start] for layer in seen.steps]
+    values = [seen.steps[layer].value[:, :, :start] for layer in seen.steps]
+    return Prediction(SharedPast(keys, values, model.config.context), ids[0, start:], target)
+
+
+class One(Knockout):
+    """Written out: -inf at single edges of every head."""
+
+    def __init__(self, *edges):
+        self.edges = edges
+
+    def scores(self, layer, scores):
+        for query, source in self.edges:
+            scores[:, :, query, source] = -math.inf
+        return scores
+
+
+class Some(Observer):
+    """Written out: -inf at one edge of some heads by layer."""
+
+    def __init__(self, heads, query, source):
+        self.heads, self.edge = heads, (query, source)
+
+    def scores(self, layer, scores):
+        for head in self.heads.get(layer, ()):
+            scores[:, head, *self.edge] = -math.inf
+        return scores
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("queries", [1, 3])
+def test_a_cut_after_the_past_is_the_cut_in_a_whole_pass(family, queries, monkeypatch):
+    model = tiny_model(dtype=torch.float64, **family)
+    ids = ids_of(14)
+    monkeypatch.setattr(module, "_MOST_ELEMENTS", 4 * queries * 14 * 4)  # four cuts a pass
+    edges = [[(query, source) for query in range(14 - queries, 14)] for source in range(11)]
+    cuts = [Cut(frozenset((query - 14 + queries, source) for query, source in group)) for group in edges]
+    found = probabilities(model, asked(model, ids, queries), [Cut(frozenset()), *cuts])
+    whole = [model(ids, observe=One(*group))[0, -1].float().softmax(-1)[5] for group in [[], *edges]]
+    assert found == pytest.approx([float(p) for p in whole], rel=1e-6)
+    assert len({round(p, 12) for p in found}) >= 5
+
+
+@torch.no_grad()
+def test_a_cut_edge_carries_nothing(family):
+    """With every edge from a token cut, another token in its place changes nothing after it; uncut it does."""
+    model = tiny_model(dtype=torch.float64, **family)
+    ids, other = ids_of(10), ids_of(10)
+    other[0, 4] = (other[0, 4] + 1) % 97
+    every = Knockout([Cut(frozenset((query, 4) for query in range(5, 10)))])
+    before, after = model(ids, observe=every), model(other, observe=every)
+    torch.testing.assert_close(before[:, 5:], after[:, 5:], rtol=0, atol=1e-12)
+    assert (model(ids)[:, 5:] - model(other)[:, 5:]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_cutting_what_the_mask_forbids_changes_nothing():
+    model = tiny_model(dtype=torch.float64, window=4, qk_norm=False)
+    found = probabilities(model, asked(model, ids_of(12)), [Cut(frozenset()), Cut(frozenset({(0, 3)}))])
+    assert found[0] == found[1]
+
+
+@torch.no_grad()
+def test_named_sources_are_cut_and_the_random_cut_is_the_mean_over_those_before():
+    model = tiny_model(vocab_size=300)
+    pieces = TOKENIZER.pieces(TEXT)
+    found = explain(model, TOKENIZER, pieces, Focus(token=6))
+    checks = found.checks
+    assert list(checks.sources) == found.sources.named()
+    assert sorted(checks.sources) == list(range(7))
+    assert checks.token.id == found.next_tokens[0].id
+    assert checks.token.probability == pytest.approx(found.next_tokens[0].probability, abs=1e-6)
+    others = [left for source, left in zip(checks.sources, checks.probabilities, strict=True) if source != 6]
+    assert checks.random == pytest.approx(sum(others) / 6)
+    assert (checks.random_cuts, checks.random_of) == (6, 6)
+    ids = torch.tensor([[piece.id for piece in pieces]])
+    for source, probability in zip(checks.sources, checks.probabilities, strict=True):
+        whole = model(ids, observe=One((6, source)))[0, 6].softmax(-1)[checks.token.id]
+        assert probability == pytest.approx(float(whole), abs=1e-6)
+
+
+@pytest.mark.parametrize("focus", [5, 6])
+def test_the_token_itself_is_no_random_cut(focus):
+    checks = explain(tiny_model(vocab_size=300), TOKENIZER, TOKENIZER.pieces(TEXT), Focus(token=focus)).checks
+    left = dict(zip(checks.sources, checks.probabilities, strict=True))
+    assert (checks.sources[0] == focus) == (focus == 6)  # whether it has the greatest share or not
+    assert checks.random == pytest.approx(sum(left[source] for source in range(focus)) / focus)
+    assert (checks.random_cuts, checks.random_of) == (focus, focus)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("layer", "head"), [(1, 2), (1, None), (None, 2)])
+def test_only_the_heads_asked_for_are_cut(family, layer, head):
+    model = tiny_model(vocab_size=300, **family)
+    ids = torch.tensor([[piece.id for piece in TOKENIZER.pieces(TEXT)]])
+    found = explain(model, TOKENIZER, TOKENIZER.pieces(TEXT), Focus(token=6, layer=layer, head=head)).checks
+    everywhere = explain(model, TOKENIZER, TOKENIZER.pieces(TEXT), Focus(token=6)).checks
+    assert found.probabilities != everywhere.probabilities
+    layers = range(3) if layer is None else [layer]
+    heads = {at: range(4) if head is None else [head] for at in layers}
+    for source, probability in zip(found.sources, found.probabilities, strict=True):
+        whole = model(ids, observe=Some(heads, 6, source))[0, 6].softmax(-1)[found.token.id]
+        assert probability == pytest.approx(float(whole), abs=1e-6)
+
+
+def test_of_many_others_a_sample_is_cut_the_same_each_time():
+    model = tiny_model(vocab_size=300)
+    pieces = TOKENIZER.pieces(story(60))[:80]
+    first, second = (explain(model, TOKENIZER, pieces, Focus()).checks for _ in range(2))
+    assert (first.random_cuts, first.random_of) == (32, 79)
+    assert len(first.sources) == 9
+    assert first == second
+
+
+@torch.no_grad()
+def test_a_source_that_no_window_reaches_is_no_random_cut():
+    model = tiny_model(window=4, qk_norm=False)
+    units = [range(at, at + 1) for at in range(12)]
+    found = check_edges(model, asked(model, ids_of(12)), units, [11, 0], NextToken(5, "x", 0.5))
+    assert found.random_of == 3
+    assert found.probabilities[1] == pytest.approx(found.token.probability, rel=1e-6)
+
+
+def test_the_only_source_of_a_token_is_not_cut():
+    """A query never loses its last key, so there is nothing to check."""
+    model, pieces = tiny_model(vocab_size=300), TOKENIZER.pieces(TEXT)
+    assert explain(model, TOKENIZER, pieces[:1], Focus()).checks is None
+    assert explain(model, TOKENIZER, pieces, Focus(token=0)).checks is None
+
+
+def test_without_checks_none_are_made():
+    found = explain(tiny_model(vocab_size=300), TOKENIZER, TOKENIZER.pieces(TEXT), Focus(), check=False)
+    assert found.checks is None

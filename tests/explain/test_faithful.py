@@ -1,0 +1,366 @@
+"""Which view can be believed: the invariants of cutting, the rankings by their definitions, the screen."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from rich.cells import cell_len
+
+from attncli.checkpoint.store import Checkpoint, write_checkpoint
+from attncli.cli.main import run
+from attncli.errors import BadInput
+from attncli.explain.faithful import LEAST_TOKENS, SIZES, drops_without, faithfulness, logit_direction, source_scores
+from attncli.explain.findings import LEAST_TEXTS, RANKINGS, Faithfulness
+from attncli.explain.knockout import Cut, Knockout
+from attncli.explain.student import t_quantile
+from attncli.model.attention import Observer
+from attncli.render.faithful import faithful_document, faithful_screen
+from attncli.text import passages
+from attncli.text.files import Documents
+from attncli.text.passages import draw_passages
+from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
+from tests.conftest import FAMILIES, ids_of, story, tiny_model
+from tests.explain.test_explain import contributions
+from tests.model.test_model import Recorder
+from tests.render.test_render import HOSTILE, harmless, shown, widest
+
+LENGTH = 14
+IDS = ids_of(LENGTH)[0]
+SOURCES = LENGTH - 1
+
+
+def model_of(family):
+    return tiny_model(dtype=torch.float64, **family)
+
+
+def drops(model, *cuts):
+    with torch.inference_mode():
+        return drops_without(model, IDS, cuts)
+
+
+def test_nothing_cut_is_zero_and_everything_cut_ties(family):
+    model = model_of(family)
+    generator = torch.Generator().manual_seed(1)
+    orders = [torch.randperm(SOURCES, generator=generator).tolist() for _ in range(4)]
+    assert drops(model, [], *([] for _ in range(4))) == pytest.approx(0, abs=1e-12)
+    everything = drops(model, *orders)
+    assert everything == pytest.approx(everything[0], abs=1e-12)
+    assert abs(everything[0]) > 1e-3
+
+
+def test_a_cut_is_that_of_one_row_alone(family):
+    model = model_of(family)
+    cuts = [[3], [0, 5, 12], [1, 2, 3, 4]]
+    together = drops(model, *cuts)
+    for cut, drop in zip(cuts, together, strict=True):
+        assert drops(model, cut)[0] == pytest.approx(drop, abs=1e-9)
+        with torch.no_grad():
+            before, after = (
+                model(IDS[None], observe=observe)[0, -1].log_softmax(-1)
+                for observe in (None, Knockout([Cut(frozenset((SOURCES, source) for source in cut))]))
+            )
+        target = before.argmax()
+        assert drop == pytest.approx(float(before[target] - after[target]), abs=1e-9)
+
+
+def test_the_source_of_a_cut_no_longer_matters_directly():
+    """In one layer there is no other path: a source that is cut can be replaced and changes nothing."""
+    model = tiny_model(layers=1, dtype=torch.float64)
+    cut = Knockout([Cut(frozenset({(SOURCES, 4)}))])
+    other = IDS.clone()
+    other[4] = (other[4] + 1) % 97
+    with torch.no_grad():
+        first, second = (model(ids[None], observe=cut)[0, -1] for ids in (IDS, other))
+        whole, replaced = (model(ids[None])[0, -1] for ids in (IDS, other))
+    assert torch.equal(first, second)
+    assert not torch.allclose(whole, replaced)
+
+
+@torch.no_grad()
+def test_the_rankings_are_those_of_their_definitions(family):
+    model = model_of(family)
+    seen = Recorder()
+    logits = model(IDS[None], observe=seen)[0, -1]
+    scores = source_scores(model, IDS)
+    weights = torch.stack([seen.steps[layer].weights[0] for layer in range(3)])  # (L, H, T, T)
+    torch.testing.assert_close(scores["raw"], weights[:, :, -1].mean((0, 1)))
+    rolled = torch.eye(LENGTH, dtype=torch.float64)
+    for layer in weights:
+        rolled = (0.5 * layer.mean(0) + 0.5 * torch.eye(LENGTH, dtype=torch.float64)) @ rolled
+    torch.testing.assert_close(scores["rollout"], rolled[-1])
+    assert float(scores["rollout"].sum()) == pytest.approx(1, abs=1e-9)
+    assert float(scores["norm"].sum()) == pytest.approx(1, abs=1e-5)
+    direction = logit_direction(model, int(logits.argmax()))
+    vectors = sum(contributions(model, seen.steps[layer], layer)[:, -1].sum(0) for layer in range(3))  # (S, C)
+    torch.testing.assert_close(scores["logit"], vectors @ direction, rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_the_direction_of_a_logit_is_the_derivative_of_the_logit(family):
+    """With the scale frozen, as the final norm of a stream that is scaled shows: logit - mean = u . x / sigma."""
+    model = model_of(family)
+    stream = []
+
+    class Last(Observer):
+        def residual(self, layer, x):
+            stream.append(x[0, -1].clone())
+
+    logits = model(IDS[None], observe=Last())[0, -1]
+    target, final = int(logits.argmax()), stream[-1]
+    centred = final - final.mean() if model.config.norm == "layer" else final
+    sigma = (centred.square().mean() + model.config.norm_eps).sqrt()
+    bias = model.norm.bias if model.config.norm == "layer" and model.norm.bias is not None else 0 * final
+    matrix = model.embedding.weight if model.head is None else model.head.weight
+    offset = (matrix[target] - matrix.mean(0)) @ bias
+    found = logit_direction(model, target) @ final / sigma + offset
+    assert float(found) == pytest.approx(float(logits[target] - logits.mean()), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_scored(name):
+    texts = [ids_of(LENGTH + at, seed=at)[0].tolist() for at in range(3)]
+    found = faithfulness(model_of(FAMILIES[name]), texts, seed=1)
+    assert found.comprehensiveness.shape == found.sufficiency.shape == (3, len(RANKINGS), len(SIZES))
+    assert (found.texts, found.mean_tokens) == (3, LENGTH + 1)
+    model = model_of(FAMILIES[name])
+    with torch.inference_mode():
+        order = source_scores(model, torch.tensor(texts[0]))["norm"][:SOURCES].argsort(descending=True).tolist()
+        cut, kept = drops_without(model, torch.tensor(texts[0]), [order[:2], order[2:]])
+    assert found.comprehensiveness[0, 1, 1] == pytest.approx(cut, abs=1e-9)
+    assert found.sufficiency[0, 1, 1] == pytest.approx(kept, abs=1e-9)
+
+
+def test_the_seed_draws_the_random_ranking_and_nothing_else():
+    first, again, other = (faithfulness(model_of({}), [IDS.tolist()], seed=seed) for seed in (1, 1, 2))
+    assert np.array_equal(first.comprehensiveness, again.comprehensiveness)
+    assert np.array_equal(first.comprehensiveness[:, :-1], other.comprehensiveness[:, :-1])
+    assert not np.array_equal(first.comprehensiveness[:, -1], other.comprehensiveness[:, -1])
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"), [([], "no text of at least 10"), ([[1] * 9], "9 tokens"), ([[1] * 97], "from 10 to 96")]
+)
+def test_a_text_of_another_length_is_refused(texts, message):
+    with pytest.raises(BadInput, match=message):
+        faithfulness(tiny_model(), texts)
+
+
+# Passages
+
+
+def test_passages_are_beginnings_of_paragraphs():
+    tokenizer = byte_tokenizer()
+    paragraphs = [f"Paragraph {at} begins like this and goes on for a while." for at in range(9)]
+    documents = Documents.of(("\n\n".join([*paragraphs, "Short."]),))
+    found = draw_passages(documents, tokenizer, count=6, shortest=10, longest=30, seed=3)
+    assert len(found) == 6
+    assert all(10 <= len(ids) <= 30 for ids in found)
+    texts = [tokenizer.decode(ids) for ids in found]
+    assert len({text[:11] for text in texts}) == 6  # each once
+    assert all(any(paragraph.startswith(text) for paragraph in paragraphs) for text in texts)
+    assert found == draw_passages(documents, tokenizer, count=6, shortest=10, longest=30, seed=3)
+    assert found != draw_passages(documents, tokenizer, count=6, shortest=10, longest=30, seed=4)
+    assert len(draw_passages(documents, tokenizer, count=60, shortest=10, longest=30, seed=3)) == 9
+    lines = Documents.of(("\n".join(paragraphs),))
+    assert len(draw_passages(lines, tokenizer, count=60, shortest=10, longest=30, seed=3)) == 9
+
+
+# The screen
+
+
+def made(texts=20):
+    noise = np.random.default_rng(0).normal(0, 0.05, (2, texts, 5, 4))
+    cut = np.array([0.2, 0.6, 0.3, 0.5, 0.1])[:, None] * np.array([0.5, 1, 1.5, 2])
+    kept = np.array([0.9, 0.4, 0.8, 0.5, 1.0])[:, None] * np.array([2, 1.5, 1, 0.5])
+    return Faithfulness(SIZES, noise[0] + cut, noise[1] + kept, 31.6, 7)
+
+
+def test_the_best_is_ahead_of_random_for_sure():
+    found = made()
+    assert found.best == "norm"
+    mean, error = found.advantage("norm")
+    ahead = (found.comprehensiveness[:, 1] - found.comprehensiveness[:, 4]).mean(-1)
+    assert mean == pytest.approx(ahead.mean())
+    assert error == pytest.approx(ahead.std(ddof=1) / np.sqrt(20))
+    assert found.advantage("norm", sufficient=True)[0] > 0
+    even = Faithfulness(SIZES, *(np.random.default_rng(1).normal(0, 1, (2, 30, 5, 4))), 30, 7)
+    assert even.best is None
+    assert made(LEAST_TEXTS).best == "norm"
+    assert made(LEAST_TEXTS - 1).best is None  # of so few nothing is sure
+    assert made(1).best is None
+
+
+def verdicts(texts, runs, gain):
+    """Verdicts on synthetic texts: the drops of each ranking are skewed, as real ones, and better by its gain."""
+    generator = np.random.default_rng(texts)
+    for _ in range(runs):
+        scale = generator.lognormal(0, 1, (2, texts, 1, 1))  # some texts lose much by any cut
+        drawn = scale * generator.exponential(1, (2, texts, 9, 1))
+        cut, kept = np.concatenate([drawn[:, :, :4], drawn[:, :, 4:].mean(2, keepdims=True)], 2)
+        better = np.array([*gain, 0])[:, None]
+        yield Faithfulness((1,), cut + better, kept - better, 30, 0)
+
+
+@pytest.mark.parametrize("texts", [2, 5, LEAST_TEXTS, 50])
+def test_random_rankings_are_believed_in_one_run_of_twenty_at_most(texts):
+    """Of 600 runs at 5 % the number won has a standard deviation of sqrt(600 x 0.05 x 0.95) = 5.3: 5 more are 57."""
+    runs = 600
+    won = sum(found.best is not None for found in verdicts(texts, runs, (0, 0, 0, 0)))
+    assert won <= runs * 0.05 + 5 * np.sqrt(runs * 0.05 * 0.95)
+    assert texts >= LEAST_TEXTS or won == 0
+
+
+def test_of_equally_good_rankings_one_is_called_the_best_in_one_run_of_twenty_at_most():
+    runs = 300
+    found = list(verdicts(20, runs, (5, 5, 0, 0)))
+    assert {one.best for one in found} == {"raw", "norm"}  # as far ahead as these are, they are found
+    assert sum(not {"raw", "norm"} <= {one.best, *one.rivals} for one in found) <= runs * 0.05 + 5 * np.sqrt(
+        runs * 0.05
+    )
+
+
+@pytest.mark.parametrize(
+    ("probability", "degrees", "tabulated"),
+    [(0.975, 7, 2.3646), (0.995, 7, 3.4995), (0.9975, 7, 4.0293), (0.975, 9, 2.2622), (0.995, 9, 3.2498),
+     (0.995, 19, 2.8609), (0.9975, 19, 3.1737), (0.975, 49, 2.0096), (0.995, 120, 2.6174), (0.5, 9, 0)],
+)  # fmt: skip
+def test_the_quantile_of_students_t_is_the_tabulated_one(probability, degrees, tabulated):
+    assert t_quantile(probability, degrees) == pytest.approx(tabulated, abs=2e-3)
+
+
+def test_a_ranking_as_good_as_the_best_is_named_beside_it():
+    found = made()
+    assert found.rivals == ()
+    # The same drops as the best but for noise of either sign: the first text better, the second worse, and so on.
+    cut = found.comprehensiveness.copy()
+    cut[:, RANKINGS.index("raw")] = cut[:, RANKINGS.index("norm")] + 0.01 * (-1.0) ** np.arange(20)[:, None]
+    kept = found.sufficiency.copy()
+    kept[:, RANKINGS.index("raw")] = kept[:, RANKINGS.index("norm")]
+    even = Faithfulness(SIZES, cut, kept, 31.6, 7)
+    assert {even.best, *even.rivals} == {"raw", "norm"}
+    assert "cannot be told apart on 20 texts" in shown(faithful_screen(even, "m", "seed 7", 80), 80)
+    assert made(1).rivals == ()
+
+
+GOLDEN = """\
+m · 20 texts of 32 tokens, drawn from b.txt · seed 7
+
+Nats lost, the first k sources cut  more is better
+           k=1   k=2   k=4   k=8
+raw       0.10  0.20  0.30  0.38  attention weight, mean of all heads
+norm      0.30  0.59  0.90  1.21  length of what is contributed
+rollout   0.14  0.30  0.44  0.60  weights multiplied through the layers
+logit     0.26  0.50  0.75  1.00  direct effect on the predicted logit
+random    0.05  0.10  0.12  0.23  mean of several drawn
+
+Nats lost, all but the first k cut  less is better
+           k=1   k=2   k=4   k=8
+raw       1.79  1.35  0.90  0.46  attention weight, mean of all heads
+norm      0.82  0.59  0.39  0.20  length of what is contributed
+rollout   1.61  1.20  0.80  0.39  weights multiplied through the layers
+logit     1.01  0.74  0.51  0.24  direct effect on the predicted logit
+random    1.99  1.51  0.98  0.51  mean of several drawn
+
+Ahead of random, nats ± standard error
+                   cut          kept
+raw       +0.12 ± 0.01  +0.12 ± 0.01
+norm      +0.63 ± 0.01  +0.75 ± 0.01
+rollout   +0.25 ± 0.01  +0.24 ± 0.01
+logit     +0.50 ± 0.01  +0.62 ± 0.01
+
+norm is the view to believe: ahead of a random ranking and of every other view.
+Ahead: by a one-sided t test over the texts, at 5% for all 20 comparisons.
+logit knows which token is predicted, the other views do not.
+Cut: edges from the last token to others, in all heads and layers.
+"""
+
+
+def test_the_screen_looks_like_this():
+    drawn = shown(faithful_screen(made(), "m", "drawn from b.txt · seed 7", 80), 80)
+    assert "".join(f"{line.rstrip()}\n" for line in drawn.splitlines()) == GOLDEN
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+@pytest.mark.parametrize("texts", [1, 20])
+def test_the_screen_fits_and_is_harmless(width, texts):
+    drawn = shown(faithful_screen(made(texts), HOSTILE, HOSTILE, width), width)
+    assert widest(drawn) <= width
+    assert harmless(drawn)
+    assert ("1 text is too few: give 8 or more." in drawn) == (texts == 1)
+
+
+def test_the_document_has_the_drops_of_every_text():
+    found = made()
+    document = json.loads(json.dumps(faithful_document(found, "m", ["b.txt"]), allow_nan=False))
+    assert list(document) == [
+        "model", "sources", "characters_read", "texts", "mean_tokens", "seed", "k", "comparisons",
+        "standard_errors_needed", "best", "rivals", "rankings",
+    ]  # fmt: skip
+    assert document["rankings"]["logit"]["sufficiency"]["by_text"] == found.sufficiency[:, 3].tolist()
+    assert document["standard_errors_needed"] == pytest.approx(3.1737, abs=2e-3)
+    few = json.loads(json.dumps(faithful_document(made(1), "m", []), allow_nan=False))
+    assert (few["best"], few["standard_errors_needed"]) == (None, None)
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("faithful")
+    tokenizer = train_tokenizer([story(400)], "bpe", 300)
+    model = tiny_model(vocab_size=300)
+    write_checkpoint(place / "checkpoints/m", Checkpoint(model.config, model.state_dict(), tokenizer, start_of_text=1))
+    (place / "b.txt").write_text(story(300))
+    (place / "short.txt").write_text("Too short.")
+    return place
+
+
+def ask(capsys, *arguments):
+    code = run(list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_command_scores_files_and_texts(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    code, out, err = ask(capsys, "faithful", "b.txt", "--seed", "2", "--limit", "6")
+    assert (code, err) == (0, "")
+    assert "m · 6 texts of" in out
+    assert "drawn from b.txt · seed 2" in out
+    assert max(map(cell_len, out.splitlines())) <= 80
+    document = json.loads(ask(capsys, "faithful", "b.txt", "--seed", "2", "--limit", "6", "--json")[1])
+    assert (document["texts"], document["sources"], document["seed"]) == (6, ["b.txt"], 2)
+    text = "the small grey cat sat on the old mat and the dog ran"
+    document = json.loads(ask(capsys, "faithful", text, f"{text} and ran", "--seed", "2", "--json")[1])
+    assert (document["texts"], document["sources"]) == (2, [])
+
+
+def test_of_a_large_file_it_is_said_how_much_is_read(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    arguments = ["faithful", "b.txt", "--seed", "2", "--limit", "2", "--json"]
+    characters = len((folder / "b.txt").read_text())
+    whole = ask(capsys, *arguments)
+    assert (whole[2], json.loads(whole[1])["characters_read"]) == ("", characters)
+    monkeypatch.setattr(passages, "MOST_READ", 1000)
+    code, out, err = ask(capsys, *arguments)
+    assert (code, err) == (0, f"passages are drawn from the first 1,000 of {characters:,} characters\n")
+    assert json.loads(out)["characters_read"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "no text"),
+        (["short.txt"], 3, f"no text of at least {LEAST_TOKENS} tokens"),
+        (["The cat"], 3, "must have from 10 to 96"),
+        (["b.txt", "--limit", "0"], 2, "--limit 0"),
+    ],
+)
+def test_what_is_wrong_is_said_in_two_lines(folder, monkeypatch, capsys, arguments, code, message):
+    monkeypatch.chdir(folder)
+    found, out, err = ask(capsys, "faithful", *arguments)
+    assert (found, out) == (code, "")
+    assert message in err
+    assert len(err.splitlines()) <= 2

@@ -1,0 +1,139 @@
+"""Explanations in words: which tokens belong together, and that the findings are sums and means over them."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from attncli.explain.first_screen import Focus, explain
+from attncli.explain.words import joined, words
+from attncli.render.explanation import explanation_document
+from attncli.render.export import sources_csv
+from attncli.render.plain import explanation_sentences
+from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
+from tests.conftest import story, tiny_model
+from tests.explain.test_checks import One
+from tests.explain.test_explain import cut, in_stretches
+from tests.render.test_view_screens import drawn
+
+TOKENIZER = train_tokenizer([story(400)], "bpe", 270)
+PIECES = TOKENIZER.pieces("The small cat's friend sat near the river, never late")
+SPANS = words(PIECES)
+
+
+def spelled(*texts):
+    return [piece.text for piece in joined(cut(*texts), words(cut(*texts)))]
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (("The", " c", "at", " s", "at", "."), ["The", " cat", " sat", "."]),
+        ((" ri", "ver", "'", "s", " bank"), [" river's", " bank"]),
+        ((" don", "’t", " '", "so", "'"), [" don’t", " '", "so", "'"]),
+        (("na", "i\u0308", "ve", " हि", "न", "्दी"), ["nai\u0308ve", " हिन्दी"]),
+        (("4", "2", " ", "km", "\n", "\n"), ["42", " km", "\n", "\n"]),
+        (("a", " ", " ", " b", ".", " ", "\n", " ", "c", " ", " "), ["a", "   b", ".", " \n", " c  "]),
+        ((" ", " "), ["  "]),
+        (("", "a"), ["", "a"]),  # a token that starts every text
+        (("東京", "は", " 日本"), ["東京", "は", " 日本"]),
+        ((), []),
+    ],
+)
+def test_letters_that_meet_are_a_word(texts, expected):
+    assert spelled(*texts) == expected
+
+
+def test_the_tokens_of_one_character_are_together():
+    pieces = byte_tokenizer().pieces("a 東é日")
+    assert words(pieces) == [range(1), range(1, 5), range(5, 7), range(7, 10)]
+    assert [piece.text for piece in joined(pieces, words(pieces))] == ["a", " 東", "é", "日"]
+
+
+def test_a_word_without_end_is_cut():
+    assert [len(span) for span in words(cut(*["a"] * 130))] == [64, 64, 2]
+
+
+def test_the_text_has_words_of_several_tokens():
+    assert len(SPANS) < len(PIECES) - 3
+    assert [at for span in SPANS for at in span] == list(range(len(PIECES)))
+
+
+@pytest.mark.parametrize("measure", ["norm", "raw"])
+def test_a_word_is_the_sum_of_its_tokens_and_the_mean_of_their_rows(family, measure):
+    model = tiny_model(vocab_size=270, dtype=torch.float64, **family)
+    at = next(at for at, span in enumerate(SPANS) if len(span) > 1 and at > 3)
+    found = explain(model, TOKENIZER, PIECES, Focus(token=at, layer=1, head=2, weights=measure), words=SPANS)
+    rows = [explain(model, TOKENIZER, PIECES, Focus(query, 1, 2, measure), check=False) for query in SPANS[at]]
+    shares = np.mean([row.sources.shares for row in rows], 0)
+    np.testing.assert_allclose(found.sources.shares, [shares[[*span]].sum() for span in SPANS], atol=1e-7)
+    assert found.sources.shares.sum() == pytest.approx(1)
+    assert (found.sources.shares[at + 1 :] == 0).all()
+    table = rows[0].map.weights
+    expected = [[table[np.ix_([*query], [*source])].sum(1).mean() for source in SPANS] for query in SPANS]
+    np.testing.assert_allclose(found.map.weights, expected, atol=1e-7)
+    np.testing.assert_allclose(found.map.weights.sum(1), 1, atol=1e-7)
+    assert found.map.previous_token == pytest.approx(np.diag(expected, -1).mean())
+    last = rows[-1].next_tokens
+    assert [token.id for token in found.next_tokens] == [token.id for token in last]
+
+
+@torch.no_grad()
+def test_a_word_is_cut_off_as_a_whole(family):
+    model = tiny_model(vocab_size=270, dtype=torch.float64, **family)
+    at = next(at for at, span in enumerate(SPANS) if len(span) > 1 and at > 3)
+    checks = explain(model, TOKENIZER, PIECES, Focus(token=at), words=SPANS).checks
+    ids = torch.tensor([[piece.id for piece in PIECES[: SPANS[at].stop]]])
+    assert sorted(checks.sources) == list(range(at + 1))
+    for word, probability in zip(checks.sources, checks.probabilities, strict=True):
+        if word < at:
+            edges = [(query, source) for query in SPANS[at] for source in SPANS[word]]
+            whole = model(ids, observe=One(*edges))[0, -1].softmax(-1)[checks.token.id]
+            assert probability == pytest.approx(float(whole), rel=1e-5)
+
+
+def test_words_of_one_token_are_the_tokens():
+    model = tiny_model(vocab_size=270)
+    single = [range(at, at + 1) for at in range(len(PIECES))]
+    found, plain = (explain(model, TOKENIZER, PIECES, Focus(), words=spans) for spans in (single, None))
+    np.testing.assert_array_equal(found.sources.shares, plain.sources.shares)
+    np.testing.assert_array_equal(found.map.weights, plain.map.weights)
+    assert found.checks == plain.checks
+
+
+@pytest.mark.parametrize("at", [-1, 45, 3])
+def test_words_of_a_long_text_are_those_of_the_whole(family, at, monkeypatch):
+    model = tiny_model(vocab_size=270, dtype=torch.float64, context=400, **family)
+    pieces = TOKENIZER.pieces(story(80))[:250]
+    spans = words(pieces)
+    focus = Focus(token=range(len(spans))[at])
+    whole = explain(model, TOKENIZER, pieces, focus, words=spans)
+    in_stretches(monkeypatch)
+    found = explain(model, TOKENIZER, pieces, focus, words=spans)
+    np.testing.assert_allclose(found.sources.shares, whole.sources.shares, rtol=1e-5, atol=1e-7)
+    first = found.map.first_row
+    assert len(found.map.weights) == 40 < len(whole.map.weights)
+    np.testing.assert_allclose(found.map.weights, whole.map.weights[first : first + 40], rtol=1e-5, atol=1e-7)
+    assert found.checks.probabilities == pytest.approx(whole.checks.probabilities, rel=1e-5)
+
+
+def test_what_is_in_words_says_so():
+    found = explain(tiny_model(vocab_size=270), TOKENIZER, PIECES, Focus(), words=SPANS)
+    shown = drawn("first", found, 120)
+    assert f"{len(SPANS)} words of {len(PIECES)} tokens" in shown
+    assert "first word" in shown
+    assert "the word before" in shown
+    said = "\n".join(explanation_sentences(found, "m"))
+    assert f"{len(PIECES)} tokens, {len(SPANS)} words:" in said
+    assert f"Where does word {len(SPANS) - 1}, " in said
+    document = json.loads(json.dumps(explanation_document(found, "m"), allow_nan=False))
+    assert len(document["tokens"]) == len(PIECES)
+    assert [word["tokens"] for word in document["words"]] == [[span[0], span[-1]] for span in SPANS]
+    assert document["words"][2]["text"] == " cat's"
+    assert len(document["sources"]["shares"]) == len(document["map"]["weights"]) == len(SPANS)
+    header, *rows = csv.reader(io.StringIO(sources_csv(found)))
+    assert header[:5] == ["index", "word", "first_token", "last_token", "share"]
+    assert [row[1] for row in rows] == [piece.text for piece in found.pieces]

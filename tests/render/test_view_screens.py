@@ -1,0 +1,288 @@
+"""The views on a screen: as wide as it is at most, harmless, and every figure the one found."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from attncli.explain.findings import Grid, HeadMap, Ledger, Lens, LensRow, NextToken, Question, Rollout, Steps
+from attncli.render.explanation import bars_screen, compared_screen, explanation_document, explanation_screen
+from attncli.render.ledger import ledger_document, ledger_screen
+from attncli.render.lens import lens_document, lens_screen
+from attncli.render.maps import grid_document, grid_screen, map_document, map_screen
+from attncli.render.numbers import percent
+from attncli.render.plain import explanation_sentences
+from attncli.render.rollout import rollout_document, rollout_screen
+from attncli.render.steps import steps_document, steps_screen
+from attncli.text.tokenizer import Piece
+from tests.render.test_render import FOREIGN, HOSTILE, WORDS, checked, explanation, harmless, screen, widest
+
+VIEWS = {
+    "lens": (lens_screen, lens_document),
+    "logit": (ledger_screen, ledger_document),
+    "steps": (steps_screen, steps_document),
+    "grid": (grid_screen, grid_document),
+    "rollout": (rollout_screen, rollout_document),
+    "map": (map_screen, map_document),
+}
+
+
+def question(texts, focus=None, layers=3, heads=4):
+    pieces = tuple(Piece(at, text, 1) for at, text in enumerate(texts))
+    return Question(pieces, layers, heads, len(pieces) - 1 if focus is None else focus)
+
+
+def rows(generator, focus, length):
+    """Weights (focus + 1 rows are enough for none): each row sums to 1 and looks at nothing later."""
+    drawn = np.tril(generator.random((length, length)) ** 3 + 1e-3)
+    return drawn / drawn.sum(1, keepdims=True)
+
+
+def finding(view, texts, focus=None, layers=3, heads=4):
+    """Random findings of a view."""
+    asked = question(texts, focus, layers, heads)
+    length, generator = len(texts), np.random.default_rng(len(texts))
+    token = NextToken(3, HOSTILE, 0.4137)
+    if view == "map":
+        return explanation(texts, focus, layers=layers, heads=heads)
+    if view == "lens":
+        top = tuple(
+            NextToken(i, text, 0.5 / (i + 1)) for i, text in enumerate(("\n", HOSTILE, " and", "\ufffd", "東京"))
+        )
+        return Lens(asked, token, tuple(LensRow(at, top, 0.0001, 12_345 - at) for at in range(layers + 1)))
+    if view == "logit":
+        moved = generator.normal(size=(layers, heads, length))
+        moved[:, :, asked.focus + 1 :] = 0
+        each = generator.normal(size=layers)
+        made = Ledger(asked, token, None, 0.0, -12.5, 0.1, moved, each, each, each, 0.01)
+        return replace(made, logit=made.total + 1e-9)
+    if view == "rollout":
+        weights = rows(generator, asked.focus, length)[asked.focus]
+        return Rollout(asked, weights, np.where(weights > 0, 1 / (asked.focus + 1), 0.0))
+    if view == "grid":
+        pool = -(-length // 32)
+        side = -(-length // pool)
+        return Grid(asked, pool, np.stack([[rows(generator, 0, side)] * heads] * layers))
+    allowed = np.arange(length) <= asked.focus
+    weights = rows(generator, 0, length)[asked.focus]
+    vector = generator.normal(size=64) * 100
+    keys = generator.normal(size=(length, 64)) * 1000
+    products = keys @ vector
+    return Steps(
+        asked, 2, 3, False, 2, 4, vector, keys, keys, products, products / 8, allowed, weights, vector, vector, vector,
+        3e-7,
+    )  # fmt: skip
+
+
+def drawn(view, found, width, colors=None):
+    console = screen(width, colors)
+    draw = {"bars": bars_screen, "first": explanation_screen}.get(view) or VIEWS[view][0]
+    console.print(draw(found, "stories", console))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [30, 40, 80, 120, 200])
+@pytest.mark.parametrize("length", [1, 2, 7, 70])
+@pytest.mark.parametrize("view", VIEWS)
+def test_no_line_of_a_view_passes_the_width(view, length, width):
+    for words in (WORDS, FOREIGN, [HOSTILE]):
+        for heads in (1, 12):
+            texts = [words[at % len(words)] for at in range(length)]
+            shown = drawn(view, finding(view, texts, length // 2, heads=heads), width)
+            assert widest(shown) <= width
+            assert harmless(shown)
+
+
+@pytest.mark.parametrize("view", [*VIEWS, "bars"])
+def test_a_narrow_screen_cuts_no_heading(view):
+    """Only a hostile token, and the numbers of a vector, end in '…'."""
+    found = explanation(WORDS) if view == "bars" else finding(view, WORDS)
+    cut = [line for line in drawn(view, found, 40).split("\n") if "…" in line and "␛" not in line]
+    assert [line for line in cut if " length " not in line] == []
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_is_a_json_document_in_full_precision(view):
+    found = finding(view, [*WORDS, HOSTILE])
+    document = json.loads(json.dumps(VIEWS[view][1](found, "stories"), allow_nan=False))
+    assert (document["view"], document["model"], document["focus"]) == (view, "stories", 7)
+    assert [token["text"] for token in document["tokens"]] == [*WORDS, HOSTILE]
+
+
+def test_a_lens_shows_each_layers_prediction():
+    top = NextToken(1, " on", 0.41), NextToken(2, ",", 0.002)
+    found = Lens(
+        question(WORDS), NextToken(2, ",", 0.9), (LensRow(0, top, 0.002, 2), LensRow(1, top[::-1], 0.9, 1))
+    )  # fmt: skip
+    assert (
+        "\n".join(line.rstrip() for line in drawn("lens", found, 60).split("\n"))
+        == """\
+stories · 3 layers x 4 heads · 7 tokens
+
+What follows ␣bank [6], layer by layer  logit lens
+          predicts      then         P rank
+embedding ␣on       41% ,    0.2% 0.2%    2
+layer 0   ,        0.2% ␣on   41%  90%    1
+P and rank are those of the final prediction: ,
+
+Last row: the model's own prediction. Above it: its head
+applied early.
+"""
+    )
+
+
+def test_a_ledger_shows_its_terms_with_their_signs_and_what_is_left():
+    heads = np.zeros((1, 2, 3))
+    heads[0, 0] = 1, 0.5, 0
+    heads[0, 1] = 0, 0, -0.75
+    found = Ledger(
+        question(["He", " sat", " on"], layers=1, heads=2), NextToken(4, " the", 0.4), NextToken(5, ",", 0.1),
+        logit=3.0 + 1e-7, embedding=-0.25, position=None, heads=heads, attention_bias=None,
+        feed_forward=np.array([2.5]), feed_forward_bias=None, norm_bias=None,
+    )  # fmt: skip
+    shown = "\n".join(line.rstrip() for line in drawn("logit", found, 80).split("\n"))
+    lines = shown.split("\n")
+    assert "its logit is +3.0000, counted from that of ," in lines
+    assert "sum of all terms +3.0000, remainder +1.0e-07" in lines
+    bars = dict(re.findall(r"^(\S.*?) +([+-]\d\.\d{3} [█▒]+)$", shown, re.MULTILINE))
+    assert bars == {
+        "embedding": "-0.250 " + "▒" * 4,
+        "attention 0": "+0.750 " + "█" * 12,
+        "feed-forward 0": "+2.500 " + "█" * 40,
+        "head 0.0": "+1.500 " + "█" * 24,
+        "head 0.1": "-0.750 " + "▒" * 12,
+        "0 He": "+1.000 " + "█" * 16,
+        "1 ␣sat": "+0.500 " + "█" * 8,
+        "2 ␣on": "-0.750 " + "▒" * 12,
+    }
+
+
+def test_the_terms_by_source_and_by_head_are_the_same_sum():
+    found = finding("logit", [f" w{at}" for at in range(30)], layers=4, heads=6)
+    shown = drawn("logit", found, 80)
+    by_head, by_source = shown.split("by head")[1].split("by source")
+    for part in (by_head, by_source):
+        values = [float(value) for value in re.findall(r" ([+-]\d+\.\d{3}) ", part)]
+        assert len(values) == 9
+        assert sum(values) == pytest.approx(found.heads.sum(), abs=0.01)
+
+
+def test_the_steps_say_what_the_mask_forbids():
+    found = finding("steps", WORDS, 4)
+    shown = drawn("steps", found, 80)
+    assert "␣river cannot see 's [5], which comes later" in shown
+    assert "␣river cannot see He [0]: this layer looks back 3 tokens" in shown
+    assert "keys and values are shared by 2 heads" in shown
+    assert "Largest difference from the model's own fast path: 3.0e-07" in shown
+    lines = {int(line.split()[0]): line.split() for line in shown.split("\n") if re.match(r"^ *\d ", line)}
+    for at in range(7):
+        assert lines[at][2:4] == [f"{found.products[at]:.2f}", f"{found.scores[at]:.2f}"]
+        assert ("−∞" in lines[at]) == (at > 4)
+
+
+def test_the_steps_of_the_last_token_say_why_nothing_is_masked():
+    found = replace(finding("steps", WORDS[:3]), allowed=np.ones(3, bool), window=None)
+    said = "nothing comes after ␣on, so the mask forbids nothing (see --token 1)"
+    assert said in drawn("steps", found, 80)
+    assert said not in drawn("steps", replace(found, allowed=np.array([False, True, True])), 80)  # out of the window
+
+
+def test_of_many_sources_the_steps_show_those_with_most_weight():
+    found = finding("steps", [f" w{at}" for at in range(70)], 50)
+    shown = [int(at) for at in re.findall(r"^ *(\d+) ␣w", drawn("steps", found, 120), re.MULTILINE)]
+    assert shown == sorted([*np.argsort(-found.weights)[:15].tolist(), 51])
+
+
+@pytest.mark.parametrize(("width", "pool"), [(200, 3), (40, 12)])
+def test_a_grid_states_how_much_is_pooled(width, pool):
+    found = finding("grid", ["a"] * 80, heads=4)
+    shown = drawn("grid", found, width)
+    assert f"each cell: the largest of {pool} x {pool}\n" in shown
+    for layer in range(3):
+        for head in range(4):
+            assert f"{layer}.{head}" in shown
+
+
+@pytest.mark.parametrize("colors", ["truecolor", "256", "standard"])
+def test_a_grid_in_colours_has_two_rows_a_line(colors):
+    shown = drawn("grid", finding("grid", WORDS), 80, colors)
+    assert ("▀" in shown) == (colors != "standard")
+    assert ("░" in shown) == (colors == "standard")
+
+
+def test_a_map_of_a_long_text_shows_single_rows_around_the_focus():
+    found = explanation([f" w{at}" for at in range(300)], 150)
+    shown = drawn("map", found, 80)
+    labels = [int(at) for at in re.findall(r"^ *(\d+) ␣w", shown, re.MULTILINE)]
+    assert labels == list(range(120, 160))
+    assert "rows 120 to 159 of 300" in shown
+    assert "each cell: the largest of 3 columns" in shown
+    peak = replace(found.map, weights=np.eye(300)[:, ::-1][::-1])
+    rows = re.findall(r"^ *\d+ ␣w\d+ +([·█░▒▓ ]+)$", drawn("map", replace(found, map=peak), 80), re.MULTILINE)
+    assert [row.rstrip().index("█") for row in rows] == [at // 3 for at in range(120, 160)]
+
+
+def test_rows_of_a_long_text_are_drawn_where_they_stand():
+    """A map that holds only the rows around the focus looks like one that holds all."""
+    found = explanation([f" w{at}" for at in range(300)], 150)
+    some = replace(found, map=replace(found.map, weights=found.map.weights[120:160], first_row=120))
+    assert drawn("map", some, 80) == drawn("map", found, 80)
+    shown = drawn("first", some, 80).partition("Busiest head")[2]
+    assert [int(at) for at in re.findall(r"^ *(\d+) ␣w", shown, re.MULTILINE)] == list(range(120, 160))
+    assert "rows 120 to 159 of 300" in shown
+    said = "\n".join(explanation_sentences(some, "m"))
+    assert "These are tokens 120 to 159 of 300." in said
+    assert said.count(" looks at ") == 41  # the rows, and what a token does on average
+
+
+def test_a_small_map_is_in_numbers():
+    found = replace(explanation(WORDS), map=HeadMap(1, 0, np.tril(np.full((7, 7), 0.42)), True, None, None))
+    shown = drawn("map", found, 80)
+    assert "Head 1.0" in shown
+    assert shown.count(" 42") == 28
+
+
+def test_rollout_is_shown_as_the_ratio_to_even_attention():
+    found = Rollout(question(WORDS[:3]), np.array([0.5, 0.3, 0.2]), np.array([0.8, 0.1, 0.1]))
+    shown = drawn("rollout", found, 80)
+    order = re.findall(r"^(\d) .*x(\d\.\d\d) +(\d+)% +(\d+)%", shown, re.MULTILINE)
+    assert order == [("1", "3.00", "30", "10"), ("2", "2.00", "20", "10"), ("0", "0.62", "50", "80")]
+    assert "gives the first token 80%" in shown
+
+
+def test_documents_have_null_where_there_is_no_value():
+    """After the focus, and where even attention has nothing to compare with."""
+    asked = question(WORDS[:4], 2)
+    found = Rollout(asked, np.array([0.0, 0.6, 0.4, 0.0]), np.array([0.0, 0.8, 0.2, 0.0]))
+    document = rollout_document(found, "m")
+    assert document["shares"] == [0, 0.6, 0.4, None]
+    assert document["even"] == [0, 0.8, 0.2, None]
+    assert document["ratio"] == [None, pytest.approx(0.75), pytest.approx(2), None]
+    explained = explanation(WORDS, 4)
+    sources = explanation_document(explained, "m")["sources"]
+    for figures in (sources["shares"], sources["raw"], *sources["by_layer"]):
+        assert figures[5:] == [None, None]
+        assert sum(figures[:5]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_the_view_of_bars_names_more_sources(width):
+    found = explanation([f" w{at}" for at in range(60)])
+    assert len(re.findall(r"^ *\d+ ␣w", drawn("bars", found, width), re.MULTILINE)) == 25
+    assert widest(drawn("bars", checked(found), width)) <= width
+
+
+@pytest.mark.parametrize("width", [30, 40, 80, 120, 200])
+@pytest.mark.parametrize("words", [WORDS, FOREIGN, [HOSTILE]])
+def test_compared_weights_stand_side_by_side(words, width):
+    found = explanation([words[at % len(words)] for at in range(40)], 36)
+    console = screen(width)
+    console.print(compared_screen(found, "stories", console))
+    shown = console.file.getvalue()
+    assert widest(shown) <= width
+    assert harmless(shown)
+    for at in found.sources.named():
+        (line,) = re.findall(rf"^ *{at} .*%$", shown, re.MULTILINE)
+        assert re.findall(r"[<.\d]+%", line)[-2:] == [percent(found.sources.shares[at]), percent(found.sources.raw[at])]
