@@ -1,19 +1,34 @@
 /* The forward pass of a decoder-only transformer on a CPU: new tokens of some sequences in, logits out.
 
-   Owns the arithmetic, its threads, and how keys and values lie in the caller's buffers. Knows nothing of text, files or sampling.
+   This file owns the arithmetic, its threads, and the layout of keys and values in the caller's buffers. It knows nothing of
+   text, files or sampling. native.py packs the weights, allocates the cache and calls engine_run.
 
-   Every number of a row comes from the same operations in the same order, however many rows stand beside it, however they are
-   cut into calls, and whichever thread does it. So a text is the same to the last bit alone and in a batch, with a cache and
-   without, and on any number of threads.
+   Reproducibility. Every number of a row comes from the same operations in the same order, however many rows are in the batch,
+   however a text is split into batches, and whichever thread computes it. So a text is identical to the last bit alone and in a
+   batch, with a cache and without, and on any number of threads.
+
+   Threads. An engine has `threads` workers: the thread that calls engine_run is worker 0, and start_threads creates the others
+   once. The forward pass is a sequence of regions with a barrier after each. Inside a region the work is split into items: one
+   row, one chunk of a matrix's outputs, or one key/value head of a few rows. Workers claim items from an atomic counter, so a
+   slow core takes fewer. An item writes numbers that no other item of its region reads or writes, and reads only what earlier
+   regions wrote: the barrier is the only synchronization. One item computes a whole sum, and no sum is shared between threads,
+   which is why the result does not depend on the number of threads or on who claims what.
+     Owned by the engine: `residual`, `normed`, `qkv`, `attended`, `hidden`, each written by disjoint items. Owned by a worker: its
+   part of `thread_scratch` (attention weights, the outputs of one chunk, and normalized rows when they are few).
+     Waiting. At a barrier a worker spins, and after SPINS_BEFORE_YIELD turns it yields its core at each turn; it never sleeps
+   there, because a region takes microseconds. Between two calls of engine_run a worker spins for SPINS_BEFORE_SLEEP turns and then
+   sleeps on a condition variable, so an idle engine takes no processor time. engine_run returns when every worker has left the
+   forward pass, so nothing reads the caller's buffers after that.
 
    Letters: N rows (new tokens), C model width, H heads, K key/value heads, D head width, F feed-forward width, V vocabulary.
-   Rows of numbers are padded to a multiple of LANES, which is how many numbers a register of the processor holds. */
+   Rows of numbers are padded to a multiple of LANES, the floats in one register of the processor. */
 
 #define _GNU_SOURCE
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,45 +42,45 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* LANES: numbers in a register. BLOCKS: registers of outputs that ROWS rows share; their sums fill what registers there are. */
+/* LANES: floats in a register. TILE_BLOCKS: registers of outputs in a tile; TILE_ROWS x TILE_BLOCKS sums fill the registers. */
 #if defined(__AVX512F__)
-enum { LANES = 16, BLOCKS = 4 };
+enum { LANES = 16, TILE_BLOCKS = 4 };
 #elif defined(__AVX__)
-enum { LANES = 8, BLOCKS = 2 };
+enum { LANES = 8, TILE_BLOCKS = 2 };
 #elif defined(__aarch64__)
-enum { LANES = 4, BLOCKS = 4 };
+enum { LANES = 4, TILE_BLOCKS = 4 };
 #else
-enum { LANES = 4, BLOCKS = 2 };
+enum { LANES = 4, TILE_BLOCKS = 2 };
 #endif
 enum {
-    ROWS = 6,
-    CHUNK = 64,  /* outputs that a thread takes at once */
-    QUERIES = 4, /* that read a key together */
-    BESIDE = 4,  /* registers of keys that a query reads together */
-    FEW = 8,                /* rows that every thread normalizes for itself rather than wait for the others */
-    FETCHED_AHEAD = 1024,   /* bytes of weights */
-    SPINS = 2000,           /* before a thread that waits for another gives its core away */
-    SPINS_BETWEEN_CALLS = 20000,
+    TILE_ROWS = 6,
+    CHUNK = 64,                 /* outputs of a matrix in one item of work */
+    TILE_QUERIES = 4,           /* queries that read a key together */
+    TILE_KEY_BLOCKS = 4,        /* registers of keys that one query reads together */
+    REPLICATED_NORM_ROWS = 8,   /* up to so many rows, every worker computes the norm for itself: cheaper than a barrier */
+    PREFETCH_BYTES = 1024,      /* how far ahead of use weights are fetched */
+    SPINS_BEFORE_YIELD = 2000,  /* at a barrier */
+    SPINS_BEFORE_SLEEP = 20000, /* between calls */
 };
 
 /* ---- Vectors ------------------------------------------------------------------------------------------------------------ */
 
 typedef float vec __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef int32_t ivec __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef uint32_t uvec __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef uint16_t halves __attribute__((vector_size(LANES * 2), aligned(2)));
+typedef int32_t vec_int __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef uint32_t vec_uint __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef uint16_t vec_uint16 __attribute__((vector_size(LANES * 2), aligned(2)));
 #ifdef __FLT16_MAX__
-typedef _Float16 floats16 __attribute__((vector_size(LANES * 2), aligned(2)));
+typedef _Float16 vec_float16 __attribute__((vector_size(LANES * 2), aligned(2)));
 #endif
 
 INLINE int padded(int n) { return (n + LANES - 1) / LANES * LANES; }
-INLINE int least(int a, int b) { return a < b ? a : b; }
-INLINE vec all(float x) { return x - (vec){}; }
-INLINE vec where(ivec yes, vec a, vec b) { return (vec)((yes & (ivec)a) | (~yes & (ivec)b)); }
-INLINE vec larger(vec a, vec b) { return where(a > b, a, b); }
+INLINE int min_int(int a, int b) { return a < b ? a : b; }
+INLINE vec broadcast(float x) { return x - (vec){}; }
+INLINE vec blend(vec_int condition, vec a, vec b) { return (vec)((condition & (vec_int)a) | (~condition & (vec_int)b)); }
+INLINE vec maximum(vec a, vec b) { return blend(a > b, a, b); }
 
-/* a * b + c, rounded once where the processor can: said here, since a compiler left free to choose (-ffp-contract) fuses in one
-   copy of a loop and not in another, and then a row's numbers depend on its company. */
+/* a * b + c, rounded once where the processor has the instruction. It is explicit because a compiler that is free to fuse
+   (-ffp-contract) does so in one copy of a loop and not in another; a row's numbers would then depend on the rows beside it. */
 INLINE vec multiply_add(vec a, vec b, vec c) {
 #if defined(__AVX512F__)
     return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -78,53 +93,55 @@ INLINE vec multiply_add(vec a, vec b, vec c) {
 #endif
 }
 
-INLINE float sum(vec v) {
+INLINE float reduce_sum(vec v) {
     for (int n = LANES / 2; n; n /= 2)
         for (int i = 0; i < n; i++) v[i] += v[i + n];
     return v[0];
 }
 
-INLINE float largest(vec v) {
+INLINE float reduce_max(vec v) {
     float most = v[0];
     for (int i = 1; i < LANES; i++) most = v[i] > most ? v[i] : most;
     return most;
 }
 
-/* The first `n` numbers of x, zeros after them. */
-INLINE vec first_of(const float *x, int n) {
-    vec found = all(0);
-    memcpy(&found, x, n * sizeof(float));
-    return found;
+/* The first `n` numbers of x, followed by zeros. */
+INLINE vec load_partial(const float *x, int n) {
+    vec loaded = broadcast(0);
+    memcpy(&loaded, x, n * sizeof(float));
+    return loaded;
 }
 
-/* e^x to a few units in the last place: 2^n e^r with |r| <= ln(2)/2, e^r by its Taylor polynomial. 0 where it would be denormal. */
+/* e^x to a few units in the last place: 2^n e^r with |r| <= ln(2)/2, and e^r by its Taylor polynomial. Below -87, where e^x would
+   be denormal, the result is 0. */
 INLINE vec exponential(vec x) {
-    vec inside = larger(x, all(-87.0f));
-    inside = where(inside > 88.0f, all(88.0f), inside);
-    vec shifted = multiply_add(inside, all(1.44269504088896341f), all(12582912.0f)); /* + 1.5 * 2^23 leaves n in the lowest bits */
+    vec clamped = maximum(x, broadcast(-87.0f));
+    clamped = blend(clamped > 88.0f, broadcast(88.0f), clamped);
+    /* Adding 1.5 * 2^23 leaves n in the lowest bits. */
+    vec shifted = multiply_add(clamped, broadcast(1.44269504088896341f), broadcast(12582912.0f));
     vec n = shifted - 12582912.0f;
-    vec r = multiply_add(n, all(2.12194440e-4f), multiply_add(n, all(-0.693359375f), inside)); /* ln(2) in two parts */
-    vec p = all(1.0f / 5040);
-    p = multiply_add(p, r, all(1.0f / 720));
-    p = multiply_add(p, r, all(1.0f / 120));
-    p = multiply_add(p, r, all(1.0f / 24));
-    p = multiply_add(p, r, all(1.0f / 6));
-    p = multiply_add(p, r, all(0.5f));
-    p = multiply_add(p, r, all(1.0f));
-    p = multiply_add(p, r, all(1.0f));
-    vec power = (vec)(((uvec)shifted + 127) << 23);
-    return where(x < -87.0f, all(0), p * power);
+    vec r = multiply_add(n, broadcast(2.12194440e-4f), multiply_add(n, broadcast(-0.693359375f), clamped)); /* ln(2) in two parts */
+    vec p = broadcast(1.0f / 5040);
+    p = multiply_add(p, r, broadcast(1.0f / 720));
+    p = multiply_add(p, r, broadcast(1.0f / 120));
+    p = multiply_add(p, r, broadcast(1.0f / 24));
+    p = multiply_add(p, r, broadcast(1.0f / 6));
+    p = multiply_add(p, r, broadcast(0.5f));
+    p = multiply_add(p, r, broadcast(1.0f));
+    p = multiply_add(p, r, broadcast(1.0f));
+    vec power = (vec)(((vec_uint)shifted + 127) << 23);
+    return blend(x < -87.0f, broadcast(0), p * power);
 }
 
-/* ---- What the caller describes: native.py has the same structures ------------------------------------------------------ */
+/* ---- Structures shared with native.py, which declares the same fields; `struct_fields` below lists them for a test -------- */
 
-enum type { FLOAT32, BFLOAT16, FLOAT16, INT8 };
+enum dtype { FLOAT32, BFLOAT16, FLOAT16, INT8 };
 
 typedef struct {        /* y = x W^T + bias */
-    const void *weight; /* (outputs / LANES, inputs, LANES): null where there is no such matrix */
-    const float *scale; /* (outputs), of INT8 */
+    const void *weight; /* (outputs / LANES, inputs, LANES); null where the network has no such matrix */
+    const float *scale; /* (outputs), for INT8 */
     const float *bias;  /* (outputs), or null */
-    int32_t outputs, inputs, type;
+    int32_t outputs, inputs, dtype;
 } matrix;
 
 typedef struct {
@@ -134,219 +151,253 @@ typedef struct {
 typedef struct {
     norm attention_norm, feed_forward_norm, query_norm, key_norm;
     matrix query, key, value, output, gate, up, down; /* without a gate: GELU */
-    int64_t window;                                   /* how many positions a query sees, itself included; 0 for all */
+    int64_t window;                                   /* positions that a query sees, its own included; 0 for all */
 } layer;
 
 typedef struct {
-    matrix embedding, position, head;
-    norm last;
+    matrix embedding, position, unembedding;
+    norm final_norm;
     const layer *layers;
-    const float *cos, *sin; /* (context, D), the first half of sin negative; null for learned positions */
+    const float *cos, *sin; /* (context, D), the first half of sin negated; null for learned positions */
     float eps, score_scale;
     int32_t layer_count, width, heads, kv_heads, head_width, feed_forward, subtracts_mean;
 } model;
 
-typedef struct {                         /* Rows that follow each other in a sequence stand beside each other. */
-    const int32_t *ids, *at, *sequence;  /* (N): of every row its token, its position, and whose it is */
-    const int32_t *wanted;               /* the rows whose logits are asked for */
-    float *const *keys, *const *values;  /* per layer (sequences, K, capacity / LANES, D, LANES) and (…, capacity, D) */
-    float *logits;                       /* (wanted, V padded) */
-    int32_t rows, wanted_rows, capacity; /* capacity: positions there is room for, a multiple of LANES */
-} call;
-
-/* ---- Products ---------------------------------------------------------------------------------------------------------- */
-
-INLINE int size_of(int type) { return type == FLOAT32 ? 4 : type == INT8 ? 1 : 2; }
-
-INLINE vec weights_at(const char *at, int type) {
-    if (type == FLOAT32) return *(const vec *)at;
-#if defined(__AVX512F__) /* GCC 12 would take these apart number by number */
-    if (type == BFLOAT16) return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)at)), 16);
-    if (type == INT8) return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)at)));
-#elif defined(__AVX2__)
-    if (type == BFLOAT16) return (vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)at)), 16);
-    if (type == INT8) return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)at)));
-#if defined(__F16C__)
-    if (type == FLOAT16) return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const void *)at));
-#endif
-#endif
-    if (type == BFLOAT16) return (vec)(__builtin_convertvector(*(const halves *)at, uvec) << 16);
-#ifdef __FLT16_MAX__
-    if (type == FLOAT16) return __builtin_convertvector(*(const floats16 *)at, vec);
-#endif
-    vec found;
-    for (int i = 0; i < LANES; i++) found[i] = ((const int8_t *)at)[i];
-    return found;
-}
+typedef struct { /* New tokens of some sequences. The rows of one sequence are adjacent and in order. */
+    const int32_t *ids, *positions, *sequences;   /* (N): each row's token, its position, and the number of its sequence */
+    const int32_t *logit_rows;                    /* (logit_row_count): the rows whose logits are returned */
+    float *const *keys, *const *values;           /* per layer (sequences, K, capacity / LANES, D, LANES) and (…, capacity, D) */
+    float *logits;                                /* (logit_row_count, V padded) */
+    int32_t row_count, logit_row_count, capacity; /* capacity: positions that the buffers hold, a multiple of LANES */
+} batch;
 
 typedef struct {
+    const char *structure, *field; /* an empty field stands for the whole structure */
+    int64_t offset, size;
+    char kind; /* i: int32_t, l: int64_t, f: float, p: pointer, s: structure */
+} struct_field;
+
+#define KIND(value) _Generic((value), int32_t: 'i', int64_t: 'l', float: 'f', matrix: 's', norm: 's', default: 'p')
+#define FIELD(s, f) {#s, #f, offsetof(s, f), sizeof(((s *)0)->f), KIND(((s *)0)->f)}
+#define WHOLE(s) {#s, "", 0, sizeof(s), 's'}
+
+EXPORT const struct_field struct_fields[] = {
+    FIELD(matrix, weight), FIELD(matrix, scale), FIELD(matrix, bias), FIELD(matrix, outputs), FIELD(matrix, inputs),
+    FIELD(matrix, dtype), WHOLE(matrix),
+    FIELD(norm, weight), FIELD(norm, bias), WHOLE(norm),
+    FIELD(layer, attention_norm), FIELD(layer, feed_forward_norm), FIELD(layer, query_norm), FIELD(layer, key_norm),
+    FIELD(layer, query), FIELD(layer, key), FIELD(layer, value), FIELD(layer, output), FIELD(layer, gate), FIELD(layer, up),
+    FIELD(layer, down), FIELD(layer, window), WHOLE(layer),
+    FIELD(model, embedding), FIELD(model, position), FIELD(model, unembedding), FIELD(model, final_norm), FIELD(model, layers),
+    FIELD(model, cos), FIELD(model, sin), FIELD(model, eps), FIELD(model, score_scale), FIELD(model, layer_count),
+    FIELD(model, width), FIELD(model, heads), FIELD(model, kv_heads), FIELD(model, head_width), FIELD(model, feed_forward),
+    FIELD(model, subtracts_mean), WHOLE(model),
+    FIELD(batch, ids), FIELD(batch, positions), FIELD(batch, sequences), FIELD(batch, logit_rows), FIELD(batch, keys),
+    FIELD(batch, values), FIELD(batch, logits), FIELD(batch, row_count), FIELD(batch, logit_row_count), FIELD(batch, capacity),
+    WHOLE(batch),
+};
+EXPORT const int struct_field_count = sizeof struct_fields / sizeof *struct_fields;
+
+/* ---- Matrix products ---------------------------------------------------------------------------------------------------- */
+
+INLINE int dtype_size(int dtype) { return dtype == FLOAT32 ? 4 : dtype == INT8 ? 1 : 2; }
+
+/* LANES weights of any type as floats. */
+INLINE vec load_weights(const char *at, int dtype) {
+    if (dtype == FLOAT32) return *(const vec *)at;
+#if defined(__AVX512F__) /* GCC 12 would convert these one number at a time */
+    if (dtype == BFLOAT16) return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)at)), 16);
+    if (dtype == INT8) return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)at)));
+#elif defined(__AVX2__)
+    if (dtype == BFLOAT16) return (vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)at)), 16);
+    if (dtype == INT8) return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)at)));
+#if defined(__F16C__)
+    if (dtype == FLOAT16) return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const void *)at));
+#endif
+#endif
+    if (dtype == BFLOAT16) return (vec)(__builtin_convertvector(*(const vec_uint16 *)at, vec_uint) << 16);
+#ifdef __FLT16_MAX__
+    if (dtype == FLOAT16) return __builtin_convertvector(*(const vec_float16 *)at, vec);
+#endif
+    vec loaded;
+    for (int i = 0; i < LANES; i++) loaded[i] = ((const int8_t *)at)[i];
+    return loaded;
+}
+
+typedef struct { /* The rows that a product reads and writes. */
     const float *x;
     float *y;
-    int64_t x_stride, y_stride;
-    int rows;
-} rows;
+    int64_t x_stride, y_stride; /* floats from one row to the next */
+    int row_count;
+} operands;
 
-/* `count` rows of x times `blocks` blocks of sixteen outputs: every sum is built input by input. */
-INLINE void tile(const matrix *m, int block, int blocks, rows all_rows, int first, int count, int type) {
-    const float *x = all_rows.x + first * all_rows.x_stride;
-    float *y = all_rows.y + first * all_rows.y_stride;
-    int64_t inputs = m->inputs, step = LANES * size_of(type);
+/* `rows` rows of x times `blocks` blocks of LANES outputs, from output block `block` on. Each sum adds up input by input. The
+   constants `rows`, `blocks` and `dtype` make the compiler unroll the tile and keep all its sums in registers. */
+INLINE void multiply_tile(const matrix *m, int block, int blocks, operands io, int first_row, int rows, int dtype) {
+    const float *x = io.x + first_row * io.x_stride;
+    float *y = io.y + first_row * io.y_stride;
+    int64_t inputs = m->inputs, step = LANES * dtype_size(dtype);
     const char *weight = (const char *)m->weight + block * inputs * step;
-    vec total[ROWS][BLOCKS];
-    UNROLL for (int r = 0; r < count; r++)
-        UNROLL for (int b = 0; b < blocks; b++) total[r][b] = all(0);
+    vec total[TILE_ROWS][TILE_BLOCKS];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int b = 0; b < blocks; b++) total[r][b] = broadcast(0);
     for (int64_t i = 0; i < inputs; i++) {
-        vec w[BLOCKS];
+        vec w[TILE_BLOCKS];
         UNROLL for (int b = 0; b < blocks; b++) {
             const char *at = weight + (b * inputs + i) * step;
-            __builtin_prefetch(at + FETCHED_AHEAD);
-            w[b] = weights_at(at, type);
+            __builtin_prefetch(at + PREFETCH_BYTES);
+            w[b] = load_weights(at, dtype);
         }
-        UNROLL for (int r = 0; r < count; r++) {
-            vec in = all(x[r * all_rows.x_stride + i]);
-            UNROLL for (int b = 0; b < blocks; b++) total[r][b] = multiply_add(in, w[b], total[r][b]);
+        UNROLL for (int r = 0; r < rows; r++) {
+            vec input = broadcast(x[r * io.x_stride + i]);
+            UNROLL for (int b = 0; b < blocks; b++) total[r][b] = multiply_add(input, w[b], total[r][b]);
         }
     }
     UNROLL for (int b = 0; b < blocks; b++) {
         int o = (block + b) * LANES;
-        UNROLL for (int r = 0; r < count; r++) {
-            vec found = total[r][b];
-            if (type == INT8) found *= *(const vec *)(m->scale + o);
-            if (m->bias) found += *(const vec *)(m->bias + o);
-            *(vec *)(y + r * all_rows.y_stride + b * LANES) = found;
+        UNROLL for (int r = 0; r < rows; r++) {
+            vec result = total[r][b];
+            if (dtype == INT8) result *= *(const vec *)(m->scale + o);
+            if (m->bias) result += *(const vec *)(m->bias + o);
+            *(vec *)(y + r * io.y_stride + b * LANES) = result;
         }
     }
 }
 
-INLINE void tiles(const matrix *m, int block, int blocks, rows all_rows, int type) {
-    for (int r = 0; r < all_rows.rows; r += ROWS) switch (all_rows.rows - r) {
-        case 1: tile(m, block, blocks, all_rows, r, 1, type); break;
-        case 2: tile(m, block, blocks, all_rows, r, 2, type); break;
-        case 3: tile(m, block, blocks, all_rows, r, 3, type); break;
-        case 4: tile(m, block, blocks, all_rows, r, 4, type); break;
-        case 5: tile(m, block, blocks, all_rows, r, 5, type); break;
-        default: tile(m, block, blocks, all_rows, r, ROWS, type);
+/* All rows times `blocks` blocks of outputs, TILE_ROWS rows at a time. */
+INLINE void multiply_blocks(const matrix *m, int block, int blocks, operands io, int dtype) {
+    for (int r = 0; r < io.row_count; r += TILE_ROWS) switch (io.row_count - r) {
+        case 1: multiply_tile(m, block, blocks, io, r, 1, dtype); break;
+        case 2: multiply_tile(m, block, blocks, io, r, 2, dtype); break;
+        case 3: multiply_tile(m, block, blocks, io, r, 3, dtype); break;
+        case 4: multiply_tile(m, block, blocks, io, r, 4, dtype); break;
+        case 5: multiply_tile(m, block, blocks, io, r, 5, dtype); break;
+        default: multiply_tile(m, block, blocks, io, r, TILE_ROWS, dtype);
         }
 }
 
-INLINE void chunk_of(const matrix *m, int chunk, rows all_rows, int type) {
-    int block = chunk * (CHUNK / LANES), last = least(block + CHUNK / LANES, padded(m->outputs) / LANES);
-    for (; block + BLOCKS <= last; block += BLOCKS, all_rows.y += BLOCKS * LANES) tiles(m, block, BLOCKS, all_rows, type);
-    for (; block < last; block++, all_rows.y += LANES)
-        for (int r = 0; r < all_rows.rows; r++) tile(m, block, 1, all_rows, r, 1, type);
+INLINE void multiply_chunk_as(const matrix *m, int chunk, operands io, int dtype) {
+    int block = chunk * (CHUNK / LANES), end = min_int(block + CHUNK / LANES, padded(m->outputs) / LANES);
+    for (; block + TILE_BLOCKS <= end; block += TILE_BLOCKS, io.y += TILE_BLOCKS * LANES)
+        multiply_blocks(m, block, TILE_BLOCKS, io, dtype);
+    for (; block < end; block++, io.y += LANES)
+        for (int r = 0; r < io.row_count; r++) multiply_tile(m, block, 1, io, r, 1, dtype);
 }
 
-/* x (rows, inputs) -> y (rows, up to 64): the outputs of a chunk. */
-static void product(const matrix *m, int chunk, rows all_rows) {
-    switch (m->type) {
-    case FLOAT32: chunk_of(m, chunk, all_rows, FLOAT32); break;
-    case BFLOAT16: chunk_of(m, chunk, all_rows, BFLOAT16); break;
-    case FLOAT16: chunk_of(m, chunk, all_rows, FLOAT16); break;
-    default: chunk_of(m, chunk, all_rows, INT8);
+/* x (rows, inputs) -> y (rows, up to CHUNK): the outputs of one chunk of a matrix. */
+static void multiply_chunk(const matrix *m, int chunk, operands io) {
+    switch (m->dtype) {
+    case FLOAT32: multiply_chunk_as(m, chunk, io, FLOAT32); break;
+    case BFLOAT16: multiply_chunk_as(m, chunk, io, BFLOAT16); break;
+    case FLOAT16: multiply_chunk_as(m, chunk, io, FLOAT16); break;
+    default: multiply_chunk_as(m, chunk, io, INT8);
     }
 }
 
-static int chunks(const matrix *m) { return (m->outputs + CHUNK - 1) / CHUNK; }
-static int chunk_width(const matrix *m, int chunk) { return least(CHUNK, padded(m->outputs) - chunk * CHUNK); }
+static int chunk_count(const matrix *m) { return (m->outputs + CHUNK - 1) / CHUNK; }
+static int chunk_width(const matrix *m, int chunk) { return min_int(CHUNK, padded(m->outputs) - chunk * CHUNK); }
 
 /* ---- Threads ------------------------------------------------------------------------------------------------------------ */
 
 typedef struct {
     const model *model;
-    int threads; /* the caller's included */
-    pthread_t *thread;
+    int threads; /* workers, the caller's thread included */
+    pthread_t *thread_ids;
     pthread_mutex_t lock;
-    pthread_cond_t woken;
-    atomic_int turn, done, ending; /* of calls */
-    atomic_int arrived, phase;     /* of the barrier */
-    atomic_int next[3];            /* work not taken yet, of this region between barriers and its neighbours */
-    const call *job;
-    float *scratch;
-    size_t scratch_size, own_size;
-    float *stream, *normed, *sides, *mixed, *opened, *own;       /* parts of it, (N, ...); `own` is (threads, own_size) */
-    int64_t width, key_at, value_at, sides_width, mixed_width, opened_width; /* padded */
+    pthread_cond_t wake;
+    atomic_int call_number, finished, stopping; /* calls begun, workers that have finished this one, whether to end */
+    atomic_int barrier_arrived, barrier_phase;
+    atomic_int next_item[3]; /* the next unclaimed item: of this region, and of the regions before and after it */
+    const batch *batch;
+    float *scratch; /* one allocation, of which the pointers below are parts */
+    size_t scratch_size, thread_scratch_size;
+    float *residual, *normed, *qkv, *attended, *hidden; /* (N, ...) */
+    float *thread_scratch;                              /* (threads, thread_scratch_size) */
+    int64_t width, key_offset, value_offset, qkv_width, attended_width, hidden_width; /* padded; both offsets are into a row of qkv */
 } engine;
 
 typedef struct {
-    engine *e;
-    const call *job;
-    int region;
-    float *own;
+    engine *engine;
+    const batch *batch;
+    int region;     /* how many barriers it has passed in this call */
+    float *scratch; /* its own part of thread_scratch */
 } worker;
 
-static void wait_a_little(int waited) {
-    if (waited > SPINS) sched_yield();
+static void spin_or_yield(int turns) {
+    if (turns > SPINS_BEFORE_YIELD) sched_yield();
 #if defined(__x86_64__)
     else __builtin_ia32_pause();
 #endif
 }
 
-/* Everyone is here: what was written is there for all, and new work begins. */
-static void meet(worker *w) {
-    engine *e = w->e;
-    int phase = atomic_load(&e->phase);
+/* Waits until all workers are here: what they wrote is then visible to all, and the items of the next region can be claimed.
+   The last to arrive resets the counter of the region after the next, which no worker uses before it has passed one more barrier. */
+static void barrier(worker *w) {
+    engine *e = w->engine;
+    int phase = atomic_load(&e->barrier_phase);
     w->region++;
-    if (atomic_fetch_add(&e->arrived, 1) + 1 == e->threads) {
-        atomic_store(&e->next[(w->region + 1) % 3], 0);
-        atomic_store(&e->arrived, 0);
-        atomic_fetch_add(&e->phase, 1);
+    if (atomic_fetch_add(&e->barrier_arrived, 1) + 1 == e->threads) {
+        atomic_store(&e->next_item[(w->region + 1) % 3], 0);
+        atomic_store(&e->barrier_arrived, 0);
+        atomic_fetch_add(&e->barrier_phase, 1);
     } else
-        for (int waited = 0; atomic_load(&e->phase) == phase; waited++) wait_a_little(waited);
+        for (int turns = 0; atomic_load(&e->barrier_phase) == phase; turns++) spin_or_yield(turns);
 }
 
-/* The number of a piece of this region's work that nobody has taken. */
-INLINE int claim(worker *w) { return atomic_fetch_add(&w->e->next[w->region % 3], 1); }
+/* The number of an item of this region that no worker has claimed; numbers continue past the last item. */
+INLINE int claim_item(worker *w) { return atomic_fetch_add(&w->engine->next_item[w->region % 3], 1); }
 
 /* ---- The parts of the network ------------------------------------------------------------------------------------------- */
 
-/* (x - mean) / sqrt(mean of squares + eps) * weight + bias; an RMS norm takes no mean. */
+/* (x - mean) / sqrt(mean of squares + eps) * weight + bias; RMSNorm subtracts no mean. */
 static void normalize(const model *m, const float *x, int width, norm n, float *y) {
-    vec squares = all(0);
+    vec squares = broadcast(0);
     float mean = 0;
     if (m->subtracts_mean) {
-        vec total = all(0);
-        for (int i = 0; i < width; i += LANES) total += first_of(x + i, least(LANES, width - i));
-        mean = sum(total) / width;
+        vec total = broadcast(0);
+        for (int i = 0; i < width; i += LANES) total += load_partial(x + i, min_int(LANES, width - i));
+        mean = reduce_sum(total) / width;
     }
     for (int i = 0; i < width; i += LANES) {
-        int count = least(LANES, width - i);
-        vec v = first_of(x + i, count);
+        int count = min_int(LANES, width - i);
+        vec v = load_partial(x + i, count);
         for (int j = 0; m->subtracts_mean && j < count; j++) v[j] -= mean;
         squares = multiply_add(v, v, squares);
     }
-    float rate = 1 / sqrtf(sum(squares) / width + m->eps);
+    float rate = 1 / sqrtf(reduce_sum(squares) / width + m->eps);
     for (int i = 0; i < width; i++) y[i] = (x[i] - mean) * rate * n.weight[i] + (n.bias ? n.bias[i] : 0);
 }
 
-/* The stream of all rows after a norm. */
-static const float *normalized(worker *w, norm n) {
-    engine *e = w->e;
-    int alone = w->job->rows <= FEW, width = e->model->width;
-    float *to = alone ? w->own : e->normed;
-    for (int r = alone ? 0 : claim(w); r < w->job->rows; r = alone ? r + 1 : claim(w))
-        normalize(e->model, e->stream + r * e->width, width, n, to + r * e->width);
-    if (!alone) meet(w);
+/* The residual stream of all rows after a norm, (N, C padded): in the worker's own scratch when the rows are few. */
+static const float *normalize_rows(worker *w, norm n) {
+    engine *e = w->engine;
+    int replicated = w->batch->row_count <= REPLICATED_NORM_ROWS, width = e->model->width;
+    float *to = replicated ? w->scratch : e->normed;
+    for (int r = replicated ? 0 : claim_item(w); r < w->batch->row_count; r = replicated ? r + 1 : claim_item(w))
+        normalize(e->model, e->residual + r * e->width, width, n, to + r * e->width);
+    if (!replicated) barrier(w);
     return to;
 }
 
-/* Queries, keys and values of all rows, side by side. */
-static void project(worker *w, const layer *l, const float *x) {
-    engine *e = w->e;
-    const matrix *parts[3] = {&l->query, &l->key, &l->value};
-    int64_t starts[3] = {0, e->key_at, e->value_at};
-    int ends[3] = {chunks(parts[0]), chunks(parts[0]) + chunks(parts[1]), chunks(parts[0]) + chunks(parts[1]) + chunks(parts[2])};
-    for (int piece; (piece = claim(w)) < ends[2];) {
-        int part = (piece >= ends[0]) + (piece >= ends[1]), chunk = piece - (part ? ends[part - 1] : 0);
-        float *y = e->sides + starts[part] + chunk * CHUNK;
-        product(parts[part], chunk, (rows){x, y, e->width, e->sides_width, w->job->rows});
+/* x (N, C padded) -> qkv: queries, keys and values of all rows, side by side. */
+static void project_qkv(worker *w, const layer *l, const float *x) {
+    engine *e = w->engine;
+    const matrix *matrices[3] = {&l->query, &l->key, &l->value};
+    int64_t offsets[3] = {0, e->key_offset, e->value_offset};
+    int key_items = chunk_count(&l->query), value_items = key_items + chunk_count(&l->key);
+    int first_items[3] = {0, key_items, value_items}, items = value_items + chunk_count(&l->value);
+    for (int item; (item = claim_item(w)) < items;) {
+        int which = (item >= key_items) + (item >= value_items), chunk = item - first_items[which];
+        float *y = e->qkv + offsets[which] + chunk * CHUNK;
+        multiply_chunk(matrices[which], chunk, (operands){x, y, e->width, e->qkv_width, w->batch->row_count});
     }
-    meet(w);
+    barrier(w);
 }
 
-/* Position p turns the pair (i, i + D/2). */
-static void rotate(const model *m, float *x, int at) {
+/* Rotary positions: rotates each pair (i, i + D/2) of one head in place by the angle of its position. */
+static void rotate(const model *m, float *x, int position) {
     int half = m->head_width / 2;
-    const float *cos = m->cos + (int64_t)at * m->head_width, *sin = m->sin + (int64_t)at * m->head_width;
+    const float *cos = m->cos + (int64_t)position * m->head_width, *sin = m->sin + (int64_t)position * m->head_width;
     for (int i = 0; i < half; i++) {
         float a = x[i], b = x[i + half];
         x[i] = a * cos[i] + b * sin[i];
@@ -354,333 +405,352 @@ static void rotate(const model *m, float *x, int at) {
     }
 }
 
-static void norm_and_rotate(const model *m, norm n, float *heads, int count, int at) {
+static void normalize_and_rotate(const model *m, norm n, float *heads, int count, int position) {
     for (int h = 0; h < count; h++) {
         float *head = heads + h * m->head_width;
         if (n.weight) normalize(m, head, m->head_width, n, head);
-        if (m->cos) rotate(m, head, at);
+        if (m->cos) rotate(m, head, position);
     }
 }
 
-INLINE int64_t start_of(const model *m, const call *job, int r, int kv_head) {
-    return ((int64_t)job->sequence[r] * m->kv_heads + kv_head) * job->capacity * m->head_width;
+/* Where the keys or values of a row's sequence and one key/value head begin in a layer's buffer. */
+INLINE int64_t cache_offset(const model *m, const batch *b, int r, int kv_head) {
+    return ((int64_t)b->sequences[r] * m->kv_heads + kv_head) * b->capacity * m->head_width;
 }
 
-/* Norm and rotation of queries and keys; keys and values into the caller's buffers. */
-static void remember(worker *w, const layer *l, int number) {
-    engine *e = w->e;
+/* Applies norm and rotation to queries and keys, and writes keys and values into the caller's buffers. */
+static void store_kv(worker *w, const layer *l, int layer_number) {
+    engine *e = w->engine;
     const model *m = e->model;
-    const call *job = w->job;
+    const batch *b = w->batch;
     int D = m->head_width;
-    for (int r; (r = claim(w)) < job->rows;) {
-        float *side = e->sides + r * e->sides_width;
-        int64_t at = job->at[r];
-        norm_and_rotate(m, l->query_norm, side, m->heads, at);
-        norm_and_rotate(m, l->key_norm, side + e->key_at, m->kv_heads, at);
+    for (int r; (r = claim_item(w)) < b->row_count;) {
+        float *qkv = e->qkv + r * e->qkv_width;
+        int64_t position = b->positions[r];
+        normalize_and_rotate(m, l->query_norm, qkv, m->heads, position);
+        normalize_and_rotate(m, l->key_norm, qkv + e->key_offset, m->kv_heads, position);
         for (int k = 0; k < m->kv_heads; k++) {
-            float *keys = job->keys[number] + start_of(m, job, r, k) + at / LANES * D * LANES + at % LANES;
-            float *values = job->values[number] + start_of(m, job, r, k) + at * D;
-            for (int d = 0; d < D; d++) keys[d * LANES] = side[e->key_at + k * D + d];
-            memcpy(values, side + e->value_at + k * D, D * sizeof(float));
+            float *keys = b->keys[layer_number] + cache_offset(m, b, r, k) + position / LANES * D * LANES + position % LANES;
+            float *values = b->values[layer_number] + cache_offset(m, b, r, k) + position * D;
+            for (int d = 0; d < D; d++) keys[d * LANES] = qkv[e->key_offset + k * D + d];
+            memcpy(values, qkv + e->value_offset + k * D, D * sizeof(float));
         }
     }
-    meet(w);
+    barrier(w);
 }
 
-typedef struct {
-    const float *query;     /* (D) */
-    float *weights, *mixed; /* (capacity), (D) */
-    int at;
-} question;
+typedef struct { /* One query: a row and a head. */
+    const float *query; /* (D) */
+    float *weights;     /* (capacity), scratch */
+    float *output;      /* (D) */
+    int position;
+} query_row;
 
-/* The blocks of positions that a question looks at. */
-typedef struct {
-    int first, last;
+typedef struct { /* The keys that some queries read, in blocks of LANES positions. */
+    int first, end;
     int64_t window;
-} span;
+} key_range;
 
-/* The oldest position that a query at `at` sees. */
-INLINE int oldest_of(int64_t window, int at) { return window && at >= window ? (int)(at - window + 1) : 0; }
+/* The first position that a query sees. */
+INLINE int first_visible(int64_t window, int position) {
+    return window && position >= window ? (int)(position - window + 1) : 0;
+}
 
-/* Scores of `count` questions against the keys of blocks `first` to `last`, `beside` blocks at a time. */
-INLINE void score(const model *m, const float *keys, const question *asked, int count, int first, int last, int beside) {
+/* Scores of `count` queries against the keys of blocks `first` to `end`, `together` blocks at a time. */
+INLINE void score_keys(const model *m, const float *keys, const query_row *queries, int count, int first, int end, int together) {
     int D = m->head_width;
-    for (int b = first; b + beside <= last; b += beside) {
-        vec total[QUERIES][BESIDE];
+    for (int b = first; b + together <= end; b += together) {
+        vec total[TILE_QUERIES][TILE_KEY_BLOCKS];
         UNROLL for (int q = 0; q < count; q++)
-            UNROLL for (int s = 0; s < beside; s++) total[q][s] = all(0);
+            UNROLL for (int s = 0; s < together; s++) total[q][s] = broadcast(0);
         for (int d = 0; d < D; d++) {
-            vec key[BESIDE];
-            UNROLL for (int s = 0; s < beside; s++) key[s] = *(const vec *)(keys + ((int64_t)(b + s) * D + d) * LANES);
+            vec key[TILE_KEY_BLOCKS];
+            UNROLL for (int s = 0; s < together; s++) key[s] = *(const vec *)(keys + ((int64_t)(b + s) * D + d) * LANES);
             UNROLL for (int q = 0; q < count; q++)
-                UNROLL for (int s = 0; s < beside; s++) total[q][s] = multiply_add(all(asked[q].query[d]), key[s], total[q][s]);
+                UNROLL for (int s = 0; s < together; s++)
+                    total[q][s] = multiply_add(broadcast(queries[q].query[d]), key[s], total[q][s]);
         }
         UNROLL for (int q = 0; q < count; q++)
-            UNROLL for (int s = 0; s < beside; s++) *(vec *)(asked[q].weights + (b + s) * LANES) = total[q][s] * m->score_scale;
+            UNROLL for (int s = 0; s < together; s++)
+                *(vec *)(queries[q].weights + (b + s) * LANES) = total[q][s] * m->score_scale;
     }
 }
 
-/* Scores to weights: the softmax over the positions that the question may look at, exactly 0 elsewhere. */
-static void soften(const question *asked, span s) {
-    ivec lane;
+/* Scores -> weights, in place: the softmax over the positions that the query sees, exactly 0 elsewhere. */
+static void masked_softmax(const query_row *query, key_range range) {
+    vec_int lane;
     for (int i = 0; i < LANES; i++) lane[i] = i;
-    int oldest = oldest_of(s.window, asked->at);
-    vec most = all(-INFINITY), total = all(0);
-    for (int b = s.first; b < s.last; b++) {
-        vec *scores = (vec *)(asked->weights + b * LANES);
-        ivec at = lane + b * LANES;
-        *scores = where((at <= asked->at) & (at >= oldest), *scores, all(-INFINITY));
-        most = larger(most, *scores);
+    int first = first_visible(range.window, query->position);
+    vec most = broadcast(-INFINITY), total = broadcast(0);
+    for (int b = range.first; b < range.end; b++) {
+        vec *scores = (vec *)(query->weights + b * LANES);
+        vec_int position = lane + b * LANES;
+        *scores = blend((position <= query->position) & (position >= first), *scores, broadcast(-INFINITY));
+        most = maximum(most, *scores);
     }
-    float top = largest(most);
-    for (int b = s.first; b < s.last; b++) {
-        vec *scores = (vec *)(asked->weights + b * LANES);
-        *scores = exponential(*scores - top);
+    float largest = reduce_max(most);
+    for (int b = range.first; b < range.end; b++) {
+        vec *scores = (vec *)(query->weights + b * LANES);
+        *scores = exponential(*scores - largest);
         total += *scores;
     }
-    float share = 1 / sum(total);
-    for (int b = s.first; b < s.last; b++) *(vec *)(asked->weights + b * LANES) *= share;
+    float rate = 1 / reduce_sum(total);
+    for (int b = range.first; b < range.end; b++) *(vec *)(query->weights + b * LANES) *= rate;
 }
 
-/* Sums of the values by their weights, position by position; what lies beyond a question has the weight 0. */
-INLINE void mix(const model *m, const float *values, const question *asked, int count, int first, int end) {
+/* Output of each query: the sum of the values of positions `first` to `end`, times their weights, position by position. A position
+   that a query does not see has the weight 0. */
+INLINE void weighted_sum(const model *m, const float *values, const query_row *queries, int count, int first, int end) {
     int D = m->head_width, d = 0;
     for (; d + LANES <= D; d += LANES) {
-        vec total[QUERIES];
-        UNROLL for (int q = 0; q < count; q++) total[q] = all(0);
+        vec total[TILE_QUERIES];
+        UNROLL for (int q = 0; q < count; q++) total[q] = broadcast(0);
         for (int64_t s = first; s < end; s++) {
             vec value = *(const vec *)(values + s * D + d);
-            UNROLL for (int q = 0; q < count; q++) total[q] = multiply_add(all(asked[q].weights[s]), value, total[q]);
+            UNROLL for (int q = 0; q < count; q++) total[q] = multiply_add(broadcast(queries[q].weights[s]), value, total[q]);
         }
-        UNROLL for (int q = 0; q < count; q++) *(vec *)(asked[q].mixed + d) = total[q];
+        UNROLL for (int q = 0; q < count; q++) *(vec *)(queries[q].output + d) = total[q];
     }
     if (d == D) return;
-    vec total[QUERIES]; /* number by number, a compiler might add up in other ways for other lengths */
-    UNROLL for (int q = 0; q < count; q++) total[q] = all(0);
+    vec total[TILE_QUERIES]; /* a scalar loop could be vectorized into another order of additions for another length */
+    UNROLL for (int q = 0; q < count; q++) total[q] = broadcast(0);
     for (int64_t s = first; s < end; s++) {
-        vec value = first_of(values + s * D + d, D - d);
-        UNROLL for (int q = 0; q < count; q++) total[q] = multiply_add(all(asked[q].weights[s]), value, total[q]);
+        vec value = load_partial(values + s * D + d, D - d);
+        UNROLL for (int q = 0; q < count; q++) total[q] = multiply_add(broadcast(queries[q].weights[s]), value, total[q]);
     }
-    for (int q = 0; q < count; q++) memcpy(asked[q].mixed + d, &total[q], (D - d) * sizeof(float));
+    for (int q = 0; q < count; q++) memcpy(queries[q].output + d, &total[q], (D - d) * sizeof(float));
 }
 
-INLINE void answer(const model *m, const float *keys, const float *values, const question *asked, int count, span s) {
-    int beside = count == 1 ? BESIDE : 2, odd = s.first + (s.last - s.first) / beside * beside;
-    score(m, keys, asked, count, s.first, odd, beside);
-    score(m, keys, asked, count, odd, s.last, 1);
-    for (int q = 0; q < count; q++) soften(&asked[q], s);
-    mix(m, values, asked, count, s.first * LANES, least(s.last * LANES, asked[count - 1].at + 1));
+/* Attention of `count` queries, of consecutive rows and one head. */
+INLINE void attend_tile(
+    const model *m, const float *keys, const float *values, const query_row *queries, int count, key_range range
+) {
+    int together = count == 1 ? TILE_KEY_BLOCKS : 2;
+    int rest = range.first + (range.end - range.first) / together * together;
+    score_keys(m, keys, queries, count, range.first, rest, together);
+    score_keys(m, keys, queries, count, rest, range.end, 1);
+    for (int q = 0; q < count; q++) masked_softmax(&queries[q], range);
+    weighted_sum(m, values, queries, count, range.first * LANES, min_int(range.end * LANES, queries[count - 1].position + 1));
 }
 
-/* How many rows from `r` on, up to QUERIES, follow each other in one sequence. */
-static int following(const call *job, int r) {
+/* How many rows from `r` on, TILE_QUERIES at most, are consecutive positions of one sequence. */
+static int consecutive_rows(const batch *b, int r) {
     int n = 1;
-    while (n < QUERIES && r + n < job->rows && job->sequence[r + n] == job->sequence[r] && job->at[r + n] == job->at[r] + n) n++;
+    while (n < TILE_QUERIES && r + n < b->row_count && b->sequences[r + n] == b->sequences[r] &&
+           b->positions[r + n] == b->positions[r] + n)
+        n++;
     return n;
 }
 
-/* The attention of `n` rows that follow each other, for the heads that share a key/value head. */
-static void attend_rows(worker *w, const layer *l, int number, int r, int n, int kv_head) {
-    engine *e = w->e;
+/* Attention of `n` consecutive rows, for the query heads that share one key/value head. */
+static void attend_rows(worker *w, const layer *l, int layer_number, int r, int n, int kv_head) {
+    engine *e = w->engine;
     const model *m = e->model;
-    const call *job = w->job;
+    const batch *b = w->batch;
     int D = m->head_width, group = m->heads / m->kv_heads;
-    const float *keys = job->keys[number] + start_of(m, job, r, kv_head), *values = job->values[number] + start_of(m, job, r, kv_head);
-    span s = {oldest_of(l->window, job->at[r]) / LANES, (job->at[r + n - 1] + LANES) / LANES, l->window};
+    const float *keys = b->keys[layer_number] + cache_offset(m, b, r, kv_head);
+    const float *values = b->values[layer_number] + cache_offset(m, b, r, kv_head);
+    key_range range = {
+        first_visible(l->window, b->positions[r]) / LANES, (b->positions[r + n - 1] + LANES) / LANES, l->window};
     for (int h = kv_head * group; h < (kv_head + 1) * group; h++) {
-        question asked[QUERIES];
+        query_row queries[TILE_QUERIES];
         for (int q = 0; q < n; q++)
-            asked[q] = (question){e->sides + (r + q) * e->sides_width + h * D, w->own + (int64_t)q * job->capacity,
-                                  e->mixed + (r + q) * e->mixed_width + h * D, job->at[r + q]};
+            queries[q] = (query_row){e->qkv + (r + q) * e->qkv_width + h * D, w->scratch + (int64_t)q * b->capacity,
+                                     e->attended + (r + q) * e->attended_width + h * D, b->positions[r + q]};
         switch (n) {
-        case 1: answer(m, keys, values, asked, 1, s); break;
-        case 2: answer(m, keys, values, asked, 2, s); break;
-        case 3: answer(m, keys, values, asked, 3, s); break;
-        default: answer(m, keys, values, asked, QUERIES, s);
+        case 1: attend_tile(m, keys, values, queries, 1, range); break;
+        case 2: attend_tile(m, keys, values, queries, 2, range); break;
+        case 3: attend_tile(m, keys, values, queries, 3, range); break;
+        default: attend_tile(m, keys, values, queries, TILE_QUERIES, range);
         }
     }
 }
 
-static void attend(worker *w, const layer *l, int number) {
-    int mine = claim(w), piece = 0, kv_heads = w->e->model->kv_heads;
-    for (int r = 0, n; r < w->job->rows; r += n, piece += kv_heads) {
-        n = following(w->job, r);
-        for (; mine < piece + kv_heads; mine = claim(w)) attend_rows(w, l, number, r, n, mine - piece);
+/* Attention of all rows. An item is one key/value head of some consecutive rows. */
+static void attend(worker *w, const layer *l, int layer_number) {
+    int claimed = claim_item(w), first_item = 0, kv_heads = w->engine->model->kv_heads;
+    for (int r = 0, n; r < w->batch->row_count; r += n, first_item += kv_heads) {
+        n = consecutive_rows(w->batch, r);
+        for (; claimed < first_item + kv_heads; claimed = claim_item(w))
+            attend_rows(w, l, layer_number, r, n, claimed - first_item);
     }
-    meet(w);
+    barrier(w);
 }
 
-/* The stream gains x times a matrix. */
-static void add_product(worker *w, const matrix *m, const float *x, int64_t x_stride) {
-    engine *e = w->e;
-    for (int chunk; (chunk = claim(w)) < chunks(m);) {
-        product(m, chunk, (rows){x, w->own, x_stride, CHUNK, w->job->rows});
-        for (int r = 0; r < w->job->rows; r++)
+/* residual += x W^T + bias. */
+static void add_to_residual(worker *w, const matrix *m, const float *x, int64_t x_stride) {
+    engine *e = w->engine;
+    int rows = w->batch->row_count;
+    for (int chunk; (chunk = claim_item(w)) < chunk_count(m);) {
+        multiply_chunk(m, chunk, (operands){x, w->scratch, x_stride, CHUNK, rows});
+        for (int r = 0; r < rows; r++)
             for (int o = 0; o < chunk_width(m, chunk); o += LANES)
-                *(vec *)(e->stream + r * e->width + chunk * CHUNK + o) += *(vec *)(w->own + r * CHUNK + o);
+                *(vec *)(e->residual + r * e->width + chunk * CHUNK + o) += *(vec *)(w->scratch + r * CHUNK + o);
     }
-    meet(w);
+    barrier(w);
 }
 
-/* silu(gate) * up; without a gate gelu(up) by its tanh approximation, u (1 + tanh(t)) / 2 = u / (1 + e^(-2t)). */
-static void open_up(worker *w, const layer *l, const float *x) {
-    engine *e = w->e;
-    float *gates = w->own + FEW * e->width;
-    for (int chunk; (chunk = claim(w)) < chunks(&l->up);) {
-        float *opened = e->opened + chunk * CHUNK;
-        product(&l->up, chunk, (rows){x, opened, e->width, e->opened_width, w->job->rows});
-        if (l->gate.weight) product(&l->gate, chunk, (rows){x, gates, e->width, CHUNK, w->job->rows});
-        for (int r = 0; r < w->job->rows; r++)
+/* gelu(u) by its tanh approximation is u (1 + tanh(t)) / 2 = u / (1 + e^(-2t)): this is 2t. */
+INLINE vec gelu_exponent(vec u) { return 1.5957691216057308f * (u + 0.044715f * u * u * u); }
+
+/* x (N, C padded) -> hidden: silu(gate) * up, or gelu(up) in a network without a gate. */
+static void activate_hidden(worker *w, const layer *l, const float *x) {
+    engine *e = w->engine;
+    int rows = w->batch->row_count, gated = l->gate.weight != NULL;
+    float *gates = w->scratch + REPLICATED_NORM_ROWS * e->width; /* behind x, which is in the scratch when the rows are few */
+    for (int chunk; (chunk = claim_item(w)) < chunk_count(&l->up);) {
+        float *hidden = e->hidden + chunk * CHUNK;
+        multiply_chunk(&l->up, chunk, (operands){x, hidden, e->width, e->hidden_width, rows});
+        if (gated) multiply_chunk(&l->gate, chunk, (operands){x, gates, e->width, CHUNK, rows});
+        for (int r = 0; r < rows; r++)
             for (int o = 0; o < chunk_width(&l->up, chunk); o += LANES) {
-                vec *up = (vec *)(opened + r * e->opened_width + o), u = *up;
-                vec t = l->gate.weight ? *(vec *)(gates + r * CHUNK + o) : 1.5957691216057308f * (u + 0.044715f * u * u * u);
-                vec by = l->gate.weight ? t * u : u;
-                *up = by / (1.0f + exponential(-t));
+                vec *at = (vec *)(hidden + r * e->hidden_width + o), up = *at;
+                vec exponent = gated ? *(vec *)(gates + r * CHUNK + o) : gelu_exponent(up);
+                vec numerator = gated ? exponent * up : up;
+                *at = numerator / (1.0f + exponential(-exponent));
             }
     }
-    meet(w);
+    barrier(w);
 }
 
-static float number_at(const matrix *m, int64_t output, int64_t input) {
+/* One weight of a packed matrix. */
+static float element(const matrix *m, int64_t output, int64_t input) {
     int64_t at = (output / LANES * m->inputs + input) * LANES;
-    vec found = weights_at((const char *)m->weight + at * size_of(m->type), m->type);
-    return found[output % LANES] * (m->type == INT8 ? m->scale[output] : 1);
+    vec loaded = load_weights((const char *)m->weight + at * dtype_size(m->dtype), m->dtype);
+    return loaded[output % LANES] * (m->dtype == INT8 ? m->scale[output] : 1);
 }
 
-/* The embedding of every row's token, and of its position where positions are learned. */
+/* residual = the embedding of each row's token, plus that of its position where positions are learned. */
 static void embed(worker *w) {
-    engine *e = w->e;
+    engine *e = w->engine;
     const model *m = e->model;
-    for (int r; (r = claim(w)) < w->job->rows;) {
-        float *x = e->stream + r * e->width;
+    for (int r; (r = claim_item(w)) < w->batch->row_count;) {
+        float *x = e->residual + r * e->width;
         for (int i = 0; i < m->width; i++) {
-            x[i] = number_at(&m->embedding, w->job->ids[r], i);
-            if (m->position.weight) x[i] += number_at(&m->position, w->job->at[r], i);
+            x[i] = element(&m->embedding, w->batch->ids[r], i);
+            if (m->position.weight) x[i] += element(&m->position, w->batch->positions[r], i);
         }
     }
-    meet(w);
+    barrier(w);
 }
 
-/* Logits of the rows that are asked for. */
+/* The logits of `logit_rows`. */
 static void unembed(worker *w) {
-    engine *e = w->e;
+    engine *e = w->engine;
     const model *m = e->model;
-    const call *job = w->job;
-    for (int r; (r = claim(w)) < job->wanted_rows;)
-        normalize(m, e->stream + job->wanted[r] * e->width, m->width, m->last, e->normed + r * e->width);
-    meet(w);
-    for (int chunk; (chunk = claim(w)) < chunks(&m->head);)
-        product(&m->head, chunk, (rows){e->normed, job->logits + chunk * CHUNK, e->width, padded(m->head.outputs), job->wanted_rows});
-    meet(w);
+    const batch *b = w->batch;
+    const matrix *head = &m->unembedding;
+    for (int r; (r = claim_item(w)) < b->logit_row_count;)
+        normalize(m, e->residual + b->logit_rows[r] * e->width, m->width, m->final_norm, e->normed + r * e->width);
+    barrier(w);
+    for (int chunk; (chunk = claim_item(w)) < chunk_count(head);)
+        multiply_chunk(head, chunk, (operands){
+            e->normed, b->logits + chunk * CHUNK, e->width, padded(head->outputs), b->logit_row_count});
+    barrier(w);
 }
 
-static void take_part(engine *e, int me) {
+static void attention(worker *w, const layer *l, int layer_number) {
+    engine *e = w->engine;
+    project_qkv(w, l, normalize_rows(w, l->attention_norm));
+    store_kv(w, l, layer_number);
+    attend(w, l, layer_number);
+    add_to_residual(w, &l->output, e->attended, e->attended_width);
+}
+
+static void feed_forward(worker *w, const layer *l) {
+    engine *e = w->engine;
+    activate_hidden(w, l, normalize_rows(w, l->feed_forward_norm));
+    add_to_residual(w, &l->down, e->hidden, e->hidden_width);
+}
+
+/* One worker's share of the forward pass. All workers execute it and pass the same barriers. */
+static void forward(engine *e, int worker_number) {
     const model *m = e->model;
-    worker w = {e, e->job, 0, e->own + me * e->own_size};
+    worker w = {e, e->batch, 0, e->thread_scratch + worker_number * e->thread_scratch_size};
     embed(&w);
     for (int number = 0; number < m->layer_count; number++) {
-        const layer *l = &m->layers[number];
-        project(&w, l, normalized(&w, l->attention_norm));
-        remember(&w, l, number);
-        attend(&w, l, number);
-        add_product(&w, &l->output, e->mixed, e->mixed_width);
-        open_up(&w, l, normalized(&w, l->feed_forward_norm));
-        add_product(&w, &l->down, e->opened, e->opened_width);
+        attention(&w, &m->layers[number], number);
+        feed_forward(&w, &m->layers[number]);
     }
-    if (e->job->wanted_rows) unembed(&w);
+    if (e->batch->logit_row_count) unembed(&w);
 }
 
-/* ---- What the caller calls ---------------------------------------------------------------------------------------------- */
+/* ---- Starting and stopping the threads ---------------------------------------------------------------------------------- */
 
 typedef struct {
-    engine *e;
-    int me;
-} birth;
+    engine *engine;
+    int worker_number;
+} thread_argument;
 
-static void *live(void *given) {
-    birth me = *(birth *)given;
-    engine *e = me.e;
+/* What a thread runs: the forward pass once for each call of engine_run, until the engine is freed. */
+static void *worker_loop(void *given) {
+    thread_argument argument = *(thread_argument *)given;
+    engine *e = argument.engine;
     free(given);
-    for (int turn = 0;;) {
-        for (int waited = 0; atomic_load(&e->turn) == turn && waited < SPINS_BETWEEN_CALLS; waited++) wait_a_little(0);
+    for (int call_number = 0;;) {
+        for (int turns = 0; atomic_load(&e->call_number) == call_number && turns < SPINS_BEFORE_SLEEP; turns++) spin_or_yield(0);
         pthread_mutex_lock(&e->lock);
-        while (atomic_load(&e->turn) == turn) pthread_cond_wait(&e->woken, &e->lock);
+        while (atomic_load(&e->call_number) == call_number) pthread_cond_wait(&e->wake, &e->lock);
         pthread_mutex_unlock(&e->lock);
-        turn++;
-        if (atomic_load(&e->ending)) return NULL;
-        take_part(e, me.me);
-        atomic_fetch_add(&e->done, 1);
+        call_number++;
+        if (atomic_load(&e->stopping)) return NULL;
+        forward(e, argument.worker_number);
+        atomic_fetch_add(&e->finished, 1);
     }
 }
 
-static void wake(engine *e) {
+/* Begins a call in every thread, whether it spins or sleeps. */
+static void wake_threads(engine *e) {
     pthread_mutex_lock(&e->lock);
-    atomic_fetch_add(&e->turn, 1);
-    pthread_cond_broadcast(&e->woken);
+    atomic_fetch_add(&e->call_number, 1);
+    pthread_cond_broadcast(&e->wake);
     pthread_mutex_unlock(&e->lock);
 }
 
-EXPORT void engine_free(engine *e) {
-    atomic_store(&e->ending, 1);
-    wake(e);
-    for (int t = 0; t < e->threads - 1; t++) pthread_join(e->thread[t], NULL);
-    free(e->thread);
-    free(e->scratch);
-    free(e);
-}
-
-/* An engine of at most `threads` threads, the caller's included; null when there is no memory. */
-EXPORT engine *engine_new(const model *m, int threads) {
-    engine *e = calloc(1, sizeof *e);
-    if (!e) return NULL;
-    e->model = m;
-    e->threads = 1;
-    e->width = padded(m->width);
-    e->key_at = padded(m->heads * m->head_width);
-    e->value_at = e->key_at + padded(m->kv_heads * m->head_width);
-    e->sides_width = e->value_at + padded(m->kv_heads * m->head_width);
-    e->mixed_width = padded(m->heads * m->head_width);
-    e->opened_width = padded(m->feed_forward);
-    pthread_mutex_init(&e->lock, NULL);
-    pthread_cond_init(&e->woken, NULL);
-    e->thread = calloc(threads, sizeof *e->thread);
-    while (e->thread && e->threads < threads) {
-        birth *given = malloc(sizeof *given);
-        if (!given) break;
-        *given = (birth){e, e->threads};
-        if (pthread_create(&e->thread[e->threads - 1], NULL, live, given)) {
+/* Starts threads until there are `threads` workers, or as many as the system allows. */
+static void start_threads(engine *e, int threads) {
+    e->thread_ids = calloc(threads, sizeof *e->thread_ids);
+    while (e->thread_ids && e->threads < threads) {
+        thread_argument *given = malloc(sizeof *given);
+        if (!given) return;
+        *given = (thread_argument){e, e->threads};
+        if (pthread_create(&e->thread_ids[e->threads - 1], NULL, worker_loop, given)) {
             free(given);
-            break;
+            return;
         }
         e->threads++;
     }
-    return e;
 }
 
-static int make_room(engine *e, const call *job) {
-    size_t n = job->rows, attention = QUERIES * (size_t)job->capacity, products = FEW * e->width + n * CHUNK;
-    e->own_size = attention > products ? attention : products;
-    size_t needed = n * (2 * e->width + e->sides_width + e->mixed_width + e->opened_width) + e->own_size * e->threads;
+/* Scratch memory for a batch, kept from call to call and grown when needed; 0, or -1 when there is no memory. */
+static int reserve_scratch(engine *e, const batch *b) {
+    size_t n = b->row_count, attention = TILE_QUERIES * (size_t)b->capacity;
+    size_t products = REPLICATED_NORM_ROWS * e->width + n * CHUNK;
+    e->thread_scratch_size = attention > products ? attention : products;
+    size_t row_width = 2 * e->width + e->qkv_width + e->attended_width + e->hidden_width;
+    size_t needed = n * row_width + e->thread_scratch_size * e->threads;
     if (needed > e->scratch_size) {
         free(e->scratch);
         e->scratch = aligned_alloc(64, needed * sizeof(float));
         e->scratch_size = e->scratch ? needed : 0;
         if (!e->scratch) return -1;
     }
-    e->stream = e->scratch;
-    e->normed = e->stream + n * e->width;
-    e->sides = e->normed + n * e->width;
-    e->mixed = e->sides + n * e->sides_width;
-    e->opened = e->mixed + n * e->mixed_width;
-    e->own = e->opened + n * e->opened_width;
+    e->residual = e->scratch;
+    e->normed = e->residual + n * e->width;
+    e->qkv = e->normed + n * e->width;
+    e->attended = e->qkv + n * e->qkv_width;
+    e->hidden = e->attended + n * e->attended_width;
+    e->thread_scratch = e->hidden + n * e->hidden_width;
     return 0;
 }
 
-/* How many outputs, and keys, lie side by side. */
+/* ---- Functions that native.py calls -------------------------------------------------------------------------------------- */
+
+/* How many outputs of a matrix, or keys of the cache, lie side by side. */
 EXPORT int lanes(void) { return LANES; }
 
-/* Whether this compiler knows numbers of sixteen bits. */
-EXPORT int reads_float16(void) {
+/* Whether this compiler has a float16 type. */
+EXPORT int supports_float16(void) {
 #ifdef __FLT16_MAX__
     return 1;
 #else
@@ -688,15 +758,43 @@ EXPORT int reads_float16(void) {
 #endif
 }
 
-/* Reads the rows of a call: their keys and values, and the logits asked for, into the caller's buffers.
-   0, or -1 when there is no memory. */
-EXPORT int engine_run(engine *e, const call *job) {
-    if (make_room(e, job)) return -1;
-    e->job = job;
-    for (int i = 0; i < 3; i++) atomic_store(&e->next[i], 0);
-    atomic_store(&e->done, 0);
-    if (e->threads > 1) wake(e);
-    take_part(e, 0);
-    for (int waited = 0; atomic_load(&e->done) < e->threads - 1; waited++) wait_a_little(waited);
+/* An engine of at most `threads` threads, the caller's included; null when there is no memory. The model has to outlive it. */
+EXPORT engine *engine_new(const model *m, int threads) {
+    engine *e = calloc(1, sizeof *e);
+    if (!e) return NULL;
+    e->model = m;
+    e->threads = 1;
+    e->width = padded(m->width);
+    e->key_offset = padded(m->heads * m->head_width);
+    e->value_offset = e->key_offset + padded(m->kv_heads * m->head_width);
+    e->qkv_width = e->value_offset + padded(m->kv_heads * m->head_width);
+    e->attended_width = padded(m->heads * m->head_width);
+    e->hidden_width = padded(m->feed_forward);
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_cond_init(&e->wake, NULL);
+    start_threads(e, threads);
+    return e;
+}
+
+/* Reads the rows of a batch: writes their keys and values, and the logits of `logit_rows`, into the caller's buffers.
+   0, or -1 when there is no memory. One call at a time. */
+EXPORT int engine_run(engine *e, const batch *b) {
+    if (reserve_scratch(e, b)) return -1;
+    e->batch = b;
+    for (int i = 0; i < 3; i++) atomic_store(&e->next_item[i], 0);
+    atomic_store(&e->finished, 0);
+    if (e->threads > 1) wake_threads(e);
+    forward(e, 0);
+    for (int turns = 0; atomic_load(&e->finished) < e->threads - 1; turns++) spin_or_yield(turns);
     return 0;
+}
+
+/* Ends the threads and frees the engine. */
+EXPORT void engine_free(engine *e) {
+    atomic_store(&e->stopping, 1);
+    wake_threads(e);
+    for (int t = 0; t < e->threads - 1; t++) pthread_join(e->thread_ids[t], NULL);
+    free(e->thread_ids);
+    free(e->scratch);
+    free(e);
 }

@@ -63,7 +63,7 @@ class _Described(ctypes.Structure):
 class _Matrix(_Described):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("weight", "scale", "bias")),
-        *((name, ctypes.c_int32) for name in ("outputs", "inputs", "type")),
+        *((name, ctypes.c_int32) for name in ("outputs", "inputs", "dtype")),
     ]
 
 
@@ -81,8 +81,8 @@ class _Layer(_Described):
 
 class _Model(_Described):
     _fields_ = [
-        *((name, _Matrix) for name in ("embedding", "position", "head")),
-        ("last", _Norm),
+        *((name, _Matrix) for name in ("embedding", "position", "unembedding")),
+        ("final_norm", _Norm),
         *((name, ctypes.c_void_p) for name in ("layers", "cos", "sin")),
         *((name, ctypes.c_float) for name in ("eps", "score_scale")),
         *(
@@ -92,10 +92,13 @@ class _Model(_Described):
     ]
 
 
-class _Call(_Described):
+class _Batch(_Described):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("ids", "at", "sequence", "wanted", "keys", "values", "logits")),
-        *((name, ctypes.c_int32) for name in ("rows", "wanted_rows", "capacity")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("ids", "positions", "sequences", "logit_rows", "keys", "values", "logits")
+        ),
+        *((name, ctypes.c_int32) for name in ("row_count", "logit_row_count", "capacity")),
     ]
 
 
@@ -232,7 +235,7 @@ class NativeBackend:
         self._description = self._describe(model, releasing)
         self._rotary: Rotary | None = None
         self._rotate(1)
-        kept = next(type_ for type_, code in _TYPES.items() if code == self._description.head.type)
+        kept = next(type_ for type_, code in _TYPES.items() if code == self._description.unembedding.dtype)
         self.types = NumberTypes(dtype_name(kept), "float32", "float32")
         counts = _thread_counts() if threads is None else [threads]
         self._engines = {count: functions.engine_new(ctypes.byref(self._description), count) for count in counts}
@@ -307,7 +310,7 @@ class NativeBackend:
         rows = len(numbers[0])
         whole = np.array([number for part in numbers for number in part], np.int32)
         address = whole.ctypes.data
-        call = _Call(
+        batch = _Batch(
             *(address + which * rows * whole.itemsize for which in range(4)),
             cache.key_pointers,
             cache.value_pointers,
@@ -320,7 +323,7 @@ class NativeBackend:
         if os.getpid() != self._process:
             raise RuntimeError("a network in C is of the process that made it: make another after a fork")
         begun = time.perf_counter()
-        if _functions().engine_run(self._engines[threads], ctypes.byref(call)):
+        if _functions().engine_run(self._engines[threads], ctypes.byref(batch)):
             raise MemoryError(f"no memory to read {rows} tokens")
         if rows == 1:
             self._steps += 1
@@ -395,7 +398,7 @@ class NativeBackend:
             scale = None
             if self.int8:
                 weight_, scale = to_int8(weight)
-            elif weight.dtype not in _TYPES or (weight.dtype == torch.float16 and not _functions().reads_float16()):
+            elif weight.dtype not in _TYPES or (weight.dtype == torch.float16 and not _functions().supports_float16()):
                 weight_ = weight.float()
             else:
                 weight_ = weight.detach()
@@ -409,7 +412,7 @@ class NativeBackend:
             self._packed[weight.data_ptr()] = known
         if bias is None:
             return known
-        return _Matrix(known.weight, known.scale, self._keep(_padded(bias.float())), *weight.shape, known.type)
+        return _Matrix(known.weight, known.scale, self._keep(_padded(bias.float())), *weight.shape, known.dtype)
 
     def _keep(self, tensor: Tensor) -> int:
         tensor = tensor.detach().contiguous()

@@ -1,7 +1,9 @@
 """The network in C: the Transformer's own answer, and every number of a row the same however it is read."""
 
 import copy
+import ctypes
 import math
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -90,7 +92,52 @@ def test_no_integer_is_cut_on_its_way_to_c(number):
     with pytest.raises(BadCheckpoint, match=f"takes inputs from 0 to 2147483583, not {number}"):
         native._Matrix(None, None, None, 1, number, 0)
     with pytest.raises(BadCheckpoint, match="capacity"):
-        native._Call(*[None] * 7, 1, 1, number)
+        native._Batch(*[None] * 7, 1, 1, number)
+
+
+class StructField(ctypes.Structure):
+    """A row of the table in which native.c lists the fields of its structures."""
+
+    _fields_ = [
+        ("structure", ctypes.c_char_p),
+        ("field", ctypes.c_char_p),
+        ("offset", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+        ("kind", ctypes.c_char),
+    ]
+
+
+KINDS = {ctypes.c_int32: b"i", ctypes.c_int64: b"l", ctypes.c_float: b"f", ctypes.c_void_p: b"p"}
+
+
+def test_the_structures_of_c_and_of_python_have_the_same_fields():
+    """Names, order, offsets, sizes and types, so that neither side reads a field as another one."""
+    library = native._functions()
+    count = ctypes.c_int.in_dll(library, "struct_field_count").value
+    declared = (StructField * count).in_dll(library, "struct_fields")
+    in_c = [(row.structure.decode(), row.field.decode(), row.offset, row.size, row.kind) for row in declared]
+    in_python = []
+    for structure in (native._Matrix, native._Norm, native._Layer, native._Model, native._Batch):
+        name = structure.__name__.strip("_").lower()
+        for field, kind in structure._fields_:
+            place = getattr(structure, field)
+            in_python.append((name, field, place.offset, place.size, KINDS.get(kind, b"s")))
+        in_python.append((name, "", 0, ctypes.sizeof(structure), b"s"))
+    assert in_c == in_python
+
+
+def test_the_table_of_native_c_lists_every_field_that_its_structures_declare():
+    """A field that is in neither the table nor Python could hide in the padding at the end of a structure."""
+    source = Path(native.__file__).with_name("native.c").read_text(encoding="utf-8")
+    shared = source[source.index("enum dtype") : source.index("const char *structure")]
+    listed = set(re.findall(r"FIELD\((\w+), (\w+)\)", source)) - {("s", "f")}
+    declared = set()
+    for body, name in re.findall(
+        r"typedef struct \{(.*?)\} (\w+);", re.sub(r"/\*.*?\*/", "", shared, flags=re.S), re.S
+    ):
+        for line in filter(None, map(str.strip, body.split(";"))):
+            declared |= {(name, re.findall(r"\w+", field)[-1]) for field in line.split(",")}
+    assert listed == declared
 
 
 @pytest.mark.parametrize("int8", [False, True])
