@@ -14,7 +14,7 @@ from rich.text import Text
 from attncli.cli.outputs import write_file
 from attncli.errors import OutOfRoom
 from attncli.render.explanation import explanation_screen
-from attncli.render.picture import html_picture, svg_picture
+from attncli.render.picture import THEMES, html_picture, svg_picture
 from tests.render.test_render import HOSTILE, WORDS, explanation, harmless, screen
 
 MARKUP = "</text></svg></pre><script>alert(1)</script>&amp;\"'\x00\x1b[31m\x85\u202e\ud800\ufffe{styles}%s"
@@ -55,22 +55,77 @@ def both(found, title="a title"):
     return tree.fromstring(svg_picture(draw, title)), Page(html_picture(draw, title))
 
 
+BLOCKS = {1: "▏▎▍▌▋▊▉█", 0.5: "▒"}  # by the opacity of a bar
+
+
+def bar_of(rect):
+    """The block characters that a rectangle stands for."""
+    eighths = round(float(rect.get("width")) / 8.4 * 8)
+    blocks = BLOCKS[float(rect.get("fill-opacity", 1))]
+    return blocks[-1] * (eighths // 8) + (blocks[eighths % 8 - 1] if eighths % 8 else "")
+
+
 def test_a_picture_holds_every_character_of_the_screen_in_its_place():
     found = explanation([*WORDS, "東京", " naïve"])
     svg, page = both(found)
     assert [line.rstrip() for line in page.body.strip("\n").split("\n")] == drawn(found)[:-1]
     rows = {}
     for text in svg.iter(f"{SVG}text"):
-        left = (float(text.get("x")) - 16) / 8.4
         assert float(text.get("textLength")) == pytest.approx(cell_len(text.text) * 8.4, abs=1e-2)
-        rows.setdefault(float(text.get("y")), []).append((left, text.text))
+        rows.setdefault(float(text.get("y")) - 14, []).append((float(text.get("x")), text.text))
+    for rect in svg.iter(f"{SVG}rect"):
+        if rect.get("height") == "13":
+            rows.setdefault(float(rect.get("y")) - 3, []).append((float(rect.get("x")), bar_of(rect)))
     shown = []
-    for y in sorted(rows):
+    for top in sorted(rows):
         line = ""
-        for left, text in rows[y]:
-            line += " " * (round(left) - cell_len(line)) + text
-        shown.append(line.rstrip())
+        for x, text in sorted(rows[top]):
+            line += " " * (round((x - 16) / 8.4) - cell_len(line)) + text
+        shown.append(line)
     assert shown == [line for line in drawn(found) if line]
+
+
+def test_bars_are_rectangles_that_end_at_an_eighth_of_a_cell():
+    svg = tree.fromstring(svg_picture(lambda _: Text("a ██▌ ▒▒ b", "cyan"), "t"))
+    bars = [rect for rect in svg.iter(f"{SVG}rect") if rect.get("height") == "13"]
+    assert [float(bar.get("x")) for bar in bars] == pytest.approx([16 + 2 * 8.4, 16 + 6 * 8.4])
+    assert [float(bar.get("width")) for bar in bars] == pytest.approx([2.5 * 8.4, 2 * 8.4])
+    assert [bar.get("fill-opacity") for bar in bars] == [None, "0.5"]
+    assert [text.text for text in svg.iter(f"{SVG}text")] == ["a", "b"]
+
+
+def test_bold_text_is_bold():
+    svg = svg_picture(lambda _: Text("a", "bold"), "t")
+    assert [text.get("font-weight") for text in tree.fromstring(svg).iter(f"{SVG}text")] == ["bold"]
+    assert "font:" not in svg  # a rule of CSS would overrule the attribute
+
+
+def luminance(color):
+    """Relative luminance of a color in hexadecimal (WCAG 2)."""
+    channels = (int(color[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize(("style", "least"), [("", 4.5), ("dim", 3)])
+@pytest.mark.parametrize("color", ["default", "red", "green", "yellow", "blue", "magenta", "cyan"])
+def test_every_color_stands_out_from_its_page(theme, style, least, color):
+    svg = tree.fromstring(svg_picture(lambda _: Text("a", f"{style} {color}"), "t", theme=theme))
+    page = svg.find(f"{SVG}rect").get("fill")
+    ink = svg.find(f"{SVG}text").get("fill", svg.get("fill"))
+    low, high = sorted((luminance(page), luminance(ink)))
+    assert (high + 0.05) / (low + 0.05) >= least
+
+
+def test_a_theme_changes_colors_alone():
+    found = explanation(WORDS)
+    light, dark = (
+        svg_picture(lambda console: explanation_screen(found, "tiny", console), "t", theme=theme) for theme in THEMES
+    )
+    assert light != dark
+    same = [re.sub(' fill="#[0-9a-f]{6}"', "", picture) for picture in (light, dark)]
+    assert same[0] == same[1]
 
 
 def test_a_picture_asks_for_nothing_from_outside():
