@@ -21,7 +21,7 @@ from attncli.cli.loading import load_to_generate
 from attncli.config import SampleConfig
 from attncli.generation.engine import generate
 from attncli.generation.events import Text
-from attncli.model import native, native_library
+from attncli.model import library_store, native, native_library
 from attncli.model.backend import TorchBackend
 from attncli.model.native_library import _Compilation, library
 from tests.cli.test_cli import ask, at_home, home  # noqa: F401
@@ -32,7 +32,7 @@ KEY = "0123456789abcdef" * 2
 QUICK = ("-O0",)  # the library's speed is not looked at
 
 
-SMALL = '__attribute__((visibility("default"))) int reads_float16(void) { return 1; }\n'
+SMALL = '__attribute__((visibility("default"))) int supports_float16(void) { return 1; }\n'
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def calls(folder):
 
 
 def loads(path):
-    return ctypes.CDLL(str(path)).reads_float16() in (0, 1)
+    return ctypes.CDLL(str(path)).supports_float16() in (0, 1)
 
 
 def made(cc, folder, key=KEY):
@@ -320,7 +320,7 @@ def test_what_was_checked_is_loaded_whatever_lies_there_by_then(tmp_path):
 def kept(folder):
     """A file that counts as a library in a folder of its own."""
     content = b"a library"
-    path = folder / f"{KEY}.{native_library._digest(content)}.so"
+    path = folder / f"{KEY}.{library_store.digest(content)}.so"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.write_bytes(content)
     path.chmod(0o700)
