@@ -35,8 +35,9 @@ FLOORS = {
     "evaluation": 4,
     "training": 5,
     "render": 6,
-    "cli": 7,
-    "__main__": 8,
+    "views": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 RECORDS = {
     "attncli.evaluation.score",

@@ -114,6 +114,8 @@ def tell(
 
 def write_explanation(found: Explanation, model: Transformer, csv: Path | None, npz: Path | None) -> None:
     """The table and the arrays of an explanation that were asked for."""
+    if csv is None and npz is None:
+        return
     from attncli.render.export import sources_csv, write_weights
 
     write_asked(csv, "--csv", lambda file: file.write(sources_csv(found).encode()))

@@ -22,7 +22,7 @@ from attncli.render.heading import (
     up_to,
 )
 from attncli.render.maps import attention_map, head_document, head_title
-from attncli.render.numbers import bar, decimal, percent
+from attncli.render.numbers import bar, decimal, percent, plural
 from attncli.text.tokenizer import Piece
 
 _SAYS_CUT, _SAYS_BEFORE = 76, 50  # columns from which the numbers of a cut explain themselves
@@ -260,6 +260,14 @@ def _more(found: Explanation, width: int) -> str:
         if cell_len(f"More: {' · '.join([*shown, option])}") <= width:
             shown.append(option)
     return f"More: {' · '.join(shown) or '--help'}"
+
+
+def continuation_note(before: int, after: int, context: int) -> str:
+    """How many tokens were generated after a text of `before` tokens, and whether the context is full now."""
+    ends = ", where the context is full" if after >= context else ""
+    if after == before:
+        return f"no token is generated{ends}"
+    return f"{plural(after - before, 'token')} generated, from token {before} on{ends}"
 
 
 def explanation_document(found: Explanation, model: str) -> dict[str, Any]:

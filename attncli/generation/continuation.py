@@ -1,0 +1,24 @@
+"""A text continued greedily: its tokens, then the most probable token at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attncli.checkpoint.store import LoadedModel
+from attncli.config import SampleConfig
+from attncli.generation.engine import generate
+from attncli.generation.events import Finished
+from attncli.model.backend import TorchBackend
+from attncli.text.tokenizer import Piece
+
+
+def continued(loaded: LoadedModel, pieces: Sequence[Piece], count: int) -> list[Piece]:
+    """The tokens of a text, then `count` more; fewer where the model ends the text or its context is full."""
+    ids = [piece.id for piece in pieces]
+    count = min(count, loaded.model.config.context - len(ids))
+    if count > 0:
+        config = SampleConfig(temperature=0, max_new_tokens=count)
+        events = generate(TorchBackend(loaded.model), loaded.tokenizer, [ids], config, loaded.end_ids)
+        ids += next(event.ids for event in events if isinstance(event, Finished))
+    opened = len(loaded.tokenizer.opening)
+    return [*pieces[:opened], *loaded.tokenizer.pieces_of(ids[opened:])]

@@ -1,0 +1,231 @@
+"""The views of `attncli explain` in one table: what each shows, which options it takes, what finds it, what draws it.
+
+To add a view, write explain/NAME.py (the record of its finding, and the function that computes it) and render/NAME.py
+(its screen and its JSON document), then add one entry to VIEWS: --view, its help, its completion and the check of its
+options follow from there. An entry imports its functions only when the view is used, so the help needs no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from attncli.errors import UsageProblem
+
+if TYPE_CHECKING:
+    from attncli.explain.first_screen import Focus
+    from attncli.model.transformer import Transformer
+    from attncli.text.tokenizer import Piece, Tokenizer
+
+Measure = Literal["norm", "raw"]
+MEASURES: tuple[Measure, ...] = ("norm", "raw")
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """The options of `attncli explain` that only some views take; a field at its default is an option not given."""
+
+    head: str | None = None  # as typed: 2.3 or 3
+    layer: int | None = None
+    weights: Measure = "norm"
+    check: bool = True
+    compare_weights: bool = False
+    target: str | None = None
+    against: str | None = None
+    plain: bool = False
+    csv: Path | None = None
+    npz: Path | None = None
+    words: bool = False
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises UsageProblem for values that cannot be, or do not go together."""
+        self.place()
+        if self.weights not in MEASURES:
+            raise UsageProblem(f"--weights {self.weights!r} is not a measure.", "Use norm or raw.")
+        if not math.isfinite(self.temperature):
+            raise UsageProblem(f"--temperature {self.temperature} is not a finite number.", "Give one such as 0.7.")
+        if self.compare_weights and self.plain:
+            raise UsageProblem("--compare-weights is a table, and --plain has none.", "Leave one of them out.")
+        if self.compare_weights and self.weights != "norm":
+            raise UsageProblem("--compare-weights shows both measures.", "Leave --weights out.")
+
+    def place(self) -> tuple[int | None, int | None]:
+        """Layer and head: '2.3' -> (2, 3); '3' in layer 2 -> (2, 3); '3' alone -> (None, 3), head 3 of every layer."""
+        if self.head is None:
+            return self.layer, None
+        first, dot, second = self.head.partition(".")
+        numbers = [first, second] if dot else [first]
+        if not all(re.fullmatch("[0-9]{1,9}", number) for number in numbers):
+            problem = f"--head {self.head!r} is not a head."
+            raise UsageProblem(problem, "Use LAYER.HEAD such as 2.3, both counted from 0.")
+        if dot and self.layer is not None and self.layer != int(first):
+            problem = f"--head {self.head} and --layer {self.layer} name different layers."
+            raise UsageProblem(problem, "Leave --layer out.")
+        return (int(first), int(second)) if dot else (self.layer, int(first))
+
+    def given(self) -> list[str]:
+        """The names of the fields that differ from their defaults."""
+        return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a view explains: a text as its tokens, the model that reads it, the token in focus, and the options."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    pieces: Sequence[Piece]
+    focus: Focus
+    words: Sequence[range] | None = None  # the tokens of each word, where tokens are counted as words
+
+    @property
+    def text(self) -> tuple[Transformer, Tokenizer, Sequence[Piece], Focus]:
+        """The arguments that a view's function begins with."""
+        return self.model, self.tokenizer, self.pieces, self.focus
+
+
+@dataclass(frozen=True)
+class Functions:
+    """What computes a view's finding, and what draws it: as a screen for a console, and as a JSON document."""
+
+    find: Callable[[Request], Any]
+    screen: Callable[[Any, str, Any], Any]  # finding, name of the model, console
+    document: Callable[[Any, str], dict[str, Any]]  # finding, name of the model
+
+
+@dataclass(frozen=True)
+class View:
+    """One view: its name for --view (None for the first screen), what it shows, the ViewOptions fields it takes."""
+
+    name: str | None
+    shows: str
+    takes: tuple[str, ...]
+    load: Callable[[ViewOptions], Functions]
+
+    def __str__(self) -> str:
+        return "the first screen" if self.name is None else f"--view {self.name}"
+
+    def refuse_options(self, options: ViewOptions) -> None:
+        """Raises UsageProblem for an option that this view does not take, naming the views that do."""
+        for option in options.given():
+            if option not in self.takes:
+                flag = "--no-check" if option == "check" else f"--{option.replace('_', '-')}"
+                others = " or ".join(str(view) for view in VIEWS if option in view.takes)
+                raise UsageProblem(f"{flag} does not go with {self}.", f"It goes with {others}.")
+
+
+def _first_screen(options: ViewOptions) -> Functions:
+    from attncli.explain.findings import NAMED
+    from attncli.render.explanation import compared_screen, explanation_document, explanation_screen
+
+    screen = compared_screen if options.compare_weights else explanation_screen
+    return Functions(_sources(NAMED, options), screen, explanation_document)
+
+
+def _bars(options: ViewOptions) -> Functions:
+    from attncli.render.explanation import MOST_BARS, bars_screen, compared_screen, explanation_document
+
+    screen = compared_screen if options.compare_weights else bars_screen
+    return Functions(_sources(MOST_BARS, options), screen, explanation_document)
+
+
+def _sources(named: int, options: ViewOptions) -> Callable[[Request], Any]:
+    """Finds the sources of the token in focus, and cuts so many of them off in turn."""
+    from attncli.explain.first_screen import explain
+
+    return lambda request: explain(
+        *request.text, words=request.words, named=named, check=options.check, temperature=options.temperature
+    )
+
+
+def _map(options: ViewOptions) -> Functions:
+    from attncli.explain.first_screen import explain
+    from attncli.render.maps import map_document, map_screen
+
+    return Functions(lambda request: explain(*request.text, words=request.words, check=False), map_screen, map_document)
+
+
+def _grid(options: ViewOptions) -> Functions:
+    from attncli.explain.grid import grid
+    from attncli.render.maps import grid_document, grid_screen
+
+    return Functions(lambda request: grid(request.model, request.pieces, request.focus), grid_screen, grid_document)
+
+
+def _steps(options: ViewOptions) -> Functions:
+    from attncli.explain.steps import steps
+    from attncli.render.steps import steps_document, steps_screen
+
+    return Functions(lambda request: steps(*request.text), steps_screen, steps_document)
+
+
+def _lens(options: ViewOptions) -> Functions:
+    from attncli.explain.lens import lens
+    from attncli.render.lens import lens_document, lens_screen
+
+    return Functions(lambda request: lens(*request.text), lens_screen, lens_document)
+
+
+def _logit(options: ViewOptions) -> Functions:
+    from attncli.explain.ledger import ledger
+    from attncli.render.ledger import ledger_document, ledger_screen
+
+    return Functions(
+        lambda request: ledger(*request.text, target=options.target, against=options.against),
+        ledger_screen,
+        ledger_document,
+    )
+
+
+def _rollout(options: ViewOptions) -> Functions:
+    from attncli.explain.rollout import rollout
+    from attncli.render.rollout import rollout_document, rollout_screen
+
+    return Functions(
+        lambda request: rollout(request.model, request.pieces, request.focus), rollout_screen, rollout_document
+    )
+
+
+_HEAD = ("head", "layer")
+_BARS = (*_HEAD, "weights", "check", "compare_weights", "csv", "npz", "words", "temperature")
+VIEWS = (
+    View(None, "sources, the busiest head, the next token", (*_BARS, "plain"), _first_screen),
+    View("bars", "sources", _BARS, _bars),
+    View("map", "one head", (*_HEAD, "words", "npz"), _map),
+    View("grid", "every head", (), _grid),
+    View("steps", "the arithmetic of a row", _HEAD, _steps),
+    View("lens", "the prediction after each layer", (), _lens),
+    View("logit", "what a logit is the sum of", ("target", "against"), _logit),
+    View("rollout", "attention through all layers", (), _rollout),
+)
+NAMED_VIEWS = {view.name: view.shows for view in VIEWS if view.name is not None}
+
+
+def find_view(name: str | None) -> View:
+    """The view of this name, the first screen for None. Raises UsageProblem, listing the names, where there is none."""
+    for view in VIEWS:
+        if view.name == name:
+            return view
+    *names, last = NAMED_VIEWS
+    raise UsageProblem(f"--view {name!r} is not a view.", f"Use {', '.join(names)} or {last}.")
+
+
+def request(
+    model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], token: str | None, options: ViewOptions
+) -> Request:
+    """What to ask of a view: `token` is the index or the word in focus, None the last; a word counts with --words.
+
+    Raises UsageProblem for a token that is not there, or comes several times.
+    """
+    from attncli.explain.first_screen import Focus, find_token
+    from attncli.explain.words import joined, words
+
+    spans = words(pieces) if options.words else None
+    index = None if token is None else find_token(joined(pieces, spans) if spans else pieces, token)
+    layer, head = options.place()
+    return Request(model, tokenizer, pieces, Focus(index, layer, head, options.weights), spans)

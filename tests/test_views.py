@@ -1,0 +1,30 @@
+"""The table of views: what an entry names is there, and an option goes with the views that take it alone."""
+
+from dataclasses import fields
+
+import pytest
+
+from attncli.errors import UsageProblem
+from attncli.views import NAMED_VIEWS, VIEWS, ViewOptions, find_view
+
+
+def test_every_entry_names_functions_and_options_that_exist():
+    options = {field.name for field in fields(ViewOptions)}
+    for view in VIEWS:
+        functions = view.load(ViewOptions())
+        assert all(map(callable, (functions.find, functions.screen, functions.document)))
+        assert set(view.takes) <= options
+    assert options == {option for view in VIEWS for option in view.takes}
+
+
+def test_a_view_refuses_the_options_of_others_and_names_the_views_that_take_them():
+    with pytest.raises(UsageProblem, match="--no-check does not go with --view lens") as refused:
+        find_view("lens").refuse_options(ViewOptions(check=False))
+    assert refused.value.hint == "It goes with the first screen or --view bars."
+    find_view(None).refuse_options(ViewOptions(check=False, temperature=0.5, words=True))
+
+
+def test_an_unknown_view_is_answered_with_the_names_of_all():
+    with pytest.raises(UsageProblem, match="'tree' is not a view") as refused:
+        find_view("tree")
+    assert all(name in refused.value.hint for name in NAMED_VIEWS)
