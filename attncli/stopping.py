@@ -64,6 +64,35 @@ class CleanUp:
         unregister(self._action)
 
 
+class StopRequests:
+    """The signals received within a `with` block, for a loop that ends in order: true after the first of them.
+
+    The first signal is only noted; a second one ends the process at once. Signals that are ignored already, as SIGHUP
+    is under nohup, stay ignored. `received` lists the signals' numbers.
+    """
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.received)
+
+    def __enter__(self) -> StopRequests:
+        kinds = [kind for kind in _KINDS if signal.getsignal(kind) is not signal.SIG_IGN]
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self.received.append(number)
+            for kind in kinds:
+                signal.signal(kind, signal.SIG_DFL)
+
+        self._before = [(kind, signal.signal(kind, note)) for kind in kinds]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for kind, handler in self._before:
+            signal.signal(kind, handler)
+
+
 def install() -> None:
     """Takes the three signals, except those that are ignored already, as SIGHUP is under nohup."""
     for kind in _KINDS:

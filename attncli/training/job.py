@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -29,8 +29,12 @@ from attncli.paths import exists
 from attncli.records import record_from_json
 from attncli.text.corpus import Corpus, prepare
 from attncli.text.files import STDIN, Listener, Progress, read_documents, refuse_overlap
+from attncli.training.head_scores import head_scorer
+from attncli.training.loop import train
 from attncli.training.plan import MOST_EPOCHS, make_plan
-from attncli.training.reports import Plan, RunState, plan_from_document
+from attncli.training.reports import Plan, Report, RunState, plan_from_document
+from attncli.training.samples import sampler
+from attncli.training.saver import borders_for
 
 _CHARACTERS_PER_SECOND, _ON_A_GPU = 100_000, 1_000_000  # of a run: about what it can see
 _FEWEST_SCORED = 200  # tokens to validate on
@@ -60,7 +64,17 @@ class Job:
     resume: Checkpoint | None = None
     initial: dict[str, Tensor] | None = None  # the weights of the model it starts from
     notes: tuple[str, ...] = ()
-    borders: Borders | None = None  # that model's
+    borders: Borders | None = None  # of that model, or of the run that is resumed
+
+    @property
+    def watch_heads(self) -> bool:
+        """Whether the attention heads are scored at every evaluation; a resumed run goes on with it."""
+        return bool(self.facts.get("watch_heads"))
+
+    @property
+    def resumed_at(self) -> int | None:
+        """The step at which a resumed run goes on."""
+        return None if self.resume is None or self.resume.state is None else int(self.resume.state.facts["step"])
 
 
 def new_job(
@@ -71,6 +85,8 @@ def new_job(
     spent: float = 0.0,
     start: LoadedModel | None = None,
     progress: Listener | None = None,
+    *,
+    watch_heads: bool = False,
 ) -> Job:
     """Reads and tokenizes the text, and plans. `spent` seconds of the time given are gone already.
 
@@ -95,11 +111,34 @@ def new_job(
     notes = _notes(read, corpus, plan, start, spent + time.monotonic() - began)
     if start is None and text.vocab_size is None and text.tokenizer == "bpe":
         plan = replace(plan, reasons=plan.reasons | {"vocab_size": f"for {corpus.train.characters:,} characters"})
-    facts = _facts(corpus, text, val_file, pinned)
+    facts = _facts(corpus, text, val_file, pinned) | ({"watch_heads": True} if watch_heads else {})
     if start is None:
         return Job(corpus, plan, facts, notes=notes)
     facts |= {"from": str(start.path)}
     return Job(corpus, plan, facts, initial=start.model.state_dict(), notes=notes, borders=_borders_of(start))
+
+
+def run_job(
+    job: Job, target: Path, *, started: float | None = None, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Report]:
+    """Trains as `train` does, and at each evaluation lets the model write a sample, and scores its heads if wanted.
+
+    `target`, `started`, `stop` and the errors are those of `train`.
+    """
+    start_of_text = (job.borders or borders_for(job.corpus)).start_of_text
+    return train(
+        job.corpus,
+        job.plan,
+        target,
+        facts=job.facts,
+        initial=job.initial,
+        borders=job.borders,
+        resume=job.resume,
+        started=started,
+        stop=stop,
+        sample=sampler(job.corpus, job.plan),
+        score_heads=head_scorer(job.plan, job.corpus.tokenizer.vocab_size, start_of_text) if job.watch_heads else None,
+    )
 
 
 def _borders_of(start: LoadedModel) -> Borders:
@@ -181,6 +220,8 @@ def resume_job(
     val_file: str | None = None,
     device: str = TrainConfig.device,
     progress: Listener | None = None,
+    *,
+    watch_heads: bool = False,
 ) -> Job:
     """The job of a run that was stopped, on the same text, with the plan it had.
 
@@ -200,6 +241,7 @@ def resume_job(
             f"{target} was saved by attncli {version}, which wrote another format.", "Use that version."
         )
     facts = {key: saved.run[key] for key in (*_FACTS, "from", "watch_heads") if key in saved.run}
+    facts |= {"watch_heads": True} if watch_heads else {}
     known = record_from_json(_KnownText, saved.run["corpus"], f"{target / RUN}: corpus", extra=True)
     text = known.config
     if STDIN in known.sources and not files:
@@ -228,7 +270,7 @@ def resume_job(
     if not same or torch.get_num_threads() < plan.threads:
         changed = "another device, another torch or fewer threads than before"
         notes = (*notes, f"{changed}: not bit-identical to an uninterrupted run")
-    return Job(corpus, plan, facts, saved, notes=notes)
+    return Job(corpus, plan, facts, saved, notes=notes, borders=Borders(saved.start_of_text, saved.end_ids))
 
 
 def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:

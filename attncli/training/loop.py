@@ -26,9 +26,9 @@ from attncli.model.device import DTYPES, dtype_name
 from attncli.model.transformer import Transformer, initialize
 from attncli.records import record_from_json
 from attncli.text.corpus import Corpus, batch
+from attncli.training.head_scores import HeadScorer
 from attncli.training.plan import sampled_windows
 from attncli.training.reports import (
-    BestHead,
     EvalReport,
     HeadsReport,
     Plan,
@@ -39,6 +39,7 @@ from attncli.training.reports import (
     SaveReport,
     StepReport,
 )
+from attncli.training.samples import Sampler
 from attncli.training.saver import OPTIMIZER_PREFIX, WEIGHTS_PREFIX, Run, Saver, weights_of
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
@@ -46,9 +47,6 @@ from attncli.training.step import Trainee
 _SAVE_SECONDS = 60.0  # at most so long after a save, and a report, the next one is due
 _OTHER_RUN = "The state is damaged, or of another run. Train again, or copy the directory again from its source."
 _TOLERATED = 0.02  # a smaller change of the steps left is not worth a revision
-
-Sampler = Callable[[Transformer], tuple[str, int]]  # what a model writes, and how many characters of it are the prompt
-Watcher = Callable[[Transformer], tuple[tuple[BestHead, ...], dict[str, list[list[float | None]]]]]  # as in HeadsReport
 
 
 def train(
@@ -63,7 +61,7 @@ def train(
     started: float | None = None,
     stop: Callable[[], bool] = lambda: False,
     sample: Sampler | None = None,
-    watch: Watcher | None = None,
+    score_heads: HeadScorer | None = None,
 ) -> Iterator[Report]:
     """Trains a model and keeps it at `target`, which the caller has locked.
 
@@ -79,7 +77,7 @@ def train(
         started: when the clock of the deadline began, by time.monotonic(); now, when not given.
         stop: asked after every step and between the parts of one; true saves and ends the run.
         sample: writes a little text with the model at every evaluation.
-        watch: scores the model's attention heads at every evaluation.
+        score_heads: scores the model's attention heads at every evaluation.
 
     Yields:
         A report for every few steps, evaluation, score of the heads, sample and save; last a Result.
@@ -108,7 +106,7 @@ def train(
                 yield meter.report(run, clock.spent())
                 run.schedule = clock.revise(run.schedule, run.step)
             if due:
-                yield from _evaluations(run, corpus, plan, clock, watch)
+                yield from _evaluations(run, corpus, plan, clock, score_heads)
             if due and sample is not None:
                 yield _sample(run, sample)
             if stopping:
@@ -120,7 +118,7 @@ def train(
             if stopping:
                 yield _result(run, plan, clock, run.best, finished=False)
                 return
-        yield from _finish(run, corpus, plan, clock, saver, stop, watch)
+        yield from _finish(run, corpus, plan, clock, saver, stop, score_heads)
 
 
 def _take_step(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool]) -> tuple[Tensor, Tensor] | None:
@@ -240,11 +238,13 @@ def _refuse_misfits(expected: dict[str, Tensor], found: dict[str, Tensor]) -> No
             raise BadCheckpoint(f"{directory.STATE_TENSORS}: {name} holds a value that cannot be.", _OTHER_RUN)
 
 
-def _evaluations(run: Run, corpus: Corpus, plan: Plan, clock: _Clock, watch: Watcher | None) -> Iterator[Report]:
+def _evaluations(
+    run: Run, corpus: Corpus, plan: Plan, clock: _Clock, score_heads: HeadScorer | None
+) -> Iterator[Report]:
     """The score on the validation part, and what the heads do where they are watched: both of them, or neither."""
     yield _evaluate(run, corpus, plan, clock)
-    if watch is not None:
-        yield _watch(run, watch, clock)
+    if score_heads is not None:
+        yield _score_heads(run, score_heads, clock)
 
 
 def _evaluate(run: Run, corpus: Corpus, plan: Plan, clock: _Clock) -> EvalReport:
@@ -271,10 +271,10 @@ def _sample(run: Run, sample: Sampler) -> SampleReport:
     return SampleReport(run.step, text, prompt_characters)
 
 
-def _watch(run: Run, watch: Watcher, clock: _Clock) -> HeadsReport:
+def _score_heads(run: Run, score_heads: HeadScorer, clock: _Clock) -> HeadsReport:
     """What the heads do now, on the run's record too. The random numbers of the steps do not notice."""
     run.model.eval()
-    best, scores = watch(run.model)
+    best, scores = score_heads(run.model)
     run.model.train()
     report = HeadsReport(run.step, best, scores, clock.spent())
     named = {one.kind: {name: value for name, value in asdict(one).items() if name != "kind"} for one in best}
@@ -284,11 +284,17 @@ def _watch(run: Run, watch: Watcher, clock: _Clock) -> HeadsReport:
 
 
 def _finish(
-    run: Run, corpus: Corpus, plan: Plan, clock: _Clock, saver: Saver, stop: Callable[[], bool], watch: Watcher | None
+    run: Run,
+    corpus: Corpus,
+    plan: Plan,
+    clock: _Clock,
+    saver: Saver,
+    stop: Callable[[], bool],
+    score_heads: HeadScorer | None,
 ) -> Iterator[Report]:
     """The last evaluation, the score of the best weights on all of the validation part, and the last save."""
     if not any(line["kind"] == "eval" and line["step"] == run.step for line in run.metrics):  # else stopped after it
-        yield from _evaluations(run, corpus, plan, clock, watch)
+        yield from _evaluations(run, corpus, plan, clock, score_heads)
     assert run.best is not None
     whole: Score | None = run.best
     same = plan.dtype == plan.save_dtype == "float32" and plan.context == plan.model.context

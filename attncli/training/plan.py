@@ -17,13 +17,13 @@ import torch
 
 from attncli.config import DEFAULT_TRAINING_SECONDS, ModelConfig, OptimizerKind, TrainConfig
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
+from attncli.evaluation.excerpt import COUNTED_TOKENS
 from attncli.model.count import count_parameters, matrix_parameters
 from attncli.model.device import cpu_multiplies_bfloat16, dtype_name, pick_device, pick_dtype, resident_memory
 from attncli.text.corpus import Corpus
 from attncli.training.measure import MEMORY_SHARE, Measure, Room, measure_window, memory_bytes, memory_of
 from attncli.training.reports import Plan
 from attncli.training.schedule import Schedule
-from attncli.training.summary import COUNTED_PER_SECOND, counted_tokens
 
 # What else takes time at the end: the last save and reading it back, sampling text, and looking for it in the training
 # part. Measured on one machine, so rough; for small models and texts it is next to nothing.
@@ -31,6 +31,8 @@ _SAVING_SECONDS, _SAVED_BYTES_PER_SECOND = 0.3, 200e6
 _SAMPLED_TOKENS, _WEIGHT_BYTES_PER_SECOND = 400, 5e9
 _METERED_TOKENS_PER_SECOND = 5e6
 _COUNTED_TOKENS_PER_SECOND = 800_000  # by the 5-gram model beside the score
+_COUNTED_PER_SECOND = 16_000  # tokens of training text for each second of the run: about 2 % of its time
+_MOST_COUNTED = 6_000_000  # tokens, which take about a gigabyte
 _CLOSING_SHARE = 0.05  # of the time of a run that its last evaluation may take
 _JUDGING_SHARE = 0.025  # and the sample of text, the yardsticks and the meter, of at most
 _JUDGING_SECONDS = 1.5
@@ -158,7 +160,7 @@ def _affordable_steps(seconds: float, gone: float, closing: float, step_seconds:
     steps = int((seconds - gone - closing) / each)
     if steps < 1:
         # With more time the end may take more of it, by about these shares.
-        growing = _CLOSING_SHARE + _JUDGING_SHARE + COUNTED_PER_SECOND / _COUNTED_TOKENS_PER_SECOND
+        growing = _CLOSING_SHARE + _JUDGING_SHARE + _COUNTED_PER_SECOND / _COUNTED_TOKENS_PER_SECOND
         least = math.ceil((gone + closing - growing * seconds + _FEWEST_STEPS * each) / (1 - growing))
         raise UsageProblem(
             f"--time {seconds:g}s is too short: setting up took {gone:.1f} s, closing takes {closing:.1f} s, "
@@ -206,6 +208,11 @@ def _closing(
     judging += len(room.corpus.train) / _METERED_TOKENS_PER_SECOND
     saving = _SAVING_SECONDS + 2 * weights / _SAVED_BYTES_PER_SECOND
     return (None if taken == windows else taken), taken * per_window + judging + saving
+
+
+def counted_tokens(seconds: float | None) -> int:
+    """How many tokens of training text the 5-gram model is given after a run of that time, or of no set time."""
+    return COUNTED_TOKENS if seconds is None else min(int(seconds * _COUNTED_PER_SECOND), _MOST_COUNTED)
 
 
 def sampled_windows(plan: Plan) -> int:

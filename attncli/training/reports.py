@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from attncli.config import TRAIN_DTYPES, ModelConfig, OptimizerKind, TrainConfig, require
+from attncli.evaluation.judgement import Judgement
 from attncli.evaluation.score import Score
 from attncli.records import record_from_json
 from attncli.training.schedule import Schedule, require_marks
@@ -178,6 +179,18 @@ class Result:
     train_loss: float | None
     tokens: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What came out of a finished run."""
+
+    result: Result
+    share: float  # of the validation part, that the score is of
+    prompt: str  # words of the text to try the model with
+    sample: str  # text that the finished model wrote without a prompt
+    judgement: Judgement  # of a longer sample, which `sample` begins
+    sample_tokens: int  # in `sample`, at most
 
 
 Report = StepReport | EvalReport | SampleReport | HeadsReport | SaveReport | Result

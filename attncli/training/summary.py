@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from attncli.checkpoint.store import load_model
 from attncli.evaluation.baselines import measure
-from attncli.evaluation.excerpt import COUNTED_TOKENS, SCORED_BYTES, TRAIN_BYTES, counted_of, first_of, last_of
+from attncli.evaluation.excerpt import SCORED_BYTES, TRAIN_BYTES, counted_of, first_of, last_of
 from attncli.evaluation.judgement import Judgement
 from attncli.evaluation.memorization import measure_memorization
 from attncli.text.corpus import Corpus
+from attncli.training.curves import read_metrics
 from attncli.training.diagnosis import Course, curves, diagnose
-from attncli.training.reports import Plan, Result
+from attncli.training.job import Job
+from attncli.training.plan import counted_tokens
+from attncli.training.reports import Plan, Result, RunSummary
+from attncli.training.samples import SHOWN_TOKENS, final_sample, first_words
 
-# Of a run's time: with so much training text gzip and xz take about 2 % of it, and with so much the 5-gram model.
-_BYTES_PER_SECOND, COUNTED_PER_SECOND = 16_000, 16_000  # tokens
-_MOST_COUNTED = 6_000_000  # tokens, which take about a gigabyte
+# With this much training text for each second of the run, gzip and xz take about 2 % of its time.
+_COMPRESSED_BYTES_PER_SECOND = 16_000
 _UNSEEN_TOKENS = 2000  # of the validation part, for comparison with a sample
 
 
-def counted_tokens(seconds: float | None) -> int:
-    """How many tokens of training text the 5-gram model is given after a run of that time, or of no set time."""
-    return COUNTED_TOKENS if seconds is None else min(int(seconds * COUNTED_PER_SECOND), _MOST_COUNTED)
+def summarize(job: Job, target: Path, result: Result) -> RunSummary:
+    """Reads the model of a finished run back from `target`, lets it write a sample, and measures what it is worth."""
+    assert result.best is not None
+    loaded = load_model(target, torch.device(job.plan.device), torch.float32)
+    ids = final_sample(loaded, job.plan)
+    return RunSummary(
+        result,
+        share=job.corpus.val.share_of(result.best.scored),
+        prompt=first_words(job.corpus),
+        sample=loaded.tokenizer.decode(ids[:SHOWN_TOKENS]),
+        judgement=judge(result, job.plan, job.corpus, read_metrics(target), ids),
+        sample_tokens=SHOWN_TOKENS,
+    )
 
 
 def judge(
@@ -39,7 +55,7 @@ def judge(
         sample: ids that the finished model generated, without a prompt.
     """
     assert result.best is not None
-    most = TRAIN_BYTES if plan.seconds is None else min(int(plan.seconds * _BYTES_PER_SECOND), TRAIN_BYTES)
+    most = TRAIN_BYTES if plan.seconds is None else min(int(plan.seconds * _COMPRESSED_BYTES_PER_SECOND), TRAIN_BYTES)
     tokenizer = corpus.tokenizer
     scored = first_of(corpus.val, tokenizer, most * SCORED_BYTES // TRAIN_BYTES)
     counted = counted_of(corpus.train, counted_tokens(plan.seconds))

@@ -626,19 +626,17 @@ def test_a_signal_saves_and_says_how_to_go_on(home, tmp_path, number):
 @contextmanager
 def interrupted(after):
     """A run notices an interrupt when it has asked for signals so many times."""
-    import attncli.cli.train as module
+    import attncli.cli.training_run as module
 
-    class Watched(list):
+    class Watched:
         asked = itertools.count()
+        received = (signal.SIGINT,)
 
         def __bool__(self):
             return next(self.asked) >= after
 
-        def __getitem__(self, index):
-            return int(signal.SIGINT)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_signals", lambda: nullcontext(Watched()))
+        patch.setattr(module, "StopRequests", lambda: nullcontext(Watched()))
         yield
 
 

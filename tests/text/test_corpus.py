@@ -26,7 +26,6 @@ import safetensors.numpy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from attncli.cli.train import _first_words
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
 from attncli.folders import cache_folder
@@ -49,6 +48,7 @@ from attncli.text.corpus import (
 from attncli.text.encode import Encoder, batches, stretched
 from attncli.text.files import Documents, Progress, listed, read_documents, read_text, refuse_overlap
 from attncli.text.tokenizer import END_OF_TEXT, Tokenizer, byte_tokenizer, stretches, train_tokenizer
+from attncli.training.samples import first_words
 from tests.conftest import story
 
 BOM = b"\xef\xbb\xbf"
@@ -795,8 +795,8 @@ def test_the_first_document_is_given_back(kind, texts, limit):
 
 def test_a_prompt_to_try_is_of_one_document():
     texts = [f"Note {i} is short." for i in range(40)]
-    assert _first_words(prepare(documents(*texts), CorpusConfig(vocab_size=300))) == "Note 0 is short."
-    assert _first_words(prepare(documents("Hi", *texts), CorpusConfig(vocab_size=300))) == "Hi"
+    assert first_words(prepare(documents(*texts), CorpusConfig(vocab_size=300))) == "Note 0 is short."
+    assert first_words(prepare(documents("Hi", *texts), CorpusConfig(vocab_size=300))) == "Hi"
 
 
 @pytest.mark.parametrize(
@@ -804,7 +804,7 @@ def test_a_prompt_to_try_is_of_one_document():
 )
 def test_a_prompt_to_try_is_no_option(text, words):
     made = prepare(documents(text, *(story(40, seed) for seed in range(12))), CorpusConfig(vocab_size=300))
-    assert _first_words(made) == words
+    assert first_words(made) == words
 
 
 # Progress

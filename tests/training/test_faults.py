@@ -28,11 +28,11 @@ from attncli.checkpoint.directory import find_model, previous_of, settle
 from attncli.checkpoint.lock import lock
 from attncli.checkpoint.store import State, load_model, read_resumable, write_checkpoint
 from attncli.cli.main import run
-from attncli.cli.train import _signals
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, Diverged, OutOfRoom
 from attncli.evaluation.score import Score
 from attncli.model.transformer import Transformer
+from attncli.stopping import StopRequests
 from attncli.text.corpus import prepare
 from attncli.text.files import Documents
 from attncli.training import make_plan, new_job, resume_job, saver, train
@@ -427,9 +427,9 @@ def test_a_second_signal_ends_at_once_also_while_a_save_is_written(corpus, plan,
 
     def signalled():
         signal.signal(number, signal.SIG_DFL)  # also where a shell has it ignored
-        with _signals() as received:
+        with StopRequests() as stop:
             os.kill(os.getpid(), number)
-            assert received == [number]
+            assert stop.received == [number]
             with fault_at(9, lambda: os.kill(os.getpid(), signal.SIGTERM)):
                 write_checkpoint(tmp_path / "m", saves[3])
 

@@ -69,7 +69,7 @@ def lines_of(target, kind="heads"):
 
 def test_heads_are_scored_at_every_evaluation_and_nothing_changes(corpus, plan, tmp_path):
     trained(corpus, plan, tmp_path / "without")
-    reports = trained(corpus, plan, tmp_path / "with", watch=watch)
+    reports = trained(corpus, plan, tmp_path / "with", score_heads=watch)
     assert [r.step for r in reports if isinstance(r, HeadsReport)] == [10, 20, 30, 40]
     kinds = [type(r) for r in reports if not isinstance(r, StepReport | SaveReport)]
     assert kinds[:4] == [EvalReport, HeadsReport] * 2
@@ -78,7 +78,7 @@ def test_heads_are_scored_at_every_evaluation_and_nothing_changes(corpus, plan, 
 
 
 def test_what_is_recorded_are_the_scores_of_the_model_at_that_step(corpus, plan, tmp_path):
-    reports = trained(corpus, plan, tmp_path / "m", watch=watch)
+    reports = trained(corpus, plan, tmp_path / "m", score_heads=watch)
     recorded = lines_of(tmp_path / "m")
     for report, line in zip([r for r in reports if isinstance(r, HeadsReport)], recorded, strict=True):
         assert line["best"] == {
@@ -93,34 +93,33 @@ def test_what_is_recorded_are_the_scores_of_the_model_at_that_step(corpus, plan,
 
 @pytest.mark.parametrize("at", [9, 10, 23, 40])
 def test_a_resumed_run_has_the_same_record_and_bits(corpus, plan, tmp_path, at):
-    trained(corpus, plan, tmp_path / "whole", watch=watch)
+    trained(corpus, plan, tmp_path / "whole", score_heads=watch)
     asked = itertools.count(1)
-    trained(corpus, plan, tmp_path / "parts", watch=watch, stop=lambda: next(asked) >= at)
-    trained(corpus, plan, tmp_path / "parts", watch=watch, resume=read_resumable(tmp_path / "parts"))
+    trained(corpus, plan, tmp_path / "parts", score_heads=watch, stop=lambda: next(asked) >= at)
+    trained(corpus, plan, tmp_path / "parts", score_heads=watch, resume=read_resumable(tmp_path / "parts"))
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
     whole, parts = ([{**line, "seconds": 0} for line in lines_of(tmp_path / name)] for name in ("whole", "parts"))
     assert whole == parts
 
 
 def test_a_run_that_was_watched_is_watched_when_it_is_resumed(tmp_path, monkeypatch, capsys):
-    import attncli.cli.train as command
+    import attncli.cli.training_run as command
 
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text(story(3000))
     asked = itertools.count(1)
 
-    class Received(list):
+    class Received:
         """A signal that comes after some steps."""
+
+        received = (signal.SIGINT,)
 
         def __bool__(self):
             return next(asked) > 10
 
-        def __getitem__(self, index):
-            return int(signal.SIGINT)
-
     quick = ["--steps", "30", "--size", "1x32", "--context", "32", "--seed", "1", "--watch-heads"]
     with monkeypatch.context() as patch:
-        patch.setattr(command, "_signals", lambda: nullcontext(Received()))
+        patch.setattr(command, "StopRequests", lambda: nullcontext(Received()))
         assert ask(capsys, "train", "story.txt", *quick)[0] == 130
     assert ask(capsys, "train", "--resume")[0] == 0
     assert read_heads("story").steps.tolist() == read_curves("story").validation.steps.tolist()

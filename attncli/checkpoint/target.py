@@ -1,0 +1,120 @@
+"""The directory that a training run writes: how it is chosen, what it may not replace, and its lock. No torch."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from attncli.checkpoint.directory import (
+    MODELS_FOLDER,
+    STATE_FACTS,
+    ModelFolder,
+    aside_of,
+    is_save,
+    list_models,
+    previous_of,
+    settle,
+)
+from attncli.checkpoint.lock import lock
+from attncli.errors import BadCheckpoint, UsageProblem
+from attncli.paths import exists, is_folder, is_link, look, real, resolved, unwritable
+
+
+def target_directory(
+    files: Sequence[str] = (), name: str | None = None, out: Path | None = None, *, resume: bool = False
+) -> Path:
+    """The directory of a run: `out`, else `name` in ./checkpoints, else there the name of the first file.
+
+    With `resume` and none of them, the directory of the run that was stopped last. A link is resolved.
+
+    Raises:
+        UsageProblem: for both a name and a directory, a name that is not plain, no file, or the working directory.
+        BadCheckpoint: when no run was stopped.
+    """
+    target = resolved(_chosen(files, name, out, resume))
+    if real(target) == real(Path()):
+        raise UsageProblem(
+            f"{target} is the working directory, which a save would replace.",
+            f"Give a directory in it, such as --out model; or go up first: cd .. and --out {target.name}.",
+        )
+    return target
+
+
+def _chosen(files: Sequence[str], name: str | None, out: Path | None, resume: bool) -> Path:
+    if name is not None and out is not None:
+        raise UsageProblem("--name and --out both say where the model goes.", "Give one of them.")
+    if out is not None:
+        return out
+    if name is not None:
+        if not name or re.sub(r"[^\w.-]", "", name) != name or name.startswith("."):
+            raise UsageProblem(
+                f"--name {name!r} is not a plain name.", "Use letters, digits, '-', '_' and '.', or --out DIR."
+            )
+        return MODELS_FOLDER / name
+    if files:
+        first = Path(files[0]).absolute()
+        stem = "stdin" if files[0] == "-" else first.name if is_folder(first) else first.stem
+        return MODELS_FOLDER / (re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model")
+    if not resume:
+        raise UsageProblem("There is no text to train on.", "Give a file: attncli train corpus.txt")
+    stopped = [entry for entry in list_models() if entry.status in ("stopped", "interrupted")]
+    if not stopped:
+        raise BadCheckpoint(f"There is no run to resume in ./{MODELS_FOLDER}.", "Name it with --name or --out.")
+    return MODELS_FOLDER / max(stopped, key=lambda entry: entry.modified).name
+
+
+@contextmanager
+def claimed(target: Path, *, resume: bool = False, force: bool = False) -> Iterator[None]:
+    """Locks a directory for a run, after finishing what a crash during a save has left there.
+
+    Raises BadCheckpoint when another run holds the lock, and the errors of `refuse_taken` unless the run is resumed.
+    """
+    with lock(target):
+        settle(target)
+        _refuse_in_the_way(target)
+        if not resume:
+            refuse_taken(target, force)
+        yield
+
+
+def _refuse_in_the_way(target: Path) -> None:
+    """Refuses a target whose place for the previous save holds something else, or whose name is too long for one."""
+    try:
+        aside_of(target, "previous").stat()
+    except FileNotFoundError:
+        pass
+    except OSError as problem:
+        raise unwritable(target, problem) from None
+    previous = previous_of(target)
+    if is_link(previous) or (exists(previous) and not is_save(previous)):
+        raise UsageProblem(
+            f"{previous} is not a save, and is where train keeps the save before the last one.",
+            "Move it away, or choose another --name or --out.",
+        )
+
+
+def refuse_taken(target: Path, force: bool) -> None:
+    """Raises UsageProblem for a directory that holds a model, unless `force` says to replace it, or any other file."""
+    try:
+        if look(target) is None or (is_folder(target) and not any(target.iterdir())):
+            return
+    except OSError as problem:
+        raise unwritable(target, problem) from None
+    if not is_folder(target):
+        raise UsageProblem(f"{target} is not a directory.", "Choose another --out.")
+    foreign = ModelFolder(target).foreign()
+    if foreign:
+        raise UsageProblem(f"{target} holds {foreign[0]}, which is not a model's.", "Choose another --name or --out.")
+    if not force:
+        choices = "Keep it: --name OTHER. Replace it: --force."
+        if ModelFolder(target).holds(STATE_FACTS):
+            choices = f"Go on with it: --resume. {choices}"
+        raise UsageProblem(f"{target} exists.", choices)
+
+
+def options_naming(target: Path) -> str:
+    """checkpoints/mine -> '--name mine'; another directory -> '--out DIR': the options that name it to `train`."""
+    return f"--name {target.name}" if target.parent == MODELS_FOLDER else f"--out {shlex.quote(str(target))}"

@@ -1,0 +1,164 @@
+"""What `attncli train` does: prepares a run, draws it while it goes on, and ends with its summary.
+
+PyTorch is imported when the first function of `attncli.training` is called, after the directory has been locked.
+"""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import typer
+
+from attncli import training
+from attncli.checkpoint.directory import MODELS_FOLDER
+from attncli.checkpoint.target import claimed, options_naming, refuse_taken, target_directory
+from attncli.cli import clock
+from attncli.cli.process import keep_freed_memory
+from attncli.config import CorpusConfig, TrainConfig
+from attncli.errors import AttnError
+from attncli.render.console import messages, output, print_json, print_note, show
+from attncli.render.escape import one_line
+from attncli.render.evaluation import honesty_document, honesty_screen
+from attncli.render.training import TrainingScreen, plan_table, reading_progress, result_document, summary
+from attncli.stopping import StopRequests
+from attncli.text.corpus import Corpus
+from attncli.text.files import listed, refuse_missing
+from attncli.training.curves import RunCurves, curves_from_lines
+from attncli.training.reports import Result, RunSummary, SaveReport
+from attncli.training.tensorboard import TensorBoardLog
+
+if TYPE_CHECKING:
+    from attncli.training.job import Job
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for beside the text's and the training's settings."""
+
+    files: tuple[str, ...]
+    val_file: str | None
+    start: str | None  # the model to go on from
+    resume: bool
+    force: bool
+    watch_heads: bool
+
+
+def directory_of(request: Request, name: str | None, out: Path | None) -> Path:
+    """The model's directory. Raises first for files that are missing: what follows takes seconds."""
+    refuse_missing([*request.files, *([request.val_file] if request.val_file is not None else [])])
+    keep_freed_memory()
+    return target_directory(request.files, name, out, resume=request.resume)
+
+
+def run(request: Request, target: Path, text: CorpusConfig, pinned: TrainConfig, json: bool, tensorboard: bool) -> None:
+    """Trains, drawing the run, and prints the summary, or after a signal how to resume."""
+    with claimed(target, resume=request.resume, force=request.force):
+        job = _job(request, target, text, pinned)
+        _note(job)
+        log = _train(job, target, tensorboard, json)
+    if log is not None:
+        print_note(f"to see the events: tensorboard --logdir {shlex.quote(str(log.folder))}")
+
+
+def show_plan(request: Request, target: Path, text: CorpusConfig, pinned: TrainConfig, json: bool) -> None:
+    """Prints the plan of a run as the result."""
+    job = _job(request, target, text, pinned)
+    _note(job)
+    try:
+        refuse_taken(target, request.force)
+    except AttnError as problem:
+        print_note(f"the run itself would be refused: {problem.message} {problem.hint}")
+    if json:
+        print_json(asdict(job.plan))
+    else:
+        show(output(), plan_table(job.plan, str(target), _described(job.corpus)))
+
+
+def _job(request: Request, target: Path, text: CorpusConfig, pinned: TrainConfig) -> Job:
+    """The run to begin or to resume, prepared while a bar shows the progress."""
+    files, val_file, watch = request.files, request.val_file, request.watch_heads
+    with reading_progress(messages()) as progress:
+        if request.resume:
+            return training.resume_job(target, files, val_file, pinned.device, progress, watch_heads=watch)
+        start = None
+        if request.start is not None:
+            from attncli.cli.loading import load
+
+            start = load(request.start, "cpu", "float32")
+        spent = monotonic() - clock.started
+        return training.new_job(files, val_file, text, pinned, spent, start, progress, watch_heads=watch)
+
+
+def _note(job: Job) -> None:
+    for note in job.notes:
+        print_note(note)
+
+
+def _described(corpus: Corpus) -> str:
+    amounts = f"{corpus.train.characters:,} characters to train on, {corpus.val.characters:,} to validate"
+    return f"{listed(corpus.sources)}: {amounts}"
+
+
+def _train(job: Job, target: Path, tensorboard: bool, json: bool) -> TensorBoardLog | None:
+    """Draws every report of the run and its summary. Returns the log of a finished run, if there is one."""
+    console = messages()
+    planned = plan_table(job.plan, str(target), _described(job.corpus), job.resumed_at)
+    show(console, planned)
+    result: Result | None = None
+    saved = job.resume is not None
+    with ExitStack() as opened:
+        log = opened.enter_context(TensorBoardLog(target, job.plan, job.resumed_at)) if tensorboard else None
+        stop = opened.enter_context(StopRequests())
+        screen = opened.enter_context(TrainingScreen(console, job.plan, _curves_so_far(job, target), planned))
+        # A resumed run counts on from the time it had spent; a new one from when this command began.
+        for report in training.run_job(job, target, started=clock.started, stop=lambda: bool(stop)):
+            screen.update(report)
+            if log is not None:
+                log.update(report)
+            result = report if isinstance(report, Result) else result
+            saved = saved or isinstance(report, SaveReport)
+    assert result is not None
+    if not result.finished:
+        _say_how_to_resume(result, target, saved)
+        raise typer.Exit(128 + stop.received[0])
+    _show_summary(training.summarize(job, target, result), job, target, json)
+    return log
+
+
+def _curves_so_far(job: Job, target: Path) -> RunCurves | None:
+    """The curves of a resumed run up to where it stopped, if it has measurements."""
+    metrics = job.resume.metrics if job.resume is not None else ()
+    return curves_from_lines(target.name, str(target), metrics) if metrics else None
+
+
+def _say_how_to_resume(result: Result, target: Path, saved: bool) -> None:
+    console, steps = messages(), f"step {result.step:,} of {result.steps:,}"
+    with suppress(OSError):  # after SIGHUP the terminal may be gone
+        if saved:
+            console.print(f"Stopped at {steps}; everything is saved. Go on with:")
+            console.print(one_line(f"  attncli train --resume {options_naming(target)}"), soft_wrap=True)
+        else:
+            console.print(f"Stopped at {steps}, before the first score: nothing is saved.")
+            console.print(one_line(f"{target} holds what it held before."), soft_wrap=True)
+
+
+def _show_summary(found: RunSummary, job: Job, target: Path, json: bool) -> None:
+    """The figures and the sample on standard output, two commands to try on standard error."""
+    if json:
+        document = result_document(found.result, found.share, str(target), found.sample)
+        print_json(document | honesty_document(found.judgement))
+        return
+    console = output()
+    show(console, summary(found.result, job.plan, found.share, str(target), found.sample))
+    show(console, honesty_screen(found.judgement, console.width, share=found.share, shown=found.sample_tokens))
+    model = shlex.quote(target.name if target.parent == MODELS_FOLDER else str(target))
+    console = messages()
+    console.print()
+    console.print("Try next:", style="bold")
+    for command in ("generate", "explain"):
+        console.print(one_line(f"  attncli {command} -m {model} {shlex.quote(found.prompt)}"), soft_wrap=True)

@@ -1,0 +1,57 @@
+"""Text that the model of a run writes: a short sample at each evaluation, a longer one after the last step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attncli.checkpoint.store import LoadedModel
+from attncli.config import SampleConfig
+from attncli.generation.engine import generate
+from attncli.generation.events import Finished, Text
+from attncli.model.backend import TorchBackend
+from attncli.model.transformer import Transformer
+from attncli.text.corpus import Corpus
+from attncli.training.reports import Plan
+
+Sampler = Callable[[Transformer], tuple[str, int]]  # the text written, and how many characters of it are the prompt
+
+SHOWN_TOKENS = 80  # of a sample on the screen
+_SHORTEST_SAMPLE, _SAMPLE_TOKENS_PER_SECOND = 10, 1 / 3  # tokens; per second of a timed run
+_LONGEST_FINAL, _FINAL_TOKENS_PER_SECOND = 400, 3  # the sample whose overlap with the training text is measured
+_OPENING = 200  # characters of the text in which its first words are looked for
+
+
+def sampler(corpus: Corpus, plan: Plan) -> Sampler | None:
+    """Returns a function that continues the text's first words with a model, or None where a run is too short for it.
+
+    The number of tokens is bounded by the time of the run, so that sampling takes little of it.
+    """
+    seconds, tokenizer = plan.seconds, corpus.tokenizer
+    tokens = SHOWN_TOKENS if seconds is None else min(int(seconds * _SAMPLE_TOKENS_PER_SECOND), SHOWN_TOKENS)
+    if tokens < _SHORTEST_SAMPLE:
+        return None
+    prompt = first_words(corpus)
+    config = SampleConfig(max_new_tokens=tokens, seed=plan.seed)
+    ids = tokenizer.encode(prompt)
+    if len(ids) > plan.model.context:
+        return None
+
+    def sample(model: Transformer) -> tuple[str, int]:
+        events = generate(TorchBackend(model), tokenizer, [ids], config)
+        return prompt + "".join(event.text for event in events if isinstance(event, Text)), len(prompt)
+
+    return sample
+
+
+def final_sample(loaded: LoadedModel, plan: Plan) -> list[int]:
+    """Token ids that the finished model generates from the start of a text, without a prompt."""
+    tokens = _LONGEST_FINAL if plan.seconds is None else int(plan.seconds * _FINAL_TOKENS_PER_SECOND)
+    config = SampleConfig(max_new_tokens=min(max(tokens, SHOWN_TOKENS), _LONGEST_FINAL), seed=plan.seed)
+    events = generate(TorchBackend(loaded.model), loaded.tokenizer, [[loaded.start_of_text]], config)
+    return list(next(event.ids for event in events if isinstance(event, Finished)))
+
+
+def first_words(corpus: Corpus) -> str:
+    """A prompt from the beginning of the text: at most four words of its first line, without leading '-' characters."""
+    first_line = corpus.opening(_OPENING).lstrip("- \t\r\n").partition("\n")[0]
+    return " ".join(first_line.split()[:4])[:40] or "The"
