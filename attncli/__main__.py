@@ -1,6 +1,6 @@
-"""The process of `attncli` and `python -m attncli`: signals are taken, and a first word shown, before anything else.
+"""The entry point of `attncli` and `python -m attncli`: installs signal handlers, shows a status, runs the application.
 
-What is imported at the top takes a few milliseconds; the application is imported inside `main`.
+The imports at the top take a few milliseconds; `main` imports the application.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    """The command line's exit code, or that of the signal which stopped it."""
+    """Runs the command line; returns its exit code, or that of the signal that stopped it."""
     try:
         from attncli.cli.main import run
     except (ImportError, OSError, MemoryError) as problem:
@@ -46,7 +46,7 @@ def _run() -> int:
         code = run(sys.argv[1:])
         stopping.finish()
         return code
-    except BaseException:  # also what a library made of the exception that a signal raised
+    except BaseException:  # a library may have replaced the exception that a signal raised
         if (number := stopping.received()) is None:
             raise
         hide_status()

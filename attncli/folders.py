@@ -1,6 +1,6 @@
-"""Where attncli keeps a user's models, and what it can make again: tokens of texts, C compiled, what was typed.
+"""The cache folder and the models folder of a user, and whether another user could change a folder.
 
-Also who else could change what is kept there.
+The cache holds tokenized texts, the compiled network and the history of `generate -i`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """ATTNCLI_CACHE, else attncli/ in the user's cache folder. Raises RuntimeError for a user without a home."""
+    """Returns ATTNCLI_CACHE, else attncli/ in the user's cache folder. Raises RuntimeError without a home."""
     if os.environ.get("ATTNCLI_CACHE"):
         return Path(os.environ["ATTNCLI_CACHE"])
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -20,9 +20,9 @@ def cache_folder() -> Path:
 
 
 def models_folder() -> Path | None:
-    """Where a user keeps models for every working directory; None for a user without a home. It need not be there.
+    """Returns ATTNCLI_MODELS, else attncli/models/ in the user's data folder; None for a user without a home.
 
-    ATTNCLI_MODELS, else attncli/models/ in the user's data folder.
+    Its models can be named in every working directory. The folder may not exist.
     """
     if os.environ.get("ATTNCLI_MODELS"):
         return Path(os.environ["ATTNCLI_MODELS"])
@@ -34,38 +34,38 @@ def models_folder() -> Path | None:
 
 
 def make_private(folder: Path) -> None:
-    """Makes a folder, and those above it, where there is none: open to its owner alone. Raises OSError."""
+    """Creates a folder and its parents with access for the owner alone, unless they exist. Raises OSError."""
     if not folder.is_dir():
         make_private(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def exposed(folder: Path) -> Path | None:
-    """Returns the first of a folder and its parents that another user can change, or None where nobody else can.
+    """Returns the first of a folder and its parents that another user can change, or None.
 
-    Each must be a directory, not a link, of root or this user. Others may write to a parent that is sticky, like /tmp:
-    they cannot replace there what is not theirs. Raises OSError where one cannot be looked at.
+    Each must be a directory, not a link, that root or this user owns. A parent that others can write to must be
+    sticky, like /tmp: there nobody can replace a file of another user. Raises OSError when a folder cannot be read.
     """
     for place in (folder, *folder.parents):
-        found = place.lstat()
-        sticky = place != folder and found.st_mode & stat.S_ISVTX
-        if not stat.S_ISDIR(found.st_mode) or not (only_ours(found) or (sticky and _is_owner(found))):
+        status = place.lstat()
+        sticky = place != folder and status.st_mode & stat.S_ISVTX
+        if not stat.S_ISDIR(status.st_mode) or not (only_ours(status) or (sticky and _is_owner(status))):
             return place
     return None
 
 
-def only_ours(found: os.stat_result) -> bool:
-    """Whether root or this user owns what was found, and nobody else can write to it."""
-    writable = found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not _is_private(found.st_gid))
-    return _is_owner(found) and not writable
+def only_ours(status: os.stat_result) -> bool:
+    """Whether root or this user owns a file or folder, and nobody else can write to it."""
+    writable = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid))
+    return _is_owner(status) and not writable
 
 
-def _is_owner(found: os.stat_result) -> bool:
-    return found.st_uid in (0, os.geteuid())
+def _is_owner(status: os.stat_result) -> bool:
+    return status.st_uid in (0, os.geteuid())
 
 
 def _is_private(group: int) -> bool:
-    """Whether a group is this user's own, with no other member, as where the umask is 002."""
+    """Whether this user is the only member of a group, as on systems with a umask of 002."""
     import grp
     import pwd
 

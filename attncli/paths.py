@@ -1,8 +1,8 @@
-"""Looking at a path, and opening a file, where both may be anything: unreadable, too long, a pipe, a device, a link.
+"""Safe stat and open for an untrusted path, which may be unreadable, too long, a pipe, a device or a link.
 
-Owns the rule that a file is opened only when it is a regular one, and read no further than its size: a pipe blocks, and
-a device such as /dev/zero never ends. Every problem is an OSError that says what is wrong in `strerror`. Knows nothing
-of what the files hold.
+Only a regular file is opened, and it is read no further than its size: a pipe would block, and a device such as
+/dev/zero never ends. Every failure is an OSError whose `strerror` says what is wrong. This module does not interpret
+the content of a file.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _KINDS = {
 
 
 def look(path: Path, follow: bool = True) -> os.stat_result | None:
-    """What stands at a path, or None for nothing, also where the path is one that nothing can have.
+    """Returns the stat result of a path, or None when nothing is there or the path is not a valid one.
 
-    Raises OSError when that cannot be known, such as for want of permission.
+    Raises OSError when the system does not answer, as without permission.
     """
     try:
         return path.stat(follow_symlinks=follow)
@@ -48,35 +48,35 @@ def look(path: Path, follow: bool = True) -> os.stat_result | None:
 
 
 def is_file(path: Path | str) -> bool:
-    """Whether a regular file is known to stand at a path; False where that cannot be known."""
+    """Whether a path is a regular file; False when that cannot be determined."""
     return _is(stat.S_ISREG, path)
 
 
 def is_folder(path: Path | str) -> bool:
-    """Whether a directory is known to stand at a path; False where that cannot be known."""
+    """Whether a path is a directory; False when that cannot be determined."""
     return _is(stat.S_ISDIR, path)
 
 
 def exists(path: Path | str) -> bool:
-    """Whether anything is known to stand at a path; False where that cannot be known."""
+    """Whether a path exists; False when that cannot be determined."""
     return _is(lambda _: True, path)
 
 
 def is_link(path: Path) -> bool:
-    """Whether a link is known to stand at a path, even one that leads nowhere; False where that cannot be known."""
+    """Whether a path is a symbolic link, even a dangling one; False when that cannot be determined."""
     return _is(stat.S_ISLNK, path, follow=False)
 
 
 def _is(kind: Callable[[int], bool], path: Path | str, follow: bool = True) -> bool:
     try:
-        found = look(Path(path), follow)
+        status = look(Path(path), follow)
     except OSError:
         return False
-    return found is not None and kind(found.st_mode)
+    return status is not None and kind(status.st_mode)
 
 
 def open_regular(path: Path, follow: bool = True) -> BufferedReader:
-    """Opens a regular file to read bytes from. Raises OSError for anything else, and unless told to `follow` a link."""
+    """Opens a regular file for reading bytes. Raises OSError for anything else, also for a link unless `follow`."""
     return os.fdopen(open_descriptor(path, os.O_RDONLY, follow=follow), "rb")
 
 
@@ -101,7 +101,7 @@ def open_descriptor(path: Path, flags: int, follow: bool = True) -> int:
 
 
 def read_regular(path: Path, largest: int | None = None, follow: bool = True) -> bytes:
-    """The content of a regular file, of at most `largest` bytes. Raises OSError."""
+    """Returns the content of a regular file. Raises OSError, also when it has more than `largest` bytes."""
     with open_regular(path, follow) as file:
         size = os.fstat(file.fileno()).st_size
         if largest is not None and size > largest:
@@ -110,7 +110,7 @@ def read_regular(path: Path, largest: int | None = None, follow: bool = True) ->
 
 
 def make_folder(path: Path) -> None:
-    """Makes a directory, and those above it, where there is none. Raises OSError."""
+    """Creates a directory and its parents unless they exist. Raises OSError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except ValueError as problem:
@@ -118,7 +118,7 @@ def make_folder(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, or a directory with all in it, as far as the system allows; what fails is tried once more."""
+    """Removes a file or a directory tree; ignores errors after one retry."""
     for _ in range(2):
         with suppress(OSError):
             shutil.rmtree(path) if is_folder(path) and not is_link(path) else path.unlink(missing_ok=True)
@@ -126,23 +126,23 @@ def remove(path: Path) -> None:
 
 
 def resolved(path: Path) -> Path:
-    """Where a directory really lies whose last part is a link, '.' or '..'; any other path as it is.
+    """Returns the real path when the last component is a link, '.' or '..'; any other path unchanged.
 
-    What is written beside a directory, and renamed to it, belongs beside where it lies.
+    A save is written beside its directory and renamed to it, so it must be beside the real directory.
     """
     return real(path) if is_link(path) or path.name in ("", "..") else path
 
 
 def real(path: Path) -> Path:
-    """The path without links, as far as they can be followed."""
+    """Returns the path with all links resolved, as far as they can be."""
     try:
         return Path(os.path.realpath(path))
-    except (OSError, ValueError):  # the working directory is gone, or it is none that a file can have
+    except (OSError, ValueError):  # the working directory was deleted, or the path is not a valid one
         return path
 
 
 def refuse_lost_folder() -> None:
-    """Raises BadInput when the working directory was deleted: no name leads anywhere, and PyTorch ends the process."""
+    """Raises BadInput when the working directory was deleted: no relative path works, and PyTorch ends the process."""
     try:
         Path.cwd()
     except OSError as problem:
@@ -152,19 +152,19 @@ def refuse_lost_folder() -> None:
 
 
 def reason(problem: OSError) -> str:
-    """Why the system refused, in its own words; never empty."""
+    """Returns the system's own words for an error; never empty."""
     return problem.strerror or str(problem) or type(problem).__name__
 
 
 def unreadable(path: Path, problem: OSError) -> BadCheckpoint:
-    """The error for a file or a directory of a model that cannot be read."""
+    """Returns the error for a file or a directory of a model that cannot be read."""
     permission = problem.errno in (errno.EACCES, errno.EPERM)
     hint = "Check its permissions." if permission else "Copy it again from its source."
     return BadCheckpoint(f"{path} cannot be read: {reason(problem)}.", hint)
 
 
 def unwritable(path: Path, problem: OSError, needed: int = 0) -> OutOfRoom:
-    """The error for a directory of a model that cannot be written, which takes so many bytes."""
+    """Returns the error for a model directory of `needed` bytes that cannot be written."""
     if problem.errno not in NO_ROOM:
         return OutOfRoom(f"{path} cannot be written: {reason(problem)}.", "Choose another place with --out.")
     with suppress(OSError):
@@ -175,7 +175,7 @@ def unwritable(path: Path, problem: OSError, needed: int = 0) -> OutOfRoom:
 
 
 def no_room(path: Path, needed: int, free: int, why: str = "") -> OutOfRoom:
-    """The error for a directory of a model that does not fit its disk."""
+    """Returns the error for a model directory that does not fit on its disk."""
     return OutOfRoom(
         f"No room for {path}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free{why}.",
         "Free some space, or choose another place with --out.",

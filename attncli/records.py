@@ -1,7 +1,7 @@
-"""A frozen dataclass from the JSON that `dataclasses.asdict` made of one, its types checked, nested records too.
+"""Builds a dataclass from the JSON that `dataclasses.asdict` made of one, with type checks, nested records included.
 
-Owns the rules: which JSON value fits which annotation, and how the field that does not fit is named. Knows nothing of
-files, nor of what a record means; what a record itself checks when it is made is an error of the same kind.
+Each JSON value is compared with the annotation of its field; an error names the field that does not match. An error
+that the record itself raises in `__post_init__` is reported in the same way. Reads no files.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from attncli.config import shown_value
 from attncli.errors import BadCheckpoint, UsageProblem
 
-_INTEGERS = 1 << 63  # from minus this many on, as 64 bits hold them
+_INTEGERS = 1 << 63  # a signed 64-bit integer is from minus this to below this
 _AGAIN = "It was changed, or another version wrote it. Copy it again, or train again."
 Record = TypeVar("Record")
 
 
 def record_from_json(kind: type[Record], value: object, where: str, extra: bool = False) -> Record:
-    """A record of a dataclass from a JSON object; `extra` keys are an error unless allowed, and then left out.
+    """Returns the dataclass `kind` with the values of a JSON object. With `extra`, unknown keys are ignored.
 
-    Raises BadCheckpoint, naming the field within `where`, for a value that is missing, of another type, out of the
-    record's own limits, or unknown.
+    Raises BadCheckpoint, which names the field within `where`, for a value that is missing, of the wrong type, outside
+    the record's own limits, or unknown.
     """
     if not isinstance(value, dict):
         raise _misfit(where, value, "an object")
@@ -35,15 +35,15 @@ def record_from_json(kind: type[Record], value: object, where: str, extra: bool 
     for name, field in known.items():
         if name not in value and field.default is MISSING and field.default_factory is MISSING:
             raise BadCheckpoint(f"{where} lacks {name}.", _AGAIN)
-    found = {name: checked(types[name], value[name], f"{where}: {name}") for name in known if name in value}
+    values = {name: checked(types[name], value[name], f"{where}: {name}") for name in known if name in value}
     try:
-        return kind(**found)
+        return kind(**values)
     except UsageProblem as problem:
         raise BadCheckpoint(f"{where}: {problem.message}", _AGAIN) from None
 
 
 def checked(kind: Any, value: object, where: str) -> Any:
-    """A JSON value as an annotation says; lists become tuples where it says so. Raises BadCheckpoint."""
+    """Returns a JSON value converted to the type of an annotation: a list becomes a tuple. Raises BadCheckpoint."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -79,7 +79,7 @@ def _sequence(kind: Any, arguments: tuple[Any, ...], value: object, where: str) 
 
 
 def _plain(kind: Any, value: object, where: str) -> object:
-    """A bool, an integer of 64 bits, a finite number, or text."""
+    """Returns a bool, a 64-bit integer, a finite number, or a string. Raises BadCheckpoint."""
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         if -_INTEGERS <= value < _INTEGERS or (isinstance(value, float) and math.isfinite(value)):
             return float(value)

@@ -1,12 +1,13 @@
 """What SIGINT, SIGTERM and SIGHUP do: the process ends within a second, with one line and code 128 + signal.
 
 The handler runs in the main thread and raises `Stopped`, so that `finally` and atexit run. Python runs no handler while
-the main thread is inside long C or Rust code. So the interpreter also writes each signal to a pipe on which a thread
-sleeps: when the main thread has not ended the process a moment later, the thread runs the registered clean-ups and ends
-it. Inside an import the handler ends the process itself: an exception there would be swallowed, or become another.
+the main thread is inside long C or Rust code. Therefore the interpreter also writes each signal to a pipe that a second
+thread reads: if the main thread has not ended the process 0.6 seconds later, the second thread runs the registered
+clean-ups and ends it. During an import the handler ends the process directly, since the import machinery could swallow
+or replace an exception.
 
-Whoever installs a handler of its own, as training's loop does, is left alone. Imports as little as can be: it is what
-a process begins with.
+Code that installs its own handler, as the training loop does, is not interfered with. Imports as little as possible:
+every process starts here.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 
 # Windows has no SIGHUP.
 _KINDS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-_PATIENCE = 0.6  # seconds that the main thread has to end the process in an orderly way
+_GRACE = 0.6  # seconds that the main thread has to end the process in an orderly way
 _LINE = b"Stopped.\n"
 
 _clean_ups: list[Callable[[], object]] = []
-_received: int | None = None  # the signal that the process ends for
+_received: int | None = None  # the signal that ends the process
 _directly = True  # end without unwinding: the application is not imported yet, or has returned
 _said = False
 _ending = _thread.RLock()  # of the thread that ends the process; a second signal may interrupt it there
@@ -52,7 +53,7 @@ def unregister(action: Callable[[], object]) -> None:
 
 
 class CleanUp:
-    """Registers an action for the time of a `with` block."""
+    """Registers an action for the duration of a `with` block."""
 
     def __init__(self, action: Callable[[], object]) -> None:
         self._action = action
@@ -94,39 +95,39 @@ class StopRequests:
 
 
 def install() -> None:
-    """Takes the three signals, except those that are ignored already, as SIGHUP is under nohup."""
+    """Installs the handler for the three signals, except for those already ignored, as SIGHUP is under nohup."""
     for kind in _KINDS:
         if signal.getsignal(kind) is not signal.SIG_IGN:
             signal.signal(kind, _handle)
-    atexit.register(_last)  # before all others, so that it is called after them
+    atexit.register(_last)  # registered first, so that it is called last
     try:
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         _thread.start_new_thread(_watch, (reader,))
     except (OSError, RuntimeError, ValueError):
-        return  # without a descriptor or a thread to spare, only the handler is left
+        return  # without a descriptor or a thread, only the handler works
 
 
 def unwind() -> None:
-    """From here on a signal raises `Stopped` in the main thread."""
+    """From now on a signal raises `Stopped` in the main thread."""
     global _directly
     _directly = False
 
 
 def finish() -> None:
-    """From here on a signal ends the process at once: everything is done."""
+    """From now on a signal ends the process at once, because all work is done."""
     global _directly
     _directly = True
 
 
 def received() -> int | None:
-    """The signal that the process is being ended for."""
+    """Returns the signal that ends the process, or None."""
     return _received
 
 
 def exit_code(number: int) -> int:
-    """Says that the process was stopped, once; returns its exit code."""
+    """Prints once that the process was stopped; returns its exit code."""
     global _said
     if not _said:
         _said = True
@@ -142,18 +143,18 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if _directly or _received is not None or _imports(frame):
         _end(number)
     _received = number
-    sys.unraisablehook = lambda _: None  # where the exception cannot be raised, the thread ends the process
+    sys.unraisablehook = lambda _: None  # in a destructor the exception is lost; then the thread ends the process
     raise Stopped(128 + number)
 
 
 def _last() -> None:
-    """Ends a stopped process before the interpreter tears down, which can take seconds; others ignore signals then."""
+    """Ends a stopped process before the interpreter shuts down, which can take seconds; others ignore signals."""
     if _received is not None:
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
             except (OSError, ValueError):
-                continue  # nobody reads it
+                continue  # the reader is gone
         os._exit(128 + _received)
     for kind in _KINDS:
         if signal.getsignal(kind) is _handle:
@@ -170,10 +171,10 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 def _watch(reader: int) -> None:
-    """Ends the process for a signal that the main thread does not react to, or reacts to for too long."""
+    """Ends the process for a signal that the main thread does not handle in time."""
     while numbers := os.read(reader, 1):
         if signal.getsignal(numbers[0]) is _handle:
-            time.sleep(_PATIENCE)
+            time.sleep(_GRACE)
             if _received is not None or signal.getsignal(numbers[0]) is _handle:
                 _end(numbers[0])
 
@@ -181,11 +182,11 @@ def _watch(reader: int) -> None:
 def _end(number: int) -> NoReturn:
     """Ends the process from any thread, without unwinding."""
     if not _ending.acquire(False):
-        time.sleep(60)  # another thread is ending it
+        time.sleep(60)  # another thread is ending the process
     while _clean_ups:
-        action = _clean_ups.pop()  # so that a second signal goes on with the rest
+        action = _clean_ups.pop()  # a second signal continues with the rest
         try:
             action()
         except Exception:
-            continue  # the rest is still to be cleaned up
+            continue  # the other clean-ups still run
     os._exit(exit_code(number))

@@ -1,4 +1,4 @@
-"""How fast a model is here, on a screen: prompts, tokens alone and together, the worth of the cache, memory in use."""
+"""The result of attncli bench: prefill, decode, batches, generation with and without the cache, memory bandwidth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from attncli.render.passing import passing_bar
 
 _WIDEST_BAR, _LEAST_BAR = 40, 4
 _PAD = 2  # cells between columns
-_WIDE = 60  # columns from which weights and cache stand side by side
+_WIDE = 60  # from this width on, weights and cache have a column each
 _PARTS: dict[Part, str] = {
     "bandwidth": "the memory",
     "prefill": "a prompt of {}",
@@ -36,7 +36,7 @@ _LEFT_OUT: dict[Part, str] = {
 
 
 def bench_screen(found: Bench, model: str, width: int) -> RenderableType:
-    """A table for each part, with bars where there is room for them."""
+    """Returns a table per measurement, with bars if there is room."""
     shape = f"{one_line(model)} · {count(found.parameters)} parameters · context {found.context:,}"
     parts: list[RenderableType] = [
         Text(fold(shape, width), "bold"),
@@ -57,7 +57,7 @@ def bench_screen(found: Bench, model: str, width: int) -> RenderableType:
 
 
 def _how(found: Bench) -> str:
-    """Where, in what type, and what the figures are."""
+    """Returns the device, the types and the number of runs in one line."""
     fewest, most = found.repetitions
     runs = plural(most, "run") if fewest == most else f"{fewest} to {plural(most, 'run')}"
     facts = [
@@ -84,7 +84,7 @@ def _part(title: str, what: str, table: RenderableType, width: int) -> list[Rend
 
 
 def _table(names: Sequence[str], rows: Sequence[tuple[Sequence[str], float]], width: int) -> Table:
-    """Columns of figures to the right, and beside each row a bar of its share of 1."""
+    """Returns a table of right-aligned figures with a bar per row; each row comes with its share of the full bar."""
     cells = [names, *(row for row, _ in rows)]
     wide = [max(len(row[column]) for row in cells) for column in range(len(names))]
     room = min(width - sum(wide) - _PAD * (len(names) + 1), _WIDEST_BAR)
@@ -135,7 +135,7 @@ def _generation(found: Bench, width: int) -> Table:
 
 
 def _growth(texts: Sequence[Generation]) -> str:
-    """How the time grows with the text, by the two longest."""
+    """Returns how the time grows with the length, from the two longest texts."""
     if len(texts) < 2:
         return ""
     half, whole = texts[-2:]
@@ -145,7 +145,7 @@ def _growth(texts: Sequence[Generation]) -> str:
 
 
 def _memory(found: Bench, width: int) -> Table:
-    """Every step's bytes for a token, and how fast they were read."""
+    """Returns the bytes that each step reads per token, and how fast."""
     rows = []
     for step in (*found.decode, *(step for step in found.batches if step.texts > 1)):
         read = step.weight_bytes_per_token, step.cache_bytes_per_token
@@ -157,7 +157,7 @@ def _memory(found: Bench, width: int) -> Table:
 
 
 def _remarks(found: Bench) -> Iterator[str]:
-    """What 100% is, what more than that means, and what there was no time for."""
+    """Yields what 100% is, what more than that means, and which measurements were left out."""
     yield f"100% is {_bandwidth(found.bandwidth)}."
     if any(found.share(step) > 1 for step in (*found.decode, *found.batches)):
         yield "More than 100%: what fits the processor's caches is read from them, faster than from memory."
@@ -175,7 +175,7 @@ def _bandwidth(measured: Bandwidth) -> str:
 
 
 def rate(per_second: float) -> str:
-    """Tokens in a second, in three digits: 7.234 -> '7.23', 12345 -> '12.3k'."""
+    """Tokens per second in three digits: 7.234 -> '7.23', 12345 -> '12.3k'."""
     return f"{per_second:.3g}" if per_second < 99.95 else count(per_second)
 
 
@@ -193,7 +193,7 @@ def span(seconds: float) -> str:
 
 
 def bench_document(found: Bench, model: str) -> dict[str, Any]:
-    """The same for programs."""
+    """Returns the measurements as a JSON-ready dictionary."""
     return {
         "model": model,
         "device": found.device,
@@ -245,7 +245,7 @@ def _timing(timing: Timing) -> dict[str, Any]:
 
 @contextmanager
 def bench_progress(console: Console) -> Iterator[Callable[[Part, int, float], None]]:
-    """A bar of the time that has gone, on a terminal; it is told what is measured next."""
+    """Shows a bar of the elapsed time on a terminal; yields a function that takes the next measurement."""
     with passing_bar(console, TextColumn("{task.fields[now]}"), BarColumn(20)) as shown:
         task = shown.add_task("", total=1.0, now="")
 

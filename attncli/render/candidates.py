@@ -1,4 +1,4 @@
-"""What may come next, on a screen: a row for each token, a column for each temperature."""
+"""The candidates for the next token: a row per token, a column per temperature."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from attncli.render.escape import fit, id_label, one_line, token_label
 from attncli.render.numbers import bar, percent, plural
 from attncli.text.tokenizer import Piece
 
-_LABEL, _SHORT_LABEL, _WIDE = 14, 10, 60  # cells of a token, the latter on screens less wide than this
+_LABEL, _SHORT_LABEL, _WIDE = 14, 10, 60  # cells of a token; the short one on screens narrower than _WIDE
 _NUMBER = 5  # cells of a probability
 _LEAST_BAR, _MOST_BAR = 3, 16
 
 
-def candidates_screen(found: Candidates, pieces: Sequence[Piece], model: str, width: int) -> RenderableType:
-    """As many temperatures as there is room for; bars where they have any."""
-    label = max(cell_len(text) for text in ("others", *map(_label, found.tokens)))
+def candidates_screen(candidates: Candidates, pieces: Sequence[Piece], model: str, width: int) -> RenderableType:
+    """Returns the table with as many temperatures as fit, and with bars if there is room."""
+    label = max(cell_len(text) for text in ("others", *map(_label, candidates.tokens)))
     label = min(label, _LABEL if width >= _WIDE else _SHORT_LABEL)
-    columns = min(len(found.temperatures), max((width - label) // (_NUMBER + 2), 1))
+    columns = min(len(candidates.temperatures), max((width - label) // (_NUMBER + 2), 1))
     room = (width - label) // columns - _NUMBER - 3
     bars = 0 if room < _LEAST_BAR else min(room, _MOST_BAR)
     table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(no_wrap=True)
     for _ in range(columns):
         table.add_column(no_wrap=True, justify="left" if bars else "right")
-    table.add_row("", *(Text(f"T {temperature:g}", "dim") for temperature in found.temperatures[:columns]))
-    for token in found.tokens:
+    table.add_row("", *(Text(f"T {temperature:g}", "dim") for temperature in candidates.temperatures[:columns]))
+    for token in candidates.tokens:
         cells = (_cell(probability, bars) for probability in token.probabilities[:columns])
         table.add_row(Text(fit(_label(token), label)), *cells)
-    table.add_row(Text("others", "dim"), *(_cell(rest, bars, "dim") for rest in found.rest[:columns]))
+    table.add_row(Text("others", "dim"), *(_cell(rest, bars, "dim") for rest in candidates.rest[:columns]))
     facts = f"{one_line(model)} · {plural(len(pieces), 'token')}"
     return Group(
         Text(fit(facts, width), "bold"),
@@ -55,14 +55,15 @@ def _cell(probability: float, bars: int, style: str = "cyan") -> Text:
     return cell.append(f" {bar(probability, bars):<{bars}}", style) if bars else cell
 
 
-def candidates_document(found: Candidates, model: str, text: str) -> dict[str, Any]:
-    """The same for programs, in full precision."""
+def candidates_document(candidates: Candidates, model: str, text: str) -> dict[str, Any]:
+    """Returns the candidates as a JSON-ready dictionary in full precision."""
     return {
         "model": model,
         "text": text,
-        "temperatures": list(found.temperatures),
+        "temperatures": list(candidates.temperatures),
         "tokens": [
-            {"id": token.id, "text": token.text, "probabilities": list(token.probabilities)} for token in found.tokens
+            {"id": token.id, "text": token.text, "probabilities": list(token.probabilities)}
+            for token in candidates.tokens
         ],
-        "others": list(found.rest),
+        "others": list(candidates.rest),
     }

@@ -1,6 +1,6 @@
-"""The two streams: results on standard output; progress, timing and errors on standard error.
+"""The two output streams: results on standard output; progress, timing and errors on standard error.
 
-Owns how consoles are made (no markup, no guessing of highlights), and how an error looks.
+Creates the Rich consoles (without markup and automatic highlighting) and prints notes, errors and JSON.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from attncli.render.status import status
 
 __all__ = ["messages", "output", "print_error", "print_json", "print_note", "show", "status"]
 
-# What JSON leaves as it is and a terminal may obey: C1 controls, and marks that are invisible or turn writing around.
+# Characters that JSON does not escape and a terminal may obey: C1 controls, invisible and bidirectional marks.
 _CONTROLS = re.compile("[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 def output() -> Console:
-    """Where results go."""
+    """Returns the console of standard output, for results."""
     return _console(stderr=False)
 
 
 def messages() -> Console:
-    """Where everything else goes."""
+    """Returns the console of standard error, for everything but results."""
     return _console(stderr=True)
 
 
@@ -48,7 +48,7 @@ def _console(stderr: bool) -> Console:
 
 
 def _forced_colors() -> Literal["standard", "256", "truecolor"] | None:
-    """The colours that CLICOLOR_FORCE or FORCE_COLOR ask for also where there is no terminal; NO_COLOR forbids them."""
+    """Returns the colours that CLICOLOR_FORCE or FORCE_COLOR force without a terminal, or None; NO_COLOR wins."""
     asked = any(os.environ.get(name, "0") not in ("", "0") for name in ("CLICOLOR_FORCE", "FORCE_COLOR"))
     if not asked or os.environ.get("NO_COLOR"):
         return None
@@ -58,7 +58,7 @@ def _forced_colors() -> Literal["standard", "256", "truecolor"] | None:
 
 
 def show(console: Console, renderable: RenderableType) -> None:
-    """Prints a screen; off a terminal without the blanks that fill its lines."""
+    """Prints a screen; without trailing spaces when the output is not a terminal."""
     if console.is_terminal:
         console.print(renderable)
         return
@@ -68,9 +68,9 @@ def show(console: Console, renderable: RenderableType) -> None:
 
 
 def print_json(document: Any, indent: int | None = 2) -> None:
-    """A result for programs: one JSON document on standard output, full precision; on one line without an indent.
+    """Prints one JSON document on standard output in full precision; on one line when `indent` is None.
 
-    What could control a terminal is escaped also where JSON would let it stand.
+    Characters that could control a terminal are escaped, also where JSON does not require it.
     """
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     text = json.dumps(document, ensure_ascii=not unicode, allow_nan=False, indent=indent)
@@ -80,17 +80,17 @@ def print_json(document: Any, indent: int | None = 2) -> None:
 
 
 def print_note(text: str) -> None:
-    """A remark on standard error."""
+    """Prints a remark on standard error."""
     console = messages()
     console.print(Text(one_line(text), style="dim"), soft_wrap=not console.is_terminal)
 
 
 def print_error(error: AttnError) -> None:
-    """What went wrong and what to do next, on one line or two."""
+    """Prints what went wrong and what to do next, in one line or two."""
     line = Text("error: ", style="bold red")
     line.append(one_line(error.message), style="default not bold")
     console = messages()
-    whole = not console.is_terminal  # a terminal gets lines cut between words, a log one line
+    whole = not console.is_terminal  # lines are wrapped on a terminal, not in a log
     console.print(line, soft_wrap=whole)
     if error.hint:
         console.print(Text("  " + one_line(error.hint)), soft_wrap=whole)

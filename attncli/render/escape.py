@@ -1,7 +1,7 @@
-"""Text from files and models made harmless and readable on a terminal.
+"""Escapes text from files and models so that a terminal shows it and obeys none of it.
 
-Control codes, bidirectional overrides and invisible characters become visible stand-ins; nothing is read as markup,
-because only Rich's Text objects, never markup strings, are built from the result.
+Control codes, bidirectional overrides and invisible characters are replaced by visible characters. Nothing is parsed
+as markup, because only Rich's Text objects, never markup strings, are built from the result.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 
 from attncli.text.tokenizer import Piece
 
-# Letters and marks without a shape: fillers, joiners of graphemes, variation selectors.
+# Letters and marks without a glyph: fillers, grapheme joiners, variation selectors.
 _INVISIBLE = frozenset(
     (0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x3164, *range(0xFE00, 0xFE10), 0xFFA0)
 ) | frozenset(range(0xE0100, 0xE01F0))
@@ -20,19 +20,19 @@ _JOINERS = "\u200c\u200d"  # part of words in some scripts, and of emoji
 
 
 def visible(text: str) -> str:
-    """Running text: all but line ends, tabs and joiners made visible. 'a\\x1b[2J' -> 'a␛[2J'."""
+    """Escapes running text; keeps line ends, tabs and joiners. 'a\\x1b[2J' -> 'a␛[2J'."""
     if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return "".join(char if char in "\n\t" or char in _JOINERS else _stand_in(char) for char in text)
 
 
 def one_line(text: str) -> str:
-    """A name or a message: like `visible`, line ends and tabs included."""
+    """Escapes a name or a message: like `visible`, but line ends and tabs as well."""
     return "".join(_stand_in(char) for char in text)
 
 
 def token_label(piece: Piece, width: int | None = None) -> str:
-    """A token, white space visible too, a part of a character marked: '␣the', '東·1/2'; cut at `width` cells."""
+    """A token with visible spaces, marked when it is part of a character: '␣the', '東·1/2'; cut at `width` cells."""
     label = label_text(piece.text)
     part = "" if piece.part == (1, 1) else f"·{piece.part[0]}/{piece.part[1]}"
     if width is None or cell_len(label + part) <= width:
@@ -46,30 +46,30 @@ def label_text(text: str) -> str:
 
 
 def id_label(id_: int, text: str) -> str:
-    """A token that a model may write: bytes that are no character look alike, so their ids tell them apart."""
+    """The label of a token id. Tokens that are parts of a character look alike, so their ids are added."""
     return label_text(text) + (f" #{id_}" if "\N{REPLACEMENT CHARACTER}" in text else "")
 
 
 def fit(text: str, width: int) -> str:
-    """The text, cut with '…' when it is wider than `width` cells; at least the '…'."""
+    """Cuts a text wider than `width` cells and ends it with '…', which is kept even at width 0."""
     return text if cell_len(text) <= width else set_cell_size(text, max(width - 1, 0)).rstrip() + "…"
 
 
 def fold(text: str, width: int) -> str:
-    """The text in lines of at most `width` cells, broken between facts and words; only a word that is wider is cut."""
+    """Breaks a text between words and at ' · ' into lines of at most `width` cells; cuts only longer words."""
     lines: list[str] = []
     for word in text.split(" "):
         if lines and cell_len(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         elif lines and word == "·":
-            continue  # a line break parts two facts as well
+            continue  # the line break separates the two facts
         else:
             lines.append(fit(word, width))
     return "\n".join(line.removesuffix(" ·") for line in lines)
 
 
 def pad(text: str, width: int) -> str:
-    """The text in exactly `width` cells, cut or filled."""
+    """Cuts or pads a text to exactly `width` cells."""
     return set_cell_size(fit(text, width), width)
 
 

@@ -1,4 +1,4 @@
-"""Generated text on the screen, as it comes: alone, tinted by surprise, or after a report on each token."""
+"""Shows generated text while it streams: plain, tinted by surprise, or after a report on each token."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REPORTS = {"trace": (trace_head, trace_block), "logprobs": (logprobs_head, logp
 
 
 class GenerationScreen:
-    """Takes the events of a generation. One text streams when `live`; several are shown in order, at the end."""
+    """Consumes the events of a generation. A single text streams when `live`; several texts are printed at the end."""
 
     def __init__(
         self,
@@ -38,26 +38,28 @@ class GenerationScreen:
         report: Report | None = None,
         echo: bool = True,
     ) -> None:
-        """`samples` are those of each prompt, which are numbered prompt by prompt.
+        """`samples` is the number of samples per prompt; samples are numbered prompt by prompt.
 
-        `color` tints the text where the console can; `report` tells of every token first. Both need its events.
-        Without `echo` the prompts are not shown, but for programs.
+        `color` tints the text if the console has colours; `report` prints a report on each token first. Both need
+        Token events. Without `echo` the prompts are left out on the screen, but not in the document.
         """
         self._console = console
         self._prompts, self._samples = prompts, samples
         texts = len(prompts) * samples
-        self._texts: list[list[tuple[str, float]]] = [[] for _ in range(texts)]  # stretches with their surprise
+        self._texts: list[list[tuple[str, float]]] = [
+            [] for _ in range(texts)
+        ]  # spans of text with their surprise in bits
         self._tokens: list[list[Token]] = [[] for _ in range(texts)]
         self._surprises = [Surprises() for _ in range(texts)]
         self._finished: list[Finished | None] = [None] * texts
-        self._given = 0  # records
+        self._given = 0  # records handed out by `records`
         self._live = live and texts == 1
         self._tinted = color and why_no_colors(console) is None
         self._report = report
         self._started = not echo
         self._echo = echo
         self._words = WordWrap(console)
-        self.reread: int | None = None  # tokens kept when the context was full, if it ever was
+        self.reread: int | None = None  # tokens kept when the context was full; None if it never was
 
     @property
     def any_text(self) -> bool:
@@ -65,7 +67,7 @@ class GenerationScreen:
         return any(self._texts)
 
     def update(self, event: Event) -> None:
-        """Takes one event."""
+        """Processes one event."""
         if isinstance(event, Reread):
             self.reread = event.kept
         elif isinstance(event, Finished):
@@ -83,7 +85,7 @@ class GenerationScreen:
                 self._write_text(stretches)
 
     def close(self) -> None:
-        """Shows what was not streamed, ends the last line, and says what the colours mean."""
+        """Prints what was not streamed, ends the last line, and adds the legend of the colours."""
         if self._live and not self._report:
             self._show_prompt()
             self._write("\n")
@@ -103,7 +105,7 @@ class GenerationScreen:
             self._console.print(legend(self._console.color_system))
 
     def document(self, model: str, config: SampleConfig) -> dict[str, Any]:
-        """The samples for programs."""
+        """Returns the samples and settings as a JSON-ready dictionary."""
         return {
             "model": model,
             "prompt": self._prompts[0] if len(self._prompts) == 1 else None,
@@ -112,7 +114,7 @@ class GenerationScreen:
         }
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """The texts for programs, in order, each once it and all before it are complete; none twice."""
+        """Yields each text as a JSON-ready dictionary, in order and once, when it and all earlier ones are complete."""
         while self._given < len(self._texts) and self._finished[self._given]:
             yield {"index": self._given, "sample": self._given % self._samples} | self._sample(self._given)
             self._given += 1
@@ -136,7 +138,7 @@ class GenerationScreen:
         return document | {"tokens": [token_document(token) for token in tokens]} if tokens else document
 
     def _tell(self, sample: int, number: int) -> None:
-        """Reports on the `number`-th token, below the names of the columns."""
+        """Prints the report on the `number`-th token; before the first one, the column names."""
         assert self._report is not None
         head, row = _REPORTS[self._report]
         if number == 1:
@@ -151,10 +153,10 @@ class GenerationScreen:
     def _show_prompt(self) -> None:
         if not self._started:
             self._started = True
-            self._write(self._prompts[0], style="bold", complete=True)  # before the model has read it
+            self._write(self._prompts[0], style="bold", complete=True)  # shown before the model has read it
 
     def _write(self, text: str, style: str | Style = "", *, complete: bool = False) -> None:
-        """To a terminal in whole words and with control codes visible; elsewhere as it is, byte for byte."""
+        """Writes text: to a terminal escaped and wrapped between words, elsewhere byte for byte."""
         if self._console.is_terminal:
             self._words.write(text, style, complete=complete)
         else:
@@ -163,21 +165,21 @@ class GenerationScreen:
 
 
 def _bias(id_: int, bias: float) -> dict[str, Any]:
-    """JSON has no infinity: a ban is the string that the option takes."""
+    """Returns a bias for JSON, which has no infinity: a ban is the string '-inf'."""
     return {"id": id_, "bias": bias if math.isfinite(bias) else str(bias)}
 
 
-def throughput_line(found: Throughput, how: str) -> str:
+def throughput_line(throughput: Throughput, how: str) -> str:
     """'6 prompt tokens in 4 ms · first token after 1.2 s · 200 tokens, 1,480 a second · 2 threads, bfloat16'."""
     parts = [
-        f"{plural(found.prompt_tokens, 'prompt token')} in {precise_duration(found.prompt_seconds)}",
-        f"first token {precise_duration(found.first_token_seconds)} after the start",
-        plural(found.new_tokens, "token") + (f", {found.rate:,.0f} a second" if found.rate else ""),
+        f"{plural(throughput.prompt_tokens, 'prompt token')} in {precise_duration(throughput.prompt_seconds)}",
+        f"first token {precise_duration(throughput.first_token_seconds)} after the start",
+        plural(throughput.new_tokens, "token") + (f", {throughput.rate:,.0f} a second" if throughput.rate else ""),
         how,
     ]
     return " · ".join(parts)
 
 
-def throughput_document(found: Throughput) -> dict[str, Any]:
-    """The same for programs."""
-    return asdict(found) | {"prompt_rate": found.prompt_rate, "rate": found.rate}
+def throughput_document(throughput: Throughput) -> dict[str, Any]:
+    """Returns the throughput as a JSON-ready dictionary."""
+    return asdict(throughput) | {"prompt_rate": throughput.prompt_rate, "rate": throughput.rate}

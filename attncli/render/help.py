@@ -1,4 +1,4 @@
-"""Pages of help: the first one, and that of each command. No borders: a page is read at any width, in any terminal."""
+"""Help pages: the first page and the page of each command. Without borders, so that any width and terminal works."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from rich.text import Text
 from attncli.render.console import show
 from attncli.render.escape import fold
 
-_LONGEST_NAME = 26  # cells; what is longer stands on a line of its own
-_COLUMNS_FROM = 60  # cells; in less room each help stands below its name
+_LONGEST_NAME = 26  # cells; a longer name has a line of its own
+_COLUMNS_FROM = 60  # cells; on narrower screens the help text is below the name
 _GAP = 2
-_BELOW = 6  # cells that a help below its name is indented by
-_LEAST = 20  # cells for words, in however little room
+_BELOW = 6  # cells of indentation for a help text below its name
+_LEAST = 20  # cells for words, however narrow the screen
 
 
-Entry = tuple[str, str, str]  # what is typed, the name of the value it takes, and what it does
+Entry = tuple[str, str, str]  # an option or argument, the name of its value, and its help text
 Sections = Mapping[str, Sequence[Entry]]
 
 
 def show_page(console: Console, told: str, sections: Sections, closing: Sequence[str], usage: str = "") -> None:
-    """Shows a page: how it is called, a sentence with examples below it, entries in sections, and closing remarks."""
+    """Prints a page: usage, a sentence, examples, sections of entries, closing remarks."""
     sentence, *examples = [line.strip() for line in told.strip().split("\n") if line.strip()]
     lines = [Text(f"Usage: {usage}", "bold"), Text()] if usage else []
     lines += [*_folded(sentence, console.width), Text()]
@@ -39,7 +39,7 @@ def _folded(text: str, width: int, style: str = "") -> list[Text]:
 
 
 def _rows(entries: Sequence[Entry], width: int) -> list[Text]:
-    """Names on the left and their helps on the right; a name too long for that, or in little room, above its help."""
+    """Formats entries in two columns; a long name, or any name on a narrow screen, is above its help text."""
     names = [Text("  ").append(name, "bold").append(f" {value}" if value else "") for name, value, _ in entries]
     fitting = max((name.cell_len for name in names if name.cell_len <= _LONGEST_NAME), default=0)
     wide = width >= _COLUMNS_FROM

@@ -1,4 +1,4 @@
-"""The log-probability of every generated token beside those of its rivals: a row for each token."""
+"""The log-probability of each generated token and of the most probable ones: a row per token."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from attncli.render.escape import fit, id_label, pad
 from attncli.render.numbers import percent
 from attncli.render.trace import trace_document
 
-_WIDE = 60  # columns from which there is room for the probability too
+_WIDE = 60  # from this width on, the probability is shown as well
 _LABEL, _SHORT_LABEL = 14, 10  # cells of a token
 _NUMBER = 4  # cells of the count of tokens
 
 
 def logprobs_head(width: int) -> Text:
-    """The names of the columns, once above all rows."""
+    """Returns the column names."""
     wide = width >= _WIDE
     label = _LABEL if wide else _SHORT_LABEL
     head = f"{'':<{_NUMBER + 1}}{'token':<{label}}{'log p':>8}{'p':>7}  best" if wide else ""
@@ -27,7 +27,7 @@ def logprobs_head(width: int) -> Text:
 
 
 def logprobs_row(number: int, token: Token, width: int) -> Text:
-    """The `number`-th token; log-probabilities in nats. At most `width` cells, of at least 40."""
+    """Returns the row of the `number`-th token, log-probabilities in nats, at most `width` cells wide (at least 40)."""
     wide = width >= _WIDE
     label = _LABEL if wide else _SHORT_LABEL
     row = Text(f"{number:>{_NUMBER}} ").append(pad(id_label(token.id, token.text), label), "bold")
@@ -47,18 +47,18 @@ def logprobs_row(number: int, token: Token, width: int) -> Text:
 
 
 def _nats(value: float, digits: int) -> str:
-    """-1.234, for a token that hardly can come -123.4; without the sign of a zero that is only rounded."""
+    """Formats a log-probability: -1.234; below -100 with four digits; a value that rounds to zero without a sign."""
     text = f"{value:.{digits}f}" if value > -100 else f"{value:.4g}"
     return text if float(text) else text.removeprefix("-")
 
 
 def token_document(token: Token) -> dict[str, Any]:
-    """A token for programs, in full precision, with its trace where there is one."""
+    """Returns a token as a JSON-ready dictionary in full precision, with its trace if it has one."""
     document = _choice(token) | {"top": [_choice(choice) for choice in token.top]}
     return document if token.trace is None else document | {"trace": trace_document(token.trace)}
 
 
 def _choice(choice: Choice | Token) -> dict[str, Any]:
-    """JSON has no infinity: what cannot come has no log-probability."""
+    """Returns a token with its log-probability, None for an impossible token, since JSON has no infinity."""
     logprob = choice.logprob if math.isfinite(choice.logprob) else None
     return {"id": choice.id, "text": choice.text, "logprob": logprob}

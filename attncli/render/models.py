@@ -1,4 +1,4 @@
-"""A model's shape, parameters, memory and history; and the list of models."""
+"""attncli info (shape, parameters, memory, training of a model) and attncli models (the list of models)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from attncli.render.escape import fit, fold, one_line
 from attncli.render.numbers import age, bar, count, duration, percent, plural, size, within_calendar
 from attncli.text.files import listed
 
-_LENGTHS = 4  # of a text, whose costs are shown
+_LENGTHS = 4  # number of text lengths whose cost is shown
 _WIDE = 60  # cells, for headings in full
 _CACHE_IN_C = "float32"
 
@@ -34,7 +34,7 @@ _CACHE_IN_C = "float32"
 def info_screen(
     title: str, config: ModelConfig, run: dict[str, Any], where: str | None, width: int = 80
 ) -> RenderableType:
-    """One model. `run` is what `run.json` says, empty for a preset or a model from elsewhere."""
+    """Returns the screen of one model. `run` is the content of `run.json`, empty for a preset or a foreign model."""
     parts: list[RenderableType] = [Text(one_line(title), style="bold")]
     if where:
         parts.append(Text(one_line(where), style="dim"))
@@ -72,7 +72,7 @@ def _shape(config: ModelConfig) -> Table:
 
 
 def _window(config: ModelConfig) -> str:
-    """', a window of 512 in layers 2 to 5', where a layer has one."""
+    """', a window of 512 in layers 2 to 5'; empty if no layer has a window."""
     windowed = [layer for layer in range(config.layers) if config.window_of(layer) is not None]
     if not windowed:
         return ""
@@ -113,7 +113,7 @@ def _memory(config: ModelConfig) -> Table:
 
 
 def _lengths(config: ModelConfig, width: int) -> Table:
-    """What a pass over a text costs by its length, up to the full context."""
+    """Returns the cost of a forward pass by text length, up to the full context."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     headings = ("tokens", "attention weights", "multiplications", "for them")
     for heading in headings if width >= _WIDE else ("tokens", "weights", "products", "for them"):
@@ -126,12 +126,12 @@ def _lengths(config: ModelConfig, width: int) -> Table:
 
 
 def _doubled(context: int) -> list[int]:
-    """The context and some lengths before it, each half of the next, shortest first."""
+    """Returns the context and its halves, shortest first. 256 -> [32, 64, 128, 256]."""
     return [length for halvings in range(_LENGTHS - 1, -1, -1) if (length := context >> halvings)]
 
 
 def _history(run: dict[str, Any]) -> Table:
-    """How it was trained, as far as the record says; it is a file, so anything may be missing or odd."""
+    """Returns how the model was trained. `run` comes from a file, so any value may be missing or of any type."""
     table = _pairs()
     plan, progress, results, corpus = (_part(run, key) for key in ("plan", "progress", "results", "corpus"))
     if sources := corpus.get("sources"):
@@ -156,7 +156,7 @@ def _history(run: dict[str, Any]) -> Table:
 
 
 def _number(part: dict[str, Any], key: str) -> float:
-    """A number of the record, 0 when it is missing or none."""
+    """Returns a number of the record, 0 when it is missing or not a number."""
     value = part.get(key)
     return float(value) if isinstance(value, int | float) and abs(value) < 1e18 else 0.0
 
@@ -167,7 +167,7 @@ def _part(run: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def info_document(title: str, config: ModelConfig, run: dict[str, Any], where: str | None) -> dict[str, Any]:
-    """The same for programs."""
+    """Returns the facts of a model as a JSON-ready dictionary."""
     parts = count_parameters(config)
     return {
         "name": title,
@@ -201,9 +201,9 @@ def models_table(
     width: int = 80,
     now: float | None = None,
 ) -> RenderableType:
-    """The models, the newest first; the default marked. Narrow terminals get fewer columns, never half numbers.
+    """Returns the list of models, the newest first, the default marked. A narrow terminal has fewer columns.
 
-    Below them the other folders than ./checkpoints, each with its models.
+    Below the table, each folder other than ./checkpoints is listed with its models.
     """
     columns = {"model": 24, "parameters": 12, "bits/byte": 11, "status": 13, "on disk": 10, "age": 10}
     while sum(columns.values()) > width and len(columns) > 1:
@@ -226,7 +226,7 @@ def models_table(
 
 
 def _elsewhere(entries: Sequence[ModelEntry]) -> list[str]:
-    """'in /home/me/models: a, b', for models that are neither in ./checkpoints nor the one that ships."""
+    """Returns lines such as 'in /home/me/models: a, b' for models outside ./checkpoints, except the shipped one."""
     here, shipped = MODELS_FOLDER.resolve(), shipped_model()
     found: dict[str, list[str]] = {}
     for entry in entries:
@@ -238,7 +238,7 @@ def _elsewhere(entries: Sequence[ModelEntry]) -> list[str]:
 def models_document(
     entries: Sequence[ModelEntry], parameters: dict[str, int], default: str | None
 ) -> list[dict[str, Any]]:
-    """The same for programs; `modified` in ISO 8601, in UTC."""
+    """Returns the list as JSON-ready dictionaries; `modified` is in ISO 8601, in UTC."""
     return [
         {
             "name": entry.name,
@@ -255,5 +255,5 @@ def models_document(
 
 
 def newest_first(entries: Sequence[ModelEntry]) -> list[ModelEntry]:
-    """The models by when they were written, those written together by name."""
+    """Sorts models by time of writing, the newest first, then by name."""
     return sorted(entries, key=lambda entry: (-entry.modified, entry.name))

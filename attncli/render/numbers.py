@@ -1,4 +1,4 @@
-"""Numbers as a person reads them."""
+"""Formats numbers for a person: counts, sizes, durations, percentages, bars."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def duration(seconds: float) -> str:
 
 
 def age(now: float, then: float) -> str:
-    """Seconds since the epoch, twice: 'just now', '3 min ago', '5 h ago', '2 days ago', and the date after a month."""
+    """The time from `then` to `now`, both seconds since the epoch: 'just now', '3 min ago'; a date after 30 days."""
     seconds = now - then
-    if not -60 <= seconds < 30 * 86_400:  # a clock may be a little ahead of another
+    if not -60 <= seconds < 30 * 86_400:  # clocks of two machines may differ a little
         return time.strftime("%Y-%m-%d", time.localtime(within_calendar(then)))
     for unit, length in (("day", 86_400), ("h", 3600), ("min", 60)):
         if (number := int(seconds // length)) > 0:
@@ -52,7 +52,7 @@ def age(now: float, then: float) -> str:
 
 
 def within_calendar(seconds: float) -> float:
-    """Seconds since the epoch, none that no calendar has: a file's time can be anything."""
+    """Clamps seconds since the epoch to dates that a calendar can show: the time of a file can be any number."""
     return min(max(seconds, 0.0), _LAST_MOMENT)
 
 
@@ -69,12 +69,12 @@ def percent(share: float) -> str:
 
 
 def decimal(value: float) -> str:
-    """A part of 1 in three cells or four: 0.524 -> '.52', 1 -> '1.00'."""
+    """A share with two decimals: 0.524 -> '.52', 1 -> '1.00'."""
     return f"{value:.2f}".removeprefix("0")
 
 
 def bar(share: float, width: int, full: str = "█") -> str:
-    """A bar of `width` cells for 1, in eighths of a cell. Another `full` draws whole cells, one at least."""
+    """A bar whose full length is `width` cells, in eighths of a cell. Another `full` draws whole cells, at least one."""
     eighths = round(max(0.0, min(share, 1.0)) * width * 8)
     if full != "█":
         return full * max(round(eighths / 8), min(eighths, 1))
@@ -82,5 +82,5 @@ def bar(share: float, width: int, full: str = "█") -> str:
 
 
 def signed(share: float) -> str:
-    """The same with its sign: 0.4137 -> '+41%', -0.2 -> '-20%', 0 -> '0%'."""
+    """A percentage with its sign: 0.4137 -> '+41%', -0.2 -> '-20%', 0 -> '0%'."""
     return ("+" if share > 0 else "-" if share < 0 else "") + percent(abs(share))

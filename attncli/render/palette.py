@@ -1,7 +1,7 @@
-"""Colours for a value from 0 to 1, in what the terminal can show.
+"""The colour of a value from 0 to 1, for the colours that a terminal has.
 
-24-bit: viridis (van der Walt and Smith, 2015), lighter is more at every step, also without colour vision. 256: a
-hand-picked ramp that does the same. Fewer colours: none, since the numbers or shades carry the value.
+With 24 bits: viridis (van der Walt and Smith, 2015), which is lighter for every larger value, also without colour
+vision. With 256 colours: a hand-picked ramp of the same kind. With fewer: no colour; the printed number is enough.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from rich.style import Style
 
 _VIRIDIS = ("440154", "482878", "3e4989", "31688e", "26828e", "1f9e89", "35b779", "6ece58", "b5de2b", "fde725")
 _RAMP_256 = (232, 235, 54, 90, 126, 167, 203, 209, 222, 229)
-TOKEN_TINTS = ("on #23395b", "on #4b2e39")  # two dark grounds in turn, so that boundaries show
+TOKEN_TINTS = ("on #23395b", "on #4b2e39")  # alternating dark backgrounds that show token boundaries
 
 
 def heat(value: float, color_system: str | None) -> Style:
-    """The style of a cell of this value: the colour behind, and readable digits on it."""
+    """Returns the style of a cell: the background for the value, and a readable text colour."""
     value = max(0.0, min(value, 1.0))
     if color_system == "truecolor":
         at = value * (len(_VIRIDIS) - 1)
@@ -31,10 +31,10 @@ def heat(value: float, color_system: str | None) -> Style:
 
 
 def _legible(ground: Color) -> Style:
-    """Black or white on this ground, whichever stands out more (relative luminance as in WCAG 2)."""
+    """Returns black or white text on a background, whichever has more contrast (relative luminance of WCAG 2)."""
     linear = [(c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4) for c in ground.get_truecolor()]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    # 24-bit white and black: the terminal's own may be tinted.
+    # 24-bit white and black, because a terminal's own may be tinted.
     return Style(color="#ffffff" if luminance < 0.179 else "#000000", bgcolor=ground)
 
 

@@ -1,4 +1,4 @@
-"""A progress bar for a wait: drawn on a terminal only, and gone when it is done."""
+"""A transient progress bar: drawn on a terminal only, and erased at the end."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from attncli.render.escape import one_line
 from attncli.render.numbers import size
 from attncli.stopping import CleanUp
 
-_ERASED = b"\r\x1b[2K\x1b[?25h"  # the line gone, and the cursor there again
+_ERASED = b"\r\x1b[2K\x1b[?25h"  # erase the line, show the cursor
 
 
 @contextmanager
 def passing_bar(console: Console, *columns: ProgressColumn) -> Iterator[Progress]:
-    """The bar; its one task is the caller's to add."""
+    """Yields a progress bar without a task; the caller adds one."""
     drawn = console.is_terminal and not console.is_dumb_terminal
     with (
         CleanUp(partial(os.write, 2, _ERASED)) if drawn else nullcontext(),
@@ -30,7 +30,7 @@ def passing_bar(console: Console, *columns: ProgressColumn) -> Iterator[Progress
 
 @contextmanager
 def downloading_bar(console: Console, name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar while something is downloaded; it is told how many bytes are there, and how many there are in all."""
+    """Shows a bar during a download; yields a function that takes the bytes received and the total bytes."""
     text = TextColumn("{task.fields[done]}", markup=False)
     with passing_bar(console, text, BarColumn(20), TimeRemainingColumn(compact=True)) as bar:
         task = bar.add_task("", total=None, done=one_line(name))

@@ -1,7 +1,7 @@
-"""One transient line on standard error, when that is a terminal: what is being waited for.
+"""One transient status line on standard error, when that is a terminal: what the process is waiting for.
 
-The line goes as soon as anything else is written to standard output or error. Imports nothing heavy: the first word is
-shown before the application is imported.
+The line is erased as soon as anything else is written to standard output or error. Imports nothing heavy, because the
+first status is shown before the application is imported.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class _Erasing(io.FileIO):
     """A standard stream that erases the status line before it writes."""
 
     def write(self, data: Any) -> Any:
-        """The bytes written; None where none can be now."""
+        """Erases the status line, then writes; returns the number of bytes, None if the stream would block."""
         hide_status()
         return super().write(data)
 
 
 def enable_status() -> None:
-    """Shows status lines from here on, if standard error is a terminal that can erase a line."""
+    """Turns status lines on, if standard error is a terminal that can erase a line."""
     global _enabled
-    completing = "_ATTNCLI_COMPLETE" in os.environ  # a shell asks what could be typed
+    completing = "_ATTNCLI_COMPLETE" in os.environ  # a shell asks for completions
     if completing or os.environ.get("TERM", "") in ("", "dumb", "unknown") or not sys.stderr.isatty():
         return
     sys.stdout, sys.stderr = _erasing(sys.stdout), _erasing(sys.stderr)
@@ -39,7 +39,7 @@ def enable_status() -> None:
 
 
 def status(text: str) -> None:
-    """Shows what is being done, as in 'reading stories'; replaces the line before."""
+    """Shows a status such as 'reading stories'; replaces the previous one."""
     global _shown
     if _enabled:
         shown = "".join(character if character.isprintable() else "?" for character in f"{text} ...")
@@ -47,7 +47,7 @@ def status(text: str) -> None:
 
 
 def hide_status() -> None:
-    """Erases the line, if there is one."""
+    """Erases the status line, if one is shown."""
     global _shown
     if _shown:
         _shown = False
@@ -55,7 +55,7 @@ def hide_status() -> None:
 
 
 def _columns(text: str) -> int:
-    """How many characters of a text fit in a line, with room for the cursor."""
+    """Returns how many characters of a text fit in one line beside the cursor."""
     try:
         columns = os.get_terminal_size(2).columns or 80
     except OSError:
@@ -64,7 +64,7 @@ def _columns(text: str) -> int:
 
 
 def _write(data: bytes) -> bool:
-    """Whether the terminal took it: it may be gone."""
+    """Writes to standard error; returns False when the terminal is gone."""
     try:
         os.write(2, data)
     except OSError:
@@ -73,7 +73,7 @@ def _write(data: bytes) -> bool:
 
 
 def _erasing(stream: Any) -> Any:
-    """The same stream, with the line erased before each write; as it is where it is no plain file."""
+    """Returns a stream that erases the status line before each write; the same stream if it is not a plain file."""
     binary = getattr(stream, "buffer", None)
     raw = getattr(binary, "raw", binary)
     if type(raw) is not io.FileIO:

@@ -1,4 +1,4 @@
-"""What can be typed between two texts, and the settings as they are."""
+"""The screens of generate -i: the commands that can be typed, and the current settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COMMAND = 17
 
 
 def settings_screen(config: SampleConfig, text_of: Callable[[int], str], width: int) -> Text:
-    """Every setting with its value; at most `width` cells, of at least 40."""
+    """Returns every setting with its value, at most `width` cells wide (at least 40)."""
     names = [field.name for field in fields(config) if field.name != "num_samples"]
     return _table([(_option(name), _value(name, config, text_of)) for name in names], _NAME, width)
 
@@ -28,7 +28,7 @@ def setting_line(name: str, config: SampleConfig, text_of: Callable[[int], str])
 
 
 def commands_screen(commands: Mapping[str, tuple[str, str]], width: int, chat: bool = False) -> Text:
-    """What can be typed, what each takes, and what it does, also where the text is a conversation."""
+    """Returns what can be typed: each command, its argument and what it does. `chat` is for a conversation."""
     lines = [
         ("TEXT", "answer it" if chat else "continue it"),
         *([] if chat else [("an empty line", "continue the text so far, with the next seed")]),

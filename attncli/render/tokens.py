@@ -1,4 +1,4 @@
-"""A text as its tokens."""
+"""The tokens of a text: tinted in the text, and one row each."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _MOST_TINTED = 4000
 def tokens_screen(
     pieces: Sequence[Piece], characters: int, tokenizer: str, width: int, opening: Sequence[Piece] = ()
 ) -> RenderableType:
-    """The text with its token boundaries tinted, a row a token, and totals.
+    """Returns the text with tinted tokens, a row per token, and totals.
 
-    `opening` are the tokens that the tokenizer puts before a text: they have the first indices, and are not counted.
+    `opening` are the tokens that the tokenizer puts before a text: they have the first indices and are not counted.
     """
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name, justify in (
@@ -62,7 +62,7 @@ def totals(tokens: int, characters: int, size: int, tokenizer: str) -> Text:
 
 
 def _tinted(pieces: Sequence[Piece], width: int) -> Text:
-    """The tokens one after another, in lines that break between them where they can."""
+    """Returns the tinted tokens in lines that break between tokens."""
     text, used = Text(overflow="fold"), 0
     for at, piece in enumerate(pieces[:_MOST_TINTED]):
         label = token_label(piece)
@@ -78,7 +78,7 @@ def _tinted(pieces: Sequence[Piece], width: int) -> Text:
 def tokens_document(
     pieces: Sequence[Piece], characters: int, tokenizer: str, opening: Sequence[Piece] = ()
 ) -> dict[str, Any]:
-    """The same for programs; `of_text` is false for a token of the opening."""
+    """Returns the tokens as a JSON-ready dictionary; `of_text` is false for a token of the opening."""
     return {
         "tokenizer": tokenizer,
         "tokens": [

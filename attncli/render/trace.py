@@ -1,4 +1,4 @@
-"""How every token was drawn: a block for each, with what each step removed and what it left."""
+"""The trace of sampling: a block per token with what each step removed and what it left."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from attncli.generation.events import Choice, Token, Trace, TraceStep
 from attncli.render.escape import fit, id_label, pad
 from attncli.render.numbers import percent
 
-_WIDE = 60  # columns from which there is room for the best tokens after every step
+_WIDE = 60  # from this width on, the best tokens are shown after each step
 _TITLE, _SHORT_TITLE = 23, 16  # cells of a step's name and setting
 _NUMBERS = 22  # cells of the three columns of numbers
 _LABEL = 14  # cells of a token among the best
 
 
 def trace_head(width: int) -> Text:
-    """The names of the columns, once above all blocks."""
+    """Returns the column names."""
     title = _TITLE if width >= _WIDE else _SHORT_TITLE
     head = f"  {'step':<{title}}{'removed':>8}{'share':>6}{'left':>8}"
     best = ("  best of those left", "  best left") if width >= _WIDE else ()
@@ -27,7 +27,7 @@ def trace_head(width: int) -> Text:
 
 
 def trace_block(number: int, token: Token, width: int) -> Text:
-    """What happened before this token, the `number`-th, was drawn. At most `width` cells, of at least 40."""
+    """Returns the sampling steps of the `number`-th token, at most `width` cells wide (at least 40)."""
     assert token.trace is not None
     fact = f"  drawn at {percent(token.trace.probability)}"
     label = fit(f"{number} {id_label(token.id, token.text)}", width - len(fact))
@@ -50,7 +50,7 @@ def _step(step: TraceStep, drawn: int, width: int) -> Text:
 
 
 def _best(choices: Sequence[Choice], drawn: int, width: int) -> Text:
-    """As many as there is room for, the one that was drawn in bold."""
+    """Returns as many tokens as fit; the sampled one is bold."""
     line = Text()
     for choice in choices:
         shown = f"{fit(id_label(choice.id, choice.text), _LABEL)} {percent(choice.probability)}"
@@ -62,7 +62,7 @@ def _best(choices: Sequence[Choice], drawn: int, width: int) -> Text:
 
 
 def trace_document(trace: Trace) -> dict[str, Any]:
-    """The same for programs, in full precision."""
+    """Returns the trace as a JSON-ready dictionary in full precision."""
     return {
         "probability": trace.probability,
         "steps": [

@@ -1,4 +1,4 @@
-"""Whether texts came out the same in whichever way they were made: a row for each way."""
+"""The result of --verify: a row for each other way of generating the same texts."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from attncli.generation.events import Check, Difference
 from attncli.render.escape import fit, fold, id_label, pad
 from attncli.render.numbers import plural
 
-_LABEL = 19  # cells of the way
+_LABEL = 19  # cells of the name of a way
 _TOKEN = 14  # cells of a token
 
 _SAME = "same: the same tokens and the same text as above"
 _INEXACT = (
-    "PyTorch's products go by the shapes of what is multiplied, so here a text may depend on what is read beside it "
-    "or at once: no fault, but no promise either"
+    "PyTorch's matrix products depend on the batch size and on how many tokens are read at once, so a text may differ: "
+    "this is no fault, but nothing is promised"
 )
 _PYTORCH = (
-    "PyTorch adds up in another order, so that the last digits of logits differ, and where two tokens are nearly "
-    "equal, the text"
+    "PyTorch sums in another order, so the last digits of logits differ, and with two nearly equal tokens the text as "
+    "well"
 )
 
 
 def verification_head(width: int) -> Text:
-    """What the rows below it are."""
+    """Returns the heading above the rows."""
     return Text("\n").append(fit("Made again in other ways", width), "bold cyan")
 
 
 def verification_row(check: Check, text_of: Callable[[int], str], width: int) -> Text:
-    """One way. At most `width` cells, of at least 40; `text_of` is the text of a token."""
+    """Returns the row of one way, at most `width` cells wide (at least 40); `text_of` gives the text of a token id."""
     row = Text("  ").append(pad(way(check), _LABEL)).append("  ")
     failing = "bold red" if check.fails else "yellow"
     if check.difference is None:
@@ -73,7 +73,7 @@ def way(check: Check) -> str:
 
 
 def verification_legend(checks: Sequence[Check], exact: bool, width: int) -> Text:
-    """What was compared, what same means, and why something may differ."""
+    """Returns what was compared, what 'same' means, and why texts may differ."""
     first = checks[0]
     lines = [f"{plural(first.tokens, 'token')} of {plural(first.samples, 'sample')} · {_SAME}"]
     if not exact:
@@ -84,7 +84,7 @@ def verification_legend(checks: Sequence[Check], exact: bool, width: int) -> Tex
 
 
 def verification_document(checks: Sequence[Check], exact: bool) -> dict[str, Any]:
-    """The same for programs, in full precision."""
+    """Returns the checks as a JSON-ready dictionary in full precision."""
     return {"exact": exact, "holds": not any(check.fails for check in checks), "checks": [*map(_document, checks)]}
 
 
@@ -113,7 +113,7 @@ def _guesses(count: int) -> str:
 
 
 def _instead(difference: Difference, text_of: Callable[[int], str]) -> str:
-    """'␣the, not ␣a'; equal tokens whose text differs are not named."""
+    """'␣the, not ␣a'; an empty string for equal tokens with different texts."""
     if difference.expected == difference.found:
         return ""
     found, expected = (

@@ -1,7 +1,7 @@
-"""Text that streams to a terminal, its lines broken between words.
+"""Wraps streamed text between words.
 
-A word is held back until it is complete, since only then it is known whether the line has room for it. Where words are
-written without spaces, a wide character is a word. A word wider than the line is cut by the terminal.
+A word is buffered until it is complete, because only then is it known whether the line has room for it. Each wide
+character is a word, since such scripts have no spaces. The terminal cuts a word that is wider than the line.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from rich.text import Text
 from attncli.render.escape import visible
 
 _TAB = 8  # cells
-_JOINER = "\u200d"  # of two emoji that are one character
+_JOINER = "\u200d"  # joins two emoji into one character
 Styled = tuple[str, Style | str]
 
 
 class WordWrap:
-    """Writes styled text of one console."""
+    """Writes styled text to one console, wrapped between words."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._column = 0
         self._gap: list[Styled] = []  # spaces and tabs before the word
-        self._word: list[Styled] = []  # characters that are not written yet
-        self._after_wide = False  # the last character written is wide, so that a line may end after it
-        self._written: list[Styled] = []  # of the text that is being written
+        self._word: list[Styled] = []  # characters not written yet
+        self._after_wide = False  # the last character written is wide: a line may end after it
+        self._written: list[Styled] = []  # output of the current call of `write`
 
     def write(self, text: str, style: Style | str = "", *, complete: bool = False) -> None:
-        """Writes a text, control codes made visible. Unless it is complete, its last word comes with the next text."""
+        """Writes escaped text. Unless `complete`, the last word is buffered until the next call."""
         for char in visible(text):
             if char == "\n":
                 self._place()
@@ -60,7 +60,7 @@ class WordWrap:
         self._gap = []
 
     def _place_word(self) -> None:
-        """The gap and the word, or a line end and the word."""
+        """Writes the gap and the word; a line end instead of the gap when the line has no room for both."""
         if not self._word:
             return
         breakable = self._gap or self._after_wide or cell_len(self._word[0][0]) == 2

@@ -272,8 +272,8 @@ def test_the_screen_fits_and_is_harmless(width, text):
 
 def test_the_legend_gives_the_reason_of_what_differs():
     differing = replace(OFF, name="pytorch", required=False, logit_difference=0.5)
-    assert "another order" not in verification_legend([BASE], True, 80).plain
-    assert "another order" in verification_legend([BASE, differing], True, 80).plain
+    assert "in another order" not in verification_legend([BASE], True, 80).plain
+    assert "in another order" in verification_legend([BASE, differing], True, 80).plain
     assert "shapes" not in verification_legend([BASE, differing], True, 80).plain
     assert "shapes" in verification_legend([BASE, differing], False, 80).plain
 
