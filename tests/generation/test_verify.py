@@ -274,8 +274,8 @@ def test_the_legend_gives_the_reason_of_what_differs():
     differing = replace(OFF, name="pytorch", required=False, logit_difference=0.5)
     assert "in another order" not in verification_legend([BASE], True, 80).plain
     assert "in another order" in verification_legend([BASE, differing], True, 80).plain
-    assert "shapes" not in verification_legend([BASE, differing], True, 80).plain
-    assert "shapes" in verification_legend([BASE, differing], False, 80).plain
+    assert "batch size" not in verification_legend([BASE, differing], True, 80).plain
+    assert "batch size" in verification_legend([BASE, differing], False, 80).plain
 
 
 def test_every_key_is_on_the_page_and_every_number_is_one():
