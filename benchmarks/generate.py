@@ -67,7 +67,7 @@ def attncli(folder: Path, kind: str, threads: int, device: str) -> tuple[dict[st
     from attncli.config import SampleConfig
     from attncli.generation.engine import EngineConfig, generate
     from attncli.generation.events import Finished
-    from attncli.model.backend import Piece, TorchBackend
+    from attncli.model.backend import Segment, TorchBackend
     from attncli.model.native import NativeBackend
 
     torch.set_num_threads(threads)
@@ -85,7 +85,7 @@ def attncli(folder: Path, kind: str, threads: int, device: str) -> tuple[dict[st
         return [event.ids for event in events if isinstance(event, Finished)]
 
     def read() -> None:
-        made.read(made.new_cache(1), [Piece(0, 0, prompt(LONG, vocabulary))])[0, 0].item()
+        made.read(made.new_cache(1), [Segment(0, 0, prompt(LONG, vocabulary))])[0, 0].item()
 
     measures = {
         "batch 1": per_second(NEW, lambda: ids(PROMPT, NEW, 1, 0)),

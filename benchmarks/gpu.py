@@ -18,7 +18,7 @@ from generate import PROMPT, prompt, tokenizer_of
 
 from attncli.config import ModelConfig, SampleConfig
 from attncli.generation.engine import EngineConfig, generate
-from attncli.model.backend import Piece, TorchBackend
+from attncli.model.backend import Segment, TorchBackend
 from attncli.model.transformer import Transformer, initialize
 from attncli.training.measure import shape
 from attncli.training.step import Trainee
@@ -114,8 +114,8 @@ def write(device: str, layers: int, width: int, vocabulary: int) -> None:
 
         told.append(f"{NEW / seconds_of(made, 3):.0f} tokens/s at {temperature}")
     cache = backend.new_cache(1)
-    backend.read(cache, [Piece(0, 0, prompt(100, vocabulary))])
-    read = seconds_of(lambda: backend.read(cache, [Piece(0, 100, [5])]).argmax(-1).tolist(), 100)
+    backend.read(cache, [Segment(0, 0, prompt(100, vocabulary))])
+    read = seconds_of(lambda: backend.read(cache, [Segment(0, 100, [5])]).argmax(-1).tolist(), 100)
     told.append(f"read {read * 1e3:.2f} ms")
     if backend._recorded is not None:
         told.append(f"step {seconds_of(backend._recorded._graph.replay, 100) * 1e3:.2f} ms")

@@ -16,7 +16,7 @@ from attncli.explain.first_screen import Focus, explain
 from attncli.generation.engine import EngineConfig, generate
 from attncli.generation.events import Finished
 from attncli.model import backend as backend_module
-from attncli.model.backend import Piece, TorchBackend
+from attncli.model.backend import Segment, TorchBackend
 from attncli.text.corpus import prepare
 from attncli.text.files import Documents
 from attncli.text.tokenizer import train_tokenizer
@@ -88,14 +88,14 @@ def greedy(backend, length, positions=1):
     """Tokens one by one, each the most probable one after those before."""
     cache, ids = backend.new_cache(1, positions), [5]
     while len(ids) < length:
-        ids += backend.read(cache, [Piece(0, len(ids) - 1, ids[-1:])]).argmax(-1).tolist()
+        ids += backend.read(cache, [Segment(0, len(ids) - 1, ids[-1:])]).argmax(-1).tolist()
     return ids
 
 
 def test_an_explanation_is_that_of_the_cpu():
     here, there = pair(vocab_size=300)
-    pieces = TOKENIZER.pieces("The small grey cat sat on the mat because it was warm")
-    expected, found = (explain(model, TOKENIZER, pieces, Focus()) for model in (here, there))
+    segments = TOKENIZER.segments("The small grey cat sat on the mat because it was warm")
+    expected, found = (explain(model, TOKENIZER, segments, Focus()) for model in (here, there))
     assert np.allclose(found.sources.shares, expected.sources.shares, atol=1e-4)
     assert [token.id for token in found.next_tokens] == [token.id for token in expected.next_tokens]
     assert found.checks.probabilities == pytest.approx(expected.checks.probabilities, abs=1e-4)

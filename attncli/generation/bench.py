@@ -29,7 +29,7 @@ from attncli.generation.measurements import (
     Step,
     Timing,
 )
-from attncli.model.backend import Backend, Piece, SequenceCache
+from attncli.model.backend import Backend, Segment, SequenceCache
 from attncli.model.count import cache_bytes_per_step, count_parameters, weight_bytes_per_step
 from attncli.model.native import NativeBackend
 from attncli.text.tokenizer import Tokenizer
@@ -132,13 +132,13 @@ class _Measuring:
     def _warm_up(self) -> None:
         cache = self._backend.new_cache(1)
         for _ in range(_WARM_UP):
-            self._read(cache, [Piece(0, 0, self._ids[:1])])
+            self._read(cache, [Segment(0, 0, self._ids[:1])])
             if time.perf_counter() > self._begun + _WARM_UP_SECONDS:
                 break
 
-    def _read(self, cache: SequenceCache, pieces: Sequence[Piece]) -> list[int]:
+    def _read(self, cache: SequenceCache, segments: Sequence[Segment]) -> list[int]:
         """Reads, and takes the most probable next tokens; they are known, so a device has done its work."""
-        chosen: list[int] = self._backend.read(cache, pieces).argmax(-1).tolist()
+        chosen: list[int] = self._backend.read(cache, segments).argmax(-1).tolist()
         return chosen
 
     def _grow(
@@ -189,7 +189,7 @@ class _Measuring:
         cache = self._backend.new_cache(1)
 
         def one(tokens: int, until: float) -> tuple[Prefill, float]:
-            timing = self._repeat(lambda: self._read(cache, [Piece(0, 0, self._ids[:tokens])]), until)
+            timing = self._repeat(lambda: self._read(cache, [Segment(0, 0, self._ids[:tokens])]), until)
             return Prefill(tokens, timing), timing.seconds * (1 + _LEAST)
 
         return one
@@ -201,7 +201,7 @@ class _Measuring:
             nonlocal filled
             begun = time.perf_counter()
             if before > filled:
-                self._read(cache, [Piece(0, filled, self._ids[filled:before])])
+                self._read(cache, [Segment(0, filled, self._ids[filled:before])])
                 filled = before
             reading = time.perf_counter() - begun
             step = self._step_of(cache, 1, before, until)
@@ -212,7 +212,7 @@ class _Measuring:
     def _batch(self, before: int) -> Callable[[int, float], tuple[Step, float]]:
         cache = self._backend.new_cache(max(_BATCHES))
         if before:
-            self._read(cache, [Piece(0, 0, self._ids[:before])])
+            self._read(cache, [Segment(0, 0, self._ids[:before])])
             for text in range(1, max(_BATCHES)):
                 cache.copy(0, text, before)
 
@@ -224,14 +224,14 @@ class _Measuring:
 
     def _step_of(self, cache: SequenceCache, texts: int, before: int, until: float) -> Step:
         """The same step again and again: what stands at its position is overwritten."""
-        pieces = [Piece(text, before, [self._ids[text % len(self._ids)]]) for text in range(texts)]
+        segments = [Segment(text, before, [self._ids[text % len(self._ids)]]) for text in range(texts)]
         types = self._backend.types
         return Step(
             texts,
             before,
             weight_bytes_per_step(self._config, types, texts),
             texts * cache_bytes_per_step(self._config, types, before),
-            self._repeat(lambda: self._read(cache, pieces), until),
+            self._repeat(lambda: self._read(cache, segments), until),
         )
 
     def _generation(self) -> Callable[[int, float], tuple[Generation, float]]:

@@ -22,7 +22,7 @@ from attncli.generation.events import Event, PromptsRead, Reread, Token
 from attncli.generation.lookup import Lookup
 from attncli.generation.sampling import Seen, generators, needs_seen, next_token, uniforms
 from attncli.generation.seeing import Watch, tokens
-from attncli.model.backend import Backend, Piece, SequenceCache
+from attncli.model.backend import Backend, Segment, SequenceCache
 from attncli.text.tokenizer import Tokenizer
 
 _DRAWN_TOGETHER = 256  # random numbers of a sample, so that few calls draw them and a long text needs no more memory
@@ -185,7 +185,7 @@ class _Engine:
 
     def _read(self, cache: SequenceCache) -> tuple[Tensor, dict[int, int]]:
         """Logits below one another, and the first row of each text; equal prompts are read once."""
-        pieces: list[Piece] = []
+        segments: list[Segment] = []
         rows: dict[int, int] = {}
         first_with: dict[tuple[int, ...], _Sequence] = {}
         copies, row = [], 0
@@ -201,11 +201,11 @@ class _Engine:
                     continue
             sequence.guesses = self._guess(sequence)
             unread = [*sequence.ids[sequence.read :], *sequence.guesses]
-            pieces.append(Piece(sequence.slot, sequence.read, unread, 1 + len(sequence.guesses)))
+            segments.append(Segment(sequence.slot, sequence.read, unread, 1 + len(sequence.guesses)))
             rows[sequence.number] = row
             row += 1 + len(sequence.guesses)
             sequence.read = len(sequence.ids)
-        logits = self._backend.read(cache, pieces)
+        logits = self._backend.read(cache, segments)
         for source, target, length in copies if self._how.cached else ():
             cache.copy(source, target, length)
         return logits[:, : self._vocab_size], rows

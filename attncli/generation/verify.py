@@ -20,7 +20,7 @@ from attncli.config import SampleConfig
 from attncli.generation.engine import EngineConfig, generate
 from attncli.generation.events import Check, CheckName, Difference, Event, Finished, Made, Text
 from attncli.generation.sampling import sample_seed
-from attncli.model.backend import Backend, Piece, SequenceCache
+from attncli.model.backend import Backend, Segment, SequenceCache
 from attncli.model.native import round_to_int8
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Tokenizer
@@ -181,8 +181,8 @@ def _rows(backend: Backend, windows: Iterable[tuple[list[int], int]], at_once: i
     for tokens, count in windows:
         first = len(tokens) - count + 1
         for start, end in pairwise((0, *range(first, len(tokens), at_once), len(tokens))):
-            piece = Piece(0, start, tokens[start:end], end - start if start else 1)
-            yield from backend.read(cache, [piece]).float().cpu()
+            segment = Segment(0, start, tokens[start:end], end - start if start else 1)
+            yield from backend.read(cache, [segment]).float().cpu()
 
 
 class _Counting:
@@ -197,9 +197,9 @@ class _Counting:
     def new_cache(self, sequences: int, positions: int = 1) -> SequenceCache:
         return self._backend.new_cache(sequences, positions)
 
-    def read(self, cache: Any, pieces: Sequence[Piece]) -> Tensor:
-        self.guesses += sum(piece.wanted - 1 for piece in pieces)
-        return self._backend.read(cache, pieces)
+    def read(self, cache: Any, segments: Sequence[Segment]) -> Tensor:
+        self.guesses += sum(segment.logit_count - 1 for segment in segments)
+        return self._backend.read(cache, segments)
 
 
 def _check(

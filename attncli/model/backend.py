@@ -1,15 +1,17 @@
-"""How whoever generates reads tokens: some sequences at once, each from its own position, with a cache of its own.
+"""The interface through which generation runs a network, and its PyTorch implementation for any device.
 
-Owns the one question asked of a network while text is generated, and PyTorch's answer to it on any device. The other
-answer, for a CPU, is in `native`. Knows nothing of text, sampling or files.
+A backend reads segments: consecutive tokens of some sequences, each from its own position on, into a cache that the
+caller owns. `TorchBackend` batches segments of equal start and length, and records a decoding step as a CUDA graph.
+`native` has the implementation in C for a CPU. Knows nothing of text, sampling or files.
 
 Letters: K key/value heads, S positions, D head width, V vocabulary.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,18 +24,20 @@ from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
 
-_PRODUCTS_PER_THREAD = 32_000_000  # of a step on a CPU; with fewer, threads cost more than they bring
-_MOST_ROOM = 4096  # positions of all sequences together, before any is read: more is memory that may not be used
+_PRODUCTS_PER_THREAD = 32_000_000  # multiplications of a step on a CPU; with fewer, a thread costs more than it saves
+_MOST_PREALLOCATED = 4096  # positions of all sequences together: more may be memory that is never used
+# PyTorch's number of threads belongs to the process: a thread that first uses PyTorch takes the number of that moment.
+_threads_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Tokens of one sequence to be read, the first of them at position `start`; what was read after it is forgotten."""
+class Segment:
+    """Consecutive tokens of one sequence to read, from position `start` on; replaces what the cache has from there."""
 
     sequence: int
     start: int
     ids: Sequence[int]
-    wanted: int = 1  # how many of its last tokens the logits are asked for
+    logit_count: int = 1  # how many of its last tokens to return the logits of
 
     @property
     def end(self) -> int:
@@ -42,18 +46,18 @@ class Piece:
 
 
 class SequenceCache(Protocol):
-    """Keys and values of several sequences, owned by whoever generates."""
+    """Keys and values of several sequences, owned by the caller."""
 
     @property
     def nbytes(self) -> int:
         """Memory taken by the buffers."""
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Gives a sequence the first `length` positions of another."""
+        """Copies the first `length` positions of one sequence to another."""
 
 
 class Backend(Protocol):
-    """A network that reads tokens."""
+    """A network that reads tokens and returns logits."""
 
     @property
     def config(self) -> ModelConfig:
@@ -61,44 +65,44 @@ class Backend(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where its logits are."""
+        """The device of its logits."""
 
     @property
     def types(self) -> NumberTypes:
-        """What it keeps numbers in."""
+        """The types of its weights, activations and cache."""
 
     @property
     def exact(self) -> bool:
-        """Whether a row's numbers are the same to the last bit, whatever is read beside it and at once."""
+        """Whether a row's logits are the same to the last bit in every batch and for every split into calls."""
 
     @property
     def description(self) -> str:
-        """What computes, and in which type: '2 threads of a CPU, bfloat16'."""
+        """What computes, and in which type: '2 threads, bfloat16'."""
 
     def new_cache(self, sequences: int, positions: int = 1) -> SequenceCache:
-        """An empty cache for so many sequences; about so many positions of each will be asked for."""
+        """An empty cache for some sequences; `positions` is the expected length of each."""
 
-    def read(self, cache: Any, pieces: Sequence[Piece]) -> Tensor:
-        """Reads pieces of different sequences -> logits (wanted of all pieces, V), below one another.
+    def read(self, cache: Any, segments: Sequence[Segment]) -> Tensor:
+        """Reads one segment of each of some sequences -> logits (sum of logit_count, V), in the order of the segments.
 
-        The cache is one of its own. The logits are good until the next call.
+        The cache must be from `new_cache` of this backend. The logits are valid until the next call.
         """
 
 
 class BatchCache(KVCache):
-    """Keys and values of several sequences of any lengths; a KVCache for some of them at a time.
+    """Keys and values of several sequences of different lengths; acts as a KVCache of the chosen sequences.
 
-    The last place of the buffers is never in use: in a step of all sequences it takes what has no meaning.
+    No sequence uses the last place of the buffers: a step of all sequences writes there for those that have no token.
     """
 
     def __init__(self, layers: int, context: int, sequences: int, first: int) -> None:
-        """`first` is how many positions of each sequence there is room for before the buffers double."""
+        """`first` is the initial capacity in positions; the buffers double when it is exceeded."""
         super().__init__(layers, context + 1, first)
         self._sequences = sequences
         self._chosen: slice | list[int] = slice(0, sequences)
 
     def choose(self, sequences: Sequence[int], length: int) -> None:
-        """From now on holds these sequences alone, `length` positions of each."""
+        """Selects the sequences that `append` applies to, `length` positions of each."""
         first, count = sequences[0], len(sequences)
         together = list(sequences) == list(range(first, first + count))
         self._chosen = slice(first, first + count) if together else list(sequences)
@@ -106,27 +110,27 @@ class BatchCache(KVCache):
 
     @property
     def sequences(self) -> int:
-        """How many there is room for."""
+        """How many sequences the buffers hold."""
         return self._sequences
 
     @property
     def capacity(self) -> int:
-        """Positions that the buffers have room for."""
+        """How many positions of each sequence the buffers hold."""
         return 0 if self._keys[0] is None else self._keys[0].shape[2]
 
     def step(self, places: Tensor) -> StepCache:
-        """The buffers as they are, for one new token of every sequence, each at its place (sequences,)."""
+        """The buffers as a cache for a step: one new token of every sequence, each at its place (sequences,)."""
         return StepCache([k for k in self._keys if k is not None], [v for v in self._values if v is not None], places)
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds key and value (chosen, K, T, D) of new positions; returns all of the chosen, (chosen, K, length, D)."""
+        """Adds key and value (chosen, K, T, D) of new positions; returns all positions (chosen, K, length, D)."""
         start = self._lengths[layer]
         end = self._lengths[layer] = start + key.shape[2]
         if end >= self.limit:
             raise ValueError(f"{end} positions in a cache of {self.limit - 1}")
         whole = key.new_empty(self._sequences, key.shape[1], 0, key.shape[3])
         held = self._keys[layer]
-        filled = 0 if held is None else held.shape[2]  # of a buffer any position may be in use
+        filled = 0 if held is None else held.shape[2]  # keep all of it: other sequences may be longer
         keys = self._keys[layer] = self._room(self._keys[layer], whole, filled, end + 1)
         values = self._values[layer] = self._room(self._values[layer], whole, filled, end + 1)
         keys[self._chosen, :, start:end] = key
@@ -135,19 +139,19 @@ class BatchCache(KVCache):
 
     @torch.inference_mode()
     def copy(self, source: int, target: int, length: int) -> None:
-        """Gives a sequence the first `length` positions of another."""
+        """Copies the first `length` positions of one sequence to another."""
         for buffer in (*self._keys, *self._values):
             if buffer is not None:
                 buffer[target, :, :length] = buffer[source, :, :length]
 
 
 class TorchBackend:
-    """A Transformer that reads pieces of equal start and length together, and one token of every sequence at once.
+    """A Transformer run by PyTorch. Segments of equal start and length form a batch, and so do single new tokens.
 
-    On CUDA such a step is recorded once for each size of the buffers, and then replayed as one call.
+    On CUDA a step of single tokens is recorded as a graph once for each capacity of the cache, and then replayed.
     """
 
-    exact = False  # PyTorch's products go by their shapes
+    exact = False  # PyTorch's order of summation depends on the shapes of a product
 
     def __init__(self, model: Transformer) -> None:
         self._model = model
@@ -169,60 +173,67 @@ class TorchBackend:
         return f"{where}, {self.types.matrices}"
 
     def new_cache(self, sequences: int, positions: int = 1) -> BatchCache:
-        """An empty cache for so many sequences; what was recorded for another one goes.
+        """An empty cache for some sequences; drops the graph recorded for an earlier cache.
 
-        On CUDA, where a step is recorded again whenever the buffers double, there is room for the positions from the
-        start, as long as that is little.
+        On CUDA the buffers have `positions` from the start (up to a limit on memory), because a step has to be recorded
+        again whenever they double.
         """
         self._recorded, first = None, FIRST_CAPACITY
         if self.device.type == "cuda":
-            first = max(first, min(positions + 1, _MOST_ROOM // sequences))
+            first = max(first, min(positions + 1, _MOST_PREALLOCATED // sequences))
         return BatchCache(self.config.layers, self.config.context, sequences, first)
 
     @torch.inference_mode()
-    def read(self, cache: BatchCache, pieces: Sequence[Piece]) -> Tensor:
-        """Reads pieces of different sequences -> logits (wanted of all pieces, V), good until the next call."""
-        if self.device.type == "cpu" and all(len(piece.ids) == 1 for piece in pieces):
-            with _threads_for(self._parameters * len(pieces)):
-                return self._read(cache, pieces)
-        return self._read(cache, pieces)
+    def read(self, cache: BatchCache, segments: Sequence[Segment]) -> Tensor:
+        """Reads one segment of each of some sequences -> logits (sum of logit_count, V), valid until the next call.
 
-    def _read(self, cache: BatchCache, pieces: Sequence[Piece]) -> Tensor:
-        if self._is_step(cache, pieces):
-            return self._step(cache, pieces)
+        On a CPU one thread at a time reads, since it may change PyTorch's number of threads.
+        """
+        if self.device.type != "cpu":
+            return self._read(cache, segments)
+        step = all(len(segment.ids) == 1 for segment in segments)
+        with _threads_lock, _threads_for(self._parameters * len(segments)) if step else nullcontext():
+            return self._read(cache, segments)
+
+    def _read(self, cache: BatchCache, segments: Sequence[Segment]) -> Tensor:
+        if self._is_step(cache, segments):
+            return self._step(cache, segments)
         groups: dict[tuple[int, int], list[int]] = {}
-        for number, piece in enumerate(pieces):
-            groups.setdefault((piece.start, len(piece.ids)), []).append(number)
+        for number, segment in enumerate(segments):
+            groups.setdefault((segment.start, len(segment.ids)), []).append(number)
         hidden: dict[int, Tensor] = {}
         for (start, _), members in groups.items():
-            cache.choose([pieces[number].sequence for number in members], start)
-            ids = torch.tensor([list(pieces[number].ids) for number in members], device=self.device)
-            found = self._model.hidden(ids, cache)
-            hidden |= {number: found[row, -pieces[number].wanted :] for row, number in enumerate(members)}
-        return self._model.unembed(torch.cat([hidden[number] for number in range(len(pieces))]))
+            cache.choose([segments[number].sequence for number in members], start)
+            ids = torch.tensor([list(segments[number].ids) for number in members], device=self.device)
+            batch = self._model.hidden(ids, cache)
+            hidden |= {number: batch[row, -segments[number].logit_count :] for row, number in enumerate(members)}
+        return self._model.unembed(torch.cat([hidden[number] for number in range(len(segments))]))
 
-    def _is_step(self, cache: BatchCache, pieces: Sequence[Piece]) -> bool:
-        """Whether these are single tokens in room that is there; elsewhere than on CUDA only at different positions."""
-        if any(len(piece.ids) > 1 or piece.end >= cache.capacity for piece in pieces):
+    def _is_step(self, cache: BatchCache, segments: Sequence[Segment]) -> bool:
+        """Whether `_step` reads these: single tokens that fit the buffers; except on CUDA, at different positions.
+
+        Elsewhere tokens at equal positions are one batch already.
+        """
+        if any(len(segment.ids) > 1 or segment.end >= cache.capacity for segment in segments):
             return False
-        return self.device.type == "cuda" or len({piece.start for piece in pieces}) > 1
+        return self.device.type == "cuda" or len({segment.start for segment in segments}) > 1
 
-    def _step(self, cache: BatchCache, pieces: Sequence[Piece]) -> Tensor:
-        """Reads one token of every sequence, the others any in the last place -> logits of the pieces (pieces, V)."""
+    def _step(self, cache: BatchCache, segments: Sequence[Segment]) -> Tensor:
+        """Reads one token of every sequence -> logits (segments, V). Those without a segment read a dummy token."""
         ids, places = [0] * cache.sequences, [cache.capacity - 1] * cache.sequences
-        for piece in pieces:
-            ids[piece.sequence], places[piece.sequence] = piece.ids[0], piece.start
+        for segment in segments:
+            ids[segment.sequence], places[segment.sequence] = segment.ids[0], segment.start
         given = torch.tensor((ids, places))
         if self.device.type != "cuda":
             given = given.to(self.device)
-            found = self._logits(cache.step(given[1]), given[0])
+            logits = self._logits(cache.step(given[1]), given[0])
         else:
             if self._recorded is None or not self._recorded.fits(cache):
-                self._recorded = None  # and with it the memory of the last one
+                self._recorded = None  # frees its memory first
                 self._recorded = _Recording(self._model, self._logits, cache)
-            found = self._recorded.replay(given)
-        rows = [piece.sequence for piece in pieces]
-        return found if rows == list(range(cache.sequences)) else found[rows]
+            logits = self._recorded.replay(given)
+        rows = [segment.sequence for segment in segments]
+        return logits if rows == list(range(cache.sequences)) else logits[rows]
 
     def _logits(self, step: StepCache, ids: Tensor) -> Tensor:
         """ids (sequences,) -> logits (sequences, V)."""
@@ -231,9 +242,9 @@ class TorchBackend:
 
 @contextmanager
 def _threads_for(products: int) -> Iterator[None]:
-    """PyTorch has as many threads as a step of so many products gains from.
+    """Limits PyTorch to the number of threads that a step of so many multiplications gains from.
 
-    Not as many as are the fastest now, since PyTorch adds up in another order with another number of threads.
+    The number is a function of the model alone, not of timings: PyTorch's order of summation depends on it.
     """
     most = torch.get_num_threads()
     torch.set_num_threads(max(min(most, products // _PRODUCTS_PER_THREAD), 1))
@@ -244,7 +255,7 @@ def _threads_for(products: int) -> Iterator[None]:
 
 
 class _Recording:
-    """A step on CUDA as a graph: what it reads and writes lies where it lay when it was recorded."""
+    """A step as a CUDA graph, whose inputs and outputs keep the addresses that they had when it was recorded."""
 
     def __init__(self, model: Transformer, logits: Callable[[StepCache, Tensor], Tensor], cache: BatchCache) -> None:
         self._cache, self._capacity = cache, cache.capacity
@@ -256,18 +267,18 @@ class _Recording:
         aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside):
-            logits(cache.step(self._given[1]), self._given[0])  # so that every kernel has been chosen and loaded
+            logits(cache.step(self._given[1]), self._given[0])  # a warm-up, which selects and loads every kernel
         torch.cuda.current_stream(device).wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
             self._found = logits(cache.step(self._given[1]), self._given[0])
 
     def fits(self, cache: BatchCache) -> bool:
-        """Whether the buffers are those recorded."""
+        """Whether the cache has the buffers that were recorded."""
         return cache is self._cache and cache.capacity == self._capacity
 
     def replay(self, given: Tensor) -> Tensor:
-        """Tokens and places (2, sequences), of the CPU -> logits (sequences, V), until the next replay."""
+        """Tokens and places (2, sequences) on the CPU -> logits (sequences, V), valid until the next replay."""
         self._given.copy_(given)
         self._graph.replay()
         return self._found

@@ -1,10 +1,9 @@
-"""The network on a CPU in C: what generating text needs, and nothing else.
+"""The network on a CPU, computed by native.c: packs the weights, owns the cache, chooses the number of threads.
 
-Owns describing a Transformer to native.c, the layout of weights and of the cache that it reads, weights of eight bits,
-and the number of threads. Knows nothing of text, sampling or files.
-
-A weight matrix (O, I) lies as (O/L, I, L), L outputs side by side, as many as a register of the processor holds: so a
-step reads memory in its order.
+`NativeBackend` describes a Transformer to native.c in structures of pointers and sizes (the `_Described` classes). A
+weight matrix (O, I) is packed as (O/L, I, L), where L outputs fill a register of the processor, so that a step reads
+memory in order. Weights may be quantized to int8, with a scale for each row. The number of threads of a decoding step
+is the fastest measured of late. Knows nothing of text, sampling or files.
 
 Letters: K key/value heads, D head width, V vocabulary, O outputs, I inputs, L lanes.
 """
@@ -32,25 +31,25 @@ from torch.nn import functional as F
 from attncli.config import ModelConfig
 from attncli.errors import BadCheckpoint
 from attncli.model.attention import RMSNorm, Rotary, rotation_table
-from attncli.model.backend import Piece
+from attncli.model.backend import Segment
 from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
 from attncli.model.native_library import library, refuse
 from attncli.model.transformer import GELU, SwiGLU, Transformer
 
-_MOST_LANES = 16  # all numbers of them divide it
+_MOST_LANES = 16  # every possible number of lanes divides it
 _FIRST_CAPACITY = 64  # positions
-_ROWS_AT_ONCE = 512  # more of a long prompt are read in several calls, for the memory they take
-_FEW_ROWS = 64  # of a step; more, those of a prompt, are for all threads
-_TRIES = 5  # steps with each number of threads, the last ones, whose median counts
-_TRY_AGAIN = 50  # steps
+_ROWS_PER_CALL = 512  # a longer prompt is split into several calls, which limits the scratch memory
+_FEW_ROWS = 64  # calls of up to so many rows use the measured number of threads; longer ones, prompts, use all
+_TIMED_STEPS = 5  # latest steps with each number of threads, whose median is compared
+_RETIME_AFTER = 50  # steps
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 _LARGEST_INT8 = 127
-_LARGEST_INT32 = 2**31 - 1 - 64  # native.c rounds numbers up to a multiple of 64 at most
+_LARGEST_INT32 = 2**31 - 1 - 64  # native.c rounds sizes up, to a multiple of 64 at most
 
 
 class _Described(ctypes.Structure):
-    """A structure of native.c whose integers are checked: ctypes by itself cuts a larger one to its lowest 32 bits."""
+    """A structure of native.c with checked integers: ctypes alone would cut a larger one to its lowest 32 bits."""
 
     def __init__(self, *values: object) -> None:
         for (name, kind, *_), value in zip(self._fields_, values, strict=False):
@@ -104,23 +103,23 @@ class _Batch(_Described):
 
 @cache
 def _functions() -> Any:
-    """The functions of the library; None where there is none."""
-    made = library()
-    if made is None:
+    """The functions of the compiled library; None where there is no library."""
+    compiled = library()
+    if compiled is None:
         return None
     try:
-        found = ctypes.CDLL(made.name)
+        functions = ctypes.CDLL(compiled.name)
     except OSError as problem:
         refuse(problem)
         return None
-    found.engine_new.argtypes, found.engine_new.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_void_p
-    found.engine_run.argtypes, found.engine_run.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_int
-    found.engine_free.argtypes, found.engine_free.restype = [ctypes.c_void_p], None
-    return found
+    functions.engine_new.argtypes, functions.engine_new.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_void_p
+    functions.engine_run.argtypes, functions.engine_run.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_int
+    functions.engine_free.argtypes, functions.engine_free.restype = [ctypes.c_void_p], None
+    return functions
 
 
 def available() -> bool:
-    """Whether this machine can run it: a C compiler has made the library."""
+    """Whether this machine can run the network in C: there is a compiled library."""
     return _functions() is not None
 
 
@@ -130,7 +129,7 @@ def lanes() -> int:
 
 
 def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """weight (O, I) -> int8 (O, I) and scales (O): each row in steps of a 127th of its largest number."""
+    """Quantizes weight (O, I) -> int8 (O, I) and scales (O): each row in steps of 1/127 of its largest magnitude."""
     wide = weight.float()
     scale = wide.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / _LARGEST_INT8
     return (wide / scale[:, None]).round_().to(torch.int8), scale
@@ -138,15 +137,15 @@ def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def round_to_int8(model: Transformer) -> None:
-    """Gives every matrix the values that it has as int8, in place: what int8 costs can then be measured anywhere."""
+    """Rounds every matrix to its int8 values, in place, so that any backend can measure what int8 costs."""
     for parameter in model.parameters():
         if parameter.ndim > 1:
-            whole, scale = to_int8(parameter)
-            parameter.copy_(whole * scale[:, None])
+            quantized, scale = to_int8(parameter)
+            parameter.copy_(quantized * scale[:, None])
 
 
 class NativeCache:
-    """Keys and values of several sequences, as native.c reads them, in buffers that double as they fill, up to `limit`.
+    """Keys and values of several sequences in the layout of native.c. Buffers double as they fill, up to `limit`.
 
     Keys are (sequences, K, capacity / L, D, L), values (sequences, K, capacity, D), float32.
     """
@@ -158,7 +157,7 @@ class NativeCache:
         self._shape = (kv_heads, head_width)
         self._keys: list[Tensor] = [torch.empty(0)] * layers
         self._values: list[Tensor] = [torch.empty(0)] * layers
-        self.key_pointers = self.value_pointers = 0  # addresses of lists of addresses, one for each layer
+        self.key_pointers = self.value_pointers = 0  # addresses of arrays with one address per layer
 
     @property
     def nbytes(self) -> int:
@@ -166,11 +165,11 @@ class NativeCache:
         return sum(buffer.nbytes for buffer in (*self._keys, *self._values))
 
     def fits(self, config: ModelConfig) -> bool:
-        """Whether it has the shape that a network's keys and values have."""
+        """Whether the cache has the shape of a network's keys and values."""
         return (len(self._keys), *self._shape) == (config.layers, config.kv_heads, config.head_width)
 
     def reserve(self, positions: int) -> None:
-        """Makes room for so many positions of every sequence. Raises ValueError beyond the limit."""
+        """Grows the buffers to hold so many positions of every sequence. Raises ValueError beyond the limit."""
         if positions > self._limit:
             raise ValueError(f"{positions} positions in a cache of {self._limit}")
         if positions <= self.capacity:
@@ -192,7 +191,7 @@ class NativeCache:
         self.key_pointers, self.value_pointers = map(ctypes.addressof, self._pointers)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Gives a sequence the first `length` positions of another."""
+        """Copies the first `length` positions of one sequence to another."""
         blocks = math.ceil(length / lanes())
         for keys, values in zip(self._keys, self._values, strict=True):
             keys[target, :, :blocks] = keys[source, :, :blocks]
@@ -200,21 +199,22 @@ class NativeCache:
 
 
 def _pointers(tensors: Sequence[Tensor]) -> Any:
+    """A C array of the addresses of tensors."""
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
 def _free(functions: Any, engine: int, process: int) -> None:
-    """Ends an engine, in the process that has its threads."""
+    """Frees an engine, but not in a forked process, which has none of its threads."""
     if os.getpid() == process:
         functions.engine_free(engine)
 
 
 class NativeBackend:
-    """A Transformer on a CPU, read by native.c. What it gives for a row depends on nothing but the row's own past.
+    """A Transformer on a CPU, computed by native.c. A row's logits depend on the tokens before it and on nothing else.
 
-    Weights keep the type they have (products are added up in float32), or become int8. They are copied; with
-    `releasing` the Transformer loses its own, block by block, so that memory holds them about once. Threads of Python
-    take turns; a process that is forked off has to make one of its own.
+    Weights keep their type (products are summed in float32) or are quantized to int8. They are copied; with `releasing`
+    the Transformer gives up its own weights block by block, so that memory holds them about once. Calls from several
+    Python threads take turns. A forked process must create its own backend.
     """
 
     device = torch.device("cpu")
@@ -228,15 +228,15 @@ class NativeBackend:
         self.config = model.config
         if model.config.context > _LARGEST_INT32:
             raise BadCheckpoint(f"The network in C reads up to {_LARGEST_INT32} positions, not {model.config.context}.")
-        self._kept: list[object] = []  # what the description points into
+        self._kept: list[object] = []  # keeps alive what the description points to
         self._packed: dict[int, _Matrix] = {}
         self.int8 = int8
         self._padded_vocab_size = math.ceil(model.config.vocab_size / lanes()) * lanes()
         self._description = self._describe(model, releasing)
         self._rotary: Rotary | None = None
-        self._rotate(1)
-        kept = next(type_ for type_, code in _TYPES.items() if code == self._description.unembedding.dtype)
-        self.types = NumberTypes(dtype_name(kept), "float32", "float32")
+        self._extend_rotation(1)
+        stored = next(dtype for dtype, code in _TYPES.items() if code == self._description.unembedding.dtype)
+        self.types = NumberTypes(dtype_name(stored), "float32", "float32")
         counts = _thread_counts() if threads is None else [threads]
         self._engines = {count: functions.engine_new(ctypes.byref(self._description), count) for count in counts}
         self._process, self._reading = os.getpid(), threading.Lock()
@@ -244,12 +244,12 @@ class NativeBackend:
             weakref.finalize(self, _free, functions, engine, self._process)
         if not all(self._engines.values()):
             raise MemoryError("no memory for the network's threads")
-        self._seconds: dict[int, deque[float]] = {count: deque(maxlen=_TRIES) for count in counts}
+        self._seconds: dict[int, deque[float]] = {count: deque(maxlen=_TIMED_STEPS) for count in counts}
         self._steps = 0
 
     @property
     def threads(self) -> int:
-        """The number of threads that was the fastest for a step of late; the most, before any was taken."""
+        """The number of threads with the fastest latest steps; the largest number before all have been timed."""
         if not all(self._seconds.values()):
             return max(self._engines)
         return min(self._seconds, key=lambda count: statistics.median(self._seconds[count]))
@@ -260,68 +260,74 @@ class NativeBackend:
         return f"{self.threads} thread{'s' if self.threads > 1 else ''}, {self.types.matrices}"
 
     def new_cache(self, sequences: int, positions: int = 1) -> NativeCache:
-        """An empty cache for so many sequences, that grows with what is read, whatever will be."""
+        """An empty cache for some sequences. It grows as tokens are read; `positions` is ignored."""
         config = self.config
         return NativeCache(config.layers, config.kv_heads, config.head_width, sequences, config.context)
 
-    def read(self, cache: NativeCache, pieces: Sequence[Piece]) -> Tensor:
-        """Reads pieces of different sequences -> logits (wanted of all pieces, V), below one another.
+    def read(self, cache: NativeCache, segments: Sequence[Segment]) -> Tensor:
+        """Reads one segment of each of some sequences -> logits (sum of logit_count, V), in the order of the segments.
 
-        Raises ValueError for what native.c would read or write beside its buffers.
+        Raises ValueError where native.c would read or write outside its buffers.
         """
         with self._reading:
-            return self._read(cache, pieces)
+            return self._read(cache, segments)
 
-    def _read(self, cache: NativeCache, pieces: Sequence[Piece]) -> Tensor:
-        end = max(piece.end for piece in pieces)
-        if end > self.config.context:
-            raise ValueError(f"{end} tokens in a context of {self.config.context}")
-        if not all(0 <= piece.sequence < cache.sequences for piece in pieces):
-            raise ValueError(f"a sequence outside of a cache of {cache.sequences}")
-        if len({piece.sequence for piece in pieces}) < len(pieces):
-            raise ValueError("two pieces of one sequence in a call")
-        if any(piece.start < 0 or not 0 <= piece.wanted <= len(piece.ids) for piece in pieces):
-            raise ValueError("a piece that begins before 0, or of which more is wanted than it has")
-        if not cache.fits(self.config):
-            raise ValueError("a cache of another network")
+    def _read(self, cache: NativeCache, segments: Sequence[Segment]) -> Tensor:
+        self._refuse_unreadable(cache, segments)
+        end = max(segment.end for segment in segments)
         cache.reserve(end)
-        self._rotate(end)
+        self._extend_rotation(end)
         ids: list[int] = []
-        at: list[int] = []
-        sequence: list[int] = []
-        wanted: list[int] = []
-        for piece in pieces:
-            ids += piece.ids
-            at += range(piece.start, piece.end)
-            sequence += [piece.sequence] * len(piece.ids)
-            wanted += range(len(ids) - piece.wanted, len(ids))
-        if min(ids) < 0 or max(ids) >= self.config.vocab_size:
-            raise ValueError(f"a token outside of a vocabulary of {self.config.vocab_size}")
-        logits = torch.empty(len(wanted), self._padded_vocab_size)
-        for start in range(0, len(ids), _ROWS_AT_ONCE):
-            rows = slice(start, min(start + _ROWS_AT_ONCE, len(ids)))
-            begun, done = bisect_left(wanted, rows.start), bisect_left(wanted, rows.stop)
-            here = [row - start for row in wanted[begun:done]]
-            self._run(cache, (ids[rows], at[rows], sequence[rows], here), logits[begun:done])
+        positions: list[int] = []
+        sequences: list[int] = []
+        logit_rows: list[int] = []
+        for segment in segments:
+            ids += segment.ids
+            positions += range(segment.start, segment.end)
+            sequences += [segment.sequence] * len(segment.ids)
+            logit_rows += range(len(ids) - segment.logit_count, len(ids))
+        logits = torch.empty(len(logit_rows), self._padded_vocab_size)
+        for start in range(0, len(ids), _ROWS_PER_CALL):
+            rows = slice(start, min(start + _ROWS_PER_CALL, len(ids)))
+            first, last = bisect_left(logit_rows, rows.start), bisect_left(logit_rows, rows.stop)
+            within = [row - start for row in logit_rows[first:last]]
+            self._run(cache, (ids[rows], positions[rows], sequences[rows], within), logits[first:last])
         return logits[:, : self.config.vocab_size]
 
-    def _run(self, cache: NativeCache, numbers: Sequence[list[int]], out: Tensor) -> None:
-        """One call: tokens, positions and sequences of its rows, and the rows whose logits are wanted."""
-        rows = len(numbers[0])
-        whole = np.array([number for part in numbers for number in part], np.int32)
-        address = whole.ctypes.data
+    def _refuse_unreadable(self, cache: NativeCache, segments: Sequence[Segment]) -> None:
+        """Raises ValueError where native.c would read or write outside its buffers."""
+        end = max(segment.end for segment in segments)
+        if end > self.config.context:
+            raise ValueError(f"{end} tokens in a context of {self.config.context}")
+        if not all(0 <= segment.sequence < cache.sequences for segment in segments):
+            raise ValueError(f"a sequence outside of a cache of {cache.sequences}")
+        if len({segment.sequence for segment in segments}) < len(segments):
+            raise ValueError("two segments of one sequence in a call")
+        if any(segment.start < 0 or not 0 <= segment.logit_count <= len(segment.ids) for segment in segments):
+            raise ValueError("a segment that begins before 0, or with more logits than tokens")
+        if not cache.fits(self.config):
+            raise ValueError("a cache of another network")
+        texts = [segment.ids for segment in segments if segment.ids]
+        if any(min(ids) < 0 or max(ids) >= self.config.vocab_size for ids in texts):
+            raise ValueError(f"a token outside of a vocabulary of {self.config.vocab_size}")
+
+    def _run(self, cache: NativeCache, columns: Sequence[list[int]], logits: Tensor) -> None:
+        """One call of native.c. `columns`: the token, position and sequence of each row, and the rows of the logits."""
+        rows = len(columns[0])
+        integers = np.array([number for column in columns for number in column], np.int32)
+        address = integers.ctypes.data
         batch = _Batch(
-            *(address + which * rows * whole.itemsize for which in range(4)),
+            *(address + column * rows * integers.itemsize for column in range(4)),
             cache.key_pointers,
             cache.value_pointers,
-            out.data_ptr(),
+            logits.data_ptr(),
             rows,
-            len(numbers[3]),
+            len(columns[3]),
             cache.capacity,
         )
         threads = self._next_threads() if rows <= _FEW_ROWS else max(self._engines)
         if os.getpid() != self._process:
-            raise RuntimeError("a network in C is of the process that made it: make another after a fork")
+            raise RuntimeError("A network in C cannot be used in a forked process: create another one there.")
         begun = time.perf_counter()
         if _functions().engine_run(self._engines[threads], ctypes.byref(batch)):
             raise MemoryError(f"no memory to read {rows} tokens")
@@ -329,19 +335,22 @@ class NativeBackend:
             self._steps += 1
             self._seconds[threads].append(time.perf_counter() - begun)
 
-    def _rotate(self, positions: int) -> None:
-        """Sees to it that the rotations of so many positions are there: they grow with what is read."""
+    def _extend_rotation(self, positions: int) -> None:
+        """Extends the tables of rotary cosines and sines to so many positions."""
         if self.config.positions == "rotary" and (self._rotary is None or len(self._rotary.cos) < positions):
             self._rotary = rotation_table(self.config, positions, self.device)
             self._description.cos, self._description.sin = self._rotary.cos.data_ptr(), self._rotary.sin.data_ptr()
 
     def _next_threads(self) -> int:
-        """The number of threads that was the fastest of late; now and then another one, for what else runs changes."""
-        untried = [count for count, taken in self._seconds.items() if len(taken) < _TRIES]
-        if untried:
-            return untried[0]
-        again = self._steps % _TRY_AGAIN  # after so many steps each is tried once
-        return list(self._seconds)[again] if again < len(self._seconds) else self.threads
+        """The number of threads for the next step: the fastest of late, or another one to time it again.
+
+        Each number is timed anew every _RETIME_AFTER steps, because the load of the machine changes.
+        """
+        untimed = [count for count, seconds in self._seconds.items() if len(seconds) < _TIMED_STEPS]
+        if untimed:
+            return untimed[0]
+        step = self._steps % _RETIME_AFTER
+        return list(self._seconds)[step] if step < len(self._seconds) else self.threads
 
     def _describe(self, model: Transformer, releasing: bool) -> _Model:
         config = model.config
@@ -357,7 +366,7 @@ class NativeBackend:
             self._matrix(model.head_weight),
             self._norm(model.norm),
             ctypes.addressof(layers),
-            None,  # cosines and sines: `_rotate` fills them in
+            None,  # cosines and sines, set by `_extend_rotation`
             None,
             config.norm_eps,
             1 / math.sqrt(config.head_width),
@@ -392,9 +401,9 @@ class NativeBackend:
         return _Norm(self._keep(norm.weight.float()), None if bias is None else self._keep(bias.float()))
 
     def _matrix(self, weight: Tensor, bias: Tensor | None = None) -> _Matrix:
-        """A matrix (O, I) packed, once even where two parts of the network share it."""
-        known = self._packed.get(weight.data_ptr())
-        if known is None:
+        """A matrix (O, I) packed; only once where two parts of the network share it."""
+        packed = self._packed.get(weight.data_ptr())
+        if packed is None:
             scale = None
             if self.int8:
                 weight_, scale = to_int8(weight)
@@ -402,32 +411,33 @@ class NativeBackend:
                 weight_ = weight.float()
             else:
                 weight_ = weight.detach()
-            known = _Matrix(
+            packed = _Matrix(
                 self._keep(_packed(weight_)),
                 None if scale is None else self._keep(_padded(scale)),
                 None,
                 *weight.shape,
                 _TYPES[weight_.dtype],
             )
-            self._packed[weight.data_ptr()] = known
+            self._packed[weight.data_ptr()] = packed
         if bias is None:
-            return known
-        return _Matrix(known.weight, known.scale, self._keep(_padded(bias.float())), *weight.shape, known.dtype)
+            return packed
+        return _Matrix(packed.weight, packed.scale, self._keep(_padded(bias.float())), *weight.shape, packed.dtype)
 
     def _keep(self, tensor: Tensor) -> int:
+        """Keeps a tensor alive as long as the backend; returns its address."""
         tensor = tensor.detach().contiguous()
         self._kept.append(tensor)
         return tensor.data_ptr()
 
 
 def _release(module: nn.Module) -> None:
-    """Frees the memory of weights. (Moving them to "meta", as is usual, takes 0.3 s of imports.)"""
+    """Frees the memory of a module's weights. (Moving them to "meta", as is usual, takes 0.3 s of imports.)"""
     for parameter in module.parameters():
         parameter.data = parameter.data.new_empty(0)
 
 
 def _padded(tensor: Tensor) -> Tensor:
-    """(O, ...) with zeros after it, up to a multiple of L."""
+    """Pads (O, ...) with zeros, so that O is a multiple of L."""
     missing = -len(tensor) % lanes()
     return F.pad(tensor.detach(), (0, 0) * (tensor.ndim - 1) + (0, missing)) if missing else tensor
 
@@ -438,6 +448,6 @@ def _packed(weight: Tensor) -> Tensor:
 
 
 def _thread_counts() -> list[int]:
-    """The numbers of threads worth trying: all that PyTorch would use, half of them, one."""
+    """The numbers of threads to time: all that PyTorch would use, half of them, one."""
     most = torch.get_num_threads()
     return sorted({most, max(most // 2, 1), 1}, reverse=True)

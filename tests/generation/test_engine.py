@@ -19,7 +19,7 @@ from attncli.generation.events import Finished, PromptsRead, Reread, Text, Token
 from attncli.generation.lookup import Lookup
 from attncli.generation.seeing import Watch
 from attncli.model import backend, native
-from attncli.model.backend import Piece, TorchBackend
+from attncli.model.backend import Segment, TorchBackend
 from attncli.model.cache import StepCache
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
@@ -51,7 +51,7 @@ def test_a_step_of_few_products_takes_few_threads_of_pytorch(monkeypatch, sequen
     monkeypatch.setattr(made, "_read", lambda *given: (seen.append(torch.get_num_threads()), read(*given))[1])
     torch.set_num_threads(4)
     try:
-        made.read(made.new_cache(sequences), [Piece(number, 0, ids) for number in range(sequences)])
+        made.read(made.new_cache(sequences), [Segment(number, 0, ids) for number in range(sequences)])
         assert (seen, torch.get_num_threads()) == ([expected], 4)
     finally:
         torch.set_num_threads(before)
@@ -129,7 +129,7 @@ class Scripted:
     def new_cache(self, sequences, positions=1):
         return None
 
-    def read(self, cache, pieces):
+    def read(self, cache, segments):
         logits = torch.zeros(1, 300)
         logits[:, self.ids[self.said]] = 1
         self.said += 1
@@ -247,9 +247,9 @@ class Watched:
         self.caches.append(self.backend.new_cache(sequences, positions))
         return self.caches[-1]
 
-    def read(self, cache, pieces):
-        self.asked.append(pieces)
-        return self.backend.read(cache, pieces)
+    def read(self, cache, segments):
+        self.asked.append(segments)
+        return self.backend.read(cache, segments)
 
 
 def made(backend, prompts, config, tokenizer=TOKENIZER, **how):
@@ -321,8 +321,8 @@ def test_texts_that_wait_for_a_place_are_the_same(kind, name, at_once):
     watched = Watched(backend_of(kind))
     found = made(watched, RAGGED, SETTINGS[name], at_once=at_once)
     assert same(kind, found, made(backend_of(kind), RAGGED, SETTINGS[name]))
-    assert max(len({piece.sequence for piece in pieces}) for pieces in watched.asked) <= at_once
-    assert all(piece.sequence < at_once for pieces in watched.asked for piece in pieces)
+    assert max(len({segment.sequence for segment in segments}) for segments in watched.asked) <= at_once
+    assert all(segment.sequence < at_once for segments in watched.asked for segment in segments)
 
 
 @each_backend
@@ -340,9 +340,9 @@ def test_equal_prompts_are_read_once(kind):
     config = SampleConfig(seed=1, max_new_tokens=3, num_samples=4)
     prompts = [[5, 6, 7], [9, 9], [5, 6, 7]]
     events = list(generate(watched, TOKENIZER, prompts, config))
-    assert [list(piece.ids) for piece in watched.asked[0]] == [[5, 6, 7], [9, 9]]
+    assert [list(segment.ids) for segment in watched.asked[0]] == [[5, 6, 7], [9, 9]]
     assert [event.tokens for event in events if isinstance(event, PromptsRead)] == [5]
-    assert all(len(piece.ids) == 1 for pieces in watched.asked[1:] for piece in pieces)
+    assert all(len(segment.ids) == 1 for segments in watched.asked[1:] for segment in segments)
 
 
 @each_backend
@@ -350,7 +350,7 @@ def test_equal_prompts_are_read_once(kind):
 def test_without_a_cache_the_text_is_the_same(kind, name):
     watched = Watched(backend_of(kind))
     found = made(watched, RAGGED, SETTINGS[name], cached=False)
-    assert all(piece.start == 0 for pieces in watched.asked for piece in pieces)
+    assert all(segment.start == 0 for segments in watched.asked for segment in segments)
     assert same(kind, found, made(backend_of(kind), RAGGED, SETTINGS[name]))
 
 
@@ -365,9 +365,9 @@ def test_guesses_change_no_text(kind, name, context, monkeypatch):
     plain, watched = Watched(backend_of(kind, model)), Watched(backend_of(kind, model))
     found = made(watched, [[5, 6, 7, 8] * 4], config, lookup=True)
     assert same(kind, found, made(plain, [[5, 6, 7, 8] * 4], config, lookup=False))
-    assert max(piece.wanted for (piece,) in plain.asked) == 1
-    assert max(piece.wanted for (piece,) in watched.asked) > 1
-    assert all(piece.end <= context for (piece,) in watched.asked)
+    assert max(segment.logit_count for (segment,) in plain.asked) == 1
+    assert max(segment.logit_count for (segment,) in watched.asked) > 1
+    assert all(segment.end <= context for (segment,) in watched.asked)
     if name == "greedy":
         assert len(watched.asked) < 0.7 * len(plain.asked)
 

@@ -48,7 +48,7 @@ class RowByRow:
     exact = True
     device = torch.device("cpu")
 
-    def __init__(self, model=MODEL, wrong=lambda piece, pieces: False):
+    def __init__(self, model=MODEL, wrong=lambda segment, segments: False):
         self.model, self.config, self.wrong = model, model.config, wrong
         self.types, self.description = TorchBackend(model).types, "row by row"
         self.prefixes = []
@@ -57,15 +57,15 @@ class RowByRow:
         return Prefixes()
 
     @torch.inference_mode()
-    def read(self, cache, pieces):
+    def read(self, cache, segments):
         rows = []
-        for piece in pieces:
-            read = cache[piece.sequence] = [*cache.get(piece.sequence, [])[: piece.start], *piece.ids]
-            assert len(read) == piece.end
-            for end in range(piece.end - piece.wanted + 1, piece.end + 1):
+        for segment in segments:
+            read = cache[segment.sequence] = [*cache.get(segment.sequence, [])[: segment.start], *segment.ids]
+            assert len(read) == segment.end
+            for end in range(segment.end - segment.logit_count + 1, segment.end + 1):
                 self.prefixes.append(read[:end])
                 logits = self.model(torch.tensor([read[:end]]))[0, -1]
-                rows.append(logits.roll(1) if self.wrong(piece, pieces) else logits)
+                rows.append(logits.roll(1) if self.wrong(segment, segments) else logits)
         return torch.stack(rows)
 
 
@@ -104,11 +104,11 @@ def test_guesses_are_counted():
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [
-        (lambda piece, pieces: len(pieces) == 1 and piece.end > 8, {"alone", "guesses"}),
-        (lambda piece, pieces: len(pieces) == 2 and piece.end > 8, {"uncached", "threads"}),
-        (lambda piece, pieces: len(pieces) > 2 and piece.end > 8, {"batch"}),
-        (lambda piece, pieces: piece.start == 0 and piece.end > 8, {"uncached"}),
-        (lambda piece, pieces: piece.wanted > 1, {"guesses"}),
+        (lambda segment, segments: len(segments) == 1 and segment.end > 8, {"alone", "guesses"}),
+        (lambda segment, segments: len(segments) == 2 and segment.end > 8, {"uncached", "threads"}),
+        (lambda segment, segments: len(segments) > 2 and segment.end > 8, {"batch"}),
+        (lambda segment, segments: segment.start == 0 and segment.end > 8, {"uncached"}),
+        (lambda segment, segments: segment.logit_count > 1, {"guesses"}),
     ],
 )
 def test_a_fault_shows_where_it_is(wrong, expected):
@@ -324,9 +324,9 @@ def test_the_command_shows_the_text_then_the_table(at_model, capsys):
 def test_a_text_that_is_not_the_same_is_a_failure(more, at_model, capsys, monkeypatch):
     read = native.NativeBackend.read
 
-    def wrong(self, cache, pieces):
-        logits = read(self, cache, pieces)
-        return logits.roll(1, -1) if len(pieces) == 5 else logits
+    def wrong(self, cache, segments):
+        logits = read(self, cache, segments)
+        return logits.roll(1, -1) if len(segments) == 5 else logits
 
     monkeypatch.setattr(native.NativeBackend, "read", wrong)
     code = run(["generate", "The cat", "-n", "12", "-t", "0.3", "-s", "3", "--num-samples", "2", "--verify", *more])

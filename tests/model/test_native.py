@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from attncli.config import RopeScaling
 from attncli.errors import BadCheckpoint
 from attncli.model import native
-from attncli.model.backend import Piece
+from attncli.model.backend import Segment
 from attncli.model.native import NativeBackend, NativeCache, to_int8
 from tests.conftest import FAMILIES, ids_of, tiny_model
 
@@ -52,7 +52,7 @@ def model_of(name, dtype=torch.float32, **changes):
 
 def all_logits(backend, ids):
     """Logits (T, V) of one text, read at once into a new cache."""
-    return backend.read(backend.new_cache(1), [Piece(0, 0, ids, len(ids))])
+    return backend.read(backend.new_cache(1), [Segment(0, 0, ids, len(ids))])
 
 
 def bits(logits):
@@ -207,25 +207,25 @@ NARROW = [(name, kind) for name in ("llama-bias", "gpt2", "head-10", "qwen3") fo
 @settings(deadline=None, max_examples=15)
 @given(calls=st.lists(CALL, max_size=20), threads=st.sampled_from([1, 2, 3]))
 def test_however_texts_are_cut_into_calls_every_bit_is_the_same(name, kind, calls, threads):
-    """Several texts at once, in pieces of any length, some of them read again, or wrongly at first."""
+    """Several texts at once, in segments of any length, some of them read again, or wrongly at first."""
     backend, texts, expected = readings(name, kind, threads)
     cache, read = backend.new_cache(len(texts)), [0] * len(texts)
     rest = [(number, LONG, LONG, 0, 0) for number in range(len(texts))]
     for call in (*calls, rest):
         call = [part for part in call if read[part[0]] < len(texts[part[0]])]
-        pieces = []
+        segments = []
         for number, size, wanted, _, _ in call:
             ids = texts[number][read[number] :][:size]
-            pieces.append(Piece(number, read[number], ids, min(wanted, len(ids))))
+            segments.append(Segment(number, read[number], ids, min(wanted, len(ids))))
             read[number] += len(ids)
-        if not pieces:
+        if not segments:
             continue
-        found = backend.read(cache, pieces)
-        alone = [expected[piece.sequence][piece.end - piece.wanted : piece.end] for piece in pieces]
+        found = backend.read(cache, segments)
+        alone = [expected[segment.sequence][segment.end - segment.logit_count : segment.end] for segment in segments]
         assert torch.equal(bits(found), bits(torch.cat(alone)))
         for number, _, _, wrong, again in call:
             if wrong and read[number] + wrong <= LONG:
-                backend.read(cache, [Piece(number, read[number], [0] * wrong)])
+                backend.read(cache, [Segment(number, read[number], [0] * wrong)])
             if call is not rest:
                 read[number] = max(read[number] - again, 0)
     assert read == [len(text) for text in texts]
@@ -256,12 +256,12 @@ def test_more_rows_than_a_call_takes_are_the_same_as_few(name):
     backend = NativeBackend(model, threads=2)
     texts = [ids_of(length, seed=length, vocab_size=model.config.vocab_size)[0].tolist() for length in (1100, 3, 700)]
     wanted = (5, 1, 650)
-    pieces = [Piece(number, 0, text, last) for number, (text, last) in enumerate(zip(texts, wanted, strict=True))]
-    found = backend.read(backend.new_cache(3), pieces).split(wanted)
+    segments = [Segment(number, 0, text, last) for number, (text, last) in enumerate(zip(texts, wanted, strict=True))]
+    found = backend.read(backend.new_cache(3), segments).split(wanted)
     for text, last, logits in zip(texts, wanted, found, strict=True):
         cache = backend.new_cache(1)
         parts = [(at, text[at : at + 100]) for at in range(0, len(text), 100)]
-        alone = [backend.read(cache, [Piece(0, at, part, len(part))]) for at, part in parts]
+        alone = [backend.read(cache, [Segment(0, at, part, len(part))]) for at, part in parts]
         assert torch.equal(bits(logits), bits(torch.cat(alone)[-last:]))
     with torch.no_grad():
         torch.testing.assert_close(found[0], model(torch.tensor([texts[0]]))[0, -5:], rtol=0, atol=1e-4)
@@ -272,9 +272,9 @@ def test_more_rows_than_a_call_takes_are_the_same_as_few(name):
 def test_a_sequence_goes_on_from_the_copy_of_another(name, length):
     backend, texts, expected = readings(name, "f32", 1)
     cache = backend.new_cache(3)
-    backend.read(cache, [Piece(2, 0, texts[0][: length + 5]), Piece(0, 0, texts[3])])
+    backend.read(cache, [Segment(2, 0, texts[0][: length + 5]), Segment(0, 0, texts[3])])
     cache.copy(2, 0, length)
-    found = backend.read(cache, [Piece(0, length, texts[0][length:], LONG - length)])
+    found = backend.read(cache, [Segment(0, length, texts[0][length:], LONG - length)])
     assert torch.equal(bits(found), bits(expected[0][length:]))
 
 
@@ -286,7 +286,7 @@ def test_what_lies_in_memory_beyond_a_text_counts_for_nothing(name):
     cache.reserve(LONG)
     for buffer in (*cache._keys, *cache._values):
         buffer.fill_(math.nan)
-    found = backend.read(cache, [Piece(1, 0, texts[3], len(texts[3]))])
+    found = backend.read(cache, [Segment(1, 0, texts[3], len(texts[3]))])
     assert torch.equal(bits(found), bits(expected[3]))
 
 
@@ -307,13 +307,13 @@ def test_what_cannot_be_read_is_refused():
     cache = backend.new_cache(2)
     for id_ in (-1, 97, 2**31 - 1):
         with pytest.raises(ValueError, match="a token outside of a vocabulary of 97"):
-            backend.read(cache, [Piece(0, 0, [1, id_, 2])])
+            backend.read(cache, [Segment(0, 0, [1, id_, 2])])
     for start, length in ((0, LONG + 1), (LONG, 1), (LONG - 3, 4)):
         with pytest.raises(ValueError, match=f"{start + length} tokens in a context of {LONG}"):
-            backend.read(cache, [Piece(1, start, [1] * length)])
+            backend.read(cache, [Segment(1, start, [1] * length)])
     for sequence in (-1, 2):
         with pytest.raises(ValueError, match="a sequence outside of a cache of 2"):
-            backend.read(cache, [Piece(sequence, 0, [1])])
+            backend.read(cache, [Segment(sequence, 0, [1])])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads as Linux shows them")
@@ -332,15 +332,15 @@ def test_threads_end_with_the_network_that_they_work_for():
 def test_weights_of_a_type_that_c_does_not_know_become_float32():
     model = tiny_model(vocab_size=50, context=32)
     plain, double = (NativeBackend(one, threads=1) for one in (model, copy.deepcopy(model).double()))
-    pieces = [Piece(0, 0, [1, 2, 3, 4], 4)]
-    assert torch.equal(plain.read(plain.new_cache(1), pieces), double.read(double.new_cache(1), pieces))
+    segments = [Segment(0, 0, [1, 2, 3, 4], 4)]
+    assert torch.equal(plain.read(plain.new_cache(1), segments), double.read(double.new_cache(1), segments))
     assert double.types.matrices == "float32"
 
 
-@pytest.mark.parametrize("piece", [Piece(0, -1, [1, 2]), Piece(0, 0, [1, 2], 3)])
-def test_what_would_be_read_beside_the_buffers_is_refused(piece):
+@pytest.mark.parametrize("segment", [Segment(0, -1, [1, 2]), Segment(0, 0, [1, 2], 3)])
+def test_what_would_be_read_beside_the_buffers_is_refused(segment):
     backend = NativeBackend(tiny_model(vocab_size=50, context=32), threads=1)
-    with pytest.raises(ValueError, match="a piece that begins before 0"):
-        backend.read(backend.new_cache(1), [piece])
-    with pytest.raises(ValueError, match="two pieces of one sequence"):
-        backend.read(backend.new_cache(1), [Piece(0, 0, [1]), Piece(0, 1, [2])])
+    with pytest.raises(ValueError, match="a segment that begins before 0"):
+        backend.read(backend.new_cache(1), [segment])
+    with pytest.raises(ValueError, match="two segments of one sequence"):
+        backend.read(backend.new_cache(1), [Segment(0, 0, [1]), Segment(0, 1, [2])])
