@@ -1,10 +1,11 @@
-"""What the tests share: tiny random models, a text of our own, a cache of our own, and no network."""
+"""Fixtures of several rooms: the families, folders with a model, a cache of our own for each test, and no network."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import socket
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ATTNCLI_MODELS"] = os.devnull  # never the user's own
@@ -13,14 +14,16 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line does
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from a second, and other tests run beside
 
 import pytest
-import torch
 from hypothesis import settings
 
 from attncli.checkpoint import directory
-from attncli.config import ModelConfig, RopeScaling
+from attncli.cli.main import run
 from attncli.model import native_library
-from attncli.model.attention import AttentionSteps, Observer
-from attncli.model.transformer import Transformer, initialize
+from attncli.text.tokenizer import train_tokenizer
+from tests.support.checkpoints import write_random_model
+from tests.support.commands import QUICK
+from tests.support.models import FAMILIES
+from tests.support.texts import story
 
 settings.register_profile("attncli", deadline=None)  # what a busy machine does slowly is no failure
 settings.load_profile("attncli")
@@ -28,65 +31,6 @@ settings.load_profile("attncli")
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="fifty kills of a real training process instead of five")
-
-
-WORDS = [
-    *("the", "a", "small", "grey", "cat", "dog", "bird", "sat", "ran", "sang", "on", "under", "near", "mat", "tree"),
-    *("river", "and", "then", "while", "because", "it", "was", "warm", "cold", "late", "happy", "very", "quite"),
-    *("never", "always", "said", "saw", "found", "lost", "old", "new", "friend", "house", "road", "hill", "moon"),
-]
-
-
-def story(words: int, seed: int = 0) -> str:
-    """Random sentences over a small vocabulary: text with something to learn."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = [WORDS[i] for i in torch.randint(len(WORDS), (words,), generator=generator).tolist()]
-    lines = [" ".join(drawn[i : i + 9]).capitalize() + "." for i in range(0, words, 9)]
-    return "\n".join(lines) + "\n"
-
-
-def tiny_config(**changes) -> ModelConfig:
-    shape = {
-        "vocab_size": 97, "layers": 3, "width": 32, "heads": 4, "kv_heads": 2, "head_width": 8,
-        "feed_forward_width": 48, "context": 96,
-    }  # fmt: skip
-    return ModelConfig(**{**shape, **changes})
-
-
-def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, **changes) -> Transformer:
-    """A random model whose attention is far from uniform, so that mistakes in it show."""
-    model = Transformer(tiny_config(**changes))
-    initialize(model, torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            generator = torch.Generator().manual_seed(len(name) + seed)
-            if parameter.ndim == 1:
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-            elif name.startswith("embedding"):
-                parameter.mul_(20)
-    return model.to(dtype).eval()
-
-
-SHAPES = {
-    "qwen3": {},
-    "qwen3-window": {"window": 7, "window_from": 1},
-    "qwen3-untied": {"tied": False, "kv_heads": 4},
-    "llama": {"qk_norm": False},
-    "llama-bias": {"qk_norm": False, "bias": True},
-    "mistral-window": {"qk_norm": False, "window": 7, "tied": False},
-}
-FAMILIES = {
-    **SHAPES,
-    "qwen2": {"qk_norm": False, "qkv_bias": True},
-    "llama-yarn": {
-        "qk_norm": False, "attention_bias": True,
-        "rope_scaling": RopeScaling(kind="yarn", factor=4.0, original_context=24, attention_factor=1.2),
-    },
-    "gpt2": {
-        "qk_norm": False, "bias": True, "norm": "layer", "norm_eps": 1e-5, "positions": "learned",
-        "activation": "gelu", "kv_heads": 4, "feed_forward_width": 128,
-    },
-}  # fmt: skip
 
 
 @pytest.fixture(params=FAMILIES)
@@ -138,23 +82,41 @@ def _no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
-def ids_of(length: int, batch: int = 1, seed: int = 0, vocab_size: int = 97) -> torch.Tensor:
-    return torch.randint(vocab_size, (batch, length), generator=torch.Generator().manual_seed(seed))
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A folder with a random model, ./checkpoints/m."""
+    folder = tmp_path_factory.mktemp("model")
+    write_random_model(folder / "checkpoints/m", train_tokenizer([story(400)], "bpe", 400))
+    return folder
 
 
-class Recorder(Observer):
-    """Keeps everything it is shown."""
+@pytest.fixture
+def in_model_folder(model_folder, tmp_path, monkeypatch):
+    """The working directory: an empty folder with that model in its ./checkpoints."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").symlink_to(model_folder / "checkpoints")
+    return tmp_path
 
-    def __init__(self):
-        self.steps: dict[int, AttentionSteps] = {}
-        self.streams: dict[int, torch.Tensor] = {}
-        self.fed: dict[int, torch.Tensor] = {}
 
-    def residual(self, layer, stream):
-        self.streams[layer] = stream
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """A folder with a text and a model trained on it by the command line."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "story.txt").write_text(story(3000))
+    before = Path.cwd()
+    os.chdir(folder)
+    cache = os.environ.get("ATTNCLI_CACHE")
+    os.environ["ATTNCLI_CACHE"] = str(folder / "cache")
+    try:
+        assert run(["train", "story.txt", *QUICK]) == 0
+    finally:
+        os.chdir(before)
+        os.environ.pop("ATTNCLI_CACHE") if cache is None else os.environ.update(ATTNCLI_CACHE=cache)
+    return folder
 
-    def attention(self, layer, steps, module):
-        self.steps[layer] = steps
 
-    def feed_forward(self, layer, output):
-        self.fed[layer] = output
+@pytest.fixture
+def at_home(home, monkeypatch):
+    """That folder as the working directory."""
+    monkeypatch.chdir(home)
+    return home

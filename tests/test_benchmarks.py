@@ -12,9 +12,10 @@ import pytest
 
 from attncli.cli.main import run
 from attncli.model import native
-from tests.conftest import story
+from tests.support.places import ROOT
+from tests.support.texts import story
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 

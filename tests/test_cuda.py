@@ -23,7 +23,8 @@ from attncli.text.tokenizer import train_tokenizer
 from attncli.training import make_plan, train
 from attncli.training.reports import Result, StepReport
 from attncli.training.step import Trainee
-from tests.conftest import ids_of, story, tiny_model
+from tests.support.models import ids_of, tiny_model
+from tests.support.texts import story
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA")
 

@@ -5,11 +5,12 @@ import json
 import re
 import shlex
 from itertools import zip_longest
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.commands import keys_of
+from tests.support.places import ROOT
+
 NUMBER = re.compile(r"\d[\d,]*\.?\d*(?:e-?\d+)?|\.\d+")
 FLOAT32_DIGITS = 7
 BARS = re.compile(r"[█▏▎▍▌▋▊▉▒░ ]+")
@@ -77,16 +78,6 @@ DOCUMENTS = [
     ["info"],
     ["bench", "--time", "0.01"],
 ]
-
-
-def keys_of(value):
-    """The keys of a document and of what is in it, but for what a run wrote about itself."""
-    if isinstance(value, list):
-        return keys_of(value[0]) if value else set()
-    if not isinstance(value, dict):
-        return set()
-    inner = [keys_of(part) for key, part in value.items() if key not in ("run", "shape", "parameters", "settings")]
-    return set(value).union(*inner)
 
 
 @pytest.mark.parametrize("arguments", DOCUMENTS, ids=lambda arguments: " ".join(arguments)[:40])

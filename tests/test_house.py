@@ -6,7 +6,6 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 from typing import get_type_hints
 
 import pytest
@@ -14,8 +13,8 @@ import typer
 from typer.models import OptionInfo
 
 from attncli.cli.main import app
+from tests.support.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "attncli"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -107,6 +106,23 @@ def test_every_relative_link_of_the_readme_names_a_file():
     links = re.findall(r"\]\((?![a-z]+:|#)([^)\s]+)\)", (ROOT / "README.md").read_text())
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+TESTS_OF_THE_WHOLE = {"support", "campaign"}  # what tests share, and what is run by hand
+
+
+def test_each_folder_of_tests_is_a_room_of_the_package():
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/__init__.py")}
+    assert folders >= TESTS_OF_THE_WHOLE
+    assert folders - TESTS_OF_THE_WHOLE <= {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+
+
+@pytest.mark.parametrize("file", TESTS, ids=lambda file: str(file.relative_to(ROOT / "tests")))
+def test_what_tests_share_lies_in_support(file):
+    """No test file imports from another, nor from a conftest.py, whose fixtures pytest hands over."""
+    shared = [module for module in imports(file) if module.startswith("tests.")]
+    assert [module for module in shared if not f"{module}.".startswith("tests.support.")] == []
 
 
 def test_there_is_no_room_without_a_floor():

@@ -35,9 +35,9 @@ from attncli.errors import AttnError, BadCheckpoint, OutOfRoom
 from attncli.folders import models_folder
 from attncli.paths import exists, is_file, is_folder, look, open_regular, read_regular, unreadable, unwritable
 from attncli.training.job import _newest_good
-from tests.checkpoint.test_checkpoint import CPU, checkpoint
-from tests.conftest import story
-from tests.training.test_faults import fault_at
+from tests.support.checkpoints import CPU, checkpoint
+from tests.support.faults import fault_at
+from tests.support.texts import story
 
 FILES = [
     *(directory.CONFIG, directory.GENERATION, directory.TOKENIZER, directory.TOKENIZER_CONFIG, directory.WEIGHTS),

@@ -11,8 +11,8 @@ from attncli.errors import BadCheckpoint
 from attncli.evaluation.score import Score
 from attncli.records import record_from_json
 from attncli.training.reports import Plan, RunState
-from tests.conftest import FAMILIES, tiny_config
-from tests.render.test_render import PLAN
+from tests.support.models import FAMILIES, tiny_config
+from tests.support.training import PLAN
 
 STATE = RunState(
     step=4, seconds=1.5, schedule=((0, 9), (3, 8)), best_step=2, best=Score(3.0, 2, 7.0, 8.0), train_loss=None

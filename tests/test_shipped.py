@@ -10,8 +10,8 @@ import pytest
 from attncli.checkpoint import directory
 from attncli.checkpoint.directory import ModelFolder
 from attncli.text.files import read_documents
+from tests.support.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "checkpoints" / directory.SHIPPED
 MOST = 12_000_000  # bytes
 

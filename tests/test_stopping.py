@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.places import ROOT
+
 BEGIN = """
 import atexit, hashlib, operator, os, signal, sys
 from functools import partial

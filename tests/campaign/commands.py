@@ -1,6 +1,6 @@
 """Runs random command lines in forked children of one process, and reports what no command line may cause.
 
-usage: python tests/campaign/commands.py [--help]
+usage: python -m tests.campaign.commands [--help]
 
 Commands and options are drawn from the application itself, values from ordinary, odd and hostile ones; standard input
 is closed, empty, a pipe, a file or a device that never ends; TERM, COLUMNS, LC_ALL and NO_COLOR vary. Reported are
@@ -20,9 +20,6 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 
 PROMISED = {0, 2, 3, 4, 5}
 LITTER = re.compile(r"\.(writing|tmp|lock)|^\.")

@@ -1,6 +1,6 @@
 """Sends a signal to real commands at many moments, and checks how each ends: one line, 128 + signal, within a second.
 
-usage: python tests/campaign/interrupts.py [--help]
+usage: python -m tests.campaign.interrupts [--help]
 
 A training run that is past its first step is the exception: it saves first, and says in two lines how to go on. The
 moments before the first line of attncli runs belong to Python, which then ends with a traceback of its own: how long
@@ -19,7 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.places import ROOT
+
 MOMENTS = (0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 4, 8)  # seconds
 COMMANDS = {
     "generate": ["generate", "Once upon a time", "-n", "5000"],

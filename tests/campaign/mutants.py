@@ -1,6 +1,6 @@
 """Mutates small model directories of every family, runs commands on each, and reports what no file may cause.
 
-usage: python tests/campaign/mutants.py --count 500 --seed 0
+usage: python -m tests.campaign.mutants --count 500 --seed 0
 
 Everything is imported once; each mutant has a forked child of its own, in a folder of its own, with --seconds for a
 command. Reported: tracebacks, panics, exit codes other than 0, 2, 3, 4 and 5, signals, hangs, a peak of memory above
@@ -28,8 +28,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", COLUMNS="80", TOKENIZERS_PARALLELISM="false")
 
 ALLOWED = (0, 2, 3, 4, 5)
@@ -136,7 +134,8 @@ def write_bases(folder: Path) -> None:
     from attncli.model import native
     from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
     from attncli.training import new_job, train
-    from tests.conftest import FAMILIES, story, tiny_model
+    from tests.support.models import FAMILIES, tiny_model
+    from tests.support.texts import story
 
     (folder / "text.txt").write_text(story(700))
     os.chdir(folder)

@@ -11,11 +11,12 @@ import transformers
 from attncli.checkpoint import chat
 from attncli.checkpoint.chat import read_chat_template
 from attncli.checkpoint.store import Checkpoint, load_model, write_checkpoint
-from attncli.cli.main import run
 from attncli.errors import BadCheckpoint
 from attncli.text import template
 from attncli.text.tokenizer import Tokenizer, train_tokenizer
-from tests.conftest import story, tiny_model
+from tests.support.commands import ask
+from tests.support.models import tiny_model
+from tests.support.texts import story
 
 SPECIAL = [
     "<s>",
@@ -154,12 +155,6 @@ def test_an_error_that_a_template_makes_is_cut_where_it_arises(monkeypatch, caps
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(asked)))
     template.main()
     assert json.loads(capsys.readouterr().out) == {"problem": "a" * 200}
-
-
-def ask(capsys, *arguments):
-    code = run(list(arguments))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_generate_asks_a_question_and_shows_the_answer(model, tokenizer, tmp_path, monkeypatch, capsys):

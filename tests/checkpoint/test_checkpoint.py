@@ -32,18 +32,8 @@ from attncli.model.attention import rotation_table
 from attncli.model.backend import Piece
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import byte_tokenizer
-from tests.conftest import tiny_model
-
-CPU = torch.device("cpu")
-
-
-def checkpoint(seed=0, step=0, state=True):
-    model = tiny_model(seed, vocab_size=257)
-    kept = State({"x": torch.full((3,), float(step))}, {"step": step}) if state else None
-    run = {"step": step}
-    return Checkpoint(
-        model.config, model.state_dict(), byte_tokenizer(), 10, run, [{"kind": "step", "step": step}], kept
-    )
+from tests.support.checkpoints import CPU, checkpoint
+from tests.support.models import tiny_model
 
 
 def load(path):

@@ -19,7 +19,7 @@ from attncli.checkpoint import hub
 from attncli.checkpoint.store import Checkpoint, write_checkpoint
 from attncli.errors import BadCheckpoint
 from attncli.text.tokenizer import byte_tokenizer
-from tests.conftest import tiny_model
+from tests.support.models import tiny_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "someone/tiny"

@@ -21,53 +21,8 @@ from attncli.checkpoint import directory
 from attncli.cli import clock, finding
 from attncli.cli.main import run
 from attncli.cli.options import parse_count, parse_seconds
-from tests.conftest import story
-
-QUICK = ["--steps", "30", "--size", "1x32", "--context", "32", "--seed", "1", "--dtype", "float32"]
-
-
-@pytest.fixture(scope="session")
-def home(tmp_path_factory):
-    """A folder with a text and a model trained on it by the command line."""
-    folder = tmp_path_factory.mktemp("home")
-    (folder / "story.txt").write_text(story(3000))
-    before = Path.cwd()
-    os.chdir(folder)
-    cache = os.environ.get("ATTNCLI_CACHE")
-    os.environ["ATTNCLI_CACHE"] = str(folder / "cache")
-    try:
-        assert run(["train", "story.txt", *QUICK]) == 0
-    finally:
-        os.chdir(before)
-        os.environ.pop("ATTNCLI_CACHE") if cache is None else os.environ.update(ATTNCLI_CACHE=cache)
-    return folder
-
-
-@pytest.fixture
-def at_home(home, monkeypatch):
-    monkeypatch.chdir(home)
-    return home
-
-
-def ask(capsys, *arguments):
-    """Exit code, standard output, standard error."""
-    code = run(list(arguments))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def start(*arguments, folder, **options):
-    """The same in a process of its own."""
-    command = [sys.executable, "-m", "attncli", *arguments]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL} | options
-    return subprocess.Popen(command, cwd=folder, env=environment, text=True, preexec_fn=_heed_signals, **pipes)
-
-
-def _heed_signals():
-    """Also when the tests run in the background or under nohup, where some are ignored and a child would inherit it."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+from tests.support.commands import QUICK, ask, start
+from tests.support.texts import story
 
 
 def test_train_plans_reports_and_sums_up(tmp_path, monkeypatch, capsys):

@@ -14,7 +14,6 @@ import transformers
 
 from attncli.checkpoint import directory
 from attncli.checkpoint.store import Checkpoint, write_checkpoint
-from attncli.cli.main import run
 from attncli.evaluation.baselines import Yardsticks, measure
 from attncli.evaluation.evaluate import evaluate
 from attncli.evaluation.excerpt import Excerpt, ends_of, first_of
@@ -25,8 +24,11 @@ from attncli.render.evaluation import comparison, evaluation_screen, honesty_doc
 from attncli.text.corpus import Part, tokens_of
 from attncli.text.files import Documents
 from attncli.text.tokenizer import Tokenizer, byte_tokenizer, train_tokenizer
-from tests.conftest import story, tiny_model
-from tests.render.test_render import HOSTILE, harmless, shown, widest
+from tests.support.checkpoints import write_random_model
+from tests.support.commands import ask
+from tests.support.models import tiny_model
+from tests.support.screens import harmless, shown, widest
+from tests.support.texts import HOSTILE, story
 
 TEXT = story(1200, seed=5) + "naïve 東京 🎉\n"
 TRAINING = story(2500)
@@ -37,9 +39,7 @@ def folder(tmp_path_factory):
     """Texts, and a random model in ./checkpoints whose context is far shorter than they are."""
     place = tmp_path_factory.mktemp("eval")
     tokenizer = train_tokenizer([TRAINING], "bpe", 300)
-    model = tiny_model(vocab_size=tokenizer.vocab_size, context=48)
-    (place / "checkpoints").mkdir()
-    write_checkpoint(place / "checkpoints/m", Checkpoint(model.config, model.state_dict(), tokenizer, start_of_text=1))
+    write_random_model(place / "checkpoints/m", tokenizer, context=48)
     (place / "text.txt").write_text(TEXT, encoding="utf-8")
     (place / "training.txt").write_text(TRAINING, encoding="utf-8")
     return place
@@ -49,12 +49,6 @@ def folder(tmp_path_factory):
 def here(folder, monkeypatch):
     monkeypatch.chdir(folder)
     return folder
-
-
-def ask(capsys, *arguments):
-    code = run(list(arguments))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def independent(path, text):

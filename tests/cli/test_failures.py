@@ -12,11 +12,8 @@ from attncli.cli import main
 from attncli.cli.help import docstring
 from attncli.cli.lines import Lines
 from attncli.cli.main import run
-from attncli.config import TrainConfig
 from attncli.errors import BadCheckpoint, BadInput
 from attncli.render.console import output
-from attncli.training import make_plan, measure
-from tests.training.test_faults import corpus  # noqa: F401
 
 
 def from_the_system(number):
@@ -79,15 +76,6 @@ def test_an_error_is_shown_on_a_screen_of_unknown_width(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "0")
     assert run(["models", "--nope"]) == 2
     assert "--nope" in capsys.readouterr().err
-
-
-def test_of_a_step_of_very_many_windows_only_some_are_timed(corpus, monkeypatch):  # noqa: F811
-    timed = []
-    monkeypatch.setattr(measure.Trainee, "step", lambda self, ids, **_: timed.append(ids.shape) or (ids.sum(),))
-    config = TrainConfig(steps=2, size="1x32", context=16, batch_size=10**6, dtype="float32", grad_accum=64)
-    plan = make_plan(config, corpus)
-    assert plan.batch_size == 10**6
-    assert set(timed) == {((1 << 13) // 16, 17)}
 
 
 @pytest.mark.parametrize(

@@ -17,20 +17,30 @@ from attncli.explain.findings import EveryWeight
 from attncli.render.export import sources_csv, write_weights
 from attncli.render.numbers import percent
 from attncli.render.plain import explanation_sentences, spoken
-from tests.conftest import tiny_model
-from tests.explain.test_context import ask, folder, here  # noqa: F401 - fixtures
-from tests.explain.test_explain import TEXT, TOKENIZER, cut, explained
-from tests.model.test_model import Recorder
-from tests.render.test_render import CHECKS, FOREIGN, GOLDEN_FINDINGS, HOSTILE, WORDS, explanation, harmless
+from tests.support.commands import ask
+from tests.support.explanations import (
+    CHECKS,
+    ENGLISH,
+    FOREIGN,
+    GOLDEN_FINDINGS,
+    TEXT,
+    TOKENIZER,
+    explained,
+    explanation,
+    pieces_of,
+)
+from tests.support.models import Recorder, tiny_model
+from tests.support.screens import harmless
+from tests.support.texts import HOSTILE
 
 # Files
 
 
 def test_the_table_has_a_row_for_each_source_in_full_precision():
-    found = explanation([*WORDS, HOSTILE, 'a "b", c\n'], focus=7)
+    found = explanation([*ENGLISH, HOSTILE, 'a "b", c\n'], focus=7)
     rows = list(csv.DictReader(io.StringIO(sources_csv(found), newline="")))
     assert list(rows[0]) == ["index", "token", "id", "share", "raw", "layer_0", "layer_1", "layer_2", "layer_3"]
-    assert [row["token"] for row in rows] == [*WORDS, HOSTILE]
+    assert [row["token"] for row in rows] == [*ENGLISH, HOSTILE]
     assert [int(row["id"]) for row in rows] == [int(row["index"]) for row in rows] == list(range(8))
     sources = found.sources
     assert [float(row["share"]) for row in rows] == sources.shares[:8].tolist()
@@ -60,7 +70,7 @@ def test_all_weights_are_those_of_the_model(family):
 
 
 def test_weights_are_read_back_without_pickles(tmp_path):
-    found = EveryWeight(tuple(cut(*FOREIGN)), np.random.default_rng(0).random((2, 3, 7, 7)).astype(np.float32))
+    found = EveryWeight(tuple(pieces_of(*FOREIGN)), np.random.default_rng(0).random((2, 3, 7, 7)).astype(np.float32))
     with (tmp_path / "w.npz").open("wb") as file:
         write_weights(found, file)
     with np.load(tmp_path / "w.npz", allow_pickle=False) as read:
@@ -82,26 +92,26 @@ def test_weights_that_would_fill_the_memory_are_refused(monkeypatch):
     assert every_weight(model, pieces).weights.nbytes == size
 
 
-def test_explain_writes_what_it_is_asked_for(here, capsys):  # noqa: F811
+def test_explain_writes_what_it_is_asked_for(in_model_folder, capsys):
     asked = ["--csv", "x.csv", "--npz", "x.npz", "--svg", "x.svg", "--html", "x.html"]
     code, out, err = ask(capsys, "explain", TEXT, "--json", *asked)
     document = json.loads(out)
     assert code == 0
     assert err.splitlines() == [f"written: x.{kind}" for kind in ("csv", "npz", "svg", "html")]
-    rows = list(csv.DictReader((here / "x.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((in_model_folder / "x.csv").read_text().splitlines()))
     assert [float(row["share"]) for row in rows] == document["sources"]["shares"]
-    with np.load(here / "x.npz") as read:
+    with np.load(in_model_folder / "x.npz") as read:
         head = document["map"]
         np.testing.assert_array_equal(read["weights"][head["layer"], head["head"]], np.float32(head["weights"]))
         assert read["texts"].tolist() == [token["text"] for token in document["tokens"]]
-    assert "get&#160;its" not in (here / "x.svg").read_text()
-    assert "get its information?" in (here / "x.svg").read_text()
-    assert "get its information?" in (here / "x.html").read_text()
-    before = sorted(path.name for path in here.iterdir())
+    assert "get&#160;its" not in (in_model_folder / "x.svg").read_text()
+    assert "get its information?" in (in_model_folder / "x.svg").read_text()
+    assert "get its information?" in (in_model_folder / "x.html").read_text()
+    before = sorted(path.name for path in in_model_folder.iterdir())
     code, out, err = ask(capsys, "explain", TEXT, "--svg", "y.svg", "--csv", "x.csv")
     assert (code, out) == (2, "")
     assert "--force" in err
-    assert sorted(path.name for path in here.iterdir()) == before
+    assert sorted(path.name for path in in_model_folder.iterdir()) == before
 
 
 # Sentences
@@ -167,7 +177,7 @@ def test_a_token_is_said(text, said):
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 30, 60])
-@pytest.mark.parametrize("words", [WORDS, [*FOREIGN, HOSTILE]], ids=["english", "hostile"])
+@pytest.mark.parametrize("words", [ENGLISH, [*FOREIGN, HOSTILE]], ids=["english", "hostile"])
 def test_sentences_are_whole_harmless_and_without_boxes(words, length):
     found = explanation([words[at % len(words)] for at in range(length)], next_tokens=[(HOSTILE, 0.5)])
     said = explanation_sentences(found, HOSTILE)
@@ -187,7 +197,7 @@ def test_words_that_come_twice_are_told_apart():
 
 
 def test_every_share_is_said_once():
-    found = explanation(WORDS)
+    found = explanation(ENGLISH)
     said = [sentence for sentence in explanation_sentences(found, "m") if " takes " in sentence]
     shares = sorted(found.sources.shares[1:], reverse=True)
     assert [re.findall(r"takes (\S+) from", sentence)[0] for sentence in said] == [
@@ -205,7 +215,7 @@ def test_what_is_asked_for_is_said():
     assert f"In head {head.layer}.{head.head}, the one you asked for, by attention weight:" in said
 
 
-def test_plain_on_the_command_line_is_one_sentence_a_line(here, capsys):  # noqa: F811
+def test_plain_on_the_command_line_is_one_sentence_a_line(in_model_folder, capsys):
     code, out, err = ask(capsys, "explain", TEXT, "--plain")
     assert (code, err) == (0, "")
     lines = out.splitlines()

@@ -28,8 +28,9 @@ from attncli.errors import UsageProblem
 from attncli.generation.sampling import Seen, filtered
 from attncli.render.talk import commands_screen, settings_screen
 from attncli.text.tokenizer import train_tokenizer
-from tests.conftest import story, tiny_model
-from tests.render.test_render import HOSTILE, harmless, widest
+from tests.support.models import tiny_model
+from tests.support.screens import harmless, widest
+from tests.support.texts import HOSTILE, story
 
 TOKENIZER = train_tokenizer([story(300)], "bpe", 300)
 

@@ -16,7 +16,7 @@ from attncli.evaluation.excerpt import Excerpt, counted_of, first_of, last_of
 from attncli.evaluation.ngram import NgramModel
 from attncli.text.corpus import Part, prepare, tokens_of
 from attncli.text.files import Documents
-from tests.conftest import story
+from tests.support.texts import story
 
 VOCABULARY = 6
 ids = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=120)

@@ -7,16 +7,16 @@ import pytest
 import torch
 from rich.cells import cell_len
 
-from attncli.checkpoint.store import Checkpoint, write_checkpoint
-from attncli.cli.main import run
 from attncli.errors import BadInput, UsageProblem
 from attncli.explain.ablation import Without, ablate, edges_between
 from attncli.explain.findings import Ablation, Effect, NextToken
 from attncli.render.ablation import ablation_document, ablation_screen
 from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
-from tests.conftest import story, tiny_model
-from tests.model.test_model import Recorder
-from tests.render.test_render import HOSTILE, harmless, shown, widest
+from tests.support.checkpoints import write_random_model
+from tests.support.commands import ask
+from tests.support.models import Recorder, tiny_model
+from tests.support.screens import harmless, shown, widest
+from tests.support.texts import HOSTILE, story
 
 TOKENIZER = train_tokenizer([story(400)], "bpe", 300)
 PIECES = TOKENIZER.pieces("The small cat sat near the river")
@@ -271,15 +271,8 @@ def test_many_edges_are_counted_and_named():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("ablation")
-    model = tiny_model(vocab_size=300)
-    write_checkpoint(place / "checkpoints/m", Checkpoint(model.config, model.state_dict(), TOKENIZER, start_of_text=1))
+    write_random_model(place / "checkpoints/m", TOKENIZER)
     return place
-
-
-def ask(capsys, *arguments):
-    code = run(list(arguments))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 TEXT = "The small cat sat near the river"

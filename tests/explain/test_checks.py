@@ -13,8 +13,9 @@ from attncli.explain.knockout import Cut, Knockout
 from attncli.model.attention import Observer
 from attncli.model.cache import SharedPast
 from attncli.text.tokenizer import train_tokenizer
-from tests.conftest import ids_of, story, tiny_model
-from tests.model.test_model import Recorder
+from tests.support.explanations import CutEdges
+from tests.support.models import Recorder, ids_of, tiny_model
+from tests.support.texts import story
 
 TOKENIZER = train_tokenizer([story(400)], "bpe", 300)
 TEXT = "The small cat sat near the river"
@@ -28,18 +29,6 @@ def asked(model, ids, queries=1, target=5):
     keys = [seen.steps[layer].key[:, :, :start] for layer in seen.steps]
     values = [seen.steps[layer].value[:, :, :start] for layer in seen.steps]
     return Prediction(SharedPast(keys, values, model.config.context), ids[0, start:], target)
-
-
-class One(Knockout):
-    """Written out: -inf at single edges of every head."""
-
-    def __init__(self, *edges):
-        self.edges = edges
-
-    def scores(self, layer, scores):
-        for query, source in self.edges:
-            scores[:, :, query, source] = -math.inf
-        return scores
 
 
 class Some(Observer):
@@ -63,7 +52,7 @@ def test_a_cut_after_the_past_is_the_cut_in_a_whole_pass(family, queries, monkey
     edges = [[(query, source) for query in range(14 - queries, 14)] for source in range(11)]
     cuts = [Cut(frozenset((query - 14 + queries, source) for query, source in group)) for group in edges]
     found = probabilities(model, asked(model, ids, queries), [Cut(frozenset()), *cuts])
-    whole = [model(ids, observe=One(*group))[0, -1].float().softmax(-1)[5] for group in [[], *edges]]
+    whole = [model(ids, observe=CutEdges(*group))[0, -1].float().softmax(-1)[5] for group in [[], *edges]]
     assert found == pytest.approx([float(p) for p in whole], rel=1e-6)
     assert len({round(p, 12) for p in found}) >= 5
 
@@ -102,7 +91,7 @@ def test_named_sources_are_cut_and_the_random_cut_is_the_mean_over_those_before(
     assert (checks.random_cuts, checks.random_of) == (6, 6)
     ids = torch.tensor([[piece.id for piece in pieces]])
     for source, probability in zip(checks.sources, checks.probabilities, strict=True):
-        whole = model(ids, observe=One((6, source)))[0, 6].softmax(-1)[checks.token.id]
+        whole = model(ids, observe=CutEdges((6, source)))[0, 6].softmax(-1)[checks.token.id]
         assert probability == pytest.approx(float(whole), abs=1e-6)
 
 

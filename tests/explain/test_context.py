@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from attncli.checkpoint.store import Checkpoint, write_checkpoint
-from attncli.cli.main import run
 from attncli.errors import BadInput, UsageProblem
 from attncli.explain.context import compare, find_words
 from attncli.explain.findings import Comparison, WordInText
 from attncli.explain.first_screen import Focus, explain
 from attncli.render.context import comparison_document, comparison_screen
 from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
-from tests.conftest import FAMILIES, story, tiny_model
-from tests.explain.test_explain import cut
-from tests.model.test_model import Recorder
-from tests.render.test_render import HOSTILE, harmless, screen, widest
+from tests.support.commands import ask
+from tests.support.explanations import pieces_of
+from tests.support.models import FAMILIES, Recorder, tiny_model
+from tests.support.screens import harmless, screen, widest
+from tests.support.texts import HOSTILE, story
 
 TOKENIZER = train_tokenizer([story(400)], "bpe", 300)
 A, B = "The small cat sat near the river", "Then it was a very old river and warm"
@@ -155,7 +154,7 @@ def test_shares_are_those_of_the_first_screen():
 
 
 def test_a_word_is_found_in_both_texts():
-    one, other = cut("The", " r", "iver", " ran"), cut("An", " old", " r", "iver", " sang")
+    one, other = pieces_of("The", " r", "iver", " ran"), pieces_of("An", " old", " r", "iver", " sang")
     assert find_words([one, other], []) == ((1, 2), (2, 3))
     assert find_words([one, other], ["river"]) == ((1, 2), (2, 3))
     assert find_words([one, other], ["ran", "sang"]) == ((3, 3), (4, 4))
@@ -175,7 +174,7 @@ def test_a_word_is_found_in_both_texts():
     ],
 )
 def test_a_word_that_cannot_be_meant_is_refused_with_those_that_can(a, b, tokens, message, hint):
-    texts = [cut(*(f" {word}" for word in text.split())) for text in (a, b)]
+    texts = [pieces_of(*(f" {word}" for word in text.split())) for text in (a, b)]
     with pytest.raises(UsageProblem) as raised:
         find_words(texts, tokens)
     assert message in raised.value.message
@@ -184,7 +183,7 @@ def test_a_word_that_cannot_be_meant_is_refused_with_those_that_can(a, b, tokens
 
 def test_texts_and_layers_that_are_not_there_are_refused():
     with pytest.raises(BadInput, match="The second text has no tokens"):
-        find_words([cut("a"), []], [])
+        find_words([pieces_of("a"), []], [])
     for layer in (-1, 4):
         with pytest.raises(UsageProblem, match=f"no stream after {layer} layers"):
             compared(layer=layer)
@@ -218,8 +217,10 @@ def drawn(found, width=80, model="tiny"):
 
 GOLDEN_FOUND = Comparison(
     words=(
-        WordInText(cut("The", " river", " bank", " was"), 2, 2, np.array([-0.5, 2.0, 0.5]), np.array([0.1, 0.6, 0.3])),
-        WordInText(cut("My", " bank"), 1, 1, np.array([1.0, 0.01]), np.array([0.25, 0.75])),
+        WordInText(
+            pieces_of("The", " river", " bank", " was"), 2, 2, np.array([-0.5, 2.0, 0.5]), np.array([0.1, 0.6, 0.3])
+        ),
+        WordInText(pieces_of("My", " bank"), 1, 1, np.array([1.0, 0.01]), np.array([0.25, 0.75])),
     ),
     layers=2, heads=2, cosines=np.array([1.0, 0.875, 0.5]), others=np.array([-0.01, 0.125, 0.25]), layer=2,
     distance=4.0, feed_forward=0.99, embedding=0.0,
@@ -334,32 +335,7 @@ def test_a_comparison_is_a_json_document_in_full_precision():
 # The command
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A random model in ./checkpoints."""
-    place = tmp_path_factory.mktemp("words")
-    tokenizer = train_tokenizer([story(400)], "bpe", 400)
-    model = tiny_model(vocab_size=tokenizer.vocab_size)
-    (place / "checkpoints").mkdir()
-    write_checkpoint(place / "checkpoints/m", Checkpoint(model.config, model.state_dict(), tokenizer, start_of_text=1))
-    return place
-
-
-@pytest.fixture
-def here(folder, tmp_path, monkeypatch):
-    """An empty folder with that model in its ./checkpoints."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "checkpoints").symlink_to(folder / "checkpoints")
-    return tmp_path
-
-
-def ask(capsys, *arguments):
-    code = run(list(arguments))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def test_compare_on_the_command_line(here, capsys):
+def test_compare_on_the_command_line(in_model_folder, capsys):
     code, out, err = ask(capsys, "compare", A, B, "--token", "river")
     assert (code, err) == (0, "")
     assert "␣river in two texts" in out
@@ -370,8 +346,8 @@ def test_compare_on_the_command_line(here, capsys):
     assert "␣river in two texts" in shared
 
 
-def test_compare_refuses_before_it_reads_a_model(here, capsys):
-    (here / "there.svg").write_text("mine")
+def test_compare_refuses_before_it_reads_a_model(in_model_folder, capsys):
+    (in_model_folder / "there.svg").write_text("mine")
     for arguments, expected, message in (
         (["--svg", "."], 2, "is a directory"),
         (["--svg", "there.svg"], 2, "there.svg exists"),
@@ -384,7 +360,7 @@ def test_compare_refuses_before_it_reads_a_model(here, capsys):
         code, out, err = ask(capsys, "compare", A, B, "-m", "nothing", *arguments)
         assert (code, out) == (expected, "")
         assert message in err
-    assert (here / "there.svg").read_text() == "mine"
+    assert (in_model_folder / "there.svg").read_text() == "mine"
     assert ask(capsys, "compare", A, B, "--token", "river", "--svg", "there.svg", "--force")[0] == 0
-    assert (here / "there.svg").read_text().startswith("<svg ")
-    assert sorted(path.name for path in here.iterdir()) == ["checkpoints", "there.svg"]
+    assert (in_model_folder / "there.svg").read_text().startswith("<svg ")
+    assert sorted(path.name for path in in_model_folder.iterdir()) == ["checkpoints", "there.svg"]

@@ -10,29 +10,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from attncli.errors import BadInput, UsageProblem
-from attncli.explain import checks, reading
+from attncli.explain import checks
 from attncli.explain.first_screen import Focus, contribution_norms, explain, find_token, previous_token_score
 from attncli.generation.candidates import candidates
-from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
-from tests.conftest import FAMILIES, ids_of, story, tiny_model
-from tests.model.test_model import Recorder
-
-TOKENIZER = train_tokenizer([story(400)], "bpe", 300)
-TEXT = "The small cat sat near the river"
-
-
-def explained(focus=Focus(), text=TEXT, **switches):  # noqa: B008 - frozen
-    model = tiny_model(vocab_size=300, **switches)
-    return explain(model, TOKENIZER, TOKENIZER.pieces(text), focus)
-
-
-def contributions(model, steps, layer):
-    """a_hij f_h(x_j), (H, T, S, C), written out."""
-    module = model.blocks[layer].attention
-    value = steps.value[0].repeat_interleave(module.heads // module.kv_heads, 0)  # (H, S, D)
-    matrix = module.output.weight.unflatten(1, (module.heads, -1))  # (C, H, D)
-    transformed = torch.einsum("hsd,chd->hsc", value, matrix)
-    return steps.weights[0][..., None] * transformed[:, None]
+from attncli.text.tokenizer import byte_tokenizer
+from tests.support.explanations import TEXT, TOKENIZER, contributions, explained, in_stretches, pieces_of
+from tests.support.models import FAMILIES, Recorder, ids_of, tiny_model
+from tests.support.texts import story
 
 
 @torch.no_grad()
@@ -178,12 +162,6 @@ def test_a_model_that_contributes_nothing_has_no_shares():
 # Long texts: only the rows asked for are watched
 
 
-def in_stretches(monkeypatch, whole=16, stretch=9):
-    """Makes a text of more than 16 tokens a long one."""
-    monkeypatch.setattr(reading, "WHOLE", whole)
-    monkeypatch.setattr(reading, "_STRETCH", stretch)
-
-
 @pytest.mark.parametrize("focus", [Focus(), Focus(token=61), Focus(token=2), Focus(token=45, layer=1, head=2)])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_rows_of_a_long_text_are_those_of_the_whole(name, focus, monkeypatch):
@@ -240,12 +218,7 @@ def test_nothing_in_the_explanation_of_a_long_text_is_of_the_size_of_a_layers_we
     assert sizes[1024] < 1024 * 1024 / 3
 
 
-def cut(*texts):
-    """Tokens with these texts."""
-    return [Piece(at, text, len(text)) for at, text in enumerate(texts)]
-
-
-SENTENCE = cut("The", " c", "at", " s", "at", " at", " the", " the", " r", "iver", ".")
+SENTENCE = pieces_of("The", " c", "at", " s", "at", " at", " the", " the", " r", "iver", ".")
 
 
 def test_a_token_is_found_by_index_or_word():

@@ -7,8 +7,6 @@ import pytest
 import torch
 from rich.cells import cell_len
 
-from attncli.checkpoint.store import Checkpoint, write_checkpoint
-from attncli.cli.main import run
 from attncli.errors import BadInput
 from attncli.explain.faithful import LEAST_TOKENS, SIZES, drops_without, faithfulness, logit_direction, source_scores
 from attncli.explain.findings import LEAST_TEXTS, RANKINGS, Faithfulness
@@ -20,10 +18,12 @@ from attncli.text import passages
 from attncli.text.files import Documents
 from attncli.text.passages import draw_passages
 from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
-from tests.conftest import FAMILIES, ids_of, story, tiny_model
-from tests.explain.test_explain import contributions
-from tests.model.test_model import Recorder
-from tests.render.test_render import HOSTILE, harmless, shown, widest
+from tests.support.checkpoints import write_random_model
+from tests.support.commands import ask
+from tests.support.explanations import contributions
+from tests.support.models import FAMILIES, Recorder, ids_of, tiny_model
+from tests.support.screens import harmless, shown, widest
+from tests.support.texts import HOSTILE, story
 
 LENGTH = 14
 IDS = ids_of(LENGTH)[0]
@@ -310,17 +310,10 @@ def test_the_document_has_the_drops_of_every_text():
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("faithful")
     tokenizer = train_tokenizer([story(400)], "bpe", 300)
-    model = tiny_model(vocab_size=300)
-    write_checkpoint(place / "checkpoints/m", Checkpoint(model.config, model.state_dict(), tokenizer, start_of_text=1))
+    write_random_model(place / "checkpoints/m", tokenizer)
     (place / "b.txt").write_text(story(300))
     (place / "short.txt").write_text("Too short.")
     return place
-
-
-def ask(capsys, *arguments):
-    code = run(list(arguments))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_the_command_scores_files_and_texts(folder, monkeypatch, capsys):

@@ -13,11 +13,11 @@ from attncli.explain.findings import Analogy, Chance, Expected, Neighbor, Neighb
 from attncli.explain.geometry import analogy, chance_among, largest_by_chance, neighbors, neighbors_in_text, spell
 from attncli.render.geometry import analogy_document, analogy_screen, neighbors_document, neighbors_screen
 from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
-from tests.conftest import story, tiny_model
-from tests.explain.test_context import ask, folder, here  # noqa: F401 - fixtures
-from tests.explain.test_explain import cut
-from tests.model.test_model import Recorder
-from tests.render.test_render import HOSTILE, harmless, screen, widest
+from tests.support.commands import ask
+from tests.support.explanations import pieces_of
+from tests.support.models import Recorder, tiny_model
+from tests.support.screens import harmless, screen, widest
+from tests.support.texts import HOSTILE, story
 
 BYTES = byte_tokenizer()
 BPE = train_tokenizer([story(400)], "bpe", 400)
@@ -210,8 +210,10 @@ def test_what_stands_out_is_above_chance_and_a_few_cannot():
 NEAR = tuple(
     Neighbor(at, text, None, 0.9 - 0.1 * at) for at, text in enumerate((" lake", "\n", HOSTILE, "[red]", "東京" * 9))
 )
-FOUND = Neighbors(tuple(cut(" river")), None, None, None, "vocabulary", NEAR, Chance(1023, 0.015, 0.1, 0.321, 0.65))
-SPLIT = tuple(cut(" un", "believ", "able"))
+FOUND = Neighbors(
+    tuple(pieces_of(" river")), None, None, None, "vocabulary", NEAR, Chance(1023, 0.015, 0.1, 0.321, 0.65)
+)
+SPLIT = tuple(pieces_of(" un", "believ", "able"))
 
 
 def drawn(found, width=80, model="tiny", draw=neighbors_screen):
@@ -255,7 +257,7 @@ def test_what_the_neighbours_are_worth_is_said():
 
 def test_what_is_compared_is_said():
     assert "␣unbelievable is 3 tokens, ␣un|believ|able: the mean of their embeddings" in drawn(changed(word=SPLIT))
-    text = tuple(cut("It", " un", "believ", "able"))
+    text = tuple(pieces_of("It", " un", "believ", "able"))
     inside = changed(word=SPLIT, text=text, at=3, layer=2, nearest=(Neighbor(2, "able", None, 0.5), *NEAR))
     shown = drawn(inside)
     assert "nearest to ␣unbelievable [3] of 4 tokens" in shown
@@ -267,7 +269,7 @@ def test_what_is_compared_is_said():
 
 
 def an_analogy(expected=None):
-    words = tuple(tuple(cut(text)) for text in (" Richmond", " Virginia", " Connecticut"))
+    words = tuple(tuple(pieces_of(text)) for text in (" Richmond", " Virginia", " Connecticut"))
     return Analogy(words, NEAR, Chance(1021, 0.01, 0.1, 0.321, 0.385), expected)
 
 
@@ -282,7 +284,7 @@ def test_an_analogy_says_where_the_hoped_for_word_comes():
 
 @pytest.mark.parametrize("width", [20, 40, 80, 120, 200])
 def test_no_line_passes_the_width_and_nothing_hostile_passes(width):
-    hostile = tuple(cut(HOSTILE, "[red]", "東京日本東京日本" * 9))
+    hostile = tuple(pieces_of(HOSTILE, "[red]", "東京日本東京日本" * 9))
     analogous = Analogy((hostile, hostile, hostile), NEAR, FOUND.chance, Expected(hostile, 0.1, 3, 4))
     for text in (
         drawn(changed(word=hostile), width, HOSTILE),
@@ -311,7 +313,7 @@ def test_they_are_json_documents_in_full_precision():
 # The commands
 
 
-def test_on_the_command_line(here, capsys):  # noqa: F811
+def test_on_the_command_line(in_model_folder, capsys):
     code, out, err = ask(capsys, "neighbors", "river", "--top-k", "3", "--svg", "n.svg")
     assert (code, err) == (0, "written: n.svg\n")
     assert "nearest to ␣river" in out
@@ -322,7 +324,7 @@ def test_on_the_command_line(here, capsys):  # noqa: F811
     code, out, err = ask(capsys, "analogy", "cat", "river", "moon", "--expect", "hill", "--html", "a.html")
     assert (code, err) == (0, "written: a.html\n")
     assert "␣hill comes" in out
-    assert (here / "a.html").read_text().startswith("<!DOCTYPE html>")
+    assert (in_model_folder / "a.html").read_text().startswith("<!DOCTYPE html>")
 
 
 @pytest.mark.parametrize(
@@ -340,7 +342,7 @@ def test_on_the_command_line(here, capsys):  # noqa: F811
         (["analogy", "cat", "river", "moon", "--svg", "."], 2, "is a directory"),
     ],
 )
-def test_bad_input_is_one_or_two_clear_lines(here, capsys, arguments, code, message):  # noqa: F811
+def test_bad_input_is_one_or_two_clear_lines(in_model_folder, capsys, arguments, code, message):
     found, out, err = ask(capsys, *arguments)
     assert (found, out) == (code, "")
     assert message in err

@@ -8,8 +8,6 @@ import pytest
 import torch
 from rich.cells import cell_len
 
-from attncli.checkpoint.store import Checkpoint, write_checkpoint
-from attncli.cli.main import run
 from attncli.config import ModelConfig
 from attncli.errors import BadInput, UsageProblem
 from attncli.explain.findings import HEAD_KINDS, HeadScores
@@ -18,9 +16,11 @@ from attncli.model.mask import causal_mask
 from attncli.model.transformer import Transformer
 from attncli.render.heads import heads_document, heads_screen
 from attncli.text.tokenizer import train_tokenizer
-from tests.conftest import story, tiny_config, tiny_model
-from tests.model.test_model import Recorder
-from tests.render.test_render import HOSTILE, harmless, shown, widest
+from tests.support.checkpoints import write_random_model
+from tests.support.commands import ask
+from tests.support.models import Recorder, tiny_config, tiny_model
+from tests.support.screens import harmless, shown, widest
+from tests.support.texts import HOSTILE, story
 
 N = 9
 IDS = repeats(0, N, 40, torch.Generator().manual_seed(3))
@@ -299,15 +299,8 @@ def test_the_document_has_every_score():
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("heads")
     tokenizer = train_tokenizer([story(500)], "bpe", 300)
-    model = tiny_model(vocab_size=300)
-    write_checkpoint(place / "checkpoints/m", Checkpoint(model.config, model.state_dict(), tokenizer, start_of_text=1))
+    write_random_model(place / "checkpoints/m", tokenizer)
     return place
-
-
-def ask(capsys, *arguments):
-    code = run(list(arguments))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_the_command_scores_the_model(folder, monkeypatch, capsys):

@@ -12,9 +12,9 @@ from attncli.explain.lens import lens
 from attncli.explain.rollout import rolled, rollout
 from attncli.explain.steps import steps
 from attncli.text.tokenizer import train_tokenizer
-from tests.conftest import story, tiny_model
-from tests.explain.test_explain import contributions, in_stretches
-from tests.model.test_model import Recorder
+from tests.support.explanations import contributions, in_stretches
+from tests.support.models import Recorder, tiny_model
+from tests.support.texts import story
 
 TOKENIZER = train_tokenizer([story(400)], "bpe", 300)
 PIECES = TOKENIZER.pieces("The small cat sat near the river and then it sang")

@@ -14,10 +14,9 @@ from attncli.render.explanation import explanation_document
 from attncli.render.export import sources_csv
 from attncli.render.plain import explanation_sentences
 from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
-from tests.conftest import story, tiny_model
-from tests.explain.test_checks import One
-from tests.explain.test_explain import cut, in_stretches
-from tests.render.test_view_screens import drawn
+from tests.support.explanations import CutEdges, in_stretches, pieces_of, view_text
+from tests.support.models import tiny_model
+from tests.support.texts import story
 
 TOKENIZER = train_tokenizer([story(400)], "bpe", 270)
 PIECES = TOKENIZER.pieces("The small cat's friend sat near the river, never late")
@@ -25,7 +24,7 @@ SPANS = words(PIECES)
 
 
 def spelled(*texts):
-    return [piece.text for piece in joined(cut(*texts), words(cut(*texts)))]
+    return [piece.text for piece in joined(pieces_of(*texts), words(pieces_of(*texts)))]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +53,7 @@ def test_the_tokens_of_one_character_are_together():
 
 
 def test_a_word_without_end_is_cut():
-    assert [len(span) for span in words(cut(*["a"] * 130))] == [64, 64, 2]
+    assert [len(span) for span in words(pieces_of(*["a"] * 130))] == [64, 64, 2]
 
 
 def test_the_text_has_words_of_several_tokens():
@@ -91,7 +90,7 @@ def test_a_word_is_cut_off_as_a_whole(family):
     for word, probability in zip(checks.sources, checks.probabilities, strict=True):
         if word < at:
             edges = [(query, source) for query in SPANS[at] for source in SPANS[word]]
-            whole = model(ids, observe=One(*edges))[0, -1].softmax(-1)[checks.token.id]
+            whole = model(ids, observe=CutEdges(*edges))[0, -1].softmax(-1)[checks.token.id]
             assert probability == pytest.approx(float(whole), rel=1e-5)
 
 
@@ -122,7 +121,7 @@ def test_words_of_a_long_text_are_those_of_the_whole(family, at, monkeypatch):
 
 def test_what_is_in_words_says_so():
     found = explain(tiny_model(vocab_size=270), TOKENIZER, PIECES, Focus(), words=SPANS)
-    shown = drawn("first", found, 120)
+    shown = view_text("first", found, 120)
     assert f"{len(SPANS)} words of {len(PIECES)} tokens" in shown
     assert "first word" in shown
     assert "the word before" in shown

@@ -11,8 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attncli.checkpoint.store import Checkpoint, write_checkpoint
-from attncli.cli.main import run
 from attncli.generation import bench
 from attncli.generation.bench import doubling, growing, measure
 from attncli.generation.measurements import Bandwidth, Bench, Generation, LeftOut, Prefill, Step, Timing
@@ -21,9 +19,11 @@ from attncli.model.backend import TorchBackend
 from attncli.model.count import NumberTypes, cache_bytes_per_step, cache_bytes_per_token, weight_bytes_per_step
 from attncli.render.bench import bench_document, bench_screen, gigabytes, rate, span
 from attncli.text.tokenizer import train_tokenizer
-from tests.conftest import story, tiny_config, tiny_model
-from tests.render.test_render import HOSTILE, harmless, shown, widest
-from tests.test_docs import keys_of
+from tests.support.checkpoints import write_random_model
+from tests.support.commands import ask, keys_of
+from tests.support.models import tiny_config, tiny_model
+from tests.support.screens import harmless, shown, widest
+from tests.support.texts import HOSTILE, story
 
 FLOATS = NumberTypes("float32", "float32", "float32")
 HALVES = NumberTypes("bfloat16", "float32", "float32")
@@ -374,15 +374,8 @@ def test_the_document_has_every_figure_and_its_keys_are_explained():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("bench")
-    model = tiny_model(vocab_size=300)
-    write_checkpoint(place / "checkpoints/m", Checkpoint(model.config, model.state_dict(), TOKENIZER, start_of_text=1))
+    write_random_model(place / "checkpoints/m", TOKENIZER)
     return place
-
-
-def ask(capsys, *arguments):
-    code = run(list(arguments))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.mark.parametrize("built", ["0", "1"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from attncli.errors import UsageProblem
 from attncli.generation.bias import parse_bias, token_biases
 from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
-from tests.conftest import story
+from tests.support.texts import story
 
 TOKENIZER = train_tokenizer([story(400)], "bpe", 300)
 

@@ -16,8 +16,9 @@ from attncli.generation.sampling import filtered
 from attncli.model.distribution import distribution
 from attncli.render.candidates import candidates_document, candidates_screen
 from attncli.text.tokenizer import Piece, train_tokenizer
-from tests.conftest import story, tiny_model
-from tests.render.test_render import shown, widest
+from tests.support.models import tiny_model
+from tests.support.screens import shown, widest
+from tests.support.texts import story
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,9 @@ from attncli.model.backend import Segment, TorchBackend
 from attncli.model.cache import StepCache
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
-from tests.conftest import story, tiny_model
+from tests.support.backends import Scripted
+from tests.support.models import tiny_model
+from tests.support.texts import story
 
 GREEDY = SampleConfig(temperature=0, max_new_tokens=40)
 TOKENIZER = train_tokenizer([story(300)], "bpe", 300)
@@ -113,27 +115,6 @@ def test_samples_of_a_batch_differ(kind):
     config = SampleConfig(seed=1, temperature=1.5, max_new_tokens=20, num_samples=4)
     texts, _, _ = run([5, 6, 7], config, backend_of(kind))
     assert len(set(texts)) == 4
-
-
-class Scripted:
-    """A backend that says given ids one after another, whatever it reads."""
-
-    exact = False
-    device = torch.device("cpu")
-    config = replace(MODEL.config, context=1000)
-
-    def __init__(self, ids):
-        self.ids = ids
-        self.said = 0
-
-    def new_cache(self, sequences, positions=1):
-        return None
-
-    def read(self, cache, segments):
-        logits = torch.zeros(1, 300)
-        logits[:, self.ids[self.said]] = 1
-        self.said += 1
-        return logits
 
 
 @settings(deadline=None, max_examples=60)

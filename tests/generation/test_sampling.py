@@ -1,6 +1,5 @@
 """From logits to the next token: distributions computed by hand, parity with transformers, and the draw."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -40,16 +39,10 @@ from attncli.generation.sampling import (
     steps,
     uniforms,
 )
+from tests.support.sampling import ALL, EACH, INF, logits_of, random_logits
 
-INF = math.inf
-ALL = SampleConfig(temperature=1.0, min_p=0.0)  # every filter off
 BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
 SMALLEST = 5e-324  # the smallest number above 0
-
-
-def logits_of(*probabilities):
-    """Logits (1, V) whose softmax is these probabilities; 0 becomes -inf."""
-    return torch.tensor([probabilities], dtype=torch.float64).log().float()
 
 
 def probabilities(logits):
@@ -58,10 +51,6 @@ def probabilities(logits):
 
 def kept(logits):
     return [at for at, value in enumerate(logits[0].tolist()) if value > -INF]
-
-
-def random_logits(rows, size, seed=0, spread=3.0):
-    return spread * torch.randn(rows, size, generator=torch.Generator().manual_seed(seed))
 
 
 def seen_of(text, generated=None):
@@ -495,16 +484,6 @@ def test_a_row_gives_the_same_alone_and_in_a_batch_bit_for_bit(size, threads):
             assert torch.equal(filtered(logits, config, seen), torch.cat(alone)), on
     finally:
         torch.set_num_threads(before)
-
-
-EACH = [
-    {"logit_bias": ((1, 0.3), (2, -INF))}, {"repetition_penalty": 1.3}, {"presence_penalty": 0.7},
-    {"temperature": 0.7}, {"temperature": 0.0}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.01}, {"typical": 0.9},
-    {
-        "temperature": 1.3, "top_k": 900, "top_p": 0.99, "min_p": 0.001, "typical": 0.95, "repetition_penalty": 1.1,
-        "presence_penalty": -0.2, "logit_bias": ((0, 0.3),),
-    },
-]  # fmt: skip
 
 
 # Parity with transformers

@@ -15,9 +15,10 @@ from attncli.generation.sampling import Seen, filtered, next_token
 from attncli.generation.seeing import Watch, logprobs, tokens, trace
 from attncli.model.backend import TorchBackend
 from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
-from tests.conftest import story, tiny_model
-from tests.generation.test_engine import Scripted
-from tests.generation.test_sampling import ALL, EACH, INF, logits_of, random_logits
+from tests.support.backends import Scripted
+from tests.support.models import tiny_model
+from tests.support.sampling import ALL, EACH, INF, logits_of, random_logits
+from tests.support.texts import story
 
 NAMES = "abcdefgh"
 

@@ -22,8 +22,9 @@ from attncli.model.backend import TorchBackend
 from attncli.model.device import dtype_name
 from attncli.render.verify import verification_document, verification_head, verification_legend, verification_row
 from attncli.text.tokenizer import train_tokenizer
-from tests.conftest import story, tiny_model
-from tests.render.test_render import HOSTILE, harmless, shown, widest
+from tests.support.models import tiny_model
+from tests.support.screens import harmless, shown, widest
+from tests.support.texts import HOSTILE, story
 
 TOKENIZER = train_tokenizer([story(300)], "bpe", 300)
 MODEL = tiny_model(vocab_size=320, context=24)  # more rows than tokens

@@ -18,7 +18,7 @@ from attncli.model.count import (
     multiplications,
 )
 from attncli.model.transformer import Transformer
-from tests.conftest import Recorder, ids_of, tiny_model
+from tests.support.models import Recorder, ids_of, tiny_model
 
 
 def built(config):

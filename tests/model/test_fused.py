@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from attncli.model import fused
 from attncli.model.attention import Rotary
 from attncli.model.mask import causal_mask
-from tests.conftest import ids_of, tiny_model
+from tests.support.models import ids_of, tiny_model
 
 
 def doubles(*shape, seed=0):

@@ -18,7 +18,7 @@ from attncli.model.attention import Attention, Observer, Rotary, rotary_frequenc
 from attncli.model.cache import KVCache
 from attncli.model.mask import causal_mask
 from attncli.training import measure, saver
-from tests.conftest import FAMILIES, Recorder, ids_of, tiny_config, tiny_model
+from tests.support.models import FAMILIES, Recorder, ids_of, tiny_config, tiny_model
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from attncli.errors import BadCheckpoint
 from attncli.model import native
 from attncli.model.backend import Segment
 from attncli.model.native import NativeBackend, NativeCache, to_int8
-from tests.conftest import FAMILIES, ids_of, tiny_model
+from tests.support.models import FAMILIES, ids_of, tiny_model
 
 LONG = 150  # positions: a cache grows twice on the way
 GPT2 = FAMILIES["gpt2"]

@@ -24,7 +24,7 @@ from attncli.generation.events import Text
 from attncli.model import library_store, native, native_library
 from attncli.model.backend import TorchBackend
 from attncli.model.native_library import _Compilation, library
-from tests.cli.test_cli import ask, at_home, home  # noqa: F401
+from tests.support.commands import ask
 
 CC = native_library._compiler()
 needs_compiler = pytest.mark.skipif(CC is None, reason="there is no C compiler")
@@ -252,7 +252,7 @@ def anew():
 @pytest.mark.parametrize(
     ("name", "value"), [("CC", "nonexistent"), ("ATTNCLI_NATIVE", "0"), ("CC", "false"), (None, None)]
 )
-def test_with_and_without_a_library_the_text_is_the_same(at_home, monkeypatch, capsys, anew, name, value):  # noqa: F811
+def test_with_and_without_a_library_the_text_is_the_same(at_home, monkeypatch, capsys, anew, name, value):
     if name:
         monkeypatch.setenv(name, value)
     assert native.available() == (name is None and CC is not None)
@@ -291,7 +291,7 @@ def test_a_compiler_at_work_is_told_at_once(monkeypatch, capsys, anew, tmp_path,
         native_library.begin()._stop()
 
 
-def test_integers_without_a_library_are_refused(at_home, monkeypatch, capsys):  # noqa: F811
+def test_integers_without_a_library_are_refused(at_home, monkeypatch, capsys):
     monkeypatch.setattr(native, "available", lambda: False)
     code, _, err = ask(capsys, "generate", "The cat", "--dtype", "int8")
     assert code == 2

@@ -19,8 +19,8 @@ from attncli.generation.events import Finished
 from attncli.model.backend import TorchBackend
 from attncli.model.native import NativeBackend, available
 from attncli.text.tokenizer import Tokenizer, train_tokenizer
-from tests.conftest import FAMILIES, ids_of, story, tiny_config, tiny_model
-from tests.model.test_model import Recorder
+from tests.support.models import FAMILIES, Recorder, ids_of, tiny_config, tiny_model
+from tests.support.texts import story
 
 CPU = torch.device("cpu")
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 500.0}

@@ -15,7 +15,9 @@ from attncli.cli.outputs import write_file
 from attncli.errors import OutOfRoom
 from attncli.render.explanation import explanation_screen
 from attncli.render.picture import THEMES, html_picture, svg_picture
-from tests.render.test_render import HOSTILE, WORDS, explanation, harmless, screen
+from tests.support.explanations import ENGLISH, explanation
+from tests.support.screens import harmless, screen
+from tests.support.texts import HOSTILE
 
 MARKUP = "</text></svg></pre><script>alert(1)</script>&amp;\"'\x00\x1b[31m\x85\u202e\ud800\ufffe{styles}%s"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -66,7 +68,7 @@ def bar_of(rect):
 
 
 def test_a_picture_holds_every_character_of_the_screen_in_its_place():
-    found = explanation([*WORDS, "東京", " naïve"])
+    found = explanation([*ENGLISH, "東京", " naïve"])
     svg, page = both(found)
     assert [line.rstrip() for line in page.body.strip("\n").split("\n")] == drawn(found)[:-1]
     rows = {}
@@ -119,7 +121,7 @@ def test_every_color_stands_out_from_its_page(theme, style, least, color):
 
 
 def test_a_theme_changes_colors_alone():
-    found = explanation(WORDS)
+    found = explanation(ENGLISH)
     light, dark = (
         svg_picture(lambda console: explanation_screen(found, "tiny", console), "t", theme=theme) for theme in THEMES
     )
@@ -129,7 +131,7 @@ def test_a_theme_changes_colors_alone():
 
 
 def test_a_picture_asks_for_nothing_from_outside():
-    svg, page = both(explanation(WORDS))
+    svg, page = both(explanation(ENGLISH))
     assert {element.tag.removeprefix(SVG) for element in svg.iter()} == {"svg", "title", "style", "rect", "text"}
     assert set(page.tags) == {"html", "head", "meta", "title", "style", "body", "pre", "span"}
     for text in (svg_picture(lambda _: Text("a"), "t"), html_picture(lambda _: Text("a"), "t")):
@@ -138,7 +140,7 @@ def test_a_picture_asks_for_nothing_from_outside():
 
 
 def test_a_map_keeps_its_colours():
-    svg, page = both(explanation(WORDS))
+    svg, page = both(explanation(ENGLISH))
     cells = [rect for rect in svg.iter(f"{SVG}rect") if rect.get("height") == "19"]
     assert len(cells) == 7 * 8 // 2
     assert len({cell.get("fill") for cell in cells}) > 7
@@ -172,7 +174,7 @@ def test_any_text_that_nobody_escaped_is_well_formed_all_the_same(text):
 
 def test_a_picture_is_the_same_whatever_the_terminal(monkeypatch):
     def draw(console):
-        return explanation_screen(explanation(WORDS), "tiny", console)
+        return explanation_screen(explanation(ENGLISH), "tiny", console)
 
     before = svg_picture(draw, "t"), html_picture(draw, "t")
     for name, value in (("NO_COLOR", "1"), ("COLUMNS", "30"), ("TERM", "dumb"), ("FORCE_COLOR", "1")):

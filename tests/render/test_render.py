@@ -20,7 +20,7 @@ from rich.text import Text
 from attncli.checkpoint.directory import ModelEntry
 from attncli.errors import BadInput
 from attncli.evaluation.score import Score
-from attncli.explain.findings import MAP_ROWS, EdgeChecks, Explanation, HeadMap, NextToken, Sources
+from attncli.explain.findings import MAP_ROWS
 from attncli.model.count import PRESETS, count_parameters
 from attncli.render import live
 from attncli.render.console import print_error, print_note
@@ -35,34 +35,11 @@ from attncli.render.tokens import tokens_document, tokens_screen
 from attncli.render.training import TrainingScreen, plan_table
 from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
 from attncli.training.curves import curves_from_lines
-from attncli.training.reports import BestHead, EvalReport, HeadsReport, Plan, Result, SampleReport, StepReport
-from attncli.training.schedule import Schedule
-
-HOSTILE = "\x1b[2J\x1b]52;c;aGk=\x07\x9b31m\x7f\r\u202e\u200b[red]x[/red]:smile:"
-INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories without a sign of their own
-
-
-def screen(width, colors=None):
-    """A console such as results go to, of a width, into a string."""
-    return Console(
-        width=width, file=io.StringIO(), force_terminal=colors is not None, color_system=colors, legacy_windows=False,
-        markup=False, highlight=False, emoji=False,
-    )  # fmt: skip
-
-
-def shown(drawn, width):
-    console = screen(width)
-    console.print(drawn)
-    return console.file.getvalue()
-
-
-def widest(text):
-    return max(map(cell_len, text.split("\n")))
-
-
-def harmless(drawn):
-    return not [char for char in drawn if char != "\n" and unicodedata.category(char) in INVISIBLE]
-
+from attncli.training.reports import BestHead, EvalReport, HeadsReport, Result, SampleReport, StepReport
+from tests.support.explanations import CHECKS, ENGLISH, FOREIGN, GOLDEN_FINDINGS, checked, explanation
+from tests.support.screens import harmless, screen, shown, widest
+from tests.support.texts import HOSTILE, INVISIBLE
+from tests.support.training import PLAN
 
 # Escapes
 
@@ -317,58 +294,12 @@ def test_a_value_out_of_range_has_the_colour_of_the_end(colors):
 # The first screen of an explanation
 
 
-def explanation(texts, focus=None, *, layers=4, heads=6, next_tokens=(), pieces=None):
-    """Random findings for these tokens that keep what findings keep: shares and rows sum to 1, nothing looks ahead."""
-    pieces = tuple(pieces or (Piece(i, text, len(text.encode())) for i, text in enumerate(texts)))
-    length = len(pieces)
-    focus = length - 1 if focus is None else focus
-    generator = np.random.default_rng(length)
-
-    def distribution(upto):
-        drawn = np.zeros(length)
-        drawn[: upto + 1] = generator.random(upto + 1) ** 3 + 1e-3
-        return drawn / drawn.sum()
-
-    by_layer = np.stack([distribution(focus) for _ in range(layers)])
-    weights = np.stack([distribution(row) for row in range(length)])
-    before = float(np.diag(weights, -1).mean()) if length > 1 else None
-    chance = float(np.mean([1 / (row + 1) for row in range(1, length)])) if length > 1 else None
-    return Explanation(
-        pieces=pieces,
-        layers=layers,
-        heads=heads,
-        sources=Sources(focus, "norm", tuple(range(layers)), None, by_layer.mean(0), by_layer, distribution(focus)),
-        map=HeadMap(2, 3, weights, False, before, chance),
-        next_tokens=tuple(NextToken(i, text, p) for i, (text, p) in enumerate(next_tokens or ((" and", 0.21),))),
-    )
-
-
-WORDS = ["He", " sat", " on", " the", " river", "'s", " bank"]
-FOREIGN = ["東京日本東京日本", " naïve", "🎉🎉", "\n", "\x1b[2J", "한국어한국어한국어", " a"]
-
-
 def explained(found, width, model="stories"):
     console = screen(width)
     console.print(explanation_screen(found, model, console))
     return console.file.getvalue()
 
 
-GOLDEN_FINDINGS = Explanation(
-    pieces=(Piece(5, "The", 3), Piece(9, " cat", 4), Piece(7, " sat", 4), Piece(3, "東", 1, (1, 3))),
-    layers=2,
-    heads=2,
-    sources=Sources(
-        focus=3, weights="norm", layers=(0, 1), head=None, shares=np.array([0.2, 0.1, 0.4, 0.3]),
-        by_layer=np.array([[0.1, 0.1, 0.5, 0.3], [0.3, 0.1, 0.3, 0.3]]), raw=np.array([0.55, 0.05, 0.1, 0.3]),
-        beside_stream=0.3,
-    ),
-    map=HeadMap(
-        layer=1, head=0,
-        weights=np.array([[1, 0, 0, 0], [0.75, 0.25, 0, 0], [0.5, 0.004, 0.496, 0], [0.05, 0.2, 0.65, 0.1]]),
-        asked_for=False, previous_token=0.468, previous_token_chance=0.36111,
-    ),
-    next_tokens=(NextToken(2, " on", 0.5), NextToken(0, "\n", 0.0123), NextToken(1, "[red]", 0.0002)),
-)  # fmt: skip
 GOLDEN = """\
 tiny · 2 layers x 2 heads · 4 tokens   The|␣cat|␣sat|東·1/3
 
@@ -405,7 +336,6 @@ def test_a_small_explanation_looks_like_this():
     assert found == GOLDEN
 
 
-CHECKS = EdgeChecks(NextToken(2, " on", 0.5), (2, 3, 1, 0), (0.09, 0.451, 0.0002, 0.52), 0.3237, 3, 3)
 GOLDEN_CHECKS = {
     40: """\
 2 ␣sat   ████████ 40% → 9%
@@ -447,15 +377,9 @@ def test_beside_each_bar_stands_what_a_cut_leaves(width):
     assert found[found.index("2 ␣sat ") :].partition("\n\n")[0] + "\n" == GOLDEN_CHECKS[width]
 
 
-def checked(found, token=" and", left=0.0002):
-    """Findings with a cut for every source that is named."""
-    named = found.sources.named()
-    return replace(found, checks=EdgeChecks(NextToken(1, token, 0.21), tuple(named), (left,) * len(named), 0.2, 32, 99))
-
-
 @pytest.mark.parametrize("width", [20, 30, 40, 60, 75, 76, 80, 120, 200])
 @pytest.mark.parametrize("length", [1, 2, 7, 300])
-@pytest.mark.parametrize("words", [WORDS, FOREIGN], ids=["english", "foreign"])
+@pytest.mark.parametrize("words", [ENGLISH, FOREIGN], ids=["english", "foreign"])
 def test_no_line_with_a_cut_passes_the_width_or_loses_a_number(words, length, width):
     found = checked(explanation([words[at % len(words)] for at in range(length)]), HOSTILE)
     drawn = explained(found, width)
@@ -469,7 +393,7 @@ def test_no_line_with_a_cut_passes_the_width_or_loses_a_number(words, length, wi
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
 @pytest.mark.parametrize("length", [1, 2, 5, 7, 11, 30, 60, 300])
-@pytest.mark.parametrize("words", [WORDS, FOREIGN], ids=["english", "foreign"])
+@pytest.mark.parametrize("words", [ENGLISH, FOREIGN], ids=["english", "foreign"])
 def test_no_line_of_an_explanation_passes_the_width(words, length, width):
     found = explanation([words[at % len(words)] for at in range(length)], next_tokens=[(word, 0.1) for word in words])
     drawn = explained(found, width)
@@ -480,12 +404,12 @@ def test_no_line_of_an_explanation_passes_the_width(words, length, width):
 @pytest.mark.parametrize("width", range(1, 40))
 def test_an_explanation_is_drawn_in_a_terminal_of_any_width(width):
     for length in (1, 2, 7, 50):
-        drawn = explained(explanation([WORDS[at % 7] for at in range(length)]), width)
+        drawn = explained(explanation([ENGLISH[at % 7] for at in range(length)]), width)
         assert widest(drawn) <= width
 
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
-@pytest.mark.parametrize("words", [WORDS, FOREIGN], ids=["english", "foreign"])
+@pytest.mark.parametrize("words", [ENGLISH, FOREIGN], ids=["english", "foreign"])
 def test_every_named_source_shows_its_share(words, width):
     found = explanation(words)
     lines = explained(found, width).split("\n")
@@ -505,17 +429,17 @@ def test_the_sources_too_many_to_name_are_summed():
 
 
 def test_the_first_tokens_raw_attention_is_said_where_there_is_room():
-    found = explanation(WORDS)
+    found = explanation(ENGLISH)
     said = f"first token: {percent(found.sources.raw[0])} of the raw attention"
     assert said in explained(found, 120)
 
 
 def test_the_focus_is_named_with_its_index():
-    found = explanation(WORDS, focus=4)
+    found = explanation(ENGLISH, focus=4)
     drawn = explained(found, 80)
     assert "Where does ␣river [4] get its information?" in drawn
     assert "Next token after ␣river [4]" in drawn
-    assert "Next token after" not in explained(explanation(WORDS), 80)
+    assert "Next token after" not in explained(explanation(ENGLISH), 80)
 
 
 @pytest.mark.parametrize(
@@ -528,12 +452,12 @@ def test_the_focus_is_named_with_its_index():
     ],
 )
 def test_what_the_shares_are_of_is_said(changes, scope):
-    found = explanation(WORDS)
+    found = explanation(ENGLISH)
     assert scope in explained(replace(found, sources=replace(found.sources, **changes)), 80)
 
 
 def test_a_head_that_was_asked_for_is_not_called_the_busiest():
-    found = explanation(WORDS)
+    found = explanation(ENGLISH)
     assert "Busiest head 2.3" in explained(found, 80)
     asked = explained(replace(found, map=replace(found.map, asked_for=True)), 80)
     assert "Busiest" not in asked
@@ -558,7 +482,7 @@ def test_the_map_in_numbers_is_the_per_cent_of_each_weight(length):
 @pytest.mark.parametrize("colors", ["truecolor", "256"])
 def test_what_the_mask_forbids_has_no_colour(colors):
     console = screen(80, colors)
-    console.print(explanation_screen(explanation(WORDS), "stories", console))
+    console.print(explanation_screen(explanation(ENGLISH), "stories", console))
     backgrounds = re.findall(r"48;[25];", console.file.getvalue())
     assert len(backgrounds) == 7 * 8 // 2
 
@@ -687,24 +611,24 @@ def test_hostile_tokens_are_harmless_in_an_explanation(width):
 
 @pytest.mark.parametrize("width", [40, 120])
 def test_a_hostile_name_of_a_model_is_harmless_in_an_explanation(width):
-    assert harmless(explained(explanation(WORDS), width, HOSTILE))
-    assert "[red]" in explained(explanation(WORDS), width, "[red]")
+    assert harmless(explained(explanation(ENGLISH), width, HOSTILE))
+    assert "[red]" in explained(explanation(ENGLISH), width, "[red]")
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_a_cut_in_some_heads_is_said_to_be_one(width):
-    found = checked(explanation(WORDS))
+    found = checked(explanation(ENGLISH))
     narrow = replace(found, sources=replace(found.sources, layers=(2,), head=1))
     assert re.search(r"^each cut in layer 2, head 1 only *$", explained(narrow, width), re.MULTILINE)
     assert "only" not in explained(found, width)
 
 
 def test_an_explanation_is_a_json_document_in_full_precision():
-    found = explanation([*WORDS, HOSTILE], next_tokens=[(" and", 0.1 + 0.2), ("\ud800", 0.1)])
+    found = explanation([*ENGLISH, HOSTILE], next_tokens=[(" and", 0.1 + 0.2), ("\ud800", 0.1)])
     document = json.loads(json.dumps(explanation_document(found, "stories"), allow_nan=False))
     assert document["model"] == "stories"
     assert (document["layers"], document["heads"]) == (4, 6)
-    assert [token["text"] for token in document["tokens"]] == [*WORDS, HOSTILE]
+    assert [token["text"] for token in document["tokens"]] == [*ENGLISH, HOSTILE]
     assert [token["index"] for token in document["tokens"]] == list(range(8))
     assert document["sources"]["shares"] == found.sources.shares.tolist()
     assert document["sources"]["raw"] == found.sources.raw.tolist()
@@ -896,17 +820,6 @@ def test_the_list_of_models_cuts_a_name_and_never_a_number(name):
 
 
 # Training
-
-
-PLAN = Plan(
-    model=PRESETS["gpt2"][1], parameters=124_439_808, context=1024, batch_size=8, grad_accum=2,
-    checkpoint_activations=False, optimizer="muon", adam_lr=3e-3, compiled=False, dropout=0.1, weight_decay=0.1,
-    schedule=Schedule(0.03, 90, ((0, 1830),)), eval_every=10, report_every=5, seed=1, device="cpu", dtype="float32",
-    threads=2, seconds=300.0, most_steps=None, step_seconds=0.12, closing_windows=None, closing_seconds=2.0,
-    memory_bytes=123_456_789,
-    train_tokens=500_000,
-    train_bytes=1_000_000, reasons={"size": "for 5 minutes on this machine", "dropout": "the text is seen 30.0 times"},
-)  # fmt: skip
 
 
 @pytest.mark.parametrize("width", [40, 80])

@@ -20,7 +20,8 @@ from attncli.render.palette import heat
 from attncli.render.surprise import Surprises, legend, tint, why_no_colors
 from attncli.render.trace import trace_block, trace_head
 from attncli.text.tokenizer import byte_tokenizer
-from tests.render.test_render import HOSTILE, harmless, screen, widest
+from tests.support.screens import harmless, screen, widest
+from tests.support.texts import HOSTILE
 
 
 def choice(id_, text, probability):

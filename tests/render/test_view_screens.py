@@ -8,25 +8,14 @@ import numpy as np
 import pytest
 
 from attncli.explain.findings import Grid, HeadMap, Ledger, Lens, LensRow, NextToken, Question, Rollout, Steps
-from attncli.render.explanation import bars_screen, compared_screen, explanation_document, explanation_screen
-from attncli.render.ledger import ledger_document, ledger_screen
-from attncli.render.lens import lens_document, lens_screen
-from attncli.render.maps import grid_document, grid_screen, map_document, map_screen
+from attncli.render.explanation import compared_screen, explanation_document
 from attncli.render.numbers import percent
 from attncli.render.plain import explanation_sentences
-from attncli.render.rollout import rollout_document, rollout_screen
-from attncli.render.steps import steps_document, steps_screen
+from attncli.render.rollout import rollout_document
 from attncli.text.tokenizer import Piece
-from tests.render.test_render import FOREIGN, HOSTILE, WORDS, checked, explanation, harmless, screen, widest
-
-VIEWS = {
-    "lens": (lens_screen, lens_document),
-    "logit": (ledger_screen, ledger_document),
-    "steps": (steps_screen, steps_document),
-    "grid": (grid_screen, grid_document),
-    "rollout": (rollout_screen, rollout_document),
-    "map": (map_screen, map_document),
-}
+from tests.support.explanations import ENGLISH, FOREIGN, VIEWS, checked, explanation, view_text
+from tests.support.screens import harmless, screen, widest
+from tests.support.texts import HOSTILE
 
 
 def question(texts, focus=None, layers=3, heads=4):
@@ -76,21 +65,14 @@ def finding(view, texts, focus=None, layers=3, heads=4):
     )  # fmt: skip
 
 
-def drawn(view, found, width, colors=None):
-    console = screen(width, colors)
-    draw = {"bars": bars_screen, "first": explanation_screen}.get(view) or VIEWS[view][0]
-    console.print(draw(found, "stories", console))
-    return console.file.getvalue()
-
-
 @pytest.mark.parametrize("width", [30, 40, 80, 120, 200])
 @pytest.mark.parametrize("length", [1, 2, 7, 70])
 @pytest.mark.parametrize("view", VIEWS)
 def test_no_line_of_a_view_passes_the_width(view, length, width):
-    for words in (WORDS, FOREIGN, [HOSTILE]):
+    for words in (ENGLISH, FOREIGN, [HOSTILE]):
         for heads in (1, 12):
             texts = [words[at % len(words)] for at in range(length)]
-            shown = drawn(view, finding(view, texts, length // 2, heads=heads), width)
+            shown = view_text(view, finding(view, texts, length // 2, heads=heads), width)
             assert widest(shown) <= width
             assert harmless(shown)
 
@@ -98,26 +80,26 @@ def test_no_line_of_a_view_passes_the_width(view, length, width):
 @pytest.mark.parametrize("view", [*VIEWS, "bars"])
 def test_a_narrow_screen_cuts_no_heading(view):
     """Only a hostile token, and the numbers of a vector, end in '…'."""
-    found = explanation(WORDS) if view == "bars" else finding(view, WORDS)
-    cut = [line for line in drawn(view, found, 40).split("\n") if "…" in line and "␛" not in line]
+    found = explanation(ENGLISH) if view == "bars" else finding(view, ENGLISH)
+    cut = [line for line in view_text(view, found, 40).split("\n") if "…" in line and "␛" not in line]
     assert [line for line in cut if " length " not in line] == []
 
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_view_is_a_json_document_in_full_precision(view):
-    found = finding(view, [*WORDS, HOSTILE])
+    found = finding(view, [*ENGLISH, HOSTILE])
     document = json.loads(json.dumps(VIEWS[view][1](found, "stories"), allow_nan=False))
     assert (document["view"], document["model"], document["focus"]) == (view, "stories", 7)
-    assert [token["text"] for token in document["tokens"]] == [*WORDS, HOSTILE]
+    assert [token["text"] for token in document["tokens"]] == [*ENGLISH, HOSTILE]
 
 
 def test_a_lens_shows_each_layers_prediction():
     top = NextToken(1, " on", 0.41), NextToken(2, ",", 0.002)
     found = Lens(
-        question(WORDS), NextToken(2, ",", 0.9), (LensRow(0, top, 0.002, 2), LensRow(1, top[::-1], 0.9, 1))
+        question(ENGLISH), NextToken(2, ",", 0.9), (LensRow(0, top, 0.002, 2), LensRow(1, top[::-1], 0.9, 1))
     )  # fmt: skip
     assert (
-        "\n".join(line.rstrip() for line in drawn("lens", found, 60).split("\n"))
+        "\n".join(line.rstrip() for line in view_text("lens", found, 60).split("\n"))
         == """\
 stories · 3 layers x 4 heads · 7 tokens
 
@@ -142,7 +124,7 @@ def test_a_ledger_shows_its_terms_with_their_signs_and_what_is_left():
         logit=3.0 + 1e-7, embedding=-0.25, position=None, heads=heads, attention_bias=None,
         feed_forward=np.array([2.5]), feed_forward_bias=None, norm_bias=None,
     )  # fmt: skip
-    shown = "\n".join(line.rstrip() for line in drawn("logit", found, 80).split("\n"))
+    shown = "\n".join(line.rstrip() for line in view_text("logit", found, 80).split("\n"))
     lines = shown.split("\n")
     assert "its logit is +3.0000, counted from that of ," in lines
     assert "sum of all terms +3.0000, remainder +1.0e-07" in lines
@@ -161,7 +143,7 @@ def test_a_ledger_shows_its_terms_with_their_signs_and_what_is_left():
 
 def test_the_terms_by_source_and_by_head_are_the_same_sum():
     found = finding("logit", [f" w{at}" for at in range(30)], layers=4, heads=6)
-    shown = drawn("logit", found, 80)
+    shown = view_text("logit", found, 80)
     by_head, by_source = shown.split("by head")[1].split("by source")
     for part in (by_head, by_source):
         values = [float(value) for value in re.findall(r" ([+-]\d+\.\d{3}) ", part)]
@@ -170,8 +152,8 @@ def test_the_terms_by_source_and_by_head_are_the_same_sum():
 
 
 def test_the_steps_say_what_the_mask_forbids():
-    found = finding("steps", WORDS, 4)
-    shown = drawn("steps", found, 80)
+    found = finding("steps", ENGLISH, 4)
+    shown = view_text("steps", found, 80)
     assert "␣river cannot see 's [5], which comes later" in shown
     assert "␣river cannot see He [0]: this layer looks back 3 tokens" in shown
     assert "keys and values are shared by 2 heads" in shown
@@ -183,22 +165,24 @@ def test_the_steps_say_what_the_mask_forbids():
 
 
 def test_the_steps_of_the_last_token_say_why_nothing_is_masked():
-    found = replace(finding("steps", WORDS[:3]), allowed=np.ones(3, bool), window=None)
+    found = replace(finding("steps", ENGLISH[:3]), allowed=np.ones(3, bool), window=None)
     said = "nothing comes after ␣on, so the mask forbids nothing (see --token 1)"
-    assert said in drawn("steps", found, 80)
-    assert said not in drawn("steps", replace(found, allowed=np.array([False, True, True])), 80)  # out of the window
+    assert said in view_text("steps", found, 80)
+    assert said not in view_text(
+        "steps", replace(found, allowed=np.array([False, True, True])), 80
+    )  # out of the window
 
 
 def test_of_many_sources_the_steps_show_those_with_most_weight():
     found = finding("steps", [f" w{at}" for at in range(70)], 50)
-    shown = [int(at) for at in re.findall(r"^ *(\d+) ␣w", drawn("steps", found, 120), re.MULTILINE)]
+    shown = [int(at) for at in re.findall(r"^ *(\d+) ␣w", view_text("steps", found, 120), re.MULTILINE)]
     assert shown == sorted([*np.argsort(-found.weights)[:15].tolist(), 51])
 
 
 @pytest.mark.parametrize(("width", "pool"), [(200, 3), (40, 12)])
 def test_a_grid_states_how_much_is_pooled(width, pool):
     found = finding("grid", ["a"] * 80, heads=4)
-    shown = drawn("grid", found, width)
+    shown = view_text("grid", found, width)
     assert f"each cell: the largest of {pool} x {pool}\n" in shown
     for layer in range(3):
         for head in range(4):
@@ -207,20 +191,20 @@ def test_a_grid_states_how_much_is_pooled(width, pool):
 
 @pytest.mark.parametrize("colors", ["truecolor", "256", "standard"])
 def test_a_grid_in_colours_has_two_rows_a_line(colors):
-    shown = drawn("grid", finding("grid", WORDS), 80, colors)
+    shown = view_text("grid", finding("grid", ENGLISH), 80, colors)
     assert ("▀" in shown) == (colors != "standard")
     assert ("░" in shown) == (colors == "standard")
 
 
 def test_a_map_of_a_long_text_shows_single_rows_around_the_focus():
     found = explanation([f" w{at}" for at in range(300)], 150)
-    shown = drawn("map", found, 80)
+    shown = view_text("map", found, 80)
     labels = [int(at) for at in re.findall(r"^ *(\d+) ␣w", shown, re.MULTILINE)]
     assert labels == list(range(120, 160))
     assert "rows 120 to 159 of 300" in shown
     assert "each cell: the largest of 3 columns" in shown
     peak = replace(found.map, weights=np.eye(300)[:, ::-1][::-1])
-    rows = re.findall(r"^ *\d+ ␣w\d+ +([·█░▒▓ ]+)$", drawn("map", replace(found, map=peak), 80), re.MULTILINE)
+    rows = re.findall(r"^ *\d+ ␣w\d+ +([·█░▒▓ ]+)$", view_text("map", replace(found, map=peak), 80), re.MULTILINE)
     assert [row.rstrip().index("█") for row in rows] == [at // 3 for at in range(120, 160)]
 
 
@@ -228,8 +212,8 @@ def test_rows_of_a_long_text_are_drawn_where_they_stand():
     """A map that holds only the rows around the focus looks like one that holds all."""
     found = explanation([f" w{at}" for at in range(300)], 150)
     some = replace(found, map=replace(found.map, weights=found.map.weights[120:160], first_row=120))
-    assert drawn("map", some, 80) == drawn("map", found, 80)
-    shown = drawn("first", some, 80).partition("Busiest head")[2]
+    assert view_text("map", some, 80) == view_text("map", found, 80)
+    shown = view_text("first", some, 80).partition("Busiest head")[2]
     assert [int(at) for at in re.findall(r"^ *(\d+) ␣w", shown, re.MULTILINE)] == list(range(120, 160))
     assert "rows 120 to 159 of 300" in shown
     said = "\n".join(explanation_sentences(some, "m"))
@@ -238,15 +222,15 @@ def test_rows_of_a_long_text_are_drawn_where_they_stand():
 
 
 def test_a_small_map_is_in_numbers():
-    found = replace(explanation(WORDS), map=HeadMap(1, 0, np.tril(np.full((7, 7), 0.42)), True, None, None))
-    shown = drawn("map", found, 80)
+    found = replace(explanation(ENGLISH), map=HeadMap(1, 0, np.tril(np.full((7, 7), 0.42)), True, None, None))
+    shown = view_text("map", found, 80)
     assert "Head 1.0" in shown
     assert shown.count(" 42") == 28
 
 
 def test_rollout_is_shown_as_the_ratio_to_even_attention():
-    found = Rollout(question(WORDS[:3]), np.array([0.5, 0.3, 0.2]), np.array([0.8, 0.1, 0.1]))
-    shown = drawn("rollout", found, 80)
+    found = Rollout(question(ENGLISH[:3]), np.array([0.5, 0.3, 0.2]), np.array([0.8, 0.1, 0.1]))
+    shown = view_text("rollout", found, 80)
     order = re.findall(r"^(\d) .*x(\d\.\d\d) +(\d+)% +(\d+)%", shown, re.MULTILINE)
     assert order == [("1", "3.00", "30", "10"), ("2", "2.00", "20", "10"), ("0", "0.62", "50", "80")]
     assert "gives the first token 80%" in shown
@@ -254,13 +238,13 @@ def test_rollout_is_shown_as_the_ratio_to_even_attention():
 
 def test_documents_have_null_where_there_is_no_value():
     """After the focus, and where even attention has nothing to compare with."""
-    asked = question(WORDS[:4], 2)
+    asked = question(ENGLISH[:4], 2)
     found = Rollout(asked, np.array([0.0, 0.6, 0.4, 0.0]), np.array([0.0, 0.8, 0.2, 0.0]))
     document = rollout_document(found, "m")
     assert document["shares"] == [0, 0.6, 0.4, None]
     assert document["even"] == [0, 0.8, 0.2, None]
     assert document["ratio"] == [None, pytest.approx(0.75), pytest.approx(2), None]
-    explained = explanation(WORDS, 4)
+    explained = explanation(ENGLISH, 4)
     sources = explanation_document(explained, "m")["sources"]
     for figures in (sources["shares"], sources["raw"], *sources["by_layer"]):
         assert figures[5:] == [None, None]
@@ -270,12 +254,12 @@ def test_documents_have_null_where_there_is_no_value():
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_the_view_of_bars_names_more_sources(width):
     found = explanation([f" w{at}" for at in range(60)])
-    assert len(re.findall(r"^ *\d+ ␣w", drawn("bars", found, width), re.MULTILINE)) == 25
-    assert widest(drawn("bars", checked(found), width)) <= width
+    assert len(re.findall(r"^ *\d+ ␣w", view_text("bars", found, width), re.MULTILINE)) == 25
+    assert widest(view_text("bars", checked(found), width)) <= width
 
 
 @pytest.mark.parametrize("width", [30, 40, 80, 120, 200])
-@pytest.mark.parametrize("words", [WORDS, FOREIGN, [HOSTILE]])
+@pytest.mark.parametrize("words", [ENGLISH, FOREIGN, [HOSTILE]])
 def test_compared_weights_stand_side_by_side(words, width):
     found = explanation([words[at % len(words)] for at in range(40)], 36)
     console = screen(width)

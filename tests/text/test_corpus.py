@@ -49,7 +49,7 @@ from attncli.text.encode import Encoder, batches, stretched
 from attncli.text.files import Documents, Progress, listed, read_documents, read_text, refuse_overlap
 from attncli.text.tokenizer import END_OF_TEXT, Tokenizer, byte_tokenizer, stretches, train_tokenizer
 from attncli.training.samples import first_words
-from tests.conftest import story
+from tests.support.texts import story
 
 BOM = b"\xef\xbb\xbf"
 

@@ -39,7 +39,7 @@ from attncli.text.tokenizer import (
     train_tokenizer,
 )
 from attncli.text.tokenizer_checks import refuse_hostile
-from tests.conftest import story
+from tests.support.texts import story
 
 LEARNED = (
     "The lamp was lit and the lamp was low; the boats were tied, the boats were slow.\n"

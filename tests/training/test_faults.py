@@ -33,15 +33,14 @@ from attncli.errors import BadCheckpoint, Diverged, OutOfRoom
 from attncli.evaluation.score import Score
 from attncli.model.transformer import Transformer
 from attncli.stopping import StopRequests
-from attncli.text.corpus import prepare
-from attncli.text.files import Documents
-from attncli.training import make_plan, new_job, resume_job, saver, train
+from attncli.training import new_job, resume_job, saver, train
 from attncli.training.job import _newest_good
 from attncli.training.loop import _begin
 from attncli.training.reports import Result, SaveReport, StepReport
-from tests.conftest import story
+from tests.support.faults import fault_at
+from tests.support.texts import story
+from tests.support.training import SMALL
 
-SMALL = TrainConfig(steps=40, size="1x32", context=16, batch_size=4, dropout=0.1, lr=0.01, dtype="float32")
 COMMAND = [
     "--steps",
     "60",
@@ -60,16 +59,6 @@ FILES = [
     *(directory.CONFIG, directory.GENERATION, directory.TOKENIZER, directory.TOKENIZER_CONFIG, directory.WEIGHTS),
     *(directory.RUN, directory.METRICS, directory.MANIFEST, directory.STATE_TENSORS, directory.STATE_FACTS),
 ]
-
-
-@pytest.fixture
-def corpus():
-    return prepare(Documents.of((story(1500),), ("story.txt",)), CorpusConfig(vocab_size=300))
-
-
-@pytest.fixture
-def plan(corpus):
-    return replace(make_plan(SMALL, corpus), eval_every=10, report_every=5)
 
 
 @pytest.fixture
@@ -117,49 +106,6 @@ def same(state, other):
     return state.tensors.keys() == other.tensors.keys() and all(
         torch.equal(tensor, other.tensors[name]) for name, tensor in state.tensors.items()
     )
-
-
-class Writing:
-    """A file that is being written; each call counts, of many writes every eighth."""
-
-    def __init__(self, file, count):
-        self.file, self.fileno, self.flush = file, file.fileno, count(file.flush)
-        self.writes, self.counted = 0, count(file.write)
-
-    def write(self, data):
-        self.writes += 1
-        return (self.counted if self.writes % 8 == 1 else self.file.write)(data)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.file.close()
-
-
-@contextmanager
-def fault_at(n, fault, calls=("fsync", "rename", "mkdir", "rmdir", "unlink")):
-    """Before the nth call, from 0, of those that change the disk, `fault` is called. Gives a list of it."""
-    numbers, open_, happened = itertools.count(), Path.open, []
-
-    def count(real):
-        def call(*args, **options):
-            if next(numbers) == n:
-                happened.append(n)
-                fault()
-            return real(*args, **options)
-
-        return call
-
-    def opened(self, mode="r", *args, **options):
-        file = open_(self, mode, *args, **options)
-        return Writing(file, count) if "w" in mode else file
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in calls:
-            patch.setattr(os, name, count(getattr(os, name)))
-        patch.setattr(Path, "open", opened)
-        yield happened
 
 
 def in_a_child(work):

@@ -9,7 +9,7 @@ import torch
 from attncli.training import optimizer
 from attncli.training.optimizer import BETAS, AdamW, Muon, Optimizer, orthogonalized
 from attncli.training.step import Trainee
-from tests.conftest import ids_of, tiny_model
+from tests.support.models import ids_of, tiny_model
 
 
 def gaussian(*shape, seed=0):
@@ -91,7 +91,7 @@ def test_adamw_is_that_of_pytorch():
 def test_a_step_needs_nothing_of_what_compiles():
     """PyTorch's own optimizers import it, which takes longer than a short run's whole plan."""
     code = (
-        "import sys, torch; from tests.conftest import *; from attncli.training.step import Trainee;"
+        "import sys, torch; from tests.support.models import *; from attncli.training.step import Trainee;"
         "Trainee(tiny_model().train().requires_grad_(), 'muon', 0.1, torch.bfloat16)"
         ".step(ids_of(9, 4), step=0, seed=0, lr=0.1, adam_lr=0.1); assert 'torch._dynamo' not in sys.modules"
     )

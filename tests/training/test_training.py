@@ -24,7 +24,7 @@ from attncli.text.files import Documents
 from attncli.text.tokenizer import Tokenizer
 from attncli.training import job as job_module
 from attncli.training import loop as loop_module
-from attncli.training import make_plan, new_job, resume_job, train
+from attncli.training import make_plan, measure, new_job, resume_job, train
 from attncli.training import measure as measure_module
 from attncli.training import plan as plan_module
 from attncli.training.measure import Room, StepTime, measure_step
@@ -32,22 +32,11 @@ from attncli.training.plan import sampled_windows
 from attncli.training.reports import EvalReport, Result, SampleReport, SaveReport, StepReport, plan_from_document
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
-from tests.conftest import ids_of, story, tiny_model
+from tests.support.models import ids_of, tiny_model
+from tests.support.texts import story
+from tests.support.training import FACTS, SMALL
 
 CPU = torch.device("cpu")
-SMALL = TrainConfig(steps=40, size="1x32", context=16, batch_size=4, dropout=0.1, lr=0.01, dtype="float32")
-FACTS = {"created": "", "versions": {}, "corpus": {}, "request": {}}
-
-
-@pytest.fixture
-def corpus():
-    return prepare(Documents.of((story(1500),), ("story.txt",)), CorpusConfig(vocab_size=300))
-
-
-@pytest.fixture
-def plan(corpus):
-    """A plan whose intervals and precision do not depend on how fast this machine is."""
-    return replace(make_plan(SMALL, corpus), eval_every=10, report_every=5)
 
 
 def run(corpus, plan, target, **options):
@@ -570,3 +559,12 @@ def test_a_model_that_starts_a_run_is_evaluated_in_windows_of_the_run(corpus, pl
     assert sampled_windows(wide) == sampled_windows(plan)
     scored = [r.score.scored for r in run(corpus, wide, tmp_path / "m") if isinstance(r, EvalReport)]
     assert set(scored) == {sampled_windows(plan) * plan.context}
+
+
+def test_of_a_step_of_very_many_windows_only_some_are_timed(corpus, monkeypatch):
+    timed = []
+    monkeypatch.setattr(measure.Trainee, "step", lambda self, ids, **_: timed.append(ids.shape) or (ids.sum(),))
+    config = TrainConfig(steps=2, size="1x32", context=16, batch_size=10**6, dtype="float32", grad_accum=64)
+    plan = make_plan(config, corpus)
+    assert plan.batch_size == 10**6
+    assert set(timed) == {((1 << 13) // 16, 17)}

@@ -14,34 +14,19 @@ from rich.cells import cell_len
 
 from attncli.checkpoint import directory
 from attncli.checkpoint.store import load_model, read_resumable
-from attncli.cli.main import run
-from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint
 from attncli.explain.findings import HEAD_KINDS
 from attncli.explain.heads import head_scores
 from attncli.render.chart import STEPS, TIME, TOKENS
 from attncli.render.figure import watched_figure
 from attncli.render.watched import watched_document, watched_screen
-from attncli.text.corpus import prepare
-from attncli.text.files import Documents
-from attncli.training import make_plan, train
+from attncli.training import train
 from attncli.training.curves import heads_from_lines, read_curves, read_heads
 from attncli.training.reports import BestHead, EvalReport, HeadsReport, SaveReport, StepReport
-from tests.conftest import story
-from tests.render.test_render import HOSTILE, harmless
-
-SMALL = TrainConfig(steps=40, size="1x32", context=16, batch_size=4, dropout=0.1, lr=0.01, dtype="float32")
-FACTS = {"created": "", "versions": {}, "corpus": {}, "request": {}}
-
-
-@pytest.fixture(scope="module")
-def corpus():
-    return prepare(Documents.of((story(1500),), ("story.txt",)), CorpusConfig(vocab_size=300))
-
-
-@pytest.fixture(scope="module")
-def plan(corpus):
-    return replace(make_plan(SMALL, corpus), eval_every=10, report_every=5)
+from tests.support.commands import ask
+from tests.support.screens import harmless
+from tests.support.texts import HOSTILE, story
+from tests.support.training import FACTS
 
 
 def trained(corpus, plan, target, **options):
@@ -227,12 +212,6 @@ def test_a_figure_names_every_kind():
 
 
 # The commands
-
-
-def ask(capsys, *arguments):
-    code = run(list(arguments))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_a_run_is_watched_resumed_and_drawn(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,75 @@
+"""Tiny random models of every family, and an observer that records what such a model computes."""
+
+import torch
+
+from attncli.config import ModelConfig, RopeScaling
+from attncli.model.attention import AttentionSteps, Observer
+from attncli.model.transformer import Transformer, initialize
+
+
+def tiny_config(**changes) -> ModelConfig:
+    shape = {
+        "vocab_size": 97, "layers": 3, "width": 32, "heads": 4, "kv_heads": 2, "head_width": 8,
+        "feed_forward_width": 48, "context": 96,
+    }  # fmt: skip
+    return ModelConfig(**{**shape, **changes})
+
+
+def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, **changes) -> Transformer:
+    """A random model whose attention is far from uniform, so that mistakes in it show."""
+    model = Transformer(tiny_config(**changes))
+    initialize(model, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            generator = torch.Generator().manual_seed(len(name) + seed)
+            if parameter.ndim == 1:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+            elif name.startswith("embedding"):
+                parameter.mul_(20)
+    return model.to(dtype).eval()
+
+
+SHAPES = {
+    "qwen3": {},
+    "qwen3-window": {"window": 7, "window_from": 1},
+    "qwen3-untied": {"tied": False, "kv_heads": 4},
+    "llama": {"qk_norm": False},
+    "llama-bias": {"qk_norm": False, "bias": True},
+    "mistral-window": {"qk_norm": False, "window": 7, "tied": False},
+}
+
+
+FAMILIES = {
+    **SHAPES,
+    "qwen2": {"qk_norm": False, "qkv_bias": True},
+    "llama-yarn": {
+        "qk_norm": False, "attention_bias": True,
+        "rope_scaling": RopeScaling(kind="yarn", factor=4.0, original_context=24, attention_factor=1.2),
+    },
+    "gpt2": {
+        "qk_norm": False, "bias": True, "norm": "layer", "norm_eps": 1e-5, "positions": "learned",
+        "activation": "gelu", "kv_heads": 4, "feed_forward_width": 128,
+    },
+}  # fmt: skip
+
+
+def ids_of(length: int, batch: int = 1, seed: int = 0, vocab_size: int = 97) -> torch.Tensor:
+    return torch.randint(vocab_size, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+class Recorder(Observer):
+    """Keeps everything it is shown."""
+
+    def __init__(self):
+        self.steps: dict[int, AttentionSteps] = {}
+        self.streams: dict[int, torch.Tensor] = {}
+        self.fed: dict[int, torch.Tensor] = {}
+
+    def residual(self, layer, stream):
+        self.streams[layer] = stream
+
+    def attention(self, layer, steps, module):
+        self.steps[layer] = steps
+
+    def feed_forward(self, layer, output):
+        self.fed[layer] = output
