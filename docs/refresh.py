@@ -1,6 +1,7 @@
-"""Runs the commands on a page and puts what they print below them: python docs/refresh.py docs/attention.md
+"""Runs the commands on a page and writes their output below them: python docs/refresh.py README.md docs/*.md
 
-A block of the page that begins ```console holds a command, after '$ ', and below it what that prints on 80 columns.
+A block that begins with ```console holds a command after '$ ' and its output on 80 columns. A last line '…' stands for
+the rest of the output: the block keeps as many lines as it shows. PICTURES lists the SVG files and the command of each.
 """
 
 from __future__ import annotations
@@ -13,29 +14,44 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 _BLOCK = re.compile(r"^```console\n\$ attncli (?P<arguments>.+)\n(?P<shown>(?:(?!```).*\n)*)```$", re.MULTILINE)
+_REST = "…\n"
 SCREEN = {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "xterm", "ATTNCLI_MODEL": "checkpoints/stories"}
-SCREEN |= {"ATTNCLI_MODELS": os.devnull}  # what a page shows does not depend on the models of whoever makes it
+SCREEN |= {"ATTNCLI_MODELS": os.devnull}  # the output does not depend on the models of whoever writes the page
+_SENTENCE = '"The little cat sat on the old mat. The little"'
+PICTURES = {  # by file; the command writes it with --svg
+    "docs/explain-light.svg": f"explain {_SENTENCE} --theme light",
+    "docs/explain-dark.svg": f"explain {_SENTENCE} --theme dark",
+}
 
 
 def commands(page: str) -> list[tuple[str, str]]:
-    """The arguments of every command on a page, and what the page says it prints."""
+    """The arguments of every command on a page, and the output that the page shows."""
     return [(block["arguments"], block["shown"]) for block in _BLOCK.finditer(page)]
 
 
 def refreshed(page: str, run: Callable[[str], str]) -> str:
-    """The page with what every command prints now; `run` gives that for its arguments."""
+    """The page with the current output of every command; `run` returns the output for the arguments."""
 
     def block(found: re.Match[str]) -> str:
         arguments = found["arguments"]
-        return f"```console\n$ attncli {arguments}\n{run(arguments)}```"
+        return f"```console\n$ attncli {arguments}\n{excerpt(run(arguments), found['shown'])}```"
 
     return _BLOCK.sub(block, page)
 
 
+def excerpt(output: str, shown: str) -> str:
+    """The output, or its first lines and '…' where `shown` is an excerpt: as many lines as that shows."""
+    if not shown.endswith(_REST):
+        return output
+    lines = shown.removesuffix(_REST).count("\n")
+    return "".join([*output.splitlines(keepends=True)[:lines], _REST])
+
+
 def printed(arguments: str) -> str:
-    """What `attncli ARGUMENTS` prints on standard output, without spaces at the ends of lines."""
+    """The standard output of `attncli ARGUMENTS`, without spaces at the ends of lines."""
     from attncli.cli.main import run
 
     with redirect_stdout(io.StringIO()) as shown:
@@ -44,12 +60,22 @@ def printed(arguments: str) -> str:
     return "".join(line.rstrip() + "\n" for line in shown.getvalue().splitlines())
 
 
+def picture(arguments: str) -> str:
+    """The SVG file that `attncli ARGUMENTS --svg FILE` writes."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "picture.svg")
+        printed(f"{arguments} --svg {shlex.quote(str(file))}")
+        return file.read_text(encoding="utf-8")
+
+
 def main() -> None:
-    """Writes the pages named on the command line anew."""
+    """Rewrites the pages named on the command line, and all pictures."""
     os.environ |= SCREEN
     for name in sys.argv[1:]:
         page = Path(name)
         page.write_text(refreshed(page.read_text(encoding="utf-8"), printed), encoding="utf-8")
+    for name, arguments in PICTURES.items():
+        Path(name).write_text(picture(arguments), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the pages of docs show is what the commands print."""
+"""The pages show the output of the commands on them, and the pictures that they write."""
 
 import importlib.util
 import json
@@ -13,6 +13,9 @@ from tests.support.places import ROOT
 
 NUMBER = re.compile(r"\d[\d,]*\.?\d*(?:e-?\d+)?|\.\d+")
 FLOAT32_DIGITS = 7
+COLOR = re.compile("#[0-9a-f]{6}")
+TEXT = re.compile("<text[^>]*>([^<]*)</text>")
+WITHOUT_OUTPUT = {"library", "limits"}  # pages that show no output of a command
 BARS = re.compile(r"[█▏▎▍▌▋▊▉▒░ ]+")
 
 _spec = importlib.util.spec_from_file_location("refresh", ROOT / "docs" / "refresh.py")
@@ -46,20 +49,56 @@ def rounded_alike(ours, theirs):
     return abs(one - other) <= 1.01 * 10**-digits
 
 
-def test_there_is_a_command_on_every_page():
-    assert PAGES
-    assert all(refresh.commands(page.read_text(encoding="utf-8")) for page in PAGES)
+def differing_figures(ours, theirs):
+    """The pairs of figures of two texts that differ by more than their last digit."""
+    figures = zip_longest(NUMBER.findall(ours), NUMBER.findall(theirs), fillvalue="-1")
+    return [pair for pair in figures if not rounded_alike(*pair)]
 
 
-@pytest.mark.parametrize(("arguments", "shown"), SHOWN)
-def test_a_command_prints_what_the_page_shows(arguments, shown, monkeypatch):
+@pytest.fixture
+def page_screen(monkeypatch):
+    """The working directory and the environment in which docs/refresh.py runs commands."""
     monkeypatch.chdir(ROOT)
     for name, value in refresh.SCREEN.items():
         monkeypatch.setenv(name, value)
-    printed = refresh.printed(arguments)
+
+
+def test_there_is_a_command_on_every_page():
+    assert PAGES
+    assert all(refresh.commands(page.read_text(encoding="utf-8")) for page in PAGES if page.stem not in WITHOUT_OUTPUT)
+
+
+@pytest.mark.parametrize(("arguments", "shown"), SHOWN)
+@pytest.mark.usefixtures("page_screen")
+def test_a_command_prints_what_the_page_shows(arguments, shown):
+    printed = refresh.excerpt(refresh.printed(arguments), shown)
     assert words(printed) == words(shown)
-    figures = zip_longest(NUMBER.findall(printed), NUMBER.findall(shown), fillvalue="-1")
-    assert [pair for pair in figures if not rounded_alike(*pair)] == []
+    assert differing_figures(printed, shown) == []
+
+
+def test_an_excerpt_keeps_as_many_lines_as_it_shows():
+    page = "```console\n$ attncli a\nold\n…\n```\n\n```console\n$ attncli b\nold\n```\n"
+    assert refresh.refreshed(page, lambda name: f"{name} 1\n{name} 2\n") == (
+        "```console\n$ attncli a\na 1\n…\n```\n\n```console\n$ attncli b\nb 1\nb 2\n```\n"
+    )
+
+
+@pytest.mark.parametrize("name", refresh.PICTURES)
+@pytest.mark.usefixtures("page_screen")
+def test_a_picture_is_what_its_command_writes(name):
+    """Colors and lengths may differ where a figure of another processor does."""
+    shown, written = (ROOT / name).read_text(encoding="utf-8"), refresh.picture(refresh.PICTURES[name])
+    assert words(COLOR.sub("", written)) == words(COLOR.sub("", shown))
+    said = [" ".join(TEXT.findall(picture)) for picture in (written, shown)]
+    assert differing_figures(*said) == []
+
+
+def test_the_readme_shows_every_picture_to_its_color_scheme():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r'<source media="\(prefers-color-scheme: (\w+)\)" srcset="([^"]+)">', page))
+    assert shown == {"light": "docs/explain-light.svg", "dark": "docs/explain-dark.svg"}
+    assert re.findall(r'<img [^>]*src="([^"]+)"', page) == ["docs/explain-light.svg"]
+    assert set(shown.values()) == set(refresh.PICTURES)
 
 
 SENTENCE = "The little dog sat by the river's bank"
@@ -81,10 +120,8 @@ DOCUMENTS = [
 
 
 @pytest.mark.parametrize("arguments", DOCUMENTS, ids=lambda arguments: " ".join(arguments)[:40])
-def test_every_key_of_a_document_is_explained(arguments, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    for name, value in refresh.SCREEN.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.usefixtures("page_screen")
+def test_every_key_of_a_document_is_explained(arguments):
     found = keys_of(json.loads(refresh.printed(shlex.join([*arguments, "--json"]))))
     names = {"raw", "norm", "rollout", "random", "float32", "bfloat16", "weights", "cache_per_token"}  # said otherwise
     explained = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "json.md").read_text(encoding="utf-8")))

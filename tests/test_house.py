@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from types import ModuleType
 from typing import get_type_hints
 
 import pytest
@@ -17,6 +18,9 @@ from tests.support.places import ROOT
 
 PACKAGE = ROOT / "attncli"
 FILES = sorted(PACKAGE.rglob("*.py"))
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"))]
+PAGES += [ROOT / "checkpoints" / "README.md", ROOT / "checkpoints" / "stories" / "README.md"]
 
 # A room may import from rooms of a lower floor, and from itself. `render` also sees the records of its neighbours.
 FLOORS = {
@@ -101,11 +105,51 @@ def test_what_is_imported_is_declared():
     assert (PACKAGE / "py.typed").exists()
 
 
-def test_every_relative_link_of_the_readme_names_a_file():
-    """On a package index it becomes an address of that file (hatch_build.py)."""
-    links = re.findall(r"\]\((?![a-z]+:|#)([^)\s]+)\)", (ROOT / "README.md").read_text())
+def slug(heading):
+    """The anchor that GitHub gives to a heading: 'Which model?' -> 'which-model'."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def anchors(page):
+    """The anchors of the headings of a page, code blocks left out."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_names_a_file_and_a_section_of_it(page):
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?![a-z]+:)([^)\s]+)\)", text) + re.findall(r'(?:src|srcset)="(?![a-z]+:)([^"]+)"', text)
+    broken = []
+    for link in links:
+        path, _, section = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (section and section not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def test_a_package_index_gets_addresses_for_the_links_and_pictures_of_the_readme():
+    interface = ModuleType("hatchling.metadata.plugin.interface")
+    interface.MetadataHookInterface = object
+    code = (ROOT / "hatch_build.py").read_text().replace("from hatchling.metadata.plugin.interface", "from interface")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(sys.modules, "interface", interface)
+        hook = ModuleType("hook")
+        exec(code, hook.__dict__)
+    page = hook.absolute((ROOT / "README.md").read_text(encoding="utf-8"), "https://here")
+    links = re.findall(r"\]\(([^)\s]+)\)", page)
+    pictures = re.findall(r'(?:src|srcset)="([^"]+)"', page)
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert pictures
+    assert all(re.match("https://here/blob/main/|#", link) for link in links)
+    assert all(picture.startswith("https://here/raw/main/docs/") for picture in pictures)
+
+
+def test_the_table_of_commands_in_the_readme_is_the_list_of_the_application():
+    table = re.findall(r"^\| \[`attncli (\S+).*?`\]", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    commands = typer.main.get_command(app).commands
+    assert sorted(table) == sorted(commands)
 
 
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
@@ -179,20 +223,24 @@ def test_the_map_in_contributing_is_the_tree():
 
 
 def command_lines(file):
-    """Every line of a code block that calls attncli."""
-    text = file.read_text()
+    """The words of every call of attncli in a code block, and of every call in a sentence between backticks."""
+    text = file.read_text(encoding="utf-8")
     blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) + re.findall(r"^ {4}.*$", text, re.MULTILINE)
-    for line in "\n".join(blocks).splitlines():
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    lines = ["\n".join(blocks), *re.findall(r"`(attncli (?!COMMAND)[^`]*)`", prose)]
+    for line in "\n".join(lines).splitlines():
         if found := re.match(r"\s*(?:\$ )?(attncli(?: .*)?)$", line):
             yield shlex.split(found[1], comments=True)
 
 
-@pytest.mark.parametrize("name", ["README.md"])
-def test_commands_in_the_documents_exist_with_their_options(name):
+def test_the_readme_shows_commands():
+    assert len(list(command_lines(ROOT / "README.md"))) >= 3
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.stem)
+def test_commands_in_the_documents_exist_with_their_options(page):
     commands = typer.main.get_command(app).commands
-    lines = list(command_lines(ROOT / name))
-    assert len(lines) >= 5
-    for words in lines:
+    for words in command_lines(page):
         called = [word for word in words[1:] if not word.startswith("-")][:1]
         assert not called or called[0] in commands, words
         known = {
@@ -201,7 +249,7 @@ def test_commands_in_the_documents_exist_with_their_options(name):
             for option in (*param.opts, *param.secondary_opts)
         }
         unknown = [word.split("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)]
-        assert set(unknown) <= known | {"--help"}, words
+        assert set(unknown) <= known | {"--help", "--help-all"}, words
 
 
 @pytest.mark.parametrize("name", list(typer.main.get_command(app).commands))

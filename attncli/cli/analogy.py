@@ -14,6 +14,7 @@ from attncli.cli.options import (
     ModelOption,
     RevisionOption,
     SvgOption,
+    ThemeOption,
     unset,
 )
 from attncli.cli.outputs import refuse_files, tell
@@ -34,6 +35,7 @@ def analogy(
     json: JsonOption = False,
     svg: SvgOption = None,
     html: HtmlOption = None,
+    theme: ThemeOption = "light",
     force: ForceOption = False,
 ) -> None:
     # fmt: on
@@ -56,5 +58,5 @@ def analogy(
     tell(
         lambda: analogy_document(found, loaded.name),
         lambda console: analogy_screen(found, loaded.name, console),
-        "attncli analogy", json=json, svg=svg, html=html,
+        "attncli analogy", json=json, svg=svg, html=html, theme=theme,
     )  # fmt: skip

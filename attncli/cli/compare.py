@@ -14,6 +14,7 @@ from attncli.cli.options import (
     ModelOption,
     RevisionOption,
     SvgOption,
+    ThemeOption,
     unset,
 )
 from attncli.cli.outputs import refuse_files, tell
@@ -34,6 +35,7 @@ def compare(
     json: JsonOption = False,
     svg: SvgOption = None,
     html: HtmlOption = None,
+    theme: ThemeOption = "light",
     force: ForceOption = False,
 ) -> None:
     # fmt: on
@@ -54,5 +56,5 @@ def compare(
     tell(
         lambda: comparison_document(found, loaded.name),
         lambda console: comparison_screen(found, loaded.name, console),
-        "attncli compare", json=json, svg=svg, html=html,
+        "attncli compare", json=json, svg=svg, html=html, theme=theme,
     )  # fmt: skip

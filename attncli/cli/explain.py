@@ -19,6 +19,7 @@ from attncli.cli.options import (
     PlainOption,
     RevisionOption,
     SvgOption,
+    ThemeOption,
     choice,
     text_or_file_end,
     unset,
@@ -64,6 +65,7 @@ def explain(
     npz: NpzOption = None,
     svg: SvgOption = None,
     html: HtmlOption = None,
+    theme: ThemeOption = "light",
     force: ForceOption = False,
 ) -> None:
     # fmt: on
@@ -94,4 +96,4 @@ def explain(
 
     reading = read_text(given, model, revision, device, generate)
     draw = explain_text(reading, chosen, token, options, json=json)
-    write_pictures(draw, "attncli explain", svg, html)
+    write_pictures(draw, "attncli explain", svg, html, theme)

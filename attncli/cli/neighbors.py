@@ -15,6 +15,7 @@ from attncli.cli.options import (
     ModelOption,
     RevisionOption,
     SvgOption,
+    ThemeOption,
     choice,
     unset,
 )
@@ -41,6 +42,7 @@ def neighbors(
     json: JsonOption = False,
     svg: SvgOption = None,
     html: HtmlOption = None,
+    theme: ThemeOption = "light",
     force: ForceOption = False,
 ) -> None:
     # fmt: on
@@ -70,5 +72,5 @@ def neighbors(
     tell(
         lambda: neighbors_document(found, loaded.name),
         lambda console: neighbors_screen(found, loaded.name, console),
-        "attncli neighbors", json=json, svg=svg, html=html,
+        "attncli neighbors", json=json, svg=svg, html=html, theme=theme,
     )  # fmt: skip

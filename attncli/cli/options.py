@@ -47,6 +47,13 @@ def parse_seconds(text: str | float) -> float:
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
+def parse_theme(name: str) -> str:
+    """The name of a theme of pictures, checked."""
+    if name not in THEMES:
+        raise typer.BadParameter(f"{name!r} is neither {' nor '.join(THEMES)}.")
+    return name
+
+
 def draw_seed() -> int:
     """A seed for a run that was given none; small enough to type."""
     return secrets.randbelow(10**6)
@@ -195,6 +202,11 @@ SvgOption = Annotated[
 ]
 HtmlOption = Annotated[
     Path | None, unset("--html", metavar="FILE", help="Also write the screen as a web page in one file.")
+]
+THEMES = ("light", "dark")
+ThemeOption = Annotated[
+    str,
+    choice("--theme", among=THEMES, help="The colors of --svg and --html.", parser=parse_theme, rich_help_panel=MORE),
 ]
 CsvOption = Annotated[
     Path | None, unset("--csv", metavar="FILE", help="Also write a row for each source.", rich_help_panel=MORE)

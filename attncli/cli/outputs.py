@@ -90,16 +90,23 @@ def write_asked(file: Path | None, option: str, write: Callable[[BinaryIO], obje
         print_note(f"written: {file}")
 
 
-def write_pictures(draw: Draw, title: str, svg: Path | None, html: Path | None) -> None:
-    """The pictures of a screen that were asked for."""
+def write_pictures(draw: Draw, title: str, svg: Path | None, html: Path | None, theme: str) -> None:
+    """Writes the pictures of a screen that --svg and --html ask for, in the colors of a theme."""
     from attncli.render.picture import html_picture, svg_picture
 
-    write_asked(svg, "--svg", lambda file: file.write(svg_picture(draw, title).encode()))
-    write_asked(html, "--html", lambda file: file.write(html_picture(draw, title).encode()))
+    write_asked(svg, "--svg", lambda file: file.write(svg_picture(draw, title, theme=theme).encode()))
+    write_asked(html, "--html", lambda file: file.write(html_picture(draw, title, theme=theme).encode()))
 
 
 def tell(
-    document: Callable[[], object], draw: Draw, title: str, *, json: bool, svg: Path | None, html: Path | None
+    document: Callable[[], object],
+    draw: Draw,
+    title: str,
+    *,
+    json: bool,
+    svg: Path | None,
+    html: Path | None,
+    theme: str,
 ) -> None:
     """A result: drawn on standard output, or with --json as a document there; and the pictures that were asked for."""
     from attncli.render.console import output, print_json, show
@@ -109,7 +116,7 @@ def tell(
     else:
         console = output()
         show(console, draw(console))
-    write_pictures(draw, title, svg, html)
+    write_pictures(draw, title, svg, html, theme)
 
 
 def write_explanation(found: Explanation, model: Transformer, csv: Path | None, npz: Path | None) -> None:

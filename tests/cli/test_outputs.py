@@ -11,11 +11,13 @@ import pytest
 import torch
 
 import attncli.explain.every_weight as keeping
+from attncli.cli.options import THEMES as OFFERED
 from attncli.errors import BadInput
 from attncli.explain.every_weight import every_weight
 from attncli.explain.findings import EveryWeight
 from attncli.render.export import sources_csv, write_weights
 from attncli.render.numbers import percent
+from attncli.render.picture import THEMES
 from attncli.render.plain import explanation_sentences, spoken
 from tests.support.commands import ask
 from tests.support.explanations import (
@@ -112,6 +114,19 @@ def test_explain_writes_what_it_is_asked_for(in_model_folder, capsys):
     assert (code, out) == (2, "")
     assert "--force" in err
     assert sorted(path.name for path in in_model_folder.iterdir()) == before
+
+
+def test_the_theme_sets_the_colors_of_both_pictures(here, capsys):
+    assert tuple(THEMES) == OFFERED
+    page = THEMES["dark"].background_color.hex
+    for theme, dark in (("light", False), ("dark", True)):
+        files = [f"{theme}.svg", f"{theme}.html"]
+        code, _, _ = ask(capsys, "explain", TEXT, "--theme", theme, "--svg", files[0], "--html", files[1])
+        assert code == 0
+        assert [page in (here / file).read_text() for file in files] == [dark, dark]
+    code, out, err = ask(capsys, "explain", TEXT, "--theme", "pink")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[0] == "error: --theme 'pink' is neither light nor dark."
 
 
 # Sentences
