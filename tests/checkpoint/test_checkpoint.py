@@ -29,7 +29,7 @@ from attncli.checkpoint.tensors import TYPES, open_tensors, write_tensors
 from attncli.errors import BadCheckpoint, OutOfRoom
 from attncli.model import native
 from attncli.model.attention import rotation_table
-from attncli.model.backend import Piece
+from attncli.model.backend import Segment
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import byte_tokenizer
 from tests.support.checkpoints import CPU, checkpoint
@@ -307,7 +307,7 @@ def test_a_context_costs_nothing_before_it_is_read(saved):
     if native.available():
         backend = native.NativeBackend(model, threads=1)
         ids = [1, 2, 3] * 1400
-        logits = backend.read(backend.new_cache(1), [Piece(0, 0, ids)])
+        logits = backend.read(backend.new_cache(1), [Segment(0, 0, ids)])
         torch.testing.assert_close(logits, model(torch.tensor([ids]))[:, -1], rtol=1e-4, atol=1e-4)
 
 

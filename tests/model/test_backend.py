@@ -5,7 +5,7 @@ import torch
 
 from attncli.model import backend
 from attncli.model.backend import Segment, TorchBackend
-from tests.conftest import tiny_model
+from tests.support.models import tiny_model
 
 
 @pytest.mark.parametrize(("ids", "threads"), [([1], 1), ([1, 2, 3], 2)])
