@@ -33,7 +33,7 @@ def write_model(folder: Path, name: str) -> None:
     from attncli.checkpoint.store import Checkpoint, write_checkpoint
     from attncli.model.transformer import Transformer, initialize
     from attncli.text.tokenizer import train_tokenizer
-    from attncli.training.measure import shape
+    from attncli.training.shapes import shape
 
     model = Transformer(shape(*SHAPES[name]))
     initialize(model, torch.Generator().manual_seed(0))

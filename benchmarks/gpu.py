@@ -20,7 +20,7 @@ from attncli.config import ModelConfig, SampleConfig
 from attncli.generation.engine import EngineConfig, generate
 from attncli.model.backend import Segment, TorchBackend
 from attncli.model.transformer import Transformer, initialize
-from attncli.training.measure import shape
+from attncli.training.shapes import shape
 from attncli.training.step import Trainee
 
 # Layers, width, vocabulary, context, windows, dropout.

@@ -33,12 +33,12 @@ def measure(size: str, way: str, saves: int, folder: Path) -> None:
     from attncli.model.transformer import Transformer, initialize
     from attncli.text.corpus import prepare
     from attncli.text.files import Documents
-    from attncli.training import saver as module
+    from attncli.training import recipe
     from attncli.training.plan import make_plan
     from attncli.training.saver import Run, Saver, weights_of
     from attncli.training.step import Trainee
 
-    module._COPIED_FROM = 0
+    recipe.COPIED_STATE = 0
     text = Documents.of(("the cat sat on the mat and ran\n" * 2000,), ("text",))
     corpus = prepare(text, CorpusConfig(tokenizer="byte"))
     plan = make_plan(TrainConfig(steps=1000, size=size, context=64, batch_size=1, dropout=0.0), corpus)

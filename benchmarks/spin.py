@@ -16,7 +16,7 @@ def measure(seconds: float, dtype: str) -> None:
     import torch
 
     from attncli.model.transformer import Transformer, initialize
-    from attncli.training.measure import shape
+    from attncli.training.shapes import shape
     from attncli.training.step import Trainee
 
     model = Transformer(shape(4, 128, 1024, 256))

@@ -124,9 +124,9 @@ def test_memory(script, text, monkeypatch, capsys):
 @pytest.mark.parametrize("way", ["in place", "beside"])
 def test_save(script, capsys, monkeypatch, way):
     save = script("save")
-    from attncli.training import saver
+    from attncli.training import recipe
 
-    monkeypatch.setattr(saver, "_COPIED_FROM", saver._COPIED_FROM)  # the script sets it
+    monkeypatch.setattr(recipe, "COPIED_STATE", recipe.COPIED_STATE)  # the script sets it
     save.main(["--sizes", "1x32", "--saves", "1", "--way", way])
     assert way in capsys.readouterr().out
 

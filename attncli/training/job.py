@@ -29,14 +29,14 @@ from attncli.paths import exists
 from attncli.records import record_from_json
 from attncli.text.corpus import Corpus, prepare
 from attncli.text.files import STDIN, Listener, Progress, read_documents, refuse_overlap
+from attncli.training import recipe
 from attncli.training.head_scores import head_scorer
 from attncli.training.loop import train
-from attncli.training.plan import MOST_EPOCHS, make_plan
+from attncli.training.plan import make_plan
 from attncli.training.reports import Plan, Report, RunState, plan_from_document
 from attncli.training.samples import sampler
 from attncli.training.saver import borders_for
 
-_CHARACTERS_PER_SECOND, _ON_A_GPU = 100_000, 1_000_000  # of a run: about what it can see
 _FEWEST_SCORED = 200  # tokens to validate on
 _FEWEST_BYTES_PER_TOKEN = 1.5  # of a tokenizer that fits the text at all
 _BUSY = 1.5  # times its CPU time that a step takes where other programs want the cores
@@ -152,7 +152,7 @@ def _most_characters(seconds: float, device: str) -> int:
 
     A power of two, so that runs of about the same length find each other's tokens in the cache.
     """
-    per_second = _CHARACTERS_PER_SECOND if device == "cpu" else _ON_A_GPU
+    per_second = recipe.CPU_CHARACTERS_PER_SECOND if device == "cpu" else recipe.GPU_CHARACTERS_PER_SECOND
     return 1 << math.ceil(math.log2(max(seconds, 1.0) * per_second))
 
 
@@ -168,8 +168,9 @@ def _notes(read: Sequence[str], corpus: Corpus, plan: Plan, start: LoadedModel |
             if part.left_out:
                 share = f"{part.characters:,} of {part.characters + part.left_out:,} characters"
                 yield f"to read little in the time there is, it {does} on {share}, spread evenly over the text"
-        if plan.seconds is None and plan.epochs > MOST_EPOCHS:
-            yield f"{plan.epochs:.0f} passes over the text: after {MOST_EPOCHS} or so a model only memorizes more"
+        if plan.seconds is None and plan.epochs > recipe.MOST_EPOCHS:
+            most = recipe.MOST_EPOCHS
+            yield f"{plan.epochs:.0f} passes over the text: after {most} or so a model only memorizes more"
         if len(corpus.val) < _FEWEST_SCORED:
             yield f"only {len(corpus.val):,} tokens to validate on: the scores, and the choice by them, are rough"
         per_token = corpus.train.bytes / len(corpus.train)

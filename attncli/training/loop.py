@@ -26,8 +26,9 @@ from attncli.model.device import DTYPES, dtype_name
 from attncli.model.transformer import Transformer, initialize
 from attncli.records import record_from_json
 from attncli.text.corpus import Corpus, batch
+from attncli.training import recipe
+from attncli.training.budget import evaluation_windows
 from attncli.training.head_scores import HeadScorer
-from attncli.training.plan import sampled_windows
 from attncli.training.reports import (
     EvalReport,
     HeadsReport,
@@ -44,9 +45,7 @@ from attncli.training.saver import OPTIMIZER_PREFIX, WEIGHTS_PREFIX, Run, Saver,
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
 
-_SAVE_SECONDS = 60.0  # at most so long after a save, and a report, the next one is due
 _OTHER_RUN = "The state is damaged, or of another run. Train again, or copy the directory again from its source."
-_TOLERATED = 0.02  # a smaller change of the steps left is not worth a revision
 
 
 def train(
@@ -111,7 +110,7 @@ def train(
                 yield _sample(run, sample)
             if stopping:
                 saver.save(run, "stopped", clock.spent())
-            elif due or (not meter.steps and clock.spent() - saver.saved_at >= _SAVE_SECONDS):
+            elif due or (not meter.steps and clock.spent() - saver.saved_at >= recipe.SAVE_SECONDS):
                 saver.save_beside(run, clock.spent())
                 meter.restart()
             yield from map(SaveReport, saver.safe())
@@ -249,7 +248,7 @@ def _evaluations(
 
 def _evaluate(run: Run, corpus: Corpus, plan: Plan, clock: _Clock) -> EvalReport:
     """Scores an even sample of the validation part, and keeps the weights when they are the best so far."""
-    score = evaluate(run.trainee.working, corpus.val, windows=sampled_windows(plan), context=plan.context)
+    score = evaluate(run.trainee.working, corpus.val, windows=evaluation_windows(plan), context=plan.context)
     if not math.isfinite(score.nats):
         raise Diverged(
             f"Training diverged at step {run.step}: the validation loss is {score.per_token:.4g}.",
@@ -370,4 +369,5 @@ class _Clock:
         if self._plan.most_steps is not None:
             steps = min(steps, self._plan.most_steps - step)
         expected = schedule.steps - step
-        return schedule if abs(steps - expected) <= _TOLERATED * expected else schedule.revised(step, step + steps)
+        tolerated = abs(steps - expected) <= recipe.TOLERATED_CHANGE * expected
+        return schedule if tolerated else schedule.revised(step, step + steps)

@@ -13,19 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attncli.config import OptimizerKind
-
-BETAS = (0.9, 0.95)  # of AdamW
-_EPSILON = 1e-8
-MOMENTUM = 0.95  # of Muon
-LARGEST_GRADIENT = 1.0  # the norm to which a larger gradient is cut
-# a, b, c of x -> a x + b x^3 + c x^5 in turn, driving singular values towards one: the first three steps of the Polar
-# Express (Amsel et al., 2025). They leave values up to two; five steps train no better (benchmarks/README.md).
-_POLYNOMIALS = (
-    (8.156554524902461, -22.48329292557795, 15.878769915207462),
-    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
-    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
-)
-_MARGIN = 1.02  # the polynomials may leave [0, 1] above it
+from attncli.training import recipe
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
@@ -37,8 +25,8 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) * _MARGIN + 1e-7)
-    for a, b, c in _POLYNOMIALS:
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) * recipe.NEWTON_SCHULZ_MARGIN + 1e-7)
+    for a, b, c in recipe.NEWTON_SCHULZ_STEPS:
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
@@ -75,8 +63,8 @@ class Muon:
         """Updates every matrix by its gradient."""
         for stack in self._stacks:
             gradients = torch.stack([weight.grad for weight in stack.weights if weight.grad is not None])
-            stack.momentum.lerp_(gradients, 1 - MOMENTUM)
-            ahead = gradients.lerp_(stack.momentum, MOMENTUM)  # Nesterov's momentum
+            stack.momentum.lerp_(gradients, 1 - recipe.MUON_MOMENTUM)
+            ahead = gradients.lerp_(stack.momentum, recipe.MUON_MOMENTUM)  # Nesterov's momentum
             direction = orthogonalized(ahead.to(self._dtype)).to(ahead.dtype)
             rows, columns = direction.shape[-2:]
             torch._foreach_mul_(stack.weights, 1 - lr * self._weight_decay)
@@ -112,13 +100,13 @@ class AdamW:
         """Updates every parameter by its gradient."""
         gradients = [weight.grad for weight in self._weights if weight.grad is not None]
         self._steps += 1
-        mean_rate, square_rate = BETAS
+        mean_rate, square_rate = recipe.ADAMW_BETAS
         torch._foreach_lerp_(self._means, gradients, 1 - mean_rate)
         torch._foreach_mul_(self._squares, square_rate)
         torch._foreach_addcmul_(self._squares, gradients, gradients, 1 - square_rate)
         sizes = torch._foreach_sqrt(self._squares)
         torch._foreach_div_(sizes, math.sqrt(1 - square_rate**self._steps))
-        torch._foreach_add_(sizes, _EPSILON)
+        torch._foreach_add_(sizes, recipe.ADAMW_EPSILON)
         torch._foreach_mul_(self._decayed, 1 - lr * self._weight_decay)
         torch._foreach_addcdiv_(self._weights, self._means, sizes, -lr / (1 - mean_rate**self._steps))
 
@@ -151,13 +139,13 @@ class Optimizer:
         }
 
     def step(self, lr: float, adam_lr: float) -> Tensor:
-        """Updates all weights; returns the norm of the gradient before it was cut to LARGEST_GRADIENT.
+        """Updates all weights; returns the norm of the gradient before it was cut to the recipe's largest.
 
         Args:
             lr: of the matrices when they are Muon's.
             adam_lr: of what is AdamW's.
         """
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, LARGEST_GRADIENT)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, recipe.LARGEST_GRADIENT_NORM)
         self._parts["adamw"].step(adam_lr)
         self._parts["muon"].step(lr)
         return norm

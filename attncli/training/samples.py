@@ -11,13 +11,11 @@ from attncli.generation.events import Finished, Text
 from attncli.model.backend import TorchBackend
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import Corpus
+from attncli.training import recipe
 from attncli.training.reports import Plan
 
 Sampler = Callable[[Transformer], tuple[str, int]]  # the text written, and how many characters of it are the prompt
 
-SHOWN_TOKENS = 80  # of a sample on the screen
-_SHORTEST_SAMPLE, _SAMPLE_TOKENS_PER_SECOND = 10, 1 / 3  # tokens; per second of a timed run
-_LONGEST_FINAL, _FINAL_TOKENS_PER_SECOND = 400, 3  # the sample whose overlap with the training text is measured
 _OPENING = 200  # characters of the text in which its first words are looked for
 
 
@@ -26,9 +24,10 @@ def sampler(corpus: Corpus, plan: Plan) -> Sampler | None:
 
     The number of tokens is bounded by the time of the run, so that sampling takes little of it.
     """
-    seconds, tokenizer = plan.seconds, corpus.tokenizer
-    tokens = SHOWN_TOKENS if seconds is None else min(int(seconds * _SAMPLE_TOKENS_PER_SECOND), SHOWN_TOKENS)
-    if tokens < _SHORTEST_SAMPLE:
+    tokenizer, tokens = corpus.tokenizer, recipe.SAMPLE_TOKENS
+    if plan.seconds is not None:
+        tokens = min(int(plan.seconds * recipe.SAMPLE_TOKENS_PER_SECOND), tokens)
+    if tokens < recipe.FEWEST_SAMPLE_TOKENS:
         return None
     prompt = first_words(corpus)
     config = SampleConfig(max_new_tokens=tokens, seed=plan.seed)
@@ -45,8 +44,10 @@ def sampler(corpus: Corpus, plan: Plan) -> Sampler | None:
 
 def final_sample(loaded: LoadedModel, plan: Plan) -> list[int]:
     """Token ids that the finished model generates from the start of a text, without a prompt."""
-    tokens = _LONGEST_FINAL if plan.seconds is None else int(plan.seconds * _FINAL_TOKENS_PER_SECOND)
-    config = SampleConfig(max_new_tokens=min(max(tokens, SHOWN_TOKENS), _LONGEST_FINAL), seed=plan.seed)
+    tokens = recipe.FINAL_SAMPLE_TOKENS
+    if plan.seconds is not None:
+        tokens = min(max(int(plan.seconds * recipe.FINAL_SAMPLE_TOKENS_PER_SECOND), recipe.SAMPLE_TOKENS), tokens)
+    config = SampleConfig(max_new_tokens=tokens, seed=plan.seed)
     events = generate(TorchBackend(loaded.model), loaded.tokenizer, [[loaded.start_of_text]], config)
     return list(next(event.ids for event in events if isinstance(event, Finished)))
 

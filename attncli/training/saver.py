@@ -21,15 +21,13 @@ from attncli.model.device import physical_memory
 from attncli.model.transformer import Transformer
 from attncli.paths import unwritable
 from attncli.text.corpus import Corpus
+from attncli.training import recipe
 from attncli.training.reports import Plan, Result, RunState
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
 
-# Bytes of state. Less is written in well under a second: not worth the memory of a copy (benchmarks/README.md).
-_COPIED_FROM = 256 << 20
 WEIGHTS_PREFIX = "weights."  # before the names of the model's tensors in a state
 OPTIMIZER_PREFIX = "optimizer."  # before those of the optimizer
-_MEMORY_SHARE = 0.8  # of the machine's, for the training and a copy of its state
 _DOCUMENTS_FOR_START = 10  # from so many on, the model has learned what follows the end of one
 
 
@@ -146,8 +144,8 @@ class Saver:
         """Whether a state is large, and a copy fits the memory beside the training; a GPU's is copied in any case."""
         size = sum(int(tensor.nbytes) for tensor in state.tensors.values())
         if self._plan.device != "cpu":
-            return size <= _MEMORY_SHARE * physical_memory()
-        return _COPIED_FROM <= size <= _MEMORY_SHARE * physical_memory() - self._plan.memory_bytes
+            return size <= recipe.MEMORY_SHARE * physical_memory()
+        return recipe.COPIED_STATE <= size <= recipe.MEMORY_SHARE * physical_memory() - self._plan.memory_bytes
 
     def _checkpoint(self, run: Run, status: str, seconds: float, result: Result | None = None) -> Checkpoint:
         """What a save holds. Its tensors are the run's own; nothing else of it changes when the run goes on."""

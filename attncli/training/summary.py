@@ -15,15 +15,14 @@ from attncli.evaluation.excerpt import SCORED_BYTES, TRAIN_BYTES, counted_of, fi
 from attncli.evaluation.judgement import Judgement
 from attncli.evaluation.memorization import measure_memorization
 from attncli.text.corpus import Corpus
+from attncli.training import recipe
+from attncli.training.budget import counted_tokens
 from attncli.training.curves import read_metrics
 from attncli.training.diagnosis import Course, curves, diagnose
 from attncli.training.job import Job
-from attncli.training.plan import counted_tokens
 from attncli.training.reports import Plan, Result, RunSummary
-from attncli.training.samples import SHOWN_TOKENS, final_sample, first_words
+from attncli.training.samples import final_sample, first_words
 
-# With this much training text for each second of the run, gzip and xz take about 2 % of its time.
-_COMPRESSED_BYTES_PER_SECOND = 16_000
 _UNSEEN_TOKENS = 2000  # of the validation part, for comparison with a sample
 
 
@@ -36,9 +35,9 @@ def summarize(job: Job, target: Path, result: Result) -> RunSummary:
         result,
         share=job.corpus.val.share_of(result.best.scored),
         prompt=first_words(job.corpus),
-        sample=loaded.tokenizer.decode(ids[:SHOWN_TOKENS]),
+        sample=loaded.tokenizer.decode(ids[: recipe.SAMPLE_TOKENS]),
         judgement=judge(result, job.plan, job.corpus, read_metrics(target), ids),
-        sample_tokens=SHOWN_TOKENS,
+        sample_tokens=recipe.SAMPLE_TOKENS,
     )
 
 
@@ -55,7 +54,9 @@ def judge(
         sample: ids that the finished model generated, without a prompt.
     """
     assert result.best is not None
-    most = TRAIN_BYTES if plan.seconds is None else min(int(plan.seconds * _COMPRESSED_BYTES_PER_SECOND), TRAIN_BYTES)
+    most = TRAIN_BYTES
+    if plan.seconds is not None:
+        most = min(int(plan.seconds * recipe.COMPRESSED_BYTES_PER_SECOND), TRAIN_BYTES)
     tokenizer = corpus.tokenizer
     scored = first_of(corpus.val, tokenizer, most * SCORED_BYTES // TRAIN_BYTES)
     counted = counted_of(corpus.train, counted_tokens(plan.seconds))

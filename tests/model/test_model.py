@@ -17,7 +17,7 @@ from attncli.model import device
 from attncli.model.attention import Attention, Observer, Rotary, rotary_frequencies
 from attncli.model.cache import KVCache
 from attncli.model.mask import causal_mask
-from attncli.training import measure, saver
+from attncli.training import memory, saver
 from tests.support.models import FAMILIES, Recorder, ids_of, tiny_config, tiny_model
 
 
@@ -203,7 +203,7 @@ def test_the_memory_is_that_of_the_machine_or_of_the_control_group(tmp_path, mon
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY,) * 2)
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert device.physical_memory() == (limit or machine)
-    assert saver.physical_memory() == measure.memory_of(torch.device("cpu")) == device.physical_memory()
+    assert saver.physical_memory() == memory.memory_of(torch.device("cpu")) == device.physical_memory()
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (900_000, resource.RLIM_INFINITY))
     assert device.physical_memory() == 900_000
     monkeypatch.setattr(device, "_MEMBERSHIP", tmp_path / "nowhere")

@@ -33,7 +33,7 @@ from attncli.errors import BadCheckpoint, Diverged, OutOfRoom
 from attncli.evaluation.score import Score
 from attncli.model.transformer import Transformer
 from attncli.stopping import StopRequests
-from attncli.training import new_job, resume_job, saver, train
+from attncli.training import new_job, recipe, resume_job, saver, train
 from attncli.training.job import _newest_good
 from attncli.training.loop import _begin
 from attncli.training.reports import Result, SaveReport, StepReport
@@ -64,7 +64,7 @@ FILES = [
 @pytest.fixture
 def beside(monkeypatch):
     """Every save of a run that goes on is written by the thread."""
-    monkeypatch.setattr(saver, "_COPIED_FROM", 0)
+    monkeypatch.setattr(recipe, "COPIED_STATE", 0)
 
 
 def reports_of(corpus, plan, target, **options):
@@ -185,7 +185,7 @@ NURSERY = """
 import json, os, signal, sys
 import attncli.generation.engine, attncli.render.training, attncli.training.job, attncli.training.loop
 from attncli.cli.main import run
-from attncli.training import saver
+from attncli.training import recipe, saver
 ended = {signal.SIGCHLD}
 signal.pthread_sigmask(signal.SIG_BLOCK, ended)
 for line in sys.stdin:
@@ -195,7 +195,7 @@ for line in sys.stdin:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ended)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if beside:
-            saver._COPIED_FROM = 0
+            recipe.COPIED_STATE = 0
         code = 1
         try:
             code = run(arguments)
@@ -212,9 +212,9 @@ for line in sys.stdin:
 PROCESS = """
 import sys
 from attncli.__main__ import main
-from attncli.training import saver
+from attncli.training import recipe, saver
 if sys.argv.pop() == "beside":
-    saver._COPIED_FROM = 0
+    recipe.COPIED_STATE = 0
 main()
 """
 

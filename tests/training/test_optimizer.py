@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from attncli.training import optimizer
-from attncli.training.optimizer import BETAS, AdamW, Muon, Optimizer, orthogonalized
+from attncli.training import optimizer, recipe
+from attncli.training.optimizer import AdamW, Muon, Optimizer, orthogonalized
 from attncli.training.step import Trainee
 from tests.support.models import ids_of, tiny_model
 
@@ -76,7 +76,7 @@ def test_adamw_is_that_of_pytorch():
     ours, theirs = ([torch.nn.Parameter(gaussian(6, 4)), torch.nn.Parameter(gaussian(5, seed=1))] for _ in range(2))
     mine = AdamW({"matrix": ours[0], "vector": ours[1]}, 0.1)
     groups = [{"params": theirs[:1], "weight_decay": 0.1}, {"params": theirs[1:], "weight_decay": 0.0}]
-    reference = torch.optim.AdamW(groups, betas=BETAS)
+    reference = torch.optim.AdamW(groups, betas=recipe.ADAMW_BETAS)
     for step in range(20):
         for number, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             a.grad = b.grad = gaussian(*a.shape, seed=2 * step + number) * 10 ** -(step % 4)

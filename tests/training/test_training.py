@@ -22,16 +22,19 @@ from attncli.model.transformer import Transformer
 from attncli.text.corpus import prepare
 from attncli.text.files import Documents
 from attncli.text.tokenizer import Tokenizer
+from attncli.training import budget as budget_module
 from attncli.training import job as job_module
-from attncli.training import loop as loop_module
-from attncli.training import make_plan, measure, new_job, resume_job, train
+from attncli.training import make_plan, measure, new_job, recipe, resume_job, step_setup, train
 from attncli.training import measure as measure_module
+from attncli.training import memory as memory_module
 from attncli.training import plan as plan_module
-from attncli.training.measure import Room, StepTime, measure_step
-from attncli.training.plan import sampled_windows
+from attncli.training.budget import evaluation_windows
+from attncli.training.measure import StepTime, measure_step
 from attncli.training.reports import EvalReport, Result, SampleReport, SaveReport, StepReport, plan_from_document
 from attncli.training.schedule import Schedule
+from attncli.training.shapes import shape
 from attncli.training.step import Trainee
+from attncli.training.step_setup import StepSetup
 from tests.support.models import ids_of, tiny_model
 from tests.support.texts import story
 from tests.support.training import FACTS, SMALL
@@ -176,7 +179,7 @@ def test_a_run_to_bfloat16_goes_on_exactly(corpus, plan, tmp_path, at):
 
 def test_a_save_is_due_a_minute_after_the_last_and_changes_nothing(corpus, plan, tmp_path, monkeypatch):
     run(corpus, plan, tmp_path / "whole")
-    monkeypatch.setattr(loop_module, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(recipe, "SAVE_SECONDS", 0.0)
     reports = run(corpus, plan, tmp_path / "often")
     assert [r.step for r in reports if isinstance(r, SaveReport)] == [0, *range(5, 41, 5), 40]
     assert digest(tmp_path / "often") == digest(tmp_path / "whole")
@@ -298,7 +301,7 @@ def test_a_plan_for_steps_does_not_depend_on_how_fast_the_machine_is(corpus, mon
         monkeypatch.setattr(measure_module, "measure_step", lambda *args, measured=seconds: StepTime(measured, 1.0))
         asked = replace(SMALL, size=None, dropout=None, lr=None, dtype="auto", steps=200)
         plan = make_plan(asked, corpus)
-        found.add((plan.model, plan.dtype, plan.schedule, plan.dropout, plan.eval_every, sampled_windows(plan)))
+        found.add((plan.model, plan.dtype, plan.schedule, plan.dropout, plan.eval_every, evaluation_windows(plan)))
     assert len(found) == 1
 
 
@@ -435,7 +438,7 @@ def test_a_small_text_ends_a_timed_run_before_it_only_memorizes(corpus):
 def test_a_time_that_is_gone_before_the_first_step_is_refused_with_one_that_is_enough(corpus, monkeypatch, window):
     """Also where a longer run scores more of the validation part in the end; a step takes a second here."""
     monkeypatch.setattr(measure_module, "measure_step", lambda *given: StepTime(1.0, 1.0))
-    monkeypatch.setattr(plan_module, "measure_window", lambda *given: window)
+    monkeypatch.setattr(budget_module, "measure_window", lambda *given: window)
     monkeypatch.setattr(plan_module, "time", SimpleNamespace(monotonic=lambda: 0.0))
     config = TrainConfig(seconds=20, size="1x32", context=16, batch_size=8)
     with pytest.raises(UsageProblem, match=r"setting up took 30\.0 s") as refused:
@@ -447,7 +450,7 @@ def test_a_time_that_is_gone_before_the_first_step_is_refused_with_one_that_is_e
 
 def test_a_short_run_takes_small_steps_and_many():
     for device, short, long in (("cpu", 8, 3600), ("cuda", 15, 60)):
-        (context, tokens), (longer, more) = (plan_module._windows(torch.device(device), s) for s in (short, long))
+        (context, tokens), (longer, more) = (step_setup.usual_batch(torch.device(device), s) for s in (short, long))
         assert context <= longer
         assert 4 * tokens <= more
 
@@ -493,8 +496,8 @@ def test_a_step_that_waits_for_the_cores_takes_longer_than_it_computes(corpus, m
     wall, computing = itertools.count(0, 3.0), itertools.count(0, 1.5)
     clocks = SimpleNamespace(monotonic=lambda: next(wall), thread_time=lambda: next(computing))
     monkeypatch.setattr(measure_module, "time", clocks)
-    room = Room(corpus, torch.device("cpu"), torch.float32, "adamw", 8, 1, 0.0, 0)
-    assert measure_step(measure_module.shape(1, 32, 300, 8), room) == (3.0, 2.0)
+    setup = StepSetup(corpus, torch.device("cpu"), torch.float32, "adamw", 8, 1, 0.0, 0, {})
+    assert measure_step(shape(1, 32, 300, 8), setup) == (3.0, 2.0)
 
 
 def test_a_run_takes_as_many_threads_as_its_plan(corpus, plan, tmp_path, threads):
@@ -505,12 +508,12 @@ def test_a_run_takes_as_many_threads_as_its_plan(corpus, plan, tmp_path, threads
 
 def test_what_does_not_fit_the_memory_is_taken_in_parts_then_computed_twice_then_refused(corpus, monkeypatch):
     config = TrainConfig(steps=5, size="4x128", context=64, batch_size=16, dtype="float32")
-    monkeypatch.setattr(plan_module, "resident_memory", lambda: 0)
+    monkeypatch.setattr(step_setup, "resident_memory", lambda: 0)
     needs = make_plan(config, corpus).memory_bytes
     monkeypatch.setattr(measure_module, "measure_step", lambda *given: StepTime(0.1, 1.0))
     seen = []
     for share in (2.0 - hundredth / 100 for hundredth in range(0, 190, 2)):
-        monkeypatch.setattr(plan_module, "memory_of", lambda device, share=share: int(needs * share))
+        monkeypatch.setattr(memory_module, "memory_of", lambda device, share=share: int(needs * share))
         try:
             made = make_plan(config, corpus)
         except OutOfRoom as problem:
@@ -556,9 +559,9 @@ def test_stopped_twice_before_anything_was_scored_the_weights_are_those_of_the_s
 def test_a_model_that_starts_a_run_is_evaluated_in_windows_of_the_run(corpus, plan, tmp_path):
     """Its own may be many times as long."""
     wide = replace(plan, model=replace(plan.model, context=64 * plan.context))
-    assert sampled_windows(wide) == sampled_windows(plan)
+    assert evaluation_windows(wide) == evaluation_windows(plan)
     scored = [r.score.scored for r in run(corpus, wide, tmp_path / "m") if isinstance(r, EvalReport)]
-    assert set(scored) == {sampled_windows(plan) * plan.context}
+    assert set(scored) == {evaluation_windows(plan) * plan.context}
 
 
 def test_of_a_step_of_very_many_windows_only_some_are_timed(corpus, monkeypatch):

@@ -1,0 +1,99 @@
+"""How the length of a run is divided: the steps, the evaluations between them, and what follows the last step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from attncli.config import ModelConfig, TrainConfig
+from attncli.errors import UsageProblem
+from attncli.evaluation.excerpt import COUNTED_TOKENS
+from attncli.model.count import count_parameters
+from attncli.training import recipe
+from attncli.training.choice import Choice
+from attncli.training.measure import measure_window
+from attncli.training.reports import Plan
+from attncli.training.step_setup import StepSetup
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What follows the last step: how many windows of the validation part are scored, None for all; its seconds."""
+
+    windows: int | None
+    seconds: float
+
+
+def requested_steps(config: TrainConfig, tokens: int, step_tokens: int) -> int | None:
+    """The steps of a run whose length was given in steps, tokens or epochs of `tokens` each; None for a time."""
+    if config.steps is not None:
+        return config.steps
+    if config.tokens is not None:
+        return max(1, math.ceil(config.tokens / step_tokens))
+    if config.epochs is not None:
+        return max(1, round(config.epochs * tokens / step_tokens))
+    return None
+
+
+def most_steps(setup: StepSetup) -> int:
+    """The steps of the most epochs that a timed run takes."""
+    return max(math.floor(recipe.MOST_EPOCHS * len(setup.corpus.train) / setup.step_tokens), 1)
+
+
+def affordable_steps(seconds: float, gone: float, closing: float, step_seconds: float, setup: StepSetup) -> Choice[int]:
+    """The steps that there is time for when `gone` seconds are over and `closing` seconds are kept for the end.
+
+    Raises UsageProblem when there is no time for a single step.
+    """
+    each = step_seconds * (1 + recipe.EVALUATIONS * recipe.EVALUATION_SHARE)
+    steps = int((seconds - gone - closing) / each)
+    if steps < 1:
+        # The end of a longer run takes longer by these shares.
+        counting = recipe.COUNTED_TOKENS_PER_SECOND / recipe.COUNTING_SPEED
+        growing = recipe.FINAL_EVALUATION_SHARE + recipe.JUDGEMENT_SHARE + counting
+        needed = gone + closing - growing * seconds + recipe.FEWEST_ADVISED_STEPS * each
+        least = math.ceil(needed / (1 - growing))
+        raise UsageProblem(
+            f"--time {seconds:g}s is too short: setting up took {gone:.1f} s, closing takes {closing:.1f} s, "
+            f"and a step {step_seconds:.2g} s.",
+            f"Give --time {least}s or more, or a smaller --size.",
+        )
+    if steps < most_steps(setup):
+        return Choice(steps)
+    return Choice(most_steps(setup), f"{recipe.MOST_EPOCHS} epochs are enough: more would only memorize")
+
+
+def plan_closing(
+    config: TrainConfig, seconds: float, step_seconds: float, model: ModelConfig, setup: StepSetup
+) -> Closing:
+    """The windows that the final evaluation scores, and an estimate of the time that all that follows it takes."""
+    train, val = setup.corpus.train, setup.corpus.val
+    windows = math.ceil(len(val) / model.context)
+    if config.timed:
+        per_window = measure_window(model, setup)
+        affordable = recipe.FINAL_EVALUATION_SHARE * seconds / per_window
+    else:
+        per_window = step_seconds / recipe.FORWARD_PASSES_PER_STEP * model.context / setup.step_tokens
+        affordable = recipe.MOST_FINAL_TOKENS / model.context
+    taken = min(windows, max(round(affordable), 1))
+    weights = 4 * sum(count_parameters(model).values())  # bytes
+    counted = min(counted_tokens(seconds if config.timed else None), len(train))
+    judging = min(recipe.JUDGEMENT_SHARE * seconds, recipe.JUDGEMENT_SECONDS)
+    judging += counted / recipe.COUNTING_SPEED
+    judging += recipe.FINAL_SAMPLE_TOKENS * weights / recipe.READING_SPEED
+    judging += len(train) / recipe.OVERLAP_SPEED
+    saving = recipe.SAVE_START_SECONDS + 2 * weights / recipe.SAVE_SPEED  # written, and read back
+    return Closing(None if taken == windows else taken, taken * per_window + judging + saving)
+
+
+def counted_tokens(seconds: float | None) -> int:
+    """How many tokens of training text the 5-gram model counts after a run of this time, or without a set time."""
+    if seconds is None:
+        return COUNTED_TOKENS
+    return min(int(seconds * recipe.COUNTED_TOKENS_PER_SECOND), recipe.MOST_COUNTED_TOKENS)
+
+
+def evaluation_windows(plan: Plan) -> int:
+    """How many windows of the plan's context an evaluation during the run scores, to take little of its time."""
+    share = recipe.EVALUATION_SHARE * recipe.FORWARD_PASSES_PER_STEP * plan.schedule.steps
+    return round(max(share * plan.batch_size, recipe.FEWEST_EVALUATION_WINDOWS))

@@ -1,0 +1,86 @@
+"""How much memory a training step needs, computed from the shapes, and how a step is made to fit it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from attncli.config import ModelConfig, TrainConfig
+from attncli.errors import OutOfRoom
+from attncli.model.count import count_parameters, matrix_parameters
+from attncli.model.device import physical_memory
+from attncli.model.fused import logits_at_once
+from attncli.training import recipe
+from attncli.training.choice import Choice
+from attncli.training.step_setup import StepSetup
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a step is taken so that it fits the memory, and the bytes it then needs."""
+
+    grad_accum: Choice[int]  # micro-batches
+    checkpoint_activations: Choice[bool]
+    memory_bytes: int
+
+
+def fit_memory(config: TrainConfig, model: ModelConfig, setup: StepSetup) -> Fit:
+    """Splits a step into micro-batches, then recomputes activations, until it fits the memory of the device.
+
+    Raises OutOfRoom when it does not fit even so, before the system would kill the process.
+    """
+    memory = memory_of(setup.device)
+    reason = f"to fit {memory / 1e9:.0f} GB of memory"
+    parts, recompute = Choice(config.grad_accum or 1), Choice(bool(config.checkpoint_activations))
+    while True:
+        tokens = math.ceil(setup.batch_size / parts.value) * setup.context
+        needed = memory_bytes(model, tokens, setup, recompute.value)
+        if needed <= recipe.MEMORY_SHARE * memory:
+            return Fit(parts, recompute, needed)
+        if config.grad_accum is None and parts.value < setup.batch_size:
+            parts = Choice(min(parts.value * 2, setup.batch_size), reason)
+        elif config.checkpoint_activations is None and not recompute.value:
+            parts, recompute = Choice(parts.value, reason), Choice(True, reason)
+        else:
+            raise OutOfRoom(
+                f"This needs about {needed / 1e9:.1f} GB of memory; the machine has {memory / 1e9:.1f} GB.",
+                "Try a smaller --batch-size, --context or --size.",
+            )
+
+
+def fits(model: ModelConfig, setup: StepSetup) -> bool:
+    """Whether a step fits the memory without being split."""
+    return memory_bytes(model, setup.step_tokens, setup) <= recipe.MEMORY_SHARE * memory_of(setup.device)
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of memory that the device has, used or not."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return physical_memory()
+
+
+def memory_bytes(model: ModelConfig, tokens: int, setup: StepSetup, recompute: bool = False) -> int:
+    """The bytes that a step of `tokens` in one forward pass needs. An estimate.
+
+    The sum of weights, gradients, optimizer state, activations, the buffers of the update, the best weights so far, a
+    save that is being written, and what the process held before. With `recompute` activations are kept for one layer.
+    """
+    parameters = sum(count_parameters(model).values())
+    matrices = matrix_parameters(model) - model.vocab_size * model.width if setup.optimizer == "muon" else 0
+    size = setup.dtype.itemsize
+    working = 0 if setup.dtype == torch.float32 else 2 * size  # a copy of each weight, and its gradient
+    state = 4 * matrices + 8 * (parameters - matrices)
+    weights = model.heads * setup.context if setup.device.type == "cpu" else 0  # of attention; on a GPU never held
+    per_token = model.layers * (16 * model.width + 4 * model.feed_forward_width + weights)
+    if recompute:
+        per_token = per_token // model.layers + model.layers * model.width
+    update = (8 + 3 * size) * matrices // 2  # of the largest stack of matrices
+    update += 12 * min(tokens * model.vocab_size, logits_at_once(setup.device.type))
+    on_cpu = setup.device.type == "cpu"  # a GPU's copies lie in the memory of the machine
+    kept = 8 * parameters + state if on_cpu else 0  # the best weights so far; weights and state for a save
+    rows = 8 * setup.batch_size * (setup.context + 1)
+    activations = size * tokens * per_token
+    return setup.resident_bytes + (8 + working) * parameters + state + update + kept + rows + activations

@@ -1,0 +1,72 @@
+"""Learning rates, weight decay and dropout of a run, from how many tokens and epochs it trains on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from attncli.config import OptimizerKind, TrainConfig
+from attncli.errors import UsageProblem
+from attncli.training import recipe
+from attncli.training.choice import Choice
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The numbers of the updates that the plan decides."""
+
+    lr: Choice[float]  # peak, of Muon's matrices, or of every parameter with AdamW alone
+    adam_lr: float  # peak, of the parameters that AdamW updates
+    dropout: Choice[float]
+    weight_decay: Choice[float]
+
+
+def choose_rates(
+    config: TrainConfig, optimizer: OptimizerKind, tokens: int, epochs: float, *, fine_tuning: bool
+) -> Rates:
+    """The rates of a run that trains on `tokens`, which are `epochs` of its text.
+
+    Raises UsageProblem for a second learning rate beside that of AdamW alone.
+    """
+    lr, adam_lr = choose_learning_rates(config, optimizer, tokens, fine_tuning=fine_tuning)
+    return Rates(lr, adam_lr, choose_dropout(config, epochs), choose_weight_decay(config, epochs))
+
+
+def choose_learning_rates(
+    config: TrainConfig, optimizer: OptimizerKind, tokens: int, *, fine_tuning: bool
+) -> tuple[Choice[float], float]:
+    """The peak learning rates, as in `Rates`: larger for a run of few tokens, a tenth for fine-tuning."""
+    reason = None
+    if config.lr is None:
+        reason = "to go on from a model" if fine_tuning else f"for {tokens:,} tokens"
+    if optimizer == "adamw":
+        if config.adam_lr is not None:
+            raise UsageProblem(
+                "--adam-lr is the second rate beside Muon's, and AdamW goes on from a model.", "Give --lr."
+            )
+        lr = config.lr or (recipe.FINE_TUNING_ADAMW_LR if fine_tuning else recipe.ADAMW_LR)
+        return Choice(lr, reason), lr
+    if fine_tuning:
+        lr, adam_lr = recipe.FINE_TUNING_MUON_LR, recipe.FINE_TUNING_ADAMW_LR
+    else:
+        factor = min(max(math.sqrt(recipe.TUNED_TOKENS / tokens), 1.0), recipe.LARGEST_ADAMW_FACTOR)
+        lr = recipe.MUON_LR * min(factor, recipe.LARGEST_MUON_FACTOR)
+        adam_lr = recipe.ADAMW_LR * factor
+    return Choice(config.lr or lr, reason), config.adam_lr or adam_lr
+
+
+def choose_dropout(config: TrainConfig, epochs: float) -> Choice[float]:
+    """More dropout the more often the text is seen."""
+    if config.dropout is not None:
+        return Choice(config.dropout)
+    dropout = next(dropout for limit, dropout in recipe.DROPOUTS if epochs < limit)
+    return Choice(dropout, f"for {epochs:.1f} epochs")
+
+
+def choose_weight_decay(config: TrainConfig, epochs: float) -> Choice[float]:
+    """Stronger weight decay the more often the text is seen."""
+    if config.weight_decay is not None:
+        return Choice(config.weight_decay)
+    growth = math.pow(max(epochs / recipe.WEIGHT_DECAY_EPOCHS, 1.0), recipe.WEIGHT_DECAY_POWER)
+    decay = min(recipe.WEIGHT_DECAY * growth, recipe.LARGEST_WEIGHT_DECAY)
+    return Choice(decay, f"for {epochs:.1f} epochs" if epochs > recipe.WEIGHT_DECAY_EPOCHS else None)

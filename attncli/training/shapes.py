@@ -1,0 +1,89 @@
+"""The shape of a new model: layers and width, from the number of tokens that the run sees or the time it has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from attncli.config import ModelConfig, TrainConfig, parse_size
+from attncli.model.count import count_parameters, matrix_parameters
+from attncli.training import recipe
+from attncli.training.choice import Choice, duration_words
+from attncli.training.measure import StepTimer
+from attncli.training.memory import fits
+from attncli.training.step_setup import StepSetup
+
+
+def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig:
+    """The config of a new model: as many key/value heads as query heads, and the recipe's widths."""
+    head_width = recipe.SMALL_HEAD_WIDTH if width % recipe.HEAD_WIDTH else recipe.HEAD_WIDTH
+    heads = width // head_width
+    return ModelConfig(
+        vocab_size=vocab_size,
+        layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=heads,
+        head_width=head_width,
+        feed_forward_width=math.ceil(width * recipe.FEED_FORWARD_RATIO / 32) * 32,
+        context=context,
+    )
+
+
+def choose_model(
+    config: TrainConfig, timer: StepTimer, seconds: float, steps: int | None, start: ModelConfig | None
+) -> Choice[ModelConfig]:
+    """The shape of the run's model: that of `start`, the size asked for, or what `steps` or `seconds` allow.
+
+    A run of a given number of steps measures nothing, so that the same seed gives the same model on every machine.
+    """
+    setup = timer.setup
+    if start is not None:
+        return Choice(start, "that of the model it starts from")
+    if config.size is not None:
+        return Choice(_model(config.size, setup))
+    if steps is not None:
+        tokens = steps * setup.step_tokens
+        return Choice(_model(_size_for_tokens(setup, tokens), setup), f"for {tokens:,} tokens")
+    return Choice(_model(_size_for_time(timer, seconds), setup), f"for {duration_words(max(seconds, 0))} here")
+
+
+def _model(size: str, setup: StepSetup) -> ModelConfig:
+    """The model of a size, with the vocabulary and the context of the run."""
+    return shape(*parse_size(size), setup.corpus.tokenizer.vocab_size, setup.context)
+
+
+def _sizes(setup: StepSetup) -> Iterator[tuple[str, int]]:
+    """The sizes that this much text is enough for, with their parameters, largest first; always the smallest."""
+    most_tokens = recipe.MOST_EPOCHS * len(setup.corpus.train)
+    for size in reversed(recipe.SHAPES):
+        parameters = sum(count_parameters(_model(size, setup)).values())
+        if recipe.TOKENS_PER_PARAMETER * parameters <= most_tokens or size == recipe.SHAPES[0]:
+            yield size, parameters
+
+
+def _size_for_tokens(setup: StepSetup, tokens: int) -> str:
+    """The largest size for which a run over this many tokens is long enough, else the smallest."""
+    long_enough = (size for size, parameters in _sizes(setup) if tokens >= recipe.TOKENS_PER_PARAMETER * parameters)
+    return next(long_enough, recipe.SHAPES[0])
+
+
+def _size_for_time(timer: StepTimer, seconds: float) -> str:
+    """The largest size that sees enough tokens in the time on this device, else the smallest.
+
+    The work of a step grows with the parameters, so one measurement predicts which sizes are worth measuring. On a GPU
+    small models take as long as larger ones, so every size is measured there.
+    """
+    setup = timer.setup
+    first = _model(recipe.MEASURED_FIRST, setup)
+    if not fits(first, setup):
+        return recipe.MEASURED_FIRST
+    per_work = timer.step_seconds(first) / matrix_parameters(first)
+    for size, parameters in _sizes(setup):
+        model = _model(size, setup)
+        steps = recipe.TOKENS_PER_PARAMETER * parameters / setup.step_tokens
+        predicted = steps * per_work * matrix_parameters(model)
+        too_slow = setup.device.type == "cpu" and predicted > seconds * recipe.GAIN_OF_SIZE
+        if not too_slow and fits(model, setup) and steps * timer.step_seconds(model) <= seconds:
+            return size
+    return recipe.SHAPES[0]

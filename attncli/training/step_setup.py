@@ -1,0 +1,103 @@
+"""What a training step is apart from the shape of the model: device, type, context, batch, optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from attncli.config import ModelConfig, OptimizerKind, TrainConfig
+from attncli.errors import BadInput, UsageProblem
+from attncli.model.device import cpu_multiplies_bfloat16, pick_device, pick_dtype, resident_memory
+from attncli.text.corpus import Corpus
+from attncli.training import recipe
+from attncli.training.choice import Choice, duration_words, reasons_of
+
+
+@dataclass(frozen=True)
+class StepSetup:
+    """Where training steps are taken, and on what."""
+
+    corpus: Corpus
+    device: torch.device
+    dtype: torch.dtype
+    optimizer: OptimizerKind
+    context: int
+    batch_size: int  # windows of the context's length in a step
+    measuring_seconds: float  # that timing one shape may take
+    resident_bytes: int  # of memory that the process holds before there is a model
+    reasons: dict[str, str]  # for the context and the type
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens in a step."""
+        return self.batch_size * self.context
+
+
+def choose_setup(config: TrainConfig, corpus: Corpus, seconds: float, start: ModelConfig | None) -> StepSetup:
+    """The setting of every step of a run of this length; `start` is the shape of a model to go on from.
+
+    A batch has as many windows as the recipe has tokens for, and at least one for each micro-batch. Raises the errors
+    of its parts: BadInput for a text that is too short, UsageProblem for a device, type or context that is not there.
+    """
+    device = pick_device(config.device)
+    context = choose_context(config, len(corpus.train), seconds, device, start)
+    dtype = choose_dtype(config, device)
+    windows = max(usual_batch(device, seconds)[1] // context.value, config.grad_accum or 1)
+    return StepSetup(
+        corpus,
+        device,
+        dtype.value,
+        config.optimizer or (recipe.OPTIMIZER if start is None else recipe.FINE_TUNING_OPTIMIZER),
+        context.value,
+        config.batch_size or windows,
+        min(recipe.MEASURING_SHARE * seconds, recipe.MEASURING_SECONDS),
+        resident_memory() if device.type == "cpu" else 0,
+        reasons_of(context=context, dtype=dtype),
+    )
+
+
+def choose_dtype(config: TrainConfig, device: torch.device) -> Choice[torch.dtype]:
+    """The type of the forward and backward pass; on a CPU bfloat16 where it has units for bfloat16 products."""
+    if config.dtype != "auto" or device.type != "cpu":
+        return Choice(pick_dtype(config.dtype, device))
+    if cpu_multiplies_bfloat16():
+        return Choice(torch.bfloat16, "this CPU has units for its matrix products")
+    return Choice(torch.float32)
+
+
+def choose_context(
+    config: TrainConfig, tokens: int, seconds: float, device: torch.device, start: ModelConfig | None
+) -> Choice[int]:
+    """The tokens of a window: fewer for a short run, which learns faster from many short windows, and for a short text.
+
+    Raises:
+        UsageProblem: for a context longer than that of `start`, the model to go on from.
+        BadInput: for a context as long as the text to train on, which has `tokens` tokens.
+    """
+    if config.context is not None:
+        if start is not None and config.context > start.context:
+            raise UsageProblem(
+                f"--context is {config.context}, and the model it starts from has a context of {start.context}.",
+                "Give a smaller --context.",
+            )
+        if config.context >= tokens:
+            raise BadInput(
+                f"--context is {config.context}, and the text to train on has {tokens:,} tokens.",
+                "Give more text or a smaller --context.",
+            )
+        return Choice(config.context)
+    context, _ = usual_batch(device, seconds)
+    reason = f"for {duration_words(seconds)} on {device.type}" if config.timed else f"on {device.type}"
+    if start is not None and start.context < context:
+        context, reason = start.context, "that of the model it starts from"
+    while context > recipe.SHORTEST_CONTEXT and context * recipe.FEWEST_WINDOWS > tokens:
+        context //= 2
+        reason = f"the text has only {tokens:,} tokens to train on"
+    return Choice(context, reason)
+
+
+def usual_batch(device: torch.device, seconds: float) -> tuple[int, int]:
+    """The context and the tokens of a step that the recipe has for a run of this length."""
+    table = recipe.CPU_BATCHES if device.type == "cpu" else recipe.GPU_BATCHES
+    return next((context, tokens) for limit, context, tokens in table if seconds <= limit)
