@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from attncli.config import CorpusConfig, ModelConfig, RopeScaling
 from attncli.errors import BadCheckpoint
 from attncli.evaluation.score import Score
 from attncli.records import record_from_json
-from attncli.training.reports import Plan, RunState
+from attncli.training.reports import Plan, RunState, plan_document, plan_from_document
 from tests.support.models import FAMILIES, tiny_config
 from tests.support.training import PLAN
 
@@ -98,3 +99,52 @@ def test_other_keys_are_left_out_where_they_may_be_there():
 
     assert record_from_json(Part, {"a": 1, "c": 2}, "x", extra=True) == Part(1)
     assert record_from_json(Part, {"a": 1, "b": [2]}, "x") == Part(1, [2])
+
+
+EARLIER = {  # what a record held before each group of matrices had a switch of its own: activation, qkv_bias,
+    # attention_bias, feed_forward_bias, bias
+    "qwen3": ("swiglu", False, False, False, False),
+    "qwen2": ("swiglu", True, False, False, False),
+    "llama-yarn": ("swiglu", False, True, False, False),
+    "llama-bias": ("swiglu", False, False, False, True),
+    "gpt2": ("gelu", False, False, False, True),
+}
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_a_plan_that_an_earlier_version_saved_is_read(name):
+    plan = replace(PLAN, model=tiny_config(**FAMILIES[name]), context=96)
+    saved = document(plan)
+    for switch in ("activation", "qkv_bias", "feed_forward_bias", "output_bias", "norm_bias", "gated"):
+        del saved["model"][switch]
+    names = ("activation", "qkv_bias", "attention_bias", "feed_forward_bias", "bias")
+    saved["model"] |= dict(zip(names, EARLIER[name], strict=True))
+    assert plan_from_document(saved) == plan
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_plan_is_read_back_and_programs_find_the_keys_of_earlier_versions(name):
+    plan = replace(PLAN, model=tiny_config(**FAMILIES[name]), context=96)
+    saved = json.loads(json.dumps(plan_document(plan)))
+    assert plan_from_document(saved) == plan
+    assert {"activation", "qkv_bias", "attention_bias", "feed_forward_bias", "bias"} <= saved["model"].keys()
+    if name in EARLIER:
+        activation, *_, bias = EARLIER[name]
+        assert (saved["model"]["activation"], saved["model"]["bias"]) == (activation, bias)
+
+
+def test_the_plan_of_the_model_that_ships_is_read():
+    run = json.loads((Path(__file__).parent.parent / "checkpoints/stories/run.json").read_text())
+    assert plan_from_document(run["plan"]).model == ModelConfig(
+        vocab_size=3072, layers=6, width=256, heads=4, kv_heads=4, head_width=64, feed_forward_width=704, context=1024
+    )
+
+
+@pytest.mark.parametrize("change", [{"activation": "relu"}, {"activation": []}, {"bias": "yes"}, {"gelu": True}])
+def test_a_shape_that_is_none_is_refused(change):
+    saved = document(PLAN)
+    saved["model"] |= change
+    if "bias" in change:
+        del saved["model"]["output_bias"]
+    with pytest.raises(BadCheckpoint, match="plan: model"):
+        plan_from_document(saved)

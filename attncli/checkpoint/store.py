@@ -27,8 +27,7 @@ from torch import Tensor
 from attncli.checkpoint import directory
 from attncli.checkpoint.card import RECORDED, is_generated, model_card
 from attncli.checkpoint.directory import ModelFolder, aside_of
-from attncli.checkpoint.formats import config_from_json, config_to_json
-from attncli.checkpoint.names import stored_tensors
+from attncli.checkpoint.families.registry import config_to_json, family_of, read_config
 from attncli.checkpoint.tensors import open_tensors, write_tensors
 from attncli.checkpoint.weights import read_weights
 from attncli.config import ModelConfig
@@ -218,8 +217,7 @@ def _card(target: Path, checkpoint: Checkpoint) -> bytes | None:
     if not all(checkpoint.run.get(key) for key in RECORDED):
         return None
     config = checkpoint.config
-    family = str(config_to_json(config, start_of_text=0, end_of_text=None)["model_type"])
-    return model_card(target.name, family, checkpoint.run, config.context)
+    return model_card(target.name, family_of(config).model_type, checkpoint.run, config.context)
 
 
 def _write_files(folder: Path, checkpoint: Checkpoint, texts: dict[str, bytes]) -> None:
@@ -241,10 +239,10 @@ def _write_files(folder: Path, checkpoint: Checkpoint, texts: dict[str, bytes]) 
 def _as_stored(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file: ours under their names; joined, so copied, where a family stores several as one."""
     joined = {}
-    for name, held in stored_tensors(config, weights).items():
+    for name, held in family_of(config).tensor_names.stored(weights).items():
         parts = [weights[own].detach() for own in held.ours]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-        joined[name] = whole.T if held.turned else whole
+        joined[name] = whole.T if held.transposed else whole
     return joined
 
 
@@ -321,9 +319,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
     folder = ModelFolder(path)
     described = folder.json(directory.CONFIG)
-    config = config_from_json(described, str(path / directory.CONFIG))
+    family, config = read_config(described, str(path / directory.CONFIG))
     tokenizer = _tokenizer_of(folder, config)
-    model = read_weights(folder, config, device, dtype)
+    model = read_weights(folder, config, family.tensor_names, device, dtype)
     settings = described | folder.json_if_any(directory.GENERATION)
     ends = _ids(settings.get("eos_token_id"), tokenizer) or _ids(tokenizer.end_of_text, tokenizer)
     starts = _ids(settings.get("bos_token_id"), tokenizer) or ends or {0}
@@ -360,7 +358,7 @@ def read_resumable(path: Path) -> Checkpoint:
         )
     if not folder.holds(directory.MANIFEST):
         raise BadCheckpoint(f"{path} holds no {directory.MANIFEST}, without which its state cannot be trusted.")
-    config = config_from_json(folder.json(directory.CONFIG), str(path / directory.CONFIG))
+    family, config = read_config(folder.json(directory.CONFIG), str(path / directory.CONFIG))
     tokenizer, settings = _tokenizer_of(folder, config), folder.json(directory.GENERATION)
     folder.json(directory.TOKENIZER_CONFIG)  # nothing of it is needed, but a save is whole or it is none
     starts = _ids(settings.get("bos_token_id"), tokenizer)
@@ -371,7 +369,7 @@ def read_resumable(path: Path) -> Checkpoint:
         )
     return Checkpoint(
         config,
-        read_weights(folder, config, torch.device("cpu"), torch.float32).state_dict(),
+        read_weights(folder, config, family.tensor_names, torch.device("cpu"), torch.float32).state_dict(),
         tokenizer,
         starts.pop(),
         run=folder.json(directory.RUN),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attncli.checkpoint import directory
 from attncli.checkpoint.directory import ModelFolder
-from attncli.checkpoint.names import HEAD, Stored, count_layers, full_name, is_no_weight, stored_tensors
+from attncli.checkpoint.families.tensor_names import HEAD, StoredTensor, TensorNames
 from attncli.checkpoint.tensors import Entry, TensorFile, open_tensors
 from attncli.config import ModelConfig
 from attncli.errors import BadCheckpoint
@@ -26,26 +26,28 @@ _FIRST_BLOCK = "blocks.0."
 
 
 def read_weights(
-    folder: ModelFolder, config: ModelConfig, device: torch.device, dtype: torch.dtype | None
+    folder: ModelFolder, config: ModelConfig, names: TensorNames, device: torch.device, dtype: torch.dtype | None
 ) -> Transformer:
     """The model of `config` with the weights of a directory, in evaluation mode. Raises BadCheckpoint.
+
+    `names` are those of the family that the directory's config names.
 
     Takes the memory of the weights, in the type asked for (None: the one stored), and of one tensor of a file more, in
     the type stored.
     """
     hashed = folder.holds(directory.MANIFEST)
     with _open(folder, hashed) as files:
-        _check_layers(folder, files, config)
+        _check_layers(folder, files, config, names)
         shapes = _shapes(config)
-        stored = stored_tensors(config, shapes)
-        _check_headers(files, config, {name: _shape_of(held, shapes) for name, held in stored.items()})
+        stored = names.stored(shapes)
+        _check_headers(files, config, names, {name: _shape_of(held, shapes) for name, held in stored.items()})
         weights: dict[str, Tensor] = {}
         for file in files:
             unfit = ""
-            for name, tensor in file.tensors(lambda name: full_name(config, name) in stored):
+            for name, tensor in file.tensors(lambda name: names.full(name) in stored):
                 if not _finite(tensor):
                     unfit = unfit or name
-                weights |= _parts(stored[full_name(config, name)], tensor, shapes, device, dtype)
+                weights |= _parts(stored[names.full(name)], tensor, shapes, device, dtype)
             if hashed:
                 folder.check(file.path.name, file.sha256())
             if unfit:
@@ -64,20 +66,24 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _parts(
-    held: Stored, tensor: Tensor, shapes: Mapping[str, torch.Size], device: torch.device, dtype: torch.dtype | None
+    held: StoredTensor,
+    tensor: Tensor,
+    shapes: Mapping[str, torch.Size],
+    device: torch.device,
+    dtype: torch.dtype | None,
 ) -> dict[str, Tensor]:
     """Ours that a tensor of a file holds, each (rows, ...)."""
-    whole = tensor.T if held.turned else tensor
+    whole = tensor.T if held.transposed else tensor
     parts = torch.split(whole, [shapes[name][0] for name in held.ours])
     moved = (part.to(device, dtype or part.dtype, memory_format=torch.contiguous_format).contiguous() for part in parts)
     return dict(zip(held.ours, moved, strict=True))
 
 
-def _shape_of(held: Stored, shapes: Mapping[str, torch.Size]) -> tuple[int, ...]:
+def _shape_of(held: StoredTensor, shapes: Mapping[str, torch.Size]) -> tuple[int, ...]:
     """The shape of a tensor in a file."""
     rows = sum(shapes[name][0] for name in held.ours)
     shape = (rows, *shapes[held.ours[0]][1:])
-    return shape[::-1] if held.turned else shape
+    return shape[::-1] if held.transposed else shape
 
 
 @contextmanager
@@ -108,9 +114,9 @@ def _check_index(folder: ModelFolder, index: dict[str, str], files: list[TensorF
         )
 
 
-def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelConfig) -> None:
+def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelConfig, names: TensorNames) -> None:
     """The number of layers first, so that for a false one nothing is computed."""
-    layers = count_layers(config, (full_name(config, entry.name) for file in files for entry in file.entries))
+    layers = names.count_layers(names.full(entry.name) for file in files for entry in file.entries)
     if layers != config.layers:
         where = files[0].path if len(files) == 1 else folder.path
         raise BadCheckpoint(
@@ -131,13 +137,15 @@ def _shapes(config: ModelConfig) -> dict[str, torch.Size]:
     return shapes
 
 
-def _check_headers(files: list[TensorFile], config: ModelConfig, expected: dict[str, tuple[int, ...]]) -> None:
+def _check_headers(
+    files: list[TensorFile], config: ModelConfig, names: TensorNames, expected: dict[str, tuple[int, ...]]
+) -> None:
     """Names, shapes and types, before any weight is read."""
     found: dict[str, tuple[Path, Entry]] = {}
     for file in files:
         for entry in file.entries:
-            name = full_name(config, entry.name)
-            if is_no_weight(config, name) or (config.tied and name == HEAD):  # some writers store the tied head again
+            name = names.full(entry.name)
+            if names.is_buffer(name) or (config.tied and name == HEAD):  # some writers store the tied head again
                 continue
             if name in found:
                 raise BadCheckpoint(f"{file.path} holds {ascii(entry.name)[:80]} twice.", "It is of another model.")

@@ -27,7 +27,7 @@ def info(
     attncli info --preset gpt3
     """
     from attncli.checkpoint.directory import CONFIG, RUN, ModelFolder, name_of, status_of
-    from attncli.checkpoint.formats import config_from_json
+    from attncli.checkpoint.families.registry import config_from_json
     from attncli.cli.finding import find
     from attncli.render.console import output, print_json, show
     from attncli.render.models import info_document, info_screen

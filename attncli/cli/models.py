@@ -13,7 +13,7 @@ def models(json: JsonOption = False) -> None:
     attncli models --json
     """
     from attncli.checkpoint.directory import MODELS_FOLDER, TRAIN_FIRST, find_model, known_models
-    from attncli.checkpoint.formats import config_from_json
+    from attncli.checkpoint.families.registry import config_from_json
     from attncli.model.count import count_parameters
     from attncli.paths import real
     from attncli.render.console import output, print_json, print_note, show

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from attncli.stopping import StopRequests
 from attncli.text.corpus import Corpus
 from attncli.text.files import listed, refuse_missing
 from attncli.training.curves import RunCurves, curves_from_lines
-from attncli.training.reports import Result, RunSummary, SaveReport
+from attncli.training.reports import Result, RunSummary, SaveReport, plan_document
 from attncli.training.tensorboard import TensorBoardLog
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def show_plan(request: Request, target: Path, text: CorpusConfig, pinned: TrainC
     except AttnError as problem:
         print_note(f"the run itself would be refused: {problem.message} {problem.hint}")
     if json:
-        print_json(asdict(job.plan))
+        print_json(plan_document(job.plan))
     else:
         show(output(), plan_table(job.plan, str(target), _described(job.corpus)))
 

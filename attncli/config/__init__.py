@@ -6,7 +6,7 @@ of the option says from what.
 
 from attncli.config.corpus import TOKENIZER_KINDS, CorpusConfig, TokenizerKind
 from attncli.config.limits import require, shown_value
-from attncli.config.model import ModelConfig, RopeScaling
+from attncli.config.model import Activation, ModelConfig, RopeScaling, shape_from_json, shape_to_json
 from attncli.config.sampling import SAMPLING_OFF, SampleConfig
 from attncli.config.training import (
     DEFAULT_TRAINING_SECONDS,
@@ -25,6 +25,7 @@ __all__ = [
     "SIZES",
     "TOKENIZER_KINDS",
     "TRAIN_DTYPES",
+    "Activation",
     "CorpusConfig",
     "ModelConfig",
     "OptimizerKind",
@@ -34,5 +35,7 @@ __all__ = [
     "TrainConfig",
     "parse_size",
     "require",
+    "shape_from_json",
+    "shape_to_json",
     "shown_value",
 ]

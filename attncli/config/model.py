@@ -1,16 +1,16 @@
-"""The shape of a model: ModelConfig, and RopeScaling within it. Every default and limit stands here once."""
+"""The shape of a model: ModelConfig, and RopeScaling within it. Every default and limit is stated here once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 from attncli.config.limits import require, require_between, require_whole
 
 Norm = Literal["rms", "layer"]
 Positions = Literal["rotary", "learned"]
 RopeKind = Literal["linear", "llama3", "yarn"]
-Activation = Literal["swiglu", "gelu"]
+Activation = Literal["silu", "gelu_tanh"]  # gelu_tanh: GELU by its tanh approximation
 
 # Far above any model that fits a machine, far below what would exhaust one while only counting, or the 32-bit
 # integers of the network in C.
@@ -20,6 +20,15 @@ _NORM_EPS = (1e-30, 1e6)
 _ROPE_NUMBERS = (1e-9, 1e9)  # frequencies, and angles at the largest position, stay finite in float32
 _ROPE_THETA = (1e-9, 1e30)
 _LEAST_YARN_THETA = 1.01  # the formulas divide by its logarithm
+_SIZES = ("vocab_size", "layers", "width", "heads", "kv_heads", "head_width", "feed_forward_width", "context")
+_CHOICES = {"norm": get_args(Norm), "positions": get_args(Positions), "activation": get_args(Activation)}
+_SWITCHES = ("norm_bias", "qk_norm", "qkv_bias", "output_bias", "gated", "feed_forward_bias", "tied")
+_FEED_FORWARDS: dict[tuple[bool, Activation], str] = {
+    (True, "silu"): "swiglu",  # Shazeer, 2020
+    (True, "gelu_tanh"): "geglu",
+    (False, "gelu_tanh"): "gelu",
+    (False, "silu"): "ungated_silu",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +63,9 @@ class RopeScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The shape of a decoder-only transformer.
+    """The shape of a decoder-only transformer: its sizes, and one switch for each way in which model families differ.
 
-    The defaults are the shape the field calls Qwen3. Llama is `qk_norm=False`; Mistral also sets `window`;
-    Qwen2 is `qk_norm=False, qkv_bias=True`; GPT-2 is `norm="layer", positions="learned",
-    activation="gelu", bias=True, qk_norm=False`.
+    The defaults are the shape of Qwen3. `checkpoint/families/` has a file for every family, with the switches it sets.
     """
 
     vocab_size: int  # V
@@ -71,66 +78,83 @@ class ModelConfig:
     context: int  # the most tokens that one forward pass may see
     norm: Norm = "rms"
     norm_eps: float = 1e-6
+    norm_bias: bool = False  # of LayerNorm; RMSNorm has none
     positions: Positions = "rotary"
     rope_theta: float = 10_000.0
     rope_scaling: RopeScaling | None = None
-    activation: Activation = "swiglu"
-    qk_norm: bool = True
-    qkv_bias: bool = False
-    attention_bias: bool = False  # on all four matrices of attention
-    feed_forward_bias: bool = False
-    bias: bool = False  # on every linear layer, LayerNorm included
+    qk_norm: bool = True  # an RMSNorm of every query and key head
+    qkv_bias: bool = False  # on the query, key and value matrices
+    output_bias: bool = False  # on the output matrix of attention
+    gated: bool = True  # feed-forward: down(activation(gate(x)) * up(x)); else down(activation(up(x)))
+    activation: Activation = "silu"
+    feed_forward_bias: bool = False  # on the gate, up and down matrices
     window: int | None = None  # a query sees this many tokens, itself included
     window_from: int = 0  # layers before this one see everything
     tied: bool = True  # the head reuses the token embedding
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "layers",
-            "width",
-            "heads",
-            "kv_heads",
-            "head_width",
-            "feed_forward_width",
-            "context",
-        ):
+        for name in _SIZES:
             require_whole(name, getattr(self, name), 1, _LARGEST.get(name, _LARGEST_DIMENSION))
         require_whole("heads x head_width", self.heads * self.head_width, 1, _LARGEST_DIMENSION)
         require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of heads ({self.heads})")
-        require(self.norm in ("rms", "layer"), "norm", self.norm, "'rms' or 'layer'")
-        require(self.positions in ("rotary", "learned"), "positions", self.positions, "'rotary' or 'learned'")
-        require(self.activation in ("swiglu", "gelu"), "activation", self.activation, "'swiglu' or 'gelu'")
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            require(value in choices, name, value, " or ".join(map(repr, choices)))
+        for name in _SWITCHES:
+            require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
+        require(not self.norm_bias or self.norm == "layer", "norm_bias", self.norm_bias, "false for RMSNorm")
+        require_between("norm_eps", self.norm_eps, _NORM_EPS)
+        self._check_rotation()
+        if self.window is not None:
+            require_whole("window", self.window, 1, _LARGEST["context"])
+        require_whole("window_from", self.window_from, 0, _LARGEST["layers"])
+
+    def _check_rotation(self) -> None:
+        require_between("rope_theta", self.rope_theta, _ROPE_THETA)
         if self.positions == "rotary":
             require(self.head_width % 2 == 0, "head_width", self.head_width, "even, for rotary positions")
-        for name in ("qk_norm", "qkv_bias", "attention_bias", "feed_forward_bias", "bias", "tied"):
-            require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
-        require_between("norm_eps", self.norm_eps, _NORM_EPS)
-        require_between("rope_theta", self.rope_theta, _ROPE_THETA)
         if self.rope_scaling is not None:
             require(self.positions == "rotary", "rope_scaling", self.rope_scaling, "unset for learned positions")
             if self.rope_scaling.kind == "yarn":
                 least = _LEAST_YARN_THETA
                 require(self.rope_theta >= least, "rope_theta", self.rope_theta, f"at least {least} for yarn")
-        if self.window is not None:
-            require_whole("window", self.window, 1, _LARGEST["context"])
-        require_whole("window_from", self.window_from, 0, _LARGEST["layers"])
 
     @property
-    def biased_inputs(self) -> bool:
-        """Whether the query, key and value matrices have biases."""
-        return self.bias or self.attention_bias or self.qkv_bias
-
-    @property
-    def biased_output(self) -> bool:
-        """Whether the output matrix of attention has one."""
-        return self.bias or self.attention_bias
-
-    @property
-    def biased_feed_forward(self) -> bool:
-        """Whether the matrices of the feed-forward part have biases."""
-        return self.bias or self.feed_forward_bias
+    def feed_forward(self) -> str:
+        """The name of the feed-forward part: 'swiglu', 'geglu', 'gelu' or 'ungated_silu'."""
+        return _FEED_FORWARDS[self.gated, self.activation]
 
     def window_of(self, layer: int) -> int | None:
         """The attention window of a layer (0-based): how many tokens a query sees, or None for all."""
         return self.window if layer >= self.window_from else None
+
+
+def shape_to_json(config: ModelConfig) -> dict[str, Any]:
+    """The shape as `run.json` and the `--json` of commands hold it: every field by name.
+
+    `activation` is the name of the feed-forward part; `attention_bias` (all of attention) and `bias` (everything)
+    summarize the other biases. Both are kept for programs that read what earlier versions wrote.
+    """
+    attention = config.qkv_bias and config.output_bias
+    every = attention and config.feed_forward_bias and (config.norm_bias or config.norm == "rms")
+    return asdict(config) | {"activation": config.feed_forward, "attention_bias": attention, "bias": every}
+
+
+def shape_from_json(described: dict[str, Any]) -> dict[str, Any]:
+    """The fields of ModelConfig from what `shape_to_json` made, now or in an earlier version; values are unchecked.
+
+    Earlier versions had no `norm_bias`, `output_bias` and `gated`: `bias` stood for every bias, `attention_bias` for
+    those of attention, and the other two for their own matrices.
+    """
+    fields = dict(described)
+    every, attention = fields.pop("bias", False), fields.pop("attention_bias", False)
+    for kind, name in _FEED_FORWARDS.items():
+        if fields.get("activation") == name:
+            fields["gated"], fields["activation"] = kind
+            break
+    if "output_bias" not in fields:
+        fields["output_bias"] = every or attention
+        fields["qkv_bias"] = every or attention or fields.get("qkv_bias", False)
+        fields["feed_forward_bias"] = every or fields.get("feed_forward_bias", False)
+        fields["norm_bias"] = every if fields.get("norm") == "layer" else False
+    return fields

@@ -155,11 +155,11 @@ class Attention(nn.Module):
         self.layer = layer
         self.window = config.window_of(layer)
         self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.head_width
-        bias_in = config.biased_inputs
+        bias_in = config.qkv_bias
         self.query = nn.Linear(config.width, self.heads * self.head_width, bias=bias_in)
         self.key = nn.Linear(config.width, self.kv_heads * self.head_width, bias=bias_in)
         self.value = nn.Linear(config.width, self.kv_heads * self.head_width, bias=bias_in)
-        self.output = nn.Linear(self.heads * self.head_width, config.width, bias=config.biased_output)
+        self.output = nn.Linear(self.heads * self.head_width, config.width, bias=config.output_bias)
         self.query_norm = RMSNorm(self.head_width, config.norm_eps) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(self.head_width, config.norm_eps) if config.qk_norm else nn.Identity()
 

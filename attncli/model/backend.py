@@ -260,7 +260,9 @@ class _Recording:
     def __init__(self, model: Transformer, logits: Callable[[StepCache, Tensor], Tensor], cache: BatchCache) -> None:
         self._cache, self._capacity = cache, cache.capacity
         device = model.embedding.weight.device
-        if model.position is None:  # the graph reads this table, also after a longer one has taken its place
+        if (
+            model.config.positions == "rotary"
+        ):  # the graph reads this table, also after a longer one has taken its place
             self._rotary = model.rotation(min(cache.capacity, model.config.context))
         self._given = torch.zeros(2, cache.sequences, dtype=torch.long, device=device)
         self._given[1] = cache.capacity - 1

@@ -29,10 +29,10 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
     """Parameters per part, tied weights once; the biases of all linear layers are a part of their own."""
     width, layers, hidden = config.width, config.layers, config.feed_forward_width
     query, key = config.heads * config.head_width, config.kv_heads * config.head_width
-    widening = 2 if config.activation == "swiglu" else 1  # gate and up, or up alone
-    norm = width * (2 if config.norm == "layer" and config.bias else 1)
-    bias_attention = (query + 2 * key) * config.biased_inputs + width * config.biased_output
-    bias_feed_forward = (width + widening * hidden) * config.biased_feed_forward
+    widening = 2 if config.gated else 1  # gate and up, or up alone
+    norm = width * (2 if config.norm_bias else 1)
+    bias_attention = (query + 2 * key) * config.qkv_bias + width * config.output_bias
+    bias_feed_forward = (width + widening * hidden) * config.feed_forward_bias
     return {
         "embedding": config.vocab_size * width,
         "positions": config.context * width if config.positions == "learned" else 0,
@@ -81,7 +81,7 @@ def weight_bytes_per_step(config: ModelConfig, types: NumberTypes, texts: int = 
     Every matrix, norm and bias once, however many texts; of the embeddings the rows of the tokens and positions.
     """
     parts = count_parameters(config)
-    widening = 2 if config.activation == "swiglu" else 1
+    widening = 2 if config.gated else 1
     query, key = config.heads * config.head_width, config.kv_heads * config.head_width
     outputs = config.layers * (query + 2 * key + widening * config.feed_forward_width + 2 * config.width)
     rows = texts * (2 if config.positions == "learned" else 1)
@@ -101,8 +101,9 @@ def cache_bytes_per_step(config: ModelConfig, types: NumberTypes, before: int) -
 def _gpt(vocab_size: int, layers: int, width: int, heads: int, context: int) -> ModelConfig:
     return ModelConfig(
         vocab_size=vocab_size, layers=layers, width=width, heads=heads, kv_heads=heads, head_width=width // heads,
-        feed_forward_width=4 * width, context=context, norm="layer", norm_eps=1e-5, positions="learned",
-        activation="gelu", qk_norm=False, bias=True,
+        feed_forward_width=4 * width, context=context, norm="layer", norm_eps=1e-5, norm_bias=True,
+        positions="learned", qk_norm=False, qkv_bias=True, output_bias=True,
+        gated=False, activation="gelu_tanh", feed_forward_bias=True,
     )  # fmt: skip
 
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attncli.config import Activation
+from attncli.model.activation import activate, activation_gradient
 from attncli.model.mask import causal_mask
 
 _LOGITS_AT_ONCE = {"cpu": 1 << 19}  # a few megabytes: what a core's cache holds
@@ -123,30 +125,31 @@ def rotated_heads(
 
 
 class _GatedProduct(torch.autograd.Function):
-    """silu(gate) * up, the two side by side, and its gradient side by side too."""
+    """activation(gate) * up, the two side by side, and its gradient side by side too."""
 
     @staticmethod
-    def forward(ctx: Any, sides: Tensor) -> Tensor:
+    def forward(ctx: Any, sides: Tensor, activation: Activation) -> Tensor:
         gate, up = sides.chunk(2, -1)
-        opened = F.silu(gate)
-        ctx.save_for_backward(sides, opened)
-        return opened * up
+        activated = activate(activation, gate)
+        ctx.activation = activation
+        ctx.save_for_backward(sides, activated)
+        return activated * up
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = gradients
-        sides, opened = ctx.saved_tensors
+        sides, activated = ctx.saved_tensors
         gate, up = sides.chunk(2, -1)
         to_sides = torch.empty_like(sides)
         to_gate, to_up = to_sides.chunk(2, -1)
-        torch.mul(gradient, opened, out=to_up)
-        torch.ops.aten.silu_backward(gradient * up, gate, grad_input=to_gate)
-        return to_sides
+        torch.mul(gradient, activated, out=to_up)
+        activation_gradient(ctx.activation, gradient * up, gate, to_gate)
+        return to_sides, None
 
 
-def gated_product(sides: Tensor) -> Tensor:
-    """silu(gate) * up of both side by side: (..., 2 x width) -> (..., width)."""
-    return _GatedProduct.apply(sides)  # type: ignore[no-untyped-call, no-any-return]
+def gated_product(sides: Tensor, activation: Activation) -> Tensor:
+    """activation(gate) * up of both side by side: (..., 2 x width) -> (..., width)."""
+    return _GatedProduct.apply(sides, activation)  # type: ignore[no-untyped-call, no-any-return]
 
 
 @lru_cache(maxsize=16)

@@ -136,6 +136,7 @@ INLINE vec exponential(vec x) {
 /* ---- Structures shared with native.py, which declares the same fields; `struct_fields` below lists them for a test -------- */
 
 enum dtype { FLOAT32, BFLOAT16, FLOAT16, INT8 };
+enum activation { SILU, GELU_TANH };         /* in the order of _ACTIVATIONS in native.py */
 
 typedef struct {        /* y = x W^T + bias */
     const void *weight; /* (outputs / LANES, inputs, LANES); null where the network has no such matrix */
@@ -150,7 +151,7 @@ typedef struct {
 
 typedef struct {
     norm attention_norm, feed_forward_norm, query_norm, key_norm;
-    matrix query, key, value, output, gate, up, down; /* without a gate: GELU */
+    matrix query, key, value, output, gate, up, down; /* gate.weight is null where the feed-forward part has no gate */
     int64_t window;                                   /* positions that a query sees, its own included; 0 for all */
 } layer;
 
@@ -160,7 +161,7 @@ typedef struct {
     const layer *layers;
     const float *cos, *sin; /* (context, D), the first half of sin negated; null for learned positions */
     float eps, score_scale;
-    int32_t layer_count, width, heads, kv_heads, head_width, feed_forward, subtracts_mean;
+    int32_t layer_count, width, heads, kv_heads, head_width, feed_forward, subtracts_mean, activation;
 } model;
 
 typedef struct { /* New tokens of some sequences. The rows of one sequence are adjacent and in order. */
@@ -191,7 +192,7 @@ EXPORT const struct_field struct_fields[] = {
     FIELD(model, embedding), FIELD(model, position), FIELD(model, unembedding), FIELD(model, final_norm), FIELD(model, layers),
     FIELD(model, cos), FIELD(model, sin), FIELD(model, eps), FIELD(model, score_scale), FIELD(model, layer_count),
     FIELD(model, width), FIELD(model, heads), FIELD(model, kv_heads), FIELD(model, head_width), FIELD(model, feed_forward),
-    FIELD(model, subtracts_mean), WHOLE(model),
+    FIELD(model, subtracts_mean), FIELD(model, activation), WHOLE(model),
     FIELD(batch, ids), FIELD(batch, positions), FIELD(batch, sequences), FIELD(batch, logit_rows), FIELD(batch, keys),
     FIELD(batch, values), FIELD(batch, logits), FIELD(batch, row_count), FIELD(batch, logit_row_count), FIELD(batch, capacity),
     WHOLE(batch),
@@ -590,10 +591,12 @@ static void add_to_residual(worker *w, const matrix *m, const float *x, int64_t 
     barrier(w);
 }
 
-/* gelu(u) by its tanh approximation is u (1 + tanh(t)) / 2 = u / (1 + e^(-2t)): this is 2t. */
-INLINE vec gelu_exponent(vec u) { return 1.5957691216057308f * (u + 0.044715f * u * u * u); }
+/* Every activation is v / (1 + e^-s). SiLU has s = v. GELU by its tanh approximation, v (1 + tanh(t)) / 2, has s = 2t. */
+INLINE vec activation_exponent(int activation, vec v) {
+    return activation == GELU_TANH ? 1.5957691216057308f * (v + 0.044715f * v * v * v) : v;
+}
 
-/* x (N, C padded) -> hidden: silu(gate) * up, or gelu(up) in a network without a gate. */
+/* x (N, C padded) -> hidden: activation(gate) * up, or activation(up) in a network without a gate. */
 static void activate_hidden(worker *w, const layer *l, const float *x) {
     engine *e = w->engine;
     int rows = w->batch->row_count, gated = l->gate.weight != NULL;
@@ -605,9 +608,9 @@ static void activate_hidden(worker *w, const layer *l, const float *x) {
         for (int r = 0; r < rows; r++)
             for (int o = 0; o < chunk_width(&l->up, chunk); o += LANES) {
                 vec *at = (vec *)(hidden + r * e->hidden_width + o), up = *at;
-                vec exponent = gated ? *(vec *)(gates + r * CHUNK + o) : gelu_exponent(up);
-                vec numerator = gated ? exponent * up : up;
-                *at = numerator / (1.0f + exponential(-exponent));
+                vec activated = gated ? *(vec *)(gates + r * CHUNK + o) : up;
+                vec numerator = gated ? activated * up : up;
+                *at = numerator / (1.0f + exponential(-activation_exponent(e->model->activation, activated)));
             }
     }
     barrier(w);

@@ -28,14 +28,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attncli.config import ModelConfig
+from attncli.config import Activation, ModelConfig
 from attncli.errors import BadCheckpoint
 from attncli.model.attention import RMSNorm, Rotary, rotation_table
 from attncli.model.backend import Segment
 from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
 from attncli.model.native_library import library, refuse
-from attncli.model.transformer import GELU, SwiGLU, Transformer
+from attncli.model.transformer import FeedForward, Transformer
 
 _MOST_LANES = 16  # every possible number of lanes divides it
 _FIRST_CAPACITY = 64  # positions
@@ -44,6 +44,7 @@ _FEW_ROWS = 64  # calls of up to so many rows use the measured number of threads
 _TIMED_STEPS = 5  # latest steps with each number of threads, whose median is compared
 _RETIME_AFTER = 50  # steps
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
+_ACTIVATIONS: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1}
 _LARGEST_INT8 = 127
 _LARGEST_INT32 = 2**31 - 1 - 64  # native.c rounds sizes up, to a multiple of 64 at most
 
@@ -84,10 +85,8 @@ class _Model(_Described):
         ("final_norm", _Norm),
         *((name, ctypes.c_void_p) for name in ("layers", "cos", "sin")),
         *((name, ctypes.c_float) for name in ("eps", "score_scale")),
-        *(
-            (name, ctypes.c_int32)
-            for name in ("layer_count", "width", "heads", "kv_heads", "head_width", "feed_forward", "subtracts_mean")
-        ),
+        *((name, ctypes.c_int32) for name in ("layer_count", "width", "heads", "kv_heads", "head_width")),
+        *((name, ctypes.c_int32) for name in ("feed_forward", "subtracts_mean", "activation")),
     ]
 
 
@@ -377,6 +376,7 @@ class NativeBackend:
             config.head_width,
             config.feed_forward_width,
             config.norm == "layer",
+            _ACTIVATIONS[config.activation],
         )
         if releasing:
             _release(model)
@@ -384,10 +384,9 @@ class NativeBackend:
 
     def _layer(self, block: Any, window: int | None) -> _Layer:
         attention, fed = block.attention, block.feed_forward
-        assert isinstance(fed, SwiGLU | GELU)
+        assert isinstance(fed, FeedForward)
         norms = (block.attention_norm, block.feed_forward_norm, attention.query_norm, attention.key_norm)
-        gate = (fed.gate,) if isinstance(fed, SwiGLU) else (None,)
-        matrices = (attention.query, attention.key, attention.value, attention.output, *gate, fed.up, fed.down)
+        matrices = (attention.query, attention.key, attention.value, attention.output, fed.gate, fed.up, fed.down)
         return _Layer(
             *(self._norm(norm) for norm in norms),
             *(_Matrix() if one is None else self._matrix(one.weight, one.bias) for one in matrices),

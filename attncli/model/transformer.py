@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from attncli.config import ModelConfig
 from attncli.model import fused
+from attncli.model.activation import activate
 from attncli.model.attention import Attention, Observer, RMSNorm, Rotary, rotation_table
 from attncli.model.cache import KVCache
 from attncli.model.fused import Dropout, head_loss
@@ -26,36 +27,30 @@ def make_norm(config: ModelConfig) -> nn.Module:
     """The norm before attention, before the feed-forward part, and before the head."""
     if config.norm == "rms":
         return RMSNorm(config.width, config.norm_eps)
-    return nn.LayerNorm(config.width, config.norm_eps, bias=config.bias)
+    return nn.LayerNorm(config.width, config.norm_eps, bias=config.norm_bias)
 
 
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)) (Shazeer, 2020)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.gate = nn.Linear(config.width, config.feed_forward_width, bias=config.biased_feed_forward)
-        self.up = nn.Linear(config.width, config.feed_forward_width, bias=config.biased_feed_forward)
-        self.down = nn.Linear(config.feed_forward_width, config.width, bias=config.biased_feed_forward)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        if self.gate.bias is None and fused.worth_it(x):
-            return self.down(fused.gated_product(fused.joined(x, self.gate, self.up)))
-        return self.down(F.silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
-
-
-class GELU(nn.Module):
-    """down(gelu(up(x))), with the tanh approximation that GPT-2 uses."""
+class FeedForward(nn.Module):
+    """down(activation(up(x))), or with a gate down(activation(gate(x)) * up(x)): SwiGLU and GEGLU (Shazeer, 2020)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.width, config.feed_forward_width, bias=config.biased_feed_forward)
-        self.down = nn.Linear(config.feed_forward_width, config.width, bias=config.biased_feed_forward)
+        width, inner, bias = config.width, config.feed_forward_width, config.feed_forward_bias
+        self.activation = config.activation
+        self.gate = nn.Linear(width, inner, bias=bias) if config.gated else None
+        self.up = nn.Linear(width, inner, bias=bias)
+        self.down = nn.Linear(inner, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        return self.down(F.gelu(self.up(x), approximate="tanh"))  # type: ignore[no-any-return]
+        if self.gate is None:
+            inner = activate(self.activation, self.up(x))
+        elif self.gate.bias is None and fused.worth_it(x):
+            inner = fused.gated_product(fused.joined(x, self.gate, self.up), self.activation)
+        else:
+            inner = activate(self.activation, self.gate(x)) * self.up(x)
+        output: Tensor = self.down(inner)
+        return output
 
 
 class Block(nn.Module):
@@ -67,7 +62,7 @@ class Block(nn.Module):
         self.attention_norm = make_norm(config)
         self.attention = Attention(config, layer)
         self.feed_forward_norm = make_norm(config)
-        self.feed_forward = SwiGLU(config) if config.activation == "swiglu" else GELU(config)
+        self.feed_forward = FeedForward(config)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None, observe: Observer | None) -> Tensor:
@@ -104,7 +99,7 @@ class Transformer(nn.Module):
 
     def prepare(self, positions: int) -> None:
         """Computes what is otherwise computed at first use of so many positions, on the device of the weights."""
-        if self.position is None:
+        if self.config.positions == "rotary":
             self.rotation(positions)
 
     def new_cache(self) -> KVCache:
@@ -134,7 +129,7 @@ class Transformer(nn.Module):
         if self.position is not None:
             x = x + self.position.weight[at]
         x = self.dropout(x)
-        rotary = self.rotation(end).at(at, x.dtype) if self.position is None else None
+        rotary = self.rotation(end).at(at, x.dtype) if self.config.positions == "rotary" else None
         again = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for block in self.blocks:
             arguments = (x, rotary, cache, observe)

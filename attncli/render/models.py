@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.checkpoint.directory import MODELS_FOLDER, ModelEntry, shipped_model
-from attncli.config import ModelConfig
+from attncli.config import ModelConfig, shape_to_json
 from attncli.model.count import (
     ATTENTION,
     BYTES,
@@ -55,7 +54,7 @@ def _pairs() -> Table:
 def _shape(config: ModelConfig) -> Table:
     table = _pairs()
     norm = {"rms": "RMSNorm", "layer": "LayerNorm"}[config.norm]
-    feed_forward = {"swiglu": "SwiGLU", "gelu": "GELU"}[config.activation]
+    feed_forward = {"swiglu": "SwiGLU", "geglu": "GEGLU", "gelu": "GELU", "ungated_silu": "SiLU"}[config.feed_forward]
     heads = f"{plural(config.heads, 'head')} of {config.head_width}"
     if config.kv_heads != config.heads:
         heads += f", sharing {plural(config.kv_heads, 'key/value head')}"
@@ -172,7 +171,7 @@ def info_document(title: str, config: ModelConfig, run: dict[str, Any], where: s
     return {
         "name": title,
         "path": where,
-        "shape": asdict(config),
+        "shape": shape_to_json(config),
         "parameters": {**parts, "in_attention": sum(parts[part] for part in ATTENTION), "total": sum(parts.values())},
         "memory_bytes": {
             dtype: {

@@ -6,9 +6,18 @@ Frozen records of plain values; no torch, so that whoever draws them needs none.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from attncli.config import TRAIN_DTYPES, ModelConfig, OptimizerKind, TrainConfig, require
+from attncli.config import (
+    TRAIN_DTYPES,
+    ModelConfig,
+    OptimizerKind,
+    TrainConfig,
+    require,
+    shape_from_json,
+    shape_to_json,
+)
 from attncli.evaluation.judgement import Judgement
 from attncli.evaluation.score import Score
 from attncli.records import record_from_json
@@ -81,8 +90,18 @@ class Plan:
         return self.schedule.steps * self.tokens_per_step / self.train_tokens
 
 
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """The plan as `run.json` and `--json` hold it."""
+    return asdict(plan) | {"model": shape_to_json(plan.model)}
+
+
 def plan_from_document(document: object, where: str = "plan") -> Plan:
-    """The plan that `dataclasses.asdict` and JSON made of one. Raises BadCheckpoint, naming the field that is none."""
+    """The plan that `plan_document` and JSON made, now or in an earlier version.
+
+    Raises BadCheckpoint, naming the field that does not fit.
+    """
+    if isinstance(document, dict) and isinstance(document.get("model"), dict):
+        document = document | {"model": shape_from_json(document["model"])}
     return record_from_json(Plan, document, where)
 
 

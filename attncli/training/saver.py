@@ -22,7 +22,7 @@ from attncli.model.transformer import Transformer
 from attncli.paths import unwritable
 from attncli.text.corpus import Corpus
 from attncli.training import recipe
-from attncli.training.reports import Plan, Result, RunState
+from attncli.training.reports import Plan, Result, RunState, plan_document
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
 
@@ -152,7 +152,7 @@ class Saver:
         document = {
             **self._facts,
             "status": status,
-            "plan": asdict(self._plan),
+            "plan": plan_document(self._plan),
             "progress": {"step": run.step, "steps": run.schedule.steps, "seconds": seconds, "best_step": run.best_step},
             "results": self._results(run, result),
         }

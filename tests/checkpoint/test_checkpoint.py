@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from attncli.checkpoint import directory, store, tensors, weights
 from attncli.checkpoint.directory import find_model, list_models, previous_of, read_json, settle
-from attncli.checkpoint.formats import config_from_json
+from attncli.checkpoint.families.registry import config_from_json
 from attncli.checkpoint.lock import lock
 from attncli.checkpoint.store import Checkpoint, State, fall_back, load_model, read_resumable, write_checkpoint
 from attncli.checkpoint.tensors import TYPES, open_tensors, write_tensors

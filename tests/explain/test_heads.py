@@ -120,7 +120,7 @@ def induction_circuit(tokens, context):
     width = 2 * tokens + context  # one direction for a token, one for the token before, one for a position
     config = ModelConfig(
         vocab_size=tokens, layers=2, width=width, heads=1, kv_heads=1, head_width=width, feed_forward_width=4,
-        context=context, positions="learned", qk_norm=False, activation="gelu", tied=False,
+        context=context, positions="learned", qk_norm=False, gated=False, activation="gelu_tanh", tied=False,
     )  # fmt: skip
     model = Transformer(config).double()
     now, before, at = slice(tokens), slice(tokens, 2 * tokens), slice(2 * tokens, width)

@@ -31,7 +31,7 @@ def built(config):
 def configs(draw):
     """A small model with every switch thrown either way."""
     kv_heads = draw(st.integers(1, 3))
-    flag = st.booleans()
+    flag, norm = st.booleans(), draw(st.sampled_from(["rms", "layer"]))
     return ModelConfig(
         vocab_size=draw(st.integers(1, 60)),
         layers=draw(st.integers(1, 3)),
@@ -41,14 +41,15 @@ def configs(draw):
         head_width=2 * draw(st.integers(1, 5)),
         feed_forward_width=draw(st.integers(1, 40)),
         context=draw(st.integers(1, 50)),
-        norm=draw(st.sampled_from(["rms", "layer"])),
+        norm=norm,
+        norm_bias=norm == "layer" and draw(flag),
         positions=draw(st.sampled_from(["rotary", "learned"])),
-        activation=draw(st.sampled_from(["swiglu", "gelu"])),
+        gated=draw(flag),
+        activation=draw(st.sampled_from(["silu", "gelu_tanh"])),
         qk_norm=draw(flag),
         qkv_bias=draw(flag),
-        attention_bias=draw(flag),
+        output_bias=draw(flag),
         feed_forward_bias=draw(flag),
-        bias=draw(flag),
         window=draw(st.none() | st.integers(1, 9)),
         tied=draw(flag),
     )

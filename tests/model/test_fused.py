@@ -45,11 +45,14 @@ def test_heads_are_normed_and_rotated_as_the_plain_network_does_and_so_is_their_
     assert torch.autograd.gradcheck(ours, (sides, weight))
 
 
-def test_the_gated_product_and_its_gradient():
+@pytest.mark.parametrize(
+    ("activation", "plain"), [("silu", F.silu), ("gelu_tanh", lambda x: F.gelu(x, approximate="tanh"))]
+)
+def test_the_gated_product_and_its_gradient(activation, plain):
     sides = doubles(2, 3, 8)
     gate, up = sides.chunk(2, -1)
-    torch.testing.assert_close(fused.gated_product(sides), F.silu(gate) * up)
-    assert torch.autograd.gradcheck(fused.gated_product, (sides,))
+    torch.testing.assert_close(fused.gated_product(sides, activation), plain(gate) * up)
+    assert torch.autograd.gradcheck(lambda x: fused.gated_product(x, activation), (sides,))
 
 
 @settings(max_examples=30, deadline=None)

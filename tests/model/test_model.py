@@ -144,7 +144,7 @@ def test_more_tokens_than_the_context_are_refused(model):
 @torch.no_grad()
 def test_cross_attention_is_the_same_code_and_equals_torch():
     """Queries from one text, keys and values from another, no mask: as in torch's own module with the same weights."""
-    config = tiny_config(qk_norm=False, bias=True, kv_heads=4)
+    config = tiny_config(qk_norm=False, qkv_bias=True, output_bias=True, kv_heads=4)
     module = Attention(config, 0).double()
     reference = nn.MultiheadAttention(32, 4, batch_first=True).double()
     linear = (module.query, module.key, module.value)

@@ -22,10 +22,12 @@ from tests.support.models import FAMILIES, ids_of, tiny_model
 
 LONG = 150  # positions: a cache grows twice on the way
 GPT2 = FAMILIES["gpt2"]
+BIASES = {"qkv_bias": True, "output_bias": True, "feed_forward_bias": True}
+GELU = {"gated": False, "activation": "gelu_tanh"}
 ODD = {
     "head-2": {"head_width": 2, "width": 7, "vocab_size": 33, "feed_forward_width": 1},
     "head-6": {"head_width": 6, "width": 50, "vocab_size": 81, "feed_forward_width": 70, "tied": False},
-    "head-10": {"head_width": 10, "heads": 6, "kv_heads": 2, "width": 17, "feed_forward_width": 31, "bias": True},
+    "head-10": {"head_width": 10, "heads": 6, "kv_heads": 2, "width": 17, "feed_forward_width": 31, **BIASES},
     "head-20": {"head_width": 20, "heads": 5, "kv_heads": 1, "width": 100, "vocab_size": 19, "qkv_bias": True},
     "head-32": {"head_width": 32, "heads": 2, "kv_heads": 2, "width": 64, "feed_forward_width": 129, "window": 16},
     "window-of-one": {"window": 1, "head_width": 18},
@@ -33,7 +35,10 @@ ODD = {
     "window-of-all": {"window": 4096, "qk_norm": False},
     "gpt2-odd": GPT2 | {"head_width": 5, "heads": 3, "kv_heads": 3, "width": 15, "feed_forward_width": 61},
     "gpt2-grouped": GPT2 | {"head_width": 1, "heads": 4, "kv_heads": 2, "window": 9, "tied": False},
-    "layer-rotary": {"norm": "layer", "qk_norm": False, "activation": "gelu", "feed_forward_bias": True},
+    "layer-rotary": {"norm": "layer", "qk_norm": False, **GELU, "feed_forward_bias": True},
+    "geglu": {"activation": "gelu_tanh"},
+    "ungated-silu": {"gated": False, "qk_norm": False},
+    "rms-learned": {"positions": "learned", "window": 9},
     "llama3": {"qk_norm": False, "rope_scaling": RopeScaling(kind="llama3", factor=8.0, original_context=64)},
     "linear": {"qk_norm": False, "rope_scaling": RopeScaling(kind="linear", factor=4.0)},
 }

@@ -9,7 +9,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from attncli.checkpoint.formats import config_from_json, config_to_json
+from attncli.checkpoint.families import registry
+from attncli.checkpoint.families.registry import config_from_json, config_to_json, family_of
 from attncli.checkpoint.store import Checkpoint, load_model, write_checkpoint
 from attncli.cli.main import run
 from attncli.config import SampleConfig
@@ -58,8 +59,7 @@ def tokenizer():
     return train_tokenizer([story(300)], "bpe", 300)
 
 
-def their_model(name):
-    """A random transformers model whose weights are large enough that mistakes show."""
+def their_config(name):
     family, switches = THEIRS[name]
     shape = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
     shape |= {"max_position_embeddings": 128}
@@ -69,9 +69,13 @@ def their_model(name):
         shape |= {"intermediate_size": 48, "num_key_value_heads": 2}
     if family == "Qwen3":
         shape |= {"head_dim": 8}
-    config = getattr(transformers, f"{family}Config")(**{**shape, **switches})
+    return getattr(transformers, f"{family}Config")(**{**shape, **switches})
+
+
+def their_model(name):
+    """A random transformers model whose weights are large enough that mistakes show."""
     torch.manual_seed(1)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = transformers.AutoModelForCausalLM.from_config(their_config(name), attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.15 * torch.randn(parameter.shape))
@@ -191,7 +195,7 @@ def test_a_switch_that_would_change_the_meaning_is_refused_by_name(name, switch,
     config_from_json(described)
     (switched,) = switch
     named = {"n_head": "5 heads", "n_embd": "width is None"}.get(switched, switched)
-    with pytest.raises(BadCheckpoint, match="biases" if name == "mistral" else named):
+    with pytest.raises(BadCheckpoint, match=named):
         config_from_json(described | switch)
 
 
@@ -357,3 +361,15 @@ def test_rankings_are_of_texts_that_begin_as_the_model_has_learned_it(opened, ca
     found = told(capsys, "faithful", "long.txt", "--limit", "3", "--seed", "1")
     assert found["texts"] == 3
     assert found["mean_tokens"] <= 64  # the longest that are drawn, the token before them included
+
+
+def test_every_family_of_the_registry_is_compared_with_transformers_both_ways():
+    """`THEIRS` holds their models, read by us; `FAMILIES` of the conftest our shapes, written for them."""
+    read = {their_config(name).model_type for name in THEIRS}
+    written = {family_of(tiny_config(**switches)).model_type for switches in FAMILIES.values()}
+    assert read == written == set(registry.FAMILIES)
+
+
+def test_a_shape_that_no_family_expresses_is_not_written():
+    with pytest.raises(ValueError, match="no family expresses this shape"):
+        config_to_json(tiny_config(norm="layer"), start_of_text=0, end_of_text=0)

@@ -34,7 +34,7 @@ SHAPES = {
     "qwen3-window": {"window": 7, "window_from": 1},
     "qwen3-untied": {"tied": False, "kv_heads": 4},
     "llama": {"qk_norm": False},
-    "llama-bias": {"qk_norm": False, "bias": True},
+    "llama-bias": {"qk_norm": False, "qkv_bias": True, "output_bias": True, "feed_forward_bias": True},
     "mistral-window": {"qk_norm": False, "window": 7, "tied": False},
 }
 
@@ -43,12 +43,13 @@ FAMILIES = {
     **SHAPES,
     "qwen2": {"qk_norm": False, "qkv_bias": True},
     "llama-yarn": {
-        "qk_norm": False, "attention_bias": True,
+        "qk_norm": False, "qkv_bias": True, "output_bias": True,
         "rope_scaling": RopeScaling(kind="yarn", factor=4.0, original_context=24, attention_factor=1.2),
     },
     "gpt2": {
-        "qk_norm": False, "bias": True, "norm": "layer", "norm_eps": 1e-5, "positions": "learned",
-        "activation": "gelu", "kv_heads": 4, "feed_forward_width": 128,
+        "norm": "layer", "norm_eps": 1e-5, "norm_bias": True, "positions": "learned", "qk_norm": False,
+        "qkv_bias": True, "output_bias": True, "gated": False, "activation": "gelu_tanh", "feed_forward_bias": True,
+        "kv_heads": 4, "feed_forward_width": 128,
     },
 }  # fmt: skip
 

@@ -1,0 +1,89 @@
+"""Model families: one file each says how its `config.json` and its tensors translate to ours. FAMILIES lists them.
+
+A new family is one file that makes a `Family`, and one line here. To read a directory, `read_config` takes the family
+that `model_type` names. To write a model, `family_of` takes the first family that can express its shape: one that
+reads from what it writes the same shape again. Knows nothing of files; no torch.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from attncli.checkpoint.families.gpt2 import GPT2
+from attncli.checkpoint.families.llama import LLAMA
+from attncli.checkpoint.families.mistral import MISTRAL
+from attncli.checkpoint.families.qwen2 import QWEN2
+from attncli.checkpoint.families.qwen3 import QWEN3
+from attncli.checkpoint.families.shared import COPY_AGAIN, Family, Settings
+from attncli.config import ModelConfig, shown_value
+from attncli.errors import AttnError, BadCheckpoint, UsageProblem
+
+FAMILIES = {family.model_type: family for family in (QWEN3, QWEN2, LLAMA, MISTRAL, GPT2)}
+_CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
+
+
+def read_config(described: dict[str, Any], where: str = "config.json") -> tuple[Family, ModelConfig]:
+    """The family of a `config.json`, and the shape that it describes. `where` is its path, for errors.
+
+    Raises BadCheckpoint for a family or a setting that is not supported, for a value out of its limits, and for keys
+    that name code.
+    """
+    for key in _CODE_KEYS:
+        if described.get(key):
+            raise BadCheckpoint(
+                f"{where} names code of its own ({key}), which is never run.", "Use a model of a built-in family."
+            )
+    model_type = described.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        shown = shown_value(model_type) if model_type is not None else "missing"
+        raise BadCheckpoint(
+            f"{where}: model_type is {shown}, which is not supported.", f"Supported: {', '.join(FAMILIES)}."
+        )
+    if described.get("quantization_config"):
+        raise BadCheckpoint(
+            f"{where}: quantized weights are not supported.", "Use the float16, bfloat16 or float32 model."
+        )
+    family = FAMILIES[model_type]
+    try:
+        return family, family.read(Settings(described, where))
+    except UsageProblem as problem:
+        raise BadCheckpoint(f"{where}: {problem.message}"[:300], COPY_AGAIN) from None
+
+
+def config_from_json(described: dict[str, Any], where: str = "config.json") -> ModelConfig:
+    """The shape that a `config.json` describes. Raises BadCheckpoint as `read_config` does."""
+    return read_config(described, where)[1]
+
+
+def config_to_json(
+    config: ModelConfig, *, start_of_text: int, end_of_text: int | list[int] | None, dtype: str = "float32"
+) -> dict[str, Any]:
+    """The `config.json` of a shape; `dtype` is the type of its weights. Raises ValueError as `family_of` does."""
+    return _described(family_of(config), config) | {
+        "bos_token_id": start_of_text,
+        "eos_token_id": end_of_text,
+        "dtype": dtype,
+    }
+
+
+def _described(family: Family, config: ModelConfig) -> dict[str, Any]:
+    return {
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        "vocab_size": config.vocab_size,
+        **family.write(config),
+        "tie_word_embeddings": config.tied,
+    }
+
+
+@lru_cache(maxsize=64)
+def family_of(config: ModelConfig) -> Family:
+    """The first family that expresses a shape. Raises ValueError when none does."""
+    for family in FAMILIES.values():
+        try:
+            if family.read(Settings(_described(family, config), "")) == config:
+                return family
+        except AttnError:
+            continue  # the settings of this family cannot say it
+    raise ValueError(f"no family expresses this shape: {config}")

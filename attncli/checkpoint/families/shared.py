@@ -1,0 +1,222 @@
+"""What the files of the families share: what a family is, reading untrusted settings, sizes, rotary positions, windows.
+
+A `config.json` may say anything, so a setting is read through `Settings`, whose errors name the setting and the file.
+What a value must be is left to ModelConfig, which checks every field. No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from attncli.checkpoint.families.tensor_names import TensorNames
+from attncli.config import ModelConfig, RopeScaling, shown_value
+from attncli.errors import BadCheckpoint, UsageProblem
+
+COPY_AGAIN = "Copy it again from its source."
+WINDOW = 4096  # what transformers takes where a config with a window does not give its size
+_ROPE_KINDS = ("default", "linear", "llama3", "yarn", "dynamic")
+_LARGEST_MAGNITUDE = 1e6
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a `config.json`, and its path for error messages."""
+
+    values: dict[str, Any]
+    where: str
+
+    def required(self, name: str) -> Any:
+        """The value of a setting. Raises BadCheckpoint when the setting is missing."""
+        if name not in self.values:
+            raise BadCheckpoint(f"{self.where} lacks {name!r}.", COPY_AGAIN)
+        return self.values[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a setting, or the default where the setting is missing."""
+        return self.values.get(name, default)
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """A boolean, or the default where the setting is missing or null. Raises BadCheckpoint for another type."""
+        value = self.get(name)
+        if not isinstance(value, bool | None):
+            raise BadCheckpoint(f"{self.where}: {name} is {shown_value(value)}, and must be true or false.")
+        return default if value is None else value
+
+    def require(self, **supported: object) -> None:
+        """Raises BadCheckpoint for a setting that is present with another value than the one that is supported."""
+        for name, value in supported.items():
+            if (found := self.get(name)) is not None and found != value:
+                raise BadCheckpoint(f"{self.where}: {name} is {shown_value(found)}, which is not supported.")
+
+    def require_activation(self, name: str, *supported: str) -> None:
+        """Raises BadCheckpoint unless the activation is missing or one of those that are supported."""
+        activation = self.get(name, supported[0])
+        if activation not in supported:
+            raise BadCheckpoint(f"{self.where}: {name} is {shown_value(activation)}; only {supported[0]} is supported.")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family: how its `config.json` and its tensors translate to ours.
+
+    `read` returns the shape that the settings describe, and raises BadCheckpoint for a setting that the network cannot
+    express. `write` returns the settings of a shape; those that all families have are added by `config_to_json`.
+    """
+
+    model_type: str  # what config.json calls the family
+    architecture: str  # the class of transformers
+    read: Callable[[Settings], ModelConfig]
+    write: Callable[[ModelConfig], dict[str, Any]]
+    tensor_names: TensorNames
+
+
+def read_sizes(settings: Settings, head_width: int | None = None) -> dict[str, Any]:
+    """Sizes, norm epsilon, rotary positions and tied embeddings, under the names that all families but GPT-2 use.
+
+    `head_width` is what the family takes where `head_dim` is missing; None is the width divided by the heads.
+    """
+    heads, width = settings.required("num_attention_heads"), settings.required("hidden_size")
+    kv_heads, head_dim = settings.get("num_key_value_heads"), settings.get("head_dim", head_width)
+    return {
+        "vocab_size": settings.required("vocab_size"),
+        "layers": settings.required("num_hidden_layers"),
+        "width": width,
+        "heads": heads,
+        "kv_heads": heads if kv_heads is None else kv_heads,
+        "head_width": divide_width(settings, width, heads) if head_dim is None else head_dim,
+        "feed_forward_width": settings.required("intermediate_size"),
+        "context": settings.required("max_position_embeddings"),
+        "norm_eps": settings.get("rms_norm_eps", 1e-6),
+        **read_rotary(settings),
+        "tied": settings.flag("tie_word_embeddings"),
+    }
+
+
+def write_sizes(config: ModelConfig) -> dict[str, Any]:
+    """The settings that `read_sizes` reads, but for the vocabulary and tied embeddings, which every config has."""
+    return {
+        "hidden_size": config.width,
+        "intermediate_size": config.feed_forward_width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_width,
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": config.norm_eps,
+        **write_rotary(config),
+    }
+
+
+def divide_width(settings: Settings, width: object, heads: object) -> int:
+    """The width of a head where the heads share the model's width. Raises BadCheckpoint when they cannot.
+
+    Returns 1 for values that are no sizes: ModelConfig names them.
+    """
+    if not isinstance(heads, int) or not isinstance(width, int) or heads < 1 or width < 1:
+        return 1
+    if width % heads:
+        raise BadCheckpoint(
+            f"{settings.where}: a width of {shown_value(width)} cannot be divided among {shown_value(heads)} heads.",
+            COPY_AGAIN,
+        )
+    return width // heads
+
+
+def at_most(value: Any, limit: Any) -> Any:
+    """The smaller of two whole numbers: a window beyond the context is one of the whole context.
+
+    A value of another type is returned as it is; ModelConfig names it.
+    """
+    whole = isinstance(value, int) and isinstance(limit, int) and not isinstance(value, bool)
+    return min(value, limit) if whole else value
+
+
+def read_rotary(settings: Settings) -> dict[str, Any]:
+    """The base of the rotary frequencies and their scaling, in the format of transformers 5 or of earlier versions."""
+    rope = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        raise BadCheckpoint(f"{settings.where}: the rotary settings are not an object.")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if not isinstance(kind, str) or kind not in _ROPE_KINDS:
+        raise BadCheckpoint(
+            f"{settings.where}: rotary scaling {shown_value(kind)} is not supported.",
+            f"Supported: {', '.join(_ROPE_KINDS)}.",
+        )
+    if rope.get("partial_rotary_factor", settings.get("partial_rotary_factor", 1)) not in (None, 1):
+        raise BadCheckpoint(
+            f"{settings.where}: rotation of only a part of each head (partial_rotary_factor) is not supported."
+        )
+    return {
+        "rope_theta": rope.get("rope_theta", settings.get("rope_theta", 10_000.0)),
+        "rope_scaling": _read_scaling(kind, Settings(rope, settings.where), settings),
+    }
+
+
+def _read_scaling(kind: str, rope: Settings, settings: Settings) -> RopeScaling | None:
+    if kind in ("default", "dynamic"):  # 'dynamic' scales beyond max_position_embeddings, where nothing is read here
+        return None
+    factor = rope.required("factor")
+    if kind == "linear":
+        return RopeScaling(kind="linear", factor=factor)
+    name = "original_max_position_embeddings"
+    context = settings.get(name, rope.get(name, settings.required("max_position_embeddings")))
+    if kind == "llama3":
+        low, high = rope.required("low_freq_factor"), rope.required("high_freq_factor")
+        return RopeScaling(
+            kind="llama3", factor=factor, original_context=context, low_frequency=low, high_frequency=high
+        )
+    return RopeScaling(
+        kind="yarn",
+        factor=factor,
+        original_context=context,
+        beta_slow=_or(rope.get("beta_slow"), 1.0),
+        beta_fast=_or(rope.get("beta_fast"), 32.0),
+        truncate=_or(rope.get("truncate"), True),
+        attention_factor=_yarn_attention_factor(factor, rope),
+    )
+
+
+def _yarn_attention_factor(factor: Any, rope: Settings) -> Any:
+    """The factor of queries and keys: as given, or by equation 22 of YaRN (Peng et al., 2023) from two magnitudes."""
+    if (given := rope.get("attention_factor")) is not None:
+        return given
+    magnitudes = rope.get("mscale"), rope.get("mscale_all_dim")
+    numerator, denominator = magnitudes if all(magnitudes) else (1.0, 0.0)
+    for name, value in (("factor", factor), ("mscale", numerator), ("mscale_all_dim", denominator)):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and 0 <= value <= _LARGEST_MAGNITUDE):
+            raise UsageProblem(
+                f"rope {name} is {shown_value(value)}, and must be a number from 0 to {_LARGEST_MAGNITUDE:g}."
+            )
+    return _magnitude(factor, numerator) / _magnitude(factor, denominator)
+
+
+def _magnitude(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def write_rotary(config: ModelConfig) -> dict[str, Any]:
+    """The settings that `read_rotary` reads."""
+    scaling = config.rope_scaling
+    if scaling is None:
+        return {"rope_theta": config.rope_theta}
+    described: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling.kind != "linear":
+        described |= {"original_max_position_embeddings": scaling.original_context}
+    if scaling.kind == "llama3":
+        described |= {"low_freq_factor": scaling.low_frequency, "high_freq_factor": scaling.high_frequency}
+    elif scaling.kind == "yarn":
+        described |= {
+            "beta_slow": scaling.beta_slow,
+            "beta_fast": scaling.beta_fast,
+            "truncate": scaling.truncate,
+            "attention_factor": scaling.attention_factor,
+        }
+    return {"rope_theta": config.rope_theta, "rope_scaling": described}

@@ -1,0 +1,25 @@
+"""The activations of the feed-forward part, each with its derivative. A new one is a branch in both functions.
+
+Native.c computes the same ones; `Activation` of the config names them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attncli.config import Activation
+
+
+def activate(activation: Activation, x: Tensor) -> Tensor:
+    """The activation of x, elementwise: x sigmoid(x) for silu (Hendrycks and Gimpel, 2016), GELU for gelu_tanh."""
+    return F.silu(x) if activation == "silu" else F.gelu(x, approximate="tanh")
+
+
+def activation_gradient(activation: Activation, gradient: Tensor, x: Tensor, out: Tensor) -> None:
+    """Writes the gradient with respect to x to `out`, given the gradient with respect to the activation of x."""
+    if activation == "silu":
+        torch.ops.aten.silu_backward(gradient, x, grad_input=out)
+    else:
+        torch.ops.aten.gelu_backward(gradient, x, approximate="tanh", grad_input=out)
