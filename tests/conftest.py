@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import socket
@@ -14,12 +15,14 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line does
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from a second, and other tests run beside
 
 import pytest
+import typer.main
 from hypothesis import settings
 
 from attncli.checkpoint import directory
 from attncli.cli.main import run
 from attncli.model import native_library
 from attncli.text.tokenizer import train_tokenizer
+from attncli.training import samples
 from tests.support.checkpoints import write_random_model
 from tests.support.commands import QUICK
 from tests.support.models import FAMILIES
@@ -70,6 +73,19 @@ def _own_places(tmp_path, monkeypatch, compiled):
     monkeypatch.setenv("ATTNCLI_CACHE", str(cache))
     monkeypatch.delenv("ATTNCLI_MODEL", raising=False)
     monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_commands():
+    """Typer's commands are built once in a process, not for every command line; a run writes short samples.
+
+    Both take longer than all else in most commands of the tests.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
+        patch.setattr(samples, "SHOWN_TOKENS", 12)
+        patch.setattr(samples, "_LONGEST_FINAL", 60)
+        yield
 
 
 @pytest.fixture(autouse=True)
