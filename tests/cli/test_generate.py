@@ -1,0 +1,286 @@
+"""attncli generate and next: text from a prompt, a file or a list of prompts, and how it is told."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from rich.cells import cell_len
+
+from attncli.checkpoint import directory
+from attncli.cli import clock, finding
+from tests.support.commands import ask, start
+
+
+def test_generate_is_a_function_of_the_seed(at_home, capsys):
+    texts = [ask(capsys, "generate", "The cat", "-n", "30", "--seed", seed)[1] for seed in "112"]
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0].startswith("The cat")
+    assert ask(capsys, "generate", "The cat", "-n", "30", "--seed", "1", "--no-stream")[1] == texts[0]
+
+
+def test_generate_draws_and_tells_its_seed(at_home, capsys):
+    _, out, err = ask(capsys, "generate", "The cat", "-n", "20")
+    seed = err.split("seed ")[1].split()[0]
+    assert ask(capsys, "generate", "The cat", "-n", "20", "--seed", seed)[1] == out
+
+
+def test_greedy_needs_no_seed_and_samples_are_numbered(at_home, capsys):
+    _, out, err = ask(capsys, "generate", "The cat", "-n", "5", "-t", "0", "--num-samples", "2")
+    assert "seed" not in err
+    first, second = out.split("── sample 1 ──")[1].split("── sample 2 ──")
+    assert first.strip() == second.strip()
+
+
+def test_generate_past_the_context_says_so_once(at_home, capsys):
+    _, out, err = ask(capsys, "generate", "The cat", "-n", "120", "--seed", "1")
+    assert err.count("past the context of 32 tokens: went on from the most recent 16") == 1
+    assert len(out) > 120
+
+
+def test_generate_json_has_everything(at_home, capsys):
+    code, out, _ = ask(
+        capsys, "generate", "The", "-n", "8", "--seed", "3", "--num-samples", "2", "--stop", "zzz", "--json"
+    )
+    document = json.loads(out)
+    assert code == 0
+    assert document["prompt"] == "The"
+    assert document["settings"]["seed"] == 3
+    assert [len(sample["ids"]) for sample in document["samples"]] == [8, 8]
+    assert {sample["finish_reason"] for sample in document["samples"]} == {"length"}
+
+
+def test_generate_bans_what_it_is_told_to_ban(at_home, capsys):
+    greedy = ("generate", "The cat", "-n", "1", "-t", "0", "--json")
+    (first,) = json.loads(ask(capsys, *greedy)[1])["samples"][0]["ids"]
+    code, out, _ = ask(capsys, *greedy, "--logit-bias", f"#{first}=-inf", "--logit-bias", "a=0.5")
+    document = json.loads(out)
+    assert code == 0
+    assert document["samples"][0]["ids"] != [first]
+    assert document["settings"]["logit_bias"][0] == {"id": first, "bias": "-inf"}
+    assert document["settings"]["logit_bias"][1]["bias"] == 0.5
+
+
+def test_generate_tells_of_every_token(at_home, capsys, monkeypatch):
+    greedy = ("generate", "The cat", "-n", "4", "-t", "0", "--stop", "zzz")
+    plain = ask(capsys, *greedy)[1]
+    document = json.loads(ask(capsys, *greedy, "--logprobs", "2", "--trace", "--json")[1])
+    (sample,) = document["samples"]
+    assert [token["id"] for token in sample["tokens"]] == sample["ids"]
+    for token in sample["tokens"]:
+        assert token["top"][0] == {key: token[key] for key in ("id", "text", "logprob")}
+        assert token["trace"]["probability"] == 1
+        assert [step["name"] for step in token["trace"]["steps"]] == ["model", "temperature"]
+    for width in ("40", "80", "120"):
+        monkeypatch.setenv("COLUMNS", width)
+        for report, mark in ((("--trace",), "drawn at 100%"), (("--logprobs", "3"), " -")):
+            code, out, err = ask(capsys, *greedy, *report)
+            assert (code, err) == (0, "")
+            assert out.endswith("\n\n" + plain)
+            assert out.count(mark) >= 4
+            assert max(map(cell_len, out.removesuffix(plain).split("\n"))) <= int(width)
+
+
+def test_generate_colors_a_terminal_and_says_why_nothing_else(at_home, capsys, monkeypatch):
+    greedy = ("generate", "The cat", "-n", "9", "-t", "0")
+    plain = ask(capsys, *greedy)[1]
+    code, out, err = ask(capsys, *greedy, "--color")
+    assert (code, out) == (0, plain)
+    assert "no colours: standard output is no terminal" in err
+    for name, value in {"FORCE_COLOR": "1", "COLORTERM": "truecolor", "TERM": "xterm-256color"}.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = ask(capsys, *greedy, "--color")
+    assert "48;2;" in out
+    assert "surprise in bits" in out
+    assert "no colours" not in err
+    monkeypatch.setenv("NO_COLOR", "1")
+    code, out, err = ask(capsys, *greedy, "--color")
+    assert "48;2;" not in out
+    assert "NO_COLOR is set" in err
+
+
+def test_generate_continues_every_line_of_a_file_as_if_it_were_alone(at_home, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("the king\nOnce upon a time\n\nthe king\n")
+    options = ["--seed", "3", "-n", "12", "--num-samples", "2", "--jsonl"]
+    code, out, err = ask(capsys, "generate", "--prompts", str(tmp_path / "prompts.txt"), *options)
+    records = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    assert [(one["index"], one["sample"]) for one in records] == [(i, i % 2) for i in range(8)]
+    assert [one["prompt"] for one in records[::2]] == ["the king", "Once upon a time", "", "the king"]
+    for prompt, pair in (("the king", records[:2]), ("Once upon a time", records[2:4]), ("the king", records[6:])):
+        _, out, _ = ask(capsys, "generate", prompt, *options[:-1], "--json")
+        alone = json.loads(out)["samples"]
+        assert [one["ids"] for one in alone] == [one["ids"] for one in pair]
+        assert [one["text"] for one in alone] == [one["text"] for one in pair]
+    code, out, _ = ask(capsys, "generate", "--prompts", str(tmp_path / "prompts.txt"), "-n", "3", "--seed", "1")
+    assert [line for line in out.splitlines() if line.startswith("──")] == [f"── prompt {i} ──" for i in (1, 2, 3, 4)]
+
+
+def test_a_prompt_of_a_file_that_is_too_long_is_named(at_home, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("the king\n" + "the king " * 40 + "\n")
+    code, _, err = ask(capsys, "generate", "--prompts", str(tmp_path / "prompts.txt"))
+    assert code == 3
+    assert "prompts.txt, line 2: The prompt has" in err
+
+
+def test_how_generate_goes_about_it_changes_no_text(at_home, capsys):
+    same = ["generate", "the king", "--seed", "7", "-n", "40", "--repetition-penalty", "1.2", "--no-stream"]
+    _, expected, _ = ask(capsys, *same)
+    for how in ("--no-cache", "--lookup", "--no-lookup", "--stats", "--stream"):
+        code, out, err = ask(capsys, *same, how)
+        assert (code, out) == (0, expected), how
+        assert ("tokens, " in err and " a second" in err) == (how == "--stats")
+
+
+def test_generate_says_how_fast_it_went(at_home, capsys):
+    _, out, err = ask(capsys, "generate", "the king", "-n", "20", "--seed", "1", "--stats", "--json")
+    found = json.loads(out)["throughput"]
+    assert found["prompt_tokens"] == len(json.loads(ask(capsys, "tokenize", "the king", "--json")[1])["tokens"])
+    assert (found["new_tokens"], found["later_tokens"]) == (20, 19)
+    assert found["rate"] == pytest.approx(19 / found["later_seconds"])
+    assert 0 < found["prompt_seconds"] < found["first_token_seconds"]
+    assert "20 tokens, " in err
+    assert " a second · " in err
+
+
+def test_the_time_to_the_first_token_is_that_of_its_own_command(at_home, monkeypatch, capsys):
+    ask(capsys, "generate", "the king", "-n", "1", "--seed", "1")
+    start_clock = clock.start
+
+    def start_earlier():
+        start_clock()
+        clock.started -= 1000
+
+    monkeypatch.setattr(clock, "start", start_earlier)
+    found = json.loads(ask(capsys, "generate", "the king", "-n", "1", "--seed", "1", "--stats", "--json")[1])
+    assert found["throughput"]["first_token_seconds"] > 1000
+
+
+def test_generate_in_eight_bits_needs_the_library(at_home, monkeypatch, capsys):
+    code, out, _ = ask(capsys, "generate", "the king", "-n", "20", "--seed", "1", "--dtype", "int8", "--json")
+    assert code == 0
+    assert len(json.loads(out)["samples"][0]["ids"]) == 20
+    monkeypatch.setattr("attncli.model.native._functions", lambda: None)
+    code, _, err = ask(capsys, "generate", "the king", "--dtype", "int8")
+    assert code == 2
+    assert "a C compiler" in err
+
+
+def test_generate_continues_the_content_of_a_file(at_home, tmp_path, monkeypatch, capsys):
+    """With the notes of the commands that look into a text; in a conversation too."""
+    file, options = tmp_path / "begun.txt", ("-n", "8", "--seed", "1")
+    file.write_text("the king\n")
+    expected = ask(capsys, "generate", "the king", *options)[1]
+    assert ask(capsys, "generate", str(file), *options)[:2] == (0, expected)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert ask(capsys, "generate", "-i", str(file), *options)[1].startswith(expected.rstrip("\n"))
+    code, out, err = ask(capsys, "generate", "missing.txt", *options)
+    assert (code, out.startswith("missing.txt")) == (0, True)
+    assert "there is no file missing.txt, so this is taken as a text" in err
+    assert "is a URL, which is not fetched" in ask(capsys, "generate", "https://a.org/b.txt", *options)[2]
+    code, _, err = ask(capsys, "generate", str(tmp_path), *options)
+    assert (code, "is a directory" in err) == (3, True)
+
+
+def test_a_prompt_longer_than_the_context_is_truncated_where_that_is_asked_for(at_home, tmp_path, monkeypatch, capsys):
+    long, greedy = "the cat sat " * 20 + "on the king", ("-n", "4", "-t", "0")
+    code, _, err = ask(capsys, "generate", long, *greedy)
+    assert (code, "--truncate" in err) == (3, True)
+    code, out, err = ask(capsys, "generate", long, *greedy, "--truncate", "--json")
+    kept = json.loads(out)["prompt"]
+    assert (code, long.endswith(kept), len(kept) < len(long)) == (0, True, True)
+    left_out, of = map(
+        int, re.search(r"truncated the prompt: the first (\d+) of (\d+) tokens are left out", err).groups()
+    )
+    assert (of - left_out, left_out > 0) == (32, True)
+    assert json.loads(ask(capsys, "generate", kept, *greedy, "--json")[1])["samples"] == json.loads(out)["samples"]
+    (tmp_path / "prompts.txt").write_text(f"the king\n{long}\n")
+    code, out, err = ask(
+        capsys, "generate", "--prompts", str(tmp_path / "prompts.txt"), *greedy, "--truncate", "--jsonl"
+    )
+    assert (code, "truncated 1 of 2 prompts; of line 2: the first" in err) == (0, True)
+    assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["the king", kept]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{long}\n"))
+    code, out, _ = ask(capsys, "generate", "-i", *greedy, "--truncate")
+    assert (code, out.startswith(kept)) == (0, True)
+    assert ask(capsys, "next", long)[0] == 3
+    code, out, err = ask(capsys, "next", long, "--truncate", "--json")
+    assert (code, json.loads(out)["text"], "truncated" in err) == (0, kept, True)
+
+
+def test_generate_without_a_prompt_begins_a_text(at_home, capsys):
+    code, out, _ = ask(capsys, "generate", "-n", "20", "--seed", "1")
+    assert code == 0
+    assert out.strip()
+
+
+def test_a_reader_that_leaves_ends_a_text_quietly(at_home):
+    """As `| head -1` does, in the middle of a text."""
+    with start("generate", "The cat", "-n", "100k", "--seed", "1", folder=at_home) as process:
+        assert process.stdout.readline().startswith("The cat")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_text_without_a_standard_output_ends_without_a_traceback(at_home, options):
+    """As `>&-` does."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    arguments = [sys.executable, "-m", "attncli", "generate", "The cat", "-m", "story", "-n", "5", "-t", "0", *options]
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", *arguments]
+    found = subprocess.run(command, cwd=at_home, env=environment, capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("named", "status", "said"),
+    [
+        ((), "finished", "model story, the newest in ./checkpoints\n"),
+        ((), "stopped", "model story, the newest in ./checkpoints, its run stopped\n"),
+        (("-m", "story"), "finished", ""),
+    ],
+)
+def test_which_model_was_taken_is_told_where_there_are_others(at_home, capsys, monkeypatch, named, status, said):
+    greedy = ("generate", "The cat", "-n", "3", "-t", "0", *named)
+    assert ask(capsys, *greedy)[2] == ""
+    (entry,) = directory.list_models()
+    monkeypatch.setattr(finding, "known_models", lambda: [entry, entry])
+    monkeypatch.setattr(finding, "newest_model", lambda: replace(entry, status=status))
+    assert ask(capsys, *greedy)[2] == said
+
+
+def test_more_candidates_than_there_are_tokens_are_all_of_them(at_home, capsys):
+    drawn = ("generate", "The cat", "-n", "20", "--seed", "1")
+    assert ask(capsys, *drawn, "--top-k", "1000000") == ask(capsys, *drawn)
+
+
+def test_next_shows_what_may_come_next_at_the_temperatures_asked_for(at_home, capsys):
+    code, out, _ = ask(capsys, "next", "The cat", "--temperatures", "0,1.5", "-k", "3", "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert document["temperatures"] == [0, 1.5]
+    assert document["tokens"][0]["probabilities"][0] == 1
+    assert len(document["tokens"]) == 3
+    _, out, _ = ask(capsys, "next", "The cat", "--temperatures", "0,1.5", "-k", "3")
+    assert "T 0" in out
+    assert "T 1.5" in out
+    code, _, err = ask(capsys, "next", "The cat", "--temperatures", "1,warm")
+    assert code == 2
+    assert "not a list of numbers" in err
+
+
+def test_prompts_of_a_jsonl_file_are_its_prompts_and_texts(at_home, tmp_path, capsys):
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"prompt": "the "}\n\n{"text": "king"}\n{"prompt": "a ", "text": "queen"}\n')
+    code, out, _ = ask(capsys, "generate", "--prompts", str(file), "-n", "1", "--json")
+    assert (code, [sample["prompt"] for sample in json.loads(out)["samples"]]) == (0, ["the ", "king", "a queen"])
+    file.write_text('{"prompt": "the "}\nking\n')
+    code, _, err = ask(capsys, "generate", "--prompts", str(file))
+    assert (code, "p.jsonl, line 2 is not a JSON object" in err) == (3, True)
+    file.write_text("the king\n")
+    assert ask(capsys, "generate", "--prompts", str(file), "-n", "1")[1].startswith("the king")

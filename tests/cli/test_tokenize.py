@@ -1,0 +1,61 @@
+"""attncli tokenize, and texts from a pipe."""
+
+import json
+import subprocess
+from pathlib import Path
+
+from tests.support.commands import ask, start
+from tests.support.texts import story
+
+
+def test_tokenize_and_decode_are_inverse(at_home, capsys):
+    text = "The cat\u2028said: <|endoftext|> naïve 東京 🎉"
+    _, ids, _ = ask(capsys, "tokenize", text, "--ids")
+    assert ask(capsys, "tokenize", "--decode", ids)[1] == text + "\n"
+    assert ask(capsys, "tokenize", "--decode", *ids.split())[1] == text + "\n"
+    document = json.loads(ask(capsys, "tokenize", text, "--json")[1])
+    assert [token["id"] for token in document["tokens"]] == [int(i) for i in ids.split()]
+    assert document["bytes"] == len(text.encode())
+
+
+def test_tokenize_reads_a_file_and_shows_totals(at_home, capsys):
+    _, out, _ = ask(capsys, "tokenize", "story.txt")
+    size = (at_home / "story.txt").stat().st_size
+    assert f"{size:,} bytes" in out
+    assert "characters per token" in out
+
+
+def test_a_tokenizer_can_be_made_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("story.txt").write_text(story(500))
+    assert ask(capsys, "tokenize", "--train", "story.txt", "--vocab-size", "0.3k", "--out", "made")[0] == 0
+    code, out, err = ask(capsys, "tokenize", "The cat", "-m", "made")
+    assert (code, err) == (0, "")
+    assert "made" in out
+    code, _, err = ask(capsys, "tokenize", "--train", "story.txt", "--out", "made")
+    assert code == 2
+    assert "--force" in err
+
+
+def test_tokenize_without_a_model_shows_bytes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = ask(capsys, "tokenize", "é", "--ids")
+    assert (code, out) == (0, "195 169\n")
+    assert "no model yet" in err
+
+
+def test_piped_text_comes_before_the_argument(at_home):
+    process = start("tokenize", "sat", "--ids", folder=at_home, stdin=subprocess.PIPE)
+    both, _ = process.communicate("The cat\n")
+    alone, _ = start("tokenize", "The cat sat", "--ids", folder=at_home).communicate()
+    assert both == alone
+    process = start("tokenize", "-", "--ids", folder=at_home, stdin=subprocess.PIPE)
+    assert process.communicate("The cat sat\n")[0] == alone
+
+
+def test_a_closed_pipe_ends_quietly(at_home):
+    with start("tokenize", "story.txt", "--json", folder=at_home) as process:
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
