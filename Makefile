@@ -1,7 +1,7 @@
-# make demo   a first minute with attncli: generate and explain with the model that ships, then train one on stories
-#             that it wrote
-# make test   everything that must hold: ruff, mypy, pytest
-# Both make .venv and install what they need. On Linux that brings PyTorch for CUDA, 5.3 GB; for a CPU alone:
+# make demo   tries everything: generates and explains with the model that ships, then trains a model on stories that it wrote
+# make test   runs all checks: ruff, mypy, pytest
+# make docs   runs the commands on all pages and writes their output, and the pictures, into the pages
+# All three create .venv and install what they need. On Linux that installs PyTorch for CUDA, 5.3 GB. For a CPU alone:
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ INSTALLED := $(VENV)/installed
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@echo "Setting up $(VENV): 1.5 GB with PyTorch for a CPU, 5.3 GB with that for CUDA; a minute or more."
+	@echo "Setting up $(VENV): 1.5 GB with PyTorch for a CPU, 5.3 GB with PyTorch for CUDA. This takes a minute or more."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
@@ -35,7 +35,7 @@ endef
 demo: $(INSTALLED)
 	$(call try,generate -m stories "Once upon a time" -n 80 --seed 1)
 	$(call try,explain -m stories "The little cat sat on the old mat. The little")
-	@echo; echo "A text to train on: 300 stories that this model writes (about 15 s on two idle cores)."
+	@echo; echo "This writes a text to train on: 300 stories by the same model (about 15 s on two idle cores)."
 	@$(MAKE) --no-print-directory build/tales.txt
 	$(call try,train build/tales.txt --time 1m --name demo --seed 1 --force)
 	$(call try,generate -m demo "Once upon a time" -n 80 --seed 1)
@@ -46,13 +46,13 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
-# Puts what the commands print now into the pages of docs.
+# Writes the current output of every command, and the pictures, into README.md and the pages of docs.
 docs: $(INSTALLED)
 	$(BIN)/python docs/refresh.py README.md docs/*.md
 
-# The model that ships, from the texts named in its model card: make stories TEXTS=folder
-# The folder holds the three texts below, unpacked; checkpoints/stories is replaced. Long stories are seen twice as often as
-# novels, short ones three times. Four minutes on an H200, days on two cores; what was stopped goes on when it is made again.
+# make stories TEXTS=folder   trains the model that ships, on the texts named in its model card, and replaces checkpoints/stories
+# The folder contains the three texts below, unpacked. Long stories are seen twice as often as novels, short ones three times
+# as often. It takes four minutes on an H200 and days on two cores. A run that was stopped is resumed.
 SIMPLE := $(TEXTS)/stories-simple.train.txt
 NOVELS := $(TEXTS)/stories-novels.train.txt
 SHORT := build/stories-short.txt
@@ -76,7 +76,7 @@ stories: build/stories
 	$(BIN)/python checkpoints/slim.py checkpoints/stories
 	$(BIN)/python checkpoints/card.py checkpoints/stories $(TEXTS)
 
-# Generation beside transformers and llama.cpp, which is compiled first: ten minutes, then a quarter of an hour.
+# make bench   compares generation with transformers and llama.cpp: ten minutes to compile llama.cpp, then fifteen minutes
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/generate.py

@@ -1,8 +1,10 @@
-"""Measures the model that ships, for its card: python checkpoints/card.py checkpoints/stories TEXTS
+"""Measures the model that ships and writes the results into its model card:
 
-Writes what is between the lines "<!-- measured -->" and "<!-- end -->" of the model's README.md anew: its scores,
-beside those of transformers and of the yardsticks, the best heads, and the first ten samples at the default settings
-with what they copy. TEXTS holds the texts it was trained on, and stories.val.txt.
+    python checkpoints/card.py checkpoints/stories TEXTS
+
+Rewrites the text between the lines "<!-- measured -->" and "<!-- end -->" of the model's README.md: its scores next to
+those of transformers and of the baselines, its best heads, and the first ten samples at the default settings with the
+share that they copy. TEXTS is the folder of the training texts and of stories.val.txt.
 """
 
 import json
@@ -31,13 +33,13 @@ _MEASURED = re.compile(r"(?<=<!-- measured -->\n).*?(?=<!-- end -->)", re.DOTALL
 
 
 def told(*arguments: str) -> dict[str, Any]:
-    """What `attncli ARGUMENTS --json` says."""
+    """The document that `attncli ARGUMENTS --json` prints."""
     command = [sys.executable, "-m", "attncli", *arguments, "--json"]
     return json.loads(subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE).stdout)
 
 
 def by_transformers(model: Path, text: Path) -> float:
-    """Bits per byte of a whole text, the lines that separate its documents included, in windows side by side."""
+    """Bits per byte of a whole text by transformers: in adjacent windows, separator lines of documents included."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
@@ -62,16 +64,19 @@ def scores(model: Path, texts: Path, corpus: Corpus) -> str:
         f"the last {beside['counted_bytes'] / 1e6:.1f} MB",
         f"the last {beside['given_bytes'] / 1e6:.1f} MB",
     )
-    all_of_it = f"{whole}, given all {corpus.train.bytes / 1e6:.1f} MB of the training text"
+    all_of_it = f"on {whole}, given all {corpus.train.bytes / 1e6:.1f} MB of the training text"
     lines = (
-        (f"this model, `attncli eval`, {beside['scored_of_bytes'] / 1000:.0f} kB", ours["float32"]["bits_per_byte"]),
-        ("the same with weights of eight bits, `--dtype int8`", ours["int8"]["bits_per_byte"]),
-        ("this model by transformers alone, which counts the lines between texts too", by_transformers(model, val)),
+        (
+            f"this model, by `attncli eval`, on {beside['scored_of_bytes'] / 1000:.0f} kB",
+            ours["float32"]["bits_per_byte"],
+        ),
+        ("the same with 8-bit weights, `--dtype int8`", ours["int8"]["bits_per_byte"]),
+        ("this model, by transformers, which also counts the lines between texts", by_transformers(model, val)),
         (f"a 5-gram model of its tokens, {all_of_it}", counted_all(corpus)),
-        (f"the same, {part}, given {counted} of it", beside["ngram_bits_per_byte"]),
-        (f"xz -9, {part}, given {given} of it", beside["xz_bits_per_byte"]),
+        (f"the same, on {part}, given {counted} of it", beside["ngram_bits_per_byte"]),
+        (f"xz -9, on {part}, given {given} of it", beside["xz_bits_per_byte"]),
     )
-    return "| bits per byte, less is better | |\n| --- | --- |\n" + "".join(
+    return "| bits per byte, lower is better | |\n| --- | --- |\n" + "".join(
         f"| {what} | {bits:.4f} |\n" for what, bits in lines
     )
 
@@ -83,7 +88,7 @@ def counted_all(corpus: Corpus) -> float:
 
 
 def heads(model: Path) -> str:
-    """The best heads of two kinds, by the command's own random texts."""
+    """The best heads of two kinds, measured by `attncli heads`."""
     kinds = told("heads", "-m", str(model), "--seed", "0")["kinds"]
 
     def best(kind: str) -> str:
@@ -92,20 +97,20 @@ def heads(model: Path) -> str:
         return f"{head['layer']}.{head['head']} with {head['score']:.2f} (chance {chance:.2f})"
 
     return (
-        f"Heads, `attncli heads -m stories --seed 0`: the best previous-token head is {best('previous')}, the best "
-        f"induction head {best('induction')}.\n"
+        f"`attncli heads -m stories --seed 0` finds that the best previous-token head is {best('previous')} and the "
+        f"best induction head {best('induction')}.\n"
     )
 
 
 def corpus_of(model: Path, texts: Path) -> Corpus:
-    """The tokens of the training text and of what was held out."""
+    """The tokens of the training text and of the held-out text."""
     documents = read_documents([str(texts / name) for name in TRAINED_ON])
     held_out = read_documents([str(texts / "stories.val.txt")])
     return prepare(documents, CorpusConfig(), held_out, Tokenizer.load(model))
 
 
 def samples(model: Path, corpus: Corpus) -> str:
-    """The texts of seeds 0 to 9, and what of them stands in the training text."""
+    """The samples of seeds 0 to 9, and how much of them occurs in the training text."""
     made = [told("generate", "-m", str(model), "--seed", str(seed))["samples"][0] for seed in range(SAMPLES)]
     found = [measure_overlap(np.asarray(one["ids"]), corpus.train.ids) for one in made]
     # The held-out text begins with a novel and ends with short stories.
@@ -113,7 +118,7 @@ def samples(model: Path, corpus: Corpus) -> str:
         measure_overlap(ids, corpus.train.ids)
         for ids in (corpus.val.ids[:_REAL_TOKENS], corpus.val.ids[-_REAL_TOKENS:])
     )
-    return f"{_copied(found, novel, stories)}\n## All ten, nothing picked\n\n" + "\n".join(
+    return f"{_copied(found, novel, stories)}\n## All ten samples, none selected\n\n" + "\n".join(
         f"Seed {seed}:\n\n{_quoted(one['text'])}" for seed, one in enumerate(made)
     )
 
@@ -121,11 +126,11 @@ def samples(model: Path, corpus: Corpus) -> str:
 def _copied(found: list[Overlap], novel: Overlap, stories: Overlap) -> str:
     lengths, shares = [one.length for one in found], [one.new / max(one.windows, 1) for one in found]
     return (
-        f"The {len(found)} texts below, at the default settings: the longest stretch that stands in the training text "
-        f"has {min(lengths)} to {max(lengths)} tokens, {sum(lengths) / len(lengths):.1f} in the mean; of their windows "
-        f"of 8 tokens {min(shares):.0%} to {max(shares):.0%} are new, and "
-        f"{stories.new / stories.windows:.1%} of those of real short stories held out, "
-        f"{novel.new / novel.windows:.1%} of those of the novel held out.\n"
+        f"The {len(found)} texts below were sampled at the default settings. Their longest stretch that occurs in the "
+        f"training text has {min(lengths)} to {max(lengths)} tokens, {sum(lengths) / len(lengths):.1f} on average. "
+        f"{min(shares):.0%} to {max(shares):.0%} of their 8-token windows do not occur in the training text. For real "
+        f"text that was held out it is {stories.new / stories.windows:.1%} for short stories and "
+        f"{novel.new / novel.windows:.1%} for the novel.\n"
     )
 
 
@@ -139,7 +144,7 @@ def main() -> None:
     card = model / "README.md"
     page = card.read_text(encoding="utf-8")
     if len(_MEASURED.findall(page)) != 1:
-        sys.exit(f"{card} has no place for what is measured: the lines <!-- measured --> and <!-- end -->.")
+        sys.exit(f"{card} has no place for the results: it needs the lines <!-- measured --> and <!-- end -->.")
     corpus = corpus_of(model, texts)
     measured = "\n".join((scores(model, texts, corpus), heads(model), samples(model, corpus)))
     card.write_text(_MEASURED.sub(lambda _: f"\n{measured}\n", page), encoding="utf-8")

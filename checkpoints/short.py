@@ -1,4 +1,4 @@
-"""Writes the documents of a text that are short: python checkpoints/short.py TEXT CHARACTERS > SHORT"""
+"""Prints the short documents of a text: python checkpoints/short.py TEXT CHARACTERS > SHORT"""
 
 import sys
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def documents(path: str) -> Iterator[str]:
 
 
 def main() -> None:
-    """Prints those of at most so many characters, separated as in the text that is named on the command line."""
+    """Prints the documents of at most CHARACTERS characters, separated by lines as in TEXT."""
     path, most = sys.argv[1], int(sys.argv[2])
     short = (document for document in documents(path) if 0 < len(document) <= most)
     sys.stdout.buffer.write((f"\n{END_OF_TEXT}\n".join(short) + "\n").encode())

@@ -1,7 +1,7 @@
-"""Keeps a tenth of a run's lines about single steps, and all others: python checkpoints/slim.py checkpoints/stories
+"""Shortens the record of a run, so that the model that ships is small: python checkpoints/slim.py checkpoints/stories
 
-What ships with attncli is small; nothing but pictures of the loss reads these lines. Of the texts it keeps the names,
-wherever they lay.
+Keeps every tenth report of a step in metrics.jsonl, and all other reports; only loss curves read them. In run.json it
+keeps the names of the training texts, without their folders.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Rewrites the record and its digest, of the directory that is named on the command line."""
+    """Rewrites the record in the model directory named on the command line, and its digests."""
     folder = Path(sys.argv[1])
     metrics, record, manifest = folder / "metrics.jsonl", folder / "run.json", folder / "manifest.json"
     lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)

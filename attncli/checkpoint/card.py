@@ -1,7 +1,7 @@
-"""The model card of a run: what the Hugging Face hub and a reader are told of a model, from the record of its run.
+"""Writes the model card (README.md) of a run from its record, for readers and for the Hugging Face hub.
 
-A card ends with the digest of what is above: one that somebody has edited no longer has it, and is kept. Plain text,
-since importing the hub's own library takes longer than a save.
+A card ends with the digest of the text above it. A card whose digest does not fit has been edited, and is kept. The
+card is built as plain text, because importing the hub's library takes longer than a save.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-RECORDED = ("corpus", "plan", "progress", "results")  # what a record needs to have for a card
+RECORDED = ("corpus", "plan", "progress", "results")  # keys that a record needs for a card
 _MARK = "<!-- attncli wrote this; edited, it is kept. sha256: "
 _ENDS = " -->\n"
 _MARKUP = frozenset("`<>|\\*[]\"'")
 
 
 def model_card(name: str, family: str, run: dict[str, Any], context: int) -> bytes:
-    """The text of README.md for a model of this name and kind of config, with what `run.json` says of it."""
+    """The content of README.md for a model of this name and family, from the record in `run.json`."""
     corpus, plan, progress, results = (run[key] for key in RECORDED)
     name = _plain(name)
     lines = [
@@ -38,13 +38,13 @@ def model_card(name: str, family: str, run: dict[str, Any], context: int) -> byt
         "| | |",
         "| --- | --- |",
         f"| trained on | {_sources(corpus)}, {corpus['train_bytes']:,} bytes of text |",
-        *([f"| went on from | {_plain(Path(str(run['from'])).name)} |"] if run.get("from") else []),
+        *([f"| continued from | {_plain(Path(str(run['from'])).name)} |"] if run.get("from") else []),
         f"| training | {progress['step']:,} steps in {progress['seconds']:,.0f} s on {plan['device']} |",
     ]
     part = "all" if results["validation"] == "whole" else "a sample"
     lines += [
         f"| validation | {results['bits_per_byte']:.4f} bits per byte, {results['nats_per_token']:.4f} nats per "
-        f"token, on {part} of {corpus['val_bytes']:,} bytes that were not trained on |"
+        f"token, on {part} of {corpus['val_bytes']:,} bytes of held-out text |"
     ]
     lines += [
         "",
@@ -65,7 +65,7 @@ def model_card(name: str, family: str, run: dict[str, Any], context: int) -> byt
 
 
 def is_generated(card: bytes) -> bool:
-    """Whether a card is one that `model_card` wrote and nobody has edited."""
+    """Whether `model_card` wrote this card and nobody has edited it."""
     text, mark, digest = card.rpartition(_MARK.encode())
     return bool(mark) and digest == f"{_digest(text)}{_ENDS}".encode()
 
@@ -75,11 +75,11 @@ def _digest(text: bytes) -> str:
 
 
 def _sources(corpus: dict[str, Any]) -> str:
-    """The names of the files, without their places; one that was named several times says so."""
+    """The names of the files without their folders, with how often each was named if more than once."""
     names = Counter("standard input" if source == "-" else Path(source).name for source in corpus["sources"])
     return ", ".join(f"{_plain(name)}{'' if times == 1 else f' {times} times'}" for name, times in names.items())
 
 
 def _plain(name: str) -> str:
-    """A name without what a page or a shell would take for markup."""
+    """The name with every character replaced that Markdown, HTML or a shell would interpret."""
     return "".join(char if char.isprintable() and char not in _MARKUP else "·" for char in name)
