@@ -24,8 +24,9 @@ _HELP: Entry = ("-h, --help", "", "Show this page and exit.")
 USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 _NUMBERS = {"int": "N", "float": "X"}
 _WHICH_MODEL = (
-    "-m MODEL takes a directory, a name in ./checkpoints or ATTNCLI_MODELS, or owner/name on the Hugging Face hub. "
-    "Unset: ATTNCLI_MODEL, else the newest in ./checkpoints or ATTNCLI_MODELS, else the one that comes with attncli."
+    "-m MODEL is a directory, a name in ./checkpoints or ATTNCLI_MODELS, or owner/name on the Hugging Face hub. "
+    "Unset: the model that ATTNCLI_MODEL names, else the newest in ./checkpoints or ATTNCLI_MODELS, else the model "
+    "that comes with attncli."
 )
 
 

@@ -45,7 +45,7 @@ _NO_ROOM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOMEM)
 # What PyTorch says of a GPU and of a CPU, and Python when a thread's stack finds no place, without types of their own.
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread|bad_alloc", re.IGNORECASE)
 
-_FIRST_PAGE = """Train a transformer on your own text, generate from it, and see how its attention works.
+_FIRST_PAGE = """Train a transformer language model on your own text, generate from it, and see how its attention works.
 
 attncli train corpus.txt --time 3m
 attncli generate "Once upon a time" --temperature 0.7
