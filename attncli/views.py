@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from attncli.errors import UsageProblem
 
 if TYPE_CHECKING:
-    from attncli.explain.first_screen import Focus
+    from attncli.explain.question import Focus
     from attncli.model.transformer import Transformer
     from attncli.text.tokenizer import Piece, Tokenizer
 
@@ -120,18 +120,17 @@ class View:
 
 
 def _first_screen(options: ViewOptions) -> Functions:
-    from attncli.explain.findings import NAMED
     from attncli.render.explanation import compared_screen, explanation_document, explanation_screen
 
     screen = compared_screen if options.compare_weights else explanation_screen
-    return Functions(_sources(NAMED, options), screen, explanation_document)
+    return Functions(_sources(8, options), screen, explanation_document)
 
 
 def _bars(options: ViewOptions) -> Functions:
-    from attncli.render.explanation import MOST_BARS, bars_screen, compared_screen, explanation_document
+    from attncli.render.explanation import bars_screen, compared_screen, explanation_document
 
     screen = compared_screen if options.compare_weights else bars_screen
-    return Functions(_sources(MOST_BARS, options), screen, explanation_document)
+    return Functions(_sources(24, options), screen, explanation_document)
 
 
 def _sources(named: int, options: ViewOptions) -> Callable[[Request], Any]:
@@ -222,7 +221,8 @@ def request(
 
     Raises UsageProblem for a token that is not there, or comes several times.
     """
-    from attncli.explain.first_screen import Focus, find_token
+    from attncli.explain.locate import find_token
+    from attncli.explain.question import Focus
     from attncli.explain.words import joined, words
 
     spans = words(pieces) if options.words else None

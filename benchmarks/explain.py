@@ -74,7 +74,8 @@ def ways(folder: Path, tokens: int):  # type: ignore[no-untyped-def]
 
     def ours(check: bool = True):  # type: ignore[no-untyped-def]
         from attncli.checkpoint.store import load_model
-        from attncli.explain.first_screen import Focus, explain
+        from attncli.explain.first_screen import explain
+        from attncli.explain.question import Focus
         from attncli.text.tokenizer import Piece
 
         loaded = load_model(folder / "large", torch.device("cpu"), torch.float32)

@@ -12,7 +12,8 @@ import torch
 
 from attncli.checkpoint.store import read_resumable
 from attncli.config import CorpusConfig, SampleConfig, TrainConfig
-from attncli.explain.first_screen import Focus, explain
+from attncli.explain.first_screen import explain
+from attncli.explain.question import Focus
 from attncli.generation.engine import EngineConfig, generate
 from attncli.generation.events import Finished
 from attncli.model import backend as backend_module

@@ -22,7 +22,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [*DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"))]
 PAGES += [ROOT / "checkpoints" / "README.md", ROOT / "checkpoints" / "stories" / "README.md"]
 
-# A room may import from rooms of a lower floor, and from itself. `render` also sees the records of its neighbours.
+# A room may import from rooms of a lower floor, and from itself.
 FLOORS = {
     "errors": 0,
     "stopping": 0,
@@ -42,26 +42,17 @@ FLOORS = {
     "cli": 8,
     "__main__": 9,
 }
-RECORDS = {
-    "attncli.evaluation.score",
-    "attncli.evaluation.baselines",
-    "attncli.evaluation.memorization",
-    "attncli.evaluation.judgement",
-    "attncli.training.reports",
-    "attncli.training.schedule",
-    "attncli.training.curves",
-    "attncli.generation.events",
-    "attncli.generation.measurements",
-    "attncli.explain.findings",
-    "attncli.checkpoint.directory",
-    "attncli.model.count",
-}
 OWNERS = {"typer": "cli", "rich": "render", "matplotlib": "render"}
 
 
-def imports(file):
-    """The modules that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(file.read_text())):
+def imports(file, types=True):
+    """The modules that a file imports, anywhere in it; without `types` those left out that are for annotations only."""
+    tree = ast.parse(file.read_text())
+    annotations = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    skipped = set() if types else {inside for block in annotations for inside in ast.walk(block)}
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -87,12 +78,20 @@ def test_arrows_point_down(file):
     for module in imports(file):
         if module.startswith("attncli.") and room(module) in FLOORS and room(module) != here:
             assert FLOORS[room(module)] < FLOORS[here], f"{file.name} imports {module}"
-            if here == "render" and room(module) in ("training", "generation", "explain", "evaluation"):
-                assert any(module.startswith(record) for record in RECORDS), (
-                    f"render imports {module}, which is no record"
-                )
         owner = OWNERS.get(module.split(".")[0])
         assert owner in (None, here), f"only {owner} imports {module}"
+
+
+def test_render_imports_torch_for_annotations_only():
+    """A finding's record is in the file that computes it, so render imports its type under `if TYPE_CHECKING` alone."""
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in FILES}
+    own = {name: file for name, file in names.items() if room(name) == "render"}
+    imported = {module for file in own.values() for module in imports(file, types=False)}
+    modules = sorted({*own, *imported} & set(names))
+    code = f"import importlib, sys; [importlib.import_module(name) for name in {modules}]; "
+    code += "sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr or "torch is imported"
 
 
 def test_what_is_imported_is_declared():

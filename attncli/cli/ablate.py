@@ -13,7 +13,7 @@ from attncli.cli.options import DeviceOption, JsonOption, ModelOption, RevisionO
 from attncli.errors import UsageProblem
 
 if TYPE_CHECKING:
-    from attncli.explain.findings import Edge
+    from attncli.explain.ablation import Edge
     from attncli.text.tokenizer import Piece
 
 _TOKEN = "Whose prediction it is, by index or word. Unset: the last token's."
@@ -54,7 +54,7 @@ def ablate(
     from attncli.cli.loading import load
     from attncli.explain.ablation import Without
     from attncli.explain.ablation import ablate as ablated
-    from attncli.explain.first_screen import find_token
+    from attncli.explain.locate import find_token
     from attncli.render.ablation import ablation_document, ablation_screen
     from attncli.render.console import output, print_json, show
 

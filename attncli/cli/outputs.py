@@ -13,7 +13,7 @@ from attncli.errors import OutOfRoom, UsageProblem
 from attncli.paths import reason
 
 if TYPE_CHECKING:
-    from attncli.explain.findings import Explanation
+    from attncli.explain.first_screen import Explanation
     from attncli.model.transformer import Transformer
     from attncli.render.picture import Draw
 

@@ -1,7 +1,7 @@
-"""What is a head, or an edge of attention, worth to a prediction? The model without it, beside the model as it is.
+"""What a head, or an edge of attention, is worth to a prediction: the model without it, beside the whole model.
 
-A head is taken out by replacing what it hands to the output matrix; an edge by a score of -inf before the softmax. The
-rows of a batch each do without something else, so that all heads take a few forward passes. The network is not changed.
+A head is ablated by replacing what it hands to the output matrix; an edge by a score of -inf before the softmax. Each
+row of a batch ablates something else, so all heads take a few forward passes. The network itself is not changed.
 """
 
 from __future__ import annotations
@@ -10,24 +10,67 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from attncli.errors import BadInput, UsageProblem
-from attncli.explain.findings import Ablation, Edge, Effect, Head, NextToken, Replacement
-from attncli.explain.first_screen import find_run
 from attncli.explain.knockout import Cut, Knockout
-from attncli.model.transformer import Transformer
+from attncli.explain.locate import find_span
+from attncli.explain.next_token import NextToken, highest, log_probabilities
+from attncli.explain.question import refuse_missing
+from attncli.explain.reading import TOKENS_AT_ONCE
+from attncli.model.transformer import Block, Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
 
-_TOKENS_AT_ONCE = 4096  # of all rows of a forward pass
 _NEXT = 5
+
+Head = tuple[int, int]  # layer, head
+Edge = tuple[int, int]  # query, source
+Replacement = Literal["zero", "mean"]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The prediction with some heads or edges ablated."""
+
+    heads: tuple[Head, ...]
+    edges: tuple[Edge, ...]
+    log_probability: float  # in nats, of the token that the whole model thinks most probable
+    next_tokens: tuple[NextToken, ...]  # what is most probable now
+
+    @property
+    def probability(self) -> float:
+        """The probability of that token."""
+        return math.exp(self.log_probability)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What heads or edges are worth to one prediction."""
+
+    pieces: tuple[Piece, ...]
+    layers: int
+    heads: int
+    token: int  # whose prediction it is
+    replacement: Replacement  # what stood for a head: zeros, or its mean over the positions of the text
+    before: Effect  # with everything in place
+    effects: tuple[Effect, ...]
+
+    @property
+    def predicted(self) -> NextToken:
+        """The token whose probability is compared."""
+        return self.before.next_tokens[0]
+
+    def drop(self, effect: Effect) -> float:
+        """By how much an ablation lowers the log-probability, in nats; negative where it raises it."""
+        return self.before.log_probability - effect.log_probability
 
 
 @dataclass(frozen=True)
 class Without:
-    """What one row does without: heads as (layer, head), and edges as (query, source) in all heads."""
+    """What one row ablates: heads as (layer, head), and edges as (query, source) in all heads."""
 
     heads: tuple[Head, ...] = ()
     edges: tuple[Edge, ...] = ()
@@ -44,87 +87,85 @@ def ablate(
 ) -> Ablation:
     """What the most probable next token after `token` (None: the last) loses without each of `removed`.
 
-    Args:
-        model: in evaluation mode.
-        tokenizer: of the model.
-        pieces: the text, as its tokens.
-        removed: what to do without, each by itself; every head, where not given.
-        token: whose prediction it is.
-        replacement: what stands for a head: zeros, or the mean of what it gives over the positions of the text.
+    Without `removed` every head is ablated in turn. The `replacement` of a head is zeros, or the mean of what it hands
+    on over the positions of the text. The model is in evaluation mode.
 
     Raises:
         BadInput: for no tokens, or more than the context.
-        UsageProblem: for a token, a head or an edge that is not there.
+        UsageProblem: for a token, a head or an edge that does not exist.
     """
     config = model.config
-    if not pieces or len(pieces) > config.context:
-        many = "no tokens" if not pieces else f"{len(pieces)} tokens, and the model reads at most {config.context}"
-        raise BadInput(f"The text has {many}.", "Give a sentence.")
-    at = len(pieces) - 1 if token is None else token
-    _check("token", at, len(pieces))
+    at = _checked_token(pieces, config.context, token)
     if removed is None:
         removed = [Without(heads=((layer, head),)) for layer in range(config.layers) for head in range(config.heads)]
-    for one in removed:
-        _check_removed(one, config.layers, config.heads, len(pieces), at)
-    ids = torch.tensor([piece.id for piece in pieces], device=model.embedding.weight.device)
-    with torch.inference_mode():
-        means: dict[int, Tensor] = {}
-        with _hooked(model, _keeping_means(means, config.heads, at)):
-            before = _log_probabilities(model, ids[None], at, tokenizer.vocab_size)[0]
-        target = int(before.argmax())
-        effects: list[Effect] = []
-        at_once = max(_TOKENS_AT_ONCE // len(pieces), 1)
-        for start in range(0, len(removed), at_once):
-            some = removed[start : start + at_once]
-            logs = _without(model, ids, at, tokenizer.vocab_size, some, means if replacement == "mean" else None)
-            effects += [
-                Effect(one.heads, one.edges, float(row[target]), _most_probable(row, tokenizer))
-                for one, row in zip(some, logs, strict=True)
-            ]
-    return Ablation(
-        pieces=tuple(pieces),
-        layers=config.layers,
-        heads=config.heads,
-        token=at,
-        replacement=replacement,
-        before=Effect((), (), float(before[target]), _most_probable(before, tokenizer)),
-        effects=tuple(effects),
+    for without in removed:
+        _refuse_missing(without, config.layers, config.heads, len(pieces), at)
+    text = _Text(
+        model, tokenizer, torch.tensor([piece.id for piece in pieces], device=model.embedding.weight.device), at
     )
+    with torch.inference_mode():
+        before, means = text.whole()
+        kept = means if replacement == "mean" else None
+        effects = tuple(text.effects(removed, int(before.argmax()), kept))
+    whole = Effect((), (), float(before.max()), highest(before, tokenizer, _NEXT))
+    return Ablation(tuple(pieces), config.layers, config.heads, at, replacement, whole, effects)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The ids (T,) of a text, and the position whose prediction is ablated."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    ids: Tensor
+    at: int
+
+    def whole(self) -> tuple[Tensor, dict[int, Tensor]]:
+        """The log-probabilities of the known ids with nothing ablated, and what each head hands on on average."""
+        means: dict[int, Tensor] = {}
+        with _hooked(self.model, _keeping_means(means, self.model.config.heads, self.at)):
+            return log_probabilities(self.model, self.ids[None], self.at, self.tokenizer.vocab_size)[0], means
+
+    def effects(self, removed: Sequence[Without], target: int, means: dict[int, Tensor] | None) -> Iterator[Effect]:
+        """The prediction of the target under each ablation, in batches."""
+        at_once = max(TOKENS_AT_ONCE // len(self.ids), 1)
+        for start in range(0, len(removed), at_once):
+            batch = removed[start : start + at_once]
+            for without, logs in zip(batch, self._log_probabilities(batch, means), strict=True):
+                yield Effect(without.heads, without.edges, float(logs[target]), highest(logs, self.tokenizer, _NEXT))
+
+    def _log_probabilities(self, removed: Sequence[Without], means: dict[int, Tensor] | None) -> Tensor:
+        """Log-probabilities (rows, known) after the position, each row with another ablation."""
+        heads: dict[int, list[tuple[int, int]]] = {}  # layer -> (row, head)
+        for row, without in enumerate(removed):
+            for layer, head in without.heads:
+                heads.setdefault(layer, []).append((row, head))
+        cuts = [Cut(frozenset(without.edges)) for without in removed]
+        observe = Knockout(cuts) if any(without.edges for without in removed) else None
+        rows = self.ids.expand(len(removed), -1)
+        with _hooked(self.model, _replacing(heads, means, self.model.config.heads)):
+            return log_probabilities(self.model, rows, self.at, self.tokenizer.vocab_size, observe)
+
+
+def _checked_token(pieces: Sequence[Piece], context: int, token: int | None) -> int:
+    """The position whose prediction is ablated, by default the last."""
+    if not pieces or len(pieces) > context:
+        many = "no tokens" if not pieces else f"{len(pieces)} tokens, and the model reads at most {context}"
+        raise BadInput(f"The text has {many}.", "Give a sentence.")
+    at = len(pieces) - 1 if token is None else token
+    refuse_missing("token", at, len(pieces))
+    return at
 
 
 def edges_between(pieces: Sequence[Piece], query: str, source: str) -> tuple[Edge, ...]:
-    """The edges from every token of one word to every token of another that it may see, each by index or word.
+    """The edges from every token of one word to every token of another that it may see; words by name or index.
 
-    Raises UsageProblem for a word that is not there, or comes several times.
+    Raises UsageProblem for a word that is not in the text, or comes several times.
     """
-    looking, seen = (range(first, last + 1) for first, last in (find_run(pieces, query), find_run(pieces, source)))
+    looking, seen = (range(first, last + 1) for first, last in (find_span(pieces, query), find_span(pieces, source)))
     pairs = [(at, to) for at in looking for to in seen]
-    # Within a word some pairs point ahead; where all do, `ablate` says what is wrong.
+    # Within a word some pairs point ahead and are left out; where all do, `ablate` raises an error.
     return tuple((at, to) for at, to in pairs if to <= at and at > 0) or tuple(pairs)
-
-
-def _without(
-    model: Transformer, ids: Tensor, at: int, known: int, removed: Sequence[Without], means: dict[int, Tensor] | None
-) -> Tensor:
-    """Log-probabilities (rows, known) after the token, each row without something else."""
-    rows = ids.expand(len(removed), -1)
-    heads: dict[int, list[tuple[int, int]]] = {}  # layer -> (row, head)
-    for row, one in enumerate(removed):
-        for layer, head in one.heads:
-            heads.setdefault(layer, []).append((row, head))
-    cuts = [Cut(frozenset(one.edges)) for one in removed]
-    observe = Knockout(cuts) if any(one.edges for one in removed) else None
-    with _hooked(model, _replacing(heads, means, model.config.heads)):
-        return _log_probabilities(model, rows, at, known, observe)
-
-
-def _log_probabilities(model: Transformer, ids: Tensor, at: int, known: int, observe: Knockout | None = None) -> Tensor:
-    """ids (B, T) -> log-probabilities of the known ids after one position (B, known), in float32 or wider.
-
-    Ids that the tokenizer does not know only fill a matrix, and are never drawn.
-    """
-    logits = model.unembed(model.hidden(ids, observe=observe)[:, at])[:, :known]
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
 Hook = Callable[[int, Tensor], Tensor]  # layer, what all heads hand to the output matrix (B, T, H x D) -> the same
@@ -132,19 +173,20 @@ Hook = Callable[[int, Tensor], Tensor]  # layer, what all heads hand to the outp
 
 @contextmanager
 def _hooked(model: Transformer, hook: Hook) -> Iterator[None]:
-    """Lets a function see and change what goes into every layer's output matrix."""
-    with ExitStack() as removed:
+    """Applies a function to what the heads of every layer hand to its output matrix."""
+    with ExitStack() as hooks:
         for layer, block in enumerate(model.blocks):
 
             def before(module: nn.Module, inputs: tuple[Tensor], layer: int = layer) -> tuple[Tensor]:
                 return (hook(layer, inputs[0]),)
 
-            removed.enter_context(block.attention.output.register_forward_pre_hook(before))  # type: ignore[union-attr]
+            output = cast(Block, block).attention.output
+            hooks.enter_context(output.register_forward_pre_hook(before))
         yield
 
 
 def _keeping_means(means: dict[int, Tensor], heads: int, last: int) -> Hook:
-    """Keeps what every head gives on average over the positions up to the last that counts: (H, D) by layer."""
+    """Keeps what every head hands on, averaged over the positions up to `last`: (H, D) by layer."""
 
     def keep(layer: int, mixed: Tensor) -> Tensor:
         means[layer] = mixed[0, : last + 1].view(last + 1, heads, -1).mean(0)
@@ -154,7 +196,7 @@ def _keeping_means(means: dict[int, Tensor], heads: int, last: int) -> Hook:
 
 
 def _replacing(removed: dict[int, list[tuple[int, int]]], means: dict[int, Tensor] | None, heads: int) -> Hook:
-    """Puts zeros, or the means, in the place of some rows' heads."""
+    """Replaces what some heads hand on in some rows, by zeros or by the means."""
 
     def replace(layer: int, mixed: Tensor) -> Tensor:
         if layer not in removed:
@@ -167,13 +209,14 @@ def _replacing(removed: dict[int, list[tuple[int, int]]], means: dict[int, Tenso
     return replace
 
 
-def _check_removed(one: Without, layers: int, heads: int, tokens: int, at: int) -> None:
-    for layer, head in one.heads:
-        _check("layer", layer, layers)
-        _check("head", head, heads)
-    for query, source in one.edges:
-        _check("token", query, tokens)
-        _check("token", source, tokens)
+def _refuse_missing(without: Without, layers: int, heads: int, tokens: int, at: int) -> None:
+    """Raises UsageProblem for a head or an edge that does not exist, or cannot matter to the prediction at `at`."""
+    for layer, head in without.heads:
+        refuse_missing("layer", layer, layers)
+        refuse_missing("head", head, heads)
+    for query, source in without.edges:
+        refuse_missing("token", query, tokens)
+        refuse_missing("token", source, tokens)
         if source > query:
             raise UsageProblem(
                 f"Token {query} cannot look at {source}, which comes later.",
@@ -183,16 +226,3 @@ def _check_removed(one: Without, layers: int, heads: int, tokens: int, at: int) 
             raise UsageProblem(f"Token {query} comes after {at}, whose prediction it is.", "Leave --token out.")
         if query == 0:
             raise UsageProblem("Token 0 can look at nothing but itself.", "Cut an edge of a later token, such as 2:0.")
-
-
-def _check(what: str, value: int, count: int) -> None:
-    if not 0 <= value < count:
-        raise UsageProblem(f"There is no {what} {value}.", f"There are {count}: 0 to {count - 1}.")
-
-
-def _most_probable(logs: Tensor, tokenizer: Tokenizer) -> tuple[NextToken, ...]:
-    values, ids = logs.topk(min(_NEXT, len(logs)))
-    named = [tokenizer.name(i) if i < tokenizer.vocab_size else "" for i in ids.tolist()]
-    return tuple(
-        NextToken(i, text, math.exp(value)) for i, text, value in zip(ids.tolist(), named, values.tolist(), strict=True)
-    )

@@ -1,8 +1,7 @@
-"""What each source is worth to the prediction: the edge from it to the token in focus is cut, in all heads and layers
-or in those asked for.
+"""What each source is worth to the prediction: its edge to the token in focus is cut, in all heads or those asked for.
 
-One batched pass, each row of it with another cut, over the queries in focus alone: everything before them is the same
-with and without a cut, so its keys and values are those of the pass that was watched.
+One batched pass cuts a different edge in each row, and computes only the queries in focus. All tokens before them are
+the same with and without a cut, so their keys and values are taken from the pass that was observed.
 """
 
 from __future__ import annotations
@@ -13,79 +12,104 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attncli.explain.findings import EdgeChecks, NextToken
 from attncli.explain.knockout import Cut, Knockout
+from attncli.explain.next_token import NextToken
 from attncli.model.cache import SharedPast
 from attncli.model.distribution import distribution
 from attncli.model.transformer import Transformer
 
-_SAMPLE = 32  # cuts drawn at random
+_SAMPLE = 32  # sources cut for the random cut, at most
 _MOST_ELEMENTS = 1 << 24  # of a layer's scores, for all rows of a batch
 
 
 @dataclass(frozen=True)
+class EdgeChecks:
+    """The most probable next token, and what is left of its probability when an edge to the focus is cut.
+
+    An edge is cut in the heads and layers that the shares are of, by a score of -inf (Geva et al., 2023).
+    """
+
+    token: NextToken  # its probability is that with nothing cut
+    sources: tuple[int, ...]
+    probabilities: tuple[float, ...]  # with the edge from each of these sources cut
+    random: float | None  # the mean over cuts of single sources before the focus; None where none can be seen
+    random_cuts: int  # how many sources that mean is over
+    random_of: int  # how many sources there are before the focus
+
+
+@dataclass(frozen=True)
 class Prediction:
-    """What is checked: the prediction after the last of the queries `ids` (T,), which stand after the past."""
+    """The prediction that is checked: of `target` after the last of the queries `ids` (T,), which follow a past."""
 
     past: SharedPast
     ids: Tensor
     target: int
     temperature: float = 1.0
-    known: int | None = None  # ids that have a meaning: the others, which only fill a matrix, are never drawn
+    known: int | None = None  # ids that the tokenizer has; the rest only pad a matrix, and are never drawn
 
 
 def check_edges(
     model: Transformer,
-    asked: Prediction,
+    prediction: Prediction,
     units: Sequence[range],
     named: Sequence[int],
     target: NextToken,
     heads: Mapping[int, Collection[int]] | None = None,
 ) -> EdgeChecks:
-    """Cuts every named unit off, and for comparison those before the focus, all of them or a sample.
+    """Cuts every named unit off, and for the random cut all units before the focus, or a sample of them.
 
-    Units are the sources, as ranges of positions, the last of them the one in focus; `named` are indices into them. The
-    random cut is the mean over cuts of any one unit before the focus that can be seen. Cut in these `heads` by layer,
-    in all when not given.
+    Args:
+        model: in evaluation mode.
+        prediction: what is measured.
+        units: the sources, as ranges of positions; the last of them is the one in focus.
+        named: indices into the units.
+        target: the token predicted.
+        heads: the heads of each layer in which an edge is cut; None is all heads of all layers.
     """
-    start, end = asked.past.length, asked.past.length + len(asked.ids)
+    start, end = prediction.past.length, prediction.past.length + len(prediction.ids)
     before = [unit for unit in _within_reach(model, units, start, heads) if unit < len(units) - 1]
-    drawn = before
-    if len(before) > _SAMPLE:
-        order = torch.randperm(len(before), generator=torch.Generator().manual_seed(0))
-        drawn = [before[at] for at in order[:_SAMPLE].tolist()]
+    drawn = _sample(before)
     wanted = sorted({*named, *drawn})
     edges = [
         frozenset((query - start, source) for query in range(start, end) for source in units[unit] if source <= query)
         for unit in wanted
     ]
-    uncut, *after = probabilities(model, asked, [Cut(frozenset()), *(Cut(some, heads) for some in edges)])
-    found = dict(zip(wanted, after, strict=True))
+    uncut, *after = probabilities(model, prediction, [Cut(frozenset()), *(Cut(some, heads) for some in edges)])
+    left = dict(zip(wanted, after, strict=True))
     return EdgeChecks(
         token=NextToken(target.id, target.text, uncut),
         sources=tuple(named),
-        probabilities=tuple(found[unit] for unit in named),
-        random=sum(found[unit] for unit in drawn) / len(drawn) if drawn else None,
+        probabilities=tuple(left[unit] for unit in named),
+        random=sum(left[unit] for unit in drawn) / len(drawn) if drawn else None,
         random_cuts=len(drawn),
         random_of=len(before),
     )
 
 
+def _sample(units: Sequence[int]) -> Sequence[int]:
+    """At most _SAMPLE of the units, the same ones each time."""
+    if len(units) <= _SAMPLE:
+        return units
+    order = torch.randperm(len(units), generator=torch.Generator().manual_seed(0))
+    return [units[at] for at in order[:_SAMPLE].tolist()]
+
+
 @torch.inference_mode()
-def probabilities(model: Transformer, asked: Prediction, cuts: Sequence[Cut]) -> list[float]:
-    """The probability of the target under each cut; queries are counted from the first of `ids`."""
-    found: list[float] = []
-    for part in _chunks(model, asked, cuts):
-        ids = asked.ids.expand(len(part), -1)
-        hidden = model.hidden(ids, asked.past, Knockout(part))[:, -1]
-        logits = model.unembed(hidden).float()[:, : asked.known]
-        found += distribution(logits, asked.temperature)[:, asked.target].tolist()
-    return found
+def probabilities(model: Transformer, prediction: Prediction, cuts: Sequence[Cut]) -> list[float]:
+    """The probability of the target under each cut; the queries of a cut are counted from the first of `ids`."""
+    left: list[float] = []
+    for batch in _batches(model, prediction, cuts):
+        ids = prediction.ids.expand(len(batch), -1)
+        hidden = model.hidden(ids, prediction.past, Knockout(batch))[:, -1]
+        logits = model.unembed(hidden).float()[:, : prediction.known]
+        left += distribution(logits, prediction.temperature)[:, prediction.target].tolist()
+    return left
 
 
-def _chunks(model: Transformer, asked: Prediction, cuts: Sequence[Cut]) -> Iterator[Sequence[Cut]]:
-    seen = asked.past.length + len(asked.ids)
-    rows = max(1, _MOST_ELEMENTS // (model.config.heads * len(asked.ids) * seen))
+def _batches(model: Transformer, prediction: Prediction, cuts: Sequence[Cut]) -> Iterator[Sequence[Cut]]:
+    """The cuts, in batches whose scores stay within _MOST_ELEMENTS."""
+    keys = prediction.past.length + len(prediction.ids)
+    rows = max(1, _MOST_ELEMENTS // (model.config.heads * len(prediction.ids) * keys))
     for at in range(0, len(cuts), rows):
         yield cuts[at : at + rows]
 
@@ -93,8 +117,8 @@ def _chunks(model: Transformer, asked: Prediction, cuts: Sequence[Cut]) -> Itera
 def _within_reach(
     model: Transformer, units: Sequence[range], first_query: int, heads: Mapping[int, Collection[int]] | None
 ) -> list[int]:
-    """The units that a query can see in some layer that is cut: with a window everywhere, not the far past."""
+    """The units that the first query can see in some layer that is cut; windows in all of them limit how far back."""
     windows = [model.config.window_of(layer) for layer in (range(model.config.layers) if heads is None else heads)]
-    reach = [window for window in windows if window is not None]
-    lowest = first_query - max(reach) + 1 if len(reach) == len(windows) else 0
+    limited = [window for window in windows if window is not None]
+    lowest = first_query - max(limited) + 1 if len(limited) == len(windows) else 0
     return [at for at, unit in enumerate(units) if unit[-1] >= lowest]

@@ -1,7 +1,7 @@
-"""One word in two sentences: how alike is it to itself, layer by layer, and which tokens pulled the two apart?
+"""One word in two sentences: how alike its residual streams are, layer by layer, and which tokens pull them apart.
 
-A word of several tokens is looked at in its last, which has seen the whole word. What comes after the word cannot reach
-it, so each text is read up to the word only.
+A word of several tokens is compared at its last, which has seen the whole word. Tokens after the word cannot reach it,
+so each text is read up to the word only.
 """
 
 from __future__ import annotations
@@ -9,45 +9,75 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from attncli.errors import BadInput, UsageProblem
-from attncli.explain.findings import Comparison, Floats, WordInText
-from attncli.explain.first_screen import contribution_norms, find_run, refuse_length
+from attncli.explain.contributions import by_head, contribution_norms, normalized, through_output
+from attncli.explain.locate import Span, find_span
+from attncli.explain.question import Floats, layers_read, refuse_length
+from attncli.explain.reading import ids_of
 from attncli.model.attention import Attention, AttentionSteps, Observer
-from attncli.model.transformer import Transformer
+from attncli.model.transformer import Block, Transformer
 from attncli.text.tokenizer import Piece
 
-Run = tuple[int, int]  # the first and the last token of a word
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _ORDINALS = "first", "second"
 _EXAMPLE = 'attncli compare "He could not bear" "He saw a bear" --token bear'
 
 
+@dataclass(frozen=True)
+class WordInText:
+    """A word in one of two texts: the tokens it can see, and what each of them gave it.
+
+    A pull is how far what a source gives to the word moves it away from its other self: along the line from the other
+    text's stream to this one's, measured, head by head, from the midpoint of what the head gives in the two texts.
+    """
+
+    pieces: tuple[Piece, ...]  # the whole text
+    first: int  # the word's first token
+    at: int  # its last token, whose stream is compared
+    pulls: Floats  # (at + 1,), in units of the stream
+    shares: Floats  # (at + 1,), norm-weighted, as in Sources
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One word in two texts.
+
+    The pulls of both texts, `feed_forward` and `embedding` sum to `distance`: each is the part of the difference that
+    came that way. A bias adds the same in both, so it has no part.
+    """
+
+    words: tuple[WordInText, WordInText]
+    layers: int
+    heads: int
+    cosines: Floats  # (layers + 1,), of the two streams: of the embedding first, then after each layer
+    others: Floats | None  # the same, on average over pairs of different tokens of the two texts; None: no such pair
+    layer: int  # the number of layers after which the difference is measured
+    distance: float  # the length of the difference of the two streams there
+    feed_forward: float
+    embedding: float  # the token's own and, where they are learned, that of the position
+
+
 def compare(
-    model: Transformer, texts: Sequence[Sequence[Piece]], words: Sequence[Run], layer: int | None = None
+    model: Transformer, texts: Sequence[Sequence[Piece]], words: Sequence[Span], layer: int | None = None
 ) -> Comparison:
     """Compares a word in two texts, given as their tokens and the word's place in each.
 
-    The two streams h and g differ, after `layer` layers (None is all of them), by what was added on the way:
-    h - g = (embeddings) + sum over layers of (attention outputs + feed-forward outputs). Every part is projected on the
-    direction u of h - g, so the projections sum to its length. Of an attention output, source j has the part
-    sum over heads of a_hj u.(f_h(x_j) - m_h), with a_hj the weight, f_h(x_j) the value through the output matrix, and
-    m_h the midpoint of what head h gives in the two texts; with the other sign in the second text. The weights sum to
-    1, so the midpoints cancel in the sum; without them, what every source has in common would look like a pull.
+    After `layer` layers (None is all) the streams differ by h - g = (embeddings) + sum over layers of (attention
+    outputs + feed-forward outputs). Every part is projected on u, the direction of h - g, so the projections sum to its
+    length. Of an attention output source j has the part sum over heads of a_hj u.(f_h(x_j) - m_h), with a_hj the
+    weight, f_h(x_j) the value through the output matrix, and m_h the midpoint of what head h gives in the two texts,
+    which takes out what every source has in common; as the weights sum to 1, the midpoints cancel in the sum.
 
     Raises:
         BadInput: for a text without tokens, or a word beyond the context.
         UsageProblem: for a layer that is not there.
     """
-    config = model.config
-    after = config.layers if layer is None else layer
-    if not 0 <= after <= config.layers:
-        raise UsageProblem(
-            f"There is no stream after {after} layers.", f"--layer is from 0, the embedding, to {config.layers}."
-        )
+    after = layers_read(model, layer)
     one, other = (_read(model, text, at) for text, (_, at) in zip(texts, words, strict=True))
     difference = one.streams[after][-1] - other.streams[after][-1]
     distance = float(difference.norm())
@@ -61,8 +91,8 @@ def compare(
             WordInText(tuple(texts[0]), *words[0], pulls[0], _mean_shares(one, after)),
             WordInText(tuple(texts[1]), *words[1], pulls[1], _mean_shares(other, after)),
         ),
-        layers=config.layers,
-        heads=config.heads,
+        layers=model.config.layers,
+        heads=model.config.heads,
         cosines=_cosines(one, other),
         others=_cosines_of_others(one, other),
         layer=after,
@@ -72,35 +102,38 @@ def compare(
     )
 
 
-def find_words(texts: Sequence[Sequence[Piece]], tokens: Sequence[str]) -> tuple[Run, Run]:
-    """The word's place in each of two texts: one that both hold, or one named for each; with none, the one they share.
+def find_words(texts: Sequence[Sequence[Piece]], tokens: Sequence[str]) -> tuple[Span, Span]:
+    """The word's place in each of two texts.
+
+    `tokens` names one word for both texts, or one for each; with none, it is the one word that the texts share.
 
     Raises:
         BadInput: for a text without tokens.
-        UsageProblem: when no word is meant, or several are, naming them.
+        UsageProblem: when a text has no such word, or several, naming them.
     """
     for ordinal, text in zip(_ORDINALS, texts, strict=True):
         if not text:
             raise BadInput(f"The {ordinal} text has no tokens.", f"Give two: {_EXAMPLE}")
     if len(tokens) > 2:
         raise UsageProblem(f"There are {len(tokens)} --token.", "Give one for both texts, or one for each.")
-    named = list(tokens) or [_shared_word(texts)]
+    names = list(tokens) or [_shared_word(texts)]
     first, second = (
-        _find(text, wanted, ordinal)
-        for text, wanted, ordinal in zip(texts, (named[0], named[-1]), _ORDINALS, strict=True)
+        _find(text, name, ordinal) for text, name, ordinal in zip(texts, (names[0], names[-1]), _ORDINALS, strict=True)
     )
     return first, second
 
 
-def _find(text: Sequence[Piece], wanted: str, ordinal: str) -> Run:
+def _find(text: Sequence[Piece], name: str, ordinal: str) -> Span:
+    """`find_span`, with an error that says in which text."""
     try:
-        return find_run(text, wanted)
+        return find_span(text, name)
     except UsageProblem as problem:
         hint = f"{problem.hint} Give --token twice, first for the first text, to name one in each."
         raise UsageProblem(f"In the {ordinal} text: {problem.message}", hint) from None
 
 
 def _shared_word(texts: Sequence[Sequence[Piece]]) -> str:
+    """The one word that both texts have. Raises UsageProblem when they share none, or several."""
     first, second = (_WORD.findall("".join(piece.completed for piece in text)) for text in texts)
     shared = [word for word in dict.fromkeys(first) if word in second]
     if len(shared) == 1:
@@ -116,7 +149,7 @@ def _shared_word(texts: Sequence[Sequence[Piece]]) -> str:
 
 @dataclass
 class _Reading(Observer):
-    """What one pass over a text shows of its last token: on the CPU, in float64."""
+    """Keeps what one forward pass computes for the last token of a text, on the CPU in float64."""
 
     streams: list[Tensor] = field(default_factory=list)  # (T, C), of the embedding and after each layer
     weights: list[Tensor] = field(default_factory=list)  # (H, T) per layer
@@ -133,18 +166,19 @@ class _Reading(Observer):
         self.weights.append(steps.weights[0, :, last].cpu().double())
         self.values.append(steps.value[0].cpu().double())
         norms = contribution_norms(steps, module, last)[1].cpu().double()
-        self.shares.append(norms / norms.sum().clamp_min(1e-30))
+        self.shares.append(normalized(norms))
 
     def feed_forward(self, layer: int, output: Tensor) -> None:
         self.fed.append(output[0, -1].cpu().double())
 
 
 def _read(model: Transformer, pieces: Sequence[Piece], at: int) -> _Reading:
+    """Reads a text up to the token `at`."""
     seen = pieces[: at + 1]
     refuse_length(seen, model.config.context)
     reading = _Reading(ids=[piece.id for piece in seen])
     with torch.inference_mode():
-        model.hidden(torch.tensor([reading.ids], device=model.embedding.weight.device), observe=reading)
+        model.hidden(ids_of(model, seen), observe=reading)
     return reading
 
 
@@ -152,12 +186,11 @@ def _pulls(model: Transformer, one: _Reading, other: _Reading, direction: Tensor
     """The pull of every source of the two texts, over the first `after` layers."""
     pulls = [torch.zeros(len(reading.ids), dtype=torch.float64) for reading in (one, other)]
     for layer in range(after):
-        module: Attention = model.blocks[layer].attention  # type: ignore[assignment]
+        module = cast(Block, model.blocks[layer]).attention
         # u.(W_h v) = (W_h' u).v, so no vector of the model's width is needed for each source.
-        back = (direction @ module.output.weight.detach().cpu().double()).view(module.heads, -1)  # (H, D)
-        groups = module.heads // module.kv_heads
+        back = through_output(direction, module.output.weight.detach().cpu().double(), module.heads)  # (H, D)
         given = [
-            reading.weights[layer] * (reading.values[layer].repeat_interleave(groups, 0) @ back[..., None])[..., 0]
+            reading.weights[layer] * (by_head(reading.values[layer], module.heads) @ back[..., None])[..., 0]
             for reading in (one, other)
         ]  # (H, T) each
         midpoint = (given[0].sum(1, keepdim=True) + given[1].sum(1, keepdim=True)) / 2  # (H, 1)
@@ -167,6 +200,7 @@ def _pulls(model: Transformer, one: _Reading, other: _Reading, direction: Tensor
 
 
 def _mean_shares(reading: _Reading, after: int) -> Floats:
+    """The shares of the sources (T,), averaged over the first `after` layers; zeros before the first."""
     if not after:
         return torch.zeros(len(reading.ids), dtype=torch.float64).numpy()
     shares: Floats = torch.stack(reading.shares[:after]).mean(0).numpy()
@@ -174,17 +208,17 @@ def _mean_shares(reading: _Reading, after: int) -> Floats:
 
 
 def _cosines(one: _Reading, other: _Reading) -> Floats:
-    """(layers + 1,): of the last token's two streams; exactly 1 where they are equal."""
+    """The cosines of the last token's two streams (layers + 1,); exactly 1 where they are equal."""
     cosines = []
     for a, b in zip(one.streams, other.streams, strict=True):
         same = torch.equal(a[-1], b[-1])
         cosines.append(torch.ones(()) if same else (_unit(a[-1]) @ _unit(b[-1])).clamp(-1, 1))
-    found: Floats = torch.stack([cosine.double() for cosine in cosines]).numpy()
-    return found
+    array: Floats = torch.stack([cosine.double() for cosine in cosines]).numpy()
+    return array
 
 
 def _cosines_of_others(one: _Reading, other: _Reading) -> Floats | None:
-    """(layers + 1,): the mean over all pairs of a token of one text with a different one of the other."""
+    """The mean cosine of a token of one text with a different token of the other, over all pairs (layers + 1,)."""
     first, second = torch.tensor(one.ids), torch.tensor(other.ids)
     common = [(first == i, second == i) for i in sorted(set(one.ids) & set(other.ids))]
     pairs = len(first) * len(second) - sum(int(a.sum() * b.sum()) for a, b in common)
@@ -195,10 +229,10 @@ def _cosines_of_others(one: _Reading, other: _Reading) -> Floats | None:
         a, b = _unit(stream_a), _unit(stream_b)
         total = a.sum(0) @ b.sum(0) - sum((a[i].sum(0) @ b[j].sum(0) for i, j in common), torch.zeros(()))
         means.append(total / pairs)
-    found: Floats = torch.stack(means).numpy()
-    return found
+    array: Floats = torch.stack(means).numpy()
+    return array
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    """The same directions at length 1; a vector of zeros stays one."""
+    """The vectors scaled to length 1; a vector of zeros stays zeros."""
     return torch.nn.functional.normalize(vectors, dim=-1, eps=1e-30)

@@ -1,22 +1,31 @@
-"""All attention weights of a text at once, for other programs. What a person looks at needs one layer at a time."""
+"""All attention weights of a text at once, for other programs. The screens need only one layer's at a time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from attncli.errors import BadInput
-from attncli.explain.findings import EveryWeight
-from attncli.explain.first_screen import refuse_length
+from attncli.explain.question import refuse_length
+from attncli.explain.reading import ids_of
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece
 
 MOST_BYTES = 10**9
+
+
+@dataclass(frozen=True)
+class EveryWeight:
+    """All attention weights of one text."""
+
+    pieces: tuple[Piece, ...]
+    weights: NDArray[np.float32]  # (layers, heads, T, T): row looks at column, rows sum to 1
 
 
 def every_weight(model: Transformer, pieces: Sequence[Piece]) -> EveryWeight:
@@ -26,20 +35,21 @@ def every_weight(model: Transformer, pieces: Sequence[Piece]) -> EveryWeight:
     """
     config = model.config
     refuse_length(pieces, config.context)
-    a_pair = 4 * config.layers * config.heads
-    if (size := a_pair * len(pieces) ** 2) > MOST_BYTES:
+    bytes_a_pair = 4 * config.layers * config.heads
+    if (size := bytes_a_pair * len(pieces) ** 2) > MOST_BYTES:
         raise BadInput(
             f"All weights of {len(pieces):,} tokens are {size / 1e9:.1f} GB, more than {MOST_BYTES / 1e9:g} GB.",
-            f"Give a text of at most {math.isqrt(MOST_BYTES // a_pair):,} tokens.",
+            f"Give a text of at most {math.isqrt(MOST_BYTES // bytes_a_pair):,} tokens.",
         )
-    kept = _Keep(np.empty((config.layers, config.heads, len(pieces), len(pieces)), np.float32))
-    ids = torch.tensor([[piece.id for piece in pieces]], device=model.embedding.weight.device)
+    watch = _Copy(np.empty((config.layers, config.heads, len(pieces), len(pieces)), np.float32))
     with torch.inference_mode():
-        model.hidden(ids, observe=kept)
-    return EveryWeight(tuple(pieces), kept.weights)
+        model.hidden(ids_of(model, pieces), observe=watch)
+    return EveryWeight(tuple(pieces), watch.weights)
 
 
-class _Keep(Observer):
+class _Copy(Observer):
+    """Copies each layer's weights into one array."""
+
     def __init__(self, weights: NDArray[np.float32]) -> None:
         self.weights = weights
 

@@ -1,8 +1,8 @@
-"""Which view of attention can be believed? Rankings of the sources of a prediction, held to what cutting them does.
+"""Tests which view of attention is faithful: rankings of the sources of a prediction, held to what cutting them does.
 
-The sources of a text's last token, the token itself aside, are ranked by raw weight, by the length of what they
-contribute, by rollout, by their direct effect on the logit, and at random. A ranking that knows what matters loses much
-when its first k are cut (comprehensiveness) and little when only they are left (sufficiency): DeYoung et al., 2020.
+The sources of a text's last token, itself left out, are ranked by raw weight, by the length of what they contribute, by
+rollout, by their direct effect on the logit, and at random. A faithful ranking loses much when its first k sources are
+cut (comprehensiveness) and little when all others are (sufficiency): DeYoung et al., 2020.
 """
 
 from __future__ import annotations
@@ -12,19 +12,47 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attncli.errors import BadInput
-from attncli.explain.findings import RANKINGS, Faithfulness, Floats, Ranking
-from attncli.explain.first_screen import contribution_norms
+from attncli.explain.contributions import contribution_norms, direct_effects, normalized, output_rows, through_norm
 from attncli.explain.knockout import Cut, Knockout
+from attncli.explain.next_token import log_probabilities
+from attncli.explain.question import Floats
+from attncli.explain.reading import TOKENS_AT_ONCE
+from attncli.explain.rollout import rolled
+from attncli.explain.verdict import RANKINGS, Ranking, Verdict
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.transformer import Transformer
 
 SIZES = (1, 2, 4, 8)  # k, in tokens
-LEAST_TOKENS = SIZES[-1] + 2  # so that something is left beside the first k and the token itself
+LEAST_TOKENS = SIZES[-1] + 2  # so that a source is left beside the first k and the token itself
 _DRAWS = 5  # random rankings of a text
-_TOKENS_AT_ONCE = 4096  # of all rows of a forward pass
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """What cutting the sources of a prediction does, the first by each ranking and all others, on several texts.
+
+    Drops of the log-probability of the predicted token, in nats, of shape (texts, rankings, sizes), rankings in the
+    order of RANKINGS; those of 'random' are means over several random ones.
+    """
+
+    sizes: tuple[int, ...]  # k, in tokens
+    comprehensiveness: Floats  # the first k cut: the more, the better the ranking
+    sufficiency: Floats  # all but the first k cut: the less, the better
+    mean_tokens: float  # of a text
+    seed: int
+
+    @property
+    def texts(self) -> int:
+        """How many texts were measured."""
+        return len(self.comprehensiveness)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Which rankings are ahead of the random one, and of each other."""
+        return Verdict(self.comprehensiveness, self.sufficiency)
 
 
 def faithfulness(
@@ -34,9 +62,9 @@ def faithfulness(
     seed: int = 0,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Faithfulness:
-    """Scores every ranking on texts, given as token ids, the model in evaluation mode.
+    """Measures every ranking on texts, given as token ids, with a model in evaluation mode.
 
-    Raises BadInput for no text, and for one with fewer than LEAST_TOKENS tokens or more than the context.
+    Raises BadInput for no text, and for a text with fewer than LEAST_TOKENS tokens or more than the context.
     """
     if not texts:
         raise BadInput(f"There is no text of at least {LEAST_TOKENS} tokens.", "Give longer ones.")
@@ -56,7 +84,7 @@ def faithfulness(
 
 
 def _scored(model: Transformer, ids: Tensor, generator: torch.Generator) -> Floats:
-    """Of one text, by ranking: the drops of the log-probability with the first k cut, and with all others cut."""
+    """The drops of one text (rankings, 2, sizes): with the first k sources cut, and with all others cut."""
     sources = len(ids) - 1
     scores = source_scores(model, ids)
     orders = [scores[ranking][:sources].argsort(descending=True, stable=True).tolist() for ranking in RANKINGS[:-1]]
@@ -69,32 +97,28 @@ def _scored(model: Transformer, ids: Tensor, generator: torch.Generator) -> Floa
 
 
 def drops_without(model: Transformer, ids: Tensor, cuts: Sequence[Sequence[int]]) -> Floats:
-    """Drops of log p, in nats, of the token predicted after ids (T,), each without edges from its last token to some.
+    """Drops of log p, in nats, of the token predicted after ids (T,), under each cut of edges from the last token.
 
-    The sources of each cut are positions before the last: a token keeps sight of itself.
+    The sources of a cut are positions before the last: a token always sees itself.
     """
     last = len(ids) - 1
-    before = _log_probabilities(model, ids[None], Observer())[0]
+    before = log_probabilities(model, ids[None], last, observe=Observer())[0]
     target = int(before.argmax())
-    at_once = max(_TOKENS_AT_ONCE // len(ids), 1)
+    at_once = max(TOKENS_AT_ONCE // len(ids), 1)
     drops: list[float] = []
     for start in range(0, len(cuts), at_once):
-        some = [Cut(frozenset((last, source) for source in cut)) for cut in cuts[start : start + at_once]]
-        logs = _log_probabilities(model, ids.expand(len(some), -1), Knockout(some))
+        batch = [Cut(frozenset((last, source) for source in cut)) for cut in cuts[start : start + at_once]]
+        logs = log_probabilities(model, ids.expand(len(batch), -1), last, observe=Knockout(batch))
         drops += (before[target] - logs[:, target]).tolist()
     return np.array(drops, np.float64)
 
 
-def _log_probabilities(model: Transformer, ids: Tensor, observe: Observer) -> Tensor:
-    logits = model.unembed(model.hidden(ids, observe=observe)[:, -1])
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-
-
 def source_scores(model: Transformer, ids: Tensor) -> dict[Ranking, Tensor]:
-    """Every source of the last token of ids (T,), the token itself included, as each view scores it: (T,)."""
+    """The score that each view gives every source of the last token of ids (T,), itself included: (T,)."""
     logits = model(ids[None])[0, -1]
     watch = _Watch(logit_direction(model, int(logits.argmax())))
     model.hidden(ids[None], observe=watch)
+    assert watch.rolled is not None
     return {
         "raw": torch.stack(watch.raw).mean(0),
         "norm": torch.stack(watch.norm).mean(0),
@@ -104,41 +128,29 @@ def source_scores(model: Transformer, ids: Tensor) -> dict[Ranking, Tensor]:
 
 
 def logit_direction(model: Transformer, target: int) -> Tensor:
-    """What of the residual stream, divided by its scale, makes a token's logit larger than the vocabulary's mean (C,).
+    """What the residual stream over its scale is multiplied with (C,) to give a logit less the vocabulary's mean.
 
     Elhage et al., 2021: the head's row for the token, less the mean row, through the gain of the final norm.
     """
-    matrix = model.embedding.weight if model.head is None else model.head.weight
-    gain = model.norm.weight
-    assert isinstance(gain, Tensor)
-    direction = (matrix[target] - matrix.mean(0)) * gain
-    return direction - direction.mean() if isinstance(model.norm, nn.LayerNorm) else direction
+    matrix = output_rows(model)
+    return through_norm(model.norm, matrix[target] - matrix.mean(0))
 
 
 @dataclass
 class _Watch(Observer):
-    """Gathers what every view needs, layer by layer, of the last token."""
+    """Scores the sources of the last token as each view does, layer by layer."""
 
     direction: Tensor  # (C,)
     raw: list[Tensor] = field(default_factory=list)  # (T,) of each layer
     norm: list[Tensor] = field(default_factory=list)
     logit: list[Tensor] = field(default_factory=list)
-    rolled: Tensor = field(default_factory=lambda: torch.empty(0))  # (T, T), of the layers so far
+    rolled: Tensor | None = None  # (T, T), of the layers so far
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
-        """Takes in one layer."""
+        """Scores one layer."""
         weights = steps.weights[0]  # (H, T, T)
         self.raw.append(weights[:, -1].mean(0))
         _, together = contribution_norms(steps, module, weights.shape[1] - 1)
-        self.norm.append(together / together.sum().clamp_min(1e-30))
+        self.norm.append(normalized(together))
         self.logit.append(direct_effects(steps, module, self.direction))
-        mixed = 0.5 * weights.mean(0) + 0.5 * torch.eye(weights.shape[1], dtype=weights.dtype, device=weights.device)
-        self.rolled = mixed @ self.rolled if layer else mixed  # Abnar and Zuidema, 2020
-
-
-def direct_effects(steps: AttentionSteps, module: Attention, direction: Tensor) -> Tensor:
-    """What each source of the last token adds to the stream in a direction (C,), over all heads: (S,)."""
-    heads, width = module.heads, module.head_width
-    value = steps.value[0].repeat_interleave(heads // module.kv_heads, 0)  # (H, S, D)
-    reads = (direction @ module.output.weight).view(heads, width)  # (H, D)
-    return (steps.weights[0, :, -1] * (value * reads[:, None]).sum(-1)).sum(0)
+        self.rolled = rolled(self.rolled, weights.mean(0))

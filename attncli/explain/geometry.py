@@ -1,13 +1,14 @@
-"""Which tokens lie near a word, and does the space of embeddings do arithmetic with words? Measured by the cosine.
+"""The tokens nearest to a word by cosine, and analogies as arithmetic on embeddings, each beside chance.
 
-Beside the nearest tokens stands what chance would give. Embeddings share a common part, so that any two have a cosine
-well above 0; and of many numbers some are large. So chance is the largest of as many as were compared, drawn from a
-bell curve with the mean and the spread of the very cosines that were found.
+Embeddings share a common part, so any two have a cosine well above 0, and among many cosines some are large by chance.
+So chance is the largest of as many cosines as were compared, drawn from a normal distribution with their mean and
+standard deviation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attncli.errors import BadInput, UsageProblem
-from attncli.explain.findings import Analogy, Chance, Expected, Floats, Neighbor, Neighbors
-from attncli.explain.first_screen import find_run, refuse_length
+from attncli.explain.locate import find_span
+from attncli.explain.question import Floats, layers_read, refuse_length
+from attncli.explain.ranking import ranked
+from attncli.explain.reading import ids_of
 from attncli.model.attention import Observer
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
@@ -27,8 +30,69 @@ Indices = NDArray[np.int64]
 _ANGLES = 1 << 16  # cells of the numerical integral
 
 
+@dataclass(frozen=True)
+class Neighbor:
+    """A token, in the vocabulary or at an index of a text, and the cosine with what was asked for."""
+
+    id: int
+    text: str
+    index: int | None
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Chance:
+    """The cosines with all tokens compared, and what the largest of as many random ones would be.
+
+    By chance the largest is below `median` in half of all draws, and below `most` in 95%.
+    """
+
+    compared: int
+    average: float
+    spread: float  # standard deviation
+    median: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The tokens nearest to a word: among token embeddings, or among the tokens of a text.
+
+    Without a text the word is the mean of the embeddings of its tokens, and these are left out of the neighbours. With
+    one it is the residual stream of its last token there.
+    """
+
+    word: tuple[Piece, ...]
+    text: tuple[Piece, ...] | None
+    at: int | None  # the index in the text
+    layer: int | None  # the stream after so many layers
+    among: Among
+    nearest: tuple[Neighbor, ...]
+    chance: Chance
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The rank of the expected answer among all tokens: 1 is the nearest."""
+
+    word: tuple[Piece, ...]
+    cosine: float
+    rank: int
+    rank_without: int  # by nearness to the third word alone, without the arithmetic
+
+
+@dataclass(frozen=True)
+class Analogy:
+    """What is to the third word as the second is to the first: the tokens nearest to second - first + third."""
+
+    words: tuple[tuple[Piece, ...], tuple[Piece, ...], tuple[Piece, ...]]
+    nearest: tuple[Neighbor, ...]
+    chance: Chance
+    expected: Expected | None
+
+
 def spell(tokenizer: Tokenizer, word: str) -> tuple[Piece, ...]:
-    """A word as its tokens: with the space that stands before it in a sentence, unless it takes more tokens so.
+    """A word as its tokens: with the space before it that it has in a sentence, unless that takes more tokens.
 
     Raises BadInput for a word without tokens.
     """
@@ -40,65 +104,47 @@ def spell(tokenizer: Tokenizer, word: str) -> tuple[Piece, ...]:
 
 
 def neighbors(model: Transformer, tokenizer: Tokenizer, word: Sequence[Piece], *, count: int = 10) -> Neighbors:
-    """The tokens whose embeddings are nearest to a word's: to the mean of them where it has several."""
+    """The tokens whose embeddings are nearest to that of a word, or to the mean of its tokens' embeddings."""
     cosines = _cosines_with_tokens(model, tokenizer, _mean(model, word))
-    left = _all_but(cosines, {piece.id for piece in word})
-    return Neighbors(
-        word=tuple(word),
-        text=None,
-        at=None,
-        layer=None,
-        among="vocabulary",
-        nearest=_nearest_tokens(tokenizer, cosines, left, count),
-        chance=chance_among(cosines[left]),
-    )
+    compared = _all_but(cosines, {piece.id for piece in word})
+    nearest = _nearest_tokens(tokenizer, cosines, compared, count)
+    return Neighbors(tuple(word), None, None, None, "vocabulary", nearest, chance_among(cosines[compared]))
 
 
 def neighbors_in_text(
     model: Transformer,
     tokenizer: Tokenizer,
     text: Sequence[Piece],
-    wanted: str,
+    name: str,
     *,
     layer: int | None = None,
     among: Among = "vocabulary",
     count: int = 10,
 ) -> Neighbors:
-    """The same for the residual stream of a word in a text, after `layer` layers (None is all of them).
+    """The tokens nearest to the residual stream of a word in a text, after `layer` layers (None is all of them).
 
     It is compared with all token embeddings, its own included, or with the streams of the other tokens of the text.
 
     Raises:
         BadInput: for no tokens, or more than the context.
-        UsageProblem: for a word or a layer that is not there.
+        UsageProblem: for a word or a layer that does not exist.
     """
     refuse_length(text, model.config.context)
-    after = model.config.layers if layer is None else layer
-    if not 0 <= after <= model.config.layers:
-        raise UsageProblem(
-            f"There is no stream after {after} layers.", f"--layer is from 0, the embedding, to {model.config.layers}."
-        )
-    first, at = find_run(text, wanted)
+    after = layers_read(model, layer)
+    first, at = find_span(text, name)
     streams = _streams(model, text, after)
     if among == "text":
         cosines = _cosines(streams, streams[at])
-        left = _all_but(cosines, {at})
+        compared = _all_but(cosines, {at})
         nearest = tuple(
-            Neighbor(text[i].id, text[i].text, i, float(cosines[i])) for i in _ranked(cosines, left)[:count]
+            Neighbor(text[i].id, text[i].text, i, float(cosines[i])) for i in ranked(cosines, compared)[:count]
         )
     else:
         cosines = _cosines_with_tokens(model, tokenizer, streams[at])
-        left = _all_but(cosines, ())
-        nearest = _nearest_tokens(tokenizer, cosines, left, count)
-    return Neighbors(
-        word=tuple(text[first : at + 1]),
-        text=tuple(text),
-        at=at,
-        layer=after,
-        among=among,
-        nearest=nearest,
-        chance=chance_among(cosines[left]),
-    )
+        compared = _all_but(cosines, ())
+        nearest = _nearest_tokens(tokenizer, cosines, compared, count)
+    word = tuple(text[first : at + 1])
+    return Neighbors(word, tuple(text), at, after, among, nearest, chance_among(cosines[compared]))
 
 
 def analogy(
@@ -115,54 +161,57 @@ def analogy(
     """
     a, b, c = (_mean(model, word) for word in words)
     cosines = _cosines_with_tokens(model, tokenizer, b - a + c)
-    left = _all_but(cosines, {piece.id for word in words for piece in word})
+    compared = _all_but(cosines, {piece.id for word in words for piece in word})
     return Analogy(
         words=(tuple(words[0]), tuple(words[1]), tuple(words[2])),
-        nearest=_nearest_tokens(tokenizer, cosines, left, count),
-        chance=chance_among(cosines[left]),
-        expected=None if expected is None else _expected(model, tokenizer, expected, (b - a + c, c), left),
+        nearest=_nearest_tokens(tokenizer, cosines, compared, count),
+        chance=chance_among(cosines[compared]),
+        expected=None if expected is None else _expected(model, tokenizer, expected, (b - a + c, c), compared),
     )
 
 
 def _expected(
-    model: Transformer, tokenizer: Tokenizer, word: Sequence[Piece], asked: tuple[Tensor, Tensor], left: Indices
+    model: Transformer, tokenizer: Tokenizer, word: Sequence[Piece], queries: tuple[Tensor, Tensor], compared: Indices
 ) -> Expected:
-    """Its rank is one more than the number of tokens that are nearer: so a mean of several tokens has one too."""
-    if len(word) == 1 and word[0].id not in left:
+    """The rank of a word by the analogy and by the third word alone, the two `queries`.
+
+    A rank is one more than the number of tokens that are nearer, so the mean of several tokens has one too.
+    """
+    if len(word) == 1 and word[0].id not in compared:
         raise UsageProblem(
             f"{word[0].text.strip()!r} is a token of the three words, which are no answers.", "Expect another word."
         )
     vector = _mean(model, word)
     ranks = []
-    for query in asked:
-        others = _cosines_with_tokens(model, tokenizer, query)[left]
+    for query in queries:
+        others = _cosines_with_tokens(model, tokenizer, query)[compared]
         own = float(_cosines(vector[None], query)[0])
-        nearer = others[left != word[0].id] > own if len(word) == 1 else others > own
+        nearer = others[compared != word[0].id] > own if len(word) == 1 else others > own
         ranks.append(int(nearer.sum()) + 1)
-    return Expected(tuple(word), float(_cosines(vector[None], asked[0])[0]), *ranks)
+    return Expected(tuple(word), float(_cosines(vector[None], queries[0])[0]), *ranks)
 
 
 def chance_among(cosines: Floats) -> Chance:
-    """What the largest of these cosines (N,) would be, were they spread around their mean by chance alone.
+    """The largest of these cosines (N,) that chance would give, if they were spread around their mean at random.
 
     A value is an outlier when it lies further above the mean, in standard deviations, than the largest of N normal
     draws does (Grubbs, 1950). Less their mean and over their length, N normal draws are a random direction in N - 1
-    dimensions, so this is the largest cosine of random directions, scaled. That they sum to 0 is not counted: for a few
-    dozen the median is a little low, and what 1 in 20 exceeds is not. Of fewer than three nothing can be said.
+    dimensions, so this is the largest cosine of random directions, scaled. The draws' sum of 0 is not accounted for:
+    with a few dozen cosines the median comes out a little low, the 95% point does not. Fewer than three cosines give 1.
     """
     count = len(cosines)
     if count < 3:
         return Chance(count, float(cosines.mean()) if count else 0.0, 0.0, 1.0, 1.0)
     average, spread = float(cosines.mean()), float(cosines.std(ddof=1))
-    in_spreads = (count - 1) / count**0.5  # of a cosine of 1: as far as one of N can lie from their mean
+    in_spreads = (count - 1) / count**0.5  # standard deviations that one of N values can lie from their mean
     median, most = (min(average + spread * in_spreads * one, 1.0) for one in largest_by_chance(count, count - 1))
     return Chance(count, average, spread, median, most)
 
 
 def largest_by_chance(vectors: int, width: int) -> tuple[float, float]:
-    """The largest cosine with a fixed direction of random vectors of a width: its median, and what 1 in 20 exceeds.
+    """The largest cosine of random vectors of this width with a fixed direction: its median and its 95% point.
 
-    Their angles with it have the density sin(angle)^(width - 2); none of them is below an angle with the probability
+    The angles have the density sin(angle)^(width - 2), so all of them exceed an angle with the probability
     (1 - F(angle))^vectors.
     """
     if width < 2 or not vectors:
@@ -178,40 +227,35 @@ def largest_by_chance(vectors: int, width: int) -> tuple[float, float]:
 
 
 def _mean(model: Transformer, word: Sequence[Piece]) -> Tensor:
-    """(C,): the embedding of a word's token, or the mean of several."""
+    """The embedding of a word's token, or the mean of several (C,)."""
     ids = torch.tensor([piece.id for piece in word], device=model.embedding.weight.device)
     return model.embedding.weight.detach()[ids].mean(0)
 
 
 def _cosines_with_tokens(model: Transformer, tokenizer: Tokenizer, query: Tensor) -> Floats:
-    """Of a vector (C,) with the embedding of every token that the tokenizer has."""
+    """The cosines of a vector (C,) with the embedding of every token that the tokenizer has (V,)."""
     return _cosines(model.embedding.weight.detach()[: tokenizer.vocab_size], query)
 
 
 def _cosines(vectors: Tensor, query: Tensor) -> Floats:
-    """Of vectors (N, C) with one (C,); 0 for a vector of zeros."""
+    """The cosines of vectors (N, C) with one vector (C,); 0 for a vector of zeros."""
     lengths = (vectors.norm(dim=-1) * query.norm()).clamp_min(1e-30)
     cosines: Floats = ((vectors @ query.to(vectors.dtype)) / lengths).cpu().double().numpy().clip(-1, 1)
     return cosines
 
 
 def _all_but(cosines: Floats, excluded: Collection[int]) -> Indices:
-    """The indices that are compared."""
+    """The indices that are compared: all but the excluded ones."""
     return np.setdiff1d(np.arange(len(cosines)), list(excluded))
 
 
-def _ranked(cosines: Floats, left: Indices) -> list[int]:
-    """These indices, nearest first."""
-    order: list[int] = left[np.argsort(-cosines[left], kind="stable")].tolist()
-    return order
-
-
-def _nearest_tokens(tokenizer: Tokenizer, cosines: Floats, left: Indices, count: int) -> tuple[Neighbor, ...]:
-    return tuple(Neighbor(i, tokenizer.name(i), None, float(cosines[i])) for i in _ranked(cosines, left)[:count])
+def _nearest_tokens(tokenizer: Tokenizer, cosines: Floats, compared: Indices, count: int) -> tuple[Neighbor, ...]:
+    """The tokens of the vocabulary with the largest of these cosines, the nearest first."""
+    return tuple(Neighbor(i, tokenizer.name(i), None, float(cosines[i])) for i in ranked(cosines, compared)[:count])
 
 
 class _Stream(Observer):
-    """Keeps the residual stream of one place."""
+    """Keeps the residual stream after one layer."""
 
     def __init__(self, after: int) -> None:
         self._after = after
@@ -223,9 +267,8 @@ class _Stream(Observer):
 
 
 def _streams(model: Transformer, text: Sequence[Piece], after: int) -> Tensor:
-    """(T, C): the residual stream of every token after so many layers."""
+    """The residual stream of every token after this many layers (T, C)."""
     watch = _Stream(after)
-    ids = torch.tensor([[piece.id for piece in text]], device=model.embedding.weight.device)
     with torch.inference_mode():
-        model.hidden(ids, observe=watch)
+        model.hidden(ids_of(model, text), observe=watch)
     return watch.stream

@@ -1,16 +1,17 @@
-"""What does every head look like on this text? All maps, small: one layer's weights are held at a time."""
+"""Every head's attention weights on one text, as thumbnails: one layer's weights are held at a time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attncli.explain.findings import Grid
-from attncli.explain.first_screen import Focus, ids_of, question
+from attncli.explain.question import Floats, Focus, Question, ask
+from attncli.explain.reading import ids_of
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece
@@ -18,19 +19,30 @@ from attncli.text.tokenizer import Piece
 _MOST_CELLS = 32  # along the side of a thumbnail
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Every head's weights as a thumbnail: the largest weight of each square of `pool` x `pool` tokens."""
+
+    question: Question
+    pool: int
+    weights: Floats  # (L, H, P, P)
+
+
 @torch.inference_mode()
 def grid(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Grid:
-    """Every head's weights, pooled by maximum. Raises BadInput and UsageProblem as `explain` does."""
-    asked = question(model, pieces, focus)
+    """Every head's weights, pooled by maximum. Raises BadInput and UsageProblem as `ask` does."""
+    question = ask(model, pieces, focus)
     watch = _Thumbnails(math.ceil(len(pieces) / _MOST_CELLS))
     model.hidden(ids_of(model, pieces), observe=watch)
-    return Grid(asked, watch.pool, torch.stack(watch.found).cpu().double().numpy())
+    return Grid(question, watch.pool, torch.stack(watch.layers).cpu().double().numpy())
 
 
 class _Thumbnails(Observer):
+    """Pools the weights of each layer."""
+
     def __init__(self, pool: int) -> None:
         self.pool = pool
-        self.found: list[Tensor] = []  # (H, P, P) per layer
+        self.layers: list[Tensor] = []  # (H, P, P)
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
-        self.found.append(F.max_pool2d(steps.weights[0], self.pool, ceil_mode=True))
+        self.layers.append(F.max_pool2d(steps.weights[0], self.pool, ceil_mode=True))

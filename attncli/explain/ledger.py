@@ -1,7 +1,7 @@
-"""Where does one logit come from? Everything that was written to the residual stream, projected onto the token's row.
+"""One logit as the sum of everything that was written to the residual stream, projected onto the token's row.
 
 Direct logit attribution (Elhage et al., 2021): with the scale of the final norm held as it is, a logit is linear in
-what the embedding, each head from each source, each feed-forward part and each bias wrote, so the terms sum to it.
+what the embedding, each head from each source, each feed-forward layer and each bias wrote, so the terms sum to it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,47 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attncli.errors import UsageProblem
-from attncli.explain.findings import Ledger, NextToken
-from attncli.explain.first_screen import Focus, ids_of, most_probable, question
-from attncli.explain.reading import read, rows_to_watch
-from attncli.model.attention import Attention, AttentionSteps, Observer
+from attncli.explain.contributions import by_head, output_rows, through_norm, through_output
+from attncli.explain.next_token import NextToken, most_probable, name_of
+from attncli.explain.question import Floats, Focus, Question, ask
+from attncli.explain.reading import ids_of, read, rows_to_watch
+from attncli.model.attention import Attention, AttentionSteps, Observer, RMSNorm
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """One logit at the focus as the sum of everything that was written to its residual stream.
+
+    Without `against` the logit is counted from the mean over the vocabulary, with it from that token's logit.
+    """
+
+    question: Question
+    target: NextToken
+    against: NextToken | None
+    logit: float  # the model's own
+    embedding: float
+    position: float | None  # of a learned position
+    heads: Floats  # (L, H, T): what each head brought from each source
+    attention_bias: Floats | None  # (L,)
+    feed_forward: Floats  # (L,), without its bias
+    feed_forward_bias: Floats | None  # (L,)
+    norm_bias: float | None  # of the final norm
+
+    @property
+    def total(self) -> float:
+        """The sum of the terms."""
+        single = (self.embedding, self.position, self.norm_bias)
+        arrays = (self.heads, self.attention_bias, self.feed_forward, self.feed_forward_bias)
+        return sum(term for term in single if term is not None) + sum(
+            float(terms.sum()) for terms in arrays if terms is not None
+        )
+
+    @property
+    def remainder(self) -> float:
+        """The logit less the sum of the terms: rounding."""
+        return self.logit - self.total
 
 
 @torch.inference_mode()
@@ -35,61 +70,81 @@ def ledger(
 ) -> Ledger:
     """The terms of the target's logit, by default of the token predicted, in float64.
 
-    Raises BadInput and UsageProblem as `explain` does, and UsageProblem for a target that is not one token.
+    Raises BadInput and UsageProblem as `ask` does, and UsageProblem for a target that is not one token.
     """
-    asked = question(model, pieces, focus)
-    seen = rows_to_watch(range(asked.focus, asked.focus + 1), len(pieces))
-    watch = _Writes(asked.focus - seen.start)
-    hidden = read(model, ids_of(model, pieces), seen, watch)[0, watch.row]
+    question = ask(model, pieces, focus)
+    rows = rows_to_watch(range(question.focus, question.focus + 1), len(pieces))
+    watch = _Writes(question.focus - rows.start)
+    hidden = read(model, ids_of(model, pieces), rows, watch)[0, watch.row]
     logits = model.unembed(hidden).double()
     chosen = most_probable(logits, tokenizer, 1)[0] if target is None else _token(tokenizer, target, logits)
     other = None if against is None else _token(tokenizer, against, logits)
-    rows = model.embedding.weight if model.head is None else model.head.weight  # (V, C)
-    base = rows.double().mean(0) if other is None else rows[other.id].double()
-    toward = rows[chosen.id].double() - base
-    direction, bias = _read(model.norm, watch.last.double(), toward)
-    parameters = dict(model.named_parameters())
-    attention_bias, down_bias = (
-        _along(direction, [parameters.get(f"blocks.{layer}.{part}.bias") for layer in range(asked.layers)])
-        for part in ("attention.output", "feed_forward.down")
-    )
+    matrix = output_rows(model)  # (V, C)
+    base = matrix.double().mean(0) if other is None else matrix[other.id].double()
+    toward = matrix[chosen.id].double() - base
+    logit = float(logits[chosen.id] - (logits.mean() if other is None else logits[other.id]))
+    return _terms(model, question, watch, toward, chosen=chosen, other=other, logit=logit)
+
+
+def _terms(
+    model: Transformer,
+    question: Question,
+    watch: _Writes,
+    toward: Tensor,
+    *,
+    chosen: NextToken,
+    other: NextToken | None,
+    logit: float,
+) -> Ledger:
+    """Projects everything that was written onto the direction that the head reads for `toward` (C,)."""
+    direction, norm_bias = _read_by(model.norm, watch.last.double(), toward)
+    attention_bias = _along(direction, _biases(model, "attention.output"))
+    down_bias = _along(direction, _biases(model, "feed_forward.down"))
     fed = torch.stack(watch.fed).double() @ direction  # (L,)
     position = None
     if model.position is not None:
-        position = float(model.position.weight[asked.focus].double() @ direction)
+        position = float(model.position.weight[question.focus].double() @ direction)
     brought = torch.stack([moved.along(direction) for moved in watch.moved])  # (L, H, S)
+    later = len(question.pieces) - brought.shape[-1]
+    token = question.pieces[question.focus].id
     return Ledger(
-        question=asked,
+        question=question,
         target=chosen,
         against=other,
-        logit=float(logits[chosen.id] - (logits.mean() if other is None else logits[other.id])),
-        embedding=float(model.embedding.weight[pieces[asked.focus].id].double() @ direction),
+        logit=logit,
+        embedding=float(model.embedding.weight[token].double() @ direction),
         position=position,
-        heads=F.pad(brought, (0, len(pieces) - seen.stop)).cpu().numpy(),
+        heads=F.pad(brought, (0, later)).cpu().numpy(),
         attention_bias=None if attention_bias is None else attention_bias.cpu().numpy(),
         feed_forward=(fed if down_bias is None else fed - down_bias).cpu().numpy(),
         feed_forward_bias=None if down_bias is None else down_bias.cpu().numpy(),
-        norm_bias=bias,
+        norm_bias=norm_bias,
     )
 
 
-def _read(norm: nn.Module, stream: Tensor, toward: Tensor) -> tuple[Tensor, float | None]:
+def _read_by(norm: nn.Module, stream: Tensor, toward: Tensor) -> tuple[Tensor, float | None]:
     """The direction (C,) whose product with a part of the stream is that part's share of norm(stream) . toward.
 
-    And what the norm's own bias adds. LayerNorm takes the mean off the stream; taking it off the direction is the same.
+    Also returns what the norm's own bias adds, None where it has none.
     """
-    direction = norm.weight.double() * toward  # type: ignore[operator]
+    assert isinstance(norm, RMSNorm | nn.LayerNorm)
+    direction = through_norm(norm, toward)
     if not isinstance(norm, nn.LayerNorm):
-        return direction / (stream.square().mean() + norm.eps).sqrt(), None  # type: ignore[operator]
+        return direction / (stream.square().mean() + norm.eps).sqrt(), None
     bias = None if norm.bias is None else float(norm.bias.double() @ toward)
-    sigma = (stream.var(unbiased=False) + norm.eps).sqrt()
-    return (direction - direction.mean()) / sigma, bias
+    return direction / (stream.var(unbiased=False) + norm.eps).sqrt(), bias
 
 
-def _along(direction: Tensor, biases: Sequence[Tensor | None]) -> Tensor | None:
-    """(L,) what these biases add, or None where there are none."""
-    there = [bias for bias in biases if bias is not None]
-    return torch.stack(there).double() @ direction if there else None
+def _biases(model: Transformer, part: str) -> list[Tensor]:
+    """The bias (C,) of one matrix in every layer that has it."""
+    parameters = dict(model.named_parameters())
+    names = (f"blocks.{layer}.{part}.bias" for layer in range(model.config.layers))
+    return [parameters[name] for name in names if name in parameters]
+
+
+def _along(direction: Tensor, biases: Sequence[Tensor]) -> Tensor | None:
+    """What these biases add along a direction (L,), None where there are none."""
+    return torch.stack(list(biases)).double() @ direction if biases else None
 
 
 @dataclass(frozen=True)
@@ -103,14 +158,13 @@ class _Moved:
     def along(self, direction: Tensor) -> Tensor:
         """(H, S): a_hj f_h(x_j) . direction, without the vectors themselves."""
         heads = len(self.weights)
-        through = (direction @ self.matrix.double()).view(heads, -1)  # (H, D)
-        value = self.value.double().repeat_interleave(heads // len(self.value), 0)
-        return self.weights.double() * torch.einsum("hsd,hd->hs", value, through)
+        through = through_output(direction, self.matrix.double(), heads)  # (H, D)
+        return self.weights.double() * torch.einsum("hsd,hd->hs", by_head(self.value.double(), heads), through)
 
 
 @dataclass
 class _Writes(Observer):
-    """Keeps what each part of each layer writes to the stream of one row."""
+    """Keeps what each layer's attention and feed-forward write to the stream of one row."""
 
     row: int
     moved: list[_Moved] = field(default_factory=list)
@@ -126,24 +180,21 @@ class _Writes(Observer):
         self.fed.append(output[0, self.row])
 
 
-def _token(tokenizer: Tokenizer, wanted: str, logits: Tensor) -> NextToken:
-    """The token meant: '#262', '␣the' or 'the', which is two where a space may come before it; then the likelier.
+def _token(tokenizer: Tokenizer, name: str, logits: Tensor) -> NextToken:
+    """The token named: '#262', '␣the' or 'the', which means the likelier of 'the' and '␣the' where both are tokens.
 
-    Raises UsageProblem when the text is not one token.
+    Raises UsageProblem when the name is not one token.
     """
-    if re.fullmatch("#[0-9]{1,9}", wanted):
-        found = [int(wanted[1:])]
-        if found[0] >= len(logits):
-            raise UsageProblem(f"There is no token {wanted}.", f"There are {len(logits)}: #0 to #{len(logits) - 1}.")
+    if re.fullmatch("#[0-9]{1,9}", name):
+        ids = [int(name[1:])]
+        if ids[0] >= len(logits):
+            raise UsageProblem(f"There is no token {name}.", f"There are {len(logits)}: #0 to #{len(logits) - 1}.")
     else:
-        plain = wanted.replace("␣", " ")
-        spelled = [plain] if plain != wanted else [wanted, f" {wanted}"]
-        found = [form[0].id for form in map(tokenizer.pieces_within, spelled) if len(form) == 1 and wanted]
-    if not found:
-        cut = " ".join(repr(piece.text) for piece in tokenizer.pieces_within(wanted)[:8])
-        raise UsageProblem(
-            f"{wanted!r} is not one token of this model.", f"It is {cut or 'none'}. Name one, or its #ID."
-        )
-    best = max(found, key=lambda token: float(logits[token]))
-    text = tokenizer.name(best) if best < tokenizer.vocab_size else ""
-    return NextToken(best, text, float(logits.softmax(-1)[best]))
+        plain = name.replace("␣", " ")
+        spelled = [plain] if plain != name else [name, f" {name}"]
+        ids = [form[0].id for form in map(tokenizer.pieces_within, spelled) if len(form) == 1 and name]
+    if not ids:
+        cut = " ".join(repr(piece.text) for piece in tokenizer.pieces_within(name)[:8])
+        raise UsageProblem(f"{name!r} is not one token of this model.", f"It is {cut or 'none'}. Name one, or its #ID.")
+    best = max(ids, key=lambda token: float(logits[token]))
+    return NextToken(best, name_of(tokenizer, best), float(logits.softmax(-1)[best]))

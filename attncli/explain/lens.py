@@ -1,40 +1,60 @@
-"""What would the model predict if it stopped after this layer? The logit lens, one row per layer.
+"""The logit lens: what the model would predict if it stopped after each layer.
 
-The final norm, its statistics computed anew for each layer, and the head are applied to the residual stream as it is.
+The final norm, with statistics of its own for each layer, and the output head are applied to the residual stream.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from attncli.explain.findings import Lens, LensRow
-from attncli.explain.first_screen import Focus, ids_of, most_probable, question
-from attncli.explain.reading import read, rows_to_watch
+from attncli.explain.next_token import NextToken, most_probable
+from attncli.explain.question import Focus, Question, ask
+from attncli.explain.reading import ids_of, read, rows_to_watch
 from attncli.model.attention import Observer
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
 
 
+@dataclass(frozen=True)
+class LensRow:
+    """What the residual stream predicts after this many layers; after none it is the embedding."""
+
+    layers_read: int
+    top: tuple[NextToken, ...]
+    probability: float  # of the token that the whole model predicts
+    rank: int  # of the same token, 1 is the most probable
+
+
+@dataclass(frozen=True)
+class Lens:
+    """The prediction as it forms, layer by layer. The last row is the model's own distribution."""
+
+    question: Question
+    target: NextToken  # what the whole model predicts
+    rows: tuple[LensRow, ...]
+
+
 @torch.inference_mode()
 def lens(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], focus: Focus, *, top: int = 10) -> Lens:
-    """The prediction after the token in focus as it forms. Raises BadInput and UsageProblem as `explain` does."""
-    asked = question(model, pieces, focus)
-    seen = rows_to_watch(range(asked.focus, asked.focus + 1), len(pieces))
-    watch = _Streams(asked.focus - seen.start)
-    read(model, ids_of(model, pieces), seen, watch)
+    """The prediction after the token in focus, layer by layer. Raises BadInput and UsageProblem as `ask` does."""
+    question = ask(model, pieces, focus)
+    rows = rows_to_watch(range(question.focus, question.focus + 1), len(pieces))
+    watch = _Streams(question.focus - rows.start)
+    read(model, ids_of(model, pieces), rows, watch)
     logits = model.unembed(model.norm(torch.stack(watch.streams)))  # (L + 1, V)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = most_probable(wide[-1], tokenizer, 1)[0]
     probabilities = wide.softmax(-1)[:, target.id].tolist()
     ranks = (wide > wide[:, target.id, None]).sum(-1) + 1
-    rows = (
+    layers = (
         LensRow(at, most_probable(wide[at], tokenizer, top), probabilities[at], int(ranks[at]))
         for at in range(len(wide))
     )
-    return Lens(asked, target, tuple(rows))
+    return Lens(question, target, tuple(layers))
 
 
 class _Streams(Observer):

@@ -1,10 +1,12 @@
-"""Reading a text so that attention is watched in some of its rows only: those asked for, against all keys before them.
+"""Forward passes in which only some rows of attention are observed, against all keys before them.
 
-What stands before these rows is read the fast way, in stretches, into a cache. So the memory that a long text takes
-grows with its length, not with the square of it.
+The tokens before these rows are prefilled into a cache by the fast path, in stretches. So the memory that a long text
+takes grows with its length, not with its square.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,21 +14,28 @@ from torch import Tensor
 from attncli.model.attention import Observer
 from attncli.model.cache import KVCache
 from attncli.model.transformer import Transformer
+from attncli.text.tokenizer import Piece
 
-WHOLE = 256  # tokens of a text up to which every row is watched
-_STRETCH = 512  # tokens that are read at once
+WHOLE = 256  # tokens of a text up to which every row is observed
+TOKENS_AT_ONCE = 4096  # of all rows of a batch
+_STRETCH = 512  # tokens of one prefill
 
 
-def rows_to_watch(asked: range, tokens: int) -> range:
-    """Every row of a text that is not long, else those asked for."""
-    return asked if tokens > WHOLE else range(tokens)
+def ids_of(model: Transformer, pieces: Sequence[Piece]) -> Tensor:
+    """The ids of a text (1, T), on the model's device."""
+    return torch.tensor([[piece.id for piece in pieces]], device=model.embedding.weight.device)
+
+
+def rows_to_watch(needed: range, tokens: int) -> range:
+    """The rows to observe: all rows of a text of up to WHOLE tokens, only the needed rows of a longer one."""
+    return needed if tokens > WHOLE else range(tokens)
 
 
 @torch.inference_mode()
 def read(model: Transformer, ids: Tensor, rows: range, observe: Observer | None = None) -> Tensor:
-    """ids (1, T) -> what the head reads at these rows (1, R, C). What comes after them is not read.
+    """ids (1, T) -> the normalized residual stream at these rows (1, R, C). Tokens after the rows are not read.
 
-    The observer sees the R rows, and of keys and values all S = rows.stop.
+    The observer gets the R rows of queries, and all S = rows.stop keys and values.
     """
     cache = KVCache(model.config.layers, rows.stop) if rows.start else None
     for start in range(0, rows.start, _STRETCH):

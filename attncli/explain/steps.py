@@ -1,4 +1,4 @@
-"""How does one head arrive at what it writes? The arithmetic of one row, number by number, beside the fast path.
+"""The arithmetic of one row of one head, number by number, beside what the model's fast path computes.
 
 The queries, keys and values are the model's own; everything after them is computed here, in float64.
 """
@@ -7,50 +7,79 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from attncli.explain.findings import Floats, Steps
-from attncli.explain.first_screen import Focus, explain, ids_of, question
-from attncli.explain.reading import read, rows_to_watch
+from attncli.explain.contributions import by_head
+from attncli.explain.first_screen import explain
+from attncli.explain.question import Floats, Focus, Question, ask
+from attncli.explain.reading import ids_of, read, rows_to_watch
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.mask import causal_mask
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
 
 
+@dataclass(frozen=True)
+class Steps:
+    """The arithmetic of one row of one head, from the query on; S sources are all tokens of the text."""
+
+    question: Question
+    layer: int
+    head: int
+    asked_for: bool
+    shared_by: int  # query heads that share this head's keys and values
+    window: int | None
+    query: Floats  # (D,), after query/key norm and rotation
+    keys: Floats  # (S, D), likewise
+    values: Floats  # (S, D)
+    products: Floats  # (S,): query . key
+    scores: Floats  # (S,): products / sqrt(D)
+    allowed: NDArray[np.bool_]  # (S,), the mask
+    weights: Floats  # (S,): softmax of the scores that are allowed, else 0
+    mixed: Floats  # (D,): weights x values
+    written: Floats  # (C,): mixed through this head's columns of the output matrix
+    attention: Floats  # (C,): of all heads, and the bias
+    difference: float  # the largest between `attention` and what the model's own fast path computes
+
+
 @torch.inference_mode()
 def steps(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], focus: Focus) -> Steps:
-    """One row of the head asked for, or of the busiest. Raises BadInput and UsageProblem as `explain` does."""
-    asked = question(model, pieces, focus)
-    asked_for = focus.layer is not None and focus.head is not None
+    """One row of the head asked for, or of the busiest. Raises BadInput and UsageProblem as `ask` does."""
+    question = ask(model, pieces, focus)
     busiest = explain(model, tokenizer, pieces, focus, check=False).map
-    layer, head = busiest.layer, busiest.head
-    ids, row = ids_of(model, pieces), asked.focus
+    ids, row = ids_of(model, pieces), question.focus
     rows = rows_to_watch(range(row, min(row + 2, len(pieces))), len(pieces))  # with one that the mask forbids
-    watch = _Inputs(layer)
+    watch = _OneLayer(busiest.layer)
     read(model, ids, rows, watch)
-    module, seen = watch.module, watch.steps
+    fast = _fast_output(model, watch.module, ids, rows)[0, row - rows.start].double()
+    return _row(question, watch, rows, fast, head=busiest.head, asked_for=busiest.asked_for)
+
+
+def _row(question: Question, watch: _OneLayer, rows: range, fast: Tensor, *, head: int, asked_for: bool) -> Steps:
+    """The arithmetic of every head at the focus, from which one head's numbers are taken; `fast` (C,) is compared."""
+    module, seen, row = watch.module, watch.steps, question.focus
     query = seen.query[0, :, row - rows.start].double()  # (H, D)
-    groups = module.heads // module.kv_heads
-    key, value = (held[0].double().repeat_interleave(groups, 0) for held in (seen.key, seen.value))  # (H, S, D)
+    key, value = (by_head(shared[0].double(), module.heads) for shared in (seen.key, seen.value))  # (H, S, D)
     products = torch.einsum("hd,hsd->hs", query, key)
     scores = products / math.sqrt(module.head_width)
-    allowed = causal_mask(rows.stop - row, rows.stop, module.window, ids.device)[0]
+    allowed = causal_mask(rows.stop - row, rows.stop, module.window, query.device)[0]
     weights = scores.masked_fill(~allowed, -math.inf).softmax(-1)
     mixed = torch.einsum("hs,hsd->hd", weights, value)
     matrix = module.output.weight.double().view(-1, module.heads, module.head_width)  # (C, H, D)
     written = torch.einsum("chd,hd->hc", matrix, mixed)
     bias = module.output.bias
     attention = written.sum(0) + (0 if bias is None else bias.double())
-    fast = _fast_output(model, module, ids, rows)[0, row - rows.start].double()
     return Steps(
-        question=asked,
-        layer=layer,
+        question=question,
+        layer=watch.layer,
         head=head,
         asked_for=asked_for,
-        shared_by=groups,
+        shared_by=module.heads // module.kv_heads,
         window=module.window,
         query=_array(query[head]),
         keys=_array(key[head]),
@@ -67,12 +96,12 @@ def steps(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], foc
 
 
 def _array(tensor: Tensor) -> Floats:
-    found: Floats = tensor.cpu().numpy()
-    return found
+    array: Floats = tensor.cpu().numpy()
+    return array
 
 
 def _fast_output(model: Transformer, module: Attention, ids: Tensor, rows: range) -> Tensor:
-    """What a layer's attention gives at these rows (1, R, C) when nobody watches."""
+    """The output of a layer's attention at these rows (1, R, C), by the fast path, without an observer."""
     outputs: list[Tensor] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
@@ -82,7 +111,7 @@ def _fast_output(model: Transformer, module: Attention, ids: Tensor, rows: range
     return outputs[-1]
 
 
-class _Inputs(Observer):
+class _OneLayer(Observer):
     """Keeps one layer's attention."""
 
     steps: AttentionSteps

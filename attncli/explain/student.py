@@ -1,7 +1,4 @@
-"""Student's t: how many standard errors a mean of few values must be from zero before chance does not explain it.
-
-SciPy would be a dependency for one number, so this is the expansion of the quantile in powers of 1 / degrees.
-"""
+"""Quantiles of Student's t distribution, by an expansion in powers of 1 / degrees. No torch, and no SciPy."""
 
 from __future__ import annotations
 
@@ -9,12 +6,12 @@ import math
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """The value that Student's t with so many degrees of freedom stays below with a probability.
+    """The quantile of Student's t distribution with these degrees of freedom.
 
     Abramowitz and Stegun, 1964, 26.7.5, around the normal quantile: within 0.001 of it from 7 degrees on, up to a
     probability of 0.998.
     """
-    from statistics import NormalDist  # with decimals and fractions, which every explanation would wait for
+    from statistics import NormalDist  # imports decimal and fractions, which is slow
 
     z = NormalDist().inv_cdf(probability)
     terms: tuple[float, ...] = (

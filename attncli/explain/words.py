@@ -1,9 +1,10 @@
-"""Tokens counted as words: which tokens of a text belong together."""
+"""Splits the tokens of a text into words, by rules that need no language: which tokens belong together. No torch."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from attncli.text.tokenizer import Piece
 
@@ -14,39 +15,46 @@ _SPACES = " \t\u00a0\u3000"
 _UNSPACED = ((0xE00, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0x20000, 0x3FFFF))
 
 
-def words(pieces: Sequence[Piece]) -> list[range]:
-    """The tokens of each word, in order, every token in one: [0, 1) [1, 3) …
+@dataclass(frozen=True)
+class Words:
+    """The tokens of a text whose finding is told in words, and which tokens each word has."""
 
-    A word goes on where letters, digits or marks meet, with an apostrophe between them or not. Spaces belong to the
-    word after them, in a token of their own or not; those that end a text to the word before. Anything else is by
-    itself, a line end too, but for the tokens of one character; so is every token of a script that puts no space
-    between words.
+    tokens: tuple[Piece, ...]
+    spans: tuple[range, ...]
+
+
+def words(pieces: Sequence[Piece]) -> list[range]:
+    """The tokens of each word in order, every token in exactly one: [range(0, 1), range(1, 3), …].
+
+    A word continues across tokens where letters, digits or combining marks meet, also over an apostrophe between them.
+    Spaces belong to the word after them; those that end the text belong to the word before. Every other character is a
+    word of its own with all its tokens, a line end too, and so is every token of a script without spaces.
     """
     text = "".join(piece.completed for piece in pieces)
-    said = len(text.rstrip(_SPACES))
-    found: list[range] = []
-    begun = start = end = 0  # the first token of the word; its first character, and that after its last
+    last_word_ends = len(text.rstrip(_SPACES))
+    spans: list[range] = []
+    first = start = end = 0  # the word's first token, its first character, and the character after its last
     for at, piece in enumerate(pieces):
-        # A token that completes no character belongs to what follows.
-        spaces = said <= end < len(text) or (start < end and not text[start:end].strip(_SPACES))
-        between = at > begun and not (at and pieces[at - 1].unfinished) and not spaces and not _goes_on(text, end)
-        if between or at - begun == _LONGEST:
-            found.append(range(begun, at))
-            begun, start = at, end
+        # A token that completes no character belongs to the character that a later token completes.
+        spaces = last_word_ends <= end < len(text) or (start < end and not text[start:end].strip(_SPACES))
+        ends = at > first and not (at and pieces[at - 1].unfinished) and not spaces and not _continues(text, end)
+        if ends or at - first == _LONGEST:
+            spans.append(range(first, at))
+            first, start = at, end
         end += len(piece.completed)
-    return [*found, range(begun, len(pieces))] if pieces else []
+    return [*spans, range(first, len(pieces))] if pieces else []
 
 
 def joined(pieces: Sequence[Piece], spans: Sequence[range]) -> list[Piece]:
-    """Each word as if it were one token; the id is its last token's."""
+    """Each word as one Piece, whose id is that of its last token."""
     return [
         Piece(pieces[span[-1]].id, "".join(pieces[at].completed for at in span), sum(pieces[at].bytes for at in span))
         for span in spans
     ]
 
 
-def _goes_on(text: str, at: int) -> bool:
-    """Whether a word goes on from one character of a text to that at `at`."""
+def _continues(text: str, at: int) -> bool:
+    """Whether the character at `at` continues the word of the character before it."""
     if not 0 < at < len(text):
         return False
     before, after = text[at - 1], text[at]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.findings import Ablation, Effect, NextToken
 from attncli.render.escape import fit, fold, label_text, one_line, token_label
 from attncli.render.heading import pieces_document
 from attncli.render.numbers import bar, percent, plural
+
+if TYPE_CHECKING:
+    from attncli.explain.ablation import Ablation, Effect
+    from attncli.explain.next_token import NextToken
 
 _LABEL = 14  # cells of a token's label
 _NAMED = 10  # heads shown by name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.cells import cell_len
@@ -11,10 +11,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.findings import Comparison, WordInText
 from attncli.render.escape import fit, fold, label_text, one_line, token_label
 from attncli.render.heading import pieces_document
 from attncli.render.numbers import bar, percent, plural, signed
+
+if TYPE_CHECKING:
+    from attncli.explain.context import Comparison, WordInText
 
 NAMES = "A", "B"
 _LABEL = 14  # cells of a token's label

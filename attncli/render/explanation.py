@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.findings import NAMED, EdgeChecks, Explanation, Sources
 from attncli.render.escape import fit, fold, label_text, token_label
 from attncli.render.heading import (
     LABEL,
@@ -25,11 +24,16 @@ from attncli.render.maps import attention_map, head_document, head_title
 from attncli.render.numbers import bar, decimal, percent, plural
 from attncli.text.tokenizer import Piece
 
+if TYPE_CHECKING:
+    from attncli.explain.checks import EdgeChecks
+    from attncli.explain.first_screen import Explanation
+    from attncli.explain.sources import Sources
+
 _SAYS_CUT, _SAYS_BEFORE = 76, 50  # columns from which the numbers of a cut explain themselves
 _TOGETHER = 88  # columns over which a caption stays near its bars, however wide the screen
 EVERYWHERE = "all layers and heads"
 _NEXT = 5
-MOST_BARS = 24  # sources shown by name where nothing else is
+_MOST_COMPARED = 24  # sources of --compare-weights shown by name
 _COMPARED: tuple[JustifyMethod, ...] = ("right", "left", "left", "right", "left", "right")
 
 
@@ -58,7 +62,7 @@ def bars_screen(found: Explanation, model: str, console: Console) -> RenderableT
         explanation_heading(found, model, width),
         Text(),
         _sources_heading(found, width),
-        _bars(found, width, MOST_BARS),
+        _bars(found, width),
         Text(),
         _closing(found, width),
     )
@@ -75,13 +79,11 @@ def compared_screen(found: Explanation, model: str, console: Console) -> Rendera
         table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
     named = ("contribution", "raw weight") if room >= 12 else ("norm", "raw")
     table.add_row("", "", fit(named[0], room), "", fit(named[1], room), "", style="dim")
-    ranked = sources.ranked()
-    shown = [*ranked[:MOST_BARS], *([0] if sources.first_is_apart else [])]
-    for at in shown:
+    for at in sources.named(_MOST_COMPARED):
         share, raw = float(sources.shares[at]), float(sources.raw[at])
         cells = Text(bar(share / widest, room), "cyan"), Text(percent(share)), Text(bar(raw / widest, room), "magenta")
         table.add_row(Text(str(at), "dim"), Text(token_label(found.pieces[at], label)), *cells, Text(percent(raw)))
-    if rest := ranked[MOST_BARS:]:
+    if rest := sources.ranked()[_MOST_COMPARED:]:
         shares = (percent(float(values[rest].sum())) for values in (sources.shares, sources.raw))
         table.add_row("", f"{len(rest)} more", "", next(shares), "", next(shares))
     caution = "A weight scales the value vector of a source; it does not say how long that is."
@@ -121,13 +123,14 @@ def _sources_heading(found: Explanation, width: int) -> Text:
     return text.append("\n" + fold(measure, width), style="not bold dim")
 
 
-def _bars(found: Explanation, width: int, rows: int = NAMED) -> RenderableType:
+def _bars(found: Explanation, width: int) -> RenderableType:
     """Sources by share; those too many to name together; the first token, where idle heads look, apart.
 
     Beside each, where it was checked, what cutting it off leaves of the prediction; below, a random cut.
     """
     sources, pieces, checks = found.sources, found.pieces, found.checks
     cuts = _cuts(checks, width)
+    rows = found.named
     named = sources.named(rows)
     # Cells of a row that are neither its bar nor a remark: index, label, share, cut, and what is between them.
     taken = LABEL + 18 if checks is None else 10 + max(map(len, map(str, named)))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from attncli.explain.findings import EveryWeight, Explanation
+if TYPE_CHECKING:
+    from attncli.explain.every_weight import EveryWeight
+    from attncli.explain.first_screen import Explanation
 
 
 def sources_csv(found: Explanation) -> str:

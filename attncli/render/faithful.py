@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
@@ -13,10 +13,14 @@ from rich.progress import BarColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.findings import COMPARISONS, LEAST_TEXTS, RANKINGS, Faithfulness, Floats, Ranking
+from attncli.explain.question import Floats
+from attncli.explain.verdict import COMPARISONS, LEAST_TEXTS, RANKINGS, Ranking
 from attncli.render.escape import fold, one_line
 from attncli.render.numbers import plural
 from attncli.render.passing import passing_bar
+
+if TYPE_CHECKING:
+    from attncli.explain.faithful import Faithfulness
 
 _MEANING: dict[Ranking, str] = {
     "raw": "attention weight, mean of all heads",
@@ -69,8 +73,8 @@ def _ahead(found: Faithfulness, width: int) -> Table:
         table.add_column(justify="right", no_wrap=True, width=13)
     table.add_row("", Text("cut", "dim"), Text("kept", "dim"))
     for ranking in RANKINGS[:-1]:
-        ways = (found.advantage(ranking, sufficient=sufficient) for sufficient in (False, True))
-        style = "bold" if ranking == found.best else ""
+        ways = (found.verdict.advantage(ranking, sufficient=sufficient) for sufficient in (False, True))
+        style = "bold" if ranking == found.verdict.best else ""
         table.add_row(Text(ranking, style), *(Text(_figure(mean, error), style) for mean, error in ways))
     return table
 
@@ -81,9 +85,9 @@ def _figure(mean: float, error: float) -> str:
 
 def _verdict(found: Faithfulness, width: int) -> list[tuple[str, str]]:
     """The view to believe, if any; the test behind that, what the rankings know, and what was cut."""
-    best = found.best
-    if best is not None and found.rivals:
-        tied = f"{best} and {', '.join(found.rivals)}"
+    best = found.verdict.best
+    if best is not None and found.verdict.rivals:
+        tied = f"{best} and {', '.join(found.verdict.rivals)}"
         line = f"{tied} cannot be told apart on {plural(found.texts, 'text')}; {best} is furthest ahead of random."
         short = f"{tied} are tied."
     elif best is not None:
@@ -119,9 +123,9 @@ def faithful_document(
         "seed": found.seed,
         "k": list(found.sizes),
         "comparisons": COMPARISONS,
-        "standard_errors_needed": found.needed if math.isfinite(found.needed) else None,
-        "best": found.best,
-        "rivals": list(found.rivals),
+        "standard_errors_needed": found.verdict.needed if math.isfinite(found.verdict.needed) else None,
+        "best": found.verdict.best,
+        "rivals": list(found.verdict.rivals),
         "rankings": {ranking: _ranking_document(found, ranking) for ranking in RANKINGS},
     }
 
@@ -130,7 +134,7 @@ def _ranking_document(found: Faithfulness, ranking: Ranking) -> dict[str, Any]:
     at = RANKINGS.index(ranking)
     document: dict[str, Any] = {}
     for name, drops in (("comprehensiveness", found.comprehensiveness), ("sufficiency", found.sufficiency)):
-        mean, error = found.advantage(ranking, sufficient=name == "sufficiency")
+        mean, error = found.verdict.advantage(ranking, sufficient=name == "sufficiency")
         document[name] = {
             "mean": drops[:, at].mean(0).tolist(),
             "by_text": drops[:, at].tolist(),

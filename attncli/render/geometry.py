@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.findings import Analogy, Chance, Expected, Neighbor, Neighbors
 from attncli.render.escape import fit, fold, label_text, one_line, token_label
 from attncli.render.numbers import bar, plural
 from attncli.text.tokenizer import Piece
+
+if TYPE_CHECKING:
+    from attncli.explain.geometry import Analogy, Chance, Expected, Neighbor, Neighbors
 
 _LABEL = 18  # cells of a token's label
 _WIDEST_BAR = 30

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.text import Text
 
-from attncli.explain.findings import Explanation, Floats, NextToken, Question
+from attncli.explain.question import Floats, Question
 from attncli.render.escape import fit, fold, label_text, one_line, token_label
 from attncli.render.numbers import plural
 from attncli.text.tokenizer import Piece
+
+if TYPE_CHECKING:
+    from attncli.explain.first_screen import Explanation
+    from attncli.explain.next_token import NextToken
 
 LABEL = 14  # cells of a token's label
 

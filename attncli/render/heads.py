@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.cells import cell_len
@@ -11,11 +11,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.findings import HEAD_KINDS, HeadKind, HeadScores
 from attncli.render.escape import fold, one_line
 from attncli.render.numbers import bar, decimal, percent, plural
 
-LOOKS_AT: dict[HeadKind, str] = {
+if TYPE_CHECKING:
+    from attncli.explain.heads import HeadKind, HeadScores
+
+LOOKS_AT: dict[HeadKind, str] = {  # every kind, in the order of the scores
     "previous": "the token before",
     "duplicate": "the same token, before",
     "induction": "what followed the same token before",
@@ -37,7 +39,7 @@ def heads_screen(
         Text(fold(shape, width), style="bold"),
         Text(fold(_measured_on(found, width), width), style="dim"),
     ]
-    for kind in HEAD_KINDS:
+    for kind in LOOKS_AT:
         looks = f"  looks at {LOOKS_AT[kind]}"
         looks = looks if cell_len(kind + looks) <= width else "\n" + fold(looks.strip(), width)
         parts += [Text(), Text(kind, "bold cyan").append(looks, "not bold dim"), _best(found, kind, width)]
@@ -90,16 +92,16 @@ def _all(found: HeadScores, width: int) -> Table:
     """A row a head, the kinds side by side; below them chance, after every layer where the windows of layers differ."""
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right", no_wrap=True, min_width=7)
-    for _ in HEAD_KINDS:
+    for _ in LOOKS_AT:
         table.add_column(justify="right", no_wrap=True, min_width=6)
-    named = HEAD_KINDS if width >= _WHOLE_NAMES else (kind[:4] for kind in HEAD_KINDS)
+    named = (kind if width >= _WHOLE_NAMES else kind[:4] for kind in LOOKS_AT)
     table.add_row("", *(Text(name, "dim") for name in named))
     alike = all(np.array_equal(found.chances[:, 0], chances, equal_nan=True) for chances in found.chances.T)
     for layer in range(found.layers):
         for head in range(found.heads):
-            table.add_row(f"{layer}.{head}", *(_cell(found.score(kind, layer, head)) for kind in HEAD_KINDS))
+            table.add_row(f"{layer}.{head}", *(_cell(found.score(kind, layer, head)) for kind in LOOKS_AT))
         if not alike or layer == found.layers - 1:
-            table.add_row("chance", *(_cell(found.chance(kind, layer)) for kind in HEAD_KINDS), style="dim")
+            table.add_row("chance", *(_cell(found.chance(kind, layer)) for kind in LOOKS_AT), style="dim")
     return table
 
 
@@ -136,14 +138,13 @@ def heads_document(found: HeadScores, model: str) -> dict[str, Any]:
         "sequences": found.sequences,
         "seed": found.seed,
         "next": None if which is None else dict(zip(("kind", "layer", "head"), which, strict=True)),
-        "kinds": {kind: _kind_document(found, kind) for kind in HEAD_KINDS},
+        "kinds": {kind: _kind_document(found, kind) for kind in LOOKS_AT},
     }
 
 
 def _kind_document(found: HeadScores, kind: HeadKind) -> dict[str, Any]:
     """The best head of a kind, every score by layer and head, and chance by layer."""
     best = found.best(kind)
-    at = HEAD_KINDS.index(kind)
     return {
         "best": best
         and {
@@ -152,7 +153,7 @@ def _kind_document(found: HeadScores, kind: HeadKind) -> dict[str, Any]:
             "score": found.score(kind, *best),
             "standard_error": found.error(kind, *best),
         },
-        "chance": [_plain(value) for value in found.chances[at].tolist()],
+        "chance": [_plain(found.chance(kind, layer)) for layer in range(found.layers)],
         "scores": found.table(kind),
         "standard_errors": [
             [found.error(kind, layer, head) for head in range(found.heads)] for layer in range(found.layers)

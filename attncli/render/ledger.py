@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.cells import cell_len
@@ -11,10 +11,13 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.findings import Floats, Ledger
+from attncli.explain.question import Floats
 from attncli.render.escape import fold, token_label
 from attncli.render.heading import LABEL, named, next_label, question_document, question_heading, titled, token_document
 from attncli.render.numbers import bar, plural
+
+if TYPE_CHECKING:
+    from attncli.explain.ledger import Ledger
 
 _ROWS = 8  # heads and sources shown by name
 Entry = tuple[str, float]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.findings import Lens
 from attncli.render.escape import fold
 from attncli.render.heading import named, next_label, question_document, question_heading, titled, token_document
 from attncli.render.numbers import percent
+
+if TYPE_CHECKING:
+    from attncli.explain.lens import Lens
 
 _TOKEN = 10  # cells of a predicted token
 _BESIDE = 25  # cells of a row that are not its predictions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -12,7 +12,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.findings import MAP_ROWS, Explanation, Floats, Grid, HeadMap, rows_around
+from attncli.explain.question import Floats, rows_around
 from attncli.render.escape import fold, pad, token_label
 from attncli.render.heading import (
     LABEL,
@@ -25,6 +25,12 @@ from attncli.render.heading import (
 from attncli.render.palette import heat
 from attncli.text.tokenizer import Piece
 
+if TYPE_CHECKING:
+    from attncli.explain.first_screen import Explanation
+    from attncli.explain.grid import Grid
+    from attncli.explain.head_map import HeadMap
+
+_MOST_LINES = 40  # of a map
 _SHADES = "·░▒▓█"
 _LEGEND = "· 0%  ░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"
 _THUMBNAIL = 6  # cells across, at least
@@ -67,7 +73,7 @@ def _cell_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: Con
     count, each = len(pieces), 2 if colors else 1  # rows a line
     labels = _TWO_LABELS if colors and _room(console.width, _TWO_LABELS) >= 2 * count else _labels(console.width)
     room = _room(console.width, labels)
-    pool = max(math.ceil(count / room), math.ceil(count / (each * MAP_ROWS)))
+    pool = max(math.ceil(count / room), math.ceil(count / (each * _MOST_LINES)))
     pooled = pool_by_maximum(weights, pool, pool)
     wide = 2 if len(pooled) * 2 <= room else 1
     drawn = _half_blocks(pooled, wide, colors) if colors else _shades(pooled, wide)

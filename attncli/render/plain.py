@@ -8,10 +8,10 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from attncli.explain.findings import EdgeChecks, Explanation
 from attncli.render.console import output
 from attncli.render.escape import one_line
 from attncli.render.explanation import averaged, elsewhere, not_counted, scope
@@ -19,7 +19,10 @@ from attncli.render.maps import others
 from attncli.render.numbers import percent, plural
 from attncli.text.tokenizer import Piece
 
-_SOURCES = 8  # named, as on the screen
+if TYPE_CHECKING:
+    from attncli.explain.checks import EdgeChecks
+    from attncli.explain.first_screen import Explanation
+
 _ROWS = 40  # of the map, and tokens listed
 _NEXT = 5
 _BLANKS = {" ": "space", "\n": "line end", "\t": "tab", "\r": "carriage return"}
@@ -93,21 +96,20 @@ def _name(piece: Piece, at: str = "") -> str:
 def _shares(found: Explanation, names: Sequence[str]) -> list[str]:
     sources, focus = found.sources, names[found.sources.focus]
     measure = "shares of what attention brings" if sources.weights == "norm" else "raw attention weights"
-    apart = sources.focus > 1
-    ranked = sorted(range(1 if apart else 0, sources.focus + 1), key=lambda at: -sources.shares[at])
+    ranked = sources.ranked()
     asked = f"Where does {found.unit} {sources.focus}, {_name(found.pieces[sources.focus])}, get its information?"
     lines = [f"{asked} In {measure}, {scope(sources, found)}:"]
     if found.checks:
         likely, now = _likely(found.checks), percent(found.checks.token.probability)
         lines.append(f"The most probable next token is {likely}, with {now}; a cut shows what is left of that.")
     cuts = _cuts(found.checks)
-    for at in ranked[:_SOURCES]:
+    for at in ranked[: found.named]:
         source = "itself" if at == sources.focus else names[at]
         lines.append(f"{focus} takes {percent(float(sources.shares[at]))} from {source}{cuts.get(at, '')}.")
-    if rest := ranked[_SOURCES:]:
+    if rest := ranked[found.named :]:
         others = f"another {found.unit}" if len(rest) == 1 else f"{len(rest)} other {found.unit}s"
         lines.append(f"{focus} takes {percent(float(sources.shares[rest].sum()))} from {others}.")
-    if apart:
+    if sources.first_is_apart:
         share, raw = percent(float(sources.shares[0])), percent(float(sources.raw[0]))
         first = f"the first {found.unit}, {names[0]}, which has {raw} of the raw attention"
         lines.append(f"{focus} takes {share} from {first}{cuts.get(0, '')}.")

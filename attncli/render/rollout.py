@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.findings import Floats, Rollout
+from attncli.explain.question import Floats
 from attncli.render.escape import fit, fold, token_label
 from attncli.render.heading import LABEL, named, question_document, question_heading, titled, up_to
 from attncli.render.numbers import bar, percent
+
+if TYPE_CHECKING:
+    from attncli.explain.rollout import Rollout
 
 _ROWS = 12  # sources shown by name
 

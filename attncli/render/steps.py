@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.findings import Floats, Steps
+from attncli.explain.question import Floats
 from attncli.render.escape import fit, fold, token_label
 from attncli.render.heading import LABEL, named, question_document, question_heading, titled
 from attncli.render.numbers import percent, plural
+
+if TYPE_CHECKING:
+    from attncli.explain.steps import Steps
 
 _ROWS = 16  # sources shown by name
 _WHOLE = 70  # columns from which the sizes of values are shown too

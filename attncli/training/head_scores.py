@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attncli.explain.findings import HEAD_KINDS
-from attncli.explain.heads import fitted, head_scores
+from attncli.explain.heads import HEAD_KINDS, fitted, head_scores
 from attncli.model.transformer import Transformer
 from attncli.training import recipe
 from attncli.training.reports import BestHead, Plan

@@ -13,8 +13,7 @@ import torch
 import attncli.explain.every_weight as keeping
 from attncli.cli.options import THEMES as OFFERED
 from attncli.errors import BadInput
-from attncli.explain.every_weight import every_weight
-from attncli.explain.findings import EveryWeight
+from attncli.explain.every_weight import EveryWeight, every_weight
 from attncli.render.export import sources_csv, write_weights
 from attncli.render.numbers import percent
 from attncli.render.picture import THEMES

@@ -8,8 +8,8 @@ import torch
 from rich.cells import cell_len
 
 from attncli.errors import BadInput, UsageProblem
-from attncli.explain.ablation import Without, ablate, edges_between
-from attncli.explain.findings import Ablation, Effect, NextToken
+from attncli.explain.ablation import Ablation, Effect, Without, ablate, edges_between
+from attncli.explain.next_token import NextToken
 from attncli.render.ablation import ablation_document, ablation_screen
 from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
 from tests.support.checkpoints import write_random_model

@@ -7,9 +7,10 @@ import torch
 
 from attncli.explain import checks as module
 from attncli.explain.checks import Prediction, check_edges, probabilities
-from attncli.explain.findings import NextToken
-from attncli.explain.first_screen import Focus, explain
+from attncli.explain.first_screen import explain
 from attncli.explain.knockout import Cut, Knockout
+from attncli.explain.next_token import NextToken
+from attncli.explain.question import Focus
 from attncli.model.attention import Observer
 from attncli.model.cache import SharedPast
 from attncli.text.tokenizer import train_tokenizer
@@ -82,7 +83,7 @@ def test_named_sources_are_cut_and_the_random_cut_is_the_mean_over_those_before(
     pieces = TOKENIZER.pieces(TEXT)
     found = explain(model, TOKENIZER, pieces, Focus(token=6))
     checks = found.checks
-    assert list(checks.sources) == found.sources.named()
+    assert list(checks.sources) == found.sources.named(8)
     assert sorted(checks.sources) == list(range(7))
     assert checks.token.id == found.next_tokens[0].id
     assert checks.token.probability == pytest.approx(found.next_tokens[0].probability, abs=1e-6)

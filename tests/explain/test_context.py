@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from attncli.errors import BadInput, UsageProblem
-from attncli.explain.context import compare, find_words
-from attncli.explain.findings import Comparison, WordInText
-from attncli.explain.first_screen import Focus, explain
+from attncli.explain.context import Comparison, WordInText, compare, find_words
+from attncli.explain.first_screen import explain
+from attncli.explain.question import Focus
 from attncli.render.context import comparison_document, comparison_screen
 from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
 from tests.support.commands import ask

@@ -11,7 +11,11 @@ from torch.utils._pytree import tree_leaves
 
 from attncli.errors import BadInput, UsageProblem
 from attncli.explain import checks
-from attncli.explain.first_screen import Focus, contribution_norms, explain, find_token, previous_token_score
+from attncli.explain.contributions import contribution_norms
+from attncli.explain.first_screen import explain
+from attncli.explain.head_map import previous_token_score
+from attncli.explain.locate import find_token
+from attncli.explain.question import Focus
 from attncli.generation.candidates import candidates
 from attncli.text.tokenizer import byte_tokenizer
 from tests.support.explanations import TEXT, TOKENIZER, contributions, explained, in_stretches, pieces_of

@@ -8,10 +8,18 @@ import torch
 from rich.cells import cell_len
 
 from attncli.errors import BadInput
-from attncli.explain.faithful import LEAST_TOKENS, SIZES, drops_without, faithfulness, logit_direction, source_scores
-from attncli.explain.findings import LEAST_TEXTS, RANKINGS, Faithfulness
+from attncli.explain.faithful import (
+    LEAST_TOKENS,
+    SIZES,
+    Faithfulness,
+    drops_without,
+    faithfulness,
+    logit_direction,
+    source_scores,
+)
 from attncli.explain.knockout import Cut, Knockout
 from attncli.explain.student import t_quantile
+from attncli.explain.verdict import LEAST_TEXTS, RANKINGS
 from attncli.model.attention import Observer
 from attncli.render.faithful import faithful_document, faithful_screen
 from attncli.text import passages
@@ -178,17 +186,17 @@ def made(texts=20):
 
 def test_the_best_is_ahead_of_random_for_sure():
     found = made()
-    assert found.best == "norm"
-    mean, error = found.advantage("norm")
+    assert found.verdict.best == "norm"
+    mean, error = found.verdict.advantage("norm")
     ahead = (found.comprehensiveness[:, 1] - found.comprehensiveness[:, 4]).mean(-1)
     assert mean == pytest.approx(ahead.mean())
     assert error == pytest.approx(ahead.std(ddof=1) / np.sqrt(20))
-    assert found.advantage("norm", sufficient=True)[0] > 0
+    assert found.verdict.advantage("norm", sufficient=True)[0] > 0
     even = Faithfulness(SIZES, *(np.random.default_rng(1).normal(0, 1, (2, 30, 5, 4))), 30, 7)
-    assert even.best is None
-    assert made(LEAST_TEXTS).best == "norm"
-    assert made(LEAST_TEXTS - 1).best is None  # of so few nothing is sure
-    assert made(1).best is None
+    assert even.verdict.best is None
+    assert made(LEAST_TEXTS).verdict.best == "norm"
+    assert made(LEAST_TEXTS - 1).verdict.best is None  # of so few nothing is sure
+    assert made(1).verdict.best is None
 
 
 def verdicts(texts, runs, gain):
@@ -206,7 +214,7 @@ def verdicts(texts, runs, gain):
 def test_random_rankings_are_believed_in_one_run_of_twenty_at_most(texts):
     """Of 600 runs at 5 % the number won has a standard deviation of sqrt(600 x 0.05 x 0.95) = 5.3: 5 more are 57."""
     runs = 600
-    won = sum(found.best is not None for found in verdicts(texts, runs, (0, 0, 0, 0)))
+    won = sum(found.verdict.best is not None for found in verdicts(texts, runs, (0, 0, 0, 0)))
     assert won <= runs * 0.05 + 5 * np.sqrt(runs * 0.05 * 0.95)
     assert texts >= LEAST_TEXTS or won == 0
 
@@ -214,10 +222,10 @@ def test_random_rankings_are_believed_in_one_run_of_twenty_at_most(texts):
 def test_of_equally_good_rankings_one_is_called_the_best_in_one_run_of_twenty_at_most():
     runs = 300
     found = list(verdicts(20, runs, (5, 5, 0, 0)))
-    assert {one.best for one in found} == {"raw", "norm"}  # as far ahead as these are, they are found
-    assert sum(not {"raw", "norm"} <= {one.best, *one.rivals} for one in found) <= runs * 0.05 + 5 * np.sqrt(
-        runs * 0.05
-    )
+    assert {one.verdict.best for one in found} == {"raw", "norm"}  # as far ahead as these are, they are found
+    assert sum(
+        not {"raw", "norm"} <= {one.verdict.best, *one.verdict.rivals} for one in found
+    ) <= runs * 0.05 + 5 * np.sqrt(runs * 0.05)
 
 
 @pytest.mark.parametrize(
@@ -231,16 +239,16 @@ def test_the_quantile_of_students_t_is_the_tabulated_one(probability, degrees, t
 
 def test_a_ranking_as_good_as_the_best_is_named_beside_it():
     found = made()
-    assert found.rivals == ()
+    assert found.verdict.rivals == ()
     # The same drops as the best but for noise of either sign: the first text better, the second worse, and so on.
     cut = found.comprehensiveness.copy()
     cut[:, RANKINGS.index("raw")] = cut[:, RANKINGS.index("norm")] + 0.01 * (-1.0) ** np.arange(20)[:, None]
     kept = found.sufficiency.copy()
     kept[:, RANKINGS.index("raw")] = kept[:, RANKINGS.index("norm")]
     even = Faithfulness(SIZES, cut, kept, 31.6, 7)
-    assert {even.best, *even.rivals} == {"raw", "norm"}
+    assert {even.verdict.best, *even.verdict.rivals} == {"raw", "norm"}
     assert "cannot be told apart on 20 texts" in shown(faithful_screen(even, "m", "seed 7", 80), 80)
-    assert made(1).rivals == ()
+    assert made(1).verdict.rivals == ()
 
 
 GOLDEN = """\

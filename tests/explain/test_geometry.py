@@ -9,8 +9,19 @@ import pytest
 import torch
 
 from attncli.errors import BadInput, UsageProblem
-from attncli.explain.findings import Analogy, Chance, Expected, Neighbor, Neighbors
-from attncli.explain.geometry import analogy, chance_among, largest_by_chance, neighbors, neighbors_in_text, spell
+from attncli.explain.geometry import (
+    Analogy,
+    Chance,
+    Expected,
+    Neighbor,
+    Neighbors,
+    analogy,
+    chance_among,
+    largest_by_chance,
+    neighbors,
+    neighbors_in_text,
+    spell,
+)
 from attncli.render.geometry import analogy_document, analogy_screen, neighbors_document, neighbors_screen
 from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
 from tests.support.commands import ask
@@ -124,10 +135,10 @@ def test_a_word_is_spelled_as_it_stands_in_a_sentence_unless_that_takes_more_tok
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"layer": 4}, "no stream after 4"), ({"layer": -1}, "no stream after -1"), ({"wanted": "dog"}, "no token 'dog'")],
+    [({"layer": 4}, "no stream after 4"), ({"layer": -1}, "no stream after -1"), ({"name": "dog"}, "no token 'dog'")],
 )
 def test_what_is_not_there_is_refused(arguments, message):
-    given = {"wanted": "cat", **arguments}
+    given = {"name": "cat", **arguments}
     with pytest.raises(UsageProblem, match=message):
         neighbors_in_text(tiny_model(vocab_size=257), BYTES, word("a cat"), **given)
 

@@ -10,8 +10,7 @@ from rich.cells import cell_len
 
 from attncli.config import ModelConfig
 from attncli.errors import BadInput, UsageProblem
-from attncli.explain.findings import HEAD_KINDS, HeadScores
-from attncli.explain.heads import chance, fitted, head_scores, patterns, repeats, score
+from attncli.explain.heads import HEAD_KINDS, HeadScores, chance, fitted, head_scores, patterns, repeats, score
 from attncli.model.mask import causal_mask
 from attncli.model.transformer import Transformer
 from attncli.render.heads import heads_document, heads_screen

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from attncli.errors import UsageProblem
-from attncli.explain.first_screen import Focus
 from attncli.explain.grid import grid
 from attncli.explain.ledger import ledger
 from attncli.explain.lens import lens
+from attncli.explain.question import Focus
 from attncli.explain.rollout import rolled, rollout
 from attncli.explain.steps import steps
 from attncli.text.tokenizer import train_tokenizer
@@ -218,7 +218,7 @@ def test_rollout_is_the_product_of_the_layers(model):
 def test_rollout_of_nothing_but_itself_is_itself():
     product = None
     for _ in range(3):
-        product = rolled(product, torch.eye(5))
+        product = rolled(product, torch.eye(5, dtype=torch.float64))
     torch.testing.assert_close(product, torch.eye(5, dtype=torch.float64))
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from attncli.explain.first_screen import Focus, explain
+from attncli.explain.first_screen import explain
+from attncli.explain.question import Focus
 from attncli.explain.words import joined, words
 from attncli.render.explanation import explanation_document
 from attncli.render.export import sources_csv

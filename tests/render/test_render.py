@@ -20,7 +20,7 @@ from rich.text import Text
 from attncli.checkpoint.directory import ModelEntry
 from attncli.errors import BadInput
 from attncli.evaluation.score import Score
-from attncli.explain.findings import MAP_ROWS
+from attncli.explain.question import ROWS_AROUND as MAP_ROWS
 from attncli.model.count import PRESETS, count_parameters
 from attncli.render import live
 from attncli.render.console import print_error, print_note

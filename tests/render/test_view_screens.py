@@ -7,7 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from attncli.explain.findings import Grid, HeadMap, Ledger, Lens, LensRow, NextToken, Question, Rollout, Steps
+from attncli.explain.grid import Grid
+from attncli.explain.head_map import HeadMap
+from attncli.explain.ledger import Ledger
+from attncli.explain.lens import Lens, LensRow
+from attncli.explain.next_token import NextToken
+from attncli.explain.question import Question
+from attncli.explain.rollout import Rollout
+from attncli.explain.steps import Steps
 from attncli.render.explanation import compared_screen, explanation_document
 from attncli.render.numbers import percent
 from attncli.render.plain import explanation_sentences

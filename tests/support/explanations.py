@@ -7,9 +7,13 @@ import numpy as np
 import torch
 
 from attncli.explain import reading
-from attncli.explain.findings import EdgeChecks, Explanation, HeadMap, NextToken, Sources
-from attncli.explain.first_screen import Focus, explain
+from attncli.explain.checks import EdgeChecks
+from attncli.explain.first_screen import Explanation, explain
+from attncli.explain.head_map import HeadMap
 from attncli.explain.knockout import Knockout
+from attncli.explain.next_token import NextToken
+from attncli.explain.question import Focus
+from attncli.explain.sources import Sources
 from attncli.render.explanation import bars_screen, explanation_screen
 from attncli.render.ledger import ledger_document, ledger_screen
 from attncli.render.lens import lens_document, lens_screen

@@ -15,8 +15,7 @@ from rich.cells import cell_len
 from attncli.checkpoint import directory
 from attncli.checkpoint.store import load_model, read_resumable
 from attncli.errors import BadCheckpoint
-from attncli.explain.findings import HEAD_KINDS
-from attncli.explain.heads import head_scores
+from attncli.explain.heads import HEAD_KINDS, head_scores
 from attncli.render.chart import STEPS, TIME, TOKENS
 from attncli.render.figure import watched_figure
 from attncli.render.watched import watched_document, watched_screen

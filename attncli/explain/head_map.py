@@ -1,0 +1,68 @@
+"""One head's attention weights as a map, and which head to map: the one that brings most to the token in focus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attncli.explain.question import Floats, Focus
+from attncli.explain.units import Units
+from attncli.model.mask import causal_mask
+
+
+@dataclass(frozen=True)
+class HeadMap:
+    """One head's attention weights: row looks at column. Of a long text only R rows around the focus, else all T."""
+
+    layer: int
+    head: int
+    weights: Floats  # (R, T), rows sum to 1, 0 above the diagonal
+    asked_for: bool  # else it is the head that brings most to the focus token from other tokens
+    previous_token: float | None  # mean weight on the token before, over the rows that have one
+    previous_token_chance: float | None  # the same for attention spread evenly
+    first_row: int = 0  # the token of the first row
+
+
+@dataclass
+class BusiestHead:
+    """Keeps the weights of the head that brings most to the focus, one layer's at a time."""
+
+    focus: Focus
+    units: Units
+    _busiest: float = -1.0
+    _map: tuple[int, int, Tensor] | None = None  # layer, head, weights (R, S)
+    _window: int | None = None  # of the map's layer
+
+    def take(self, layer: int, weights: Tensor, contributed: list[tuple[Tensor, Tensor]], window: int | None) -> None:
+        """One layer's attention: weights (H, R, S), and the contribution norms of each row in focus."""
+        norms = torch.stack([per_head for per_head, _ in contributed]).mean(0)  # (H, S)
+        queries, first = self.units.queries, self.units.spans[0]
+        norms[:, queries.start : queries.stop] = 0
+        if self.units.focus > 1:
+            norms[:, : first.stop] = 0  # a head that has nothing to say often parks its attention there
+        brought = norms.sum(-1)
+        head = int(brought.argmax()) if self.focus.head is None else self.focus.head
+        if float(brought[head]) > self._busiest:
+            self._busiest = float(brought[head])
+            self._map = (layer, head, weights[head].float().clone())  # a view would keep the whole layer
+            self._window = window
+
+    def head_map(self) -> HeadMap:
+        """The map, with how much of a previous-token head it is on this text."""
+        assert self._map is not None
+        layer, head, weights = self._map
+        allowed = causal_mask(len(self.units.rows), self.units.rows.stop, self._window, weights.device).double()
+        table = self.units.table(weights)
+        even = self.units.table(allowed / allowed.sum(-1, keepdim=True))
+        asked_for = self.focus.head is not None and self.focus.layer is not None
+        first = self.units.first
+        scores = previous_token_score(table, first), previous_token_score(even, first)
+        return HeadMap(layer, head, table, asked_for, *scores, first)
+
+
+def previous_token_score(weights: Floats, first: int = 0) -> float | None:
+    """Mean weight on the token before, over rows (R, T) of which the first is of token `first`; token 0 has none."""
+    before = [float(row[at - 1]) for at, row in enumerate(weights, first) if at]
+    return sum(before) / len(before) if before else None

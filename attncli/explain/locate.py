@@ -1,0 +1,63 @@
+"""Finds the token or word of a text that a user names, by its index or by its spelling. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from attncli.errors import UsageProblem
+from attncli.explain.question import refuse_missing
+from attncli.text.tokenizer import Piece
+
+Span = tuple[int, int]  # the first and the last token of a word
+_LISTED = 24  # tokens named in an error
+
+
+def find_token(pieces: Sequence[Piece], name: str) -> int:
+    """The index of the token that `--token` names: a number, or a word, of which the last token counts.
+
+    Raises UsageProblem when the text has no such token, or several.
+    """
+    return find_span(pieces, name)[1]
+
+
+def find_span(pieces: Sequence[Piece], name: str) -> Span:
+    """The first and the last token of the word that `--token` names; for a number the same index twice.
+
+    Raises UsageProblem when the text has no such token, or several.
+    """
+    if re.fullmatch(r"-?[0-9]{1,9}", name):
+        index = int(name)
+        refuse_missing("token", index, len(pieces))
+        return index, index
+    spelled = _spans_spelling(pieces, name.strip())
+    spans = [span for span in spelled if _is_word(pieces, *span)] or spelled  # else tokens that are part of a word
+    if len(spans) == 1:
+        return spans[0]
+    if spans:
+        listed = " or ".join(f"--token {last}" for _, last in spans)
+        raise UsageProblem(f"{name!r} comes {len(spans)} times.", f"Say which: {listed}.")
+    listed = " ".join(f"{at}:{piece.text.strip() or '␣'}" for at, piece in enumerate(pieces[:_LISTED]))
+    more = " …" if len(pieces) > _LISTED else ""
+    raise UsageProblem(f"There is no token {name!r} in the text.", f"There is {listed}{more}.")
+
+
+def _spans_spelling(pieces: Sequence[Piece], word: str) -> list[Span]:
+    """Every run of whole tokens that spells the word; white space around it is ignored."""
+    spans = []
+    for first in range(len(pieces)):
+        spelled = ""
+        for last in range(first, len(pieces)):
+            spelled += pieces[last].completed
+            if word and spelled.strip() == word:
+                spans.append((first, last))
+            if len(spelled.strip()) >= len(word):
+                break
+    return [(first, last) for first, last in spans if pieces[first].completed.strip() or first == last]
+
+
+def _is_word(pieces: Sequence[Piece], first: int, last: int) -> bool:
+    """Whether no letter or digit adjoins the tokens, so that 'at' does not match inside 'sat'."""
+    before = "" if first == 0 or pieces[first].text[:1].isspace() else pieces[first - 1].text[-1:]
+    after = "" if last + 1 == len(pieces) else pieces[last + 1].text[:1]
+    return not (before.isalnum() or after.isalnum())

@@ -1,0 +1,56 @@
+"""The next token: the most probable ones, and log-probabilities, from a model's logits.
+
+Logits of ids that the tokenizer does not have only pad a weight matrix, and are left out where `known` says how many
+ids have a meaning.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attncli.model.attention import Observer
+from attncli.model.distribution import distribution
+from attncli.model.transformer import Transformer
+from attncli.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """A token that may come next, and its probability."""
+
+    id: int
+    text: str
+    probability: float
+
+
+def most_probable(logits: Tensor, tokenizer: Tokenizer, count: int, temperature: float = 1.0) -> tuple[NextToken, ...]:
+    """The `count` most probable tokens of logits (V,), the most probable first."""
+    ids = logits.argsort(descending=True, stable=True)[:count]
+    probabilities = distribution(logits, temperature)[ids].tolist()
+    return tuple(NextToken(i, name_of(tokenizer, i), p) for i, p in zip(ids.tolist(), probabilities, strict=True))
+
+
+def highest(logs: Tensor, tokenizer: Tokenizer, count: int) -> tuple[NextToken, ...]:
+    """The `count` most probable tokens of log-probabilities (V,), the most probable first."""
+    values, ids = logs.topk(min(count, len(logs)))
+    return tuple(
+        NextToken(i, name_of(tokenizer, i), math.exp(value))
+        for i, value in zip(ids.tolist(), values.tolist(), strict=True)
+    )
+
+
+def name_of(tokenizer: Tokenizer, token: int) -> str:
+    """The text of a token; empty for an id that the tokenizer does not have."""
+    return tokenizer.name(token) if token < tokenizer.vocab_size else ""
+
+
+def log_probabilities(
+    model: Transformer, ids: Tensor, at: int, known: int | None = None, observe: Observer | None = None
+) -> Tensor:
+    """ids (B, T) -> log-probabilities (B, known) of what follows position `at`, in float32 or wider."""
+    logits = model.unembed(model.hidden(ids, observe=observe)[:, at])[:, :known]
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)

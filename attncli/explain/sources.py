@@ -1,0 +1,100 @@
+"""Where one token gets its information: the share of every source in its attention output, over layers and heads.
+
+Shares are taken layer by layer during one forward pass, then averaged over the layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from attncli.explain.contributions import normalized
+from attncli.explain.question import Floats, Focus, Measure
+from attncli.explain.ranking import ranked
+from attncli.explain.units import Units
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where one token gets its information.
+
+    `shares` (T,) sums to 1: for every token the share of the focus token's attention output, averaged over the layers
+    asked for. With weights 'norm' a share is the length of the vector that the token contributes, over the sum of these
+    lengths (Kobayashi et al., 2020); with 'raw' it is the attention weight, averaged over heads.
+    """
+
+    focus: int
+    weights: Measure
+    layers: tuple[int, ...]  # those averaged
+    head: int | None  # None: all heads
+    shares: Floats  # (T,)
+    by_layer: Floats  # (number of layers, T), each row sums to 1
+    raw: Floats  # (T,), the attention weight averaged over the same layers and heads
+    beside_stream: float | None = None  # length of attention's output over the stream's after it, mean of layers
+
+    @property
+    def first_is_apart(self) -> bool:
+        """Whether the first token, where heads attend when they have nothing to say, is listed apart from the rest."""
+        return self.focus > 1
+
+    def ranked(self) -> list[int]:
+        """The sources by share, the greatest first; without the first token where that is listed apart."""
+        return ranked(self.shares, range(int(self.first_is_apart), self.focus + 1))
+
+    def named(self, most: int) -> list[int]:
+        """The sources told by name: the first `most` of the ranked, then the first token where it is apart."""
+        return [*self.ranked()[:most], *([0] if self.first_is_apart else [])]
+
+
+@dataclass
+class SourceShares:
+    """Gathers the shares of the unit in focus, layer by layer."""
+
+    focus: Focus
+    units: Units
+    layers: list[int] = field(default_factory=list)
+    _shares: list[Tensor] = field(default_factory=list)  # (S,) per layer
+    _raw: list[Tensor] = field(default_factory=list)  # (S,) per layer
+    _outputs: dict[int, Tensor] = field(default_factory=dict)  # layer -> lengths of attention's outputs (queries,)
+    _beside: list[Tensor] = field(default_factory=list)  # () per layer: the mean of these over the stream's lengths
+
+    def take(self, layer: int, weights: Tensor, output: Tensor, contributed: list[tuple[Tensor, Tensor]]) -> None:
+        """One layer's attention: weights (H, R, S), output (B, R, C), the contribution norms of each row in focus."""
+        head = self.focus.head
+        self.layers.append(layer)
+        self._outputs[layer] = self._lengths(output)
+        raw, shares = [], []
+        for row, (per_head, together) in zip(self.units.query_rows, contributed, strict=True):
+            row_weights = weights[:, row].float()  # (H, S)
+            raw.append(row_weights.mean(0) if head is None else row_weights[head])
+            norms = together if head is None else per_head[head]
+            shares.append(normalized(norms) if self.focus.weights == "norm" else raw[-1])
+        self._shares.append(torch.stack(shares).mean(0))
+        self._raw.append(torch.stack(raw).mean(0))
+
+    def compare(self, layer: int, stream: Tensor) -> None:
+        """Compares what attention added in the layer before with the stream (B, R, C) that leaves that layer."""
+        if (output := self._outputs.get(layer - 1)) is not None:
+            self._beside.append((output / self._lengths(stream).clamp_min(1e-30)).mean())
+
+    def _lengths(self, vectors: Tensor) -> Tensor:
+        """Vectors (B, R, C) -> the lengths of those in focus (queries,)."""
+        rows = self.units.query_rows
+        lengths: Tensor = torch.linalg.vector_norm(vectors[0, rows.start : rows.stop].float(), dim=-1)
+        return lengths
+
+    def sources(self) -> Sources:
+        """The shares, averaged over the layers."""
+        by_layer = self.units.sum_sources(torch.stack(self._shares))
+        return Sources(
+            focus=self.units.focus,
+            weights=self.focus.weights,
+            layers=tuple(self.layers),
+            head=self.focus.head,
+            shares=by_layer.mean(0),
+            by_layer=by_layer,
+            raw=self.units.sum_sources(torch.stack(self._raw)).mean(0),
+            beside_stream=float(torch.stack(self._beside).mean()) if self.focus.head is None else None,
+        )
