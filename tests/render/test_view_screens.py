@@ -260,7 +260,7 @@ def test_documents_have_null_where_there_is_no_value():
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_the_view_of_bars_names_more_sources(width):
-    found = explanation([f" w{at}" for at in range(60)])
+    found = replace(explanation([f" w{at}" for at in range(60)]), named=24)
     assert len(re.findall(r"^ *\d+ ␣w", view_text("bars", found, width), re.MULTILINE)) == 25
     assert widest(view_text("bars", checked(found), width)) <= width
 
@@ -274,6 +274,6 @@ def test_compared_weights_stand_side_by_side(words, width):
     shown = console.file.getvalue()
     assert widest(shown) <= width
     assert harmless(shown)
-    for at in found.sources.named():
+    for at in found.sources.named(8):
         (line,) = re.findall(rf"^ *{at} .*%$", shown, re.MULTILINE)
         assert re.findall(r"[<.\d]+%", line)[-2:] == [percent(found.sources.shares[at]), percent(found.sources.raw[at])]
