@@ -22,7 +22,7 @@ from attncli.checkpoint import directory
 from attncli.cli.main import run
 from attncli.model import native_library
 from attncli.text.tokenizer import train_tokenizer
-from attncli.training import samples
+from attncli.training import recipe
 from tests.support.checkpoints import write_random_model
 from tests.support.commands import QUICK
 from tests.support.models import FAMILIES
@@ -83,8 +83,8 @@ def _quick_commands():
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
-        patch.setattr(samples, "SHOWN_TOKENS", 12)
-        patch.setattr(samples, "_LONGEST_FINAL", 60)
+        patch.setattr(recipe, "SAMPLE_TOKENS", 12)
+        patch.setattr(recipe, "FINAL_SAMPLE_TOKENS", 60)
         yield
 
 
