@@ -81,7 +81,7 @@ CHECKS = EdgeChecks(NextToken(2, " on", 0.5), (2, 3, 1, 0), (0.09, 0.451, 0.0002
 
 def checked(found, token=" and", left=0.0002):
     """Findings with a cut for every source that is named."""
-    named = found.sources.named()
+    named = found.sources.named(8)
     return replace(found, checks=EdgeChecks(NextToken(1, token, 0.21), tuple(named), (left,) * len(named), 0.2, 32, 99))
 
 
