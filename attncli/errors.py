@@ -6,6 +6,10 @@ Knows nothing of where they are raised or how they are printed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+Naming = Callable[[str], str]  # the name of a field -> what a user calls it, such as top_k -> --top-k
+
 
 class AttnError(Exception):
     """A problem with a message (what and where) and a hint (what to do next)."""
@@ -22,6 +26,22 @@ class UsageProblem(AttnError):
     """An option or argument that cannot be meant as given."""
 
     exit_code = 2
+
+
+class FieldProblem(UsageProblem):
+    """A value that a field of a config cannot have.
+
+    `text` gives the message and the hint, with every field named as its argument names it: by itself for a caller of
+    the library, by its option on a command line.
+    """
+
+    def __init__(self, text: Callable[[Naming], tuple[str, str]]) -> None:
+        super().__init__(*text(str))
+        self._text = text
+
+    def spelled(self, naming: Naming) -> UsageProblem:
+        """The same problem with the fields named for another surface."""
+        return UsageProblem(*self._text(naming))
 
 
 class BadInput(AttnError):

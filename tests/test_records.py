@@ -75,8 +75,8 @@ def test_a_record_is_read_back(record):
         (RunState, {"best": {"nats": 1.0, "scored": 0, "characters": 1, "bytes": 1}}, "best is"),
         (RunState, {"best": {"nats": 1.0}}, "x: best lacks scored"),
         (CorpusConfig, {"tokenizer": "words"}, "x: tokenizer is 'words'"),
-        (CorpusConfig, {"encoding": "a\0b"}, "--encoding"),
-        (CorpusConfig, {"val_fraction": 0}, "--val-fraction is 0.0"),
+        (CorpusConfig, {"encoding": "a\0b"}, "encoding .* is not an encoding"),
+        (CorpusConfig, {"val_fraction": 0}, "val_fraction is 0.0"),
     ],
 )
 def test_what_does_not_fit_is_named(kind, changes, message):

@@ -28,6 +28,13 @@ def find(model: str | None, revision: str | None = None, *, weights: bool = True
     return find_model(model)
 
 
+def require_chat_template(model: str | None, revision: str | None) -> None:
+    """Raises UsageProblem for a model without a chat template, BadCheckpoint for an invalid one."""
+    from attncli.checkpoint.chat import required_chat_template
+
+    required_chat_template(find(model, revision))
+
+
 def note_default(model: str | None) -> None:
     """Says which model was taken where none is named: of ./checkpoints if there are others, from elsewhere always."""
     from attncli.render.console import print_note

@@ -31,11 +31,12 @@ from attncli.cli.info import info
 from attncli.cli.models import models
 from attncli.cli.neighbors import neighbors
 from attncli.cli.next import next_
+from attncli.cli.options import for_typer
 from attncli.cli.plot import plot
 from attncli.cli.process import bound_screen
 from attncli.cli.tokenize import tokenize
 from attncli.cli.train import train
-from attncli.errors import AttnError, BadInput, BrokenInstallation, OutOfRoom
+from attncli.errors import AttnError, BadInput, BrokenInstallation, FieldProblem, OutOfRoom
 from attncli.paths import refuse_lost_folder
 from attncli.render.status import status
 
@@ -66,7 +67,8 @@ _COMMANDS: dict[str, list[Callable[..., None]]] = {
 for _panel, _commands in _COMMANDS.items():
     for _command in _commands:
         _name = _command.__name__.rstrip("_")
-        app.command(_name, cls=Command, help=docstring(_command), rich_help_panel=_panel)(_command)
+        _called = for_typer(_command) if _command in (generate,) else _command
+        app.command(_name, cls=Command, help=docstring(_command), rich_help_panel=_panel)(_called)
 
 
 def _print_version(context: typer.Context, asked: bool) -> None:
@@ -123,6 +125,8 @@ def _explained(problem: Exception) -> AttnError | None:
     """The problem as one that a user can fix, or None when it is a bug."""
     if any(error.errno in (errno.EMFILE, errno.ENFILE) for error in _system_errors(problem)):
         return OutOfRoom("No more files can be open at once.", "Allow more with ulimit -n, such as ulimit -n 1024.")
+    if isinstance(problem, FieldProblem):
+        return problem.spelled(lambda name: {"seconds": "--time"}.get(name, "--" + name.replace("_", "-")))
     if isinstance(problem, AttnError):
         return problem
     if isinstance(problem, USAGE_ERROR):

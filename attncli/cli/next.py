@@ -35,7 +35,7 @@ def next_(
     asked = _temperatures(temperatures)
     given = text_or_file_end(text, 'attncli next "The little cat sat on the old mat. The little"')
     from attncli.cli.loading import load
-    from attncli.cli.showing import truncated
+    from attncli.cli.truncating import truncated
     from attncli.generation.candidates import candidates
     from attncli.render.candidates import candidates_document, candidates_screen
     from attncli.render.console import output, print_json, show

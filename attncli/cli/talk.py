@@ -14,17 +14,15 @@ from pathlib import Path
 
 import typer
 
-from attncli.checkpoint.store import LoadedModel
-from attncli.cli.asking import Asking, Turn
+from attncli.cli.asking import Turn
 from attncli.cli.lines import Lines
 from attncli.cli.outputs import refuse_files, write_file
-from attncli.cli.settings import changed, option, setting
-from attncli.cli.showing import Showing, truncated
-from attncli.config import SampleConfig
+from attncli.cli.session import Session
+from attncli.cli.settings import changed, setting, spelled
+from attncli.cli.truncating import truncated
 from attncli.errors import AttnError, UsageProblem
-from attncli.generation.engine import EngineConfig, generate, last_that_fit, refuse_unreadable
+from attncli.generation.engine import last_that_fit, refuse_unreadable
 from attncli.generation.events import Finished, Text
-from attncli.model.backend import Backend
 from attncli.render.console import output, print_error, print_note, show
 from attncli.render.generation import GenerationScreen
 from attncli.render.talk import commands_screen, setting_line, settings_screen
@@ -45,28 +43,29 @@ _COMMANDS = {
 _OTHER_NAMES = {"prompt": "text", "exit": "quit", "?": "help"}
 
 
-def talk(session: Talk, prompt: str | None) -> None:
+def talk(session: Session, prompt: str | None) -> None:
     """Takes lines until they end or one says so; a prompt is taken before them.
 
     Raises typer.Exit with the code of the last problem, where nobody was there to see it.
     """
     code = 0
+    talked = Talk(session)
     lines = Lines()
-    if advice := session.advice:
+    if advice := session.asking.advice:
         print_note(advice)
     if lines.typed:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C ends a line, and not the process
-        print_note(f"{session.name} · /help lists what can be typed; Ctrl-C stops a text, Ctrl-D ends")
-    session.stoppable = lines.typed
+        print_note(f"{session.loaded.name} · /help lists what can be typed; Ctrl-C stops a text, Ctrl-D ends")
+    talked.stoppable = lines.typed
     going_on = True
     first = prompt
     while going_on:
         try:
             if first is not None:
                 text, first = first, None
-                session.begin(text)
+                talked.begin(text)
             line = lines.next()
-            going_on = line is not None and all(session.take(turn) for turn in _turns(line))
+            going_on = line is not None and all(talked.take(turn) for turn in _turns(line))
         except KeyboardInterrupt:
             if not lines.typed:
                 raise
@@ -85,28 +84,17 @@ def _turns(text: str) -> list[str]:
 
 
 class Talk:
-    """A model, the settings, and the text so far."""
+    """The text so far, or the conversation, and the settings as the commands have left them."""
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        backend: Backend,
-        config: SampleConfig,
-        showing: Showing,
-        how: EngineConfig,
-        truncate: bool,
-        asking: Asking,
-    ) -> None:
-        self.name = loaded.name
+    def __init__(self, session: Session) -> None:
         self.stoppable = True  # Ctrl-C ends a text, and not the session
-        self._loaded, self._backend, self._config, self._showing, self._how = loaded, backend, config, showing, how
-        self._truncate = truncate  # what the user typed, where it is longer than the context
-        showing.note_without_colors()
+        self._session, self._loaded, self._asking = session, session.loaded, session.asking
+        self._sampling = session.sampling
+        session.note_without_colors()
         self._console = output()
         self._text = ""  # so far
         self._last: tuple[str, str] | None = None  # what was continued last, and what of it was shown
         self._saved: set[Path] = set()
-        self._asking = asking
         self._turns: list[Turn] = []  # of the conversation, in --chat
 
     def take(self, line: str) -> bool:
@@ -120,31 +108,26 @@ class Talk:
         elif self._asking.chat:
             raise UsageProblem("There is nothing to answer.", "Type what you want to say; /new begins anew.")
         else:
-            self._continue(self._text, "", self._next_seed() if self._text else self._config.seed)
+            self._continue(self._text, "", self._next_seed() if self._text else self._sampling.seed)
         return True
-
-    @property
-    def advice(self) -> str | None:
-        """The message before the first line."""
-        return self._asking.advice
 
     def begin(self, text: str) -> None:
         """Continues a text of the user's, or answers it. Raises BadInput for one that is longer than the context."""
         if self._asking.chat:
-            self._answer([*self._turns, (checked_text(text), "")], self._config.seed)
+            self._answer([*self._turns, (checked_text(text), "")], self._sampling.seed)
         else:
-            self._continue(checked_text(text), text, self._config.seed)
+            self._continue(checked_text(text), text, self._sampling.seed)
 
     def _command(self, word: str, rest: str) -> bool:
         name = _command_named(word)
         if name == "set" and rest.strip():
-            moved, self._config = changed(self._config, rest, self._loaded.tokenizer)
-            print_note(setting_line(moved, self._config, self._token))
+            moved, self._sampling = changed(self._sampling, rest, self._loaded.tokenizer)
+            print_note(setting_line(moved, self._sampling, self._token))
         elif name == "set":
-            show(self._console, settings_screen(self._config, self._token, self._console.width))
+            show(self._console, settings_screen(self._sampling, self._token, self._console.width))
         elif name == "seed":
-            _, self._config = changed(self._config, f"seed {rest}", self._loaded.tokenizer)
-            print_note(setting_line("seed", self._config, self._token))
+            _, self._sampling = changed(self._sampling, f"seed {rest}", self._loaded.tokenizer)
+            print_note(setting_line("seed", self._sampling, self._token))
         elif name == "again":
             if self._last is None:
                 raise UsageProblem("There is no text yet.", "Type the beginning of one.")
@@ -176,16 +159,16 @@ class Talk:
         loaded = self._loaded
         ids = loaded.prompt(text)
         if shown != text:  # of what the model wrote itself, only as much as it can read
-            ids = last_that_fit(self._backend.config, loaded.tokenizer, ids)
-        elif self._truncate:
-            (shown,), (ids,) = truncated(self._backend.config, loaded.tokenizer, [text], [ids])
+            ids = last_that_fit(self._session.backend.config, loaded.tokenizer, ids)
+        elif self._session.truncate:
+            (shown,), (ids,) = truncated(self._session.backend.config, loaded.tokenizer, [text], [ids])
         self._stream(ids, text, shown, seed)
 
     def _answer(self, turns: list[Turn], seed: int) -> None:
         """Streams the answer to what the last turn asks, and keeps it in that turn."""
         said = turns[-1][0]
         ids = self._asking.prompt(turns)
-        refuse_unreadable(self._backend.config, self._loaded.tokenizer, ids)
+        refuse_unreadable(self._session.backend.config, self._loaded.tokenizer, ids)
         before = "".join(f"{asked}\n\n{answer}\n\n" for asked, answer in turns[:-1]) + f"{said}\n\n"
         try:
             self._stream(ids, before, "", seed)
@@ -194,12 +177,11 @@ class Talk:
 
     def _stream(self, ids: list[int], text: str, shown: str, seed: int) -> None:
         """Streams what follows some ids; they stand for a text, of which only the end is shown."""
-        loaded, watch = self._loaded, self._showing.watch
-        config = replace(self._config, seed=seed)
-        events = generate(self._backend, loaded.tokenizer, [ids], config, loaded.end_ids, watch, self._how)
-        self._config, self._last, self._text = config, (text, shown), text
-        screen = self._showing.screen([shown], 1)
-        facts = [f"seed {seed}"] if config.temperature > 0 else []
+        sampling = replace(self._sampling, seed=seed)
+        events = self._session.events([ids], sampling)
+        self._sampling, self._last, self._text = sampling, (text, shown), text
+        screen = self._session.screen([shown], 1)
+        facts = [f"seed {seed}"] if sampling.temperature > 0 else []
         with _stopping(self.stoppable) as stopped:
             for event in events:
                 screen.update(event)
@@ -231,7 +213,7 @@ class Talk:
         print_note(f"written: {file}")
 
     def _next_seed(self) -> int:
-        return (self._config.seed + 1) % _LARGEST_SEED
+        return (self._sampling.seed + 1) % _LARGEST_SEED
 
     def _token(self, id_: int) -> str:
         return self._loaded.tokenizer.name(id_)
@@ -247,7 +229,7 @@ def _command_named(word: str) -> str:
         return found.pop()
     hint = "/help lists what there is; a text that begins with / is given as //."
     with suppress(UsageProblem):
-        hint = f"It is a setting: /set {option(setting(word))} VALUE. {hint}"
+        hint = f"It is a setting: /set {spelled(setting(word))} VALUE. {hint}"
     raise UsageProblem(
         f"/{word} could be {' or '.join(f'/{name}' for name in sorted(found))}." if found else f"There is no /{word}.",
         hint,

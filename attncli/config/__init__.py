@@ -1,15 +1,17 @@
 """What can be chosen: the shape of a model, the text to train on, the training, the sampling.
 
-Frozen dataclasses without torch, each with its defaults and limits. None always means "chosen for you"; the help text
-of the option says from what.
+Frozen dataclasses without torch. A field carries its option's help, spelling and limits (option.py), so that the
+command line, `generate -i` and errors say the same. None always means "chosen for you"; the help says from what.
 """
 
 from attncli.config.corpus import TOKENIZER_KINDS, CorpusConfig, TokenizerKind
-from attncli.config.limits import require, shown_value
+from attncli.config.engine import EngineConfig
+from attncli.config.limits import alternatives, require, shown_value
 from attncli.config.model import Activation, ModelConfig, RopeScaling, shape_from_json, shape_to_json
-from attncli.config.sampling import SAMPLING_OFF, SampleConfig
+from attncli.config.sampling import SampleConfig, draw_seed
 from attncli.config.training import (
     DEFAULT_TRAINING_SECONDS,
+    DEVICES,
     OPTIMIZER_KINDS,
     SIZES,
     TRAIN_DTYPES,
@@ -20,19 +22,22 @@ from attncli.config.training import (
 
 __all__ = [
     "DEFAULT_TRAINING_SECONDS",
+    "DEVICES",
     "OPTIMIZER_KINDS",
-    "SAMPLING_OFF",
     "SIZES",
     "TOKENIZER_KINDS",
     "TRAIN_DTYPES",
     "Activation",
     "CorpusConfig",
+    "EngineConfig",
     "ModelConfig",
     "OptimizerKind",
     "RopeScaling",
     "SampleConfig",
     "TokenizerKind",
     "TrainConfig",
+    "alternatives",
+    "draw_seed",
     "parse_size",
     "require",
     "shape_from_json",

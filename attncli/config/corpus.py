@@ -5,30 +5,50 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from attncli.config.limits import require
-from attncli.errors import UsageProblem
+from attncli.config.limits import Limit, require
+from attncli.config.option import check, option
+from attncli.config.values import COUNT
+from attncli.errors import FieldProblem
 
 TokenizerKind = Literal["bpe", "char", "byte"]
 TOKENIZER_KINDS: tuple[TokenizerKind, ...] = ("bpe", "char", "byte")
+_TEXT = "The text"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
     """How text becomes tokens to train on; None leaves the vocabulary to the amount of text."""
 
-    tokenizer: TokenizerKind = "bpe"
-    vocab_size: int | None = None
-    val_fraction: float = 0.1  # of the characters, at the end
-    encoding: str = "utf-8"
+    tokenizer: TokenizerKind = option(
+        "bpe", "The kind of tokenizer to make.", choices=TOKENIZER_KINDS, panel=_TEXT, rare=True
+    )
+    vocab_size: int | None = option(
+        None, "How many token ids to make. Unset: by the amount of text.", format=COUNT, panel=_TEXT, rare=True
+    )
+    val_fraction: float = option(
+        0.1,
+        "The share at the end of the text that is kept for validation.",  # of its characters
+        limit=Limit("above 0 and at most 0.5", lambda share: 0 < share <= 0.5),
+        panel=_TEXT,
+        rare=True,
+    )
+    encoding: str = option("utf-8", "The encoding of the text.", panel=_TEXT, rare=True)
     most_characters: int | None = None  # of either part; of a larger one only passages spread over it are used
 
     def __post_init__(self) -> None:
-        require(0 < self.val_fraction <= 0.5, "--val-fraction", self.val_fraction, "above 0 and at most 0.5")
+        check(self)
         most = self.most_characters
         require(most is None or most >= 1, "most_characters", most, "at least 1")
         try:
             "".encode(self.encoding)
         except (LookupError, ValueError):  # also for a NUL in the name
-            raise UsageProblem(
-                f"--encoding {self.encoding!r} is not an encoding that Python knows.", "Try latin-1, cp1252 or utf-16."
-            ) from None
+            raise _no_encoding(self.encoding) from None
+
+
+def _no_encoding(encoding: str) -> FieldProblem:
+    return FieldProblem(
+        lambda name: (
+            f"{name('encoding')} {encoding!r} is not an encoding that Python knows.",
+            "Try latin-1, cp1252 or utf-16.",
+        )
+    )

@@ -1,11 +1,48 @@
-"""Checks of a setting's value: each raises an error that names the setting, the value and the limit."""
+"""Limits: what a value must be, as a rule in words and its test; an error names the field, the value and the rule."""
 
 from __future__ import annotations
 
-from attncli.errors import UsageProblem
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from attncli.errors import FieldProblem, UsageProblem
 
 _LONGEST_SHOWN = 10**40
 _MOST_SHOWN = 60  # characters
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a value must be: `rule` goes on after "must be", `holds` tests it."""
+
+    rule: str
+    holds: Callable[[Any], bool]
+
+    def check(self, name: str, value: object) -> None:
+        """Raises FieldProblem for a value that the rule does not allow."""
+        try:
+            fits = self.holds(value)
+        except TypeError:  # of a value of another type
+            fits = False
+        if not fits:
+            raise FieldProblem(lambda named: (f"{named(name)} is {shown_value(value)}, and must be {self.rule}.", ""))
+
+
+def at_least(least: int) -> Limit:
+    """Allows `least` and more."""
+    return Limit(f"at least {least:,}", lambda value: value >= least)
+
+
+def one_of(values: tuple[str, ...]) -> Limit:
+    """Allows these values alone."""
+    return Limit(alternatives(values), values.__contains__)
+
+
+def alternatives(names: Iterable[str]) -> str:
+    """'a, b or c'."""
+    *before, last = names
+    return f"{', '.join(before)} or {last}" if before else last
 
 
 def require(ok: bool, name: str, value: object, rule: str) -> None:
@@ -29,18 +66,16 @@ def require_whole(name: str, value: object, least: int, most: int) -> None:
 
 def require_between(name: str, value: object, limits: tuple[float, float]) -> None:
     """Raises UsageProblem unless the value is a number within the limits."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
     least, most = limits
-    fits = number and least <= value <= most  # type: ignore[operator]
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
     require(fits, name, value, f"a number from {least:g} to {most:g}")
 
 
 def is_positive(value: object) -> bool:
     """Whether a value is a finite number above 0."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0 < value < 1e300  # type: ignore[operator]
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e300
 
 
-def option_of(name: str) -> str:
-    """'batch_size' -> '--batch-size'."""
-    return {"seconds": "--time"}.get(name, "--" + name.replace("_", "-"))
+SEED = Limit("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63)
+FINITE_ABOVE_0 = Limit("a finite number above 0", is_positive)
+FINITE_FROM_0 = Limit("a finite number, 0 or above", lambda value: value == 0 or is_positive(value))

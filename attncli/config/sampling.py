@@ -1,79 +1,138 @@
-"""SampleConfig: how the next token is drawn. Every default and limit stands here once."""
+"""SampleConfig: how the next token is drawn. A new setting is one field here and one step in generation/sampling.py."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any, Self
+import secrets
+from dataclasses import dataclass
 
-from attncli.config.limits import is_positive, require
-from attncli.errors import UsageProblem
+from attncli.config.limits import SEED, Limit, at_least, is_positive
+from attncli.config.option import check, option
+from attncli.config.values import BIAS, COUNT
+from attncli.errors import FieldProblem
 
 _MOST_SAMPLES = 10_000
 _LARGEST_ADDED = 1_000_000  # to a logit, either way; beyond, float32 would round away the logit itself
-_ADDABLE = f"from {-_LARGEST_ADDED:,} to {_LARGEST_ADDED:,}"
+_DRAW = "What is drawn, in this order"  # the fields of this panel stand as generation/sampling.py applies them
+
+_FINITE = Limit("a finite number, 0 or above", lambda value: math.isfinite(value) and value >= 0)
+_SHARE = Limit("above 0 and at most 1 (off)", lambda share: 0 < share <= 1)
+_ADDABLE = Limit(
+    f"from {-_LARGEST_ADDED:,} to {_LARGEST_ADDED:,}", lambda value: -_LARGEST_ADDED <= value <= _LARGEST_ADDED
+)
+_BIAS = Limit(f"-inf (a ban) or {_ADDABLE.rule}", lambda bias: bias == -math.inf or _ADDABLE.holds(bias))
+_TOKEN = Limit("the text of a token, or its id from 0", lambda token: token >= 0 if isinstance(token, int) else token)
 
 
-SAMPLING_OFF: dict[str, Any] = {  # where a step of drawing does nothing
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": 0.0,
-    "typical": 1.0,
-    "repetition_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "logit_bias": (),
-    "stop": (),
-}
+def draw_seed() -> int:
+    """A random seed, small enough to type, for a run that was given none."""
+    return secrets.randbelow(10**6)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """How the next token is drawn from the model's distribution."""
 
-    temperature: float = 1.0  # 0 takes the most probable token
-    top_k: int = 0  # 0 keeps all
-    top_p: float = 1.0  # 1 keeps all
-    min_p: float = 0.05  # 0 keeps all; this much takes away what a small model spells wrong (benchmarks/README.md)
-    typical: float = 1.0  # 1 keeps all
-    repetition_penalty: float = 1.0  # 1 changes nothing
-    presence_penalty: float = 0.0  # 0 changes nothing
-    logit_bias: tuple[tuple[int, float], ...] = ()  # token ids, and what is added to the logit of each; -inf bans
-    max_new_tokens: int = 200
-    num_samples: int = 1
-    stop: tuple[str, ...] = ()
-    seed: int = 0
+    logit_bias: tuple[tuple[int | str, float], ...] = option(  # a token, by its id or text, and what its logit gains
+        (),
+        "Add a number to the logit of a token, given by its text or as #ID; -inf bans it. May be given several times.",
+        format=BIAS,
+        off=(),
+        panel=_DRAW,
+        rare=True,
+        example='" cat=2.5"',
+    )
+    repetition_penalty: float = option(
+        1.0,
+        "Above 1 makes tokens of the prompt and the text so far less likely; 1 is off.",
+        limit=Limit("above 0 (1 is off)", is_positive),
+        off=1.0,
+        panel=_DRAW,
+        rare=True,
+    )
+    presence_penalty: float = option(
+        0.0,
+        "Above 0 makes tokens of the text so far less likely, without the prompt; 0 is off.",
+        limit=_ADDABLE,
+        off=0.0,
+        panel=_DRAW,
+        rare=True,
+    )
+    temperature: float = option(
+        1.0,
+        "Above 1 bolder, below 1 safer; 0 takes the most probable token and skips what follows.",
+        "--temperature",
+        "-t",
+        limit=_FINITE,
+        panel=_DRAW,
+    )
+    top_k: int = option(
+        0,
+        "Draw from the k most probable tokens; 0 is off.",
+        limit=Limit("0 (off) or above", lambda count: count >= 0),
+        off=0,
+        panel=_DRAW,
+        letter="k",
+    )
+    top_p: float = option(
+        1.0,
+        "Draw from the fewest tokens of this total probability; 1 is off.",
+        limit=_SHARE,
+        off=1.0,
+        panel=_DRAW,
+        letter="p",
+    )
+    min_p: float = option(  # this much removes what a small model spells wrong (benchmarks/README.md)
+        0.05,
+        "Drop tokens below this share of the best one's probability; 0 is off.",
+        limit=Limit("from 0 (off) to 1", lambda share: 0 <= share <= 1),
+        off=0.0,
+        panel=_DRAW,
+    )
+    typical: float = option(
+        1.0,
+        "Draw from tokens about as surprising as expected, of this total probability; 1 is off.",
+        limit=_SHARE,
+        off=1.0,
+        panel=_DRAW,
+        rare=True,
+    )
+    max_new_tokens: int = option(
+        200, "The most tokens to generate.", "--max-new-tokens", "-n", format=COUNT, limit=at_least(1)
+    )
+    num_samples: int = option(
+        1,
+        "How many texts, generated together.",
+        limit=Limit(f"from 1 to {_MOST_SAMPLES:,}", lambda count: 1 <= count <= _MOST_SAMPLES),
+    )
+    stop: tuple[str, ...] = option(
+        (),
+        "End where this text would come; may be given several times.",
+        limit=Limit("at least one character", bool),
+        off=(),
+        example="END",
+    )
+    seed: int = option(
+        0,
+        "The same seed gives the same result. Unset: drawn, and printed.",
+        "--seed",
+        "-s",
+        limit=SEED,
+        unset=draw_seed,
+    )
 
     def __post_init__(self) -> None:
-        finite = math.isfinite(self.temperature) and self.temperature >= 0
-        require(finite, "--temperature", self.temperature, "a finite number, 0 or above")
-        require(self.top_k >= 0, "--top-k", self.top_k, "0 (off) or above")
-        require(0 < self.top_p <= 1, "--top-p", self.top_p, "above 0 and at most 1 (off)")
-        require(0 <= self.min_p <= 1, "--min-p", self.min_p, "from 0 (off) to 1")
-        require(0 < self.typical <= 1, "--typical", self.typical, "above 0 and at most 1 (off)")
-        require(
-            is_positive(self.repetition_penalty), "--repetition-penalty", self.repetition_penalty, "above 0 (1 is off)"
-        )
-        require(_addable(self.presence_penalty), "--presence-penalty", self.presence_penalty, _ADDABLE)
-        for id_, bias in self.logit_bias:
-            require(id_ >= 0, "--logit-bias", f"#{id_}", "of a token, #0 or above")
-            require(bias == -math.inf or _addable(bias), "--logit-bias", bias, f"-inf (a ban) or {_ADDABLE}")
-        ids = [id_ for id_, _ in self.logit_bias]
-        for id_ in ids:
-            if ids.count(id_) > 1:
-                raise UsageProblem(f"--logit-bias names the token #{id_} twice.", "Give one number for each token.")
-        require(self.max_new_tokens >= 1, "--max-new-tokens", self.max_new_tokens, "at least 1")
-        most = _MOST_SAMPLES
-        require(1 <= self.num_samples <= most, "--num-samples", self.num_samples, f"from 1 to {most:,}")
-        require(all(self.stop), "--stop", "", "at least one character")
-        require(0 <= self.seed < 2**63, "--seed", self.seed, "from 0 to 2^63 - 1")
-
-    @classmethod
-    def chosen(cls, **options: Any) -> Self:
-        """A config from options of which None means the default of this class."""
-        known = {field.name for field in fields(cls)}
-        assert set(options) <= known
-        return cls(**{name: value for name, value in options.items() if value is not None})
+        check(self)
+        tokens = [token for token, _ in self.logit_bias]
+        for token, bias in self.logit_bias:
+            _TOKEN.check("logit_bias", token)
+            _BIAS.check("logit_bias", bias)
+            if tokens.count(token) > 1:
+                raise _named_twice(token)
 
 
-def _addable(value: float) -> bool:
-    return -_LARGEST_ADDED <= value <= _LARGEST_ADDED
+def _named_twice(token: int | str) -> FieldProblem:
+    shown = f"#{token}" if isinstance(token, int) else repr(token)
+    return FieldProblem(
+        lambda name: (f"{name('logit_bias')} names the token {shown} twice.", "Give one number for each token.")
+    )

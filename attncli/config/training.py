@@ -5,82 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from attncli.config.limits import is_positive, option_of, require
-from attncli.errors import UsageProblem
+from attncli.config.limits import FINITE_ABOVE_0, FINITE_FROM_0, Limit, at_least, one_of
+from attncli.config.option import check, option, option_from
+from attncli.config.sampling import SampleConfig
+from attncli.config.values import COUNT, SECONDS
+from attncli.errors import FieldProblem, Naming
 
 OptimizerKind = Literal["muon", "adamw"]
 OPTIMIZER_KINDS: tuple[OptimizerKind, ...] = ("muon", "adamw")
 TRAIN_DTYPES = ("float32", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 DEFAULT_TRAINING_SECONDS = 300.0
-_LARGEST_RATE = 1e36  # what float32 holds
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """What a user may pin about a training run; None is left to the plan."""
-
-    seconds: float | None = None  # wall clock from start to end; the default when no length is given
-    steps: int | None = None
-    epochs: float | None = None
-    tokens: int | None = None  # to train on in all, those seen again included
-    size: str | None = None  # a name of SIZES or LAYERSxWIDTH
-    context: int | None = None
-    batch_size: int | None = None  # windows in a step, all parts of it together
-    grad_accum: int | None = None  # parts of a step, computed one after another
-    checkpoint_activations: bool | None = None  # compute activations again in the backward pass instead of keeping them
-    optimizer: OptimizerKind | None = None
-    lr: float | None = None  # of the matrices
-    adam_lr: float | None = None  # of the rest when the optimizer is Muon
-    weight_decay: float | None = None
-    dropout: float | None = None
-    compile: bool | None = None
-    seed: int = 0
-    device: str = "auto"
-    dtype: str = "auto"
-    save_dtype: str = "float32"  # of the finished model's weights; what a run is resumed from is exact
-
-    def __post_init__(self) -> None:
-        lengths = [name for name in ("seconds", "steps", "epochs", "tokens") if getattr(self, name) is not None]
-        if len(lengths) > 1:
-            raise UsageProblem(
-                "--time, --steps, --epochs and --tokens each set the length of training.", "Give one of them."
-            )
-        for name, least in (("steps", 1), ("tokens", 1), ("context", 8), ("batch_size", 1), ("grad_accum", 1)):
-            value = getattr(self, name)
-            require(value is None or value >= least, option_of(name), value, f"at least {least}")
-        for name in ("seconds", "epochs", "lr", "adam_lr"):
-            value = getattr(self, name)
-            require(value is None or is_positive(value), option_of(name), value, "a finite number above 0")
-        for name, rate in (("lr", self.lr), ("adam_lr", self.adam_lr)):
-            require(rate is None or rate <= _LARGEST_RATE, option_of(name), rate, f"at most {_LARGEST_RATE:g}")
-        require(self.dropout is None or 0 <= self.dropout < 1, "--dropout", self.dropout, "from 0 to below 1")
-        decay = self.weight_decay
-        require(
-            decay is None or decay == 0 or is_positive(decay), "--weight-decay", decay, "a finite number, 0 or above"
-        )
-        require(0 <= self.seed < 2**63, "--seed", self.seed, "from 0 to 2^63 - 1")
-        require(self.dtype in ("auto", *TRAIN_DTYPES), "--dtype", self.dtype, f"auto, {' or '.join(TRAIN_DTYPES)}")
-        require(self.save_dtype in TRAIN_DTYPES, "--save-dtype", self.save_dtype, " or ".join(TRAIN_DTYPES))
-        kinds = (None, *OPTIMIZER_KINDS)
-        require(self.optimizer in kinds, "--optimizer", self.optimizer, " or ".join(OPTIMIZER_KINDS))
-        if self.optimizer == "adamw" and self.adam_lr is not None:
-            raise UsageProblem(
-                "--adam-lr is the second rate beside Muon's.", "With --optimizer adamw, give --lr alone."
-            )
-        if self.batch_size is not None and self.grad_accum is not None and self.batch_size < self.grad_accum:
-            raise UsageProblem(
-                f"--grad-accum {self.grad_accum} parts cannot be made of --batch-size {self.batch_size}.",
-                "The batch is that of the whole step: give at least one window for each part.",
-            )
-        if self.size is not None:
-            parse_size(self.size)
-
-    @property
-    def timed(self) -> bool:
-        """Whether the length is a time, given or not."""
-        return self.steps is None and self.epochs is None and self.tokens is None
-
-
 # Layers and width of each size; `training.plan` picks one by what the machine can train in the time given.
 SIZES: dict[str, tuple[int, int]] = {
     "nano": (2, 64),
@@ -93,9 +28,148 @@ SIZES: dict[str, tuple[int, int]] = {
     "xxl": (12, 768),
 }
 
+_LENGTH, _MODEL, _RECIPE, _PLACE = "How long (one of these)", "The model", "How it learns", "Where it goes"
+_LENGTHS = ("seconds", "steps", "epochs", "tokens")
+_LARGEST_RATE = 1e36  # what float32 holds
+_RATE = Limit(f"above 0 and at most {_LARGEST_RATE:g}", lambda rate: 0 < rate <= _LARGEST_RATE)
+_DTYPES = ("auto", *TRAIN_DTYPES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What a user may pin about a training run; None is left to the plan."""
+
+    seconds: float | None = option(  # wall clock from start to end
+        None,
+        f"How long in all, such as 90s, 5m or 1h. Unset: {DEFAULT_TRAINING_SECONDS / 60:.0f}m.",
+        "--time",
+        format=SECONDS,
+        limit=FINITE_ABOVE_0,
+        panel=_LENGTH,
+    )
+    steps: int | None = option(None, "How many steps.", format=COUNT, limit=at_least(1), panel=_LENGTH)
+    epochs: float | None = option(
+        None, "How many times to see the text.", limit=FINITE_ABOVE_0, panel=_LENGTH, rare=True
+    )
+    tokens: int | None = option(
+        None, "How many tokens to see in all.", format=COUNT, limit=at_least(1), panel=_LENGTH, rare=True
+    )
+    size: str | None = option(
+        None,
+        f"{', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384. Unset: by time and machine.",
+        suggestions=tuple(SIZES),
+        panel=_MODEL,
+    )
+    context: int | None = option(
+        None, "Tokens the model sees at once. Unset: by time and text.", format=COUNT, limit=at_least(8), panel=_MODEL
+    )
+    batch_size: int | None = option(  # of the whole step, all of its parts together
+        None,
+        "Windows of text in a step. Unset: by device and length.",
+        format=COUNT,
+        limit=at_least(1),
+        panel=_RECIPE,
+        rare=True,
+    )
+    grad_accum: int | None = option(
+        None,
+        "Split a step into so many parts, to save memory. Unset: by memory.",
+        format=COUNT,
+        limit=at_least(1),
+        panel=_RECIPE,
+        rare=True,
+    )
+    checkpoint_activations: bool | None = option(
+        None,
+        "Recompute activations in the backward pass, to save memory, or keep them. Unset: by memory.",
+        "--checkpoint-activations/--keep-activations",
+        panel=_RECIPE,
+        rare=True,
+    )
+    optimizer: OptimizerKind | None = option(
+        None, "Unset: muon; adamw with --from.", choices=OPTIMIZER_KINDS, panel=_RECIPE, rare=True
+    )
+    lr: float | None = option(
+        None,
+        "Peak learning rate of the matrices. Unset: by optimizer and length.",
+        limit=_RATE,
+        panel=_RECIPE,
+        rare=True,
+    )
+    adam_lr: float | None = option(
+        None, "With muon, that of embeddings and norms.", limit=_RATE, panel=_RECIPE, rare=True
+    )
+    weight_decay: float | None = option(
+        None,
+        "Of matrices and embeddings. Unset: by how often the text is seen.",
+        limit=FINITE_FROM_0,
+        panel=_RECIPE,
+        rare=True,
+    )
+    dropout: float | None = option(
+        None,
+        "Unset: by how often the text is seen.",
+        limit=Limit("from 0 to below 1", lambda share: 0 <= share < 1),
+        panel=_RECIPE,
+        rare=True,
+    )
+    compile: bool | None = option(None, "Use torch.compile. Unset: by device and time.", panel=_RECIPE, rare=True)
+    seed: int = option_from(SampleConfig, "seed")
+    device: str = option(
+        "auto", "auto, cpu, cuda or mps; auto takes the best there is.", suggestions=DEVICES, rare=True
+    )
+    dtype: str = option(
+        "auto",
+        "auto, float32 or bfloat16; auto is bfloat16 on CUDA and on a CPU with units for it.",
+        suggestions=_DTYPES,
+        limit=one_of(_DTYPES),
+        rare=True,
+    )
+    save_dtype: str = option(  # what a run is resumed from is exact
+        "float32",
+        "Of the finished model's weights; bfloat16 takes half the room.",
+        choices=TRAIN_DTYPES,
+        panel=_PLACE,
+        rare=True,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if len([name for name in _LENGTHS if getattr(self, name) is not None]) > 1:
+            raise FieldProblem(_one_length)
+        if self.optimizer == "adamw" and self.adam_lr is not None:
+            raise FieldProblem(_no_second_rate)
+        batch, parts = self.batch_size, self.grad_accum
+        if batch is not None and parts is not None and batch < parts:
+            raise FieldProblem(
+                lambda name: (
+                    f"{name('grad_accum')} {parts} parts cannot be made of {name('batch_size')} {batch}.",
+                    "The batch is that of the whole step: give at least one window for each part.",
+                )
+            )
+        if self.size is not None:
+            parse_size(self.size)
+
+    @property
+    def timed(self) -> bool:
+        """Whether the length is a time, given or not."""
+        return self.steps is None and self.epochs is None and self.tokens is None
+
+
+def _one_length(name: Naming) -> tuple[str, str]:
+    *others, last = map(name, _LENGTHS)
+    return f"{', '.join(others)} and {last} each set the length of training.", "Give one of them."
+
+
+def _no_second_rate(name: Naming) -> tuple[str, str]:
+    return (
+        f"{name('adam_lr')} is the second rate beside Muon's.",
+        f"With {name('optimizer')} adamw, give {name('lr')} alone.",
+    )
+
 
 def parse_size(size: str) -> tuple[int, int]:
-    """'small' -> (4, 128); '6x384' -> (6, 384). Raises UsageProblem for anything else."""
+    """'small' -> (4, 128); '6x384' -> (6, 384). Raises FieldProblem for anything else."""
     if size in SIZES:
         return SIZES[size]
     layers, _, width = size.lower().partition("x")
@@ -103,7 +177,9 @@ def parse_size(size: str) -> tuple[int, int]:
         shape = (int(layers[:9]), int(width[:9]))
         if 1 <= shape[0] <= 1000 and 32 <= shape[1] <= 65536 and shape[1] % 32 == 0:
             return shape
-    raise UsageProblem(
-        f"--size {size!r} is not a size.",
-        f"Use one of {', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384, the width a multiple of 32.",
+    raise FieldProblem(
+        lambda name: (
+            f"{name('size')} {size!r} is not a size.",
+            f"Use one of {', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384, the width a multiple of 32.",
+        )
     )

@@ -15,8 +15,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from attncli.config import SampleConfig
-from attncli.generation.engine import EngineConfig, generate
+from attncli.config import EngineConfig, SampleConfig
+from attncli.generation.engine import generate
 from attncli.generation.measurements import (
     SECONDS,
     Bandwidth,

@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from attncli.config import ModelConfig, SampleConfig
+from attncli.config import EngineConfig, ModelConfig, SampleConfig
 from attncli.errors import BadInput
 from attncli.generation.ending import SampleText
 from attncli.generation.events import Event, PromptsRead, Reread, Token
@@ -26,17 +26,7 @@ from attncli.model.backend import Backend, Segment, SequenceCache
 from attncli.text.tokenizer import Tokenizer
 
 _DRAWN_TOGETHER = 256  # random numbers of a sample, so that few calls draw them and a long text needs no more memory
-_AT_ONCE = 64  # texts
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    """How texts are made, none of which changes them."""
-
-    cached: bool = True  # else everything is read again for every token
-    lookup: bool | None = None  # guess ahead; None: where the backend's numbers are the same with guesses
-    at_once: int = _AT_ONCE
 
 
 def refuse_unreadable(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:

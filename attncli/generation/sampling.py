@@ -90,15 +90,16 @@ def needs_seen(config: SampleConfig) -> bool:
 # What moves single logits
 
 
-def add_bias(logits: Tensor, biases: tuple[tuple[int, float], ...]) -> Tensor:
+def add_bias(logits: Tensor, biases: tuple[tuple[int | str, float], ...]) -> Tensor:
     """Adds to the logits of some tokens; -inf bans one. Raises IndexError for an id that is not below V."""
     return logits + _dense(biases, logits.shape[-1], logits.device)
 
 
 @lru_cache(maxsize=4)  # asked for again at every token
-def _dense(biases: tuple[tuple[int, float], ...], size: int, device: torch.device) -> Tensor:
+def _dense(biases: tuple[tuple[int | str, float], ...], size: int, device: torch.device) -> Tensor:
     row = torch.zeros(size)
     for id_, bias in biases:
+        assert isinstance(id_, int), "generation.bias.with_token_ids looks up a token named by its text"
         row[id_] += bias
     return row.to(device)
 

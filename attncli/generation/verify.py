@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attncli.config import SampleConfig
-from attncli.generation.engine import EngineConfig, generate
+from attncli.config import EngineConfig, SampleConfig
+from attncli.generation.engine import generate
 from attncli.generation.events import Check, CheckName, Difference, Event, Finished, Made, Text
 from attncli.generation.sampling import sample_seed
 from attncli.model.backend import Backend, Segment, SequenceCache

@@ -164,7 +164,7 @@ class GenerationScreen:
         self._console.file.flush()
 
 
-def _bias(id_: int, bias: float) -> dict[str, Any]:
+def _bias(id_: int | str, bias: float) -> dict[str, Any]:
     """Returns a bias for JSON, which has no infinity: a ban is the string '-inf'."""
     return {"id": id_, "bias": bias if math.isfinite(bias) else str(bias)}
 

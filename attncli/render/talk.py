@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 
 from rich.text import Text
 
-from attncli.config import SAMPLING_OFF, SampleConfig
+from attncli.config import SampleConfig
+from attncli.config.option import options_of
 from attncli.render.escape import fold, id_label, one_line, pad
 
 _NAME = 20  # cells
@@ -18,7 +18,7 @@ _COMMAND = 17
 
 def settings_screen(config: SampleConfig, text_of: Callable[[int], str], width: int) -> Text:
     """Returns every setting with its value, at most `width` cells wide (at least 40)."""
-    names = [field.name for field in fields(config) if field.name != "num_samples"]
+    names = [name for name in options_of(SampleConfig) if name != "num_samples"]
     return _table([(_option(name), _value(name, config, text_of)) for name in names], _NAME, width)
 
 
@@ -53,7 +53,7 @@ def _option(name: str) -> str:
 
 def _value(name: str, config: SampleConfig, text_of: Callable[[int], str]) -> str:
     value = getattr(config, name)
-    if name in SAMPLING_OFF and value == SAMPLING_OFF[name]:
+    if value == options_of(SampleConfig)[name].off:
         return f"{value} (off)" if value != () else "off"
     if name == "stop":
         return " ".join(one_line(json.dumps(text, ensure_ascii=False)) for text in value)

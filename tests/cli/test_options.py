@@ -1,24 +1,119 @@
-"""How options read counts and times."""
+"""A command for Typer: configs become options, are checked, and errors call a field by its option."""
+
+from dataclasses import dataclass
+from typing import Literal
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from attncli.cli.options import parse_count, parse_seconds
+from attncli.cli.options import Given, for_typer
+from attncli.config.limits import Limit, at_least
+from attncli.config.option import REQUIRED, argument, check, option
+from attncli.config.values import COUNT, SECONDS
+from attncli.errors import FieldProblem, UsageProblem
 
 
-@pytest.mark.parametrize("text", ["500", "0.5k", "1M", "25.6k", "1_000", "2,000", "2.01k"])
-def test_counts_are_read(text):
-    expected = {"500": 500, "0.5k": 500, "1M": 10**6, "25.6k": 25600, "1_000": 1000, "2,000": 2000, "2.01k": 2010}
-    assert parse_count(text) == expected[text]
+@dataclass(frozen=True, kw_only=True)
+class Oven:
+    """A config with an option of every kind."""
+
+    degrees: int = option(200, "How hot.", "--degrees", "-d", limit=at_least(1))
+    seconds: float = option(60.0, "How long.", "--time", format=SECONDS)
+    eggs: int | None = option(None, "How many.", format=COUNT)
+    fan: bool = option(True, "Blow.")
+    light: bool | None = option(None, "Shine.", "--light/--dark")
+    quiet: bool = option(False, "No bell.")
+    rack: Literal["low", "high"] = option("low", "Where.", choices=("low", "high"))
+    herbs: tuple[str, ...] = option((), "Which.", limit=Limit("at least a", "a".__le__))
+    draws: int = option(0, "Unset: drawn.", unset=lambda: 7)
+    secret: int = 5
+
+    def __post_init__(self):
+        check(self)
+        if self.quiet and self.light:
+            raise FieldProblem(lambda name: (f"{name('quiet')} and {name('light')} exclude one another.", ""))
+
+
+@pytest.fixture
+def baked():
+    """Runs a command line; what the command was called with, or the error."""
+    found = []
+
+    def bake(
+        *,
+        dish: str = argument(REQUIRED, "What."),
+        oven: Oven,
+        count: int = option(1, "How often.", limit=at_least(1)),
+        given: Given,
+    ) -> None:
+        found.append((dish, oven, count, dict(given)))
+
+    app = typer.Typer()
+    app.command()(for_typer(bake))
+
+    def run(line):
+        done = CliRunner().invoke(app, line.split())
+        if isinstance(done.exception, UsageProblem):
+            raise done.exception
+        assert done.exit_code == 0, done.output
+        return found.pop()
+
+    return run
+
+
+def test_defaults_stand_in_the_config(baked):
+    assert baked("cake") == ("cake", Oven(draws=7), 1, {})
+
+
+def test_every_kind_of_option_reaches_its_field(baked):
+    line = "cake -d 180 --time 5m --eggs 1k --no-fan --dark --quiet --rack high --herbs a --herbs b --draws 3 --count 2"
+    oven = Oven(
+        degrees=180,
+        seconds=300.0,
+        eggs=1000,
+        fan=False,
+        light=False,
+        quiet=True,
+        rack="high",
+        herbs=("a", "b"),
+        draws=3,
+    )
+    dish, found, count, given = baked(line)
+    assert (dish, found, count) == ("cake", oven, 2)
+    assert given == {
+        "degrees": "--degrees", "seconds": "--time", "eggs": "--eggs", "fan": "--no-fan", "light": "--dark",
+        "quiet": "--quiet", "rack": "--rack", "herbs": "--herbs", "draws": "--draws", "count": "--count",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("5m", 300), ("1h", 3600), ("1h30m", 5400), ("7", 7), ("0.5m", 30)]
+    ("line", "message"),
+    [
+        ("cake -d 0", "--degrees is 0, and must be at least 1."),
+        ("cake --rack top", "--rack is 'top', and must be low or high."),
+        ("cake --count 0", "--count is 0, and must be at least 1."),
+        ("cake --herbs b --herbs A", "--herbs is 'A', and must be at least a."),
+        ("cake --quiet --light", "--quiet and --light exclude one another."),
+    ],
 )
-def test_times_are_read(text, seconds):
-    assert parse_seconds(text) == seconds
+def test_an_error_calls_a_field_by_its_option(baked, line, message):
+    with pytest.raises(UsageProblem) as caught:
+        baked(line)
+    assert caught.value.message == message
+    assert caught.value.hint.endswith(" --help")
 
 
-@pytest.mark.parametrize("text", ["", "k", "1.5", "-3", "1e3", "x", "0.0001k"])
-def test_what_is_no_count_is_refused(text):
-    with pytest.raises(Exception, match="not a positive whole number"):
-        parse_count(text)
+def test_an_error_of_a_config_names_the_field():
+    for value in (0, "hot", None):
+        with pytest.raises(UsageProblem, match=f"^degrees is {value!r}, and must be at least 1"):
+            Oven(degrees=value)
+    with pytest.raises(UsageProblem, match=r"^quiet and light exclude"):
+        Oven(quiet=True, light=True)
+    assert Oven(eggs=None).eggs is None
+
+
+def test_what_was_given_can_be_refused():
+    with pytest.raises(UsageProblem, match=r"^All is set, so --no-fan cannot be given"):
+        Given(fan="--no-fan").refuse(["degrees", "fan"], "All is set")
+    Given(fan="--no-fan").refuse(["degrees"], "All is set")

@@ -23,7 +23,7 @@ from attncli.cli.lines import Lines
 from attncli.cli.main import run
 from attncli.cli.settings import SETTINGS, changed, setting
 from attncli.cli.talk import _COMMANDS
-from attncli.config import SAMPLING_OFF, SampleConfig
+from attncli.config import SampleConfig
 from attncli.errors import UsageProblem
 from attncli.generation.sampling import Seen, filtered
 from attncli.render.talk import commands_screen, settings_screen
@@ -440,7 +440,7 @@ def test_what_is_off_does_nothing(word):
         temperature=1.0, top_k=2, top_p=0.5, min_p=0.1, typical=0.5, repetition_penalty=1.5, presence_penalty=1.0,
         logit_bias=((3, 1.0),), stop=("x",),
     )  # fmt: skip
-    for name in SAMPLING_OFF:
+    for name in [name for name, option in SETTINGS.items() if option.off is not None]:
         config = changed(config, f"{name} {word}", TOKENIZER)[1]
     logits = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
     assert torch.equal(filtered(logits, config, Seen.of([[1], [2], [3]], 20)), logits)

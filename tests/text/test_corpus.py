@@ -167,13 +167,13 @@ def test_standard_input_is_read_and_named(monkeypatch):
 
 @pytest.mark.parametrize("name", ["no-such-code", "rot13"])
 def test_an_encoding_that_is_none_is_refused(name):
-    with pytest.raises(UsageProblem, match=f"--encoding '{name}'"):
+    with pytest.raises(UsageProblem, match=f"^encoding '{name}'"):
         CorpusConfig(encoding=name)
 
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 0.51, float("nan"), float("inf")])
 def test_a_validation_part_of_none_or_of_most_is_refused(fraction):
-    with pytest.raises(UsageProblem, match="--val-fraction"):
+    with pytest.raises(UsageProblem, match=r"^val_fraction"):
         CorpusConfig(val_fraction=fraction)
 
 

@@ -1,0 +1,85 @@
+"""Continues the prompts of `attncli generate`, shows the texts, and verifies them where that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from attncli.cli import clock
+from attncli.cli.finding import note_default
+from attncli.cli.session import Session
+from attncli.cli.truncating import truncated
+from attncli.cli.verifying import Verification
+from attncli.errors import BadInput
+from attncli.generation.engine import refuse_unreadable
+from attncli.generation.events import Event, Throughput
+from attncli.generation.stopwatch import Stopwatch
+from attncli.render.console import print_json, print_note
+from attncli.render.generation import GenerationScreen, throughput_document, throughput_line
+
+
+def continue_prompts(session: Session, prompts: Sequence[str], file: str | None, tell_seed: bool) -> None:
+    """Continues the prompts, which are the lines of `file` if there is one; `tell_seed` ends with a note of the seed.
+
+    Raises BadInput for a prompt that is longer than the context, Inexact when the verification fails.
+    """
+    ids = [session.asking.prompt([(prompt, "")]) for prompt in prompts]
+    if session.truncate:
+        prompts, ids = truncated(session.backend.config, session.loaded.tokenizer, prompts, ids)
+    if file is not None:
+        _refuse_unreadable_lines(session, ids, file)
+    session.note_without_colors()
+    stopwatch = Stopwatch(clock.started)
+    events: Iterable[Event] = session.events(ids)
+    verification = None
+    if session.showing.verify:
+        verification = Verification(session.loaded, session.backend, ids, session.sampling)
+        events = verification.keep(events)
+    screen = session.screen(prompts, session.sampling.num_samples, echo=not session.asking.chat)
+    for event in events:
+        stopwatch.update(event)
+        screen.update(event)
+        for record in screen.records() if session.showing.jsonl else ():
+            print_json(record, indent=None)
+    _print_texts(session, screen, stopwatch.result(), verification)
+    _print_notes(session, screen, tell_seed)
+    if verification:
+        if not session.showing.json:
+            verification.show()
+        verification.require()
+    note_default(session.source.model)
+
+
+def _print_texts(
+    session: Session, screen: GenerationScreen, throughput: Throughput, verification: Verification | None
+) -> None:
+    """Prints what has not been streamed: the JSON document, or the end of the screen; and the speed."""
+    showing = session.showing
+    if showing.json:
+        document = screen.document(session.loaded.name, session.sampling)
+        document |= {"throughput": throughput_document(throughput)} if showing.stats else {}
+        print_json(document | (verification.document() if verification else {}))
+    elif not showing.jsonl:
+        screen.close()
+    if showing.stats:
+        print_note(throughput_line(throughput, session.backend.description))
+
+
+def _print_notes(session: Session, screen: GenerationScreen, tell_seed: bool) -> None:
+    if advice := session.asking.advice:
+        print_note(advice)
+    elif not screen.any_text:
+        print_note("the model ended the text at once: try a prompt, or another --seed")
+    if tell_seed and session.sampling.temperature > 0:
+        print_note(f"seed {session.sampling.seed}")
+    if screen.reread:
+        context = session.backend.config.context
+        print_note(f"past the context of {context} tokens: went on from the most recent {screen.reread}")
+
+
+def _refuse_unreadable_lines(session: Session, ids: Sequence[Sequence[int]], file: str) -> None:
+    """Raises BadInput for a prompt that is empty or too long, naming its line."""
+    for line, one in enumerate(ids, 1):
+        try:
+            refuse_unreadable(session.backend.config, session.loaded.tokenizer, one)
+        except BadInput as problem:
+            raise BadInput(f"{file}, line {line}: {problem.message}", problem.hint) from None

@@ -1,0 +1,73 @@
+"""A session of `attncli generate`: the loaded model, how tokens are drawn and computed, and what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from attncli.checkpoint.store import LoadedModel
+from attncli.cli.asking import Asking
+from attncli.cli.loading import load_to_generate
+from attncli.cli.shared import ModelSource
+from attncli.cli.showing import Showing
+from attncli.config import EngineConfig, SampleConfig
+from attncli.generation.bias import with_token_ids
+from attncli.generation.engine import generate
+from attncli.generation.events import Event
+from attncli.generation.seeing import Watch
+from attncli.model.backend import Backend
+from attncli.render.console import output, print_note
+from attncli.render.generation import GenerationScreen, Report
+from attncli.render.surprise import why_no_colors
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model loaded to generate, with the settings of the command."""
+
+    source: ModelSource
+    loaded: LoadedModel
+    backend: Backend
+    sampling: SampleConfig
+    engine: EngineConfig
+    showing: Showing
+    asking: Asking
+    truncate: bool  # cut prompts that are longer than the context
+
+    @classmethod
+    def open(
+        cls,
+        source: ModelSource,
+        dtype: str,
+        sampling: SampleConfig,
+        engine: EngineConfig,
+        showing: Showing,
+        *,
+        chat: bool,
+        truncate: bool,
+    ) -> Self:
+        """Loads the model. Raises BadCheckpoint or UsageProblem."""
+        loaded, backend = load_to_generate(source.model, source.device, dtype, source.revision, keep=showing.verify)
+        sampling = with_token_ids(sampling, loaded.tokenizer)
+        return cls(source, loaded, backend, sampling, engine, showing, Asking.of(loaded, chat), truncate)
+
+    def events(self, prompts: Sequence[Sequence[int]], sampling: SampleConfig | None = None) -> Iterator[Event]:
+        """The events of continuing prompts, given as token ids; `sampling` replaces the settings of the session."""
+        loaded, showing = self.loaded, self.showing
+        each_token = showing.color or showing.trace or showing.logprobs is not None
+        watch = Watch(showing.logprobs or 0, showing.trace) if each_token else None
+        sampling = sampling or self.sampling
+        return generate(self.backend, loaded.tokenizer, prompts, sampling, loaded.end_ids, watch, self.engine)
+
+    def screen(self, prompts: Sequence[str], samples: int, *, echo: bool = True) -> GenerationScreen:
+        """The display of the texts; with `echo` each follows its prompt."""
+        showing = self.showing
+        report: Report | None = "trace" if showing.trace else None if showing.logprobs is None else "logprobs"
+        live = showing.stream and not showing.as_json
+        return GenerationScreen(output(), prompts, samples, live=live, color=showing.color, report=report, echo=echo)
+
+    def note_without_colors(self) -> None:
+        """Prints why nothing is tinted, where --color was given and the terminal shows no colors."""
+        if self.showing.color and not self.showing.as_json and (reason := why_no_colors(output())):
+            print_note(f"no colours: {reason}; --logprobs 0 shows every token's log-probability")

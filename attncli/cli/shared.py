@@ -1,0 +1,57 @@
+"""The options that several commands have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from attncli.cli.completing import model_names
+from attncli.config import TRAIN_DTYPES, TrainConfig
+from attncli.config.option import argument, option, option_from
+from attncli.errors import UsageProblem
+
+THEMES = ("light", "dark")
+GENERATION_DTYPES = ("auto", *TRAIN_DTYPES, "float16", "int8")
+
+JSON: bool = option(False, "Print the result as JSON.")
+MODEL_ARGUMENT: str | None = argument(None, "The same as -m.", metavar="[MODEL]", suggestions=model_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """Which model; None is the one that `checkpoint.directory.find_model` chooses."""
+
+    model: str | None = option(
+        None,
+        "A directory, a name that attncli models lists, or owner/name of the hub.",  # more on the first page of help
+        "--model",
+        "-m",
+        suggestions=model_names,
+    )
+    revision: str | None = option(
+        None, "A branch, tag or commit of a model of the hub. Unset: main.", metavar="REV", rare=True
+    )
+
+    def named(self, name: str | None) -> Self:
+        """The choice where the model may also be an argument. Raises UsageProblem for two models."""
+        if name is not None and self.model is not None and name != self.model:
+            raise UsageProblem(f"{name} and -m {self.model} name two models.", "Name one.")
+        return replace(self, model=name if self.model is None else self.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource(ModelChoice):
+    """Which model, and the device to load it on."""
+
+    device: str = option_from(TrainConfig, "device")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """The pictures of a screen to write."""
+
+    svg: Path | None = option(None, "Also write the screen as an SVG picture.", metavar="FILE", rare=True)
+    html: Path | None = option(None, "Also write the screen as a web page in one file.", metavar="FILE")
+    theme: str = option("light", "The colors of --svg and --html.", choices=THEMES, rare=True)
+    force: bool = option(False, "Replace files that exist.", rare=True)

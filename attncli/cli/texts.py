@@ -1,0 +1,112 @@
+"""The text that a command works on: its argument, the file that the argument names, or what is piped in."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+from pathlib import Path
+
+from attncli.errors import BadInput
+
+_LONGEST_NAME = 4096  # of a file
+
+
+def text_argument(argument: str | None) -> str | None:
+    """The text meant: the argument, what is piped in, or both, piped text first; '-' is standard input alone."""
+    from attncli.text.files import STDIN, read_text
+    from attncli.text.tokenizer import checked_text
+
+    if argument == STDIN:
+        return _without_last_newline(read_text(STDIN))
+    piped = _without_last_newline(read_text(STDIN)) if _is_piped() else ""
+    if argument is None:
+        return piped or None
+    return checked_text(f"{piped} {argument}" if piped else argument)
+
+
+def required_text(argument: str | None, example: str) -> str:
+    """Like `text_argument`. Raises BadInput, with an example, when there is none."""
+    text = text_argument(argument)
+    if not text:
+        raise BadInput("There is no text.", f"Give one: {example}")
+    return text
+
+
+def note_if_like_a_file(text: str) -> None:
+    """A note on a text that is a URL, or looks like the name of a file that is not there."""
+    from attncli.render.console import print_note
+    from attncli.text.files import is_url
+
+    if is_url(text):
+        print_note(f"{text} is a URL, which is not fetched: it is taken as a text itself")
+    elif re.search(r"^[^\s]*(/|\.(txt|md|py|json))[^\s]*$", text):
+        print_note(f"there is no file {text}, so this is taken as a text")
+
+
+def text_of_file(argument: str | None) -> str | None:
+    """The content of the file that the argument names, or None when it names none, with a note if it looks like it.
+
+    Raises BadInput for a file that is empty or not text, and for a directory.
+    """
+    from attncli.text.files import read_text
+
+    if not argument or argument == "-" or len(argument) >= _LONGEST_NAME:
+        return None
+    try:
+        if Path(argument).is_file():
+            text = read_text(argument)
+            if not text:
+                raise BadInput(f"{argument} is empty: it holds no text.", "Give a file with some.")
+            return text
+        if Path(argument).is_dir():
+            raise BadInput(f"{argument} is a directory.", "Give a file of it, or a text.")
+        note_if_like_a_file(argument)
+    except (OSError, ValueError):
+        pass  # not a path: a text
+    return None
+
+
+def text_or_file(argument: str | None, example: str) -> str:
+    """The content of a file when the argument names one, else the text itself. Raises BadInput when there is none."""
+    text = text_of_file(argument)
+    return required_text(argument, example) if text is None else text
+
+
+def text_or_file_end(argument: str | None, example: str) -> str:
+    """The same without the line end that a file ends with, as piped text is read."""
+    return _without_last_newline(text_or_file(argument, example))
+
+
+def prompt_or_file(argument: str | None, piped: bool = True) -> str:
+    """The text to continue, or the content of the file that is named; may be empty. `piped` puts piped text first."""
+    text = text_of_file(argument)
+    if text is not None:
+        return _without_last_newline(text)
+    return (text_argument(argument) if piped else argument) or ""
+
+
+def prompts_of_file(file: str) -> list[str]:
+    """The prompts of a file, one on each line; of a .jsonl file, one in each JSON line. Raises BadInput for none."""
+    from attncli.text.files import read_text
+    from attncli.text.json_lines import SUFFIXES, prompts_of
+
+    texts = [line.removesuffix("\r") for line in read_text(file).removesuffix("\n").split("\n")]
+    if texts == [""]:
+        raise BadInput(f"{file} holds no prompts.", "Give a file with one on each line.")
+    of_json = prompts_of(texts, file) if file.endswith(SUFFIXES) else None
+    return of_json or texts
+
+
+def _is_piped() -> bool:
+    """Whether standard input is a pipe or a file; not a terminal, nor a device such as /dev/null."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _without_last_newline(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,28 @@
+"""--truncate: keeps the end of a prompt that is longer than the context, with a note of what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attncli.config import ModelConfig
+from attncli.generation.engine import last_that_fit
+from attncli.render.console import print_note
+from attncli.text.tokenizer import Tokenizer
+
+
+def truncated(
+    model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], ids: Sequence[list[int]]
+) -> tuple[list[str], list[list[int]]]:
+    """The prompts and their ids, each cut to the end that fits the context; a note names the longest that was cut."""
+    opening = len(tokenizer.opening)
+    fitting = [last_that_fit(model, tokenizer, one) for one in ids]
+    cut = [number for number, (one, kept) in enumerate(zip(ids, fitting, strict=True)) if len(kept) < len(one)]
+    if cut:
+        longest = max(cut, key=lambda number: len(ids[number]))
+        left_out, of = len(ids[longest]) - len(fitting[longest]), len(ids[longest]) - opening
+        which = "the prompt" if len(prompts) == 1 else f"{len(cut)} of {len(prompts)} prompts; of line {longest + 1}"
+        print_note(f"truncated {which}: the first {left_out:,} of {of:,} tokens are left out")
+    kept_texts = list(prompts)
+    for number in cut:
+        kept_texts[number] = tokenizer.decode(fitting[number][opening:])
+    return kept_texts, fitting

@@ -1,0 +1,39 @@
+"""EngineConfig: how texts are computed, which changes none of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attncli.config.option import option
+from attncli.errors import FieldProblem
+
+_SPEED = "How fast it goes; none of these changes the text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How texts are computed; the same texts come out whatever is set here."""
+
+    cached: bool = option(
+        True,
+        "Keep the keys and values of what was read, or read all of it again for every token.",
+        "--cache/--no-cache",
+        panel=_SPEED,
+        rare=True,
+    )
+    lookup: bool | None = option(  # None: where the backend's logits are the same with and without guesses
+        None,
+        "Guess ahead where the text repeats itself. Unset: where that gives the same text, as long as it pays.",
+        panel=_SPEED,
+        rare=True,
+    )
+    at_once: int = 64  # texts in a batch
+
+    def __post_init__(self) -> None:
+        if self.lookup and not self.cached:
+            raise FieldProblem(
+                lambda name: (
+                    f"{name('lookup')} reads ahead into the cache.",
+                    f"Leave {name('lookup')} out, or keep {name('cached')}.",
+                )
+            )

@@ -1,0 +1,93 @@
+"""What a field of a config says about the option that sets it.
+
+    top_k: int = option(0, "Draw from the k most probable tokens; 0 is off.", limit=at_least(0), off=0)
+
+is an ordinary field with the default 0. From this one line come the option --top-k with its help, its default and its
+place on the page (cli/options.py), the setting top-k of `generate -i` (cli/settings.py), and the error for a value that
+is not allowed (`check`). A parameter of a command is declared in the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from attncli.config.limits import Limit, one_of
+from attncli.config.values import Format
+
+T = TypeVar("T")
+Suggestion = str | tuple[str, str]  # a value that a shell completes: alone, or with its meaning
+REQUIRED: Any = dataclasses.MISSING  # the default of an argument that cannot be left out
+_KEY = "option"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """All that is known of an option besides its default and its type, which are those of the field.
+
+    A type `tuple[X, ...]` makes an option that may be given several times. A switch whose default is True or None also
+    has a negative form, --no-NAME.
+    """
+
+    help: str
+    names: tuple[str, ...] = ()  # such as ("--temperature", "-t"); none: the name of the field, as --top-k for top_k
+    positional: bool = False  # an argument: it has a place instead of a name
+    metavar: str = ""  # what stands for the value in help
+    panel: str = ""  # the heading in --help-all
+    rare: bool = False  # shown by --help-all alone
+    format: Format | None = None  # how the value is written; None: as its type is
+    choices: tuple[str, ...] = ()  # the only values
+    suggestions: Iterable[Suggestion] | Callable[[str], Iterable[Suggestion]] = ()  # completed; others are allowed
+    limit: Limit | None = None
+    off: Any = None  # the value that switches the setting off
+    letter: str = ""  # the short name in `generate -i`, where `names` has none
+    example: str = ""  # a value to show; none: the default
+    unset: Callable[[], Any] | None = None  # gives the value on a command line without the option
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises FieldProblem, naming the field, the value and the rule, for a value that is not allowed."""
+        for limit in (self.limit, one_of(self.choices) if self.choices else None):
+            for one in value if isinstance(value, tuple) else (value,):
+                if limit is not None:
+                    limit.check(name, one)
+
+
+def option(default: T, help: str, *names: str, **more: Any) -> T:
+    """A dataclass field, or the default of a parameter of a command, that is an option; `more` as `Option` has it."""
+    return dataclasses.field(default=default, metadata={_KEY: Option(help=help, names=names, **more)})
+
+
+def argument(default: T, help: str, **more: Any) -> T:
+    """The same for what has a place on the command line instead of a name."""
+    return option(default, help, positional=True, **more)
+
+
+def option_from(config: type, name: str, **changes: Any) -> Any:
+    """The option of a config's field for a command that takes it alone, with what is different there."""
+    return dataclasses.field(
+        default=getattr(config, name), metadata={_KEY: dataclasses.replace(options_of(config)[name], **changes)}
+    )
+
+
+def option_of(field: dataclasses.Field[Any]) -> Option | None:
+    """What a field says about its option; None for a field that has none."""
+    return field.metadata.get(_KEY)
+
+
+@lru_cache
+def options_of(config: type) -> dict[str, Option]:
+    """The options of a config by the names of their fields, in their order."""
+    found = {field.name: option_of(field) for field in dataclasses.fields(config)}
+    return {name: option for name, option in found.items() if option is not None}
+
+
+def check(config: Any) -> None:
+    """Raises FieldProblem for the first field of a config whose value its option does not allow."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        option = option_of(field)
+        if option is not None and not (value is None and field.default is None):
+            option.check(field.name, value)

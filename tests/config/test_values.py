@@ -1,0 +1,24 @@
+"""How counts and times are read."""
+
+import pytest
+
+from attncli.config.values import parse_count, parse_seconds
+
+
+@pytest.mark.parametrize("text", ["500", "0.5k", "1M", "25.6k", "1_000", "2,000", "2.01k"])
+def test_counts_are_read(text):
+    expected = {"500": 500, "0.5k": 500, "1M": 10**6, "25.6k": 25600, "1_000": 1000, "2,000": 2000, "2.01k": 2010}
+    assert parse_count(text) == expected[text]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("5m", 300), ("1h", 3600), ("1h30m", 5400), ("7", 7), ("0.5m", 30)]
+)
+def test_times_are_read(text, seconds):
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "k", "1.5", "-3", "1e3", "x", "0.0001k"])
+def test_what_is_no_count_is_refused(text):
+    with pytest.raises(ValueError, match="not a positive whole number"):
+        parse_count(text)
