@@ -35,7 +35,8 @@ def measure(size: str, way: str, saves: int, folder: Path) -> None:
     from attncli.text.files import Documents
     from attncli.training import recipe
     from attncli.training.plan import make_plan
-    from attncli.training.saver import Run, Saver, weights_of
+    from attncli.training.run import Run, weights_of
+    from attncli.training.saver import Saver
     from attncli.training.step import Trainee
 
     recipe.COPIED_STATE = 0

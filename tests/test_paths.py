@@ -34,7 +34,7 @@ from attncli.cli.main import run
 from attncli.errors import AttnError, BadCheckpoint, OutOfRoom
 from attncli.folders import models_folder
 from attncli.paths import exists, is_file, is_folder, look, open_regular, read_regular, unreadable, unwritable
-from attncli.training.job import _newest_good
+from attncli.training.resume import _newest_good
 from tests.support.checkpoints import CPU, checkpoint
 from tests.support.faults import fault_at
 from tests.support.texts import story

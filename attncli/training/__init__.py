@@ -6,9 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attncli.training.job import new_job, resume_job, run_job
+    from attncli.training.job import new_job, run_job
     from attncli.training.loop import train
     from attncli.training.plan import make_plan
+    from attncli.training.resume import resume_job
     from attncli.training.summary import summarize
 
 __all__ = ["make_plan", "new_job", "resume_job", "run_job", "summarize", "train"]
@@ -17,7 +18,7 @@ __all__ = ["make_plan", "new_job", "resume_job", "run_job", "summarize", "train"
 _HOMES = {
     "make_plan": "plan",
     "new_job": "job",
-    "resume_job": "job",
+    "resume_job": "resume",
     "run_job": "job",
     "summarize": "summary",
     "train": "loop",

@@ -8,47 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from torch import Tensor
-
 from attncli.checkpoint.store import Borders, Checkpoint, State, try_checkpoint, write_checkpoint
-from attncli.evaluation.score import Score
 from attncli.model.device import physical_memory
-from attncli.model.transformer import Transformer
 from attncli.paths import unwritable
 from attncli.text.corpus import Corpus
 from attncli.training import recipe
 from attncli.training.reports import Plan, Result, RunState, plan_document
-from attncli.training.schedule import Schedule
-from attncli.training.step import Trainee
+from attncli.training.run import OPTIMIZER_PREFIX, WEIGHTS_PREFIX, Run, copies_of
 
-WEIGHTS_PREFIX = "weights."  # before the names of the model's tensors in a state
-OPTIMIZER_PREFIX = "optimizer."  # before those of the optimizer
 _DOCUMENTS_FOR_START = 10  # from so many on, the model has learned what follows the end of one
-
-
-@dataclass
-class Run:
-    """What changes while a run goes on."""
-
-    trainee: Trainee
-    schedule: Schedule
-    step: int = 0
-    best_step: int = 0
-    best: Score | None = None
-    best_weights: dict[str, Tensor] = field(default_factory=dict)  # replaced, never changed: a save may be reading it
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    train_loss: float | None = None
-    seconds_before: float = 0.0  # spent by earlier parts of a resumed run
-
-    @property
-    def model(self) -> Transformer:
-        """The weights as they are now."""
-        return self.trainee.model
 
 
 class Saver:
@@ -121,7 +94,7 @@ class Saver:
             write_checkpoint(self._target, checkpoint)
             self._safe.append(run.step)
             return
-        copies = _copies(checkpoint.state.tensors)
+        copies = copies_of(checkpoint.state.tensors)
         weights = run.best_weights or {name: copies[WEIGHTS_PREFIX + name] for name in checkpoint.weights}
         checkpoint = replace(checkpoint, weights=weights, state=replace(checkpoint.state, tensors=copies))
         self._writing, self._writing_step = self._thread.submit(write_checkpoint, self._target, checkpoint), run.step
@@ -192,12 +165,3 @@ def borders_for(corpus: Corpus) -> Borders:
     if line_end and (end is None or corpus.train.documents < _DOCUMENTS_FOR_START):
         return Borders(line_end[0], known)
     return Borders(0 if end is None else end, known)
-
-
-def weights_of(model: Transformer) -> dict[str, Tensor]:
-    """A copy of a model's tensors in the CPU's memory."""
-    return _copies(model.state_dict())
-
-
-def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}

@@ -78,7 +78,7 @@ class Trainee:
                 self._forget()
                 return None
             loss = self._loss(part) * (len(part) / len(rows))
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             nats += loss.detach()
             self._collect()
         norm = self.optimizer.step(lr, adam_lr)
@@ -97,7 +97,7 @@ class Trainee:
             self._loss = compiled
             try:  # the gradient too, which is compiled when it is first taken; this changes no random number after it
                 with torch.random.fork_rng(), warnings.catch_warnings(action="ignore"):
-                    compiled(rows).backward()  # type: ignore[no-untyped-call]
+                    torch.autograd.backward(compiled(rows))
             except (TorchDynamoException, InductorError):  # no compiler, or one that does not work
                 self._loss = self._working.loss
             self._forget()

@@ -34,9 +34,9 @@ from attncli.evaluation.score import Score
 from attncli.model.transformer import Transformer
 from attncli.stopping import StopRequests
 from attncli.training import new_job, recipe, resume_job, saver, train
-from attncli.training.job import _newest_good
-from attncli.training.loop import _begin
 from attncli.training.reports import Result, SaveReport, StepReport
+from attncli.training.resume import _newest_good
+from attncli.training.run import begin_run, weights_of
 from tests.support.faults import fault_at
 from tests.support.texts import story
 from tests.support.training import SMALL
@@ -320,7 +320,7 @@ def test_a_stop_while_a_save_is_written_saves_both(corpus, plan, tmp_path, besid
 
 
 def test_an_error_does_not_end_the_run_before_its_save_is_written(corpus, plan, tmp_path, monkeypatch, beside):
-    begun, held = _begin(plan, None, None), threading.Event()
+    begun, held = begin_run(plan), threading.Event()
     place = saver.Saver(tmp_path / "m", corpus, plan, {})
     shut = place._thread.shutdown
     monkeypatch.setattr(place._thread, "shutdown", lambda *args, **options: (held.set(), shut(*args, **options)))
@@ -333,11 +333,11 @@ def test_an_error_does_not_end_the_run_before_its_save_is_written(corpus, plan, 
 
 
 def test_weights_that_nothing_has_scored_yet_are_copied_too(corpus, plan, tmp_path, beside):
-    begun = _begin(plan, None, None)
+    begun = begin_run(plan)
     with saver.Saver(tmp_path / "m", corpus, plan, {}) as place:
         held = threading.Event()
         place._thread.submit(held.wait)
-        expected = saver.weights_of(begun.model)
+        expected = weights_of(begun.model)
         place.save_beside(begun, 0.0)
         with torch.no_grad():
             for parameter in begun.model.parameters():
@@ -354,8 +354,8 @@ def test_a_copy_that_would_not_fit_the_memory_is_not_made(corpus, plan, tmp_path
 
     with monkeypatch.context() as patch:
         patch.setattr(saver, "physical_memory", lambda: 1000)
-        begun = _begin(plan, None, None)
-        patch.setattr(saver, "_copies", no_copy)
+        begun = begin_run(plan)
+        patch.setattr(saver, "copies_of", no_copy)
         with saver.Saver(tmp_path / "m", corpus, plan, {}) as place:
             place.save_beside(begun, 0.0)
             assert list(place.safe()) == [0]
@@ -601,7 +601,9 @@ def no_room(monkeypatch):
 
 
 def nothing_finite(monkeypatch):
-    monkeypatch.setattr("attncli.training.loop.evaluate", lambda *args, **options: Score(float("nan"), 10, 20.0, 20.0))
+    monkeypatch.setattr(
+        "attncli.training.evaluations.evaluate", lambda *args, **options: Score(float("nan"), 10, 20.0, 20.0)
+    )
     return lambda: False
 
 
@@ -642,7 +644,7 @@ def test_a_model_is_replaced_by_the_first_save_with_a_score(corpus, plan, tmp_pa
 @pytest.mark.parametrize("nats", [float("nan"), float("inf")])
 def test_weights_that_score_nothing_finite_are_not_kept_as_the_best(corpus, plan, tmp_path, monkeypatch, nats):
     """One update may be too large though its loss was finite: it is the score that shows it first."""
-    monkeypatch.setattr("attncli.training.loop.evaluate", lambda *args, **options: Score(nats, 10, 20.0, 20.0))
+    monkeypatch.setattr("attncli.training.evaluations.evaluate", lambda *args, **options: Score(nats, 10, 20.0, 20.0))
     with pytest.raises(Diverged, match="at step 10: the validation loss is"):
         reports_of(corpus, plan, tmp_path / "m")
     assert read_resumable(tmp_path / "m").state.facts["step"] == 0

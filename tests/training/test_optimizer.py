@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from attncli.training import optimizer, recipe
+from attncli.training import recipe
 from attncli.training.optimizer import AdamW, Muon, Optimizer, orthogonalized
 from attncli.training.step import Trainee
 from tests.support.models import ids_of, tiny_model
@@ -22,7 +22,7 @@ def test_singular_vectors_stay_and_singular_values_go_towards_one(shape):
     matrices = gaussian(*shape).double()
     left, values, right = torch.linalg.svd(matrices, full_matrices=False)
     expected = values / (1.02 * values.norm(dim=-1, keepdim=True) + 1e-7)
-    for a, b, c in optimizer._POLYNOMIALS:
+    for a, b, c in recipe.NEWTON_SCHULZ_STEPS:
         expected = a * expected + b * expected**3 + c * expected**5
     torch.testing.assert_close(orthogonalized(matrices), left @ torch.diag_embed(expected) @ right)
     assert expected.max() < 2

@@ -30,6 +30,7 @@ from attncli.training import memory as memory_module
 from attncli.training import plan as plan_module
 from attncli.training.budget import evaluation_windows
 from attncli.training.measure import StepTime, measure_step
+from attncli.training.provenance import provenance
 from attncli.training.reports import EvalReport, Result, SampleReport, SaveReport, StepReport, plan_from_document
 from attncli.training.schedule import Schedule
 from attncli.training.shapes import shape
@@ -83,7 +84,7 @@ def test_the_score_is_that_of_the_saved_weights_on_all_of_the_validation_part(co
 
 def test_a_run_writes_its_model_card_and_keeps_one_that_was_edited(corpus, plan, tmp_path):
     named = replace(corpus, sources=("/home/me/secret/a `b`|c.txt", "-", "x.txt", "x.txt"))
-    facts = job_module._facts(named, CorpusConfig(), None, SMALL)
+    facts = provenance(named, CorpusConfig(), None, SMALL)
     result = list(train(named, plan, tmp_path / "m", facts=facts))[-1]
     file = tmp_path / "m" / directory.CARD
     card = ModelCard.load(str(file))

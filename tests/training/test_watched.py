@@ -53,7 +53,7 @@ def lines_of(target, kind="heads"):
 
 def test_heads_are_scored_at_every_evaluation_and_nothing_changes(corpus, plan, tmp_path):
     trained(corpus, plan, tmp_path / "without")
-    reports = trained(corpus, plan, tmp_path / "with", score_heads=watch)
+    reports = trained(corpus, plan, tmp_path / "with", head_scorer=watch)
     assert [r.step for r in reports if isinstance(r, HeadsReport)] == [10, 20, 30, 40]
     kinds = [type(r) for r in reports if not isinstance(r, StepReport | SaveReport)]
     assert kinds[:4] == [EvalReport, HeadsReport] * 2
@@ -62,7 +62,7 @@ def test_heads_are_scored_at_every_evaluation_and_nothing_changes(corpus, plan, 
 
 
 def test_what_is_recorded_are_the_scores_of_the_model_at_that_step(corpus, plan, tmp_path):
-    reports = trained(corpus, plan, tmp_path / "m", score_heads=watch)
+    reports = trained(corpus, plan, tmp_path / "m", head_scorer=watch)
     recorded = lines_of(tmp_path / "m")
     for report, line in zip([r for r in reports if isinstance(r, HeadsReport)], recorded, strict=True):
         assert line["best"] == {
@@ -77,10 +77,10 @@ def test_what_is_recorded_are_the_scores_of_the_model_at_that_step(corpus, plan,
 
 @pytest.mark.parametrize("at", [9, 10, 23, 40])
 def test_a_resumed_run_has_the_same_record_and_bits(corpus, plan, tmp_path, at):
-    trained(corpus, plan, tmp_path / "whole", score_heads=watch)
+    trained(corpus, plan, tmp_path / "whole", head_scorer=watch)
     asked = itertools.count(1)
-    trained(corpus, plan, tmp_path / "parts", score_heads=watch, stop=lambda: next(asked) >= at)
-    trained(corpus, plan, tmp_path / "parts", score_heads=watch, resume=read_resumable(tmp_path / "parts"))
+    trained(corpus, plan, tmp_path / "parts", head_scorer=watch, stop=lambda: next(asked) >= at)
+    trained(corpus, plan, tmp_path / "parts", head_scorer=watch, resume=read_resumable(tmp_path / "parts"))
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
     whole, parts = ([{**line, "seconds": 0} for line in lines_of(tmp_path / name)] for name in ("whole", "parts"))
     assert whole == parts

@@ -1,0 +1,96 @@
+"""Evaluations of a run: its score on the validation part, a sample of its text, the scores of its heads.
+
+None of them changes a weight or draws from the random numbers of the steps. What they find is reported, and written to
+the run's metrics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+
+from attncli.errors import Diverged
+from attncli.evaluation.evaluate import evaluate
+from attncli.evaluation.score import Score
+from attncli.model.device import DTYPES
+from attncli.text.corpus import Corpus
+from attncli.training.budget import evaluation_windows
+from attncli.training.head_scores import HeadScorer
+from attncli.training.reports import EvalReport, HeadsReport, Plan, SampleReport
+from attncli.training.run import Run, weights_of
+from attncli.training.samples import Sampler
+
+
+def evaluate_run(run: Run, corpus: Corpus, plan: Plan, seconds: Callable[[], float]) -> EvalReport:
+    """Scores an even sample of the validation part, and keeps the weights when they are the best so far.
+
+    `seconds` gives the time of the run. Raises Diverged for a score that is not finite.
+    """
+    score = evaluate(run.trainee.working, corpus.val, windows=evaluation_windows(plan), context=plan.context)
+    if not math.isfinite(score.nats):
+        raise Diverged(
+            f"Training diverged at step {run.step}: the validation loss is {score.per_token:.4g}.",
+            "What was saved before stays. Try a smaller --lr.",
+        )
+    best = run.best is None or score.per_token < run.best.per_token
+    if best:
+        run.best, run.best_step, run.best_weights = score, run.step, weights_of(run.model)
+    report = EvalReport(run.step, score, best, seconds())
+    run.metrics.append({"kind": "eval", "step": run.step, "best": best, "seconds": report.seconds, **score.figures()})
+    return report
+
+
+def is_evaluated(run: Run) -> bool:
+    """Whether the present weights were scored already: then the run was stopped in its final evaluation."""
+    return any(line["kind"] == "eval" and line["step"] == run.step for line in run.metrics)
+
+
+def sample_run(run: Run, sample: Sampler) -> SampleReport:
+    """Text that the model writes with its present weights."""
+    run.model.eval()
+    text, prompt_characters = sample(run.model)
+    run.model.train()
+    return SampleReport(run.step, text, prompt_characters)
+
+
+def score_heads(run: Run, scorer: HeadScorer, seconds: Callable[[], float]) -> HeadsReport:
+    """What the attention heads do with the present weights."""
+    run.model.eval()
+    best, scores = scorer(run.model)
+    run.model.train()
+    report = HeadsReport(run.step, best, scores, seconds())
+    named = {one.kind: {name: value for name, value in asdict(one).items() if name != "kind"} for one in best}
+    line = {"kind": "heads", "step": run.step, "seconds": report.seconds, "best": named, "scores": scores}
+    run.metrics.append(line)
+    return report
+
+
+def final_score(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool]) -> Score | None:
+    """The score of the best weights on the whole validation part, or as much of it as the plan has time for.
+
+    They are scored as they will be saved, in float32 arithmetic. None when `stop` interrupts it: then the run is as it
+    was before.
+    """
+    assert run.best is not None
+    unchanged = plan.dtype == plan.save_dtype == "float32" and plan.context == plan.model.context
+    if unchanged and run.best_step == run.step and run.best.scored >= len(corpus.val) - 1:
+        return run.best  # the last evaluation scored just this
+    last, kept = weights_of(run.model), run.best_weights
+    run.best_weights = {name: tensor.to(DTYPES[plan.save_dtype]) for name, tensor in kept.items()}
+    run.model.load_state_dict(run.best_weights)
+
+    def check(_scored: int) -> None:
+        if stop():
+            raise _Stopped
+
+    try:
+        return evaluate(run.model, corpus.val, windows=plan.closing_windows, progress=check)
+    except _Stopped:
+        run.model.load_state_dict(last)
+        run.best_weights = kept
+        return None
+
+
+class _Stopped(Exception):
+    """Raised in the middle of an evaluation to end it."""

@@ -1,0 +1,57 @@
+"""The mean loss and the speed of the steps since the last report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from attncli.errors import Diverged
+from attncli.training.reports import Plan, StepReport
+from attncli.training.run import Run
+
+
+class Meter:
+    """Collects the losses of steps without waiting for the device; only a report waits."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.restart()
+
+    @property
+    def steps(self) -> int:
+        """Steps since the last report."""
+        return len(self._outcomes)
+
+    def restart(self) -> None:
+        """Drops what was collected, and the time spent beside the steps."""
+        self._outcomes: list[Tensor] = []
+        self._began = time.monotonic()
+
+    def add(self, loss: Tensor, norm: Tensor) -> None:
+        """Takes the loss and the gradient norm of one step."""
+        self._outcomes.append(torch.stack((loss, norm.to(loss.dtype))))
+
+    def report(self, run: Run, seconds: float) -> StepReport:
+        """The report of the steps collected, at least one, also written to the run's metrics.
+
+        Raises Diverged for a loss or a gradient that is not finite.
+        """
+        outcomes = torch.stack(self._outcomes).cpu()
+        finite = outcomes.isfinite().all(1)
+        if not finite.all():
+            at = int(finite.logical_not().nonzero()[0])
+            raise Diverged(
+                f"Training diverged at step {run.step - len(outcomes) + at + 1}: "
+                f"loss {outcomes[at, 0]:.4g}, gradient norm {outcomes[at, 1]:.4g}.",
+                "What was saved before stays. Try a smaller --lr.",
+            )
+        rate = len(outcomes) * self._plan.tokens_per_step / (time.monotonic() - self._began)
+        self.restart()
+        lr = run.schedule.lr(run.step - 1)
+        run.train_loss = float(outcomes[:, 0].mean())
+        made = StepReport(run.step, run.schedule.steps, run.train_loss, lr, rate, seconds)
+        run.metrics.append({"kind": "step", **asdict(made)})
+        return made

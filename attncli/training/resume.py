@@ -1,0 +1,152 @@
+"""Resuming: from the directory of a stopped run to the job that goes on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attncli.checkpoint.directory import CONFIG, RUN, STATE_FACTS, ModelFolder, list_models, previous_of
+from attncli.checkpoint.store import Borders, Checkpoint, fall_back, read_resumable
+from attncli.config import TrainConfig, shown_value
+from attncli.errors import BadCheckpoint, UsageProblem
+from attncli.model.device import pick_device
+from attncli.paths import exists
+from attncli.records import record_from_json
+from attncli.text.corpus import Corpus, prepare
+from attncli.text.files import STDIN, Listener, read_documents
+from attncli.training.job import Job
+from attncli.training.provenance import KEPT, STATE_FORMAT, TextRecord
+from attncli.training.reports import Plan, RunState, plan_from_document
+
+
+def resume_job(
+    target: Path,
+    files: Sequence[str] = (),
+    val_file: str | None = None,
+    device: str = TrainConfig.device,
+    progress: Listener | None = None,
+    *,
+    watch_heads: bool = False,
+) -> Job:
+    """The job of a run that was stopped, on the same text, with the same plan.
+
+    Args:
+        target: the run's directory, which the caller has locked.
+        files: the text, when it has moved.
+        val_file: the text to validate on, when it has moved.
+        device: 'auto' for the device that the run was on.
+        progress: is told how far reading and tokenizing are.
+        watch_heads: scores the attention heads at every evaluation, also when the run did not before.
+
+    Raises:
+        BadCheckpoint: when there is no state, when it is damaged and there is no save before it, or for another text.
+        UsageProblem: for a device that is not here.
+    """
+    saved, notes = _newest_good(target)
+    if saved.run.get("format") != STATE_FORMAT:
+        version = shown_value(_version(saved.run, "attncli"))
+        raise BadCheckpoint(
+            f"{target} was saved by attncli {version}, which wrote another format.", "Use that version."
+        )
+    facts = {key: saved.run[key] for key in KEPT if key in saved.run}
+    facts |= {"watch_heads": True} if watch_heads else {}
+    corpus = _same_corpus(target, saved, files, val_file, progress)
+    plan, same = _on_device(plan_from_document(saved.run["plan"]), device)
+    same = same and _version(saved.run, "torch") == torch.__version__
+    if not same or torch.get_num_threads() < plan.threads:
+        changed = "another device, another torch or fewer threads than before"
+        notes = (*notes, f"{changed}: not bit-identical to an uninterrupted run")
+    return Job(corpus, plan, facts, saved, notes=notes, borders=Borders(saved.start_of_text, saved.end_ids))
+
+
+def _same_corpus(
+    target: Path, saved: Checkpoint, files: Sequence[str], val_file: str | None, progress: Listener | None
+) -> Corpus:
+    """The text of a stopped run, read again. Raises BadCheckpoint when it is another text than before."""
+    known = record_from_json(TextRecord, saved.run["corpus"], f"{target / RUN}: corpus", extra=True)
+    if STDIN in known.sources and not files:
+        raise UsageProblem(
+            "This run read its text from standard input, which is needed again.",
+            f"Pipe the same text: … | attncli train - --resume --out {target}",
+        )
+    if known.val_file == STDIN and val_file is None:
+        raise UsageProblem(
+            "This run read its validation text from standard input, which is needed again.",
+            f"Pipe the same text: … | attncli train --val-file - --resume --out {target}",
+        )
+    if val_file is not None and not known.val_file:
+        raise UsageProblem("This run validates on the end of its text.", "Leave --val-file out.")
+    val_file = val_file or known.val_file
+    held_out = read_documents([val_file], known.config.encoding, progress) if val_file else None
+    documents = read_documents(files or known.sources, known.config.encoding, progress)
+    corpus = prepare(documents, known.config, held_out, saved.tokenizer, progress)
+    if corpus.digest != known.digest:
+        raise BadCheckpoint(
+            f"The text is not the one that {target} was trained on.",
+            "Give the same text, or train a new model under another --name.",
+        )
+    return corpus
+
+
+def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:
+    """The plan on the device asked for, and whether the run was on that device before."""
+    try:
+        place = str(pick_device(plan.device if device == TrainConfig.device else device))
+    except UsageProblem as problem:
+        raise UsageProblem(
+            problem.message, "The run was on that device; say --device cpu to go on without it."
+        ) from None
+    return replace(plan, device=place), place == plan.device
+
+
+def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The last save, and notes. A damaged one is replaced by the save before it, and a note says so."""
+    if not exists(target):
+        stopped = [entry.name for entry in list_models() if entry.status in ("stopped", "interrupted")]
+        resume = (
+            f"; to resume one of {', '.join(stopped)}: attncli train --resume --name {stopped[0]}" if stopped else ""
+        )
+        raise BadCheckpoint(f"There is no run to resume at {target}.", f"To begin one, leave --resume out{resume}.")
+    try:
+        return _read_saved(target), ()
+    except BadCheckpoint as problem:
+        if not exists(previous_of(target)) or _has_ended(target):
+            raise
+        with suppress(BadCheckpoint):  # a disk may fail once
+            return _read_saved(target), ()
+        saved = _read_saved(previous_of(target))
+        fall_back(target)
+        return saved, (f"{problem.message} Going on from the save before it.",)
+
+
+def _read_saved(path: Path) -> Checkpoint:
+    """The checkpoint of a run to resume. Raises BadCheckpoint for records that do not fit, unless of another format."""
+    saved = read_resumable(path)
+    if saved.run.get("format") != STATE_FORMAT:
+        return saved
+    run = path / RUN
+    record_from_json(TextRecord, saved.run.get("corpus"), f"{run}: corpus", extra=True)
+    if plan_from_document(saved.run.get("plan"), f"{run}: plan").model != saved.config:
+        raise BadCheckpoint(f"{run}: the plan is of another model than {path / CONFIG}.", "Copy the directory again.")
+    assert saved.state is not None
+    record_from_json(RunState, saved.state.facts, str(path / STATE_FACTS))
+    return saved
+
+
+def _version(run: dict[str, Any], name: str) -> object:
+    """The version of a library that a run was made with, None where its record does not say."""
+    versions = run.get("versions")
+    return versions.get(name) if isinstance(versions, dict) else None
+
+
+def _has_ended(target: Path) -> bool:
+    """Whether a run finished; a crash at that moment may have left the save before the last one."""
+    try:
+        return not ModelFolder(target).holds(STATE_FACTS)
+    except BadCheckpoint:
+        return False

@@ -1,0 +1,118 @@
+"""Run: everything that changes while a run goes on, new or restored from a saved state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attncli.checkpoint.directory import STATE_FACTS, STATE_TENSORS
+from attncli.checkpoint.store import Checkpoint
+from attncli.errors import BadCheckpoint
+from attncli.evaluation.score import Score
+from attncli.model.device import DTYPES, dtype_name
+from attncli.model.transformer import Transformer, initialize
+from attncli.records import record_from_json
+from attncli.training.reports import Plan, RunState
+from attncli.training.schedule import Schedule
+from attncli.training.step import Trainee
+
+WEIGHTS_PREFIX = "weights."  # before the names of the model's tensors in a state
+OPTIMIZER_PREFIX = "optimizer."  # before the names of the optimizer's
+_OTHER_RUN = "The state is damaged, or of another run. Train again, or copy the directory again from its source."
+
+
+@dataclass
+class Run:
+    """What changes while a run goes on."""
+
+    trainee: Trainee
+    schedule: Schedule
+    step: int = 0  # steps taken
+    best_step: int = 0
+    best: Score | None = None
+    best_weights: dict[str, Tensor] = field(default_factory=dict)  # replaced, never changed: a save may be reading it
+    metrics: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
+    train_loss: float | None = None
+    seconds_before: float = 0.0  # spent by earlier parts of a resumed run
+
+    @property
+    def model(self) -> Transformer:
+        """The model with its present weights."""
+        return self.trainee.model
+
+
+def begin_run(plan: Plan, initial: dict[str, Tensor] | None = None, resume: Checkpoint | None = None) -> Run:
+    """A new run with the weights `initial`, by default drawn from the seed; or the run that a saved state describes.
+
+    Raises BadCheckpoint for a state whose tensors do not fit the plan. The tensors of the state are used up.
+    """
+    if plan.threads < torch.get_num_threads():
+        torch.set_num_threads(plan.threads)
+    model = Transformer(plan.model, plan.dropout)
+    model.checkpoint_activations = plan.checkpoint_activations
+    if resume is not None:
+        assert resume.state is not None
+        initial = _weights(model, resume.state.tensors)
+    if initial is None:
+        initialize(model, torch.Generator().manual_seed(plan.seed))
+    else:
+        model.load_state_dict(initial)
+    model.to(plan.device).train()
+    dtype = DTYPES[plan.dtype]
+    trainee = Trainee(model, plan.optimizer, plan.weight_decay, dtype, compiled=plan.compiled, context=plan.context)
+    return Run(trainee, plan.schedule) if resume is None else _restored(trainee, plan, resume)
+
+
+def weights_of(model: Transformer) -> dict[str, Tensor]:
+    """A copy of a model's tensors in the CPU's memory."""
+    return copies_of(model.state_dict())
+
+
+def copies_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of each tensor in the CPU's memory."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def _weights(model: Transformer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Takes the weights of a model out of the tensors of a state. Raises BadCheckpoint when they do not fit."""
+    expected = {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
+    _refuse_misfits(expected, {name: t for name, t in tensors.items() if name.startswith(WEIGHTS_PREFIX)})
+    return {name: tensors.pop(f"{WEIGHTS_PREFIX}{name}") for name in model.state_dict()}
+
+
+def _restored(trainee: Trainee, plan: Plan, resume: Checkpoint) -> Run:
+    """The run of a state, whose tensors are those of the optimizer by now."""
+    assert resume.state is not None
+    tensors = resume.state.tensors
+    facts = record_from_json(RunState, resume.state.facts, STATE_FACTS)
+    expected = {f"{OPTIMIZER_PREFIX}{name}": tensor for name, tensor in trainee.optimizer.tensors().items()}
+    _refuse_misfits(expected, tensors)
+    trainee.optimizer.load({name.removeprefix(OPTIMIZER_PREFIX): tensor for name, tensor in tensors.items()})
+    tensors.clear()
+    return Run(
+        trainee,
+        replace(plan.schedule, marks=facts.schedule),
+        step=facts.step,
+        best_step=facts.best_step,
+        best=facts.best,
+        best_weights=resume.weights if facts.best else {},
+        metrics=list(resume.metrics),
+        train_loss=facts.train_loss,
+        seconds_before=facts.seconds,
+    )
+
+
+def _refuse_misfits(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Raises BadCheckpoint unless the tensors of a state have the expected names, types and shapes, and are finite."""
+    for name in sorted(expected.keys() ^ found.keys()):
+        does = "lacks" if name in expected else "holds"
+        raise BadCheckpoint(f"{STATE_TENSORS} {does} {ascii(name)[:80]}.", _OTHER_RUN)
+    for name, tensor in expected.items():
+        kinds = [f"{dtype_name(one.dtype)} {list(one.shape)}" for one in (found[name], tensor)]
+        if kinds[0] != kinds[1]:
+            raise BadCheckpoint(f"{STATE_TENSORS}: {name} is {kinds[0]}, not {kinds[1]}.", _OTHER_RUN)
+        if not bool(found[name].isfinite().all()) or (tensor.ndim == 0 and int(found[name]) < 0):
+            raise BadCheckpoint(f"{STATE_TENSORS}: {name} holds a value that cannot be.", _OTHER_RUN)
