@@ -22,7 +22,10 @@ _ROPE_THETA = (1e-9, 1e30)
 _LEAST_YARN_THETA = 1.01  # the formulas divide by its logarithm
 _SIZES = ("vocab_size", "layers", "width", "heads", "kv_heads", "head_width", "feed_forward_width", "context")
 _CHOICES = {"norm": get_args(Norm), "positions": get_args(Positions), "activation": get_args(Activation)}
-_SWITCHES = ("norm_bias", "qk_norm", "qkv_bias", "output_bias", "gated", "feed_forward_bias", "tied")
+_SWITCHES = (
+    *("norm_bias", "unit_offset", "scaled_embedding", "qk_norm", "qkv_bias", "output_bias", "gated"),
+    *("feed_forward_bias", "tied"),
+)
 _FEED_FORWARDS: dict[tuple[bool, Activation], str] = {
     (True, "silu"): "swiglu",  # Shazeer, 2020
     (True, "gelu_tanh"): "geglu",
@@ -79,6 +82,8 @@ class ModelConfig:
     norm: Norm = "rms"
     norm_eps: float = 1e-6
     norm_bias: bool = False  # of LayerNorm; RMSNorm has none
+    unit_offset: bool = False  # RMSNorm multiplies by 1 + weight instead of by the weight
+    scaled_embedding: bool = False  # token embeddings are multiplied by sqrt(width)
     positions: Positions = "rotary"
     rope_theta: float = 10_000.0
     rope_scaling: RopeScaling | None = None
@@ -103,6 +108,7 @@ class ModelConfig:
         for name in _SWITCHES:
             require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
         require(not self.norm_bias or self.norm == "layer", "norm_bias", self.norm_bias, "false for RMSNorm")
+        require(not self.unit_offset or self.norm == "rms", "unit_offset", self.unit_offset, "false for LayerNorm")
         require_between("norm_eps", self.norm_eps, _NORM_EPS)
         self._check_rotation()
         if self.window is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from attncli.model.attention import Attention, AttentionSteps, RMSNorm
+from attncli.model.attention import Attention, AttentionSteps, norm_gain
 from attncli.model.transformer import Transformer
 
 
@@ -62,6 +62,5 @@ def through_norm(norm: nn.Module, toward: Tensor) -> Tensor:
 
     LayerNorm takes the mean off the stream; taking it off the direction is the same (Elhage et al., 2021).
     """
-    assert isinstance(norm, RMSNorm | nn.LayerNorm)
-    direction = norm.weight.to(toward.dtype) * toward
+    direction = norm_gain(norm).to(toward.dtype) * toward
     return direction - direction.mean() if isinstance(norm, nn.LayerNorm) else direction

@@ -106,13 +106,13 @@ def _terms(
         position = float(model.position.weight[question.focus].double() @ direction)
     brought = torch.stack([moved.along(direction) for moved in watch.moved])  # (L, H, S)
     later = len(question.pieces) - brought.shape[-1]
-    token = question.pieces[question.focus].id
+    token = ids_of(model, question.pieces)[0, question.focus]
     return Ledger(
         question=question,
         target=chosen,
         against=other,
         logit=logit,
-        embedding=float(model.embedding.weight[token].double() @ direction),
+        embedding=float(model.embed(token).double() @ direction),
         position=position,
         heads=F.pad(brought, (0, later)).cpu().numpy(),
         attention_bias=None if attention_bias is None else attention_bias.cpu().numpy(),

@@ -57,22 +57,44 @@ class Observer:
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight, over the last dimension (Zhang and Sennrich, 2019); float32 or wider."""
+    """x / sqrt(mean(x^2) + eps) * gain, over the last dimension (Zhang and Sennrich, 2019); float32 or wider.
 
-    def __init__(self, width: int, eps: float) -> None:
+    The gain is the weight, or 1 + weight with a unit offset, as in Gemma.
+    """
+
+    def __init__(self, width: int, eps: float, unit_offset: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(width) if unit_offset else torch.ones(width))
+        self.eps, self.unit_offset = eps, unit_offset
+
+    @property
+    def gain(self) -> Tensor:
+        """(width,): what the normalized numbers are multiplied by; 1 + weight is computed in float32 or wider."""
+        if not self.unit_offset:
+            return self.weight
+        return 1 + self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., width). On CUDA it is rounded once, after the weight, elsewhere before it too."""
+        """(..., width) -> (..., width). On CUDA the result is rounded once, after the gain, elsewhere before it too.
+
+        With a unit offset it is rounded once everywhere, as in transformers.
+        """
         if fused.worth_it(x):
-            return fused.rms_norm(x, self.weight, self.eps)
-        if x.device.type == "cuda":  # one kernel instead of seven
+            return fused.rms_norm(x, self.gain.to(x.dtype), self.eps)
+        if x.device.type == "cuda" and not self.unit_offset:  # one kernel instead of seven
             return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        if self.unit_offset:
+            return (normed * self.gain).to(x.dtype)
         return normed.to(x.dtype) * self.weight.to(x.dtype)
+
+
+def norm_gain(norm: nn.Module) -> Tensor:
+    """(width,): what a norm multiplies its normalized input by."""
+    gain = norm.gain if isinstance(norm, RMSNorm) else norm.weight
+    assert isinstance(gain, Tensor)
+    return gain
 
 
 @dataclass(frozen=True)
@@ -160,8 +182,9 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.width, self.kv_heads * self.head_width, bias=bias_in)
         self.value = nn.Linear(config.width, self.kv_heads * self.head_width, bias=bias_in)
         self.output = nn.Linear(self.heads * self.head_width, config.width, bias=config.output_bias)
-        self.query_norm = RMSNorm(self.head_width, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(self.head_width, config.norm_eps) if config.qk_norm else nn.Identity()
+        norm = (self.head_width, config.norm_eps, config.unit_offset)
+        self.query_norm = RMSNorm(*norm) if config.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(*norm) if config.qk_norm else nn.Identity()
 
     def forward(
         self,
@@ -200,8 +223,8 @@ class Attention(nn.Module):
         if self.query.bias is not None or not fused.worth_it(x) or not fused.can_attend(x.shape[1]):
             return None
         sides = fused.joined(x, self.query, self.key, self.value)
-        weights = torch.stack((norms[0].weight, norms[1].weight))
-        heads = fused.rotated_heads(sides, weights, rotary.cos, rotary.sin, self.heads, norms[0].eps)
+        gains = torch.stack((norms[0].gain, norms[1].gain)).to(x.dtype)
+        heads = fused.rotated_heads(sides, gains, rotary.cos, rotary.sin, self.heads, norms[0].eps)
         return fused.attend(*heads, self.window)
 
     def _heads(self, x: Tensor) -> Tensor:

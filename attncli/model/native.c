@@ -160,7 +160,7 @@ typedef struct {
     norm final_norm;
     const layer *layers;
     const float *cos, *sin; /* (context, D), the first half of sin negated; null for learned positions */
-    float eps, score_scale;
+    float eps, score_scale, embedding_scale;
     int32_t layer_count, width, heads, kv_heads, head_width, feed_forward, subtracts_mean, activation;
 } model;
 
@@ -190,7 +190,8 @@ EXPORT const struct_field struct_fields[] = {
     FIELD(layer, query), FIELD(layer, key), FIELD(layer, value), FIELD(layer, output), FIELD(layer, gate), FIELD(layer, up),
     FIELD(layer, down), FIELD(layer, window), WHOLE(layer),
     FIELD(model, embedding), FIELD(model, position), FIELD(model, unembedding), FIELD(model, final_norm), FIELD(model, layers),
-    FIELD(model, cos), FIELD(model, sin), FIELD(model, eps), FIELD(model, score_scale), FIELD(model, layer_count),
+    FIELD(model, cos), FIELD(model, sin), FIELD(model, eps), FIELD(model, score_scale), FIELD(model, embedding_scale),
+    FIELD(model, layer_count),
     FIELD(model, width), FIELD(model, heads), FIELD(model, kv_heads), FIELD(model, head_width), FIELD(model, feed_forward),
     FIELD(model, subtracts_mean), FIELD(model, activation), WHOLE(model),
     FIELD(batch, ids), FIELD(batch, positions), FIELD(batch, sequences), FIELD(batch, logit_rows), FIELD(batch, keys),
@@ -630,7 +631,7 @@ static void embed(worker *w) {
     for (int r; (r = claim_item(w)) < w->batch->row_count;) {
         float *x = e->residual + r * e->width;
         for (int i = 0; i < m->width; i++) {
-            x[i] = element(&m->embedding, w->batch->ids[r], i);
+            x[i] = element(&m->embedding, w->batch->ids[r], i) * m->embedding_scale;
             if (m->position.weight) x[i] += element(&m->position, w->batch->positions[r], i);
         }
     }

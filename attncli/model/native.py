@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from attncli.config import Activation, ModelConfig
 from attncli.errors import BadCheckpoint
-from attncli.model.attention import RMSNorm, Rotary, rotation_table
+from attncli.model.attention import RMSNorm, Rotary, norm_gain, rotation_table
 from attncli.model.backend import Segment
 from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
@@ -84,7 +84,7 @@ class _Model(_Described):
         *((name, _Matrix) for name in ("embedding", "position", "unembedding")),
         ("final_norm", _Norm),
         *((name, ctypes.c_void_p) for name in ("layers", "cos", "sin")),
-        *((name, ctypes.c_float) for name in ("eps", "score_scale")),
+        *((name, ctypes.c_float) for name in ("eps", "score_scale", "embedding_scale")),
         *((name, ctypes.c_int32) for name in ("layer_count", "width", "heads", "kv_heads", "head_width")),
         *((name, ctypes.c_int32) for name in ("feed_forward", "subtracts_mean", "activation")),
     ]
@@ -369,6 +369,7 @@ class NativeBackend:
             None,
             config.norm_eps,
             1 / math.sqrt(config.head_width),
+            math.sqrt(config.width) if config.scaled_embedding else 1,
             config.layers,
             config.width,
             config.heads,
@@ -397,7 +398,7 @@ class NativeBackend:
         if not isinstance(norm, RMSNorm | nn.LayerNorm):
             return _Norm()
         bias = getattr(norm, "bias", None)
-        return _Norm(self._keep(norm.weight.float()), None if bias is None else self._keep(bias.float()))
+        return _Norm(self._keep(norm_gain(norm).float()), None if bias is None else self._keep(bias.float()))
 
     def _matrix(self, weight: Tensor, bias: Tensor | None = None) -> _Matrix:
         """A matrix (O, I) packed; only once where two parts of the network share it."""

@@ -9,6 +9,7 @@ Letters: B batch, T new tokens, C model width, V vocabulary.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from attncli.model.fused import Dropout, head_loss
 def make_norm(config: ModelConfig) -> nn.Module:
     """The norm before attention, before the feed-forward part, and before the head."""
     if config.norm == "rms":
-        return RMSNorm(config.width, config.norm_eps)
+        return RMSNorm(config.width, config.norm_eps, config.unit_offset)
     return nn.LayerNorm(config.width, config.norm_eps, bias=config.norm_bias)
 
 
@@ -82,6 +83,12 @@ def _embedding(rows: int, width: int) -> nn.Embedding:
     return made
 
 
+@lru_cache
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    """A number as a type holds it: transformers rounds the scale of the embedding to the type of the weights."""
+    return float(torch.tensor(value, dtype=dtype))
+
+
 class Transformer(nn.Module):
     """A causal language model. `dropout` acts on what each part adds to the stream, in training mode only."""
 
@@ -125,7 +132,7 @@ class Transformer(nn.Module):
             if end > self.config.context:
                 raise ValueError(f"{end} tokens in a context of {self.config.context}")
             at = slice(start, end)
-        x = self.embedding(ids)
+        x = self.embed(ids)
         if self.position is not None:
             x = x + self.position.weight[at]
         x = self.dropout(x)
@@ -137,6 +144,11 @@ class Transformer(nn.Module):
         if observe is not None:
             observe.residual(self.config.layers, x)
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids (...) -> what a token brings to the residual stream (..., C), its position aside."""
+        x: Tensor = self.embedding(ids)
+        return x * _rounded(math.sqrt(self.config.width), x.dtype) if self.config.scaled_embedding else x
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """(..., C) -> logits (..., V)."""
@@ -169,11 +181,12 @@ def initialize(model: Transformer, generator: torch.Generator) -> None:
 
     Matrices: normal with standard deviation 1/sqrt(their input width), so that activations keep their size; the two
     that write to the residual stream are divided by sqrt(2 x layers) more (Radford et al., 2019). Embeddings:
-    0.02, since a tied head turns them into logits. Norms one, biases zero.
+    0.02, since a tied head turns them into logits. Gains one, biases zero.
     """
+    neutral = 0.0 if model.config.unit_offset else 1.0
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
-            parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            parameter.fill_(neutral if "norm" in name and name.endswith("weight") else 0.0)
             continue
         std = 0.02 if name.startswith(("embedding", "position")) else 1 / math.sqrt(parameter.shape[1])
         if name.endswith(("attention.output.weight", "feed_forward.down.weight")):

@@ -37,6 +37,7 @@ ODD = {
     "gpt2-grouped": GPT2 | {"head_width": 1, "heads": 4, "kv_heads": 2, "window": 9, "tied": False},
     "layer-rotary": {"norm": "layer", "qk_norm": False, **GELU, "feed_forward_bias": True},
     "geglu": {"activation": "gelu_tanh"},
+    "unit-offset": {"unit_offset": True, "scaled_embedding": True, "width": 17},
     "ungated-silu": {"gated": False, "qk_norm": False},
     "rms-learned": {"positions": "learned", "window": 9},
     "llama3": {"qk_norm": False, "rope_scaling": RopeScaling(kind="llama3", factor=8.0, original_context=64)},
