@@ -83,9 +83,10 @@ def test_a_term_is_what_leaving_it_out_takes_off_the_logit(model):
     stream = seen.streams[3][0, 8]
     layered = isinstance(model.norm, torch.nn.LayerNorm)
     sigma = (stream.var(unbiased=False) if layered else stream.square().mean()).add(model.config.norm_eps).sqrt()
+    gain = model.norm.weight + (1 if model.config.unit_offset else 0)
 
     def logit(part):
-        logits = model.unembed((part - part.mean() if layered else part) / sigma * model.norm.weight)
+        logits = model.unembed((part - part.mean() if layered else part) / sigma * gain)
         return float(logits[7] - logits.mean())
 
     for layer in range(3):
@@ -97,7 +98,8 @@ def test_a_term_is_what_leaving_it_out_takes_off_the_logit(model):
         assert found.feed_forward[layer] == pytest.approx(logit(fed - (0 if bias is None else bias)), abs=1e-10)
         assert (found.feed_forward_bias is None) == (bias is None)
     assert (found.heads[:, :, 9:] == 0).all()
-    assert found.embedding == pytest.approx(logit(model.embedding.weight[PIECES[8].id]), abs=1e-10)
+    place = 0 if model.position is None else model.position.weight[8]
+    assert found.embedding == pytest.approx(logit(seen.streams[0][0, 8] - place), abs=1e-10)
     assert (found.position is None) == (model.position is None)
 
 
@@ -163,7 +165,7 @@ def test_the_steps_are_those_of_the_observed_pass(model):
     np.testing.assert_array_equal(found.allowed, ~seen.scores[0, 3, 8].isneginf().numpy())
     np.testing.assert_allclose(found.scores[found.allowed], seen.scores[0, 3, 8].numpy()[found.allowed], atol=1e-12)
     np.testing.assert_allclose(found.products, found.keys @ found.query, atol=1e-10)
-    np.testing.assert_allclose(found.products / np.sqrt(8), found.scores)
+    np.testing.assert_allclose(found.products / np.sqrt(len(found.query)), found.scores)
     np.testing.assert_allclose(found.mixed, seen.mixed[0, 3, 8], atol=1e-12)
     np.testing.assert_allclose(found.mixed, found.weights @ found.values, atol=1e-12)
     np.testing.assert_allclose(found.attention, seen.output[0, 8], atol=1e-12)

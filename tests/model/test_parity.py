@@ -49,6 +49,9 @@ THEIRS = {
     "llama-yarn-loud": ("Llama", {"rope_parameters": {**YARN, "attention_factor": 1.5}}),
     "mistral": ("Mistral", {"sliding_window": None} | TIED),
     "mistral-window": ("Mistral", {"sliding_window": 7}),
+    "gemma": ("Gemma", {"num_key_value_heads": 1, "head_dim": 16}),
+    "gemma-bias": ("Gemma", {"head_dim": 8, "attention_bias": True, "tie_word_embeddings": False, "rope_theta": 500.0}),
+    "gemma-linear": ("Gemma", {"head_dim": 12, "rope_parameters": {"rope_type": "linear", "factor": 4.0}}),
     "gpt2": ("GPT2", {}),
     "gpt2-untied": ("GPT2", {"tie_word_embeddings": False, "n_inner": 40, "layer_norm_epsilon": 1e-3}),
 }
@@ -185,6 +188,8 @@ def test_names_without_their_base_and_the_buffers_of_old_files_are_read(name, ba
         ("gpt2", {"n_head": 5}),
         ("gpt2", {"n_embd": None}),
         ("mistral", {"attention_bias": True}),
+        ("gemma", {"use_bidirectional_attention": True}),
+        ("gemma", {"hidden_activation": "relu"}),
         ("qwen2", {"attention_bias": True}),
         ("qwen3", {"mlp_bias": True}),
     ],

@@ -46,6 +46,10 @@ FAMILIES = {
         "qk_norm": False, "qkv_bias": True, "output_bias": True,
         "rope_scaling": RopeScaling(kind="yarn", factor=4.0, original_context=24, attention_factor=1.2),
     },
+    "gemma": {
+        "unit_offset": True, "scaled_embedding": True, "qk_norm": False, "activation": "gelu_tanh", "kv_heads": 1,
+        "head_width": 16,
+    },
     "gpt2": {
         "norm": "layer", "norm_eps": 1e-5, "norm_bias": True, "positions": "learned", "qk_norm": False,
         "qkv_bias": True, "output_bias": True, "gated": False, "activation": "gelu_tanh", "feed_forward_bias": True,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from attncli.checkpoint.families.gemma import GEMMA
 from attncli.checkpoint.families.gpt2 import GPT2
 from attncli.checkpoint.families.llama import LLAMA
 from attncli.checkpoint.families.mistral import MISTRAL
@@ -19,7 +20,7 @@ from attncli.checkpoint.families.shared import COPY_AGAIN, Family, Settings
 from attncli.config import ModelConfig, shown_value
 from attncli.errors import AttnError, BadCheckpoint, UsageProblem
 
-FAMILIES = {family.model_type: family for family in (QWEN3, QWEN2, LLAMA, MISTRAL, GPT2)}
+FAMILIES = {family.model_type: family for family in (QWEN3, QWEN2, LLAMA, MISTRAL, GEMMA, GPT2)}
 _CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 
 

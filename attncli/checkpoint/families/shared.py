@@ -53,8 +53,8 @@ class Settings:
 
     def require_activation(self, name: str, *supported: str) -> None:
         """Raises BadCheckpoint unless the activation is missing or one of those that are supported."""
-        activation = self.get(name, supported[0])
-        if activation not in supported:
+        activation = self.get(name)
+        if activation is not None and activation not in supported:
             raise BadCheckpoint(f"{self.where}: {name} is {shown_value(activation)}; only {supported[0]} is supported.")
 
 
