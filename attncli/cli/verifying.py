@@ -1,4 +1,4 @@
-"""`--verify` of `attncli generate`: what was generated, made again in other ways, shown, and judged."""
+"""`--verify` of `attncli generate`: generates the samples again in other ways, prints the checks, judges them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attncli.checkpoint.store import LoadedModel
 from attncli.config import SampleConfig
 from attncli.errors import Inexact
 from attncli.generation.events import Check, Event
-from attncli.generation.verify import Generation, Kept, as_float32, verify
+from attncli.generation.verify import Original, SampleCollector, as_float32, verify
 from attncli.model.backend import Backend, TorchBackend
 from attncli.model.native import NativeBackend
 from attncli.render.console import output, show
@@ -18,26 +18,26 @@ from attncli.render.verify import verification_document, verification_head, veri
 
 
 class Verification:
-    """Keeps what is generated, then makes it again."""
+    """Keeps the samples of a generation, then generates them again and compares."""
 
     def __init__(
         self, loaded: LoadedModel, backend: Backend, prompts: Sequence[Sequence[int]], config: SampleConfig
     ) -> None:
         self._loaded, self._backend, self._prompts, self._config = loaded, backend, prompts, config
-        self._kept = Kept()
+        self._collector = SampleCollector()
         self._checks: list[Check] = []
 
     def keep(self, events: Iterable[Event]) -> Iterator[Event]:
-        """The same events."""
-        return self._kept.of(events)
+        """Passes the events of the generation through, and keeps its samples."""
+        return self._collector.collect(events)
 
     def document(self) -> dict[str, Any]:
-        """What was found, for programs."""
+        """The checks as a JSON object."""
         self._checks = list(self._run())
         return {"verify": verification_document(self._checks, self._backend.exact)}
 
     def show(self) -> None:
-        """A row for each way, as soon as it is gone."""
+        """Prints each check as it finishes."""
         console = output()
         show(console, verification_head(console.width))
         for check in self._run():
@@ -47,7 +47,7 @@ class Verification:
         show(console, verification_legend(self._checks, self._backend.exact, console.width))
 
     def require(self) -> None:
-        """Raises Inexact when something differs that must not."""
+        """Raises Inexact if a required check found a difference."""
         hint = "That is a bug of attncli: please report it with this table, the command and the processor."
         if failing := [way(check) for check in self._checks if check.required and check.fails]:
             count = f"{len(failing)} of {len(self._checks)}"
@@ -60,10 +60,10 @@ class Verification:
     def _run(self) -> Iterator[Check]:
         loaded, backend = self._loaded, self._backend
         int8 = isinstance(backend, NativeBackend) and backend.int8
-        generation = Generation(loaded.tokenizer, self._prompts, self._config, loaded.end_ids, self._kept.made)
+        original = Original(loaded.tokenizer, self._prompts, self._config, loaded.end_ids, self._collector.samples)
         on_threads = partial(_on_threads, loaded, int8) if isinstance(backend, NativeBackend) else None
         pytorch = TorchBackend(as_float32(loaded.model, int8=int8))
-        return verify(generation, backend, pytorch, on_threads)
+        return verify(original, backend, pytorch, on_threads)
 
 
 def _on_threads(loaded: LoadedModel, int8: bool, threads: int) -> Backend:

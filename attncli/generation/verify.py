@@ -1,7 +1,8 @@
-"""Whether texts are the same in whichever way they are made, checked on the machine that made them.
+"""Checks that every way of computing a generation gives the same texts, on the machine that generated them.
 
-Owns the ways: alone and in a larger batch, without the cache, with guesses, as decoded at once, on other numbers of
-threads, and as PyTorch does it. Every one is really gone. Yields what was found; judges and prints nothing.
+The samples are generated again alone, in a larger batch, without the cache, with guesses, on other numbers of threads
+and with PyTorch; and their ids are decoded at once instead of one by one. Every path is executed, none is simulated.
+Yields a `Check` for each; prints nothing, and decides nothing about exit codes.
 """
 
 from __future__ import annotations
@@ -18,29 +19,30 @@ from torch import Tensor
 
 from attncli.config import EngineConfig, SampleConfig
 from attncli.generation.engine import generate
-from attncli.generation.events import Check, CheckName, Difference, Event, Finished, Made, Text
+from attncli.generation.events import Check, CheckName, Difference, Event, Finished, Sample, Text
 from attncli.generation.sampling import sample_seed
 from attncli.model.backend import Backend, Segment, SequenceCache
 from attncli.model.native import round_to_int8
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Tokenizer
 
-_MORE = 3  # samples of a larger batch
-_AT_ONCE = 64  # tokens that PyTorch reads together when logits are compared
-# How far logits may be from PyTorch's, as a share of the largest of them, by the type of the activations. Measured over
-# all families and the model that ships: at most 7e-7, 1.4e-3 and 1.2e-2; a window that was ignored gave 9e-2.
+_EXTRA_SAMPLES = 3  # added to each prompt's samples for a larger batch
+_TOKENS_PER_READ = 64  # when PyTorch's logits are compared
+# The largest allowed difference of logits from PyTorch's, as a share of the largest logit, by the type of the
+# activations. Measured over all families and the shipped model: at most 7e-7, 1.4e-3 and 1.2e-2; ignoring the attention
+# window gave 9e-2.
 _LOGIT_TOLERANCE = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 2e-1}
 
 
-class Kept:
-    """What a generation makes, from its events."""
+class SampleCollector:
+    """Collects the finished samples from the events of a generation."""
 
     def __init__(self) -> None:
         self._texts: dict[int, list[str]] = {}
         self._ids: dict[int, tuple[int, ...]] = {}
 
-    def of(self, events: Iterable[Event]) -> Iterator[Event]:
-        """The same events."""
+    def collect(self, events: Iterable[Event]) -> Iterator[Event]:
+        """Passes the events through, unchanged."""
         for event in events:
             if isinstance(event, Text):
                 self._texts.setdefault(event.sample, []).append(event.text)
@@ -49,91 +51,94 @@ class Kept:
             yield event
 
     @property
-    def made(self) -> list[Made]:
-        """The samples that are complete, in order."""
-        return [Made(self._ids[sample], "".join(self._texts.get(sample, ()))) for sample in sorted(self._ids)]
+    def samples(self) -> list[Sample]:
+        """The finished samples, in order."""
+        return [Sample(self._ids[number], "".join(self._texts.get(number, ()))) for number in sorted(self._ids)]
 
 
 @dataclass(frozen=True)
-class Generation:
-    """What was generated, and from what: `config.num_samples` texts for every prompt, as `generate` numbers them."""
+class Original:
+    """A generation to verify: its inputs and its samples, `config.num_samples` for every prompt, prompt by prompt."""
 
     tokenizer: Tokenizer
     prompts: Sequence[Sequence[int]]
     config: SampleConfig
     end_ids: frozenset[int]
-    made: Sequence[Made]
+    samples: Sequence[Sample]
 
-    def again(self, backend: Backend, how: EngineConfig, more: int = 0) -> list[Made]:
-        """All samples made together, beside so many `more` for every prompt."""
+    def regenerate(self, backend: Backend, how: EngineConfig, extra: int = 0) -> list[Sample]:
+        """Generates all samples in one batch, with `extra` more samples for every prompt, which are dropped."""
         count = self.config.num_samples
-        made = self._made(backend, self.prompts, replace(self.config, num_samples=count + more), how)
-        return [one for at, one in enumerate(made) if at % (count + more) < count]
+        samples = self._generate(backend, self.prompts, replace(self.config, num_samples=count + extra), how)
+        return [sample for number, sample in enumerate(samples) if number % (count + extra) < count]
 
-    def each_alone(self, backend: Backend, how: EngineConfig) -> list[Made]:
-        """The samples made one after another."""
-        made = []
+    def regenerate_alone(self, backend: Backend, how: EngineConfig) -> list[Sample]:
+        """Generates the samples one after another, each with the seed that makes it the first sample."""
+        samples = []
         for prompt in self.prompts:
-            for sample in range(self.config.num_samples):
-                config = replace(self.config, num_samples=1, seed=sample_seed(self.config.seed, sample))
-                made += self._made(backend, [prompt], config, how)
-        return made
+            for number in range(self.config.num_samples):
+                config = replace(self.config, num_samples=1, seed=sample_seed(self.config.seed, number))
+                samples += self._generate(backend, [prompt], config, how)
+        return samples
 
-    def decoded(self) -> list[Made]:
-        """The samples as their ids are decoded at once, up to the first stop string."""
-        return [replace(made, text=self._decoded(made.ids, self.prompt_of(at))) for at, made in enumerate(self.made)]
+    def redecode(self) -> list[Sample]:
+        """The samples with their ids decoded at once, up to the first stop string."""
+        return [
+            replace(sample, text=self._decode(sample.ids, self.prompt_of(number)))
+            for number, sample in enumerate(self.samples)
+        ]
 
     def prompt_of(self, sample: int) -> Sequence[int]:
-        """The text that a sample continues."""
+        """The prompt that a sample continues, by the sample's number."""
         return self.prompts[sample // self.config.num_samples]
 
-    def _made(
+    def _generate(
         self, backend: Backend, prompts: Sequence[Sequence[int]], config: SampleConfig, how: EngineConfig
-    ) -> list[Made]:
-        kept = Kept()
-        for _ in kept.of(generate(backend, self.tokenizer, prompts, config, self.end_ids, how=how)):
+    ) -> list[Sample]:
+        collector = SampleCollector()
+        for _ in collector.collect(generate(backend, self.tokenizer, prompts, config, self.end_ids, how=how)):
             pass
-        return kept.made
+        return collector.samples
 
-    def _decoded(self, ids: Sequence[int], prompt: Sequence[int]) -> str:
+    def _decode(self, ids: Sequence[int], prompt: Sequence[int]) -> str:
         ended = bool(ids) and ids[-1] in self.end_ids
         text = self.tokenizer.decode(ids[:-1] if ended else ids, prompt)
         return text[: min((at for stop in self.config.stop if (at := text.find(stop)) >= 0), default=len(text))]
 
 
 def verify(
-    generation: Generation, backend: Backend, pytorch: Backend, on_threads: Callable[[int], Backend] | None = None
+    original: Original, backend: Backend, pytorch: Backend, on_threads: Callable[[int], Backend] | None = None
 ) -> Iterator[Check]:
-    """Makes the samples again in every way, and compares; the backend need not have been what made them first.
+    """Generates the samples again in every way and compares; `backend` need not be the one that generated them first.
 
-    What must be the same is that of an exact backend, and the decoding of any. `pytorch` has the same weights as
-    float32; `on_threads` gives the backend with another number of threads, where it has any.
+    Required to be equal: every way of an exact backend, and the decoding of any backend. `pytorch` has the same weights
+    as float32; `on_threads` returns the backend with another number of threads, and is None where there is no choice.
     """
-    count = generation.config.num_samples
-    batch = min((count + _MORE) * len(generation.prompts), EngineConfig.at_once)
+    count = original.config.num_samples
+    batch = min((count + _EXTRA_SAMPLES) * len(original.prompts), EngineConfig.at_once)
 
-    def check(name: CheckName, *found: Sequence[Made], required: bool = backend.exact, **more: Any) -> Check:
-        return _check(generation, name, found, required, more)
+    def check(name: CheckName, *repeats: Sequence[Sample], required: bool = backend.exact, **details: Any) -> Check:
+        return _check(original, name, repeats, required, details)
 
-    yield check("alone", generation.each_alone(backend, EngineConfig(lookup=False)))
-    yield check("batch", generation.again(backend, EngineConfig(), _MORE), batch=batch)
-    yield check("uncached", generation.again(backend, EngineConfig(cached=False)))
-    counting = _Counting(backend)
-    guessed = generation.each_alone(counting, EngineConfig(lookup=True))
+    yield check("alone", original.regenerate_alone(backend, EngineConfig(lookup=False)))
+    yield check("batch", original.regenerate(backend, EngineConfig(), _EXTRA_SAMPLES), batch=batch)
+    yield check("uncached", original.regenerate(backend, EngineConfig(cached=False)))
+    counting = _GuessCounter(backend)
+    guessed = original.regenerate_alone(counting, EngineConfig(lookup=True))
     yield check("guesses", guessed, guesses=counting.guesses)
-    yield check("decoded", generation.decoded(), required=True)
+    yield check("decoded", original.redecode(), required=True)
     if on_threads is not None:
         counts = (1, max(2, torch.get_num_threads()))
-        found = (generation.again(on_threads(threads), EngineConfig()) for threads in counts)
-        yield check("threads", *found, threads=counts)
-    theirs = generation.again(pytorch, EngineConfig(lookup=False))
-    difference, largest = compare_logits(generation, backend, pytorch)
+        repeats = (original.regenerate(on_threads(threads), EngineConfig()) for threads in counts)
+        yield check("threads", *repeats, threads=counts)
+    by_pytorch = original.regenerate(pytorch, EngineConfig(lookup=False))
+    difference, largest = compare_logits(original, backend, pytorch)
     tolerance = _LOGIT_TOLERANCE[backend.types.cache] * largest
-    yield check("pytorch", theirs, required=False, logit_difference=difference, logit_tolerance=tolerance)
+    yield check("pytorch", by_pytorch, required=False, logit_difference=difference, logit_tolerance=tolerance)
 
 
 def as_float32(model: Transformer, *, int8: bool = False) -> Transformer:
-    """A model of the same weights as float32, rounded to what `int8` leaves of them first; itself where it is that."""
+    """The model in float32, its weights rounded to int8 values first if `int8`; the same object if nothing changes."""
     if not int8 and all(parameter.dtype == torch.float32 for parameter in model.parameters()):
         return model
     wide = copy.deepcopy(model).float()
@@ -143,28 +148,27 @@ def as_float32(model: Transformer, *, int8: bool = False) -> Transformer:
 
 
 @torch.inference_mode()
-def compare_logits(generation: Generation, one: Backend, other: Backend) -> tuple[float, float]:
-    """The largest absolute difference of any logit that a token was drawn from, and the largest logit of `other`.
+def compare_logits(original: Original, backend: Backend, reference: Backend) -> tuple[float, float]:
+    """The largest absolute difference of the logits that tokens were drawn from, and the reference's largest logit.
 
-    Both read what was generated: `one` a token at a time, as a text is made; `other` many at once.
+    Both backends read the generated ids: `backend` one token at a time, as generation does; `reference` many at once.
     """
-    largest = magnitude = 0.0
-    vocab_size = generation.tokenizer.vocab_size
-    for at, made in enumerate(generation.made):
-        prompt = generation.prompts[at // generation.config.num_samples]
-        windows = list(_windows(prompt, made.ids, one.config.context))
-        pairs = zip(_rows(one, windows, 1), _rows(other, windows, _AT_ONCE), strict=True)
-        for ours, theirs in pairs:
-            difference = float((ours - theirs)[:vocab_size].abs().max())
-            largest = max(largest, math.inf if math.isnan(difference) else difference)
-            magnitude = max(magnitude, float(theirs[:vocab_size].abs().max()))
-    return largest, magnitude
+    difference = magnitude = 0.0
+    vocab_size = original.tokenizer.vocab_size
+    for number, sample in enumerate(original.samples):
+        windows = list(_windows(original.prompt_of(number), sample.ids, backend.config.context))
+        pairs = zip(_rows(backend, windows, 1), _rows(reference, windows, _TOKENS_PER_READ), strict=True)
+        for logits, expected in pairs:
+            largest = float((logits - expected)[:vocab_size].abs().max())
+            difference = max(difference, math.inf if math.isnan(largest) else largest)
+            magnitude = max(magnitude, float(expected[:vocab_size].abs().max()))
+    return difference, magnitude
 
 
 def _windows(prompt: Sequence[int], ids: Sequence[int], context: int) -> Iterator[tuple[list[int], int]]:
-    """What was read while ids were drawn, and after how many of its last tokens one was.
+    """The tokens that the network read while `ids` were drawn, and after how many of the last ones a token was drawn.
 
-    ([1], [2, 3], 8) -> ([1, 2], 2). Where the context is full, the recent half is read again, as the engine does.
+    ([1], [2, 3], 8) -> ([1, 2], 2). A full context begins a new window with the recent half, as in the engine.
     """
     window, drawn = list(prompt), 0
     while drawn < len(ids):
@@ -175,24 +179,24 @@ def _windows(prompt: Sequence[int], ids: Sequence[int], context: int) -> Iterato
         window = [*read, ids[drawn - 1]][-max(context // 2, 1) :]
 
 
-def _rows(backend: Backend, windows: Iterable[tuple[list[int], int]], at_once: int) -> Iterator[Tensor]:
-    """The logits (V) that each token was drawn from; after a prompt, so many tokens are read together."""
+def _rows(backend: Backend, windows: Iterable[tuple[list[int], int]], step: int) -> Iterator[Tensor]:
+    """The logits (V) that each token was drawn from; after the prompt, `step` tokens are read at once."""
     cache = backend.new_cache(1)
     for tokens, count in windows:
         first = len(tokens) - count + 1
-        for start, end in pairwise((0, *range(first, len(tokens), at_once), len(tokens))):
+        for start, end in pairwise((0, *range(first, len(tokens), step), len(tokens))):
             segment = Segment(0, start, tokens[start:end], end - start if start else 1)
             yield from backend.read(cache, [segment]).float().cpu()
 
 
-class _Counting:
-    """A backend, and how many tokens it was given in advance."""
+class _GuessCounter:
+    """A backend that counts the guessed tokens it reads."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.config, self.device, self.exact = backend.config, backend.device, backend.exact
         self.types, self.description = backend.types, backend.description
-        self.guesses = 0
+        self.guesses = 0  # tokens
 
     def new_cache(self, sequences: int, positions: int = 1) -> SequenceCache:
         return self._backend.new_cache(sequences, positions)
@@ -203,42 +207,41 @@ class _Counting:
 
 
 def _check(
-    generation: Generation, name: CheckName, found: Sequence[Sequence[Made]], required: bool, more: dict[str, Any]
+    original: Original, name: CheckName, repeats: Sequence[Sequence[Sample]], required: bool, details: dict[str, Any]
 ) -> Check:
-    expected = generation.made
+    """Compares the samples with those of every repeat; `details` are further fields of the Check."""
     differences = [
-        _difference(generation, sample, one, other)
-        for found_once in found
-        for sample, (one, other) in enumerate(zip(expected, found_once, strict=True))
-        if one != other
+        _difference(original, number, expected, actual)
+        for repeat in repeats
+        for number, (expected, actual) in enumerate(zip(original.samples, repeat, strict=True))
+        if expected != actual
     ]
     return Check(
         name=name,
         required=required,
-        samples=len(expected),
-        tokens=sum(len(made.ids) for made in expected),
+        samples=len(original.samples),
+        tokens=sum(len(sample.ids) for sample in original.samples),
         differing=len({difference.sample for difference in differences}),
         difference=min(differences, key=lambda difference: difference.sample, default=None),
-        **more,
+        **details,
     )
 
 
-def _difference(generation: Generation, sample: int, one: Made, other: Made) -> Difference:
-    """The first token that differs; of equal tokens the one in whose text the texts part."""
-    if one.ids == other.ids:
-        same = _equal(one.text, other.text)
-        prompt, decode = generation.prompt_of(sample), generation.tokenizer.decode
-        whole = (
-            decode(one.ids[:end], prompt).rstrip("\N{REPLACEMENT CHARACTER}") for end in range(1, len(one.ids) + 1)
-        )
-        at = next((at for at, text in enumerate(whole) if len(text) > same), len(one.ids))
+def _difference(original: Original, number: int, expected: Sample, actual: Sample) -> Difference:
+    """The first token that differs; if all ids are equal, the token within whose text the texts first differ."""
+    if expected.ids == actual.ids:
+        common = _common_length(expected.text, actual.text)
+        prompt, decode = original.prompt_of(number), original.tokenizer.decode
+        ends = range(1, len(expected.ids) + 1)
+        decoded = (decode(expected.ids[:end], prompt).rstrip("\N{REPLACEMENT CHARACTER}") for end in ends)
+        at = next((at for at, text in enumerate(decoded) if len(text) > common), len(expected.ids))
     else:
-        at = _equal(one.ids, other.ids)
-    expected, found = (ids[at] if at < len(ids) else None for ids in (one.ids, other.ids))
-    return Difference(sample, at, expected, found)
+        at = _common_length(expected.ids, actual.ids)
+    ids = (sample.ids[at] if at < len(sample.ids) else None for sample in (expected, actual))
+    return Difference(number, at, *ids)
 
 
-def _equal(one: Sequence[object], other: Sequence[object]) -> int:
-    """How many elements two sequences begin with in common."""
+def _common_length(one: Sequence[object], other: Sequence[object]) -> int:
+    """The length of the longest common beginning of two sequences."""
     pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (ours, theirs) in pairs if ours != theirs), min(len(one), len(other)))
+    return next((at for at, (left, right) in pairs if left != right), min(len(one), len(other)))

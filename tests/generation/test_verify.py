@@ -15,8 +15,8 @@ from attncli.checkpoint.store import Checkpoint, write_checkpoint
 from attncli.cli.main import run
 from attncli.config import SampleConfig
 from attncli.generation.engine import EngineConfig, generate
-from attncli.generation.events import Check, Difference, Made
-from attncli.generation.verify import Generation, Kept, _windows, as_float32, compare_logits, verify
+from attncli.generation.events import Check, Difference, Sample
+from attncli.generation.verify import Original, SampleCollector, _windows, as_float32, compare_logits, verify
 from attncli.model import native
 from attncli.model.backend import TorchBackend
 from attncli.model.device import dtype_name
@@ -72,10 +72,10 @@ class RowByRow:
 
 def generation(config=CONFIG, prompts=PROMPTS, backend=None, how=None):
     end_ids = frozenset({TOKENIZER.end_of_text})
-    kept = Kept()
+    kept = SampleCollector()
     events = generate(backend or RowByRow(), TOKENIZER, prompts, config, end_ids, how=how or EngineConfig())
-    assert sum(1 for _ in kept.of(events))
-    return Generation(TOKENIZER, prompts, config, end_ids, kept.made)
+    assert sum(1 for _ in kept.collect(events))
+    return Original(TOKENIZER, prompts, config, end_ids, kept.samples)
 
 
 def checks(made, backend, pytorch=None, on_threads=None):
@@ -86,10 +86,10 @@ def checks(made, backend, pytorch=None, on_threads=None):
 
 def test_an_exact_backend_gives_the_same_in_every_way():
     made = generation()
-    assert len({one.ids for one in made.made}) == 4
+    assert len({one.ids for one in made.samples}) == 4
     for check in checks(made, RowByRow()):
         assert (check.differing, check.difference) == (0, None)
-        assert (check.samples, check.tokens) == (4, sum(len(one.ids) for one in made.made))
+        assert (check.samples, check.tokens) == (4, sum(len(one.ids) for one in made.samples))
         assert check.required == (check.name != "pytorch")
         assert check.batch == (10 if check.name == "batch" else None)
         assert check.threads == ((1, 2) if check.name == "threads" else None)
@@ -114,12 +114,12 @@ def test_guesses_are_counted():
 )
 def test_a_fault_shows_where_it_is(wrong, expected):
     made = generation(replace(REPEATING, max_new_tokens=16), [[5, 6, 7, 5, 6, 7], [8, 9, 8, 9, 8, 9]])
-    assert {len(one.ids) for one in made.made} == {16}
+    assert {len(one.ids) for one in made.samples} == {16}
     failing = [check for check in checks(made, RowByRow(wrong=wrong), RowByRow()) if check.required and check.fails]
     assert {check.name for check in failing} == expected
     for check in failing:
         first = check.difference
-        assert made.made[first.sample].ids[first.token] == first.expected != first.found
+        assert made.samples[first.sample].ids[first.token] == first.expected != first.found
         assert first.token == 3 or expected == {"guesses"}  # the first one drawn from more than eight tokens
 
 
@@ -137,7 +137,7 @@ def test_pytorch_may_differ_and_its_logits_are_compared_token_by_token():
     assert (found.differing, found.required, found.logits_differ, found.fails) == (4, False, True, True)
     largest = 0.0
     with torch.no_grad():
-        for at, one in enumerate(made.made):
+        for at, one in enumerate(made.samples):
             window = list(PROMPTS[at // 2])
             for id_ in one.ids:
                 ours, theirs = (model(torch.tensor([window]))[0, -1, :300] for model in (MODEL, other))
@@ -163,11 +163,11 @@ def test_the_windows_are_what_the_engine_reads(prompt, count, context):
     ids = [10 + at % 7 for at in range(min(prompt, context))]
     backend = RowByRow(tiny_model(vocab_size=320, context=context, layers=1))
     config = SampleConfig(temperature=1, seed=count, max_new_tokens=count)
-    kept = Kept()
-    list(kept.of(generate(backend, TOKENIZER, [ids], config, frozenset(), how=EngineConfig(cached=False))))
+    kept = SampleCollector()
+    list(kept.collect(generate(backend, TOKENIZER, [ids], config, frozenset(), how=EngineConfig(cached=False))))
     read = [
         tokens[: len(tokens) - wanted + at + 1]
-        for tokens, wanted in _windows(ids, kept.made[0].ids, context)
+        for tokens, wanted in _windows(ids, kept.samples[0].ids, context)
         for at in range(wanted)
     ]
     assert read == backend.prefixes
@@ -177,11 +177,11 @@ def test_decoding_at_once_heeds_stops_ends_and_parts_of_characters():
     text = "the cat sat. naïve 東京 🎉 and then"
     ids = (*TOKENIZER.encode(text), TOKENIZER.end_of_text)
     config = replace(CONFIG, num_samples=1, stop=("🎉", "京 🎉"))
-    made = Generation(TOKENIZER, [[1]], config, frozenset({TOKENIZER.end_of_text}), [Made(ids, "")])
-    assert made.decoded() == [Made(ids, "the cat sat. naïve 東")]
+    made = Original(TOKENIZER, [[1]], config, frozenset({TOKENIZER.end_of_text}), [Sample(ids, "")])
+    assert made.redecode() == [Sample(ids, "the cat sat. naïve 東")]
     plain = replace(made, config=replace(config, stop=()))
-    assert plain.decoded() == [Made(ids, text)]
-    cut = replace(plain, made=[Made(ids, text.replace("東", "x"))])
+    assert plain.redecode() == [Sample(ids, text)]
+    cut = replace(plain, samples=[Sample(ids, text.replace("東", "x"))])
     found = next(check for check in verify(cut, RowByRow(), RowByRow()) if check.name == "decoded")
     at = found.difference.token
     assert found.fails
@@ -192,9 +192,9 @@ def test_decoding_at_once_heeds_stops_ends_and_parts_of_characters():
 
 def test_text_that_ended_earlier_differs_at_its_end():
     made = generation(REPEATING, [[5, 6]])
-    shorter = replace(made, made=[Made(made.made[0].ids[:7], "")])
+    shorter = replace(made, samples=[Sample(made.samples[0].ids[:7], "")])
     found = next(verify(shorter, RowByRow(), RowByRow()))
-    assert found.difference == Difference(0, 7, None, made.made[0].ids[7])
+    assert found.difference == Difference(0, 7, None, made.samples[0].ids[7])
 
 
 def test_what_pytorch_promises_is_only_the_decoding():
