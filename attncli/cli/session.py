@@ -15,7 +15,7 @@ from attncli.config import EngineConfig, SampleConfig
 from attncli.generation.bias import with_token_ids
 from attncli.generation.engine import generate
 from attncli.generation.events import Event
-from attncli.generation.seeing import Watch
+from attncli.generation.token_details import TokenDetails
 from attncli.model.backend import Backend
 from attncli.render.console import output, print_note
 from attncli.render.generation import GenerationScreen, Report
@@ -56,9 +56,9 @@ class Session:
         """The events of continuing prompts, given as token ids; `sampling` replaces the settings of the session."""
         loaded, showing = self.loaded, self.showing
         each_token = showing.color or showing.trace or showing.logprobs is not None
-        watch = Watch(showing.logprobs or 0, showing.trace) if each_token else None
+        details = TokenDetails(showing.logprobs or 0, showing.trace) if each_token else None
         sampling = sampling or self.sampling
-        return generate(self.backend, loaded.tokenizer, prompts, sampling, loaded.end_ids, watch, self.engine)
+        return generate(self.backend, loaded.tokenizer, prompts, sampling, loaded.end_ids, details, self.engine)
 
     def screen(self, prompts: Sequence[str], samples: int, *, echo: bool = True) -> GenerationScreen:
         """The display of the texts; with `echo` each follows its prompt."""

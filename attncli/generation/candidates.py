@@ -1,4 +1,4 @@
-"""What may come next: the most probable tokens, at several temperatures beside each other."""
+"""The most probable next tokens of a text, with their probabilities at several temperatures."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from attncli.text.tokenizer import Tokenizer
 def candidates(
     model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], temperatures: Sequence[float], count: int
 ) -> Candidates:
-    """The `count` most probable tokens after a prompt of at least one token, in the order that every temperature gives.
+    """The `count` most probable tokens after a prompt, most probable first. Every temperature has the same order.
 
     Raises BadInput for a prompt that is empty or longer than the context.
     """
     refuse_unreadable(model.config, tokenizer, prompt)
     ids = torch.tensor([prompt], device=model.embedding.weight.device)
     logits = model.unembed(model.hidden(ids)[0, -1])[: tokenizer.vocab_size].double().cpu()
-    top = logits.argsort(descending=True, stable=True)[:count]  # of equal ones the first, as argmax takes it
+    top = logits.argsort(descending=True, stable=True)[:count]  # equal logits: the lower id first, as in argmax
     columns = torch.stack([distribution(logits, temperature)[top] for temperature in temperatures], 1)
     return Candidates(
         tuple(temperatures),

@@ -1,6 +1,7 @@
-"""Ids that arrive one at a time made into text that is certain to stay, and where that text ends.
+"""Turns the ids of a sample, which arrive one at a time, into final text, and finds where the text ends.
 
-Owns stop strings, which may lie across the borders of tokens, and the end of the document. Knows nothing of networks.
+A stop string may span several tokens, so text that could be the beginning of one is held back until it is decided. A
+text also ends at an end token and at the token limit. Knows nothing of networks.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from attncli.text.tokenizer import DecodeStream, Tokenizer
 
 
 class SampleText:
-    """One sample's ids turned into text, held back where it might be the beginning of a stop string."""
+    """The text of one sample as it grows."""
 
     def __init__(
         self,
@@ -31,12 +32,12 @@ class SampleText:
         self._held = ""
 
     def push(self, id_: int) -> str:
-        """Takes the next id; returns the text that is complete with it, which `settle` then gives out."""
+        """Takes the next id; returns the text that it completes, which the caller passes to `settle`."""
         self._ids.append(id_)
         return "" if id_ in self._end_ids else self._stream.push(id_)
 
     def settle(self, new: str) -> Iterator[Event]:
-        """Gives the text that is now certain, and the end when it has come."""
+        """Yields the text that is now final, and Finished if the text has ended."""
         if self._ids[-1] in self._end_ids:
             yield from self.close("end")
             return
@@ -50,7 +51,7 @@ class SampleText:
             self._held = self._held[ready:]
 
     def close(self, reason: Reason) -> Iterator[Event]:
-        """Ends the sample, with whatever was held back."""
+        """Ends the sample and yields the text that was held back."""
         self._held += self._stream.flush()
         at = self._stop_at()
         yield from self._finish(self._held if at is None else self._held[:at], reason if at is None else "stop")
@@ -62,10 +63,9 @@ class SampleText:
         yield Finished(self._sample, reason, tuple(self._ids))
 
     def _stop_at(self) -> int | None:
-        """Where the first stop string begins, in the text held."""
-        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
-        return min(found, default=None)
+        """The index of the first stop string in the held text."""
+        return min((at for stop in self._stop if (at := self._held.find(stop)) >= 0), default=None)
 
     def _could_begin_stop(self) -> int:
-        """Length of the longest end of the held text that begins a stop string."""
+        """The length of the longest suffix of the held text that begins a stop string."""
         return max((n for stop in self._stop for n in range(1, len(stop)) if self._held.endswith(stop[:n])), default=0)

@@ -1,8 +1,9 @@
-"""Guesses of what comes next, from what came before: prompt lookup (Saxena, 2023).
+"""Guesses the next tokens of a text from its own repetitions: prompt lookup (Saxena, 2023), speculative decoding.
 
-Where the last tokens of a text stood in it before, what followed them then is guessed to follow now. A guess costs a
-few rows more in a step that reads all weights anyway; whether that pays is measured while it goes. A guess never
-changes the text: each token is drawn as it would be without it, and the guess only says what could be read in advance.
+If the last three tokens occurred in the text before, the tokens that followed them then are guessed to follow now. A
+guess adds a few rows to a step, which reads all weights anyway; the rates with and without guesses are measured, and
+guessing stops while it is slower. A guess never changes the text: every token is drawn as without it, and a correct
+guess only means that the token has been read already.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-_LENGTH = 3  # tokens that must have stood together before
-_MOST = 5  # tokens guessed at once
-_KEPT = 0.9  # of what was measured before, at each new measurement
-_TRY_AGAIN = 8  # places at which guessing does not seem to pay, and then one more try
+_LENGTH = 3  # tokens that must have occurred before
+_MOST = 5  # tokens in a guess
+_DECAY = 0.9  # weight of the earlier measurements in the running mean of a rate
+_RETRY_AFTER = 8  # guesses omitted because they were slower; then one is made to measure again
 
 
 class Lookup:
@@ -26,7 +27,7 @@ class Lookup:
         self._skipped = 0
 
     def guess(self, ids: Sequence[int], most: int) -> list[int]:
-        """What followed the last tokens of the text when they came before: at most `most` tokens, often none."""
+        """The tokens that followed the last three when they occurred before: at most `most`, often none."""
         for end in range(max(self._known, _LENGTH), len(ids)):
             self._after[tuple(ids[end - _LENGTH : end])] = end
         self._known = len(ids)
@@ -36,16 +37,17 @@ class Lookup:
         return list(ids[at : at + min(_MOST, most)])
 
     def restart(self) -> None:
-        """Forgets the text, not what was measured: its beginning was cut off."""
+        """Forgets the text, whose beginning was cut off, but not the measured rates."""
         self._after, self._known = {}, 0
 
     def measure(self, guessed: bool, tokens: int, seconds: float) -> None:
-        """Takes how long a step took that gave so many tokens."""
+        """Records the duration of a step that yielded so many tokens."""
         rate = tokens / seconds
-        self._rates[guessed] = _KEPT * self._rates.get(guessed, rate) + (1 - _KEPT) * rate
+        self._rates[guessed] = _DECAY * self._rates.get(guessed, rate) + (1 - _DECAY) * rate
 
     def _pays(self) -> bool:
-        if self._rates.get(True, math.inf) >= self._rates.get(False, 0.0) or self._skipped >= _TRY_AGAIN:
+        """Whether guessing has been as fast as not guessing, or is to be measured again."""
+        if self._rates.get(True, math.inf) >= self._rates.get(False, 0.0) or self._skipped >= _RETRY_AFTER:
             self._skipped = 0
             return True
         self._skipped += 1

@@ -17,7 +17,7 @@ from attncli.errors import BadInput
 from attncli.generation.engine import EngineConfig, generate, last_that_fit
 from attncli.generation.events import Finished, PromptsRead, Reread, Text, Token
 from attncli.generation.lookup import Lookup
-from attncli.generation.seeing import Watch
+from attncli.generation.token_details import TokenDetails
 from attncli.model import backend, native
 from attncli.model.backend import Segment, TorchBackend
 from attncli.model.cache import StepCache
@@ -235,7 +235,7 @@ class Watched:
 
 def made(backend, prompts, config, tokenizer=TOKENIZER, **how):
     """Of every text all that is told of it: text, tokens with their log-probabilities, rereads, ending."""
-    events = list(generate(backend, tokenizer, prompts, config, watch=Watch(2), how=EngineConfig(**how)))
+    events = list(generate(backend, tokenizer, prompts, config, details=TokenDetails(2), how=EngineConfig(**how)))
     texts = [([], [], []) for _ in range(len(prompts) * config.num_samples)]
     for event in events:
         if isinstance(event, Text | Token | Finished):

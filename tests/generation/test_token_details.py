@@ -12,7 +12,7 @@ from attncli.config import SampleConfig
 from attncli.generation.engine import generate
 from attncli.generation.events import Choice, Finished, Text, Token, Trace, TraceStep
 from attncli.generation.sampling import Seen, filtered, next_token
-from attncli.generation.seeing import Watch, logprobs, tokens, trace
+from attncli.generation.token_details import TokenDetails, describe_tokens, logprobs, trace
 from attncli.model.backend import TorchBackend
 from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
 from tests.support.backends import Scripted
@@ -127,21 +127,26 @@ def test_what_is_told_of_a_row_is_the_same_in_a_batch():
     seen = Seen.of([[i] for i in range(5)], 8)
     config = SampleConfig(temperature=1.3, top_k=6, top_p=0.9, repetition_penalty=1.4)
     ids = next_token(logits, config, torch.rand(5, generator=torch.Generator().manual_seed(1)), seen)
-    together = tokens(logits, ids, config, Watch(3, trace=True), text_of, seen)
+    together = describe_tokens(logits, ids, config, TokenDetails(3, trace=True), text_of, seen)
     for row in range(5):
         one = slice(row, row + 1)
-        (alone,) = tokens(
-            logits[one], ids[one], config, Watch(3, trace=True), text_of, Seen(seen.text[one], seen.generated[one])
+        (alone,) = describe_tokens(
+            logits[one],
+            ids[one],
+            config,
+            TokenDetails(3, trace=True),
+            text_of,
+            Seen(seen.text[one], seen.generated[one]),
         )
         assert replace(alone, sample=row) == together[row]
 
 
 def test_what_is_told_is_what_was_asked_for():
     logits, ids = logits_of(0.5, 0.25, 0.25), torch.tensor([1])
-    (plain,) = tokens(logits, ids, ALL, Watch(), text_of, None)
+    (plain,) = describe_tokens(logits, ids, ALL, TokenDetails(), text_of, None)
     assert (plain.id, plain.text, plain.top, plain.trace) == (1, "b", (), None)
     assert plain.bits == pytest.approx(2)
-    (full,) = tokens(logits, ids, ALL, Watch(2, trace=True), text_of, None)
+    (full,) = describe_tokens(logits, ids, ALL, TokenDetails(2, trace=True), text_of, None)
     assert [choice.text for choice in full.top] == ["a", "b"]
     assert isinstance(full.trace, Trace)
     assert full.logprob == plain.logprob == full.top[1].logprob
@@ -165,9 +170,9 @@ def texts_and_ends(events):
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_being_watched_changes_no_text(config):
-    watch = Watch(3, trace=True)
+    details = TokenDetails(3, trace=True)
     plain = list(generate(TorchBackend(MODEL), TOKENIZER, [[5, 6, 7]], config))
-    watched = list(generate(TorchBackend(MODEL), TOKENIZER, [[5, 6, 7]], config, watch=watch))
+    watched = list(generate(TorchBackend(MODEL), TOKENIZER, [[5, 6, 7]], config, details=details))
     assert texts_and_ends(watched) == texts_and_ends(plain)
     for end in (event for event in plain if isinstance(event, Finished)):
         told = [event for event in watched if isinstance(event, Token) and event.sample == end.sample]
@@ -181,7 +186,7 @@ def test_being_watched_changes_no_text(config):
 @torch.no_grad()
 def test_log_probabilities_are_the_models_own_whatever_is_filtered(config, family):
     model = tiny_model(vocab_size=320, context=64, **family)  # more rows than tokens
-    events = list(generate(TorchBackend(model), TOKENIZER, [[5, 6, 7]], config, watch=Watch(2)))
+    events = list(generate(TorchBackend(model), TOKENIZER, [[5, 6, 7]], config, details=TokenDetails(2)))
     for end in (event for event in events if isinstance(event, Finished)):
         own = model(torch.tensor([[5, 6, 7, *end.ids]]))[0, 2:-1, :300].double().log_softmax(-1)
         told = [event for event in events if isinstance(event, Token) and event.sample == end.sample]
@@ -193,7 +198,7 @@ def test_a_token_comes_before_its_text_and_one_without_a_whole_character_too():
     tokenizer = byte_tokenizer()
     ids = [*tokenizer.encode("a東"), 256]
     config = SampleConfig(temperature=0, max_new_tokens=9)
-    events = list(generate(Scripted(ids), tokenizer, [[1]], config, watch=Watch()))
+    events = list(generate(Scripted(ids), tokenizer, [[1]], config, details=TokenDetails()))
     prompts, *seen = [(event.id, event.characters) if isinstance(event, Token) else event for event in events]
     assert prompts.tokens == 1
     assert seen == [

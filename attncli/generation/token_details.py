@@ -1,7 +1,7 @@
-"""What a drawn token was chosen from: its log-probability and its rivals', and what every step on the way removed.
+"""Details of drawn tokens: log-probabilities, the most probable alternatives, and a trace of the sampling steps.
 
-Pure functions on the logits that were drawn from, asked after the draw, so that looking changes no text. The steps are
-those of sampling.py, not a second account of them. Knows tokens by their ids and a function that gives their text.
+Pure functions on the logits that a token was drawn from, called after the draw, so that asking for details changes no
+text. A trace runs the steps of sampling.py themselves. Knows a token by its id and a function that returns its text.
 """
 
 from __future__ import annotations
@@ -16,23 +16,28 @@ from attncli.config import SampleConfig
 from attncli.generation.events import Choice, Token, Trace, TraceStep
 from attncli.generation.sampling import Seen, best, steps
 
-_BEST = 5  # most probable tokens that a step of a trace shows
+_TRACED_BEST = 5  # most probable tokens in each step of a trace
 
 
 @dataclass(frozen=True)
-class Watch:
-    """What to tell of every token."""
+class TokenDetails:
+    """Which details to report for every token, besides its log-probability."""
 
-    top: int = 0  # how many of the most probable tokens, with their log-probabilities
-    trace: bool = False
+    top: int = 0  # how many of the most probable tokens
+    trace: bool = False  # the effect of every sampling step
 
 
-def tokens(
-    logits: Tensor, ids: Tensor, config: SampleConfig, watch: Watch, text_of: Callable[[int], str], seen: Seen | None
+def describe_tokens(
+    logits: Tensor,
+    ids: Tensor,
+    config: SampleConfig,
+    details: TokenDetails,
+    text_of: Callable[[int], str],
+    seen: Seen | None,
 ) -> list[Token]:
-    """What to tell of the token ids (B,) drawn from logits (B, V), with `seen` as it was then; row r is sample r."""
-    drawn, top, top_logprobs = (values.tolist() for values in logprobs(logits, ids, watch.top))
-    traces = trace(logits, ids, config, text_of, seen) if watch.trace else [None] * len(ids)
+    """Token events for ids (B,) drawn from logits (B, V), with `seen` as it was at the draw; row r is sample r."""
+    drawn, top, top_logprobs = (values.tolist() for values in logprobs(logits, ids, details.top))
+    traces = trace(logits, ids, config, text_of, seen) if details.trace else [None] * len(ids)
     return [
         Token(row, id_, text_of(id_), drawn[row], _choices(top[row], top_logprobs[row], text_of), traces[row])
         for row, id_ in enumerate(ids.tolist())
@@ -40,10 +45,10 @@ def tokens(
 
 
 def logprobs(logits: Tensor, ids: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities under the model's own distribution: temperature 1, nothing removed.
+    """Log-probabilities in nats under the model's own distribution: temperature 1, nothing removed.
 
-    Returns those of the ids (B,), the ids (B, K) of the K = `count` most probable tokens (of equal ones the first; all,
-    when there are no more), and theirs (B, K), in nats, float64 on the CPU.
+    Returns the log-probabilities (B,) of `ids`, the ids (B, K) of the K = min(count, V) most probable tokens (of equal
+    ones the lowest id first), and their log-probabilities (B, K); float64 on the CPU.
     """
     exact = logits.cpu().double().log_softmax(-1)
     top = best(logits.cpu(), count)
@@ -53,7 +58,7 @@ def logprobs(logits: Tensor, ids: Tensor, count: int) -> tuple[Tensor, Tensor, T
 def trace(
     logits: Tensor, ids: Tensor, config: SampleConfig, text_of: Callable[[int], str], seen: Seen | None = None
 ) -> list[Trace]:
-    """What every step that is on did to each row of logits (B, V), and how probable its drawn id (B,) was then."""
+    """The effect of every active step on each row of logits (B, V), and the final probability of its drawn id (B,)."""
     logits = logits.float()
     stages = [("model", logits), *steps(logits, config, seen)]
     on_cpu = [(name, stage.cpu()) for name, stage in stages]
@@ -64,10 +69,10 @@ def trace(
 
 
 def _trace(stages: list[tuple[str, Tensor]], id_: int, config: SampleConfig, text_of: Callable[[int], str]) -> Trace:
-    found, before = [], stages[0][1]
+    traced, before = [], stages[0][1]
     for name, after in stages:
         gone = (after == -math.inf) & (before > -math.inf)
-        found.append(
+        traced.append(
             TraceStep(
                 name,
                 None if name in ("model", "logit-bias") else float(getattr(config, name.replace("-", "_"))),
@@ -78,13 +83,13 @@ def _trace(stages: list[tuple[str, Tensor]], id_: int, config: SampleConfig, tex
             )
         )
         before = after
-    probability = float(before.double().softmax(-1)[id_]) if found[-1].left else 0.0
-    return Trace(tuple(found), probability)
+    probability = float(before.double().softmax(-1)[id_]) if traced[-1].left else 0.0
+    return Trace(tuple(traced), probability)
 
 
 def _best_left(logits: Tensor, text_of: Callable[[int], str]) -> tuple[Choice, ...]:
-    """The most probable tokens of logits (V,) that are not removed."""
-    ids = best(logits[None], _BEST)[0]
+    """The most probable tokens of logits (V,) among those that are not removed."""
+    ids = best(logits[None], _TRACED_BEST)[0]
     ids = ids[logits[ids] > -math.inf]
     return _choices(ids.tolist(), logits.double().log_softmax(-1)[ids].tolist(), text_of)
 
