@@ -19,6 +19,7 @@ from attncli.checkpoint import hub
 from attncli.checkpoint.store import Checkpoint, write_checkpoint
 from attncli.errors import BadCheckpoint
 from attncli.text.tokenizer import byte_tokenizer
+from tests.support.forking import run_forked
 from tests.support.models import tiny_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -125,21 +126,11 @@ NEEDED = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_
 
 
 def run(tmp_path, endpoint, *words, **environment):
-    """One command line, in a process of its own: the library reads the environment when it is imported."""
+    """One command line in a process of its own: the hub's library reads the environment when it is imported."""
     left_out = ("HF_", "ATTNCLI_", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
     given = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     given |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"} | environment
-    command = [sys.executable, "-m", "attncli", *words]
-    return subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=given,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    return run_forked(*words, folder=tmp_path, environment=given)
 
 
 def downloaded(tmp_path):
