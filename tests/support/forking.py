@@ -1,0 +1,201 @@
+"""Command lines in processes of their own, forked from one that has imported PyTorch and has done nothing else.
+
+Each saves the seconds that the import takes. They run as `python -m attncli` does from `main` to the end of the
+interpreter. What happens before `main`, and which modules a command imports, needs a fresh interpreter:
+`tests.support.commands.start`.
+
+The server forks a keeper for each command, and the keeper forks the command: so the keeper can wait for it.
+"""
+
+import atexit
+import fcntl
+import functools
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import termios
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from tests.support.places import ROOT
+
+
+class Done(NamedTuple):
+    """What a command that has ended wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class ForkedCommand:
+    """A command line in a process of its own, with the interface of `subprocess.Popen` as far as the tests need it.
+
+    A stream that is not given is a pipe, and standard input is empty. `before` is Python code that runs first.
+    With `terminal`, standard input is the terminal that controls the process.
+    """
+
+    def __init__(self, *arguments, folder, environment=None, terminal=False, before="", **streams):
+        ours, theirs = [], []
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            stream = streams.get(name, subprocess.PIPE if number else subprocess.DEVNULL)
+            pipe = os.pipe()[:: 1 if number else -1] if stream == subprocess.PIPE else None  # ours, theirs
+            if pipe is None:
+                theirs.append(os.open(os.devnull, os.O_RDWR) if stream == subprocess.DEVNULL else _duplicate(stream))
+            else:
+                theirs.append(pipe[1])
+            ours.append(pipe and os.fdopen(pipe[0], "r" if number else "w", encoding="utf-8"))
+        self.stdin, self.stdout, self.stderr = ours
+        self._status, status = os.pipe()
+        request = {
+            "arguments": arguments, "folder": str(folder), "terminal": terminal, "before": before,
+            "environment": dict(os.environ if environment is None else environment),
+        }  # fmt: skip
+        socket.send_fds(_server(), [json.dumps(request).encode()], [*theirs, status])
+        for descriptor in (*theirs, status):
+            os.close(descriptor)
+        self.returncode = None
+        self.pid = int(self._line())
+
+    def _line(self):
+        """The next line of the keeper: first the number of the process, then its exit code."""
+        line = b""
+        while not line.endswith(b"\n"):
+            part = os.read(self._status, 1)
+            assert part, "the process that keeps the command has gone"
+            line += part
+        return line
+
+    def poll(self):
+        return self.returncode if self.returncode is not None else self.wait(0)
+
+    def wait(self, timeout=60):
+        """The exit code; None where the process still runs when the time is up, which `poll` asks for."""
+        if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
+            self.returncode = int(self._line())
+            os.close(self._status)
+        assert self.returncode is not None or not timeout, f"the process still runs after {timeout} seconds"
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def communicate(self, text=None):
+        """What it writes to standard output and standard error until it ends, given this on standard input."""
+        if self.stdin:
+            self.stdin.write(text or "")
+            self.stdin.close()
+        with ThreadPoolExecutor(2) as readers:
+            written = list(readers.map(lambda stream: stream and stream.read(), (self.stdout, self.stderr)))
+        self.wait()
+        return written
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream:
+                stream.close()
+        self.wait()
+
+
+def run_forked(*arguments, folder, environment=None):
+    """A command line in a process of its own, to its end."""
+    with ForkedCommand(*arguments, folder=folder, environment=environment) as process:
+        written = process.communicate()
+    return Done(process.returncode, *written)
+
+
+def _duplicate(stream):
+    return os.dup(stream if isinstance(stream, int) else stream.fileno())
+
+
+@functools.cache
+def _server():
+    """A socket to the process that forks; it ends when this one does."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-m", "tests.support.forking", str(theirs.fileno())]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "ATTNCLI_", "PYTEST"))}
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=kept, pass_fds=[theirs.fileno()], start_new_session=True, **streams
+    )
+    theirs.close()
+    atexit.register(lambda: (ours.close(), process.wait()))
+    return ours
+
+
+# In the process that forks
+
+
+def _serve(channel):
+    import attncli.cli.main
+    import attncli.generation.engine
+    import attncli.training.job
+    import attncli.training.loop  # noqa: F401
+
+    assert "huggingface_hub" not in sys.modules  # it reads the environment when it is imported
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        request, descriptors, _, _ = socket.recv_fds(channel, 1 << 20, 4)
+        if not request:
+            return None
+        if os.fork() == 0:
+            channel.close()
+            return _keep(json.loads(request), descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _keep(request, descriptors):
+    *streams, status = descriptors
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    child = os.fork()
+    if child == 0:
+        os.close(status)
+        return _become(request, streams)
+    for descriptor in streams:
+        os.close(descriptor)
+    os.write(status, f"{child}\n".encode())
+    os.write(status, f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n".encode())
+    return os._exit(0)
+
+
+def _become(request, streams):
+    """Makes this process one that `python -m attncli` has started."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    for number, descriptor in enumerate(streams):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    if request["terminal"]:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    sys.argv = ["attncli", *request["arguments"]]
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout, sys.stderr = (_output(number) for number in (1, 2))
+    exec(request["before"], {})
+    from attncli.__main__ import main
+
+    main()
+
+
+def _output(descriptor):
+    lines = 1 if descriptor == 2 or os.isatty(descriptor) else -1
+    stream = os.fdopen(descriptor, "w", buffering=lines, encoding="utf-8", closefd=False)
+    stream.reconfigure(write_through="PYTHONUNBUFFERED" in os.environ)
+    return stream
+
+
+if __name__ == "__main__":
+    _serve(socket.socket(fileno=int(sys.argv[1])))
