@@ -92,7 +92,7 @@ def explain(
     chosen = find_view(view)
     chosen.refuse_options(options)
     given = text_or_file_end(text, _EXAMPLE)
-    from attncli.cli.explaining import explain_text, read_text
+    from attncli.cli.bodies.explain import explain_text, read_text
 
     reading = read_text(given, model, revision, device, generate)
     draw = explain_text(reading, chosen, token, options, json=json)

@@ -54,7 +54,7 @@ def generate(
 
         talk(session, prompt and texts[0])
     else:
-        from attncli.cli.generating import continue_prompts
+        from attncli.cli.bodies.generate import continue_prompts
 
         continue_prompts(session, texts, prompts, tell_seed="seed" not in given)
 

@@ -89,7 +89,7 @@ def train(
     attncli train corpus.txt
     attncli train book.txt notes/ --time 3m --name mine
     """
-    from attncli.cli.training_run import Request, directory_of, run, show_plan
+    from attncli.cli.bodies.train import Request, directory_of, run, show_plan
 
     request = Request(tuple(files or ()), val_file, from_, resume=resume, force=force, watch_heads=watch_heads)
     target = directory_of(request, name, out)

@@ -116,7 +116,7 @@ def test_a_signal_saves_and_says_how_to_go_on(home, tmp_path, number):
 @contextmanager
 def interrupted(after):
     """A run notices an interrupt when it has asked for signals so many times."""
-    import attncli.cli.training_run as module
+    import attncli.cli.bodies.train as module
 
     class Watched:
         asked = itertools.count()

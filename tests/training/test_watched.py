@@ -87,7 +87,7 @@ def test_a_resumed_run_has_the_same_record_and_bits(corpus, plan, tmp_path, at):
 
 
 def test_a_run_that_was_watched_is_watched_when_it_is_resumed(tmp_path, monkeypatch, capsys):
-    import attncli.cli.training_run as command
+    import attncli.cli.bodies.train as command
 
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text(story(3000))
