@@ -7,6 +7,7 @@ Knows nothing of where they are raised or how they are printed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 Naming = Callable[[str], str]  # the name of a field -> what a user calls it, such as top_k -> --top-k
 
@@ -20,6 +21,18 @@ class AttnError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self._text: Callable[[Naming], tuple[str, str]] | None = None
+
+    @classmethod
+    def naming(cls, text: Callable[[Naming], tuple[str, str]]) -> Self:
+        """An error whose message and hint name settings: `text` is given the function that spells a setting's name."""
+        error = cls(*text(str))
+        error._text = text
+        return error
+
+    def spelled(self, naming: Naming) -> AttnError:
+        """The same error with the settings named for another surface, such as the options of a command line."""
+        return self if self._text is None else type(self)(*self._text(naming))
 
 
 class UsageProblem(AttnError):
@@ -37,11 +50,11 @@ class FieldProblem(UsageProblem):
 
     def __init__(self, text: Callable[[Naming], tuple[str, str]]) -> None:
         super().__init__(*text(str))
-        self._text = text
+        self._wording = text
 
     def spelled(self, naming: Naming) -> UsageProblem:
         """The same problem with the fields named for another surface."""
-        return UsageProblem(*self._text(naming))
+        return UsageProblem(*self._wording(naming))
 
 
 class BadInput(AttnError):

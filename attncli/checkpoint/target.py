@@ -36,22 +36,30 @@ def target_directory(
     """
     target = resolved(_chosen(files, name, out, resume))
     if real(target) == real(Path()):
-        raise UsageProblem(
-            f"{target} is the working directory, which a save would replace.",
-            f"Give a directory in it, such as --out model; or go up first: cd .. and --out {target.name}.",
+        raise UsageProblem.naming(
+            lambda named: (
+                f"{target} is the working directory, which a save would replace.",
+                f"Give a directory in it, such as {named('out')} model; "
+                f"or go up first: cd .. and {named('out')} {target.name}.",
+            )
         )
     return target
 
 
 def _chosen(files: Sequence[str], name: str | None, out: Path | None, resume: bool) -> Path:
     if name is not None and out is not None:
-        raise UsageProblem("--name and --out both say where the model goes.", "Give one of them.")
+        raise UsageProblem.naming(
+            lambda named: (f"{named('name')} and {named('out')} both say where the model goes.", "Give one of them.")
+        )
     if out is not None:
         return out
     if name is not None:
         if not name or re.sub(r"[^\w.-]", "", name) != name or name.startswith("."):
-            raise UsageProblem(
-                f"--name {name!r} is not a plain name.", "Use letters, digits, '-', '_' and '.', or --out DIR."
+            raise UsageProblem.naming(
+                lambda named: (
+                    f"{named('name')} {name!r} is not a plain name.",
+                    f"Use letters, digits, '-', '_' and '.', or {named('out')} DIR.",
+                )
             )
         return MODELS_FOLDER / name
     if files:
@@ -62,7 +70,12 @@ def _chosen(files: Sequence[str], name: str | None, out: Path | None, resume: bo
         raise UsageProblem("There is no text to train on.", "Give a file: attncli train corpus.txt")
     stopped = [entry for entry in list_models() if entry.status in ("stopped", "interrupted")]
     if not stopped:
-        raise BadCheckpoint(f"There is no run to resume in ./{MODELS_FOLDER}.", "Name it with --name or --out.")
+        raise BadCheckpoint.naming(
+            lambda named: (
+                f"There is no run to resume in ./{MODELS_FOLDER}.",
+                f"Name it with {named('name')} or {named('out')}.",
+            )
+        )
     return MODELS_FOLDER / max(stopped, key=lambda entry: entry.modified).name
 
 
@@ -90,9 +103,11 @@ def _refuse_in_the_way(target: Path) -> None:
         raise unwritable(target, problem) from None
     previous = previous_of(target)
     if is_link(previous) or (exists(previous) and not is_save(previous)):
-        raise UsageProblem(
-            f"{previous} is not a save, and is where train keeps the save before the last one.",
-            "Move it away, or choose another --name or --out.",
+        raise UsageProblem.naming(
+            lambda named: (
+                f"{previous} is not a save, and is where train keeps the save before the last one.",
+                f"Move it away, or choose another {named('name')} or {named('out')}.",
+            )
         )
 
 
@@ -104,15 +119,24 @@ def refuse_taken(target: Path, force: bool) -> None:
     except OSError as problem:
         raise unwritable(target, problem) from None
     if not is_folder(target):
-        raise UsageProblem(f"{target} is not a directory.", "Choose another --out.")
-    foreign = ModelFolder(target).foreign()
-    if foreign:
-        raise UsageProblem(f"{target} holds {foreign[0]}, which is not a model's.", "Choose another --name or --out.")
+        raise UsageProblem.naming(lambda named: (f"{target} is not a directory.", f"Choose another {named('out')}."))
+    folder = ModelFolder(target)
+    if foreign := folder.foreign():
+        raise UsageProblem.naming(
+            lambda named: (
+                f"{target} holds {foreign[0]}, which is not a model's.",
+                f"Choose another {named('name')} or {named('out')}.",
+            )
+        )
     if not force:
-        choices = "Keep it: --name OTHER. Replace it: --force."
-        if ModelFolder(target).holds(STATE_FACTS):
-            choices = f"Go on with it: --resume. {choices}"
-        raise UsageProblem(f"{target} exists.", choices)
+        resumable = folder.holds(STATE_FACTS)
+        raise UsageProblem.naming(
+            lambda named: (
+                f"{target} exists.",
+                (f"Go on with it: {named('resume')}. " if resumable else "")
+                + f"Keep it: {named('name')} OTHER. Replace it: {named('force')}.",
+            )
+        )
 
 
 def options_naming(target: Path) -> str:

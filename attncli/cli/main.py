@@ -29,6 +29,7 @@ from attncli.cli.heads import heads
 from attncli.cli.help import HELP_OPTIONS, USAGE_ERROR, Command, FirstPage, docstring
 from attncli.cli.info import info
 from attncli.cli.models import models
+from attncli.cli.naming import option_of
 from attncli.cli.neighbors import neighbors
 from attncli.cli.next import next_
 from attncli.cli.options import for_typer
@@ -36,7 +37,7 @@ from attncli.cli.plot import plot
 from attncli.cli.process import bound_screen
 from attncli.cli.tokenize import tokenize
 from attncli.cli.train import train
-from attncli.errors import AttnError, BadInput, BrokenInstallation, FieldProblem, OutOfRoom
+from attncli.errors import AttnError, BadInput, BrokenInstallation, OutOfRoom
 from attncli.paths import refuse_lost_folder
 from attncli.render.status import status
 
@@ -125,10 +126,8 @@ def _explained(problem: Exception) -> AttnError | None:
     """The problem as one that a user can fix, or None when it is a bug."""
     if any(error.errno in (errno.EMFILE, errno.ENFILE) for error in _system_errors(problem)):
         return OutOfRoom("No more files can be open at once.", "Allow more with ulimit -n, such as ulimit -n 1024.")
-    if isinstance(problem, FieldProblem):
-        return problem.spelled(lambda name: {"seconds": "--time"}.get(name, "--" + name.replace("_", "-")))
     if isinstance(problem, AttnError):
-        return problem
+        return problem.spelled(option_of)
     if isinstance(problem, USAGE_ERROR):
         from attncli.cli.mistakes import usage_problem
 

@@ -53,10 +53,12 @@ def affordable_steps(seconds: float, gone: float, closing: float, step_seconds: 
         growing = recipe.FINAL_EVALUATION_SHARE + recipe.JUDGEMENT_SHARE + counting
         needed = gone + closing - growing * seconds + recipe.FEWEST_ADVISED_STEPS * each
         least = math.ceil(needed / (1 - growing))
-        raise UsageProblem(
-            f"--time {seconds:g}s is too short: setting up took {gone:.1f} s, closing takes {closing:.1f} s, "
-            f"and a step {step_seconds:.2g} s.",
-            f"Give --time {least}s or more, or a smaller --size.",
+        took = f"setting up took {gone:.1f} s, closing takes {closing:.1f} s, and a step {step_seconds:.2g} s"
+        raise UsageProblem.naming(
+            lambda named: (
+                f"{named('seconds')} {seconds:g}s is too short: {took}.",
+                f"Give {named('seconds')} {least}s or more, or a smaller {named('size')}.",
+            )
         )
     if steps < most_steps(setup):
         return Choice(steps)

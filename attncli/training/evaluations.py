@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict
 
-from attncli.errors import Diverged
 from attncli.evaluation.evaluate import evaluate
 from attncli.evaluation.score import Score
 from attncli.model.device import DTYPES
@@ -18,7 +17,7 @@ from attncli.text.corpus import Corpus
 from attncli.training.budget import evaluation_windows
 from attncli.training.head_scores import HeadScorer
 from attncli.training.reports import EvalReport, HeadsReport, Plan, SampleReport
-from attncli.training.run import Run, weights_of
+from attncli.training.run import Run, diverged, weights_of
 from attncli.training.samples import Sampler
 
 
@@ -29,10 +28,7 @@ def evaluate_run(run: Run, corpus: Corpus, plan: Plan, seconds: Callable[[], flo
     """
     score = evaluate(run.trainee.working, corpus.val, windows=evaluation_windows(plan), context=plan.context)
     if not math.isfinite(score.nats):
-        raise Diverged(
-            f"Training diverged at step {run.step}: the validation loss is {score.per_token:.4g}.",
-            "What was saved before stays. Try a smaller --lr.",
-        )
+        raise diverged(run.step, f"the validation loss is {score.per_token:.4g}")
     best = run.best is None or score.per_token < run.best.per_token
     if best:
         run.best, run.best_step, run.best_weights = score, run.step, weights_of(run.model)

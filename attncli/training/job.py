@@ -161,4 +161,4 @@ def _notes(read: Sequence[str], corpus: Corpus, plan: Plan, start: LoadedModel |
     if plan.seconds is not None and plan.busy >= _BUSY:
         yield f"this machine is busy: a step took {plan.busy:.1f} times its CPU time; the plan may be too small"
     if plan.seconds is not None and spent > plan.seconds / 2:
-        yield f"reading and measuring took {spent:.0f} of {plan.seconds:.0f} seconds: give more --time"
+        yield f"reading and measuring took {spent:.0f} of {plan.seconds:.0f} seconds: give it more time"

@@ -44,10 +44,17 @@ def fit_memory(config: TrainConfig, model: ModelConfig, setup: StepSetup) -> Fit
         elif config.checkpoint_activations is None and not recompute.value:
             parts, recompute = Choice(parts.value, reason), Choice(True, reason)
         else:
-            raise OutOfRoom(
-                f"This needs about {needed / 1e9:.1f} GB of memory; the machine has {memory / 1e9:.1f} GB.",
-                "Try a smaller --batch-size, --context or --size.",
-            )
+            raise _too_large(needed, memory)
+
+
+def _too_large(needed: int, memory: int) -> OutOfRoom:
+    """The error for a step that does not fit the memory."""
+    return OutOfRoom.naming(
+        lambda named: (
+            f"This needs about {needed / 1e9:.1f} GB of memory; the machine has {memory / 1e9:.1f} GB.",
+            f"Try a smaller {named('batch_size')}, {named('context')} or {named('size')}.",
+        )
+    )
 
 
 def fits(model: ModelConfig, setup: StepSetup) -> bool:

@@ -8,9 +8,8 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from attncli.errors import Diverged
 from attncli.training.reports import Plan, StepReport
-from attncli.training.run import Run
+from attncli.training.run import Run, diverged
 
 
 class Meter:
@@ -43,11 +42,8 @@ class Meter:
         finite = outcomes.isfinite().all(1)
         if not finite.all():
             at = int(finite.logical_not().nonzero()[0])
-            raise Diverged(
-                f"Training diverged at step {run.step - len(outcomes) + at + 1}: "
-                f"loss {outcomes[at, 0]:.4g}, gradient norm {outcomes[at, 1]:.4g}.",
-                "What was saved before stays. Try a smaller --lr.",
-            )
+            loss, norm = outcomes[at].tolist()
+            raise diverged(run.step - len(outcomes) + at + 1, f"loss {loss:.4g}, gradient norm {norm:.4g}")
         rate = len(outcomes) * self._plan.tokens_per_step / (time.monotonic() - self._began)
         self.restart()
         lr = run.schedule.lr(run.step - 1)

@@ -41,8 +41,11 @@ def choose_learning_rates(
         reason = "to go on from a model" if fine_tuning else f"for {tokens:,} tokens"
     if optimizer == "adamw":
         if config.adam_lr is not None:
-            raise UsageProblem(
-                "--adam-lr is the second rate beside Muon's, and AdamW goes on from a model.", "Give --lr."
+            raise UsageProblem.naming(
+                lambda named: (
+                    f"{named('adam_lr')} is the second rate beside Muon's, and AdamW goes on from a model.",
+                    f"Give {named('lr')}.",
+                )
             )
         lr = config.lr or (recipe.FINE_TUNING_ADAMW_LR if fine_tuning else recipe.ADAMW_LR)
         return Choice(lr, reason), lr

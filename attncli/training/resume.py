@@ -80,15 +80,19 @@ def _same_corpus(
             f"Pipe the same text: … | attncli train --val-file - --resume --out {target}",
         )
     if val_file is not None and not known.val_file:
-        raise UsageProblem("This run validates on the end of its text.", "Leave --val-file out.")
+        raise UsageProblem.naming(
+            lambda named: ("This run validates on the end of its text.", f"Leave {named('val_file')} out.")
+        )
     val_file = val_file or known.val_file
     held_out = read_documents([val_file], known.config.encoding, progress) if val_file else None
     documents = read_documents(files or known.sources, known.config.encoding, progress)
     corpus = prepare(documents, known.config, held_out, saved.tokenizer, progress)
     if corpus.digest != known.digest:
-        raise BadCheckpoint(
-            f"The text is not the one that {target} was trained on.",
-            "Give the same text, or train a new model under another --name.",
+        raise BadCheckpoint.naming(
+            lambda named: (
+                f"The text is not the one that {target} was trained on.",
+                f"Give the same text, or train a new model under another {named('name')}.",
+            )
         )
     return corpus
 
@@ -98,9 +102,9 @@ def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:
     try:
         place = str(pick_device(plan.device if device == TrainConfig.device else device))
     except UsageProblem as problem:
-        raise UsageProblem(
-            problem.message, "The run was on that device; say --device cpu to go on without it."
-        ) from None
+        hint = "The run was on that device; say {} cpu to go on without it."
+        message = problem.message
+        raise UsageProblem.naming(lambda named: (message, hint.format(named("device")))) from None
     return replace(plan, device=place), place == plan.device
 
 
@@ -111,7 +115,12 @@ def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
         resume = (
             f"; to resume one of {', '.join(stopped)}: attncli train --resume --name {stopped[0]}" if stopped else ""
         )
-        raise BadCheckpoint(f"There is no run to resume at {target}.", f"To begin one, leave --resume out{resume}.")
+        raise BadCheckpoint.naming(
+            lambda named: (
+                f"There is no run to resume at {target}.",
+                f"To begin one, leave {named('resume')} out{resume}.",
+            )
+        )
     try:
         return _read_saved(target), ()
     except BadCheckpoint as problem:

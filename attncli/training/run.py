@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attncli.checkpoint.directory import STATE_FACTS, STATE_TENSORS
 from attncli.checkpoint.store import Checkpoint
-from attncli.errors import BadCheckpoint
+from attncli.errors import BadCheckpoint, Diverged
 from attncli.evaluation.score import Score
 from attncli.model.device import DTYPES, dtype_name
 from attncli.model.transformer import Transformer, initialize
@@ -64,6 +64,16 @@ def begin_run(plan: Plan, initial: dict[str, Tensor] | None = None, resume: Chec
     dtype = DTYPES[plan.dtype]
     trainee = Trainee(model, plan.optimizer, plan.weight_decay, dtype, compiled=plan.compiled, context=plan.context)
     return Run(trainee, plan.schedule) if resume is None else _restored(trainee, plan, resume)
+
+
+def diverged(step: int, what: str) -> Diverged:
+    """The error for a loss or gradient that is not finite at a step."""
+    return Diverged.naming(
+        lambda named: (
+            f"Training diverged at step {step}: {what}.",
+            f"What was saved before stays. Try a smaller {named('lr')}.",
+        )
+    )
 
 
 def weights_of(model: Transformer) -> dict[str, Tensor]:

@@ -77,14 +77,19 @@ def choose_context(
     """
     if config.context is not None:
         if start is not None and config.context > start.context:
-            raise UsageProblem(
-                f"--context is {config.context}, and the model it starts from has a context of {start.context}.",
-                "Give a smaller --context.",
+            most = f"the model it starts from has a context of {start.context}"
+            raise UsageProblem.naming(
+                lambda named: (
+                    f"{named('context')} is {config.context}, and {most}.",
+                    f"Give a smaller {named('context')}.",
+                )
             )
         if config.context >= tokens:
-            raise BadInput(
-                f"--context is {config.context}, and the text to train on has {tokens:,} tokens.",
-                "Give more text or a smaller --context.",
+            raise BadInput.naming(
+                lambda named: (
+                    f"{named('context')} is {config.context}, and the text to train on has {tokens:,} tokens.",
+                    f"Give more text or a smaller {named('context')}.",
+                )
             )
         return Choice(config.context)
     context, _ = usual_batch(device, seconds)

@@ -49,7 +49,8 @@ class TensorBoardLog:
             purge = None if resumed is None else resumed + 1
             self._writer = writer(str(self.folder), purge_step=purge, flush_secs=_FLUSH_SECONDS)
         except OSError as problem:
-            raise OutOfRoom(f"{self.folder} cannot be written: {problem.strerror}.", "Choose another --out.") from None
+            message = f"{self.folder} cannot be written: {problem.strerror}."
+            raise OutOfRoom.naming(lambda named: (message, f"Choose another {named('out')}.")) from None
 
     def __enter__(self) -> Self:
         return self
@@ -93,8 +94,10 @@ def _writer_class() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UsageProblem(
-            "--tensorboard needs the package tensorboard, which is not installed.",
-            "Install it: pip install 'attncli[tensorboard]'",
+        raise UsageProblem.naming(
+            lambda named: (
+                f"{named('tensorboard')} needs the package tensorboard, which is not installed.",
+                "Install it: pip install 'attncli[tensorboard]'",
+            )
         ) from None
     return SummaryWriter

@@ -233,7 +233,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_overwrites_nothing(corpus, p
             if isinstance(report, SaveReport):
                 kept = {path: path.read_bytes() for path in (tmp_path / "m").rglob("*") if path.is_file()}
     assert raised.value.exit_code == 5
-    assert "--lr" in raised.value.hint
+    assert "smaller lr" in raised.value.hint
     assert {path: path.read_bytes() for path in (tmp_path / "m").rglob("*") if path.is_file()} == kept
     assert read_resumable(tmp_path / "m").state.facts["step"] == 10
 
@@ -444,7 +444,7 @@ def test_a_time_that_is_gone_before_the_first_step_is_refused_with_one_that_is_e
     config = TrainConfig(seconds=20, size="1x32", context=16, batch_size=8)
     with pytest.raises(UsageProblem, match=r"setting up took 30\.0 s") as refused:
         make_plan(config, corpus, spent=30)
-    least = float(re.search(r"--time (\d+)s or more", refused.value.hint)[1])
+    least = float(re.search(r"seconds (\d+)s or more", refused.value.hint)[1])
     steps = make_plan(replace(config, seconds=least), corpus, spent=30).schedule.steps
     assert 20 <= steps <= 24  # enough, and little more
 
@@ -518,7 +518,7 @@ def test_what_does_not_fit_the_memory_is_taken_in_parts_then_computed_twice_then
         try:
             made = make_plan(config, corpus)
         except OutOfRoom as problem:
-            assert "--batch-size" in problem.hint
+            assert "batch_size" in problem.hint
             seen.append(None)
         else:
             assert made.memory_bytes <= needs * share

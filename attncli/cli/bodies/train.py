@@ -18,6 +18,7 @@ from attncli import training
 from attncli.checkpoint.directory import MODELS_FOLDER
 from attncli.checkpoint.target import claimed, options_naming, refuse_taken, target_directory
 from attncli.cli import clock
+from attncli.cli.naming import option_of
 from attncli.cli.process import keep_freed_memory
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import AttnError
@@ -72,7 +73,8 @@ def show_plan(request: Request, target: Path, text: CorpusConfig, pinned: TrainC
     try:
         refuse_taken(target, request.force)
     except AttnError as problem:
-        print_note(f"the run itself would be refused: {problem.message} {problem.hint}")
+        named = problem.spelled(option_of)
+        print_note(f"the run itself would be refused: {named.message} {named.hint}")
     if json:
         print_json(plan_document(job.plan))
     else:
