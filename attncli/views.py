@@ -120,14 +120,14 @@ class View:
 
 
 def _first_screen(options: ViewOptions) -> Functions:
-    from attncli.render.explanation import compared_screen, explanation_document, explanation_screen
+    from attncli.render.first_screen import compared_screen, explanation_document, explanation_screen
 
     screen = compared_screen if options.compare_weights else explanation_screen
     return Functions(_sources(8, options), screen, explanation_document)
 
 
 def _bars(options: ViewOptions) -> Functions:
-    from attncli.render.explanation import bars_screen, compared_screen, explanation_document
+    from attncli.render.first_screen import bars_screen, compared_screen, explanation_document
 
     screen = compared_screen if options.compare_weights else bars_screen
     return Functions(_sources(24, options), screen, explanation_document)
@@ -144,14 +144,14 @@ def _sources(named: int, options: ViewOptions) -> Callable[[Request], Any]:
 
 def _map(options: ViewOptions) -> Functions:
     from attncli.explain.first_screen import explain
-    from attncli.render.maps import map_document, map_screen
+    from attncli.render.head_map import map_document, map_screen
 
     return Functions(lambda request: explain(*request.text, words=request.words, check=False), map_screen, map_document)
 
 
 def _grid(options: ViewOptions) -> Functions:
     from attncli.explain.grid import grid
-    from attncli.render.maps import grid_document, grid_screen
+    from attncli.render.grid import grid_document, grid_screen
 
     return Functions(lambda request: grid(request.model, request.pieces, request.focus), grid_screen, grid_document)
 

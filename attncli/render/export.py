@@ -1,4 +1,4 @@
-"""Findings as files for other programs: tables as CSV, arrays as NumPy's .npz."""
+"""Writes findings as files for other programs: tables as CSV, arrays as NumPy's .npz."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ if TYPE_CHECKING:
     from attncli.explain.first_screen import Explanation
 
 
-def sources_csv(found: Explanation) -> str:
-    """A row for each token that the one in focus can see: its share, its raw weight, then its share layer by layer.
+def sources_csv(finding: Explanation) -> str:
+    """A CSV table with a row for each token that the focus can see: share, raw weight, then the share of each layer.
 
-    In words, a row for each word, with its first and its last token in place of an id.
+    Counted in words it has a row for each word, with the first and the last token in place of the id.
     """
-    sources = found.sources
+    sources = finding.sources
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # a token may be a line's end
-    named = ["id"] if found.words is None else ["first_token", "last_token"]
+    named = ["id"] if finding.words is None else ["first_token", "last_token"]
     layers = (f"layer_{layer}" for layer in sources.layers)
-    table.writerow(["index", found.unit, *named, "share", "raw", *layers])
-    for at, piece in enumerate(found.pieces[: sources.focus + 1]):
+    table.writerow(["index", finding.unit, *named, "share", "raw", *layers])
+    for at, piece in enumerate(finding.pieces[: sources.focus + 1]):
         figures = (sources.shares[at], sources.raw[at], *sources.by_layer[:, at])
-        span = None if found.words is None else found.words.spans[at]
+        span = None if finding.words is None else finding.words.spans[at]
         which = (piece.id,) if span is None else (span[0], span[-1])
         table.writerow([at, piece.text, *which, *map(float, figures)])
     return written.getvalue()
 
 
-def write_weights(found: EveryWeight, file: BinaryIO) -> None:
+def write_weights(finding: EveryWeight, file: BinaryIO) -> None:
     """Writes `weights` (layers, heads, T, T), `ids` (T,) and `texts` (T,), without pickles.
 
     NumPy drops NUL characters at the end of a text; the id is the token.
     """
     np.savez(
         file,
-        weights=found.weights,
-        ids=np.array([piece.id for piece in found.pieces], np.int64),
-        texts=np.array([piece.text for piece in found.pieces], np.str_),
+        weights=finding.weights,
+        ids=np.array([piece.id for piece in finding.pieces], np.int64),
+        texts=np.array([piece.text for piece in finding.pieces], np.str_),
     )

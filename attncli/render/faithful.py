@@ -1,4 +1,4 @@
-"""Which view of attention can be believed: what cutting by each ranking costs, beside a random ranking."""
+"""The screen of `attncli faithful`: what cutting by each ranking costs, beside a random ranking, and the verdict."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ _MEANING: dict[Ranking, str] = {
 _NAME = 8  # cells of a ranking's name
 
 
-def faithful_screen(found: Faithfulness, model: str, drawn: str, width: int) -> RenderableType:
-    """What is lost by each ranking, how far ahead of a random one it is, and the verdict. `drawn` says from where."""
-    head = f"{one_line(model)} · {plural(found.texts, 'text')} of {found.mean_tokens:.0f} tokens"
+def faithful_screen(finding: Faithfulness, model: str, drawn: str, width: int) -> RenderableType:
+    """The drops of each ranking, its advantage over a random one, the verdict. `drawn` says where texts are from."""
+    head = f"{one_line(model)} · {plural(finding.texts, 'text')} of {finding.mean_tokens:.0f} tokens"
     whole = f"{head}, {one_line(drawn)}"
     parts: list[RenderableType] = [Text(fold(whole, width), "bold")]
     for heading, drops in (
-        ("the first k sources cut", found.comprehensiveness),
-        ("all but the first k cut", found.sufficiency),
+        ("the first k sources cut", finding.comprehensiveness),
+        ("all but the first k cut", finding.sufficiency),
     ):
         title = Text("Nats lost, ", "bold cyan").append(heading)
-        note = "  more is better" if drops is found.comprehensiveness else "  less is better"
+        note = "  more is better" if drops is finding.comprehensiveness else "  less is better"
         parts += [Text(), title.append(note if cell_len(title.plain + note) <= width else "", "not bold dim")]
-        parts.append(_drops(found, drops, width))
-    parts += [Text(), Text(fold("Ahead of random, nats ± standard error", width), "bold cyan"), _ahead(found, width)]
-    return Group(*parts, Text(), *(Text(fold(line, width), style) for line, style in _verdict(found, width)))
+        parts.append(_drops(finding, drops, width))
+    parts += [Text(), Text(fold("Ahead of random, nats ± standard error", width), "bold cyan"), _ahead(finding, width)]
+    return Group(*parts, Text(), *(Text(fold(line, width), style) for line, style in _verdict(finding, width)))
 
 
-def _drops(found: Faithfulness, drops: Floats, width: int) -> Table:
-    """A row a ranking, a column a size; what a ranking is, where there is room."""
+def _drops(finding: Faithfulness, drops: Floats, width: int) -> Table:
+    """One row for each ranking, one column for each size; the meaning of a ranking, where there is room."""
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, width=_NAME)
-    for _ in found.sizes:
+    for _ in finding.sizes:
         table.add_column(justify="right", no_wrap=True, width=5)
     table.add_column(no_wrap=True)
-    room = width - _NAME - 6 * len(found.sizes) - 2
-    table.add_row("", *(Text(f"k={size}", "dim") for size in found.sizes), "")
+    room = width - _NAME - 6 * len(finding.sizes) - 2
+    table.add_row("", *(Text(f"k={size}", "dim") for size in finding.sizes), "")
     for ranking, row in zip(RANKINGS, drops.mean(0), strict=True):
         meaning = f" {_MEANING[ranking]}"
         cells = (f"{value:.2f}" for value in row.tolist())
@@ -66,15 +66,15 @@ def _drops(found: Faithfulness, drops: Floats, width: int) -> Table:
     return table
 
 
-def _ahead(found: Faithfulness, width: int) -> Table:
+def _ahead(finding: Faithfulness, width: int) -> Table:
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, width=_NAME)
     for _ in range(2):
         table.add_column(justify="right", no_wrap=True, width=13)
     table.add_row("", Text("cut", "dim"), Text("kept", "dim"))
     for ranking in RANKINGS[:-1]:
-        ways = (found.verdict.advantage(ranking, sufficient=sufficient) for sufficient in (False, True))
-        style = "bold" if ranking == found.verdict.best else ""
+        ways = (finding.verdict.advantage(ranking, sufficient=sufficient) for sufficient in (False, True))
+        style = "bold" if ranking == finding.verdict.best else ""
         table.add_row(Text(ranking, style), *(Text(_figure(mean, error), style) for mean, error in ways))
     return table
 
@@ -83,18 +83,18 @@ def _figure(mean: float, error: float) -> str:
     return f"{mean:+.2f} ± {error:.2f}" if math.isfinite(error) else f"{mean:+.2f}"
 
 
-def _verdict(found: Faithfulness, width: int) -> list[tuple[str, str]]:
-    """The view to believe, if any; the test behind that, what the rankings know, and what was cut."""
-    best = found.verdict.best
-    if best is not None and found.verdict.rivals:
-        tied = f"{best} and {', '.join(found.verdict.rivals)}"
-        line = f"{tied} cannot be told apart on {plural(found.texts, 'text')}; {best} is furthest ahead of random."
+def _verdict(finding: Faithfulness, width: int) -> list[tuple[str, str]]:
+    """The view to believe, if there is one; then the test behind it, what the rankings know, and what was cut."""
+    best = finding.verdict.best
+    if best is not None and finding.verdict.rivals:
+        tied = f"{best} and {', '.join(finding.verdict.rivals)}"
+        line = f"{tied} cannot be told apart on {plural(finding.texts, 'text')}; {best} is furthest ahead of random."
         short = f"{tied} are tied."
     elif best is not None:
         line = f"{best} is the view to believe: ahead of a random ranking and of every other view."
         short = f"Believe {best}: ahead of all others."
-    elif found.texts < LEAST_TEXTS:
-        few = f"{plural(found.texts, 'text')} {'is' if found.texts == 1 else 'are'} too few"
+    elif finding.texts < LEAST_TEXTS:
+        few = f"{plural(finding.texts, 'text')} {'is' if finding.texts == 1 else 'are'} too few"
         line = short = f"{few}: give {LEAST_TEXTS} or more."
     else:
         line, short = "No view is ahead of a random ranking for sure.", "No view beats random for sure."
@@ -111,30 +111,30 @@ def _verdict(found: Faithfulness, width: int) -> list[tuple[str, str]]:
 
 
 def faithful_document(
-    found: Faithfulness, model: str, sources: list[str], characters_read: int | None = None
+    finding: Faithfulness, model: str, sources: list[str], characters_read: int | None = None
 ) -> dict[str, Any]:
-    """The same for programs: means and standard errors, and the drops of every text. Of files, how much was read."""
+    """The finding for programs: means, standard errors, the drops of every text; of files the characters read."""
     return {
         "model": model,
         "sources": sources,
         "characters_read": characters_read,
-        "texts": found.texts,
-        "mean_tokens": found.mean_tokens,
-        "seed": found.seed,
-        "k": list(found.sizes),
+        "texts": finding.texts,
+        "mean_tokens": finding.mean_tokens,
+        "seed": finding.seed,
+        "k": list(finding.sizes),
         "comparisons": COMPARISONS,
-        "standard_errors_needed": found.verdict.needed if math.isfinite(found.verdict.needed) else None,
-        "best": found.verdict.best,
-        "rivals": list(found.verdict.rivals),
-        "rankings": {ranking: _ranking_document(found, ranking) for ranking in RANKINGS},
+        "standard_errors_needed": finding.verdict.needed if math.isfinite(finding.verdict.needed) else None,
+        "best": finding.verdict.best,
+        "rivals": list(finding.verdict.rivals),
+        "rankings": {ranking: _ranking_document(finding, ranking) for ranking in RANKINGS},
     }
 
 
-def _ranking_document(found: Faithfulness, ranking: Ranking) -> dict[str, Any]:
+def _ranking_document(finding: Faithfulness, ranking: Ranking) -> dict[str, Any]:
     at = RANKINGS.index(ranking)
     document: dict[str, Any] = {}
-    for name, drops in (("comprehensiveness", found.comprehensiveness), ("sufficiency", found.sufficiency)):
-        mean, error = found.verdict.advantage(ranking, sufficient=name == "sufficiency")
+    for name, drops in (("comprehensiveness", finding.comprehensiveness), ("sufficiency", finding.sufficiency)):
+        mean, error = finding.verdict.advantage(ranking, sufficient=name == "sufficiency")
         document[name] = {
             "mean": drops[:, at].mean(0).tolist(),
             "by_text": drops[:, at].tolist(),
@@ -146,7 +146,7 @@ def _ranking_document(found: Faithfulness, ranking: Ranking) -> dict[str, Any]:
 
 @contextmanager
 def faithful_progress(console: Console, texts: int) -> Iterator[Callable[[int], None]]:
-    """A bar while so many texts are taken apart, on a terminal; it is told how many are done."""
+    """A progress bar on a terminal; yields the function that sets how many of the texts are done."""
     with passing_bar(console, TextColumn("{task.completed} of {task.total} texts"), BarColumn(20)) as bar:
         task = bar.add_task("", total=texts)
         yield lambda done: bar.update(task, completed=done)

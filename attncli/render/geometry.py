@@ -1,4 +1,4 @@
-"""The tokens near a word or near the answer to an analogy, beside what chance would give."""
+"""The screens of `attncli neighbors` and `attncli analogy`: the nearest tokens, beside what chance would give."""
 
 from __future__ import annotations
 
@@ -20,46 +20,50 @@ _LABEL = 18  # cells of a token's label
 _WIDEST_BAR = 30
 
 
-def neighbors_screen(found: Neighbors, model: str, console: Console) -> RenderableType:
-    """Everything `attncli neighbors` shows, for the width of a console."""
+def neighbors_screen(finding: Neighbors, model: str, console: Console) -> RenderableType:
+    """The screen of `attncli neighbors`, for the width of a console."""
     width = console.width
-    if found.text is None:
+    if finding.text is None:
         measure = "cosine of token embeddings"
     else:
-        others = "those of the other tokens" if found.among == "text" else "token embeddings"
-        at = "the embedding" if found.layer == 0 else f"the residual stream after {plural(found.layer or 0, 'layer')}"
+        others = "those of the other tokens" if finding.among == "text" else "token embeddings"
+        at = (
+            "the embedding"
+            if finding.layer == 0
+            else f"the residual stream after {plural(finding.layer or 0, 'layer')}"
+        )
         measure = f"cosine of {at} with {others}"
-    where = "" if found.at is None else f" [{found.at}] of {len(found.text or ())} tokens"
-    title = f"{one_line(model)} · nearest to {spelling(found.word)}{where}"
-    own = found.word[-1].id if found.text is not None and found.among == "vocabulary" else None
+    where = "" if finding.at is None else f" [{finding.at}] of {len(finding.text or ())} tokens"
+    title = f"{one_line(model)} · nearest to {spelling(finding.word)}{where}"
+    own = finding.word[-1].id if finding.text is not None and finding.among == "vocabulary" else None
     return Group(
         Text(fold(title, width), "bold"),
         Text(fold(measure, width), "dim"),
-        *_several([found.word] if found.text is None else [], width),
-        *([Text(_LAST, "dim")] if found.text is not None and len(found.word) > 1 else []),
+        *_several([finding.word] if finding.text is None else [], width),
+        *([Text(_LAST, "dim")] if finding.text is not None and len(finding.word) > 1 else []),
         Text(),
-        _table(found.nearest, found.chance, own, width),
+        _table(finding.nearest, finding.chance, own, width),
         Text(),
-        *_honesty(found.nearest, found.chance),
+        *_honesty(finding.nearest, finding.chance),
     )
 
 
 _LAST = "The word is several tokens: this is the last, which has seen the others."
 
 
-def analogy_screen(found: Analogy, model: str, console: Console) -> RenderableType:
-    """Everything `attncli analogy` shows, for the width of a console."""
+def analogy_screen(finding: Analogy, model: str, console: Console) -> RenderableType:
+    """The screen of `attncli analogy`, for the width of a console."""
     width = console.width
-    a, b, c = map(spelling, found.words)
+    a, b, c = map(spelling, finding.words)
     return Group(
         Text(fold(f"{one_line(model)} · {a} : {b} = {c} : ?", width), "bold"),
         Text(fold(f"nearest to {b} - {a} + {c}, cosine of token embeddings, the three left out", width), "dim"),
-        *_several([*found.words, *([found.expected.word] if found.expected is not None else [])], width),
+        *_several([*finding.words, *([finding.expected.word] if finding.expected is not None else [])], width),
         Text(),
-        _table(found.nearest, found.chance, None, width),
+        _table(finding.nearest, finding.chance, None, width),
         Text(),
-        *([] if found.expected is None else [_expected(found.expected, c, found.chance.compared)]),
-        *_honesty(found.nearest, found.chance),
+        *([] if finding.expected is None else [_expected(finding.expected, c, finding.chance.compared)]),
+        *_honesty(finding.nearest, finding.chance),
     )
 
 
@@ -69,7 +73,7 @@ def spelling(word: Iterable[Piece]) -> str:
 
 
 def _several(words: Sequence[Sequence[Piece]], width: int) -> list[Text]:
-    """A line for each word that is not one token."""
+    """One line for each word of several tokens."""
     lines = []
     for word in dict.fromkeys(tuple(word) for word in words):
         if len(word) > 1:
@@ -81,7 +85,7 @@ def _several(words: Sequence[Sequence[Piece]], width: int) -> list[Text]:
 
 
 def _table(nearest: Sequence[Neighbor], chance: Chance, own: int | None, width: int) -> Table:
-    """A row a neighbour, dim where chance would bring one as near."""
+    """One row for each neighbour, dim where chance gives as large a cosine."""
     table = Table.grid(padding=(0, 1))
     for justify in ("right", "left", "left", "right", "left"):
         table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
@@ -116,7 +120,7 @@ def _ordinal(number: int) -> str:
 
 
 def _honesty(nearest: Sequence[Neighbor], chance: Chance) -> list[Text]:
-    """What the figures are worth: beside the average, and beside chance."""
+    """How far the cosines are from the average, and from chance."""
     if not nearest:
         return [Text("There is nothing to compare with.")]
     if chance.compared < 3:
@@ -142,26 +146,26 @@ def _honesty(nearest: Sequence[Neighbor], chance: Chance) -> list[Text]:
     return [Text(compared, "dim"), Text(verdict)]
 
 
-def neighbors_document(found: Neighbors, model: str) -> dict[str, Any]:
-    """The same findings for programs: stable keys, full precision."""
+def neighbors_document(finding: Neighbors, model: str) -> dict[str, Any]:
+    """The finding for programs, in full precision."""
     return {
         "model": model,
-        "word": _word_document(found.word),
-        "text": None if found.text is None else _word_document(found.text),
-        "index": found.at,
-        "after_layers": found.layer,
-        "among": found.among,
-        **_nearest_document(found),
+        "word": _word_document(finding.word),
+        "text": None if finding.text is None else _word_document(finding.text),
+        "index": finding.at,
+        "after_layers": finding.layer,
+        "among": finding.among,
+        **_nearest_document(finding),
     }
 
 
-def analogy_document(found: Analogy, model: str) -> dict[str, Any]:
+def analogy_document(finding: Analogy, model: str) -> dict[str, Any]:
     """The same for an analogy."""
-    expected = found.expected
+    expected = finding.expected
     return {
         "model": model,
-        **{name: _word_document(word) for name, word in zip("abc", found.words, strict=True)},
-        **_nearest_document(found),
+        **{name: _word_document(word) for name, word in zip("abc", finding.words, strict=True)},
+        **_nearest_document(finding),
         "expected": None
         if expected is None
         else {
@@ -177,12 +181,12 @@ def _word_document(word: Iterable[Piece]) -> list[dict[str, Any]]:
     return [{"id": piece.id, "text": piece.text} for piece in word]
 
 
-def _nearest_document(found: Neighbors | Analogy) -> dict[str, Any]:
-    chance = found.chance
+def _nearest_document(finding: Neighbors | Analogy) -> dict[str, Any]:
+    chance = finding.chance
     return {
         "nearest": [
             {"id": token.id, "text": token.text, "index": token.index, "cosine": token.cosine}
-            for token in found.nearest
+            for token in finding.nearest
         ],
         "compared": chance.compared,
         "average_cosine": chance.average,

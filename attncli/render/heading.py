@@ -1,4 +1,7 @@
-"""What every view of an explanation opens with: the model, the text as tokens, and the token in focus."""
+"""What the screens of explanations share: the first line, a title with its facts, and the labels of tokens.
+
+Also the parts that their JSON documents share.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,16 @@ if TYPE_CHECKING:
 LABEL = 14  # cells of a token's label
 
 
+def shape_of(model: str, layers: int, heads: int) -> str:
+    """A model's name and its shape: 'stories · 4 layers x 6 heads'."""
+    return f"{one_line(model)} · {plural(layers, 'layer')} x {plural(heads, 'head')}"
+
+
 def heading(
     pieces: Sequence[Piece], layers: int, heads: int, model: str, width: int, counted: str | None = None
 ) -> Text:
-    """The model, its shape, how many tokens or what is `counted`, and as much of the text as there is room for."""
-    counted = counted or plural(len(pieces), "token")
-    facts = f"{one_line(model)} · {plural(layers, 'layer')} x {plural(heads, 'head')} · {counted}"
+    """The model, its shape, the number of tokens (or `counted`), and as much of the text as fits the line."""
+    facts = f"{shape_of(model, layers, heads)} · {counted or plural(len(pieces), 'token')}"
     text = Text(fold(facts, width), style="bold")
     room = width - cell_len(facts) - 3
     if room >= 20:
@@ -33,31 +40,33 @@ def heading(
     return text
 
 
-def explanation_heading(found: Explanation, model: str, width: int) -> Text:
-    """The same for an explanation, which may be in words."""
-    words = f"{plural(len(found.pieces), 'word')} of {plural(len(found.tokens), 'token')}" if found.words else None
-    return heading(found.pieces, found.layers, found.heads, model, width, words)
+def explanation_heading(finding: Explanation, model: str, width: int) -> Text:
+    """The first line of an explanation, which may be counted in words."""
+    words = (
+        f"{plural(len(finding.pieces), 'word')} of {plural(len(finding.tokens), 'token')}" if finding.words else None
+    )
+    return heading(finding.pieces, finding.layers, finding.heads, model, width, words)
 
 
-def question_heading(asked: Question, model: str, width: int) -> Text:
-    """The same for a view."""
-    return heading(asked.pieces, asked.layers, asked.heads, model, width)
+def question_heading(question: Question, model: str, width: int) -> Text:
+    """The first line of a view that carries a question."""
+    return heading(question.pieces, question.layers, question.heads, model, width)
 
 
-def titled(title: str, facts: str, width: int) -> Text:
-    """A view's title, and what its numbers are beside it or, in less room, below."""
+def titled(title: str, facts: str, width: int, gap: int = 2) -> Text:
+    """A title, with what its numbers mean beside it, or below it where the line is too short for both."""
     text = Text(fold(title, width), style="bold cyan")
-    joint = "  " if cell_len(title + facts) + 2 <= width else "\n"
+    joint = " " * gap if cell_len(title + facts) + gap <= width else "\n"
     return text.append(joint + fold(facts, width), style="not bold dim")
 
 
-def named(asked: Question, at: int, width: int = LABEL) -> str:
+def named(question: Question, at: int, width: int = LABEL) -> str:
     """A token of the text with its index: '␣bank [6]'."""
-    return f"{token_label(asked.pieces[at], width)} [{at}]"
+    return f"{token_label(question.pieces[at], width)} [{at}]"
 
 
 def next_label(token: NextToken, width: int) -> str:
-    """A token that may follow; bytes that are no character look alike, so their ids tell them apart."""
+    """A next token's text; with its id where it is bytes that are no character, which all look alike."""
     number = f" #{token.id}" if "\N{REPLACEMENT CHARACTER}" in token.text else ""
     return fit(label_text(token.text) + number, width)
 
@@ -70,31 +79,35 @@ def pieces_document(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
 
 
 def heading_document(pieces: Sequence[Piece], layers: int, heads: int, model: str) -> dict[str, Any]:
-    """The model and the tokens, for programs."""
+    """The model and the tokens of a text, for programs."""
     return {"model": model, "layers": layers, "heads": heads, "tokens": pieces_document(pieces)}
 
 
-def explanation_heading_document(found: Explanation, model: str) -> dict[str, Any]:
-    """The same for an explanation, which may be in words: each with its first and its last token."""
-    document = heading_document(found.tokens, found.layers, found.heads, model)
-    if found.words is not None:
-        spans = zip(found.pieces, found.words.spans, strict=True)
+def explanation_heading_document(finding: Explanation, model: str) -> dict[str, Any]:
+    """The heading of an explanation for programs; words, if any, with the first and the last token of each."""
+    document = heading_document(finding.tokens, finding.layers, finding.heads, model)
+    if finding.words is not None:
+        spans = zip(finding.pieces, finding.words.spans, strict=True)
         document["words"] = [
             {"index": at, "text": piece.text, "tokens": [span[0], span[-1]]} for at, (piece, span) in enumerate(spans)
         ]
     return document
 
 
-def question_document(asked: Question, model: str, view: str) -> dict[str, Any]:
-    """The same for a view, with its name and the token in focus."""
-    return {"view": view, **heading_document(asked.pieces, asked.layers, asked.heads, model), "focus": asked.focus}
+def question_document(question: Question, model: str, view: str) -> dict[str, Any]:
+    """The heading of a view for programs, with its name and the token in focus."""
+    return {
+        "view": view,
+        **heading_document(question.pieces, question.layers, question.heads, model),
+        "focus": question.focus,
+    }
 
 
 def up_to(focus: int, figures: Floats) -> list[float | None]:
-    """A figure for every source, for programs: null after the focus, which cannot see what comes later."""
+    """A figure for every source, for programs: null for the tokens after the focus, which it cannot see."""
     return [float(value) if at <= focus else None for at, value in enumerate(figures)]
 
 
 def token_document(token: NextToken) -> dict[str, Any]:
-    """A token that may follow, for programs."""
+    """A next token, for programs."""
     return {"id": token.id, "text": token.text, "probability": token.probability}

@@ -1,4 +1,4 @@
-"""What every head is for: the best of each kind, all of them as a table, and which to look at next."""
+"""The screen of `attncli heads`: the best heads of each kind beside chance, and the head to look at next."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.render.escape import fold, one_line
+from attncli.render.heading import shape_of, titled
 from attncli.render.numbers import bar, decimal, percent, plural
 
 if TYPE_CHECKING:
@@ -31,36 +32,36 @@ _EXAMPLES = '"The cat sat on the mat. The cat"', "TEXT"  # the first that fits
 
 
 def heads_screen(
-    found: HeadScores, model: str, width: int, *, everyone: bool = False, named: str = ""
+    finding: HeadScores, model: str, width: int, *, everyone: bool = False, named: str = ""
 ) -> RenderableType:
-    """The best heads of each kind beside chance; with `everyone` all. `named` is how a command names the model."""
-    shape = f"{one_line(model)} · {plural(found.layers, 'layer')} x {plural(found.heads, 'head')}"
+    """The best heads of each kind beside chance; with `everyone` all heads too.
+
+    `named` is the option with which the command at the end names the model.
+    """
+    shape = shape_of(model, finding.layers, finding.heads)
     parts: list[RenderableType] = [
         Text(fold(shape, width), style="bold"),
-        Text(fold(_measured_on(found, width), width), style="dim"),
+        Text(fold(_measured_on(finding, width), width), style="dim"),
     ]
     for kind in LOOKS_AT:
-        looks = f"  looks at {LOOKS_AT[kind]}"
-        looks = looks if cell_len(kind + looks) <= width else "\n" + fold(looks.strip(), width)
-        parts += [Text(), Text(kind, "bold cyan").append(looks, "not bold dim"), _best(found, kind, width)]
+        parts += [Text(), titled(kind, f"looks at {LOOKS_AT[kind]}", width), _best(finding, kind, width)]
     if everyone:
-        parts += [Text(), Text("Every head", "bold cyan").append("  % of its attention", "not bold dim")]
-        parts.append(_all(found, width))
-    return Group(*parts, Text(), *_next(found, width, named))
+        parts += [Text(), titled("Every head", "% of its attention", width), _all(finding, width)]
+    return Group(*parts, Text(), *_next(finding, width, named))
 
 
-def _measured_on(found: HeadScores, width: int) -> str:
-    """What the scores are means over."""
-    texts = f"{plural(found.sequences, 'text')} of {found.length} random tokens, twice"
-    error = "" if found.errors is None else " ± standard error"
+def _measured_on(finding: HeadScores, width: int) -> str:
+    """The line that says what the scores are means over, as long as fits."""
+    texts = f"{plural(finding.sequences, 'text')} of {finding.length} random tokens, twice"
+    error = "" if finding.errors is None else " ± standard error"
     means = [f"mean weight on the pattern{error}, {texts}", f"mean weight{error}, {texts}"]
-    ways = [*means, texts, f"{found.sequences} x {found.length} random tokens, twice"]
-    lines = [f"{way} · seed {found.seed}" for way in ways]
+    ways = [*means, texts, f"{finding.sequences} x {finding.length} random tokens, twice"]
+    lines = [f"{way} · seed {finding.seed}" for way in ways]
     return next((line for line in lines if cell_len(line) <= width), lines[-1])
 
 
-def _best(found: HeadScores, kind: HeadKind, width: int) -> RenderableType:
-    ranked = found.ranked(kind)
+def _best(finding: HeadScores, kind: HeadKind, width: int) -> RenderableType:
+    ranked = finding.ranked(kind)
     if not ranked:
         return Text(fold("out of every window: lower --length", width), style="dim")
     room = max(4, min(_WIDEST_BAR, width - _BESIDE_BAR))
@@ -68,7 +69,11 @@ def _best(found: HeadScores, kind: HeadKind, width: int) -> RenderableType:
     for justify in ("left", "right", "left", "left", "left"):
         table.add_column(justify=justify, no_wrap=True)
     for layer, head in ranked[:_NAMED]:
-        score, chance, error = found.score(kind, layer, head), found.chance(kind, layer), found.error(kind, layer, head)
+        score, chance, error = (
+            finding.score(kind, layer, head),
+            finding.chance(kind, layer),
+            finding.error(kind, layer, head),
+        )
         drawn = bar(score, room).ljust(room)
         name = Text(f"{layer}.{head}".rjust(7))
         table.add_row(
@@ -88,20 +93,20 @@ def _margin(error: float | None) -> str:
     return "±<.001" if error < 0.0005 else f"±{error:.3f}".replace("±0.", "±.")
 
 
-def _all(found: HeadScores, width: int) -> Table:
-    """A row a head, the kinds side by side; below them chance, after every layer where the windows of layers differ."""
+def _all(finding: HeadScores, width: int) -> Table:
+    """One row for each head, one column for each kind; chance below, for each layer where their windows differ."""
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right", no_wrap=True, min_width=7)
     for _ in LOOKS_AT:
         table.add_column(justify="right", no_wrap=True, min_width=6)
     named = (kind if width >= _WHOLE_NAMES else kind[:4] for kind in LOOKS_AT)
     table.add_row("", *(Text(name, "dim") for name in named))
-    alike = all(np.array_equal(found.chances[:, 0], chances, equal_nan=True) for chances in found.chances.T)
-    for layer in range(found.layers):
-        for head in range(found.heads):
-            table.add_row(f"{layer}.{head}", *(_cell(found.score(kind, layer, head)) for kind in LOOKS_AT))
-        if not alike or layer == found.layers - 1:
-            table.add_row("chance", *(_cell(found.chance(kind, layer)) for kind in LOOKS_AT), style="dim")
+    alike = all(np.array_equal(finding.chances[:, 0], chances, equal_nan=True) for chances in finding.chances.T)
+    for layer in range(finding.layers):
+        for head in range(finding.heads):
+            table.add_row(f"{layer}.{head}", *(_cell(finding.score(kind, layer, head)) for kind in LOOKS_AT))
+        if not alike or layer == finding.layers - 1:
+            table.add_row("chance", *(_cell(finding.chance(kind, layer)) for kind in LOOKS_AT), style="dim")
     return table
 
 
@@ -109,14 +114,14 @@ def _cell(value: float) -> str:
     return percent(value) if math.isfinite(value) else "–"
 
 
-def _next(found: HeadScores, width: int, named: str) -> list[RenderableType]:
-    """The head to look at next, why, and the command."""
-    which = found.worth_a_look()
+def _next(finding: HeadScores, width: int, named: str) -> list[RenderableType]:
+    """The head to look at next, the reason, and the command for it."""
+    which = finding.worth_a_look()
     if which is None:
         return [Text(fold("No head stands out from chance, sinks aside.", width), style="dim")]
     kind, layer, head = which
     title = Text("Look next at head ").append(f"{layer}.{head}", "bold")
-    score, chance = found.score(kind, layer, head), found.chance(kind, layer)
+    score, chance = finding.score(kind, layer, head), finding.chance(kind, layer)
     why = f"  {percent(score)} of its attention is on {LOOKS_AT[kind]}, by chance {percent(chance)}"
     joined = cell_len(title.plain + why) <= width
     title.append(why if joined else f"\n{fold(why.strip(), width)}", "dim")
@@ -127,36 +132,36 @@ def _next(found: HeadScores, width: int, named: str) -> list[RenderableType]:
     ]
 
 
-def heads_document(found: HeadScores, model: str) -> dict[str, Any]:
-    """The same for programs; null where there is no score."""
-    which = found.worth_a_look()
+def heads_document(finding: HeadScores, model: str) -> dict[str, Any]:
+    """The finding for programs; null where there is no score."""
+    which = finding.worth_a_look()
     return {
         "model": model,
-        "layers": found.layers,
-        "heads": found.heads,
-        "length": found.length,
-        "sequences": found.sequences,
-        "seed": found.seed,
+        "layers": finding.layers,
+        "heads": finding.heads,
+        "length": finding.length,
+        "sequences": finding.sequences,
+        "seed": finding.seed,
         "next": None if which is None else dict(zip(("kind", "layer", "head"), which, strict=True)),
-        "kinds": {kind: _kind_document(found, kind) for kind in LOOKS_AT},
+        "kinds": {kind: _kind_document(finding, kind) for kind in LOOKS_AT},
     }
 
 
-def _kind_document(found: HeadScores, kind: HeadKind) -> dict[str, Any]:
+def _kind_document(finding: HeadScores, kind: HeadKind) -> dict[str, Any]:
     """The best head of a kind, every score by layer and head, and chance by layer."""
-    best = found.best(kind)
+    best = finding.best(kind)
     return {
         "best": best
         and {
             "layer": best[0],
             "head": best[1],
-            "score": found.score(kind, *best),
-            "standard_error": found.error(kind, *best),
+            "score": finding.score(kind, *best),
+            "standard_error": finding.error(kind, *best),
         },
-        "chance": [_plain(found.chance(kind, layer)) for layer in range(found.layers)],
-        "scores": found.table(kind),
+        "chance": [_plain(finding.chance(kind, layer)) for layer in range(finding.layers)],
+        "scores": finding.table(kind),
         "standard_errors": [
-            [found.error(kind, layer, head) for head in range(found.heads)] for layer in range(found.layers)
+            [finding.error(kind, layer, head) for head in range(finding.heads)] for layer in range(finding.layers)
         ],
     }
 

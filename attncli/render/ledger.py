@@ -1,4 +1,4 @@
-"""The ledger of one logit on a screen: by component, by head, by source, and what is left over."""
+"""`--view logit`: one logit as a sum, by component, by head and by source, and the remainder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.explain.question import Floats
+from attncli.explain.ranking import ranked
 from attncli.render.escape import fold, token_label
 from attncli.render.heading import LABEL, named, next_label, question_document, question_heading, titled, token_document
 from attncli.render.numbers import bar, plural
@@ -23,27 +24,27 @@ _ROWS = 8  # heads and sources shown by name
 Entry = tuple[str, float]
 
 
-def ledger_screen(found: Ledger, model: str, console: Console) -> RenderableType:
-    """`--view logit`."""
-    asked, width = found.question, console.width
-    sources = [f"{at} {token_label(piece, LABEL)}" for at, piece in enumerate(asked.pieces)][: asked.focus + 1]
-    heads = [f"head {layer}.{head}" for layer in range(asked.layers) for head in range(asked.heads)]
-    parts = _components(found)
-    by_head = _largest(heads, found.heads.sum(-1).ravel(), "head")
-    by_source = _largest(sources, found.heads.sum((0, 1))[: asked.focus + 1], "source")
+def ledger_screen(finding: Ledger, model: str, console: Console) -> RenderableType:
+    """Three tables of signed bars: the components of the model, the heads, the sources."""
+    question, width = finding.question, console.width
+    sources = [f"{at} {token_label(piece, LABEL)}" for at, piece in enumerate(question.pieces)][: question.focus + 1]
+    heads = [f"head {layer}.{head}" for layer in range(question.layers) for head in range(question.heads)]
+    parts = _components(finding)
+    by_head = _largest(heads, finding.heads.sum(-1).ravel(), "head")
+    by_source = _largest(sources, finding.heads.sum((0, 1))[: question.focus + 1], "source")
     most = max(abs(value) for _, value in (*parts, *by_head, *by_source))
     column = max(cell_len(name) for name, _ in (*parts, *by_head, *by_source))
-    target = next_label(found.target, LABEL)
-    base = "the vocabulary's mean" if found.against is None else f"that of {next_label(found.against, LABEL)}"
-    title = f"Why {target} after {named(asked, asked.focus)}?"
-    logit = Text(fold(f"its logit is {found.logit:+.4f}, counted from {base}", width), "bold")
-    total = Text(fold(f"sum of all terms {found.total:+.4f}, remainder {found.remainder:+.1e}", width), "dim")
+    target = next_label(finding.target, LABEL)
+    base = "the vocabulary's mean" if finding.against is None else f"that of {next_label(finding.against, LABEL)}"
+    title = f"Why {target} after {named(question, question.focus)}?"
+    logit = Text(fold(f"its logit is {finding.logit:+.4f}, counted from {base}", width), "bold")
+    total = Text(fold(f"sum of all terms {finding.total:+.4f}, remainder {finding.remainder:+.1e}", width), "dim")
 
     def drawn(entries: Sequence[Entry]) -> Table:
         return _signed_bars(entries, column, most, width)
 
     return Group(
-        question_heading(asked, model, width),
+        question_heading(question, model, width),
         Text(),
         titled(title, "direct logit attribution", width),
         logit,
@@ -61,23 +62,23 @@ def ledger_screen(found: Ledger, model: str, console: Console) -> RenderableType
     )
 
 
-def _components(found: Ledger) -> list[Entry]:
-    """The parts of the model in the order in which they write."""
-    entries = [("embedding", found.embedding)]
-    if found.position is not None:
-        entries.append(("position", found.position))
-    for layer, (heads, fed) in enumerate(zip(found.heads.sum((1, 2)), found.feed_forward, strict=True)):
+def _components(finding: Ledger) -> list[Entry]:
+    """The components in the order in which they write to the residual stream."""
+    entries = [("embedding", finding.embedding)]
+    if finding.position is not None:
+        entries.append(("position", finding.position))
+    for layer, (heads, fed) in enumerate(zip(finding.heads.sum((1, 2)), finding.feed_forward, strict=True)):
         entries += [(f"attention {layer}", float(heads)), (f"feed-forward {layer}", float(fed))]
-    biases = {"attention biases": found.attention_bias, "feed-forward biases": found.feed_forward_bias}
+    biases = {"attention biases": finding.attention_bias, "feed-forward biases": finding.feed_forward_bias}
     entries += [(name, float(terms.sum())) for name, terms in biases.items() if terms is not None]
-    if found.norm_bias is not None:
-        entries.append(("final norm's bias", found.norm_bias))
+    if finding.norm_bias is not None:
+        entries.append(("final norm's bias", finding.norm_bias))
     return entries
 
 
 def _largest(names: Sequence[str], values: Floats, thing: str) -> list[Entry]:
-    """The largest of either sign by name, the rest together."""
-    order = np.argsort(-np.abs(values), kind="stable")
+    """The terms of largest size by name, then all others as one entry."""
+    order = ranked(np.abs(values))
     entries = [(names[at], float(values[at])) for at in order[:_ROWS]]
     if len(order) > _ROWS:
         entries.append((plural(len(order) - _ROWS, f"more {thing}"), float(values[order[_ROWS:]].sum())))
@@ -85,7 +86,7 @@ def _largest(names: Sequence[str], values: Floats, thing: str) -> list[Entry]:
 
 
 def _signed_bars(entries: Sequence[Entry], column: int, most: float, width: int) -> Table:
-    """A name, a number with its sign, a bar of its size."""
+    """One row for each entry: name, signed number, and a bar of its size."""
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, overflow="ellipsis", width=min(column, max(width - 18, 4)))
     table.add_column(no_wrap=True, justify="right", width=8)
@@ -98,24 +99,24 @@ def _signed_bars(entries: Sequence[Entry], column: int, most: float, width: int)
     return table
 
 
-def ledger_document(found: Ledger, model: str) -> dict[str, Any]:
-    """The same for programs: every term. heads[layer][head][source]; null for what the model does not have."""
-    against = None if found.against is None else token_document(found.against)
+def ledger_document(finding: Ledger, model: str) -> dict[str, Any]:
+    """Every term for programs: heads[layer][head][source]; null for what the model does not have."""
+    against = None if finding.against is None else token_document(finding.against)
     terms = {
-        "embedding": found.embedding,
-        "position": found.position,
-        "heads": found.heads.tolist(),
-        "attention_bias": None if found.attention_bias is None else found.attention_bias.tolist(),
-        "feed_forward": found.feed_forward.tolist(),
-        "feed_forward_bias": None if found.feed_forward_bias is None else found.feed_forward_bias.tolist(),
-        "norm_bias": found.norm_bias,
+        "embedding": finding.embedding,
+        "position": finding.position,
+        "heads": finding.heads.tolist(),
+        "attention_bias": None if finding.attention_bias is None else finding.attention_bias.tolist(),
+        "feed_forward": finding.feed_forward.tolist(),
+        "feed_forward_bias": None if finding.feed_forward_bias is None else finding.feed_forward_bias.tolist(),
+        "norm_bias": finding.norm_bias,
     }
     return {
-        **question_document(found.question, model, "logit"),
-        "target": token_document(found.target),
+        **question_document(finding.question, model, "logit"),
+        "target": token_document(finding.target),
         "against": against,
-        "logit": found.logit,
+        "logit": finding.logit,
         "terms": terms,
-        "sum": found.total,
-        "remainder": found.remainder,
+        "sum": finding.total,
+        "remainder": finding.remainder,
     }

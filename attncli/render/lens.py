@@ -1,4 +1,4 @@
-"""The logit lens on a screen: a row per layer, the prediction as it forms."""
+"""`--view lens`: the logit lens, one row for each layer."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _BESIDE = 25  # cells of a row that are not its predictions
 _MOST = 5  # predictions of a row
 
 
-def lens_screen(found: Lens, model: str, console: Console) -> RenderableType:
-    """`--view lens`."""
-    asked, width = found.question, console.width
+def lens_screen(finding: Lens, model: str, console: Console) -> RenderableType:
+    """The prediction after every layer, beside the probability and rank of the final one."""
+    question, width = finding.question, console.width
     predictions = max(1, min(_MOST, (width - _BESIDE) // (_TOKEN + 7)))
-    label = next_label(found.target, 8)
+    label = next_label(finding.target, 8)
     table = Table.grid(padding=(0, 1))
     for at in range(3 + 2 * predictions):
         is_token = at % 2 == 1 and at <= 2 * predictions
         table.add_column(no_wrap=True, justify="left" if at == 0 or is_token else "right")
     ranks = [cell for at in range(predictions) for cell in ("predicts" if at == 0 else "then", "")]
     table.add_row("", *ranks, "P", "rank", style="dim")
-    for row in found.rows:
+    for row in finding.rows:
         cells = []
         for token in row.top[:predictions]:
             cells += [Text(next_label(token, _TOKEN)), Text(percent(token.probability), "green")]
@@ -39,9 +39,9 @@ def lens_screen(found: Lens, model: str, console: Console) -> RenderableType:
         name = "embedding" if row.layers_read == 0 else f"layer {row.layers_read - 1}"
         table.add_row(Text(name, "dim"), *cells, Text(percent(row.probability)), Text(f"{row.rank:,}", "dim"))
     return Group(
-        question_heading(asked, model, width),
+        question_heading(question, model, width),
         Text(),
-        titled(f"What follows {named(asked, asked.focus, 12)}, layer by layer", "logit lens", width),
+        titled(f"What follows {named(question, question.focus, 12)}, layer by layer", "logit lens", width),
         table,
         Text(fold(f"P and rank are those of the final prediction: {label}", width), "dim"),
         Text(),
@@ -49,11 +49,11 @@ def lens_screen(found: Lens, model: str, console: Console) -> RenderableType:
     )
 
 
-def lens_document(found: Lens, model: str) -> dict[str, Any]:
-    """The same for programs: full precision, more tokens a row."""
+def lens_document(finding: Lens, model: str) -> dict[str, Any]:
+    """The finding for programs, in full precision, with more tokens in each row."""
     return {
-        **question_document(found.question, model, "lens"),
-        "target": token_document(found.target),
+        **question_document(finding.question, model, "lens"),
+        "target": token_document(finding.target),
         "rows": [
             {
                 "layers_read": row.layers_read,
@@ -61,6 +61,6 @@ def lens_document(found: Lens, model: str) -> dict[str, Any]:
                 "rank": row.rank,
                 "top": [token_document(token) for token in row.top],
             }
-            for row in found.rows
+            for row in finding.rows
         ],
     }

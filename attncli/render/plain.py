@@ -1,6 +1,6 @@
-"""The first screen as sentences, one a line: for screen readers and logs. No boxes, no bars, no colours.
+"""The first screen as sentences, one on each line, without bars and colours: for screen readers and logs.
 
-A screen reader passes over a lone comma, so signs are called by their Unicode names.
+A screen reader skips a lone comma, so punctuation is called by its Unicode name.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from attncli.explain.ranking import ranked
 from attncli.render.console import output
 from attncli.render.escape import one_line
-from attncli.render.explanation import averaged, elsewhere, not_counted, scope
-from attncli.render.maps import others
+from attncli.render.first_screen import averaged, elsewhere, not_counted, scope
+from attncli.render.head_map import others
 from attncli.render.numbers import percent, plural
 from attncli.text.tokenizer import Piece
 
@@ -26,37 +27,39 @@ if TYPE_CHECKING:
 _ROWS = 40  # of the map, and tokens listed
 _NEXT = 5
 _BLANKS = {" ": "space", "\n": "line end", "\t": "tab", "\r": "carriage return"}
-_LEAST = 0.05  # of a row of the map that is told
+_LEAST = 0.05  # weight that a sentence about a row of the map mentions
 
 
 def print_sentences(sentences: Sequence[str]) -> None:
-    """One a line on standard output; a terminal gets long ones cut between words."""
+    """Prints one sentence on each line; on a terminal long ones are wrapped between words."""
     console = output()
     for sentence in sentences:
         console.print(Text(sentence), soft_wrap=not console.is_terminal)
 
 
-def explanation_sentences(found: Explanation, model: str) -> list[str]:
-    """Everything that the first screen says."""
-    names = _names(found.pieces, found.unit)
-    layers, heads = plural(found.layers, "layer"), plural(found.heads, "head")
-    counted = plural(len(found.tokens), "token") + (f", {plural(len(found.pieces), 'word')}" if found.words else "")
+def explanation_sentences(finding: Explanation, model: str) -> list[str]:
+    """The content of the first screen, sentence by sentence."""
+    names = _names(finding.pieces, finding.unit)
+    layers, heads = plural(finding.layers, "layer"), plural(finding.heads, "head")
+    counted = plural(len(finding.tokens), "token") + (
+        f", {plural(len(finding.pieces), 'word')}" if finding.words else ""
+    )
     return [
-        f"The model {one_line(model)} has {layers} of {heads}. {_text(found, counted)}",
-        *_shares(found, names),
-        *(_random_cut(found.checks, scope(found.sources, found), found.unit) if found.checks else []),
-        f"{not_counted(found.sources).capitalize()}.",
-        *_map(found, names),
-        *_next(found, names),
+        f"The model {one_line(model)} has {layers} of {heads}. {_text(finding, counted)}",
+        *_shares(finding, names),
+        *(_random_cut(finding.checks, scope(finding.sources, finding), finding.unit) if finding.checks else []),
+        f"{not_counted(finding.sources).capitalize()}.",
+        *_map(finding, names),
+        *_next(finding, names),
         "A share says how much attention brings from a token, not whether the prediction needs it"
-        + (": that is what a cut shows." if found.checks else "."),
-        f"To go on, add one of: {', '.join([*elsewhere(found), '--json'])}; "
+        + (": that is what a cut shows." if finding.checks else "."),
+        f"To go on, add one of: {', '.join([*elsewhere(finding), '--json'])}; "
         "or without --plain: --view grid, --view logit, --view lens.",
     ]
 
 
 def spoken(text: str) -> str:
-    """A token's text as it is said: 'river', 'comma', '"!?"', 'a space', '2 line ends'."""
+    """A token's text as a screen reader should say it: 'river', 'comma', '"!?"', 'a space', '2 line ends'."""
     word = text.strip()
     if word:
         shown = one_line(word)
@@ -72,15 +75,15 @@ def spoken(text: str) -> str:
     return f"a {blank}" if len(text) == 1 else f"{len(text)} {blank}s"
 
 
-def _text(found: Explanation, counted: str) -> str:
+def _text(finding: Explanation, counted: str) -> str:
     """The text as its tokens or words, with the numbers that --token takes."""
-    listed = ", ".join(f"{at} {spoken(piece.text)}" for at, piece in enumerate(found.pieces[:_ROWS]))
-    more = f" and {len(found.pieces) - _ROWS:,} more" if len(found.pieces) > _ROWS else ""
+    listed = ", ".join(f"{at} {spoken(piece.text)}" for at, piece in enumerate(finding.pieces[:_ROWS]))
+    more = f" and {len(finding.pieces) - _ROWS:,} more" if len(finding.pieces) > _ROWS else ""
     return f"The text has {counted}: {listed}{more}."
 
 
 def _names(pieces: Sequence[Piece], unit: str) -> list[str]:
-    """What each token is called: with its index where two would be called the same."""
+    """The name of each token, with its index where two tokens would have the same name."""
     names = [_name(piece) for piece in pieces]
     common = Counter(names)
     return [_name(piece, f"{unit} {at}" if common[names[at]] > 1 else "") for at, piece in enumerate(pieces)]
@@ -93,25 +96,27 @@ def _name(piece: Piece, at: str = "") -> str:
     return spoken(piece.text) + (f" ({', '.join(notes)})" if notes else "")
 
 
-def _shares(found: Explanation, names: Sequence[str]) -> list[str]:
-    sources, focus = found.sources, names[found.sources.focus]
+def _shares(finding: Explanation, names: Sequence[str]) -> list[str]:
+    sources, focus = finding.sources, names[finding.sources.focus]
     measure = "shares of what attention brings" if sources.weights == "norm" else "raw attention weights"
     ranked = sources.ranked()
-    asked = f"Where does {found.unit} {sources.focus}, {_name(found.pieces[sources.focus])}, get its information?"
-    lines = [f"{asked} In {measure}, {scope(sources, found)}:"]
-    if found.checks:
-        likely, now = _likely(found.checks), percent(found.checks.token.probability)
+    question = (
+        f"Where does {finding.unit} {sources.focus}, {_name(finding.pieces[sources.focus])}, get its information?"
+    )
+    lines = [f"{question} In {measure}, {scope(sources, finding)}:"]
+    if finding.checks:
+        likely, now = _likely(finding.checks), percent(finding.checks.token.probability)
         lines.append(f"The most probable next token is {likely}, with {now}; a cut shows what is left of that.")
-    cuts = _cuts(found.checks)
-    for at in ranked[: found.named]:
+    cuts = _cuts(finding.checks)
+    for at in ranked[: finding.named]:
         source = "itself" if at == sources.focus else names[at]
         lines.append(f"{focus} takes {percent(float(sources.shares[at]))} from {source}{cuts.get(at, '')}.")
-    if rest := ranked[found.named :]:
-        others = f"another {found.unit}" if len(rest) == 1 else f"{len(rest)} other {found.unit}s"
+    if rest := ranked[finding.named :]:
+        others = f"another {finding.unit}" if len(rest) == 1 else f"{len(rest)} other {finding.unit}s"
         lines.append(f"{focus} takes {percent(float(sources.shares[rest].sum()))} from {others}.")
     if sources.first_is_apart:
         share, raw = percent(float(sources.shares[0])), percent(float(sources.raw[0]))
-        first = f"the first {found.unit}, {names[0]}, which has {raw} of the raw attention"
+        first = f"the first {finding.unit}, {names[0]}, which has {raw} of the raw attention"
         lines.append(f"{focus} takes {share} from {first}{cuts.get(0, '')}.")
     return lines
 
@@ -122,11 +127,11 @@ def _likely(checks: EdgeChecks) -> str:
 
 
 def _cuts(checks: EdgeChecks | None) -> dict[int, str]:
-    """What each source's sentence ends with: '; with it cut off, and has 9%, not 21%'."""
+    """The end of each source's sentence: '; with it cut off, and has 9%, not 21%'."""
     if checks is None:
         return {}
-    found = zip(checks.sources, checks.probabilities, strict=True)
-    return {at: f"; with it cut off, {_left(checks, probability)}" for at, probability in found}
+    cuts = zip(checks.sources, checks.probabilities, strict=True)
+    return {at: f"; with it cut off, {_left(checks, probability)}" for at, probability in cuts}
 
 
 def _left(checks: EdgeChecks, probability: float) -> str:
@@ -142,41 +147,40 @@ def _random_cut(checks: EdgeChecks, where: str, unit: str) -> list[str]:
     return lines
 
 
-def _map(found: Explanation, names: Sequence[str]) -> list[str]:
-    head = found.map
+def _map(finding: Explanation, names: Sequence[str]) -> list[str]:
+    head = finding.map
     if head.asked_for:
         chosen = "the one you asked for"
-    elif found.sources.focus == 0:
-        chosen = f"which like all heads brings nothing from {others(found)}"
+    elif finding.sources.focus == 0:
+        chosen = f"which like all heads brings nothing from {others(finding)}"
     else:
-        chosen = f"the one that brings most from {others(found)}"
+        chosen = f"the one that brings most from {others(finding)}"
     lines = [f"In head {head.layer}.{head.head}, {chosen}, by attention weight:"]
     rows = range(head.first_row, head.first_row + len(head.weights))
     for row in rows[:_ROWS]:
         weights = head.weights[row - head.first_row, : row + 1]
-        told = sorted(range(row + 1), key=lambda at: -weights[at])[:2]
+        most, *second = ranked(weights)[:2]
         seen = [
             f"at {'itself' if at == row else names[at]} with {percent(float(weights[at]))}"
-            for at in told
-            if at == told[0] or weights[at] >= _LEAST
+            for at in (most, *(at for at in second if weights[at] >= _LEAST))
         ]
-        lines.append(f"{found.unit.capitalize()} {row}, {_name(found.pieces[row])}, looks {' and '.join(seen)}.")
+        lines.append(f"{finding.unit.capitalize()} {row}, {_name(finding.pieces[row])}, looks {' and '.join(seen)}.")
     if len(rows) < len(names):
-        lines.append(f"These are {found.unit}s {rows[0]} to {rows[-1]} of {len(names):,}.")
+        lines.append(f"These are {finding.unit}s {rows[0]} to {rows[-1]} of {len(names):,}.")
     elif len(names) > _ROWS:
         lines.append(f"There are {len(names) - _ROWS:,} more; --json gives all.")
     if head.previous_token is not None and head.previous_token_chance is not None:
         score, chance = percent(head.previous_token), percent(head.previous_token_chance)
         lines.append(
-            f"On average a {found.unit} looks at the one before with {score}; even attention would give {chance}."
+            f"On average a {finding.unit} looks at the one before with {score}; even attention would give {chance}."
         )
     return lines
 
 
-def _next(found: Explanation, names: Sequence[str]) -> list[str]:
-    focus = found.sources.focus
-    lines = [f"What may come after {names[focus]}, at temperature {found.temperature:g}:"]
-    for token in found.next_tokens[:_NEXT]:
+def _next(finding: Explanation, names: Sequence[str]) -> list[str]:
+    focus = finding.sources.focus
+    lines = [f"What may come after {names[focus]}, at temperature {finding.temperature:g}:"]
+    for token in finding.next_tokens[:_NEXT]:
         number = f", id {token.id}," if "\N{REPLACEMENT CHARACTER}" in token.text else ""
         lines.append(f"{spoken(token.text)}{number} with {percent(token.probability)}.")
     return lines

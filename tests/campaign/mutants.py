@@ -455,7 +455,7 @@ def import_everything() -> None:
     import attncli.explain.first_screen
     import attncli.explain.heads
     import attncli.generation.verify
-    import attncli.render.explanation
+    import attncli.render.first_screen
     import attncli.render.heads
     import attncli.render.live
     import attncli.render.verify

@@ -11,8 +11,8 @@ import torch
 from attncli.explain.first_screen import explain
 from attncli.explain.question import Focus
 from attncli.explain.words import joined, words
-from attncli.render.explanation import explanation_document
 from attncli.render.export import sources_csv
+from attncli.render.first_screen import explanation_document
 from attncli.render.plain import explanation_sentences
 from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
 from tests.support.explanations import CutEdges, in_stretches, pieces_of, view_text

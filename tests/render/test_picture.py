@@ -13,7 +13,7 @@ from rich.text import Text
 
 from attncli.cli.outputs import write_file
 from attncli.errors import OutOfRoom
-from attncli.render.explanation import explanation_screen
+from attncli.render.first_screen import explanation_screen
 from attncli.render.picture import THEMES, html_picture, svg_picture
 from tests.support.explanations import ENGLISH, explanation
 from tests.support.screens import harmless, screen

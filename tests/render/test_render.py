@@ -23,11 +23,12 @@ from attncli.evaluation.score import Score
 from attncli.explain.question import ROWS_AROUND as MAP_ROWS
 from attncli.model.count import PRESETS, count_parameters
 from attncli.render import live
+from attncli.render.cells import pool_by_maximum
 from attncli.render.console import print_error, print_note
 from attncli.render.escape import fit, fold, label_text, one_line, token_label, visible
-from attncli.render.explanation import explanation_document, explanation_screen
+from attncli.render.first_screen import explanation_document, explanation_screen
+from attncli.render.head_map import attention_map
 from attncli.render.live import seconds_left
-from attncli.render.maps import attention_map, pool_by_maximum
 from attncli.render.models import info_document, info_screen, models_document, models_table
 from attncli.render.numbers import bar, count, duration, percent, plural, size
 from attncli.render.palette import heat

@@ -15,7 +15,7 @@ from attncli.explain.next_token import NextToken
 from attncli.explain.question import Question
 from attncli.explain.rollout import Rollout
 from attncli.explain.steps import Steps
-from attncli.render.explanation import compared_screen, explanation_document
+from attncli.render.first_screen import compared_screen, explanation_document
 from attncli.render.numbers import percent
 from attncli.render.plain import explanation_sentences
 from attncli.render.rollout import rollout_document

@@ -14,10 +14,11 @@ from attncli.explain.knockout import Knockout
 from attncli.explain.next_token import NextToken
 from attncli.explain.question import Focus
 from attncli.explain.sources import Sources
-from attncli.render.explanation import bars_screen, explanation_screen
+from attncli.render.first_screen import bars_screen, explanation_screen
+from attncli.render.grid import grid_document, grid_screen
+from attncli.render.head_map import map_document, map_screen
 from attncli.render.ledger import ledger_document, ledger_screen
 from attncli.render.lens import lens_document, lens_screen
-from attncli.render.maps import grid_document, grid_screen, map_document, map_screen
 from attncli.render.rollout import rollout_document, rollout_screen
 from attncli.render.steps import steps_document, steps_screen
 from attncli.text.tokenizer import Piece, train_tokenizer

@@ -9,7 +9,7 @@ from attncli.checkpoint.store import LoadedModel
 from attncli.cli.loading import load
 from attncli.cli.outputs import write_explanation
 from attncli.render.console import output, print_json, print_note, show
-from attncli.render.explanation import continuation_note
+from attncli.render.first_screen import continuation_note
 from attncli.render.plain import explanation_sentences, print_sentences
 from attncli.text.tokenizer import Piece
 from attncli.views import View, ViewOptions, request

@@ -1,4 +1,4 @@
-"""The first screen of an explanation: bars for the token in focus, one head's map, what comes next."""
+"""The first screen of an explanation: sources of the token in focus as bars, one head's map, the next token."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.render.escape import fit, fold, label_text, token_label
+from attncli.render.head_map import attention_map, head_document, head_title
 from attncli.render.heading import (
     LABEL,
     explanation_heading,
@@ -20,7 +21,6 @@ from attncli.render.heading import (
     token_document,
     up_to,
 )
-from attncli.render.maps import attention_map, head_document, head_title
 from attncli.render.numbers import bar, decimal, percent, plural
 from attncli.text.tokenizer import Piece
 
@@ -29,48 +29,48 @@ if TYPE_CHECKING:
     from attncli.explain.first_screen import Explanation
     from attncli.explain.sources import Sources
 
-_SAYS_CUT, _SAYS_BEFORE = 76, 50  # columns from which the numbers of a cut explain themselves
-_TOGETHER = 88  # columns over which a caption stays near its bars, however wide the screen
+_NAMES_CUT, _SHOWS_BEFORE = 76, 50  # columns from which a cut names its token, and shows the probability before
+_TOGETHER = 88  # columns of a caption at most, so that it stays near its bars on a wide screen
 EVERYWHERE = "all layers and heads"
 _NEXT = 5
 _MOST_COMPARED = 24  # sources of --compare-weights shown by name
 _COMPARED: tuple[JustifyMethod, ...] = ("right", "left", "left", "right", "left", "right")
 
 
-def explanation_screen(found: Explanation, model: str, console: Console) -> RenderableType:
-    """Everything `attncli explain` shows, for the width and colours of a console."""
+def explanation_screen(finding: Explanation, model: str, console: Console) -> RenderableType:
+    """The screen of `attncli explain` without a view, for the width and colours of a console."""
     width = console.width
     return Group(
-        explanation_heading(found, model, width),
+        explanation_heading(finding, model, width),
         Text(),
-        _sources_heading(found, width),
-        _bars(found, width),
+        _sources_heading(finding, width),
+        _bars(finding, width),
         Text(),
-        head_title(found, width),
-        attention_map(found.pieces, found.map, found.sources.focus, console),
+        head_title(finding, width),
+        attention_map(finding.pieces, finding.map, finding.sources.focus, console),
         Text(),
-        _next_tokens(found, width),
+        _next_tokens(finding, width),
         Text(),
-        _closing(found, width),
+        _closing(finding, width),
     )
 
 
-def bars_screen(found: Explanation, model: str, console: Console) -> RenderableType:
-    """`--view bars`: more of the sources, and nothing else."""
+def bars_screen(finding: Explanation, model: str, console: Console) -> RenderableType:
+    """`--view bars`: more sources, without map and next token."""
     width = console.width
     return Group(
-        explanation_heading(found, model, width),
+        explanation_heading(finding, model, width),
         Text(),
-        _sources_heading(found, width),
-        _bars(found, width),
+        _sources_heading(finding, width),
+        _bars(finding, width),
         Text(),
-        _closing(found, width),
+        _closing(finding, width),
     )
 
 
-def compared_screen(found: Explanation, model: str, console: Console) -> RenderableType:
-    """`--compare-weights`: each source's share of what attention brings beside its raw attention weight."""
-    sources, width = found.sources, console.width
+def compared_screen(finding: Explanation, model: str, console: Console) -> RenderableType:
+    """`--compare-weights`: each source's share of attention's output beside its raw attention weight."""
+    sources, width = finding.sources, console.width
     label = max(4, min(LABEL, width - 30))
     room = max(1, min(30, (width - label - 20) // 2))
     widest = max(float(sources.shares.max()), float(sources.raw.max()), 1e-9)
@@ -82,40 +82,40 @@ def compared_screen(found: Explanation, model: str, console: Console) -> Rendera
     for at in sources.named(_MOST_COMPARED):
         share, raw = float(sources.shares[at]), float(sources.raw[at])
         cells = Text(bar(share / widest, room), "cyan"), Text(percent(share)), Text(bar(raw / widest, room), "magenta")
-        table.add_row(Text(str(at), "dim"), Text(token_label(found.pieces[at], label)), *cells, Text(percent(raw)))
+        table.add_row(Text(str(at), "dim"), Text(token_label(finding.pieces[at], label)), *cells, Text(percent(raw)))
     if rest := sources.ranked()[_MOST_COMPARED:]:
         shares = (percent(float(values[rest].sum())) for values in (sources.shares, sources.raw))
         table.add_row("", f"{len(rest)} more", "", next(shares), "", next(shares))
     caution = "A weight scales the value vector of a source; it does not say how long that is."
     return Group(
-        explanation_heading(found, model, width),
+        explanation_heading(finding, model, width),
         Text(),
-        titled(
-            f"Where does {token_label(found.pieces[sources.focus], LABEL)} [{sources.focus}] get its information?",
-            scope(sources, found),
-            width,
-        ),
+        titled(_question(finding), scope(sources, finding), width),
         table,
         Text(),
         Text(fold(caution, width), "dim"),
     )
 
 
-def scope(sources: Sources, found: Explanation) -> str:
-    """Which layers and heads the shares are of."""
-    layers = "all layers" if len(sources.layers) == found.layers else f"layer {sources.layers[0]}"
+def scope(sources: Sources, finding: Explanation) -> str:
+    """The layers and heads that the shares are averaged over."""
+    layers = "all layers" if len(sources.layers) == finding.layers else f"layer {sources.layers[0]}"
     heads = "all heads" if sources.head is None else f"head {sources.head}"
     if layers == "all layers" and heads == "all heads":
         return EVERYWHERE
     return f"{layers}, {heads}"
 
 
-def _sources_heading(found: Explanation, width: int) -> Text:
-    sources = found.sources
-    focus = token_label(found.pieces[sources.focus], LABEL)
-    question = f"Where does {focus} [{sources.focus}] get its information?"
+def _question(finding: Explanation) -> str:
+    focus = finding.sources.focus
+    return f"Where does {token_label(finding.pieces[focus], LABEL)} [{focus}] get its information?"
+
+
+def _sources_heading(finding: Explanation, width: int) -> Text:
+    """The question, with the measure at the right of it or, on a narrow screen, below."""
+    sources, question = finding.sources, _question(finding)
     kind = "share of what attention brings" if sources.weights == "norm" else "raw attention weight"
-    measure = f"{kind}, {scope(sources, found)}"
+    measure = f"{kind}, {scope(sources, finding)}"
     text = Text(fold(question, width), style="bold cyan")
     gap = min(width, _TOGETHER) - cell_len(question) - cell_len(measure)
     if gap >= 2:
@@ -123,16 +123,16 @@ def _sources_heading(found: Explanation, width: int) -> Text:
     return text.append("\n" + fold(measure, width), style="not bold dim")
 
 
-def _bars(found: Explanation, width: int) -> RenderableType:
-    """Sources by share; those too many to name together; the first token, where idle heads look, apart.
+def _bars(finding: Explanation, width: int) -> RenderableType:
+    """A bar for each named source, one row for all others, and the first token apart, where idle heads attend.
 
-    Beside each, where it was checked, what cutting it off leaves of the prediction; below, a random cut.
+    A source that was cut off has what is left of the prediction beside it; a random cut stands below.
     """
-    sources, pieces, checks = found.sources, found.pieces, found.checks
+    sources, pieces, checks = finding.sources, finding.pieces, finding.checks
     cuts = _cuts(checks, width)
-    rows = found.named
+    rows = finding.named
     named = sources.named(rows)
-    # Cells of a row that are neither its bar nor a remark: index, label, share, cut, and what is between them.
+    # Cells of a row that are neither bar nor remark: index, label, share, cut, and the space between them.
     taken = LABEL + 18 if checks is None else 10 + max(map(len, map(str, named)))
     if checks is not None:
         labels = [f"{len(pieces)} more", *(token_label(pieces[at], LABEL) for at in named)]
@@ -155,8 +155,8 @@ def _bars(found: Explanation, width: int) -> RenderableType:
     if sources.first_is_apart:
         share = float(sources.shares[0])
         cells = _bar_cells(0, pieces[0], share, bar(share / widest, room, "▒"))
-        table.add_row(*cells, *_notes(cuts, 0, _first_note(found, spare)), style="dim")
-    below = _random_cut(checks, found.unit, scope(sources, found), width) if checks else []
+        table.add_row(*cells, *_notes(cuts, 0, _first_note(finding, spare)), style="dim")
+    below = _random_cut(checks, finding.unit, scope(sources, finding), width) if checks else []
     return Group(table, *below, Text(fold(not_counted(sources), width), "dim"))
 
 
@@ -164,36 +164,36 @@ def _bar_cells(at: int, piece: Piece, share: float, drawn: str) -> tuple[Text, T
     return Text(str(at), "dim"), Text(token_label(piece, LABEL)), Text(drawn, "cyan"), Text(percent(share))
 
 
-def _first_note(found: Explanation, spare: int) -> str:
-    """What the first token is called, in the cells that are left."""
-    short = f"first {found.unit}"
-    whole = f"{short}: {percent(float(found.sources.raw[0]))} of the raw attention"
-    if found.checks is None:
+def _first_note(finding: Explanation, spare: int) -> str:
+    """The remark on the first token that fits the cells left."""
+    short = f"first {finding.unit}"
+    whole = f"{short}: {percent(float(finding.sources.raw[0]))} of the raw attention"
+    if finding.checks is None:
         return whole if spare + 4 >= len(whole) else short
     return next((note for note in (whole, short) if len(note) <= spare), "")
 
 
 def _notes(cuts: Mapping[int, str], at: int, note: str, style: str = "") -> list[Text]:
-    """What stands beside a bar: what a cut does, if there are cuts, and a remark."""
+    """The cells beside a bar: the effect of the cut, where there are cuts, and a remark."""
     return [*([Text(cuts.get(at, ""))] if cuts else []), Text(note, style)]
 
 
 def _cuts(checks: EdgeChecks | None, width: int) -> dict[int, str]:
-    """For every source that was cut off 'cut: P(␣and) 21% → 9%', or less of it in less room."""
+    """For every source that was cut off 'cut: P(␣and) 21% → 9%', or a shorter form on a narrow screen."""
     if checks is None:
         return {}
     before = percent(checks.token.probability)
     label = fit(label_text(checks.token.text), 10)
-    said = "→ " if width < _SAYS_BEFORE else f"{before} → "
-    if width >= _SAYS_CUT:
+    said = "→ " if width < _SHOWS_BEFORE else f"{before} → "
+    if width >= _NAMES_CUT:
         said = f"cut: P({label}) {before} → "
     return {at: said + percent(left) for at, left in zip(checks.sources, checks.probabilities, strict=True)}
 
 
 def _random_cut(checks: EdgeChecks, unit: str, where: str, width: int) -> list[Text]:
-    """What the numbers beside the bars are, where they do not say it themselves; a random cut; where edges are cut."""
+    """The lines below the bars: what a cut shows, if the bars have no room for it; a random cut; the heads cut."""
     before, lines = percent(checks.token.probability), []
-    if width < _SAYS_CUT:
+    if width < _NAMES_CUT:
         label = fit(label_text(checks.token.text), max(width - 26, 1))
         lines.append(f"→: P({label}) {before} with it cut off")
     if checks.random is not None:
@@ -207,7 +207,7 @@ def _random_cut(checks: EdgeChecks, unit: str, where: str, width: int) -> list[T
 
 
 def not_counted(sources: Sources) -> str:
-    """The line on what the bars leave out: the residual stream and the feed-forward parts."""
+    """The line that names what the bars leave out: the residual stream and the feed-forward layers."""
     others = "other heads, " if sources.head is not None else ""
     length = sources.beside_stream
     added = "" if length is None else f" (attention's output: {decimal(length)} of its length)"
@@ -215,51 +215,51 @@ def not_counted(sources: Sources) -> str:
 
 
 def averaged(checks: EdgeChecks, unit: str) -> str:
-    """The tokens that a random cut averages over. The token in focus, whose own edge costs most, is left out."""
+    """Which tokens a random cut is averaged over: those before the focus, whose own edge costs most."""
     if checks.random_of == 1:
         return f"the only {unit} before"
     drawn = f" of {checks.random_of:,}" if checks.random_cuts < checks.random_of else ""
     return f"mean over {checks.random_cuts}{drawn} {unit}s before"
 
 
-def _next_tokens(found: Explanation, width: int) -> Group:
-    focus = found.sources.focus
-    last = focus == len(found.pieces) - 1
-    title = "Next token" if last else f"Next token after {token_label(found.pieces[focus], LABEL)} [{focus}]"
+def _next_tokens(finding: Explanation, width: int) -> Group:
+    focus = finding.sources.focus
+    last = focus == len(finding.pieces) - 1
+    title = "Next token" if last else f"Next token after {token_label(finding.pieces[focus], LABEL)} [{focus}]"
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, width=LABEL)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, justify="right")
     room = max(8, min(40, width - LABEL - 10))
-    for token in found.next_tokens[:_NEXT]:
+    for token in finding.next_tokens[:_NEXT]:
         table.add_row(
             Text(next_label(token, LABEL)),
             Text(bar(token.probability, room).ljust(room), "green"),
             Text(percent(token.probability)),
         )
-    return Group(Text(title, "bold cyan").append(f"   temperature {found.temperature:g}", "not bold dim"), table)
+    return Group(Text(title, "bold cyan").append(f"   temperature {finding.temperature:g}", "not bold dim"), table)
 
 
-def _closing(found: Explanation, width: int) -> Group:
+def _closing(finding: Explanation, width: int) -> Group:
     caution = "A share says how much attention brings from a token, not whether the prediction needs it"
-    caution += ": that is what a cut shows." if found.checks else "."
-    return Group(Text(caution, "dim"), Text(_more(found, width), "dim"))
+    caution += ": that is what a cut shows." if finding.checks else "."
+    return Group(Text(caution, "dim"), Text(_more(finding, width), "dim"))
 
 
-def elsewhere(found: Explanation) -> list[str]:
-    """The options that show another token, where one stands before, and the head of the map, where it sees others."""
-    words = "--words " if found.words else ""
-    token = [f"{words}--token {found.sources.focus - 1}"] if found.sources.focus else []
-    head = [f"{words}--head {found.map.layer}.{found.map.head}"] if len(found.pieces) > 1 else []
+def elsewhere(finding: Explanation) -> list[str]:
+    """Options to try next: the token before, if there is one, and the map's head, if it sees other tokens."""
+    words = "--words " if finding.words else ""
+    token = [f"{words}--token {finding.sources.focus - 1}"] if finding.sources.focus else []
+    head = [f"{words}--head {finding.map.layer}.{finding.map.head}"] if len(finding.pieces) > 1 else []
     return [*token, *head]
 
 
-def _more(found: Explanation, width: int) -> str:
-    """As many options to try next as fit the line, the most useful first."""
-    views = [] if found.words else ["--view grid", "--view logit", "--view lens"]
-    rare = [] if found.words else ["--view steps", "--view rollout"]
+def _more(finding: Explanation, width: int) -> str:
+    """A line with as many options to try next as fit, the most useful first."""
+    views = [] if finding.words else ["--view grid", "--view logit", "--view lens"]
+    rare = [] if finding.words else ["--view steps", "--view rollout"]
     shown: list[str] = []
-    for option in (*elsewhere(found), *views, "--json", *rare):
+    for option in (*elsewhere(finding), *views, "--json", *rare):
         if cell_len(f"More: {' · '.join([*shown, option])}") <= width:
             shown.append(option)
     return f"More: {' · '.join(shown) or '--help'}"
@@ -273,11 +273,11 @@ def continuation_note(before: int, after: int, context: int) -> str:
     return f"{plural(after - before, 'token')} generated, from token {before} on{ends}"
 
 
-def explanation_document(found: Explanation, model: str) -> dict[str, Any]:
-    """The same findings for programs: stable keys, full precision."""
-    sources = found.sources
+def explanation_document(finding: Explanation, model: str) -> dict[str, Any]:
+    """The finding for programs, in full precision."""
+    sources = finding.sources
     return {
-        **explanation_heading_document(found, model),
+        **explanation_heading_document(finding, model),
         "sources": {
             "focus": sources.focus,
             "weights": sources.weights,
@@ -288,10 +288,10 @@ def explanation_document(found: Explanation, model: str) -> dict[str, Any]:
             "attention_to_stream": sources.beside_stream,
             "by_layer": [up_to(sources.focus, row) for row in sources.by_layer],
         },
-        "map": head_document(found.map),
-        "temperature": found.temperature,
-        "next_tokens": [token_document(token) for token in found.next_tokens],
-        "checks": found.checks and _checks_document(found.checks, sources),
+        "map": head_document(finding.map),
+        "temperature": finding.temperature,
+        "next_tokens": [token_document(token) for token in finding.next_tokens],
+        "checks": finding.checks and _checks_document(finding.checks, sources),
     }
 
 

@@ -1,0 +1,86 @@
+"""The cells of attention maps: how a weight becomes a shade, a colour or half of a block, and the legend of these.
+
+A weight from 0 to 1 is drawn in 24-bit or 256 colours where the terminal has them, else in five shades. What the mask
+forbids is blank, not the colour of zero.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from attncli.explain.question import Floats
+from attncli.render.palette import heat
+
+_SHADES = "·░▒▓█"
+_LEGEND = "· 0%  ░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"
+
+
+def map_colors(console: Console) -> str | None:
+    """The colour system of a terminal, None where it has too few colours: with 16 the cells would look alike."""
+    return console.color_system if console.color_system in ("truecolor", "256") else None
+
+
+def _shaded_row(values: Floats, wide: int) -> Text:
+    """One shade for each weight, in steps of a quarter."""
+    shades = (_SHADES[math.ceil(value * 4 - 0.05) if value > 0.0125 else 0] for value in values)
+    return Text("".join(shade.ljust(wide, " " if shade == "·" else shade) for shade in shades), "cyan")
+
+
+def _shades(values: Floats, wide: int) -> list[Text]:
+    """A head's weights (P, P) in shades, one line for each row."""
+    return [_shaded_row(row[: at + 1], wide) for at, row in enumerate(values)]
+
+
+def _colored_row(values: Floats, wide: int, colors: str) -> Text:
+    """One cell for each weight, with the colour of its value behind."""
+    line = Text()
+    for value in values:
+        line.append(" " * wide, Style(bgcolor=heat(float(value), colors).bgcolor))
+    return line
+
+
+def _half_blocks(values: Floats, wide: int, colors: str) -> list[Text]:
+    """A head's weights (P, P) in colours, two rows on each line."""
+    side, lines = len(values), []
+    for row in range(0, side, 2):
+        line = Text()
+        for column in range(min(row + 2, side)):
+            upper = heat(float(values[row, column]), colors).bgcolor if column <= row else None
+            lower = heat(float(values[row + 1, column]), colors).bgcolor if row + 1 < side else None
+            line.append(("▀" if upper else "▄") * wide, Style(color=upper or lower, bgcolor=lower if upper else None))
+        lines.append(line)
+    return lines
+
+
+def pool_by_maximum(weights: Floats, down: int, across: int) -> Floats:
+    """(R, C) -> (ceil(R / down), ceil(C / across)): the maximum of each block, since a mean would hide sharp peaks."""
+    rows, columns = (math.ceil(size / by) for size, by in zip(weights.shape, (down, across), strict=True))
+    padded = np.zeros((rows * down, columns * across))
+    padded[: weights.shape[0], : weights.shape[1]] = weights
+    pooled: Floats = padded.reshape(rows, down, columns, across).max((1, 3))
+    return pooled
+
+
+def scale(colors: str | None) -> Text:
+    """The legend, linear from 0 to all of a row."""
+    if colors is None:
+        return Text(_LEGEND, "dim")
+    text = Text("0% ", "dim")
+    for step in range(11):
+        text.append(" ", heat(step / 10, colors))
+    return text.append(" 100% of a row", "dim")
+
+
+def square(values: Floats, wide: int, colors: str | None) -> list[Text]:
+    """A head's weights (P, P): with colours two rows a line in half blocks, else a line for each row in shades."""
+    return _half_blocks(values, wide, colors) if colors else _shades(values, wide)
+
+
+def row_of_cells(values: Floats, wide: int, colors: str | None) -> Text:
+    """One row of weights, a cell each."""
+    return _colored_row(values, wide, colors) if colors else _shaded_row(values, wide)

@@ -1,0 +1,67 @@
+"""`--view grid`: every head's attention as a thumbnail."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from attncli.explain.question import Floats
+from attncli.render.cells import map_colors, pool_by_maximum, scale, square
+from attncli.render.escape import fold, pad
+from attncli.render.heading import question_document, question_heading, titled
+
+if TYPE_CHECKING:
+    from attncli.explain.grid import Grid
+
+_THUMBNAIL = 6  # cells across, at least
+
+
+def grid_screen(finding: Grid, model: str, console: Console) -> RenderableType:
+    """Every head's thumbnail, a block of lines for each layer."""
+    question, width = finding.question, console.width
+    colors = map_colors(console)
+    across = max(1, min(question.heads, (width - 3) // (_THUMBNAIL + 1)))  # thumbnails on a line
+    room = max((width - 3) // across - 1, 1)
+    again = math.ceil(finding.weights.shape[-1] / room)
+    pool = finding.pool * again
+    lines: list[Text] = []
+    for layer in range(question.layers):
+        for first in range(0, question.heads, across):
+            heads = range(first, min(first + across, question.heads))
+            weights = {f"{layer}.{head}": pool_by_maximum(finding.weights[layer, head], again, again) for head in heads}
+            lines += _thumbnails(weights, room, colors)
+    size = "each cell is one weight" if pool == 1 else f"each cell: the largest of {pool} x {pool}"
+    last = f"--head {question.layers - 1}.0"
+    return Group(
+        question_heading(question, model, width),
+        Text(),
+        titled("Every head, layer.head", "row looks at column", width),
+        *lines,
+        Text(),
+        scale(colors),
+        Text(fold(size, width), "dim"),
+        Text(fold(f"More: --view map {last} · --view steps {last} · --json", width), "dim"),
+    )
+
+
+def _thumbnails(weights: dict[str, Floats], room: int, colors: str | None) -> list[Text]:
+    """Thumbnails (P, P) side by side below their names, each in `room` cells."""
+    side = len(next(iter(weights.values())))
+    wide = 2 if side * 2 <= room else 1
+    lines = [Text("   " + "".join(pad(name, side * wide + 1) for name in weights).rstrip(), "dim")]
+    for parts in zip(*(square(values, wide, colors) for values in weights.values()), strict=True):
+        line = Text("   ")
+        for at, part in enumerate(parts):
+            part.pad_right(side * wide - part.cell_len)
+            line.append_text(part).append(" " if at + 1 < len(parts) else "")
+        lines.append(line)
+    return lines
+
+
+def grid_document(finding: Grid, model: str) -> dict[str, Any]:
+    """The thumbnails for programs: weights[layer][head][row][column]."""
+    document = question_document(finding.question, model, "grid")
+    return {**document, "pool": finding.pool, "weights": finding.weights.tolist()}
