@@ -75,7 +75,7 @@ def _trace(stages: list[tuple[str, Tensor]], id_: int, config: SampleConfig, tex
         traced.append(
             TraceStep(
                 name,
-                None if name in ("model", "logit-bias") else float(getattr(config, name.replace("-", "_"))),
+                _setting(config, name),
                 int(gone.sum()),
                 float(before.double().softmax(-1)[gone].sum()),
                 int((after > -math.inf).sum()),
@@ -85,6 +85,12 @@ def _trace(stages: list[tuple[str, Tensor]], id_: int, config: SampleConfig, tex
         before = after
     probability = float(before.double().softmax(-1)[id_]) if traced[-1].left else 0.0
     return Trace(tuple(traced), probability)
+
+
+def _setting(config: SampleConfig, name: str) -> float | None:
+    """The value of the option of a step; None where it is no single number, and for `model`, which is no step."""
+    value = getattr(config, name.replace("-", "_"), None)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _best_left(logits: Tensor, text_of: Callable[[int], str]) -> tuple[Choice, ...]:

@@ -18,7 +18,9 @@ from transformers.generation.logits_process import (
 )
 
 from attncli.config import SampleConfig
+from attncli.config.option import options_of
 from attncli.errors import UsageProblem
+from attncli.generation import sampling
 from attncli.generation.sampling import (
     Seen,
     add_bias,
@@ -621,3 +623,18 @@ def test_seeds_and_samples_have_uniforms_of_their_own():
     state = torch.random.get_rng_state()
     uniforms(generators(3, 4), 5)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_steps_are_the_settings_of_the_panel_in_its_order():
+    """So that help lists them as they are applied, and no setting is without a step."""
+    options = options_of(SampleConfig)
+    panel = [name for name, option in options.items() if option.panel == options["temperature"].panel]
+    assert [step.field for step in sampling.LOGIT_STEPS] + [sampling.TEMPERATURE] + [
+        step.field for step in sampling.FILTERS
+    ] == panel
+
+
+def test_every_step_is_off_at_the_value_that_its_option_calls_off():
+    options = options_of(SampleConfig)
+    off = SampleConfig(**{step.field: options[step.field].off for step in (*sampling.LOGIT_STEPS, *sampling.FILTERS)})
+    assert not list(steps(logits_of(0.5, 0.3, 0.2), off, Seen.of([[0]], 3)))
