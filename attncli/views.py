@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from attncli.model.transformer import Transformer
     from attncli.text.tokenizer import Piece, Tokenizer
 
+SOURCES, MORE_SOURCES = 8, 24  # named by the first screen and by --view bars, the first token aside
 Measure = Literal["norm", "raw"]
 MEASURES: tuple[Measure, ...] = ("norm", "raw")
 
@@ -123,18 +124,18 @@ def _first_screen(options: ViewOptions) -> Functions:
     from attncli.render.first_screen import compared_screen, explanation_document, explanation_screen
 
     screen = compared_screen if options.compare_weights else explanation_screen
-    return Functions(_sources(8, options), screen, explanation_document)
+    return Functions(_sources(SOURCES, options), screen, explanation_document)
 
 
 def _bars(options: ViewOptions) -> Functions:
     from attncli.render.first_screen import bars_screen, compared_screen, explanation_document
 
     screen = compared_screen if options.compare_weights else bars_screen
-    return Functions(_sources(24, options), screen, explanation_document)
+    return Functions(_sources(MORE_SOURCES, options), screen, explanation_document)
 
 
 def _sources(named: int, options: ViewOptions) -> Callable[[Request], Any]:
-    """Finds the sources of the token in focus, and cuts so many of them off in turn."""
+    """A function that finds the sources of the token in focus, of which `named` are cut off in turn."""
     from attncli.explain.first_screen import explain
 
     return lambda request: explain(

@@ -86,24 +86,16 @@ def explain(
         hidden = read(model, ids, units.rows, watch)[0, units.query_rows[-1]]
         logits = model.unembed(hidden).float()[: tokenizer.vocab_size]
         following = most_probable(logits, tokenizer, next_tokens, temperature)
-        sources = watch.shares.sources()
-        checks = None
+        sources, checks = watch.shares.sources(), None
         if check and units.focus > 0:  # a query never loses its last key
             prediction = watch.prediction(model, ids, following[0].id, temperature, tokenizer.vocab_size)
             seen, heads = spans[: units.focus + 1], _heads_asked(model, focus)
             checks = check_edges(model, prediction, seen, sources.named(named), following[0], heads)
-    return Explanation(
-        pieces=tuple(pieces if words is None else joined(pieces, spans)),
-        layers=model.config.layers,
-        heads=model.config.heads,
-        sources=sources,
-        map=watch.busiest.head_map(),
-        next_tokens=following,
-        checks=checks,
-        words=None if words is None else Words(tuple(pieces), tuple(spans)),
-        temperature=temperature,
-        named=named,
-    )
+    shape = model.config.layers, model.config.heads
+    told = pieces if words is None else joined(pieces, spans)
+    tokens = None if words is None else Words(tuple(pieces), tuple(spans))
+    head_map = watch.busiest.head_map()
+    return Explanation(tuple(told), *shape, sources, head_map, following, checks, tokens, temperature, named)
 
 
 def _units(model: Transformer, pieces: Sequence[Piece], focus: Focus, spans: Sequence[range]) -> Units:

@@ -160,7 +160,7 @@ def neighbors_document(finding: Neighbors, model: str) -> dict[str, Any]:
 
 
 def analogy_document(finding: Analogy, model: str) -> dict[str, Any]:
-    """The same for an analogy."""
+    """An analogy for programs, in full precision."""
     expected = finding.expected
     return {
         "model": model,

@@ -1,4 +1,4 @@
-"""What heads and edges are worth: the model without them, held to the same done by hand."""
+"""Ablation: equal to the same change made by hand, and the screen of attncli ablate."""
 
 import json
 import math
@@ -38,7 +38,7 @@ def logs(model, at=LAST):
 
 
 @torch.no_grad()
-def test_a_head_set_to_zero_is_one_whose_columns_are_gone(family):
+def test_zero_ablation_equals_zeroing_the_columns_of_the_output_matrix(family):
     model = model_of(family)
     found = ablated(model)
     before = logs(model)
@@ -58,7 +58,7 @@ def test_a_head_set_to_zero_is_one_whose_columns_are_gone(family):
 
 
 @torch.no_grad()
-def test_a_head_set_to_its_mean_gives_every_position_the_same(family):
+def test_mean_ablation_gives_every_position_the_same_head_output(family):
     model = model_of(family)
     seen = Recorder()
     model(IDS, observe=seen)
@@ -76,7 +76,7 @@ def test_a_head_set_to_its_mean_gives_every_position_the_same(family):
     assert found.effects[0].log_probability == pytest.approx(float(after[logs(model).argmax()]), abs=1e-9)
 
 
-def test_nothing_taken_away_changes_nothing_and_the_model_stays_as_it_is(family):
+def test_an_empty_ablation_changes_neither_prediction_nor_model(family):
     model = model_of(family)
     before = logs(model)
     found = ablated(model, [Without(), Without(heads=((0, 0), (2, 3)))])
@@ -86,7 +86,7 @@ def test_nothing_taken_away_changes_nothing_and_the_model_stays_as_it_is(family)
     assert not any(block.attention.output._forward_pre_hooks for block in model.blocks)
 
 
-def test_together_or_in_turn_in_one_batch_or_alone(family):
+def test_ablations_agree_batched_and_alone(family):
     model = model_of(family)
     together = [Without(heads=((0, 1), (0, 3), (1, 0))), Without(heads=((0, 1),)), Without(heads=((2, 2),))]
     batch = ablated(model, together)
@@ -95,7 +95,7 @@ def test_together_or_in_turn_in_one_batch_or_alone(family):
         assert alone.log_probability == pytest.approx(effect.log_probability, abs=1e-9)
 
 
-def test_an_edge_that_is_cut_keeps_what_came_through_it_out(family):
+def test_no_information_passes_a_cut_edge(family):
     """With every edge from token 2 cut, what token 2 is changes nothing; an edge in the window is worth something."""
     model = model_of(family)
     everything = Without(edges=tuple((query, 2) for query in range(3, len(PIECES))))
@@ -110,7 +110,7 @@ def test_an_edge_that_is_cut_keeps_what_came_through_it_out(family):
 
 
 @pytest.mark.parametrize("replacement", ["zero", "mean"])
-def test_the_prediction_of_another_token_does_not_see_what_follows(replacement):
+def test_the_prediction_of_an_earlier_token_ignores_later_tokens(replacement):
     model = model_of({})
     found = ablated(model, [Without(heads=((1, 1),))], token=3, replacement=replacement)
     short = ablate(model, TOKENIZER, PIECES[:4], [Without(heads=((1, 1),))], replacement=replacement)
@@ -118,7 +118,7 @@ def test_the_prediction_of_another_token_does_not_see_what_follows(replacement):
     assert found.token == 3
 
 
-def test_ids_without_a_meaning_are_no_prediction():
+def test_padding_ids_are_never_predicted():
     model = tiny_model(vocab_size=TOKENIZER.vocab_size + 90)
     found = ablate(model, TOKENIZER, PIECES, [Without(heads=((0, 0),))])
     with torch.no_grad():
@@ -127,7 +127,7 @@ def test_ids_without_a_meaning_are_no_prediction():
     assert found.before.next_tokens[0].id == int(logits.argmax())
 
 
-def test_a_word_of_several_tokens_is_cut_in_all_of_them():
+def test_an_edge_named_by_words_is_cut_between_all_their_tokens():
     """Then nothing of it reaches the other word directly: as if each of its edges were cut by hand."""
     model, letters = tiny_model(vocab_size=257), byte_tokenizer()
     pieces = letters.pieces("a cat sat")
@@ -153,12 +153,12 @@ def test_a_word_of_several_tokens_is_cut_in_all_of_them():
         (Without(), {"token": 99}, "no token 99"),
     ],
 )
-def test_what_is_not_there_is_refused(removed, options, message):
+def test_missing_tokens_heads_and_edges_are_refused(removed, options, message):
     with pytest.raises(UsageProblem, match=message):
         ablated(model_of({}), [removed], **options)
 
 
-def test_a_text_that_cannot_be_read_is_refused():
+def test_a_text_that_is_empty_or_too_long_is_refused():
     with pytest.raises(BadInput, match="no tokens"):
         ablate(tiny_model(), TOKENIZER, [])
     with pytest.raises(BadInput, match="at most 96"):
@@ -248,7 +248,7 @@ def test_the_screen_fits_and_is_harmless(width, found):
     assert harmless(drawn)
 
 
-def test_the_document_has_everything():
+def test_the_document_has_every_effect():
     document = json.loads(json.dumps(ablation_document(EVERY, "m"), allow_nan=False))
     assert list(document) == ["model", "tokens", "token", "replacement", "predicted", "before", "effects"]
     assert document["predicted"] == {"id": 7, "text": " and"}
@@ -278,7 +278,7 @@ def folder(tmp_path_factory):
 TEXT = "The small cat sat near the river"
 
 
-def test_the_command_takes_heads_and_edges_away(folder, monkeypatch, capsys):
+def test_the_command_ablates_heads_and_edges(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     for options in (
         [],
@@ -312,7 +312,7 @@ def test_the_command_takes_heads_and_edges_away(folder, monkeypatch, capsys):
         (["--with", "magic"], "Use zero or mean"),
     ],
 )
-def test_what_is_wrong_is_said_in_two_lines(folder, monkeypatch, capsys, arguments, message):
+def test_an_error_takes_two_lines_at_most(folder, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(folder)
     code, out, err = ask(capsys, "ablate", TEXT, *arguments)
     assert (code, out) == (2, "")

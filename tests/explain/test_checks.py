@@ -46,7 +46,7 @@ class Some(Observer):
 
 @torch.no_grad()
 @pytest.mark.parametrize("queries", [1, 3])
-def test_a_cut_after_the_past_is_the_cut_in_a_whole_pass(family, queries, monkeypatch):
+def test_a_cut_with_a_shared_past_equals_the_cut_in_a_whole_pass(family, queries, monkeypatch):
     model = tiny_model(dtype=torch.float64, **family)
     ids = ids_of(14)
     monkeypatch.setattr(module, "_MOST_ELEMENTS", 4 * queries * 14 * 4)  # four cuts a pass
@@ -97,7 +97,7 @@ def test_named_sources_are_cut_and_the_random_cut_is_the_mean_over_those_before(
 
 
 @pytest.mark.parametrize("focus", [5, 6])
-def test_the_token_itself_is_no_random_cut(focus):
+def test_the_token_in_focus_is_left_out_of_the_random_cut(focus):
     checks = explain(tiny_model(vocab_size=300), TOKENIZER, TOKENIZER.pieces(TEXT), Focus(token=focus)).checks
     left = dict(zip(checks.sources, checks.probabilities, strict=True))
     assert (checks.sources[0] == focus) == (focus == 6)  # whether it has the greatest share or not
@@ -120,7 +120,7 @@ def test_only_the_heads_asked_for_are_cut(family, layer, head):
         assert probability == pytest.approx(float(whole), abs=1e-6)
 
 
-def test_of_many_others_a_sample_is_cut_the_same_each_time():
+def test_many_sources_are_sampled_the_same_way_each_time():
     model = tiny_model(vocab_size=300)
     pieces = TOKENIZER.pieces(story(60))[:80]
     first, second = (explain(model, TOKENIZER, pieces, Focus()).checks for _ in range(2))
@@ -130,7 +130,7 @@ def test_of_many_others_a_sample_is_cut_the_same_each_time():
 
 
 @torch.no_grad()
-def test_a_source_that_no_window_reaches_is_no_random_cut():
+def test_sources_outside_every_window_are_left_out_of_the_random_cut():
     model = tiny_model(window=4, qk_norm=False)
     units = [range(at, at + 1) for at in range(12)]
     found = check_edges(model, asked(model, ids_of(12)), units, [11, 0], NextToken(5, "x", 0.5))
@@ -138,13 +138,13 @@ def test_a_source_that_no_window_reaches_is_no_random_cut():
     assert found.probabilities[1] == pytest.approx(found.token.probability, rel=1e-6)
 
 
-def test_the_only_source_of_a_token_is_not_cut():
+def test_a_token_that_sees_only_itself_is_not_checked():
     """A query never loses its last key, so there is nothing to check."""
     model, pieces = tiny_model(vocab_size=300), TOKENIZER.pieces(TEXT)
     assert explain(model, TOKENIZER, pieces[:1], Focus()).checks is None
     assert explain(model, TOKENIZER, pieces, Focus(token=0)).checks is None
 
 
-def test_without_checks_none_are_made():
+def test_checks_can_be_turned_off():
     found = explain(tiny_model(vocab_size=300), TOKENIZER, TOKENIZER.pieces(TEXT), Focus(), check=False)
     assert found.checks is None

@@ -1,4 +1,4 @@
-"""A word in two sentences: the parts sum to the difference, the same is exactly the same, the screen fits."""
+"""One word in two texts: the pulls sum to the difference, equal streams have a cosine of exactly 1, the screen fits."""
 
 import json
 import re
@@ -35,14 +35,14 @@ def parts(found):
 
 
 @pytest.mark.parametrize("layer", [0, 1, None])
-def test_all_parts_sum_to_the_distance(family, layer):
+def test_pulls_feed_forward_and_embedding_sum_to_the_distance(family, layer):
     found = compared(layer=layer, tokens=("cat", "river"), **family)
     assert found.distance > 0.1
     assert parts(found) == pytest.approx(found.distance, abs=1e-9)
     assert (np.abs(found.words[0].pulls).max() > 1e-3) == (layer != 0)
 
 
-def test_the_parts_are_those_of_vectors_written_out(family):
+def test_pulls_equal_projections_of_the_vectors_themselves(family):
     """Every value through the output matrix, less the head's midpoint, times its weight, on the line between."""
     model = tiny_model(vocab_size=300, dtype=torch.float64, **family)
     texts = [TOKENIZER.pieces(text) for text in (A, B)]
@@ -109,7 +109,7 @@ def test_the_embedding_of_the_same_token_in_the_same_place_is_exactly_the_same(f
     assert (same_place.cosines[1:] < 1).all()
 
 
-def test_what_comes_after_the_word_changes_nothing(family):
+def test_tokens_after_the_word_change_nothing(family):
     short, longer = compared(**family), compared(A + " and then the old house", B + " hill", **family)
     assert longer.cosines.tolist() == short.cosines.tolist()
     for one, other in zip(short.words, longer.words, strict=True):
@@ -132,7 +132,7 @@ def test_swapping_the_texts_swaps_the_pulls():
 
 
 @torch.no_grad()
-def test_what_all_sources_have_in_common_is_no_pull():
+def test_a_value_common_to_all_sources_pulls_nothing():
     """Values that are one constant vector move the word as far in both texts, however the attention is spread."""
     model = tiny_model(vocab_size=300, dtype=torch.float64, qk_norm=False, qkv_bias=True)
     for block in model.blocks:
@@ -173,7 +173,7 @@ def test_a_word_is_found_in_both_texts():
         ("the cat", "the dog", ["a", "b", "c"], "There are 3 --token", "one for each"),
     ],
 )
-def test_a_word_that_cannot_be_meant_is_refused_with_those_that_can(a, b, tokens, message, hint):
+def test_an_ambiguous_or_missing_word_is_refused_with_the_words_there_are(a, b, tokens, message, hint):
     texts = [pieces_of(*(f" {word}" for word in text.split())) for text in (a, b)]
     with pytest.raises(UsageProblem) as raised:
         find_words(texts, tokens)
@@ -181,7 +181,7 @@ def test_a_word_that_cannot_be_meant_is_refused_with_those_that_can(a, b, tokens
     assert hint in raised.value.hint
 
 
-def test_texts_and_layers_that_are_not_there_are_refused():
+def test_empty_texts_and_missing_layers_are_refused():
     with pytest.raises(BadInput, match="The second text has no tokens"):
         find_words([pieces_of("a"), []], [])
     for layer in (-1, 4):
@@ -278,7 +278,7 @@ def test_every_figure_of_a_comparison_is_on_the_screen():
     assert shown == [f"{pull:+.0%}" if abs(pull) >= 0.00995 else f"{pull:+.1%}" for pull in expected]
 
 
-def test_the_largest_parts_come_first_and_each_has_a_bar():
+def test_the_largest_pulls_come_first_each_with_a_bar():
     words = [f" w{at}" for at in range(30)]
     text = drawn(comparison(words, [*words, " bank"]), 80).split("What pulled")[1]
     rows = re.findall(r"^([AB ]) +(?:\d+ )?.*?([█▏▎▍▌▋▊▉▒]+) +([+-])([.\d]+)%", text, re.MULTILINE)
@@ -289,7 +289,7 @@ def test_the_largest_parts_come_first_and_each_has_a_bar():
     assert sum(float(sign + size) for *_, sign, size in rows) == pytest.approx(100, abs=8)
 
 
-def test_a_long_text_is_cut_before_the_word_not_in_it():
+def test_a_long_text_is_shortened_before_the_word():
     found = comparison([f" w{at}" for at in range(90)], ["a"])
     (line,) = [line for line in drawn(found, 60).split("\n") if line.startswith("A  …")]
     assert line.endswith("|␣w88|␣w89")
@@ -303,11 +303,11 @@ def test_a_comparison_without_a_difference_says_why():
     assert "What comes after the word cannot reach it." in text
 
 
-def test_the_embeddings_of_one_word_do_not_differ_yet():
+def test_at_the_embedding_nothing_pulls_a_word_apart():
     assert "Nothing yet: the embedding is the same" in drawn(compared("The old river ran", "A river", layer=0))
 
 
-def test_a_word_of_several_tokens_is_said_to_be_one():
+def test_a_word_of_several_tokens_has_a_note():
     tokenizer = byte_tokenizer()
     texts = [tokenizer.pieces(text) for text in ("a cat", "one cat")]
     found = compare(tiny_model(vocab_size=257), texts, find_words(texts, ["cat"]))

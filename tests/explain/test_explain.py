@@ -1,4 +1,4 @@
-"""The first screen's numbers, held to their definitions."""
+"""The numbers of the first screen, held to their definitions."""
 
 import dataclasses
 import re
@@ -90,7 +90,7 @@ def test_the_busiest_head_moves_most_from_other_tokens():
 
 @torch.no_grad()
 @pytest.mark.parametrize("layer", [None, 1])
-def test_the_length_of_what_attention_adds_is_that_over_the_stream_after_it(family, layer):
+def test_attention_to_stream_is_the_ratio_of_the_two_lengths(family, layer):
     lengths = []
 
     class Streams(Recorder):
@@ -168,7 +168,7 @@ def test_a_model_that_contributes_nothing_has_no_shares():
 
 @pytest.mark.parametrize("focus", [Focus(), Focus(token=61), Focus(token=2), Focus(token=45, layer=1, head=2)])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_rows_of_a_long_text_are_those_of_the_whole(name, focus, monkeypatch):
+def test_a_long_text_gives_the_same_rows_as_observing_all_of_it(name, focus, monkeypatch):
     model = tiny_model(vocab_size=300, dtype=torch.float64, **FAMILIES[name])
     pieces = TOKENIZER.pieces(story(60))[:90]
     whole = explain(model, TOKENIZER, pieces, focus)
@@ -207,7 +207,7 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_nothing_in_the_explanation_of_a_long_text_is_of_the_size_of_a_layers_weights(name, monkeypatch):
+def test_explaining_a_long_text_allocates_no_square_matrix(name, monkeypatch):
     """Twice the tokens make the largest tensor at most twice as large; the weights of a head would be four times."""
     in_stretches(monkeypatch, stretch=32)
     monkeypatch.setattr(checks, "_MOST_ELEMENTS", 1 << 12)
@@ -246,19 +246,19 @@ def test_a_token_is_found_by_index_or_word():
         ("the", "'the' comes 2 times", "--token 6 or --token 7"),
     ],
 )
-def test_a_token_that_is_not_there_is_refused_with_those_that_are(wanted, message, hint):
+def test_a_missing_token_is_refused_with_the_tokens_there_are(wanted, message, hint):
     with pytest.raises(UsageProblem, match=message) as raised:
         find_token(SENTENCE, wanted)
     assert hint in raised.value.hint
 
 
 @pytest.mark.parametrize("focus", [Focus(layer=3), Focus(head=4), Focus(token=40), Focus(layer=-1)])
-def test_a_layer_head_or_token_that_is_not_there_is_refused(focus):
+def test_a_missing_layer_head_or_token_is_refused(focus):
     with pytest.raises(UsageProblem, match="There is no"):
         explained(focus)
 
 
-def test_a_text_that_cannot_be_read_is_refused():
+def test_a_text_that_is_empty_or_too_long_is_refused():
     with pytest.raises(BadInput, match="no tokens"):
         explained(text="")
     long = "cat né " * 200
@@ -289,7 +289,7 @@ def test_probabilities_are_those_at_the_temperature(temperature):
     assert found.temperature == temperature
 
 
-def test_what_may_come_next_is_what_may_be_drawn():
+def test_only_tokens_that_sampling_can_draw_are_predicted():
     """Ids beyond those of the tokenizer only fill the model's matrices: as for `attncli next`, they do not count."""
     model = tiny_model(vocab_size=TOKENIZER.vocab_size + 90)
     pieces = TOKENIZER.pieces("The small cat sat")

@@ -1,4 +1,4 @@
-"""Which view can be believed: the invariants of cutting, the rankings by their definitions, the screen."""
+"""Faithfulness of rankings: invariants of cutting, each ranking by its definition, the verdict, the screen."""
 
 import json
 
@@ -47,7 +47,7 @@ def drops(model, *cuts):
         return drops_without(model, IDS, cuts)
 
 
-def test_nothing_cut_is_zero_and_everything_cut_ties(family):
+def test_cutting_nothing_costs_nothing_and_cutting_everything_ties(family):
     model = model_of(family)
     generator = torch.Generator().manual_seed(1)
     orders = [torch.randperm(SOURCES, generator=generator).tolist() for _ in range(4)]
@@ -57,7 +57,7 @@ def test_nothing_cut_is_zero_and_everything_cut_ties(family):
     assert abs(everything[0]) > 1e-3
 
 
-def test_a_cut_is_that_of_one_row_alone(family):
+def test_cuts_agree_batched_and_alone(family):
     model = model_of(family)
     cuts = [[3], [0, 5, 12], [1, 2, 3, 4]]
     together = drops(model, *cuts)
@@ -184,7 +184,7 @@ def made(texts=20):
     return Faithfulness(SIZES, noise[0] + cut, noise[1] + kept, 31.6, 7)
 
 
-def test_the_best_is_ahead_of_random_for_sure():
+def test_the_best_ranking_is_significantly_ahead_of_random():
     found = made()
     assert found.verdict.best == "norm"
     mean, error = found.verdict.advantage("norm")
@@ -211,7 +211,7 @@ def verdicts(texts, runs, gain):
 
 
 @pytest.mark.parametrize("texts", [2, 5, LEAST_TEXTS, 50])
-def test_random_rankings_are_believed_in_one_run_of_twenty_at_most(texts):
+def test_a_random_ranking_wins_in_at_most_5_percent_of_runs(texts):
     """Of 600 runs at 5 % the number won has a standard deviation of sqrt(600 x 0.05 x 0.95) = 5.3: 5 more are 57."""
     runs = 600
     won = sum(found.verdict.best is not None for found in verdicts(texts, runs, (0, 0, 0, 0)))
@@ -219,7 +219,7 @@ def test_random_rankings_are_believed_in_one_run_of_twenty_at_most(texts):
     assert texts >= LEAST_TEXTS or won == 0
 
 
-def test_of_equally_good_rankings_one_is_called_the_best_in_one_run_of_twenty_at_most():
+def test_one_of_two_equal_rankings_wins_in_at_most_5_percent_of_runs():
     runs = 300
     found = list(verdicts(20, runs, (5, 5, 0, 0)))
     assert {one.verdict.best for one in found} == {"raw", "norm"}  # as far ahead as these are, they are found
@@ -237,7 +237,7 @@ def test_the_quantile_of_students_t_is_the_tabulated_one(probability, degrees, t
     assert t_quantile(probability, degrees) == pytest.approx(tabulated, abs=2e-3)
 
 
-def test_a_ranking_as_good_as_the_best_is_named_beside_it():
+def test_a_ranking_tied_with_the_best_is_named():
     found = made()
     assert found.verdict.rivals == ()
     # The same drops as the best but for noise of either sign: the first text better, the second worse, and so on.
@@ -338,7 +338,7 @@ def test_the_command_scores_files_and_texts(folder, monkeypatch, capsys):
     assert (document["texts"], document["sources"]) == (2, [])
 
 
-def test_of_a_large_file_it_is_said_how_much_is_read(folder, monkeypatch, capsys):
+def test_a_note_says_how_much_of_a_large_file_is_read(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     arguments = ["faithful", "b.txt", "--seed", "2", "--limit", "2", "--json"]
     characters = len((folder / "b.txt").read_text())
@@ -359,7 +359,7 @@ def test_of_a_large_file_it_is_said_how_much_is_read(folder, monkeypatch, capsys
         (["b.txt", "--limit", "0"], 2, "--limit 0"),
     ],
 )
-def test_what_is_wrong_is_said_in_two_lines(folder, monkeypatch, capsys, arguments, code, message):
+def test_an_error_takes_two_lines_at_most(folder, monkeypatch, capsys, arguments, code, message):
     monkeypatch.chdir(folder)
     found, out, err = ask(capsys, "faithful", *arguments)
     assert (found, out) == (code, "")

@@ -1,4 +1,4 @@
-"""Neighbours and analogies: hand-made embeddings give the known answer, and chance is what it is said to be."""
+"""Neighbours and analogies: hand-made embeddings give the known answer, chance matches its definition."""
 
 import json
 from dataclasses import replace
@@ -50,7 +50,7 @@ def word(text):
     return BYTES.pieces(text)
 
 
-def test_the_nearest_are_those_of_the_largest_cosine():
+def test_the_nearest_tokens_have_the_largest_cosines():
     found = neighbors(letters(a=[1, 0], b=[5, 5], c=[3, 1], d=[1, 3]), BYTES, word("a"), count=3)
     assert [token.text for token in found.nearest] == ["c", "b", "d"]
     np.testing.assert_allclose([t.cosine for t in found.nearest], [3 / 10**0.5, 0.5**0.5, 1 / 10**0.5], atol=1e-12)
@@ -58,7 +58,7 @@ def test_the_nearest_are_those_of_the_largest_cosine():
     assert found.chance.average == pytest.approx((4 / 10**0.5 + 0.5**0.5) / 256)
 
 
-def test_a_word_of_several_tokens_is_the_mean_of_them_and_none_of_them_is_its_neighbour():
+def test_a_word_of_several_tokens_is_their_mean_and_they_are_left_out():
     found = neighbors(letters(a=[4, 0], b=[0, 2], c=[2, 1], d=[1, 1]), BYTES, word("ab"), count=2)
     assert [token.text for token in found.nearest] == ["c", "d"]
     assert found.nearest[0].cosine == pytest.approx(1)
@@ -85,7 +85,7 @@ def test_none_of_the_three_words_is_the_answer_even_if_nearest():
         analogy(letters(), BYTES, (word("a"), word("b"), word("c")), word("b"))
 
 
-def test_a_hoped_for_word_of_several_tokens_has_a_rank_too():
+def test_an_expected_word_of_several_tokens_has_a_rank():
     model = letters(a=[1, 0, 0], b=[1, 0, 1], c=[0, 1, 0], q=[0, 1, 0], r=[0, 0, 1], n=[0, 1, 1])
     found = analogy(model, BYTES, (word("a"), word("b"), word("c")), word("qr"))
     assert found.expected.cosine == pytest.approx(1)
@@ -94,7 +94,7 @@ def test_a_hoped_for_word_of_several_tokens_has_a_rank_too():
 
 @torch.no_grad()
 @pytest.mark.parametrize("layer", [0, 2, None])
-def test_a_word_in_a_text_is_its_residual_stream(family, layer):
+def test_neighbours_in_a_text_are_of_the_residual_stream(family, layer):
     model = tiny_model(vocab_size=400, dtype=torch.float64, **family)
     text = BPE.pieces("The small cat sat near the old river and sang")
     seen = Recorder()
@@ -118,13 +118,13 @@ def test_a_word_in_a_text_is_its_residual_stream(family, layer):
         assert tokens.nearest[0].cosine == pytest.approx(1)
 
 
-def test_ids_without_a_token_are_no_neighbours():
+def test_padding_ids_are_no_neighbours():
     found = neighbors(tiny_model(vocab_size=300), BYTES, word("a"), count=999)
     assert len(found.nearest) == 256
     assert max(token.id for token in found.nearest) == 256
 
 
-def test_a_word_is_spelled_as_it_stands_in_a_sentence_unless_that_takes_more_tokens():
+def test_a_word_is_spelled_with_a_space_before_it_unless_that_takes_more_tokens():
     assert [piece.text for piece in spell(BPE, "river")] == [" river"]
     assert [piece.text for piece in spell(BPE, " river")] == [" river"]
     assert [piece.text for piece in spell(BYTES, "cat")] == ["c", "a", "t"]
@@ -137,7 +137,7 @@ def test_a_word_is_spelled_as_it_stands_in_a_sentence_unless_that_takes_more_tok
     ("arguments", "message"),
     [({"layer": 4}, "no stream after 4"), ({"layer": -1}, "no stream after -1"), ({"name": "dog"}, "no token 'dog'")],
 )
-def test_what_is_not_there_is_refused(arguments, message):
+def test_missing_layers_and_words_are_refused(arguments, message):
     given = {"name": "cat", **arguments}
     with pytest.raises(UsageProblem, match=message):
         neighbors_in_text(tiny_model(vocab_size=257), BYTES, word("a cat"), **given)
@@ -155,7 +155,7 @@ def test_chance_in_three_dimensions_is_exact(vectors):
 
 
 @pytest.mark.parametrize(("vectors", "width"), [(50, 8), (300, 64), (3, 2)])
-def test_chance_is_what_random_vectors_give(vectors, width):
+def test_chance_matches_random_vectors(vectors, width):
     """1,000 draws: the share below the median has a standard error of 0.016, that below the other one of 0.007."""
     generator = np.random.default_rng(0)
     best = np.concatenate([largest(generator.normal(size=(50, vectors, width))) for _ in range(20)])
@@ -179,7 +179,7 @@ def test_chance_falls_with_the_width_and_grows_with_the_number():
 
 @pytest.mark.parametrize("common", [0, 1, 5])
 @pytest.mark.parametrize(("vectors", "width"), [(12, 16), (300, 64)])
-def test_a_common_part_of_all_vectors_is_nearer_to_nothing(vectors, width, common):
+def test_a_part_common_to_all_vectors_does_not_count_as_near(vectors, width, common):
     """1,000 draws of vectors with the same mean: as many pass as without one, a standard error of 0.007 apart.
 
     The bound is crossed by chance in one run of a thousand; a baseline that leaves the mean out is passed by all draws.
@@ -195,7 +195,7 @@ def test_a_common_part_of_all_vectors_is_nearer_to_nothing(vectors, width, commo
     assert np.mean(passed) < 0.072
 
 
-def test_the_largest_of_bell_curves_is_at_chance():
+def test_the_largest_of_normal_draws_is_at_chance():
     """1,000 draws; the standard errors are 0.016 and 0.007."""
     generator = np.random.default_rng(2)
     drawn = generator.normal(0.3, 0.02, size=(1000, 500))
@@ -205,7 +205,7 @@ def test_the_largest_of_bell_curves_is_at_chance():
     assert np.mean(best < [one.most for one in found]) == pytest.approx(0.95, abs=0.03)
 
 
-def test_what_stands_out_is_above_chance_and_a_few_cannot():
+def test_an_outlier_is_above_chance_unless_there_are_too_few_values():
     cosines = np.append(np.linspace(0.2, 0.4, 99), 0.9)
     found = chance_among(cosines)
     assert found.median < found.most < 0.9
@@ -255,7 +255,7 @@ def test_a_few_neighbours_look_like_this():
     assert drawn(changed(nearest=(*NEAR[:2],))) == GOLDEN
 
 
-def test_what_the_neighbours_are_worth_is_said():
+def test_the_screen_says_whether_neighbours_are_nearer_than_chance():
     assert "The first 3 are nearer than chance" in drawn(FOUND)
     assert "The first is nearer than chance" in drawn(changed(chance=Chance(9, 0.1, 0.1, 0.5, 0.85)))
     nothing = drawn(changed(chance=Chance(9, 0.1, 0.1, 0.8, 0.95)))
@@ -266,7 +266,7 @@ def test_what_the_neighbours_are_worth_is_said():
     assert "nothing to compare" in drawn(changed(nearest=()))
 
 
-def test_what_is_compared_is_said():
+def test_the_screen_says_what_is_compared():
     assert "␣unbelievable is 3 tokens, ␣un|believ|able: the mean of their embeddings" in drawn(changed(word=SPLIT))
     text = tuple(pieces_of("It", " un", "believ", "able"))
     inside = changed(word=SPLIT, text=text, at=3, layer=2, nearest=(Neighbor(2, "able", None, 0.5), *NEAR))
@@ -284,7 +284,7 @@ def an_analogy(expected=None):
     return Analogy(words, NEAR, Chance(1021, 0.01, 0.1, 0.321, 0.385), expected)
 
 
-def test_an_analogy_says_where_the_hoped_for_word_comes():
+def test_an_analogy_shows_the_rank_of_the_expected_word():
     shown = drawn(an_analogy(Expected(SPLIT, 0.1234, 22, 113)), 120, draw=analogy_screen)
     assert "tiny · ␣Richmond : ␣Virginia = ␣Connecticut : ?" in shown
     assert "nearest to ␣Virginia - ␣Richmond + ␣Connecticut" in shown
@@ -309,7 +309,7 @@ def test_no_line_passes_the_width_and_nothing_hostile_passes(width):
             assert "[red]" in text
 
 
-def test_they_are_json_documents_in_full_precision():
+def test_documents_have_full_precision():
     document = json.loads(json.dumps(neighbors_document(FOUND, "m"), allow_nan=False))
     assert list(document) == [
         "model", "word", "text", "index", "after_layers", "among", "nearest", "compared", "average_cosine", "chance",
@@ -324,7 +324,7 @@ def test_they_are_json_documents_in_full_precision():
 # The commands
 
 
-def test_on_the_command_line(in_model_folder, capsys):
+def test_neighbors_and_analogy_on_the_command_line(in_model_folder, capsys):
     code, out, err = ask(capsys, "neighbors", "river", "--top-k", "3", "--svg", "n.svg")
     assert (code, err) == (0, "written: n.svg\n")
     assert "nearest to ␣river" in out
@@ -353,7 +353,7 @@ def test_on_the_command_line(in_model_folder, capsys):
         (["analogy", "cat", "river", "moon", "--svg", "."], 2, "is a directory"),
     ],
 )
-def test_bad_input_is_one_or_two_clear_lines(in_model_folder, capsys, arguments, code, message):
+def test_an_error_takes_two_lines_at_most(in_model_folder, capsys, arguments, code, message):
     found, out, err = ask(capsys, *arguments)
     assert (found, out) == (code, "")
     assert message in err

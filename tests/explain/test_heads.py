@@ -1,4 +1,4 @@
-"""What heads are for: the scores are those of the definition, on weights made by hand and on models."""
+"""Head scores: they follow their definition, on weights made by hand and on models."""
 
 import json
 import math
@@ -76,7 +76,7 @@ def test_even_attention_scores_exactly_chance(window):
     assert torch.equal(score(even(size, window), IDS, window), found) or bool(found.isnan().any())
 
 
-def test_only_rows_that_can_follow_a_pattern_count():
+def test_only_rows_in_which_a_pattern_is_possible_count():
     ids = torch.tensor([7, 1, 2, 1, 3])  # only the fourth row has a token that came before, at 1
     weights = torch.zeros(5, 5, dtype=torch.float64)
     weights[3, 1], weights[3, 2], weights[3, 3] = 0.5, 0.3, 0.2
@@ -87,7 +87,7 @@ def test_only_rows_that_can_follow_a_pattern_count():
     assert not patterns(ids).triu(1).any()
 
 
-def test_random_tokens_come_twice_and_differ():
+def test_random_tokens_differ_and_are_repeated_once():
     ids = repeats(5, 20, 21, torch.Generator().manual_seed(0))
     assert ids[0] == 5
     assert ids[1:21].tolist() == ids[21:].tolist()
@@ -175,7 +175,7 @@ def test_the_length_fits_context_windows_and_vocabulary():
 @pytest.mark.parametrize(
     ("length", "sequences", "words"), [(1, 2, "2 to 47"), (48, 2, "2 to 47"), (5, 0, "--repeats 0")]
 )
-def test_what_cannot_be_measured_is_refused(length, sequences, words):
+def test_lengths_and_repeats_out_of_range_are_refused(length, sequences, words):
     with pytest.raises(UsageProblem, match=words):
         head_scores(tiny_model(), 1, 97, length=length, sequences=sequences)
 
@@ -323,7 +323,7 @@ def test_the_command_scores_the_model(folder, monkeypatch, capsys):
         (["heads", "m", "--repeats", "0"], 2, "--repeats 0"),
     ],
 )
-def test_what_is_wrong_is_said_in_two_lines(folder, monkeypatch, capsys, arguments, code, message):
+def test_an_error_takes_two_lines_at_most(folder, monkeypatch, capsys, arguments, code, message):
     monkeypatch.chdir(folder)
     found, out, err = ask(capsys, *arguments)
     assert (found, out) == (code, "")
@@ -331,6 +331,6 @@ def test_what_is_wrong_is_said_in_two_lines(folder, monkeypatch, capsys, argumen
     assert len(err.splitlines()) <= 2
 
 
-def test_a_config_too_small_for_anything_is_told_so():
+def test_a_context_too_small_to_repeat_tokens_is_refused():
     with pytest.raises(BadInput):
         head_scores(Transformer(tiny_config(context=3)), 1, 97)

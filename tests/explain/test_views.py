@@ -76,7 +76,7 @@ def test_the_terms_of_the_ledger_sum_to_the_logit(model, target, against):
 
 
 @torch.no_grad()
-def test_a_term_is_what_leaving_it_out_takes_off_the_logit(model):
+def test_a_term_equals_the_change_of_the_logit_without_it(model):
     """With the norm's scale held: the stream without a part, over the same sigma."""
     found = ledger(model, TOKENIZER, PIECES, FOCUS, target="#7")
     seen = seen_by(model)
@@ -115,7 +115,7 @@ def test_a_target_is_named_by_text_or_number():
 
 
 @pytest.mark.parametrize(("target", "message"), [("#300", "no token #300"), ("zebra zoo", "not one"), ("", "not one")])
-def test_a_target_that_is_no_token_is_refused(target, message):
+def test_a_target_of_several_tokens_is_refused(target, message):
     with pytest.raises(UsageProblem, match=message):
         ledger(tiny_model(vocab_size=300), TOKENIZER, PIECES, FOCUS, target=target)
 
@@ -124,7 +124,7 @@ def test_a_target_that_is_no_token_is_refused(target, message):
 
 
 @torch.no_grad()
-def test_views_of_a_long_text_are_those_of_the_whole(model, monkeypatch):
+def test_views_of_a_long_text_agree_with_observing_all_of_it(model, monkeypatch):
     pieces = TOKENIZER.pieces(story(60))[:90]
     whole = lens(model, TOKENIZER, pieces, Focus(token=70)), ledger(model, TOKENIZER, pieces, Focus(token=70))
     in_stretches(monkeypatch)
@@ -139,7 +139,7 @@ def test_views_of_a_long_text_are_those_of_the_whole(model, monkeypatch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("token", [70, 89])
-def test_the_steps_of_a_long_text_are_those_of_the_whole(model, monkeypatch, token):
+def test_the_steps_of_a_long_text_agree_with_observing_all_of_it(model, monkeypatch, token):
     """But for what comes after the token and the one beside it: that is not read."""
     pieces, focus = TOKENIZER.pieces(story(60))[:90], Focus(token=token, layer=1, head=2)
     whole = steps(model, TOKENIZER, pieces, focus)
@@ -217,7 +217,7 @@ def test_rollout_is_the_product_of_the_layers(model):
     assert (found.shares[9:] == 0).all()
 
 
-def test_rollout_of_nothing_but_itself_is_itself():
+def test_rollout_of_the_identity_is_the_identity():
     product = None
     for _ in range(3):
         product = rolled(product, torch.eye(5, dtype=torch.float64))
@@ -225,7 +225,7 @@ def test_rollout_of_nothing_but_itself_is_itself():
 
 
 @pytest.mark.parametrize(("layers", "first"), [(4, 0.23), (12, 0.80)])
-def test_even_attention_under_a_causal_mask_ends_at_the_first_token(layers, first):
+def test_rollout_of_even_causal_attention_drifts_to_the_first_token(layers, first):
     even = torch.ones(16, 16).tril() / torch.arange(1, 17)[:, None]
     product = None
     for _ in range(layers):

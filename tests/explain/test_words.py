@@ -1,4 +1,4 @@
-"""Explanations in words: which tokens belong together, and that the findings are sums and means over them."""
+"""Explanations counted in words: which tokens form a word, and sums and means over them."""
 
 import csv
 import io
@@ -43,17 +43,17 @@ def spelled(*texts):
         ((), []),
     ],
 )
-def test_letters_that_meet_are_a_word(texts, expected):
+def test_adjacent_letters_form_a_word(texts, expected):
     assert spelled(*texts) == expected
 
 
-def test_the_tokens_of_one_character_are_together():
+def test_the_tokens_of_one_character_are_one_word():
     pieces = byte_tokenizer().pieces("a 東é日")
     assert words(pieces) == [range(1), range(1, 5), range(5, 7), range(7, 10)]
     assert [piece.text for piece in joined(pieces, words(pieces))] == ["a", " 東", "é", "日"]
 
 
-def test_a_word_without_end_is_cut():
+def test_an_endless_word_is_split():
     assert [len(span) for span in words(pieces_of(*["a"] * 130))] == [64, 64, 2]
 
 
@@ -105,7 +105,7 @@ def test_words_of_one_token_are_the_tokens():
 
 
 @pytest.mark.parametrize("at", [-1, 45, 3])
-def test_words_of_a_long_text_are_those_of_the_whole(family, at, monkeypatch):
+def test_words_of_a_long_text_agree_with_observing_all_of_it(family, at, monkeypatch):
     model = tiny_model(vocab_size=270, dtype=torch.float64, context=400, **family)
     pieces = TOKENIZER.pieces(story(80))[:250]
     spans = words(pieces)
@@ -120,7 +120,7 @@ def test_words_of_a_long_text_are_those_of_the_whole(family, at, monkeypatch):
     assert found.checks.probabilities == pytest.approx(whole.checks.probabilities, rel=1e-5)
 
 
-def test_what_is_in_words_says_so():
+def test_output_counted_in_words_says_so():
     found = explain(tiny_model(vocab_size=270), TOKENIZER, PIECES, Focus(), words=SPANS)
     shown = view_text("first", found, 120)
     assert f"{len(SPANS)} words of {len(PIECES)} tokens" in shown
