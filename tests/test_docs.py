@@ -8,6 +8,9 @@ from itertools import zip_longest
 
 import pytest
 
+from attncli.checkpoint.families.registry import FAMILIES
+from attncli.generation.sampling import FILTERS, LOGIT_STEPS
+from attncli.views import NAMED_VIEWS
 from tests.support.commands import keys_of
 from tests.support.places import ROOT
 
@@ -81,6 +84,26 @@ def test_an_excerpt_keeps_as_many_lines_as_it_shows():
     assert refresh.refreshed(page, lambda name: f"{name} 1\n{name} 2\n") == (
         "```console\n$ attncli a\na 1\n…\n```\n\n```console\n$ attncli b\nb 1\nb 2\n```\n"
     )
+
+
+def first_cells(page, header):
+    """The words between backticks in the first cell of each row of the table with this header."""
+    table = (ROOT / "docs" / page).read_text(encoding="utf-8").split(header)[1].split("\n\n")[0]
+    return [re.findall(r"`([^` ]+)", line.split(" | ")[0]) for line in table.splitlines()[2:]]
+
+
+def test_the_table_of_views_lists_every_view():
+    assert first_cells("explaining.md", "| `--view` | shows |") == [[name] for name in NAMED_VIEWS]
+
+
+def test_the_table_of_sampling_lists_every_step_in_order():
+    steps = [step.name for step in LOGIT_STEPS] + ["temperature"] + [step.name for step in FILTERS]
+    assert first_cells("generating.md", "| option | effect | off |") == [[f"--{name}"] for name in steps]
+
+
+def test_the_page_on_checkpoints_names_every_family():
+    text = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8").lower().replace("-", "")
+    assert [name for name in FAMILIES if name not in text] == []
 
 
 @pytest.mark.parametrize("name", refresh.PICTURES)
