@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from attncli.text.corpus import Part, Tokens
 
 _FILES = "A model, if -m gives none and more follows; then text files, directories, or - for standard input."
-_LAST = "Score only this share of the characters, at the end; the yardsticks are given what comes before."
-_TRAIN = "The text that the model was trained on, for the yardsticks; may be given several times."
+_LAST = "Score only this share of the characters, at the end; the baselines are given what comes before."
+_TRAIN = "The text that the model was trained on, for the baselines; may be given several times."
 _DTYPE = "The type of the weights: float32, as any other program scores, bfloat16, float16 or int8."
 
 _ENOUGH_TO_TIME = 1000  # tokens
@@ -68,16 +68,16 @@ def eval(
     scored = first_of(tokens, loaded.tokenizer)
     status("measuring gzip, xz and a 5-gram model")
     given, counted = ends_of(before, loaded.tokenizer) if before is not None else (None, None)
-    honesty = Judgement(score, measure(scored, loaded.tokenizer.vocab_size, given, counted))
+    judgement = Judgement(score, measure(scored, loaded.tokenizer.vocab_size, given, counted))
     _tell(part, scored, score, seconds)
     named = ", ".join("standard input" if path == "-" else path for path in paths)
     named += f", the last {last * 100:g}%" if last < 1 else ""
     if json:
-        print_json(evaluation_document(loaded.name, paths, honesty, seconds))
+        print_json(evaluation_document(loaded.name, paths, judgement, seconds))
     else:
         console = output()
         of = "the training text" if train_file else "the text before it"
-        show(console, evaluation_screen(loaded.name, named, honesty, console.width, of))
+        show(console, evaluation_screen(loaded.name, named, judgement, console.width, of))
 
 
 def _model_and_files(words: list[str], model: str | None) -> tuple[str | None, list[str]]:
@@ -104,7 +104,7 @@ def _model_and_files(words: list[str], model: str | None) -> tuple[str | None, l
 
 
 def _parts(paths: list[str], train_files: list[str], last: float, encoding: str) -> tuple[Part, Part | None]:
-    """The text to score, and the one that the yardsticks are given."""
+    """The text to score, and the text that the baselines are given."""
     from attncli.render.console import print_note
     from attncli.text.corpus import Part, split_by_position
     from attncli.text.files import read_documents

@@ -1,6 +1,7 @@
-"""What gzip, xz and a 5-gram model make of a text: the yardsticks beside a model's score.
+"""Baselines beside a model's score: what gzip, xz and a 5-gram model reach on the same text, in bits per byte.
 
-All in bits per byte of the text scored. How much of a large text is worth measuring is for `excerpt` to say.
+To add a baseline, write a function `Material -> bits per byte` and one entry of BASELINES: the screens, the JSON and
+the comparison in words follow from the entry. How much of a large text is worth measuring is decided in `excerpt`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import lzma
 import math
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,46 +21,58 @@ _SMALLEST_DICTIONARY = 4096
 
 
 @dataclass(frozen=True)
-class Yardsticks:
-    """Bits per byte of a text, given another one. `ngram` is None when there was no other text to count."""
+class Material:
+    """What a baseline is measured on: the text to score, and the text before it."""
 
-    gzip: float
-    xz: float
-    ngram: float | None
-    given: int  # bytes at the end of the other text that gzip and xz had; 0 for none
+    scored: Excerpt
+    given: bytes  # for compressors; empty for none
+    counted: Counted | None  # for models that count tokens: the same text, or more of it
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A way to predict a text without a neural network."""
+
+    key: str  # in JSON, before _bits_per_byte
+    label: str  # in the table
+    name: str  # where baselines are listed in a sentence
+    counts_tokens: bool  # reads the counted tokens of the text before; otherwise it is a compressor that reads bytes
+    measure: Callable[[Material], float | None]  # bits per byte, or None where there is nothing to measure it with
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Bits per byte of a text by each baseline, and how much of which text they had, in bytes."""
+
+    figures: dict[str, float | None]  # by the baseline's key; None where there was no text before
+    given: int  # at the end of the text before, that the compressors had; 0 for none
     given_of: int
-    scored: int  # bytes of the text that were scored
+    scored: int
     scored_of: int
-    counted: int  # bytes at the end of the other text that the 5-gram model had
+    counted: int  # at the end of the text before, that the models of tokens counted
+
+    def measured(self) -> list[tuple[Baseline, float]]:
+        """The baselines that have a figure, with it, in the order of BASELINES."""
+        found = ((baseline, self.figures.get(baseline.key)) for baseline in BASELINES)
+        return [(baseline, bits) for baseline, bits in found if bits is not None]
 
 
 def measure(
     scored: Excerpt, vocab_size: int, given: Excerpt | None = None, counted: Counted | None = None
-) -> Yardsticks:
-    """Scores a text of at least two tokens by each yardstick.
+) -> Baselines:
+    """Scores a text of at least two tokens by each baseline, given the text before it if there is one.
 
-    - gzip -9 and xz -9: what the text adds to the compressed size of the given text before it, so C(given + scored) -
-      C(given). Both go on learning from the scored text itself. gzip remembers the last 32 KiB, xz the last 64 MiB.
-      Without a given text it is the compressed size of the text alone. The container's bytes never count.
-    - 5-gram: minus the summed log-probability of every token but the first, by their bytes, as a model is scored, by
-      counts in `counted` alone: the given text, or more of the same.
+    `counted` is for the models that count tokens, by default the same text as `given`.
     """
-    before = given.data if given is not None else b""
-    whole = before + scored.data
-    with ThreadPoolExecutor(2) as pool:  # the compressors let other threads run
-        sizes = [pool.submit(size, data) for size in (xz_size, gzip_size) for data in (whole, before)]
-        ngram = None
-        if counted is None and given is not None:
-            counted = Counted(given.ids, len(given.data))
-        if counted is not None and len(counted.ids):
-            nats = -float(NgramModel(counted.ids, vocab_size).log_probabilities(scored.ids).sum())
-            ngram = nats / math.log(2) / max(len(scored.data) - scored.first, 1)
-        xz, xz_before, gzip, gzip_before = (size.result() for size in sizes)
-    return Yardsticks(
-        gzip=8 * max(gzip - gzip_before, 0) / len(scored.data),
-        xz=8 * max(xz - xz_before, 0) / len(scored.data),
-        ngram=ngram,
-        given=len(before),
+    if counted is None and given is not None:
+        counted = Counted(given.ids, len(given.data))
+    material = Material(scored, given.data if given is not None else b"", counted, vocab_size)
+    with ThreadPoolExecutor(len(BASELINES)) as pool:  # the compressors let other threads run
+        figures = list(pool.map(lambda baseline: baseline.measure(material), BASELINES))
+    return Baselines(
+        figures={baseline.key: bits for baseline, bits in zip(BASELINES, figures, strict=True)},
+        given=len(material.given),
         given_of=given.of if given is not None else 0,
         scored=len(scored.data),
         scored_of=scored.of,
@@ -66,13 +80,45 @@ def measure(
     )
 
 
+def gzip_bits(material: Material) -> float:
+    """What the text adds to the size of the text before it under `gzip -9`, which remembers the last 32 KiB."""
+    return _added_bits(material, gzip_size)
+
+
+def xz_bits(material: Material) -> float:
+    """What the text adds to the size of the text before it under `xz -9`, which remembers the last 64 MiB."""
+    return _added_bits(material, xz_size)
+
+
+def ngram_bits(material: Material) -> float | None:
+    """The summed log-probability of every token but the first, by their bytes, under the counts of the text before."""
+    scored, counted = material.scored, material.counted
+    if counted is None or not len(counted.ids):
+        return None
+    nats = -float(NgramModel(counted.ids, material.vocab_size).log_probabilities(scored.ids).sum())
+    return nats / math.log(2) / max(len(scored.data) - scored.first, 1)
+
+
+BASELINES = (
+    Baseline("gzip", "gzip -9", "gzip", False, gzip_bits),
+    Baseline("xz", "xz -9", "xz", False, xz_bits),
+    Baseline("ngram", "5-gram", "5-gram", True, ngram_bits),
+)
+
+
+def _added_bits(material: Material, size: Callable[[bytes], int]) -> float:
+    """C(given + scored) - C(given), in bits per byte of the scored text, which the compressor goes on learning from."""
+    data = material.scored.data
+    return 8 * max(size(material.given + data) - size(material.given), 0) / len(data)
+
+
 def gzip_size(data: bytes) -> int:
-    """Bytes of the data as `gzip -9` compresses it, less the container, which has 18; of no data 0."""
+    """Bytes of the data as `gzip -9` compresses it, without the 18 bytes of the container; 0 of no data."""
     return len(zlib.compress(data, 9, -zlib.MAX_WBITS)) if data else 0
 
 
 def xz_size(data: bytes) -> int:
-    """Bytes of the data as `xz -9` compresses it, less the container, which has fewer than 100; of no data 0.
+    """Bytes of the data as `xz -9` compresses it, without the container, below 100 bytes; 0 of no data.
 
     The dictionary is made no larger than the data, since the rest of it would stay empty.
     """

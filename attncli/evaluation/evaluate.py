@@ -1,8 +1,8 @@
-"""Scoring a model on tokens it was not trained on.
+"""The score of a model on a text.
 
-Non-overlapping windows of the context's length; every token is scored but the first of the text, or what its tokenizer
-puts before one. So the figure is the one any other program gets from the same weights. Characters and bytes are those
-of the tokens that are scored.
+The text is cut into windows of the context's length that do not overlap. Every token is predicted from those before it
+in its window, except the first token of the text and what the tokenizer puts before a text. Any other program that
+scores so gets the same figure from the same weights.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from attncli.text.corpus import Tokens
 _TOKENS_AT_ONCE = {"cuda": 1 << 14}
 _TOKENS_AT_ONCE_ELSEWHERE = 2048
 _LOGITS_AT_ONCE = 1 << 24
-_UNSCORED = -100  # no token
+_UNSCORED = -100  # the target of a token that is not scored
 
 
 def windows_at_once(device: torch.device, context: int) -> int:
-    """How many windows of so many tokens are scored together on a device."""
+    """The number of windows of `context` tokens that are scored in one batch on a device."""
     return max(1, _TOKENS_AT_ONCE.get(device.type, _TOKENS_AT_ONCE_ELSEWHERE) // context)
 
 
@@ -37,20 +37,20 @@ def evaluate(
     context: int | None = None,
     progress: Callable[[int], None] = lambda scored: None,
 ) -> Score:
-    """Scores a text, or `windows` of its windows spread evenly over it. The model's training mode is put back.
+    """Scores a text, or `windows` of its windows spread evenly over it.
 
-    Windows have `context` tokens, the model's when not given.
-    `progress` is told, now and then, how many tokens have been scored; what it raises ends the scoring.
+    Windows have `context` tokens, by default the model's context. After each batch `progress` is told how many tokens
+    are scored; an exception that it raises ends the scoring. The model's training mode is restored in any case.
     """
     was_training = model.training
     model.eval()
     device = model.embedding.weight.device
     context = min(context or model.config.context, len(tokens) - 1)
     starts = np.arange(0, len(tokens) - context, context)
-    rest = (len(tokens) - 1) % context  # the last window, shorter than the others
+    rest = (len(tokens) - 1) % context  # tokens in the last, shorter window
     if windows is not None and windows < len(starts):
         starts, rest = starts[np.linspace(0, len(starts) - 1, windows).round().astype(int)], 0
-    unscored = min(tokens.lead.tokens - 1, context)  # of several tokens before a text all but the first are predicted
+    unscored = min(tokens.lead.tokens - 1, context)  # targets that stand before the text
     nats, scored = 0.0, -unscored
     per_batch = windows_at_once(device, context)
     batches = [starts[i : i + per_batch] for i in range(0, len(starts), per_batch)]
@@ -76,7 +76,7 @@ def _nats(
     device: torch.device,
     skipped: int = 0,
 ) -> float:
-    """Minus the summed log-probability of columns 1 on, each given those before it; the first row without `skipped`."""
+    """The summed negative log-probability of columns 1 on; the first `skipped` targets of the first row do not count."""
     ids = torch.from_numpy(rows.astype(np.int64)).to(device)
     hidden, targets = model.hidden(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
     targets[:skipped] = _UNSCORED

@@ -1,4 +1,5 @@
-"""The part of a text, as bytes and as tokens, that a yardstick is measured on."""
+"""The excerpt of a text that a baseline is measured on, as bytes and as tokens: the scored text's beginning, and the
+end of the text before it."""
 
 from __future__ import annotations
 
@@ -11,20 +12,20 @@ from numpy.typing import NDArray
 from attncli.text.corpus import Part, Tokens, tokens_of
 from attncli.text.tokenizer import Tokenizer
 
-# Bytes of training and of scored text that a yardstick is given when nothing else is said: about a second of one core.
+# Bytes of training and of scored text that baselines have by default: about a second of one core.
 TRAIN_BYTES, SCORED_BYTES = 1 << 20, 200_000
-COUNTED_TOKENS = 1_500_000  # of training text for the n-gram model, which is faster than xz: two seconds of one core
-_COUNTED_CHARACTERS = 5_000_000  # that are about as many tokens
+COUNTED_TOKENS = 1_500_000  # of training text for the n-gram model, which is faster than xz: two seconds of a core
+_COUNTED_CHARACTERS = 5_000_000  # about COUNTED_TOKENS tokens
 
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Some of a text, twice: its bytes, for the compressors, and its ids, for the model of tokens."""
+    """Part of a text in two forms: bytes for the compressors, token ids for the n-gram model."""
 
     data: bytes
     ids: NDArray[np.unsignedinteger]
-    of: int  # the bytes of the whole text
-    first: int = 0  # bytes of the first token, where it is the text's first
+    of: int  # bytes of the whole text
+    first: int = 0  # bytes of the first token, which nothing predicts, where the excerpt begins with the text
 
 
 class Counted(NamedTuple):
@@ -41,22 +42,22 @@ def counted_of(tokens: Tokens, most: int = COUNTED_TOKENS) -> Counted:
 
 
 def first_of(tokens: Tokens, tokenizer: Tokenizer, most: int = SCORED_BYTES) -> Excerpt:
-    """The first `most` bytes of a text, up to a token; all of it when it is not longer."""
+    """About the first `most` bytes of a text, in whole tokens, or all of a shorter text."""
     excerpt = _excerpt(tokens, tokenizer, slice(0, _tokens_in(tokens, most)))
     return replace(excerpt, first=tokens.lead.bytes)
 
 
 def last_of(tokens: Tokens, tokenizer: Tokenizer, most: int = TRAIN_BYTES) -> Excerpt:
-    """The last `most` bytes of a text, from a token on; all of it when it is not longer."""
+    """About the last `most` bytes of a text, in whole tokens, or all of a shorter text."""
     return _excerpt(tokens, tokenizer, slice(len(tokens) - _tokens_in(tokens, most), None))
 
 
 def ends_of(
     part: Part, tokenizer: Tokenizer, most: int = TRAIN_BYTES, characters: int = _COUNTED_CHARACTERS
 ) -> tuple[Excerpt, Counted]:
-    """The end of some documents, of which so many `characters` are tokenized at most.
+    """The end of a part for both kinds of baseline; at most `characters` of it are tokenized.
 
-    The last `most` bytes are for the compressors, all of it, up to COUNTED_TOKENS, for the n-gram model.
+    Its last `most` bytes are for the compressors, its last COUNTED_TOKENS tokens for the n-gram model.
     """
     tokens = tokens_of(part.last(characters), tokenizer)
     excerpt = last_of(tokens, tokenizer, most)
@@ -70,9 +71,9 @@ def _tokens_in(tokens: Tokens, most: int) -> int:
 
 
 def _excerpt(tokens: Tokens, tokenizer: Tokenizer, part: slice) -> Excerpt:
-    """Tokens that end a document are not text: they are left out of the bytes.
+    """The excerpt of a slice of tokens. Tokens that end a document are no text, so the bytes leave them out.
 
-    Each document is decoded by itself: the tokenizer may put a space before it.
+    Each document is decoded by itself, since a tokenizer may drop the space that begins a text.
     """
     ids = np.asarray(tokens.ids[part])
     first = range(len(tokens))[part].start

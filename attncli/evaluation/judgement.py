@@ -1,19 +1,19 @@
-"""What a score is worth, as one record: the score, its baselines, memorization, a diagnosis. No torch."""
+"""What a score is worth, as one record: the score, its baselines, what was copied, a diagnosis. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attncli.evaluation.baselines import Yardsticks
+from attncli.evaluation.baselines import Baselines
 from attncli.evaluation.memorization import Memorization
 from attncli.evaluation.score import Score
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A model's score and what stands beside it; None for what was not measured."""
+    """A model's score and what helps to judge it; None for what was not measured."""
 
     score: Score
-    yardsticks: Yardsticks | None = None
+    baselines: Baselines | None = None
     memorization: Memorization | None = None
     diagnosis: tuple[str, ...] = ()

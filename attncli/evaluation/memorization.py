@@ -1,9 +1,9 @@
-"""How much of a generated text was copied: its longest stretch found word for word in the training text, and the share
-of its short windows that are not there.
+"""How much of a generated text was copied from the training text: the longest common stretch of tokens, and the share
+of 8-token windows that do not occur there.
 
-Exact, and in bounded memory for training text of any length, which is read in blocks. Stretches of 1, 2, 4, 8 and more
-tokens get a number each by the pair of their halves (Karp, Miller and Rosenberg, 1972), so that equal numbers mean
-equal stretches: nothing is hashed, and nothing has to be checked again. Knows nothing of models.
+Every distinct stretch of 1, 2, 4, 8, … tokens of the sample gets a number, from the pair of the numbers of its halves
+(Karp, Miller and Rosenberg, 1972). Equal numbers mean equal stretches, so nothing is hashed and the result is exact.
+The training text is read in blocks, so memory is bounded.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _ABSENT = -1
 
 @dataclass(frozen=True)
 class Overlap:
-    """What of a sample is found in the training text. In tokens, from the beginning of the sample."""
+    """Which part of a sample occurs in the training text, in tokens."""
 
     tokens: int  # of the sample
-    start: int  # of the longest stretch
-    length: int
-    windows: int  # of WINDOW tokens, all places counted
-    new: int  # those of them that are nowhere in the training text
+    start: int  # in the sample, of the longest stretch that occurs in the training text
+    length: int  # of that stretch
+    windows: int  # of WINDOW tokens, one at every position
+    new: int  # windows that do not occur in the training text
 
     @property
     def new_share(self) -> float | None:
@@ -45,19 +45,19 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Memorization:
-    """The overlap of a sample, the longest stretch as text, and for comparison the share in text never trained on."""
+    """The overlap of a sample, its longest copied stretch as text, and for comparison the same share of unseen text."""
 
     sample: Overlap
     longest: str
-    unseen_new_share: float | None = None  # of windows of real text that is not in the training part
+    unseen_new_share: float | None = None  # of the windows of real text that the model was not trained on
 
 
 def measure_memorization(
     sample: Ids, train: TokenIds, tokenizer: Tokenizer, unseen: Ids | None = None, block: int = _BLOCK
 ) -> Memorization:
-    """The overlap of generated ids (without a prompt) with the training ids; and that of `unseen`, a real text.
+    """The overlap of generated ids, without a prompt, with the training ids, and the same share of `unseen` real text.
 
-    A few thousand ids of `unseen` are enough; the time grows with the training text, once for each of the two.
+    A few thousand ids of `unseen` are enough. The time is that of reading the training ids twice.
     """
     found = measure_overlap(sample, train, block)
     longest = tokenizer.decode(np.asarray(sample)[found.start : found.start + found.length].tolist())
@@ -75,7 +75,7 @@ def measure_overlap(sample: Ids, train: TokenIds, block: int = _BLOCK) -> Overla
     start = longest = 0
     step = max(block, names.length)
     for begin in range(0, len(train), step):
-        # What begins in this block may end in the next one.
+        # A stretch that begins in this block may end in the next one.
         last = None
         for last in _matches(names, np.asarray(train[begin : begin + step + names.length - 1])):
             if last.number == _WINDOW_LEVEL:
@@ -87,7 +87,7 @@ def measure_overlap(sample: Ids, train: TokenIds, block: int = _BLOCK) -> Overla
 
 
 class _Names:
-    """A number for every distinct stretch of 2^level tokens of the sample, from 0; equal numbers, equal stretches."""
+    """The names of the stretches of 2^level tokens of the sample: numbers from 0, equal for equal stretches."""
 
     def __init__(self, sample: Ids) -> None:
         self.length = len(sample)
@@ -106,7 +106,7 @@ class _Names:
 
     @property
     def levels(self) -> int:
-        """How many there are: the longest stretches have 2^(levels - 1) tokens."""
+        """The number of levels: the longest stretches that have names have 2^(levels - 1) tokens."""
         return len(self._of_sample)
 
     def of_sample(self, level: int) -> Ints:
@@ -114,19 +114,19 @@ class _Names:
         return self._of_sample[level]
 
     def distinct(self, level: int) -> int:
-        """How many names there are."""
+        """The number of names on a level."""
         return len(self._tokens) if level == 0 else len(self._pairs[level - 1])
 
     def pair(self, level: int, first: Ints, second: Ints) -> Ints:
-        """Two names of a level as one number."""
+        """Two names of a level, combined into one number."""
         return np.asarray(first * self.distinct(level) + second)
 
     def of_tokens(self, ids: Ids) -> Ints:
-        """The names of single tokens, _ABSENT for those not in the sample."""
+        """The names of single tokens; _ABSENT for tokens that the sample lacks."""
         return _find(self._tokens, ids)
 
     def of_pairs(self, level: int, pairs: Ints) -> Ints:
-        """The names, on this level, of pairs of the level below."""
+        """The names on this level of pairs of names of the level below; _ABSENT for pairs that the sample lacks."""
         return _find(self._pairs[level - 1], pairs)
 
 
@@ -140,7 +140,7 @@ def _find(known: Ids, wanted: Ids) -> Ints:
 
 @dataclass(frozen=True)
 class _Level:
-    """Where in a block stretches of 2^number tokens begin that the sample has too, and which they are."""
+    """Where in a block the stretches of 2^number tokens begin that also occur in the sample, with their names."""
 
     number: int
     places: Ints  # ascending, at least one
@@ -148,7 +148,7 @@ class _Level:
 
 
 def _matches(names: _Names, block: Ids) -> Iterator[_Level]:
-    """The levels of a block, as far as there is anything on them."""
+    """The levels of a block, up to the last one on which anything matches."""
     number, places, found = 0, np.arange(len(block)), names.of_tokens(np.arange(int(block.max()) + 1))[block]
     while (known := found != _ABSENT).any():
         level = _Level(number, places[known], found[known])
@@ -161,19 +161,23 @@ def _matches(names: _Names, block: Ids) -> Iterator[_Level]:
 
 
 def _pairs(names: _Names, level: _Level, apart: int) -> tuple[Ints, Ints]:
-    """Where two stretches of a level begin `apart` tokens from each other, and the two as one number."""
+    """Where two matches of a level begin `apart` tokens from each other, and the pair of their names as one number."""
     second = _find(level.places, level.places + apart)
     both = second != _ABSENT
     return level.places[both], names.pair(level.number, level.names[both], level.names[second[both]])
 
 
 def _longest(names: _Names, level: _Level, start: int, longest: int) -> tuple[int, int]:
-    """The longest stretch that a block shares with the sample, if longer than the one known, from its last level."""
+    """The start in the sample and the length of the longest stretch shared with a block, found from its last level.
+
+    `start` and `longest` are those known so far, returned where the block has no longer one.
+    """
     whole = 2**level.number
     if whole > longest:
         start, longest = int(np.flatnonzero(names.of_sample(level.number) == level.names[0])[0]), whole
     most = min(2 * whole - 1, names.length)
-    # Whatever holds a shared stretch of some length holds shorter ones too: first whether there is a longer one at all.
+    # A block that shares a stretch also shares shorter ones, so the length is found by bisection. Most blocks share
+    # no longer one: that is asked first.
     trying = longest + 1
     while trying <= most:
         at = _shared(names, level, trying)
@@ -186,7 +190,7 @@ def _longest(names: _Names, level: _Level, start: int, longest: int) -> tuple[in
 
 
 def _shared(names: _Names, level: _Level, length: int) -> int | None:
-    """Where in the sample a stretch of this length begins that the block has too: two of the level that overlap."""
+    """Where in the sample a stretch of this length begins that the block shares: two overlapping ones of the level."""
     apart = length - 2**level.number
     _, found = _pairs(names, level, apart)
     own = names.of_sample(level.number)

@@ -1,8 +1,7 @@
-"""An n-gram model of token ids: what counting alone reaches, with the same tokens as the transformer beside it.
+"""An n-gram model of token ids, with interpolated Kneser-Ney smoothing.
 
-Interpolated Kneser-Ney with three discounts per order (Chen and Goodman, 1998, section 3). Counts are NumPy arrays,
-and nothing is hashed: an n-gram's key is made of the rank of its first n - 1 tokens and of its last token, so that two
-n-grams never share one. Knows nothing of text.
+Each order has three discounts (Chen and Goodman, 1998, section 3). Counts are NumPy arrays, and nothing is hashed: the key of an n-gram is made of the rank of its first n - 1 tokens and
+of its last token, so two n-grams never share a key.
 """
 
 from __future__ import annotations
@@ -18,28 +17,28 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 ORDER = 5
-_FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # as in KenLM, where too few n-grams are rare for an estimate
+_FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # KenLM's, for text with too few rare n-grams to estimate discounts from
 _MISSING = -1
 
 
 @dataclass(frozen=True)
 class _Order:
-    """The n-grams of one length. A context is the rank of an n-gram of the length below."""
+    """The n-grams of one length. A context, the first n - 1 tokens, is the rank of an n-gram of the length below."""
 
     keys: Ints  # (n-grams,), sorted: context * vocabulary + last token
     counts: Ints  # (n-grams,)
-    discounts: Floats  # (4,): what is taken off a count of 0, 1, 2, and 3 or more
-    totals: Ints  # (contexts,), the sum of the counts after each
-    left: Floats  # (contexts,), the sum of the discounts after each: what the shorter context shares out
+    discounts: Floats  # (4,), subtracted from a count of 0, 1, 2, and 3 or more
+    totals: Ints  # (contexts,), the sum of the counts of each context's n-grams
+    left: Floats  # (contexts,), the sum of their discounts: the mass that the shorter context distributes
 
 
 class NgramModel:
-    """Probabilities of the next id given the four before it."""
+    """Probabilities of the next id given the ids before it, four of them at most."""
 
     def __init__(self, ids: Ids, vocab_size: int, order: int = ORDER) -> None:
-        """Counts `ids` (N,), of which there is at least one, all below `vocab_size`."""
+        """Counts `ids` (N,), N at least 1, each below `vocab_size`."""
         self.vocab_size = vocab_size
-        ranks = [np.asarray(ids, np.int64)]  # of the n-gram that ends at each position, per length
+        ranks = [np.asarray(ids, np.int64)]  # per length, the rank of the n-gram that ends at each position
         keys, first_seen, occurrences = [np.arange(vocab_size)], [], []
         for length in range(2, min(order, len(ids)) + 1):
             found = _ranked(ranks[-1][:-1] * vocab_size + ranks[0][length - 1 :])
@@ -49,7 +48,7 @@ class NgramModel:
             occurrences.append(found.counts)
         self._orders = []
         for index, known in enumerate(keys):
-            if index + 1 < len(keys):  # in how many different n-grams of the length above it comes last
+            if index + 1 < len(keys):  # the number of different tokens that an n-gram follows
                 counts = np.bincount(ranks[index][first_seen[index] + 1], minlength=len(known))
             else:
                 counts = occurrences[-1] if occurrences else np.bincount(ranks[0], minlength=vocab_size)
@@ -57,10 +56,10 @@ class NgramModel:
             self._orders.append(_order(known, counts.astype(np.int64), contexts, vocab_size))
 
     def log_probabilities(self, ids: Ids) -> Floats:
-        """(N,) ids -> (N - 1,) natural logarithms of the probability of each but the first, given those before it."""
+        """(N,) ids -> (N - 1,) natural log-probabilities of every id but the first, given the ids before it."""
         tokens: Ints = np.asarray(ids, np.int64)
         probabilities = np.full(max(len(tokens) - 1, 0), 1 / self.vocab_size)
-        # contexts[i] is the n-gram before token i + 1; at first of no tokens, then of one more with each order.
+        # contexts[i] is the rank of the n-gram before token i + 1: empty at first, one token longer with each order.
         contexts: Ints = np.zeros(len(probabilities), np.int64)
         for index, order in enumerate(self._orders):
             places, counts = _look_up(order, contexts, tokens[1:], self.vocab_size)
@@ -68,21 +67,21 @@ class NgramModel:
             kept = counts - order.discounts[np.minimum(counts, 3)]
             mixed = (kept + order.left[contexts] * probabilities) / np.maximum(order.totals[contexts], 1)
             probabilities = np.where(usable, mixed, probabilities)
-            # The n-gram that ends one token earlier; the first position has none that is longer than a token.
+            # The n-grams that end one token earlier; at the first position there is only the single token.
             contexts = tokens[:-1] if index == 0 else np.concatenate(([_MISSING], places[:-1]))
         return np.asarray(np.log(probabilities))
 
 
 @dataclass(frozen=True)
 class _Ranked:
-    keys: Ints  # sorted, each once
+    keys: Ints  # the distinct values, sorted
     counts: Ints
-    at: Ints  # where one occurrence of each is
-    ranks: Ints  # (N,), the index in `keys` of every value
+    at: Ints  # the position of one occurrence of each key
+    ranks: Ints  # (N,), the index in `keys` of each value
 
 
 def _ranked(values: Ints) -> _Ranked:
-    """Sorts and counts values (N,), of which there is at least one."""
+    """Sorts and counts values (N,), N at least 1."""
     order = np.argsort(values)
     ordered = values[order]
     new = np.concatenate(([True], ordered[1:] != ordered[:-1]))
@@ -101,19 +100,19 @@ def _order(keys: Ints, counts: Ints, contexts: int, vocab_size: int) -> _Order:
 
 
 def _discounts(counts: Ints) -> Floats:
-    """Chen and Goodman's equation 26, from how many n-grams were counted once, twice, three and four times."""
+    """The discounts of Chen and Goodman's equation 26, from the numbers of n-grams with counts 1, 2, 3 and 4."""
     once, twice, thrice, four = (int(np.count_nonzero(counts == number)) for number in (1, 2, 3, 4))
     if not (once and twice and thrice and four):
         return np.array([0, *_FALLBACK_DISCOUNTS])
     share = once / (once + 2 * twice)
     found = (0.0, 1 - 2 * share * twice / once, 2 - 3 * share * thrice / twice, 3 - 4 * share * four / thrice)
-    if min(found[1:]) <= 0:  # then nothing would be left for what was never seen
+    if min(found[1:]) <= 0:  # without discounts no mass is left for unseen n-grams
         return np.array([0, *_FALLBACK_DISCOUNTS])
-    return np.minimum(found, (0, 1, 2, 3))  # never more than the count it is taken off
+    return np.minimum(found, (0, 1, 2, 3))  # a discount never exceeds its count
 
 
 def _look_up(order: _Order, contexts: Ints, words: Ints, vocab_size: int) -> tuple[Ints, Ints]:
-    """The rank of each context followed by its word, _MISSING where it was never seen, and its count, then 0."""
+    """The rank and the count of each context followed by its word; _MISSING and 0 where that was never seen."""
     wanted = np.where(contexts == _MISSING, _MISSING, contexts * vocab_size + words)
     places = np.minimum(np.searchsorted(order.keys, wanted), len(order.keys) - 1)
     seen = order.keys[places] == wanted

@@ -1,8 +1,12 @@
-"""How well a model predicts a text, as one record and its four figures. No torch."""
+"""Score: how well a model predicts a text, with its figures. No torch.
+
+To add a figure (a row of `attncli eval`, a key of its JSON and of metrics.jsonl), add one entry to FIGURES.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -12,8 +16,8 @@ class Score:
 
     nats: float
     scored: int
-    characters: float  # those of the scored part of the text
-    bytes: float
+    characters: float  # of the scored part of the text
+    bytes: float  # likewise, as UTF-8
 
     @property
     def per_token(self) -> float:
@@ -32,14 +36,28 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """exp(nats per token): among how many tokens the model seems to choose."""
+        """exp(nats per token): the number of equally likely tokens that would be as hard to predict."""
         return math.exp(min(self.per_token, 700.0))
 
     def figures(self) -> dict[str, float]:
-        """The four figures by name, for records on disk and for programs."""
-        return {
-            "nats_per_token": self.per_token,
-            "nats_per_character": self.per_character,
-            "bits_per_byte": self.bits_per_byte,
-            "perplexity": self.perplexity,
-        }
+        """Every figure by its key, for records on disk and for programs."""
+        return {figure.key: figure.of(self) for figure in FIGURES}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a score: its key in JSON, its label and format on the screen, and how it is computed."""
+
+    key: str
+    label: str
+    format: str
+    of: Callable[[Score], float]
+    beside: str = ""  # the key of the figure that it is shown beside, in parentheses, without a row of its own
+
+
+FIGURES = (
+    Figure("nats_per_token", "nats per token", ".4f", lambda score: score.per_token),
+    Figure("nats_per_character", "nats per character", ".4f", lambda score: score.per_character),
+    Figure("bits_per_byte", "bits per byte", ".4f", lambda score: score.bits_per_byte),
+    Figure("perplexity", "perplexity", ",.1f", lambda score: score.perplexity, beside="nats_per_token"),
+)

@@ -1,4 +1,4 @@
-"""A model's score beside what gzip, xz and a 5-gram model make of the same text, and what it copied."""
+"""A model's score beside the baselines, what its sample copied, and a diagnosis: screens and documents."""
 
 from __future__ import annotations
 
@@ -11,96 +11,109 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from attncli.evaluation.baselines import Yardsticks
+from attncli.evaluation.baselines import BASELINES, Baselines
 from attncli.evaluation.judgement import Judgement
 from attncli.evaluation.memorization import WINDOW, Memorization
-from attncli.evaluation.score import Score
+from attncli.evaluation.score import FIGURES, Score
 from attncli.render.escape import fit, one_line
 from attncli.render.numbers import bar, count, percent, plural, size
 from attncli.render.passing import passing_bar
 
 _WIDEST_BAR = 40
-_BESIDE_BAR = 20  # cells of a row of the table that are not its bar
+_BESIDE_BAR = 20  # cells of a table row that its label and its figure take
 _QUOTED = 60  # cells of a copied stretch shown
-_CLOSE = 0.005  # a smaller relative difference is none
-_LEAST_COMPARED = 1000  # bytes; with fewer, what gzip and xz write is mostly tables and literals
-_TIMES = 10  # as many bits: from there on no percentage
+_CLOSE = 0.005  # a relative difference below this counts as equal
+_LEAST_COMPARED = 1000  # bytes; of fewer, compressors write mostly tables and literals
+_TIMES = 10  # a larger ratio of bits is told as a factor, not in percent
 
 
-def honesty_screen(
-    honesty: Judgement, width: int, given: str = "the training text", share: float = 1.0, shown: int | None = None
+def judgement_screen(
+    judgement: Judgement, width: int, given: str = "the training text", share: float = 1.0, shown: int | None = None
 ) -> RenderableType:
-    """What there is, each part only where it was measured.
+    """The parts of a judgement that were measured: the table of baselines, the comparison, copied text, the diagnosis.
 
-    `given` names the text that the yardsticks had before, `share` is how much of the text the model's score is of,
-    `shown` how many tokens of the sample stand above.
+    Args:
+        judgement: what is drawn.
+        width: of the screen, in cells.
+        given: what the text before the scored one is called.
+        share: how much of the text the model's score is of.
+        shown: how many tokens of the sample stand above on the screen.
     """
     parts: list[RenderableType] = []
-    if honesty.yardsticks is not None:
+    if judgement.baselines is not None:
         parts += [
-            yardsticks_table(honesty.score, honesty.yardsticks, width),
-            Text(measured_on(honesty.yardsticks, given, share), style="dim"),
+            baselines_table(judgement.score, judgement.baselines, width),
+            Text(measured_on(judgement.baselines, given, share), style="dim"),
             Text(),
-            Text(comparison(honesty.score, honesty.yardsticks, given, share)),
+            Text(comparison(judgement.score, judgement.baselines, given, share)),
         ]
-    if honesty.memorization is not None:
-        parts += [Text(line) for line in memorization_lines(honesty.memorization, shown)]
-    return Group(*parts, *(Text(sentence) for sentence in honesty.diagnosis))
+    if judgement.memorization is not None:
+        parts += [Text(line) for line in memorization_lines(judgement.memorization, shown)]
+    return Group(*parts, *(Text(sentence) for sentence in judgement.diagnosis))
 
 
-def yardsticks_table(score: Score, yardsticks: Yardsticks, width: int) -> RenderableType:
-    """Bits per byte of the model and of each yardstick, with bars."""
-    rows = [("model", score.bits_per_byte), *_named(yardsticks)]
+def baselines_table(score: Score, baselines: Baselines, width: int) -> RenderableType:
+    """Bits per byte of the model and of each baseline, with bars."""
+    rows = [("model", score.bits_per_byte)]
+    rows += [(baseline.label, bits) for baseline, bits in reversed(baselines.measured())]
     most = max(bits for _, bits in rows)
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
-    room = max(min(_WIDEST_BAR, width - _BESIDE_BAR), 0)
+    cells = max(min(_WIDEST_BAR, width - _BESIDE_BAR), 0)
     for index, (name, bits) in enumerate(rows):
         style = "bold" if index == 0 else ""
-        drawn = bar(bits / most if most > 0 else 0.0, room)
+        drawn = bar(bits / most if most > 0 else 0.0, cells)
         table.add_row(Text(name, style), Text(f"{bits:.3f}", style), Text(drawn, "cyan" if index == 0 else "dim"))
     return Group(Text("bits per byte, less is better", style="dim"), table)
 
 
-def _named(yardsticks: Yardsticks) -> list[tuple[str, float]]:
-    counted = [("5-gram", yardsticks.ngram)] if yardsticks.ngram is not None else []
-    return [*counted, ("xz -9", yardsticks.xz), ("gzip -9", yardsticks.gzip)]
-
-
-def measured_on(yardsticks: Yardsticks, given: str, share: float = 1.0) -> str:
-    """Which text the yardsticks had, and how much of it; and the model, where that is another part."""
+def measured_on(baselines: Baselines, given: str, share: float = 1.0) -> str:
+    """Which text the baselines had, and how much of it; and which part the model's score is of, where it is another."""
+    compressors = [baseline.name for baseline in reversed(BASELINES) if not baseline.counts_tokens]
+    models = [f"the {baseline.name}" for baseline in reversed(BASELINES) if baseline.counts_tokens]
     sampled = "" if share == 1 else f"; the model: an even {percent(share)} of this text"
-    part = "" if yardsticks.scored >= yardsticks.scored_of else f" the first {size(yardsticks.scored)} of"
-    if not yardsticks.given:
-        return f"xz and gzip:{part} this text alone{sampled}"
-    before = given if yardsticks.given >= yardsticks.given_of else f"the last {size(yardsticks.given)} of {given}"
-    if yardsticks.counted == yardsticks.given:
-        return f"xz, gzip and the 5-gram:{part} this text, given {before}{sampled}"
-    counted = "all" if yardsticks.counted >= yardsticks.given_of else f"the last {size(yardsticks.counted)}"
-    return f"xz, gzip and the 5-gram:{part} this text; xz and gzip given {before}, the 5-gram {counted} of it{sampled}"
+    part = "" if baselines.scored >= baselines.scored_of else f" the first {size(baselines.scored)} of"
+    if not baselines.given:
+        return f"{_listed(compressors)}:{part} this text alone{sampled}"
+    everything = _listed([*compressors, *models])
+    before = given if baselines.given >= baselines.given_of else f"the last {size(baselines.given)} of {given}"
+    if baselines.counted == baselines.given:
+        return f"{everything}:{part} this text, given {before}{sampled}"
+    counted = "all" if baselines.counted >= baselines.given_of else f"the last {size(baselines.counted)}"
+    had = f"{_listed(compressors)} given {before}, {_listed(models)} {counted} of it"
+    return f"{everything}:{part} this text; {had}{sampled}"
 
 
-def comparison(score: Score, yardsticks: Yardsticks, given: str = "the training text", share: float = 1.0) -> str:
+def _listed(names: Sequence[str]) -> str:
+    """['xz', 'gzip', 'the 5-gram'] -> 'xz, gzip and the 5-gram'."""
+    *before, last = names
+    return f"{', '.join(before)} and {last}" if before else last
+
+
+def comparison(score: Score, baselines: Baselines, given: str = "the training text", share: float = 1.0) -> str:
     """The closing line: 'The model needs 34% fewer bits than xz -9 and 8% fewer than a 5-gram model of …'.
 
-    Of xz and gzip it names the better one: on a few thousand bytes that is gzip. It says how much text the 5-gram had.
+    Compares with the best compressor, and with the best model of tokens, where one was measured.
     """
-    read = yardsticks.given + yardsticks.scored
+    read = baselines.given + baselines.scored
+    compressors = [(bits, one.label) for one, bits in baselines.measured() if not one.counts_tokens]
+    models = [(bits, one.name) for one, bits in baselines.measured() if one.counts_tokens]
     if read < _LEAST_COMPARED:
-        least = f"gzip and xz need {_LEAST_COMPARED:,} bytes to learn from"
+        names = _listed([baseline.name for baseline in BASELINES if not baseline.counts_tokens])
+        least = f"{names} need {_LEAST_COMPARED:,} bytes to learn from"
         return f"The text is too short for a comparison: {least}, and had {read:,}."
     model = "The model" if share == 1 else "Roughly, since not on the same part of the text, the model"
-    packed, packer = min((yardsticks.xz, "xz -9"), (yardsticks.gzip, "gzip -9"))
+    packed, packer = min(compressors)
     line = f"{model} needs {_relative(score.bits_per_byte, packed, packer, ' bits')}"
-    if yardsticks.ngram is not None:
+    if models:
         line += "," if packed <= 0 < score.bits_per_byte else ""  # after "which needs none"
-        counted, of = size(yardsticks.counted), size(yardsticks.given_of)
-        all_of_it = yardsticks.counted >= yardsticks.given_of
+        counted, of = size(baselines.counted), size(baselines.given_of)
+        all_of_it = baselines.counted >= baselines.given_of
         had = f"all {of} of {given}" if all_of_it else f"the last {counted} (of {of}) of {given}"
-        name = f"a 5-gram model of the same tokens, given {had}"
-        line += f" and {_relative(score.bits_per_byte, yardsticks.ngram, name)}"
+        bits, name = min(models)
+        line += f" and {_relative(score.bits_per_byte, bits, f'a {name} model of the same tokens, given {had}')}"
     return line + "."
 
 
@@ -119,7 +132,7 @@ def _relative(bits: float, other: float, name: str, unit: str = "") -> str:
 
 
 def memorization_lines(found: Memorization, shown: int | None = None) -> list[str]:
-    """At most two sentences: how much of a sample is in the training text; `shown` tokens of it are on the screen."""
+    """At most two sentences on how much of a sample occurs in the training text; `shown` of its tokens are shown."""
     sample = found.sample
     whole = shown is None or sample.tokens <= shown
     of = "the sample" if whole else f"a sample of {sample.tokens:,} tokens (it begins as above)"
@@ -148,21 +161,11 @@ def _whole(share: float) -> str:
     return f"{share:.1%}" if 0.99 <= share < 1 else percent(share)
 
 
-def honesty_document(honesty: Judgement) -> dict[str, Any]:
-    """What stands beside a score, for programs; null for what was not measured."""
-    yardsticks, found = honesty.yardsticks, honesty.memorization
+def judgement_document(judgement: Judgement) -> dict[str, Any]:
+    """What helps to judge a score, for programs; null for what was not measured."""
+    baselines, found = judgement.baselines, judgement.memorization
     return {
-        "yardsticks": yardsticks
-        and {
-            "gzip_bits_per_byte": yardsticks.gzip,
-            "xz_bits_per_byte": yardsticks.xz,
-            "ngram_bits_per_byte": yardsticks.ngram,
-            "given_bytes": yardsticks.given,
-            "given_of_bytes": yardsticks.given_of,
-            "counted_bytes": yardsticks.counted,
-            "scored_bytes": yardsticks.scored,
-            "scored_of_bytes": yardsticks.scored_of,
-        },
+        "yardsticks": baselines and _baselines_document(baselines),
         "memorization": found
         and {
             "sample_tokens": found.sample.tokens,
@@ -173,29 +176,39 @@ def honesty_document(honesty: Judgement) -> dict[str, Any]:
             "new_windows": found.sample.new,
             "unseen_new_share": found.unseen_new_share,
         },
-        "diagnosis": list(honesty.diagnosis),
+        "diagnosis": list(judgement.diagnosis),
     }
 
 
-def evaluation_screen(model: str, text: str, honesty: Judgement, width: int, given: str) -> RenderableType:
-    """`attncli eval`: a model's score of a text, and what stands beside it."""
-    score = honesty.score
+def _baselines_document(baselines: Baselines) -> dict[str, Any]:
+    return {
+        **{f"{baseline.key}_bits_per_byte": baselines.figures.get(baseline.key) for baseline in BASELINES},
+        "given_bytes": baselines.given,
+        "given_of_bytes": baselines.given_of,
+        "counted_bytes": baselines.counted,
+        "scored_bytes": baselines.scored,
+        "scored_of_bytes": baselines.scored_of,
+    }
+
+
+def evaluation_screen(model: str, text: str, judgement: Judgement, width: int, given: str) -> RenderableType:
+    """`attncli eval`: a model's score of a text, and what helps to judge it."""
+    score = judgement.score
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for label, figure in (
-        ("nats per token", f"{score.per_token:.4f} (perplexity {score.perplexity:,.1f})"),
-        ("nats per character", f"{score.per_character:.4f}"),
-        ("bits per byte", f"{score.bits_per_byte:.4f}"),
-    ):
-        table.add_row(label, Text(figure))
+    for figure in FIGURES:
+        if not figure.beside:
+            beside = [f"{one.label} {one.of(score):{one.format}}" for one in FIGURES if one.beside == figure.key]
+            shown = f"{figure.of(score):{figure.format}}"
+            table.add_row(figure.label, Text(shown + (f" ({', '.join(beside)})" if beside else "")))
     head = f"{model} on {text}: {plural(round(score.characters), 'character')}, {plural(score.scored, 'token')} scored"
-    return Group(Text(one_line(head), style="bold"), table, Text(), honesty_screen(honesty, width, given))
+    return Group(Text(one_line(head), style="bold"), table, Text(), judgement_screen(judgement, width, given))
 
 
-def evaluation_document(model: str, sources: Sequence[str], honesty: Judgement, seconds: float) -> dict[str, Any]:
+def evaluation_document(model: str, sources: Sequence[str], judgement: Judgement, seconds: float) -> dict[str, Any]:
     """The same for programs."""
-    score = honesty.score
+    score = judgement.score
     return {
         "model": model,
         "sources": list(sources),
@@ -204,13 +217,13 @@ def evaluation_document(model: str, sources: Sequence[str], honesty: Judgement, 
         "scored_tokens": score.scored,
         **score.figures(),
         "seconds": seconds,
-        **honesty_document(honesty),
+        **judgement_document(judgement),
     }
 
 
 @contextmanager
 def evaluation_progress(console: Console, tokens: int) -> Iterator[Callable[[int], None]]:
-    """A bar while a text of so many tokens is scored, on a terminal; it is told how many have been."""
+    """Shows a progress bar while a text of `tokens` is scored; gives a function that takes the tokens scored so far."""
     columns = TextColumn("{task.fields[done]}"), BarColumn(20), TimeRemainingColumn(compact=True)
     with passing_bar(console, *columns) as bar:
         task = bar.add_task("", total=tokens, done="")

@@ -48,7 +48,7 @@ def judge(
 
     Args:
         result: of the run.
-        plan: of the run; its time bounds how much text the yardsticks are given.
+        plan: of the run; its time bounds how much text the baselines are given.
         corpus: its text.
         metrics: the lines of its metrics.jsonl.
         sample: ids that the finished model generated, without a prompt.
@@ -60,7 +60,7 @@ def judge(
     tokenizer = corpus.tokenizer
     scored = first_of(corpus.val, tokenizer, most * SCORED_BYTES // TRAIN_BYTES)
     counted = counted_of(corpus.train, counted_tokens(plan.seconds))
-    yardsticks = measure(scored, tokenizer.vocab_size, last_of(corpus.train, tokenizer, most), counted)
+    baselines = measure(scored, tokenizer.vocab_size, last_of(corpus.train, tokenizer, most), counted)
     ids, unseen = np.asarray(sample, corpus.train.ids.dtype), corpus.val.ids[:_UNSEEN_TOKENS]
     train, val = curves(metrics)
     course = Course(
@@ -74,4 +74,4 @@ def judge(
         capped=plan.most_steps is not None and result.step >= plan.most_steps,
     )
     memorization = measure_memorization(ids, corpus.train.ids, tokenizer, unseen)
-    return Judgement(result.best, yardsticks, memorization, diagnose(course))
+    return Judgement(result.best, baselines, memorization, diagnose(course))

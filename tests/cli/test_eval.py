@@ -14,13 +14,13 @@ import transformers
 
 from attncli.checkpoint import directory
 from attncli.checkpoint.store import Checkpoint, write_checkpoint
-from attncli.evaluation.baselines import Yardsticks, measure
+from attncli.evaluation.baselines import Baselines, measure
 from attncli.evaluation.evaluate import evaluate
 from attncli.evaluation.excerpt import Excerpt, ends_of, first_of
 from attncli.evaluation.judgement import Judgement
 from attncli.evaluation.memorization import Memorization, Overlap
 from attncli.evaluation.score import Score
-from attncli.render.evaluation import comparison, evaluation_screen, honesty_document, measured_on, memorization_lines
+from attncli.render.evaluation import comparison, evaluation_screen, judgement_document, measured_on, memorization_lines
 from attncli.text.corpus import Part, tokens_of
 from attncli.text.files import Documents
 from attncli.text.tokenizer import Tokenizer, byte_tokenizer, train_tokenizer
@@ -138,7 +138,7 @@ def test_ways_to_name_the_model_and_the_text_mean_the_same(here, capsys, monkeyp
     assert len(set(figures)) == 1
 
 
-def test_the_training_text_is_what_the_yardsticks_are_given(here, capsys):
+def test_the_baselines_are_given_the_training_text(here, capsys):
     code, out, _ = ask(capsys, "eval", "m", "text.txt", "--train-file", "training.txt", "--json")
     found = json.loads(out)["yardsticks"]
     tokenizer = tokenizer_of_the_model()
@@ -148,7 +148,7 @@ def test_the_training_text_is_what_the_yardsticks_are_given(here, capsys):
     )
     assert code == 0
     assert found["given_bytes"] == given.bytes == expected.given
-    for key, figure in (("gzip", expected.gzip), ("xz", expected.xz), ("ngram", expected.ngram)):
+    for key, figure in expected.figures.items():
         assert found[f"{key}_bits_per_byte"] == figure
 
 
@@ -233,7 +233,8 @@ def test_progress_ends_at_the_tokens_scored():
 
 SCORE = Score(nats=math.log(2) * 2000, scored=400, characters=1000.0, bytes=1000.0)  # 2 bits per byte
 FIVE = "a 5-gram model of the same tokens, given all 900 B of the training text"
-YARDSTICKS = Yardsticks(gzip=3.0, xz=2.5, ngram=1.6, given=900, given_of=900, scored=100, scored_of=100, counted=900)
+FIGURES = {"gzip": 3.0, "xz": 2.5, "ngram": 1.6}
+BASELINES = Baselines(FIGURES, given=900, given_of=900, scored=100, scored_of=100, counted=900)
 
 
 @pytest.mark.parametrize(
@@ -252,9 +253,10 @@ YARDSTICKS = Yardsticks(gzip=3.0, xz=2.5, ngram=1.6, given=900, given_of=900, sc
     ],
 )
 def test_the_closing_line(xz, ngram, line):
-    yardsticks = Yardsticks(gzip=3.0, xz=xz, ngram=ngram, given=999, given_of=900, scored=1, scored_of=1, counted=900)
-    assert comparison(SCORE, yardsticks) == line
-    assert comparison(SCORE, yardsticks, share=0.27).startswith(
+    figures = {"gzip": 3.0, "xz": xz, "ngram": ngram}
+    baselines = Baselines(figures, given=999, given_of=900, scored=1, scored_of=1, counted=900)
+    assert comparison(SCORE, baselines) == line
+    assert comparison(SCORE, baselines, share=0.27).startswith(
         "Roughly, since not on the same part of the text, the model"
     )
 
@@ -273,16 +275,19 @@ def test_the_closing_line(xz, ngram, line):
         (0, 0, 100, "xz and gzip: this text alone"),
     ],
 )
-def test_it_says_what_the_yardsticks_had(given, given_of, scored, line):
-    yardsticks = Yardsticks(3.0, 2.5, 1.6 if given else None, given, given_of, scored, 100, given)
-    assert measured_on(yardsticks, "the training text") == line
-    assert measured_on(yardsticks, "the training text", 0.27) == f"{line}; the model: an even 27% of this text"
+def test_the_line_below_the_table_says_which_text_the_baselines_had(given, given_of, scored, line):
+    figures = FIGURES | ({} if given else {"ngram": None})
+    baselines = Baselines(figures, given, given_of, scored, 100, given)
+    assert measured_on(baselines, "the training text") == line
+    assert measured_on(baselines, "the training text", 0.27) == f"{line}; the model: an even 27% of this text"
 
 
 @pytest.mark.parametrize("score", [0.0, 1e-9, 0.603, 2.0, 9.0])
 @pytest.mark.parametrize("packed", [0.0, 1e-9, 0.0005, 2.0, 2.009, 2.9])
 def test_the_closing_line_is_true_of_any_two_figures(score, packed):
-    line = comparison(replace(SCORE, nats=score * 1000 * math.log(2)), replace(YARDSTICKS, xz=packed, ngram=None))
+    line = comparison(
+        replace(SCORE, nats=score * 1000 * math.log(2)), replace(BASELINES, figures={"gzip": 3.0, "xz": packed})
+    )
     relation = re.fullmatch(r"The model needs (.*) bits (than|as) xz -9(, which needs none)?\.", line)
     said = relation[1].split()[-1]
     assert said == ("many" if abs(score - packed) <= 0.005 * packed else "fewer" if score < packed else "more") or (
@@ -293,7 +298,7 @@ def test_the_closing_line_is_true_of_any_two_figures(score, packed):
 
 
 def test_it_says_how_much_the_5_gram_had():
-    more = replace(YARDSTICKS, given=100, counted=450)
+    more = replace(BASELINES, given=100, counted=450)
     assert measured_on(more, "the training text") == (
         "xz, gzip and the 5-gram: this text; xz and gzip given the last 100 B of the training text, the 5-gram the "
         "last 450 B of it"
@@ -325,8 +330,8 @@ def test_copying_is_told_in_words():
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 def test_the_screen_fits_and_is_harmless(width):
     found = Memorization(Overlap(80, 2, 13, 73, 70), HOSTILE * 9, 0.5)
-    honesty = Judgement(SCORE, YARDSTICKS, found, ("Validation was still falling.",))
-    drawn = shown(evaluation_screen(HOSTILE, HOSTILE, honesty, width, "the training text"), width)
+    judgement = Judgement(SCORE, BASELINES, found, ("Validation was still falling.",))
+    drawn = shown(evaluation_screen(HOSTILE, HOSTILE, judgement, width, "the training text"), width)
     assert widest(drawn) <= width
     assert harmless(drawn)
     for figure in ("2.000", "1.600", "2.500", "3.000"):
@@ -337,8 +342,8 @@ def test_the_screen_fits_and_is_harmless(width):
 
 
 def test_what_was_not_measured_is_null_and_the_rest_in_full():
-    assert honesty_document(Judgement(SCORE)) == {"yardsticks": None, "memorization": None, "diagnosis": []}
-    document = honesty_document(Judgement(SCORE, YARDSTICKS, Memorization(Overlap(80, 2, 13, 73, 70), "x"), ("A.",)))
+    assert judgement_document(Judgement(SCORE)) == {"yardsticks": None, "memorization": None, "diagnosis": []}
+    document = judgement_document(Judgement(SCORE, BASELINES, Memorization(Overlap(80, 2, 13, 73, 70), "x"), ("A.",)))
     assert document["yardsticks"]["xz_bits_per_byte"] == 2.5
     assert document["memorization"]["longest_tokens"] == 13
     json.dumps(document, allow_nan=False)
@@ -358,7 +363,7 @@ def test_of_a_long_training_text_only_the_end_is_tokenized():
 
 
 def test_a_text_too_short_for_gzip_and_xz_is_not_compared():
-    short = replace(YARDSTICKS, given=0, ngram=None, scored=46)
+    short = replace(BASELINES, given=0, figures=FIGURES | {"ngram": None}, scored=46)
     assert comparison(SCORE, short) == (
         "The text is too short for a comparison: gzip and xz need 1,000 bytes to learn from, and had 46."
     )

@@ -1,4 +1,4 @@
-"""The yardsticks: the n-gram model is a distribution, and the one of the paper; the compressors are the tools."""
+"""The baselines: the n-gram model is a distribution, and the one of the paper; the compressors are the tools."""
 
 import gzip
 import lzma
@@ -106,8 +106,8 @@ def test_a_large_vocabulary_has_keys_of_its_own(vocab_size):
 def test_a_text_alone_costs_all_of_its_compressed_bytes():
     scored = story(300).encode()
     alone = measure(Excerpt(scored, np.zeros(2, np.uint16), len(scored)), 257)
-    assert alone.gzip * len(scored) / 8 + 18 == len(gzip.compress(scored, 9))
-    assert alone.xz == 8 * xz_size(scored) / len(scored)
+    assert alone.figures["gzip"] * len(scored) / 8 + 18 == len(gzip.compress(scored, 9))
+    assert alone.figures["xz"] == 8 * xz_size(scored) / len(scored)
 
 
 def test_the_ngram_model_may_be_given_more_than_the_compressors():
@@ -115,8 +115,10 @@ def test_the_ngram_model_may_be_given_more_than_the_compressors():
     scored, given = first_of(tokens.val, tokens.tokenizer), last_of(tokens.train, tokens.tokenizer, 500)
     few, more, all_ = (counted_of(tokens.train, most) for most in (len(given.ids), 2000, 10**9))
     found = [measure(scored, 300, given, counted) for counted in (None, few, more, all_)]
-    assert found[0].ngram == found[1].ngram > found[2].ngram > found[3].ngram
-    assert len({one.xz for one in found}) == 1
+    assert (
+        found[0].figures["ngram"] == found[1].figures["ngram"] > found[2].figures["ngram"] > found[3].figures["ngram"]
+    )
+    assert len({one.figures["xz"] for one in found}) == 1
     assert (found[0].counted, found[3].counted) == (len(given.data), tokens.train.bytes)
     assert found[2].counted == pytest.approx(tokens.train.bytes * 2000 / len(tokens.train), abs=1)
 
@@ -134,15 +136,19 @@ def test_given_text_helps_and_bits_are_conditional():
     as_ids = [np.frombuffer(data, np.uint8).astype(np.uint16) for data in (train, scored)]
     alone = measure(Excerpt(scored, as_ids[1], len(scored)), 257)
     after = measure(Excerpt(scored, as_ids[1], len(scored)), 257, Excerpt(train, as_ids[0], len(train)))
-    assert after.xz == 8 * (xz_size(train + scored) - xz_size(train)) / len(scored)
-    assert after.gzip == 8 * (gzip_size(train + scored) - gzip_size(train)) / len(scored)
-    assert after.xz < alone.xz
-    assert alone.ngram is None
-    assert after.ngram == -NgramModel(as_ids[0], 257).log_probabilities(as_ids[1]).sum() / math.log(2) / len(scored)
+    assert after.figures["xz"] == 8 * (xz_size(train + scored) - xz_size(train)) / len(scored)
+    assert after.figures["gzip"] == 8 * (gzip_size(train + scored) - gzip_size(train)) / len(scored)
+    assert after.figures["xz"] < alone.figures["xz"]
+    assert alone.figures["ngram"] is None
+    assert after.figures["ngram"] == -NgramModel(as_ids[0], 257).log_probabilities(as_ids[1]).sum() / math.log(2) / len(
+        scored
+    )
     assert (alone.given, after.given, after.scored) == (0, len(train), len(scored))
     led = measure(Excerpt(scored, as_ids[1], len(scored), first=3), 257, Excerpt(train, as_ids[0], len(train)))
-    assert (led.xz, led.gzip) == (after.xz, after.gzip)
-    assert math.isclose(led.ngram, after.ngram * len(scored) / (len(scored) - 3))  # which scores no first token
+    assert (led.figures["xz"], led.figures["gzip"]) == (after.figures["xz"], after.figures["gzip"])
+    assert math.isclose(
+        led.figures["ngram"], after.figures["ngram"] * len(scored) / (len(scored) - 3)
+    )  # which scores no first token
 
 
 def test_a_large_text_is_cut_and_the_cut_is_told():

@@ -24,7 +24,7 @@ from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import AttnError
 from attncli.render.console import messages, output, print_json, print_note, show
 from attncli.render.escape import one_line
-from attncli.render.evaluation import honesty_document, honesty_screen
+from attncli.render.evaluation import judgement_document, judgement_screen
 from attncli.render.training import TrainingScreen, plan_table, reading_progress, result_document, summary
 from attncli.stopping import StopRequests
 from attncli.text.corpus import Corpus
@@ -153,11 +153,11 @@ def _show_summary(found: RunSummary, job: Job, target: Path, json: bool) -> None
     """The figures and the sample on standard output, two commands to try on standard error."""
     if json:
         document = result_document(found.result, found.share, str(target), found.sample)
-        print_json(document | honesty_document(found.judgement))
+        print_json(document | judgement_document(found.judgement))
         return
     console = output()
     show(console, summary(found.result, job.plan, found.share, str(target), found.sample))
-    show(console, honesty_screen(found.judgement, console.width, share=found.share, shown=found.sample_tokens))
+    show(console, judgement_screen(found.judgement, console.width, share=found.share, shown=found.sample_tokens))
     model = shlex.quote(target.name if target.parent == MODELS_FOLDER else str(target))
     console = messages()
     console.print()
