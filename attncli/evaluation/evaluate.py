@@ -76,7 +76,7 @@ def _nats(
     device: torch.device,
     skipped: int = 0,
 ) -> float:
-    """The summed negative log-probability of columns 1 on; the first `skipped` targets of the first row do not count."""
+    """The summed negative log-probability of columns 1 on, without the first `skipped` targets of the first row."""
     ids = torch.from_numpy(rows.astype(np.int64)).to(device)
     hidden, targets = model.hidden(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
     targets[:skipped] = _UNSCORED

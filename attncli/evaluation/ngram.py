@@ -1,7 +1,7 @@
 """An n-gram model of token ids, with interpolated Kneser-Ney smoothing.
 
-Each order has three discounts (Chen and Goodman, 1998, section 3). Counts are NumPy arrays, and nothing is hashed: the key of an n-gram is made of the rank of its first n - 1 tokens and
-of its last token, so two n-grams never share a key.
+Each order has three discounts (Chen and Goodman, 1998, section 3). Counts are NumPy arrays, and nothing is hashed: the
+key of an n-gram is made of the rank of its first n - 1 tokens and of its last token, so two n-grams never share a key.
 """
 
 from __future__ import annotations
