@@ -1,11 +1,11 @@
-"""What explaining takes: the first screen of a sentence, and time and memory of longer texts.
+"""Measures the time and memory of `attncli explain`, for a sentence and for longer texts.
 
 usage: python benchmarks/explain.py [--rounds 5] [--only start|side|long] [--tokens 8192]
 
 start: seconds of `attncli explain SENTENCE` beyond `import torch`, with 12 million parameters of random weights.
 side:  1,024 tokens with 110 million parameters, in turn with a forward pass of transformers that returns every
-       attention weight; with the peak memory of each in a process of its own beyond the weights.
-long:  the peak memory of as many tokens as the context holds.
+       attention weight. Also the peak memory of each beyond the weights, in a process of its own.
+long:  the peak memory for a text as long as the context.
 """
 
 import argparse
@@ -25,7 +25,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line does
 
 
 def write_model(folder: Path, name: str) -> None:
-    """A model directory with random weights, and a vocabulary learned from text that every Python has."""
+    """Writes a model directory with random weights, and a vocabulary learned from a text that comes with Python."""
     from pydoc_data.topics import topics
 
     import torch
@@ -42,7 +42,7 @@ def write_model(folder: Path, name: str) -> None:
 
 
 def seconds(*command: str) -> tuple[float, float]:
-    """From Enter to the end, by the clock and of the cores."""
+    """Elapsed time and CPU time of the command, from Enter to the end."""
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -69,7 +69,7 @@ def start(folder: Path, rounds: int) -> None:
 
 
 def ways(folder: Path, tokens: int):  # type: ignore[no-untyped-def]
-    """What is measured, by name: each a function that makes what it needs and returns what is timed."""
+    """The measurements by name: each function prepares one and returns the function to time."""
     import torch
 
     def ours(check: bool = True):  # type: ignore[no-untyped-def]
@@ -94,16 +94,16 @@ def ways(folder: Path, tokens: int):  # type: ignore[no-untyped-def]
 
 
 def held(what: str) -> float:
-    """GiB: VmRSS now, or VmHWM, the most there was."""
+    """Memory of this process in GiB: VmRSS is the current value, VmHWM the peak."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
     return int(line.split()[1]) / PEAK_GIB
 
 
 def peak(folder: Path, tokens: int, way: str) -> None:
-    """Prints GiB: what stood when the model was loaded, and what was added to it at most."""
+    """Prints the memory after loading the model, and the peak beyond it, in GiB."""
     run = ways(folder, tokens)[way]()
     before = held("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     began, used = time.perf_counter(), time.process_time()
     run()
     print(f"{way:<20} {tokens:>6} tokens   {time.perf_counter() - began:7.2f} s", end="   ")

@@ -1,13 +1,14 @@
-"""Generating text beside transformers and llama.cpp: the same random weights, greedy, in turn, medians, as a ratio.
+"""Compares generation with transformers and llama.cpp, on the same random weights: medians of rounds run in turn.
 
 usage: python benchmarks/generate.py [--device cpu] [--shapes 6x384x4096 12x768x32000] [--rounds 5] [--threads 2]
        [--only NAME …]
 
-Each tool runs in a process of its own that waits while another is measured. Every tool reads the same prompt of 32
-tokens and makes 256 more (batch 1), 128 for each of 16 sequences (batch 16, sampled at temperature 1), and reads a
-prompt of 512. Guessing ahead is off: random weights repeat themselves, which would flatter it. llama.cpp's batch is not
-measured. With --device cuda the tools are attncli and transformers, and the bandwidth stands beside them: the bytes of
-the weights times the tokens per second of batch 1, as a share of what copying moves, read and written.
+Each tool runs in a process of its own, which waits while another tool is measured. Batch 1 generates 256 tokens
+greedily after a prompt of 32. Batch 16 samples 128 tokens for each of 16 sequences at temperature 1. The third
+measurement is the prefill of a prompt of 512. Prompt lookup is off, because random weights repeat themselves, which
+would make it look too good. llama.cpp's batches are not measured. With --device cuda the tools are attncli and
+transformers, and the table has the bandwidth: the bytes of the weights times the tokens per second of batch 1, as a
+share of the bytes that a copy reads and writes per second.
 Needs the `bench` extra: transformers, llama-cpp-python, gguf.
 """
 
@@ -41,7 +42,7 @@ TOOLS = (
 CPU_SHAPES = ("6x384x4096", "12x768x32000")
 CUDA_TOOLS = ("attncli bfloat16", "attncli float32", "transformers bfloat16", "transformers float32")
 CUDA_SHAPES = ("6x384x4096", "20x2048x32000")
-Measure = Callable[[], float]  # does the work once -> tokens per second
+Measure = Callable[[], float]  # runs once and returns tokens per second
 
 
 def prompt(length: int, vocabulary: int) -> list[int]:
@@ -156,7 +157,7 @@ def llama(folder: Path, kind: str, threads: int, device: str) -> tuple[dict[str,
 
 
 def gguf(folder: Path, kind: str) -> Path:
-    """The model as llama.cpp reads it: rotary pairs side by side, where the weights have them half a head apart."""
+    """The model as a GGUF file. llama.cpp has rotary pairs next to each other, our weights half a head apart."""
     import torch
     from gguf import GGMLQuantizationType, GGUFWriter
     from safetensors.torch import load_file
@@ -204,7 +205,7 @@ def gguf(folder: Path, kind: str) -> Path:
 
 
 def copied_per_second() -> float:
-    """Bytes that a large copy on the GPU reads and writes in a second."""
+    """The bytes that a large copy on the GPU reads and writes per second."""
     import torch
 
     source = torch.empty(1 << 31, dtype=torch.uint8, device="cuda")
@@ -221,7 +222,7 @@ def copied_per_second() -> float:
 
 
 def work(tool: str, folder: Path, threads: int, device: str) -> None:
-    """A tool's process: for every line of standard input one measurement."""
+    """The process of a tool: runs one measurement for each line of standard input."""
     name, kind = tool.split()
     tools = {"attncli": attncli, "transformers": transformers, "llama.cpp": llama}
     measures, ids = tools[name](folder, kind, threads, device)
@@ -233,7 +234,7 @@ def work(tool: str, folder: Path, threads: int, device: str) -> None:
 
 
 def tokenizer_of(vocabulary: int) -> Tokenizer:
-    """Bytes, and as many tokens more of three letters as make so large a vocabulary."""
+    """A tokenizer of this vocabulary size: the bytes, filled up with tokens of three letters."""
     made = json.loads(byte_tokenizer().to_json())
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
     words = ("".join(word) for word in itertools.product(letters, repeat=3))
@@ -242,7 +243,7 @@ def tokenizer_of(vocabulary: int) -> Tokenizer:
 
 
 def write_model(folder: Path, shape: str) -> tuple[float, int]:
-    """Random weights of the Llama family; returns how many millions, and the bytes of a token's weights in bfloat16."""
+    """Writes random Llama weights; returns the parameters in millions, and bytes of weights per token in bfloat16."""
     import torch
 
     from attncli.checkpoint.store import Checkpoint, write_checkpoint

@@ -1,10 +1,11 @@
-"""A GPU's training steps and steps of generation, beside what its memory copies and its matrix units multiply.
+"""Measures training and decoding steps on a GPU, next to its copy bandwidth and its matrix product rate.
 
 usage: python benchmarks/gpu.py [--device cuda] [--eager]
 
-A training step's share is of the matrix rate: 6 operations for each parameter and token, and 6 x layers x width x
-context for each token of causal attention. "Step" is a recorded step of generation alone, "read" the same with its
-token copied there and the most probable one copied back. Random weights, bfloat16.
+The percentage of a training step is its share of the matrix product rate, counting 6 operations for each parameter and
+token, and 6 x layers x width x context for each token of causal attention. "Step" is a recorded decoding step alone.
+"Read" is the same step with its token copied to the GPU and the most probable token copied back. Weights are random and
+in bfloat16.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def synchronize() -> None:
 
 
 def ceilings(device: str) -> float:
-    """Prints bytes copied per second; returns operations of a matrix product per second, and prints them."""
+    """Prints the copy bandwidth and the matrix product rate; returns the latter, in operations per second."""
     side, size = (8192, 1 << 32) if device == "cuda" else (512, 1 << 26)
     left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     rate = 2 * side**3 / seconds_of(lambda: left @ right, 20)

@@ -1,8 +1,8 @@
-"""From a file to a training part and a validation part of tokens: MB/s of every stage, and the most memory taken.
+"""Measures the preparation of a large text, from the file to token ids: MB/s of each stage, and peak memory.
 
 usage: python benchmarks/large_text.py FILE [--times N] [--most CHARACTERS] [--tokenizer bpe]
 
---times N makes a file of N copies of FILE and measures with that. The token cache is a temporary one.
+--times N measures with a file of N copies of FILE. The token cache is a temporary folder.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from attncli.text.files import Progress, read_documents
 
 
 class Laps:
-    """Prints what each stage took, by when the next one is first heard of."""
+    """Prints the time of each stage, which ends when the next one reports first."""
 
     def __init__(self, size: float) -> None:
         self._size, self._stage = size, "reading"

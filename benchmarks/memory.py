@@ -1,4 +1,4 @@
-"""Peak memory of a training run beside what its plan counted: weights, gradients, optimizer state, activations.
+"""Compares the peak memory of a training run with the memory that its plan computed.
 
 usage: python benchmarks/memory.py TEXT [train options, such as --size 6x384 --vocab-size 4096 --batch-size 16]
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def peak_of(command: list[str]) -> int:
-    """Bytes of memory that a command held at most."""
+    """The peak memory of a command, in bytes."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
@@ -22,7 +22,7 @@ def peak_of(command: list[str]) -> int:
 
 
 def plan_of(command: list[str]) -> dict[str, Any]:
-    """The document that a command prints."""
+    """The JSON document that a command prints."""
     return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
 
 

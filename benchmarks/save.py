@@ -1,9 +1,9 @@
-"""How long training stands still for a save, and the memory it takes: written in place, and beside the training.
+"""Measures how long a save interrupts training, and its memory, when written in place and in the background.
 
 usage: python benchmarks/save.py [--sizes 4x128 6x384 16x768] [--saves 3] [--folder DIR]
 
-"stands still" is the time until the next step can begin; "costs" is by how much the steps taken until the save is safe
-on disk were late in all, of which that is a part; "memory" is the peak beyond what training held already.
+"stands still" is the time until the next step can begin. "costs" is the total delay of the steps until the save is
+safely on disk, which includes that time. "memory" is the peak beyond the memory of training.
 """
 
 import argparse
@@ -21,7 +21,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line does
 
 
 def held(what: str) -> float:
-    """Megabytes: VmRSS now, or VmHWM, the most since the peak was last forgotten."""
+    """Memory of this process in megabytes: VmRSS is the current value, VmHWM the peak since its last reset."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
     return int(line.split()[1]) / 1e3
 
@@ -60,7 +60,7 @@ def measure(size: str, way: str, saves: int, folder: Path) -> None:
     still, costs, memory = [], [], []
     with Saver(folder / "m", corpus, plan, {}) as saver:
         for _ in range(saves):
-            Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak
             before, began = held("VmRSS"), time.perf_counter()
             saver.save(run, "running", 0.0) if way == WAYS[0] else saver.save_beside(run, 0.0)
             still.append(time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""Milliseconds of a training step by how long waiting threads spin, alone and beside another that does the same.
+"""Measures a training step for several spin counts of waiting threads, alone and next to a second training process.
 
 usage: python benchmarks/spin.py [--seconds 6] [--dtype bfloat16]
 """

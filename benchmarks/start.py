@@ -1,4 +1,4 @@
-"""Cold starts, pressing Enter to the end, beside `import torch` alone: medians of rounds taken in turn.
+"""Measures commands from Enter to the end, next to `import torch` alone: medians of rounds run in turn.
 
 usage: python benchmarks/start.py MODEL [--rounds 7]
 """

@@ -1,10 +1,10 @@
-"""Training against the clock, beside nanoGPT: wall clock of the command, nats per character of the validation part.
+"""Compares timed training with nanoGPT: wall clock of the command, and nats per character of the validation part.
 
 usage: python benchmarks/train.py TEXT [--times 8s 1m 3m] [--rounds 3] [--nanogpt CHECKOUT]
 
-The first nine tenths of the text train, the last tenth validates, all of it scored, in non-overlapping windows of the
-model's context. attncli's models are scored by transformers, from the saved directory; nanoGPT's by its own network,
-after the CPU recipe of its README. All take turns, and the table gives medians.
+The first nine tenths of the text train. All of the last tenth is scored, in non-overlapping windows of the model's
+context. transformers scores attncli's models from the saved directory. nanoGPT's own network scores its model, which
+the CPU recipe of its README trains. The runs alternate, and the table gives medians.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def wall_clock(*command: str, cwd: Path | None = None) -> float:
 
 
 def nats(logits_of, ids: torch.Tensor, context: int) -> float:
-    """Minus the summed log-probability of every token but the first."""
+    """The negative log-probability, summed over every token but the first, in nats."""
     total = 0.0
     with torch.inference_mode():
         for start in range(0, len(ids) - 1, context):
@@ -61,7 +61,7 @@ def ours(text: Path, length: str, folder: Path) -> tuple[float, float]:
 
 
 def nanogpt(text: Path, checkout: Path) -> tuple[float, float]:
-    """The same for nanoGPT; making its files of characters is not counted."""
+    """Seconds and nats per character of nanoGPT; preparing its character files is not counted."""
     sys.path.insert(0, str(checkout))
     from model import GPT, GPTConfig
 
