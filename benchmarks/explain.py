@@ -30,7 +30,7 @@ def write_model(folder: Path, name: str) -> None:
 
     import torch
 
-    from attncli.checkpoint.store import Checkpoint, write_checkpoint
+    from attncli.checkpoint.save import Checkpoint, write_checkpoint
     from attncli.model.transformer import Transformer, initialize
     from attncli.text.tokenizer import train_tokenizer
     from attncli.training.shapes import shape
@@ -73,7 +73,7 @@ def ways(folder: Path, tokens: int):  # type: ignore[no-untyped-def]
     import torch
 
     def ours(check: bool = True):  # type: ignore[no-untyped-def]
-        from attncli.checkpoint.store import load_model
+        from attncli.checkpoint.load import load_model
         from attncli.explain.first_screen import explain
         from attncli.explain.question import Focus
         from attncli.text.tokenizer import Piece

@@ -64,7 +64,7 @@ def attncli(folder: Path, kind: str, threads: int, device: str) -> tuple[dict[st
     limit_spinning()  # as the command line does
     import torch
 
-    from attncli.checkpoint.store import load_model
+    from attncli.checkpoint.load import load_model
     from attncli.config import SampleConfig
     from attncli.generation.engine import EngineConfig, generate
     from attncli.generation.events import Finished
@@ -246,7 +246,7 @@ def write_model(folder: Path, shape: str) -> tuple[float, int]:
     """Writes random Llama weights; returns the parameters in millions, and bytes of weights per token in bfloat16."""
     import torch
 
-    from attncli.checkpoint.store import Checkpoint, write_checkpoint
+    from attncli.checkpoint.save import Checkpoint, write_checkpoint
     from attncli.config import ModelConfig
     from attncli.model.transformer import Transformer, initialize
 

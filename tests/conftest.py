@@ -18,7 +18,7 @@ import pytest
 import typer.main
 from hypothesis import settings
 
-from attncli.checkpoint import directory
+from attncli.checkpoint import catalog
 from attncli.cli.main import run
 from attncli.model import native_library
 from attncli.text.tokenizer import train_tokenizer
@@ -64,7 +64,7 @@ def _forget_library():
 @pytest.fixture(autouse=True)
 def _own_places(tmp_path, monkeypatch, compiled):
     """Each test has its own cache, but for what a compiler made, and no default model, nor one that ships."""
-    monkeypatch.setattr(directory, "_SHIPPED_PLACES", ())
+    monkeypatch.setattr(catalog, "_SHIPPED_PLACES", ())
     cache = tmp_path.with_name(f"{tmp_path.name}.cache")
     cache.mkdir()
     (cache / "native").mkdir(mode=0o700)

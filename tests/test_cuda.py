@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from attncli.checkpoint.store import read_resumable
+from attncli.checkpoint.load import read_resumable
 from attncli.config import CorpusConfig, SampleConfig, TrainConfig
 from attncli.explain.first_screen import explain
 from attncli.explain.question import Focus

@@ -17,18 +17,12 @@ import pytest
 
 from attncli.checkpoint import directory
 from attncli.checkpoint import lock as lock_module
-from attncli.checkpoint.directory import (
-    ModelFolder,
-    find_model,
-    known_models,
-    list_models,
-    previous_of,
-    read_json,
-    settle,
-    status_of,
-)
+from attncli.checkpoint.atomic import previous_of, settle
+from attncli.checkpoint.catalog import find_model, known_models, list_models, status_of
+from attncli.checkpoint.directory import ModelFolder, read_json
+from attncli.checkpoint.load import load_model, read_resumable
 from attncli.checkpoint.lock import is_held, lock, lock_of
-from attncli.checkpoint.store import load_model, read_resumable, write_checkpoint
+from attncli.checkpoint.save import write_checkpoint
 from attncli.cli.finding import note_default
 from attncli.cli.main import run
 from attncli.errors import AttnError, BadCheckpoint, OutOfRoom

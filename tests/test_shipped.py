@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from attncli.checkpoint import directory
+from attncli.checkpoint import catalog, directory
 from attncli.checkpoint.directory import ModelFolder
 from attncli.text.files import read_documents
 from tests.support.places import ROOT
 
-MODEL = ROOT / "checkpoints" / directory.SHIPPED
+MODEL = ROOT / "checkpoints" / catalog.SHIPPED
 MOST = 12_000_000  # bytes
 
 

@@ -14,16 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from attncli.checkpoint.atomic import present
+from attncli.checkpoint.catalog import MODELS_FOLDER
 from attncli.checkpoint.directory import (
     CHAT_TEMPLATE,
     CONFIG,
     GENERATION,
     INDEX,
-    MODELS_FOLDER,
     TOKENIZER,
     TOKENIZER_CONFIG,
     WEIGHTS,
-    present,
     read_json,
     shards,
 )

@@ -8,16 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from attncli.checkpoint.directory import (
-    MODELS_FOLDER,
-    STATE_FACTS,
-    ModelFolder,
-    aside_of,
-    is_save,
-    list_models,
-    previous_of,
-    settle,
-)
+from attncli.checkpoint.atomic import aside_of, is_save, previous_of, settle
+from attncli.checkpoint.catalog import MODELS_FOLDER, list_models
+from attncli.checkpoint.directory import STATE_FACTS, ModelFolder
 from attncli.checkpoint.lock import lock
 from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.paths import exists, is_folder, is_link, look, real, resolved, unwritable

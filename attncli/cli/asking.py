@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from attncli.checkpoint.chat import ChatTemplate, Message, read_chat_template, required_chat_template
-from attncli.checkpoint.store import LoadedModel
+from attncli.checkpoint.load import LoadedModel
 from attncli.errors import AttnError, BadInput
 
 Turn = tuple[str, str]  # what the user said, and what the model answered, so far

@@ -22,7 +22,7 @@ def one_of(values: Iterable[Value]) -> Callable[[str], list[Value]]:
 
 def model_names(incomplete: str) -> list[Value]:
     """The models that `attncli models` lists; none where a folder cannot be read. Only names that every shell takes."""
-    from attncli.checkpoint.directory import known_models
+    from attncli.checkpoint.catalog import known_models
 
     with suppress(AttnError, OSError):
         return [entry.name for entry in known_models() if re.fullmatch(r"[\w.-]+", entry.name)]

@@ -18,7 +18,7 @@ from attncli.paths import exists, is_file
 from attncli.render.status import status
 
 if TYPE_CHECKING:
-    from attncli.checkpoint.store import LoadedModel
+    from attncli.checkpoint.load import LoadedModel
     from attncli.evaluation.excerpt import Excerpt
     from attncli.evaluation.score import Score
     from attncli.text.corpus import Part, Tokens
@@ -82,7 +82,8 @@ def eval(
 
 def _model_and_files(words: list[str], model: str | None) -> tuple[str | None, list[str]]:
     """Of several words the first is a model, unless it is a text or -m names one."""
-    from attncli.checkpoint.directory import CONFIG, MODELS_FOLDER, find_model, known_models
+    from attncli.checkpoint.catalog import MODELS_FOLDER, find_model, known_models
+    from attncli.checkpoint.directory import CONFIG
     from attncli.checkpoint.hub import is_of_hub
 
     if not words:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from attncli.checkpoint.directory import MODELS_FOLDER, find_model, known_models, newest_model
+from attncli.checkpoint.catalog import MODELS_FOLDER, find_model, known_models, newest_model
 from attncli.errors import UsageProblem
 
 

@@ -26,7 +26,8 @@ def info(
     attncli info
     attncli info --preset gpt3
     """
-    from attncli.checkpoint.directory import CONFIG, RUN, ModelFolder, name_of, status_of
+    from attncli.checkpoint.catalog import status_of
+    from attncli.checkpoint.directory import CONFIG, RUN, ModelFolder, name_of
     from attncli.checkpoint.families.registry import config_from_json
     from attncli.cli.finding import find
     from attncli.render.console import output, print_json, show

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from attncli.checkpoint.store import LoadedModel, load_model
+from attncli.checkpoint.load import LoadedModel, load_model
 from attncli.cli.finding import find
 from attncli.errors import UsageProblem
 from attncli.model.backend import Backend, TorchBackend

@@ -12,7 +12,8 @@ def models(json: JsonOption = False) -> None:
     attncli models
     attncli models --json
     """
-    from attncli.checkpoint.directory import MODELS_FOLDER, TRAIN_FIRST, find_model, known_models
+    from attncli.checkpoint.catalog import MODELS_FOLDER, find_model, known_models
+    from attncli.checkpoint.directory import TRAIN_FIRST
     from attncli.checkpoint.families.registry import config_from_json
     from attncli.model.count import count_parameters
     from attncli.paths import real

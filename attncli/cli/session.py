@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from attncli.checkpoint.store import LoadedModel
+from attncli.checkpoint.load import LoadedModel
 from attncli.cli.asking import Asking
 from attncli.cli.loading import load_to_generate
 from attncli.cli.shared import ModelSource

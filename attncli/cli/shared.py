@@ -20,7 +20,7 @@ MODEL_ARGUMENT: str | None = argument(None, "The same as -m.", metavar="[MODEL]"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """Which model; None is the one that `checkpoint.directory.find_model` chooses."""
+    """Which model; None is the one that `checkpoint.catalog.find_model` chooses."""
 
     model: str | None = option(
         None,

@@ -160,7 +160,8 @@ def _write(target: Path, text: str) -> None:
 
 def _tokenizer(model: str | None, revision: str | None) -> tuple[Tokenizer, str]:
     """The tokenizer asked for, else that of the default model, else plain bytes with a note."""
-    from attncli.checkpoint.directory import ModelFolder, name_of, newest_model, shipped_model
+    from attncli.checkpoint.catalog import newest_model, shipped_model
+    from attncli.checkpoint.directory import ModelFolder, name_of
     from attncli.cli.finding import find
     from attncli.text.tokenizer import byte_tokenizer
 

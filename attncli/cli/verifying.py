@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from attncli.checkpoint.store import LoadedModel
+from attncli.checkpoint.load import LoadedModel
 from attncli.config import SampleConfig
 from attncli.errors import Inexact
 from attncli.generation.events import Check, Event

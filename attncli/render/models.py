@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.checkpoint.directory import MODELS_FOLDER, ModelEntry, shipped_model
+from attncli.checkpoint.catalog import MODELS_FOLDER, ModelEntry, shipped_model
 from attncli.config import ModelConfig, shape_to_json
 from attncli.model.count import (
     ATTENTION,

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attncli.checkpoint.directory import METRICS, RUN, TOKENIZER, ModelFolder, find_model, read_json_lines
+from attncli.checkpoint.catalog import find_model
+from attncli.checkpoint.directory import METRICS, RUN, TOKENIZER, ModelFolder, read_json_lines
 from attncli.errors import AttnError, BadCheckpoint
 from attncli.paths import is_file, real
 from attncli.training.reports import plan_from_document

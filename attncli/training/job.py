@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from attncli.checkpoint.store import Borders, Checkpoint, LoadedModel
+from attncli.checkpoint.load import LoadedModel
+from attncli.checkpoint.save import Borders, Checkpoint
 from attncli.config import DEFAULT_TRAINING_SECONDS, CorpusConfig, TrainConfig
 from attncli.model.device import pick_device
 from attncli.text.corpus import Corpus, prepare

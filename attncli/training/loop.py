@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attncli.checkpoint.store import Borders, Checkpoint
+from attncli.checkpoint.save import Borders, Checkpoint
 from attncli.evaluation.score import Score
 from attncli.text.corpus import Corpus, batch
 from attncli.training.evaluations import evaluate_run, final_score, is_evaluated, sample_run, score_heads

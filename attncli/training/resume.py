@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 
-from attncli.checkpoint.directory import CONFIG, RUN, STATE_FACTS, ModelFolder, list_models, previous_of
-from attncli.checkpoint.store import Borders, Checkpoint, fall_back, read_resumable
+from attncli.checkpoint.atomic import previous_of
+from attncli.checkpoint.catalog import list_models
+from attncli.checkpoint.directory import CONFIG, RUN, STATE_FACTS, ModelFolder
+from attncli.checkpoint.load import read_resumable
+from attncli.checkpoint.save import Borders, Checkpoint, fall_back
 from attncli.config import TrainConfig, shown_value
 from attncli.errors import BadCheckpoint, UsageProblem
 from attncli.model.device import pick_device

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attncli.checkpoint.directory import STATE_FACTS, STATE_TENSORS
-from attncli.checkpoint.store import Checkpoint
+from attncli.checkpoint.save import Checkpoint
 from attncli.errors import BadCheckpoint, Diverged
 from attncli.evaluation.score import Score
 from attncli.model.device import DTYPES, dtype_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attncli.checkpoint.store import LoadedModel
+from attncli.checkpoint.load import LoadedModel
 from attncli.config import SampleConfig
 from attncli.generation.engine import generate
 from attncli.generation.events import Finished, Text

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from attncli.checkpoint.store import Borders, Checkpoint, State, try_checkpoint, write_checkpoint
+from attncli.checkpoint.save import Borders, Checkpoint, State, try_checkpoint, write_checkpoint
 from attncli.model.device import physical_memory
 from attncli.paths import unwritable
 from attncli.text.corpus import Corpus

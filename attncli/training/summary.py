@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from attncli.checkpoint.store import load_model
+from attncli.checkpoint.load import load_model
 from attncli.evaluation.baselines import measure
 from attncli.evaluation.excerpt import SCORED_BYTES, TRAIN_BYTES, counted_of, first_of, last_of
 from attncli.evaluation.judgement import Judgement

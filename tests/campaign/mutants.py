@@ -129,7 +129,8 @@ def write_bases(folder: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from attncli.checkpoint.store import Checkpoint, load_model, write_checkpoint
+    from attncli.checkpoint.load import load_model
+    from attncli.checkpoint.save import Checkpoint, write_checkpoint
     from attncli.config import CorpusConfig, TrainConfig
     from attncli.model import native
     from attncli.text.tokenizer import byte_tokenizer, train_tokenizer

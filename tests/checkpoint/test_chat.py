@@ -10,7 +10,8 @@ import transformers
 
 from attncli.checkpoint import chat
 from attncli.checkpoint.chat import read_chat_template
-from attncli.checkpoint.store import Checkpoint, load_model, write_checkpoint
+from attncli.checkpoint.load import load_model
+from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.errors import BadCheckpoint
 from attncli.text import template
 from attncli.text.tokenizer import Tokenizer, train_tokenizer

@@ -20,11 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from attncli.checkpoint import directory, store, tensors, weights
-from attncli.checkpoint.directory import find_model, list_models, previous_of, read_json, settle
+from attncli.checkpoint import catalog, directory, tensors, weights
+from attncli.checkpoint import load as loading
+from attncli.checkpoint.atomic import previous_of, settle
+from attncli.checkpoint.catalog import find_model, list_models
+from attncli.checkpoint.directory import read_json
 from attncli.checkpoint.families.registry import config_from_json
+from attncli.checkpoint.load import load_model, read_resumable
 from attncli.checkpoint.lock import lock
-from attncli.checkpoint.store import Checkpoint, State, fall_back, load_model, read_resumable, write_checkpoint
+from attncli.checkpoint.save import Checkpoint, State, fall_back, write_checkpoint
 from attncli.checkpoint.tensors import TYPES, open_tensors, write_tensors
 from attncli.errors import BadCheckpoint, OutOfRoom
 from attncli.model import native
@@ -101,9 +105,9 @@ def killing_calls(monkeypatch, after):
 
         return call
 
-    for owner, name in ((store.os, "fsync"), (type(store.Path()), "rename"), (type(store.Path()), "mkdir")):
+    for owner, name in ((os, "fsync"), (type(Path()), "rename"), (type(Path()), "mkdir")):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
-    monkeypatch.setattr(store.shutil, "rmtree", counted(shutil.rmtree))
+    monkeypatch.setattr(shutil, "rmtree", counted(shutil.rmtree))
     return Killed
 
 
@@ -153,7 +157,7 @@ def test_a_full_disk_leaves_the_old_one_and_nothing_else(saved, monkeypatch, cod
 
 
 def test_no_room_is_found_before_writing(saved, monkeypatch):
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(OutOfRoom, match=r"0\.0 MB free") as raised:
         write_checkpoint(saved, checkpoint())
     assert raised.value.exit_code == 4
@@ -480,16 +484,16 @@ def test_a_model_of_which_only_the_save_before_is_there_is_listed_under_its_name
 
 
 def test_the_model_that_ships_is_there_until_another_is(tmp_path, monkeypatch):
-    shipped = tmp_path / "installed" / directory.SHIPPED
+    shipped = tmp_path / "installed" / catalog.SHIPPED
     write_checkpoint(shipped, checkpoint(state=False))
-    monkeypatch.setattr(directory, "_SHIPPED_PLACES", (tmp_path / "nowhere", shipped))
+    monkeypatch.setattr(catalog, "_SHIPPED_PLACES", (tmp_path / "nowhere", shipped))
     monkeypatch.chdir(tmp_path)
-    assert find_model(None) == find_model(directory.SHIPPED) == shipped
+    assert find_model(None) == find_model(catalog.SHIPPED) == shipped
     write_checkpoint(Path("checkpoints/mine"), checkpoint(state=False))
     assert find_model(None).name == "mine"
-    assert find_model(directory.SHIPPED) == shipped
-    write_checkpoint(Path("checkpoints") / directory.SHIPPED, checkpoint(state=False))
-    assert find_model(directory.SHIPPED) == Path("checkpoints") / directory.SHIPPED
+    assert find_model(catalog.SHIPPED) == shipped
+    write_checkpoint(Path("checkpoints") / catalog.SHIPPED, checkpoint(state=False))
+    assert find_model(catalog.SHIPPED) == Path("checkpoints") / catalog.SHIPPED
 
 
 def test_no_model_at_all_says_how_to_get_one(tmp_path, monkeypatch):
@@ -500,7 +504,7 @@ def test_no_model_at_all_says_how_to_get_one(tmp_path, monkeypatch):
 
 
 def test_a_directory_replaced_while_it_is_read_is_read_again(saved, monkeypatch):
-    real, calls = store.read_weights, []
+    real, calls = loading.read_weights, []
 
     def replaced_meanwhile(*args):
         calls.append(args)
@@ -508,7 +512,7 @@ def test_a_directory_replaced_while_it_is_read_is_read_again(saved, monkeypatch)
             write_checkpoint(saved, checkpoint(seed=4, step=8))
         return real(*args)
 
-    monkeypatch.setattr(store, "read_weights", replaced_meanwhile)
+    monkeypatch.setattr(loading, "read_weights", replaced_meanwhile)
     assert load(saved).run == {"step": 8}
     assert len(calls) == 2
 

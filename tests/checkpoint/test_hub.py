@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from attncli.checkpoint import hub
-from attncli.checkpoint.store import Checkpoint, write_checkpoint
+from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.errors import BadCheckpoint
 from attncli.text.tokenizer import byte_tokenizer
 from tests.support.forking import run_forked

@@ -12,8 +12,8 @@ import tokenizers
 import torch
 import transformers
 
-from attncli.checkpoint import directory
-from attncli.checkpoint.store import Checkpoint, write_checkpoint
+from attncli.checkpoint import catalog
+from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.evaluation.baselines import Baselines, measure
 from attncli.evaluation.evaluate import evaluate
 from attncli.evaluation.excerpt import Excerpt, ends_of, first_of
@@ -174,14 +174,14 @@ def test_the_screen_has_the_figures(here, capsys):
 
 def test_the_model_that_ships_is_named_as_any_other(folder, tmp_path, capsys, monkeypatch):
     """Outside the folder that it lies in; and where another name is wrong, it is among those that there are."""
-    shipped = shutil.copytree(folder / "checkpoints" / "m", tmp_path / "with attncli" / directory.SHIPPED)
+    shipped = shutil.copytree(folder / "checkpoints" / "m", tmp_path / "with attncli" / catalog.SHIPPED)
     shutil.copy(folder / "text.txt", tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(directory, "_SHIPPED_PLACES", (shipped,))
-    code, out, _ = ask(capsys, "eval", directory.SHIPPED, "text.txt")
+    monkeypatch.setattr(catalog, "_SHIPPED_PLACES", (shipped,))
+    code, out, _ = ask(capsys, "eval", catalog.SHIPPED, "text.txt")
     assert code == 0
-    assert out.startswith(f"{directory.SHIPPED} on text.txt")
-    assert f"There is: {directory.SHIPPED}." in ask(capsys, "eval", "storys", "text.txt")[2]
+    assert out.startswith(f"{catalog.SHIPPED} on text.txt")
+    assert f"There is: {catalog.SHIPPED}." in ask(capsys, "eval", "storys", "text.txt")[2]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from rich.cells import cell_len
 
-from attncli.checkpoint import directory
+from attncli.checkpoint import catalog
 from attncli.cli import clock, finding
 from tests.support.commands import ask, start
 
@@ -248,7 +248,7 @@ def test_a_text_without_a_standard_output_ends_without_a_traceback(at_home, opti
 def test_which_model_was_taken_is_told_where_there_are_others(at_home, capsys, monkeypatch, named, status, said):
     greedy = ("generate", "The cat", "-n", "3", "-t", "0", *named)
     assert ask(capsys, *greedy)[2] == ""
-    (entry,) = directory.list_models()
+    (entry,) = catalog.list_models()
     monkeypatch.setattr(finding, "known_models", lambda: [entry, entry])
     monkeypatch.setattr(finding, "newest_model", lambda: replace(entry, status=status))
     assert ask(capsys, *greedy)[2] == said

@@ -212,5 +212,5 @@ def test_a_broken_folder_of_models_completes_quietly(completed, tmp_path, monkey
     (folder / "a-link").symlink_to("nowhere")
     (folder / "a-file").write_text("")
     assert completed("attncli", "generate", "-m", "") == ["good"]
-    monkeypatch.setattr("attncli.checkpoint.directory.known_models", lambda: (folder / "a-file").iterdir())
+    monkeypatch.setattr("attncli.checkpoint.catalog.known_models", lambda: (folder / "a-file").iterdir())
     assert completed("attncli", "generate", "-m", "") == []

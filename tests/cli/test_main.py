@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from attncli.checkpoint import directory
+from attncli.checkpoint import catalog
 from attncli.cli.main import run
 from tests.support.commands import ask, start
 
@@ -121,7 +121,7 @@ def test_bad_input_is_one_or_two_clear_lines(at_home, capsys, arguments, code, m
 
 def test_a_bug_shows_its_traceback(monkeypatch, capsys):
 
-    monkeypatch.setattr(directory, "list_models", lambda: 1 / 0)
+    monkeypatch.setattr(catalog, "list_models", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(["models"])
     with pytest.raises(ZeroDivisionError):

@@ -18,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attncli.checkpoint.store import Checkpoint, write_checkpoint
+from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.cli.lines import Lines
 from attncli.cli.main import run
 from attncli.cli.settings import SETTINGS, changed, setting

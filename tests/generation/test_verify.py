@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attncli.checkpoint.store import Checkpoint, write_checkpoint
+from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.cli.main import run
 from attncli.config import SampleConfig
 from attncli.generation.engine import EngineConfig, generate

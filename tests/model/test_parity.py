@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from attncli.checkpoint.families import registry
 from attncli.checkpoint.families.registry import config_from_json, config_to_json, family_of
-from attncli.checkpoint.store import Checkpoint, load_model, write_checkpoint
+from attncli.checkpoint.load import load_model
+from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.cli.main import run
 from attncli.config import SampleConfig
 from attncli.errors import BadCheckpoint

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from attncli.checkpoint.directory import MANIFEST, previous_of
+from attncli.checkpoint.atomic import previous_of
+from attncli.checkpoint.directory import MANIFEST
 from attncli.cli.main import run
 from attncli.errors import BadCheckpoint, OutOfRoom, UsageProblem
 from attncli.evaluation.score import Score

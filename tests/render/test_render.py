@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from attncli.checkpoint.directory import ModelEntry
+from attncli.checkpoint.catalog import ModelEntry
 from attncli.errors import BadInput
 from attncli.evaluation.score import Score
 from attncli.explain.question import ROWS_AROUND as MAP_ROWS

@@ -2,7 +2,7 @@
 
 import torch
 
-from attncli.checkpoint.store import Checkpoint, State, write_checkpoint
+from attncli.checkpoint.save import Checkpoint, State, write_checkpoint
 from attncli.text.tokenizer import byte_tokenizer
 from tests.support.models import tiny_model
 

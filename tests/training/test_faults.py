@@ -24,9 +24,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from attncli.checkpoint import directory
-from attncli.checkpoint.directory import find_model, previous_of, settle
+from attncli.checkpoint.atomic import previous_of, settle
+from attncli.checkpoint.catalog import find_model
+from attncli.checkpoint.load import load_model, read_resumable
 from attncli.checkpoint.lock import lock
-from attncli.checkpoint.store import State, load_model, read_resumable, write_checkpoint
+from attncli.checkpoint.save import State, write_checkpoint
 from attncli.cli.main import run
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, Diverged, OutOfRoom

@@ -12,9 +12,10 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from attncli.checkpoint import directory
+from attncli.checkpoint import atomic, directory
 from attncli.checkpoint.card import model_card
-from attncli.checkpoint.store import Checkpoint, load_model, read_resumable, write_checkpoint
+from attncli.checkpoint.load import load_model, read_resumable
+from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint, BadInput, Diverged, OutOfRoom, UsageProblem
 from attncli.evaluation.evaluate import evaluate
@@ -151,7 +152,7 @@ def test_stopped_and_resumed_ends_with_the_same_bits(corpus, plan, tmp_path, thr
     assert run(corpus, again, tmp_path / "parts", resume=saved)[-1].finished
     assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
     assert not (tmp_path / "parts" / "state").exists()
-    assert not directory.previous_of(tmp_path / "parts").exists()
+    assert not atomic.previous_of(tmp_path / "parts").exists()
 
 
 def test_a_model_saved_in_bfloat16_is_half_as_large_and_its_score_is_of_what_was_saved(corpus, plan, tmp_path):

@@ -13,7 +13,7 @@ import torch
 from rich.cells import cell_len
 
 from attncli.checkpoint import directory
-from attncli.checkpoint.store import load_model, read_resumable
+from attncli.checkpoint.load import load_model, read_resumable
 from attncli.errors import BadCheckpoint
 from attncli.explain.heads import HEAD_KINDS, head_scores
 from attncli.render.chart import STEPS, TIME, TOKENS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from attncli.checkpoint.store import LoadedModel
+from attncli.checkpoint.load import LoadedModel
 from attncli.cli.loading import load
 from attncli.cli.outputs import write_explanation
 from attncli.render.console import output, print_json, print_note, show

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from attncli import training
-from attncli.checkpoint.directory import MODELS_FOLDER
+from attncli.checkpoint.catalog import MODELS_FOLDER
 from attncli.checkpoint.target import claimed, options_naming, refuse_taken, target_directory
 from attncli.cli import clock
 from attncli.cli.naming import option_of

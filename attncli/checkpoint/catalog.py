@@ -1,0 +1,170 @@
+"""Finds a model by name and lists all models: in ./checkpoints, in the user's folder, and the one that ships.
+
+A listing reads config.json and run.json of each directory and skips a directory that cannot be read. No torch, so that
+`attncli models` starts at once.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attncli.checkpoint.atomic import model_name_of, present
+from attncli.checkpoint.directory import CONFIG, RUN, TRAIN_FIRST, WEIGHTS, WHOLE_MODEL, file_status, read_json
+from attncli.checkpoint.lock import is_held
+from attncli.errors import BadCheckpoint
+from attncli.folders import models_folder
+from attncli.paths import is_file, is_folder, look, unreadable
+
+MODELS_FOLDER = Path("checkpoints")
+SHIPPED = "stories"  # the model that comes with attncli
+_HERE = Path(__file__).resolve().parent.parent
+_SHIPPED_PLACES = (_HERE / MODELS_FOLDER / SHIPPED, _HERE.parent / MODELS_FOLDER / SHIPPED)  # installed; a checkout
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model directory as `attncli models` lists it. `run` is empty for a model that attncli did not train.
+
+    `path` is where the files lie: in the previous save when a crash left the directory missing.
+    """
+
+    name: str
+    path: Path
+    bytes: int
+    modified: float  # seconds since the epoch
+    status: str
+    config: dict[str, Any]
+    run: dict[str, Any]
+
+
+def find_model(name: str | None) -> Path:
+    """The directory of `-m NAME`: a path, or a name in ./checkpoints, in the user's folder, or of the one that ships.
+
+    Without a name it is the model of ATTNCLI_MODEL, else the newest in the first of these places that has one.
+
+    Raises BadCheckpoint, naming the models there are, when there is none of that name.
+    """
+    name = name or os.environ.get("ATTNCLI_MODEL") or None
+    if name is None:
+        return _default_model()
+    found, problem = _look_up(name)
+    if found is not None:
+        return found
+    if is_file(name):
+        if name.lower().endswith(".gguf"):
+            raise BadCheckpoint(f"{name} is a GGUF file, which is not read.", WHOLE_MODEL)
+        raise BadCheckpoint(
+            f"{name} is a file; a model is a directory with {CONFIG} and {WEIGHTS}.", "Give the directory."
+        )
+    if problem is not None:
+        raise problem
+    if name == SHIPPED and (shipped := shipped_model()) is not None:
+        return shipped
+    known = ", ".join(entry.name for entry in known_models())
+    folder = models_folder()
+    users_folder = f" or {folder}" if folder is not None and is_folder(folder) else ""
+    raise BadCheckpoint(
+        f"There is no model {name!r}: no such directory, nor one in ./{MODELS_FOLDER}{users_folder}.",
+        f"There is: {known}." if known else TRAIN_FIRST,
+    )
+
+
+def _default_model() -> Path:
+    if (newest := newest_model()) is not None:
+        return newest.path
+    if (shipped := shipped_model()) is not None:
+        return shipped
+    raise BadCheckpoint(f"There is no model in ./{MODELS_FOLDER} yet.", TRAIN_FIRST)
+
+
+def _look_up(name: str) -> tuple[Path | None, BadCheckpoint | None]:
+    """The directory of a name, and why a place could not be searched.
+
+    A directory with a config comes first: a folder of text may have the name of the model that was made from it.
+    """
+    found, problem, users = None, None, models_folder()
+    for folder in (Path(), MODELS_FOLDER, *(() if users is None else (users,))):
+        try:
+            place = present(folder / name)
+            if place is not None and is_model(place):
+                return place, None
+            found = found or place
+        except BadCheckpoint as unknown:
+            problem = problem or (None if folder is users else unknown)
+    return found, problem
+
+
+def is_model(path: Path) -> bool:
+    """Whether a directory holds a config. Raises BadCheckpoint when that cannot be known."""
+    return file_status(path / CONFIG) is not None
+
+
+def shipped_model() -> Path | None:
+    """The directory of the model that comes with attncli, or None where it is not installed."""
+    return next((place for place in _SHIPPED_PLACES if is_file(place / CONFIG)), None)
+
+
+def newest_model() -> ModelEntry | None:
+    """The model written last: of those in ./checkpoints, else of those in the user's folder."""
+    return max(list_models() or _users_models(), key=lambda entry: entry.modified, default=None)
+
+
+def known_models() -> list[ModelEntry]:
+    """The models in ./checkpoints, in the user's folder, and the one that ships; of equal names only the first."""
+    entries = {entry.name: entry for entry in list_models()}
+    for entry in _users_models():
+        entries.setdefault(entry.name, entry)
+    if SHIPPED not in entries and (shipped := shipped_model()) is not None:
+        entries |= {entry.name: entry for entry in list_models(shipped.parent) if entry.name == SHIPPED}
+    return list(entries.values())
+
+
+def _users_models() -> list[ModelEntry]:
+    """The models in the user's folder; none where it cannot be read, as in somebody else's home."""
+    folder = models_folder()
+    with suppress(BadCheckpoint):
+        return [] if folder is None else list_models(folder)
+    return []
+
+
+def list_models(folder: Path = MODELS_FOLDER) -> list[ModelEntry]:
+    """Every directory of `folder` with a readable config, by name; also one of which only the previous save is there.
+
+    Raises BadCheckpoint when the folder itself cannot be read.
+    """
+    status = file_status(folder)
+    if status is None or not stat.S_ISDIR(status.st_mode):
+        return []
+    try:
+        names = {model_name_of(path) for path in folder.iterdir()}
+    except OSError as problem:
+        raise unreadable(folder, problem) from None
+    entries = (_entry(folder, name) for name in sorted(names) if not name.startswith("."))
+    return [entry for entry in entries if entry is not None]
+
+
+def _entry(folder: Path, name: str) -> ModelEntry | None:
+    """The entry of the model of that name; None for a directory that is no model or cannot be read."""
+    try:
+        path = present(folder / name)
+        if path is None or not is_model(path):
+            return None
+        config = read_json(path / CONFIG)
+        run = read_json(path / RUN) if file_status(path / RUN) is not None else {}
+        statuses = [status for file in path.rglob("*") if (status := look(file, follow=False)) is not None]
+        size = sum(status.st_size for status in statuses if stat.S_ISREG(status.st_mode))
+        modified = (path / CONFIG).stat().st_mtime
+        return ModelEntry(name, path, size, modified, status_of(folder / name, run), config, run)
+    except (BadCheckpoint, OSError):
+        return None
+
+
+def status_of(path: Path, run: dict[str, Any]) -> str:
+    """'running', 'stopped', 'finished'; 'interrupted' for a run that crashed; 'elsewhere' for a model without a run."""
+    status = str(run.get("status", "elsewhere"))
+    return "interrupted" if status == "running" and not is_held(path) else status

@@ -1,0 +1,153 @@
+"""Reads a model directory: a model to use, or everything that resuming a run needs. Nothing in it is ever executed.
+
+Training may replace the directory at any moment, so a failed read is repeated when another directory stands there
+afterwards. What the files hold is checked by `directory`, `families` and `weights`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attncli.checkpoint import directory
+from attncli.checkpoint.atomic import present
+from attncli.checkpoint.directory import ModelFolder
+from attncli.checkpoint.families.registry import read_config
+from attncli.checkpoint.save import Checkpoint, State, token_ids
+from attncli.checkpoint.tensors import open_tensors
+from attncli.checkpoint.weights import read_weights
+from attncli.config import ModelConfig
+from attncli.errors import BadCheckpoint
+from attncli.model.transformer import Transformer
+from attncli.text.tokenizer import Piece, Tokenizer
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to use, in evaluation mode, and where it came from."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    path: Path
+    start_of_text: int
+    end_ids: frozenset[int]  # tokens that end a text
+    run: dict[str, Any]
+
+    def prompt(self, text: str) -> list[int]:
+        """The ids to continue: those of a text, after what its tokenizer puts before one; else the start of a text."""
+        return [*self.tokenizer.opening, *self.tokenizer.encode(text)] or [self.start_of_text]
+
+    def pieces(self, text: str) -> list[Piece]:
+        """The tokens of a text to look into, after those that its tokenizer puts before one."""
+        return [*self.tokenizer.opening_pieces, *self.tokenizer.pieces(text)]
+
+    @property
+    def name(self) -> str:
+        """The name of its directory."""
+        return directory.name_of(self.path)
+
+
+def load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
+    """The model in a directory, on a device, in a type or, for None, in the type that is stored.
+
+    Raises BadCheckpoint for anything that is missing, foreign, damaged or unsafe.
+    """
+    while True:
+        before = _identity(path)
+        try:
+            return _load_model(present(path) or path, device, dtype)
+        except BadCheckpoint:
+            if _identity(path) == before:
+                raise  # else a training run replaced the directory meanwhile
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """A value that differs between one directory at a path and the next; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_ctime_ns
+
+
+def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
+    folder = ModelFolder(path)
+    described = folder.json(directory.CONFIG)
+    family, config = read_config(described, str(path / directory.CONFIG))
+    tokenizer = _tokenizer_of(folder, config)
+    model = read_weights(folder, config, family.tensor_names, device, dtype)
+    settings = described | folder.json_if_any(directory.GENERATION)
+    ends = token_ids(settings.get("eos_token_id"), tokenizer) or token_ids(tokenizer.end_of_text, tokenizer)
+    starts = token_ids(settings.get("bos_token_id"), tokenizer) or ends or {0}
+    return LoadedModel(model, tokenizer, path, min(starts), frozenset(ends), folder.json_if_any(directory.RUN))
+
+
+def _tokenizer_of(folder: ModelFolder, config: ModelConfig) -> Tokenizer:
+    """The tokenizer of a directory. Raises BadCheckpoint when it has ids that the model does not have."""
+    tokenizer = folder.tokenizer()
+    if tokenizer.vocab_size > config.vocab_size:
+        raise BadCheckpoint(
+            f"{folder.path}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}.",
+            "They are of different models.",
+        )
+    return tokenizer
+
+
+def read_resumable(path: Path) -> Checkpoint:
+    """Everything needed to resume a run: the best weights so far, the records, the state; digests are checked.
+
+    Raises BadCheckpoint when the directory holds no state, or a damaged one.
+    """
+    folder = ModelFolder(path)
+    _require_state(folder)
+    family, config = read_config(folder.json(directory.CONFIG), str(path / directory.CONFIG))
+    tokenizer, settings = _tokenizer_of(folder, config), folder.json(directory.GENERATION)
+    folder.json(directory.TOKENIZER_CONFIG)  # not needed, but a save without it is damaged
+    starts = token_ids(settings.get("bos_token_id"), tokenizer)
+    if len(starts) != 1:
+        raise BadCheckpoint(
+            f"{path / directory.GENERATION} names no token of the tokenizer as bos_token_id, with which a text begins.",
+            "Copy the directory again, or train again.",
+        )
+    weights = read_weights(folder, config, family.tensor_names, torch.device("cpu"), torch.float32)
+    return Checkpoint(
+        config,
+        weights.state_dict(),
+        tokenizer,
+        starts.pop(),
+        run=folder.json(directory.RUN),
+        metrics=_metrics(folder),
+        state=_read_state(folder),
+        end_ids=frozenset(token_ids(settings.get("eos_token_id"), tokenizer)),
+    )
+
+
+def _require_state(folder: ModelFolder) -> None:
+    if not folder.holds(directory.STATE_FACTS):
+        raise BadCheckpoint(
+            f"{folder.path} holds no state to resume from.",
+            f"Its run has ended. To go on from its model: attncli train FILE --from {folder.path.name} --name NEW",
+        )
+    if not folder.holds(directory.MANIFEST):
+        raise BadCheckpoint(f"{folder.path} holds no {directory.MANIFEST}, without which its state cannot be trusted.")
+
+
+def _metrics(folder: ModelFolder) -> list[dict[str, Any]]:
+    """The reports of a run so far. Raises BadCheckpoint for a report without a kind or a step."""
+    path = folder.path / directory.METRICS
+    reports = [report for report in folder.json_lines(directory.METRICS) if report]
+    for number, report in enumerate(reports, 1):
+        if not isinstance(report.get("kind"), str) or type(report.get("step")) is not int:
+            raise BadCheckpoint(f"{path}: report {number} has no kind or no step.", "Copy the directory again.")
+    return reports
+
+
+def _read_state(folder: ModelFolder) -> State:
+    facts = folder.json(directory.STATE_FACTS)
+    with open_tensors(folder.file(directory.STATE_TENSORS)) as opened:
+        tensors = dict(opened.tensors())
+        folder.check(directory.STATE_TENSORS, opened.sha256())
+    return State(tensors, facts)

@@ -1,0 +1,235 @@
+"""Writes a model directory: a save holds either everything below or does not happen.
+
+`Checkpoint` says what a save holds: the weights, the config, the tokenizer, the record of the run, and while the run
+goes on the state that resuming needs. `write_checkpoint` checks that there is room, writes every file beside the
+target, flushes each to the disk, the manifest last, and swaps the directories (`atomic`). Knows nothing of training:
+`training.loop` decides when a save is due.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attncli.checkpoint import directory
+from attncli.checkpoint.atomic import (
+    aside_of,
+    discard_previous,
+    flush_folder,
+    remove_unfinished,
+    settle,
+    swap,
+    write_flushed,
+)
+from attncli.checkpoint.card import RECORDED, is_generated, model_card
+from attncli.checkpoint.families.registry import config_to_json, family_of
+from attncli.checkpoint.tensors import write_tensors
+from attncli.config import ModelConfig
+from attncli.model.device import dtype_name
+from attncli.paths import no_room, read_regular, remove, resolved, unwritable
+from attncli.text.tokenizer import Tokenizer
+
+_HEADERS = 1 << 20  # bytes; more than the headers of the tensor files and the manifest take
+
+
+@dataclass(frozen=True)
+class State:
+    """What resuming needs beside the model: tensors by name, and facts that fit JSON."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+class Borders(NamedTuple):
+    """The token that begins a text without a prompt, and the tokens that end a text."""
+
+    start_of_text: int
+    end_ids: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a model directory holds. `weights` have our names; `start_of_text` begins a text without a prompt.
+
+    `end_ids` end a text; where there are none, the end-of-text token of the tokenizer does.
+    """
+
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer
+    start_of_text: int
+    run: dict[str, Any] = field(default_factory=dict)
+    metrics: Sequence[dict[str, Any]] = ()
+    state: State | None = None
+    end_ids: frozenset[int] = frozenset()
+
+
+def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint to `target` atomically. The caller holds the lock of `target`.
+
+    With a state, the previous save is kept beside it; without one the run is over and the previous save is removed. A
+    model card that somebody wrote or edited is copied; otherwise one is generated from the record of the run.
+
+    Raises:
+        OutOfRoom: when the disk is full or the place cannot be written; the previous save is untouched.
+    """
+    target = resolved(target)
+    folder = aside_of(target, str(os.getpid()))
+    texts = _texts(checkpoint)
+    needed = _size(checkpoint, texts)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(target)
+        _refuse_without_room(target, needed)
+        folder.mkdir()
+        if not _keep_card(target, folder) and (card := _card(target, checkpoint)):
+            write_flushed(folder / directory.CARD, card)
+        _write_files(folder, checkpoint, texts)
+        swap(folder, target)
+    except OSError as problem:
+        raise unwritable(target, problem, needed) from None
+    finally:
+        remove(folder)
+        settle(target)  # where the disk was full between the two renames
+    if checkpoint.state is None:
+        with suppress(OSError):
+            discard_previous(target)
+
+
+def try_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
+    """Raises OutOfRoom when there is no room to write a checkpoint. Writes nothing; the lock of `target` is held."""
+    target = resolved(target)
+    try:
+        _refuse_without_room(target, _size(checkpoint, _texts(checkpoint)))
+    except OSError as problem:
+        raise unwritable(target, problem) from None
+
+
+def fall_back(target: Path) -> None:
+    """Puts the previous save in the place of a damaged one. The lock of `target` is held.
+
+    To be called before the next save, which removes the previous save: the only good one now.
+    """
+    target = resolved(target)
+    aside = aside_of(target, "damaged")  # removed by the next save
+    remove(aside)
+    try:
+        target.rename(aside)
+        settle(target)
+        _keep_card(aside, target)
+    except OSError as problem:
+        raise unwritable(target, problem) from None
+
+
+def _size(checkpoint: Checkpoint, texts: dict[str, bytes]) -> int:
+    """The bytes that a save takes on the disk, at most."""
+    tensors = [*checkpoint.weights.values(), *(checkpoint.state.tensors.values() if checkpoint.state else ())]
+    return sum(int(tensor.nbytes) for tensor in tensors) + sum(map(len, texts.values())) + _HEADERS
+
+
+def _refuse_without_room(target: Path, needed: int) -> None:
+    free = shutil.disk_usage(target.parent).free
+    if free < needed:
+        raise no_room(target, needed, free)
+
+
+def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """The content of every file but the tensors, the manifest and the model card, by name."""
+    config, tokenizer, start = checkpoint.config, checkpoint.tokenizer, checkpoint.start_of_text
+    ends = sorted(checkpoint.end_ids or token_ids(tokenizer.end_of_text, tokenizer))
+    end = ends if len(ends) > 1 else ends[0] if ends else None
+    dtype = dtype_name(next(iter(checkpoint.weights.values())).dtype)
+    texts = {
+        directory.CONFIG: _json(config_to_json(config, start_of_text=start, end_of_text=end, dtype=dtype)),
+        directory.GENERATION: _json({"bos_token_id": start, "eos_token_id": end}),
+        directory.TOKENIZER: tokenizer.to_json().encode(),
+        directory.TOKENIZER_CONFIG: _json(_tokenizer_config(tokenizer, ends, config.context)),
+        directory.RUN: _json(checkpoint.run),
+        directory.METRICS: b"".join(json.dumps(report).encode() + b"\n" for report in checkpoint.metrics),
+    }
+    if checkpoint.state is not None:
+        texts[directory.STATE_FACTS] = _json(checkpoint.state.facts)
+    return texts
+
+
+def _tokenizer_config(tokenizer: Tokenizer, ends: list[int], context: int) -> dict[str, Any]:
+    """What transformers reads beside the tokenizer; `ends` are the tokens that end a text, in order."""
+    named = tokenizer.end_of_text if tokenizer.end_of_text in ends else min(ends, default=None)
+    end_token = None if named is None else tokenizer.decode([named])
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": end_token,
+        "pad_token": end_token,  # the attention mask tells the two apart
+        "padding_side": "left",  # so that generated tokens follow every text of a batch
+        "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": context,
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def token_ids(setting: object, tokenizer: Tokenizer) -> set[int]:
+    """The token ids in a setting, which may be one id, a list of ids, or none; ids of no token are left out."""
+    listed = setting if isinstance(setting, list) else [setting]
+    return {id_ for id_ in listed if type(id_) is int and 0 <= id_ < tokenizer.vocab_size}
+
+
+def _keep_card(old: Path, new: Path) -> bool:
+    """Copies a model card that somebody wrote or edited to the new directory; returns whether there was one.
+
+    A card that attncli generated is generated anew. Raises OSError when the card cannot be copied.
+    """
+    if not directory.is_card(old / directory.CARD):
+        return False
+    card = read_regular(old / directory.CARD, directory.LARGEST_CARD, follow=False)
+    if is_generated(card):
+        return False
+    write_flushed(new / directory.CARD, card)
+    return True
+
+
+def _card(target: Path, checkpoint: Checkpoint) -> bytes | None:
+    """The model card of a run that has a score; None for a model without such a record."""
+    if not all(checkpoint.run.get(key) for key in RECORDED):
+        return None
+    config = checkpoint.config
+    return model_card(target.name, family_of(config).model_type, checkpoint.run, config.context)
+
+
+def _write_files(folder: Path, checkpoint: Checkpoint, texts: dict[str, bytes]) -> None:
+    """Writes every file and flushes each to the disk, the manifest last."""
+    digests = {}
+    if checkpoint.state is not None:
+        (folder / directory.STATE_FACTS).parent.mkdir()
+        digests[directory.STATE_TENSORS] = write_tensors(folder / directory.STATE_TENSORS, checkpoint.state.tensors)
+    weights = _stored_weights(checkpoint.config, checkpoint.weights)
+    digests[directory.WEIGHTS] = write_tensors(folder / directory.WEIGHTS, weights, {"format": "pt"})
+    for name, data in texts.items():
+        digests[name] = hashlib.sha256(data).hexdigest()
+        write_flushed(folder / name, data)
+    write_flushed(folder / directory.MANIFEST, _json({"sha256": digests}))
+    for written in {folder, *((folder / name).parent for name in digests)}:
+        flush_folder(written)
+
+
+def _stored_weights(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the file under the names of the family; a copy where the family stores several as one."""
+    stored = {}
+    for name, tensor in family_of(config).tensor_names.stored(weights).items():
+        parts = [weights[own].detach() for own in tensor.ours]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        stored[name] = whole.T if tensor.transposed else whole
+    return stored
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, indent=2, allow_nan=False).encode() + b"\n"
