@@ -221,6 +221,32 @@ def test_the_map_in_contributing_is_the_tree():
     assert sorted(listed) == [str(file.relative_to(ROOT)) for file in FILES if file.name != "__init__.py"]
 
 
+def places_of_changes():
+    """The paragraphs of CONTRIBUTING that say where a change goes."""
+    section = (
+        (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Where a change goes")[1].split("\n## ")[0]
+    )
+    return re.findall(r"^\*\*.+?(?=\n\n)", section, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("paragraph", places_of_changes(), ids=lambda text: text.split("**")[1])
+def test_where_a_change_goes_names_files_and_what_is_in_them(paragraph):
+    """A path is in the package, beside it, or in the folder named last; names in capitals are in one of the files."""
+    files, missing, folder = [], [], PACKAGE
+    for path in re.findall(r"`([\w./]*(?:/|\.(?:py|c|md)))`", paragraph):
+        if "NAME" in path:
+            continue
+        found = [place / path for place in (PACKAGE, ROOT, folder) if (place / path).exists()]
+        if found:
+            files, folder = [*files, found[0]], found[0].parent
+        else:
+            missing.append(path)
+    text = "".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
+    names = re.findall(r"`(_?[A-Z][A-Z_]{3,}|[A-Z][a-z]+[A-Z]\w+)`", paragraph)
+    assert missing == []
+    assert [name for name in names if name not in text] == []
+
+
 def command_lines(file):
     """The words of every call of attncli in a code block, and of every call in a sentence between backticks."""
     text = file.read_text(encoding="utf-8")
