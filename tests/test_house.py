@@ -226,7 +226,7 @@ def places_of_changes():
     section = (
         (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Where a change goes")[1].split("\n## ")[0]
     )
-    return re.findall(r"^\*\*.+?(?=\n\n)", section, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^\*\*.+?(?=\n\n|\s*\Z)", section, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("paragraph", places_of_changes(), ids=lambda text: text.split("**")[1])
