@@ -13,7 +13,8 @@ from rich.cells import cell_len
 
 from attncli.checkpoint import catalog
 from attncli.cli import clock, finding
-from tests.support.commands import ask, start
+from tests.support.commands import ask
+from tests.support.forking import ForkedCommand
 
 
 def test_generate_is_a_function_of_the_seed(at_home, capsys):
@@ -220,21 +221,25 @@ def test_generate_without_a_prompt_begins_a_text(at_home, capsys):
 
 def test_a_reader_that_leaves_ends_a_text_quietly(at_home):
     """As `| head -1` does, in the middle of a text."""
-    with start("generate", "The cat", "-n", "100k", "--seed", "1", folder=at_home) as process:
+    with ForkedCommand("generate", "The cat", "-n", "100k", "--seed", "1", folder=at_home) as process:
         assert process.stdout.readline().startswith("The cat")
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_text_without_a_standard_output_ends_without_a_traceback(at_home, options):
-    """As `>&-` does."""
+def test_a_text_without_a_standard_output_ends_without_a_traceback(at_home):
+    """As `>&-` does: in a fresh interpreter, which is what finds the stream closed, and once more for --json."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    arguments = [sys.executable, "-m", "attncli", "generate", "The cat", "-m", "story", "-n", "5", "-t", "0", *options]
+    words = ["generate", "The cat", "-m", "story", "-n", "5", "-t", "0"]
+    arguments = [sys.executable, "-m", "attncli", *words]
     command = ["sh", "-c", 'exec "$@" >&-', "sh", *arguments]
     found = subprocess.run(command, cwd=at_home, env=environment, capture_output=True, text=True, timeout=60)
     assert (found.returncode, found.stderr) == (0, "")
+    closed = "import os, sys; os.close(1); sys.stdout = None"
+    with ForkedCommand(*words, "--json", folder=at_home, before=closed) as process:
+        assert process.communicate()[1] == ""
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize(

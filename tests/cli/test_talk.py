@@ -1,16 +1,12 @@
 """generate -i: turns of a pipe and of a terminal, settings that change what is drawn, Ctrl-C, the history."""
 
 import codecs
-import fcntl
 import io
 import os
 import pty
 import re
 import select
-import signal
-import subprocess
 import sys
-import termios
 from dataclasses import replace
 
 import pytest
@@ -28,6 +24,7 @@ from attncli.errors import UsageProblem
 from attncli.generation.sampling import Seen, filtered
 from attncli.render.talk import commands_screen, settings_screen
 from attncli.text.tokenizer import train_tokenizer
+from tests.support.forking import ForkedCommand
 from tests.support.models import tiny_model
 from tests.support.screens import harmless, widest
 from tests.support.texts import HOSTILE, story
@@ -229,23 +226,16 @@ def test_what_does_not_go_with_turns_is_refused(option, home, monkeypatch, capsy
 # A terminal
 
 
-def _heed_ctrl_c():
-    """Of the terminal on standard input, which becomes the one that controls this process."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
 class Terminal:
     """A process on a terminal of its own; what it writes is read until something expected comes."""
 
     def __init__(self, folder, *options, **environment):
         given = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
         given |= {"TERM": "xterm", "COLUMNS": "80", "ATTNCLI_NATIVE": "0", **environment}
-        arguments = [sys.executable, "-m", "attncli", "generate", "-i", *options]
         self.terminal, child = pty.openpty()
         streams = {"stdin": child, "stdout": child, "stderr": child}
-        self.process = subprocess.Popen(
-            arguments, cwd=folder, env=given, start_new_session=True, preexec_fn=_heed_ctrl_c, **streams
+        self.process = ForkedCommand(
+            "generate", "-i", *options, folder=folder, environment=given, terminal=True, **streams
         )
         os.close(child)
         self.seen = ""

@@ -5,15 +5,14 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from attncli.cli import clock
-from tests.support.commands import QUICK, ask, start
+from tests.support.commands import BRIEF, QUICK, ask
+from tests.support.forking import ForkedCommand
 from tests.support.texts import story
 
 
@@ -52,21 +51,21 @@ def test_force_replaces_a_model_and_nothing_else(home, tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text((home / "story.txt").read_text())
     for _ in range(2):
-        assert ask(capsys, "train", "story.txt", *QUICK, "--out", "m", "--force")[0] == 0
+        assert ask(capsys, "train", "story.txt", *BRIEF, "--out", "m", "--force")[0] == 0
         Path("m/README.md").write_text("a model card")
-    assert ask(capsys, "train", "story.txt", *QUICK, "--out", "m", "--force")[0] == 0
+    assert ask(capsys, "train", "story.txt", *BRIEF, "--out", "m", "--force")[0] == 0
     assert Path("m/README.md").read_text() == "a model card"
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("years of work")
     Path("file").write_text("mine too")
     for place in ("mine", "file"):
-        code, _, err = ask(capsys, "train", "story.txt", *QUICK, "--out", place, "--force")
+        code, _, err = ask(capsys, "train", "story.txt", *BRIEF, "--out", place, "--force")
         assert code == 2
         assert place in err
     assert Path("mine/thesis.txt").read_text() == "years of work"
     assert Path("file").read_text() == "mine too"
     Path("m/notes.txt").write_text("kept")
-    assert ask(capsys, "train", "story.txt", *QUICK, "--out", "m", "--force")[0] == 2
+    assert ask(capsys, "train", "story.txt", *BRIEF, "--out", "m", "--force")[0] == 2
     assert Path("m/notes.txt").read_text() == "kept"
 
 
@@ -74,7 +73,7 @@ def test_a_folder_of_text_does_not_hide_the_model_made_from_it(home, tmp_path, m
     monkeypatch.chdir(tmp_path)
     Path("notes").mkdir()
     Path("notes/a.txt").write_text((home / "story.txt").read_text())
-    assert ask(capsys, "train", "notes", *QUICK)[0] == 0
+    assert ask(capsys, "train", "notes", *BRIEF)[0] == 0
     assert ask(capsys, "generate", "The", "-m", "notes", "-n", "2", "-t", "0")[0] == 0
 
 
@@ -91,23 +90,23 @@ def test_out_of_memory_is_said_with_what_to_do(at_home, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_saves_and_says_how_to_go_on(home, tmp_path, number):
+def test_a_signal_saves_and_says_how_to_go_on(home, tmp_path, monkeypatch, capsys, number):
     arguments = ["--steps", "100k", "--size", "1x32", "--context", "32", "--seed", "1"]
-    process = start("train", str(home / "story.txt"), *arguments, folder=tmp_path)
+    process = ForkedCommand("train", str(home / "story.txt"), *arguments, folder=tmp_path)
     for line in process.stderr:
         if line.startswith("machine"):  # the plan's last line: the loop comes next
             break
     while not (tmp_path / "checkpoints/story/manifest.json").exists():
         assert process.poll() is None
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate()
     assert process.returncode == 128 + number
     assert "attncli train --resume --name story" in err
     run_file = json.loads((tmp_path / "checkpoints/story/run.json").read_text())
     assert run_file["status"] == "stopped"
-    with start("train", str(home / "story.txt"), folder=tmp_path) as again:
-        err = again.stderr.read()
-    assert again.returncode == 2
+    monkeypatch.chdir(tmp_path)
+    code, _, err = ask(capsys, "train", str(home / "story.txt"))
+    assert code == 2
     assert all(word in err for word in ("exists", "--resume", "--name", "--force"))
     left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert left <= {"story", ".story.previous"}  # no lock, nothing half written
@@ -180,26 +179,21 @@ def test_a_run_on_the_folder_that_holds_its_model_is_resumed(tmp_path, monkeypat
 
 
 def test_a_run_on_other_text_is_not_resumed(home, tmp_path, monkeypatch, capsys):
-    process = start(
-        "train", str(home / "story.txt"), "--steps", "100k", "--size", "1x32", "--out", "m", folder=tmp_path
-    )
-    while not (tmp_path / "m/manifest.json").exists():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
     monkeypatch.chdir(tmp_path)
+    with interrupted(after=2):
+        assert ask(capsys, "train", str(home / "story.txt"), *QUICK, "--out", "m")[0] == 130
     Path("other.txt").write_text(story(3000, seed=9))
     code, _, err = ask(capsys, "train", "other.txt", "--resume", "--out", "m")
     assert code == 3
     assert "not the one that m was trained on" in err
 
 
-# Trains until two steps after so many saves, then kills itself.
+# The run kills itself two steps after `saves` saves.
 KILLED = """
-import itertools, os, signal, sys
-from attncli.__main__ import main
-from attncli.training import loop, saver
-saves, steps = int(sys.argv.pop()), itertools.count()
+import itertools, os, signal
+from attncli.training import loop, recipe, saver
+recipe.SAMPLE_TOKENS = 12
+steps = itertools.count()
 write, step, saved = saver.write_checkpoint, loop._take_step, []
 def writing(*given):
     write(*given)
@@ -209,15 +203,16 @@ def stepping(*given):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(*given)
 saver.write_checkpoint, loop._take_step = writing, stepping
-main()
 """
 
 
 @pytest.mark.parametrize("saves", [1, 3])
 def test_killed_without_warning_a_run_resumes_and_ends_with_the_same_bits(home, tmp_path, monkeypatch, capsys, saves):
     monkeypatch.chdir(tmp_path)
-    command = ["train", str(home / "story.txt"), *QUICK, "--name", "killed", str(saves)]
-    assert subprocess.run([sys.executable, "-c", KILLED, *command], check=False).returncode == -signal.SIGKILL
+    command = ["train", str(home / "story.txt"), *QUICK, "--name", "killed"]
+    with ForkedCommand(*command, folder=tmp_path, before=f"saves = {saves}\n{KILLED}") as process:
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert ask(capsys, "generate", "The", "-n", "3", "-t", "0", "-m", "killed")[0] == 0
     assert "interrupted" in ask(capsys, "models")[1]
     code, _, err = ask(capsys, "train", "--resume", "--name", "killed")

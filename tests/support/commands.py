@@ -8,6 +8,7 @@ import sys
 from attncli.cli.main import run
 
 QUICK = ["--steps", "30", "--size", "1x32", "--context", "32", "--seed", "1", "--dtype", "float32"]  # training
+BRIEF = ["--steps", "2", *QUICK[2:]]  # with a save before the first step and one after the last
 
 
 def ask(capsys, *arguments):

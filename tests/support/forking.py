@@ -10,6 +10,7 @@ The server forks a keeper for each command, and the keeper forks the command: so
 import atexit
 import fcntl
 import functools
+import gc
 import json
 import os
 import select
@@ -53,7 +54,7 @@ class ForkedCommand:
         self._status, status = os.pipe()
         request = {
             "arguments": arguments, "folder": str(folder), "terminal": terminal, "before": before,
-            "environment": dict(os.environ if environment is None else environment),
+            "environment": {**os.environ, "PYTHONUNBUFFERED": "1"} if environment is None else environment,
         }  # fmt: skip
         socket.send_fds(_server(), [json.dumps(request).encode()], [*theirs, status])
         for descriptor in (*theirs, status):
@@ -142,6 +143,7 @@ def _serve(channel):
 
     assert "huggingface_hub" not in sys.modules  # it reads the environment when it is imported
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    gc.freeze()  # else a command that ends looks through all that was imported, and copies it
     while True:
         request, descriptors, _, _ = socket.recv_fds(channel, 1 << 20, 4)
         if not request:
