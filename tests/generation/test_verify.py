@@ -4,6 +4,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,13 @@ class Prefixes(dict):
         self[target] = self[source][:length]
 
 
+@cache
+@torch.inference_mode()
+def logits_after(model, ids):
+    """What the model computes for a prefix that it reads alone and anew; several checks ask for the same prefix."""
+    return model(torch.tensor([ids]))[0, -1]
+
+
 class RowByRow:
     """A backend that is exact because it reads every prefix alone and anew; wrong where it is told to be."""
 
@@ -57,7 +65,6 @@ class RowByRow:
     def new_cache(self, sequences, positions=1):
         return Prefixes()
 
-    @torch.inference_mode()
     def read(self, cache, segments):
         rows = []
         for segment in segments:
@@ -65,7 +72,7 @@ class RowByRow:
             assert len(read) == segment.end
             for end in range(segment.end - segment.logit_count + 1, segment.end + 1):
                 self.prefixes.append(read[:end])
-                logits = self.model(torch.tensor([read[:end]]))[0, -1]
+                logits = logits_after(self.model, tuple(read[:end]))
                 rows.append(logits.roll(1) if self.wrong(segment, segments) else logits)
         return torch.stack(rows)
 
@@ -140,7 +147,7 @@ def test_pytorch_may_differ_and_its_logits_are_compared_token_by_token():
         for at, one in enumerate(made.samples):
             window = list(PROMPTS[at // 2])
             for id_ in one.ids:
-                ours, theirs = (model(torch.tensor([window]))[0, -1, :300] for model in (MODEL, other))
+                ours, theirs = (logits_after(model, tuple(window))[:300] for model in (MODEL, other))
                 largest = max(largest, float((ours - theirs).abs().max()))
                 window.append(id_)
                 window = window[-12:] if len(window) > 24 else window
@@ -216,7 +223,7 @@ def test_pytorch_has_the_weights_that_the_backend_has(dtype, int8, family):
     if not native.available():
         return
     backend = native.NativeBackend(model, int8=int8)
-    made = generation(backend=backend)
+    made = generation(CONFIG if int8 else replace(CONFIG, max_new_tokens=8), backend=backend)
     found = list(verify(made, backend, TorchBackend(wide), lambda count: native.NativeBackend(model, threads=count)))
     assert found[-1].logit_difference < 1e-3
     assert {check.name for check in found if check.fails} == ({"threads"} if int8 else set())

@@ -72,19 +72,24 @@ class ForkedCommand:
         return line
 
     def poll(self):
-        return self.returncode if self.returncode is not None else self.wait(0)
+        if self.returncode is None and select.select([self._status], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
 
     def wait(self, timeout=60):
-        """The exit code; None where the process still runs when the time is up, which `poll` asks for."""
-        if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
+        if self.returncode is None:
+            if not select.select([self._status], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("attncli", timeout)
             self.returncode = int(self._line())
             os.close(self._status)
-        assert self.returncode is not None or not timeout, f"the process still runs after {timeout} seconds"
         return self.returncode
 
     def send_signal(self, number):
         if self.poll() is None:
             os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
 
     def communicate(self, text=None):
         """What it writes to standard output and standard error until it ends, given this on standard input."""

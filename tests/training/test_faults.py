@@ -40,6 +40,8 @@ from attncli.training.reports import Result, SaveReport, StepReport
 from attncli.training.resume import _newest_good
 from attncli.training.run import begin_run, weights_of
 from tests.support.faults import fault_at
+from tests.support.forking import ForkedCommand
+from tests.support.places import ROOT
 from tests.support.texts import story
 from tests.support.training import SMALL
 
@@ -182,72 +184,37 @@ def test_killed_at_every_write_flush_and_rename_of_a_save(corpus, plan, tmp_path
     assert resumed == ({good * 10, victim * 10} if victim == 3 else {good * 10})
 
 
-# Imports once, then trains as often as it is told, each time in a process of its own, which it kills after a while.
-NURSERY = """
-import json, os, signal, sys
-import attncli.generation.engine, attncli.render.training, attncli.training.job, attncli.training.loop
-from attncli.cli.main import run
-from attncli.training import recipe, saver
-ended = {signal.SIGCHLD}
-signal.pthread_sigmask(signal.SIG_BLOCK, ended)
-for line in sys.stdin:
-    arguments, beside, delay = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ended)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if beside:
-            recipe.COPIED_STATE = 0
-        code = 1
-        try:
-            code = run(arguments)
-        finally:
-            os._exit(code)
-    if delay is None or signal.sigtimedwait(ended, delay) is None:
-        if delay is not None:
-            os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    while signal.sigtimedwait(ended, 0):
-        pass
-    print(os.waitstatus_to_exitcode(status), flush=True)
-"""
-PROCESS = """
-import sys
-from attncli.__main__ import main
-from attncli.training import recipe, saver
-if sys.argv.pop() == "beside":
-    recipe.COPIED_STATE = 0
-main()
-"""
+BESIDE = "from attncli.training import saver; saver._COPIED_FROM = 0"
+SHORT_SAMPLES = "from attncli.training import recipe; recipe.SAMPLE_TOKENS, recipe.FINAL_SAMPLE_TOKENS = 12, 60"
 
 
 @pytest.fixture
 def trained(tmp_path, request):
-    """Calls `attncli train` in `tmp_path`, killed after some seconds; gives its exit code, negative when killed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
-    where = {"cwd": tmp_path, "env": environment, "stderr": subprocess.DEVNULL, "text": True}
+    """Calls `attncli train` in `tmp_path`, killed after some seconds; gives its exit code, negative when killed.
 
-    def process(arguments, beside, delay):
-        command = [sys.executable, "-c", PROCESS, *arguments, "beside" if beside else "in place"]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **where) as started:
+    The process is forked from one that has imported PyTorch, or has a fresh interpreter with --slow.
+    """
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    fresh = request.config.getoption("--slow")
+
+    def call(arguments, beside, delay):
+        before = f"{SHORT_SAMPLES}\n{BESIDE if beside else ''}\n"
+        if fresh:
+            code = f"{before}from attncli.__main__ import main; main()"
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, *arguments], cwd=tmp_path, env=environment, **streams
+            )
+        else:
+            process = ForkedCommand(*arguments, folder=tmp_path, before=before, **streams)
+        with process:
             with suppress(subprocess.TimeoutExpired):
-                started.wait(delay)
+                process.wait(delay)
             if delay is not None:
-                started.kill()
-        return started.returncode
+                process.kill()
+        return process.returncode
 
-    if request.config.getoption("--slow"):
-        yield process
-        return
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", NURSERY], **pipes, **where) as nursery:
-
-        def child(arguments, beside, delay):
-            nursery.stdin.write(json.dumps([arguments, beside, delay]) + "\n")
-            nursery.stdin.flush()
-            return int(nursery.stdout.readline())
-
-        yield child
+    return call
 
 
 def test_killed_at_random_moments_every_run_ends_with_the_same_bits(tmp_path, trained, request):
