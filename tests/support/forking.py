@@ -11,6 +11,7 @@ import atexit
 import fcntl
 import functools
 import gc
+import io
 import json
 import os
 import select
@@ -98,6 +99,7 @@ class ForkedCommand:
             self.stdin.close()
         with ThreadPoolExecutor(2) as readers:
             written = list(readers.map(lambda stream: stream and stream.read(), (self.stdout, self.stderr)))
+        self._close()
         self.wait()
         return written
 
@@ -105,10 +107,13 @@ class ForkedCommand:
         return self
 
     def __exit__(self, *_):
+        self._close()
+        self.wait()
+
+    def _close(self):
         for stream in (self.stdin, self.stdout, self.stderr):
             if stream:
                 stream.close()
-        self.wait()
 
 
 def run_forked(*arguments, folder, environment=None):
@@ -198,10 +203,10 @@ def _become(request, streams):
 
 
 def _output(descriptor):
-    lines = 1 if descriptor == 2 or os.isatty(descriptor) else -1
-    stream = os.fdopen(descriptor, "w", buffering=lines, encoding="utf-8", closefd=False)
-    stream.reconfigure(write_through="PYTHONUNBUFFERED" in os.environ)
-    return stream
+    if "PYTHONUNBUFFERED" in os.environ:
+        return io.TextIOWrapper(io.FileIO(descriptor, "w", closefd=False), encoding="utf-8", write_through=True)
+    by_line = descriptor == 2 or os.isatty(descriptor)
+    return os.fdopen(descriptor, "w", buffering=1 if by_line else -1, encoding="utf-8", closefd=False)
 
 
 if __name__ == "__main__":
