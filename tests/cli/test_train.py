@@ -194,7 +194,7 @@ import itertools, os, signal
 from attncli.training import loop, recipe, saver
 recipe.SAMPLE_TOKENS = 12
 steps = itertools.count()
-write, step, saved = saver.write_checkpoint, loop._take_step, []
+write, step, saved = saver.write_checkpoint, loop._Loop._step, []
 def writing(*given):
     write(*given)
     saved.append(given)
@@ -202,7 +202,7 @@ def stepping(*given):
     if len(saved) > saves and next(steps) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return step(*given)
-saver.write_checkpoint, loop._take_step = writing, stepping
+saver.write_checkpoint, loop._Loop._step = writing, stepping
 """
 
 

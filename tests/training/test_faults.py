@@ -525,12 +525,12 @@ from pathlib import Path
 from attncli.__main__ import main
 from attncli.training import loop, measure
 measure.measure_step = lambda *given: measure.StepTime(0.1, 1.0)
-step = loop._take_step
+step = loop._Loop._step
 def limited(*given):
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (64 << 20)
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     return step(*given)
-loop._take_step = limited
+loop._Loop._step = limited
 main()
 """
 
