@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attncli.explain.checks import EdgeChecks, Prediction, check_edges
 from attncli.explain.contributions import contribution_norms
+from attncli.explain.defaults import SOURCES
 from attncli.explain.head_map import BusiestHead, HeadMap
 from attncli.explain.next_token import NextToken, most_probable
 from attncli.explain.question import Focus, focused_unit, rows_around
@@ -44,7 +45,7 @@ class Explanation:
     checks: EdgeChecks | None = None
     words: Words | None = None
     temperature: float = 1.0  # of all probabilities
-    named: int = 8  # sources told by name, the first token aside
+    named: int = SOURCES  # sources told by name, the first token aside
 
     @property
     def tokens(self) -> tuple[Piece, ...]:
@@ -65,7 +66,7 @@ def explain(
     *,
     words: Sequence[range] | None = None,
     next_tokens: int = 10,
-    named: int = 8,
+    named: int = SOURCES,
     check: bool = True,
     temperature: float = 1.0,
 ) -> Explanation:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from attncli.config import ModelConfig
 from attncli.errors import BadInput, UsageProblem
+from attncli.explain.defaults import HEAD_TEXTS, HEAD_TOKENS
 from attncli.explain.question import Floats
 from attncli.explain.ranking import ranked
 from attncli.model.attention import Attention, AttentionSteps, Observer
@@ -25,10 +26,6 @@ from attncli.model.transformer import Transformer
 
 HeadKind = Literal["previous", "duplicate", "induction", "sink"]
 HEAD_KINDS: tuple[HeadKind, ...] = ("previous", "duplicate", "induction", "sink")
-LENGTH = 50  # default: random tokens, which are then repeated
-# Default number of sequences. The best three heads of a kind agree with those of 300 sequences in 74% of draws of 4,
-# and in 97% of draws of 32 (of the model that ships; sinks aside, of which two are tied). One takes a core 45 ms.
-SEQUENCES = 32
 _SHORTEST = 2
 _STANDS_OUT = 0.05  # of the way from chance to 1
 
@@ -139,11 +136,11 @@ def repeats(start: int, length: int, vocabulary: int, generator: torch.Generator
 
 
 def fitted(config: ModelConfig, vocabulary: int) -> int:
-    """The number of random tokens that can be repeated within the context and every window, at most LENGTH.
+    """The number of random tokens that can be repeated within the context and every window, at most HEAD_TOKENS.
 
     Raises BadInput for a model whose context is too short.
     """
-    most = min(LENGTH, (config.context - 1) // 2, vocabulary - 1)
+    most = min(HEAD_TOKENS, (config.context - 1) // 2, vocabulary - 1)
     if most < _SHORTEST:
         raise BadInput(f"The model reads {config.context} tokens at once: too few to repeat anything.")
     windows = [window for layer in range(config.layers) if (window := config.window_of(layer)) is not None]
@@ -156,7 +153,7 @@ def head_scores(
     vocabulary: int,
     *,
     length: int | None = None,
-    sequences: int = SEQUENCES,
+    sequences: int = HEAD_TEXTS,
     seed: int = 0,
 ) -> HeadScores:
     """Scores every head of a model in evaluation mode, averaged over sequences drawn from the seed.
@@ -169,7 +166,7 @@ def head_scores(
     """
     length = _checked_length(model.config, vocabulary, length)
     if sequences < 1:
-        raise UsageProblem(f"--repeats {sequences} is not at least 1.", f"{SEQUENCES} are enough for most purposes.")
+        raise UsageProblem(f"--repeats {sequences} is not at least 1.", f"{HEAD_TEXTS} are enough for most purposes.")
     generator = torch.Generator().manual_seed(seed)
     device = model.embedding.weight.device
     rows = [repeats(start, length, vocabulary, generator).to(device) for _ in range(sequences)]
