@@ -116,7 +116,7 @@ def drops_without(model: Transformer, ids: Tensor, cuts: Sequence[Sequence[int]]
 def source_scores(model: Transformer, ids: Tensor) -> dict[Ranking, Tensor]:
     """The score that each view gives every source of the last token of ids (T,), itself included: (T,)."""
     logits = model(ids[None])[0, -1]
-    watch = _Watch(logit_direction(model, int(logits.argmax())))
+    watch = _SourceScorer(logit_direction(model, int(logits.argmax())))
     model.hidden(ids[None], observe=watch)
     assert watch.rolled is not None
     return {
@@ -137,7 +137,7 @@ def logit_direction(model: Transformer, target: int) -> Tensor:
 
 
 @dataclass
-class _Watch(Observer):
+class _SourceScorer(Observer):
     """Scores the sources of the last token as each view does, layer by layer."""
 
     direction: Tensor  # (C,)

@@ -81,7 +81,7 @@ def explain(
     """
     spans = words or [range(at, at + 1) for at in range(len(pieces))]
     units = _units(model, pieces, focus, spans)
-    watch = _Watch(focus, SourceShares(focus, units), BusiestHead(focus, units), units)
+    watch = _Pass(focus, SourceShares(focus, units), BusiestHead(focus, units), units)
     ids = ids_of(model, pieces)
     with torch.inference_mode():
         hidden = read(model, ids, units.rows, watch)[0, units.query_rows[-1]]
@@ -116,8 +116,8 @@ def _heads_asked(model: Transformer, focus: Focus) -> dict[int, Sequence[int]] |
 
 
 @dataclass
-class _Watch(Observer):
-    """Gathers shares and map from the layers asked about, and from all layers the keys and values before the focus."""
+class _Pass(Observer):
+    """One forward pass: shares and map of the layers asked about, and all keys and values before the focus."""
 
     focus: Focus
     shares: SourceShares

@@ -192,13 +192,13 @@ def _checked_length(config: ModelConfig, vocabulary: int, length: int | None) ->
 
 def _scored(model: Transformer, ids: Tensor) -> Tensor:
     """The scores of one sequence (kinds, L, H)."""
-    watch = _Watch(ids)
+    watch = _HeadScorer(ids)
     model.hidden(ids[None], observe=watch)
     return torch.stack(watch.layers, 1)
 
 
 @dataclass
-class _Watch(Observer):
+class _HeadScorer(Observer):
     """Scores one layer after another."""
 
     ids: Tensor

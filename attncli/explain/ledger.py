@@ -1,6 +1,6 @@
 """One logit as the sum of everything that was written to the residual stream, projected onto the token's row.
 
-Direct logit attribution (Elhage et al., 2021): with the scale of the final norm held as it is, a logit is linear in
+Direct logit attribution (Elhage et al., 2021): with the scale of the final norm held fixed, a logit is linear in
 what the embedding, each head from each source, each feed-forward layer and each bias wrote, so the terms sum to it.
 """
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _NAMED = 10  # heads shown by name
 _WIDEST_BAR = 30
 _REPLACED_BY = {"zero": "zeros", "mean": "its mean over the text"}
-_CAUTION = "Heads stand in for one another: what is little alone may be much together."
+_CAUTION = "Heads can replace one another: small effects may add up to a large one."
 
 
 def ablation_screen(finding: Ablation, model: str, width: int, *, everything: bool) -> RenderableType:
@@ -39,7 +39,7 @@ def ablation_screen(finding: Ablation, model: str, width: int, *, everything: bo
     parts += [Text(fold(predicted, width)), Text(), _ranking_title(finding, width), _ranking(finding, width)]
     if (grid := _grid(finding, width)) is not None:
         parts += [Text(), titled("Every head", "change in nats", width), grid]
-    caution = _CAUTION if len(_CAUTION) <= width else "Heads can stand in for one another."
+    caution = _CAUTION if len(_CAUTION) <= width else "Heads can replace one another."
     return Group(*parts, Text(), Text(fold(caution, width), "dim"))
 
 

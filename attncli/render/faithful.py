@@ -97,7 +97,7 @@ def _verdict(finding: Faithfulness, width: int) -> list[tuple[str, str]]:
         few = f"{plural(finding.texts, 'text')} {'is' if finding.texts == 1 else 'are'} too few"
         line = short = f"{few}: give {LEAST_TEXTS} or more."
     else:
-        line, short = "No view is ahead of a random ranking for sure.", "No view beats random for sure."
+        line, short = "No view is significantly ahead of a random ranking.", "No view clearly beats random."
     notes = [
         (
             f"Ahead: by a one-sided t test over the texts, at 5% for all {COMPARISONS} comparisons.",

@@ -41,11 +41,7 @@ def explanation_screen(finding: Explanation, model: str, console: Console) -> Re
     """The screen of `attncli explain` without a view, for the width and colours of a console."""
     width = console.width
     return Group(
-        explanation_heading(finding, model, width),
-        Text(),
-        _sources_heading(finding, width),
-        _bars(finding, width),
-        Text(),
+        *_sources(finding, model, width),
         head_title(finding, width),
         attention_map(finding.pieces, finding.map, finding.sources.focus, console),
         Text(),
@@ -57,15 +53,13 @@ def explanation_screen(finding: Explanation, model: str, console: Console) -> Re
 
 def bars_screen(finding: Explanation, model: str, console: Console) -> RenderableType:
     """`--view bars`: more sources, without map and next token."""
-    width = console.width
-    return Group(
-        explanation_heading(finding, model, width),
-        Text(),
-        _sources_heading(finding, width),
-        _bars(finding, width),
-        Text(),
-        _closing(finding, width),
-    )
+    return Group(*_sources(finding, model, console.width), _closing(finding, console.width))
+
+
+def _sources(finding: Explanation, model: str, width: int) -> list[RenderableType]:
+    """The first line, the question, and the sources that answer it."""
+    heading = explanation_heading(finding, model, width)
+    return [heading, Text(), _sources_heading(finding, width), _bars(finding, width), Text()]
 
 
 def compared_screen(finding: Explanation, model: str, console: Console) -> RenderableType:

@@ -39,12 +39,12 @@ def neighbors_screen(finding: Neighbors, model: str, console: Console) -> Render
     return Group(
         Text(fold(title, width), "bold"),
         Text(fold(measure, width), "dim"),
-        *_several([finding.word] if finding.text is None else [], width),
+        *_token_notes([finding.word] if finding.text is None else [], width),
         *([Text(_LAST, "dim")] if finding.text is not None and len(finding.word) > 1 else []),
         Text(),
         _table(finding.nearest, finding.chance, own, width),
         Text(),
-        *_honesty(finding.nearest, finding.chance),
+        *_beside_chance(finding.nearest, finding.chance),
     )
 
 
@@ -58,12 +58,12 @@ def analogy_screen(finding: Analogy, model: str, console: Console) -> Renderable
     return Group(
         Text(fold(f"{one_line(model)} · {a} : {b} = {c} : ?", width), "bold"),
         Text(fold(f"nearest to {b} - {a} + {c}, cosine of token embeddings, the three left out", width), "dim"),
-        *_several([*finding.words, *([finding.expected.word] if finding.expected is not None else [])], width),
+        *_token_notes([*finding.words, *([finding.expected.word] if finding.expected is not None else [])], width),
         Text(),
         _table(finding.nearest, finding.chance, None, width),
         Text(),
         *([] if finding.expected is None else [_expected(finding.expected, c, finding.chance.compared)]),
-        *_honesty(finding.nearest, finding.chance),
+        *_beside_chance(finding.nearest, finding.chance),
     )
 
 
@@ -72,7 +72,7 @@ def spelling(word: Iterable[Piece]) -> str:
     return label_text("".join(piece.completed for piece in word))
 
 
-def _several(words: Sequence[Sequence[Piece]], width: int) -> list[Text]:
+def _token_notes(words: Sequence[Sequence[Piece]], width: int) -> list[Text]:
     """One line for each word of several tokens."""
     lines = []
     for word in dict.fromkeys(tuple(word) for word in words):
@@ -119,7 +119,7 @@ def _ordinal(number: int) -> str:
     return f"{number:,}{ending}"
 
 
-def _honesty(nearest: Sequence[Neighbor], chance: Chance) -> list[Text]:
+def _beside_chance(nearest: Sequence[Neighbor], chance: Chance) -> list[Text]:
     """How far the cosines are from the average, and from chance."""
     if not nearest:
         return [Text("There is nothing to compare with.")]
@@ -130,15 +130,15 @@ def _honesty(nearest: Sequence[Neighbor], chance: Chance) -> list[Text]:
         f"{chance.spread:.3f}."
     )
     if chance.most >= 1:
-        verdict = "In a bell curve so wide the nearest of so many is anywhere up to 1: who is near cannot be told here."
+        verdict = "The cosines differ so much that chance alone reaches 1, so no token can be called near."
         return [Text(compared, "dim"), Text(verdict)]
     compared += (
-        f" Spread by chance alone, in a bell curve around that average, the nearest would be at {chance.median:.3f}, "
+        f" By chance alone, in a normal distribution, the nearest would be at {chance.median:.3f}, "
         f"and above {chance.most:.3f} once in 20."
     )
     near = sum(token.cosine > chance.most for token in nearest)
     if not near:
-        verdict = "No nearer than chance: of so many, some come as near as these without meaning anything."
+        verdict = "No nearer than chance: among this many tokens some are as near as these by accident."
     elif near == len(nearest) > 1:
         verdict = "All of these are nearer than chance."
     else:

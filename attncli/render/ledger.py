@@ -57,7 +57,7 @@ def ledger_screen(finding: Ledger, model: str, console: Console) -> RenderableTy
         titled("Of attention, by source", "all layers and heads together", width),
         drawn(by_source),
         Text(),
-        Text(fold("█ for it  ▒ against it  ·  the scale of the final norm is held as it is", width), "dim"),
+        Text(fold("█ for it  ▒ against it  ·  the scale of the final norm is held fixed", width), "dim"),
         Text(fold("More: --target TOKEN · --against TOKEN · --view lens · --json", width), "dim"),
     )
 

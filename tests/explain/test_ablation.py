@@ -207,7 +207,7 @@ Every head  change in nats
       0  0.00 -1.39
       1 -0.03 +0.69
 
-Heads can stand in for one another.
+Heads can replace one another.
 
 m · 2 layers x 2 heads
 

@@ -248,9 +248,9 @@ cosine of token embeddings
 1 ␣lake ███████████████████████████ 0.900 #0
 2 ␊     ████████████████████████    0.800 #1
 
-Cosine with all 1,023 compared: 0.015 on average, standard deviation 0.100.
-Spread by chance alone, in a bell curve around that average, the nearest would
-be at 0.321, and above 0.650 once in 20.
+Cosine with all 1,023 compared: 0.015 on average, standard deviation 0.100. By
+chance alone, in a normal distribution, the nearest would be at 0.321, and above
+0.650 once in 20.
 All of these are nearer than chance.
 """
 
@@ -266,7 +266,7 @@ def test_the_screen_says_whether_neighbours_are_nearer_than_chance():
     assert "No nearer than chance" in nothing
     assert "nearer than chance." not in nothing
     assert "Only 2 tokens to compare with" in drawn(changed(chance=Chance(2, 0.1, 0, 1, 1)))
-    assert "cannot be told here" in drawn(changed(chance=Chance(999, 0.5, 0.2, 1.0, 1.0)))
+    assert "no token can be called near" in drawn(changed(chance=Chance(999, 0.5, 0.2, 1.0, 1.0)))
     assert "nothing to compare" in drawn(changed(nearest=()))
 
 
