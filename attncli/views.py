@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attncli.errors import UsageProblem
+from attncli.explain.defaults import MORE_SOURCES, SOURCES
 
 if TYPE_CHECKING:
     from attncli.explain.question import Focus
     from attncli.model.transformer import Transformer
     from attncli.text.tokenizer import Piece, Tokenizer
 
-SOURCES, MORE_SOURCES = 8, 24  # named by the first screen and by --view bars, the first token aside
 Measure = Literal["norm", "raw"]
 MEASURES: tuple[Measure, ...] = ("norm", "raw")
 

@@ -266,7 +266,7 @@ def test_the_screen_says_whether_neighbours_are_nearer_than_chance():
     assert "No nearer than chance" in nothing
     assert "nearer than chance." not in nothing
     assert "Only 2 tokens to compare with" in drawn(changed(chance=Chance(2, 0.1, 0, 1, 1)))
-    assert "no token can be called near" in drawn(changed(chance=Chance(999, 0.5, 0.2, 1.0, 1.0)))
+    assert "chance alone reaches 1" in drawn(changed(chance=Chance(999, 0.5, 0.2, 1.0, 1.0)))
     assert "nothing to compare" in drawn(changed(nearest=()))
 
 
