@@ -207,7 +207,7 @@ Every head  change in nats
       0  0.00 -1.39
       1 -0.03 +0.69
 
-Heads can replace one another.
+Heads can replace one another: small effects may add up to a large one.
 
 m · 2 layers x 2 heads
 
