@@ -32,7 +32,7 @@ def write_model(folder: Path, name: str) -> None:
 
     from attncli.checkpoint.save import Checkpoint, write_checkpoint
     from attncli.model.transformer import Transformer, initialize
-    from attncli.text.tokenizer import train_tokenizer
+    from attncli.text.tokenizer_training import train_tokenizer
     from attncli.training.shapes import shape
 
     model = Transformer(shape(*SHAPES[name]))

@@ -26,7 +26,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from attncli.text.tokenizer import Tokenizer, byte_tokenizer
+from attncli.text.tokenizer import Tokenizer
+from attncli.text.tokenizer_training import byte_tokenizer
 
 PROMPT, NEW, BATCH, BATCH_NEW, LONG = 32, 256, 16, 128, 512
 TOOLS = (

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from attncli.config import CorpusConfig
 from attncli.text.corpus import prepare
-from attncli.text.files import Progress, read_documents
+from attncli.text.files import read_documents
+from attncli.text.progress import Progress
 
 
 class Laps:

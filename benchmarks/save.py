@@ -32,7 +32,7 @@ def measure(size: str, way: str, saves: int, folder: Path) -> None:
     from attncli.config import CorpusConfig, TrainConfig
     from attncli.model.transformer import Transformer, initialize
     from attncli.text.corpus import prepare
-    from attncli.text.files import Documents
+    from attncli.text.documents import Documents
     from attncli.training import recipe
     from attncli.training.plan import make_plan
     from attncli.training.run import Run, weights_of

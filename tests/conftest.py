@@ -21,7 +21,7 @@ from hypothesis import settings
 from attncli.checkpoint import catalog
 from attncli.cli.main import run
 from attncli.model import native_library
-from attncli.text.tokenizer import train_tokenizer
+from attncli.text.tokenizer_training import train_tokenizer
 from attncli.training import recipe
 from tests.support.checkpoints import write_random_model
 from tests.support.commands import QUICK

@@ -19,8 +19,8 @@ from attncli.generation.events import Finished
 from attncli.model import backend as backend_module
 from attncli.model.backend import Segment, TorchBackend
 from attncli.text.corpus import prepare
-from attncli.text.files import Documents
-from attncli.text.tokenizer import train_tokenizer
+from attncli.text.documents import Documents
+from attncli.text.tokenizer_training import train_tokenizer
 from attncli.training import make_plan, train
 from attncli.training.reports import Result, StepReport
 from attncli.training.step import Trainee

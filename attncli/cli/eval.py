@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from attncli.checkpoint.load import LoadedModel
     from attncli.evaluation.excerpt import Excerpt
     from attncli.evaluation.score import Score
-    from attncli.text.corpus import Part, Tokens
+    from attncli.text.parts import Part
+    from attncli.text.tokens import Tokens
 
 _FILES = "A model, if -m gives none and more follows; then text files, directories, or - for standard input."
 _LAST = "Score only this share of the characters, at the end; the baselines are given what comes before."
@@ -60,7 +61,7 @@ def eval(
     from attncli.evaluation.judgement import Judgement
     from attncli.render.console import output, print_json, show
     from attncli.render.evaluation import evaluation_document, evaluation_screen
-    from attncli.text.corpus import tokens_of
+    from attncli.text.tokens import tokens_of
 
     loaded = load_to_score(name, device, dtype, revision)
     tokens = tokens_of(part, loaded.tokenizer)
@@ -107,8 +108,8 @@ def _model_and_files(words: list[str], model: str | None) -> tuple[str | None, l
 def _parts(paths: list[str], train_files: list[str], last: float, encoding: str) -> tuple[Part, Part | None]:
     """The text to score, and the text that the baselines are given."""
     from attncli.render.console import print_note
-    from attncli.text.corpus import Part, split_by_position
     from attncli.text.files import read_documents
+    from attncli.text.parts import Part, split_by_position
 
     if not 0 < last <= 1:
         raise UsageProblem(f"--last is {last}, and must be above 0 and at most 1.", "0.1 is the last tenth.")

@@ -15,7 +15,8 @@ _LONGEST_NAME = 4096  # of a file
 
 def text_argument(argument: str | None) -> str | None:
     """The text meant: the argument, what is piped in, or both, piped text first; '-' is standard input alone."""
-    from attncli.text.files import STDIN, read_text
+    from attncli.text.files import read_text
+    from attncli.text.reading import STDIN
     from attncli.text.tokenizer import checked_text
 
     if argument == STDIN:
@@ -37,7 +38,7 @@ def required_text(argument: str | None, example: str) -> str:
 def note_if_like_a_file(text: str) -> None:
     """A note on a text that is a URL, or looks like the name of a file that is not there."""
     from attncli.render.console import print_note
-    from attncli.text.files import is_url
+    from attncli.text.reading import is_url
 
     if is_url(text):
         print_note(f"{text} is a URL, which is not fetched: it is taken as a text itself")
@@ -90,7 +91,7 @@ def prompt_or_file(argument: str | None, piped: bool = True) -> str:
 def prompts_of_file(file: str) -> list[str]:
     """The prompts of a file, one on each line; of a .jsonl file, one in each JSON line. Raises BadInput for none."""
     from attncli.text.files import read_text
-    from attncli.text.json_lines import SUFFIXES, prompts_of
+    from attncli.text.formats.json_lines import SUFFIXES, prompts_of
 
     texts = [line.removesuffix("\r") for line in read_text(file).removesuffix("\n").split("\n")]
     if texts == [""]:

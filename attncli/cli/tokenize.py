@@ -116,8 +116,10 @@ def _train(files: list[str], config: CorpusConfig, out: Path | None, force: bool
     from attncli.render.escape import one_line
     from attncli.render.tokens import totals
     from attncli.render.training import reading_progress
-    from attncli.text.corpus import Part, count_tokens, learn_tokenizer
+    from attncli.text.corpus import learn_tokenizer
     from attncli.text.files import read_documents
+    from attncli.text.parts import Part
+    from attncli.text.tokens import count_tokens
 
     target = out / "tokenizer.json"
     if exists(target) and not force:
@@ -163,7 +165,7 @@ def _tokenizer(model: str | None, revision: str | None) -> tuple[Tokenizer, str]
     from attncli.checkpoint.catalog import newest_model, shipped_model
     from attncli.checkpoint.directory import ModelFolder, name_of
     from attncli.cli.finding import find
-    from attncli.text.tokenizer import byte_tokenizer
+    from attncli.text.tokenizer_training import byte_tokenizer
 
     nothing_there = newest_model() is None and shipped_model() is None
     if model is None and revision is None and not os.environ.get("ATTNCLI_MODEL") and nothing_there:

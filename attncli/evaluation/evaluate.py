@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from attncli.evaluation.score import Score
 from attncli.model.transformer import Transformer
-from attncli.text.corpus import Tokens
+from attncli.text.tokens import Tokens
 
 _TOKENS_AT_ONCE = {"cuda": 1 << 14}
 _TOKENS_AT_ONCE_ELSEWHERE = 2048

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attncli.text.corpus import Part, Tokens, tokens_of
+from attncli.text.parts import Part
 from attncli.text.tokenizer import Tokenizer
+from attncli.text.tokens import Tokens, tokens_of
 
 # Bytes of training and of scored text that baselines have by default: about a second of one core.
 TRAIN_BYTES, SCORED_BYTES = 1 << 20, 200_000

@@ -23,7 +23,7 @@ from attncli.model.count import (
 )
 from attncli.render.escape import fit, fold, one_line
 from attncli.render.numbers import age, bar, count, duration, percent, plural, size, within_calendar
-from attncli.text.files import listed
+from attncli.text.names import listed
 
 _LENGTHS = 4  # number of text lengths whose cost is shown
 _WIDE = 60  # cells, for headings in full

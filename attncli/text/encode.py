@@ -1,7 +1,7 @@
-"""Much text to token ids, fast.
+"""Tokenizes large text fast: the ids of every word are cached, since most words occur often.
 
-Owns remembering the words of a text, most of which come again, so that each is tokenized once. The ids are those
-that the tokenizer gives for the whole. Knows nothing of files.
+The ids are the same as those of the tokenizer for the whole text. Tokenizers that join words to the white space after
+them are not cached; their text is cut into shares that run on all cores.
 """
 
 from __future__ import annotations
@@ -14,43 +14,44 @@ from itertools import chain, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from attncli.text.tokenizer import Tokenizer, stretches
+from attncli.text.tokenizer import Tokenizer
+from attncli.text.tokenizer_training import stretches
 
-Piece = tuple[str, bool]  # text, and whether a document ends with it
+Chunk = tuple[str, bool]  # some text, and whether a document ends with it
 
-# White space and what follows it, up to white space again. GPT-2's pre-tokenizer never joins what lies on two sides of
-# such a cut; of the white space that Python knows beyond the library's, none is cut at.
+# White space and the word after it. GPT-2's pre-tokenizer never joins text across such a cut. White space that Python
+# knows and the library does not is never cut at.
 _WORD = re.compile(r"\s*\S+(?:[^\S \t\r\n]\s*\S+)*(?:[^\S \t\r\n]\s*\Z)?|\s+")
 _MOST_WORDS = 1 << 19
-_MOST_CHARACTERS = 1 << 25  # of the words that are remembered
-_STRETCH = 1 << 20  # characters: how a long document is cut
-_SHARE = 1 << 16  # characters that one thread of the library takes
+_MOST_CHARACTERS = 1 << 25  # of the words that are cached
+_STRETCH = 1 << 20  # characters of the chunks that a long document is cut into
+_SHARE = 1 << 16  # characters that one thread of the library tokenizes
 
 
 def dtype_of(tokenizer: Tokenizer) -> np.dtype[np.unsignedinteger]:
-    """The smallest type that holds every id."""
+    """The smallest type that holds every id of a tokenizer."""
     return np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
 
 
 class Encoder:
-    """Turns pieces of documents into ids, with the id that ends a document after each when `ends` is set."""
+    """Turns chunks of documents into ids; with `ends`, the id that ends a document follows each document."""
 
     def __init__(self, tokenizer: Tokenizer, ends: bool) -> None:
         self._dtype = dtype_of(tokenizer)
         self._tokenizer = tokenizer
         self._end = [tokenizer.end_of_text] if ends and tokenizer.end_of_text is not None else []
         self._by_words = _splits_at_spaces(tokenizer)
-        self.ends: list[int] = []  # of what was last encoded, how many ids are before each end of a document
+        self.ends: list[int] = []  # of the last `encode`: the number of ids up to the end of each document
         self._forget()
 
-    def encode(self, pieces: Sequence[Piece]) -> NDArray[np.unsignedinteger]:
-        """The ids of all pieces."""
+    def encode(self, chunks: Sequence[Chunk]) -> NDArray[np.unsignedinteger]:
+        """The ids of all chunks."""
         if not self._by_words:
-            return self._each(pieces)
+            return self._each(chunks)
         if len(self._known) > _MOST_WORDS or self._characters > _MOST_CHARACTERS:
             self._forget()
         words: list[str | None] = []
-        for text, ended in pieces:
+        for text, ended in chunks:
             words += _WORD.findall(text)
             if ended:
                 words.append(None)
@@ -61,12 +62,12 @@ class Encoder:
         before = np.cumsum(lengths) - lengths
         return self._ids[np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))]
 
-    def _each(self, pieces: Sequence[Piece]) -> NDArray[np.unsignedinteger]:
-        shares = [list(stretches(text, _SHARE)) for text, _ in pieces]
+    def _each(self, chunks: Sequence[Chunk]) -> NDArray[np.unsignedinteger]:
+        shares = [list(stretches(text, _SHARE)) for text, _ in chunks]
         found = iter(self._tokenizer.encode_batch([text for cut in shares for text in cut]))
         ids: list[list[int]] = []
         begun, self.ends = 0, []
-        for cut, (_, ended) in zip(shares, pieces, strict=True):
+        for cut, (_, ended) in zip(shares, chunks, strict=True):
             ids += islice(found, len(cut))
             if ended:
                 ids.append(self._end)
@@ -75,14 +76,14 @@ class Encoder:
         return np.fromiter(chain.from_iterable(ids), self._dtype)
 
     def _forget(self) -> None:
-        """Begins without words: only the end of a document, which has number 0."""
+        """Empties the cache of words. Number 0 is the end of a document."""
         self._known = _Numbers({None: 0})
         self._characters = 0
         self._ids = np.asarray(self._end, self._dtype)
         self._starts = np.asarray([0, len(self._end)])
 
     def _learn(self) -> None:
-        """Tokenizes the words that were met for the first time."""
+        """Tokenizes the words that are not in the cache yet."""
         if not self._known.new:
             return
         found = self._tokenizer.encode_batch(self._known.new)
@@ -95,7 +96,7 @@ class Encoder:
 
 
 class _Numbers(dict[str | None, int]):
-    """A number for every word; `new` are those that were asked for the first time."""
+    """A number for every word; `new` lists the words that got one since it was emptied."""
 
     def __init__(self, known: dict[str | None, int]) -> None:
         super().__init__(known)
@@ -108,7 +109,7 @@ class _Numbers(dict[str | None, int]):
 
 
 def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether a tokenizer never joins a word to the white space after it, nor looks beyond it, as ours do not."""
+    """Whether a tokenizer never joins a word to the white space after it; true of those that attncli trains."""
     described = json.loads(tokenizer.to_json())
     before = described["pre_tokenizer"] or {}
     by_word = before.get("type") == "ByteLevel" and before.get("use_regex", True) and not before["add_prefix_space"]
@@ -122,15 +123,12 @@ def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
     )
 
 
-def stretched(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Pieces that end anywhere, joined and cut where `stretches` cuts a whole document.
-
-    Pieces that end inside a document hold about `2 * _STRETCH` characters together.
-    """
+def stretched(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Joins chunks, and cuts them where `stretches` cuts a whole document. Holds about `2 * _STRETCH` characters."""
     held = ""
-    for text, ended in pieces:
+    for text, ended in chunks:
         held += text
-        while len(held) >= 2 * _STRETCH:  # the first cut lies before that, whatever follows
+        while len(held) >= 2 * _STRETCH:  # the first cut does not depend on the text after it
             first = next(stretches(held, _STRETCH))
             yield first, False
             held = held[len(first) :]
@@ -141,19 +139,19 @@ def stretched(pieces: Iterable[Piece]) -> Iterator[Piece]:
         yield from _whole(held, False)
 
 
-def _whole(text: str, ended: bool) -> Iterator[Piece]:
+def _whole(text: str, ended: bool) -> Iterator[Chunk]:
     *cut, last = stretches(text, _STRETCH) if text else [""]
-    yield from ((piece, False) for piece in cut)
+    yield from ((chunk, False) for chunk in cut)
     yield last, ended
 
 
-def batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Pieces in groups of about `_STRETCH` characters."""
-    group: list[Piece] = []
+def batches(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
+    """Groups of chunks of about `_STRETCH` characters each."""
+    group: list[Chunk] = []
     size = 0
-    for piece in pieces:
-        group.append(piece)
-        size += len(piece[0])
+    for chunk in chunks:
+        group.append(chunk)
+        size += len(chunk[0])
         if size >= _STRETCH:
             yield group
             group, size = [], 0

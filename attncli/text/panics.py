@@ -1,7 +1,7 @@
-"""The process's standard error, held back while a library may panic there.
+"""Captures the process's standard error while a Rust library may panic.
 
-Owns one thing: a panic of a library in Rust prints several lines to the descriptor of standard error, past sys.stderr,
-before it becomes an exception. Knows nothing of what the library does.
+A panic prints several lines to the file descriptor of standard error, past sys.stderr, before it becomes an exception
+in Python. They are dropped with the panic; anything else that was printed is passed on.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _alone = threading.RLock()
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Holds back what is written to standard error meanwhile; it is passed on afterwards, unless an exception came."""
+    """Captures standard error in a `with` block. Passes it on afterwards, or drops it when the block raises."""
     with _alone:
         try:
             held, kept = tempfile.TemporaryFile(), os.dup(_STANDARD_ERROR)  # noqa: SIM115
-        except OSError:  # none is open, no descriptor is left, or no file can be written
+        except OSError:  # standard error is closed, or no descriptor or temporary file is to be had
             yield
             return
         try:

@@ -1,23 +1,23 @@
-"""A few passages of a text, drawn by a seed: beginnings of its paragraphs, each ending at a token that is drawn too."""
+"""Random passages of a text: beginnings of its paragraphs, of random length, drawn from a seed."""
 
 from __future__ import annotations
 
 import random
 import re
 
-from attncli.text.files import Documents
+from attncli.text.documents import Documents
 from attncli.text.tokenizer import Tokenizer
 
-MOST_READ = 4_000_000  # characters, from the beginning
-_CHARACTERS_PER_TOKEN = 16  # more than of any passage worth reading on for
+MOST_READ = 4_000_000  # characters, from the beginning of the text
+_CHARACTERS_PER_TOKEN = 16  # an upper bound, so that long paragraphs are not tokenized as a whole
 
 
 def draw_passages(
     documents: Documents, tokenizer: Tokenizer, *, count: int, shortest: int, longest: int, seed: int
 ) -> list[list[int]]:
-    """At most `count` passages of `shortest` to `longest` tokens; fewer where there are fewer paragraphs so long.
+    """Up to `count` passages of `shortest` to `longest` tokens each, from different paragraphs of the text.
 
-    Of a text of more than MOST_READ characters its beginning is read. One without paragraphs is taken line by line.
+    Only the first MOST_READ characters are read. A text without paragraphs is taken line by line.
     """
     pieces = documents.read(0, min(documents.characters, MOST_READ))
     text = "".join(piece + ("\n\n" if ends else "") for piece, ends in pieces)

@@ -1,6 +1,6 @@
-"""What a file that is not text is, by its first bytes, and how to get text out of it.
+"""Recognizes files that are not text by their first bytes, and says how to get their text.
 
-Knows nothing of reading files or of encodings.
+To recognize another kind, add an entry to _KINDS.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _NO_TEXT = "Give a text file."
 
 
 class _Kind(NamedTuple):
-    """A format: what its first bytes match, its name, and a command that prints its text, or else advice."""
+    """A binary format: a pattern of its first bytes, its name, and a command that prints its text, or else advice."""
 
     begins: re.Pattern[bytes]
     name: str
@@ -58,12 +58,12 @@ _KINDS = (
 
 
 def refuse_known(head: bytes, name: str, path: str | None) -> None:
-    """Raises BadInput for the first bytes of a file that is no text, with what it is and what gives its text.
+    """Raises BadInput for the first bytes of a known binary format; the hint says how to get its text.
 
     Args:
         head: at least 265 bytes, or all there are.
-        name: what the file is called in messages.
-        path: the file, as a command may name it; None for standard input.
+        name: of the file, for messages.
+        path: of the file, for the command in the hint; None for standard input.
     """
     kind = next((kind for kind in _KINDS if kind.begins.match(head)), None)
     if kind is not None:

@@ -1,8 +1,8 @@
-"""A program that renders a chat template: JSON on standard input, JSON on standard output.
+"""A program that renders a chat template: it reads JSON from standard input and writes JSON to standard output.
 
-A process of its own, since a template is code that a model brings: it can loop, and take all memory. Jinja's sandbox
-gives it no attributes and nothing to change; this process has a limit of memory and of processor time. It imports
-nothing of attncli.
+It runs as a process of its own, since a template is code that comes with a model: it can loop forever or take all
+memory. Jinja's sandbox denies it attributes and changes, and this process limits its memory and processor time. It
+imports nothing of attncli.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _MOST_MEMORY = 1 << 30  # bytes
-_MOST_SAID = 200  # characters of an error, which a template can make as long as it likes
+_MOST_SAID = 200  # characters of an error message, which a template chooses
 
 
 class Generation(Extension):
-    """The block that marks what the model wrote, for training: here it is its content."""
+    """The `{% generation %}` block, which marks what a model wrote. It renders as its content."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self.tags = {"generation"}
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """Up to the end of the block."""
+        """The nodes up to the end of the block."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def render(template: str, values: dict[str, Any], most: int) -> str:
-    """The text that a template makes of some values. Raises TemplateError, ValueError above `most` characters."""
+    """The text of a template with these values. Raises TemplateError, or ValueError above `most` characters."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
@@ -68,7 +68,7 @@ def _raise(message: str) -> None:
 
 
 def _limit(seconds: int) -> None:
-    """Limits the memory and the processor time of this process, where the system can: after it SIGXCPU ends it."""
+    """Limits the memory and the processor time of this process, where the system can. SIGXCPU ends it after that."""
     with suppress(ImportError):
         import resource
 
@@ -78,12 +78,12 @@ def _limit(seconds: int) -> None:
             (resource.RLIMIT_AS, _MOST_MEMORY, _MOST_MEMORY),
         )
         for kind, soft, hard in limits:
-            with suppress(OSError, ValueError):  # a lower one is set, or the system has none
+            with suppress(OSError, ValueError):  # a lower limit is set already, or the system has no such limit
                 resource.setrlimit(kind, (soft, hard))
 
 
 def main() -> None:
-    """Renders what standard input asks for: `text`, or the `problem` with it."""
+    """Renders the template on standard input, and writes its `text`, or the `problem` with it."""
     asked = json.load(sys.stdin)
     _limit(asked["seconds"])
     try:

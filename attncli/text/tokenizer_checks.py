@@ -1,7 +1,7 @@
-"""What of a `tokenizer.json` is refused before the `tokenizers` library sees it, and what of it may make that panic.
+"""Refuses a hostile `tokenizer.json` before the `tokenizers` library loads it, and finds whether the rest may panic.
 
-Owns the limits: the library itself carries out what a file says until time or memory ends, and aborts the process when
-that is more than there is. Whatever is malformed is left to the library, which says so. Knows nothing of tokenizing.
+The library executes whatever a file asks for, and aborts the process when memory runs out. So ids, growth, steps and
+added tokens are limited here. A malformed file is left to the library, which reports it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 from attncli.errors import BadCheckpoint
 
 _LARGEST_ID = 1 << 22
-_MOST_GROWTH = 16  # of a text, by replacements
-_MOST_STEPS = 64  # that follow one another
-_MOST_ADDED = 64  # tokens around a text
+_MOST_GROWTH = 16  # the most times as long that replacements may make a text
+_MOST_STEPS = 64  # of a pipeline
+_MOST_ADDED = 64  # tokens that are put around a text
 _STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _NESTED = ("normalizers", "pretokenizers", "processors", "decoders")
-# Steps that never make the library panic, whatever the text; with them, only plain patterns.
+# Kinds of steps with which the library never panics, whatever the text, when their patterns are plain strings.
 _NEVER_PANIC = frozenset(
     {
         *("BPE", "ByteLevel", "ByteFallback", "Fuse", "Replace", "Split", "NFC", "NFD", "NFKC", "NFKD", "Lowercase"),
@@ -32,7 +32,7 @@ _AGAIN = "Copy it again from its source."
 
 
 def refuse_hostile(text: str, where: str) -> bool:
-    """Raises BadCheckpoint for what would exhaust time or memory; returns whether the rest may still make it panic."""
+    """Raises BadCheckpoint for a file that would exhaust time or memory; returns whether the library may panic."""
     try:
         document = json.loads(text)
         vocabulary = document["model"]["vocab"]
@@ -55,7 +55,7 @@ def refuse_hostile(text: str, where: str) -> bool:
 
 
 def _steps(step: object) -> Iterator[dict[str, Any]]:
-    """A step and those inside it."""
+    """A step of a pipeline, and all steps inside it."""
     pending = [step]
     while pending:
         step = pending.pop()
@@ -67,10 +67,10 @@ def _steps(step: object) -> Iterator[dict[str, Any]]:
 
 
 def _growth(steps: object) -> int:
-    """How many times as long steps that follow one another can make a text.
+    """The factor by which a pipeline of steps can lengthen a text.
 
-    A replacement multiplies it by its length; what is put before it adds to it at least once; writing bytes as
-    characters, most of which take two bytes, multiplies by two.
+    A replacement multiplies the length by its own; a prefix adds its length for at least every character; a byte-level
+    step, most of whose characters take two bytes, multiplies it by two.
     """
     growth = 1
     for step in _steps(steps):
@@ -108,7 +108,7 @@ def _template_fault(single: object, special: object) -> str | None:
 
 
 def _is_whole_table(encoded: object) -> bool:
-    """Whether a table of normalizations, in base64, holds the bytes of the trie that it begins with the length of."""
+    """Whether a normalization table, in base64, holds all bytes of its trie, whose length it begins with."""
     try:
         table = base64.b64decode(encoded if isinstance(encoded, str) else "", validate=True)
     except ValueError:
@@ -118,6 +118,7 @@ def _is_whole_table(encoded: object) -> bool:
 
 
 def _may_panic(step: object) -> bool:
+    """Whether the library may panic in a step for some text."""
     if not isinstance(step, dict):
         return True
     kind, pattern = step.get("type"), step.get("pattern")

@@ -20,7 +20,8 @@ from attncli.checkpoint.save import Borders, Checkpoint
 from attncli.config import DEFAULT_TRAINING_SECONDS, CorpusConfig, TrainConfig
 from attncli.model.device import pick_device
 from attncli.text.corpus import Corpus, prepare
-from attncli.text.files import Listener, Progress, read_documents, refuse_overlap
+from attncli.text.files import read_documents, refuse_overlap
+from attncli.text.progress import Listener, Progress
 from attncli.training import recipe
 from attncli.training.head_scores import head_scorer
 from attncli.training.loop import train

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from attncli.checkpoint.save import Borders, Checkpoint
 from attncli.evaluation.score import Score
-from attncli.text.corpus import Corpus, batch
+from attncli.text.batch import batch
+from attncli.text.corpus import Corpus
 from attncli.training.evaluations import evaluate_run, final_score, is_evaluated, sample_run, score_heads
 from attncli.training.head_scores import HeadScorer
 from attncli.training.intervals import evaluation_is_due, report_is_due, save_is_due

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from attncli.config import ModelConfig
 from attncli.evaluation.evaluate import evaluate, windows_at_once
 from attncli.model.transformer import Transformer, initialize
-from attncli.text.corpus import batch
+from attncli.text.batch import batch
 from attncli.training import recipe
 from attncli.training.step import Trainee
 from attncli.training.step_setup import StepSetup

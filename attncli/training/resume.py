@@ -21,7 +21,9 @@ from attncli.model.device import pick_device
 from attncli.paths import exists
 from attncli.records import record_from_json
 from attncli.text.corpus import Corpus, prepare
-from attncli.text.files import STDIN, Listener, read_documents
+from attncli.text.files import read_documents
+from attncli.text.progress import Listener
+from attncli.text.reading import STDIN
 from attncli.training.job import Job
 from attncli.training.provenance import KEPT, STATE_FORMAT, TextRecord
 from attncli.training.reports import Plan, RunState, plan_from_document

@@ -133,7 +133,7 @@ def write_bases(folder: Path) -> None:
     from attncli.checkpoint.save import Checkpoint, write_checkpoint
     from attncli.config import CorpusConfig, TrainConfig
     from attncli.model import native
-    from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
+    from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
     from attncli.training import new_job, train
     from tests.support.models import FAMILIES, tiny_model
     from tests.support.texts import story

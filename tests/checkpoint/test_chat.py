@@ -14,7 +14,8 @@ from attncli.checkpoint.load import load_model
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.errors import BadCheckpoint
 from attncli.text import template
-from attncli.text.tokenizer import Tokenizer, train_tokenizer
+from attncli.text.tokenizer import Tokenizer
+from attncli.text.tokenizer_training import train_tokenizer
 from tests.support.commands import ask
 from tests.support.models import tiny_model
 from tests.support.texts import story

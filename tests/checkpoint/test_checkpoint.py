@@ -35,7 +35,7 @@ from attncli.model import native
 from attncli.model.attention import rotation_table
 from attncli.model.backend import Segment
 from attncli.model.transformer import Transformer
-from attncli.text.tokenizer import byte_tokenizer
+from attncli.text.tokenizer_training import byte_tokenizer
 from tests.support.checkpoints import CPU, checkpoint
 from tests.support.models import tiny_model
 

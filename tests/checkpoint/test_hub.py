@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from attncli.checkpoint import hub
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.errors import BadCheckpoint
-from attncli.text.tokenizer import byte_tokenizer
+from attncli.text.tokenizer_training import byte_tokenizer
 from tests.support.forking import run_forked
 from tests.support.models import tiny_model
 

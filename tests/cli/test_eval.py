@@ -21,9 +21,11 @@ from attncli.evaluation.judgement import Judgement
 from attncli.evaluation.memorization import Memorization, Overlap
 from attncli.evaluation.score import Score
 from attncli.render.evaluation import comparison, evaluation_screen, judgement_document, measured_on, memorization_lines
-from attncli.text.corpus import Part, tokens_of
-from attncli.text.files import Documents
-from attncli.text.tokenizer import Tokenizer, byte_tokenizer, train_tokenizer
+from attncli.text.documents import Documents
+from attncli.text.parts import Part
+from attncli.text.tokenizer import Tokenizer
+from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
+from attncli.text.tokens import tokens_of
 from tests.support.checkpoints import write_random_model
 from tests.support.commands import ask
 from tests.support.models import tiny_model

@@ -23,7 +23,7 @@ from attncli.config import SampleConfig
 from attncli.errors import UsageProblem
 from attncli.generation.sampling import Seen, filtered
 from attncli.render.talk import commands_screen, settings_screen
-from attncli.text.tokenizer import train_tokenizer
+from attncli.text.tokenizer_training import train_tokenizer
 from tests.support.forking import ForkedCommand
 from tests.support.models import tiny_model
 from tests.support.screens import harmless, widest

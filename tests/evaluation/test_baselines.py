@@ -14,8 +14,10 @@ from attncli.config import CorpusConfig
 from attncli.evaluation.baselines import gzip_size, measure, xz_size
 from attncli.evaluation.excerpt import Excerpt, counted_of, first_of, last_of
 from attncli.evaluation.ngram import NgramModel
-from attncli.text.corpus import Part, prepare, tokens_of
-from attncli.text.files import Documents
+from attncli.text.corpus import prepare
+from attncli.text.documents import Documents
+from attncli.text.parts import Part
+from attncli.text.tokens import tokens_of
 from tests.support.texts import story
 
 VOCABULARY = 6

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attncli.evaluation.memorization import WINDOW, measure_memorization, measure_overlap
-from attncli.text.tokenizer import byte_tokenizer
+from attncli.text.tokenizer_training import byte_tokenizer
 
 ids = st.integers(1, 4).flatmap(lambda most: st.lists(st.integers(0, most), max_size=60))
 

@@ -11,7 +11,8 @@ from attncli.errors import BadInput, UsageProblem
 from attncli.explain.ablation import Ablation, Effect, Without, ablate, edges_between
 from attncli.explain.next_token import NextToken
 from attncli.render.ablation import ablation_document, ablation_screen
-from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
+from attncli.text.tokenizer import Piece
+from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
 from tests.support.checkpoints import write_random_model
 from tests.support.commands import ask
 from tests.support.models import Recorder, tiny_model

@@ -13,7 +13,7 @@ from attncli.explain.next_token import NextToken
 from attncli.explain.question import Focus
 from attncli.model.attention import Observer
 from attncli.model.cache import SharedPast
-from attncli.text.tokenizer import train_tokenizer
+from attncli.text.tokenizer_training import train_tokenizer
 from tests.support.explanations import CutEdges
 from tests.support.models import Recorder, ids_of, tiny_model
 from tests.support.texts import story

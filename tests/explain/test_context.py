@@ -13,7 +13,8 @@ from attncli.explain.context import Comparison, WordInText, compare, find_words
 from attncli.explain.first_screen import explain
 from attncli.explain.question import Focus
 from attncli.render.context import comparison_document, comparison_screen
-from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
+from attncli.text.tokenizer import Piece
+from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
 from tests.support.commands import ask
 from tests.support.explanations import pieces_of
 from tests.support.models import FAMILIES, Recorder, tiny_model

@@ -17,7 +17,7 @@ from attncli.explain.head_map import previous_token_score
 from attncli.explain.locate import find_token
 from attncli.explain.question import Focus
 from attncli.generation.candidates import candidates
-from attncli.text.tokenizer import byte_tokenizer
+from attncli.text.tokenizer_training import byte_tokenizer
 from tests.support.explanations import TEXT, TOKENIZER, contributions, explained, in_stretches, pieces_of
 from tests.support.models import FAMILIES, Recorder, ids_of, tiny_model
 from tests.support.texts import story

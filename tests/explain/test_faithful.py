@@ -23,9 +23,9 @@ from attncli.explain.verdict import LEAST_TEXTS, RANKINGS
 from attncli.model.attention import Observer
 from attncli.render.faithful import faithful_document, faithful_screen
 from attncli.text import passages
-from attncli.text.files import Documents
+from attncli.text.documents import Documents
 from attncli.text.passages import draw_passages
-from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
+from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
 from tests.support.checkpoints import write_random_model
 from tests.support.commands import ask
 from tests.support.explanations import contributions

@@ -25,7 +25,7 @@ from attncli.explain.geometry import (
     spell,
 )
 from attncli.render.geometry import analogy_document, analogy_screen, neighbors_document, neighbors_screen
-from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
+from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
 from tests.support.commands import ask
 from tests.support.explanations import pieces_of
 from tests.support.models import Recorder, tiny_model

@@ -14,7 +14,7 @@ from attncli.explain.heads import HEAD_KINDS, HeadScores, chance, fitted, head_s
 from attncli.model.mask import causal_mask
 from attncli.model.transformer import Transformer
 from attncli.render.heads import heads_document, heads_screen
-from attncli.text.tokenizer import train_tokenizer
+from attncli.text.tokenizer_training import train_tokenizer
 from tests.support.checkpoints import write_random_model
 from tests.support.commands import ask
 from tests.support.models import Recorder, tiny_config, tiny_model

@@ -11,7 +11,7 @@ from attncli.explain.lens import lens
 from attncli.explain.question import Focus
 from attncli.explain.rollout import rolled, rollout
 from attncli.explain.steps import steps
-from attncli.text.tokenizer import train_tokenizer
+from attncli.text.tokenizer_training import train_tokenizer
 from tests.support.explanations import contributions, in_stretches
 from tests.support.models import Recorder, tiny_model
 from tests.support.texts import story

@@ -14,7 +14,7 @@ from attncli.explain.words import joined, words
 from attncli.render.export import sources_csv
 from attncli.render.first_screen import explanation_document
 from attncli.render.plain import explanation_sentences
-from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
+from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
 from tests.support.explanations import CutEdges, in_stretches, pieces_of, view_text
 from tests.support.models import tiny_model
 from tests.support.texts import story

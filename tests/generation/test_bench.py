@@ -18,7 +18,7 @@ from attncli.model import native
 from attncli.model.backend import TorchBackend
 from attncli.model.count import NumberTypes, cache_bytes_per_step, cache_bytes_per_token, weight_bytes_per_step
 from attncli.render.bench import bench_document, bench_screen, gigabytes, rate, span
-from attncli.text.tokenizer import train_tokenizer
+from attncli.text.tokenizer_training import train_tokenizer
 from tests.support.checkpoints import write_random_model
 from tests.support.commands import ask, keys_of
 from tests.support.models import tiny_config, tiny_model

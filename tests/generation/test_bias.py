@@ -10,7 +10,7 @@ from attncli.config import SampleConfig
 from attncli.config.values import parse_bias
 from attncli.errors import UsageProblem
 from attncli.generation.bias import with_token_ids
-from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
+from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
 from tests.support.texts import story
 
 TOKENIZER = train_tokenizer([story(400)], "bpe", 300)

@@ -15,7 +15,8 @@ from attncli.generation.events import Candidate, Candidates
 from attncli.generation.sampling import filtered
 from attncli.model.distribution import distribution
 from attncli.render.candidates import candidates_document, candidates_screen
-from attncli.text.tokenizer import Piece, train_tokenizer
+from attncli.text.tokenizer import Piece
+from attncli.text.tokenizer_training import train_tokenizer
 from tests.support.models import tiny_model
 from tests.support.screens import shown, widest
 from tests.support.texts import story

@@ -22,7 +22,7 @@ from attncli.model import backend, native
 from attncli.model.backend import Segment, TorchBackend
 from attncli.model.cache import StepCache
 from attncli.model.transformer import Transformer
-from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
+from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
 from tests.support.backends import Scripted
 from tests.support.models import tiny_model
 from tests.support.texts import story

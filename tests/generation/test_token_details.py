@@ -14,7 +14,7 @@ from attncli.generation.events import Choice, Finished, Text, Token, Trace, Trac
 from attncli.generation.sampling import Seen, filtered, next_token
 from attncli.generation.token_details import TokenDetails, describe_tokens, logprobs, trace
 from attncli.model.backend import TorchBackend
-from attncli.text.tokenizer import byte_tokenizer, train_tokenizer
+from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
 from tests.support.backends import Scripted
 from tests.support.models import tiny_model
 from tests.support.sampling import ALL, EACH, INF, logits_of, random_logits

@@ -22,7 +22,7 @@ from attncli.model import native
 from attncli.model.backend import TorchBackend
 from attncli.model.device import dtype_name
 from attncli.render.verify import verification_document, verification_head, verification_legend, verification_row
-from attncli.text.tokenizer import train_tokenizer
+from attncli.text.tokenizer_training import train_tokenizer
 from tests.support.models import tiny_model
 from tests.support.screens import harmless, shown, widest
 from tests.support.texts import HOSTILE, story

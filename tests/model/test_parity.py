@@ -20,7 +20,8 @@ from attncli.generation.engine import generate
 from attncli.generation.events import Finished
 from attncli.model.backend import TorchBackend
 from attncli.model.native import NativeBackend, available
-from attncli.text.tokenizer import Tokenizer, train_tokenizer
+from attncli.text.tokenizer import Tokenizer
+from attncli.text.tokenizer_training import train_tokenizer
 from tests.support.models import FAMILIES, Recorder, ids_of, tiny_config, tiny_model
 from tests.support.texts import story
 

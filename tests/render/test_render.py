@@ -34,7 +34,8 @@ from attncli.render.numbers import bar, count, duration, percent, plural, size
 from attncli.render.palette import heat
 from attncli.render.tokens import tokens_document, tokens_screen
 from attncli.render.training import TrainingScreen, plan_table
-from attncli.text.tokenizer import Piece, byte_tokenizer, train_tokenizer
+from attncli.text.tokenizer import Piece
+from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
 from attncli.training.curves import curves_from_lines
 from attncli.training.reports import BestHead, EvalReport, HeadsReport, Result, SampleReport, StepReport
 from tests.support.explanations import CHECKS, ENGLISH, FOREIGN, GOLDEN_FINDINGS, checked, explanation

@@ -19,7 +19,7 @@ from attncli.render.logprobs import logprobs_head, logprobs_row, token_document
 from attncli.render.palette import heat
 from attncli.render.surprise import Surprises, legend, tint, why_no_colors
 from attncli.render.trace import trace_block, trace_head
-from attncli.text.tokenizer import byte_tokenizer
+from attncli.text.tokenizer_training import byte_tokenizer
 from tests.support.screens import harmless, screen, widest
 from tests.support.texts import HOSTILE
 

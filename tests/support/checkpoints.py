@@ -3,7 +3,7 @@
 import torch
 
 from attncli.checkpoint.save import Checkpoint, State, write_checkpoint
-from attncli.text.tokenizer import byte_tokenizer
+from attncli.text.tokenizer_training import byte_tokenizer
 from tests.support.models import tiny_model
 
 CPU = torch.device("cpu")

@@ -21,7 +21,8 @@ from attncli.render.ledger import ledger_document, ledger_screen
 from attncli.render.lens import lens_document, lens_screen
 from attncli.render.rollout import rollout_document, rollout_screen
 from attncli.render.steps import steps_document, steps_screen
-from attncli.text.tokenizer import Piece, train_tokenizer
+from attncli.text.tokenizer import Piece
+from attncli.text.tokenizer_training import train_tokenizer
 from tests.support.models import tiny_model
 from tests.support.screens import screen
 from tests.support.texts import story

@@ -30,24 +30,21 @@ from attncli.config import CorpusConfig
 from attncli.errors import BadInput, OutOfRoom, UsageProblem
 from attncli.folders import cache_folder
 from attncli.text import corpus as corpus_module
+from attncli.text import documents as documents_module
 from attncli.text import encode as encode_module
-from attncli.text import files as files_module
-from attncli.text import json_lines
-from attncli.text import tokenizer as tokenizer_module
-from attncli.text.corpus import (
-    Corpus,
-    Part,
-    batch,
-    count_tokens,
-    default_vocab_size,
-    learn_tokenizer,
-    prepare,
-    split_by_position,
-    spread,
-)
+from attncli.text import parts, progress, reading, token_cache, tokenizer_training
+from attncli.text.batch import batch
+from attncli.text.corpus import Corpus, default_vocab_size, learn_tokenizer, prepare
+from attncli.text.documents import Documents
 from attncli.text.encode import Encoder, batches, stretched
-from attncli.text.files import Documents, Progress, listed, read_documents, read_text, refuse_overlap
-from attncli.text.tokenizer import END_OF_TEXT, Tokenizer, byte_tokenizer, stretches, train_tokenizer
+from attncli.text.files import read_documents, read_text, refuse_overlap
+from attncli.text.formats import base, json_lines
+from attncli.text.names import listed
+from attncli.text.parts import Part, split_by_position, spread
+from attncli.text.progress import Progress
+from attncli.text.tokenizer import END_OF_TEXT, Tokenizer
+from attncli.text.tokenizer_training import byte_tokenizer, stretches, train_tokenizer
+from attncli.text.tokens import count_tokens
 from attncli.training.samples import first_words
 from tests.support.texts import story
 
@@ -303,7 +300,7 @@ def test_blocks_of_any_size_give_the_documents_of_the_whole(folder, contents, bl
     paths = [write(folder / f"{i}.txt", BOM * marked + text.encode()) for i, text in enumerate(contents)]
     texts = [text for content in contents for text in split_at_once(content)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files_module, "_BLOCK", block)
+        patch.setattr(reading, "_BLOCK", block)
         if not texts:
             with pytest.raises(BadInput, match="empty"):
                 read_documents(paths)
@@ -328,7 +325,7 @@ def test_blocks_of_any_size_give_the_offset_of_what_is_wrong(folder, bad, good, 
     whole = BOM * marked + good.encode()
     path = write(folder / "bad.txt", whole + bad + b"more")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files_module, "_BLOCK", block)
+        patch.setattr(reading, "_BLOCK", block)
         for read in (read_text, lambda path: read_documents([path])):
             with pytest.raises(BadInput, match=rf"byte {len(whole)} is 0x{bad[0]:02x}"):
                 read(path)
@@ -341,7 +338,7 @@ def test_blocks_of_any_size_are_read_in_the_encoding_named(folder, encoding, tex
     text = text.replace("é", "京") if encoding == "euc-jp" else text
     path = write(folder / "encoded.txt", text.encode(encoding))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files_module, "_BLOCK", block)
+        patch.setattr(reading, "_BLOCK", block)
         assert read_text(path, encoding) == text
         assert texts_of(read_documents([path], encoding)) == (text,)
 
@@ -353,7 +350,7 @@ def test_utf_16_without_its_mark_is_that_of_the_machine(tmp_path):
 
 @pytest.mark.parametrize("kept", [1, 1 << 20])
 def test_a_pipe_can_be_read_again_and_again(tmp_path, monkeypatch, kept):
-    monkeypatch.setattr(files_module, "_KEPT_IN_MEMORY", kept)
+    monkeypatch.setattr(documents_module, "_KEPT_IN_MEMORY", kept)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(BOM + f"piped é\r\n{END_OF_TEXT}\nmore".encode())))
     os.mkfifo(tmp_path / "fifo")
     writer = threading.Thread(target=(tmp_path / "fifo").write_bytes, args=(b"through a fifo",))
@@ -371,7 +368,7 @@ def test_a_pipe_that_does_not_fit_the_disk_is_out_of_room(monkeypatch):
         def write(self, data):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files_module, "_Spool", Full)
+    monkeypatch.setattr(documents_module, "_Spool", Full)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"text")))
     with pytest.raises(OutOfRoom, match=r"standard input does not fit .*No space left") as caught:
         read_documents(["-"])
@@ -402,9 +399,9 @@ def peak_memory(work):
 
 def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
     """Files of 0.07 and of 0.5 MB in blocks of 16 KiB, one line and many: the same few blocks are held."""
-    monkeypatch.setattr(files_module, "_BLOCK", 1 << 14)
+    monkeypatch.setattr(reading, "_BLOCK", 1 << 14)
     monkeypatch.setattr(encode_module, "_STRETCH", 1 << 14)
-    monkeypatch.setattr(corpus_module, "_READ_AT_ONCE", 1 << 12)
+    monkeypatch.setattr(token_cache, "_READ_AT_ONCE", 1 << 12)
     peaks = []
     for lines, times in ((True, 1), (True, 7), (False, 7)):
         text = story(15_000) * times
@@ -430,7 +427,7 @@ def test_a_split_loses_nothing_and_has_the_sizes_asked_for(texts, fraction):
     total = sum(map(len, texts))
     keep = total - round(total * fraction)
     assert (train.characters, val.characters) == (keep, total - keep)
-    first, last = (joined(piece for passage in part.pieces() for piece in passage) for part in (train, val))
+    first, last = (joined(piece for passage in part.chunks() for piece in passage) for part in (train, val))
     assert "".join(first) == "".join(texts)[:keep]
     assert "".join(last) == "".join(texts)[keep:]
     assert len(texts) <= len(first) + len(last) <= len(texts) + 1
@@ -491,7 +488,7 @@ def test_a_text_taken_in_stretches_gives_the_ids_of_the_whole(tmp_path, monkeypa
     whole = Copy.of(prepare(text, config))
     monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "another cache"))
     monkeypatch.setattr(encode_module, "_STRETCH", 100)
-    monkeypatch.setattr(files_module, "_BLOCK", 64)
+    monkeypatch.setattr(reading, "_BLOCK", 64)
     text = documents(story(2000), story(500, seed=1))
     assert Copy.of(prepare(text, config)) == whole
 
@@ -514,7 +511,7 @@ def test_a_tokenizer_is_learned_from_short_stretches_of_a_long_word():
     text = "x" * 20_000 + " and the end of it."
     tokenizer = train_tokenizer(stretches(text), "bpe", 512)
     assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert max(map(len, json.loads(tokenizer.to_json())["model"]["vocab"])) <= 2 * tokenizer_module._LEARN_LENGTH
+    assert max(map(len, json.loads(tokenizer.to_json())["model"]["vocab"])) <= 2 * tokenizer_training._LEARN_LENGTH
 
 
 @pytest.mark.parametrize("kind", ["bpe", "char"])
@@ -583,7 +580,7 @@ def test_a_text_of_a_word_is_too_short(tmp_path, text, kind):
 
 
 def test_a_vocabulary_that_cannot_be_is_refused_by_prepare():
-    with pytest.raises(UsageProblem, match="--vocab-size"):
+    with pytest.raises(UsageProblem, match="vocab_size"):
         prepare(documents(story(100)), CorpusConfig(vocab_size=12))
 
 
@@ -701,8 +698,8 @@ def test_pieces_are_cut_as_whole_documents_are(texts, cuts, length):
 
 @pytest.fixture
 def short_passages(monkeypatch):
-    monkeypatch.setattr(corpus_module, "_SHORTEST", 200)
-    monkeypatch.setattr(corpus_module, "_LONGEST", 1000)
+    monkeypatch.setattr(parts, "_SHORTEST", 200)
+    monkeypatch.setattr(parts, "_LONGEST", 1000)
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -720,7 +717,7 @@ def test_passages_are_spread_over_the_text_in_order(short_passages, most, parts,
         assert all(any(a <= start and stop <= b for a, b in whole.passages) for start, stop in part.passages)
     assert spread(part, again) is part
     text = "".join(texts)
-    assert ["".join(piece for piece, _ in pieces) for pieces in part.pieces()] == [text[a:b] for a, b in part.passages]
+    assert ["".join(piece for piece, _ in pieces) for pieces in part.chunks()] == [text[a:b] for a, b in part.passages]
 
 
 def test_passages_cover_the_whole_and_keep_documents_or_else_lines(short_passages):
@@ -811,8 +808,8 @@ def test_a_prompt_to_try_is_no_option(text, words):
 
 
 def test_every_stage_is_told_to_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(files_module, "_REPORT_EVERY", 0)
-    monkeypatch.setattr(files_module, "_BLOCK", 1000)
+    monkeypatch.setattr(progress, "_REPORT_EVERY", 0)
+    monkeypatch.setattr(reading, "_BLOCK", 1000)
     monkeypatch.setattr(encode_module, "_STRETCH", 1000)
     path = write(tmp_path / "f.txt", story(3000))
     told: list[Progress] = []
@@ -1252,7 +1249,7 @@ def test_hints_lead_to_the_text_and_not_in_a_circle(tmp_path, order):
     utf16 = write(tmp_path / "f.txt", "plain letters".encode(f"utf-16-{order}"))
     with pytest.raises(BadInput) as caught:
         read_text(utf16)
-    assert f"--encoding utf-16-{order}" in caught.value.hint
+    assert f"encoding utf-16-{order}" in caught.value.hint
     assert read_text(utf16, f"utf-16-{order}") == "plain letters"
     binary = write(tmp_path / "f.bin", bytes(range(256)) * 20)
     for encoding in ("utf-8", "latin-1", "cp437", "gb18030"):
@@ -1281,7 +1278,7 @@ def test_lines_of_json_with_a_text_are_documents(tmp_path, monkeypatch):
     found = read_documents([path])
     assert texts_of(found) == expected
     assert found.notes == (f"of {path} each line's text, after its prompt, is a document",)
-    monkeypatch.setattr(files_module, "_BLOCK", 7)
+    monkeypatch.setattr(reading, "_BLOCK", 7)
     assert texts_of(read_documents([path])) == expected
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data.encode())))
     assert texts_of(read_documents(["-"])) == expected
@@ -1306,12 +1303,13 @@ def test_a_line_that_is_no_text_is_named(tmp_path, line, found):
 
 def test_a_line_is_held_in_memory_only_up_to_a_limit(tmp_path, monkeypatch):
     """One long first line is text as it stands, and no more of it is read ahead; a later one is an error."""
-    monkeypatch.setattr(files_module, "_BLOCK", 7)
-    monkeypatch.setattr(json_lines, "_LONGEST_LINE", 40)
+    monkeypatch.setattr(reading, "_BLOCK", 7)
+    monkeypatch.setattr(base, "LONGEST_LINE", 40)
+    monkeypatch.setattr(json_lines, "LONGEST_LINE", 40)
     whole = json.dumps({"text": 60 * "x"})
     taken = []
     blocks = ((whole[at : at + 7], False) for at in range(0, 10**6, 7) if taken.append(at) is None)
-    json_lines.with_first_line(blocks)
+    base.with_first_line(blocks)
     assert len(taken) == 6
     assert texts_of(read_documents([write(tmp_path / "a.jsonl", whole)])) == (whole,)
     with pytest.raises(BadInput, match=r"b\.jsonl, line 3 has more than 40 characters"):

@@ -26,19 +26,14 @@ from attncli.evaluation.excerpt import first_of
 from attncli.generation.ending import SampleText
 from attncli.generation.events import Text
 from attncli.generation.verify import Generation, Made
-from attncli.text.corpus import Part, prepare, tokens_of
-from attncli.text.files import Documents
+from attncli.text.corpus import prepare
+from attncli.text.documents import Documents
 from attncli.text.panics import held_back
-from attncli.text.tokenizer import (
-    END_OF_TEXT,
-    LARGEST_VOCABULARY,
-    Piece,
-    Tokenizer,
-    byte_tokenizer,
-    stretches,
-    train_tokenizer,
-)
+from attncli.text.parts import Part
+from attncli.text.tokenizer import END_OF_TEXT, Piece, Tokenizer
 from attncli.text.tokenizer_checks import refuse_hostile
+from attncli.text.tokenizer_training import LARGEST_VOCABULARY, byte_tokenizer, stretches, train_tokenizer
+from attncli.text.tokens import tokens_of
 from tests.support.texts import story
 
 LEARNED = (
@@ -338,7 +333,7 @@ def test_a_lone_surrogate_is_refused_at_its_character(tokenizer, text):
 @pytest.mark.parametrize("kind", ["bpe", "char"])
 @pytest.mark.parametrize("size", [-1, 0, 256, LARGEST_VOCABULARY + 1])
 def test_a_vocabulary_that_cannot_be_is_refused_with_its_limits(kind, size):
-    with pytest.raises(UsageProblem, match=f"--vocab-size is {size}, .* 257 to 1,048,576"):
+    with pytest.raises(UsageProblem, match=f"vocab_size is {size}, .* 257 to 1,048,576"):
         train_tokenizer([LEARNED], kind, size)
 
 

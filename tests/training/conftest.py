@@ -6,7 +6,7 @@ import pytest
 
 from attncli.config import CorpusConfig
 from attncli.text.corpus import prepare
-from attncli.text.files import Documents
+from attncli.text.documents import Documents
 from attncli.training import make_plan
 from tests.support.texts import story
 from tests.support.training import SMALL

@@ -21,7 +21,7 @@ from attncli.errors import BadCheckpoint, BadInput, Diverged, OutOfRoom, UsagePr
 from attncli.evaluation.evaluate import evaluate
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import prepare
-from attncli.text.files import Documents
+from attncli.text.documents import Documents
 from attncli.text.tokenizer import Tokenizer
 from attncli.training import budget as budget_module
 from attncli.training import job as job_module

@@ -28,7 +28,8 @@ from attncli.render.evaluation import judgement_document, judgement_screen
 from attncli.render.training import TrainingScreen, plan_table, reading_progress, result_document, summary
 from attncli.stopping import StopRequests
 from attncli.text.corpus import Corpus
-from attncli.text.files import listed, refuse_missing
+from attncli.text.files import refuse_missing
+from attncli.text.names import listed
 from attncli.training.curves import RunCurves, curves_from_lines
 from attncli.training.reports import Result, RunSummary, SaveReport, plan_document
 from attncli.training.tensorboard import TensorBoardLog

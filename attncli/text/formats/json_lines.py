@@ -1,45 +1,32 @@
-"""Documents out of lines of JSON with a text each, as `attncli generate --jsonl` writes them.
+"""JSON Lines: each line is a JSON object with a "text", a document, as `attncli generate --jsonl` writes them.
 
-Knows nothing of files: text comes in blocks, and goes out as one text whose documents are separated.
+A "prompt" of the object comes before the text. The documents of a file are joined into one text, with a line that
+separates them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import chain
 
 from attncli.errors import BadInput
+from attncli.text.formats.base import LONGEST_LINE, Blocks, Format, OpenFile
+from attncli.text.names import and_more
 from attncli.text.tokenizer import END_OF_TEXT, checked_text
 
-Blocks = Iterator[tuple[str, bool]]  # some text, and whether it is the last
-
 SUFFIXES = (".jsonl", ".ndjson")
-_LONGEST_LINE = 64 << 20  # characters, which are held in memory
-
-
-def with_first_line(blocks: Blocks) -> tuple[str, Blocks]:
-    """The first line, or as much as was looked at where it begins no object or is too long; and all blocks again."""
-    seen = [next(blocks)]
-    length = len(seen[0][0])
-    while seen[0][0].lstrip().startswith("{") and "\n" not in seen[-1][0] and not seen[-1][1]:
-        if length > _LONGEST_LINE:
-            break
-        seen.append(next(blocks))
-        length += len(seen[-1][0])
-    return "".join(text for text, _ in seen).lstrip().partition("\n")[0], chain(seen, blocks)
 
 
 def document_of(line: str) -> str | None:
-    """'{"prompt": "Once", "text": " upon"}' -> 'Once upon'; None for a line that is no object with a text."""
+    """'{"prompt": "Once", "text": " upon"}' -> 'Once upon'; None for a line that is not an object with a text."""
     prompt, text = _prompt_and_text(line)
     return None if text is None else (prompt or "") + text
 
 
 def prompts_of(lines: Sequence[str], name: str) -> list[str] | None:
-    """The documents of lines to continue, and prompts without a text; None where the first line is none of both.
+    """The prompts in lines of JSON: of each its prompt and text joined. None where the first line has neither.
 
-    Raises BadInput for another line that is none of both, with its number.
+    Raises BadInput for a later line that has neither, with its number.
     """
     prompts: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -58,7 +45,7 @@ def prompts_of(lines: Sequence[str], name: str) -> list[str] | None:
 
 
 def _prompt_and_text(line: str) -> tuple[str | None, str | None]:
-    """Of a line of JSON; None for what it does not have."""
+    """The prompt and the text of a line of JSON, each None where the line lacks it."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -70,9 +57,9 @@ def _prompt_and_text(line: str) -> tuple[str | None, str | None]:
 
 
 def separated(blocks: Blocks, name: str) -> Blocks:
-    """The documents of all lines, with a line that separates them after each but the last. Lines may be empty.
+    """The documents of all lines that are not empty, separated by lines `<|endoftext|>`.
 
-    Raises BadInput for a line that is too long or no object with a text, with its number.
+    Raises BadInput for a line that is too long or is not an object with a text, with its number.
     """
     before = ""
     for number, line in enumerate(_lines(blocks, name), 1):
@@ -95,8 +82,8 @@ def separated(blocks: Blocks, name: str) -> Blocks:
 
 
 def _lines(blocks: Blocks, name: str) -> Iterator[str]:
-    """Raises BadInput for a line that is too long."""
-    held: list[str] = []  # of a line that goes on
+    """The lines of a text in blocks. Raises BadInput for a line that is too long to be held."""
+    held: list[str] = []  # of a line that goes on in the next block
     number = 1
     for text, _ in blocks:
         *whole, rest = text.split("\n")
@@ -105,9 +92,21 @@ def _lines(blocks: Blocks, name: str) -> Iterator[str]:
             held = []
         held.append(rest)
         number += len(whole)
-        if sum(map(len, held)) > _LONGEST_LINE:
+        if sum(map(len, held)) > LONGEST_LINE:
             raise BadInput(
-                f"{name}, line {number} has more than {_LONGEST_LINE:,} characters.",
+                f"{name}, line {number} has more than {LONGEST_LINE:,} characters.",
                 "Write a shorter document on each line, or give the text as a .txt file.",
             )
     yield "".join(held)
+
+
+def _documents(file: OpenFile) -> Blocks | None:
+    """The documents of standard input or a .jsonl or .ndjson file whose first line is an object with a text."""
+    if file.suffix not in SUFFIXES and not file.is_stdin:
+        return None
+    return separated(file.blocks, file.name) if document_of(file.first_line()) is not None else None
+
+
+FORMAT = Format(
+    "JSON lines", _documents, lambda names: f"of {and_more(names)} each line's text, after its prompt, is a document"
+)

@@ -1,0 +1,45 @@
+"""The batch of every training step, as a pure function of the seed and the step, so that resuming replays nothing."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attncli.errors import BadInput
+from attncli.text.ids import TokenIds
+
+
+def batch(
+    ids: TokenIds, *, seed: int, step: int, batch_size: int, context: int, rank: int = 0, ranks: int = 1
+) -> NDArray[np.int64]:
+    """The batch of a step: (batch_size, context + 1) ids. The first `context` columns are inputs, the last the targets.
+
+    Each epoch cuts the ids into windows from a new offset and visits every window once, in a new order. Each of `ranks`
+    processes takes its own `batch_size` windows of a step. Raises BadInput for fewer ids than a window has.
+    """
+    fitting = (len(ids) - 1) // context
+    if fitting == 0:
+        raise BadInput.naming(
+            lambda named: (
+                f"{len(ids)} tokens are too few for a context of {context}.",
+                f"Give more text or a smaller {named('context')}.",
+            )
+        )
+    windows = max(fitting - 1, 1)  # one less than fits, so that an epoch may start anywhere in a window
+    first = (step * ranks + rank) * batch_size
+    rows = np.empty((batch_size, context + 1), np.int64)
+    for row in range(batch_size):
+        epoch, index = divmod(first + row, windows)
+        offset, order = _epoch(seed, epoch, windows, len(ids) - 1 - windows * context)
+        start = offset + int(order[index]) * context
+        rows[row] = ids[start : start + context + 1]
+    return rows
+
+
+@lru_cache(maxsize=4)
+def _epoch(seed: int, epoch: int, windows: int, slack: int) -> tuple[int, NDArray[np.int64]]:
+    """The offset of the windows of an epoch, from 0 to `slack`, and their order."""
+    generator = np.random.default_rng((seed, epoch))
+    return int(generator.integers(slack + 1)), generator.permutation(windows)

@@ -1,0 +1,307 @@
+"""Documents: texts that are read in blocks when they are needed, so that a corpus may be larger than memory.
+
+The scanner reads every file once: it checks the encoding, finds where documents end, and notes the place of each block.
+A file in UTF-8 stays where it lies; a pipe, another encoding or another format is copied to a temporary file in UTF-8.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import io
+import os
+import re
+import stat
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import SpooledTemporaryFile, gettempdir
+from typing import IO, NamedTuple
+
+from attncli.config import CorpusConfig
+from attncli.errors import BadInput, OutOfRoom
+from attncli.text.formats import FORMATS, OpenFile
+from attncli.text.names import and_more
+from attncli.text.progress import Meter
+from attncli.text.reading import STDIN, UTF8_MARK, decoded, encoding_of, is_utf8, name_of, opened, reading_errors
+from attncli.text.tokenizer import END_OF_TEXT
+
+_KEPT_IN_MEMORY = 16 << 20  # bytes of a pipe; more go to a temporary file
+_SEPARATOR = re.compile(rf"{re.escape(END_OF_TEXT)}[ \t]*(?:\r?\n|\Z)")  # a separator, where it begins a line
+# The end of a block that may turn out to be a separator: a beginning of one, or one without its line end.
+_MAY_SEPARATE = re.compile(
+    "|".join(re.escape(END_OF_TEXT[:n]) for n in range(1, len(END_OF_TEXT))) + rf"|{re.escape(END_OF_TEXT)}[ \t]*\r?"
+)
+_SYNTAX = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")  # of files that, read as plain text, keep their syntax
+
+
+class _Place(NamedTuple):
+    """Where UTF-8 text lies: a file, with the stamp it had when it was first read; or an open temporary file."""
+
+    name: str
+    stamp: tuple[int, int, int]
+    file: IO[bytes] | None = None
+
+
+class _Block(NamedTuple):
+    """A stretch of text that is read at once, with what cutting it into documents must know of the text before it."""
+
+    place: int
+    offset: int  # bytes
+    size: int  # bytes
+    first: int  # characters of all documents before it
+    characters: int
+    documents: int  # that end in it
+    opens_line: bool  # a line begins here
+    goes_on: bool  # it begins inside a document
+    last: bool  # it ends its file
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Texts in order, read when they are needed.
+
+    `sources` are the paths as they were given, `skipped` the files of directories that are not text. `digest` is of the
+    whole text. `notes` tell a user how files were read, where that may be unexpected.
+    """
+
+    sources: tuple[str, ...]
+    skipped: tuple[str, ...]
+    digest: str
+    _places: tuple[_Place, ...]
+    _blocks: tuple[_Block, ...]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, texts: Iterable[str], sources: Sequence[str] = ("text",)) -> Documents:
+        """The documents of texts in memory, the same as those of files with these texts."""
+        scanner = Scanner()
+        for text in texts:
+            scanner.add_stored(io.BytesIO(text.encode()), sources[0])
+        return scanner.documents(sources)
+
+    @property
+    def characters(self) -> int:
+        """The number of characters of all texts."""
+        return self._ends[-1] if self._ends else 0
+
+    @cached_property
+    def bytes(self) -> int:
+        """The size of all texts in UTF-8, with the lines that separate them."""
+        return sum(block.size for block in self._blocks)
+
+    @cached_property
+    def count(self) -> int:
+        """The number of documents."""
+        return sum(block.documents for block in self._blocks)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return [block.first + block.characters for block in self._blocks]
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[str, bool]]:
+        """The text from character `start` to `stop`, in chunks, each with whether a document ends with it.
+
+        Only the last chunk of a document may be empty. Holds about a block in memory. Raises BadInput for a file that
+        has changed since it was first read.
+        """
+        stop = self.characters if stop is None else stop
+        at = bisect_right(self._ends, start)
+        while at < len(self._blocks) and self._blocks[at].first <= stop:
+            place = self._blocks[at].place
+            with _reopened(self._places[place]) as file:
+                while at < len(self._blocks) and self._blocks[at].place == place and self._blocks[at].first <= stop:
+                    yield from _cut_out(self._blocks[at], _chunks_of(self._blocks[at], file), start, stop)
+                    at += 1
+
+
+def _cut_out(block: _Block, chunks: list[tuple[str, bool]], start: int, stop: int) -> Iterator[tuple[str, bool]]:
+    """The part of a block's chunks that lies between two characters of the whole text."""
+    at = block.first
+    for text, ended in chunks:
+        end = at + len(text)
+        part = text[max(start - at, 0) : max(stop - at, 0)]
+        here = ended and start < end <= stop
+        if part or here:
+            yield part, here
+        at = end
+
+
+def _chunks_of(block: _Block, file: IO[bytes]) -> list[tuple[str, bool]]:
+    file.seek(block.offset)
+    text = file.read(block.size).decode("utf-8", "replace")
+    return _chunks(text, block.opens_line, block.goes_on, block.last)[0]
+
+
+@contextmanager
+def _reopened(place: _Place) -> Iterator[IO[bytes]]:
+    """Opens a text again. Raises BadInput when the file has changed, also while it was being read."""
+    if place.file is not None:
+        yield place.file
+        return
+    try:
+        with Path(place.name).open("rb") as file:
+            yield file
+            same = _stamp(file) == place.stamp
+    except OSError:
+        same = False
+    if not same:
+        raise BadInput(
+            f"{place.name} changed while it was in use.", "Run the command again when nothing writes to the file."
+        )
+
+
+def _stamp(file: IO[bytes]) -> tuple[int, int, int]:
+    facts = os.fstat(file.fileno())
+    return facts.st_size, facts.st_mtime_ns, facts.st_ino
+
+
+class Scanner:
+    """Reads files once, and notes the place of every block, so that the documents can be read again."""
+
+    def __init__(self, encoding: str = CorpusConfig.encoding, meter: Meter | None = None) -> None:
+        self._encoding, self._meter = encoding, meter
+        self._places: list[_Place] = []
+        self._blocks: list[_Block] = []
+        self._skipped: list[str] = []
+        self._of_format: dict[str, list[str]] = {}  # the names of files by their format
+        self._with_syntax: list[str] = []  # files of another syntax that were read as plain text
+        self._digest = hashlib.sha256()
+
+    def documents(self, sources: Sequence[str]) -> Documents:
+        """The documents of all files that were added."""
+        return Documents(
+            tuple(sources),
+            tuple(self._skipped),
+            self._digest.hexdigest(),
+            tuple(self._places),
+            tuple(self._blocks),
+            tuple(self._notes()),
+        )
+
+    def _notes(self) -> Iterator[str]:
+        if self._skipped:
+            yield f"not text and so left out: {and_more(self._skipped)}"
+        for format in FORMATS:
+            if names := self._of_format.get(format.name):
+                yield format.note(names)
+        if self._with_syntax:
+            kinds = ", ".join(sorted({Path(name).suffix[1:].upper() for name in self._with_syntax}))
+            yield f"read as plain text, with all the syntax of {kinds}: {and_more(self._with_syntax)}"
+
+    def add(self, path: str, skip: bool = False) -> bool:
+        """Adds the documents of a file; returns whether it has any. With `skip` a file that is no text is listed."""
+        name = name_of(path)
+        try:
+            with reading_errors(name), opened(path) as file:
+                head = b""
+                if path != STDIN and stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    head = file.read(len(codecs.BOM_UTF32_LE))
+                    file.seek(0)
+                return self._add_opened(OpenFile(path, file, head, self._encoding, self._meter), path)
+        except BadInput:
+            if not skip:
+                raise
+            self._skipped.append(path)
+            return False
+
+    def _add_opened(self, file: OpenFile, path: str) -> bool:
+        """Adds a file by the first format that recognizes it, else as plain text, where it lies if it is in UTF-8."""
+        for format in FORMATS:
+            if (documents := format.documents(file)) is not None:
+                self._of_format.setdefault(format.name, []).append(file.name)
+                return self.add_stored(_spooled(documents, file.name), file.name)
+        if file.head and is_utf8(encoding_of(file.head, self._encoding)):
+            place = _Place(path, _stamp(file.file))
+            added = self._add(file.blocks, place, len(UTF8_MARK) if file.head.startswith(UTF8_MARK) else 0)
+        else:
+            added = self.add_stored(_spooled(file.blocks, file.name), file.name)
+        if added and file.suffix in _SYNTAX:
+            self._with_syntax.append(file.name)
+        return added
+
+    def add_stored(self, file: IO[bytes], name: str) -> bool:
+        """Adds the documents of an open file of UTF-8 without a byte order mark, which stays open."""
+        file.seek(0)
+        return self._add(decoded(file, name, "utf-8"), _Place(name, (0, 0, 0), file), 0)
+
+    def _add(self, texts: Iterator[tuple[str, bool]], place: _Place, offset: int) -> bool:
+        """Cuts a file into blocks. A file without documents adds nothing."""
+        blocks: list[_Block] = []
+        digest = hashlib.sha256()
+        held, opens_line, goes_on = "", True, False
+        first = self._blocks[-1].first + self._blocks[-1].characters if self._blocks else 0
+        for text, last in texts:
+            chunks, settled = _chunks(held + text, opens_line, goes_on, last)
+            text, held = (held + text)[:settled], (held + text)[settled:]
+            data = text.encode()
+            digest.update(data)
+            if chunks:
+                characters, ended = sum(len(chunk) for chunk, _ in chunks), sum(ended for _, ended in chunks)
+                flags = (opens_line, goes_on, last)
+                blocks.append(_Block(len(self._places), offset, len(data), first, characters, ended, *flags))
+                first += characters
+                goes_on = not chunks[-1][1]
+            opens_line = text.endswith("\n") if text else opens_line
+            offset += len(data)
+        if blocks:
+            self._places.append(place)
+            self._blocks += blocks
+            self._digest.update(digest.digest())
+        return bool(blocks)
+
+
+def _chunks(text: str, opens_line: bool, goes_on: bool, last: bool) -> tuple[list[tuple[str, bool]], int]:
+    """'a\\n<|endoftext|>\\nb' -> [('a\\n', True), ('b', False)], and the number of characters that these chunks use up.
+
+    Unless the text is the `last` of its file, the rest is left for the next block: an incomplete separator, or white
+    space, which is no document by itself.
+
+    Args:
+        text: the text of a block.
+        opens_line: whether the text begins a line.
+        goes_on: whether the text begins inside a document.
+        last: whether the text ends its file, and with it the last document.
+    """
+    line = text.rfind("\n") + 1
+    undecided = not last and (line > 0 or opens_line) and _MAY_SEPARATE.fullmatch(text, line) is not None
+    settled = line if undecided else len(text)
+    chunks, start = [], 0
+    for found in _SEPARATOR.finditer(text, 0, settled) if END_OF_TEXT in text else ():
+        if text[found.start() - 1] == "\n" if found.start() else opens_line:
+            chunks.append((text[start : found.start()], True))
+            start = found.end()
+    rest = text[start:settled]
+    if not last and rest.isspace() and not (goes_on and start == 0):
+        rest, settled = "", start
+    chunks.append((rest, last))
+    kept = [chunk for chunk in chunks[1:] if chunk[0] and not chunk[0].isspace()]
+    begins, ends = chunks[0]
+    if (begins or ends) if goes_on else (begins and not begins.isspace()):
+        kept.insert(0, chunks[0])
+    return kept, settled
+
+
+class _Spool(SpooledTemporaryFile[bytes]):
+    """A temporary file, in memory while it is small, that is closed with the last reference to it."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _spooled(texts: Iterable[tuple[str, bool]], name: str) -> IO[bytes]:
+    """Writes a text to a temporary file in UTF-8. Raises OutOfRoom when the file does not fit the disk."""
+    file = _Spool(_KEPT_IN_MEMORY)
+    for text, _ in texts:
+        data = text.encode()
+        try:
+            file.write(data)
+        except OSError as problem:
+            raise OutOfRoom(
+                f"{name} does not fit the temporary folder {gettempdir()}: {problem.strerror or problem}.",
+                "Set TMPDIR to a folder with more room, or give the text as a UTF-8 file.",
+            ) from None
+    return file

@@ -1,0 +1,100 @@
+"""Parts of documents: the training and the validation part, and passages spread evenly over a large part."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+from attncli.text.documents import Documents
+from attncli.text.encode import Chunk, stretched
+
+_PASSAGES = 256  # of a part that is too large, where the lengths below allow it
+_SHORTEST, _LONGEST = 1 << 16, 1 << 20  # characters of a passage
+
+
+@dataclass(frozen=True)
+class Part:
+    """Passages of documents, each a range of characters of the whole text.
+
+    With `ends`, a special token marks the end of every document. The characters between the passages are `left_out`.
+    """
+
+    documents: Documents
+    passages: tuple[tuple[int, int], ...]
+    ends: bool = False
+    left_out: int = 0
+
+    @classmethod
+    def whole(cls, documents: Documents, ends: bool = False) -> Part:
+        """The part that holds all of the documents."""
+        return cls(documents, ((0, documents.characters),), ends)
+
+    def last(self, most: int) -> Part:
+        """The last `most` characters of the last passage, or all of it."""
+        start, stop = self.passages[-1]
+        return Part(self.documents, ((max(start, stop - most), stop),), self.ends)
+
+    @property
+    def characters(self) -> int:
+        """The number of characters of all passages."""
+        return sum(stop - start for start, stop in self.passages)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all passages in bytes, estimated from the mean of the documents."""
+        return round(self.characters * self.documents.bytes / max(self.documents.characters, 1))
+
+    def chunks(self) -> Iterator[Iterator[Chunk]]:
+        """The text of each passage, in chunks that can be tokenized one by one."""
+        return (stretched(self.documents.read(*passage)) for passage in self.passages)
+
+
+def split_by_position(documents: Documents, fraction: float) -> tuple[Part, Part]:
+    """The training part, and the validation part: the last `fraction` of the characters. A document may be cut.
+
+    The ends of documents are marked only where there are several: of a single one the end could not be learned.
+    """
+    total = documents.characters
+    keep = total - round(total * fraction)
+    several = documents.count > 1
+    return Part(documents, ((0, keep),), several), Part(documents, ((keep, total),), several)
+
+
+def both_given(train: Documents, val: Documents) -> tuple[Part, Part]:
+    """The training part and the validation part where each is a text of its own."""
+    several = train.count > 1 or val.count > 1
+    return Part.whole(train, several), Part.whole(val, several)
+
+
+def spread(part: Part, most: int) -> Part:
+    """At most `most` characters of a part, in passages spread evenly over it.
+
+    A passage has at least 64 Ki characters where `most` allows it. Then its ends move inwards, by a quarter of its
+    length at most, to the end of a document or else of a line.
+    """
+    if part.characters <= most:
+        return part
+    length = min(max(most // _PASSAGES, _SHORTEST), _LONGEST, most)
+    count = most // length
+    before = [0, *accumulate(stop - start for start, stop in part.passages)]
+    passages: list[tuple[int, int]] = []
+    for at in (i * part.characters // count for i in range(count)):
+        index = bisect_right(before, at) - 1
+        start, stop = part.passages[index]
+        begin = max(min(start + at - before[index], stop - length), start, passages[-1][1] if passages else 0)
+        passages.append(_trimmed(part.documents, begin, min(begin + length, stop), begin == start))
+    taken = sum(stop - start for start, stop in passages)
+    return Part(part.documents, tuple(passages), part.ends, part.left_out + part.characters - taken)
+
+
+def _trimmed(documents: Documents, start: int, stop: int, begins: bool) -> tuple[int, int]:
+    """A passage without the documents, or else the lines, that are cut at its ends; `begins`: its start is no cut."""
+    chunks = list(documents.read(start, stop))
+    text = "".join(chunk for chunk, _ in chunks)
+    ends = [at for at, (_, ended) in zip(accumulate(len(chunk) for chunk, _ in chunks), chunks, strict=True) if ended]
+    quarter = len(text) // 4
+    first = next((at for at in ends if at <= quarter), 0) or text.find("\n", 0, quarter) + 1
+    last = next((at for at in reversed(ends) if at >= 3 * quarter), 0) or text.rfind("\n", 3 * quarter) + 1
+    return (start if begins else start + first), start + (last or len(text))

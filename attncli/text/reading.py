@@ -1,0 +1,138 @@
+"""Opens text files and standard input, and decodes them in blocks.
+
+A byte order mark decides between UTF-8, UTF-16 and UTF-32; other encodings must be named. A file that is no text is
+refused with its kind, or with the offset of the first byte that is not in the encoding.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import IO
+
+from attncli.errors import BadInput
+from attncli.text.progress import Meter
+from attncli.text.signatures import refuse_known
+from attncli.text.tokenizer import checked_text
+
+STDIN = "-"
+_BLOCK = 1 << 20  # bytes of a read
+UTF8_MARK = codecs.BOM_UTF8
+_MARKS = (  # byte order marks; that of UTF-32 comes first, since it begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+def name_of(path: str) -> str:
+    """What messages call a path."""
+    return "standard input" if path == STDIN else path
+
+
+def opened(path: str) -> AbstractContextManager[IO[bytes]]:
+    """A file that is closed after its `with` block, or standard input, which stays open."""
+    return nullcontext(sys.stdin.buffer) if path == STDIN else Path(path).open("rb")
+
+
+@contextmanager
+def reading_errors(name: str) -> Iterator[None]:
+    """Turns an OSError of opening or reading into BadInput."""
+    try:
+        yield
+    except OSError as problem:
+        if is_url(name):
+            raise BadInput(
+                f"{name} is a URL, and a text is read from a file.", f"Download it first: curl -LO {shlex.quote(name)}"
+            ) from None
+        if isinstance(problem, FileNotFoundError):
+            raise BadInput(f"There is no file {name}.", "Check the path.") from None
+        raise BadInput(
+            f"{name} cannot be read: {problem.strerror or problem}.", "Check the path and its permissions."
+        ) from None
+
+
+def is_url(text: str) -> bool:
+    """Whether a text begins as a URL does: 'https://…'."""
+    return _URL.match(text) is not None
+
+
+def encoding_of(head: bytes, encoding: str) -> str:
+    """The encoding of a file that begins with `head`: the given one, unless it is UTF-8 and a mark says another."""
+    return next((other for mark, other in _MARKS if is_utf8(encoding) and head.startswith(mark)), encoding)
+
+
+def is_utf8(encoding: str) -> bool:
+    """Whether a name of an encoding, which Python knows, means UTF-8."""
+    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+
+
+def decoded(file: IO[bytes], name: str, encoding: str, meter: Meter | None = None) -> Iterator[tuple[str, bool]]:
+    """The text of a file in blocks, each with whether it is the last. Raises BadInput, as `files.read_text` does."""
+    data = file.read(_BLOCK)
+    refuse_known(data, name, None if name == name_of(STDIN) else name)
+    last = len(data) < _BLOCK
+    encoding = encoding_of(data, encoding)
+    utf8 = is_utf8(encoding)
+    decoder = codecs.getincrementaldecoder("utf-8" if utf8 else _with_byte_order(encoding, data))()
+    at = len(UTF8_MARK) if utf8 and data.startswith(UTF8_MARK) else 0  # the offset of `data` in the file
+    data = data[at:]
+    while True:
+        if utf8 and (found := data.find(b"\0")) >= 0:
+            raise _not_text(f"{name} is not text: byte {at + found} is 0x00.", data)
+        pending = len(decoder.getstate()[0])
+        try:
+            text = checked_text(decoder.decode(data, last))
+        except UnicodeDecodeError as problem:
+            wrong = problem.object[problem.start : problem.start + 1]
+            found_byte = f"0x{wrong[0]:02x}" if wrong else "the end"
+            where = f"byte {at - pending + problem.start} is {found_byte} ({problem.reason})"
+            what = f"{name} is not {'UTF-8' if utf8 else encoding.upper()}: {where}."
+            raise _not_text(what, data if utf8 else None) from None
+        except UnicodeError as problem:
+            raise _not_text(f"{name} is not {encoding}: {problem}.") from None
+        if not utf8 and "\0" in text:
+            raise _not_text(f"{name} is not text in {encoding.upper()}: it holds NUL characters.")
+        if meter is not None:
+            meter.add(len(data))
+        yield text, last
+        if last:
+            return
+        at += len(data)
+        data = file.read(_BLOCK)
+        last = len(data) < _BLOCK
+
+
+def _not_text(message: str, data: bytes | None = None) -> BadInput:
+    """The error for bytes that are not in the encoding; `data` are bytes that are not UTF-8."""
+    return BadInput.naming(lambda named: (message, _advice(named("encoding"), data)))
+
+
+def _advice(encoding: str, data: bytes | None) -> str:
+    """What to do about bytes that cannot be decoded. Names no encoding that they cannot be in."""
+    if data is None:
+        return f"Name the {encoding} that it is in, or convert it to UTF-8."
+    zeros, odd = data.count(0), data[1::2].count(0)
+    if not zeros:
+        return (
+            f"Convert it to UTF-8; to train and eval its {encoding} can be named instead, such as latin-1 or gb18030."
+        )
+    # In UTF-16 of Latin letters, the bytes at even or at odd offsets are mostly 0x00.
+    if zeros > 3 and 4 * zeros > len(data) and 8 * min(odd, zeros - odd) < zeros:
+        order = "le" if odd > zeros - odd else "be"
+        return f"It looks like UTF-16. Convert it to UTF-8, or to train and eval say {encoding} utf-16-{order}."
+    return "Give a text file."
+
+
+def _with_byte_order(encoding: str, data: bytes) -> str:
+    """The encoding, with the byte order of this machine for UTF-16 or UTF-32 without a byte order mark."""
+    marks = {"utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)}
+    known = marks.get(codecs.lookup(encoding).name)
+    return f"{encoding}-{sys.byteorder[0]}e" if known and not data.startswith(known) else encoding

@@ -1,0 +1,187 @@
+"""The token cache: the ids of a corpus in files, by the content of everything that they depend on.
+
+An entry is written beside its place and renamed there, so a reader sees all of it or nothing. Ids are read from the
+files in slices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import NamedTuple
+
+from attncli.config import CorpusConfig
+from attncli.errors import BadCheckpoint, BadInput, OutOfRoom
+from attncli.folders import cache_folder, make_private
+from attncli.paths import NO_ROOM, read_regular, reason
+from attncli.text.encode import dtype_of
+from attncli.text.ids import StoredIds
+from attncli.text.parts import Part
+from attncli.text.progress import Listener, Meter, Progress
+from attncli.text.tokenizer import Tokenizer
+from attncli.text.tokens import Tokens, encoded, first_token
+
+SMALLEST_TRAINING = 64  # tokens: below this there is nothing to learn from
+_READ_AT_ONCE = 1 << 22  # ids
+_CACHE_VERSION = 2
+_LARGEST_FACTS = 1 << 20  # bytes of facts.json
+_UNFINISHED = ".writing-"  # begins the name of a folder that is being written
+_ABANDONED = 86_400  # seconds after which such a folder is removed
+
+
+class Tokenized(NamedTuple):
+    """Both parts of a corpus as tokens, with the tokenizer."""
+
+    train: Tokens
+    val: Tokens
+    tokenizer: Tokenizer
+
+
+def entry_of(digest: str, config: CorpusConfig) -> Path:
+    """The folder of a corpus whose tokenizer is learned: named by its text, the settings and the library's version."""
+    import tokenizers
+
+    chosen = f"{config.tokenizer} {config.vocab_size} {config.most_characters}"
+    key = f"{_CACHE_VERSION} {digest} {tokenizers.__version__} {chosen}"
+    return cache_folder() / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def entry_with(entry: Path, tokenizer: Tokenizer) -> Path:
+    """The folder of the same corpus under a given tokenizer."""
+    return entry.with_name(f"{entry.name}-{hashlib.sha256(tokenizer.to_json().encode()).hexdigest()[:16]}")
+
+
+def tokenize(train: Part, val: Part, tokenizer: Tokenizer, entry: Path, progress: Listener | None) -> Tokenized:
+    """Tokenizes both parts into a new entry of the cache, and returns them as they are read back from it.
+
+    Raises BadInput for a text that is too short, OutOfRoom when the entry cannot be written.
+    """
+    parts = {"train": train, "val": val}
+    folder = _writable_folder(entry.parent)
+    writer = _Writer(folder, tokenizer, sum(part.bytes for part in parts.values()), progress)
+    try:
+        facts = {name: writer.write(name, part) for name, part in parts.items()}
+        _check_lengths(facts)
+        (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+        (folder / "facts.json").write_text(
+            json.dumps({name: asdict(fact) for name, fact in facts.items()}), encoding="utf-8"
+        )
+        try:
+            folder.rename(entry)
+        except OSError:  # another process was first, or what stands there is damaged
+            if read_entry(entry) is None:
+                shutil.rmtree(entry, ignore_errors=True)
+                folder.rename(entry)
+        tokenized = read_entry(entry)
+        assert tokenized is not None
+        return tokenized
+    except OSError as problem:
+        raise writer.not_written(problem) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _writable_folder(parent: Path) -> Path:
+    """A new folder in the cache, where those that killed processes left are removed. Raises OutOfRoom."""
+    try:
+        make_private(parent)
+        for left in parent.glob(f"{_UNFINISHED}*"):
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
+        return Path(mkdtemp(prefix=_UNFINISHED, dir=parent))
+    except OSError as problem:
+        raise OutOfRoom(
+            f"The token cache {parent} cannot be written: {problem.strerror}.",
+            "Set ATTNCLI_CACHE to a folder that can be.",
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What facts.json says of the ids of a part."""
+
+    tokens: int
+    characters: int
+    bytes: int
+    documents: int
+    left_out: int
+    dtype: str
+
+
+class _Writer:
+    """Writes the ids of the parts into a folder, a group of chunks at a time."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, size: int, progress: Listener | None) -> None:
+        self._folder, self._tokenizer = folder, tokenizer
+        self._size = size  # bytes of text, estimated
+        self._read = self._written = 0  # bytes of text, bytes of ids
+        self._meter = Meter(progress, Progress("tokenizing", 0, size))
+
+    def write(self, name: str, part: Part) -> _Facts:
+        """Writes one part. Raises OSError when it cannot be written."""
+        tokens = size = documents = 0
+        with (self._folder / f"{name}.ids").open("wb") as file:
+            for some in encoded(part, self._tokenizer):
+                file.write(some.ids.data)
+                tokens, size, documents = tokens + len(some.ids), size + some.bytes, documents + some.documents
+                self._read, self._written = self._read + some.bytes, self._written + some.ids.nbytes
+                self._meter.add(some.bytes)
+        return _Facts(tokens, part.characters, size, documents, part.left_out, dtype_of(self._tokenizer).name)
+
+    def not_written(self, problem: OSError) -> OutOfRoom:
+        """The error for a failed write: how many bytes are needed, estimated from what was written so far."""
+        place = self._folder.parent
+        if problem.errno not in NO_ROOM:
+            return OutOfRoom(
+                f"The token cache {place} cannot be written: {reason(problem)}.",
+                "Set ATTNCLI_CACHE to a folder that can be.",
+            )
+        needed = max(round(self._written * self._size / max(self._read, 1)), self._written)
+        needed += len(self._tokenizer.to_json().encode())
+        return OutOfRoom(
+            f"The token cache {place} has no room: about {needed:,} bytes are needed, {self._written:,} were written "
+            f"before it was full ({reason(problem)}).",
+            "Free some space, or set ATTNCLI_CACHE to a folder on another disk.",
+        )
+
+
+def read_entry(entry: Path) -> Tokenized | None:
+    """The corpus of an entry, or None when there is no such entry or a damaged one."""
+    try:
+        facts = {
+            name: _Facts(**fact)
+            for name, fact in json.loads(read_regular(entry / "facts.json", _LARGEST_FACTS)).items()
+        }
+        tokenizer = Tokenizer.load(entry)
+        parts = {name: _stored(entry / f"{name}.ids", fact, tokenizer) for name, fact in facts.items()}
+        return Tokenized(parts["train"], parts["val"], tokenizer)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, BadCheckpoint, BadInput):
+        return None
+
+
+def _stored(path: Path, facts: _Facts, tokenizer: Tokenizer) -> Tokens:
+    """One part of an entry. Raises ValueError, BadInput or OSError when it is not what was written."""
+    ids = StoredIds(path, facts.dtype)
+    if len(ids) != facts.tokens:
+        raise ValueError(path)
+    for start in range(0, len(ids), _READ_AT_ONCE):
+        if int(ids[start : start + _READ_AT_ONCE].max()) >= tokenizer.vocab_size:
+            raise ValueError(path)
+    lead = first_token(ids, tokenizer)
+    return Tokens(ids, facts.characters, facts.bytes, facts.documents, facts.left_out, lead)
+
+
+def _check_lengths(facts: dict[str, _Facts]) -> None:
+    """Raises BadInput for a text that is too short to learn from."""
+    if facts["train"].tokens < SMALLEST_TRAINING or facts["val"].tokens < 2:
+        total = facts["train"].characters + facts["val"].characters
+        raise BadInput(
+            f"The text is too short to learn from: {total:,} characters, {facts['train'].tokens} tokens to train on "
+            f"and {facts['val'].tokens} to validate on, where at least {SMALLEST_TRAINING} and 2 are needed.",
+            "Give more text: a few thousand words make a first model.",
+        )

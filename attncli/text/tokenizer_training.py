@@ -1,0 +1,130 @@
+"""Makes tokenizers: bpe, char and byte."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from attncli.config import TOKENIZER_KINDS, TokenizerKind
+from attncli.errors import UsageProblem
+from attncli.text.tokenizer import END_OF_TEXT, Tokenizer, byte_characters, checked_text
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken
+
+LARGEST_VOCABULARY = 1 << 20
+_LEARN_LENGTH = 1024  # characters
+_SAFE_CUT = re.compile(r"(?<=\S)[ \n]")
+
+
+def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int | None = None) -> Tokenizer:
+    """Makes a tokenizer from texts.
+
+    Args:
+        texts: what the vocabulary is learned from.
+        kind: 'bpe' merges frequent byte sequences; 'char' has one id per character; 'byte' one per byte.
+        vocab_size: ids in all. None is 1024 for 'bpe' and every character seen for 'char'; 'byte' always has 257.
+
+    Raises:
+        UsageProblem: for a vocabulary too small to be lossless, or one set for 'byte'.
+    """
+    if kind not in TOKENIZER_KINDS:
+        raise UsageProblem.naming(
+            lambda named: (
+                f"{named('tokenizer')} {kind!r} is not a kind of tokenizer.",
+                f"Use {', '.join(TOKENIZER_KINDS)}.",
+            )
+        )
+    if vocab_size is not None:
+        if kind == "byte" and vocab_size != 257:
+            raise UsageProblem.naming(
+                lambda named: (
+                    "The byte tokenizer has 257 ids, always.",
+                    f"Leave {named('vocab_size')} out, or use {named('tokenizer')} bpe.",
+                )
+            )
+        if not 257 <= vocab_size <= LARGEST_VOCABULARY:
+            raise UsageProblem.naming(
+                lambda named: (
+                    f"{named('vocab_size')} is {vocab_size}, and must be from 257 to {LARGEST_VOCABULARY:,}.",
+                    "256 ids are the bytes, so that any text can be written, and one ends a document.",
+                )
+            )
+    if kind == "byte":
+        return byte_tokenizer()
+    if kind == "char":
+        return _char_tokenizer(texts, vocab_size)
+    return _bpe_tokenizer(texts, vocab_size or 1024)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One id per byte, the byte's value, and 256 to end a document."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers
+
+    backend = Backend(models.BPE({char: byte for byte, char in enumerate(byte_characters())}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([_end_of_text_token()])
+    return Tokenizer(backend)
+
+
+def _end_of_text_token() -> AddedToken:
+    from tokenizers import AddedToken
+
+    return AddedToken(END_OF_TEXT, special=True, normalized=False)
+
+
+def _bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    # In short stretches: text without white space is one word, and a word takes time by the square of its length.
+    learned_from = (stretch for text in texts for stretch in stretches(checked_text(text), _LEARN_LENGTH))
+    backend.train_from_iterator(learned_from, trainer)
+    return Tokenizer(backend)
+
+
+def _char_tokenizer(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
+    from tokenizers import Regex, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(checked_text(text))
+    room = LARGEST_VOCABULARY if vocab_size is None else vocab_size
+    kept = [char for char, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: room - 257]]
+    names = [END_OF_TEXT, *(f"<0x{byte:02X}>" for byte in range(256)), *sorted(kept)]
+    backend = Backend(models.BPE({name: i for i, name in enumerate(names)}, [], byte_fallback=True))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    backend.add_special_tokens([_end_of_text_token()])
+    return Tokenizer(backend)
+
+
+def stretches(text: str, length: int = 1 << 20) -> Iterator[str]:
+    """Cuts a long text into stretches of about `length` characters that tokenize as the whole does.
+
+    A cut falls before a space or a line's end that follows another character: the pre-tokenizers of GPT-2's family
+    never join the two. Where none comes within `length` more characters, the cut is anywhere.
+    'ab cd' -> 'ab', ' cd' (for a small length).
+    """
+    start = 0
+    while len(text) - start > length:
+        found = _SAFE_CUT.search(text, start + length, start + 2 * length)
+        at = found.start() if found else min(start + 2 * length, len(text))
+        yield text[start:at]
+        start = at
+    if start < len(text):
+        yield text[start:]
