@@ -1,7 +1,13 @@
 """Checkpoints of a tiny model, as a training run writes them."""
 
+import json
+import os
+import struct
+
 import torch
 
+from attncli.checkpoint import directory
+from attncli.checkpoint.load import load_model
 from attncli.checkpoint.save import Checkpoint, State, write_checkpoint
 from attncli.text.tokenizer_training import byte_tokenizer
 from tests.support.models import tiny_model
@@ -22,3 +28,35 @@ def write_random_model(path, tokenizer, **switches):
     """Writes a tiny random model of that tokenizer's vocabulary to a model directory."""
     model = tiny_model(vocab_size=tokenizer.vocab_size, **switches)
     write_checkpoint(path, Checkpoint(model.config, model.state_dict(), tokenizer, start_of_text=1))
+
+
+def load(path):
+    return load_model(path, CPU, torch.float32)
+
+
+def without_manifest(path):
+    (path / directory.MANIFEST).unlink()
+    return path
+
+
+def change_config(path, **changes):
+    config = json.loads((path / directory.CONFIG).read_text())
+    (without_manifest(path) / directory.CONFIG).write_text(json.dumps(config | changes))
+
+
+class Canary:
+    def __reduce__(self):
+        return (os.mkdir, ("canary",))
+
+
+def write_index(path, index):
+    (path / directory.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+def header(entries, data=b""):
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(**changes):
+    return {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | changes}

@@ -1,0 +1,45 @@
+"""Colors: lighter is more, and digits on every color are readable."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from attncli.render.palette import heat
+
+# Colours
+
+
+def luminance(color):
+    """Relative luminance of a Rich colour (WCAG 2)."""
+    channels = np.array(color.get_truecolor()) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(style):
+    light, dark = sorted((luminance(style.color), luminance(style.bgcolor)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize(("colors", "steps"), [("truecolor", 100), ("256", 9)])
+def test_more_is_lighter(colors, steps):
+    lights = [luminance(heat(step / steps, colors).bgcolor) for step in range(steps + 1)]
+    assert all(before < after for before, after in pairwise(lights))
+
+
+@pytest.mark.parametrize("colors", ["truecolor", "256"])
+def test_digits_are_readable_on_every_colour(colors):
+    """Black or white reaches a contrast of 4.5 on any ground; 3 is what WCAG asks of large letters."""
+    assert min(contrast(heat(step / 100, colors)) for step in range(101)) > 3
+
+
+@pytest.mark.parametrize("colors", [None, "standard", "windows"])
+def test_few_colours_are_none(colors):
+    assert not heat(0.5, colors)
+
+
+@pytest.mark.parametrize("colors", ["truecolor", "256"])
+def test_a_value_out_of_range_has_the_colour_of_the_end(colors):
+    assert heat(-1, colors) == heat(0, colors)
+    assert heat(2, colors) == heat(1, colors)

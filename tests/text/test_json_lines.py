@@ -1,0 +1,73 @@
+"""Lines of JSON as documents."""
+
+import io
+import json
+
+import pytest
+
+from attncli.errors import BadInput
+from attncli.text import reading
+from attncli.text.files import read_documents
+from attncli.text.formats import base, json_lines
+from tests.support.corpora import texts_of, write
+
+# Batches
+
+
+def lines_of(*records):
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def test_lines_of_json_with_a_text_are_documents(tmp_path, monkeypatch):
+    """As `attncli generate --jsonl` writes them: a prompt, and the text after it."""
+    records = [{"index": 0, "prompt": "Once", "text": " upon\na time"}, {"prompt": "", "text": ""}, {"text": "é\n\n"}]
+    data = lines_of(*records).replace("\n", "\n\n") + '{"text": "no end"}'
+    expected = ("Once upon\na time\n", "é\n\n", "no end")
+    path = write(tmp_path / "made.jsonl", data)
+    found = read_documents([path])
+    assert texts_of(found) == expected
+    assert found.notes == (f"of {path} each line's text, after its prompt, is a document",)
+    monkeypatch.setattr(reading, "_BLOCK", 7)
+    assert texts_of(read_documents([path])) == expected
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data.encode())))
+    assert texts_of(read_documents(["-"])) == expected
+    plain = read_documents([write(tmp_path / "made.txt", data)])
+    assert (plain.count, plain.notes) == (1, ())
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('{"text": 1}', "line 2 is not a JSON object"),
+        ("[" * 5000, "line 2 is not a JSON object"),
+        ('{"text": "cut', "line 2 is not a JSON object"),
+        ('{"text": "\\ud800"}', "line 2: The text is not valid Unicode"),
+    ],
+)
+def test_a_line_that_is_no_text_is_named(tmp_path, line, found):
+    path = write(tmp_path / "made.jsonl", lines_of({"text": "first"}) + line)
+    with pytest.raises(BadInput, match=found):
+        read_documents([path])
+
+
+def test_a_line_is_held_in_memory_only_up_to_a_limit(tmp_path, monkeypatch):
+    """One long first line is text as it stands, and no more of it is read ahead; a later one is an error."""
+    monkeypatch.setattr(reading, "_BLOCK", 7)
+    monkeypatch.setattr(base, "LONGEST_LINE", 40)
+    monkeypatch.setattr(json_lines, "LONGEST_LINE", 40)
+    whole = json.dumps({"text": 60 * "x"})
+    taken = []
+    blocks = ((whole[at : at + 7], False) for at in range(0, 10**6, 7) if taken.append(at) is None)
+    base.with_first_line(blocks)
+    assert len(taken) == 6
+    assert texts_of(read_documents([write(tmp_path / "a.jsonl", whole)])) == (whole,)
+    with pytest.raises(BadInput, match=r"b\.jsonl, line 3 has more than 40 characters"):
+        read_documents([write(tmp_path / "b.jsonl", lines_of({"text": "a"}, {"text": "b"}) + whole + "\n")])
+
+
+def test_other_syntax_is_read_as_it_stands_and_that_is_said(tmp_path):
+    table, lines = write(tmp_path / "a.csv", "name,text\nx,y\n"), write(tmp_path / "b.jsonl", '{"words": "x"}\n')
+    found = read_documents([table, lines])
+    assert texts_of(found) == ("name,text\nx,y\n", '{"words": "x"}\n')
+    assert found.notes == (f"read as plain text, with all the syntax of CSV, JSONL: {table} and 1 more",)
+    assert read_documents([write(tmp_path / "a.txt", "name,text\n")]).notes == ()

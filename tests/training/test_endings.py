@@ -1,0 +1,230 @@
+"""What ends a run from within leaves the last good save, and says what to do."""
+
+import errno
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from attncli.checkpoint import directory
+from attncli.checkpoint.atomic import previous_of
+from attncli.checkpoint.load import read_resumable
+from attncli.checkpoint.lock import lock
+from attncli.cli.main import run
+from attncli.config import CorpusConfig
+from attncli.errors import Diverged, OutOfRoom
+from attncli.evaluation.score import Score
+from attncli.model.transformer import Transformer
+from attncli.training import new_job, train
+from attncli.training.reports import SaveReport
+from tests.support.texts import story
+from tests.support.training import COMMAND, SMALL, contents, digest, reports_of
+
+
+def full():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+# T5, T6: what ends a run from within
+
+
+def poisoned(monkeypatch, target, poison):
+    """Once a save is there, the loss of the fifth step from then on is what `poison` makes of it."""
+    real, count = Transformer.loss, itertools.count()
+
+    def loss(model, rows):
+        value = real(model, rows)
+        return poison(value) if (target / directory.MANIFEST).exists() and next(count) == 5 else value
+
+    monkeypatch.setattr(Transformer, "loss", loss)
+
+
+def endless_gradient(loss):
+    loss.register_hook(lambda gradient: gradient * float("inf"))
+    return loss
+
+
+def exhausted(loss):
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to ...")
+
+
+def exhausted_by_a_thread(loss):
+    raise RuntimeError("can't start new thread")
+
+
+def exhausted_gpu(loss):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize(
+    ("poison", "code", "words"),
+    [
+        (lambda loss: loss * float("nan"), 5, ("diverged at step", "loss nan", "--lr")),
+        (lambda loss: loss * float("inf"), 5, ("diverged at step", "loss inf", "--lr")),
+        (endless_gradient, 5, ("diverged at step", "gradient norm", "--lr")),
+        (exhausted, 4, ("not enough memory", "--batch-size", "--context")),
+        (exhausted_by_a_thread, 4, ("not enough memory", "--batch-size", "--context")),
+        (exhausted_gpu, 4, ("not enough memory", "--batch-size", "--context")),
+    ],
+    ids=["nan", "inf", "gradient", "memory", "thread", "gpu-memory"],
+)
+def test_what_ends_a_run_from_within_leaves_the_save(tmp_path, monkeypatch, capsys, poison, code, words):
+    monkeypatch.chdir(tmp_path)
+    Path("story.txt").write_text(story(1500))
+    poisoned(monkeypatch, tmp_path / "out" / "m", poison)
+    assert run(["train", "story.txt", *COMMAND, "--out", "out/m"]) == code
+    err = capsys.readouterr().err
+    assert all(word in err for word in words)
+    assert "Traceback" not in err
+    found = read_resumable(Path("out/m"))
+    assert all(tensor.isfinite().all() for tensor in found.state.tensors.values())
+    assert {path.name for path in Path("out").iterdir()} <= {"m", ".m.previous"}
+
+
+# Leaves the first step less memory than it takes.
+EXHAUSTED = """
+import resource
+from pathlib import Path
+from attncli.__main__ import main
+from attncli.training import loop, measure
+measure.measure_step = lambda *given: measure.StepTime(0.1, 1.0)
+step = loop._Loop._step
+def limited(*given):
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (64 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    return step(*given)
+loop._Loop._step = limited
+main()
+"""
+
+
+def test_memory_that_is_really_not_there_is_told_in_two_lines(tmp_path):
+    (tmp_path / "story.txt").write_text(story(1500))
+    arguments = ["train", "story.txt", *COMMAND, "--batch-size", "20k", "--out", "m"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+    command = [sys.executable, "-c", EXHAUSTED, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (4, "")
+    *_, plan, message, hint = done.stderr.splitlines()
+    assert plan.startswith("needs")
+    assert message == "error: There is not enough memory for this."
+    assert "--batch-size" in hint
+    assert read_resumable(tmp_path / "m").state.facts["step"] == 0
+
+
+def test_a_rate_out_of_all_bounds_is_said_to_be_the_cause(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("story.txt").write_text(story(1500))
+    assert run(["train", "story.txt", *COMMAND, "--lr", "1e35", "--out", "m"]) == 5
+    err = capsys.readouterr().err
+    assert all(word in err for word in ("diverged at step", "--lr"))
+    found = read_resumable(Path("m"))
+    assert all(tensor.isfinite().all() for tensor in found.state.tensors.values())
+
+
+def stop_at_3():
+    asked = itertools.count(1)
+    return lambda: next(asked) >= 3
+
+
+def no_room(monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    return lambda: False
+
+
+def nothing_finite(monkeypatch):
+    monkeypatch.setattr(
+        "attncli.training.evaluations.evaluate", lambda *args, **options: Score(float("nan"), 10, 20.0, 20.0)
+    )
+    return lambda: False
+
+
+@pytest.mark.parametrize("end", ["stopped", "diverged", "full"])
+def test_a_model_is_not_replaced_by_a_run_that_ends_without_a_score(corpus, plan, tmp_path, monkeypatch, end):
+    target = tmp_path / "m" / "m"
+    reports_of(corpus, plan, target)
+    before = contents(target)
+    if end == "stopped":
+        reports = reports_of(corpus, plan, target, stop=stop_at_3())
+        assert not any(isinstance(report, SaveReport) for report in reports)
+        assert not reports[-1].finished
+    else:
+        stop = (no_room if end == "full" else nothing_finite)(monkeypatch)
+        with pytest.raises(OutOfRoom if end == "full" else Diverged):
+            reports_of(corpus, plan, target, stop=stop)
+    assert contents(target) == before
+    assert [path.name for path in target.parent.iterdir()] == ["m"]
+
+
+def test_a_model_is_replaced_by_the_first_save_with_a_score(corpus, plan, tmp_path):
+    target = tmp_path / "m"
+    reports_of(corpus, plan, target)
+    before, old = contents(target), digest(target)
+    for report in train(corpus, replace(plan, seed=5), target, facts={}):
+        if isinstance(report, SaveReport):
+            assert report.step == 10
+            assert digest(previous_of(target)) == old
+            break
+        assert contents(target) == before
+    assert digest(target) != old
+    found = read_resumable(target)
+    reports_of(corpus, replace(plan, seed=5), target, resume=found)
+    reports_of(corpus, replace(plan, seed=5), tmp_path / "whole")
+    assert digest(target) == digest(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("nats", [float("nan"), float("inf")])
+def test_weights_that_score_nothing_finite_are_not_kept_as_the_best(corpus, plan, tmp_path, monkeypatch, nats):
+    """One update may be too large though its loss was finite: it is the score that shows it first."""
+    monkeypatch.setattr("attncli.training.evaluations.evaluate", lambda *args, **options: Score(nats, 10, 20.0, 20.0))
+    with pytest.raises(Diverged, match="at step 10: the validation loss is"):
+        reports_of(corpus, plan, tmp_path / "m")
+    assert read_resumable(tmp_path / "m").state.facts["step"] == 0
+
+
+# T7, two runs on one directory
+
+
+def test_a_second_run_is_told_the_process_of_the_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("story.txt").write_text(story(1500))
+    with lock(Path("m")):
+        for arguments in (["story.txt", *COMMAND], ["story.txt", *COMMAND, "--force"], ["--resume"]):
+            assert run(["train", *arguments, "--out", "m"]) == 3
+            assert f"process {os.getpid()}" in capsys.readouterr().err
+    assert run(["train", "story.txt", *COMMAND, "--out", "m"]) == 0
+
+
+# T8, the text (each kind of it: test_corpus.py and test_cli.py)
+
+
+def test_a_text_with_a_mark_mixed_line_ends_and_one_endless_line_trains(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = story(300).replace("\n", "\r\n") + story(20_000).replace("\n", " ")
+    Path("text.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert run(["train", "text.txt", *COMMAND, "--vocab-size", "300", "--out", "m"]) == 0
+    assert f"{round(len(text) * 0.9):,}"[:3] in capsys.readouterr().err
+
+
+# R1, a torn save; R2, other circumstances
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A folder with a text and a run on it that was stopped at step 8, after a save at step 6."""
+    folder = tmp_path_factory.mktemp("stopped")
+    (folder / "story.txt").write_text(story(1500))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTNCLI_CACHE", str(folder / "cache"))
+        job = new_job([str(folder / "story.txt")], None, CorpusConfig(vocab_size=300), SMALL)
+        plan, asked = replace(job.plan, eval_every=3), itertools.count(1)
+        list(train(job.corpus, plan, folder / "m", facts=job.facts, stop=lambda: next(asked) >= 8))
+        list(train(job.corpus, plan, folder / "whole", facts=job.facts))
+    assert {path.name for path in folder.iterdir()} >= {"m", ".m.previous"}
+    return folder

@@ -1,0 +1,446 @@
+"""Saves of a run: killed, beside the training, on a full disk, in a place that cannot be written."""
+
+import errno
+import itertools
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from attncli.checkpoint import directory
+from attncli.checkpoint.atomic import previous_of, settle
+from attncli.checkpoint.catalog import find_model
+from attncli.checkpoint.load import load_model, read_resumable
+from attncli.checkpoint.lock import lock
+from attncli.checkpoint.save import State, write_checkpoint
+from attncli.cli.main import run
+from attncli.config import CorpusConfig
+from attncli.errors import OutOfRoom
+from attncli.stopping import StopRequests
+from attncli.training import new_job, recipe, saver, train
+from attncli.training.reports import Result, SaveReport, StepReport
+from attncli.training.resume import _newest_good
+from attncli.training.run import begin_run, weights_of
+from tests.support.faults import fault_at
+from tests.support.forking import ForkedCommand
+from tests.support.places import ROOT
+from tests.support.texts import story
+from tests.support.training import COMMAND, SMALL, contents, digest, reports_of
+
+
+@pytest.fixture
+def beside(monkeypatch):
+    """Every save of a run that goes on is written by the thread."""
+    monkeypatch.setattr(recipe, "COPIED_STATE", 0)
+
+
+def cloned(checkpoint):
+    """A save that the run can no longer change."""
+    weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
+    state = checkpoint.state
+    if state is not None:
+        state = State({name: tensor.clone() for name, tensor in state.tensors.items()}, state.facts)
+    return replace(checkpoint, weights=weights, state=state)
+
+
+def saves_of(corpus, plan, target, monkeypatch):
+    """Everything that a whole run saves, in order."""
+    saves = []
+
+    def kept(place, checkpoint):
+        saves.append(cloned(checkpoint))
+        write_checkpoint(place, checkpoint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saver, "write_checkpoint", kept)
+        reports_of(corpus, plan, target)
+    return saves
+
+
+def same(state, other):
+    return state.tensors.keys() == other.tensors.keys() and all(
+        torch.equal(tensor, other.tensors[name]) for name, tensor in state.tensors.items()
+    )
+
+
+def in_a_child(work):
+    """How a copy of this process that does the work, and computes nothing, ends: as `os.waitpid` says."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1]
+
+
+def killed_at(n, work):
+    """Whether the work, done by another process, comes to an nth change of the disk, where that is killed."""
+
+    def until_killed():
+        with fault_at(n, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+            work()
+
+    status = in_a_child(until_killed)
+    assert status in (0, signal.SIGKILL)
+    return status != 0
+
+
+def full():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+# T1, a kill
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize(("victim", "torn"), [(3, False), (3, True), (4, False)], ids=["running", "torn", "last"])
+def test_killed_at_every_write_flush_and_rename_of_a_save(corpus, plan, tmp_path, monkeypatch, victim, torn):
+    """`torn`: the save before is damaged, so that the one before it is the only good one."""
+    saves = saves_of(corpus, plan, tmp_path / "whole", monkeypatch)
+    assert [save.state and save.state.facts["step"] for save in saves] == [0, 10, 20, 30, None]
+    base = tmp_path / "base"
+    for save in saves[victim - 2 : victim]:
+        write_checkpoint(base / "m", save)
+    good = victim - 1
+    if torn:
+        (base / "m" / directory.STATE_TENSORS).unlink()
+        good = _newest_good(base / "m")[0].state.facts["step"] // 10
+        assert good == victim - 2
+    target, resumed = tmp_path / "kills" / "m", set()
+    for n in itertools.count():
+        shutil.rmtree(target.parent, ignore_errors=True)
+        shutil.copytree(base, target.parent)
+        if not killed_at(n, lambda: write_checkpoint(target, saves[victim])):
+            break
+        settle(target)
+        if not (target / directory.STATE_FACTS).exists():  # the last save is complete
+            assert victim == 4
+            load_model(target, torch.device("cpu"), torch.float32)
+            assert digest(target) == digest(tmp_path / "whole")
+            continue
+        found, notes = _newest_good(target)
+        step = found.state.facts["step"]
+        assert not notes
+        assert step in (good * 10, victim * 10)
+        assert same(found.state, saves[step // 10].state)
+        if step not in resumed:
+            resumed.add(step)
+            reports_of(corpus, plan, target, resume=found)
+            assert digest(target) == digest(tmp_path / "whole")
+            assert [path.name for path in target.parent.iterdir()] == ["m"]
+    assert n > 40
+    assert resumed == ({good * 10, victim * 10} if victim == 3 else {good * 10})
+
+
+BESIDE = "from attncli.training import saver; saver._COPIED_FROM = 0"
+
+
+SHORT_SAMPLES = "from attncli.training import recipe; recipe.SAMPLE_TOKENS, recipe.FINAL_SAMPLE_TOKENS = 12, 60"
+
+
+@pytest.fixture
+def trained(tmp_path, request):
+    """Calls `attncli train` in `tmp_path`, killed after some seconds; gives its exit code, negative when killed.
+
+    The process is forked from one that has imported PyTorch, or has a fresh interpreter with --slow.
+    """
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    fresh = request.config.getoption("--slow")
+
+    def call(arguments, beside, delay):
+        before = f"{SHORT_SAMPLES}\n{BESIDE if beside else ''}\n"
+        if fresh:
+            code = f"{before}from attncli.__main__ import main; main()"
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, *arguments], cwd=tmp_path, env=environment, **streams
+            )
+        else:
+            process = ForkedCommand(*arguments, folder=tmp_path, before=before, **streams)
+        with process:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(delay)
+            if delay is not None:
+                process.kill()
+        return process.returncode
+
+    return call
+
+
+def test_killed_at_random_moments_every_run_ends_with_the_same_bits(tmp_path, trained, request):
+    kills = 50 if request.config.getoption("--slow") else 5
+    (tmp_path / "story.txt").write_text(story(1500))
+    new = ["train", "story.txt", *COMMAND]
+    began = time.monotonic()
+    assert trained([*new, "--out", "whole"], False, None) == 0
+    seconds = time.monotonic() - began
+    draw, names, target = random.Random(0), itertools.count(), tmp_path / "0"
+    while kills > 0 or target.exists():
+        going_on = target.exists() or previous_of(target).exists()
+        arguments = ["train", "--resume", "--out", target.name] if going_on else [*new, "--out", target.name]
+        code = trained(arguments, kills % 2 == 0, draw.uniform(0, seconds) if kills > 0 else None)
+        assert code in (0, -signal.SIGKILL)
+        kills -= code != 0
+        if not target.exists() and not previous_of(target).exists():
+            continue  # killed before the first save
+        found = find_model(str(target))
+        if (found / directory.STATE_FACTS).exists():
+            read_resumable(found)
+        else:
+            assert digest(found) == digest(tmp_path / "whole")
+            target = tmp_path / str(next(names) + 1)
+
+
+# A save beside the training
+
+
+def test_a_save_beside_the_training_is_of_its_own_step_and_reported_when_it_is_safe(
+    corpus, plan, tmp_path, monkeypatch, beside
+):
+    """Each write of a running state is held up until five more steps were taken."""
+    expected = saves_of(corpus, plan, tmp_path / "in place", monkeypatch)
+    written, moved_on, steps = [], threading.Event(), []
+
+    def held_up(place, checkpoint):
+        if checkpoint.state is not None and checkpoint.state.facts["step"] > 0:
+            assert threading.current_thread() is not threading.main_thread()
+            assert moved_on.wait(60)
+            moved_on.clear()
+        written.append(cloned(checkpoint))
+        write_checkpoint(place, checkpoint)
+
+    monkeypatch.setattr(saver, "write_checkpoint", held_up)
+    for report in train(corpus, plan, tmp_path / "m", facts={}):
+        if isinstance(report, SaveReport):
+            assert report.step == written[len(steps)].run["progress"]["step"]
+            steps.append(report.step)
+        elif isinstance(report, StepReport) and report.step in (15, 25, 35):
+            assert report.step - 5 not in steps
+            moved_on.set()
+    assert steps == [0, 10, 20, 30, 40]
+    for ours, theirs in zip(written, expected, strict=True):
+        assert [line["kind"] for line in ours.metrics] == [line["kind"] for line in theirs.metrics]
+        assert all(torch.equal(tensor, theirs.weights[name]) for name, tensor in ours.weights.items())
+        assert ours.state is None or same(ours.state, theirs.state)
+
+
+@pytest.mark.parametrize("at", [3, 10, 12])
+def test_a_stop_while_a_save_is_written_saves_both(corpus, plan, tmp_path, beside, at):
+    reports_of(corpus, plan, tmp_path / "whole")
+    asked = itertools.count(1)
+    reports = reports_of(corpus, plan, tmp_path / "m", stop=lambda: next(asked) >= at)
+    saved = [report.step for report in reports if isinstance(report, SaveReport)]
+    assert saved == sorted({0, at // 10 * 10, at})
+    assert isinstance(reports[-1], Result)
+    found = read_resumable(tmp_path / "m")
+    assert (found.state.facts["step"], found.run["status"]) == (at, "stopped")
+    reports_of(corpus, plan, tmp_path / "m", resume=found)
+    assert digest(tmp_path / "m") == digest(tmp_path / "whole")
+
+
+def test_an_error_does_not_end_the_run_before_its_save_is_written(corpus, plan, tmp_path, monkeypatch, beside):
+    begun, held = begin_run(plan), threading.Event()
+    place = saver.Saver(tmp_path / "m", corpus, plan, {})
+    shut = place._thread.shutdown
+    monkeypatch.setattr(place._thread, "shutdown", lambda *args, **options: (held.set(), shut(*args, **options)))
+    with pytest.raises(KeyError), place:
+        place._thread.submit(held.wait)
+        place.save_beside(begun, 0.0)
+        assert not (tmp_path / "m").exists()
+        raise KeyError
+    assert read_resumable(tmp_path / "m").state.facts["step"] == 0
+
+
+def test_weights_that_nothing_has_scored_yet_are_copied_too(corpus, plan, tmp_path, beside):
+    begun = begin_run(plan)
+    with saver.Saver(tmp_path / "m", corpus, plan, {}) as place:
+        held = threading.Event()
+        place._thread.submit(held.wait)
+        expected = weights_of(begun.model)
+        place.save_beside(begun, 0.0)
+        with torch.no_grad():
+            for parameter in begun.model.parameters():
+                parameter.zero_()
+        held.set()
+        place.wait()
+    loaded = load_model(tmp_path / "m", torch.device("cpu"), torch.float32).model.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_copy_that_would_not_fit_the_memory_is_not_made(corpus, plan, tmp_path, monkeypatch, beside):
+    def no_copy(tensors):
+        raise AssertionError("copied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saver, "physical_memory", lambda: 1000)
+        begun = begin_run(plan)
+        patch.setattr(saver, "copies_of", no_copy)
+        with saver.Saver(tmp_path / "m", corpus, plan, {}) as place:
+            place.save_beside(begun, 0.0)
+            assert list(place.safe()) == [0]
+
+
+# T2, signals (the first one: test_cli.py)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_ends_at_once_also_while_a_save_is_written(corpus, plan, tmp_path, monkeypatch, number):
+    saves = saves_of(corpus, plan, tmp_path / "whole", monkeypatch)
+    for save in saves[1:3]:
+        write_checkpoint(tmp_path / "m", save)
+
+    def signalled():
+        signal.signal(number, signal.SIG_DFL)  # also where a shell has it ignored
+        with StopRequests() as stop:
+            os.kill(os.getpid(), number)
+            assert stop.received == [number]
+            with fault_at(9, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+                write_checkpoint(tmp_path / "m", saves[3])
+
+    assert in_a_child(signalled) == signal.SIGTERM
+    assert read_resumable(tmp_path / "m").state.facts["step"] == 20
+
+
+# T3, a full disk
+
+
+def test_wherever_the_disk_is_full_the_old_save_stays_and_nothing_else(corpus, plan, tmp_path, monkeypatch):
+    saves = saves_of(corpus, plan, tmp_path / "whole", monkeypatch)
+    base, target = tmp_path / "base", tmp_path / "full" / "m"
+    for save in saves[1:3]:
+        write_checkpoint(base / "m", save)
+    for n in itertools.count():
+        shutil.rmtree(target.parent, ignore_errors=True)
+        shutil.copytree(base, target.parent)
+        with fault_at(n, full, calls=("fsync", "rename", "mkdir")) as happened:
+            try:
+                write_checkpoint(target, saves[3])
+            except OutOfRoom as problem:
+                assert problem.exit_code == 4
+                assert re.search(r"MB needed, .* MB free", problem.message)
+        if not happened:
+            break
+        found = read_resumable(target)
+        assert found.state.facts["step"] in (20, 30)
+        assert same(found.state, saves[found.state.facts["step"] // 10].state)
+        assert {path.name for path in target.parent.iterdir()} <= {"m", ".m.previous"}
+    assert n > 30
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_file_that_may_not_grow_is_a_full_disk(corpus, plan, tmp_path, monkeypatch):
+    saves = saves_of(corpus, plan, tmp_path / "whole", monkeypatch)
+    target = tmp_path / "m" / "m"
+    write_checkpoint(target, saves[2])
+    before = contents(target)
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        with pytest.raises(OutOfRoom, match=r"MB needed, .* MB free"):
+            write_checkpoint(target, saves[3])
+
+    assert in_a_child(limited) == 0
+    assert contents(target) == before
+    assert [path.name for path in target.parent.iterdir()] == ["m"]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_lock_that_cannot_be_written_is_a_full_disk_and_leaves_no_file(tmp_path):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        with pytest.raises(OutOfRoom, match=r"MB needed, .* MB free"), lock(tmp_path / "m"):
+            pytest.fail("locked")
+
+    assert in_a_child(limited) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_disk_that_fills_up_beside_the_training_ends_it(corpus, plan, tmp_path, monkeypatch, beside, after):
+    """Also when it is the last save of a running state that failed."""
+    count = itertools.count()
+
+    def fills_up(place, checkpoint):
+        with fault_at(5 if next(count) == after else -1, full, calls=()):
+            write_checkpoint(place, checkpoint)
+
+    monkeypatch.setattr(saver, "write_checkpoint", fills_up)
+    saved = []
+    with pytest.raises(OutOfRoom, match="MB needed"):
+        for report in train(corpus, plan, tmp_path / "m" / "m", facts={}):
+            if isinstance(report, SaveReport):
+                saved.append(report.step)
+    assert saved == list(range(0, after * 10, 10))
+    assert read_resumable(tmp_path / "m" / "m").state.facts["step"] == saved[-1]
+    assert {path.name for path in (tmp_path / "m").iterdir()} <= {"m", ".m.previous"}
+
+
+# T4, a place that cannot be written
+
+
+@contextmanager
+def another_user():
+    """Root may write anywhere, and so becomes someone else."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_directory_that_cannot_be_written_is_found_out_at_once(monkeypatch, capsys):
+    monkeypatch.setattr("attncli.training.job.new_job", lambda *args, **options: pytest.fail("read the text first"))
+    place = Path(tempfile.mkdtemp())  # where another user may look
+    (place / "file").write_text("a text")
+    place.chmod(0o555)
+
+    def refused(out):
+        assert run(["train", str(place / "file"), *COMMAND, "--out", str(out)]) == 4
+        return capsys.readouterr().err
+
+    assert "cannot be written" in refused(place / "file" / "m")
+    with another_user():
+        for out in (place / "m", place / "deep" / "m"):
+            err = refused(out)
+            assert "cannot be written: Permission denied" in err
+            assert "--out" in err
+    assert [path.name for path in place.iterdir()] == ["file"]
+    shutil.rmtree(place)
+
+
+# R1, a torn save; R2, other circumstances
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A folder with a text and a run on it that was stopped at step 8, after a save at step 6."""
+    folder = tmp_path_factory.mktemp("stopped")
+    (folder / "story.txt").write_text(story(1500))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTNCLI_CACHE", str(folder / "cache"))
+        job = new_job([str(folder / "story.txt")], None, CorpusConfig(vocab_size=300), SMALL)
+        plan, asked = replace(job.plan, eval_every=3), itertools.count(1)
+        list(train(job.corpus, plan, folder / "m", facts=job.facts, stop=lambda: next(asked) >= 8))
+        list(train(job.corpus, plan, folder / "whole", facts=job.facts))
+    assert {path.name for path in folder.iterdir()} >= {"m", ".m.previous"}
+    return folder
