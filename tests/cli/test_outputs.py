@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import attncli.explain.every_weight as keeping
-from attncli.cli.options import THEMES as OFFERED
+from attncli.cli.shared import THEMES as OFFERED
 from attncli.errors import BadInput
 from attncli.explain.every_weight import EveryWeight, every_weight
 from attncli.render.export import sources_csv, write_weights

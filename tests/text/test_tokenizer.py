@@ -24,8 +24,8 @@ from attncli.config import TOKENIZER_KINDS, CorpusConfig, SampleConfig
 from attncli.errors import BadCheckpoint, BadInput, UsageProblem
 from attncli.evaluation.excerpt import first_of
 from attncli.generation.ending import SampleText
-from attncli.generation.events import Text
-from attncli.generation.verify import Generation, Made
+from attncli.generation.events import Sample, Text
+from attncli.generation.verify import Original
 from attncli.text.corpus import prepare
 from attncli.text.documents import Documents
 from attncli.text.panics import held_back
@@ -763,5 +763,5 @@ def test_a_text_is_generated_with_the_space_after_its_prompt(sentencepiece):
         assert events[0] == Text(0, expected)
         config = SampleConfig(num_samples=1)
         prompts = [[1, *sentencepiece.encode(prompt)]]
-        made = Generation(sentencepiece, prompts, config, frozenset({2}), [Made((id_, 2), "")])
-        assert made.decoded() == [Made((id_, 2), expected)]
+        made = Original(sentencepiece, prompts, config, frozenset({2}), [Sample((id_, 2), "")])
+        assert made.redecode() == [Sample((id_, 2), expected)]
