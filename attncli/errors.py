@@ -30,31 +30,17 @@ class AttnError(Exception):
         error._text = text
         return error
 
-    def spelled(self, naming: Naming) -> AttnError:
-        """The same error with the settings named for another surface, such as the options of a command line."""
-        return self if self._text is None else type(self)(*self._text(naming))
+    def spell(self, naming: Naming) -> None:
+        """Names the settings in the message and the hint as another surface does, such as by their options."""
+        if self._text is not None:
+            self.message, self.hint = self._text(naming)
+            self.args = (self.message,)
 
 
 class UsageProblem(AttnError):
     """An option or argument that cannot be meant as given."""
 
     exit_code = 2
-
-
-class FieldProblem(UsageProblem):
-    """A value that a field of a config cannot have.
-
-    `text` gives the message and the hint, with every field named as its argument names it: by itself for a caller of
-    the library, by its option on a command line.
-    """
-
-    def __init__(self, text: Callable[[Naming], tuple[str, str]]) -> None:
-        super().__init__(*text(str))
-        self._wording = text
-
-    def spelled(self, naming: Naming) -> UsageProblem:
-        """The same problem with the fields named for another surface."""
-        return UsageProblem(*self._wording(naming))
 
 
 class BadInput(AttnError):

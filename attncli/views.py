@@ -7,13 +7,14 @@ options follow from there. An entry imports its functions only when the view is 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from attncli.config.limits import FINITE_FROM_0
+from attncli.config.option import check, option
 from attncli.errors import UsageProblem
 from attncli.explain.defaults import MORE_SOURCES, SOURCES
 
@@ -30,30 +31,69 @@ MEASURES: tuple[Measure, ...] = ("norm", "raw")
 class ViewOptions:
     """The options of `attncli explain` that only some views take; a field at its default is an option not given."""
 
-    head: str | None = None  # as typed: 2.3 or 3
-    layer: int | None = None
-    weights: Measure = "norm"
-    check: bool = True
-    compare_weights: bool = False
-    target: str | None = None
-    against: str | None = None
-    plain: bool = False
-    csv: Path | None = None
-    npz: Path | None = None
-    words: bool = False
-    temperature: float = 1.0
+    layer: int | None = option(None, "Only this layer, counted from 0. Unset: the mean of all.")
+    head: str | None = option(  # as typed: 2.3 or 3
+        None,
+        "Only this head, such as 2.3 for head 3 of layer 2. Unset: all, and the busiest as a map.",
+        metavar="[L.]H",
+    )
+    weights: Measure = option(
+        "norm",
+        "Measure a source by the length of the vector it contributes, or by its attention weight alone.",
+        choices=MEASURES,
+        rare=True,
+    )
+    compare_weights: bool = option(
+        False, "Show the length of what is contributed and the attention weight side by side.", rare=True
+    )
+    words: bool = option(
+        False,
+        "Count tokens as words: a word is the sum of its tokens, and is cut off as a whole. --token counts words too.",
+    )
+    check: bool = option(
+        True, "Cut the sources that are shown off in turn, and show what is left of the prediction.", rare=True
+    )
+    temperature: float = option(
+        1.0,
+        "Of the probabilities of what comes next; 0 leaves the most probable token alone.",
+        "--temperature",
+        "-t",
+        limit=FINITE_FROM_0,
+        rare=True,
+    )
+    target: str | None = option(
+        None,
+        "For --view logit, the token whose logit is explained: its text, or #ID. Unset: the one predicted.",
+        metavar="TOKEN",
+        rare=True,
+    )
+    against: str | None = option(
+        None,
+        "For --view logit, count from this token's logit. Unset: from the vocabulary's mean.",
+        metavar="TOKEN",
+        rare=True,
+    )
+    plain: bool = option(False, "Sentences instead of tables.")
+    csv: Path | None = option(None, "Also write a row for each source.", metavar="FILE", rare=True)
+    npz: Path | None = option(
+        None, "Also write the raw weights of all layers and heads, for NumPy.", metavar="FILE", rare=True
+    )
 
     def __post_init__(self) -> None:
         """Raises UsageProblem for values that cannot be, or do not go together."""
+        check(self)
         self.place()
-        if self.weights not in MEASURES:
-            raise UsageProblem(f"--weights {self.weights!r} is not a measure.", "Use norm or raw.")
-        if not math.isfinite(self.temperature):
-            raise UsageProblem(f"--temperature {self.temperature} is not a finite number.", "Give one such as 0.7.")
         if self.compare_weights and self.plain:
-            raise UsageProblem("--compare-weights is a table, and --plain has none.", "Leave one of them out.")
+            raise UsageProblem.naming(
+                lambda name: (
+                    f"{name('compare_weights')} is a table, and {name('plain')} has none.",
+                    "Leave one of them out.",
+                )
+            )
         if self.compare_weights and self.weights != "norm":
-            raise UsageProblem("--compare-weights shows both measures.", "Leave --weights out.")
+            raise UsageProblem.naming(
+                lambda name: (f"{name('compare_weights')} shows both measures.", f"Leave {name('weights')} out.")
+            )
 
     def place(self) -> tuple[int | None, int | None]:
         """Layer and head: '2.3' -> (2, 3); '3' in layer 2 -> (2, 3); '3' alone -> (None, 3), head 3 of every layer."""
@@ -62,11 +102,19 @@ class ViewOptions:
         first, dot, second = self.head.partition(".")
         numbers = [first, second] if dot else [first]
         if not all(re.fullmatch("[0-9]{1,9}", number) for number in numbers):
-            problem = f"--head {self.head!r} is not a head."
-            raise UsageProblem(problem, "Use LAYER.HEAD such as 2.3, both counted from 0.")
+            raise UsageProblem.naming(
+                lambda name: (
+                    f"{name('head')} {self.head!r} is not a head.",
+                    "Use LAYER.HEAD such as 2.3, both counted from 0.",
+                )
+            )
         if dot and self.layer is not None and self.layer != int(first):
-            problem = f"--head {self.head} and --layer {self.layer} name different layers."
-            raise UsageProblem(problem, "Leave --layer out.")
+            raise UsageProblem.naming(
+                lambda name: (
+                    f"{name('head')} {self.head} and {name('layer')} {self.layer} name different layers.",
+                    f"Leave {name('layer')} out.",
+                )
+            )
         return (int(first), int(second)) if dot else (self.layer, int(first))
 
     def given(self) -> list[str]:
@@ -113,11 +161,12 @@ class View:
 
     def refuse_options(self, options: ViewOptions) -> None:
         """Raises UsageProblem for an option that this view does not take, naming the views that do."""
-        for option in options.given():
-            if option not in self.takes:
-                flag = "--no-check" if option == "check" else f"--{option.replace('_', '-')}"
-                others = " or ".join(str(view) for view in VIEWS if option in view.takes)
-                raise UsageProblem(f"{flag} does not go with {self}.", f"It goes with {others}.")
+        refused = next((name for name in options.given() if name not in self.takes), None)
+        if refused is not None:
+            others = " or ".join(str(view) for view in VIEWS if refused in view.takes)
+            raise UsageProblem.naming(
+                lambda name: (f"{name(refused)} does not go with {self}.", f"It goes with {others}.")
+            )
 
 
 def _first_screen(options: ViewOptions) -> Functions:

@@ -2,61 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from attncli.cli.options import (
-    DeviceOption,
-    ForceOption,
-    HtmlOption,
-    JsonOption,
-    ModelOption,
-    RevisionOption,
-    SvgOption,
-    ThemeOption,
-    unset,
-)
-from attncli.cli.outputs import refuse_files, tell
-
-_EXPECT = "The answer you hope for: shows where it comes."
+from attncli.cli.shared import JSON, ModelSource, Pictures
+from attncli.config.limits import at_least
+from attncli.config.option import REQUIRED, argument, option
 
 
-# fmt: off
 def analogy(
-    a: Annotated[str, typer.Argument(metavar="A", help="As this word", show_default=False)],
-    b: Annotated[str, typer.Argument(metavar="B", help="is to this one,", show_default=False)],
-    c: Annotated[str, typer.Argument(metavar="C", help="so is this one to the answer.", show_default=False)],
-    model: ModelOption = None,
-    revision: RevisionOption = None,
-    expect: Annotated[str | None, unset("--expect", metavar="WORD", help=_EXPECT)] = None,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many to show.")] = 10,
-    device: DeviceOption = "auto",
-    json: JsonOption = False,
-    svg: SvgOption = None,
-    html: HtmlOption = None,
-    theme: ThemeOption = "light",
-    force: ForceOption = False,
+    *,
+    a: str = argument(REQUIRED, "As this word", metavar="A"),
+    b: str = argument(REQUIRED, "is to this one,", metavar="B"),
+    c: str = argument(REQUIRED, "so is this one to the answer.", metavar="C"),
+    source: ModelSource,
+    expect: str | None = option(None, "The answer you hope for: shows where it comes.", metavar="WORD"),
+    top_k: int = option(10, "How many to show.", "--top-k", "-k", limit=at_least(1)),
+    json: bool = JSON,
+    pictures: Pictures,
 ) -> None:
-    # fmt: on
     """Show what is to C as B is to A: the tokens nearest to B - A + C in the embedding, beside chance.
 
     attncli analogy man king woman --expect queen
     attncli analogy boy he girl --expect she
     """
-    refuse_files({"--svg": svg, "--html": html}, force)
-    from attncli.cli.loading import load
-    from attncli.explain.geometry import analogy as answers
-    from attncli.explain.geometry import spell
-    from attncli.render.geometry import analogy_document, analogy_screen
+    pictures.refuse()
+    from attncli.cli.bodies.analogy import run
 
-    loaded = load(model, device, "float32", revision)
-    tokenizer = loaded.tokenizer
-    words = spell(tokenizer, a), spell(tokenizer, b), spell(tokenizer, c)
-    expected = spell(tokenizer, expect) if expect is not None else None
-    found = answers(loaded.model, tokenizer, words, expected, count=top_k)
-    tell(
-        lambda: analogy_document(found, loaded.name),
-        lambda console: analogy_screen(found, loaded.name, console),
-        "attncli analogy", json=json, svg=svg, html=html, theme=theme,
-    )  # fmt: skip
+    run((a, b, c), source, expect, top_k, json, pictures)

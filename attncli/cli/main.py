@@ -29,7 +29,6 @@ from attncli.cli.heads import heads
 from attncli.cli.help import HELP_OPTIONS, USAGE_ERROR, Command, FirstPage, docstring
 from attncli.cli.info import info
 from attncli.cli.models import models
-from attncli.cli.naming import option_of
 from attncli.cli.neighbors import neighbors
 from attncli.cli.next import next_
 from attncli.cli.options import for_typer
@@ -68,8 +67,7 @@ _COMMANDS: dict[str, list[Callable[..., None]]] = {
 for _panel, _commands in _COMMANDS.items():
     for _command in _commands:
         _name = _command.__name__.rstrip("_")
-        _called = for_typer(_command) if _command in (generate,) else _command
-        app.command(_name, cls=Command, help=docstring(_command), rich_help_panel=_panel)(_called)
+        app.command(_name, cls=Command, help=docstring(_command), rich_help_panel=_panel)(for_typer(_command))
 
 
 def _print_version(context: typer.Context, asked: bool) -> None:
@@ -127,7 +125,7 @@ def _explained(problem: Exception) -> AttnError | None:
     if any(error.errno in (errno.EMFILE, errno.ENFILE) for error in _system_errors(problem)):
         return OutOfRoom("No more files can be open at once.", "Allow more with ulimit -n, such as ulimit -n 1024.")
     if isinstance(problem, AttnError):
-        return problem.spelled(option_of)
+        return problem
     if isinstance(problem, USAGE_ERROR):
         from attncli.cli.mistakes import usage_problem
 

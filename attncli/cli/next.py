@@ -2,65 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from attncli.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, RevisionOption, text_or_file_end
+from attncli.cli.shared import JSON, ModelSource
+from attncli.cli.texts import text_or_file_end
+from attncli.config import TRAIN_DTYPES
+from attncli.config.limits import at_least
+from attncli.config.option import argument, option
 from attncli.errors import UsageProblem
 
-_TEXT = "The text so far, or a file with it; - reads standard input."
-_TRUNCATE = "Keep the end of a text longer than the context."
 _TEMPERATURES = "The temperatures to compare, with commas between; 0 is the most probable token alone."
+_DTYPE = "auto, float32, bfloat16 or float16; auto is bfloat16 on CUDA, else float32."
 
 
-# fmt: off
 def next_(
-    text: Annotated[str | None, typer.Argument(help=_TEXT, show_default=False)] = None,
-    model: ModelOption = None,
-    revision: RevisionOption = None,
-    temperatures: Annotated[str, typer.Option("--temperatures", "-t", metavar="T,T", help=_TEMPERATURES)] = "0,0.5,1,2",
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many tokens to show.")] = 10,
-    truncate: Annotated[bool, typer.Option("--truncate", help=_TRUNCATE)] = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    json: JsonOption = False,
+    *,
+    text: str | None = argument(None, "The text so far, or a file with it; - reads standard input."),
+    source: ModelSource,
+    temperatures: str = option("0,0.5,1,2", _TEMPERATURES, "--temperatures", "-t", metavar="T,T"),
+    top_k: int = option(10, "How many tokens to show.", "--top-k", "-k", limit=at_least(1)),
+    truncate: bool = option(False, "Keep the end of a text longer than the context."),
+    dtype: str = option("auto", _DTYPE, suggestions=("auto", *TRAIN_DTYPES, "float16"), rare=True),
+    json: bool = JSON,
 ) -> None:
-    # fmt: on
     """Show what may come next: the most probable tokens, at several temperatures.
 
     attncli next "The little cat sat on the old mat. The little"
     attncli next "Once upon a" --temperatures 0.2,1,5 -k 5
     """
-    asked = _temperatures(temperatures)
+    numbers = _numbers(temperatures)
     given = text_or_file_end(text, 'attncli next "The little cat sat on the old mat. The little"')
-    from attncli.cli.loading import load
-    from attncli.cli.truncating import truncated
-    from attncli.generation.candidates import candidates
-    from attncli.render.candidates import candidates_document, candidates_screen
-    from attncli.render.console import output, print_json, show
+    from attncli.cli.bodies.next import run
 
-    loaded = load(model, device, dtype, revision)
-    prompt = loaded.prompt(given)
-    if truncate:
-        (given,), (prompt,) = truncated(loaded.model.config, loaded.tokenizer, [given], [prompt])
-    pieces = loaded.pieces(given)
-    found = candidates(loaded.model, loaded.tokenizer, prompt, asked, top_k)
-    if json:
-        print_json(candidates_document(found, loaded.name, given))
-    else:
-        console = output()
-        show(console, candidates_screen(found, pieces, loaded.name, console.width))
+    run(given, source, dtype, numbers, top_k, truncate=truncate, json=json)
 
 
-def _temperatures(text: str) -> tuple[float, ...]:
-    """'0,0.5,1' -> (0.0, 0.5, 1.0)."""
+def _numbers(temperatures: str) -> tuple[float, ...]:
+    """'0,0.5,1' -> (0.0, 0.5, 1.0). Raises UsageProblem."""
     try:
-        found = tuple(float(part) for part in text.split(","))
+        found = tuple(float(part) for part in temperatures.split(","))
     except ValueError:
         found = ()
     if not found or not all(0 <= temperature < float("inf") for temperature in found):
         raise UsageProblem(
-            f"--temperatures {text!r} is not a list of numbers from 0 on.", "Give some: --temperatures 0,0.5,1,2"
+            f"--temperatures {temperatures!r} is not a list of numbers from 0 on.",
+            "Give some: --temperatures 0,0.5,1,2",
         )
     return found

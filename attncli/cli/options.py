@@ -11,7 +11,8 @@ options were given.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from types import GenericAlias, NoneType, UnionType
@@ -21,9 +22,8 @@ import typer
 
 from attncli.cli.completing import one_of
 from attncli.cli.help import MORE, Rare
-from attncli.cli.old_options import *  # noqa: F403
 from attncli.config.option import REQUIRED, Option, option_of, options_of
-from attncli.errors import FieldProblem, UsageProblem
+from attncli.errors import AttnError, UsageProblem
 
 _CONTEXT = "typer_context"
 
@@ -62,16 +62,17 @@ class _Setting:
     @property
     def names(self) -> tuple[str, ...]:
         """The spellings of an option: as declared, else made of the name of the field."""
-        plain = self.name.strip("_").replace("_", "-")
+        name = option_name(self.name)
         has_negative = self.value_type is bool and self.default is not False
-        return self.option.names or (f"--{plain}/--no-{plain}" if has_negative else f"--{plain}",)
+        return self.option.names or (f"{name}/--no-{name.removeprefix('--')}" if has_negative else name,)
 
     @property
     def called(self) -> str:
-        """What an error calls it."""
+        """What an error calls it; a switch that is on by default by its negative form."""
         if self.option.positional:
             return self.option.metavar or self.name.upper()
-        return max((name.partition("/")[0] for name in self.names), key=len)
+        positive, _, negative = max(self.names, key=len).partition("/")
+        return negative if negative and self.default else positive
 
     def parameter(self) -> inspect.Parameter:
         """The parameter from which Typer makes the argument or option."""
@@ -128,7 +129,7 @@ def _parser(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
 
 @dataclass(frozen=True)
 class _Part:
-    """A parameter of a command: the settings it is made of, and how, from their values by name."""
+    """A parameter of a command: the settings it is made of, and how it is built from their values by name."""
 
     settings: list[_Setting]
     build: Callable[[Mapping[str, Any]], Any]
@@ -137,7 +138,8 @@ class _Part:
 def _part(name: str, kind: Any, default: Any) -> _Part:
     if is_dataclass(kind):
         config: Any = kind
-        return _Part(_settings(config), lambda values: config(**values))
+        settings = _settings(config)
+        return _Part(settings, lambda values: config(**{one.name: values[one.name] for one in settings}))
     option = option_of(default)
     assert option is not None, f"{name} is neither an option nor a config"
     setting = _Setting(name, kind, default.default, option)
@@ -162,6 +164,11 @@ def _settings(config: Any) -> list[_Setting]:
     ]
 
 
+def option_name(field: str) -> str:
+    """'batch_size' -> '--batch-size': the option of a field that does not name one."""
+    return f"--{field.strip('_').replace('_', '-')}"
+
+
 def for_typer(command: Callable[..., None]) -> Callable[..., None]:
     """A function for Typer to call, which builds the configs of a command and calls it with them."""
     parameters, hints = inspect.signature(command).parameters, get_type_hints(command)
@@ -172,16 +179,11 @@ def for_typer(command: Callable[..., None]) -> Callable[..., None]:
 
     def called(**values: Any) -> None:
         context = values.pop(_CONTEXT)
-        values = {name: setting.value(values[name]) for name, setting in settings.items()}
-        try:
-            built = {
-                name: part.build({one.name: values[one.name] for one in part.settings}) for name, part in parts.items()
-            }
+        with _naming_options(settings, f"See {context.command_path} --help"):
+            typed = {name: setting.value(values[name]) for name, setting in settings.items()}
+            built = {name: part.build(typed) for name, part in parts.items()}
+        with _naming_options(settings):
             command(**built, **{name: _given(context) for name in parameters.keys() - parts.keys()})
-        except FieldProblem as problem:
-            spelled = problem.spelled(lambda name: settings[name].called if name in settings else name)
-            spelled.hint = spelled.hint or f"See {context.command_path} --help"
-            raise spelled from None
 
     context = inspect.Parameter(_CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     signature = inspect.Signature([context, *(setting.parameter() for setting in settings.values())])
@@ -189,6 +191,17 @@ def for_typer(command: Callable[..., None]) -> Callable[..., None]:
     function.__name__, function.__signature__ = command.__name__, signature
     function.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     return called
+
+
+@contextmanager
+def _naming_options(settings: Mapping[str, _Setting], hint: str = "") -> Iterator[None]:
+    """Errors raised inside call the fields of configs by their options; `hint` ends those that have no hint."""
+    try:
+        yield
+    except AttnError as problem:
+        problem.spell(lambda name: settings[name].called if name in settings else option_name(name))
+        problem.hint = problem.hint or hint
+        raise
 
 
 def _given(context: typer.Context) -> Given:

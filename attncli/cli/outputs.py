@@ -7,15 +7,10 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from attncli.errors import OutOfRoom, UsageProblem
 from attncli.paths import reason
-
-if TYPE_CHECKING:
-    from attncli.explain.first_screen import Explanation
-    from attncli.model.transformer import Transformer
-    from attncli.render.picture import Draw
 
 Files = Mapping[str, Path | None]  # by option
 _ENDINGS = {"--svg": (".svg",), "--html": (".html", ".htm"), "--csv": (".csv",), "--npz": (".npz",)}
@@ -79,55 +74,3 @@ def write_file(file: Path, option: str, write: Callable[[BinaryIO], object]) -> 
 
 def _not_written(file: Path, option: str, problem: OSError) -> OutOfRoom:
     return OutOfRoom(f"{file} cannot be written: {reason(problem)}.", f"Choose another {option}.")
-
-
-def write_asked(file: Path | None, option: str, write: Callable[[BinaryIO], object]) -> None:
-    """The same for a file that was asked for by an option; a note on standard error says that it is there."""
-    from attncli.render.console import print_note
-
-    if file is not None:
-        write_file(file, option, write)
-        print_note(f"written: {file}")
-
-
-def write_pictures(draw: Draw, title: str, svg: Path | None, html: Path | None, theme: str) -> None:
-    """Writes the pictures of a screen that --svg and --html ask for, in the colors of a theme."""
-    from attncli.render.picture import html_picture, svg_picture
-
-    write_asked(svg, "--svg", lambda file: file.write(svg_picture(draw, title, theme=theme).encode()))
-    write_asked(html, "--html", lambda file: file.write(html_picture(draw, title, theme=theme).encode()))
-
-
-def tell(
-    document: Callable[[], object],
-    draw: Draw,
-    title: str,
-    *,
-    json: bool,
-    svg: Path | None,
-    html: Path | None,
-    theme: str,
-) -> None:
-    """A result: drawn on standard output, or with --json as a document there; and the pictures that were asked for."""
-    from attncli.render.console import output, print_json, show
-
-    if json:
-        print_json(document())
-    else:
-        console = output()
-        show(console, draw(console))
-    write_pictures(draw, title, svg, html, theme)
-
-
-def write_explanation(found: Explanation, model: Transformer, csv: Path | None, npz: Path | None) -> None:
-    """The table and the arrays of an explanation that were asked for."""
-    if csv is None and npz is None:
-        return
-    from attncli.render.export import sources_csv, write_weights
-
-    write_asked(csv, "--csv", lambda file: file.write(sources_csv(found).encode()))
-    if npz is not None:
-        from attncli.explain.every_weight import every_weight
-
-        weights = every_weight(model, found.tokens)
-        write_asked(npz, "--npz", lambda file: write_weights(weights, file))

@@ -48,7 +48,7 @@ class Session:
         truncate: bool,
     ) -> Self:
         """Loads the model. Raises BadCheckpoint or UsageProblem."""
-        loaded, backend = load_to_generate(source.model, source.device, dtype, source.revision, keep=showing.verify)
+        loaded, backend = load_to_generate(source, dtype, keep=showing.verify)
         sampling = with_token_ids(sampling, loaded.tokenizer)
         return cls(source, loaded, backend, sampling, engine, showing, Asking.of(loaded, chat), truncate)
 

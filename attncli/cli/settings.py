@@ -12,7 +12,7 @@ from typing import Any
 
 from attncli.config import SampleConfig
 from attncli.config.option import Option, options_of
-from attncli.errors import FieldProblem, UsageProblem
+from attncli.errors import UsageProblem
 from attncli.generation.bias import with_token_ids
 from attncli.text.tokenizer import Tokenizer
 
@@ -31,8 +31,9 @@ def changed(config: SampleConfig, text: str, tokenizer: Tokenizer) -> tuple[str,
         raise UsageProblem(f"{spelled(name)} needs a value.", _such_as(name))
     try:
         return name, with_token_ids(replace(config, **{name: _value(name, value)}), tokenizer)
-    except FieldProblem as problem:
-        raise problem.spelled(spelled) from None
+    except UsageProblem as problem:
+        problem.spell(spelled)
+        raise
 
 
 def setting(word: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from attncli.cli.completing import model_names
+from attncli.cli.outputs import Files, refuse_files
 from attncli.config import TRAIN_DTYPES, TrainConfig
 from attncli.config.option import argument, option, option_from
 from attncli.errors import UsageProblem
@@ -55,3 +56,7 @@ class Pictures:
     html: Path | None = option(None, "Also write the screen as a web page in one file.", metavar="FILE")
     theme: str = option("light", "The colors of --svg and --html.", choices=THEMES, rare=True)
     force: bool = option(False, "Replace files that exist.", rare=True)
+
+    def refuse(self, more: Files | None = None) -> None:
+        """Raises UsageProblem or OutOfRoom for a picture, or another file of the command, that cannot be written."""
+        refuse_files({**(more or {}), "--svg": self.svg, "--html": self.html}, self.force)

@@ -8,7 +8,7 @@ from typing import Literal
 from attncli.config.limits import Limit, require
 from attncli.config.option import check, option
 from attncli.config.values import COUNT
-from attncli.errors import FieldProblem
+from attncli.errors import UsageProblem
 
 TokenizerKind = Literal["bpe", "char", "byte"]
 TOKENIZER_KINDS: tuple[TokenizerKind, ...] = ("bpe", "char", "byte")
@@ -45,8 +45,8 @@ class CorpusConfig:
             raise _no_encoding(self.encoding) from None
 
 
-def _no_encoding(encoding: str) -> FieldProblem:
-    return FieldProblem(
+def _no_encoding(encoding: str) -> UsageProblem:
+    return UsageProblem.naming(
         lambda name: (
             f"{name('encoding')} {encoding!r} is not an encoding that Python knows.",
             "Try latin-1, cp1252 or utf-16.",

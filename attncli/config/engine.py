@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attncli.config.option import option
-from attncli.errors import FieldProblem
+from attncli.errors import UsageProblem
 
 _SPEED = "How fast it goes; none of these changes the text"
 
@@ -31,9 +31,9 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         if self.lookup and not self.cached:
-            raise FieldProblem(
+            raise UsageProblem.naming(
                 lambda name: (
                     f"{name('lookup')} reads ahead into the cache.",
-                    f"Leave {name('lookup')} out, or keep {name('cached')}.",
+                    f"Leave out {name('cached')} or {name('lookup')}.",
                 )
             )

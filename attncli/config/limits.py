@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from attncli.errors import FieldProblem, UsageProblem
+from attncli.errors import UsageProblem
 
 _LONGEST_SHOWN = 10**40
 _MOST_SHOWN = 60  # characters
@@ -20,13 +20,15 @@ class Limit:
     holds: Callable[[Any], bool]
 
     def check(self, name: str, value: object) -> None:
-        """Raises FieldProblem for a value that the rule does not allow."""
+        """Raises UsageProblem for a value that the rule does not allow."""
         try:
             fits = self.holds(value)
         except TypeError:  # of a value of another type
             fits = False
         if not fits:
-            raise FieldProblem(lambda named: (f"{named(name)} is {shown_value(value)}, and must be {self.rule}.", ""))
+            raise UsageProblem.naming(
+                lambda named: (f"{named(name)} is {shown_value(value)}, and must be {self.rule}.", "")
+            )
 
 
 def at_least(least: int) -> Limit:

@@ -48,7 +48,7 @@ class Option:
     unset: Callable[[], Any] | None = None  # gives the value on a command line without the option
 
     def check(self, name: str, value: Any) -> None:
-        """Raises FieldProblem, naming the field, the value and the rule, for a value that is not allowed."""
+        """Raises UsageProblem, naming the field, the value and the rule, for a value that is not allowed."""
         for limit in (self.limit, one_of(self.choices) if self.choices else None):
             for one in value if isinstance(value, tuple) else (value,):
                 if limit is not None:
@@ -85,7 +85,7 @@ def options_of(config: type) -> dict[str, Option]:
 
 
 def check(config: Any) -> None:
-    """Raises FieldProblem for the first field of a config whose value its option does not allow."""
+    """Raises UsageProblem for the first field of a config whose value its option does not allow."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         option = option_of(field)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from attncli.config.limits import SEED, Limit, at_least, is_positive
 from attncli.config.option import check, option
 from attncli.config.values import BIAS, COUNT
-from attncli.errors import FieldProblem
+from attncli.errors import UsageProblem
 
 _MOST_SAMPLES = 10_000
 _LARGEST_ADDED = 1_000_000  # to a logit, either way; beyond, float32 would round away the logit itself
@@ -131,8 +131,8 @@ class SampleConfig:
                 raise _named_twice(token)
 
 
-def _named_twice(token: int | str) -> FieldProblem:
+def _named_twice(token: int | str) -> UsageProblem:
     shown = f"#{token}" if isinstance(token, int) else repr(token)
-    return FieldProblem(
+    return UsageProblem.naming(
         lambda name: (f"{name('logit_bias')} names the token {shown} twice.", "Give one number for each token.")
     )

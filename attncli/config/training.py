@@ -9,7 +9,7 @@ from attncli.config.limits import FINITE_ABOVE_0, FINITE_FROM_0, Limit, at_least
 from attncli.config.option import check, option, option_from
 from attncli.config.sampling import SampleConfig
 from attncli.config.values import COUNT, SECONDS
-from attncli.errors import FieldProblem, Naming
+from attncli.errors import Naming, UsageProblem
 
 OptimizerKind = Literal["muon", "adamw"]
 OPTIMIZER_KINDS: tuple[OptimizerKind, ...] = ("muon", "adamw")
@@ -28,7 +28,7 @@ SIZES: dict[str, tuple[int, int]] = {
     "xxl": (12, 768),
 }
 
-_LENGTH, _MODEL, _RECIPE, _PLACE = "How long (one of these)", "The model", "How it learns", "Where it goes"
+_LENGTH, _MODEL, _RECIPE = "How long (one of these)", "The model", "How it learns"
 _LENGTHS = ("seconds", "steps", "epochs", "tokens")
 _LARGEST_RATE = 1e36  # what float32 holds
 _RATE = Limit(f"above 0 and at most {_LARGEST_RATE:g}", lambda rate: 0 < rate <= _LARGEST_RATE)
@@ -129,19 +129,19 @@ class TrainConfig:
         "float32",
         "Of the finished model's weights; bfloat16 takes half the room.",
         choices=TRAIN_DTYPES,
-        panel=_PLACE,
+        panel=_MODEL,
         rare=True,
     )
 
     def __post_init__(self) -> None:
         check(self)
         if len([name for name in _LENGTHS if getattr(self, name) is not None]) > 1:
-            raise FieldProblem(_one_length)
+            raise UsageProblem.naming(_one_length)
         if self.optimizer == "adamw" and self.adam_lr is not None:
-            raise FieldProblem(_no_second_rate)
+            raise UsageProblem.naming(_no_second_rate)
         batch, parts = self.batch_size, self.grad_accum
         if batch is not None and parts is not None and batch < parts:
-            raise FieldProblem(
+            raise UsageProblem.naming(
                 lambda name: (
                     f"{name('grad_accum')} {parts} parts cannot be made of {name('batch_size')} {batch}.",
                     "The batch is that of the whole step: give at least one window for each part.",
@@ -169,7 +169,7 @@ def _no_second_rate(name: Naming) -> tuple[str, str]:
 
 
 def parse_size(size: str) -> tuple[int, int]:
-    """'small' -> (4, 128); '6x384' -> (6, 384). Raises FieldProblem for anything else."""
+    """'small' -> (4, 128); '6x384' -> (6, 384). Raises UsageProblem for anything else."""
     if size in SIZES:
         return SIZES[size]
     layers, _, width = size.lower().partition("x")
@@ -177,7 +177,7 @@ def parse_size(size: str) -> tuple[int, int]:
         shape = (int(layers[:9]), int(width[:9]))
         if 1 <= shape[0] <= 1000 and 32 <= shape[1] <= 65536 and shape[1] % 32 == 0:
             return shape
-    raise FieldProblem(
+    raise UsageProblem.naming(
         lambda name: (
             f"{name('size')} {size!r} is not a size.",
             f"Use one of {', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384, the width a multiple of 32.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attncli.config import SampleConfig
-from attncli.errors import FieldProblem
+from attncli.errors import UsageProblem
 from attncli.text.tokenizer import END_OF_TEXT, Tokenizer
 
 _MOST_SHOWN = 8  # tokens of a text that is several
@@ -17,7 +17,7 @@ _MOST_SHOWN = 8  # tokens of a text that is several
 def with_token_ids(config: SampleConfig, tokenizer: Tokenizer) -> SampleConfig:
     """The config with every token of its logit bias as an id.
 
-    Raises FieldProblem for an id that the tokenizer lacks, and for a text that is not exactly one token.
+    Raises UsageProblem for an id that the tokenizer lacks, and for a text that is not exactly one token.
     """
     return replace(config, logit_bias=tuple((_id(tokenizer, token), bias) for token, bias in config.logit_bias))
 
@@ -26,7 +26,7 @@ def _id(tokenizer: Tokenizer, token: int | str) -> int:
     if isinstance(token, int):
         if token < tokenizer.vocab_size:
             return token
-        raise FieldProblem(
+        raise UsageProblem.naming(
             lambda name: (
                 f"{name('logit_bias')}: there is no token #{token}; this model has #0 to #{tokenizer.vocab_size - 1}.",
                 "attncli tokenize TEXT shows the ids of a text.",
@@ -39,7 +39,7 @@ def _id(tokenizer: Tokenizer, token: int | str) -> int:
         return pieces[0].id
     shown = ", ".join(f"{piece.text!r} #{piece.id}" for piece in pieces[:_MOST_SHOWN])
     more = ", …" if len(pieces) > _MOST_SHOWN else ""
-    raise FieldProblem(
+    raise UsageProblem.naming(
         lambda name: (
             f"{name('logit_bias')}: {token!r} is {len(pieces)} tokens: {shown}{more}.",
             "Give one token, by its text or its #id.",

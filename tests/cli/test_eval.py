@@ -214,7 +214,7 @@ def test_mistakes_are_told(here, capsys, arguments, code, said):
 
 @pytest.mark.parametrize("nats", [math.nan, math.inf])
 def test_a_model_that_gives_no_probabilities_is_told(here, monkeypatch, capsys, nats):
-    monkeypatch.setattr("attncli.evaluation.evaluate.evaluate", lambda *_, **__: Score(nats, 9, 9.0, 9.0))
+    monkeypatch.setattr("attncli.cli.bodies.eval.evaluate", lambda *_, **__: Score(nats, 9, 9.0, 9.0))
     code, out, err = ask(capsys, "eval", "m", "text.txt", "--json")
     assert (code, out) == (3, "")
     assert "not numbers" in err

@@ -11,7 +11,7 @@ from attncli.cli.options import Given, for_typer
 from attncli.config.limits import Limit, at_least
 from attncli.config.option import REQUIRED, argument, check, option
 from attncli.config.values import COUNT, SECONDS
-from attncli.errors import FieldProblem, UsageProblem
+from attncli.errors import UsageProblem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Oven:
     def __post_init__(self):
         check(self)
         if self.quiet and self.light:
-            raise FieldProblem(lambda name: (f"{name('quiet')} and {name('light')} exclude one another.", ""))
+            raise UsageProblem.naming(lambda name: (f"{name('quiet')} and {name('light')} exclude one another.", ""))
 
 
 @pytest.fixture
@@ -85,6 +85,11 @@ def test_every_kind_of_option_reaches_its_field(baked):
         "degrees": "--degrees", "seconds": "--time", "eggs": "--eggs", "fan": "--no-fan", "light": "--dark",
         "quiet": "--quiet", "rack": "--rack", "herbs": "--herbs", "draws": "--draws", "count": "--count",
     }  # fmt: skip
+
+
+def test_of_a_switch_and_its_opposite_the_last_counts(baked):
+    assert baked("cake --light --dark")[1].light is False
+    assert baked("cake --dark --light")[1].light is True
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 from attncli import folders
 from attncli.cli.compiling import begin_compiling
 from attncli.cli.loading import load_to_generate
+from attncli.cli.shared import ModelSource
 from attncli.config import SampleConfig
 from attncli.generation.engine import generate
 from attncli.generation.events import Text
@@ -256,10 +257,10 @@ def test_with_and_without_a_library_the_text_is_the_same(at_home, monkeypatch, c
     if name:
         monkeypatch.setenv(name, value)
     assert native.available() == (name is None and CC is not None)
-    loaded, backend = load_to_generate(None, "cpu", "auto", keep=True)
+    loaded, backend = load_to_generate(ModelSource(device="cpu"), "auto", keep=True)
     assert isinstance(backend, native.NativeBackend if native.available() else TorchBackend)
     assert loaded.model.embedding.weight.numel() > 0
-    released = load_to_generate(None, "cpu", "auto")[0].model.embedding.weight.numel() == 0
+    released = load_to_generate(ModelSource(device="cpu"), "auto")[0].model.embedding.weight.numel() == 0
     assert released == native.available()
     capsys.readouterr()
     code, out, err = ask(capsys, "generate", "The cat", "-n", "12", "-t", "0")

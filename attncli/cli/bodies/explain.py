@@ -1,59 +1,70 @@
-"""The body of `attncli explain`: reads a text, asks the view, and shows what it finds."""
+"""`attncli explain`: reads a text, asks the view, and shows what it finds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path
 
 from attncli.checkpoint.load import LoadedModel
+from attncli.cli.bodies.results import write_asked, write_pictures
 from attncli.cli.loading import load
-from attncli.cli.outputs import write_explanation
+from attncli.cli.shared import ModelSource, Pictures
+from attncli.explain.first_screen import Explanation
+from attncli.model.transformer import Transformer
 from attncli.render.console import output, print_json, print_note, show
+from attncli.render.export import sources_csv, write_weights
 from attncli.render.first_screen import continuation_note
 from attncli.render.plain import explanation_sentences, print_sentences
 from attncli.text.tokenizer import Piece
 from attncli.views import View, ViewOptions, request
 
-if TYPE_CHECKING:
-    from attncli.render.picture import Draw
 
-
-@dataclass(frozen=True)
-class Reading:
-    """A model, the tokens of a text that it reads, and how many of them were given where it generated the others."""
-
-    loaded: LoadedModel
-    pieces: list[Piece]
-    prompt_tokens: int | None
-
-
-def read_text(text: str, model: str | None, revision: str | None, device: str, generate: int) -> Reading:
-    """Loads the model and splits the text into tokens, continued by `generate` tokens, with a note on these."""
-    loaded = load(model, device, "float32", revision)
+def run(
+    text: str,
+    source: ModelSource,
+    view: View,
+    token: str | None,
+    options: ViewOptions,
+    generate: int,
+    json: bool,
+    pictures: Pictures,
+) -> None:
+    """Prints what a view finds in a text, continued by `generate` tokens, and writes the files that are asked for."""
+    loaded = load(source)
     pieces = loaded.pieces(text)
-    if not generate:
-        return Reading(loaded, pieces, None)
+    prompt_tokens = len(pieces)
+    if generate:
+        pieces = _continued(loaded, pieces, generate)
+    # The screen of --compare-weights has no column for cuts.
+    options = replace(options, check=options.check and (json or not options.compare_weights))
+    functions = view.load(options)
+    finding = functions.find(request(loaded.model, loaded.tokenizer, pieces, token, options))
+    if json:
+        generated = {"prompt_tokens": prompt_tokens} if generate else {}
+        print_json(functions.document(finding, loaded.name) | generated)
+    elif options.plain:
+        print_sentences(explanation_sentences(finding, loaded.name))
+    else:
+        console = output()
+        show(console, functions.screen(finding, loaded.name, console))
+    _write_tables(finding, loaded.model, options.csv, options.npz)
+    write_pictures(lambda console: functions.screen(finding, loaded.name, console), "attncli explain", pictures)
+
+
+def _continued(loaded: LoadedModel, pieces: list[Piece], generate: int) -> list[Piece]:
+    """The tokens of a text and those that the model generates after it, with a note on these."""
     from attncli.generation.continuation import continued
 
     whole = continued(loaded, pieces, generate)
     print_note(continuation_note(len(pieces), len(whole), loaded.model.config.context))
-    return Reading(loaded, whole, len(pieces))
+    return whole
 
 
-def explain_text(reading: Reading, view: View, token: str | None, options: ViewOptions, *, json: bool) -> Draw:
-    """Prints what a view finds, and writes its --csv and --npz; returns what draws its screen."""
-    loaded, name = reading.loaded, reading.loaded.name
-    # The screen of --compare-weights has no column for cuts.
-    options = replace(options, check=options.check and (json or not options.compare_weights))
-    functions = view.load(options)
-    finding = functions.find(request(loaded.model, loaded.tokenizer, reading.pieces, token, options))
-    if json:
-        generated = {} if reading.prompt_tokens is None else {"prompt_tokens": reading.prompt_tokens}
-        print_json(functions.document(finding, name) | generated)
-    elif options.plain:
-        print_sentences(explanation_sentences(finding, name))
-    else:
-        console = output()
-        show(console, functions.screen(finding, name, console))
-    write_explanation(finding, loaded.model, options.csv, options.npz)
-    return lambda console: functions.screen(finding, name, console)
+def _write_tables(finding: Explanation, model: Transformer, csv: Path | None, npz: Path | None) -> None:
+    """Writes the table and the arrays of an explanation that --csv and --npz ask for."""
+    write_asked(csv, "--csv", lambda file: file.write(sources_csv(finding).encode()))
+    if npz is not None:
+        from attncli.explain.every_weight import every_weight
+
+        weights = every_weight(model, finding.tokens)
+        write_asked(npz, "--npz", lambda file: write_weights(weights, file))

@@ -18,8 +18,9 @@ from attncli import training
 from attncli.checkpoint.catalog import MODELS_FOLDER
 from attncli.checkpoint.target import claimed, options_naming, refuse_taken, target_directory
 from attncli.cli import clock
-from attncli.cli.naming import option_of
+from attncli.cli.options import option_name
 from attncli.cli.process import keep_freed_memory
+from attncli.cli.shared import ModelSource
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import AttnError
 from attncli.render.console import messages, output, print_json, print_note, show
@@ -74,8 +75,8 @@ def show_plan(request: Request, target: Path, text: CorpusConfig, pinned: TrainC
     try:
         refuse_taken(target, request.force)
     except AttnError as problem:
-        named = problem.spelled(option_of)
-        print_note(f"the run itself would be refused: {named.message} {named.hint}")
+        problem.spell(option_name)
+        print_note(f"the run itself would be refused: {problem.message} {problem.hint}")
     if json:
         print_json(plan_document(job.plan))
     else:
@@ -92,7 +93,7 @@ def _job(request: Request, target: Path, text: CorpusConfig, pinned: TrainConfig
         if request.start is not None:
             from attncli.cli.loading import load
 
-            start = load(request.start, "cpu", "float32")
+            start = load(ModelSource(model=request.start, device="cpu"))
         spent = monotonic() - clock.started
         return training.new_job(files, val_file, text, pinned, spent, start, progress, watch_heads=watch)
 

@@ -1,0 +1,52 @@
+"""`attncli ablate`: the prediction without some heads or edges, or without each head in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from attncli.cli.bodies.results import show_result
+from attncli.cli.loading import load
+from attncli.cli.shared import ModelSource
+from attncli.errors import UsageProblem
+from attncli.explain.ablation import Edge, Without, ablate, edges_between
+from attncli.explain.locate import find_token
+from attncli.render.ablation import ablation_document, ablation_screen
+from attncli.text.tokenizer import Piece
+
+
+def run(
+    text: str,
+    source: ModelSource,
+    heads: tuple[tuple[int, int], ...],
+    edges: Sequence[str],
+    token: str | None,
+    replacement: Literal["zero", "mean"],
+    *,
+    json: bool,
+) -> None:
+    """Prints what the prediction loses. Raises UsageProblem for an edge, head or token that is not there."""
+    loaded = load(source)
+    pieces = loaded.pieces(text)
+    cut = tuple(dict.fromkeys(pair for edge in edges for pair in _parse_edge(edge, pieces)))
+    found = ablate(
+        loaded.model,
+        loaded.tokenizer,
+        pieces,
+        [Without(heads, cut)] if heads or cut else None,
+        token=find_token(pieces, token) if token is not None else None,
+        replacement=replacement,
+    )
+    show_result(
+        lambda: ablation_document(found, loaded.name),
+        lambda console: ablation_screen(found, loaded.name, console.width, everything=not (heads or cut)),
+        json=json,
+    )
+
+
+def _parse_edge(edge: str, pieces: Sequence[Piece]) -> tuple[Edge, ...]:
+    """'6:4' -> ((6, 4),); 'mat:cat' -> from every token of the one word to every token of the other."""
+    query, colon, source = edge.partition(":")
+    if not (query and colon and source):
+        raise UsageProblem(f"--edge {edge!r} is not an edge.", "Use QUERY:SOURCE such as 6:4: 6 no longer looks at 4.")
+    return edges_between(pieces, query, source)

@@ -1,0 +1,32 @@
+"""`attncli compare`: the residual stream of a word in two texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attncli.cli.bodies.results import show_result
+from attncli.cli.loading import load
+from attncli.cli.shared import ModelSource, Pictures
+from attncli.explain.context import compare, find_words
+from attncli.render.context import comparison_document, comparison_screen
+
+
+def run(
+    texts: tuple[str, str],
+    source: ModelSource,
+    tokens: Sequence[str],
+    layer: int | None,
+    json: bool,
+    pictures: Pictures,
+) -> None:
+    """Prints how alike a word is in two texts. Raises UsageProblem for a word that is not in both."""
+    loaded = load(source)
+    pieces = [loaded.pieces(text) for text in texts]
+    found = compare(loaded.model, pieces, find_words(pieces, tokens), layer)
+    show_result(
+        lambda: comparison_document(found, loaded.name),
+        lambda console: comparison_screen(found, loaded.name, console),
+        json=json,
+        title="attncli compare",
+        pictures=pictures,
+    )

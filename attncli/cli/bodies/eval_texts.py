@@ -1,0 +1,69 @@
+"""`attncli eval` before PyTorch is imported: finds the model among the arguments, and reads the texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from attncli.checkpoint.catalog import MODELS_FOLDER, find_model, known_models
+from attncli.checkpoint.directory import CONFIG
+from attncli.checkpoint.hub import is_of_hub
+from attncli.errors import BadInput, UsageProblem
+from attncli.paths import exists, is_file
+from attncli.render.console import print_note
+from attncli.text.files import read_documents
+from attncli.text.parts import Part, split_by_position
+
+_LONGEST_NAME = 200  # characters of a part of a path; a text that was given for a file has more
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The text to score, and the training text that the baselines are given, if there is one."""
+
+    paths: list[str]
+    scored: Part
+    before: Part | None
+    last: float  # the share of the characters that is scored
+    has_training_text: bool  # else `before` is what comes before the scored text
+
+    @property
+    def title(self) -> str:
+        """'book.txt, the last 10%'."""
+        named = ", ".join("standard input" if path == "-" else path for path in self.paths)
+        return f"{named}, the last {self.last * 100:g}%" if self.last < 1 else named
+
+    @property
+    def origin(self) -> str:
+        """What the baselines were given."""
+        return "the training text" if self.has_training_text else "the text before it"
+
+
+def model_and_files(words: Sequence[str], model: str | None) -> tuple[str | None, list[str]]:
+    """The model and the files: of several words the first is a model, unless it is a text or `model` is given."""
+    first, *more = words
+    if max(map(len, first.split("/"))) > _LONGEST_NAME:
+        raise BadInput(f"There is no file {first[:40]}…: the name is too long.", "Pipe a text in, and say - for it.")
+    if model is not None or not first or is_file(first):
+        return model, list(words)
+    is_model = any(is_file(folder / CONFIG) for folder in (Path(first), MODELS_FOLDER / first))
+    is_model = is_model or any(first == entry.name for entry in known_models()) or bool(more and is_of_hub(first))
+    if is_model and more:
+        return first, more
+    if (is_model and not exists(first)) or is_file(Path(first) / CONFIG):
+        raise UsageProblem(f"{first} is a model, and a text is needed too.", f"Say attncli eval {first} FILE")
+    if more and first != "-" and not exists(first):
+        find_model(first)  # says which models there are
+    return None, list(words)
+
+
+def read_texts(paths: list[str], train_files: Sequence[str], last: float, encoding: str) -> Texts:
+    """Reads the texts. Raises BadInput for a file that is missing or no text."""
+    documents = read_documents(paths, encoding)
+    for note in documents.notes:
+        print_note(note)
+    before, scored = split_by_position(documents, last)
+    if train_files:
+        before = Part.whole(read_documents(train_files, encoding))
+    return Texts(paths, scored, before if before.characters else None, last, bool(train_files))

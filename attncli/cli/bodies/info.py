@@ -1,0 +1,32 @@
+"""`attncli info`: the shape, the parameters and the run of a model, or of a preset."""
+
+from __future__ import annotations
+
+from attncli.checkpoint.catalog import status_of
+from attncli.checkpoint.directory import CONFIG, RUN, ModelFolder, name_of
+from attncli.checkpoint.families.registry import config_from_json
+from attncli.cli.bodies.results import show_result
+from attncli.cli.finding import find
+from attncli.cli.shared import ModelChoice
+from attncli.model.count import PRESETS
+from attncli.render.models import info_document, info_screen
+
+
+def run(choice: ModelChoice, preset: str | None, *, json: bool) -> None:
+    """Prints what there is to know of a model. Raises BadCheckpoint where it cannot be read."""
+    if preset is not None:
+        title, config = PRESETS[preset]
+        made, where = {}, None
+    else:
+        path = find(choice.model, choice.revision, weights=False)
+        folder = ModelFolder(path)
+        config = config_from_json(folder.json(CONFIG), str(path / CONFIG))
+        made = folder.json_if_any(RUN)
+        if made:
+            made["status"] = status_of(path, made)
+        title, where = name_of(path), str(path)
+    show_result(
+        lambda: info_document(title, config, made, where),
+        lambda console: info_screen(title, config, made, where, console.width),
+        json=json,
+    )

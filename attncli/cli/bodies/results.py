@@ -1,0 +1,43 @@
+"""How a command prints its result, and writes it as a picture, a table or arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from attncli.cli.outputs import write_file
+from attncli.cli.shared import Pictures
+from attncli.render.console import output, print_json, print_note, show
+from attncli.render.picture import Draw
+
+
+def show_result(
+    document: Callable[[], object], draw: Draw, *, json: bool, title: str = "", pictures: Pictures | None = None
+) -> None:
+    """Draws a result on standard output, or prints its document with --json; then writes its pictures."""
+    if json:
+        print_json(document())
+    else:
+        console = output()
+        show(console, draw(console))
+    if pictures is not None:
+        write_pictures(draw, title, pictures)
+
+
+def write_pictures(draw: Draw, title: str, pictures: Pictures) -> None:
+    """Writes the pictures of a screen that --svg and --html ask for."""
+    if pictures.svg is None and pictures.html is None:
+        return
+    from attncli.render.picture import html_picture, svg_picture
+
+    theme = pictures.theme
+    write_asked(pictures.svg, "--svg", lambda file: file.write(svg_picture(draw, title, theme=theme).encode()))
+    write_asked(pictures.html, "--html", lambda file: file.write(html_picture(draw, title, theme=theme).encode()))
+
+
+def write_asked(file: Path | None, option: str, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file that an option asked for, and prints a note of it; does nothing for None."""
+    if file is not None:
+        write_file(file, option, write)
+        print_note(f"written: {file}")
