@@ -25,22 +25,22 @@ Floats = NDArray[np.float64]
 Codes = NDArray[np.uint32]
 Span = tuple[float, float]
 
-STEPS, TOKENS, TIME = "steps", "tokens", "time"  # what runs along the x axis, named as on it
+STEPS, TOKENS, TIME = "steps", "tokens", "time"  # what the x axis shows, as it is labelled
 _DIM = Style(dim=True)
-_LARGEST = 1e300  # larger values are drawn as this, so that no difference overflows
-_BEGINNING = 0.1  # the share of a curve at its start that may be cut off, being much higher than the rest
+_LARGEST = 1e300  # larger values are drawn as this one, so that no difference overflows
+_BEGINNING = 0.1  # the share of a curve at its start that may be cut off where it is much higher than the rest
 _MARGIN = 0.05
-_WORTH_CUTTING = 1.3  # cut only what makes the rest so many times larger
-_HIGHEST = 98  # per cent of the points after the beginning that are certainly shown
+_WORTH_CUTTING = 1.3  # the start is cut off only where that makes the rest this many times larger
+_HIGHEST = 98  # per cent of the points after the start that are shown in any case
 _ROWS_PER_TICK, _CELLS_PER_TICK = 3, 14
-_SMALLEST_PLOT = 12, 3  # cells wide and high, below which the axes give way
+_SMALLEST_PLOT = 12, 3  # cells wide and high; where less is left, the axes are left out
 _NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
 _NICE_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Points in the order of x: a line through them, or a `sign` at each. `end` is written where a line ends."""
+    """Points in the order of x, drawn as a line, or as a `sign` at each. `end` is written at the end of a line."""
 
     x: Floats
     y: Floats
@@ -51,10 +51,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class _Look:
-    """How dots become characters: a cell holds `high` x `wide` of them, and its code is the sum of their weights."""
+    """How dots become characters: the code of a cell, the sum of the weights of its dots, is an index of `glyphs`."""
 
     weights: Codes  # (high, wide)
-    glyphs: Codes  # a character by code; no dot is a space
+    glyphs: Codes  # the character of each code; a cell without dots is a space
     vertical: str
     horizontal: str
     corner: str
@@ -95,7 +95,7 @@ def ascii_only(console: Console) -> bool:
 
 
 def styled_row(pieces: Sequence[tuple[str, str]], width: int) -> list[Segment]:
-    """One row of exactly `width` cells from pieces of (text, style), cut or filled."""
+    """One row of exactly `width` cells from texts with styles, cut or padded."""
     row, room = [], width
     for text, style in pieces:
         if room and text:
@@ -160,7 +160,7 @@ def _finite(curve: Curve) -> Curve:
 
 
 def visible_span(curves: Sequence[Curve]) -> tuple[Span, float | None]:
-    """What of the y axis to show, and None; or where the high beginning is better cut off, that and how high it was."""
+    """The span of the y axis, and None; or the span without a high start of the curves, and how high the start was."""
     curves = [curve for curve in curves if len(curve.y)]
     if not curves:
         return (0.0, 1.0), None
@@ -173,7 +173,7 @@ def visible_span(curves: Sequence[Curve]) -> tuple[Span, float | None]:
 
 
 def _widened(low: float, high: float) -> Span:
-    """The span, or where it is almost nothing one around it, so that dividing by its length is safe."""
+    """The span, widened where it is almost empty, so that dividing by its length is safe."""
     if high - low > 1e-9 * max(1.0, abs(low), abs(high)):
         return low, high
     around = _MARGIN * max(1.0, abs(low))
@@ -187,20 +187,20 @@ def _x_span(curves: Sequence[Curve], reaches: float) -> Span:
 
 
 def _high_after_beginning(curve: Curve) -> float:
-    """The highest value once the first tenth of the curve is over, single outliers of a line left out."""
+    """The highest value after the first tenth of the curve, without single outliers of a line."""
     first, last = float(curve.x.min()), float(curve.x.max())
     late = curve.y[curve.x >= first + _BEGINNING * (last - first)]
     return float(late.max()) if curve.sign else float(np.percentile(late, _HIGHEST))
 
 
 def _share(values: Floats, span: Span) -> Floats:
-    """Where values lie between the ends of a span: 0 to 1."""
+    """The position of values between the ends of a span, from 0 to 1."""
     shares: Floats = (values - span[0]) / (span[1] - span[0])
     return shares
 
 
 def _columns(x: Floats, span: Span, cells: int, look: _Look) -> NDArray[np.int64]:
-    """The cells of some x, counted from the left."""
+    """The columns of x values, counted from the left."""
     wide = look.weights.shape[1]
     dots = np.rint(_share(x, span) * (cells * wide - 1))
     cell: NDArray[np.int64] = (dots // wide).astype(np.int64)
@@ -208,7 +208,7 @@ def _columns(x: Floats, span: Span, cells: int, look: _Look) -> NDArray[np.int64
 
 
 def _rows(y: Floats, span: Span, cells: int, look: _Look) -> NDArray[np.int64]:
-    """The cells of some y, counted from the top; outside the picture where y is outside its span."""
+    """The rows of y values, counted from the top; outside the picture where y is outside its span."""
     high = look.weights.shape[0]
     dots = np.rint((1 - np.clip(_share(y, span), -1, 2)) * (cells * high - 1))
     cell: NDArray[np.int64] = (dots // high).astype(np.int64)
@@ -219,7 +219,7 @@ def _rows(y: Floats, span: Span, cells: int, look: _Look) -> NDArray[np.int64]:
 
 
 def _nice_step(span: Span, wanted: int) -> float:
-    """1, 2, 2.5 or 5 times a power of ten, for at most about `wanted` ticks."""
+    """The distance of ticks: 1, 2, 2.5 or 5 times a power of ten, for about `wanted` ticks at most."""
     least = (span[1] - span[0]) / wanted
     power = 10.0 ** math.floor(math.log10(least))
     return next(nice * power for nice in _NICE if nice * power >= least * 0.999)
@@ -232,14 +232,14 @@ def _ticks(span: Span, step: float) -> list[float]:
 
 
 def _y_ticks(span: Span, rows: int) -> list[float]:
-    """One for every few rows, and at least two."""
+    """The ticks of the y axis: one for every few rows, and at least two."""
     wanted = max(rows // _ROWS_PER_TICK, 2)
     ticks = _ticks(span, _nice_step(span, wanted))
     return ticks if len(ticks) > 1 else _ticks(span, _nice_step(span, 2 * wanted))
 
 
 def _number_labels(ticks: Sequence[float]) -> list[str]:
-    """As many decimals as tell them apart, at most six: [2.5, 3.0] -> ['2.5', '3.0']."""
+    """Labels with as many decimals as tell the values apart, at most six: [2.5, 3.0] -> ['2.5', '3.0']."""
     largest = max(map(abs, ticks), default=0.0)
     if largest >= 1e5:
         return [f"{tick:.3g}" for tick in ticks]
@@ -258,7 +258,7 @@ def _clock(seconds: float) -> str:
 
 
 def _x_axis(span: Span, along: str, cells: int, look: _Look) -> tuple[str, str]:
-    """The axis with its ticks, and the labels below, its name at the right end; both `cells` wide."""
+    """The x axis with its ticks, and the labels below with the name of the axis at the right end; both `cells` wide."""
     wanted = max(cells // _CELLS_PER_TICK, 1)
     labelled = _x_labels(span, along, cells, wanted, look)
     if len(labelled) < 2:
@@ -271,7 +271,7 @@ def _x_axis(span: Span, along: str, cells: int, look: _Look) -> tuple[str, str]:
 
 
 def _x_labels(span: Span, along: str, cells: int, wanted: int, look: _Look) -> list[tuple[int, int, str]]:
-    """Of each tick its cell, and where its label starts and what it says; those left out whose label has no room."""
+    """The ticks whose labels fit: the cell of each, the cell where its label starts, and the label."""
     label: Callable[[float], str] = {TIME: _clock, TOKENS: count}.get(along, lambda step: f"{step:,.0f}")
     step = _nice_step(span, wanted)
     if along == TIME:
@@ -294,7 +294,7 @@ def _x_labels(span: Span, along: str, cells: int, wanted: int, look: _Look) -> l
 def _plot(
     curves: Sequence[Curve], width: int, height: int, x_span: Span, y_span: Span, look: _Look
 ) -> list[list[Segment]]:
-    """The curves alone, in `width` x `height` cells."""
+    """The rows of the plot without axes, in `width` x `height` cells."""
     high, wide = look.weights.shape
     owners = np.full((height, width), -1)
     codes = np.zeros((height, width), np.uint32)
@@ -320,7 +320,7 @@ def _plot(
 
 
 def _line(curve: Curve, columns: int, rows: int, x_span: Span, y_span: Span) -> NDArray[np.bool_]:
-    """(rows, columns) of dots: the mean of the points in each column, joined from column to column."""
+    """The dots (rows, columns) of a line: the mean of the points in each column, joined from column to column."""
     at = np.rint(_share(curve.x, x_span) * (columns - 1)).astype(int)
     counts = np.bincount(at, minlength=columns)
     means = np.bincount(at, curve.y / counts[at], minlength=columns)
@@ -338,7 +338,7 @@ def _line(curve: Curve, columns: int, rows: int, x_span: Span, y_span: Span) -> 
 
 
 def _segments(characters: Codes, owners: NDArray[np.int64], styles: Sequence[Style]) -> list[Segment]:
-    """A row as few pieces: one for each stretch of cells of the same curve."""
+    """The segments of a row: one for each stretch of cells of the same curve."""
     text = characters.astype("<u4").tobytes().decode("utf-32-le")
     edges = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(text)]
     return [

@@ -21,13 +21,13 @@ LOSS, BITS = "loss", "bits"
 UNITS = {LOSS: "nats per token", BITS: "bits per byte"}
 _STYLES = ("cyan", "magenta", "yellow", "green", "blue", "red")
 _SIGNS, _ASCII_SIGNS = "●▲■◆▼★", "ox#%@&"
-_NAME_CELLS = 5, 30  # of a name in the legend, least and most
-_FIGURE_CELLS = 35  # for the figures beside it, if need be at the cost of the name
+_NAME_CELLS = 5, 30  # of a name in the legend, at least and at most
+_FIGURE_CELLS = 35  # for the figures beside the name, which is cut for them if need be
 
 
 @dataclass(frozen=True)
 class Axes:
-    """What to draw along x: STEPS, TOKENS or TIME, and up: LOSS or BITS."""
+    """What the axes show: STEPS, TOKENS or TIME on x, LOSS or BITS on y."""
 
     along: str
     up: str
@@ -45,7 +45,7 @@ class Axes:
         return None if run.final is None else run.final[self.up == BITS]
 
     def missing(self, run: RunCurves) -> str | None:
-        """The axis for which a run has no figures, if any."""
+        """The name of an axis for which a run has no figures, or None."""
         for name, at in ((self.along, 0), (UNITS[self.up], 1)):
             if not any(np.isfinite(curve[at]).any() for curve in (self.training(run), self.validation(run))):
                 return name
@@ -95,7 +95,7 @@ def _number(at: int) -> str:
 
 
 def _figures(run: RunCurves, axes: Axes) -> list[str]:
-    """The last loss in training, the lowest at an evaluation, and the score at the end, on all or a sample."""
+    """The last training loss, the lowest validation loss, and the final score, on all or on a sample."""
     train, validation = (y[np.isfinite(y)] for _, y in (axes.training(run), axes.validation(run)))
     figures = [
         ("train", train[-1] if len(train) else None),
@@ -106,7 +106,7 @@ def _figures(run: RunCurves, axes: Axes) -> list[str]:
 
 
 def curves_document(runs: Sequence[RunCurves]) -> dict[str, Any]:
-    """All that is known of the runs: full precision, null where a figure is not known."""
+    """The runs as JSON values, in full precision; null for a figure that is not known."""
     return {"runs": [_run_document(run) for run in runs]}
 
 

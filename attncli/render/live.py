@@ -1,7 +1,7 @@
-"""A training run as it goes on, on a terminal: progress, figures, watched heads, the curve, what the model writes.
+"""The live display of a training run: progress, figures, head scores, the loss curves, a sample of the model's text.
 
-Owns the layout and when it is drawn: after a report, at most four times a second, and once a second in between. What it
-draws fits the terminal, whose size is read every time. A terminal that has gone away ends the drawing, not the run.
+It is drawn after a report, at most four times a second, and once a second in between. It always fits the terminal.
+When the terminal is gone, the display ends and the run goes on.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Resu
 
 TRAIN_STYLE, VALIDATION_STYLE = "cyan", "bold magenta"
 _REFRESH_SECONDS = 0.25
-_MOST_POINTS = 2000  # kept of the training curve; past that, neighbours are averaged
-_PLAN_ROWS = 9  # left to the plan above, on a terminal that is tall enough
-_WITHOUT_PLAN = 15  # rows that the display takes even where the plan scrolls away for them
-_CHART_ROWS = 6, 9, 16  # least, before the sample gets any, most
-_SAMPLE_ROWS = 7  # most, with their heading
+_MOST_POINTS = 2000  # of the training curve; beyond that, neighbouring points are averaged
+_PLAN_ROWS = 9  # left for the plan above, on a terminal that is tall enough
+_WITHOUT_PLAN = 15  # rows that the display takes, even where the plan then scrolls out of sight
+_CHART_ROWS = 6, 9, 16  # at least, before the sample gets rows, at most
+_SAMPLE_ROWS = 7  # at most, with the heading
 _WIDEST_BAR = 60
 
-Pieces = list[tuple[str, str]]
+StyledText = list[tuple[str, str]]  # texts with their styles
 
 
 class LiveDisplay:
-    """Takes the reports of a run and shows where it stands, between `start` and `stop`."""
+    """Shows the state of a run, from the reports that it is given between `start` and `stop`."""
 
     def __init__(
         self, console: Console, plan: Plan, before: RunCurves | None = None, above: RenderableType | None = None
     ) -> None:
-        """`before` is what a resumed run has been through, `above` what was printed, and is lost on a clear screen."""
+        """`before` are the curves of a resumed run so far; `above` is printed again after the screen was cleared."""
         self.above = above
         self._console, self._plan = console, plan
         self._training, self._validation = _Trace(), _Trace()
@@ -50,7 +50,7 @@ class LiveDisplay:
         self._sample: SampleReport | None = None
         self._result: Result | None = None
         self._reported = self._refreshed = time.monotonic()
-        self._below: tuple[tuple[int, int], Picture] | None = None  # the last drawn of what only reports change
+        self._below: tuple[tuple[int, int], Picture] | None = None  # curves and sample, drawn anew by reports
         if before is not None:
             for trace, points in ((self._training, before.training), (self._validation, before.validation)):
                 for step, nats in zip(points.steps.tolist(), points.nats.tolist(), strict=True):
@@ -59,17 +59,17 @@ class LiveDisplay:
         self._ended = False
 
     def start(self) -> None:
-        """Begins to draw. The cursor stays visible: a run that is killed must leave the terminal as it was."""
+        """Starts the display. The cursor stays visible, since a killed run cannot show it again."""
         self._live.start(refresh=True)
         self._live.with_cursor()
 
     def stop(self) -> None:
-        """Leaves the last state on the screen, without the sample."""
+        """Ends the display, and leaves its last state without the sample on the screen."""
         self._ended, self._below = True, None
         self._live.stop()
 
     def update(self, report: Report) -> None:
-        """Takes one report."""
+        """Shows one report."""
         if isinstance(report, StepReport):
             self._step, self._reported = report, time.monotonic()
             self._training.add(report.step, report.loss)
@@ -90,7 +90,7 @@ class LiveDisplay:
             self._live.refresh()
 
     def picture(self) -> Picture:
-        """Everything, for the size that the terminal has now."""
+        """The whole display for the present size of the terminal."""
         width, height = self._console.size
         plain = ascii_only(self._console)
         short = height < 16
@@ -123,8 +123,8 @@ class LiveDisplay:
         return f"{duration(max(left, 0.0))} left"
 
     def _figures(self, width: int, most: int) -> list[list[Segment]]:
-        """Losses and speed, in rows that break between them."""
-        facts: Pieces = []
+        """Losses and speed, in rows that break between two figures."""
+        facts: StyledText = []
         if self._step is not None:
             bits = self._plan.bits_per_byte(self._step.loss)
             facts.append((f"train {self._step.loss:.3f} ({bits:.3f})", TRAIN_STYLE))
@@ -137,7 +137,7 @@ class LiveDisplay:
             facts.append((f"{count(self._step.tokens_per_second)} tok/s", "dim"))
         if self._evaluation is not None and not self._evaluation.best and self._best_step is not None:
             facts.append((f"best at step {self._best_step:,}", "dim"))
-        rows: list[Pieces] = [[]]
+        rows: list[StyledText] = [[]]
         for fact, style in facts:
             used = sum(len(text) for text, _ in rows[-1])
             if rows[-1] and used + 2 + len(fact) > width:
@@ -146,8 +146,8 @@ class LiveDisplay:
         return [styled_row(row, width) for row in rows[:most] if row]
 
     def _best_heads(self, report: HeadsReport, width: int) -> list[Segment]:
-        """'heads  previous 0.3 .52  induction 1.2 .04', as many kinds as fit."""
-        row: Pieces = [("heads", "dim")]
+        """'heads  previous 0.3 .52  induction 1.2 .04', with as many kinds as fit."""
+        row: StyledText = [("heads", "dim")]
         for name in best_heads(report):
             if sum(len(text) for text, _ in row) + 2 + len(name) <= width:
                 row.append((f"  {name}", ""))
@@ -199,7 +199,7 @@ def best_heads(report: HeadsReport) -> list[str]:
 
 
 def seconds_left(plan: Plan, report: StepReport) -> float:
-    """Until the deadline, or at this speed until the last step where that comes before."""
+    """Seconds until the deadline, or until the last step at the present speed where that is sooner."""
     steps = (report.steps - report.step) * plan.tokens_per_step / report.tokens_per_second
     if plan.seconds is None:
         return steps
@@ -208,36 +208,36 @@ def seconds_left(plan: Plan, report: StepReport) -> float:
 
 
 class _Trace:
-    """A curve that grows, in bounded memory: when there are too many points, each two neighbours become one."""
+    """A growing curve in bounded memory: when there are too many points, each two neighbours are averaged."""
 
     def __init__(self) -> None:
-        self._points: list[tuple[float, float]] = []  # replaced or appended to in one go: another thread reads it
+        self._points: list[tuple[float, float]] = []  # another thread reads it at any time
 
     def add(self, x: float, y: float) -> None:
-        """One more point."""
+        """Appends a point."""
         self._points.append((x, y))
         if len(self._points) >= _MOST_POINTS:
             pairs = zip(self._points[::2], self._points[1::2], strict=True)
             self._points = [(second[0], (first[1] + second[1]) / 2) for first, second in pairs]
 
     def points(self) -> tuple[Floats, Floats]:
-        """x and y."""
+        """The points as x and y."""
         found = np.array(self._points, np.float64).reshape(-1, 2)
         return found[:, 0], found[:, 1]
 
 
 class _Screen(Live):
-    """Rich's live display, which survives a smaller terminal and one that has gone away."""
+    """Rich's live display, made to survive a terminal that shrinks or disappears."""
 
     def __init__(self, console: Console, display: LiveDisplay) -> None:
         self._display = display
-        self._drawn: tuple[int, int] | None = None  # the size of the terminal when it was drawn
+        self._drawn: tuple[int, int] | None = None  # the size of the terminal at the last drawing
         self._gone = False
         super().__init__(
             console=console,
             get_renderable=self._picture,
             refresh_per_second=1,
-            redirect_stdout=False,  # results are no part of this
+            redirect_stdout=False,  # results on standard output are not redirected
             vertical_overflow="crop",
         )
 
@@ -245,7 +245,7 @@ class _Screen(Live):
         return self._display.picture()
 
     def refresh(self) -> None:
-        """Draws; on a clear screen when the terminal has become smaller, which breaks the lines drawn before."""
+        """Draws the display. Clears the screen first when the terminal shrank, which wraps the lines drawn before."""
         if self._gone:
             return
         size = self.console.size
@@ -260,7 +260,7 @@ class _Screen(Live):
             self._gone = True
 
     def stop(self) -> None:
-        """Draws for the last time."""
+        """Draws the display for the last time."""
         with suppress(OSError):
             super().stop()
 

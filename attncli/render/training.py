@@ -1,7 +1,6 @@
-"""A training run on the screen: the plan, the progress, the summary.
+"""The screens of a training run: the plan, the progress as plain lines, the summary.
 
-Everything but the summary goes to standard error. What is drawn on a terminal while the run goes on is next door, in
-`live`; here are the plain lines that stand for it elsewhere.
+Only the summary goes to standard output. The display that a terminal shows during the run is in `live`.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from attncli.text.progress import Listener, Progress
 from attncli.training.curves import RunCurves
 from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Result, SampleReport, StepReport
 
-_SAMPLE_CELLS = 70  # of a sample shown as a plain line
+_SAMPLE_CELLS = 70  # of a sample that is printed as one line
 
 
 def plan_table(plan: Plan, name: str, corpus: str, resumed: int | None = None) -> RenderableType:
-    """What will happen, and why: printed before the first step, or when a run is resumed at one."""
+    """The plan with its reasons; `resumed` is the step at which a resumed run goes on."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -43,19 +42,19 @@ def plan_table(plan: Plan, name: str, corpus: str, resumed: int | None = None) -
 
 
 def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
-    """Of each row its label, its facts, and the keys of the reasons that belong to it."""
+    """The rows of the plan, each with its label, its facts, and the settings whose reasons belong to it."""
     model = plan.model
     tokens = plan.schedule.steps * plan.tokens_per_step
     length = f"{plan.schedule.steps:,} steps, {count(tokens)} tokens, {plan.epochs:.1f} epochs"
     if plan.seconds is not None:
         most = "at most " if plan.schedule.steps == plan.most_steps else ""
         length = f"{most}{duration(plan.seconds)}: about {length}"
-    else:  # steps are measured as they are before they are compiled
+    else:  # the step was measured uncompiled
         seconds = plan.schedule.steps * plan.step_seconds + plan.closing_seconds
         length = f"{'up to' if plan.compiled else 'about'} {duration(seconds)}: {length}"
     shape = f"{plural(model.layers, 'layer')} x {plural(model.heads, 'head')}, width {model.width}"
     parts = f", in {plan.grad_accum} parts" if plan.grad_accum > 1 else ""
-    again = ", activations computed twice" if plan.checkpoint_activations else ""
+    recomputed = ", activations computed twice" if plan.checkpoint_activations else ""
     rates = f"AdamW at {plan.adam_lr:.2g}"
     if plan.optimizer == "muon":
         rates = f"Muon at {plan.schedule.peak:.2g} on matrices, {rates} on the rest"
@@ -66,7 +65,7 @@ def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
     yield "model", f"{count(plan.parameters)} parameters: {shape}", "size"
     yield "tokens", f"vocabulary {model.vocab_size:,}", "vocab_size"
     yield "training", f"{length}, {tokens / plan.parameters:.1f} tokens per parameter", "steps"
-    yield "step", f"{plan.batch_size} windows of {plan.context} tokens{parts}{again}", "context", "grad_accum"
+    yield "step", f"{plan.batch_size} windows of {plan.context} tokens{parts}{recomputed}", "context", "grad_accum"
     yield "rates", rates, "lr", "optimizer"
     yield "recipe", kept, "weight_decay", "dropout"
     threads = f", {plural(plan.threads, 'thread')}" if plan.device == "cpu" else ""
@@ -75,10 +74,10 @@ def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
 
 
 class TrainingScreen:
-    """Draws reports as they come: a live display on a terminal, elsewhere a line for each evaluation and sample.
+    """Shows the reports of a run: in a live display on a terminal, elsewhere a line for each evaluation and sample.
 
-    A context manager; `update` takes each report. `before` is what a resumed run has been through already, `above` what
-    was printed, which is printed again where a terminal that has become smaller has to be cleared.
+    A context manager; `update` takes each report. `before` are the curves of a resumed run up to its resumption;
+    `above` is what was printed before, which is printed again when a terminal that shrank has to be cleared.
     """
 
     def __init__(
@@ -135,7 +134,7 @@ def score_text(score: Score) -> str:
 
 
 def summary(result: Result, plan: Plan, share: float, path: str, sample: str) -> RenderableType:
-    """What came out: the score, on what share of the validation part it is, where the model is, what it writes."""
+    """The summary: the score with the share of the validation part that was scored, the run, the path, a sample."""
     assert result.best is not None
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -150,7 +149,7 @@ def summary(result: Result, plan: Plan, share: float, path: str, sample: str) ->
 
 @contextmanager
 def reading_progress(console: Console) -> Iterator[Listener]:
-    """A bar while the text is read and tokenized, on a terminal; it goes when it is done."""
+    """A progress bar on a terminal while the text is read and tokenized; it disappears at the end."""
     columns = TextColumn("{task.fields[stage]}"), BarColumn(20), TextColumn("{task.fields[done]}")
     with passing_bar(console, *columns) as bar:
         task = bar.add_task("", total=None, stage="reading", done="")
@@ -164,7 +163,7 @@ def reading_progress(console: Console) -> Iterator[Listener]:
 
 
 def result_document(result: Result, share: float, path: str, sample: str) -> dict[str, Any]:
-    """The summary for programs."""
+    """The summary as JSON values."""
     assert result.best is not None
     return {
         "path": path,

@@ -1,4 +1,4 @@
-"""What the attention heads of a run came to do: the best head of each kind over its course, on a screen and as JSON."""
+"""The head curves of a run: the score of the best head of each kind over the steps, on a screen and as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHORT_HEADING = "weight on the pattern"
 
 
 def along_axis(run: RunHeads, along: str) -> Floats:
-    """Where the evaluations lie on STEPS, TOKENS or TIME; NaN where that is not known."""
+    """The x of every evaluation, in STEPS, TOKENS or TIME; NaN where it is not known."""
     return {STEPS: run.steps, TOKENS: run.steps * (run.tokens_per_step or math.nan), TIME: run.seconds}[along]
 
 
@@ -54,7 +54,7 @@ def watched_screen(run: RunHeads, along: str, width: int, height: int, ascii: bo
 
 
 def coinciding(run: RunHeads, tolerance: float) -> dict[int, int]:
-    """Kinds whose curve is that of an earlier kind, everywhere within a tolerance: the kind -> the first of them."""
+    """The kinds whose curve coincides with that of an earlier kind, within a tolerance: kind -> earlier kind."""
     same: dict[int, int] = {}
     for at, kind in enumerate(run.kinds):
         for first, other in enumerate(run.kinds[:at]):
@@ -66,20 +66,20 @@ def coinciding(run: RunHeads, tolerance: float) -> dict[int, int]:
 
 
 def _span(run: RunHeads) -> float:
-    """From the lowest score to the highest."""
+    """The difference between the highest and the lowest score."""
     known = np.concatenate([kind.scores[np.isfinite(kind.scores)] for kind in run.kinds] or [np.zeros(0)])
     return float(np.ptp(known)) if len(known) else 0.0
 
 
 def _letters(run: RunHeads) -> list[str]:
-    """A sign for each kind: the first letter of its name, where that tells them apart, else a digit."""
+    """A sign for each kind: the first letter of its name, or digits where two kinds share a letter."""
     first = [one_line(kind.kind)[:1] for kind in run.kinds]
     plain = all(letter.isascii() and letter.isalpha() for letter in first)
     return first if plain and len(set(first)) == len(first) else [str(at + 1) for at in range(len(first))]
 
 
 def _figures(kind: HeadCurve, x: Floats, along: str) -> list[str]:
-    """The last score and its head, when it appeared or how far it came, and chance."""
+    """The last score and its head, the step at which the head appeared or its best score, and chance."""
     if not (known := np.flatnonzero(np.isfinite(kind.scores)).tolist()):
         return ["  no head has a score"]
     last = known[-1]
@@ -101,7 +101,7 @@ def _place(value: float, along: str) -> str:
 
 
 def watched_document(run: RunHeads) -> dict[str, Any]:
-    """The same for programs: null where a figure is not known."""
+    """The head curves as JSON values; null for a figure that is not known."""
     return {
         "name": run.name,
         "path": run.path,

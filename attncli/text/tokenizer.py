@@ -1,9 +1,8 @@
-"""Text to token ids and back.
+"""Tokenizer: text to token ids and back, for any `tokenizer.json`.
 
-Owns the three kinds of tokenizer that attncli trains, and reading any `tokenizer.json`. The work is done by the
-`tokenizers` library; what this adds is that all text is text (a special token's string in a user's text is not
-special), that nothing is lost, and that a stream of ids never shows half a character.
-Knows nothing of models or files of text.
+The `tokenizers` library does the work. This module adds three guarantees: the string of a special token in a user's
+text is plain text, encoding loses nothing, and a stream of ids never shows half a character. `tokenizer_training` makes
+new tokenizers.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 _LARGEST_FILE = 64 << 20  # bytes of a tokenizer.json
-_PRIVATE_USE = range(0xF0000, 0xFFFFE)  # characters without a meaning
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)  # a range of Unicode whose characters have no meaning
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -40,10 +39,10 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 class Piece:
     """One token of a text.
 
-    `part` is (1, 1) for a token of whole characters. A token that holds only part of a character has (i, n): the
-    i-th of the n tokens that share it; `text` is then the whole character. `unfinished` says that the last character
-    of `text` goes on in the next token, so that a text's characters can be counted once. What the tokenizer puts before
-    a text has no bytes: a special token, or SentencePiece's '▁', which goes on in the first character.
+    `part` is (1, 1) for a token of whole characters. The i-th of n tokens that share one character has (i, n), and its
+    `text` is the whole character. `unfinished` says that the last character of `text` continues in the next token, so
+    that each character can be counted once. A token that the tokenizer puts before a text has no bytes: a special
+    token, or SentencePiece's '▁', which continues in the first character.
     """
 
     id: int
@@ -54,15 +53,12 @@ class Piece:
 
     @property
     def of_text(self) -> bool:
-        """Whether the token stands for some of the text: what the tokenizer puts before a text does not."""
+        """Whether the token stands for part of the text; a token that the tokenizer puts before the text does not."""
         return self.bytes > 0 or self.part != (1, 1)
 
     @property
     def completed(self) -> str:
-        """The characters that are complete with this token and were not before.
-
-        Of a character shared with the token before, this token holds the end, unless it is unfinished here too.
-        """
+        """The characters that this token completes: all of `text`, without a last character that is unfinished."""
         return self.text[:-1] if self.unfinished else self.text
 
 
@@ -112,7 +108,7 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """How many ids there are, special tokens included: one more than the highest, though some may name no token."""
+        """The number of ids: one more than the highest id of a token, special tokens included."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @cached_property
@@ -123,9 +119,9 @@ class Tokenizer:
 
     @cached_property
     def opening(self) -> tuple[int, ...]:
-        """The special tokens that a post-processor puts before a text; where attncli trained it, there is none.
+        """The special tokens that the post-processor puts before a text; a tokenizer that attncli trained has none.
 
-        As in transformers, `add_bos_token` in tokenizer_config.json has no say beside a tokenizer.json.
+        As in transformers, `add_bos_token` in tokenizer_config.json is ignored beside a tokenizer.json.
         """
         with _library_failures(self._may_panic):
             encoding = self._backend.encode("a")
@@ -140,7 +136,7 @@ class Tokenizer:
 
     @cached_property
     def opening_pieces(self) -> tuple[Piece, ...]:
-        """The same as pieces, which hold no bytes of a text."""
+        """The opening tokens as pieces, which have no bytes."""
         return tuple(Piece(id_, self.name(id_), 0) for id_ in self.opening)
 
     @cached_property
@@ -158,7 +154,7 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Several texts at once, on all cores."""
+        """Several texts -> the ids of each, computed on all cores."""
         checked = [checked_text(text) for text in texts]
         with _library_failures(self._may_panic):
             encodings = self._backend.encode_batch_fast(checked, add_special_tokens=False)
@@ -166,25 +162,25 @@ class Tokenizer:
 
     @cached_property
     def _special(self) -> dict[str, tuple[int, AddedToken]]:
-        """The special tokens and their ids by their spelling, longer ones first."""
+        """The special tokens and their ids by their strings, longer strings first."""
         added = self._backend.get_added_tokens_decoder().items()
         special = {str(token.content): (id_, token) for id_, token in added if token.special and token.content}
         return dict(sorted(special.items(), key=lambda item: -len(item[0])))
 
     def stand_ins(self, texts: Sequence[str]) -> dict[str, str]:
-        """For every special token that is spelled in a text, which is no such token there, a character that none has.
+        """A private character for each string of a special token that occurs in these texts, where it is plain text.
 
-        The longest spelling comes first: it may hold another.
+        Longer strings come first, since one may contain another.
         """
         whole = "".join(texts)
         unused = (char for char in map(chr, _PRIVATE_USE) if char not in whole)
         return {next(unused): spelled for spelled in self._special if spelled in whole}
 
     def encode_with_special(self, text: str, stand_ins: Mapping[str, str]) -> list[int]:
-        """Text -> ids, what is spelled like a special token being one. `stand_ins` stand for spellings that are text.
+        """Text -> ids, where the string of a special token is that token, as transformers encodes a rendered template.
 
-        As transformers encodes what a chat template makes. Where there are stand-ins, what lies between special tokens
-        is encoded piece by piece, since the library cannot tell them apart.
+        A character of `stand_ins` is replaced by its string, which is then plain text. For that, the text between
+        special tokens is encoded part by part.
         """
         if not any(stand_in in text for stand_in in stand_ins):
             self._backend.encode_special_tokens = False
@@ -193,7 +189,7 @@ class Tokenizer:
                     return list(self._backend.encode(text, add_special_tokens=False).ids)
             finally:
                 self._backend.encode_special_tokens = True
-        parts = re.split(f"({'|'.join(map(re.escape, self._special))})", text)  # text and special tokens in turn
+        parts = re.split(f"({'|'.join(map(re.escape, self._special))})", text)  # text and special tokens alternate
         specials = [None, *(self._special[name] for name in parts[1::2]), None]
         ids: list[int] = []
         for between, before, after in zip(parts[::2], specials, specials[1:], strict=False):
@@ -208,7 +204,7 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
         """Ids -> text; bytes that are not UTF-8 become U+FFFD. Raises BadInput for an id outside the vocabulary.
 
-        `after` are ids that come before these and are not decoded: some decoders drop the space that begins a text.
+        `after` are the ids before these. They are not decoded, but some decoders drop the space that begins a text.
         """
         for i in ids:
             if not 0 <= i < self.vocab_size:
@@ -223,9 +219,9 @@ class Tokenizer:
             return str(self._backend.decode(list(ids), skip_special_tokens=False))
 
     def context(self, ids: Sequence[int]) -> list[int]:
-        """The last of some ids, on which the decoding of those that follow depends; none where a text begins.
+        """The last ids on which the decoding of the ids after them depends; none where a text begins.
 
-        Special tokens that begin a text are not of it. Decoders look at the token before, and at a run of bytes.
+        Decoders look at the previous token, and at a run of byte tokens. Special tokens before a text do not count.
         """
         if self._holds_bytes:
             return []
@@ -237,12 +233,12 @@ class Tokenizer:
         return text[max(at, 0) :]
 
     def name(self, id_: int) -> str:
-        """The text of one token within a text: '▁time' is ' time', though a text that begins with it has no space."""
+        """The text of a token inside a text: '▁time' is ' time', although a text that begins with it has no space."""
         return self.decode([id_], self._before_a_name)
 
     @cached_property
     def _before_a_name(self) -> list[int]:
-        """Ids after which a token keeps its space, where the decoder drops that of the first one."""
+        """Ids after which a token keeps its leading space, for a decoder that drops the space of the first token."""
         of = self._decoder.get("of", [self._decoder["type"]])
         drops = isinstance(of, list) and not {"Strip", "Metaspace"}.isdisjoint(of)
         return self.encode("a") if drops else []
@@ -262,13 +258,13 @@ class Tokenizer:
         return [prefix, *self._pieces(ids[1:], spans[1:], text)]
 
     def pieces_within(self, text: str) -> list[Piece]:
-        """The same for a text that stands within another: without what the tokenizer puts before one."""
+        """The tokens of a text inside a larger one: without tokens that the tokenizer puts before a text."""
         return list(dropwhile(lambda piece: not piece.of_text, self.pieces(text)))
 
     def _has_prefix(self, ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> bool:
-        """Whether the first token is only SentencePiece's '▁', put before the text.
+        """Whether the first token is SentencePiece's '▁' alone, put before the text.
 
-        The library says that such a token covers the first character, as the token after it does.
+        For the library such a token covers the first character, which the next token covers too.
         """
         return (
             not self._holds_bytes
@@ -279,9 +275,9 @@ class Tokenizer:
         )
 
     def pieces_of(self, ids: Sequence[int]) -> list[Piece]:
-        """The same for tokens that a model wrote, which may be others than those that their text is made of.
+        """The pieces of ids that a model generated, which may differ from the ids that their text is encoded to.
 
-        A tokenizer whose tokens are not bytes gives those of the text.
+        A tokenizer whose tokens are not bytes returns the pieces of the encoded text.
         """
         if not self._holds_bytes:
             return self.pieces(self.decode(ids))
@@ -295,8 +291,8 @@ class Tokenizer:
         return self._pieces(ids, spans, text)
 
     def _pieces(self, ids: Sequence[int], spans: Sequence[tuple[int, int]], text: str) -> list[Piece]:
-        """`spans`: from which character of the text to which each token reaches."""
-        # How many tokens cover each character: more than one means that it is split.
+        """The pieces of ids whose `spans` are ranges of characters of the text."""
+        # The number of tokens that cover each character; more than one share it.
         cover = Counter(at for start, end in spans for at in range(start, end))
         seen: Counter[int] = Counter()
         pieces = []
@@ -308,17 +304,17 @@ class Tokenizer:
             unfinished = end > start and seen[end - 1] < cover[end - 1]
             if self._holds_bytes or (split is not None and self._is_byte(id_)):
                 size = len(self._bytes(id_))
-            else:  # of a character that a normalizer has made several of, the last token has the bytes
+            else:  # where a normalizer made several of a character, the last token has its bytes
                 size = len((covered[:-1] if unfinished else covered).encode())
             pieces.append(Piece(id_, covered, size, part, unfinished))
         return pieces
 
     def stream(self, after: Sequence[int] = ()) -> DecodeStream:
-        """A decoder for ids that arrive one at a time, `after` some that are not decoded."""
+        """A decoder for ids that arrive one at a time, after ids that are not decoded."""
         return DecodeStream(self, after)
 
     def _bytes(self, id_: int) -> bytes:
-        """What a token stands for, in a tokenizer whose tokens are bytes or characters."""
+        """The bytes of a token, in a tokenizer whose tokens are bytes or characters."""
         known = self._known_bytes.get(id_)
         if known is None:
             known = self._known_bytes[id_] = self._looked_up_bytes(id_)
@@ -343,12 +339,12 @@ class Tokenizer:
 
     @cached_property
     def _holds_bytes(self) -> bool:
-        """Whether a token means the same bytes wherever it stands: then decoding is joining them."""
+        """Whether a token has the same bytes everywhere, so that decoding joins the bytes of the tokens."""
         return self._byte_level or self._decoder == {"type": "Sequence", "of": ["ByteFallback", "Fuse"]}
 
     @cached_property
     def _decoder(self) -> dict[str, object]:
-        """The kind of the library's decoder, and of the parts of a sequence."""
+        """The type of the library's decoder, and the types of the decoders in a sequence."""
         decoder = json.loads(self._backend.to_str())["decoder"] or {"type": None}
         kind = {"type": decoder["type"]}
         return kind | {"of": [part["type"] for part in decoder["decoders"]]} if "decoders" in decoder else kind
@@ -356,7 +352,7 @@ class Tokenizer:
 
 @contextmanager
 def _library_failures(may_panic: bool) -> Iterator[None]:
-    """Turns a failure inside the library, where even a panic is no Exception, into BadCheckpoint."""
+    """Turns a failure of the library into BadCheckpoint; a panic is no Exception."""
     try:
         with held_back() if may_panic else nullcontext():
             yield
@@ -369,19 +365,17 @@ def _library_failures(may_panic: bool) -> Iterator[None]:
 
 
 class DecodeStream:
-    """Turns ids that arrive one at a time into text; what it gives, joined, is the decoding of all of them.
+    """Decodes ids that arrive one at a time; the texts it returns join to the decoding of all ids.
 
-    Of a continuation it is what the decoding of the whole has more than that of the ids before.
-
-    A character may be spread over several tokens, and some tokenizers decode a token by its neighbours. So each
-    step decodes a short tail of the ids, and U+FFFD at its end waits: it may be the beginning of a character.
+    A character may be spread over several tokens, and some tokenizers decode a token by its neighbours. So each step
+    decodes a short tail of the ids, and U+FFFD at its end is held back: it may be the beginning of a character.
     """
 
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._tail = tokenizer.context(after)  # ids from the last-but-one place at which all text was certain
-        self._before = len(self._tail)  # how many of them lie before the last such place
-        self._given = 0  # characters after that place that were given already
+        self._tail = tokenizer.context(after)  # ids since the last but one place at which all text was certain
+        self._before = len(self._tail)  # how many of the tail lie before the last such place
+        self._given = 0  # characters after that place that were returned already
 
     def push(self, id_: int) -> str:
         """Takes one id; returns the text that is now certain, which may be empty."""
@@ -395,25 +389,25 @@ class DecodeStream:
         return new
 
     def flush(self) -> str:
-        """The rest, at the end: an unfinished character as U+FFFD."""
+        """The rest of the text at the end, with an unfinished character as U+FFFD."""
         rest = self._since()[self._given :]
         self._tail, self._before, self._given = [], 0, 0
         return rest
 
     def _since(self) -> str:
-        """The text after the last place at which all was certain."""
+        """The text after the last place at which all text was certain."""
         before = self._tokenizer.decode(self._tail[: self._before])
         return self._tokenizer.decode(self._tail)[len(before) :]
 
 
 def _decoded(data: bytes) -> tuple[str, list[int]]:
-    """Bytes as text, what is no UTF-8 replaced, and of every byte which character it belongs to."""
+    """Bytes -> text, with U+FFFD for bytes that are not UTF-8; and the index of the character of each byte."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text, at, pending = "", [], 0
     for end in range(1, len(data) + 2):
         found = decoder.decode(data[end - 1 : end], final=end > len(data))
         pending += end <= len(data)
-        done = pending - len(decoder.getstate()[0])  # bytes of the characters found; all but the first have one
+        done = pending - len(decoder.getstate()[0])  # bytes of the characters found: one each, the first has the rest
         for number in range(len(found)):
             at += [len(text) + number] * (done - len(found) + 1 if number == 0 else 1)
         text, pending = text + found, pending - done if found else pending
@@ -431,12 +425,12 @@ _BYTE_OF = {char: byte for byte, char in enumerate(byte_characters())}
 
 
 def checked_text(text: str) -> str:
-    """The text itself. Raises BadInput when it holds a surrogate, which stands for bytes that are not UTF-8."""
+    """Returns the text. Raises BadInput when it holds a surrogate, which stands for bytes that are not UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as problem:
-        raise BadInput(
-            f"The text is not valid Unicode at character {problem.start}: it holds {text[problem.start]!a}.",
-            "Save it as UTF-8, or put it in a file and name its --encoding.",
+        message = f"The text is not valid Unicode at character {problem.start}: it holds {text[problem.start]!a}."
+        raise BadInput.naming(
+            lambda named: (message, f"Save it as UTF-8, or put it in a file and name its {named('encoding')}.")
         ) from None
     return text

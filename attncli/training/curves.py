@@ -1,7 +1,4 @@
-"""The course of a run, read back from what training wrote: its losses by step, time and tokens.
-
-Owns the meaning of the lines of metrics.jsonl for a reader. No torch. The run may still be going on.
-"""
+"""Loss curves and head curves of a run, read from metrics.jsonl and run.json. No torch. The run may still go on."""
 
 from __future__ import annotations
 
@@ -22,13 +19,13 @@ from attncli.paths import is_file, real
 from attncli.training.reports import plan_from_document
 
 Floats = NDArray[np.float64]
-_MOST = 0.5  # of a head's attention
-_MOST_KINDS = 6  # of heads, that are told apart
+_APPEARED = 0.5  # the share of its attention with which a head of a kind counts as there
+_MOST_KINDS = 6  # of heads that a chart can tell apart
 
 
 @dataclass(frozen=True)
 class Points:
-    """Losses in the order of the steps after which they were measured; NaN where a figure is not known."""
+    """Losses in the order of their steps; NaN for a figure that the record lacks."""
 
     steps: Floats
     seconds: Floats
@@ -38,21 +35,21 @@ class Points:
 
 @dataclass(frozen=True)
 class RunCurves:
-    """What is known of how a run went."""
+    """The loss curves of a run, with what names and compares it."""
 
     name: str
     path: str
     training: Points
     validation: Points  # on an even sample of the validation part
-    final: tuple[float, float] | None  # nats per token and bits per byte on it, once the run is over
+    final: tuple[float, float] | None  # nats per token and bits per byte of the best weights, once the run is over
     tokens_per_step: int | None
-    tokenizer: str | None  # a digest: only where it is the same can nats per token be compared
-    final_sampled: bool = False  # the final score is of an even sample too: all of it would have taken too long
+    tokenizer: str | None  # a digest: nats per token are comparable only between runs with the same tokenizer
+    final_sampled: bool = False  # the final score is of a sample of the validation part, which was too large to score
 
 
 @dataclass(frozen=True)
 class HeadCurve:
-    """The best head of one kind at every evaluation; NaN where there was none."""
+    """The score of the best head of one kind at every evaluation; NaN where no head was scored."""
 
     kind: str
     scores: Floats
@@ -61,13 +58,13 @@ class HeadCurve:
 
     @property
     def appears(self) -> int | None:
-        """The first evaluation at which such a head puts most of its attention on the pattern, if there is one."""
-        return next((at for at, score in enumerate(self.scores.tolist()) if score > _MOST), None)
+        """The first evaluation, by index, at which the head puts most of its attention on the pattern, or None."""
+        return next((at for at, score in enumerate(self.scores.tolist()) if score > _APPEARED), None)
 
 
 @dataclass(frozen=True)
 class RunHeads:
-    """What the attention heads of a run came to do."""
+    """The head curves of a run, one for each kind of head."""
 
     name: str
     path: str
@@ -79,7 +76,7 @@ class RunHeads:
 
 @dataclass(frozen=True)
 class _Record:
-    """What a run wrote about itself."""
+    """The files that a run wrote about itself."""
 
     name: str
     path: str
@@ -89,7 +86,7 @@ class _Record:
 
 
 def read_curves(name: str | None) -> RunCurves:
-    """The curves of a run: a metrics.jsonl, a model directory, a name in ./checkpoints, or with None the newest there.
+    """The loss curves of a run, named by a metrics.jsonl, a model directory or a name; None for the newest run.
 
     Raises BadCheckpoint when there is none, or it has no measurements yet.
     """
@@ -98,9 +95,9 @@ def read_curves(name: str | None) -> RunCurves:
 
 
 def read_heads(name: str | None) -> RunHeads:
-    """What the heads of a run came to do, the run named as for `read_curves`.
+    """The head curves of a run, named as for `read_curves`.
 
-    Raises BadCheckpoint when there is none, or its heads were not watched.
+    Raises BadCheckpoint when there is none, or its heads were not scored.
     """
     found = _record(name)
     return heads_from_lines(found.name, found.path, found.lines, found.run)
@@ -118,7 +115,7 @@ def _record(name: str | None) -> _Record:
     except BadCheckpoint:
         if not is_file(path / METRICS):
             raise
-        return _read_model(find_model(name))  # a save may just have put another directory in its place
+        return _read_model(find_model(name))  # a save may have replaced the directory at this moment
 
 
 def _read_model(path: Path) -> _Record:
@@ -137,7 +134,7 @@ def curves_from_lines(
     run: Mapping[str, Any] | None = None,
     tokenizer: str | None = None,
 ) -> RunCurves:
-    """The curves that the lines of a metrics.jsonl hold; `run` is what run.json says beside them.
+    """The loss curves in the lines of a metrics.jsonl; `run` is the content of run.json.
 
     Raises BadCheckpoint when no line is a measurement.
     """
@@ -149,7 +146,7 @@ def curves_from_lines(
         raise BadCheckpoint(f"{path} has no measurements yet.", "A run writes them when it saves; try again later.")
     validation = Points(*(_column(evaluations, key) for key in ("step", "seconds", "nats_per_token", "bits_per_byte")))
     tokens_per_step, bits = _facts(run or {})
-    if bits is None and len(evaluations):  # what one nat per token was worth on the validation part
+    if bits is None and len(evaluations):  # the ratio on the validation part
         with np.errstate(all="ignore"):
             bits = float(np.median(validation.bits / validation.nats))
     nats = _column(steps, "loss")
@@ -163,7 +160,7 @@ def curves_from_lines(
 def heads_from_lines(
     name: str, path: str, lines: Iterable[Mapping[str, Any]], run: Mapping[str, Any] | None = None
 ) -> RunHeads:
-    """What the lines of a metrics.jsonl say about heads. Raises BadCheckpoint when none does."""
+    """The head curves in the lines of a metrics.jsonl. Raises BadCheckpoint when no line holds scores of heads."""
     watched = [line for line in lines if line.get("kind") == "heads" and isinstance(line.get("best"), dict)]
     kinds = list(dict.fromkeys(kind for line in watched for kind in line["best"]))[:_MOST_KINDS]
     if not kinds:
@@ -186,11 +183,11 @@ def _index(best: Mapping[str, Any], key: str) -> str:
 
 
 def _facts(run: Mapping[str, Any]) -> tuple[int | None, float | None]:
-    """Tokens of a step, and bits per byte of one nat per token of the training part, where the record says them."""
+    """Tokens of a step, and bits per byte for one nat per token; None where run.json lacks them."""
     try:
         plan = plan_from_document(run["plan"])
         return int(plan.tokens_per_step), float(plan.bits_per_byte(1.0))
-    except (AttnError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError):  # of another version
+    except (AttnError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         return None, None
 
 

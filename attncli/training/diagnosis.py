@@ -1,6 +1,6 @@
-"""What a run's record says, in one to three plain sentences: what happened, and what to try next.
+"""The diagnosis of a run: one to three sentences on what happened and what to try next, with the figures behind them.
 
-A pure function of figures, most important first. Each sentence names the figures that make it true. No torch.
+A pure function of the loss curves. No torch.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ Point = tuple[int, float]  # a step, and nats per token
 
 _SENTENCES = 3
 _NOTICEABLE = 0.01  # a smaller relative change of a validation loss is noise
-_HARDLY_FELL = 0.05  # relative to the first loss
-_NEAR_GUESSING = 0.8  # of the loss of guessing: a run that begins below it has learned before
-_GAP = 0.15  # of the training loss below that of validation, relative to the latter
-_LATE = 0.75  # of the run: what fell since then was still falling
-_LITTLE_TEXT = 50_000  # tokens
+_HARDLY_FELL = 0.05  # a smaller fall, relative to the first loss, is hardly one
+_NEAR_GUESSING = 0.8  # of the loss of a uniform guess: a run that begins below it started from a trained model
+_GAP = 0.15  # of the training loss below the validation loss, relative to the validation loss
+_LATE = 0.75  # of the run: a loss that fell after this was still falling at the end
+_LITTLE_TEXT = 50_000  # tokens, below which a text counts as small
 _DROPOUTS = (0.1, 0.2, 0.3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """How a run went. Losses are in nats per token, steps ascend."""
+    """What the diagnosis needs to know of a run. Losses are in nats per token, steps ascend."""
 
     train: tuple[Point, ...]
     val: tuple[Point, ...]
@@ -32,12 +32,12 @@ class Course:
     dropout: float
     epochs: float  # times the training part was seen
     train_tokens: int
-    timed: bool  # a time, not a number of steps, set its length
-    capped: bool = False  # it ended before its time, since more passes over the text would only memorize
+    timed: bool  # its length was given as a time
+    capped: bool = False  # it ended early, after as many epochs as a timed run takes
 
 
 def curves(metrics: Iterable[Mapping[str, Any]]) -> tuple[tuple[Point, ...], tuple[Point, ...]]:
-    """The training and the validation curve from the lines of `metrics.jsonl`."""
+    """The training curve and the validation curve in the lines of metrics.jsonl."""
     lines = list(metrics)
     train = tuple((line["step"], line["loss"]) for line in lines if line.get("kind") == "step")
     val = tuple((line["step"], line["nats_per_token"]) for line in lines if line.get("kind") == "eval")
@@ -53,7 +53,7 @@ def diagnose(course: Course) -> tuple[str, ...]:
 
 
 def _learned_nothing(course: Course) -> str | None:
-    """The loss hardly fell, and is still near that of guessing among all tokens."""
+    """Says that the training loss rose, or hardly fell and is still near that of a uniform guess."""
     if len(course.train) < 2:
         return None
     first, last, guessing = course.train[0][1], course.train[-1][1], math.log(course.vocab_size)
@@ -68,6 +68,7 @@ def _learned_nothing(course: Course) -> str | None:
 
 
 def _overfit(course: Course) -> str | None:
+    """Says that the validation loss rose after its best step."""
     if len(course.val) < 2:
         return None
     (step, best), (_, last) = min(course.val, key=lambda point: point[1]), course.val[-1]
@@ -86,19 +87,20 @@ def _overfit(course: Course) -> str | None:
 
 
 def _gap(course: Course) -> str | None:
-    """The training loss far below that of validation."""
+    """Says that the training loss ended far below the validation loss."""
     if not course.train or not course.val:
         return None
     train, val = course.train[-1][1], course.val[-1][1]
     if train > (1 - _GAP) * val:
         return None
     far = f"The training loss, {train:.2f}, ended far below that of validation, {val:.2f} nats per token"
-    if course.epochs <= 1:  # no batch was seen before
+    if course.epochs <= 1:  # no text was seen twice
         return f"{far}, though hardly any text was seen twice: the validation text is unlike the training text."
     return f"{far}, after {course.epochs:.1f} passes over the text. {_against_copying(course)}"
 
 
 def _still_falling(course: Course) -> str | None:
+    """Says that the validation loss was still falling at the end."""
     if len(course.val) < 2 or course.capped:
         return None
     (step, before), (_, last) = _earlier(course.val), course.val[-1]
@@ -116,7 +118,7 @@ def _little_text(course: Course) -> str | None:
 
 
 def _level(course: Course) -> str:
-    """What to say where nothing else is."""
+    """Says that validation levelled off: the diagnosis where nothing else was found."""
     if not course.val:
         return f"The validation part was not scored: give it {_more(course)}."
     last = course.val[-1][1]
@@ -130,12 +132,12 @@ def _level(course: Course) -> str:
 
 
 def _earlier(val: Sequence[Point]) -> Point:
-    """The last point of the first three quarters of the run, at least the first."""
+    """The last point of the first three quarters of the run, or else the first point."""
     return next((point for point in reversed(val) if point[0] <= _LATE * val[-1][0]), val[0])
 
 
 def _at(train: Sequence[Point], step: int) -> float | None:
-    """The training loss as it was reported at a step or last before it."""
+    """The training loss of the last report up to a step."""
     return next((loss for at, loss in reversed(train) if at <= step), None)
 
 

@@ -24,7 +24,7 @@ _TICK = 1e-9  # seconds: no step takes less
 
 
 class StepTime(NamedTuple):
-    """Seconds of a step, and how many times the CPU time of its main thread that is: about 1 on an idle machine."""
+    """Seconds of a step, and seconds per second of CPU time of its main thread: about 1 on an idle machine."""
 
     seconds: float
     busy: float

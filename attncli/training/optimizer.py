@@ -1,7 +1,6 @@
-"""The optimizer: Muon on the matrices of the blocks, AdamW on the rest; or AdamW on all.
+"""The optimizer: Muon on the matrices of the blocks and AdamW on the other parameters, or AdamW on every parameter.
 
-Owns the update of the weights and what must be kept of it between steps, as named tensors. Knows parameters by name
-and shape only, and nothing of where gradients come from. Nothing here waits for a GPU.
+Its state is kept as named tensors, for saves. Its numbers are in `recipe`. Nothing here waits for a GPU.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from attncli.training import recipe
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """Matrices (N, n, k) -> ones with the same singular vectors and singular values nearer one.
+    """Matrices (N, n, k) -> matrices with the same singular vectors, and singular values close to one.
 
-    With M = U S V^T the result is about U V^T: every direction of a gradient gets the same say (Jordan et al., 2024).
+    With M = U S V^T the result is about U V^T: all directions of a gradient count the same (Jordan et al., 2024).
     """
     x = matrices
     tall = x.shape[-2] > x.shape[-1]
@@ -34,7 +33,7 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 
 @dataclass
 class _Stack:
-    """Matrices of one shape, their gradients' running mean (N, n, k) beside them, updated together."""
+    """All matrices of one shape, updated together, and the running mean of their gradients (N, n, k)."""
 
     names: list[str]
     weights: list[Tensor]
@@ -42,7 +41,7 @@ class _Stack:
 
 
 class Muon:
-    """Momentum, then orthogonalization, of all matrices of a shape at once (Jordan et al., 2024).
+    """Muon (Jordan et al., 2024): momentum, then orthogonalization, of all matrices of a shape at once.
 
     A step changes a matrix (n, k) by about `lr` x sqrt(max(1, n / k)) along each of its directions. Orthogonalization
     computes in `dtype`.
@@ -71,11 +70,11 @@ class Muon:
             torch._foreach_add_(stack.weights, list(direction.unbind()), alpha=-lr * max(1.0, rows / columns) ** 0.5)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The running means by the name of their matrix."""
+        """The running mean of each matrix's gradient, by the name of the matrix."""
         return {name: stack.momentum[at] for stack in self._stacks for at, name in enumerate(stack.names)}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Puts back what `tensors` gave."""
+        """Restores the state that `tensors` returned."""
         for name, mean in self.tensors().items():
             mean.copy_(tensors[name])
 
@@ -83,7 +82,7 @@ class Muon:
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019, algorithm 2), for all parameters at once.
 
-    Written here because PyTorch's own takes 1.7 seconds to import what it needs for being compiled.
+    PyTorch's own AdamW imports its compiler, which takes 1.7 seconds.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], weight_decay: float) -> None:
@@ -111,13 +110,13 @@ class AdamW:
         torch._foreach_addcdiv_(self._weights, self._means, sizes, -lr / (1 - mean_rate**self._steps))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Both running means by the name of their parameter, and the number of steps taken."""
+        """The running means of gradients and of their squares, by parameter, and the number of steps taken."""
         means = {f"mean.{name}": mean for name, mean in zip(self._names, self._means, strict=True)}
         squares = {f"square.{name}": square for name, square in zip(self._names, self._squares, strict=True)}
         return {"steps": torch.tensor(self._steps), **means, **squares}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Puts back what `tensors` gave."""
+        """Restores the state that `tensors` returned."""
         self._steps = int(tensors["steps"])
         for name, mine in self.tensors().items():
             if name != "steps":
@@ -139,11 +138,11 @@ class Optimizer:
         }
 
     def step(self, lr: float, adam_lr: float) -> Tensor:
-        """Updates all weights; returns the norm of the gradient before it was cut to the recipe's largest.
+        """Updates all weights. Returns the norm of the gradient before clipping.
 
         Args:
-            lr: of the matrices when they are Muon's.
-            adam_lr: of what is AdamW's.
+            lr: the learning rate of Muon's matrices.
+            adam_lr: the learning rate of AdamW's parameters.
         """
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, recipe.LARGEST_GRADIENT_NORM)
         self._parts["adamw"].step(adam_lr)
@@ -151,11 +150,11 @@ class Optimizer:
         return norm
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state as 'part.what.parameter' -> tensor."""
+        """The state by name: 'adamw.mean.embedding.weight' -> tensor."""
         return {f"{part}.{name}": t for part, kind in self._parts.items() for name, t in kind.tensors().items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Puts back what `tensors` gave."""
+        """Restores the state that `tensors` returned."""
         for part, kind in self._parts.items():
             prefix = f"{part}."
             kind.load({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})

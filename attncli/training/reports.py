@@ -1,7 +1,4 @@
-"""What training says about itself: the plan, and a report for everything that happens.
-
-Frozen records of plain values; no torch, so that whoever draws them needs none.
-"""
+"""The records of training: the plan, a report for everything that happens, the summary. Plain values, no torch."""
 
 from __future__ import annotations
 
@@ -31,16 +28,16 @@ _COUNTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything decided before the first step. `reasons` says why, for what was chosen rather than given."""
+    """Every setting of a run, decided before the first step; `reasons` explains those that the user left open."""
 
     model: ModelConfig
     parameters: int
-    context: int  # tokens of a window; the model itself may see more
+    context: int  # tokens of a window of training text; the context of the model may be longer
     batch_size: int  # windows in a step
-    grad_accum: int  # parts that a step is taken in
+    grad_accum: int  # micro-batches in a step
     checkpoint_activations: bool
     optimizer: OptimizerKind
-    adam_lr: float  # the peak for what AdamW updates when the optimizer is Muon; that of the matrices is in `schedule`
+    adam_lr: float  # peak, of the parameters that AdamW updates; `schedule` has the peak of Muon's
     dropout: float
     weight_decay: float
     schedule: Schedule
@@ -50,18 +47,18 @@ class Plan:
     device: str
     dtype: str
     compiled: bool
-    threads: int  # of the CPU, for what it computes
+    threads: int  # of the CPU
     seconds: float | None  # the deadline, from the start of the program
-    most_steps: int | None  # that a run with a deadline takes, however much time is left
+    most_steps: int | None  # of a run with a deadline, however much time is left
     step_seconds: float  # measured before the first step
-    closing_windows: int | None  # of the validation part that the last evaluation scores; None for all
-    closing_seconds: float  # kept for the last evaluation, the last save and the closing figures
-    memory_bytes: int  # an estimate of the peak
+    closing_windows: int | None  # of the validation part that the final evaluation scores; None for all
+    closing_seconds: float  # kept for the final evaluation, the last save and the judgement
+    memory_bytes: int  # the peak, estimated
     train_tokens: int
     train_bytes: int
     reasons: dict[str, str]
-    save_dtype: str = TrainConfig.save_dtype  # of the finished model's weights; runs of before do not say it
-    busy: float = 1.0  # of a measured step the time over that of the CPU: 1 where no other program wants the cores
+    save_dtype: str = TrainConfig.save_dtype  # of the finished model's weights; records of earlier versions lack it
+    busy: float = 1.0  # seconds of a measured step per second of its CPU time: 1 on an idle machine
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -86,17 +83,17 @@ class Plan:
 
     @property
     def epochs(self) -> float:
-        """Times that the whole training part is seen."""
+        """How often the training part is seen."""
         return self.schedule.steps * self.tokens_per_step / self.train_tokens
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:
-    """The plan as `run.json` and `--json` hold it."""
+    """The plan as JSON values, for run.json and for programs."""
     return asdict(plan) | {"model": shape_to_json(plan.model)}
 
 
 def plan_from_document(document: object, where: str = "plan") -> Plan:
-    """The plan that `plan_document` and JSON made, now or in an earlier version.
+    """The plan of a document that `plan_document` made, in this version or an earlier one.
 
     Raises BadCheckpoint, naming the field that does not fit.
     """
@@ -107,7 +104,7 @@ def plan_from_document(document: object, where: str = "plan") -> Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """How far a run has come: what a saved state says beside its tensors."""
+    """The progress of a run, which a saved state holds beside its tensors."""
 
     step: int
     seconds: float  # spent on the run
@@ -129,10 +126,10 @@ class RunState:
 
 @dataclass(frozen=True)
 class StepReport:
-    """Some steps were taken; `loss` is their mean, in nats per token."""
+    """Steps were taken since the last report; `loss` is their mean in nats per token."""
 
     step: int  # steps taken so far
-    steps: int  # in all, as expected now
+    steps: int  # in all, as planned now
     loss: float
     lr: float
     tokens_per_second: float
@@ -145,13 +142,13 @@ class EvalReport:
 
     step: int
     score: Score
-    best: bool  # lower than every earlier one
+    best: bool  # the loss is lower than at every earlier evaluation
     seconds: float
 
 
 @dataclass(frozen=True)
 class SampleReport:
-    """What the model writes now after the run's one fixed prompt, which `text` begins with."""
+    """A sample of the model's text after the fixed prompt of the run, which `text` begins with."""
 
     step: int
     text: str
@@ -160,18 +157,18 @@ class SampleReport:
 
 @dataclass(frozen=True)
 class BestHead:
-    """The attention head that does most of one thing: the mean weight it puts where that kind of head looks."""
+    """The best head of a kind. `score` is the mean attention weight on the tokens that this kind of head attends to."""
 
     kind: str
     layer: int
     head: int
     score: float
-    chance: float  # the score of even attention
+    chance: float  # the score of uniform attention
 
 
 @dataclass(frozen=True)
 class HeadsReport:
-    """What the attention heads do now. `scores` by kind, then layer, then head; None where there is none."""
+    """The attention heads were scored. `scores` by kind, then layer, then head; None for a head without a score."""
 
     step: int
     best: tuple[BestHead, ...]
@@ -188,13 +185,13 @@ class SaveReport:
 
 @dataclass(frozen=True)
 class Result:
-    """The end. `finished` is false when a signal stopped the run; then `best` is a sampled score."""
+    """The run has ended. `finished` is false when it was stopped; then `best` is the score of a sample."""
 
     finished: bool
     step: int
-    steps: int  # in all, as expected at the end
+    steps: int  # in all, as planned at the end
     best_step: int
-    best: Score | None  # when finished, over as much of the validation part as the time allowed
+    best: Score | None  # of a finished run, on as much of the validation part as there was time for
     train_loss: float | None
     tokens: int
     seconds: float
@@ -202,14 +199,14 @@ class Result:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What came out of a finished run."""
+    """The score of a finished run with its judgement and a sample."""
 
     result: Result
-    share: float  # of the validation part, that the score is of
-    prompt: str  # words of the text to try the model with
-    sample: str  # text that the finished model wrote without a prompt
-    judgement: Judgement  # of a longer sample, which `sample` begins
-    sample_tokens: int  # in `sample`, at most
+    share: float  # of the validation part that was scored
+    prompt: str  # the first words of the text, to try the model with
+    sample: str  # text that the finished model generated without a prompt
+    judgement: Judgement  # its memorization is that of a longer sample, which begins with `sample`
+    sample_tokens: int  # the most tokens of `sample`
 
 
 Report = StepReport | EvalReport | SampleReport | HeadsReport | SaveReport | Result

@@ -1,8 +1,4 @@
-"""What a run is, and what of it goes to disk.
-
-Owns the state of a run and its saves, also those that are written while training goes on. Knows nothing of how steps
-are taken or when a save is due.
-"""
+"""The saves of a run: what each holds, and how a large state is written in the background while training goes on."""
 
 from __future__ import annotations
 
@@ -21,27 +17,24 @@ from attncli.training import recipe
 from attncli.training.reports import Plan, Result, RunState, plan_document
 from attncli.training.run import OPTIMIZER_PREFIX, WEIGHTS_PREFIX, Run, copies_of
 
-_DOCUMENTS_FOR_START = 10  # from so many on, the model has learned what follows the end of one
+_DOCUMENTS_FOR_START = 10  # in the training part, from which the model has learned what follows the end of a document
 
 
 class Saver:
-    """Writes what a run is worth to disk, one save at a time.
-
-    Used as a context: leaving it waits for the save that is being written.
-    """
+    """Saves a run, one save at a time. A context manager: leaving it waits for the save that is being written."""
 
     def __init__(
         self, target: Path, corpus: Corpus, plan: Plan, facts: dict[str, Any], borders: Borders | None = None
     ) -> None:
-        """`borders` are those of the model that the run goes on from; a new model's follow from its text."""
+        """`borders` are those of the model that the run started from; a new model's follow from its text."""
         self._target, self._corpus, self._plan, self._facts = target, corpus, plan, facts
         self._borders = borders or borders_for(corpus)
         self._thread = ThreadPoolExecutor(1, "save")
         self._writing: Future[None] | None = None
         self._writing_step = 0
         self._safe: list[int] = []
-        self.saved_at = 0.0  # seconds of the run, at the last save
-        self._replaces = False  # something that stands at the target and is better than a run without a score
+        self.saved_at = 0.0  # seconds of the run at the last save
+        self._replaces = False  # the target holds a model, which a run without a score does not replace
 
     def __enter__(self) -> Self:
         return self
@@ -52,9 +45,9 @@ class Saver:
             self.wait()
 
     def begin(self, run: Run, seconds: float) -> None:
-        """Finds out now whether the place can be written, by the first save of a new run.
+        """Makes the first save of a new run, so that a target that cannot be written is found before the first step.
 
-        What is to be replaced stays until the run has a score: then the room is all that is looked at.
+        A model at the target stays until the run has a score: then only the free space is checked.
         """
         try:
             self._replaces = self._target.is_dir() and any(self._target.iterdir())
@@ -66,10 +59,10 @@ class Saver:
             self.save(run, "running", seconds)
 
     def save(self, run: Run, status: str, seconds: float, result: Result | None = None) -> None:
-        """One save, safe on disk when this returns: the best weights, and unless the run is over its state.
+        """Saves the best weights, and the state of a run that is not finished. Safe on disk when this returns.
 
-        Before there is a score it does not replace what another run left. Raises OutOfRoom, also for a save begun
-        earlier.
+        A run without a score does not replace the model of another run. Raises OutOfRoom, also for an earlier save that
+        was being written.
         """
         self.wait()
         self.saved_at = seconds
@@ -79,10 +72,10 @@ class Saver:
         self._safe.append(run.step)
 
     def save_beside(self, run: Run, seconds: float) -> None:
-        """The same for a run that goes on: a large state is copied now, and written while training goes on.
+        """Saves a run that goes on: a large state is copied now and written in the background.
 
-        Waits for the save before, rather than leave one out: what a user was told is saved at each interval then is.
-        Raises OutOfRoom, also for a save begun earlier.
+        Waits for the previous save rather than skip one, so that every announced save happens. Raises OutOfRoom, also
+        for an earlier save that was being written.
         """
         self.wait()
         self.saved_at = seconds
@@ -100,28 +93,28 @@ class Saver:
         self._writing, self._writing_step = self._thread.submit(write_checkpoint, self._target, checkpoint), run.step
 
     def wait(self) -> None:
-        """Until nothing is being written. Raises OutOfRoom when that failed."""
+        """Waits for the save that is being written. Raises OutOfRoom when it failed."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
             self._safe.append(self._writing_step)
 
     def safe(self) -> Iterator[int]:
-        """The steps whose saves have reached the disk since the last call. Raises OutOfRoom for one that failed."""
+        """The steps of the saves that reached the disk since the last call. Raises OutOfRoom for a save that failed."""
         if self._writing is not None and self._writing.done():
             self.wait()
         while self._safe:
             yield self._safe.pop(0)
 
     def _worth_copying(self, state: State) -> bool:
-        """Whether a state is large, and a copy fits the memory beside the training; a GPU's is copied in any case."""
+        """Whether a state is large and a copy of it fits the memory; a state on a GPU is copied whatever its size."""
         size = sum(int(tensor.nbytes) for tensor in state.tensors.values())
         if self._plan.device != "cpu":
             return size <= recipe.MEMORY_SHARE * physical_memory()
         return recipe.COPIED_STATE <= size <= recipe.MEMORY_SHARE * physical_memory() - self._plan.memory_bytes
 
     def _checkpoint(self, run: Run, status: str, seconds: float, result: Result | None = None) -> Checkpoint:
-        """What a save holds. Its tensors are the run's own; nothing else of it changes when the run goes on."""
+        """The content of a save. Its tensors are shared with the run and change with it; everything else is a copy."""
         document = {
             **self._facts,
             "status": status,
@@ -159,7 +152,10 @@ class Saver:
 
 
 def borders_for(corpus: Corpus) -> Borders:
-    """A text begins as after another one; one that is alone as a line does, if the tokenizer has a token for that."""
+    """The borders of a new model: its texts begin after the token that ends a document.
+
+    A model of few documents has not learned that token; its texts begin like a line, after a line end.
+    """
     end, line_end = corpus.tokenizer.end_of_text, corpus.tokenizer.encode("\n")
     known = frozenset() if end is None else frozenset({end})
     if line_end and (end is None or corpus.train.documents < _DOCUMENTS_FOR_START):

@@ -1,6 +1,7 @@
-"""One step of training: forward, backward, clip, update. The run takes it, and the measurement before a run.
+"""One training step: forward pass, backward pass, gradient clipping, update.
 
-Owns the working copy of the weights. Nothing here waits for a GPU: what a step returns are tensors.
+With another type than float32 the passes run on a working copy of the weights. A step returns tensors: nothing here
+waits for a GPU.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ from attncli.config import OptimizerKind
 from attncli.model.transformer import Transformer
 from attncli.training.optimizer import Optimizer
 
-_STREAM = 1_000_003  # keeps the random streams of neighbouring seeds apart
+_STREAM = 1_000_003  # a large prime, so that neighbouring seeds do not share the seeds of their steps
 
 
 def step_seed(seed: int, step: int) -> int:
-    """The seed of everything random in a step: a pure function, so that resuming needs no replay."""
+    """The seed of the random numbers of a step: a pure function, so that resuming replays nothing."""
     return (seed * _STREAM + step) % 2**63
 
 
 class Trainee:
-    """A model in training: its weights in float32, which the optimizer updates, and its optimizer.
+    """A model in training: its weights in float32 and their optimizer.
 
-    With another `dtype`, forward and backward run on a working copy in that type, made anew from the weights for each
-    step (Micikevicius et al., 2018); unlike autocast it converts every weight once, and no activation.
+    With another `dtype`, the forward and the backward pass run on a working copy in that type, converted from the
+    weights before each step (Micikevicius et al., 2018). Unlike autocast, every weight is converted once per step, and
+    no activation is.
     """
 
     def __init__(
@@ -41,12 +43,12 @@ class Trainee:
         compiled: bool = False,
         context: int = 1,
     ) -> None:
-        """`context` is the most tokens of a window."""
+        """`kind` is that of the optimizer; `context` is the most tokens of a window."""
         self.model = model
         self.optimizer = Optimizer(model, kind, weight_decay, dtype)
         self._weights: list[Tensor] = list(model.parameters())
         self._working = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
-        self._working.prepare(context)  # else a compiled step would be compiled a second time
+        self._working.prepare(context)  # otherwise a compiled step would be compiled again
         self._copies: list[Tensor] = list(self._working.parameters())
         self._loss: Callable[[Tensor], Tensor] = self._compiled() if compiled else self._working.loss
 
@@ -61,13 +63,13 @@ class Trainee:
         parts: int = 1,
         stop: Callable[[], bool] = lambda: False,
     ) -> tuple[Tensor, Tensor] | None:
-        """Takes one step on rows (B, T + 1) of ids, in `parts` one after another that together give one gradient.
+        """Takes one step on rows (B, T + 1) of ids, accumulating the gradient of `parts` micro-batches.
 
-        Dropout draws from PyTorch's default generator, which is set to a function of seed and step first.
+        Dropout draws from PyTorch's default generator, which is seeded from seed and step.
 
         Returns:
-            The loss before the step, in nats per token, and the norm of the gradient; or None when `stop` became true
-            between two parts: then nothing was updated, and the step can be taken again.
+            The loss before the update in nats per token, and the norm of the gradient. None when `stop` became true
+            between two micro-batches: then nothing was updated, and the step can be taken later.
         """
         if self._working.dropout.p > 0:
             torch.manual_seed(step_seed(seed, step))
@@ -86,8 +88,8 @@ class Trainee:
         return nats, norm
 
     def _compiled(self) -> Callable[[Tensor], Tensor]:
-        """The loss compiled; as it is, from then on, when that or its gradient cannot be."""
-        with warnings.catch_warnings(action="ignore"):  # of the compiler, about itself
+        """The compiled loss. When compiling it or its gradient fails, the loss stays uncompiled from then on."""
+        with warnings.catch_warnings(action="ignore"):  # the compiler warns about itself
             from torch._dynamo.exc import TorchDynamoException
             from torch._inductor.exc import InductorError
 
@@ -95,10 +97,10 @@ class Trainee:
 
         def first(rows: Tensor) -> Tensor:
             self._loss = compiled
-            try:  # the gradient too, which is compiled when it is first taken; this changes no random number after it
+            try:  # compiles the gradient too, without a change of the random numbers of the run
                 with torch.random.fork_rng(), warnings.catch_warnings(action="ignore"):
                     torch.autograd.backward(compiled(rows))
-            except (TorchDynamoException, InductorError):  # no compiler, or one that does not work
+            except (TorchDynamoException, InductorError):  # there is no compiler, or it does not work
                 self._loss = self._working.loss
             self._forget()
             return self._loss(rows)
@@ -107,7 +109,7 @@ class Trainee:
 
     @property
     def working(self) -> Transformer:
-        """The model in the type it is trained in, with the weights as they are now."""
+        """The model in the type of its training passes, with the present weights."""
         self._refresh()
         return self._working
 
@@ -117,7 +119,7 @@ class Trainee:
                 torch._foreach_copy_(self._copies, self._weights)
 
     def _collect(self) -> None:
-        """Moves the gradient of a working copy to the weights, where parts add up in float32."""
+        """Adds the gradient of the working copy to that of the weights, in float32."""
         if self._working is self.model:
             return
         gradients = [working.grad for working in self._copies if working.grad is not None]

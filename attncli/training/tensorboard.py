@@ -1,7 +1,6 @@
-"""The reports of a run as event files for TensorBoard, which is an extra.
+"""Writes the reports of a run as event files for TensorBoard, which is an extra.
 
-Owns the names of the curves there, and where the files lie: beside the model directory, since a save replaces that as a
-whole. Knows nothing of how training goes on; it is shown each report.
+The files lie beside the model directory, since a save replaces the directory as a whole.
 """
 
 from __future__ import annotations
@@ -15,28 +14,28 @@ from attncli.evaluation.score import Score
 from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Result, SampleReport, StepReport
 
 _PATTERN = "events.out.tfevents.*"
-_FLUSH_SECONDS = 10  # at most so much is lost in a kill
+_FLUSH_SECONDS = 10  # of events that a kill may lose
 
 
 def events_folder(target: Path) -> Path:
-    """Where the events of a run lie: checkpoints/NAME.tensorboard."""
+    """The folder of the events of a run: checkpoints/NAME.tensorboard."""
     return target.with_name(f"{target.name}.tensorboard")
 
 
 class TensorBoardLog:
-    """Takes the reports of a run. A context manager; `update` takes each report."""
+    """The event files of a run. A context manager; `update` writes a report."""
 
     def __init__(self, target: Path, plan: Plan, resumed: int | None = None) -> None:
-        """Opens the events of the run whose model is at `target`; those of an earlier run there are removed.
+        """Opens the event files of a run, and removes those of an earlier run at the same place.
 
         Args:
             target: the model directory.
             plan: of the run.
-            resumed: the step at which a resumed run goes on; what was written beyond it is dropped.
+            resumed: the step at which a resumed run goes on; later events are dropped.
 
         Raises:
             UsageProblem: when the package tensorboard is not installed.
-            OutOfRoom: when nothing can be written there.
+            OutOfRoom: when the folder cannot be written.
         """
         writer = _writer_class()
         self._plan = plan
@@ -86,7 +85,7 @@ class TensorBoardLog:
 
 
 def _verbatim(text: str) -> str:
-    """A text as a Markdown code block, so that TensorBoard shows it as it is."""
+    """A text as a Markdown code block, so that TensorBoard shows it unchanged."""
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
