@@ -115,14 +115,14 @@ def test_explain_writes_what_it_is_asked_for(in_model_folder, capsys):
     assert sorted(path.name for path in in_model_folder.iterdir()) == before
 
 
-def test_the_theme_sets_the_colors_of_both_pictures(here, capsys):
+def test_the_theme_sets_the_colors_of_both_pictures(in_model_folder, capsys):
     assert tuple(THEMES) == OFFERED
     page = THEMES["dark"].background_color.hex
     for theme, dark in (("light", False), ("dark", True)):
         files = [f"{theme}.svg", f"{theme}.html"]
         code, _, _ = ask(capsys, "explain", TEXT, "--theme", theme, "--svg", files[0], "--html", files[1])
         assert code == 0
-        assert [page in (here / file).read_text() for file in files] == [dark, dark]
+        assert [page in (in_model_folder / file).read_text() for file in files] == [dark, dark]
     code, out, err = ask(capsys, "explain", TEXT, "--theme", "pink")
     assert (code, out) == (2, "")
     assert err.splitlines()[0] == "error: --theme 'pink' is neither light nor dark."
