@@ -1,7 +1,8 @@
-"""Attention: queries, keys and values; the scaled dot product; the mask; many heads and the output matrix.
+"""Attention: queries, keys and values, the scaled dot product, the mask, the heads and the output matrix.
 
-Owns both ways to compute it. The fast way is PyTorch's fused `scaled_dot_product_attention`. The observed way computes
-the same thing step by step and shows each step to an `Observer`, one layer at a time. Knows nothing of the rest.
+There are two paths with one meaning. The fast path is PyTorch's fused `scaled_dot_product_attention`. The observed path
+computes the same result step by step and passes each step to an `Observer`, one layer at a time, so that no more than
+one layer's weights are in memory. RMSNorm and rotary positions are here too. Knows nothing of the rest of the network.
 
 Letters: B batch, T queries, S keys, H heads, K key/value heads, D head width, C model width.
 """
@@ -23,37 +24,41 @@ from attncli.model.mask import causal_mask
 if TYPE_CHECKING:
     from attncli.model.cache import KVCache
 
-_FIRST_ROTATIONS = 4095  # positions; the next power of two is what a table begins with
+_FIRST_ROTATIONS = 4095  # positions; a table begins with the next power of two
 
 
 @dataclass(frozen=True)
 class AttentionSteps:
-    """One layer's attention, step by step (Vaswani et al., 2017, equation 1). Shared keys and values stand once."""
+    """One layer's attention, step by step (Vaswani et al., 2017, equation 1).
+
+    Keys and values have one entry for each key/value head. Where the rows of a batch share a past, they hold the new
+    positions only.
+    """
 
     query: Tensor  # (B, H, T, D), after query/key norm and rotation
-    key: Tensor  # (B, K, S, D), likewise; of the new positions only where the rows of a batch share a past
-    value: Tensor  # (B, K, S, D), likewise
+    key: Tensor  # (B, K, S, D), after key norm and rotation
+    value: Tensor  # (B, K, S, D)
     scores: Tensor  # (B, H, T, S): QK^T / sqrt(D), -inf where the mask forbids
     weights: Tensor  # (B, H, T, S): softmax of the scores over S
     mixed: Tensor  # (B, H, T, D): weights x value
-    output: Tensor  # (B, T, C): the heads side by side, through the output matrix
+    output: Tensor  # (B, T, C): the concatenated heads through the output matrix
 
 
 class Observer:
-    """Watches a forward pass. Override what you need; what you are handed is the model's own: do not change it."""
+    """Receives the steps of a forward pass. Override the methods that you need; do not change the tensors in place."""
 
     def residual(self, layer: int, stream: Tensor) -> None:
-        """The residual stream (B, T, C) that enters a layer; after the last layer, what enters the final norm."""
+        """The residual stream (B, T, C) that enters a layer; after the last layer, the input of the final norm."""
 
     def scores(self, layer: int, scores: Tensor) -> Tensor:
-        """The masked scores (B, H, T, S) before the softmax; what is returned is used, so an edge can be cut here."""
+        """The masked scores (B, H, T, S) before the softmax. The returned ones are used, so an edge can be cut here."""
         return scores
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
-        """Everything the attention of a layer computed, and the module, for its output matrix."""
+        """The steps of a layer's attention, and its module, which has the output matrix."""
 
     def feed_forward(self, layer: int, output: Tensor) -> None:
-        """What the feed-forward part of a layer adds to the stream (B, T, C)."""
+        """The output (B, T, C) of a layer's feed-forward part, which is added to the residual stream."""
 
 
 class RMSNorm(nn.Module):
@@ -101,7 +106,7 @@ def norm_gain(norm: nn.Module) -> Tensor:
 class Rotary:
     """Cosines and sines of the positions of one forward pass, each (T, D) (Su et al., 2021).
 
-    The first half of `sin` is negated, as the rotation of the pair (a, b) to (a cos - b sin, b cos + a sin) needs it.
+    The first half of `sin` is negated, since the pair (a, b) is rotated to (a cos - b sin, b cos + a sin).
     """
 
     cos: Tensor
@@ -109,7 +114,7 @@ class Rotary:
 
     @classmethod
     def table(cls, positions: Tensor, head_width: int, theta: float, scaling: RopeScaling | None = None) -> Rotary:
-        """Position p turns the pair (i, i + D/2) by p times the i-th frequency."""
+        """The table of some positions: position p rotates the pair (i, i + D/2) by p times the i-th frequency."""
         angles = torch.outer(positions.float(), rotary_frequencies(head_width, theta, scaling).to(positions.device))
         cos, sin = angles.cos(), angles.sin()  # (T, D/2)
         if scaling is not None and scaling.attention_factor != 1:
@@ -117,7 +122,7 @@ class Rotary:
         return cls(torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1))
 
     def at(self, positions: slice | Tensor, dtype: torch.dtype) -> Rotary:
-        """The rows of positions, in the activations' type: (T, D) of a slice, (B, 1, 1, D) of (B, 1)."""
+        """The rows of some positions, in the activations' type: (T, D) for a slice, (B, 1, 1, D) for (B, 1)."""
         if isinstance(positions, Tensor):
             positions = positions[:, None]
         return Rotary(self.cos[positions].to(dtype), self.sin[positions].to(dtype))
@@ -129,18 +134,18 @@ class Rotary:
 
 
 def rotation_table(config: ModelConfig, positions: int, device: torch.device) -> Rotary:
-    """The rotations of the first positions of a model's context: at least so many, rounded up to a power of two."""
+    """The rotations of at least the first `positions` of a model's context, rounded up to a power of two."""
     rows = min(1 << max(positions, _FIRST_ROTATIONS).bit_length(), config.context)
     return Rotary.table(torch.arange(rows, device=device), config.head_width, config.rope_theta, config.rope_scaling)
 
 
 def rotary_frequencies(head_width: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
-    """(D/2,): how far one position turns each pair, in radians; theta^(-2i/D) (Su et al., 2021), or slowed.
+    """(D/2,): the angle in radians by which one position rotates each pair: theta^(-2i/D) (Su et al., 2021), or scaled.
 
     `linear` divides by the factor (Chen et al., 2023). `llama3` (`apply_scaling` in the code of Llama 3.1) and `yarn`
-    (Peng et al., 2023, section 3.2) mix the frequency f with f / factor: the share of f is one where the pair turns
-    often within the original context, zero where it turns rarely, and even in between: for `llama3` in the number of
-    turns, for `yarn` in i.
+    (Peng et al., 2023, section 3.2) mix the frequency f with f / factor. The share of f is one for a pair that turns
+    often within the original context and zero for one that turns rarely. In between it is linear: for `llama3` in the
+    number of turns, for `yarn` in i.
     """
     frequencies = theta ** -(torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
     if scaling is None:
@@ -150,7 +155,7 @@ def rotary_frequencies(head_width: int, theta: float, scaling: RopeScaling | Non
     context = scaling.original_context or 1
     if scaling.kind == "llama3":
         turns = context * frequencies / (2 * math.pi)
-        kept = (turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency)
+        share = (turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency)
     else:
         first, last = (
             head_width * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(theta))
@@ -160,16 +165,16 @@ def rotary_frequencies(head_width: int, theta: float, scaling: RopeScaling | Non
             first, last = math.floor(first), math.ceil(last)
         first, last = max(first, 0), min(last, head_width - 1)
         width = last - first or 0.001
-        kept = 1 - (torch.arange(head_width // 2) - first) / width
-    kept = kept.clamp(0, 1)
-    return kept * frequencies + (1 - kept) * frequencies / scaling.factor
+        share = 1 - (torch.arange(head_width // 2) - first) / width
+    share = share.clamp(0, 1)
+    return share * frequencies + (1 - share) * frequencies / scaling.factor
 
 
 class Attention(nn.Module):
     """Multi-head attention with grouped keys and values (Ainslie et al., 2023).
 
-    Keys and values come from a source that is by default the input itself (self-attention, causal). With a `source`,
-    such as an encoder's output, the same code is cross-attention: every query sees all of the source.
+    Keys and values come from a source, by default the input itself: causal self-attention. With another `source`, such
+    as an encoder's output, the same code is cross-attention, where every query sees the whole source.
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -196,14 +201,14 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x (B, T, C), source (B, S, C) -> (B, T, C). With a cache, x holds the new positions only."""
         if rotary is not None and cache is None and observe is None and source is None:
-            mixed = self._joined(x, rotary)
+            mixed = self._written_out(x, rotary)
             if mixed is not None:
                 return self._combine(mixed)
         attend_to = x if source is None else source
         query = self.query_norm(self._heads(self.query(x)))  # (B, H, T, D)
         key = self.key_norm(self._heads(self.key(attend_to)))  # (B, K, S, D)
         value = self._heads(self.value(attend_to))
-        if rotary is not None and source is None:  # positions of a source are not those of the queries
+        if rotary is not None and source is None:  # a source has positions of its own
             query, key = rotary.apply(query), rotary.apply(key)
         past = None
         if cache is not None and source is None:
@@ -215,8 +220,8 @@ class Attention(nn.Module):
         mask = cache.mask(self.window) if cache is not None and source is None else None
         return self._combine(self._fused(query, key, value, source is None, mask))
 
-    def _joined(self, x: Tensor, rotary: Rotary) -> Tensor | None:
-        """(B, T, C) -> (B, H, T, D), as training on a CPU computes it; None where that is no faster or not the same."""
+    def _written_out(self, x: Tensor, rotary: Rotary) -> Tensor | None:
+        """(B, T, C) -> (B, H, T, D) by the operations of `fused`; None where they are not faster or do not apply."""
         norms = self.query_norm, self.key_norm
         if not isinstance(norms[0], RMSNorm) or not isinstance(norms[1], RMSNorm) or self.heads != self.kv_heads:
             return None
@@ -232,11 +237,12 @@ class Attention(nn.Module):
         return x.view(*x.shape[:2], -1, self.head_width).transpose(1, 2)
 
     def _combine(self, mixed: Tensor) -> Tensor:
-        """(B, H, T, D) -> (B, T, C): the heads side by side, through the output matrix."""
-        return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        """(B, H, T, D) -> (B, T, C): the concatenated heads through the output matrix."""
+        output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return output
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
-        """The fast path. A causal mask is built only where PyTorch's own flag does not mean the same."""
+        """The fast path. A mask is built only where PyTorch's `is_causal` would misalign it, or lacks a window."""
         if causal and mask is None and fused.worth_it(query) and fused.can_attend(key.shape[2]):
             return fused.attend(query, key, value, self.window)
         queries, keys = query.shape[2], key.shape[2]
@@ -262,7 +268,7 @@ class Attention(nn.Module):
         observe: Observer,
         past: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        """The same arithmetic, written out and shown. `past` is keys and values before these, one for all rows."""
+        """The observed path. `past` holds earlier keys and values that all rows of the batch share."""
         before = 0 if past is None else past[0].shape[2]
         scores = _products(query, key.transpose(-1, -2))
         if past is not None:
@@ -282,12 +288,12 @@ class Attention(nn.Module):
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:
-    """(B, H, T, X) @ (B, K, X, Y) -> (B, H, T, Y), each right side for its group of heads, none of them copied.
+    """(B, H, T, X) @ (B, K, X, Y) -> (B, H, T, Y): the heads of a group share a right side, which is not copied.
 
-    A right side of batch one is for every row of the batch.
+    A right side of batch one is shared by every row of the batch.
     """
     (batch, heads, rows, inner), groups = left.shape, right.shape[1]
-    if len(right) < batch:  # the rows below one another
+    if len(right) < batch:  # the rows of the batch become rows of one product
         together = _products(left.transpose(0, 1).reshape(1, heads, batch * rows, inner), right)
         return together.view(heads, batch, rows, right.shape[-1]).transpose(0, 1)
     return (left.reshape(batch, groups, heads // groups * rows, inner) @ right).view(

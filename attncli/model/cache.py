@@ -1,6 +1,7 @@
-"""The memory of generation: the keys and values of every position read so far.
+"""The KV cache: the keys and values of every position read so far, so that a step computes only the new position.
 
-The cache belongs to whoever generates; the model only appends to it. Knows nothing of attention.
+The caller owns the cache, and the model appends to it. Buffers are preallocated and double as they fill. `StepCache`
+serves one decoding step of a batch, `SharedPast` a batch of rows with a common beginning. Knows nothing of attention.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ FIRST_CAPACITY = 64  # positions
 class KVCache:
     """Keys and values per layer, each (B, K, length, D), in buffers that double as they fill, up to `limit`.
 
-    New positions follow those held; a cache with `places` (B,) has a place for the one new position of each row.
+    New positions are appended. A cache with `places` (B,) instead has one new position in each row, at that place.
     """
 
     places: Tensor | None = None
 
     def __init__(self, layers: int, limit: int, first: int = FIRST_CAPACITY) -> None:
-        """`first` is how many positions the buffers have room for before they double."""
+        """`first` is the number of positions that the first buffers hold."""
         self.limit = limit
         self._first = first
         self._keys: list[Tensor | None] = [None] * layers
@@ -31,7 +32,7 @@ class KVCache:
 
     @property
     def length(self) -> int:
-        """Positions held by every layer."""
+        """The number of positions that every layer holds."""
         return self._lengths[-1]
 
     @property
@@ -40,9 +41,9 @@ class KVCache:
         return sum(buffer.nbytes for buffer in (*self._keys, *self._values) if buffer is not None)
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds key and value (B, K, T, D) of new positions; returns all of the layer's, (B, K, length, D), as views.
+        """Appends key and value (B, K, T, D) of new positions; returns views of all of the layer's, (B, K, length, D).
 
-        Raises ValueError when that passes the limit.
+        Raises ValueError when the length passes the limit.
         """
         start = self._lengths[layer]
         end = start + key.shape[2]
@@ -56,53 +57,52 @@ class KVCache:
         return keys[:, :, :end], values[:, :, :end]
 
     def shared(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Keys and values (1, K, length, D) that are the same for every row of a batch, where they stand only once."""
+        """Keys and values (1, K, length, D) that all rows of a batch share; None where each row has its own."""
         return None
 
     def mask(self, window: int | None) -> Tensor | None:
-        """(B, 1, T, S), True where a query may look; None for the causal mask that follows from the lengths."""
+        """(B, 1, T, S), True where a query may attend; None for the causal mask that follows from the lengths."""
         return None
 
     def truncate(self, length: int) -> None:
-        """Forgets every position from `length` on."""
+        """Removes every position from `length` on."""
         self._lengths = [min(held, length) for held in self._lengths]
 
     def _room(self, buffer: Tensor | None, like: Tensor, used: int, needed: int) -> Tensor:
-        """A buffer for `needed` positions that holds the `used` ones of the old."""
+        """A buffer for `needed` positions, which begins with the `used` positions of the old one."""
         if buffer is not None and buffer.shape[2] >= needed:
             return buffer
         capacity = self._first if buffer is None else buffer.shape[2]
         while capacity < needed:
             capacity *= 2
         batch, heads, _, width = like.shape
-        grown = like.new_zeros(batch, heads, min(capacity, self.limit), width)  # what a mask hides counts 0 times
+        grown = like.new_zeros(batch, heads, min(capacity, self.limit), width)  # masked values are multiplied by 0
         if buffer is not None:
             grown[:, :, :used] = buffer[:, :, :used]
         return grown
 
 
 class StepCache(KVCache):
-    """One new position of every sequence, each at a place of its own, in buffers (B, K, S, D) of equal capacity.
+    """The cache of one decoding step: one new position of every sequence, in buffers (B, K, S, D) of equal capacity.
 
-    For one forward pass. Shapes depend on the buffers alone, not on the places, so that a step can be recorded and
-    replayed.
+    Shapes depend on the buffers alone, not on the places, so that a step can be recorded as a CUDA graph and replayed.
     """
 
     def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], places: Tensor) -> None:
-        """places (B,): the position of each sequence's new token."""
+        """`places` (B,) are the positions of the sequences' new tokens."""
         super().__init__(len(keys), keys[0].shape[2])
         self.places: Tensor = places
         self._buffers = list(zip(keys, values, strict=True))
         self._masks: dict[int | None, Tensor] = {}
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Puts key and value (B, K, 1, D) in their places; returns the whole buffers (B, K, S, D)."""
+        """Writes key and value (B, K, 1, D) to their places; returns the whole buffers (B, K, S, D)."""
         at = self.places[:, None, None, None].expand(key.shape)
         keys, values = self._buffers[layer]
         return keys.scatter_(2, at, key), values.scatter_(2, at, value)
 
     def mask(self, window: int | None) -> Tensor:
-        """(B, 1, 1, S), True at the positions that each sequence's new token may look at; made once for all layers."""
+        """(B, 1, 1, S), True where each sequence's new token may attend; computed once for all layers."""
         if window not in self._masks:
             at_key = torch.arange(self.limit, device=self.places.device)
             at_query = self.places[:, None]
@@ -112,7 +112,7 @@ class StepCache(KVCache):
 
 
 class SharedPast(KVCache):
-    """Keys and values (1, K, length, D) per layer, the same for every row of a batch; what is appended is not kept."""
+    """Keys and values (1, K, length, D) per layer that all rows of a batch share; appended positions are not kept."""
 
     def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], limit: int) -> None:
         super().__init__(len(keys), limit)
@@ -120,7 +120,7 @@ class SharedPast(KVCache):
 
     @property
     def length(self) -> int:
-        """Positions that are held."""
+        """The number of positions that are shared."""
         return int(self._pairs[0][0].shape[2])
 
     def shared(self, layer: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
-"""Counting a model without building it: parameters by part, and the memory of weights and cache.
+"""Counts a model without building it: parameters by part, multiplications, and the memory of weights and cache.
 
-Plain arithmetic on ModelConfig; no torch. Owns the named shapes of `attncli info --preset`.
+Everything is arithmetic on ModelConfig. `PRESETS` are the named shapes of `attncli info --preset`. No torch.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from attncli.config import ModelConfig
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-_SCALE_BYTES = 4  # of an output of an int8 matrix
+_SCALE_BYTES = 4  # of the scale that each output of an int8 matrix has
 
 
 @dataclass(frozen=True)
 class NumberTypes:
-    """In what a network keeps its numbers while it generates: float32, float16, bfloat16, or int8 for matrices."""
+    """The types of a network's numbers while it generates: float32, float16, bfloat16, or int8 for matrices."""
 
     matrices: str
     vectors: str  # norms and biases
@@ -26,13 +26,13 @@ ATTENTION = ("query", "key", "value", "output")
 
 
 def count_parameters(config: ModelConfig) -> dict[str, int]:
-    """Parameters per part, tied weights once; the biases of all linear layers are a part of their own."""
+    """Parameters per part. Tied weights are counted once; the biases of all linear layers are one part."""
     width, layers, hidden = config.width, config.layers, config.feed_forward_width
     query, key = config.heads * config.head_width, config.kv_heads * config.head_width
-    widening = 2 if config.gated else 1  # gate and up, or up alone
+    inner_matrices = 2 if config.gated else 1  # gate and up, or up alone
     norm = width * (2 if config.norm_bias else 1)
     bias_attention = (query + 2 * key) * config.qkv_bias + width * config.output_bias
-    bias_feed_forward = (width + widening * hidden) * config.feed_forward_bias
+    bias_feed_forward = (width + inner_matrices * hidden) * config.feed_forward_bias
     return {
         "embedding": config.vocab_size * width,
         "positions": config.context * width if config.positions == "learned" else 0,
@@ -40,7 +40,7 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
         "key": layers * key * width,
         "value": layers * key * width,
         "output": layers * query * width,
-        "feed-forward": layers * (widening + 1) * hidden * width,
+        "feed-forward": layers * (inner_matrices + 1) * hidden * width,
         "biases": layers * (bias_attention + bias_feed_forward),
         "norms": layers * (2 * norm + (2 * config.head_width if config.qk_norm else 0)) + norm,
         "head": 0 if config.tied else config.vocab_size * width,
@@ -48,42 +48,42 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """Parameters that take part in a matrix product for every token, the head included, tied or not."""
+    """Parameters of every matrix that each token is multiplied with; the head is included, tied or not."""
     parts = count_parameters(config)
     return sum(parts[part] for part in (*ATTENTION, "feed-forward")) + config.vocab_size * config.width
 
 
 def attention_weights(config: ModelConfig, tokens: int) -> int:
-    """Weights that all heads of all layers compute for a text of so many tokens: one for each key a query may see.
+    """Attention weights that all heads of all layers compute for a text: one for each key that a query may see.
 
-    Without a window T (T + 1) / 2 a head: twice the text, four times the weights.
+    Without a window a head computes T (T + 1) / 2 of them: twice the text, four times the weights.
     """
     seen = (min(tokens, config.window_of(layer) or tokens) for layer in range(config.layers))
     return config.heads * sum(reach * (reach + 1) // 2 + (tokens - reach) * reach for reach in seen)
 
 
 def multiplications(config: ModelConfig, tokens: int) -> tuple[int, int]:
-    """Those of one pass over a text: with the matrices, in proportion to its length, and of attention, to its square.
+    """Multiplications of one forward pass: with the matrices, linear in the length, and in attention, quadratic in it.
 
-    A weight takes the width of a head for the product of query and key, and as much again to mix the value in.
+    An attention weight takes as many as a head is wide for the product of query and key, and as many for the value.
     """
     return matrix_parameters(config) * tokens, 2 * config.head_width * attention_weights(config, tokens)
 
 
 def cache_bytes_per_token(config: ModelConfig, dtype: str) -> int:
-    """Memory that one more position takes in the KV cache: a key and a value in every layer."""
+    """Bytes of one position in the KV cache: a key and a value in every layer."""
     return 2 * config.layers * config.kv_heads * config.head_width * BYTES[dtype]
 
 
 def weight_bytes_per_step(config: ModelConfig, types: NumberTypes, texts: int = 1) -> int:
-    """Bytes of weights that one step must read to give each of some texts its next token.
+    """Bytes of weights that one decoding step reads for a batch of texts.
 
-    Every matrix, norm and bias once, however many texts; of the embeddings the rows of the tokens and positions.
+    Every matrix, norm and bias is read once for the whole batch; of the embeddings, only the rows in use.
     """
     parts = count_parameters(config)
-    widening = 2 if config.gated else 1
+    inner_matrices = 2 if config.gated else 1
     query, key = config.heads * config.head_width, config.kv_heads * config.head_width
-    outputs = config.layers * (query + 2 * key + widening * config.feed_forward_width + 2 * config.width)
+    outputs = config.layers * (query + 2 * key + inner_matrices * config.feed_forward_width + 2 * config.width)
     rows = texts * (2 if config.positions == "learned" else 1)
     numbers = matrix_parameters(config) + rows * config.width
     vectors = (parts["biases"] + parts["norms"]) * BYTES[types.vectors]
@@ -93,7 +93,7 @@ def weight_bytes_per_step(config: ModelConfig, types: NumberTypes, texts: int = 
 
 
 def cache_bytes_per_step(config: ModelConfig, types: NumberTypes, before: int) -> int:
-    """Bytes of keys and values that a token looks at, its own among them, where `before` tokens stand before it."""
+    """Bytes of keys and values that a token reads, its own included, after `before` earlier tokens."""
     seen = sum(min(before + 1, config.window_of(layer) or before + 1) for layer in range(config.layers))
     return 2 * config.kv_heads * config.head_width * BYTES[types.cache] * seen
 

@@ -1,4 +1,4 @@
-"""Where a model computes and in what type: 'auto' made concrete; and how much memory there is for it."""
+"""The device and type of a model's computation, where --device and --dtype say 'auto'; and the memory available."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto' is CUDA, else MPS, else the CPU. Raises UsageProblem for a device that is not there."""
+    """The device of a name; 'auto' is CUDA, else MPS, else the CPU. Raises UsageProblem for one that is missing."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -36,7 +36,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """'auto' is bfloat16 on a GPU that has it, else float32. Raises UsageProblem for an unknown type."""
+    """The type of a name; 'auto' is bfloat16 on a GPU that has it, else float32. Raises UsageProblem for others."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     if name not in DTYPES:
@@ -45,7 +45,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU has instructions for products of bfloat16, as Linux tells; it does not depend on the load."""
+    """Whether the CPU has instructions to multiply bfloat16, as Linux reports them."""
     try:
         return not _BFLOAT16_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text().split())
     except OSError:
@@ -61,16 +61,16 @@ _MEMBERSHIP, _CONTROL_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def resident_memory() -> int:
-    """Bytes of memory that this process holds now, as Linux tells; elsewhere 0."""
+    """Bytes of memory that this process holds now, as Linux reports them; 0 on other systems."""
     with suppress(OSError, AttributeError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
 def physical_memory() -> int:
-    """Bytes of memory that this process may have: the machine's, or less in a container or under `ulimit -v`.
+    """Bytes of memory that this process may use: the machine's, or fewer in a container or under `ulimit -v`.
 
-    Where the system does not tell (Windows), as many as there could be.
+    Where the system does not report it (Windows), the largest number of bytes that can be addressed.
     """
     limits = [sys.maxsize, *_limits_of_control_groups()]
     with suppress(ImportError, AttributeError):
@@ -83,7 +83,7 @@ def physical_memory() -> int:
 
 
 def _limits_of_control_groups() -> Iterator[int]:
-    """Of the groups of this process and of those around them, in both versions (man 7 cgroups)."""
+    """The memory limits of this process's control groups and of their parents, in both versions (man 7 cgroups)."""
     with suppress(OSError):
         for line in _MEMBERSHIP.read_text().splitlines():
             _, kinds, path = line.split(":", 2)
@@ -95,5 +95,5 @@ def _limits_of_control_groups() -> Iterator[int]:
                 continue
             group = PurePosixPath(path.lstrip("/"))
             for place in (group, *group.parents):
-                with suppress(OSError, ValueError):  # in a container some are out of sight; "max" is no limit
+                with suppress(OSError, ValueError):  # in a container some are invisible; "max" means no limit
                     yield int((folder / place / name).read_text())

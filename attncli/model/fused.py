@@ -1,8 +1,8 @@
-"""Operations of training that are faster on a CPU written out by hand, most with their backward pass.
+"""Training operations that are written out by hand for a CPU, most with their backward pass.
 
-What PyTorch derives for them there costs two to five times as much (benchmarks/README.md has the figures). Each means
-what the plain operation does, to the rounding of the type it computes in; on a GPU, and where no gradient is needed,
-the plain one is used.
+On a CPU, the backward pass that PyTorch derives for these costs two to five times as much (benchmarks/README.md). Each
+operation equals the plain one up to rounding. On a GPU, and where no gradient is needed, the plain one runs instead:
+`worth_it` decides.
 
 Letters: B batch, T queries, S keys, H heads, K key/value heads, D head width, C model width, V vocabulary, N = B x T.
 """
@@ -21,10 +21,10 @@ from attncli.config import Activation
 from attncli.model.activation import activate, activation_gradient
 from attncli.model.mask import causal_mask
 
-_LOGITS_AT_ONCE = {"cpu": 1 << 19}  # a few megabytes: what a core's cache holds
+_LOGITS_AT_ONCE = {"cpu": 1 << 19}  # a few megabytes, which fit a core's cache
 _LOGITS_AT_ONCE_ELSEWHERE = 1 << 27
-_ROUNDED = 0.1  # of p or of 1 - p: how far a share that is dropped may be from it
-_LONGEST_WRITTEN_OUT = 1024  # keys; beyond, holding T x S weights costs more than it saves
+_MOST_ROUNDED = 0.1  # largest error of dropout's rounded p, as a share of p or of 1 - p, whichever is smaller
+_LONGEST_WRITTEN_OUT = 1024  # keys; with more, holding T x S weights costs more than it saves
 
 
 def logits_at_once(device: str) -> int:
@@ -33,8 +33,13 @@ def logits_at_once(device: str) -> int:
 
 
 def worth_it(x: Tensor) -> bool:
-    """Whether x is of a kind for which the operations here are faster than the plain ones."""
+    """Whether the operations here are faster than the plain ones for x: on a CPU, and where a gradient is needed."""
     return x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()
+
+
+def _apply(function: Any, *arguments: object) -> Any:
+    """The output of an autograd function, whose `apply` PyTorch leaves untyped."""
+    return function.apply(*arguments)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -62,22 +67,23 @@ class _RMSNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension: x (..., C), weight (C,) -> (..., C)."""
-    return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call, no-any-return]
+    normed: Tensor = _apply(_RMSNorm, x, weight, eps)
+    return normed
 
 
 def joined(x: Tensor, *layers: nn.Linear) -> Tensor:
-    """Several layers without bias applied to x (..., C) in one product, their outputs side by side."""
+    """Several layers without bias applied to x (..., C) in one product; their outputs are concatenated."""
     return F.linear(x, torch.cat([layer.weight for layer in layers]))
 
 
 def _swapped(x: Tensor) -> Tensor:
-    """The halves of the last dimension, the second one first."""
+    """x with the halves of its last dimension swapped."""
     first, second = x.chunk(2, -1)
     return torch.cat((second, first), -1)
 
 
 class _Heads(torch.autograd.Function):
-    """RMS norm, as above, and rotation of queries and keys together: y = n * weight, out = y * cos + swapped(y) * sin.
+    """RMSNorm as above, then rotation, of queries and keys at once: y = n * weight, out = y * cos + swapped(y) * sin.
 
     The first half of sin is negative, so swapped(sin) = -sin, and dy = g * cos - swapped(g) * sin.
     """
@@ -117,15 +123,16 @@ class _Heads(torch.autograd.Function):
 def rotated_heads(
     sides: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, heads: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values from their projections side by side, the first two after norm and rotation.
+    """Queries, keys and values from their concatenated projections; queries and keys are normalized and rotated.
 
     sides (B, T, 3 x H x D), weight (2, D) of the two norms, cos and sin (T, D) -> three times (B, H, T, D).
     """
-    return _Heads.apply(sides, weight, cos, sin, heads, eps)  # type: ignore[no-untyped-call, no-any-return]
+    rotated: tuple[Tensor, Tensor, Tensor] = _apply(_Heads, sides, weight, cos, sin, heads, eps)
+    return rotated
 
 
 class _GatedProduct(torch.autograd.Function):
-    """activation(gate) * up, the two side by side, and its gradient side by side too."""
+    """activation(gate) * up of the concatenated two, with a concatenated gradient."""
 
     @staticmethod
     def forward(ctx: Any, sides: Tensor, activation: Activation) -> Tensor:
@@ -148,13 +155,14 @@ class _GatedProduct(torch.autograd.Function):
 
 
 def gated_product(sides: Tensor, activation: Activation) -> Tensor:
-    """activation(gate) * up of both side by side: (..., 2 x width) -> (..., width)."""
-    return _GatedProduct.apply(sides, activation)  # type: ignore[no-untyped-call, no-any-return]
+    """activation(gate) * up of the concatenated two: (..., 2 x width) -> (..., width)."""
+    product: Tensor = _apply(_GatedProduct, sides, activation)
+    return product
 
 
 @lru_cache(maxsize=16)
 def _additive_mask(queries: int, keys: int, window: int | None, groups: int, dtype: torch.dtype) -> Tensor:
-    """(groups x T, S): 0 where a query may look, -inf where not, the queries of each group below one another."""
+    """(groups x T, S): 0 where a query may attend and -inf elsewhere, repeated for each group of heads."""
     forbidden = ~causal_mask(queries, keys, window, torch.device("cpu"))
     return torch.zeros(queries, keys, dtype=dtype).masked_fill_(forbidden, -math.inf).repeat(groups, 1)
 
@@ -163,7 +171,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Ten
     """softmax(QK^T / sqrt(D) + causal mask) V: query (B, H, T, D), key and value (B, K, S, D) -> (B, H, T, D)."""
     batch, heads, queries, width = query.shape
     kv_heads, keys = key.shape[1:3]
-    groups = heads // kv_heads  # query heads that share a key/value head stand below one another
+    groups = heads // kv_heads  # the query heads of a key/value head become rows of one product
     mask = _additive_mask(queries, keys, window, groups, query.dtype)
     rows = query.reshape(batch * kv_heads, groups * queries, width)
     columns = key.reshape(batch * kv_heads, keys, width).transpose(1, 2)
@@ -172,15 +180,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Ten
 
 
 def can_attend(keys: int) -> bool:
-    """Whether `attend` is the faster way for so many keys."""
+    """Whether `attend` is faster than PyTorch's attention for so many keys."""
     return keys <= _LONGEST_WRITTEN_OUT
 
 
 class Dropout(nn.Module):
     """Zeroes a share p of the numbers in training and scales up the rest (Srivastava et al., 2014).
 
-    On a CPU one random byte decides on each number, which is ten times as fast as PyTorch's own draw; p is rounded to
-    1/256, and where that would be another p, PyTorch draws.
+    On a CPU one random byte decides about each number, which is ten times as fast as PyTorch's own draw. This rounds p
+    to a multiple of 1/256; where the rounding error is too large, PyTorch draws.
     """
 
     def __init__(self, p: float) -> None:
@@ -192,8 +200,8 @@ class Dropout(nn.Module):
         if not (self.training and self.p > 0):
             return x
         dropped = round(self.p * 256)
-        apart = abs(dropped / 256 - self.p) / min(self.p, 1 - self.p)
-        if x.device.type != "cpu" or torch.compiler.is_compiling() or apart > _ROUNDED:
+        error = abs(dropped / 256 - self.p) / min(self.p, 1 - self.p)
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or error > _MOST_ROUNDED:
             return F.dropout(x, self.p)
         drawn = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
         kept = drawn.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
@@ -201,7 +209,7 @@ class Dropout(nn.Module):
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Takes the gradient in the forward pass, some rows at a time, so that the logits never exist all at once."""
+    """Computes the gradient in the forward pass, some rows at a time, so that not all logits are in memory at once."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -231,6 +239,7 @@ class _HeadLoss(torch.autograd.Function):
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy in nats of hidden (..., C) through the head (V, C) against targets (...), in float32.
 
-    The gradient comes with it: fused as in Hsu et al., 2024 ("Liger Kernel").
+    Head, loss and gradient are fused, as in Hsu et al., 2024 ("Liger Kernel").
     """
-    return _HeadLoss.apply(hidden.flatten(0, -2), weight, targets.flatten())  # type: ignore[no-untyped-call, no-any-return]
+    loss: Tensor = _apply(_HeadLoss, hidden.flatten(0, -2), weight, targets.flatten())
+    return loss

@@ -1,4 +1,4 @@
-"""Which keys a query may look at."""
+"""The causal mask: which keys a query may attend to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 def causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
-    """(T, S), True where a query may look. The last query stands at the last key; a window counts the query itself."""
+    """(T, S), True where a query may attend. The last query has the position of the last key.
+
+    With a window, a query sees that many of the latest positions, its own included.
+    """
     at_query = torch.arange(keys - queries, keys, device=device)[:, None]
     at_key = torch.arange(keys, device=device)[None, :]
     allowed = at_key <= at_query

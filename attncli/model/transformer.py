@@ -1,7 +1,8 @@
 """The network: token embedding, blocks on a residual stream, final norm, output head.
 
-Owns the decoder-only transformer in every shape that ModelConfig expresses, and how it is initialized.
-Knows nothing of text, files, training or sampling.
+One `Transformer` expresses every shape of ModelConfig: each switch of the config is read in one place here or in
+`attention`, and there is no class for a model family. `initialize` draws new weights. Knows nothing of text, files,
+training or sampling.
 
 Letters: B batch, T new tokens, C model width, V vocabulary.
 """
@@ -9,6 +10,7 @@ Letters: B batch, T new tokens, C model width, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -78,19 +80,19 @@ class Block(nn.Module):
 
 
 def _embedding(rows: int, width: int) -> nn.Embedding:
-    """An embedding that is not drawn yet. (Drawing at once, as nn.Embedding does, takes 0.8 s of imports on "meta".)"""
-    made: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)  # type: ignore[no-untyped-call]
-    return made
+    """An embedding with uninitialized weights. (Drawing them in nn.Embedding takes 0.8 s of imports on "meta".)"""
+    from_pretrained: Callable[..., nn.Embedding] = nn.Embedding.from_pretrained
+    return from_pretrained(torch.empty(rows, width), freeze=False)
 
 
 @lru_cache
 def _rounded(value: float, dtype: torch.dtype) -> float:
-    """A number as a type holds it: transformers rounds the scale of the embedding to the type of the weights."""
+    """A number rounded to a type, as transformers rounds the scale of the embedding to the type of the weights."""
     return float(torch.tensor(value, dtype=dtype))
 
 
 class Transformer(nn.Module):
-    """A causal language model. `dropout` acts on what each part adds to the stream, in training mode only."""
+    """A causal language model. `dropout` applies to the output of each part, in training mode only."""
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
@@ -101,16 +103,16 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer, dropout) for layer in range(config.layers))
         self.norm = make_norm(config)
         self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
-        self.checkpoint_activations = False  # in training, compute what is inside a block again for its gradient
+        self.checkpoint_activations = False  # in training, recompute a block's activations in the backward pass
         self._rotary: Rotary | None = None
 
     def prepare(self, positions: int) -> None:
-        """Computes what is otherwise computed at first use of so many positions, on the device of the weights."""
+        """Computes the rotations of so many positions now instead of at their first use."""
         if self.config.positions == "rotary":
             self.rotation(positions)
 
     def new_cache(self) -> KVCache:
-        """An empty cache for this model, to be passed to `forward` by its owner."""
+        """An empty cache for this model; its owner passes it to `forward`."""
         return KVCache(self.config.layers, self.config.context)
 
     def forward(self, ids: Tensor, cache: KVCache | None = None, observe: Observer | None = None) -> Tensor:
@@ -121,10 +123,10 @@ class Transformer(nn.Module):
         return self.unembed(self.hidden(ids, cache, observe))
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None, observe: Observer | None = None) -> Tensor:
-        """ids (B, T) -> what the head reads (B, T, C): the residual stream after the final norm."""
+        """ids (B, T) -> the residual stream after the final norm (B, T, C), which the head reads."""
         at: slice | Tensor  # the positions of the columns, or of the one token in each row
         if cache is not None and cache.places is not None:
-            at = cache.places.clamp(max=self.config.context - 1)[:, None]  # a row without a token is past it
+            at = cache.places.clamp(max=self.config.context - 1)[:, None]  # a row without a token lies past the context
             end = min(cache.limit, self.config.context)
         else:
             start = cache.length if cache is not None else 0
@@ -137,16 +139,17 @@ class Transformer(nn.Module):
             x = x + self.position.weight[at]
         x = self.dropout(x)
         rotary = self.rotation(end).at(at, x.dtype) if self.config.positions == "rotary" else None
-        again = self.checkpoint_activations and self.training and torch.is_grad_enabled()
+        recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for block in self.blocks:
             arguments = (x, rotary, cache, observe)
-            x = checkpoint(block, *arguments, use_reentrant=False) if again else block(*arguments)
+            x = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
         if observe is not None:
             observe.residual(self.config.layers, x)
-        return self.norm(x)  # type: ignore[no-any-return]
+        hidden: Tensor = self.norm(x)
+        return hidden
 
     def embed(self, ids: Tensor) -> Tensor:
-        """ids (...) -> what a token brings to the residual stream (..., C), its position aside."""
+        """ids (...) -> the token embeddings (..., C) as they enter the residual stream, without positions."""
         x: Tensor = self.embedding(ids)
         return x * _rounded(math.sqrt(self.config.width), x.dtype) if self.config.scaled_embedding else x
 
@@ -155,33 +158,33 @@ class Transformer(nn.Module):
         return F.linear(hidden, self.head_weight)
 
     def loss(self, rows: Tensor) -> Tensor:
-        """Mean cross-entropy, in nats, of columns 1 on of rows (B, T + 1), each given those before it."""
+        """Mean cross-entropy, in nats, of every token of rows (B, T + 1) but the first, given the tokens before it."""
         return head_loss(self.hidden(rows[:, :-1]), self.head_weight, rows[:, 1:])
 
     @property
     def head_weight(self) -> Tensor:
-        """The matrix (V, C) that makes logits."""
+        """The matrix (V, C) of the output head."""
         return self.embedding.weight if self.head is None else self.head.weight
 
     def rotation(self, positions: int) -> Rotary:
-        """The rotations of the first positions, at least so many, on the device of the weights.
+        """The rotations of at least the first `positions`, on the device of the weights.
 
-        The table grows with what is read: a config may claim any context.
+        The table grows with the longest text read, since a config may claim any context.
         """
         device, held = self.embedding.weight.device, self._rotary
         if held is None or held.cos.device != device or len(held.cos) < positions:
-            with torch.inference_mode(False):  # else training after generating could not use it
+            with torch.inference_mode(False):  # so that training can use the table after generating
                 held = self._rotary = rotation_table(self.config, positions, device)
         return held
 
 
 @torch.no_grad()
 def initialize(model: Transformer, generator: torch.Generator) -> None:
-    """Draws the weights of a new model, in a fixed order, from `generator` (a CPU one).
+    """Draws the weights of a new model, in a fixed order, from a generator on the CPU.
 
-    Matrices: normal with standard deviation 1/sqrt(their input width), so that activations keep their size; the two
-    that write to the residual stream are divided by sqrt(2 x layers) more (Radford et al., 2019). Embeddings:
-    0.02, since a tied head turns them into logits. Gains one, biases zero.
+    Matrices are normal with standard deviation 1/sqrt(input width), so that activations keep their size; the two
+    matrices that write to the residual stream are divided by sqrt(2 x layers) (Radford et al., 2019). Embeddings have
+    standard deviation 0.02, since a tied head turns them into logits. Gains are one, biases zero.
     """
     neutral = 0.0 if model.config.unit_offset else 1.0
     for name, parameter in model.named_parameters():
