@@ -20,7 +20,6 @@ _MARKUP = frozenset("`<>|\\*[]\"'")
 
 def model_card(name: str, family: str, run: dict[str, Any], context: int) -> bytes:
     """The content of README.md for a model of this name and family, from the record in `run.json`."""
-    corpus, plan, progress, results = (run[key] for key in RECORDED)
     name = _plain(name)
     lines = [
         "---",
@@ -33,20 +32,9 @@ def model_card(name: str, family: str, run: dict[str, Any], context: int) -> byt
         "",
         f"# {name}",
         "",
-        f"A language model of {plan['parameters']:,} parameters with a context of {context:,} tokens.",
+        f"A language model of {run['plan']['parameters']:,} parameters with a context of {context:,} tokens.",
         "",
-        "| | |",
-        "| --- | --- |",
-        f"| trained on | {_sources(corpus)}, {corpus['train_bytes']:,} bytes of text |",
-        *([f"| continued from | {_plain(Path(str(run['from'])).name)} |"] if run.get("from") else []),
-        f"| training | {progress['step']:,} steps in {progress['seconds']:,.0f} s on {plan['device']} |",
-    ]
-    part = "all" if results["validation"] == "whole" else "a sample"
-    lines += [
-        f"| validation | {results['bits_per_byte']:.4f} bits per byte, {results['nats_per_token']:.4f} nats per "
-        f"token, on {part} of {corpus['val_bytes']:,} bytes of held-out text |"
-    ]
-    lines += [
+        *_training_table(run),
         "",
         "```sh",
         f"attncli generate -m {shlex.quote(name)}",
@@ -62,6 +50,21 @@ def model_card(name: str, family: str, run: dict[str, Any], context: int) -> byt
     ]
     text = "\n".join(lines)
     return f"{text}{_MARK}{_digest(text.encode())}{_ENDS}".encode()
+
+
+def _training_table(run: dict[str, Any]) -> list[str]:
+    """The rows of a Markdown table that says how the model was trained and what it scores."""
+    corpus, plan, progress, results = (run[key] for key in RECORDED)
+    part = "all" if results["validation"] == "whole" else "a sample"
+    return [
+        "| | |",
+        "| --- | --- |",
+        f"| trained on | {_sources(corpus)}, {corpus['train_bytes']:,} bytes of text |",
+        *([f"| continued from | {_plain(Path(str(run['from'])).name)} |"] if run.get("from") else []),
+        f"| training | {progress['step']:,} steps in {progress['seconds']:,.0f} s on {plan['device']} |",
+        f"| validation | {results['bits_per_byte']:.4f} bits per byte, {results['nats_per_token']:.4f} nats per "
+        f"token, on {part} of {corpus['val_bytes']:,} bytes of held-out text |",
+    ]
 
 
 def is_generated(card: bytes) -> bool:

@@ -1,7 +1,8 @@
-"""A conversation as the token ids that a model was trained to answer: the chat template of its directory.
+"""Turns a conversation into the token ids that a chat model continues, by the chat template of its directory.
 
-The template is rendered as transformers does, by `text/template.py` in a process that is ended when it takes too long.
-Its special tokens become special ids; what people wrote stays text, also where it is spelled like one.
+The template is rendered as transformers renders it, by `text/template.py` in a subprocess that is killed when it takes
+too long. The template's special tokens become special ids. The messages stay plain text, even where they spell a
+special token: each such spelling is replaced by a stand-in before rendering and put back after tokenizing.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from attncli.text.tokenizer import Tokenizer, checked_text
 _RENDERER = Path(__file__).parent.parent / "text" / "template.py"
 _LARGEST = 1 << 20  # bytes of a template
 _MOST_RENDERED = 1 << 20  # characters beside those of the messages
-_SECONDS = 4  # of a processor
-_MOST_SECONDS = 30.0  # of waiting: on a busy machine, and where a processor's time has no limit
+_SECONDS = 4  # of CPU time
+_MOST_SECONDS = 30.0  # of wall clock: for a busy machine, and where CPU time cannot be limited
 _TIME_IS_UP = getattr(signal, "SIGXCPU", None)
-_USUAL = "default"  # of several templates with names
+_DEFAULT = "default"  # the name of the template for conversations, where there are several
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
@@ -39,14 +40,14 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """How a model wants a conversation to be written. `names` are its special tokens, such as `bos_token`."""
+    """A model's format of conversations. `names` are the special tokens that it uses, such as `bos_token`."""
 
     source: str
     names: dict[str, str]
     where: str
 
     def prompt(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-        """The ids up to where the model's turn begins. Raises BadCheckpoint when the template fails, or never ends."""
+        """The ids up to the start of the model's turn. Raises BadCheckpoint when the template fails or never ends."""
         for message in messages:
             checked_text(message["content"])
         hidden = tokenizer.stand_ins([message["content"] for message in messages])
@@ -80,14 +81,14 @@ class ChatTemplate:
 
 
 def _hide(text: str, stand_ins: dict[str, str]) -> str:
-    """The text with a stand-in for each substring that spells a special token; the longest spelling wins."""
+    """The text with a stand-in for each substring that spells a special token, the longest spelling first."""
     for stand_in, token in stand_ins.items():
         text = text.replace(token, stand_in)
     return text
 
 
 def read_chat_template(path: Path) -> ChatTemplate | None:
-    """The chat template of a model directory, if it has one. Raises BadCheckpoint for one that is none."""
+    """The chat template of a model directory, or None. Raises BadCheckpoint for a malformed template."""
     folder = ModelFolder(path)
     described = folder.json_if_any(directory.TOKENIZER_CONFIG)
     names = {f"{name}_token": text for name in _SPECIAL if (text := _spelled(described.get(f"{name}_token")))}
@@ -114,18 +115,20 @@ def required_chat_template(path: Path) -> ChatTemplate:
 
 
 def _chosen(templates: object, path: Path) -> object:
-    """Of a list of templates with names the one for conversations."""
+    """The template for conversations, from a list of named templates."""
     if not isinstance(templates, list):
         return templates
     named = {entry.get("name"): entry.get("template") for entry in templates if isinstance(entry, dict)}
-    if _USUAL in named:
-        return named[_USUAL]
+    if _DEFAULT in named:
+        return named[_DEFAULT]
     if len(named) == 1:
         return next(iter(named.values()))
-    raise BadCheckpoint(f"{path} has {len(named)} chat templates, none of them called {_USUAL!r}.", "Leave out --chat.")
+    raise BadCheckpoint(
+        f"{path} has {len(named)} chat templates, none of them called {_DEFAULT!r}.", "Leave out --chat."
+    )
 
 
 def _spelled(token: Any) -> str | None:
-    """A special token's text, from a setting that is that or describes it."""
+    """The text of a special token, from a setting that is the text or an object with it."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None

@@ -1,7 +1,8 @@
-"""Models of the Hugging Face hub: which files of a repository are needed, and having them in the hub's own cache.
+"""Downloads models of the Hugging Face hub: only the files that are needed, into the hub's own cache.
 
-Owns what can go wrong on the way, as errors that a user can act on. The work is done by `huggingface_hub`, which is
-imported when a model of the hub is asked for and not before; it heeds HF_HUB_OFFLINE, HF_HOME and HF_TOKEN. No torch.
+`huggingface_hub` does the work and respects HF_HUB_OFFLINE, HF_HOME and HF_TOKEN; it is imported when the first model
+of the hub is requested. Its exceptions become errors that a user can act on. Where the hub cannot be reached, a model
+that is complete in the cache is used. No torch.
 """
 
 from __future__ import annotations
@@ -31,80 +32,100 @@ from attncli.errors import BadCheckpoint, OutOfRoom, UsageProblem
 from attncli.paths import exists, is_file
 
 NEWEST = "main"
-Progress = Callable[[int, int], None]  # bytes there, bytes in all
+Progress = Callable[[int, int], None]  # bytes received, bytes in total
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+_CLIENTS = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urllib3")  # modules of connection errors
 
 
 def is_of_hub(name: str) -> bool:
-    """Whether a name can only be that of a model of the hub: owner/name, and nothing here is called so."""
+    """Whether a name can only be that of a model of the hub: owner/name, where no directory here has this name."""
     if _NAME.fullmatch(name) is None or exists(name) or present(MODELS_FOLDER / name) is not None:
         return False
     return present(Path(name)) is None and name.split("/")[0] != MODELS_FOLDER.name
 
 
 def fetch(name: str, revision: str | None, weights: bool, progress: Progress) -> Path:
-    """The directory, in the hub's cache, of a model; what is missing there is downloaded.
+    """The directory of a model in the hub's cache; files that are missing there are downloaded.
 
-    Without `weights` only what says of the model what it is, and its tokenizer.
+    Without `weights` only the config and the tokenizer are. Where the hub cannot be reached, the cache is used alone.
 
     Raises:
-        BadCheckpoint: no such model or revision, one that may not be read, one without what is needed, no connection.
-        OutOfRoom: the cache cannot be written.
+        BadCheckpoint: for a model or revision that does not exist, may not be read or lacks a file; for no connection.
+        OutOfRoom: when the cache cannot be written.
     """
-    from huggingface_hub import constants, errors
+    from huggingface_hub import constants
     from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    be_quiet: Callable[[], None] = logging.set_verbosity_error
+    be_quiet()
     revision = revision or NEWEST
     try:
         if constants.HF_HUB_OFFLINE:
             return _cached(name, revision, weights, "HF_HUB_OFFLINE is set")
         return _downloaded(name, revision, weights, progress)
-    except errors.GatedRepoError:
+    except Exception as problem:
+        _raise_refusal(name, revision, problem)
+        reason = _unreachable(problem)
+        if reason is None:
+            raise
+        return _cached(name, revision, weights, reason)
+
+
+def _raise_refusal(name: str, revision: str, problem: Exception) -> None:
+    """Raises the error for a problem that the cache does not solve: no such model, no permission, no room."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(problem, errors.GatedRepoError):
         raise BadCheckpoint(
             f"{name} is gated: its owner gives it to those who accept its terms.",
             f"Accept them at {constants.ENDPOINT}/{name}, and set HF_TOKEN to a token of yours.",
         ) from None
-    except errors.RevisionNotFoundError:
+    if isinstance(problem, errors.RevisionNotFoundError):
         raise BadCheckpoint(
             f"{name} has no revision {revision!r}.", "Give a branch, a tag or a commit of it, or leave --revision out."
         ) from None
-    except errors.RepositoryNotFoundError:
+    if isinstance(problem, errors.RepositoryNotFoundError):
         raise BadCheckpoint(
             f"There is no model {name!r}: no such directory, and none on the hub that may be read.",
             "Check the name; a private model needs HF_TOKEN.",
         ) from None
-    except (errors.HFValidationError, UnicodeError):
-        raise UsageProblem(f"{name} at {revision!r} is not what the hub calls a model.", "Say owner/name.") from None
-    except _Nonsense:
-        return _cached(name, revision, weights, f"what answers at {constants.ENDPOINT} is not the hub")
-    except errors.HfHubHTTPError as problem:
-        status = getattr(problem.response, "status_code", "an error")
-        return _cached(name, revision, weights, f"the hub answers {status}")
-    except OSError as problem:
-        if problem.errno is not None and problem.errno in (*_NO_ROOM, errno.EACCES, errno.EPERM, errno.EROFS):
-            raise OutOfRoom(
-                f"{name} cannot be kept in {constants.HF_HUB_CACHE}: {problem.strerror}.",
-                "Free some space, or set HF_HOME to another place.",
-            ) from None
-        return _cached(name, revision, weights, "the hub cannot be reached")
-    except Exception as problem:
-        if isinstance(problem, BadCheckpoint) or type(problem).__module__.partition(".")[0] not in _CLIENTS:
-            raise
-        return _cached(name, revision, weights, "the hub cannot be reached")
+    if isinstance(problem, errors.HFValidationError | UnicodeError):
+        raise UsageProblem(
+            f"{name} at {revision!r} is not a valid model name of the hub.", "Give it as owner/name."
+        ) from None
+    if isinstance(problem, OSError) and problem.errno in _UNWRITABLE and not isinstance(problem, errors.HfHubHTTPError):
+        raise OutOfRoom(
+            f"{name} cannot be kept in {constants.HF_HUB_CACHE}: {problem.strerror}.",
+            "Free some space, or set HF_HOME to another place.",
+        ) from None
 
 
-class _Nonsense(Exception):
-    """An answer that is not one of the hub: a login page of the network, or a broken mirror."""
+def _unreachable(problem: Exception) -> str | None:
+    """Why the hub cannot be used now, in words; None for a problem that has nothing to do with the connection."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(problem, _ForeignAnswer):
+        return f"what answers at {constants.ENDPOINT} is not the hub"
+    if isinstance(problem, errors.HfHubHTTPError):
+        return f"the hub answers {getattr(problem.response, 'status_code', 'an error')}"
+    if isinstance(problem, OSError):
+        return "the hub cannot be reached"
+    if isinstance(problem, BadCheckpoint) or type(problem).__module__.partition(".")[0] not in _CLIENTS:
+        return None
+    return "the hub cannot be reached"
+
+
+class _ForeignAnswer(Exception):
+    """An answer that does not come from the hub, but from a login page of the network or a broken mirror."""
 
 
 @contextmanager
 def _answers() -> Iterator[None]:
-    """Raises _Nonsense where the library fails to make sense of an answer."""
+    """Raises _ForeignAnswer where the library cannot parse an answer."""
     from huggingface_hub import errors
 
     try:
@@ -114,14 +135,11 @@ def _answers() -> Iterator[None]:
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as problem:
         if type(problem).__module__.partition(".")[0] in _CLIENTS:
             raise
-        raise _Nonsense from None
-
-
-_CLIENTS = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urllib3")  # of a connection and its ends
+        raise _ForeignAnswer from None
 
 
 def _cached(name: str, revision: str, weights: bool, why: str) -> Path:
-    """What an earlier download left. Raises BadCheckpoint, with `why` no new one is possible, when that is not all."""
+    """The directory that earlier downloads left. Raises BadCheckpoint, with the reason `why`, when it is incomplete."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, CONFIG, revision=revision)
@@ -144,17 +162,17 @@ def _downloaded(name: str, revision: str, weights: bool, progress: Progress) -> 
     from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
     with _answers():
-        told = HfApi().model_info(name, revision=revision, files_metadata=True)
-        commit = _COMMIT.fullmatch(told.sha or "")
-        sizes = {file.rfilename: int(file.size or 0) for file in told.siblings or ()}
+        info = HfApi().model_info(name, revision=revision, files_metadata=True)
+        commit = _COMMIT.fullmatch(info.sha or "")
+        sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
     if commit is None:
-        raise _Nonsense
+        raise _ForeignAnswer
     folder = _folder_of(try_to_load_from_cache(name, CONFIG, revision=commit[0]))
     counter = _Counter(progress)
 
     def download(file: str) -> Path:
         given = {"tqdm_class": counter.bar} if "tqdm_class" in inspect.signature(hf_hub_download).parameters else {}
-        with _answers():  # the revision by its name, which is then known offline too
+        with _answers():  # the revision by its name, so that the cache knows the name offline
             path = hf_hub_download(name, file, revision=revision, **given)
         counter.file_is_there(sizes[file])
         return Path(path).parent
@@ -180,7 +198,7 @@ def _known(name: str, revision: str) -> object:
 
 
 def _folder_of(cached: object) -> Path | None:
-    """The directory of a file that is in the cache."""
+    """The directory of a cached file; None for what is not in the cache."""
     return Path(cached).parent if isinstance(cached, str) else None
 
 
@@ -189,9 +207,9 @@ def _names(folder: Path) -> set[str]:
 
 
 def _needed(name: str, names: Collection[str], weights: bool, folder: Path | None) -> set[str]:
-    """Which files of a repository are needed, of those it has; the index of shards, if any, lies in `folder`.
+    """The files to download, of the `names` in a repository. The index of shards, if any, lies in `folder`.
 
-    Raises BadCheckpoint when it cannot be read here, whatever is downloaded.
+    Raises BadCheckpoint for a model that cannot be loaded from any of these files.
     """
     for file in (CONFIG, TOKENIZER):
         if file not in names:
@@ -212,7 +230,7 @@ def _needed(name: str, names: Collection[str], weights: bool, folder: Path | Non
 
 
 class _Counter:
-    """Adds up the bytes of a download, in place of the library's own bars."""
+    """Adds up the bytes of a download, in place of the library's progress bars."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -220,7 +238,7 @@ class _Counter:
         counter = self
 
         class Bar:
-            """What the library tells of one file; of its bar only the count matters."""
+            """The progress bar that the library is given for one file; it only counts bytes."""
 
             def __init__(self, *_: object, initial: int = 0, **__: object) -> None:
                 self.update(initial)
@@ -235,7 +253,7 @@ class _Counter:
                 counter.more(int(more or 0))
 
             def update_transfer(self, more: float | None = 1) -> None:
-                """Bytes on their way, which are counted when they are written."""
+                """Does nothing: received bytes are counted when they are written."""
 
             def __getattr__(self, _: str) -> Callable[..., None]:
                 return lambda *_, **__: None
@@ -243,17 +261,17 @@ class _Counter:
         self.bar: Any = Bar
 
     def begin(self, total: int) -> None:
-        """A download of so many bytes begins, or of an unknown number, which is 0."""
+        """Starts a download of `total` bytes; 0 stands for an unknown number."""
         self._total = total
-        self._there = 0  # of files that are complete
-        self._of_this = 0  # of the one that is not
+        self._complete = 0  # bytes of the files that are complete
+        self._of_this = 0  # bytes of the current file
 
     def more(self, received: int) -> None:
-        """So many bytes of a file have come."""
+        """Counts received bytes of the current file."""
         self._of_this += received
-        self._progress(self._there + self._of_this, self._total)
+        self._progress(self._complete + self._of_this, self._total)
 
     def file_is_there(self, size: int) -> None:
-        """A file is complete, downloaded now or before."""
-        self._there, self._of_this = self._there + size, 0
-        self._progress(self._there, self._total)
+        """Counts a complete file, downloaded now or earlier."""
+        self._complete, self._of_this = self._complete + size, 0
+        self._progress(self._complete, self._total)

@@ -1,8 +1,8 @@
-"""The lock that keeps a second run off a model directory: `.NAME.lock` beside it, held open and locked by the run.
+"""The lock of a model directory, so that two runs never write it: the file `.NAME.lock` beside it, locked by the run.
 
-The system lets go of the lock when its process ends, however that ends, so a file that was left over locks nothing. The
-file holds the process id of the owner. Links are not followed: in a folder that others can write, one could lead
-anywhere. No torch.
+The operating system releases the lock when the process ends, even by a crash: a file that is left over locks nothing.
+The file holds the process id of the owner. Links are not followed, since in a folder that others can write a link could
+lead anywhere. No torch.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from attncli.stopping import CleanUp
 _HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # by another process
 _TRIES = 100
 _LONGEST_ID = 20  # digits of a process id
-_FAR = 1 << 30  # bytes: on Windows a byte is locked, one that nobody reads
+_FAR = 1 << 30  # the offset of the byte that is locked on Windows, which nobody reads
 
 
 def lock_of(target: Path) -> Path:
-    """The file that a training run on this directory holds locked."""
+    """The lock file of a directory."""
     target = resolved(target)
     return target.parent / f".{target.name}.lock"
 
 
 @contextmanager
 def lock(target: Path) -> Iterator[None]:
-    """Holds a model directory against a second run. Raises BadCheckpoint with the owner's process id, or OutOfRoom."""
+    """Holds the lock of a directory. Raises BadCheckpoint with the process id of another owner, and OutOfRoom."""
     path, new = lock_of(target), False
     try:
         make_folder(path.parent)
@@ -63,14 +63,14 @@ def lock(target: Path) -> Iterator[None]:
             with CleanUp(lambda: remove(path)):
                 yield
         finally:
-            remove(path)  # one that stays locks nothing
+            remove(path)  # a file that stays locks nothing
     finally:
         with suppress(OSError):
             os.close(handle)
 
 
 def _take(target: Path, handle: int) -> str | None:
-    """Locks the open file of a lock; returns the process that holds it instead, if one does. Raises OSError."""
+    """Locks an open lock file; returns the process id of another owner, or None on success. Raises OSError."""
     try:
         _hold_alone(target, handle)
     except OSError as problem:
@@ -82,7 +82,7 @@ def _take(target: Path, handle: int) -> str | None:
 
 
 def _hold_alone(target: Path, handle: int) -> None:
-    """Locks the open file of a lock; `is_held` of other processes, which lock it for a moment too, are waited out."""
+    """Locks an open lock file. Retries, since `is_held` in another process locks the file for a moment too."""
     for _ in range(_TRIES):
         try:
             _hold(handle)
@@ -104,7 +104,7 @@ def is_held(target: Path) -> bool:
 
 
 def _hold(handle: int, shared: bool = False) -> None:
-    """Locks an open file until it is closed, `shared` with others that do the same. Raises OSError."""
+    """Locks an open file until it is closed; several processes can hold a `shared` lock. Raises OSError."""
     if sys.platform == "win32":
         import msvcrt
 

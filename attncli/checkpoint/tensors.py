@@ -1,9 +1,9 @@
-"""Tensors in a file, one at a time: the safetensors format, written and read with the memory of a single tensor.
+"""Reads and writes safetensors files one tensor at a time, with the memory of a single tensor.
 
-Owns the file format and its checks. Knows nothing of models: not which tensors there should be, nor what they mean.
-
-The library of that name maps files into memory, which kills the process when one shrinks while it is read, and a digest
-would take a second reading. The tests hold what is written and what is read here to that library.
+A file is a JSON header with the name, type, shape and place of every tensor, followed by their bytes. The sha256 is
+computed while the bytes pass. The safetensors library is not used, because it maps files into memory, which kills the
+process when a file shrinks while it is read, and because a digest would need a second pass; tests compare both
+directions with it. Knows nothing of models: not which tensors there should be, nor what they mean.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from attncli.errors import BadCheckpoint
 from attncli.paths import open_regular, unreadable
 
-# Every type that is read or written, in the order of its tensors in a file: so each starts at a multiple of its width.
+# Every type that is read or written. A file has its tensors in this order, so that each is aligned to its size.
 TYPES = {
     "I64": torch.int64,
     "F64": torch.float64,
@@ -49,7 +49,7 @@ _SKIPPED_AT_ONCE = 1 << 20  # bytes
 
 @dataclass(frozen=True)
 class Entry:
-    """What a file says of one tensor. `begin` and `end` are bytes of the file's data, which follow its header."""
+    """A tensor as the header describes it. `begin` and `end` are byte offsets in the data that follows the header."""
 
     name: str
     dtype: torch.dtype
@@ -61,7 +61,7 @@ class Entry:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
     """Writes tensors of any device to a new file and flushes it to the disk; returns its sha256 in hex.
 
-    Takes the memory of one tensor where they are not on the CPU, none where they are.
+    Tensors of another device are copied to the CPU one at a time; tensors of the CPU are not copied.
     """
     order = sorted(tensors, key=lambda name: (_PLACES[tensors[name].dtype], name))
     digest = hashlib.sha256()
@@ -77,7 +77,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def _pieces(
     order: list[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None
 ) -> Iterator[bytes | memoryview]:
-    """The bytes of a file: its header, then those of each tensor."""
+    """The bytes of a file: the header, then each tensor."""
     header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
     end = 0
     for name in order:
@@ -98,10 +98,10 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 
 class TensorFile:
-    """A file of tensors that is open, its header checked: the entries, in the order of their bytes, and then these."""
+    """An open file of tensors with a checked header. `entries` are in the order of the bytes."""
 
     def __init__(self, path: Path, file: BufferedReader, digest: bool = True) -> None:
-        """Without `digest`, none is computed, and what is not wanted is not read."""
+        """Without `digest`, no sha256 is computed, and tensors that are not wanted are skipped unread."""
         self.path = path
         self._file = file
         self._hashed = digest
@@ -109,9 +109,9 @@ class TensorFile:
         self.entries = self._read_header()
 
     def tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
-        """The tensors whose names are wanted, on the CPU, one at a time; the others take no memory.
+        """Yields the tensors whose names are wanted, on the CPU; the others take no memory.
 
-        Raises BadCheckpoint when the file ends before its last one.
+        Raises BadCheckpoint when the file ends before its last tensor.
         """
         for entry in self.entries:
             if not wanted(entry.name):
@@ -126,12 +126,12 @@ class TensorFile:
             yield entry.name, tensor
 
     def sha256(self) -> str:
-        """The digest, in hex, of what has been read so far: of the file, once every tensor has been."""
+        """The sha256, in hex, of the bytes read so far: that of the file once `tensors` has ended."""
         assert self._hashed
         return self._digest.hexdigest()
 
     def _skip(self, entry: Entry) -> None:
-        """Goes past a tensor, reading it only for the digest."""
+        """Skips a tensor; its bytes are read only for the digest."""
         left = entry.end - entry.begin
         if not self._hashed:
             self._file.seek(left, os.SEEK_CUR)
@@ -162,7 +162,7 @@ class TensorFile:
         except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
             raise self._refusal("its header cannot be read") from None
         end = 0
-        for entry in entries:  # no byte belongs to two, and none to nobody
+        for entry in entries:  # the tensors cover every byte exactly once
             if entry.begin != end:
                 raise self._refusal(f"{ascii(entry.name)[:80]} does not begin where the one before it ends")
             end = entry.end
@@ -171,7 +171,7 @@ class TensorFile:
         return tuple(entries)
 
     def _entry(self, name: str, said: dict[str, Any], size: int) -> Entry:
-        """One entry of the header of a file of `size` bytes."""
+        """The checked entry of one tensor in the header of a file of `size` bytes."""
         code, shape, (begin, end) = said["dtype"], said["shape"], said["data_offsets"]
         if code not in TYPES:
             raise BadCheckpoint(
@@ -191,7 +191,7 @@ class TensorFile:
 
 @contextmanager
 def open_tensors(path: Path, digest: bool = True) -> Iterator[TensorFile]:
-    """Opens a file and checks its header. Raises BadCheckpoint, also for what goes wrong while it is read."""
+    """Opens a file and checks its header. Raises BadCheckpoint, also for errors while the file is read."""
     try:
         with open_regular(path) as file:
             yield TensorFile(path, file, digest)

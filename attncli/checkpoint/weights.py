@@ -1,7 +1,8 @@
-"""Reading the weights of a model directory with suspicion: one file, or shards that an index lists.
+"""Reads the weights of a model directory, which may be hostile: one file, or shards that an index lists.
 
-Owns which files are opened, and that names, shapes, types, values and digests are what they should be. Nothing is run,
-nothing outside the directory is opened, and no memory is taken before the headers have been checked.
+The headers are checked first: the number of layers, then every name, shape and type against the config. Only then is
+memory allocated, and the tensors are read one at a time, with checks of their values and of the file's digest. No code
+is executed, and no file outside the directory is opened.
 """
 
 from __future__ import annotations
@@ -30,10 +31,8 @@ def read_weights(
 ) -> Transformer:
     """The model of `config` with the weights of a directory, in evaluation mode. Raises BadCheckpoint.
 
-    `names` are those of the family that the directory's config names.
-
-    Takes the memory of the weights, in the type asked for (None: the one stored), and of one tensor of a file more, in
-    the type stored.
+    `names` are the tensor names of the family that the directory's config names. The peak memory is that of the
+    weights, in the given type (None: the stored one), and of one more tensor in the stored type.
     """
     hashed = folder.holds(directory.MANIFEST)
     with _open(folder, hashed) as files:
@@ -61,7 +60,7 @@ def read_weights(
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Whether every value is a finite number; takes no copy of them, also where they are of 16 bits."""
+    """Whether every value is a finite number; the tensor is not copied, even if its values have 16 bits."""
     return tensor.numel() == 0 or all(bool(bound.isfinite()) for bound in tensor.aminmax())
 
 
@@ -72,7 +71,7 @@ def _parts(
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> dict[str, Tensor]:
-    """Ours that a tensor of a file holds, each (rows, ...)."""
+    """Our tensors that a tensor of a file holds, each (rows, ...), by name."""
     whole = tensor.T if held.transposed else tensor
     parts = torch.split(whole, [shapes[name][0] for name in held.ours])
     moved = (part.to(device, dtype or part.dtype, memory_format=torch.contiguous_format).contiguous() for part in parts)
@@ -80,7 +79,7 @@ def _parts(
 
 
 def _shape_of(held: StoredTensor, shapes: Mapping[str, torch.Size]) -> tuple[int, ...]:
-    """The shape of a tensor in a file."""
+    """The shape that a tensor of a file must have."""
     rows = sum(shapes[name][0] for name in held.ours)
     shape = (rows, *shapes[held.ours[0]][1:])
     return shape[::-1] if held.transposed else shape
@@ -88,7 +87,7 @@ def _shape_of(held: StoredTensor, shapes: Mapping[str, torch.Size]) -> tuple[int
 
 @contextmanager
 def _open(folder: ModelFolder, hashed: bool) -> Iterator[list[TensorFile]]:
-    """Every file of weights, open, its header read. Raises BadCheckpoint."""
+    """Opens every file of weights and reads its header. Raises BadCheckpoint."""
     index = None
     if not folder.holds(directory.WEIGHTS) and folder.holds(directory.INDEX):
         index = directory.shards(folder.json(directory.INDEX), folder.path / directory.INDEX)
@@ -102,20 +101,20 @@ def _open(folder: ModelFolder, hashed: bool) -> Iterator[list[TensorFile]]:
 
 
 def _check_index(folder: ModelFolder, index: dict[str, str], files: list[TensorFile]) -> None:
-    """Holds the shards to their index: every tensor where it should be, and nowhere else."""
+    """Raises BadCheckpoint unless every tensor is in the shard that the index names, and in no other."""
     found = {(entry.name, file.path.name) for file in files for entry in file.entries}
     missing, extra = sorted(index.items() - found), sorted(found - index.items())
     for name, file in missing or extra:
         wrong = "does not hold" if missing else "holds"
-        unsaid = "" if missing else f", which {directory.INDEX} does not say"
+        unlisted = "" if missing else f", which {directory.INDEX} does not list"
         raise BadCheckpoint(
-            f"{folder.path / file} {wrong} {ascii(name)[:80]}{unsaid} ({len(missing)} missing, {len(extra)} extra).",
+            f"{folder.path / file} {wrong} {ascii(name)[:80]}{unlisted} ({len(missing)} missing, {len(extra)} extra).",
             "Copy the model again from its source.",
         )
 
 
 def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelConfig, names: TensorNames) -> None:
-    """The number of layers first, so that for a false one nothing is computed."""
+    """Compares the number of layers; first, so that a false one in the config costs no computation."""
     layers = names.count_layers(names.full(entry.name) for file in files for entry in file.entries)
     if layers != config.layers:
         where = files[0].path if len(files) == 1 else folder.path
@@ -126,7 +125,7 @@ def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelCon
 
 
 def _shapes(config: ModelConfig) -> dict[str, torch.Size]:
-    """The shape of every tensor of a model, by our name, from a model of one layer: building many takes seconds."""
+    """The shape of every tensor of a model, by our name, from one layer: building many layers takes seconds."""
     with torch.device("meta"):
         one = Transformer(replace(config, layers=1)).state_dict()
     shapes: dict[str, torch.Size] = {}
@@ -140,7 +139,7 @@ def _shapes(config: ModelConfig) -> dict[str, torch.Size]:
 def _check_headers(
     files: list[TensorFile], config: ModelConfig, names: TensorNames, expected: dict[str, tuple[int, ...]]
 ) -> None:
-    """Names, shapes and types, before any weight is read."""
+    """Compares names, shapes and types with the expected ones, before any weight is read."""
     found: dict[str, tuple[Path, Entry]] = {}
     for file in files:
         for entry in file.entries:

@@ -167,7 +167,7 @@ def test_a_directory_of_the_hubs_cache_is_one_of_links(sharded):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("a tensor in two shards", f"holds '{QUERY}', which model.safetensors.index.json does not say .0 missing, 1"),
+        ("a tensor in two shards", f"holds '{QUERY}', which model.safetensors.index.json does not list .0 missing, 1"),
         ("a tensor under two names", "norm.weight' twice"),
         ("a tensor in another shard", f"does not hold '{QUERY}' .1 missing, 1 extra"),
         ("a tensor that only the index has", "does not hold 'x' .1 missing, 0 extra"),
