@@ -114,16 +114,15 @@ def chart(
     reaches: float = 0.0,
     ascii: bool = False,
 ) -> Picture:
-    """Curves over two axes, in exactly `width` x `height` cells.
+    """Curves over two axes, in exactly `width` x `height` cells; with `ascii` in ASCII characters only.
 
     Args:
         curves: what to draw, later ones above earlier ones. Points that are not finite are left out.
         width: in cells.
-        height: in cells, with a row for the heading and two for the x axis where there is room.
-        heading: what the y axis shows, in pieces of (text, style). A note is added when the beginning is cut off.
-        along: what x is: STEPS, TOKENS or TIME (in seconds).
-        reaches: the x axis ends here, or later.
-        ascii: use ASCII alone.
+        height: in cells; the heading takes a row and the x axis two, where they fit.
+        heading: what the y axis shows, as (text, style). A note follows when the start of a curve is cut off.
+        along: what the x axis shows: STEPS, TOKENS or TIME in seconds.
+        reaches: the least end of the x axis.
     """
     look = _ASCII if ascii else _BRAILLE
     curves = [_finite(curve) for curve in curves]

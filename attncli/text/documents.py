@@ -6,7 +6,6 @@ A file in UTF-8 stays where it lies; a pipe, another encoding or another format 
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import io
 import os
@@ -29,6 +28,7 @@ from attncli.text.progress import Meter
 from attncli.text.reading import STDIN, UTF8_MARK, decoded, encoding_of, is_utf8, name_of, opened, reading_errors
 from attncli.text.tokenizer import END_OF_TEXT
 
+_HEAD = 512  # first bytes of a file, by which a format or an encoding is recognized
 _KEPT_IN_MEMORY = 16 << 20  # bytes of a pipe; more go to a temporary file
 _SEPARATOR = re.compile(rf"{re.escape(END_OF_TEXT)}[ \t]*(?:\r?\n|\Z)")  # a separator, where it begins a line
 # The end of a block that may turn out to be a separator: a beginning of one, or one without its line end.
@@ -199,7 +199,7 @@ class Scanner:
             with reading_errors(name), opened(path) as file:
                 head = b""
                 if path != STDIN and stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    head = file.read(len(codecs.BOM_UTF32_LE))
+                    head = file.read(_HEAD)
                     file.seek(0)
                 return self._add_opened(OpenFile(path, file, head, self._encoding, self._meter), path)
         except BadInput:

@@ -26,7 +26,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports torch only when the trainer itself is asked for; the reports next door need none."""
+    """Imports a function of training, and PyTorch with it, when it is first used."""
     if name not in _HOMES:
         raise AttributeError(name)
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

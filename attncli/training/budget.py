@@ -68,7 +68,7 @@ def affordable_steps(seconds: float, gone: float, closing: float, step_seconds: 
 def plan_closing(
     config: TrainConfig, seconds: float, step_seconds: float, model: ModelConfig, setup: StepSetup
 ) -> Closing:
-    """The windows that the final evaluation scores, and an estimate of the time that all that follows it takes."""
+    """The windows that the final evaluation scores, and the estimated time of everything after the last step."""
     train, val = setup.corpus.train, setup.corpus.val
     windows = math.ceil(len(val) / model.context)
     if config.timed:

@@ -16,7 +16,7 @@ def evaluation_is_due(step: int, steps: int, plan: Plan) -> bool:
 
 
 def report_is_due(step: int, steps: int, plan: Plan, *, evaluating: bool, stopping: bool) -> bool:
-    """Whether the training loss is reported after this step: every few steps, and before whatever else happens."""
+    """Whether the training loss is reported after this step: every few steps, and before an evaluation or the end."""
     return step % plan.report_every == 0 or step == steps or evaluating or stopping
 
 

@@ -75,9 +75,7 @@ def new_job(
     `val_file` is the text to validate on, by default the end of `files`. The plan chooses the settings that are not
     `pinned`. `spent` seconds of the run's time are over. `start` is a model to go on from: its shape, weights and
     tokenizer are kept. `progress` is told how far reading and tokenizing are.
-
-    Raises UsageProblem for a text to train on that is also to validate on, and BadInput, UsageProblem or OutOfRoom as
-    reading, planning and the token cache do.
+    Raises UsageProblem for a file both to train and to validate on, and the errors of reading, planning and the cache.
     """
     began = time.monotonic()
     refuse_overlap(files, val_file)
@@ -89,7 +87,7 @@ def new_job(
     corpus = prepare(documents, text, held_out, start.tokenizer if start is not None else None, progress)
     if progress is not None:
         progress(Progress("measuring a step", 0, None))
-    shape = start.model.config if start is not None else None
+    shape = None if start is None else start.model.config
     plan = make_plan(pinned, corpus, spent=spent + time.monotonic() - began, start=shape)
     read = (*documents.notes, *(held_out.notes if held_out is not None else ()))
     notes = tuple(_notes(read, corpus, plan, start, spent + time.monotonic() - began))

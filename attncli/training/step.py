@@ -43,7 +43,7 @@ class Trainee:
         compiled: bool = False,
         context: int = 1,
     ) -> None:
-        """`kind` is that of the optimizer; `context` is the most tokens of a window."""
+        """`kind` names the optimizer; `context` is the number of tokens of a window."""
         self.model = model
         self.optimizer = Optimizer(model, kind, weight_decay, dtype)
         self._weights: list[Tensor] = list(model.parameters())

@@ -32,7 +32,7 @@ def run(source: ModelSource, dtype: str, texts: Texts, *, json: bool) -> None:
     tokens = tokens_of(texts.scored, loaded.tokenizer)
     score, seconds = _score(loaded, tokens.opened(loaded.tokenizer.opening))
     scored = first_of(tokens, loaded.tokenizer)
-    status("measuring gzip, xz and a 5-gram model")
+    status("measuring the baselines")
     given, counted = ends_of(texts.before, loaded.tokenizer) if texts.before is not None else (None, None)
     judgement = Judgement(score, measure(scored, loaded.tokenizer.vocab_size, given, counted))
     _print_notes(texts.scored, scored, score, seconds)
