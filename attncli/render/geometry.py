@@ -14,7 +14,8 @@ from attncli.render.numbers import bar, plural
 from attncli.text.tokenizer import Piece
 
 if TYPE_CHECKING:
-    from attncli.explain.geometry import Analogy, Chance, Expected, Neighbor, Neighbors
+    from attncli.explain.chance import Chance
+    from attncli.explain.geometry import Analogy, Expected, Neighbor, Neighbors
 
 _LABEL = 18  # cells of a token's label
 _WIDEST_BAR = 30

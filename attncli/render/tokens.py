@@ -27,14 +27,8 @@ def tokens_screen(
     `opening` are the tokens that the tokenizer puts before a text: they have the first indices and are not counted.
     """
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name, justify in (
-        ("#", "right"),
-        ("token", "left"),
-        ("id", "right"),
-        ("bytes", "right"),
-        ("characters", "right"),
-    ):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for name in ("#", "token", "id", "bytes", "characters"):
+        table.add_column(name, justify="left" if name == "token" else "right", no_wrap=True)
     label_room = max(width - 29 - len(str(len(pieces))), 8)
     for at, piece in enumerate(opening):
         table.add_row(str(at), Text(token_label(piece, label_room)), str(piece.id), "–", "–", style="dim")

@@ -10,16 +10,14 @@ import pytest
 import torch
 
 from attncli.errors import BadInput, UsageProblem
-from attncli.explain import geometry
+from attncli.explain import chance as chances
+from attncli.explain.chance import Chance, chance_among, largest_by_chance
 from attncli.explain.geometry import (
     Analogy,
-    Chance,
     Expected,
     Neighbor,
     Neighbors,
     analogy,
-    chance_among,
-    largest_by_chance,
     neighbors,
     neighbors_in_text,
     spell,
@@ -186,7 +184,7 @@ def test_a_part_common_to_all_vectors_does_not_count_as_near(vectors, width, com
 
     The bound is crossed by chance in one run of a thousand; a baseline that leaves the mean out is passed by all draws.
     """
-    monkeypatch.setattr(geometry, "largest_by_chance", cache(largest_by_chance))  # the same in every draw
+    monkeypatch.setattr(chances, "largest_by_chance", cache(largest_by_chance))  # the same in every draw
     generator = np.random.default_rng(1)
     passed = []
     for _ in range(1000):
@@ -200,7 +198,7 @@ def test_a_part_common_to_all_vectors_does_not_count_as_near(vectors, width, com
 
 def test_the_largest_of_normal_draws_is_at_chance(monkeypatch):
     """1,000 draws; the standard errors are 0.016 and 0.007."""
-    monkeypatch.setattr(geometry, "largest_by_chance", cache(largest_by_chance))  # the same in every draw
+    monkeypatch.setattr(chances, "largest_by_chance", cache(largest_by_chance))  # the same in every draw
     generator = np.random.default_rng(2)
     drawn = generator.normal(0.3, 0.02, size=(1000, 500))
     found = [chance_among(cosines) for cosines in drawn]
