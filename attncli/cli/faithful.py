@@ -8,15 +8,17 @@ from attncli.config.limits import at_least
 from attncli.config.option import argument, option, option_from
 from attncli.config.values import COUNT
 from attncli.errors import UsageProblem
+from attncli.explain.defaults import PASSAGES
 
 _TEXTS = "Text files, - for standard input, or texts; of a file, beginnings of paragraphs are drawn."
+_LIMIT = f"At most so many passages of a file. Unset: {PASSAGES}."
 
 
 def faithful(
     *,
     texts: tuple[str, ...] = argument((), _TEXTS, metavar="FILE|TEXT"),
     source: ModelSource,
-    limit: int | None = option(None, "At most so many passages of a file. Unset: 50.", format=COUNT, limit=at_least(1)),
+    limit: int | None = option(None, _LIMIT, format=COUNT, limit=at_least(1)),
     seed: int = option_from(SampleConfig, "seed"),
     json: bool = JSON,
 ) -> None:

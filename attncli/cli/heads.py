@@ -6,8 +6,10 @@ from attncli.cli.shared import JSON, MODEL_ARGUMENT, ModelSource
 from attncli.config import SampleConfig
 from attncli.config.option import option, option_from
 from attncli.config.values import COUNT
+from attncli.explain.defaults import HEAD_TEXTS, HEAD_TOKENS
 
-_LENGTH = "Random tokens, which come twice. Unset: by the model's context and windows, at most 50."
+_LENGTH = f"Random tokens, which are then repeated. Unset: by the model's context and windows, at most {HEAD_TOKENS}."
+_REPEATS = f"How many random texts to average over. Unset: {HEAD_TEXTS}."
 
 
 def heads(
@@ -15,7 +17,7 @@ def heads(
     name: str | None = MODEL_ARGUMENT,
     source: ModelSource,
     length: int | None = option(None, _LENGTH, format=COUNT),
-    repeats: int | None = option(None, "How many random texts to average over. Unset: 32."),
+    repeats: int | None = option(None, _REPEATS),
     everyone: bool = option(False, "Also every head's scores, a row a head.", "--all"),
     seed: int = option_from(SampleConfig, "seed"),
     json: bool = JSON,

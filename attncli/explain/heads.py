@@ -26,7 +26,6 @@ from attncli.model.transformer import Transformer
 
 HeadKind = Literal["previous", "duplicate", "induction", "sink"]
 HEAD_KINDS: tuple[HeadKind, ...] = ("previous", "duplicate", "induction", "sink")
-SEQUENCES = HEAD_TEXTS
 _SHORTEST = 2
 _STANDS_OUT = 0.05  # of the way from chance to 1
 

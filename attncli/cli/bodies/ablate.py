@@ -29,7 +29,7 @@ def run(
     loaded = load(source)
     pieces = loaded.pieces(text)
     cut = tuple(dict.fromkeys(pair for edge in edges for pair in _parse_edge(edge, pieces)))
-    found = ablate(
+    finding = ablate(
         loaded.model,
         loaded.tokenizer,
         pieces,
@@ -38,8 +38,8 @@ def run(
         replacement=replacement,
     )
     show_result(
-        lambda: ablation_document(found, loaded.name),
-        lambda console: ablation_screen(found, loaded.name, console.width, everything=not (heads or cut)),
+        lambda: ablation_document(finding, loaded.name),
+        lambda console: ablation_screen(finding, loaded.name, console.width, everything=not (heads or cut)),
         json=json,
     )
 

@@ -16,10 +16,10 @@ def run(
     loaded = load(source)
     a, b, c = (spell(loaded.tokenizer, word) for word in words)
     expected = spell(loaded.tokenizer, expect) if expect is not None else None
-    found = analogy(loaded.model, loaded.tokenizer, (a, b, c), expected, count=count)
+    finding = analogy(loaded.model, loaded.tokenizer, (a, b, c), expected, count=count)
     show_result(
-        lambda: analogy_document(found, loaded.name),
-        lambda console: analogy_screen(found, loaded.name, console),
+        lambda: analogy_document(finding, loaded.name),
+        lambda console: analogy_screen(finding, loaded.name, console),
         json=json,
         title="attncli analogy",
         pictures=pictures,

@@ -22,10 +22,10 @@ def run(
     """Prints how alike a word is in two texts. Raises UsageProblem for a word that is not in both."""
     loaded = load(source)
     pieces = [loaded.pieces(text) for text in texts]
-    found = compare(loaded.model, pieces, find_words(pieces, tokens), layer)
+    finding = compare(loaded.model, pieces, find_words(pieces, tokens), layer)
     show_result(
-        lambda: comparison_document(found, loaded.name),
-        lambda console: comparison_screen(found, loaded.name, console),
+        lambda: comparison_document(finding, loaded.name),
+        lambda console: comparison_screen(finding, loaded.name, console),
         json=json,
         title="attncli compare",
         pictures=pictures,

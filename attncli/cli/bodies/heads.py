@@ -7,24 +7,25 @@ import shlex
 from attncli.cli.bodies.results import show_result
 from attncli.cli.loading import load
 from attncli.cli.shared import ModelSource
-from attncli.explain.heads import SEQUENCES, head_scores
+from attncli.explain.defaults import HEAD_TEXTS
+from attncli.explain.heads import head_scores
 from attncli.render.heads import heads_document, heads_screen
 
 
 def run(source: ModelSource, length: int | None, repeats: int | None, seed: int, *, everyone: bool, json: bool) -> None:
     """Prints the best heads of each kind, with `everyone` all of them. Raises UsageProblem for a length too long."""
     loaded = load(source)
-    found = head_scores(
+    finding = head_scores(
         loaded.model,
         loaded.start_of_text,
         min(loaded.tokenizer.vocab_size, loaded.model.config.vocab_size),
         length=length,
-        sequences=SEQUENCES if repeats is None else repeats,
+        sequences=HEAD_TEXTS if repeats is None else repeats,
         seed=seed,
     )
     named = "" if source.model is None else f" -m {shlex.quote(source.model)}"
     show_result(
-        lambda: heads_document(found, loaded.name),
-        lambda console: heads_screen(found, loaded.name, console.width, everyone=everyone, named=named),
+        lambda: heads_document(finding, loaded.name),
+        lambda console: heads_screen(finding, loaded.name, console.width, everyone=everyone, named=named),
         json=json,
     )

@@ -27,10 +27,10 @@ class Question:
 def run(question: Question, source: ModelSource, json: bool, pictures: Pictures) -> None:
     """Prints the nearest tokens. Raises UsageProblem for a word or layer that is not there."""
     loaded = load(source)
-    found = _neighbors(question, loaded)
+    finding = _neighbors(question, loaded)
     show_result(
-        lambda: neighbors_document(found, loaded.name),
-        lambda console: neighbors_screen(found, loaded.name, console),
+        lambda: neighbors_document(finding, loaded.name),
+        lambda console: neighbors_screen(finding, loaded.name, console),
         json=json,
         title="attncli neighbors",
         pictures=pictures,

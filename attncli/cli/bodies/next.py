@@ -26,9 +26,9 @@ def run(
     if truncate:
         (text,), (prompt,) = truncated(loaded.model.config, loaded.tokenizer, [text], [prompt])
     pieces = loaded.pieces(text)
-    found = candidates(loaded.model, loaded.tokenizer, prompt, temperatures, top_k)
+    finding = candidates(loaded.model, loaded.tokenizer, prompt, temperatures, top_k)
     show_result(
-        lambda: candidates_document(found, loaded.name, text),
-        lambda console: candidates_screen(found, pieces, loaded.name, console.width),
+        lambda: candidates_document(finding, loaded.name, text),
+        lambda console: candidates_screen(finding, pieces, loaded.name, console.width),
         json=json,
     )
