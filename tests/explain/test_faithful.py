@@ -356,7 +356,7 @@ def test_a_note_says_how_much_of_a_large_file_is_read(folder, monkeypatch, capsy
         ([], 2, "no text"),
         (["short.txt"], 3, f"no text of at least {LEAST_TOKENS} tokens"),
         (["The cat"], 3, "must have from 10 to 96"),
-        (["b.txt", "--limit", "0"], 2, "--limit 0"),
+        (["b.txt", "--limit", "0"], 2, "--limit is 0"),
     ],
 )
 def test_an_error_takes_two_lines_at_most(folder, monkeypatch, capsys, arguments, code, message):
