@@ -1,3 +1,41 @@
-"""attncli: train a transformer on your own text, generate from it, and see how its attention works."""
+"""attncli: train a transformer on your own text, generate from it, and see how its attention works.
+
+    model = attncli.load("stories")
+    print("".join(model.generate("Once upon a time", seed=1)))
+
+`load` returns a Model, `train` a Training; both are in attncli/library.py, which is imported when one of these names is
+first used. So importing the package takes milliseconds, and no PyTorch. docs/library.md has examples.
+"""
+
+TYPE_CHECKING = False  # importing typing takes a while
+if TYPE_CHECKING:
+    from attncli.errors import AttnError, BadCheckpoint, BadInput, Diverged, OutOfRoom, UsageProblem
+    from attncli.library import Model, Training, load, train
 
 __version__ = "0.1.0"
+__all__ = [
+    "AttnError",
+    "BadCheckpoint",
+    "BadInput",
+    "Diverged",
+    "Model",
+    "OutOfRoom",
+    "Training",
+    "UsageProblem",
+    "load",
+    "train",
+]
+_OF_LIBRARY = ("Model", "Training", "load", "train")
+
+
+def __getattr__(name: str) -> object:
+    """Imports the module of a public name when the name is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module 'attncli' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module("attncli.library" if name in _OF_LIBRARY else "attncli.errors"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -39,8 +39,9 @@ FLOORS = {
     "training": 5,
     "render": 6,
     "views": 7,
-    "cli": 8,
-    "__main__": 9,
+    "library": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 OWNERS = {"typer": "cli", "rich": "render", "matplotlib": "render"}
 

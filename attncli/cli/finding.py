@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from attncli.checkpoint.catalog import MODELS_FOLDER, find_model, known_models, newest_model
-from attncli.errors import UsageProblem
+from attncli.checkpoint.catalog import MODELS_FOLDER, known_models, newest_model
 
 
 def find(model: str | None, revision: str | None = None, *, weights: bool = True) -> Path:
-    """The directory of a model. What is here is taken without a look at the hub.
+    """The directory of a model, as `resolve_model` finds it, with a bar during a download.
 
     Without `weights` a model of the hub may lack them. Raises BadCheckpoint, UsageProblem or OutOfRoom.
     """
-    from attncli.checkpoint import hub
+    from attncli.checkpoint.resolve import resolve_model
 
-    name = model or os.environ.get("ATTNCLI_MODEL") or ""
-    if hub.is_of_hub(name):
-        from attncli.render.console import messages
-        from attncli.render.passing import downloading_bar
+    return resolve_model(model, revision, weights=weights, downloading=_downloading)
 
-        with downloading_bar(messages(), name) as progress:
-            return hub.fetch(name, revision, weights, progress)
-    if revision is not None:
-        raise UsageProblem("--revision is of a model of the hub.", "Name one with -m owner/name, or leave it out.")
-    return find_model(model)
+
+def _downloading(name: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    """A bar for the time of a download."""
+    from attncli.render.console import messages
+    from attncli.render.passing import downloading_bar
+
+    return downloading_bar(messages(), name)
 
 
 def require_chat_template(model: str | None, revision: str | None) -> None:

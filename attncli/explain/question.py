@@ -96,8 +96,11 @@ def layers_read(model: Transformer, layer: int | None) -> int:
     """
     after = model.config.layers if layer is None else layer
     if not 0 <= after <= model.config.layers:
-        raise UsageProblem(
-            f"There is no stream after {after} layers.", f"--layer is from 0, the embedding, to {model.config.layers}."
+        raise UsageProblem.naming(
+            lambda named: (
+                f"There is no stream after {after} layers.",
+                f"{named('layer')} is from 0, the embedding, to {model.config.layers}.",
+            )
         )
     return after
 

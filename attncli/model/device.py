@@ -31,7 +31,9 @@ def pick_device(name: str) -> torch.device:
             *(["cuda"] if torch.cuda.is_available() else []),
             *(["mps"] if torch.backends.mps.is_available() else []),
         ]
-        raise UsageProblem(f"--device {name!r} is not available here.", f"There is {', '.join(here)}.") from None
+        raise UsageProblem.naming(
+            lambda named: (f"{named('device')} {name!r} is not available here.", f"There is {', '.join(here)}.")
+        ) from None
     return device
 
 
@@ -40,7 +42,9 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     if name not in DTYPES:
-        raise UsageProblem(f"--dtype {name!r} is not a type.", f"Use auto, {', '.join(DTYPES)}.")
+        raise UsageProblem.naming(
+            lambda named: (f"{named('dtype')} {name!r} is not a type.", f"Use auto, {', '.join(DTYPES)}.")
+        )
     return DTYPES[name]
 
 

@@ -1,0 +1,65 @@
+"""Chooses what computes a generation: native.c on a CPU with a C compiler, PyTorch elsewhere; and loads a model for it.
+
+The choice depends on the device and the type alone, so it is made, and refused, before a model is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from attncli.checkpoint.store import LoadedModel, load_model
+from attncli.errors import UsageProblem
+from attncli.model import native, native_library
+from attncli.model.backend import Backend, TorchBackend
+from attncli.model.device import DTYPES, pick_device, pick_dtype
+from attncli.model.native import NativeBackend
+
+_SLOWER = "about four times slower"  # benchmarks/README.md, "Generating"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What will compute a generation."""
+
+    device: torch.device
+    dtype: str
+    native: bool  # whether native.c computes
+    note: str  # why it does not, or why its library is not kept; empty where there is nothing to say
+
+    def load(self, path: Path, *, keep: bool = False) -> tuple[LoadedModel, Backend]:
+        """Reads a model, and returns it with its backend. Raises BadCheckpoint.
+
+        native.c has its own copy of the weights, and then the model keeps none, unless told to `keep` them. There
+        `auto` is the type that the weights are stored in: it loses nothing, and reads the fewest bytes.
+        """
+        if not self.native:
+            loaded = load_model(path, self.device, pick_dtype(self.dtype, self.device))
+            return loaded, TorchBackend(loaded.model)
+        stored = self.dtype in ("auto", "int8")
+        loaded = load_model(path, self.device, None if stored else pick_dtype(self.dtype, self.device))
+        return loaded, NativeBackend(loaded.model, int8=self.dtype == "int8", releasing=not keep)
+
+
+def choose_engine(device: str, dtype: str) -> Engine:
+    """What computes a generation on a device in a type. Waits for the C compiler. Raises UsageProblem."""
+    place = pick_device(device)
+    if dtype not in ("auto", "int8", *DTYPES):
+        raise UsageProblem.naming(
+            lambda named: (f"{named('dtype')} {dtype!r} is not a type.", f"Use auto, {', '.join(DTYPES)} or int8.")
+        )
+    in_c = place.type == "cpu" and native.available()
+    problem = native_library.problem() if place.type == "cpu" else ""
+    if dtype == "int8" and not in_c:
+        raise UsageProblem.naming(
+            lambda named: (
+                f"{named('dtype')} int8 is for a CPU with a C compiler (cc, gcc or clang), and ATTNCLI_NATIVE not 0.",
+                f"Use auto. Here {problem}." if problem else "Use auto.",
+            )
+        )
+    note = ""
+    if problem:
+        note = f"the network in C: {problem}" if in_c else f"PyTorch generates, {_SLOWER} than C would: {problem}"
+    return Engine(place, dtype, in_c, note)

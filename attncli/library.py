@@ -1,0 +1,287 @@
+"""The library: a model that generates, explains, scores and predicts, and a training run. `import attncli` gives both.
+
+`load` finds a model as `-m` does, and every method computes what the command of its name does: the same seed gives the
+same text, a view the same record, a text the same score. Settings are keyword arguments that become the fields of the
+configs and of ViewOptions, so each stands once, in attncli/config/ or attncli/views.py. Nothing is printed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar, overload
+
+import torch
+
+from attncli import training
+from attncli.checkpoint import directory
+from attncli.checkpoint.resolve import resolve_model
+from attncli.checkpoint.store import LoadedModel, load_model
+from attncli.checkpoint.target import claimed, target_directory
+from attncli.config import CorpusConfig, EngineConfig, ModelConfig, SampleConfig, TrainConfig
+from attncli.errors import BadCheckpoint, BadInput, UsageProblem
+from attncli.evaluation.evaluate import evaluate
+from attncli.evaluation.score import Score
+from attncli.generation.bias import with_token_ids
+from attncli.generation.candidates import candidates
+from attncli.generation.continuation import continued
+from attncli.generation.engine import generate
+from attncli.generation.events import Candidates, Event, Sample, Text, Token
+from attncli.generation.loading import choose_engine
+from attncli.generation.token_details import TokenDetails
+from attncli.generation.verify import SampleCollector
+from attncli.model.backend import Backend
+from attncli.model.device import pick_device, pick_dtype
+from attncli.model.native import round_to_int8
+from attncli.text.corpus import Part, tokens_of
+from attncli.text.files import Documents, refuse_missing
+from attncli.text.tokenizer import Tokenizer
+from attncli.training.reports import Report, Result
+from attncli.views import ViewOptions, find_view, request
+
+C = TypeVar("C")
+_TEMPERATURES = (0.0, 0.5, 1.0, 2.0)
+_OF_A_SCREEN = ("plain", "csv", "npz")  # the fields of ViewOptions that say what becomes of a finding
+
+
+def load(name: str | Path | None = None, *, device: str = "auto", dtype: str = "auto", revision: str = "") -> Model:
+    """A model by its directory, its name, or owner/name on the Hugging Face hub; None is the newest, as for `-m`.
+
+    `device` is auto, cpu, cuda or mps. `dtype` is auto, float32, bfloat16, float16 or, on a CPU, int8: the type that
+    texts are generated and scored with; auto is what the commands take. `revision` is of a model of the hub.
+
+    Raises BadCheckpoint for a model that is not there, UsageProblem for a device that is not, OutOfRoom for a download
+    that does not fit.
+    """
+    return Model(resolve_model(None if name is None else str(name), revision or None), device, dtype)
+
+
+class Model:
+    """A model on disk that is ready to be asked. Its weights are read by the first method that needs them."""
+
+    def __init__(self, path: Path, device: str = "auto", dtype: str = "auto") -> None:
+        """`load` finds the path."""
+        self.path = path
+        self._device, self._dtype = str(pick_device(device)), dtype
+        self._engine = choose_engine(device, dtype)
+        self._generator: tuple[LoadedModel, Backend] | None = None
+        self._loaded: dict[str, LoadedModel] = {}
+
+    def __repr__(self) -> str:
+        return f"Model({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """The name of its directory."""
+        return directory.name_of(self.path)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The shape of its network."""
+        return self._any().model.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to ids and back: `encode`, `decode`, `pieces`."""
+        return self._any().tokenizer
+
+    @overload
+    def generate(
+        self, prompt: str = "", *, tokens: Literal[False] = False, top: int = 0, **settings: Any
+    ) -> Iterator[str]: ...
+    @overload
+    def generate(
+        self, prompt: str = "", *, tokens: Literal[True], top: int = 0, **settings: Any
+    ) -> Iterator[Token]: ...
+    def generate(
+        self, prompt: str = "", *, tokens: bool = False, top: int = 0, **settings: Any
+    ) -> Iterator[str] | Iterator[Token]:
+        """Continues a prompt, streaming: yields the text as it becomes final, or with `tokens` every token.
+
+        A Token has its id, its text and its log-probability, and in `top` the most probable alternatives, as many as
+        asked for. Settings are the fields of SampleConfig and EngineConfig, such as temperature=0.7 or seed=1.
+
+        Raises UsageProblem for a setting that is wrong, BadInput for a prompt longer than the context.
+        """
+        if settings.get("num_samples", 1) != 1:
+            raise UsageProblem("generate streams one text.", "generate_all gives num_samples of them.")
+        events = self._events([prompt], settings, TokenDetails(top) if tokens else None)
+        if tokens:
+            return (event for event in events if isinstance(event, Token))
+        return (event.text for event in events if isinstance(event, Text))
+
+    def generate_all(self, prompts: str | Sequence[str], **settings: Any) -> list[Sample]:
+        """Continues prompts in a batch, each num_samples times: their finished samples, with text and ids, in order.
+
+        Settings and errors are those of `generate`.
+        """
+        collector = SampleCollector()
+        for _ in collector.collect(self._events([prompts] if isinstance(prompts, str) else prompts, settings, None)):
+            pass
+        return collector.samples
+
+    def explain(
+        self, text: str, *, view: str | None = None, token: int | str | None = None, generate: int = 0, **options: Any
+    ) -> Any:
+        """What a view finds in a text: the record that the screen of `attncli explain --view VIEW` shows.
+
+        `view` is one of attncli.views.NAMED_VIEWS, None the first screen (an Explanation). `token` is the token in
+        focus, by its index or word; None is the last. `generate` first continues the text greedily by so many tokens.
+        Options are the fields of ViewOptions, such as head="2.3" or words=True. The network computes in float32.
+
+        Raises UsageProblem for an option that is wrong or not of this view, BadInput for a text that is too long.
+        """
+        _refuse_unknown(options, [field.name for field in fields(ViewOptions) if field.name not in _OF_A_SCREEN])
+        if "head" in options:
+            options["head"] = str(options["head"])
+        chosen, asked = find_view(view), ViewOptions(**options)
+        chosen.refuse_options(asked)
+        loaded = self._read("float32")
+        pieces = continued(loaded, loaded.pieces(text), generate)
+        focus = None if token is None else str(token)
+        return chosen.load(asked).find(request(loaded.model, loaded.tokenizer, pieces, focus, asked))
+
+    def score(self, text: str) -> Score:
+        """How well the model predicts a text: nats, tokens scored, bits per byte, perplexity, as `attncli eval` counts.
+
+        Raises BadInput for a text with no token to score.
+        """
+        loaded = self._read("float32" if self._dtype == "auto" else self._dtype)
+        tokens = tokens_of(Part.whole(Documents.of([text])), loaded.tokenizer).opened(loaded.tokenizer.opening)
+        if tokens.to_score < 1:
+            raise BadInput("The text has no token to score: the first is not scored.", "Give a longer one.")
+        score = evaluate(loaded.model, tokens)
+        if not math.isfinite(score.nats):
+            raise BadCheckpoint(f"{self.path} gives probabilities that are not numbers.", "Try dtype='float32'.")
+        return score
+
+    def next(self, text: str = "", *, temperatures: Sequence[float] = _TEMPERATURES, count: int = 10) -> Candidates:
+        """The `count` most probable next tokens of a text, with their probabilities at each temperature.
+
+        Raises BadInput for a text longer than the context.
+        """
+        loaded = self._read(self._dtype)
+        return candidates(loaded.model, loaded.tokenizer, loaded.prompt(text), temperatures, count)
+
+    def _events(
+        self, prompts: Sequence[str], settings: dict[str, Any], details: TokenDetails | None
+    ) -> Iterator[Event]:
+        sampling, engine = _configs(settings, SampleConfig, EngineConfig)
+        loaded, backend = self._to_generate()
+        ids = [loaded.prompt(prompt) for prompt in prompts]
+        sampling = with_token_ids(sampling, loaded.tokenizer)
+        return generate(backend, loaded.tokenizer, ids, sampling, loaded.end_ids, details, engine)
+
+    def _to_generate(self) -> tuple[LoadedModel, Backend]:
+        """What generates, which on a CPU has its own copy of the weights."""
+        if self._generator is None:
+            self._generator = self._engine.load(self.path)
+        return self._generator
+
+    def _any(self) -> LoadedModel:
+        """The model with weights of any type, or none."""
+        return next(iter(self._loaded.values()), None) or self._to_generate()[0]
+
+    def _read(self, dtype: str) -> LoadedModel:
+        """The model with weights of a type, for PyTorch; `int8` is float32 with the weights rounded to int8 values."""
+        if dtype not in self._loaded:
+            place = torch.device(self._device)
+            loaded = load_model(self.path, place, pick_dtype("float32" if dtype == "int8" else dtype, place))
+            if dtype == "int8":
+                round_to_int8(loaded.model)
+            self._loaded[dtype] = loaded
+        return self._loaded[dtype]
+
+
+def train(
+    files: str | Path | Sequence[str | Path] = (),
+    out: str | Path | None = None,
+    *,
+    name: str | None = None,
+    start: str | Path | None = None,
+    val_file: str | Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    watch_heads: bool = False,
+    **settings: Any,
+) -> Training:
+    """A training run on text files: iterate over it for its reports, or call its `finish` for the trained model.
+
+    The model is saved in the directory `out`, else in ./checkpoints under `name` or the name of the first file; `force`
+    replaces a model that is there, `resume` continues a stopped run. `start` is a model to start from, `val_file` the
+    text to validate on, by default the end of `files`. Settings are the fields of TrainConfig and CorpusConfig, such as
+    steps=200, seconds=60 or tokenizer="char".
+
+    Raises UsageProblem for a setting that is wrong, BadInput for a file that is not there.
+    """
+    listed = [str(file) for file in ([files] if isinstance(files, str | Path) else files)]
+    held_out = None if val_file is None else str(val_file)
+    pinned, text = _configs(settings, TrainConfig, CorpusConfig)
+    refuse_missing([*listed, *([held_out] if held_out is not None else [])])
+    path = target_directory(listed, name, None if out is None else Path(out), resume=resume)
+    return Training(path, _reports(path, listed, held_out, start, pinned, text, resume, force, watch_heads))
+
+
+class Training:
+    """A training run. It begins with the first report that is asked for, and holds the lock of its directory."""
+
+    def __init__(self, path: Path, reports: Iterator[Report]) -> None:
+        """`train` makes one."""
+        self.path = path
+        self.result: Result | None = None  # of a finished run: steps, seconds, the best score
+        self._reports = reports
+
+    def __iter__(self) -> Iterator[Report]:
+        """The reports of the run, the last of which is a Result. Raises Diverged, OutOfRoom, BadInput, UsageProblem."""
+        for report in self._reports:
+            if isinstance(report, Result):
+                self.result = report
+            yield report
+
+    def finish(self) -> Model:
+        """Trains to the end, if that is not reached yet, and returns the model."""
+        for _ in self:
+            pass
+        return Model(self.path)
+
+
+def _reports(
+    path: Path,
+    files: Sequence[str],
+    val_file: str | None,
+    start: str | Path | None,
+    pinned: TrainConfig,
+    text: CorpusConfig,
+    resume: bool,
+    force: bool,
+    watch_heads: bool,
+) -> Iterator[Report]:
+    began = time.monotonic()
+    with claimed(path, resume=resume, force=force):
+        if resume:
+            job = training.resume_job(path, files, val_file, pinned.device, watch_heads=watch_heads)
+        else:
+            model = None if start is None else load_model(resolve_model(str(start)), torch.device("cpu"), torch.float32)
+            job = training.new_job(files, val_file, text, pinned, start=model, watch_heads=watch_heads)
+        yield from training.run_job(job, path, started=began)
+
+
+def _configs(settings: dict[str, Any], first: type[C], second: type[Any]) -> tuple[C, Any]:
+    """Two configs out of the settings that are their fields. Raises UsageProblem for a name that neither has."""
+    names = [[field.name for field in fields(config)] for config in (first, second)]  # type: ignore[arg-type]
+    _refuse_unknown(settings, [*names[0], *names[1]])
+    own, others = ({name: settings[name] for name in settings if name in known} for known in names)
+    return first(**own), second(**others)
+
+
+def _refuse_unknown(settings: Iterable[str], known: Collection[str]) -> None:
+    """Raises UsageProblem for a setting that is not known, with the nearest name and all names."""
+    for name in settings:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            meant = f"Did you mean {near[0]}? " if near else ""
+            raise UsageProblem(f"There is no setting {name!r}.", f"{meant}There are {', '.join(sorted(known))}.")

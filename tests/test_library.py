@@ -1,0 +1,180 @@
+"""The library: what the commands compute, from Python; and the examples of its page."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+import attncli
+from attncli.checkpoint import directory
+from attncli.config import SampleConfig
+from attncli.training.reports import EvalReport, Result
+from attncli.views import VIEWS, ViewOptions
+from tests.support.commands import ask
+from tests.support.places import ROOT
+
+PAGE = ROOT / "docs" / "library.md"
+TEXT = "The little cat sat on the old mat. The little"
+TWELVE = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return attncli.Model(ROOT / "checkpoints" / "stories", "cpu")
+
+
+def printed(capsys, *arguments):
+    """The JSON document that a command prints for the model that ships."""
+    code, out, err = ask(capsys, *arguments, "-m", str(ROOT / "checkpoints" / "stories"), "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_importing_it_imports_nothing_that_takes_time():
+    heavy = ("torch", "numpy", "typer", "rich", "typing", "dataclasses", "tokenizers", "attncli.library")
+    code = f"import sys; import attncli; sys.exit(str([name for name in {heavy} if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "[]"
+
+
+def test_every_public_name_is_there():
+    assert set(attncli.__all__) <= set(dir(attncli))
+    assert all(getattr(attncli, name) is not None for name in attncli.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'lode'"):
+        attncli.lode  # noqa: B018
+
+
+def test_the_same_seed_gives_the_text_of_the_command(capsys, model):
+    document = printed(capsys, "generate", "Once upon", "-n", "30", "--seed", "7", "-t", "0.8", "--top-k", "20")
+    settings = {"max_new_tokens": 30, "seed": 7, "temperature": 0.8, "top_k": 20}
+    pieces = list(model.generate("Once upon", **settings))
+    assert len(pieces) > 1
+    (sample,) = model.generate_all("Once upon", **settings)
+    assert "".join(pieces) == sample.text == document["samples"][0]["text"]
+    tokens = list(model.generate("Once upon", tokens=True, top=2, **settings))
+    assert tuple(token.id for token in tokens) == sample.ids
+    assert all(len(token.top) == 2 and token.logprob <= token.top[0].logprob <= 0 for token in tokens)
+
+
+def test_samples_of_several_prompts_come_in_order(model):
+    samples = model.generate_all(["The dog", "The cat"], num_samples=2, seed=3, max_new_tokens=12)
+    assert len(samples) == 4
+    alone = model.generate_all("The cat", num_samples=2, seed=3, max_new_tokens=12)
+    assert samples[2:] == alone
+    with pytest.raises(attncli.UsageProblem, match="streams one text"):
+        model.generate("The dog", num_samples=2)
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: str(view.name))
+def test_every_view_is_the_record_that_the_command_shows(capsys, model, view):
+    options = {"head": "1.2"} if "head" in view.takes else {}
+    document = printed(
+        capsys, "explain", TEXT, *(("--view", view.name) if view.name else ()), *options and ("--head", "1.2")
+    )
+    finding = model.explain(TEXT, view=view.name, **options)
+    assert json.loads(json.dumps(view.load(ViewOptions(**options)).document(finding, model.name))) == document
+
+
+def test_a_text_is_explained_with_what_the_model_continues_it_by(model):
+    finding = model.explain("Once upon", generate=3, token=1, check=False)
+    assert len(finding.pieces) == 5
+
+
+def test_a_score_is_that_of_the_command(capsys, model, tmp_path):
+    text = "The girl went to the park with her mom. They saw a big dog there.\n"
+    (tmp_path / "text.txt").write_text(text)
+    document = printed(capsys, "eval", str(tmp_path / "text.txt"))
+    score = model.score(text)
+    assert document["scored_tokens"] == score.scored
+    assert {name: document[name] for name in score.figures()} == score.figures()
+    with pytest.raises(attncli.BadInput, match="no token to score"):
+        model.score("")
+
+
+def test_next_tokens_are_those_of_the_command(capsys, model):
+    document = printed(capsys, "next", TEXT)
+    following = model.next(TEXT)
+    assert [token.text for token in following.tokens] == [token["text"] for token in document["tokens"]]
+    assert [list(token.probabilities) for token in following.tokens] == [
+        token["probabilities"] for token in document["tokens"]
+    ]
+    assert len(model.next(TEXT, temperatures=(0.7,), count=3).tokens) == 3
+
+
+def test_int8_and_float32_weights_are_different_networks(model):
+    rounded = attncli.Model(model.path, "cpu", "int8")
+    assert model.score(TEXT).nats != rounded.score(TEXT).nats == pytest.approx(model.score(TEXT).nats, rel=0.05)
+
+
+def test_training_trains_the_model_of_the_command(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("the cat sat on the mat and the dog ran to the cat\n" * 200)
+    run = attncli.train("text.txt", "own", steps=4, size="nano", seed=2, tokenizer="char")
+    reports = list(run)
+    assert isinstance(reports[-1], Result)
+    assert run.result == reports[-1]
+    assert any(isinstance(report, EvalReport) for report in reports)
+    code, _, err = ask(
+        capsys, "train", "text.txt", "--out", "theirs", "--steps", "4", "--size", "nano", "--seed", "2",
+        "--tokenizer", "char",
+    )  # fmt: skip
+    assert code == 0, err
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("own", "theirs")]
+    assert weights[0] == weights[1]
+    trained = run.finish()
+    assert trained.path == run.path
+    assert "".join(trained.generate("the", max_new_tokens=5))
+    with pytest.raises(attncli.UsageProblem, match="own exists"):
+        attncli.train("text.txt", "own", steps=4).finish()
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda model: model.generate("a", temprature=1), "Did you mean temperature"),
+        (lambda model: model.generate("a", temperature=-1), "temperature is -1"),
+        (lambda model: model.generate("a", logit_bias=(("two words", 1),)), "logit_bias: 'two words' is"),
+        (lambda model: model.explain("a", heads=1), "Did you mean head"),
+        (lambda model: model.explain("a", csv="x"), "There is no setting 'csv'"),
+        (lambda model: model.explain("a", view="lenz"), "is not a view"),
+        (lambda model: attncli.train("x", stepz=1), "Did you mean steps"),
+        (lambda model: attncli.train("nothing.txt", steps=1), "nothing.txt"),
+        (lambda model: attncli.load("nothing"), "nothing"),
+        (lambda model: attncli.load(model.path, device="tpu"), "device 'tpu' is not available"),
+        (lambda model: attncli.load(model.path, dtype="int7"), "dtype 'int7' is not a type"),
+        (lambda model: attncli.load(model.path, revision="main"), "revision is of a model of the hub"),
+        (lambda model: model.generate("a" * 10_000), "the model reads at most"),
+    ],
+)
+def test_an_error_comes_at_once_and_names_what_there_is(model, call, told):
+    with pytest.raises(attncli.AttnError) as raised:
+        call(model)
+    assert told in f"{raised.value.message} {raised.value.hint}"
+    assert "--" not in raised.value.message
+
+
+def test_settings_are_the_fields_of_the_configs(model):
+    with pytest.raises(attncli.UsageProblem) as raised:
+        model.generate("a", nonsense=1)
+    assert all(name in raised.value.hint for name in (*SampleConfig.__dataclass_fields__, "cached"))
+
+
+def test_a_model_is_found_by_its_name(monkeypatch, tmp_path):
+    monkeypatch.setattr(directory, "_SHIPPED_PLACES", (ROOT / "checkpoints" / "stories",))
+    monkeypatch.chdir(tmp_path)
+    assert attncli.load("stories").path == ROOT / "checkpoints" / "stories"
+    assert attncli.load().name == "stories"
+    with pytest.raises(attncli.BadCheckpoint):
+        attncli.load("nothing")
+
+
+def test_the_examples_of_the_page_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ATTNCLI_MODELS", str(ROOT / "checkpoints"))
+    names = {}
+    for example in TWELVE:
+        exec(compile(example, "docs/library.md", "exec"), names)
+        assert capsys.readouterr().out
+    assert len([line for line in TWELVE[0].splitlines() if line]) <= 12
