@@ -17,7 +17,7 @@ from tests.support.places import ROOT
 
 PAGE = ROOT / "docs" / "library.md"
 TEXT = "The little cat sat on the old mat. The little"
-TWELVE = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,17 @@ def test_the_examples_of_the_page_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ATTNCLI_MODELS", str(ROOT / "checkpoints"))
     names = {}
-    for example in TWELVE:
+    for example in EXAMPLES:
         exec(compile(example, "docs/library.md", "exec"), names)
         assert capsys.readouterr().out
-    assert len([line for line in TWELVE[0].splitlines() if line]) <= 12
+    assert len([line for line in EXAMPLES[0].splitlines() if line]) <= 12
+
+
+@pytest.mark.skipif(not (ROOT / ".mypy_cache").exists(), reason="takes long where the package was not checked before")
+def test_the_examples_of_the_page_are_typed(tmp_path):
+    """As a script of a user that is checked strictly."""
+    script = tmp_path / "examples.py"
+    script.write_text("\n".join(EXAMPLES))
+    command = [sys.executable, "-m", "mypy", "--strict", str(script)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
