@@ -18,9 +18,9 @@ from typing import Any, Literal, TypeVar, overload
 import torch
 
 from attncli import training
-from attncli.checkpoint import directory
+from attncli.checkpoint.directory import name_of
+from attncli.checkpoint.load import LoadedModel, load_model
 from attncli.checkpoint.resolve import resolve_model
-from attncli.checkpoint.store import LoadedModel, load_model
 from attncli.checkpoint.target import claimed, target_directory
 from attncli.config import CorpusConfig, EngineConfig, ModelConfig, SampleConfig, TrainConfig
 from attncli.errors import BadCheckpoint, BadInput, UsageProblem
@@ -37,9 +37,11 @@ from attncli.generation.verify import SampleCollector
 from attncli.model.backend import Backend
 from attncli.model.device import pick_device, pick_dtype
 from attncli.model.native import round_to_int8
-from attncli.text.corpus import Part, tokens_of
-from attncli.text.files import Documents, refuse_missing
+from attncli.text.documents import Documents
+from attncli.text.files import refuse_missing
+from attncli.text.parts import Part
 from attncli.text.tokenizer import Tokenizer
+from attncli.text.tokens import tokens_of
 from attncli.training.reports import Report, Result
 from attncli.views import ViewOptions, find_view, request
 
@@ -77,7 +79,7 @@ class Model:
     @property
     def name(self) -> str:
         """The name of its directory."""
-        return directory.name_of(self.path)
+        return name_of(self.path)
 
     @property
     def config(self) -> ModelConfig:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import attncli
-from attncli.checkpoint import directory
+from attncli.checkpoint import catalog
 from attncli.config import SampleConfig
 from attncli.training.reports import EvalReport, Result
 from attncli.views import VIEWS, ViewOptions
@@ -162,7 +162,7 @@ def test_settings_are_the_fields_of_the_configs(model):
 
 
 def test_a_model_is_found_by_its_name(monkeypatch, tmp_path):
-    monkeypatch.setattr(directory, "_SHIPPED_PLACES", (ROOT / "checkpoints" / "stories",))
+    monkeypatch.setattr(catalog, "_SHIPPED_PLACES", (ROOT / "checkpoints" / "stories",))
     monkeypatch.chdir(tmp_path)
     assert attncli.load("stories").path == ROOT / "checkpoints" / "stories"
     assert attncli.load().name == "stories"

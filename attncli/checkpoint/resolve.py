@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from attncli.checkpoint import hub
-from attncli.checkpoint.directory import find_model
+from attncli.checkpoint.catalog import find_model
 from attncli.errors import UsageProblem
 
 Downloading = Callable[[str], AbstractContextManager[hub.Progress]]  # the model's name -> what is told the progress

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from attncli.checkpoint.store import LoadedModel, load_model
+from attncli.checkpoint.load import LoadedModel, load_model
 from attncli.errors import UsageProblem
 from attncli.model import native, native_library
 from attncli.model.backend import Backend, TorchBackend
