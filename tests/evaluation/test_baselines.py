@@ -62,7 +62,7 @@ class Reference:
 
 @settings(max_examples=60, deadline=None)
 @given(text=ids, scored=ids, order=st.integers(1, 5))
-def test_the_ngram_model_is_the_papers(text, scored, order):
+def test_the_ngram_model_equals_the_formula_of_the_paper(text, scored, order):
     found = NgramModel(np.array(text, np.uint16), VOCABULARY, order).log_probabilities(np.array(scored, np.uint16))
     reference = Reference(text, VOCABULARY, order)
     longest = reference.order - 1
@@ -96,7 +96,7 @@ def test_the_discounts_are_estimated_from_a_text_long_enough():
 
 
 @pytest.mark.parametrize("vocab_size", [70_000, 1 << 20])
-def test_a_large_vocabulary_has_keys_of_its_own(vocab_size):
+def test_the_keys_of_a_large_vocabulary_do_not_overflow(vocab_size):
     """Five ids of such a vocabulary do not fit 64 bits: no two n-grams may share a key all the same."""
     text = np.random.default_rng(1).integers(vocab_size - 3, vocab_size, 200)
     few = NgramModel(text - (vocab_size - 3), 3)
@@ -126,14 +126,14 @@ def test_the_ngram_model_may_be_given_more_than_the_compressors():
 
 
 @pytest.mark.parametrize("size", [1, 5000, 70_000, 300_000])
-def test_sizes_are_those_of_the_tools_less_their_containers(size):
+def test_compressed_sizes_are_those_of_the_tools_without_their_containers(size):
     data = story(size // 4 + 1).encode()[:size]
     assert gzip_size(data) + 18 == len(gzip.compress(data, 9))
     container = len(lzma.compress(data, preset=9)) - xz_size(data)
     assert 0 < container < 100
 
 
-def test_given_text_helps_and_bits_are_conditional():
+def test_the_bits_are_conditional_on_the_text_before():
     train, scored = story(3000).encode(), story(400, seed=7).encode()
     as_ids = [np.frombuffer(data, np.uint8).astype(np.uint16) for data in (train, scored)]
     alone = measure(Excerpt(scored, as_ids[1], len(scored)), 257)
@@ -153,7 +153,7 @@ def test_given_text_helps_and_bits_are_conditional():
     )  # which scores no first token
 
 
-def test_a_large_text_is_cut_and_the_cut_is_told():
+def test_an_excerpt_of_a_large_text_records_its_size():
     written = (story(2000), "\u6771\u4eac " * 200, story(500, seed=2))
     texts = Documents.of(written)
     corpus = prepare(texts, CorpusConfig(vocab_size=300))
@@ -180,7 +180,7 @@ def test_texts_in_memory_have_the_tokens_of_a_prepared_corpus(texts):
     assert (tokens.characters, tokens.bytes) == (corpus.val.characters, corpus.val.bytes)
 
 
-def test_what_was_never_seen_keeps_some_probability_whatever_the_counts():
+def test_an_unseen_token_has_some_probability_for_any_counts():
     """Blocks that come three times, a few twice and four times: the estimated discount of what came twice is none."""
     rng = np.random.default_rng(0)
     blocks = [rng.integers(0, 50, 12).tolist() for _ in range(60)]

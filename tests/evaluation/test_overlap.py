@@ -35,7 +35,7 @@ def as_ids(values, kind="uint16"):
 @example(sample=[0] * 30, train=[0] * 50, block=7)
 @example(sample=[0, 1] * 16, train=[1, 0] * 9, block=5)
 @example(sample=[9, 9], train=[1], block=3)
-def test_it_finds_what_a_naive_search_finds(sample, train, block):
+def test_the_overlap_equals_that_of_a_naive_search(sample, train, block):
     found = measure_overlap(as_ids(sample), as_ids(train), block)
     assert (found.length, found.windows, found.new) == naive(sample, train)
     stretch = sample[found.start : found.start + found.length]
@@ -68,7 +68,7 @@ def test_a_sample_shorter_than_a_window_has_no_share():
     assert measure_overlap(as_ids([1, 2, 3]), as_ids([1, 2, 3])).new_share is None
 
 
-def test_the_longest_stretch_as_text_and_real_text_beside():
+def test_memorization_has_the_longest_stretch_as_text_and_the_share_of_unseen_text():
     tokenizer = byte_tokenizer()
     train, sample, unseen = (
         as_ids(tokenizer.encode(text))

@@ -183,13 +183,13 @@ def test_the_string_of_the_end_of_text_within_a_document_is_not_its_id():
 
 @pytest.mark.parametrize("text", ["word", "two words", "x" * 40])
 @pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
-def test_a_text_of_a_word_is_too_short(tmp_path, text, kind):
+def test_a_text_of_one_word_is_refused_as_too_short(tmp_path, text, kind):
     with pytest.raises(BadInput, match=f"too short .* {len(text)} characters"):
         prepare(documents(text), CorpusConfig(tokenizer=kind))
     assert list((tmp_path / "cache" / "tokens").iterdir()) == []
 
 
-def test_a_vocabulary_that_cannot_be_is_refused_by_prepare():
+def test_prepare_refuses_an_impossible_vocabulary_size():
     with pytest.raises(UsageProblem, match="vocab_size"):
         prepare(documents(story(100)), CorpusConfig(vocab_size=12))
 
@@ -221,7 +221,7 @@ def test_a_prompt_to_try_is_of_one_document():
 @pytest.mark.parametrize(
     ("text", "words"), [("--- \n- one two\n", "one two"), ("-5 degrees", "5 degrees"), ("- - -", "The")]
 )
-def test_a_prompt_to_try_is_no_option(text, words):
+def test_a_prompt_to_try_does_not_begin_like_an_option(text, words):
     made = prepare(documents(text, *(story(40, seed) for seed in range(12))), CorpusConfig(vocab_size=300))
     assert first_words(made) == words
 
@@ -251,7 +251,7 @@ def test_a_second_call_reads_the_cache(no_tokenizing):
     assert len(entries()) == 1
 
 
-def test_the_source_is_that_of_the_call_and_not_of_the_cache():
+def test_the_sources_are_those_of_the_call_not_of_the_cache():
     prepare(documents(story(500)), CorpusConfig())
     assert prepare(Documents.of((story(500),), ("moved.txt",)), CorpusConfig()).sources == ("moved.txt",)
     assert len(entries()) == 1
@@ -290,7 +290,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_entry_is_made_again(name, no_tokenizing):
+def test_a_damaged_entry_is_tokenized_again(name, no_tokenizing):
     text = documents(story(500))
     first = Copy.of(prepare(text, CorpusConfig()))
     (entry,) = entries()
@@ -321,7 +321,7 @@ def test_a_cache_that_shrinks_while_it_is_read_is_an_error_and_kills_nothing():
 
 
 @pytest.mark.parametrize("name", ["facts.json", "tokenizer.json", "train.ids"])
-def test_a_pipe_in_the_cache_is_made_again(name):
+def test_a_named_pipe_in_the_cache_is_replaced(name):
     prepare(documents(story(500)), CorpusConfig())
     (entry,) = entries()
     (entry / name).unlink()
@@ -342,7 +342,7 @@ def test_the_cache_is_its_owners_alone(tmp_path, monkeypatch):
     assert all(folder.stat().st_mode & 0o077 == 0 for folder in folders)
 
 
-def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_names_the_variable_that_moves_it(tmp_path, monkeypatch):
     write(tmp_path / "file", "in the way")
     monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "file"))
     with pytest.raises(OutOfRoom, match="token cache") as caught:

@@ -47,7 +47,7 @@ WORDS_AND_SPACES = st.lists(st.sampled_from([*WORDS, *SPACES]), max_size=30).map
     texts=st.lists(st.tuples(WORDS_AND_SPACES, st.booleans()), max_size=4), ends=st.booleans(), most=st.integers(1, 40)
 )
 @pytest.mark.parametrize("kind", TOKENIZERS)
-def test_words_that_are_remembered_give_the_ids_of_the_whole(kind, texts, ends, most):
+def test_cached_words_give_the_ids_of_the_whole_text(kind, texts, ends, most):
     tokenizer = TOKENIZERS[kind]
     expected = []
     for text, ended in texts:
@@ -87,7 +87,7 @@ def test_ids_beyond_two_bytes_are_kept():
     cuts=st.lists(st.integers(1, 30), min_size=1, max_size=6),
     length=st.integers(1, 20),
 )
-def test_pieces_are_cut_as_whole_documents_are(texts, cuts, length):
+def test_chunks_are_cut_where_whole_documents_are(texts, cuts, length):
     def pieces():
         sizes = itertools.cycle(cuts)
         for text in texts:

@@ -70,7 +70,7 @@ def test_a_file_is_read_in_the_encoding_named(tmp_path, encoding):
         (b"x" * 3_000_000 + b"\x80", 3_000_000, "0x80"),
     ],
 )
-def test_what_is_not_utf8_is_named_with_its_offset(tmp_path, data, offset, found):
+def test_a_byte_that_is_not_utf8_is_named_with_its_offset(tmp_path, data, offset, found):
     path = write(tmp_path / "f.txt", data)
     for read in (read_text, lambda p: read_documents([p])):
         with pytest.raises(BadInput) as caught:
@@ -92,12 +92,12 @@ def test_a_nul_byte_is_named_with_its_offset(tmp_path, data, offset):
 @pytest.mark.parametrize(
     ("encoding", "data"), [("utf-16", b"\xff\xfea"), ("ascii", b"caf\xe9"), ("utf-16", b"\xff\xfe\0\xd8")]
 )
-def test_what_is_not_in_the_encoding_named_is_refused(tmp_path, encoding, data):
+def test_a_text_that_is_not_in_the_named_encoding_is_refused(tmp_path, encoding, data):
     with pytest.raises(BadInput, match=r"f\.txt is not " + encoding.upper()):
         read_text(write(tmp_path / "f.txt", data), encoding)
 
 
-def test_a_missing_file_and_a_directory_are_no_text(tmp_path):
+def test_a_missing_file_and_a_directory_are_refused_as_text(tmp_path):
     with pytest.raises(BadInput, match=r"no file .*nowhere\.txt"):
         read_text(str(tmp_path / "nowhere.txt"))
     with pytest.raises(BadInput, match="cannot be read"):
@@ -115,7 +115,7 @@ def test_standard_input_is_read_and_named(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["no-such-code", "rot13"])
-def test_an_encoding_that_is_none_is_refused(name):
+def test_an_unknown_encoding_is_refused(name):
     with pytest.raises(UsageProblem, match=f"^encoding '{name}'"):
         CorpusConfig(encoding=name)
 
@@ -272,7 +272,7 @@ def test_blocks_of_any_size_give_the_documents_of_the_whole(folder, contents, bl
 @settings(deadline=None, max_examples=100)
 @given(good=st.text("aé東🎉", max_size=12), block=st.integers(4, 12), marked=st.booleans())
 @pytest.mark.parametrize("bad", [b"\xff", b"\xc3", b"\xe6\x9d", b"\xed\xa0\x80", b"\0"])
-def test_blocks_of_any_size_give_the_offset_of_what_is_wrong(folder, bad, good, block, marked):
+def test_blocks_of_any_size_give_the_offset_of_the_wrong_byte(folder, bad, good, block, marked):
     whole = BOM * marked + good.encode()
     path = write(folder / "bad.txt", whole + bad + b"more")
     with pytest.MonkeyPatch.context() as patch:
@@ -366,7 +366,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
 # Progress
 
 
-def test_every_stage_is_told_to_its_end(tmp_path, monkeypatch):
+def test_progress_reaches_the_end_of_every_stage(tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "_REPORT_EVERY", 0)
     monkeypatch.setattr(reading, "_BLOCK", 1000)
     monkeypatch.setattr(encode_module, "_STRETCH", 1000)
@@ -414,7 +414,7 @@ def test_the_size_of_a_pipe_is_not_known(monkeypatch):
         (["-", "a.txt"], None, None),
     ],
 )
-def test_no_text_is_trained_on_and_validated_on(paths, held_out, said, tmp_path, monkeypatch):
+def test_a_file_both_to_train_and_to_validate_on_is_refused(paths, held_out, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
     for name in ("a.txt", "b.txt", "folder/c.txt"):
@@ -444,7 +444,7 @@ def test_a_byte_order_mark_says_the_encoding(tmp_path, monkeypatch, encoding):
 
 
 @pytest.mark.parametrize("order", ["le", "be"])
-def test_hints_lead_to_the_text_and_not_in_a_circle(tmp_path, order):
+def test_the_hint_for_utf_16_names_an_encoding_that_reads_the_text(tmp_path, order):
     utf16 = write(tmp_path / "f.txt", "plain letters".encode(f"utf-16-{order}"))
     with pytest.raises(BadInput) as caught:
         read_text(utf16)
@@ -457,7 +457,7 @@ def test_hints_lead_to_the_text_and_not_in_a_circle(tmp_path, order):
         assert not re.search("latin-1|utf-16|gb18030", caught.value.hint)
 
 
-def test_a_url_is_called_one():
+def test_a_url_is_recognized_as_one():
     for read in (read_text, lambda path: read_documents([path])):
         with pytest.raises(BadInput, match=r"https://example\.org/a\.txt is a URL") as caught:
             read("https://example.org/a.txt")

@@ -65,7 +65,7 @@ def test_a_line_is_held_in_memory_only_up_to_a_limit(tmp_path, monkeypatch):
         read_documents([write(tmp_path / "b.jsonl", lines_of({"text": "a"}, {"text": "b"}) + whole + "\n")])
 
 
-def test_other_syntax_is_read_as_it_stands_and_that_is_said(tmp_path):
+def test_a_note_tells_of_syntax_that_was_read_as_plain_text(tmp_path):
     table, lines = write(tmp_path / "a.csv", "name,text\nx,y\n"), write(tmp_path / "b.jsonl", '{"words": "x"}\n')
     found = read_documents([table, lines])
     assert texts_of(found) == ("name,text\nx,y\n", '{"words": "x"}\n')

@@ -97,7 +97,7 @@ def test_a_vocabulary_is_learned_from_passages_of_a_large_text(short_passages, m
     assert every.vocab_size == 257 + len(set("".join(text for text, _ in part.documents.read())))
 
 
-def test_the_most_characters_are_some():
+def test_the_most_characters_must_be_at_least_one():
     with pytest.raises(UsageProblem, match="most_characters"):
         CorpusConfig(most_characters=0)
 

@@ -73,7 +73,7 @@ NO_TEXT = ("a PNG picture", "a JPEG picture", "a program", "a Python pickle", "a
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])
 @pytest.mark.parametrize("kind", [*COMMANDS, *NO_TEXT, "a GGUF file"])
-def test_what_is_no_text_is_named_with_the_command_that_gives_its_text(tmp_path, monkeypatch, kind, encoding):
+def test_a_binary_file_is_named_with_a_command_that_extracts_its_text(tmp_path, monkeypatch, kind, encoding):
     """In whatever encoding it is read: none makes text of it."""
     path = write(tmp_path / "my file", packed(kind))
     for read in (read_text, lambda path, encoding: read_documents([path], encoding)):

@@ -165,7 +165,7 @@ def test_a_stream_of_a_text_shows_each_character_once_it_is_whole(tokenizer, tex
     assert shown + stream.flush() == text
 
 
-def test_a_flushed_stream_starts_anew():
+def test_a_flushed_stream_decodes_from_the_beginning():
     tokenizer = byte_tokenizer()
     stream = tokenizer.stream()
     assert [stream.push(i) for i in "é東".encode()[:-1]] == ["", "é", "", ""]
@@ -332,7 +332,7 @@ def test_a_lone_surrogate_is_refused_at_its_character(tokenizer, text):
 
 @pytest.mark.parametrize("kind", ["bpe", "char"])
 @pytest.mark.parametrize("size", [-1, 0, 256, LARGEST_VOCABULARY + 1])
-def test_a_vocabulary_that_cannot_be_is_refused_with_its_limits(kind, size):
+def test_an_impossible_vocabulary_size_is_refused_with_its_limits(kind, size):
     with pytest.raises(UsageProblem, match=f"vocab_size is {size}, .* 257 to 1,048,576"):
         train_tokenizer([LEARNED], kind, size)
 
@@ -342,7 +342,7 @@ def test_a_vocabulary_for_the_byte_kind_is_refused():
         train_tokenizer([LEARNED], "byte", 300)
 
 
-def test_an_unknown_kind_is_refused_with_those_there_are():
+def test_an_unknown_kind_is_refused_with_the_kinds_there_are():
     with pytest.raises(UsageProblem, match="'word'") as caught:
         train_tokenizer([LEARNED], "word")
     assert all(kind in caught.value.hint for kind in TOKENIZER_KINDS)
@@ -456,7 +456,7 @@ def test_a_hostile_tokenizer_is_refused_or_harmless(name):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_others_write_while_a_library_may_panic_is_passed_on(capfd):
+def test_captured_standard_error_is_passed_on_when_nothing_panics(capfd):
     with held_back():
         os.write(2, b"kept\n")
         assert capfd.readouterr().err == ""
@@ -481,12 +481,12 @@ def test_what_others_write_while_a_library_may_panic_is_passed_on(capfd):
         ({"model": {"type": "Unigram", "vocab": []}}, True),
     ],
 )
-def test_only_for_what_may_panic_is_standard_error_held_back(parts, may_panic):
+def test_standard_error_is_captured_only_for_tokenizers_that_may_panic(parts, may_panic):
     assert refuse_hostile(json.dumps({**json.loads(byte_tokenizer().to_json()), **parts}), "x") == may_panic
 
 
 @pytest.mark.parametrize("kind", TOKENIZER_KINDS)
-def test_a_tokenizer_of_ours_never_panics(kind):
+def test_a_tokenizer_that_attncli_trained_never_panics(kind):
     assert not refuse_hostile(train_tokenizer([LEARNED], kind).to_json(), "x")
 
 
@@ -741,7 +741,7 @@ def test_pieces_of_sentencepiece_have_the_bytes_of_the_text(sentencepiece, text)
     assert "".join(piece.completed for piece in pieces) == text
 
 
-def test_the_prefix_is_not_of_the_text_and_bytes_are_counted_without_it(sentencepiece):
+def test_the_sentencepiece_prefix_counts_no_bytes_of_the_text(sentencepiece):
     prefix, *umlaut = sentencepiece.pieces("Ü")
     assert (prefix.text, prefix.bytes, prefix.of_text, prefix.completed) == ("▁", 0, False, "")
     assert [(piece.text, piece.bytes, piece.part) for piece in umlaut] == [("Ü", 1, (1, 2)), ("Ü", 1, (2, 2))]

@@ -51,7 +51,7 @@ RISING = ((25, 4.0), (50, 3.0), (75, 3.2), (100, 3.5))
         ({"val": (), "train": ((1, 7.0),)}, ["not scored"]),
     ],
 )  # fmt: skip
-def test_what_is_said(changes, sentences):
+def test_each_kind_of_run_gets_its_diagnosis(changes, sentences):
     said = diagnose(replace(SOUND, **changes))
     assert len(said) == len(sentences)
     for sentence, part in zip(said, sentences, strict=True):
@@ -67,7 +67,7 @@ points = st.lists(st.tuples(st.integers(1, 5), st.floats(0, 20)), max_size=6).ma
     train=points, val=points, vocab_size=st.integers(2, 9999), dropout=st.floats(0, 0.99), epochs=st.floats(0, 1e4),
     train_tokens=st.integers(64, 10**9), timed=st.booleans(),
 )  # fmt: skip
-def test_any_course_gets_one_to_three_sentences_that_hold(train, val, vocab_size, dropout, epochs, train_tokens, timed):
+def test_every_run_gets_one_to_three_true_sentences(train, val, vocab_size, dropout, epochs, train_tokens, timed):
     said = diagnose(
         Course(
             train=train, val=val, vocab_size=vocab_size, dropout=dropout, epochs=epochs, train_tokens=train_tokens,
@@ -94,7 +94,7 @@ def test_any_course_gets_one_to_three_sentences_that_hold(train, val, vocab_size
     assert ("--steps" in text) <= (not timed)
 
 
-def test_curves_are_those_of_the_metrics():
+def test_the_curves_are_read_from_the_metrics():
     lines = [
         {"kind": "step", "step": 5, "steps": 9, "loss": 3.0},
         {"kind": "eval", "step": 5, "best": True, "nats_per_token": 3.5},

@@ -74,7 +74,7 @@ def exhausted_gpu(loss):
     ],
     ids=["nan", "inf", "gradient", "memory", "thread", "gpu-memory"],
 )
-def test_what_ends_a_run_from_within_leaves_the_save(tmp_path, monkeypatch, capsys, poison, code, words):
+def test_an_error_in_training_leaves_the_last_save(tmp_path, monkeypatch, capsys, poison, code, words):
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text(story(1500))
     poisoned(monkeypatch, tmp_path / "out" / "m", poison)
@@ -104,7 +104,7 @@ main()
 """
 
 
-def test_memory_that_is_really_not_there_is_told_in_two_lines(tmp_path):
+def test_running_out_of_memory_is_an_error_of_two_lines(tmp_path):
     (tmp_path / "story.txt").write_text(story(1500))
     arguments = ["train", "story.txt", *COMMAND, "--batch-size", "20k", "--out", "m"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
@@ -118,7 +118,7 @@ def test_memory_that_is_really_not_there_is_told_in_two_lines(tmp_path):
     assert read_resumable(tmp_path / "m").state.facts["step"] == 0
 
 
-def test_a_rate_out_of_all_bounds_is_said_to_be_the_cause(tmp_path, monkeypatch, capsys):
+def test_a_divergence_advises_a_smaller_learning_rate(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text(story(1500))
     assert run(["train", "story.txt", *COMMAND, "--lr", "1e35", "--out", "m"]) == 5
@@ -180,7 +180,7 @@ def test_a_model_is_replaced_by_the_first_save_with_a_score(corpus, plan, tmp_pa
 
 
 @pytest.mark.parametrize("nats", [float("nan"), float("inf")])
-def test_weights_that_score_nothing_finite_are_not_kept_as_the_best(corpus, plan, tmp_path, monkeypatch, nats):
+def test_weights_with_a_score_that_is_not_finite_are_never_the_best(corpus, plan, tmp_path, monkeypatch, nats):
     """One update may be too large though its loss was finite: it is the score that shows it first."""
     monkeypatch.setattr("attncli.training.evaluations.evaluate", lambda *args, **options: Score(nats, 10, 20.0, 20.0))
     with pytest.raises(Diverged, match="at step 10: the validation loss is"):

@@ -29,7 +29,7 @@ def test_singular_vectors_stay_and_singular_values_go_towards_one(shape):
     assert expected[values > 0.1 * values.amax(-1, keepdim=True)].min() > 0.1
 
 
-def test_in_bfloat16_it_is_about_the_same():
+def test_orthogonalization_in_bfloat16_is_close_to_float32():
     matrices = gaussian(3, 16, 40)
     assert (orthogonalized(matrices.bfloat16()).float() - orthogonalized(matrices)).norm(dim=(1, 2)).max() < 0.2
 
@@ -72,7 +72,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
     assert not any(name.startswith("muon") for name in Optimizer(model, "adamw", 0.1).tensors())
 
 
-def test_adamw_is_that_of_pytorch():
+def test_adamw_equals_pytorchs_adamw():
     ours, theirs = ([torch.nn.Parameter(gaussian(6, 4)), torch.nn.Parameter(gaussian(5, seed=1))] for _ in range(2))
     mine = AdamW({"matrix": ours[0], "vector": ours[1]}, 0.1)
     groups = [{"params": theirs[:1], "weight_decay": 0.1}, {"params": theirs[1:], "weight_decay": 0.0}]
@@ -88,7 +88,7 @@ def test_adamw_is_that_of_pytorch():
         torch.testing.assert_close(a, b)
 
 
-def test_a_step_needs_nothing_of_what_compiles():
+def test_a_step_does_not_import_the_compiler():
     """PyTorch's own optimizers import it, which takes longer than a short run's whole plan."""
     code = (
         "import sys, torch; from tests.support.models import *; from attncli.training.step import Trainee;"
@@ -99,7 +99,7 @@ def test_a_step_needs_nothing_of_what_compiles():
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
-def test_every_weight_moves_and_a_state_put_back_goes_on_with_the_same_bits(kind):
+def test_every_weight_is_updated_and_a_restored_state_continues_with_the_same_bits(kind):
     def trainee():
         return Trainee(tiny_model().train().requires_grad_(), kind, 0.1, torch.float32)
 
@@ -133,7 +133,7 @@ def gradient_of(parts, dtype=torch.float32, windows=6):
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4, 6])
-def test_parts_of_a_step_give_the_gradient_of_the_whole(parts):
+def test_micro_batches_give_the_gradient_of_the_whole_batch(parts):
     """Also when they are of different sizes, as four parts of six windows are."""
     whole, part = gradient_of(1), gradient_of(parts)
     torch.testing.assert_close(part[0], whole[0])
@@ -141,7 +141,7 @@ def test_parts_of_a_step_give_the_gradient_of_the_whole(parts):
         torch.testing.assert_close(part[1][name], gradient, msg=name)
 
 
-def test_a_working_copy_gives_about_the_gradient_of_the_weights_themselves():
+def test_a_working_copy_in_bfloat16_gives_nearly_the_same_gradient():
     """bfloat16 has 8 bits: the directions agree to a few percent."""
     exact, rough = gradient_of(1)[1], gradient_of(1, torch.bfloat16)[1]
     for name, gradient in exact.items():
@@ -150,7 +150,7 @@ def test_a_working_copy_gives_about_the_gradient_of_the_weights_themselves():
         assert cosine > 0.97, name
 
 
-def test_a_step_given_up_between_its_parts_changes_nothing():
+def test_a_step_stopped_between_micro_batches_changes_nothing():
     trained = Trainee(tiny_model().train().requires_grad_(), "muon", 0.1, torch.bfloat16)
     before = [p.detach().clone() for p in trained.model.parameters()]
     assert trained.step(ids_of(9, 4), step=0, seed=0, lr=0.1, adam_lr=0.1, parts=4, stop=lambda: True) is None

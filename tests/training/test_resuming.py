@@ -66,7 +66,7 @@ def damage(path, how):
 
 @pytest.mark.parametrize("how", ["delete", "truncate", "flip"])
 @pytest.mark.parametrize("name", FILES)
-def test_from_a_torn_save_a_run_goes_on_from_the_one_before(run_there, name, how):
+def test_a_torn_save_falls_back_to_the_previous_save(run_there, name, how):
     damage(run_there / "m" / name, how)
     found, notes = _newest_good(run_there / "m")
     assert found.state.facts["step"] == 6
@@ -76,7 +76,7 @@ def test_from_a_torn_save_a_run_goes_on_from_the_one_before(run_there, name, how
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_torn_save_without_one_before_is_refused(run_there, name):
+def test_a_torn_save_without_a_previous_save_is_refused(run_there, name):
     shutil.rmtree(run_there / ".m.previous")
     damage(run_there / "m" / name, "truncate")
     with pytest.raises(BadCheckpoint) as raised:
@@ -131,7 +131,7 @@ def test_a_record_that_was_changed_with_its_digest_is_refused(run_there, monkeyp
     assert len(capsys.readouterr().err.rstrip().splitlines()) <= 4
 
 
-def test_a_record_that_was_changed_is_told_by_its_field_and_the_save_before_is_taken(run_there):
+def test_a_changed_record_names_its_field_and_falls_back_to_the_previous_save(run_there):
     path = run_there / "m" / directory.STATE_FACTS
     with_digest(run_there / "m", directory.STATE_FACTS, path.read_bytes().replace(b'"step": 8', b'"step": "8"'))
     found, notes = _newest_good(run_there / "m")
@@ -175,7 +175,7 @@ def test_tensors_of_a_state_that_do_not_fit_are_refused(run_there, monkeypatch, 
     assert "state/state.safetensors" in capsys.readouterr().err
 
 
-def test_a_run_told_of_a_torn_save_ends_with_the_bits_it_would_have_had(run_there, monkeypatch, capsys):
+def test_a_run_resumed_from_the_previous_save_ends_with_the_same_bits(run_there, monkeypatch, capsys):
     monkeypatch.chdir(run_there)
     damage(run_there / "m" / directory.STATE_TENSORS, "flip")
     assert run(["train", "--resume", "--out", "m"]) == 0
@@ -186,7 +186,7 @@ def test_a_run_told_of_a_torn_save_ends_with_the_bits_it_would_have_had(run_ther
     assert not [path.name for path in run_there.iterdir() if path.name.startswith(".m")]
 
 
-def test_a_run_that_has_ended_is_not_taken_back_to_a_save_before(run_there):
+def test_a_finished_run_does_not_fall_back_to_an_earlier_save(run_there):
     shutil.rmtree(run_there / "m")
     (run_there / "whole").rename(run_there / "m")
     with pytest.raises(BadCheckpoint, match="no state to resume from"):
@@ -217,7 +217,7 @@ def test_another_torch_is_a_warning(run_there, monkeypatch):
     assert "not bit-identical" in resume_job(run_there / "m").notes[0]
 
 
-def test_a_text_named_twice_is_seen_twice_and_only_beside_another_to_validate_on(tmp_path, monkeypatch, capsys):
+def test_a_text_named_twice_is_trained_on_twice_and_needs_a_validation_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("story.txt", "other.txt", "val.txt")):
         Path(name).write_text(story(1500, seed=seed))
@@ -233,7 +233,7 @@ def test_a_text_named_twice_is_seen_twice_and_only_beside_another_to_validate_on
     assert corpus["train_characters"] == sum(characters)
 
 
-def test_the_validation_text_of_a_stopped_run_may_lie_elsewhere(tmp_path, monkeypatch, capsys):
+def test_the_validation_text_of_a_stopped_run_may_have_moved(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text(story(1500))
     Path("val.txt").write_text(story(600, seed=1))

@@ -110,7 +110,9 @@ def full():
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize(("victim", "torn"), [(3, False), (3, True), (4, False)], ids=["running", "torn", "last"])
-def test_killed_at_every_write_flush_and_rename_of_a_save(corpus, plan, tmp_path, monkeypatch, victim, torn):
+def test_a_kill_at_every_write_flush_and_rename_of_a_save_loses_no_save(
+    corpus, plan, tmp_path, monkeypatch, victim, torn
+):
     """`torn`: the save before is damaged, so that the one before it is the only good one."""
     saves = saves_of(corpus, plan, tmp_path / "whole", monkeypatch)
     assert [save.state and save.state.facts["step"] for save in saves] == [0, 10, 20, 30, None]
@@ -183,7 +185,7 @@ def trained(tmp_path, request):
     return call
 
 
-def test_killed_at_random_moments_every_run_ends_with_the_same_bits(tmp_path, trained, request):
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path, trained, request):
     kills = 50 if request.config.getoption("--slow") else 5
     (tmp_path / "story.txt").write_text(story(1500))
     new = ["train", "story.txt", *COMMAND]
@@ -210,7 +212,7 @@ def test_killed_at_random_moments_every_run_ends_with_the_same_bits(tmp_path, tr
 # A save beside the training
 
 
-def test_a_save_beside_the_training_is_of_its_own_step_and_reported_when_it_is_safe(
+def test_a_background_save_holds_its_own_step_and_is_reported_when_it_is_safe(
     corpus, plan, tmp_path, monkeypatch, beside
 ):
     """Each write of a running state is held up until five more steps were taken."""
@@ -267,7 +269,7 @@ def test_an_error_does_not_end_the_run_before_its_save_is_written(corpus, plan, 
     assert read_resumable(tmp_path / "m").state.facts["step"] == 0
 
 
-def test_weights_that_nothing_has_scored_yet_are_copied_too(corpus, plan, tmp_path, beside):
+def test_a_background_save_before_the_first_score_copies_the_weights(corpus, plan, tmp_path, beside):
     begun = begin_run(plan)
     with saver.Saver(tmp_path / "m", corpus, plan, {}) as place:
         held = threading.Event()
@@ -373,7 +375,7 @@ def test_a_lock_that_cannot_be_written_is_a_full_disk_and_leaves_no_file(tmp_pat
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
-def test_a_disk_that_fills_up_beside_the_training_ends_it(corpus, plan, tmp_path, monkeypatch, beside, after):
+def test_a_disk_that_fills_up_during_a_background_save_ends_the_run(corpus, plan, tmp_path, monkeypatch, beside, after):
     """Also when it is the last save of a running state that failed."""
     count = itertools.count()
 
@@ -408,7 +410,7 @@ def another_user():
             os.seteuid(0)
 
 
-def test_a_directory_that_cannot_be_written_is_found_out_at_once(monkeypatch, capsys):
+def test_a_directory_that_cannot_be_written_is_refused_before_training(monkeypatch, capsys):
     monkeypatch.setattr("attncli.training.job.new_job", lambda *args, **options: pytest.fail("read the text first"))
     place = Path(tempfile.mkdtemp())  # where another user may look
     (place / "file").write_text("a text")

@@ -23,13 +23,13 @@ def revised_schedules(draw):
     return schedule
 
 
-def test_the_rate_warms_up_and_decays_by_hand():
+def test_the_learning_rate_equals_values_computed_by_hand():
     schedule = Schedule(peak=1.0, warmup=4, marks=((0, 10),))
     expected = [0.25, 0.5 * 0.9, 0.75 * 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
     assert [schedule.lr(step) for step in range(11)] == pytest.approx(expected)
 
 
-def test_a_revision_by_hand():
+def test_a_revised_schedule_equals_values_computed_by_hand():
     """Half of 10 steps are done when 15 turn out to fit: the other half of the way is spread over the 10 left."""
     schedule = Schedule(peak=2.0, warmup=1, marks=((0, 10),)).revised(5, 15)
     assert schedule.steps == 15

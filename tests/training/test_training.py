@@ -52,7 +52,7 @@ def digest(target):
     return hashlib.sha256((target / directory.WEIGHTS).read_bytes()).hexdigest()
 
 
-def test_it_learns_and_reports(corpus, plan, tmp_path):
+def test_the_loss_falls_and_every_report_is_yielded(corpus, plan, tmp_path):
     reports = run(corpus, replace(plan, schedule=replace(plan.schedule, marks=((0, 120),))), tmp_path / "m")
     steps = [r for r in reports if isinstance(r, StepReport)]
     assert steps[-1].loss < 0.75 * steps[0].loss
@@ -65,7 +65,7 @@ def test_it_learns_and_reports(corpus, plan, tmp_path):
     assert [line["kind"] for line in lines].count("step") == len(steps)
 
 
-def test_the_score_is_that_of_the_saved_weights_on_all_of_the_validation_part(corpus, plan, tmp_path):
+def test_the_final_score_is_of_the_saved_weights_on_the_whole_validation_part(corpus, plan, tmp_path):
     result = run(corpus, plan, tmp_path / "m")[-1]
     model = load_model(tmp_path / "m", CPU, torch.float32).model
     nats = 0.0
@@ -138,7 +138,7 @@ def threads():
 
 
 @pytest.mark.parametrize(("at", "count"), [(1, 1), (10, 2), (23, 2), (39, 1)])
-def test_stopped_and_resumed_ends_with_the_same_bits(corpus, plan, tmp_path, threads, at, count):
+def test_a_stopped_and_resumed_run_ends_with_the_same_bits(corpus, plan, tmp_path, threads, at, count):
     threads(count)
     run(corpus, plan, tmp_path / "whole")
     asked = itertools.count(1)
@@ -168,7 +168,7 @@ def test_a_model_saved_in_bfloat16_is_half_as_large_and_its_score_is_of_what_was
 
 
 @pytest.mark.parametrize("at", [23, 41])
-def test_a_run_to_bfloat16_goes_on_exactly(corpus, plan, tmp_path, at):
+def test_a_run_saved_in_bfloat16_resumes_exactly(corpus, plan, tmp_path, at):
     plan = replace(plan, save_dtype="bfloat16")
     run(corpus, plan, tmp_path / "whole")
     asked = itertools.count(1)
@@ -187,7 +187,7 @@ def test_a_save_is_due_a_minute_after_the_last_and_changes_nothing(corpus, plan,
     assert digest(tmp_path / "often") == digest(tmp_path / "whole")
 
 
-def test_stopped_in_the_closing_evaluation_it_ends_with_the_same_weights_and_records(corpus, plan, tmp_path):
+def test_a_run_stopped_in_its_final_evaluation_ends_with_the_same_weights_and_records(corpus, plan, tmp_path):
     plan = replace(plan, dtype="bfloat16")  # scored anew in float32 at the end
     run(corpus, plan, tmp_path / "whole")
     asked = itertools.count(1)
@@ -239,7 +239,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_overwrites_nothing(corpus, p
     assert read_resumable(tmp_path / "m").state.facts["step"] == 10
 
 
-def test_a_place_that_cannot_be_written_is_found_before_the_first_step(corpus, plan, tmp_path):
+def test_a_target_that_cannot_be_written_is_refused_before_the_first_step(corpus, plan, tmp_path):
     (tmp_path / "file").write_text("in the way")
     reports = train(corpus, plan, tmp_path / "file" / "m", facts=FACTS)
     with pytest.raises(Exception, match="cannot be written"):
@@ -254,7 +254,7 @@ def test_evaluation_of_a_sample_scores_whole_windows(corpus):
     assert part.bits_per_byte / part.per_token == pytest.approx(whole.bits_per_byte / whole.per_token)
 
 
-def test_what_is_not_given_is_chosen_and_what_is_given_is_kept(corpus):
+def test_the_plan_keeps_given_settings_and_chooses_the_others(corpus):
     chosen = make_plan(TrainConfig(seconds=20), corpus)
     assert {"size", "context", "dropout"} <= chosen.reasons.keys()
     given = make_plan(replace(SMALL, lr=0.02, seed=7), corpus)
@@ -291,7 +291,7 @@ def test_library_use_prints_nothing(corpus, plan, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_it_learns_in_every_type(corpus, plan, tmp_path, dtype):
+def test_the_loss_falls_in_every_type(corpus, plan, tmp_path, dtype):
     reports = run(corpus, replace(plan, dtype=dtype), tmp_path / "m")
     losses = [r.loss for r in reports if isinstance(r, StepReport)]
     assert losses[-1] < 0.9 * losses[0]
@@ -315,7 +315,7 @@ def test_training_goes_on_after_a_score_of_the_same_model(corpus):
     assert model.embedding.weight.grad is not None
 
 
-def test_a_run_is_drawn_also_when_it_is_resumed_at_its_end(corpus, plan, tmp_path, capsys):
+def test_a_run_resumed_at_its_end_is_drawn(corpus, plan, tmp_path, capsys):
     from attncli.render.console import messages
     from attncli.render.training import TrainingScreen
 
@@ -340,7 +340,7 @@ def test_a_state_of_another_format_is_not_resumed(corpus, plan, tmp_path):
 
 
 @pytest.mark.parametrize("at", [5, 6, 7, 8])
-def test_stopped_between_the_parts_of_a_step_it_ends_with_the_same_bits(corpus, plan, tmp_path, at):
+def test_a_run_stopped_between_micro_batches_ends_with_the_same_bits(corpus, plan, tmp_path, at):
     """`stop` is asked twice between three parts and once after them, so that the moments fall on each."""
     parts = replace(plan, grad_accum=3, batch_size=6, dtype="bfloat16")
     run(corpus, parts, tmp_path / "whole")
@@ -366,7 +366,7 @@ def test_a_sample_is_written_at_every_evaluation_and_changes_nothing(corpus, pla
     assert digest(tmp_path / "with") == digest(tmp_path / "without")
 
 
-def test_a_run_goes_on_from_a_model_with_its_shape_and_tokenizer(tmp_path):
+def test_fine_tuning_keeps_the_shape_and_the_tokenizer_of_the_model(tmp_path):
     first = tmp_path / "first.txt"
     first.write_text(story(1500))
     other = tmp_path / "other.txt"
@@ -400,7 +400,7 @@ def foreign_tokenizer():
     return Tokenizer(backend)
 
 
-def test_a_run_from_a_foreign_model_keeps_what_begins_and_ends_its_texts(tmp_path):
+def test_fine_tuning_a_model_of_another_program_keeps_its_borders(tmp_path):
     tokenizer = foreign_tokenizer()
     assert tokenizer.encode("\n") == []
     model, ends = tiny_model(vocab_size=tokenizer.vocab_size), frozenset({2, 3})
@@ -421,14 +421,14 @@ def test_a_run_from_a_foreign_model_keeps_what_begins_and_ends_its_texts(tmp_pat
     assert json.loads((tmp_path / "b" / directory.TOKENIZER_CONFIG).read_text())["eos_token"] == "</s>"
 
 
-def test_a_new_model_with_a_tokenizer_without_line_ends_has_some_start(tmp_path):
+def test_a_tokenizer_without_a_line_end_still_gives_a_start_of_text(tmp_path):
     corpus = prepare(Documents.of((story(1500),)), CorpusConfig(), tokenizer=foreign_tokenizer())
     run(corpus, make_plan(replace(SMALL, steps=2), corpus), tmp_path / "m")
     made = load_model(tmp_path / "m", CPU, torch.float32)
     assert (made.start_of_text, made.end_ids) == (0, frozenset())
 
 
-def test_a_small_text_ends_a_timed_run_before_it_only_memorizes(corpus):
+def test_a_timed_run_on_a_small_text_ends_after_the_most_epochs(corpus):
     plan = make_plan(TrainConfig(seconds=3600, size="1x32", context=16, batch_size=4), corpus)
     assert plan.epochs == pytest.approx(72, rel=0.01)
     assert plan.schedule.steps == plan.most_steps
@@ -437,7 +437,7 @@ def test_a_small_text_ends_a_timed_run_before_it_only_memorizes(corpus):
 
 
 @pytest.mark.parametrize("window", [0.001, 0.1])
-def test_a_time_that_is_gone_before_the_first_step_is_refused_with_one_that_is_enough(corpus, monkeypatch, window):
+def test_a_time_too_short_for_a_step_is_refused_with_a_time_that_is_enough(corpus, monkeypatch, window):
     """Also where a longer run scores more of the validation part in the end; a step takes a second here."""
     monkeypatch.setattr(measure_module, "measure_step", lambda *given: StepTime(1.0, 1.0))
     monkeypatch.setattr(budget_module, "measure_window", lambda *given: window)
@@ -450,7 +450,7 @@ def test_a_time_that_is_gone_before_the_first_step_is_refused_with_one_that_is_e
     assert 20 <= steps <= 24  # enough, and little more
 
 
-def test_a_short_run_takes_small_steps_and_many():
+def test_a_short_run_takes_smaller_steps_than_a_long_one():
     for device, short, long in (("cpu", 8, 3600), ("cuda", 15, 60)):
         (context, tokens), (longer, more) = (step_setup.usual_batch(torch.device(device), s) for s in (short, long))
         assert context <= longer
@@ -458,7 +458,7 @@ def test_a_short_run_takes_small_steps_and_many():
 
 
 @pytest.mark.parametrize("seconds", [8, 60, 180, 300, 3600])
-def test_a_timed_run_reads_no_less_than_it_can_see_and_not_much_more(seconds):
+def test_a_timed_run_reads_about_as_many_characters_as_it_trains_on(seconds):
     for device, per_second in (("cpu", 100_000), ("cuda", 1_000_000)):
         most = job_module._most_characters(seconds, device)
         assert per_second * seconds <= most < 2 * per_second * seconds
@@ -468,7 +468,7 @@ def test_a_timed_run_reads_no_less_than_it_can_see_and_not_much_more(seconds):
 @pytest.mark.parametrize(
     ("costs", "chosen"), [((8, 4, 2, 1), 8), ((4, 4, 5, 1), 8), ((5, 3, 4, 5), 2), ((1, 2, 3, 4), 1)]
 )
-def test_as_many_threads_are_taken_as_make_a_step_faster(corpus, monkeypatch, threads, costs, chosen):
+def test_the_plan_takes_the_fastest_number_of_threads(corpus, monkeypatch, threads, costs, chosen):
     """Seconds of a step with 1, 2, 4 and 8 threads; the run then takes the number that the plan says."""
     seconds = dict(zip((1, 2, 4, 8), costs, strict=True))
     monkeypatch.setattr(measure_module, "measure_step", lambda *given: StepTime(seconds[torch.get_num_threads()], 1.0))
@@ -493,7 +493,7 @@ def test_a_plan_made_on_a_busy_machine_says_so(tmp_path, monkeypatch, busy, said
         assert plan_from_document(json.loads(json.dumps(asdict(job.plan)))) == job.plan
 
 
-def test_a_step_that_waits_for_the_cores_takes_longer_than_it_computes(corpus, monkeypatch):
+def test_a_busy_machine_is_measured_as_step_time_over_cpu_time(corpus, monkeypatch):
     """On clocks of the test's own: of three seconds the step computes for one and a half."""
     wall, computing = itertools.count(0, 3.0), itertools.count(0, 1.5)
     clocks = SimpleNamespace(monotonic=lambda: next(wall), thread_time=lambda: next(computing))
@@ -508,7 +508,7 @@ def test_a_run_takes_as_many_threads_as_its_plan(corpus, plan, tmp_path, threads
     assert torch.get_num_threads() == 1
 
 
-def test_what_does_not_fit_the_memory_is_taken_in_parts_then_computed_twice_then_refused(corpus, monkeypatch):
+def test_a_step_too_large_for_memory_is_split_then_recomputed_then_refused(corpus, monkeypatch):
     config = TrainConfig(steps=5, size="4x128", context=64, batch_size=16, dtype="float32")
     monkeypatch.setattr(step_setup, "resident_memory", lambda: 0)
     needs = make_plan(config, corpus).memory_bytes
@@ -530,7 +530,7 @@ def test_what_does_not_fit_the_memory_is_taken_in_parts_then_computed_twice_then
     assert seen[-1] is None
 
 
-def test_a_compiler_that_does_not_work_is_done_without(monkeypatch):
+def test_training_goes_on_uncompiled_when_the_compiler_fails(monkeypatch):
     with warnings.catch_warnings(action="ignore"):  # of the compiler, about itself
         from torch._inductor import config
     monkeypatch.setattr(config.cpp, "cxx", ("/nowhere/c++",))
@@ -541,12 +541,12 @@ def test_a_compiler_that_does_not_work_is_done_without(monkeypatch):
     assert outcomes[0] == outcomes[1]
 
 
-def test_more_parts_than_the_plan_has_windows_make_more_windows(corpus):
+def test_a_batch_has_at_least_one_window_for_each_micro_batch(corpus):
     made = make_plan(TrainConfig(steps=3, size="1x32", context=64, grad_accum=40), corpus)
     assert (made.grad_accum, made.batch_size) == (40, 40)
 
 
-def test_stopped_twice_before_anything_was_scored_the_weights_are_those_of_the_second_stop(corpus, plan, tmp_path):
+def test_a_run_stopped_twice_before_a_score_keeps_the_weights_of_the_second_stop(corpus, plan, tmp_path):
     late = replace(plan, eval_every=30)
     for stop in (3, 6):
         asked = itertools.count(1)
@@ -558,7 +558,7 @@ def test_stopped_twice_before_anything_was_scored_the_weights_are_those_of_the_s
             assert torch.equal(tensor, saved.state.tensors[f"weights.{name}"])
 
 
-def test_a_model_that_starts_a_run_is_evaluated_in_windows_of_the_run(corpus, plan, tmp_path):
+def test_fine_tuning_evaluates_in_windows_of_the_runs_context(corpus, plan, tmp_path):
     """Its own may be many times as long."""
     wide = replace(plan, model=replace(plan.model, context=64 * plan.context))
     assert evaluation_windows(wide) == evaluation_windows(plan)
@@ -566,7 +566,7 @@ def test_a_model_that_starts_a_run_is_evaluated_in_windows_of_the_run(corpus, pl
     assert set(scored) == {evaluation_windows(plan) * plan.context}
 
 
-def test_of_a_step_of_very_many_windows_only_some_are_timed(corpus, monkeypatch):
+def test_a_very_large_step_is_timed_on_some_of_its_windows(corpus, monkeypatch):
     timed = []
     monkeypatch.setattr(measure.Trainee, "step", lambda self, ids, **_: timed.append(ids.shape) or (ids.sum(),))
     config = TrainConfig(steps=2, size="1x32", context=16, batch_size=10**6, dtype="float32", grad_accum=64)

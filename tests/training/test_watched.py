@@ -61,7 +61,7 @@ def test_heads_are_scored_at_every_evaluation_and_nothing_changes(corpus, plan, 
     assert not lines_of(tmp_path / "without")
 
 
-def test_what_is_recorded_are_the_scores_of_the_model_at_that_step(corpus, plan, tmp_path):
+def test_the_record_holds_the_head_scores_of_the_model_at_that_step(corpus, plan, tmp_path):
     reports = trained(corpus, plan, tmp_path / "m", head_scorer=watch)
     recorded = lines_of(tmp_path / "m")
     for report, line in zip([r for r in reports if isinstance(r, HeadsReport)], recorded, strict=True):
@@ -86,7 +86,7 @@ def test_a_resumed_run_has_the_same_record_and_bits(corpus, plan, tmp_path, at):
     assert whole == parts
 
 
-def test_a_run_that_was_watched_is_watched_when_it_is_resumed(tmp_path, monkeypatch, capsys):
+def test_a_resumed_run_goes_on_scoring_its_heads(tmp_path, monkeypatch, capsys):
     import attncli.cli.bodies.train as command
 
     monkeypatch.chdir(tmp_path)
@@ -149,7 +149,7 @@ i induction   .88  head 1.2  above .5 from step 300
 """
 
 
-def test_the_screen_looks_like_this():
+def test_the_screen_of_head_curves_is_as_expected():
     lines = watched_screen(heads_from_lines("m", "m", LINES), STEPS, 54, 11).lines
     assert "".join(f"{one.rstrip()}\n" for one in lines) == GOLDEN
 
@@ -169,7 +169,7 @@ def test_curves_that_coincide_are_said_to():
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
 @pytest.mark.parametrize("along", [STEPS, TIME, TOKENS])
 @pytest.mark.parametrize("ascii", [False, True])
-def test_the_screen_has_its_size_whatever_the_record(width, along, ascii):
+def test_the_screen_has_its_size_for_any_record(width, along, ascii):
     odd = [{"kind": "heads", "best": {"induction": 3}}, {"kind": "heads", "best": []}, {"kind": "heads"}]
     odd += [{"kind": "heads", "step": 10**400, "best": {HOSTILE: {"score": "x", "layer": None}, "": {}}}]
     many = [line(600, 0.5, **{f"{at}x": 0.1 for at in range(9)})]
@@ -182,7 +182,7 @@ def test_the_screen_has_its_size_whatever_the_record(width, along, ascii):
 
 
 @pytest.mark.parametrize("lines", [[], [{"kind": "heads"}], [{"kind": "heads", "best": {}}], [{"kind": "step"}]])
-def test_a_run_that_was_not_watched_is_told_how(lines):
+def test_a_run_without_head_scores_names_the_option_that_records_them(lines):
     with pytest.raises(BadCheckpoint, match="no scores of heads") as raised:
         heads_from_lines("m", "m", lines)
     assert "--watch-heads" in raised.value.hint
@@ -213,7 +213,7 @@ def test_a_figure_names_every_kind():
 # The commands
 
 
-def test_a_run_is_watched_resumed_and_drawn(tmp_path, monkeypatch, capsys):
+def test_a_run_with_head_scores_is_stopped_resumed_and_drawn(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text(story(3000))
     quick = ["--steps", "30", "--size", "1x32", "--context", "32", "--seed", "1"]
@@ -242,7 +242,7 @@ def test_a_run_is_watched_resumed_and_drawn(tmp_path, monkeypatch, capsys):
         (["x.jsonl", "--out", "x.pdf"], 2, ".svg nor .png"),
     ],
 )
-def test_what_is_wrong_is_said_in_two_lines(tmp_path, monkeypatch, capsys, arguments, code, message):
+def test_an_error_takes_two_lines(tmp_path, monkeypatch, capsys, arguments, code, message):
     monkeypatch.chdir(tmp_path)
     Path("x.jsonl").write_text("".join(json.dumps(one) + "\n" for one in LINES))
     Path("y.jsonl").write_text("{}\n")
