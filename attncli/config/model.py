@@ -12,8 +12,8 @@ Positions = Literal["rotary", "learned"]
 RopeKind = Literal["linear", "llama3", "yarn"]
 Activation = Literal["silu", "gelu_tanh"]  # gelu_tanh: GELU by its tanh approximation
 
-# Far above any model that fits a machine, far below what would exhaust one while only counting, or the 32-bit
-# integers of the network in C.
+# Above any model that fits a machine; below the sizes that would exhaust memory while counting, and the 32-bit integers
+# of the network in C.
 _LARGEST = {"layers": 1_000, "context": 1 << 24, "vocab_size": 1 << 24}
 _LARGEST_DIMENSION = 1 << 20
 _NORM_EPS = (1e-30, 1e6)
@@ -36,21 +36,21 @@ _FEED_FORWARDS: dict[tuple[bool, Activation], str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """How rotary frequencies are slowed so that a model reads further than it was first trained to.
+    """The scaling of rotary frequencies, which lets a model read a longer context than it was first trained on.
 
-    `linear` divides all of them by `factor`; `llama3` and `yarn` only the slow ones, which turn less than once or so
-    in `original_context`. The formulas are with `model.attention.rotary_frequencies`.
+    `linear` divides every frequency by `factor`. `llama3` and `yarn` divide only the low ones, whose pairs turn about
+    once or less in `original_context`. `model.attention.rotary_frequencies` has the formulas.
     """
 
     kind: RopeKind
     factor: float
-    original_context: int | None = None  # tokens; of llama3 and yarn
-    low_frequency: float = 1.0  # llama3: what turns less often than this is slowed by all of the factor
-    high_frequency: float = 4.0  # llama3: what turns more often than this stays as it is
-    beta_slow: float = 1.0  # yarn: the same
-    beta_fast: float = 32.0  # yarn: likewise
-    truncate: bool = True  # yarn: the borders fall between two frequencies
-    attention_factor: float = 1.0  # of cosines and sines, so that scores are multiplied by its square
+    original_context: int | None = None  # tokens; for llama3 and yarn
+    low_frequency: float = 1.0  # llama3: pairs with fewer turns in the original context are scaled by the whole factor
+    high_frequency: float = 4.0  # llama3: pairs with more turns are not scaled
+    beta_slow: float = 1.0  # yarn: as low_frequency
+    beta_fast: float = 32.0  # yarn: as high_frequency
+    truncate: bool = True  # yarn: round the two limits outwards to whole pairs
+    attention_factor: float = 1.0  # multiplies cosines and sines, and so the scores by its square
 
     def __post_init__(self) -> None:
         require(self.kind in ("linear", "llama3", "yarn"), "rope type", self.kind, "'linear', 'llama3' or 'yarn'")

@@ -100,20 +100,43 @@ def cache_bytes_per_step(config: ModelConfig, types: NumberTypes, before: int) -
 
 def _gpt(vocab_size: int, layers: int, width: int, heads: int, context: int) -> ModelConfig:
     return ModelConfig(
-        vocab_size=vocab_size, layers=layers, width=width, heads=heads, kv_heads=heads, head_width=width // heads,
-        feed_forward_width=4 * width, context=context, norm="layer", norm_eps=1e-5, norm_bias=True,
-        positions="learned", qk_norm=False, qkv_bias=True, output_bias=True,
-        gated=False, activation="gelu_tanh", feed_forward_bias=True,
-    )  # fmt: skip
+        vocab_size=vocab_size,
+        layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=heads,
+        head_width=width // heads,
+        feed_forward_width=4 * width,
+        context=context,
+        norm="layer",
+        norm_eps=1e-5,
+        norm_bias=True,
+        positions="learned",
+        qk_norm=False,
+        qkv_bias=True,
+        output_bias=True,
+        gated=False,
+        activation="gelu_tanh",
+        feed_forward_bias=True,
+    )
 
 
 def _llama(
     vocab_size: int, layers: int, width: int, heads: int, kv_heads: int, hidden: int, context: int
 ) -> ModelConfig:
     return ModelConfig(
-        vocab_size=vocab_size, layers=layers, width=width, heads=heads, kv_heads=kv_heads, head_width=width // heads,
-        feed_forward_width=hidden, context=context, norm_eps=1e-5, qk_norm=False, tied=False,
-    )  # fmt: skip
+        vocab_size=vocab_size,
+        layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_width=width // heads,
+        feed_forward_width=hidden,
+        context=context,
+        norm_eps=1e-5,
+        qk_norm=False,
+        tied=False,
+    )
 
 
 PRESETS: dict[str, tuple[str, ModelConfig]] = {
