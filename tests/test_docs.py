@@ -106,6 +106,13 @@ def test_the_page_on_checkpoints_names_every_family():
     assert [name for name in FAMILIES if name not in text] == []
 
 
+def test_the_python_in_the_readme_is_on_the_page_of_the_library():
+    """`tests/test_library.py` runs the code on that page."""
+    page = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert [line for line in code.splitlines() if line not in page] == []
+
+
 @pytest.mark.parametrize("name", refresh.PICTURES)
 @pytest.mark.usefixtures("page_screen")
 def test_a_picture_is_what_its_command_writes(name):
