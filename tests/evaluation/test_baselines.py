@@ -11,9 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attncli.config import CorpusConfig
-from attncli.evaluation.baselines import gzip_size, measure, xz_size
+from attncli.evaluation import baselines
+from attncli.evaluation.baselines import BASELINES, Baseline, gzip_size, measure, xz_size
 from attncli.evaluation.excerpt import Excerpt, counted_of, first_of, last_of
+from attncli.evaluation.judgement import Judgement
 from attncli.evaluation.ngram import NgramModel
+from attncli.evaluation.score import Score
+from attncli.render import evaluation
+from attncli.render.evaluation import judgement_document, measured_on
 from attncli.text.corpus import prepare
 from attncli.text.documents import Documents
 from attncli.text.parts import Part
@@ -188,3 +193,14 @@ def test_an_unseen_token_has_some_probability_for_any_counts():
     ids = np.array([i for block, n in zip(blocks, times, strict=True) for _ in range(n) for i in block])
     model = NgramModel(ids, 50)
     assert np.isfinite(model.log_probabilities(rng.integers(0, 50, 2000))).all()
+
+
+def test_a_registered_baseline_is_measured_drawn_and_in_the_document(monkeypatch):
+    added = Baseline("uniform", "uniform", "uniform", False, lambda material: 8.0)
+    for module in (baselines, evaluation):
+        monkeypatch.setattr(module, "BASELINES", (*BASELINES, added))
+    found = measure(Excerpt(b"some text", np.arange(9), 9), 257)
+    assert found.figures["uniform"] == 8.0
+    judged = Judgement(Score(nats=9.0, scored=9, characters=9.0, bytes=9.0), found)
+    assert judgement_document(judged)["yardsticks"]["uniform_bits_per_byte"] == 8.0
+    assert "uniform" in measured_on(found, "the training text")
