@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test docs texts stories bench install clean
+.PHONY: demo test types suite docs texts stories bench install clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -43,7 +43,13 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	@$(MAKE) --no-print-directory --jobs 2 types suite
+
+# Beside one another: mypy uses one core.
+types:
 	$(BIN)/mypy
+
+suite:
 	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
 # Writes the current output of every command, and the pictures, into README.md and the pages of docs.

@@ -210,7 +210,7 @@ NARROW = [(name, kind) for name in ("llama-bias", "gpt2", "head-10", "qwen3") fo
 
 
 @pytest.mark.parametrize(("name", "kind"), [*((name, "f32") for name in EVERY), *NARROW])
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=6)
 @given(calls=st.lists(CALL, max_size=20), threads=st.sampled_from([1, 2, 3]))
 def test_however_texts_are_cut_into_calls_every_bit_is_the_same(name, kind, calls, threads):
     """Several texts at once, in segments of any length, some of them read again, or wrongly at first."""
