@@ -596,7 +596,7 @@ for line in sys.stdin:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_tokenizer_that_was_changed_is_refused_or_harmless(seed):
-    """Never a crash, an abort or a hang: of a child that reads several hundred, each is answered within 5 seconds of a processor."""
+    """No crash, abort or hang: a child reads several hundred and answers each within 5 seconds of a processor."""
     generator, documents = random.Random(seed), every_kind()
     child = subprocess.Popen(
         [sys.executable, "-c", CHANGED_IN_A_CHILD],
