@@ -124,7 +124,7 @@ class ViewOptions:
 
 @dataclass(frozen=True)
 class Request:
-    """What a view explains: a text as its tokens, the model that reads it, the token in focus, and the options."""
+    """What a view explains: a text as its tokens, the model that reads it, and the token, layer and head in focus."""
 
     model: Transformer
     tokenizer: Tokenizer

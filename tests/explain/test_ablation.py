@@ -310,7 +310,7 @@ def test_the_command_ablates_heads_and_edges(folder, monkeypatch, capsys):
         (["--edge", "2:4"], "comes later"),
         (["--edge", "dog:cat"], "no token 'dog'"),
         (["--head", "0.0", "--edge", "4:2"], "Give one of them"),
-        (["--with", "magic"], "Use zero or mean"),
+        (["--with", "magic"], "must be zero or mean"),
     ],
 )
 def test_an_error_takes_two_lines_at_most(folder, monkeypatch, capsys, arguments, message):

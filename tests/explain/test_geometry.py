@@ -346,7 +346,7 @@ def test_neighbors_and_analogy_on_the_command_line(in_model_folder, capsys):
         (["neighbors", ""], 3, "The word is empty"),
         (["neighbors", "cat", "--layer", "1"], 2, "need a text"),
         (["neighbors", "cat", "--among", "text"], 2, "need a text"),
-        (["neighbors", "cat", "--in", "a cat", "--among", "friends"], 2, "nothing to compare with"),
+        (["neighbors", "cat", "--in", "a cat", "--among", "friends"], 2, "must be vocabulary or text"),
         (["neighbors", "cat", "--in", ""], 3, "no tokens"),
         (["neighbors", "cat", "--top-k", "0"], 2, "--top-k"),
         (["neighbors", "\ud800"], 3, "not valid Unicode"),
