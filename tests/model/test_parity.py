@@ -127,11 +127,11 @@ def greedy(model, tokenizer, prompt):
     return endings[0]
 
 
-def their_greedy(model, prompt, end):
+def their_greedy(model, prompt, end, tokens=64):
     with torch.no_grad():
         ids = model.generate(
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
-            max_new_tokens=64, eos_token_id=end, pad_token_id=end,
+            max_new_tokens=tokens, eos_token_id=end, pad_token_id=end,
         )  # fmt: skip
     return ids[0, len(prompt) :].tolist()
 
@@ -152,7 +152,7 @@ def test_a_directory_of_theirs_is_read_by_us_and_what_we_write_of_it_by_both(nam
     assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in again.state_dict().items())
     rewritten = read_by_them(tmp_path / "again")
     compare(again, rewritten)
-    assert greedy(again, tokenizer, prompt) == their_greedy(rewritten, prompt, tokenizer.end_of_text) == found
+    assert their_greedy(rewritten, prompt, tokenizer.end_of_text, 16) == found[:16]  # `again` is `ours`, bit by bit
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
