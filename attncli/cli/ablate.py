@@ -10,13 +10,13 @@ from attncli.config.option import argument, option
 from attncli.errors import UsageProblem
 
 _TEXT = "The text, or a file with it; - reads standard input."
-_TOKEN = "Whose prediction it is, by index or word. Unset: the last token's."
-_HEAD = "Do without this head, such as 2.3 for head 3 of layer 2; several times for several together."
+_TOKEN = "The token whose prediction is measured, by index or word. Unset: the last."
+_HEAD = "Remove this head, such as 2.3 for head 3 of layer 2; repeat it to remove several together."
 _EDGE = (
-    "Cut this edge, such as 6:4 (6 no longer looks at 4), by index, or by word in all its tokens; several times for "
+    "Cut this edge, such as 6:4 (6 no longer looks at 4), by index, or by word in all its tokens; repeat it to cut "
     "several together."
 )
-_WITH = "What stands in the place of a head: zero, or mean, what it gives on average over the text."
+_WITH = "What replaces the output of a head: zero, or mean, its average over the text."
 _EXAMPLE = 'attncli ablate "The little cat sat on the old mat. The little"'
 
 
@@ -36,7 +36,7 @@ def ablate(
     attncli ablate "The little cat sat down. The little" --edge 7:cat
     """
     if head and edge:
-        raise UsageProblem("--head and --edge each say what to do without.", "Give one of them.")
+        raise UsageProblem("--head and --edge each say what to remove.", "Give one of them.")
     heads = tuple(_parse_head(one) for one in head)
     given = text_or_file_end(text, _EXAMPLE)
     from attncli.cli.bodies.ablate import run

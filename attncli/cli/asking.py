@@ -10,12 +10,12 @@ from attncli.checkpoint.chat import ChatTemplate, Message, read_chat_template, r
 from attncli.checkpoint.load import LoadedModel
 from attncli.errors import AttnError, BadInput
 
-Turn = tuple[str, str]  # what the user said, and what the model answered, so far
+Turn = tuple[str, str]  # a message of the user, and the model's answer so far
 
 
 @dataclass(frozen=True)
 class Asking:
-    """A model, its chat template where it has one, and whether that is used."""
+    """A model, its chat template if it has one, and whether to use it."""
 
     loaded: LoadedModel
     template: ChatTemplate | None
@@ -31,7 +31,7 @@ class Asking:
         return cls(loaded, None, chat)
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
-        """The ids that the model continues: of all turns, the last of which it is to answer, or of the last one's text.
+        """The token ids to continue: the whole conversation with --chat, else the text of the last turn.
 
         Raises BadInput for a conversation that is longer than the context.
         """
@@ -51,7 +51,7 @@ class Asking:
 
     @property
     def advice(self) -> str | None:
-        """A note for a user who has a model trained on conversations continue a text; None for any other."""
+        """A note where a model trained on conversations continues a plain text, else None."""
         if self.chat or self.template is None:
             return None
         return "this model was trained on conversations: --chat puts a prompt in its chat template"

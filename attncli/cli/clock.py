@@ -1,6 +1,6 @@
-"""When the command line that runs began its work: what `--time` and the time to the first token count from.
+"""The start time of the running command, from which `--time` and the time to the first token are measured.
 
-Read it as `clock.started`: a process may run several command lines, and each starts it anew.
+Read it as `clock.started`, since a process may run several command lines and each resets it.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ _LAYER = "Measure the difference after so many layers; 0 is the embedding. Unset
 def compare(
     *,
     a: str = argument(REQUIRED, "The first text.", metavar="A"),
-    b: str = argument(REQUIRED, "The second.", metavar="B"),
+    b: str = argument(REQUIRED, "The second text.", metavar="B"),
     source: ModelSource,
     token: tuple[str, ...] = option((), _TOKEN),
     layer: int | None = option(None, _LAYER),

@@ -1,4 +1,4 @@
-"""Starts the compiler of the network in C before PyTorch is imported, and says that it is at work."""
+"""Starts the C compiler before PyTorch is imported, and prints a note that it runs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _NOTE = "compiling the network in C for this processor: once, about ten seconds"
 
 
 def begin_compiling(device: str) -> None:
-    """Starts the compiler where a CPU may generate and the library is not there yet."""
+    """Starts the compiler if a CPU may generate and the library is not compiled yet."""
     if device not in ("auto", "cpu"):
         return
     begin()
     if compiling():
-        print(_NOTE, file=sys.stderr, flush=True)  # not through Rich, whose import takes a tenth of a second
+        print(_NOTE, file=sys.stderr, flush=True)  # without Rich, whose import takes a tenth of a second

@@ -1,6 +1,6 @@
-"""Values that a shell completes: closed sets, and the names of models. Where nothing fits, the shell names files.
+"""The values that a shell completes: choices and names of models. If none fits, the shell completes file names.
 
-Imports no torch: a key press waits for it.
+Imports no torch, since the user waits after each press of Tab.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from contextlib import suppress
 
 from attncli.errors import AttnError
 
-Value = str | tuple[str, str]  # alone, or with what it means
+Value = str | tuple[str, str]  # alone, or with its meaning
 
 
 def one_of(values: Iterable[Value]) -> Callable[[str], list[Value]]:
-    """Completes one of these; Typer keeps those that begin as what is typed."""
+    """A function that lists these values; Typer keeps the ones that begin with the typed text."""
     listed = list(values)
     return lambda incomplete: listed
 
 
 def model_names(incomplete: str) -> list[Value]:
-    """The models that `attncli models` lists; none where a folder cannot be read. Only names that every shell takes."""
+    """The names of `attncli models` that need no quotes in a shell; none if the directory cannot be read."""
     from attncli.checkpoint.catalog import known_models
 
     with suppress(AttnError, OSError):

@@ -34,7 +34,7 @@ def eval(
     """
     if not files:
         raise UsageProblem("There is no text to score.", "Give a file: attncli eval book.txt")
-    CorpusConfig(encoding=encoding)  # raises for an unknown one
+    CorpusConfig(encoding=encoding)  # raises UsageProblem for an unknown encoding
     from attncli.cli.bodies.eval_texts import model_and_files, read_texts
 
     model, paths = model_and_files(files, source.model)

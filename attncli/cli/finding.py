@@ -1,4 +1,4 @@
-"""From the options --model and --revision to a directory; for a model of the hub by downloading it."""
+"""Finds the directory of the model that --model and --revision name; a model of the hub is downloaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def find(model: str | None, revision: str | None = None, *, weights: bool = True
 
 
 def _downloading(name: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    """A bar for the time of a download."""
+    """Shows a progress bar during a download."""
     from attncli.render.console import messages
     from attncli.render.passing import downloading_bar
 

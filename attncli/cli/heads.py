@@ -18,7 +18,7 @@ def heads(
     source: ModelSource,
     length: int | None = option(None, _LENGTH, format=COUNT),
     repeats: int | None = option(None, _REPEATS),
-    everyone: bool = option(False, "Also every head's scores, a row a head.", "--all"),
+    everyone: bool = option(False, "Also show the scores of every head, one row per head.", "--all"),
     seed: int = option_from(SampleConfig, "seed"),
     json: bool = JSON,
 ) -> None:

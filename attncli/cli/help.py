@@ -1,4 +1,4 @@
-"""Help: the first page, the page of each command, and whose help an error on the command line points to.
+"""Help: the first page, the page of each command, and the context of a parser error.
 
 A page names the common options, and --help-all every one. An option is common unless its panel is `Rare`: the mark
 stands where the option is declared.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HELP_OPTIONS = ["-h", "--help", "--help-all"]
 EVERYTHING = "--help-all"
 _HELP: Entry = ("-h, --help", "", "Show this page and exit.")
-# The library's UsageError, wherever its version keeps it.
+# click's UsageError: Typer has a copy of click since 0.27.
 USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 _NUMBERS = {"int": "N", "float": "X"}
 _WHICH_MODEL = (
@@ -31,22 +31,22 @@ _WHICH_MODEL = (
 
 
 class Rare(str):
-    """The panel of an option that --help leaves out and --help-all shows; as a string the panel's title."""
+    """The panel, by its title, of an option that only --help-all shows."""
 
 
 MORE = Rare("More options")
 
 
 class Command(TyperCommand):
-    """A command whose help fits a screen."""
+    """A command with two help pages: --help for the common options, --help-all for all of them."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Notes which of its two pages is asked for, if one is."""
+        """Parses, and remembers whether --help-all is among the words."""
         ctx.meta[EVERYTHING] = EVERYTHING in args
         return _parsed(super().parse_args, ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Shows the page of common options, or of all of them."""
+        """Prints the page of the common options, or of all options."""
         from attncli.render.console import output
         from attncli.render.help import show_page
 
@@ -66,13 +66,13 @@ class FirstPage(TyperGroup):
     """The group of commands, listed in the order a newcomer needs them, options last."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Takes 'help train' for 'train --help'."""
+        """Parses; 'help train' means 'train --help'."""
         if args[:1] == ["help"]:
             args = [*(word for word in args if word != "help"), "--help"]
         return _parsed(super().parse_args, ctx, args)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """The names of commands, of which help is one."""
+        """The names of the commands, and help."""
         found = super().shell_complete(ctx, incomplete)
         return [*found, *(type(item)("help") for item in found[:1])] if "help".startswith(incomplete) else found
 

@@ -1,4 +1,4 @@
-"""What a user types between two texts: on a terminal a line, a paste or a block; from a pipe a line.
+"""Reads the turns of `generate -i`: from a terminal a line, a paste or a block; from a pipe a line.
 
 A paste is one turn. GNU readline takes a bracketed paste as one line with line ends in it. Elsewhere the lines of a
 paste are those that wait on the terminal as soon as the first one is read.
@@ -94,7 +94,7 @@ def _waiting(seconds: float) -> bool:
 
 
 class _History:
-    """What was typed before, in this session and in earlier ones."""
+    """The history of typed lines, kept across sessions."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -111,7 +111,7 @@ class _History:
             self._known = readline.get_current_history_length()
 
     def keep(self) -> None:
-        """Writes down what is new, at once: a session may end in any way. Without a place to write, nothing is kept."""
+        """Appends the new lines to the history file, if there is one; at once, since a session can be killed."""
         if self._readline is None:
             return
         before, self._known = self._known, self._readline.get_current_history_length()

@@ -43,7 +43,7 @@ from attncli.render.status import status
 _DONE = 0
 _WITHOUT_TORCH = ("tokenize", "plot", "info", "models")
 _NO_ROOM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOMEM)
-# What PyTorch says of a GPU and of a CPU, and Python when a thread's stack finds no place, without types of their own.
+# Messages of PyTorch and Python for a lack of memory, which have no exception type of their own.
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread|bad_alloc", re.IGNORECASE)
 
 _FIRST_PAGE = """Train a transformer language model on your own text, generate from it, and see how its attention works.
@@ -100,14 +100,14 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments or bool(os.environ.get("ATTNCLI_DEBUG"))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            with suppress(OSError):  # of a file that fails
+            with suppress(OSError):  # the stream's file fails
                 stream.reconfigure(errors="backslashreplace")
     try:
         code = app([word for word in arguments if word != "--debug"], prog_name="attncli", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else _DONE
     except (BrokenPipeError, SystemExit) as ended:
-        # Typer and Rich make a reader that has gone an exit with 1.
+        # Typer and Rich turn a closed pipe into an exit with code 1.
         if isinstance(ended, SystemExit) and not isinstance(ended.__context__, BrokenPipeError):
             raise
         _silence(sys.stdout)

@@ -1,6 +1,6 @@
-"""What is wrong with a command line and what was probably meant, from the errors of the library that parses it.
+"""Turns an error of Typer's parser into a message that says what is wrong and what was probably meant.
 
-The library is told apart by the names of its errors, which are the same in all of its versions.
+Errors are recognized by the names of their classes, which all versions of Typer share.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 from attncli.cli.help import argument_name, usage, value_name
 from attncli.errors import UsageProblem
 
-_SHORTEST_BEGINNING = 4  # characters of an option, its dashes counted, that mean the one option that begins so
+_SHORTEST_BEGINNING = 4  # characters, dashes included, that abbreviate an option
 _MOST_COMMANDS = 4
 
 
 def usage_problem(problem: Any) -> UsageProblem:
-    """An error of the library as one of ours, which ends with the help of the command that it arose in."""
+    """The UsageProblem for a parser error; its hint ends with the help of the command."""
     context, words = getattr(problem, "ctx", None), getattr(problem, "words", ())
     if context is None:
         return UsageProblem(problem.format_message(), "See attncli --help")
@@ -33,7 +33,7 @@ def usage_problem(problem: Any) -> UsageProblem:
 
 
 def _told(problem: Any, context: Any, options: dict[str, Any], words: Sequence[str]) -> tuple[str, str]:
-    """The message, and the hint short of where the help is."""
+    """The message, and the hint without the pointer to the help."""
     kind, message = type(problem).__name__, problem.format_message()
     if kind == "NoSuchOption":
         return f"There is no option {problem.option_name}.", _meant(problem.option_name, context, options)
@@ -77,9 +77,6 @@ def _bad_value(param: Any, message: str, words: Sequence[str]) -> str:
     for word, thing in (("integer", "a whole number"), ("number", "a number"), ("float", "a number")):
         if f"valid {word}" in message:
             return f"{name}{value} is not {thing}."
-    if least := re.search(r"greater than or equal to (\S+)|range x>=(\S+?)\.?$", message):
-        is_given = "" if given is None else f" is {given}, and"
-        return f"{name}{is_given} must be at least {least[1] or least[2]}."
     return f"{name} {message}" if message.startswith(("'", '"')) else f"{name}: {message}"
 
 
@@ -96,7 +93,7 @@ def _given(names: Sequence[str], words: Sequence[str]) -> str | None:
 
 
 def _extra(extra: str, context: Any, options: dict[str, Any], words: Sequence[str]) -> tuple[str, str]:
-    """For arguments that the command has no place for."""
+    """The message and the hint for more arguments than the command takes."""
     flags = [flag for flag, after in pairwise(words) if after == extra and flag in options]
     if flags and options[flags[0]].is_flag:
         return f"{flags[0]} takes no value, and {extra!r} follows it.", f"Leave {extra!r} out."

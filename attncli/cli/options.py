@@ -1,11 +1,11 @@
-"""Commands for Typer: the parameters of a function become arguments and options, a config becomes one for each field.
+"""Makes Typer's arguments and options of the parameters of a command; a config gives one for each of its fields.
 
     def generate(*, prompt: str | None = argument(None, "What to continue."), sampling: SampleConfig) -> None: ...
 
-`for_typer` gives a function with the arguments and options that Typer reads: PROMPT, then --temperature, --top-k and
-the others of SampleConfig. Called by Typer, it builds and checks the configs, then calls the command with them. What a
-field or parameter says about its option is in attncli/config/option.py. A parameter `Given` receives which of the
-options were given.
+`for_typer(generate)` is a function whose signature Typer reads: PROMPT, then --temperature, --top-k and the other
+fields of SampleConfig. When Typer calls it, it builds and checks the configs, then calls `generate` with them.
+attncli/config/option.py says how a field or a parameter describes its option. A parameter of type `Given` receives the
+options that the command line gave.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Setting:
 
     @property
     def value_type(self) -> Any:
-        """The type of one value: int for `int`, `int | None` and `tuple[int, ...]`; str for what is no plain type."""
+        """The type of one value: int for `int`, `int | None` and `tuple[int, ...]`; str for a type with parts."""
         kinds = get_args(self.kind) if get_origin(self.kind) in (Union, UnionType, tuple) else (self.kind,)
         kind = next(kind for kind in kinds if kind is not NoneType)
         return kind if isinstance(kind, type) else str
@@ -68,7 +68,7 @@ class _Setting:
 
     @property
     def called(self) -> str:
-        """What an error calls it; a switch that is on by default by its negative form."""
+        """Its name in an error; of a switch that is on by default, the name that turns it off."""
         if self.option.positional:
             return self.option.metavar or self.name.upper()
         positive, _, negative = max(self.names, key=len).partition("/")
@@ -116,7 +116,7 @@ class _Setting:
 
 
 def _parser(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """Parses what was typed, and leaves a default as it is. Typer adds the option's name to the error."""
+    """A parser for Typer, which also passes defaults to it; Typer adds the option's name to the error."""
 
     def parsed(value: Any) -> Any:
         try:
@@ -195,7 +195,7 @@ def for_typer(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def _naming_options(settings: Mapping[str, _Setting], hint: str = "") -> Iterator[None]:
-    """Errors raised inside call the fields of configs by their options; `hint` ends those that have no hint."""
+    """Spells the fields in an error raised inside as options; `hint` is added to an error without a hint."""
     try:
         yield
     except AttnError as problem:

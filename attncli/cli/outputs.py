@@ -1,4 +1,4 @@
-"""Files that a command writes beside what it shows: refused before the work, written whole or not at all."""
+"""Output files of a command: checked before the work starts, written atomically."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ENDINGS = {"--svg": (".svg",), "--html": (".html", ".htm"), "--csv": (".csv",),
 
 
 def refuse_files(files: Files, force: bool) -> None:
-    """Refuses what cannot or must not be written.
+    """Checks the output files of a command before its work.
 
     Raises:
         UsageProblem: for a directory, a device, a file that exists (unless forced), or one named twice.
@@ -58,11 +58,11 @@ def _refuse_file(file: Path, option: str, force: bool) -> None:
 
 
 def write_file(file: Path, option: str, write: Callable[[BinaryIO], object]) -> None:
-    """Has the whole file written, or nothing. Raises OutOfRoom when that cannot be."""
+    """Writes a file atomically. Raises OutOfRoom where it cannot be written."""
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         unfinished.unlink(missing_ok=True)
-        with unfinished.open("xb") as opened:  # never a link that somebody else put there
+        with unfinished.open("xb") as opened:  # fails for a link that somebody else made
             write(opened)
         unfinished.replace(file)
     except OSError as problem:

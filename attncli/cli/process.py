@@ -1,7 +1,7 @@
-"""Settings of this process: its streams; what makes training faster, how threads wait and what becomes of freed memory.
+"""Settings of this process: standard streams, spinning of threads, freed memory.
 
-They are the command line's to make, not the library's: they hold for everything that runs in the process. Imported
-before anything else, so it imports next to nothing itself.
+The command line makes them, not the library, because they affect everything in the process. This module is imported
+before all others, so it imports almost nothing.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _KEPT_BYTES, _LARGEST_KEPT = 512 << 20, 32 << 20
 
 
 def open_streams() -> None:
-    """Gives those of the three standard streams that are closed (`>&-`) nothing to read and a place that keeps nothing.
+    """Opens /dev/null for each of the three standard streams that is closed (`>&-`).
 
-    Else a file that is opened later would be in their place.
+    Otherwise a file that is opened later would take its number.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -31,29 +31,29 @@ def open_streams() -> None:
 
 
 def bound_screen() -> None:
-    """Bounds COLUMNS and LINES, since a screen is drawn cell by cell; 0 is a size that is not known."""
+    """Limits COLUMNS and LINES, since a screen is drawn cell by cell; 0 means that the size is unknown."""
     for name in ("COLUMNS", "LINES"):
         given = os.environ.get(name, "")
         if given.isdecimal() and not given.strip("0"):
-            del os.environ[name]  # on a screen without a cell nothing is shown, not even an error
+            del os.environ[name]  # a screen without cells would show nothing, not even an error
         elif given.isdecimal() and (len(given) > _MOST_DIGITS or int(given) > _LARGEST_SCREEN):
             os.environ[name] = str(_LARGEST_SCREEN)
 
 
 def limit_spinning() -> None:
-    """How long threads of PyTorch that wait for one another spin; to be set before PyTorch is imported.
+    """Limits how long waiting threads of PyTorch spin; must run before PyTorch is imported.
 
-    Where another program wants the cores too, libgomp's own default makes a training step 25 to 80 times slower; with
-    much less than this, threads go to sleep between operations, and waking them can cost half of a step
+    When another program uses the cores too, libgomp's default makes a training step 25 to 80 times slower. With a much
+    smaller limit, threads sleep between operations, and waking them can take half of a step
     (benchmarks/README.md).
     """
     os.environ.setdefault("GOMP_SPINCOUNT", str(_SPINS))
 
 
 def keep_freed_memory() -> None:
-    """Keeps what is freed for the next allocation, where glibc would hand it back to the system.
+    """Makes glibc keep freed memory for the next allocation instead of returning it to the system.
 
-    A training step frees and takes the same megabytes again and again, each time with page faults: 5 % of a small
+    Every training step frees and allocates the same megabytes, and page faults would take 5 % of a small
     model's step (benchmarks/README.md).
     """
     import ctypes

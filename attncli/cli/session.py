@@ -1,4 +1,4 @@
-"""A session of `attncli generate`: the loaded model, how tokens are drawn and computed, and what is shown."""
+"""A session of `attncli generate`: a loaded model with the settings of sampling, computing and showing."""
 
 from __future__ import annotations
 

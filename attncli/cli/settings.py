@@ -16,13 +16,13 @@ from attncli.errors import UsageProblem
 from attncli.generation.bias import with_token_ids
 from attncli.text.tokenizer import Tokenizer
 
-# One text is made at a time.
+# `generate -i` makes one text at a time, so num_samples is no setting.
 SETTINGS = {name: option for name, option in options_of(SampleConfig).items() if name != "num_samples"}
 _NAME = re.compile(r"(-{0,2}[a-z](?:[a-z_-]*[a-z])?)(?:\s*[=:]\s*|\s+|$)(.*)", re.IGNORECASE | re.DOTALL)
 
 
 def changed(config: SampleConfig, text: str, tokenizer: Tokenizer) -> tuple[str, SampleConfig]:
-    """'top-k 40' -> 'top_k', and the config with it. Raises UsageProblem for what is no setting or no value of it."""
+    """'top-k 40' -> 'top_k' and the changed config. Raises UsageProblem for an unknown setting or a bad value."""
     found = _NAME.fullmatch(text.strip())
     if found is None:
         raise UsageProblem(f"{text.strip()!r} is not a setting and its value.", "Such as /set temperature 0.7")
@@ -37,7 +37,7 @@ def changed(config: SampleConfig, text: str, tokenizer: Tokenizer) -> tuple[str,
 
 
 def setting(word: str) -> str:
-    """'--Top-K', 'topk', 'top_k', 'k' -> 'top_k'; also the beginning of one name alone. Raises UsageProblem."""
+    """'--Top-K', 'topk', 'top_k', 'k' -> 'top_k'; also an unambiguous prefix. Raises UsageProblem."""
     plain = _plain(word)
     for name, option in SETTINGS.items():
         if plain in (option.letter, *map(_plain, option.names)):

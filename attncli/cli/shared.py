@@ -35,7 +35,7 @@ class ModelChoice:
     )
 
     def named(self, name: str | None) -> Self:
-        """The choice where the model may also be an argument. Raises UsageProblem for two models."""
+        """The choice, for a command that also takes the model as an argument. Raises UsageProblem for two models."""
         if name is not None and self.model is not None and name != self.model:
             raise UsageProblem(f"{name} and -m {self.model} name two models.", "Name one.")
         return replace(self, model=name if self.model is None else self.model)
@@ -43,14 +43,14 @@ class ModelChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource(ModelChoice):
-    """Which model, and the device to load it on."""
+    """Which model, and which device to load it on."""
 
     device: str = option_from(TrainConfig, "device")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """The pictures of a screen to write."""
+    """The picture files to write."""
 
     svg: Path | None = option(None, "Also write the screen as an SVG picture.", metavar="FILE", rare=True)
     html: Path | None = option(None, "Also write the screen as a web page in one file.", metavar="FILE")

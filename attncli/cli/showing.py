@@ -1,4 +1,4 @@
-"""What `attncli generate` shows of the texts, as its options ask."""
+"""The options of `attncli generate` that say what is shown of the texts."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Showing:
     trace: bool = option(
         False, "What each step above removed before a token was drawn, and what it left.", panel=_SEE, rare=True
     )
-    stats: bool = option(False, "Say on standard error how fast it went.", panel=_SPEED, rare=True)
+    stats: bool = option(False, "Print the speed on standard error.", panel=_SPEED, rare=True)
     verify: bool = option(
         False,
-        "Make the same again alone, in a batch, without the cache and in other ways, and compare.",
+        "Generate the same text alone, in a batch, without the cache and in other ways, and compare.",
         panel=_SPEED,
         rare=True,
     )

@@ -1,6 +1,6 @@
 """`attncli generate --interactive`: one text after another, with settings that change between them.
 
-Owns what a line asks for, the text so far, and how Ctrl-C stops a text without ending the session.
+Each line is a text to continue or a command. Ctrl-C stops a text without ending the session.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _OTHER_NAMES = {"prompt": "text", "exit": "quit", "?": "help"}
 
 
 def talk(session: Session, prompt: str | None) -> None:
-    """Takes lines until they end or one says so; a prompt is taken before them.
+    """Takes lines until /quit or the end of the input; a prompt is taken first.
 
-    Raises typer.Exit with the code of the last problem, where nobody was there to see it.
+    Raises typer.Exit with the code of the last error if the lines came from a pipe.
     """
     code = 0
     talked = Talk(session)
@@ -54,7 +54,7 @@ def talk(session: Session, prompt: str | None) -> None:
     if advice := session.asking.advice:
         print_note(advice)
     if lines.typed:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C ends a line, and not the process
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C discards the line
         print_note(f"{session.loaded.name} · /help lists what can be typed; Ctrl-C stops a text, Ctrl-D ends")
     talked.stoppable = lines.typed
     going_on = True
@@ -78,27 +78,27 @@ def talk(session: Session, prompt: str | None) -> None:
 
 
 def _turns(text: str) -> list[str]:
-    """Of a paste of commands alone each line; any other text is one turn."""
+    """The lines of a paste of commands; any other text is one turn."""
     lines = text.split("\n")
     return lines if all(line.startswith("/") for line in lines) else [text]
 
 
 class Talk:
-    """The text so far, or the conversation, and the settings as the commands have left them."""
+    """The text or conversation so far, and the current settings."""
 
     def __init__(self, session: Session) -> None:
-        self.stoppable = True  # Ctrl-C ends a text, and not the session
+        self.stoppable = True  # Ctrl-C stops a text, not the session
         self._session, self._loaded, self._asking = session, session.loaded, session.asking
         self._sampling = session.sampling
         session.note_without_colors()
         self._console = output()
         self._text = ""  # so far
-        self._last: tuple[str, str] | None = None  # what was continued last, and what of it was shown
+        self._last: tuple[str, str] | None = None  # the text that was continued last, and the part that was shown
         self._saved: set[Path] = set()
         self._turns: list[Turn] = []  # of the conversation, in --chat
 
     def take(self, line: str) -> bool:
-        """Does what a line asks for. False when it asks to end. Raises AttnError; all is then as it was before."""
+        """Runs a line; False for /quit. Raises AttnError and then changes nothing."""
         checked_text(line)
         if line.startswith("/") and not line.startswith("//"):
             word, _, rest = line[1:].partition(" ")
@@ -112,7 +112,7 @@ class Talk:
         return True
 
     def begin(self, text: str) -> None:
-        """Continues a text of the user's, or answers it. Raises BadInput for one that is longer than the context."""
+        """Continues a text of the user, or answers it in --chat. Raises BadInput for a text longer than the context."""
         if self._asking.chat:
             self._answer([*self._turns, (checked_text(text), "")], self._sampling.seed)
         else:
@@ -155,28 +155,28 @@ class Talk:
         return name != "quit"
 
     def _continue(self, text: str, shown: str, seed: int) -> None:
-        """Streams what follows a text, of which only the end may be shown."""
+        """Streams the continuation of `text`, printed after `shown`, which can be its end alone."""
         loaded = self._loaded
         ids = loaded.prompt(text)
-        if shown != text:  # of what the model wrote itself, only as much as it can read
+        if shown != text:  # the model wrote it: keep the end that fits the context
             ids = last_that_fit(self._session.backend.config, loaded.tokenizer, ids)
         elif self._session.truncate:
             (shown,), (ids,) = truncated(self._session.backend.config, loaded.tokenizer, [text], [ids])
         self._stream(ids, text, shown, seed)
 
     def _answer(self, turns: list[Turn], seed: int) -> None:
-        """Streams the answer to what the last turn asks, and keeps it in that turn."""
+        """Streams the answer to the last turn, and keeps it in that turn."""
         said = turns[-1][0]
         ids = self._asking.prompt(turns)
         refuse_unreadable(self._session.backend.config, self._loaded.tokenizer, ids)
         before = "".join(f"{asked}\n\n{answer}\n\n" for asked, answer in turns[:-1]) + f"{said}\n\n"
         try:
             self._stream(ids, before, "", seed)
-        finally:  # also when Ctrl-C has ended it
+        finally:  # also after Ctrl-C
             self._turns = [*turns[:-1], (said, self._text.removeprefix(before))]
 
     def _stream(self, ids: list[int], text: str, shown: str, seed: int) -> None:
-        """Streams what follows some ids; they stand for a text, of which only the end is shown."""
+        """Streams the continuation of `ids`, the tokens of `text`, printed after `shown`."""
         sampling = replace(self._sampling, seed=seed)
         events = self._session.events([ids], sampling)
         self._sampling, self._last, self._text = sampling, (text, shown), text
@@ -203,7 +203,7 @@ class Talk:
         if not name:
             raise UsageProblem("/save needs the name of a file.", "Such as /save story.txt")
         file = Path(name)
-        with suppress(RuntimeError):  # ~ of a user who is not there
+        with suppress(RuntimeError):  # ~NAME of an unknown user
             file = file.expanduser()
         refuse_files({"/save": file}, force=True)
         if file.exists() and file.absolute() not in self._saved:
@@ -220,7 +220,7 @@ class Talk:
 
 
 def _command_named(word: str) -> str:
-    """'h' -> 'help'. Raises UsageProblem for no command, or the beginning of several."""
+    """'h' -> 'help'. Raises UsageProblem for an unknown command or an ambiguous prefix."""
     names = {name: name for name in _COMMANDS} | _OTHER_NAMES
     found = {names[name] for name in names if name.startswith(word.lower())} if word else set()
     if word.lower() in names:
@@ -238,7 +238,7 @@ def _command_named(word: str) -> str:
 
 @contextmanager
 def _stopping(heeded: bool) -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed inside; at the second one what is inside ends wherever it is."""
+    """Gives a function that says whether Ctrl-C was pressed; a second Ctrl-C ends the block at once."""
     pressed = False
 
     def press(*_: object) -> None:

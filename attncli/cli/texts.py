@@ -14,7 +14,7 @@ _LONGEST_NAME = 4096  # of a file
 
 
 def text_argument(argument: str | None) -> str | None:
-    """The text meant: the argument, what is piped in, or both, piped text first; '-' is standard input alone."""
+    """The argument, piped text, or both, piped text first; '-' is standard input alone."""
     from attncli.text.files import read_text
     from attncli.text.reading import STDIN
     from attncli.text.tokenizer import checked_text
@@ -36,7 +36,7 @@ def required_text(argument: str | None, example: str) -> str:
 
 
 def note_if_like_a_file(text: str) -> None:
-    """A note on a text that is a URL, or looks like the name of a file that is not there."""
+    """Prints a note for a text that is a URL or looks like the name of a missing file."""
     from attncli.render.console import print_note
     from attncli.text.reading import is_url
 
@@ -47,7 +47,7 @@ def note_if_like_a_file(text: str) -> None:
 
 
 def text_of_file(argument: str | None) -> str | None:
-    """The content of the file that the argument names, or None when it names none, with a note if it looks like it.
+    """The content of the file that the argument names; None if it names no file, with a note if it looks like one.
 
     Raises BadInput for a file that is empty or not text, and for a directory.
     """
@@ -70,18 +70,18 @@ def text_of_file(argument: str | None) -> str | None:
 
 
 def text_or_file(argument: str | None, example: str) -> str:
-    """The content of a file when the argument names one, else the text itself. Raises BadInput when there is none."""
+    """The content of the file that the argument names, else the argument as text. Raises BadInput for no text."""
     text = text_of_file(argument)
     return required_text(argument, example) if text is None else text
 
 
 def text_or_file_end(argument: str | None, example: str) -> str:
-    """The same without the line end that a file ends with, as piped text is read."""
+    """Like `text_or_file`, without the newline at the end of a file."""
     return _without_last_newline(text_or_file(argument, example))
 
 
 def prompt_or_file(argument: str | None, piped: bool = True) -> str:
-    """The text to continue, or the content of the file that is named; may be empty. `piped` puts piped text first."""
+    """The prompt, or the content of the file that it names; can be empty. `piped` puts piped text first."""
     text = text_of_file(argument)
     if text is not None:
         return _without_last_newline(text)

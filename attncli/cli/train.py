@@ -16,7 +16,7 @@ _FROM = "Go on from this model: its shape, weights and tokenizer."
 _WATCH = "Score the attention heads at every evaluation: attncli plot --heads."
 _PLACE = "Where it goes"
 
-# What may be given anew with --resume.
+# The options that --resume allows.
 _FREE = frozenset({"val_file", "name", "out", "resume", "device", "tensorboard", "watch_heads", "json"})
 
 
@@ -25,7 +25,9 @@ class Place:
     """The directory of the model, and what happens to the one that is there."""
 
     name: str | None = option(None, "The model's name in ./checkpoints. Unset: that of the first file.", panel=_PLACE)
-    out: Path | None = option(None, "Its directory, instead of a name.", "--out", "-o", metavar="DIR", panel=_PLACE)
+    out: Path | None = option(
+        None, "The model's directory, instead of a name.", "--out", "-o", metavar="DIR", panel=_PLACE
+    )
     resume: bool = option(False, "Go on with a run that was stopped.", panel=_PLACE)
     force: bool = option(False, "Replace a model of the same name; an edited README.md stays.", panel=_PLACE)
 

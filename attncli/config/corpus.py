@@ -1,4 +1,4 @@
-"""CorpusConfig: how text becomes tokens to train on. Every default and limit stands here once."""
+"""CorpusConfig: how text becomes tokens to train on. Every default and limit is stated here once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CorpusConfig:
         rare=True,
     )
     encoding: str = option("utf-8", "The encoding of the text.", panel=_TEXT, rare=True)
-    most_characters: int | None = None  # of either part; of a larger one only passages spread over it are used
+    most_characters: int | None = None  # of each part; a larger part is replaced by passages spread over it
 
     def __post_init__(self) -> None:
         check(self)
@@ -41,7 +41,7 @@ class CorpusConfig:
         require(most is None or most >= 1, "most_characters", most, "at least 1")
         try:
             "".encode(self.encoding)
-        except (LookupError, ValueError):  # also for a NUL in the name
+        except (LookupError, ValueError):  # ValueError: a NUL in the name
             raise _no_encoding(self.encoding) from None
 
 

@@ -1,4 +1,4 @@
-"""EngineConfig: how texts are computed, which changes none of them."""
+"""EngineConfig: how generation is computed. No field changes the text."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _SPEED = "How fast it goes; none of these changes the text"
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How texts are computed; the same texts come out whatever is set here."""
+    """How generation is computed; every setting gives the same text."""
 
     cached: bool = option(
         True,
-        "Keep the keys and values of what was read, or read all of it again for every token.",
+        "Keep the keys and values of earlier tokens, or compute all of them again for every token.",
         "--cache/--no-cache",
         panel=_SPEED,
         rare=True,
     )
     lookup: bool | None = option(  # None: where the backend's logits are the same with and without guesses
         None,
-        "Guess ahead where the text repeats itself. Unset: where that gives the same text, as long as it pays.",
+        "Guess tokens ahead where the text repeats itself. Unset: where the text stays the same and time is saved.",
         panel=_SPEED,
         rare=True,
     )

@@ -1,4 +1,4 @@
-"""Limits: what a value must be, as a rule in words and its test; an error names the field, the value and the rule."""
+"""Limits: the values that a field can have, as a rule in words and its test. An error names field, value and rule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_SHOWN = 60  # characters
 
 @dataclass(frozen=True)
 class Limit:
-    """What a value must be: `rule` goes on after "must be", `holds` tests it."""
+    """The values that are allowed: `rule` in words, to follow "must be", and `holds`, its test."""
 
     rule: str
     holds: Callable[[Any], bool]
@@ -23,7 +23,7 @@ class Limit:
         """Raises UsageProblem for a value that the rule does not allow."""
         try:
             fits = self.holds(value)
-        except TypeError:  # of a value of another type
+        except TypeError:  # the value has another type
             fits = False
         if not fits:
             raise UsageProblem.naming(
@@ -48,7 +48,7 @@ def alternatives(names: Iterable[str]) -> str:
 
 
 def require(ok: bool, name: str, value: object, rule: str) -> None:
-    """Raises UsageProblem, naming the value and the rule, unless it is `ok`."""
+    """Raises UsageProblem, naming the value and the rule, unless `ok`."""
     if not ok:
         raise UsageProblem(f"{name} is {shown_value(value)}, and must be {rule}.")
 

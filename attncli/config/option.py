@@ -1,4 +1,4 @@
-"""What a field of a config says about the option that sets it.
+"""A field of a config describes the option that sets it: help, names, limit, panel.
 
     top_k: int = option(0, "Draw from the k most probable tokens; 0 is off.", limit=at_least(0), off=0)
 
@@ -20,13 +20,14 @@ from attncli.config.values import Format
 
 T = TypeVar("T")
 Suggestion = str | tuple[str, str]  # a value that a shell completes: alone, or with its meaning
+Suggestions = Iterable[Suggestion] | Callable[[str], Iterable[Suggestion]]
 REQUIRED: Any = dataclasses.MISSING  # the default of an argument that cannot be left out
 _KEY = "option"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """All that is known of an option besides its default and its type, which are those of the field.
+    """The description of an option; its default and its type are those of the field.
 
     A type `tuple[X, ...]` makes an option that may be given several times. A switch whose default is True or None also
     has a negative form, --no-NAME.
@@ -34,18 +35,18 @@ class Option:
 
     help: str
     names: tuple[str, ...] = ()  # such as ("--temperature", "-t"); none: the name of the field, as --top-k for top_k
-    positional: bool = False  # an argument: it has a place instead of a name
-    metavar: str = ""  # what stands for the value in help
+    positional: bool = False  # an argument, which has no name on the command line
+    metavar: str = ""  # the placeholder of the value in help
     panel: str = ""  # the heading in --help-all
     rare: bool = False  # shown by --help-all alone
-    format: Format | None = None  # how the value is written; None: as its type is
+    format: Format | None = None  # how the value is written; None: as its type is written
     choices: tuple[str, ...] = ()  # the only values
-    suggestions: Iterable[Suggestion] | Callable[[str], Iterable[Suggestion]] = ()  # completed; others are allowed
+    suggestions: Suggestions = ()  # completed by a shell; other values are allowed
     limit: Limit | None = None
     off: Any = None  # the value that switches the setting off
     letter: str = ""  # the short name in `generate -i`, where `names` has none
-    example: str = ""  # a value to show; none: the default
-    unset: Callable[[], Any] | None = None  # gives the value on a command line without the option
+    example: str = ""  # a value for error messages; none: the default
+    unset: Callable[[], Any] | None = None  # makes the value where the command line lacks the option
 
     def check(self, name: str, value: Any) -> None:
         """Raises UsageProblem, naming the field, the value and the rule, for a value that is not allowed."""
@@ -56,30 +57,30 @@ class Option:
 
 
 def option(default: T, help: str, *names: str, **more: Any) -> T:
-    """A dataclass field, or the default of a parameter of a command, that is an option; `more` as `Option` has it."""
+    """Declares a field of a dataclass, or a parameter of a command, as an option; `more` are fields of `Option`."""
     return dataclasses.field(default=default, metadata={_KEY: Option(help=help, names=names, **more)})
 
 
 def argument(default: T, help: str, **more: Any) -> T:
-    """The same for what has a place on the command line instead of a name."""
+    """Declares a positional argument, as `option` declares an option."""
     return option(default, help, positional=True, **more)
 
 
 def option_from(config: type, name: str, **changes: Any) -> Any:
-    """The option of a config's field for a command that takes it alone, with what is different there."""
+    """The option of one field of a config, for a command that has no other field of it; `changes` replace parts."""
     return dataclasses.field(
         default=getattr(config, name), metadata={_KEY: dataclasses.replace(options_of(config)[name], **changes)}
     )
 
 
 def option_of(field: dataclasses.Field[Any]) -> Option | None:
-    """What a field says about its option; None for a field that has none."""
+    """The option of a field, or None."""
     return field.metadata.get(_KEY)
 
 
 @lru_cache
 def options_of(config: type) -> dict[str, Option]:
-    """The options of a config by the names of their fields, in their order."""
+    """The options of a config, by field, in the order of the fields."""
     found = {field.name: option_of(field) for field in dataclasses.fields(config)}
     return {name: option for name, option in found.items() if option is not None}
 

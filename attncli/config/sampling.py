@@ -12,8 +12,8 @@ from attncli.config.values import BIAS, COUNT
 from attncli.errors import UsageProblem
 
 _MOST_SAMPLES = 10_000
-_LARGEST_ADDED = 1_000_000  # to a logit, either way; beyond, float32 would round away the logit itself
-_DRAW = "What is drawn, in this order"  # the fields of this panel stand as generation/sampling.py applies them
+_LARGEST_ADDED = 1_000_000  # to a logit or subtracted from it; float32 would round the logit away beyond
+_DRAW = "What is drawn, in this order"  # the fields are in the order in which generation/sampling.py applies them
 
 _FINITE = Limit("a finite number, 0 or above", lambda value: math.isfinite(value) and value >= 0)
 _SHARE = Limit("above 0 and at most 1 (off)", lambda share: 0 < share <= 1)
@@ -33,7 +33,7 @@ def draw_seed() -> int:
 class SampleConfig:
     """How the next token is drawn from the model's distribution."""
 
-    logit_bias: tuple[tuple[int | str, float], ...] = option(  # a token, by its id or text, and what its logit gains
+    logit_bias: tuple[tuple[int | str, float], ...] = option(  # pairs of a token, by id or text, and a number
         (),
         "Add a number to the logit of a token, given by its text or as #ID; -inf bans it. May be given several times.",
         format=BIAS,
@@ -60,7 +60,7 @@ class SampleConfig:
     )
     temperature: float = option(
         1.0,
-        "Above 1 bolder, below 1 safer; 0 takes the most probable token and skips what follows.",
+        "Above 1 makes a text more varied, below 1 more predictable; 0 takes the most probable token, without filters.",
         "--temperature",
         "-t",
         limit=_FINITE,
@@ -82,7 +82,7 @@ class SampleConfig:
         panel=_DRAW,
         letter="p",
     )
-    min_p: float = option(  # this much removes what a small model spells wrong (benchmarks/README.md)
+    min_p: float = option(  # the default removes most misspellings of a small model (benchmarks/README.md)
         0.05,
         "Drop tokens below this share of the best one's probability; 0 is off.",
         limit=Limit("from 0 (off) to 1", lambda share: 0 <= share <= 1),

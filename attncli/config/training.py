@@ -1,4 +1,4 @@
-"""TrainConfig: what a user may pin about a training run. Every default and limit stands here once."""
+"""TrainConfig: what a user may pin about a training run. Every default and limit is stated here once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _DTYPES = ("auto", *TRAIN_DTYPES)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What a user may pin about a training run; None is left to the plan."""
+    """What a user can fix about a training run; the plan chooses every field that is None."""
 
     seconds: float | None = option(  # wall clock from start to end
         None,
@@ -63,7 +63,7 @@ class TrainConfig:
     context: int | None = option(
         None, "Tokens the model sees at once. Unset: by time and text.", format=COUNT, limit=at_least(8), panel=_MODEL
     )
-    batch_size: int | None = option(  # of the whole step, all of its parts together
+    batch_size: int | None = option(  # of the whole step, all accumulated batches together
         None,
         "Windows of text in a step. Unset: by device and length.",
         format=COUNT,
@@ -73,7 +73,7 @@ class TrainConfig:
     )
     grad_accum: int | None = option(
         None,
-        "Split a step into so many parts, to save memory. Unset: by memory.",
+        "Accumulate the gradient over N smaller batches, to save memory. Unset: by memory.",
         format=COUNT,
         limit=at_least(1),
         panel=_RECIPE,
@@ -87,7 +87,7 @@ class TrainConfig:
         rare=True,
     )
     optimizer: OptimizerKind | None = option(
-        None, "Unset: muon; adamw with --from.", choices=OPTIMIZER_KINDS, panel=_RECIPE, rare=True
+        None, "The optimizer. Unset: muon; adamw with --from.", choices=OPTIMIZER_KINDS, panel=_RECIPE, rare=True
     )
     lr: float | None = option(
         None,
@@ -97,18 +97,18 @@ class TrainConfig:
         rare=True,
     )
     adam_lr: float | None = option(
-        None, "With muon, that of embeddings and norms.", limit=_RATE, panel=_RECIPE, rare=True
+        None, "With muon, the learning rate of embeddings and norms.", limit=_RATE, panel=_RECIPE, rare=True
     )
     weight_decay: float | None = option(
         None,
-        "Of matrices and embeddings. Unset: by how often the text is seen.",
+        "Weight decay of matrices and embeddings. Unset: by how often the text is seen.",
         limit=FINITE_FROM_0,
         panel=_RECIPE,
         rare=True,
     )
     dropout: float | None = option(
         None,
-        "Unset: by how often the text is seen.",
+        "The dropout probability. Unset: by how often the text is seen.",
         limit=Limit("from 0 to below 1", lambda share: 0 <= share < 1),
         panel=_RECIPE,
         rare=True,
@@ -116,7 +116,7 @@ class TrainConfig:
     compile: bool | None = option(None, "Use torch.compile. Unset: by device and time.", panel=_RECIPE, rare=True)
     seed: int = option_from(SampleConfig, "seed")
     device: str = option(
-        "auto", "auto, cpu, cuda or mps; auto takes the best there is.", suggestions=DEVICES, rare=True
+        "auto", "auto, cpu, cuda or mps; auto takes the fastest that is available.", suggestions=DEVICES, rare=True
     )
     dtype: str = option(
         "auto",
@@ -125,9 +125,9 @@ class TrainConfig:
         limit=one_of(_DTYPES),
         rare=True,
     )
-    save_dtype: str = option(  # what a run is resumed from is exact
+    save_dtype: str = option(  # the state that a run is resumed from is always exact
         "float32",
-        "Of the finished model's weights; bfloat16 takes half the room.",
+        "The type of the finished model's weights; bfloat16 needs half the disk space.",
         choices=TRAIN_DTYPES,
         panel=_MODEL,
         rare=True,
@@ -152,7 +152,7 @@ class TrainConfig:
 
     @property
     def timed(self) -> bool:
-        """Whether the length is a time, given or not."""
+        """Whether the length of the run is a time: the default, unless steps, epochs or tokens are set."""
         return self.steps is None and self.epochs is None and self.tokens is None
 
 

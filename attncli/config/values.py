@@ -1,6 +1,6 @@
 """How a value is written in a command line: counts such as 25.6k, times such as 5m, biases such as ' cat=2.5'.
 
-A `Format` reads one value; what it cannot read is a ValueError whose text begins with that value.
+A `Format` parses one value. For text that it cannot parse it raises ValueError, whose message begins with the text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 @dataclass(frozen=True)
 class Format:
-    """How a value is written: `parse` turns text into it, `metavar` stands for it in help, `show` writes it."""
+    """How a value is written: `parse` reads it, `show` writes it, `metavar` is its placeholder in help."""
 
     parse: Callable[[str], Any]
     metavar: str

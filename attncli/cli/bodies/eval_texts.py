@@ -15,7 +15,7 @@ from attncli.render.console import print_note
 from attncli.text.files import read_documents
 from attncli.text.parts import Part, split_by_position
 
-_LONGEST_NAME = 200  # characters of a part of a path; a text that was given for a file has more
+_LONGEST_NAME = 200  # characters of a part of a path; more means that a text was given for a file
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def model_and_files(words: Sequence[str], model: str | None) -> tuple[str | None
     if (is_model and not exists(first)) or is_file(Path(first) / CONFIG):
         raise UsageProblem(f"{first} is a model, and a text is needed too.", f"Say attncli eval {first} FILE")
     if more and first != "-" and not exists(first):
-        find_model(first)  # says which models there are
+        find_model(first)  # raises an error that lists the models
     return None, list(words)
 
 

@@ -20,10 +20,10 @@ def run(*, json: bool) -> None:
     entries = known_models()
     parameters = {}
     for entry in entries:
-        with suppress(AttnError):  # listed all the same, as a model that cannot be used
+        with suppress(AttnError):  # it is listed as a model that cannot be used
             parameters[entry.name] = sum(count_parameters(config_from_json(entry.config)).values())
     default = None
-    with suppress(AttnError):  # of an ATTNCLI_MODEL that is not there
+    with suppress(AttnError):  # ATTNCLI_MODEL names no model
         chosen = real(find_model(None))
         default = next((entry.name for entry in entries if real(entry.path) == chosen), None)
     if not entries and not json:
