@@ -1,7 +1,8 @@
-"""How fast a model reads and generates on this machine, within a given time.
+"""Benchmarks a model on this machine within a given time: memory bandwidth, prefill, decoding, batches, generation.
 
-Owns what is measured, how often, and what is left out so that it ends. A figure is a median, after a warm-up that does
-not count; the prompts are random tokens. Prints nothing; knows nothing of files.
+Each part is measured at increasing sizes, as long as the next size is expected to fit the part's share of the time. A
+figure is the median of several repetitions after a warm-up that is not counted. Prompts are random tokens. Prints
+nothing; knows nothing of files.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ from attncli.model.native import NativeBackend
 from attncli.text.tokenizer import Tokenizer
 
 _SEED = 0
-_LEAST = 3  # repetitions, also where they take longer than their share
+_LEAST = 3  # repetitions, even if they exceed their share of the time
 _MOST = 25
-_MOST_TEXTS = 9  # repetitions of a whole text, whose steps are many already
-_WARM_UP = 16  # steps; by then a backend has chosen its threads
-_WARM_UP_SECONDS = 1.0  # or one step
+_MOST_TEXTS = 9  # repetitions of a whole text, which averages over many steps already
+_WARM_UP = 16  # steps, after which a backend has chosen its number of threads
+_WARM_UP_SECONDS = 1.0  # after which no further warm-up step is taken
 _SUMMED_BYTES = 256_000_000
 _FIRST_PROMPT, _FIRST_POSITION, _FIRST_TEXT = 32, 128, 16  # tokens
-_AFTER_NONE = 4  # times as much as the first position is the one after it taken to be
+_GROWTH_FROM_ZERO = 4  # the assumed growth in time from position 0 to the next
 _BATCHES = 1, 2, 4, 8, 16
-# Of the time that is left when a part begins.
+# Each part's share of the time that is left when it begins.
 _SHARES: dict[Part, float] = {"bandwidth": 0.05, "prefill": 0.2, "decode": 0.2, "batches": 0.25, "generation": 1.0}
 
 M = TypeVar("M", bound=Measurement)
@@ -54,9 +55,9 @@ Progress = Callable[[Part, int, float], None]
 def measure(
     backend: Backend, tokenizer: Tokenizer, seconds: float = SECONDS, progress: Progress | None = None
 ) -> Bench:
-    """Measures in about so many seconds. The smallest size of a part but the last is measured whatever it takes.
+    """Runs the benchmark in about `seconds`. The smallest size of each part but the last is measured in any case.
 
-    `progress` is told each part and size before it is measured, and the share of the time that has gone.
+    `progress` is called before each size with the part, the size and the elapsed share of the time.
     """
     return _Measuring(backend, tokenizer, seconds, progress or (lambda part, size, share: None)).run()
 
@@ -77,7 +78,7 @@ def doubling(first: int, last: int) -> list[int]:
 
 
 class _Measuring:
-    """One run."""
+    """One run of the benchmark."""
 
     def __init__(self, backend: Backend, tokenizer: Tokenizer, seconds: float, progress: Progress) -> None:
         self._backend, self._tokenizer, self._seconds, self._progress = backend, tokenizer, seconds, progress
@@ -90,7 +91,7 @@ class _Measuring:
 
     @torch.inference_mode()
     def run(self) -> Bench:
-        """Every part, one after another."""
+        """Measures all parts, in order."""
         config, device = self._config, self._backend.device
         self._warm_up()
         threads = _threads(self._backend)
@@ -125,7 +126,7 @@ class _Measuring:
         return min((time.perf_counter() - self._begun) / self._seconds, 1.0)
 
     def _until(self, part: Part) -> float:
-        """When a part that begins now is to end."""
+        """The time at which a part that begins now should end."""
         now = time.perf_counter()
         return now + max(self._ends - now, 0) * _SHARES[part]
 
@@ -137,7 +138,7 @@ class _Measuring:
                 break
 
     def _read(self, cache: SequenceCache, segments: Sequence[Segment]) -> list[int]:
-        """Reads, and takes the most probable next tokens; they are known, so a device has done its work."""
+        """Reads and returns the most probable next tokens; copying them to the CPU waits for the device."""
         chosen: list[int] = self._backend.read(cache, segments).argmax(-1).tolist()
         return chosen
 
@@ -149,10 +150,10 @@ class _Measuring:
         power: int = 1,
         expected: float = 0.0,
     ) -> list[M]:
-        """Measures one size after another while there is time for the next, to which the time grows by a power of it.
+        """Measures increasing sizes while there is time for the next; time is expected to grow as size ** power.
 
-        `one` is given a size and until when to repeat; it returns what it measured and the least that takes.
-        `expected` is the least of the first size.
+        `one` is called with a size and the time until which to repeat; it returns the measurement and the least time
+        that measuring this size takes. `expected` is that time for the first size.
         """
         found: list[M] = []
         ends = self._until(part)
@@ -166,11 +167,11 @@ class _Measuring:
             measured, least = one(size, now + (ends - now) * shares[0] / sum(shares))
             found.append(measured)
             following = sizes[min(at + 1, len(sizes) - 1)]
-            expected = least * (following / size if size else _AFTER_NONE) ** power
+            expected = least * (following / size if size else _GROWTH_FROM_ZERO) ** power
         return found
 
     def _bandwidth(self, threads: int | None) -> Bandwidth:
-        """Of main memory by a sum, with so many threads; of a GPU by a copy."""
+        """The bandwidth of main memory by a sum on the given threads; of a GPU by a copy."""
         numbers = torch.ones(_SUMMED_BYTES // 4, device=self._backend.device)
         until = self._until("bandwidth")
         if threads is None:
@@ -223,7 +224,7 @@ class _Measuring:
         return one
 
     def _step_of(self, cache: SequenceCache, texts: int, before: int, until: float) -> Step:
-        """The same step again and again: what stands at its position is overwritten."""
+        """Repeats one decoding step, which overwrites its own position of the cache."""
         segments = [Segment(text, before, [self._ids[text % len(self._ids)]]) for text in range(texts)]
         types = self._backend.types
         return Step(
@@ -251,13 +252,13 @@ class _Measuring:
         return one
 
     def _repeat(self, work: Callable[[], object], until: float) -> Timing:
-        """Its time, after once that does not count."""
+        """The time of `work`, after one call that is not counted."""
         work()
         return _in_turn([work], until, self._ends, _MOST)[0]
 
 
 def _in_turn(work: Sequence[Callable[[], object]], until: float, at_last: float, most: int) -> list[Timing]:
-    """Does each of some things in turn until it is late, a few times also then, once where it is later than at last."""
+    """Times some functions alternately until `until`, at least _LEAST times, or once if `at_last` has passed."""
     taken: list[list[float]] = []
     while len(taken) < most:
         now = time.perf_counter()
@@ -272,7 +273,7 @@ def _in_turn(work: Sequence[Callable[[], object]], until: float, at_last: float,
 
 
 def _threads(backend: Backend) -> int | None:
-    """Of the CPU, for a token; None elsewhere."""
+    """The number of CPU threads of a decoding step; None on a GPU."""
     if isinstance(backend, NativeBackend):
         return backend.threads
     return torch.get_num_threads() if backend.device.type == "cpu" else None

@@ -1,4 +1,4 @@
-"""How fast a model reads and generates here: frozen records without torch, for whoever draws them."""
+"""The results of a benchmark of one model: frozen dataclasses without torch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Literal
 
 from attncli.model.count import NumberTypes
 
-SECONDS = 20.0  # that measuring takes at most, about
+SECONDS = 20.0  # the default duration of a benchmark, approximately
 Engine = Literal["native", "torch"]
 Part = Literal["bandwidth", "prefill", "decode", "batches", "generation"]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The median of some repetitions, after a warm-up that does not count."""
+    """The median of some repetitions, after a warm-up that is not counted."""
 
     seconds: float
     repetitions: int
@@ -23,66 +23,66 @@ class Timing:
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """How fast this machine's memory is: a large tensor summed (read), or copied (read and written)."""
+    """The bandwidth of this machine's memory: a large tensor is summed (read), or copied (read and written)."""
 
     way: Literal["sum", "copy"]
-    bytes: int  # read, and written where it was copied
-    threads: int | None  # None where no CPU did it
+    bytes: int  # read, plus written for a copy
+    threads: int | None  # None on a GPU
     timing: Timing
 
     @property
     def bytes_per_second(self) -> float:
-        """Read and written together."""
+        """Bytes read and written per second."""
         return self.bytes / self.timing.seconds
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """Reading a prompt at once, up to the choice of the first token."""
+    """Prefill: reading a prompt in one forward pass, and choosing the first token."""
 
     tokens: int
     timing: Timing
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the prompt."""
+        """Prompt tokens per second."""
         return self.tokens / self.timing.seconds
 
 
 @dataclass(frozen=True)
 class Step:
-    """One more token of each of some texts, every one with `before` tokens before it."""
+    """A decoding step: one more token of each text in a batch, after `before` tokens each."""
 
     texts: int
     before: int
-    weight_bytes: int  # read for all texts together
-    cache_bytes: int  # the same
+    weight_bytes: int  # of weights, read once for all texts
+    cache_bytes: int  # of keys and values, read for all texts together
     timing: Timing
 
     @property
     def tokens_per_second(self) -> float:
-        """Of all texts together."""
+        """New tokens per second, all texts together."""
         return self.texts / self.timing.seconds
 
     @property
     def weight_bytes_per_token(self) -> float:
-        """What every text's token has to read of the weights, which all texts share."""
+        """Bytes of weights read per token: all texts share one read."""
         return self.weight_bytes / self.texts
 
     @property
     def cache_bytes_per_token(self) -> float:
-        """What a token reads of its own text's keys and values."""
+        """Bytes of keys and values read per token."""
         return self.cache_bytes / self.texts
 
     @property
     def bytes_per_second(self) -> float:
-        """Weights and cache: bytes for a token times tokens in a second."""
+        """Bytes of weights and cache read per second."""
         return (self.weight_bytes + self.cache_bytes) / self.timing.seconds
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A text of so many tokens from a prompt of one, with the cache, and read anew for every token; in turn."""
+    """A text of `tokens` tokens after a prompt of one: with the cache, and without it; measured alternately."""
 
     tokens: int
     cached: Timing
@@ -90,7 +90,7 @@ class Generation:
 
     @property
     def times(self) -> float:
-        """How many times as long it takes without the cache."""
+        """How many times longer it takes without the cache."""
         return self.uncached.seconds / self.cached.seconds
 
 
@@ -99,7 +99,7 @@ Measurement = Bandwidth | Prefill | Step | Generation
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Sizes of a part, from this one on, that would have taken longer than there was time."""
+    """A part was measured up to the size before this one: this size would have taken too long."""
 
     part: Part
     size: int
@@ -107,32 +107,32 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything that was measured in one run, in growing sizes."""
+    """All measurements of one run, each part in increasing sizes."""
 
     device: str
     engine: Engine
-    threads: int | None  # that read a few tokens at once; None where no CPU does it
-    most_threads: int | None  # that read many
+    threads: int | None  # of a decoding step; None on a GPU
+    most_threads: int | None  # of prefill
     types: NumberTypes
     parameters: int
     context: int
     seed: int  # of the random tokens
-    given: float  # seconds
+    given: float  # seconds that the benchmark was given
     bandwidth: Bandwidth
     prefill: tuple[Prefill, ...]
-    decode: tuple[Step, ...]  # one text, at growing positions
-    batches: tuple[Step, ...]  # more and more texts, at one position
+    decode: tuple[Step, ...]  # one text, at increasing positions
+    batches: tuple[Step, ...]  # increasing batch sizes, at one position
     generation: tuple[Generation, ...]
     left_out: tuple[LeftOut, ...]
 
     @property
     def repetitions(self) -> tuple[int, int]:
-        """The fewest and the most that a figure is the median of."""
+        """The smallest and the largest number of repetitions behind a figure."""
         counts = [timing.repetitions for timing in self._timings()]
         return min(counts), max(counts)
 
     def share(self, step: Step) -> float:
-        """A step's bytes in a second as a share of this machine's bandwidth."""
+        """A step's bytes per second as a share of this machine's bandwidth."""
         return step.bytes_per_second / self.bandwidth.bytes_per_second
 
     def _timings(self) -> Iterator[Timing]:
