@@ -201,7 +201,7 @@ def test_a_second_run_is_told_the_process_of_the_first(tmp_path, monkeypatch, ca
     assert run(["train", "story.txt", *COMMAND, "--out", "m"]) == 0
 
 
-# T8, the text (each kind of it: test_corpus.py and test_cli.py)
+# T8, the text (each kind of it: text/test_files.py and cli/test_main.py)
 
 
 def test_a_text_with_a_mark_mixed_line_ends_and_one_endless_line_trains(tmp_path, monkeypatch, capsys):

@@ -298,7 +298,7 @@ def test_a_copy_that_would_not_fit_the_memory_is_not_made(corpus, plan, tmp_path
             assert list(place.safe()) == [0]
 
 
-# T2, signals (the first one: test_cli.py)
+# T2, signals (the first one: cli/test_train.py)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
