@@ -134,7 +134,7 @@ def test_the_readme_shows_every_picture_to_its_color_scheme():
 SENTENCE = "The little dog sat by the river's bank"
 DOCUMENTS = [
     *(["explain", SENTENCE, *more] for more in ([], ["--words"], ["--generate", "2"])),
-    *(["explain", SENTENCE, "--view", view] for view in ("map", "grid", "steps", "lens", "logit", "rollout")),
+    *(["explain", SENTENCE, "--view", view] for view in NAMED_VIEWS),
     ["heads", "--repeats", "1"],
     ["ablate", SENTENCE],
     ["faithful", f"{SENTENCE} and looked at the water"],

@@ -21,6 +21,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from attncli.views import NAMED_VIEWS
+
 PROMISED = {0, 2, 3, 4, 5}
 LITTER = re.compile(r"\.(writing|tmp|lock)|^\.")
 HOSTILE = [
@@ -91,7 +93,7 @@ HOSTILE = [
     ),
 ]
 ORDINARY = {
-    "--model": ["tiny"], "--view": ["bars", "map", "grid", "steps", "lens", "logit", "rollout"], "--head": ["0", "0.1"],
+    "--model": ["tiny"], "--view": list(NAMED_VIEWS), "--head": ["0", "0.1"],
     "--device": ["cpu", "auto"], "--dtype": ["auto", "float32", "bfloat16", "int8"], "--weights": ["norm", "raw"],
     "--svg": ["a.svg"], "--html": ["a.html"], "--csv": ["a.csv"], "--npz": ["a.npz"], "--out": ["out"],
     "--name": ["new"],

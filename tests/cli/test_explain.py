@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from attncli.views import NAMED_VIEWS
 from tests.support.commands import ask
 
 
@@ -42,7 +43,7 @@ def test_explain_json_is_stable(at_home, capsys):
     assert document["sources"]["weights"] == "raw"
 
 
-@pytest.mark.parametrize("view", ["bars", "map", "grid", "steps", "lens", "logit", "rollout"])
+@pytest.mark.parametrize("view", NAMED_VIEWS)
 def test_explain_has_views(view, at_home, capsys):
     code, out, err = ask(capsys, "explain", "The small cat sat near the river", "--token", "3", "--view", view)
     assert (code, err) == (0, "")

@@ -8,6 +8,7 @@ from typer.main import get_command
 from attncli.cli.help import EVERYTHING, Rare
 from attncli.cli.main import app, run
 from attncli.config import SIZES
+from attncli.views import NAMED_VIEWS
 
 COMMANDS = get_command(app).commands
 
@@ -161,14 +162,11 @@ def completed(monkeypatch, capsys):
     return take
 
 
-VIEWS = ["bars", "map", "grid", "steps", "lens", "logit", "rollout"]
-
-
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize(
     ("words", "values"),
     [
-        ("explain --view", VIEWS),
+        ("explain --view", list(NAMED_VIEWS)),
         ("explain text --view g", ["grid"]),
         ("explain --weights", ["norm", "raw"]),
         ("train --size", list(SIZES)),

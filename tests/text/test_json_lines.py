@@ -66,8 +66,8 @@ def test_a_line_is_held_in_memory_only_up_to_a_limit(tmp_path, monkeypatch):
 
 
 def test_a_note_tells_of_syntax_that_was_read_as_plain_text(tmp_path):
-    table, lines = write(tmp_path / "a.csv", "name,text\nx,y\n"), write(tmp_path / "b.jsonl", '{"words": "x"}\n')
+    table, lines = write(tmp_path / "a.tsv", "name\ttext\nx\ty\n"), write(tmp_path / "b.jsonl", '{"words": "x"}\n')
     found = read_documents([table, lines])
-    assert texts_of(found) == ("name,text\nx,y\n", '{"words": "x"}\n')
-    assert found.notes == (f"read as plain text, with all the syntax of CSV, JSONL: {table} and 1 more",)
+    assert texts_of(found) == ("name\ttext\nx\ty\n", '{"words": "x"}\n')
+    assert found.notes == (f"read as plain text, with all the syntax of JSONL, TSV: {table} and 1 more",)
     assert read_documents([write(tmp_path / "a.txt", "name,text\n")]).notes == ()
