@@ -42,7 +42,7 @@ def test_its_card_has_the_score_of_its_own_run():
     """The card scores all of the validation text in float32, the run what it had time for in the type of training."""
     card = (MODEL / directory.CARD).read_text()
     assert len(script("card")._MEASURED.findall(card)) == 1
-    scored = float(card.split("this model, `attncli eval`")[1].split("|")[1])
+    scored = float(card.split("this model, by `attncli eval`")[1].split("|")[1])
     run = json.loads((MODEL / directory.RUN).read_text())
     assert scored == pytest.approx(run["results"]["bits_per_byte"], abs=0.002)
 
