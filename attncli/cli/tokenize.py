@@ -50,10 +50,14 @@ def tokenize(
         listed = required_text(" ".join(text) or None, "attncli tokenize --decode 72 101")
         decode_ids(listed, choice, json=json)
     else:
-        if len(text) > 1:
-            quoted = shlex.quote(" ".join(text))
-            raise UsageProblem(
-                f"There are {len(text)} texts, and one is shown.", f"Put a text of several words in quotes: {quoted}"
-            )
-        said = text_or_file(text[0] if text else None, 'attncli tokenize "unbelievable"')
-        show_tokens(said, choice, ids=ids, json=json)
+        show_tokens(text_or_file(_only(text), 'attncli tokenize "unbelievable"'), choice, ids=ids, json=json)
+
+
+def _only(texts: tuple[str, ...]) -> str | None:
+    """The one text, if there is any. Raises UsageProblem for several."""
+    if len(texts) > 1:
+        quoted = shlex.quote(" ".join(texts))
+        raise UsageProblem(
+            f"There are {len(texts)} texts, and one is shown.", f"Put a text of several words in quotes: {quoted}"
+        )
+    return texts[0] if texts else None

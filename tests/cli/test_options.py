@@ -1,12 +1,16 @@
 """A command for Typer: configs become options, are checked, and errors call a field by its option."""
 
+import inspect
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from attncli.cli import main
 from attncli.cli.options import Given, for_typer
 from attncli.config.limits import Limit, at_least
 from attncli.config.option import REQUIRED, argument, check, option
@@ -122,3 +126,10 @@ def test_what_was_given_can_be_refused():
     with pytest.raises(UsageProblem, match=r"^All is set, so --no-fan cannot be given"):
         Given(fan="--no-fan").refuse(["degrees", "fan"], "All is set")
     Given(fan="--no-fan").refuse(["degrees"], "All is set")
+
+
+def test_no_command_has_more_than_twelve_parameters():
+    commands = [command for listed in main._COMMANDS.values() for command in listed]
+    assert {command.__name__ for command in commands if len(inspect.signature(command).parameters) > 12} == set()
+    for file in Path(main.__file__).parent.rglob("*.py"):
+        assert not re.search("noqa: E501|fmt: (off|skip)", file.read_text()), file
