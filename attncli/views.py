@@ -221,13 +221,13 @@ def _lens(options: ViewOptions) -> Functions:
 
 
 def _logit(options: ViewOptions) -> Functions:
-    from attncli.explain.ledger import ledger
-    from attncli.render.ledger import ledger_document, ledger_screen
+    from attncli.explain.logit import logit_attribution
+    from attncli.render.logit import logit_document, logit_screen
 
     return Functions(
-        lambda request: ledger(*request.text, target=options.target, against=options.against),
-        ledger_screen,
-        ledger_document,
+        lambda request: logit_attribution(*request.text, target=options.target, against=options.against),
+        logit_screen,
+        logit_document,
     )
 
 

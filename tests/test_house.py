@@ -186,7 +186,7 @@ def test_there_is_no_room_without_a_floor():
         "run(['eval', '--help-all'])",
         "import attncli.render.bench; run(['bench', '--help'])",
         "import attncli.render.training, attncli.render.first_screen, attncli.render.generation, attncli.render.models",
-        "import attncli.render.context, attncli.render.geometry, attncli.render.picture, attncli.render.plain",
+        "import attncli.render.compare, attncli.render.geometry, attncli.render.picture, attncli.render.plain",
         "import attncli.render.export; run(['compare', '--help']); run(['neighbors', 'a', '--svg', '.'])",
         "import attncli.render.evaluation, attncli.evaluation.judgement, attncli.training.diagnosis",
     ],

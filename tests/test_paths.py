@@ -23,8 +23,8 @@ from attncli.checkpoint.directory import ModelFolder, read_json
 from attncli.checkpoint.load import load_model, read_resumable
 from attncli.checkpoint.lock import is_held, lock, lock_of
 from attncli.checkpoint.save import write_checkpoint
-from attncli.cli.finding import note_default
 from attncli.cli.main import run
+from attncli.cli.resolving import note_default
 from attncli.errors import AttnError, BadCheckpoint, OutOfRoom
 from attncli.folders import models_folder
 from attncli.paths import exists, is_file, is_folder, look, open_regular, read_regular, unreadable, unwritable

@@ -74,7 +74,7 @@ def _refuse_chat(source: ModelSource, truncate: bool) -> None:
     """Raises UsageProblem for --truncate, and for a model without a chat template."""
     if truncate:
         raise UsageProblem("--truncate would cut the chat template off.", "Leave out --truncate or --chat.")
-    from attncli.cli.finding import require_chat_template
+    from attncli.cli.resolving import require_chat_template
 
     require_chat_template(source.model, source.revision)  # before torch is imported, which takes seconds
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attncli.checkpoint.load import LoadedModel, load_model
-from attncli.cli.finding import find
+from attncli.cli.resolving import find
 from attncli.cli.shared import ModelSource
 from attncli.generation.loading import choose_engine
 from attncli.model.backend import Backend

@@ -14,7 +14,7 @@ from rich.text import Text
 from attncli.generation.measurements import Bandwidth, Bench, Generation, Part, Step, Timing
 from attncli.render.escape import fold, one_line
 from attncli.render.numbers import bar, count, percent, plural, size
-from attncli.render.passing import passing_bar
+from attncli.render.progress_bar import passing_bar
 
 _WIDEST_BAR, _LEAST_BAR = 40, 4
 _PAD = 2  # cells between columns

@@ -17,7 +17,7 @@ from attncli.evaluation.memorization import WINDOW, Memorization
 from attncli.evaluation.score import FIGURES, Score
 from attncli.render.escape import fit, one_line
 from attncli.render.numbers import bar, count, percent, plural, size
-from attncli.render.passing import passing_bar
+from attncli.render.progress_bar import passing_bar
 
 _WIDEST_BAR = 40
 _BESIDE_BAR = 20  # cells of a table row that its label and its figure take

@@ -17,7 +17,7 @@ from attncli.explain.question import Floats
 from attncli.explain.verdict import COMPARISONS, LEAST_TEXTS, RANKINGS, Ranking
 from attncli.render.escape import fold, one_line
 from attncli.render.numbers import plural
-from attncli.render.passing import passing_bar
+from attncli.render.progress_bar import passing_bar
 
 if TYPE_CHECKING:
     from attncli.explain.faithful import Faithfulness

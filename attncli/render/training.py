@@ -19,7 +19,7 @@ from attncli.evaluation.score import Score
 from attncli.render.escape import fit, one_line, visible
 from attncli.render.live import LiveDisplay, best_heads
 from attncli.render.numbers import count, duration, plural, precise_duration, size
-from attncli.render.passing import passing_bar
+from attncli.render.progress_bar import passing_bar
 from attncli.text.progress import Listener, Progress
 from attncli.training.curves import RunCurves
 from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Result, SampleReport, StepReport

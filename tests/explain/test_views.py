@@ -1,4 +1,4 @@
-"""The views of an explanation: lens, ledger, steps, grid, rollout; each held to its definition."""
+"""The views of an explanation: lens, logit, steps, grid, rollout; each held to its definition."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 
 from attncli.errors import UsageProblem
 from attncli.explain.grid import grid
-from attncli.explain.ledger import ledger
 from attncli.explain.lens import lens
+from attncli.explain.logit import logit_attribution
 from attncli.explain.question import Focus
 from attncli.explain.rollout import rolled, rollout
 from attncli.explain.steps import steps
@@ -60,13 +60,13 @@ def test_a_row_of_the_lens_is_the_stream_through_the_final_norm_and_the_head(mod
         assert row.top[0].id == int(own.argmax())
 
 
-# Ledger
+# LogitAttribution
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("target", "against"), [(None, None), ("#7", None), ("#7", "#9")])
-def test_the_terms_of_the_ledger_sum_to_the_logit(model, target, against):
-    found = ledger(model, TOKENIZER, PIECES, FOCUS, target=target, against=against)
+def test_the_terms_of_a_logit_sum_to_the_logit(model, target, against):
+    found = logit_attribution(model, TOKENIZER, PIECES, FOCUS, target=target, against=against)
     logits = model(IDS)[0, 8]
     base = logits.mean() if against is None else logits[9]
     assert found.logit == pytest.approx(float(logits[found.target.id] - base), abs=1e-9)
@@ -78,7 +78,7 @@ def test_the_terms_of_the_ledger_sum_to_the_logit(model, target, against):
 @torch.no_grad()
 def test_a_term_equals_the_change_of_the_logit_without_it(model):
     """With the norm's scale held: the stream without a part, over the same sigma."""
-    found = ledger(model, TOKENIZER, PIECES, FOCUS, target="#7")
+    found = logit_attribution(model, TOKENIZER, PIECES, FOCUS, target="#7")
     seen = seen_by(model)
     stream = seen.streams[3][0, 8]
     layered = isinstance(model.norm, torch.nn.LayerNorm)
@@ -106,9 +106,9 @@ def test_a_term_equals_the_change_of_the_logit_without_it(model):
 def test_a_target_is_named_by_text_or_number():
     model = tiny_model(vocab_size=300)
     the = TOKENIZER.encode(" the")[0]
-    assert ledger(model, TOKENIZER, PIECES, FOCUS, target="␣the").target.id == the
-    assert ledger(model, TOKENIZER, PIECES, FOCUS, target=f"#{the}").target.text == " the"
-    either = ledger(model, TOKENIZER, PIECES, FOCUS, target="a").target
+    assert logit_attribution(model, TOKENIZER, PIECES, FOCUS, target="␣the").target.id == the
+    assert logit_attribution(model, TOKENIZER, PIECES, FOCUS, target=f"#{the}").target.text == " the"
+    either = logit_attribution(model, TOKENIZER, PIECES, FOCUS, target="a").target
     spelled = [TOKENIZER.encode(text)[0] for text in ("a", " a") if len(TOKENIZER.encode(text)) == 1]
     logits = seen_by(model).logits[8]
     assert either.id == max(spelled, key=lambda i: float(logits[i]))
@@ -117,7 +117,7 @@ def test_a_target_is_named_by_text_or_number():
 @pytest.mark.parametrize(("target", "message"), [("#300", "no token #300"), ("zebra zoo", "not one"), ("", "not one")])
 def test_a_target_of_several_tokens_is_refused(target, message):
     with pytest.raises(UsageProblem, match=message):
-        ledger(tiny_model(vocab_size=300), TOKENIZER, PIECES, FOCUS, target=target)
+        logit_attribution(tiny_model(vocab_size=300), TOKENIZER, PIECES, FOCUS, target=target)
 
 
 # Long texts
@@ -126,9 +126,15 @@ def test_a_target_of_several_tokens_is_refused(target, message):
 @torch.no_grad()
 def test_views_of_a_long_text_agree_with_observing_all_of_it(model, monkeypatch):
     pieces = TOKENIZER.pieces(story(60))[:90]
-    whole = lens(model, TOKENIZER, pieces, Focus(token=70)), ledger(model, TOKENIZER, pieces, Focus(token=70))
+    whole = (
+        lens(model, TOKENIZER, pieces, Focus(token=70)),
+        logit_attribution(model, TOKENIZER, pieces, Focus(token=70)),
+    )
     in_stretches(monkeypatch)
-    formed, summed = lens(model, TOKENIZER, pieces, Focus(token=70)), ledger(model, TOKENIZER, pieces, Focus(token=70))
+    formed, summed = (
+        lens(model, TOKENIZER, pieces, Focus(token=70)),
+        logit_attribution(model, TOKENIZER, pieces, Focus(token=70)),
+    )
     for found, expected in zip(formed.rows, whole[0].rows, strict=True):
         assert (found.rank, found.probability) == (expected.rank, pytest.approx(expected.probability, rel=1e-9))
     np.testing.assert_allclose(summed.heads, whole[1].heads, atol=1e-10)

@@ -9,8 +9,8 @@ import pytest
 
 from attncli.explain.grid import Grid
 from attncli.explain.head_map import HeadMap
-from attncli.explain.ledger import Ledger
 from attncli.explain.lens import Lens, LensRow
+from attncli.explain.logit import LogitAttribution
 from attncli.explain.next_token import NextToken
 from attncli.explain.question import Question
 from attncli.explain.rollout import Rollout
@@ -52,7 +52,7 @@ def finding(view, texts, focus=None, layers=3, heads=4):
         moved = generator.normal(size=(layers, heads, length))
         moved[:, :, asked.focus + 1 :] = 0
         each = generator.normal(size=layers)
-        made = Ledger(asked, token, None, 0.0, -12.5, 0.1, moved, each, each, each, 0.01)
+        made = LogitAttribution(asked, token, None, 0.0, -12.5, 0.1, moved, each, each, each, 0.01)
         return replace(made, logit=made.total + 1e-9)
     if view == "rollout":
         weights = rows(generator, asked.focus, length)[asked.focus]
@@ -122,11 +122,11 @@ applied early.
     )
 
 
-def test_a_ledger_shows_its_terms_with_their_signs_and_what_is_left():
+def test_a_logit_shows_its_terms_with_their_signs_and_what_is_left():
     heads = np.zeros((1, 2, 3))
     heads[0, 0] = 1, 0.5, 0
     heads[0, 1] = 0, 0, -0.75
-    found = Ledger(
+    found = LogitAttribution(
         question(["He", " sat", " on"], layers=1, heads=2), NextToken(4, " the", 0.4), NextToken(5, ",", 0.1),
         logit=3.0 + 1e-7, embedding=-0.25, position=None, heads=heads, attention_bias=None,
         feed_forward=np.array([2.5]), feed_forward_bias=None, norm_bias=None,

@@ -17,8 +17,8 @@ from attncli.explain.sources import Sources
 from attncli.render.first_screen import bars_screen, explanation_screen
 from attncli.render.grid import grid_document, grid_screen
 from attncli.render.head_map import map_document, map_screen
-from attncli.render.ledger import ledger_document, ledger_screen
 from attncli.render.lens import lens_document, lens_screen
+from attncli.render.logit import logit_document, logit_screen
 from attncli.render.rollout import rollout_document, rollout_screen
 from attncli.render.steps import steps_document, steps_screen
 from attncli.text.tokenizer import Piece
@@ -139,7 +139,7 @@ def view_text(view, found, width, colors=None):
 
 VIEWS = {
     "lens": (lens_screen, lens_document),
-    "logit": (ledger_screen, ledger_document),
+    "logit": (logit_screen, logit_document),
     "steps": (steps_screen, steps_document),
     "grid": (grid_screen, grid_document),
     "rollout": (rollout_screen, rollout_document),

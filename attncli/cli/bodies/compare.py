@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from attncli.cli.bodies.results import show_result
 from attncli.cli.loading import load
 from attncli.cli.shared import ModelSource, Pictures
-from attncli.explain.context import compare, find_words
-from attncli.render.context import comparison_document, comparison_screen
+from attncli.explain.compare import compare, find_words
+from attncli.render.compare import comparison_document, comparison_screen
 
 
 def run(

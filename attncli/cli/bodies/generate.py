@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from attncli.cli import clock
-from attncli.cli.finding import note_default
+from attncli.cli.resolving import note_default
 from attncli.cli.session import Session
 from attncli.cli.truncating import truncated
 from attncli.cli.verifying import Verification

@@ -6,7 +6,7 @@ from attncli.checkpoint.catalog import status_of
 from attncli.checkpoint.directory import CONFIG, RUN, ModelFolder, name_of
 from attncli.checkpoint.families.registry import config_from_json
 from attncli.cli.bodies.results import show_result
-from attncli.cli.finding import find
+from attncli.cli.resolving import find
 from attncli.cli.shared import ModelChoice
 from attncli.model.count import PRESETS
 from attncli.render.models import info_document, info_screen

@@ -12,8 +12,8 @@ from pathlib import Path
 from attncli.checkpoint.catalog import newest_model, shipped_model
 from attncli.checkpoint.directory import ModelFolder, name_of
 from attncli.cli.bodies.results import show_result
-from attncli.cli.finding import find
 from attncli.cli.outputs import write_file
+from attncli.cli.resolving import find
 from attncli.cli.shared import ModelChoice
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput, OutOfRoom, UsageProblem

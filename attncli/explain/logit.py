@@ -25,7 +25,7 @@ from attncli.text.tokenizer import Piece, Tokenizer
 
 
 @dataclass(frozen=True)
-class Ledger:
+class LogitAttribution:
     """One logit at the focus as the sum of everything that was written to its residual stream.
 
     Without `against` the logit is counted from the mean over the vocabulary, with it from that token's logit.
@@ -59,7 +59,7 @@ class Ledger:
 
 
 @torch.inference_mode()
-def ledger(
+def logit_attribution(
     model: Transformer,
     tokenizer: Tokenizer,
     pieces: Sequence[Piece],
@@ -67,7 +67,7 @@ def ledger(
     *,
     target: str | None = None,
     against: str | None = None,
-) -> Ledger:
+) -> LogitAttribution:
     """The terms of the target's logit, by default of the token predicted, in float64.
 
     Raises BadInput and UsageProblem as `ask` does, and UsageProblem for a target that is not one token.
@@ -95,7 +95,7 @@ def _terms(
     chosen: NextToken,
     other: NextToken | None,
     logit: float,
-) -> Ledger:
+) -> LogitAttribution:
     """Projects everything that was written onto the direction that the head reads for `toward` (C,)."""
     direction, norm_bias = _read_by(model.norm, watch.last.double(), toward)
     attention_bias = _along(direction, _biases(model, "attention.output"))
@@ -107,7 +107,7 @@ def _terms(
     brought = torch.stack([moved.along(direction) for moved in watch.moved])  # (L, H, S)
     later = len(question.pieces) - brought.shape[-1]
     token = ids_of(model, question.pieces)[0, question.focus]
-    return Ledger(
+    return LogitAttribution(
         question=question,
         target=chosen,
         against=other,

@@ -16,7 +16,7 @@ from attncli.render.heading import LABEL, pieces_document, shape_of, titled
 from attncli.render.numbers import bar, percent, plural, signed
 
 if TYPE_CHECKING:
-    from attncli.explain.context import Comparison, WordInText
+    from attncli.explain.compare import Comparison, WordInText
 
 NAMES = "A", "B"
 _WIDEST_BAR = 30

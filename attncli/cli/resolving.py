@@ -23,7 +23,7 @@ def find(model: str | None, revision: str | None = None, *, weights: bool = True
 def _downloading(name: str) -> AbstractContextManager[Callable[[int, int], None]]:
     """Shows a progress bar during a download."""
     from attncli.render.console import messages
-    from attncli.render.passing import downloading_bar
+    from attncli.render.progress_bar import downloading_bar
 
     return downloading_bar(messages(), name)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from attncli.errors import BadInput, UsageProblem
-from attncli.explain.context import Comparison, WordInText, compare, find_words
+from attncli.explain.compare import Comparison, WordInText, compare, find_words
 from attncli.explain.first_screen import explain
 from attncli.explain.question import Focus
-from attncli.render.context import comparison_document, comparison_screen
+from attncli.render.compare import comparison_document, comparison_screen
 from attncli.text.tokenizer import Piece
 from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
 from tests.support.commands import ask

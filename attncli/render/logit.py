@@ -18,13 +18,13 @@ from attncli.render.heading import LABEL, named, next_label, question_document, 
 from attncli.render.numbers import bar, plural
 
 if TYPE_CHECKING:
-    from attncli.explain.ledger import Ledger
+    from attncli.explain.logit import LogitAttribution
 
 _ROWS = 8  # heads and sources shown by name
 Entry = tuple[str, float]
 
 
-def ledger_screen(finding: Ledger, model: str, console: Console) -> RenderableType:
+def logit_screen(finding: LogitAttribution, model: str, console: Console) -> RenderableType:
     """Three tables of signed bars: the components of the model, the heads, the sources."""
     question, width = finding.question, console.width
     sources = [f"{at} {token_label(piece, LABEL)}" for at, piece in enumerate(question.pieces)][: question.focus + 1]
@@ -62,7 +62,7 @@ def ledger_screen(finding: Ledger, model: str, console: Console) -> RenderableTy
     )
 
 
-def _components(finding: Ledger) -> list[Entry]:
+def _components(finding: LogitAttribution) -> list[Entry]:
     """The components in the order in which they write to the residual stream."""
     entries = [("embedding", finding.embedding)]
     if finding.position is not None:
@@ -99,7 +99,7 @@ def _signed_bars(entries: Sequence[Entry], column: int, most: float, width: int)
     return table
 
 
-def ledger_document(finding: Ledger, model: str) -> dict[str, Any]:
+def logit_document(finding: LogitAttribution, model: str) -> dict[str, Any]:
     """Every term for programs: heads[layer][head][source]; null for what the model does not have."""
     against = None if finding.against is None else token_document(finding.against)
     terms = {
