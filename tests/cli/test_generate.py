@@ -12,7 +12,7 @@ import pytest
 from rich.cells import cell_len
 
 from attncli.checkpoint import catalog
-from attncli.cli import clock, finding
+from attncli.cli import clock, resolving
 from tests.support.commands import ask
 from tests.support.forking import ForkedCommand
 
@@ -254,8 +254,8 @@ def test_which_model_was_taken_is_told_where_there_are_others(at_home, capsys, m
     greedy = ("generate", "The cat", "-n", "3", "-t", "0", *named)
     assert ask(capsys, *greedy)[2] == ""
     (entry,) = catalog.list_models()
-    monkeypatch.setattr(finding, "known_models", lambda: [entry, entry])
-    monkeypatch.setattr(finding, "newest_model", lambda: replace(entry, status=status))
+    monkeypatch.setattr(resolving, "known_models", lambda: [entry, entry])
+    monkeypatch.setattr(resolving, "newest_model", lambda: replace(entry, status=status))
     assert ask(capsys, *greedy)[2] == said
 
 
