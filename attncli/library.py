@@ -1,8 +1,8 @@
-"""The library: a model that generates, explains, scores and predicts, and a training run. `import attncli` gives both.
+"""The Python library: `import attncli` gives `load`, which returns a Model, and `train`, which returns a Training run.
 
-`load` finds a model as `-m` does, and every method computes what the command of its name does: the same seed gives the
-same text, a view the same record, a text the same score. Settings are keyword arguments that become the fields of the
-configs and of ViewOptions, so each stands once, in attncli/config/ or attncli/views.py. Nothing is printed.
+`load` finds a model as `-m` does. Every method computes the same as the command of the same name: the same text for the
+same seed, the same record for a view, the same score for a text. Settings are keyword arguments; they become fields of
+the configs and of ViewOptions, which attncli/config/ and attncli/views.py define. Nothing is printed.
 """
 
 from __future__ import annotations
@@ -47,26 +47,27 @@ from attncli.views import ViewOptions, find_view, request
 
 C = TypeVar("C")
 _TEMPERATURES = (0.0, 0.5, 1.0, 2.0)
-_OF_A_SCREEN = ("plain", "csv", "npz")  # the fields of ViewOptions that say what becomes of a finding
+_OF_A_SCREEN = ("plain", "csv", "npz")  # the fields of ViewOptions that choose the output
 
 
 def load(name: str | Path | None = None, *, device: str = "auto", dtype: str = "auto", revision: str = "") -> Model:
-    """A model by its directory, its name, or owner/name on the Hugging Face hub; None is the newest, as for `-m`.
+    """Returns a model by directory, name, or owner/name on the Hugging Face hub; None is the default, as for `-m`.
 
     `device` is auto, cpu, cuda or mps. `dtype` is auto, float32, bfloat16, float16 or, on a CPU, int8: the type that
-    texts are generated and scored with; auto is what the commands take. `revision` is of a model of the hub.
+    texts are generated and scored with; auto is the default of each command. `revision` is a branch, tag or commit of a
+    model of the hub.
 
-    Raises BadCheckpoint for a model that is not there, UsageProblem for a device that is not, OutOfRoom for a download
-    that does not fit.
+    Raises BadCheckpoint for a model that does not exist, UsageProblem for a device that does not exist, OutOfRoom for a
+    download that does not fit.
     """
     return Model(resolve_model(None if name is None else str(name), revision or None), device, dtype)
 
 
 class Model:
-    """A model on disk that is ready to be asked. Its weights are read by the first method that needs them."""
+    """A model on disk. The first method that needs the weights loads them."""
 
     def __init__(self, path: Path, device: str = "auto", dtype: str = "auto") -> None:
-        """`load` finds the path."""
+        """Stores the directory of a model; `load` finds the directory and calls this."""
         self.path = path
         self._device, self._dtype = str(pick_device(device)), dtype
         self._engine = choose_engine(device, dtype)
@@ -78,17 +79,17 @@ class Model:
 
     @property
     def name(self) -> str:
-        """The name of its directory."""
+        """The name of the model's directory."""
         return name_of(self.path)
 
     @property
     def config(self) -> ModelConfig:
-        """The shape of its network."""
+        """The shape of the network."""
         return self._any().model.config
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Text to ids and back: `encode`, `decode`, `pieces`."""
+        """The tokenizer, with `encode`, `decode` and `pieces`."""
         return self._any().tokenizer
 
     @overload
@@ -102,10 +103,10 @@ class Model:
     def generate(
         self, prompt: str = "", *, tokens: bool = False, top: int = 0, **settings: Any
     ) -> Iterator[str] | Iterator[Token]:
-        """Continues a prompt, streaming: yields the text as it becomes final, or with `tokens` every token.
+        """Continues a prompt and streams the result: yields pieces of text, or with `tokens` every Token.
 
-        A Token has its id, its text and its log-probability, and in `top` the most probable alternatives, as many as
-        asked for. Settings are the fields of SampleConfig and EngineConfig, such as temperature=0.7 or seed=1.
+        A Token has an id, a text, a log-probability, and in its field `top` the `top` most probable alternatives.
+        Settings are the fields of SampleConfig and EngineConfig, such as temperature=0.7 or seed=1.
 
         Raises UsageProblem for a setting that is wrong, BadInput for a prompt longer than the context.
         """
@@ -117,7 +118,7 @@ class Model:
         return (event.text for event in events if isinstance(event, Text))
 
     def generate_all(self, prompts: str | Sequence[str], **settings: Any) -> list[Sample]:
-        """Continues prompts in a batch, each num_samples times: their finished samples, with text and ids, in order.
+        """Continues each prompt num_samples times, in a batch; returns the samples, with text and ids, in order.
 
         Settings and errors are those of `generate`.
         """
@@ -129,13 +130,14 @@ class Model:
     def explain(
         self, text: str, *, view: str | None = None, token: int | str | None = None, generate: int = 0, **options: Any
     ) -> Any:
-        """What a view finds in a text: the record that the screen of `attncli explain --view VIEW` shows.
+        """Returns the finding of a view for a text: the record that `attncli explain --view VIEW` shows.
 
-        `view` is one of attncli.views.NAMED_VIEWS, None the first screen (an Explanation). `token` is the token in
-        focus, by its index or word; None is the last. `generate` first continues the text greedily by so many tokens.
+        `view` is one of attncli.views.NAMED_VIEWS; None is the first screen (an Explanation). `token` is the token in
+        focus, as an index or a word; None is the last. The text is first continued greedily by `generate` tokens.
         Options are the fields of ViewOptions, such as head="2.3" or words=True. The network computes in float32.
 
-        Raises UsageProblem for an option that is wrong or not of this view, BadInput for a text that is too long.
+        Raises UsageProblem for an option that is invalid or that this view does not take, BadInput for a text that is
+        too long.
         """
         _refuse_unknown(options, [field.name for field in fields(ViewOptions) if field.name not in _OF_A_SCREEN])
         if "head" in options:
@@ -148,7 +150,7 @@ class Model:
         return chosen.load(asked).find(request(loaded.model, loaded.tokenizer, pieces, focus, asked))
 
     def score(self, text: str) -> Score:
-        """How well the model predicts a text: nats, tokens scored, bits per byte, perplexity, as `attncli eval` counts.
+        """Returns how well the model predicts a text, as `attncli eval` does: nats, bits per byte, perplexity.
 
         Raises BadInput for a text with no token to score.
         """
@@ -162,7 +164,7 @@ class Model:
         return score
 
     def next(self, text: str = "", *, temperatures: Sequence[float] = _TEMPERATURES, count: int = 10) -> Candidates:
-        """The `count` most probable next tokens of a text, with their probabilities at each temperature.
+        """Returns the `count` most probable next tokens of a text, with their probabilities at each temperature.
 
         Raises BadInput for a text longer than the context.
         """
@@ -179,17 +181,20 @@ class Model:
         return generate(backend, loaded.tokenizer, ids, sampling, loaded.end_ids, details, engine)
 
     def _to_generate(self) -> tuple[LoadedModel, Backend]:
-        """What generates, which on a CPU has its own copy of the weights."""
+        """Returns the model and backend that generate, loaded once; a CPU backend has its own copy of the weights."""
         if self._generator is None:
             self._generator = self._engine.load(self.path)
         return self._generator
 
     def _any(self) -> LoadedModel:
-        """The model with weights of any type, or none."""
+        """Returns a loaded model, to read its shape and tokenizer; loads one if none is loaded yet.
+
+        The weights of the returned model may have any type, or may be missing.
+        """
         return next(iter(self._loaded.values()), None) or self._to_generate()[0]
 
     def _read(self, dtype: str) -> LoadedModel:
-        """The model with weights of a type, for PyTorch; `int8` is float32 with the weights rounded to int8 values."""
+        """Returns the PyTorch model in a type, loaded once; `int8` is float32 with weights rounded to int8 values."""
         if dtype not in self._loaded:
             place = torch.device(self._device)
             loaded = load_model(self.path, place, pick_dtype("float32" if dtype == "int8" else dtype, place))
@@ -211,14 +216,14 @@ def train(
     watch_heads: bool = False,
     **settings: Any,
 ) -> Training:
-    """A training run on text files: iterate over it for its reports, or call its `finish` for the trained model.
+    """Returns a training run on text files: iterate over the run for its reports, or call `finish` for the model.
 
     The model is saved in the directory `out`, else in ./checkpoints under `name` or the name of the first file; `force`
-    replaces a model that is there, `resume` continues a stopped run. `start` is a model to start from, `val_file` the
+    replaces an existing model, `resume` continues a stopped run. `start` is a model to fine-tune, `val_file` the
     text to validate on, by default the end of `files`. Settings are the fields of TrainConfig and CorpusConfig, such as
     steps=200, seconds=60 or tokenizer="char".
 
-    Raises UsageProblem for a setting that is wrong, BadInput for a file that is not there.
+    Raises UsageProblem for an invalid setting, BadInput for a file that does not exist.
     """
     listed = [str(file) for file in ([files] if isinstance(files, str | Path) else files)]
     held_out = None if val_file is None else str(val_file)
@@ -229,23 +234,23 @@ def train(
 
 
 class Training:
-    """A training run. It begins with the first report that is asked for, and holds the lock of its directory."""
+    """A training run. The run begins when its first report is requested, and locks its directory until it ends."""
 
     def __init__(self, path: Path, reports: Iterator[Report]) -> None:
-        """`train` makes one."""
+        """`train` calls this."""
         self.path = path
-        self.result: Result | None = None  # of a finished run: steps, seconds, the best score
+        self.result: Result | None = None  # set when the run ends: steps, seconds, the best score
         self._reports = reports
 
     def __iter__(self) -> Iterator[Report]:
-        """The reports of the run, the last of which is a Result. Raises Diverged, OutOfRoom, BadInput, UsageProblem."""
+        """Trains; yields the reports, the last is a Result. Raises Diverged, OutOfRoom, BadInput or UsageProblem."""
         for report in self._reports:
             if isinstance(report, Result):
                 self.result = report
             yield report
 
     def finish(self) -> Model:
-        """Trains to the end, if that is not reached yet, and returns the model."""
+        """Trains to the end of the run, and returns the model."""
         for _ in self:
             pass
         return Model(self.path)
@@ -273,7 +278,7 @@ def _reports(
 
 
 def _configs(settings: dict[str, Any], first: type[C], second: type[Any]) -> tuple[C, Any]:
-    """Two configs out of the settings that are their fields. Raises UsageProblem for a name that neither has."""
+    """Makes two configs from settings: each config takes its own fields. Raises UsageProblem for an unknown name."""
     names = [[field.name for field in fields(config)] for config in (first, second)]  # type: ignore[arg-type]
     _refuse_unknown(settings, [*names[0], *names[1]])
     own, others = ({name: settings[name] for name in settings if name in known} for known in names)
@@ -281,7 +286,7 @@ def _configs(settings: dict[str, Any], first: type[C], second: type[Any]) -> tup
 
 
 def _refuse_unknown(settings: Iterable[str], known: Collection[str]) -> None:
-    """Raises UsageProblem for a setting that is not known, with the nearest name and all names."""
+    """Raises UsageProblem for an unknown setting; the hint gives the nearest name and all names."""
     for name in settings:
         if name not in known:
             near = get_close_matches(name, known, 1)

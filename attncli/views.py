@@ -1,8 +1,9 @@
-"""The views of `attncli explain` in one table: what each shows, which options it takes, what finds it, what draws it.
+"""The table of the views of `attncli explain`: what each view shows, its options, and the functions behind it.
 
-To add a view, write explain/NAME.py (the record of its finding, and the function that computes it) and render/NAME.py
-(its screen and its JSON document), then add one entry to VIEWS: --view, its help, its completion and the check of its
-options follow from there. An entry imports its functions only when the view is used, so the help needs no torch.
+To add a view, write explain/NAME.py (the record of the finding, and the function that computes it) and render/NAME.py
+(the screen and the JSON document), then add one entry to VIEWS. The option --view, its help, its completion and the
+check of the view's options are derived from the entry. An entry imports its functions only when the view is used, so
+the help needs no torch.
 """
 
 from __future__ import annotations
@@ -29,33 +30,33 @@ MEASURES: tuple[Measure, ...] = ("norm", "raw")
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """The options of `attncli explain` that only some views take; a field at its default is an option not given."""
+    """The options of `attncli explain` that only some views take. A field at its default counts as not given."""
 
-    layer: int | None = option(None, "Only this layer, counted from 0. Unset: the mean of all.")
+    layer: int | None = option(None, "Only this layer, counted from 0. Unset: the mean of all layers.")
     head: str | None = option(  # as typed: 2.3 or 3
         None,
-        "Only this head, such as 2.3 for head 3 of layer 2. Unset: all, and the busiest as a map.",
+        "Only this head, such as 2.3 for head 3 of layer 2. Unset: all heads, with a map of the one that contributes "
+        "most.",
         metavar="[L.]H",
     )
     weights: Measure = option(
         "norm",
-        "Measure a source by the length of the vector it contributes, or by its attention weight alone.",
+        "Measure a source by the norm of the vector that it contributes, or by its raw attention weight.",
         choices=MEASURES,
         rare=True,
     )
-    compare_weights: bool = option(
-        False, "Show the length of what is contributed and the attention weight side by side.", rare=True
-    )
+    compare_weights: bool = option(False, "Show contribution norms and attention weights side by side.", rare=True)
     words: bool = option(
         False,
-        "Count tokens as words: a word is the sum of its tokens, and is cut off as a whole. --token counts words too.",
+        "Group tokens into words: a word's share is the sum of its tokens, and a cut removes the whole word. --token "
+        "then counts words.",
     )
     check: bool = option(
-        True, "Cut the sources that are shown off in turn, and show what is left of the prediction.", rare=True
+        True, "Mask each listed source in turn, and show the probability that is left for the prediction.", rare=True
     )
     temperature: float = option(
         1.0,
-        "Of the probabilities of what comes next; 0 leaves the most probable token alone.",
+        "Temperature of the next-token probabilities; 0 puts all on the most probable token.",
         "--temperature",
         "-t",
         limit=FINITE_FROM_0,
@@ -63,24 +64,24 @@ class ViewOptions:
     )
     target: str | None = option(
         None,
-        "For --view logit, the token whose logit is explained: its text, or #ID. Unset: the one predicted.",
+        "For --view logit: the token whose logit is explained, by its text or #ID. Unset: the predicted token.",
         metavar="TOKEN",
         rare=True,
     )
     against: str | None = option(
         None,
-        "For --view logit, count from this token's logit. Unset: from the vocabulary's mean.",
+        "For --view logit: explain the difference to this token's logit. Unset: to the mean of the vocabulary.",
         metavar="TOKEN",
         rare=True,
     )
-    plain: bool = option(False, "Sentences instead of tables.")
-    csv: Path | None = option(None, "Also write a row for each source.", metavar="FILE", rare=True)
+    plain: bool = option(False, "Print sentences instead of tables.")
+    csv: Path | None = option(None, "Also write a CSV file with a row for each source.", metavar="FILE", rare=True)
     npz: Path | None = option(
         None, "Also write the raw weights of all layers and heads, for NumPy.", metavar="FILE", rare=True
     )
 
     def __post_init__(self) -> None:
-        """Raises UsageProblem for values that cannot be, or do not go together."""
+        """Raises UsageProblem for values that are invalid or cannot be combined."""
         check(self)
         self.place()
         if self.compare_weights and self.plain:
@@ -96,7 +97,7 @@ class ViewOptions:
             )
 
     def place(self) -> tuple[int | None, int | None]:
-        """Layer and head: '2.3' -> (2, 3); '3' in layer 2 -> (2, 3); '3' alone -> (None, 3), head 3 of every layer."""
+        """Returns layer and head: '2.3', or '3' in layer 2 -> (2, 3); '3' alone -> (None, 3), head 3 of all layers."""
         if self.head is None:
             return self.layer, None
         first, dot, second = self.head.partition(".")
@@ -118,29 +119,29 @@ class ViewOptions:
         return (int(first), int(second)) if dot else (self.layer, int(first))
 
     def given(self) -> list[str]:
-        """The names of the fields that differ from their defaults."""
+        """Returns the names of the fields that differ from their defaults."""
         return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a view explains: a text as its tokens, the model that reads it, and the token, layer and head in focus."""
+    """The input of a view: the tokens of a text, the model that reads them, and the token, layer and head in focus."""
 
     model: Transformer
     tokenizer: Tokenizer
     pieces: Sequence[Piece]
     focus: Focus
-    words: Sequence[range] | None = None  # the tokens of each word, where tokens are counted as words
+    words: Sequence[range] | None = None  # the tokens of each word, with --words
 
     @property
     def text(self) -> tuple[Transformer, Tokenizer, Sequence[Piece], Focus]:
-        """The arguments that a view's function begins with."""
+        """The first arguments of a function that computes a view."""
         return self.model, self.tokenizer, self.pieces, self.focus
 
 
 @dataclass(frozen=True)
 class Functions:
-    """What computes a view's finding, and what draws it: as a screen for a console, and as a JSON document."""
+    """The functions of a view: `find` computes the finding; `screen` and `document` render it."""
 
     find: Callable[[Request], Any]
     screen: Callable[[Any, str, Any], Any]  # finding, name of the model, console
@@ -149,7 +150,7 @@ class Functions:
 
 @dataclass(frozen=True)
 class View:
-    """One view: its name for --view (None for the first screen), what it shows, the ViewOptions fields it takes."""
+    """A view: its name for --view (None: the first screen), what it shows, the fields of ViewOptions that it takes."""
 
     name: str | None
     shows: str
@@ -160,7 +161,7 @@ class View:
         return "the first screen" if self.name is None else f"--view {self.name}"
 
     def refuse_options(self, options: ViewOptions) -> None:
-        """Raises UsageProblem for an option that this view does not take, naming the views that do."""
+        """Raises UsageProblem for an option that this view does not take; the error names the views that take it."""
         refused = next((name for name in options.given() if name not in self.takes), None)
         if refused is not None:
             others = " or ".join(str(view) for view in VIEWS if refused in view.takes)
@@ -184,7 +185,7 @@ def _bars(options: ViewOptions) -> Functions:
 
 
 def _sources(named: int, options: ViewOptions) -> Callable[[Request], Any]:
-    """A function that finds the sources of the token in focus, of which `named` are cut off in turn."""
+    """Returns a function that finds the sources of the token in focus; it masks the `named` greatest in turn."""
     from attncli.explain.first_screen import explain
 
     return lambda request: explain(
@@ -247,16 +248,16 @@ VIEWS = (
     View("bars", "sources", _BARS, _bars),
     View("map", "one head", (*_HEAD, "words", "npz"), _map),
     View("grid", "every head", (), _grid),
-    View("steps", "the arithmetic of a row", _HEAD, _steps),
+    View("steps", "the arithmetic of one attention row", _HEAD, _steps),
     View("lens", "the prediction after each layer", (), _lens),
-    View("logit", "what a logit is the sum of", ("target", "against"), _logit),
+    View("logit", "the terms that sum to a logit", ("target", "against"), _logit),
     View("rollout", "attention through all layers", (), _rollout),
 )
 NAMED_VIEWS = {view.name: view.shows for view in VIEWS if view.name is not None}
 
 
 def find_view(name: str | None) -> View:
-    """The view of this name, the first screen for None. Raises UsageProblem, listing the names, where there is none."""
+    """Returns the view of this name, or the first screen for None. Raises UsageProblem for an unknown name."""
     for view in VIEWS:
         if view.name == name:
             return view
@@ -267,9 +268,10 @@ def find_view(name: str | None) -> View:
 def request(
     model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], token: str | None, options: ViewOptions
 ) -> Request:
-    """What to ask of a view: `token` is the index or the word in focus, None the last; a word counts with --words.
+    """Returns the input of a view for a text and its options.
 
-    Raises UsageProblem for a token that is not there, or comes several times.
+    `token` is the token in focus, as an index or a word; None is the last token. With `options.words`, an index counts
+    words. Raises UsageProblem for a token that does not occur, or that occurs several times.
     """
     from attncli.explain.locate import find_token
     from attncli.explain.question import Focus

@@ -1,1 +1,1 @@
-"""The command line: parse, call, render. One file per command."""
+"""The command line: parses the options, calls the library, renders the result. One file per command."""

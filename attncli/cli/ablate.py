@@ -9,14 +9,14 @@ from attncli.cli.texts import text_or_file_end
 from attncli.config.option import argument, option
 from attncli.errors import UsageProblem
 
-_TEXT = "The text, or a file with it; - reads standard input."
+_TEXT = "The text, or a file that contains it; - reads standard input."
 _TOKEN = "The token whose prediction is measured, by index or word. Unset: the last."
-_HEAD = "Remove this head, such as 2.3 for head 3 of layer 2; repeat it to remove several together."
+_HEAD = "Ablate this head, such as 2.3 for head 3 of layer 2. Given several times: ablate them together."
 _EDGE = (
-    "Cut this edge, such as 6:4 (6 no longer looks at 4), by index, or by word in all its tokens; repeat it to cut "
-    "several together."
+    "Mask this edge, such as 6:4 (token 6 no longer attends to token 4). A word stands for all of its tokens. Given "
+    "several times: mask them together."
 )
-_WITH = "What replaces the output of a head: zero, or mean, its average over the text."
+_WITH = "What replaces the output of a head: zero, or its mean over the text."
 _EXAMPLE = 'attncli ablate "The little cat sat on the old mat. The little"'
 
 
@@ -30,7 +30,7 @@ def ablate(
     with_: str = option("zero", _WITH, choices=("zero", "mean"), rare=True),
     json: bool = JSON,
 ) -> None:
-    """Take heads or edges of attention away, and see what the prediction loses; unset: every head in turn.
+    """Ablate attention heads or edges, and show what the prediction loses. Without --head or --edge: each head in turn.
 
     attncli ablate "The little cat sat on the old mat. The little"
     attncli ablate "The little cat sat down. The little" --edge 7:cat
@@ -45,7 +45,7 @@ def ablate(
 
 
 def _parse_head(head: str) -> tuple[int, int]:
-    """'2.3' -> (2, 3). Raises UsageProblem."""
+    """Returns layer and head: '2.3' -> (2, 3). Raises UsageProblem for any other text."""
     found = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})", head)
     if found is None:
         raise UsageProblem(f"--head {head!r} is not a head.", "Use LAYER.HEAD such as 2.3, both counted from 0.")

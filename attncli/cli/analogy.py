@@ -13,8 +13,8 @@ def analogy(
     b: str = argument(REQUIRED, "is to this one,", metavar="B"),
     c: str = argument(REQUIRED, "so is this one to the answer.", metavar="C"),
     source: ModelSource,
-    expect: str | None = option(None, "The answer you hope for: shows where it comes.", metavar="WORD"),
-    top_k: int = option(10, "How many to show.", "--top-k", "-k", limit=at_least(1)),
+    expect: str | None = option(None, "The expected answer: also show its rank.", metavar="WORD"),
+    top_k: int = option(10, "How many tokens to show.", "--top-k", "-k", limit=at_least(1)),
     json: bool = JSON,
     pictures: Pictures,
 ) -> None:

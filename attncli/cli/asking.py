@@ -1,4 +1,4 @@
-"""How a prompt is given to a model: as the beginning of a text, or with --chat as a turn of a conversation."""
+"""Turns a prompt into token ids: as plain text to continue, or with --chat as a message in the chat template."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from attncli.checkpoint.chat import ChatTemplate, Message, read_chat_template, r
 from attncli.checkpoint.load import LoadedModel
 from attncli.errors import AttnError, BadInput
 
-Turn = tuple[str, str]  # a message of the user, and the model's answer so far
+Turn = tuple[str, str]  # the user's message, and the model's answer so far
 
 
 @dataclass(frozen=True)
 class Asking:
-    """A model, its chat template if it has one, and whether to use it."""
+    """A model, its chat template if the model has one, and whether to use the template."""
 
     loaded: LoadedModel
     template: ChatTemplate | None
@@ -23,7 +23,10 @@ class Asking:
 
     @classmethod
     def of(cls, loaded: LoadedModel, chat: bool) -> Asking:
-        """Raises UsageProblem for --chat where a model has no template, BadCheckpoint where its template is invalid."""
+        """Reads the chat template of a model.
+
+        Raises UsageProblem for --chat with a model that has no template, BadCheckpoint for an invalid template.
+        """
         if chat:
             return cls(loaded, required_chat_template(loaded.path), chat)
         with suppress(AttnError):
@@ -31,7 +34,7 @@ class Asking:
         return cls(loaded, None, chat)
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
-        """The token ids to continue: the whole conversation with --chat, else the text of the last turn.
+        """Returns the token ids to continue: with --chat the whole conversation in its template, else the last message.
 
         Raises BadInput for a conversation that is longer than the context.
         """
@@ -51,7 +54,7 @@ class Asking:
 
     @property
     def advice(self) -> str | None:
-        """A note where a model trained on conversations continues a plain text, else None."""
+        """A note if a model with a chat template is used without --chat, else None."""
         if self.chat or self.template is None:
             return None
         return "this model was trained on conversations: --chat puts a prompt in its chat template"

@@ -12,9 +12,9 @@ from attncli.config.values import SECONDS as TIME
 from attncli.errors import UsageProblem
 from attncli.generation.measurements import SECONDS
 
-_TIME = "How long to measure; what would take longer is left out."
-_DTYPE = "auto, float32, bfloat16, float16, or int8 on a CPU; auto is what generate takes."
-_THREADS = "The most threads of a CPU. Unset: one for each core."
+_TIME = "How long to measure. Measurements that would take longer are skipped."
+_DTYPE = "auto, float32, bfloat16, float16 or, on a CPU, int8; auto is the type that attncli generate uses."
+_THREADS = "The maximum number of CPU threads. Unset: one per core."
 
 
 def bench(
@@ -26,7 +26,7 @@ def bench(
     dtype: str = option("auto", _DTYPE, suggestions=GENERATION_DTYPES),
     json: bool = JSON,
 ) -> None:
-    """Measure how fast a model reads and generates here, and how much of the memory's speed it uses.
+    """Measure how fast a model prefills and generates, and what share of the memory bandwidth it reaches.
 
     attncli bench
     attncli bench my-model --dtype int8 --time 1m

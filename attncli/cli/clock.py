@@ -1,6 +1,6 @@
 """The start time of the running command, from which `--time` and the time to the first token are measured.
 
-Read it as `clock.started`, since a process may run several command lines and each resets it.
+Read it as `clock.started`: a process may run several command lines, and each one resets the value.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 from attncli.cli.shared import JSON, ModelSource, Pictures
 from attncli.config.option import REQUIRED, argument, option
 
-_TOKEN = "The word, or the index of a token; twice for one in each text. Unset: the one word that both share."
-_LAYER = "Measure the difference after so many layers; 0 is the embedding. Unset: after all."
+_TOKEN = "The word, or the index of a token; given twice: one per text. Unset: the only word that both texts share."
+_LAYER = "Measure the difference after this number of layers; 0 is the embedding. Unset: after the last layer."
 
 
 def compare(
@@ -19,7 +19,7 @@ def compare(
     json: bool = JSON,
     pictures: Pictures,
 ) -> None:
-    """Show how alike a word is to itself in two texts, layer by layer, and which tokens pulled the two apart.
+    """Compare a word's vectors in two texts, layer by layer, and show which tokens made them differ.
 
     attncli compare "He could not bear" "She saw a big brown bear"
     attncli compare "his right hand, then his left" "sad when her mom left"

@@ -1,4 +1,4 @@
-"""Starts the C compiler before PyTorch is imported, and prints a note that it runs."""
+"""Starts the C compiler before PyTorch is imported, and prints a note while the compiler runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NOTE = "compiling the network in C for this processor: once, about ten seconds"
 
 
 def begin_compiling(device: str) -> None:
-    """Starts the compiler if a CPU may generate and the library is not compiled yet."""
+    """Starts the compiler if generation may run on the CPU and the library is not compiled yet."""
     if device not in ("auto", "cpu"):
         return
     begin()

@@ -1,4 +1,4 @@
-"""The values that a shell completes: choices and names of models. If none fits, the shell completes file names.
+"""Lists the values that a shell completes: choices and model names. Without a match, the shell completes file names.
 
 Imports no torch, since the user waits after each press of Tab.
 """
@@ -11,17 +11,17 @@ from contextlib import suppress
 
 from attncli.errors import AttnError
 
-Value = str | tuple[str, str]  # alone, or with its meaning
+Value = str | tuple[str, str]  # a value, or a value and its meaning
 
 
 def one_of(values: Iterable[Value]) -> Callable[[str], list[Value]]:
-    """A function that lists these values; Typer keeps the ones that begin with the typed text."""
+    """Returns a completer that lists these values; Typer keeps those that begin with the typed text."""
     listed = list(values)
     return lambda incomplete: listed
 
 
 def model_names(incomplete: str) -> list[Value]:
-    """The names of `attncli models` that need no quotes in a shell; none if the directory cannot be read."""
+    """Returns the model names that need no quotes in a shell; none if the directory cannot be read."""
     from attncli.checkpoint.catalog import known_models
 
     with suppress(AttnError, OSError):

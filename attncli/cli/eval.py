@@ -11,10 +11,10 @@ from attncli.config.option import argument, option, option_from
 from attncli.errors import UsageProblem
 from attncli.render.status import status
 
-_FILES = "A model, if -m gives none and more follows; then text files, directories, or - for standard input."
-_LAST = "Score only this share of the characters, at the end; the baselines are given what comes before."
-_TRAIN = "The text that the model was trained on, for the baselines; may be given several times."
-_DTYPE = "The type of the weights: float32, as any other program scores, bfloat16, float16 or int8."
+_FILES = "Text files, directories, or - for standard input. A model may come before them, instead of -m."
+_LAST = "Score only this share of the text, at its end; the baselines are trained on the text before it."
+_TRAIN = "The model's training text, to train the baselines on. May be given several times."
+_DTYPE = "The type of the weights: float32, which compares with other programs, bfloat16, float16 or int8."
 
 
 def eval(

@@ -9,14 +9,14 @@ from attncli.config.option import argument, option
 from attncli.views import NAMED_VIEWS, ViewOptions, find_view
 
 _VIEW = f"{'; '.join(f'{name}: {shows}' for name, shows in NAMED_VIEWS.items())}. Unset: the first screen."
-_TOKEN = "The token in focus, by index or word. Unset: the last, which predicts what comes next."
-_GENERATE = "First go on for so many tokens, each the most probable, and explain them with the text."
+_TOKEN = "The token in focus, by index or word. Unset: the last, which predicts the next token."
+_GENERATE = "First generate N tokens greedily, and explain the text including them."
 _EXAMPLE = 'attncli explain "The little cat sat on the old mat. The little"'
 
 
 def explain(
     *,
-    text: str | None = argument(None, "What to explain, or a file with it; - reads standard input."),
+    text: str | None = argument(None, "The text to explain, or a file that contains it; - reads standard input."),
     source: ModelSource,
     view: str | None = option(None, _VIEW, suggestions=tuple(NAMED_VIEWS.items())),
     token: str | None = option(None, _TOKEN),
@@ -25,7 +25,7 @@ def explain(
     json: bool = JSON,
     pictures: Pictures,
 ) -> None:
-    """Show where a token gets its information, one head's attention, and what may come next.
+    """Show where a token gets its information, one head's attention, and the most probable next tokens.
 
     attncli explain "The little cat sat on the old mat. The little"
     attncli explain "The cat sat on the mat. The cat" --view steps --head 3.1

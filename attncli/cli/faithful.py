@@ -10,8 +10,8 @@ from attncli.config.values import COUNT
 from attncli.errors import UsageProblem
 from attncli.explain.defaults import PASSAGES
 
-_TEXTS = "Text files, - for standard input, or texts; of a file, beginnings of paragraphs are drawn."
-_LIMIT = f"At most so many passages of a file. Unset: {PASSAGES}."
+_TEXTS = "Texts, text files, or - for standard input. From files, random passages are drawn."
+_LIMIT = f"The most passages to draw from the files. Unset: {PASSAGES}."
 
 
 def faithful(
@@ -22,7 +22,7 @@ def faithful(
     seed: int = option_from(SampleConfig, "seed"),
     json: bool = JSON,
 ) -> None:
-    """Test which view of attention says what matters: the sources it ranks first are cut, and all others are.
+    """Test which ranking of the sources is faithful to the prediction: mask the top sources, then all but the top.
 
     attncli faithful book.txt
     attncli faithful book.txt --limit 200 --seed 1

@@ -11,14 +11,17 @@ from attncli.config import EngineConfig, SampleConfig
 from attncli.config.option import argument, option
 from attncli.errors import UsageProblem
 
-_PROMPT = "What to continue, or a file with it; - reads standard input. Unset: a new text."
+_PROMPT = "The text to continue, or a file that contains it; - reads standard input. Unset: start a new text."
 _PROMPTS = (
-    "A file with a prompt on each line, continued together; an empty line is a new text. - is standard input. In a "
-    ".jsonl file each line is JSON with a prompt, a text or both."
+    "A file with one prompt per line, continued as a batch; an empty line starts a new text. - is standard input. In "
+    "a .jsonl file each line is JSON with a prompt, a text or both."
 )
-_DTYPE = "auto, float32, bfloat16, float16 or, on a CPU, int8; auto is bfloat16 on CUDA, and on a CPU the type stored."
+_DTYPE = "auto, float32, bfloat16, float16 or, on a CPU, int8; auto is bfloat16 on CUDA, on a CPU the stored type."
 _CHAT = "Send the prompt as a message in the model's chat template; -i keeps the conversation."
-_INTERACTIVE = "Ask for text after text; lines may change settings, and /help lists how. A pipe is a script of them."
+_INTERACTIVE = (
+    "Read prompts one after another. A line can also be a command: see /help. From a pipe, each line is a prompt or a "
+    "command."
+)
 
 
 def generate(
@@ -60,7 +63,7 @@ def generate(
 
 
 def _refuse_interactive(prompt: str | None, prompts: str | None, sampling: SampleConfig, showing: Showing) -> None:
-    """Raises UsageProblem for what does not go with --interactive."""
+    """Raises UsageProblem for options that cannot be combined with --interactive."""
     if showing.as_json or showing.verify or showing.stats or sampling.num_samples > 1 or prompts is not None:
         raise UsageProblem(
             "--interactive makes one text at a time, for a person.",
@@ -80,7 +83,7 @@ def _refuse_chat(source: ModelSource, truncate: bool) -> None:
 
 
 def _texts(prompt: str | None, file: str | None) -> list[str]:
-    """The prompts: one, or those of a file, a line each. Raises BadInput or UsageProblem."""
+    """Returns the one prompt, or the prompts of a file, one per line. Raises BadInput or UsageProblem."""
     if file is None:
         return [prompt_or_file(prompt)]
     if prompt is not None:

@@ -8,7 +8,7 @@ from attncli.config.option import option, option_from
 from attncli.config.values import COUNT
 from attncli.explain.defaults import HEAD_TEXTS, HEAD_TOKENS
 
-_LENGTH = f"Random tokens, which are then repeated. Unset: by the model's context and windows, at most {HEAD_TOKENS}."
+_LENGTH = f"Number of random tokens, which then repeat. Unset: by context and windows, at most {HEAD_TOKENS}."
 _REPEATS = f"How many random texts to average over. Unset: {HEAD_TEXTS}."
 
 
@@ -22,7 +22,7 @@ def heads(
     seed: int = option_from(SampleConfig, "seed"),
     json: bool = JSON,
 ) -> None:
-    """Find out what every head is for: previous token, duplicate, induction or sink, each beside chance.
+    """Find out what every head does: previous token, duplicate, induction or sink, each beside chance.
 
     attncli heads
     attncli heads my-model --all

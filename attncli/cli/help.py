@@ -1,7 +1,7 @@
 """Help: the first page, the page of each command, and the context of a parser error.
 
-A page names the common options, and --help-all every one. An option is common unless its panel is `Rare`: the mark
-stands where the option is declared.
+--help shows the common options, --help-all all of them. An option is rare if it is declared with `rare=True`, which
+makes its panel a `Rare`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HELP_OPTIONS = ["-h", "--help", "--help-all"]
 EVERYTHING = "--help-all"
 _HELP: Entry = ("-h, --help", "", "Show this page and exit.")
-# click's UsageError: Typer has a copy of click since 0.27.
+# click's UsageError, found by name, since Typer contains a copy of click since 0.27.
 USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 _NUMBERS = {"int": "N", "float": "X"}
 _WHICH_MODEL = (
@@ -31,7 +31,7 @@ _WHICH_MODEL = (
 
 
 class Rare(str):
-    """The panel, by its title, of an option that only --help-all shows."""
+    """The title of the panel of an option that only --help-all shows."""
 
 
 MORE = Rare("More options")
@@ -41,7 +41,7 @@ class Command(TyperCommand):
     """A command with two help pages: --help for the common options, --help-all for all of them."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parses, and remembers whether --help-all is among the words."""
+        """Parses the arguments, and records whether --help-all is among them."""
         ctx.meta[EVERYTHING] = EVERYTHING in args
         return _parsed(super().parse_args, ctx, args)
 
@@ -66,18 +66,18 @@ class FirstPage(TyperGroup):
     """The group of commands, listed in the order a newcomer needs them, options last."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parses; 'help train' means 'train --help'."""
+        """Parses the arguments; 'help train' means 'train --help'."""
         if args[:1] == ["help"]:
             args = [*(word for word in args if word != "help"), "--help"]
         return _parsed(super().parse_args, ctx, args)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """The names of the commands, and help."""
+        """Returns the commands that begin with the typed text, `help` included."""
         found = super().shell_complete(ctx, incomplete)
         return [*found, *(type(item)("help") for item in found[:1])] if "help".startswith(incomplete) else found
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Shows the page."""
+        """Prints the first page: the commands by panel, then the options."""
         from attncli.render.console import output
         from attncli.render.help import show_page
 
@@ -91,7 +91,7 @@ class FirstPage(TyperGroup):
 
 
 def _parsed(parse: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[str]) -> list[str]:
-    """The arguments that remain after parsing. A parser error gets the command's context and our wording."""
+    """Returns the arguments that remain after parsing. Adds the context and the arguments to a parser error."""
     words = list(args)
     try:
         return parse(ctx, args)
@@ -101,7 +101,7 @@ def _parsed(parse: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[s
 
 
 def _sections(params: list[Any], by_panel: bool) -> Sections:
-    """Arguments, then options: in one list, or each in its panel, those without one first and MORE last."""
+    """Returns the entries of a page: arguments, then options in one list or `by_panel`, the panel MORE last."""
     sections: dict[str, list[Entry]] = {"Arguments": [], "Options": []}
     for param in params:
         if param.param_type_name == "argument":
@@ -127,7 +127,7 @@ def _option(param: Any) -> Entry:
 
 
 def value_name(param: Any) -> str:
-    """The placeholder of an option's value: 'N' for an integer, 'X' for a float, else the option's name in capitals."""
+    """Returns the placeholder of a value: 'N' for an integer, 'X' for a float, else the option's name in capitals."""
     if param.metavar:
         return str(param.metavar)
     annotation = getattr(getattr(param, "type_descriptor", None), "annotation", None) or getattr(param, "type", None)
@@ -137,25 +137,25 @@ def value_name(param: Any) -> str:
 
 
 def argument_name(param: Any) -> str:
-    """The name of an argument in the usage line."""
+    """Returns the name of an argument in the usage line."""
     return str(param.metavar or param.name.upper())
 
 
 def usage(ctx: Any, params: list[Any]) -> str:
-    """The usage line of a command: 'attncli explain [OPTIONS] [TEXT]'."""
+    """Returns the usage line of a command: 'attncli explain [OPTIONS] [TEXT]'."""
     words = [_usage_of(param) for param in params if param.param_type_name == "argument"]
     return " ".join([ctx.command_path, "[OPTIONS]", *words])
 
 
 def _usage_of(param: Any) -> str:
-    """'TEXT', '[TEXT]' when it can be left out, '[FILE]...' when there may be several."""
+    """Returns an argument in the usage line: 'TEXT', '[TEXT]' if it is optional, '[FILE]...' if it repeats."""
     name = argument_name(param)
     name = name if param.required or name.startswith("[") else f"[{name}]"
     return f"{name}..." if param.nargs == -1 else name
 
 
 def _help(param: Any) -> str:
-    """The help text of a parameter, followed by its default where there is one to show."""
+    """Returns the help text of a parameter, followed by its default if there is one to show."""
     default = param.show_default if isinstance(param.show_default, str) else _default(param)
     return f"{param.help or ''} [default: {default}]".strip() if default else param.help or ""
 
@@ -167,7 +167,7 @@ def _default(param: Any) -> str:
 
 
 def docstring(command: Callable[..., object]) -> str:
-    """The help of a command: its docstring, from its source where `python -OO` has dropped it."""
+    """Returns the help of a command: its docstring, read from the source under `python -OO`, which drops docstrings."""
     if command.__doc__:
         return inspect.getdoc(command) or ""
     import ast

@@ -18,7 +18,7 @@ def info(
     preset: str | None = option(None, _PRESET, suggestions=tuple(PRESETS)),
     json: bool = JSON,
 ) -> None:
-    """Show a model's shape, its parameters part by part, its memory, and how it was trained.
+    """Show a model's shape, its parameter counts, its memory, and how it was trained.
 
     attncli info
     attncli info --preset gpt3

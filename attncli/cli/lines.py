@@ -1,8 +1,10 @@
-"""Reads the turns of `generate -i`: from a terminal a line, a paste or a block; from a pipe a line.
+"""Reads the input of `generate -i`, one turn at a time.
 
-A paste is one turn. GNU readline takes a bracketed paste as one line with line ends in it. Elsewhere the lines of a
-paste are those that wait on the terminal as soon as the first one is read.
-Owns the prompts and the history file, which is bounded and only its owner's to read.
+From a pipe, a turn is one line. On a terminal, a turn is a line, a pasted text of several lines, or a block between
+\"\"\" marks. GNU readline returns a bracketed paste as one line that contains line ends. Without readline, lines that
+are already waiting on the terminal when the first line has been read belong to the same paste.
+
+This module also prints the prompts, and keeps the history file, which is bounded in length and private to its owner.
 """
 
 from __future__ import annotations
@@ -18,26 +20,26 @@ from attncli.folders import cache_folder, make_private
 
 _PROMPT, _MORE = "> ", "… "
 _BLOCK = '"""'  # begins and ends a turn of several lines
-_PASTE_SECONDS = 0.02  # in which the next line of a paste arrives; nobody types one so fast
+_PASTE_SECONDS = 0.02  # the next line of a paste arrives within this time; nobody types a line so fast
 _KEPT = 1000  # lines
-_LONGEST = 1_000_000  # characters of a line: a device can be one that never ends
+_LONGEST = 1_000_000  # characters of a line, since a line from a device may never end
 
 
 class Lines:
-    """Standard input, a turn at a time."""
+    """Standard input, read one turn at a time."""
 
     def __init__(self) -> None:
         self.typed = sys.stdin is not None and sys.stdin.isatty()
         self._edited = self.typed and sys.stdout.isatty()
-        self._cut = False  # a line did not end: what follows is the rest of it
+        self._cut = False  # a line was too long: the rest of the input belongs to that line
         self._history = _History(cache_folder() / "history") if self._edited else None
         if hasattr(sys.stdin, "reconfigure"):
-            sys.stdin.reconfigure(errors="surrogateescape")  # what is not UTF-8 is for whoever takes the line to refuse
+            sys.stdin.reconfigure(errors="surrogateescape")  # the caller refuses invalid UTF-8
 
     def next(self) -> str | None:
-        """The next turn without the end of its last line; None after the last one. Raises KeyboardInterrupt for Ctrl-C.
+        """Returns the next turn without its last line end; None at the end of input. Ctrl-C raises KeyboardInterrupt.
 
-        On a terminal it goes on after a line that ends in a backslash, and from \"\"\" to \"\"\".
+        On a terminal, a line that ends in a backslash continues on the next line, and \"\"\" begins and ends a block.
         """
         if not self.typed:
             return self._line("")
@@ -51,14 +53,14 @@ class Lines:
         return turn
 
     def _block(self, text: str) -> str:
-        """The text between the marks, without the line ends next to them. Ctrl-D also ends a block."""
+        """Returns the text between the marks, without the line ends next to the marks. Ctrl-D also ends a block."""
         while not text.rstrip().endswith(_BLOCK) and (line := self._line(_MORE)) is not None:
             text += f"\n{line}"
         return text.rstrip().removesuffix(_BLOCK).removeprefix("\n").removesuffix("\n")
 
     def _line(self, prompt: str) -> str | None:
-        """A line, or the lines of a paste; None at the end."""
-        pasted = self.typed and not _waiting(0)  # what waits before the prompt was typed ahead: a line is a turn
+        """Returns a line, or all lines of a paste; None at the end of input."""
+        pasted = self.typed and not _waiting(0)  # input that waits already was typed ahead: each line is a turn
         line = self._read(prompt)
         while pasted and line is not None and _waiting(_PASTE_SECONDS) and (more := self._read("")) is not None:
             line += f"\n{more}"
@@ -86,10 +88,10 @@ class Lines:
 
 
 def _waiting(seconds: float) -> bool:
-    """Whether standard input has something to read within this time."""
+    """Whether standard input has data to read within this time."""
     try:
         return bool(select.select([sys.stdin], [], [], seconds)[0])
-    except (OSError, ValueError):  # closed, or a system where only sockets can be asked
+    except (OSError, ValueError):  # standard input is closed, or the system can poll only sockets
         return False
 
 
@@ -104,14 +106,14 @@ class _History:
 
             self._readline = readline
             if "libedit" not in (readline.__doc__ or ""):
-                readline.parse_and_bind("set enable-bracketed-paste on")  # which Python turns off
+                readline.parse_and_bind("set enable-bracketed-paste on")  # Python turns it off
             readline.set_history_length(_KEPT)
-            with suppress(OSError):  # there is none yet, or it is another library's
+            with suppress(OSError):  # no history file yet, or one of another library
                 readline.read_history_file(path)
             self._known = readline.get_current_history_length()
 
     def keep(self) -> None:
-        """Appends the new lines to the history file, if there is one; at once, since a session can be killed."""
+        """Appends the new lines to the history file immediately, since a session can be killed."""
         if self._readline is None:
             return
         before, self._known = self._known, self._readline.get_current_history_length()

@@ -1,4 +1,4 @@
-"""From the options --model, --revision, --device and --dtype to a model ready to use, with a line of status."""
+"""Loads the model that --model, --revision, --device and --dtype describe, while a status line shows the progress."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attncli.render.status import status
 
 
 def load(source: ModelSource, dtype: str = "float32") -> LoadedModel:
-    """Finds a model and reads it. Raises BadCheckpoint, UsageProblem, or OutOfRoom for one that is downloaded."""
+    """Finds a model and loads it. Raises BadCheckpoint or UsageProblem; OutOfRoom if a download does not fit."""
     path = find(source.model, source.revision)
     place = pick_device(source.device)
     status(f"reading {path.name}")
@@ -24,7 +24,7 @@ def load(source: ModelSource, dtype: str = "float32") -> LoadedModel:
 
 
 def load_to_score(source: ModelSource, dtype: str) -> LoadedModel:
-    """Loads as `load` does; `int8` is float32 with the weights rounded to their int8 values."""
+    """Loads a model as `load` does; `int8` is float32 with the weights rounded to their int8 values."""
     loaded = load(source, "float32" if dtype == "int8" else dtype)
     if dtype == "int8":
         round_to_int8(loaded.model)
@@ -32,7 +32,7 @@ def load_to_score(source: ModelSource, dtype: str) -> LoadedModel:
 
 
 def load_to_generate(source: ModelSource, dtype: str, *, keep: bool = False) -> tuple[LoadedModel, Backend]:
-    """Loads a model and its backend, as `Engine.load` does, with a note where C does not compute on a CPU."""
+    """Loads a model and its backend, as `Engine.load` does; prints a note if a CPU runs PyTorch instead of C."""
     engine = choose_engine(source.device, dtype)
     if engine.note:
         print_note(engine.note)

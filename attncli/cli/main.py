@@ -1,6 +1,6 @@
-"""The application: its commands in the order a newcomer needs them, and how each way of ending becomes an exit code.
+"""The application: its commands, in the order a newcomer needs them, and the exit code of every error.
 
-Commands import what they need when they run, so that help and tokenizing start at once, without torch.
+Commands import their modules when they run, so that help and tokenizing start at once, without torch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from attncli.render.status import status
 _DONE = 0
 _WITHOUT_TORCH = ("tokenize", "plot", "info", "models")
 _NO_ROOM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOMEM)
-# Messages of PyTorch and Python for a lack of memory, which have no exception type of their own.
+# Messages of PyTorch and Python for out-of-memory errors that have no exception type of their own.
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread|bad_alloc", re.IGNORECASE)
 
 _FIRST_PAGE = """Train a transformer language model on your own text, generate from it, and see how its attention works.
@@ -71,7 +71,7 @@ for _panel, _commands in _COMMANDS.items():
 
 
 def _print_version(context: typer.Context, asked: bool) -> None:
-    if asked and not context.resilient_parsing:  # completion parses what is typed so far
+    if asked and not context.resilient_parsing:  # completion parses an unfinished command line
         typer.echo(f"attncli {__version__}")
         raise typer.Exit
 
@@ -84,7 +84,7 @@ def root(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Shows the first page where no command is named."""
+    """Shows the first page if no command is named."""
     if context.invoked_subcommand is None:
         context.get_help()
         return
@@ -94,13 +94,13 @@ def root(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command line; returns its exit code. Errors a user can fix take one or two lines on standard error."""
+    """Runs one command line; returns its exit code. Prints an error that a user can fix in one or two lines."""
     clock.start()
     bound_screen()
     debug = "--debug" in arguments or bool(os.environ.get("ATTNCLI_DEBUG"))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            with suppress(OSError):  # the stream's file fails
+            with suppress(OSError):  # the stream is closed or broken
                 stream.reconfigure(errors="backslashreplace")
     try:
         code = app([word for word in arguments if word != "--debug"], prog_name="attncli", standalone_mode=False)
@@ -121,7 +121,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _explained(problem: Exception) -> AttnError | None:
-    """The problem as one that a user can fix, or None when it is a bug."""
+    """Returns a problem as an error that a user can fix, or None if it is a bug."""
     if any(error.errno in (errno.EMFILE, errno.ENFILE) for error in _system_errors(problem)):
         return OutOfRoom("No more files can be open at once.", "Allow more with ulimit -n, such as ulimit -n 1024.")
     if isinstance(problem, AttnError):
@@ -146,7 +146,7 @@ def _explained(problem: Exception) -> AttnError | None:
 
 
 def _system_errors(problem: BaseException | None) -> Iterator[OSError]:
-    """The errors of the system that led to a problem, itself included."""
+    """Yields the OSErrors in the chain of causes of a problem, the problem itself included."""
     while problem is not None:
         if isinstance(problem, OSError):
             yield problem
@@ -154,7 +154,7 @@ def _system_errors(problem: BaseException | None) -> Iterator[OSError]:
 
 
 def _system_error(problem: OSError) -> AttnError:
-    """The error for an OSError that no command has translated."""
+    """Returns the error for an OSError that no command has translated."""
     reason = problem.strerror or str(problem)
     if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         _silence(sys.stdout)
@@ -165,7 +165,7 @@ def _system_error(problem: OSError) -> AttnError:
 
 
 def _tell(error: AttnError) -> None:
-    """Shows an error, where standard error takes it."""
+    """Prints an error, unless standard error cannot be written."""
     from attncli.render.console import print_error
 
     try:
@@ -175,7 +175,7 @@ def _tell(error: AttnError) -> None:
 
 
 def _silence(stream: TextIO) -> None:
-    """Has a stream that takes nothing more keep nothing, not even when it is flushed."""
+    """Redirects a broken stream to /dev/null, so that flushing it cannot fail again."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)

@@ -14,12 +14,12 @@ from typing import Any
 from attncli.cli.help import argument_name, usage, value_name
 from attncli.errors import UsageProblem
 
-_SHORTEST_BEGINNING = 4  # characters, dashes included, that abbreviate an option
+_SHORTEST_BEGINNING = 4  # characters, dashes included, of an abbreviated option
 _MOST_COMMANDS = 4
 
 
 def usage_problem(problem: Any) -> UsageProblem:
-    """The UsageProblem for a parser error; its hint ends with the help of the command."""
+    """Returns the UsageProblem for a parser error; its hint ends with the command that shows the help."""
     context, words = getattr(problem, "ctx", None), getattr(problem, "words", ())
     if context is None:
         return UsageProblem(problem.format_message(), "See attncli --help")
@@ -33,7 +33,7 @@ def usage_problem(problem: Any) -> UsageProblem:
 
 
 def _told(problem: Any, context: Any, options: dict[str, Any], words: Sequence[str]) -> tuple[str, str]:
-    """The message, and the hint without the pointer to the help."""
+    """Returns the message, and the hint without the reference to the help."""
     kind, message = type(problem).__name__, problem.format_message()
     if kind == "NoSuchOption":
         return f"There is no option {problem.option_name}.", _meant(problem.option_name, context, options)
@@ -51,13 +51,13 @@ def _told(problem: Any, context: Any, options: dict[str, Any], words: Sequence[s
 
 
 def _options(params: Sequence[Any]) -> dict[str, Any]:
-    """Every spelling of the options among these."""
+    """Returns the options among the parameters, by each of their names."""
     named = [param for param in params if param.param_type_name == "option"]
     return {name: param for param in named for name in (*param.opts, *param.secondary_opts)}
 
 
 def _meant(name: str, context: Any, options: dict[str, Any]) -> str:
-    """The commands that have the option, else the option that is spelt most alike."""
+    """Returns a hint: the commands that have the option, else the option with the most similar name."""
     commands: dict[str, Any] = getattr(context.find_root().command, "commands", {})
     having = [called for called, command in commands.items() if name in _options(command.params)]
     if having:
@@ -69,7 +69,7 @@ def _meant(name: str, context: Any, options: dict[str, Any]) -> str:
 
 
 def _bad_value(param: Any, message: str, words: Sequence[str]) -> str:
-    """'--layer 'x' is not a whole number.'"""
+    """Returns the message for an invalid value: '--layer 'x' is not a whole number.'"""
     is_option = param.param_type_name == "option"
     name = max(param.opts, key=len) if is_option else argument_name(param)
     given = _given(param.opts, words) if is_option else None
@@ -81,7 +81,7 @@ def _bad_value(param: Any, message: str, words: Sequence[str]) -> str:
 
 
 def _given(names: Sequence[str], words: Sequence[str]) -> str | None:
-    """The value that was given to an option: in the next word, after '=', or joined to its letter."""
+    """Returns the value that was given to an option: in the next word, after '=', or joined to its letter."""
     for word, after in zip(words, [*words[1:], None], strict=True):
         if word in names:
             return after
@@ -93,7 +93,7 @@ def _given(names: Sequence[str], words: Sequence[str]) -> str | None:
 
 
 def _extra(extra: str, context: Any, options: dict[str, Any], words: Sequence[str]) -> tuple[str, str]:
-    """The message and the hint for more arguments than the command takes."""
+    """Returns the message and the hint for more arguments than the command takes."""
     flags = [flag for flag, after in pairwise(words) if after == extra and flag in options]
     if flags and options[flags[0]].is_flag:
         return f"{flags[0]} takes no value, and {extra!r} follows it.", f"Leave {extra!r} out."

@@ -6,7 +6,7 @@ from attncli.cli.shared import JSON
 
 
 def models(*, json: bool = JSON) -> None:
-    """List the models in ./checkpoints and ATTNCLI_MODELS, and the one that comes with attncli; the default is marked.
+    """List the models in ./checkpoints and ATTNCLI_MODELS, and the model that comes with attncli; mark the default.
 
     attncli models
     attncli models --json

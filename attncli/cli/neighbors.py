@@ -7,23 +7,23 @@ from attncli.config.limits import at_least
 from attncli.config.option import REQUIRED, argument, option
 from attncli.errors import UsageProblem
 
-_IN = "A text with the word in it: compares its residual stream there. Unset: the word's embedding."
-_LAYER = "With --in: the stream after so many layers; 0 is the embedding. Unset: after all."
+_IN = "A text that contains the word: compare the word's residual stream in it. Unset: the word's embedding."
+_LAYER = "With --in: the residual stream after this number of layers; 0 is the embedding. Unset: after the last layer."
 _AMONG = "With --in: compare with all token embeddings, or with the text's other tokens."
 
 
 def neighbors(
     *,
-    word: str = argument(REQUIRED, "A word; with --in, a word of that text or the index of a token."),
+    word: str = argument(REQUIRED, "A word; with --in, a word of the text or the index of a token."),
     source: ModelSource,
     inside: str | None = option(None, _IN, "--in", metavar="TEXT"),
     layer: int | None = option(None, _LAYER),
     among: str = option("vocabulary", _AMONG, choices=("vocabulary", "text"), rare=True),
-    top_k: int = option(10, "How many to show.", "--top-k", "-k", limit=at_least(1)),
+    top_k: int = option(10, "How many tokens to show.", "--top-k", "-k", limit=at_least(1)),
     json: bool = JSON,
     pictures: Pictures,
 ) -> None:
-    """Show the tokens nearest to a word, by the cosine, beside what chance would give.
+    """Show the tokens nearest to a word by cosine similarity, beside chance.
 
     attncli neighbors dog
     attncli neighbors bear --in "He could not bear" --layer 4

@@ -9,13 +9,13 @@ from attncli.config.limits import at_least
 from attncli.config.option import argument, option
 from attncli.errors import UsageProblem
 
-_TEMPERATURES = "The temperatures to compare, with commas between; 0 is the most probable token alone."
+_TEMPERATURES = "The temperatures to compare, separated by commas; 0 puts all probability on the most probable token."
 _DTYPE = "auto, float32, bfloat16 or float16; auto is bfloat16 on CUDA, else float32."
 
 
 def next_(
     *,
-    text: str | None = argument(None, "The text so far, or a file with it; - reads standard input."),
+    text: str | None = argument(None, "The text so far, or a file that contains it; - reads standard input."),
     source: ModelSource,
     temperatures: str = option("0,0.5,1,2", _TEMPERATURES, "--temperatures", "-t", metavar="T,T"),
     top_k: int = option(10, "How many tokens to show.", "--top-k", "-k", limit=at_least(1)),
@@ -23,7 +23,7 @@ def next_(
     dtype: str = option("auto", _DTYPE, suggestions=("auto", *TRAIN_DTYPES, "float16"), rare=True),
     json: bool = JSON,
 ) -> None:
-    """Show what may come next: the most probable tokens, at several temperatures.
+    """Show the most probable next tokens, at several temperatures.
 
     attncli next "The little cat sat on the old mat. The little"
     attncli next "Once upon a" --temperatures 0.2,1,5 -k 5
@@ -36,7 +36,7 @@ def next_(
 
 
 def _numbers(temperatures: str) -> tuple[float, ...]:
-    """'0,0.5,1' -> (0.0, 0.5, 1.0). Raises UsageProblem."""
+    """Parses a list of temperatures: '0,0.5,1' -> (0.0, 0.5, 1.0). Raises UsageProblem."""
     try:
         found = tuple(float(part) for part in temperatures.split(","))
     except ValueError:

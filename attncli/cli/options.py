@@ -1,11 +1,11 @@
-"""Makes Typer's arguments and options of the parameters of a command; a config gives one for each of its fields.
+"""Makes Typer's arguments and options from the parameters of a command; a config gives one option per field.
 
     def generate(*, prompt: str | None = argument(None, "What to continue."), sampling: SampleConfig) -> None: ...
 
-`for_typer(generate)` is a function whose signature Typer reads: PROMPT, then --temperature, --top-k and the other
-fields of SampleConfig. When Typer calls it, it builds and checks the configs, then calls `generate` with them.
+`for_typer(generate)` returns a function whose signature Typer reads: PROMPT, then --temperature, --top-k and the other
+fields of SampleConfig. When Typer calls this function, it builds and checks the configs, then calls `generate`.
 attncli/config/option.py says how a field or a parameter describes its option. A parameter of type `Given` receives the
-options that the command line gave.
+options that were given on the command line.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _CONTEXT = "typer_context"
 
 
 class Given(dict[str, str]):
-    """The options given on the command line: the name of each field or parameter, and how the option is called."""
+    """The options given on the command line: the name of each field or parameter -> the name of its option."""
 
     def refuse(self, names: Iterable[str], why: str) -> None:
-        """Raises UsageProblem where one of these fields or parameters was given."""
+        """Raises UsageProblem if one of these fields or parameters was given."""
         for name in names:
             if name in self:
                 raise UsageProblem(f"{why}, so {self[name]} cannot be given.", f"Leave {self[name]} out.")
@@ -40,7 +40,7 @@ class Given(dict[str, str]):
 
 @dataclass(frozen=True)
 class _Setting:
-    """An argument or option of a command: a field of a config, or a parameter."""
+    """An argument or option of a command, made from a field of a config or from a parameter."""
 
     name: str
     kind: Any  # its type
@@ -49,7 +49,7 @@ class _Setting:
 
     @property
     def repeated(self) -> bool:
-        """Whether it may be given several times."""
+        """Whether the option may be given several times."""
         return get_origin(self.kind) is tuple
 
     @property
@@ -61,21 +61,21 @@ class _Setting:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The spellings of an option: as declared, else made of the name of the field."""
+        """The names of an option: as declared, else derived from the name of the field."""
         name = option_name(self.name)
         has_negative = self.value_type is bool and self.default is not False
         return self.option.names or (f"{name}/--no-{name.removeprefix('--')}" if has_negative else name,)
 
     @property
     def called(self) -> str:
-        """Its name in an error; of a switch that is on by default, the name that turns it off."""
+        """The name in an error message; for a switch that is on by default, the name that turns it off."""
         if self.option.positional:
             return self.option.metavar or self.name.upper()
         positive, _, negative = max(self.names, key=len).partition("/")
         return negative if negative and self.default else positive
 
     def parameter(self) -> inspect.Parameter:
-        """The parameter from which Typer makes the argument or option."""
+        """Returns the parameter from which Typer makes the argument or option."""
         default = None if self.repeated or self.option.unset else self.default
         kind = GenericAlias(list, (self.value_type,)) if self.repeated else self.value_type
         declared = self._argument() if self.option.positional else self._option(default)
@@ -109,14 +109,14 @@ class _Setting:
         return values if callable(values) else one_of(values) if values else None
 
     def value(self, given: Any) -> Any:
-        """The value for the field or parameter, from the one that Typer gives."""
+        """Returns the value for the field or parameter, from the value that Typer passes."""
         if self.repeated:
             return tuple(given or ())
         return self.option.unset() if given is None and self.option.unset else given
 
 
 def _parser(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """A parser for Typer, which also passes defaults to it; Typer adds the option's name to the error."""
+    """Returns a parser for Typer, which also passes defaults to it; Typer adds the option's name to the error."""
 
     def parsed(value: Any) -> Any:
         try:
@@ -129,7 +129,7 @@ def _parser(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
 
 @dataclass(frozen=True)
 class _Part:
-    """A parameter of a command: the settings it is made of, and how it is built from their values by name."""
+    """A parameter of a command: its settings, and a function that builds the parameter from their values by name."""
 
     settings: list[_Setting]
     build: Callable[[Mapping[str, Any]], Any]
@@ -155,7 +155,7 @@ def _part(name: str, kind: Any, default: Any) -> _Part:
 
 @lru_cache
 def _settings(config: Any) -> list[_Setting]:
-    """The settings of a config, in the order of its fields."""
+    """Returns the settings of a config, in the order of its fields."""
     hints, options = get_type_hints(config), options_of(config)
     return [
         _Setting(field.name, hints[field.name], field.default, options[field.name])
@@ -165,12 +165,12 @@ def _settings(config: Any) -> list[_Setting]:
 
 
 def option_name(field: str) -> str:
-    """'batch_size' -> '--batch-size': the option of a field that does not name one."""
+    """Returns the default option name of a field: 'batch_size' -> '--batch-size'."""
     return f"--{field.strip('_').replace('_', '-')}"
 
 
 def for_typer(command: Callable[..., None]) -> Callable[..., None]:
-    """A function for Typer to call, which builds the configs of a command and calls it with them."""
+    """Returns a function for Typer, which builds the configs of a command and calls the command with them."""
     parameters, hints = inspect.signature(command).parameters, get_type_hints(command)
     parts = {
         name: _part(name, hints[name], parameters[name].default) for name in parameters if hints[name] is not Given
@@ -195,7 +195,7 @@ def for_typer(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def _naming_options(settings: Mapping[str, _Setting], hint: str = "") -> Iterator[None]:
-    """Spells the fields in an error raised inside as options; `hint` is added to an error without a hint."""
+    """Replaces field names by option names in an error raised inside; adds `hint` to an error without a hint."""
     try:
         yield
     except AttnError as problem:

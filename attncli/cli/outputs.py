@@ -1,4 +1,4 @@
-"""Output files of a command: checked before the work starts, written atomically."""
+"""Checks the output files of a command before the work starts, and writes them atomically."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import BinaryIO
 from attncli.errors import OutOfRoom, UsageProblem
 from attncli.paths import reason
 
-Files = Mapping[str, Path | None]  # by option
+Files = Mapping[str, Path | None]  # the file of each option
 _ENDINGS = {"--svg": (".svg",), "--html": (".html", ".htm"), "--csv": (".csv",), "--npz": (".npz",)}
 
 
@@ -20,8 +20,8 @@ def refuse_files(files: Files, force: bool) -> None:
     """Checks the output files of a command before its work.
 
     Raises:
-        UsageProblem: for a directory, a device, a file that exists (unless forced), or one named twice.
-        OutOfRoom: for a file in a directory that is not there.
+        UsageProblem: for a directory, a device, an existing file (unless `force`), or a file named by two options.
+        OutOfRoom: for a file in a directory that does not exist or cannot be written.
     """
     named: dict[Path, str] = {}
     for option, file in files.items():
@@ -58,11 +58,11 @@ def _refuse_file(file: Path, option: str, force: bool) -> None:
 
 
 def write_file(file: Path, option: str, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file atomically. Raises OutOfRoom where it cannot be written."""
+    """Writes a file atomically. Raises OutOfRoom if it cannot be written."""
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         unfinished.unlink(missing_ok=True)
-        with unfinished.open("xb") as opened:  # fails for a link that somebody else made
+        with unfinished.open("xb") as opened:  # fails if another user has placed a link there
             write(opened)
         unfinished.replace(file)
     except OSError as problem:

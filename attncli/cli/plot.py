@@ -13,28 +13,28 @@ from attncli.config.values import COUNT
 from attncli.errors import UsageProblem
 
 _RUNS = "Names in ./checkpoints, model directories, or metrics.jsonl files. Unset: the newest model."
-_UP = "Nats per token, or bits per byte. Unset: loss where all runs have one tokenizer, else bits."
-_HEADS = "Draw instead what the attention heads came to do, of one run that was trained with --watch-heads."
+_UP = "loss is nats per token, bits is bits per byte. Unset: loss if all runs share a tokenizer, else bits."
+_HEADS = "Draw the attention head scores of one run that was trained with --watch-heads, instead of losses."
 _CELLS = Limit("from 1 to 1,000", lambda cells: 1 <= cells <= 1000)
 
 
 def plot(
     *,
     runs: tuple[str, ...] = argument((), _RUNS, metavar="RUN", suggestions=model_names),
-    x: str = option("step", "What runs along the x axis.", choices=("step", "tokens", "time")),
+    x: str = option("step", "The x axis.", choices=("step", "tokens", "time")),
     y: str | None = option(None, _UP, choices=("loss", "bits")),
     heads: bool = option(False, _HEADS),
-    out: Path | None = option(None, "Write a .svg or .png file instead.", "--out", "-o", metavar="FILE"),
+    out: Path | None = option(None, "Write the chart to a .svg or .png file.", "--out", "-o", metavar="FILE"),
     force: bool = option(False, "Replace a file that exists.", rare=True),
     width: int | None = option(
-        None, "Columns of the chart. Unset: those of the terminal.", format=COUNT, limit=_CELLS, rare=True
+        None, "Width of the chart in columns. Unset: the width of the terminal.", format=COUNT, limit=_CELLS, rare=True
     ),
     height: int | None = option(
-        None, "Rows of the chart. Unset: by the terminal.", format=COUNT, limit=_CELLS, rare=True
+        None, "Height of the chart in rows. Unset: by the terminal.", format=COUNT, limit=_CELLS, rare=True
     ),
     json: bool = JSON,
 ) -> None:
-    """Draw how runs went: the loss in training, and on the validation part.
+    """Plot the loss curves of training runs: training and validation loss.
 
     attncli plot
     attncli plot first second --x time --out curves.svg

@@ -1,6 +1,6 @@
-"""Settings of this process: standard streams, spinning of threads, freed memory.
+"""Configures this process: standard streams, spinning threads, freed memory.
 
-The command line makes them, not the library, because they affect everything in the process. This module is imported
+Only the command line does so, not the library, because these settings affect the whole process. This module is imported
 before all others, so it imports almost nothing.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
-_LARGEST_SCREEN, _MOST_DIGITS = 1000, 9  # cells in either direction; digits that int() takes at once
-_SPINS = 5000  # of libgomp: about a tenth of a millisecond
+_LARGEST_SCREEN, _MOST_DIGITS = 1000, 9  # columns or rows; digits that int() converts quickly
+_SPINS = 5000  # iterations of libgomp: about a tenth of a millisecond
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _KEPT_BYTES, _LARGEST_KEPT = 512 << 20, 32 << 20
 
@@ -18,20 +18,20 @@ _KEPT_BYTES, _LARGEST_KEPT = 512 << 20, 32 << 20
 def open_streams() -> None:
     """Opens /dev/null for each of the three standard streams that is closed (`>&-`).
 
-    Otherwise a file that is opened later would take its number.
+    Otherwise a file that is opened later would get the descriptor of a standard stream.
     """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def bound_screen() -> None:
-    """Limits COLUMNS and LINES, since a screen is drawn cell by cell; 0 means that the size is unknown."""
+    """Limits COLUMNS and LINES, since a screen is drawn cell by cell; removes 0, which means an unknown size."""
     for name in ("COLUMNS", "LINES"):
         given = os.environ.get(name, "")
         if given.isdecimal() and not given.strip("0"):
@@ -63,4 +63,4 @@ def keep_freed_memory() -> None:
         library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
     except (OSError, AttributeError, TypeError):
-        return  # another C library than glibc
+        return  # the C library is not glibc

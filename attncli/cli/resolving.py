@@ -1,4 +1,4 @@
-"""Finds the directory of the model that --model and --revision name; a model of the hub is downloaded."""
+"""Finds the directory of the model that --model and --revision name; downloads a model of the hub."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from attncli.checkpoint.catalog import MODELS_FOLDER, known_models, newest_model
 
 
 def find(model: str | None, revision: str | None = None, *, weights: bool = True) -> Path:
-    """The directory of a model, as `resolve_model` finds it, with a bar during a download.
+    """Returns the directory of a model, as `resolve_model` finds it; shows a bar during a download.
 
-    Without `weights` a model of the hub may lack them. Raises BadCheckpoint, UsageProblem or OutOfRoom.
+    With `weights` False, a model of the hub may be downloaded without its weights. Raises BadCheckpoint, UsageProblem
+    or OutOfRoom.
     """
     from attncli.checkpoint.resolve import resolve_model
 
@@ -36,7 +37,7 @@ def require_chat_template(model: str | None, revision: str | None) -> None:
 
 
 def note_default(model: str | None) -> None:
-    """Says which model was taken where none is named: of ./checkpoints if there are others, from elsewhere always."""
+    """Prints a note that names the default model, unless it is the only model in ./checkpoints."""
     from attncli.render.console import print_note
 
     if model or os.environ.get("ATTNCLI_MODEL"):

@@ -53,7 +53,7 @@ class Session:
         return cls(source, loaded, backend, sampling, engine, showing, Asking.of(loaded, chat), truncate)
 
     def events(self, prompts: Sequence[Sequence[int]], sampling: SampleConfig | None = None) -> Iterator[Event]:
-        """The events of continuing prompts, given as token ids; `sampling` replaces the settings of the session."""
+        """Yields the events of continuing prompts, given as token ids; `sampling` overrides the session's settings."""
         loaded, showing = self.loaded, self.showing
         each_token = showing.color or showing.trace or showing.logprobs is not None
         details = TokenDetails(showing.logprobs or 0, showing.trace) if each_token else None
@@ -61,13 +61,13 @@ class Session:
         return generate(self.backend, loaded.tokenizer, prompts, sampling, loaded.end_ids, details, self.engine)
 
     def screen(self, prompts: Sequence[str], samples: int, *, echo: bool = True) -> GenerationScreen:
-        """The display of the texts; with `echo` each follows its prompt."""
+        """Returns the screen that shows the texts; with `echo` each text follows its prompt."""
         showing = self.showing
         report: Report | None = "trace" if showing.trace else None if showing.logprobs is None else "logprobs"
         live = showing.stream and not showing.as_json
         return GenerationScreen(output(), prompts, samples, live=live, color=showing.color, report=report, echo=echo)
 
     def note_without_colors(self) -> None:
-        """Prints why nothing is tinted, where --color was given and the terminal shows no colors."""
+        """Prints why no text is tinted, if --color was given and the terminal shows no colors."""
         if self.showing.color and not self.showing.as_json and (reason := why_no_colors(output())):
             print_note(f"no colours: {reason}; --logprobs 0 shows every token's log-probability")

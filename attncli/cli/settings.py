@@ -1,6 +1,6 @@
 """Parses a setting that a user of `generate -i` types between two texts: 'top-k 40', '--temperature=0.7'.
 
-The settings are the fields of SampleConfig that are options. Knows the tokenizer; no model and no torch.
+The settings are the fields of SampleConfig that are options. Needs a tokenizer, but no model and no torch.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from attncli.errors import UsageProblem
 from attncli.generation.bias import with_token_ids
 from attncli.text.tokenizer import Tokenizer
 
-# `generate -i` makes one text at a time, so num_samples is no setting.
+# `generate -i` generates one text at a time, so num_samples is not a setting.
 SETTINGS = {name: option for name, option in options_of(SampleConfig).items() if name != "num_samples"}
 _NAME = re.compile(r"(-{0,2}[a-z](?:[a-z_-]*[a-z])?)(?:\s*[=:]\s*|\s+|$)(.*)", re.IGNORECASE | re.DOTALL)
 
 
 def changed(config: SampleConfig, text: str, tokenizer: Tokenizer) -> tuple[str, SampleConfig]:
-    """'top-k 40' -> 'top_k' and the changed config. Raises UsageProblem for an unknown setting or a bad value."""
+    """Returns field and changed config: 'top-k 40' -> 'top_k'. Raises UsageProblem for a bad setting or value."""
     found = _NAME.fullmatch(text.strip())
     if found is None:
         raise UsageProblem(f"{text.strip()!r} is not a setting and its value.", "Such as /set temperature 0.7")
@@ -37,7 +37,7 @@ def changed(config: SampleConfig, text: str, tokenizer: Tokenizer) -> tuple[str,
 
 
 def setting(word: str) -> str:
-    """'--Top-K', 'topk', 'top_k', 'k' -> 'top_k'; also an unambiguous prefix. Raises UsageProblem."""
+    """Returns a field: '--Top-K', 'topk', 'k' or an unambiguous prefix -> 'top_k'. Raises UsageProblem."""
     plain = _plain(word)
     for name, option in SETTINGS.items():
         if plain in (option.letter, *map(_plain, option.names)):
@@ -53,7 +53,7 @@ def setting(word: str) -> str:
 
 
 def spelled(name: str) -> str:
-    """'top_k' -> 'top-k'."""
+    """Returns the name of a setting: 'top_k' -> 'top-k'."""
     return name.replace("_", "-")
 
 
@@ -66,7 +66,7 @@ def _such_as(name: str) -> str:
 
 
 def _value(name: str, text: str) -> Any:
-    """The value of a setting: 'default', 'off' or 'none' where it can be off, or as the option takes it."""
+    """Parses the value of a setting, which may be 'default', and 'off' or 'none' if the setting has an off value."""
     option, default = SETTINGS[name], getattr(SampleConfig(), name)
     if text.lower() == "default":
         return default
@@ -86,7 +86,7 @@ def _parsed(name: str, option: Option, kind: type, text: str) -> Any:
 
 
 def _texts(name: str, text: str) -> list[str]:
-    """'END' -> ['END']; in double quotes texts as JSON writes them, for spaces and line ends: '" a", "\\n"'."""
+    """Parses a list of texts: 'END' -> ['END']; JSON strings keep spaces and line ends: '" a", "\\n"'."""
     if not text.startswith('"'):
         return [text]
     try:

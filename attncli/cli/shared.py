@@ -1,4 +1,4 @@
-"""The options that several commands have."""
+"""The options that several commands share."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MODEL_ARGUMENT: str | None = argument(None, "The same as -m.", metavar="[MODEL]"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """Which model; None is the one that `checkpoint.catalog.find_model` chooses."""
+    """Which model to use; None is the default model of `checkpoint.catalog.find_model`."""
 
     model: str | None = option(
         None,
-        "A directory, a name that attncli models lists, or owner/name of the hub.",  # more on the first page of help
+        "A directory, a name that attncli models lists, or owner/name of the hub.",  # the first help page says more
         "--model",
         "-m",
         suggestions=model_names,
@@ -35,7 +35,7 @@ class ModelChoice:
     )
 
     def named(self, name: str | None) -> Self:
-        """The choice, for a command that also takes the model as an argument. Raises UsageProblem for two models."""
+        """Returns this choice with the model argument `name`, if given. Raises UsageProblem for two models."""
         if name is not None and self.model is not None and name != self.model:
             raise UsageProblem(f"{name} and -m {self.model} name two models.", "Name one.")
         return replace(self, model=name if self.model is None else self.model)
@@ -43,14 +43,14 @@ class ModelChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource(ModelChoice):
-    """Which model, and which device to load it on."""
+    """Which model to use, and which device to load it on."""
 
     device: str = option_from(TrainConfig, "device")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """The picture files to write."""
+    """The options for pictures: the SVG and HTML file to write, the theme, and whether to replace existing files."""
 
     svg: Path | None = option(None, "Also write the screen as an SVG picture.", metavar="FILE", rare=True)
     html: Path | None = option(None, "Also write the screen as a web page in one file.", metavar="FILE")
@@ -58,5 +58,5 @@ class Pictures:
     force: bool = option(False, "Replace files that exist.", rare=True)
 
     def refuse(self, more: Files | None = None) -> None:
-        """Raises UsageProblem or OutOfRoom for a picture, or another file of the command, that cannot be written."""
+        """Raises UsageProblem or OutOfRoom if a picture, or a file in `more`, cannot be written."""
         refuse_files({**(more or {}), "--svg": self.svg, "--html": self.html}, self.force)

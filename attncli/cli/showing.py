@@ -1,4 +1,4 @@
-"""The options of `attncli generate` that say what is shown of the texts."""
+"""The options of `attncli generate` that choose the output: text, colors, log-probabilities, JSON."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ from attncli.config.limits import at_least
 from attncli.config.option import check, option
 from attncli.errors import UsageProblem
 
-_SEE = "What to see of every token"
-_SPEED = "How fast it goes; none of these changes the text"
+_SEE = "Details of every token"
+_SPEED = "Speed; no option here changes the text"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Showing:
-    """What is shown of the texts, and in which form."""
+    """What is printed of the texts, and in which format."""
 
-    stream: bool = option(True, "Show the text as it is made, or at the end.", rare=True)
-    color: bool = option(False, "Tint the text by how surprising each token was to the model, in bits.", panel=_SEE)
+    stream: bool = option(True, "Print the text while it is generated, or at the end.", rare=True)
+    color: bool = option(False, "Tint each token by its surprisal, in bits.", panel=_SEE)
     logprobs: int | None = option(
         None,
-        "The log-probability of each token and the K most probable ones, before penalties and filters.",
+        "Print the log-probability of each token and of the K most probable tokens, before penalties and filters.",
         metavar="K",
         limit=at_least(0),
         panel=_SEE,
         rare=True,
     )
     trace: bool = option(
-        False, "What each step above removed before a token was drawn, and what it left.", panel=_SEE, rare=True
+        False,
+        "Show what each sampling step above removed before a token was drawn, and what it left.",
+        panel=_SEE,
+        rare=True,
     )
     stats: bool = option(False, "Print the speed on standard error.", panel=_SPEED, rare=True)
     verify: bool = option(
         False,
-        "Generate the same text alone, in a batch, without the cache and in other ways, and compare.",
+        "Generate the same texts again one at a time, in a batch, without the cache and in other ways, and compare.",
         panel=_SPEED,
         rare=True,
     )

@@ -1,6 +1,6 @@
-"""`attncli generate --interactive`: one text after another, with settings that change between them.
+"""`attncli generate --interactive`: generates texts one after another; commands change the settings in between.
 
-Each line is a text to continue or a command. Ctrl-C stops a text without ending the session.
+Each line is a prompt or a command. Ctrl-C stops the current text without ending the session.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _OTHER_NAMES = {"prompt": "text", "exit": "quit", "?": "help"}
 
 
 def talk(session: Session, prompt: str | None) -> None:
-    """Takes lines until /quit or the end of the input; a prompt is taken first.
+    """Reads and runs lines until /quit or the end of the input, after `prompt` if one is given.
 
     Raises typer.Exit with the code of the last error if the lines came from a pipe.
     """
@@ -78,7 +78,7 @@ def talk(session: Session, prompt: str | None) -> None:
 
 
 def _turns(text: str) -> list[str]:
-    """The lines of a paste of commands; any other text is one turn."""
+    """Splits a paste in which every line is a command into lines; any other text is one turn."""
     lines = text.split("\n")
     return lines if all(line.startswith("/") for line in lines) else [text]
 
@@ -92,13 +92,13 @@ class Talk:
         self._sampling = session.sampling
         session.note_without_colors()
         self._console = output()
-        self._text = ""  # so far
-        self._last: tuple[str, str] | None = None  # the text that was continued last, and the part that was shown
+        self._text = ""  # the text so far
+        self._last: tuple[str, str] | None = None  # the last text to continue, and the part of it that was shown
         self._saved: set[Path] = set()
         self._turns: list[Turn] = []  # of the conversation, in --chat
 
     def take(self, line: str) -> bool:
-        """Runs a line; False for /quit. Raises AttnError and then changes nothing."""
+        """Runs a line; returns False for /quit. If it raises AttnError, nothing has changed."""
         checked_text(line)
         if line.startswith("/") and not line.startswith("//"):
             word, _, rest = line[1:].partition(" ")
@@ -112,7 +112,7 @@ class Talk:
         return True
 
     def begin(self, text: str) -> None:
-        """Continues a text of the user, or answers it in --chat. Raises BadInput for a text longer than the context."""
+        """Continues the user's text, or answers it with --chat. Raises BadInput for a text longer than the context."""
         if self._asking.chat:
             self._answer([*self._turns, (checked_text(text), "")], self._sampling.seed)
         else:
@@ -155,17 +155,17 @@ class Talk:
         return name != "quit"
 
     def _continue(self, text: str, shown: str, seed: int) -> None:
-        """Streams the continuation of `text`, printed after `shown`, which can be its end alone."""
+        """Streams the continuation of `text`, printed after `shown`, which is `text` or only its end."""
         loaded = self._loaded
         ids = loaded.prompt(text)
-        if shown != text:  # the model wrote it: keep the end that fits the context
+        if shown != text:  # the model wrote part of the text: keep the end that fits the context
             ids = last_that_fit(self._session.backend.config, loaded.tokenizer, ids)
         elif self._session.truncate:
             (shown,), (ids,) = truncated(self._session.backend.config, loaded.tokenizer, [text], [ids])
         self._stream(ids, text, shown, seed)
 
     def _answer(self, turns: list[Turn], seed: int) -> None:
-        """Streams the answer to the last turn, and keeps it in that turn."""
+        """Streams the answer to the last turn, and stores the answer in that turn."""
         said = turns[-1][0]
         ids = self._asking.prompt(turns)
         refuse_unreadable(self._session.backend.config, self._loaded.tokenizer, ids)
@@ -220,7 +220,7 @@ class Talk:
 
 
 def _command_named(word: str) -> str:
-    """'h' -> 'help'. Raises UsageProblem for an unknown command or an ambiguous prefix."""
+    """Returns the full name of a command: 'h' -> 'help'. Raises UsageProblem for an unknown or ambiguous one."""
     names = {name: name for name in _COMMANDS} | _OTHER_NAMES
     found = {names[name] for name in names if name.startswith(word.lower())} if word else set()
     if word.lower() in names:
@@ -238,7 +238,10 @@ def _command_named(word: str) -> str:
 
 @contextmanager
 def _stopping(heeded: bool) -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether Ctrl-C was pressed; a second Ctrl-C ends the block at once."""
+    """Within the block, Ctrl-C only sets a flag, which the yielded function returns; a second Ctrl-C ends the block.
+
+    With `heeded` False, Ctrl-C keeps its usual effect and the function returns False.
+    """
     pressed = False
 
     def press(*_: object) -> None:

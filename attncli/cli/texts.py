@@ -1,4 +1,4 @@
-"""The text that a command works on: its argument, the file that the argument names, or what is piped in."""
+"""Reads the text that a command works on: its argument, the file that the argument names, or piped text."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from attncli.errors import BadInput
 
-_LONGEST_NAME = 4096  # of a file
+_LONGEST_NAME = 4096  # characters of a path
 
 
 def text_argument(argument: str | None) -> str | None:
-    """The argument, piped text, or both, piped text first; '-' is standard input alone."""
+    """Returns the argument, piped text, or both, piped text first; '-' is standard input alone."""
     from attncli.text.files import read_text
     from attncli.text.reading import STDIN
     from attncli.text.tokenizer import checked_text
@@ -28,7 +28,7 @@ def text_argument(argument: str | None) -> str | None:
 
 
 def required_text(argument: str | None, example: str) -> str:
-    """Like `text_argument`. Raises BadInput, with an example, when there is none."""
+    """Returns the text of `text_argument`. Raises BadInput, with an example, if there is none."""
     text = text_argument(argument)
     if not text:
         raise BadInput("There is no text.", f"Give one: {example}")
@@ -47,7 +47,7 @@ def note_if_like_a_file(text: str) -> None:
 
 
 def text_of_file(argument: str | None) -> str | None:
-    """The content of the file that the argument names; None if it names no file, with a note if it looks like one.
+    """Returns the content of the file that the argument names, else None, with a note if it looks like a file name.
 
     Raises BadInput for a file that is empty or not text, and for a directory.
     """
@@ -65,23 +65,23 @@ def text_of_file(argument: str | None) -> str | None:
             raise BadInput(f"{argument} is a directory.", "Give a file of it, or a text.")
         note_if_like_a_file(argument)
     except (OSError, ValueError):
-        pass  # not a path: a text
+        pass  # the argument cannot be a path, so it is a text
     return None
 
 
 def text_or_file(argument: str | None, example: str) -> str:
-    """The content of the file that the argument names, else the argument as text. Raises BadInput for no text."""
+    """Returns the content of the file that the argument names, else the argument. Raises BadInput for no text."""
     text = text_of_file(argument)
     return required_text(argument, example) if text is None else text
 
 
 def text_or_file_end(argument: str | None, example: str) -> str:
-    """Like `text_or_file`, without the newline at the end of a file."""
+    """Returns the text of `text_or_file` without the last newline of the file."""
     return _without_last_newline(text_or_file(argument, example))
 
 
 def prompt_or_file(argument: str | None, piped: bool = True) -> str:
-    """The prompt, or the content of the file that it names; can be empty. `piped` puts piped text first."""
+    """Returns the prompt, or the content of the file that it names; may be empty. `piped` puts piped text first."""
     text = text_of_file(argument)
     if text is not None:
         return _without_last_newline(text)
@@ -89,7 +89,7 @@ def prompt_or_file(argument: str | None, piped: bool = True) -> str:
 
 
 def prompts_of_file(file: str) -> list[str]:
-    """The prompts of a file, one on each line; of a .jsonl file, one in each JSON line. Raises BadInput for none."""
+    """Returns the prompts of a file, one per line; a .jsonl file has one per JSON line. Raises BadInput for none."""
     from attncli.text.files import read_text
     from attncli.text.formats.json_lines import SUFFIXES, prompts_of
 
@@ -101,7 +101,7 @@ def prompts_of_file(file: str) -> list[str]:
 
 
 def _is_piped() -> bool:
-    """Whether standard input is a pipe or a file; not a terminal, nor a device such as /dev/null."""
+    """Whether standard input is a pipe or a file, and not a terminal or a device such as /dev/null."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError, AttributeError):

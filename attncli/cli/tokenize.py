@@ -13,7 +13,7 @@ from attncli.config.option import argument, option, option_from
 from attncli.errors import UsageProblem
 
 _TEXT = "A text, a file of text, or - for standard input; with --decode, token ids."
-_TRAIN = "Make a tokenizer from this text; may be given several times."
+_TRAIN = "Train a tokenizer on this file. May be given several times."
 
 
 def tokenize(
@@ -21,12 +21,12 @@ def tokenize(
     text: tuple[str, ...] = argument((), _TEXT, metavar="TEXT|FILE|-"),
     choice: ModelChoice,
     ids: bool = option(False, "Print the ids alone, on one line."),
-    decode: bool = option(False, "Turn ids back into text."),
+    decode: bool = option(False, "Decode token ids into text."),
     train: tuple[str, ...] = option((), _TRAIN, metavar="FILE"),
     tokenizer: TokenizerKind = option_from(CorpusConfig, "tokenizer", panel="", rare=False),
     vocab_size: int | None = option_from(CorpusConfig, "vocab_size", panel="", rare=False),
-    out: Path | None = option(None, "With --train: the directory.", "--out", "-o", metavar="DIR"),
-    force: bool = option(False, "With --train: replace the tokenizer that is there."),
+    out: Path | None = option(None, "With --train: the output directory.", "--out", "-o", metavar="DIR"),
+    force: bool = option(False, "With --train: replace an existing tokenizer."),
     json: bool = JSON,
     given: Given,
 ) -> None:
@@ -54,7 +54,7 @@ def tokenize(
 
 
 def _only(texts: tuple[str, ...]) -> str | None:
-    """The one text, if there is any. Raises UsageProblem for several."""
+    """Returns the only text, or None if there is none. Raises UsageProblem for several texts."""
     if len(texts) > 1:
         quoted = shlex.quote(" ".join(texts))
         raise UsageProblem(

@@ -11,10 +11,10 @@ from attncli.cli.shared import JSON
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.config.option import argument, option
 
-_FILES = "Text files, directories, or - for standard input. One named n times is seen n times as often."
-_FROM = "Go on from this model: its shape, weights and tokenizer."
-_WATCH = "Score the attention heads at every evaluation: attncli plot --heads."
-_PLACE = "Where it goes"
+_FILES = "Text files, directories, or - for standard input. A file named twice is seen twice as often."
+_FROM = "Fine-tune this model: keep its shape and tokenizer, start from its weights."
+_WATCH = "Score the attention heads at every evaluation; attncli plot --heads draws the scores."
+_PLACE = "Where the model is saved"
 
 # The options that --resume allows.
 _FREE = frozenset({"val_file", "name", "out", "resume", "device", "tensorboard", "watch_heads", "json"})
@@ -22,14 +22,16 @@ _FREE = frozenset({"val_file", "name", "out", "resume", "device", "tensorboard",
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """The directory of the model, and what happens to the one that is there."""
+    """The directory of the model, and what happens to a model that is already in it."""
 
-    name: str | None = option(None, "The model's name in ./checkpoints. Unset: that of the first file.", panel=_PLACE)
+    name: str | None = option(
+        None, "The model's name in ./checkpoints. Unset: the name of the first file.", panel=_PLACE
+    )
     out: Path | None = option(
         None, "The model's directory, instead of a name.", "--out", "-o", metavar="DIR", panel=_PLACE
     )
-    resume: bool = option(False, "Go on with a run that was stopped.", panel=_PLACE)
-    force: bool = option(False, "Replace a model of the same name; an edited README.md stays.", panel=_PLACE)
+    resume: bool = option(False, "Resume a run that was stopped.", panel=_PLACE)
+    force: bool = option(False, "Replace a model of the same name; keep its README.md if you edited it.", panel=_PLACE)
 
 
 def train(
@@ -38,9 +40,15 @@ def train(
     pinned: TrainConfig,
     from_: str | None = option(None, _FROM, metavar="MODEL", suggestions=model_names, panel="The model"),
     corpus: CorpusConfig,
-    val_file: str | None = option(None, "Validate on this text instead.", metavar="FILE", panel="The text", rare=True),
+    val_file: str | None = option(
+        None,
+        "Validate on this text, instead of the end of the training text.",
+        metavar="FILE",
+        panel="The text",
+        rare=True,
+    ),
     place: Place,
-    plan: bool = option(False, "Print what would be done, and stop."),
+    plan: bool = option(False, "Print the plan of the run without training."),
     tensorboard: bool = option(False, "Also write TensorBoard events beside the model.", rare=True),
     watch_heads: bool = option(False, _WATCH, rare=True),
     json: bool = JSON,

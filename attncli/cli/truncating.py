@@ -1,4 +1,4 @@
-"""--truncate: keeps the end of a prompt that is longer than the context, with a note of what is left out."""
+"""--truncate: keeps the end of a prompt that is longer than the context, and notes how many tokens are left out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attncli.text.tokenizer import Tokenizer
 def truncated(
     model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], ids: Sequence[list[int]]
 ) -> tuple[list[str], list[list[int]]]:
-    """The prompts and their ids, each cut to the end that fits the context; a note names the longest that was cut."""
+    """Truncates prompts and their ids to the end that fits the context; prints a note on the longest one."""
     opening = len(tokenizer.opening)
     fitting = [last_that_fit(model, tokenizer, one) for one in ids]
     cut = [number for number, (one, kept) in enumerate(zip(ids, fitting, strict=True)) if len(kept) < len(one)]

@@ -1,4 +1,4 @@
-"""`--verify` of `attncli generate`: generates the samples again in other ways, prints the checks, judges them."""
+"""`attncli generate --verify`: generates the samples again in other ways, and prints whether they are the same."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Verification:
         self._checks: list[Check] = []
 
     def keep(self, events: Iterable[Event]) -> Iterator[Event]:
-        """Passes the events of the generation through, and keeps its samples."""
+        """Yields the events of the generation unchanged, and keeps the samples."""
         return self._collector.collect(events)
 
     def document(self) -> dict[str, Any]:
-        """The checks as a JSON object."""
+        """Runs the checks, and returns them as a JSON object."""
         self._checks = list(self._run())
         return {"verify": verification_document(self._checks, self._backend.exact)}
 

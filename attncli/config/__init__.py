@@ -1,7 +1,8 @@
-"""What can be chosen: the shape of a model, the text to train on, the training, the sampling.
+"""The configs: the shape of a model, the text to train on, the training run, the sampling, the generation.
 
-Frozen dataclasses without torch. A field carries its option's help, spelling and limits (option.py), so that the
-command line, `generate -i` and errors say the same. None always means "chosen for you"; the help says from what.
+They are frozen dataclasses without torch. Each field carries the help, the name and the limits of its option
+(option.py), so that the command line, `generate -i` and errors agree. None always means "chosen automatically"; the
+help says by what.
 """
 
 from attncli.config.corpus import TOKENIZER_KINDS, CorpusConfig, TokenizerKind

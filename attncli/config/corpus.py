@@ -1,4 +1,4 @@
-"""CorpusConfig: how text becomes tokens to train on. Every default and limit is stated here once."""
+"""CorpusConfig: how text becomes tokens to train on. This file alone defines the defaults and limits."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _TEXT = "The text"
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
-    """How text becomes tokens to train on; None leaves the vocabulary to the amount of text."""
+    """How text becomes tokens to train on. A vocab_size of None is chosen by the amount of text."""
 
     tokenizer: TokenizerKind = option(
-        "bpe", "The kind of tokenizer to make.", choices=TOKENIZER_KINDS, panel=_TEXT, rare=True
+        "bpe", "The kind of tokenizer to train.", choices=TOKENIZER_KINDS, panel=_TEXT, rare=True
     )
     vocab_size: int | None = option(
-        None, "How many token ids to make. Unset: by the amount of text.", format=COUNT, panel=_TEXT, rare=True
+        None, "The number of token ids. Unset: by the amount of text.", format=COUNT, panel=_TEXT, rare=True
     )
     val_fraction: float = option(
         0.1,
-        "The share at the end of the text that is kept for validation.",  # of its characters
+        "The share of the text, at its end, that is held out for validation.",  # by characters
         limit=Limit("above 0 and at most 0.5", lambda share: 0 < share <= 0.5),
         panel=_TEXT,
         rare=True,
     )
     encoding: str = option("utf-8", "The encoding of the text.", panel=_TEXT, rare=True)
-    most_characters: int | None = None  # of each part; a larger part is replaced by passages spread over it
+    most_characters: int | None = None  # per part; a larger part is replaced by passages spread over it
 
     def __post_init__(self) -> None:
         check(self)

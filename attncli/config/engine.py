@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from attncli.config.option import option
 from attncli.errors import UsageProblem
 
-_SPEED = "How fast it goes; none of these changes the text"
+_SPEED = "Speed; no option here changes the text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,18 +16,19 @@ class EngineConfig:
 
     cached: bool = option(
         True,
-        "Keep the keys and values of earlier tokens, or compute all of them again for every token.",
+        "Use the KV cache, or recompute keys and values for every token.",
         "--cache/--no-cache",
         panel=_SPEED,
         rare=True,
     )
-    lookup: bool | None = option(  # None: where the backend's logits are the same with and without guesses
+    lookup: bool | None = option(  # None: if guesses do not change the backend's logits
         None,
-        "Guess tokens ahead where the text repeats itself. Unset: where the text stays the same and time is saved.",
+        "Prompt lookup: guess tokens from repeated text and verify them in one step. Unset: used while it is faster "
+        "and cannot change the text.",
         panel=_SPEED,
         rare=True,
     )
-    at_once: int = 64  # texts in a batch
+    at_once: int = 64  # the most texts in a batch
 
     def __post_init__(self) -> None:
         if self.lookup and not self.cached:

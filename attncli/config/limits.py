@@ -1,4 +1,4 @@
-"""Limits: the values that a field can have, as a rule in words and its test. An error names field, value and rule."""
+"""Limits: the values that a field may have, as a rule in words and a test. An error names field, value and rule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_SHOWN = 60  # characters
 
 @dataclass(frozen=True)
 class Limit:
-    """The values that are allowed: `rule` in words, to follow "must be", and `holds`, its test."""
+    """The values that are allowed: `rule` says them in words, after "must be"; `holds` tests a value."""
 
     rule: str
     holds: Callable[[Any], bool]
@@ -32,17 +32,17 @@ class Limit:
 
 
 def at_least(least: int) -> Limit:
-    """Allows `least` and more."""
+    """Returns a limit that allows `least` and above."""
     return Limit(f"at least {least:,}", lambda value: value >= least)
 
 
 def one_of(values: tuple[str, ...]) -> Limit:
-    """Allows these values alone."""
+    """Returns a limit that allows only these values."""
     return Limit(alternatives(values), values.__contains__)
 
 
 def alternatives(names: Iterable[str]) -> str:
-    """'a, b or c'."""
+    """Returns the names as a list in words: 'a, b or c'."""
     *before, last = names
     return f"{', '.join(before)} or {last}" if before else last
 
@@ -54,7 +54,7 @@ def require(ok: bool, name: str, value: object, rule: str) -> None:
 
 
 def shown_value(value: object) -> str:
-    """A value for an error message, shortened; also an integer of more digits than Python converts to text."""
+    """Returns a value for an error message, shortened; Python cannot convert very long integers to text."""
     if isinstance(value, int) and abs(value) > _LONGEST_SHOWN:
         return "an integer of over 40 digits"
     return ascii(value) if len(ascii(value)) <= _MOST_SHOWN else f"{ascii(value)[:_MOST_SHOWN]}…"

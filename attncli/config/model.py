@@ -1,4 +1,4 @@
-"""The shape of a model: ModelConfig, and RopeScaling within it. Every default and limit is stated here once."""
+"""The shape of a model: ModelConfig, and RopeScaling within it. This file alone defines the defaults and limits."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Positions = Literal["rotary", "learned"]
 RopeKind = Literal["linear", "llama3", "yarn"]
 Activation = Literal["silu", "gelu_tanh"]  # gelu_tanh: GELU by its tanh approximation
 
-# Above any model that fits a machine; below the sizes that would exhaust memory while counting, and the 32-bit integers
-# of the network in C.
+# Larger than any model that fits a machine, yet small enough that counting parameters takes little memory, and that the
+# sizes fit the 32-bit integers of the network in C.
 _LARGEST = {"layers": 1_000, "context": 1 << 24, "vocab_size": 1 << 24}
 _LARGEST_DIMENSION = 1 << 20
 _NORM_EPS = (1e-30, 1e6)
-_ROPE_NUMBERS = (1e-9, 1e9)  # frequencies, and angles at the largest position, stay finite in float32
+_ROPE_NUMBERS = (1e-9, 1e9)  # keep frequencies, and angles at the largest position, finite in float32
 _ROPE_THETA = (1e-9, 1e30)
 _LEAST_YARN_THETA = 1.01  # the formulas divide by its logarithm
 _SIZES = ("vocab_size", "layers", "width", "heads", "kv_heads", "head_width", "feed_forward_width", "context")
@@ -38,8 +38,8 @@ _FEED_FORWARDS: dict[tuple[bool, Activation], str] = {
 class RopeScaling:
     """The scaling of rotary frequencies, which lets a model read a longer context than it was first trained on.
 
-    `linear` divides every frequency by `factor`. `llama3` and `yarn` divide only the low ones, whose pairs turn about
-    once or less in `original_context`. `model.attention.rotary_frequencies` has the formulas.
+    `linear` divides every frequency by `factor`. `llama3` and `yarn` divide only low frequencies, whose pairs turn
+    about once or less in `original_context`. `model.attention.rotary_frequencies` has the formulas.
     """
 
     kind: RopeKind
@@ -47,8 +47,8 @@ class RopeScaling:
     original_context: int | None = None  # tokens; for llama3 and yarn
     low_frequency: float = 1.0  # llama3: pairs with fewer turns in the original context are scaled by the whole factor
     high_frequency: float = 4.0  # llama3: pairs with more turns are not scaled
-    beta_slow: float = 1.0  # yarn: as low_frequency
-    beta_fast: float = 32.0  # yarn: as high_frequency
+    beta_slow: float = 1.0  # yarn: the same as low_frequency
+    beta_fast: float = 32.0  # yarn: the same as high_frequency
     truncate: bool = True  # yarn: round the two limits outwards to whole pairs
     attention_factor: float = 1.0  # multiplies cosines and sines, and so the scores by its square
 
@@ -66,7 +66,7 @@ class RopeScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The shape of a decoder-only transformer: its sizes, and one switch for each way in which model families differ.
+    """The shape of a decoder-only transformer: its sizes, and one switch for each difference between model families.
 
     The defaults are the shape of Qwen3. `checkpoint/families/` has a file for every family, with the switches it sets.
     """
@@ -75,13 +75,13 @@ class ModelConfig:
     layers: int
     width: int  # C, the residual stream
     heads: int  # H, query heads
-    kv_heads: int  # K, key/value heads; H is a multiple of it
+    kv_heads: int  # K, key/value heads; H is a multiple of K
     head_width: int  # D
     feed_forward_width: int
-    context: int  # the most tokens that one forward pass may see
+    context: int  # the context window: the most tokens in one forward pass
     norm: Norm = "rms"
     norm_eps: float = 1e-6
-    norm_bias: bool = False  # of LayerNorm; RMSNorm has none
+    norm_bias: bool = False  # the bias of LayerNorm; RMSNorm has none
     unit_offset: bool = False  # RMSNorm multiplies by 1 + weight instead of by the weight
     scaled_embedding: bool = False  # token embeddings are multiplied by sqrt(width)
     positions: Positions = "rotary"
@@ -93,8 +93,8 @@ class ModelConfig:
     gated: bool = True  # feed-forward: down(activation(gate(x)) * up(x)); else down(activation(up(x)))
     activation: Activation = "silu"
     feed_forward_bias: bool = False  # on the gate, up and down matrices
-    window: int | None = None  # a query sees this many tokens, itself included
-    window_from: int = 0  # layers before this one see everything
+    window: int | None = None  # a query attends to this many tokens, itself included
+    window_from: int = 0  # layers below this one attend to all tokens
     tied: bool = True  # the head reuses the token embedding
 
     def __post_init__(self) -> None:
@@ -131,15 +131,15 @@ class ModelConfig:
         return _FEED_FORWARDS[self.gated, self.activation]
 
     def window_of(self, layer: int) -> int | None:
-        """The attention window of a layer (0-based): how many tokens a query sees, or None for all."""
+        """Returns the attention window of a layer (0-based): the tokens that a query attends to, None for all."""
         return self.window if layer >= self.window_from else None
 
 
 def shape_to_json(config: ModelConfig) -> dict[str, Any]:
-    """The shape as `run.json` and the `--json` of commands hold it: every field by name.
+    """Returns the shape as it is written in `run.json` and by `--json`: every field by name.
 
     `activation` is the name of the feed-forward part; `attention_bias` (all of attention) and `bias` (everything)
-    summarize the other biases. Both are kept for programs that read what earlier versions wrote.
+    summarize the other biases. Both are kept for programs that read the files of earlier versions.
     """
     attention = config.qkv_bias and config.output_bias
     every = attention and config.feed_forward_bias and (config.norm_bias or config.norm == "rms")
@@ -147,10 +147,10 @@ def shape_to_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def shape_from_json(described: dict[str, Any]) -> dict[str, Any]:
-    """The fields of ModelConfig from what `shape_to_json` made, now or in an earlier version; values are unchecked.
+    """Returns the fields of ModelConfig from the JSON of `shape_to_json`, of any version; values are unchecked.
 
-    Earlier versions had no `norm_bias`, `output_bias` and `gated`: `bias` stood for every bias, `attention_bias` for
-    those of attention, and the other two for their own matrices.
+    Earlier versions had no `norm_bias`, `output_bias` and `gated`: `bias` meant every bias, `attention_bias` the
+    biases of attention, and `qkv_bias` and `feed_forward_bias` those of their own matrices.
     """
     fields = dict(described)
     every, attention = fields.pop("bias", False), fields.pop("attention_bias", False)

@@ -1,8 +1,8 @@
-"""A field of a config describes the option that sets it: help, names, limit, panel.
+"""Declares options: a field of a config carries the help, names, limit and panel of the option that sets it.
 
     top_k: int = option(0, "Draw from the k most probable tokens; 0 is off.", limit=at_least(0), off=0)
 
-is an ordinary field with the default 0. From this one line come the option --top-k with its help, its default and its
+is an ordinary field with the default 0. This one line defines the option --top-k with its help, its default and its
 place on the page (cli/options.py), the setting top-k of `generate -i` (cli/settings.py), and the error for a value that
 is not allowed (`check`). A parameter of a command is declared in the same way.
 """
@@ -19,7 +19,7 @@ from attncli.config.limits import Limit, one_of
 from attncli.config.values import Format
 
 T = TypeVar("T")
-Suggestion = str | tuple[str, str]  # a value that a shell completes: alone, or with its meaning
+Suggestion = str | tuple[str, str]  # a value that a shell completes, or a value and its meaning
 Suggestions = Iterable[Suggestion] | Callable[[str], Iterable[Suggestion]]
 REQUIRED: Any = dataclasses.MISSING  # the default of an argument that cannot be left out
 _KEY = "option"
@@ -27,26 +27,26 @@ _KEY = "option"
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """The description of an option; its default and its type are those of the field.
+    """The description of an option. Default and type are not repeated here: they are those of the field.
 
-    A type `tuple[X, ...]` makes an option that may be given several times. A switch whose default is True or None also
-    has a negative form, --no-NAME.
+    A field of type `tuple[X, ...]` makes an option that may be given several times. A bool field whose default is True
+    or None also gets the negative option --no-NAME.
     """
 
     help: str
     names: tuple[str, ...] = ()  # such as ("--temperature", "-t"); none: the name of the field, as --top-k for top_k
     positional: bool = False  # an argument, which has no name on the command line
     metavar: str = ""  # the placeholder of the value in help
-    panel: str = ""  # the heading in --help-all
-    rare: bool = False  # shown by --help-all alone
-    format: Format | None = None  # how the value is written; None: as its type is written
-    choices: tuple[str, ...] = ()  # the only values
+    panel: str = ""  # the heading above the option in --help-all
+    rare: bool = False  # shown only by --help-all
+    format: Format | None = None  # how the value is parsed; None: by its type
+    choices: tuple[str, ...] = ()  # the only values that are allowed
     suggestions: Suggestions = ()  # completed by a shell; other values are allowed
     limit: Limit | None = None
     off: Any = None  # the value that switches the setting off
     letter: str = ""  # the short name in `generate -i`, where `names` has none
     example: str = ""  # a value for error messages; none: the default
-    unset: Callable[[], Any] | None = None  # makes the value where the command line lacks the option
+    unset: Callable[[], Any] | None = None  # makes the value if the option is not given
 
     def check(self, name: str, value: Any) -> None:
         """Raises UsageProblem, naming the field, the value and the rule, for a value that is not allowed."""
@@ -57,7 +57,7 @@ class Option:
 
 
 def option(default: T, help: str, *names: str, **more: Any) -> T:
-    """Declares a field of a dataclass, or a parameter of a command, as an option; `more` are fields of `Option`."""
+    """Declares a dataclass field, or a parameter of a command, as an option; `more` sets further fields of `Option`."""
     return dataclasses.field(default=default, metadata={_KEY: Option(help=help, names=names, **more)})
 
 
@@ -67,20 +67,20 @@ def argument(default: T, help: str, **more: Any) -> T:
 
 
 def option_from(config: type, name: str, **changes: Any) -> Any:
-    """The option of one field of a config, for a command that has no other field of it; `changes` replace parts."""
+    """Copies the option of one config field, for a command without the rest of the config; `changes` override parts."""
     return dataclasses.field(
         default=getattr(config, name), metadata={_KEY: dataclasses.replace(options_of(config)[name], **changes)}
     )
 
 
 def option_of(field: dataclasses.Field[Any]) -> Option | None:
-    """The option of a field, or None."""
+    """Returns the option that a dataclass field declares, or None if it declares none."""
     return field.metadata.get(_KEY)
 
 
 @lru_cache
 def options_of(config: type) -> dict[str, Option]:
-    """The options of a config, by field, in the order of the fields."""
+    """Returns the options of a config by field name, in the order of the fields."""
     found = {field.name: option_of(field) for field in dataclasses.fields(config)}
     return {name: option for name, option in found.items() if option is not None}
 

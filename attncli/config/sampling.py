@@ -1,4 +1,4 @@
-"""SampleConfig: how the next token is drawn. A new setting is one field here and one step in generation/sampling.py."""
+"""SampleConfig: how the next token is sampled. A setting is one field here and one step in generation/sampling.py."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from attncli.config.values import BIAS, COUNT
 from attncli.errors import UsageProblem
 
 _MOST_SAMPLES = 10_000
-_LARGEST_ADDED = 1_000_000  # to a logit or subtracted from it; float32 would round the logit away beyond
-_DRAW = "What is drawn, in this order"  # the fields are in the order in which generation/sampling.py applies them
+_LARGEST_ADDED = 1_000_000  # to a logit or subtracted from it; with more, float32 would lose the logit to rounding
+_DRAW = "Sampling, applied in this order"  # the order of generation/sampling.py
 
 _FINITE = Limit("a finite number, 0 or above", lambda value: math.isfinite(value) and value >= 0)
 _SHARE = Limit("above 0 and at most 1 (off)", lambda share: 0 < share <= 1)
@@ -25,15 +25,15 @@ _TOKEN = Limit("the text of a token, or its id from 0", lambda token: token >= 0
 
 
 def draw_seed() -> int:
-    """A random seed, small enough to type, for a run that was given none."""
+    """Returns a random seed, small enough to type, for a run without --seed."""
     return secrets.randbelow(10**6)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """How the next token is drawn from the model's distribution."""
+    """How the next token is sampled from the model's distribution."""
 
-    logit_bias: tuple[tuple[int | str, float], ...] = option(  # pairs of a token, by id or text, and a number
+    logit_bias: tuple[tuple[int | str, float], ...] = option(  # pairs of a token, as id or text, and the number to add
         (),
         "Add a number to the logit of a token, given by its text or as #ID; -inf bans it. May be given several times.",
         format=BIAS,
@@ -44,7 +44,7 @@ class SampleConfig:
     )
     repetition_penalty: float = option(
         1.0,
-        "Above 1 makes tokens of the prompt and the text so far less likely; 1 is off.",
+        "Values above 1 make tokens that are already in the prompt or the text less likely; 1 is off.",
         limit=Limit("above 0 (1 is off)", is_positive),
         off=1.0,
         panel=_DRAW,
@@ -52,7 +52,7 @@ class SampleConfig:
     )
     presence_penalty: float = option(
         0.0,
-        "Above 0 makes tokens of the text so far less likely, without the prompt; 0 is off.",
+        "Values above 0 make tokens that were already generated less likely, not those of the prompt; 0 is off.",
         limit=_ADDABLE,
         off=0.0,
         panel=_DRAW,
@@ -60,7 +60,8 @@ class SampleConfig:
     )
     temperature: float = option(
         1.0,
-        "Above 1 makes a text more varied, below 1 more predictable; 0 takes the most probable token, without filters.",
+        "Above 1 makes a text more varied, below 1 more predictable; 0 always takes the most probable token and skips "
+        "top-k, top-p, min-p, typical.",
         "--temperature",
         "-t",
         limit=_FINITE,
@@ -68,7 +69,7 @@ class SampleConfig:
     )
     top_k: int = option(
         0,
-        "Draw from the k most probable tokens; 0 is off.",
+        "Sample from the k most probable tokens; 0 is off.",
         limit=Limit("0 (off) or above", lambda count: count >= 0),
         off=0,
         panel=_DRAW,
@@ -76,7 +77,7 @@ class SampleConfig:
     )
     top_p: float = option(
         1.0,
-        "Draw from the fewest tokens of this total probability; 1 is off.",
+        "Sample from the smallest set of tokens whose probabilities sum to at least X; 1 is off.",
         limit=_SHARE,
         off=1.0,
         panel=_DRAW,
@@ -84,14 +85,15 @@ class SampleConfig:
     )
     min_p: float = option(  # the default removes most misspellings of a small model (benchmarks/README.md)
         0.05,
-        "Drop tokens below this share of the best one's probability; 0 is off.",
+        "Drop tokens less probable than X times the most probable token; 0 is off.",
         limit=Limit("from 0 (off) to 1", lambda share: 0 <= share <= 1),
         off=0.0,
         panel=_DRAW,
     )
     typical: float = option(
         1.0,
-        "Draw from tokens about as surprising as expected, of this total probability; 1 is off.",
+        "Locally typical sampling: keep the tokens whose surprisal is closest to the entropy, up to total probability "
+        "X; 1 is off.",
         limit=_SHARE,
         off=1.0,
         panel=_DRAW,
@@ -102,19 +104,19 @@ class SampleConfig:
     )
     num_samples: int = option(
         1,
-        "How many texts, generated together.",
+        "How many texts to generate, in a batch.",
         limit=Limit(f"from 1 to {_MOST_SAMPLES:,}", lambda count: 1 <= count <= _MOST_SAMPLES),
     )
     stop: tuple[str, ...] = option(
         (),
-        "End where this text would come; may be given several times.",
+        "Stop before this string. May be given several times.",
         limit=Limit("at least one character", bool),
         off=(),
         example="END",
     )
     seed: int = option(
         0,
-        "The same seed gives the same result. Unset: drawn, and printed.",
+        "The same seed gives the same result. Unset: a random seed, which is printed.",
         "--seed",
         "-s",
         limit=SEED,

@@ -1,4 +1,4 @@
-"""TrainConfig: what a user may pin about a training run. Every default and limit is stated here once."""
+"""TrainConfig: the settings of a training run that a user may fix. This file alone defines the defaults and limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIMIZER_KINDS: tuple[OptimizerKind, ...] = ("muon", "adamw")
 TRAIN_DTYPES = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DEFAULT_TRAINING_SECONDS = 300.0
-# Layers and width of each size; `training.plan` picks one by what the machine can train in the time given.
+# Layers and width of each size; `training.plan` chooses a size by what the machine can train in the given time.
 SIZES: dict[str, tuple[int, int]] = {
     "nano": (2, 64),
     "tiny": (2, 128),
@@ -30,29 +30,29 @@ SIZES: dict[str, tuple[int, int]] = {
 
 _LENGTH, _MODEL, _RECIPE = "How long (one of these)", "The model", "How it learns"
 _LENGTHS = ("seconds", "steps", "epochs", "tokens")
-_LARGEST_RATE = 1e36  # what float32 holds
+_LARGEST_RATE = 1e36  # fits float32
 _RATE = Limit(f"above 0 and at most {_LARGEST_RATE:g}", lambda rate: 0 < rate <= _LARGEST_RATE)
 _DTYPES = ("auto", *TRAIN_DTYPES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What a user can fix about a training run; the plan chooses every field that is None."""
+    """The settings of a training run that a user may fix; the plan chooses every field that is None."""
 
-    seconds: float | None = option(  # wall clock from start to end
+    seconds: float | None = option(  # wall clock, from start to end
         None,
-        f"How long in all, such as 90s, 5m or 1h. Unset: {DEFAULT_TRAINING_SECONDS / 60:.0f}m.",
+        f"Total time, such as 90s, 5m or 1h. Unset: {DEFAULT_TRAINING_SECONDS / 60:.0f}m.",
         "--time",
         format=SECONDS,
         limit=FINITE_ABOVE_0,
         panel=_LENGTH,
     )
-    steps: int | None = option(None, "How many steps.", format=COUNT, limit=at_least(1), panel=_LENGTH)
+    steps: int | None = option(None, "Number of training steps.", format=COUNT, limit=at_least(1), panel=_LENGTH)
     epochs: float | None = option(
-        None, "How many times to see the text.", limit=FINITE_ABOVE_0, panel=_LENGTH, rare=True
+        None, "Number of passes over the text.", limit=FINITE_ABOVE_0, panel=_LENGTH, rare=True
     )
     tokens: int | None = option(
-        None, "How many tokens to see in all.", format=COUNT, limit=at_least(1), panel=_LENGTH, rare=True
+        None, "Number of tokens to train on, with repeats.", format=COUNT, limit=at_least(1), panel=_LENGTH, rare=True
     )
     size: str | None = option(
         None,
@@ -61,11 +61,11 @@ class TrainConfig:
         panel=_MODEL,
     )
     context: int | None = option(
-        None, "Tokens the model sees at once. Unset: by time and text.", format=COUNT, limit=at_least(8), panel=_MODEL
+        None, "The context window in tokens. Unset: by time and text.", format=COUNT, limit=at_least(8), panel=_MODEL
     )
-    batch_size: int | None = option(  # of the whole step, all accumulated batches together
+    batch_size: int | None = option(  # of the whole step, all micro-batches together
         None,
-        "Windows of text in a step. Unset: by device and length.",
+        "Windows per step. Unset: chosen by device and length of the run.",
         format=COUNT,
         limit=at_least(1),
         panel=_RECIPE,
@@ -73,7 +73,7 @@ class TrainConfig:
     )
     grad_accum: int | None = option(
         None,
-        "Accumulate the gradient over N smaller batches, to save memory. Unset: by memory.",
+        "Gradient accumulation: split each batch into N micro-batches, to save memory. Unset: by memory.",
         format=COUNT,
         limit=at_least(1),
         panel=_RECIPE,
@@ -81,34 +81,38 @@ class TrainConfig:
     )
     checkpoint_activations: bool | None = option(
         None,
-        "Recompute activations in the backward pass, to save memory, or keep them. Unset: by memory.",
+        "Recompute activations in the backward pass to save memory, or keep them. Unset: by memory.",
         "--checkpoint-activations/--keep-activations",
         panel=_RECIPE,
         rare=True,
     )
     optimizer: OptimizerKind | None = option(
-        None, "The optimizer. Unset: muon; adamw with --from.", choices=OPTIMIZER_KINDS, panel=_RECIPE, rare=True
+        None, "The optimizer. Unset: muon, or adamw with --from.", choices=OPTIMIZER_KINDS, panel=_RECIPE, rare=True
     )
     lr: float | None = option(
         None,
-        "Peak learning rate of the matrices. Unset: by optimizer and length.",
+        "Peak learning rate of the matrices. Unset: by optimizer and length of the run.",
         limit=_RATE,
         panel=_RECIPE,
         rare=True,
     )
     adam_lr: float | None = option(
-        None, "With muon, the learning rate of embeddings and norms.", limit=_RATE, panel=_RECIPE, rare=True
+        None,
+        "With muon: the peak learning rate of embeddings and norms, which AdamW updates. Unset: by length of the run.",
+        limit=_RATE,
+        panel=_RECIPE,
+        rare=True,
     )
     weight_decay: float | None = option(
         None,
-        "Weight decay of matrices and embeddings. Unset: by how often the text is seen.",
+        "Weight decay of matrices and embeddings. Unset: larger the more often the text is seen.",
         limit=FINITE_FROM_0,
         panel=_RECIPE,
         rare=True,
     )
     dropout: float | None = option(
         None,
-        "The dropout probability. Unset: by how often the text is seen.",
+        "Dropout rate. Unset: by the number of epochs.",
         limit=Limit("from 0 to below 1", lambda share: 0 <= share < 1),
         panel=_RECIPE,
         rare=True,
@@ -120,17 +124,13 @@ class TrainConfig:
     )
     dtype: str = option(
         "auto",
-        "auto, float32 or bfloat16; auto is bfloat16 on CUDA and on a CPU with units for it.",
+        "auto, float32 or bfloat16; auto is bfloat16 on CUDA, and to train on CPUs with bfloat16 instructions.",
         suggestions=_DTYPES,
         limit=one_of(_DTYPES),
         rare=True,
     )
-    save_dtype: str = option(  # the state that a run is resumed from is always exact
-        "float32",
-        "The type of the finished model's weights; bfloat16 needs half the disk space.",
-        choices=TRAIN_DTYPES,
-        panel=_MODEL,
-        rare=True,
+    save_dtype: str = option(  # the state for resuming a run is always saved exactly
+        "float32", "Type of the saved weights; bfloat16 halves the file.", choices=TRAIN_DTYPES, panel=_MODEL, rare=True
     )
 
     def __post_init__(self) -> None:
@@ -152,7 +152,7 @@ class TrainConfig:
 
     @property
     def timed(self) -> bool:
-        """Whether the length of the run is a time: the default, unless steps, epochs or tokens are set."""
+        """Whether a time limits the run, which is the default unless steps, epochs or tokens are set."""
         return self.steps is None and self.epochs is None and self.tokens is None
 
 
@@ -169,7 +169,7 @@ def _no_second_rate(name: Naming) -> tuple[str, str]:
 
 
 def parse_size(size: str) -> tuple[int, int]:
-    """'small' -> (4, 128); '6x384' -> (6, 384). Raises UsageProblem for anything else."""
+    """Returns layers and width: 'small' -> (4, 128); '6x384' -> (6, 384). Raises UsageProblem for anything else."""
     if size in SIZES:
         return SIZES[size]
     layers, _, width = size.lower().partition("x")

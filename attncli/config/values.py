@@ -1,6 +1,6 @@
-"""How a value is written in a command line: counts such as 25.6k, times such as 5m, biases such as ' cat=2.5'.
+"""Parses values of the command line: counts such as 25.6k, times such as 5m, biases such as ' cat=2.5'.
 
-A `Format` parses one value. For text that it cannot parse it raises ValueError, whose message begins with the text.
+A `Format` parses one value. It raises ValueError for invalid text; the message begins with that text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 @dataclass(frozen=True)
 class Format:
-    """How a value is written: `parse` reads it, `show` writes it, `metavar` is its placeholder in help."""
+    """The format of a value: `parse` reads a value, `show` writes it, `metavar` is the placeholder in help."""
 
     parse: Callable[[str], Any]
     metavar: str
@@ -26,7 +26,7 @@ class Format:
 
 
 def parse_count(text: str) -> int:
-    """'25.6k' -> 25600, '1M' -> 1000000. Raises ValueError."""
+    """Parses a count: '25.6k' -> 25600, '1M' -> 1000000. Raises ValueError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmb]?)", text.strip().replace("_", "").replace(",", ""), re.IGNORECASE)
     value = Decimal(found[1]) * _UNITS[found[2].lower()] if found else None
     if value is None or value != int(value) or value > _LARGEST_COUNT:
@@ -35,7 +35,7 @@ def parse_count(text: str) -> int:
 
 
 def parse_seconds(text: str) -> float:
-    """'90s' -> 90.0, '5m' -> 300.0, '1h30m' -> 5400.0; a bare number is seconds. Raises ValueError."""
+    """Parses a time: '90s' -> 90.0, '5m' -> 300.0, '1h30m' -> 5400.0; a bare number is seconds. Raises ValueError."""
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip().lower())
     if not parts or "".join(number + unit for number, unit in parts) != text.strip().lower():
         raise ValueError(f"{text!r} is not a time such as 90s, 5m or 1h.")
@@ -43,7 +43,7 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_bias(text: str) -> tuple[int | str, float]:
-    """' cat=2.5' -> (' cat', 2.5); '#12=-inf' -> (12, -inf); '==1' -> ('=', 1.0). Raises ValueError."""
+    """Parses a bias: ' cat=2.5' -> (' cat', 2.5); '#12=-inf' -> (12, -inf); '==1' -> ('=', 1.0). Raises ValueError."""
     token, equals, number = text.rpartition("=")
     try:
         bias = float(number)

@@ -1,1 +1,1 @@
-"""Words to numbers and back: tokenizers, and the corpus a model is trained on."""
+"""Text: reading files, tokenizers, and the corpus that a model is trained on."""

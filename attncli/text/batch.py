@@ -1,4 +1,4 @@
-"""The batch of every training step, as a pure function of the seed and the step, so that resuming replays nothing."""
+"""Makes the batch of a training step, as a pure function of seed and step, so that a resumed run replays no batches."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from attncli.text.ids import TokenIds
 def batch(
     ids: TokenIds, *, seed: int, step: int, batch_size: int, context: int, rank: int = 0, ranks: int = 1
 ) -> NDArray[np.int64]:
-    """The batch of a step: (batch_size, context + 1) ids. The first `context` columns are inputs, the last the targets.
+    """Returns the ids of a step, (batch_size, context + 1): the first `context` columns are inputs, the last targets.
 
     Each epoch cuts the ids into windows from a new offset and visits every window once, in a new order. Each of `ranks`
-    processes takes its own `batch_size` windows of a step. Raises BadInput for fewer ids than a window has.
+    processes takes its own `batch_size` windows of a step. Raises BadInput if there are fewer ids than in one window.
     """
     fitting = (len(ids) - 1) // context
     if fitting == 0:
@@ -27,7 +27,7 @@ def batch(
                 f"Give more text or a smaller {named('context')}.",
             )
         )
-    windows = max(fitting - 1, 1)  # one less than fits, so that an epoch may start anywhere in a window
+    windows = max(fitting - 1, 1)  # one less than fits, so that an epoch can start at any offset within a window
     first = (step * ranks + rank) * batch_size
     rows = np.empty((batch_size, context + 1), np.int64)
     for row in range(batch_size):
@@ -40,6 +40,6 @@ def batch(
 
 @lru_cache(maxsize=4)
 def _epoch(seed: int, epoch: int, windows: int, slack: int) -> tuple[int, NDArray[np.int64]]:
-    """The offset of the windows of an epoch, from 0 to `slack`, and their order."""
+    """Returns the offset of the windows of an epoch, from 0 to `slack`, and the order of the windows."""
     generator = np.random.default_rng((seed, epoch))
     return int(generator.integers(slack + 1)), generator.permutation(windows)

@@ -1,6 +1,7 @@
-"""Corpus: a text split into a training and a validation part, tokenized with a tokenizer that is learned from it.
+"""Corpus: a text split into a training and a validation part, tokenized with a tokenizer trained on it.
 
-`prepare` does all of it, and keeps the ids in the token cache. A text is never held in memory as a whole.
+`prepare` splits the text, trains the tokenizer, tokenizes both parts, and keeps the ids in the token cache. A text is
+never held in memory as a whole.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokenizer_training import train_tokenizer
 from attncli.text.tokens import Tokens
 
-_LEARN_FROM = 10_000_000  # characters: a vocabulary learned from more is no better
+_LEARN_FROM = 10_000_000  # characters; more do not improve the vocabulary
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A training and a validation part under one tokenizer. `digest` is of the text and of how it was split."""
+    """A training and a validation part under one tokenizer. `digest` hashes the text and the split."""
 
     train: Tokens
     val: Tokens
@@ -34,23 +35,23 @@ class Corpus:
     sources: tuple[str, ...]
 
     def opening(self, limit: int) -> str:
-        """The first `limit` characters of the first training document, or all of a shorter one.
+        """Returns the first `limit` characters of the first training document, or all of a shorter document.
 
-        Decoded from the ids, since the file may be gone: from more and more of them until there is enough text.
+        The text is decoded from the ids, since the file may be gone; the number of ids doubles until the text suffices.
         """
         count = limit // 2 + 8
         while True:
             taken = self.train.ids[:count]
             ends = np.flatnonzero(taken == self.tokenizer.end_of_text)
             text = self.tokenizer.decode(taken[: ends[0] if len(ends) else count].tolist())
-            # A few characters more, so that no character at the limit is cut.
+            # Wait for a few characters more, since the last decoded character may be incomplete.
             if len(ends) or len(text) > limit + 4 or count >= len(self.train):
                 return text[:limit]
             count *= 2
 
 
 def default_vocab_size(characters: int) -> int:
-    """The vocabulary size for this much text: the power of two nearest its square root, from 512 to 8192.
+    """Returns the vocabulary size for a text: the power of two nearest to sqrt(characters), from 512 to 8192.
 
     1 million characters -> 1024, which was measured best ("The recipe" in benchmarks/README.md); 50 million -> 8192.
     """
@@ -64,14 +65,14 @@ def prepare(
     tokenizer: Tokenizer | None = None,
     progress: Listener | None = None,
 ) -> Corpus:
-    """Splits a text, learns a tokenizer from the training part unless one is given, and tokenizes both parts.
+    """Splits a text, trains a tokenizer on the training part unless one is given, and tokenizes both parts.
 
-    The result is cached by the content of everything that it depends on.
+    The result is cached under a hash of the text, the settings and the tokenizer.
 
     Raises:
         BadInput: for too little text, or a file that changed since it was first read.
-        UsageProblem: for a vocabulary that the kind of tokenizer cannot have.
-        OutOfRoom: when the cache cannot be written.
+        UsageProblem: for a vocabulary size that this kind of tokenizer cannot have.
+        OutOfRoom: if the cache cannot be written.
     """
     if val_documents is None:
         train, val = split_by_position(documents, config.val_fraction)
@@ -94,9 +95,9 @@ def prepare(
 
 
 def learn_tokenizer(part: Part, config: CorpusConfig, progress: Listener | None = None) -> Tokenizer:
-    """Learns the tokenizer of a text; a BPE vocabulary of a large text is learned from passages of it.
+    """Trains a tokenizer on a text; for BPE on a large text, on passages of the text.
 
-    Raises UsageProblem for a vocabulary that the kind of tokenizer cannot have.
+    Raises UsageProblem for a vocabulary size that this kind of tokenizer cannot have.
     """
     vocab_size = config.vocab_size
     if config.tokenizer == "bpe":
@@ -114,5 +115,5 @@ def learn_tokenizer(part: Part, config: CorpusConfig, progress: Listener | None 
 
 
 def _digest(documents: str, rest: str | int) -> str:
-    """The digest of a corpus: of its documents, and of the place of the split or of the validation documents."""
+    """Returns the digest of a corpus, which hashes its documents, and the split or the validation documents."""
     return hashlib.sha256(f"{documents} {rest}".encode()).hexdigest()

@@ -1,7 +1,7 @@
 """Documents: texts that are read in blocks when they are needed, so that a corpus may be larger than memory.
 
-The scanner reads every file once: it checks the encoding, finds where documents end, and notes the place of each block.
-A file in UTF-8 stays where it lies; a pipe, another encoding or another format is copied to a temporary file in UTF-8.
+The scanner reads every file once: it checks the encoding, finds the ends of documents, and records the position of each
+block. A UTF-8 file is later read in place; a pipe, another encoding or another format is copied to a temporary file.
 """
 
 from __future__ import annotations
@@ -28,18 +28,24 @@ from attncli.text.progress import Meter
 from attncli.text.reading import STDIN, UTF8_MARK, decoded, encoding_of, is_utf8, name_of, opened, reading_errors
 from attncli.text.tokenizer import END_OF_TEXT
 
-_HEAD = 512  # first bytes of a file, by which a format or an encoding is recognized
-_KEPT_IN_MEMORY = 16 << 20  # bytes of a pipe; more go to a temporary file
-_SEPARATOR = re.compile(rf"{re.escape(END_OF_TEXT)}[ \t]*(?:\r?\n|\Z)")  # a separator, where it begins a line
-# The end of a block that may turn out to be a separator: a beginning of one, or one without its line end.
+_HEAD = 512  # first bytes of a file, which identify its format or encoding
+_KEPT_IN_MEMORY = 16 << 20  # bytes of copied text; a longer text goes to a temporary file
+_SEPARATOR = re.compile(rf"{re.escape(END_OF_TEXT)}[ \t]*(?:\r?\n|\Z)")  # a separator, if it begins a line
+# An incomplete separator at the end of a block: its beginning, or a separator without its line end.
 _MAY_SEPARATE = re.compile(
     "|".join(re.escape(END_OF_TEXT[:n]) for n in range(1, len(END_OF_TEXT))) + rf"|{re.escape(END_OF_TEXT)}[ \t]*\r?"
 )
-_SYNTAX = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")  # of files that, read as plain text, keep their syntax
+_SYNTAX = (
+    ".jsonl",
+    ".ndjson",
+    ".json",
+    ".csv",
+    ".tsv",
+)  # suffixes of files that keep their syntax when they are read as plain text
 
 
 class _Place(NamedTuple):
-    """Where UTF-8 text lies: a file, with the stamp it had when it was first read; or an open temporary file."""
+    """The storage of UTF-8 text: a file, with its stamp when it was first read, or an open temporary file."""
 
     name: str
     stamp: tuple[int, int, int]
@@ -47,25 +53,25 @@ class _Place(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """A stretch of text that is read at once, with what cutting it into documents must know of the text before it."""
+    """A block of text that is read at once, with the facts about the text before it that splitting it requires."""
 
     place: int
     offset: int  # bytes
     size: int  # bytes
-    first: int  # characters of all documents before it
+    first: int  # the number of characters of all documents before the block
     characters: int
-    documents: int  # that end in it
-    opens_line: bool  # a line begins here
-    goes_on: bool  # it begins inside a document
-    last: bool  # it ends its file
+    documents: int  # documents that end in the block
+    opens_line: bool  # the block begins a line
+    goes_on: bool  # the block begins inside a document
+    last: bool  # the block is the last of its file
 
 
 @dataclass(frozen=True)
 class Documents:
     """Texts in order, read when they are needed.
 
-    `sources` are the paths as they were given, `skipped` the files of directories that are not text. `digest` is of the
-    whole text. `notes` tell a user how files were read, where that may be unexpected.
+    `sources` are the paths as they were given, `skipped` the files in directories that are not text. `digest` hashes
+    the whole text. `notes` tell a user about files that were read in an unexpected way.
     """
 
     sources: tuple[str, ...]
@@ -77,7 +83,7 @@ class Documents:
 
     @classmethod
     def of(cls, texts: Iterable[str], sources: Sequence[str] = ("text",)) -> Documents:
-        """The documents of texts in memory, the same as those of files with these texts."""
+        """Returns the documents of texts in memory; files with these texts give the same documents."""
         scanner = Scanner()
         for text in texts:
             scanner.add_stored(io.BytesIO(text.encode()), sources[0])
@@ -90,7 +96,7 @@ class Documents:
 
     @cached_property
     def bytes(self) -> int:
-        """The size of all texts in UTF-8, with the lines that separate them."""
+        """The size of all texts in UTF-8, including the separator lines."""
         return sum(block.size for block in self._blocks)
 
     @cached_property
@@ -103,10 +109,10 @@ class Documents:
         return [block.first + block.characters for block in self._blocks]
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[str, bool]]:
-        """The text from character `start` to `stop`, in chunks, each with whether a document ends with it.
+        """Yields the text from character `start` to `stop` in chunks, each with whether it ends a document.
 
-        Only the last chunk of a document may be empty. Holds about a block in memory. Raises BadInput for a file that
-        has changed since it was first read.
+        Only the last chunk of a document may be empty. About one block is held in memory. Raises BadInput for a file
+        that has changed since it was first read.
         """
         stop = self.characters if stop is None else stop
         at = bisect_right(self._ends, start)
@@ -119,7 +125,7 @@ class Documents:
 
 
 def _cut_out(block: _Block, chunks: list[tuple[str, bool]], start: int, stop: int) -> Iterator[tuple[str, bool]]:
-    """The part of a block's chunks that lies between two characters of the whole text."""
+    """Yields the part of a block's chunks between the characters `start` and `stop` of the whole text."""
     at = block.first
     for text, ended in chunks:
         end = at + len(text)
@@ -138,7 +144,7 @@ def _chunks_of(block: _Block, file: IO[bytes]) -> list[tuple[str, bool]]:
 
 @contextmanager
 def _reopened(place: _Place) -> Iterator[IO[bytes]]:
-    """Opens a text again. Raises BadInput when the file has changed, also while it was being read."""
+    """Opens a text again. Raises BadInput if the file has changed since it was scanned, or changes while it is read."""
     if place.file is not None:
         yield place.file
         return
@@ -160,19 +166,19 @@ def _stamp(file: IO[bytes]) -> tuple[int, int, int]:
 
 
 class Scanner:
-    """Reads files once, and notes the place of every block, so that the documents can be read again."""
+    """Reads files once, and records the position of every block, so that the documents can be read again."""
 
     def __init__(self, encoding: str = CorpusConfig.encoding, meter: Meter | None = None) -> None:
         self._encoding, self._meter = encoding, meter
         self._places: list[_Place] = []
         self._blocks: list[_Block] = []
         self._skipped: list[str] = []
-        self._of_format: dict[str, list[str]] = {}  # the names of files by their format
-        self._with_syntax: list[str] = []  # files of another syntax that were read as plain text
+        self._of_format: dict[str, list[str]] = {}  # format -> names of the files in it
+        self._with_syntax: list[str] = []  # files such as CSV that were read as plain text
         self._digest = hashlib.sha256()
 
     def documents(self, sources: Sequence[str]) -> Documents:
-        """The documents of all files that were added."""
+        """Returns the documents of all files that were added."""
         return Documents(
             tuple(sources),
             tuple(self._skipped),
@@ -193,7 +199,7 @@ class Scanner:
             yield f"read as plain text, with all the syntax of {kinds}: {and_more(self._with_syntax)}"
 
     def add(self, path: str, skip: bool = False) -> bool:
-        """Adds the documents of a file; returns whether it has any. With `skip` a file that is no text is listed."""
+        """Adds the documents of a file; returns whether it has any. With `skip`, a file that is not text is skipped."""
         name = name_of(path)
         try:
             with reading_errors(name), opened(path) as file:
@@ -209,7 +215,7 @@ class Scanner:
             return False
 
     def _add_opened(self, file: OpenFile, path: str) -> bool:
-        """Adds a file by the first format that recognizes it, else as plain text, where it lies if it is in UTF-8."""
+        """Adds a file in the first format that recognizes it, else as plain text, in place if it is UTF-8."""
         for format in FORMATS:
             if (documents := format.documents(file)) is not None:
                 self._of_format.setdefault(format.name, []).append(file.name)
@@ -224,12 +230,12 @@ class Scanner:
         return added
 
     def add_stored(self, file: IO[bytes], name: str) -> bool:
-        """Adds the documents of an open file of UTF-8 without a byte order mark, which stays open."""
+        """Adds the documents of an open UTF-8 file without a byte order mark, and leaves the file open."""
         file.seek(0)
         return self._add(decoded(file, name, "utf-8"), _Place(name, (0, 0, 0), file), 0)
 
     def _add(self, texts: Iterator[tuple[str, bool]], place: _Place, offset: int) -> bool:
-        """Cuts a file into blocks. A file without documents adds nothing."""
+        """Splits a file into blocks and adds them; returns whether the file has any documents."""
         blocks: list[_Block] = []
         digest = hashlib.sha256()
         held, opens_line, goes_on = "", True, False
@@ -255,10 +261,10 @@ class Scanner:
 
 
 def _chunks(text: str, opens_line: bool, goes_on: bool, last: bool) -> tuple[list[tuple[str, bool]], int]:
-    """'a\\n<|endoftext|>\\nb' -> [('a\\n', True), ('b', False)], and the number of characters that these chunks use up.
+    """Splits a block: 'a\\n<|endoftext|>\\nb' -> [('a\\n', True), ('b', False)], and the number of characters consumed.
 
-    Unless the text is the `last` of its file, the rest is left for the next block: an incomplete separator, or white
-    space, which is no document by itself.
+    Unless the text is the `last` of its file, an incomplete separator or trailing white space, which is not a document
+    by itself, is left for the next block.
 
     Args:
         text: the text of a block.
@@ -286,14 +292,14 @@ def _chunks(text: str, opens_line: bool, goes_on: bool, last: bool) -> tuple[lis
 
 
 class _Spool(SpooledTemporaryFile[bytes]):
-    """A temporary file, in memory while it is small, that is closed with the last reference to it."""
+    """A temporary file, in memory while it is small; it is closed when it is garbage-collected."""
 
     def __del__(self) -> None:
         self.close()
 
 
 def _spooled(texts: Iterable[tuple[str, bool]], name: str) -> IO[bytes]:
-    """Writes a text to a temporary file in UTF-8. Raises OutOfRoom when the file does not fit the disk."""
+    """Writes a text to a temporary file in UTF-8. Raises OutOfRoom if the file does not fit the disk."""
     file = _Spool(_KEPT_IN_MEMORY)
     for text, _ in texts:
         data = text.encode()

@@ -1,7 +1,7 @@
 """Tokenizes large text fast: the ids of every word are cached, since most words occur often.
 
-The ids are the same as those of the tokenizer for the whole text. Tokenizers that join words to the white space after
-them are not cached; their text is cut into shares that run on all cores.
+The ids are the same as when the tokenizer encodes the whole text. A tokenizer that can join a word to the white space
+after it is not cached; its text is cut into shares that run in parallel on all cores.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from numpy.typing import NDArray
 from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokenizer_training import stretches
 
-Chunk = tuple[str, bool]  # some text, and whether a document ends with it
+Chunk = tuple[str, bool]  # a piece of text, and whether it ends a document
 
-# White space and the word after it. GPT-2's pre-tokenizer never joins text across such a cut. White space that Python
-# knows and the library does not is never cut at.
+# White space and the word after it. GPT-2's pre-tokenizer never joins text across such a cut. There is no cut at a
+# character that is white space for Python but not for the library.
 _WORD = re.compile(r"\s*\S+(?:[^\S \t\r\n]\s*\S+)*(?:[^\S \t\r\n]\s*\Z)?|\s+")
 _MOST_WORDS = 1 << 19
-_MOST_CHARACTERS = 1 << 25  # of the words that are cached
-_STRETCH = 1 << 20  # characters of the chunks that a long document is cut into
-_SHARE = 1 << 16  # characters that one thread of the library tokenizes
+_MOST_CHARACTERS = 1 << 25  # total of the cached words
+_STRETCH = 1 << 20  # characters of a chunk of a long document
+_SHARE = 1 << 16  # characters of a share, which one thread tokenizes
 
 
 def dtype_of(tokenizer: Tokenizer) -> np.dtype[np.unsignedinteger]:
-    """The smallest type that holds every id of a tokenizer."""
+    """Returns the smallest type that holds every id of a tokenizer."""
     return np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
 
 
 class Encoder:
-    """Turns chunks of documents into ids; with `ends`, the id that ends a document follows each document."""
+    """Encodes chunks of documents; with `ends`, the end-of-text id follows each document."""
 
     def __init__(self, tokenizer: Tokenizer, ends: bool) -> None:
         self._dtype = dtype_of(tokenizer)
         self._tokenizer = tokenizer
         self._end = [tokenizer.end_of_text] if ends and tokenizer.end_of_text is not None else []
         self._by_words = _splits_at_spaces(tokenizer)
-        self.ends: list[int] = []  # of the last `encode`: the number of ids up to the end of each document
+        self.ends: list[int] = []  # from the last `encode`: the number of ids up to the end of each document
         self._forget()
 
     def encode(self, chunks: Sequence[Chunk]) -> NDArray[np.unsignedinteger]:
-        """The ids of all chunks."""
+        """Returns the ids of all chunks, concatenated."""
         if not self._by_words:
             return self._each(chunks)
         if len(self._known) > _MOST_WORDS or self._characters > _MOST_CHARACTERS:
@@ -76,14 +76,14 @@ class Encoder:
         return np.fromiter(chain.from_iterable(ids), self._dtype)
 
     def _forget(self) -> None:
-        """Empties the cache of words. Number 0 is the end of a document."""
+        """Empties the word cache. Number 0 is the end of a document."""
         self._known = _Numbers({None: 0})
         self._characters = 0
         self._ids = np.asarray(self._end, self._dtype)
         self._starts = np.asarray([0, len(self._end)])
 
     def _learn(self) -> None:
-        """Tokenizes the words that are not in the cache yet."""
+        """Tokenizes the new words and adds them to the cache."""
         if not self._known.new:
             return
         found = self._tokenizer.encode_batch(self._known.new)
@@ -96,7 +96,7 @@ class Encoder:
 
 
 class _Numbers(dict[str | None, int]):
-    """A number for every word; `new` lists the words that got one since it was emptied."""
+    """Maps every word to a number; `new` lists the words that were numbered since `new` was last emptied."""
 
     def __init__(self, known: dict[str | None, int]) -> None:
         super().__init__(known)
@@ -109,7 +109,7 @@ class _Numbers(dict[str | None, int]):
 
 
 def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether a tokenizer never joins a word to the white space after it; true of those that attncli trains."""
+    """Whether a tokenizer never joins a word to the white space after it; true for all that attncli trains."""
     described = json.loads(tokenizer.to_json())
     before = described["pre_tokenizer"] or {}
     by_word = before.get("type") == "ByteLevel" and before.get("use_regex", True) and not before["add_prefix_space"]
@@ -124,11 +124,11 @@ def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
 
 
 def stretched(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """Joins chunks, and cuts them where `stretches` cuts a whole document. Holds about `2 * _STRETCH` characters."""
+    """Joins chunks and cuts them as `stretches` cuts the whole document; holds about `2 * _STRETCH` characters."""
     held = ""
     for text, ended in chunks:
         held += text
-        while len(held) >= 2 * _STRETCH:  # the first cut does not depend on the text after it
+        while len(held) >= 2 * _STRETCH:  # the first cut depends on no text beyond this length
             first = next(stretches(held, _STRETCH))
             yield first, False
             held = held[len(first) :]
@@ -146,7 +146,7 @@ def _whole(text: str, ended: bool) -> Iterator[Chunk]:
 
 
 def batches(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
-    """Groups of chunks of about `_STRETCH` characters each."""
+    """Yields groups of chunks, each of about `_STRETCH` characters."""
     group: list[Chunk] = []
     size = 0
     for chunk in chunks:

@@ -1,4 +1,4 @@
-"""From paths to documents: files, directories and standard input, in the order in which they are named."""
+"""Reads the documents of files, directories and standard input, in the order in which they are named."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from attncli.text.reading import STDIN, decoded, name_of, opened, reading_errors
 
 
 def read_text(path: str, encoding: str = CorpusConfig.encoding) -> str:
-    """The text of a file, or of standard input for '-', without a byte order mark. Line ends stay as they are.
+    """Returns the text of a file, or of standard input for '-', without a byte order mark. Keeps line ends.
 
     Raises:
-        BadInput: for a file that is missing, unreadable, binary (named by its kind where that is known), or not in the
-            encoding (with the byte's offset).
+        BadInput: for a file that is missing, unreadable, binary (the error names the kind if it is known), or not in
+            the encoding (the error gives the offset of the byte).
         UsageProblem: for a path that is empty.
     """
     _refuse_empty(path)
@@ -33,14 +33,14 @@ def read_text(path: str, encoding: str = CorpusConfig.encoding) -> str:
 def read_documents(
     paths: Sequence[str], encoding: str = CorpusConfig.encoding, progress: Listener | None = None
 ) -> Documents:
-    """Finds every document of files, directories and '-', in order; `<|endoftext|>` lines separate documents of a file.
+    """Finds the documents of files, directories and '-', in order; `<|endoftext|>` lines separate documents in a file.
 
-    Everything is read and checked once, and nothing is kept in memory. The files of a directory are read in the order
+    All text is read and checked once; none is kept in memory. The files of a directory are read in the order
     of their names, without hidden files and models; files that are not text are skipped and listed.
 
     Raises:
         BadInput: for a named file that is not text, a directory without text, or no text at all.
-        OutOfRoom: when a pipe does not fit the temporary folder.
+        OutOfRoom: if a pipe does not fit the temporary folder.
         UsageProblem: for a path that is empty.
     """
     refuse_missing(paths)
@@ -62,7 +62,7 @@ def read_documents(
 
 
 def refuse_missing(paths: Sequence[str]) -> None:
-    """Raises, before slow work begins, the errors of `read_documents` for paths without a file, and for empty files."""
+    """Raises the errors of `read_documents` for missing and for empty files, before slow work begins."""
     empty = []
     for path in paths:
         _refuse_empty(path)
@@ -78,10 +78,10 @@ def refuse_missing(paths: Sequence[str]) -> None:
 
 
 def refuse_overlap(paths: Sequence[str], held_out: str | None) -> None:
-    """Raises UsageProblem when a file is both to train and to validate on, or standard input is named twice.
+    """Raises UsageProblem if a file is in both the training and the validation text, or if '-' is named twice.
 
-    Compares which files they are, not their content. `held_out` is the text to validate on, by default the end of the
-    training text, so that a file named twice would be in both.
+    Compares the identity of files, not their content. `held_out` is the validation text. None is the end of the
+    training text: then a file that is named twice could be in both.
     """
     files = [_identities(path) for path in paths]
     times = Counter(identity for found in files for identity in found)
@@ -104,7 +104,7 @@ def refuse_overlap(paths: Sequence[str], held_out: str | None) -> None:
 
 
 def _identities(path: str) -> dict[tuple[int, int], str]:
-    """The regular files of a path, by device and inode number."""
+    """Returns the regular files of a path, by device and inode number."""
     if path == STDIN:
         return {}
     found = _files_in(Path(path)) if is_folder(path) else [Path(path)]
@@ -125,7 +125,7 @@ def _refuse_empty(path: str) -> None:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """The files of a directory tree, sorted, without hidden files and models; of links to a file the first."""
+    """Returns the files of a directory tree, sorted, without hidden files, models and further links to a file."""
     found = []
     for place, folders, names in os.walk(folder):
         if _is_model(names):
@@ -138,12 +138,12 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _is_model(names: list[str]) -> bool:
-    """Whether these are the names of a model's files, whose JSON is no text to train on."""
+    """Whether these are the file names of a model directory, whose JSON is not training text."""
     return "config.json" in names and any(name.endswith(".safetensors") for name in names)
 
 
 def _size_of(paths: Sequence[str]) -> int | None:
-    """The size of all files in bytes, or None when one of them is a pipe."""
+    """Returns the size of all files in bytes, or None if one of them is a pipe."""
     total = 0
     for path in map(Path, paths):
         files = _files_in(path) if is_folder(path) else [path]

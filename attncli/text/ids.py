@@ -1,7 +1,7 @@
-"""Token ids in order, in an array or in a file that is read in slices.
+"""Sequences of token ids, in an array or in a file that is read in slices.
 
-A file is not mapped into memory: a process that reads a mapped file is killed when the file shrinks, and other
-processes may clean up the cache.
+The file is not memory-mapped: a process that reads a mapped file is killed if the file shrinks, and other processes may
+clean up the cache.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class StoredIds:
     """Token ids in a file, which stays open as long as this object lives."""
 
     def __init__(self, path: Path, dtype: DTypeLike) -> None:
-        """Opens the file. Raises OSError, or ValueError when the file ends within an id."""
+        """Opens the file. Raises OSError, or ValueError if the file ends within an id."""
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self._path, self._file = path, open_regular(path)
         finalize(self, _close, self._file)
@@ -50,7 +50,7 @@ class StoredIds:
         return self._length
 
     def __getitem__(self, part: slice, /) -> NDArray[Any]:
-        """The ids of a slice. Raises BadInput when the file no longer holds them."""
+        """Returns the ids of a slice. Raises BadInput if the file has become shorter."""
         start, stop, step = part.indices(self._length)
         size = max(stop - start, 0) * self.dtype.itemsize
         try:

@@ -1,7 +1,7 @@
 """Captures the process's standard error while a Rust library may panic.
 
-A panic prints several lines to the file descriptor of standard error, past sys.stderr, before it becomes an exception
-in Python. They are dropped with the panic; anything else that was printed is passed on.
+A panic prints several lines to the file descriptor of standard error, bypassing sys.stderr, before it becomes a Python
+exception. These lines are dropped; if there is no panic, the captured output is passed on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def held_back() -> Iterator[None]:
     with _alone:
         try:
             held, kept = tempfile.TemporaryFile(), os.dup(_STANDARD_ERROR)  # noqa: SIM115
-        except OSError:  # standard error is closed, or no descriptor or temporary file is to be had
+        except OSError:  # standard error is closed, or no descriptor or temporary file is available
             yield
             return
         try:

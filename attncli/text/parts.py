@@ -1,4 +1,4 @@
-"""Parts of documents: the training and the validation part, and passages spread evenly over a large part."""
+"""Parts of documents: splits a text into a training and a validation part, and samples passages of a large part."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import accumulate
 from attncli.text.documents import Documents
 from attncli.text.encode import Chunk, stretched
 
-_PASSAGES = 256  # of a part that is too large, where the lengths below allow it
+_PASSAGES = 256  # the number of passages of a part that is too large, if the lengths below allow it
 _SHORTEST, _LONGEST = 1 << 16, 1 << 20  # characters of a passage
 
 
@@ -28,11 +28,11 @@ class Part:
 
     @classmethod
     def whole(cls, documents: Documents, ends: bool = False) -> Part:
-        """The part that holds all of the documents."""
+        """Returns the part that contains all documents."""
         return cls(documents, ((0, documents.characters),), ends)
 
     def last(self, most: int) -> Part:
-        """The last `most` characters of the last passage, or all of it."""
+        """Returns the last `most` characters of the last passage, or the whole passage if it is shorter."""
         start, stop = self.passages[-1]
         return Part(self.documents, ((max(start, stop - most), stop),), self.ends)
 
@@ -43,18 +43,19 @@ class Part:
 
     @property
     def bytes(self) -> int:
-        """The size of all passages in bytes, estimated from the mean of the documents."""
+        """The size of all passages in bytes, estimated from the mean bytes per character of the documents."""
         return round(self.characters * self.documents.bytes / max(self.documents.characters, 1))
 
     def chunks(self) -> Iterator[Iterator[Chunk]]:
-        """The text of each passage, in chunks that can be tokenized one by one."""
+        """Yields the text of each passage, in chunks that can be tokenized one by one."""
         return (stretched(self.documents.read(*passage)) for passage in self.passages)
 
 
 def split_by_position(documents: Documents, fraction: float) -> tuple[Part, Part]:
-    """The training part, and the validation part: the last `fraction` of the characters. A document may be cut.
+    """Splits documents into a training part and the last `fraction` of the characters; a document may be cut.
 
-    The ends of documents are marked only where there are several: of a single one the end could not be learned.
+    The ends of documents are marked only if there are several documents: the end of a single document is not in the
+    training part.
     """
     total = documents.characters
     keep = total - round(total * fraction)
@@ -63,16 +64,16 @@ def split_by_position(documents: Documents, fraction: float) -> tuple[Part, Part
 
 
 def both_given(train: Documents, val: Documents) -> tuple[Part, Part]:
-    """The training part and the validation part where each is a text of its own."""
+    """Returns the training part and the validation part of two separate texts."""
     several = train.count > 1 or val.count > 1
     return Part.whole(train, several), Part.whole(val, several)
 
 
 def spread(part: Part, most: int) -> Part:
-    """At most `most` characters of a part, in passages spread evenly over it.
+    """Returns at most `most` characters of a part, as passages spread evenly over the part.
 
-    A passage has at least 64 Ki characters where `most` allows it. Then its ends move inwards, by a quarter of its
-    length at most, to the end of a document or else of a line.
+    A passage first has at least 64 Ki characters, if `most` allows it. Then each end of the passage moves inwards, by
+    at most a quarter of the length, to the end of a document, or else to the end of a line.
     """
     if part.characters <= most:
         return part
@@ -90,7 +91,10 @@ def spread(part: Part, most: int) -> Part:
 
 
 def _trimmed(documents: Documents, start: int, stop: int, begins: bool) -> tuple[int, int]:
-    """A passage without the documents, or else the lines, that are cut at its ends; `begins`: its start is no cut."""
+    """Moves the ends of a passage inwards to the end of a document or else of a line; `begins` keeps its start.
+
+    An end moves by at most a quarter of the length, so that no cut document or line remains at it if possible.
+    """
     chunks = list(documents.read(start, stop))
     text = "".join(chunk for chunk, _ in chunks)
     ends = [at for at, (_, ended) in zip(accumulate(len(chunk) for chunk, _ in chunks), chunks, strict=True) if ended]

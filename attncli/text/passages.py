@@ -1,4 +1,4 @@
-"""Random passages of a text: beginnings of its paragraphs, of random length, drawn from a seed."""
+"""Draws random passages of a text: each is the beginning of a paragraph, cut to a random length, by a seed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _CHARACTERS_PER_TOKEN = 16  # an upper bound, so that long paragraphs are not to
 def draw_passages(
     documents: Documents, tokenizer: Tokenizer, *, count: int, shortest: int, longest: int, seed: int
 ) -> list[list[int]]:
-    """Up to `count` passages of `shortest` to `longest` tokens each, from different paragraphs of the text.
+    """Returns up to `count` passages of `shortest` to `longest` tokens each, from different paragraphs.
 
-    Only the first MOST_READ characters are read. A text without paragraphs is taken line by line.
+    Only the first MOST_READ characters are read. In a text without paragraphs, every line is a paragraph.
     """
     pieces = documents.read(0, min(documents.characters, MOST_READ))
     text = "".join(piece + ("\n\n" if ends else "") for piece, ends in pieces)

@@ -1,7 +1,7 @@
 """Opens text files and standard input, and decodes them in blocks.
 
-A byte order mark decides between UTF-8, UTF-16 and UTF-32; other encodings must be named. A file that is no text is
-refused with its kind, or with the offset of the first byte that is not in the encoding.
+A byte order mark decides between UTF-8, UTF-16 and UTF-32; other encodings must be named. The error for a file that
+is not text names its kind, or the offset of the first byte that is not in the encoding.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from attncli.text.signatures import refuse_known
 from attncli.text.tokenizer import checked_text
 
 STDIN = "-"
-_BLOCK = 1 << 20  # bytes of a read
+_BLOCK = 1 << 20  # bytes of one read
 UTF8_MARK = codecs.BOM_UTF8
-_MARKS = (  # byte order marks; that of UTF-32 comes first, since it begins with that of UTF-16
+_MARKS = (  # byte order marks; UTF-32 first, since its little-endian mark begins with the mark of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -33,18 +33,18 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 def name_of(path: str) -> str:
-    """What messages call a path."""
+    """Returns the name of a path in messages."""
     return "standard input" if path == STDIN else path
 
 
 def opened(path: str) -> AbstractContextManager[IO[bytes]]:
-    """A file that is closed after its `with` block, or standard input, which stays open."""
+    """Opens a file, which is closed after its `with` block, or standard input, which stays open."""
     return nullcontext(sys.stdin.buffer) if path == STDIN else Path(path).open("rb")
 
 
 @contextmanager
 def reading_errors(name: str) -> Iterator[None]:
-    """Turns an OSError of opening or reading into BadInput."""
+    """Turns an OSError raised inside, by opening or reading, into BadInput."""
     try:
         yield
     except OSError as problem:
@@ -65,17 +65,17 @@ def is_url(text: str) -> bool:
 
 
 def encoding_of(head: bytes, encoding: str) -> str:
-    """The encoding of a file that begins with `head`: the given one, unless it is UTF-8 and a mark says another."""
+    """Returns the encoding of a file that begins with `head`: a byte order mark overrides UTF-8, and no other."""
     return next((other for mark, other in _MARKS if is_utf8(encoding) and head.startswith(mark)), encoding)
 
 
 def is_utf8(encoding: str) -> bool:
-    """Whether a name of an encoding, which Python knows, means UTF-8."""
+    """Whether the name of an encoding, which Python must know, means UTF-8."""
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
 def decoded(file: IO[bytes], name: str, encoding: str, meter: Meter | None = None) -> Iterator[tuple[str, bool]]:
-    """The text of a file in blocks, each with whether it is the last. Raises BadInput, as `files.read_text` does."""
+    """Yields the text of a file in blocks, each with whether it is the last. Raises BadInput as `files.read_text`."""
     data = file.read(_BLOCK)
     refuse_known(data, name, None if name == name_of(STDIN) else name)
     last = len(data) < _BLOCK
@@ -111,12 +111,12 @@ def decoded(file: IO[bytes], name: str, encoding: str, meter: Meter | None = Non
 
 
 def _not_text(message: str, data: bytes | None = None) -> BadInput:
-    """The error for bytes that are not in the encoding; `data` are bytes that are not UTF-8."""
+    """Returns the error for bytes that are not in the encoding; `data` are bytes that are not UTF-8."""
     return BadInput.naming(lambda named: (message, _advice(named("encoding"), data)))
 
 
 def _advice(encoding: str, data: bytes | None) -> str:
-    """What to do about bytes that cannot be decoded. Names no encoding that they cannot be in."""
+    """Returns advice for bytes that cannot be decoded; it suggests only encodings that are possible."""
     if data is None:
         return f"Name the {encoding} that it is in, or convert it to UTF-8."
     zeros, odd = data.count(0), data[1::2].count(0)
@@ -132,7 +132,7 @@ def _advice(encoding: str, data: bytes | None) -> str:
 
 
 def _with_byte_order(encoding: str, data: bytes) -> str:
-    """The encoding, with the byte order of this machine for UTF-16 or UTF-32 without a byte order mark."""
+    """Returns the encoding, with this machine's byte order for UTF-16 or UTF-32 without a byte order mark."""
     marks = {"utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)}
     known = marks.get(codecs.lookup(encoding).name)
     return f"{encoding}-{sys.byteorder[0]}e" if known and not data.startswith(known) else encoding

@@ -1,4 +1,4 @@
-"""Recognizes files that are not text by their first bytes, and says how to get their text.
+"""Recognizes binary files by their first bytes, and advises how to extract their text.
 
 To recognize another kind, add an entry to _KINDS.
 """
@@ -15,7 +15,7 @@ _NO_TEXT = "Give a text file."
 
 
 class _Kind(NamedTuple):
-    """A binary format: a pattern of its first bytes, its name, and a command that prints its text, or else advice."""
+    """A binary format: a pattern of its first bytes, its name, and a command that prints its text, or other advice."""
 
     begins: re.Pattern[bytes]
     name: str
@@ -58,12 +58,12 @@ _KINDS = (
 
 
 def refuse_known(head: bytes, name: str, path: str | None) -> None:
-    """Raises BadInput for the first bytes of a known binary format; the hint says how to get its text.
+    """Raises BadInput for the first bytes of a known binary format; the hint says how to extract its text.
 
     Args:
-        head: at least 265 bytes, or all there are.
-        name: of the file, for messages.
-        path: of the file, for the command in the hint; None for standard input.
+        head: the first 265 bytes of the file or more, or the whole file.
+        name: the name of the file in messages.
+        path: the path of the file for the command in the hint; None for standard input.
     """
     kind = next((kind for kind in _KINDS if kind.begins.match(head)), None)
     if kind is not None:

@@ -1,8 +1,8 @@
 """A program that renders a chat template: it reads JSON from standard input and writes JSON to standard output.
 
-It runs as a process of its own, since a template is code that comes with a model: it can loop forever or take all
-memory. Jinja's sandbox denies it attributes and changes, and this process limits its memory and processor time. It
-imports nothing of attncli.
+It runs in a separate process, since a template is code that comes with a model: it can loop forever or exhaust memory.
+Jinja's sandbox denies the template unsafe attributes and changes of its values, and this process limits its own memory
+and CPU time. This program imports nothing of attncli.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _MOST_SAID = 200  # characters of an error message, which a template chooses
 
 
 class Generation(Extension):
-    """The `{% generation %}` block, which marks what a model wrote. It renders as its content."""
+    """The `{% generation %}` block, which marks text that a model wrote. The block renders as its content."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self.tags = {"generation"}
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """The nodes up to the end of the block."""
+        """Returns the nodes up to the end of the block."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def render(template: str, values: dict[str, Any], most: int) -> str:
-    """The text of a template with these values. Raises TemplateError, or ValueError above `most` characters."""
+    """Renders a template with these values. Raises TemplateError, or ValueError for over `most` characters."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
@@ -68,7 +68,7 @@ def _raise(message: str) -> None:
 
 
 def _limit(seconds: int) -> None:
-    """Limits the memory and the processor time of this process, where the system can. SIGXCPU ends it after that."""
+    """Limits the memory and the CPU time of this process, if the system can. SIGXCPU ends it after `seconds`."""
     with suppress(ImportError):
         import resource
 
@@ -83,7 +83,7 @@ def _limit(seconds: int) -> None:
 
 
 def main() -> None:
-    """Renders the template on standard input, and writes its `text`, or the `problem` with it."""
+    """Renders the template from standard input, and writes the `text`, or the `problem` that occurred."""
     asked = json.load(sys.stdin)
     _limit(asked["seconds"])
     try:

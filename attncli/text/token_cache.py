@@ -1,7 +1,7 @@
-"""The token cache: the ids of a corpus in files, by the content of everything that they depend on.
+"""The token cache: files with the ids of a corpus, in a folder named by a hash of the text, settings and tokenizer.
 
-An entry is written beside its place and renamed there, so a reader sees all of it or nothing. Ids are read from the
-files in slices.
+Writes are atomic: an entry is written to a temporary folder and then renamed, so a reader sees all of it or nothing.
+Ids are read from the files in slices.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SMALLEST_TRAINING = 64  # tokens: below this there is nothing to learn from
 _READ_AT_ONCE = 1 << 22  # ids
 _CACHE_VERSION = 2
 _LARGEST_FACTS = 1 << 20  # bytes of facts.json
-_UNFINISHED = ".writing-"  # begins the name of a folder that is being written
-_ABANDONED = 86_400  # seconds after which such a folder is removed
+_UNFINISHED = ".writing-"  # prefix of the name of a folder that is being written
+_ABANDONED = 86_400  # seconds after which an unfinished folder is removed
 
 
 class Tokenized(NamedTuple):
@@ -43,7 +43,7 @@ class Tokenized(NamedTuple):
 
 
 def entry_of(digest: str, config: CorpusConfig) -> Path:
-    """The folder of a corpus whose tokenizer is learned: named by its text, the settings and the library's version."""
+    """Returns the cache folder of a corpus, named by a hash of its text, the settings and the library's version."""
     import tokenizers
 
     chosen = f"{config.tokenizer} {config.vocab_size} {config.most_characters}"
@@ -52,14 +52,14 @@ def entry_of(digest: str, config: CorpusConfig) -> Path:
 
 
 def entry_with(entry: Path, tokenizer: Tokenizer) -> Path:
-    """The folder of the same corpus under a given tokenizer."""
+    """Returns the cache folder of the same corpus with a given tokenizer."""
     return entry.with_name(f"{entry.name}-{hashlib.sha256(tokenizer.to_json().encode()).hexdigest()[:16]}")
 
 
 def tokenize(train: Part, val: Part, tokenizer: Tokenizer, entry: Path, progress: Listener | None) -> Tokenized:
-    """Tokenizes both parts into a new entry of the cache, and returns them as they are read back from it.
+    """Tokenizes both parts into a new cache entry, and returns the parts read back from the entry.
 
-    Raises BadInput for a text that is too short, OutOfRoom when the entry cannot be written.
+    Raises BadInput for a text that is too short, OutOfRoom if the entry cannot be written.
     """
     parts = {"train": train, "val": val}
     folder = _writable_folder(entry.parent)
@@ -73,7 +73,7 @@ def tokenize(train: Part, val: Part, tokenizer: Tokenizer, entry: Path, progress
         )
         try:
             folder.rename(entry)
-        except OSError:  # another process was first, or what stands there is damaged
+        except OSError:  # another process has written the entry, or there is a damaged one
             if read_entry(entry) is None:
                 shutil.rmtree(entry, ignore_errors=True)
                 folder.rename(entry)
@@ -87,7 +87,7 @@ def tokenize(train: Part, val: Part, tokenizer: Tokenizer, entry: Path, progress
 
 
 def _writable_folder(parent: Path) -> Path:
-    """A new folder in the cache, where those that killed processes left are removed. Raises OutOfRoom."""
+    """Makes a new folder in the cache, and removes old unfinished folders of killed processes. Raises OutOfRoom."""
     try:
         make_private(parent)
         for left in parent.glob(f"{_UNFINISHED}*"):
@@ -103,7 +103,7 @@ def _writable_folder(parent: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What facts.json says of the ids of a part."""
+    """The facts about the ids of a part in facts.json."""
 
     tokens: int
     characters: int
@@ -114,16 +114,16 @@ class _Facts:
 
 
 class _Writer:
-    """Writes the ids of the parts into a folder, a group of chunks at a time."""
+    """Writes the ids of the parts into a folder, one group of chunks at a time."""
 
     def __init__(self, folder: Path, tokenizer: Tokenizer, size: int, progress: Listener | None) -> None:
         self._folder, self._tokenizer = folder, tokenizer
         self._size = size  # bytes of text, estimated
-        self._read = self._written = 0  # bytes of text, bytes of ids
+        self._read = self._written = 0  # bytes of text that were read, bytes of ids that were written
         self._meter = Meter(progress, Progress("tokenizing", 0, size))
 
     def write(self, name: str, part: Part) -> _Facts:
-        """Writes one part. Raises OSError when it cannot be written."""
+        """Writes one part, and returns the facts about its ids. Raises OSError if the part cannot be written."""
         tokens = size = documents = 0
         with (self._folder / f"{name}.ids").open("wb") as file:
             for some in encoded(part, self._tokenizer):
@@ -134,7 +134,7 @@ class _Writer:
         return _Facts(tokens, part.characters, size, documents, part.left_out, dtype_of(self._tokenizer).name)
 
     def not_written(self, problem: OSError) -> OutOfRoom:
-        """The error for a failed write: how many bytes are needed, estimated from what was written so far."""
+        """Returns the error for a failed write, with the number of bytes needed, estimated from the bytes so far."""
         place = self._folder.parent
         if problem.errno not in NO_ROOM:
             return OutOfRoom(
@@ -151,7 +151,7 @@ class _Writer:
 
 
 def read_entry(entry: Path) -> Tokenized | None:
-    """The corpus of an entry, or None when there is no such entry or a damaged one."""
+    """Returns the corpus of an entry, or None if the entry does not exist or is damaged."""
     try:
         facts = {
             name: _Facts(**fact)
@@ -165,7 +165,7 @@ def read_entry(entry: Path) -> Tokenized | None:
 
 
 def _stored(path: Path, facts: _Facts, tokenizer: Tokenizer) -> Tokens:
-    """One part of an entry. Raises ValueError, BadInput or OSError when it is not what was written."""
+    """Reads one part of an entry. Raises ValueError, BadInput or OSError if the part is damaged."""
     ids = StoredIds(path, facts.dtype)
     if len(ids) != facts.tokens:
         raise ValueError(path)

@@ -1,8 +1,8 @@
-"""Tokenizer: text to token ids and back, for any `tokenizer.json`.
+"""Tokenizer: encodes text into token ids and decodes ids, for any `tokenizer.json`.
 
 The `tokenizers` library does the work. This module adds three guarantees: the string of a special token in a user's
-text is plain text, encoding loses nothing, and a stream of ids never shows half a character. `tokenizer_training` makes
-new tokenizers.
+text is plain text, encoding loses nothing, and a stream of ids never shows half a character. `tokenizer_training`
+trains new tokenizers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Piece:
     `part` is (1, 1) for a token of whole characters. The i-th of n tokens that share one character has (i, n), and its
     `text` is the whole character. `unfinished` says that the last character of `text` continues in the next token, so
     that each character can be counted once. A token that the tokenizer puts before a text has no bytes: a special
-    token, or SentencePiece's '▁', which continues in the first character.
+    token, or SentencePiece's '▁', which is `unfinished`, since the first character of the text continues it.
     """
 
     id: int
@@ -53,12 +53,12 @@ class Piece:
 
     @property
     def of_text(self) -> bool:
-        """Whether the token stands for part of the text; a token that the tokenizer puts before the text does not."""
+        """Whether the token encodes part of the text; a token that the tokenizer puts before the text does not."""
         return self.bytes > 0 or self.part != (1, 1)
 
     @property
     def completed(self) -> str:
-        """The characters that this token completes: all of `text`, without a last character that is unfinished."""
+        """The characters that this token completes: `text` without its last character if that is unfinished."""
         return self.text[:-1] if self.unfinished else self.text
 
 
@@ -66,7 +66,7 @@ class Tokenizer:
     """A tokenizer whose `decode(encode(text))` is `text`, for any text, when attncli trained it."""
 
     def __init__(self, backend: Backend, may_panic: bool = False) -> None:
-        """`may_panic` says that the library may panic for some text."""
+        """Wraps a tokenizer of the library; `may_panic` says whether the library may panic on some text."""
         self._may_panic = may_panic
         backend.encode_special_tokens = True
         backend.no_padding()
@@ -76,7 +76,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str, where: str = "tokenizer.json") -> Tokenizer:
-        """Reads the text of a `tokenizer.json`. Raises BadCheckpoint when it is not one."""
+        """Reads the text of a `tokenizer.json`. Raises BadCheckpoint if the text is invalid."""
         from tokenizers import Tokenizer as Backend
 
         may_panic = refuse_hostile(text, where)
@@ -88,7 +88,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
-        """Reads a `tokenizer.json`, or the one in a directory. Raises BadCheckpoint when there is none."""
+        """Reads a `tokenizer.json`, or the one in a directory. Raises BadCheckpoint if there is none."""
         file = path / "tokenizer.json" if is_folder(path) else path
         try:
             text = read_regular(file, _LARGEST_FILE).decode("utf-8")
@@ -103,17 +103,17 @@ class Tokenizer:
         return cls.from_json(text, str(file))
 
     def to_json(self) -> str:
-        """The text of a `tokenizer.json` that transformers reads unchanged."""
+        """Returns the text of a `tokenizer.json`, which transformers can read unchanged."""
         return str(self._backend.to_str(pretty=True))
 
     @cached_property
     def vocab_size(self) -> int:
-        """The number of ids: one more than the highest id of a token, special tokens included."""
+        """The number of ids: the highest token id plus 1, special tokens included."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @cached_property
     def end_of_text(self) -> int | None:
-        """The id that ends a document, or None."""
+        """The id of the end-of-text token, or None."""
         found = self._backend.token_to_id(END_OF_TEXT)
         return None if found is None else int(found)
 
@@ -121,7 +121,7 @@ class Tokenizer:
     def opening(self) -> tuple[int, ...]:
         """The special tokens that the post-processor puts before a text; a tokenizer that attncli trained has none.
 
-        As in transformers, `add_bos_token` in tokenizer_config.json is ignored beside a tokenizer.json.
+        As in transformers, a tokenizer.json makes `add_bos_token` in tokenizer_config.json irrelevant.
         """
         with _library_failures(self._may_panic):
             encoding = self._backend.encode("a")
@@ -141,7 +141,7 @@ class Tokenizer:
 
     @cached_property
     def kind(self) -> str:
-        """'byte', 'char', 'bpe', or the library's name of a foreign model such as 'Unigram'."""
+        """The kind: 'byte', 'char', 'bpe', or the library's name of another model, such as 'Unigram'."""
         model = json.loads(self._backend.to_str())["model"]
         if model["type"] != "BPE":
             return str(model["type"])
@@ -150,11 +150,11 @@ class Tokenizer:
         return "char" if model["byte_fallback"] else "byte"
 
     def encode(self, text: str) -> list[int]:
-        """Text -> ids. Raises BadInput for text that is not valid Unicode."""
+        """Encodes a text into ids. Raises BadInput for text that is not valid Unicode."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Several texts -> the ids of each, computed on all cores."""
+        """Encodes several texts into ids, on all cores."""
         checked = [checked_text(text) for text in texts]
         with _library_failures(self._may_panic):
             encodings = self._backend.encode_batch_fast(checked, add_special_tokens=False)
@@ -162,24 +162,24 @@ class Tokenizer:
 
     @cached_property
     def _special(self) -> dict[str, tuple[int, AddedToken]]:
-        """The special tokens and their ids by their strings, longer strings first."""
+        """The special tokens: string -> id and token, longer strings first."""
         added = self._backend.get_added_tokens_decoder().items()
         special = {str(token.content): (id_, token) for id_, token in added if token.special and token.content}
         return dict(sorted(special.items(), key=lambda item: -len(item[0])))
 
     def stand_ins(self, texts: Sequence[str]) -> dict[str, str]:
-        """A private character for each string of a special token that occurs in these texts, where it is plain text.
+        """Maps private characters to the strings of special tokens in these texts, which must remain plain text.
 
-        Longer strings come first, since one may contain another.
+        Longer strings come first, since a string may contain another string.
         """
         whole = "".join(texts)
         unused = (char for char in map(chr, _PRIVATE_USE) if char not in whole)
         return {next(unused): spelled for spelled in self._special if spelled in whole}
 
     def encode_with_special(self, text: str, stand_ins: Mapping[str, str]) -> list[int]:
-        """Text -> ids, where the string of a special token is that token, as transformers encodes a rendered template.
+        """Encodes a text in which special tokens are recognized, as transformers encodes a rendered template.
 
-        A character of `stand_ins` is replaced by its string, which is then plain text. For that, the text between
+        A character of `stand_ins` is replaced by its string, which is encoded as plain text. So the text between
         special tokens is encoded part by part.
         """
         if not any(stand_in in text for stand_in in stand_ins):
@@ -202,9 +202,10 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
-        """Ids -> text; bytes that are not UTF-8 become U+FFFD. Raises BadInput for an id outside the vocabulary.
+        """Decodes ids; bytes that are not UTF-8 become U+FFFD. Raises BadInput for an id outside the vocabulary.
 
-        `after` are the ids before these. They are not decoded, but some decoders drop the space that begins a text.
+        `after` are the preceding ids. They are not part of the result, but some decoders drop a space that begins a
+        text, and so need to know whether `ids` begins it.
         """
         for i in ids:
             if not 0 <= i < self.vocab_size:
@@ -219,9 +220,9 @@ class Tokenizer:
             return str(self._backend.decode(list(ids), skip_special_tokens=False))
 
     def context(self, ids: Sequence[int]) -> list[int]:
-        """The last ids on which the decoding of the ids after them depends; none where a text begins.
+        """Returns the end of `ids` that affects how the next ids are decoded; empty at the beginning of a text.
 
-        Decoders look at the previous token, and at a run of byte tokens. Special tokens before a text do not count.
+        A decoder depends on the previous token, or on a run of byte tokens. Special tokens before a text are ignored.
         """
         if self._holds_bytes:
             return []
@@ -233,12 +234,12 @@ class Tokenizer:
         return text[max(at, 0) :]
 
     def name(self, id_: int) -> str:
-        """The text of a token inside a text: '▁time' is ' time', although a text that begins with it has no space."""
+        """Returns the text of a token inside a text: '▁time' -> ' time', although it is 'time' at the beginning."""
         return self.decode([id_], self._before_a_name)
 
     @cached_property
     def _before_a_name(self) -> list[int]:
-        """Ids after which a token keeps its leading space, for a decoder that drops the space of the first token."""
+        """Ids to decode before a token so that its leading space is kept, if the decoder drops the first space."""
         of = self._decoder.get("of", [self._decoder["type"]])
         drops = isinstance(of, list) and not {"Strip", "Metaspace"}.isdisjoint(of)
         return self.encode("a") if drops else []
@@ -247,7 +248,7 @@ class Tokenizer:
         return _BYTE_TOKEN.fullmatch(self._backend.id_to_token(id_) or "") is not None
 
     def pieces(self, text: str) -> list[Piece]:
-        """The tokens of a text, each with the characters it covers."""
+        """Returns the tokens of a text, each with the characters that it covers."""
         checked_text(text)
         with _library_failures(self._may_panic):
             encoding = self._backend.encode(text, add_special_tokens=False)
@@ -258,13 +259,13 @@ class Tokenizer:
         return [prefix, *self._pieces(ids[1:], spans[1:], text)]
 
     def pieces_within(self, text: str) -> list[Piece]:
-        """The tokens of a text inside a larger one: without tokens that the tokenizer puts before a text."""
+        """Returns the tokens of a part of a text, without the tokens that the tokenizer puts before a text."""
         return list(dropwhile(lambda piece: not piece.of_text, self.pieces(text)))
 
     def _has_prefix(self, ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> bool:
-        """Whether the first token is SentencePiece's '▁' alone, put before the text.
+        """Whether the first token is only SentencePiece's '▁', which the tokenizer puts before the text.
 
-        For the library such a token covers the first character, which the next token covers too.
+        According to the library, this token covers the first character, which the next token also covers.
         """
         return (
             not self._holds_bytes
@@ -275,9 +276,9 @@ class Tokenizer:
         )
 
     def pieces_of(self, ids: Sequence[int]) -> list[Piece]:
-        """The pieces of ids that a model generated, which may differ from the ids that their text is encoded to.
+        """Returns the pieces of ids that a model generated, which may differ from the encoding of their text.
 
-        A tokenizer whose tokens are not bytes returns the pieces of the encoded text.
+        If the tokens of the tokenizer are not bytes, the decoded text is encoded again, and its pieces are returned.
         """
         if not self._holds_bytes:
             return self.pieces(self.decode(ids))
@@ -291,8 +292,8 @@ class Tokenizer:
         return self._pieces(ids, spans, text)
 
     def _pieces(self, ids: Sequence[int], spans: Sequence[tuple[int, int]], text: str) -> list[Piece]:
-        """The pieces of ids whose `spans` are ranges of characters of the text."""
-        # The number of tokens that cover each character; more than one share it.
+        """Returns the pieces of ids; `spans` are the ranges of characters of the text that the ids cover."""
+        # The number of tokens that cover each character: above 1, tokens share the character.
         cover = Counter(at for start, end in spans for at in range(start, end))
         seen: Counter[int] = Counter()
         pieces = []
@@ -304,17 +305,17 @@ class Tokenizer:
             unfinished = end > start and seen[end - 1] < cover[end - 1]
             if self._holds_bytes or (split is not None and self._is_byte(id_)):
                 size = len(self._bytes(id_))
-            else:  # where a normalizer made several of a character, the last token has its bytes
+            else:  # if a normalizer split a character, the last token counts its bytes
                 size = len((covered[:-1] if unfinished else covered).encode())
             pieces.append(Piece(id_, covered, size, part, unfinished))
         return pieces
 
     def stream(self, after: Sequence[int] = ()) -> DecodeStream:
-        """A decoder for ids that arrive one at a time, after ids that are not decoded."""
+        """Returns a decoder for ids that arrive one at a time; `after` are preceding ids, which are not decoded."""
         return DecodeStream(self, after)
 
     def _bytes(self, id_: int) -> bytes:
-        """The bytes of a token, in a tokenizer whose tokens are bytes or characters."""
+        """Returns the bytes of a token, in a tokenizer whose tokens are bytes or characters."""
         known = self._known_bytes.get(id_)
         if known is None:
             known = self._known_bytes[id_] = self._looked_up_bytes(id_)
@@ -334,12 +335,12 @@ class Tokenizer:
 
     @cached_property
     def _byte_level(self) -> bool:
-        """Whether every token is written with one character per byte."""
+        """Whether the vocabulary writes every token with one character per byte."""
         return self._decoder == {"type": "ByteLevel"}
 
     @cached_property
     def _holds_bytes(self) -> bool:
-        """Whether a token has the same bytes everywhere, so that decoding joins the bytes of the tokens."""
+        """Whether the bytes of a token do not depend on its context, so that decoding concatenates bytes."""
         return self._byte_level or self._decoder == {"type": "Sequence", "of": ["ByteFallback", "Fuse"]}
 
     @cached_property
@@ -352,7 +353,7 @@ class Tokenizer:
 
 @contextmanager
 def _library_failures(may_panic: bool) -> Iterator[None]:
-    """Turns a failure of the library into BadCheckpoint; a panic is no Exception."""
+    """Turns a failure of the library into BadCheckpoint; a panic is a BaseException, but no Exception."""
     try:
         with held_back() if may_panic else nullcontext():
             yield
@@ -365,17 +366,17 @@ def _library_failures(may_panic: bool) -> Iterator[None]:
 
 
 class DecodeStream:
-    """Decodes ids that arrive one at a time; the texts it returns join to the decoding of all ids.
+    """Decodes ids that arrive one at a time; the returned texts concatenate to the decoding of all ids.
 
-    A character may be spread over several tokens, and some tokenizers decode a token by its neighbours. So each step
-    decodes a short tail of the ids, and U+FFFD at its end is held back: it may be the beginning of a character.
+    A character may be split over several tokens, and in some tokenizers the text of a token depends on its neighbours.
+    So each step decodes a short tail of the ids, and holds back U+FFFD at the end, which may become a character.
     """
 
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._tail = tokenizer.context(after)  # ids since the last but one place at which all text was certain
-        self._before = len(self._tail)  # how many of the tail lie before the last such place
-        self._given = 0  # characters after that place that were returned already
+        self._tail = tokenizer.context(after)  # ids since the last but one position at which all text was certain
+        self._before = len(self._tail)  # how many ids of the tail precede the last such position
+        self._given = 0  # characters after that position that were already returned
 
     def push(self, id_: int) -> str:
         """Takes one id; returns the text that is now certain, which may be empty."""
@@ -389,25 +390,27 @@ class DecodeStream:
         return new
 
     def flush(self) -> str:
-        """The rest of the text at the end, with an unfinished character as U+FFFD."""
+        """Returns the rest of the text after the last id, with U+FFFD for an unfinished character."""
         rest = self._since()[self._given :]
         self._tail, self._before, self._given = [], 0, 0
         return rest
 
     def _since(self) -> str:
-        """The text after the last place at which all text was certain."""
+        """Returns the text after the last position at which all text was certain."""
         before = self._tokenizer.decode(self._tail[: self._before])
         return self._tokenizer.decode(self._tail)[len(before) :]
 
 
 def _decoded(data: bytes) -> tuple[str, list[int]]:
-    """Bytes -> text, with U+FFFD for bytes that are not UTF-8; and the index of the character of each byte."""
+    """Decodes bytes, with U+FFFD for invalid UTF-8; also returns for each byte the index of its character."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text, at, pending = "", [], 0
     for end in range(1, len(data) + 2):
         found = decoder.decode(data[end - 1 : end], final=end > len(data))
         pending += end <= len(data)
-        done = pending - len(decoder.getstate()[0])  # bytes of the characters found: one each, the first has the rest
+        done = pending - len(
+            decoder.getstate()[0]
+        )  # bytes of the decoded characters: one each, the first has all others
         for number in range(len(found)):
             at += [len(text) + number] * (done - len(found) + 1 if number == 0 else 1)
         text, pending = text + found, pending - done if found else pending
@@ -415,7 +418,7 @@ def _decoded(data: bytes) -> tuple[str, list[int]]:
 
 
 def byte_characters() -> list[str]:
-    """The character that stands for each byte inside a byte-level tokenizer (Radford et al., 2019)."""
+    """Returns the character that represents each byte in a byte-level tokenizer (Radford et al., 2019)."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(256, 512))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
@@ -425,7 +428,7 @@ _BYTE_OF = {char: byte for byte, char in enumerate(byte_characters())}
 
 
 def checked_text(text: str) -> str:
-    """Returns the text. Raises BadInput when it holds a surrogate, which stands for bytes that are not UTF-8."""
+    """Returns the text. Raises BadInput if it contains a surrogate, which represents a byte that is not UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as problem:

@@ -1,7 +1,7 @@
-"""Refuses a hostile `tokenizer.json` before the `tokenizers` library loads it, and finds whether the rest may panic.
+"""Refuses a hostile `tokenizer.json` before the `tokenizers` library loads it, and checks if the library may panic.
 
-The library executes whatever a file asks for, and aborts the process when memory runs out. So ids, growth, steps and
-added tokens are limited here. A malformed file is left to the library, which reports it.
+The library executes every step in a file, and aborts the process when memory runs out. So this module limits the ids,
+the growth of the text, the steps and the added tokens. The library itself reports a malformed file.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 from attncli.errors import BadCheckpoint
 
 _LARGEST_ID = 1 << 22
-_MOST_GROWTH = 16  # the most times as long that replacements may make a text
-_MOST_STEPS = 64  # of a pipeline
-_MOST_ADDED = 64  # tokens that are put around a text
+_MOST_GROWTH = 16  # the factor by which replacements may lengthen a text
+_MOST_STEPS = 64  # steps of a pipeline
+_MOST_ADDED = 64  # tokens that the post-processor adds to a text
 _STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _NESTED = ("normalizers", "pretokenizers", "processors", "decoders")
-# Kinds of steps with which the library never panics, whatever the text, when their patterns are plain strings.
+# Kinds of steps in which the library never panics on any text, if their patterns are plain strings.
 _NEVER_PANIC = frozenset(
     {
         *("BPE", "ByteLevel", "ByteFallback", "Fuse", "Replace", "Split", "NFC", "NFD", "NFKC", "NFKD", "Lowercase"),
@@ -55,7 +55,7 @@ def refuse_hostile(text: str, where: str) -> bool:
 
 
 def _steps(step: object) -> Iterator[dict[str, Any]]:
-    """A step of a pipeline, and all steps inside it."""
+    """Yields a step of a pipeline, and all steps nested in it."""
     pending = [step]
     while pending:
         step = pending.pop()
@@ -67,10 +67,10 @@ def _steps(step: object) -> Iterator[dict[str, Any]]:
 
 
 def _growth(steps: object) -> int:
-    """The factor by which a pipeline of steps can lengthen a text.
+    """Returns an upper bound of the factor by which a pipeline of steps can lengthen a text.
 
-    A replacement multiplies the length by its own; a prefix adds its length for at least every character; a byte-level
-    step, most of whose characters take two bytes, multiplies it by two.
+    A replacement multiplies the length by its own length. A prefix adds its length at most once per character. A
+    byte-level step multiplies the length by two, since most of its characters take two bytes.
     """
     growth = 1
     for step in _steps(steps):
@@ -80,7 +80,7 @@ def _growth(steps: object) -> int:
 
 
 def _fault(step: dict[str, Any]) -> str | None:
-    """The reason why a step of the pipeline is refused, or None."""
+    """Returns the reason why a step of the pipeline is refused, or None."""
     kind = step.get("type")
     if kind == "TemplateProcessing":
         return _template_fault(step.get("single"), step.get("special_tokens"))
@@ -92,7 +92,7 @@ def _fault(step: dict[str, Any]) -> str | None:
 
 
 def _template_fault(single: object, special: object) -> str | None:
-    """The reason why a post-processor is refused, or None: it adds other texts, or too many tokens."""
+    """Returns the reason why a post-processor is refused, or None: it may add a second text, or too many tokens."""
     if not isinstance(single, list) or not isinstance(special, dict):
         return None
     texts = [part["Sequence"] for part in single if isinstance(part, dict) and "Sequence" in part]
@@ -108,7 +108,7 @@ def _template_fault(single: object, special: object) -> str | None:
 
 
 def _is_whole_table(encoded: object) -> bool:
-    """Whether a normalization table, in base64, holds all bytes of its trie, whose length it begins with."""
+    """Whether a base64 normalization table is complete: it begins with the length of its trie."""
     try:
         table = base64.b64decode(encoded if isinstance(encoded, str) else "", validate=True)
     except ValueError:
@@ -118,7 +118,7 @@ def _is_whole_table(encoded: object) -> bool:
 
 
 def _may_panic(step: object) -> bool:
-    """Whether the library may panic in a step for some text."""
+    """Whether the library may panic in this step on some text."""
     if not isinstance(step, dict):
         return True
     kind, pattern = step.get("type"), step.get("pattern")

@@ -1,4 +1,4 @@
-"""Makes tokenizers: bpe, char and byte."""
+"""Trains tokenizers of the kinds bpe, char and byte."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _SAFE_CUT = re.compile(r"(?<=\S)[ \n]")
 
 
 def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int | None = None) -> Tokenizer:
-    """Makes a tokenizer from texts.
+    """Trains a tokenizer on texts.
 
     Args:
-        texts: what the vocabulary is learned from.
+        texts: the texts to learn the vocabulary from.
         kind: 'bpe' merges frequent byte sequences; 'char' has one id per character; 'byte' one per byte.
-        vocab_size: ids in all. None is 1024 for 'bpe' and every character seen for 'char'; 'byte' always has 257.
+        vocab_size: the number of ids. None is 1024 for 'bpe', and all characters seen for 'char'; 'byte' has 257.
 
     Raises:
-        UsageProblem: for a vocabulary too small to be lossless, or one set for 'byte'.
+        UsageProblem: for a vocab_size that is too small to be lossless, too large, or not 257 for 'byte'.
     """
     if kind not in TOKENIZER_KINDS:
         raise UsageProblem.naming(
@@ -60,7 +60,7 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int |
 
 
 def byte_tokenizer() -> Tokenizer:
-    """One id per byte, the byte's value, and 256 to end a document."""
+    """Returns a tokenizer whose ids are the values of the bytes, and 256 for the end of a document."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers
 
@@ -90,7 +90,7 @@ def _bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    # In short stretches: text without white space is one word, and a word takes time by the square of its length.
+    # Cut into short stretches: text without white space is one word, and the time of a word is quadratic in its length.
     learned_from = (stretch for text in texts for stretch in stretches(checked_text(text), _LEARN_LENGTH))
     backend.train_from_iterator(learned_from, trainer)
     return Tokenizer(backend)
@@ -114,10 +114,10 @@ def _char_tokenizer(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
 
 
 def stretches(text: str, length: int = 1 << 20) -> Iterator[str]:
-    """Cuts a long text into stretches of about `length` characters that tokenize as the whole does.
+    """Cuts a long text into stretches of about `length` characters, which tokenize the same as the whole text.
 
-    A cut falls before a space or a line's end that follows another character: the pre-tokenizers of GPT-2's family
-    never join the two. Where none comes within `length` more characters, the cut is anywhere.
+    A cut is before a space or line end that follows a character other than white space: pre-tokenizers like GPT-2's
+    never join the two. If there is no such position within the next `length` characters, the cut is after these.
     'ab cd' -> 'ab', ' cd' (for a small length).
     """
     start = 0

@@ -1,4 +1,4 @@
-"""Tokens: the ids of a part of a text, with the characters, bytes and documents that they stand for."""
+"""Tokens: the ids of a part of a text, with the number of characters, bytes and documents that they encode."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from attncli.text.ids import TokenIds
 from attncli.text.parts import Part
 from attncli.text.tokenizer import Tokenizer
 
-_LONGEST_CHARACTER = 4  # bytes, so tokens
+_LONGEST_CHARACTER = 4  # bytes, and so at most as many tokens
 
 
 class Lead(NamedTuple):
-    """The tokens at the beginning of a text that are not scored, and the characters and bytes that they stand for."""
+    """The tokens at the beginning of a text that are not scored: their number, their characters and bytes."""
 
     tokens: int = 1
     characters: int = 0
@@ -31,10 +31,10 @@ _FIRST = Lead()
 
 @dataclass(frozen=True)
 class Tokens:
-    """The ids of a part of a text, and what they stand for.
+    """The ids of a part of a text, and the amount of text that they encode.
 
-    `left_out` characters of the part were not tokenized. `lead` is the first token of the text, which nothing predicts,
-    or the tokens that `opened` put before the text.
+    `left_out` characters of the part were not tokenized. `lead` is the first token of the text, which is never
+    predicted, or the tokens that `opened` put before the text.
     """
 
     ids: TokenIds
@@ -46,7 +46,7 @@ class Tokens:
     begins: tuple[int, ...] = ()  # indices at which the documents after the first begin
 
     def opened(self, opening: Sequence[int]) -> Tokens:
-        """These tokens after those that a tokenizer puts before a text, which then predict the first token."""
+        """Prepends the tokens that a tokenizer puts before a text, from which the first token is then predicted."""
         if not opening:
             return self
         ids = np.concatenate([np.asarray(opening, self.ids.dtype), self.ids])
@@ -59,7 +59,7 @@ class Tokens:
         return len(self) - self.lead.tokens
 
     def share_of(self, scored: int) -> float:
-        """The share of the part that `scored` tokens are; 1 is all of it."""
+        """Returns the share of the part that `scored` tokens cover; 1 is the whole part."""
         return scored / self.to_score * self.characters / (self.characters + self.left_out)
 
     def __len__(self) -> int:
@@ -72,11 +72,11 @@ class _Encoded(NamedTuple):
     ids: NDArray[np.unsignedinteger]
     bytes: int
     documents: int
-    ends: Sequence[int]  # of each document that ends in it, the number of ids up to its end
+    ends: Sequence[int]  # for each document that ends in the text, the number of ids up to its end
 
 
 def encoded(part: Part, tokenizer: Tokenizer) -> Iterator[_Encoded]:
-    """The ids of a part in order, in groups of about a million characters."""
+    """Yields the ids of a part in order, in groups of about a million characters."""
     encoder = Encoder(tokenizer, part.ends)
     for passage in part.chunks():
         begins = True
@@ -87,7 +87,7 @@ def encoded(part: Part, tokenizer: Tokenizer) -> Iterator[_Encoded]:
 
 
 def tokens_of(part: Part, tokenizer: Tokenizer) -> Tokens:
-    """The tokens of a part, held in memory in two or four bytes each."""
+    """Returns the tokens of a part, held in memory in two or four bytes each."""
     groups = list(encoded(part, tokenizer))
     ids = np.concatenate([np.empty(0, dtype_of(tokenizer)), *(some.ids for some in groups)])
     size, documents = sum(some.bytes for some in groups), sum(some.documents for some in groups)
@@ -97,7 +97,7 @@ def tokens_of(part: Part, tokenizer: Tokenizer) -> Tokens:
 
 
 def first_token(ids: TokenIds, tokenizer: Tokenizer) -> Lead:
-    """The lead of a text: its first token, decoded together with the next ones, which may share a character."""
+    """Returns the lead of a text: its first token, decoded with the next tokens, which may share a character."""
     first = ids[:_LONGEST_CHARACTER].tolist()
     if not first or first[0] == tokenizer.end_of_text:
         return _FIRST
@@ -106,7 +106,7 @@ def first_token(ids: TokenIds, tokenizer: Tokenizer) -> Lead:
 
 
 def count_tokens(part: Part, tokenizer: Tokenizer) -> tuple[int, int]:
-    """The number of tokens of a part, and of bytes."""
+    """Returns the number of tokens and of bytes of a part."""
     tokens = size = 0
     for some in encoded(part, tokenizer):
         tokens, size = tokens + len(some.ids), size + some.bytes

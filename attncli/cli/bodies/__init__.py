@@ -1,1 +1,1 @@
-"""What each command does once its options are read: one file for each command, imported when it runs."""
+"""The body of each command, which runs after its options are parsed: one file per command, imported when it runs."""

@@ -1,4 +1,4 @@
-"""`attncli ablate`: the prediction without some heads or edges, or without each head in turn."""
+"""`attncli ablate`: ablates some heads or edges, or each head in turn, and prints what the prediction loses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(
     *,
     json: bool,
 ) -> None:
-    """Prints what the prediction loses. Raises UsageProblem for an edge, head or token that is not there."""
+    """Prints what the prediction loses. Raises UsageProblem for an edge, head or token that does not exist."""
     loaded = load(source)
     pieces = loaded.pieces(text)
     cut = tuple(dict.fromkeys(pair for edge in edges for pair in _parse_edge(edge, pieces)))
@@ -45,7 +45,7 @@ def run(
 
 
 def _parse_edge(edge: str, pieces: Sequence[Piece]) -> tuple[Edge, ...]:
-    """'6:4' -> ((6, 4),); 'mat:cat' -> from every token of the one word to every token of the other."""
+    """Returns the edges that --edge names: '6:4' -> ((6, 4),); 'mat:cat' -> each token of 'mat' to each of 'cat'."""
     query, colon, source = edge.partition(":")
     if not (query and colon and source):
         raise UsageProblem(f"--edge {edge!r} is not an edge.", "Use QUERY:SOURCE such as 6:4: 6 no longer looks at 4.")

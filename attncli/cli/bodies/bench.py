@@ -1,4 +1,4 @@
-"""`attncli bench`: the speed of reading prompts and of generating."""
+"""`attncli bench`: measures the speed of prefill and of decoding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attncli.render.console import messages
 
 
 def run(source: ModelSource, dtype: str, seconds: float, threads: int | None, *, json: bool) -> None:
-    """Measures for some seconds, on at most so many threads, and prints the speeds."""
+    """Measures for `seconds`, on at most `threads` CPU threads, and prints the speeds."""
     if threads is not None:
         torch.set_num_threads(threads)
     loaded, backend = load_to_generate(source, dtype)

@@ -1,4 +1,4 @@
-"""`attncli compare`: the residual stream of a word in two texts."""
+"""`attncli compare`: compares the residual stream of a word in two texts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(
     json: bool,
     pictures: Pictures,
 ) -> None:
-    """Prints how alike a word is in two texts. Raises UsageProblem for a word that is not in both."""
+    """Prints how similar a word's vectors are in two texts. Raises UsageProblem for a word that one text lacks."""
     loaded = load(source)
     pieces = [loaded.pieces(text) for text in texts]
     finding = compare(loaded.model, pieces, find_words(pieces, tokens), layer)

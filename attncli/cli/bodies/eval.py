@@ -1,4 +1,4 @@
-"""`attncli eval`: the score of a model on a text, and those of the baselines."""
+"""`attncli eval`: scores a model on a text, beside the baselines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ENOUGH_TO_TIME = 1000  # tokens
 
 
 def run(source: ModelSource, dtype: str, texts: Texts, *, json: bool) -> None:
-    """Prints the score beside the baselines."""
+    """Prints the score of the model beside the scores of the baselines."""
     loaded = load_to_score(source, dtype)
     tokens = tokens_of(texts.scored, loaded.tokenizer)
     score, seconds = _score(loaded, tokens.opened(loaded.tokenizer.opening))
@@ -44,7 +44,7 @@ def run(source: ModelSource, dtype: str, texts: Texts, *, json: bool) -> None:
 
 
 def _score(loaded: LoadedModel, tokens: Tokens) -> tuple[Score, float]:
-    """The score, and how many seconds it took. Raises BadInput for too short a text."""
+    """Returns the score, and the seconds that scoring took. Raises BadInput for a text that is too short."""
     if tokens.to_score < 1:
         counted = plural(len(tokens), "token")
         raise BadInput(f"The text has {counted}, and the first is not scored.", "Give a longer one.")
@@ -57,7 +57,7 @@ def _score(loaded: LoadedModel, tokens: Tokens) -> tuple[Score, float]:
 
 
 def _print_notes(part: Part, scored: Excerpt, score: Score, seconds: float) -> None:
-    """Notes a tokenizer that loses characters, and the speed."""
+    """Prints a note if the tokenizer loses characters, and a note of the speed."""
 
     back = scored.data.decode().rstrip("\N{REPLACEMENT CHARACTER}")  # the excerpt may end within a character
     start, stop = part.passages[0]

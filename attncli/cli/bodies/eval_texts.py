@@ -1,4 +1,4 @@
-"""`attncli eval` before PyTorch is imported: finds the model among the arguments, and reads the texts."""
+"""The part of `attncli eval` before PyTorch is imported: finds the model among the arguments, and reads the texts."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from attncli.render.console import print_note
 from attncli.text.files import read_documents
 from attncli.text.parts import Part, split_by_position
 
-_LONGEST_NAME = 200  # characters of a part of a path; more means that a text was given for a file
+_LONGEST_NAME = 200  # characters of a path component; a longer argument is a text, not a path
 
 
 @dataclass(frozen=True)
 class Texts:
-    """The text to score, and the training text that the baselines are given, if there is one."""
+    """The text to score, and the text to train the baselines on, if there is any."""
 
     paths: list[str]
     scored: Part
     before: Part | None
     last: float  # the share of the characters that is scored
-    has_training_text: bool  # else `before` is what comes before the scored text
+    has_training_text: bool  # else `before` is the text before the scored part
 
     @property
     def title(self) -> str:
-        """'book.txt, the last 10%'."""
+        """The name of the scored text: 'book.txt, the last 10%'."""
         named = ", ".join("standard input" if path == "-" else path for path in self.paths)
         return f"{named}, the last {self.last * 100:g}%" if self.last < 1 else named
 
     @property
     def origin(self) -> str:
-        """What the baselines were given."""
+        """The name of the text that the baselines were trained on."""
         return "the training text" if self.has_training_text else "the text before it"
 
 
 def model_and_files(words: Sequence[str], model: str | None) -> tuple[str | None, list[str]]:
-    """The model and the files: of several words the first is a model, unless it is a text or `model` is given."""
+    """Splits the arguments into model and files: the first of several is a model, unless it is a file or -m is used."""
     first, *more = words
     if max(map(len, first.split("/"))) > _LONGEST_NAME:
         raise BadInput(f"There is no file {first[:40]}…: the name is too long.", "Pipe a text in, and say - for it.")
@@ -59,7 +59,7 @@ def model_and_files(words: Sequence[str], model: str | None) -> tuple[str | None
 
 
 def read_texts(paths: list[str], train_files: Sequence[str], last: float, encoding: str) -> Texts:
-    """Reads the texts. Raises BadInput for a file that is missing or no text."""
+    """Reads the texts. Raises BadInput for a file that is missing or not text."""
     documents = read_documents(paths, encoding)
     for note in documents.notes:
         print_note(note)

@@ -1,4 +1,4 @@
-"""`attncli explain`: reads a text, asks the view, and shows what it finds."""
+"""`attncli explain`: reads a text, computes the chosen view, and prints it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(
     json: bool,
     pictures: Pictures,
 ) -> None:
-    """Prints what a view finds in a text, continued by `generate` tokens, and writes the files that are asked for."""
+    """Prints a view of a text, continued by `generate` tokens, and writes the files that the options name."""
     loaded = load(source)
     pieces = loaded.pieces(text)
     prompt_tokens = len(pieces)
@@ -52,7 +52,7 @@ def run(
 
 
 def _continued(loaded: LoadedModel, pieces: list[Piece], generate: int) -> list[Piece]:
-    """The tokens of a text and those that the model generates after it, with a note on these."""
+    """Returns the tokens of a text and of its continuation, and prints a note on the continuation."""
     from attncli.generation.continuation import continued
 
     whole = continued(loaded, pieces, generate)
@@ -61,7 +61,7 @@ def _continued(loaded: LoadedModel, pieces: list[Piece], generate: int) -> list[
 
 
 def _write_tables(finding: Explanation, model: Transformer, csv: Path | None, npz: Path | None) -> None:
-    """Writes the table and the arrays of an explanation that --csv and --npz ask for."""
+    """Writes the files of --csv and --npz: the table of sources, and the weights as arrays."""
     write_asked(csv, "--csv", lambda file: file.write(sources_csv(finding).encode()))
     if npz is not None:
         from attncli.explain.every_weight import every_weight

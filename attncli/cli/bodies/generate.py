@@ -1,4 +1,4 @@
-"""Continues the prompts of `attncli generate`, shows the texts, and verifies them where that is asked for."""
+"""Continues the prompts of `attncli generate`, prints the texts, and verifies them with --verify."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from attncli.render.generation import GenerationScreen, throughput_document, thr
 
 
 def continue_prompts(session: Session, prompts: Sequence[str], file: str | None, tell_seed: bool) -> None:
-    """Continues the prompts, which are the lines of `file` if there is one; `tell_seed` ends with a note of the seed.
+    """Continues the prompts, which are the lines of `file` if it is given; `tell_seed` prints a note of the seed.
 
-    Raises BadInput for a prompt that is longer than the context, Inexact when the verification fails.
+    Raises BadInput for a prompt that is longer than the context, Inexact if the verification fails.
     """
     ids = [session.asking.prompt([(prompt, "")]) for prompt in prompts]
     if session.truncate:
@@ -52,7 +52,7 @@ def continue_prompts(session: Session, prompts: Sequence[str], file: str | None,
 def _print_texts(
     session: Session, screen: GenerationScreen, throughput: Throughput, verification: Verification | None
 ) -> None:
-    """Prints what has not been streamed: the JSON document, or the end of the screen; and the speed."""
+    """Prints the JSON document, or the part of the screen that has not been streamed; then the speed."""
     showing = session.showing
     if showing.json:
         document = screen.document(session.loaded.name, session.sampling)
@@ -77,7 +77,7 @@ def _print_notes(session: Session, screen: GenerationScreen, tell_seed: bool) ->
 
 
 def _refuse_unreadable_lines(session: Session, ids: Sequence[Sequence[int]], file: str) -> None:
-    """Raises BadInput for a prompt that is empty or too long, naming its line."""
+    """Raises BadInput, naming the line, for a prompt that is empty or too long."""
     for line, one in enumerate(ids, 1):
         try:
             refuse_unreadable(session.backend.config, session.loaded.tokenizer, one)

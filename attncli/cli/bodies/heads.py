@@ -1,4 +1,4 @@
-"""`attncli heads`: the scores of every head on random texts that repeat."""
+"""`attncli heads`: scores every head on repeated random tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attncli.render.heads import heads_document, heads_screen
 
 
 def run(source: ModelSource, length: int | None, repeats: int | None, seed: int, *, everyone: bool, json: bool) -> None:
-    """Prints the best heads of each kind, with `everyone` all of them. Raises UsageProblem for a length too long."""
+    """Prints the best heads of each kind, or with `everyone` all heads. Raises UsageProblem for too large a length."""
     loaded = load(source)
     finding = head_scores(
         loaded.model,

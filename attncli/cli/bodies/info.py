@@ -1,4 +1,4 @@
-"""`attncli info`: the shape, the parameters and the run of a model, or of a preset."""
+"""`attncli info`: prints the shape, the parameters and the training run of a model, or the shape of a preset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attncli.render.models import info_document, info_screen
 
 
 def run(choice: ModelChoice, preset: str | None, *, json: bool) -> None:
-    """Prints what there is to know of a model. Raises BadCheckpoint where it cannot be read."""
+    """Prints the facts about a model or a preset. Raises BadCheckpoint if the model cannot be read."""
     if preset is not None:
         title, config = PRESETS[preset]
         made, where = {}, None

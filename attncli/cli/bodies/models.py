@@ -1,4 +1,4 @@
-"""`attncli models`: the models that can be named, with their sizes."""
+"""`attncli models`: lists the models that -m can name, with their sizes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from attncli.render.models import models_document, models_table
 
 
 def run(*, json: bool) -> None:
-    """Prints a table of the models, or a note where there is none."""
+    """Prints a table of the models, or a note if there are none."""
     entries = known_models()
     parameters = {}
     for entry in entries:
-        with suppress(AttnError):  # it is listed as a model that cannot be used
+        with suppress(AttnError):  # the table shows the model as unusable
             parameters[entry.name] = sum(count_parameters(config_from_json(entry.config)).values())
     default = None
-    with suppress(AttnError):  # ATTNCLI_MODEL names no model
+    with suppress(AttnError):  # no default, or ATTNCLI_MODEL names no model
         chosen = real(find_model(None))
         default = next((entry.name for entry in entries if real(entry.path) == chosen), None)
     if not entries and not json:

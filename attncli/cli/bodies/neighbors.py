@@ -1,4 +1,4 @@
-"""`attncli neighbors`: the tokens nearest to a word, as an embedding or within a text."""
+"""`attncli neighbors`: the tokens nearest to a word's embedding, or to its residual stream in a text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attncli.render.geometry import neighbors_document, neighbors_screen
 
 @dataclass(frozen=True)
 class Question:
-    """Whose neighbors are asked for: a word, alone or inside a text after some layer; among what, and how many."""
+    """The word whose neighbors to find, alone or in a text after a layer; where to search, and how many to find."""
 
     word: str
     inside: str | None
@@ -25,7 +25,7 @@ class Question:
 
 
 def run(question: Question, source: ModelSource, json: bool, pictures: Pictures) -> None:
-    """Prints the nearest tokens. Raises UsageProblem for a word or layer that is not there."""
+    """Prints the nearest tokens. Raises UsageProblem for a word or layer that does not exist."""
     loaded = load(source)
     finding = _neighbors(question, loaded)
     show_result(

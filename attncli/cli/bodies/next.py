@@ -1,4 +1,4 @@
-"""`attncli next`: the candidates for the next token at each temperature."""
+"""`attncli next`: the most probable next tokens at each temperature."""
 
 from __future__ import annotations
 

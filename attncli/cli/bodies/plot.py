@@ -1,4 +1,4 @@
-"""`attncli plot`: the loss curves of runs, or the head scores of one, as a chart, a file or JSON."""
+"""`attncli plot`: plots the loss curves of runs, or the head scores of one run, as a chart, a file or JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ALONG = {"step": STEPS, "tokens": TOKENS, "time": TIME}
 
 @dataclass(frozen=True)
 class Display:
-    """Where a chart goes: to a file, or else to the screen in some columns and rows; or its numbers as JSON."""
+    """Where a chart is written: to a file, to the terminal in `width` columns and `height` rows, or as JSON."""
 
     out: Path | None
     width: int | None
@@ -30,7 +30,7 @@ class Display:
     json: bool
 
     def __post_init__(self) -> None:
-        """Raises UsageProblem for a file of another kind."""
+        """Raises UsageProblem if `out` is neither a .svg nor a .png file."""
         if self.out is not None and self.out.suffix[1:].lower() not in FORMATS:
             raise UsageProblem(f"--out {self.out} is neither .svg nor .png.", "Name the file such as curves.svg.")
 
@@ -41,7 +41,7 @@ class Display:
         screen: Callable[[int, int, bool], Picture],
         legend: int,
     ) -> None:
-        """Writes the figure, prints the document, or draws the screen above so many rows of legend."""
+        """Writes the figure, prints the document, or draws the screen, leaving room for `legend` rows below it."""
         if self.out is not None:
             data = figure(self.out.suffix[1:].lower())
             write_asked(self.out, "--out", lambda file: file.write(data))
@@ -54,7 +54,7 @@ class Display:
 
 
 def plot_curves(runs: Sequence[str], x: str, y: str | None, display: Display) -> None:
-    """Draws the loss curves of runs, of the newest where none is named."""
+    """Plots the loss curves of runs; without names, of the newest run."""
     found = [read_curves(name) for name in runs] if runs else [read_curves(None)]
     comparable = len(found) == 1 or len({run.tokenizer or run.path for run in found}) == 1
     axes = Axes(_ALONG[x], y or (LOSS if comparable else BITS))
@@ -76,7 +76,7 @@ def plot_curves(runs: Sequence[str], x: str, y: str | None, display: Display) ->
 
 
 def plot_heads(run: str | None, x: str, display: Display) -> None:
-    """Draws the head scores of a run that was trained with --watch-heads."""
+    """Plots the head scores of a run that was trained with --watch-heads."""
     found, along = read_heads(run), _ALONG[x]
     if not any(math.isfinite(at) for at in along_axis(found, along).tolist()):
         raise UsageProblem(f"{found.path} does not say its {along}.", "Choose another --x.")

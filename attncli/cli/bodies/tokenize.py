@@ -1,4 +1,4 @@
-"""`attncli tokenize`: shows the tokens of a text, turns ids back into text, or trains a tokenizer. No torch."""
+"""`attncli tokenize`: prints the tokens of a text, decodes ids, or trains a tokenizer. Needs no torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from attncli.text.tokens import count_tokens
 
 
 def show_tokens(text: str, choice: ModelChoice, *, ids: bool, json: bool) -> None:
-    """Prints the tokens of a text, with `ids` their ids alone."""
+    """Prints the tokens of a text, or with `ids` only their ids."""
     tokenizer, name = _tokenizer(choice)
     if ids:
         output().file.write(" ".join(map(str, [*tokenizer.opening, *tokenizer.encode(text)])) + "\n")
@@ -48,14 +48,14 @@ def show_tokens(text: str, choice: ModelChoice, *, ids: bool, json: bool) -> Non
 
 
 def decode_ids(listed: str, choice: ModelChoice, *, json: bool) -> None:
-    """Prints the text of ids, which are separated by spaces or commas. Raises BadInput for what is no id."""
+    """Prints the text of ids that are separated by spaces or commas. Raises BadInput for a word that is not an id."""
     tokenizer, _ = _tokenizer(choice)
     words = [word for word in re.split(r"[\s,\[\]]+", listed) if word]
     wrong = next((word for word in words if not (word.isascii() and word.isdigit() and len(word) < 10)), None)
     if wrong is not None:
         raise BadInput(f"{wrong!r} is not a token id.", "Give whole numbers, separated by spaces.")
     ids = [int(word) for word in words]
-    opening = len(tokenizer.opening)  # which the tokenizer puts before a text
+    opening = len(tokenizer.opening)  # tokens that the tokenizer puts before a text
     text = tokenizer.decode(ids[opening:] if opening < len(ids) and tuple(ids[:opening]) == tokenizer.opening else ids)
     if json:
         print_json({"ids": ids, "text": text})
@@ -65,7 +65,7 @@ def decode_ids(listed: str, choice: ModelChoice, *, json: bool) -> None:
 
 
 def train_tokenizer(files: Sequence[str], config: CorpusConfig, out: Path, *, force: bool, json: bool) -> None:
-    """Trains a tokenizer on files, writes it into a directory, and prints what it makes of the files."""
+    """Trains a tokenizer on files, writes it into a directory, and prints how many tokens the files have."""
     target = out / "tokenizer.json"
     if exists(target) and not force:
         raise UsageProblem(f"{target} exists.", "Choose another --out, or --force to replace it.")
@@ -89,7 +89,7 @@ def train_tokenizer(files: Sequence[str], config: CorpusConfig, out: Path, *, fo
 
 
 def _write(target: Path, text: str) -> None:
-    """Writes the whole file or nothing, in a directory that is made where there is none. Raises OutOfRoom."""
+    """Writes a file atomically, and creates its directory if there is none. Raises OutOfRoom."""
     try:
         make_folder(target.parent)
     except OSError as problem:
@@ -98,7 +98,7 @@ def _write(target: Path, text: str) -> None:
 
 
 def _tokenizer(choice: ModelChoice) -> tuple[Tokenizer, str]:
-    """The tokenizer asked for, else that of the default model, else plain bytes with a note; and its name."""
+    """Returns the tokenizer of the chosen or default model and its name; without a model, bytes, with a note."""
     named = choice.model is not None or choice.revision is not None or os.environ.get("ATTNCLI_MODEL")
     if not named and newest_model() is None and shipped_model() is None:
         print_note(

@@ -1,4 +1,4 @@
-"""What `attncli train` does: prepares a run, draws it while it goes on, and ends with its summary.
+"""`attncli train`: prepares a run, draws it while it trains, and prints a summary.
 
 PyTorch is imported when the first function of `attncli.training` is called, after the directory has been locked.
 """
@@ -41,25 +41,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What a command line asks for beside the text's and the training's settings."""
+    """The arguments of `attncli train` that are not fields of CorpusConfig or TrainConfig."""
 
     files: tuple[str, ...]
     val_file: str | None
-    start: str | None  # the model to go on from
+    start: str | None  # the model to fine-tune
     resume: bool
     force: bool
     watch_heads: bool
 
 
 def directory_of(request: Request, name: str | None, out: Path | None) -> Path:
-    """The model's directory. Raises first for files that are missing: what follows takes seconds."""
+    """Returns the model's directory. Raises for missing files first, since the next steps take seconds."""
     refuse_missing([*request.files, *([request.val_file] if request.val_file is not None else [])])
     keep_freed_memory()
     return target_directory(request.files, name, out, resume=request.resume)
 
 
 def run(request: Request, target: Path, text: CorpusConfig, pinned: TrainConfig, json: bool, tensorboard: bool) -> None:
-    """Trains, drawing the run, and prints the summary, or after a signal how to resume."""
+    """Trains, draws the run, and prints the summary, or after a signal how to resume."""
     with claimed(target, resume=request.resume, force=request.force):
         job = _job(request, target, text, pinned)
         _note(job)
@@ -69,7 +69,7 @@ def run(request: Request, target: Path, text: CorpusConfig, pinned: TrainConfig,
 
 
 def show_plan(request: Request, target: Path, text: CorpusConfig, pinned: TrainConfig, json: bool) -> None:
-    """Prints the plan of a run as the result."""
+    """Prints the plan of a run, without training."""
     job = _job(request, target, text, pinned)
     _note(job)
     try:
@@ -84,7 +84,7 @@ def show_plan(request: Request, target: Path, text: CorpusConfig, pinned: TrainC
 
 
 def _job(request: Request, target: Path, text: CorpusConfig, pinned: TrainConfig) -> Job:
-    """The run to begin or to resume, prepared while a bar shows the progress."""
+    """Prepares the run to begin or to resume, while a bar shows the progress."""
     files, val_file, watch = request.files, request.val_file, request.watch_heads
     with reading_progress(messages()) as progress:
         if request.resume:
@@ -109,7 +109,7 @@ def _described(corpus: Corpus) -> str:
 
 
 def _train(job: Job, target: Path, tensorboard: bool, json: bool) -> TensorBoardLog | None:
-    """Draws every report of the run and its summary. Returns the log of a finished run, if there is one."""
+    """Trains, draws every report, and prints the summary. Returns the TensorBoard log, if there is one."""
     console = messages()
     planned = plan_table(job.plan, str(target), _described(job.corpus), job.resumed_at)
     show(console, planned)
@@ -119,7 +119,7 @@ def _train(job: Job, target: Path, tensorboard: bool, json: bool) -> TensorBoard
         log = opened.enter_context(TensorBoardLog(target, job.plan, job.resumed_at)) if tensorboard else None
         stop = opened.enter_context(StopRequests())
         screen = opened.enter_context(TrainingScreen(console, job.plan, _curves_so_far(job, target), planned))
-        # A resumed run counts on from the time it had spent; a new one from when this command began.
+        # A resumed run adds to the time it has spent; the time of a new run starts with this command.
         for report in training.run_job(job, target, started=clock.started, stop=lambda: bool(stop)):
             screen.update(report)
             if log is not None:
@@ -135,7 +135,7 @@ def _train(job: Job, target: Path, tensorboard: bool, json: bool) -> TensorBoard
 
 
 def _curves_so_far(job: Job, target: Path) -> RunCurves | None:
-    """The curves of a resumed run up to where it stopped, if it has measurements."""
+    """Returns the curves of a resumed run up to the step where it stopped, if it has measurements."""
     metrics = job.resume.metrics if job.resume is not None else ()
     return curves_from_lines(target.name, str(target), metrics) if metrics else None
 
@@ -152,7 +152,7 @@ def _say_how_to_resume(result: Result, target: Path, saved: bool) -> None:
 
 
 def _show_summary(found: RunSummary, job: Job, target: Path, json: bool) -> None:
-    """The figures and the sample on standard output, two commands to try on standard error."""
+    """Prints the scores and the sample on standard output, and two commands to try on standard error."""
     if json:
         document = result_document(found.result, found.share, str(target), found.sample)
         print_json(document | judgement_document(found.judgement))
