@@ -1,1 +1,1 @@
-"""Models on disk: Hugging Face directories, written atomically and read with suspicion."""
+"""Models on disk: Hugging Face directories, written atomically and read as untrusted input."""

@@ -1,9 +1,9 @@
-"""Replaces a model directory atomically, so that a crash or a full disk never loses the save before.
+"""Replaces a model directory atomically, so that a crash or a full disk never loses the previous save.
 
-A save is written to a directory of its own beside the target, `.NAME.writing-PID`, and flushed to the disk. `swap` then
-renames the target to `.NAME.previous` and the new directory to the target. A crash between the two renames leaves only
-the previous save; `present` reads it then, and `settle` puts it back. A reader sees one save or the other, never a
-mixture. No torch.
+A save is written to a new directory beside the target, `.NAME.writing-PID`, and flushed to the disk. `swap` then
+renames the target to `.NAME.previous` and the new directory to the target. After a crash between the two renames, only
+the previous save exists under its name: `present` returns it, and `settle` renames it back to the target. A reader sees
+either the old or the new save, never a mixture. No torch.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ _UNFINISHED = re.compile(r"\.writing-(\d+|damaged|previous)\Z")
 
 
 def previous_of(target: Path) -> Path:
-    """Where the previous save is kept while a run goes on."""
+    """The path of the previous save, which is kept until the run has finished."""
     target = resolved(target)
     return target.parent / f".{target.name}{_PREVIOUS}"
 
 
 def aside_of(target: Path, what: str) -> Path:
-    """A place beside a directory for what is no complete save; the next save removes what a crash leaves there."""
+    """A temporary path beside a directory for an incomplete save; the next save deletes what a crash left there."""
     return target.parent / f".{target.name}.writing-{what}"
 
 
 def model_name_of(path: Path) -> str:
-    """The name of the model whose directory, or whose previous save, lies at this path."""
+    """The name of the model whose directory or previous save has this path."""
     is_previous = path.name.startswith(".") and path.name.endswith(_PREVIOUS)
     return path.name[1 : -len(_PREVIOUS)] if is_previous else path.name
 
 
 def is_save(path: Path) -> bool:
-    """Whether a directory was written by a save of attncli, and not by somebody else under the same name."""
+    """Whether attncli wrote this directory, rather than another program that uses the same name."""
     return is_folder(path) and all(is_file(path / name) for name in (MANIFEST, CONFIG))
 
 
 def present(path: Path) -> Path | None:
-    """The directory itself, or the previous save while the directory is missing, or None.
+    """The directory itself; the previous save if the directory is missing; None if both are missing.
 
-    Raises BadCheckpoint when it cannot be known what is there.
+    Raises BadCheckpoint if the file system does not tell what is there.
     """
     status = file_status(path)
     if status is not None:
@@ -57,9 +57,9 @@ def present(path: Path) -> Path | None:
 
 
 def settle(target: Path) -> None:
-    """Puts the previous save back where a crash between two renames left the target missing. The lock is held.
+    """Renames the previous save to the target if a crash between two renames left the target missing.
 
-    Raises OutOfRoom when the folder cannot be written.
+    The caller holds the lock. Raises OutOfRoom if the folder cannot be written.
     """
     target = resolved(target)
     previous = previous_of(target)
@@ -71,7 +71,7 @@ def settle(target: Path) -> None:
 
 
 def swap(folder: Path, target: Path) -> None:
-    """Puts a directory that is written and flushed in the place of the target, which becomes the previous save.
+    """Replaces the target by a directory that is written and flushed. The old target becomes the previous save.
 
     Raises OSError.
     """
@@ -83,9 +83,9 @@ def swap(folder: Path, target: Path) -> None:
 
 
 def discard_previous(target: Path) -> None:
-    """Removes the previous save. It is renamed first: whatever has its name is a complete save.
+    """Removes the previous save. Renames it first, so that a directory under its name is always a complete save.
 
-    Raises OSError, also for something under that name that is no save.
+    Raises OSError, also if the directory under its name is not a save.
     """
     previous, aside = previous_of(target), aside_of(target, "previous")
     if look(previous, follow=False) is None:
@@ -97,7 +97,7 @@ def discard_previous(target: Path) -> None:
 
 
 def remove_unfinished(target: Path) -> None:
-    """Removes what earlier saves of the target left when they were interrupted."""
+    """Removes the incomplete directories that interrupted saves of the target left."""
     for left in target.parent.glob(f".{glob.escape(target.name)}.writing-*"):
         if _UNFINISHED.search(left.name):
             remove(left)
@@ -112,7 +112,7 @@ def write_flushed(path: Path, data: bytes) -> None:
 
 
 def flush_folder(path: Path) -> None:
-    """Flushes the entries of a directory to the disk: the names of the files in it."""
+    """Flushes a directory's entries, the names of its files, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,7 +1,7 @@
-"""Writes the model card (README.md) of a run from its record, for readers and for the Hugging Face hub.
+"""Writes the model card (README.md) of a run from the run's record, for readers and for the Hugging Face hub.
 
-A card ends with the digest of the text above it. A card whose digest does not fit has been edited, and is kept. The
-card is built as plain text, because importing the hub's library takes longer than a save.
+A card ends with a digest of the text above it. If the digest does not match, somebody has edited the card, and a save
+keeps it. The card is built as plain text, because importing the hub's library takes longer than a save.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MARKUP = frozenset("`<>|\\*[]\"'")
 
 
 def model_card(name: str, family: str, run: dict[str, Any], context: int) -> bytes:
-    """The content of README.md for a model of this name and family, from the record in `run.json`."""
+    """The content of README.md for a model with this name and family, from the record in `run.json`."""
     name = _plain(name)
     lines = [
         "---",
@@ -53,7 +53,7 @@ def model_card(name: str, family: str, run: dict[str, Any], context: int) -> byt
 
 
 def _training_table(run: dict[str, Any]) -> list[str]:
-    """The rows of a Markdown table that says how the model was trained and what it scores."""
+    """The rows of a Markdown table of the model's training and its score."""
     corpus, plan, progress, results = (run[key] for key in RECORDED)
     part = "all" if results["validation"] == "whole" else "a sample"
     return [
@@ -68,7 +68,7 @@ def _training_table(run: dict[str, Any]) -> list[str]:
 
 
 def is_generated(card: bytes) -> bool:
-    """Whether `model_card` wrote this card and nobody has edited it."""
+    """Whether `model_card` wrote this card and nobody edited it since."""
     text, mark, digest = card.rpartition(_MARK.encode())
     return bool(mark) and digest == f"{_digest(text)}{_ENDS}".encode()
 
@@ -78,11 +78,11 @@ def _digest(text: bytes) -> str:
 
 
 def _sources(corpus: dict[str, Any]) -> str:
-    """The names of the files without their folders, with how often each was named if more than once."""
+    """The names of the text files without their folders; a name that occurs several times is followed by the count."""
     names = Counter("standard input" if source == "-" else Path(source).name for source in corpus["sources"])
     return ", ".join(f"{_plain(name)}{'' if times == 1 else f' {times} times'}" for name, times in names.items())
 
 
 def _plain(name: str) -> str:
-    """The name with every character replaced that Markdown, HTML or a shell would interpret."""
+    """The name, with characters replaced that have a meaning in Markdown, HTML or a shell."""
     return "".join(char if char.isprintable() and char not in _MARKUP else "·" for char in name)

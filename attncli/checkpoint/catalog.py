@@ -1,7 +1,7 @@
-"""Finds a model by name and lists all models: in ./checkpoints, in the user's folder, and the one that ships.
+"""Finds a model by name, and lists all models: those in ./checkpoints, in the user's folder, and the shipped model.
 
-A listing reads config.json and run.json of each directory and skips a directory that cannot be read. No torch, so that
-`attncli models` starts at once.
+A listing reads config.json and run.json of each directory and skips unreadable directories. No torch, so that `attncli
+models` starts fast.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from attncli.folders import models_folder
 from attncli.paths import is_file, is_folder, look, unreadable
 
 MODELS_FOLDER = Path("checkpoints")
-SHIPPED = "stories"  # the model that comes with attncli
+SHIPPED = "stories"  # the model that ships with attncli
 _HERE = Path(__file__).resolve().parent.parent
 _SHIPPED_PLACES = (_HERE / MODELS_FOLDER / SHIPPED, _HERE.parent / MODELS_FOLDER / SHIPPED)  # installed; a checkout
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model directory as `attncli models` lists it. `run` is empty for a model that attncli did not train.
+    """A model directory as `attncli models` lists it. `run` is empty if attncli did not train the model.
 
-    `path` is where the files lie: in the previous save when a crash left the directory missing.
+    `path` is the directory of the files: the previous save if a crash left the model's directory missing.
     """
 
     name: str
@@ -43,11 +43,11 @@ class ModelEntry:
 
 
 def find_model(name: str | None) -> Path:
-    """The directory of `-m NAME`: a path, or a name in ./checkpoints, in the user's folder, or of the one that ships.
+    """The directory of `-m NAME`: a path, or the name of a model in ./checkpoints, in the user's folder, or shipped.
 
-    Without a name it is the model of ATTNCLI_MODEL, else the newest in the first of these places that has one.
+    Without a name, the model that ATTNCLI_MODEL names, else the newest model in the first of these places that has any.
 
-    Raises BadCheckpoint, naming the models there are, when there is none of that name.
+    Raises BadCheckpoint, which lists the existing models, if no model has this name.
     """
     name = name or os.environ.get("ATTNCLI_MODEL") or None
     if name is None:
@@ -83,9 +83,9 @@ def _default_model() -> Path:
 
 
 def _look_up(name: str) -> tuple[Path | None, BadCheckpoint | None]:
-    """The directory of a name, and why a place could not be searched.
+    """The directory of a name, or None; and the error of a place that could not be searched, or None.
 
-    A directory with a config comes first: a folder of text may have the name of the model that was made from it.
+    A directory with a config takes precedence: a folder of text may have the name of the model trained on it.
     """
     found, problem, users = None, None, models_folder()
     for folder in (Path(), MODELS_FOLDER, *(() if users is None else (users,))):
@@ -100,22 +100,22 @@ def _look_up(name: str) -> tuple[Path | None, BadCheckpoint | None]:
 
 
 def is_model(path: Path) -> bool:
-    """Whether a directory holds a config. Raises BadCheckpoint when that cannot be known."""
+    """Whether a directory holds a config. Raises BadCheckpoint if the directory cannot be read."""
     return file_status(path / CONFIG) is not None
 
 
 def shipped_model() -> Path | None:
-    """The directory of the model that comes with attncli, or None where it is not installed."""
+    """The directory of the model that ships with attncli; None if it is not installed."""
     return next((place for place in _SHIPPED_PLACES if is_file(place / CONFIG)), None)
 
 
 def newest_model() -> ModelEntry | None:
-    """The model written last: of those in ./checkpoints, else of those in the user's folder."""
+    """The model that was written last in ./checkpoints, or if there is none, in the user's folder."""
     return max(list_models() or _users_models(), key=lambda entry: entry.modified, default=None)
 
 
 def known_models() -> list[ModelEntry]:
-    """The models in ./checkpoints, in the user's folder, and the one that ships; of equal names only the first."""
+    """The models in ./checkpoints, in the user's folder, and the shipped one; of equal names only the first."""
     entries = {entry.name: entry for entry in list_models()}
     for entry in _users_models():
         entries.setdefault(entry.name, entry)
@@ -125,7 +125,7 @@ def known_models() -> list[ModelEntry]:
 
 
 def _users_models() -> list[ModelEntry]:
-    """The models in the user's folder; none where it cannot be read, as in somebody else's home."""
+    """The models in the user's folder; empty if the folder cannot be read, as in another user's home."""
     folder = models_folder()
     with suppress(BadCheckpoint):
         return [] if folder is None else list_models(folder)
@@ -133,9 +133,9 @@ def _users_models() -> list[ModelEntry]:
 
 
 def list_models(folder: Path = MODELS_FOLDER) -> list[ModelEntry]:
-    """Every directory of `folder` with a readable config, by name; also one of which only the previous save is there.
+    """Every model in `folder` with a readable config, sorted by name; includes models with only a previous save.
 
-    Raises BadCheckpoint when the folder itself cannot be read.
+    Raises BadCheckpoint if the folder itself cannot be read.
     """
     status = file_status(folder)
     if status is None or not stat.S_ISDIR(status.st_mode):
@@ -149,7 +149,7 @@ def list_models(folder: Path = MODELS_FOLDER) -> list[ModelEntry]:
 
 
 def _entry(folder: Path, name: str) -> ModelEntry | None:
-    """The entry of the model of that name; None for a directory that is no model or cannot be read."""
+    """The entry of the model with this name; None if the directory is no model or cannot be read."""
     try:
         path = present(folder / name)
         if path is None or not is_model(path):
@@ -165,6 +165,6 @@ def _entry(folder: Path, name: str) -> ModelEntry | None:
 
 
 def status_of(path: Path, run: dict[str, Any]) -> str:
-    """'running', 'stopped', 'finished'; 'interrupted' for a run that crashed; 'elsewhere' for a model without a run."""
+    """The status of a run: 'running', 'stopped', 'finished', 'interrupted' after a crash; 'elsewhere' without a run."""
     status = str(run.get("status", "elsewhere"))
     return "interrupted" if status == "running" and not is_held(path) else status

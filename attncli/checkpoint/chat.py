@@ -1,8 +1,8 @@
-"""Turns a conversation into the token ids that a chat model continues, by the chat template of its directory.
+"""Turns a conversation into the token ids that a chat model continues, with the chat template of its directory.
 
-The template is rendered as transformers renders it, by `text/template.py` in a subprocess that is killed when it takes
-too long. The template's special tokens become special ids. The messages stay plain text, even where they spell a
-special token: each such spelling is replaced by a stand-in before rendering and put back after tokenizing.
+The template is rendered as in transformers, by `text/template.py` in a subprocess, which is killed if it takes too
+long. The template's special tokens become special ids. The messages stay plain text, even if they contain the spelling
+of a special token: each such spelling is replaced by a placeholder before rendering and restored after tokenizing.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from attncli.errors import BadCheckpoint, BadInput, UsageProblem
 from attncli.text.tokenizer import Tokenizer, checked_text
 
 _RENDERER = Path(__file__).parent.parent / "text" / "template.py"
-_LARGEST = 1 << 20  # bytes of a template
-_MOST_RENDERED = 1 << 20  # characters beside those of the messages
+_LARGEST = 1 << 20  # the largest template, in bytes
+_MOST_RENDERED = 1 << 20  # the most characters that a template may add to the messages
 _SECONDS = 4  # of CPU time
-_MOST_SECONDS = 30.0  # of wall clock: for a busy machine, and where CPU time cannot be limited
+_MOST_SECONDS = 30.0  # of wall-clock time: for a busy machine, and for systems that cannot limit CPU time
 _TIME_IS_UP = getattr(signal, "SIGXCPU", None)
 _DEFAULT = "default"  # the name of the template for conversations, where there are several
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -40,14 +40,14 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A model's format of conversations. `names` are the special tokens that it uses, such as `bos_token`."""
+    """A model's format of conversations. `names` holds the special tokens that it uses, such as `bos_token`."""
 
     source: str
     names: dict[str, str]
     where: str
 
     def prompt(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-        """The ids up to the start of the model's turn. Raises BadCheckpoint when the template fails or never ends."""
+        """The ids up to the start of the model's turn. Raises BadCheckpoint if the template fails or takes too long."""
         for message in messages:
             checked_text(message["content"])
         hidden = tokenizer.stand_ins([message["content"] for message in messages])
@@ -81,14 +81,14 @@ class ChatTemplate:
 
 
 def _hide(text: str, stand_ins: dict[str, str]) -> str:
-    """The text with a stand-in for each substring that spells a special token, the longest spelling first."""
+    """The text with a placeholder for each spelling of a special token; longer spellings are replaced first."""
     for stand_in, token in stand_ins.items():
         text = text.replace(token, stand_in)
     return text
 
 
 def read_chat_template(path: Path) -> ChatTemplate | None:
-    """The chat template of a model directory, or None. Raises BadCheckpoint for a malformed template."""
+    """The chat template of a model directory; None if it has none. Raises BadCheckpoint for a malformed template."""
     folder = ModelFolder(path)
     described = folder.json_if_any(directory.TOKENIZER_CONFIG)
     names = {f"{name}_token": text for name in _SPECIAL if (text := _spelled(described.get(f"{name}_token")))}
@@ -105,7 +105,7 @@ def read_chat_template(path: Path) -> ChatTemplate | None:
 
 
 def required_chat_template(path: Path) -> ChatTemplate:
-    """The chat template of a model. Raises UsageProblem where the model has none."""
+    """The chat template of a model. Raises UsageProblem if the model has none."""
     if (template := read_chat_template(path)) is None:
         raise UsageProblem(
             f"{directory.name_of(path)} has no chat template: it continues texts.",
@@ -129,6 +129,6 @@ def _chosen(templates: object, path: Path) -> object:
 
 
 def _spelled(token: Any) -> str | None:
-    """The text of a special token, from a setting that is the text or an object with it."""
+    """The text of a special token; the setting is the text itself or an object that contains it."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None

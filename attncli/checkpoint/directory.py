@@ -1,8 +1,8 @@
-"""The files of a model directory: their names, and reading them with suspicion.
+"""Names and reads the files of a model directory; the files are untrusted.
 
-`ModelFolder` reads one directory. Where the directory has a manifest, every file is checked against its sha256 there. A
-file may be hostile: its size is limited, and JSON is parsed with checks. No torch, so that tokenizing and listing
-models start at once.
+`ModelFolder` reads one directory. If the directory has a manifest, every file is checked against its sha256 in the
+manifest. Files may be hostile, so sizes are limited and JSON is parsed with checks. No torch, so that tokenizing and
+listing models start fast.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from attncli.text.tokenizer import Tokenizer
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
-CARD = "README.md"  # the model card, for people and the hub
+CARD = "README.md"  # the model card, for readers and for the hub
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # which shard holds each tensor
-RUN = "run.json"  # what made the model
+RUN = "run.json"  # the record of the run that trained the model
 METRICS = "metrics.jsonl"  # one report of the run on each line
 MANIFEST = "manifest.json"  # the sha256 of every file
-STATE_TENSORS = "state/state.safetensors"  # what resuming the run needs
+STATE_TENSORS = "state/state.safetensors"  # the tensors for resuming the run
 STATE_FACTS = "state/state.json"
 
 TRAIN_FIRST = "Train one first: attncli train FILE"
@@ -39,15 +39,15 @@ WHOLE_MODEL = f"Give the directory it was made from: {CONFIG}, {TOKENIZER} and {
 LARGEST_CARD = 1 << 20  # bytes
 _LARGEST_JSON = 4 << 20
 _LARGEST_TOKENIZER = 64 << 20
-_LARGEST_METRICS = 256 << 20  # a million reports
-_MOST_SHARDS = 512  # each is a file held open
-_HUB_PREFIX = "models--"  # of a model's directory in the hub's cache
-_ADAPTER = "adapter_config.json"  # of peft
+_LARGEST_METRICS = 256 << 20  # bytes; about a million reports
+_MOST_SHARDS = 512  # all shards are open at once
+_HUB_PREFIX = "models--"  # the prefix of a model's directory in the hub's cache
+_ADAPTER = "adapter_config.json"  # the config of a peft adapter
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def name_of(path: Path) -> str:
-    """The name of the model in a directory: the directory's name, and in the hub's cache owner/name."""
+    """The name of the model in a directory: the directory's name, or owner/name in the hub's cache."""
     path = real(path)
     cache = path.parent.parent.name
     if path.parent.name == "snapshots" and cache.startswith(_HUB_PREFIX):
@@ -56,7 +56,7 @@ def name_of(path: Path) -> str:
 
 
 def file_status(path: Path) -> os.stat_result | None:
-    """The status of a file or directory, or None where there is none. Raises BadCheckpoint when it cannot be known."""
+    """The stat of a file or directory; None if it does not exist. Raises BadCheckpoint if it cannot be read."""
     try:
         return look(path)
     except OSError as problem:
@@ -64,12 +64,12 @@ def file_status(path: Path) -> os.stat_result | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file, which may be hostile. Raises BadCheckpoint."""
+    """The JSON object in an untrusted file. Raises BadCheckpoint."""
     return parse_object(_read(path, _LARGEST_JSON), path)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file with one on each line, which may be hostile. Raises BadCheckpoint."""
+    """The JSON objects in an untrusted file, one per line. Raises BadCheckpoint."""
     return parse_object_lines(_read(path, _LARGEST_METRICS), path)
 
 
@@ -83,7 +83,7 @@ def _read(path: Path, largest: int) -> bytes:
 
 
 def _missing(path: Path) -> BadCheckpoint:
-    """The error for a missing file of a model, which says what the directory holds instead."""
+    """The error for a missing file of a model; it says what the directory holds instead."""
     folder = path.parent
     if is_file(folder / _ADAPTER):
         return BadCheckpoint(
@@ -100,23 +100,23 @@ def _missing(path: Path) -> BadCheckpoint:
 
 
 def _named(folder: Path, patterns: Iterable[str]) -> list[str]:
-    """The names in a directory that match any of the patterns; none when it cannot be read."""
+    """The names in a directory that match any of the patterns; empty if the directory cannot be read."""
     with suppress(OSError):
         return sorted(file.name for pattern in patterns for file in folder.glob(pattern))
     return []
 
 
 def is_card(path: Path) -> bool:
-    """Whether a file can be a model card, which a save copies from the one before. Raises OSError when unknown."""
+    """Whether a file can be a model card, which a save copies from the previous save. Raises OSError."""
     status = look(path, follow=False)
     regular = status is not None and stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST_CARD
     return regular and os.access(path, os.R_OK)
 
 
 def shards(index: dict[str, Any], where: Path) -> dict[str, str]:
-    """The shard that holds each tensor, by an index.
+    """The name of the shard that holds each tensor, according to the index.
 
-    Raises BadCheckpoint for a shard that is not a safetensors file beside the index.
+    Raises BadCheckpoint for a shard that is not a safetensors file in the index's directory.
     """
     listed = index.get("weight_map")
     if not isinstance(listed, dict) or not listed or not all(isinstance(file, str) for file in listed.values()):
@@ -134,9 +134,9 @@ def shards(index: dict[str, Any], where: Path) -> dict[str, str]:
 
 
 class ModelFolder:
-    """The files of one model directory, each checked against its sha256 where the directory has a manifest.
+    """Reads the files of one model directory; checks each against its sha256 if the directory has a manifest.
 
-    Every method raises BadCheckpoint for a file that is missing, unreadable, damaged, or not what its name says.
+    Every method raises BadCheckpoint for a file that is missing, unreadable, damaged or of another format.
     """
 
     def __init__(self, path: Path) -> None:
@@ -154,28 +154,28 @@ class ModelFolder:
         return parse_object(self.read(name, _LARGEST_JSON), self.path / name)
 
     def json_if_any(self, name: str) -> dict[str, Any]:
-        """The JSON object of a file, or an empty one when there is no such file."""
+        """The JSON object of a file; empty if the file does not exist."""
         return self.json(name) if self.holds(name) else {}
 
     def json_lines(self, name: str) -> list[dict[str, Any]]:
-        """The JSON objects of a file with one on each line."""
+        """The JSON objects of a file, one per line."""
         return parse_object_lines(self.read(name, _LARGEST_METRICS), self.path / name)
 
     def file(self, name: str) -> Path:
-        """The path of a file, once it is known to exist."""
+        """The path of a file; checks that the file exists."""
         if file_status(self.path / name) is None:
-            self.read(name)  # raises the error that says what is there instead
+            self.read(name)  # raises the error that says what the directory holds instead
         return self.path / name
 
     def file_inside(self, name: str) -> Path:
-        """The path of a file that another file names; a link that leads out of the directory is refused.
+        """The path of a file that another file names; refuses a link that leads out of the directory.
 
-        A directory of the hub's cache holds links to files elsewhere in the same model's cache.
+        In the hub's cache, links to the files of the model's own cache are allowed.
         """
         path = real(self.path)
         inside = [path]
         if path.parent.name == "snapshots" and (cache := path.parent.parent).name.startswith(_HUB_PREFIX):
-            inside += [cache / "blobs", cache.parent / "blobs"]  # of this model, and shared between models
+            inside += [cache / "blobs", cache.parent / "blobs"]  # the model's own files, and shared files
         if not any(real(self.path / name).is_relative_to(folder) for folder in inside):
             raise BadCheckpoint(
                 f"{self.path / name} is a link that leads out of its directory, and is not opened.",
@@ -188,7 +188,7 @@ class ModelFolder:
         return self.path / name
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the directory."""
+        """The tokenizer in this directory."""
         data = self.read(TOKENIZER, _LARGEST_TOKENIZER)
         try:
             return Tokenizer.from_json(data.decode("utf-8"), str(self.path / TOKENIZER))
@@ -200,7 +200,7 @@ class ModelFolder:
         return file_status(self.path / name) is not None or name in (self._digests or {})
 
     def foreign(self) -> list[str]:
-        """The names in the directory that neither a save of attncli nor its model card accounts for."""
+        """The names in the directory of files that do not belong to a save of attncli."""
         own = {name.partition("/")[0] for name in self._digests or {}} | {MANIFEST}
         try:
             if self._digests is not None and is_card(self.path / CARD):
@@ -210,7 +210,7 @@ class ModelFolder:
             raise unreadable(self.path, problem) from None
 
     def check(self, name: str, found: str) -> None:
-        """Compares the sha256 of a file with the manifest's, where there is a manifest."""
+        """Compares the sha256 `found` of a file with the sha256 in the manifest, if there is a manifest."""
         if self._digests is None:
             return
         expected = self._digests.get(name)

@@ -1,8 +1,8 @@
-"""Downloads models of the Hugging Face hub: only the files that are needed, into the hub's own cache.
+"""Downloads models from the Hugging Face hub: only the files that attncli needs, into the hub's own cache.
 
-`huggingface_hub` does the work and respects HF_HUB_OFFLINE, HF_HOME and HF_TOKEN; it is imported when the first model
-of the hub is requested. Its exceptions become errors that a user can act on. Where the hub cannot be reached, a model
-that is complete in the cache is used. No torch.
+`huggingface_hub` downloads and respects HF_HUB_OFFLINE, HF_HOME and HF_TOKEN; it is imported when a model of the hub is
+first requested. Its exceptions are converted to errors that tell a user what to do. If the hub cannot be reached, a
+model that is complete in the cache is used. No torch.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ _CLIENTS = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urlli
 
 
 def is_of_hub(name: str) -> bool:
-    """Whether a name can only be that of a model of the hub: owner/name, where no directory here has this name."""
+    """Whether a name can only mean a model of the hub: it has the form owner/name, and no local directory has it."""
     if _NAME.fullmatch(name) is None or exists(name) or present(MODELS_FOLDER / name) is not None:
         return False
     return present(Path(name)) is None and name.split("/")[0] != MODELS_FOLDER.name
 
 
 def fetch(name: str, revision: str | None, weights: bool, progress: Progress) -> Path:
-    """The directory of a model in the hub's cache; files that are missing there are downloaded.
+    """The directory of a model in the hub's cache; downloads the files that are missing there.
 
-    Without `weights` only the config and the tokenizer are. Where the hub cannot be reached, the cache is used alone.
+    Without `weights`, only the config and the tokenizer are downloaded. If the hub cannot be reached, uses the cache.
 
     Raises:
-        BadCheckpoint: for a model or revision that does not exist, may not be read or lacks a file; for no connection.
-        OutOfRoom: when the cache cannot be written.
+        BadCheckpoint: for a model or revision that does not exist, may not be read or lacks a file; without connection.
+        OutOfRoom: if the cache cannot be written.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import logging
@@ -76,7 +76,7 @@ def fetch(name: str, revision: str | None, weights: bool, progress: Progress) ->
 
 
 def _raise_refusal(name: str, revision: str, problem: Exception) -> None:
-    """Raises the error for a problem that the cache does not solve: no such model, no permission, no room."""
+    """Raises an error if the cache cannot solve the problem: no such model, no permission, or no room on the disk."""
     from huggingface_hub import constants, errors
 
     if isinstance(problem, errors.GatedRepoError):
@@ -105,7 +105,7 @@ def _raise_refusal(name: str, revision: str, problem: Exception) -> None:
 
 
 def _unreachable(problem: Exception) -> str | None:
-    """Why the hub cannot be used now, in words; None for a problem that has nothing to do with the connection."""
+    """Why the hub cannot be reached, in words; None if the problem is not one of the connection."""
     from huggingface_hub import constants, errors
 
     if isinstance(problem, _ForeignAnswer):
@@ -120,12 +120,12 @@ def _unreachable(problem: Exception) -> str | None:
 
 
 class _ForeignAnswer(Exception):
-    """An answer that does not come from the hub, but from a login page of the network or a broken mirror."""
+    """An answer that is not the hub's, for example from a login page of the network or from a broken mirror."""
 
 
 @contextmanager
 def _answers() -> Iterator[None]:
-    """Raises _ForeignAnswer where the library cannot parse an answer."""
+    """Raises _ForeignAnswer if the library cannot parse an answer."""
     from huggingface_hub import errors
 
     try:
@@ -139,7 +139,7 @@ def _answers() -> Iterator[None]:
 
 
 def _cached(name: str, revision: str, weights: bool, why: str) -> Path:
-    """The directory that earlier downloads left. Raises BadCheckpoint, with the reason `why`, when it is incomplete."""
+    """The model's directory in the cache. Raises BadCheckpoint, with the reason `why`, if it is incomplete."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, CONFIG, revision=revision)
@@ -172,7 +172,7 @@ def _downloaded(name: str, revision: str, weights: bool, progress: Progress) -> 
 
     def download(file: str) -> Path:
         given = {"tqdm_class": counter.bar} if "tqdm_class" in inspect.signature(hf_hub_download).parameters else {}
-        with _answers():  # the revision by its name, so that the cache knows the name offline
+        with _answers():  # passes the revision's name, so that the cache can resolve the name offline
             path = hf_hub_download(name, file, revision=revision, **given)
         counter.file_is_there(sizes[file])
         return Path(path).parent
@@ -198,7 +198,7 @@ def _known(name: str, revision: str) -> object:
 
 
 def _folder_of(cached: object) -> Path | None:
-    """The directory of a cached file; None for what is not in the cache."""
+    """The directory of a cached file; None if the file is not in the cache."""
     return Path(cached).parent if isinstance(cached, str) else None
 
 
@@ -207,9 +207,9 @@ def _names(folder: Path) -> set[str]:
 
 
 def _needed(name: str, names: Collection[str], weights: bool, folder: Path | None) -> set[str]:
-    """The files to download, of the `names` in a repository. The index of shards, if any, lies in `folder`.
+    """The files to download among the `names` in a repository. The index of shards, if there is one, is in `folder`.
 
-    Raises BadCheckpoint for a model that cannot be loaded from any of these files.
+    Raises BadCheckpoint if the repository lacks files that loading the model needs.
     """
     for file in (CONFIG, TOKENIZER):
         if file not in names:
@@ -230,7 +230,7 @@ def _needed(name: str, names: Collection[str], weights: bool, folder: Path | Non
 
 
 class _Counter:
-    """Adds up the bytes of a download, in place of the library's progress bars."""
+    """Counts the bytes of a download; replaces the library's progress bars."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -238,7 +238,7 @@ class _Counter:
         counter = self
 
         class Bar:
-            """The progress bar that the library is given for one file; it only counts bytes."""
+            """The progress bar for one file that is passed to the library; it only counts bytes."""
 
             def __init__(self, *_: object, initial: int = 0, **__: object) -> None:
                 self.update(initial)
@@ -253,7 +253,7 @@ class _Counter:
                 counter.more(int(more or 0))
 
             def update_transfer(self, more: float | None = 1) -> None:
-                """Does nothing: received bytes are counted when they are written."""
+                """Does nothing, since received bytes are counted when they are written."""
 
             def __getattr__(self, _: str) -> Callable[..., None]:
                 return lambda *_, **__: None
@@ -261,17 +261,17 @@ class _Counter:
         self.bar: Any = Bar
 
     def begin(self, total: int) -> None:
-        """Starts a download of `total` bytes; 0 stands for an unknown number."""
+        """Starts counting a download of `total` bytes; 0 means that the size is unknown."""
         self._total = total
         self._complete = 0  # bytes of the files that are complete
         self._of_this = 0  # bytes of the current file
 
     def more(self, received: int) -> None:
-        """Counts received bytes of the current file."""
+        """Adds received bytes of the current file."""
         self._of_this += received
         self._progress(self._complete + self._of_this, self._total)
 
     def file_is_there(self, size: int) -> None:
-        """Counts a complete file, downloaded now or earlier."""
+        """Adds a complete file, which was downloaded now or earlier."""
         self._complete, self._of_this = self._complete + size, 0
         self._progress(self._complete, self._total)

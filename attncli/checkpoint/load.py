@@ -1,7 +1,7 @@
-"""Reads a model directory: a model to use, or everything that resuming a run needs. Nothing in it is ever executed.
+"""Reads a model directory: a model ready to use, or everything for resuming a run. Executes no code of the directory.
 
-Training may replace the directory at any moment, so a failed read is repeated when another directory stands there
-afterwards. What the files hold is checked by `directory`, `families` and `weights`.
+Training may replace the directory at any time, so a failed read is repeated if the directory was replaced meanwhile.
+`directory`, `families` and `weights` check the contents of the files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from attncli.text.tokenizer import Piece, Tokenizer
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to use, in evaluation mode, and where it came from."""
+    """A model in evaluation mode, its tokenizer, and its directory."""
 
     model: Transformer
     tokenizer: Tokenizer
@@ -37,23 +37,23 @@ class LoadedModel:
     run: dict[str, Any]
 
     def prompt(self, text: str) -> list[int]:
-        """The ids to continue: those of a text, after what its tokenizer puts before one; else the start of a text."""
+        """The ids to continue: the tokens that open every text, then the text's ids; if empty, `start_of_text`."""
         return [*self.tokenizer.opening, *self.tokenizer.encode(text)] or [self.start_of_text]
 
     def pieces(self, text: str) -> list[Piece]:
-        """The tokens of a text to look into, after those that its tokenizer puts before one."""
+        """The tokens of a text to explain, preceded by the tokens that open every text."""
         return [*self.tokenizer.opening_pieces, *self.tokenizer.pieces(text)]
 
     @property
     def name(self) -> str:
-        """The name of its directory."""
+        """The name of the model, from its directory."""
         return directory.name_of(self.path)
 
 
 def load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
-    """The model in a directory, on a device, in a type or, for None, in the type that is stored.
+    """Loads the model in a directory onto a device, with a dtype; None keeps the stored dtype.
 
-    Raises BadCheckpoint for anything that is missing, foreign, damaged or unsafe.
+    Raises BadCheckpoint for a file that is missing, damaged, unsafe or of another format.
     """
     while True:
         before = _identity(path)
@@ -61,11 +61,11 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> L
             return _load_model(present(path) or path, device, dtype)
         except BadCheckpoint:
             if _identity(path) == before:
-                raise  # else a training run replaced the directory meanwhile
+                raise  # otherwise a training run replaced the directory meanwhile
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """A value that differs between one directory at a path and the next; None where there is none."""
+    """The identity of the directory at a path, which changes if the directory is replaced; None if there is none."""
     try:
         status = path.stat()
     except OSError:
@@ -86,7 +86,7 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> 
 
 
 def _tokenizer_of(folder: ModelFolder, config: ModelConfig) -> Tokenizer:
-    """The tokenizer of a directory. Raises BadCheckpoint when it has ids that the model does not have."""
+    """The tokenizer of a directory. Raises BadCheckpoint if it has ids outside the model's vocabulary."""
     tokenizer = folder.tokenizer()
     if tokenizer.vocab_size > config.vocab_size:
         raise BadCheckpoint(
@@ -97,15 +97,15 @@ def _tokenizer_of(folder: ModelFolder, config: ModelConfig) -> Tokenizer:
 
 
 def read_resumable(path: Path) -> Checkpoint:
-    """Everything needed to resume a run: the best weights so far, the records, the state; digests are checked.
+    """Reads everything for resuming a run: the best weights so far, the records and the state. Checks the digests.
 
-    Raises BadCheckpoint when the directory holds no state, or a damaged one.
+    Raises BadCheckpoint if the directory holds no state or a damaged state.
     """
     folder = ModelFolder(path)
     _require_state(folder)
     family, config = read_config(folder.json(directory.CONFIG), str(path / directory.CONFIG))
     tokenizer, settings = _tokenizer_of(folder, config), folder.json(directory.GENERATION)
-    folder.json(directory.TOKENIZER_CONFIG)  # not needed, but a save without it is damaged
+    folder.json(directory.TOKENIZER_CONFIG)  # not used, but a save without this file is damaged
     starts = token_ids(settings.get("bos_token_id"), tokenizer)
     if len(starts) != 1:
         raise BadCheckpoint(
@@ -136,7 +136,7 @@ def _require_state(folder: ModelFolder) -> None:
 
 
 def _metrics(folder: ModelFolder) -> list[dict[str, Any]]:
-    """The reports of a run so far. Raises BadCheckpoint for a report without a kind or a step."""
+    """The reports that a run has written so far. Raises BadCheckpoint for a report without a kind or a step."""
     path = folder.path / directory.METRICS
     reports = [report for report in folder.json_lines(directory.METRICS) if report]
     for number, report in enumerate(reports, 1):

@@ -1,8 +1,8 @@
-"""The lock of a model directory, so that two runs never write it: the file `.NAME.lock` beside it, locked by the run.
+"""Locks a model directory so that two runs never write it: the run locks the file `.NAME.lock` beside the directory.
 
-The operating system releases the lock when the process ends, even by a crash: a file that is left over locks nothing.
-The file holds the process id of the owner. Links are not followed, since in a folder that others can write a link could
-lead anywhere. No torch.
+The operating system releases the lock when the process ends, even after a crash, so a leftover file locks nothing. The
+file holds the owner's process id. Links are not followed, because in a folder that others can write, a link could lead
+anywhere. No torch.
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ from attncli.errors import BadCheckpoint
 from attncli.paths import look, make_folder, open_descriptor, open_regular, remove, resolved, unwritable
 from attncli.stopping import CleanUp
 
-_HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # by another process
+_HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # another process holds the lock
 _TRIES = 100
-_LONGEST_ID = 20  # digits of a process id
-_FAR = 1 << 30  # the offset of the byte that is locked on Windows, which nobody reads
+_LONGEST_ID = 20  # the most digits of a process id
+_FAR = 1 << 30  # the offset of the byte to lock on Windows, beyond the bytes that are read
 
 
 def lock_of(target: Path) -> Path:
-    """The lock file of a directory."""
+    """The path of a directory's lock file."""
     target = resolved(target)
     return target.parent / f".{target.name}.lock"
 
 
 @contextmanager
 def lock(target: Path) -> Iterator[None]:
-    """Holds the lock of a directory. Raises BadCheckpoint with the process id of another owner, and OutOfRoom."""
+    """Holds the lock of a directory.
+
+    Raises BadCheckpoint, with the owner's process id, if another process holds the lock; OutOfRoom if the lock file
+    cannot be written.
+    """
     path, new = lock_of(target), False
     try:
         make_folder(path.parent)
@@ -63,14 +67,14 @@ def lock(target: Path) -> Iterator[None]:
             with CleanUp(lambda: remove(path)):
                 yield
         finally:
-            remove(path)  # a file that stays locks nothing
+            remove(path)  # a file that cannot be removed locks nothing
     finally:
         with suppress(OSError):
             os.close(handle)
 
 
 def _take(target: Path, handle: int) -> str | None:
-    """Locks an open lock file; returns the process id of another owner, or None on success. Raises OSError."""
+    """Locks an open lock file. Returns None on success, else the process id of the owner. Raises OSError."""
     try:
         _hold_alone(target, handle)
     except OSError as problem:
@@ -82,7 +86,7 @@ def _take(target: Path, handle: int) -> str | None:
 
 
 def _hold_alone(target: Path, handle: int) -> None:
-    """Locks an open lock file. Retries, since `is_held` in another process locks the file for a moment too."""
+    """Locks an open lock file. Retries, because `is_held` in another process also locks the file briefly."""
     for _ in range(_TRIES):
         try:
             _hold(handle)

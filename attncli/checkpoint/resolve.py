@@ -1,7 +1,7 @@
-"""The directory of a model, by the name that a user gives: on the command line with -m, in the library to `load`.
+"""Finds the directory of a model by the name that a user gives, with -m on the command line or to `load`.
 
-A name is a directory, a model of ./checkpoints or of the user's folder, one that ships, or owner/name on the Hugging
-Face hub. No name stands for ATTNCLI_MODEL, else the newest model. No torch.
+A name is a directory, a model in ./checkpoints or in the user's folder, the shipped model, or owner/name on the Hugging
+Face hub. Without a name, the model is the one that ATTNCLI_MODEL names, else the newest one. No torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from attncli.checkpoint import hub
 from attncli.checkpoint.catalog import find_model
 from attncli.errors import UsageProblem
 
-Downloading = Callable[[str], AbstractContextManager[hub.Progress]]  # the model's name -> what is told the progress
+Downloading = Callable[[str], AbstractContextManager[hub.Progress]]  # the model's name -> a progress callback
 
 
 def _silent(name: str) -> AbstractContextManager[hub.Progress]:
@@ -25,9 +25,10 @@ def _silent(name: str) -> AbstractContextManager[hub.Progress]:
 def resolve_model(
     name: str | None, revision: str | None = None, *, weights: bool = True, downloading: Downloading = _silent
 ) -> Path:
-    """The directory of a model, downloaded if it is on the hub alone. What is here is taken without asking the hub.
+    """The directory of a model. A local model is used without a request to the hub; otherwise the model is downloaded.
 
-    Without `weights` a model of the hub may lack them. Raises BadCheckpoint, UsageProblem or OutOfRoom.
+    Without `weights`, the weights of a model of the hub are not downloaded. Raises BadCheckpoint, UsageProblem or
+    OutOfRoom.
     """
     name = name or os.environ.get("ATTNCLI_MODEL") or ""
     if hub.is_of_hub(name):

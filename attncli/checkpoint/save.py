@@ -1,9 +1,9 @@
-"""Writes a model directory: a save holds either everything below or does not happen.
+"""Writes a model directory atomically: either the whole save happens, or nothing changes.
 
-`Checkpoint` says what a save holds: the weights, the config, the tokenizer, the record of the run, and while the run
-goes on the state that resuming needs. `write_checkpoint` checks that there is room, writes every file beside the
-target, flushes each to the disk, the manifest last, and swaps the directories (`atomic`). Knows nothing of training:
-`training.loop` decides when a save is due.
+`Checkpoint` is the content of a save: the weights, the config, the tokenizer, the record of the run, and until the run
+has finished, the state for resuming it. `write_checkpoint` checks that there is room, writes the files to a new
+directory beside the target, flushes each to the disk, the manifest last, and swaps the directories (`atomic`).
+`training.loop` decides when to save.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from attncli.model.device import dtype_name
 from attncli.paths import no_room, read_regular, remove, resolved, unwritable
 from attncli.text.tokenizer import Tokenizer
 
-_HEADERS = 1 << 20  # bytes; more than the headers of the tensor files and the manifest take
+_HEADERS = 1 << 20  # bytes; an upper limit for the headers of the tensor files and the manifest
 
 
 @dataclass(frozen=True)
 class State:
-    """What resuming needs beside the model: tensors by name, and facts that fit JSON."""
+    """The data for resuming a run, besides the model: tensors by name, and facts as JSON values."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
@@ -59,9 +59,9 @@ class Borders(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a model directory holds. `weights` have our names; `start_of_text` begins a text without a prompt.
+    """The content of a model directory. `weights` have our names; `start_of_text` begins a text without a prompt.
 
-    `end_ids` end a text; where there are none, the end-of-text token of the tokenizer does.
+    A text ends at any of `end_ids`; if there are none, at the tokenizer's end-of-text token.
     """
 
     config: ModelConfig
@@ -77,11 +77,12 @@ class Checkpoint:
 def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint to `target` atomically. The caller holds the lock of `target`.
 
-    With a state, the previous save is kept beside it; without one the run is over and the previous save is removed. A
-    model card that somebody wrote or edited is copied; otherwise one is generated from the record of the run.
+    With a state, the previous save is kept beside the target. Without a state, the run has finished, and the previous
+    save is removed. A model card that somebody wrote or edited is copied; otherwise a card is generated from the record
+    of the run.
 
     Raises:
-        OutOfRoom: when the disk is full or the place cannot be written; the previous save is untouched.
+        OutOfRoom: if the disk is full or the folder cannot be written; the previous save is unchanged.
     """
     target = resolved(target)
     folder = aside_of(target, str(os.getpid()))
@@ -100,14 +101,14 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
         raise unwritable(target, problem, needed) from None
     finally:
         remove(folder)
-        settle(target)  # where the disk was full between the two renames
+        settle(target)  # in case the disk was full between the two renames
     if checkpoint.state is None:
         with suppress(OSError):
             discard_previous(target)
 
 
 def try_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
-    """Raises OutOfRoom when there is no room to write a checkpoint. Writes nothing; the lock of `target` is held."""
+    """Raises OutOfRoom if there is no room for a checkpoint. Writes nothing; the caller holds the lock of `target`."""
     target = resolved(target)
     try:
         _refuse_without_room(target, _size(checkpoint, _texts(checkpoint)))
@@ -116,9 +117,9 @@ def try_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
 
 
 def fall_back(target: Path) -> None:
-    """Puts the previous save in the place of a damaged one. The lock of `target` is held.
+    """Replaces a damaged save by the previous save. The caller holds the lock of `target`.
 
-    To be called before the next save, which removes the previous save: the only good one now.
+    Call this before the next save: a save removes the previous save, which is now the only undamaged one.
     """
     target = resolved(target)
     aside = aside_of(target, "damaged")  # removed by the next save
@@ -132,7 +133,7 @@ def fall_back(target: Path) -> None:
 
 
 def _size(checkpoint: Checkpoint, texts: dict[str, bytes]) -> int:
-    """The bytes that a save takes on the disk, at most."""
+    """An upper limit of the bytes that a save takes on the disk."""
     tensors = [*checkpoint.weights.values(), *(checkpoint.state.tensors.values() if checkpoint.state else ())]
     return sum(int(tensor.nbytes) for tensor in tensors) + sum(map(len, texts.values())) + _HEADERS
 
@@ -144,7 +145,7 @@ def _refuse_without_room(target: Path, needed: int) -> None:
 
 
 def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """The content of every file but the tensors, the manifest and the model card, by name."""
+    """The contents of all files by name, except the tensors, the manifest and the model card."""
     config, tokenizer, start = checkpoint.config, checkpoint.tokenizer, checkpoint.start_of_text
     ends = sorted(checkpoint.end_ids or token_ids(tokenizer.end_of_text, tokenizer))
     end = ends if len(ends) > 1 else ends[0] if ends else None
@@ -163,14 +164,14 @@ def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
 
 
 def _tokenizer_config(tokenizer: Tokenizer, ends: list[int], context: int) -> dict[str, Any]:
-    """What transformers reads beside the tokenizer; `ends` are the tokens that end a text, in order."""
+    """The content of tokenizer_config.json, which transformers reads; `ends` are the sorted tokens that end a text."""
     named = tokenizer.end_of_text if tokenizer.end_of_text in ends else min(ends, default=None)
     end_token = None if named is None else tokenizer.decode([named])
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": end_token,
-        "pad_token": end_token,  # the attention mask tells the two apart
-        "padding_side": "left",  # so that generated tokens follow every text of a batch
+        "pad_token": end_token,  # the attention mask distinguishes padding from the end of a text
+        "padding_side": "left",  # so that generated tokens directly follow every text of a batch
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": context,
         "clean_up_tokenization_spaces": False,
@@ -178,15 +179,15 @@ def _tokenizer_config(tokenizer: Tokenizer, ends: list[int], context: int) -> di
 
 
 def token_ids(setting: object, tokenizer: Tokenizer) -> set[int]:
-    """The token ids in a setting, which may be one id, a list of ids, or none; ids of no token are left out."""
+    """The token ids in a setting, which may be an id, a list of ids, or None; invalid ids are skipped."""
     listed = setting if isinstance(setting, list) else [setting]
     return {id_ for id_ in listed if type(id_) is int and 0 <= id_ < tokenizer.vocab_size}
 
 
 def _keep_card(old: Path, new: Path) -> bool:
-    """Copies a model card that somebody wrote or edited to the new directory; returns whether there was one.
+    """Copies a model card that somebody wrote or edited to the new directory; returns whether there was such a card.
 
-    A card that attncli generated is generated anew. Raises OSError when the card cannot be copied.
+    A card that attncli generated is not copied, but generated again. Raises OSError if the card cannot be copied.
     """
     if not directory.is_card(old / directory.CARD):
         return False
@@ -198,7 +199,7 @@ def _keep_card(old: Path, new: Path) -> bool:
 
 
 def _card(target: Path, checkpoint: Checkpoint) -> bytes | None:
-    """The model card of a run that has a score; None for a model without such a record."""
+    """The model card; None if the run's record has no score or lacks another of the keys in RECORDED."""
     if not all(checkpoint.run.get(key) for key in RECORDED):
         return None
     config = checkpoint.config
@@ -222,7 +223,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint, texts: dict[str, bytes]) 
 
 
 def _stored_weights(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the file under the names of the family; a copy where the family stores several as one."""
+    """The tensors of the file by the family's names; tensors that the family stores as one are concatenated copies."""
     stored = {}
     for name, tensor in family_of(config).tensor_names.stored(weights).items():
         parts = [weights[own].detach() for own in tensor.ours]

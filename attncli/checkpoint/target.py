@@ -1,4 +1,4 @@
-"""The directory that a training run writes: how it is chosen, what it may not replace, and its lock. No torch."""
+"""Chooses the directory that a training run writes, refuses to replace other files, and locks it. No torch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from attncli.paths import exists, is_folder, is_link, look, real, resolved, unwr
 def target_directory(
     files: Sequence[str] = (), name: str | None = None, out: Path | None = None, *, resume: bool = False
 ) -> Path:
-    """The directory of a run: `out`, else `name` in ./checkpoints, else there the name of the first file.
+    """The directory of a run: `out`, else `name` in ./checkpoints, else the first file's name in ./checkpoints.
 
-    With `resume` and none of them, the directory of the run that was stopped last. A link is resolved.
+    With `resume` and no other argument, the directory of the run that was stopped last. Links are resolved.
 
     Raises:
-        UsageProblem: for both a name and a directory, a name that is not plain, no file, or the working directory.
-        BadCheckpoint: when no run was stopped.
+        UsageProblem: for a name together with a directory, an invalid name, no file, or the working directory.
+        BadCheckpoint: if there is no stopped run to resume.
     """
     target = resolved(_chosen(files, name, out, resume))
     if real(target) == real(Path()):
@@ -74,9 +74,9 @@ def _chosen(files: Sequence[str], name: str | None, out: Path | None, resume: bo
 
 @contextmanager
 def claimed(target: Path, *, resume: bool = False, force: bool = False) -> Iterator[None]:
-    """Locks a directory for a run, after finishing what a crash during a save has left there.
+    """Locks a directory for a run, and restores the previous save if a crash left the directory missing.
 
-    Raises BadCheckpoint when another run holds the lock, and the errors of `refuse_taken` unless the run is resumed.
+    Raises BadCheckpoint if another run holds the lock; and the errors of `refuse_taken`, unless the run is resumed.
     """
     with lock(target):
         settle(target)
@@ -87,7 +87,7 @@ def claimed(target: Path, *, resume: bool = False, force: bool = False) -> Itera
 
 
 def _refuse_in_the_way(target: Path) -> None:
-    """Refuses a target whose place for the previous save holds something else, or whose name is too long for one."""
+    """Raises an error if the path for the previous save holds something else, or if the target's name is too long."""
     try:
         aside_of(target, "previous").stat()
     except FileNotFoundError:
@@ -105,7 +105,11 @@ def _refuse_in_the_way(target: Path) -> None:
 
 
 def refuse_taken(target: Path, force: bool) -> None:
-    """Raises UsageProblem for a directory that holds a model, unless `force` says to replace it, or any other file."""
+    """Raises UsageProblem if the directory cannot be replaced.
+
+    This is so if the path is not a directory, if the directory holds a file that is not a model's, or if it holds a
+    model and `force` is false.
+    """
     try:
         if look(target) is None or (is_folder(target) and not any(target.iterdir())):
             return
@@ -133,5 +137,5 @@ def refuse_taken(target: Path, force: bool) -> None:
 
 
 def options_naming(target: Path) -> str:
-    """checkpoints/mine -> '--name mine'; another directory -> '--out DIR': the options that name it to `train`."""
+    """The option of `train` that names a directory: checkpoints/mine -> '--name mine'; any other -> '--out DIR'."""
     return f"--name {target.name}" if target.parent == MODELS_FOLDER else f"--out {shlex.quote(str(target))}"

@@ -1,9 +1,9 @@
-"""Reads and writes safetensors files one tensor at a time, with the memory of a single tensor.
+"""Reads and writes safetensors files one tensor at a time, so that memory holds a single tensor.
 
-A file is a JSON header with the name, type, shape and place of every tensor, followed by their bytes. The sha256 is
-computed while the bytes pass. The safetensors library is not used, because it maps files into memory, which kills the
-process when a file shrinks while it is read, and because a digest would need a second pass; tests compare both
-directions with it. Knows nothing of models: not which tensors there should be, nor what they mean.
+A file is a JSON header with the name, dtype, shape and offsets of every tensor, followed by the tensors' bytes. The
+sha256 is computed during reading and writing. The safetensors library is not used for two reasons: it maps files into
+memory, so that the process is killed if a file shrinks during reading, and a digest would need a second pass. Tests
+compare reading and writing with the library. This module does not know which tensors a model has.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from attncli.errors import BadCheckpoint
 from attncli.paths import open_regular, unreadable
 
-# Every type that is read or written. A file has its tensors in this order, so that each is aligned to its size.
+# The dtypes that can be read and written. A file stores its tensors in this order, so that each is aligned to its size.
 TYPES = {
     "I64": torch.int64,
     "F64": torch.float64,
@@ -41,7 +41,7 @@ TYPES = {
 _CODES = {dtype: code for code, dtype in TYPES.items()}
 _PLACES = {dtype: place for place, dtype in enumerate(TYPES.values())}
 _METADATA = "__metadata__"
-_LARGEST_HEADER = 4 << 20  # bytes; a model of 1,000 layers takes a third of it
+_LARGEST_HEADER = 4 << 20  # bytes; a model of 1,000 layers needs a third of this
 _MOST_DIMENSIONS = 8
 _MOST_NUMBERS = 1 << 60  # of a shape, also where one dimension is 0
 _SKIPPED_AT_ONCE = 1 << 20  # bytes
@@ -49,7 +49,7 @@ _SKIPPED_AT_ONCE = 1 << 20  # bytes
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor as the header describes it. `begin` and `end` are byte offsets in the data that follows the header."""
+    """A tensor in the header. `begin` and `end` are byte offsets in the data that follows the header."""
 
     name: str
     dtype: torch.dtype
@@ -59,9 +59,9 @@ class Entry:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
-    """Writes tensors of any device to a new file and flushes it to the disk; returns its sha256 in hex.
+    """Writes tensors of any device to a new file and flushes it to the disk; returns the file's sha256 in hex.
 
-    Tensors of another device are copied to the CPU one at a time; tensors of the CPU are not copied.
+    Tensors on another device are copied to the CPU one at a time; tensors on the CPU are not copied.
     """
     order = sorted(tensors, key=lambda name: (_PLACES[tensors[name].dtype], name))
     digest = hashlib.sha256()
@@ -77,7 +77,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def _pieces(
     order: list[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None
 ) -> Iterator[bytes | memoryview]:
-    """The bytes of a file: the header, then each tensor."""
+    """Yields the bytes of a file: the header, then each tensor."""
     header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
     end = 0
     for name in order:
@@ -92,16 +92,16 @@ def _pieces(
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor on the CPU, to read or to fill."""
+    """A view of the memory of a contiguous tensor on the CPU, for reading and writing."""
     data: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
     return data
 
 
 class TensorFile:
-    """An open file of tensors with a checked header. `entries` are in the order of the bytes."""
+    """An open safetensors file with a checked header. `entries` are in the order of their bytes."""
 
     def __init__(self, path: Path, file: BufferedReader, digest: bool = True) -> None:
-        """Without `digest`, no sha256 is computed, and tensors that are not wanted are skipped unread."""
+        """Reads the header. Without `digest`, no sha256 is computed, and unwanted tensors are skipped unread."""
         self.path = path
         self._file = file
         self._hashed = digest
@@ -109,9 +109,9 @@ class TensorFile:
         self.entries = self._read_header()
 
     def tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
-        """Yields the tensors whose names are wanted, on the CPU; the others take no memory.
+        """Yields the tensors whose names are wanted, on the CPU; other tensors take no memory.
 
-        Raises BadCheckpoint when the file ends before its last tensor.
+        Raises BadCheckpoint if the file ends before its last tensor.
         """
         for entry in self.entries:
             if not wanted(entry.name):
@@ -126,12 +126,12 @@ class TensorFile:
             yield entry.name, tensor
 
     def sha256(self) -> str:
-        """The sha256, in hex, of the bytes read so far: that of the file once `tensors` has ended."""
+        """The sha256 in hex of the bytes read so far; after the end of `tensors`, the sha256 of the file."""
         assert self._hashed
         return self._digest.hexdigest()
 
     def _skip(self, entry: Entry) -> None:
-        """Skips a tensor; its bytes are read only for the digest."""
+        """Skips a tensor; reads its bytes only if the digest needs them."""
         left = entry.end - entry.begin
         if not self._hashed:
             self._file.seek(left, os.SEEK_CUR)
@@ -171,7 +171,7 @@ class TensorFile:
         return tuple(entries)
 
     def _entry(self, name: str, said: dict[str, Any], size: int) -> Entry:
-        """The checked entry of one tensor in the header of a file of `size` bytes."""
+        """Checks the description of one tensor in the header of a file of `size` bytes and returns it as an Entry."""
         code, shape, (begin, end) = said["dtype"], said["shape"], said["data_offsets"]
         if code not in TYPES:
             raise BadCheckpoint(

@@ -1,7 +1,7 @@
-"""Parses JSON that may be hostile: only objects, only finite numbers, and an error instead of a crash.
+"""Parses untrusted JSON: accepts only objects and finite numbers, and raises an error instead of crashing.
 
-Python's own parser accepts NaN and 1e999, and fails with RecursionError on deep nesting. Knows nothing of files: `path`
-is for error messages.
+Python's own parser accepts NaN and 1e999, and raises RecursionError for deep nesting. Opens no files: `path` is only
+used in error messages.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ COPY_AGAIN = "Copy it again from its source."
 
 
 def parse_object(data: bytes, path: Path) -> dict[str, Any]:
-    """The JSON object of a file. Raises BadCheckpoint for invalid JSON, and for another value than an object."""
+    """The JSON object in the data of a file. Raises BadCheckpoint for invalid JSON and for a value of another type."""
     try:
         value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as problem:
@@ -29,9 +29,9 @@ def parse_object(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def parse_object_lines(data: bytes, path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file with one on each line; an unfinished last line, still being written, is skipped.
+    """The JSON objects in the data of a file, one per line; an incomplete last line, still being written, is skipped.
 
-    Raises BadCheckpoint, naming the first line that holds no object.
+    Raises BadCheckpoint, which names the first line that is not an object.
     """
     objects = []
     lines = data.split(b"\n")
@@ -53,6 +53,6 @@ def _refuse_constant(name: str) -> float:
 
 
 def _finite(digits: str) -> float:
-    """The number; '1e999' is valid JSON and becomes infinite as a float, which no JSON can express."""
+    """The digits as a float. Raises an error for '1e999', which is valid JSON but infinite as a float."""
     value = float(digits)
     return value if math.isfinite(value) else _refuse_constant(digits[:40])

@@ -1,8 +1,8 @@
-"""Reads the weights of a model directory, which may be hostile: one file, or shards that an index lists.
+"""Reads the weights of an untrusted model directory: one file, or shards that an index lists.
 
-The headers are checked first: the number of layers, then every name, shape and type against the config. Only then is
-memory allocated, and the tensors are read one at a time, with checks of their values and of the file's digest. No code
-is executed, and no file outside the directory is opened.
+The headers are checked first: the number of layers, then every name, shape and dtype against the config. Only then is
+memory allocated. The tensors are read one at a time, and their values and the file's digest are checked. No code is
+executed, and no file outside the directory is opened.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _FIRST_BLOCK = "blocks.0."
 def read_weights(
     folder: ModelFolder, config: ModelConfig, names: TensorNames, device: torch.device, dtype: torch.dtype | None
 ) -> Transformer:
-    """The model of `config` with the weights of a directory, in evaluation mode. Raises BadCheckpoint.
+    """Builds the model of `config` with the weights of a directory, in evaluation mode. Raises BadCheckpoint.
 
-    `names` are the tensor names of the family that the directory's config names. The peak memory is that of the
-    weights, in the given type (None: the stored one), and of one more tensor in the stored type.
+    `names` are the tensor names of the model's family. The weights have the given dtype; None keeps the stored dtype.
+    The peak memory is the memory of the weights and of one more tensor in the stored dtype.
     """
     hashed = folder.holds(directory.MANIFEST)
     with _open(folder, hashed) as files:
@@ -60,7 +60,7 @@ def read_weights(
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Whether every value is a finite number; the tensor is not copied, even if its values have 16 bits."""
+    """Whether every value is finite; does not copy the tensor, even if its dtype has 16 bits."""
     return tensor.numel() == 0 or all(bool(bound.isfinite()) for bound in tensor.aminmax())
 
 
@@ -71,7 +71,7 @@ def _parts(
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> dict[str, Tensor]:
-    """Our tensors that a tensor of a file holds, each (rows, ...), by name."""
+    """Splits a tensor of a file into our tensors, by name; each has shape (rows, ...)."""
     whole = tensor.T if held.transposed else tensor
     parts = torch.split(whole, [shapes[name][0] for name in held.ours])
     moved = (part.to(device, dtype or part.dtype, memory_format=torch.contiguous_format).contiguous() for part in parts)
@@ -87,7 +87,7 @@ def _shape_of(held: StoredTensor, shapes: Mapping[str, torch.Size]) -> tuple[int
 
 @contextmanager
 def _open(folder: ModelFolder, hashed: bool) -> Iterator[list[TensorFile]]:
-    """Opens every file of weights and reads its header. Raises BadCheckpoint."""
+    """Opens every file of weights and reads the headers. Raises BadCheckpoint."""
     index = None
     if not folder.holds(directory.WEIGHTS) and folder.holds(directory.INDEX):
         index = directory.shards(folder.json(directory.INDEX), folder.path / directory.INDEX)
@@ -101,7 +101,7 @@ def _open(folder: ModelFolder, hashed: bool) -> Iterator[list[TensorFile]]:
 
 
 def _check_index(folder: ModelFolder, index: dict[str, str], files: list[TensorFile]) -> None:
-    """Raises BadCheckpoint unless every tensor is in the shard that the index names, and in no other."""
+    """Raises BadCheckpoint unless each tensor is in the shard that the index names and in no other shard."""
     found = {(entry.name, file.path.name) for file in files for entry in file.entries}
     missing, extra = sorted(index.items() - found), sorted(found - index.items())
     for name, file in missing or extra:
@@ -114,7 +114,7 @@ def _check_index(folder: ModelFolder, index: dict[str, str], files: list[TensorF
 
 
 def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelConfig, names: TensorNames) -> None:
-    """Compares the number of layers; first, so that a false one in the config costs no computation."""
+    """Compares the number of layers with the config. The first check, so that a false number costs no computation."""
     layers = names.count_layers(names.full(entry.name) for file in files for entry in file.entries)
     if layers != config.layers:
         where = files[0].path if len(files) == 1 else folder.path
@@ -125,7 +125,7 @@ def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelCon
 
 
 def _shapes(config: ModelConfig) -> dict[str, torch.Size]:
-    """The shape of every tensor of a model, by our name, from one layer: building many layers takes seconds."""
+    """The shape of every tensor of a model, by our names. Builds only one layer, because many layers take seconds."""
     with torch.device("meta"):
         one = Transformer(replace(config, layers=1)).state_dict()
     shapes: dict[str, torch.Size] = {}
@@ -139,12 +139,12 @@ def _shapes(config: ModelConfig) -> dict[str, torch.Size]:
 def _check_headers(
     files: list[TensorFile], config: ModelConfig, names: TensorNames, expected: dict[str, tuple[int, ...]]
 ) -> None:
-    """Compares names, shapes and types with the expected ones, before any weight is read."""
+    """Compares names, shapes and dtypes with the expected ones, before any weight is read."""
     found: dict[str, tuple[Path, Entry]] = {}
     for file in files:
         for entry in file.entries:
             name = names.full(entry.name)
-            if names.is_buffer(name) or (config.tied and name == HEAD):  # some writers store the tied head again
+            if names.is_buffer(name) or (config.tied and name == HEAD):  # some writers also store the tied head
                 continue
             if name in found:
                 raise BadCheckpoint(f"{file.path} holds {ascii(entry.name)[:80]} twice.", "It is of another model.")

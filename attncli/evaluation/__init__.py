@@ -1,1 +1,1 @@
-"""What a score is worth: the score of a model on a text, baselines, memorization, the judgement of a run."""
+"""Evaluation: the score of a model on a text, and what helps to judge it: baselines, memorization, a diagnosis."""

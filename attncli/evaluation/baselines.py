@@ -1,7 +1,7 @@
-"""Baselines beside a model's score: what gzip, xz and a 5-gram model reach on the same text, in bits per byte.
+"""Baselines for a model's score: the bits per byte that gzip, xz and a 5-gram model reach on the same text.
 
 To add a baseline, write a function `Material -> bits per byte` and one entry of BASELINES: the screens, the JSON and
-the comparison in words follow from the entry. How much of a large text is worth measuring is decided in `excerpt`.
+the comparison in words follow from the entry. `excerpt` decides how much of a large text is measured.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from dataclasses import dataclass
 from attncli.evaluation.excerpt import Counted, Excerpt
 from attncli.evaluation.ngram import NgramModel
 
-_LARGEST_DICTIONARY = 64 << 20  # of xz -9
+_LARGEST_DICTIONARY = 64 << 20  # bytes; the dictionary of xz -9
 _SMALLEST_DICTIONARY = 4096
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a baseline is measured on: the text to score, and the text before it."""
+    """The input of a baseline: the text to score, and the text before it."""
 
     scored: Excerpt
-    given: bytes  # for compressors; empty for none
-    counted: Counted | None  # for models that count tokens: the same text, or more of it
+    given: bytes  # the text before, for compressors; empty if there is none
+    counted: Counted | None  # the tokens of the text before, for n-gram models; it may begin earlier than `given`
     vocab_size: int
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A way to predict a text without a neural network."""
+    """A method to predict a text without a neural network."""
 
-    key: str  # in JSON, before _bits_per_byte
-    label: str  # in the table
-    name: str  # where baselines are listed in a sentence
-    counts_tokens: bool  # reads the counted tokens of the text before; otherwise it is a compressor that reads bytes
-    measure: Callable[[Material], float | None]  # bits per byte, or None where there is nothing to measure it with
+    key: str  # its key in JSON is this with _bits_per_byte appended
+    label: str  # its label in the table
+    name: str  # its name in a sentence that lists baselines
+    counts_tokens: bool  # true for a model that counts the tokens of the text before; false for a compressor of bytes
+    measure: Callable[[Material], float | None]  # bits per byte; None if it needs a text before and there is none
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """Bits per byte of a text by each baseline, and how much of which text they had, in bytes."""
+    """Bits per byte of a text under each baseline, and how many bytes of each text the baselines read."""
 
-    figures: dict[str, float | None]  # by the baseline's key; None where there was no text before
-    given: int  # at the end of the text before, that the compressors had; 0 for none
-    given_of: int
-    scored: int
-    scored_of: int
-    counted: int  # at the end of the text before, that the models of tokens counted
+    figures: dict[str, float | None]  # by the baseline's key; None if it needs a text before and there is none
+    given: int  # bytes at the end of the text before that the compressors read; 0 if there is none
+    given_of: int  # bytes of the whole text before
+    scored: int  # bytes of the scored excerpt
+    scored_of: int  # bytes of the whole text to score
+    counted: int  # bytes at the end of the text before whose tokens the n-gram model counted
 
     def measured(self) -> list[tuple[Baseline, float]]:
-        """The baselines that have a figure, with it, in the order of BASELINES."""
+        """Each baseline that has a figure, together with the figure, in the order of BASELINES."""
         found = ((baseline, self.figures.get(baseline.key)) for baseline in BASELINES)
         return [(baseline, bits) for baseline, bits in found if bits is not None]
 
@@ -61,14 +61,14 @@ class Baselines:
 def measure(
     scored: Excerpt, vocab_size: int, given: Excerpt | None = None, counted: Counted | None = None
 ) -> Baselines:
-    """Scores a text of at least two tokens by each baseline, given the text before it if there is one.
+    """Scores a text of at least two tokens with each baseline, given the text before it if there is one.
 
-    `counted` is for the models that count tokens, by default the same text as `given`.
+    The n-gram model counts the tokens of `counted`, by default the tokens of `given`.
     """
     if counted is None and given is not None:
         counted = Counted(given.ids, len(given.data))
     material = Material(scored, given.data if given is not None else b"", counted, vocab_size)
-    with ThreadPoolExecutor(len(BASELINES)) as pool:  # the compressors let other threads run
+    with ThreadPoolExecutor(len(BASELINES)) as pool:  # the compressors release the GIL
         figures = list(pool.map(lambda baseline: baseline.measure(material), BASELINES))
     return Baselines(
         figures={baseline.key: bits for baseline, bits in zip(BASELINES, figures, strict=True)},
@@ -81,17 +81,20 @@ def measure(
 
 
 def gzip_bits(material: Material) -> float:
-    """What the text adds to the size of the text before it under `gzip -9`, which remembers the last 32 KiB."""
+    """Bits per byte that the text adds to the compressed text before it under `gzip -9`, whose window is 32 KiB."""
     return _added_bits(material, gzip_size)
 
 
 def xz_bits(material: Material) -> float:
-    """What the text adds to the size of the text before it under `xz -9`, which remembers the last 64 MiB."""
+    """Bits per byte that the text adds to the compressed text before it under `xz -9`, whose dictionary is 64 MiB."""
     return _added_bits(material, xz_size)
 
 
 def ngram_bits(material: Material) -> float | None:
-    """The summed log-probability of every token but the first, by their bytes, under the counts of the text before."""
+    """Bits per byte of the scored text, without its first token, under an n-gram model of the text before it.
+
+    None if there is no text before it.
+    """
     scored, counted = material.scored, material.counted
     if counted is None or not len(counted.ids):
         return None
@@ -107,20 +110,23 @@ BASELINES = (
 
 
 def _added_bits(material: Material, size: Callable[[bytes], int]) -> float:
-    """C(given + scored) - C(given), in bits per byte of the scored text, which the compressor goes on learning from."""
+    """Bits per byte that the scored text adds to the compressed size: C(given + scored) - C(given).
+
+    The compressor adapts to the scored text while it compresses it.
+    """
     data = material.scored.data
     return 8 * max(size(material.given + data) - size(material.given), 0) / len(data)
 
 
 def gzip_size(data: bytes) -> int:
-    """Bytes of the data as `gzip -9` compresses it, without the 18 bytes of the container; 0 of no data."""
+    """The size of the data after `gzip -9`, without the container (18 bytes); 0 for empty data."""
     return len(zlib.compress(data, 9, -zlib.MAX_WBITS)) if data else 0
 
 
 def xz_size(data: bytes) -> int:
-    """Bytes of the data as `xz -9` compresses it, without the container, below 100 bytes; 0 of no data.
+    """The size of the data after `xz -9`, without the container (less than 100 bytes); 0 for empty data.
 
-    The dictionary is made no larger than the data, since the rest of it would stay empty.
+    The dictionary is limited to about the size of the data: a larger one would stay partly empty.
     """
     if not data:
         return 0

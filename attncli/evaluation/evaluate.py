@@ -1,8 +1,8 @@
-"""The score of a model on a text.
+"""Scores a model on a text.
 
-The text is cut into windows of the context's length that do not overlap. Every token is predicted from those before it
-in its window, except the first token of the text and what the tokenizer puts before a text. Any other program that
-scores so gets the same figure from the same weights.
+The text is split into non-overlapping windows of the context's length. Each token is predicted from the tokens before
+it in its window. The first token of the text and the tokens that the tokenizer inserts before a text are not scored. A
+program that uses this method gets the same figure from the same weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNSCORED = -100  # the target of a token that is not scored
 
 
 def windows_at_once(device: torch.device, context: int) -> int:
-    """The number of windows of `context` tokens that are scored in one batch on a device."""
+    """The number of windows of `context` tokens in one batch on a device."""
     return max(1, _TOKENS_AT_ONCE.get(device.type, _TOKENS_AT_ONCE_ELSEWHERE) // context)
 
 
@@ -39,8 +39,8 @@ def evaluate(
 ) -> Score:
     """Scores a text, or `windows` of its windows spread evenly over it.
 
-    Windows have `context` tokens, by default the model's context. After each batch `progress` is told how many tokens
-    are scored; an exception that it raises ends the scoring. The model's training mode is restored in any case.
+    Windows have `context` tokens, by default the model's context. After each batch, `progress` is called with the
+    number of tokens scored so far; an exception from it ends the scoring. The model's training mode is always restored.
     """
     was_training = model.training
     model.eval()
@@ -50,7 +50,7 @@ def evaluate(
     rest = (len(tokens) - 1) % context  # tokens in the last, shorter window
     if windows is not None and windows < len(starts):
         starts, rest = starts[np.linspace(0, len(starts) - 1, windows).round().astype(int)], 0
-    unscored = min(tokens.lead.tokens - 1, context)  # targets that stand before the text
+    unscored = min(tokens.lead.tokens - 1, context)  # targets among the tokens before the text
     nats, scored = 0.0, -unscored
     per_batch = windows_at_once(device, context)
     batches = [starts[i : i + per_batch] for i in range(0, len(starts), per_batch)]
@@ -76,7 +76,7 @@ def _nats(
     device: torch.device,
     skipped: int = 0,
 ) -> float:
-    """The summed negative log-probability of columns 1 on, without the first `skipped` targets of the first row."""
+    """The summed negative log-probability of all columns but the first; `skipped` targets of row 0 are not scored."""
     ids = torch.from_numpy(rows.astype(np.int64)).to(device)
     hidden, targets = model.hidden(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
     targets[:skipped] = _UNSCORED

@@ -1,5 +1,5 @@
-"""The excerpt of a text that a baseline is measured on, as bytes and as tokens: the scored text's beginning, and the
-end of the text before it."""
+"""Takes the excerpts that baselines read, as bytes and as tokens: the beginning of the scored text, and the end of the
+text before it."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from attncli.text.parts import Part
 from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokens import Tokens, tokens_of
 
-# Bytes of training and of scored text that baselines have by default: about a second of one core.
+# The default numbers of bytes of training text and of scored text that baselines read: about one second of one core.
 TRAIN_BYTES, SCORED_BYTES = 1 << 20, 200_000
-COUNTED_TOKENS = 1_500_000  # of training text for the n-gram model, which is faster than xz: two seconds of a core
+COUNTED_TOKENS = 1_500_000  # of training text for the n-gram model, which is faster than xz: about two seconds
 _COUNTED_CHARACTERS = 5_000_000  # about COUNTED_TOKENS tokens
 
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Part of a text in two forms: bytes for the compressors, token ids for the n-gram model."""
+    """An excerpt of a text in two forms: bytes for the compressors, token ids for the n-gram model."""
 
     data: bytes
     ids: NDArray[np.unsignedinteger]
-    of: int  # bytes of the whole text
-    first: int = 0  # bytes of the first token, which nothing predicts, where the excerpt begins with the text
+    of: int  # the size of the whole text in bytes
+    first: int = 0  # the size in bytes of the text's first token, which is not scored; 0 if the excerpt begins later
 
 
 class Counted(NamedTuple):
-    """Tokens at the end of a text that an n-gram model counts, and about how many bytes they stand for."""
+    """The tokens at the end of a text that an n-gram model counts, and their approximate size in bytes."""
 
     ids: NDArray[np.unsignedinteger]
     bytes: int
 
 
 def counted_of(tokens: Tokens, most: int = COUNTED_TOKENS) -> Counted:
-    """The last `most` tokens of a text."""
+    """The last `most` tokens of a text, or all of a shorter text."""
     taken = min(most, len(tokens))
     return Counted(tokens.ids[len(tokens) - taken :], round(tokens.bytes * taken / max(len(tokens), 1)))
 
@@ -56,9 +56,9 @@ def last_of(tokens: Tokens, tokenizer: Tokenizer, most: int = TRAIN_BYTES) -> Ex
 def ends_of(
     part: Part, tokenizer: Tokenizer, most: int = TRAIN_BYTES, characters: int = _COUNTED_CHARACTERS
 ) -> tuple[Excerpt, Counted]:
-    """The end of a part for both kinds of baseline; at most `characters` of it are tokenized.
+    """The end of a part as both kinds of baseline read it; at most its last `characters` characters are tokenized.
 
-    Its last `most` bytes are for the compressors, its last COUNTED_TOKENS tokens for the n-gram model.
+    The compressors read its last `most` bytes, the n-gram model its last COUNTED_TOKENS tokens.
     """
     tokens = tokens_of(part.last(characters), tokenizer)
     excerpt = last_of(tokens, tokenizer, most)
@@ -72,9 +72,9 @@ def _tokens_in(tokens: Tokens, most: int) -> int:
 
 
 def _excerpt(tokens: Tokens, tokenizer: Tokenizer, part: slice) -> Excerpt:
-    """The excerpt of a slice of tokens. Tokens that end a document are no text, so the bytes leave them out.
+    """The excerpt of a slice of tokens. The bytes omit the tokens that end a document, which have no text.
 
-    Each document is decoded by itself, since a tokenizer may drop the space that begins a text.
+    Each document is decoded separately, since a tokenizer may drop a space at the beginning of a text.
     """
     ids = np.asarray(tokens.ids[part])
     first = range(len(tokens))[part].start

@@ -1,4 +1,4 @@
-"""What a score is worth, as one record: the score, its baselines, what was copied, a diagnosis. No torch."""
+"""One record of a score and what helps to judge it: baselines, memorization, a diagnosis. No torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attncli.evaluation.score import Score
 
 @dataclass(frozen=True)
 class Judgement:
-    """A model's score and what helps to judge it; None for what was not measured."""
+    """A model's score and what helps to judge it; a field is None if it was not measured."""
 
     score: Score
     baselines: Baselines | None = None

@@ -1,9 +1,9 @@
-"""How much of a generated text was copied from the training text: the longest common stretch of tokens, and the share
-of 8-token windows that do not occur there.
+"""Measures how much of a generated text was copied from the training text: the longest common stretch of tokens, and
+the share of 8-token windows that do not occur in the training text.
 
-Every distinct stretch of 1, 2, 4, 8, … tokens of the sample gets a number, from the pair of the numbers of its halves
-(Karp, Miller and Rosenberg, 1972). Equal numbers mean equal stretches, so nothing is hashed and the result is exact.
-The training text is read in blocks, so memory is bounded.
+Each distinct stretch of 1, 2, 4, 8, … tokens of the sample gets a number, which is computed from the numbers of its two
+halves (Karp, Miller and Rosenberg, 1972). Equal numbers mean equal stretches: nothing is hashed, so the result is
+exact. The training text is read in blocks, so memory is bounded.
 """
 
 from __future__ import annotations
@@ -23,41 +23,42 @@ Ints = NDArray[np.int64]
 
 WINDOW = 8  # tokens
 _WINDOW_LEVEL = 3  # 2 ** 3 tokens
-_BLOCK = 1 << 20  # tokens of training text looked at together
+_BLOCK = 1 << 20  # tokens of training text read at once
 _ABSENT = -1
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Which part of a sample occurs in the training text, in tokens."""
+    """How much of a sample occurs in the training text, in tokens."""
 
-    tokens: int  # of the sample
-    start: int  # in the sample, of the longest stretch that occurs in the training text
-    length: int  # of that stretch
-    windows: int  # of WINDOW tokens, one at every position
-    new: int  # windows that do not occur in the training text
+    tokens: int  # the length of the sample
+    start: int  # where in the sample the longest stretch begins that occurs in the training text
+    length: int  # the length of this stretch
+    windows: int  # the number of windows of WINDOW tokens in the sample, one at each position
+    new: int  # the number of windows that do not occur in the training text
 
     @property
     def new_share(self) -> float | None:
-        """The share of windows that are new; None for a sample shorter than one."""
+        """The share of windows that are new; None if the sample is shorter than a window."""
         return self.new / self.windows if self.windows else None
 
 
 @dataclass(frozen=True)
 class Memorization:
-    """The overlap of a sample, its longest copied stretch as text, and for comparison the same share of unseen text."""
+    """The overlap of a sample with the training text, and its longest copied stretch as text."""
 
     sample: Overlap
     longest: str
-    unseen_new_share: float | None = None  # of the windows of real text that the model was not trained on
+    unseen_new_share: float | None = None  # the share of new windows in real text that the model was not trained on
 
 
 def measure_memorization(
     sample: Ids, train: TokenIds, tokenizer: Tokenizer, unseen: Ids | None = None, block: int = _BLOCK
 ) -> Memorization:
-    """The overlap of generated ids, without a prompt, with the training ids, and the same share of `unseen` real text.
+    """Measures the overlap of generated ids, without the prompt, with the training ids.
 
-    A few thousand ids of `unseen` are enough. The time is that of reading the training ids twice.
+    For comparison, also measures the share of new windows in `unseen`, real text that the model was not trained on; a
+    few thousand ids are enough. Reads the training ids twice, and takes hardly longer than that.
     """
     found = measure_overlap(sample, train, block)
     longest = tokenizer.decode(np.asarray(sample)[found.start : found.start + found.length].tolist())
@@ -66,7 +67,7 @@ def measure_memorization(
 
 
 def measure_overlap(sample: Ids, train: TokenIds, block: int = _BLOCK) -> Overlap:
-    """Looks for every stretch of the sample (N,) in the training ids, `block` of them at a time."""
+    """Finds the stretches of the sample (N,) that occur in the training ids; reads `block` ids at a time."""
     if not len(sample):
         return Overlap(0, 0, 0, 0, 0)
     names = _Names(np.asarray(sample, np.int64))
@@ -87,13 +88,13 @@ def measure_overlap(sample: Ids, train: TokenIds, block: int = _BLOCK) -> Overla
 
 
 class _Names:
-    """The names of the stretches of 2^level tokens of the sample: numbers from 0, equal for equal stretches."""
+    """The names of the sample's stretches of 2^level tokens: numbers from 0, equal for equal stretches."""
 
     def __init__(self, sample: Ids) -> None:
         self.length = len(sample)
         self._tokens, first = np.unique(sample, return_inverse=True)
         self._of_sample: list[Ints] = [first.astype(np.int64)]
-        self._pairs: list[Ints] = []  # per level from 1 on, sorted: the names of the two halves as one number
+        self._pairs: list[Ints] = []  # per level from 1: the sorted pairs of the halves' names, each as one number
         while 2 ** len(self._of_sample) <= self.length:
             pairs, names = np.unique(self.pair(len(self._of_sample) - 1, *self._halves()), return_inverse=True)
             self._pairs.append(pairs)
@@ -106,32 +107,32 @@ class _Names:
 
     @property
     def levels(self) -> int:
-        """The number of levels: the longest stretches that have names have 2^(levels - 1) tokens."""
+        """The number of levels: the longest named stretches have 2^(levels - 1) tokens."""
         return len(self._of_sample)
 
     def of_sample(self, level: int) -> Ints:
-        """The name of the stretch that begins at each place of the sample."""
+        """The names on this level of the stretches that begin at each position of the sample."""
         return self._of_sample[level]
 
     def distinct(self, level: int) -> int:
-        """The number of names on a level."""
+        """The number of distinct names on a level."""
         return len(self._tokens) if level == 0 else len(self._pairs[level - 1])
 
     def pair(self, level: int, first: Ints, second: Ints) -> Ints:
-        """Two names of a level, combined into one number."""
+        """Combines two names of a level into one number."""
         return np.asarray(first * self.distinct(level) + second)
 
     def of_tokens(self, ids: Ids) -> Ints:
-        """The names of single tokens; _ABSENT for tokens that the sample lacks."""
+        """The names of single tokens; _ABSENT for tokens that do not occur in the sample."""
         return _find(self._tokens, ids)
 
     def of_pairs(self, level: int, pairs: Ints) -> Ints:
-        """The names on this level of pairs of names of the level below; _ABSENT for pairs that the sample lacks."""
+        """The names on this level, from pairs of names of the level below; _ABSENT for pairs that the sample lacks."""
         return _find(self._pairs[level - 1], pairs)
 
 
 def _find(known: Ids, wanted: Ids) -> Ints:
-    """The index of each value in a sorted array, or _ABSENT."""
+    """The index of each wanted value in the sorted array `known`; _ABSENT for a value that is not there."""
     if not len(known):
         return np.full(len(wanted), _ABSENT, np.int64)
     places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
@@ -140,7 +141,7 @@ def _find(known: Ids, wanted: Ids) -> Ints:
 
 @dataclass(frozen=True)
 class _Level:
-    """Where in a block the stretches of 2^number tokens begin that also occur in the sample, with their names."""
+    """The stretches of 2^number tokens in a block that also occur in the sample: where they begin, and their names."""
 
     number: int
     places: Ints  # ascending, at least one
@@ -148,7 +149,7 @@ class _Level:
 
 
 def _matches(names: _Names, block: Ids) -> Iterator[_Level]:
-    """The levels of a block, up to the last one on which anything matches."""
+    """Yields the levels of a block, up to the last level that has a match."""
     number, places, found = 0, np.arange(len(block)), names.of_tokens(np.arange(int(block.max()) + 1))[block]
     while (known := found != _ABSENT).any():
         level = _Level(number, places[known], found[known])
@@ -161,23 +162,24 @@ def _matches(names: _Names, block: Ids) -> Iterator[_Level]:
 
 
 def _pairs(names: _Names, level: _Level, apart: int) -> tuple[Ints, Ints]:
-    """Where two matches of a level begin `apart` tokens from each other, and the pair of their names as one number."""
+    """The places where a match of a level begins and another begins `apart` tokens later, with their combined names."""
     second = _find(level.places, level.places + apart)
     both = second != _ABSENT
     return level.places[both], names.pair(level.number, level.names[both], level.names[second[both]])
 
 
 def _longest(names: _Names, level: _Level, start: int, longest: int) -> tuple[int, int]:
-    """The start in the sample and the length of the longest stretch shared with a block, found from its last level.
+    """The start (in the sample) and the length of the longest stretch that the sample shares with a block.
 
-    `start` and `longest` are those known so far, returned where the block has no longer one.
+    `level` is the block's last level. `start` and `longest` are the longest stretch of the earlier blocks; they are
+    returned if this block has no longer one.
     """
     whole = 2**level.number
     if whole > longest:
         start, longest = int(np.flatnonzero(names.of_sample(level.number) == level.names[0])[0]), whole
     most = min(2 * whole - 1, names.length)
-    # A block that shares a stretch also shares shorter ones, so the length is found by bisection. Most blocks share
-    # no longer one: that is asked first.
+    # A block that shares a stretch also shares its parts, so the length is found by bisection. Most blocks share no
+    # stretch longer than `longest`, so the length `longest + 1` is tried first.
     trying = longest + 1
     while trying <= most:
         at = _shared(names, level, trying)
@@ -190,7 +192,10 @@ def _longest(names: _Names, level: _Level, start: int, longest: int) -> tuple[in
 
 
 def _shared(names: _Names, level: _Level, length: int) -> int | None:
-    """Where in the sample a stretch of this length begins that the block shares: two overlapping ones of the level."""
+    """Where in the sample a stretch of this length begins that also occurs in the block; None if there is none.
+
+    The stretch is found as two overlapping stretches of the level.
+    """
     apart = length - 2**level.number
     _, found = _pairs(names, level, apart)
     own = names.of_sample(level.number)

@@ -1,7 +1,7 @@
 """An n-gram model of token ids, with interpolated Kneser-Ney smoothing.
 
-Each order has three discounts (Chen and Goodman, 1998, section 3). Counts are NumPy arrays, and nothing is hashed: the
-key of an n-gram is made of the rank of its first n - 1 tokens and of its last token, so two n-grams never share a key.
+Each order has three discounts (Chen and Goodman, 1998, section 3). Counts are NumPy arrays. Nothing is hashed: the key
+of an n-gram combines the rank of its first n - 1 tokens with its last token, so different n-grams have different keys.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 ORDER = 5
-_FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # KenLM's, for text with too few rare n-grams to estimate discounts from
+_FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # KenLM's, for a text with too few rare n-grams to estimate discounts
 _MISSING = -1
 
 
 @dataclass(frozen=True)
 class _Order:
-    """The n-grams of one length. A context, the first n - 1 tokens, is the rank of an n-gram of the length below."""
+    """The n-grams of one length. A context is the first n - 1 tokens, stored as their rank among the (n - 1)-grams."""
 
     keys: Ints  # (n-grams,), sorted: context * vocabulary + last token
     counts: Ints  # (n-grams,)
-    discounts: Floats  # (4,), subtracted from a count of 0, 1, 2, and 3 or more
-    totals: Ints  # (contexts,), the sum of the counts of each context's n-grams
-    left: Floats  # (contexts,), the sum of their discounts: the mass that the shorter context distributes
+    discounts: Floats  # (4,), the discounts of the counts 0, 1, 2, and 3 or more
+    totals: Ints  # (contexts,), the total count of each context's n-grams
+    left: Floats  # (contexts,), the total discount of each context's n-grams: the mass left for the shorter context
 
 
 class NgramModel:
-    """Probabilities of the next id given the ids before it, four of them at most."""
+    """Predicts the next id from the preceding ids, at most four of them."""
 
     def __init__(self, ids: Ids, vocab_size: int, order: int = ORDER) -> None:
         """Counts `ids` (N,), N at least 1, each below `vocab_size`."""
         self.vocab_size = vocab_size
-        ranks = [np.asarray(ids, np.int64)]  # per length, the rank of the n-gram that ends at each position
+        ranks = [np.asarray(ids, np.int64)]  # per length: the rank of each n-gram of the text, in text order
         keys, first_seen, occurrences = [np.arange(vocab_size)], [], []
         for length in range(2, min(order, len(ids)) + 1):
             found = _ranked(ranks[-1][:-1] * vocab_size + ranks[0][length - 1 :])
@@ -48,7 +48,7 @@ class NgramModel:
             occurrences.append(found.counts)
         self._orders = []
         for index, known in enumerate(keys):
-            if index + 1 < len(keys):  # the number of different tokens that an n-gram follows
+            if index + 1 < len(keys):  # Kneser-Ney counts: how many different tokens precede each n-gram
                 counts = np.bincount(ranks[index][first_seen[index] + 1], minlength=len(known))
             else:
                 counts = occurrences[-1] if occurrences else np.bincount(ranks[0], minlength=vocab_size)
@@ -56,10 +56,11 @@ class NgramModel:
             self._orders.append(_order(known, counts.astype(np.int64), contexts, vocab_size))
 
     def log_probabilities(self, ids: Ids) -> Floats:
-        """(N,) ids -> (N - 1,) natural log-probabilities of every id but the first, given the ids before it."""
+        """The natural log-probability of every id but the first, given the ids before it: (N,) ids -> (N - 1,)."""
         tokens: Ints = np.asarray(ids, np.int64)
         probabilities = np.full(max(len(tokens) - 1, 0), 1 / self.vocab_size)
-        # contexts[i] is the rank of the n-gram before token i + 1: empty at first, one token longer with each order.
+        # contexts[i] is the rank of the n-gram before token i + 1. The n-gram is empty at order 1 and one token longer
+        # with each order.
         contexts: Ints = np.zeros(len(probabilities), np.int64)
         for index, order in enumerate(self._orders):
             places, counts = _look_up(order, contexts, tokens[1:], self.vocab_size)
@@ -67,7 +68,7 @@ class NgramModel:
             kept = counts - order.discounts[np.minimum(counts, 3)]
             mixed = (kept + order.left[contexts] * probabilities) / np.maximum(order.totals[contexts], 1)
             probabilities = np.where(usable, mixed, probabilities)
-            # The n-grams that end one token earlier; at the first position there is only the single token.
+            # The next order's contexts end one token earlier than `places`; the first position has no longer context.
             contexts = tokens[:-1] if index == 0 else np.concatenate(([_MISSING], places[:-1]))
         return np.asarray(np.log(probabilities))
 
@@ -81,7 +82,7 @@ class _Ranked:
 
 
 def _ranked(values: Ints) -> _Ranked:
-    """Sorts and counts values (N,), N at least 1."""
+    """Sorts, counts and ranks values (N,), N at least 1."""
     order = np.argsort(values)
     ordered = values[order]
     new = np.concatenate(([True], ordered[1:] != ordered[:-1]))
@@ -108,11 +109,11 @@ def _discounts(counts: Ints) -> Floats:
     found = (0.0, 1 - 2 * share * twice / once, 2 - 3 * share * thrice / twice, 3 - 4 * share * four / thrice)
     if min(found[1:]) <= 0:  # without discounts no mass is left for unseen n-grams
         return np.array([0, *_FALLBACK_DISCOUNTS])
-    return np.minimum(found, (0, 1, 2, 3))  # a discount never exceeds its count
+    return np.minimum(found, (0, 1, 2, 3))  # a discount is at most its count
 
 
 def _look_up(order: _Order, contexts: Ints, words: Ints, vocab_size: int) -> tuple[Ints, Ints]:
-    """The rank and the count of each context followed by its word; _MISSING and 0 where that was never seen."""
+    """The rank and the count of the n-gram of each context and word; _MISSING and 0 if the n-gram does not occur."""
     wanted = np.where(contexts == _MISSING, _MISSING, contexts * vocab_size + words)
     places = np.minimum(np.searchsorted(order.keys, wanted), len(order.keys) - 1)
     seen = order.keys[places] == wanted

@@ -1,4 +1,4 @@
-"""Score: how well a model predicts a text, with its figures. No torch.
+"""The score of a model on a text, and the figures derived from it. No torch.
 
 To add a figure (a row of `attncli eval`, a key of its JSON and of metrics.jsonl), add one entry to FIGURES.
 """
@@ -16,8 +16,8 @@ class Score:
 
     nats: float
     scored: int
-    characters: float  # of the scored part of the text
-    bytes: float  # likewise, as UTF-8
+    characters: float  # characters of the scored part of the text
+    bytes: float  # UTF-8 bytes of the scored part of the text
 
     @property
     def per_token(self) -> float:
@@ -31,12 +31,12 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits per byte of UTF-8, comparable between tokenizers and with compressors."""
+        """Bits per byte of UTF-8: comparable across tokenizers and with compressors."""
         return self.nats / math.log(2) / self.bytes
 
     @property
     def perplexity(self) -> float:
-        """exp(nats per token): the number of equally likely tokens that would be as hard to predict."""
+        """exp(nats per token): the number of equally probable tokens that would be as hard to predict."""
         return math.exp(min(self.per_token, 700.0))
 
     def figures(self) -> dict[str, float]:
@@ -52,7 +52,7 @@ class Figure:
     label: str
     format: str
     of: Callable[[Score], float]
-    beside: str = ""  # the key of the figure that it is shown beside, in parentheses, without a row of its own
+    beside: str = ""  # the key of the figure in whose row it is shown, in parentheses; empty for a row of its own
 
 
 FIGURES = (

@@ -1,8 +1,8 @@
 """Benchmarks a model on this machine within a given time: memory bandwidth, prefill, decoding, batches, generation.
 
-Each part is measured at increasing sizes, as long as the next size is expected to fit the part's share of the time. A
-figure is the median of several repetitions after a warm-up that is not counted. Prompts are random tokens. Prints
-nothing; knows nothing of files.
+Decides what is measured, how often, and what is skipped to stay within the time limit. A figure is the median of the
+runs after a warm-up run. Each part is measured at increasing sizes, as long as the next size is expected to fit the
+part's share of the time. Prompts are random tokens. Prints nothing and reads no files.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from attncli.model.native import NativeBackend
 from attncli.text.tokenizer import Tokenizer
 
 _SEED = 0
-_LEAST = 3  # repetitions, even if they exceed their share of the time
+_LEAST = 3  # the smallest number of runs, even if they take longer than their share of the time
 _MOST = 25
-_MOST_TEXTS = 9  # repetitions of a whole text, which averages over many steps already
-_WARM_UP = 16  # steps, after which a backend has chosen its number of threads
-_WARM_UP_SECONDS = 1.0  # after which no further warm-up step is taken
+_MOST_TEXTS = 9  # runs that generate a whole text; each already averages over many steps
+_WARM_UP = 16  # steps; a backend has then chosen its number of threads
+_WARM_UP_SECONDS = 1.0  # no warm-up step begins after this time
 _SUMMED_BYTES = 256_000_000
-_FIRST_PROMPT, _FIRST_POSITION, _FIRST_TEXT = 32, 128, 16  # tokens
-_GROWTH_FROM_ZERO = 4  # the assumed growth in time from position 0 to the next
+_FIRST_PROMPT, _FIRST_POSITION, _FIRST_TEXT = 32, 128, 16  # the smallest sizes, in tokens
+_GROWTH_FROM_ZERO = 4  # the assumed ratio of the time at the second position to the time at position 0
 _BATCHES = 1, 2, 4, 8, 16
-# Each part's share of the time that is left when it begins.
+# The share of the remaining time that each part gets when it begins.
 _SHARES: dict[Part, float] = {"bandwidth": 0.05, "prefill": 0.2, "decode": 0.2, "batches": 0.25, "generation": 1.0}
 
 M = TypeVar("M", bound=Measurement)
@@ -55,7 +55,7 @@ Progress = Callable[[Part, int, float], None]
 def measure(
     backend: Backend, tokenizer: Tokenizer, seconds: float = SECONDS, progress: Progress | None = None
 ) -> Bench:
-    """Runs the benchmark in about `seconds`. The smallest size of each part but the last is measured in any case.
+    """Benchmarks a model in about `seconds`. The smallest size of every part except `generation` is always measured.
 
     `progress` is called before each size with the part, the size and the elapsed share of the time.
     """
@@ -72,13 +72,13 @@ def growing(first: int, last: int, factor: int = 4) -> list[int]:
 
 
 def doubling(first: int, last: int) -> list[int]:
-    """(16, 100) -> [16, 32, 64]; `last` alone where it is smaller than `first`."""
+    """Sizes from `first` to `last`, each twice the previous: (16, 100) -> [16, 32, 64]; [last] if `last` < `first`."""
     sizes = [first << times for times in range((last // first).bit_length())]
     return sizes or [last]
 
 
 class _Measuring:
-    """One run of the benchmark."""
+    """Measures every part of the benchmark once, within the given time."""
 
     def __init__(self, backend: Backend, tokenizer: Tokenizer, seconds: float, progress: Progress) -> None:
         self._backend, self._tokenizer, self._seconds, self._progress = backend, tokenizer, seconds, progress
@@ -91,7 +91,7 @@ class _Measuring:
 
     @torch.inference_mode()
     def run(self) -> Bench:
-        """Measures all parts, in order."""
+        """Measures every part in turn."""
         config, device = self._config, self._backend.device
         self._warm_up()
         threads = _threads(self._backend)
@@ -138,7 +138,10 @@ class _Measuring:
                 break
 
     def _read(self, cache: SequenceCache, segments: Sequence[Segment]) -> list[int]:
-        """Reads and returns the most probable next tokens; copying them to the CPU waits for the device."""
+        """Reads the segments and returns the most probable next tokens.
+
+        Copying them to the CPU waits until the device is done.
+        """
         chosen: list[int] = self._backend.read(cache, segments).argmax(-1).tolist()
         return chosen
 
@@ -150,10 +153,11 @@ class _Measuring:
         power: int = 1,
         expected: float = 0.0,
     ) -> list[M]:
-        """Measures increasing sizes while there is time for the next; time is expected to grow as size ** power.
+        """Measures increasing sizes until the next one is expected to take too long.
 
-        `one` is called with a size and the time until which to repeat; it returns the measurement and the least time
-        that measuring this size takes. `expected` is that time for the first size.
+        The time is expected to grow as size ** power. `one` measures a size repeatedly until a given time; it returns
+        the measurement and the shortest time in which this size can be measured. `expected` is the shortest time for
+        the first size.
         """
         found: list[M] = []
         ends = self._until(part)
@@ -171,7 +175,7 @@ class _Measuring:
         return found
 
     def _bandwidth(self, threads: int | None) -> Bandwidth:
-        """The bandwidth of main memory by a sum on the given threads; of a GPU by a copy."""
+        """The memory bandwidth: of main memory from a sum on the given threads, of a GPU's memory from a copy."""
         numbers = torch.ones(_SUMMED_BYTES // 4, device=self._backend.device)
         until = self._until("bandwidth")
         if threads is None:
@@ -224,7 +228,7 @@ class _Measuring:
         return one
 
     def _step_of(self, cache: SequenceCache, texts: int, before: int, until: float) -> Step:
-        """Repeats one decoding step, which overwrites its own position of the cache."""
+        """Measures the decoding step at one position of the cache. Every run overwrites this position."""
         segments = [Segment(text, before, [self._ids[text % len(self._ids)]]) for text in range(texts)]
         types = self._backend.types
         return Step(
@@ -252,13 +256,16 @@ class _Measuring:
         return one
 
     def _repeat(self, work: Callable[[], object], until: float) -> Timing:
-        """The time of `work`, after one call that is not counted."""
+        """The median time of `work`, after one warm-up call."""
         work()
         return _in_turn([work], until, self._ends, _MOST)[0]
 
 
 def _in_turn(work: Sequence[Callable[[], object]], until: float, at_last: float, most: int) -> list[Timing]:
-    """Times some functions alternately until `until`, at least _LEAST times, or once if `at_last` has passed."""
+    """The median time of each function; the functions run alternately.
+
+    Repeats until the time `until`, and at least _LEAST times; but starts no further round after the time `at_last`.
+    """
     taken: list[list[float]] = []
     while len(taken) < most:
         now = time.perf_counter()

@@ -1,6 +1,6 @@
-"""Looks up the tokens of a logit bias that are named by their text.
+"""Looks up the ids of the tokens that a logit bias names by their text.
 
-Knows the tokenizer; no model and no torch.
+Uses the tokenizer alone, without a model and without torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from attncli.config import SampleConfig
 from attncli.errors import UsageProblem
 from attncli.text.tokenizer import END_OF_TEXT, Tokenizer
 
-_MOST_SHOWN = 8  # tokens of a text that is several
+_MOST_SHOWN = 8  # tokens that an error lists when a text is not one token
 
 
 def with_token_ids(config: SampleConfig, tokenizer: Tokenizer) -> SampleConfig:
@@ -33,7 +33,7 @@ def _id(tokenizer: Tokenizer, token: int | str) -> int:
             )
         )
     if token == END_OF_TEXT and tokenizer.end_of_text is not None:
-        return tokenizer.end_of_text  # as plain text this is never one token
+        return tokenizer.end_of_text  # the tokenizer encodes this name as several tokens of plain text
     pieces = tokenizer.pieces_within(token)
     if len(pieces) == 1:
         return pieces[0].id

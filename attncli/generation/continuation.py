@@ -1,4 +1,4 @@
-"""A text continued greedily: its tokens, then the most probable token at each step."""
+"""Continues a text greedily: appends the most probable token at each step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attncli.text.tokenizer import Piece
 
 
 def continued(loaded: LoadedModel, pieces: Sequence[Piece], count: int) -> list[Piece]:
-    """The tokens of a text, then `count` more; fewer where the model ends the text or its context is full."""
+    """The tokens of a text and `count` generated tokens; fewer if the model ends the text or the context is full."""
     ids = [piece.id for piece in pieces]
     count = min(count, loaded.model.config.context - len(ids))
     if count > 0:

@@ -1,7 +1,7 @@
-"""Turns the ids of a sample, which arrive one at a time, into final text, and finds where the text ends.
+"""Decodes a sample's ids as they arrive into text that is final, and finds the end of the text.
 
-A stop string may span several tokens, so text that could be the beginning of one is held back until it is decided. A
-text also ends at an end token and at the token limit. Knows nothing of networks.
+A text ends at a stop string, at an end token or at the token limit. A stop string may span several tokens, so text that
+could be the beginning of a stop string is held back until the next tokens decide. Needs no network.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from attncli.text.tokenizer import DecodeStream, Tokenizer
 
 
 class SampleText:
-    """The text of one sample as it grows."""
+    """The text of one sample while its tokens arrive."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class SampleText:
         self._held = ""
 
     def push(self, id_: int) -> str:
-        """Takes the next id; returns the text that it completes, which the caller passes to `settle`."""
+        """Adds the next id and returns the text that this id completes; the caller passes that text to `settle`."""
         self._ids.append(id_)
         return "" if id_ in self._end_ids else self._stream.push(id_)
 
@@ -63,9 +63,9 @@ class SampleText:
         yield Finished(self._sample, reason, tuple(self._ids))
 
     def _stop_at(self) -> int | None:
-        """The index of the first stop string in the held text."""
+        """The index of the first stop string in the held text; None if there is none."""
         return min((at for stop in self._stop if (at := self._held.find(stop)) >= 0), default=None)
 
     def _could_begin_stop(self) -> int:
-        """The length of the longest suffix of the held text that begins a stop string."""
+        """The length of the longest suffix of the held text that is the beginning of a stop string."""
         return max((n for stop in self._stop for n in range(1, len(stop)) if self._held.endswith(stop[:n])), default=0)

@@ -1,10 +1,11 @@
-"""Generates texts from prompts: many samples in a batch, streamed as events.
+"""Generates texts from prompts, many samples in a batch, and streams them as events.
 
 The engine decides which tokens the network reads at each step. A step prefills the prompts of new samples, or decodes:
-each active sample reads its last token and, where `Lookup` guesses the next ones, the guesses too. A guess is accepted
-while the drawn token equals it, so one step may yield several tokens. Equal prompts are read once. A finished sample
-gives its slot in the cache to a waiting one. When the context is full, a sample reads its recent half again and
-continues from there. A sample is the same alone and in a batch if the backend is exact. Yields events; prints nothing.
+each active sample reads its last token and the tokens that `Lookup` guesses to follow. Guesses are accepted up to the
+first that differs from the drawn token, so one step may yield several tokens. Equal prompts are read once. When a
+sample finishes, a waiting sample takes its slot in the cache. When a sample's context is full, the engine keeps the
+most recent half of its tokens, reads them again and continues. With an exact backend, a sample does not depend on the
+batch. Yields events; prints nothing.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from attncli.generation.token_details import TokenDetails, describe_tokens
 from attncli.model.backend import Backend, Segment, SequenceCache
 from attncli.text.tokenizer import Tokenizer
 
-_UNIFORMS_PER_DRAW = 256  # random numbers of a sample that are drawn, and held, at once
-_LONGEST_CHARACTER = 4  # in bytes of UTF-8
+_UNIFORMS_PER_DRAW = 256  # random numbers drawn at once for a sample, and kept until used
+_LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 
 def refuse_unreadable(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
@@ -45,15 +46,15 @@ def refuse_unreadable(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequenc
 
 
 def last_that_fit(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequence[int]) -> list[int]:
-    """The prompt, truncated at its beginning to fit the context. Keeps the tokens that open every text.
+    """The prompt, truncated at its beginning to fit the context; the tokens that open every text are kept.
 
-    What remains begins with a whole character.
+    The remaining text begins with a complete character.
     """
     if len(prompt) <= config.context:
         return list(prompt)
     opening = len(tokenizer.opening)
     first = len(prompt) - max(config.context - opening, 1)
-    within = _LONGEST_CHARACTER - 1  # the most tokens that can continue a character
+    within = _LONGEST_CHARACTER - 1  # a character that begins in an earlier token continues in at most this many tokens
     while (
         within
         and first + 1 < len(prompt)
@@ -72,11 +73,11 @@ def generate(
     details: TokenDetails | None = None,
     how: EngineConfig | None = None,
 ) -> Iterator[Event]:
-    """Continues every prompt `config.num_samples` times.
+    """Generates `config.num_samples` samples of each prompt and yields their events.
 
-    Samples are numbered prompt by prompt. A sample depends on its prompt, the seed and its number among the samples of
-    the prompt, and on no other prompt. A text ends at any of `end_ids`; None stands for the tokenizer's end-of-text
-    token. With `details` there is a Token event for every token.
+    Samples are numbered prompt by prompt. A sample depends only on its prompt, the seed and its number among the
+    samples of the prompt. A text ends at any of `end_ids`, by default the tokenizer's end-of-text token. With
+    `details`, there is a Token event for every token.
 
     Raises BadInput, before the first event, for a prompt that is empty or longer than the context.
     """
@@ -97,18 +98,18 @@ class _Sequence:
     """A sample that is being generated."""
 
     number: int
-    ids: list[int]  # the tokens in its context window: the prompt and what followed
+    ids: list[int]  # the tokens in its context window: the prompt and the generated tokens
     text: SampleText
     stream: torch.Generator
-    slot: int = -1  # its sequence in the cache
-    read: int = 0  # how many of `ids` the cache has
+    slot: int = -1  # the index of its sequence in the cache
+    read: int = 0  # how many of `ids` are in the cache
     generated: int = 0  # tokens
-    guesses: list[int] = field(default_factory=list)  # of the tokens after `ids`, read with the last step
+    guesses: list[int] = field(default_factory=list)  # guesses of the tokens after `ids`, read in the last step
     lookup: Lookup = field(default_factory=Lookup)
     _uniforms: list[float] = field(default_factory=list)
 
     def uniform(self) -> float:
-        """The random number of its next token."""
+        """The random number for drawing the next token."""
         at = self.generated % _UNIFORMS_PER_DRAW
         if at == 0:
             self._uniforms = uniforms([self.stream], _UNIFORMS_PER_DRAW)[0].tolist()
@@ -116,7 +117,7 @@ class _Sequence:
 
 
 class _Engine:
-    """One generation: the samples of a batch, and those that wait for a slot in it."""
+    """Generates samples: a batch of active samples, and further samples that wait for a slot in it."""
 
     def __init__(
         self,
@@ -128,7 +129,7 @@ class _Engine:
     ) -> None:
         self._backend, self._config, self._details, self._how = backend, config, details, how
         self._context = backend.config.context
-        self._vocab_size = tokenizer.vocab_size  # a model's matrices may be padded with ids that are no tokens
+        self._vocab_size = tokenizer.vocab_size  # the model's matrices may be padded with more rows
         self._active: list[_Sequence] = []
         self._seen: Seen | None = None
         self._no_draws = torch.empty(0)
@@ -157,7 +158,7 @@ class _Engine:
         self._active.append(sequence)
 
     def _step(self, cache: SequenceCache) -> Iterator[Event]:
-        """One forward pass, then draws the next token of every sample, or several where guesses were right."""
+        """Runs one forward pass and draws the next token of every sample, or several tokens if guesses were right."""
         begun = time.perf_counter()
         prompts = {tuple(sequence.ids) for sequence in self._active if not sequence.generated}
         logits, rows = self._read(cache)
@@ -182,7 +183,7 @@ class _Engine:
             sequence.lookup.measure(bool(sequence.guesses), drawn, time.perf_counter() - begun)
 
     def _read(self, cache: SequenceCache) -> tuple[Tensor, dict[int, int]]:
-        """Reads the unread tokens -> logits (rows, V), and each sample's first row. Equal prompts are read once."""
+        """Reads all unread tokens, equal prompts once; returns logits (rows, V) and the first row of each sample."""
         segments: list[Segment] = []
         rows: dict[int, int] = {}
         first_with: dict[tuple[int, ...], _Sequence] = {}
@@ -209,14 +210,14 @@ class _Engine:
         return logits[:, : self._vocab_size], rows
 
     def _guess(self, sequence: _Sequence) -> list[int]:
-        """Guesses of the next tokens; none in a batch, where a step costs more for every row."""
+        """Guesses of the next tokens; none in a batch, where each further row makes a step slower."""
         if not self._guesses or len(self._active) > 1 or not sequence.generated:
             return []
         most = min(self._context - len(sequence.ids), self._config.max_new_tokens - sequence.generated - 1)
         return sequence.lookup.guess(sequence.ids, most)
 
     def _draw(self, logits: Tensor, rows: list[int], drawing: list[_Sequence]) -> Tensor:
-        """Draws the next token of some samples from their rows of logits -> ids (B,)."""
+        """Draws the next token of each sample in `drawing` from its row of logits; returns ids (B,)."""
         drawn = [] if self._config.temperature == 0 else [sequence.uniform() for sequence in drawing]
         draws = torch.tensor(drawn, device=logits.device) if drawn else self._no_draws
         return next_token(self._of(logits, rows), self._config, draws, self._seen_by(drawing))
@@ -230,7 +231,7 @@ class _Engine:
     def _describe(
         self, logits: Tensor, rows: dict[int, int], ahead: int, ids: Tensor, drawing: list[_Sequence]
     ) -> dict[int, Token]:
-        """A Token event for each drawn token, by the number of its sample; empty if no details were asked for."""
+        """The Token event of each drawn token, by sample number; empty if no details are requested."""
         if self._details is None:
             return {}
         numbers = [sequence.number for sequence in drawing]
@@ -240,7 +241,7 @@ class _Engine:
         return {number: replace(token, sample=number) for number, token in zip(numbers, tokens, strict=True)}
 
     def _take(self, sequence: _Sequence, id_: int, token: Token | None) -> Iterator[Event]:
-        """Adds a drawn token to its sample. Ends the sample, or moves its context window, where that is due."""
+        """Adds a drawn token to its sample. Then ends the sample, or moves its context window if it is full."""
         new = sequence.text.push(id_)
         if token is not None:
             yield replace(token, characters=len(new))

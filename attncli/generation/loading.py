@@ -1,6 +1,6 @@
-"""Chooses what computes a generation: native.c on a CPU with a C compiler, PyTorch elsewhere; and loads a model for it.
+"""Chooses the backend of a generation and loads a model for it: native.c on a CPU with a C compiler, else PyTorch.
 
-The choice depends on the device and the type alone, so it is made, and refused, before a model is read.
+The choice depends only on the device and the dtype, so errors are raised before a model is read.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ _SLOWER = "about four times slower"  # benchmarks/README.md, "Generating"
 
 @dataclass(frozen=True)
 class Engine:
-    """What will compute a generation."""
+    """The choice of backend, device and dtype for a generation."""
 
     device: torch.device
     dtype: str
-    native: bool  # whether native.c computes
-    note: str  # why it does not, or why its library is not kept; empty where there is nothing to say
+    native: bool  # whether the backend is native.c
+    note: str  # why native.c is not used, or why its compiled library cannot be stored; otherwise empty
 
     def load(self, path: Path, *, keep: bool = False) -> tuple[LoadedModel, Backend]:
-        """Reads a model, and returns it with its backend. Raises BadCheckpoint.
+        """Reads a model and returns it with its backend. Raises BadCheckpoint.
 
-        native.c has its own copy of the weights, and then the model keeps none, unless told to `keep` them. There
-        `auto` is the type that the weights are stored in: it loses nothing, and reads the fewest bytes.
+        The native backend copies the weights; the model's own weights are then freed, unless `keep` is true. With the
+        native backend, the dtype `auto` keeps the stored dtype of the weights: this loses no precision and reads the
+        fewest bytes.
         """
         if not self.native:
             loaded = load_model(path, self.device, pick_dtype(self.dtype, self.device))
@@ -44,7 +45,7 @@ class Engine:
 
 
 def choose_engine(device: str, dtype: str) -> Engine:
-    """What computes a generation on a device in a type. Waits for the C compiler. Raises UsageProblem."""
+    """Chooses the backend for a device and a dtype, by name. Waits for the C compiler. Raises UsageProblem."""
     place = pick_device(device)
     if dtype not in ("auto", "int8", *DTYPES):
         raise UsageProblem.naming(

@@ -1,9 +1,10 @@
-"""Guesses the next tokens of a text from its own repetitions: prompt lookup (Saxena, 2023), speculative decoding.
+"""Guesses the next tokens of a text from its own repetitions: prompt lookup decoding (Saxena, 2023), a form of
+speculative decoding.
 
-If the last three tokens occurred in the text before, the tokens that followed them then are guessed to follow now. A
-guess adds a few rows to a step, which reads all weights anyway; the rates with and without guesses are measured, and
-guessing stops while it is slower. A guess never changes the text: every token is drawn as without it, and a correct
-guess only means that the token has been read already.
+If the last three tokens occurred earlier in the text, the tokens that followed them there are the guess. A guess adds a
+few rows to a step, which reads all weights anyway. The rates with and without guesses are measured; while guessing is
+slower, it is suspended. A guess never changes the text: every token is drawn as usual, and if a guess was right, its
+token is already in the cache.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-_LENGTH = 3  # tokens that must have occurred before
-_MOST = 5  # tokens in a guess
+_LENGTH = 3  # how many tokens must match an earlier place in the text
+_MOST = 5  # the largest number of tokens in a guess
 _DECAY = 0.9  # weight of the earlier measurements in the running mean of a rate
-_RETRY_AFTER = 8  # guesses omitted because they were slower; then one is made to measure again
+_RETRY_AFTER = 8  # guesses skipped because guessing was slower; then one guess is made to measure its rate again
 
 
 class Lookup:
-    """The guesses for one text, as it grows."""
+    """Guesses for one text while it is generated."""
 
     def __init__(self) -> None:
         self._after: dict[tuple[int, ...], int] = {}  # three tokens -> the position after their last occurrence
@@ -27,7 +28,7 @@ class Lookup:
         self._skipped = 0
 
     def guess(self, ids: Sequence[int], most: int) -> list[int]:
-        """The tokens that followed the last three when they occurred before: at most `most`, often none."""
+        """The tokens that followed the last occurrence of the final three tokens: at most `most`, often none."""
         for end in range(max(self._known, _LENGTH), len(ids)):
             self._after[tuple(ids[end - _LENGTH : end])] = end
         self._known = len(ids)
@@ -37,16 +38,16 @@ class Lookup:
         return list(ids[at : at + min(_MOST, most)])
 
     def restart(self) -> None:
-        """Forgets the text, whose beginning was cut off, but not the measured rates."""
+        """Forgets the text, since its beginning was truncated, but keeps the measured rates."""
         self._after, self._known = {}, 0
 
     def measure(self, guessed: bool, tokens: int, seconds: float) -> None:
-        """Records the duration of a step that yielded so many tokens."""
+        """Records the duration of a step and the number of tokens that it yielded."""
         rate = tokens / seconds
         self._rates[guessed] = _DECAY * self._rates.get(guessed, rate) + (1 - _DECAY) * rate
 
     def _pays(self) -> bool:
-        """Whether guessing has been as fast as not guessing, or is to be measured again."""
+        """Whether to guess: guessing was at least as fast as not guessing, or it is time to measure it again."""
         if self._rates.get(True, math.inf) >= self._rates.get(False, 0.0) or self._skipped >= _RETRY_AFTER:
             self._skipped = 0
             return True

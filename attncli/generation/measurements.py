@@ -1,4 +1,4 @@
-"""The results of a benchmark of one model: frozen dataclasses without torch."""
+"""The results of benchmarking one model: frozen dataclasses without torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Part = Literal["bandwidth", "prefill", "decode", "batches", "generation"]
 
 @dataclass(frozen=True)
 class Timing:
-    """The median of some repetitions, after a warm-up that is not counted."""
+    """The median time of several runs after a warm-up run."""
 
     seconds: float
     repetitions: int
@@ -23,10 +23,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """The bandwidth of this machine's memory: a large tensor is summed (read), or copied (read and written)."""
+    """The memory bandwidth of this machine, measured by summing (reads) or copying (reads, writes) a large tensor."""
 
     way: Literal["sum", "copy"]
-    bytes: int  # read, plus written for a copy
+    bytes: int  # bytes read, and for a copy also bytes written
     threads: int | None  # None on a GPU
     timing: Timing
 
@@ -38,7 +38,7 @@ class Bandwidth:
 
 @dataclass(frozen=True)
 class Prefill:
-    """Prefill: reading a prompt in one forward pass, and choosing the first token."""
+    """The time of a prefill: a prompt is read in one forward pass and the first token is chosen."""
 
     tokens: int
     timing: Timing
@@ -51,38 +51,38 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Step:
-    """A decoding step: one more token of each text in a batch, after `before` tokens each."""
+    """The time of a decoding step: one new token of each text in a batch, after `before` tokens of each text."""
 
     texts: int
     before: int
-    weight_bytes: int  # of weights, read once for all texts
-    cache_bytes: int  # of keys and values, read for all texts together
+    weight_bytes: int  # bytes of weights read; one read serves the whole batch
+    cache_bytes: int  # bytes of the KV cache read, total of all texts
     timing: Timing
 
     @property
     def tokens_per_second(self) -> float:
-        """New tokens per second, all texts together."""
+        """New tokens per second, total of all texts."""
         return self.texts / self.timing.seconds
 
     @property
     def weight_bytes_per_token(self) -> float:
-        """Bytes of weights read per token: all texts share one read."""
+        """Bytes of weights read per generated token: one read of the weights serves the whole batch."""
         return self.weight_bytes / self.texts
 
     @property
     def cache_bytes_per_token(self) -> float:
-        """Bytes of keys and values read per token."""
+        """Bytes of the KV cache read per generated token."""
         return self.cache_bytes / self.texts
 
     @property
     def bytes_per_second(self) -> float:
-        """Bytes of weights and cache read per second."""
+        """Bytes of weights and KV cache read per second."""
         return (self.weight_bytes + self.cache_bytes) / self.timing.seconds
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A text of `tokens` tokens after a prompt of one: with the cache, and without it; measured alternately."""
+    """Generation from a one-token prompt, with the KV cache and with recomputation, measured alternately."""
 
     tokens: int
     cached: Timing
@@ -90,7 +90,7 @@ class Generation:
 
     @property
     def times(self) -> float:
-        """How many times longer it takes without the cache."""
+        """How many times longer generation takes without the KV cache."""
         return self.uncached.seconds / self.cached.seconds
 
 
@@ -99,7 +99,7 @@ Measurement = Bandwidth | Prefill | Step | Generation
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A part was measured up to the size before this one: this size would have taken too long."""
+    """The first size of a part that was not measured, because it would have taken too long."""
 
     part: Part
     size: int
@@ -107,17 +107,17 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Bench:
-    """All measurements of one run, each part in increasing sizes."""
+    """All measurements of one run of the benchmark; each part is in order of increasing size."""
 
     device: str
     engine: Engine
-    threads: int | None  # of a decoding step; None on a GPU
-    most_threads: int | None  # of prefill
+    threads: int | None  # CPU threads of a decoding step; None on a GPU
+    most_threads: int | None  # CPU threads of a prefill; None on a GPU
     types: NumberTypes
     parameters: int
     context: int
     seed: int  # of the random tokens
-    given: float  # seconds that the benchmark was given
+    given: float  # the time limit in seconds
     bandwidth: Bandwidth
     prefill: tuple[Prefill, ...]
     decode: tuple[Step, ...]  # one text, at increasing positions
@@ -127,12 +127,12 @@ class Bench:
 
     @property
     def repetitions(self) -> tuple[int, int]:
-        """The smallest and the largest number of repetitions behind a figure."""
+        """The smallest and the largest number of runs behind a median."""
         counts = [timing.repetitions for timing in self._timings()]
         return min(counts), max(counts)
 
     def share(self, step: Step) -> float:
-        """A step's bytes per second as a share of this machine's bandwidth."""
+        """A step's bytes per second as a share of this machine's memory bandwidth."""
         return step.bytes_per_second / self.bandwidth.bytes_per_second
 
     def _timings(self) -> Iterator[Timing]:

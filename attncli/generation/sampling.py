@@ -1,18 +1,17 @@
-"""From logits to the next token: the sampling steps in their order, and the draw.
+"""Draws the next token from logits: the sampling steps in their order, and the draw.
 
-Pure functions on logits (B, V). Each row is computed for itself, so it is the same alone and in a batch, bit for bit.
-The order is the order of transformers (which has no presence penalty) and of vLLM's penalties:
+Pure functions on logits (B, V). Rows are independent: a row gives bit-identical results alone and in a batch. The steps
+have the order of transformers (which has no presence penalty); the penalties have vLLM's order:
 
     LOGIT_STEPS    logit bias, repetition penalty, presence penalty: change single logits
     temperature    scales all logits; 0 keeps the most probable token
     FILTERS        top-k, top-p, min-p, typical: remove tokens
-    draw           one token from what is left
+    draw           draws one of the remaining tokens
 
-A filter sets the logits of the tokens it removes to -inf, so that a softmax renormalizes the rest; it never removes all
-tokens. A row that is -inf throughout stays so.
+A filter sets the logits of removed tokens to -inf, so that a softmax renormalizes the remaining tokens; it always keeps
+at least one token. A row of -inf alone stays unchanged.
 
-Knows nothing of models or text. Randomness enters as uniform numbers, which each sample draws from a generator of its
-own.
+Needs neither a model nor text. The random numbers are uniform; each sample draws them from its own generator.
 """
 
 from __future__ import annotations
@@ -32,35 +31,35 @@ from attncli.model.distribution import scale_by_temperature
 
 _Function = Callable[[Tensor], Tensor]
 
-_SEED_STRIDE = 1_000_003  # between the seeds of two samples
-_PARTIAL_SORTS = (128, 1024, 8192)  # how many tokens are sorted before the whole vocabulary is
+_SEED_STRIDE = 1_000_003  # the difference between the seeds of consecutive samples
+_PARTIAL_SORTS = (128, 1024, 8192)  # the numbers of tokens to sort first, before the whole vocabulary is sorted
 
 
 def sample_seed(seed: int, sample: int) -> int:
-    """The seed with which the sample of this number would be generated as the only one."""
+    """The seed that generates this sample when it is generated alone."""
     return (seed + sample * _SEED_STRIDE) % 2**63
 
 
 def generators(seed: int, samples: int) -> list[torch.Generator]:
-    """A generator for each sample; it depends on the seed and the sample's number alone."""
+    """A random generator for each sample; it depends only on the seed and the sample's number."""
     return [torch.Generator().manual_seed(sample_seed(seed, sample)) for sample in range(samples)]
 
 
 def uniforms(streams: Sequence[torch.Generator], count: int) -> Tensor:
-    """The next numbers in [0, 1) of every generator, (samples, count)."""
+    """The next `count` uniform numbers in [0, 1) of each generator, shape (samples, count)."""
     return torch.stack([torch.rand(count, generator=stream) for stream in streams])
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Which tokens occur in the text of each row, as masks (B, V)."""
+    """Masks (B, V) of the tokens that occur in the text of each row."""
 
-    text: Tensor  # in its prompt or its generated text
-    generated: Tensor  # in its generated text
+    text: Tensor  # the token occurs in the prompt or the generated text
+    generated: Tensor  # the token occurs in the generated text
 
     @classmethod
     def of(cls, prompts: Sequence[Sequence[int]], vocab_size: int, device: torch.device | str = "cpu") -> Self:
-        """The masks before anything is generated: one prompt of any length for each row."""
+        """The masks before the first token is generated; each row has its own prompt, of any length."""
         text = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=device)
         seen = cls(text, torch.zeros_like(text))
         for row, prompt in enumerate(prompts):
@@ -68,18 +67,18 @@ class Seen:
         return seen
 
     def begin(self, row: int, prompt: Sequence[int]) -> None:
-        """Resets a row to a new prompt, in place."""
+        """Resets a row to a new prompt; works in place."""
         self.text[row] = self.generated[row] = False
         self.text[row, list(prompt)] = True
 
     def add(self, ids: Tensor, rows: Sequence[int] | None = None) -> None:
-        """Adds the next token of every row, or of the given rows: ids (B,), in place."""
+        """Adds the next token, ids (B,), of every row or of the given rows; works in place."""
         at = torch.arange(len(ids)) if rows is None else torch.tensor(rows)
         self.text[at, ids] = True
         self.generated[at, ids] = True
 
     def of_rows(self, rows: Sequence[int]) -> Self:
-        """The masks of the given rows, in their order."""
+        """The masks of the given rows, in the given order."""
         return type(self)(self.text[rows], self.generated[rows])
 
 
@@ -87,11 +86,11 @@ class Seen:
 
 
 def add_bias(logits: Tensor, biases: tuple[tuple[int | str, float], ...]) -> Tensor:
-    """Adds a number to the logits of some tokens; -inf bans a token. Raises IndexError for an id of V or above."""
+    """Adds a bias to the logits of some tokens; -inf bans a token. Raises IndexError for an id >= V."""
     return logits + _dense(biases, logits.shape[-1], logits.device)
 
 
-@lru_cache(maxsize=4)  # the same for every token of a generation
+@lru_cache(maxsize=4)  # every step of a generation needs the same tensor
 def _dense(biases: tuple[tuple[int | str, float], ...], size: int, device: torch.device) -> Tensor:
     row = torch.zeros(size)
     for id_, bias in biases:
@@ -101,15 +100,15 @@ def _dense(biases: tuple[tuple[int | str, float], ...], size: int, device: torch
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Divides positive logits of seen tokens by the penalty, multiplies negative ones (Keskar et al., 2019).
+    """Divides the positive logits of seen tokens by the penalty and multiplies the negative ones (Keskar et al., 2019).
 
-    seen (B, V) is true for tokens of the prompt and of the generated text.
+    seen (B, V) is true for tokens of the prompt or of the generated text.
     """
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def penalize_presence(logits: Tensor, generated: Tensor, penalty: float) -> Tensor:
-    """Subtracts the penalty once from the logits of generated tokens, as OpenAI and vLLM define it.
+    """Subtracts the penalty once from the logit of each generated token, as OpenAI and vLLM define it.
 
     generated (B, V) is true for tokens of the generated text, without the prompt.
     """
@@ -120,13 +119,13 @@ def penalize_presence(logits: Tensor, generated: Tensor, penalty: float) -> Tens
 
 
 def keep_best(logits: Tensor) -> Tensor:
-    """Keeps only the most probable token; of equal ones, the lowest id."""
+    """Keeps only the most probable token; of equally probable tokens, the one with the lowest id."""
     at = logits.argmax(-1, keepdim=True)
     return torch.full_like(logits, -math.inf).scatter(-1, at, logits.gather(-1, at))
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Keeps exactly the k largest logits, or all if V <= k; of equal ones at the border, any."""
+    """Keeps exactly the k largest logits, or all if V <= k; of logits equal to the k-th largest, arbitrary ones."""
     if k >= logits.shape[-1]:
         return logits
     values, at = logits.topk(k)
@@ -134,7 +133,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keeps the most probable tokens, as few as together reach probability p, at least one (Holtzman et al., 2020)."""
+    """Keeps the fewest most probable tokens whose total probability reaches p, at least one (Holtzman et al., 2020)."""
     return logits if p >= 1 else _keep_fewest(logits, logits, logits.softmax(-1), p)
 
 
@@ -146,28 +145,28 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_typical(logits: Tensor, p: float) -> Tensor:
-    """Keeps the tokens whose surprise is nearest to the entropy, as few as together reach probability p.
+    """Keeps the tokens whose surprise is nearest to the entropy: the fewest whose total probability reaches p.
 
     Locally typical sampling (Meister et al., 2023). It may remove the most probable token if its surprise is too low.
     """
     if p >= 1:
         return logits
     probabilities, surprise = logits.softmax(-1), logits.log_softmax(-1).neg_()
-    # cumsum adds up each row in one order; the order of sum() would depend on the shape of the batch.
+    # cumsum has a fixed summation order; the order of sum() would depend on the batch size.
     entropy = (probabilities * surprise).nan_to_num_(0).cumsum(-1)[..., -1:]
     return _keep_fewest(logits, -(surprise - entropy).abs(), probabilities, p)
 
 
 def _keep_fewest(logits: Tensor, rank: Tensor, probabilities: Tensor, p: float) -> Tensor:
-    """Keeps the tokens of the highest rank, as few as together reach probability p; of equal rank, the lowest ids."""
+    """Keeps the fewest tokens of the highest rank whose total probability reaches p; of equal ranks, the lowest ids."""
     for order in _in_order(rank):
         reached = probabilities.gather(-1, order).cumsum(-1) >= p
         unneeded = reached.roll(1, -1)
         unneeded[..., 0] = False
         ranks = rank.gather(-1, order)
         end, lowest = ranks[..., -1], ranks.masked_fill(unneeded, math.inf).amin(-1)
-        # A partial sort is enough if all kept tokens rank above its last one, since others may equal that one.
-        # -inf is the rank of removed tokens.
+        # A partial sort is enough if every kept token ranks above the last sorted token: an unsorted token may tie
+        # with the last one. Removed tokens have rank -inf.
         if order.shape == rank.shape or bool(((lowest > end) | (end == -math.inf)).all()):
             break
     kept = logits.gather(-1, order).masked_fill_(unneeded, -math.inf)
@@ -175,7 +174,7 @@ def _keep_fewest(logits: Tensor, rank: Tensor, probabilities: Tensor, p: float) 
 
 
 def best(logits: Tensor, count: int) -> Tensor:
-    """Ids (B, min(count, V)) of the most probable tokens; of equal ones, the lowest ids first."""
+    """Ids (B, min(count, V)) of the most probable tokens; of equally probable tokens, the lowest id first."""
     for order in _in_order(logits):
         if order.shape == logits.shape:
             break
@@ -186,10 +185,10 @@ def best(logits: Tensor, count: int) -> Tensor:
 
 
 def _in_order(rank: Tensor) -> Iterator[Tensor]:
-    """Ids sorted by rank (B, V), the highest first, of equal ones the lowest id: (B, n) for growing n, at last n = V.
+    """Yields ids (B, n) sorted by rank (B, V) for growing n, finally n = V: highest rank first, of ties the lowest id.
 
-    Sorting a vocabulary takes a CPU longer than a small model's forward pass, and few tokens are usually enough. A GPU
-    sorts fast, and the check whether a part is enough would be a synchronization.
+    On a CPU, sorting the vocabulary takes longer than a small model's forward pass, and few tokens are usually enough.
+    A GPU sorts fast, and the check whether n tokens are enough would synchronize it with the CPU.
     """
     if rank.device.type == "cpu":
         for count in _PARTIAL_SORTS:
@@ -204,35 +203,35 @@ def _in_order(rank: Tensor) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class SamplingStep:
-    """One step: a function of the logits, and the field of SampleConfig that it takes as its setting."""
+    """One sampling step: a function of the logits, and the field of SampleConfig that holds its setting."""
 
     field: str
     function: Callable[..., Tensor]  # (logits, setting) -> logits; with a mask (logits, mask, setting) -> logits
-    mask: Literal["", "text", "generated"] = ""  # the mask of `Seen` that it needs
+    mask: Literal["", "text", "generated"] = ""  # the mask of `Seen` that the function needs, if any
 
     @property
     def name(self) -> str:
-        """The option's name without dashes in front: 'top-p'."""
+        """The option's name without leading dashes: 'top-p'."""
         return self.field.replace("_", "-")
 
     def is_active(self, config: SampleConfig) -> bool:
-        """Whether the setting differs from the value that its option calls off."""
+        """Whether the setting differs from the option's `off` value, which disables the step."""
         return bool(getattr(config, self.field) != options_of(SampleConfig)[self.field].off)
 
     def apply(self, logits: Tensor, config: SampleConfig, seen: Seen | None = None) -> Tensor:
-        """The logits after this step; `seen` is needed where the step has a mask."""
+        """The logits after this step; a step with a mask needs `seen`."""
         masks = (getattr(seen, self.mask),) if self.mask else ()
         return self.function(logits, *masks, getattr(config, self.field))
 
 
-# A new step: a function above, a line here, a field of the same name in config/sampling.py at the same place. The
-# option, its help, the setting of `generate -i`, the trace and the library follow from the field.
-LOGIT_STEPS = (  # also at temperature 0
+# To add a step, write a function above, add a line here, and add a field with this name to config/sampling.py at the
+# same place. The option, its help, the setting of `generate -i`, the trace and the library follow from the field.
+LOGIT_STEPS = (  # these apply at temperature 0 too
     SamplingStep("logit_bias", add_bias),
     SamplingStep("repetition_penalty", penalize_repetition, mask="text"),
     SamplingStep("presence_penalty", penalize_presence, mask="generated"),
 )
-TEMPERATURE = "temperature"  # scales the logits; 0 keeps the most probable token, and ends the steps
+TEMPERATURE = "temperature"  # scales the logits; at 0 only the most probable token is kept, and no filter follows
 FILTERS = (
     SamplingStep("top_k", keep_top_k),
     SamplingStep("top_p", keep_top_p),
@@ -242,26 +241,26 @@ FILTERS = (
 
 
 def needs_seen(config: SampleConfig) -> bool:
-    """Whether an active step needs the tokens of the text so far."""
+    """Whether an active step needs the masks of `Seen`."""
     return any(step.mask and step.is_active(config) for step in LOGIT_STEPS)
 
 
 def steps(logits: Tensor, config: SampleConfig, seen: Seen | None = None) -> Iterator[tuple[str, Tensor]]:
-    """Logits (B, V) after every active step, in order, each with the name of its option."""
+    """Yields the option's name and the logits (B, V) after each active step, in order."""
     for name, step in (*_logit_steps(config, seen), *_filters(config)):
         logits = step(logits)
         yield name, logits
 
 
 def filtered(logits: Tensor, config: SampleConfig, seen: Seen | None = None) -> Tensor:
-    """Logits (B, V) after the last step; their softmax is the distribution that a token is drawn from."""
+    """Logits (B, V) after the last step; a token is drawn from their softmax."""
     for _, step in (*_logit_steps(config, seen), *_filters(config)):
         logits = step(logits)
     return logits
 
 
 def _logit_steps(config: SampleConfig, seen: Seen | None) -> Iterator[tuple[str, _Function]]:
-    """The active steps before the temperature. Without `seen`, steps that need a mask are left out."""
+    """The active steps before the temperature. Without `seen`, steps that need a mask are skipped."""
     for step in LOGIT_STEPS:
         if step.is_active(config) and not (step.mask and seen is None):
             yield step.name, partial(step.apply, config=config, seen=seen)
@@ -280,9 +279,9 @@ def _filters(config: SampleConfig) -> Iterator[tuple[str, _Function]]:
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Draws a token of each row from softmax(logits): inverts the cumulative distribution at uniform (B,) in [0, 1).
+    """Draws one token per row from softmax(logits), by inverting the cumulative distribution at uniform (B,) in [0, 1).
 
-    A row that is -inf throughout gives token 0, as argmax does.
+    A row of -inf alone gives token 0, as argmax does.
     """
     cumulative = logits.softmax(-1).cumsum_(-1)
     at = uniform[:, None] * cumulative[:, -1:]  # below the total, so the token has a probability above 0
@@ -292,7 +291,7 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
 def next_token(logits: Tensor, config: SampleConfig, uniform: Tensor, seen: Seen | None = None) -> Tensor:
     """Draws one token per row: logits (B, V), uniform (B,) -> ids (B,).
 
-    Temperature 0 takes the most probable token after bias and penalties, and needs no `uniform`.
+    At temperature 0, takes the most probable token after bias and penalties, and ignores `uniform`.
     """
     logits = logits.float()
     if config.temperature > 0:

@@ -1,4 +1,4 @@
-"""Measures how fast a generation is, from its events and a clock."""
+"""Measures the speed of a generation from its events and a clock."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from attncli.generation.events import Event, Finished, PromptsRead, Throughput
 
 
 class Stopwatch:
-    """Measures one generation. Its clock starts when it is created."""
+    """Measures the speed of one generation. The clock starts when this object is created."""
 
     def __init__(self, started: float) -> None:
-        """`started` is the time.monotonic() at which the command began."""
+        """Starts the clock; `started` is the time.monotonic() at which the command began."""
         self._started = started
         self._begun = time.monotonic()
         self._first: float | None = None
@@ -19,7 +19,7 @@ class Stopwatch:
         self._prompt_seconds = 0.0
 
     def update(self, event: Event) -> None:
-        """Records one event, at the moment it arrives."""
+        """Records an event; call it as soon as the event arrives."""
         if isinstance(event, PromptsRead):
             self._first = self._first or time.monotonic()
             self._prompt_tokens += event.tokens
@@ -29,7 +29,7 @@ class Stopwatch:
             self._new_tokens += len(event.ids)
 
     def result(self) -> Throughput:
-        """The figures, after the last event."""
+        """The speed of the generation; call it after the last event."""
         now = time.monotonic()
         return Throughput(
             self._prompt_tokens,

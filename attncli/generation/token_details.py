@@ -1,7 +1,7 @@
 """Details of drawn tokens: log-probabilities, the most probable alternatives, and a trace of the sampling steps.
 
-Pure functions on the logits that a token was drawn from, called after the draw, so that asking for details changes no
-text. A trace runs the steps of sampling.py themselves. Knows a token by its id and a function that returns its text.
+Pure functions on the logits that a token was drawn from. They are called after the draw, so details do not change a
+text. A trace applies the sampling steps of sampling.py themselves. Needs no tokenizer: `text_of` is a parameter.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _TRACED_BEST = 5  # most probable tokens in each step of a trace
 
 @dataclass(frozen=True)
 class TokenDetails:
-    """Which details to report for every token, besides its log-probability."""
+    """The details to report for each token besides its log-probability."""
 
-    top: int = 0  # how many of the most probable tokens
-    trace: bool = False  # the effect of every sampling step
+    top: int = 0  # how many of the most probable tokens to report
+    trace: bool = False  # whether to report the effect of each sampling step
 
 
 def describe_tokens(
@@ -35,7 +35,7 @@ def describe_tokens(
     text_of: Callable[[int], str],
     seen: Seen | None,
 ) -> list[Token]:
-    """Token events for ids (B,) drawn from logits (B, V), with `seen` as it was at the draw; row r is sample r."""
+    """The Token events of ids (B,) drawn from logits (B, V); `seen` is as it was at the draw, row r is sample r."""
     drawn, top, top_logprobs = (values.tolist() for values in logprobs(logits, ids, details.top))
     traces = trace(logits, ids, config, text_of, seen) if details.trace else [None] * len(ids)
     return [
@@ -47,8 +47,8 @@ def describe_tokens(
 def logprobs(logits: Tensor, ids: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities in nats under the model's own distribution: temperature 1, nothing removed.
 
-    Returns the log-probabilities (B,) of `ids`, the ids (B, K) of the K = min(count, V) most probable tokens (of equal
-    ones the lowest id first), and their log-probabilities (B, K); float64 on the CPU.
+    Returns three tensors on the CPU: the log-probabilities (B,) of `ids`, the ids (B, K) of the K = min(count, V) most
+    probable tokens (of ties the lowest id first), and their log-probabilities (B, K). Log-probabilities are float64.
     """
     exact = logits.cpu().double().log_softmax(-1)
     top = best(logits.cpu(), count)
@@ -58,7 +58,7 @@ def logprobs(logits: Tensor, ids: Tensor, count: int) -> tuple[Tensor, Tensor, T
 def trace(
     logits: Tensor, ids: Tensor, config: SampleConfig, text_of: Callable[[int], str], seen: Seen | None = None
 ) -> list[Trace]:
-    """The effect of every active step on each row of logits (B, V), and the final probability of its drawn id (B,)."""
+    """The trace of each row of logits (B, V): the effect of every active step, and the drawn id's final probability."""
     logits = logits.float()
     stages = [("model", logits), *steps(logits, config, seen)]
     on_cpu = [(name, stage.cpu()) for name, stage in stages]
@@ -88,13 +88,13 @@ def _trace(stages: list[tuple[str, Tensor]], id_: int, config: SampleConfig, tex
 
 
 def _setting(config: SampleConfig, name: str) -> float | None:
-    """The value of the option of a step; None where it is no single number, and for `model`, which is no step."""
+    """The value of a step's option; None for `model`, which has no option, and for options without a single number."""
     value = getattr(config, name.replace("-", "_"), None)
     return float(value) if isinstance(value, int | float) else None
 
 
 def _best_left(logits: Tensor, text_of: Callable[[int], str]) -> tuple[Choice, ...]:
-    """The most probable tokens of logits (V,) among those that are not removed."""
+    """The most probable tokens of logits (V,) that no step has removed."""
     ids = best(logits[None], _TRACED_BEST)[0]
     ids = ids[logits[ids] > -math.inf]
     return _choices(ids.tolist(), logits.double().log_softmax(-1)[ids].tolist(), text_of)

@@ -1,8 +1,8 @@
-"""Checks that every way of computing a generation gives the same texts, on the machine that generated them.
+"""Checks on the user's machine that every way of computing a generation gives equal texts.
 
-The samples are generated again alone, in a larger batch, without the cache, with guesses, on other numbers of threads
-and with PyTorch; and their ids are decoded at once instead of one by one. Every path is executed, none is simulated.
-Yields a `Check` for each; prints nothing, and decides nothing about exit codes.
+The samples are generated again alone, in a larger batch, without the KV cache, with guesses, with other numbers of
+threads and with PyTorch; in addition, their ids are decoded at once instead of one by one. Every path is executed, none
+is simulated. Yields a `Check` for each; prints nothing, and decides no exit code.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from attncli.model.native import round_to_int8
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Tokenizer
 
-_EXTRA_SAMPLES = 3  # added to each prompt's samples for a larger batch
-_TOKENS_PER_READ = 64  # when PyTorch's logits are compared
-# The largest allowed difference of logits from PyTorch's, as a share of the largest logit, by the type of the
-# activations. Measured over all families and the shipped model: at most 7e-7, 1.4e-3 and 1.2e-2; ignoring the attention
-# window gave 9e-2.
+_EXTRA_SAMPLES = 3  # samples added to each prompt for the larger batch
+_TOKENS_PER_READ = 64  # tokens that the reference reads at once when logits are compared
+# The largest allowed difference from PyTorch's logits, as a share of the largest logit, by the activations' dtype. The
+# largest measured differences over all families and the shipped model are 7e-7, 1.4e-3 and 1.2e-2; ignoring the
+# attention window gave a difference of 9e-2.
 _LOGIT_TOLERANCE = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 2e-1}
 
 
@@ -42,7 +42,7 @@ class SampleCollector:
         self._ids: dict[int, tuple[int, ...]] = {}
 
     def collect(self, events: Iterable[Event]) -> Iterator[Event]:
-        """Passes the events through, unchanged."""
+        """Records the events and yields them unchanged."""
         for event in events:
             if isinstance(event, Text):
                 self._texts.setdefault(event.sample, []).append(event.text)
@@ -52,13 +52,13 @@ class SampleCollector:
 
     @property
     def samples(self) -> list[Sample]:
-        """The finished samples, in order."""
+        """The finished samples, in the order of their numbers."""
         return [Sample(self._ids[number], "".join(self._texts.get(number, ()))) for number in sorted(self._ids)]
 
 
 @dataclass(frozen=True)
 class Original:
-    """A generation to verify: its inputs and its samples, `config.num_samples` for every prompt, prompt by prompt."""
+    """A generation to verify: its inputs, and its samples, `config.num_samples` of each prompt in turn."""
 
     tokenizer: Tokenizer
     prompts: Sequence[Sequence[int]]
@@ -67,13 +67,13 @@ class Original:
     samples: Sequence[Sample]
 
     def regenerate(self, backend: Backend, how: EngineConfig, extra: int = 0) -> list[Sample]:
-        """Generates all samples in one batch, with `extra` more samples for every prompt, which are dropped."""
+        """Generates all samples in one batch; `extra` more samples of each prompt are generated and discarded."""
         count = self.config.num_samples
         samples = self._generate(backend, self.prompts, replace(self.config, num_samples=count + extra), how)
         return [sample for number, sample in enumerate(samples) if number % (count + extra) < count]
 
     def regenerate_alone(self, backend: Backend, how: EngineConfig) -> list[Sample]:
-        """Generates the samples one after another, each with the seed that makes it the first sample."""
+        """Generates the samples one after another, each with the seed that generates it alone."""
         samples = []
         for prompt in self.prompts:
             for number in range(self.config.num_samples):
@@ -82,14 +82,14 @@ class Original:
         return samples
 
     def redecode(self) -> list[Sample]:
-        """The samples with their ids decoded at once, up to the first stop string."""
+        """The samples with text decoded from all ids at once, truncated at the first stop string."""
         return [
             replace(sample, text=self._decode(sample.ids, self.prompt_of(number)))
             for number, sample in enumerate(self.samples)
         ]
 
     def prompt_of(self, sample: int) -> Sequence[int]:
-        """The prompt that a sample continues, by the sample's number."""
+        """The prompt of the sample with this number."""
         return self.prompts[sample // self.config.num_samples]
 
     def _generate(
@@ -109,10 +109,11 @@ class Original:
 def verify(
     original: Original, backend: Backend, pytorch: Backend, on_threads: Callable[[int], Backend] | None = None
 ) -> Iterator[Check]:
-    """Generates the samples again in every way and compares; `backend` need not be the one that generated them first.
+    """Generates the samples again in every way and yields a Check for each; any backend can verify a generation.
 
-    Required to be equal: every way of an exact backend, and the decoding of any backend. `pytorch` has the same weights
-    as float32; `on_threads` returns the backend with another number of threads, and is None where there is no choice.
+    The samples must be equal for every way of an exact backend, and for the decoding of any backend. `pytorch` has the
+    same weights in float32. `on_threads` returns the backend with a given number of threads; None if the number of
+    threads cannot be chosen.
     """
     count = original.config.num_samples
     batch = min((count + _EXTRA_SAMPLES) * len(original.prompts), EngineConfig.at_once)
@@ -138,7 +139,10 @@ def verify(
 
 
 def as_float32(model: Transformer, *, int8: bool = False) -> Transformer:
-    """The model in float32, its weights rounded to int8 values first if `int8`; the same object if nothing changes."""
+    """A float32 copy of the model; with `int8`, its weights are rounded to int8 values.
+
+    Returns the model itself if nothing has to change.
+    """
     if not int8 and all(parameter.dtype == torch.float32 for parameter in model.parameters()):
         return model
     wide = copy.deepcopy(model).float()
@@ -149,9 +153,10 @@ def as_float32(model: Transformer, *, int8: bool = False) -> Transformer:
 
 @torch.inference_mode()
 def compare_logits(original: Original, backend: Backend, reference: Backend) -> tuple[float, float]:
-    """The largest absolute difference of the logits that tokens were drawn from, and the reference's largest logit.
+    """The largest absolute difference between the two backends' logits, and the largest logit of the reference.
 
-    Both backends read the generated ids: `backend` one token at a time, as generation does; `reference` many at once.
+    Compares the logits that the tokens were drawn from. Both backends read the generated ids: `backend` one token at a
+    time, as in generation, and `reference` many at once.
     """
     difference = magnitude = 0.0
     vocab_size = original.tokenizer.vocab_size
@@ -166,9 +171,10 @@ def compare_logits(original: Original, backend: Backend, reference: Backend) -> 
 
 
 def _windows(prompt: Sequence[int], ids: Sequence[int], context: int) -> Iterator[tuple[list[int], int]]:
-    """The tokens that the network read while `ids` were drawn, and after how many of the last ones a token was drawn.
+    """Yields each context window that the network read to generate `ids`, and how many tokens it generated there.
 
-    ([1], [2, 3], 8) -> ([1, 2], 2). A full context begins a new window with the recent half, as in the engine.
+    ([1], [2, 3], 8) -> ([1, 2], 2). After a full window, the next window begins with its most recent half, as in the
+    engine.
     """
     window, drawn = list(prompt), 0
     while drawn < len(ids):
@@ -180,7 +186,7 @@ def _windows(prompt: Sequence[int], ids: Sequence[int], context: int) -> Iterato
 
 
 def _rows(backend: Backend, windows: Iterable[tuple[list[int], int]], step: int) -> Iterator[Tensor]:
-    """The logits (V) that each token was drawn from; after the prompt, `step` tokens are read at once."""
+    """Yields the logits (V,) that each token was drawn from; after the prompt, `step` tokens are read at once."""
     cache = backend.new_cache(1)
     for tokens, count in windows:
         first = len(tokens) - count + 1
@@ -209,7 +215,7 @@ class _GuessCounter:
 def _check(
     original: Original, name: CheckName, repeats: Sequence[Sequence[Sample]], required: bool, details: dict[str, Any]
 ) -> Check:
-    """Compares the samples with those of every repeat; `details` are further fields of the Check."""
+    """Compares the original samples with the samples of each repeat; `details` are further fields of the Check."""
     differences = [
         _difference(original, number, expected, actual)
         for repeat in repeats
@@ -228,7 +234,7 @@ def _check(
 
 
 def _difference(original: Original, number: int, expected: Sample, actual: Sample) -> Difference:
-    """The first token that differs; if all ids are equal, the token within whose text the texts first differ."""
+    """The first token that differs; if all ids are equal, the token at whose text the texts first differ."""
     if expected.ids == actual.ids:
         common = _common_length(expected.text, actual.text)
         prompt, decode = original.prompt_of(number), original.tokenizer.decode
@@ -242,6 +248,6 @@ def _difference(original: Original, number: int, expected: Sample, actual: Sampl
 
 
 def _common_length(one: Sequence[object], other: Sequence[object]) -> int:
-    """The length of the longest common beginning of two sequences."""
+    """The length of the longest common prefix of two sequences."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((at for at, (left, right) in pairs if left != right), min(len(one), len(other)))

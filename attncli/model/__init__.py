@@ -1,1 +1,1 @@
-"""The network: the transformer, its attention, its key/value cache, and the counting of its parameters."""
+"""The network: the transformer, its attention, its KV cache, its backends, and counts of its parameters."""

@@ -1,6 +1,6 @@
-"""The activations of the feed-forward part, each with its derivative. A new one is a branch in both functions.
+"""The activations of the feed-forward part, with their derivatives. To add one, add a branch to both functions.
 
-Native.c computes the same ones; `Activation` of the config names them.
+native.c implements the same activations; `Activation` in the config lists their names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def activate(activation: Activation, x: Tensor) -> Tensor:
 
 
 def activation_gradient(activation: Activation, gradient: Tensor, x: Tensor, out: Tensor) -> None:
-    """Writes the gradient with respect to x to `out`, given the gradient with respect to the activation of x."""
+    """Writes to `out` the gradient with respect to x, given the gradient with respect to activation(x)."""
     if activation == "silu":
         torch.ops.aten.silu_backward(gradient, x, grad_input=out)
     else:

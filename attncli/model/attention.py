@@ -1,8 +1,8 @@
 """Attention: queries, keys and values, the scaled dot product, the mask, the heads and the output matrix.
 
-There are two paths with one meaning. The fast path is PyTorch's fused `scaled_dot_product_attention`. The observed path
-computes the same result step by step and passes each step to an `Observer`, one layer at a time, so that no more than
-one layer's weights are in memory. RMSNorm and rotary positions are here too. Knows nothing of the rest of the network.
+There are two paths with equal results. The fast path is PyTorch's fused `scaled_dot_product_attention`. The observed
+path computes the result step by step and passes each step to an `Observer`, one layer at a time, so that memory holds
+the attention weights of one layer only. RMSNorm and rotary positions are also here.
 
 Letters: B batch, T queries, S keys, H heads, K key/value heads, D head width, C model width.
 """
@@ -24,15 +24,15 @@ from attncli.model.mask import causal_mask
 if TYPE_CHECKING:
     from attncli.model.cache import KVCache
 
-_FIRST_ROTATIONS = 4095  # positions; a table begins with the next power of two
+_FIRST_ROTATIONS = 4095  # positions; the smallest table has the next power of two
 
 
 @dataclass(frozen=True)
 class AttentionSteps:
     """One layer's attention, step by step (Vaswani et al., 2017, equation 1).
 
-    Keys and values have one entry for each key/value head. Where the rows of a batch share a past, they hold the new
-    positions only.
+    Keys and values have one entry for each key/value head. If the rows of a batch share past positions, keys and values
+    hold the new positions only.
     """
 
     query: Tensor  # (B, H, T, D), after query/key norm and rotation
@@ -45,24 +45,24 @@ class AttentionSteps:
 
 
 class Observer:
-    """Receives the steps of a forward pass. Override the methods that you need; do not change the tensors in place."""
+    """Receives the steps of a forward pass. Override the methods that you need; do not modify the tensors in place."""
 
     def residual(self, layer: int, stream: Tensor) -> None:
-        """The residual stream (B, T, C) that enters a layer; after the last layer, the input of the final norm."""
+        """Receives the residual stream (B, T, C) that enters each layer, and finally the input of the final norm."""
 
     def scores(self, layer: int, scores: Tensor) -> Tensor:
-        """The masked scores (B, H, T, S) before the softmax. The returned ones are used, so an edge can be cut here."""
+        """Receives the masked scores (B, H, T, S) before the softmax; the returned scores replace them."""
         return scores
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
-        """The steps of a layer's attention, and its module, which has the output matrix."""
+        """Receives the steps of a layer's attention, and the module, which has the output matrix."""
 
     def feed_forward(self, layer: int, output: Tensor) -> None:
-        """The output (B, T, C) of a layer's feed-forward part, which is added to the residual stream."""
+        """Receives the output (B, T, C) of a layer's feed-forward part, which is added to the residual stream."""
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * gain, over the last dimension (Zhang and Sennrich, 2019); float32 or wider.
+    """x / sqrt(mean(x^2) + eps) * gain over the last dimension (Zhang and Sennrich, 2019), in float32 or wider.
 
     The gain is the weight, or 1 + weight with a unit offset, as in Gemma.
     """
@@ -74,15 +74,16 @@ class RMSNorm(nn.Module):
 
     @property
     def gain(self) -> Tensor:
-        """(width,): what the normalized numbers are multiplied by; 1 + weight is computed in float32 or wider."""
+        """The factor (width,) of the normalized numbers; 1 + weight is computed in float32 or wider."""
         if not self.unit_offset:
             return self.weight
         return 1 + self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., width). On CUDA the result is rounded once, after the gain, elsewhere before it too.
+        """Normalizes x (..., width) -> (..., width).
 
-        With a unit offset it is rounded once everywhere, as in transformers.
+        Rounds to the dtype of x after the gain; also before the gain, except on CUDA and with a unit offset (as in
+        transformers).
         """
         if fused.worth_it(x):
             return fused.rms_norm(x, self.gain.to(x.dtype), self.eps)
@@ -96,7 +97,7 @@ class RMSNorm(nn.Module):
 
 
 def norm_gain(norm: nn.Module) -> Tensor:
-    """(width,): what a norm multiplies its normalized input by."""
+    """The factor (width,) by which a norm multiplies its normalized input."""
     gain = norm.gain if isinstance(norm, RMSNorm) else norm.weight
     assert isinstance(gain, Tensor)
     return gain
@@ -104,9 +105,9 @@ def norm_gain(norm: nn.Module) -> Tensor:
 
 @dataclass(frozen=True)
 class Rotary:
-    """Cosines and sines of the positions of one forward pass, each (T, D) (Su et al., 2021).
+    """The cosines and sines of the rotary positions of one forward pass, each (T, D) (Su et al., 2021).
 
-    The first half of `sin` is negated, since the pair (a, b) is rotated to (a cos - b sin, b cos + a sin).
+    The first half of `sin` is negated, because a pair (a, b) is rotated to (a cos - b sin, b cos + a sin).
     """
 
     cos: Tensor
@@ -114,7 +115,7 @@ class Rotary:
 
     @classmethod
     def table(cls, positions: Tensor, head_width: int, theta: float, scaling: RopeScaling | None = None) -> Rotary:
-        """The table of some positions: position p rotates the pair (i, i + D/2) by p times the i-th frequency."""
+        """The table of the given positions: position p rotates the pair (i, i + D/2) by p times the i-th frequency."""
         angles = torch.outer(positions.float(), rotary_frequencies(head_width, theta, scaling).to(positions.device))
         cos, sin = angles.cos(), angles.sin()  # (T, D/2)
         if scaling is not None and scaling.attention_factor != 1:
@@ -122,7 +123,7 @@ class Rotary:
         return cls(torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1))
 
     def at(self, positions: slice | Tensor, dtype: torch.dtype) -> Rotary:
-        """The rows of some positions, in the activations' type: (T, D) for a slice, (B, 1, 1, D) for (B, 1)."""
+        """The rows of the given positions, in the activations' dtype: (T, D) for a slice, (B, 1, 1, D) for (B, 1)."""
         if isinstance(positions, Tensor):
             positions = positions[:, None]
         return Rotary(self.cos[positions].to(dtype), self.sin[positions].to(dtype))
@@ -134,18 +135,18 @@ class Rotary:
 
 
 def rotation_table(config: ModelConfig, positions: int, device: torch.device) -> Rotary:
-    """The rotations of at least the first `positions` of a model's context, rounded up to a power of two."""
+    """The rotations of at least the first `positions` of a model's context, up to a power of two."""
     rows = min(1 << max(positions, _FIRST_ROTATIONS).bit_length(), config.context)
     return Rotary.table(torch.arange(rows, device=device), config.head_width, config.rope_theta, config.rope_scaling)
 
 
 def rotary_frequencies(head_width: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
-    """(D/2,): the angle in radians by which one position rotates each pair: theta^(-2i/D) (Su et al., 2021), or scaled.
+    """The angles (D/2,) in radians by which one position rotates each pair: theta^(-2i/D) (Su et al., 2021), or scaled.
 
     `linear` divides by the factor (Chen et al., 2023). `llama3` (`apply_scaling` in the code of Llama 3.1) and `yarn`
-    (Peng et al., 2023, section 3.2) mix the frequency f with f / factor. The share of f is one for a pair that turns
-    often within the original context and zero for one that turns rarely. In between it is linear: for `llama3` in the
-    number of turns, for `yarn` in i.
+    (Peng et al., 2023, section 3.2) interpolate between the frequency f and f / factor. The share of f is 1 for pairs
+    that make many turns within the original context, and 0 for pairs that make few. Between the two, the share is
+    linear: for `llama3` in the number of turns, for `yarn` in i.
     """
     frequencies = theta ** -(torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
     if scaling is None:
@@ -173,8 +174,8 @@ def rotary_frequencies(head_width: int, theta: float, scaling: RopeScaling | Non
 class Attention(nn.Module):
     """Multi-head attention with grouped keys and values (Ainslie et al., 2023).
 
-    Keys and values come from a source, by default the input itself: causal self-attention. With another `source`, such
-    as an encoder's output, the same code is cross-attention, where every query sees the whole source.
+    Keys and values are computed from the input itself by default: causal self-attention. With a `source`, such as an
+    encoder's output, they are computed from the source: cross-attention, where every query attends to the whole source.
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -199,7 +200,7 @@ class Attention(nn.Module):
         observe: Observer | None = None,
         source: Tensor | None = None,
     ) -> Tensor:
-        """x (B, T, C), source (B, S, C) -> (B, T, C). With a cache, x holds the new positions only."""
+        """x (B, T, C), source (B, S, C) -> output (B, T, C). With a cache, x holds the new positions only."""
         if rotary is not None and cache is None and observe is None and source is None:
             mixed = self._written_out(x, rotary)
             if mixed is not None:
@@ -208,7 +209,7 @@ class Attention(nn.Module):
         query = self.query_norm(self._heads(self.query(x)))  # (B, H, T, D)
         key = self.key_norm(self._heads(self.key(attend_to)))  # (B, K, S, D)
         value = self._heads(self.value(attend_to))
-        if rotary is not None and source is None:  # a source has positions of its own
+        if rotary is not None and source is None:  # the positions of a source are unrelated to the positions of x
             query, key = rotary.apply(query), rotary.apply(key)
         past = None
         if cache is not None and source is None:
@@ -221,7 +222,7 @@ class Attention(nn.Module):
         return self._combine(self._fused(query, key, value, source is None, mask))
 
     def _written_out(self, x: Tensor, rotary: Rotary) -> Tensor | None:
-        """(B, T, C) -> (B, H, T, D) by the operations of `fused`; None where they are not faster or do not apply."""
+        """(B, T, C) -> (B, H, T, D) by the operations of `fused`; None if they are not faster or do not apply."""
         norms = self.query_norm, self.key_norm
         if not isinstance(norms[0], RMSNorm) or not isinstance(norms[1], RMSNorm) or self.heads != self.kv_heads:
             return None
@@ -233,21 +234,21 @@ class Attention(nn.Module):
         return fused.attend(*heads, self.window)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """(B, T, heads x D) -> (B, heads, T, D)."""
+        """Splits heads: (B, T, heads x D) -> (B, heads, T, D)."""
         return x.view(*x.shape[:2], -1, self.head_width).transpose(1, 2)
 
     def _combine(self, mixed: Tensor) -> Tensor:
-        """(B, H, T, D) -> (B, T, C): the concatenated heads through the output matrix."""
+        """Concatenates the heads and applies the output matrix: (B, H, T, D) -> (B, T, C)."""
         output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return output
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
-        """The fast path. A mask is built only where PyTorch's `is_causal` would misalign it, or lacks a window."""
+        """The fast path. Builds a mask only if PyTorch's `is_causal` is wrong: with a window or after cached keys."""
         if causal and mask is None and fused.worth_it(query) and fused.can_attend(key.shape[2]):
             return fused.attend(query, key, value, self.window)
         queries, keys = query.shape[2], key.shape[2]
         windowed = self.window is not None and keys > self.window
-        misaligned = 1 < queries < keys  # is_causal, with a cache filled before
+        misaligned = 1 < queries < keys  # is_causal aligns the first query with the first key, which a cache shifts
         if causal and mask is None and (windowed or misaligned):
             mask = causal_mask(queries, keys, self.window, query.device)
         return F.scaled_dot_product_attention(
@@ -268,7 +269,7 @@ class Attention(nn.Module):
         observe: Observer,
         past: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        """The observed path. `past` holds earlier keys and values that all rows of the batch share."""
+        """The observed path. `past` holds the keys and values of earlier positions that all rows of the batch share."""
         before = 0 if past is None else past[0].shape[2]
         scores = _products(query, key.transpose(-1, -2))
         if past is not None:
@@ -288,12 +289,12 @@ class Attention(nn.Module):
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:
-    """(B, H, T, X) @ (B, K, X, Y) -> (B, H, T, Y): the heads of a group share a right side, which is not copied.
+    """(B, H, T, X) @ (B, K, X, Y) -> (B, H, T, Y). The heads of a group share a right side, which is not copied.
 
-    A right side of batch one is shared by every row of the batch.
+    A right side of batch size 1 is shared by all rows of the batch.
     """
     (batch, heads, rows, inner), groups = left.shape, right.shape[1]
-    if len(right) < batch:  # the rows of the batch become rows of one product
+    if len(right) < batch:  # flattens the batch into the rows of one product
         together = _products(left.transpose(0, 1).reshape(1, heads, batch * rows, inner), right)
         return together.view(heads, batch, rows, right.shape[-1]).transpose(0, 1)
     return (left.reshape(batch, groups, heads // groups * rows, inner) @ right).view(

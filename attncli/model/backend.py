@@ -1,8 +1,8 @@
 """The interface through which generation runs a network, and its PyTorch implementation for any device.
 
-A backend reads segments: consecutive tokens of some sequences, each from its own position on, into a cache that the
-caller owns. `TorchBackend` batches segments of equal start and length, and records a decoding step as a CUDA graph.
-`native` has the implementation in C for a CPU. Knows nothing of text, sampling or files.
+A backend reads segments into a cache that the caller owns. A segment is consecutive tokens of one sequence, from a
+given position. `TorchBackend` batches segments of equal start and length, and records a decoding step as a CUDA graph.
+The implementation in C for a CPU is in `native`. A backend handles neither text nor sampling nor files.
 
 Letters: K key/value heads, S positions, D head width, V vocabulary.
 """
@@ -24,20 +24,20 @@ from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
 
-_PRODUCTS_PER_THREAD = 32_000_000  # multiplications of a step on a CPU; with fewer, a thread costs more than it saves
-_MOST_PREALLOCATED = 4096  # positions of all sequences together: more may be memory that is never used
-# PyTorch's number of threads belongs to the process: a thread that first uses PyTorch takes the number of that moment.
+_PRODUCTS_PER_THREAD = 32_000_000  # multiplications per CPU thread; with fewer, a thread costs more than it saves
+_MOST_PREALLOCATED = 4096  # positions, total of all sequences; more could be memory that is never used
+# PyTorch's number of threads is global: a new thread takes over the number that is set when it first uses PyTorch.
 _threads_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive tokens of one sequence to read, from position `start` on; replaces what the cache has from there."""
+    """Consecutive tokens of one sequence to read from position `start`; cached positions from there are replaced."""
 
     sequence: int
     start: int
     ids: Sequence[int]
-    logit_count: int = 1  # how many of its last tokens to return the logits of
+    logit_count: int = 1  # return the logits of this many tokens at its end
 
     @property
     def end(self) -> int:
@@ -46,11 +46,11 @@ class Segment:
 
 
 class SequenceCache(Protocol):
-    """Keys and values of several sequences, owned by the caller."""
+    """The keys and values of several sequences; the caller owns it."""
 
     @property
     def nbytes(self) -> int:
-        """Memory taken by the buffers."""
+        """The bytes of the buffers."""
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` positions of one sequence to another."""
@@ -65,34 +65,34 @@ class Backend(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """The device of its logits."""
+        """The device of the logits."""
 
     @property
     def types(self) -> NumberTypes:
-        """The types of its weights, activations and cache."""
+        """The dtypes of weights, activations and cache."""
 
     @property
     def exact(self) -> bool:
-        """Whether a row's logits are the same to the last bit in every batch and for every split into calls."""
+        """Whether a row's logits are bit-identical in every batch and for every split of the tokens into calls."""
 
     @property
     def description(self) -> str:
-        """What computes, and in which type: '2 threads, bfloat16'."""
+        """The processor and the dtype in words: '2 threads, bfloat16'."""
 
     def new_cache(self, sequences: int, positions: int = 1) -> SequenceCache:
         """An empty cache for some sequences; `positions` is the expected length of each."""
 
     def read(self, cache: Any, segments: Sequence[Segment]) -> Tensor:
-        """Reads one segment of each of some sequences -> logits (sum of logit_count, V), in the order of the segments.
+        """Reads segments of different sequences -> logits (sum of logit_count, V), in the order of the segments.
 
-        The cache must be from `new_cache` of this backend. The logits are valid until the next call.
+        The cache must come from `new_cache` of this backend. The logits are valid until the next call.
         """
 
 
 class BatchCache(KVCache):
-    """Keys and values of several sequences of different lengths; acts as a KVCache of the chosen sequences.
+    """The keys and values of several sequences of different lengths; acts as a KVCache of the chosen sequences.
 
-    No sequence uses the last place of the buffers: a step of all sequences writes there for those that have no token.
+    The last position of the buffers stays unused: a step of all sequences writes there for sequences without a token.
     """
 
     def __init__(self, layers: int, context: int, sequences: int, first: int) -> None:
@@ -102,7 +102,7 @@ class BatchCache(KVCache):
         self._chosen: slice | list[int] = slice(0, sequences)
 
     def choose(self, sequences: Sequence[int], length: int) -> None:
-        """Selects the sequences that `append` applies to, `length` positions of each."""
+        """Selects the sequences that `append` extends, and the `length` of their present positions."""
         first, count = sequences[0], len(sequences)
         together = list(sequences) == list(range(first, first + count))
         self._chosen = slice(first, first + count) if together else list(sequences)
@@ -110,27 +110,27 @@ class BatchCache(KVCache):
 
     @property
     def sequences(self) -> int:
-        """How many sequences the buffers hold."""
+        """The number of sequences in the buffers."""
         return self._sequences
 
     @property
     def capacity(self) -> int:
-        """How many positions of each sequence the buffers hold."""
+        """The number of positions that the buffers have for each sequence."""
         return 0 if self._keys[0] is None else self._keys[0].shape[2]
 
     def step(self, places: Tensor) -> StepCache:
-        """The buffers as a cache for a step: one new token of every sequence, each at its place (sequences,)."""
+        """The buffers as a cache for one decoding step: one new token per sequence, at the positions `places`."""
         return StepCache([k for k in self._keys if k is not None], [v for v in self._values if v is not None], places)
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds key and value (chosen, K, T, D) of new positions; returns all positions (chosen, K, length, D)."""
+        """Appends key and value (chosen, K, T, D) of new positions; returns all positions (chosen, K, length, D)."""
         start = self._lengths[layer]
         end = self._lengths[layer] = start + key.shape[2]
         if end >= self.limit:
             raise ValueError(f"{end} positions in a cache of {self.limit - 1}")
         whole = key.new_empty(self._sequences, key.shape[1], 0, key.shape[3])
         held = self._keys[layer]
-        filled = 0 if held is None else held.shape[2]  # keep all of it: other sequences may be longer
+        filled = 0 if held is None else held.shape[2]  # keep all positions: other sequences may be longer
         keys = self._keys[layer] = self._room(self._keys[layer], whole, filled, end + 1)
         values = self._values[layer] = self._room(self._values[layer], whole, filled, end + 1)
         keys[self._chosen, :, start:end] = key
@@ -146,12 +146,12 @@ class BatchCache(KVCache):
 
 
 class TorchBackend:
-    """A Transformer run by PyTorch. Segments of equal start and length form a batch, and so do single new tokens.
+    """Runs a Transformer with PyTorch. Segments of equal start and length form a batch, and so do single new tokens.
 
-    On CUDA a step of single tokens is recorded as a graph once for each capacity of the cache, and then replayed.
+    On CUDA, a step of single tokens is recorded as a CUDA graph once for each capacity of the cache, and then replayed.
     """
 
-    exact = False  # PyTorch's order of summation depends on the shapes of a product
+    exact = False  # PyTorch's summation order depends on the shapes of a product
 
     def __init__(self, model: Transformer) -> None:
         self._model = model
@@ -164,7 +164,7 @@ class TorchBackend:
 
     @property
     def description(self) -> str:
-        """What computes, and in which type."""
+        """The processor and the dtype in words."""
         where = (
             self.device.type
             if self.device.type != "cpu"
@@ -173,10 +173,10 @@ class TorchBackend:
         return f"{where}, {self.types.matrices}"
 
     def new_cache(self, sequences: int, positions: int = 1) -> BatchCache:
-        """An empty cache for some sequences; drops the graph recorded for an earlier cache.
+        """An empty cache for some sequences; discards the CUDA graph of an earlier cache.
 
-        On CUDA the buffers have `positions` from the start (up to a limit on memory), because a step has to be recorded
-        again whenever they double.
+        On CUDA, the buffers have `positions` from the start (up to a limit on memory), because a step is recorded again
+        whenever the buffers double.
         """
         self._recorded, first = None, FIRST_CAPACITY
         if self.device.type == "cuda":
@@ -185,9 +185,9 @@ class TorchBackend:
 
     @torch.inference_mode()
     def read(self, cache: BatchCache, segments: Sequence[Segment]) -> Tensor:
-        """Reads one segment of each of some sequences -> logits (sum of logit_count, V), valid until the next call.
+        """Reads segments of different sequences -> logits (sum of logit_count, V), valid until the next call.
 
-        On a CPU one thread at a time reads, since it may change PyTorch's number of threads.
+        On a CPU, calls from several threads take turns, because a call may change PyTorch's number of threads.
         """
         if self.device.type != "cpu":
             return self._read(cache, segments)
@@ -210,16 +210,16 @@ class TorchBackend:
         return self._model.unembed(torch.cat([hidden[number] for number in range(len(segments))]))
 
     def _is_step(self, cache: BatchCache, segments: Sequence[Segment]) -> bool:
-        """Whether `_step` reads these: single tokens that fit the buffers; except on CUDA, at different positions.
+        """Whether `_step` reads these segments: single tokens that fit the buffers; off CUDA, at different positions.
 
-        Elsewhere tokens at equal positions are one batch already.
+        Off CUDA, tokens at equal positions already form a batch.
         """
         if any(len(segment.ids) > 1 or segment.end >= cache.capacity for segment in segments):
             return False
         return self.device.type == "cuda" or len({segment.start for segment in segments}) > 1
 
     def _step(self, cache: BatchCache, segments: Sequence[Segment]) -> Tensor:
-        """Reads one token of every sequence -> logits (segments, V). Those without a segment read a dummy token."""
+        """Reads one token of every sequence -> logits (segments, V). Sequences without a segment read a dummy token."""
         ids, places = [0] * cache.sequences, [cache.capacity - 1] * cache.sequences
         for segment in segments:
             ids[segment.sequence], places[segment.sequence] = segment.ids[0], segment.start
@@ -229,22 +229,22 @@ class TorchBackend:
             logits = self._logits(cache.step(given[1]), given[0])
         else:
             if self._recorded is None or not self._recorded.fits(cache):
-                self._recorded = None  # frees its memory first
+                self._recorded = None  # frees the memory of the old recording first
                 self._recorded = _Recording(self._model, self._logits, cache)
             logits = self._recorded.replay(given)
         rows = [segment.sequence for segment in segments]
         return logits if rows == list(range(cache.sequences)) else logits[rows]
 
     def _logits(self, step: StepCache, ids: Tensor) -> Tensor:
-        """ids (sequences,) -> logits (sequences, V)."""
+        """The logits (sequences, V) of one new token of each sequence, ids (sequences,)."""
         return self._model.unembed(self._model.hidden(ids[:, None], step)[:, 0])
 
 
 @contextmanager
 def _threads_for(products: int) -> Iterator[None]:
-    """Limits PyTorch to the number of threads that a step of so many multiplications gains from.
+    """Limits PyTorch to as many threads as a step with this number of multiplications gains from.
 
-    The number is a function of the model alone, not of timings: PyTorch's order of summation depends on it.
+    The number depends on the model alone, not on timings, because PyTorch's summation order depends on it.
     """
     most = torch.get_num_threads()
     torch.set_num_threads(max(min(most, products // _PRODUCTS_PER_THREAD), 1))
@@ -255,7 +255,7 @@ def _threads_for(products: int) -> Iterator[None]:
 
 
 class _Recording:
-    """A step as a CUDA graph, whose inputs and outputs keep the addresses that they had when it was recorded."""
+    """A decoding step recorded as a CUDA graph. Its inputs and outputs keep their addresses."""
 
     def __init__(self, model: Transformer, logits: Callable[[StepCache, Tensor], Tensor], cache: BatchCache) -> None:
         self._cache, self._capacity = cache, cache.capacity
@@ -269,18 +269,21 @@ class _Recording:
         aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside):
-            logits(cache.step(self._given[1]), self._given[0])  # a warm-up, which selects and loads every kernel
+            logits(cache.step(self._given[1]), self._given[0])  # a warm-up that selects and loads every kernel
         torch.cuda.current_stream(device).wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
             self._found = logits(cache.step(self._given[1]), self._given[0])
 
     def fits(self, cache: BatchCache) -> bool:
-        """Whether the cache has the buffers that were recorded."""
+        """Whether the recording used this cache's present buffers."""
         return cache is self._cache and cache.capacity == self._capacity
 
     def replay(self, given: Tensor) -> Tensor:
-        """Tokens and places (2, sequences) on the CPU -> logits (sequences, V), valid until the next replay."""
+        """Replays the graph: tokens and positions (2, sequences) on the CPU -> logits (sequences, V).
+
+        The logits are valid until the next replay.
+        """
         self._given.copy_(given)
         self._graph.replay()
         return self._found

@@ -1,7 +1,7 @@
-"""The KV cache: the keys and values of every position read so far, so that a step computes only the new position.
+"""The KV cache: keeps the keys and values of the positions read so far, so that a step computes only the new position.
 
 The caller owns the cache, and the model appends to it. Buffers are preallocated and double as they fill. `StepCache`
-serves one decoding step of a batch, `SharedPast` a batch of rows with a common beginning. Knows nothing of attention.
+serves one decoding step of a batch, `SharedPast` a batch of rows with a common prefix. Computes no attention.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ FIRST_CAPACITY = 64  # positions
 
 
 class KVCache:
-    """Keys and values per layer, each (B, K, length, D), in buffers that double as they fill, up to `limit`.
+    """Keys and values per layer, each (B, K, length, D), in buffers that double when they are full, up to `limit`.
 
-    New positions are appended. A cache with `places` (B,) instead has one new position in each row, at that place.
+    New positions are appended; in a cache with `places` (B,), each row writes its one new position there.
     """
 
     places: Tensor | None = None
 
     def __init__(self, layers: int, limit: int, first: int = FIRST_CAPACITY) -> None:
-        """`first` is the number of positions that the first buffers hold."""
+        """`first` is the initial capacity in positions."""
         self.limit = limit
         self._first = first
         self._keys: list[Tensor | None] = [None] * layers
@@ -37,13 +37,13 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        """Memory taken by the buffers."""
+        """The bytes of the buffers."""
         return sum(buffer.nbytes for buffer in (*self._keys, *self._values) if buffer is not None)
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends key and value (B, K, T, D) of new positions; returns views of all of the layer's, (B, K, length, D).
+        """Appends key and value (B, K, T, D) of new positions; returns views (B, K, length, D) of all positions.
 
-        Raises ValueError when the length passes the limit.
+        Raises ValueError if the length exceeds the limit.
         """
         start = self._lengths[layer]
         end = start + key.shape[2]
@@ -57,35 +57,35 @@ class KVCache:
         return keys[:, :, :end], values[:, :, :end]
 
     def shared(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Keys and values (1, K, length, D) that all rows of a batch share; None where each row has its own."""
+        """The keys and values (1, K, length, D) that all rows of a batch share; None if each row has its own."""
         return None
 
     def mask(self, window: int | None) -> Tensor | None:
-        """(B, 1, T, S), True where a query may attend; None for the causal mask that follows from the lengths."""
+        """The mask (B, 1, T, S), True where a query may attend; None means the usual causal mask."""
         return None
 
     def truncate(self, length: int) -> None:
-        """Removes every position from `length` on."""
+        """Truncates the cache to its first `length` positions."""
         self._lengths = [min(held, length) for held in self._lengths]
 
     def _room(self, buffer: Tensor | None, like: Tensor, used: int, needed: int) -> Tensor:
-        """A buffer for `needed` positions, which begins with the `used` positions of the old one."""
+        """A buffer for `needed` positions that contains the `used` positions of the old buffer."""
         if buffer is not None and buffer.shape[2] >= needed:
             return buffer
         capacity = self._first if buffer is None else buffer.shape[2]
         while capacity < needed:
             capacity *= 2
         batch, heads, _, width = like.shape
-        grown = like.new_zeros(batch, heads, min(capacity, self.limit), width)  # masked values are multiplied by 0
+        grown = like.new_zeros(batch, heads, min(capacity, self.limit), width)  # masked values must be finite
         if buffer is not None:
             grown[:, :, :used] = buffer[:, :, :used]
         return grown
 
 
 class StepCache(KVCache):
-    """The cache of one decoding step: one new position of every sequence, in buffers (B, K, S, D) of equal capacity.
+    """The cache of one decoding step, in which every sequence has one new position; the buffers are (B, K, S, D).
 
-    Shapes depend on the buffers alone, not on the places, so that a step can be recorded as a CUDA graph and replayed.
+    Shapes depend on the buffers alone, not on the positions, so a step can be recorded as a CUDA graph and replayed.
     """
 
     def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], places: Tensor) -> None:
@@ -96,13 +96,13 @@ class StepCache(KVCache):
         self._masks: dict[int | None, Tensor] = {}
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes key and value (B, K, 1, D) to their places; returns the whole buffers (B, K, S, D)."""
+        """Writes key and value (B, K, 1, D) to their positions; returns the whole buffers (B, K, S, D)."""
         at = self.places[:, None, None, None].expand(key.shape)
         keys, values = self._buffers[layer]
         return keys.scatter_(2, at, key), values.scatter_(2, at, value)
 
     def mask(self, window: int | None) -> Tensor:
-        """(B, 1, 1, S), True where each sequence's new token may attend; computed once for all layers."""
+        """The mask (B, 1, 1, S), True where each sequence's new token may attend; computed once for all layers."""
         if window not in self._masks:
             at_key = torch.arange(self.limit, device=self.places.device)
             at_query = self.places[:, None]
@@ -112,7 +112,7 @@ class StepCache(KVCache):
 
 
 class SharedPast(KVCache):
-    """Keys and values (1, K, length, D) per layer that all rows of a batch share; appended positions are not kept."""
+    """Keys and values (1, K, length, D) per layer that all rows of a batch share; appended positions are not stored."""
 
     def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], limit: int) -> None:
         super().__init__(len(keys), limit)
@@ -120,14 +120,14 @@ class SharedPast(KVCache):
 
     @property
     def length(self) -> int:
-        """The number of positions that are shared."""
+        """The number of shared positions."""
         return int(self._pairs[0][0].shape[2])
 
     def shared(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (1, K, length, D)."""
+        """The shared keys and values (1, K, length, D) of a layer."""
         return self._pairs[layer]
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, K, T, D) of new positions -> (B, K, length + T, D)."""
+        """Concatenates the shared positions and the new positions (B, K, T, D) -> (B, K, length + T, D)."""
         keys, values = (held.expand(len(key), -1, -1, -1) for held in self._pairs[layer])
         return torch.cat((keys, key), 2), torch.cat((values, value), 2)

@@ -1,4 +1,4 @@
-"""Counts a model without building it: parameters by part, multiplications, and the memory of weights and cache.
+"""Computes a model's size without building it: parameters by part, multiplications, memory of weights and cache.
 
 Everything is arithmetic on ModelConfig. `PRESETS` are the named shapes of `attncli info --preset`. No torch.
 """
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from attncli.config import ModelConfig
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-_SCALE_BYTES = 4  # of the scale that each output of an int8 matrix has
+_SCALE_BYTES = 4  # each output of an int8 matrix has a scale of this size
 
 
 @dataclass(frozen=True)
 class NumberTypes:
-    """The types of a network's numbers while it generates: float32, float16, bfloat16, or int8 for matrices."""
+    """The dtypes of a network during generation: float32, float16, bfloat16, or int8 for matrices."""
 
     matrices: str
     vectors: str  # norms and biases
@@ -29,7 +29,7 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
     """Parameters per part. Tied weights are counted once; the biases of all linear layers are one part."""
     width, layers, hidden = config.width, config.layers, config.feed_forward_width
     query, key = config.heads * config.head_width, config.kv_heads * config.head_width
-    inner_matrices = 2 if config.gated else 1  # gate and up, or up alone
+    inner_matrices = 2 if config.gated else 1  # gate and up; or only up
     norm = width * (2 if config.norm_bias else 1)
     bias_attention = (query + 2 * key) * config.qkv_bias + width * config.output_bias
     bias_feed_forward = (width + inner_matrices * hidden) * config.feed_forward_bias
@@ -48,37 +48,37 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """Parameters of every matrix that each token is multiplied with; the head is included, tied or not."""
+    """The total parameters of all matrices that each token is multiplied with, including the head, tied or not."""
     parts = count_parameters(config)
     return sum(parts[part] for part in (*ATTENTION, "feed-forward")) + config.vocab_size * config.width
 
 
 def attention_weights(config: ModelConfig, tokens: int) -> int:
-    """Attention weights that all heads of all layers compute for a text: one for each key that a query may see.
+    """The number of attention weights of a text in all heads and layers: one for each key that a query may attend to.
 
-    Without a window a head computes T (T + 1) / 2 of them: twice the text, four times the weights.
+    Without a window, a head has T (T + 1) / 2 of them, so a text of twice the length has four times as many.
     """
     seen = (min(tokens, config.window_of(layer) or tokens) for layer in range(config.layers))
     return config.heads * sum(reach * (reach + 1) // 2 + (tokens - reach) * reach for reach in seen)
 
 
 def multiplications(config: ModelConfig, tokens: int) -> tuple[int, int]:
-    """Multiplications of one forward pass: with the matrices, linear in the length, and in attention, quadratic in it.
+    """The multiplications of one forward pass: of the matrices (linear in the length) and of attention (quadratic).
 
-    An attention weight takes as many as a head is wide for the product of query and key, and as many for the value.
+    An attention weight takes one head width of multiplications for the product of query and key, and one for the value.
     """
     return matrix_parameters(config) * tokens, 2 * config.head_width * attention_weights(config, tokens)
 
 
 def cache_bytes_per_token(config: ModelConfig, dtype: str) -> int:
-    """Bytes of one position in the KV cache: a key and a value in every layer."""
+    """The bytes of one position in the KV cache: a key and a value in every layer."""
     return 2 * config.layers * config.kv_heads * config.head_width * BYTES[dtype]
 
 
 def weight_bytes_per_step(config: ModelConfig, types: NumberTypes, texts: int = 1) -> int:
-    """Bytes of weights that one decoding step reads for a batch of texts.
+    """The bytes of weights that one decoding step reads for a batch of texts.
 
-    Every matrix, norm and bias is read once for the whole batch; of the embeddings, only the rows in use.
+    Matrices, norms and biases are read once for the whole batch; of the embeddings, only the rows in use are read.
     """
     parts = count_parameters(config)
     inner_matrices = 2 if config.gated else 1
@@ -93,7 +93,7 @@ def weight_bytes_per_step(config: ModelConfig, types: NumberTypes, texts: int = 
 
 
 def cache_bytes_per_step(config: ModelConfig, types: NumberTypes, before: int) -> int:
-    """Bytes of keys and values that a token reads, its own included, after `before` earlier tokens."""
+    """The bytes of keys and values that a token after `before` other tokens reads, including its own."""
     seen = sum(min(before + 1, config.window_of(layer) or before + 1) for layer in range(config.layers))
     return 2 * config.kv_heads * config.head_width * BYTES[types.cache] * seen
 

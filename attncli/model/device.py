@@ -1,4 +1,4 @@
-"""The device and type of a model's computation, where --device and --dtype say 'auto'; and the memory available."""
+"""Chooses the device and the dtype of a computation from their names ('auto' included); reports the memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 
 from attncli.errors import UsageProblem
 
-_BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # x86-64 and, the last one, Arm
+_BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # the first two on x86-64, the last on Arm
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a name; 'auto' is CUDA, else MPS, else the CPU. Raises UsageProblem for one that is missing."""
+    """The device with this name; 'auto' is CUDA, else MPS, else the CPU. Raises UsageProblem if it is missing."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -38,7 +38,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The type of a name; 'auto' is bfloat16 on a GPU that has it, else float32. Raises UsageProblem for others."""
+    """The torch dtype with this name; 'auto' is bfloat16 on a GPU that supports it, else float32.
+
+    Raises UsageProblem for an unknown name.
+    """
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     if name not in DTYPES:
@@ -57,7 +60,7 @@ def cpu_multiplies_bfloat16() -> bool:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """torch.float32 -> 'float32'."""
+    """The name of a dtype: torch.float32 -> 'float32'."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -65,16 +68,16 @@ _MEMBERSHIP, _CONTROL_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def resident_memory() -> int:
-    """Bytes of memory that this process holds now, as Linux reports them; 0 on other systems."""
+    """The resident memory of this process in bytes, as Linux reports it; 0 on other systems."""
     with suppress(OSError, AttributeError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
 def physical_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or fewer in a container or under `ulimit -v`.
+    """The bytes of memory that this process may use: the machine's memory, or the limit of a container or `ulimit -v`.
 
-    Where the system does not report it (Windows), the largest number of bytes that can be addressed.
+    If the system does not report its memory (Windows), returns the size of the address space.
     """
     limits = [sys.maxsize, *_limits_of_control_groups()]
     with suppress(ImportError, AttributeError):
@@ -99,5 +102,5 @@ def _limits_of_control_groups() -> Iterator[int]:
                 continue
             group = PurePosixPath(path.lstrip("/"))
             for place in (group, *group.parents):
-                with suppress(OSError, ValueError):  # in a container some are invisible; "max" means no limit
+                with suppress(OSError, ValueError):  # in a container, some files are invisible; "max" means no limit
                     yield int((folder / place / name).read_text())

@@ -1,8 +1,8 @@
-"""Training operations that are written out by hand for a CPU, most with their backward pass.
+"""Training operations for a CPU, most with a backward pass written by hand.
 
-On a CPU, the backward pass that PyTorch derives for these costs two to five times as much (benchmarks/README.md). Each
-operation equals the plain one up to rounding. On a GPU, and where no gradient is needed, the plain one runs instead:
-`worth_it` decides.
+On a CPU, the backward pass that PyTorch derives for these operations takes two to five times as long
+(benchmarks/README.md). Each operation equals PyTorch's up to rounding. On a GPU, and if no gradient is needed,
+PyTorch's operation runs instead: `worth_it` decides.
 
 Letters: B batch, T queries, S keys, H heads, K key/value heads, D head width, C model width, V vocabulary, N = B x T.
 """
@@ -21,24 +21,24 @@ from attncli.config import Activation
 from attncli.model.activation import activate, activation_gradient
 from attncli.model.mask import causal_mask
 
-_LOGITS_AT_ONCE = {"cpu": 1 << 19}  # a few megabytes, which fit a core's cache
+_LOGITS_AT_ONCE = {"cpu": 1 << 19}  # a few megabytes, which fit in a core's cache
 _LOGITS_AT_ONCE_ELSEWHERE = 1 << 27
-_MOST_ROUNDED = 0.1  # largest error of dropout's rounded p, as a share of p or of 1 - p, whichever is smaller
-_LONGEST_WRITTEN_OUT = 1024  # keys; with more, holding T x S weights costs more than it saves
+_MOST_ROUNDED = 0.1  # the largest rounding error of dropout's p, as a share of the smaller of p and 1 - p
+_LONGEST_WRITTEN_OUT = 1024  # keys; with more, storing T x S weights costs more than it saves
 
 
 def logits_at_once(device: str) -> int:
-    """How many logits a kind of device holds at once while a loss is computed."""
+    """How many logits are in memory at once while a loss is computed on this kind of device."""
     return _LOGITS_AT_ONCE.get(device, _LOGITS_AT_ONCE_ELSEWHERE)
 
 
 def worth_it(x: Tensor) -> bool:
-    """Whether the operations here are faster than the plain ones for x: on a CPU, and where a gradient is needed."""
+    """Whether the operations here are faster than PyTorch's for x: on a CPU, if a gradient is needed."""
     return x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()
 
 
 def _apply(function: Any, *arguments: object) -> Any:
-    """The output of an autograd function, whose `apply` PyTorch leaves untyped."""
+    """Calls `apply` of an autograd function, which has no types in PyTorch."""
     return function.apply(*arguments)
 
 
@@ -72,7 +72,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def joined(x: Tensor, *layers: nn.Linear) -> Tensor:
-    """Several layers without bias applied to x (..., C) in one product; their outputs are concatenated."""
+    """Applies several layers without bias to x (..., C) in one product; returns their concatenated outputs."""
     return F.linear(x, torch.cat([layer.weight for layer in layers]))
 
 
@@ -83,7 +83,7 @@ def _swapped(x: Tensor) -> Tensor:
 
 
 class _Heads(torch.autograd.Function):
-    """RMSNorm as above, then rotation, of queries and keys at once: y = n * weight, out = y * cos + swapped(y) * sin.
+    """RMSNorm as above and rotation of queries and keys in one pass: y = n * weight, out = y * cos + swapped(y) * sin.
 
     The first half of sin is negative, so swapped(sin) = -sin, and dy = g * cos - swapped(g) * sin.
     """
@@ -132,7 +132,7 @@ def rotated_heads(
 
 
 class _GatedProduct(torch.autograd.Function):
-    """activation(gate) * up of the concatenated two, with a concatenated gradient."""
+    """activation(gate) * up of the concatenated gate and up; the gradient is concatenated too."""
 
     @staticmethod
     def forward(ctx: Any, sides: Tensor, activation: Activation) -> Tensor:
@@ -155,14 +155,14 @@ class _GatedProduct(torch.autograd.Function):
 
 
 def gated_product(sides: Tensor, activation: Activation) -> Tensor:
-    """activation(gate) * up of the concatenated two: (..., 2 x width) -> (..., width)."""
+    """activation(gate) * up of the concatenated gate and up: (..., 2 x width) -> (..., width)."""
     product: Tensor = _apply(_GatedProduct, sides, activation)
     return product
 
 
 @lru_cache(maxsize=16)
 def _additive_mask(queries: int, keys: int, window: int | None, groups: int, dtype: torch.dtype) -> Tensor:
-    """(groups x T, S): 0 where a query may attend and -inf elsewhere, repeated for each group of heads."""
+    """The mask (groups x T, S): 0 where a query may attend and -inf elsewhere, repeated for each group of heads."""
     forbidden = ~causal_mask(queries, keys, window, torch.device("cpu"))
     return torch.zeros(queries, keys, dtype=dtype).masked_fill_(forbidden, -math.inf).repeat(groups, 1)
 
@@ -171,7 +171,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Ten
     """softmax(QK^T / sqrt(D) + causal mask) V: query (B, H, T, D), key and value (B, K, S, D) -> (B, H, T, D)."""
     batch, heads, queries, width = query.shape
     kv_heads, keys = key.shape[1:3]
-    groups = heads // kv_heads  # the query heads of a key/value head become rows of one product
+    groups = heads // kv_heads  # query heads that share a key/value head become rows of one product
     mask = _additive_mask(queries, keys, window, groups, query.dtype)
     rows = query.reshape(batch * kv_heads, groups * queries, width)
     columns = key.reshape(batch * kv_heads, keys, width).transpose(1, 2)
@@ -180,15 +180,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Ten
 
 
 def can_attend(keys: int) -> bool:
-    """Whether `attend` is faster than PyTorch's attention for so many keys."""
+    """Whether `attend` is faster than PyTorch's attention for this number of keys."""
     return keys <= _LONGEST_WRITTEN_OUT
 
 
 class Dropout(nn.Module):
-    """Zeroes a share p of the numbers in training and scales up the rest (Srivastava et al., 2014).
+    """In training, sets a share p of the numbers to zero and scales up the other numbers (Srivastava et al., 2014).
 
-    On a CPU one random byte decides about each number, which is ten times as fast as PyTorch's own draw. This rounds p
-    to a multiple of 1/256; where the rounding error is too large, PyTorch draws.
+    On a CPU, one random byte decides about each number, which is ten times as fast as PyTorch's dropout. This rounds p
+    to a multiple of 1/256; if the rounding error is too large, PyTorch's dropout is used.
     """
 
     def __init__(self, p: float) -> None:
@@ -196,7 +196,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """(...) -> (...)."""
+        """Applies dropout to x (...) -> (...)."""
         if not (self.training and self.p > 0):
             return x
         dropped = round(self.p * 256)
@@ -209,7 +209,7 @@ class Dropout(nn.Module):
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Computes the gradient in the forward pass, some rows at a time, so that not all logits are in memory at once."""
+    """Computes the gradient in the forward pass, a few rows at a time, so that memory never holds all logits."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats of hidden (..., C) through the head (V, C) against targets (...), in float32.
+    """The mean cross-entropy in nats of targets (...), given hidden (..., C) and the head (V, C); in float32.
 
     Head, loss and gradient are fused, as in Hsu et al., 2024 ("Liger Kernel").
     """

@@ -1,9 +1,9 @@
-"""The folder in which compiled libraries are kept: what is loaded runs, so no other user may be able to change it.
+"""Stores compiled libraries in a folder. A loaded library executes, so no other user may be able to change its file.
 
-A library is kept only where this user and root alone can write: every parent of the folder is checked. Where another
-user can write, each process compiles into a private temporary folder. A library's file name contains the digest of its
-content, so a truncated or changed file is noticed. The checked file is loaded through its open descriptor (where the
-system has paths for descriptors), so replacing the file after the check changes nothing. No torch.
+A library is stored only if nobody but this user and root can write to the folder and its parents, which are all
+checked. Otherwise, each process compiles into a private temporary folder. A library's file name contains the digest of
+its content, so a truncated or changed file is noticed. The checked file is loaded through its open descriptor (if the
+system has paths for descriptors), so replacing the file after the check has no effect. No torch.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from pathlib import Path
 from attncli import stopping
 from attncli.folders import exposed, only_ours
 
-_LARGEST = 1 << 26  # bytes of a file that is read
+_LARGEST = 1 << 26  # the largest file to read, in bytes
 _TEMPORARY_PREFIX = "attncli-native-"
-_UNFINISHED = re.compile("[0-9a-f]{32}[.][0-9a-f]{16}[.]tmp")  # what a compiler writes to
+_UNFINISHED = re.compile("[0-9a-f]{32}[.][0-9a-f]{16}[.]tmp")  # the name of a compiler's output file
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """A compiled library: its file, and the name that opens exactly the file that was checked."""
+    """A compiled library: its file, and a path that opens exactly the checked file."""
 
     path: Path
     name: str
 
 
 def usable_folder(folder: Path, stale_seconds: float) -> tuple[Path, str]:
-    """Returns where to keep libraries, and a note: `folder`, or a private temporary one when others can write to it.
+    """Returns a folder for libraries and a note: `folder`, or a private temporary folder if others can write to it.
 
     Creates the folder. Removes temporary folders of killed processes that are older than `stale_seconds`. Raises
-    OSError where neither folder can be used.
+    OSError if neither folder can be used.
     """
     folder = folder.parent.resolve() / folder.name  # the folder itself must not be a link
     for place in reversed((folder, *folder.parents)):
@@ -65,7 +65,7 @@ def usable_folder(folder: Path, stale_seconds: float) -> tuple[Path, str]:
 
 
 def remove_unfinished(folder: Path, stale_seconds: float) -> None:
-    """Removes the compiler output of killed processes."""
+    """Removes the compiler output of killed processes that is older than `stale_seconds`."""
     for path in folder.iterdir():
         with suppress(OSError):
             if _UNFINISHED.fullmatch(path.name) and age(path) > stale_seconds:
@@ -73,7 +73,7 @@ def remove_unfinished(folder: Path, stale_seconds: float) -> None:
 
 
 def stored_library(folder: Path, key: str) -> Library | None:
-    """The library of a key, or None. Removes files of the key that fail the check: loading one could crash."""
+    """The library with this key, or None. Removes files with this key that fail the check, since they could crash."""
     for path in folder.glob(f"{key}.*.so"):
         library = checked_library(path)
         if library is not None:
@@ -83,7 +83,7 @@ def stored_library(folder: Path, key: str) -> Library | None:
 
 
 def store_library(unfinished: Path, folder: Path, key: str) -> Library | None:
-    """Renames a finished file to its key and digest. Raises OSError."""
+    """Renames a finished file to a name with its key and digest, and returns it as a library. Raises OSError."""
     unfinished.chmod(0o700)
     path = folder / f"{key}.{digest(unfinished.read_bytes())}.so"
     unfinished.replace(path)
@@ -91,9 +91,9 @@ def store_library(unfinished: Path, folder: Path, key: str) -> Library | None:
 
 
 def checked_library(path: Path) -> Library | None:
-    """A file as a library to load, if no other user can have written it and its name contains its digest.
+    """A file as a library to load; None if another user can have written it or its name does not contain its digest.
 
-    Its descriptor stays open until the process ends, so the file that was checked is the one that is loaded.
+    The file's descriptor stays open until the process ends, so the checked file is the one that is loaded.
     """
     with suppress(OSError):
         with open_trusted(path) as (descriptor, content):
@@ -106,8 +106,8 @@ def checked_library(path: Path) -> Library | None:
 
 @contextmanager
 def open_trusted(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Descriptor and content of a regular file that only this user and root can have written; OSError for others."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # called on POSIX alone
+    """The descriptor and content of a regular file that only this user and root can write. Raises OSError otherwise."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # called only on POSIX
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or not only_ours(status) or status.st_size > _LARGEST:
@@ -119,7 +119,7 @@ def open_trusted(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def digest(content: bytes) -> str:
-    """The part of the SHA-256 of a file's content that its name contains."""
+    """The digest in a library's file name: a part of the SHA-256 of the content."""
     return hashlib.sha256(content).hexdigest()[:32]
 
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
-    """(T, S), True where a query may attend. The last query has the position of the last key.
+    """The mask (T, S), True where a query may attend. The last query has the position of the last key.
 
-    With a window, a query sees that many of the latest positions, its own included.
+    With a window, a query attends to the latest `window` positions, including its own.
     """
     at_query = torch.arange(keys - queries, keys, device=device)[:, None]
     at_key = torch.arange(keys, device=device)[None, :]

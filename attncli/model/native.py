@@ -1,9 +1,9 @@
-"""The network on a CPU, computed by native.c: packs the weights, owns the cache, chooses the number of threads.
+"""Runs the network on a CPU with native.c: packs the weights, allocates the cache, chooses the number of threads.
 
 `NativeBackend` describes a Transformer to native.c in structures of pointers and sizes (the `_Described` classes). A
 weight matrix (O, I) is packed as (O/L, I, L), where L outputs fill a register of the processor, so that a step reads
-memory in order. Weights may be quantized to int8, with a scale for each row. The number of threads of a decoding step
-is the fastest measured of late. Knows nothing of text, sampling or files.
+memory in order. Weights may be quantized to int8, with a scale for each row. A decoding step uses the number of threads
+that was fastest in recent measurements. Handles neither text nor sampling nor files.
 
 Letters: K key/value heads, D head width, V vocabulary, O outputs, I inputs, L lanes.
 """
@@ -37,20 +37,20 @@ from attncli.model.device import dtype_name
 from attncli.model.native_library import library, refuse
 from attncli.model.transformer import FeedForward, Transformer
 
-_MOST_LANES = 16  # every possible number of lanes divides it
+_MOST_LANES = 16  # every possible number of lanes divides this
 _FIRST_CAPACITY = 64  # positions
-_ROWS_PER_CALL = 512  # a longer prompt is split into several calls, which limits the scratch memory
-_FEW_ROWS = 64  # calls of up to so many rows use the measured number of threads; longer ones, prompts, use all
-_TIMED_STEPS = 5  # latest steps with each number of threads, whose median is compared
+_ROWS_PER_CALL = 512  # a longer prompt is split into several calls, to limit the scratch memory
+_FEW_ROWS = 64  # calls of up to this many rows use the fastest number of threads; longer calls (prompts) use all
+_TIMED_STEPS = 5  # recent steps with each number of threads; their medians are compared
 _RETIME_AFTER = 50  # steps
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 _ACTIVATIONS: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1}
 _LARGEST_INT8 = 127
-_LARGEST_INT32 = 2**31 - 1 - 64  # native.c rounds sizes up, to a multiple of 64 at most
+_LARGEST_INT32 = 2**31 - 1 - 64  # native.c rounds sizes up, at most to a multiple of 64
 
 
 class _Described(ctypes.Structure):
-    """A structure of native.c with checked integers: ctypes alone would cut a larger one to its lowest 32 bits."""
+    """A structure of native.c that checks its integers: ctypes alone would truncate a larger integer to 32 bits."""
 
     def __init__(self, *values: object) -> None:
         for (name, kind, *_), value in zip(self._fields_, values, strict=False):
@@ -102,7 +102,7 @@ class _Batch(_Described):
 
 @cache
 def _functions() -> Any:
-    """The functions of the compiled library; None where there is no library."""
+    """The functions of the compiled library; None if there is no library."""
     compiled = library()
     if compiled is None:
         return None
@@ -118,12 +118,12 @@ def _functions() -> Any:
 
 
 def available() -> bool:
-    """Whether this machine can run the network in C: there is a compiled library."""
+    """Whether this machine can run the network in C, that is, whether there is a compiled library."""
     return _functions() is not None
 
 
 def lanes() -> int:
-    """How many outputs of a matrix, or keys, lie side by side."""
+    """The number of lanes L: how many outputs of a matrix, or keys, are adjacent in memory."""
     return int(_functions().lanes())
 
 
@@ -136,7 +136,7 @@ def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def round_to_int8(model: Transformer) -> None:
-    """Rounds every matrix to its int8 values, in place, so that any backend can measure what int8 costs."""
+    """Rounds every matrix to its int8 values in place, so that any backend can measure the loss by int8."""
     for parameter in model.parameters():
         if parameter.ndim > 1:
             quantized, scale = to_int8(parameter)
@@ -144,7 +144,7 @@ def round_to_int8(model: Transformer) -> None:
 
 
 class NativeCache:
-    """Keys and values of several sequences in the layout of native.c. Buffers double as they fill, up to `limit`.
+    """The keys and values of several sequences in native.c's layout. Buffers double when they are full, up to `limit`.
 
     Keys are (sequences, K, capacity / L, D, L), values (sequences, K, capacity, D), float32.
     """
@@ -156,19 +156,19 @@ class NativeCache:
         self._shape = (kv_heads, head_width)
         self._keys: list[Tensor] = [torch.empty(0)] * layers
         self._values: list[Tensor] = [torch.empty(0)] * layers
-        self.key_pointers = self.value_pointers = 0  # addresses of arrays with one address per layer
+        self.key_pointers = self.value_pointers = 0  # the addresses of arrays that hold one address per layer
 
     @property
     def nbytes(self) -> int:
-        """Memory taken by the buffers."""
+        """The bytes of the buffers."""
         return sum(buffer.nbytes for buffer in (*self._keys, *self._values))
 
     def fits(self, config: ModelConfig) -> bool:
-        """Whether the cache has the shape of a network's keys and values."""
+        """Whether the cache has the shape of this network's keys and values."""
         return (len(self._keys), *self._shape) == (config.layers, config.kv_heads, config.head_width)
 
     def reserve(self, positions: int) -> None:
-        """Grows the buffers to hold so many positions of every sequence. Raises ValueError beyond the limit."""
+        """Grows the buffers to hold this many positions of every sequence. Raises ValueError beyond the limit."""
         if positions > self._limit:
             raise ValueError(f"{positions} positions in a cache of {self._limit}")
         if positions <= self.capacity:
@@ -198,22 +198,22 @@ class NativeCache:
 
 
 def _pointers(tensors: Sequence[Tensor]) -> Any:
-    """A C array of the addresses of tensors."""
+    """A C array with the addresses of the tensors."""
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
 def _free(functions: Any, engine: int, process: int) -> None:
-    """Frees an engine, but not in a forked process, which has none of its threads."""
+    """Frees an engine; does nothing in a forked process, which does not have the engine's threads."""
     if os.getpid() == process:
         functions.engine_free(engine)
 
 
 class NativeBackend:
-    """A Transformer on a CPU, computed by native.c. A row's logits depend on the tokens before it and on nothing else.
+    """Runs a Transformer on a CPU with native.c. A row's logits depend only on the tokens before it, not on the batch.
 
-    Weights keep their type (products are summed in float32) or are quantized to int8. They are copied; with `releasing`
-    the Transformer gives up its own weights block by block, so that memory holds them about once. Calls from several
-    Python threads take turns. A forked process must create its own backend.
+    Weights keep their dtype (products are summed in float32) or are quantized to int8. The weights are copied; with
+    `releasing`, the Transformer's own weights are freed block by block, so that memory holds the weights about once.
+    Calls from several Python threads take turns. A forked process must create its own backend.
     """
 
     device = torch.device("cpu")
@@ -227,7 +227,7 @@ class NativeBackend:
         self.config = model.config
         if model.config.context > _LARGEST_INT32:
             raise BadCheckpoint(f"The network in C reads up to {_LARGEST_INT32} positions, not {model.config.context}.")
-        self._kept: list[object] = []  # keeps alive what the description points to
+        self._kept: list[object] = []  # keeps alive the tensors that the description points to
         self._packed: dict[int, _Matrix] = {}
         self.int8 = int8
         self._padded_vocab_size = math.ceil(model.config.vocab_size / lanes()) * lanes()
@@ -248,14 +248,14 @@ class NativeBackend:
 
     @property
     def threads(self) -> int:
-        """The number of threads with the fastest latest steps; the largest number before all have been timed."""
+        """The number of threads with the fastest recent steps; the largest number until every number has been timed."""
         if not all(self._seconds.values()):
             return max(self._engines)
         return min(self._seconds, key=lambda count: statistics.median(self._seconds[count]))
 
     @property
     def description(self) -> str:
-        """What computes, and in which type."""
+        """The number of threads and the dtype in words."""
         return f"{self.threads} thread{'s' if self.threads > 1 else ''}, {self.types.matrices}"
 
     def new_cache(self, sequences: int, positions: int = 1) -> NativeCache:
@@ -264,9 +264,9 @@ class NativeBackend:
         return NativeCache(config.layers, config.kv_heads, config.head_width, sequences, config.context)
 
     def read(self, cache: NativeCache, segments: Sequence[Segment]) -> Tensor:
-        """Reads one segment of each of some sequences -> logits (sum of logit_count, V), in the order of the segments.
+        """Reads segments of different sequences -> logits (sum of logit_count, V), in the order of the segments.
 
-        Raises ValueError where native.c would read or write outside its buffers.
+        Raises ValueError if native.c would read or write outside its buffers.
         """
         with self._reading:
             return self._read(cache, segments)
@@ -294,7 +294,7 @@ class NativeBackend:
         return logits[:, : self.config.vocab_size]
 
     def _refuse_unreadable(self, cache: NativeCache, segments: Sequence[Segment]) -> None:
-        """Raises ValueError where native.c would read or write outside its buffers."""
+        """Raises ValueError if native.c would read or write outside its buffers."""
         end = max(segment.end for segment in segments)
         if end > self.config.context:
             raise ValueError(f"{end} tokens in a context of {self.config.context}")
@@ -311,7 +311,7 @@ class NativeBackend:
             raise ValueError(f"a token outside of a vocabulary of {self.config.vocab_size}")
 
     def _run(self, cache: NativeCache, columns: Sequence[list[int]], logits: Tensor) -> None:
-        """One call of native.c. `columns`: the token, position and sequence of each row, and the rows of the logits."""
+        """Calls native.c once. `columns`: the token, position and sequence of each row, and the rows of the logits."""
         rows = len(columns[0])
         integers = np.array([number for column in columns for number in column], np.int32)
         address = integers.ctypes.data
@@ -335,15 +335,15 @@ class NativeBackend:
             self._seconds[threads].append(time.perf_counter() - begun)
 
     def _extend_rotation(self, positions: int) -> None:
-        """Extends the tables of rotary cosines and sines to so many positions."""
+        """Extends the tables of rotary cosines and sines to this number of positions."""
         if self.config.positions == "rotary" and (self._rotary is None or len(self._rotary.cos) < positions):
             self._rotary = rotation_table(self.config, positions, self.device)
             self._description.cos, self._description.sin = self._rotary.cos.data_ptr(), self._rotary.sin.data_ptr()
 
     def _next_threads(self) -> int:
-        """The number of threads for the next step: the fastest of late, or another one to time it again.
+        """The number of threads for the next step: the recently fastest number, or another number to time it again.
 
-        Each number is timed anew every _RETIME_AFTER steps, because the load of the machine changes.
+        Each number is timed again every _RETIME_AFTER steps, because the load of the machine changes.
         """
         untimed = [count for count, seconds in self._seconds.items() if len(seconds) < _TIMED_STEPS]
         if untimed:
@@ -391,7 +391,7 @@ class NativeBackend:
         return _Layer(
             *(self._norm(norm) for norm in norms),
             *(_Matrix() if one is None else self._matrix(one.weight, one.bias) for one in matrices),
-            min(window or 0, self.config.context),  # a window of the whole context sees all
+            min(window or 0, self.config.context),  # a window of the whole context hides nothing
         )
 
     def _norm(self, norm: nn.Module) -> _Norm:
@@ -401,7 +401,7 @@ class NativeBackend:
         return _Norm(self._keep(norm_gain(norm).float()), None if bias is None else self._keep(bias.float()))
 
     def _matrix(self, weight: Tensor, bias: Tensor | None = None) -> _Matrix:
-        """A matrix (O, I) packed; only once where two parts of the network share it."""
+        """Packs a matrix (O, I); a matrix that two parts of the network share is packed once."""
         packed = self._packed.get(weight.data_ptr())
         if packed is None:
             scale = None
@@ -431,23 +431,23 @@ class NativeBackend:
 
 
 def _release(module: nn.Module) -> None:
-    """Frees the memory of a module's weights. (Moving them to "meta", as is usual, takes 0.3 s of imports.)"""
+    """Frees the memory of a module's weights. (The usual way, moving them to "meta", takes 0.3 s of imports.)"""
     for parameter in module.parameters():
         parameter.data = parameter.data.new_empty(0)
 
 
 def _padded(tensor: Tensor) -> Tensor:
-    """Pads (O, ...) with zeros, so that O is a multiple of L."""
+    """Pads a tensor (O, ...) with zeros so that O is a multiple of L."""
     missing = -len(tensor) % lanes()
     return F.pad(tensor.detach(), (0, 0) * (tensor.ndim - 1) + (0, missing)) if missing else tensor
 
 
 def _packed(weight: Tensor) -> Tensor:
-    """(O, I) -> (O / L, I, L)."""
+    """Packs a matrix: (O, I) -> (O / L, I, L)."""
     return _padded(weight).view(-1, lanes(), weight.shape[1]).transpose(1, 2).contiguous()
 
 
 def _thread_counts() -> list[int]:
-    """The numbers of threads to time: all that PyTorch would use, half of them, one."""
+    """The numbers of threads to time: PyTorch's number of threads, half of it, and 1."""
     most = torch.get_num_threads()
     return sorted({most, max(most // 2, 1), 1}, reverse=True)

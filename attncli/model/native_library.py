@@ -1,9 +1,9 @@
-"""Compiles native.c into a library for this machine's processor, once; later processes load the stored library.
+"""Compiles native.c once into a library for this machine's processor; later processes load the stored library.
 
-`begin` starts the compiler as a child process, so that it works while PyTorch is imported; `library` waits for it. The
+`begin` starts the compiler as a child process, so that it runs while PyTorch is imported; `library` waits for it. The
 library's key covers everything that its machine code depends on: the source, the compiler, the flags, the processor.
-Without a compiler there is no library, and PyTorch runs the network. A compiler that failed is not started again for a
-day. `library_store` owns the folder and decides which files are trusted. No torch.
+Without a compiler, there is no library, and PyTorch runs the network. After a failure, the compiler is not started
+again for a day. `library_store` manages the folder and decides which files are trusted. No torch.
 """
 
 from __future__ import annotations
@@ -38,50 +38,50 @@ from attncli.model.library_store import (
 _SOURCE = Path(__file__).with_name("native.c")
 _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = ("-O3", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden", "-shared", "-fPIC")
-_PROCESSOR_FLAGS = ("-march=native", "-mcpu=native")  # the first that the compiler accepts: clang on Arm has the second
+_PROCESSOR_FLAGS = ("-march=native", "-mcpu=native")  # the first that the compiler accepts is used
 _LIBRARIES = ("-lm", "-lpthread")
-_SECONDS = 120.0  # that a compiler may take
-_RETRY_SECONDS = 86400.0  # after a failure: its cause, such as a missing header, may have been removed
-_MOST_OUTPUT, _LONGEST_SHOWN = 1 << 16, 200  # bytes of a compiler's output that are read; characters that are shown
+_SECONDS = 120.0  # the time limit of a compiler
+_RETRY_SECONDS = 86400.0  # after a failure, whose cause may be gone then, such as a missing header
+_MOST_OUTPUT, _LONGEST_SHOWN = 1 << 16, 200  # bytes of a compiler's output to read; characters to show
 _PROBE_SECONDS = 10.0
-_STOP_SECONDS = 0.3  # a compiler that is told to end and still runs is then killed
+_STOP_SECONDS = 0.3  # a compiler that still runs this long after SIGTERM is killed
 
 
 @cache
 def begin() -> _Compilation | None:
-    """Starts the compiler unless the library is stored; None without a compiler or when ATTNCLI_NATIVE is 0."""
+    """Starts the compiler unless the library is stored; None without a compiler or if ATTNCLI_NATIVE is 0."""
     compiler = _compiler()
     if compiler is None or os.name != "posix" or os.environ.get("ATTNCLI_NATIVE") == "0":
         return None
     try:
         folder = cache_folder() / "native"
-    except RuntimeError:  # a user without a home
+    except RuntimeError:  # a user without a home directory
         return None
     return _Compilation(compiler, folder, _key(compiler))
 
 
 def compiling() -> bool:
-    """Whether the compiler is at work, so that `library` would wait."""
+    """Whether the compiler is still running, so that `library` would wait."""
     compilation = begin()
     return compilation is not None and compilation.running
 
 
 @cache
 def library() -> Library | None:
-    """The library, after waiting for its compiler if needed; None where there can be none."""
+    """The library; waits for the compiler if needed. None if there is no library."""
     compilation = begin()
     return compilation.result() if compilation else None
 
 
 def refuse(why: object) -> None:
-    """Records that the library cannot be loaded."""
+    """Records why the library cannot be loaded."""
     compilation = begin()
     if compilation is not None:
         compilation.problem = f"what was compiled cannot be loaded: {why}"
 
 
 def problem() -> str:
-    """Why there is no library, or why it is not stored; empty when there is neither problem, or ATTNCLI_NATIVE is 0."""
+    """Why there is no library, or why it cannot be stored; empty without a problem or if ATTNCLI_NATIVE is 0."""
     if os.environ.get("ATTNCLI_NATIVE") == "0":
         return ""
     compilation = begin()
@@ -94,13 +94,13 @@ def problem() -> str:
 
 
 class _Compilation:
-    """A stored library, or a compiler at work on it."""
+    """A stored library, or a running compilation of it."""
 
     def __init__(self, compiler: list[str], folder: Path, key: str) -> None:
         self.problem = ""
         self._compiler, self._key = compiler, key
         self._process: subprocess.Popen[bytes] | None = None
-        self._output = -1  # descriptor of a file with the compiler's standard error
+        self._output = -1  # the descriptor of a file with the compiler's standard error
         self._library: Library | None = None
         try:
             self._folder, self.problem = usable_folder(folder, 2 * _SECONDS)
@@ -109,16 +109,16 @@ class _Compilation:
             self._library = stored_library(self._folder, key)
             if self._library is None and not self._failed_before():
                 self._start()
-        except (OSError, RuntimeError) as problem:  # the folder cannot be written, or its links form a circle
+        except (OSError, RuntimeError) as problem:  # the folder cannot be written, or its links form a cycle
             self.problem = f"it cannot be kept in {folder}: {getattr(problem, 'strerror', None) or problem}"
 
     @property
     def running(self) -> bool:
-        """Whether the compiler is still at work."""
+        """Whether the compiler is still running."""
         return self._process is not None and self._process.poll() is None
 
     def result(self) -> Library | None:
-        """Waits for the compiler and returns the library; None when it failed, and then `problem` says why."""
+        """Waits for the compiler and returns the library; None if it failed (`problem` says why)."""
         if self._process is None:
             return self._library
         code: int | None = None
@@ -138,7 +138,7 @@ class _Compilation:
 
     def _start(self) -> None:
         self._unfinished = self._folder / f"{self._key}.{secrets.token_hex(8)}.tmp"
-        self._unfinished.touch(mode=0o700)  # fails here, before any work, where the folder cannot be written
+        self._unfinished.touch(mode=0o700)  # fails here, before any work, if the folder cannot be written
         atexit.register(self._stop)
         stopping.register(self._stop)
         flags = (*_processor_flags(self._compiler), *_FLAGS, "-o", str(self._unfinished), str(_SOURCE), *_LIBRARIES)
@@ -154,7 +154,7 @@ class _Compilation:
             self.problem = f"{self._compiler[0]} cannot be started: {problem.strerror}"
 
     def _fail(self, why: str, *, remembered: bool = True) -> None:
-        """Records why there is no library; `remembered` also for later processes, which then do not compile."""
+        """Records why there is no library; with `remembered`, also on disk, so that later processes do not compile."""
         self.problem = f"{self._compiler[0]} {why}"
         if remembered:
             self._failure.unlink(missing_ok=True)
@@ -172,7 +172,7 @@ class _Compilation:
         return False
 
     def _first_error(self) -> str:
-        """The compiler's first line that names an error, since later ones follow from it; else its last line."""
+        """The compiler's first line with an error, since later errors follow from it; else its last line."""
         output = os.pread(self._output, _MOST_OUTPUT, 0).decode(errors="replace")
         lines = [line.strip() for line in output.splitlines()]
         errors = [line for line in lines if "error" in line.lower()]
@@ -180,14 +180,14 @@ class _Compilation:
         return "".join(shown)[:_LONGEST_SHOWN]
 
     def _stop(self) -> None:
-        """Ends the compiler, and removes its unfinished file."""
+        """Ends the compiler and removes its unfinished file."""
         atexit.unregister(self._stop)
         stopping.unregister(self._stop)
         if self._process is not None:
             for kind in (signal.SIGTERM, signal.SIGKILL):
                 with suppress(OSError, subprocess.TimeoutExpired):
                     if self._process.poll() is None:
-                        os.killpg(self._process.pid, kind)  # also the processes that it started
+                        os.killpg(self._process.pid, kind)  # the compiler and the processes that it started
                     self._process.wait(_STOP_SECONDS)
             self._process = None
         output, self._output = self._output, -1
@@ -198,7 +198,7 @@ class _Compilation:
 
 
 def _compiler() -> list[str] | None:
-    """The command that CC gives, else the first C compiler on the path; None where there is none."""
+    """The command in CC, else the first C compiler on the path; None if there is none."""
     try:
         named = shlex.split(os.environ.get("CC", ""))
     except ValueError:  # an unclosed quote
@@ -210,7 +210,7 @@ def _compiler() -> list[str] | None:
 
 
 def _processor_flags(compiler: list[str]) -> list[str]:
-    """The flag that enables every instruction of this processor; none where the compiler accepts none."""
+    """The flag that enables every instruction of this processor; empty if the compiler accepts no such flag."""
     null = subprocess.DEVNULL
     for flag in _PROCESSOR_FLAGS:
         with suppress(OSError, subprocess.TimeoutExpired):
@@ -221,9 +221,9 @@ def _processor_flags(compiler: list[str]) -> list[str]:
 
 
 def _key(compiler: list[str]) -> str:
-    """A digest of everything that the machine code depends on: source, compiler, flags, processor."""
+    """The key of the library: a digest of source, compiler, flags and processor, which determine the machine code."""
     processor = f"{sys.platform} {platform.machine()}"
-    with suppress(OSError):  # on systems other than Linux
+    with suppress(OSError):  # the file exists only on Linux
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor += next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
     with suppress(OSError):

@@ -1,8 +1,7 @@
 """The network: token embedding, blocks on a residual stream, final norm, output head.
 
-One `Transformer` expresses every shape of ModelConfig: each switch of the config is read in one place here or in
-`attention`, and there is no class for a model family. `initialize` draws new weights. Knows nothing of text, files,
-training or sampling.
+One class `Transformer` implements every shape of ModelConfig: each switch of the config is read in one place here or in
+`attention`, and there are no classes for model families. `initialize` draws new weights.
 
 Letters: B batch, T new tokens, C model width, V vocabulary.
 """
@@ -27,14 +26,14 @@ from attncli.model.fused import Dropout, head_loss
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
-    """The norm before attention, before the feed-forward part, and before the head."""
+    """A new norm of the kind that the config names, for use before attention, the feed-forward part or the head."""
     if config.norm == "rms":
         return RMSNorm(config.width, config.norm_eps, config.unit_offset)
     return nn.LayerNorm(config.width, config.norm_eps, bias=config.norm_bias)
 
 
 class FeedForward(nn.Module):
-    """down(activation(up(x))), or with a gate down(activation(gate(x)) * up(x)): SwiGLU and GEGLU (Shazeer, 2020)."""
+    """down(activation(up(x))); with a gate, down(activation(gate(x)) * up(x)): SwiGLU or GEGLU (Shazeer, 2020)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -80,19 +79,19 @@ class Block(nn.Module):
 
 
 def _embedding(rows: int, width: int) -> nn.Embedding:
-    """An embedding with uninitialized weights. (Drawing them in nn.Embedding takes 0.8 s of imports on "meta".)"""
+    """An embedding with uninitialized weights. (On "meta", nn.Embedding's initialization takes 0.8 s of imports.)"""
     from_pretrained: Callable[..., nn.Embedding] = nn.Embedding.from_pretrained
     return from_pretrained(torch.empty(rows, width), freeze=False)
 
 
 @lru_cache
 def _rounded(value: float, dtype: torch.dtype) -> float:
-    """A number rounded to a type, as transformers rounds the scale of the embedding to the type of the weights."""
+    """A number rounded to a dtype, as transformers rounds the scale of the embedding to the dtype of the weights."""
     return float(torch.tensor(value, dtype=dtype))
 
 
 class Transformer(nn.Module):
-    """A causal language model. `dropout` applies to the output of each part, in training mode only."""
+    """A causal language model. In training mode, `dropout` applies to the output of each part."""
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
@@ -107,26 +106,26 @@ class Transformer(nn.Module):
         self._rotary: Rotary | None = None
 
     def prepare(self, positions: int) -> None:
-        """Computes the rotations of so many positions now instead of at their first use."""
+        """Computes the rotations of the first `positions` now instead of at their first use."""
         if self.config.positions == "rotary":
             self.rotation(positions)
 
     def new_cache(self) -> KVCache:
-        """An empty cache for this model; its owner passes it to `forward`."""
+        """An empty cache for this model, to pass to `forward`."""
         return KVCache(self.config.layers, self.config.context)
 
     def forward(self, ids: Tensor, cache: KVCache | None = None, observe: Observer | None = None) -> Tensor:
-        """ids (B, T) -> logits (B, T, V). With a cache, ids are the new tokens only.
+        """The logits (B, T, V) of ids (B, T). With a cache, ids are the new tokens only.
 
-        Raises ValueError when the tokens, cached ones included, pass the context.
+        Raises ValueError if the tokens, including cached tokens, exceed the context.
         """
         return self.unembed(self.hidden(ids, cache, observe))
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None, observe: Observer | None = None) -> Tensor:
-        """ids (B, T) -> the residual stream after the final norm (B, T, C), which the head reads."""
-        at: slice | Tensor  # the positions of the columns, or of the one token in each row
+        """The residual stream (B, T, C) after the final norm, which is the head's input, for ids (B, T)."""
+        at: slice | Tensor  # the positions of the columns, or the position of each row's one token
         if cache is not None and cache.places is not None:
-            at = cache.places.clamp(max=self.config.context - 1)[:, None]  # a row without a token lies past the context
+            at = cache.places.clamp(max=self.config.context - 1)[:, None]  # a row without a token may exceed it
             end = min(cache.limit, self.config.context)
         else:
             start = cache.length if cache is not None else 0
@@ -149,16 +148,16 @@ class Transformer(nn.Module):
         return hidden
 
     def embed(self, ids: Tensor) -> Tensor:
-        """ids (...) -> the token embeddings (..., C) as they enter the residual stream, without positions."""
+        """The token embeddings (..., C) of ids (...) as they enter the residual stream, without positions."""
         x: Tensor = self.embedding(ids)
         return x * _rounded(math.sqrt(self.config.width), x.dtype) if self.config.scaled_embedding else x
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        """(..., C) -> logits (..., V)."""
+        """The logits (..., V) of hidden (..., C): applies the output head."""
         return F.linear(hidden, self.head_weight)
 
     def loss(self, rows: Tensor) -> Tensor:
-        """Mean cross-entropy, in nats, of every token of rows (B, T + 1) but the first, given the tokens before it."""
+        """The mean cross-entropy in nats of rows (B, T + 1): all tokens but the first, given the tokens before them."""
         return head_loss(self.hidden(rows[:, :-1]), self.head_weight, rows[:, 1:])
 
     @property
@@ -167,24 +166,24 @@ class Transformer(nn.Module):
         return self.embedding.weight if self.head is None else self.head.weight
 
     def rotation(self, positions: int) -> Rotary:
-        """The rotations of at least the first `positions`, on the device of the weights.
+        """The rotations of at least the first `positions`, on the weights' device.
 
-        The table grows with the longest text read, since a config may claim any context.
+        The table grows as longer texts are read, because a config may have a huge context.
         """
         device, held = self.embedding.weight.device, self._rotary
         if held is None or held.cos.device != device or len(held.cos) < positions:
-            with torch.inference_mode(False):  # so that training can use the table after generating
+            with torch.inference_mode(False):  # so that training can use a table made in generation
                 held = self._rotary = rotation_table(self.config, positions, device)
         return held
 
 
 @torch.no_grad()
 def initialize(model: Transformer, generator: torch.Generator) -> None:
-    """Draws the weights of a new model, in a fixed order, from a generator on the CPU.
+    """Draws the weights of a new model in a fixed order from a generator on the CPU.
 
-    Matrices are normal with standard deviation 1/sqrt(input width), so that activations keep their size; the two
+    Matrices are normal with standard deviation 1/sqrt(input width), so that activations keep their scale; the two
     matrices that write to the residual stream are divided by sqrt(2 x layers) (Radford et al., 2019). Embeddings have
-    standard deviation 0.02, since a tied head turns them into logits. Gains are one, biases zero.
+    standard deviation 0.02, because a tied head computes logits from them. Gains are one, biases zero.
     """
     neutral = 0.0 if model.config.unit_offset else 1.0
     for name, parameter in model.named_parameters():

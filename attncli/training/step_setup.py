@@ -35,10 +35,11 @@ class StepSetup:
 
 
 def choose_setup(config: TrainConfig, corpus: Corpus, seconds: float, start: ModelConfig | None) -> StepSetup:
-    """The setting of every step of a run of this length; `start` is the shape of a model to go on from.
+    """Chooses device, dtype, optimizer, context and batch size for a run.
 
-    A batch has as many windows as the recipe has tokens for, and at least one for each micro-batch. Raises the errors
-    of its parts: BadInput for a text that is too short, UsageProblem for a device, type or context that is not there.
+    `start` is the shape of the model to continue from. The batch size is the recipe's tokens per step divided by the
+    context, at least one window per micro-batch. Raises BadInput for a text that is too short, and UsageProblem for an
+    unavailable device or dtype or a context longer than that of `start`.
     """
     device = pick_device(config.device)
     context = choose_context(config, len(corpus.train), seconds, device, start)

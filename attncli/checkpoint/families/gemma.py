@@ -1,7 +1,7 @@
-"""Gemma (the first): a Llama with GEGLU, an RMSNorm by 1 + weight, an embedding times sqrt(width), and wide heads.
+"""Gemma 1: a Llama with GEGLU, an RMSNorm with gain 1 + weight, an embedding scaled by sqrt(width), and wide heads.
 
-Gemma 2 and 3 add norms after attention and feed-forward, and Gemma 2 soft caps of scores and logits. They have model
-types of their own, which are refused.
+Gemma 2 and 3 are not supported; they have their own model types. They add norms after attention and feed-forward, and
+Gemma 2 adds soft caps of scores and logits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from attncli.checkpoint.families.shared import Family, Settings, read_sizes, wri
 from attncli.checkpoint.families.tensor_names import LLAMA_NAMES
 from attncli.config import ModelConfig
 
-_HEAD_WIDTH = 256  # what transformers takes where head_dim is missing
+_HEAD_WIDTH = 256  # the default of transformers for a missing head_dim
 _ACTIVATIONS = "gelu_pytorch_tanh", "gelu"  # the first releases say 'gelu' and mean its tanh approximation
 
 

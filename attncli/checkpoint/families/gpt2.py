@@ -1,7 +1,7 @@
 """GPT-2: LayerNorm, learned positions, GELU without a gate, and biases everywhere.
 
-Its settings have names of their own, and so have its tensors: query, key and value are one matrix, and every matrix of
-a layer is stored transposed.
+Its settings and tensors have different names from the other families'. Query, key and value are stored as one matrix,
+and every matrix of a layer is stored transposed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Llama 2 and 3, with scaled rotary frequencies; SmolLM, TinyLlama and Yi are Llamas by other names."""
+"""Llama 2 and 3, with scaled rotary frequencies; SmolLM, TinyLlama and Yi have the same architecture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mistral 7B: a Llama whose queries see a window of the latest tokens."""
+"""Mistral 7B: a Llama with sliding-window attention."""
 
 from __future__ import annotations
 

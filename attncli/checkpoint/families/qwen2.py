@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5: a Llama with biases on the query, key and value matrices; its last layers may have a window."""
+"""Qwen2 and Qwen2.5: a Llama with biases of query, key and value; its last layers may have sliding windows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attncli.checkpoint.families.tensor_names import LLAMA_NAMES
 from attncli.config import ModelConfig
 from attncli.errors import BadCheckpoint
 
-_FIRST_WINDOW = 28  # the layer that transformers takes where max_window_layers is missing
+_FIRST_WINDOW = 28  # the default of transformers for a missing max_window_layers
 
 
 def _read(settings: Settings) -> ModelConfig:
@@ -23,7 +23,7 @@ def _write(config: ModelConfig) -> dict[str, Any]:
 
 
 def read_windows(settings: Settings) -> dict[str, Any]:
-    """The window, and the first layer that has it. Raises BadCheckpoint where other layers than the last ones do."""
+    """The window, and the first layer that has it. Raises BadCheckpoint unless exactly the last layers have windows."""
     window = settings.get("sliding_window", WINDOW)
     if not settings.flag("use_sliding_window") or window is None:
         return {}
@@ -39,7 +39,7 @@ def read_windows(settings: Settings) -> dict[str, Any]:
 
 
 def write_windows(config: ModelConfig) -> dict[str, Any]:
-    """The settings that `read_windows` reads."""
+    """The settings of the windows, in the format that `read_windows` reads."""
     return {
         "use_sliding_window": config.window is not None,
         "sliding_window": config.window,

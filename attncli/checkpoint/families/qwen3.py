@@ -1,4 +1,4 @@
-"""Qwen3: an RMSNorm of every query and key head instead of biases. `attncli train` makes models of this family."""
+"""Qwen3: Qwen2 with an RMSNorm of every query and key head instead of biases. `attncli train` makes such models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attncli.checkpoint.families.shared import Family, Settings, read_sizes, wri
 from attncli.checkpoint.families.tensor_names import LLAMA_NAMES
 from attncli.config import ModelConfig
 
-_HEAD_WIDTH = 128  # what transformers takes where head_dim is missing
+_HEAD_WIDTH = 128  # the default of transformers for a missing head_dim
 
 
 def _read(settings: Settings) -> ModelConfig:

@@ -1,8 +1,8 @@
-"""Model families: one file each says how its `config.json` and its tensors translate to ours. FAMILIES lists them.
+"""The model families. Each file translates one family's `config.json` and tensor names to ours; FAMILIES lists them.
 
-A new family is one file that makes a `Family`, and one line here. To read a directory, `read_config` takes the family
-that `model_type` names. To write a model, `family_of` takes the first family that can express its shape: one that
-reads from what it writes the same shape again. Knows nothing of files; no torch.
+To add a family, write one file that makes a `Family`, and add one line here. To read a directory, `read_config` selects
+the family by `model_type`. To write a model, `family_of` selects the first family that can express the model's shape:
+the family writes settings from which it reads an equal shape. Reads no files; no torch.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 
 
 def read_config(described: dict[str, Any], where: str = "config.json") -> tuple[Family, ModelConfig]:
-    """The family of a `config.json`, and the shape that it describes. `where` is its path, for errors.
+    """The family and the shape that a `config.json` describes. `where` is the file's path, for errors.
 
-    Raises BadCheckpoint for a family or a setting that is not supported, for a value out of its limits, and for keys
-    that name code.
+    Raises BadCheckpoint for an unsupported family or setting, for a value outside its limits, and for keys that name
+    code.
     """
     for key in _CODE_KEYS:
         if described.get(key):
@@ -60,7 +60,7 @@ def config_from_json(described: dict[str, Any], where: str = "config.json") -> M
 def config_to_json(
     config: ModelConfig, *, start_of_text: int, end_of_text: int | list[int] | None, dtype: str = "float32"
 ) -> dict[str, Any]:
-    """The `config.json` of a shape; `dtype` is the type of its weights. Raises ValueError as `family_of` does."""
+    """The `config.json` of a shape; `dtype` is the dtype of the weights. Raises ValueError as `family_of` does."""
     return _described(family_of(config), config) | {
         "bos_token_id": start_of_text,
         "eos_token_id": end_of_text,
@@ -80,11 +80,11 @@ def _described(family: Family, config: ModelConfig) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def family_of(config: ModelConfig) -> Family:
-    """The first family that expresses a shape. Raises ValueError when none does."""
+    """The first family that can express a shape. Raises ValueError if none can."""
     for family in FAMILIES.values():
         try:
             if family.read(Settings(_described(family, config), "")) == config:
                 return family
         except AttnError:
-            continue  # the settings of this family cannot say it
+            continue  # the settings of this family cannot express the shape
     raise ValueError(f"no family expresses this shape: {config}")

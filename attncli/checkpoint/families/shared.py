@@ -1,7 +1,7 @@
-"""What the files of the families share: what a family is, reading untrusted settings, sizes, rotary positions, windows.
+"""Code that the families share: the class `Family`, and reading untrusted settings, sizes and rotary positions.
 
-A `config.json` may say anything, so a setting is read through `Settings`, whose errors name the setting and the file.
-What a value must be is left to ModelConfig, which checks every field. No torch.
+A `config.json` is untrusted, so settings are read through `Settings`, whose errors name the setting and the file.
+ModelConfig checks the values. No torch.
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ from attncli.config import ModelConfig, RopeScaling, shown_value
 from attncli.errors import BadCheckpoint, UsageProblem
 
 COPY_AGAIN = "Copy it again from its source."
-WINDOW = 4096  # what transformers takes where a config with a window does not give its size
+WINDOW = 4096  # the default of transformers if a config with a window does not give the window's size
 _ROPE_KINDS = ("default", "linear", "llama3", "yarn", "dynamic")
 _LARGEST_MAGNITUDE = 1e6
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a `config.json`, and its path for error messages."""
+    """Reads the settings of a `config.json`; its errors name the file."""
 
     values: dict[str, Any]
     where: str
 
     def required(self, name: str) -> Any:
-        """The value of a setting. Raises BadCheckpoint when the setting is missing."""
+        """The value of a setting. Raises BadCheckpoint if the setting is missing."""
         if name not in self.values:
             raise BadCheckpoint(f"{self.where} lacks {name!r}.", COPY_AGAIN)
         return self.values[name]
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value of a setting, or the default where the setting is missing."""
+        """The value of a setting; the default if the setting is missing."""
         return self.values.get(name, default)
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """A boolean, or the default where the setting is missing or null. Raises BadCheckpoint for another type."""
+        """A boolean setting; the default if it is missing or null. Raises BadCheckpoint for another type."""
         value = self.get(name)
         if not isinstance(value, bool | None):
             raise BadCheckpoint(f"{self.where}: {name} is {shown_value(value)}, and must be true or false.")
         return default if value is None else value
 
     def require(self, **supported: object) -> None:
-        """Raises BadCheckpoint for a setting that is present with another value than the one that is supported."""
+        """Raises BadCheckpoint if a setting is present and its value is not the supported one."""
         for name, value in supported.items():
             if (found := self.get(name)) is not None and found != value:
                 raise BadCheckpoint(f"{self.where}: {name} is {shown_value(found)}, which is not supported.")
 
     def require_activation(self, name: str, *supported: str) -> None:
-        """Raises BadCheckpoint unless the activation is missing or one of those that are supported."""
+        """Raises BadCheckpoint if the activation is present and not supported."""
         activation = self.get(name)
         if activation is not None and activation not in supported:
             raise BadCheckpoint(f"{self.where}: {name} is {shown_value(activation)}; only {supported[0]} is supported.")
@@ -60,23 +60,23 @@ class Settings:
 
 @dataclass(frozen=True)
 class Family:
-    """A model family: how its `config.json` and its tensors translate to ours.
+    """A model family: translates its `config.json` and its tensor names to ours.
 
-    `read` returns the shape that the settings describe, and raises BadCheckpoint for a setting that the network cannot
-    express. `write` returns the settings of a shape; those that all families have are added by `config_to_json`.
+    `read` returns the shape that the settings describe; it raises BadCheckpoint for a setting that the network cannot
+    express. `write` returns the settings of a shape; `config_to_json` adds the settings that all families have.
     """
 
-    model_type: str  # what config.json calls the family
-    architecture: str  # the class of transformers
+    model_type: str  # the name of the family in config.json
+    architecture: str  # the name of its class in transformers
     read: Callable[[Settings], ModelConfig]
     write: Callable[[ModelConfig], dict[str, Any]]
     tensor_names: TensorNames
 
 
 def read_sizes(settings: Settings, head_width: int | None = None) -> dict[str, Any]:
-    """Sizes, norm epsilon, rotary positions and tied embeddings, under the names that all families but GPT-2 use.
+    """Reads sizes, norm epsilon, rotary positions and tied embeddings, by the names that all families but GPT-2 use.
 
-    `head_width` is what the family takes where `head_dim` is missing; None is the width divided by the heads.
+    `head_width` is the family's default for a missing `head_dim`; None means the width divided by the number of heads.
     """
     heads, width = settings.required("num_attention_heads"), settings.required("hidden_size")
     kv_heads, head_dim = settings.get("num_key_value_heads"), settings.get("head_dim", head_width)
@@ -96,7 +96,7 @@ def read_sizes(settings: Settings, head_width: int | None = None) -> dict[str, A
 
 
 def write_sizes(config: ModelConfig) -> dict[str, Any]:
-    """The settings that `read_sizes` reads, but for the vocabulary and tied embeddings, which every config has."""
+    """The settings that `read_sizes` reads, except those of every config: vocabulary size and tied embeddings."""
     return {
         "hidden_size": config.width,
         "intermediate_size": config.feed_forward_width,
@@ -111,9 +111,9 @@ def write_sizes(config: ModelConfig) -> dict[str, Any]:
 
 
 def divide_width(settings: Settings, width: object, heads: object) -> int:
-    """The width of a head where the heads share the model's width. Raises BadCheckpoint when they cannot.
+    """The width of a head if the heads divide the model's width. Raises BadCheckpoint if they do not divide it.
 
-    Returns 1 for values that are no sizes: ModelConfig names them.
+    Returns 1 for values that are not sizes, since ModelConfig raises the error for them.
     """
     if not isinstance(heads, int) or not isinstance(width, int) or heads < 1 or width < 1:
         return 1
@@ -126,16 +126,16 @@ def divide_width(settings: Settings, width: object, heads: object) -> int:
 
 
 def at_most(value: Any, limit: Any) -> Any:
-    """The smaller of two whole numbers: a window beyond the context is one of the whole context.
+    """The smaller of two integers: a window larger than the context has no other effect than a window of the context.
 
-    A value of another type is returned as it is; ModelConfig names it.
+    A value of another type is returned unchanged; ModelConfig raises the error for it.
     """
     whole = isinstance(value, int) and isinstance(limit, int) and not isinstance(value, bool)
     return min(value, limit) if whole else value
 
 
 def read_rotary(settings: Settings) -> dict[str, Any]:
-    """The base of the rotary frequencies and their scaling, in the format of transformers 5 or of earlier versions."""
+    """Reads the base of the rotary frequencies and their scaling, in the format of transformers 5 or of version 4."""
     rope = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         raise BadCheckpoint(f"{settings.where}: the rotary settings are not an object.")
@@ -156,7 +156,7 @@ def read_rotary(settings: Settings) -> dict[str, Any]:
 
 
 def _read_scaling(kind: str, rope: Settings, settings: Settings) -> RopeScaling | None:
-    if kind in ("default", "dynamic"):  # 'dynamic' scales beyond max_position_embeddings, where nothing is read here
+    if kind in ("default", "dynamic"):  # 'dynamic' only scales positions beyond the context, which are never read
         return None
     factor = rope.required("factor")
     if kind == "linear":
@@ -180,7 +180,7 @@ def _read_scaling(kind: str, rope: Settings, settings: Settings) -> RopeScaling 
 
 
 def _yarn_attention_factor(factor: Any, rope: Settings) -> Any:
-    """The factor of queries and keys: as given, or by equation 22 of YaRN (Peng et al., 2023) from two magnitudes."""
+    """The factor of queries and keys: the given one, or equation 22 of YaRN (Peng et al., 2023) from two magnitudes."""
     if (given := rope.get("attention_factor")) is not None:
         return given
     magnitudes = rope.get("mscale"), rope.get("mscale_all_dim")
@@ -203,7 +203,7 @@ def _or(value: Any, default: Any) -> Any:
 
 
 def write_rotary(config: ModelConfig) -> dict[str, Any]:
-    """The settings that `read_rotary` reads."""
+    """The settings of the rotary positions, in the format that `read_rotary` reads."""
     scaling = config.rope_scaling
     if scaling is None:
         return {"rope_theta": config.rope_theta}

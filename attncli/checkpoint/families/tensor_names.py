@@ -1,8 +1,7 @@
-"""What the tensors of a file are called, and how they lie there: both differ between families.
+"""Translates between our tensor names and a family's names and layout in a file, from a table of each family.
 
-Owns the translation between our names and those of a file, from a table that each family gives. Most families name
-tensors as Llama does, one of theirs for one of ours; GPT-2 stores query, key and value as one matrix, and matrices
-transposed. Knows nothing of files, nor of what tensors hold; no torch.
+Most families use Llama's names, and each tensor of the file is one of our tensors. GPT-2 stores query, key and value as
+one matrix, and its matrices transposed. Reads no files and no tensors; no torch.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-HEAD = "lm_head.weight"  # the output head, in every family
+HEAD = "lm_head.weight"  # the name of the output head in every family
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a file: our tensors that it holds, concatenated along the rows, and whether it is transposed."""
+    """A tensor of a file: its name, our tensors that it concatenates along the rows, and whether it is transposed."""
 
     name: str
     ours: tuple[str, ...]
@@ -25,20 +24,20 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class TensorNames:
-    """The names of a family's tensors, without `.weight` and `.bias`; ours are the attributes of `Transformer`.
+    """A table of a family's tensor names, without `.weight` and `.bias`. Our names are the attributes of `Transformer`.
 
-    `base` begins every name but that of the head; some writers leave it out. A layer's number follows `layers`.
+    `base` is the prefix of every name except the head's; some writers omit it. A layer's number follows `layers`.
     """
 
     base: str
     layers: str
-    outer: Mapping[str, str]  # outside of the layers: our name -> theirs
-    inner: Mapping[str, str]  # within a layer
-    transposed: frozenset[str] = frozenset()  # their names of matrices that lie with a row for each input
-    buffers: str = "$^"  # matches the names of buffers, which old files hold beside the weights
+    outer: Mapping[str, str]  # tensors outside of the layers: our name -> the family's name
+    inner: Mapping[str, str]  # tensors within a layer: our name -> the family's name
+    transposed: frozenset[str] = frozenset()  # the family's names of matrices stored with a row for each input
+    buffers: str = "$^"  # a pattern of the names of buffers, which old files contain beside the weights
 
     def stored(self, ours: Iterable[str]) -> dict[str, StoredTensor]:
-        """The tensors of a file, by name, that hold ours; those that share one are in the order given.
+        """The tensors of the file that hold our tensors, by name. Our tensors that share one stay in the given order.
 
         'blocks.3.attention.query.weight' is 'model.layers.3.self_attn.q_proj.weight', or the first third of
         'transformer.h.3.attn.c_attn.weight'.
@@ -54,18 +53,18 @@ class TensorNames:
         return found
 
     def full(self, name: str) -> str:
-        """A file's name of a tensor, with the base that its writer may have left out.
+        """The full name of a tensor in a file: adds the prefix `base` if the file's writer left it out.
 
         'wte.weight' -> 'transformer.wte.weight'.
         """
         return name if name.startswith(self.base) or name == HEAD else self.base + name
 
     def is_buffer(self, full_name: str) -> bool:
-        """Whether this is the name of a buffer, which the network computes instead of reading it."""
+        """Whether this is the name of a buffer; the network computes its buffers and does not read them."""
         return re.fullmatch(self.buffers, full_name) is not None
 
     def count_layers(self, full_names: Iterable[str]) -> int:
-        """The number of layers that have a tensor among these."""
+        """The number of layers that have a tensor among these names."""
         inside = (name.removeprefix(self.layers) for name in full_names if name.startswith(self.layers))
         return len({name.partition(".")[0] for name in inside})
 
