@@ -1,1 +1,1 @@
-"""Questions asked of a model about one text. Each returns findings; none prints."""
+"""Functions that explain a model: each returns a finding, none prints."""

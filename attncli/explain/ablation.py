@@ -1,7 +1,8 @@
-"""What a head, or an edge of attention, is worth to a prediction: the model without it, beside the whole model.
+"""Ablates heads or edges of attention, and measures how the prediction of the next token changes.
 
-A head is ablated by replacing what it hands to the output matrix; an edge by a score of -inf before the softmax. Each
-row of a batch ablates something else, so all heads take a few forward passes. The network itself is not changed.
+A head is ablated by replacing its output before the output matrix, an edge by a score of -inf before the softmax. Each
+row of a batch has its own ablation, so all heads take only a few forward passes. The weights of the model are not
+changed.
 """
 
 from __future__ import annotations
@@ -37,40 +38,40 @@ class Effect:
 
     heads: tuple[Head, ...]
     edges: tuple[Edge, ...]
-    log_probability: float  # in nats, of the token that the whole model thinks most probable
-    next_tokens: tuple[NextToken, ...]  # what is most probable now
+    log_probability: float  # in nats, of the token that the unablated model predicts
+    next_tokens: tuple[NextToken, ...]  # the most probable ones under the ablation
 
     @property
     def probability(self) -> float:
-        """The probability of that token."""
+        """The probability of the token that the unablated model predicts."""
         return math.exp(self.log_probability)
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What heads or edges are worth to one prediction."""
+    """The effects of ablating heads or edges on one prediction."""
 
     pieces: tuple[Piece, ...]
     layers: int
     heads: int
-    token: int  # whose prediction it is
-    replacement: Replacement  # what stood for a head: zeros, or its mean over the positions of the text
-    before: Effect  # with everything in place
+    token: int  # the position whose next token is predicted
+    replacement: Replacement  # of a head's output: zeros, or its mean over the positions up to `token`
+    before: Effect  # nothing is ablated
     effects: tuple[Effect, ...]
 
     @property
     def predicted(self) -> NextToken:
-        """The token whose probability is compared."""
+        """The token that the unablated model predicts, whose probability is compared."""
         return self.before.next_tokens[0]
 
     def drop(self, effect: Effect) -> float:
-        """By how much an ablation lowers the log-probability, in nats; negative where it raises it."""
+        """The drop of the log-probability under an ablation, in nats; negative where the log-probability rises."""
         return self.before.log_probability - effect.log_probability
 
 
 @dataclass(frozen=True)
 class Without:
-    """What one row ablates: heads as (layer, head), and edges as (query, source) in all heads."""
+    """The ablations of one row of a batch: heads as (layer, head), and edges as (query, source), cut in all heads."""
 
     heads: tuple[Head, ...] = ()
     edges: tuple[Edge, ...] = ()
@@ -85,13 +86,14 @@ def ablate(
     token: int | None = None,
     replacement: Replacement = "zero",
 ) -> Ablation:
-    """What the most probable next token after `token` (None: the last) loses without each of `removed`.
+    """How much the log-probability of the most probable next token drops when each of `removed` is ablated.
 
-    Without `removed` every head is ablated in turn. The `replacement` of a head is zeros, or the mean of what it hands
-    on over the positions of the text. The model is in evaluation mode.
+    `token` is the position whose next token is predicted, by default the last. Without `removed` every head is ablated
+    in turn. A head's output is replaced with zeros, or with its mean over the positions up to `token`. The model must
+    be in evaluation mode.
 
     Raises:
-        BadInput: for no tokens, or more than the context.
+        BadInput: for a text with no tokens, or with more tokens than the context.
         UsageProblem: for a token, a head or an edge that does not exist.
     """
     config = model.config
@@ -113,7 +115,7 @@ def ablate(
 
 @dataclass(frozen=True)
 class _Text:
-    """The ids (T,) of a text, and the position whose prediction is ablated."""
+    """The ids (T,) of a text, and the position whose prediction is measured."""
 
     model: Transformer
     tokenizer: Tokenizer
@@ -121,13 +123,13 @@ class _Text:
     at: int
 
     def whole(self) -> tuple[Tensor, dict[int, Tensor]]:
-        """The log-probabilities of the known ids with nothing ablated, and what each head hands on on average."""
+        """The log-probabilities (known,) with nothing ablated, and the mean output of each head: layer -> (H, D)."""
         means: dict[int, Tensor] = {}
         with _hooked(self.model, _keeping_means(means, self.model.config.heads, self.at)):
             return log_probabilities(self.model, self.ids[None], self.at, self.tokenizer.vocab_size)[0], means
 
     def effects(self, removed: Sequence[Without], target: int, means: dict[int, Tensor] | None) -> Iterator[Effect]:
-        """The prediction of the target under each ablation, in batches."""
+        """Yields the effect of each ablation on the prediction of the target; computes the ablations in batches."""
         at_once = max(TOKENS_AT_ONCE // len(self.ids), 1)
         for start in range(0, len(removed), at_once):
             batch = removed[start : start + at_once]
@@ -135,7 +137,7 @@ class _Text:
                 yield Effect(without.heads, without.edges, float(logs[target]), highest(logs, self.tokenizer, _NEXT))
 
     def _log_probabilities(self, removed: Sequence[Without], means: dict[int, Tensor] | None) -> Tensor:
-        """Log-probabilities (rows, known) after the position, each row with another ablation."""
+        """The log-probabilities (rows, known) of the token after the position; row i has the i-th ablation."""
         heads: dict[int, list[tuple[int, int]]] = {}  # layer -> (row, head)
         for row, without in enumerate(removed):
             for layer, head in without.heads:
@@ -148,7 +150,7 @@ class _Text:
 
 
 def _checked_token(pieces: Sequence[Piece], context: int, token: int | None) -> int:
-    """The position whose prediction is ablated, by default the last."""
+    """The position whose prediction is measured, by default the last. Raises the errors of `ablate`."""
     if not pieces or len(pieces) > context:
         many = "no tokens" if not pieces else f"{len(pieces)} tokens, and the model reads at most {context}"
         raise BadInput(f"The text has {many}.", "Give a sentence.")
@@ -158,22 +160,23 @@ def _checked_token(pieces: Sequence[Piece], context: int, token: int | None) -> 
 
 
 def edges_between(pieces: Sequence[Piece], query: str, source: str) -> tuple[Edge, ...]:
-    """The edges from every token of one word to every token of another that it may see; words by name or index.
+    """The edges from every token of the query word to every token of the source word that it can attend to.
 
-    Raises UsageProblem for a word that is not in the text, or comes several times.
+    A word is named by its text or its index. Raises UsageProblem for a word that does not occur in the text, or occurs
+    more than once.
     """
     looking, seen = (range(first, last + 1) for first, last in (find_span(pieces, query), find_span(pieces, source)))
     pairs = [(at, to) for at in looking for to in seen]
-    # Within a word some pairs point ahead and are left out; where all do, `ablate` raises an error.
+    # Pairs that the mask forbids are left out; if no pair remains, all are returned, and `ablate` raises an error.
     return tuple((at, to) for at, to in pairs if to <= at and at > 0) or tuple(pairs)
 
 
-Hook = Callable[[int, Tensor], Tensor]  # layer, what all heads hand to the output matrix (B, T, H x D) -> the same
+Hook = Callable[[int, Tensor], Tensor]  # layer, outputs of all heads (B, T, H x D) -> the outputs to use
 
 
 @contextmanager
 def _hooked(model: Transformer, hook: Hook) -> Iterator[None]:
-    """Applies a function to what the heads of every layer hand to its output matrix."""
+    """Applies a hook to the outputs of the heads of every layer, before the output matrix."""
     with ExitStack() as hooks:
         for layer, block in enumerate(model.blocks):
 
@@ -186,7 +189,7 @@ def _hooked(model: Transformer, hook: Hook) -> Iterator[None]:
 
 
 def _keeping_means(means: dict[int, Tensor], heads: int, last: int) -> Hook:
-    """Keeps what every head hands on, averaged over the positions up to `last`: (H, D) by layer."""
+    """A hook that stores each head's output, averaged over the positions up to `last`: layer -> (H, D)."""
 
     def keep(layer: int, mixed: Tensor) -> Tensor:
         means[layer] = mixed[0, : last + 1].view(last + 1, heads, -1).mean(0)
@@ -196,7 +199,7 @@ def _keeping_means(means: dict[int, Tensor], heads: int, last: int) -> Hook:
 
 
 def _replacing(removed: dict[int, list[tuple[int, int]]], means: dict[int, Tensor] | None, heads: int) -> Hook:
-    """Replaces what some heads hand on in some rows, by zeros or by the means."""
+    """A hook that replaces the outputs of `removed`, layer -> [(row, head)], with zeros or with the means."""
 
     def replace(layer: int, mixed: Tensor) -> Tensor:
         if layer not in removed:
@@ -210,7 +213,7 @@ def _replacing(removed: dict[int, list[tuple[int, int]]], means: dict[int, Tenso
 
 
 def _refuse_missing(without: Without, layers: int, heads: int, tokens: int, at: int) -> None:
-    """Raises UsageProblem for a head or an edge that does not exist, or cannot matter to the prediction at `at`."""
+    """Raises UsageProblem for a head or an edge that does not exist, or that cannot affect the prediction at `at`."""
     for layer, head in without.heads:
         refuse_missing("layer", layer, layers)
         refuse_missing("head", head, heads)

@@ -1,8 +1,8 @@
-"""How large the largest of many cosines is by chance. No torch.
+"""How large the largest of many cosines would be by chance. No torch.
 
-Embeddings share a common part, so any two have a cosine well above 0, and among many cosines some are large by chance.
-So chance is the largest of as many cosines as were compared, drawn from a normal distribution with their mean and
-standard deviation.
+Embeddings share a common component, so any two have a cosine well above 0, and among many cosines some are large by
+chance. The baseline is therefore the largest of N draws from a normal distribution that has the mean and the standard
+deviation of the N cosines compared.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 
 from attncli.explain.question import Floats
 
-_ANGLES = 1 << 16  # cells of the numerical integral
+_ANGLES = 1 << 16  # intervals of the numerical integration
 
 
 @dataclass(frozen=True)
 class Chance:
-    """The cosines with all tokens compared, and what the largest of as many random ones would be.
+    """The mean and spread of the cosines compared, and how large the largest of as many random cosines would be.
 
-    By chance the largest is below `median` in half of all draws, and below `most` in 95%.
+    The largest random cosine is below `median` in half of all draws, and below `most` in 95% of them.
     """
 
     compared: int
@@ -31,27 +31,28 @@ class Chance:
 
 
 def chance_among(cosines: Floats) -> Chance:
-    """The largest of these cosines (N,) that chance would give, if they were spread around their mean at random.
+    """How large the largest of N cosines would be by chance, from the mean and spread of these cosines (N,).
 
     A value is an outlier when it lies further above the mean, in standard deviations, than the largest of N normal
-    draws does (Grubbs, 1950). Less their mean and over their length, N normal draws are a random direction in N - 1
-    dimensions, so this is the largest cosine of random directions, scaled. The draws' sum of 0 is not accounted for:
-    with a few dozen cosines the median comes out a little low, the 95% point does not. Fewer than three cosines give 1.
+    draws does (Grubbs, 1950). N normal draws, less their mean and divided by their norm, are a random direction in N -
+    1 dimensions, so the baseline is the largest cosine of random directions, scaled. That such draws sum to 0 is not
+    accounted for: with a few dozen cosines the median is a little too low, the 95% point is not. For fewer than three
+    cosines both points are 1.
     """
     count = len(cosines)
     if count < 3:
         return Chance(count, float(cosines.mean()) if count else 0.0, 0.0, 1.0, 1.0)
     average, spread = float(cosines.mean()), float(cosines.std(ddof=1))
-    in_spreads = (count - 1) / count**0.5  # standard deviations that one of N values can lie from their mean
+    in_spreads = (count - 1) / count**0.5  # the most that one of N values can lie from their mean
     median, most = (min(average + spread * in_spreads * one, 1.0) for one in largest_by_chance(count, count - 1))
     return Chance(count, average, spread, median, most)
 
 
 def largest_by_chance(vectors: int, width: int) -> tuple[float, float]:
-    """The largest cosine of random vectors of this width with a fixed direction: its median and its 95% point.
+    """The median and the 95% point of the largest cosine of random vectors with a fixed direction.
 
-    The angles have the density sin(angle)^(width - 2), so all of them exceed an angle with the probability
-    (1 - F(angle))^vectors.
+    The angles have the density sin(angle)^(width - 2). With F as its cumulative distribution, all of them exceed an
+    angle with the probability (1 - F(angle))^vectors.
     """
     if width < 2 or not vectors:
         return 1.0, 1.0

@@ -1,7 +1,7 @@
-"""What each source is worth to the prediction: its edge to the token in focus is cut, in all heads or those asked for.
+"""How much a prediction depends on each source: cuts the source's edge to the token in focus, in all or some heads.
 
-One batched pass cuts a different edge in each row, and computes only the queries in focus. All tokens before them are
-the same with and without a cut, so their keys and values are taken from the pass that was observed.
+One batched pass cuts a different edge in each row, and computes only the queries in focus. A cut does not change the
+tokens before the focus, so their keys and values come from the forward pass that was already observed.
 """
 
 from __future__ import annotations
@@ -18,34 +18,35 @@ from attncli.model.cache import SharedPast
 from attncli.model.distribution import distribution
 from attncli.model.transformer import Transformer
 
-_SAMPLE = 32  # sources cut for the random cut, at most
+_SAMPLE = 32  # sources that the random cut is averaged over, at most
 _MOST_ELEMENTS = 1 << 24  # of a layer's scores, for all rows of a batch
 
 
 @dataclass(frozen=True)
 class EdgeChecks:
-    """The most probable next token, and what is left of its probability when an edge to the focus is cut.
+    """The most probable next token, and its probability when an edge to the focus is cut.
 
-    An edge is cut in the heads and layers that the shares are of, by a score of -inf (Geva et al., 2023).
+    An edge is cut by a score of -inf (Geva et al., 2023), in the same heads and layers for which the shares are
+    computed.
     """
 
-    token: NextToken  # its probability is that with nothing cut
+    token: NextToken  # with its probability when nothing is cut
     sources: tuple[int, ...]
     probabilities: tuple[float, ...]  # with the edge from each of these sources cut
-    random: float | None  # the mean over cuts of single sources before the focus; None where none can be seen
-    random_cuts: int  # how many sources that mean is over
-    random_of: int  # how many sources there are before the focus
+    random: float | None  # the mean over cuts of one source before the focus; None if there is no such source
+    random_cuts: int  # the number of sources in this mean
+    random_of: int  # the number of sources before the focus
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction that is checked: of `target` after the last of the queries `ids` (T,), which follow a past."""
+    """The prediction that is checked: `target` as the token after the queries `ids` (T,), which follow a cache."""
 
     past: SharedPast
     ids: Tensor
     target: int
     temperature: float = 1.0
-    known: int | None = None  # ids that the tokenizer has; the rest only pad a matrix, and are never drawn
+    known: int | None = None  # size of the vocabulary; larger ids only pad a matrix and are never sampled
 
 
 def check_edges(
@@ -56,15 +57,17 @@ def check_edges(
     target: NextToken,
     heads: Mapping[int, Collection[int]] | None = None,
 ) -> EdgeChecks:
-    """Cuts every named unit off, and for the random cut all units before the focus, or a sample of them.
+    """The probability of the target with each named source cut, and its mean over random cuts.
+
+    The random cut is averaged over all units before the focus, or over a sample of them.
 
     Args:
         model: in evaluation mode.
-        prediction: what is measured.
-        units: the sources, as ranges of positions; the last of them is the one in focus.
-        named: indices into the units.
+        prediction: the prediction whose probability is measured.
+        units: the sources, as ranges of positions; the last unit is in focus.
+        named: the sources to cut, as indices into `units`.
         target: the token predicted.
-        heads: the heads of each layer in which an edge is cut; None is all heads of all layers.
+        heads: the heads of each layer in which an edge is cut; None means all heads of all layers.
     """
     start, end = prediction.past.length, prediction.past.length + len(prediction.ids)
     before = [unit for unit in _within_reach(model, units, start, heads) if unit < len(units) - 1]
@@ -87,7 +90,7 @@ def check_edges(
 
 
 def _sample(units: Sequence[int]) -> Sequence[int]:
-    """At most _SAMPLE of the units, the same ones each time."""
+    """At most _SAMPLE of the units, drawn with a fixed seed."""
     if len(units) <= _SAMPLE:
         return units
     order = torch.randperm(len(units), generator=torch.Generator().manual_seed(0))
@@ -96,7 +99,7 @@ def _sample(units: Sequence[int]) -> Sequence[int]:
 
 @torch.inference_mode()
 def probabilities(model: Transformer, prediction: Prediction, cuts: Sequence[Cut]) -> list[float]:
-    """The probability of the target under each cut; the queries of a cut are counted from the first of `ids`."""
+    """The probability of the target under each cut; the queries of a cut are indices into `prediction.ids`."""
     left: list[float] = []
     for batch in _batches(model, prediction, cuts):
         ids = prediction.ids.expand(len(batch), -1)
@@ -117,7 +120,10 @@ def _batches(model: Transformer, prediction: Prediction, cuts: Sequence[Cut]) ->
 def _within_reach(
     model: Transformer, units: Sequence[range], first_query: int, heads: Mapping[int, Collection[int]] | None
 ) -> list[int]:
-    """The units that the first query can see in some layer that is cut; windows in all of them limit how far back."""
+    """The units that the first query can attend to in at least one of the layers that are cut.
+
+    If all these layers have a window, the widest window limits the distance.
+    """
     windows = [model.config.window_of(layer) for layer in (range(model.config.layers) if heads is None else heads)]
     limited = [window for window in windows if window is not None]
     lowest = first_query - max(limited) + 1 if len(limited) == len(windows) else 0

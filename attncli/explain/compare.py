@@ -1,7 +1,7 @@
-"""One word in two sentences: how alike its residual streams are, layer by layer, and which tokens pull them apart.
+"""Compares one word in two texts: the cosine of its residual streams by layer, and which tokens moved them apart.
 
-A word of several tokens is compared at its last, which has seen the whole word. Tokens after the word cannot reach it,
-so each text is read up to the word only.
+A word of several tokens is compared at its last token, which attends to the whole word. Later tokens cannot affect the
+word, so each text is read only up to the word.
 """
 
 from __future__ import annotations
@@ -30,58 +30,59 @@ _EXAMPLE = 'attncli compare "He could not bear" "He saw a bear" --token bear'
 
 @dataclass(frozen=True)
 class WordInText:
-    """A word in one of two texts: the tokens it can see, and what each of them gave it.
+    """A word in one of two texts: the tokens that it attends to, and the contribution of each to the word's stream.
 
-    A pull is how far what a source gives to the word moves it away from its other self: along the line from the other
-    text's stream to this one's, measured, head by head, from the midpoint of what the head gives in the two texts.
+    A pull is a source's contribution projected on the direction from the other text's stream to this one's, relative to
+    the midpoint of the head's outputs in the two texts. It is positive where it moves the two streams apart.
     """
 
     pieces: tuple[Piece, ...]  # the whole text
     first: int  # the word's first token
     at: int  # its last token, whose stream is compared
-    pulls: Floats  # (at + 1,), in units of the stream
+    pulls: Floats  # (at + 1,), of each source, in units of the stream
     shares: Floats  # (at + 1,), norm-weighted, as in Sources
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One word in two texts.
+    """The comparison of one word in two texts.
 
     The pulls of both texts, `feed_forward` and `embedding` sum to `distance`: each is the part of the difference that
-    came that way. A bias adds the same in both, so it has no part.
+    comes from one component. A bias adds the same vector in both texts, so it contributes nothing.
     """
 
     words: tuple[WordInText, WordInText]
     layers: int
     heads: int
-    cosines: Floats  # (layers + 1,), of the two streams: of the embedding first, then after each layer
-    others: Floats | None  # the same, on average over pairs of different tokens of the two texts; None: no such pair
+    cosines: Floats  # (layers + 1,), of the two streams: of the embeddings first, then after each layer
+    others: Floats | None  # (layers + 1,), the mean over pairs of different tokens of the two texts; None: no pair
     layer: int  # the number of layers after which the difference is measured
-    distance: float  # the length of the difference of the two streams there
+    distance: float  # the length of the difference of the two streams after `layer` layers
     feed_forward: float
-    embedding: float  # the token's own and, where they are learned, that of the position
+    embedding: float  # of the token, plus that of the position where positions are learned
 
 
 def compare(
     model: Transformer, texts: Sequence[Sequence[Piece]], words: Sequence[Span], layer: int | None = None
 ) -> Comparison:
-    """Compares a word in two texts, given as their tokens and the word's place in each.
+    """Compares a word in two texts, given as their tokens and the span of the word in each.
 
-    After `layer` layers (None is all) the streams differ by h - g = (embeddings) + sum over layers of (attention
-    outputs + feed-forward outputs). Every part is projected on u, the direction of h - g, so the projections sum to its
-    length. Of an attention output source j has the part sum over heads of a_hj u.(f_h(x_j) - m_h), with a_hj the
-    weight, f_h(x_j) the value through the output matrix, and m_h the midpoint of what head h gives in the two texts,
-    which takes out what every source has in common; as the weights sum to 1, the midpoints cancel in the sum.
+    After `layer` layers (None: all) the streams differ by h - g = (embeddings) + sum over layers of (attention outputs
+    + feed-forward outputs). Every part is projected on u, the direction of h - g, so the projections sum to the length
+    of h - g. Source j contributes the sum over heads of a_hj u.(f_h(x_j) - m_h) to the projection of an attention
+    output, where a_hj is the attention weight, f_h(x_j) the value vector through the output matrix, and m_h the
+    midpoint of head h's outputs in the two texts. Subtracting m_h removes what all sources have in common; since the
+    weights sum to 1, the midpoints cancel in the difference.
 
     Raises:
         BadInput: for a text without tokens, or a word beyond the context.
-        UsageProblem: for a layer that is not there.
+        UsageProblem: for a layer that does not exist.
     """
     after = layers_read(model, layer)
     one, other = (_read(model, text, at) for text, (_, at) in zip(texts, words, strict=True))
     difference = one.streams[after][-1] - other.streams[after][-1]
     distance = float(difference.norm())
-    # Where the two are the same, there is no direction, and nothing pulls.
+    # Equal streams have no direction of difference, so all projections are 0.
     direction = difference / distance if distance > 0 else torch.zeros_like(difference)
     pulls = _pulls(model, one, other, direction, after)
     fed = sum((one.fed[at] - other.fed[at] for at in range(after)), torch.zeros_like(difference))
@@ -103,13 +104,14 @@ def compare(
 
 
 def find_words(texts: Sequence[Sequence[Piece]], tokens: Sequence[str]) -> tuple[Span, Span]:
-    """The word's place in each of two texts.
+    """The span of the word in each of two texts.
 
-    `tokens` names one word for both texts, or one for each; with none, it is the one word that the texts share.
+    `tokens` has one name for both texts, or one for each; if it is empty, the word is the only one that both texts
+    have.
 
     Raises:
         BadInput: for a text without tokens.
-        UsageProblem: when a text has no such word, or several, naming them.
+        UsageProblem: when a text does not have the word, or has it more than once; the message lists the candidates.
     """
     for ordinal, text in zip(_ORDINALS, texts, strict=True):
         if not text:
@@ -124,7 +126,7 @@ def find_words(texts: Sequence[Sequence[Piece]], tokens: Sequence[str]) -> tuple
 
 
 def _find(text: Sequence[Piece], name: str, ordinal: str) -> Span:
-    """`find_span`, with an error that says in which text."""
+    """The span that `find_span` finds; an error says in which of the two texts the search failed."""
     try:
         return find_span(text, name)
     except UsageProblem as problem:
@@ -149,7 +151,7 @@ def _shared_word(texts: Sequence[Sequence[Piece]]) -> str:
 
 @dataclass
 class _Reading(Observer):
-    """Keeps what one forward pass computes for the last token of a text, on the CPU in float64."""
+    """Records one forward pass on the CPU in float64; `weights`, `fed` and `shares` are of the last token."""
 
     streams: list[Tensor] = field(default_factory=list)  # (T, C), of the embedding and after each layer
     weights: list[Tensor] = field(default_factory=list)  # (H, T) per layer
@@ -173,7 +175,7 @@ class _Reading(Observer):
 
 
 def _read(model: Transformer, pieces: Sequence[Piece], at: int) -> _Reading:
-    """Reads a text up to the token `at`."""
+    """Runs a forward pass over a text up to the token `at`, and returns the recorded values."""
     seen = pieces[: at + 1]
     refuse_length(seen, model.config.context)
     reading = _Reading(ids=[piece.id for piece in seen])
@@ -183,7 +185,7 @@ def _read(model: Transformer, pieces: Sequence[Piece], at: int) -> _Reading:
 
 
 def _pulls(model: Transformer, one: _Reading, other: _Reading, direction: Tensor, after: int) -> tuple[Floats, Floats]:
-    """The pull of every source of the two texts, over the first `after` layers."""
+    """The pulls of the sources of each text, summed over the first `after` layers."""
     pulls = [torch.zeros(len(reading.ids), dtype=torch.float64) for reading in (one, other)]
     for layer in range(after):
         module = cast(Block, model.blocks[layer]).attention
@@ -200,7 +202,7 @@ def _pulls(model: Transformer, one: _Reading, other: _Reading, direction: Tensor
 
 
 def _mean_shares(reading: _Reading, after: int) -> Floats:
-    """The shares of the sources (T,), averaged over the first `after` layers; zeros before the first."""
+    """The shares of the sources (T,), averaged over the first `after` layers; zeros if `after` is 0."""
     if not after:
         return torch.zeros(len(reading.ids), dtype=torch.float64).numpy()
     shares: Floats = torch.stack(reading.shares[:after]).mean(0).numpy()
@@ -208,7 +210,7 @@ def _mean_shares(reading: _Reading, after: int) -> Floats:
 
 
 def _cosines(one: _Reading, other: _Reading) -> Floats:
-    """The cosines of the last token's two streams (layers + 1,); exactly 1 where they are equal."""
+    """The cosines (layers + 1,) of the two words' streams; exactly 1 where the streams are equal."""
     cosines = []
     for a, b in zip(one.streams, other.streams, strict=True):
         same = torch.equal(a[-1], b[-1])
@@ -218,7 +220,7 @@ def _cosines(one: _Reading, other: _Reading) -> Floats:
 
 
 def _cosines_of_others(one: _Reading, other: _Reading) -> Floats | None:
-    """The mean cosine of a token of one text with a different token of the other, over all pairs (layers + 1,)."""
+    """The mean cosine (layers + 1,) over all pairs of a token of one text with a different token of the other."""
     first, second = torch.tensor(one.ids), torch.tensor(other.ids)
     common = [(first == i, second == i) for i in sorted(set(one.ids) & set(other.ids))]
     pairs = len(first) * len(second) - sum(int(a.sum() * b.sum()) for a, b in common)

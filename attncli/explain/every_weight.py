@@ -1,4 +1,4 @@
-"""All attention weights of a text at once, for other programs. The screens need only one layer's at a time."""
+"""All attention weights of a text in one array, for other programs. The screens hold only one layer at a time."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ class EveryWeight:
     """All attention weights of one text."""
 
     pieces: tuple[Piece, ...]
-    weights: NDArray[np.float32]  # (layers, heads, T, T): row looks at column, rows sum to 1
+    weights: NDArray[np.float32]  # (layers, heads, T, T): row attends to column, rows sum to 1
 
 
 def every_weight(model: Transformer, pieces: Sequence[Piece]) -> EveryWeight:
     """The weights of every layer and head, in float32: 4 x layers x heads x T x T bytes.
 
-    Raises BadInput for no tokens, more than the context, or more than MOST_BYTES of weights.
+    Raises BadInput for a text with no tokens, with more tokens than the context, or with more than MOST_BYTES of
+    weights.
     """
     config = model.config
     refuse_length(pieces, config.context)

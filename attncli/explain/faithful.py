@@ -1,8 +1,9 @@
-"""Tests which view of attention is faithful: rankings of the sources of a prediction, held to what cutting them does.
+"""Tests how faithful each view of attention is: whether cutting the sources that it ranks first changes the prediction.
 
-The sources of a text's last token, itself left out, are ranked by raw weight, by the length of what they contribute, by
-rollout, by their direct effect on the logit, and at random. A faithful ranking loses much when its first k sources are
-cut (comprehensiveness) and little when all others are (sufficiency): DeYoung et al., 2020.
+The sources of a text's last token, without that token itself, are ranked by raw weight, by the norm of their
+contribution, by rollout, by their direct effect on the logit, and at random. With a faithful ranking the
+log-probability drops much when the first k sources are cut (comprehensiveness), and little when all others are cut
+(sufficiency): DeYoung et al., 2020.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.transformer import Transformer
 
 SIZES = (1, 2, 4, 8)  # k, in tokens
-LEAST_TOKENS = SIZES[-1] + 2  # so that a source is left beside the first k and the token itself
-_DRAWS = 5  # random rankings of a text
+LEAST_TOKENS = SIZES[-1] + 2  # the largest k, the token itself, and at least one more source
+_DRAWS = 5  # random rankings per text, averaged
 
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """What cutting the sources of a prediction does, the first by each ranking and all others, on several texts.
+    """The effect of cutting the first k sources of each ranking, and of cutting all others, on several texts.
 
-    Drops of the log-probability of the predicted token, in nats, of shape (texts, rankings, sizes), rankings in the
-    order of RANKINGS; those of 'random' are means over several random ones.
+    Both arrays hold drops of the log-probability of the predicted token, in nats, of shape (texts, rankings, sizes).
+    The rankings are in the order of RANKINGS; the drops of 'random' are means over several random rankings.
     """
 
     sizes: tuple[int, ...]  # k, in tokens
-    comprehensiveness: Floats  # the first k cut: the more, the better the ranking
-    sufficiency: Floats  # all but the first k cut: the less, the better
-    mean_tokens: float  # of a text
+    comprehensiveness: Floats  # the first k sources cut: a larger drop is better
+    sufficiency: Floats  # all other sources cut: a smaller drop is better
+    mean_tokens: float  # tokens per text
     seed: int
 
     @property
@@ -51,7 +52,7 @@ class Faithfulness:
 
     @property
     def verdict(self) -> Verdict:
-        """Which rankings are ahead of the random one, and of each other."""
+        """The test of which rankings are better than random, and better than each other."""
         return Verdict(self.comprehensiveness, self.sufficiency)
 
 
@@ -97,9 +98,10 @@ def _scored(model: Transformer, ids: Tensor, generator: torch.Generator) -> Floa
 
 
 def drops_without(model: Transformer, ids: Tensor, cuts: Sequence[Sequence[int]]) -> Floats:
-    """Drops of log p, in nats, of the token predicted after ids (T,), under each cut of edges from the last token.
+    """The drops of the predicted token's log-probability, in nats, one for each cut.
 
-    The sources of a cut are positions before the last: a token always sees itself.
+    A cut lists the positions that the last token of ids (T,) can no longer attend to, all before the last: a token
+    always attends to itself.
     """
     last = len(ids) - 1
     before = log_probabilities(model, ids[None], last, observe=Observer())[0]
@@ -114,7 +116,7 @@ def drops_without(model: Transformer, ids: Tensor, cuts: Sequence[Sequence[int]]
 
 
 def source_scores(model: Transformer, ids: Tensor) -> dict[Ranking, Tensor]:
-    """The score that each view gives every source of the last token of ids (T,), itself included: (T,)."""
+    """The scores (T,) that each view gives the sources of the last token of ids (T,), the last token included."""
     logits = model(ids[None])[0, -1]
     watch = _SourceScorer(logit_direction(model, int(logits.argmax())))
     model.hidden(ids[None], observe=watch)
@@ -128,9 +130,10 @@ def source_scores(model: Transformer, ids: Tensor) -> dict[Ranking, Tensor]:
 
 
 def logit_direction(model: Transformer, target: int) -> Tensor:
-    """What the residual stream over its scale is multiplied with (C,) to give a logit less the vocabulary's mean.
+    """The direction (C,) in the residual stream that raises the target's logit above the mean over the vocabulary.
 
-    Elhage et al., 2021: the head's row for the token, less the mean row, through the gain of the final norm.
+    It is the token's row of the output head less the mean row, pulled back through the final norm (Elhage et al.,
+    2021).
     """
     matrix = output_rows(model)
     return through_norm(model.norm, matrix[target] - matrix.mean(0))
@@ -138,7 +141,7 @@ def logit_direction(model: Transformer, target: int) -> Tensor:
 
 @dataclass
 class _SourceScorer(Observer):
-    """Scores the sources of the last token as each view does, layer by layer."""
+    """Scores the sources of the last token by each view, layer by layer."""
 
     direction: Tensor  # (C,)
     raw: list[Tensor] = field(default_factory=list)  # (T,) of each layer
@@ -147,7 +150,7 @@ class _SourceScorer(Observer):
     rolled: Tensor | None = None  # (T, T), of the layers so far
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
-        """Scores one layer."""
+        """Scores the sources in one layer."""
         weights = steps.weights[0]  # (H, T, T)
         self.raw.append(weights[:, -1].mean(0))
         _, together = contribution_norms(steps, module, weights.shape[1] - 1)

@@ -1,7 +1,8 @@
-"""The first screen of an explanation: sources, one head's map, the next token, and the cuts. One forward pass.
+"""Computes the first screen of an explanation: sources, one head's map, the next token, and the cuts.
 
-Holds one layer's attention at a time, of the maps only the best so far, and the keys and values that the cuts need. Of
-a long text only the rows around the focus are watched, so nothing here grows with the square of its length.
+One forward pass is observed layer by layer. Only the current layer's attention, the best map so far, and the keys and
+values that the cuts need are in memory. In a long text only the rows around the focus are observed, so memory does not
+grow with the square of its length.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from attncli.text.tokenizer import Piece, Tokenizer
 class Explanation:
     """The finding of the first screen and of the views `bars` and `map`.
 
-    Counted in words, everything is of words, their indices too: a word is the sum of its tokens as sources, and the
-    mean of them as queries. The prediction is that after the last token of the word in focus.
+    In a text counted in words, all shares, weights and indices are of words: as a source a word is the sum of its
+    tokens, as a query it is their mean. The prediction is that after the last token of the word in focus.
     """
 
     pieces: tuple[Piece, ...]  # tokens, or words
@@ -41,20 +42,20 @@ class Explanation:
     heads: int
     sources: Sources
     map: HeadMap
-    next_tokens: tuple[NextToken, ...]  # what may follow the focus token, most probable first
+    next_tokens: tuple[NextToken, ...]  # candidates for the token after the focus, most probable first
     checks: EdgeChecks | None = None
     words: Words | None = None
-    temperature: float = 1.0  # of all probabilities
-    named: int = SOURCES  # sources told by name, the first token aside
+    temperature: float = 1.0  # at which all probabilities are computed
+    named: int = SOURCES  # sources shown by name, besides the first token
 
     @property
     def tokens(self) -> tuple[Piece, ...]:
-        """The text as the model reads it."""
+        """The tokens of the text, also where `pieces` are words."""
         return self.pieces if self.words is None else self.words.tokens
 
     @property
     def unit(self) -> str:
-        """The name of one of the pieces."""
+        """What a piece is called: 'token' or 'word'."""
         return "token" if self.words is None else "word"
 
 
@@ -70,14 +71,15 @@ def explain(
     check: bool = True,
     temperature: float = 1.0,
 ) -> Explanation:
-    """Explains where the token in focus gets its information, in a text given as its tokens.
+    """Explains from which tokens of a text the token in focus gets its information.
 
-    With `words`, the tokens of each word in order, focus and findings are of words. The `named` greatest sources are
-    told by name; `check` cuts each of them off in turn. All probabilities are those at `temperature`.
+    `pieces` are the tokens of the text. `words` is the range of tokens of each word: with it, the focus and the finding
+    are counted in words. The `named` greatest sources are shown by name; with `check`, each of them is cut in turn. All
+    probabilities are computed at `temperature`.
 
     Raises:
-        BadInput: for no tokens, or more than the context.
-        UsageProblem: for a token, layer or head that does not exist, naming those that do.
+        BadInput: for a text with no tokens, or with more tokens than the context.
+        UsageProblem: for a token, layer or head that does not exist; the message says which exist.
     """
     spans = words or [range(at, at + 1) for at in range(len(pieces))]
     units = _units(model, pieces, focus, spans)
@@ -88,7 +90,7 @@ def explain(
         logits = model.unembed(hidden).float()[: tokenizer.vocab_size]
         following = most_probable(logits, tokenizer, next_tokens, temperature)
         sources, checks = watch.shares.sources(), None
-        if check and units.focus > 0:  # a query never loses its last key
+        if check and units.focus > 0:  # the first unit attends only to itself, so it has no edge to cut
             prediction = watch.prediction(model, ids, following[0].id, temperature, tokenizer.vocab_size)
             seen, heads = spans[: units.focus + 1], _heads_asked(model, focus)
             checks = check_edges(model, prediction, seen, sources.named(named), following[0], heads)
@@ -100,7 +102,7 @@ def explain(
 
 
 def _units(model: Transformer, pieces: Sequence[Piece], focus: Focus, spans: Sequence[range]) -> Units:
-    """The unit in focus, and the rows to watch around it."""
+    """The units of the text with the unit in focus, and the rows to observe around it."""
     unit = focused_unit(model, pieces, focus, len(spans))
     around = rows_around(unit, len(spans))
     rows = range(spans[around[0]].start, spans[around[-1]].stop)
@@ -108,7 +110,7 @@ def _units(model: Transformer, pieces: Sequence[Piece], focus: Focus, spans: Seq
 
 
 def _heads_asked(model: Transformer, focus: Focus) -> dict[int, Sequence[int]] | None:
-    """The heads of each layer that a focus asks about; None for all."""
+    """The heads that a focus selects, by layer; None for all heads of all layers."""
     if focus.layer is None and focus.head is None:
         return None
     layers = range(model.config.layers) if focus.layer is None else [focus.layer]
@@ -117,7 +119,7 @@ def _heads_asked(model: Transformer, focus: Focus) -> dict[int, Sequence[int]] |
 
 @dataclass
 class _Pass(Observer):
-    """One forward pass: shares and map of the layers asked about, and all keys and values before the focus."""
+    """Records shares and map of the selected layers, and all keys and values before the focus, in one forward pass."""
 
     focus: Focus
     shares: SourceShares
@@ -127,17 +129,17 @@ class _Pass(Observer):
     values: list[Tensor] = field(default_factory=list)
 
     def prediction(self, model: Transformer, ids: Tensor, target: int, temperature: float, known: int) -> Prediction:
-        """What the cuts are measured on: the prediction after the tokens in focus, which stand after these keys."""
+        """The prediction that the cuts are measured on, with the recorded keys and values as its past."""
         past = SharedPast(self.keys, self.values, model.config.context)
         queries = self.units.queries
         return Prediction(past, ids[0, queries.start : queries.stop], target, temperature, known)
 
     def residual(self, layer: int, stream: Tensor) -> None:
-        """Compares attention's output with the stream."""
+        """Compares the attention output of the previous layer with the stream."""
         self.shares.compare(layer, stream)
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
-        """Takes one layer."""
+        """Records the keys, values and contributions of one layer."""
         start = self.units.queries.start
         self.keys.append(steps.key[:, :, :start])
         self.values.append(steps.value[:, :, :start])

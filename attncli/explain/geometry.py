@@ -1,4 +1,4 @@
-"""The tokens nearest to a word by cosine, and analogies as arithmetic on embeddings, each beside chance."""
+"""The tokens nearest to a word by cosine, and analogies as arithmetic on embeddings, each compared with chance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A token, in the vocabulary or at an index of a text, and the cosine with what was asked for."""
+    """A token, in the vocabulary or at an index of a text, and its cosine with the query."""
 
     id: int
     text: str
@@ -39,14 +39,14 @@ class Neighbor:
 class Neighbors:
     """The tokens nearest to a word: among token embeddings, or among the tokens of a text.
 
-    Without a text the word is the mean of the embeddings of its tokens, and these are left out of the neighbours. With
-    one it is the residual stream of its last token there.
+    Without a text, the query is the mean of the embeddings of the word's tokens, and these tokens are left out of the
+    neighbours. With a text, the query is the residual stream of the word's last token.
     """
 
     word: tuple[Piece, ...]
     text: tuple[Piece, ...] | None
-    at: int | None  # the index in the text
-    layer: int | None  # the stream after so many layers
+    at: int | None  # the index of the word's last token in the text
+    layer: int | None  # the number of layers after which the stream is taken
     among: Among
     nearest: tuple[Neighbor, ...]
     chance: Chance
@@ -59,12 +59,12 @@ class Expected:
     word: tuple[Piece, ...]
     cosine: float
     rank: int
-    rank_without: int  # by nearness to the third word alone, without the arithmetic
+    rank_without: int  # the rank by cosine with the third word alone
 
 
 @dataclass(frozen=True)
 class Analogy:
-    """What is to the third word as the second is to the first: the tokens nearest to second - first + third."""
+    """The answers to 'first is to second as third is to what?': the tokens nearest to second - first + third."""
 
     words: tuple[tuple[Piece, ...], tuple[Piece, ...], tuple[Piece, ...]]
     nearest: tuple[Neighbor, ...]
@@ -73,7 +73,7 @@ class Analogy:
 
 
 def spell(tokenizer: Tokenizer, word: str) -> tuple[Piece, ...]:
-    """A word as its tokens: with the space before it that it has in a sentence, unless that takes more tokens.
+    """The tokens of a word, spelled with a leading space as inside a sentence, unless that takes more tokens.
 
     Raises BadInput for a word without tokens.
     """
@@ -85,7 +85,7 @@ def spell(tokenizer: Tokenizer, word: str) -> tuple[Piece, ...]:
 
 
 def neighbors(model: Transformer, tokenizer: Tokenizer, word: Sequence[Piece], *, count: int = 10) -> Neighbors:
-    """The tokens whose embeddings are nearest to that of a word, or to the mean of its tokens' embeddings."""
+    """The tokens whose embeddings are nearest to the mean embedding of a word's tokens."""
     cosines = _cosines_with_tokens(model, tokenizer, _mean(model, word))
     compared = _all_but(cosines, {piece.id for piece in word})
     nearest = _nearest_tokens(tokenizer, cosines, compared, count)
@@ -102,12 +102,13 @@ def neighbors_in_text(
     among: Among = "vocabulary",
     count: int = 10,
 ) -> Neighbors:
-    """The tokens nearest to the residual stream of a word in a text, after `layer` layers (None is all of them).
+    """The tokens nearest to the residual stream of a word in a text, after `layer` layers (None: all layers).
 
-    It is compared with all token embeddings, its own included, or with the streams of the other tokens of the text.
+    The stream is compared with all token embeddings, that of the word's last token included, or with the streams of the
+    other tokens of the text.
 
     Raises:
-        BadInput: for no tokens, or more than the context.
+        BadInput: for a text with no tokens, or with more tokens than the context.
         UsageProblem: for a word or a layer that does not exist.
     """
     refuse_length(text, model.config.context)
@@ -136,9 +137,9 @@ def analogy(
     *,
     count: int = 10,
 ) -> Analogy:
-    """The tokens nearest to b - a + c (Mikolov et al., 2013), those of a, b and c left out.
+    """The tokens nearest to b - a + c (Mikolov et al., 2013), without the tokens of a, b and c.
 
-    Raises UsageProblem when the word expected is one of the tokens left out.
+    Raises UsageProblem when the expected word is one of the tokens left out.
     """
     a, b, c = (_mean(model, word) for word in words)
     cosines = _cosines_with_tokens(model, tokenizer, b - a + c)
@@ -154,9 +155,10 @@ def analogy(
 def _expected(
     model: Transformer, tokenizer: Tokenizer, word: Sequence[Piece], queries: tuple[Tensor, Tensor], compared: Indices
 ) -> Expected:
-    """The rank of a word by the analogy and by the third word alone, the two `queries`.
+    """The rank of a word by its cosine with each of the two `queries`: the analogy, and the third word alone.
 
-    A rank is one more than the number of tokens that are nearer, so the mean of several tokens has one too.
+    A rank is one more than the number of nearer tokens, so a word of several tokens, represented by their mean, has one
+    too.
     """
     if len(word) == 1 and word[0].id not in compared:
         raise UsageProblem(
@@ -173,7 +175,7 @@ def _expected(
 
 
 def _mean(model: Transformer, word: Sequence[Piece]) -> Tensor:
-    """The embedding of a word's token, or the mean of several (C,)."""
+    """The mean embedding (C,) of a word's tokens."""
     ids = torch.tensor([piece.id for piece in word], device=model.embedding.weight.device)
     return model.embedding.weight.detach()[ids].mean(0)
 
@@ -191,7 +193,7 @@ def _cosines(vectors: Tensor, query: Tensor) -> Floats:
 
 
 def _all_but(cosines: Floats, excluded: Collection[int]) -> Indices:
-    """The indices that are compared: all but the excluded ones."""
+    """The indices of the cosines that are compared: all except the excluded ones."""
     return np.setdiff1d(np.arange(len(cosines)), list(excluded))
 
 
@@ -201,7 +203,7 @@ def _nearest_tokens(tokenizer: Tokenizer, cosines: Floats, compared: Indices, co
 
 
 class _Stream(Observer):
-    """Keeps the residual stream after one layer."""
+    """Records the residual stream after a number of layers."""
 
     def __init__(self, after: int) -> None:
         self._after = after
@@ -213,7 +215,7 @@ class _Stream(Observer):
 
 
 def _streams(model: Transformer, text: Sequence[Piece], after: int) -> Tensor:
-    """The residual stream of every token after this many layers (T, C)."""
+    """The residual stream of every token after `after` layers (T, C)."""
     watch = _Stream(after)
     with torch.inference_mode():
         model.hidden(ids_of(model, text), observe=watch)

@@ -1,4 +1,4 @@
-"""Every head's attention weights on one text, as thumbnails: one layer's weights are held at a time."""
+"""Every head's attention weights on one text, as thumbnails. Only one layer's weights are in memory at a time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def grid(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Grid:
 
 
 class _Thumbnails(Observer):
-    """Pools the weights of each layer."""
+    """Pools the weights of each layer by maximum."""
 
     def __init__(self, pool: int) -> None:
         self.pool = pool

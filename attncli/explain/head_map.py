@@ -1,4 +1,4 @@
-"""One head's attention weights as a map, and which head to map: the one that brings most to the token in focus."""
+"""One head's attention weights as a map: of the head asked for, or of the one that contributes most to the focus."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from attncli.model.mask import causal_mask
 
 @dataclass(frozen=True)
 class HeadMap:
-    """One head's attention weights: row looks at column. Of a long text only R rows around the focus, else all T."""
+    """One head's attention weights, row attends to column: all T rows, or in a long text R rows around the focus."""
 
     layer: int
     head: int
     weights: Floats  # (R, T), rows sum to 1, 0 above the diagonal
-    asked_for: bool  # else it is the head that brings most to the focus token from other tokens
-    previous_token: float | None  # mean weight on the token before, over the rows that have one
-    previous_token_chance: float | None  # the same for attention spread evenly
-    first_row: int = 0  # the token of the first row
+    asked_for: bool  # False: it is the head that contributes most to the focus from other tokens
+    previous_token: float | None  # mean weight on the previous token, over all rows but that of token 0
+    previous_token_chance: float | None  # the same mean for uniform attention
+    first_row: int = 0  # the index of the token of the first row
 
 
 @dataclass
 class BusiestHead:
-    """Keeps the weights of the head that brings most to the focus, one layer's at a time."""
+    """Keeps the weights of the head that contributes most to the focus; observes one layer at a time."""
 
     focus: Focus
     units: Units
@@ -36,21 +36,21 @@ class BusiestHead:
     _window: int | None = None  # of the map's layer
 
     def take(self, layer: int, weights: Tensor, contributed: list[tuple[Tensor, Tensor]], window: int | None) -> None:
-        """One layer's attention: weights (H, R, S), and the contribution norms of each row in focus."""
+        """Observes one layer: weights (H, R, S), and the contribution norms of each row in focus."""
         norms = torch.stack([per_head for per_head, _ in contributed]).mean(0)  # (H, S)
         queries, first = self.units.queries, self.units.spans[0]
         norms[:, queries.start : queries.stop] = 0
         if self.units.focus > 1:
-            norms[:, : first.stop] = 0  # a head that has nothing to say often parks its attention there
+            norms[:, : first.stop] = 0  # idle heads often attend to the first token
         brought = norms.sum(-1)
         head = int(brought.argmax()) if self.focus.head is None else self.focus.head
         if float(brought[head]) > self._busiest:
             self._busiest = float(brought[head])
-            self._map = (layer, head, weights[head].float().clone())  # a view would keep the whole layer
+            self._map = (layer, head, weights[head].float().clone())  # a view would keep the whole layer in memory
             self._window = window
 
     def head_map(self) -> HeadMap:
-        """The map, with how much of a previous-token head it is on this text."""
+        """The map of the busiest head, with its previous-token score on this text."""
         assert self._map is not None
         layer, head, weights = self._map
         allowed = causal_mask(len(self.units.rows), self.units.rows.stop, self._window, weights.device).double()
@@ -63,6 +63,6 @@ class BusiestHead:
 
 
 def previous_token_score(weights: Floats, first: int = 0) -> float | None:
-    """Mean weight on the token before, over rows (R, T) of which the first is of token `first`; token 0 has none."""
+    """Mean weight on the previous token over rows (R, T) from token `first` on; token 0 is skipped."""
     before = [float(row[at - 1]) for at, row in enumerate(weights, first) if at]
     return sum(before) / len(before) if before else None

@@ -1,7 +1,7 @@
 """Scores each head for known attention patterns, on random tokens that are repeated once (Elhage et al., 2021).
 
-Random tokens carry no meaning, so a head that attends as a pattern predicts follows the pattern itself. Holds the
-patterns, the score of a matrix of weights for each, and the scoring of a whole model.
+Random tokens carry no meaning, so a head that scores high follows the pattern itself, not the content of a text. This
+module defines the patterns, and scores a matrix of weights, or all heads of a model, for each of them.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from attncli.model.transformer import Transformer
 HeadKind = Literal["previous", "duplicate", "induction", "sink"]
 HEAD_KINDS: tuple[HeadKind, ...] = ("previous", "duplicate", "induction", "sink")
 _SHORTEST = 2
-_STANDS_OUT = 0.05  # of the way from chance to 1
+_STANDS_OUT = 0.05  # the least (score - chance) / (1 - chance) of a head worth a look
 
 
 @dataclass(frozen=True)
 class HeadScores:
-    """How much of its attention every head puts on each pattern, on random tokens that are repeated once.
+    """The share of attention that every head puts on each pattern, on random tokens that are repeated once.
 
-    Of shape (kinds, layers, heads), kinds in the order of HEAD_KINDS: the mean weight over the rows of the text in
-    which the pattern can be followed. NaN where there is no such row, as in a layer whose window is too short.
+    Scores have the shape (kinds, layers, heads), kinds in the order of HEAD_KINDS. A score is the mean weight over the
+    rows in which the pattern is possible; NaN where there is no such row, as in a layer whose window is too short.
     """
 
     scores: Floats
-    chances: Floats  # (kinds, layers): of attention spread evenly over what the mask and the window allow
-    length: int  # random tokens, repeated once, after the token that starts a text
-    sequences: int  # averaged
+    chances: Floats  # (kinds, layers): the scores of uniform attention under the mask and the window
+    length: int  # random tokens, without the start token and the repetition
+    sequences: int  # that the scores are averaged over
     seed: int
     errors: Floats | None = None  # standard errors of the scores, over the sequences; None for one sequence
 
@@ -60,33 +60,33 @@ class HeadScores:
         return float(self.scores[HEAD_KINDS.index(kind), layer, head])
 
     def error(self, kind: HeadKind, layer: int, head: int) -> float | None:
-        """The standard error of one head's score; None where there is none."""
+        """The standard error of one head's score; None where it is not known."""
         error = math.nan if self.errors is None else float(self.errors[HEAD_KINDS.index(kind), layer, head])
         return error if math.isfinite(error) else None
 
     def chance(self, kind: HeadKind, layer: int) -> float:
-        """The score of even attention in a layer; NaN where there is none."""
+        """The score that uniform attention gets in a layer; NaN where it has no score."""
         return float(self.chances[HEAD_KINDS.index(kind), layer])
 
     def table(self, kind: HeadKind) -> list[list[float | None]]:
-        """Every head's score, by layer and head; None where it has none."""
+        """Every head's score, by layer and head; None for a head without a score."""
         rows = self.scores[HEAD_KINDS.index(kind)].tolist()
         return [[value if math.isfinite(value) else None for value in row] for row in rows]
 
     def ranked(self, kind: HeadKind) -> list[tuple[int, int]]:
-        """Layers and heads that have a score, the highest first."""
+        """The (layer, head) of all heads that have a score, the highest first."""
         scores = self.scores[HEAD_KINDS.index(kind)]
         scored = np.flatnonzero(np.isfinite(scores)).tolist()
         return [divmod(at, self.heads) for at in ranked(scores.ravel(), scored)]
 
     def best(self, kind: HeadKind) -> tuple[int, int] | None:
-        """Layer and head of the highest score; None where no head has one."""
+        """The (layer, head) with the highest score; None where no head has a score."""
         return next(iter(self.ranked(kind)), None)
 
     def worth_a_look(self) -> tuple[HeadKind, int, int] | None:
-        """The kind, layer and head furthest above chance, as a share of the way from there to 1.
+        """The kind, layer and head with the greatest (score - chance) / (1 - chance).
 
-        None when no head stands out. Sinks are left out: a head that attends to the start mostly has nothing to say.
+        None when no head stands out. Sinks are left out: a head that attends mostly to the start is usually idle.
         """
         candidates: list[tuple[float, tuple[HeadKind, int, int]]] = []
         for kind in HEAD_KINDS:
@@ -98,9 +98,9 @@ class HeadScores:
 
 
 def patterns(ids: Tensor, window: int | None = None) -> Tensor:
-    """Where heads of each kind attend: ids (T,) -> masks (kinds, T, T), within what the mask and a window allow.
+    """The positions that heads of each kind attend to: ids (T,) -> masks (kinds, T, T), within the mask and the window.
 
-    In the order of HEAD_KINDS: the token before; earlier occurrences of the same token; the token after an earlier
+    In the order of HEAD_KINDS: the previous token; earlier occurrences of the same token; the token after an earlier
     occurrence; the first token.
     """
     at = torch.arange(len(ids), device=ids.device)
@@ -112,9 +112,9 @@ def patterns(ids: Tensor, window: int | None = None) -> Tensor:
 
 
 def score(weights: Tensor, ids: Tensor, window: int | None = None) -> Tensor:
-    """Mean weight on each pattern over the rows that have it: weights (..., T, T), ids (T,) -> (kinds, ...).
+    """Mean weight on each pattern over the rows in which it is possible: weights (..., T, T), ids (T,) -> (kinds, ...).
 
-    NaN for a pattern that no row has.
+    NaN for a pattern that is possible in no row.
     """
     masks = patterns(ids, window)
     on_pattern = torch.stack([(weights * mask).sum(-1) for mask in masks], -2)  # (..., kinds, T)
@@ -123,20 +123,20 @@ def score(weights: Tensor, ids: Tensor, window: int | None = None) -> Tensor:
 
 
 def chance(ids: Tensor, window: int | None = None) -> Tensor:
-    """The scores of attention spread evenly over what the mask and a window allow: ids (T,) -> (kinds,)."""
+    """The scores of uniform attention under the mask and the window: ids (T,) -> (kinds,)."""
     allowed = causal_mask(len(ids), len(ids), window, ids.device).double()
     return score(allowed / allowed.sum(-1, keepdim=True), ids, window)
 
 
 def repeats(start: int, length: int, vocabulary: int, generator: torch.Generator) -> Tensor:
-    """The token that starts a text, then `length` different random tokens, then the same again: (2 x length + 1,)."""
+    """The start token, then `length` distinct random tokens, then these tokens repeated: (2 x length + 1,)."""
     drawn = torch.randperm(vocabulary - 1, generator=generator)[:length]
-    drawn += drawn >= start  # every id but that of the start
+    drawn += drawn >= start  # skips the id of the start token
     return torch.cat([torch.tensor([start]), drawn, drawn])
 
 
 def fitted(config: ModelConfig, vocabulary: int) -> int:
-    """The number of random tokens that can be repeated within the context and every window, at most HEAD_TOKENS.
+    """The largest number of random tokens whose repetition fits the context and every window, at most HEAD_TOKENS.
 
     Raises BadInput for a model whose context is too short.
     """
@@ -158,7 +158,8 @@ def head_scores(
 ) -> HeadScores:
     """Scores every head of a model in evaluation mode, averaged over sequences drawn from the seed.
 
-    A sequence is the token `start`, then `length` random tokens below `vocabulary` (None: as many as fit), twice.
+    A sequence is the token `start`, then `length` random tokens with ids below `vocabulary`, then these tokens
+    repeated. If `length` is None, it is the largest that fits.
 
     Raises:
         UsageProblem: for a length that does not fit, or no sequences.
@@ -179,7 +180,7 @@ def head_scores(
 
 
 def _checked_length(config: ModelConfig, vocabulary: int, length: int | None) -> int:
-    """The length given, or what fits. Raises UsageProblem for one that does not fit."""
+    """Returns `length`, by default the largest that fits. Raises UsageProblem for a length that does not fit."""
     most = min((config.context - 1) // 2, vocabulary - 1)
     length = fitted(config, vocabulary) if length is None else length
     if not _SHORTEST <= length <= most:
@@ -199,7 +200,7 @@ def _scored(model: Transformer, ids: Tensor) -> Tensor:
 
 @dataclass
 class _HeadScorer(Observer):
-    """Scores one layer after another."""
+    """Scores the heads of each layer, one layer after another."""
 
     ids: Tensor
     layers: list[Tensor] = field(default_factory=list)  # (kinds, H)

@@ -1,4 +1,4 @@
-"""Cuts edges of attention during a forward pass, in each row of the batch others.
+"""Cuts edges of attention during a forward pass; each row of the batch has its own cut.
 
 An edge is cut by a score of -inf before the softmax (Geva et al., 2023), so the other sources share its weight.
 """
@@ -20,17 +20,17 @@ class Cut:
     """Edges that are cut together: (query, source) pairs, in all heads or in some heads of some layers."""
 
     edges: frozenset[tuple[int, int]]
-    heads: Mapping[int, Collection[int]] | None = None  # layer -> heads
+    heads: Mapping[int, Collection[int]] | None = None  # layer -> heads; None: all
 
 
 class Knockout(Observer):
-    """Applies cuts[b] to row b of the batch. A query never loses its last key."""
+    """Applies cuts[b] to row b of the batch. A query whose keys would all be cut keeps them all."""
 
     def __init__(self, cuts: Sequence[Cut]) -> None:
         self._cuts = cuts
 
     def scores(self, layer: int, scores: Tensor) -> Tensor:
-        """(B, H, T, S) -> the same with -inf where an edge is cut."""
+        """Scores (B, H, T, S) -> scores with -inf where an edge is cut."""
         every_head = range(scores.shape[1])
         mask = torch.zeros_like(scores, dtype=torch.bool)
         for row, cut in enumerate(self._cuts):

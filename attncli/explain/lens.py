@@ -1,6 +1,7 @@
 """The logit lens: what the model would predict if it stopped after each layer.
 
-The final norm, with statistics of its own for each layer, and the output head are applied to the residual stream.
+The final norm and the output head are applied to the residual stream after each layer. The norm computes its statistics
+from the stream of that layer.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from attncli.text.tokenizer import Piece, Tokenizer
 
 @dataclass(frozen=True)
 class LensRow:
-    """What the residual stream predicts after this many layers; after none it is the embedding."""
+    """The prediction from the residual stream after `layers_read` layers; after 0 layers it is the embedding."""
 
     layers_read: int
     top: tuple[NextToken, ...]
     probability: float  # of the token that the whole model predicts
-    rank: int  # of the same token, 1 is the most probable
+    rank: int  # of the token that the whole model predicts; 1 is the most probable
 
 
 @dataclass(frozen=True)
 class Lens:
-    """The prediction as it forms, layer by layer. The last row is the model's own distribution."""
+    """The prediction after each layer. The last row is the model's own distribution."""
 
     question: Question
     target: NextToken  # what the whole model predicts
@@ -58,7 +59,7 @@ def lens(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], focu
 
 
 class _Streams(Observer):
-    """Keeps the residual stream (C,) of one row before each layer and after the last."""
+    """Records the residual stream (C,) of one row before each layer and after the last."""
 
     def __init__(self, row: int) -> None:
         self.row = row

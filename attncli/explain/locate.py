@@ -14,7 +14,7 @@ _LISTED = 24  # tokens named in an error
 
 
 def find_token(pieces: Sequence[Piece], name: str) -> int:
-    """The index of the token that `--token` names: a number, or a word, of which the last token counts.
+    """The index of the token that `--token` names, by an index or by a word; of a word it is the last token.
 
     Raises UsageProblem when the text has no such token, or several.
     """
@@ -22,7 +22,7 @@ def find_token(pieces: Sequence[Piece], name: str) -> int:
 
 
 def find_span(pieces: Sequence[Piece], name: str) -> Span:
-    """The first and the last token of the word that `--token` names; for a number the same index twice.
+    """The first and the last token of the word that `--token` names; if it names an index, that index twice.
 
     Raises UsageProblem when the text has no such token, or several.
     """
@@ -31,7 +31,7 @@ def find_span(pieces: Sequence[Piece], name: str) -> Span:
         refuse_missing("token", index, len(pieces))
         return index, index
     spelled = _spans_spelling(pieces, name.strip())
-    spans = [span for span in spelled if _is_word(pieces, *span)] or spelled  # else tokens that are part of a word
+    spans = [span for span in spelled if _is_word(pieces, *span)] or spelled  # whole words, else parts of words
     if len(spans) == 1:
         return spans[0]
     if spans:
@@ -43,7 +43,7 @@ def find_span(pieces: Sequence[Piece], name: str) -> Span:
 
 
 def _spans_spelling(pieces: Sequence[Piece], word: str) -> list[Span]:
-    """Every run of whole tokens that spells the word; white space around it is ignored."""
+    """Every run of whole tokens that spells the word; white space around the word is ignored."""
     spans = []
     for first in range(len(pieces)):
         spelled = ""

@@ -1,7 +1,8 @@
-"""One logit as the sum of everything that was written to the residual stream, projected onto the token's row.
+"""Decomposes one logit into what every component writes to the residual stream: direct logit attribution.
 
-Direct logit attribution (Elhage et al., 2021): with the scale of the final norm held fixed, a logit is linear in
-what the embedding, each head from each source, each feed-forward layer and each bias wrote, so the terms sum to it.
+With the scale of the final norm held fixed, a logit is linear in what the embedding, each head from each source, each
+feed-forward layer and each bias write to the stream. So the projections of these writes on the direction that the logit
+reads sum to the logit (Elhage et al., 2021).
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ from attncli.text.tokenizer import Piece, Tokenizer
 
 @dataclass(frozen=True)
 class LogitAttribution:
-    """One logit at the focus as the sum of everything that was written to its residual stream.
+    """One logit at the focus as a sum of terms, one for each write to the residual stream.
 
-    Without `against` the logit is counted from the mean over the vocabulary, with it from that token's logit.
+    The logit is relative to the mean over the vocabulary, or to the logit of `against` where that token is given.
     """
 
     question: Question
     target: NextToken
     against: NextToken | None
-    logit: float  # the model's own
+    logit: float  # as the model computes it
     embedding: float
-    position: float | None  # of a learned position
-    heads: Floats  # (L, H, T): what each head brought from each source
+    position: float | None  # of a learned position embedding
+    heads: Floats  # (L, H, T): the contribution of each source through each head
     attention_bias: Floats | None  # (L,)
     feed_forward: Floats  # (L,), without its bias
     feed_forward_bias: Floats | None  # (L,)
@@ -54,7 +55,7 @@ class LogitAttribution:
 
     @property
     def remainder(self) -> float:
-        """The logit less the sum of the terms: rounding."""
+        """The logit less the sum of the terms: the rounding error."""
         return self.logit - self.total
 
 
@@ -68,7 +69,7 @@ def logit_attribution(
     target: str | None = None,
     against: str | None = None,
 ) -> LogitAttribution:
-    """The terms of the target's logit, by default of the token predicted, in float64.
+    """Computes the terms of the target's logit in float64; the target is by default the predicted token.
 
     Raises BadInput and UsageProblem as `ask` does, and UsageProblem for a target that is not one token.
     """
@@ -96,7 +97,7 @@ def _terms(
     other: NextToken | None,
     logit: float,
 ) -> LogitAttribution:
-    """Projects everything that was written onto the direction that the head reads for `toward` (C,)."""
+    """Projects every write to the stream on `toward` (C,), a direction in the output of the final norm."""
     direction, norm_bias = _read_by(model.norm, watch.last.double(), toward)
     attention_bias = _along(direction, _biases(model, "attention.output"))
     down_bias = _along(direction, _biases(model, "feed_forward.down"))
@@ -123,9 +124,9 @@ def _terms(
 
 
 def _read_by(norm: nn.Module, stream: Tensor, toward: Tensor) -> tuple[Tensor, float | None]:
-    """The direction (C,) whose product with a part of the stream is that part's share of norm(stream) . toward.
+    """The direction (C,) whose dot product with a component of the stream is its part of norm(stream) . toward.
 
-    Also returns what the norm's own bias adds, None where it has none.
+    Also returns the contribution of the norm's bias; None where the norm has no bias.
     """
     assert isinstance(norm, RMSNorm | nn.LayerNorm)
     direction = through_norm(norm, toward)
@@ -136,27 +137,27 @@ def _read_by(norm: nn.Module, stream: Tensor, toward: Tensor) -> tuple[Tensor, f
 
 
 def _biases(model: Transformer, part: str) -> list[Tensor]:
-    """The bias (C,) of one matrix in every layer that has it."""
+    """The bias (C,) of one matrix in every layer, for the layers in which the matrix has a bias."""
     parameters = dict(model.named_parameters())
     names = (f"blocks.{layer}.{part}.bias" for layer in range(model.config.layers))
     return [parameters[name] for name in names if name in parameters]
 
 
 def _along(direction: Tensor, biases: Sequence[Tensor]) -> Tensor | None:
-    """What these biases add along a direction (L,), None where there are none."""
+    """The projections of biases on a direction (L,); None where there are no biases."""
     return torch.stack(list(biases)).double() @ direction if biases else None
 
 
 @dataclass(frozen=True)
 class _Moved:
-    """One layer's attention at one query: weights (H, S), values (K, S, D), the output matrix (C, H x D)."""
+    """One layer's attention at one query: weights (H, S), values (K, S, D), and the output matrix (C, H x D)."""
 
     weights: Tensor
     value: Tensor
     matrix: Tensor
 
     def along(self, direction: Tensor) -> Tensor:
-        """(H, S): a_hj f_h(x_j) . direction, without the vectors themselves."""
+        """Projections on a direction (H, S): a_hj f_h(x_j) . direction, without forming the vectors f_h(x_j)."""
         heads = len(self.weights)
         through = through_output(direction, self.matrix.double(), heads)  # (H, D)
         return self.weights.double() * torch.einsum("hsd,hd->hs", by_head(self.value.double(), heads), through)
@@ -164,7 +165,7 @@ class _Moved:
 
 @dataclass
 class _Writes(Observer):
-    """Keeps what each layer's attention and feed-forward write to the stream of one row."""
+    """Records what each layer's attention and feed-forward write to the stream of one row."""
 
     row: int
     moved: list[_Moved] = field(default_factory=list)
@@ -181,7 +182,7 @@ class _Writes(Observer):
 
 
 def _token(tokenizer: Tokenizer, name: str, logits: Tensor) -> NextToken:
-    """The token named: '#262', '␣the' or 'the', which means the likelier of 'the' and '␣the' where both are tokens.
+    """Finds a token by name: '#262', '␣the' or 'the', which means the more probable of 'the' and '␣the' if both exist.
 
     Raises UsageProblem when the name is not one token.
     """

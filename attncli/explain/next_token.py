@@ -1,7 +1,7 @@
-"""The next token: the most probable ones, and log-probabilities, from a model's logits.
+"""The most probable next tokens, and their log-probabilities, from a model's logits.
 
-Logits of ids that the tokenizer does not have only pad a weight matrix, and are left out where `known` says how many
-ids have a meaning.
+A weight matrix may be padded with rows for ids that the tokenizer does not have. `known` is the number of ids that it
+has; the logits of larger ids are dropped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from attncli.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class NextToken:
-    """A token that may come next, and its probability."""
+    """A candidate for the next token, and its probability."""
 
     id: int
     text: str
@@ -51,6 +51,6 @@ def name_of(tokenizer: Tokenizer, token: int) -> str:
 def log_probabilities(
     model: Transformer, ids: Tensor, at: int, known: int | None = None, observe: Observer | None = None
 ) -> Tensor:
-    """ids (B, T) -> log-probabilities (B, known) of what follows position `at`, in float32 or wider."""
+    """ids (B, T) -> log-probabilities (B, known) of the token after position `at`, in float32 or wider."""
     logits = model.unembed(model.hidden(ids, observe=observe)[:, at])[:, :known]
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)

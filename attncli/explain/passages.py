@@ -1,4 +1,4 @@
-"""Passages of files, as the token sequences on which rankings of sources are measured."""
+"""Draws passages of files, as the token sequences on which rankings of sources are measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attncli.text.files import read_documents
 
 @dataclass(frozen=True)
 class Passages:
-    """Token ids of passages, and how many of the characters of their files were read to draw them."""
+    """Token ids of passages, and the number of characters of the files that were read to draw them."""
 
     ids: list[list[int]]
     characters_read: int
@@ -25,7 +25,7 @@ class Passages:
 
 
 def passages_of(files: Sequence[str], loaded: LoadedModel, count: int, seed: int) -> Passages:
-    """Draws at most `count` passages of files, each after the tokens that the tokenizer puts before a text.
+    """Draws at most `count` passages of files, each preceded by the tokens that the tokenizer adds before a text.
 
     Raises BadInput for a model whose context is too short, and for a file that cannot be read.
     """

@@ -1,7 +1,7 @@
-"""What an explanation is asked: a text as its tokens, the token in focus, and the layer and head of interest.
+"""The question of an explanation: a text as its tokens, the token in focus, and the layer and head of interest.
 
-Every view begins here: the focus is checked against the text and the model, and becomes a Question, which each finding
-carries. Layers, heads and tokens are counted from 0. No torch.
+Every view starts here: `ask` checks a focus against the text and the model, and returns a Question, which is part of
+the finding. Layers, heads and tokens are counted from 0. No torch.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from attncli.model.transformer import Transformer
 
 Floats = NDArray[np.float64]
-Measure = Literal["norm", "raw"]  # of a source: the length of what it contributes, or its attention weight
-ROWS_AROUND = 40  # of a long text's map
+Measure = Literal["norm", "raw"]  # the norm of a source's contribution, or its attention weight
+ROWS_AROUND = 40  # rows in the map of a long text
 
 
 @dataclass(frozen=True)
 class Focus:
-    """What a user asks about: a token (None is the last), a layer and a head (None is all), and the measure."""
+    """What a user asks about: a token (None: the last), a layer and a head (None: all), and the measure of a source."""
 
     token: int | None = None
     layer: int | None = None
@@ -51,11 +51,11 @@ def ask(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Question:
 
 
 def focused_unit(model: Transformer, pieces: Sequence[Piece], focus: Focus, units: int) -> int:
-    """The index of the token in focus, or of the word where the tokens are counted as this many units.
+    """The index of the unit in focus, in a text that is counted as `units` tokens or words.
 
     Raises:
-        BadInput: for no tokens, or more than the context.
-        UsageProblem: for a token, layer or head that does not exist, naming those that do.
+        BadInput: for a text with no tokens, or with more tokens than the context.
+        UsageProblem: for a token, layer or head that does not exist; the message says which exist.
     """
     config = model.config
     refuse_length(pieces, config.context)
@@ -69,13 +69,13 @@ def focused_unit(model: Transformer, pieces: Sequence[Piece], focus: Focus, unit
 
 
 def refuse_missing(what: str, index: int, count: int) -> None:
-    """Raises UsageProblem for an index that is not below the count."""
+    """Raises UsageProblem for an index that is negative, or not below the count."""
     if not 0 <= index < count:
         raise UsageProblem(f"There is no {what} {index}.", f"There are {count}: 0 to {count - 1}.")
 
 
 def refuse_length(pieces: Sequence[Piece], context: int) -> None:
-    """Raises BadInput for no tokens, or more than the context."""
+    """Raises BadInput for a text with no tokens, or with more tokens than the context."""
     if not pieces:
         raise BadInput(
             "The text has no tokens.",
@@ -90,9 +90,9 @@ def refuse_length(pieces: Sequence[Piece], context: int) -> None:
 
 
 def layers_read(model: Transformer, layer: int | None) -> int:
-    """After how many layers the residual stream is taken: None is all of them, 0 the embedding.
+    """The number of layers after which the residual stream is taken: None means all, 0 the embedding.
 
-    Raises UsageProblem for more than the model has.
+    Raises UsageProblem for more layers than the model has.
     """
     after = model.config.layers if layer is None else layer
     if not 0 <= after <= model.config.layers:
@@ -106,6 +106,6 @@ def layers_read(model: Transformer, layer: int | None) -> int:
 
 
 def rows_around(focus: int, count: int) -> range:
-    """The rows of `count` that a map shows of a long text: ROWS_AROUND of them, three quarters before the focus."""
+    """The rows, of `count`, that the map of a long text shows: ROWS_AROUND, three quarters of them before the focus."""
     first = max(0, min(focus - ROWS_AROUND * 3 // 4, count - ROWS_AROUND))
     return range(first, min(first + ROWS_AROUND, count))

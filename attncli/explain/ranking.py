@@ -1,4 +1,4 @@
-"""The order of values from the greatest down, ties in the order they stand. No torch."""
+"""Ranks values from the greatest to the smallest; equal values keep their order. No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def ranked(values: NDArray[np.floating], among: Iterable[int] | None = None) -> list[int]:
-    """The indices of `values` (N,), or those `among` them, by value: the greatest first."""
+    """The indices of `values` (N,), or only those in `among`, sorted by value: the greatest first."""
     indices = np.arange(len(values)) if among is None else np.array(list(among), int)
     order: list[int] = indices[np.argsort(-values[indices], kind="stable")].tolist()
     return order

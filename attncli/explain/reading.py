@@ -1,7 +1,7 @@
-"""Forward passes in which only some rows of attention are observed, against all keys before them.
+"""Forward passes in which only some rows of attention are observed, each with all its keys.
 
-The tokens before these rows are prefilled into a cache by the fast path, in stretches. So the memory that a long text
-takes grows with its length, not with its square.
+The tokens before these rows are prefilled into a cache by the fast path, in chunks. So memory grows with the length of
+a text, not with its square.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from attncli.model.cache import KVCache
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece
 
-WHOLE = 256  # tokens of a text up to which every row is observed
-TOKENS_AT_ONCE = 4096  # of all rows of a batch
-_STRETCH = 512  # tokens of one prefill
+WHOLE = 256  # tokens of the longest text of which every row is observed
+TOKENS_AT_ONCE = 4096  # in a batch, over all its rows
+_STRETCH = 512  # tokens of one chunk of the prefill
 
 
 def ids_of(model: Transformer, pieces: Sequence[Piece]) -> Tensor:

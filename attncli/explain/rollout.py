@@ -1,7 +1,7 @@
-"""Attention followed through all layers, to the tokens that information comes from (Abnar and Zuidema, 2020).
+"""Attention rollout: attention multiplied through all layers, back to the tokens of the text (Abnar and Zuidema, 2020).
 
-A_l = (mean over heads of the weights + I) / 2, and R = A_L ... A_1. A causal mask alone drives R towards the first
-token, so it is measured beside the same product for attention spread evenly over what each query may see.
+A_l = (mean over heads of the weights + I) / 2, and R = A_L ... A_1. A causal mask alone concentrates R on the first
+token, so R is compared with the same product for uniform attention.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from attncli.text.tokenizer import Piece
 
 @dataclass(frozen=True)
 class Rollout:
-    """Attention rollout of the token in focus, beside the rollout of even attention."""
+    """Attention rollout of the token in focus, beside the rollout of uniform attention."""
 
     question: Question
     shares: Floats  # (T,), sums to 1
-    even: Floats  # (T,), of a model with these layers and windows that attends evenly to all it may see
+    even: Floats  # (T,), the rollout of uniform attention in a model with these layers and windows
 
 
 @torch.inference_mode()
@@ -44,13 +44,16 @@ def rollout(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Rollou
 
 
 def rolled(product: Tensor | None, weights: Tensor) -> Tensor:
-    """The product (T, T) extended by one layer, whose weights are averaged over heads (T, T); None before the first."""
+    """The product (T, T) extended by one layer, whose weights (T, T) are averaged over heads.
+
+    Before the first layer the product is None.
+    """
     step = (weights + torch.eye(len(weights), dtype=weights.dtype, device=weights.device)) / 2
     return step if product is None else step @ product
 
 
 class _Product(Observer):
-    """Multiplies the layers as they come, in float64."""
+    """Multiplies the weights, and uniform attention, layer by layer, in float64."""
 
     product: Tensor | None = None
     even: Tensor | None = None

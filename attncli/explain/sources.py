@@ -20,31 +20,31 @@ from attncli.explain.units import Units
 class Sources:
     """Where one token gets its information.
 
-    `shares` (T,) sums to 1: for every token the share of the focus token's attention output, averaged over the layers
-    asked for. With weights 'norm' a share is the length of the vector that the token contributes, over the sum of these
-    lengths (Kobayashi et al., 2020); with 'raw' it is the attention weight, averaged over heads.
+    `shares` (T,) sums to 1: the share of every token in the focus token's attention output, averaged over the layers
+    asked for. With weights 'norm' a share is the norm of the vector that the token contributes, divided by the sum of
+    these norms (Kobayashi et al., 2020); with 'raw' it is the attention weight, averaged over heads.
     """
 
     focus: int
     weights: Measure
-    layers: tuple[int, ...]  # those averaged
+    layers: tuple[int, ...]  # the layers averaged over
     head: int | None  # None: all heads
     shares: Floats  # (T,)
     by_layer: Floats  # (number of layers, T), each row sums to 1
     raw: Floats  # (T,), the attention weight averaged over the same layers and heads
-    beside_stream: float | None = None  # length of attention's output over the stream's after it, mean of layers
+    beside_stream: float | None = None  # |attention output| / |stream after the layer|, mean over layers
 
     @property
     def first_is_apart(self) -> bool:
-        """Whether the first token, where heads attend when they have nothing to say, is listed apart from the rest."""
+        """Whether the first token, to which idle heads attend, is listed separately."""
         return self.focus > 1
 
     def ranked(self) -> list[int]:
-        """The sources by share, the greatest first; without the first token where that is listed apart."""
+        """The sources by share, the greatest first; without the first token where that is listed separately."""
         return ranked(self.shares, range(int(self.first_is_apart), self.focus + 1))
 
     def named(self, most: int) -> list[int]:
-        """The sources told by name: the first `most` of the ranked, then the first token where it is apart."""
+        """The sources shown by name: the `most` greatest, then the first token where that is listed separately."""
         return [*self.ranked()[:most], *([0] if self.first_is_apart else [])]
 
 
@@ -58,10 +58,10 @@ class SourceShares:
     _shares: list[Tensor] = field(default_factory=list)  # (S,) per layer
     _raw: list[Tensor] = field(default_factory=list)  # (S,) per layer
     _outputs: dict[int, Tensor] = field(default_factory=dict)  # layer -> lengths of attention's outputs (queries,)
-    _beside: list[Tensor] = field(default_factory=list)  # () per layer: the mean of these over the stream's lengths
+    _beside: list[Tensor] = field(default_factory=list)  # () per layer: mean of output length / stream length
 
     def take(self, layer: int, weights: Tensor, output: Tensor, contributed: list[tuple[Tensor, Tensor]]) -> None:
-        """One layer's attention: weights (H, R, S), output (B, R, C), the contribution norms of each row in focus."""
+        """Observes one layer: weights (H, R, S), output (B, R, C), the contribution norms of each row in focus."""
         head = self.focus.head
         self.layers.append(layer)
         self._outputs[layer] = self._lengths(output)
@@ -75,12 +75,12 @@ class SourceShares:
         self._raw.append(torch.stack(raw).mean(0))
 
     def compare(self, layer: int, stream: Tensor) -> None:
-        """Compares what attention added in the layer before with the stream (B, R, C) that leaves that layer."""
+        """Compares the attention output of the previous layer with the stream (B, R, C) that leaves that layer."""
         if (output := self._outputs.get(layer - 1)) is not None:
             self._beside.append((output / self._lengths(stream).clamp_min(1e-30)).mean())
 
     def _lengths(self, vectors: Tensor) -> Tensor:
-        """Vectors (B, R, C) -> the lengths of those in focus (queries,)."""
+        """Vectors (B, R, C) -> the lengths of the vectors in focus (queries,)."""
         rows = self.units.query_rows
         lengths: Tensor = torch.linalg.vector_norm(vectors[0, rows.start : rows.stop].float(), dim=-1)
         return lengths

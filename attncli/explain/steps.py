@@ -1,6 +1,6 @@
-"""The arithmetic of one row of one head, number by number, beside what the model's fast path computes.
+"""The arithmetic of one row of one head, number by number, compared with the output of the model's fast path.
 
-The queries, keys and values are the model's own; everything after them is computed here, in float64.
+The model computes the queries, keys and values; all later steps are computed here, in float64.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from attncli.text.tokenizer import Piece, Tokenizer
 
 @dataclass(frozen=True)
 class Steps:
-    """The arithmetic of one row of one head, from the query on; S sources are all tokens of the text."""
+    """The arithmetic of one row of one head, from the query to attention's output.
+
+    S is the number of sources: all tokens, or in a long text those up to the first one that the mask forbids.
+    """
 
     question: Question
     layer: int
@@ -34,26 +37,26 @@ class Steps:
     asked_for: bool
     shared_by: int  # query heads that share this head's keys and values
     window: int | None
-    query: Floats  # (D,), after query/key norm and rotation
-    keys: Floats  # (S, D), likewise
+    query: Floats  # (D,), after query norm and rotation
+    keys: Floats  # (S, D), after key norm and rotation
     values: Floats  # (S, D)
     products: Floats  # (S,): query . key
     scores: Floats  # (S,): products / sqrt(D)
     allowed: NDArray[np.bool_]  # (S,), the mask
-    weights: Floats  # (S,): softmax of the scores that are allowed, else 0
+    weights: Floats  # (S,): softmax over the allowed scores; 0 where masked
     mixed: Floats  # (D,): weights x values
     written: Floats  # (C,): mixed through this head's columns of the output matrix
-    attention: Floats  # (C,): of all heads, and the bias
-    difference: float  # the largest between `attention` and what the model's own fast path computes
+    attention: Floats  # (C,): the output of all heads, plus the bias
+    difference: float  # the largest between `attention` and the output of the fast path
 
 
 @torch.inference_mode()
 def steps(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], focus: Focus) -> Steps:
-    """One row of the head asked for, or of the busiest. Raises BadInput and UsageProblem as `ask` does."""
+    """The row of the focus in the head asked for, or in the busiest. Raises BadInput and UsageProblem as `ask` does."""
     question = ask(model, pieces, focus)
     busiest = explain(model, tokenizer, pieces, focus, check=False).map
     ids, row = ids_of(model, pieces), question.focus
-    rows = rows_to_watch(range(row, min(row + 2, len(pieces))), len(pieces))  # with one that the mask forbids
+    rows = rows_to_watch(range(row, min(row + 2, len(pieces))), len(pieces))  # with a source that the mask forbids
     watch = _OneLayer(busiest.layer)
     read(model, ids, rows, watch)
     fast = _fast_output(model, watch.module, ids, rows)[0, row - rows.start].double()
@@ -61,7 +64,7 @@ def steps(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], foc
 
 
 def _row(question: Question, watch: _OneLayer, rows: range, fast: Tensor, *, head: int, asked_for: bool) -> Steps:
-    """The arithmetic of every head at the focus, from which one head's numbers are taken; `fast` (C,) is compared."""
+    """Computes all heads at the focus, and returns the numbers of one; `fast` (C,) is the output to compare with."""
     module, seen, row = watch.module, watch.steps, question.focus
     query = seen.query[0, :, row - rows.start].double()  # (H, D)
     key, value = (by_head(shared[0].double(), module.heads) for shared in (seen.key, seen.value))  # (H, S, D)
@@ -112,7 +115,7 @@ def _fast_output(model: Transformer, module: Attention, ids: Tensor, rows: range
 
 
 class _OneLayer(Observer):
-    """Keeps one layer's attention."""
+    """Records one layer's attention."""
 
     steps: AttentionSteps
     module: Attention

@@ -8,8 +8,8 @@ import math
 def t_quantile(probability: float, degrees: int) -> float:
     """The quantile of Student's t distribution with these degrees of freedom.
 
-    Abramowitz and Stegun, 1964, 26.7.5, around the normal quantile: within 0.001 of it from 7 degrees on, up to a
-    probability of 0.998.
+    Uses the expansion around the normal quantile (Abramowitz and Stegun, 1964, 26.7.5). For at least 7 degrees and a
+    probability of at most 0.998 its error is below 0.001.
     """
     from statistics import NormalDist  # imports decimal and fractions, which is slow
 

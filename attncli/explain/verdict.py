@@ -1,7 +1,7 @@
-"""Which ranking of sources is ahead of a random one: a one-sided t test of the paired differences over texts. No torch.
+"""Tests which rankings of sources are better than a random one: a one-sided paired t test over texts. No torch.
 
-The test is done for every view against random in two ways of measuring, and for every view against every other, so its
-level is divided by the number of COMPARISONS (Bonferroni's correction).
+Every view is tested against random by two measures, and against every other view, so the level is divided by the number
+of COMPARISONS (Bonferroni's correction).
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from attncli.explain.student import t_quantile
 
 Ranking = Literal["raw", "norm", "rollout", "logit", "random"]
 RANKINGS: tuple[Ranking, ...] = ("raw", "norm", "rollout", "logit", "random")
-LEAST_TEXTS = 8  # with fewer texts rankings cannot be told apart
+LEAST_TEXTS = 8  # with fewer texts no ranking is called better
 _VIEWS = RANKINGS[:-1]
 COMPARISONS = 2 * len(_VIEWS) + len(_VIEWS) * (len(_VIEWS) - 1)
-_LEVEL = 0.05  # probability that a verdict names a ranking that is no better
+_LEVEL = 0.05  # probability that a verdict calls a ranking better that is not
 
 
 @dataclass(frozen=True)
 class Verdict:
     """Compares rankings by their drops, of shape (texts, rankings, sizes) in the order of RANKINGS.
 
-    A drop with the first k sources cut is better the larger it is, one with all others cut the smaller it is.
+    Larger is better for `comprehensiveness`, where the first k sources are cut; smaller is better for `sufficiency`,
+    where all other sources are cut.
     """
 
     comprehensiveness: Floats
@@ -33,17 +34,23 @@ class Verdict:
 
     @property
     def needed(self) -> float:
-        """The standard errors that a difference must be from zero; infinite for fewer than LEAST_TEXTS texts."""
+        """The least number of standard errors by which a significant difference exceeds zero.
+
+        It is infinite for fewer than LEAST_TEXTS texts.
+        """
         texts = len(self.comprehensiveness)
         return t_quantile(1 - _LEVEL / COMPARISONS, texts - 1) if texts >= LEAST_TEXTS else math.inf
 
     def advantage(self, ranking: Ranking, *, sufficient: bool = False) -> tuple[float, float]:
-        """How much better than the random ranking, averaged over sizes: the mean over texts, and its standard error."""
+        """The advantage over the random ranking, averaged over sizes: the mean over texts, and its standard error.
+
+        It is measured by sufficiency where `sufficient` is true, else by comprehensiveness.
+        """
         drops = self.sufficiency if sufficient else self.comprehensiveness
         return _mean_and_error(_difference(drops, ranking, "random") * (-1 if sufficient else 1))
 
     def beats_random(self, ranking: Ranking) -> bool:
-        """Whether it is ahead by more than chance explains in one way of measuring, and not behind in the other."""
+        """Whether a ranking is significantly better than random by a measure, and by none significantly worse."""
         ways = [self.advantage(ranking, sufficient=sufficient) for sufficient in (False, True)]
         needed = self.needed
         ahead = any(mean > needed * error for mean, error in ways)
@@ -51,7 +58,7 @@ class Verdict:
 
     @property
     def best(self) -> Ranking | None:
-        """Of the rankings that beat the random one, that with the largest advantage, both ways together."""
+        """The ranking that beats random with the largest advantage, summed over both measures; None if none does."""
         winners = [ranking for ranking in _VIEWS if self.beats_random(ranking)]
         return max(winners, key=self._both_ways, default=None)
 
@@ -60,7 +67,10 @@ class Verdict:
 
     @property
     def rivals(self) -> tuple[Ranking, ...]:
-        """The rankings that the best one is not ahead of by more than chance explains, both ways together."""
+        """The other rankings that are not significantly worse than the best, by comprehensiveness minus sufficiency.
+
+        Empty where no ranking beats random.
+        """
         best = self.best
         if best is None:
             return ()

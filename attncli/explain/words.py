@@ -1,4 +1,4 @@
-"""Splits the tokens of a text into words, by rules that need no language: which tokens belong together. No torch."""
+"""Groups the tokens of a text into words, by rules that do not depend on the language. No torch."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _UNSPACED = ((0xE00, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FF
 
 @dataclass(frozen=True)
 class Words:
-    """The tokens of a text whose finding is told in words, and which tokens each word has."""
+    """The tokens of a text that is counted in words, and the range of tokens of each word."""
 
     tokens: tuple[Piece, ...]
     spans: tuple[range, ...]
 
 
 def words(pieces: Sequence[Piece]) -> list[range]:
-    """The tokens of each word in order, every token in exactly one: [range(0, 1), range(1, 3), …].
+    """The range of tokens of each word, in order; every token is in one word: [range(0, 1), range(1, 3), …].
 
-    A word continues across tokens where letters, digits or combining marks meet, also over an apostrophe between them.
-    Spaces belong to the word after them; those that end the text belong to the word before. Every other character is a
-    word of its own with all its tokens, a line end too, and so is every token of a script without spaces.
+    A word continues across tokens where letters, digits or combining marks meet, or where an apostrophe is between
+    them. Spaces belong to the word after them; spaces at the end of the text belong to the word before. Every other
+    character, also a line end, is a word of its own with all its tokens. So is every token of a script without spaces.
     """
     text = "".join(piece.completed for piece in pieces)
     last_word_ends = len(text.rstrip(_SPACES))
     spans: list[range] = []
-    first = start = end = 0  # the word's first token, its first character, and the character after its last
+    first = start = end = 0  # the first token and character of a word, and the character after its last
     for at, piece in enumerate(pieces):
         # A token that completes no character belongs to the character that a later token completes.
         spaces = last_word_ends <= end < len(text) or (start < end and not text[start:end].strip(_SPACES))
