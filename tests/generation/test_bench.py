@@ -3,7 +3,6 @@
 import json
 import re
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +21,7 @@ from attncli.text.tokenizer_training import train_tokenizer
 from tests.support.checkpoints import write_random_model
 from tests.support.commands import ask, keys_of
 from tests.support.models import tiny_config, tiny_model
+from tests.support.places import ROOT
 from tests.support.screens import harmless, shown, widest
 from tests.support.texts import HOSTILE, story
 
@@ -362,8 +362,8 @@ def test_the_document_has_every_figure_and_its_keys_are_explained():
     assert document["batches"][1]["weight_bytes_per_token"] == 24_012_288 / 16
     assert document["generation"][2]["times"] == pytest.approx(7.5)
     assert document["left_out"] == [{"part": "generation", "size": 128}]
-    page = (Path(__file__).parent.parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
-    (row,) = [line for line in page.splitlines() if line.startswith("| `bench` |")]
+    page = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
+    row = page.partition("\n## attncli bench\n")[2].partition("\n## ")[0]
     found = keys_of(document) | set(document["types"]) | {"parameters"}
     assert found - set(re.findall(r"`(\w+)`", row)) == set()
 
