@@ -167,7 +167,12 @@ def head_scores(
     """
     length = _checked_length(model.config, vocabulary, length)
     if sequences < 1:
-        raise UsageProblem(f"--repeats {sequences} is not at least 1.", f"{HEAD_TEXTS} are enough for most purposes.")
+        raise UsageProblem.naming(
+            lambda named: (
+                f"{named('repeats')} {sequences} is not at least 1.",
+                f"{HEAD_TEXTS} are enough for most purposes.",
+            )
+        )
     generator = torch.Generator().manual_seed(seed)
     device = model.embedding.weight.device
     rows = [repeats(start, length, vocabulary, generator).to(device) for _ in range(sequences)]
@@ -184,9 +189,11 @@ def _checked_length(config: ModelConfig, vocabulary: int, length: int | None) ->
     most = min((config.context - 1) // 2, vocabulary - 1)
     length = fitted(config, vocabulary) if length is None else length
     if not _SHORTEST <= length <= most:
-        limit = f"from {_SHORTEST} to {most:,}"
-        raise UsageProblem(
-            f"--length {length:,} is not {limit}.", f"A start and twice that must fit {config.context:,} tokens."
+        raise UsageProblem.naming(
+            lambda named: (
+                f"{named('length')} {length:,} is not from {_SHORTEST} to {most:,}.",
+                f"A start and twice that must fit {config.context:,} tokens.",
+            )
         )
     return length
 

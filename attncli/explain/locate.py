@@ -35,8 +35,10 @@ def find_span(pieces: Sequence[Piece], name: str) -> Span:
     if len(spans) == 1:
         return spans[0]
     if spans:
-        listed = " or ".join(f"--token {last}" for _, last in spans)
-        raise UsageProblem(f"{name!r} comes {len(spans)} times.", f"Say which: {listed}.")
+        message = f"{name!r} comes {len(spans)} times."
+        raise UsageProblem.naming(
+            lambda named: (message, f"Say which: {' or '.join(named('token') + f' {last}' for _, last in spans)}.")
+        )
     listed = " ".join(f"{at}:{piece.text.strip() or '␣'}" for at, piece in enumerate(pieces[:_LISTED]))
     more = " …" if len(pieces) > _LISTED else ""
     raise UsageProblem(f"There is no token {name!r} in the text.", f"There is {listed}{more}.")
