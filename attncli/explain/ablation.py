@@ -226,7 +226,6 @@ def _refuse_missing(without: Without, layers: int, heads: int, tokens: int, at: 
                 f"The edge the other way is {source}:{query}.",
             )
         if query > at:
-            message = f"Token {query} comes after {at}, whose prediction it is."
-            raise UsageProblem.naming(lambda named: (message, f"Leave {named('token')} out."))
+            raise UsageProblem(f"Token {query} comes after {at}, whose prediction it is.", "Leave --token out.")
         if query == 0:
             raise UsageProblem("Token 0 can look at nothing but itself.", "Cut an edge of a later token, such as 2:0.")

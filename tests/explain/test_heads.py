@@ -173,7 +173,7 @@ def test_the_length_fits_context_windows_and_vocabulary():
 
 
 @pytest.mark.parametrize(
-    ("length", "sequences", "words"), [(1, 2, "2 to 47"), (48, 2, "2 to 47"), (5, 0, "--repeats 0")]
+    ("length", "sequences", "words"), [(1, 2, "2 to 47"), (48, 2, "2 to 47"), (5, 0, "repeats 0")]
 )
 def test_lengths_and_repeats_out_of_range_are_refused(length, sequences, words):
     with pytest.raises(UsageProblem, match=words):
@@ -319,8 +319,8 @@ def test_the_command_scores_the_model(folder, monkeypatch, capsys):
     ("arguments", "code", "message"),
     [
         (["heads", "nothing"], 3, "no model 'nothing'"),
-        (["heads", "m", "--length", "1k"], 2, "--length 1,000 is not from 2 to 47"),
-        (["heads", "m", "--repeats", "0"], 2, "--repeats 0"),
+        (["heads", "m", "--length", "1k"], 2, "length 1,000 is not from 2 to 47"),
+        (["heads", "m", "--repeats", "0"], 2, "repeats 0"),
     ],
 )
 def test_an_error_takes_two_lines_at_most(folder, monkeypatch, capsys, arguments, code, message):
