@@ -172,9 +172,7 @@ def test_the_length_fits_context_windows_and_vocabulary():
         fitted(tiny_config(context=4), 97)
 
 
-@pytest.mark.parametrize(
-    ("length", "sequences", "words"), [(1, 2, "2 to 47"), (48, 2, "2 to 47"), (5, 0, "repeats 0")]
-)
+@pytest.mark.parametrize(("length", "sequences", "words"), [(1, 2, "2 to 47"), (48, 2, "2 to 47"), (5, 0, "repeats 0")])
 def test_lengths_and_repeats_out_of_range_are_refused(length, sequences, words):
     with pytest.raises(UsageProblem, match=words):
         head_scores(tiny_model(), 1, 97, length=length, sequences=sequences)
