@@ -237,7 +237,7 @@ class Training:
     """A training run. The run begins when its first report is requested, and locks its directory until it ends."""
 
     def __init__(self, path: Path, reports: Iterator[Report]) -> None:
-        """`train` calls this."""
+        """Stores the directory and the reports of a run; `train` calls this."""
         self.path = path
         self.result: Result | None = None  # set when the run ends: steps, seconds, the best score
         self._reports = reports

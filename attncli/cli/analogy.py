@@ -9,16 +9,16 @@ from attncli.config.option import REQUIRED, argument, option
 
 def analogy(
     *,
-    a: str = argument(REQUIRED, "As this word", metavar="A"),
-    b: str = argument(REQUIRED, "is to this one,", metavar="B"),
-    c: str = argument(REQUIRED, "so is this one to the answer.", metavar="C"),
+    a: str = argument(REQUIRED, "A is to B as C is to the answer: the first word, such as man.", metavar="A"),
+    b: str = argument(REQUIRED, "The second word, such as king.", metavar="B"),
+    c: str = argument(REQUIRED, "The third word, such as woman.", metavar="C"),
     source: ModelSource,
     expect: str | None = option(None, "The expected answer: also show its rank.", metavar="WORD"),
     top_k: int = option(10, "How many tokens to show.", "--top-k", "-k", limit=at_least(1)),
     json: bool = JSON,
     pictures: Pictures,
 ) -> None:
-    """Show what is to C as B is to A: the tokens nearest to B - A + C in the embedding, beside chance.
+    """Find the word that is to C as B is to A: the tokens nearest to B - A + C in the embedding, beside chance.
 
     attncli analogy man king woman --expect queen
     attncli analogy boy he girl --expect she

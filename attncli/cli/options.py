@@ -1,9 +1,9 @@
 """Makes Typer's arguments and options from the parameters of a command; a config gives one option per field.
 
-    def generate(*, prompt: str | None = argument(None, "What to continue."), sampling: SampleConfig) -> None: ...
+    def generate(*, prompt: str | None = argument(None, "The prompt."), sampling: SampleConfig) -> None: ...
 
 `for_typer(generate)` returns a function whose signature Typer reads: PROMPT, then --temperature, --top-k and the other
-fields of SampleConfig. When Typer calls this function, it builds and checks the configs, then calls `generate`.
+fields of SampleConfig. The returned function builds and checks the configs, then calls `generate`.
 attncli/config/option.py says how a field or a parameter describes its option. A parameter of type `Given` receives the
 options that were given on the command line.
 """

@@ -30,15 +30,15 @@ from attncli.text.tokenizer import checked_text
 
 _LARGEST_SEED = 2**63
 _COMMANDS = {
-    "set": ("NAME VALUE", "a setting, as the options of attncli generate; /set alone lists them"),
-    "seed": ("N", "the seed of the next text"),
-    "again": ("", "the last text once more, with the next seed"),
-    "new": ("", "forget the text so far; with --chat the conversation"),
-    "add": ("WORDS", "continue the text so far and these words"),
-    "text": ("", "the text so far, also as /prompt"),
+    "set": ("NAME VALUE", "change a setting, such as temperature 0.7; /set alone lists all"),
+    "seed": ("N", "set the seed of the next text"),
+    "again": ("", "generate the last text again, with the next seed"),
+    "new": ("", "start a new text; with --chat a new conversation"),
+    "add": ("WORDS", "append WORDS to the text so far, and continue"),
+    "text": ("", "print the text so far; also /prompt"),
     "save": ("FILE", "write the text so far to a file"),
-    "help": ("", "this list"),
-    "quit": ("", "end, as Ctrl-D does"),
+    "help": ("", "print this list"),
+    "quit": ("", "end the session; also Ctrl-D"),
 }
 _OTHER_NAMES = {"prompt": "text", "exit": "quit", "?": "help"}
 

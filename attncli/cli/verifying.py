@@ -18,7 +18,7 @@ from attncli.render.verify import verification_document, verification_head, veri
 
 
 class Verification:
-    """Keeps the samples of a generation, then generates them again and compares."""
+    """Keeps the samples of a generation, generates them again in other ways, and compares the results."""
 
     def __init__(
         self, loaded: LoadedModel, backend: Backend, prompts: Sequence[Sequence[int]], config: SampleConfig

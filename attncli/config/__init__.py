@@ -2,7 +2,7 @@
 
 They are frozen dataclasses without torch. Each field carries the help, the name and the limits of its option
 (option.py), so that the command line, `generate -i` and errors agree. None always means "chosen automatically"; the
-help says by what.
+help says how.
 """
 
 from attncli.config.corpus import TOKENIZER_KINDS, CorpusConfig, TokenizerKind

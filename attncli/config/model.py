@@ -150,7 +150,7 @@ def shape_from_json(described: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of ModelConfig from the JSON of `shape_to_json`, of any version; values are unchecked.
 
     Earlier versions had no `norm_bias`, `output_bias` and `gated`: `bias` meant every bias, `attention_bias` the
-    biases of attention, and `qkv_bias` and `feed_forward_bias` those of their own matrices.
+    biases of attention, and `qkv_bias` and `feed_forward_bias` the biases of the matrices in their names.
     """
     fields = dict(described)
     every, attention = fields.pop("bias", False), fields.pop("attention_bias", False)

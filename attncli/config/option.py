@@ -27,7 +27,7 @@ _KEY = "option"
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """The description of an option. Default and type are not repeated here: they are those of the field.
+    """The description of an option. The default and the type of the option are taken from the field.
 
     A field of type `tuple[X, ...]` makes an option that may be given several times. A bool field whose default is True
     or None also gets the negative option --no-NAME.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokenizer_training import stretches
 
-Chunk = tuple[str, bool]  # a piece of text, and whether it ends a document
+Chunk = tuple[str, bool]  # a piece of text, and whether the piece ends a document
 
 # White space and the word after it. GPT-2's pre-tokenizer never joins text across such a cut. There is no cut at a
 # character that is white space for Python but not for the library.

@@ -65,7 +65,7 @@ def is_url(text: str) -> bool:
 
 
 def encoding_of(head: bytes, encoding: str) -> str:
-    """Returns the encoding of a file that begins with `head`: a byte order mark overrides UTF-8, and no other."""
+    """Returns the encoding of a file that begins with `head`: a byte order mark overrides UTF-8 in `encoding`."""
     return next((other for mark, other in _MARKS if is_utf8(encoding) and head.startswith(mark)), encoding)
 
 

@@ -63,7 +63,7 @@ class Piece:
 
 
 class Tokenizer:
-    """A tokenizer whose `decode(encode(text))` is `text`, for any text, when attncli trained it."""
+    """A tokenizer. If attncli trained it, `decode(encode(text))` is `text` for any text."""
 
     def __init__(self, backend: Backend, may_panic: bool = False) -> None:
         """Wraps a tokenizer of the library; `may_panic` says whether the library may panic on some text."""
@@ -408,9 +408,7 @@ def _decoded(data: bytes) -> tuple[str, list[int]]:
     for end in range(1, len(data) + 2):
         found = decoder.decode(data[end - 1 : end], final=end > len(data))
         pending += end <= len(data)
-        done = pending - len(
-            decoder.getstate()[0]
-        )  # bytes of the decoded characters: one each, the first has all others
+        done = pending - len(decoder.getstate()[0])  # bytes of the found characters: one each, the first has the rest
         for number in range(len(found)):
             at += [len(text) + number] * (done - len(found) + 1 if number == 0 else 1)
         text, pending = text + found, pending - done if found else pending

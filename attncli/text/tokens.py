@@ -67,7 +67,7 @@ class Tokens:
 
 
 class _Encoded(NamedTuple):
-    """The ids of some text of a part, the bytes of that text, and the number of documents that begin in it."""
+    """The ids of a group of chunks, the bytes of their text, and the number of documents that begin in the text."""
 
     ids: NDArray[np.unsignedinteger]
     bytes: int

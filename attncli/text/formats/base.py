@@ -1,4 +1,4 @@
-"""Format: how a kind of file is recognized and read as documents; and the open file that it is given."""
+"""Defines Format, which recognizes a kind of file and reads its documents, and OpenFile, the input of a Format."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import IO
 from attncli.text.progress import Meter
 from attncli.text.reading import STDIN, decoded, name_of
 
-Blocks = Iterator[tuple[str, bool]]  # some text, and whether it is the last of its file
-LONGEST_LINE = 64 << 20  # characters, which are held in memory
+Blocks = Iterator[tuple[str, bool]]  # a block of text, and whether it is the last of its file
+LONGEST_LINE = 64 << 20  # characters, since a line is held in memory
 
 
 @dataclass(frozen=True)
 class Format:
     """A kind of file that is not plain text, registered in FORMATS.
 
-    `documents` returns None for a file of another kind, which it recognizes by its suffix, its first bytes or its first
-    line. For a file of this kind it returns the text in blocks, in which a line `<|endoftext|>` stands between two
-    documents. `note` tells a user how files of these names were read.
+    `documents` recognizes a file by its suffix, its first bytes or its first line. For a file of this kind `documents`
+    returns the text in blocks, with a line `<|endoftext|>` between two documents; for any other file it returns None.
+    `note` returns a message to the user that says how the named files were read.
     """
 
     name: str
@@ -30,25 +30,26 @@ class Format:
 
 
 class OpenFile:
-    """A file or standard input, opened to be read once."""
+    """An open file, or standard input, which can be read once."""
 
     def __init__(self, path: str, file: IO[bytes], head: bytes, encoding: str, meter: Meter | None) -> None:
-        """`head` are the first bytes of a regular file, whose position is still its beginning."""
+        """`head` holds the first bytes of a regular file; the position of `file` is still the beginning."""
         self.name, self.is_stdin = name_of(path), path == STDIN
         self.suffix = "" if self.is_stdin else Path(path).suffix.lower()
         self.file, self.head = file, head
         self.blocks: Blocks = decoded(file, self.name, encoding, meter)  # decoding begins with the first block
 
     def first_line(self) -> str:
-        """The first line of the text, which stays to be read from `blocks`."""
+        """Returns the first line of the text, and leaves the line in `blocks`."""
         line, self.blocks = with_first_line(self.blocks)
         return line
 
 
 def with_first_line(blocks: Blocks) -> tuple[str, Blocks]:
-    """The first line, and all blocks again.
+    """Returns the first line, and an iterator over all blocks, including those that were read for the line.
 
-    Reads on to a line's end only in a line that begins as a JSON object does, and only for LONGEST_LINE characters.
+    Only a line that begins as a JSON object is read to its end, up to LONGEST_LINE characters; other text is read for
+    one block.
     """
     seen = [next(blocks)]
     length = len(seen[0][0])

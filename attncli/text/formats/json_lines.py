@@ -1,7 +1,7 @@
-"""JSON Lines: each line is a JSON object with a "text", a document, as `attncli generate --jsonl` writes them.
+"""JSON Lines: each line is a JSON object whose "text" is a document, as `attncli generate --jsonl` writes.
 
-A "prompt" of the object comes before the text. The documents of a file are joined into one text, with a line that
-separates them.
+If the object has a "prompt", it is put before the text. The documents of a file are joined into one text, separated by
+`<|endoftext|>` lines.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ SUFFIXES = (".jsonl", ".ndjson")
 
 
 def document_of(line: str) -> str | None:
-    """'{"prompt": "Once", "text": " upon"}' -> 'Once upon'; None for a line that is not an object with a text."""
+    """Returns prompt and text: '{"prompt": "Once", "text": " upon"}' -> 'Once upon'; None for a line without a text."""
     prompt, text = _prompt_and_text(line)
     return None if text is None else (prompt or "") + text
 
 
 def prompts_of(lines: Sequence[str], name: str) -> list[str] | None:
-    """The prompts in lines of JSON: of each its prompt and text joined. None where the first line has neither.
+    """Returns prompt and text of each line of JSON, joined; None if the first line has neither.
 
-    Raises BadInput for a later line that has neither, with its number.
+    Raises BadInput, with the line number, for a later line that has neither.
     """
     prompts: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -45,7 +45,7 @@ def prompts_of(lines: Sequence[str], name: str) -> list[str] | None:
 
 
 def _prompt_and_text(line: str) -> tuple[str | None, str | None]:
-    """The prompt and the text of a line of JSON, each None where the line lacks it."""
+    """Returns the prompt and the text of a line of JSON; each is None if the line lacks it."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -57,9 +57,9 @@ def _prompt_and_text(line: str) -> tuple[str | None, str | None]:
 
 
 def separated(blocks: Blocks, name: str) -> Blocks:
-    """The documents of all lines that are not empty, separated by lines `<|endoftext|>`.
+    """Yields the documents of all lines that are not empty, separated by `<|endoftext|>` lines.
 
-    Raises BadInput for a line that is too long or is not an object with a text, with its number.
+    Raises BadInput, with the line number, for a line that is too long or is not an object with a text.
     """
     before = ""
     for number, line in enumerate(_lines(blocks, name), 1):
@@ -82,8 +82,8 @@ def separated(blocks: Blocks, name: str) -> Blocks:
 
 
 def _lines(blocks: Blocks, name: str) -> Iterator[str]:
-    """The lines of a text in blocks. Raises BadInput for a line that is too long to be held."""
-    held: list[str] = []  # of a line that goes on in the next block
+    """Yields the lines of a text that is given in blocks. Raises BadInput for a line that is too long."""
+    held: list[str] = []  # the parts of a line that continues in the next block
     number = 1
     for text, _ in blocks:
         *whole, rest = text.split("\n")
@@ -101,7 +101,7 @@ def _lines(blocks: Blocks, name: str) -> Iterator[str]:
 
 
 def _documents(file: OpenFile) -> Blocks | None:
-    """The documents of standard input or a .jsonl or .ndjson file whose first line is an object with a text."""
+    """Returns the documents of standard input or a .jsonl or .ndjson file, or None if its first line has no text."""
     if file.suffix not in SUFFIXES and not file.is_stdin:
         return None
     return separated(file.blocks, file.name) if document_of(file.first_line()) is not None else None
