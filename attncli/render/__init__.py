@@ -1,1 +1,1 @@
-"""Everything that is drawn: findings, plans and reports to Rich objects and JSON. No torch."""
+"""Turns findings, plans and reports into Rich objects and JSON. No torch."""

@@ -26,7 +26,7 @@ _CAUTION = "Heads can replace one another: small effects may add up to a large o
 
 
 def ablation_screen(finding: Ablation, model: str, width: int, *, everything: bool) -> RenderableType:
-    """The prediction before and after; with `everything` the heads that matter most, and all heads as a grid."""
+    """The prediction before and after; with `everything` the heads of largest effect, and a grid of all heads."""
     head = shape_of(model, finding.layers, finding.heads)
     focus = token_label(finding.pieces[finding.token], LABEL)
     question = f"What follows {focus} [{finding.token}]?"
@@ -58,7 +58,7 @@ def _names(effect: Effect) -> tuple[str, list[str]]:
 
 
 def _side_by_side(finding: Ablation, effect: Effect, width: int) -> Table:
-    """The most probable tokens before and after."""
+    """The most probable tokens before and after the ablation, in two columns."""
     room = max(min((width - 4) // 2, 40), 8)
     table = Table.grid(padding=(0, 2))
     for _ in range(2):
@@ -78,7 +78,7 @@ def _token_row(token: NextToken, room: int) -> Text:
 
 
 def _verdict(finding: Ablation, width: int) -> list[Text]:
-    """The change of the probability, and what replaced a head or remained beside an edge."""
+    """Lines on the change of the probability, and on what replaced a head, or which paths remain beside a cut edge."""
     effect = finding.effects[0]
     drop = finding.drop(effect)
     change = f"{percent(finding.before.probability)} → {percent(effect.probability)}, {_nats(drop)} nats"
@@ -96,7 +96,7 @@ def _verdict(finding: Ablation, width: int) -> list[Text]:
 
 
 def _nats(drop: float) -> str:
-    """The change of the log-probability in nats: '-0.42' for a loss."""
+    """The change of the log-probability in nats: '-0.42' for a drop of 0.42."""
     return f"{-drop:+.2f}".replace("-0.00", "0.00").replace("+0.00", "0.00")
 
 
@@ -143,7 +143,7 @@ def _grid(finding: Ablation, width: int) -> Table | None:
 
 
 def ablation_document(finding: Ablation, model: str) -> dict[str, Any]:
-    """The finding for programs."""
+    """The finding as a JSON-ready dictionary."""
     predicted = finding.predicted
     return {
         "model": model,

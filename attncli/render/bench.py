@@ -84,7 +84,7 @@ def _part(title: str, what: str, table: RenderableType, width: int) -> list[Rend
 
 
 def _table(names: Sequence[str], rows: Sequence[tuple[Sequence[str], float]], width: int) -> Table:
-    """Returns a table of right-aligned figures with a bar per row; each row comes with its share of the full bar."""
+    """Returns a table of right-aligned figures with a bar per row; a row has its figures and its share of the bar."""
     cells = [names, *(row for row, _ in rows)]
     wide = [max(len(row[column]) for row in cells) for column in range(len(names))]
     room = min(width - sum(wide) - _PAD * (len(names) + 1), _WIDEST_BAR)
@@ -157,7 +157,7 @@ def _memory(found: Bench, width: int) -> Table:
 
 
 def _remarks(found: Bench) -> Iterator[str]:
-    """Yields what 100% is, what more than that means, and which measurements were left out."""
+    """Yields remarks: the bandwidth that is 100%, why a share can exceed it, and which measurements were left out."""
     yield f"100% is {_bandwidth(found.bandwidth)}."
     if any(found.share(step) > 1 for step in (*found.decode, *found.batches)):
         yield "More than 100%: what fits the processor's caches is read from them, faster than from memory."
@@ -245,7 +245,7 @@ def _timing(timing: Timing) -> dict[str, Any]:
 
 @contextmanager
 def bench_progress(console: Console) -> Iterator[Callable[[Part, int, float], None]]:
-    """Shows a bar of the elapsed time on a terminal; yields a function that takes the next measurement."""
+    """Shows a bar of the elapsed time on a terminal; yields a function that shows the part and size measured next."""
     with passing_bar(console, TextColumn("{task.fields[now]}"), BarColumn(20)) as shown:
         task = shown.add_task("", total=1.0, now="")
 

@@ -15,7 +15,7 @@ from attncli.render.escape import fit, id_label, one_line, token_label
 from attncli.render.numbers import bar, percent, plural
 from attncli.text.tokenizer import Piece
 
-_LABEL, _SHORT_LABEL, _WIDE = 14, 10, 60  # cells of a token; the short one on screens narrower than _WIDE
+_LABEL, _SHORT_LABEL, _WIDE = 14, 10, 60  # cells of a token's label; the short label on screens narrower than _WIDE
 _NUMBER = 5  # cells of a probability
 _LEAST_BAR, _MOST_BAR = 3, 16
 

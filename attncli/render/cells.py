@@ -1,7 +1,7 @@
-"""The cells of attention maps: how a weight becomes a shade, a colour or half of a block, and the legend of these.
+"""Draws attention weights as the cells of a map, in shades, colours or half blocks, and draws the legend.
 
-A weight from 0 to 1 is drawn in 24-bit or 256 colours where the terminal has them, else in five shades. What the mask
-forbids is blank, not the colour of zero.
+A weight from 0 to 1 is drawn in 24-bit or 256 colours where the terminal has them, else in five shades. Masked cells
+are blank, not in the colour of zero.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LEGEND = "· 0%  ░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"
 
 
 def map_colors(console: Console) -> str | None:
-    """The colour system of a terminal, None where it has too few colours: with 16 the cells would look alike."""
+    """The colour system of a terminal; None where it has too few colours: with 16 colours, cells would look alike."""
     return console.color_system if console.color_system in ("truecolor", "256") else None
 
 
@@ -37,7 +37,7 @@ def _shades(values: Floats, wide: int) -> list[Text]:
 
 
 def _colored_row(values: Floats, wide: int, colors: str) -> Text:
-    """One cell for each weight, with the colour of its value behind."""
+    """One cell for each weight, with the colour of its value as the background."""
     line = Text()
     for value in values:
         line.append(" " * wide, Style(bgcolor=heat(float(value), colors).bgcolor))
@@ -67,7 +67,7 @@ def pool_by_maximum(weights: Floats, down: int, across: int) -> Floats:
 
 
 def scale(colors: str | None) -> Text:
-    """The legend, linear from 0 to all of a row."""
+    """The legend: a linear scale from 0% to 100% of a row."""
     if colors is None:
         return Text(_LEGEND, "dim")
     text = Text("0% ", "dim")
@@ -77,10 +77,10 @@ def scale(colors: str | None) -> Text:
 
 
 def square(values: Floats, wide: int, colors: str | None) -> list[Text]:
-    """A head's weights (P, P): with colours two rows a line in half blocks, else a line for each row in shades."""
+    """A head's weights (P, P): with colours two rows on each line in half blocks, without colours one row in shades."""
     return _half_blocks(values, wide, colors) if colors else _shades(values, wide)
 
 
 def row_of_cells(values: Floats, wide: int, colors: str | None) -> Text:
-    """One row of weights, a cell each."""
+    """One row of weights, one cell for each weight."""
     return _colored_row(values, wide, colors) if colors else _shaded_row(values, wide)

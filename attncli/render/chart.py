@@ -1,6 +1,7 @@
-"""Curves in the cells of a terminal: Braille dots, or ASCII where those cannot be shown.
+"""Draws curves in the cells of a terminal: as Braille dots, or in ASCII where Braille cannot be shown.
 
-Owns the scales, the ticks and the dots. Knows nothing of training: a curve is numbers, a style, and a sign or none.
+Computes the scales, the ticks and the dots. It does not depend on training: a curve is numbers, a style, and optionally
+a sign.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ Floats = NDArray[np.float64]
 Codes = NDArray[np.uint32]
 Span = tuple[float, float]
 
-STEPS, TOKENS, TIME = "steps", "tokens", "time"  # what the x axis shows, as it is labelled
+STEPS, TOKENS, TIME = "steps", "tokens", "time"  # what the x axis shows; also its label
 _DIM = Style(dim=True)
-_LARGEST = 1e300  # larger values are drawn as this one, so that no difference overflows
-_BEGINNING = 0.1  # the share of a curve at its start that may be cut off where it is much higher than the rest
+_LARGEST = 1e300  # larger values are clipped, so that no difference overflows
+_BEGINNING = 0.1  # the first share of a curve, which may be cut off where it is much higher than the rest
 _MARGIN = 0.05
-_WORTH_CUTTING = 1.3  # the start is cut off only where that makes the rest this many times larger
-_HIGHEST = 98  # per cent of the points after the start that are shown in any case
+_WORTH_CUTTING = 1.3  # the start is cut off only if the rest is then drawn this many times larger
+_HIGHEST = 98  # per cent of the points after the start that are always shown
 _ROWS_PER_TICK, _CELLS_PER_TICK = 3, 14
-_SMALLEST_PLOT = 12, 3  # cells wide and high; where less is left, the axes are left out
+_SMALLEST_PLOT = 12, 3  # cells wide and high; where there is less space, the axes are left out
 _NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
 _NICE_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Points in the order of x, drawn as a line, or as a `sign` at each. `end` is written at the end of a line."""
+    """Points in the order of x, drawn as a line, or as a `sign` at each point; `end` ends a line."""
 
     x: Floats
     y: Floats
@@ -51,7 +52,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class _Look:
-    """How dots become characters: the code of a cell, the sum of the weights of its dots, is an index of `glyphs`."""
+    """Maps dots to characters: the code of a cell is the sum of the weights of its dots, and an index into `glyphs`."""
 
     weights: Codes  # (high, wide)
     glyphs: Codes  # the character of each code; a cell without dots is a space
@@ -72,7 +73,7 @@ _ASCII = _Look(np.array([[1], [2]], np.uint32), np.array([ord(sign) for sign in 
 
 
 class Picture:
-    """Rows of styled text, ready for a console; none wraps."""
+    """Rows of styled text, ready for a console; no row wraps."""
 
     def __init__(self, rows: Sequence[list[Segment]]) -> None:
         self.rows = rows
@@ -89,7 +90,7 @@ class Picture:
 
 
 def ascii_only(console: Console) -> bool:
-    """Whether a console shows no more than ASCII: by its encoding, or because the locale says so."""
+    """Whether a console can show only ASCII, by its encoding or by the locale."""
     locale = next((os.environ[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(name)), "")
     return console.options.ascii_only or locale in ("C", "POSIX")
 
@@ -159,7 +160,7 @@ def _finite(curve: Curve) -> Curve:
 
 
 def visible_span(curves: Sequence[Curve]) -> tuple[Span, float | None]:
-    """The span of the y axis, and None; or the span without a high start of the curves, and how high the start was."""
+    """The span of the y axis, and how high the start is that it leaves out; None if it shows whole curves."""
     curves = [curve for curve in curves if len(curve.y)]
     if not curves:
         return (0.0, 1.0), None
@@ -186,7 +187,7 @@ def _x_span(curves: Sequence[Curve], reaches: float) -> Span:
 
 
 def _high_after_beginning(curve: Curve) -> float:
-    """The highest value after the first tenth of the curve, without single outliers of a line."""
+    """The highest value after the first tenth of the curve; of a line a high percentile, to ignore outliers."""
     first, last = float(curve.x.min()), float(curve.x.max())
     late = curve.y[curve.x >= first + _BEGINNING * (last - first)]
     return float(late.max()) if curve.sign else float(np.percentile(late, _HIGHEST))
@@ -238,7 +239,7 @@ def _y_ticks(span: Span, rows: int) -> list[float]:
 
 
 def _number_labels(ticks: Sequence[float]) -> list[str]:
-    """Labels with as many decimals as tell the values apart, at most six: [2.5, 3.0] -> ['2.5', '3.0']."""
+    """Labels with just enough decimals to represent the values, at most five: [2.5, 3.0] -> ['2.5', '3.0']."""
     largest = max(map(abs, ticks), default=0.0)
     if largest >= 1e5:
         return [f"{tick:.3g}" for tick in ticks]

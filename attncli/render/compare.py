@@ -1,4 +1,4 @@
-"""The screen of `attncli compare`: a word in two texts, its cosine with itself by layer, and what pulls it apart."""
+"""The screen of `attncli compare`: the cosine of a word's streams in two texts by layer, and what moved them apart."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NAMES = "A", "B"
 _WIDEST_BAR = 30
 _MOST_LAYERS = 16  # rows of the table of layers
-_MOST_SOURCES = 12  # named, of both texts
+_MOST_SOURCES = 12  # sources shown by name, of both texts together
 
 
 def comparison_screen(finding: Comparison, model: str, console: Console) -> RenderableType:
@@ -39,7 +39,7 @@ def comparison_screen(finding: Comparison, model: str, console: Console) -> Rend
 
 
 def _quoted(name: str, text: WordInText, width: int) -> Text:
-    """The end of the text before the word, as much as fits; the word; then the text after it, dim."""
+    """One text on one line: the last part of what precedes the word, the word, and the text after the word, dim."""
     before, word, after = (
         "".join(f"{token_label(piece)}|" for piece in pieces)
         for pieces in (text.pieces[: text.first], text.pieces[text.first : text.at + 1], text.pieces[text.at + 1 :])
@@ -66,7 +66,7 @@ def _notes(finding: Comparison) -> list[str]:
 
 
 def _layers(finding: Comparison, width: int) -> Table:
-    """One row for the embedding and for each layer; of many layers a sample, evenly spaced."""
+    """One row for the embedding and for each layer, or for an evenly spaced sample of many layers."""
     rows = np.unique(np.linspace(0, finding.layers, min(finding.layers + 1, _MOST_LAYERS)).round().astype(int))
     table = Table.grid(padding=(0, 1))
     for justify in ("left", "left", "right", "left"):
@@ -84,7 +84,7 @@ def _layers(finding: Comparison, width: int) -> Table:
 
 
 def _cosine(value: float) -> str:
-    """Three decimals; '1' only where the cosine is exactly 1."""
+    """A cosine with three decimals; '1' only where it is exactly 1."""
     return "1" if value == 1 else f"{value:.3f}"
 
 
@@ -116,7 +116,7 @@ def _apart(finding: Comparison, width: int) -> list[RenderableType]:
 
 @dataclass(frozen=True)
 class _Term:
-    """A row of the table of pulls: a token of one text, or a component of the model."""
+    """A row of the table of what moved the two words apart: a token of one text, or a component of the model."""
 
     text: str
     index: str
@@ -126,7 +126,7 @@ class _Term:
 
 
 def _terms(finding: Comparison, width: int) -> list[_Term]:
-    """Every term of the distance, the largest first; sources beyond the first few are summed for each text."""
+    """Every contribution to the distance, the largest first; the smaller ones of each text's sources are summed."""
     said = "share " if width >= 55 else ""
     sources = [
         _Term(
@@ -169,7 +169,7 @@ def _pulls(finding: Comparison, width: int) -> Table:
 
 
 def comparison_document(finding: Comparison, model: str) -> dict[str, Any]:
-    """The finding for programs, in full precision."""
+    """The finding as a JSON-ready dictionary, in full precision."""
     return {
         "model": model,
         "layers": finding.layers,

@@ -35,7 +35,7 @@ def messages() -> Console:
 
 
 def _console(stderr: bool) -> Console:
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()  # Rich takes FORCE_COLOR for a terminal's cursor too
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()  # for Rich, FORCE_COLOR implies a terminal with a cursor
     forced = _forced_colors()
     return Console(
         stderr=stderr,

@@ -1,6 +1,6 @@
-"""The curves of runs: in the terminal, and as a document for programs.
+"""The curves of runs: in the terminal, and as JSON.
 
-Owns which figure of a run goes on which axis, and how runs are told apart, also without colour.
+Decides which figure of a run goes on which axis, and how runs are distinguished, also without colour.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNITS = {LOSS: "nats per token", BITS: "bits per byte"}
 _STYLES = ("cyan", "magenta", "yellow", "green", "blue", "red")
 _SIGNS, _ASCII_SIGNS = "●▲■◆▼★", "ox#%@&"
 _NAME_CELLS = 5, 30  # of a name in the legend, at least and at most
-_FIGURE_CELLS = 35  # for the figures beside the name, which is cut for them if need be
+_FIGURE_CELLS = 35  # kept for the figures beside a name; a longer name is cut
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Axes:
         return self._of(run, run.validation)
 
     def final(self, run: RunCurves) -> float | None:
-        """The score on the validation part, once the run is over."""
+        """The score on the validation part at the end of the run; None before."""
         return None if run.final is None else run.final[self.up == BITS]
 
     def missing(self, run: RunCurves) -> str | None:

@@ -1,7 +1,7 @@
-"""Escapes text from files and models so that a terminal shows it and obeys none of it.
+"""Escapes text from files and models, so that a terminal shows control characters and does not obey them.
 
-Control codes, bidirectional overrides and invisible characters are replaced by visible characters. Nothing is parsed
-as markup, because only Rich's Text objects, never markup strings, are built from the result.
+Control codes, bidirectional overrides and invisible characters are replaced by visible characters. Nothing is parsed as
+markup, because only Rich's Text objects, never markup strings, are built from the result.
 """
 
 from __future__ import annotations

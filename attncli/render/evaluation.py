@@ -1,4 +1,4 @@
-"""A model's score beside the baselines, what its sample copied, and a diagnosis: screens and documents."""
+"""Screens and documents of a model's score: baselines to compare with, copied text in a sample, and a diagnosis."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from attncli.render.numbers import bar, count, percent, plural, size
 from attncli.render.progress_bar import passing_bar
 
 _WIDEST_BAR = 40
-_BESIDE_BAR = 20  # cells of a table row that its label and its figure take
+_BESIDE_BAR = 20  # cells that the label and the figure of a table row take
 _QUOTED = 60  # cells of a copied stretch shown
 _CLOSE = 0.005  # a relative difference below this counts as equal
-_LEAST_COMPARED = 1000  # bytes; of fewer, compressors write mostly tables and literals
-_TIMES = 10  # a larger ratio of bits is told as a factor, not in percent
+_LEAST_COMPARED = 1000  # bytes; of fewer bytes, compressors write mostly tables and literals
+_TIMES = 10  # a larger ratio of bits is shown as a factor, not in percent
 
 
 def judgement_screen(
@@ -33,11 +33,11 @@ def judgement_screen(
     """The parts of a judgement that were measured: the table of baselines, the comparison, copied text, the diagnosis.
 
     Args:
-        judgement: what is drawn.
+        judgement: the judgement to draw.
         width: of the screen, in cells.
-        given: what the text before the scored one is called.
-        share: how much of the text the model's score is of.
-        shown: how many tokens of the sample stand above on the screen.
+        given: the name of the text that the baselines read before the scored text.
+        share: the share of the text that the model scored.
+        shown: the number of tokens of the sample that the screen already shows.
     """
     parts: list[RenderableType] = []
     if judgement.baselines is not None:
@@ -70,7 +70,7 @@ def baselines_table(score: Score, baselines: Baselines, width: int) -> Renderabl
 
 
 def measured_on(baselines: Baselines, given: str, share: float = 1.0) -> str:
-    """Which text the baselines had, and how much of it; and which part the model's score is of, where it is another."""
+    """The line on the text that the baselines read, and on the part that the model scored if it differs."""
     compressors = [baseline.name for baseline in reversed(BASELINES) if not baseline.counts_tokens]
     models = [f"the {baseline.name}" for baseline in reversed(BASELINES) if baseline.counts_tokens]
     sampled = "" if share == 1 else f"; the model: an even {percent(share)} of this text"
@@ -95,7 +95,7 @@ def _listed(names: Sequence[str]) -> str:
 def comparison(score: Score, baselines: Baselines, given: str = "the training text", share: float = 1.0) -> str:
     """The closing line: 'The model needs 34% fewer bits than xz -9 and 8% fewer than a 5-gram model of …'.
 
-    Compares with the best compressor, and with the best model of tokens, where one was measured.
+    Compares with the best compressor, and with the best model of tokens, if any was measured.
     """
     read = baselines.given + baselines.scored
     compressors = [(bits, one.label) for one, bits in baselines.measured() if not one.counts_tokens]
@@ -132,7 +132,10 @@ def _relative(bits: float, other: float, name: str, unit: str = "") -> str:
 
 
 def memorization_lines(found: Memorization, shown: int | None = None) -> list[str]:
-    """At most two sentences on how much of a sample occurs in the training text; `shown` of its tokens are shown."""
+    """At most two sentences on how much of a sample is in the training text.
+
+    The first `shown` tokens of the sample are on the screen; None: all tokens.
+    """
     sample = found.sample
     whole = shown is None or sample.tokens <= shown
     of = "the sample" if whole else f"a sample of {sample.tokens:,} tokens (it begins as above)"
@@ -157,12 +160,12 @@ def memorization_lines(found: Memorization, shown: int | None = None) -> list[st
 
 
 def _whole(share: float) -> str:
-    """A share in percent that says 100% only of all: 0.998 -> '99.8%'."""
+    """A share in percent, as 100% only where it is exactly 1: 0.998 -> '99.8%'."""
     return f"{share:.1%}" if 0.99 <= share < 1 else percent(share)
 
 
 def judgement_document(judgement: Judgement) -> dict[str, Any]:
-    """What helps to judge a score, for programs; null for what was not measured."""
+    """The judgement as JSON values; null for what was not measured."""
     baselines, found = judgement.baselines, judgement.memorization
     return {
         "yardsticks": baselines and _baselines_document(baselines),
@@ -192,7 +195,7 @@ def _baselines_document(baselines: Baselines) -> dict[str, Any]:
 
 
 def evaluation_screen(model: str, text: str, judgement: Judgement, width: int, given: str) -> RenderableType:
-    """`attncli eval`: a model's score of a text, and what helps to judge it."""
+    """The screen of `attncli eval`: a model's score of a text, and the judgement of the score."""
     score = judgement.score
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -207,7 +210,7 @@ def evaluation_screen(model: str, text: str, judgement: Judgement, width: int, g
 
 
 def evaluation_document(model: str, sources: Sequence[str], judgement: Judgement, seconds: float) -> dict[str, Any]:
-    """The same for programs."""
+    """The evaluation as a JSON-ready dictionary."""
     score = judgement.score
     return {
         "model": model,
@@ -223,7 +226,7 @@ def evaluation_document(model: str, sources: Sequence[str], judgement: Judgement
 
 @contextmanager
 def evaluation_progress(console: Console, tokens: int) -> Iterator[Callable[[int], None]]:
-    """Shows a progress bar while a text of `tokens` is scored; gives a function that takes the tokens scored so far."""
+    """Shows a progress bar while a text of `tokens` is scored; yields a function for the number scored so far."""
     columns = TextColumn("{task.fields[done]}"), BarColumn(20), TimeRemainingColumn(compact=True)
     with passing_bar(console, *columns) as bar:
         task = bar.add_task("", total=tokens, done="")

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def sources_csv(finding: Explanation) -> str:
-    """A CSV table with a row for each token that the focus can see: share, raw weight, then the share of each layer.
+    """A CSV table with a row for each token that the focus can attend to: share, raw weight, share in each layer.
 
-    Counted in words it has a row for each word, with the first and the last token in place of the id.
+    In a text counted in words, a row is a word, with its first and last token in place of the id.
     """
     sources = finding.sources
     written = io.StringIO()
@@ -35,7 +35,7 @@ def sources_csv(finding: Explanation) -> str:
 def write_weights(finding: EveryWeight, file: BinaryIO) -> None:
     """Writes `weights` (layers, heads, T, T), `ids` (T,) and `texts` (T,), without pickles.
 
-    NumPy drops NUL characters at the end of a text; the id is the token.
+    NumPy drops NUL characters at the end of a text, so only the ids identify the tokens.
     """
     np.savez(
         file,

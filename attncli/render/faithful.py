@@ -1,4 +1,4 @@
-"""The screen of `attncli faithful`: what cutting by each ranking costs, beside a random ranking, and the verdict."""
+"""The screen of `attncli faithful`: the drops for each ranking, compared with a random ranking, and the verdict."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def faithful_screen(finding: Faithfulness, model: str, drawn: str, width: int) -
 
 
 def _drops(finding: Faithfulness, drops: Floats, width: int) -> Table:
-    """One row for each ranking, one column for each size; the meaning of a ranking, where there is room."""
+    """One row for each ranking, one column for each size; also the meaning of a ranking, where there is room."""
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, width=_NAME)
     for _ in finding.sizes:
@@ -84,7 +84,7 @@ def _figure(mean: float, error: float) -> str:
 
 
 def _verdict(finding: Faithfulness, width: int) -> list[tuple[str, str]]:
-    """The view to believe, if there is one; then the test behind it, what the rankings know, and what was cut."""
+    """Lines with their style: the best view, if there is one, then notes on the test, the rankings and the cuts."""
     best = finding.verdict.best
     if best is not None and finding.verdict.rivals:
         tied = f"{best} and {', '.join(finding.verdict.rivals)}"
@@ -113,7 +113,7 @@ def _verdict(finding: Faithfulness, width: int) -> list[tuple[str, str]]:
 def faithful_document(
     finding: Faithfulness, model: str, sources: list[str], characters_read: int | None = None
 ) -> dict[str, Any]:
-    """The finding for programs: means, standard errors, the drops of every text; of files the characters read."""
+    """The finding as a JSON-ready dictionary, with means, standard errors and the drops of every text."""
     return {
         "model": model,
         "sources": sources,
@@ -146,7 +146,7 @@ def _ranking_document(finding: Faithfulness, ranking: Ranking) -> dict[str, Any]
 
 @contextmanager
 def faithful_progress(console: Console, texts: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal; yields the function that sets how many of the texts are done."""
+    """Shows a progress bar on a terminal; yields a function that takes the number of texts that are done."""
     with passing_bar(console, TextColumn("{task.completed} of {task.total} texts"), BarColumn(20)) as bar:
         task = bar.add_task("", total=texts)
         yield lambda done: bar.update(task, completed=done)

@@ -1,6 +1,6 @@
-"""The curves of runs as an SVG or PNG file, through matplotlib, which is an extra.
+"""The curves of runs as an SVG or PNG file, through matplotlib, an optional dependency.
 
-Draws into memory; writing the file is the caller's. Nothing of matplotlib is imported before it is needed.
+Draws into memory; the caller writes the file. matplotlib is imported only when a figure is drawn.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from attncli.training.curves import Floats, RunCurves, RunHeads
 FORMATS = ("svg", "png")
 _INCHES = 8, 4.5
 _DOTS_PER_INCH = 160
-_MOST_POINTS = 2000  # of a line; more are averaged
-_LINE = 0.006  # of the height, that a line of 1.5 points takes
+_MOST_POINTS = 2000  # of a line; more points are averaged
+_LINE = 0.006  # the share of the height that a line of 1.5 points takes
 
 
 def curves_figure(runs: Sequence[RunCurves], axes: Axes, kind: str) -> bytes:
-    """The content of a file of a kind, one of FORMATS; the same for the same runs.
+    """The content of a figure file of a kind, one of FORMATS; equal runs give equal bytes.
 
     Raises UsageProblem when matplotlib is not installed.
     """
@@ -35,7 +35,7 @@ def curves_figure(runs: Sequence[RunCurves], axes: Axes, kind: str) -> bytes:
 
 
 def watched_figure(run: RunHeads, along: str, kind: str) -> bytes:
-    """The same for what the heads of a run came to do."""
+    """The content of a figure file of a kind, with the head curves of a run. Raises as `curves_figure` does."""
     return _file(lambda plot: _draw_heads(plot, run, along), kind)
 
 
@@ -50,11 +50,11 @@ def _file(draw: Callable[[Any], None], kind: str) -> bytes:
     settings: Any = {
         "svg.fonttype": "none",  # text stays text
         "svg.hashsalt": "attncli",  # the same bytes every time
-        "text.parse_math": False,  # a name is no formula
+        "text.parse_math": False,  # names are not formulas
         "text.usetex": False,
     }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of letters that the font lacks
+        warnings.simplefilter("ignore")  # warnings about letters that the font lacks
         figure = Figure(figsize=_INCHES, dpi=_DOTS_PER_INCH, layout="constrained")
         draw(figure.add_subplot())
         written = io.BytesIO()
@@ -100,7 +100,7 @@ def _draw_heads(plot: Any, run: RunHeads, along: str) -> None:
 
 
 def _finish(plot: Any, along: str) -> None:
-    """The x axis, and no more lines than help."""
+    """Labels the x axis, and removes the top and the right border."""
     plot.set_xlabel("minutes" if along == TIME else along)
     if along != TIME:
         plot.xaxis.set_major_formatter("{x:,.0f}")
@@ -118,7 +118,7 @@ def _finite(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """The means of so many points in a row that few enough remain."""
+    """At most _MOST_POINTS points, each the mean of a stretch of neighbouring points."""
     if len(x) <= _MOST_POINTS:
         return x, y
     starts = np.linspace(0, len(x), _MOST_POINTS, endpoint=False).astype(int)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from attncli.explain.first_screen import Explanation
     from attncli.explain.sources import Sources
 
-_NAMES_CUT, _SHOWS_BEFORE = 76, 50  # columns from which a cut names its token, and shows the probability before
-_TOGETHER = 88  # columns of a caption at most, so that it stays near its bars on a wide screen
+_NAMES_CUT, _SHOWS_BEFORE = 76, 50  # least widths at which a cut names its token, and shows the probability before
+_TOGETHER = 88  # the greatest width of a caption, so that it stays near its bars on a wide screen
 EVERYWHERE = "all layers and heads"
 _NEXT = 5
 _MOST_COMPARED = 24  # sources of --compare-weights shown by name
@@ -52,18 +52,18 @@ def explanation_screen(finding: Explanation, model: str, console: Console) -> Re
 
 
 def bars_screen(finding: Explanation, model: str, console: Console) -> RenderableType:
-    """`--view bars`: more sources, without map and next token."""
+    """The screen of `--view bars`: more sources, without map and next token."""
     return Group(*_sources(finding, model, console.width), _closing(finding, console.width))
 
 
 def _sources(finding: Explanation, model: str, width: int) -> list[RenderableType]:
-    """The first line, the question, and the sources that answer it."""
+    """The first line, the question, and the bars of the sources."""
     heading = explanation_heading(finding, model, width)
     return [heading, Text(), _sources_heading(finding, width), _bars(finding, width), Text()]
 
 
 def compared_screen(finding: Explanation, model: str, console: Console) -> RenderableType:
-    """`--compare-weights`: each source's share of attention's output beside its raw attention weight."""
+    """The screen of `--compare-weights`: each source's share of attention's output beside its raw attention weight."""
     sources, width = finding.sources, console.width
     label = max(4, min(LABEL, width - 30))
     room = max(1, min(30, (width - label - 20) // 2))
@@ -106,7 +106,7 @@ def _question(finding: Explanation) -> str:
 
 
 def _sources_heading(finding: Explanation, width: int) -> Text:
-    """The question, with the measure at the right of it or, on a narrow screen, below."""
+    """The question, with the measure to the right of it, or below it on a narrow screen."""
     sources, question = finding.sources, _question(finding)
     kind = "share of what attention brings" if sources.weights == "norm" else "raw attention weight"
     measure = f"{kind}, {scope(sources, finding)}"
@@ -118,9 +118,10 @@ def _sources_heading(finding: Explanation, width: int) -> Text:
 
 
 def _bars(finding: Explanation, width: int) -> RenderableType:
-    """A bar for each named source, one row for all others, and the first token apart, where idle heads attend.
+    """A bar for each named source, one row for all others, and a separate row for the first token.
 
-    A source that was cut off has what is left of the prediction beside it; a random cut stands below.
+    Beside a source that was cut is the probability left for the prediction. A line below the bars has the mean effect
+    of cutting a random source.
     """
     sources, pieces, checks = finding.sources, finding.pieces, finding.checks
     cuts = _cuts(checks, width)
@@ -159,7 +160,7 @@ def _bar_cells(at: int, piece: Piece, share: float, drawn: str) -> tuple[Text, T
 
 
 def _first_note(finding: Explanation, spare: int) -> str:
-    """The remark on the first token that fits the cells left."""
+    """The longest remark on the first token that fits into `spare` cells."""
     short = f"first {finding.unit}"
     whole = f"{short}: {percent(float(finding.sources.raw[0]))} of the raw attention"
     if finding.checks is None:
@@ -173,7 +174,7 @@ def _notes(cuts: Mapping[int, str], at: int, note: str, style: str = "") -> list
 
 
 def _cuts(checks: EdgeChecks | None, width: int) -> dict[int, str]:
-    """For every source that was cut off 'cut: P(␣and) 21% → 9%', or a shorter form on a narrow screen."""
+    """The text for every source that was cut: 'cut: P(␣and) 21% → 9%', or a shorter form on a narrow screen."""
     if checks is None:
         return {}
     before = percent(checks.token.probability)
@@ -185,7 +186,7 @@ def _cuts(checks: EdgeChecks | None, width: int) -> dict[int, str]:
 
 
 def _random_cut(checks: EdgeChecks, unit: str, where: str, width: int) -> list[Text]:
-    """The lines below the bars: what a cut shows, if the bars have no room for it; a random cut; the heads cut."""
+    """The lines below the bars: the meaning of the arrows where bars have no room; a random cut; the heads cut."""
     before, lines = percent(checks.token.probability), []
     if width < _NAMES_CUT:
         label = fit(label_text(checks.token.text), max(width - 26, 1))
@@ -209,7 +210,10 @@ def not_counted(sources: Sources) -> str:
 
 
 def averaged(checks: EdgeChecks, unit: str) -> str:
-    """Which tokens a random cut is averaged over: those before the focus, whose own edge costs most."""
+    """The words on what a random cut is averaged over: the sources before the focus.
+
+    The focus itself is left out, since its edge to itself costs most.
+    """
     if checks.random_of == 1:
         return f"the only {unit} before"
     drawn = f" of {checks.random_of:,}" if checks.random_cuts < checks.random_of else ""
@@ -241,7 +245,7 @@ def _closing(finding: Explanation, width: int) -> Group:
 
 
 def elsewhere(finding: Explanation) -> list[str]:
-    """Options to try next: the token before, if there is one, and the map's head, if it sees other tokens."""
+    """Options to try next: the token before the focus, if any, and the map's head, if it attends to other tokens."""
     words = "--words " if finding.words else ""
     token = [f"{words}--token {finding.sources.focus - 1}"] if finding.sources.focus else []
     head = [f"{words}--head {finding.map.layer}.{finding.map.head}"] if len(finding.pieces) > 1 else []
@@ -268,7 +272,7 @@ def continuation_note(before: int, after: int, context: int) -> str:
 
 
 def explanation_document(finding: Explanation, model: str) -> dict[str, Any]:
-    """The finding for programs, in full precision."""
+    """The finding as a JSON-ready dictionary, in full precision."""
     sources = finding.sources
     return {
         **explanation_heading_document(finding, model),

@@ -52,14 +52,14 @@ class GenerationScreen:
         self._tokens: list[list[Token]] = [[] for _ in range(texts)]
         self._surprises = [Surprises() for _ in range(texts)]
         self._finished: list[Finished | None] = [None] * texts
-        self._given = 0  # records handed out by `records`
+        self._given = 0  # the number of records that `records` has yielded
         self._live = live and texts == 1
         self._tinted = color and why_no_colors(console) is None
         self._report = report
         self._started = not echo
         self._echo = echo
         self._words = WordWrap(console)
-        self.reread: int | None = None  # tokens kept when the context was full; None if it never was
+        self.reread: int | None = None  # tokens kept when the context was full; None if it was never full
 
     @property
     def any_text(self) -> bool:
@@ -123,7 +123,7 @@ class GenerationScreen:
         return self._prompts[sample // self._samples]
 
     def _title(self, sample: int) -> str:
-        """'sample 2', 'prompt 3', or 'prompt 3, sample 2'."""
+        """The title of a sample: 'sample 2', 'prompt 3', or 'prompt 3, sample 2'."""
         parts = [f"prompt {sample // self._samples + 1}"] if len(self._prompts) > 1 else []
         return ", ".join([*parts, f"sample {sample % self._samples + 1}"] if self._samples > 1 else parts)
 
@@ -170,7 +170,10 @@ def _bias(id_: int | str, bias: float) -> dict[str, Any]:
 
 
 def throughput_line(throughput: Throughput, how: str) -> str:
-    """'6 prompt tokens in 4 ms · first token after 1.2 s · 200 tokens, 1,480 a second · 2 threads, bfloat16'."""
+    """The throughput in one line, which ends with `how` it was reached.
+
+    '6 prompt tokens in 4 ms · first token 5 ms after the start · 200 tokens, 1,480 a second · 2 threads, bfloat16'.
+    """
     parts = [
         f"{plural(throughput.prompt_tokens, 'prompt token')} in {precise_duration(throughput.prompt_seconds)}",
         f"first token {precise_duration(throughput.first_token_seconds)} after the start",

@@ -1,4 +1,4 @@
-"""The screens of `attncli neighbors` and `attncli analogy`: the nearest tokens, beside what chance would give."""
+"""The screens of `attncli neighbors` and `attncli analogy`: the nearest tokens, compared with chance."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _token_notes(words: Sequence[Sequence[Piece]], width: int) -> list[Text]:
 
 
 def _table(nearest: Sequence[Neighbor], chance: Chance, own: int | None, width: int) -> Table:
-    """One row for each neighbour, dim where chance gives as large a cosine."""
+    """One row for each neighbour, dim where chance alone would give as large a cosine."""
     table = Table.grid(padding=(0, 1))
     for justify in ("right", "left", "left", "right", "left"):
         table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
@@ -121,7 +121,7 @@ def _ordinal(number: int) -> str:
 
 
 def _beside_chance(nearest: Sequence[Neighbor], chance: Chance) -> list[Text]:
-    """How far the cosines are from the average, and from chance."""
+    """Lines that compare the cosines with their average, and with chance."""
     if not nearest:
         return [Text("There is nothing to compare with.")]
     if chance.compared < 3:
@@ -148,7 +148,7 @@ def _beside_chance(nearest: Sequence[Neighbor], chance: Chance) -> list[Text]:
 
 
 def neighbors_document(finding: Neighbors, model: str) -> dict[str, Any]:
-    """The finding for programs, in full precision."""
+    """The finding as a JSON-ready dictionary, in full precision."""
     return {
         "model": model,
         "word": _word_document(finding.word),
@@ -161,7 +161,7 @@ def neighbors_document(finding: Neighbors, model: str) -> dict[str, Any]:
 
 
 def analogy_document(finding: Analogy, model: str) -> dict[str, Any]:
-    """An analogy for programs, in full precision."""
+    """The finding as a JSON-ready dictionary, in full precision."""
     expected = finding.expected
     return {
         "model": model,

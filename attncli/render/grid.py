@@ -1,4 +1,4 @@
-"""`--view grid`: every head's attention as a thumbnail."""
+"""The screen of `--view grid`: every head's attention as a thumbnail."""
 
 from __future__ import annotations
 
@@ -62,6 +62,6 @@ def _thumbnails(weights: dict[str, Floats], room: int, colors: str | None) -> li
 
 
 def grid_document(finding: Grid, model: str) -> dict[str, Any]:
-    """The thumbnails for programs: weights[layer][head][row][column]."""
+    """The thumbnails as a JSON-ready dictionary: weights[layer][head][row][column]."""
     document = question_document(finding.question, model, "grid")
     return {**document, "pool": finding.pool, "weights": finding.weights.tolist()}

@@ -1,4 +1,4 @@
-"""One head's attention as a map, in numbers or cells: row looks at column."""
+"""One head's attention as a map, in numbers or cells: row attends to column."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from attncli.explain.first_screen import Explanation
     from attncli.explain.head_map import HeadMap
 
-_MOST_LINES = 40  # of a map
+_MOST_LINES = 40  # of text, of a map
 _TWO_LABELS = 2 * LABEL + 1  # cells for the labels of two rows
 
 
 def attention_map(pieces: Sequence[Piece], head: HeadMap, focus: int, console: Console) -> RenderableType:
-    """One head's map: in numbers where they fit, else in cells; of a long text only the rows that were computed."""
+    """One head's map: in numbers if they fit, else in cells; in a long text only the rows that were computed."""
     if len(head.weights) < len(pieces):
         return _rows_around(pieces, head, focus, console)
     if len(pieces) <= (console.width - LABEL - 5) // 4:
@@ -35,7 +35,7 @@ def attention_map(pieces: Sequence[Piece], head: HeadMap, focus: int, console: C
 
 
 def _number_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: Console) -> Table:
-    """Weights in per cent, two digits each; what the mask forbids is blank."""
+    """Weights in per cent; masked cells are blank."""
     table = Table.grid(padding=(0, 0))
     table.add_column(justify="left", no_wrap=True)
     for _ in pieces:
@@ -53,9 +53,9 @@ def _number_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: C
 
 
 def _cell_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: Console) -> Group:
-    """One cell for each weight, for more tokens than numbers fit; pooled by maximum where cells do not fit either."""
+    """One cell for each weight, where numbers do not fit; pooled by maximum where single cells do not fit either."""
     colors = map_colors(console)
-    count, each = len(pieces), 2 if colors else 1  # rows a line
+    count, each = len(pieces), 2 if colors else 1  # `each`: rows on a line
     labels = _TWO_LABELS if colors and _room(console.width, _TWO_LABELS) >= 2 * count else _labels(console.width)
     room = _room(console.width, labels)
     pool = max(math.ceil(count / room), math.ceil(count / (each * _MOST_LINES)))
@@ -73,7 +73,10 @@ def _cell_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: Con
 
 
 def _rows_around(pieces: Sequence[Piece], head: HeadMap, focus: int, console: Console) -> Group:
-    """Only the rows around the focus, for a text too long for all; columns pooled by maximum where they do not fit."""
+    """Draws only the rows around the focus, when not all rows fit on the screen.
+
+    Columns that do not fit are max-pooled.
+    """
     colors, labels = map_colors(console), _labels(console.width)
     room = _room(console.width, labels)
     shown = rows_around(focus, len(pieces))
@@ -95,7 +98,7 @@ def _rows_around(pieces: Sequence[Piece], head: HeadMap, focus: int, console: Co
 
 
 def _labelled(labels: Sequence[Text], drawn: Sequence[Text], legends: Sequence[Text], width: int) -> Group:
-    """Lines of cells beside their labels, of which the first, the ruler, has none; legends below the cells."""
+    """Lines of cells beside their labels, and legends below. The first line is the ruler, which has no label."""
     room = max(label.cell_len for label in labels) + 1
     lines = [Text(" " * room).append_text(drawn[0])]
     for label, cells in zip(labels, drawn[1:], strict=True):
@@ -118,7 +121,7 @@ def _room(width: int, labels: int) -> int:
 
 
 def _row_label(pieces: Sequence[Piece], rows: range, labels: int, focus: int) -> Text:
-    """The index of the first of the rows of a line, and the tokens of all of them."""
+    """The label of a line: the index of its first row, and the tokens of all its rows."""
     line = Text().append(f"{rows[0]:>4} ", "dim")
     each = (labels + 1) // len(rows) - 1
     for at, row in enumerate(rows):
@@ -127,7 +130,7 @@ def _row_label(pieces: Sequence[Piece], rows: range, labels: int, focus: int) ->
 
 
 def _legends(legends: Sequence[str], colors: str | None) -> list[Text]:
-    """The legend of the scale, then the others."""
+    """The legend of the scale, then the given legends."""
     return [scale(colors), *(Text(legend, "dim") for legend in legends)]
 
 
@@ -143,7 +146,7 @@ def _ruler(columns: int, pool: int, wide: int) -> Text:
 
 
 def head_title(finding: Explanation, width: int) -> Text:
-    """Which head the map is of, why, and how much of a previous-token head it is on this text."""
+    """The title of the map: the head, why it is shown, and its previous-token score on this text."""
     head, unit = finding.map, finding.unit
     facts = "row looks at column, % of row"
     if head.previous_token is not None and head.previous_token_chance is not None:
@@ -160,12 +163,12 @@ def head_title(finding: Explanation, width: int) -> Text:
 
 
 def others(finding: Explanation) -> str:
-    """The sources by which the busiest head is chosen: not the first, where idle heads attend."""
+    """The sources by which the busiest head is chosen: not the first token, to which idle heads attend."""
     return f"other {finding.unit}s" + (", the first aside" if finding.sources.first_is_apart else "")
 
 
 def map_screen(finding: Explanation, model: str, console: Console) -> RenderableType:
-    """`--view map`: one head, each row on its own line; of a long text the rows around the focus."""
+    """The screen of `--view map`: one head, one row per line; in a long text the rows around the focus."""
     width, focus = console.width, finding.sources.focus
     cells = (width - LABEL - 5) // 4
     drawn = (
@@ -177,13 +180,13 @@ def map_screen(finding: Explanation, model: str, console: Console) -> Renderable
 
 
 def map_document(finding: Explanation, model: str) -> dict[str, Any]:
-    """The map for programs: every row that was computed."""
+    """The map as a JSON-ready dictionary, with every row that was computed."""
     document = explanation_heading_document(finding, model)
     return {"view": "map", **document, "focus": finding.sources.focus, "map": head_document(finding.map)}
 
 
 def head_document(head: HeadMap) -> dict[str, Any]:
-    """One head's map, for programs."""
+    """One head's map as a JSON-ready dictionary."""
     return {
         "layer": head.layer,
         "head": head.head,

@@ -1,4 +1,4 @@
-"""What the screens of explanations share: the first line, a title with its facts, and the labels of tokens.
+"""Parts that the screens of explanations share: the first line, a title with its facts, and the labels of tokens.
 
 Also the parts that their JSON documents share.
 """
@@ -49,12 +49,12 @@ def explanation_heading(finding: Explanation, model: str, width: int) -> Text:
 
 
 def question_heading(question: Question, model: str, width: int) -> Text:
-    """The first line of a view that carries a question."""
+    """The first line of a view, from its question."""
     return heading(question.pieces, question.layers, question.heads, model, width)
 
 
 def titled(title: str, facts: str, width: int, gap: int = 2) -> Text:
-    """A title, with what its numbers mean beside it, or below it where the line is too short for both."""
+    """A title, with the meaning of its numbers beside it, or below it where the line is too short for both."""
     text = Text(fold(title, width), style="bold cyan")
     joint = " " * gap if cell_len(title + facts) + gap <= width else "\n"
     return text.append(joint + fold(facts, width), style="not bold dim")
@@ -66,25 +66,25 @@ def named(question: Question, at: int, width: int = LABEL) -> str:
 
 
 def next_label(token: NextToken, width: int) -> str:
-    """A next token's text; with its id where it is bytes that are no character, which all look alike."""
+    """A next token's text, with its id where its bytes are not a whole character, since such tokens look alike."""
     number = f" #{token.id}" if "\N{REPLACEMENT CHARACTER}" in token.text else ""
     return fit(label_text(token.text) + number, width)
 
 
 def pieces_document(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
-    """The tokens of a text, for programs; `part` is [i, n] for the i-th of n tokens that share a character."""
+    """The tokens of a text as JSON values; `part` is [i, n] for the i-th of n tokens that share a character."""
     return [
         {"index": at, "id": piece.id, "text": piece.text, "part": list(piece.part)} for at, piece in enumerate(pieces)
     ]
 
 
 def heading_document(pieces: Sequence[Piece], layers: int, heads: int, model: str) -> dict[str, Any]:
-    """The model and the tokens of a text, for programs."""
+    """The model and the tokens of a text as a JSON-ready dictionary."""
     return {"model": model, "layers": layers, "heads": heads, "tokens": pieces_document(pieces)}
 
 
 def explanation_heading_document(finding: Explanation, model: str) -> dict[str, Any]:
-    """The heading of an explanation for programs; words, if any, with the first and the last token of each."""
+    """The heading of an explanation as JSON values; words, if any, with the first and the last token of each."""
     document = heading_document(finding.tokens, finding.layers, finding.heads, model)
     if finding.words is not None:
         spans = zip(finding.pieces, finding.words.spans, strict=True)
@@ -95,7 +95,7 @@ def explanation_heading_document(finding: Explanation, model: str) -> dict[str, 
 
 
 def question_document(question: Question, model: str, view: str) -> dict[str, Any]:
-    """The heading of a view for programs, with its name and the token in focus."""
+    """The heading of a view as JSON values, with its name and the token in focus."""
     return {
         "view": view,
         **heading_document(question.pieces, question.layers, question.heads, model),
@@ -104,10 +104,10 @@ def question_document(question: Question, model: str, view: str) -> dict[str, An
 
 
 def up_to(focus: int, figures: Floats) -> list[float | None]:
-    """A figure for every source, for programs: null for the tokens after the focus, which it cannot see."""
+    """A figure for every source, as JSON values: null for tokens after the focus, which are masked."""
     return [float(value) if at <= focus else None for at, value in enumerate(figures)]
 
 
 def token_document(token: NextToken) -> dict[str, Any]:
-    """A next token, for programs."""
+    """A next token as a JSON-ready dictionary."""
     return {"id": token.id, "text": token.text, "probability": token.probability}

@@ -26,7 +26,7 @@ LOOKS_AT: dict[HeadKind, str] = {  # every kind, in the order of the scores
 }
 _NAMED = 3  # heads of a kind
 _WIDEST_BAR = 40
-_BESIDE_BAR = 33  # cells of a row that are not its bar
+_BESIDE_BAR = 33  # cells of a row without its bar
 _WHOLE_NAMES = 44  # columns from which a table names the kinds in full
 _EXAMPLES = '"The cat sat on the mat. The cat"', "TEXT"  # the first that fits
 
@@ -36,7 +36,7 @@ def heads_screen(
 ) -> RenderableType:
     """The best heads of each kind beside chance; with `everyone` all heads too.
 
-    `named` is the option with which the command at the end names the model.
+    `named` is the option that selects the model, for the command at the end.
     """
     shape = shape_of(model, finding.layers, finding.heads)
     parts: list[RenderableType] = [
@@ -51,7 +51,7 @@ def heads_screen(
 
 
 def _measured_on(finding: HeadScores, width: int) -> str:
-    """The line that says what the scores are means over, as long as fits."""
+    """The line on what the scores are averaged over, in the longest form that fits."""
     texts = f"{plural(finding.sequences, 'text')} of {finding.length} random tokens, twice"
     error = "" if finding.errors is None else " ± standard error"
     means = [f"mean weight on the pattern{error}, {texts}", f"mean weight{error}, {texts}"]
@@ -94,7 +94,7 @@ def _margin(error: float | None) -> str:
 
 
 def _all(finding: HeadScores, width: int) -> Table:
-    """One row for each head, one column for each kind; chance below, for each layer where their windows differ."""
+    """One row for each head, one column for each kind; chance below, for each layer if windows differ."""
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right", no_wrap=True, min_width=7)
     for _ in LOOKS_AT:
@@ -133,7 +133,7 @@ def _next(finding: HeadScores, width: int, named: str) -> list[RenderableType]:
 
 
 def heads_document(finding: HeadScores, model: str) -> dict[str, Any]:
-    """The finding for programs; null where there is no score."""
+    """The finding as a JSON-ready dictionary; null where a head has no score."""
     which = finding.worth_a_look()
     return {
         "model": model,

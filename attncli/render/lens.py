@@ -1,4 +1,4 @@
-"""`--view lens`: the logit lens, one row for each layer."""
+"""The screen of `--view lens`: the logit lens, one row for each layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from attncli.explain.lens import Lens
 
 _TOKEN = 10  # cells of a predicted token
-_BESIDE = 25  # cells of a row that are not its predictions
+_BESIDE = 25  # cells of a row without its predictions
 _MOST = 5  # predictions of a row
 
 
@@ -50,7 +50,7 @@ def lens_screen(finding: Lens, model: str, console: Console) -> RenderableType:
 
 
 def lens_document(finding: Lens, model: str) -> dict[str, Any]:
-    """The finding for programs, in full precision, with more tokens in each row."""
+    """The finding as a JSON-ready dictionary, in full precision, with more tokens in each row."""
     return {
         **question_document(finding.question, model, "lens"),
         "target": token_document(finding.target),

@@ -1,7 +1,7 @@
 """The live display of a training run: progress, figures, head scores, the loss curves, a sample of the model's text.
 
-It is drawn after a report, at most four times a second, and once a second in between. It always fits the terminal.
-When the terminal is gone, the display ends and the run goes on.
+The display is drawn after each report, at most four times a second, and otherwise once a second. It always fits the
+terminal. If the terminal disappears, the display ends and the run continues.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Resu
 TRAIN_STYLE, VALIDATION_STYLE = "cyan", "bold magenta"
 _REFRESH_SECONDS = 0.25
 _MOST_POINTS = 2000  # of the training curve; beyond that, neighbouring points are averaged
-_PLAN_ROWS = 9  # left for the plan above, on a terminal that is tall enough
-_WITHOUT_PLAN = 15  # rows that the display takes, even where the plan then scrolls out of sight
-_CHART_ROWS = 6, 9, 16  # at least, before the sample gets rows, at most
+_PLAN_ROWS = 9  # kept for the plan above, on a terminal that is tall enough
+_WITHOUT_PLAN = 15  # least rows of the display, even if the plan then scrolls out of sight
+_CHART_ROWS = 6, 9, 16  # minimum; before the sample gets rows; maximum
 _SAMPLE_ROWS = 7  # at most, with the heading
 _WIDEST_BAR = 60
 
@@ -50,7 +50,7 @@ class LiveDisplay:
         self._sample: SampleReport | None = None
         self._result: Result | None = None
         self._reported = self._refreshed = time.monotonic()
-        self._below: tuple[tuple[int, int], Picture] | None = None  # curves and sample, drawn anew by reports
+        self._below: tuple[tuple[int, int], Picture] | None = None  # size, and curves and sample; redrawn by reports
         if before is not None:
             for trace, points in ((self._training, before.training), (self._validation, before.validation)):
                 for step, nats in zip(points.steps.tolist(), points.nats.tolist(), strict=True):
@@ -103,7 +103,7 @@ class LiveDisplay:
         return Picture([*head, *below[1].rows])
 
     def _progress(self, width: int, plain: bool) -> list[Segment]:
-        """'━━━━━━────── 1,234/1,830  2m 40s left'."""
+        """The row of progress: '━━━━━━────── 1,234/1,830  2m 40s left'."""
         step, steps = (self._step.step, self._step.steps) if self._step else (0, self._plan.schedule.steps)
         facts = [f"{step:,}/{steps:,}", self._time()]
         text = "  ".join(filter(None, facts))
@@ -146,7 +146,7 @@ class LiveDisplay:
         return [styled_row(row, width) for row in rows[:most] if row]
 
     def _best_heads(self, report: HeadsReport, width: int) -> list[Segment]:
-        """'heads  previous 0.3 .52  induction 1.2 .04', with as many kinds as fit."""
+        """The row of the best heads, with as many kinds as fit: 'heads  previous 0.3 .52  induction 1.2 .04'."""
         row: StyledText = [("heads", "dim")]
         for name in best_heads(report):
             if sum(len(text) for text, _ in row) + 2 + len(name) <= width:
@@ -177,7 +177,7 @@ class LiveDisplay:
         return chart(curves, width, height, heading=heading, reaches=steps, ascii=plain)
 
     def _written(self, sample: SampleReport, width: int, rows: int, plain: bool) -> list[list[Segment]]:
-        """The sample in exactly so many rows, its prompt dim."""
+        """The sample in exactly `rows` rows, its prompt dim."""
         prompt, rest = sample.text[: sample.prompt_characters], sample.text[sample.prompt_characters :]
         text = Text()
         for part, style in ((prompt, "dim"), (rest, "")):
@@ -199,7 +199,7 @@ def best_heads(report: HeadsReport) -> list[str]:
 
 
 def seconds_left(plan: Plan, report: StepReport) -> float:
-    """Seconds until the deadline, or until the last step at the present speed where that is sooner."""
+    """Seconds until the deadline, or until the last step at the present speed if that is sooner."""
     steps = (report.steps - report.step) * plan.tokens_per_step / report.tokens_per_second
     if plan.seconds is None:
         return steps
@@ -208,7 +208,7 @@ def seconds_left(plan: Plan, report: StepReport) -> float:
 
 
 class _Trace:
-    """A growing curve in bounded memory: when there are too many points, each two neighbours are averaged."""
+    """A growing curve in bounded memory: when there are too many points, pairs of neighbours are averaged."""
 
     def __init__(self) -> None:
         self._points: list[tuple[float, float]] = []  # another thread reads it at any time
@@ -245,7 +245,7 @@ class _Screen(Live):
         return self._display.picture()
 
     def refresh(self) -> None:
-        """Draws the display. Clears the screen first when the terminal shrank, which wraps the lines drawn before."""
+        """Draws the display. Clears a terminal that shrank first, since it has wrapped the lines drawn before."""
         if self._gone:
             return
         size = self.console.size

@@ -1,4 +1,4 @@
-"""`--view logit`: one logit as a sum, by component, by head and by source, and the remainder."""
+"""The screen of `--view logit`: one logit as a sum, by component, by head and by source, and the remainder."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _components(finding: LogitAttribution) -> list[Entry]:
 
 
 def _largest(names: Sequence[str], values: Floats, thing: str) -> list[Entry]:
-    """The terms of largest size by name, then all others as one entry."""
+    """The terms with the largest absolute values by name, then the sum of all other terms."""
     order = ranked(np.abs(values))
     entries = [(names[at], float(values[at])) for at in order[:_ROWS]]
     if len(order) > _ROWS:
@@ -100,7 +100,7 @@ def _signed_bars(entries: Sequence[Entry], column: int, most: float, width: int)
 
 
 def logit_document(finding: LogitAttribution, model: str) -> dict[str, Any]:
-    """Every term for programs: heads[layer][head][source]; null for what the model does not have."""
+    """Every term as JSON values: heads[layer][head][source]; null for what the model does not have."""
     against = None if finding.against is None else token_document(finding.against)
     terms = {
         "embedding": finding.embedding,

@@ -74,7 +74,10 @@ def decimal(value: float) -> str:
 
 
 def bar(share: float, width: int, full: str = "█") -> str:
-    """A bar whose full length is `width` cells, in eighths of a cell. Another `full` draws whole cells, one or more."""
+    """A bar whose full length is `width` cells, in eighths of a cell.
+
+    Another `full` character draws whole cells, at least one where the share does not round to zero.
+    """
     eighths = round(max(0.0, min(share, 1.0)) * width * 8)
     if full != "█":
         return full * max(round(eighths / 8), min(eighths, 1))

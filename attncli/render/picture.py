@@ -67,7 +67,7 @@ def svg_picture(draw: Draw, title: str, width: int = WIDTH, theme: str = "light"
 
 
 def html_picture(draw: Draw, title: str, width: int = WIDTH, theme: str = "light") -> str:
-    """The same screen as the text of an HTML file, in which the text can be selected."""
+    """The text of an HTML file: the screen that `svg_picture` draws, with text that can be selected."""
     colors = THEMES[theme]
     body = "\n".join(
         "".join(_html_span(text, style, colors) for text, style in _visible(line)).rstrip()
@@ -144,7 +144,7 @@ def _svg_runs(text: str, x: float, top: float, ink: str, attributes: str) -> lis
             parts.append(_rectangle(x, top + (_LINE - _BAR) / 2, filled * _CELL, _BAR, ink))
         elif shown := run.strip(" "):
             left = x + (len(run) - len(run.lstrip(" "))) * _CELL
-            # A length of its own keeps every run of text in its columns, whatever the font.
+            # textLength keeps every run of text in its columns, whatever the font.
             length = f' textLength="{cell_len(shown) * _CELL:g}"'
             parts.append(f'<text x="{left:g}" y="{top + _FONT:g}"{length}{attributes}>{_safe(shown)}</text>')
         x += across
@@ -174,7 +174,7 @@ def _html_span(text: str, style: Style, theme: TerminalTheme) -> str:
 
 
 def _colors(style: Style, theme: TerminalTheme) -> tuple[str, str | None]:
-    """The color of the text, and the color behind it where that is not the page's own."""
+    """The color of the text, and its background color where that is not the page's own."""
     behind = style.bgcolor
     ground = None if behind is None or behind.is_default else behind.get_truecolor(theme)
     ink = style.color.get_truecolor(theme) if style.color is not None else theme.foreground_color

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _ROWS = 40  # of the map, and tokens listed
 _NEXT = 5
 _BLANKS = {" ": "space", "\n": "line end", "\t": "tab", "\r": "carriage return"}
-_LEAST = 0.05  # weight that a sentence about a row of the map mentions
+_LEAST = 0.05  # the least weight that a sentence about a row of the map mentions
 
 
 def print_sentences(sentences: Sequence[str]) -> None:
@@ -76,7 +76,7 @@ def spoken(text: str) -> str:
 
 
 def _text(finding: Explanation, counted: str) -> str:
-    """The text as its tokens or words, with the numbers that --token takes."""
+    """A sentence that lists the tokens or words of the text, with the numbers that --token takes."""
     listed = ", ".join(f"{at} {spoken(piece.text)}" for at, piece in enumerate(finding.pieces[:_ROWS]))
     more = f" and {len(finding.pieces) - _ROWS:,} more" if len(finding.pieces) > _ROWS else ""
     return f"The text has {counted}: {listed}{more}."
@@ -90,7 +90,7 @@ def _names(pieces: Sequence[Piece], unit: str) -> list[str]:
 
 
 def _name(piece: Piece, at: str = "") -> str:
-    """'river', 'the (token 4)', '東 (part 1 of 3)'."""
+    """The spoken name of a token: 'river', 'the (token 4)', '東 (part 1 of 3)'."""
     notes = [f"part {piece.part[0]} of {piece.part[1]}"] if piece.part != (1, 1) else []
     notes += [at] if at else []
     return spoken(piece.text) + (f" ({', '.join(notes)})" if notes else "")

@@ -1,4 +1,4 @@
-"""`--view rollout`: attention rollout, as the ratio to the rollout of even attention."""
+"""The screen of `--view rollout`: attention rollout, as the ratio to the rollout of uniform attention."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def rollout_screen(finding: Rollout, model: str, console: Console) -> Renderable
 
 
 def ratio(finding: Rollout) -> Floats:
-    """The rollout over the rollout of even attention (T,); NaN for tokens that cannot be seen."""
+    """The rollout divided by that of uniform attention (T,); NaN for tokens that the focus cannot attend to."""
     return np.divide(finding.shares, finding.even, out=np.full_like(finding.shares, np.nan), where=finding.even > 0)
 
 
 def rollout_document(finding: Rollout, model: str) -> dict[str, Any]:
-    """The finding for programs: null after the focus, and for a ratio to nothing."""
+    """The finding as a JSON-ready dictionary; null after the focus, and where uniform attention gives 0."""
     focus = finding.question.focus
     return {
         **question_document(finding.question, model, "rollout"),

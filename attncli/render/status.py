@@ -1,4 +1,4 @@
-"""One transient status line on standard error, when that is a terminal: what the process is waiting for.
+"""Shows what the process is waiting for: one transient status line on standard error, if that is a terminal.
 
 The line is erased as soon as anything else is written to standard output or error. Imports nothing heavy, because the
 first status is shown before the application is imported.

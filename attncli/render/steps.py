@@ -1,4 +1,4 @@
-"""`--view steps`: the arithmetic of one row of one head, with its numbers."""
+"""The screen of `--view steps`: the arithmetic of one row of one head, with its numbers."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from attncli.explain.steps import Steps
 
 _ROWS = 16  # sources shown by name
-_WHOLE = 70  # columns from which the sizes of values are shown too
+_WHOLE = 70  # the least width at which the norms of values are shown too
 
 
 def steps_screen(finding: Steps, model: str, console: Console) -> RenderableType:
-    """Five steps, from the query to what attention adds, and the difference from the fast path."""
+    """Five steps, from the query to attention's output, and the difference from the fast path."""
     question, width = finding.question, console.width
     wide = len(finding.query)
     head = f"{finding.layer}.{finding.head}"
-    busiest = not finding.asked_for and question.focus > 0  # the first token sees no other in any head
+    busiest = not finding.asked_for and question.focus > 0  # the first token attends only to itself in every head
     title = f"{'Busiest head' if busiest else 'Head'} {head}, the row of {named(question, question.focus)}"
     return Group(
         question_heading(question, model, width),
@@ -56,7 +56,7 @@ def _step(number: int, text: str, width: int) -> Text:
 
 
 def _vector(values: Floats, width: int) -> Text:
-    """As many of the numbers as fit the line, and the length of the vector."""
+    """One line with as many numbers of a vector as fit, and the length of the vector."""
     length = f"length {float(np.linalg.norm(values)):.3f}"
     numbers = [f"{value:.2f}" for value in values]
     line = "   "
@@ -104,7 +104,7 @@ def _table(finding: Steps, width: int) -> Table:
 
 
 def _shown(finding: Steps) -> list[int]:
-    """The sources to show, in text order: of many those with most weight, and the first that is masked."""
+    """The sources to show, in text order: all, or those with the largest weights and the first masked one."""
     size = len(finding.question.pieces)
     if size <= _ROWS:
         return list(range(size))
@@ -114,7 +114,7 @@ def _shown(finding: Steps) -> list[int]:
 
 
 def _remarks(finding: Steps) -> list[str]:
-    """What the mask forbids, or why it forbids nothing; the window; whose keys and values these are."""
+    """Remarks on what the mask forbids, on the window, and on heads that share keys and values."""
     question, lines = finding.question, []
     focus = token_label(question.pieces[question.focus], LABEL)
     if question.focus + 1 < len(question.pieces):
@@ -130,7 +130,7 @@ def _remarks(finding: Steps) -> list[str]:
 
 
 def steps_document(finding: Steps, model: str) -> dict[str, Any]:
-    """Every number, for programs."""
+    """Every number as a JSON-ready dictionary."""
     arrays = ("query", "keys", "values", "products", "scores", "allowed", "weights", "mixed", "written", "attention")
     return {
         **question_document(finding.question, model, "steps"),

@@ -1,7 +1,7 @@
 """Tints generated text by its surprise: -log2 of the probability of each token, in bits.
 
-Assigns streamed text to its tokens, and has the colours with their legend. A character that consists of several tokens
-has the sum of their surprises.
+Assigns streamed text to its tokens, and defines the colours with their legend. The surprise of a character that
+consists of several tokens is the sum of theirs.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def tokens_screen(
 ) -> RenderableType:
     """Returns the text with tinted tokens, a row per token, and totals.
 
-    `opening` are the tokens that the tokenizer puts before a text: they have the first indices and are not counted.
+    `opening` are the tokens that the tokenizer adds before the text: they have the first indices and are not counted.
     """
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in ("#", "token", "id", "bytes", "characters"):
@@ -48,7 +48,7 @@ def tokens_screen(
 
 
 def totals(tokens: int, characters: int, size: int, tokenizer: str) -> Text:
-    """'7 tokens · 29 characters · 29 bytes · 4.14 characters per token'."""
+    """The line of totals: '7 tokens · 29 characters · 29 bytes · 4.14 characters per token'."""
     per_token = f"{characters / tokens:.2f}" if tokens else "0"
     counted = (plural(tokens, "token"), plural(characters, "character"), plural(size, "byte"))
     facts = f"{' · '.join(counted)} · {per_token} characters per token"
@@ -72,7 +72,10 @@ def _tinted(pieces: Sequence[Piece], width: int) -> Text:
 def tokens_document(
     pieces: Sequence[Piece], characters: int, tokenizer: str, opening: Sequence[Piece] = ()
 ) -> dict[str, Any]:
-    """Returns the tokens as a JSON-ready dictionary; `of_text` is false for a token of the opening."""
+    """Returns the tokens as a JSON-ready dictionary.
+
+    `of_text` is false for tokens that the tokenizer adds before the text.
+    """
     return {
         "tokenizer": tokenizer,
         "tokens": [

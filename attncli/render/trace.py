@@ -1,4 +1,4 @@
-"""The trace of sampling: a block per token with what each step removed and what it left."""
+"""The trace of sampling: one block per token, with how many candidates each step removed and how many are left."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _SAMPLE_CELLS = 70  # of a sample that is printed as one line
 
 
 def plan_table(plan: Plan, name: str, corpus: str, resumed: int | None = None) -> RenderableType:
-    """The plan with its reasons; `resumed` is the step at which a resumed run goes on."""
+    """The plan with its reasons; `resumed` is the step at which a resumed run continues."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -76,8 +76,8 @@ def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
 class TrainingScreen:
     """Shows the reports of a run: in a live display on a terminal, elsewhere a line for each evaluation and sample.
 
-    A context manager; `update` takes each report. `before` are the curves of a resumed run up to its resumption;
-    `above` is what was printed before, which is printed again when a terminal that shrank has to be cleared.
+    A context manager; `update` takes each report. `before` are the curves of a resumed run up to its resumption.
+    `above` was printed before the display, and is printed again when the screen is cleared because the terminal shrank.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ def summary(result: Result, plan: Plan, share: float, path: str, sample: str) ->
 
 @contextmanager
 def reading_progress(console: Console) -> Iterator[Listener]:
-    """A progress bar on a terminal while the text is read and tokenized; it disappears at the end."""
+    """Shows a progress bar on a terminal while the text is read and tokenized; yields the function that updates it."""
     columns = TextColumn("{task.fields[stage]}"), BarColumn(20), TextColumn("{task.fields[done]}")
     with passing_bar(console, *columns) as bar:
         task = bar.add_task("", total=None, stage="reading", done="")
@@ -163,7 +163,7 @@ def reading_progress(console: Console) -> Iterator[Listener]:
 
 
 def result_document(result: Result, share: float, path: str, sample: str) -> dict[str, Any]:
-    """The summary as JSON values."""
+    """The summary as a JSON-ready dictionary."""
     assert result.best is not None
     return {
         "path": path,

@@ -1,4 +1,4 @@
-"""Runs commands of attncli, in this process and in one of their own."""
+"""Runs commands of attncli, in this process or in a process of their own."""
 
 import os
 import signal
@@ -8,18 +8,18 @@ import sys
 from attncli.cli.main import run
 
 QUICK = ["--steps", "30", "--size", "1x32", "--context", "32", "--seed", "1", "--dtype", "float32"]  # training
-BRIEF = ["--steps", "2", *QUICK[2:]]  # with a save before the first step and one after the last
+BRIEF = ["--steps", "2", *QUICK[2:]]  # saves before the first step and after the last
 
 
 def ask(capsys, *arguments):
-    """Exit code, standard output, standard error."""
+    """Runs a command in this process: its exit code, standard output and standard error."""
     code = run(list(arguments))
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
 
 def start(*arguments, folder, **options):
-    """The same in a process of its own."""
+    """Starts a command in a process of its own."""
     command = [sys.executable, "-m", "attncli", *arguments]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL} | options
@@ -27,13 +27,13 @@ def start(*arguments, folder, **options):
 
 
 def _heed_signals():
-    """Also when the tests run in the background or under nohup, where some are ignored and a child would inherit it."""
+    """Restores the default handlers: under nohup some signals are ignored, which a child would inherit."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
 def keys_of(value):
-    """The keys of a document and of what is in it, but for what a run wrote about itself."""
+    """All keys of a document and of the values in it, except what a run recorded about itself."""
     if isinstance(value, list):
         return keys_of(value[0]) if value else set()
     if not isinstance(value, dict):

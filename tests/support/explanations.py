@@ -1,4 +1,4 @@
-"""Explanations made up for the screens, and the pieces of text and code that tests of explanations share."""
+"""Made-up explanations for the screens, and texts and helpers that tests of explanations share."""
 
 import math
 from dataclasses import replace
@@ -29,7 +29,7 @@ from tests.support.texts import story
 
 
 def explanation(texts, focus=None, *, layers=4, heads=6, next_tokens=(), pieces=None):
-    """Random findings for these tokens that keep what findings keep: shares and rows sum to 1, nothing looks ahead."""
+    """A random but valid explanation of these tokens: shares and rows sum to 1, no token attends ahead."""
     pieces = tuple(pieces or (Piece(i, text, len(text.encode())) for i, text in enumerate(texts)))
     length = len(pieces)
     focus = length - 1 if focus is None else focus
@@ -82,7 +82,7 @@ CHECKS = EdgeChecks(NextToken(2, " on", 0.5), (2, 3, 1, 0), (0.09, 0.451, 0.0002
 
 
 def checked(found, token=" and", left=0.0002):
-    """Findings with a cut for every source that is named."""
+    """The explanation with a made-up cut for every named source."""
     named = found.sources.named(8)
     return replace(found, checks=EdgeChecks(NextToken(1, token, 0.21), tuple(named), (left,) * len(named), 0.2, 32, 99))
 
@@ -99,7 +99,7 @@ def explained(focus=Focus(), text=TEXT, **switches):  # noqa: B008 - frozen
 
 
 def contributions(model, steps, layer):
-    """a_hij f_h(x_j), (H, T, S, C), written out."""
+    """The vectors a_hij f_h(x_j), (H, T, S, C): a reference for norms and projections of contributions."""
     module = model.blocks[layer].attention
     value = steps.value[0].repeat_interleave(module.heads // module.kv_heads, 0)  # (H, S, D)
     matrix = module.output.weight.unflatten(1, (module.heads, -1))  # (C, H, D)
@@ -108,7 +108,7 @@ def contributions(model, steps, layer):
 
 
 def in_stretches(monkeypatch, whole=16, stretch=9):
-    """Makes a text of more than 16 tokens a long one."""
+    """Lowers the limits so that a text of more than `whole` tokens is long, and is prefilled in chunks of `stretch`."""
     monkeypatch.setattr(reading, "WHOLE", whole)
     monkeypatch.setattr(reading, "_STRETCH", stretch)
 
@@ -119,7 +119,7 @@ def pieces_of(*texts):
 
 
 class CutEdges(Knockout):
-    """Written out: -inf at single edges of every head."""
+    """A reference for Knockout: sets the scores of single edges to -inf in every head."""
 
     def __init__(self, *edges):
         self.edges = edges

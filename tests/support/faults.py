@@ -1,4 +1,4 @@
-"""Calls a function in place of the nth change of the disk."""
+"""Calls a function before the nth change of the disk."""
 
 import itertools
 import os
@@ -9,7 +9,7 @@ import pytest
 
 
 class Writing:
-    """A file that is being written; each call counts, of many writes every eighth."""
+    """A file that is being written; every flush and every eighth write counts as a change of the disk."""
 
     def __init__(self, file, count):
         self.file, self.fileno, self.flush = file, file.fileno, count(file.flush)
@@ -28,7 +28,10 @@ class Writing:
 
 @contextmanager
 def fault_at(n, fault, calls=("fsync", "rename", "mkdir", "rmdir", "unlink")):
-    """Before the nth call, from 0, of those that change the disk, `fault` is called. Gives a list of it."""
+    """Calls `fault` before the nth change of the disk, counted from 0.
+
+    Yields a list that is empty until `fault` is called.
+    """
     numbers, open_, happened = itertools.count(), Path.open, []
 
     def count(real):

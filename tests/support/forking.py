@@ -1,10 +1,10 @@
-"""Command lines in processes of their own, forked from one that has imported PyTorch and has done nothing else.
+"""Runs command lines in processes forked from a server that has imported PyTorch and has done nothing else.
 
-Each saves the seconds that the import takes. They run as `python -m attncli` does from `main` to the end of the
-interpreter. What happens before `main`, and which modules a command imports, needs a fresh interpreter:
-`tests.support.commands.start`.
+A fork saves the seconds that the import takes. From `main` to the end of the interpreter, a forked command runs as
+`python -m attncli` does. Tests of what happens before `main`, and of which modules a command imports, need a fresh
+interpreter: `tests.support.commands.start`.
 
-The server forks a keeper for each command, and the keeper forks the command: so the keeper can wait for it.
+The server forks a keeper for each command, and the keeper forks the command, so that the keeper can wait for it.
 """
 
 import atexit
@@ -27,7 +27,7 @@ from tests.support.places import ROOT
 
 
 class Done(NamedTuple):
-    """What a command that has ended wrote."""
+    """The exit code and the output of a command that has ended."""
 
     returncode: int
     stdout: str
@@ -35,10 +35,10 @@ class Done(NamedTuple):
 
 
 class ForkedCommand:
-    """A command line in a process of its own, with the interface of `subprocess.Popen` as far as the tests need it.
+    """A command line in a forked process, with the interface of `subprocess.Popen` as far as the tests need it.
 
-    A stream that is not given is a pipe, and standard input is empty. `before` is Python code that runs first.
-    With `terminal`, standard input is the terminal that controls the process.
+    By default standard output and standard error are pipes, and standard input is empty. `before` is Python code that
+    runs first. With `terminal`, standard input is the terminal that controls the process.
     """
 
     def __init__(self, *arguments, folder, environment=None, terminal=False, before="", **streams):
@@ -64,7 +64,7 @@ class ForkedCommand:
         self.pid = int(self._line())
 
     def _line(self):
-        """The next line of the keeper: first the number of the process, then its exit code."""
+        """Reads the next line from the keeper: first the id of the command's process, then its exit code."""
         line = b""
         while not line.endswith(b"\n"):
             part = os.read(self._status, 1)
@@ -93,7 +93,7 @@ class ForkedCommand:
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, text=None):
-        """What it writes to standard output and standard error until it ends, given this on standard input."""
+        """Writes `text` to standard input; returns all of standard output and standard error at the end."""
         if self.stdin:
             self.stdin.write(text or "")
             self.stdin.close()
@@ -117,7 +117,7 @@ class ForkedCommand:
 
 
 def run_forked(*arguments, folder, environment=None):
-    """A command line in a process of its own, to its end."""
+    """Runs a command line in a forked process until it ends."""
     with ForkedCommand(*arguments, folder=folder, environment=environment) as process:
         written = process.communicate()
     return Done(process.returncode, *written)
@@ -129,7 +129,7 @@ def _duplicate(stream):
 
 @functools.cache
 def _server():
-    """A socket to the process that forks; it ends when this one does."""
+    """A socket to the server, which starts at the first call and ends with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-m", "tests.support.forking", str(theirs.fileno())]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "ATTNCLI_", "PYTEST"))}
@@ -142,7 +142,7 @@ def _server():
     return ours
 
 
-# In the process that forks
+# In the server
 
 
 def _serve(channel):
@@ -151,9 +151,9 @@ def _serve(channel):
     import attncli.training.job
     import attncli.training.loop  # noqa: F401
 
-    assert "huggingface_hub" not in sys.modules  # it reads the environment when it is imported
+    assert "huggingface_hub" not in sys.modules  # huggingface_hub reads the environment when it is imported
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    gc.freeze()  # else a command that ends looks through all that was imported, and copies it
+    gc.freeze()  # else the garbage collection at a command's end copies all imported pages
     while True:
         request, descriptors, _, _ = socket.recv_fds(channel, 1 << 20, 4)
         if not request:
@@ -180,7 +180,7 @@ def _keep(request, descriptors):
 
 
 def _become(request, streams):
-    """Makes this process one that `python -m attncli` has started."""
+    """Turns this process into one that `python -m attncli` has started."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     for number, descriptor in enumerate(streams):

@@ -1,4 +1,4 @@
-"""Tiny random models of every family, and an observer that records what such a model computes."""
+"""Tiny random models of every family, and an observer that records what a model computes."""
 
 import torch
 
@@ -16,7 +16,7 @@ def tiny_config(**changes) -> ModelConfig:
 
 
 def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, **changes) -> Transformer:
-    """A random model whose attention is far from uniform, so that mistakes in it show."""
+    """A random model whose attention is far from uniform, so that mistakes in attention show."""
     model = Transformer(tiny_config(**changes))
     initialize(model, torch.Generator().manual_seed(seed))
     with torch.no_grad():
@@ -63,7 +63,7 @@ def ids_of(length: int, batch: int = 1, seed: int = 0, vocab_size: int = 97) -> 
 
 
 class Recorder(Observer):
-    """Keeps everything it is shown."""
+    """Records everything that it observes."""
 
     def __init__(self):
         self.steps: dict[int, AttentionSteps] = {}

@@ -10,7 +10,7 @@ from tests.support.texts import INVISIBLE
 
 
 def screen(width, colors=None):
-    """A console such as results go to, of a width, into a string."""
+    """A console of a given width whose output is a string, configured like the console of results."""
     return Console(
         width=width, file=io.StringIO(), force_terminal=colors is not None, color_system=colors, legacy_windows=False,
         markup=False, highlight=False, emoji=False,

@@ -20,4 +20,4 @@ def story(words: int, seed: int = 0) -> str:
 HOSTILE = "\x1b[2J\x1b]52;c;aGk=\x07\x9b31m\x7f\r\u202e\u200b[red]x[/red]:smile:"
 
 
-INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories without a sign of their own
+INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories of invisible characters
