@@ -56,7 +56,7 @@ class Ablation:
     heads: int
     token: int  # the position whose next token is predicted
     replacement: Replacement  # of a head's output: zeros, or its mean over the positions up to `token`
-    before: Effect  # nothing is ablated
+    before: Effect  # with nothing ablated
     effects: tuple[Effect, ...]
 
     @property

@@ -43,7 +43,7 @@ def chance_among(cosines: Floats) -> Chance:
     if count < 3:
         return Chance(count, float(cosines.mean()) if count else 0.0, 0.0, 1.0, 1.0)
     average, spread = float(cosines.mean()), float(cosines.std(ddof=1))
-    in_spreads = (count - 1) / count**0.5  # the most that one of N values can lie from their mean
+    in_spreads = (count - 1) / count**0.5  # the most standard deviations that one of N values can lie from the mean
     median, most = (min(average + spread * in_spreads * one, 1.0) for one in largest_by_chance(count, count - 1))
     return Chance(count, average, spread, median, most)
 

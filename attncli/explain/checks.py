@@ -19,7 +19,7 @@ from attncli.model.distribution import distribution
 from attncli.model.transformer import Transformer
 
 _SAMPLE = 32  # sources that the random cut is averaged over, at most
-_MOST_ELEMENTS = 1 << 24  # of a layer's scores, for all rows of a batch
+_MOST_ELEMENTS = 1 << 24  # of the scores of one layer, over all rows of a batch
 
 
 @dataclass(frozen=True)

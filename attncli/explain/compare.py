@@ -38,7 +38,7 @@ class WordInText:
 
     pieces: tuple[Piece, ...]  # the whole text
     first: int  # the word's first token
-    at: int  # its last token, whose stream is compared
+    at: int  # the word's last token, whose stream is compared
     pulls: Floats  # (at + 1,), of each source, in units of the stream
     shares: Floats  # (at + 1,), norm-weighted, as in Sources
 

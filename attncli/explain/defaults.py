@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-SOURCES = 8  # that the first screen of explain names and cuts in turn, besides the first token
-MORE_SOURCES = 24  # that --view bars names and cuts in turn, besides the first token
+SOURCES = 8  # sources that the first screen of explain names and cuts in turn, besides the first token
+MORE_SOURCES = 24  # sources that --view bars names and cuts in turn, besides the first token
 HEAD_TOKENS = 50  # random tokens that heads draws and repeats; fewer where they do not fit
 # Random texts that heads averages over. On the shipped model, the best three heads of a kind are those of 300 texts in
 # 74% of draws of 4 texts, and in 97% of draws of 32 (without sinks, of which two are tied). A text takes a core 45 ms.

@@ -41,7 +41,7 @@ class HeadScores:
     scores: Floats
     chances: Floats  # (kinds, layers): the scores of uniform attention under the mask and the window
     length: int  # random tokens, without the start token and the repetition
-    sequences: int  # that the scores are averaged over
+    sequences: int  # number of sequences that the scores are averaged over
     seed: int
     errors: Floats | None = None  # standard errors of the scores, over the sequences; None for one sequence
 
@@ -56,7 +56,7 @@ class HeadScores:
         return int(self.scores.shape[2])
 
     def score(self, kind: HeadKind, layer: int, head: int) -> float:
-        """One head's score; NaN where it has none."""
+        """One head's score; NaN for a head without a score."""
         return float(self.scores[HEAD_KINDS.index(kind), layer, head])
 
     def error(self, kind: HeadKind, layer: int, head: int) -> float | None:

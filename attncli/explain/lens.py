@@ -35,7 +35,7 @@ class Lens:
     """The prediction after each layer. The last row is the model's own distribution."""
 
     question: Question
-    target: NextToken  # what the whole model predicts
+    target: NextToken  # the token that the whole model predicts
     rows: tuple[LensRow, ...]
 
 

@@ -50,7 +50,7 @@ class Verdict:
         return _mean_and_error(_difference(drops, ranking, "random") * (-1 if sufficient else 1))
 
     def beats_random(self, ranking: Ranking) -> bool:
-        """Whether a ranking is significantly better than random by a measure, and by none significantly worse."""
+        """Whether a ranking is significantly better than random by one measure, and significantly worse by none."""
         ways = [self.advantage(ranking, sufficient=sufficient) for sufficient in (False, True)]
         needed = self.needed
         ahead = any(mean > needed * error for mean, error in ways)

@@ -108,7 +108,7 @@ def contributions(model, steps, layer):
 
 
 def in_stretches(monkeypatch, whole=16, stretch=9):
-    """Lowers the limits so that a text of more than `whole` tokens is long, and is prefilled in chunks of `stretch`."""
+    """Lowers the limits: a text of more than `whole` tokens counts as long, and is prefilled in chunks of `stretch`."""
     monkeypatch.setattr(reading, "WHOLE", whole)
     monkeypatch.setattr(reading, "_STRETCH", stretch)
 
