@@ -22,7 +22,7 @@ import typer
 
 from attncli.cli.completing import one_of
 from attncli.cli.help import MORE, Rare
-from attncli.config.option import REQUIRED, Option, option_of, options_of
+from attncli.config.option import REQUIRED, Option, check, option_of, options_of
 from attncli.errors import AttnError, UsageProblem
 
 _CONTEXT = "typer_context"
@@ -139,7 +139,13 @@ def _part(name: str, kind: Any, default: Any) -> _Part:
     if is_dataclass(kind):
         config: Any = kind
         settings = _settings(config)
-        return _Part(settings, lambda values: config(**{one.name: values[one.name] for one in settings}))
+
+        def built(values: Mapping[str, Any]) -> Any:
+            made = config(**{one.name: values[one.name] for one in settings})
+            check(made)  # also where the class has no check of its own
+            return made
+
+        return _Part(settings, built)
     option = option_of(default)
     assert option is not None, f"{name} is neither an option nor a config"
     setting = _Setting(name, kind, default.default, option)

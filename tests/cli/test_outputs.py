@@ -125,7 +125,7 @@ def test_the_theme_sets_the_colors_of_both_pictures(in_model_folder, capsys):
         assert [page in (in_model_folder / file).read_text() for file in files] == [dark, dark]
     code, out, err = ask(capsys, "explain", TEXT, "--theme", "pink")
     assert (code, out) == (2, "")
-    assert err.splitlines()[0] == "error: --theme 'pink' is neither light nor dark."
+    assert err.splitlines()[0] == "error: --theme is 'pink', and must be light or dark."
 
 
 # Sentences
