@@ -1,4 +1,4 @@
-"""Training: the plan, the schedule, the optimizer, the loop. `train` yields reports and draws nothing."""
+"""Training: the plan, the schedule, the optimizer, the loop. `train` yields reports and prints nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a function of training, and PyTorch with it, when it is first used."""
+    """Imports a function of this package, and with it PyTorch, when the function is first used."""
     if name not in _HOMES:
         raise AttributeError(name)
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

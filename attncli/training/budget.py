@@ -1,4 +1,4 @@
-"""How the length of a run is divided: the steps, the evaluations between them, and what follows the last step."""
+"""Divides the time of a run among its steps, the evaluations, and the work after the last step."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from attncli.training.step_setup import StepSetup
 
 @dataclass(frozen=True)
 class Closing:
-    """What follows the last step: how many windows of the validation part are scored, None for all; its seconds."""
+    """The work after the last step: how many windows of the validation part to score (None for all), and its time."""
 
     windows: int | None
     seconds: float
 
 
 def requested_steps(config: TrainConfig, tokens: int, step_tokens: int) -> int | None:
-    """The steps of a run whose length was given in steps, tokens or epochs of `tokens` each; None for a time."""
+    """The steps of a run whose length is given in steps, tokens or epochs of `tokens` tokens; None for a timed run."""
     if config.steps is not None:
         return config.steps
     if config.tokens is not None:
@@ -36,19 +36,19 @@ def requested_steps(config: TrainConfig, tokens: int, step_tokens: int) -> int |
 
 
 def most_steps(setup: StepSetup) -> int:
-    """The steps of the most epochs that a timed run takes."""
+    """The largest number of steps of a timed run, from the largest number of epochs."""
     return max(math.floor(recipe.MOST_EPOCHS * len(setup.corpus.train) / setup.step_tokens), 1)
 
 
 def affordable_steps(seconds: float, gone: float, closing: float, step_seconds: float, setup: StepSetup) -> Choice[int]:
-    """The steps that there is time for when `gone` seconds are over and `closing` seconds are kept for the end.
+    """The number of steps that fit in `seconds`, of which `gone` have passed and `closing` are reserved for the end.
 
-    Raises UsageProblem when there is no time for a single step.
+    Raises UsageProblem if there is no time for one step.
     """
     each = step_seconds * (1 + recipe.EVALUATIONS * recipe.EVALUATION_SHARE)
     steps = int((seconds - gone - closing) / each)
     if steps < 1:
-        # The end of a longer run takes longer by these shares.
+        # These parts of the end grow with the length of the run.
         counting = recipe.COUNTED_TOKENS_PER_SECOND / recipe.COUNTING_SPEED
         growing = recipe.FINAL_EVALUATION_SHARE + recipe.JUDGEMENT_SHARE + counting
         needed = gone + closing - growing * seconds + recipe.FEWEST_ADVISED_STEPS * each
@@ -68,7 +68,7 @@ def affordable_steps(seconds: float, gone: float, closing: float, step_seconds: 
 def plan_closing(
     config: TrainConfig, seconds: float, step_seconds: float, model: ModelConfig, setup: StepSetup
 ) -> Closing:
-    """The windows that the final evaluation scores, and the estimated time of everything after the last step."""
+    """How many windows the final evaluation scores, and the estimated time of all work after the last step."""
     train, val = setup.corpus.train, setup.corpus.val
     windows = math.ceil(len(val) / model.context)
     if config.timed:
@@ -89,13 +89,13 @@ def plan_closing(
 
 
 def counted_tokens(seconds: float | None) -> int:
-    """How many tokens of training text the 5-gram model counts after a run of this time, or without a set time."""
+    """How many tokens of training text the 5-gram model counts after a run of this time; None for an untimed run."""
     if seconds is None:
         return COUNTED_TOKENS
     return min(int(seconds * recipe.COUNTED_TOKENS_PER_SECOND), recipe.MOST_COUNTED_TOKENS)
 
 
 def evaluation_windows(plan: Plan) -> int:
-    """How many windows of the plan's context an evaluation during the run scores, to take little of its time."""
+    """How many windows an evaluation during the run scores, so that it takes a small share of the run's time."""
     share = recipe.EVALUATION_SHARE * recipe.FORWARD_PASSES_PER_STEP * plan.schedule.steps
     return round(max(share * plan.batch_size, recipe.FEWEST_EVALUATION_WINDOWS))

@@ -1,4 +1,4 @@
-"""Choice: a setting of the plan and, where attncli chose it, the reason. No torch."""
+"""A setting of the plan together with the reason, if attncli chose it. No torch."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Choice(Generic[T]):
-    """A value, and the reason for it; None for what the user gave, or what needs no reason."""
+    """A value and the reason for it; the reason is None if the user gave the value or if no reason is needed."""
 
     value: T
     reason: str | None = None
 
 
 def reasons_of(**choices: Choice[Any]) -> dict[str, str]:
-    """The reasons by the names of the settings, those without a reason left out."""
+    """The reasons by the names of the settings; choices without a reason are skipped."""
     return {name: choice.reason for name, choice in choices.items() if choice.reason is not None}
 
 
 def duration_words(seconds: float) -> str:
-    """90 -> '1.5 min': a duration as reasons name it."""
+    """A duration in the words of a reason: 90 -> '1.5 min'."""
     return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.3g} min"

@@ -1,4 +1,4 @@
-"""Loss curves and head curves of a run, read from metrics.jsonl and run.json. No torch. The run may still go on."""
+"""Reads the loss curves and head curves of a run from metrics.jsonl and run.json, even during the run. No torch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from attncli.paths import is_file, real
 from attncli.training.reports import plan_from_document
 
 Floats = NDArray[np.float64]
-_APPEARED = 0.5  # the share of its attention with which a head of a kind counts as there
-_MOST_KINDS = 6  # of heads that a chart can tell apart
+_APPEARED = 0.5  # a head belongs to a kind if it puts this share of its attention on the kind's pattern
+_MOST_KINDS = 6  # the most kinds of heads that a chart can distinguish
 
 
 @dataclass(frozen=True)
@@ -29,42 +29,42 @@ class Points:
 
     steps: Floats
     seconds: Floats
-    nats: Floats  # per token
-    bits: Floats  # per byte
+    nats: Floats  # nats per token
+    bits: Floats  # bits per byte
 
 
 @dataclass(frozen=True)
 class RunCurves:
-    """The loss curves of a run, with what names and compares it."""
+    """The loss curves of a run, and its name, path and tokenizer."""
 
     name: str
     path: str
     training: Points
-    validation: Points  # on an even sample of the validation part
-    final: tuple[float, float] | None  # nats per token and bits per byte of the best weights, once the run is over
+    validation: Points  # on an evenly spread sample of the validation part
+    final: tuple[float, float] | None  # nats per token and bits per byte of the best weights; None until the run's end
     tokens_per_step: int | None
-    tokenizer: str | None  # a digest: nats per token are comparable only between runs with the same tokenizer
-    final_sampled: bool = False  # the final score is of a sample of the validation part, which was too large to score
+    tokenizer: str | None  # its digest; nats per token are only comparable between runs with equal tokenizers
+    final_sampled: bool = False  # whether only a sample of the validation part was scored at the end
 
 
 @dataclass(frozen=True)
 class HeadCurve:
-    """The score of the best head of one kind at every evaluation; NaN where no head was scored."""
+    """The score of the best head of one kind at every evaluation; NaN if no head was scored."""
 
     kind: str
     scores: Floats
     chances: Floats
-    heads: tuple[str, ...]  # such as '1.2', head 2 of layer 1; may change from one evaluation to the next
+    heads: tuple[str, ...]  # the best head at each evaluation, such as '1.2': head 2 of layer 1
 
     @property
     def appears(self) -> int | None:
-        """The first evaluation, by index, at which the head puts most of its attention on the pattern, or None."""
+        """The index of the first evaluation with most of the head's attention on the pattern; None if there is none."""
         return next((at for at, score in enumerate(self.scores.tolist()) if score > _APPEARED), None)
 
 
 @dataclass(frozen=True)
 class RunHeads:
-    """The head curves of a run, one for each kind of head."""
+    """The head curves of a run, one per kind of head."""
 
     name: str
     path: str
@@ -76,7 +76,7 @@ class RunHeads:
 
 @dataclass(frozen=True)
 class _Record:
-    """The files that a run wrote about itself."""
+    """The contents of the files in which a run records its progress."""
 
     name: str
     path: str
@@ -86,18 +86,18 @@ class _Record:
 
 
 def read_curves(name: str | None) -> RunCurves:
-    """The loss curves of a run, named by a metrics.jsonl, a model directory or a name; None for the newest run.
+    """Reads the loss curves of a run, given by a metrics.jsonl, a model directory or a name; None means the newest run.
 
-    Raises BadCheckpoint when there is none, or it has no measurements yet.
+    Raises BadCheckpoint if the run does not exist or has no measurements yet.
     """
     found = _record(name)
     return curves_from_lines(found.name, found.path, found.lines, found.run, found.tokenizer)
 
 
 def read_heads(name: str | None) -> RunHeads:
-    """The head curves of a run, named as for `read_curves`.
+    """Reads the head curves of a run, given as for `read_curves`.
 
-    Raises BadCheckpoint when there is none, or its heads were not scored.
+    Raises BadCheckpoint if the run does not exist or its heads were not scored.
     """
     found = _record(name)
     return heads_from_lines(found.name, found.path, found.lines, found.run)
@@ -115,7 +115,7 @@ def _record(name: str | None) -> _Record:
     except BadCheckpoint:
         if not is_file(path / METRICS):
             raise
-        return _read_model(find_model(name))  # a save may have replaced the directory at this moment
+        return _read_model(find_model(name))  # a save may have just replaced the directory
 
 
 def _read_model(path: Path) -> _Record:
@@ -134,9 +134,9 @@ def curves_from_lines(
     run: Mapping[str, Any] | None = None,
     tokenizer: str | None = None,
 ) -> RunCurves:
-    """The loss curves in the lines of a metrics.jsonl; `run` is the content of run.json.
+    """Takes the loss curves from the lines of a metrics.jsonl; `run` is the content of run.json.
 
-    Raises BadCheckpoint when no line is a measurement.
+    Raises BadCheckpoint if no line is a measurement.
     """
     kinds: dict[str, list[Mapping[str, Any]]] = {"step": [], "eval": [], "final": []}
     for line in lines:
@@ -146,7 +146,7 @@ def curves_from_lines(
         raise BadCheckpoint(f"{path} has no measurements yet.", "A run writes them when it saves; try again later.")
     validation = Points(*(_column(evaluations, key) for key in ("step", "seconds", "nats_per_token", "bits_per_byte")))
     tokens_per_step, bits = _facts(run or {})
-    if bits is None and len(evaluations):  # the ratio on the validation part
+    if bits is None and len(evaluations):  # use the ratio of bits to nats on the validation part
         with np.errstate(all="ignore"):
             bits = float(np.median(validation.bits / validation.nats))
     nats = _column(steps, "loss")
@@ -160,7 +160,7 @@ def curves_from_lines(
 def heads_from_lines(
     name: str, path: str, lines: Iterable[Mapping[str, Any]], run: Mapping[str, Any] | None = None
 ) -> RunHeads:
-    """The head curves in the lines of a metrics.jsonl. Raises BadCheckpoint when no line holds scores of heads."""
+    """Takes the head curves from the lines of a metrics.jsonl. Raises BadCheckpoint if no line holds head scores."""
     watched = [line for line in lines if line.get("kind") == "heads" and isinstance(line.get("best"), dict)]
     kinds = list(dict.fromkeys(kind for line in watched for kind in line["best"]))[:_MOST_KINDS]
     if not kinds:
@@ -183,7 +183,7 @@ def _index(best: Mapping[str, Any], key: str) -> str:
 
 
 def _facts(run: Mapping[str, Any]) -> tuple[int | None, float | None]:
-    """Tokens of a step, and bits per byte for one nat per token; None where run.json lacks them."""
+    """The tokens per step, and the bits per byte for one nat per token; None if run.json lacks them."""
     try:
         plan = plan_from_document(run["plan"])
         return int(plan.tokens_per_step), float(plan.bits_per_byte(1.0))
@@ -205,5 +205,5 @@ def _number(line: Mapping[str, Any], key: str) -> float:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of the metrics.jsonl of a model directory. Raises BadCheckpoint."""
+    """Reads the lines of the metrics.jsonl in a model directory. Raises BadCheckpoint."""
     return ModelFolder(path).json_lines(METRICS)

@@ -1,4 +1,4 @@
-"""The diagnosis of a run: one to three sentences on what happened and what to try next, with the figures behind them.
+"""The diagnosis of a run: one to three sentences with figures, on what happened and what to try next.
 
 A pure function of the loss curves. No torch.
 """
@@ -14,30 +14,30 @@ Point = tuple[int, float]  # a step, and nats per token
 
 _SENTENCES = 3
 _NOTICEABLE = 0.01  # a smaller relative change of a validation loss is noise
-_HARDLY_FELL = 0.05  # a smaller fall, relative to the first loss, is hardly one
-_NEAR_GUESSING = 0.8  # of the loss of a uniform guess: a run that begins below it started from a trained model
-_GAP = 0.15  # of the training loss below the validation loss, relative to the validation loss
-_LATE = 0.75  # of the run: a loss that fell after this was still falling at the end
-_LITTLE_TEXT = 50_000  # tokens, below which a text counts as small
+_HARDLY_FELL = 0.05  # a loss that fell by a smaller share of the first loss hardly fell
+_NEAR_GUESSING = 0.8  # a loss above this share of a uniform guess's loss is near guessing
+_GAP = 0.15  # a larger gap between validation and training loss, relative to the validation loss, is reported
+_LATE = 0.75  # a loss that fell after this share of the run was still falling at the end
+_LITTLE_TEXT = 50_000  # a text with fewer tokens counts as small
 _DROPOUTS = (0.1, 0.2, 0.3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """What the diagnosis needs to know of a run. Losses are in nats per token, steps ascend."""
+    """The input of the diagnosis. Losses are in nats per token, steps ascend."""
 
     train: tuple[Point, ...]
     val: tuple[Point, ...]
     vocab_size: int
     dropout: float
-    epochs: float  # times the training part was seen
+    epochs: float  # how many times the training part was seen
     train_tokens: int
-    timed: bool  # its length was given as a time
-    capped: bool = False  # it ended early, after as many epochs as a timed run takes
+    timed: bool  # whether the length of the run was given as a time
+    capped: bool = False  # whether a timed run ended early, at the largest number of epochs
 
 
 def curves(metrics: Iterable[Mapping[str, Any]]) -> tuple[tuple[Point, ...], tuple[Point, ...]]:
-    """The training curve and the validation curve in the lines of metrics.jsonl."""
+    """The training curve and the validation curve from the lines of metrics.jsonl."""
     lines = list(metrics)
     train = tuple((line["step"], line["loss"]) for line in lines if line.get("kind") == "step")
     val = tuple((line["step"], line["nats_per_token"]) for line in lines if line.get("kind") == "eval")
@@ -53,7 +53,7 @@ def diagnose(course: Course) -> tuple[str, ...]:
 
 
 def _learned_nothing(course: Course) -> str | None:
-    """Says that the training loss rose, or hardly fell and is still near that of a uniform guess."""
+    """The sentence if the training loss rose, or hardly fell and is still near that of a uniform guess; else None."""
     if len(course.train) < 2:
         return None
     first, last, guessing = course.train[0][1], course.train[-1][1], math.log(course.vocab_size)
@@ -68,7 +68,7 @@ def _learned_nothing(course: Course) -> str | None:
 
 
 def _overfit(course: Course) -> str | None:
-    """Says that the validation loss rose after its best step."""
+    """The sentence if the validation loss rose after its best step; else None."""
     if len(course.val) < 2:
         return None
     (step, best), (_, last) = min(course.val, key=lambda point: point[1]), course.val[-1]
@@ -87,7 +87,7 @@ def _overfit(course: Course) -> str | None:
 
 
 def _gap(course: Course) -> str | None:
-    """Says that the training loss ended far below the validation loss."""
+    """The sentence if the training loss ended far below the validation loss; else None."""
     if not course.train or not course.val:
         return None
     train, val = course.train[-1][1], course.val[-1][1]
@@ -100,7 +100,7 @@ def _gap(course: Course) -> str | None:
 
 
 def _still_falling(course: Course) -> str | None:
-    """Says that the validation loss was still falling at the end."""
+    """The sentence if the validation loss was still falling at the end; else None."""
     if len(course.val) < 2 or course.capped:
         return None
     (step, before), (_, last) = _earlier(course.val), course.val[-1]
@@ -118,7 +118,7 @@ def _little_text(course: Course) -> str | None:
 
 
 def _level(course: Course) -> str:
-    """Says that validation levelled off: the diagnosis where nothing else was found."""
+    """The sentence that the validation loss levelled off, for a run with no other diagnosis."""
     if not course.val:
         return f"The validation part was not scored: give it {_more(course)}."
     last = course.val[-1][1]
@@ -132,12 +132,12 @@ def _level(course: Course) -> str:
 
 
 def _earlier(val: Sequence[Point]) -> Point:
-    """The last point of the first three quarters of the run, or else the first point."""
+    """The last point in the first three quarters of the run; the first point if there is none."""
     return next((point for point in reversed(val) if point[0] <= _LATE * val[-1][0]), val[0])
 
 
 def _at(train: Sequence[Point], step: int) -> float | None:
-    """The training loss of the last report up to a step."""
+    """The training loss of the last report at or before a step; None if there is none."""
     return next((loss for at, loss in reversed(train) if at <= step), None)
 
 

@@ -1,7 +1,7 @@
-"""Evaluations of a run: its score on the validation part, a sample of its text, the scores of its heads.
+"""Evaluates a run: its score on the validation part, a sample of its text, the scores of its heads.
 
-None of them changes a weight or draws from the random numbers of the steps. What they find is reported, and written to
-the run's metrics.
+An evaluation changes no weights and draws no random numbers of the steps. Its results are reported and written to the
+run's metrics.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from attncli.training.samples import Sampler
 
 
 def evaluate_run(run: Run, corpus: Corpus, plan: Plan, seconds: Callable[[], float]) -> EvalReport:
-    """Scores an even sample of the validation part, and keeps the weights when they are the best so far.
+    """Scores an evenly spread sample of the validation part, and copies the weights if they are the best so far.
 
-    `seconds` gives the time of the run. Raises Diverged for a score that is not finite.
+    `seconds` returns the time of the run. Raises Diverged if the score is not finite.
     """
     score = evaluate(run.trainee.working, corpus.val, windows=evaluation_windows(plan), context=plan.context)
     if not math.isfinite(score.nats):
@@ -38,12 +38,12 @@ def evaluate_run(run: Run, corpus: Corpus, plan: Plan, seconds: Callable[[], flo
 
 
 def is_evaluated(run: Run) -> bool:
-    """Whether the present weights were scored already: then the run was stopped in its final evaluation."""
+    """Whether the current weights are already scored, as in a run that was stopped in its final evaluation."""
     return any(line["kind"] == "eval" and line["step"] == run.step for line in run.metrics)
 
 
 def sample_run(run: Run, sample: Sampler) -> SampleReport:
-    """Text that the model writes with its present weights."""
+    """Generates a sample with the model's current weights."""
     run.model.eval()
     text, prompt_characters = sample(run.model)
     run.model.train()
@@ -51,7 +51,7 @@ def sample_run(run: Run, sample: Sampler) -> SampleReport:
 
 
 def score_heads(run: Run, scorer: HeadScorer, seconds: Callable[[], float]) -> HeadsReport:
-    """What the attention heads do with the present weights."""
+    """Scores the attention heads of the model with its current weights."""
     run.model.eval()
     best, scores = scorer(run.model)
     run.model.train()
@@ -63,15 +63,15 @@ def score_heads(run: Run, scorer: HeadScorer, seconds: Callable[[], float]) -> H
 
 
 def final_score(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool]) -> Score | None:
-    """The score of the best weights on the whole validation part, or as much of it as the plan has time for.
+    """Scores the best weights on the whole validation part, or on as much of it as the plan has time for.
 
-    They are scored as they will be saved, in float32 arithmetic. None when `stop` interrupts it: then the run is as it
-    was before.
+    The weights are rounded as in the save and computed in float32. Returns None if `stop` interrupts the evaluation;
+    then the run is unchanged.
     """
     assert run.best is not None
     unchanged = plan.dtype == plan.save_dtype == "float32" and plan.context == plan.model.context
     if unchanged and run.best_step == run.step and run.best.scored >= len(corpus.val) - 1:
-        return run.best  # the last evaluation scored just this
+        return run.best  # the last evaluation scored exactly this
     last, kept = weights_of(run.model), run.best_weights
     run.best_weights = {name: tensor.to(DTYPES[plan.save_dtype]) for name, tensor in kept.items()}
     run.model.load_state_dict(run.best_weights)
@@ -89,4 +89,4 @@ def final_score(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool]) 
 
 
 class _Stopped(Exception):
-    """Raised in the middle of an evaluation to end it."""
+    """Raised during an evaluation to end it."""

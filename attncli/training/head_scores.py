@@ -1,4 +1,4 @@
-"""What the attention heads of a run do, scored at each evaluation on the same few texts of random tokens."""
+"""Scores the attention heads of a run at each evaluation, always on the same few texts of random tokens."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""When a run evaluates, reports and saves. No torch, no clock: pure functions of steps and seconds.
+"""Decides when a run evaluates, reports and saves. Pure functions of steps and seconds; no torch, no clock.
 
-A checkpoint is saved when a run begins, after every evaluation, at a report when the last save is `SAVE_SECONDS` old
-(`recipe`), when the run is stopped, and at its end. The loop asks here what is due after each step.
+A run saves a checkpoint when it begins, after every evaluation, at a report if the last save is `SAVE_SECONDS` old
+(`recipe`), when it is stopped, and at its end. After each step, the loop calls these functions to decide what to do.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from attncli.training.reports import Plan
 
 
 def evaluation_is_due(step: int, steps: int, plan: Plan) -> bool:
-    """Whether the model is evaluated after this step; the evaluation after the last step is the final one."""
+    """Whether to evaluate the model after this step. After the last step, the final evaluation takes its place."""
     return step % plan.eval_every == 0 and step != steps
 
 
 def report_is_due(step: int, steps: int, plan: Plan, *, evaluating: bool, stopping: bool) -> bool:
-    """Whether the training loss is reported after this step: every few steps, and before an evaluation or the end."""
+    """Whether to report the training loss after this step: every few steps, and before an evaluation or the end."""
     return step % plan.report_every == 0 or step == steps or evaluating or stopping
 
 
 def save_is_due(*, evaluated: bool, reported: bool, seconds_since_save: float) -> bool:
-    """Whether a run that goes on saves a checkpoint after this step."""
+    """Whether a run that continues saves a checkpoint after this step."""
     return evaluated or (reported and seconds_since_save >= recipe.SAVE_SECONDS)

@@ -1,7 +1,7 @@
-"""Job: a run about to start, with its text, its plan, and what `run.json` says of it.
+"""Prepares a run as a `Job`: its text, its plan, and its facts for `run.json`.
 
-`new_job` reads and tokenizes the text and plans; `resume.resume_job` makes the job of a stopped run; `run_job` trains.
-Nothing is printed: what a user should know is in the job's notes.
+`new_job` reads and tokenizes the text and makes the plan; `resume.resume_job` makes the job of a stopped run; `run_job`
+trains. Prints nothing: messages for the user are in the job's notes.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ from attncli.training.reports import Plan, Report
 from attncli.training.samples import sampler
 from attncli.training.saver import borders_for
 
-_FEWEST_VALIDATION_TOKENS = 200  # with fewer a note says that the scores are rough
-_FEWEST_BYTES_PER_TOKEN = 1.5  # with fewer a note says that the tokenizer does not fit the text
-_BUSY = 1.5  # seconds of a step for one second of CPU time, from which a note says that the machine is busy
+_FEWEST_VALIDATION_TOKENS = 200  # with fewer, a note says that the scores are rough
+_FEWEST_BYTES_PER_TOKEN = 1.5  # with fewer, a note says that the tokenizer does not suit the text
+_BUSY = 1.5  # seconds of a step per second of its CPU time; with more, a note says that the machine is busy
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a run needs but its directory. `facts` go to `run.json`, `notes` to the user."""
+    """Everything that a run needs except its directory. `facts` are for `run.json`, `notes` for the user."""
 
     corpus: Corpus
     plan: Plan
     facts: dict[str, Any]
     resume: Checkpoint | None = None
-    initial: dict[str, Tensor] | None = None  # the weights of the model that it starts from
+    initial: dict[str, Tensor] | None = None  # the weights of the model to continue from
     notes: tuple[str, ...] = ()
-    borders: Borders | None = None  # what begins and ends a text, of that model or of the run that is resumed
+    borders: Borders | None = None  # from the model to continue from, or from the resumed run
 
     @property
     def watch_heads(self) -> bool:
-        """Whether the attention heads are scored at every evaluation; a resumed run goes on with it."""
+        """Whether the attention heads are scored at every evaluation; a resumed run keeps this setting."""
         return bool(self.facts.get("watch_heads"))
 
     @property
     def resumed_at(self) -> int | None:
-        """The step at which a resumed run goes on."""
+        """The step at which a resumed run continues; None for a new run."""
         return None if self.resume is None or self.resume.state is None else int(self.resume.state.facts["step"])
 
 
@@ -70,12 +70,13 @@ def new_job(
     *,
     watch_heads: bool = False,
 ) -> Job:
-    """Reads and tokenizes the text, and plans.
+    """Reads and tokenizes the text, and makes the plan.
 
     `val_file` is the text to validate on, by default the end of `files`. The plan chooses the settings that are not
-    `pinned`. `spent` seconds of the run's time are over. `start` is a model to go on from: its shape, weights and
-    tokenizer are kept. `progress` is told how far reading and tokenizing are.
-    Raises UsageProblem for a file both to train and to validate on, and the errors of reading, planning and the cache.
+    `pinned`. `spent` seconds of the run's time have passed. `start` is a model to continue from: its shape, weights and
+    tokenizer are kept. `progress` is called with the progress of reading and tokenizing.
+    Raises UsageProblem if a file is both trained on and validated on, and the errors of reading, planning and the
+    cache.
     """
     began = time.monotonic()
     refuse_overlap(files, val_file)
@@ -103,9 +104,9 @@ def new_job(
 def run_job(
     job: Job, target: Path, *, started: float | None = None, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Report]:
-    """Trains as `train` does, and at each evaluation lets the model write a sample, and scores its heads if wanted.
+    """Trains as `train` does; at each evaluation, also generates a sample, and scores the heads if requested.
 
-    `target`, `started`, `stop` and the errors are those of `train`.
+    `target`, `started`, `stop` and the errors are as in `train`.
     """
     start_of_text = (job.borders or borders_for(job.corpus)).start_of_text
     return train(
@@ -124,25 +125,25 @@ def run_job(
 
 
 def _borders_of(start: LoadedModel) -> Borders:
-    """The borders of a model to go on from, with the token that its tokenizer puts between documents as an end."""
+    """The borders of a model to continue from; its tokenizer's separator of documents is added to the end tokens."""
     between = start.tokenizer.end_of_text
     return Borders(start.start_of_text, start.end_ids | ({between} if between is not None else set()))
 
 
 def _most_characters(seconds: float, device: str) -> int:
-    """The characters of the training and of the validation part that a run of that length uses at most.
+    """The most characters of each part, training and validation, that a run of this length uses.
 
-    About what it can see, so that tokenizing takes little of its time. A power of two, so that runs of about the same
-    length share the tokens in the cache.
+    This is about what the run can read, so that tokenizing takes little of its time. It is a power of two, so that runs
+    of similar length share tokens in the cache.
     """
     per_second = recipe.CPU_CHARACTERS_PER_SECOND if device == "cpu" else recipe.GPU_CHARACTERS_PER_SECOND
     return 1 << math.ceil(math.log2(max(seconds, 1.0) * per_second))
 
 
 def _notes(read: Sequence[str], corpus: Corpus, plan: Plan, start: LoadedModel | None, spent: float) -> Iterator[str]:
-    """What a user should know before the run begins, `spent` seconds after it was asked for.
+    """Yields the notes that a user should read before the run begins, `spent` seconds after the command started.
 
-    `read` is what there is to say of how the text was read.
+    `read` holds the notes about reading the text.
     """
     yield from read
     for does, part in (("trains", corpus.train), ("is validated", corpus.val)):

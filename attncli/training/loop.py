@@ -1,8 +1,8 @@
-"""The training loop: steps, evaluations and saves, until the steps or the time are used up.
+"""The training loop: steps, evaluations and saves, until the steps are done or the time is over.
 
-After each step the loop asks `intervals` what is due. Every step is a pure function of the seed and its number, so a
-resumed run on the CPU ends with the weights of an uninterrupted one, bit for bit. The loop yields reports and prints
-nothing.
+After each step, `intervals` decides what to do next. Every step is a pure function of the weights, the seed and the
+step's number, so on a CPU, a resumed run ends with weights that are bit-identical to an uninterrupted run's. Yields
+reports; prints nothing.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ def train(
     sample: Sampler | None = None,
     head_scorer: HeadScorer | None = None,
 ) -> Iterator[Report]:
-    """Trains a model and saves it at `target`, which the caller has locked. Yields reports, last a Result.
+    """Trains a model and saves it at `target`, which the caller has locked. Yields reports; the last is a Result.
 
-    `plan` of a resumed run is the plan it began with; `facts` (JSON values) go to run.json. `initial` are the weights
-    to begin with, by default drawn from the seed; `borders` begin and end a text for the model they come from. `resume`
-    is what `read_resumable` returned; its tensors are used up. The deadline counts from `started`, by time.monotonic().
-    When `stop`, asked after every step and micro-batch, is true, the run is saved and ends. At every evaluation
-    `sample` writes text with the model, and `head_scorer` scores its attention heads.
+    A resumed run needs its original `plan`. `facts` (JSON values) are written to run.json. `initial` are the first
+    weights, by default drawn from the seed; `borders` are the borders of the model that they come from. `resume` is the
+    result of `read_resumable`; its tensors are consumed. The deadline counts from `started`, by time.monotonic().
+    `stop` is called after every step and micro-batch; if it returns true, the run is saved and ends. At every
+    evaluation, `sample` generates text with the model, and `head_scorer` scores its attention heads.
 
-    Raises Diverged when a loss or gradient is not finite, OutOfRoom when a save does not fit; earlier saves stay.
+    Raises Diverged if a loss or gradient is not finite, and OutOfRoom if a save does not fit; earlier saves are kept.
     """
     run = begin_run(plan, initial, resume)
     clock = RunClock(plan, started, run.seconds_before)
@@ -67,7 +67,7 @@ def train(
 
 @dataclass(frozen=True)
 class _Loop:
-    """The loop of a run, with everything it needs."""
+    """The training loop of one run."""
 
     run: Run
     corpus: Corpus
@@ -79,7 +79,7 @@ class _Loop:
     head_scorer: HeadScorer | None
 
     def reports(self) -> Iterator[Report]:
-        """Takes the steps that are left, and what follows the last one."""
+        """Takes the remaining steps, then finishes the run; yields the reports."""
         run, plan, clock, saver = self.run, self.plan, self.clock, self.saver
         meter = Meter(plan)
         while run.step < (steps := run.schedule.steps):
@@ -104,7 +104,7 @@ class _Loop:
         yield from self._finish()
 
     def _step(self) -> tuple[Tensor, Tensor] | None:
-        """Takes the next step. Returns its loss and gradient norm; None when it was stopped between micro-batches."""
+        """Takes the next step. Returns its loss and gradient norm; None if it was stopped between micro-batches."""
         run, plan = self.run, self.plan
         rows = torch.from_numpy(
             batch(
@@ -128,7 +128,7 @@ class _Loop:
         return outcome
 
     def _evaluations(self, *, sampling: bool = False) -> Iterator[Report]:
-        """The score on the validation part; the scores of the heads and a sample where they are wanted."""
+        """Evaluates: scores the validation part, and if requested scores the heads and generates a sample."""
         yield evaluate_run(self.run, self.corpus, self.plan, self.clock.spent)
         if self.head_scorer is not None:
             yield score_heads(self.run, self.head_scorer, self.clock.spent)
@@ -136,13 +136,13 @@ class _Loop:
             yield sample_run(self.run, self.sample)
 
     def _end_early(self) -> Iterator[Report]:
-        """Saves a run that is stopped, with its state."""
+        """Saves a stopped run with its state for resuming."""
         self.saver.save(self.run, "stopped", self.clock.spent())
         yield from map(SaveReport, self.saver.safe())
         yield self._result(self.run.best, finished=False)
 
     def _finish(self) -> Iterator[Report]:
-        """The last evaluation, the final score of the best weights, and the last save."""
+        """Makes the last evaluation, the final score of the best weights, and the last save."""
         run, saver = self.run, self.saver
         if not is_evaluated(run):
             yield from self._evaluations()

@@ -1,4 +1,4 @@
-"""How long a training step and the scoring of a window take on this device, measured on models that are thrown away."""
+"""Measures the time of a training step and of scoring a window on this device, on temporary models."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from attncli.training.step import Trainee
 from attncli.training.step_setup import StepSetup
 
 _SEED = 0
-_TICK = 1e-9  # seconds: no step takes less
+_TICK = 1e-9  # seconds; a lower limit that prevents a division by zero
 
 
 class StepTime(NamedTuple):
-    """Seconds of a step, and seconds per second of CPU time of its main thread: about 1 on an idle machine."""
+    """The seconds of a step, and its seconds per second of the main thread's CPU time: about 1 on an idle machine."""
 
     seconds: float
     busy: float
 
 
 class StepTimer:
-    """Seconds of a training step by shape, each measured when it is first asked for."""
+    """Measures the time of a training step for each shape, once per shape."""
 
     def __init__(self, setup: StepSetup) -> None:
         self.setup = setup
-        self.busy = 1.0  # of the step that was asked for last
+        self.busy = 1.0  # of the last requested step
         self._known: dict[tuple[ModelConfig, int, bool], StepTime] = {}
 
     def step_seconds(self, model: ModelConfig, parts: int = 1, recompute: bool = False) -> float:
-        """Seconds of a step of this shape, in `parts` micro-batches, its activations recomputed or kept."""
+        """The seconds of a step of this shape, with `parts` micro-batches and activations recomputed or kept."""
         key = model, parts, recompute
         if key not in self._known:
             self._known[key] = measure_step(model, self.setup, parts, recompute)
@@ -47,9 +47,9 @@ class StepTimer:
         return self._known[key].seconds
 
     def fastest_threads(self, model: ModelConfig, parts: int = 1, recompute: bool = False) -> tuple[int, float]:
-        """The number of threads with which a step is fastest, and its seconds. Tries all threads, half, a quarter, …
+        """The number of threads at which a step is fastest, and its seconds. Tries all threads, a half, a quarter, …
 
-        Fewer threads are faster for a small model on many cores, and where other programs use some of the cores.
+        Fewer threads are faster for a small model on many cores, and if other programs use some of the cores.
         """
         most = count = torch.get_num_threads()
         best, seconds = count, self.step_seconds(model, parts, recompute)
@@ -66,9 +66,9 @@ class StepTimer:
 
 
 def measure_step(model_config: ModelConfig, setup: StepSetup, parts: int = 1, recompute: bool = False) -> StepTime:
-    """The median time of a few training steps on this device, on a model that is thrown away.
+    """The median time of a few training steps on this device, on a temporary model.
 
-    Of a step of very many windows only some are computed, and the time is scaled up: a whole one could take hours.
+    For a step of very many windows, only some windows are computed and the time is scaled up: a step could take hours.
     """
     on_cpu = setup.device.type == "cpu"
     most = recipe.CPU_TIMED_TOKENS if on_cpu else recipe.GPU_TIMED_TOKENS
@@ -79,7 +79,7 @@ def measure_step(model_config: ModelConfig, setup: StepSetup, parts: int = 1, re
     initialize(model, torch.Generator().manual_seed(_SEED))
     trainee = Trainee(model.to(setup.device).train(), setup.optimizer, 0.0, setup.dtype)
     times: list[float] = []
-    computing: list[float] = []  # seconds of the CPU
+    computing: list[float] = []  # CPU seconds
     random = torch.random.get_rng_state()
     while len(times) < recipe.FEWEST_TIMED_STEPS or (
         len(times) < recipe.MOST_TIMED_STEPS and sum(times) < setup.measuring_seconds
@@ -88,8 +88,8 @@ def measure_step(model_config: ModelConfig, setup: StepSetup, parts: int = 1, re
         seconds, computed = _timed(trainee, rows, len(times), math.ceil(parts * share), setup.device)
         times.append(seconds)
         computing.append(computed)
-    torch.random.set_rng_state(random)  # dropout drew from the process's own generator
-    # The first step also prepares. A thread that waits for a GPU computes nothing.
+    torch.random.set_rng_state(random)  # dropout drew from the global generator
+    # The first step is a warm-up. On a GPU, the thread only waits, so its CPU time says nothing.
     busy = sum(times[1:]) / max(sum(computing[1:]), _TICK) if on_cpu else 1.0
     return StepTime(statistics.median(times[1:]) / share, max(busy, 1.0))
 
@@ -97,7 +97,7 @@ def measure_step(model_config: ModelConfig, setup: StepSetup, parts: int = 1, re
 def _timed(
     trainee: Trainee, rows: NDArray[np.int64], step: int, parts: int, device: torch.device
 ) -> tuple[float, float]:
-    """Takes one step at a learning rate of 0. Returns its seconds, and the CPU seconds of this thread."""
+    """Takes one step with learning rate 0. Returns its seconds and the CPU seconds of this thread."""
     began, computed = time.monotonic(), time.thread_time()
     ids = torch.from_numpy(rows).to(device)
     outcome = trainee.step(ids, step=step, seed=_SEED, lr=0.0, adam_lr=0.0, parts=parts)
@@ -107,7 +107,7 @@ def _timed(
 
 
 def measure_window(model_config: ModelConfig, setup: StepSetup) -> float:
-    """Seconds that scoring a window of the validation part takes on this device, in float32 as the final evaluation."""
+    """The seconds for scoring a window of the validation part on this device, in float32 as in the final evaluation."""
     model = Transformer(model_config)
     initialize(model, torch.Generator().manual_seed(_SEED))
     model.to(setup.device)

@@ -1,4 +1,4 @@
-"""How much memory a training step needs, computed from the shapes, and how a step is made to fit it."""
+"""Estimates the memory of a training step from the shapes, and makes a step fit the device's memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attncli.training.step_setup import StepSetup
 
 @dataclass(frozen=True)
 class Fit:
-    """How a step is taken so that it fits the memory, and the bytes it then needs."""
+    """The settings with which a step fits the memory, and the bytes that it then needs."""
 
     grad_accum: Choice[int]  # micro-batches
     checkpoint_activations: Choice[bool]
@@ -29,7 +29,7 @@ class Fit:
 def fit_memory(config: TrainConfig, model: ModelConfig, setup: StepSetup) -> Fit:
     """Splits a step into micro-batches, then recomputes activations, until it fits the memory of the device.
 
-    Raises OutOfRoom when it does not fit even so, before the system would kill the process.
+    Raises OutOfRoom if the step does not fit even then; otherwise the system would kill the process during the run.
     """
     memory = memory_of(setup.device)
     reason = f"to fit {memory / 1e9:.0f} GB of memory"
@@ -58,36 +58,36 @@ def _too_large(needed: int, memory: int) -> OutOfRoom:
 
 
 def fits(model: ModelConfig, setup: StepSetup) -> bool:
-    """Whether a step fits the memory without being split."""
+    """Whether a step fits the memory without a split into micro-batches."""
     return memory_bytes(model, setup.step_tokens, setup) <= recipe.MEMORY_SHARE * memory_of(setup.device)
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes of memory that the device has, used or not."""
+    """The total memory of the device in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return physical_memory()
 
 
 def memory_bytes(model: ModelConfig, tokens: int, setup: StepSetup, recompute: bool = False) -> int:
-    """The bytes that a step of `tokens` in one forward pass needs. An estimate.
+    """Estimates the bytes that a step needs with `tokens` tokens in one forward pass.
 
     The sum of weights, gradients, optimizer state, activations, the buffers of the update, the best weights so far, a
-    save that is being written, and what the process held before. With `recompute` activations are kept for one layer.
+    save that is being written, and the process's memory before. With `recompute`, one layer's activations are kept.
     """
     parameters = sum(count_parameters(model).values())
     matrices = matrix_parameters(model) - model.vocab_size * model.width if setup.optimizer == "muon" else 0
     size = setup.dtype.itemsize
-    working = 0 if setup.dtype == torch.float32 else 2 * size  # a copy of each weight, and its gradient
+    working = 0 if setup.dtype == torch.float32 else 2 * size  # a copy of each weight and its gradient
     state = 4 * matrices + 8 * (parameters - matrices)
-    weights = model.heads * setup.context if setup.device.type == "cpu" else 0  # of attention; on a GPU never held
+    weights = model.heads * setup.context if setup.device.type == "cpu" else 0  # of attention; not stored on a GPU
     per_token = model.layers * (16 * model.width + 4 * model.feed_forward_width + weights)
     if recompute:
         per_token = per_token // model.layers + model.layers * model.width
-    update = (8 + 3 * size) * matrices // 2  # of the largest stack of matrices
+    update = (8 + 3 * size) * matrices // 2  # buffers for the largest stack of matrices
     update += 12 * min(tokens * model.vocab_size, logits_at_once(setup.device.type))
-    on_cpu = setup.device.type == "cpu"  # a GPU's copies lie in the memory of the machine
-    kept = 8 * parameters + state if on_cpu else 0  # the best weights so far; weights and state for a save
+    on_cpu = setup.device.type == "cpu"  # copies from a GPU are in main memory
+    kept = 8 * parameters + state if on_cpu else 0  # the best weights so far, and the copy of a save
     rows = 8 * setup.batch_size * (setup.context + 1)
     activations = size * tokens * per_token
     return setup.resident_bytes + (8 + working) * parameters + state + update + kept + rows + activations

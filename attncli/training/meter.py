@@ -1,4 +1,4 @@
-"""The mean loss and the speed of the steps since the last report."""
+"""Measures the mean loss and the speed of the steps since the last report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attncli.training.run import Run, diverged
 
 
 class Meter:
-    """Collects the losses of steps without waiting for the device; only a report waits."""
+    """Collects the losses of steps. Only a report waits for the device."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -21,22 +21,22 @@ class Meter:
 
     @property
     def steps(self) -> int:
-        """Steps since the last report."""
+        """The number of steps since the last report."""
         return len(self._outcomes)
 
     def restart(self) -> None:
-        """Drops what was collected, and the time spent beside the steps."""
+        """Discards the collected losses and restarts the clock, so that time outside of the steps is not counted."""
         self._outcomes: list[Tensor] = []
         self._began = time.monotonic()
 
     def add(self, loss: Tensor, norm: Tensor) -> None:
-        """Takes the loss and the gradient norm of one step."""
+        """Adds the loss and the gradient norm of one step."""
         self._outcomes.append(torch.stack((loss, norm.to(loss.dtype))))
 
     def report(self, run: Run, seconds: float) -> StepReport:
-        """The report of the steps collected, at least one, also written to the run's metrics.
+        """The report of the collected steps, at least one; also writes it to the run's metrics.
 
-        Raises Diverged for a loss or a gradient that is not finite.
+        Raises Diverged if a loss or a gradient is not finite.
         """
         outcomes = torch.stack(self._outcomes).cpu()
         finite = outcomes.isfinite().all(1)

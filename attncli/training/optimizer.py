@@ -1,6 +1,6 @@
 """The optimizer: Muon on the matrices of the blocks and AdamW on the other parameters, or AdamW on every parameter.
 
-Its state is kept as named tensors, for saves. Its numbers are in `recipe`. Nothing here waits for a GPU.
+Its state is saved as named tensors. Its constants are in `recipe`. Nothing here waits for a GPU.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from attncli.training import recipe
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """Matrices (N, n, k) -> matrices with the same singular vectors, and singular values close to one.
+    """Orthogonalizes matrices (N, n, k): keeps their singular vectors and brings their singular values close to one.
 
-    With M = U S V^T the result is about U V^T: all directions of a gradient count the same (Jordan et al., 2024).
+    For M = U S V^T the result is about U V^T: all directions of a gradient get equal weight (Jordan et al., 2024).
     """
     x = matrices
     tall = x.shape[-2] > x.shape[-1]
@@ -33,7 +33,7 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 
 @dataclass
 class _Stack:
-    """All matrices of one shape, updated together, and the running mean of their gradients (N, n, k)."""
+    """All matrices of one shape, which are updated together, and the running mean of their gradients (N, n, k)."""
 
     names: list[str]
     weights: list[Tensor]
@@ -41,10 +41,10 @@ class _Stack:
 
 
 class Muon:
-    """Muon (Jordan et al., 2024): momentum, then orthogonalization, of all matrices of a shape at once.
+    """Muon (Jordan et al., 2024): momentum, then orthogonalization; all matrices of a shape are updated at once.
 
-    A step changes a matrix (n, k) by about `lr` x sqrt(max(1, n / k)) along each of its directions. Orthogonalization
-    computes in `dtype`.
+    A step changes a matrix (n, k) by about `lr` x sqrt(max(1, n / k)) along each singular direction. Orthogonalization
+    uses `dtype`.
     """
 
     def __init__(self, matrices: dict[str, nn.Parameter], weight_decay: float, dtype: torch.dtype) -> None:
@@ -59,7 +59,7 @@ class Muon:
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """Updates every matrix by its gradient."""
+        """Updates every matrix from its gradient."""
         for stack in self._stacks:
             gradients = torch.stack([weight.grad for weight in stack.weights if weight.grad is not None])
             stack.momentum.lerp_(gradients, 1 - recipe.MUON_MOMENTUM)
@@ -70,7 +70,7 @@ class Muon:
             torch._foreach_add_(stack.weights, list(direction.unbind()), alpha=-lr * max(1.0, rows / columns) ** 0.5)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The running mean of each matrix's gradient, by the name of the matrix."""
+        """The running mean of each matrix's gradient, by the matrix's name."""
         return {name: stack.momentum[at] for stack in self._stacks for at, name in enumerate(stack.names)}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
@@ -80,9 +80,9 @@ class Muon:
 
 
 class AdamW:
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019, algorithm 2), for all parameters at once.
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019, algorithm 2); updates all parameters at once.
 
-    PyTorch's own AdamW imports its compiler, which takes 1.7 seconds.
+    PyTorch's AdamW is not used, because it imports PyTorch's compiler, which takes 1.7 seconds.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], weight_decay: float) -> None:
@@ -96,7 +96,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """Updates every parameter by its gradient."""
+        """Updates every parameter from its gradient."""
         gradients = [weight.grad for weight in self._weights if weight.grad is not None]
         self._steps += 1
         mean_rate, square_rate = recipe.ADAMW_BETAS
@@ -124,7 +124,7 @@ class AdamW:
 
 
 class Optimizer:
-    """Updates a model's weights by their gradients. Embeddings and matrices decay; norms and biases do not."""
+    """Updates a model's weights from their gradients. Weight decay applies to embeddings and matrices only."""
 
     def __init__(
         self, model: nn.Module, kind: OptimizerKind, weight_decay: float, dtype: torch.dtype = torch.float32

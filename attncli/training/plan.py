@@ -1,6 +1,6 @@
-"""The plan of a run: every setting, decided before the first step, each with the reason for it.
+"""Makes the plan of a run: decides every setting before the first step, with a reason.
 
-The settings that a user leaves open are chosen from the amount of text, the time, and a short measurement of the
+Settings that the user does not give are chosen from the amount of text, the time, and a short measurement of the
 device. The numbers behind each choice are in `recipe`; each group of choices is a module: `step_setup` (device, type,
 context), `shapes` (size), `memory` (micro-batches), `budget` (steps), `rates` (learning rates, decay, dropout).
 """
@@ -35,7 +35,7 @@ from attncli.training.step_setup import StepSetup, choose_setup
 
 @dataclass(frozen=True)
 class _Choices:
-    """What was chosen, each choice from those before it."""
+    """The choices of a plan; each depends on the choices before it."""
 
     setup: StepSetup
     model: Choice[ModelConfig]
@@ -48,7 +48,7 @@ class _Choices:
 
 
 class _Timing(NamedTuple):
-    """How long a step takes: with how many threads of the CPU, the seconds, and how busy the machine is."""
+    """The measured time of a step: the number of CPU threads, the seconds, and how busy the machine is."""
 
     threads: Choice[int]
     step_seconds: float
@@ -56,12 +56,12 @@ class _Timing(NamedTuple):
 
 
 def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: ModelConfig | None = None) -> Plan:
-    """Decides a run. `spent` seconds of the time given are over; `start` is the shape of a model to go on from.
+    """Makes the plan of a run, of whose time `spent` seconds have passed; `start` is the shape of a model to continue.
 
     Raises:
-        BadInput: for a text shorter than the context asked for.
-        UsageProblem: for a device or type that is not there, or a context longer than that of `start`.
-        OutOfRoom: for a model that does not fit the memory.
+        BadInput: if the text is shorter than the given context.
+        UsageProblem: for an unavailable device or dtype, or a context longer than that of `start`.
+        OutOfRoom: if the model does not fit the memory.
     """
     began = time.monotonic() - spent
     seconds = config.seconds or DEFAULT_TRAINING_SECONDS
@@ -84,7 +84,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
 
 
 def _timing(config: TrainConfig, timer: StepTimer, model: ModelConfig, fit: Fit) -> _Timing:
-    """Measures a step; in a timed run on a CPU also with fewer threads, which are taken where they are faster."""
+    """Measures a step; in a timed run on a CPU, also with fewer threads, and chooses the fastest number."""
     parts, recompute = fit.grad_accum.value, fit.checkpoint_activations.value
     most, step_seconds = torch.get_num_threads(), timer.step_seconds(model, parts, recompute)
     if not config.timed or timer.setup.device.type != "cpu":
@@ -95,7 +95,7 @@ def _timing(config: TrainConfig, timer: StepTimer, model: ModelConfig, fit: Fit)
 
 
 def _compiled(config: TrainConfig, device: torch.device, seconds: float) -> Choice[bool]:
-    """Whether torch.compile saves more time than it takes, and can work here."""
+    """Whether to use torch.compile: it can work here and saves more time than it takes."""
     if config.compile is not None:
         return Choice(config.compile)
     least = recipe.COMPILED_FROM.get(device.type, math.inf)
@@ -105,14 +105,14 @@ def _compiled(config: TrainConfig, device: torch.device, seconds: float) -> Choi
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether what torch.compile needs for a device is here: Triton, or a C++ compiler."""
+    """Whether torch.compile can work on this device: it needs Triton or a C++ compiler."""
     if device.type == "cuda":
         return find_spec("triton") is not None
     return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
 
 
 def _plan(config: TrainConfig, chosen: _Choices) -> Plan:
-    """The plan as a record, with the reasons for what was chosen."""
+    """The plan as a record, with the reasons for the choices."""
     setup, fit, timing, steps = chosen.setup, chosen.fit, chosen.timing, chosen.steps.value
     return Plan(
         model=chosen.model.value,
@@ -148,7 +148,7 @@ def _plan(config: TrainConfig, chosen: _Choices) -> Plan:
 
 
 def _reasons(chosen: _Choices) -> dict[str, str]:
-    """The reasons by the fields of the plan that the screen shows them beside."""
+    """The reasons by the fields of the plan beside which the screen shows them."""
     return chosen.setup.reasons | reasons_of(
         size=chosen.model,
         grad_accum=chosen.fit.grad_accum,

@@ -1,4 +1,4 @@
-"""Where a model comes from, as `run.json` records it: the text, the settings, the versions of the software."""
+"""Records in `run.json` where a model comes from: the text, the settings, the versions of the software."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from attncli import __version__
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.text.corpus import Corpus
 
-STATE_FORMAT = 2  # of the plan and the state; a run of another format is not resumed
-KEPT = ("format", "created", "versions", "corpus", "request", "from", "watch_heads")  # when a run is resumed
+STATE_FORMAT = 2  # the format of the plan and the state; a run with another format is not resumed
+KEPT = ("format", "created", "versions", "corpus", "request", "from", "watch_heads")  # keys that a resumed run keeps
 
 
 @dataclass(frozen=True)
 class TextRecord:
-    """The part of the record that finds the text of a stopped run again."""
+    """The part of the record by which a resumed run finds its text."""
 
     sources: tuple[str, ...]
     val_file: str | None
@@ -29,7 +29,7 @@ class TextRecord:
 
 
 def provenance(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned: TrainConfig) -> dict[str, Any]:
-    """What `run.json` says of the text, the settings and the versions that a run began with."""
+    """The facts for `run.json` at the start of a run: its text, its settings and the software's versions."""
     return {
         "format": STATE_FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

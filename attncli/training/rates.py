@@ -1,4 +1,4 @@
-"""Learning rates, weight decay and dropout of a run, from how many tokens and epochs it trains on."""
+"""Chooses learning rates, weight decay and dropout of a run from its numbers of tokens and epochs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from attncli.training.choice import Choice
 
 @dataclass(frozen=True)
 class Rates:
-    """The numbers of the updates that the plan decides."""
+    """The learning rates, weight decay and dropout of a run."""
 
-    lr: Choice[float]  # peak, of Muon's matrices, or of every parameter with AdamW alone
-    adam_lr: float  # peak, of the parameters that AdamW updates
+    lr: Choice[float]  # the peak rate of Muon's matrices; of every parameter with AdamW alone
+    adam_lr: float  # the peak rate of the parameters that AdamW updates
     dropout: Choice[float]
     weight_decay: Choice[float]
 
@@ -24,9 +24,9 @@ class Rates:
 def choose_rates(
     config: TrainConfig, optimizer: OptimizerKind, tokens: int, epochs: float, *, fine_tuning: bool
 ) -> Rates:
-    """The rates of a run that trains on `tokens`, which are `epochs` of its text.
+    """Chooses the rates of a run that trains on `tokens` tokens, which are `epochs` passes over its text.
 
-    Raises UsageProblem for a second learning rate beside that of AdamW alone.
+    Raises UsageProblem if a second learning rate is given with AdamW alone.
     """
     lr, adam_lr = choose_learning_rates(config, optimizer, tokens, fine_tuning=fine_tuning)
     return Rates(lr, adam_lr, choose_dropout(config, epochs), choose_weight_decay(config, epochs))
@@ -35,7 +35,7 @@ def choose_rates(
 def choose_learning_rates(
     config: TrainConfig, optimizer: OptimizerKind, tokens: int, *, fine_tuning: bool
 ) -> tuple[Choice[float], float]:
-    """The peak learning rates, as in `Rates`: larger for a run of few tokens, a tenth for fine-tuning."""
+    """The peak learning rates, as in `Rates`; larger for a run of few tokens, a tenth for fine-tuning."""
     reason = None
     if config.lr is None:
         reason = "to go on from a model" if fine_tuning else f"for {tokens:,} tokens"
@@ -59,7 +59,7 @@ def choose_learning_rates(
 
 
 def choose_dropout(config: TrainConfig, epochs: float) -> Choice[float]:
-    """More dropout the more often the text is seen."""
+    """Chooses dropout, which grows with the number of epochs."""
     if config.dropout is not None:
         return Choice(config.dropout)
     dropout = next(dropout for limit, dropout in recipe.DROPOUTS if epochs < limit)
@@ -67,7 +67,7 @@ def choose_dropout(config: TrainConfig, epochs: float) -> Choice[float]:
 
 
 def choose_weight_decay(config: TrainConfig, epochs: float) -> Choice[float]:
-    """Stronger weight decay the more often the text is seen."""
+    """Chooses weight decay, which grows with the number of epochs."""
     if config.weight_decay is not None:
         return Choice(config.weight_decay)
     growth = math.pow(max(epochs / recipe.WEIGHT_DECAY_EPOCHS, 1.0), recipe.WEIGHT_DECAY_POWER)

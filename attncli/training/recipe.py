@@ -1,8 +1,8 @@
-"""The training recipe: every number that decides how a model is trained, and where each was measured.
+"""The training recipe: every constant of training, and where it was measured.
 
-A comment that says "recipe" means a table of the section "The recipe" in benchmarks/README.md; other sections are
-named. The plan chooses settings by these numbers (`step_setup`, `shapes`, `memory`, `budget`, `rates`); the optimizer
-and the loop read the rest. The vocabulary's size follows from the text: `text.corpus.default_vocab_size`.
+"recipe" in a comment means a table in the section "The recipe" of benchmarks/README.md; other sections are named in
+full. The plan uses these constants to choose settings (`step_setup`, `shapes`, `memory`, `budget`, `rates`); the
+optimizer and the loop use the others. `text.corpus.default_vocab_size` chooses the vocabulary size from the text.
 """
 
 from __future__ import annotations
@@ -13,103 +13,104 @@ from attncli.config import OptimizerKind
 
 # Optimizer. Muon updates the matrices of the blocks, AdamW all other parameters (recipe, first table).
 OPTIMIZER: OptimizerKind = "muon"  # 1.417 nats per character, where AdamW on every parameter reaches 1.537
-FINE_TUNING_OPTIMIZER: OptimizerKind = "adamw"  # with --from
+FINE_TUNING_OPTIMIZER: OptimizerKind = "adamw"  # for --from
 MUON_LR = 0.03  # between 0.02 and 0.04, recipe, first table
-MUON_MOMENTUM = 0.95  # Nesterov's; Jordan et al., 2024
-# Newton-Schulz iterations of Muon: the coefficients a, b, c of x -> a x + b x^3 + c x^5, one row for each step. The
+MUON_MOMENTUM = 0.95  # Nesterov momentum; Jordan et al., 2024
+# Newton-Schulz iterations of Muon: the coefficients a, b, c of x -> a x + b x^3 + c x^5, one row per step. The
 # first three steps of the Polar Express (Amsel et al., 2025); five steps train no better (recipe, second table).
 NEWTON_SCHULZ_STEPS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),
     (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
 )
-NEWTON_SCHULZ_MARGIN = 1.02  # the norm is divided by this much more: above 1 the polynomials may diverge
-ADAMW_LR = 0.003  # of every parameter, and of those beside Muon's; recipe, first table
-ADAMW_BETAS = (0.9, 0.95)  # the field's usual values for language models; not measured here
+NEWTON_SCHULZ_MARGIN = 1.02  # the matrix is divided by its norm times this factor: above 1, the polynomials may diverge
+ADAMW_LR = 0.003  # with AdamW alone and beside Muon; recipe, first table
+ADAMW_BETAS = (0.9, 0.95)  # usual values for language models; not measured here
 ADAMW_EPSILON = 1e-8  # Kingma and Ba, 2015
-LARGEST_GRADIENT_NORM = 1.0  # larger gradients are scaled down to it; the field's usual value, not measured here
+LARGEST_GRADIENT_NORM = 1.0  # larger gradients are clipped to this norm; a usual value, not measured here
 
 # Fine-tuning (--from): a tenth of the rates, so that the model keeps what it knows. Not measured.
 FINE_TUNING_ADAMW_LR = 3e-4
 FINE_TUNING_MUON_LR = 3e-3
 
 # Schedule: linear warm-up, then linear decay to zero (recipe, last table).
-WARMUP_SHARE = 0.05  # of the steps; not measured
+WARMUP_SHARE = 0.05  # the share of the steps; not measured
 # The rates above are tuned for this many training tokens. A shorter run multiplies them by the square root of the
-# ratio, at most by these factors: to 0.05 and 0.01 (recipe, table of 180,000 to 220,000 tokens).
+# ratio, at most by these factors, that is to 0.05 and 0.01 (recipe, table of 180,000 to 220,000 tokens).
 TUNED_TOKENS = 1_500_000
 LARGEST_MUON_FACTOR = 5 / 3
 LARGEST_ADAMW_FACTOR = 10 / 3
 
-# Regularization, by how many epochs the training text is seen (recipe, second table, and that of 30 KB of text).
+# Regularization, by the number of epochs (recipe, second table, and the table for 30 KB of text).
 WEIGHT_DECAY = 0.1
 LARGEST_WEIGHT_DECAY = 2.0  # at 72 epochs
-WEIGHT_DECAY_EPOCHS = 10  # from this many epochs on, weight decay grows with the epochs to the power below
+WEIGHT_DECAY_EPOCHS = 10  # above this many epochs, weight decay grows with the epochs to the power below
 WEIGHT_DECAY_POWER = 1.5
-DROPOUTS = ((6, 0.0), (20, 0.1), (50, 0.2), (math.inf, 0.3))  # (epochs below which it holds, dropout)
-MOST_EPOCHS = 72  # of a timed run: more epochs only memorize, whatever the dropout and the weight decay
+DROPOUTS = ((6, 0.0), (20, 0.1), (50, 0.2), (math.inf, 0.3))  # (limit of epochs, dropout of runs below the limit)
+MOST_EPOCHS = 72  # of a timed run; more epochs only memorize, with any dropout and weight decay
 
-# Size: the largest of these shapes that sees enough tokens in the run (recipe, table of shapes).
-SHAPES = (  # LAYERSxWIDTH, ascending in parameters; three layers where time allows: copying needs two, more gain
+# Size: the plan takes the largest of these shapes that trains on enough tokens in the run (recipe, table of shapes).
+SHAPES = (  # LAYERSxWIDTH, ascending in parameters; copying needs two layers, and three are better if time allows
     *("2x64", "2x128", "3x128", "4x128", "3x192", "4x192", "4x256", "6x256", "5x320", "6x384", "8x384", "8x512"),
     *("10x640", "12x768"),
 )
 TOKENS_PER_PARAMETER = 1.5
 HEAD_WIDTH = 64  # recipe, first table
-SMALL_HEAD_WIDTH = 32  # where the width is no multiple of 64
-FEED_FORWARD_RATIO = 8 / 3  # of the width, rounded up to a multiple of 32: as many parameters as an ungated 4
+SMALL_HEAD_WIDTH = 32  # if the width is not a multiple of 64
+FEED_FORWARD_RATIO = 8 / 3  # times the width, rounded up to a multiple of 32; without a gate, 4 has as many parameters
 
-# Batch: (seconds of the run up to which a row holds, context, tokens in a step). Short runs learn more from many small
-# steps (recipe; "On a GPU").
+# Batch: (a row is for runs of at most this many seconds, context, tokens per step). Short runs learn more from many
+# small steps (recipe; "On a GPU").
 CPU_BATCHES = ((20, 64, 512), (45, 128, 1024), (600, 256, 1024), (3600, 256, 2048), (math.inf, 512, 4096))
 GPU_BATCHES = ((30, 256, 4096), (math.inf, 256, 16384))
 SHORTEST_CONTEXT = 8  # tokens
-FEWEST_WINDOWS = 8  # in the training text: a context is halved until as many fit
+FEWEST_WINDOWS = 8  # the context is halved until the training text has this many windows
 
-# torch.compile: seconds of a run from which it pays for its 18 to 44 s ("On a GPU", "Operations of a step on a CPU").
+# torch.compile takes 18 to 44 s, so it is used for runs from this many seconds ("On a GPU", "Operations of a step on a
+# CPU").
 COMPILED_FROM = {"cpu": 600.0, "cuda": 120.0}
 
-# When things happen.
-EVALUATIONS = 12  # in a run, by steps, so that the same seed gives the same model; a save follows each
-EVALUATION_SHARE = 0.003  # of the time of the run for one evaluation
+# Intervals.
+EVALUATIONS = 12  # per run, evenly by steps, so that equal seeds give equal models; each is followed by a save
+EVALUATION_SHARE = 0.003  # the share of the run's time for one evaluation
 FEWEST_EVALUATION_WINDOWS = 16
-REPORT_SECONDS = 0.5  # between two reports of the training loss
-SAVE_SECONDS = 60.0  # a save is due this long after the last one, also between evaluations
-TOLERATED_CHANGE = 0.02  # of the steps left: a smaller change does not revise the schedule of a timed run
+REPORT_SECONDS = 0.5  # the interval between reports of the training loss
+SAVE_SECONDS = 60.0  # the largest interval between saves, also between evaluations
+TOLERATED_CHANGE = 0.02  # a smaller change, as a share of the remaining steps, does not revise the schedule
 
-# The end of a timed run: the shares of its time, and how fast its parts are. Measured on one machine, so rough.
+# The end of a timed run: its parts' shares of the time, and their speeds. Rough, since measured on one machine.
 FINAL_EVALUATION_SHARE = 0.05
-JUDGEMENT_SHARE, JUDGEMENT_SECONDS = 0.025, 1.5  # for gzip, xz and the final sample: the smaller of the two
-MOST_FINAL_TOKENS = 1 << 20  # scored by the final evaluation of a run without a deadline
-COMPRESSED_BYTES_PER_SECOND = 16_000  # of training text that gzip and xz are given, per second of the run: 2 % of it
-COUNTED_TOKENS_PER_SECOND = 16_000  # of training text that the 5-gram model counts, per second of the run: 2 % of it
-MOST_COUNTED_TOKENS = 6_000_000  # which take about a gigabyte of memory
-COUNTING_SPEED = 800_000  # tokens per second, by the 5-gram model
-SAVE_START_SECONDS, SAVE_SPEED = 0.3, 200e6  # of a save: what it always takes, and bytes per second
-READING_SPEED = 5e9  # bytes of weights per second, by generating one token after another
-OVERLAP_SPEED = 5e6  # tokens of training text per second in which a sample is looked for
-FEWEST_ADVISED_STEPS = 20  # of the time that a run too short for its setting is advised to take
+JUDGEMENT_SHARE, JUDGEMENT_SECONDS = 0.025, 1.5  # for gzip, xz and the final sample; the smaller of the two applies
+MOST_FINAL_TOKENS = 1 << 20  # the most tokens that the final evaluation of an untimed run scores
+COMPRESSED_BYTES_PER_SECOND = 16_000  # bytes of training text that gzip and xz read per second of the run: 2% of it
+COUNTED_TOKENS_PER_SECOND = 16_000  # of training text that the 5-gram model counts, per second of the run: 2% of it
+MOST_COUNTED_TOKENS = 6_000_000  # these take about a gigabyte of memory
+COUNTING_SPEED = 800_000  # tokens per second that the 5-gram model counts
+SAVE_START_SECONDS, SAVE_SPEED = 0.3, 200e6  # a save's fixed time, and its bytes per second
+READING_SPEED = 5e9  # bytes of weights read per second during generation
+OVERLAP_SPEED = 5e6  # tokens of training text per second when the overlap of a sample is measured
+FEWEST_ADVISED_STEPS = 20  # an error about a run that is too short suggests a time for at least this many steps
 FORWARD_PASSES_PER_STEP = 3  # a training step takes about three times as long as a forward pass over its tokens
 
 # Samples of the model's text.
 SAMPLE_TOKENS = 80  # shown at an evaluation and after the run
-FEWEST_SAMPLE_TOKENS = 10  # with fewer there are no samples during the run
+FEWEST_SAMPLE_TOKENS = 10  # with fewer, there are no samples during the run
 SAMPLE_TOKENS_PER_SECOND = 1 / 3  # of a timed run
 FINAL_SAMPLE_TOKENS = 400  # whose overlap with the training text is measured
 FINAL_SAMPLE_TOKENS_PER_SECOND = 3  # of a timed run
-HEAD_SCORE_TOKENS, HEAD_SCORE_TEXTS = 24, 2  # so few that scoring heads takes a small part of an evaluation
+HEAD_SCORE_TOKENS, HEAD_SCORE_TEXTS = 24, 2  # so few that scoring heads takes a small share of an evaluation
 
 # Measuring a step before the run.
-MEASURED_FIRST = "2x128"  # the shape whose time predicts which larger ones are worth timing
-GAIN_OF_SIZE = 1.5  # a larger model computes up to this much more per second than the first one measured
-MEASURING_SHARE, MEASURING_SECONDS = 0.01, 0.4  # of the time of a run for timing one shape, and at most
+MEASURED_FIRST = "2x128"  # the time of this shape predicts which larger shapes are worth measuring
+GAIN_OF_SIZE = 1.5  # a larger model computes up to this many times more per second than MEASURED_FIRST
+MEASURING_SHARE, MEASURING_SECONDS = 0.01, 0.4  # the share of the run's time for measuring one shape, and its limit
 FEWEST_TIMED_STEPS, MOST_TIMED_STEPS = 3, 10
-CPU_TIMED_TOKENS, GPU_TIMED_TOKENS = 1 << 13, 1 << 17  # of a larger step only this many tokens are timed
-FEWER_THREADS_GAIN = 0.97  # half the threads are taken when a step takes at most this share of the time
+CPU_TIMED_TOKENS, GPU_TIMED_TOKENS = 1 << 13, 1 << 17  # of a larger step, only this many tokens are timed
+FEWER_THREADS_GAIN = 0.97  # half of the threads are chosen if a step then takes at most this share of the time
 
-# How much text is read: characters per second of a timed run, about what it can see.
+# How much text is read: characters per second of a timed run, about as many as it can train on.
 CPU_CHARACTERS_PER_SECOND, GPU_CHARACTERS_PER_SECOND = 100_000, 1_000_000
 
 # Memory.
-MEMORY_SHARE = 0.8  # of the device's memory that a run may plan to use
-COPIED_STATE = 256 << 20  # bytes: a larger state is copied and written beside the training ("Saves")
+MEMORY_SHARE = 0.8  # the share of the device's memory that a run may use
+COPIED_STATE = 256 << 20  # bytes; a larger state is copied and written in the background ("Saves")

@@ -1,4 +1,4 @@
-"""The records of training: the plan, a report for everything that happens, the summary. Plain values, no torch."""
+"""The records of training: the plan, the reports of a run, and its summary. Plain values, no torch."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _COUNTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Every setting of a run, decided before the first step; `reasons` explains those that the user left open."""
+    """Every setting of a run, decided before the first step; `reasons` explains settings that the user did not give."""
 
     model: ModelConfig
     parameters: int
-    context: int  # tokens of a window of training text; the context of the model may be longer
+    context: int  # tokens in a window of training text; the model's context may be longer
     batch_size: int  # windows in a step
     grad_accum: int  # micro-batches in a step
     checkpoint_activations: bool
     optimizer: OptimizerKind
-    adam_lr: float  # peak, of the parameters that AdamW updates; `schedule` has the peak of Muon's
+    adam_lr: float  # the peak rate of AdamW's parameters; `schedule` has the peak rate of Muon's
     dropout: float
     weight_decay: float
     schedule: Schedule
@@ -47,18 +47,18 @@ class Plan:
     device: str
     dtype: str
     compiled: bool
-    threads: int  # of the CPU
+    threads: int  # CPU threads
     seconds: float | None  # the deadline, from the start of the program
-    most_steps: int | None  # of a run with a deadline, however much time is left
+    most_steps: int | None  # the largest number of steps of a timed run, even if time is left
     step_seconds: float  # measured before the first step
-    closing_windows: int | None  # of the validation part that the final evaluation scores; None for all
-    closing_seconds: float  # kept for the final evaluation, the last save and the judgement
-    memory_bytes: int  # the peak, estimated
+    closing_windows: int | None  # windows of the validation part that the final evaluation scores; None for all
+    closing_seconds: float  # reserved for the final evaluation, the last save and the judgement
+    memory_bytes: int  # the estimated peak
     train_tokens: int
     train_bytes: int
     reasons: dict[str, str]
-    save_dtype: str = TrainConfig.save_dtype  # of the finished model's weights; records of earlier versions lack it
-    busy: float = 1.0  # seconds of a measured step per second of its CPU time: 1 on an idle machine
+    save_dtype: str = TrainConfig.save_dtype  # of the finished model's weights; earlier versions did not record it
+    busy: float = 1.0  # seconds of a measured step per second of its CPU time: about 1 on an idle machine
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -74,28 +74,28 @@ class Plan:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens that one step trains on."""
+        """The number of tokens in one step."""
         return self.batch_size * self.context
 
     def bits_per_byte(self, loss: float) -> float:
-        """A loss on the training part, in nats per token, as bits per byte of its text."""
+        """Converts a loss on the training part from nats per token to bits per byte."""
         return loss / math.log(2) * self.train_tokens / self.train_bytes
 
     @property
     def epochs(self) -> float:
-        """How often the training part is seen."""
+        """How many times the run sees the training part."""
         return self.schedule.steps * self.tokens_per_step / self.train_tokens
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON values, for run.json and for programs."""
+    """The plan as JSON values, for run.json and `--json`."""
     return asdict(plan) | {"model": shape_to_json(plan.model)}
 
 
 def plan_from_document(document: object, where: str = "plan") -> Plan:
-    """The plan of a document that `plan_document` made, in this version or an earlier one.
+    """The plan from a document that `plan_document` made, in this version or an earlier one.
 
-    Raises BadCheckpoint, naming the field that does not fit.
+    Raises BadCheckpoint, which names the invalid field.
     """
     if isinstance(document, dict) and isinstance(document.get("model"), dict):
         document = document | {"model": shape_from_json(document["model"])}
@@ -104,11 +104,11 @@ def plan_from_document(document: object, where: str = "plan") -> Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """The progress of a run, which a saved state holds beside its tensors."""
+    """The progress of a run, which is saved in the state beside the tensors."""
 
     step: int
     seconds: float  # spent on the run
-    schedule: tuple[tuple[int, int], ...]  # the marks of the schedule
+    schedule: tuple[tuple[int, int], ...]  # the schedule's marks
     best_step: int
     best: Score | None
     train_loss: float | None
@@ -126,19 +126,19 @@ class RunState:
 
 @dataclass(frozen=True)
 class StepReport:
-    """Steps were taken since the last report; `loss` is their mean in nats per token."""
+    """The steps since the last report; `loss` is their mean loss in nats per token."""
 
     step: int  # steps taken so far
-    steps: int  # in all, as planned now
+    steps: int  # the total, as planned now
     loss: float
     lr: float
     tokens_per_second: float
-    seconds: float  # spent on this run so far, resumed parts included
+    seconds: float  # the time of the run so far, including its parts before it was resumed
 
 
 @dataclass(frozen=True)
 class EvalReport:
-    """The validation part, or an even sample of it, was scored."""
+    """The score on the validation part or on an evenly spread sample of it."""
 
     step: int
     score: Score
@@ -148,7 +148,7 @@ class EvalReport:
 
 @dataclass(frozen=True)
 class SampleReport:
-    """A sample of the model's text after the fixed prompt of the run, which `text` begins with."""
+    """A sample of the model's text. `text` begins with the prompt, which is fixed for the run."""
 
     step: int
     text: str
@@ -157,7 +157,7 @@ class SampleReport:
 
 @dataclass(frozen=True)
 class BestHead:
-    """The best head of a kind. `score` is the mean attention weight on the tokens that this kind of head attends to."""
+    """The best head of a kind. `score` is its mean attention weight on the tokens that this kind attends to."""
 
     kind: str
     layer: int
@@ -168,7 +168,7 @@ class BestHead:
 
 @dataclass(frozen=True)
 class HeadsReport:
-    """The attention heads were scored. `scores` by kind, then layer, then head; None for a head without a score."""
+    """The scores of the attention heads, by kind, then layer, then head; None for a head without a score."""
 
     step: int
     best: tuple[BestHead, ...]
@@ -178,20 +178,20 @@ class HeadsReport:
 
 @dataclass(frozen=True)
 class SaveReport:
-    """Everything up to this step is safe on disk."""
+    """The run up to this step is saved on the disk."""
 
     step: int
 
 
 @dataclass(frozen=True)
 class Result:
-    """The run has ended. `finished` is false when it was stopped; then `best` is the score of a sample."""
+    """The result of a run. `finished` is false if the run was stopped; then `best` is the score of a sample."""
 
     finished: bool
     step: int
-    steps: int  # in all, as planned at the end
+    steps: int  # the total, as planned at the end
     best_step: int
-    best: Score | None  # of a finished run, on as much of the validation part as there was time for
+    best: Score | None  # for a finished run, on as much of the validation part as there was time for
     train_loss: float | None
     tokens: int
     seconds: float
@@ -199,14 +199,14 @@ class Result:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The score of a finished run with its judgement and a sample."""
+    """The score of a finished run, its judgement and a sample."""
 
     result: Result
-    share: float  # of the validation part that was scored
+    share: float  # the share of the validation part that was scored
     prompt: str  # the first words of the text, to try the model with
     sample: str  # text that the finished model generated without a prompt
-    judgement: Judgement  # its memorization is that of a longer sample, which begins with `sample`
-    sample_tokens: int  # the most tokens of `sample`
+    judgement: Judgement  # its memorization is measured on a longer sample, which begins with `sample`
+    sample_tokens: int  # the largest number of tokens in `sample`
 
 
 Report = StepReport | EvalReport | SampleReport | HeadsReport | SaveReport | Result

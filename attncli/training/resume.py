@@ -1,4 +1,4 @@
-"""Resuming: from the directory of a stopped run to the job that goes on with it."""
+"""Makes the job that resumes a stopped run, from the run's directory."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def resume_job(
     *,
     watch_heads: bool = False,
 ) -> Job:
-    """The job of a run that was stopped, on the same text, with the same plan.
+    """Makes the job that resumes a stopped run, on the same text and with the same plan.
 
     Args:
         target: the run's directory, which the caller has locked.
-        files: the text, when it has moved.
-        val_file: the text to validate on, when it has moved.
-        device: 'auto' for the device that the run was on.
-        progress: is told how far reading and tokenizing are.
-        watch_heads: scores the attention heads at every evaluation, also when the run did not before.
+        files: the text, if its files were moved.
+        val_file: the text to validate on, if its file was moved.
+        device: 'auto' means the run's previous device.
+        progress: is called with the progress of reading and tokenizing.
+        watch_heads: scores the attention heads at every evaluation, even if the run did not do so before.
 
     Raises:
-        BadCheckpoint: when there is no state, when it is damaged and there is no save before it, or for another text.
-        UsageProblem: for a device that is not here.
+        BadCheckpoint: if there is no state, if it is damaged and there is no previous save, or if the text differs.
+        UsageProblem: for an unavailable device.
     """
     saved, notes = _newest_good(target)
     if saved.run.get("format") != STATE_FORMAT:
@@ -72,7 +72,7 @@ def resume_job(
 def _same_corpus(
     target: Path, saved: Checkpoint, files: Sequence[str], val_file: str | None, progress: Listener | None
 ) -> Corpus:
-    """The text of a stopped run, read again. Raises BadCheckpoint when it is another text than before."""
+    """Reads the text of a stopped run again. Raises BadCheckpoint if the text has changed."""
     known = record_from_json(TextRecord, saved.run["corpus"], f"{target / RUN}: corpus", extra=True)
     if STDIN in known.sources and not files:
         raise UsageProblem(
@@ -103,7 +103,7 @@ def _same_corpus(
 
 
 def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:
-    """The plan on the device asked for, and whether the run was on that device before."""
+    """The plan for the given device, and whether the run used this device before."""
     try:
         place = str(pick_device(plan.device if device == TrainConfig.device else device))
     except UsageProblem as problem:
@@ -114,7 +114,7 @@ def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:
 
 
 def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
-    """The last save, and notes. A damaged one is replaced by the save before it, and a note says so."""
+    """The last save, and notes. A damaged save is replaced by the previous save, with a note."""
     if not exists(target):
         stopped = [entry.name for entry in list_models() if entry.status in ("stopped", "interrupted")]
         resume = (
@@ -131,7 +131,7 @@ def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
     except BadCheckpoint as problem:
         if not exists(previous_of(target)) or _has_ended(target):
             raise
-        with suppress(BadCheckpoint):  # a disk may fail once
+        with suppress(BadCheckpoint):  # reads again, because a disk error may be temporary
             return _read_saved(target), ()
         saved = _read_saved(previous_of(target))
         fall_back(target)
@@ -139,7 +139,7 @@ def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
 
 
 def _read_saved(path: Path) -> Checkpoint:
-    """The checkpoint of a run to resume. Raises BadCheckpoint for records that do not fit, unless of another format."""
+    """Reads the checkpoint of a run to resume. Raises BadCheckpoint for invalid records, unless of another format."""
     saved = read_resumable(path)
     if saved.run.get("format") != STATE_FORMAT:
         return saved
@@ -153,13 +153,13 @@ def _read_saved(path: Path) -> Checkpoint:
 
 
 def _version(run: dict[str, Any], name: str) -> object:
-    """The version of a library that a run was made with, None where its record does not say."""
+    """The version of a library with which a run was made; None if its record lacks the version."""
     versions = run.get("versions")
     return versions.get(name) if isinstance(versions, dict) else None
 
 
 def _has_ended(target: Path) -> bool:
-    """Whether a run finished; a crash at that moment may have left the save before the last one."""
+    """Whether a run has finished; a crash at that moment may have left the previous save in place."""
     try:
         return not ModelFolder(target).holds(STATE_FACTS)
     except BadCheckpoint:

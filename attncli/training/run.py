@@ -1,4 +1,4 @@
-"""Run: everything that changes while a run goes on, new or restored from a saved state."""
+"""The mutable state of a run, new or restored from a save."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from attncli.training.reports import Plan, RunState
 from attncli.training.schedule import Schedule
 from attncli.training.step import Trainee
 
-WEIGHTS_PREFIX = "weights."  # before the names of the model's tensors in a state
-OPTIMIZER_PREFIX = "optimizer."  # before the names of the optimizer's
+WEIGHTS_PREFIX = "weights."  # the prefix of the model's tensors in a saved state
+OPTIMIZER_PREFIX = "optimizer."  # the prefix of the optimizer's tensors
 _OTHER_RUN = "The state is damaged, or of another run. Train again, or copy the directory again from its source."
 
 
 @dataclass
 class Run:
-    """What changes while a run goes on."""
+    """The mutable state of a run: the model, its optimizer, the step, the best weights and the metrics."""
 
     trainee: Trainee
     schedule: Schedule
     step: int = 0  # steps taken
     best_step: int = 0
     best: Score | None = None
-    best_weights: dict[str, Tensor] = field(default_factory=dict)  # replaced, never changed: a save may be reading it
+    best_weights: dict[str, Tensor] = field(default_factory=dict)  # never changed in place: a save may be reading it
     metrics: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
     train_loss: float | None = None
-    seconds_before: float = 0.0  # spent by earlier parts of a resumed run
+    seconds_before: float = 0.0  # the time of a resumed run before it was resumed
 
     @property
     def model(self) -> Transformer:
-        """The model with its present weights."""
+        """The model with its current weights."""
         return self.trainee.model
 
 
 def begin_run(plan: Plan, initial: dict[str, Tensor] | None = None, resume: Checkpoint | None = None) -> Run:
-    """A new run with the weights `initial`, by default drawn from the seed; or the run that a saved state describes.
+    """A new run with the weights `initial`, by default drawn from the seed; with `resume`, the run of a saved state.
 
-    Raises BadCheckpoint for a state whose tensors do not fit the plan. The tensors of the state are used up.
+    Raises BadCheckpoint if the state's tensors do not match the plan. The tensors of the state are consumed.
     """
     if plan.threads < torch.get_num_threads():
         torch.set_num_threads(plan.threads)
@@ -67,7 +67,7 @@ def begin_run(plan: Plan, initial: dict[str, Tensor] | None = None, resume: Chec
 
 
 def diverged(step: int, what: str) -> Diverged:
-    """The error for a loss or gradient that is not finite at a step."""
+    """The error for a loss or gradient (`what`) that is not finite at a step."""
     return Diverged.naming(
         lambda named: (
             f"Training diverged at step {step}: {what}.",
@@ -77,24 +77,24 @@ def diverged(step: int, what: str) -> Diverged:
 
 
 def weights_of(model: Transformer) -> dict[str, Tensor]:
-    """A copy of a model's tensors in the CPU's memory."""
+    """Copies a model's tensors to main memory."""
     return copies_of(model.state_dict())
 
 
 def copies_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A copy of each tensor in the CPU's memory."""
+    """Copies tensors to main memory."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def _weights(model: Transformer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Takes the weights of a model out of the tensors of a state. Raises BadCheckpoint when they do not fit."""
+    """Removes the weights of a model from the tensors of a state. Raises BadCheckpoint if they do not match."""
     expected = {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
     _refuse_misfits(expected, {name: t for name, t in tensors.items() if name.startswith(WEIGHTS_PREFIX)})
     return {name: tensors.pop(f"{WEIGHTS_PREFIX}{name}") for name in model.state_dict()}
 
 
 def _restored(trainee: Trainee, plan: Plan, resume: Checkpoint) -> Run:
-    """The run of a state, whose tensors are those of the optimizer by now."""
+    """Restores a run from a state, of which only the optimizer's tensors remain."""
     assert resume.state is not None
     tensors = resume.state.tensors
     facts = record_from_json(RunState, resume.state.facts, STATE_FACTS)

@@ -1,4 +1,4 @@
-"""The time that a run has spent, and the number of steps that the time left allows."""
+"""Measures the time of a run, and computes how many steps the remaining time allows."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from attncli.training.schedule import Schedule
 
 
 class RunClock:
-    """Counts the seconds of a run, and revises the schedule of a timed one by how long its steps take."""
+    """Counts the seconds of a run, and revises the schedule of a timed run from the measured time of its steps."""
 
     def __init__(self, plan: Plan, started: float | None = None, seconds_before: float = 0.0) -> None:
-        """`started` is when the run began, by time.monotonic(), now by default; a resumed one had `seconds_before`."""
+        """`started` is the run's start by time.monotonic(), by default now; a resumed run has `seconds_before`."""
         self._plan = plan
         self._started = time.monotonic() if started is None else started
         self._before = seconds_before
-        self._first: tuple[float, int] | None = None  # when the first revision was made, and at which step
+        self._first: tuple[float, int] | None = None  # the seconds and the step of the first revision
 
     def spent(self) -> float:
-        """Seconds since the run began, the earlier parts of a resumed run included."""
+        """The seconds since the run began, including the time before a resumed run was resumed."""
         return self._before + time.monotonic() - self._started
 
     def revise(self, schedule: Schedule, step: int) -> Schedule:
-        """The schedule with its end moved to the deadline, when there is one and the estimate was off by enough."""
+        """The schedule, with its end moved to the deadline if there is one and the estimate is off by enough."""
         deadline = self._plan.seconds
         if deadline is None:
             return schedule
@@ -35,7 +35,7 @@ class RunClock:
         if step == schedule.steps:
             return schedule  # the learning rate has decayed to zero
         seconds, first = self._first
-        per_step = (now - seconds) / (step - first)  # evaluations and saves included
+        per_step = (now - seconds) / (step - first)  # includes evaluations and saves
         left = deadline - now - self._plan.closing_seconds
         steps = max(int(left / per_step), 0)
         if self._plan.most_steps is not None:

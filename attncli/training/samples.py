@@ -1,4 +1,4 @@
-"""Text that the model of a run writes: a short sample at each evaluation, a longer one after the last step."""
+"""Generates samples of a run: a short text at each evaluation, a longer text after the last step."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from attncli.text.corpus import Corpus
 from attncli.training import recipe
 from attncli.training.reports import Plan
 
-Sampler = Callable[[Transformer], tuple[str, int]]  # the text written, and how many characters of it are the prompt
+Sampler = Callable[[Transformer], tuple[str, int]]  # -> the text, and how many characters are the prompt
 
-_OPENING = 200  # characters of the text in which its first words are looked for
+_OPENING = 200  # the first words are taken from this many characters of the text
 
 
 def sampler(corpus: Corpus, plan: Plan) -> Sampler | None:
-    """Returns a function that continues the text's first words with a model, or None where a run is too short for it.
+    """Returns a function that continues the text's first words with a model; None if the run is too short for samples.
 
-    The number of tokens is bounded by the time of the run, so that sampling takes little of it.
+    The number of tokens is limited by the time of the run, so that sampling takes a small share of it.
     """
     tokenizer, tokens = corpus.tokenizer, recipe.SAMPLE_TOKENS
     if plan.seconds is not None:
@@ -43,7 +43,7 @@ def sampler(corpus: Corpus, plan: Plan) -> Sampler | None:
 
 
 def final_sample(loaded: LoadedModel, plan: Plan) -> list[int]:
-    """Token ids that the finished model generates from the start of a text, without a prompt."""
+    """The token ids that the finished model generates without a prompt."""
     tokens = recipe.FINAL_SAMPLE_TOKENS
     if plan.seconds is not None:
         tokens = min(max(int(plan.seconds * recipe.FINAL_SAMPLE_TOKENS_PER_SECOND), recipe.SAMPLE_TOKENS), tokens)

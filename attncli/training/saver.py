@@ -1,4 +1,4 @@
-"""The saves of a run: what each holds, and how a large state is written in the background while training goes on."""
+"""Saves a run: decides what each save holds, and writes a large state in the background during training."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from attncli.training import recipe
 from attncli.training.reports import Plan, Result, RunState, plan_document
 from attncli.training.run import OPTIMIZER_PREFIX, WEIGHTS_PREFIX, Run, copies_of
 
-_DOCUMENTS_FOR_START = 10  # in the training part, from which the model has learned what follows the end of a document
+_DOCUMENTS_FOR_START = 10  # with this many documents in the training part, the model learns how a document begins
 
 
 class Saver:
-    """Saves a run, one save at a time. A context manager: leaving it waits for the save that is being written."""
+    """Saves a run, one save at a time. A context manager; on exit, it waits for the save that is being written."""
 
     def __init__(
         self, target: Path, corpus: Corpus, plan: Plan, facts: dict[str, Any], borders: Borders | None = None
     ) -> None:
-        """`borders` are those of the model that the run started from; a new model's follow from its text."""
+        """`borders` are the borders of the model to continue from; a new model's borders follow from its text."""
         self._target, self._corpus, self._plan, self._facts = target, corpus, plan, facts
         self._borders = borders or borders_for(corpus)
         self._thread = ThreadPoolExecutor(1, "save")
         self._writing: Future[None] | None = None
         self._writing_step = 0
         self._safe: list[int] = []
-        self.saved_at = 0.0  # seconds of the run at the last save
-        self._replaces = False  # the target holds a model, which a run without a score does not replace
+        self.saved_at = 0.0  # the time of the run at the last save, in seconds
+        self._replaces = False  # whether the target holds a model, which is not replaced until the run has a score
 
     def __enter__(self) -> Self:
         return self
@@ -45,9 +45,9 @@ class Saver:
             self.wait()
 
     def begin(self, run: Run, seconds: float) -> None:
-        """Makes the first save of a new run, so that a target that cannot be written is found before the first step.
+        """Makes the first save of a new run, so that an unwritable target raises its error before the first step.
 
-        A model at the target stays until the run has a score: then only the free space is checked.
+        An existing model at the target is kept until the run has a score; in this case, only the free space is checked.
         """
         try:
             self._replaces = self._target.is_dir() and any(self._target.iterdir())
@@ -59,10 +59,10 @@ class Saver:
             self.save(run, "running", seconds)
 
     def save(self, run: Run, status: str, seconds: float, result: Result | None = None) -> None:
-        """Saves the best weights, and the state of a run that is not finished. Safe on disk when this returns.
+        """Saves the best weights, and the state of an unfinished run. When this returns, the save is on the disk.
 
-        A run without a score does not replace the model of another run. Raises OutOfRoom, also for an earlier save that
-        was being written.
+        A run without a score does not replace the model of another run. Raises OutOfRoom, also if an earlier save in
+        the background failed.
         """
         self.wait()
         self.saved_at = seconds
@@ -72,10 +72,10 @@ class Saver:
         self._safe.append(run.step)
 
     def save_beside(self, run: Run, seconds: float) -> None:
-        """Saves a run that goes on: a large state is copied now and written in the background.
+        """Saves a run that continues: a large state is copied now and written in the background.
 
-        Waits for the previous save rather than skip one, so that every announced save happens. Raises OutOfRoom, also
-        for an earlier save that was being written.
+        Waits for the previous save and never skips one, so that every announced save happens. Raises OutOfRoom, also if
+        an earlier save in the background failed.
         """
         self.wait()
         self.saved_at = seconds
@@ -93,28 +93,28 @@ class Saver:
         self._writing, self._writing_step = self._thread.submit(write_checkpoint, self._target, checkpoint), run.step
 
     def wait(self) -> None:
-        """Waits for the save that is being written. Raises OutOfRoom when it failed."""
+        """Waits for the save that is being written. Raises OutOfRoom if it failed."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
             self._safe.append(self._writing_step)
 
     def safe(self) -> Iterator[int]:
-        """The steps of the saves that reached the disk since the last call. Raises OutOfRoom for a save that failed."""
+        """Yields the steps of the saves that reached the disk since the last call. Raises OutOfRoom after a failure."""
         if self._writing is not None and self._writing.done():
             self.wait()
         while self._safe:
             yield self._safe.pop(0)
 
     def _worth_copying(self, state: State) -> bool:
-        """Whether a state is large and a copy of it fits the memory; a state on a GPU is copied whatever its size."""
+        """Whether to copy a state: it is large and its copy fits the memory. A state on a GPU is always copied."""
         size = sum(int(tensor.nbytes) for tensor in state.tensors.values())
         if self._plan.device != "cpu":
             return size <= recipe.MEMORY_SHARE * physical_memory()
         return recipe.COPIED_STATE <= size <= recipe.MEMORY_SHARE * physical_memory() - self._plan.memory_bytes
 
     def _checkpoint(self, run: Run, status: str, seconds: float, result: Result | None = None) -> Checkpoint:
-        """The content of a save. Its tensors are shared with the run and change with it; everything else is a copy."""
+        """The content of a save. Its tensors are shared with the run, which changes them; other values are copies."""
         document = {
             **self._facts,
             "status": status,
@@ -152,9 +152,9 @@ class Saver:
 
 
 def borders_for(corpus: Corpus) -> Borders:
-    """The borders of a new model: its texts begin after the token that ends a document.
+    """The borders of a new model. A text begins with the token that ends a document.
 
-    A model of few documents has not learned that token; its texts begin like a line, after a line end.
+    A model that was trained on few documents has not learned this token; its texts begin with a line end instead.
     """
     end, line_end = corpus.tokenizer.end_of_text, corpus.tokenizer.encode("\n")
     known = frozenset() if end is None else frozenset({end})

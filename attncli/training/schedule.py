@@ -1,7 +1,7 @@
 """The learning rate of every step, as a pure function of the step. No torch, no clock.
 
-In a run with a deadline the number of steps is an estimate, revised as the run measures its steps. Every revision is
-recorded in the schedule, so that a resumed run computes the same rates.
+In a timed run, the number of steps is an estimate, which is revised as the run measures its steps. The schedule records
+every revision, so that a resumed run computes equal rates.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from attncli.config import require
 
 
 def require_marks(marks: tuple[tuple[int, int], ...]) -> None:
-    """Raises UsageProblem unless the marks of a schedule begin at step 0, ascend, and none ends before it begins."""
+    """Raises UsageProblem unless the marks of a schedule begin at step 0, ascend, and each ends after it begins."""
     firsts = [step for step, _ in marks]
     ordered = firsts[:1] == [0] and firsts == sorted(firsts) and all(step <= steps for step, steps in marks)
     require(ordered, "marks of the schedule", marks, "steps that go up from 0, each with a number of steps in all")
@@ -20,9 +20,9 @@ def require_marks(marks: tuple[tuple[int, int], ...]) -> None:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up to `peak`, then linear decay that would reach zero one step after the last.
+    """Linear warm-up to `peak`, then linear decay, which would reach zero one step after the last step.
 
-    `marks` are the revisions, each (step, number of steps in all from then on); the first is (0, the plan's number).
+    `marks` are the revisions, each (step, total number of steps from then on); the first is (0, the plan's number).
     """
 
     peak: float
@@ -36,11 +36,11 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """The number of steps in all, by the last revision."""
+        """The total number of steps, according to the last revision."""
         return self.marks[-1][1]
 
     def progress(self, step: int) -> float:
-        """The progress of the run at a step, from 0 to 1. A revision changes its speed, without a jump."""
+        """The progress of the run at a step, from 0 to 1. A revision changes its slope; progress stays continuous."""
         done = 0.0
         ends = [*(start for start, _ in self.marks[1:]), step]
         for (start, total), end in zip(self.marks, ends, strict=True):
@@ -54,5 +54,5 @@ class Schedule:
         return self.peak * min(1.0, (step + 1) / self.warmup) * (1 - self.progress(step))
 
     def revised(self, step: int, steps: int) -> Schedule:
-        """This schedule with another number of steps in all, from `step` on."""
+        """A copy of this schedule with another total number of steps, effective from `step`."""
         return replace(self, marks=(*self.marks, (step, max(steps, step))))

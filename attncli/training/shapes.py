@@ -1,4 +1,4 @@
-"""The shape of a new model: layers and width, from the number of tokens that the run sees or the time it has."""
+"""Chooses the shape of a new model (layers and width) from the number of tokens of the run, or from its time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attncli.training.step_setup import StepSetup
 
 
 def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig:
-    """The config of a new model: as many key/value heads as query heads, and the recipe's widths."""
+    """The config of a new model, with as many key/value heads as query heads, and the recipe's widths."""
     head_width = recipe.SMALL_HEAD_WIDTH if width % recipe.HEAD_WIDTH else recipe.HEAD_WIDTH
     heads = width // head_width
     return ModelConfig(
@@ -33,9 +33,9 @@ def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig
 def choose_model(
     config: TrainConfig, timer: StepTimer, seconds: float, steps: int | None, start: ModelConfig | None
 ) -> Choice[ModelConfig]:
-    """The shape of the run's model: that of `start`, the size asked for, or what `steps` or `seconds` allow.
+    """Chooses the shape of the run's model: the shape `start`, the given size, or the size for `steps` or `seconds`.
 
-    A run of a given number of steps measures nothing, so that the same seed gives the same model on every machine.
+    With a given number of steps, nothing is measured, so that equal seeds give equal models on every machine.
     """
     setup = timer.setup
     if start is not None:
@@ -49,12 +49,12 @@ def choose_model(
 
 
 def _model(size: str, setup: StepSetup) -> ModelConfig:
-    """The model of a size, with the vocabulary and the context of the run."""
+    """The config of a size, with the run's vocabulary and context."""
     return shape(*parse_size(size), setup.corpus.tokenizer.vocab_size, setup.context)
 
 
 def _sizes(setup: StepSetup) -> Iterator[tuple[str, int]]:
-    """The sizes that this much text is enough for, with their parameters, largest first; always the smallest."""
+    """Yields the sizes for which there is enough text, with their parameters, largest first; always the smallest."""
     most_tokens = recipe.MOST_EPOCHS * len(setup.corpus.train)
     for size in reversed(recipe.SHAPES):
         parameters = sum(count_parameters(_model(size, setup)).values())
@@ -63,16 +63,16 @@ def _sizes(setup: StepSetup) -> Iterator[tuple[str, int]]:
 
 
 def _size_for_tokens(setup: StepSetup, tokens: int) -> str:
-    """The largest size for which a run over this many tokens is long enough, else the smallest."""
+    """The largest size for which a run with this many tokens is long enough; else the smallest size."""
     long_enough = (size for size, parameters in _sizes(setup) if tokens >= recipe.TOKENS_PER_PARAMETER * parameters)
     return next(long_enough, recipe.SHAPES[0])
 
 
 def _size_for_time(timer: StepTimer, seconds: float) -> str:
-    """The largest size that sees enough tokens in the time on this device, else the smallest.
+    """The largest size that can train on enough tokens in the time on this device; else the smallest size.
 
-    The work of a step grows with the parameters, so one measurement predicts which sizes are worth measuring. On a GPU
-    small models take as long as larger ones, so every size is measured there.
+    The work of a step grows with the parameters, so one measurement predicts which sizes are worth measuring. On a GPU,
+    small models take as long as larger models, so every size is measured.
     """
     setup = timer.setup
     first = _model(recipe.MEASURED_FIRST, setup)

@@ -1,7 +1,7 @@
 """One training step: forward pass, backward pass, gradient clipping, update.
 
-With another type than float32 the passes run on a working copy of the weights. A step returns tensors: nothing here
-waits for a GPU.
+With another dtype than float32, the passes run on a working copy of the weights. A step returns tensors, so nothing
+here waits for a GPU.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from attncli.config import OptimizerKind
 from attncli.model.transformer import Transformer
 from attncli.training.optimizer import Optimizer
 
-_STREAM = 1_000_003  # a large prime, so that neighbouring seeds do not share the seeds of their steps
+_STREAM = 1_000_003  # a large prime, so that runs with consecutive seeds do not share step seeds
 
 
 def step_seed(seed: int, step: int) -> int:
-    """The seed of the random numbers of a step: a pure function, so that resuming replays nothing."""
+    """The seed of a step's random numbers: a pure function, so that a resumed run does not replay earlier steps."""
     return (seed * _STREAM + step) % 2**63
 
 
 class Trainee:
     """A model in training: its weights in float32 and their optimizer.
 
-    With another `dtype`, the forward and the backward pass run on a working copy in that type, converted from the
-    weights before each step (Micikevicius et al., 2018). Unlike autocast, every weight is converted once per step, and
-    no activation is.
+    With another `dtype`, the forward and the backward pass run on a working copy with this dtype, which is converted
+    from the weights before each step (Micikevicius et al., 2018). Unlike autocast, this converts every weight once per
+    step, and no activations.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Trainee:
         self.optimizer = Optimizer(model, kind, weight_decay, dtype)
         self._weights: list[Tensor] = list(model.parameters())
         self._working = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
-        self._working.prepare(context)  # otherwise a compiled step would be compiled again
+        self._working.prepare(context)  # otherwise the compiled step would be recompiled
         self._copies: list[Tensor] = list(self._working.parameters())
         self._loss: Callable[[Tensor], Tensor] = self._compiled() if compiled else self._working.loss
 
@@ -65,11 +65,11 @@ class Trainee:
     ) -> tuple[Tensor, Tensor] | None:
         """Takes one step on rows (B, T + 1) of ids, accumulating the gradient of `parts` micro-batches.
 
-        Dropout draws from PyTorch's default generator, which is seeded from seed and step.
+        Dropout draws from PyTorch's default generator, which is seeded with `step_seed`.
 
         Returns:
-            The loss before the update in nats per token, and the norm of the gradient. None when `stop` became true
-            between two micro-batches: then nothing was updated, and the step can be taken later.
+            The loss before the update in nats per token, and the norm of the gradient. None if `stop` returned true
+            between two micro-batches; then nothing was updated, and the step can be taken later.
         """
         if self._working.dropout.p > 0:
             torch.manual_seed(step_seed(seed, step))
@@ -88,8 +88,8 @@ class Trainee:
         return nats, norm
 
     def _compiled(self) -> Callable[[Tensor], Tensor]:
-        """The compiled loss. When compiling it or its gradient fails, the loss stays uncompiled from then on."""
-        with warnings.catch_warnings(action="ignore"):  # the compiler warns about itself
+        """The compiled loss. If compiling the loss or its gradient fails, falls back to the uncompiled loss."""
+        with warnings.catch_warnings(action="ignore"):  # hide the compiler's own warnings
             from torch._dynamo.exc import TorchDynamoException
             from torch._inductor.exc import InductorError
 
@@ -97,10 +97,10 @@ class Trainee:
 
         def first(rows: Tensor) -> Tensor:
             self._loss = compiled
-            try:  # compiles the gradient too, without a change of the random numbers of the run
+            try:  # compiles the gradient too; the random numbers of the run are preserved
                 with torch.random.fork_rng(), warnings.catch_warnings(action="ignore"):
                     torch.autograd.backward(compiled(rows))
-            except (TorchDynamoException, InductorError):  # there is no compiler, or it does not work
+            except (TorchDynamoException, InductorError):  # the compiler is missing or does not work
                 self._loss = self._working.loss
             self._forget()
             return self._loss(rows)
@@ -109,7 +109,7 @@ class Trainee:
 
     @property
     def working(self) -> Transformer:
-        """The model in the type of its training passes, with the present weights."""
+        """The model in the dtype of the training passes, with the current weights."""
         self._refresh()
         return self._working
 
@@ -119,7 +119,7 @@ class Trainee:
                 torch._foreach_copy_(self._copies, self._weights)
 
     def _collect(self) -> None:
-        """Adds the gradient of the working copy to that of the weights, in float32."""
+        """Adds the gradient of the working copy to the gradient of the weights, in float32."""
         if self._working is self.model:
             return
         gradients = [working.grad for working in self._copies if working.grad is not None]

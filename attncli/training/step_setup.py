@@ -1,4 +1,4 @@
-"""What a training step is apart from the shape of the model: device, type, context, batch, optimizer."""
+"""Chooses the settings of a training step except the model's shape: device, dtype, context, batch, optimizer."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from attncli.training.choice import Choice, duration_words, reasons_of
 
 @dataclass(frozen=True)
 class StepSetup:
-    """Where training steps are taken, and on what."""
+    """The settings of a training step except the model's shape."""
 
     corpus: Corpus
     device: torch.device
     dtype: torch.dtype
     optimizer: OptimizerKind
     context: int
-    batch_size: int  # windows of the context's length in a step
-    measuring_seconds: float  # that timing one shape may take
-    resident_bytes: int  # of memory that the process holds before there is a model
+    batch_size: int  # windows of `context` tokens in a step
+    measuring_seconds: float  # the time limit for measuring one shape
+    resident_bytes: int  # the memory of the process before it has a model
     reasons: dict[str, str]  # for the context and the type
 
     @property
     def step_tokens(self) -> int:
-        """Tokens in a step."""
+        """The number of tokens in a step."""
         return self.batch_size * self.context
 
 
@@ -59,7 +59,7 @@ def choose_setup(config: TrainConfig, corpus: Corpus, seconds: float, start: Mod
 
 
 def choose_dtype(config: TrainConfig, device: torch.device) -> Choice[torch.dtype]:
-    """The type of the forward and backward pass; on a CPU bfloat16 where it has units for bfloat16 products."""
+    """Chooses the dtype of the forward and backward pass; on a CPU, bfloat16 if it has units for bfloat16 products."""
     if config.dtype != "auto" or device.type != "cpu":
         return Choice(pick_dtype(config.dtype, device))
     if cpu_multiplies_bfloat16():
@@ -70,11 +70,13 @@ def choose_dtype(config: TrainConfig, device: torch.device) -> Choice[torch.dtyp
 def choose_context(
     config: TrainConfig, tokens: int, seconds: float, device: torch.device, start: ModelConfig | None
 ) -> Choice[int]:
-    """The tokens of a window: fewer for a short run, which learns faster from many short windows, and for a short text.
+    """Chooses the context, the number of tokens in a window.
+
+    The context is shorter for a short run, which learns faster from many short windows, and for a short text.
 
     Raises:
-        UsageProblem: for a context longer than that of `start`, the model to go on from.
-        BadInput: for a context as long as the text to train on, which has `tokens` tokens.
+        UsageProblem: for a context longer than that of `start`, the model to continue from.
+        BadInput: for a context as long as the training text, which has `tokens` tokens.
     """
     if config.context is not None:
         if start is not None and config.context > start.context:
@@ -104,6 +106,6 @@ def choose_context(
 
 
 def usual_batch(device: torch.device, seconds: float) -> tuple[int, int]:
-    """The context and the tokens of a step that the recipe has for a run of this length."""
+    """The recipe's context and tokens per step for a run of this length."""
     table = recipe.CPU_BATCHES if device.type == "cpu" else recipe.GPU_BATCHES
     return next((context, tokens) for limit, context, tokens in table if seconds <= limit)

@@ -1,4 +1,4 @@
-"""The judgement of a finished run: its score beside baselines, the share of a sample that was copied, a diagnosis."""
+"""Summarizes a finished run: its score with baselines, how much of a sample was copied, and a diagnosis."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from attncli.training.job import Job
 from attncli.training.reports import Plan, Result, RunSummary
 from attncli.training.samples import final_sample, first_words
 
-_UNSEEN_TOKENS = 2000  # of the validation part, for comparison with a sample
+_UNSEEN_TOKENS = 2000  # tokens of the validation part to compare with a sample
 
 
 def summarize(job: Job, target: Path, result: Result) -> RunSummary:
-    """Reads the model of a finished run back from `target`, lets it write a sample, and measures what it is worth."""
+    """Loads the model of a finished run from `target`, generates a sample, and judges the run."""
     assert result.best is not None
     loaded = load_model(target, torch.device(job.plan.device), torch.float32)
     ids = final_sample(loaded, job.plan)
@@ -44,14 +44,14 @@ def summarize(job: Job, target: Path, result: Result) -> RunSummary:
 def judge(
     result: Result, plan: Plan, corpus: Corpus, metrics: Iterable[Mapping[str, Any]], sample: Sequence[int]
 ) -> Judgement:
-    """All of it for a run that has finished.
+    """Measures the baselines, the memorization and the diagnosis of a finished run.
 
     Args:
-        result: of the run.
-        plan: of the run; its time bounds how much text the baselines are given.
-        corpus: its text.
-        metrics: the lines of its metrics.jsonl.
-        sample: ids that the finished model generated, without a prompt.
+        result: the result of the run.
+        plan: the plan of the run; its time limits how much text the baselines read.
+        corpus: the text of the run.
+        metrics: the lines of the run's metrics.jsonl.
+        sample: ids that the finished model generated without a prompt.
     """
     assert result.best is not None
     most = TRAIN_BYTES

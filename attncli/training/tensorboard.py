@@ -1,6 +1,6 @@
-"""Writes the reports of a run as event files for TensorBoard, which is an extra.
+"""Writes the reports of a run as event files for TensorBoard, an optional dependency.
 
-The files lie beside the model directory, since a save replaces the directory as a whole.
+The files are beside the model directory, because a save replaces the whole directory.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from attncli.evaluation.score import Score
 from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Result, SampleReport, StepReport
 
 _PATTERN = "events.out.tfevents.*"
-_FLUSH_SECONDS = 10  # of events that a kill may lose
+_FLUSH_SECONDS = 10  # a killed process may lose the events of this time
 
 
 def events_folder(target: Path) -> Path:
-    """The folder of the events of a run: checkpoints/NAME.tensorboard."""
+    """The folder of a run's event files: checkpoints/NAME.tensorboard."""
     return target.with_name(f"{target.name}.tensorboard")
 
 
 class TensorBoardLog:
-    """The event files of a run. A context manager; `update` writes a report."""
+    """Writes the event files of a run; `update` writes one report. A context manager."""
 
     def __init__(self, target: Path, plan: Plan, resumed: int | None = None) -> None:
-        """Opens the event files of a run, and removes those of an earlier run at the same place.
+        """Opens the event files of a run, and removes the files of an earlier run in the same folder.
 
         Args:
             target: the model directory.
-            plan: of the run.
-            resumed: the step at which a resumed run goes on; later events are dropped.
+            plan: the plan of the run.
+            resumed: the step at which a resumed run continues; later events are discarded.
 
         Raises:
-            UsageProblem: when the package tensorboard is not installed.
-            OutOfRoom: when the folder cannot be written.
+            UsageProblem: if the package tensorboard is not installed.
+            OutOfRoom: if the folder cannot be written.
         """
         writer = _writer_class()
         self._plan = plan
