@@ -33,7 +33,7 @@ settings.load_profile("attncli")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="fifty kills of a real training process instead of five")
+    parser.addoption("--slow", action="store_true", help="fifty kills of a real training process instead of three")
 
 
 @pytest.fixture(params=FAMILIES)

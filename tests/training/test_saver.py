@@ -186,7 +186,7 @@ def trained(tmp_path, request):
 
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path, trained, request):
-    kills = 50 if request.config.getoption("--slow") else 5
+    kills = 50 if request.config.getoption("--slow") else 3
     (tmp_path / "story.txt").write_text(story(1500))
     new = ["train", "story.txt", *COMMAND]
     began = time.monotonic()
