@@ -27,7 +27,7 @@ _MOST_RENDERED = 1 << 20  # the most characters that a template may add to the m
 _SECONDS = 4  # of CPU time
 _MOST_SECONDS = 30.0  # of wall-clock time: for a busy machine, and for systems that cannot limit CPU time
 _TIME_IS_UP = getattr(signal, "SIGXCPU", None)
-_DEFAULT = "default"  # the name of the template for conversations, where there are several
+_DEFAULT = "default"  # the name of the template for conversations in a list of named templates
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 

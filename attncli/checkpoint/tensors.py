@@ -43,8 +43,8 @@ _PLACES = {dtype: place for place, dtype in enumerate(TYPES.values())}
 _METADATA = "__metadata__"
 _LARGEST_HEADER = 4 << 20  # bytes; a model of 1,000 layers needs a third of this
 _MOST_DIMENSIONS = 8
-_MOST_NUMBERS = 1 << 60  # of a shape, also where one dimension is 0
-_SKIPPED_AT_ONCE = 1 << 20  # bytes
+_MOST_NUMBERS = 1 << 60  # the largest product of a shape's dimensions; a dimension of 0 counts as 1
+_SKIPPED_AT_ONCE = 1 << 20  # bytes read at once from a skipped tensor
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def _matches(names: _Names, block: Ids) -> Iterator[_Level]:
 
 
 def _pairs(names: _Names, level: _Level, apart: int) -> tuple[Ints, Ints]:
-    """The places where a match of a level begins and another begins `apart` tokens later, with their combined names."""
+    """The places of matches of a level that another match follows `apart` tokens later, and the pairs' names."""
     second = _find(level.places, level.places + apart)
     both = second != _ABSENT
     return level.places[both], names.pair(level.number, level.names[both], level.names[second[both]])

@@ -38,7 +38,7 @@ class AttentionSteps:
     query: Tensor  # (B, H, T, D), after query/key norm and rotation
     key: Tensor  # (B, K, S, D), after key norm and rotation
     value: Tensor  # (B, K, S, D)
-    scores: Tensor  # (B, H, T, S): QK^T / sqrt(D), -inf where the mask forbids
+    scores: Tensor  # (B, H, T, S): QK^T / sqrt(D), -inf at masked keys
     weights: Tensor  # (B, H, T, S): softmax of the scores over S
     mixed: Tensor  # (B, H, T, D): weights x value
     output: Tensor  # (B, T, C): the concatenated heads through the output matrix

@@ -53,7 +53,7 @@ def diagnose(course: Course) -> tuple[str, ...]:
 
 
 def _learned_nothing(course: Course) -> str | None:
-    """The sentence if the training loss rose, or hardly fell and is still near that of a uniform guess; else None."""
+    """The sentence if the training loss rose, or hardly fell and is still near a uniform guess; else None."""
     if len(course.train) < 2:
         return None
     first, last, guessing = course.train[0][1], course.train[-1][1], math.log(course.vocab_size)

@@ -75,7 +75,7 @@ def choose_context(
     The context is shorter for a short run, which learns faster from many short windows, and for a short text.
 
     Raises:
-        UsageProblem: for a context longer than that of `start`, the model to continue from.
+        UsageProblem: for a context longer than the context of `start`, the model to continue from.
         BadInput: for a context as long as the training text, which has `tokens` tokens.
     """
     if config.context is not None:
