@@ -1,1 +1,1 @@
-"""Functions that explain a model: each returns a finding, none prints."""
+"""Functions that explain a model. Each returns a finding and prints nothing."""

@@ -1,8 +1,8 @@
 """Ablates heads or edges of attention, and measures how the prediction of the next token changes.
 
-A head is ablated by replacing its output before the output matrix, an edge by a score of -inf before the softmax. Each
-row of a batch has its own ablation, so all heads take only a few forward passes. The weights of the model are not
-changed.
+To ablate a head, its output is replaced before the output matrix. To cut an edge, its score is set to -inf before the
+softmax. Each row of a batch has its own ablation, so all heads take only a few forward passes. The weights of the model
+are not changed.
 """
 
 from __future__ import annotations
@@ -61,17 +61,20 @@ class Ablation:
 
     @property
     def predicted(self) -> NextToken:
-        """The token that the unablated model predicts, whose probability is compared."""
+        """The most probable token of the unablated model; `drop` is the change of this token's log-probability."""
         return self.before.next_tokens[0]
 
     def drop(self, effect: Effect) -> float:
-        """The drop of the log-probability under an ablation, in nats; negative where the log-probability rises."""
+        """Returns the drop of the log-probability under an ablation, in nats; negative if the log-probability rises."""
         return self.before.log_probability - effect.log_probability
 
 
 @dataclass(frozen=True)
 class Without:
-    """The ablations of one row of a batch: heads as (layer, head), and edges as (query, source), cut in all heads."""
+    """The ablations of one row of a batch.
+
+    A head is given as (layer, head), and an edge as (query, source). An edge is cut in all heads.
+    """
 
     heads: tuple[Head, ...] = ()
     edges: tuple[Edge, ...] = ()
@@ -86,11 +89,11 @@ def ablate(
     token: int | None = None,
     replacement: Replacement = "zero",
 ) -> Ablation:
-    """How much the log-probability of the most probable next token drops when each of `removed` is ablated.
+    """Measures how much the log-probability of the most probable next token drops when each of `removed` is ablated.
 
-    `token` is the position whose next token is predicted, by default the last. Without `removed` every head is ablated
-    in turn. A head's output is replaced with zeros, or with its mean over the positions up to `token`. The model must
-    be in evaluation mode.
+    `token` is the position whose next token is predicted, by default the last. If `removed` is None, every head is
+    ablated in turn. A head's output is replaced with zeros, or with its mean over the positions up to `token`. The
+    model must be in evaluation mode.
 
     Raises:
         BadInput: for a text with no tokens, or with more tokens than the context.
@@ -123,7 +126,10 @@ class _Text:
     at: int
 
     def whole(self) -> tuple[Tensor, dict[int, Tensor]]:
-        """The log-probabilities (known,) with nothing ablated, and the mean output of each head: layer -> (H, D)."""
+        """Runs the unablated model.
+
+        Returns the log-probabilities (known,) and, by layer, the mean output of each head (H, D).
+        """
         means: dict[int, Tensor] = {}
         with _hooked(self.model, _keeping_means(means, self.model.config.heads, self.at)):
             return log_probabilities(self.model, self.ids[None], self.at, self.tokenizer.vocab_size)[0], means
@@ -137,7 +143,7 @@ class _Text:
                 yield Effect(without.heads, without.edges, float(logs[target]), highest(logs, self.tokenizer, _NEXT))
 
     def _log_probabilities(self, removed: Sequence[Without], means: dict[int, Tensor] | None) -> Tensor:
-        """The log-probabilities (rows, known) of the token after the position; row i has the i-th ablation."""
+        """Returns the log-probabilities (rows, known) of the token after the position; row i has the i-th ablation."""
         heads: dict[int, list[tuple[int, int]]] = {}  # layer -> (row, head)
         for row, without in enumerate(removed):
             for layer, head in without.heads:
@@ -150,7 +156,7 @@ class _Text:
 
 
 def _checked_token(pieces: Sequence[Piece], context: int, token: int | None) -> int:
-    """The position whose prediction is measured, by default the last. Raises the errors of `ablate`."""
+    """Returns the position whose prediction is measured, by default the last. Raises the errors of `ablate`."""
     if not pieces or len(pieces) > context:
         many = "no tokens" if not pieces else f"{len(pieces)} tokens, and the model reads at most {context}"
         raise BadInput(f"The text has {many}.", "Give a sentence.")
@@ -160,7 +166,7 @@ def _checked_token(pieces: Sequence[Piece], context: int, token: int | None) -> 
 
 
 def edges_between(pieces: Sequence[Piece], query: str, source: str) -> tuple[Edge, ...]:
-    """The edges from every token of the query word to every token of the source word that it can attend to.
+    """Returns the edges from every token of the query word to every token of the source word that it can attend to.
 
     A word is named by its text or its index. Raises UsageProblem for a word that does not occur in the text, or occurs
     more than once.
@@ -189,7 +195,7 @@ def _hooked(model: Transformer, hook: Hook) -> Iterator[None]:
 
 
 def _keeping_means(means: dict[int, Tensor], heads: int, last: int) -> Hook:
-    """A hook that stores each head's output, averaged over the positions up to `last`: layer -> (H, D)."""
+    """Returns a hook that stores, by layer, each head's output averaged over the positions up to `last`: (H, D)."""
 
     def keep(layer: int, mixed: Tensor) -> Tensor:
         means[layer] = mixed[0, : last + 1].view(last + 1, heads, -1).mean(0)
@@ -199,7 +205,10 @@ def _keeping_means(means: dict[int, Tensor], heads: int, last: int) -> Hook:
 
 
 def _replacing(removed: dict[int, list[tuple[int, int]]], means: dict[int, Tensor] | None, heads: int) -> Hook:
-    """A hook that replaces the outputs of `removed`, layer -> [(row, head)], with zeros or with the means."""
+    """Returns a hook that replaces outputs with zeros or with the means.
+
+    `removed` lists the (row, head) of the outputs to replace in each layer.
+    """
 
     def replace(layer: int, mixed: Tensor) -> Tensor:
         if layer not in removed:

@@ -31,13 +31,13 @@ class Chance:
 
 
 def chance_among(cosines: Floats) -> Chance:
-    """How large the largest of N cosines would be by chance, from the mean and spread of these cosines (N,).
+    """Computes how large the largest of N cosines would be by chance, from the mean and spread of these cosines (N,).
 
     A value is an outlier when it lies further above the mean, in standard deviations, than the largest of N normal
     draws does (Grubbs, 1950). N normal draws, less their mean and divided by their norm, are a random direction in N -
-    1 dimensions, so the baseline is the largest cosine of random directions, scaled. That such draws sum to 0 is not
-    accounted for: with a few dozen cosines the median is a little too low, the 95% point is not. For fewer than three
-    cosines both points are 1.
+    1 dimensions, so the baseline is the largest cosine of random directions, scaled. The baseline ignores that such
+    draws sum to 0. As a result, the median is slightly too low for a few dozen cosines; the 95% point is not affected.
+    For fewer than three cosines, the median and the 95% point are 1.
     """
     count = len(cosines)
     if count < 3:
@@ -49,7 +49,7 @@ def chance_among(cosines: Floats) -> Chance:
 
 
 def largest_by_chance(vectors: int, width: int) -> tuple[float, float]:
-    """The median and the 95% point of the largest cosine of random vectors with a fixed direction.
+    """Returns the median and the 95% point of the largest cosine of random vectors with a fixed direction.
 
     The angles have the density sin(angle)^(width - 2). With F as its cumulative distribution, all of them exceed an
     angle with the probability (1 - F(angle))^vectors.

@@ -1,7 +1,8 @@
-"""How much a prediction depends on each source: cuts the source's edge to the token in focus, in all or some heads.
+"""Measures how much a prediction depends on each source, by cutting the edge from the source to the token in focus.
 
-One batched pass cuts a different edge in each row, and computes only the queries in focus. A cut does not change the
-tokens before the focus, so their keys and values come from the forward pass that was already observed.
+An edge is cut in all heads or in some. One batched pass cuts a different edge in each row, and computes only the
+queries in focus. A cut does not change the tokens before the focus, so their keys and values come from the forward pass
+that was already observed.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class EdgeChecks:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction that is checked: `target` as the token after the queries `ids` (T,), which follow a cache."""
+    """The probability to measure: of `target` after the queries `ids` (T,), which follow a cache."""
 
     past: SharedPast
     ids: Tensor
@@ -57,7 +58,7 @@ def check_edges(
     target: NextToken,
     heads: Mapping[int, Collection[int]] | None = None,
 ) -> EdgeChecks:
-    """The probability of the target with each named source cut, and its mean over random cuts.
+    """Computes the probability of the target with each named source cut, and its mean over random cuts.
 
     The random cut is averaged over all units before the focus, or over a sample of them.
 
@@ -90,7 +91,7 @@ def check_edges(
 
 
 def _sample(units: Sequence[int]) -> Sequence[int]:
-    """At most _SAMPLE of the units, drawn with a fixed seed."""
+    """Returns at most _SAMPLE of the units, drawn with a fixed seed."""
     if len(units) <= _SAMPLE:
         return units
     order = torch.randperm(len(units), generator=torch.Generator().manual_seed(0))
@@ -99,7 +100,7 @@ def _sample(units: Sequence[int]) -> Sequence[int]:
 
 @torch.inference_mode()
 def probabilities(model: Transformer, prediction: Prediction, cuts: Sequence[Cut]) -> list[float]:
-    """The probability of the target under each cut; the queries of a cut are indices into `prediction.ids`."""
+    """Returns the probability of the target under each cut. A cut's queries are indices into `prediction.ids`."""
     left: list[float] = []
     for batch in _batches(model, prediction, cuts):
         ids = prediction.ids.expand(len(batch), -1)
@@ -110,7 +111,7 @@ def probabilities(model: Transformer, prediction: Prediction, cuts: Sequence[Cut
 
 
 def _batches(model: Transformer, prediction: Prediction, cuts: Sequence[Cut]) -> Iterator[Sequence[Cut]]:
-    """The cuts, in batches whose scores stay within _MOST_ELEMENTS."""
+    """Yields the cuts in batches that are small enough to keep the scores within _MOST_ELEMENTS."""
     keys = prediction.past.length + len(prediction.ids)
     rows = max(1, _MOST_ELEMENTS // (model.config.heads * len(prediction.ids) * keys))
     for at in range(0, len(cuts), rows):
@@ -120,7 +121,7 @@ def _batches(model: Transformer, prediction: Prediction, cuts: Sequence[Cut]) ->
 def _within_reach(
     model: Transformer, units: Sequence[range], first_query: int, heads: Mapping[int, Collection[int]] | None
 ) -> list[int]:
-    """The units that the first query can attend to in at least one of the layers that are cut.
+    """Returns the units that the first query can attend to in at least one of the layers in which edges are cut.
 
     If all these layers have a window, the widest window limits the distance.
     """

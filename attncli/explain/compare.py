@@ -32,8 +32,8 @@ _EXAMPLE = 'attncli compare "He could not bear" "He saw a bear" --token bear'
 class WordInText:
     """A word in one of two texts: the tokens that it attends to, and the contribution of each to the word's stream.
 
-    A pull is a source's contribution projected on the direction from the other text's stream to this one's, relative to
-    the midpoint of the head's outputs in the two texts. It is positive where it moves the two streams apart.
+    A source's pull is its contribution relative to the midpoint of the head's outputs in the two texts, projected on
+    the direction from the other text's stream to this text's stream. A positive pull moves the two streams apart.
     """
 
     pieces: tuple[Piece, ...]  # the whole text
@@ -104,10 +104,10 @@ def compare(
 
 
 def find_words(texts: Sequence[Sequence[Piece]], tokens: Sequence[str]) -> tuple[Span, Span]:
-    """The span of the word in each of two texts.
+    """Finds the span of the word in each of two texts.
 
-    `tokens` has one name for both texts, or one for each; if it is empty, the word is the only one that both texts
-    have.
+    `tokens` names the word: one name for both texts, or one name for each text. If `tokens` is empty, the only word
+    that occurs in both texts is compared.
 
     Raises:
         BadInput: for a text without tokens.
@@ -126,7 +126,7 @@ def find_words(texts: Sequence[Sequence[Piece]], tokens: Sequence[str]) -> tuple
 
 
 def _find(text: Sequence[Piece], name: str, ordinal: str) -> Span:
-    """The span that `find_span` finds; an error says in which of the two texts the search failed."""
+    """Returns the span that `find_span` finds; an error says in which of the two texts the search failed."""
     try:
         return find_span(text, name)
     except UsageProblem as problem:
@@ -135,7 +135,7 @@ def _find(text: Sequence[Piece], name: str, ordinal: str) -> Span:
 
 
 def _shared_word(texts: Sequence[Sequence[Piece]]) -> str:
-    """The one word that both texts have. Raises UsageProblem when they share none, or several."""
+    """Returns the word that occurs in both texts. Raises UsageProblem if no word or more than one word does."""
     first, second = (_WORD.findall("".join(piece.completed for piece in text)) for text in texts)
     shared = [word for word in dict.fromkeys(first) if word in second]
     if len(shared) == 1:
@@ -151,7 +151,10 @@ def _shared_word(texts: Sequence[Sequence[Piece]]) -> str:
 
 @dataclass
 class _Reading(Observer):
-    """Records one forward pass on the CPU in float64; `weights`, `fed` and `shares` are of the last token."""
+    """Records one forward pass on the CPU in float64.
+
+    `weights`, `fed` and `shares` hold values of the last token only.
+    """
 
     streams: list[Tensor] = field(default_factory=list)  # (T, C), of the embedding and after each layer
     weights: list[Tensor] = field(default_factory=list)  # (H, T) per layer
@@ -185,7 +188,7 @@ def _read(model: Transformer, pieces: Sequence[Piece], at: int) -> _Reading:
 
 
 def _pulls(model: Transformer, one: _Reading, other: _Reading, direction: Tensor, after: int) -> tuple[Floats, Floats]:
-    """The pulls of the sources of each text, summed over the first `after` layers."""
+    """Returns the pull of every source of each text, summed over the first `after` layers."""
     pulls = [torch.zeros(len(reading.ids), dtype=torch.float64) for reading in (one, other)]
     for layer in range(after):
         module = cast(Block, model.blocks[layer]).attention
@@ -202,7 +205,7 @@ def _pulls(model: Transformer, one: _Reading, other: _Reading, direction: Tensor
 
 
 def _mean_shares(reading: _Reading, after: int) -> Floats:
-    """The shares of the sources (T,), averaged over the first `after` layers; zeros if `after` is 0."""
+    """Returns the shares of the sources (T,), averaged over the first `after` layers; zeros if `after` is 0."""
     if not after:
         return torch.zeros(len(reading.ids), dtype=torch.float64).numpy()
     shares: Floats = torch.stack(reading.shares[:after]).mean(0).numpy()
@@ -210,7 +213,7 @@ def _mean_shares(reading: _Reading, after: int) -> Floats:
 
 
 def _cosines(one: _Reading, other: _Reading) -> Floats:
-    """The cosines (layers + 1,) of the two words' streams; exactly 1 where the streams are equal."""
+    """Returns the cosines (layers + 1,) of the two words' streams; exactly 1 if the streams are equal."""
     cosines = []
     for a, b in zip(one.streams, other.streams, strict=True):
         same = torch.equal(a[-1], b[-1])
@@ -236,5 +239,5 @@ def _cosines_of_others(one: _Reading, other: _Reading) -> Floats | None:
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    """The vectors scaled to length 1; a vector of zeros stays zeros."""
+    """Returns the vectors scaled to length 1; a vector of zeros stays zeros."""
     return torch.nn.functional.normalize(vectors, dim=-1, eps=1e-30)

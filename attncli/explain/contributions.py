@@ -14,7 +14,7 @@ from attncli.model.transformer import Transformer
 
 
 def contribution_norms(steps: AttentionSteps, module: Attention, query: int) -> tuple[Tensor, Tensor]:
-    """The norms of the vectors that each source adds to one query's attention output, for a batch of one.
+    """Returns the norms of the vectors that each source adds to one query's attention output, for a batch of one.
 
     Returns:
         per head (H, S): |a_hj f_h(x_j)|; and over all heads (S,): |sum over h of a_hj f_h(x_j)|, of the summed vectors.
@@ -31,12 +31,12 @@ def contribution_norms(steps: AttentionSteps, module: Attention, query: int) -> 
 
 
 def normalized(norms: Tensor) -> Tensor:
-    """The share of each of the norms (S,) in their sum. All zeros where all norms are zero."""
+    """Divides the norms (S,) by their sum. Returns zeros if all norms are zero."""
     return norms / norms.sum().clamp_min(1e-30)
 
 
 def direct_effects(steps: AttentionSteps, module: Attention, direction: Tensor) -> Tensor:
-    """The contribution (S,) of each source of the last query along a direction (C,), summed over all heads."""
+    """Returns the contribution (S,) of each source of the last query along a direction (C,), summed over all heads."""
     reads = through_output(direction, module.output.weight, module.heads)  # (H, D)
     value = by_head(steps.value[0], module.heads)
     return (steps.weights[0, :, -1] * (value * reads[:, None]).sum(-1)).sum(0)
@@ -48,12 +48,15 @@ def by_head(shared: Tensor, heads: int) -> Tensor:
 
 
 def through_output(direction: Tensor, matrix: Tensor, heads: int) -> Tensor:
-    """Pulls a direction u (C,) back through an output matrix (C, H x D) -> (H, D): row h times v is u.(W_h v)."""
+    """Pulls a direction u (C,) back through an output matrix (C, H x D) -> (H, D).
+
+    The product of row h and a value v is u.(W_h v).
+    """
     return (direction @ matrix).view(heads, -1)
 
 
 def output_rows(model: Transformer) -> Tensor:
-    """The rows of the output head (V, C), one per token: a logit is the token's row times the normalized stream."""
+    """Returns the rows of the output head (V, C). A token's logit is its row times the normalized residual stream."""
     return model.embedding.weight if model.head is None else model.head.weight
 
 

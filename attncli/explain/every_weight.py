@@ -1,4 +1,7 @@
-"""All attention weights of a text in one array, for other programs. The screens hold only one layer at a time."""
+"""Collects all attention weights of a text in one array, for other programs.
+
+The screens hold only one layer at a time.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ class EveryWeight:
 
 
 def every_weight(model: Transformer, pieces: Sequence[Piece]) -> EveryWeight:
-    """The weights of every layer and head, in float32: 4 x layers x heads x T x T bytes.
+    """Returns the weights of every layer and head in float32, which take 4 x layers x heads x T x T bytes.
 
     Raises BadInput for a text with no tokens, with more tokens than the context, or with more than MOST_BYTES of
     weights.

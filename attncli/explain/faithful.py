@@ -1,9 +1,9 @@
-"""Tests how faithful each view of attention is: whether cutting the sources that it ranks first changes the prediction.
+"""Tests how faithful each view of attention is: does cutting the sources that it ranks first change the prediction?
 
 The sources of a text's last token, without that token itself, are ranked by raw weight, by the norm of their
-contribution, by rollout, by their direct effect on the logit, and at random. With a faithful ranking the
-log-probability drops much when the first k sources are cut (comprehensiveness), and little when all others are cut
-(sufficiency): DeYoung et al., 2020.
+contribution, by rollout, by their direct effect on the logit, and at random. With a faithful ranking, the
+log-probability drops much when the first k sources are cut (comprehensiveness) and little when all other sources are
+cut (sufficiency) (DeYoung et al., 2020).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Faithfulness:
 
     @property
     def verdict(self) -> Verdict:
-        """The test of which rankings are better than random, and better than each other."""
+        """Tests which rankings are better than the random ranking, and which are better than another ranking."""
         return Verdict(self.comprehensiveness, self.sufficiency)
 
 
@@ -65,7 +65,8 @@ def faithfulness(
 ) -> Faithfulness:
     """Measures every ranking on texts, given as token ids, with a model in evaluation mode.
 
-    Raises BadInput for no text, and for a text with fewer than LEAST_TOKENS tokens or more than the context.
+    Raises BadInput if there is no text, or if a text has fewer than LEAST_TOKENS tokens or more tokens than the
+    context.
     """
     if not texts:
         raise BadInput(f"There is no text of at least {LEAST_TOKENS} tokens.", "Give longer ones.")
@@ -85,7 +86,10 @@ def faithfulness(
 
 
 def _scored(model: Transformer, ids: Tensor, generator: torch.Generator) -> Floats:
-    """The drops of one text (rankings, 2, sizes): with the first k sources cut, and with all others cut."""
+    """Returns the drops of one text (rankings, 2, sizes).
+
+    The first of the two is with the first k sources cut, the second with all others cut.
+    """
     sources = len(ids) - 1
     scores = source_scores(model, ids)
     orders = [scores[ranking][:sources].argsort(descending=True, stable=True).tolist() for ranking in RANKINGS[:-1]]
@@ -98,10 +102,10 @@ def _scored(model: Transformer, ids: Tensor, generator: torch.Generator) -> Floa
 
 
 def drops_without(model: Transformer, ids: Tensor, cuts: Sequence[Sequence[int]]) -> Floats:
-    """The drops of the predicted token's log-probability, in nats, one for each cut.
+    """Returns the drop of the predicted token's log-probability for each cut, in nats.
 
-    A cut lists the positions that the last token of ids (T,) can no longer attend to, all before the last: a token
-    always attends to itself.
+    A cut lists the positions that the last token of ids (T,) can no longer attend to. They are all earlier positions,
+    because a token always attends to itself.
     """
     last = len(ids) - 1
     before = log_probabilities(model, ids[None], last, observe=Observer())[0]
@@ -116,7 +120,7 @@ def drops_without(model: Transformer, ids: Tensor, cuts: Sequence[Sequence[int]]
 
 
 def source_scores(model: Transformer, ids: Tensor) -> dict[Ranking, Tensor]:
-    """The scores (T,) that each view gives the sources of the last token of ids (T,), the last token included."""
+    """Returns the scores (T,) by each view for the sources of the last token of ids (T,), including that token."""
     logits = model(ids[None])[0, -1]
     watch = _SourceScorer(logit_direction(model, int(logits.argmax())))
     model.hidden(ids[None], observe=watch)
@@ -132,8 +136,8 @@ def source_scores(model: Transformer, ids: Tensor) -> dict[Ranking, Tensor]:
 def logit_direction(model: Transformer, target: int) -> Tensor:
     """The direction (C,) in the residual stream that raises the target's logit above the mean over the vocabulary.
 
-    It is the token's row of the output head less the mean row, pulled back through the final norm (Elhage et al.,
-    2021).
+    The direction is the token's row of the output head minus the mean row, pulled back through the final norm (Elhage
+    et al., 2021).
     """
     matrix = output_rows(model)
     return through_norm(model.norm, matrix[target] - matrix.mean(0))

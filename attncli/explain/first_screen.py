@@ -1,4 +1,4 @@
-"""Computes the first screen of an explanation: sources, one head's map, the next token, and the cuts.
+"""Computes the first screen of an explanation: the sources, one head's map, the next token, and the cuts.
 
 One forward pass is observed layer by layer. Only the current layer's attention, the best map so far, and the keys and
 values that the cuts need are in memory. In a long text only the rows around the focus are observed, so memory does not
@@ -33,8 +33,9 @@ from attncli.text.tokenizer import Piece, Tokenizer
 class Explanation:
     """The finding of the first screen and of the views `bars` and `map`.
 
-    In a text counted in words, all shares, weights and indices are of words: as a source a word is the sum of its
-    tokens, as a query it is their mean. The prediction is that after the last token of the word in focus.
+    If the text is counted in words, all shares, weights and indices refer to words. The values of a word's tokens are
+    summed if the word is a source, and averaged if it is a query. The prediction is made after the last token of the
+    word in focus.
     """
 
     pieces: tuple[Piece, ...]  # tokens, or words
@@ -50,7 +51,7 @@ class Explanation:
 
     @property
     def tokens(self) -> tuple[Piece, ...]:
-        """The tokens of the text, also where `pieces` are words."""
+        """The tokens of the text, even if `pieces` are words."""
         return self.pieces if self.words is None else self.words.tokens
 
     @property
@@ -102,7 +103,7 @@ def explain(
 
 
 def _units(model: Transformer, pieces: Sequence[Piece], focus: Focus, spans: Sequence[range]) -> Units:
-    """The units of the text with the unit in focus, and the rows to observe around it."""
+    """Returns the units of the text, with the unit in focus, and the rows of attention to observe around the focus."""
     unit = focused_unit(model, pieces, focus, len(spans))
     around = rows_around(unit, len(spans))
     rows = range(spans[around[0]].start, spans[around[-1]].stop)
@@ -110,7 +111,7 @@ def _units(model: Transformer, pieces: Sequence[Piece], focus: Focus, spans: Seq
 
 
 def _heads_asked(model: Transformer, focus: Focus) -> dict[int, Sequence[int]] | None:
-    """The heads that a focus selects, by layer; None for all heads of all layers."""
+    """Returns the heads that a focus selects, by layer. None means all heads of all layers."""
     if focus.layer is None and focus.head is None:
         return None
     layers = range(model.config.layers) if focus.layer is None else [focus.layer]
@@ -119,7 +120,7 @@ def _heads_asked(model: Transformer, focus: Focus) -> dict[int, Sequence[int]] |
 
 @dataclass
 class _Pass(Observer):
-    """Records shares and map of the selected layers, and all keys and values before the focus, in one forward pass."""
+    """Records one forward pass: shares and map of the selected layers, and all keys and values before the focus."""
 
     focus: Focus
     shares: SourceShares
@@ -129,7 +130,7 @@ class _Pass(Observer):
     values: list[Tensor] = field(default_factory=list)
 
     def prediction(self, model: Transformer, ids: Tensor, target: int, temperature: float, known: int) -> Prediction:
-        """The prediction that the cuts are measured on, with the recorded keys and values as its past."""
+        """Returns the prediction that the cuts change; the recorded keys and values are its cache."""
         past = SharedPast(self.keys, self.values, model.config.context)
         queries = self.units.queries
         return Prediction(past, ids[0, queries.start : queries.stop], target, temperature, known)

@@ -1,4 +1,4 @@
-"""The tokens nearest to a word by cosine, and analogies as arithmetic on embeddings, each compared with chance."""
+"""Finds the tokens nearest to a word by cosine, and computes analogies from embeddings. Compares both with chance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A token, in the vocabulary or at an index of a text, and its cosine with the query."""
+    """A token and its cosine with the query. The token is from the vocabulary, or at an index of a text."""
 
     id: int
     text: str
@@ -37,7 +37,7 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class Neighbors:
-    """The tokens nearest to a word: among token embeddings, or among the tokens of a text.
+    """The tokens nearest to a word, found among all token embeddings or among the tokens of a text.
 
     Without a text, the query is the mean of the embeddings of the word's tokens, and these tokens are left out of the
     neighbours. With a text, the query is the residual stream of the word's last token.
@@ -73,7 +73,7 @@ class Analogy:
 
 
 def spell(tokenizer: Tokenizer, word: str) -> tuple[Piece, ...]:
-    """The tokens of a word, spelled with a leading space as inside a sentence, unless that takes more tokens.
+    """Returns the tokens of a word, with a leading space unless the space makes them more.
 
     Raises BadInput for a word without tokens.
     """
@@ -85,7 +85,7 @@ def spell(tokenizer: Tokenizer, word: str) -> tuple[Piece, ...]:
 
 
 def neighbors(model: Transformer, tokenizer: Tokenizer, word: Sequence[Piece], *, count: int = 10) -> Neighbors:
-    """The tokens whose embeddings are nearest to the mean embedding of a word's tokens."""
+    """Returns the tokens whose embeddings are nearest to the mean embedding of a word's tokens."""
     cosines = _cosines_with_tokens(model, tokenizer, _mean(model, word))
     compared = _all_but(cosines, {piece.id for piece in word})
     nearest = _nearest_tokens(tokenizer, cosines, compared, count)
@@ -102,10 +102,10 @@ def neighbors_in_text(
     among: Among = "vocabulary",
     count: int = 10,
 ) -> Neighbors:
-    """The tokens nearest to the residual stream of a word in a text, after `layer` layers (None: all layers).
+    """Returns the tokens nearest to the residual stream of a word in a text, after `layer` layers (None: all layers).
 
-    The stream is compared with all token embeddings, that of the word's last token included, or with the streams of the
-    other tokens of the text.
+    The stream is compared with the embeddings of all tokens, including the word's last token, or with the streams of
+    the other tokens of the text.
 
     Raises:
         BadInput: for a text with no tokens, or with more tokens than the context.
@@ -137,7 +137,7 @@ def analogy(
     *,
     count: int = 10,
 ) -> Analogy:
-    """The tokens nearest to b - a + c (Mikolov et al., 2013), without the tokens of a, b and c.
+    """Returns the tokens nearest to b - a + c (Mikolov et al., 2013), without the tokens of a, b and c.
 
     Raises UsageProblem when the expected word is one of the tokens left out.
     """
@@ -155,10 +155,10 @@ def analogy(
 def _expected(
     model: Transformer, tokenizer: Tokenizer, word: Sequence[Piece], queries: tuple[Tensor, Tensor], compared: Indices
 ) -> Expected:
-    """The rank of a word by its cosine with each of the two `queries`: the analogy, and the third word alone.
+    """Returns the rank of a word by its cosine with each of the two `queries`: the analogy, and the third word alone.
 
-    A rank is one more than the number of nearer tokens, so a word of several tokens, represented by their mean, has one
-    too.
+    A rank is one more than the number of tokens nearer to the query. A word of several tokens also has a rank: its
+    vector is the mean of its tokens' embeddings.
     """
     if len(word) == 1 and word[0].id not in compared:
         raise UsageProblem(
@@ -175,30 +175,30 @@ def _expected(
 
 
 def _mean(model: Transformer, word: Sequence[Piece]) -> Tensor:
-    """The mean embedding (C,) of a word's tokens."""
+    """Returns the mean embedding (C,) of a word's tokens."""
     ids = torch.tensor([piece.id for piece in word], device=model.embedding.weight.device)
     return model.embedding.weight.detach()[ids].mean(0)
 
 
 def _cosines_with_tokens(model: Transformer, tokenizer: Tokenizer, query: Tensor) -> Floats:
-    """The cosines of a vector (C,) with the embedding of every token that the tokenizer has (V,)."""
+    """Returns the cosines of a vector (C,) with the embedding of every token that the tokenizer has (V,)."""
     return _cosines(model.embedding.weight.detach()[: tokenizer.vocab_size], query)
 
 
 def _cosines(vectors: Tensor, query: Tensor) -> Floats:
-    """The cosines of vectors (N, C) with one vector (C,); 0 for a vector of zeros."""
+    """Returns the cosines of vectors (N, C) with one vector (C,); 0 for a vector of zeros."""
     lengths = (vectors.norm(dim=-1) * query.norm()).clamp_min(1e-30)
     cosines: Floats = ((vectors @ query.to(vectors.dtype)) / lengths).cpu().double().numpy().clip(-1, 1)
     return cosines
 
 
 def _all_but(cosines: Floats, excluded: Collection[int]) -> Indices:
-    """The indices of the cosines that are compared: all except the excluded ones."""
+    """Returns the indices of the cosines that are compared: all except the excluded ones."""
     return np.setdiff1d(np.arange(len(cosines)), list(excluded))
 
 
 def _nearest_tokens(tokenizer: Tokenizer, cosines: Floats, compared: Indices, count: int) -> tuple[Neighbor, ...]:
-    """The tokens of the vocabulary with the largest of these cosines, the nearest first."""
+    """Returns the tokens of the vocabulary with the largest of these cosines, the nearest first."""
     return tuple(Neighbor(i, tokenizer.name(i), None, float(cosines[i])) for i in ranked(cosines, compared)[:count])
 
 
@@ -215,7 +215,7 @@ class _Stream(Observer):
 
 
 def _streams(model: Transformer, text: Sequence[Piece], after: int) -> Tensor:
-    """The residual stream of every token after `after` layers (T, C)."""
+    """Returns the residual stream of every token after `after` layers (T, C)."""
     watch = _Stream(after)
     with torch.inference_mode():
         model.hidden(ids_of(model, text), observe=watch)

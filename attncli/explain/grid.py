@@ -30,7 +30,7 @@ class Grid:
 
 @torch.inference_mode()
 def grid(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Grid:
-    """Every head's weights, pooled by maximum. Raises BadInput and UsageProblem as `ask` does."""
+    """Returns every head's weights, pooled by maximum. Raises BadInput and UsageProblem as `ask` does."""
     question = ask(model, pieces, focus)
     watch = _Thumbnails(math.ceil(len(pieces) / _MOST_CELLS))
     model.hidden(ids_of(model, pieces), observe=watch)

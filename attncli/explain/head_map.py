@@ -1,4 +1,4 @@
-"""One head's attention weights as a map: of the head asked for, or of the one that contributes most to the focus."""
+"""One head's attention weights as a map. The head is given, or it is the head that contributes most to the focus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from attncli.model.mask import causal_mask
 
 @dataclass(frozen=True)
 class HeadMap:
-    """One head's attention weights, row attends to column: all T rows, or in a long text R rows around the focus."""
+    """One head's attention weights: a row is a query, a column is a source.
+
+    Holds all T rows; in a long text, the R rows around the focus.
+    """
 
     layer: int
     head: int
@@ -50,7 +53,7 @@ class BusiestHead:
             self._window = window
 
     def head_map(self) -> HeadMap:
-        """The map of the busiest head, with its previous-token score on this text."""
+        """Returns the map of the busiest head, with its previous-token score on this text."""
         assert self._map is not None
         layer, head, weights = self._map
         allowed = causal_mask(len(self.units.rows), self.units.rows.stop, self._window, weights.device).double()
@@ -63,6 +66,6 @@ class BusiestHead:
 
 
 def previous_token_score(weights: Floats, first: int = 0) -> float | None:
-    """Mean weight on the previous token over rows (R, T) from token `first` on; token 0 is skipped."""
+    """Mean weight on the previous token, over the rows (R, T) of the tokens from `first` on. Token 0 is skipped."""
     before = [float(row[at - 1]) for at, row in enumerate(weights, first) if at]
     return sum(before) / len(before) if before else None

@@ -1,7 +1,7 @@
 """Scores each head for known attention patterns, on random tokens that are repeated once (Elhage et al., 2021).
 
-Random tokens carry no meaning, so a head that scores high follows the pattern itself, not the content of a text. This
-module defines the patterns, and scores a matrix of weights, or all heads of a model, for each of them.
+Random tokens carry no meaning, so a head with a high score follows the pattern itself, not the content of a text. This
+module defines the patterns. It scores a matrix of weights or all heads of a model for each pattern.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ _STANDS_OUT = 0.05  # the least (score - chance) / (1 - chance) of a head worth 
 class HeadScores:
     """The share of attention that every head puts on each pattern, on random tokens that are repeated once.
 
-    Scores have the shape (kinds, layers, heads), kinds in the order of HEAD_KINDS. A score is the mean weight over the
-    rows in which the pattern is possible; NaN where there is no such row, as in a layer whose window is too short.
+    Scores have the shape (kinds, layers, heads), with the kinds in the order of HEAD_KINDS. A score is the mean weight
+    over the rows in which the pattern is possible. It is NaN if there is no such row, as in a layer whose window is too
+    short.
     """
 
     scores: Floats
@@ -56,37 +57,37 @@ class HeadScores:
         return int(self.scores.shape[2])
 
     def score(self, kind: HeadKind, layer: int, head: int) -> float:
-        """One head's score; NaN for a head without a score."""
+        """Returns one head's score; NaN for a head without a score."""
         return float(self.scores[HEAD_KINDS.index(kind), layer, head])
 
     def error(self, kind: HeadKind, layer: int, head: int) -> float | None:
-        """The standard error of one head's score; None where it is not known."""
+        """Returns the standard error of one head's score; None if it is not known."""
         error = math.nan if self.errors is None else float(self.errors[HEAD_KINDS.index(kind), layer, head])
         return error if math.isfinite(error) else None
 
     def chance(self, kind: HeadKind, layer: int) -> float:
-        """The score that uniform attention gets in a layer; NaN where it has no score."""
+        """Returns the score that uniform attention gets in a layer; NaN if it has no score."""
         return float(self.chances[HEAD_KINDS.index(kind), layer])
 
     def table(self, kind: HeadKind) -> list[list[float | None]]:
-        """Every head's score, by layer and head; None for a head without a score."""
+        """Returns every head's score, by layer and head; None for a head without a score."""
         rows = self.scores[HEAD_KINDS.index(kind)].tolist()
         return [[value if math.isfinite(value) else None for value in row] for row in rows]
 
     def ranked(self, kind: HeadKind) -> list[tuple[int, int]]:
-        """The (layer, head) of all heads that have a score, the highest first."""
+        """Returns the (layer, head) of all heads that have a score, the highest first."""
         scores = self.scores[HEAD_KINDS.index(kind)]
         scored = np.flatnonzero(np.isfinite(scores)).tolist()
         return [divmod(at, self.heads) for at in ranked(scores.ravel(), scored)]
 
     def best(self, kind: HeadKind) -> tuple[int, int] | None:
-        """The (layer, head) with the highest score; None where no head has a score."""
+        """Returns the (layer, head) with the highest score; None if no head has a score."""
         return next(iter(self.ranked(kind)), None)
 
     def worth_a_look(self) -> tuple[HeadKind, int, int] | None:
-        """The kind, layer and head with the greatest (score - chance) / (1 - chance).
+        """Returns the kind, layer and head with the greatest (score - chance) / (1 - chance).
 
-        None when no head stands out. Sinks are left out: a head that attends mostly to the start is usually idle.
+        Returns None if no head stands out. Sinks are left out: a head that attends mostly to the start is usually idle.
         """
         candidates: list[tuple[float, tuple[HeadKind, int, int]]] = []
         for kind in HEAD_KINDS:
@@ -98,10 +99,10 @@ class HeadScores:
 
 
 def patterns(ids: Tensor, window: int | None = None) -> Tensor:
-    """The positions that heads of each kind attend to: ids (T,) -> masks (kinds, T, T), within the mask and the window.
+    """Returns the masks (kinds, T, T) of the positions that heads of each kind attend to, for ids (T,).
 
-    In the order of HEAD_KINDS: the previous token; earlier occurrences of the same token; the token after an earlier
-    occurrence; the first token.
+    The positions are within the causal mask and the window. The masks are in the order of HEAD_KINDS: the previous
+    token; the earlier occurrences of the same token; the tokens after these occurrences; the first token.
     """
     at = torch.arange(len(ids), device=ids.device)
     earlier = (ids[:, None] == ids[None, :]).tril(-1)
@@ -114,7 +115,7 @@ def patterns(ids: Tensor, window: int | None = None) -> Tensor:
 def score(weights: Tensor, ids: Tensor, window: int | None = None) -> Tensor:
     """Mean weight on each pattern over the rows in which it is possible: weights (..., T, T), ids (T,) -> (kinds, ...).
 
-    NaN for a pattern that is possible in no row.
+    The score is NaN if no row makes the pattern possible.
     """
     masks = patterns(ids, window)
     on_pattern = torch.stack([(weights * mask).sum(-1) for mask in masks], -2)  # (..., kinds, T)
@@ -123,20 +124,22 @@ def score(weights: Tensor, ids: Tensor, window: int | None = None) -> Tensor:
 
 
 def chance(ids: Tensor, window: int | None = None) -> Tensor:
-    """The scores of uniform attention under the mask and the window: ids (T,) -> (kinds,)."""
+    """Returns the scores of uniform attention under the mask and the window: ids (T,) -> (kinds,)."""
     allowed = causal_mask(len(ids), len(ids), window, ids.device).double()
     return score(allowed / allowed.sum(-1, keepdim=True), ids, window)
 
 
 def repeats(start: int, length: int, vocabulary: int, generator: torch.Generator) -> Tensor:
-    """The start token, then `length` distinct random tokens, then these tokens repeated: (2 x length + 1,)."""
+    """Returns the start token, then `length` distinct random tokens, then these tokens repeated: (2 x length + 1,)."""
     drawn = torch.randperm(vocabulary - 1, generator=generator)[:length]
     drawn += drawn >= start  # skips the id of the start token
     return torch.cat([torch.tensor([start]), drawn, drawn])
 
 
 def fitted(config: ModelConfig, vocabulary: int) -> int:
-    """The largest number of random tokens whose repetition fits the context and every window, at most HEAD_TOKENS.
+    """Returns the largest length whose random tokens and their repetition fit the context and every window.
+
+    The length is at most HEAD_TOKENS.
 
     Raises BadInput for a model whose context is too short.
     """
@@ -199,7 +202,7 @@ def _checked_length(config: ModelConfig, vocabulary: int, length: int | None) ->
 
 
 def _scored(model: Transformer, ids: Tensor) -> Tensor:
-    """The scores of one sequence (kinds, L, H)."""
+    """Returns the scores of one sequence (kinds, L, H)."""
     watch = _HeadScorer(ids)
     model.hidden(ids[None], observe=watch)
     return torch.stack(watch.layers, 1)

@@ -17,20 +17,20 @@ from attncli.model.attention import Observer
 
 @dataclass(frozen=True)
 class Cut:
-    """Edges that are cut together: (query, source) pairs, in all heads or in some heads of some layers."""
+    """Edges that are cut together, as (query, source) pairs: in all heads, or only in the given heads of each layer."""
 
     edges: frozenset[tuple[int, int]]
     heads: Mapping[int, Collection[int]] | None = None  # layer -> heads; None: all
 
 
 class Knockout(Observer):
-    """Applies cuts[b] to row b of the batch. A query whose keys would all be cut keeps them all."""
+    """Applies cuts[b] to row b of the batch. If all keys of a query would be cut, none of them is."""
 
     def __init__(self, cuts: Sequence[Cut]) -> None:
         self._cuts = cuts
 
     def scores(self, layer: int, scores: Tensor) -> Tensor:
-        """Scores (B, H, T, S) -> scores with -inf where an edge is cut."""
+        """Sets the scores (B, H, T, S) of cut edges to -inf."""
         every_head = range(scores.shape[1])
         mask = torch.zeros_like(scores, dtype=torch.bool)
         for row, cut in enumerate(self._cuts):

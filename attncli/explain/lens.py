@@ -22,7 +22,7 @@ from attncli.text.tokenizer import Piece, Tokenizer
 
 @dataclass(frozen=True)
 class LensRow:
-    """The prediction from the residual stream after `layers_read` layers; after 0 layers it is the embedding."""
+    """The prediction from the residual stream after `layers_read` layers; 0 layers means the embedding."""
 
     layers_read: int
     top: tuple[NextToken, ...]
@@ -41,7 +41,10 @@ class Lens:
 
 @torch.inference_mode()
 def lens(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], focus: Focus, *, top: int = 10) -> Lens:
-    """The prediction after the token in focus, layer by layer. Raises BadInput and UsageProblem as `ask` does."""
+    """Returns the prediction after the token in focus, layer by layer.
+
+    Raises BadInput and UsageProblem as `ask` does.
+    """
     question = ask(model, pieces, focus)
     rows = rows_to_watch(range(question.focus, question.focus + 1), len(pieces))
     watch = _Streams(question.focus - rows.start)

@@ -14,7 +14,7 @@ _LISTED = 24  # tokens named in an error
 
 
 def find_token(pieces: Sequence[Piece], name: str) -> int:
-    """The index of the token that `--token` names, by an index or by a word; of a word it is the last token.
+    """Returns the index of the token that `--token` names by an index or by a word. For a word, returns its last token.
 
     Raises UsageProblem when the text has no such token, or several.
     """
@@ -22,7 +22,7 @@ def find_token(pieces: Sequence[Piece], name: str) -> int:
 
 
 def find_span(pieces: Sequence[Piece], name: str) -> Span:
-    """The first and the last token of the word that `--token` names; if it names an index, that index twice.
+    """Returns the first and the last token of the word that `--token` names; if it names an index, that index twice.
 
     Raises UsageProblem when the text has no such token, or several.
     """
@@ -45,7 +45,7 @@ def find_span(pieces: Sequence[Piece], name: str) -> Span:
 
 
 def _spans_spelling(pieces: Sequence[Piece], word: str) -> list[Span]:
-    """Every run of whole tokens that spells the word; white space around the word is ignored."""
+    """Returns every run of whole tokens that spells the word. White space around the word is ignored."""
     spans = []
     for first in range(len(pieces)):
         spelled = ""
@@ -59,7 +59,10 @@ def _spans_spelling(pieces: Sequence[Piece], word: str) -> list[Span]:
 
 
 def _is_word(pieces: Sequence[Piece], first: int, last: int) -> bool:
-    """Whether no letter or digit adjoins the tokens, so that 'at' does not match inside 'sat'."""
+    """Whether the characters before and after the tokens are no letters or digits.
+
+    This prevents 'at' from matching inside 'sat'.
+    """
     before = "" if first == 0 or pieces[first].text[:1].isspace() else pieces[first - 1].text[-1:]
     after = "" if last + 1 == len(pieces) else pieces[last + 1].text[:1]
     return not (before.isalnum() or after.isalnum())

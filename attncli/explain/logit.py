@@ -29,7 +29,8 @@ from attncli.text.tokenizer import Piece, Tokenizer
 class LogitAttribution:
     """One logit at the focus as a sum of terms, one for each write to the residual stream.
 
-    The logit is relative to the mean over the vocabulary, or to the logit of `against` where that token is given.
+    The logit is relative to the logit of the token `against` if it is given, and otherwise to the mean logit over the
+    vocabulary.
     """
 
     question: Question
@@ -55,7 +56,7 @@ class LogitAttribution:
 
     @property
     def remainder(self) -> float:
-        """The logit less the sum of the terms: the rounding error."""
+        """The logit minus the sum of the terms, which is the rounding error."""
         return self.logit - self.total
 
 
@@ -69,7 +70,7 @@ def logit_attribution(
     target: str | None = None,
     against: str | None = None,
 ) -> LogitAttribution:
-    """Computes the terms of the target's logit in float64; the target is by default the predicted token.
+    """Computes the terms of the target's logit in float64. By default, the target is the predicted token.
 
     Raises BadInput and UsageProblem as `ask` does, and UsageProblem for a target that is not one token.
     """
@@ -124,9 +125,9 @@ def _terms(
 
 
 def _read_by(norm: nn.Module, stream: Tensor, toward: Tensor) -> tuple[Tensor, float | None]:
-    """The direction (C,) whose dot product with a component of the stream is its part of norm(stream) . toward.
+    """Returns the direction (C,) whose dot product with a part of the stream is its share of norm(stream) . toward.
 
-    Also returns the contribution of the norm's bias; None where the norm has no bias.
+    Also returns the contribution of the norm's bias, or None if the norm has no bias.
     """
     assert isinstance(norm, RMSNorm | nn.LayerNorm)
     direction = through_norm(norm, toward)
@@ -137,14 +138,14 @@ def _read_by(norm: nn.Module, stream: Tensor, toward: Tensor) -> tuple[Tensor, f
 
 
 def _biases(model: Transformer, part: str) -> list[Tensor]:
-    """The bias (C,) of one matrix in every layer, for the layers in which the matrix has a bias."""
+    """Returns the bias (C,) that one kind of matrix has in each layer. Layers without this bias are left out."""
     parameters = dict(model.named_parameters())
     names = (f"blocks.{layer}.{part}.bias" for layer in range(model.config.layers))
     return [parameters[name] for name in names if name in parameters]
 
 
 def _along(direction: Tensor, biases: Sequence[Tensor]) -> Tensor | None:
-    """The projections of biases on a direction (L,); None where there are no biases."""
+    """Returns the projections of biases on a direction (L,); None if there are no biases."""
     return torch.stack(list(biases)).double() @ direction if biases else None
 
 
@@ -182,7 +183,9 @@ class _Writes(Observer):
 
 
 def _token(tokenizer: Tokenizer, name: str, logits: Tensor) -> NextToken:
-    """Finds a token by name: '#262', '␣the' or 'the', which means the more probable of 'the' and '␣the' if both exist.
+    """Finds a token by name: '#262', '␣the' or 'the'.
+
+    If '␣the' and 'the' are both tokens, 'the' means the more probable one.
 
     Raises UsageProblem when the name is not one token.
     """

@@ -28,14 +28,14 @@ class NextToken:
 
 
 def most_probable(logits: Tensor, tokenizer: Tokenizer, count: int, temperature: float = 1.0) -> tuple[NextToken, ...]:
-    """The `count` most probable tokens of logits (V,), the most probable first."""
+    """Returns the `count` most probable tokens of logits (V,), the most probable first."""
     ids = logits.argsort(descending=True, stable=True)[:count]
     probabilities = distribution(logits, temperature)[ids].tolist()
     return tuple(NextToken(i, name_of(tokenizer, i), p) for i, p in zip(ids.tolist(), probabilities, strict=True))
 
 
 def highest(logs: Tensor, tokenizer: Tokenizer, count: int) -> tuple[NextToken, ...]:
-    """The `count` most probable tokens of log-probabilities (V,), the most probable first."""
+    """Returns the `count` most probable tokens of log-probabilities (V,), the most probable first."""
     values, ids = logs.topk(min(count, len(logs)))
     return tuple(
         NextToken(i, name_of(tokenizer, i), math.exp(value))
@@ -44,7 +44,7 @@ def highest(logs: Tensor, tokenizer: Tokenizer, count: int) -> tuple[NextToken, 
 
 
 def name_of(tokenizer: Tokenizer, token: int) -> str:
-    """The text of a token; empty for an id that the tokenizer does not have."""
+    """Returns the text of a token; empty for an id that the tokenizer does not have."""
     return tokenizer.name(token) if token < tokenizer.vocab_size else ""
 
 

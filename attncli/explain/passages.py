@@ -1,4 +1,4 @@
-"""Draws passages of files, as the token sequences on which rankings of sources are measured."""
+"""Draws passages from files and tokenizes them. Rankings of sources are measured on these passages."""
 
 from __future__ import annotations
 

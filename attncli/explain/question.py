@@ -26,7 +26,10 @@ ROWS_AROUND = 40  # rows in the map of a long text
 
 @dataclass(frozen=True)
 class Focus:
-    """What a user asks about: a token (None: the last), a layer and a head (None: all), and the measure of a source."""
+    """What a user asks about: a token, a layer, a head, and the measure of a source.
+
+    If `token` is None, it is the last token. If `layer` or `head` is None, all layers or all heads are selected.
+    """
 
     token: int | None = None
     layer: int | None = None
@@ -51,7 +54,7 @@ def ask(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Question:
 
 
 def focused_unit(model: Transformer, pieces: Sequence[Piece], focus: Focus, units: int) -> int:
-    """The index of the unit in focus, in a text that is counted as `units` tokens or words.
+    """Returns the index of the unit in focus, in a text that is counted as `units` tokens or words.
 
     Raises:
         BadInput: for a text with no tokens, or with more tokens than the context.
@@ -90,7 +93,7 @@ def refuse_length(pieces: Sequence[Piece], context: int) -> None:
 
 
 def layers_read(model: Transformer, layer: int | None) -> int:
-    """The number of layers after which the residual stream is taken: None means all, 0 the embedding.
+    """Returns after how many layers the residual stream is taken: None means all layers, 0 means the embedding.
 
     Raises UsageProblem for more layers than the model has.
     """
@@ -106,6 +109,9 @@ def layers_read(model: Transformer, layer: int | None) -> int:
 
 
 def rows_around(focus: int, count: int) -> range:
-    """The rows, of `count`, that the map of a long text shows: ROWS_AROUND, three quarters of them before the focus."""
+    """Returns the rows that the map of a long text of `count` tokens shows.
+
+    There are ROWS_AROUND rows, three quarters of them before the focus.
+    """
     first = max(0, min(focus - ROWS_AROUND * 3 // 4, count - ROWS_AROUND))
     return range(first, min(first + ROWS_AROUND, count))

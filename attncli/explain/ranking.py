@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 
 def ranked(values: NDArray[np.floating], among: Iterable[int] | None = None) -> list[int]:
-    """The indices of `values` (N,), or only those in `among`, sorted by value: the greatest first."""
+    """Returns the indices of `values` (N,), sorted by value, the greatest first.
+
+    If `among` is given, returns only these indices.
+    """
     indices = np.arange(len(values)) if among is None else np.array(list(among), int)
     order: list[int] = indices[np.argsort(-values[indices], kind="stable")].tolist()
     return order

@@ -22,18 +22,20 @@ _STRETCH = 512  # tokens of one chunk of the prefill
 
 
 def ids_of(model: Transformer, pieces: Sequence[Piece]) -> Tensor:
-    """The ids of a text (1, T), on the model's device."""
+    """Returns the ids of a text (1, T), on the model's device."""
     return torch.tensor([[piece.id for piece in pieces]], device=model.embedding.weight.device)
 
 
 def rows_to_watch(needed: range, tokens: int) -> range:
-    """The rows to observe: all rows of a text of up to WHOLE tokens, only the needed rows of a longer one."""
+    """Returns the rows to observe: all rows if the text has at most WHOLE tokens, otherwise only the needed rows."""
     return needed if tokens > WHOLE else range(tokens)
 
 
 @torch.inference_mode()
 def read(model: Transformer, ids: Tensor, rows: range, observe: Observer | None = None) -> Tensor:
-    """ids (1, T) -> the normalized residual stream at these rows (1, R, C). Tokens after the rows are not read.
+    """Reads ids (1, T) and returns the normalized residual stream at these rows (1, R, C).
+
+    Tokens after the rows are not read.
 
     The observer gets the R rows of queries, and all S = rows.stop keys and values.
     """

@@ -23,7 +23,7 @@ from attncli.text.tokenizer import Piece
 
 @dataclass(frozen=True)
 class Rollout:
-    """Attention rollout of the token in focus, beside the rollout of uniform attention."""
+    """Attention rollout of the token in focus, and the rollout of uniform attention for comparison."""
 
     question: Question
     shares: Floats  # (T,), sums to 1
@@ -32,7 +32,7 @@ class Rollout:
 
 @torch.inference_mode()
 def rollout(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Rollout:
-    """The rollout of the token in focus. Raises BadInput and UsageProblem as `ask` does."""
+    """Returns the rollout of the token in focus. Raises BadInput and UsageProblem as `ask` does."""
     question = ask(model, pieces, focus)
     watch = _Product()
     model.hidden(ids_of(model, pieces)[:, : question.focus + 1], observe=watch)
@@ -44,7 +44,7 @@ def rollout(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Rollou
 
 
 def rolled(product: Tensor | None, weights: Tensor) -> Tensor:
-    """The product (T, T) extended by one layer, whose weights (T, T) are averaged over heads.
+    """Multiplies the product (T, T) by the next layer's weights (T, T), which are averaged over heads.
 
     Before the first layer the product is None.
     """

@@ -36,15 +36,15 @@ class Sources:
 
     @property
     def first_is_apart(self) -> bool:
-        """Whether the first token, to which idle heads attend, is listed separately."""
+        """Whether the first token is listed separately, because idle heads attend to it."""
         return self.focus > 1
 
     def ranked(self) -> list[int]:
-        """The sources by share, the greatest first; without the first token where that is listed separately."""
+        """Returns the sources by share, the greatest first. The first token is left out if it is listed separately."""
         return ranked(self.shares, range(int(self.first_is_apart), self.focus + 1))
 
     def named(self, most: int) -> list[int]:
-        """The sources shown by name: the `most` greatest, then the first token where that is listed separately."""
+        """Returns the sources shown by name: the `most` greatest, then the first token if it is listed separately."""
         return [*self.ranked()[:most], *([0] if self.first_is_apart else [])]
 
 
@@ -75,7 +75,7 @@ class SourceShares:
         self._raw.append(torch.stack(raw).mean(0))
 
     def compare(self, layer: int, stream: Tensor) -> None:
-        """Compares the attention output of the previous layer with the stream (B, R, C) that leaves that layer."""
+        """Compares the attention output of the previous layer with the residual stream (B, R, C) after that layer."""
         if (output := self._outputs.get(layer - 1)) is not None:
             self._beside.append((output / self._lengths(stream).clamp_min(1e-30)).mean())
 
@@ -86,7 +86,7 @@ class SourceShares:
         return lengths
 
     def sources(self) -> Sources:
-        """The shares, averaged over the layers."""
+        """Returns the shares, averaged over the layers."""
         by_layer = self.units.sum_sources(torch.stack(self._shares))
         return Sources(
             focus=self.units.focus,

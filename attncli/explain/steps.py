@@ -28,7 +28,7 @@ from attncli.text.tokenizer import Piece, Tokenizer
 class Steps:
     """The arithmetic of one row of one head, from the query to attention's output.
 
-    S is the number of sources: all tokens, or in a long text those up to the first one that the mask forbids.
+    S is the number of sources: all tokens of the text. In a long text, the sources end with the first masked token.
     """
 
     question: Question
@@ -52,7 +52,10 @@ class Steps:
 
 @torch.inference_mode()
 def steps(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], focus: Focus) -> Steps:
-    """The row of the focus in the head asked for, or in the busiest. Raises BadInput and UsageProblem as `ask` does."""
+    """Returns the row of the focus in the given head, or in the busiest head.
+
+    Raises BadInput and UsageProblem as `ask` does.
+    """
     question = ask(model, pieces, focus)
     busiest = explain(model, tokenizer, pieces, focus, check=False).map
     ids, row = ids_of(model, pieces), question.focus
@@ -64,7 +67,10 @@ def steps(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], foc
 
 
 def _row(question: Question, watch: _OneLayer, rows: range, fast: Tensor, *, head: int, asked_for: bool) -> Steps:
-    """Computes all heads at the focus, and returns the numbers of one; `fast` (C,) is the output to compare with."""
+    """Computes all heads at the focus, and returns the numbers of one head.
+
+    `fast` (C,) is the output to compare with.
+    """
     module, seen, row = watch.module, watch.steps, question.focus
     query = seen.query[0, :, row - rows.start].double()  # (H, D)
     key, value = (by_head(shared[0].double(), module.heads) for shared in (seen.key, seen.value))  # (H, S, D)
@@ -104,7 +110,7 @@ def _array(tensor: Tensor) -> Floats:
 
 
 def _fast_output(model: Transformer, module: Attention, ids: Tensor, rows: range) -> Tensor:
-    """The output of a layer's attention at these rows (1, R, C), by the fast path, without an observer."""
+    """Returns the output of a layer's attention at these rows (1, R, C), by the fast path, without an observer."""
     outputs: list[Tensor] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:

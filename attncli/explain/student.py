@@ -6,7 +6,7 @@ import math
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """The quantile of Student's t distribution with these degrees of freedom.
+    """Returns the quantile of Student's t distribution with these degrees of freedom.
 
     Uses the expansion around the normal quantile (Abramowitz and Stegun, 1964, 26.7.5). For at least 7 degrees and a
     probability of at most 0.998 its error is below 0.001.

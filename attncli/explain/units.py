@@ -1,6 +1,7 @@
 """Groups tokens into units, single tokens or whole words, and sums values over units. No torch is imported.
 
-As a source a unit is the sum of its tokens; as a query it is their mean. So the rows of a map still sum to 1.
+For sources, the values of a unit's tokens are summed; for queries, they are averaged. So the rows of a map still sum to
+1.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Units:
     def sum_sources(self, values: Tensor) -> Floats:
         """Sums values by token (..., S) to values by unit (..., units).
 
-        Units after the last row are masked, so they get 0.
+        Units after the last row are masked; their sums are 0.
         """
         whole = np.zeros((*values.shape[:-1], self.spans[-1].stop))
         whole[..., : values.shape[-1]] = values.cpu().double().numpy()

@@ -25,8 +25,8 @@ _LEVEL = 0.05  # probability that a verdict calls a ranking better that is not
 class Verdict:
     """Compares rankings by their drops, of shape (texts, rankings, sizes) in the order of RANKINGS.
 
-    Larger is better for `comprehensiveness`, where the first k sources are cut; smaller is better for `sufficiency`,
-    where all other sources are cut.
+    For `comprehensiveness`, the first k sources are cut, and a larger drop is better. For `sufficiency`, all other
+    sources are cut, and a smaller drop is better.
     """
 
     comprehensiveness: Floats
@@ -34,7 +34,7 @@ class Verdict:
 
     @property
     def needed(self) -> float:
-        """The least number of standard errors by which a significant difference exceeds zero.
+        """The number of standard errors that a difference must exceed to be significant.
 
         It is infinite for fewer than LEAST_TEXTS texts.
         """
@@ -42,9 +42,10 @@ class Verdict:
         return t_quantile(1 - _LEVEL / COMPARISONS, texts - 1) if texts >= LEAST_TEXTS else math.inf
 
     def advantage(self, ranking: Ranking, *, sufficient: bool = False) -> tuple[float, float]:
-        """The advantage over the random ranking, averaged over sizes: the mean over texts, and its standard error.
+        """Returns the mean advantage over the random ranking and its standard error.
 
-        It is measured by sufficiency where `sufficient` is true, else by comprehensiveness.
+        The advantage is averaged over sizes; the mean is over texts. It is measured by sufficiency if `sufficient` is
+        true, otherwise by comprehensiveness.
         """
         drops = self.sufficiency if sufficient else self.comprehensiveness
         return _mean_and_error(_difference(drops, ranking, "random") * (-1 if sufficient else 1))
@@ -69,7 +70,7 @@ class Verdict:
     def rivals(self) -> tuple[Ranking, ...]:
         """The other rankings that are not significantly worse than the best, by comprehensiveness minus sufficiency.
 
-        Empty where no ranking beats random.
+        Empty if no ranking beats random.
         """
         best = self.best
         if best is None:
@@ -81,12 +82,12 @@ class Verdict:
 
 
 def _difference(drops: Floats, one: Ranking, other: Ranking) -> Floats:
-    """The drops of one ranking less those of another, averaged over sizes (texts,)."""
+    """Returns the drops of one ranking minus the drops of another ranking, averaged over sizes (texts,)."""
     difference: Floats = (drops[:, RANKINGS.index(one)] - drops[:, RANKINGS.index(other)]).mean(-1)
     return difference
 
 
 def _mean_and_error(values: Floats) -> tuple[float, float]:
-    """The mean of values (N,), and its standard error; NaN for one value."""
+    """Returns the mean of values (N,), and its standard error; NaN for one value."""
     error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return float(values.mean()), error

@@ -24,11 +24,12 @@ class Words:
 
 
 def words(pieces: Sequence[Piece]) -> list[range]:
-    """The range of tokens of each word, in order; every token is in one word: [range(0, 1), range(1, 3), …].
+    """Returns the range of tokens of each word, in order; every token is in one word: [range(0, 1), range(1, 3), …].
 
-    A word continues across tokens where letters, digits or combining marks meet, or where an apostrophe is between
-    them. Spaces belong to the word after them; spaces at the end of the text belong to the word before. Every other
-    character, also a line end, is a word of its own with all its tokens. So is every token of a script without spaces.
+    A word continues across tokens if letters, digits or combining marks meet, with or without an apostrophe between
+    them. Spaces belong to the word after them; spaces at the end of the text belong to the last word. Every other
+    character, including a line end, forms a word with all its tokens. In a script without spaces, every token is a
+    word.
     """
     text = "".join(piece.completed for piece in pieces)
     last_word_ends = len(text.rstrip(_SPACES))
@@ -46,7 +47,7 @@ def words(pieces: Sequence[Piece]) -> list[range]:
 
 
 def joined(pieces: Sequence[Piece], spans: Sequence[range]) -> list[Piece]:
-    """Each word as one Piece, whose id is that of its last token."""
+    """Returns each word as one Piece with the id of the word's last token."""
     return [
         Piece(pieces[span[-1]].id, "".join(pieces[at].completed for at in span), sum(pieces[at].bytes for at in span))
         for span in spans
@@ -54,7 +55,7 @@ def joined(pieces: Sequence[Piece], spans: Sequence[range]) -> list[Piece]:
 
 
 def _continues(text: str, at: int) -> bool:
-    """Whether the character at `at` continues the word of the character before it."""
+    """Whether the character at `at` belongs to the same word as the character before it."""
     if not 0 < at < len(text):
         return False
     before, after = text[at - 1], text[at]

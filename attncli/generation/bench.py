@@ -1,8 +1,8 @@
 """Benchmarks a model on this machine within a given time: memory bandwidth, prefill, decoding, batches, generation.
 
-Decides what is measured, how often, and what is skipped to stay within the time limit. A figure is the median of the
-runs after a warm-up run. Each part is measured at increasing sizes, as long as the next size is expected to fit the
-part's share of the time. Prompts are random tokens. Prints nothing and reads no files.
+Decides what to measure, how often to measure it, and what to skip to stay within the time limit. A figure is the median
+of the runs after a warm-up run. Each part is measured at increasing sizes, as long as the next size is expected to fit
+the part's share of the time. Prompts are random tokens. Prints nothing and reads no files.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class _Measuring:
         return min((time.perf_counter() - self._begun) / self._seconds, 1.0)
 
     def _until(self, part: Part) -> float:
-        """The time at which a part that begins now should end."""
+        """Returns the time at which a part that begins now should end."""
         now = time.perf_counter()
         return now + max(self._ends - now, 0) * _SHARES[part]
 
@@ -175,7 +175,7 @@ class _Measuring:
         return found
 
     def _bandwidth(self, threads: int | None) -> Bandwidth:
-        """The memory bandwidth: of main memory from a sum on the given threads, of a GPU's memory from a copy."""
+        """Measures the memory bandwidth: of main memory by a sum on the given threads, of a GPU's memory by a copy."""
         numbers = torch.ones(_SUMMED_BYTES // 4, device=self._backend.device)
         until = self._until("bandwidth")
         if threads is None:
@@ -256,15 +256,15 @@ class _Measuring:
         return one
 
     def _repeat(self, work: Callable[[], object], until: float) -> Timing:
-        """The median time of `work`, after one warm-up call."""
+        """Returns the median time of `work`, after one warm-up call."""
         work()
         return _in_turn([work], until, self._ends, _MOST)[0]
 
 
 def _in_turn(work: Sequence[Callable[[], object]], until: float, at_last: float, most: int) -> list[Timing]:
-    """The median time of each function; the functions run alternately.
+    """Returns the median time of each function; the functions run alternately.
 
-    Repeats until the time `until`, and at least _LEAST times; but starts no further round after the time `at_last`.
+    Repeats until the time `until`, and at least _LEAST times. No round starts after the time `at_last`.
     """
     taken: list[list[float]] = []
     while len(taken) < most:
@@ -280,7 +280,7 @@ def _in_turn(work: Sequence[Callable[[], object]], until: float, at_last: float,
 
 
 def _threads(backend: Backend) -> int | None:
-    """The number of CPU threads of a decoding step; None on a GPU."""
+    """Returns the number of CPU threads of a decoding step; None on a GPU."""
     if isinstance(backend, NativeBackend):
         return backend.threads
     return torch.get_num_threads() if backend.device.type == "cpu" else None

@@ -15,7 +15,7 @@ _MOST_SHOWN = 8  # tokens that an error lists when a text is not one token
 
 
 def with_token_ids(config: SampleConfig, tokenizer: Tokenizer) -> SampleConfig:
-    """The config with every token of its logit bias as an id.
+    """Returns the config with every token of its logit bias as an id.
 
     Raises UsageProblem for an id that the tokenizer lacks, and for a text that is not exactly one token.
     """

@@ -13,7 +13,10 @@ from attncli.text.tokenizer import Piece
 
 
 def continued(loaded: LoadedModel, pieces: Sequence[Piece], count: int) -> list[Piece]:
-    """The tokens of a text and `count` generated tokens; fewer if the model ends the text or the context is full."""
+    """Returns the tokens of a text and `count` generated tokens.
+
+    There are fewer if the model ends the text or the context is full.
+    """
     ids = [piece.id for piece in pieces]
     count = min(count, loaded.model.config.context - len(ids))
     if count > 0:

@@ -1,4 +1,4 @@
-"""Decodes a sample's ids as they arrive into text that is final, and finds the end of the text.
+"""Decodes a sample's ids as they arrive, yields text as soon as it is final, and finds the end of the text.
 
 A text ends at a stop string, at an end token or at the token limit. A stop string may span several tokens, so text that
 could be the beginning of a stop string is held back until the next tokens decide. Needs no network.
@@ -63,9 +63,9 @@ class SampleText:
         yield Finished(self._sample, reason, tuple(self._ids))
 
     def _stop_at(self) -> int | None:
-        """The index of the first stop string in the held text; None if there is none."""
+        """Returns the index of the first stop string in the held text; None if there is none."""
         return min((at for stop in self._stop if (at := self._held.find(stop)) >= 0), default=None)
 
     def _could_begin_stop(self) -> int:
-        """The length of the longest suffix of the held text that is the beginning of a stop string."""
+        """Returns the length of the longest suffix of the held text that is the beginning of a stop string."""
         return max((n for stop in self._stop for n in range(1, len(stop)) if self._held.endswith(stop[:n])), default=0)

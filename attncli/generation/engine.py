@@ -46,7 +46,7 @@ def refuse_unreadable(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequenc
 
 
 def last_that_fit(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequence[int]) -> list[int]:
-    """The prompt, truncated at its beginning to fit the context; the tokens that open every text are kept.
+    """Truncates a prompt at its beginning to fit the context. The tokens that open every text are kept.
 
     The remaining text begins with a complete character.
     """
@@ -109,7 +109,7 @@ class _Sequence:
     _uniforms: list[float] = field(default_factory=list)
 
     def uniform(self) -> float:
-        """The random number for drawing the next token."""
+        """Returns the random number for drawing the next token."""
         at = self.generated % _UNIFORMS_PER_DRAW
         if at == 0:
             self._uniforms = uniforms([self.stream], _UNIFORMS_PER_DRAW)[0].tolist()
@@ -210,7 +210,7 @@ class _Engine:
         return logits[:, : self._vocab_size], rows
 
     def _guess(self, sequence: _Sequence) -> list[int]:
-        """Guesses of the next tokens; none in a batch, where each further row makes a step slower."""
+        """Guesses the next tokens of a sample. Returns none in a batch, where each further row makes a step slower."""
         if not self._guesses or len(self._active) > 1 or not sequence.generated:
             return []
         most = min(self._context - len(sequence.ids), self._config.max_new_tokens - sequence.generated - 1)
@@ -231,7 +231,7 @@ class _Engine:
     def _describe(
         self, logits: Tensor, rows: dict[int, int], ahead: int, ids: Tensor, drawing: list[_Sequence]
     ) -> dict[int, Token]:
-        """The Token event of each drawn token, by sample number; empty if no details are requested."""
+        """Returns the Token event of each drawn token, by sample number; empty if no details are requested."""
         if self._details is None:
             return {}
         numbers = [sequence.number for sequence in drawing]

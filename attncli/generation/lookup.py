@@ -28,7 +28,10 @@ class Lookup:
         self._skipped = 0
 
     def guess(self, ids: Sequence[int], most: int) -> list[int]:
-        """The tokens that followed the last occurrence of the final three tokens: at most `most`, often none."""
+        """Returns the tokens that followed the last occurrence of the final three tokens.
+
+        There are at most `most`, often none.
+        """
         for end in range(max(self._known, _LENGTH), len(ids)):
             self._after[tuple(ids[end - _LENGTH : end])] = end
         self._known = len(ids)

@@ -99,7 +99,7 @@ Measurement = Bandwidth | Prefill | Step | Generation
 
 @dataclass(frozen=True)
 class LeftOut:
-    """The first size of a part that was not measured, because it would have taken too long."""
+    """The smallest size at which a part of the benchmark was skipped because it would have taken too long."""
 
     part: Part
     size: int
@@ -132,7 +132,7 @@ class Bench:
         return min(counts), max(counts)
 
     def share(self, step: Step) -> float:
-        """A step's bytes per second as a share of this machine's memory bandwidth."""
+        """Returns a step's bytes per second as a share of this machine's memory bandwidth."""
         return step.bytes_per_second / self.bandwidth.bytes_per_second
 
     def _timings(self) -> Iterator[Timing]:

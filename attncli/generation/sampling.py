@@ -36,17 +36,17 @@ _PARTIAL_SORTS = (128, 1024, 8192)  # the numbers of tokens to sort first, befor
 
 
 def sample_seed(seed: int, sample: int) -> int:
-    """The seed that generates this sample when it is generated alone."""
+    """Returns the seed that generates this sample when it is generated alone."""
     return (seed + sample * _SEED_STRIDE) % 2**63
 
 
 def generators(seed: int, samples: int) -> list[torch.Generator]:
-    """A random generator for each sample; it depends only on the seed and the sample's number."""
+    """Returns a random generator for each sample; it depends only on the seed and the sample's number."""
     return [torch.Generator().manual_seed(sample_seed(seed, sample)) for sample in range(samples)]
 
 
 def uniforms(streams: Sequence[torch.Generator], count: int) -> Tensor:
-    """The next `count` uniform numbers in [0, 1) of each generator, shape (samples, count)."""
+    """Returns the next `count` uniform numbers in [0, 1) of each generator, shape (samples, count)."""
     return torch.stack([torch.rand(count, generator=stream) for stream in streams])
 
 
@@ -59,7 +59,7 @@ class Seen:
 
     @classmethod
     def of(cls, prompts: Sequence[Sequence[int]], vocab_size: int, device: torch.device | str = "cpu") -> Self:
-        """The masks before the first token is generated; each row has its own prompt, of any length."""
+        """Returns the masks before the first token is generated; each row has its own prompt, of any length."""
         text = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=device)
         seen = cls(text, torch.zeros_like(text))
         for row, prompt in enumerate(prompts):
@@ -78,7 +78,7 @@ class Seen:
         self.generated[at, ids] = True
 
     def of_rows(self, rows: Sequence[int]) -> Self:
-        """The masks of the given rows, in the given order."""
+        """Returns the masks of the given rows, in the given order."""
         return type(self)(self.text[rows], self.generated[rows])
 
 
@@ -125,7 +125,10 @@ def keep_best(logits: Tensor) -> Tensor:
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Keeps exactly the k largest logits, or all if V <= k; of logits equal to the k-th largest, arbitrary ones."""
+    """Keeps exactly the k largest logits, or all if V <= k.
+
+    If several logits equal the k-th largest, it is arbitrary which of these are kept.
+    """
     if k >= logits.shape[-1]:
         return logits
     values, at = logits.topk(k)
@@ -145,7 +148,7 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_typical(logits: Tensor, p: float) -> Tensor:
-    """Keeps the tokens whose surprise is nearest to the entropy: the fewest whose total probability reaches p.
+    """Keeps the fewest tokens whose total probability reaches p, beginning with surprise nearest to the entropy.
 
     Locally typical sampling (Meister et al., 2023). It may remove the most probable token if its surprise is too low.
     """
@@ -158,7 +161,10 @@ def keep_typical(logits: Tensor, p: float) -> Tensor:
 
 
 def _keep_fewest(logits: Tensor, rank: Tensor, probabilities: Tensor, p: float) -> Tensor:
-    """Keeps the fewest tokens of the highest rank whose total probability reaches p; of equal ranks, the lowest ids."""
+    """Keeps the fewest tokens of the highest rank whose total probability reaches p.
+
+    Of tokens with equal rank, those with the lowest ids are kept.
+    """
     for order in _in_order(rank):
         reached = probabilities.gather(-1, order).cumsum(-1) >= p
         unneeded = reached.roll(1, -1)
@@ -174,7 +180,7 @@ def _keep_fewest(logits: Tensor, rank: Tensor, probabilities: Tensor, p: float) 
 
 
 def best(logits: Tensor, count: int) -> Tensor:
-    """Ids (B, min(count, V)) of the most probable tokens; of equally probable tokens, the lowest id first."""
+    """Returns ids (B, min(count, V)) of the most probable tokens; of equally probable tokens, the lowest id first."""
     for order in _in_order(logits):
         if order.shape == logits.shape:
             break
@@ -185,7 +191,7 @@ def best(logits: Tensor, count: int) -> Tensor:
 
 
 def _in_order(rank: Tensor) -> Iterator[Tensor]:
-    """Yields ids (B, n) sorted by rank (B, V) for growing n, finally n = V: highest rank first, of ties the lowest id.
+    """Yields the n highest-ranked ids (B, n) for growing n, finally n = V. Of equal ranks, the lowest id comes first.
 
     On a CPU, sorting the vocabulary takes longer than a small model's forward pass, and few tokens are usually enough.
     A GPU sorts fast, and the check whether n tokens are enough would synchronize it with the CPU.
@@ -215,11 +221,11 @@ class SamplingStep:
         return self.field.replace("_", "-")
 
     def is_active(self, config: SampleConfig) -> bool:
-        """Whether the setting differs from the option's `off` value, which disables the step."""
+        """Whether the step is enabled: its setting differs from the option's `off` value."""
         return bool(getattr(config, self.field) != options_of(SampleConfig)[self.field].off)
 
     def apply(self, logits: Tensor, config: SampleConfig, seen: Seen | None = None) -> Tensor:
-        """The logits after this step; a step with a mask needs `seen`."""
+        """Returns the logits after this step; a step with a mask needs `seen`."""
         masks = (getattr(seen, self.mask),) if self.mask else ()
         return self.function(logits, *masks, getattr(config, self.field))
 
@@ -253,7 +259,7 @@ def steps(logits: Tensor, config: SampleConfig, seen: Seen | None = None) -> Ite
 
 
 def filtered(logits: Tensor, config: SampleConfig, seen: Seen | None = None) -> Tensor:
-    """Logits (B, V) after the last step; a token is drawn from their softmax."""
+    """Returns logits (B, V) after the last step; a token is drawn from their softmax."""
     for _, step in (*_logit_steps(config, seen), *_filters(config)):
         logits = step(logits)
     return logits

@@ -29,7 +29,7 @@ class Stopwatch:
             self._new_tokens += len(event.ids)
 
     def result(self) -> Throughput:
-        """The speed of the generation; call it after the last event."""
+        """Returns the speed of the generation; call it after the last event."""
         now = time.monotonic()
         return Throughput(
             self._prompt_tokens,

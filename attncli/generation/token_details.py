@@ -58,7 +58,7 @@ def logprobs(logits: Tensor, ids: Tensor, count: int) -> tuple[Tensor, Tensor, T
 def trace(
     logits: Tensor, ids: Tensor, config: SampleConfig, text_of: Callable[[int], str], seen: Seen | None = None
 ) -> list[Trace]:
-    """The trace of each row of logits (B, V): the effect of every active step, and the drawn id's final probability."""
+    """Traces each row of logits (B, V): the effect of every active step, and the final probability of the drawn id."""
     logits = logits.float()
     stages = [("model", logits), *steps(logits, config, seen)]
     on_cpu = [(name, stage.cpu()) for name, stage in stages]
@@ -94,7 +94,7 @@ def _setting(config: SampleConfig, name: str) -> float | None:
 
 
 def _best_left(logits: Tensor, text_of: Callable[[int], str]) -> tuple[Choice, ...]:
-    """The most probable tokens of logits (V,) that no step has removed."""
+    """Returns the most probable tokens of logits (V,) that no step has removed."""
     ids = best(logits[None], _TRACED_BEST)[0]
     ids = ids[logits[ids] > -math.inf]
     return _choices(ids.tolist(), logits.double().log_softmax(-1)[ids].tolist(), text_of)

@@ -82,14 +82,14 @@ class Original:
         return samples
 
     def redecode(self) -> list[Sample]:
-        """The samples with text decoded from all ids at once, truncated at the first stop string."""
+        """Returns the samples with text decoded from all ids at once, truncated at the first stop string."""
         return [
             replace(sample, text=self._decode(sample.ids, self.prompt_of(number)))
             for number, sample in enumerate(self.samples)
         ]
 
     def prompt_of(self, sample: int) -> Sequence[int]:
-        """The prompt of the sample with this number."""
+        """Returns the prompt of the sample with this number."""
         return self.prompts[sample // self.config.num_samples]
 
     def _generate(
@@ -139,7 +139,7 @@ def verify(
 
 
 def as_float32(model: Transformer, *, int8: bool = False) -> Transformer:
-    """A float32 copy of the model; with `int8`, its weights are rounded to int8 values.
+    """Returns a float32 copy of the model. With `int8`, the weights of the copy are rounded to int8 values.
 
     Returns the model itself if nothing has to change.
     """
@@ -153,7 +153,7 @@ def as_float32(model: Transformer, *, int8: bool = False) -> Transformer:
 
 @torch.inference_mode()
 def compare_logits(original: Original, backend: Backend, reference: Backend) -> tuple[float, float]:
-    """The largest absolute difference between the two backends' logits, and the largest logit of the reference.
+    """Returns the largest absolute difference between the two backends' logits, and the largest logit of the reference.
 
     Compares the logits that the tokens were drawn from. Both backends read the generated ids: `backend` one token at a
     time, as in generation, and `reference` many at once.
@@ -171,7 +171,7 @@ def compare_logits(original: Original, backend: Backend, reference: Backend) -> 
 
 
 def _windows(prompt: Sequence[int], ids: Sequence[int], context: int) -> Iterator[tuple[list[int], int]]:
-    """Yields each context window that the network read to generate `ids`, and how many tokens it generated there.
+    """Yields each context window that the network read to generate `ids`, and how many tokens were generated in it.
 
     ([1], [2, 3], 8) -> ([1, 2], 2). After a full window, the next window begins with its most recent half, as in the
     engine.
@@ -234,7 +234,11 @@ def _check(
 
 
 def _difference(original: Original, number: int, expected: Sample, actual: Sample) -> Difference:
-    """The first token that differs; if all ids are equal, the token at whose text the texts first differ."""
+    """Returns the first position at which the token ids differ.
+
+    If all ids are equal but the texts are not, returns the position of the token whose text contains the first
+    different character.
+    """
     if expected.ids == actual.ids:
         common = _common_length(expected.text, actual.text)
         prompt, decode = original.prompt_of(number), original.tokenizer.decode
@@ -248,6 +252,6 @@ def _difference(original: Original, number: int, expected: Sample, actual: Sampl
 
 
 def _common_length(one: Sequence[object], other: Sequence[object]) -> int:
-    """The length of the longest common prefix of two sequences."""
+    """Returns the length of the longest common prefix of two sequences."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((at for at, (left, right) in pairs if left != right), min(len(one), len(other)))

@@ -13,7 +13,7 @@ from attncli.config import Activation
 
 
 def activate(activation: Activation, x: Tensor) -> Tensor:
-    """The activation of x, elementwise: x sigmoid(x) for silu (Hendrycks and Gimpel, 2016), GELU for gelu_tanh."""
+    """Applies an activation elementwise: silu is x sigmoid(x) (Hendrycks and Gimpel, 2016); gelu_tanh is GELU."""
     return F.silu(x) if activation == "silu" else F.gelu(x, approximate="tanh")
 
 

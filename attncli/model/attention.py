@@ -82,8 +82,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalizes x (..., width) -> (..., width).
 
-        Rounds to the dtype of x after the gain; also before the gain, except on CUDA and with a unit offset (as in
-        transformers).
+        The result is rounded to the dtype of x. The numbers are also rounded before the gain, except on CUDA or, as in
+        transformers, with a unit offset.
         """
         if fused.worth_it(x):
             return fused.rms_norm(x, self.gain.to(x.dtype), self.eps)
@@ -97,7 +97,7 @@ class RMSNorm(nn.Module):
 
 
 def norm_gain(norm: nn.Module) -> Tensor:
-    """The factor (width,) by which a norm multiplies its normalized input."""
+    """Returns the factor (width,) by which a norm multiplies its normalized input."""
     gain = norm.gain if isinstance(norm, RMSNorm) else norm.weight
     assert isinstance(gain, Tensor)
     return gain
@@ -135,7 +135,7 @@ class Rotary:
 
 
 def rotation_table(config: ModelConfig, positions: int, device: torch.device) -> Rotary:
-    """The rotations of at least the first `positions` of a model's context, up to a power of two."""
+    """Returns the rotations of at least the first `positions` of a model's context, up to a power of two."""
     rows = min(1 << max(positions, _FIRST_ROTATIONS).bit_length(), config.context)
     return Rotary.table(torch.arange(rows, device=device), config.head_width, config.rope_theta, config.rope_scaling)
 
@@ -222,7 +222,10 @@ class Attention(nn.Module):
         return self._combine(self._fused(query, key, value, source is None, mask))
 
     def _written_out(self, x: Tensor, rotary: Rotary) -> Tensor | None:
-        """(B, T, C) -> (B, H, T, D) by the operations of `fused`; None if they are not faster or do not apply."""
+        """Attends with the operations of `fused`: (B, T, C) -> (B, H, T, D).
+
+        Returns None if these operations are not faster or cannot be used.
+        """
         norms = self.query_norm, self.key_norm
         if not isinstance(norms[0], RMSNorm) or not isinstance(norms[1], RMSNorm) or self.heads != self.kv_heads:
             return None
@@ -243,7 +246,10 @@ class Attention(nn.Module):
         return output
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
-        """The fast path. Builds a mask only if PyTorch's `is_causal` is wrong: with a window or after cached keys."""
+        """Attends by the fast path.
+
+        Builds a mask only if PyTorch's `is_causal` is wrong: if there is a window or if keys are cached.
+        """
         if causal and mask is None and fused.worth_it(query) and fused.can_attend(key.shape[2]):
             return fused.attend(query, key, value, self.window)
         queries, keys = query.shape[2], key.shape[2]
@@ -269,7 +275,10 @@ class Attention(nn.Module):
         observe: Observer,
         past: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        """The observed path. `past` holds the keys and values of earlier positions that all rows of the batch share."""
+        """Attends by the observed path.
+
+        `past` holds the keys and values of earlier positions that all rows of the batch share.
+        """
         before = 0 if past is None else past[0].shape[2]
         scores = _products(query, key.transpose(-1, -2))
         if past is not None:

@@ -73,14 +73,14 @@ class Backend(Protocol):
 
     @property
     def exact(self) -> bool:
-        """Whether a row's logits are bit-identical in every batch and for every split of the tokens into calls."""
+        """Whether a row's logits are bit-identical for every batch, and for every split of its tokens into calls."""
 
     @property
     def description(self) -> str:
         """The processor and the dtype in words: '2 threads, bfloat16'."""
 
     def new_cache(self, sequences: int, positions: int = 1) -> SequenceCache:
-        """An empty cache for some sequences; `positions` is the expected length of each."""
+        """Returns an empty cache for some sequences; `positions` is the expected length of each."""
 
     def read(self, cache: Any, segments: Sequence[Segment]) -> Tensor:
         """Reads segments of different sequences -> logits (sum of logit_count, V), in the order of the segments.
@@ -173,7 +173,7 @@ class TorchBackend:
         return f"{where}, {self.types.matrices}"
 
     def new_cache(self, sequences: int, positions: int = 1) -> BatchCache:
-        """An empty cache for some sequences; discards the CUDA graph of an earlier cache.
+        """Returns an empty cache for some sequences; discards the CUDA graph of an earlier cache.
 
         On CUDA, the buffers have `positions` from the start (up to a limit on memory), because a step is recorded again
         whenever the buffers double.
@@ -210,9 +210,9 @@ class TorchBackend:
         return self._model.unembed(torch.cat([hidden[number] for number in range(len(segments))]))
 
     def _is_step(self, cache: BatchCache, segments: Sequence[Segment]) -> bool:
-        """Whether `_step` reads these segments: single tokens that fit the buffers; off CUDA, at different positions.
+        """Whether `_step` can read these segments: each is a single token that fits the buffers.
 
-        Off CUDA, tokens at equal positions already form a batch.
+        Off CUDA, their positions must also differ, because tokens at equal positions already form a batch.
         """
         if any(len(segment.ids) > 1 or segment.end >= cache.capacity for segment in segments):
             return False
@@ -236,13 +236,13 @@ class TorchBackend:
         return logits if rows == list(range(cache.sequences)) else logits[rows]
 
     def _logits(self, step: StepCache, ids: Tensor) -> Tensor:
-        """The logits (sequences, V) of one new token of each sequence, ids (sequences,)."""
+        """Returns the logits (sequences, V) of one new token of each sequence, ids (sequences,)."""
         return self._model.unembed(self._model.hidden(ids[:, None], step)[:, 0])
 
 
 @contextmanager
 def _threads_for(products: int) -> Iterator[None]:
-    """Limits PyTorch to as many threads as a step with this number of multiplications gains from.
+    """Limits PyTorch's threads to the number that speeds up a step with this number of multiplications.
 
     The number depends on the model alone, not on timings, because PyTorch's summation order depends on it.
     """

@@ -61,7 +61,7 @@ class KVCache:
         return None
 
     def mask(self, window: int | None) -> Tensor | None:
-        """The mask (B, 1, T, S), True where a query may attend; None means the usual causal mask."""
+        """Returns the mask (B, 1, T, S), True where a query may attend; None means the usual causal mask."""
         return None
 
     def truncate(self, length: int) -> None:
@@ -69,7 +69,7 @@ class KVCache:
         self._lengths = [min(held, length) for held in self._lengths]
 
     def _room(self, buffer: Tensor | None, like: Tensor, used: int, needed: int) -> Tensor:
-        """A buffer for `needed` positions that contains the `used` positions of the old buffer."""
+        """Returns a buffer for `needed` positions that contains the `used` positions of the old buffer."""
         if buffer is not None and buffer.shape[2] >= needed:
             return buffer
         capacity = self._first if buffer is None else buffer.shape[2]
@@ -124,7 +124,7 @@ class SharedPast(KVCache):
         return int(self._pairs[0][0].shape[2])
 
     def shared(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The shared keys and values (1, K, length, D) of a layer."""
+        """Returns the shared keys and values (1, K, length, D) of a layer."""
         return self._pairs[layer]
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

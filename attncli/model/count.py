@@ -26,7 +26,7 @@ ATTENTION = ("query", "key", "value", "output")
 
 
 def count_parameters(config: ModelConfig) -> dict[str, int]:
-    """Parameters per part. Tied weights are counted once; the biases of all linear layers are one part."""
+    """Returns parameters per part. Tied weights are counted once; the biases of all linear layers are one part."""
     width, layers, hidden = config.width, config.layers, config.feed_forward_width
     query, key = config.heads * config.head_width, config.kv_heads * config.head_width
     inner_matrices = 2 if config.gated else 1  # gate and up; or only up
@@ -48,15 +48,18 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """The total parameters of all matrices that each token is multiplied with, including the head, tied or not."""
+    """Returns the number of parameters in all matrices that each token is multiplied with.
+
+    The output head is included, even if it is tied.
+    """
     parts = count_parameters(config)
     return sum(parts[part] for part in (*ATTENTION, "feed-forward")) + config.vocab_size * config.width
 
 
 def attention_weights(config: ModelConfig, tokens: int) -> int:
-    """The number of attention weights of a text in all heads and layers: one for each key that a query may attend to.
+    """The number of attention weights of a text in all heads and layers, one per key that a query may attend to.
 
-    Without a window, a head has T (T + 1) / 2 of them, so a text of twice the length has four times as many.
+    Without a window, a head has T (T + 1) / 2 weights, so doubling the length of a text about quadruples them.
     """
     seen = (min(tokens, config.window_of(layer) or tokens) for layer in range(config.layers))
     return config.heads * sum(reach * (reach + 1) // 2 + (tokens - reach) * reach for reach in seen)
@@ -71,12 +74,12 @@ def multiplications(config: ModelConfig, tokens: int) -> tuple[int, int]:
 
 
 def cache_bytes_per_token(config: ModelConfig, dtype: str) -> int:
-    """The bytes of one position in the KV cache: a key and a value in every layer."""
+    """Returns the bytes of one position in the KV cache: a key and a value in every layer."""
     return 2 * config.layers * config.kv_heads * config.head_width * BYTES[dtype]
 
 
 def weight_bytes_per_step(config: ModelConfig, types: NumberTypes, texts: int = 1) -> int:
-    """The bytes of weights that one decoding step reads for a batch of texts.
+    """Returns the bytes of weights that one decoding step reads for a batch of texts.
 
     Matrices, norms and biases are read once for the whole batch; of the embeddings, only the rows in use are read.
     """
@@ -93,7 +96,7 @@ def weight_bytes_per_step(config: ModelConfig, types: NumberTypes, texts: int = 
 
 
 def cache_bytes_per_step(config: ModelConfig, types: NumberTypes, before: int) -> int:
-    """The bytes of keys and values that a token after `before` other tokens reads, including its own."""
+    """Returns the bytes of keys and values that a token after `before` other tokens reads, including its own."""
     seen = sum(min(before + 1, config.window_of(layer) or before + 1) for layer in range(config.layers))
     return 2 * config.kv_heads * config.head_width * BYTES[types.cache] * seen
 

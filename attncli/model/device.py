@@ -17,7 +17,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def pick_device(name: str) -> torch.device:
-    """The device with this name; 'auto' is CUDA, else MPS, else the CPU. Raises UsageProblem if it is missing."""
+    """Returns the device with this name; 'auto' is CUDA, else MPS, else the CPU.
+
+    Raises UsageProblem if it is missing.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -38,7 +41,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The torch dtype with this name; 'auto' is bfloat16 on a GPU that supports it, else float32.
+    """Returns the torch dtype with this name; 'auto' is bfloat16 on a GPU that supports it, else float32.
 
     Raises UsageProblem for an unknown name.
     """
@@ -60,7 +63,7 @@ def cpu_multiplies_bfloat16() -> bool:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The name of a dtype: torch.float32 -> 'float32'."""
+    """Returns the name of a dtype: torch.float32 -> 'float32'."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -68,7 +71,7 @@ _MEMBERSHIP, _CONTROL_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def resident_memory() -> int:
-    """The resident memory of this process in bytes, as Linux reports it; 0 on other systems."""
+    """Returns the resident memory of this process in bytes, as Linux reports it; 0 on other systems."""
     with suppress(OSError, AttributeError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0

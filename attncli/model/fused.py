@@ -237,7 +237,7 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """The mean cross-entropy in nats of targets (...), given hidden (..., C) and the head (V, C); in float32.
+    """Returns the mean cross-entropy in nats of targets (...), given hidden (..., C) and the head (V, C); in float32.
 
     Head, loss and gradient are fused, as in Hsu et al., 2024 ("Liger Kernel").
     """

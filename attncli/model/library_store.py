@@ -1,4 +1,6 @@
-"""Stores compiled libraries in a folder. A loaded library executes, so no other user may be able to change its file.
+"""Stores compiled libraries in a folder.
+
+A library that is loaded can run any code, so no other user may be able to change its file.
 
 A library is stored only if nobody but this user and root can write to the folder and its parents, which are all
 checked. Otherwise, each process compiles into a private temporary folder. A library's file name contains the digest of
@@ -73,7 +75,10 @@ def remove_unfinished(folder: Path, stale_seconds: float) -> None:
 
 
 def stored_library(folder: Path, key: str) -> Library | None:
-    """The library with this key, or None. Removes files with this key that fail the check, since they could crash."""
+    """Returns the library with this key, or None.
+
+    Removes files with this key that fail the check, since they could crash.
+    """
     for path in folder.glob(f"{key}.*.so"):
         library = checked_library(path)
         if library is not None:
@@ -91,7 +96,9 @@ def store_library(unfinished: Path, folder: Path, key: str) -> Library | None:
 
 
 def checked_library(path: Path) -> Library | None:
-    """A file as a library to load; None if another user can have written it or its name does not contain its digest.
+    """Returns a file as a library to load, or None if it fails the check.
+
+    It fails if another user can have written it, or if its name does not contain its digest.
 
     The file's descriptor stays open until the process ends, so the checked file is the one that is loaded.
     """
@@ -119,7 +126,7 @@ def open_trusted(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def digest(content: bytes) -> str:
-    """The digest in a library's file name: a part of the SHA-256 of the content."""
+    """Returns the digest in a library's file name: a part of the SHA-256 of the content."""
     return hashlib.sha256(content).hexdigest()[:32]
 
 

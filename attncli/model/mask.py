@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
-    """The mask (T, S), True where a query may attend. The last query has the position of the last key.
+    """Returns the mask (T, S), True where a query may attend. The last query has the position of the last key.
 
     With a window, a query attends to the latest `window` positions, including its own.
     """

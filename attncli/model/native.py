@@ -102,7 +102,7 @@ class _Batch(_Described):
 
 @cache
 def _functions() -> Any:
-    """The functions of the compiled library; None if there is no library."""
+    """Returns the functions of the compiled library; None if there is no library."""
     compiled = library()
     if compiled is None:
         return None
@@ -123,7 +123,7 @@ def available() -> bool:
 
 
 def lanes() -> int:
-    """The number of lanes L: how many outputs of a matrix, or keys, are adjacent in memory."""
+    """Returns the number of lanes L: how many outputs of a matrix, or keys, are adjacent in memory."""
     return int(_functions().lanes())
 
 
@@ -136,7 +136,7 @@ def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def round_to_int8(model: Transformer) -> None:
-    """Rounds every matrix to its int8 values in place, so that any backend can measure the loss by int8."""
+    """Rounds every matrix to its int8 values in place, so that the loss due to int8 can be measured on any backend."""
     for parameter in model.parameters():
         if parameter.ndim > 1:
             quantized, scale = to_int8(parameter)
@@ -198,7 +198,7 @@ class NativeCache:
 
 
 def _pointers(tensors: Sequence[Tensor]) -> Any:
-    """A C array with the addresses of the tensors."""
+    """Returns a C array with the addresses of the tensors."""
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
@@ -248,7 +248,10 @@ class NativeBackend:
 
     @property
     def threads(self) -> int:
-        """The number of threads with the fastest recent steps; the largest number until every number has been timed."""
+        """Returns the thread count with the lowest median time over recent steps.
+
+        Until each thread count has been timed, returns the largest.
+        """
         if not all(self._seconds.values()):
             return max(self._engines)
         return min(self._seconds, key=lambda count: statistics.median(self._seconds[count]))
@@ -259,7 +262,7 @@ class NativeBackend:
         return f"{self.threads} thread{'s' if self.threads > 1 else ''}, {self.types.matrices}"
 
     def new_cache(self, sequences: int, positions: int = 1) -> NativeCache:
-        """An empty cache for some sequences. It grows as tokens are read; `positions` is ignored."""
+        """Returns an empty cache for some sequences. It grows as tokens are read; `positions` is ignored."""
         config = self.config
         return NativeCache(config.layers, config.kv_heads, config.head_width, sequences, config.context)
 
@@ -341,7 +344,7 @@ class NativeBackend:
             self._description.cos, self._description.sin = self._rotary.cos.data_ptr(), self._rotary.sin.data_ptr()
 
     def _next_threads(self) -> int:
-        """The number of threads for the next step: the recently fastest number, or another number to time it again.
+        """Returns the thread count for the next step: the recently fastest, or another count that is due to be timed.
 
         Each number is timed again every _RETIME_AFTER steps, because the load of the machine changes.
         """
@@ -448,6 +451,6 @@ def _packed(weight: Tensor) -> Tensor:
 
 
 def _thread_counts() -> list[int]:
-    """The numbers of threads to time: PyTorch's number of threads, half of it, and 1."""
+    """Returns the numbers of threads to time: PyTorch's number of threads, half of it, and 1."""
     most = torch.get_num_threads()
     return sorted({most, max(most // 2, 1), 1}, reverse=True)

@@ -49,7 +49,10 @@ _STOP_SECONDS = 0.3  # a compiler that still runs this long after SIGTERM is kil
 
 @cache
 def begin() -> _Compilation | None:
-    """Starts the compiler unless the library is stored; None without a compiler or if ATTNCLI_NATIVE is 0."""
+    """Starts the compiler unless the library is stored.
+
+    Returns None if there is no compiler or if ATTNCLI_NATIVE is 0.
+    """
     compiler = _compiler()
     if compiler is None or os.name != "posix" or os.environ.get("ATTNCLI_NATIVE") == "0":
         return None
@@ -68,7 +71,7 @@ def compiling() -> bool:
 
 @cache
 def library() -> Library | None:
-    """The library; waits for the compiler if needed. None if there is no library."""
+    """Returns the library; waits for the compiler if needed. None if there is no library."""
     compilation = begin()
     return compilation.result() if compilation else None
 
@@ -81,7 +84,10 @@ def refuse(why: object) -> None:
 
 
 def problem() -> str:
-    """Why there is no library, or why it cannot be stored; empty without a problem or if ATTNCLI_NATIVE is 0."""
+    """Says why there is no library or why it cannot be stored.
+
+    Empty if there is no problem or if ATTNCLI_NATIVE is 0.
+    """
     if os.environ.get("ATTNCLI_NATIVE") == "0":
         return ""
     compilation = begin()
@@ -172,7 +178,7 @@ class _Compilation:
         return False
 
     def _first_error(self) -> str:
-        """The compiler's first line with an error, since later errors follow from it; else its last line."""
+        """Returns the compiler's first line with an error, since later errors follow from it; else its last line."""
         output = os.pread(self._output, _MOST_OUTPUT, 0).decode(errors="replace")
         lines = [line.strip() for line in output.splitlines()]
         errors = [line for line in lines if "error" in line.lower()]
@@ -198,7 +204,7 @@ class _Compilation:
 
 
 def _compiler() -> list[str] | None:
-    """The command in CC, else the first C compiler on the path; None if there is none."""
+    """Returns the command in CC, else the first C compiler on the path; None if there is none."""
     try:
         named = shlex.split(os.environ.get("CC", ""))
     except ValueError:  # an unclosed quote
@@ -210,7 +216,7 @@ def _compiler() -> list[str] | None:
 
 
 def _processor_flags(compiler: list[str]) -> list[str]:
-    """The flag that enables every instruction of this processor; empty if the compiler accepts no such flag."""
+    """Returns the flag that enables every instruction of this processor; empty if the compiler accepts no such flag."""
     null = subprocess.DEVNULL
     for flag in _PROCESSOR_FLAGS:
         with suppress(OSError, subprocess.TimeoutExpired):

@@ -111,18 +111,18 @@ class Transformer(nn.Module):
             self.rotation(positions)
 
     def new_cache(self) -> KVCache:
-        """An empty cache for this model, to pass to `forward`."""
+        """Returns an empty cache for this model, to pass to `forward`."""
         return KVCache(self.config.layers, self.config.context)
 
     def forward(self, ids: Tensor, cache: KVCache | None = None, observe: Observer | None = None) -> Tensor:
-        """The logits (B, T, V) of ids (B, T). With a cache, ids are the new tokens only.
+        """Returns the logits (B, T, V) of ids (B, T). With a cache, ids are the new tokens only.
 
         Raises ValueError if the tokens, including cached tokens, exceed the context.
         """
         return self.unembed(self.hidden(ids, cache, observe))
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None, observe: Observer | None = None) -> Tensor:
-        """The residual stream (B, T, C) after the final norm, which is the head's input, for ids (B, T)."""
+        """Returns the residual stream (B, T, C) after the final norm, which is the head's input, for ids (B, T)."""
         at: slice | Tensor  # the positions of the columns, or the position of each row's one token
         if cache is not None and cache.places is not None:
             at = cache.places.clamp(max=self.config.context - 1)[:, None]  # a row without a token may exceed it
@@ -148,12 +148,12 @@ class Transformer(nn.Module):
         return hidden
 
     def embed(self, ids: Tensor) -> Tensor:
-        """The token embeddings (..., C) of ids (...) as they enter the residual stream, without positions."""
+        """Returns the token embeddings (..., C) of ids (...) as they enter the residual stream, without positions."""
         x: Tensor = self.embedding(ids)
         return x * _rounded(math.sqrt(self.config.width), x.dtype) if self.config.scaled_embedding else x
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        """The logits (..., V) of hidden (..., C): applies the output head."""
+        """Returns the logits (..., V) of hidden (..., C): applies the output head."""
         return F.linear(hidden, self.head_weight)
 
     def loss(self, rows: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class Transformer(nn.Module):
         return self.embedding.weight if self.head is None else self.head.weight
 
     def rotation(self, positions: int) -> Rotary:
-        """The rotations of at least the first `positions`, on the weights' device.
+        """Returns the rotary table for at least `positions` positions, on the device of the weights.
 
         The table grows as longer texts are read, because a config may have a huge context.
         """

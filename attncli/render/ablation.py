@@ -1,4 +1,4 @@
-"""The screen of `attncli ablate`: the prediction before and after, or every head in a table."""
+"""The screen of `attncli ablate`: the prediction before and after an ablation, or a table of every head's effect."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _CAUTION = "Heads can replace one another: small effects may add up to a large o
 
 
 def ablation_screen(finding: Ablation, model: str, width: int, *, everything: bool) -> RenderableType:
-    """The prediction before and after; with `everything` the heads of largest effect, and a grid of all heads."""
+    """Shows the prediction before and after the ablation.
+
+    With `everything`, shows the heads of largest effect and a grid of all heads.
+    """
     head = shape_of(model, finding.layers, finding.heads)
     focus = token_label(finding.pieces[finding.token], LABEL)
     question = f"What follows {focus} [{finding.token}]?"
@@ -44,21 +47,21 @@ def ablation_screen(finding: Ablation, model: str, width: int, *, everything: bo
 
 
 def _removed(effect: Effect, room: int) -> str:
-    """What was ablated: 'head 2.3', 'edge 6:4', 'heads 2.3, 1.0', or '6 edges' where the names are too long."""
+    """Names what was ablated: 'head 2.3', 'edge 6:4', 'heads 2.3, 1.0', or '6 edges' if the names are too long."""
     kind, names = _names(effect)
     whole = f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}"
     return whole if cell_len(whole) <= room else plural(len(names), kind)
 
 
 def _names(effect: Effect) -> tuple[str, list[str]]:
-    """The kind and the names of what was ablated: 'head' and '2.3', …, or 'edge' and '6:4', …"""
+    """Returns the kind and the names of what was ablated: 'head' and ['2.3', …], or 'edge' and ['6:4', …]."""
     if effect.heads:
         return "head", [f"{layer}.{head}" for layer, head in effect.heads]
     return "edge", [f"{query}:{source}" for query, source in effect.edges]
 
 
 def _side_by_side(finding: Ablation, effect: Effect, width: int) -> Table:
-    """The most probable tokens before and after the ablation, in two columns."""
+    """Returns the most probable tokens before and after the ablation, in two columns."""
     room = max(min((width - 4) // 2, 40), 8)
     table = Table.grid(padding=(0, 2))
     for _ in range(2):
@@ -78,7 +81,11 @@ def _token_row(token: NextToken, room: int) -> Text:
 
 
 def _verdict(finding: Ablation, width: int) -> list[Text]:
-    """Lines on the change of the probability, and on what replaced a head, or which paths remain beside a cut edge."""
+    """Returns the lines below the title.
+
+    They say how the probability changed, then what replaced the ablated heads' outputs or, for a cut edge, that other
+    paths remain.
+    """
     effect = finding.effects[0]
     drop = finding.drop(effect)
     change = f"{percent(finding.before.probability)} → {percent(effect.probability)}, {_nats(drop)} nats"
@@ -96,7 +103,7 @@ def _verdict(finding: Ablation, width: int) -> list[Text]:
 
 
 def _nats(drop: float) -> str:
-    """The change of the log-probability in nats: '-0.42' for a drop of 0.42."""
+    """Returns the change of the log-probability in nats: '-0.42' for a drop of 0.42."""
     return f"{-drop:+.2f}".replace("-0.00", "0.00").replace("+0.00", "0.00")
 
 
@@ -105,7 +112,7 @@ def _ranking_title(finding: Ablation, width: int) -> Text:
 
 
 def _ranking(finding: Ablation, width: int) -> Table:
-    """The heads that change the prediction most when ablated, in either direction."""
+    """Returns the heads that change the prediction most when ablated, in either direction."""
     drops = np.array([abs(finding.drop(effect)) for effect in finding.effects])
     order = ranked(drops)[:_NAMED]
     widest = max(drops[order].tolist(), default=0.0) or 1.0
@@ -127,7 +134,7 @@ def _ranking(finding: Ablation, width: int) -> Table:
 
 
 def _grid(finding: Ablation, width: int) -> Table | None:
-    """The change of every head, layers x heads; None where the table is wider than the screen."""
+    """Returns the change of every head, layers x heads; None if the table is wider than the screen."""
     if 7 + 6 * finding.heads > width:
         return None
     table = Table.grid(padding=(0, 0))
@@ -143,7 +150,7 @@ def _grid(finding: Ablation, width: int) -> Table | None:
 
 
 def ablation_document(finding: Ablation, model: str) -> dict[str, Any]:
-    """The finding as a JSON-ready dictionary."""
+    """Returns the finding as a JSON-ready dictionary."""
     predicted = finding.predicted
     return {
         "model": model,

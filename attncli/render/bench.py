@@ -84,7 +84,10 @@ def _part(title: str, what: str, table: RenderableType, width: int) -> list[Rend
 
 
 def _table(names: Sequence[str], rows: Sequence[tuple[Sequence[str], float]], width: int) -> Table:
-    """Returns a table of right-aligned figures with a bar per row; a row has its figures and its share of the bar."""
+    """Returns a table with right-aligned figures and a bar in each row.
+
+    A row is given by its figures and the filled share of its bar.
+    """
     cells = [names, *(row for row, _ in rows)]
     wide = [max(len(row[column]) for row in cells) for column in range(len(names))]
     room = min(width - sum(wide) - _PAD * (len(names) + 1), _WIDEST_BAR)
@@ -135,7 +138,7 @@ def _generation(found: Bench, width: int) -> Table:
 
 
 def _growth(texts: Sequence[Generation]) -> str:
-    """Returns how the time grows with the length, from the two longest texts."""
+    """Returns how fast the time grows with the length of the text, computed from the two longest texts."""
     if len(texts) < 2:
         return ""
     half, whole = texts[-2:]
@@ -145,7 +148,7 @@ def _growth(texts: Sequence[Generation]) -> str:
 
 
 def _memory(found: Bench, width: int) -> Table:
-    """Returns the bytes that each step reads per token, and how fast."""
+    """Returns how many bytes each step reads per token, and how many bytes per second."""
     rows = []
     for step in (*found.decode, *(step for step in found.batches if step.texts > 1)):
         read = step.weight_bytes_per_token, step.cache_bytes_per_token
@@ -185,7 +188,7 @@ def gigabytes(number: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """A short time in three digits: 0.01234 -> '12.3 ms', 2.5 -> '2.5 s'."""
+    """Returns a short time in three digits: 0.01234 -> '12.3 ms', 2.5 -> '2.5 s'."""
     for unit, name in ((1e-6, "µs"), (1e-3, "ms")):
         if seconds < 999.5 * unit:
             return f"{seconds / unit:.3g} {name}"

@@ -21,23 +21,26 @@ _LEGEND = "· 0%  ░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"
 
 
 def map_colors(console: Console) -> str | None:
-    """The colour system of a terminal; None where it has too few colours: with 16 colours, cells would look alike."""
+    """Returns the colour system of a terminal; None if it has too few colours.
+
+    With 16 colours, cells would look alike.
+    """
     return console.color_system if console.color_system in ("truecolor", "256") else None
 
 
 def _shaded_row(values: Floats, wide: int) -> Text:
-    """One shade for each weight, in steps of a quarter."""
+    """Returns one shade for each weight, in steps of a quarter."""
     shades = (_SHADES[math.ceil(value * 4 - 0.05) if value > 0.0125 else 0] for value in values)
     return Text("".join(shade.ljust(wide, " " if shade == "·" else shade) for shade in shades), "cyan")
 
 
 def _shades(values: Floats, wide: int) -> list[Text]:
-    """A head's weights (P, P) in shades, one line for each row."""
+    """Draws a head's weights (P, P) as shades, one row of weights per line."""
     return [_shaded_row(row[: at + 1], wide) for at, row in enumerate(values)]
 
 
 def _colored_row(values: Floats, wide: int, colors: str) -> Text:
-    """One cell for each weight, with the colour of its value as the background."""
+    """Returns one cell for each weight, with the colour of its value as the background."""
     line = Text()
     for value in values:
         line.append(" " * wide, Style(bgcolor=heat(float(value), colors).bgcolor))
@@ -45,7 +48,7 @@ def _colored_row(values: Floats, wide: int, colors: str) -> Text:
 
 
 def _half_blocks(values: Floats, wide: int, colors: str) -> list[Text]:
-    """A head's weights (P, P) in colours, two rows on each line."""
+    """Draws a head's weights (P, P) in colours, two rows of weights per line."""
     side, lines = len(values), []
     for row in range(0, side, 2):
         line = Text()
@@ -67,7 +70,7 @@ def pool_by_maximum(weights: Floats, down: int, across: int) -> Floats:
 
 
 def scale(colors: str | None) -> Text:
-    """The legend: a linear scale from 0% to 100% of a row."""
+    """Returns the legend: a linear scale from 0% to 100% of a row."""
     if colors is None:
         return Text(_LEGEND, "dim")
     text = Text("0% ", "dim")
@@ -77,10 +80,13 @@ def scale(colors: str | None) -> Text:
 
 
 def square(values: Floats, wide: int, colors: str | None) -> list[Text]:
-    """A head's weights (P, P): with colours two rows on each line in half blocks, without colours one row in shades."""
+    """Draws a head's weights (P, P).
+
+    With colours, each line of text shows two rows as half blocks. Without colours, each line shows one row as shades.
+    """
     return _half_blocks(values, wide, colors) if colors else _shades(values, wide)
 
 
 def row_of_cells(values: Floats, wide: int, colors: str | None) -> Text:
-    """One row of weights, one cell for each weight."""
+    """Returns one row of weights, one cell for each weight."""
     return _colored_row(values, wide, colors) if colors else _shaded_row(values, wide)

@@ -1,7 +1,7 @@
-"""Draws curves in the cells of a terminal: as Braille dots, or in ASCII where Braille cannot be shown.
+"""Draws curves in the cells of a terminal: as Braille dots, or in ASCII if Braille cannot be shown.
 
-Computes the scales, the ticks and the dots. It does not depend on training: a curve is numbers, a style, and optionally
-a sign.
+Computes the scales, the ticks and the dots. It does not depend on training: a curve consists of points, a style, and
+optionally a character that marks each point.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ _NICE_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 
 
 @dataclass(frozen=True)
 class Curve:
-    """Points in the order of x, drawn as a line, or as a `sign` at each point; `end` ends a line."""
+    """A curve: its points in the order of x.
+
+    The points are joined by a line or, if there is a `sign`, each is marked with it; `end` marks the end of a line.
+    """
 
     x: Floats
     y: Floats
@@ -90,13 +93,13 @@ class Picture:
 
 
 def ascii_only(console: Console) -> bool:
-    """Whether a console can show only ASCII, by its encoding or by the locale."""
+    """Whether a console can show only ASCII characters, according to its encoding or the locale."""
     locale = next((os.environ[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(name)), "")
     return console.options.ascii_only or locale in ("C", "POSIX")
 
 
 def styled_row(pieces: Sequence[tuple[str, str]], width: int) -> list[Segment]:
-    """One row of exactly `width` cells from texts with styles, cut or padded."""
+    """Returns one row of exactly `width` cells from texts with styles, cut or padded."""
     row, room = [], width
     for text, style in pieces:
         if room and text:
@@ -160,7 +163,10 @@ def _finite(curve: Curve) -> Curve:
 
 
 def visible_span(curves: Sequence[Curve]) -> tuple[Span, float | None]:
-    """The span of the y axis, and how high the start is that it leaves out; None if it shows whole curves."""
+    """Returns the span of the y axis and, if it leaves out the start of a curve, how high the start is.
+
+    If it shows whole curves, the second value is None.
+    """
     curves = [curve for curve in curves if len(curve.y)]
     if not curves:
         return (0.0, 1.0), None
@@ -173,7 +179,7 @@ def visible_span(curves: Sequence[Curve]) -> tuple[Span, float | None]:
 
 
 def _widened(low: float, high: float) -> Span:
-    """The span, widened where it is almost empty, so that dividing by its length is safe."""
+    """Returns the span. Widens an almost empty span, so that dividing by its length is safe."""
     if high - low > 1e-9 * max(1.0, abs(low), abs(high)):
         return low, high
     around = _MARGIN * max(1.0, abs(low))
@@ -187,20 +193,23 @@ def _x_span(curves: Sequence[Curve], reaches: float) -> Span:
 
 
 def _high_after_beginning(curve: Curve) -> float:
-    """The highest value after the first tenth of the curve; of a line a high percentile, to ignore outliers."""
+    """Returns the highest value after the first tenth of the curve.
+
+    For a line, returns a high percentile instead, to ignore outliers.
+    """
     first, last = float(curve.x.min()), float(curve.x.max())
     late = curve.y[curve.x >= first + _BEGINNING * (last - first)]
     return float(late.max()) if curve.sign else float(np.percentile(late, _HIGHEST))
 
 
 def _share(values: Floats, span: Span) -> Floats:
-    """The position of values between the ends of a span, from 0 to 1."""
+    """Returns the position of values between the ends of a span, from 0 to 1."""
     shares: Floats = (values - span[0]) / (span[1] - span[0])
     return shares
 
 
 def _columns(x: Floats, span: Span, cells: int, look: _Look) -> NDArray[np.int64]:
-    """The columns of x values, counted from the left."""
+    """Returns the columns of x values, counted from the left."""
     wide = look.weights.shape[1]
     dots = np.rint(_share(x, span) * (cells * wide - 1))
     cell: NDArray[np.int64] = (dots // wide).astype(np.int64)
@@ -208,7 +217,7 @@ def _columns(x: Floats, span: Span, cells: int, look: _Look) -> NDArray[np.int64
 
 
 def _rows(y: Floats, span: Span, cells: int, look: _Look) -> NDArray[np.int64]:
-    """The rows of y values, counted from the top; outside the picture where y is outside its span."""
+    """Returns the rows of y values, counted from the top. A value outside the span has a row outside the picture."""
     high = look.weights.shape[0]
     dots = np.rint((1 - np.clip(_share(y, span), -1, 2)) * (cells * high - 1))
     cell: NDArray[np.int64] = (dots // high).astype(np.int64)
@@ -219,20 +228,20 @@ def _rows(y: Floats, span: Span, cells: int, look: _Look) -> NDArray[np.int64]:
 
 
 def _nice_step(span: Span, wanted: int) -> float:
-    """The distance of ticks: 1, 2, 2.5 or 5 times a power of ten, for about `wanted` ticks at most."""
+    """Returns the distance of ticks: 1, 2, 2.5 or 5 times a power of ten, for about `wanted` ticks at most."""
     least = (span[1] - span[0]) / wanted
     power = 10.0 ** math.floor(math.log10(least))
     return next(nice * power for nice in _NICE if nice * power >= least * 0.999)
 
 
 def _ticks(span: Span, step: float) -> list[float]:
-    """The multiples of a step within a span."""
+    """Returns the multiples of a step within a span."""
     first, last = math.ceil(span[0] / step - 1e-9), math.floor(span[1] / step + 1e-9)
     return [at * step for at in range(first, last + 1)]
 
 
 def _y_ticks(span: Span, rows: int) -> list[float]:
-    """The ticks of the y axis: one for every few rows, and at least two."""
+    """Returns the ticks of the y axis: one for every few rows, and at least two."""
     wanted = max(rows // _ROWS_PER_TICK, 2)
     ticks = _ticks(span, _nice_step(span, wanted))
     return ticks if len(ticks) > 1 else _ticks(span, _nice_step(span, 2 * wanted))
@@ -258,7 +267,10 @@ def _clock(seconds: float) -> str:
 
 
 def _x_axis(span: Span, along: str, cells: int, look: _Look) -> tuple[str, str]:
-    """The x axis with its ticks, and the labels below with the name of the axis at the right end; both `cells` wide."""
+    """Returns the x axis with its ticks, and below it the labels, each `cells` wide.
+
+    The name of the axis is at the right end of the labels.
+    """
     wanted = max(cells // _CELLS_PER_TICK, 1)
     labelled = _x_labels(span, along, cells, wanted, look)
     if len(labelled) < 2:
@@ -271,7 +283,7 @@ def _x_axis(span: Span, along: str, cells: int, look: _Look) -> tuple[str, str]:
 
 
 def _x_labels(span: Span, along: str, cells: int, wanted: int, look: _Look) -> list[tuple[int, int, str]]:
-    """The ticks whose labels fit: the cell of each, the cell where its label starts, and the label."""
+    """Returns the ticks whose labels fit: the cell of each, the cell where its label starts, and the label."""
     label: Callable[[float], str] = {TIME: _clock, TOKENS: count}.get(along, lambda step: f"{step:,.0f}")
     step = _nice_step(span, wanted)
     if along == TIME:
@@ -294,7 +306,7 @@ def _x_labels(span: Span, along: str, cells: int, wanted: int, look: _Look) -> l
 def _plot(
     curves: Sequence[Curve], width: int, height: int, x_span: Span, y_span: Span, look: _Look
 ) -> list[list[Segment]]:
-    """The rows of the plot without axes, in `width` x `height` cells."""
+    """Returns the rows of the plot without axes, in `width` x `height` cells."""
     high, wide = look.weights.shape
     owners = np.full((height, width), -1)
     codes = np.zeros((height, width), np.uint32)
@@ -320,7 +332,10 @@ def _plot(
 
 
 def _line(curve: Curve, columns: int, rows: int, x_span: Span, y_span: Span) -> NDArray[np.bool_]:
-    """The dots (rows, columns) of a line: the mean of the points in each column, joined from column to column."""
+    """Returns the dots (rows, columns) of a line.
+
+    Each column has the mean of its points, joined to the next column.
+    """
     at = np.rint(_share(curve.x, x_span) * (columns - 1)).astype(int)
     counts = np.bincount(at, minlength=columns)
     means = np.bincount(at, curve.y / counts[at], minlength=columns)
@@ -338,7 +353,7 @@ def _line(curve: Curve, columns: int, rows: int, x_span: Span, y_span: Span) -> 
 
 
 def _segments(characters: Codes, owners: NDArray[np.int64], styles: Sequence[Style]) -> list[Segment]:
-    """The segments of a row: one for each stretch of cells of the same curve."""
+    """Splits a row into segments. Each segment is a stretch of cells that belong to the same curve."""
     text = characters.astype("<u4").tobytes().decode("utf-32-le")
     edges = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(text)]
     return [

@@ -25,7 +25,7 @@ _MOST_SOURCES = 12  # sources shown by name, of both texts together
 
 
 def comparison_screen(finding: Comparison, model: str, console: Console) -> RenderableType:
-    """The whole screen, for the width of a console."""
+    """Returns the whole screen, for the width of a console."""
     width = console.width
     first = finding.words[0]
     word = label_text("".join(piece.completed for piece in first.pieces[first.first : first.at + 1]))
@@ -39,7 +39,7 @@ def comparison_screen(finding: Comparison, model: str, console: Console) -> Rend
 
 
 def _quoted(name: str, text: WordInText, width: int) -> Text:
-    """One text on one line: the last part of what precedes the word, the word, and the text after the word, dim."""
+    """Shows one text on one line: the end of the text before the word, the word, and the dimmed text after the word."""
     before, word, after = (
         "".join(f"{token_label(piece)}|" for piece in pieces)
         for pieces in (text.pieces[: text.first], text.pieces[text.first : text.at + 1], text.pieces[text.at + 1 :])
@@ -66,7 +66,7 @@ def _notes(finding: Comparison) -> list[str]:
 
 
 def _layers(finding: Comparison, width: int) -> Table:
-    """One row for the embedding and for each layer, or for an evenly spaced sample of many layers."""
+    """Returns one row for the embedding and for each layer, or for an evenly spaced sample of many layers."""
     rows = np.unique(np.linspace(0, finding.layers, min(finding.layers + 1, _MOST_LAYERS)).round().astype(int))
     table = Table.grid(padding=(0, 1))
     for justify in ("left", "left", "right", "left"):
@@ -84,7 +84,7 @@ def _layers(finding: Comparison, width: int) -> Table:
 
 
 def _cosine(value: float) -> str:
-    """A cosine with three decimals; '1' only where it is exactly 1."""
+    """Formats a cosine with three decimals; '1' only if it is exactly 1."""
     return "1" if value == 1 else f"{value:.3f}"
 
 
@@ -126,7 +126,10 @@ class _Term:
 
 
 def _terms(finding: Comparison, width: int) -> list[_Term]:
-    """Every contribution to the distance, the largest first; the smaller ones of each text's sources are summed."""
+    """Returns the contributions to the distance, the largest first.
+
+    The smaller contributions of each text's sources are summed.
+    """
     said = "share " if width >= 55 else ""
     sources = [
         _Term(
@@ -169,7 +172,7 @@ def _pulls(finding: Comparison, width: int) -> Table:
 
 
 def comparison_document(finding: Comparison, model: str) -> dict[str, Any]:
-    """The finding as a JSON-ready dictionary, in full precision."""
+    """Returns the finding as a JSON-ready dictionary, in full precision."""
     return {
         "model": model,
         "layers": finding.layers,

@@ -48,7 +48,10 @@ def _console(stderr: bool) -> Console:
 
 
 def _forced_colors() -> Literal["standard", "256", "truecolor"] | None:
-    """Returns the colours that CLICOLOR_FORCE or FORCE_COLOR force without a terminal, or None; NO_COLOR wins."""
+    """Returns the colours that CLICOLOR_FORCE or FORCE_COLOR force without a terminal.
+
+    Returns None if neither forces colours, or if NO_COLOR is set.
+    """
     asked = any(os.environ.get(name, "0") not in ("", "0") for name in ("CLICOLOR_FORCE", "FORCE_COLOR"))
     if not asked or os.environ.get("NO_COLOR"):
         return None
@@ -70,7 +73,7 @@ def show(console: Console, renderable: RenderableType) -> None:
 def print_json(document: Any, indent: int | None = 2) -> None:
     """Prints one JSON document on standard output in full precision; on one line when `indent` is None.
 
-    Characters that could control a terminal are escaped, also where JSON does not require it.
+    Characters that could control a terminal are escaped, even if JSON does not require it.
     """
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     text = json.dumps(document, ensure_ascii=not unicode, allow_nan=False, indent=indent)

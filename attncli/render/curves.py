@@ -1,4 +1,4 @@
-"""The curves of runs: in the terminal, and as JSON.
+"""Shows the loss curves of runs in the terminal, and returns them as JSON.
 
 Decides which figure of a run goes on which axis, and how runs are distinguished, also without colour.
 """
@@ -41,11 +41,11 @@ class Axes:
         return self._of(run, run.validation)
 
     def final(self, run: RunCurves) -> float | None:
-        """The score on the validation part at the end of the run; None before."""
+        """Returns the score on the validation part at the end of the run; None before."""
         return None if run.final is None else run.final[self.up == BITS]
 
     def missing(self, run: RunCurves) -> str | None:
-        """The name of an axis for which a run has no figures, or None."""
+        """Returns the name of an axis for which a run has no figures, or None."""
         for name, at in ((self.along, 0), (UNITS[self.up], 1)):
             if not any(np.isfinite(curve[at]).any() for curve in (self.training(run), self.validation(run))):
                 return name
@@ -58,7 +58,10 @@ class Axes:
 
 
 def curves_screen(runs: Sequence[RunCurves], axes: Axes, width: int, height: int, ascii: bool = False) -> Picture:
-    """A chart of exactly `height` rows, and below it a row for each run with its number, sign, name and figures."""
+    """Returns a chart of exactly `height` rows, and below it a row for each run.
+
+    A run's row has its number, the character that marks it, its name and its figures.
+    """
     several = len(runs) > 1
     signs = _ASCII_SIGNS if ascii else _SIGNS
     curves = []
@@ -90,12 +93,12 @@ def curves_screen(runs: Sequence[RunCurves], axes: Axes, width: int, height: int
 
 
 def _number(at: int) -> str:
-    """The sign at the end of a run's training line: 1 to 9, then letters."""
+    """Returns the character at the end of a run's training line: 1 to 9, then letters."""
     return "123456789abcdefghijklmnopqrstuvwxyz"[min(at, 34)]
 
 
 def _figures(run: RunCurves, axes: Axes) -> list[str]:
-    """The last training loss, the lowest validation loss, and the final score, on all or on a sample."""
+    """Returns the last training loss, the lowest validation loss and the final score, which may be of a sample."""
     train, validation = (y[np.isfinite(y)] for _, y in (axes.training(run), axes.validation(run)))
     figures = [
         ("train", train[-1] if len(train) else None),
@@ -106,7 +109,7 @@ def _figures(run: RunCurves, axes: Axes) -> list[str]:
 
 
 def curves_document(runs: Sequence[RunCurves]) -> dict[str, Any]:
-    """The runs as JSON values, in full precision; null for a figure that is not known."""
+    """Returns the runs as JSON values, in full precision; null for a figure that is not known."""
     return {"runs": [_run_document(run) for run in runs]}
 
 

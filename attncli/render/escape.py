@@ -32,7 +32,7 @@ def one_line(text: str) -> str:
 
 
 def token_label(piece: Piece, width: int | None = None) -> str:
-    """A token with visible spaces, marked when it is part of a character: '␣the', '東·1/2'; cut at `width` cells."""
+    """Returns a token with visible spaces, cut at `width` cells: '␣the'. Part of a character is marked: '東·1/2'."""
     label = label_text(piece.text)
     part = "" if piece.part == (1, 1) else f"·{piece.part[0]}/{piece.part[1]}"
     if width is None or cell_len(label + part) <= width:
@@ -41,12 +41,12 @@ def token_label(piece: Piece, width: int | None = None) -> str:
 
 
 def label_text(text: str) -> str:
-    """The text of a token with every space shown as ␣."""
+    """Returns the text of a token with every space shown as ␣."""
     return "".join("␣" if char == " " else _stand_in(char) for char in text) or "∅"
 
 
 def id_label(id_: int, text: str) -> str:
-    """The label of a token id. Tokens that are parts of a character look alike, so their ids are added."""
+    """Returns the label of a token id. Tokens that are parts of a character look alike, so their ids are added."""
     return label_text(text) + (f" #{id_}" if "\N{REPLACEMENT CHARACTER}" in text else "")
 
 

@@ -30,7 +30,7 @@ _TIMES = 10  # a larger ratio of bits is shown as a factor, not in percent
 def judgement_screen(
     judgement: Judgement, width: int, given: str = "the training text", share: float = 1.0, shown: int | None = None
 ) -> RenderableType:
-    """The parts of a judgement that were measured: the table of baselines, the comparison, copied text, the diagnosis.
+    """Shows the measured parts of a judgement: table of baselines, comparison, copied text, diagnosis.
 
     Args:
         judgement: the judgement to draw.
@@ -53,7 +53,7 @@ def judgement_screen(
 
 
 def baselines_table(score: Score, baselines: Baselines, width: int) -> RenderableType:
-    """Bits per byte of the model and of each baseline, with bars."""
+    """Returns bits per byte of the model and of each baseline, with bars."""
     rows = [("model", score.bits_per_byte)]
     rows += [(baseline.label, bits) for baseline, bits in reversed(baselines.measured())]
     most = max(bits for _, bits in rows)
@@ -70,7 +70,7 @@ def baselines_table(score: Score, baselines: Baselines, width: int) -> Renderabl
 
 
 def measured_on(baselines: Baselines, given: str, share: float = 1.0) -> str:
-    """The line on the text that the baselines read, and on the part that the model scored if it differs."""
+    """Returns the line that names the text of the baselines and, if it differs, the text that the model scored."""
     compressors = [baseline.name for baseline in reversed(BASELINES) if not baseline.counts_tokens]
     models = [f"the {baseline.name}" for baseline in reversed(BASELINES) if baseline.counts_tokens]
     sampled = "" if share == 1 else f"; the model: an even {percent(share)} of this text"
@@ -93,7 +93,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def comparison(score: Score, baselines: Baselines, given: str = "the training text", share: float = 1.0) -> str:
-    """The closing line: 'The model needs 34% fewer bits than xz -9 and 8% fewer than a 5-gram model of …'.
+    """Returns the closing line: 'The model needs 34% fewer bits than xz -9 and 8% fewer than a 5-gram model of …'.
 
     Compares with the best compressor, and with the best model of tokens, if any was measured.
     """
@@ -132,9 +132,9 @@ def _relative(bits: float, other: float, name: str, unit: str = "") -> str:
 
 
 def memorization_lines(found: Memorization, shown: int | None = None) -> list[str]:
-    """At most two sentences on how much of a sample is in the training text.
+    """Returns at most two sentences about how much of a sample also occurs in the training text.
 
-    The first `shown` tokens of the sample are on the screen; None: all tokens.
+    The first `shown` tokens of the sample are on the screen; None means all tokens.
     """
     sample = found.sample
     whole = shown is None or sample.tokens <= shown
@@ -160,12 +160,12 @@ def memorization_lines(found: Memorization, shown: int | None = None) -> list[st
 
 
 def _whole(share: float) -> str:
-    """A share in percent, as 100% only where it is exactly 1: 0.998 -> '99.8%'."""
+    """Returns a share in percent. It is rounded to 100% only if it is exactly 1: 0.998 -> '99.8%'."""
     return f"{share:.1%}" if 0.99 <= share < 1 else percent(share)
 
 
 def judgement_document(judgement: Judgement) -> dict[str, Any]:
-    """The judgement as JSON values; null for what was not measured."""
+    """Returns the judgement as JSON values; null for what was not measured."""
     baselines, found = judgement.baselines, judgement.memorization
     return {
         "yardsticks": baselines and _baselines_document(baselines),
@@ -195,7 +195,7 @@ def _baselines_document(baselines: Baselines) -> dict[str, Any]:
 
 
 def evaluation_screen(model: str, text: str, judgement: Judgement, width: int, given: str) -> RenderableType:
-    """The screen of `attncli eval`: a model's score of a text, and the judgement of the score."""
+    """Returns the screen of `attncli eval`: a model's score of a text, and the judgement of the score."""
     score = judgement.score
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -210,7 +210,7 @@ def evaluation_screen(model: str, text: str, judgement: Judgement, width: int, g
 
 
 def evaluation_document(model: str, sources: Sequence[str], judgement: Judgement, seconds: float) -> dict[str, Any]:
-    """The evaluation as a JSON-ready dictionary."""
+    """Returns the evaluation as a JSON-ready dictionary."""
     score = judgement.score
     return {
         "model": model,

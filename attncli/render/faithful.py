@@ -33,7 +33,10 @@ _NAME = 8  # cells of a ranking's name
 
 
 def faithful_screen(finding: Faithfulness, model: str, drawn: str, width: int) -> RenderableType:
-    """The drops of each ranking, its advantage over a random one, the verdict. `drawn` says where texts are from."""
+    """Shows the drops of each ranking, its advantage over random, and the verdict.
+
+    `drawn` says where the texts are from.
+    """
     head = f"{one_line(model)} · {plural(finding.texts, 'text')} of {finding.mean_tokens:.0f} tokens"
     whole = f"{head}, {one_line(drawn)}"
     parts: list[RenderableType] = [Text(fold(whole, width), "bold")]
@@ -50,7 +53,10 @@ def faithful_screen(finding: Faithfulness, model: str, drawn: str, width: int) -
 
 
 def _drops(finding: Faithfulness, drops: Floats, width: int) -> Table:
-    """One row for each ranking, one column for each size; also the meaning of a ranking, where there is room."""
+    """Returns a table with a row per ranking and a column per size.
+
+    If there is room, a row ends with the meaning of its ranking.
+    """
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, width=_NAME)
     for _ in finding.sizes:
@@ -113,7 +119,7 @@ def _verdict(finding: Faithfulness, width: int) -> list[tuple[str, str]]:
 def faithful_document(
     finding: Faithfulness, model: str, sources: list[str], characters_read: int | None = None
 ) -> dict[str, Any]:
-    """The finding as a JSON-ready dictionary, with means, standard errors and the drops of every text."""
+    """Returns the finding as a JSON-ready dictionary, with means, standard errors and the drops of every text."""
     return {
         "model": model,
         "sources": sources,

@@ -27,7 +27,7 @@ _LINE = 0.006  # the share of the height that a line of 1.5 points takes
 
 
 def curves_figure(runs: Sequence[RunCurves], axes: Axes, kind: str) -> bytes:
-    """The content of a figure file of a kind, one of FORMATS; equal runs give equal bytes.
+    """Returns the content of a figure file of a kind, one of FORMATS; equal runs give equal bytes.
 
     Raises UsageProblem when matplotlib is not installed.
     """
@@ -35,7 +35,7 @@ def curves_figure(runs: Sequence[RunCurves], axes: Axes, kind: str) -> bytes:
 
 
 def watched_figure(run: RunHeads, along: str, kind: str) -> bytes:
-    """The content of a figure file of a kind, with the head curves of a run. Raises as `curves_figure` does."""
+    """Returns the content of a figure file of a kind, with the head curves of a run. Raises as `curves_figure` does."""
     return _file(lambda plot: _draw_heads(plot, run, along), kind)
 
 
@@ -118,7 +118,7 @@ def _finite(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """At most _MOST_POINTS points, each the mean of a stretch of neighbouring points."""
+    """Returns at most _MOST_POINTS points, each the mean of a stretch of neighbouring points."""
     if len(x) <= _MOST_POINTS:
         return x, y
     starts = np.linspace(0, len(x), _MOST_POINTS, endpoint=False).astype(int)

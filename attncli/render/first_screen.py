@@ -38,7 +38,7 @@ _COMPARED: tuple[JustifyMethod, ...] = ("right", "left", "left", "right", "left"
 
 
 def explanation_screen(finding: Explanation, model: str, console: Console) -> RenderableType:
-    """The screen of `attncli explain` without a view, for the width and colours of a console."""
+    """Returns the screen of `attncli explain` without a view, for the width and colours of a console."""
     width = console.width
     return Group(
         *_sources(finding, model, width),
@@ -52,12 +52,12 @@ def explanation_screen(finding: Explanation, model: str, console: Console) -> Re
 
 
 def bars_screen(finding: Explanation, model: str, console: Console) -> RenderableType:
-    """The screen of `--view bars`: more sources, without map and next token."""
+    """Returns the screen of `--view bars`: more sources, but no map and no next token."""
     return Group(*_sources(finding, model, console.width), _closing(finding, console.width))
 
 
 def _sources(finding: Explanation, model: str, width: int) -> list[RenderableType]:
-    """The first line, the question, and the bars of the sources."""
+    """Returns the first line, the question, and the bars of the sources."""
     heading = explanation_heading(finding, model, width)
     return [heading, Text(), _sources_heading(finding, width), _bars(finding, width), Text()]
 
@@ -92,7 +92,7 @@ def compared_screen(finding: Explanation, model: str, console: Console) -> Rende
 
 
 def scope(sources: Sources, finding: Explanation) -> str:
-    """The layers and heads that the shares are averaged over."""
+    """Returns the layers and heads that the shares are averaged over."""
     layers = "all layers" if len(sources.layers) == finding.layers else f"layer {sources.layers[0]}"
     heads = "all heads" if sources.head is None else f"head {sources.head}"
     if layers == "all layers" and heads == "all heads":
@@ -106,7 +106,7 @@ def _question(finding: Explanation) -> str:
 
 
 def _sources_heading(finding: Explanation, width: int) -> Text:
-    """The question, with the measure to the right of it, or below it on a narrow screen."""
+    """Returns the question, with the measure to the right of it, or below it on a narrow screen."""
     sources, question = finding.sources, _question(finding)
     kind = "share of what attention brings" if sources.weights == "norm" else "raw attention weight"
     measure = f"{kind}, {scope(sources, finding)}"
@@ -118,10 +118,10 @@ def _sources_heading(finding: Explanation, width: int) -> Text:
 
 
 def _bars(finding: Explanation, width: int) -> RenderableType:
-    """A bar for each named source, one row for all others, and a separate row for the first token.
+    """Draws a bar for each named source, one for all others, and a separate one for the first token.
 
-    Beside a source that was cut is the probability left for the prediction. A line below the bars has the mean effect
-    of cutting a random source.
+    Each source that was cut is shown with the probability that is left for the prediction. The line below the bars
+    gives the mean effect of cutting a random source.
     """
     sources, pieces, checks = finding.sources, finding.pieces, finding.checks
     cuts = _cuts(checks, width)
@@ -160,7 +160,7 @@ def _bar_cells(at: int, piece: Piece, share: float, drawn: str) -> tuple[Text, T
 
 
 def _first_note(finding: Explanation, spare: int) -> str:
-    """The longest remark on the first token that fits into `spare` cells."""
+    """Returns the longest remark about the first token that fits into `spare` cells."""
     short = f"first {finding.unit}"
     whole = f"{short}: {percent(float(finding.sources.raw[0]))} of the raw attention"
     if finding.checks is None:
@@ -169,12 +169,12 @@ def _first_note(finding: Explanation, spare: int) -> str:
 
 
 def _notes(cuts: Mapping[int, str], at: int, note: str, style: str = "") -> list[Text]:
-    """The cells beside a bar: the effect of the cut, where there are cuts, and a remark."""
+    """Returns the cells beside a bar: a remark and, if sources were cut, the effect of the cut."""
     return [*([Text(cuts.get(at, ""))] if cuts else []), Text(note, style)]
 
 
 def _cuts(checks: EdgeChecks | None, width: int) -> dict[int, str]:
-    """The text for every source that was cut: 'cut: P(␣and) 21% → 9%', or a shorter form on a narrow screen."""
+    """Returns the text for every source that was cut: 'cut: P(␣and) 21% → 9%', or a shorter form on a narrow screen."""
     if checks is None:
         return {}
     before = percent(checks.token.probability)
@@ -186,7 +186,10 @@ def _cuts(checks: EdgeChecks | None, width: int) -> dict[int, str]:
 
 
 def _random_cut(checks: EdgeChecks, unit: str, where: str, width: int) -> list[Text]:
-    """The lines below the bars: the meaning of the arrows where bars have no room; a random cut; the heads cut."""
+    """Returns the lines below the bars: the result of a random cut, and the heads in which edges were cut.
+
+    If the bars have no room to explain the arrows, the first line explains them.
+    """
     before, lines = percent(checks.token.probability), []
     if width < _NAMES_CUT:
         label = fit(label_text(checks.token.text), max(width - 26, 1))
@@ -202,7 +205,7 @@ def _random_cut(checks: EdgeChecks, unit: str, where: str, width: int) -> list[T
 
 
 def not_counted(sources: Sources) -> str:
-    """The line that names what the bars leave out: the residual stream and the feed-forward layers."""
+    """Returns the line that names what the bars leave out: the residual stream and the feed-forward layers."""
     others = "other heads, " if sources.head is not None else ""
     length = sources.beside_stream
     added = "" if length is None else f" (attention's output: {decimal(length)} of its length)"
@@ -210,7 +213,7 @@ def not_counted(sources: Sources) -> str:
 
 
 def averaged(checks: EdgeChecks, unit: str) -> str:
-    """The words on what a random cut is averaged over: the sources before the focus.
+    """Describes the sources whose cuts are averaged for the random cut: all sources before the focus, or a sample.
 
     The focus itself is left out, since its edge to itself costs most.
     """
@@ -245,7 +248,10 @@ def _closing(finding: Explanation, width: int) -> Group:
 
 
 def elsewhere(finding: Explanation) -> list[str]:
-    """Options to try next: the token before the focus, if any, and the map's head, if it attends to other tokens."""
+    """Returns options to try next.
+
+    They select the token before the focus if there is one, and the map's head if the text has other tokens.
+    """
     words = "--words " if finding.words else ""
     token = [f"{words}--token {finding.sources.focus - 1}"] if finding.sources.focus else []
     head = [f"{words}--head {finding.map.layer}.{finding.map.head}"] if len(finding.pieces) > 1 else []
@@ -253,7 +259,7 @@ def elsewhere(finding: Explanation) -> list[str]:
 
 
 def _more(finding: Explanation, width: int) -> str:
-    """A line with as many options to try next as fit, the most useful first."""
+    """Returns a line with as many options to try next as fit, the most useful first."""
     views = [] if finding.words else ["--view grid", "--view logit", "--view lens"]
     rare = [] if finding.words else ["--view steps", "--view rollout"]
     shown: list[str] = []
@@ -264,7 +270,7 @@ def _more(finding: Explanation, width: int) -> str:
 
 
 def continuation_note(before: int, after: int, context: int) -> str:
-    """How many tokens were generated after a text of `before` tokens, and whether the context is full now."""
+    """Says how many tokens were generated after a text of `before` tokens, and whether the context is now full."""
     ends = ", where the context is full" if after >= context else ""
     if after == before:
         return f"no token is generated{ends}"
@@ -272,7 +278,7 @@ def continuation_note(before: int, after: int, context: int) -> str:
 
 
 def explanation_document(finding: Explanation, model: str) -> dict[str, Any]:
-    """The finding as a JSON-ready dictionary, in full precision."""
+    """Returns the finding as a JSON-ready dictionary, in full precision."""
     sources = finding.sources
     return {
         **explanation_heading_document(finding, model),

@@ -114,7 +114,10 @@ class GenerationScreen:
         }
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yields each text as a JSON-ready dictionary, in order and once, when it and all earlier ones are complete."""
+        """Yields each text once and in order, as a JSON-ready dictionary.
+
+        A text is yielded when it and all earlier texts are complete.
+        """
         while self._given < len(self._texts) and self._finished[self._given]:
             yield {"index": self._given, "sample": self._given % self._samples} | self._sample(self._given)
             self._given += 1
@@ -123,7 +126,7 @@ class GenerationScreen:
         return self._prompts[sample // self._samples]
 
     def _title(self, sample: int) -> str:
-        """The title of a sample: 'sample 2', 'prompt 3', or 'prompt 3, sample 2'."""
+        """Returns the title of a sample: 'sample 2', 'prompt 3', or 'prompt 3, sample 2'."""
         parts = [f"prompt {sample // self._samples + 1}"] if len(self._prompts) > 1 else []
         return ", ".join([*parts, f"sample {sample % self._samples + 1}"] if self._samples > 1 else parts)
 
@@ -170,7 +173,7 @@ def _bias(id_: int | str, bias: float) -> dict[str, Any]:
 
 
 def throughput_line(throughput: Throughput, how: str) -> str:
-    """The throughput in one line, which ends with `how` it was reached.
+    """Returns the throughput in one line, which ends with `how` it was reached.
 
     '6 prompt tokens in 4 ms · first token 5 ms after the start · 200 tokens, 1,480 a second · 2 threads, bfloat16'.
     """

@@ -22,7 +22,7 @@ _WIDEST_BAR = 30
 
 
 def neighbors_screen(finding: Neighbors, model: str, console: Console) -> RenderableType:
-    """The screen of `attncli neighbors`, for the width of a console."""
+    """Returns the screen of `attncli neighbors`, for the width of a console."""
     width = console.width
     if finding.text is None:
         measure = "cosine of token embeddings"
@@ -53,7 +53,7 @@ _LAST = "The word is several tokens: this is the last, which has seen the others
 
 
 def analogy_screen(finding: Analogy, model: str, console: Console) -> RenderableType:
-    """The screen of `attncli analogy`, for the width of a console."""
+    """Returns the screen of `attncli analogy`, for the width of a console."""
     width = console.width
     a, b, c = map(spelling, finding.words)
     return Group(
@@ -69,12 +69,12 @@ def analogy_screen(finding: Analogy, model: str, console: Console) -> Renderable
 
 
 def spelling(word: Iterable[Piece]) -> str:
-    """A word with its spaces visible: '␣river'."""
+    """Returns a word with its spaces visible: '␣river'."""
     return label_text("".join(piece.completed for piece in word))
 
 
 def _token_notes(words: Sequence[Sequence[Piece]], width: int) -> list[Text]:
-    """One line for each word of several tokens."""
+    """Returns one line for each word of several tokens."""
     lines = []
     for word in dict.fromkeys(tuple(word) for word in words):
         if len(word) > 1:
@@ -86,7 +86,7 @@ def _token_notes(words: Sequence[Sequence[Piece]], width: int) -> list[Text]:
 
 
 def _table(nearest: Sequence[Neighbor], chance: Chance, own: int | None, width: int) -> Table:
-    """One row for each neighbour, dim where chance alone would give as large a cosine."""
+    """Returns a row for each neighbour. A row is dim if chance alone would give as large a cosine."""
     table = Table.grid(padding=(0, 1))
     for justify in ("right", "left", "left", "right", "left"):
         table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
@@ -148,7 +148,7 @@ def _beside_chance(nearest: Sequence[Neighbor], chance: Chance) -> list[Text]:
 
 
 def neighbors_document(finding: Neighbors, model: str) -> dict[str, Any]:
-    """The finding as a JSON-ready dictionary, in full precision."""
+    """Returns the finding as a JSON-ready dictionary, in full precision."""
     return {
         "model": model,
         "word": _word_document(finding.word),
@@ -161,7 +161,7 @@ def neighbors_document(finding: Neighbors, model: str) -> dict[str, Any]:
 
 
 def analogy_document(finding: Analogy, model: str) -> dict[str, Any]:
-    """The finding as a JSON-ready dictionary, in full precision."""
+    """Returns the finding as a JSON-ready dictionary, in full precision."""
     expected = finding.expected
     return {
         "model": model,

@@ -20,7 +20,7 @@ _THUMBNAIL = 6  # cells across, at least
 
 
 def grid_screen(finding: Grid, model: str, console: Console) -> RenderableType:
-    """Every head's thumbnail, a block of lines for each layer."""
+    """Returns every head's thumbnail, a block of lines for each layer."""
     question, width = finding.question, console.width
     colors = map_colors(console)
     across = max(1, min(question.heads, (width - 3) // (_THUMBNAIL + 1)))  # thumbnails on a line
@@ -62,6 +62,6 @@ def _thumbnails(weights: dict[str, Floats], room: int, colors: str | None) -> li
 
 
 def grid_document(finding: Grid, model: str) -> dict[str, Any]:
-    """The thumbnails as a JSON-ready dictionary: weights[layer][head][row][column]."""
+    """Returns the thumbnails as a JSON-ready dictionary: weights[layer][head][row][column]."""
     document = question_document(finding.question, model, "grid")
     return {**document, "pool": finding.pool, "weights": finding.weights.tolist()}

@@ -26,7 +26,7 @@ _TWO_LABELS = 2 * LABEL + 1  # cells for the labels of two rows
 
 
 def attention_map(pieces: Sequence[Piece], head: HeadMap, focus: int, console: Console) -> RenderableType:
-    """One head's map: in numbers if they fit, else in cells; in a long text only the rows that were computed."""
+    """Draws one head's map in numbers if they fit, otherwise in cells. In a long text, draws only the computed rows."""
     if len(head.weights) < len(pieces):
         return _rows_around(pieces, head, focus, console)
     if len(pieces) <= (console.width - LABEL - 5) // 4:
@@ -53,7 +53,10 @@ def _number_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: C
 
 
 def _cell_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: Console) -> Group:
-    """One cell for each weight, where numbers do not fit; pooled by maximum where single cells do not fit either."""
+    """Draws a head's weights as cells, when the numbers do not fit.
+
+    There is one cell per weight, or one per max-pooled block if that is still too wide or too tall.
+    """
     colors = map_colors(console)
     count, each = len(pieces), 2 if colors else 1  # `each`: rows on a line
     labels = _TWO_LABELS if colors and _room(console.width, _TWO_LABELS) >= 2 * count else _labels(console.width)
@@ -111,17 +114,17 @@ def _labelled(labels: Sequence[Text], drawn: Sequence[Text], legends: Sequence[T
 
 
 def _labels(width: int) -> int:
-    """The width of a row's label, in cells."""
+    """Returns the width of a row's label, in cells."""
     return min(LABEL, max(width - 12, 1))
 
 
 def _room(width: int, labels: int) -> int:
-    """The width that labels and indices leave for the map, in cells."""
+    """Returns the width that labels and indices leave for the map, in cells."""
     return max(width - labels - 6, 1)
 
 
 def _row_label(pieces: Sequence[Piece], rows: range, labels: int, focus: int) -> Text:
-    """The label of a line: the index of its first row, and the tokens of all its rows."""
+    """Returns the label of a line: the index of its first row, and the tokens of all its rows."""
     line = Text().append(f"{rows[0]:>4} ", "dim")
     each = (labels + 1) // len(rows) - 1
     for at, row in enumerate(rows):
@@ -130,7 +133,7 @@ def _row_label(pieces: Sequence[Piece], rows: range, labels: int, focus: int) ->
 
 
 def _legends(legends: Sequence[str], colors: str | None) -> list[Text]:
-    """The legend of the scale, then the given legends."""
+    """Returns the legend of the scale, then the given legends."""
     return [scale(colors), *(Text(legend, "dim") for legend in legends)]
 
 
@@ -146,7 +149,7 @@ def _ruler(columns: int, pool: int, wide: int) -> Text:
 
 
 def head_title(finding: Explanation, width: int) -> Text:
-    """The title of the map: the head, why it is shown, and its previous-token score on this text."""
+    """Returns the title of the map: the head, why it is shown, and its previous-token score on this text."""
     head, unit = finding.map, finding.unit
     facts = "row looks at column, % of row"
     if head.previous_token is not None and head.previous_token_chance is not None:
@@ -163,12 +166,12 @@ def head_title(finding: Explanation, width: int) -> Text:
 
 
 def others(finding: Explanation) -> str:
-    """The sources by which the busiest head is chosen: not the first token, to which idle heads attend."""
+    """Returns the sources by which the busiest head is chosen. The first token is left out: idle heads attend to it."""
     return f"other {finding.unit}s" + (", the first aside" if finding.sources.first_is_apart else "")
 
 
 def map_screen(finding: Explanation, model: str, console: Console) -> RenderableType:
-    """The screen of `--view map`: one head, one row per line; in a long text the rows around the focus."""
+    """Returns the screen of `--view map`: one head, one row per line; in a long text the rows around the focus."""
     width, focus = console.width, finding.sources.focus
     cells = (width - LABEL - 5) // 4
     drawn = (
@@ -180,13 +183,13 @@ def map_screen(finding: Explanation, model: str, console: Console) -> Renderable
 
 
 def map_document(finding: Explanation, model: str) -> dict[str, Any]:
-    """The map as a JSON-ready dictionary, with every row that was computed."""
+    """Returns the map as a JSON-ready dictionary, with every row that was computed."""
     document = explanation_heading_document(finding, model)
     return {"view": "map", **document, "focus": finding.sources.focus, "map": head_document(finding.map)}
 
 
 def head_document(head: HeadMap) -> dict[str, Any]:
-    """One head's map as a JSON-ready dictionary."""
+    """Returns one head's map as a JSON-ready dictionary."""
     return {
         "layer": head.layer,
         "head": head.head,

@@ -24,14 +24,14 @@ LABEL = 14  # cells of a token's label
 
 
 def shape_of(model: str, layers: int, heads: int) -> str:
-    """A model's name and its shape: 'stories · 4 layers x 6 heads'."""
+    """Returns a model's name and its shape: 'stories · 4 layers x 6 heads'."""
     return f"{one_line(model)} · {plural(layers, 'layer')} x {plural(heads, 'head')}"
 
 
 def heading(
     pieces: Sequence[Piece], layers: int, heads: int, model: str, width: int, counted: str | None = None
 ) -> Text:
-    """The model, its shape, the number of tokens (or `counted`), and as much of the text as fits the line."""
+    """Returns the model, its shape, the number of tokens (or `counted`), and as much of the text as fits the line."""
     facts = f"{shape_of(model, layers, heads)} · {counted or plural(len(pieces), 'token')}"
     text = Text(fold(facts, width), style="bold")
     room = width - cell_len(facts) - 3
@@ -41,7 +41,7 @@ def heading(
 
 
 def explanation_heading(finding: Explanation, model: str, width: int) -> Text:
-    """The first line of an explanation, which may be counted in words."""
+    """Returns the first line of an explanation, which may be counted in words."""
     words = (
         f"{plural(len(finding.pieces), 'word')} of {plural(len(finding.tokens), 'token')}" if finding.words else None
     )
@@ -49,42 +49,45 @@ def explanation_heading(finding: Explanation, model: str, width: int) -> Text:
 
 
 def question_heading(question: Question, model: str, width: int) -> Text:
-    """The first line of a view, from its question."""
+    """Returns the first line of a view, from its question."""
     return heading(question.pieces, question.layers, question.heads, model, width)
 
 
 def titled(title: str, facts: str, width: int, gap: int = 2) -> Text:
-    """A title, with the meaning of its numbers beside it, or below it where the line is too short for both."""
+    """Returns a title with the meaning of its numbers beside it, or below it if the line is too short."""
     text = Text(fold(title, width), style="bold cyan")
     joint = " " * gap if cell_len(title + facts) + gap <= width else "\n"
     return text.append(joint + fold(facts, width), style="not bold dim")
 
 
 def named(question: Question, at: int, width: int = LABEL) -> str:
-    """A token of the text with its index: '␣bank [6]'."""
+    """Returns a token of the text with its index: '␣bank [6]'."""
     return f"{token_label(question.pieces[at], width)} [{at}]"
 
 
 def next_label(token: NextToken, width: int) -> str:
-    """A next token's text, with its id where its bytes are not a whole character, since such tokens look alike."""
+    """Returns a next token's text. If its bytes are only part of a character, adds its id to tell such tokens apart."""
     number = f" #{token.id}" if "\N{REPLACEMENT CHARACTER}" in token.text else ""
     return fit(label_text(token.text) + number, width)
 
 
 def pieces_document(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
-    """The tokens of a text as JSON values; `part` is [i, n] for the i-th of n tokens that share a character."""
+    """Returns the tokens of a text as JSON values; `part` is [i, n] for the i-th of n tokens that share a character."""
     return [
         {"index": at, "id": piece.id, "text": piece.text, "part": list(piece.part)} for at, piece in enumerate(pieces)
     ]
 
 
 def heading_document(pieces: Sequence[Piece], layers: int, heads: int, model: str) -> dict[str, Any]:
-    """The model and the tokens of a text as a JSON-ready dictionary."""
+    """Returns the model and the tokens of a text as a JSON-ready dictionary."""
     return {"model": model, "layers": layers, "heads": heads, "tokens": pieces_document(pieces)}
 
 
 def explanation_heading_document(finding: Explanation, model: str) -> dict[str, Any]:
-    """The heading of an explanation as JSON values; words, if any, with the first and the last token of each."""
+    """Returns the heading of an explanation as JSON values.
+
+    If the text is counted in words, each word has its first and last token.
+    """
     document = heading_document(finding.tokens, finding.layers, finding.heads, model)
     if finding.words is not None:
         spans = zip(finding.pieces, finding.words.spans, strict=True)
@@ -95,7 +98,7 @@ def explanation_heading_document(finding: Explanation, model: str) -> dict[str, 
 
 
 def question_document(question: Question, model: str, view: str) -> dict[str, Any]:
-    """The heading of a view as JSON values, with its name and the token in focus."""
+    """Returns the heading of a view as JSON values, with its name and the token in focus."""
     return {
         "view": view,
         **heading_document(question.pieces, question.layers, question.heads, model),
@@ -104,10 +107,10 @@ def question_document(question: Question, model: str, view: str) -> dict[str, An
 
 
 def up_to(focus: int, figures: Floats) -> list[float | None]:
-    """A figure for every source, as JSON values: null for tokens after the focus, which are masked."""
+    """Returns a figure for every source, as JSON values: null for tokens after the focus, which are masked."""
     return [float(value) if at <= focus else None for at, value in enumerate(figures)]
 
 
 def token_document(token: NextToken) -> dict[str, Any]:
-    """A next token as a JSON-ready dictionary."""
+    """Returns a next token as a JSON-ready dictionary."""
     return {"id": token.id, "text": token.text, "probability": token.probability}

@@ -1,4 +1,4 @@
-"""The screen of `attncli heads`: the best heads of each kind beside chance, and the head to look at next."""
+"""The screen of `attncli heads`: the best heads of each kind, the chance level, and the head to look at next."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _EXAMPLES = '"The cat sat on the mat. The cat"', "TEXT"  # the first that fits
 def heads_screen(
     finding: HeadScores, model: str, width: int, *, everyone: bool = False, named: str = ""
 ) -> RenderableType:
-    """The best heads of each kind beside chance; with `everyone` all heads too.
+    """Shows the best heads of each kind with the score expected by chance; with `everyone`, also shows all heads.
 
     `named` is the option that selects the model, for the command at the end.
     """
@@ -51,7 +51,7 @@ def heads_screen(
 
 
 def _measured_on(finding: HeadScores, width: int) -> str:
-    """The line on what the scores are averaged over, in the longest form that fits."""
+    """Returns the line that says over what the scores are averaged, in the longest form that fits."""
     texts = f"{plural(finding.sequences, 'text')} of {finding.length} random tokens, twice"
     error = "" if finding.errors is None else " ± standard error"
     means = [f"mean weight on the pattern{error}, {texts}", f"mean weight{error}, {texts}"]
@@ -87,14 +87,17 @@ def _best(finding: HeadScores, kind: HeadKind, width: int) -> RenderableType:
 
 
 def _margin(error: float | None) -> str:
-    """A standard error: '±.014'."""
+    """Returns a standard error: '±.014'."""
     if error is None:
         return ""
     return "±<.001" if error < 0.0005 else f"±{error:.3f}".replace("±0.", "±.")
 
 
 def _all(finding: HeadScores, width: int) -> Table:
-    """One row for each head, one column for each kind; chance below, for each layer if windows differ."""
+    """Returns a table with a row per head and a column per kind.
+
+    A row below the heads gives the chance level. If it differs between layers, there is such a row below each layer.
+    """
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right", no_wrap=True, min_width=7)
     for _ in LOOKS_AT:
@@ -115,7 +118,7 @@ def _cell(value: float) -> str:
 
 
 def _next(finding: HeadScores, width: int, named: str) -> list[RenderableType]:
-    """The head to look at next, the reason, and the command for it."""
+    """Returns the head to look at next, the reason, and the command for it."""
     which = finding.worth_a_look()
     if which is None:
         return [Text(fold("No head stands out from chance, sinks aside.", width), style="dim")]
@@ -133,7 +136,7 @@ def _next(finding: HeadScores, width: int, named: str) -> list[RenderableType]:
 
 
 def heads_document(finding: HeadScores, model: str) -> dict[str, Any]:
-    """The finding as a JSON-ready dictionary; null where a head has no score."""
+    """Returns the finding as a JSON-ready dictionary; null if a head has no score."""
     which = finding.worth_a_look()
     return {
         "model": model,
@@ -148,7 +151,7 @@ def heads_document(finding: HeadScores, model: str) -> dict[str, Any]:
 
 
 def _kind_document(finding: HeadScores, kind: HeadKind) -> dict[str, Any]:
-    """The best head of a kind, every score by layer and head, and chance by layer."""
+    """Returns the best head of a kind, every score by layer and head, and chance by layer."""
     best = finding.best(kind)
     return {
         "best": best

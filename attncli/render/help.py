@@ -1,4 +1,4 @@
-"""Help pages: the first page and the page of each command. Without borders, so that any width and terminal works."""
+"""Help pages: the first page and the page of each command. They have no borders, so that they fit every terminal."""
 
 from __future__ import annotations
 

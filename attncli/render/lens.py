@@ -21,7 +21,7 @@ _MOST = 5  # predictions of a row
 
 
 def lens_screen(finding: Lens, model: str, console: Console) -> RenderableType:
-    """The prediction after every layer, beside the probability and rank of the final one."""
+    """Shows the prediction after every layer, with the probability and rank of the model's final prediction."""
     question, width = finding.question, console.width
     predictions = max(1, min(_MOST, (width - _BESIDE) // (_TOKEN + 7)))
     label = next_label(finding.target, 8)
@@ -50,7 +50,7 @@ def lens_screen(finding: Lens, model: str, console: Console) -> RenderableType:
 
 
 def lens_document(finding: Lens, model: str) -> dict[str, Any]:
-    """The finding as a JSON-ready dictionary, in full precision, with more tokens in each row."""
+    """Returns the finding as a JSON-ready dictionary, in full precision, with more tokens in each row."""
     return {
         **question_document(finding.question, model, "lens"),
         "target": token_document(finding.target),

@@ -90,7 +90,7 @@ class LiveDisplay:
             self._live.refresh()
 
     def picture(self) -> Picture:
-        """The whole display for the present size of the terminal."""
+        """Returns the whole display for the present size of the terminal."""
         width, height = self._console.size
         plain = ascii_only(self._console)
         short = height < 16
@@ -103,7 +103,7 @@ class LiveDisplay:
         return Picture([*head, *below[1].rows])
 
     def _progress(self, width: int, plain: bool) -> list[Segment]:
-        """The row of progress: '━━━━━━────── 1,234/1,830  2m 40s left'."""
+        """Returns the row of progress: '━━━━━━────── 1,234/1,830  2m 40s left'."""
         step, steps = (self._step.step, self._step.steps) if self._step else (0, self._plan.schedule.steps)
         facts = [f"{step:,}/{steps:,}", self._time()]
         text = "  ".join(filter(None, facts))
@@ -177,7 +177,7 @@ class LiveDisplay:
         return chart(curves, width, height, heading=heading, reaches=steps, ascii=plain)
 
     def _written(self, sample: SampleReport, width: int, rows: int, plain: bool) -> list[list[Segment]]:
-        """The sample in exactly `rows` rows, its prompt dim."""
+        """Returns the sample in exactly `rows` rows, its prompt dim."""
         prompt, rest = sample.text[: sample.prompt_characters], sample.text[sample.prompt_characters :]
         text = Text()
         for part, style in ((prompt, "dim"), (rest, "")):
@@ -194,7 +194,7 @@ class LiveDisplay:
 
 
 def best_heads(report: HeadsReport) -> list[str]:
-    """The best head of each kind: 'previous 0.3 .52'."""
+    """Returns the best head of each kind: 'previous 0.3 .52'."""
     return [f"{best.kind} {best.layer}.{best.head} {decimal(best.score)}" for best in report.best]
 
 
@@ -221,7 +221,7 @@ class _Trace:
             self._points = [(second[0], (first[1] + second[1]) / 2) for first, second in pairs]
 
     def points(self) -> tuple[Floats, Floats]:
-        """The points as x and y."""
+        """Returns the points as x and y."""
         found = np.array(self._points, np.float64).reshape(-1, 2)
         return found[:, 0], found[:, 1]
 

@@ -63,7 +63,7 @@ def logit_screen(finding: LogitAttribution, model: str, console: Console) -> Ren
 
 
 def _components(finding: LogitAttribution) -> list[Entry]:
-    """The components in the order in which they write to the residual stream."""
+    """Returns the components in the order in which they write to the residual stream."""
     entries = [("embedding", finding.embedding)]
     if finding.position is not None:
         entries.append(("position", finding.position))
@@ -77,7 +77,7 @@ def _components(finding: LogitAttribution) -> list[Entry]:
 
 
 def _largest(names: Sequence[str], values: Floats, thing: str) -> list[Entry]:
-    """The terms with the largest absolute values by name, then the sum of all other terms."""
+    """Returns the terms with the largest absolute values by name, then the sum of all other terms."""
     order = ranked(np.abs(values))
     entries = [(names[at], float(values[at])) for at in order[:_ROWS]]
     if len(order) > _ROWS:
@@ -86,7 +86,7 @@ def _largest(names: Sequence[str], values: Floats, thing: str) -> list[Entry]:
 
 
 def _signed_bars(entries: Sequence[Entry], column: int, most: float, width: int) -> Table:
-    """One row for each entry: name, signed number, and a bar of its size."""
+    """Returns one row for each entry: name, signed number, and a bar of its size."""
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, overflow="ellipsis", width=min(column, max(width - 18, 4)))
     table.add_column(no_wrap=True, justify="right", width=8)
@@ -100,7 +100,7 @@ def _signed_bars(entries: Sequence[Entry], column: int, most: float, width: int)
 
 
 def logit_document(finding: LogitAttribution, model: str) -> dict[str, Any]:
-    """Every term as JSON values: heads[layer][head][source]; null for what the model does not have."""
+    """Returns every term as JSON values: heads[layer][head][source]; null for what the model does not have."""
     against = None if finding.against is None else token_document(finding.against)
     terms = {
         "embedding": finding.embedding,

@@ -59,6 +59,6 @@ def token_document(token: Token) -> dict[str, Any]:
 
 
 def _choice(choice: Choice | Token) -> dict[str, Any]:
-    """Returns a token with its log-probability, None for an impossible token, since JSON has no infinity."""
+    """Returns a token with its log-probability. This is None if the token is impossible, since JSON has no infinity."""
     logprob = choice.logprob if math.isfinite(choice.logprob) else None
     return {"id": choice.id, "text": choice.text, "logprob": logprob}

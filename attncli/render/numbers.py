@@ -41,7 +41,10 @@ def duration(seconds: float) -> str:
 
 
 def age(now: float, then: float) -> str:
-    """The time from `then` to `now`, both seconds since the epoch: 'just now', '3 min ago'; a date after 30 days."""
+    """Returns the time from `then` to `now` in words: 'just now', '3 min ago'; a date after 30 days.
+
+    Both are in seconds since the epoch.
+    """
     seconds = now - then
     if not -60 <= seconds < 30 * 86_400:  # clocks of two machines may differ a little
         return time.strftime("%Y-%m-%d", time.localtime(within_calendar(then)))
@@ -52,7 +55,7 @@ def age(now: float, then: float) -> str:
 
 
 def within_calendar(seconds: float) -> float:
-    """Clamps seconds since the epoch to dates that a calendar can show: the time of a file can be any number."""
+    """Clamps seconds since the epoch to dates that a calendar can show, because a file's time can be any number."""
     return min(max(seconds, 0.0), _LAST_MOMENT)
 
 
@@ -69,14 +72,14 @@ def percent(share: float) -> str:
 
 
 def decimal(value: float) -> str:
-    """A share with two decimals: 0.524 -> '.52', 1 -> '1.00'."""
+    """Returns a share with two decimals: 0.524 -> '.52', 1 -> '1.00'."""
     return f"{value:.2f}".removeprefix("0")
 
 
 def bar(share: float, width: int, full: str = "█") -> str:
-    """A bar whose full length is `width` cells, in eighths of a cell.
+    """Returns a bar whose full length is `width` cells, in eighths of a cell.
 
-    Another `full` character draws whole cells, at least one where the share does not round to zero.
+    Another `full` character draws whole cells, at least one if the share does not round to zero.
     """
     eighths = round(max(0.0, min(share, 1.0)) * width * 8)
     if full != "█":
@@ -85,5 +88,5 @@ def bar(share: float, width: int, full: str = "█") -> str:
 
 
 def signed(share: float) -> str:
-    """A percentage with its sign: 0.4137 -> '+41%', -0.2 -> '-20%', 0 -> '0%'."""
+    """Returns a percentage with its sign: 0.4137 -> '+41%', -0.2 -> '-20%', 0 -> '0%'."""
     return ("+" if share > 0 else "-" if share < 0 else "") + percent(abs(share))

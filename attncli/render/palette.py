@@ -1,8 +1,8 @@
 """The colour of a value from 0 to 1, for the colours that a terminal has.
 
-With 24 bits: viridis (van der Walt and Smith, 2015), which is lighter for every larger value, also without colour
-vision. With 256 colours: a hand-picked ramp of the same kind. With fewer there is no colour: the printed number is
-enough.
+With 24 bits, the colours are viridis (van der Walt and Smith, 2015): a larger value is always lighter, so the order is
+visible without colour vision. With 256 colours, a hand-picked ramp has the same property. With fewer colours, the value
+is not coloured; the printed number is enough.
 """
 
 from __future__ import annotations

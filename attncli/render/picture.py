@@ -34,7 +34,10 @@ _RUNS = re.compile(f"█*[{_BAR_CELLS}]|░+|▒+|▓+|[^{_BAR_CELLS}░▒▓]+
 
 
 def _theme(page: str, text: str, ansi: str) -> TerminalTheme:
-    """A theme from colors in hexadecimal; `ansi` lists black, red, green, yellow, blue, magenta, cyan and white."""
+    """Makes a theme from colors in hexadecimal.
+
+    `ansi` lists black, red, green, yellow, blue, magenta, cyan and white.
+    """
     named: list[tuple[int, int, int]] = [parse_rgb_hex(color) for color in ansi.split()]
     return TerminalTheme(parse_rgb_hex(page), parse_rgb_hex(text), named)
 
@@ -49,7 +52,10 @@ Draw = Callable[[Console], RenderableType]
 
 
 def svg_picture(draw: Draw, title: str, width: int = WIDTH, theme: str = "light") -> str:
-    """The text of an SVG file: a screen drawn in 24-bit color for a console of `width` cells; `theme` is of THEMES."""
+    """Returns an SVG file: a screen drawn in 24-bit colors, `width` cells wide.
+
+    `theme` is one of THEMES.
+    """
     colors = THEMES[theme]
     lines = _lines(draw, width)
     across, down = round(2 * _MARGIN + width * _CELL), 2 * _MARGIN + len(lines) * _LINE
@@ -67,7 +73,7 @@ def svg_picture(draw: Draw, title: str, width: int = WIDTH, theme: str = "light"
 
 
 def html_picture(draw: Draw, title: str, width: int = WIDTH, theme: str = "light") -> str:
-    """The text of an HTML file: the screen that `svg_picture` draws, with text that can be selected."""
+    """Returns the text of an HTML file: the screen that `svg_picture` draws, with text that can be selected."""
     colors = THEMES[theme]
     body = "\n".join(
         "".join(_html_span(text, style, colors) for text, style in _visible(line)).rstrip()
@@ -112,7 +118,7 @@ def _lines(draw: Draw, width: int) -> list[list[Segment]]:
 
 
 def _visible(line: Iterable[Segment]) -> list[tuple[str, Style]]:
-    """The texts of a line with their styles, without control segments."""
+    """Returns the texts of a line with their styles, without control segments."""
     return [(segment.text, segment.style or Style()) for segment in Segment.simplify(line) if not segment.control]
 
 
@@ -133,7 +139,7 @@ def _svg_line(line: Iterable[Segment], top: float, theme: TerminalTheme) -> list
 
 
 def _svg_runs(text: str, x: float, top: float, ink: str, attributes: str) -> list[str]:
-    """The elements of a text of one style: rectangles for its bars, text for the rest."""
+    """Returns the elements of a text of one style: rectangles for its bars, text for the rest."""
     parts = []
     for run in _RUNS.findall(text):
         across = cell_len(run) * _CELL
@@ -174,7 +180,7 @@ def _html_span(text: str, style: Style, theme: TerminalTheme) -> str:
 
 
 def _colors(style: Style, theme: TerminalTheme) -> tuple[str, str | None]:
-    """The color of the text, and its background color where that is not the page's own."""
+    """Returns the color of the text, and its background color unless that is the page's own."""
     behind = style.bgcolor
     ground = None if behind is None or behind.is_default else behind.get_truecolor(theme)
     ink = style.color.get_truecolor(theme) if style.color is not None else theme.foreground_color
@@ -183,5 +189,5 @@ def _colors(style: Style, theme: TerminalTheme) -> tuple[str, str | None]:
 
 
 def _safe(text: str) -> str:
-    """The text with markup escaped and with only those characters that XML allows."""
+    """Returns the text with markup escaped and with only those characters that XML allows."""
     return escape(one_line(text))

@@ -38,7 +38,7 @@ def print_sentences(sentences: Sequence[str]) -> None:
 
 
 def explanation_sentences(finding: Explanation, model: str) -> list[str]:
-    """The content of the first screen, sentence by sentence."""
+    """Returns the content of the first screen, sentence by sentence."""
     names = _names(finding.pieces, finding.unit)
     layers, heads = plural(finding.layers, "layer"), plural(finding.heads, "head")
     counted = plural(len(finding.tokens), "token") + (
@@ -59,7 +59,7 @@ def explanation_sentences(finding: Explanation, model: str) -> list[str]:
 
 
 def spoken(text: str) -> str:
-    """A token's text as a screen reader should say it: 'river', 'comma', '"!?"', 'a space', '2 line ends'."""
+    """Returns a token's text as a screen reader should say it: 'river', 'comma', '"!?"', 'a space', '2 line ends'."""
     word = text.strip()
     if word:
         shown = one_line(word)
@@ -76,21 +76,21 @@ def spoken(text: str) -> str:
 
 
 def _text(finding: Explanation, counted: str) -> str:
-    """A sentence that lists the tokens or words of the text, with the numbers that --token takes."""
+    """Returns a sentence that lists the tokens or words of the text, with the numbers that --token takes."""
     listed = ", ".join(f"{at} {spoken(piece.text)}" for at, piece in enumerate(finding.pieces[:_ROWS]))
     more = f" and {len(finding.pieces) - _ROWS:,} more" if len(finding.pieces) > _ROWS else ""
     return f"The text has {counted}: {listed}{more}."
 
 
 def _names(pieces: Sequence[Piece], unit: str) -> list[str]:
-    """The name of each token, with its index where two tokens would have the same name."""
+    """Returns the name of each token. The index is added if two tokens would have the same name."""
     names = [_name(piece) for piece in pieces]
     common = Counter(names)
     return [_name(piece, f"{unit} {at}" if common[names[at]] > 1 else "") for at, piece in enumerate(pieces)]
 
 
 def _name(piece: Piece, at: str = "") -> str:
-    """The spoken name of a token: 'river', 'the (token 4)', '東 (part 1 of 3)'."""
+    """Returns the spoken name of a token: 'river', 'the (token 4)', '東 (part 1 of 3)'."""
     notes = [f"part {piece.part[0]} of {piece.part[1]}"] if piece.part != (1, 1) else []
     notes += [at] if at else []
     return spoken(piece.text) + (f" ({', '.join(notes)})" if notes else "")
@@ -127,7 +127,7 @@ def _likely(checks: EdgeChecks) -> str:
 
 
 def _cuts(checks: EdgeChecks | None) -> dict[int, str]:
-    """The end of each source's sentence: '; with it cut off, and has 9%, not 21%'."""
+    """Returns the end of each source's sentence: '; with it cut off, and has 9%, not 21%'."""
     if checks is None:
         return {}
     cuts = zip(checks.sources, checks.probabilities, strict=True)

@@ -23,7 +23,7 @@ _ROWS = 12  # sources shown by name
 
 
 def rollout_screen(finding: Rollout, model: str, console: Console) -> RenderableType:
-    """One row for each source, the largest ratio first."""
+    """Returns one row for each source, the largest ratio first."""
     question, width = finding.question, console.width
     ratios = ratio(finding)
     order = ranked(ratios, (at for at in range(question.focus + 1) if finding.even[at] > 0))
@@ -63,12 +63,15 @@ def rollout_screen(finding: Rollout, model: str, console: Console) -> Renderable
 
 
 def ratio(finding: Rollout) -> Floats:
-    """The rollout divided by that of uniform attention (T,); NaN for tokens that the focus cannot attend to."""
+    """Returns the rollout divided by that of uniform attention (T,); NaN for tokens that the focus cannot attend to."""
     return np.divide(finding.shares, finding.even, out=np.full_like(finding.shares, np.nan), where=finding.even > 0)
 
 
 def rollout_document(finding: Rollout, model: str) -> dict[str, Any]:
-    """The finding as a JSON-ready dictionary; null after the focus, and where uniform attention gives 0."""
+    """Returns the finding as a JSON-ready dictionary.
+
+    A ratio is null for tokens after the focus, and if uniform attention gives 0.
+    """
     focus = finding.question.focus
     return {
         **question_document(finding.question, model, "rollout"),

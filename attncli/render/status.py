@@ -55,7 +55,7 @@ def hide_status() -> None:
 
 
 def _columns(text: str) -> int:
-    """Returns how many characters of a text fit in one line beside the cursor."""
+    """Returns how many characters of a text fit in one line together with the cursor."""
     try:
         columns = os.get_terminal_size(2).columns or 80
     except OSError:
@@ -73,7 +73,10 @@ def _write(data: bytes) -> bool:
 
 
 def _erasing(stream: Any) -> Any:
-    """Returns a stream that erases the status line before each write; the same stream if it is not a plain file."""
+    """Returns a stream that erases the status line before each write.
+
+    If the stream is not a plain file, returns it unchanged.
+    """
     binary = getattr(stream, "buffer", None)
     raw = getattr(binary, "raw", binary)
     if type(raw) is not io.FileIO:

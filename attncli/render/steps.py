@@ -56,7 +56,7 @@ def _step(number: int, text: str, width: int) -> Text:
 
 
 def _vector(values: Floats, width: int) -> Text:
-    """One line with as many numbers of a vector as fit, and the length of the vector."""
+    """Returns one line with as many numbers of a vector as fit, and the length of the vector."""
     length = f"length {float(np.linalg.norm(values)):.3f}"
     numbers = [f"{value:.2f}" for value in values]
     line = "   "
@@ -71,7 +71,7 @@ def _vector(values: Floats, width: int) -> Text:
 
 
 def _table(finding: Steps, width: int) -> Table:
-    """One row for each source: q·k, scaled, masked, and the weight."""
+    """Returns one row for each source: q·k, scaled, masked, and the weight."""
     pieces, whole = finding.question.pieces, width >= _WHOLE
     table = Table.grid(padding=(0, 1))
     columns = ["", "source", "q·k", "/ √D", "mask", "softmax", *(["|value|", "x weight"] if whole else [])]
@@ -104,7 +104,7 @@ def _table(finding: Steps, width: int) -> Table:
 
 
 def _shown(finding: Steps) -> list[int]:
-    """The sources to show, in text order: all, or those with the largest weights and the first masked one."""
+    """Returns the sources to show, in text order: all, or those with the largest weights and the first masked one."""
     size = len(finding.question.pieces)
     if size <= _ROWS:
         return list(range(size))
@@ -130,7 +130,7 @@ def _remarks(finding: Steps) -> list[str]:
 
 
 def steps_document(finding: Steps, model: str) -> dict[str, Any]:
-    """Every number as a JSON-ready dictionary."""
+    """Returns every number as a JSON-ready dictionary."""
     arrays = ("query", "keys", "values", "products", "scores", "allowed", "weights", "mixed", "written", "attention")
     return {
         **question_document(finding.question, model, "steps"),

@@ -23,7 +23,7 @@ def settings_screen(config: SampleConfig, text_of: Callable[[int], str], width: 
 
 
 def setting_line(name: str, config: SampleConfig, text_of: Callable[[int], str]) -> str:
-    """A setting with its value: 'top-k 40'."""
+    """Returns a setting with its value: 'top-k 40'."""
     return f"{_option(name)} {_value(name, config, text_of)}"
 
 

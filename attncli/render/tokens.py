@@ -48,7 +48,7 @@ def tokens_screen(
 
 
 def totals(tokens: int, characters: int, size: int, tokenizer: str) -> Text:
-    """The line of totals: '7 tokens · 29 characters · 29 bytes · 4.14 characters per token'."""
+    """Returns the line of totals: '7 tokens · 29 characters · 29 bytes · 4.14 characters per token'."""
     per_token = f"{characters / tokens:.2f}" if tokens else "0"
     counted = (plural(tokens, "token"), plural(characters, "character"), plural(size, "byte"))
     facts = f"{' · '.join(counted)} · {per_token} characters per token"

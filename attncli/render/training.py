@@ -28,7 +28,7 @@ _SAMPLE_CELLS = 70  # of a sample that is printed as one line
 
 
 def plan_table(plan: Plan, name: str, corpus: str, resumed: int | None = None) -> RenderableType:
-    """The plan with its reasons; `resumed` is the step at which a resumed run continues."""
+    """Returns the plan with its reasons; `resumed` is the step at which a resumed run continues."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -74,7 +74,7 @@ def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
 
 
 class TrainingScreen:
-    """Shows the reports of a run: in a live display on a terminal, elsewhere a line for each evaluation and sample.
+    """Shows the reports of a run: on a terminal in a live display, otherwise one line per evaluation and sample.
 
     A context manager; `update` takes each report. `before` are the curves of a resumed run up to its resumption.
     `above` was printed before the display, and is printed again when the screen is cleared because the terminal shrank.
@@ -126,7 +126,7 @@ class TrainingScreen:
 
 
 def score_text(score: Score) -> str:
-    """The four figures of a score."""
+    """Returns the four figures of a score."""
     return (
         f"{score.per_token:.3f} nats per token (perplexity {score.perplexity:.1f}) · "
         f"{score.bits_per_byte:.3f} bits per byte · {score.per_character:.3f} nats per character"
@@ -134,7 +134,7 @@ def score_text(score: Score) -> str:
 
 
 def summary(result: Result, plan: Plan, share: float, path: str, sample: str) -> RenderableType:
-    """The summary: the score with the share of the validation part that was scored, the run, the path, a sample."""
+    """Returns the summary: the score and the scored share of the validation part, the run, the path, a sample."""
     assert result.best is not None
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -163,7 +163,7 @@ def reading_progress(console: Console) -> Iterator[Listener]:
 
 
 def result_document(result: Result, share: float, path: str, sample: str) -> dict[str, Any]:
-    """The summary as a JSON-ready dictionary."""
+    """Returns the summary as a JSON-ready dictionary."""
     assert result.best is not None
     return {
         "path": path,

@@ -1,4 +1,4 @@
-"""The screen of --verify: one row for each other way in which the same texts were generated."""
+"""The screen of --verify: one row for each other way of generating the same texts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def verification_row(check: Check, text_of: Callable[[int], str], width: int) ->
 
 
 def way(check: Check) -> str:
-    """The name of the way that a check generated the texts: 'in a batch of 4'."""
+    """Returns the name of the way that a check generated the texts: 'in a batch of 4'."""
     threads = " and ".join(map(str, check.threads or ()))
     return {
         "alone": "each alone",
@@ -113,7 +113,7 @@ def _guesses(count: int) -> str:
 
 
 def _instead(difference: Difference, text_of: Callable[[int], str]) -> str:
-    """The token found and the token expected, '␣the, not ␣a'; empty for equal tokens with different texts."""
+    """Returns the token found and the token expected, '␣the, not ␣a'; empty for equal tokens with different texts."""
     if difference.expected == difference.found:
         return ""
     found, expected = (

@@ -20,12 +20,12 @@ _SHORT_HEADING = "weight on the pattern"
 
 
 def along_axis(run: RunHeads, along: str) -> Floats:
-    """The x of every evaluation, in STEPS, TOKENS or TIME; NaN where it is not known."""
+    """Returns the x of every evaluation, in STEPS, TOKENS or TIME; NaN where it is not known."""
     return {STEPS: run.steps, TOKENS: run.steps * (run.tokens_per_step or math.nan), TIME: run.seconds}[along]
 
 
 def watched_screen(run: RunHeads, along: str, width: int, height: int, ascii: bool = False) -> Picture:
-    """A chart of exactly `height` rows, and below it a row for each kind of head."""
+    """Returns a chart of exactly `height` rows, and below it a row for each kind of head."""
     x = along_axis(run, along)
     letters = _letters(run)
     curves = [
@@ -66,20 +66,20 @@ def coinciding(run: RunHeads, tolerance: float) -> dict[int, int]:
 
 
 def _span(run: RunHeads) -> float:
-    """The difference between the highest and the lowest score."""
+    """Returns the difference between the highest and the lowest score."""
     known = np.concatenate([kind.scores[np.isfinite(kind.scores)] for kind in run.kinds] or [np.zeros(0)])
     return float(np.ptp(known)) if len(known) else 0.0
 
 
 def _letters(run: RunHeads) -> list[str]:
-    """A sign for each kind: the first letter of its name, or digits where two kinds share a letter."""
+    """Returns a character for each kind: the first letter of its name, or digits if two kinds share a letter."""
     first = [one_line(kind.kind)[:1] for kind in run.kinds]
     plain = all(letter.isascii() and letter.isalpha() for letter in first)
     return first if plain and len(set(first)) == len(first) else [str(at + 1) for at in range(len(first))]
 
 
 def _figures(kind: HeadCurve, x: Floats, along: str) -> list[str]:
-    """The last score and its head, the step at which the head appeared or its best score, and chance."""
+    """Returns the last score and its head, the step at which the head appeared or its best score, and chance."""
     if not (known := np.flatnonzero(np.isfinite(kind.scores)).tolist()):
         return ["  no head has a score"]
     last = known[-1]
@@ -94,14 +94,17 @@ def _figures(kind: HeadCurve, x: Floats, along: str) -> list[str]:
 
 
 def _place(value: float, along: str) -> str:
-    """A point of the x axis."""
+    """Formats a position on the x axis as a label: a duration, a step or a number of tokens.
+
+    Returns '?' if the position is not finite.
+    """
     if not math.isfinite(value):
         return "?"
     return duration(value) if along == TIME else f"step {value:,.0f}" if along == STEPS else f"{count(value)} tokens"
 
 
 def watched_document(run: RunHeads) -> dict[str, Any]:
-    """The head curves as JSON values; null for a figure that is not known."""
+    """Returns the head curves as JSON values; null for a figure that is not known."""
     return {
         "name": run.name,
         "path": run.path,

@@ -18,14 +18,20 @@ from attncli.training.step_setup import StepSetup
 
 @dataclass(frozen=True)
 class Closing:
-    """The work after the last step: how many windows of the validation part to score (None for all), and its time."""
+    """The work after the last step.
+
+    `windows` is the number of validation windows to score, None for all; `seconds` is the estimated time of the work.
+    """
 
     windows: int | None
     seconds: float
 
 
 def requested_steps(config: TrainConfig, tokens: int, step_tokens: int) -> int | None:
-    """The steps of a run whose length is given in steps, tokens or epochs of `tokens` tokens; None for a timed run."""
+    """Returns the steps of a run whose length is given in steps, tokens or epochs; None for a timed run.
+
+    An epoch has `tokens` tokens.
+    """
     if config.steps is not None:
         return config.steps
     if config.tokens is not None:
@@ -36,12 +42,14 @@ def requested_steps(config: TrainConfig, tokens: int, step_tokens: int) -> int |
 
 
 def most_steps(setup: StepSetup) -> int:
-    """The largest number of steps of a timed run, from the largest number of epochs."""
+    """Returns the largest number of steps of a timed run, from the largest number of epochs."""
     return max(math.floor(recipe.MOST_EPOCHS * len(setup.corpus.train) / setup.step_tokens), 1)
 
 
 def affordable_steps(seconds: float, gone: float, closing: float, step_seconds: float, setup: StepSetup) -> Choice[int]:
-    """The number of steps that fit in `seconds`, of which `gone` have passed and `closing` are reserved for the end.
+    """Returns the number of steps that fit in `seconds`.
+
+    Of this time, `gone` seconds have passed, and `closing` seconds are reserved for the end.
 
     Raises UsageProblem if there is no time for one step.
     """
@@ -96,6 +104,9 @@ def counted_tokens(seconds: float | None) -> int:
 
 
 def evaluation_windows(plan: Plan) -> int:
-    """How many windows an evaluation during the run scores, so that it takes a small share of the run's time."""
+    """Returns how many windows an evaluation during the run scores.
+
+    The number is chosen so that evaluations take a small share of the run's time.
+    """
     share = recipe.EVALUATION_SHARE * recipe.FORWARD_PASSES_PER_STEP * plan.schedule.steps
     return round(max(share * plan.batch_size, recipe.FEWEST_EVALUATION_WINDOWS))

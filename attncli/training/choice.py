@@ -10,17 +10,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Choice(Generic[T]):
-    """A value and the reason for it; the reason is None if the user gave the value or if no reason is needed."""
+    """A value and the reason for it.
+
+    The reason is None if the user gave the value, or if no reason is needed.
+    """
 
     value: T
     reason: str | None = None
 
 
 def reasons_of(**choices: Choice[Any]) -> dict[str, str]:
-    """The reasons by the names of the settings; choices without a reason are skipped."""
+    """Returns the reasons by the names of the settings; choices without a reason are skipped."""
     return {name: choice.reason for name, choice in choices.items() if choice.reason is not None}
 
 
 def duration_words(seconds: float) -> str:
-    """A duration in the words of a reason: 90 -> '1.5 min'."""
+    """Returns a duration in the words of a reason: 90 -> '1.5 min'."""
     return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.3g} min"

@@ -58,7 +58,7 @@ class HeadCurve:
 
     @property
     def appears(self) -> int | None:
-        """The index of the first evaluation with most of the head's attention on the pattern; None if there is none."""
+        """Returns the index of the first evaluation with most of the head's attention on the pattern, or None."""
         return next((at for at, score in enumerate(self.scores.tolist()) if score > _APPEARED), None)
 
 
@@ -95,7 +95,7 @@ def read_curves(name: str | None) -> RunCurves:
 
 
 def read_heads(name: str | None) -> RunHeads:
-    """Reads the head curves of a run, given as for `read_curves`.
+    """Reads the head curves of a run. The run is given as for `read_curves`.
 
     Raises BadCheckpoint if the run does not exist or its heads were not scored.
     """
@@ -183,7 +183,7 @@ def _index(best: Mapping[str, Any], key: str) -> str:
 
 
 def _facts(run: Mapping[str, Any]) -> tuple[int | None, float | None]:
-    """The tokens per step, and the bits per byte for one nat per token; None if run.json lacks them."""
+    """Returns the tokens per step, and the bits per byte for one nat per token; None if run.json lacks them."""
     try:
         plan = plan_from_document(run["plan"])
         return int(plan.tokens_per_step), float(plan.bits_per_byte(1.0))

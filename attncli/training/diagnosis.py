@@ -37,7 +37,7 @@ class Course:
 
 
 def curves(metrics: Iterable[Mapping[str, Any]]) -> tuple[tuple[Point, ...], tuple[Point, ...]]:
-    """The training curve and the validation curve from the lines of metrics.jsonl."""
+    """Returns the training curve and the validation curve from the lines of metrics.jsonl."""
     lines = list(metrics)
     train = tuple((line["step"], line["loss"]) for line in lines if line.get("kind") == "step")
     val = tuple((line["step"], line["nats_per_token"]) for line in lines if line.get("kind") == "eval")
@@ -45,7 +45,7 @@ def curves(metrics: Iterable[Mapping[str, Any]]) -> tuple[tuple[Point, ...], tup
 
 
 def diagnose(course: Course) -> tuple[str, ...]:
-    """One to three sentences about a run, the most important first."""
+    """Returns one to three sentences about a run, the most important first."""
     main = _learned_nothing(course) or _overfit(course)
     said = [main] if main is not None else [_gap(course), _still_falling(course)]
     said += [_little_text(course)]
@@ -53,7 +53,10 @@ def diagnose(course: Course) -> tuple[str, ...]:
 
 
 def _learned_nothing(course: Course) -> str | None:
-    """The sentence if the training loss rose, or hardly fell and is still near a uniform guess; else None."""
+    """Returns a diagnosis if the training loss rose, or if it hardly fell and is near the loss of a uniform guess.
+
+    Otherwise returns None.
+    """
     if len(course.train) < 2:
         return None
     first, last, guessing = course.train[0][1], course.train[-1][1], math.log(course.vocab_size)
@@ -68,7 +71,7 @@ def _learned_nothing(course: Course) -> str | None:
 
 
 def _overfit(course: Course) -> str | None:
-    """The sentence if the validation loss rose after its best step; else None."""
+    """Returns a diagnosis if the validation loss rose after its best step; otherwise None."""
     if len(course.val) < 2:
         return None
     (step, best), (_, last) = min(course.val, key=lambda point: point[1]), course.val[-1]
@@ -87,7 +90,7 @@ def _overfit(course: Course) -> str | None:
 
 
 def _gap(course: Course) -> str | None:
-    """The sentence if the training loss ended far below the validation loss; else None."""
+    """Returns a diagnosis if the training loss ended far below the validation loss; otherwise None."""
     if not course.train or not course.val:
         return None
     train, val = course.train[-1][1], course.val[-1][1]
@@ -100,7 +103,7 @@ def _gap(course: Course) -> str | None:
 
 
 def _still_falling(course: Course) -> str | None:
-    """The sentence if the validation loss was still falling at the end; else None."""
+    """Returns a diagnosis if the validation loss was still falling at the end; otherwise None."""
     if len(course.val) < 2 or course.capped:
         return None
     (step, before), (_, last) = _earlier(course.val), course.val[-1]
@@ -118,7 +121,7 @@ def _little_text(course: Course) -> str | None:
 
 
 def _level(course: Course) -> str:
-    """The sentence that the validation loss levelled off, for a run with no other diagnosis."""
+    """Returns the diagnosis that the validation loss levelled off, for a run with no other diagnosis."""
     if not course.val:
         return f"The validation part was not scored: give it {_more(course)}."
     last = course.val[-1][1]
@@ -132,12 +135,12 @@ def _level(course: Course) -> str:
 
 
 def _earlier(val: Sequence[Point]) -> Point:
-    """The last point in the first three quarters of the run; the first point if there is none."""
+    """Returns the last point in the first three quarters of the run; the first point if there is none."""
     return next((point for point in reversed(val) if point[0] <= _LATE * val[-1][0]), val[0])
 
 
 def _at(train: Sequence[Point], step: int) -> float | None:
-    """The training loss of the last report at or before a step; None if there is none."""
+    """Returns the training loss of the last report at or before a step; None if there is none."""
     return next((loss for at, loss in reversed(train) if at <= step), None)
 
 

@@ -38,7 +38,7 @@ def evaluate_run(run: Run, corpus: Corpus, plan: Plan, seconds: Callable[[], flo
 
 
 def is_evaluated(run: Run) -> bool:
-    """Whether the current weights are already scored, as in a run that was stopped in its final evaluation."""
+    """Whether the current weights are already scored. This happens if a run was stopped in its final evaluation."""
     return any(line["kind"] == "eval" and line["step"] == run.step for line in run.metrics)
 
 
@@ -63,7 +63,7 @@ def score_heads(run: Run, scorer: HeadScorer, seconds: Callable[[], float]) -> H
 
 
 def final_score(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool]) -> Score | None:
-    """Scores the best weights on the whole validation part, or on as much of it as the plan has time for.
+    """Scores the best weights on the whole validation part, or on as much as the time of the plan allows.
 
     The weights are rounded as in the save and computed in float32. Returns None if `stop` interrupts the evaluation;
     then the run is unchanged.

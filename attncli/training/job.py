@@ -125,13 +125,16 @@ def run_job(
 
 
 def _borders_of(start: LoadedModel) -> Borders:
-    """The borders of a model to continue from; its tokenizer's separator of documents is added to the end tokens."""
+    """Returns the borders of a model to continue from.
+
+    The end tokens also include the tokenizer's separator of documents.
+    """
     between = start.tokenizer.end_of_text
     return Borders(start.start_of_text, start.end_ids | ({between} if between is not None else set()))
 
 
 def _most_characters(seconds: float, device: str) -> int:
-    """The most characters of each part, training and validation, that a run of this length uses.
+    """Returns the most characters of each part, training and validation, that a run of this length uses.
 
     This is about what the run can read, so that tokenizing takes little of its time. It is a power of two, so that runs
     of similar length share tokens in the cache.

@@ -24,7 +24,10 @@ _TICK = 1e-9  # seconds; a lower limit that prevents a division by zero
 
 
 class StepTime(NamedTuple):
-    """The seconds of a step, and its seconds per second of the main thread's CPU time: about 1 on an idle machine."""
+    """The seconds of a step, and how busy the machine is.
+
+    `busy` is the seconds per second of the main thread's CPU time: about 1 on an idle machine.
+    """
 
     seconds: float
     busy: float
@@ -47,9 +50,10 @@ class StepTimer:
         return self._known[key].seconds
 
     def fastest_threads(self, model: ModelConfig, parts: int = 1, recompute: bool = False) -> tuple[int, float]:
-        """The number of threads at which a step is fastest, and its seconds. Tries all threads, a half, a quarter, …
+        """Returns the number of threads at which a step is fastest, and its seconds.
 
-        Fewer threads are faster for a small model on many cores, and if other programs use some of the cores.
+        Tries all threads, a half, a quarter, and so on. Fewer threads are faster if a small model runs on many cores,
+        or if other programs use some of the cores.
         """
         most = count = torch.get_num_threads()
         best, seconds = count, self.step_seconds(model, parts, recompute)
@@ -66,7 +70,7 @@ class StepTimer:
 
 
 def measure_step(model_config: ModelConfig, setup: StepSetup, parts: int = 1, recompute: bool = False) -> StepTime:
-    """The median time of a few training steps on this device, on a temporary model.
+    """Returns the median time of a few training steps on this device, on a temporary model.
 
     For a step of very many windows, only some windows are computed and the time is scaled up: a step could take hours.
     """

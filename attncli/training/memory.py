@@ -48,7 +48,7 @@ def fit_memory(config: TrainConfig, model: ModelConfig, setup: StepSetup) -> Fit
 
 
 def _too_large(needed: int, memory: int) -> OutOfRoom:
-    """The error for a step that does not fit the memory."""
+    """Returns the error for a step that does not fit the memory."""
     return OutOfRoom.naming(
         lambda named: (
             f"This needs about {needed / 1e9:.1f} GB of memory; the machine has {memory / 1e9:.1f} GB.",
@@ -63,7 +63,7 @@ def fits(model: ModelConfig, setup: StepSetup) -> bool:
 
 
 def memory_of(device: torch.device) -> int:
-    """The total memory of the device in bytes."""
+    """Returns the total memory of the device in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return physical_memory()
@@ -72,8 +72,9 @@ def memory_of(device: torch.device) -> int:
 def memory_bytes(model: ModelConfig, tokens: int, setup: StepSetup, recompute: bool = False) -> int:
     """Estimates the bytes that a step needs with `tokens` tokens in one forward pass.
 
-    The sum of weights, gradients, optimizer state, activations, the buffers of the update, the best weights so far, a
-    save that is being written, and the process's memory before. With `recompute`, one layer's activations are kept.
+    The estimate adds weights, gradients, optimizer state, activations, the buffers of the update, the best weights so
+    far, a save that is being written, and the memory that the process already uses. With `recompute`, only one layer's
+    activations are kept.
     """
     parameters = sum(count_parameters(model).values())
     matrices = matrix_parameters(model) - model.vocab_size * model.width if setup.optimizer == "muon" else 0

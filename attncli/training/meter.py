@@ -34,7 +34,7 @@ class Meter:
         self._outcomes.append(torch.stack((loss, norm.to(loss.dtype))))
 
     def report(self, run: Run, seconds: float) -> StepReport:
-        """The report of the collected steps, at least one; also writes it to the run's metrics.
+        """Returns the report of the collected steps, at least one; also writes it to the run's metrics.
 
         Raises Diverged if a loss or a gradient is not finite.
         """

@@ -33,7 +33,10 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 
 @dataclass
 class _Stack:
-    """All matrices of one shape, which are updated together, and the running mean of their gradients (N, n, k)."""
+    """All matrices of one shape, which are updated together.
+
+    Also holds the running mean of their gradients (N, n, k).
+    """
 
     names: list[str]
     weights: list[Tensor]
@@ -70,7 +73,7 @@ class Muon:
             torch._foreach_add_(stack.weights, list(direction.unbind()), alpha=-lr * max(1.0, rows / columns) ** 0.5)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The running mean of each matrix's gradient, by the matrix's name."""
+        """Returns the running mean of each matrix's gradient, by the matrix's name."""
         return {name: stack.momentum[at] for stack in self._stacks for at, name in enumerate(stack.names)}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
@@ -110,7 +113,7 @@ class AdamW:
         torch._foreach_addcdiv_(self._weights, self._means, sizes, -lr / (1 - mean_rate**self._steps))
 
     def tensors(self) -> dict[str, Tensor]:
-        """The running means of gradients and of their squares, by parameter, and the number of steps taken."""
+        """Returns the running means of gradients and of their squares, by parameter, and the number of steps taken."""
         means = {f"mean.{name}": mean for name, mean in zip(self._names, self._means, strict=True)}
         squares = {f"square.{name}": square for name, square in zip(self._names, self._squares, strict=True)}
         return {"steps": torch.tensor(self._steps), **means, **squares}
@@ -150,7 +153,7 @@ class Optimizer:
         return norm
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state by name: 'adamw.mean.embedding.weight' -> tensor."""
+        """Returns the state by name: 'adamw.mean.embedding.weight' -> tensor."""
         return {f"{part}.{name}": t for part, kind in self._parts.items() for name, t in kind.tensors().items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:

@@ -112,7 +112,7 @@ def can_compile(device: torch.device) -> bool:
 
 
 def _plan(config: TrainConfig, chosen: _Choices) -> Plan:
-    """The plan as a record, with the reasons for the choices."""
+    """Returns the plan as a record, with the reasons for the choices."""
     setup, fit, timing, steps = chosen.setup, chosen.fit, chosen.timing, chosen.steps.value
     return Plan(
         model=chosen.model.value,
@@ -148,7 +148,7 @@ def _plan(config: TrainConfig, chosen: _Choices) -> Plan:
 
 
 def _reasons(chosen: _Choices) -> dict[str, str]:
-    """The reasons by the fields of the plan beside which the screen shows them."""
+    """Returns the reasons by the fields of the plan beside which the screen shows them."""
     return chosen.setup.reasons | reasons_of(
         size=chosen.model,
         grad_accum=chosen.fit.grad_accum,

@@ -29,7 +29,7 @@ class TextRecord:
 
 
 def provenance(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned: TrainConfig) -> dict[str, Any]:
-    """The facts for `run.json` at the start of a run: its text, its settings and the software's versions."""
+    """Returns the facts for `run.json` at the start of a run: its text, its settings and the software's versions."""
     return {
         "format": STATE_FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -35,7 +35,7 @@ def choose_rates(
 def choose_learning_rates(
     config: TrainConfig, optimizer: OptimizerKind, tokens: int, *, fine_tuning: bool
 ) -> tuple[Choice[float], float]:
-    """The peak learning rates, as in `Rates`; larger for a run of few tokens, a tenth for fine-tuning."""
+    """Returns the peak learning rates, as in `Rates`; larger for a run of few tokens, a tenth for fine-tuning."""
     reason = None
     if config.lr is None:
         reason = "to go on from a model" if fine_tuning else f"for {tokens:,} tokens"

@@ -88,12 +88,12 @@ class Plan:
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON values, for run.json and `--json`."""
+    """Returns the plan as JSON values, for run.json and `--json`."""
     return asdict(plan) | {"model": shape_to_json(plan.model)}
 
 
 def plan_from_document(document: object, where: str = "plan") -> Plan:
-    """The plan from a document that `plan_document` made, in this version or an earlier one.
+    """Returns the plan from a document that `plan_document` made, in this version or an earlier one.
 
     Raises BadCheckpoint, which names the invalid field.
     """

@@ -103,7 +103,7 @@ def _same_corpus(
 
 
 def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:
-    """The plan for the given device, and whether the run used this device before."""
+    """Returns the plan for the given device, and whether the run used this device before."""
     try:
         place = str(pick_device(plan.device if device == TrainConfig.device else device))
     except UsageProblem as problem:
@@ -114,7 +114,10 @@ def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:
 
 
 def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
-    """The last save, and notes. A damaged save is replaced by the previous save, with a note."""
+    """Returns the last undamaged save, and notes.
+
+    If the last save is damaged, returns the previous save, with a note.
+    """
     if not exists(target):
         stopped = [entry.name for entry in list_models() if entry.status in ("stopped", "interrupted")]
         resume = (
@@ -139,7 +142,10 @@ def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
 
 
 def _read_saved(path: Path) -> Checkpoint:
-    """Reads the checkpoint of a run to resume. Raises BadCheckpoint for invalid records, unless of another format."""
+    """Reads the checkpoint of a run to resume.
+
+    Raises BadCheckpoint if its records are invalid. Records of another format are not checked here.
+    """
     saved = read_resumable(path)
     if saved.run.get("format") != STATE_FORMAT:
         return saved
@@ -153,13 +159,13 @@ def _read_saved(path: Path) -> Checkpoint:
 
 
 def _version(run: dict[str, Any], name: str) -> object:
-    """The version of a library with which a run was made; None if its record lacks the version."""
+    """Returns the version of a library with which a run was made, or None if the record lacks it."""
     versions = run.get("versions")
     return versions.get(name) if isinstance(versions, dict) else None
 
 
 def _has_ended(target: Path) -> bool:
-    """Whether a run has finished; a crash at that moment may have left the previous save in place."""
+    """Whether a run has finished. If it crashed at that moment, the previous save may still be in place."""
     try:
         return not ModelFolder(target).holds(STATE_FACTS)
     except BadCheckpoint:

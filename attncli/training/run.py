@@ -45,7 +45,9 @@ class Run:
 
 
 def begin_run(plan: Plan, initial: dict[str, Tensor] | None = None, resume: Checkpoint | None = None) -> Run:
-    """A new run with the weights `initial`, by default drawn from the seed; with `resume`, the run of a saved state.
+    """Returns a new run or, with `resume`, the run of a saved state.
+
+    A new run has the weights `initial`, by default drawn from the seed.
 
     Raises BadCheckpoint if the state's tensors do not match the plan. The tensors of the state are consumed.
     """
@@ -67,7 +69,7 @@ def begin_run(plan: Plan, initial: dict[str, Tensor] | None = None, resume: Chec
 
 
 def diverged(step: int, what: str) -> Diverged:
-    """The error for a loss or gradient (`what`) that is not finite at a step."""
+    """Returns the error for a loss or gradient (`what`) that is not finite at a step."""
     return Diverged.naming(
         lambda named: (
             f"Training diverged at step {step}: {what}.",
@@ -94,7 +96,7 @@ def _weights(model: Transformer, tensors: dict[str, Tensor]) -> dict[str, Tensor
 
 
 def _restored(trainee: Trainee, plan: Plan, resume: Checkpoint) -> Run:
-    """Restores a run from a state, of which only the optimizer's tensors remain."""
+    """Restores a run from a state that holds only the optimizer's tensors."""
     assert resume.state is not None
     tensors = resume.state.tensors
     facts = record_from_json(RunState, resume.state.facts, STATE_FACTS)

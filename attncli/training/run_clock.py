@@ -20,11 +20,11 @@ class RunClock:
         self._first: tuple[float, int] | None = None  # the seconds and the step of the first revision
 
     def spent(self) -> float:
-        """The seconds since the run began, including the time before a resumed run was resumed."""
+        """Returns the seconds since the run began, including the time before a resumed run was resumed."""
         return self._before + time.monotonic() - self._started
 
     def revise(self, schedule: Schedule, step: int) -> Schedule:
-        """The schedule, with its end moved to the deadline if there is one and the estimate is off by enough."""
+        """Returns the schedule. In a timed run, moves its end to the deadline if the estimate is off by enough."""
         deadline = self._plan.seconds
         if deadline is None:
             return schedule

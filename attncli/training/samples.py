@@ -43,7 +43,7 @@ def sampler(corpus: Corpus, plan: Plan) -> Sampler | None:
 
 
 def final_sample(loaded: LoadedModel, plan: Plan) -> list[int]:
-    """The token ids that the finished model generates without a prompt."""
+    """Returns the token ids that the finished model generates without a prompt."""
     tokens = recipe.FINAL_SAMPLE_TOKENS
     if plan.seconds is not None:
         tokens = min(max(int(plan.seconds * recipe.FINAL_SAMPLE_TOKENS_PER_SECOND), recipe.SAMPLE_TOKENS), tokens)

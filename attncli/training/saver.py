@@ -114,7 +114,10 @@ class Saver:
         return recipe.COPIED_STATE <= size <= recipe.MEMORY_SHARE * physical_memory() - self._plan.memory_bytes
 
     def _checkpoint(self, run: Run, status: str, seconds: float, result: Result | None = None) -> Checkpoint:
-        """The content of a save. Its tensors are shared with the run, which changes them; other values are copies."""
+        """Returns the content of a save.
+
+        Its tensors are shared with the run, which changes them; its other values are copies.
+        """
         document = {
             **self._facts,
             "status": status,
@@ -152,7 +155,7 @@ class Saver:
 
 
 def borders_for(corpus: Corpus) -> Borders:
-    """The borders of a new model. A text begins with the token that ends a document.
+    """Returns the borders of a new model. A text begins with the token that ends a document.
 
     A model that was trained on few documents has not learned this token; its texts begin with a line end instead.
     """

@@ -12,7 +12,10 @@ from attncli.config import require
 
 
 def require_marks(marks: tuple[tuple[int, int], ...]) -> None:
-    """Raises UsageProblem unless the marks of a schedule begin at step 0, ascend, and each ends after it begins."""
+    """Raises UsageProblem if the marks of a schedule are invalid.
+
+    They must begin at step 0 and ascend, and each must end after it begins.
+    """
     firsts = [step for step, _ in marks]
     ordered = firsts[:1] == [0] and firsts == sorted(firsts) and all(step <= steps for step, steps in marks)
     require(ordered, "marks of the schedule", marks, "steps that go up from 0, each with a number of steps in all")
@@ -40,7 +43,10 @@ class Schedule:
         return self.marks[-1][1]
 
     def progress(self, step: int) -> float:
-        """The progress of the run at a step, from 0 to 1. A revision changes its slope; progress stays continuous."""
+        """Returns the progress of the run at a step, from 0 to 1.
+
+        A revision changes its slope; progress stays continuous.
+        """
         done = 0.0
         ends = [*(start for start, _ in self.marks[1:]), step]
         for (start, total), end in zip(self.marks, ends, strict=True):
@@ -50,9 +56,9 @@ class Schedule:
         return done
 
     def lr(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
+        """Returns the learning rate of a step, counted from 0."""
         return self.peak * min(1.0, (step + 1) / self.warmup) * (1 - self.progress(step))
 
     def revised(self, step: int, steps: int) -> Schedule:
-        """A copy of this schedule with another total number of steps, effective from `step`."""
+        """Returns a copy of this schedule with another total number of steps, effective from `step`."""
         return replace(self, marks=(*self.marks, (step, max(steps, step))))

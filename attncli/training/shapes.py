@@ -15,7 +15,7 @@ from attncli.training.step_setup import StepSetup
 
 
 def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig:
-    """The config of a new model, with as many key/value heads as query heads, and the recipe's widths."""
+    """Returns the config of a new model, with as many key/value heads as query heads, and the recipe's widths."""
     head_width = recipe.SMALL_HEAD_WIDTH if width % recipe.HEAD_WIDTH else recipe.HEAD_WIDTH
     heads = width // head_width
     return ModelConfig(
@@ -49,12 +49,15 @@ def choose_model(
 
 
 def _model(size: str, setup: StepSetup) -> ModelConfig:
-    """The config of a size, with the run's vocabulary and context."""
+    """Returns the config of a size, with the run's vocabulary and context."""
     return shape(*parse_size(size), setup.corpus.tokenizer.vocab_size, setup.context)
 
 
 def _sizes(setup: StepSetup) -> Iterator[tuple[str, int]]:
-    """Yields the sizes for which there is enough text, with their parameters, largest first; always the smallest."""
+    """Yields the sizes for which there is enough text, with their parameters, largest first.
+
+    The smallest size is always included.
+    """
     most_tokens = recipe.MOST_EPOCHS * len(setup.corpus.train)
     for size in reversed(recipe.SHAPES):
         parameters = sum(count_parameters(_model(size, setup)).values())
@@ -63,13 +66,13 @@ def _sizes(setup: StepSetup) -> Iterator[tuple[str, int]]:
 
 
 def _size_for_tokens(setup: StepSetup, tokens: int) -> str:
-    """The largest size for which a run with this many tokens is long enough; else the smallest size."""
+    """Returns the largest size for which a run with this many tokens is long enough; else the smallest size."""
     long_enough = (size for size, parameters in _sizes(setup) if tokens >= recipe.TOKENS_PER_PARAMETER * parameters)
     return next(long_enough, recipe.SHAPES[0])
 
 
 def _size_for_time(timer: StepTimer, seconds: float) -> str:
-    """The largest size that can train on enough tokens in the time on this device; else the smallest size.
+    """Returns the largest size that can train on enough tokens in the time on this device; else the smallest size.
 
     The work of a step grows with the parameters, so one measurement predicts which sizes are worth measuring. On a GPU,
     small models take as long as larger models, so every size is measured.

@@ -21,7 +21,10 @@ _STREAM = 1_000_003  # a large prime, so that runs with consecutive seeds do not
 
 
 def step_seed(seed: int, step: int) -> int:
-    """The seed of a step's random numbers: a pure function, so that a resumed run does not replay earlier steps."""
+    """Returns the seed of a step's random numbers.
+
+    It depends only on `seed` and `step`, so a resumed run need not replay earlier steps.
+    """
     return (seed * _STREAM + step) % 2**63
 
 
@@ -88,7 +91,7 @@ class Trainee:
         return nats, norm
 
     def _compiled(self) -> Callable[[Tensor], Tensor]:
-        """The compiled loss. If compiling the loss or its gradient fails, falls back to the uncompiled loss."""
+        """Returns the compiled loss. If compiling the loss or its gradient fails, falls back to the uncompiled loss."""
         with warnings.catch_warnings(action="ignore"):  # hide the compiler's own warnings
             from torch._dynamo.exc import TorchDynamoException
             from torch._inductor.exc import InductorError

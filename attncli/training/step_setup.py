@@ -59,7 +59,7 @@ def choose_setup(config: TrainConfig, corpus: Corpus, seconds: float, start: Mod
 
 
 def choose_dtype(config: TrainConfig, device: torch.device) -> Choice[torch.dtype]:
-    """Chooses the dtype of the forward and backward pass; on a CPU, bfloat16 if it has units for bfloat16 products."""
+    """Chooses the dtype of the forward and backward pass. On a CPU, bfloat16 requires units for bfloat16 products."""
     if config.dtype != "auto" or device.type != "cpu":
         return Choice(pick_dtype(config.dtype, device))
     if cpu_multiplies_bfloat16():
@@ -106,6 +106,6 @@ def choose_context(
 
 
 def usual_batch(device: torch.device, seconds: float) -> tuple[int, int]:
-    """The recipe's context and tokens per step for a run of this length."""
+    """Returns the recipe's context and tokens per step for a run of this length."""
     table = recipe.CPU_BATCHES if device.type == "cpu" else recipe.GPU_BATCHES
     return next((context, tokens) for limit, context, tokens in table if seconds <= limit)

@@ -18,7 +18,7 @@ _FLUSH_SECONDS = 10  # a killed process may lose the events of this time
 
 
 def events_folder(target: Path) -> Path:
-    """The folder of a run's event files: checkpoints/NAME.tensorboard."""
+    """Returns the folder of a run's event files: checkpoints/NAME.tensorboard."""
     return target.with_name(f"{target.name}.tensorboard")
 
 
@@ -85,7 +85,7 @@ class TensorBoardLog:
 
 
 def _verbatim(text: str) -> str:
-    """A text as a Markdown code block, so that TensorBoard shows it unchanged."""
+    """Returns a text as a Markdown code block, so that TensorBoard shows it unchanged."""
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
