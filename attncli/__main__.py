@@ -33,7 +33,7 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    """Runs the command line; returns its exit code, or that of the signal that stopped it."""
+    """Runs the command line. Returns its exit code, or if a signal stopped it, the exit code of the signal."""
     try:
         from attncli.cli.main import run
     except (ImportError, OSError, MemoryError) as problem:

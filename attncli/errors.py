@@ -1,7 +1,7 @@
-"""The mistakes a user can fix, and the exit code of each.
+"""The errors that a user can fix, and the exit code of each.
 
-Owns the exception types that the command line turns into one or two lines on standard error.
-Knows nothing of where they are raised or how they are printed.
+The command line prints such an error in one or two lines on standard error. This module does not know where the errors
+are raised or how they are printed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Naming = Callable[[str], str]  # the name of a field -> what a user calls it, su
 
 
 class AttnError(Exception):
-    """A problem with a message (what and where) and a hint (what to do next)."""
+    """An error that a user can fix, with a message (what and where) and a hint (what to do next)."""
 
     exit_code = 3
 
@@ -25,20 +25,23 @@ class AttnError(Exception):
 
     @classmethod
     def naming(cls, text: Callable[[Naming], tuple[str, str]]) -> Self:
-        """An error whose message and hint name settings: `text` is given the function that spells a setting's name."""
+        """Returns an error whose message and hint name settings.
+
+        `text` gets a function that spells a setting's name.
+        """
         error = cls(*text(str))
         error._text = text
         return error
 
     def spell(self, naming: Naming) -> None:
-        """Names the settings in the message and the hint as another surface does, such as by their options."""
+        """Spells the settings in the message and the hint in another way, such as by their options."""
         if self._text is not None:
             self.message, self.hint = self._text(naming)
             self.args = (self.message,)
 
 
 class UsageProblem(AttnError):
-    """An option or argument that cannot be meant as given."""
+    """An option or argument that is wrong, or that cannot be combined with the others."""
 
     exit_code = 2
 
@@ -48,11 +51,11 @@ class BadInput(AttnError):
 
 
 class BadCheckpoint(AttnError):
-    """A model directory that is missing, foreign, damaged or unsafe."""
+    """A model directory that is missing, damaged or unsafe, or that attncli does not support."""
 
 
 class OutOfRoom(AttnError):
-    """No disk, no memory, or no permission to write."""
+    """The disk is full, memory or file handles have run out, or a path cannot be written."""
 
     exit_code = 4
 
@@ -70,6 +73,6 @@ class BrokenInstallation(AttnError):
 
 
 class Inexact(AttnError):
-    """A text that is not what it is promised to be: a fault of attncli's own, found by its own check."""
+    """A check of attncli found that a generated text differs from the text that attncli promises: a bug of attncli."""
 
     exit_code = 1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Returns ATTNCLI_CACHE, else attncli/ in the user's cache folder. Raises RuntimeError without a home."""
+    """Returns ATTNCLI_CACHE, else attncli/ in the user's cache folder. Raises RuntimeError if the user has no home."""
     if os.environ.get("ATTNCLI_CACHE"):
         return Path(os.environ["ATTNCLI_CACHE"])
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -22,7 +22,7 @@ def cache_folder() -> Path:
 def models_folder() -> Path | None:
     """Returns ATTNCLI_MODELS, else attncli/models/ in the user's data folder; None for a user without a home.
 
-    Its models can be named in every working directory. The folder may not exist.
+    The models in this folder can be named in every working directory. The folder need not exist.
     """
     if os.environ.get("ATTNCLI_MODELS"):
         return Path(os.environ["ATTNCLI_MODELS"])
@@ -41,10 +41,11 @@ def make_private(folder: Path) -> None:
 
 
 def exposed(folder: Path) -> Path | None:
-    """Returns the first of a folder and its parents that another user can change, or None.
+    """Returns the first directory that another user can change, among a folder and its parents, or None.
 
-    Each must be a directory, not a link, that root or this user owns. A parent that others can write to must be
-    sticky, like /tmp: there nobody can replace a file of another user. Raises OSError when a folder cannot be read.
+    Each must be a directory, not a link, and root or this user must own it. If others can write to a parent, the parent
+    must be sticky, like /tmp, where nobody can replace a file of another user. Raises OSError when a folder cannot be
+    read.
     """
     for place in (folder, *folder.parents):
         status = place.lstat()

@@ -51,11 +51,11 @@ _OF_A_SCREEN = ("plain", "csv", "npz")  # the fields of ViewOptions that choose 
 
 
 def load(name: str | Path | None = None, *, device: str = "auto", dtype: str = "auto", revision: str = "") -> Model:
-    """Returns a model by directory, name, or owner/name on the Hugging Face hub; None is the default, as for `-m`.
+    """Returns the model of a directory, a name, or owner/name on the Hugging Face hub. None means the default model.
 
-    `device` is auto, cpu, cuda or mps. `dtype` is auto, float32, bfloat16, float16 or, on a CPU, int8: the type that
-    texts are generated and scored with; auto is the default of each command. `revision` is a branch, tag or commit of a
-    model of the hub.
+    `device` is auto, cpu, cuda or mps. `dtype` is the type that texts are generated and scored with:
+    auto, float32, bfloat16, float16 or, on a CPU, int8. auto means the default of each command. `revision` is a branch,
+    tag or commit of a model of the hub.
 
     Raises BadCheckpoint for a model that does not exist, UsageProblem for a device that does not exist, OutOfRoom for a
     download that does not fit.
@@ -103,10 +103,11 @@ class Model:
     def generate(
         self, prompt: str = "", *, tokens: bool = False, top: int = 0, **settings: Any
     ) -> Iterator[str] | Iterator[Token]:
-        """Continues a prompt and streams the result: yields pieces of text, or with `tokens` every Token.
+        """Continues a prompt and yields pieces of text as they are generated.
 
-        A Token has an id, a text, a log-probability, and in its field `top` the `top` most probable alternatives.
-        Settings are the fields of SampleConfig and EngineConfig, such as temperature=0.7 or seed=1.
+        With `tokens`, yields every Token instead. A Token has an id, a text and a log-probability; its field `top`
+        lists the `top` most probable alternatives. Settings are the fields of SampleConfig and EngineConfig, such as
+        temperature=0.7 or seed=1.
 
         Raises UsageProblem for a setting that is wrong, BadInput for a prompt longer than the context.
         """
@@ -118,9 +119,9 @@ class Model:
         return (event.text for event in events if isinstance(event, Text))
 
     def generate_all(self, prompts: str | Sequence[str], **settings: Any) -> list[Sample]:
-        """Continues each prompt num_samples times, in a batch; returns the samples, with text and ids, in order.
+        """Continues each prompt num_samples times, in batches.
 
-        Settings and errors are those of `generate`.
+        Returns the samples in order; a sample has a text and ids. Settings and errors are those of `generate`.
         """
         collector = SampleCollector()
         for _ in collector.collect(self._events([prompts] if isinstance(prompts, str) else prompts, settings, None)):
@@ -132,12 +133,13 @@ class Model:
     ) -> Any:
         """Returns the finding of a view for a text: the record that `attncli explain --view VIEW` shows.
 
-        `view` is one of attncli.views.NAMED_VIEWS; None is the first screen (an Explanation). `token` is the token in
-        focus, as an index or a word; None is the last. The text is first continued greedily by `generate` tokens.
-        Options are the fields of ViewOptions, such as head="2.3" or words=True. The network computes in float32.
+        `view` is one of attncli.views.NAMED_VIEWS; None means the first screen (an Explanation). `token` is the token
+        in focus, as an index or a word; None means the last token. The text is first continued greedily by `generate`
+        tokens. Options are the fields of ViewOptions, such as head="2.3" or words=True. The network computes in
+        float32.
 
-        Raises UsageProblem for an option that is invalid or that this view does not take, BadInput for a text that is
-        too long.
+        Raises UsageProblem for an invalid option, or an option that this view does not take; BadInput for a text that
+        is too long.
         """
         _refuse_unknown(options, [field.name for field in fields(ViewOptions) if field.name not in _OF_A_SCREEN])
         if "head" in options:
@@ -181,20 +183,26 @@ class Model:
         return generate(backend, loaded.tokenizer, ids, sampling, loaded.end_ids, details, engine)
 
     def _to_generate(self) -> tuple[LoadedModel, Backend]:
-        """Returns the model and backend that generate, loaded once; a CPU backend has its own copy of the weights."""
+        """Returns the model and backend that generate, and loads them once.
+
+        A CPU backend has its own copy of the weights.
+        """
         if self._generator is None:
             self._generator = self._engine.load(self.path)
         return self._generator
 
     def _any(self) -> LoadedModel:
-        """Returns a loaded model, to read its shape and tokenizer; loads one if none is loaded yet.
+        """Returns a loaded model, for its shape and tokenizer. If no model is loaded yet, loads one.
 
         The weights of the returned model may have any type, or may be missing.
         """
         return next(iter(self._loaded.values()), None) or self._to_generate()[0]
 
     def _read(self, dtype: str) -> LoadedModel:
-        """Returns the PyTorch model in a type, loaded once; `int8` is float32 with weights rounded to int8 values."""
+        """Returns the PyTorch model in a type, and loads it once.
+
+        For `int8`, the weights are float32, rounded to int8 values.
+        """
         if dtype not in self._loaded:
             place = torch.device(self._device)
             loaded = load_model(self.path, place, pick_dtype("float32" if dtype == "int8" else dtype, place))
@@ -243,7 +251,10 @@ class Training:
         self._reports = reports
 
     def __iter__(self) -> Iterator[Report]:
-        """Trains; yields the reports, the last is a Result. Raises Diverged, OutOfRoom, BadInput or UsageProblem."""
+        """Trains, and yields the reports. The last report is a Result.
+
+        Raises Diverged, OutOfRoom, BadInput or UsageProblem.
+        """
         for report in self._reports:
             if isinstance(report, Result):
                 self.result = report
@@ -278,7 +289,7 @@ def _reports(
 
 
 def _configs(settings: dict[str, Any], first: type[C], second: type[Any]) -> tuple[C, Any]:
-    """Makes two configs from settings: each config takes its own fields. Raises UsageProblem for an unknown name."""
+    """Makes two configs. Each takes the settings that are fields of it. Raises UsageProblem for an unknown name."""
     names = [[field.name for field in fields(config)] for config in (first, second)]  # type: ignore[arg-type]
     _refuse_unknown(settings, [*names[0], *names[1]])
     own, others = ({name: settings[name] for name in settings if name in known} for known in names)

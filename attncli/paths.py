@@ -33,9 +33,9 @@ _KINDS = {
 
 
 def look(path: Path, follow: bool = True) -> os.stat_result | None:
-    """Returns the stat result of a path, or None when nothing is there or the path is not a valid one.
+    """Returns the stat result of a path, or None if the path does not exist or is not valid.
 
-    Raises OSError when the system does not answer, as without permission.
+    Raises OSError if the system refuses to tell, for example without permission.
     """
     try:
         return path.stat(follow_symlinks=follow)
@@ -76,12 +76,12 @@ def _is(kind: Callable[[int], bool], path: Path | str, follow: bool = True) -> b
 
 
 def open_regular(path: Path, follow: bool = True) -> BufferedReader:
-    """Opens a regular file for reading bytes. Raises OSError for anything else, also for a link unless `follow`."""
+    """Opens a regular file for reading bytes. Raises OSError for anything else; for a link too if `follow` is false."""
     return os.fdopen(open_descriptor(path, os.O_RDONLY, follow=follow), "rb")
 
 
 def open_descriptor(path: Path, flags: int, follow: bool = True) -> int:
-    """The descriptor of a regular file, opened with `flags`. Raises OSError for anything else."""
+    """Opens a regular file with `flags`, and returns its descriptor. Raises OSError for anything else."""
     try:
         handle = os.open(path, flags | _FLAGS | (0 if follow else _NOFOLLOW), 0o666)
     except ValueError as problem:
@@ -101,7 +101,7 @@ def open_descriptor(path: Path, flags: int, follow: bool = True) -> int:
 
 
 def read_regular(path: Path, largest: int | None = None, follow: bool = True) -> bytes:
-    """Returns the content of a regular file. Raises OSError, also when it has more than `largest` bytes."""
+    """Returns the content of a regular file. Raises OSError, also if the file has more than `largest` bytes."""
     with open_regular(path, follow) as file:
         size = os.fstat(file.fileno()).st_size
         if largest is not None and size > largest:
@@ -126,7 +126,7 @@ def remove(path: Path) -> None:
 
 
 def resolved(path: Path) -> Path:
-    """Returns the real path when the last component is a link, '.' or '..'; any other path unchanged.
+    """Returns the real path if the last component is a link, '.' or '..'; returns any other path unchanged.
 
     A save is written beside its directory and renamed to it, so it must be beside the real directory.
     """
@@ -134,7 +134,7 @@ def resolved(path: Path) -> Path:
 
 
 def real(path: Path) -> Path:
-    """Returns the path with all links resolved, as far as they can be."""
+    """Returns the path with all links resolved, as far as possible."""
     try:
         return Path(os.path.realpath(path))
     except (OSError, ValueError):  # the working directory was deleted, or the path is not a valid one
@@ -142,7 +142,7 @@ def real(path: Path) -> Path:
 
 
 def refuse_lost_folder() -> None:
-    """Raises BadInput when the working directory was deleted: no relative path works, and PyTorch ends the process."""
+    """Raises BadInput if the working directory was deleted. Without it, no relative path works and PyTorch crashes."""
     try:
         Path.cwd()
     except OSError as problem:

@@ -1,4 +1,4 @@
-"""Builds a dataclass from the JSON that `dataclasses.asdict` made of one, with type checks, nested records included.
+"""Builds a dataclass from JSON that was made with `dataclasses.asdict`. Checks all types, also in nested records.
 
 Each JSON value is compared with the annotation of its field; an error names the field that does not match. An error
 that the record itself raises in `__post_init__` is reported in the same way. Reads no files.
@@ -23,8 +23,8 @@ Record = TypeVar("Record")
 def record_from_json(kind: type[Record], value: object, where: str, extra: bool = False) -> Record:
     """Returns the dataclass `kind` with the values of a JSON object. With `extra`, unknown keys are ignored.
 
-    Raises BadCheckpoint, which names the field within `where`, for a value that is missing, of the wrong type, outside
-    the record's own limits, or unknown.
+    Raises BadCheckpoint for an unknown key, and for a value that is missing, of the wrong type, or outside the record's
+    own limits. The error names the field within `where`.
     """
     if not isinstance(value, dict):
         raise _misfit(where, value, "an object")

@@ -38,16 +38,16 @@ _ending = _thread.RLock()  # of the thread that ends the process; a second signa
 
 
 class Stopped(SystemExit):
-    """A signal asks the process to end."""
+    """Raised when a signal asks the process to end."""
 
 
 def register(action: Callable[[], object]) -> None:
-    """Adds an action to those that run when the process ends without unwinding, which skips `finally` and atexit."""
+    """Adds a clean-up action. The actions run when the process ends without `finally` and atexit."""
     _clean_ups.append(action)
 
 
 def unregister(action: Callable[[], object]) -> None:
-    """Removes the action, if it is registered."""
+    """Removes the action if the action is registered."""
     if action in _clean_ups:
         _clean_ups.remove(action)
 
@@ -66,10 +66,10 @@ class CleanUp:
 
 
 class StopRequests:
-    """The signals received within a `with` block, for a loop that ends in order: true after the first of them.
+    """Notes the signals received within a `with` block, so that a loop can end in order. True after the first signal.
 
-    The first signal is only noted; a second one ends the process at once. Signals that are ignored already, as SIGHUP
-    is under nohup, stay ignored. `received` lists the signals' numbers.
+    The first signal is only noted; a second signal ends the process at once. Signals that are ignored already, as
+    SIGHUP is under nohup, stay ignored. `received` lists the signals' numbers.
     """
 
     def __init__(self) -> None:
@@ -148,7 +148,10 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _last() -> None:
-    """Ends a stopped process before the interpreter shuts down, which can take seconds; others ignore signals."""
+    """Ends a stopped process early, because shutting down the interpreter can take seconds.
+
+    Otherwise ignores signals.
+    """
     if _received is not None:
         for stream in (sys.stdout, sys.stderr):
             try:

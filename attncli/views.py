@@ -30,7 +30,10 @@ MEASURES: tuple[Measure, ...] = ("norm", "raw")
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """The options of `attncli explain` that only some views take. A field at its default counts as not given."""
+    """The options of `attncli explain` that only some views take.
+
+    A field with its default value counts as not given.
+    """
 
     layer: int | None = option(None, "Only this layer, counted from 0. Unset: the mean of all layers.")
     head: str | None = option(  # as typed: 2.3 or 3
@@ -125,7 +128,7 @@ class ViewOptions:
 
 @dataclass(frozen=True)
 class Request:
-    """The input of a view: the tokens of a text, the model that reads them, and the token, layer and head in focus."""
+    """The input of a view: the tokens of a text, the model, and the token, layer and head in focus."""
 
     model: Transformer
     tokenizer: Tokenizer
@@ -150,7 +153,7 @@ class Functions:
 
 @dataclass(frozen=True)
 class View:
-    """A view: its name for --view (None: the first screen), what it shows, the fields of ViewOptions that it takes."""
+    """A view: its name for --view (None for the first screen), what it shows, and the options that it takes."""
 
     name: str | None
     shows: str
@@ -185,7 +188,7 @@ def _bars(options: ViewOptions) -> Functions:
 
 
 def _sources(named: int, options: ViewOptions) -> Callable[[Request], Any]:
-    """Returns a function that finds the sources of the token in focus; it masks the `named` greatest in turn."""
+    """Returns a function that finds the sources of the token in focus, and masks each of the `named` greatest."""
     from attncli.explain.first_screen import explain
 
     return lambda request: explain(

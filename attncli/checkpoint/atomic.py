@@ -23,18 +23,21 @@ _UNFINISHED = re.compile(r"\.writing-(\d+|damaged|previous)\Z")
 
 
 def previous_of(target: Path) -> Path:
-    """The path of the previous save, which is kept until the run has finished."""
+    """Returns the path of the previous save, which is kept until the run has finished."""
     target = resolved(target)
     return target.parent / f".{target.name}{_PREVIOUS}"
 
 
 def aside_of(target: Path, what: str) -> Path:
-    """A temporary path beside a directory for an incomplete save; the next save deletes what a crash left there."""
+    """Returns a temporary path for an incomplete save.
+
+    After a crash, the next save deletes the directory at this path.
+    """
     return target.parent / f".{target.name}.writing-{what}"
 
 
 def model_name_of(path: Path) -> str:
-    """The name of the model whose directory or previous save has this path."""
+    """Returns the name of the model whose directory or previous save has this path."""
     is_previous = path.name.startswith(".") and path.name.endswith(_PREVIOUS)
     return path.name[1 : -len(_PREVIOUS)] if is_previous else path.name
 
@@ -45,9 +48,9 @@ def is_save(path: Path) -> bool:
 
 
 def present(path: Path) -> Path | None:
-    """The directory itself; the previous save if the directory is missing; None if both are missing.
+    """Returns the directory. If it is missing, returns the previous save; if that is missing too, returns None.
 
-    Raises BadCheckpoint if the file system does not tell what is there.
+    Raises BadCheckpoint if the file system does not tell whether they exist.
     """
     status = file_status(path)
     if status is not None:
@@ -83,9 +86,9 @@ def swap(folder: Path, target: Path) -> None:
 
 
 def discard_previous(target: Path) -> None:
-    """Removes the previous save. Renames it first, so that a directory under its name is always a complete save.
+    """Removes the previous save. Renames it first, so that its name always means a complete save.
 
-    Raises OSError, also if the directory under its name is not a save.
+    Raises OSError, also if the directory of that name is not a save.
     """
     previous, aside = previous_of(target), aside_of(target, "previous")
     if look(previous, follow=False) is None:
@@ -97,7 +100,7 @@ def discard_previous(target: Path) -> None:
 
 
 def remove_unfinished(target: Path) -> None:
-    """Removes the incomplete directories that interrupted saves of the target left."""
+    """Removes the incomplete directories of interrupted saves of the target."""
     for left in target.parent.glob(f".{glob.escape(target.name)}.writing-*"):
         if _UNFINISHED.search(left.name):
             remove(left)
@@ -112,7 +115,7 @@ def write_flushed(path: Path, data: bytes) -> None:
 
 
 def flush_folder(path: Path) -> None:
-    """Flushes a directory's entries, the names of its files, to the disk."""
+    """Flushes the list of file names in a directory to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

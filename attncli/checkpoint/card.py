@@ -19,7 +19,7 @@ _MARKUP = frozenset("`<>|\\*[]\"'")
 
 
 def model_card(name: str, family: str, run: dict[str, Any], context: int) -> bytes:
-    """The content of README.md for a model with this name and family, from the record in `run.json`."""
+    """Returns the content of README.md for a model with this name and family. `run` is the content of `run.json`."""
     name = _plain(name)
     lines = [
         "---",
@@ -53,7 +53,7 @@ def model_card(name: str, family: str, run: dict[str, Any], context: int) -> byt
 
 
 def _training_table(run: dict[str, Any]) -> list[str]:
-    """The rows of a Markdown table of the model's training and its score."""
+    """Returns the rows of a Markdown table with the model's training and its score."""
     corpus, plan, progress, results = (run[key] for key in RECORDED)
     part = "all" if results["validation"] == "whole" else "a sample"
     return [
@@ -78,11 +78,11 @@ def _digest(text: bytes) -> str:
 
 
 def _sources(corpus: dict[str, Any]) -> str:
-    """The names of the text files without their folders; a name that occurs several times is followed by the count."""
+    """Returns the names of the text files without their folders. The count follows a name that occurs several times."""
     names = Counter("standard input" if source == "-" else Path(source).name for source in corpus["sources"])
     return ", ".join(f"{_plain(name)}{'' if times == 1 else f' {times} times'}" for name, times in names.items())
 
 
 def _plain(name: str) -> str:
-    """The name, with characters replaced that have a meaning in Markdown, HTML or a shell."""
+    """Replaces the characters of a name that have a meaning in Markdown, HTML or a shell."""
     return "".join(char if char.isprintable() and char not in _MARKUP else "·" for char in name)

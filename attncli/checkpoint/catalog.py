@@ -30,7 +30,7 @@ _SHIPPED_PLACES = (_HERE / MODELS_FOLDER / SHIPPED, _HERE.parent / MODELS_FOLDER
 class ModelEntry:
     """A model directory as `attncli models` lists it. `run` is empty if attncli did not train the model.
 
-    `path` is the directory of the files: the previous save if a crash left the model's directory missing.
+    `path` is the directory that is read. If a crash left the model's directory missing, it is the previous save.
     """
 
     name: str
@@ -43,9 +43,11 @@ class ModelEntry:
 
 
 def find_model(name: str | None) -> Path:
-    """The directory of `-m NAME`: a path, or the name of a model in ./checkpoints, in the user's folder, or shipped.
+    """Returns the directory of `-m NAME`.
 
-    Without a name, the model that ATTNCLI_MODEL names, else the newest model in the first of these places that has any.
+    A name is a path, or names a model in ./checkpoints, in the user's folder, or shipped. Without a name, returns the
+    model that ATTNCLI_MODEL names. If this is not set, searches the same places in order, and returns the newest model
+    of the first place that has any.
 
     Raises BadCheckpoint, which lists the existing models, if no model has this name.
     """
@@ -83,7 +85,7 @@ def _default_model() -> Path:
 
 
 def _look_up(name: str) -> tuple[Path | None, BadCheckpoint | None]:
-    """The directory of a name, or None; and the error of a place that could not be searched, or None.
+    """Returns the directory of a name, or None. Also returns the error of a place that could not be searched, or None.
 
     A directory with a config takes precedence: a folder of text may have the name of the model trained on it.
     """
@@ -105,17 +107,20 @@ def is_model(path: Path) -> bool:
 
 
 def shipped_model() -> Path | None:
-    """The directory of the model that ships with attncli; None if it is not installed."""
+    """Returns the directory of the model that ships with attncli, or None if it is not installed."""
     return next((place for place in _SHIPPED_PLACES if is_file(place / CONFIG)), None)
 
 
 def newest_model() -> ModelEntry | None:
-    """The model that was written last in ./checkpoints, or if there is none, in the user's folder."""
+    """Returns the newest model in ./checkpoints. If there is none, returns the newest model in the user's folder."""
     return max(list_models() or _users_models(), key=lambda entry: entry.modified, default=None)
 
 
 def known_models() -> list[ModelEntry]:
-    """The models in ./checkpoints, in the user's folder, and the shipped one; of equal names only the first."""
+    """Returns the models in ./checkpoints and the user's folder, and the shipped model.
+
+    A name is listed once, at its first place.
+    """
     entries = {entry.name: entry for entry in list_models()}
     for entry in _users_models():
         entries.setdefault(entry.name, entry)
@@ -125,7 +130,10 @@ def known_models() -> list[ModelEntry]:
 
 
 def _users_models() -> list[ModelEntry]:
-    """The models in the user's folder; empty if the folder cannot be read, as in another user's home."""
+    """Returns the models in the user's folder.
+
+    If the folder cannot be read, as in another user's home, returns none.
+    """
     folder = models_folder()
     with suppress(BadCheckpoint):
         return [] if folder is None else list_models(folder)
@@ -133,7 +141,7 @@ def _users_models() -> list[ModelEntry]:
 
 
 def list_models(folder: Path = MODELS_FOLDER) -> list[ModelEntry]:
-    """Every model in `folder` with a readable config, sorted by name; includes models with only a previous save.
+    """Returns the models in `folder` that have a readable config, sorted by name. A previous save alone also counts.
 
     Raises BadCheckpoint if the folder itself cannot be read.
     """
@@ -149,7 +157,7 @@ def list_models(folder: Path = MODELS_FOLDER) -> list[ModelEntry]:
 
 
 def _entry(folder: Path, name: str) -> ModelEntry | None:
-    """The entry of the model with this name; None if the directory is no model or cannot be read."""
+    """Returns the entry of the model with this name, or None if the directory is no model or cannot be read."""
     try:
         path = present(folder / name)
         if path is None or not is_model(path):
@@ -165,6 +173,6 @@ def _entry(folder: Path, name: str) -> ModelEntry | None:
 
 
 def status_of(path: Path, run: dict[str, Any]) -> str:
-    """The status of a run: 'running', 'stopped', 'finished', 'interrupted' after a crash; 'elsewhere' without a run."""
+    """Returns the status of a run: 'running', 'stopped', 'finished', 'interrupted' (crash) or 'elsewhere' (no run)."""
     status = str(run.get("status", "elsewhere"))
     return "interrupted" if status == "running" and not is_held(path) else status

@@ -40,14 +40,17 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A model's format of conversations. `names` holds the special tokens that it uses, such as `bos_token`."""
+    """The chat template of a model. `names` are the special tokens that the template uses, such as `bos_token`."""
 
     source: str
     names: dict[str, str]
     where: str
 
     def prompt(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-        """The ids up to the start of the model's turn. Raises BadCheckpoint if the template fails or takes too long."""
+        """Returns the ids up to the start of the model's turn.
+
+        Raises BadCheckpoint if the template fails or takes too long.
+        """
         for message in messages:
             checked_text(message["content"])
         hidden = tokenizer.stand_ins([message["content"] for message in messages])
@@ -81,14 +84,17 @@ class ChatTemplate:
 
 
 def _hide(text: str, stand_ins: dict[str, str]) -> str:
-    """The text with a placeholder for each spelling of a special token; longer spellings are replaced first."""
+    """Replaces each spelling of a special token by its placeholder, longer spellings first."""
     for stand_in, token in stand_ins.items():
         text = text.replace(token, stand_in)
     return text
 
 
 def read_chat_template(path: Path) -> ChatTemplate | None:
-    """The chat template of a model directory; None if it has none. Raises BadCheckpoint for a malformed template."""
+    """Returns the chat template of a model directory, or None if there is none.
+
+    Raises BadCheckpoint if it is malformed.
+    """
     folder = ModelFolder(path)
     described = folder.json_if_any(directory.TOKENIZER_CONFIG)
     names = {f"{name}_token": text for name in _SPECIAL if (text := _spelled(described.get(f"{name}_token")))}
@@ -105,7 +111,7 @@ def read_chat_template(path: Path) -> ChatTemplate | None:
 
 
 def required_chat_template(path: Path) -> ChatTemplate:
-    """The chat template of a model. Raises UsageProblem if the model has none."""
+    """Returns the chat template of a model. Raises UsageProblem if the model has no template."""
     if (template := read_chat_template(path)) is None:
         raise UsageProblem(
             f"{directory.name_of(path)} has no chat template: it continues texts.",
@@ -115,7 +121,7 @@ def required_chat_template(path: Path) -> ChatTemplate:
 
 
 def _chosen(templates: object, path: Path) -> object:
-    """The template for conversations, from a list of named templates."""
+    """Returns the template for conversations from a list of named templates."""
     if not isinstance(templates, list):
         return templates
     named = {entry.get("name"): entry.get("template") for entry in templates if isinstance(entry, dict)}
@@ -129,6 +135,6 @@ def _chosen(templates: object, path: Path) -> object:
 
 
 def _spelled(token: Any) -> str | None:
-    """The text of a special token; the setting is the text itself or an object that contains it."""
+    """Returns the text of a special token. The setting is this text, or an object that contains it."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None

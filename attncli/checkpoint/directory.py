@@ -47,7 +47,7 @@ _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def name_of(path: Path) -> str:
-    """The name of the model in a directory: the directory's name, or owner/name in the hub's cache."""
+    """Returns the name of the model in a directory: the directory's name, or owner/name in the hub's cache."""
     path = real(path)
     cache = path.parent.parent.name
     if path.parent.name == "snapshots" and cache.startswith(_HUB_PREFIX):
@@ -56,7 +56,7 @@ def name_of(path: Path) -> str:
 
 
 def file_status(path: Path) -> os.stat_result | None:
-    """The stat of a file or directory; None if it does not exist. Raises BadCheckpoint if it cannot be read."""
+    """Returns the stat of a file or directory, or None if it is missing. Raises BadCheckpoint if it is unreadable."""
     try:
         return look(path)
     except OSError as problem:
@@ -64,12 +64,12 @@ def file_status(path: Path) -> os.stat_result | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in an untrusted file. Raises BadCheckpoint."""
+    """Returns the JSON object in an untrusted file. Raises BadCheckpoint."""
     return parse_object(_read(path, _LARGEST_JSON), path)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects in an untrusted file, one per line. Raises BadCheckpoint."""
+    """Returns the JSON objects in an untrusted file, one per line. Raises BadCheckpoint."""
     return parse_object_lines(_read(path, _LARGEST_METRICS), path)
 
 
@@ -83,7 +83,7 @@ def _read(path: Path, largest: int) -> bytes:
 
 
 def _missing(path: Path) -> BadCheckpoint:
-    """The error for a missing file of a model; it says what the directory holds instead."""
+    """Returns the error for a missing file of a model. The error says what the directory holds instead."""
     folder = path.parent
     if is_file(folder / _ADAPTER):
         return BadCheckpoint(
@@ -100,21 +100,21 @@ def _missing(path: Path) -> BadCheckpoint:
 
 
 def _named(folder: Path, patterns: Iterable[str]) -> list[str]:
-    """The names in a directory that match any of the patterns; empty if the directory cannot be read."""
+    """Returns the names in a directory that match any of the patterns; none if the directory cannot be read."""
     with suppress(OSError):
         return sorted(file.name for pattern in patterns for file in folder.glob(pattern))
     return []
 
 
 def is_card(path: Path) -> bool:
-    """Whether a file can be a model card, which a save copies from the previous save. Raises OSError."""
+    """Whether a file can be a model card; a save copies the card from the previous save. Raises OSError."""
     status = look(path, follow=False)
     regular = status is not None and stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST_CARD
     return regular and os.access(path, os.R_OK)
 
 
 def shards(index: dict[str, Any], where: Path) -> dict[str, str]:
-    """The name of the shard that holds each tensor, according to the index.
+    """Returns a map from tensor to shard: the name of the file that holds each tensor, according to the index.
 
     Raises BadCheckpoint for a shard that is not a safetensors file in the index's directory.
     """
@@ -134,7 +134,7 @@ def shards(index: dict[str, Any], where: Path) -> dict[str, str]:
 
 
 class ModelFolder:
-    """Reads the files of one model directory; checks each against its sha256 if the directory has a manifest.
+    """Reads the files of one model directory. If there is a manifest, checks the sha256 of every file.
 
     Every method raises BadCheckpoint for a file that is missing, unreadable, damaged or of another format.
     """
@@ -144,31 +144,31 @@ class ModelFolder:
         self._digests = self._read_manifest()
 
     def read(self, name: str, largest: int = _LARGEST_TOKENIZER) -> bytes:
-        """The content of a file of at most `largest` bytes."""
+        """Returns the content of a file of at most `largest` bytes."""
         data = _read(self.path / name, largest)
         self.check(name, hashlib.sha256(data).hexdigest())
         return data
 
     def json(self, name: str) -> dict[str, Any]:
-        """The JSON object of a file."""
+        """Returns the JSON object of a file."""
         return parse_object(self.read(name, _LARGEST_JSON), self.path / name)
 
     def json_if_any(self, name: str) -> dict[str, Any]:
-        """The JSON object of a file; empty if the file does not exist."""
+        """Returns the JSON object of a file, or an empty object if the file does not exist."""
         return self.json(name) if self.holds(name) else {}
 
     def json_lines(self, name: str) -> list[dict[str, Any]]:
-        """The JSON objects of a file, one per line."""
+        """Returns the JSON objects of a file, one per line."""
         return parse_object_lines(self.read(name, _LARGEST_METRICS), self.path / name)
 
     def file(self, name: str) -> Path:
-        """The path of a file; checks that the file exists."""
+        """Checks that a file exists, and returns its path."""
         if file_status(self.path / name) is None:
             self.read(name)  # raises the error that says what the directory holds instead
         return self.path / name
 
     def file_inside(self, name: str) -> Path:
-        """The path of a file that another file names; refuses a link that leads out of the directory.
+        """Returns the path of a file that another file names. Refuses a link that leads out of the directory.
 
         In the hub's cache, links to the files of the model's own cache are allowed.
         """
@@ -188,7 +188,7 @@ class ModelFolder:
         return self.path / name
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer in this directory."""
+        """Returns the tokenizer in this directory."""
         data = self.read(TOKENIZER, _LARGEST_TOKENIZER)
         try:
             return Tokenizer.from_json(data.decode("utf-8"), str(self.path / TOKENIZER))
@@ -200,7 +200,7 @@ class ModelFolder:
         return file_status(self.path / name) is not None or name in (self._digests or {})
 
     def foreign(self) -> list[str]:
-        """The names in the directory of files that do not belong to a save of attncli."""
+        """Returns the names of all files in the directory that do not belong to a save of attncli."""
         own = {name.partition("/")[0] for name in self._digests or {}} | {MANIFEST}
         try:
             if self._digests is not None and is_card(self.path / CARD):
@@ -210,7 +210,7 @@ class ModelFolder:
             raise unreadable(self.path, problem) from None
 
     def check(self, name: str, found: str) -> None:
-        """Compares the sha256 `found` of a file with the sha256 in the manifest, if there is a manifest."""
+        """Compares `found`, the sha256 of a file, with the sha256 in the manifest, if there is a manifest."""
         if self._digests is None:
             return
         expected = self._digests.get(name)

@@ -42,19 +42,19 @@ _CLIENTS = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urlli
 
 
 def is_of_hub(name: str) -> bool:
-    """Whether a name can only mean a model of the hub: it has the form owner/name, and no local directory has it."""
+    """Whether a name can only mean a model of the hub: its form is owner/name, and no local directory has this name."""
     if _NAME.fullmatch(name) is None or exists(name) or present(MODELS_FOLDER / name) is not None:
         return False
     return present(Path(name)) is None and name.split("/")[0] != MODELS_FOLDER.name
 
 
 def fetch(name: str, revision: str | None, weights: bool, progress: Progress) -> Path:
-    """The directory of a model in the hub's cache; downloads the files that are missing there.
+    """Downloads the files that the hub's cache lacks; returns the directory of the model in the cache.
 
-    Without `weights`, only the config and the tokenizer are downloaded. If the hub cannot be reached, uses the cache.
+    If `weights` is False, downloads only the config and the tokenizer. If the hub cannot be reached, uses the cache.
 
     Raises:
-        BadCheckpoint: for a model or revision that does not exist, may not be read or lacks a file; without connection.
+        BadCheckpoint: for a model or revision that is missing, not readable or incomplete, or without a connection.
         OutOfRoom: if the cache cannot be written.
     """
     from huggingface_hub import constants
@@ -76,7 +76,7 @@ def fetch(name: str, revision: str | None, weights: bool, progress: Progress) ->
 
 
 def _raise_refusal(name: str, revision: str, problem: Exception) -> None:
-    """Raises an error if the cache cannot solve the problem: no such model, no permission, or no room on the disk."""
+    """Raises an error for a problem that the cache cannot solve: a missing model, no permission, or a full disk."""
     from huggingface_hub import constants, errors
 
     if isinstance(problem, errors.GatedRepoError):
@@ -105,7 +105,7 @@ def _raise_refusal(name: str, revision: str, problem: Exception) -> None:
 
 
 def _unreachable(problem: Exception) -> str | None:
-    """Why the hub cannot be reached, in words; None if the problem is not one of the connection."""
+    """Describes why the hub cannot be reached; returns None if the exception is not a connection error."""
     from huggingface_hub import constants, errors
 
     if isinstance(problem, _ForeignAnswer):
@@ -120,7 +120,7 @@ def _unreachable(problem: Exception) -> str | None:
 
 
 class _ForeignAnswer(Exception):
-    """An answer that is not the hub's, for example from a login page of the network or from a broken mirror."""
+    """The answer did not come from the hub, but for example from a login page of the network or a broken mirror."""
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def _answers() -> Iterator[None]:
 
 
 def _cached(name: str, revision: str, weights: bool, why: str) -> Path:
-    """The model's directory in the cache. Raises BadCheckpoint, with the reason `why`, if it is incomplete."""
+    """Returns the model's directory in the cache. If it is incomplete, raises BadCheckpoint with the reason `why`."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, CONFIG, revision=revision)
@@ -198,7 +198,7 @@ def _known(name: str, revision: str) -> object:
 
 
 def _folder_of(cached: object) -> Path | None:
-    """The directory of a cached file; None if the file is not in the cache."""
+    """Returns the directory of a cached file, or None if the file is not in the cache."""
     return Path(cached).parent if isinstance(cached, str) else None
 
 
@@ -207,7 +207,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def _needed(name: str, names: Collection[str], weights: bool, folder: Path | None) -> set[str]:
-    """The files to download among the `names` in a repository. The index of shards, if there is one, is in `folder`.
+    """Returns the files to download, given all file `names` of a repository. `folder` has the index of shards, if any.
 
     Raises BadCheckpoint if the repository lacks files that loading the model needs.
     """

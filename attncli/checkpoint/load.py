@@ -1,4 +1,4 @@
-"""Reads a model directory: a model ready to use, or everything for resuming a run. Executes no code of the directory.
+"""Reads a model directory, either as a model ready to use or to resume a run. Executes no code of the directory.
 
 Training may replace the directory at any time, so a failed read is repeated if the directory was replaced meanwhile.
 `directory`, `families` and `weights` check the contents of the files.
@@ -37,11 +37,14 @@ class LoadedModel:
     run: dict[str, Any]
 
     def prompt(self, text: str) -> list[int]:
-        """The ids to continue: the tokens that open every text, then the text's ids; if empty, `start_of_text`."""
+        """Returns the ids to continue: the opening tokens, then the ids of the text.
+
+        Without any ids, returns `start_of_text`.
+        """
         return [*self.tokenizer.opening, *self.tokenizer.encode(text)] or [self.start_of_text]
 
     def pieces(self, text: str) -> list[Piece]:
-        """The tokens of a text to explain, preceded by the tokens that open every text."""
+        """Returns the tokens of a text to explain, with the opening tokens before them."""
         return [*self.tokenizer.opening_pieces, *self.tokenizer.pieces(text)]
 
     @property
@@ -65,7 +68,7 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> L
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """The identity of the directory at a path, which changes if the directory is replaced; None if there is none."""
+    """Returns an identity that changes if the directory at a path is replaced; None if there is no directory."""
     try:
         status = path.stat()
     except OSError:
@@ -86,7 +89,7 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> 
 
 
 def _tokenizer_of(folder: ModelFolder, config: ModelConfig) -> Tokenizer:
-    """The tokenizer of a directory. Raises BadCheckpoint if it has ids outside the model's vocabulary."""
+    """Returns the tokenizer of a directory. Raises BadCheckpoint if a token id is outside the model's vocabulary."""
     tokenizer = folder.tokenizer()
     if tokenizer.vocab_size > config.vocab_size:
         raise BadCheckpoint(
@@ -97,7 +100,7 @@ def _tokenizer_of(folder: ModelFolder, config: ModelConfig) -> Tokenizer:
 
 
 def read_resumable(path: Path) -> Checkpoint:
-    """Reads everything for resuming a run: the best weights so far, the records and the state. Checks the digests.
+    """Reads what resuming a run needs: the best weights so far, the records and the state. Checks the digests.
 
     Raises BadCheckpoint if the directory holds no state or a damaged state.
     """
@@ -136,7 +139,7 @@ def _require_state(folder: ModelFolder) -> None:
 
 
 def _metrics(folder: ModelFolder) -> list[dict[str, Any]]:
-    """The reports that a run has written so far. Raises BadCheckpoint for a report without a kind or a step."""
+    """Returns the reports that a run has written so far. Raises BadCheckpoint for a report without a kind or a step."""
     path = folder.path / directory.METRICS
     reports = [report for report in folder.json_lines(directory.METRICS) if report]
     for number, report in enumerate(reports, 1):

@@ -25,7 +25,7 @@ _FAR = 1 << 30  # the offset of the byte to lock on Windows, beyond the bytes th
 
 
 def lock_of(target: Path) -> Path:
-    """The path of a directory's lock file."""
+    """Returns the path of a directory's lock file."""
     target = resolved(target)
     return target.parent / f".{target.name}.lock"
 
@@ -34,8 +34,8 @@ def lock_of(target: Path) -> Path:
 def lock(target: Path) -> Iterator[None]:
     """Holds the lock of a directory.
 
-    Raises BadCheckpoint, with the owner's process id, if another process holds the lock; OutOfRoom if the lock file
-    cannot be written.
+    If another process holds the lock, raises BadCheckpoint with the owner's process id. Raises OutOfRoom if the lock
+    file cannot be written.
     """
     path, new = lock_of(target), False
     try:
@@ -86,7 +86,7 @@ def _take(target: Path, handle: int) -> str | None:
 
 
 def _hold_alone(target: Path, handle: int) -> None:
-    """Locks an open lock file. Retries, because `is_held` in another process also locks the file briefly."""
+    """Locks an open lock file. Retries, because `is_held` in another process locks the file for a moment."""
     for _ in range(_TRIES):
         try:
             _hold(handle)
@@ -108,7 +108,7 @@ def is_held(target: Path) -> bool:
 
 
 def _hold(handle: int, shared: bool = False) -> None:
-    """Locks an open file until it is closed; several processes can hold a `shared` lock. Raises OSError."""
+    """Locks an open file until the file is closed. Several processes can hold a `shared` lock. Raises OSError."""
     if sys.platform == "win32":
         import msvcrt
 

@@ -44,7 +44,7 @@ _HEADERS = 1 << 20  # bytes; an upper limit for the headers of the tensor files 
 
 @dataclass(frozen=True)
 class State:
-    """The data for resuming a run, besides the model: tensors by name, and facts as JSON values."""
+    """The data that resuming a run needs in addition to the model: tensors by name, and JSON values."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
@@ -59,9 +59,10 @@ class Borders(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a model directory. `weights` have our names; `start_of_text` begins a text without a prompt.
+    """The content of a model directory. The names in `weights` are ours.
 
-    A text ends at any of `end_ids`; if there are none, at the tokenizer's end-of-text token.
+    A text without a prompt begins with `start_of_text`. A text ends at any of `end_ids`. If `end_ids` is empty, a text
+    ends at the tokenizer's end-of-text token.
     """
 
     config: ModelConfig
@@ -133,7 +134,7 @@ def fall_back(target: Path) -> None:
 
 
 def _size(checkpoint: Checkpoint, texts: dict[str, bytes]) -> int:
-    """An upper limit of the bytes that a save takes on the disk."""
+    """Returns an upper limit of the bytes that a save takes on the disk."""
     tensors = [*checkpoint.weights.values(), *(checkpoint.state.tensors.values() if checkpoint.state else ())]
     return sum(int(tensor.nbytes) for tensor in tensors) + sum(map(len, texts.values())) + _HEADERS
 
@@ -145,7 +146,7 @@ def _refuse_without_room(target: Path, needed: int) -> None:
 
 
 def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """The contents of all files by name, except the tensors, the manifest and the model card."""
+    """Returns the content of each file by name, without the tensors, the manifest and the model card."""
     config, tokenizer, start = checkpoint.config, checkpoint.tokenizer, checkpoint.start_of_text
     ends = sorted(checkpoint.end_ids or token_ids(tokenizer.end_of_text, tokenizer))
     end = ends if len(ends) > 1 else ends[0] if ends else None
@@ -164,7 +165,7 @@ def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
 
 
 def _tokenizer_config(tokenizer: Tokenizer, ends: list[int], context: int) -> dict[str, Any]:
-    """The content of tokenizer_config.json, which transformers reads; `ends` are the sorted tokens that end a text."""
+    """Returns the content of tokenizer_config.json for transformers. `ends` are the tokens that end a text, sorted."""
     named = tokenizer.end_of_text if tokenizer.end_of_text in ends else min(ends, default=None)
     end_token = None if named is None else tokenizer.decode([named])
     return {
@@ -179,15 +180,15 @@ def _tokenizer_config(tokenizer: Tokenizer, ends: list[int], context: int) -> di
 
 
 def token_ids(setting: object, tokenizer: Tokenizer) -> set[int]:
-    """The token ids in a setting, which may be an id, a list of ids, or None; invalid ids are skipped."""
+    """Returns the token ids in a setting: an id, a list of ids, or None. Skips invalid ids."""
     listed = setting if isinstance(setting, list) else [setting]
     return {id_ for id_ in listed if type(id_) is int and 0 <= id_ < tokenizer.vocab_size}
 
 
 def _keep_card(old: Path, new: Path) -> bool:
-    """Copies a model card that somebody wrote or edited to the new directory; returns whether there was such a card.
+    """Copies a model card to the new directory if somebody wrote or edited it. Returns whether the card was copied.
 
-    A card that attncli generated is not copied, but generated again. Raises OSError if the card cannot be copied.
+    A card that attncli generated is not copied; it is generated again. Raises OSError if the card cannot be copied.
     """
     if not directory.is_card(old / directory.CARD):
         return False
@@ -199,7 +200,7 @@ def _keep_card(old: Path, new: Path) -> bool:
 
 
 def _card(target: Path, checkpoint: Checkpoint) -> bytes | None:
-    """The model card; None if the run's record has no score or lacks another of the keys in RECORDED."""
+    """Returns the model card, or None if any key of RECORDED is missing or empty in the run's record."""
     if not all(checkpoint.run.get(key) for key in RECORDED):
         return None
     config = checkpoint.config
@@ -223,7 +224,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint, texts: dict[str, bytes]) 
 
 
 def _stored_weights(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the file by the family's names; tensors that the family stores as one are concatenated copies."""
+    """Returns the tensors to write, by the family's names. Tensors that the family stores as one are concatenated."""
     stored = {}
     for name, tensor in family_of(config).tensor_names.stored(weights).items():
         parts = [weights[own].detach() for own in tensor.ours]

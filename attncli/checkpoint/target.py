@@ -1,4 +1,4 @@
-"""Chooses the directory that a training run writes, refuses to replace other files, and locks it. No torch."""
+"""Chooses and locks the directory that a training run writes; refuses to replace other files. No torch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from attncli.paths import exists, is_folder, is_link, look, real, resolved, unwr
 def target_directory(
     files: Sequence[str] = (), name: str | None = None, out: Path | None = None, *, resume: bool = False
 ) -> Path:
-    """The directory of a run: `out`, else `name` in ./checkpoints, else the first file's name in ./checkpoints.
+    """Returns the directory of a run: `out`, else `name` in ./checkpoints, else the first file's name in ./checkpoints.
 
-    With `resume` and no other argument, the directory of the run that was stopped last. Links are resolved.
+    With `resume` and no other argument, returns the directory of the run that was stopped last. Resolves links.
 
     Raises:
         UsageProblem: for a name together with a directory, an invalid name, no file, or the working directory.
@@ -76,7 +76,8 @@ def _chosen(files: Sequence[str], name: str | None, out: Path | None, resume: bo
 def claimed(target: Path, *, resume: bool = False, force: bool = False) -> Iterator[None]:
     """Locks a directory for a run, and restores the previous save if a crash left the directory missing.
 
-    Raises BadCheckpoint if another run holds the lock; and the errors of `refuse_taken`, unless the run is resumed.
+    Raises BadCheckpoint if another run holds the lock. If the run is not resumed, also raises the errors of
+    `refuse_taken`.
     """
     with lock(target):
         settle(target)
@@ -87,7 +88,7 @@ def claimed(target: Path, *, resume: bool = False, force: bool = False) -> Itera
 
 
 def _refuse_in_the_way(target: Path) -> None:
-    """Raises an error if the path for the previous save holds something else, or if the target's name is too long."""
+    """Raises an error if the path of the previous save holds no save but something else, or if the name is too long."""
     try:
         aside_of(target, "previous").stat()
     except FileNotFoundError:
@@ -107,8 +108,8 @@ def _refuse_in_the_way(target: Path) -> None:
 def refuse_taken(target: Path, force: bool) -> None:
     """Raises UsageProblem if the directory cannot be replaced.
 
-    This is so if the path is not a directory, if the directory holds a file that is not a model's, or if it holds a
-    model and `force` is false.
+    A path that is not a directory, and a directory with files that do not belong to a model, are never replaced. A
+    model is replaced only if `force` is true.
     """
     try:
         if look(target) is None or (is_folder(target) and not any(target.iterdir())):
@@ -137,5 +138,5 @@ def refuse_taken(target: Path, force: bool) -> None:
 
 
 def options_naming(target: Path) -> str:
-    """The option of `train` that names a directory: checkpoints/mine -> '--name mine'; any other -> '--out DIR'."""
+    """Returns the option of `train` for a directory: checkpoints/mine -> '--name mine'; any other -> '--out DIR'."""
     return f"--name {target.name}" if target.parent == MODELS_FOLDER else f"--out {shlex.quote(str(target))}"

@@ -92,7 +92,7 @@ def _pieces(
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    """A view of the memory of a contiguous tensor on the CPU, for reading and writing."""
+    """Returns a view of the memory of a contiguous tensor on the CPU, for reading and writing."""
     data: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
     return data
 
@@ -101,7 +101,10 @@ class TensorFile:
     """An open safetensors file with a checked header. `entries` are in the order of their bytes."""
 
     def __init__(self, path: Path, file: BufferedReader, digest: bool = True) -> None:
-        """Reads the header. Without `digest`, no sha256 is computed, and unwanted tensors are skipped unread."""
+        """Reads the header.
+
+        If `digest` is False, computes no sha256 and skips unwanted tensors without reading them.
+        """
         self.path = path
         self._file = file
         self._hashed = digest
@@ -191,7 +194,7 @@ class TensorFile:
 
 @contextmanager
 def open_tensors(path: Path, digest: bool = True) -> Iterator[TensorFile]:
-    """Opens a file and checks its header. Raises BadCheckpoint, also for errors while the file is read."""
+    """Opens a file and checks its header. Raises BadCheckpoint, also for errors in later reads."""
     try:
         with open_regular(path) as file:
             yield TensorFile(path, file, digest)

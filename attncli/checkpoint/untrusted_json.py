@@ -17,7 +17,10 @@ COPY_AGAIN = "Copy it again from its source."
 
 
 def parse_object(data: bytes, path: Path) -> dict[str, Any]:
-    """The JSON object in the data of a file. Raises BadCheckpoint for invalid JSON and for a value of another type."""
+    """Returns the JSON object in the data of a file.
+
+    Raises BadCheckpoint for invalid JSON or a value of another type.
+    """
     try:
         value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as problem:
@@ -29,7 +32,7 @@ def parse_object(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def parse_object_lines(data: bytes, path: Path) -> list[dict[str, Any]]:
-    """The JSON objects in the data of a file, one per line; an incomplete last line, still being written, is skipped.
+    """Returns the JSON objects in the data of a file, one per line. Skips an incomplete last line, still being written.
 
     Raises BadCheckpoint, which names the first line that is not an object.
     """
@@ -53,6 +56,6 @@ def _refuse_constant(name: str) -> float:
 
 
 def _finite(digits: str) -> float:
-    """The digits as a float. Raises an error for '1e999', which is valid JSON but infinite as a float."""
+    """Returns the digits as a float. Raises an error for '1e999', which is valid JSON but infinite as a float."""
     value = float(digits)
     return value if math.isfinite(value) else _refuse_constant(digits[:40])

@@ -32,7 +32,7 @@ def read_weights(
     """Builds the model of `config` with the weights of a directory, in evaluation mode. Raises BadCheckpoint.
 
     `names` are the tensor names of the model's family. The weights have the given dtype; None keeps the stored dtype.
-    The peak memory is the memory of the weights and of one more tensor in the stored dtype.
+    The peak memory is that of the weights plus one tensor in the stored dtype.
     """
     hashed = folder.holds(directory.MANIFEST)
     with _open(folder, hashed) as files:
@@ -71,7 +71,7 @@ def _parts(
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> dict[str, Tensor]:
-    """Splits a tensor of a file into our tensors, by name; each has shape (rows, ...)."""
+    """Splits a tensor of a file into our tensors, by name. Each tensor has the shape (rows, ...)."""
     whole = tensor.T if held.transposed else tensor
     parts = torch.split(whole, [shapes[name][0] for name in held.ours])
     moved = (part.to(device, dtype or part.dtype, memory_format=torch.contiguous_format).contiguous() for part in parts)
@@ -79,7 +79,7 @@ def _parts(
 
 
 def _shape_of(held: StoredTensor, shapes: Mapping[str, torch.Size]) -> tuple[int, ...]:
-    """The shape that a tensor of a file must have."""
+    """Returns the shape that a tensor of a file must have."""
     rows = sum(shapes[name][0] for name in held.ours)
     shape = (rows, *shapes[held.ours[0]][1:])
     return shape[::-1] if held.transposed else shape
@@ -114,7 +114,7 @@ def _check_index(folder: ModelFolder, index: dict[str, str], files: list[TensorF
 
 
 def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelConfig, names: TensorNames) -> None:
-    """Compares the number of layers with the config. The first check, so that a false number costs no computation."""
+    """Compares the number of layers with the config. Runs before the other checks, since those take time per layer."""
     layers = names.count_layers(names.full(entry.name) for file in files for entry in file.entries)
     if layers != config.layers:
         where = files[0].path if len(files) == 1 else folder.path
@@ -125,7 +125,10 @@ def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelCon
 
 
 def _shapes(config: ModelConfig) -> dict[str, torch.Size]:
-    """The shape of every tensor of a model, by our names. Builds only one layer, because many layers take seconds."""
+    """Returns the shape of every tensor of a model, by our names.
+
+    Builds one layer, because many layers take seconds.
+    """
     with torch.device("meta"):
         one = Transformer(replace(config, layers=1)).state_dict()
     shapes: dict[str, torch.Size] = {}

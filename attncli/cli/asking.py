@@ -25,7 +25,7 @@ class Asking:
     def of(cls, loaded: LoadedModel, chat: bool) -> Asking:
         """Reads the chat template of a model.
 
-        Raises UsageProblem for --chat with a model that has no template, BadCheckpoint for an invalid template.
+        Raises UsageProblem if --chat is given and the model has no template, BadCheckpoint for an invalid template.
         """
         if chat:
             return cls(loaded, required_chat_template(loaded.path), chat)
@@ -34,9 +34,10 @@ class Asking:
         return cls(loaded, None, chat)
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
-        """Returns the token ids to continue: with --chat the whole conversation in its template, else the last message.
+        """Returns the token ids to continue.
 
-        Raises BadInput for a conversation that is longer than the context.
+        With --chat, these are the conversation in its template, else the last message. Raises BadInput for a
+        conversation that is longer than the context.
         """
         if not self.chat or self.template is None:
             return self.loaded.prompt(turns[-1][0])

@@ -1,4 +1,4 @@
-"""The start time of the running command, from which `--time` and the time to the first token are measured.
+"""Holds the start time of the running command. `--time` and the time to the first token are measured from it.
 
 Read it as `clock.started`: a process may run several command lines, and each one resets the value.
 """

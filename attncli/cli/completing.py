@@ -21,7 +21,7 @@ def one_of(values: Iterable[Value]) -> Callable[[str], list[Value]]:
 
 
 def model_names(incomplete: str) -> list[Value]:
-    """Returns the model names that need no quotes in a shell; none if the directory cannot be read."""
+    """Returns the model names that need no quotes in a shell. If the directory cannot be read, returns no names."""
     from attncli.checkpoint.catalog import known_models
 
     with suppress(AttnError, OSError):

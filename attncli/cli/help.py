@@ -1,7 +1,7 @@
 """Help: the first page, the page of each command, and the context of a parser error.
 
---help shows the common options, --help-all all of them. An option is rare if it is declared with `rare=True`, which
-makes its panel a `Rare`.
+--help shows the common options, --help-all every option. An option that is declared with `rare=True` has a panel of the
+type `Rare`, and only --help-all shows it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MORE = Rare("More options")
 
 
 class Command(TyperCommand):
-    """A command with two help pages: --help for the common options, --help-all for all of them."""
+    """A command with two help pages: --help shows the common options, --help-all every option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the arguments, and records whether --help-all is among them."""
@@ -63,7 +63,10 @@ class Command(TyperCommand):
 
 
 class FirstPage(TyperGroup):
-    """The group of commands, listed in the order a newcomer needs them, options last."""
+    """The first page of the help.
+
+    It lists the commands in the order in which a newcomer needs them, then the options.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the arguments; 'help train' means 'train --help'."""
@@ -91,7 +94,7 @@ class FirstPage(TyperGroup):
 
 
 def _parsed(parse: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[str]) -> list[str]:
-    """Returns the arguments that remain after parsing. Adds the context and the arguments to a parser error."""
+    """Parses the arguments, and returns those that remain. Adds the context and the arguments to a parser error."""
     words = list(args)
     try:
         return parse(ctx, args)
@@ -101,7 +104,10 @@ def _parsed(parse: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[s
 
 
 def _sections(params: list[Any], by_panel: bool) -> Sections:
-    """Returns the entries of a page: arguments, then options in one list or `by_panel`, the panel MORE last."""
+    """Returns the entries of a page: arguments, then options.
+
+    If `by_panel`, lists options by panel, the panel MORE last.
+    """
     sections: dict[str, list[Entry]] = {"Arguments": [], "Options": []}
     for param in params:
         if param.param_type_name == "argument":
@@ -155,7 +161,7 @@ def _usage_of(param: Any) -> str:
 
 
 def _help(param: Any) -> str:
-    """Returns the help text of a parameter, followed by its default if there is one to show."""
+    """Returns the help text of a parameter, followed by its default if the default is shown."""
     default = param.show_default if isinstance(param.show_default, str) else _default(param)
     return f"{param.help or ''} [default: {default}]".strip() if default else param.help or ""
 

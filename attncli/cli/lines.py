@@ -37,9 +37,10 @@ class Lines:
             sys.stdin.reconfigure(errors="surrogateescape")  # the caller refuses invalid UTF-8
 
     def next(self) -> str | None:
-        """Returns the next turn without its last line end; None at the end of input. Ctrl-C raises KeyboardInterrupt.
+        """Returns the next turn without its last line end, or None at the end of input.
 
-        On a terminal, a line that ends in a backslash continues on the next line, and \"\"\" begins and ends a block.
+        Ctrl-C raises KeyboardInterrupt. On a terminal, a line that ends in a backslash continues on the next line, and
+        \"\"\" begins and ends a block.
         """
         if not self.typed:
             return self._line("")
@@ -59,7 +60,10 @@ class Lines:
         return text.rstrip().removesuffix(_BLOCK).removeprefix("\n").removesuffix("\n")
 
     def _line(self, prompt: str) -> str | None:
-        """Returns a line, or all lines of a paste; None at the end of input."""
+        """Returns the next line. If it begins a paste, returns all lines of the paste.
+
+        At the end of input, returns None.
+        """
         pasted = self.typed and not _waiting(0)  # input that waits already was typed ahead: each line is a turn
         line = self._read(prompt)
         while pasted and line is not None and _waiting(_PASTE_SECONDS) and (more := self._read("")) is not None:

@@ -14,7 +14,7 @@ from attncli.render.status import status
 
 
 def load(source: ModelSource, dtype: str = "float32") -> LoadedModel:
-    """Finds a model and loads it. Raises BadCheckpoint or UsageProblem; OutOfRoom if a download does not fit."""
+    """Finds and loads a model. Raises BadCheckpoint, UsageProblem, or OutOfRoom if a download does not fit."""
     path = find(source.model, source.revision)
     place = pick_device(source.device)
     status(f"reading {path.name}")
@@ -24,7 +24,7 @@ def load(source: ModelSource, dtype: str = "float32") -> LoadedModel:
 
 
 def load_to_score(source: ModelSource, dtype: str) -> LoadedModel:
-    """Loads a model as `load` does; `int8` is float32 with the weights rounded to their int8 values."""
+    """Loads a model as `load` does. For `int8`, rounds the weights to their int8 values and computes in float32."""
     loaded = load(source, "float32" if dtype == "int8" else dtype)
     if dtype == "int8":
         round_to_int8(loaded.model)

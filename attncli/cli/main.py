@@ -94,7 +94,7 @@ def root(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command line; returns its exit code. Prints an error that a user can fix in one or two lines."""
+    """Runs one command line, and returns its exit code. If a user can fix an error, prints it in one or two lines."""
     clock.start()
     bound_screen()
     debug = "--debug" in arguments or bool(os.environ.get("ATTNCLI_DEBUG"))
@@ -121,7 +121,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _explained(problem: Exception) -> AttnError | None:
-    """Returns a problem as an error that a user can fix, or None if it is a bug."""
+    """Returns the error that tells a user how to fix a problem, or None if the problem is a bug."""
     if any(error.errno in (errno.EMFILE, errno.ENFILE) for error in _system_errors(problem)):
         return OutOfRoom("No more files can be open at once.", "Allow more with ulimit -n, such as ulimit -n 1024.")
     if isinstance(problem, AttnError):
@@ -146,7 +146,7 @@ def _explained(problem: Exception) -> AttnError | None:
 
 
 def _system_errors(problem: BaseException | None) -> Iterator[OSError]:
-    """Yields the OSErrors in the chain of causes of a problem, the problem itself included."""
+    """Yields each OSError among a problem and the chain of its causes."""
     while problem is not None:
         if isinstance(problem, OSError):
             yield problem
@@ -165,7 +165,7 @@ def _system_error(problem: OSError) -> AttnError:
 
 
 def _tell(error: AttnError) -> None:
-    """Prints an error, unless standard error cannot be written."""
+    """Prints an error; does nothing if standard error cannot be written."""
     from attncli.render.console import print_error
 
     try:

@@ -33,7 +33,7 @@ def usage_problem(problem: Any) -> UsageProblem:
 
 
 def _told(problem: Any, context: Any, options: dict[str, Any], words: Sequence[str]) -> tuple[str, str]:
-    """Returns the message, and the hint without the reference to the help."""
+    """Returns the message and the hint. The hint does not yet refer to the help."""
     kind, message = type(problem).__name__, problem.format_message()
     if kind == "NoSuchOption":
         return f"There is no option {problem.option_name}.", _meant(problem.option_name, context, options)
@@ -51,13 +51,13 @@ def _told(problem: Any, context: Any, options: dict[str, Any], words: Sequence[s
 
 
 def _options(params: Sequence[Any]) -> dict[str, Any]:
-    """Returns the options among the parameters, by each of their names."""
+    """Returns a map from every option name to the parameter of the option."""
     named = [param for param in params if param.param_type_name == "option"]
     return {name: param for param in named for name in (*param.opts, *param.secondary_opts)}
 
 
 def _meant(name: str, context: Any, options: dict[str, Any]) -> str:
-    """Returns a hint: the commands that have the option, else the option with the most similar name."""
+    """Returns a hint that names the commands with this option. If there are none, names the most similar option."""
     commands: dict[str, Any] = getattr(context.find_root().command, "commands", {})
     having = [called for called, command in commands.items() if name in _options(command.params)]
     if having:
@@ -81,7 +81,7 @@ def _bad_value(param: Any, message: str, words: Sequence[str]) -> str:
 
 
 def _given(names: Sequence[str], words: Sequence[str]) -> str | None:
-    """Returns the value that was given to an option: in the next word, after '=', or joined to its letter."""
+    """Returns the value of an option: the next word, the text after '=', or the text joined to the option's letter."""
     for word, after in zip(words, [*words[1:], None], strict=True):
         if word in names:
             return after
@@ -93,7 +93,7 @@ def _given(names: Sequence[str], words: Sequence[str]) -> str | None:
 
 
 def _extra(extra: str, context: Any, options: dict[str, Any], words: Sequence[str]) -> tuple[str, str]:
-    """Returns the message and the hint for more arguments than the command takes."""
+    """Returns the message and the hint if there are more arguments than the command takes."""
     flags = [flag for flag, after in pairwise(words) if after == extra and flag in options]
     if flags and options[flags[0]].is_flag:
         return f"{flags[0]} takes no value, and {extra!r} follows it.", f"Leave {extra!r} out."

@@ -29,7 +29,7 @@ _CONTEXT = "typer_context"
 
 
 class Given(dict[str, str]):
-    """The options given on the command line: the name of each field or parameter -> the name of its option."""
+    """The options given on the command line. Maps the name of a field or parameter to the name of its option."""
 
     def refuse(self, names: Iterable[str], why: str) -> None:
         """Raises UsageProblem if one of these fields or parameters was given."""
@@ -61,14 +61,14 @@ class _Setting:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of an option: as declared, else derived from the name of the field."""
+        """The declared names of an option. If none is declared, one name is derived from the name of the field."""
         name = option_name(self.name)
         has_negative = self.value_type is bool and self.default is not False
         return self.option.names or (f"{name}/--no-{name.removeprefix('--')}" if has_negative else name,)
 
     @property
     def called(self) -> str:
-        """The name in an error message; for a switch that is on by default, the name that turns it off."""
+        """The name of the option in an error message. If a switch is on by default, the name that turns it off."""
         if self.option.positional:
             return self.option.metavar or self.name.upper()
         positive, _, negative = max(self.names, key=len).partition("/")
@@ -109,14 +109,14 @@ class _Setting:
         return values if callable(values) else one_of(values) if values else None
 
     def value(self, given: Any) -> Any:
-        """Returns the value for the field or parameter, from the value that Typer passes."""
+        """Converts the value that Typer passes to the value of the field or parameter."""
         if self.repeated:
             return tuple(given or ())
         return self.option.unset() if given is None and self.option.unset else given
 
 
 def _parser(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """Returns a parser for Typer, which also passes defaults to it; Typer adds the option's name to the error."""
+    """Returns a parser for Typer. Typer also passes defaults to the parser, and adds the option's name to an error."""
 
     def parsed(value: Any) -> Any:
         try:
@@ -129,7 +129,7 @@ def _parser(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
 
 @dataclass(frozen=True)
 class _Part:
-    """A parameter of a command: its settings, and a function that builds the parameter from their values by name."""
+    """A parameter of a command: its settings, and a function that builds the parameter from the settings' values."""
 
     settings: list[_Setting]
     build: Callable[[Mapping[str, Any]], Any]
@@ -201,7 +201,7 @@ def for_typer(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def _naming_options(settings: Mapping[str, _Setting], hint: str = "") -> Iterator[None]:
-    """Replaces field names by option names in an error raised inside; adds `hint` to an error without a hint."""
+    """In an error raised in the block, replaces field names by option names. Adds `hint` if the error has no hint."""
     try:
         yield
     except AttnError as problem:

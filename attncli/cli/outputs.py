@@ -20,8 +20,9 @@ def refuse_files(files: Files, force: bool) -> None:
     """Checks the output files of a command before its work.
 
     Raises:
-        UsageProblem: for a directory, a device, an existing file (unless `force`), or a file named by two options.
-        OutOfRoom: for a file in a directory that does not exist or cannot be written.
+        UsageProblem: for a directory, a device, or a file named by two options; for an existing file if `force` is
+            false.
+        OutOfRoom: if the directory of a file does not exist or cannot be written.
     """
     named: dict[Path, str] = {}
     for option, file in files.items():

@@ -1,7 +1,7 @@
-"""Configures this process: standard streams, spinning threads, freed memory.
+"""Configures this process: its standard streams, how long threads spin, and when freed memory is returned.
 
-Only the command line does so, not the library, because these settings affect the whole process. This module is imported
-before all others, so it imports almost nothing.
+The command line does so and the library does not, because these settings affect the whole process. This module is
+imported before all others, so it imports almost nothing.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _KEPT_BYTES, _LARGEST_KEPT = 512 << 20, 32 << 20
 
 
 def open_streams() -> None:
-    """Opens /dev/null for each of the three standard streams that is closed (`>&-`).
+    """Opens /dev/null in place of each standard stream that is closed (`>&-`).
 
-    Otherwise a file that is opened later would get the descriptor of a standard stream.
+    Otherwise a file that is opened later would get the descriptor of this stream.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -31,7 +31,10 @@ def open_streams() -> None:
 
 
 def bound_screen() -> None:
-    """Limits COLUMNS and LINES, since a screen is drawn cell by cell; removes 0, which means an unknown size."""
+    """Limits COLUMNS and LINES, since a screen is drawn cell by cell.
+
+    Removes a value of 0, which means an unknown size.
+    """
     for name in ("COLUMNS", "LINES"):
         given = os.environ.get(name, "")
         if given.isdecimal() and not given.strip("0"):

@@ -1,4 +1,4 @@
-"""A session of `attncli generate`: a loaded model with the settings of sampling, computing and showing."""
+"""A session of `attncli generate`: a loaded model, and the settings for sampling, computing and showing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Session:
         return cls(source, loaded, backend, sampling, engine, showing, Asking.of(loaded, chat), truncate)
 
     def events(self, prompts: Sequence[Sequence[int]], sampling: SampleConfig | None = None) -> Iterator[Event]:
-        """Yields the events of continuing prompts, given as token ids; `sampling` overrides the session's settings."""
+        """Continues prompts, given as token ids, and yields the events. `sampling` overrides the session's settings."""
         loaded, showing = self.loaded, self.showing
         each_token = showing.color or showing.trace or showing.logprobs is not None
         details = TokenDetails(showing.logprobs or 0, showing.trace) if each_token else None
@@ -68,6 +68,6 @@ class Session:
         return GenerationScreen(output(), prompts, samples, live=live, color=showing.color, report=report, echo=echo)
 
     def note_without_colors(self) -> None:
-        """Prints why no text is tinted, if --color was given and the terminal shows no colors."""
+        """If --color was given and the terminal shows no colors, prints why no text is tinted."""
         if self.showing.color and not self.showing.as_json and (reason := why_no_colors(output())):
             print_note(f"no colours: {reason}; --logprobs 0 shows every token's log-probability")

@@ -1,6 +1,6 @@
 """Parses a setting that a user of `generate -i` types between two texts: 'top-k 40', '--temperature=0.7'.
 
-The settings are the fields of SampleConfig that are options. Needs a tokenizer, but no model and no torch.
+The settings are the fields of SampleConfig that are options. Parsing needs a tokenizer, but no model and no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ _NAME = re.compile(r"(-{0,2}[a-z](?:[a-z_-]*[a-z])?)(?:\s*[=:]\s*|\s+|$)(.*)", r
 
 
 def changed(config: SampleConfig, text: str, tokenizer: Tokenizer) -> tuple[str, SampleConfig]:
-    """Returns field and changed config: 'top-k 40' -> 'top_k'. Raises UsageProblem for a bad setting or value."""
+    """Returns the name of the field and the changed config. Raises UsageProblem for a bad setting or value.
+
+    'top-k 40' -> 'top_k', and the config with top_k=40
+    """
     found = _NAME.fullmatch(text.strip())
     if found is None:
         raise UsageProblem(f"{text.strip()!r} is not a setting and its value.", "Such as /set temperature 0.7")
@@ -37,7 +40,10 @@ def changed(config: SampleConfig, text: str, tokenizer: Tokenizer) -> tuple[str,
 
 
 def setting(word: str) -> str:
-    """Returns a field: '--Top-K', 'topk', 'k' or an unambiguous prefix -> 'top_k'. Raises UsageProblem."""
+    """Returns the field that a text names: '--Top-K', 'topk', 'k' or a unique prefix -> 'top_k'.
+
+    Raises UsageProblem.
+    """
     plain = _plain(word)
     for name, option in SETTINGS.items():
         if plain in (option.letter, *map(_plain, option.names)):
@@ -66,7 +72,7 @@ def _such_as(name: str) -> str:
 
 
 def _value(name: str, text: str) -> Any:
-    """Parses the value of a setting, which may be 'default', and 'off' or 'none' if the setting has an off value."""
+    """Parses the value of a setting. 'default' is always allowed; 'off' and 'none' if the setting has an off value."""
     option, default = SETTINGS[name], getattr(SampleConfig(), name)
     if text.lower() == "default":
         return default

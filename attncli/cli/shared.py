@@ -21,7 +21,7 @@ MODEL_ARGUMENT: str | None = argument(None, "The same as -m.", metavar="[MODEL]"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """Which model to use; None is the default model of `checkpoint.catalog.find_model`."""
+    """Which model to use. None means the default model of `checkpoint.catalog.find_model`."""
 
     model: str | None = option(
         None,
@@ -35,7 +35,7 @@ class ModelChoice:
     )
 
     def named(self, name: str | None) -> Self:
-        """Returns this choice with the model argument `name`, if given. Raises UsageProblem for two models."""
+        """Returns this choice, with the model argument `name` if it is given. Raises UsageProblem for two models."""
         if name is not None and self.model is not None and name != self.model:
             raise UsageProblem(f"{name} and -m {self.model} name two models.", "Name one.")
         return replace(self, model=name if self.model is None else self.model)

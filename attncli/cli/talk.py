@@ -78,7 +78,10 @@ def talk(session: Session, prompt: str | None) -> None:
 
 
 def _turns(text: str) -> list[str]:
-    """Splits a paste in which every line is a command into lines; any other text is one turn."""
+    """Returns the turns of an input.
+
+    If every line of a paste is a command, each line is a turn; any other text is one turn.
+    """
     lines = text.split("\n")
     return lines if all(line.startswith("/") for line in lines) else [text]
 
@@ -112,7 +115,7 @@ class Talk:
         return True
 
     def begin(self, text: str) -> None:
-        """Continues the user's text, or answers it with --chat. Raises BadInput for a text longer than the context."""
+        """Continues the user's text; with --chat, answers it. Raises BadInput for a text longer than the context."""
         if self._asking.chat:
             self._answer([*self._turns, (checked_text(text), "")], self._sampling.seed)
         else:
@@ -155,7 +158,7 @@ class Talk:
         return name != "quit"
 
     def _continue(self, text: str, shown: str, seed: int) -> None:
-        """Streams the continuation of `text`, printed after `shown`, which is `text` or only its end."""
+        """Prints `shown`, which is `text` or the end of `text`, then streams the continuation of `text`."""
         loaded = self._loaded
         ids = loaded.prompt(text)
         if shown != text:  # the model wrote part of the text: keep the end that fits the context
@@ -176,7 +179,7 @@ class Talk:
             self._turns = [*turns[:-1], (said, self._text.removeprefix(before))]
 
     def _stream(self, ids: list[int], text: str, shown: str, seed: int) -> None:
-        """Streams the continuation of `ids`, the tokens of `text`, printed after `shown`."""
+        """Prints `shown`, then streams the continuation of `ids`, the tokens of `text`."""
         sampling = replace(self._sampling, seed=seed)
         events = self._session.events([ids], sampling)
         self._sampling, self._last, self._text = sampling, (text, shown), text
@@ -238,9 +241,10 @@ def _command_named(word: str) -> str:
 
 @contextmanager
 def _stopping(heeded: bool) -> Iterator[Callable[[], bool]]:
-    """Within the block, Ctrl-C only sets a flag, which the yielded function returns; a second Ctrl-C ends the block.
+    """In the block, a first Ctrl-C only sets a flag; a second Ctrl-C ends the block.
 
-    With `heeded` False, Ctrl-C keeps its usual effect and the function returns False.
+    Yields a function that returns the flag. If `heeded` is False, Ctrl-C keeps its usual effect and the function
+    returns False.
     """
     pressed = False
 

@@ -14,7 +14,10 @@ _LONGEST_NAME = 4096  # characters of a path
 
 
 def text_argument(argument: str | None) -> str | None:
-    """Returns the argument, piped text, or both, piped text first; '-' is standard input alone."""
+    """Returns the argument or piped text. If there are both, joins them, piped text first.
+
+    '-' means standard input alone.
+    """
     from attncli.text.files import read_text
     from attncli.text.reading import STDIN
     from attncli.text.tokenizer import checked_text
@@ -36,7 +39,7 @@ def required_text(argument: str | None, example: str) -> str:
 
 
 def note_if_like_a_file(text: str) -> None:
-    """Prints a note for a text that is a URL or looks like the name of a missing file."""
+    """Prints a note if a text is a URL or looks like the name of a missing file."""
     from attncli.render.console import print_note
     from attncli.text.reading import is_url
 
@@ -47,7 +50,7 @@ def note_if_like_a_file(text: str) -> None:
 
 
 def text_of_file(argument: str | None) -> str | None:
-    """Returns the content of the file that the argument names, else None, with a note if it looks like a file name.
+    """Returns the content of the file that the argument names, or None. Prints a note if the file seems to be missing.
 
     Raises BadInput for a file that is empty or not text, and for a directory.
     """
@@ -70,7 +73,10 @@ def text_of_file(argument: str | None) -> str | None:
 
 
 def text_or_file(argument: str | None, example: str) -> str:
-    """Returns the content of the file that the argument names, else the argument. Raises BadInput for no text."""
+    """Returns the content of the file that the argument names, else the argument.
+
+    Raises BadInput if there is no text.
+    """
     text = text_of_file(argument)
     return required_text(argument, example) if text is None else text
 
@@ -81,7 +87,10 @@ def text_or_file_end(argument: str | None, example: str) -> str:
 
 
 def prompt_or_file(argument: str | None, piped: bool = True) -> str:
-    """Returns the prompt, or the content of the file that it names; may be empty. `piped` puts piped text first."""
+    """Returns the prompt, or the content of the file that it names. May be empty.
+
+    If `piped`, piped text comes first.
+    """
     text = text_of_file(argument)
     if text is not None:
         return _without_last_newline(text)
@@ -89,7 +98,10 @@ def prompt_or_file(argument: str | None, piped: bool = True) -> str:
 
 
 def prompts_of_file(file: str) -> list[str]:
-    """Returns the prompts of a file, one per line; a .jsonl file has one per JSON line. Raises BadInput for none."""
+    """Returns the prompts of a file: each line, or in a .jsonl file each JSON line.
+
+    Raises BadInput if there is no prompt.
+    """
     from attncli.text.files import read_text
     from attncli.text.formats.json_lines import SUFFIXES, prompts_of
 

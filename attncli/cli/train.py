@@ -22,7 +22,7 @@ _FREE = frozenset({"val_file", "name", "out", "resume", "device", "tensorboard",
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """The directory of the model, and what happens to a model that is already in it."""
+    """The directory of the model, and what to do with a model that is already in this directory."""
 
     name: str | None = option(
         None, "The model's name in ./checkpoints. Unset: the name of the first file.", panel=_PLACE

@@ -1,4 +1,4 @@
-"""--truncate: keeps the end of a prompt that is longer than the context, and notes how many tokens are left out."""
+"""--truncate keeps the end of a prompt that is longer than the context, and prints how many tokens are dropped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attncli.text.tokenizer import Tokenizer
 def truncated(
     model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], ids: Sequence[list[int]]
 ) -> tuple[list[str], list[list[int]]]:
-    """Truncates prompts and their ids to the end that fits the context; prints a note on the longest one."""
+    """Keeps the end of each prompt, and of its ids, that fits the context. Prints a note about the longest prompt."""
     opening = len(tokenizer.opening)
     fitting = [last_that_fit(model, tokenizer, one) for one in ids]
     cut = [number for number, (one, kept) in enumerate(zip(ids, fitting, strict=True)) if len(kept) < len(one)]

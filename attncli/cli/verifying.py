@@ -18,7 +18,7 @@ from attncli.render.verify import verification_document, verification_head, veri
 
 
 class Verification:
-    """Keeps the samples of a generation, generates them again in other ways, and compares the results."""
+    """Keeps the samples of a generation, generates them again in other ways, and compares both versions."""
 
     def __init__(
         self, loaded: LoadedModel, backend: Backend, prompts: Sequence[Sequence[int]], config: SampleConfig
@@ -32,7 +32,7 @@ class Verification:
         return self._collector.collect(events)
 
     def document(self) -> dict[str, Any]:
-        """Runs the checks, and returns them as a JSON object."""
+        """Runs the checks, and returns the results as a JSON object."""
         self._checks = list(self._run())
         return {"verify": verification_document(self._checks, self._backend.exact)}
 

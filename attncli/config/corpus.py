@@ -17,7 +17,7 @@ _TEXT = "The text"
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
-    """How text becomes tokens to train on. A vocab_size of None is chosen by the amount of text."""
+    """How text becomes tokens to train on. If vocab_size is None, it is chosen by the amount of text."""
 
     tokenizer: TokenizerKind = option(
         "bpe", "The kind of tokenizer to train.", choices=TOKENIZER_KINDS, panel=_TEXT, rare=True

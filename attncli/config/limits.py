@@ -1,4 +1,7 @@
-"""Limits: the values that a field may have, as a rule in words and a test. An error names field, value and rule."""
+"""Limits the values of a field.
+
+A limit is a rule in words and a test; an error names the field, the value and the rule.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ _MOST_SHOWN = 60  # characters
 
 @dataclass(frozen=True)
 class Limit:
-    """The values that are allowed: `rule` says them in words, after "must be"; `holds` tests a value."""
+    """A limit: `rule` completes the words "must be"; `holds` tests a value."""
 
     rule: str
     holds: Callable[[Any], bool]
@@ -32,7 +35,7 @@ class Limit:
 
 
 def at_least(least: int) -> Limit:
-    """Returns a limit that allows `least` and above."""
+    """Returns a limit that allows `least` and all greater values."""
     return Limit(f"at least {least:,}", lambda value: value >= least)
 
 
@@ -48,13 +51,13 @@ def alternatives(names: Iterable[str]) -> str:
 
 
 def require(ok: bool, name: str, value: object, rule: str) -> None:
-    """Raises UsageProblem, naming the value and the rule, unless `ok`."""
+    """Raises UsageProblem with the value and the rule if `ok` is false."""
     if not ok:
         raise UsageProblem(f"{name} is {shown_value(value)}, and must be {rule}.")
 
 
 def shown_value(value: object) -> str:
-    """Returns a value for an error message, shortened; Python cannot convert very long integers to text."""
+    """Returns the text of a value for an error message, shortened. Python cannot convert very long integers to text."""
     if isinstance(value, int) and abs(value) > _LONGEST_SHOWN:
         return "an integer of over 40 digits"
     return ascii(value) if len(ascii(value)) <= _MOST_SHOWN else f"{ascii(value)[:_MOST_SHOWN]}…"

@@ -131,15 +131,16 @@ class ModelConfig:
         return _FEED_FORWARDS[self.gated, self.activation]
 
     def window_of(self, layer: int) -> int | None:
-        """Returns the attention window of a layer (0-based): the tokens that a query attends to, None for all."""
+        """Returns how many tokens a query of this layer (0-based) attends to; None if it attends to all before it."""
         return self.window if layer >= self.window_from else None
 
 
 def shape_to_json(config: ModelConfig) -> dict[str, Any]:
     """Returns the shape as it is written in `run.json` and by `--json`: every field by name.
 
-    `activation` is the name of the feed-forward part; `attention_bias` (all of attention) and `bias` (everything)
-    summarize the other biases. Both are kept for programs that read the files of earlier versions.
+    Adds three derived keys for programs that read files of earlier versions: `activation`, the name of the feed-forward
+    part; `attention_bias`, true if all attention matrices have biases; and `bias`, true if every part of the model
+    that can have biases has them.
     """
     attention = config.qkv_bias and config.output_bias
     every = attention and config.feed_forward_bias and (config.norm_bias or config.norm == "rms")
@@ -147,10 +148,11 @@ def shape_to_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def shape_from_json(described: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of ModelConfig from the JSON of `shape_to_json`, of any version; values are unchecked.
+    """Returns the fields of ModelConfig from JSON that any version of `shape_to_json` wrote.
 
-    Earlier versions had no `norm_bias`, `output_bias` and `gated`: `bias` meant every bias, `attention_bias` the
-    biases of attention, and `qkv_bias` and `feed_forward_bias` the biases of the matrices in their names.
+    The values are not checked. Earlier versions had no `norm_bias`, `output_bias` and `gated`: `bias` meant every bias,
+    `attention_bias` the biases of attention, and `qkv_bias` and `feed_forward_bias` the biases of the matrices in their
+    names.
     """
     fields = dict(described)
     every, attention = fields.pop("bias", False), fields.pop("attention_bias", False)

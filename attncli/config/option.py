@@ -49,7 +49,7 @@ class Option:
     unset: Callable[[], Any] | None = None  # makes the value if the option is not given
 
     def check(self, name: str, value: Any) -> None:
-        """Raises UsageProblem, naming the field, the value and the rule, for a value that is not allowed."""
+        """Raises UsageProblem for a value that is not allowed; the error names the field, the value and the rule."""
         for limit in (self.limit, one_of(self.choices) if self.choices else None):
             for one in value if isinstance(value, tuple) else (value,):
                 if limit is not None:
@@ -67,14 +67,17 @@ def argument(default: T, help: str, **more: Any) -> T:
 
 
 def option_from(config: type, name: str, **changes: Any) -> Any:
-    """Copies the option of one config field, for a command without the rest of the config; `changes` override parts."""
+    """Returns a dataclass field with the option and the default of the field `name` of `config`.
+
+    It is for a command that needs only this field. `changes` override attributes of the option.
+    """
     return dataclasses.field(
         default=getattr(config, name), metadata={_KEY: dataclasses.replace(options_of(config)[name], **changes)}
     )
 
 
 def option_of(field: dataclasses.Field[Any]) -> Option | None:
-    """Returns the option that a dataclass field declares, or None if it declares none."""
+    """Returns the option that a dataclass field declares, or None if the field declares no option."""
     return field.metadata.get(_KEY)
 
 
@@ -86,7 +89,7 @@ def options_of(config: type) -> dict[str, Option]:
 
 
 def check(config: Any) -> None:
-    """Raises UsageProblem for the first field of a config whose value its option does not allow."""
+    """Checks each field of a config with its option. Raises UsageProblem for the first value that is not allowed."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         option = option_of(field)

@@ -25,7 +25,7 @@ _TOKEN = Limit("the text of a token, or its id from 0", lambda token: token >= 0
 
 
 def draw_seed() -> int:
-    """Returns a random seed, small enough to type, for a run without --seed."""
+    """Draws the seed of a run without --seed. The seed is small enough to type."""
     return secrets.randbelow(10**6)
 
 

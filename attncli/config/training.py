@@ -152,7 +152,7 @@ class TrainConfig:
 
     @property
     def timed(self) -> bool:
-        """Whether a time limits the run, which is the default unless steps, epochs or tokens are set."""
+        """Whether a time limits the run. This is the default if neither steps nor epochs nor tokens are set."""
         return self.steps is None and self.epochs is None and self.tokens is None
 
 

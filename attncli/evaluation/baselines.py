@@ -43,7 +43,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Baselines:
-    """Bits per byte of a text under each baseline, and how many bytes of each text the baselines read."""
+    """The bits per byte of a text under each baseline, and how many bytes of each text the baselines read."""
 
     figures: dict[str, float | None]  # by the baseline's key; None if it needs a text before and there is none
     given: int  # bytes at the end of the text before that the compressors read; 0 if there is none
@@ -53,7 +53,7 @@ class Baselines:
     counted: int  # bytes at the end of the text before whose tokens the n-gram model counted
 
     def measured(self) -> list[tuple[Baseline, float]]:
-        """Each baseline that has a figure, together with the figure, in the order of BASELINES."""
+        """Returns the baselines that have a figure, each with its figure, in the order of BASELINES."""
         found = ((baseline, self.figures.get(baseline.key)) for baseline in BASELINES)
         return [(baseline, bits) for baseline, bits in found if bits is not None]
 
@@ -61,7 +61,7 @@ class Baselines:
 def measure(
     scored: Excerpt, vocab_size: int, given: Excerpt | None = None, counted: Counted | None = None
 ) -> Baselines:
-    """Scores a text of at least two tokens with each baseline, given the text before it if there is one.
+    """Scores a text of at least two tokens with each baseline. Each baseline also reads the text before it, if any.
 
     The n-gram model counts the tokens of `counted`, by default the tokens of `given`.
     """
@@ -81,19 +81,19 @@ def measure(
 
 
 def gzip_bits(material: Material) -> float:
-    """Bits per byte that the text adds to the compressed text before it under `gzip -9`, whose window is 32 KiB."""
+    """Returns the bits per byte that the scored text adds under `gzip -9`, whose window is 32 KiB."""
     return _added_bits(material, gzip_size)
 
 
 def xz_bits(material: Material) -> float:
-    """Bits per byte that the text adds to the compressed text before it under `xz -9`, whose dictionary is 64 MiB."""
+    """Returns the bits per byte that the scored text adds under `xz -9`, whose dictionary is 64 MiB."""
     return _added_bits(material, xz_size)
 
 
 def ngram_bits(material: Material) -> float | None:
-    """Bits per byte of the scored text, without its first token, under an n-gram model of the text before it.
+    """Returns the bits per byte of the scored text under an n-gram model of the text before it.
 
-    None if there is no text before it.
+    The first token is not scored. Returns None if there is no text before the scored text.
     """
     scored, counted = material.scored, material.counted
     if counted is None or not len(counted.ids):
@@ -110,7 +110,7 @@ BASELINES = (
 
 
 def _added_bits(material: Material, size: Callable[[bytes], int]) -> float:
-    """Bits per byte that the scored text adds to the compressed size: C(given + scored) - C(given).
+    """Returns the bits per byte that the scored text adds to the compressed size: C(given + scored) - C(given).
 
     The compressor adapts to the scored text while it compresses it.
     """
@@ -119,12 +119,12 @@ def _added_bits(material: Material, size: Callable[[bytes], int]) -> float:
 
 
 def gzip_size(data: bytes) -> int:
-    """The size of the data after `gzip -9`, without the container (18 bytes); 0 for empty data."""
+    """Returns the size of the data after `gzip -9`, without the container (18 bytes); 0 for empty data."""
     return len(zlib.compress(data, 9, -zlib.MAX_WBITS)) if data else 0
 
 
 def xz_size(data: bytes) -> int:
-    """The size of the data after `xz -9`, without the container (less than 100 bytes); 0 for empty data.
+    """Returns the size of the data after `xz -9`, without the container (less than 100 bytes); 0 for empty data.
 
     The dictionary is limited to about the size of the data: a larger one would stay partly empty.
     """

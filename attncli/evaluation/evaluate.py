@@ -24,7 +24,7 @@ _UNSCORED = -100  # the target of a token that is not scored
 
 
 def windows_at_once(device: torch.device, context: int) -> int:
-    """The number of windows of `context` tokens in one batch on a device."""
+    """Returns the number of windows of `context` tokens that a batch has on a device."""
     return max(1, _TOKENS_AT_ONCE.get(device.type, _TOKENS_AT_ONCE_ELSEWHERE) // context)
 
 
@@ -37,7 +37,7 @@ def evaluate(
     context: int | None = None,
     progress: Callable[[int], None] = lambda scored: None,
 ) -> Score:
-    """Scores a text, or `windows` of its windows spread evenly over it.
+    """Scores a text. With `windows`, scores only this many windows, spread evenly over the text.
 
     Windows have `context` tokens, by default the model's context. After each batch, `progress` is called with the
     number of tokens scored so far; an exception from it ends the scoring. The model's training mode is always restored.
@@ -76,7 +76,7 @@ def _nats(
     device: torch.device,
     skipped: int = 0,
 ) -> float:
-    """The summed negative log-probability of all columns but the first; `skipped` targets of row 0 are not scored."""
+    """Returns the summed negative log-probability of all columns but the first, without `skipped` targets of row 0."""
     ids = torch.from_numpy(rows.astype(np.int64)).to(device)
     hidden, targets = model.hidden(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
     targets[:skipped] = _UNSCORED

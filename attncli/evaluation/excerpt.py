@@ -37,28 +37,29 @@ class Counted(NamedTuple):
 
 
 def counted_of(tokens: Tokens, most: int = COUNTED_TOKENS) -> Counted:
-    """The last `most` tokens of a text, or all of a shorter text."""
+    """Returns the last `most` tokens of a text, or all tokens of a shorter text."""
     taken = min(most, len(tokens))
     return Counted(tokens.ids[len(tokens) - taken :], round(tokens.bytes * taken / max(len(tokens), 1)))
 
 
 def first_of(tokens: Tokens, tokenizer: Tokenizer, most: int = SCORED_BYTES) -> Excerpt:
-    """About the first `most` bytes of a text, in whole tokens, or all of a shorter text."""
+    """Returns whole tokens, about the first `most` bytes of a text, or all of a shorter text."""
     excerpt = _excerpt(tokens, tokenizer, slice(0, _tokens_in(tokens, most)))
     return replace(excerpt, first=tokens.lead.bytes)
 
 
 def last_of(tokens: Tokens, tokenizer: Tokenizer, most: int = TRAIN_BYTES) -> Excerpt:
-    """About the last `most` bytes of a text, in whole tokens, or all of a shorter text."""
+    """Returns whole tokens, about the last `most` bytes of a text, or all of a shorter text."""
     return _excerpt(tokens, tokenizer, slice(len(tokens) - _tokens_in(tokens, most), None))
 
 
 def ends_of(
     part: Part, tokenizer: Tokenizer, most: int = TRAIN_BYTES, characters: int = _COUNTED_CHARACTERS
 ) -> tuple[Excerpt, Counted]:
-    """The end of a part as both kinds of baseline read it; at most its last `characters` characters are tokenized.
+    """Returns the end of a part for the compressors and for the n-gram model.
 
-    The compressors read its last `most` bytes, the n-gram model its last COUNTED_TOKENS tokens.
+    The compressors read the last `most` bytes, the n-gram model the last COUNTED_TOKENS tokens. Only the last
+    `characters` characters of the part are tokenized.
     """
     tokens = tokens_of(part.last(characters), tokenizer)
     excerpt = last_of(tokens, tokenizer, most)
@@ -72,7 +73,7 @@ def _tokens_in(tokens: Tokens, most: int) -> int:
 
 
 def _excerpt(tokens: Tokens, tokenizer: Tokenizer, part: slice) -> Excerpt:
-    """The excerpt of a slice of tokens. The bytes omit the tokens that end a document, which have no text.
+    """Returns the excerpt of a slice of tokens. Its bytes omit the end-of-document tokens, which have no text.
 
     Each document is decoded separately, since a tokenizer may drop a space at the beginning of a text.
     """

@@ -1,4 +1,4 @@
-"""One record of a score and what helps to judge it: baselines, memorization, a diagnosis. No torch."""
+"""The record of a score with what helps to judge it: baselines, memorization, a diagnosis. No torch."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def measure_memorization(
     """Measures the overlap of generated ids, without the prompt, with the training ids.
 
     For comparison, also measures the share of new windows in `unseen`, real text that the model was not trained on; a
-    few thousand ids are enough. Reads the training ids twice, and takes hardly longer than that.
+    few thousand ids are enough. The time is hardly more than that of reading the training ids twice.
     """
     found = measure_overlap(sample, train, block)
     longest = tokenizer.decode(np.asarray(sample)[found.start : found.start + found.length].tolist())
@@ -88,7 +88,7 @@ def measure_overlap(sample: Ids, train: TokenIds, block: int = _BLOCK) -> Overla
 
 
 class _Names:
-    """The names of the sample's stretches of 2^level tokens: numbers from 0, equal for equal stretches."""
+    """Names the sample's stretches of 2^level tokens. A name is a number from 0; equal stretches have equal names."""
 
     def __init__(self, sample: Ids) -> None:
         self.length = len(sample)
@@ -111,11 +111,11 @@ class _Names:
         return len(self._of_sample)
 
     def of_sample(self, level: int) -> Ints:
-        """The names on this level of the stretches that begin at each position of the sample."""
+        """Returns, for each position of the sample, the name of the stretch of this level that begins there."""
         return self._of_sample[level]
 
     def distinct(self, level: int) -> int:
-        """The number of distinct names on a level."""
+        """Returns the number of distinct names on a level."""
         return len(self._tokens) if level == 0 else len(self._pairs[level - 1])
 
     def pair(self, level: int, first: Ints, second: Ints) -> Ints:
@@ -123,16 +123,16 @@ class _Names:
         return np.asarray(first * self.distinct(level) + second)
 
     def of_tokens(self, ids: Ids) -> Ints:
-        """The names of single tokens; _ABSENT for tokens that do not occur in the sample."""
+        """Returns the names of single tokens; _ABSENT for tokens that do not occur in the sample."""
         return _find(self._tokens, ids)
 
     def of_pairs(self, level: int, pairs: Ints) -> Ints:
-        """The names on this level, from pairs of names of the level below; _ABSENT for pairs that the sample lacks."""
+        """Returns the names on this level for pairs of names of the level below; _ABSENT if the sample lacks a pair."""
         return _find(self._pairs[level - 1], pairs)
 
 
 def _find(known: Ids, wanted: Ids) -> Ints:
-    """The index of each wanted value in the sorted array `known`; _ABSENT for a value that is not there."""
+    """Returns the index of each wanted value in the sorted array `known`, or _ABSENT for a value that `known` lacks."""
     if not len(known):
         return np.full(len(wanted), _ABSENT, np.int64)
     places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
@@ -141,7 +141,7 @@ def _find(known: Ids, wanted: Ids) -> Ints:
 
 @dataclass(frozen=True)
 class _Level:
-    """The stretches of 2^number tokens in a block that also occur in the sample: where they begin, and their names."""
+    """The starts and names of those stretches of 2^number tokens in a block that also occur in the sample."""
 
     number: int
     places: Ints  # ascending, at least one
@@ -162,17 +162,17 @@ def _matches(names: _Names, block: Ids) -> Iterator[_Level]:
 
 
 def _pairs(names: _Names, level: _Level, apart: int) -> tuple[Ints, Ints]:
-    """The places of matches of a level that another match follows `apart` tokens later, and the pairs' names."""
+    """Finds pairs of matches of a level that begin `apart` tokens apart. Returns their places and the pairs' names."""
     second = _find(level.places, level.places + apart)
     both = second != _ABSENT
     return level.places[both], names.pair(level.number, level.names[both], level.names[second[both]])
 
 
 def _longest(names: _Names, level: _Level, start: int, longest: int) -> tuple[int, int]:
-    """The start (in the sample) and the length of the longest stretch that the sample shares with a block.
+    """Returns the start (in the sample) and the length of the longest stretch that the sample shares with a block.
 
-    `level` is the block's last level. `start` and `longest` are the longest stretch of the earlier blocks; they are
-    returned if this block has no longer one.
+    `level` is the block's last level. `start` and `longest` describe the longest stretch of the earlier blocks. If
+    this block has no longer stretch, they are returned.
     """
     whole = 2**level.number
     if whole > longest:
@@ -192,7 +192,7 @@ def _longest(names: _Names, level: _Level, start: int, longest: int) -> tuple[in
 
 
 def _shared(names: _Names, level: _Level, length: int) -> int | None:
-    """Where in the sample a stretch of this length begins that also occurs in the block; None if there is none.
+    """Finds a stretch of this length that the sample shares with the block. Returns its start in the sample, or None.
 
     The stretch is found as two overlapping stretches of the level.
     """

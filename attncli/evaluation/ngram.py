@@ -56,7 +56,7 @@ class NgramModel:
             self._orders.append(_order(known, counts.astype(np.int64), contexts, vocab_size))
 
     def log_probabilities(self, ids: Ids) -> Floats:
-        """The natural log-probability of every id but the first, given the ids before it: (N,) ids -> (N - 1,)."""
+        """Returns the log-probability, in nats, of every id but the first, given the earlier ids: (N,) -> (N - 1,)."""
         tokens: Ints = np.asarray(ids, np.int64)
         probabilities = np.full(max(len(tokens) - 1, 0), 1 / self.vocab_size)
         # contexts[i] is the rank of the n-gram before token i + 1. The n-gram is empty at order 1 and one token longer
@@ -101,7 +101,7 @@ def _order(keys: Ints, counts: Ints, contexts: int, vocab_size: int) -> _Order:
 
 
 def _discounts(counts: Ints) -> Floats:
-    """The discounts of Chen and Goodman's equation 26, from the numbers of n-grams with counts 1, 2, 3 and 4."""
+    """Returns the discounts of Chen and Goodman's equation 26, given how many n-grams have the counts 1, 2, 3 and 4."""
     once, twice, thrice, four = (int(np.count_nonzero(counts == number)) for number in (1, 2, 3, 4))
     if not (once and twice and thrice and four):
         return np.array([0, *_FALLBACK_DISCOUNTS])
@@ -113,7 +113,7 @@ def _discounts(counts: Ints) -> Floats:
 
 
 def _look_up(order: _Order, contexts: Ints, words: Ints, vocab_size: int) -> tuple[Ints, Ints]:
-    """The rank and the count of the n-gram of each context and word; _MISSING and 0 if the n-gram does not occur."""
+    """Returns the rank and count of the n-gram of each context and word; _MISSING and 0 if there is none."""
     wanted = np.where(contexts == _MISSING, _MISSING, contexts * vocab_size + words)
     places = np.minimum(np.searchsorted(order.keys, wanted), len(order.keys) - 1)
     seen = order.keys[places] == wanted

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Score:
-    """How well a model predicts a text: `nats` summed over the `scored` tokens."""
+    """How well a model predicts a text. `nats` is the negative log-likelihood, summed over the `scored` tokens."""
 
     nats: float
     scored: int

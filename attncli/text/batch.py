@@ -1,4 +1,7 @@
-"""Makes the batch of a training step, as a pure function of seed and step, so that a resumed run replays no batches."""
+"""Makes the batch of a training step.
+
+It is a pure function of seed and step, so a resumed run goes on with the next batch.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ def batch(
     """Returns the ids of a step, (batch_size, context + 1): the first `context` columns are inputs, the last targets.
 
     Each epoch cuts the ids into windows from a new offset and visits every window once, in a new order. Each of `ranks`
-    processes takes its own `batch_size` windows of a step. Raises BadInput if there are fewer ids than in one window.
+    processes takes its own `batch_size` windows of a step. Raises BadInput if the ids do not fill one window.
     """
     fitting = (len(ids) - 1) // context
     if fitting == 0:

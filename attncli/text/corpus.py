@@ -1,4 +1,4 @@
-"""Corpus: a text split into a training and a validation part, tokenized with a tokenizer trained on it.
+"""Corpus: a text that is split into a training and a validation part, and tokenized.
 
 `prepare` splits the text, trains the tokenizer, tokenizes both parts, and keeps the ids in the token cache. A text is
 never held in memory as a whole.
@@ -26,7 +26,7 @@ _LEARN_FROM = 10_000_000  # characters; more do not improve the vocabulary
 
 @dataclass(frozen=True)
 class Corpus:
-    """A training and a validation part under one tokenizer. `digest` hashes the text and the split."""
+    """A training and a validation part, both in tokens of one tokenizer. `digest` hashes the text and the split."""
 
     train: Tokens
     val: Tokens
@@ -35,7 +35,7 @@ class Corpus:
     sources: tuple[str, ...]
 
     def opening(self, limit: int) -> str:
-        """Returns the first `limit` characters of the first training document, or all of a shorter document.
+        """Returns the first `limit` characters of the first training document, or the whole document if it is shorter.
 
         The text is decoded from the ids, since the file may be gone; the number of ids doubles until the text suffices.
         """
@@ -95,7 +95,7 @@ def prepare(
 
 
 def learn_tokenizer(part: Part, config: CorpusConfig, progress: Listener | None = None) -> Tokenizer:
-    """Trains a tokenizer on a text; for BPE on a large text, on passages of the text.
+    """Trains a tokenizer on a text. For BPE and a large text, only passages of the text are used.
 
     Raises UsageProblem for a vocabulary size that this kind of tokenizer cannot have.
     """
@@ -115,5 +115,5 @@ def learn_tokenizer(part: Part, config: CorpusConfig, progress: Listener | None 
 
 
 def _digest(documents: str, rest: str | int) -> str:
-    """Returns the digest of a corpus, which hashes its documents, and the split or the validation documents."""
+    """Returns the digest of a corpus. It hashes the documents, and either the split or the validation documents."""
     return hashlib.sha256(f"{documents} {rest}".encode()).hexdigest()

@@ -45,7 +45,7 @@ _SYNTAX = (
 
 
 class _Place(NamedTuple):
-    """The storage of UTF-8 text: a file, with its stamp when it was first read, or an open temporary file."""
+    """Where UTF-8 text is stored: a file, with its stamp from the first reading, or an open temporary file."""
 
     name: str
     stamp: tuple[int, int, int]
@@ -53,7 +53,7 @@ class _Place(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """A block of text that is read at once, with the facts about the text before it that splitting it requires."""
+    """A block of text that is read at once. Splitting the block requires some facts about the text before it."""
 
     place: int
     offset: int  # bytes
@@ -109,7 +109,7 @@ class Documents:
         return [block.first + block.characters for block in self._blocks]
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[str, bool]]:
-        """Yields the text from character `start` to `stop` in chunks, each with whether it ends a document.
+        """Yields the text from character `start` to `stop` as pairs: a chunk, and whether the chunk ends a document.
 
         Only the last chunk of a document may be empty. About one block is held in memory. Raises BadInput for a file
         that has changed since it was first read.
@@ -199,7 +199,7 @@ class Scanner:
             yield f"read as plain text, with all the syntax of {kinds}: {and_more(self._with_syntax)}"
 
     def add(self, path: str, skip: bool = False) -> bool:
-        """Adds the documents of a file; returns whether it has any. With `skip`, a file that is not text is skipped."""
+        """Adds the documents of a file, and returns whether there are any. If `skip`, skips a file that is not text."""
         name = name_of(path)
         try:
             with reading_errors(name), opened(path) as file:
@@ -215,7 +215,7 @@ class Scanner:
             return False
 
     def _add_opened(self, file: OpenFile, path: str) -> bool:
-        """Adds a file in the first format that recognizes it, else as plain text, in place if it is UTF-8."""
+        """Adds a file in the first format that recognizes it, else as plain text. UTF-8 text is later read in place."""
         for format in FORMATS:
             if (documents := format.documents(file)) is not None:
                 self._of_format.setdefault(format.name, []).append(file.name)
@@ -263,14 +263,14 @@ class Scanner:
 def _chunks(text: str, opens_line: bool, goes_on: bool, last: bool) -> tuple[list[tuple[str, bool]], int]:
     """Splits a block: 'a\\n<|endoftext|>\\nb' -> [('a\\n', True), ('b', False)], and the number of characters consumed.
 
-    Unless the text is the `last` of its file, an incomplete separator or trailing white space, which is not a document
-    by itself, is left for the next block.
+    If more blocks of the file follow, an incomplete separator at the end of the text is left for the next block. So is
+    trailing white space, because white space alone is not a document.
 
     Args:
         text: the text of a block.
         opens_line: whether the text begins a line.
         goes_on: whether the text begins inside a document.
-        last: whether the text ends its file, and with it the last document.
+        last: whether the text ends its file, and so also the last document.
     """
     line = text.rfind("\n") + 1
     undecided = not last and (line > 0 or opens_line) and _MAY_SEPARATE.fullmatch(text, line) is not None

@@ -1,7 +1,7 @@
-"""Tokenizes large text fast: the ids of every word are cached, since most words occur often.
+"""Tokenizes large text fast: caches the ids of every word, since most words occur often.
 
-The ids are the same as when the tokenizer encodes the whole text. A tokenizer that can join a word to the white space
-after it is not cached; its text is cut into shares that run in parallel on all cores.
+The ids are the same as when the tokenizer encodes the whole text. If a tokenizer can join a word to the white space
+after the word, there is no cache; the text is cut into shares that run in parallel on all cores.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def dtype_of(tokenizer: Tokenizer) -> np.dtype[np.unsignedinteger]:
 
 
 class Encoder:
-    """Encodes chunks of documents; with `ends`, the end-of-text id follows each document."""
+    """Encodes chunks of documents. If `ends`, adds the end-of-text id after each document."""
 
     def __init__(self, tokenizer: Tokenizer, ends: bool) -> None:
         self._dtype = dtype_of(tokenizer)
@@ -96,7 +96,7 @@ class Encoder:
 
 
 class _Numbers(dict[str | None, int]):
-    """Maps every word to a number; `new` lists the words that were numbered since `new` was last emptied."""
+    """Maps every word to a number. `new` lists the words that got a number after `new` was last emptied."""
 
     def __init__(self, known: dict[str | None, int]) -> None:
         super().__init__(known)
@@ -109,7 +109,7 @@ class _Numbers(dict[str | None, int]):
 
 
 def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether a tokenizer never joins a word to the white space after it; true for all that attncli trains."""
+    """Whether a tokenizer never joins a word to the white space after the word. True for every tokenizer of attncli."""
     described = json.loads(tokenizer.to_json())
     before = described["pre_tokenizer"] or {}
     by_word = before.get("type") == "ByteLevel" and before.get("use_regex", True) and not before["add_prefix_space"]
@@ -124,7 +124,7 @@ def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
 
 
 def stretched(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """Joins chunks and cuts them as `stretches` cuts the whole document; holds about `2 * _STRETCH` characters."""
+    """Joins chunks, and cuts them where `stretches` cuts the whole document. Holds about `2 * _STRETCH` characters."""
     held = ""
     for text, ended in chunks:
         held += text

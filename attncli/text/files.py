@@ -21,7 +21,7 @@ def read_text(path: str, encoding: str = CorpusConfig.encoding) -> str:
 
     Raises:
         BadInput: for a file that is missing, unreadable, binary (the error names the kind if it is known), or not in
-            the encoding (the error gives the offset of the byte).
+            the encoding (the error gives the offset of the first wrong byte).
         UsageProblem: for a path that is empty.
     """
     _refuse_empty(path)
@@ -36,7 +36,7 @@ def read_documents(
     """Finds the documents of files, directories and '-', in order; `<|endoftext|>` lines separate documents in a file.
 
     All text is read and checked once; none is kept in memory. The files of a directory are read in the order
-    of their names, without hidden files and models; files that are not text are skipped and listed.
+    of their names. Hidden files and models are left out. Files that are not text are skipped and listed.
 
     Raises:
         BadInput: for a named file that is not text, a directory without text, or no text at all.
@@ -80,8 +80,8 @@ def refuse_missing(paths: Sequence[str]) -> None:
 def refuse_overlap(paths: Sequence[str], held_out: str | None) -> None:
     """Raises UsageProblem if a file is in both the training and the validation text, or if '-' is named twice.
 
-    Compares the identity of files, not their content. `held_out` is the validation text. None is the end of the
-    training text: then a file that is named twice could be in both.
+    Compares the identity of files, not their content. `held_out` is the validation text. If it is None, the end of the
+    training text is validated on, and a file that is named twice could be in both parts.
     """
     files = [_identities(path) for path in paths]
     times = Counter(identity for found in files for identity in found)
@@ -104,7 +104,7 @@ def refuse_overlap(paths: Sequence[str], held_out: str | None) -> None:
 
 
 def _identities(path: str) -> dict[tuple[int, int], str]:
-    """Returns the regular files of a path, by device and inode number."""
+    """Returns the regular files of a path, identified by device and inode number."""
     if path == STDIN:
         return {}
     found = _files_in(Path(path)) if is_folder(path) else [Path(path)]
@@ -125,7 +125,10 @@ def _refuse_empty(path: str) -> None:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """Returns the files of a directory tree, sorted, without hidden files, models and further links to a file."""
+    """Returns the files of a directory tree, sorted.
+
+    Leaves out hidden files, models, and further links to a listed file.
+    """
     found = []
     for place, folders, names in os.walk(folder):
         if _is_model(names):
@@ -138,12 +141,12 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _is_model(names: list[str]) -> bool:
-    """Whether these are the file names of a model directory, whose JSON is not training text."""
+    """Whether these are the file names of a model directory. The JSON of a model is not training text."""
     return "config.json" in names and any(name.endswith(".safetensors") for name in names)
 
 
 def _size_of(paths: Sequence[str]) -> int | None:
-    """Returns the size of all files in bytes, or None if one of them is a pipe."""
+    """Returns the size of all files in bytes, or None if any file is a pipe."""
     total = 0
     for path in map(Path, paths):
         files = _files_in(path) if is_folder(path) else [path]

@@ -21,7 +21,7 @@ from attncli.paths import open_regular
 
 
 class TokenIds(Protocol):
-    """The interface shared by an array and a file of token ids. `ids[:]` reads all of them into memory."""
+    """The interface shared by an array and a file of token ids. `ids[:]` reads all ids into memory."""
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -19,7 +19,7 @@ _alone = threading.RLock()
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Captures standard error in a `with` block. Passes it on afterwards, or drops it when the block raises."""
+    """Captures standard error in a `with` block. Drops the output if the block raises; else passes it on afterwards."""
     with _alone:
         try:
             held, kept = tempfile.TemporaryFile(), os.dup(_STANDARD_ERROR)  # noqa: SIM115

@@ -16,9 +16,9 @@ _SHORTEST, _LONGEST = 1 << 16, 1 << 20  # characters of a passage
 
 @dataclass(frozen=True)
 class Part:
-    """Passages of documents, each a range of characters of the whole text.
+    """Passages of documents. Each passage is a range of characters of the whole text.
 
-    With `ends`, a special token marks the end of every document. The characters between the passages are `left_out`.
+    If `ends`, a special token marks the end of every document. The characters between the passages are `left_out`.
     """
 
     documents: Documents
@@ -32,7 +32,7 @@ class Part:
         return cls(documents, ((0, documents.characters),), ends)
 
     def last(self, most: int) -> Part:
-        """Returns the last `most` characters of the last passage, or the whole passage if it is shorter."""
+        """Returns the last `most` characters of the last passage, or all of a shorter passage."""
         start, stop = self.passages[-1]
         return Part(self.documents, ((max(start, stop - most), stop),), self.ends)
 
@@ -52,10 +52,10 @@ class Part:
 
 
 def split_by_position(documents: Documents, fraction: float) -> tuple[Part, Part]:
-    """Splits documents into a training part and the last `fraction` of the characters; a document may be cut.
+    """Splits documents: the last `fraction` of the characters validates, the rest trains. A document may be cut.
 
-    The ends of documents are marked only if there are several documents: the end of a single document is not in the
-    training part.
+    The ends of documents are marked only if there are several documents, because the end of a single document is not
+    in the training part.
     """
     total = documents.characters
     keep = total - round(total * fraction)
@@ -64,7 +64,7 @@ def split_by_position(documents: Documents, fraction: float) -> tuple[Part, Part
 
 
 def both_given(train: Documents, val: Documents) -> tuple[Part, Part]:
-    """Returns the training part and the validation part of two separate texts."""
+    """Returns the training part and the validation part, each made of its own text."""
     several = train.count > 1 or val.count > 1
     return Part.whole(train, several), Part.whole(val, several)
 
@@ -72,8 +72,8 @@ def both_given(train: Documents, val: Documents) -> tuple[Part, Part]:
 def spread(part: Part, most: int) -> Part:
     """Returns at most `most` characters of a part, as passages spread evenly over the part.
 
-    A passage first has at least 64 Ki characters, if `most` allows it. Then each end of the passage moves inwards, by
-    at most a quarter of the length, to the end of a document, or else to the end of a line.
+    A passage first has at least 64 Ki characters, if `most` allows so many. Then each end of the passage moves inwards
+    to the end of a document or else of a line, by at most a quarter of the length.
     """
     if part.characters <= most:
         return part
@@ -91,9 +91,10 @@ def spread(part: Part, most: int) -> Part:
 
 
 def _trimmed(documents: Documents, start: int, stop: int, begins: bool) -> tuple[int, int]:
-    """Moves the ends of a passage inwards to the end of a document or else of a line; `begins` keeps its start.
+    """Moves the ends of a passage inwards to the end of a document or else of a line. If `begins`, its start is kept.
 
-    An end moves by at most a quarter of the length, so that no cut document or line remains at it if possible.
+    So the passage begins and ends with a whole document or line if possible. An end moves by at most a quarter of the
+    length.
     """
     chunks = list(documents.read(start, stop))
     text = "".join(chunk for chunk, _ in chunks)

@@ -1,4 +1,4 @@
-"""Draws random passages of a text: each is the beginning of a paragraph, cut to a random length, by a seed."""
+"""Draws random passages of a text with a seed. A passage is the beginning of a paragraph, cut to a random length."""
 
 from __future__ import annotations
 

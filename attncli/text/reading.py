@@ -44,7 +44,7 @@ def opened(path: str) -> AbstractContextManager[IO[bytes]]:
 
 @contextmanager
 def reading_errors(name: str) -> Iterator[None]:
-    """Turns an OSError raised inside, by opening or reading, into BadInput."""
+    """Turns an OSError of opening or reading, raised in the block, into BadInput."""
     try:
         yield
     except OSError as problem:
@@ -60,22 +60,28 @@ def reading_errors(name: str) -> Iterator[None]:
 
 
 def is_url(text: str) -> bool:
-    """Whether a text begins as a URL does: 'https://…'."""
+    """Whether a text begins like a URL: 'https://…'."""
     return _URL.match(text) is not None
 
 
 def encoding_of(head: bytes, encoding: str) -> str:
-    """Returns the encoding of a file that begins with `head`: a byte order mark overrides UTF-8 in `encoding`."""
+    """Returns the encoding of a file that begins with `head`.
+
+    If `encoding` is UTF-8, a byte order mark overrides it.
+    """
     return next((other for mark, other in _MARKS if is_utf8(encoding) and head.startswith(mark)), encoding)
 
 
 def is_utf8(encoding: str) -> bool:
-    """Whether the name of an encoding, which Python must know, means UTF-8."""
+    """Whether the name of an encoding means UTF-8. Python must know the name."""
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
 def decoded(file: IO[bytes], name: str, encoding: str, meter: Meter | None = None) -> Iterator[tuple[str, bool]]:
-    """Yields the text of a file in blocks, each with whether it is the last. Raises BadInput as `files.read_text`."""
+    """Yields the text of a file as pairs: a block, and whether it is the last.
+
+    Raises BadInput as `files.read_text` does.
+    """
     data = file.read(_BLOCK)
     refuse_known(data, name, None if name == name_of(STDIN) else name)
     last = len(data) < _BLOCK
@@ -132,7 +138,7 @@ def _advice(encoding: str, data: bytes | None) -> str:
 
 
 def _with_byte_order(encoding: str, data: bytes) -> str:
-    """Returns the encoding, with this machine's byte order for UTF-16 or UTF-32 without a byte order mark."""
+    """Returns the encoding. For UTF-16 or UTF-32 without a byte order mark, adds the byte order of this machine."""
     marks = {"utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)}
     known = marks.get(codecs.lookup(encoding).name)
     return f"{encoding}-{sys.byteorder[0]}e" if known and not data.startswith(known) else encoding

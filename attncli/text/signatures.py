@@ -15,7 +15,7 @@ _NO_TEXT = "Give a text file."
 
 
 class _Kind(NamedTuple):
-    """A binary format: a pattern of its first bytes, its name, and a command that prints its text, or other advice."""
+    """A binary format: a pattern of its first bytes, its name, and advice, such as the command that prints its text."""
 
     begins: re.Pattern[bytes]
     name: str
@@ -61,7 +61,7 @@ def refuse_known(head: bytes, name: str, path: str | None) -> None:
     """Raises BadInput for the first bytes of a known binary format; the hint says how to extract its text.
 
     Args:
-        head: the first 265 bytes of the file or more, or the whole file.
+        head: at least the first 265 bytes of the file, or the whole of a shorter file.
         name: the name of the file in messages.
         path: the path of the file for the command in the hint; None for standard input.
     """

@@ -1,8 +1,8 @@
 """A program that renders a chat template: it reads JSON from standard input and writes JSON to standard output.
 
 It runs in a separate process, since a template is code that comes with a model: it can loop forever or exhaust memory.
-Jinja's sandbox denies the template unsafe attributes and changes of its values, and this process limits its own memory
-and CPU time. This program imports nothing of attncli.
+Jinja's sandbox keeps the template from unsafe attributes and from changing its values, and this process limits its own
+memory and CPU time. This program imports nothing of attncli.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Generation(Extension):
         self.tags = {"generation"}
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """Returns the nodes up to the end of the block."""
+        """Returns the syntax nodes up to the end of the block."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def render(template: str, values: dict[str, Any], most: int) -> str:
-    """Renders a template with these values. Raises TemplateError, or ValueError for over `most` characters."""
+    """Renders a template with these values. Raises TemplateError; raises ValueError for more than `most` characters."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
@@ -68,7 +68,10 @@ def _raise(message: str) -> None:
 
 
 def _limit(seconds: int) -> None:
-    """Limits the memory and the CPU time of this process, if the system can. SIGXCPU ends it after `seconds`."""
+    """Limits the memory and the CPU time of this process, if the system can.
+
+    SIGXCPU ends the process after `seconds`.
+    """
     with suppress(ImportError):
         import resource
 
@@ -83,7 +86,7 @@ def _limit(seconds: int) -> None:
 
 
 def main() -> None:
-    """Renders the template from standard input, and writes the `text`, or the `problem` that occurred."""
+    """Renders the template from standard input. Writes the result as `text`, or an error as `problem`."""
     asked = json.load(sys.stdin)
     _limit(asked["seconds"])
     try:

@@ -35,7 +35,7 @@ _ABANDONED = 86_400  # seconds after which an unfinished folder is removed
 
 
 class Tokenized(NamedTuple):
-    """Both parts of a corpus as tokens, with the tokenizer."""
+    """The training and the validation part of a corpus as tokens, and the tokenizer."""
 
     train: Tokens
     val: Tokens
@@ -52,7 +52,7 @@ def entry_of(digest: str, config: CorpusConfig) -> Path:
 
 
 def entry_with(entry: Path, tokenizer: Tokenizer) -> Path:
-    """Returns the cache folder of the same corpus with a given tokenizer."""
+    """Returns the cache folder of the same corpus when it is tokenized with a given tokenizer."""
     return entry.with_name(f"{entry.name}-{hashlib.sha256(tokenizer.to_json().encode()).hexdigest()[:16]}")
 
 
@@ -87,7 +87,7 @@ def tokenize(train: Part, val: Part, tokenizer: Tokenizer, entry: Path, progress
 
 
 def _writable_folder(parent: Path) -> Path:
-    """Makes a new folder in the cache, and removes old unfinished folders of killed processes. Raises OutOfRoom."""
+    """Makes a new folder in the cache. Removes old unfinished folders of killed processes. Raises OutOfRoom."""
     try:
         make_private(parent)
         for left in parent.glob(f"{_UNFINISHED}*"):
@@ -103,7 +103,7 @@ def _writable_folder(parent: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Facts:
-    """The facts about the ids of a part in facts.json."""
+    """What facts.json says about the ids of a part."""
 
     tokens: int
     characters: int

@@ -39,10 +39,10 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 class Piece:
     """One token of a text.
 
-    `part` is (1, 1) for a token of whole characters. The i-th of n tokens that share one character has (i, n), and its
-    `text` is the whole character. `unfinished` says that the last character of `text` continues in the next token, so
-    that each character can be counted once. A token that the tokenizer puts before a text has no bytes: a special
-    token, or SentencePiece's '▁', which is `unfinished`, since the first character of the text continues it.
+    `part` is (1, 1) for a token of whole characters. If n tokens share one character, the i-th has the part (i, n), and
+    its `text` is the whole character. `unfinished` means that the last character of `text` continues in the next token,
+    so that each character can be counted once. A token that the tokenizer puts before a text has no bytes. It is a
+    special token or SentencePiece's '▁'; '▁' is `unfinished`, since the first character of the text continues it.
     """
 
     id: int
@@ -53,17 +53,17 @@ class Piece:
 
     @property
     def of_text(self) -> bool:
-        """Whether the token encodes part of the text; a token that the tokenizer puts before the text does not."""
+        """Whether the token encodes part of the text. False for a token that the tokenizer puts before the text."""
         return self.bytes > 0 or self.part != (1, 1)
 
     @property
     def completed(self) -> str:
-        """The characters that this token completes: `text` without its last character if that is unfinished."""
+        """The characters that this token completes: `text`, without the last character if that is unfinished."""
         return self.text[:-1] if self.unfinished else self.text
 
 
 class Tokenizer:
-    """A tokenizer. If attncli trained it, `decode(encode(text))` is `text` for any text."""
+    """Encodes text and decodes ids. If attncli trained the tokenizer, `decode(encode(text))` is `text` for any text."""
 
     def __init__(self, backend: Backend, may_panic: bool = False) -> None:
         """Wraps a tokenizer of the library; `may_panic` says whether the library may panic on some text."""
@@ -88,7 +88,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
-        """Reads a `tokenizer.json`, or the one in a directory. Raises BadCheckpoint if there is none."""
+        """Reads a `tokenizer.json`, given its path or its directory. Raises BadCheckpoint if the file is missing."""
         file = path / "tokenizer.json" if is_folder(path) else path
         try:
             text = read_regular(file, _LARGEST_FILE).decode("utf-8")
@@ -119,7 +119,7 @@ class Tokenizer:
 
     @cached_property
     def opening(self) -> tuple[int, ...]:
-        """The special tokens that the post-processor puts before a text; a tokenizer that attncli trained has none.
+        """The special tokens that the post-processor puts before a text; none for a tokenizer that attncli trained.
 
         As in transformers, a tokenizer.json makes `add_bos_token` in tokenizer_config.json irrelevant.
         """
@@ -136,12 +136,15 @@ class Tokenizer:
 
     @cached_property
     def opening_pieces(self) -> tuple[Piece, ...]:
-        """The opening tokens as pieces, which have no bytes."""
+        """The opening tokens as pieces; these have no bytes."""
         return tuple(Piece(id_, self.name(id_), 0) for id_ in self.opening)
 
     @cached_property
     def kind(self) -> str:
-        """The kind: 'byte', 'char', 'bpe', or the library's name of another model, such as 'Unigram'."""
+        """The tokenizer's algorithm: 'byte', 'char' or 'bpe'.
+
+        For any other, the name in the library, such as 'Unigram'.
+        """
         model = json.loads(self._backend.to_str())["model"]
         if model["type"] != "BPE":
             return str(model["type"])
@@ -168,7 +171,7 @@ class Tokenizer:
         return dict(sorted(special.items(), key=lambda item: -len(item[0])))
 
     def stand_ins(self, texts: Sequence[str]) -> dict[str, str]:
-        """Maps private characters to the strings of special tokens in these texts, which must remain plain text.
+        """Maps a private character to each special token's string in these texts; the strings must remain plain text.
 
         Longer strings come first, since a string may contain another string.
         """
@@ -204,8 +207,8 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
         """Decodes ids; bytes that are not UTF-8 become U+FFFD. Raises BadInput for an id outside the vocabulary.
 
-        `after` are the preceding ids. They are not part of the result, but some decoders drop a space that begins a
-        text, and so need to know whether `ids` begins it.
+        `after` are the preceding ids. They are not part of the result. Some decoders drop a space at the beginning of a
+        text, and so need to know whether `ids` begins the text.
         """
         for i in ids:
             if not 0 <= i < self.vocab_size:
@@ -220,7 +223,7 @@ class Tokenizer:
             return str(self._backend.decode(list(ids), skip_special_tokens=False))
 
     def context(self, ids: Sequence[int]) -> list[int]:
-        """Returns the end of `ids` that affects how the next ids are decoded; empty at the beginning of a text.
+        """Returns those last ids that affect how the next ids are decoded. Returns none at the beginning of a text.
 
         A decoder depends on the previous token, or on a run of byte tokens. Special tokens before a text are ignored.
         """
@@ -234,12 +237,18 @@ class Tokenizer:
         return text[max(at, 0) :]
 
     def name(self, id_: int) -> str:
-        """Returns the text of a token inside a text: '▁time' -> ' time', although it is 'time' at the beginning."""
+        """Returns the text that a token has inside a text: '▁time' -> ' time'.
+
+        At the beginning of a text it is 'time'.
+        """
         return self.decode([id_], self._before_a_name)
 
     @cached_property
     def _before_a_name(self) -> list[int]:
-        """Ids to decode before a token so that its leading space is kept, if the decoder drops the first space."""
+        """Returns ids to decode before a token.
+
+        They keep the token's leading space if the decoder drops the first space.
+        """
         of = self._decoder.get("of", [self._decoder["type"]])
         drops = isinstance(of, list) and not {"Strip", "Metaspace"}.isdisjoint(of)
         return self.encode("a") if drops else []
@@ -265,7 +274,8 @@ class Tokenizer:
     def _has_prefix(self, ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> bool:
         """Whether the first token is only SentencePiece's '▁', which the tokenizer puts before the text.
 
-        According to the library, this token covers the first character, which the next token also covers.
+        In this case the library reports overlapping character spans: both '▁' and the token after it span the first
+        character of the text.
         """
         return (
             not self._holds_bytes
@@ -276,9 +286,10 @@ class Tokenizer:
         )
 
     def pieces_of(self, ids: Sequence[int]) -> list[Piece]:
-        """Returns the pieces of ids that a model generated, which may differ from the encoding of their text.
+        """Returns the pieces of ids that a model generated. Such ids may differ from the encoding of their text.
 
-        If the tokens of the tokenizer are not bytes, the decoded text is encoded again, and its pieces are returned.
+        If the tokens of the tokenizer are not bytes, encodes the decoded text again and returns the pieces of this
+        text.
         """
         if not self._holds_bytes:
             return self.pieces(self.decode(ids))
@@ -345,7 +356,7 @@ class Tokenizer:
 
     @cached_property
     def _decoder(self) -> dict[str, object]:
-        """The type of the library's decoder, and the types of the decoders in a sequence."""
+        """The type of the library's decoder; for a sequence of decoders, also the type of each."""
         decoder = json.loads(self._backend.to_str())["decoder"] or {"type": None}
         kind = {"type": decoder["type"]}
         return kind | {"of": [part["type"] for part in decoder["decoders"]]} if "decoders" in decoder else kind
@@ -353,7 +364,10 @@ class Tokenizer:
 
 @contextmanager
 def _library_failures(may_panic: bool) -> Iterator[None]:
-    """Turns a failure of the library into BadCheckpoint; a panic is a BaseException, but no Exception."""
+    """Turns a failure of the library into BadCheckpoint.
+
+    A panic of the library is a BaseException, not an Exception.
+    """
     try:
         with held_back() if may_panic else nullcontext():
             yield
@@ -369,7 +383,7 @@ class DecodeStream:
     """Decodes ids that arrive one at a time; the returned texts concatenate to the decoding of all ids.
 
     A character may be split over several tokens, and in some tokenizers the text of a token depends on its neighbours.
-    So each step decodes a short tail of the ids, and holds back U+FFFD at the end, which may become a character.
+    So each step decodes the last few ids, and holds back a U+FFFD at the end, since the next id may complete it.
     """
 
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
@@ -379,7 +393,7 @@ class DecodeStream:
         self._given = 0  # characters after that position that were already returned
 
     def push(self, id_: int) -> str:
-        """Takes one id; returns the text that is now certain, which may be empty."""
+        """Takes one id, and returns the text that is now certain. This text may be empty."""
         self._tail.append(id_)
         text = self._since()
         certain = text.rstrip(_REPLACEMENT)
@@ -402,7 +416,7 @@ class DecodeStream:
 
 
 def _decoded(data: bytes) -> tuple[str, list[int]]:
-    """Decodes bytes, with U+FFFD for invalid UTF-8; also returns for each byte the index of its character."""
+    """Decodes bytes, with U+FFFD for invalid UTF-8. Also returns, for each byte, the index of its character."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text, at, pending = "", [], 0
     for end in range(1, len(data) + 2):
@@ -426,7 +440,7 @@ _BYTE_OF = {char: byte for byte, char in enumerate(byte_characters())}
 
 
 def checked_text(text: str) -> str:
-    """Returns the text. Raises BadInput if it contains a surrogate, which represents a byte that is not UTF-8."""
+    """Returns the text unchanged. Raises BadInput for a surrogate, which represents a byte that is not UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as problem:

@@ -1,6 +1,6 @@
-"""Refuses a hostile `tokenizer.json` before the `tokenizers` library loads it, and checks if the library may panic.
+"""Refuses a hostile `tokenizer.json` before the `tokenizers` library loads it; checks whether the library may panic.
 
-The library executes every step in a file, and aborts the process when memory runs out. So this module limits the ids,
+The library executes every step of the file, and aborts the process when memory runs out. So this module limits the ids,
 the growth of the text, the steps and the added tokens. The library itself reports a malformed file.
 """
 
@@ -67,7 +67,7 @@ def _steps(step: object) -> Iterator[dict[str, Any]]:
 
 
 def _growth(steps: object) -> int:
-    """Returns an upper bound of the factor by which a pipeline of steps can lengthen a text.
+    """Returns an upper bound: by which factor a pipeline of steps can lengthen a text.
 
     A replacement multiplies the length by its own length. A prefix adds its length at most once per character. A
     byte-level step multiplies the length by two, since most of its characters take two bytes.
@@ -92,7 +92,7 @@ def _fault(step: dict[str, Any]) -> str | None:
 
 
 def _template_fault(single: object, special: object) -> str | None:
-    """Returns the reason why a post-processor is refused, or None: it may add a second text, or too many tokens."""
+    """Returns why a post-processor is refused (it can add a second text or too many tokens), or None."""
     if not isinstance(single, list) or not isinstance(special, dict):
         return None
     texts = [part["Sequence"] for part in single if isinstance(part, dict) and "Sequence" in part]

@@ -25,7 +25,8 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int |
     Args:
         texts: the texts to learn the vocabulary from.
         kind: 'bpe' merges frequent byte sequences; 'char' has one id per character; 'byte' one per byte.
-        vocab_size: the number of ids. None is 1024 for 'bpe', and all characters seen for 'char'; 'byte' has 257.
+        vocab_size: the number of ids. If None, 'bpe' has 1024 and 'char' one for each character seen. 'byte'
+            always has 257.
 
     Raises:
         UsageProblem: for a vocab_size that is too small to be lossless, too large, or not 257 for 'byte'.
@@ -60,7 +61,7 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int |
 
 
 def byte_tokenizer() -> Tokenizer:
-    """Returns a tokenizer whose ids are the values of the bytes, and 256 for the end of a document."""
+    """Returns a tokenizer whose ids are the byte values; 256 is the end of a document."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers
 
@@ -114,10 +115,11 @@ def _char_tokenizer(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
 
 
 def stretches(text: str, length: int = 1 << 20) -> Iterator[str]:
-    """Cuts a long text into stretches of about `length` characters, which tokenize the same as the whole text.
+    """Cuts a long text into stretches of about `length` characters.
 
-    A cut is before a space or line end that follows a character other than white space: pre-tokenizers like GPT-2's
-    never join the two. If there is no such position within the next `length` characters, the cut is after these.
+    Together they have the same tokens as the whole text. A cut is between a character other than white space and a
+    space or line end after it: pre-tokenizers like GPT-2's never join the two. If the next `length` characters have no
+    such position, the cut is after these characters.
     'ab cd' -> 'ab', ' cd' (for a small length).
     """
     start = 0

@@ -19,7 +19,7 @@ _LONGEST_CHARACTER = 4  # bytes, and so at most as many tokens
 
 
 class Lead(NamedTuple):
-    """The tokens at the beginning of a text that are not scored: their number, their characters and bytes."""
+    """The tokens at the beginning of a text that are not scored: the number of these tokens, characters and bytes."""
 
     tokens: int = 1
     characters: int = 0
@@ -34,7 +34,7 @@ class Tokens:
     """The ids of a part of a text, and the amount of text that they encode.
 
     `left_out` characters of the part were not tokenized. `lead` is the first token of the text, which is never
-    predicted, or the tokens that `opened` put before the text.
+    predicted. If `opened` put tokens before the text, `lead` is these tokens.
     """
 
     ids: TokenIds
@@ -46,7 +46,10 @@ class Tokens:
     begins: tuple[int, ...] = ()  # indices at which the documents after the first begin
 
     def opened(self, opening: Sequence[int]) -> Tokens:
-        """Prepends the tokens that a tokenizer puts before a text, from which the first token is then predicted."""
+        """Prepends the tokens that a tokenizer puts before a text.
+
+        The first token of the text is then predicted from them.
+        """
         if not opening:
             return self
         ids = np.concatenate([np.asarray(opening, self.ids.dtype), self.ids])
@@ -59,7 +62,7 @@ class Tokens:
         return len(self) - self.lead.tokens
 
     def share_of(self, scored: int) -> float:
-        """Returns the share of the part that `scored` tokens cover; 1 is the whole part."""
+        """Returns the share of the part that `scored` tokens cover; 1 means the whole part."""
         return scored / self.to_score * self.characters / (self.characters + self.left_out)
 
     def __len__(self) -> int:
@@ -97,7 +100,10 @@ def tokens_of(part: Part, tokenizer: Tokenizer) -> Tokens:
 
 
 def first_token(ids: TokenIds, tokenizer: Tokenizer) -> Lead:
-    """Returns the lead of a text: its first token, decoded with the next tokens, which may share a character."""
+    """Returns the lead of a text: its first token.
+
+    The next tokens are decoded with it, since they may share a character.
+    """
     first = ids[:_LONGEST_CHARACTER].tolist()
     if not first or first[0] == tokenizer.end_of_text:
         return _FIRST
@@ -106,7 +112,7 @@ def first_token(ids: TokenIds, tokenizer: Tokenizer) -> Lead:
 
 
 def count_tokens(part: Part, tokenizer: Tokenizer) -> tuple[int, int]:
-    """Returns the number of tokens and of bytes of a part."""
+    """Returns the number of tokens and the number of bytes of a part."""
     tokens = size = 0
     for some in encoded(part, tokenizer):
         tokens, size = tokens + len(some.ids), size + some.bytes
