@@ -33,11 +33,14 @@ class AttnError(Exception):
         error._text = text
         return error
 
+    def texts(self, naming: Naming) -> tuple[str, str]:
+        """Returns the message and the hint, with the settings' names spelled by `naming`."""
+        return (self.message, self.hint) if self._text is None else self._text(naming)
+
     def spell(self, naming: Naming) -> None:
         """Spells the settings in the message and the hint in another way, such as by their options."""
-        if self._text is not None:
-            self.message, self.hint = self._text(naming)
-            self.args = (self.message,)
+        self.message, self.hint = self.texts(naming)
+        self.args = (self.message,)
 
 
 class UsageProblem(AttnError):

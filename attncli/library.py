@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -47,7 +47,8 @@ from attncli.views import ViewOptions, find_view, request
 
 C = TypeVar("C")
 _TEMPERATURES = (0.0, 0.5, 1.0, 2.0)
-_OF_A_SCREEN = ("plain", "csv", "npz")  # the fields of ViewOptions that choose the output
+_OF_A_MODEL = {"size", "tokenizer", "vocab_size"}  # the settings of a run that the model to fine-tune decides
+_OF_A_SCREEN = ("plain", "csv", "npz", "compare_weights")  # the fields of ViewOptions that choose the output
 
 
 def load(name: str | Path | None = None, *, device: str = "auto", dtype: str = "auto", revision: str = "") -> Model:
@@ -142,7 +143,9 @@ class Model:
         is too long.
         """
         _refuse_unknown(options, [field.name for field in fields(ViewOptions) if field.name not in _OF_A_SCREEN])
-        if "head" in options:
+        if isinstance(options.get("head"), float):
+            raise UsageProblem(f"head is the number {options['head']}.", "Give LAYER.HEAD as text, such as head='2.3'.")
+        if options.get("head") is not None:
             options["head"] = str(options["head"])
         chosen, asked = find_view(view), ViewOptions(**options)
         chosen.refuse_options(asked)
@@ -233,6 +236,12 @@ def train(
 
     Raises UsageProblem for an invalid setting, BadInput for a file that does not exist.
     """
+    if resume:
+        _refuse_given(
+            [*settings, *(["start"] if start is not None else [])], "A resumed run keeps its plan", {"device"}
+        )
+    if start is not None:
+        _refuse_given(settings, "The model of start brings its own", settings.keys() - _OF_A_MODEL)
     listed = [str(file) for file in ([files] if isinstance(files, str | Path) else files)]
     held_out = None if val_file is None else str(val_file)
     pinned, text = _configs(settings, TrainConfig, CorpusConfig)
@@ -244,7 +253,7 @@ def train(
 class Training:
     """A training run. The run begins when its first report is requested, and locks its directory until it ends."""
 
-    def __init__(self, path: Path, reports: Iterator[Report]) -> None:
+    def __init__(self, path: Path, reports: Generator[Report, None, None]) -> None:
         """Stores the directory and the reports of a run; `train` calls this."""
         self.path = path
         self.result: Result | None = None  # set when the run ends: steps, seconds, the best score
@@ -264,7 +273,15 @@ class Training:
         """Trains to the end of the run, and returns the model."""
         for _ in self:
             pass
+        if self.result is None:
+            raise UsageProblem(
+                f"The run in {self.path} ended without a result.", "Start or resume it with attncli.train."
+            )
         return Model(self.path)
+
+    def close(self) -> None:
+        """Ends the run early and unlocks its directory. The last save stays, and `resume` continues from it."""
+        self._reports.close()
 
 
 def _reports(
@@ -277,14 +294,15 @@ def _reports(
     resume: bool,
     force: bool,
     watch_heads: bool,
-) -> Iterator[Report]:
+) -> Generator[Report, None, None]:
     began = time.monotonic()
     with claimed(path, resume=resume, force=force):
         if resume:
             job = training.resume_job(path, files, val_file, pinned.device, watch_heads=watch_heads)
         else:
             model = None if start is None else load_model(resolve_model(str(start)), torch.device("cpu"), torch.float32)
-            job = training.new_job(files, val_file, text, pinned, start=model, watch_heads=watch_heads)
+            spent = time.monotonic() - began
+            job = training.new_job(files, val_file, text, pinned, spent=spent, start=model, watch_heads=watch_heads)
         yield from training.run_job(job, path, started=began)
 
 
@@ -292,8 +310,24 @@ def _configs(settings: dict[str, Any], first: type[C], second: type[Any]) -> tup
     """Makes two configs. Each takes the settings that are fields of it. Raises UsageProblem for an unknown name."""
     names = [[field.name for field in fields(config)] for config in (first, second)]  # type: ignore[arg-type]
     _refuse_unknown(settings, [*names[0], *names[1]])
-    own, others = ({name: settings[name] for name in settings if name in known} for known in names)
+    own, others = ({name: _as_tuple(name, settings[name]) for name in settings if name in known} for known in names)
     return first(**own), second(**others)
+
+
+def _as_tuple(name: str, value: Any) -> Any:
+    """Returns a tuple for settings that take several values: `stop` as one text or a list, `logit_bias` as a dict."""
+    if name == "stop" and isinstance(value, str):
+        return (value,)
+    if isinstance(value, dict):
+        return tuple(value.items())
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _refuse_given(given: Iterable[str], why: str, allowed: Collection[str]) -> None:
+    """Raises UsageProblem for the first given setting that is not allowed."""
+    for name in given:
+        if name not in allowed:
+            raise UsageProblem(f"{why}, so {name} cannot be given.", f"Leave {name} out.")
 
 
 def _refuse_unknown(settings: Iterable[str], known: Collection[str]) -> None:

@@ -14,6 +14,7 @@ from attncli.training.reports import EvalReport, Result
 from attncli.views import VIEWS, ViewOptions
 from tests.support.commands import ask
 from tests.support.places import ROOT
+from tests.support.texts import story
 
 PAGE = ROOT / "docs" / "library.md"
 TEXT = "The little cat sat on the old mat. The little"
@@ -159,6 +160,51 @@ def test_settings_are_the_fields_of_the_configs(model):
     with pytest.raises(attncli.UsageProblem) as raised:
         model.generate("a", nonsense=1)
     assert all(name in raised.value.hint for name in (*SampleConfig.__dataclass_fields__, "cached"))
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda model: model.generate("a", max_new_tokens=4.5), "max_new_tokens is 4.5, and must be a whole number"),
+        (lambda model: model.generate("a", top_k=40.0), "top_k is 40.0"),
+        (lambda model: model.generate("a", seed=1.5), "seed is 1.5"),
+        (lambda model: model.generate("a", stop=["", "a"]), "stop is '', and must be at least one character"),
+        (lambda model: model.generate("a", temperature=10**400), "temperature is an integer of over 40 digits"),
+        (lambda model: model.explain(TEXT, head=3.1), "head is the number 3.1"),
+        (lambda model: model.next("a", count=-1), "count is -1"),
+        (lambda model: model.next("a", temperatures=()), "the number of temperatures is 0"),
+        (lambda model: model.next("a", temperatures=(-1.0,)), "temperatures is -1.0"),
+        (lambda model: attncli.train("x", steps=6.0), "steps is 6.0"),
+        (lambda model: attncli.train("x", size=384), "384"),
+        (lambda model: attncli.train(out="m", resume=True, lr=0.1), "keeps its plan, so lr cannot be given"),
+        (lambda model: attncli.train("x", start="stories", size="2x64"), "brings its own, so size cannot be given"),
+    ],
+)
+def test_a_value_that_would_be_taken_for_another_is_refused(model, call, told):
+    with pytest.raises(attncli.UsageProblem, match=re.escape(told)):
+        call(model)
+
+
+def test_one_text_is_one_stop_and_a_dictionary_is_a_bias(model):
+    (whole,) = model.generate_all("Once upon a time", temperature=0, max_new_tokens=20)
+    (stopped,) = model.generate_all("Once upon a time", temperature=0, max_new_tokens=20, stop="there")
+    assert stopped.text == whole.text.partition("there")[0] != whole.text
+    (biased,) = model.generate_all("Once upon a", temperature=0, max_new_tokens=1, logit_bias={" cat": 1000.0})
+    assert biased.text == " cat"
+
+
+def test_a_run_that_is_closed_unlocks_its_directory_and_one_that_failed_has_no_model(tmp_path):
+    (tmp_path / "text.txt").write_text(story(400))
+    settings = {"steps": 6, "size": "1x32", "context": 16, "batch_size": 2, "vocab_size": 300, "device": "cpu"}
+    run = attncli.train(tmp_path / "text.txt", tmp_path / "m", **settings)
+    next(iter(run))
+    run.close()
+    assert attncli.train(tmp_path / "text.txt", tmp_path / "m", force=True, **settings).finish().path == tmp_path / "m"
+    taken = attncli.train(tmp_path / "text.txt", tmp_path / "m", **settings)
+    with pytest.raises(attncli.UsageProblem, match="exists"):
+        taken.finish()
+    with pytest.raises(attncli.UsageProblem, match="without a result"):
+        taken.finish()
 
 
 def test_a_model_is_found_by_its_name(monkeypatch, tmp_path):

@@ -26,7 +26,7 @@ class Limit:
         """Raises UsageProblem for a value that the rule does not allow."""
         try:
             fits = self.holds(value)
-        except TypeError:  # the value has another type
+        except (TypeError, OverflowError):  # the value has another type, or no float holds it
             fits = False
         if not fits:
             raise UsageProblem.naming(
@@ -35,8 +35,8 @@ class Limit:
 
 
 def at_least(least: int) -> Limit:
-    """Returns a limit that allows `least` and all greater values."""
-    return Limit(f"at least {least:,}", lambda value: value >= least)
+    """Returns a limit that allows whole numbers from `least` on."""
+    return Limit(f"a whole number of at least {least:,}", lambda value: is_whole(value) and value >= least)
 
 
 def one_of(values: tuple[str, ...]) -> Limit:
@@ -76,11 +76,16 @@ def require_between(name: str, value: object, limits: tuple[float, float]) -> No
     require(fits, name, value, f"a number from {least:g} to {most:g}")
 
 
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number, as an integer: True and 6.0 are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def is_positive(value: object) -> bool:
     """Whether a value is a finite number above 0."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e300
 
 
-SEED = Limit("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63)
+SEED = Limit("a whole number from 0 to 2^63 - 1", lambda seed: is_whole(seed) and 0 <= seed < 2**63)
 FINITE_ABOVE_0 = Limit("a finite number above 0", is_positive)
 FINITE_FROM_0 = Limit("a finite number, 0 or above", lambda value: value == 0 or is_positive(value))

@@ -23,6 +23,7 @@ Suggestion = str | tuple[str, str]  # a value that a shell completes, or a value
 Suggestions = Iterable[Suggestion] | Callable[[str], Iterable[Suggestion]]
 REQUIRED: Any = dataclasses.MISSING  # the default of an argument that cannot be left out
 _KEY = "option"
+_A_TUPLE = Limit("a tuple", lambda value: isinstance(value, tuple))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,4 +95,6 @@ def check(config: Any) -> None:
         value = getattr(config, field.name)
         option = option_of(field)
         if option is not None and not (value is None and field.default is None):
+            if isinstance(field.default, tuple):
+                _A_TUPLE.check(field.name, value)
             option.check(field.name, value)

@@ -6,7 +6,7 @@ import math
 import secrets
 from dataclasses import dataclass
 
-from attncli.config.limits import SEED, Limit, at_least, is_positive
+from attncli.config.limits import SEED, Limit, at_least, is_positive, is_whole
 from attncli.config.option import check, option
 from attncli.config.values import BIAS, COUNT
 from attncli.errors import UsageProblem
@@ -70,7 +70,7 @@ class SampleConfig:
     top_k: int = option(
         0,
         "Sample from the k most probable tokens; 0 is off.",
-        limit=Limit("0 (off) or above", lambda count: count >= 0),
+        limit=Limit("a whole number, 0 (off) or above", lambda count: is_whole(count) and count >= 0),
         off=0,
         panel=_DRAW,
         letter="k",
@@ -105,7 +105,9 @@ class SampleConfig:
     num_samples: int = option(
         1,
         "How many texts to generate, in a batch.",
-        limit=Limit(f"from 1 to {_MOST_SAMPLES:,}", lambda count: 1 <= count <= _MOST_SAMPLES),
+        limit=Limit(
+            f"a whole number from 1 to {_MOST_SAMPLES:,}", lambda count: is_whole(count) and 1 <= count <= _MOST_SAMPLES
+        ),
     )
     stop: tuple[str, ...] = option(
         (),

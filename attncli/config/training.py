@@ -172,7 +172,7 @@ def parse_size(size: str) -> tuple[int, int]:
     """Returns layers and width: 'small' -> (4, 128); '6x384' -> (6, 384). Raises UsageProblem for anything else."""
     if size in SIZES:
         return SIZES[size]
-    layers, _, width = size.lower().partition("x")
+    layers, _, width = str(size).lower().partition("x")
     if layers.isascii() and layers.isdigit() and width.isascii() and width.isdigit():
         shape = (int(layers[:9]), int(width[:9]))
         if 1 <= shape[0] <= 1000 and 32 <= shape[1] <= 65536 and shape[1] % 32 == 0:

@@ -130,8 +130,13 @@ def _find(text: Sequence[Piece], name: str, ordinal: str) -> Span:
     try:
         return find_span(text, name)
     except UsageProblem as problem:
-        hint = f"{problem.hint} Give --token twice, first for the first text, to name one in each."
-        raise UsageProblem(f"In the {ordinal} text: {problem.message}", hint) from None
+        texts, more = problem.texts, "twice, first for the first text, to name one in each."
+        raise UsageProblem.naming(
+            lambda named: (
+                f"In the {ordinal} text: {texts(named)[0]}",
+                f"{texts(named)[1]} Give {named('token')} {more}",
+            )
+        ) from None
 
 
 def _shared_word(texts: Sequence[Sequence[Piece]]) -> str:

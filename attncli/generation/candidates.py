@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from attncli.config.limits import FINITE_FROM_0, at_least
 from attncli.generation.engine import refuse_unreadable
 from attncli.generation.events import Candidate, Candidates
 from attncli.model.distribution import distribution
@@ -19,8 +20,13 @@ def candidates(
 ) -> Candidates:
     """The `count` most probable tokens after a prompt, most probable first; the order is equal at every temperature.
 
-    Raises BadInput for a prompt that is empty or longer than the context.
+    Raises BadInput for a prompt that is empty or longer than the context, UsageProblem for a temperature below 0 or a
+    count below 1.
     """
+    at_least(1).check("count", count)
+    at_least(1).check("the number of temperatures", len(temperatures))
+    for temperature in temperatures:
+        FINITE_FROM_0.check("temperatures", temperature)
     refuse_unreadable(model.config, tokenizer, prompt)
     ids = torch.tensor([prompt], device=model.embedding.weight.device)
     logits = model.unembed(model.hidden(ids)[0, -1])[: tokenizer.vocab_size].double().cpu()

@@ -108,8 +108,8 @@ def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:
         place = str(pick_device(plan.device if device == TrainConfig.device else device))
     except UsageProblem as problem:
         hint = "The run was on that device; say {} cpu to go on without it."
-        message = problem.message
-        raise UsageProblem.naming(lambda named: (message, hint.format(named("device")))) from None
+        texts = problem.texts
+        raise UsageProblem.naming(lambda named: (texts(named)[0], hint.format(named("device")))) from None
     return replace(plan, device=place), place == plan.device
 
 

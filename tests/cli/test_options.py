@@ -99,9 +99,9 @@ def test_of_a_switch_and_its_opposite_the_last_counts(baked):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("cake -d 0", "--degrees is 0, and must be at least 1."),
+        ("cake -d 0", "--degrees is 0, and must be a whole number of at least 1."),
         ("cake --rack top", "--rack is 'top', and must be low or high."),
-        ("cake --count 0", "--count is 0, and must be at least 1."),
+        ("cake --count 0", "--count is 0, and must be a whole number of at least 1."),
         ("cake --herbs b --herbs A", "--herbs is 'A', and must be at least a."),
         ("cake --quiet --light", "--quiet and --light exclude one another."),
     ],
@@ -115,7 +115,7 @@ def test_an_error_calls_a_field_by_its_option(baked, line, message):
 
 def test_an_error_of_a_config_names_the_field():
     for value in (0, "hot", None):
-        with pytest.raises(UsageProblem, match=f"^degrees is {value!r}, and must be at least 1"):
+        with pytest.raises(UsageProblem, match=f"^degrees is {value!r}, and must be a whole number of at least 1"):
             Oven(degrees=value)
     with pytest.raises(UsageProblem, match=r"^quiet and light exclude"):
         Oven(quiet=True, light=True)

@@ -74,11 +74,16 @@ def separated(blocks: Blocks, name: str) -> Blocks:
         try:
             checked_text(document)
         except BadInput as problem:
-            raise BadInput(f"{name}, line {number}: {problem.message}", problem.hint) from None
+            raise _at(f"{name}, line {number}", problem) from None
         if document and not document.isspace():
             yield before + document, False
             before = ("" if document.endswith("\n") else "\n") + END_OF_TEXT + "\n"
     yield "", True
+
+
+def _at(place: str, problem: BadInput) -> BadInput:
+    """Returns the error with the place of the text before its message."""
+    return BadInput.naming(lambda named: (f"{place}: {problem.texts(named)[0]}", problem.texts(named)[1]))
 
 
 def _lines(blocks: Blocks, name: str) -> Iterator[str]:
