@@ -169,8 +169,8 @@ def test_a_word_is_found_in_both_texts():
         ("dog", "cat", [], "share no word", "--token dog --token cat."),
         ("dog", "...", [], "share no word", "Give two texts with one word in both, as attncli compare"),
         ("the old cat", "the old dog", [], "share 2 words", "--token the or --token old"),
-        ("the cat", "the dog", ["cat"], "In the second text: There is no token 'cat'", "--token twice"),
-        ("the cat saw the dog", "the dog", ["the"], "In the first text: 'the' comes 2 times", "--token twice"),
+        ("the cat", "the dog", ["cat"], "In the second text: There is no token 'cat'", "token twice"),
+        ("the cat saw the dog", "the dog", ["the"], "In the first text: 'the' comes 2 times", "token twice"),
         ("the cat", "the dog", ["a", "b", "c"], "There are 3 --token", "one for each"),
     ],
 )
