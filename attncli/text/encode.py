@@ -76,7 +76,7 @@ class Encoder:
         return np.fromiter(chain.from_iterable(ids), self._dtype)
 
     def _forget(self) -> None:
-        """Empties the word cache. Number 0 is the end of a document."""
+        """Empties the word cache. Words have numbers; number 0 stands for the end of a document."""
         self._known = _Numbers({None: 0})
         self._characters = 0
         self._ids = np.asarray(self._end, self._dtype)

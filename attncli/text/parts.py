@@ -72,8 +72,9 @@ def both_given(train: Documents, val: Documents) -> tuple[Part, Part]:
 def spread(part: Part, most: int) -> Part:
     """Returns at most `most` characters of a part, as passages spread evenly over the part.
 
-    A passage first has at least 64 Ki characters, if `most` allows so many. Then each end of the passage moves inwards
-    to the end of a document or else of a line, by at most a quarter of the length.
+    Every passage begins with the same length: 64 Ki characters or more, but at most `most`. Then each end of the passage
+    moves inwards by up to a quarter of the length, to the nearest end of a document. If there is none, the passage ends
+    at the end of a line.
     """
     if part.characters <= most:
         return part

@@ -410,7 +410,7 @@ class DecodeStream:
         return rest
 
     def _since(self) -> str:
-        """Returns the text after the last position at which all text was certain."""
+        """Returns the decoded text that has not been returned yet."""
         before = self._tokenizer.decode(self._tail[: self._before])
         return self._tokenizer.decode(self._tail)[len(before) :]
 

@@ -20,7 +20,7 @@ class Choice(Generic[T]):
 
 
 def reasons_of(**choices: Choice[Any]) -> dict[str, str]:
-    """Returns the reasons by the names of the settings; choices without a reason are skipped."""
+    """Returns a dictionary from setting to reason. Choices without a reason are left out."""
     return {name: choice.reason for name, choice in choices.items() if choice.reason is not None}
 
 
