@@ -266,7 +266,7 @@ def filtered(logits: Tensor, config: SampleConfig, seen: Seen | None = None) -> 
 
 
 def _logit_steps(config: SampleConfig, seen: Seen | None) -> Iterator[tuple[str, _Function]]:
-    """Yields the active penalties and biases. Without `seen`, the penalties are skipped: they need the tokens so far."""
+    """Yields the active biases and penalties. Without `seen`, the tokens so far, penalties are skipped."""
     for step in LOGIT_STEPS:
         if step.is_active(config) and not (step.mask and seen is None):
             yield step.name, partial(step.apply, config=config, seen=seen)

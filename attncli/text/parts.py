@@ -72,7 +72,7 @@ def both_given(train: Documents, val: Documents) -> tuple[Part, Part]:
 def spread(part: Part, most: int) -> Part:
     """Returns at most `most` characters of a part, as passages spread evenly over the part.
 
-    Every passage begins with the same length: 64 Ki characters or more, but at most `most`. Then each end of the passage
+    Every passage first has the same length: 64 Ki characters or more, but at most `most`. Then each end of the passage
     moves inwards by up to a quarter of the length, to the nearest end of a document. If there is none, the passage ends
     at the end of a line.
     """
