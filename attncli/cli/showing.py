@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attncli.config.engine import SPEED_PANEL
 from attncli.config.limits import at_least
 from attncli.config.option import check, option
 from attncli.errors import UsageProblem
 
 _SEE = "Details of every token"
-_SPEED = "Speed; no option here changes the text"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Showing:
-    """What is printed of the texts, and in which format."""
+    """The options for the output of generated texts: details, format, speed."""
 
     stream: bool = option(True, "Print the text while it is generated, or at the end.", rare=True)
     color: bool = option(False, "Tint each token by its surprisal, in bits.", panel=_SEE)
@@ -32,11 +32,11 @@ class Showing:
         panel=_SEE,
         rare=True,
     )
-    stats: bool = option(False, "Print the speed on standard error.", panel=_SPEED, rare=True)
+    stats: bool = option(False, "Print the speed on standard error.", panel=SPEED_PANEL, rare=True)
     verify: bool = option(
         False,
         "Generate the same texts again one at a time, in a batch, without the cache and in other ways, and compare.",
-        panel=_SPEED,
+        panel=SPEED_PANEL,
         rare=True,
     )
     json: bool = option(False, "Print the result as JSON.")

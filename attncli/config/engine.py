@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from attncli.config.option import option
 from attncli.errors import UsageProblem
 
-_SPEED = "Speed; no option here changes the text"
+SPEED_PANEL = "Speed; no option here changes the text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,14 +18,14 @@ class EngineConfig:
         True,
         "Use the KV cache, or recompute keys and values for every token.",
         "--cache/--no-cache",
-        panel=_SPEED,
+        panel=SPEED_PANEL,
         rare=True,
     )
     lookup: bool | None = option(  # None: if guesses do not change the backend's logits
         None,
         "Prompt lookup: guess tokens from repeated text and verify them in one step. Unset: used while it is faster "
         "and cannot change the text.",
-        panel=_SPEED,
+        panel=SPEED_PANEL,
         rare=True,
     )
     at_once: int = 64  # the most texts in a batch

@@ -56,7 +56,7 @@ class Explanation:
 
     @property
     def unit(self) -> str:
-        """What a piece is called: 'token' or 'word'."""
+        """The unit of a source: 'token' or 'word'."""
         return "token" if self.words is None else "word"
 
 

@@ -26,7 +26,7 @@ ROWS_AROUND = 40  # rows in the map of a long text
 
 @dataclass(frozen=True)
 class Focus:
-    """What a user asks about: a token, a layer, a head, and the measure of a source.
+    """The question that a view answers: a token, a layer, a head, and the measure of a source.
 
     If `token` is None, it is the last token. If `layer` or `head` is None, all layers or all heads are selected.
     """

@@ -17,14 +17,13 @@ from attncli.checkpoint.atomic import previous_of
 from attncli.checkpoint.load import read_resumable
 from attncli.checkpoint.lock import lock
 from attncli.cli.main import run
-from attncli.config import CorpusConfig
 from attncli.errors import Diverged, OutOfRoom
 from attncli.evaluation.score import Score
 from attncli.model.transformer import Transformer
-from attncli.training import new_job, train
+from attncli.training import train
 from attncli.training.reports import SaveReport
 from tests.support.texts import story
-from tests.support.training import COMMAND, SMALL, contents, digest, reports_of
+from tests.support.training import COMMAND, contents, digest, reports_of
 
 
 def full():
@@ -210,21 +209,3 @@ def test_a_text_with_a_mark_mixed_line_ends_and_one_endless_line_trains(tmp_path
     Path("text.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert run(["train", "text.txt", *COMMAND, "--vocab-size", "300", "--out", "m"]) == 0
     assert f"{round(len(text) * 0.9):,}"[:3] in capsys.readouterr().err
-
-
-# R1, a torn save; R2, other circumstances
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
-    """A folder with a text and a run on it that was stopped at step 8, after a save at step 6."""
-    folder = tmp_path_factory.mktemp("stopped")
-    (folder / "story.txt").write_text(story(1500))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTNCLI_CACHE", str(folder / "cache"))
-        job = new_job([str(folder / "story.txt")], None, CorpusConfig(vocab_size=300), SMALL)
-        plan, asked = replace(job.plan, eval_every=3), itertools.count(1)
-        list(train(job.corpus, plan, folder / "m", facts=job.facts, stop=lambda: next(asked) >= 8))
-        list(train(job.corpus, plan, folder / "whole", facts=job.facts))
-    assert {path.name for path in folder.iterdir()} >= {"m", ".m.previous"}
-    return folder

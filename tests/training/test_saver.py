@@ -27,10 +27,9 @@ from attncli.checkpoint.load import load_model, read_resumable
 from attncli.checkpoint.lock import lock
 from attncli.checkpoint.save import State, write_checkpoint
 from attncli.cli.main import run
-from attncli.config import CorpusConfig
 from attncli.errors import OutOfRoom
 from attncli.stopping import StopRequests
-from attncli.training import new_job, recipe, saver, train
+from attncli.training import recipe, saver, train
 from attncli.training.reports import Result, SaveReport, StepReport
 from attncli.training.resume import _newest_good
 from attncli.training.run import begin_run, weights_of
@@ -38,7 +37,7 @@ from tests.support.faults import fault_at
 from tests.support.forking import ForkedCommand
 from tests.support.places import ROOT
 from tests.support.texts import story
-from tests.support.training import COMMAND, SMALL, contents, digest, reports_of
+from tests.support.training import COMMAND, contents, digest, reports_of
 
 
 @pytest.fixture
@@ -428,21 +427,3 @@ def test_a_directory_that_cannot_be_written_is_refused_before_training(monkeypat
             assert "--out" in err
     assert [path.name for path in place.iterdir()] == ["file"]
     shutil.rmtree(place)
-
-
-# R1, a torn save; R2, other circumstances
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
-    """A folder with a text and a run on it that was stopped at step 8, after a save at step 6."""
-    folder = tmp_path_factory.mktemp("stopped")
-    (folder / "story.txt").write_text(story(1500))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTNCLI_CACHE", str(folder / "cache"))
-        job = new_job([str(folder / "story.txt")], None, CorpusConfig(vocab_size=300), SMALL)
-        plan, asked = replace(job.plan, eval_every=3), itertools.count(1)
-        list(train(job.corpus, plan, folder / "m", facts=job.facts, stop=lambda: next(asked) >= 8))
-        list(train(job.corpus, plan, folder / "whole", facts=job.facts))
-    assert {path.name for path in folder.iterdir()} >= {"m", ".m.previous"}
-    return folder
