@@ -9,7 +9,7 @@ import os
 import sys
 
 from attncli import stopping
-from attncli.cli.process import limit_spinning, open_streams
+from attncli.cli.process import delay_full_collections, limit_spinning, open_streams
 from attncli.render.status import enable_status, hide_status, status
 
 TYPE_CHECKING = False  # importing typing takes a while
@@ -24,6 +24,7 @@ def main() -> NoReturn:
     open_streams()
     stopping.install()
     limit_spinning()
+    delay_full_collections()
     enable_status()
     with stopping.CleanUp(hide_status):
         status("starting")
