@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from attncli.cli.compiling import begin_compiling
+from attncli.cli.generating.display import Showing
 from attncli.cli.options import Given
 from attncli.cli.shared import GENERATION_DTYPES, ModelSource
-from attncli.cli.showing import Showing
 from attncli.cli.texts import prompt_or_file, prompts_of_file
 from attncli.config import EngineConfig, SampleConfig
 from attncli.config.option import argument, option
@@ -49,11 +49,11 @@ def generate(
         _refuse_chat(source, truncate)
     begin_compiling(source.device)
     texts = [prompt_or_file(prompt, piped=False)] if interactive else _texts(prompt, prompts)
-    from attncli.cli.session import Session
+    from attncli.cli.generating.session import Session
 
     session = Session.open(source, dtype, sampling, engine, showing, chat=chat, truncate=truncate)
     if interactive:
-        from attncli.cli.talk import talk
+        from attncli.cli.generating.interactive import talk
 
         talk(session, prompt and texts[0])
     else:

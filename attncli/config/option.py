@@ -3,8 +3,8 @@
     top_k: int = option(0, "Draw from the k most probable tokens; 0 is off.", limit=at_least(0), off=0)
 
 is an ordinary field with the default 0. This one line defines the option --top-k with its help, its default and its
-place on the page (cli/options.py), the setting top-k of `generate -i` (cli/settings.py), and the error for a value that
-is not allowed (`check`). A parameter of a command is declared in the same way.
+place on the page (cli/options.py), the setting top-k of `generate -i` (cli/generating/settings.py), and the error for a
+value that is not allowed (`check`). A parameter of a command is declared in the same way.
 """
 
 from __future__ import annotations

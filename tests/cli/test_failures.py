@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from attncli.cli import main
+from attncli.cli.generating.lines import Lines
 from attncli.cli.help import docstring
-from attncli.cli.lines import Lines
 from attncli.cli.main import run
 from attncli.errors import BadCheckpoint, BadInput
 from attncli.render.console import output

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from attncli.cli import clock
+from attncli.cli.generating.session import Session
+from attncli.cli.generating.verification import Verification
 from attncli.cli.resolving import note_default
-from attncli.cli.session import Session
-from attncli.cli.truncating import truncated
-from attncli.cli.verifying import Verification
+from attncli.cli.truncation import truncated
 from attncli.errors import BadInput
 from attncli.generation.engine import refuse_unreadable
 from attncli.generation.events import Event, Throughput

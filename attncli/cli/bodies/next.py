@@ -5,7 +5,7 @@ from __future__ import annotations
 from attncli.cli.bodies.results import show_result
 from attncli.cli.loading import load
 from attncli.cli.shared import ModelSource
-from attncli.cli.truncating import truncated
+from attncli.cli.truncation import truncated
 from attncli.generation.candidates import candidates
 from attncli.render.candidates import candidates_document, candidates_screen
 

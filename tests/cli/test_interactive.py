@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
-from attncli.cli.lines import Lines
+from attncli.cli.generating.interactive import _COMMANDS
+from attncli.cli.generating.lines import Lines
+from attncli.cli.generating.settings import SETTINGS, changed, setting
 from attncli.cli.main import run
-from attncli.cli.settings import SETTINGS, changed, setting
-from attncli.cli.talk import _COMMANDS
 from attncli.config import SampleConfig
 from attncli.errors import UsageProblem
 from attncli.generation.sampling import Seen, filtered
@@ -303,7 +303,7 @@ def test_ctrl_c_at_the_prompt_asks_again(say, alone, monkeypatch):
             return line
 
     first, second = alone("The cat"), alone("The dog")
-    monkeypatch.setattr("attncli.cli.talk.Lines", Pressed)
+    monkeypatch.setattr("attncli.cli.generating.interactive.Lines", Pressed)
     assert say().out == f"\n{first}\n{second}"
 
 

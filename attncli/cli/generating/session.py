@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from attncli.checkpoint.load import LoadedModel
-from attncli.cli.asking import Asking
+from attncli.cli.generating.display import Showing
+from attncli.cli.generating.prompts import Asking
 from attncli.cli.loading import load_to_generate
 from attncli.cli.shared import ModelSource
-from attncli.cli.showing import Showing
 from attncli.config import EngineConfig, SampleConfig
 from attncli.generation.bias import with_token_ids
 from attncli.generation.engine import generate

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import typer
 
-from attncli.cli.asking import Turn
-from attncli.cli.lines import Lines
+from attncli.cli.generating.lines import Lines
+from attncli.cli.generating.prompts import Turn
+from attncli.cli.generating.session import Session
+from attncli.cli.generating.settings import changed, setting, spelled
 from attncli.cli.outputs import refuse_files, write_file
-from attncli.cli.session import Session
-from attncli.cli.settings import changed, setting, spelled
-from attncli.cli.truncating import truncated
+from attncli.cli.truncation import truncated
 from attncli.errors import AttnError, UsageProblem
 from attncli.generation.engine import last_that_fit, refuse_unreadable
 from attncli.generation.events import Finished, Text

@@ -1,0 +1,1 @@
+"""The parts of `attncli generate`: the prompts, the session, the display, --verify and --interactive."""
