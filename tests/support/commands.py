@@ -33,10 +33,10 @@ def _heed_signals():
 
 
 def keys_of(value):
-    """All keys of a document and of the values in it, except what a run recorded about itself."""
+    """Returns all keys of a document and of the values in it, except the keys of `run` and of `reasons`."""
     if isinstance(value, list):
         return keys_of(value[0]) if value else set()
     if not isinstance(value, dict):
         return set()
-    inner = [keys_of(part) for key, part in value.items() if key not in ("run", "shape", "parameters", "settings")]
+    inner = [keys_of(part) for key, part in value.items() if key not in ("run", "reasons")]
     return set(value).union(*inner)
