@@ -38,8 +38,12 @@ class AttnError(Exception):
         return (self.message, self.hint) if self._text is None else self._text(naming)
 
     def spell(self, naming: Naming) -> None:
-        """Spells the settings in the message and the hint in another way, such as by their options."""
+        """Spells the settings in the message and the hint in another way, such as by their options.
+
+        The first call decides: it is the one nearest to the error.
+        """
         self.message, self.hint = self.texts(naming)
+        self._text = None
         self.args = (self.message,)
 
 

@@ -295,6 +295,17 @@ def test_nothing_can_execute_what_a_file_says():
         assert not {"pickle", "marshal", "shelve"} & set(imports(file)), file
 
 
+@pytest.mark.parametrize("room", ["checkpoint", "generation", "model", "text"])
+def test_a_room_of_the_library_names_fields_and_the_command_line_spells_options(room):
+    for file in (PACKAGE / room).rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        documented = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+        docstrings = {id(node.body[0].value) for node in documented if isinstance(node.body[0], ast.Expr)}
+        texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docstrings]
+        spelled = [node.value for node in texts if re.search(r"(^|[ (])--[a-z]", str(node.value))]
+        assert not spelled, file
+
+
 def test_an_option_named_like_its_value_says_so_itself():
     """Typer 0.27 names an option after its metavar when that differs from the parameter in its case alone."""
     unnamed = []

@@ -80,7 +80,9 @@ class ChatTemplate:
             raise self._failed("it makes text that is not valid Unicode") from None
 
     def _failed(self, why: str) -> BadCheckpoint:
-        return BadCheckpoint(f"The chat template of {self.where} fails: {why}.", "Leave out --chat.")
+        return BadCheckpoint.naming(
+            lambda named: (f"The chat template of {self.where} fails: {why}.", f"Leave out {named('chat')}.")
+        )
 
 
 def _hide(text: str, stand_ins: dict[str, str]) -> str:
@@ -113,9 +115,11 @@ def read_chat_template(path: Path) -> ChatTemplate | None:
 def required_chat_template(path: Path) -> ChatTemplate:
     """Returns the chat template of a model. Raises UsageProblem if the model has no template."""
     if (template := read_chat_template(path)) is None:
-        raise UsageProblem(
-            f"{directory.name_of(path)} has no chat template: it continues texts.",
-            "Leave out --chat, or use a model that was trained on conversations.",
+        raise UsageProblem.naming(
+            lambda named: (
+                f"{directory.name_of(path)} has no chat template: it continues texts.",
+                f"Leave out {named('chat')}, or use a model that was trained on conversations.",
+            )
         )
     return template
 
@@ -124,13 +128,16 @@ def _chosen(templates: object, path: Path) -> object:
     """Returns the template for conversations from a list of named templates."""
     if not isinstance(templates, list):
         return templates
-    named = {entry.get("name"): entry.get("template") for entry in templates if isinstance(entry, dict)}
-    if _DEFAULT in named:
-        return named[_DEFAULT]
-    if len(named) == 1:
-        return next(iter(named.values()))
-    raise BadCheckpoint(
-        f"{path} has {len(named)} chat templates, none of them called {_DEFAULT!r}.", "Leave out --chat."
+    by_name = {entry.get("name"): entry.get("template") for entry in templates if isinstance(entry, dict)}
+    if _DEFAULT in by_name:
+        return by_name[_DEFAULT]
+    if len(by_name) == 1:
+        return next(iter(by_name.values()))
+    raise BadCheckpoint.naming(
+        lambda named: (
+            f"{path} has {len(by_name)} chat templates, none of them called {_DEFAULT!r}.",
+            f"Leave out {named('chat')}.",
+        )
     )
 
 

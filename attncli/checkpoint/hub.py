@@ -85,8 +85,11 @@ def _raise_refusal(name: str, revision: str, problem: Exception) -> None:
             f"Accept them at {constants.ENDPOINT}/{name}, and set HF_TOKEN to a token of yours.",
         ) from None
     if isinstance(problem, errors.RevisionNotFoundError):
-        raise BadCheckpoint(
-            f"{name} has no revision {revision!r}.", "Give a branch, a tag or a commit of it, or leave --revision out."
+        raise BadCheckpoint.naming(
+            lambda named: (
+                f"{name} has no revision {revision!r}.",
+                f"Give one of its branches, tags or commits, or leave out {named('revision')}.",
+            )
         ) from None
     if isinstance(problem, errors.RepositoryNotFoundError):
         raise BadCheckpoint(

@@ -130,9 +130,12 @@ def read_resumable(path: Path) -> Checkpoint:
 
 def _require_state(folder: ModelFolder) -> None:
     if not folder.holds(directory.STATE_FACTS):
-        raise BadCheckpoint(
-            f"{folder.path} holds no state to resume from.",
-            f"Its run has ended. To go on from its model: attncli train FILE --from {folder.path.name} --name NEW",
+        name = folder.path.name
+        raise BadCheckpoint.naming(
+            lambda named: (
+                f"{folder.path} holds no state to resume from.",
+                f"Its run has ended. To fine-tune its model, train with {named('start')} {name} {named('name')} NEW.",
+            )
         )
     if not folder.holds(directory.MANIFEST):
         raise BadCheckpoint(f"{folder.path} holds no {directory.MANIFEST}, without which its state cannot be trusted.")

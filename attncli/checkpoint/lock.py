@@ -54,9 +54,11 @@ def lock(target: Path) -> Iterator[None]:
                 remove(path)
             raise unwritable(target, problem) from None
         if owner is not None:
-            raise BadCheckpoint(
-                f"{target} is being trained by another run (process {owner}).",
-                "Wait for it, or train under another --name.",
+            raise BadCheckpoint.naming(
+                lambda named: (
+                    f"{target} is being trained by another run (process {owner}).",
+                    f"Wait until that run ends, or choose another {named('name')}.",
+                )
             )
         try:
             try:

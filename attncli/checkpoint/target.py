@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,8 +134,3 @@ def refuse_taken(target: Path, force: bool) -> None:
                 + f"Keep it: {named('name')} OTHER. Replace it: {named('force')}.",
             )
         )
-
-
-def options_naming(target: Path) -> str:
-    """Returns the option of `train` for a directory: checkpoints/mine -> '--name mine'; any other -> '--out DIR'."""
-    return f"--name {target.name}" if target.parent == MODELS_FOLDER else f"--out {shlex.quote(str(target))}"

@@ -38,7 +38,7 @@ def train(
     *,
     files: tuple[str, ...] = argument((), _FILES, metavar="FILE"),
     pinned: TrainConfig,
-    from_: str | None = option(None, _FROM, metavar="MODEL", suggestions=model_names, panel="The model"),
+    start: str | None = option(None, _FROM, "--from", metavar="MODEL", suggestions=model_names, panel="The model"),
     corpus: CorpusConfig,
     val_file: str | None = option(
         None,
@@ -61,11 +61,11 @@ def train(
     """
     from attncli.cli.bodies.train import Request, directory_of, run, show_plan
 
-    request = Request(files, val_file, from_, place.resume, place.force, watch_heads)
+    request = Request(files, val_file, start, place.resume, place.force, watch_heads)
     target = directory_of(request, place.name, place.out)
     if place.resume:
         given.refuse(sorted(given.keys() - _FREE), "A resumed run keeps its plan")
-    if from_ is not None:
+    if start is not None:
         given.refuse(("size", "tokenizer", "vocab_size"), "The model of --from brings its own")
     if plan:
         show_plan(request, target, corpus, pinned, json)

@@ -1,11 +1,12 @@
-"""--truncate keeps the end of a prompt that is longer than the context, and prints how many tokens are dropped."""
+"""Prompts that are longer than the context: an error, or with --truncate only the end of the prompt is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from attncli.config import ModelConfig
-from attncli.generation.engine import last_that_fit
+from attncli.errors import BadInput
+from attncli.generation.engine import last_that_fit, refuse_unreadable
 from attncli.render.console import print_note
 from attncli.text.tokenizer import Tokenizer
 
@@ -26,3 +27,13 @@ def truncated(
     for number in cut:
         kept_texts[number] = tokenizer.decode(fitting[number][opening:])
     return kept_texts, fitting
+
+
+def refuse_long(model: ModelConfig, tokenizer: Tokenizer, ids: Sequence[int]) -> None:
+    """Raises BadInput for an empty prompt, and with a hint about --truncate for a prompt longer than the context."""
+    try:
+        refuse_unreadable(model, tokenizer, ids)
+    except BadInput as problem:
+        if ids:
+            problem.hint += " With --truncate, only this end is read."
+        raise

@@ -40,8 +40,7 @@ def refuse_unreadable(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequenc
     if len(prompt) > config.context:
         raise BadInput(
             f"The prompt has {len(prompt)} tokens, and the model reads at most {config.context}.",
-            f"Give its end: the last {len(tokenizer.decode(last_that_fit(config, tokenizer, prompt)))} characters fit; "
-            "--truncate takes them.",
+            f"Give its end: the last {len(tokenizer.decode(last_that_fit(config, tokenizer, prompt)))} characters fit.",
         )
 
 

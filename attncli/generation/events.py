@@ -68,7 +68,7 @@ class Throughput:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TokenLogprob:
     """A possible next token, with its log-probability in nats."""
 
     id: int
@@ -90,7 +90,9 @@ class TraceStep:
     removed: int  # how many tokens the step removed
     removed_probability: float  # the total probability of the removed tokens before the step
     left: int  # how many tokens the step kept
-    best: tuple[Choice, ...]  # the most probable kept tokens; their probabilities are renormalized over the kept tokens
+    best: tuple[
+        TokenLogprob, ...
+    ]  # the most probable kept tokens; their probabilities are renormalized over the kept tokens
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Token:
     id: int
     text: str  # the text of this token alone; an incomplete character is U+FFFD
     logprob: float  # in nats, under the model's own distribution: temperature 1, nothing removed
-    top: tuple[Choice, ...] = ()  # the most probable tokens of the model's own distribution, as many as requested
+    top: tuple[TokenLogprob, ...] = ()  # the most probable tokens of the model's own distribution, as many as requested
     trace: Trace | None = None
     characters: int = 0  # how many characters this token completes; 0 if it only adds bytes of an incomplete character
 

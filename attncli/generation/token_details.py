@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from attncli.config import SampleConfig
-from attncli.generation.events import Choice, Token, Trace, TraceStep
+from attncli.generation.events import Token, TokenLogprob, Trace, TraceStep
 from attncli.generation.sampling import Seen, best, steps
 
 _TRACED_BEST = 5  # most probable tokens in each step of a trace
@@ -39,7 +39,7 @@ def describe_tokens(
     drawn, top, top_logprobs = (values.tolist() for values in logprobs(logits, ids, details.top))
     traces = trace(logits, ids, config, text_of, seen) if details.trace else [None] * len(ids)
     return [
-        Token(row, id_, text_of(id_), drawn[row], _choices(top[row], top_logprobs[row], text_of), traces[row])
+        Token(row, id_, text_of(id_), drawn[row], _with_logprobs(top[row], top_logprobs[row], text_of), traces[row])
         for row, id_ in enumerate(ids.tolist())
     ]
 
@@ -93,12 +93,12 @@ def _setting(config: SampleConfig, name: str) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _best_left(logits: Tensor, text_of: Callable[[int], str]) -> tuple[Choice, ...]:
+def _best_left(logits: Tensor, text_of: Callable[[int], str]) -> tuple[TokenLogprob, ...]:
     """Returns the most probable tokens of logits (V,) that no step has removed."""
     ids = best(logits[None], _TRACED_BEST)[0]
     ids = ids[logits[ids] > -math.inf]
-    return _choices(ids.tolist(), logits.double().log_softmax(-1)[ids].tolist(), text_of)
+    return _with_logprobs(ids.tolist(), logits.double().log_softmax(-1)[ids].tolist(), text_of)
 
 
-def _choices(ids: list[int], values: list[float], text_of: Callable[[int], str]) -> tuple[Choice, ...]:
-    return tuple(Choice(id_, text_of(id_), value) for id_, value in zip(ids, values, strict=True))
+def _with_logprobs(ids: list[int], values: list[float], text_of: Callable[[int], str]) -> tuple[TokenLogprob, ...]:
+    return tuple(TokenLogprob(id_, text_of(id_), value) for id_, value in zip(ids, values, strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 from rich.cells import cell_len
 from rich.text import Text
 
-from attncli.generation.events import Choice, Token
+from attncli.generation.events import Token, TokenLogprob
 from attncli.render.escape import fit, id_label, pad
 from attncli.render.numbers import percent
 from attncli.render.trace import trace_document
@@ -58,7 +58,7 @@ def token_document(token: Token) -> dict[str, Any]:
     return document if token.trace is None else document | {"trace": trace_document(token.trace)}
 
 
-def _choice(choice: Choice | Token) -> dict[str, Any]:
+def _choice(choice: TokenLogprob | Token) -> dict[str, Any]:
     """Returns a token with its log-probability. This is None if the token is impossible, since JSON has no infinity."""
     logprob = choice.logprob if math.isfinite(choice.logprob) else None
     return {"id": choice.id, "text": choice.text, "logprob": logprob}

@@ -8,7 +8,7 @@ from typing import Any
 from rich.cells import cell_len
 from rich.text import Text
 
-from attncli.generation.events import Choice, Token, Trace, TraceStep
+from attncli.generation.events import Token, TokenLogprob, Trace, TraceStep
 from attncli.render.escape import fit, id_label, pad
 from attncli.render.numbers import percent
 
@@ -49,7 +49,7 @@ def _step(step: TraceStep, drawn: int, width: int) -> Text:
     return line.append("  ").append(_best(step.best, drawn, width - _TITLE - _NUMBERS - 4)) if wide else line
 
 
-def _best(choices: Sequence[Choice], drawn: int, width: int) -> Text:
+def _best(choices: Sequence[TokenLogprob], drawn: int, width: int) -> Text:
     """Returns as many tokens as fit; the sampled one is bold."""
     line = Text()
     for choice in choices:

@@ -178,7 +178,19 @@ def test_generate_asks_a_question_and_shows_the_answer(model, tokenizer, tmp_pat
     assert "--chat puts a prompt in its chat template" in ask(capsys, "generate", "The", "-m", "m", *settings)[2]
     monkeypatch.setattr("attncli.cli.loading.load_to_generate", None)  # the next one is refused before a model is read
     code, _, err = ask(capsys, "generate", "The", "--chat", "-m", "plain", *settings)
-    assert (code, "no chat template" in err) == (2, True)
+    assert (code, "no chat template" in err, "Leave out --chat, or use" in err) == (2, True, True)
+
+
+def test_a_template_that_fails_names_the_option_of_the_command_line(model, tokenizer, tmp_path, monkeypatch, capsys):
+    path = model("{{ raise_exception('no') }}")
+    with pytest.raises(BadCheckpoint) as refused:
+        read_chat_template(path).prompt(tokenizer, TALK)
+    assert refused.value.hint == "Leave out chat."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"The cat?\n"), encoding="utf-8"))
+    for how in (["The cat?"], ["-i"]):
+        code, _, err = ask(capsys, "generate", *how, "--chat", "-m", "m", "-n", "1")
+        assert (code, "Leave out --chat." in err) == (3, True)
 
 
 def test_a_conversation_longer_than_the_context_is_refused(model, tmp_path, monkeypatch, capsys):

@@ -190,7 +190,7 @@ def test_generate_continues_the_content_of_a_file(at_home, tmp_path, monkeypatch
 def test_a_prompt_longer_than_the_context_is_truncated_where_that_is_asked_for(at_home, tmp_path, monkeypatch, capsys):
     long, greedy = "the cat sat " * 20 + "on the king", ("-n", "4", "-t", "0")
     code, _, err = ask(capsys, "generate", long, *greedy)
-    assert (code, "--truncate" in err) == (3, True)
+    assert (code, "characters fit. With --truncate, only this end is read." in err) == (3, True)
     code, out, err = ask(capsys, "generate", long, *greedy, "--truncate", "--json")
     kept = json.loads(out)["prompt"]
     assert (code, long.endswith(kept), len(kept) < len(long)) == (0, True, True)
@@ -205,10 +205,16 @@ def test_a_prompt_longer_than_the_context_is_truncated_where_that_is_asked_for(a
     )
     assert (code, "truncated 1 of 2 prompts; of line 2: the first" in err) == (0, True)
     assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["the king", kept]
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{long}\n"))
-    code, out, _ = ask(capsys, "generate", "-i", *greedy, "--truncate")
-    assert (code, out.startswith(kept)) == (0, True)
-    assert ask(capsys, "next", long)[0] == 3
+    code, _, err = ask(capsys, "generate", "--prompts", str(tmp_path / "prompts.txt"), *greedy)
+    assert (code, "prompts.txt, line 2: The prompt has" in err, "With --truncate" in err) == (3, True, True)
+    for options in ((), ("--truncate",)):
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{long}\n"))
+        code, out, err = ask(capsys, "generate", "-i", *greedy, *options)
+        assert (code, out.startswith(kept), "With --truncate" in err) == (
+            (0, True, False) if options else (3, False, True)
+        )
+    code, _, err = ask(capsys, "next", long)
+    assert (code, "With --truncate" in err) == (3, True)
     code, out, err = ask(capsys, "next", long, "--truncate", "--json")
     assert (code, json.loads(out)["text"], "truncated" in err) == (0, kept, True)
 

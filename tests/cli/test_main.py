@@ -48,7 +48,7 @@ BAD = [
     (["tokenize", "folder"], 3, "is a directory"),
     (["train", "story.txt", "--encoding", "klingon", "--name", "n"], 2, "not an encoding"),
     (["train", "story.txt", "--context", "1M", "--name", "n"], 3, "the text to train on has"),
-    (["train", "--resume", "--name", "story"], 3, "no state to resume from"),
+    (["train", "--resume", "--name", "story"], 3, "train with --from story --name NEW."),
     (["train", "--resume", "--name", "nothing"], 3, "no run to resume"),
     (["train", "--resume", "--name", "story", "--lr", "1"], 2, "keeps its plan, so --lr"),
     (["generate", "x", "-m", "nothing"], 3, "no model 'nothing'"),

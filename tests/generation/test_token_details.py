@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from attncli.config import SampleConfig
 from attncli.generation.engine import generate
-from attncli.generation.events import Choice, Finished, Text, Token, Trace, TraceStep
+from attncli.generation.events import Finished, Text, Token, TokenLogprob, Trace, TraceStep
 from attncli.generation.sampling import Seen, filtered, next_token
 from attncli.generation.token_details import TokenDetails, describe_tokens, logprobs, trace
 from attncli.model.backend import TorchBackend
@@ -150,7 +150,7 @@ def test_what_is_told_is_what_was_asked_for():
     assert [choice.text for choice in full.top] == ["a", "b"]
     assert isinstance(full.trace, Trace)
     assert full.logprob == plain.logprob == full.top[1].logprob
-    assert Choice(0, "a", 0.0).probability == 1
+    assert TokenLogprob(0, "a", 0.0).probability == 1
 
 
 # While text is generated

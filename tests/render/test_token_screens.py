@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from attncli.config import SampleConfig
-from attncli.generation.events import Choice, Finished, Text, Token, Trace, TraceStep
+from attncli.generation.events import Finished, Text, Token, TokenLogprob, Trace, TraceStep
 from attncli.render.escape import visible
 from attncli.render.generation import GenerationScreen
 from attncli.render.logprobs import logprobs_head, logprobs_row, token_document
@@ -25,7 +25,7 @@ from tests.support.texts import HOSTILE
 
 
 def choice(id_, text, probability):
-    return Choice(id_, text, math.log(probability))
+    return TokenLogprob(id_, text, math.log(probability))
 
 
 def token(id_=0, text="a", bits=1.0, characters=None, sample=0, **more):
@@ -119,7 +119,7 @@ def test_the_one_that_was_drawn_stands_out():
 
 
 def test_a_log_probability_of_nearly_0_has_no_sign():
-    assert "-0.00" not in logprobs_row(1, Token(0, 1, "a", -1e-9, (Choice(1, "a", -1e-9),)), 80).plain
+    assert "-0.00" not in logprobs_row(1, Token(0, 1, "a", -1e-9, (TokenLogprob(1, "a", -1e-9),)), 80).plain
 
 
 @settings(deadline=None, max_examples=60)
@@ -131,7 +131,7 @@ def test_a_log_probability_of_nearly_0_has_no_sign():
     number=st.integers(1, 9999),
 )
 def test_hostile_text_is_harmless_and_fits(text, width, number):
-    choices = tuple(Choice(at, text, -12345.678) for at in range(7))
+    choices = tuple(TokenLogprob(at, text, -12345.678) for at in range(7))
     step = TraceStep("repetition-penalty", 1.23456, 149_999, 1.0, 150_000, choices)
     bad = Token(0, 123_456, text, -12345.678, choices, Trace((step, step), 1.0))
     for head, row in ((trace_head, trace_block), (logprobs_head, logprobs_row)):
@@ -143,7 +143,7 @@ def test_hostile_text_is_harmless_and_fits(text, width, number):
 def test_a_token_for_programs_has_every_digit():
     document = json.loads(
         json.dumps(
-            token_document(Token(0, 7, HOSTILE, -0.1 - 0.2, (Choice(1, "x", -math.inf),), TRACE)), allow_nan=False
+            token_document(Token(0, 7, HOSTILE, -0.1 - 0.2, (TokenLogprob(1, "x", -math.inf),), TRACE)), allow_nan=False
         )
     )
     assert (document["id"], document["text"], document["logprob"]) == (7, HOSTILE, -0.1 - 0.2)

@@ -8,9 +8,8 @@ from attncli.cli import clock
 from attncli.cli.generating.session import Session
 from attncli.cli.generating.verification import Verification
 from attncli.cli.resolving import note_default
-from attncli.cli.truncation import truncated
+from attncli.cli.truncation import refuse_long, truncated
 from attncli.errors import BadInput
-from attncli.generation.engine import refuse_unreadable
 from attncli.generation.events import Event, Throughput
 from attncli.generation.stopwatch import Stopwatch
 from attncli.render.console import print_json, print_note
@@ -25,8 +24,7 @@ def continue_prompts(session: Session, prompts: Sequence[str], file: str | None,
     ids = [session.asking.prompt([(prompt, "")]) for prompt in prompts]
     if session.truncate:
         prompts, ids = truncated(session.backend.config, session.loaded.tokenizer, prompts, ids)
-    if file is not None:
-        _refuse_unreadable_lines(session, ids, file)
+    _refuse_unreadable(session, ids, file)
     session.note_without_colors()
     stopwatch = Stopwatch(clock.started)
     events: Iterable[Event] = session.events(ids)
@@ -76,10 +74,12 @@ def _print_notes(session: Session, screen: GenerationScreen, tell_seed: bool) ->
         print_note(f"past the context of {context} tokens: went on from the most recent {screen.reread}")
 
 
-def _refuse_unreadable_lines(session: Session, ids: Sequence[Sequence[int]], file: str) -> None:
-    """Raises BadInput, naming the line, for a prompt that is empty or too long."""
+def _refuse_unreadable(session: Session, ids: Sequence[Sequence[int]], file: str | None) -> None:
+    """Raises BadInput for a prompt that is empty or too long; the error names the line of `file`."""
     for line, one in enumerate(ids, 1):
         try:
-            refuse_unreadable(session.backend.config, session.loaded.tokenizer, one)
+            refuse_long(session.backend.config, session.loaded.tokenizer, one)
         except BadInput as problem:
-            raise BadInput(f"{file}, line {line}: {problem.message}", problem.hint) from None
+            if file is not None:
+                problem.message = f"{file}, line {line}: {problem.message}"
+            raise

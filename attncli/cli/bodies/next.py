@@ -5,7 +5,7 @@ from __future__ import annotations
 from attncli.cli.bodies.results import show_result
 from attncli.cli.loading import load
 from attncli.cli.shared import ModelSource
-from attncli.cli.truncation import truncated
+from attncli.cli.truncation import refuse_long, truncated
 from attncli.generation.candidates import candidates
 from attncli.render.candidates import candidates_document, candidates_screen
 
@@ -25,6 +25,7 @@ def run(
     prompt = loaded.prompt(text)
     if truncate:
         (text,), (prompt,) = truncated(loaded.model.config, loaded.tokenizer, [text], [prompt])
+    refuse_long(loaded.model.config, loaded.tokenizer, prompt)
     pieces = loaded.pieces(text)
     finding = candidates(loaded.model, loaded.tokenizer, prompt, temperatures, top_k)
     show_result(

@@ -16,7 +16,7 @@ import typer
 
 from attncli import training
 from attncli.checkpoint.catalog import MODELS_FOLDER
-from attncli.checkpoint.target import claimed, options_naming, refuse_taken, target_directory
+from attncli.checkpoint.target import claimed, refuse_taken, target_directory
 from attncli.cli import clock
 from attncli.cli.options import option_name
 from attncli.cli.process import keep_freed_memory
@@ -145,7 +145,7 @@ def _say_how_to_resume(result: Result, target: Path, saved: bool) -> None:
     with suppress(OSError):  # after SIGHUP the terminal may be gone
         if saved:
             console.print(f"Stopped at {steps}; everything is saved. Go on with:")
-            console.print(one_line(f"  attncli train --resume {options_naming(target)}"), soft_wrap=True)
+            console.print(one_line(f"  attncli train --resume {_option_naming(target)}"), soft_wrap=True)
         else:
             console.print(f"Stopped at {steps}, before the first score: nothing is saved.")
             console.print(one_line(f"{target} holds what it held before."), soft_wrap=True)
@@ -166,3 +166,8 @@ def _show_summary(found: RunSummary, job: Job, target: Path, json: bool) -> None
     console.print("Try next:", style="bold")
     for command in ("generate", "explain"):
         console.print(one_line(f"  attncli {command} -m {model} {shlex.quote(found.prompt)}"), soft_wrap=True)
+
+
+def _option_naming(target: Path) -> str:
+    """Returns the option of `train` for a directory: checkpoints/mine -> '--name mine'; any other -> '--out DIR'."""
+    return f"--name {target.name}" if target.parent == MODELS_FOLDER else f"--out {shlex.quote(str(target))}"

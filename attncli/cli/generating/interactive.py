@@ -18,8 +18,9 @@ from attncli.cli.generating.lines import Lines
 from attncli.cli.generating.prompts import Turn
 from attncli.cli.generating.session import Session
 from attncli.cli.generating.settings import changed, setting, spelled
+from attncli.cli.options import option_name
 from attncli.cli.outputs import refuse_files, write_file
-from attncli.cli.truncation import truncated
+from attncli.cli.truncation import refuse_long, truncated
 from attncli.errors import AttnError, UsageProblem
 from attncli.generation.engine import last_that_fit, refuse_unreadable
 from attncli.generation.events import Finished, Text
@@ -71,6 +72,7 @@ def talk(session: Session, prompt: str | None) -> None:
                 raise
             sys.stdout.write("\n")
         except AttnError as problem:
+            problem.spell(option_name)
             print_error(problem)
             code = problem.exit_code
     if code and not lines.typed:
@@ -165,6 +167,7 @@ class Talk:
             ids = last_that_fit(self._session.backend.config, loaded.tokenizer, ids)
         elif self._session.truncate:
             (shown,), (ids,) = truncated(self._session.backend.config, loaded.tokenizer, [text], [ids])
+        refuse_long(self._session.backend.config, loaded.tokenizer, ids)
         self._stream(ids, text, shown, seed)
 
     def _answer(self, turns: list[Turn], seed: int) -> None:
