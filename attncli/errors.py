@@ -12,6 +12,11 @@ from typing import Self
 Naming = Callable[[str], str]  # the name of a field -> what a user calls it, such as top_k -> --top-k
 
 
+def hint_in(naming: Naming, command: str, call: str) -> str:
+    """Returns a hint in the terms of its reader: `command` on the command line, `call` in a program."""
+    return call if naming("name") == "name" else command
+
+
 class AttnError(Exception):
     """An error that a user can fix, with a message (what and where) and a hint (what to do next)."""
 

@@ -23,7 +23,7 @@ import typer
 from attncli.cli.completing import one_of
 from attncli.cli.help import MORE, Rare
 from attncli.config.option import REQUIRED, Option, check, option_of, options_of
-from attncli.errors import AttnError, UsageProblem
+from attncli.errors import AttnError, Naming, UsageProblem
 
 _CONTEXT = "typer_context"
 
@@ -173,6 +173,12 @@ def _settings(config: Any) -> list[_Setting]:
 def option_name(field: str) -> str:
     """Returns the default option name of a field: 'batch_size' -> '--batch-size'."""
     return f"--{field.strip('_').replace('_', '-')}"
+
+
+def option_names(config: type) -> Naming:
+    """Returns the function from a field of a config to the name of its option: 'seconds' -> '--time'."""
+    called = {setting.name: setting.called for setting in _settings(config)}
+    return called.__getitem__
 
 
 def for_typer(command: Callable[..., None]) -> Callable[..., None]:

@@ -11,7 +11,9 @@ from attncli.cli.shared import JSON
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.config.option import argument, option
 
-_FILES = "Text files, directories, or - for standard input. A file named twice is seen twice as often."
+_FILES = (
+    "Text files, directories, or - for standard input. A file named twice is seen twice as often, and needs --val-file."
+)
 _FROM = "Fine-tune this model: keep its shape and tokenizer, start from its weights."
 _WATCH = "Score the attention heads at every evaluation; attncli plot --heads draws the scores."
 _PLACE = "Where the model is saved"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from attncli.text.documents import Documents
 from attncli.text.parts import Part
 from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokens import Tokens, tokens_of
@@ -66,6 +67,17 @@ def ends_of(
     if part.characters > characters:
         excerpt = replace(excerpt, of=part.bytes)
     return excerpt, counted_of(tokens)
+
+
+def contains_scored(before: Part, scored: Part) -> bool:
+    """Whether the text that the baselines read before a text contains the beginning of the text, which they score."""
+    start, stop = scored.passages[0]
+    beginning = _text(scored.documents, start, min(start + SCORED_BYTES, stop)).strip()
+    return beginning in _text(before.documents, *before.last(_COUNTED_CHARACTERS).passages[0])
+
+
+def _text(documents: Documents, start: int, stop: int) -> str:
+    return "".join(text for text, _ in documents.read(start, stop))
 
 
 def _tokens_in(tokens: Tokens, most: int) -> int:

@@ -104,9 +104,8 @@ def comparison(score: Score, baselines: Baselines, given: str = "the training te
         names = _listed([baseline.name for baseline in BASELINES if not baseline.counts_tokens])
         least = f"{names} need {_LEAST_COMPARED:,} bytes to learn from"
         return f"The text is too short for a comparison: {least}, and had {read:,}."
-    model = "The model" if share == 1 else "Roughly, since not on the same part of the text, the model"
     packed, packer = min(compressors)
-    line = f"{model} needs {_relative(score.bits_per_byte, packed, packer, ' bits')}"
+    line = f"{_compared(baselines, share)} needs {_relative(score.bits_per_byte, packed, packer, ' bits')}"
     if models:
         line += "," if packed <= 0 < score.bits_per_byte else ""  # after "which needs none"
         counted, of = size(baselines.counted), size(baselines.given_of)
@@ -115,6 +114,16 @@ def comparison(score: Score, baselines: Baselines, given: str = "the training te
         bits, name = min(models)
         line += f" and {_relative(score.bits_per_byte, bits, f'a {name} model of the same tokens, given {had}')}"
     return line + "."
+
+
+def _compared(baselines: Baselines, share: float) -> str:
+    """Returns the subject of the comparison. If model and baselines scored different parts of the text, names both."""
+    whole = baselines.scored >= baselines.scored_of
+    if share == 1 and whole:
+        return "The model"
+    part = "all of the text" if share == 1 else f"an even {percent(share)} of the text"
+    other = "all of it" if whole else f"its first {size(baselines.scored)}"
+    return f"Roughly, since the model scored {part} and the baselines {other}, the model"
 
 
 def _relative(bits: float, other: float, name: str, unit: str = "") -> str:

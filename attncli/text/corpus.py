@@ -15,7 +15,7 @@ import numpy as np
 from attncli.config import CorpusConfig
 from attncli.text.documents import Documents
 from attncli.text.parts import Part, both_given, split_by_position, spread
-from attncli.text.progress import Listener, Meter, Progress
+from attncli.text.progress import Listener, Progress, ProgressMeter
 from attncli.text.token_cache import entry_of, entry_with, read_entry, tokenize
 from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokenizer_training import train_tokenizer
@@ -26,13 +26,14 @@ _LEARN_FROM = 10_000_000  # characters; more do not improve the vocabulary
 
 @dataclass(frozen=True)
 class Corpus:
-    """A training and a validation part, both in tokens of one tokenizer. `digest` hashes the text and the split."""
+    """A training and a validation part, both in tokens of one tokenizer."""
 
     train: Tokens
     val: Tokens
     tokenizer: Tokenizer
-    digest: str
-    sources: tuple[str, ...]
+    digest: str  # of the text and the split
+    sources: tuple[str, ...]  # the paths of the text, as they were given
+    text_digest: str  # of the text without a validation text of its own
 
     def opening(self, limit: int) -> str:
         """Returns the first `limit` characters of the first training document, or the whole document if it is shorter.
@@ -76,10 +77,10 @@ def prepare(
     """
     if val_documents is None:
         train, val = split_by_position(documents, config.val_fraction)
-        digest = _digest(documents.digest, train.characters)
+        digest = digest_of(documents.digest, train.characters)
     else:
         train, val = both_given(documents, val_documents)
-        digest = _digest(documents.digest, val_documents.digest)
+        digest = digest_of(documents.digest, val_documents.digest)
     entry = entry_of(digest, config)
     found = read_entry(entry)
     if tokenizer is not None and (found is None or found.tokenizer.to_json() != tokenizer.to_json()):
@@ -91,7 +92,7 @@ def prepare(
         if tokenizer is None:
             tokenizer = learn_tokenizer(train, config, progress)
         found = tokenize(train, val, tokenizer, entry, progress)
-    return Corpus(found.train, found.val, found.tokenizer, digest, documents.sources)
+    return Corpus(found.train, found.val, found.tokenizer, digest, documents.sources, documents.digest)
 
 
 def learn_tokenizer(part: Part, config: CorpusConfig, progress: Listener | None = None) -> Tokenizer:
@@ -103,7 +104,7 @@ def learn_tokenizer(part: Part, config: CorpusConfig, progress: Listener | None 
     if config.tokenizer == "bpe":
         vocab_size = default_vocab_size(part.characters) if vocab_size is None else vocab_size
         part = spread(part, _LEARN_FROM)
-    meter = Meter(progress, Progress("learning the vocabulary", 0, part.bytes))
+    meter = ProgressMeter(progress, Progress("learning the vocabulary", 0, part.bytes))
 
     def texts() -> Iterator[str]:
         for chunks in part.chunks():
@@ -114,6 +115,6 @@ def learn_tokenizer(part: Part, config: CorpusConfig, progress: Listener | None 
     return train_tokenizer(texts(), config.tokenizer, vocab_size)
 
 
-def _digest(documents: str, rest: str | int) -> str:
+def digest_of(documents: str, rest: str | int) -> str:
     """Returns the digest of a corpus. It hashes the documents, and either the split or the validation documents."""
     return hashlib.sha256(f"{documents} {rest}".encode()).hexdigest()

@@ -24,7 +24,7 @@ from attncli.config import CorpusConfig
 from attncli.errors import BadInput, OutOfRoom
 from attncli.text.formats import FORMATS, OpenFile
 from attncli.text.names import and_more
-from attncli.text.progress import Meter
+from attncli.text.progress import ProgressMeter
 from attncli.text.reading import STDIN, UTF8_MARK, decoded, encoding_of, is_utf8, name_of, opened, reading_errors
 from attncli.text.tokenizer import END_OF_TEXT
 
@@ -168,7 +168,7 @@ def _stamp(file: IO[bytes]) -> tuple[int, int, int]:
 class Scanner:
     """Reads files once, and records the position of every block, so that the documents can be read again."""
 
-    def __init__(self, encoding: str = CorpusConfig.encoding, meter: Meter | None = None) -> None:
+    def __init__(self, encoding: str = CorpusConfig.encoding, meter: ProgressMeter | None = None) -> None:
         self._encoding, self._meter = encoding, meter
         self._places: list[_Place] = []
         self._blocks: list[_Block] = []

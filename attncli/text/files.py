@@ -12,7 +12,7 @@ from attncli.config import CorpusConfig
 from attncli.errors import BadInput, UsageProblem
 from attncli.paths import exists, is_file, is_folder, look
 from attncli.text.documents import Documents, Scanner
-from attncli.text.progress import Listener, Meter, Progress
+from attncli.text.progress import Listener, Progress, ProgressMeter
 from attncli.text.reading import STDIN, decoded, name_of, opened, reading_errors
 
 
@@ -45,7 +45,7 @@ def read_documents(
     """
     refuse_missing(paths)
     total = _size_of(paths)
-    scanner = Scanner(encoding, Meter(progress, Progress("reading", 0, total)))
+    scanner = Scanner(encoding, ProgressMeter(progress, Progress("reading", 0, total)))
     for path in paths:
         if path != STDIN and is_folder(path):
             found = [scanner.add(str(file), skip=True) for file in _files_in(Path(path))]

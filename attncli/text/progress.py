@@ -22,7 +22,7 @@ class Progress:
 Listener = Callable[[Progress], None]
 
 
-class Meter:
+class ProgressMeter:
     """Counts the bytes of a stage, and reports to a listener at most ten times a second."""
 
     def __init__(self, listener: Listener | None, first: Progress) -> None:

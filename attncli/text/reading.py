@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from attncli.errors import BadInput
-from attncli.text.progress import Meter
+from attncli.text.progress import ProgressMeter
 from attncli.text.signatures import refuse_known
 from attncli.text.tokenizer import checked_text
 
@@ -77,7 +77,9 @@ def is_utf8(encoding: str) -> bool:
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
-def decoded(file: IO[bytes], name: str, encoding: str, meter: Meter | None = None) -> Iterator[tuple[str, bool]]:
+def decoded(
+    file: IO[bytes], name: str, encoding: str, meter: ProgressMeter | None = None
+) -> Iterator[tuple[str, bool]]:
     """Yields the text of a file as pairs: a block, and whether it is the last.
 
     Raises BadInput as `files.read_text` does.

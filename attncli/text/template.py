@@ -23,7 +23,7 @@ _MOST_MEMORY = 1 << 30  # bytes
 _MOST_SAID = 200  # characters of an error message, which a template chooses
 
 
-class Generation(Extension):
+class GenerationBlock(Extension):
     """The `{% generation %}` block, which marks text that a model wrote. The block renders as its content."""
 
     def __init__(self, environment: Environment) -> None:
@@ -39,7 +39,7 @@ class Generation(Extension):
 def render(template: str, values: dict[str, Any], most: int) -> str:
     """Renders a template with these values. Raises TemplateError; raises ValueError for more than `most` characters."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols]
     )
     environment.filters["tojson"] = _tojson
     environment.globals |= {"raise_exception": _raise, "strftime_now": datetime.now().strftime}

@@ -22,7 +22,7 @@ from attncli.paths import NO_ROOM, read_regular, reason
 from attncli.text.encode import dtype_of
 from attncli.text.ids import StoredIds
 from attncli.text.parts import Part
-from attncli.text.progress import Listener, Meter, Progress
+from attncli.text.progress import Listener, Progress, ProgressMeter
 from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokens import Tokens, encoded, first_token
 
@@ -120,7 +120,7 @@ class _Writer:
         self._folder, self._tokenizer = folder, tokenizer
         self._size = size  # bytes of text, estimated
         self._read = self._written = 0  # bytes of text that were read, bytes of ids that were written
-        self._meter = Meter(progress, Progress("tokenizing", 0, size))
+        self._meter = ProgressMeter(progress, Progress("tokenizing", 0, size))
 
     def write(self, name: str, part: Part) -> _Facts:
         """Writes one part, and returns the facts about its ids. Raises OSError if the part cannot be written."""

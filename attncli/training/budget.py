@@ -10,7 +10,7 @@ from attncli.errors import UsageProblem
 from attncli.evaluation.excerpt import COUNTED_TOKENS
 from attncli.model.count import count_parameters
 from attncli.training import recipe
-from attncli.training.choice import Choice
+from attncli.training.decision import Decision
 from attncli.training.measure import measure_window
 from attncli.training.reports import Plan
 from attncli.training.step_setup import StepSetup
@@ -46,7 +46,9 @@ def most_steps(setup: StepSetup) -> int:
     return max(math.floor(recipe.MOST_EPOCHS * len(setup.corpus.train) / setup.step_tokens), 1)
 
 
-def affordable_steps(seconds: float, gone: float, closing: float, step_seconds: float, setup: StepSetup) -> Choice[int]:
+def affordable_steps(
+    seconds: float, gone: float, closing: float, step_seconds: float, setup: StepSetup
+) -> Decision[int]:
     """Returns the number of steps that fit in `seconds`.
 
     Of this time, `gone` seconds have passed, and `closing` seconds are reserved for the end.
@@ -69,8 +71,8 @@ def affordable_steps(seconds: float, gone: float, closing: float, step_seconds: 
             )
         )
     if steps < most_steps(setup):
-        return Choice(steps)
-    return Choice(most_steps(setup), f"{recipe.MOST_EPOCHS} epochs are enough: more would only memorize")
+        return Decision(steps)
+    return Decision(most_steps(setup), f"{recipe.MOST_EPOCHS} epochs are enough: more would only memorize")
 
 
 def plan_closing(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from attncli.checkpoint.catalog import find_model
 from attncli.checkpoint.directory import METRICS, RUN, TOKENIZER, ModelFolder, read_json_lines
-from attncli.errors import AttnError, BadCheckpoint
+from attncli.errors import AttnError, BadCheckpoint, hint_in
 from attncli.paths import is_file, real
 from attncli.training.reports import plan_from_document
 
@@ -164,9 +164,12 @@ def heads_from_lines(
     watched = [line for line in lines if line.get("kind") == "heads" and isinstance(line.get("best"), dict)]
     kinds = list(dict.fromkeys(kind for line in watched for kind in line["best"]))[:_MOST_KINDS]
     if not kinds:
-        raise BadCheckpoint(
-            f"{path} has no scores of heads.",
-            "They are recorded at each evaluation of: attncli train FILE --watch-heads",
+        command, call = "attncli train FILE --watch-heads", "train(file, watch_heads=True)"
+        raise BadCheckpoint.naming(
+            lambda named: (
+                f"{path} has no scores of heads.",
+                f"They are recorded at each evaluation of: {hint_in(named, command, call)}",
+            )
         )
     curves = []
     for kind in kinds:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from attncli.errors import Naming
+
 Point = tuple[int, float]  # a step, and nats per token
 
 _SENTENCES = 3
@@ -44,15 +46,15 @@ def curves(metrics: Iterable[Mapping[str, Any]]) -> tuple[tuple[Point, ...], tup
     return train, val
 
 
-def diagnose(course: Course) -> tuple[str, ...]:
-    """Returns one to three sentences about a run, the most important first."""
-    main = _learned_nothing(course) or _overfit(course)
-    said = [main] if main is not None else [_gap(course), _still_falling(course)]
+def diagnose(course: Course, naming: Naming = str) -> tuple[str, ...]:
+    """Returns one to three sentences about a run, the most important first; `naming` spells the names of settings."""
+    main = _learned_nothing(course, naming) or _overfit(course, naming)
+    said = [main] if main is not None else [_gap(course, naming), _still_falling(course, naming)]
     said += [_little_text(course)]
-    return tuple(sentence for sentence in said if sentence is not None)[:_SENTENCES] or (_level(course),)
+    return tuple(sentence for sentence in said if sentence is not None)[:_SENTENCES] or (_level(course, naming),)
 
 
-def _learned_nothing(course: Course) -> str | None:
+def _learned_nothing(course: Course, naming: Naming) -> str | None:
     """Returns a diagnosis if the training loss rose, or if it hardly fell and is near the loss of a uniform guess.
 
     Otherwise returns None.
@@ -61,16 +63,16 @@ def _learned_nothing(course: Course) -> str | None:
         return None
     first, last, guessing = course.train[0][1], course.train[-1][1], math.log(course.vocab_size)
     if last > (1 + _HARDLY_FELL) * first:
-        return f"The training loss rose, from {first:.2f} to {last:.2f} nats per token: try a smaller --lr."
+        return f"The training loss rose, from {first:.2f} to {last:.2f} nats per token: try a smaller {naming('lr')}."
     if last < (1 - _HARDLY_FELL) * first or last < _NEAR_GUESSING * guessing:
         return None
     return (
         f"The training loss hardly fell, from {first:.2f} to {last:.2f} nats per token, where guessing has "
-        f"{guessing:.2f}: give it {_more(course)}, or try another --lr."
+        f"{guessing:.2f}: give it {_more(course, naming)}, or try another {naming('lr')}."
     )
 
 
-def _overfit(course: Course) -> str | None:
+def _overfit(course: Course, naming: Naming) -> str | None:
     """Returns a diagnosis if the validation loss rose after its best step; otherwise None."""
     if len(course.val) < 2:
         return None
@@ -84,12 +86,12 @@ def _overfit(course: Course) -> str | None:
     if then is None or now is None:
         return f"{rose}; {kept}."
     if now > then:
-        return f"{rose}, and so did the training loss; {kept}. A smaller --lr may help."
+        return f"{rose}, and so did the training loss; {kept}. A smaller {naming('lr')} may help."
     course_of_it = f"fell from {then:.2f} to {now:.2f}" if now < then else "stood still"
-    return f"{rose}, while the training loss {course_of_it}; {kept}. {_against_copying(course)}"
+    return f"{rose}, while the training loss {course_of_it}; {kept}. {_against_copying(course, naming)}"
 
 
-def _gap(course: Course) -> str | None:
+def _gap(course: Course, naming: Naming) -> str | None:
     """Returns a diagnosis if the training loss ended far below the validation loss; otherwise None."""
     if not course.train or not course.val:
         return None
@@ -99,10 +101,10 @@ def _gap(course: Course) -> str | None:
     far = f"The training loss, {train:.2f}, ended far below that of validation, {val:.2f} nats per token"
     if course.epochs <= 1:  # no text was seen twice
         return f"{far}, though hardly any text was seen twice: the validation text is unlike the training text."
-    return f"{far}, after {course.epochs:.1f} passes over the text. {_against_copying(course)}"
+    return f"{far}, after {course.epochs:.1f} passes over the text. {_against_copying(course, naming)}"
 
 
-def _still_falling(course: Course) -> str | None:
+def _still_falling(course: Course, naming: Naming) -> str | None:
     """Returns a diagnosis if the validation loss was still falling at the end; otherwise None."""
     if len(course.val) < 2 or course.capped:
         return None
@@ -111,7 +113,7 @@ def _still_falling(course: Course) -> str | None:
         return None
     when = "when the time ran out" if course.timed else "when the run ended"
     fell = f"from {before:.2f} at step {step:,} to {last:.2f} nats per token"
-    return f"Validation was still falling {when}, {fell}: {_more(course)} should lower it further."
+    return f"Validation was still falling {when}, {fell}: {_more(course, naming)} should lower it further."
 
 
 def _little_text(course: Course) -> str | None:
@@ -120,17 +122,17 @@ def _little_text(course: Course) -> str | None:
     return f"The text is small, {course.train_tokens:,} tokens to train on: more of it is the surest help."
 
 
-def _level(course: Course) -> str:
+def _level(course: Course, naming: Naming) -> str:
     """Returns the diagnosis that the validation loss levelled off, for a run with no other diagnosis."""
     if not course.val:
-        return f"The validation part was not scored: give it {_more(course)}."
+        return f"The validation part was not scored: give it {_more(course, naming)}."
     last = course.val[-1][1]
     if len(course.val) == 1:
         step = course.val[0][0]
         return f"Validation was scored once, {last:.2f} nats per token at step {step:,}: too little to see a trend."
     return (
         f"Validation levelled off at {last:.2f} nats per token, within {_NOTICEABLE:.0%} of that of step "
-        f"{_earlier(course.val)[0]:,}: more text or a larger --size may lower it."
+        f"{_earlier(course.val)[0]:,}: more text or a larger {naming('size')} may lower it."
     )
 
 
@@ -144,10 +146,11 @@ def _at(train: Sequence[Point], step: int) -> float | None:
     return next((loss for at, loss in reversed(train) if at <= step), None)
 
 
-def _against_copying(course: Course) -> str:
+def _against_copying(course: Course, naming: Naming) -> str:
     dropout = next((value for value in _DROPOUTS if value > course.dropout), None)
-    return f"More text or {'a smaller --size' if dropout is None else f'--dropout {dropout:g}'} should help."
+    change = f"a smaller {naming('size')}" if dropout is None else f"{naming('dropout')} {dropout:g}"
+    return f"More text or {change} should help."
 
 
-def _more(course: Course) -> str:
-    return "more --time" if course.timed else "a longer run"
+def _more(course: Course, naming: Naming) -> str:
+    return f"more {naming('seconds')}" if course.timed else "a longer run"

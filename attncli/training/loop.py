@@ -24,7 +24,7 @@ from attncli.training.head_scores import HeadScorer
 from attncli.training.intervals import evaluation_is_due, report_is_due, save_is_due
 from attncli.training.meter import Meter
 from attncli.training.reports import Plan, Report, Result, SaveReport
-from attncli.training.run import Run, begin_run
+from attncli.training.run import Run, begin_run, threads_of
 from attncli.training.run_clock import RunClock
 from attncli.training.samples import Sampler
 from attncli.training.saver import Saver
@@ -54,15 +54,16 @@ def train(
 
     Raises Diverged if a loss or gradient is not finite, and OutOfRoom if a save does not fit; earlier saves are kept.
     """
-    run = begin_run(plan, initial, resume)
-    clock = RunClock(plan, started, run.seconds_before)
-    if resume is not None:
-        borders = Borders(resume.start_of_text, resume.end_ids)
-    with Saver(target, corpus, plan, facts, borders) as saver:
-        if resume is None:
-            saver.begin(run, clock.spent())
-            yield from map(SaveReport, saver.safe())
-        yield from _Loop(run, corpus, plan, clock, saver, stop, sample, head_scorer).reports()
+    with threads_of(plan):
+        run = begin_run(plan, initial, resume)
+        clock = RunClock(plan, started, run.seconds_before)
+        if resume is not None:
+            borders = Borders(resume.start_of_text, resume.end_ids)
+        with Saver(target, corpus, plan, facts, borders) as saver:
+            if resume is None:
+                saver.begin(run, clock.spent())
+                yield from map(SaveReport, saver.safe())
+            yield from _Loop(run, corpus, plan, clock, saver, stop, sample, head_scorer).reports()
 
 
 @dataclass(frozen=True)

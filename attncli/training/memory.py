@@ -13,7 +13,7 @@ from attncli.model.count import count_parameters, matrix_parameters
 from attncli.model.device import physical_memory
 from attncli.model.fused import logits_at_once
 from attncli.training import recipe
-from attncli.training.choice import Choice
+from attncli.training.decision import Decision
 from attncli.training.step_setup import StepSetup
 
 
@@ -21,8 +21,8 @@ from attncli.training.step_setup import StepSetup
 class Fit:
     """The settings with which a step fits the memory, and the bytes that it then needs."""
 
-    grad_accum: Choice[int]  # micro-batches
-    checkpoint_activations: Choice[bool]
+    grad_accum: Decision[int]  # micro-batches
+    checkpoint_activations: Decision[bool]
     memory_bytes: int
 
 
@@ -33,16 +33,16 @@ def fit_memory(config: TrainConfig, model: ModelConfig, setup: StepSetup) -> Fit
     """
     memory = memory_of(setup.device)
     reason = f"to fit {memory / 1e9:.0f} GB of memory"
-    parts, recompute = Choice(config.grad_accum or 1), Choice(bool(config.checkpoint_activations))
+    parts, recompute = Decision(config.grad_accum or 1), Decision(bool(config.checkpoint_activations))
     while True:
         tokens = math.ceil(setup.batch_size / parts.value) * setup.context
         needed = memory_bytes(model, tokens, setup, recompute.value)
         if needed <= recipe.MEMORY_SHARE * memory:
             return Fit(parts, recompute, needed)
         if config.grad_accum is None and parts.value < setup.batch_size:
-            parts = Choice(min(parts.value * 2, setup.batch_size), reason)
+            parts = Decision(min(parts.value * 2, setup.batch_size), reason)
         elif config.checkpoint_activations is None and not recompute.value:
-            parts, recompute = Choice(parts.value, reason), Choice(True, reason)
+            parts, recompute = Decision(parts.value, reason), Decision(True, reason)
         else:
             raise _too_large(needed, memory)
 

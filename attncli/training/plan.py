@@ -23,7 +23,7 @@ from attncli.model.device import dtype_name
 from attncli.text.corpus import Corpus
 from attncli.training import recipe
 from attncli.training.budget import Closing, affordable_steps, most_steps, plan_closing, requested_steps
-from attncli.training.choice import Choice, duration_words, reasons_of
+from attncli.training.decision import Decision, duration_words, reasons_of
 from attncli.training.measure import StepTimer
 from attncli.training.memory import Fit, fit_memory
 from attncli.training.rates import Rates, choose_rates
@@ -38,19 +38,19 @@ class _Choices:
     """The choices of a plan; each depends on the choices before it."""
 
     setup: StepSetup
-    model: Choice[ModelConfig]
+    model: Decision[ModelConfig]
     fit: Fit
     timing: _Timing
     closing: Closing
-    steps: Choice[int]
+    steps: Decision[int]
     rates: Rates
-    compiled: Choice[bool]
+    compiled: Decision[bool]
 
 
 class _Timing(NamedTuple):
     """The measured time of a step: the number of CPU threads, the seconds, and how busy the machine is."""
 
-    threads: Choice[int]
+    threads: Decision[int]
     step_seconds: float
     busy: float
 
@@ -73,7 +73,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
     timing = _timing(config, timer, model.value, fit)
     closing = plan_closing(config, seconds, timing.step_seconds, model.value, setup)
     if asked is not None:
-        steps = Choice(asked)
+        steps = Decision(asked)
     else:
         steps = affordable_steps(seconds, time.monotonic() - began, closing.seconds, timing.step_seconds, setup)
     tokens = steps.value * setup.step_tokens
@@ -88,20 +88,20 @@ def _timing(config: TrainConfig, timer: StepTimer, model: ModelConfig, fit: Fit)
     parts, recompute = fit.grad_accum.value, fit.checkpoint_activations.value
     most, step_seconds = torch.get_num_threads(), timer.step_seconds(model, parts, recompute)
     if not config.timed or timer.setup.device.type != "cpu":
-        return _Timing(Choice(most), step_seconds, timer.busy)
+        return _Timing(Decision(most), step_seconds, timer.busy)
     threads, step_seconds = timer.fastest_threads(model, parts, recompute)
     reason = f"{most} are no faster here now" if threads < most else None
-    return _Timing(Choice(threads, reason), step_seconds, timer.busy)
+    return _Timing(Decision(threads, reason), step_seconds, timer.busy)
 
 
-def _compiled(config: TrainConfig, device: torch.device, seconds: float) -> Choice[bool]:
+def _compiled(config: TrainConfig, device: torch.device, seconds: float) -> Decision[bool]:
     """Whether to use torch.compile: it can work here and saves more time than it takes."""
     if config.compile is not None:
-        return Choice(config.compile)
+        return Decision(config.compile)
     least = recipe.COMPILED_FROM.get(device.type, math.inf)
     if not config.timed or seconds < least or not can_compile(device):
-        return Choice(False)
-    return Choice(True, f"pays from {duration_words(least)} on")
+        return Decision(False)
+    return Decision(True, f"pays from {duration_words(least)} on")
 
 
 def can_compile(device: torch.device) -> bool:

@@ -1,8 +1,12 @@
-"""Records in `run.json` where a model comes from: the text, the settings, the versions of the software."""
+"""Records in `run.json` where a model comes from: the text, the settings, the versions of the software.
+
+The record also tells whether a model was trained on a given text.
+"""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,8 +15,12 @@ import tokenizers
 import torch
 
 from attncli import __version__
+from attncli.checkpoint.directory import RUN
 from attncli.config import CorpusConfig, TrainConfig
-from attncli.text.corpus import Corpus
+from attncli.errors import BadCheckpoint
+from attncli.records import record_from_json
+from attncli.text.corpus import Corpus, digest_of
+from attncli.text.parts import Part, split_by_position
 
 STATE_FORMAT = 2  # the format of the plan and the state; a run with another format is not resumed
 KEPT = ("format", "created", "versions", "corpus", "request", "from", "watch_heads")  # keys that a resumed run keeps
@@ -24,8 +32,9 @@ class TextRecord:
 
     sources: tuple[str, ...]
     val_file: str | None
-    digest: str
+    digest: str  # of the text and its split
     config: CorpusConfig
+    text_digest: str | None = None  # of the text alone; earlier versions did not record it
 
 
 def provenance(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned: TrainConfig) -> dict[str, Any]:
@@ -43,6 +52,7 @@ def provenance(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned:
             "sources": list(corpus.sources),
             "val_file": val_file,
             "digest": corpus.digest,
+            "text_digest": corpus.text_digest,
             "tokenizer": corpus.tokenizer.kind,
             "train_characters": corpus.train.characters,
             "train_left_out": corpus.train.left_out,
@@ -56,3 +66,17 @@ def provenance(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned:
         },
         "request": asdict(pinned),
     }
+
+
+def is_trained_on(run: Mapping[str, Any], text: Part) -> bool:
+    """Whether a model was trained on some of a text, by the digest of its training text in run.json."""
+    try:
+        known = record_from_json(TextRecord, run.get("corpus"), f"{RUN}: corpus", extra=True)
+    except BadCheckpoint:  # the model is not from attncli
+        return False
+    documents, (start, _) = text.documents, text.passages[0]
+    trained = documents.characters
+    if known.val_file is None:
+        trained = split_by_position(documents, known.config.val_fraction)[0].characters
+    same = documents.digest == known.text_digest or digest_of(documents.digest, trained) == known.digest
+    return same and start < trained

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from attncli.config import OptimizerKind, TrainConfig
 from attncli.errors import UsageProblem
 from attncli.training import recipe
-from attncli.training.choice import Choice
+from attncli.training.decision import Decision
 
 
 @dataclass(frozen=True)
 class Rates:
     """The learning rates, weight decay and dropout of a run."""
 
-    lr: Choice[float]  # the peak rate of Muon's matrices; of every parameter with AdamW alone
+    lr: Decision[float]  # the peak rate of Muon's matrices; of every parameter with AdamW alone
     adam_lr: float  # the peak rate of the parameters that AdamW updates
-    dropout: Choice[float]
-    weight_decay: Choice[float]
+    dropout: Decision[float]
+    weight_decay: Decision[float]
 
 
 def choose_rates(
@@ -34,7 +34,7 @@ def choose_rates(
 
 def choose_learning_rates(
     config: TrainConfig, optimizer: OptimizerKind, tokens: int, *, fine_tuning: bool
-) -> tuple[Choice[float], float]:
+) -> tuple[Decision[float], float]:
     """Returns the peak learning rates, as in `Rates`; larger for a run of few tokens, a tenth for fine-tuning."""
     reason = None
     if config.lr is None:
@@ -48,28 +48,28 @@ def choose_learning_rates(
                 )
             )
         lr = config.lr or (recipe.FINE_TUNING_ADAMW_LR if fine_tuning else recipe.ADAMW_LR)
-        return Choice(lr, reason), lr
+        return Decision(lr, reason), lr
     if fine_tuning:
         lr, adam_lr = recipe.FINE_TUNING_MUON_LR, recipe.FINE_TUNING_ADAMW_LR
     else:
         factor = min(max(math.sqrt(recipe.TUNED_TOKENS / tokens), 1.0), recipe.LARGEST_ADAMW_FACTOR)
         lr = recipe.MUON_LR * min(factor, recipe.LARGEST_MUON_FACTOR)
         adam_lr = recipe.ADAMW_LR * factor
-    return Choice(config.lr or lr, reason), config.adam_lr or adam_lr
+    return Decision(config.lr or lr, reason), config.adam_lr or adam_lr
 
 
-def choose_dropout(config: TrainConfig, epochs: float) -> Choice[float]:
+def choose_dropout(config: TrainConfig, epochs: float) -> Decision[float]:
     """Chooses dropout, which grows with the number of epochs."""
     if config.dropout is not None:
-        return Choice(config.dropout)
+        return Decision(config.dropout)
     dropout = next(dropout for limit, dropout in recipe.DROPOUTS if epochs < limit)
-    return Choice(dropout, f"for {epochs:.1f} epochs")
+    return Decision(dropout, f"for {epochs:.1f} epochs")
 
 
-def choose_weight_decay(config: TrainConfig, epochs: float) -> Choice[float]:
+def choose_weight_decay(config: TrainConfig, epochs: float) -> Decision[float]:
     """Chooses weight decay, which grows with the number of epochs."""
     if config.weight_decay is not None:
-        return Choice(config.weight_decay)
+        return Decision(config.weight_decay)
     growth = math.pow(max(epochs / recipe.WEIGHT_DECAY_EPOCHS, 1.0), recipe.WEIGHT_DECAY_POWER)
     decay = min(recipe.WEIGHT_DECAY * growth, recipe.LARGEST_WEIGHT_DECAY)
-    return Choice(decay, f"for {epochs:.1f} epochs" if epochs > recipe.WEIGHT_DECAY_EPOCHS else None)
+    return Decision(decay, f"for {epochs:.1f} epochs" if epochs > recipe.WEIGHT_DECAY_EPOCHS else None)

@@ -16,7 +16,7 @@ from attncli.checkpoint.directory import CONFIG, RUN, STATE_FACTS, ModelFolder
 from attncli.checkpoint.load import read_resumable
 from attncli.checkpoint.save import Borders, Checkpoint, fall_back
 from attncli.config import TrainConfig, shown_value
-from attncli.errors import BadCheckpoint, UsageProblem
+from attncli.errors import BadCheckpoint, Naming, UsageProblem, hint_in
 from attncli.model.device import pick_device
 from attncli.paths import exists
 from attncli.records import record_from_json
@@ -75,15 +75,9 @@ def _same_corpus(
     """Reads the text of a stopped run again. Raises BadCheckpoint if the text has changed."""
     known = record_from_json(TextRecord, saved.run["corpus"], f"{target / RUN}: corpus", extra=True)
     if STDIN in known.sources and not files:
-        raise UsageProblem(
-            "This run read its text from standard input, which is needed again.",
-            f"Pipe the same text: … | attncli train - --resume --out {target}",
-        )
+        raise _needs_input("text", target, "-", "'-'")
     if known.val_file == STDIN and val_file is None:
-        raise UsageProblem(
-            "This run read its validation text from standard input, which is needed again.",
-            f"Pipe the same text: … | attncli train --val-file - --resume --out {target}",
-        )
+        raise _needs_input("validation text", target, "--val-file -", "val_file='-'")
     if val_file is not None and not known.val_file:
         raise UsageProblem.naming(
             lambda named: ("This run validates on the end of its text.", f"Leave {named('val_file')} out.")
@@ -100,6 +94,18 @@ def _same_corpus(
             )
         )
     return corpus
+
+
+def _needs_input(what: str, target: Path, option: str, argument: str) -> UsageProblem:
+    """Returns the error for a run whose text came from standard input and is not given again."""
+    command = f"… | attncli train {option} --resume --out {target}"
+    call = f"train({argument}, resume=True, out={str(target)!r})"
+    return UsageProblem.naming(
+        lambda named: (
+            f"This run read its {what} from standard input, which is needed again.",
+            f"Pipe the same text: {hint_in(named, command, call)}",
+        )
+    )
 
 
 def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:
@@ -120,15 +126,7 @@ def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
     """
     if not exists(target):
         stopped = [entry.name for entry in list_models() if entry.status in ("stopped", "interrupted")]
-        resume = (
-            f"; to resume one of {', '.join(stopped)}: attncli train --resume --name {stopped[0]}" if stopped else ""
-        )
-        raise BadCheckpoint.naming(
-            lambda named: (
-                f"There is no run to resume at {target}.",
-                f"To begin one, leave {named('resume')} out{resume}.",
-            )
-        )
+        raise BadCheckpoint.naming(lambda named: (f"There is no run to resume at {target}.", _instead(named, stopped)))
     try:
         return _read_saved(target), ()
     except BadCheckpoint as problem:
@@ -139,6 +137,15 @@ def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
         saved = _read_saved(previous_of(target))
         fall_back(target)
         return saved, (f"{problem.message} Going on from the save before it.",)
+
+
+def _instead(named: Naming, stopped: Sequence[str]) -> str:
+    """Returns a hint to begin a run, or to resume one of the `stopped` runs in ./checkpoints."""
+    begin = f"To begin one, leave {named('resume')} out"
+    if not stopped:
+        return f"{begin}."
+    command = hint_in(named, f"attncli train --resume --name {stopped[0]}", f"train(resume=True, name={stopped[0]!r})")
+    return f"{begin}; to resume one of {', '.join(stopped)}: {command}."
 
 
 def _read_saved(path: Path) -> Checkpoint:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,6 +46,20 @@ class Run:
         return self.trainee.model
 
 
+@contextmanager
+def threads_of(plan: Plan) -> Iterator[None]:
+    """Limits PyTorch to the CPU threads of a plan in a `with` block, then restores the previous number of threads."""
+    before = torch.get_num_threads()
+    if plan.threads >= before:
+        yield
+        return
+    torch.set_num_threads(plan.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def begin_run(plan: Plan, initial: dict[str, Tensor] | None = None, resume: Checkpoint | None = None) -> Run:
     """Returns a new run or, with `resume`, the run of a saved state.
 
@@ -51,8 +67,6 @@ def begin_run(plan: Plan, initial: dict[str, Tensor] | None = None, resume: Chec
 
     Raises BadCheckpoint if the state's tensors do not match the plan. The tensors of the state are consumed.
     """
-    if plan.threads < torch.get_num_threads():
-        torch.set_num_threads(plan.threads)
     model = Transformer(plan.model, plan.dropout)
     model.checkpoint_activations = plan.checkpoint_activations
     if resume is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from attncli.config import ModelConfig, TrainConfig, parse_size
 from attncli.model.count import count_parameters, matrix_parameters
 from attncli.training import recipe
-from attncli.training.choice import Choice, duration_words
+from attncli.training.decision import Decision, duration_words
 from attncli.training.measure import StepTimer
 from attncli.training.memory import fits
 from attncli.training.step_setup import StepSetup
@@ -32,20 +32,20 @@ def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig
 
 def choose_model(
     config: TrainConfig, timer: StepTimer, seconds: float, steps: int | None, start: ModelConfig | None
-) -> Choice[ModelConfig]:
+) -> Decision[ModelConfig]:
     """Chooses the shape of the run's model: the shape `start`, the given size, or the size for `steps` or `seconds`.
 
     With a given number of steps, nothing is measured, so that equal seeds give equal models on every machine.
     """
     setup = timer.setup
     if start is not None:
-        return Choice(start, "that of the model it starts from")
+        return Decision(start, "that of the model it starts from")
     if config.size is not None:
-        return Choice(_model(config.size, setup))
+        return Decision(_model(config.size, setup))
     if steps is not None:
         tokens = steps * setup.step_tokens
-        return Choice(_model(_size_for_tokens(setup, tokens), setup), f"for {tokens:,} tokens")
-    return Choice(_model(_size_for_time(timer, seconds), setup), f"for {duration_words(max(seconds, 0))} here")
+        return Decision(_model(_size_for_tokens(setup, tokens), setup), f"for {tokens:,} tokens")
+    return Decision(_model(_size_for_time(timer, seconds), setup), f"for {duration_words(max(seconds, 0))} here")
 
 
 def _model(size: str, setup: StepSetup) -> ModelConfig:

@@ -11,7 +11,7 @@ from attncli.errors import BadInput, UsageProblem
 from attncli.model.device import cpu_multiplies_bfloat16, pick_device, pick_dtype, resident_memory
 from attncli.text.corpus import Corpus
 from attncli.training import recipe
-from attncli.training.choice import Choice, duration_words, reasons_of
+from attncli.training.decision import Decision, duration_words, reasons_of
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,18 @@ def choose_setup(config: TrainConfig, corpus: Corpus, seconds: float, start: Mod
     )
 
 
-def choose_dtype(config: TrainConfig, device: torch.device) -> Choice[torch.dtype]:
+def choose_dtype(config: TrainConfig, device: torch.device) -> Decision[torch.dtype]:
     """Chooses the dtype of the forward and backward pass. On a CPU, bfloat16 requires units for bfloat16 products."""
     if config.dtype != "auto" or device.type != "cpu":
-        return Choice(pick_dtype(config.dtype, device))
+        return Decision(pick_dtype(config.dtype, device))
     if cpu_multiplies_bfloat16():
-        return Choice(torch.bfloat16, "this CPU has units for its matrix products")
-    return Choice(torch.float32)
+        return Decision(torch.bfloat16, "this CPU has units for its matrix products")
+    return Decision(torch.float32)
 
 
 def choose_context(
     config: TrainConfig, tokens: int, seconds: float, device: torch.device, start: ModelConfig | None
-) -> Choice[int]:
+) -> Decision[int]:
     """Chooses the context, the number of tokens in a window.
 
     The context is shorter for a short run, which learns faster from many short windows, and for a short text.
@@ -94,7 +94,7 @@ def choose_context(
                     f"Give more text or a smaller {named('context')}.",
                 )
             )
-        return Choice(config.context)
+        return Decision(config.context)
     context, _ = usual_batch(device, seconds)
     reason = f"for {duration_words(seconds)} on {device.type}" if config.timed else f"on {device.type}"
     if start is not None and start.context < context:
@@ -102,7 +102,7 @@ def choose_context(
     while context > recipe.SHORTEST_CONTEXT and context * recipe.FEWEST_WINDOWS > tokens:
         context //= 2
         reason = f"the text has only {tokens:,} tokens to train on"
-    return Choice(context, reason)
+    return Decision(context, reason)
 
 
 def usual_batch(device: torch.device, seconds: float) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from attncli.checkpoint.load import load_model
+from attncli.errors import Naming
 from attncli.evaluation.baselines import measure
 from attncli.evaluation.excerpt import SCORED_BYTES, TRAIN_BYTES, counted_of, first_of, last_of
 from attncli.evaluation.judgement import Judgement
@@ -26,8 +27,11 @@ from attncli.training.samples import final_sample, first_words
 _UNSEEN_TOKENS = 2000  # tokens of the validation part to compare with a sample
 
 
-def summarize(job: Job, target: Path, result: Result) -> RunSummary:
-    """Loads the model of a finished run from `target`, generates a sample, and judges the run."""
+def summarize(job: Job, target: Path, result: Result, naming: Naming = str) -> RunSummary:
+    """Loads the model of a finished run from `target`, generates a sample, and judges the run.
+
+    `naming` spells the names of settings in the diagnosis.
+    """
     assert result.best is not None
     loaded = load_model(target, torch.device(job.plan.device), torch.float32)
     ids = final_sample(loaded, job.plan)
@@ -36,13 +40,18 @@ def summarize(job: Job, target: Path, result: Result) -> RunSummary:
         share=job.corpus.val.share_of(result.best.scored),
         prompt=first_words(job.corpus),
         sample=loaded.tokenizer.decode(ids[: recipe.SAMPLE_TOKENS]),
-        judgement=judge(result, job.plan, job.corpus, read_metrics(target), ids),
+        judgement=judge(result, job.plan, job.corpus, read_metrics(target), ids, naming),
         sample_tokens=recipe.SAMPLE_TOKENS,
     )
 
 
 def judge(
-    result: Result, plan: Plan, corpus: Corpus, metrics: Iterable[Mapping[str, Any]], sample: Sequence[int]
+    result: Result,
+    plan: Plan,
+    corpus: Corpus,
+    metrics: Iterable[Mapping[str, Any]],
+    sample: Sequence[int],
+    naming: Naming = str,
 ) -> Judgement:
     """Measures the baselines, the memorization and the diagnosis of a finished run.
 
@@ -52,6 +61,7 @@ def judge(
         corpus: the text of the run.
         metrics: the lines of the run's metrics.jsonl.
         sample: ids that the finished model generated without a prompt.
+        naming: spells the names of settings in the diagnosis.
     """
     assert result.best is not None
     most = TRAIN_BYTES
@@ -74,4 +84,4 @@ def judge(
         capped=plan.most_steps is not None and result.step >= plan.most_steps,
     )
     memorization = measure_memorization(ids, corpus.train.ids, tokenizer, unseen)
-    return Judgement(result.best, baselines, memorization, diagnose(course))
+    return Judgement(result.best, baselines, memorization, diagnose(course, naming))

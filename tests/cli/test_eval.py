@@ -158,6 +158,43 @@ def tokenizer_of_the_model():
     return train_tokenizer([TRAINING], "bpe", 300)
 
 
+def test_the_document_has_the_comparison_of_the_screen(here, capsys):
+    arguments = ["eval", "m", "text.txt", "--last", "0.5"]
+    found = json.loads(ask(capsys, *arguments, "--json")[1])["diagnosis"]
+    assert len(found) == 1
+    assert " ".join(ask(capsys, *arguments)[1].split()).endswith(found[0])
+
+
+@pytest.mark.parametrize("json_", [[], ["--json"]])
+def test_a_training_text_that_contains_the_scored_text_is_told(here, capsys, json_):
+    (here / "both.txt").write_text(TRAINING + TEXT + TRAINING, encoding="utf-8")
+    told = "both.txt contains text.txt: the baselines read the scored text in advance, so their figures are too low."
+    code, out, err = ask(capsys, "eval", "m", "text.txt", "--train-file", "both.txt", *json_)
+    assert code == 0
+    assert told in err
+    if json_:
+        assert json.loads(out)["diagnosis"][1] == told
+    assert told not in ask(capsys, "eval", "m", "text.txt", "--train-file", "training.txt", *json_)[2]
+
+
+@pytest.mark.parametrize("val_file", [None, "val.txt"])
+def test_a_score_of_the_models_own_training_text_is_told(tmp_path, monkeypatch, capsys, val_file):
+    monkeypatch.chdir(tmp_path)
+    for name, words in (("text.txt", 1500), ("val.txt", 400)):
+        (tmp_path / name).write_text(story(words, seed=words), encoding="utf-8")
+    short = ["--steps", "2", "--size", "1x32", "--context", "16", "--vocab-size", "300", "--dtype", "float32"]
+    held_out = ["--val-file", val_file] if val_file else []
+    assert ask(capsys, "train", "text.txt", *held_out, *short, "--name", "m")[0] == 0
+    told = "m was trained on text.txt: its score does not measure generalization."
+    code, out, err = ask(capsys, "eval", "m", "text.txt", "--json")
+    assert code == 0
+    assert told in err
+    assert json.loads(out)["diagnosis"][1] == told
+    assert "was trained on" not in ask(capsys, "eval", "m", "val.txt")[2]
+    assert ("was trained on" in ask(capsys, "eval", "m", "text.txt", "--last", "0.1")[2]) == (val_file is not None)
+    assert "was trained on" in ask(capsys, "eval", "m", "text.txt", "--last", "0.2")[2]
+
+
 def test_the_screen_has_the_figures(here, capsys):
     code, out, err = ask(capsys, "eval", "m", "text.txt", "--last", "0.5")
     assert code == 0
@@ -258,8 +295,13 @@ def test_the_closing_line(xz, ngram, line):
     figures = {"gzip": 3.0, "xz": xz, "ngram": ngram}
     baselines = Baselines(figures, given=999, given_of=900, scored=1, scored_of=1, counted=900)
     assert comparison(SCORE, baselines) == line
-    assert comparison(SCORE, baselines, share=0.27).startswith(
-        "Roughly, since not on the same part of the text, the model"
+    sampled = comparison(SCORE, baselines, share=0.27)
+    assert sampled.startswith(
+        "Roughly, since the model scored an even 27% of the text and the baselines all of it, the model needs "
+    )
+    first = comparison(SCORE, replace(baselines, scored_of=2))
+    assert first.startswith(
+        "Roughly, since the model scored all of the text and the baselines its first 1 B, the model needs "
     )
 
 

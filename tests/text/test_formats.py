@@ -4,7 +4,7 @@ import gzip
 
 from attncli.text import documents
 from attncli.text.files import read_documents
-from attncli.text.formats import FORMATS, Format
+from attncli.text.formats import FORMATS, FileFormat
 from attncli.text.reading import decoded
 
 
@@ -19,7 +19,7 @@ def test_a_registered_format_is_recognized_and_read_and_its_note_is_told(tmp_pat
     path, plain = tmp_path / "book.gz", tmp_path / "book.txt"
     path.write_bytes(gzip.compress(b"one\n<|endoftext|>\ntwo\n"))
     plain.write_text("three\n")
-    added = Format("gzip", packed, lambda names: f"unpacked: {', '.join(names)}")
+    added = FileFormat("gzip", packed, lambda names: f"unpacked: {', '.join(names)}")
     monkeypatch.setattr(documents, "FORMATS", (*FORMATS, added))
     found = read_documents([str(path), str(plain)])
     assert [text for text, _ in found.read()] == ["one\n", "two\n", "three\n"]

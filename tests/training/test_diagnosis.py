@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attncli.cli.options import option_names
+from attncli.config import TrainConfig
 from attncli.training.diagnosis import Course, curves, diagnose
+
+OPTIONS = option_names(TrainConfig)
 
 SOUND = Course(
     train=((10, 6.0), (50, 4.0), (100, 3.5)),
@@ -52,7 +56,7 @@ RISING = ((25, 4.0), (50, 3.0), (75, 3.2), (100, 3.5))
     ],
 )  # fmt: skip
 def test_each_kind_of_run_gets_its_diagnosis(changes, sentences):
-    said = diagnose(replace(SOUND, **changes))
+    said = diagnose(replace(SOUND, **changes), OPTIONS)
     assert len(said) == len(sentences)
     for sentence, part in zip(said, sentences, strict=True):
         assert part in sentence
@@ -72,7 +76,8 @@ def test_every_run_gets_one_to_three_true_sentences(train, val, vocab_size, drop
         Course(
             train=train, val=val, vocab_size=vocab_size, dropout=dropout, epochs=epochs, train_tokens=train_tokens,
             timed=timed,
-        )
+        ),
+        OPTIONS,
     )  # fmt: skip
     text = " ".join(said)
     assert 1 <= len(said) <= 3
@@ -92,6 +97,13 @@ def test_every_run_gets_one_to_three_true_sentences(train, val, vocab_size, drop
         assert train[-1][1] < max(loss for _, loss in train)
     assert ("--time" in text) <= timed
     assert ("--steps" in text) <= (not timed)
+
+
+def test_a_program_reads_the_names_of_settings():
+    short = replace(SOUND, val=((25, 5.0), (50, 4.1), (75, 3.9), (100, 3.7)))
+    assert diagnose(short)[0].endswith(": more seconds should lower it further.")
+    assert diagnose(short, OPTIONS)[0].endswith(": more --time should lower it further.")
+    assert diagnose(replace(SOUND, val=RISING))[0].endswith("More text or dropout 0.1 should help.")
 
 
 def test_the_curves_are_read_from_the_metrics():

@@ -15,6 +15,7 @@ from attncli.checkpoint import directory
 from attncli.checkpoint.load import load_model, read_resumable
 from attncli.checkpoint.lock import lock
 from attncli.cli.main import run
+from attncli.cli.options import option_name
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint
 from attncli.training import new_job, resume_job, train
@@ -215,6 +216,18 @@ def test_fewer_threads_are_a_warning(run_there, monkeypatch):
 def test_another_torch_is_a_warning(run_there, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.0.0")
     assert "not bit-identical" in resume_job(run_there / "m").notes[0]
+
+
+def test_a_run_that_is_missing_is_named_in_the_terms_of_the_reader(stopped, monkeypatch):
+    monkeypatch.chdir(stopped)
+    (stopped / "checkpoints").mkdir(exist_ok=True)
+    shutil.copytree(stopped / "m", stopped / "checkpoints" / "m", dirs_exist_ok=True)
+    with pytest.raises(BadCheckpoint) as raised:
+        resume_job(Path("nosuch"))
+    assert raised.value.hint == "To begin one, leave resume out; to resume one of m: train(resume=True, name='m')."
+    raised.value.spell(option_name)
+    resume = "attncli train --resume --name m"
+    assert raised.value.hint == f"To begin one, leave --resume out; to resume one of m: {resume}."
 
 
 def test_a_text_named_twice_is_trained_on_twice_and_needs_a_validation_file(tmp_path, monkeypatch, capsys):

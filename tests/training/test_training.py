@@ -502,10 +502,17 @@ def test_a_busy_machine_is_measured_as_step_time_over_cpu_time(corpus, monkeypat
     assert measure_step(shape(1, 32, 300, 8), setup) == (3.0, 2.0)
 
 
-def test_a_run_takes_as_many_threads_as_its_plan(corpus, plan, tmp_path, threads):
+@pytest.mark.parametrize("close", [False, True])
+def test_a_run_takes_as_many_threads_as_its_plan_and_restores_the_number(corpus, plan, tmp_path, threads, close):
     threads(2)
-    run(corpus, replace(plan, threads=1), tmp_path / "m")
+    reports = train(corpus, replace(plan, threads=1), tmp_path / "m", facts=FACTS)
+    next(reports)
     assert torch.get_num_threads() == 1
+    if close:
+        reports.close()
+    else:
+        list(reports)
+    assert torch.get_num_threads() == 2
 
 
 def test_a_step_too_large_for_memory_is_split_then_recomputed_then_refused(corpus, monkeypatch):

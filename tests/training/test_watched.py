@@ -14,6 +14,7 @@ from rich.cells import cell_len
 
 from attncli.checkpoint import directory
 from attncli.checkpoint.load import load_model, read_resumable
+from attncli.cli.options import option_name
 from attncli.errors import BadCheckpoint
 from attncli.explain.heads import HEAD_KINDS, head_scores
 from attncli.render.chart import STEPS, TIME, TOKENS
@@ -185,7 +186,9 @@ def test_the_screen_has_its_size_for_any_record(width, along, ascii):
 def test_a_run_without_head_scores_names_the_option_that_records_them(lines):
     with pytest.raises(BadCheckpoint, match="no scores of heads") as raised:
         heads_from_lines("m", "m", lines)
-    assert "--watch-heads" in raised.value.hint
+    assert "watch_heads=True" in raised.value.hint
+    raised.value.spell(option_name)
+    assert raised.value.hint.endswith("attncli train FILE --watch-heads")
 
 
 def test_the_document_is_the_record():

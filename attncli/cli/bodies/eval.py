@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from time import monotonic
 
 from attncli.checkpoint.load import LoadedModel
@@ -13,15 +15,18 @@ from attncli.cli.shared import ModelSource
 from attncli.errors import BadCheckpoint, BadInput
 from attncli.evaluation.baselines import measure
 from attncli.evaluation.evaluate import evaluate
-from attncli.evaluation.excerpt import Excerpt, ends_of, first_of
+from attncli.evaluation.excerpt import Excerpt, contains_scored, ends_of, first_of
 from attncli.evaluation.judgement import Judgement
 from attncli.evaluation.score import Score
 from attncli.render.console import messages, print_note
-from attncli.render.evaluation import evaluation_document, evaluation_progress, evaluation_screen
+from attncli.render.evaluation import comparison, evaluation_document, evaluation_progress, evaluation_screen
 from attncli.render.numbers import count, plural
 from attncli.render.status import status
+from attncli.text.names import and_more
 from attncli.text.parts import Part
+from attncli.text.reading import name_of
 from attncli.text.tokens import Tokens, tokens_of
+from attncli.training.provenance import is_trained_on
 
 _ENOUGH_TO_TIME = 1000  # tokens
 
@@ -34,10 +39,15 @@ def run(source: ModelSource, dtype: str, texts: Texts, *, json: bool) -> None:
     scored = first_of(tokens, loaded.tokenizer)
     status("measuring the baselines")
     given, counted = ends_of(texts.before, loaded.tokenizer) if texts.before is not None else (None, None)
-    judgement = Judgement(score, measure(scored, loaded.tokenizer.vocab_size, given, counted))
+    baselines = measure(scored, loaded.tokenizer.vocab_size, given, counted)
+    judgement = Judgement(score, baselines)
     _print_notes(texts.scored, scored, score, seconds)
+    warnings = tuple(_warnings(loaded, texts))
+    for warning in warnings:
+        print_note(warning)
+    diagnosis = (comparison(score, baselines, texts.origin), *warnings)
     show_result(
-        lambda: evaluation_document(loaded.name, texts.paths, judgement, seconds),
+        lambda: evaluation_document(loaded.name, texts.paths, replace(judgement, diagnosis=diagnosis), seconds),
         lambda console: evaluation_screen(loaded.name, texts.title, judgement, console.width, texts.origin),
         json=json,
     )
@@ -54,6 +64,16 @@ def _score(loaded: LoadedModel, tokens: Tokens) -> tuple[Score, float]:
     if not math.isfinite(score.nats):
         raise BadCheckpoint(f"{loaded.path} gives probabilities that are not numbers.", "Try --dtype float32.")
     return score, monotonic() - began
+
+
+def _warnings(loaded: LoadedModel, texts: Texts) -> Iterator[str]:
+    """Yields the reasons why figures of this text mislead: the model or the baselines have read the text before."""
+    if is_trained_on(loaded.run, texts.scored):
+        yield f"{loaded.name} was trained on {texts.title}: its score does not measure generalization."
+    if texts.train_files and texts.before is not None and contains_scored(texts.before, texts.scored):
+        files = and_more([name_of(path) for path in texts.train_files])
+        why = "the baselines read the scored text in advance, so their figures are too low"
+        yield f"{files} contains {texts.title}: {why}."
 
 
 def _print_notes(part: Part, scored: Excerpt, score: Score, seconds: float) -> None:

@@ -14,6 +14,7 @@ from attncli.paths import exists, is_file
 from attncli.render.console import print_note
 from attncli.text.files import read_documents
 from attncli.text.parts import Part, split_by_position
+from attncli.text.reading import name_of
 
 _LONGEST_NAME = 200  # characters of a path component; a longer argument is a text, not a path
 
@@ -26,18 +27,18 @@ class Texts:
     scored: Part
     before: Part | None
     last: float  # the share of the characters that is scored
-    has_training_text: bool  # else `before` is the text before the scored part
+    train_files: tuple[str, ...]  # the files of `before`; empty if `before` is the text before the scored part
 
     @property
     def title(self) -> str:
         """The name of the scored text: 'book.txt, the last 10%'."""
-        named = ", ".join("standard input" if path == "-" else path for path in self.paths)
+        named = ", ".join(map(name_of, self.paths))
         return f"{named}, the last {self.last * 100:g}%" if self.last < 1 else named
 
     @property
     def origin(self) -> str:
         """The name of the text that the baselines were trained on."""
-        return "the training text" if self.has_training_text else "the text before it"
+        return "the training text" if self.train_files else "the text before it"
 
 
 def model_and_files(words: Sequence[str], model: str | None) -> tuple[str | None, list[str]]:
@@ -66,4 +67,4 @@ def read_texts(paths: list[str], train_files: Sequence[str], last: float, encodi
     before, scored = split_by_position(documents, last)
     if train_files:
         before = Part.whole(read_documents(train_files, encoding))
-    return Texts(paths, scored, before if before.characters else None, last, bool(train_files))
+    return Texts(paths, scored, before if before.characters else None, last, tuple(train_files))

@@ -18,7 +18,7 @@ from attncli import training
 from attncli.checkpoint.catalog import MODELS_FOLDER
 from attncli.checkpoint.target import claimed, refuse_taken, target_directory
 from attncli.cli import clock
-from attncli.cli.options import option_name
+from attncli.cli.options import option_name, option_names
 from attncli.cli.process import keep_freed_memory
 from attncli.cli.shared import ModelSource
 from attncli.config import CorpusConfig, TrainConfig
@@ -130,7 +130,8 @@ def _train(job: Job, target: Path, tensorboard: bool, json: bool) -> TensorBoard
     if not result.finished:
         _say_how_to_resume(result, target, saved)
         raise typer.Exit(128 + stop.received[0])
-    _show_summary(training.summarize(job, target, result), job, target, json)
+    summarized = training.summarize(job, target, result, option_names(TrainConfig))
+    _show_summary(summarized, job, target, json)
     return log
 
 

@@ -1,12 +1,12 @@
-"""The formats of text files. To add a format, write a module with a `Format` and list it in FORMATS.
+"""The formats of text files. To add a format, write a module with a `FileFormat` and list it in FORMATS.
 
 A file that no format recognizes is read as plain text. Importing this package loads the formats, but none of the
 libraries that a format needs.
 """
 
 from attncli.text.formats import json_lines
-from attncli.text.formats.base import Format, OpenFile
+from attncli.text.formats.base import FileFormat, OpenFile
 
-FORMATS: tuple[Format, ...] = (json_lines.FORMAT,)  # the first that recognizes a file is used
+FORMATS: tuple[FileFormat, ...] = (json_lines.FORMAT,)  # the first that recognizes a file is used
 
-__all__ = ["FORMATS", "Format", "OpenFile"]
+__all__ = ["FORMATS", "FileFormat", "OpenFile"]

@@ -1,4 +1,4 @@
-"""Defines Format, which recognizes a kind of file and reads its documents, and OpenFile, the input of a Format."""
+"""Defines FileFormat, which recognizes a kind of file and reads its documents, and OpenFile, the file that it reads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
-from attncli.text.progress import Meter
+from attncli.text.progress import ProgressMeter
 from attncli.text.reading import STDIN, decoded, name_of
 
 Blocks = Iterator[tuple[str, bool]]  # a block of text, and whether it is the last of its file
@@ -16,7 +16,7 @@ LONGEST_LINE = 64 << 20  # characters, since a line is held in memory
 
 
 @dataclass(frozen=True)
-class Format:
+class FileFormat:
     """A kind of file that is not plain text, registered in FORMATS.
 
     `documents` recognizes a file by its suffix, its first bytes or its first line. For a file of this kind `documents`
@@ -32,7 +32,7 @@ class Format:
 class OpenFile:
     """An open file, or standard input, which can be read once."""
 
-    def __init__(self, path: str, file: IO[bytes], head: bytes, encoding: str, meter: Meter | None) -> None:
+    def __init__(self, path: str, file: IO[bytes], head: bytes, encoding: str, meter: ProgressMeter | None) -> None:
         """`head` holds the first bytes of a regular file; the position of `file` is still the beginning."""
         self.name, self.is_stdin = name_of(path), path == STDIN
         self.suffix = "" if self.is_stdin else Path(path).suffix.lower()

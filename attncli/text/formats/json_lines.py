@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from attncli.errors import BadInput
-from attncli.text.formats.base import LONGEST_LINE, Blocks, Format, OpenFile
+from attncli.text.formats.base import LONGEST_LINE, Blocks, FileFormat, OpenFile
 from attncli.text.names import and_more
 from attncli.text.tokenizer import END_OF_TEXT, checked_text
 
@@ -112,6 +112,6 @@ def _documents(file: OpenFile) -> Blocks | None:
     return separated(file.blocks, file.name) if document_of(file.first_line()) is not None else None
 
 
-FORMAT = Format(
+FORMAT = FileFormat(
     "JSON lines", _documents, lambda names: f"of {and_more(names)} each line's text, after its prompt, is a document"
 )

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Choice(Generic[T]):
+class Decision(Generic[T]):
     """A value and the reason for it.
 
     The reason is None if the user gave the value, or if no reason is needed.
@@ -19,7 +19,7 @@ class Choice(Generic[T]):
     reason: str | None = None
 
 
-def reasons_of(**choices: Choice[Any]) -> dict[str, str]:
+def reasons_of(**choices: Decision[Any]) -> dict[str, str]:
     """Returns a dictionary from setting to reason. Choices without a reason are left out."""
     return {name: choice.reason for name, choice in choices.items() if choice.reason is not None}
 
