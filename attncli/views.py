@@ -12,20 +12,17 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from attncli.config.limits import FINITE_FROM_0
 from attncli.config.option import check, option
 from attncli.errors import UsageProblem
-from attncli.explain.defaults import MORE_SOURCES, SOURCES
+from attncli.explain.defaults import MEASURES, MORE_SOURCES, SOURCES, Measure
 
 if TYPE_CHECKING:
     from attncli.explain.question import Focus
     from attncli.model.transformer import Transformer
     from attncli.text.tokenizer import Piece, Tokenizer
-
-Measure = Literal["norm", "raw"]
-MEASURES: tuple[Measure, ...] = ("norm", "raw")
 
 
 @dataclass(frozen=True)

@@ -316,3 +316,17 @@ def test_an_option_named_like_its_value_says_so_itself():
                 if like and not str(info.default).startswith("--"):  # where Annotated leaves the first name
                     unnamed.append((command.callback.__name__, name))
     assert unnamed == []
+
+
+def test_a_type_of_explain_or_render_has_a_name_of_its_own():
+    """Types are the classes and the named types of a module; arrays of numbers may be named in each module."""
+    homes = {}
+    for file in FILES:
+        for node in ast.parse(file.read_text()).body:
+            names = [node.name] if isinstance(node, ast.ClassDef) else []
+            names += [ast.unparse(target) for target in node.targets] if isinstance(node, ast.Assign) else []
+            for name in names:
+                if re.fullmatch("[A-Z][a-z]+[A-Za-z]*", name) and name != "Floats":
+                    homes.setdefault(name, []).append(str(file.relative_to(PACKAGE)))
+    shared = {name: files for name, files in homes.items() if len(files) > 1}
+    assert not {name: files for name, files in shared.items() if any(re.match("explain|render", at) for at in files)}

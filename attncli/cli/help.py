@@ -15,11 +15,11 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
-    from attncli.render.help import Entry, Sections
+    from attncli.render.help import HelpRow, Sections
 
 HELP_OPTIONS = ["-h", "--help", "--help-all"]
 EVERYTHING = "--help-all"
-_HELP: Entry = ("-h, --help", "", "Show this page and exit.")
+_HELP: HelpRow = ("-h, --help", "", "Show this page and exit.")
 # click's UsageError, found by name, since Typer contains a copy of click since 0.27.
 USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 _NUMBERS = {"int": "N", "float": "X"}
@@ -84,7 +84,7 @@ class FirstPage(TyperGroup):
         from attncli.render.console import output
         from attncli.render.help import show_page
 
-        sections: dict[str, list[Entry]] = {}
+        sections: dict[str, list[HelpRow]] = {}
         for name in self.list_commands(ctx):
             command: Any = self.get_command(ctx, name)
             does = re.split("[,;:]", command.get_short_help_str(200))[0].removesuffix(".")
@@ -108,7 +108,7 @@ def _sections(params: list[Any], by_panel: bool) -> Sections:
 
     If `by_panel`, lists options by panel, the panel MORE last.
     """
-    sections: dict[str, list[Entry]] = {"Arguments": [], "Options": []}
+    sections: dict[str, list[HelpRow]] = {"Arguments": [], "Options": []}
     for param in params:
         if param.param_type_name == "argument":
             sections["Arguments"].append((argument_name(param), "", _help(param)))
@@ -123,7 +123,7 @@ def _panel(param: Any) -> str | None:
     return getattr(param, "rich_help_panel", None)
 
 
-def _option(param: Any) -> Entry:
+def _option(param: Any) -> HelpRow:
     if "--help" in param.opts:
         return _HELP
     names = ", ".join(sorted(param.opts, key=len))

@@ -227,14 +227,19 @@ def _refuse_missing(without: Without, layers: int, heads: int, tokens: int, at: 
         refuse_missing("layer", layer, layers)
         refuse_missing("head", head, heads)
     for query, source in without.edges:
-        refuse_missing("token", query, tokens)
-        refuse_missing("token", source, tokens)
-        if source > query:
-            raise UsageProblem(
-                f"Token {query} cannot look at {source}, which comes later.",
-                f"The edge the other way is {source}:{query}.",
-            )
-        if query > at:
-            raise UsageProblem(f"Token {query} comes after {at}, whose prediction it is.", "Leave --token out.")
-        if query == 0:
-            raise UsageProblem("Token 0 can look at nothing but itself.", "Cut an edge of a later token, such as 2:0.")
+        _refuse_edge(query, source, tokens, at)
+
+
+def _refuse_edge(query: int, source: int, tokens: int, at: int) -> None:
+    """Raises UsageProblem for an edge that does not exist, or that cannot affect the prediction at `at`."""
+    refuse_missing("token", query, tokens)
+    refuse_missing("token", source, tokens)
+    if source > query:
+        raise UsageProblem(
+            f"Token {query} cannot look at {source}, which comes later.", f"The edge the other way is {source}:{query}."
+        )
+    if query > at:
+        message = f"Token {query} comes after token {at}, whose prediction is measured."
+        raise UsageProblem.naming(lambda name: (message, f"Leave {name('token')} out."))
+    if query == 0:
+        raise UsageProblem("Token 0 can look at nothing but itself.", "Cut an edge of a later token, such as 2:0.")

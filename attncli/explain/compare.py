@@ -25,7 +25,7 @@ from attncli.text.tokenizer import Piece
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _ORDINALS = "first", "second"
-_EXAMPLE = 'attncli compare "He could not bear" "He saw a bear" --token bear'
+_EXAMPLE = '"He could not bear" and "He saw a bear"'
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,14 @@ def find_words(texts: Sequence[Sequence[Piece]], tokens: Sequence[str]) -> tuple
     """
     for ordinal, text in zip(_ORDINALS, texts, strict=True):
         if not text:
-            raise BadInput(f"The {ordinal} text has no tokens.", f"Give two: {_EXAMPLE}")
+            raise BadInput(f"The {ordinal} text has no tokens.", f"Give two texts, such as {_EXAMPLE}.")
     if len(tokens) > 2:
-        raise UsageProblem(f"There are {len(tokens)} --token.", "Give one for both texts, or one for each.")
+        raise UsageProblem.naming(
+            lambda name: (
+                f"{name('token')} is given {len(tokens)} times.",
+                "Give it once for both texts, or twice, first for the first text.",
+            )
+        )
     names = list(tokens) or [_shared_word(texts)]
     first, second = (
         _find(text, name, ordinal) for text, name, ordinal in zip(texts, (names[0], names[-1]), _ORDINALS, strict=True)
@@ -145,13 +150,23 @@ def _shared_word(texts: Sequence[Sequence[Piece]]) -> str:
     shared = [word for word in dict.fromkeys(first) if word in second]
     if len(shared) == 1:
         return str(shared[0])
-    if not shared:
-        named = (
-            f"or name one in each: --token {first[-1]} --token {second[-1]}." if first and second else f"as {_EXAMPLE}"
+    message = f"The two texts share {len(shared) or 'no'} word{'s' if shared else ''}."
+    if shared:
+        raise UsageProblem.naming(lambda name: (message, f"Say which: {_listed(shared, name('token'))}."))
+    if not (first and second):
+        raise UsageProblem(message, f"Give two texts with one word in both, such as {_EXAMPLE}.")
+    raise UsageProblem.naming(
+        lambda name: (
+            message,
+            f"Give two texts with one word in both, or name one in each: {name('token')} {first[-1]} {name('token')} "
+            f"{second[-1]}.",
         )
-        raise UsageProblem("The two texts share no word.", f"Give two texts with one word in both, {named}")
-    listed = " or ".join(f"--token {word}" for word in shared[:12]) + (" …" if len(shared) > 12 else "")
-    raise UsageProblem(f"The two texts share {len(shared)} words.", f"Say which: {listed}.")
+    )
+
+
+def _listed(words: Sequence[str], name: str) -> str:
+    """Returns the words as values of a setting: '--token bank or --token river'; a list of many words is cut off."""
+    return " or ".join(f"{name} {word}" for word in words[:12]) + (" …" if len(words) > 12 else "")
 
 
 @dataclass

@@ -1,9 +1,14 @@
-"""Default values of the commands that explain, shared with their help. No torch, so that the help imports none."""
+"""Default values and choices of the commands that explain. Their help shows them, so this module imports no torch."""
 
 from __future__ import annotations
 
-SOURCES = 8  # sources that the first screen of explain names and cuts in turn, besides the first token
-MORE_SOURCES = 24  # sources that --view bars names and cuts in turn, besides the first token
+from typing import Literal
+
+Measure = Literal["norm", "raw"]  # the norm of a source's contribution, or its attention weight
+MEASURES: tuple[Measure, ...] = ("norm", "raw")
+
+SOURCES = 8  # sources that the first screen of explain lists and cuts one at a time, besides the first token
+MORE_SOURCES = 24  # sources that the view bars lists and cuts one at a time, besides the first token
 HEAD_TOKENS = 50  # random tokens that heads draws and repeats; fewer where they do not fit
 # Random texts that heads averages over. On the shipped model, the best three heads of a kind are those of 300 texts in
 # 74% of draws of 4 texts, and in 97% of draws of 32 (without sinks, of which two are tied). A text takes a core 45 ms.

@@ -22,7 +22,7 @@ from attncli.explain.next_token import log_probabilities
 from attncli.explain.question import Floats
 from attncli.explain.reading import TOKENS_AT_ONCE
 from attncli.explain.rollout import rolled
-from attncli.explain.verdict import RANKINGS, Ranking, Verdict
+from attncli.explain.verdict import LEAST_TEXTS, RANKINGS, Ranking, Verdict
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.transformer import Transformer
 
@@ -65,15 +65,18 @@ def faithfulness(
 ) -> Faithfulness:
     """Measures every ranking on texts, given as token ids, with a model in evaluation mode.
 
-    Raises BadInput if there is no text, or if a text has fewer than LEAST_TOKENS tokens or more tokens than the
-    context.
+    Raises BadInput for fewer than LEAST_TEXTS texts, and for a text that has fewer than LEAST_TOKENS tokens or more
+    tokens than the context.
     """
-    if not texts:
-        raise BadInput(f"There is no text of at least {LEAST_TOKENS} tokens.", "Give longer ones.")
     for text in texts:
         if not LEAST_TOKENS <= len(text) <= model.config.context:
             limit = f"from {LEAST_TOKENS} to {model.config.context}"
             raise BadInput(f"A text has {len(text)} tokens, and must have {limit}.", "Give texts of that length.")
+    if len(texts) < LEAST_TEXTS:
+        message = f"{LEAST_TEXTS} texts of at least {LEAST_TOKENS} tokens are needed, and there are {len(texts)}."
+        raise BadInput.naming(
+            lambda name: (message, f"Give more or longer texts, and {name('limit')} of {LEAST_TEXTS} or more.")
+        )
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for done, text in enumerate(texts, 1):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attncli.explain.question import Floats, Focus, Question, ask
+from attncli.explain.question import Floats, Focus, Subject, subject_of
 from attncli.explain.reading import ids_of
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.transformer import Transformer
@@ -23,18 +23,18 @@ _MOST_CELLS = 32  # along the side of a thumbnail
 class Grid:
     """Every head's weights as a thumbnail: the largest weight of each square of `pool` x `pool` tokens."""
 
-    question: Question
+    subject: Subject
     pool: int
     weights: Floats  # (L, H, P, P)
 
 
 @torch.inference_mode()
 def grid(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Grid:
-    """Returns every head's weights, pooled by maximum. Raises BadInput and UsageProblem as `ask` does."""
-    question = ask(model, pieces, focus)
+    """Returns every head's weights, pooled by maximum. Raises BadInput and UsageProblem as `subject_of` does."""
+    subject = subject_of(model, pieces, focus)
     watch = _Thumbnails(math.ceil(len(pieces) / _MOST_CELLS))
     model.hidden(ids_of(model, pieces), observe=watch)
-    return Grid(question, watch.pool, torch.stack(watch.layers).cpu().double().numpy())
+    return Grid(subject, watch.pool, torch.stack(watch.layers).cpu().double().numpy())
 
 
 class _Thumbnails(Observer):

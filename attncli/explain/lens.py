@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attncli.explain.next_token import NextToken, most_probable
-from attncli.explain.question import Focus, Question, ask
+from attncli.explain.question import Focus, Subject, subject_of
 from attncli.explain.reading import ids_of, read, rows_to_watch
 from attncli.model.attention import Observer
 from attncli.model.transformer import Transformer
@@ -34,7 +34,7 @@ class LensRow:
 class Lens:
     """The prediction after each layer. The last row is the model's own distribution."""
 
-    question: Question
+    subject: Subject
     target: NextToken  # the token that the whole model predicts
     rows: tuple[LensRow, ...]
 
@@ -43,11 +43,11 @@ class Lens:
 def lens(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], focus: Focus, *, top: int = 10) -> Lens:
     """Returns the prediction after the token in focus, layer by layer.
 
-    Raises BadInput and UsageProblem as `ask` does.
+    Raises BadInput and UsageProblem as `subject_of` does.
     """
-    question = ask(model, pieces, focus)
-    rows = rows_to_watch(range(question.focus, question.focus + 1), len(pieces))
-    watch = _Streams(question.focus - rows.start)
+    subject = subject_of(model, pieces, focus)
+    rows = rows_to_watch(range(subject.focus, subject.focus + 1), len(pieces))
+    watch = _Streams(subject.focus - rows.start)
     read(model, ids_of(model, pieces), rows, watch)
     logits = model.unembed(model.norm(torch.stack(watch.streams)))  # (L + 1, V)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -58,7 +58,7 @@ def lens(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], focu
         LensRow(at, most_probable(wide[at], tokenizer, top), probabilities[at], int(ranks[at]))
         for at in range(len(wide))
     )
-    return Lens(question, target, tuple(layers))
+    return Lens(subject, target, tuple(layers))
 
 
 class _Streams(Observer):

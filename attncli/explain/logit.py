@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from attncli.errors import UsageProblem
 from attncli.explain.contributions import by_head, output_rows, through_norm, through_output
 from attncli.explain.next_token import NextToken, most_probable, name_of
-from attncli.explain.question import Floats, Focus, Question, ask
+from attncli.explain.question import Floats, Focus, Subject, subject_of
 from attncli.explain.reading import ids_of, read, rows_to_watch
 from attncli.model.attention import Attention, AttentionSteps, Observer, RMSNorm
 from attncli.model.transformer import Transformer
@@ -33,7 +33,7 @@ class LogitAttribution:
     vocabulary.
     """
 
-    question: Question
+    subject: Subject
     target: NextToken
     against: NextToken | None
     logit: float  # as the model computes it
@@ -72,11 +72,11 @@ def logit_attribution(
 ) -> LogitAttribution:
     """Computes the terms of the target's logit in float64. By default, the target is the predicted token.
 
-    Raises BadInput and UsageProblem as `ask` does, and UsageProblem for a target that is not one token.
+    Raises BadInput and UsageProblem as `subject_of` does, and UsageProblem for a target that is not one token.
     """
-    question = ask(model, pieces, focus)
-    rows = rows_to_watch(range(question.focus, question.focus + 1), len(pieces))
-    watch = _Writes(question.focus - rows.start)
+    subject = subject_of(model, pieces, focus)
+    rows = rows_to_watch(range(subject.focus, subject.focus + 1), len(pieces))
+    watch = _Writes(subject.focus - rows.start)
     hidden = read(model, ids_of(model, pieces), rows, watch)[0, watch.row]
     logits = model.unembed(hidden).double()
     chosen = most_probable(logits, tokenizer, 1)[0] if target is None else _token(tokenizer, target, logits)
@@ -85,12 +85,12 @@ def logit_attribution(
     base = matrix.double().mean(0) if other is None else matrix[other.id].double()
     toward = matrix[chosen.id].double() - base
     logit = float(logits[chosen.id] - (logits.mean() if other is None else logits[other.id]))
-    return _terms(model, question, watch, toward, chosen=chosen, other=other, logit=logit)
+    return _terms(model, subject, watch, toward, chosen=chosen, other=other, logit=logit)
 
 
 def _terms(
     model: Transformer,
-    question: Question,
+    subject: Subject,
     watch: _Writes,
     toward: Tensor,
     *,
@@ -105,12 +105,12 @@ def _terms(
     fed = torch.stack(watch.fed).double() @ direction  # (L,)
     position = None
     if model.position is not None:
-        position = float(model.position.weight[question.focus].double() @ direction)
+        position = float(model.position.weight[subject.focus].double() @ direction)
     brought = torch.stack([moved.along(direction) for moved in watch.moved])  # (L, H, S)
-    later = len(question.pieces) - brought.shape[-1]
-    token = ids_of(model, question.pieces)[0, question.focus]
+    later = len(subject.pieces) - brought.shape[-1]
+    token = ids_of(model, subject.pieces)[0, subject.focus]
     return LogitAttribution(
-        question=question,
+        subject=subject,
         target=chosen,
         against=other,
         logit=logit,

@@ -1,34 +1,35 @@
-"""The question of an explanation: a text as its tokens, the token in focus, and the layer and head of interest.
+"""What a view is asked about: a text as its tokens, the token in focus, and the selected layers and heads.
 
-Every view starts here: `ask` checks a focus against the text and the model, and returns a Question, which is part of
-the finding. Layers, heads and tokens are counted from 0. No torch.
+`subject_of` checks a focus against the text and the model, and returns a Subject, which is a part of every finding.
+Layers, heads and tokens are counted from 0. This module imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attncli.errors import BadInput, UsageProblem
+from attncli.explain.defaults import Measure
 from attncli.text.tokenizer import Piece
 
 if TYPE_CHECKING:
     from attncli.model.transformer import Transformer
 
 Floats = NDArray[np.float64]
-Measure = Literal["norm", "raw"]  # the norm of a source's contribution, or its attention weight
 ROWS_AROUND = 40  # rows in the map of a long text
 
 
 @dataclass(frozen=True)
 class Focus:
-    """The question that a view answers: a token, a layer, a head, and the measure of a source.
+    """What a user asks a view about: a token, a layer, a head, and how a source is measured.
 
-    If `token` is None, it is the last token. If `layer` or `head` is None, all layers or all heads are selected.
+    If `token` is None, the last token is in focus. If `layer` is None, all layers are selected; if `head` is None, all
+    heads are selected.
     """
 
     token: int | None = None
@@ -38,7 +39,7 @@ class Focus:
 
 
 @dataclass(frozen=True)
-class Question:
+class Subject:
     """A text, the shape of the model that reads it, and the token in focus."""
 
     pieces: tuple[Piece, ...]
@@ -47,10 +48,13 @@ class Question:
     focus: int
 
 
-def ask(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Question:
-    """Checks a focus against the text and the model. Raises BadInput and UsageProblem as `focused_unit` does."""
+def subject_of(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Subject:
+    """Checks a focus against a text and a model, and returns the subject.
+
+    Raises BadInput and UsageProblem as `focused_unit` does.
+    """
     config = model.config
-    return Question(tuple(pieces), config.layers, config.heads, focused_unit(model, pieces, focus, len(pieces)))
+    return Subject(tuple(pieces), config.layers, config.heads, focused_unit(model, pieces, focus, len(pieces)))
 
 
 def focused_unit(model: Transformer, pieces: Sequence[Piece], focus: Focus, units: int) -> int:
@@ -81,8 +85,7 @@ def refuse_length(pieces: Sequence[Piece], context: int) -> None:
     """Raises BadInput for a text with no tokens, or with more tokens than the context."""
     if not pieces:
         raise BadInput(
-            "The text has no tokens.",
-            'Give a sentence: attncli explain "The little cat sat on the old mat. The little"',
+            "The text has no tokens.", 'Give a sentence, such as "The little cat sat on the old mat. The little".'
         )
     if len(pieces) > context:
         fitting = sum(len(piece.completed) for piece in pieces[:context])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attncli.explain.question import Floats, Focus, Question, ask
+from attncli.explain.question import Floats, Focus, Subject, subject_of
 from attncli.explain.reading import ids_of
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.mask import causal_mask
@@ -25,22 +25,22 @@ from attncli.text.tokenizer import Piece
 class Rollout:
     """Attention rollout of the token in focus, and the rollout of uniform attention for comparison."""
 
-    question: Question
+    subject: Subject
     shares: Floats  # (T,), sums to 1
     even: Floats  # (T,), the rollout of uniform attention in a model with these layers and windows
 
 
 @torch.inference_mode()
 def rollout(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Rollout:
-    """Returns the rollout of the token in focus. Raises BadInput and UsageProblem as `ask` does."""
-    question = ask(model, pieces, focus)
+    """Returns the rollout of the token in focus. Raises BadInput and UsageProblem as `subject_of` does."""
+    subject = subject_of(model, pieces, focus)
     watch = _Product()
-    model.hidden(ids_of(model, pieces)[:, : question.focus + 1], observe=watch)
+    model.hidden(ids_of(model, pieces)[:, : subject.focus + 1], observe=watch)
     assert watch.product is not None
     assert watch.even is not None
-    later = (0, len(pieces) - question.focus - 1)  # zeros for the tokens after the focus
+    later = (0, len(pieces) - subject.focus - 1)  # zeros for the tokens after the focus
     shares, even = (F.pad(product[-1], later).cpu().numpy() for product in (watch.product, watch.even))
-    return Rollout(question, shares, even)
+    return Rollout(subject, shares, even)
 
 
 def rolled(product: Tensor | None, weights: Tensor) -> Tensor:

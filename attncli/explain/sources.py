@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from attncli.explain.contributions import normalized
-from attncli.explain.question import Floats, Focus, Measure
+from attncli.explain.defaults import Measure
+from attncli.explain.question import Floats, Focus
 from attncli.explain.ranking import ranked
 from attncli.explain.units import Units
 

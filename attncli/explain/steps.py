@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attncli.explain.contributions import by_head
 from attncli.explain.first_screen import explain
-from attncli.explain.question import Floats, Focus, Question, ask
+from attncli.explain.question import Floats, Focus, Subject, subject_of
 from attncli.explain.reading import ids_of, read, rows_to_watch
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.mask import causal_mask
@@ -31,7 +31,7 @@ class Steps:
     S is the number of sources: all tokens of the text. In a long text, the sources end with the first masked token.
     """
 
-    question: Question
+    subject: Subject
     layer: int
     head: int
     asked_for: bool
@@ -54,24 +54,24 @@ class Steps:
 def steps(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], focus: Focus) -> Steps:
     """Returns the row of the focus in the given head, or in the busiest head.
 
-    Raises BadInput and UsageProblem as `ask` does.
+    Raises BadInput and UsageProblem as `subject_of` does.
     """
-    question = ask(model, pieces, focus)
+    subject = subject_of(model, pieces, focus)
     busiest = explain(model, tokenizer, pieces, focus, check=False).map
-    ids, row = ids_of(model, pieces), question.focus
+    ids, row = ids_of(model, pieces), subject.focus
     rows = rows_to_watch(range(row, min(row + 2, len(pieces))), len(pieces))  # with a source that the mask forbids
     watch = _OneLayer(busiest.layer)
     read(model, ids, rows, watch)
     fast = _fast_output(model, watch.module, ids, rows)[0, row - rows.start].double()
-    return _row(question, watch, rows, fast, head=busiest.head, asked_for=busiest.asked_for)
+    return _row(subject, watch, rows, fast, head=busiest.head, asked_for=busiest.asked_for)
 
 
-def _row(question: Question, watch: _OneLayer, rows: range, fast: Tensor, *, head: int, asked_for: bool) -> Steps:
+def _row(subject: Subject, watch: _OneLayer, rows: range, fast: Tensor, *, head: int, asked_for: bool) -> Steps:
     """Computes all heads at the focus, and returns the numbers of one head.
 
     `fast` (C,) is the output to compare with.
     """
-    module, seen, row = watch.module, watch.steps, question.focus
+    module, seen, row = watch.module, watch.steps, subject.focus
     query = seen.query[0, :, row - rows.start].double()  # (H, D)
     key, value = (by_head(shared[0].double(), module.heads) for shared in (seen.key, seen.value))  # (H, S, D)
     products = torch.einsum("hd,hsd->hs", query, key)
@@ -84,7 +84,7 @@ def _row(question: Question, watch: _OneLayer, rows: range, fast: Tensor, *, hea
     bias = module.output.bias
     attention = written.sum(0) + (0 if bias is None else bias.double())
     return Steps(
-        question=question,
+        subject=subject,
         layer=watch.layer,
         head=head,
         asked_for=asked_for,

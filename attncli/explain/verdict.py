@@ -15,7 +15,7 @@ from attncli.explain.student import t_quantile
 
 Ranking = Literal["raw", "norm", "rollout", "logit", "random"]
 RANKINGS: tuple[Ranking, ...] = ("raw", "norm", "rollout", "logit", "random")
-LEAST_TEXTS = 8  # with fewer texts no ranking is called better
+LEAST_TEXTS = 8  # with fewer texts, a t test tells too little
 _VIEWS = RANKINGS[:-1]
 COMPARISONS = 2 * len(_VIEWS) + len(_VIEWS) * (len(_VIEWS) - 1)
 _LEVEL = 0.05  # probability that a verdict calls a ranking better that is not

@@ -24,7 +24,7 @@ from attncli.render.numbers import count, duration
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.uint32]
-Span = tuple[float, float]
+Interval = tuple[float, float]  # the least and the greatest value
 
 STEPS, TOKENS, TIME = "steps", "tokens", "time"  # what the x axis shows; also its label
 _DIM = Style(dim=True)
@@ -162,7 +162,7 @@ def _finite(curve: Curve) -> Curve:
 # Scales
 
 
-def visible_span(curves: Sequence[Curve]) -> tuple[Span, float | None]:
+def visible_span(curves: Sequence[Curve]) -> tuple[Interval, float | None]:
     """Returns the span of the y axis and, if it leaves out the start of a curve, how high the start is.
 
     If it shows whole curves, the second value is None.
@@ -178,7 +178,7 @@ def visible_span(curves: Sequence[Curve]) -> tuple[Span, float | None]:
     return _widened(low, top), None
 
 
-def _widened(low: float, high: float) -> Span:
+def _widened(low: float, high: float) -> Interval:
     """Returns the span. Widens an almost empty span, so that dividing by its length is safe."""
     if high - low > 1e-9 * max(1.0, abs(low), abs(high)):
         return low, high
@@ -186,7 +186,7 @@ def _widened(low: float, high: float) -> Span:
     return low - around, low + around
 
 
-def _x_span(curves: Sequence[Curve], reaches: float) -> Span:
+def _x_span(curves: Sequence[Curve], reaches: float) -> Interval:
     ends = [float(end) for curve in curves if len(curve.x) for end in (curve.x.min(), curve.x.max())]
     low, high = min([0.0, *ends]), max([reaches, *ends])
     return (low, high) if high - low > 1e-9 * max(1.0, abs(low), abs(high)) else (low, low + max(1.0, 0.1 * abs(low)))
@@ -202,13 +202,13 @@ def _high_after_beginning(curve: Curve) -> float:
     return float(late.max()) if curve.sign else float(np.percentile(late, _HIGHEST))
 
 
-def _share(values: Floats, span: Span) -> Floats:
+def _share(values: Floats, span: Interval) -> Floats:
     """Returns the position of values between the ends of a span, from 0 to 1."""
     shares: Floats = (values - span[0]) / (span[1] - span[0])
     return shares
 
 
-def _columns(x: Floats, span: Span, cells: int, look: _Look) -> NDArray[np.int64]:
+def _columns(x: Floats, span: Interval, cells: int, look: _Look) -> NDArray[np.int64]:
     """Returns the columns of x values, counted from the left."""
     wide = look.weights.shape[1]
     dots = np.rint(_share(x, span) * (cells * wide - 1))
@@ -216,7 +216,7 @@ def _columns(x: Floats, span: Span, cells: int, look: _Look) -> NDArray[np.int64
     return cell
 
 
-def _rows(y: Floats, span: Span, cells: int, look: _Look) -> NDArray[np.int64]:
+def _rows(y: Floats, span: Interval, cells: int, look: _Look) -> NDArray[np.int64]:
     """Returns the rows of y values, counted from the top. A value outside the span has a row outside the picture."""
     high = look.weights.shape[0]
     dots = np.rint((1 - np.clip(_share(y, span), -1, 2)) * (cells * high - 1))
@@ -227,20 +227,20 @@ def _rows(y: Floats, span: Span, cells: int, look: _Look) -> NDArray[np.int64]:
 # Ticks
 
 
-def _nice_step(span: Span, wanted: int) -> float:
+def _nice_step(span: Interval, wanted: int) -> float:
     """Returns the distance of ticks: 1, 2, 2.5 or 5 times a power of ten, for about `wanted` ticks at most."""
     least = (span[1] - span[0]) / wanted
     power = 10.0 ** math.floor(math.log10(least))
     return next(nice * power for nice in _NICE if nice * power >= least * 0.999)
 
 
-def _ticks(span: Span, step: float) -> list[float]:
+def _ticks(span: Interval, step: float) -> list[float]:
     """Returns the multiples of a step within a span."""
     first, last = math.ceil(span[0] / step - 1e-9), math.floor(span[1] / step + 1e-9)
     return [at * step for at in range(first, last + 1)]
 
 
-def _y_ticks(span: Span, rows: int) -> list[float]:
+def _y_ticks(span: Interval, rows: int) -> list[float]:
     """Returns the ticks of the y axis: one for every few rows, and at least two."""
     wanted = max(rows // _ROWS_PER_TICK, 2)
     ticks = _ticks(span, _nice_step(span, wanted))
@@ -266,7 +266,7 @@ def _clock(seconds: float) -> str:
     return f"{seconds / 60:.0f}m" if 60 <= seconds < 3600 and seconds % 60 == 0 else duration(seconds)
 
 
-def _x_axis(span: Span, along: str, cells: int, look: _Look) -> tuple[str, str]:
+def _x_axis(span: Interval, along: str, cells: int, look: _Look) -> tuple[str, str]:
     """Returns the x axis with its ticks, and below it the labels, each `cells` wide.
 
     The name of the axis is at the right end of the labels.
@@ -282,7 +282,7 @@ def _x_axis(span: Span, along: str, cells: int, look: _Look) -> tuple[str, str]:
     return line, labels.ljust(cells - len(along)) + along
 
 
-def _x_labels(span: Span, along: str, cells: int, wanted: int, look: _Look) -> list[tuple[int, int, str]]:
+def _x_labels(span: Interval, along: str, cells: int, wanted: int, look: _Look) -> list[tuple[int, int, str]]:
     """Returns the ticks whose labels fit: the cell of each, the cell where its label starts, and the label."""
     label: Callable[[float], str] = {TIME: _clock, TOKENS: count}.get(along, lambda step: f"{step:,.0f}")
     step = _nice_step(span, wanted)
@@ -304,7 +304,7 @@ def _x_labels(span: Span, along: str, cells: int, wanted: int, look: _Look) -> l
 
 
 def _plot(
-    curves: Sequence[Curve], width: int, height: int, x_span: Span, y_span: Span, look: _Look
+    curves: Sequence[Curve], width: int, height: int, x_span: Interval, y_span: Interval, look: _Look
 ) -> list[list[Segment]]:
     """Returns the rows of the plot without axes, in `width` x `height` cells."""
     high, wide = look.weights.shape
@@ -331,7 +331,7 @@ def _plot(
     return [_segments(characters[row], owners[row], styles) for row in range(height)]
 
 
-def _line(curve: Curve, columns: int, rows: int, x_span: Span, y_span: Span) -> NDArray[np.bool_]:
+def _line(curve: Curve, columns: int, rows: int, x_span: Interval, y_span: Interval) -> NDArray[np.bool_]:
     """Returns the dots (rows, columns) of a line.
 
     Each column has the mean of its points, joined to the next column.

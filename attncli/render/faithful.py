@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.explain.question import Floats
-from attncli.explain.verdict import COMPARISONS, LEAST_TEXTS, RANKINGS, Ranking
+from attncli.explain.verdict import COMPARISONS, RANKINGS, Ranking
 from attncli.render.escape import fold, one_line
 from attncli.render.numbers import plural
 from attncli.render.progress_bar import passing_bar
@@ -99,9 +99,6 @@ def _verdict(finding: Faithfulness, width: int) -> list[tuple[str, str]]:
     elif best is not None:
         line = f"{best} is the view to believe: ahead of a random ranking and of every other view."
         short = f"Believe {best}: ahead of all others."
-    elif finding.texts < LEAST_TEXTS:
-        few = f"{plural(finding.texts, 'text')} {'is' if finding.texts == 1 else 'are'} too few"
-        line = short = f"{few}: give {LEAST_TEXTS} or more."
     else:
         line, short = "No view is significantly ahead of a random ranking.", "No view clearly beats random."
     notes = [

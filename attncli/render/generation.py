@@ -20,7 +20,7 @@ from attncli.render.surprise import Surprises, legend, tint, why_no_colors
 from attncli.render.trace import trace_block, trace_head
 from attncli.render.wrapping import WordWrap
 
-Report = Literal["trace", "logprobs"]
+TokenReport = Literal["trace", "logprobs"]
 _REPORTS = {"trace": (trace_head, trace_block), "logprobs": (logprobs_head, logprobs_row)}
 
 
@@ -35,7 +35,7 @@ class GenerationScreen:
         *,
         live: bool,
         color: bool = False,
-        report: Report | None = None,
+        report: TokenReport | None = None,
         echo: bool = True,
     ) -> None:
         """`samples` is the number of samples per prompt; samples are numbered prompt by prompt.

@@ -11,7 +11,7 @@ from rich.text import Text
 from attncli.explain.question import Floats
 from attncli.render.cells import map_colors, pool_by_maximum, scale, square
 from attncli.render.escape import fold, pad
-from attncli.render.heading import question_document, question_heading, titled
+from attncli.render.heading import subject_document, subject_heading, titled
 
 if TYPE_CHECKING:
     from attncli.explain.grid import Grid
@@ -21,22 +21,22 @@ _THUMBNAIL = 6  # cells across, at least
 
 def grid_screen(finding: Grid, model: str, console: Console) -> RenderableType:
     """Returns every head's thumbnail, a block of lines for each layer."""
-    question, width = finding.question, console.width
+    subject, width = finding.subject, console.width
     colors = map_colors(console)
-    across = max(1, min(question.heads, (width - 3) // (_THUMBNAIL + 1)))  # thumbnails on a line
+    across = max(1, min(subject.heads, (width - 3) // (_THUMBNAIL + 1)))  # thumbnails on a line
     room = max((width - 3) // across - 1, 1)
     again = math.ceil(finding.weights.shape[-1] / room)
     pool = finding.pool * again
     lines: list[Text] = []
-    for layer in range(question.layers):
-        for first in range(0, question.heads, across):
-            heads = range(first, min(first + across, question.heads))
+    for layer in range(subject.layers):
+        for first in range(0, subject.heads, across):
+            heads = range(first, min(first + across, subject.heads))
             weights = {f"{layer}.{head}": pool_by_maximum(finding.weights[layer, head], again, again) for head in heads}
             lines += _thumbnails(weights, room, colors)
     size = "each cell is one weight" if pool == 1 else f"each cell: the largest of {pool} x {pool}"
-    last = f"--head {question.layers - 1}.0"
+    last = f"--head {subject.layers - 1}.0"
     return Group(
-        question_heading(question, model, width),
+        subject_heading(subject, model, width),
         Text(),
         titled("Every head, layer.head", "row looks at column", width),
         *lines,
@@ -63,5 +63,5 @@ def _thumbnails(weights: dict[str, Floats], room: int, colors: str | None) -> li
 
 def grid_document(finding: Grid, model: str) -> dict[str, Any]:
     """Returns the thumbnails as a JSON-ready dictionary: weights[layer][head][row][column]."""
-    document = question_document(finding.question, model, "grid")
+    document = subject_document(finding.subject, model, "grid")
     return {**document, "pool": finding.pool, "weights": finding.weights.tolist()}

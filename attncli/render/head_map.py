@@ -46,9 +46,7 @@ def _number_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: C
             token_label(piece, LABEL) + " ", style="bold" if row == focus else "not dim"
         )
         values = [float(weights[row, column]) for column in range(row + 1)]
-        table.add_row(
-            label, *(Text(f"{round(value * 100):>3} ", heat(value, console.color_system)) for value in values)
-        )
+        table.add_row(label, *(Text(str(round(value * 100)), heat(value, console.color_system)) for value in values))
     return table
 
 

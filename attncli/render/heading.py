@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len
 from rich.text import Text
 
-from attncli.explain.question import Floats, Question
+from attncli.explain.question import Floats, Subject
 from attncli.render.escape import fit, fold, label_text, one_line, token_label
 from attncli.render.numbers import plural
 from attncli.text.tokenizer import Piece
@@ -48,9 +48,9 @@ def explanation_heading(finding: Explanation, model: str, width: int) -> Text:
     return heading(finding.pieces, finding.layers, finding.heads, model, width, words)
 
 
-def question_heading(question: Question, model: str, width: int) -> Text:
-    """Returns the first line of a view, from its question."""
-    return heading(question.pieces, question.layers, question.heads, model, width)
+def subject_heading(subject: Subject, model: str, width: int) -> Text:
+    """Returns the first line of a view, from its subject."""
+    return heading(subject.pieces, subject.layers, subject.heads, model, width)
 
 
 def titled(title: str, facts: str, width: int, gap: int = 2) -> Text:
@@ -60,9 +60,9 @@ def titled(title: str, facts: str, width: int, gap: int = 2) -> Text:
     return text.append(joint + fold(facts, width), style="not bold dim")
 
 
-def named(question: Question, at: int, width: int = LABEL) -> str:
+def named(subject: Subject, at: int, width: int = LABEL) -> str:
     """Returns a token of the text with its index: '␣bank [6]'."""
-    return f"{token_label(question.pieces[at], width)} [{at}]"
+    return f"{token_label(subject.pieces[at], width)} [{at}]"
 
 
 def next_label(token: NextToken, width: int) -> str:
@@ -97,12 +97,12 @@ def explanation_heading_document(finding: Explanation, model: str) -> dict[str, 
     return document
 
 
-def question_document(question: Question, model: str, view: str) -> dict[str, Any]:
+def subject_document(subject: Subject, model: str, view: str) -> dict[str, Any]:
     """Returns the heading of a view as JSON values, with its name and the token in focus."""
     return {
         "view": view,
-        **heading_document(question.pieces, question.layers, question.heads, model),
-        "focus": question.focus,
+        **heading_document(subject.pieces, subject.layers, subject.heads, model),
+        "focus": subject.focus,
     }
 
 

@@ -66,8 +66,10 @@ def _best(finding: HeadScores, kind: HeadKind, width: int) -> RenderableType:
         return Text(fold("out of every window: lower --length", width), style="dim")
     room = max(4, min(_WIDEST_BAR, width - _BESIDE_BAR))
     table = Table.grid(padding=(0, 1))
-    for justify in ("left", "right", "left", "left", "left"):
-        table.add_column(justify=justify, no_wrap=True)
+    score_cells, error_cells = _widest(finding)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True, min_width=score_cells)
+    table.add_column(no_wrap=True, min_width=error_cells)
     for layer, head in ranked[:_NAMED]:
         score, chance, error = (
             finding.score(kind, layer, head),
@@ -84,6 +86,14 @@ def _best(finding: HeadScores, kind: HeadKind, width: int) -> RenderableType:
             Text(f"chance {decimal(chance)}", "dim"),
         )
     return table
+
+
+def _widest(finding: HeadScores) -> tuple[int, int]:
+    """Returns the cells of the longest score and of the longest standard error shown, so that all bars are aligned."""
+    shown = [(kind, *head) for kind in LOOKS_AT for head in finding.ranked(kind)[:_NAMED]]
+    scores = (decimal(finding.score(*head)) for head in shown)
+    errors = (_margin(finding.error(*head)) for head in shown)
+    return max(map(len, scores)), max(map(len, errors))
 
 
 def _margin(error: float | None) -> str:

@@ -17,8 +17,8 @@ _BELOW = 6  # cells of indentation for a help text below its name
 _LEAST = 20  # cells for words, however narrow the screen
 
 
-Entry = tuple[str, str, str]  # an option or argument, the name of its value, and its help text
-Sections = Mapping[str, Sequence[Entry]]
+HelpRow = tuple[str, str, str]  # an option or argument, the name of its value, and its help text
+Sections = Mapping[str, Sequence[HelpRow]]
 
 
 def show_page(console: Console, told: str, sections: Sections, closing: Sequence[str], usage: str = "") -> None:
@@ -38,7 +38,7 @@ def _folded(text: str, width: int, style: str = "") -> list[Text]:
     return [Text(line, style) for line in fold(text, max(width, _LEAST)).split("\n")]
 
 
-def _rows(entries: Sequence[Entry], width: int) -> list[Text]:
+def _rows(entries: Sequence[HelpRow], width: int) -> list[Text]:
     """Formats entries in two columns; a long name, or any name on a narrow screen, is above its help text."""
     names = [Text("  ").append(name, "bold").append(f" {value}" if value else "") for name, value, _ in entries]
     fitting = max((name.cell_len for name in names if name.cell_len <= _LONGEST_NAME), default=0)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.render.escape import fold
-from attncli.render.heading import named, next_label, question_document, question_heading, titled, token_document
+from attncli.render.heading import named, next_label, subject_document, subject_heading, titled, token_document
 from attncli.render.numbers import percent
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _MOST = 5  # predictions of a row
 
 def lens_screen(finding: Lens, model: str, console: Console) -> RenderableType:
     """Shows the prediction after every layer, with the probability and rank of the model's final prediction."""
-    question, width = finding.question, console.width
+    subject, width = finding.subject, console.width
     predictions = max(1, min(_MOST, (width - _BESIDE) // (_TOKEN + 7)))
     label = next_label(finding.target, 8)
     table = Table.grid(padding=(0, 1))
@@ -39,9 +39,9 @@ def lens_screen(finding: Lens, model: str, console: Console) -> RenderableType:
         name = "embedding" if row.layers_read == 0 else f"layer {row.layers_read - 1}"
         table.add_row(Text(name, "dim"), *cells, Text(percent(row.probability)), Text(f"{row.rank:,}", "dim"))
     return Group(
-        question_heading(question, model, width),
+        subject_heading(subject, model, width),
         Text(),
-        titled(f"What follows {named(question, question.focus, 12)}, layer by layer", "logit lens", width),
+        titled(f"What follows {named(subject, subject.focus, 12)}, layer by layer", "logit lens", width),
         table,
         Text(fold(f"P and rank are those of the final prediction: {label}", width), "dim"),
         Text(),
@@ -52,7 +52,7 @@ def lens_screen(finding: Lens, model: str, console: Console) -> RenderableType:
 def lens_document(finding: Lens, model: str) -> dict[str, Any]:
     """Returns the finding as a JSON-ready dictionary, in full precision, with more tokens in each row."""
     return {
-        **question_document(finding.question, model, "lens"),
+        **subject_document(finding.subject, model, "lens"),
         "target": token_document(finding.target),
         "rows": [
             {

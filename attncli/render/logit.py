@@ -14,37 +14,37 @@ from rich.text import Text
 from attncli.explain.question import Floats
 from attncli.explain.ranking import ranked
 from attncli.render.escape import fold, token_label
-from attncli.render.heading import LABEL, named, next_label, question_document, question_heading, titled, token_document
+from attncli.render.heading import LABEL, named, next_label, subject_document, subject_heading, titled, token_document
 from attncli.render.numbers import bar, plural
 
 if TYPE_CHECKING:
     from attncli.explain.logit import LogitAttribution
 
 _ROWS = 8  # heads and sources shown by name
-Entry = tuple[str, float]
+Term = tuple[str, float]  # the name of a component, head or source, and its term
 
 
 def logit_screen(finding: LogitAttribution, model: str, console: Console) -> RenderableType:
     """Three tables of signed bars: the components of the model, the heads, the sources."""
-    question, width = finding.question, console.width
-    sources = [f"{at} {token_label(piece, LABEL)}" for at, piece in enumerate(question.pieces)][: question.focus + 1]
-    heads = [f"head {layer}.{head}" for layer in range(question.layers) for head in range(question.heads)]
+    subject, width = finding.subject, console.width
+    sources = [f"{at} {token_label(piece, LABEL)}" for at, piece in enumerate(subject.pieces)][: subject.focus + 1]
+    heads = [f"head {layer}.{head}" for layer in range(subject.layers) for head in range(subject.heads)]
     parts = _components(finding)
     by_head = _largest(heads, finding.heads.sum(-1).ravel(), "head")
-    by_source = _largest(sources, finding.heads.sum((0, 1))[: question.focus + 1], "source")
+    by_source = _largest(sources, finding.heads.sum((0, 1))[: subject.focus + 1], "source")
     most = max(abs(value) for _, value in (*parts, *by_head, *by_source))
     column = max(cell_len(name) for name, _ in (*parts, *by_head, *by_source))
     target = next_label(finding.target, LABEL)
     base = "the vocabulary's mean" if finding.against is None else f"that of {next_label(finding.against, LABEL)}"
-    title = f"Why {target} after {named(question, question.focus)}?"
+    title = f"Why {target} after {named(subject, subject.focus)}?"
     logit = Text(fold(f"its logit is {finding.logit:+.4f}, counted from {base}", width), "bold")
     total = Text(fold(f"sum of all terms {finding.total:+.4f}, remainder {finding.remainder:+.1e}", width), "dim")
 
-    def drawn(entries: Sequence[Entry]) -> Table:
-        return _signed_bars(entries, column, most, width)
+    def drawn(terms: Sequence[Term]) -> Table:
+        return _signed_bars(terms, column, most, width)
 
     return Group(
-        question_heading(question, model, width),
+        subject_heading(subject, model, width),
         Text(),
         titled(title, "direct logit attribution", width),
         logit,
@@ -62,37 +62,37 @@ def logit_screen(finding: LogitAttribution, model: str, console: Console) -> Ren
     )
 
 
-def _components(finding: LogitAttribution) -> list[Entry]:
+def _components(finding: LogitAttribution) -> list[Term]:
     """Returns the components in the order in which they write to the residual stream."""
-    entries = [("embedding", finding.embedding)]
+    terms = [("embedding", finding.embedding)]
     if finding.position is not None:
-        entries.append(("position", finding.position))
+        terms.append(("position", finding.position))
     for layer, (heads, fed) in enumerate(zip(finding.heads.sum((1, 2)), finding.feed_forward, strict=True)):
-        entries += [(f"attention {layer}", float(heads)), (f"feed-forward {layer}", float(fed))]
+        terms += [(f"attention {layer}", float(heads)), (f"feed-forward {layer}", float(fed))]
     biases = {"attention biases": finding.attention_bias, "feed-forward biases": finding.feed_forward_bias}
-    entries += [(name, float(terms.sum())) for name, terms in biases.items() if terms is not None]
+    terms += [(name, float(values.sum())) for name, values in biases.items() if values is not None]
     if finding.norm_bias is not None:
-        entries.append(("final norm's bias", finding.norm_bias))
-    return entries
+        terms.append(("final norm's bias", finding.norm_bias))
+    return terms
 
 
-def _largest(names: Sequence[str], values: Floats, thing: str) -> list[Entry]:
+def _largest(names: Sequence[str], values: Floats, thing: str) -> list[Term]:
     """Returns the terms with the largest absolute values by name, then the sum of all other terms."""
     order = ranked(np.abs(values))
-    entries = [(names[at], float(values[at])) for at in order[:_ROWS]]
+    terms = [(names[at], float(values[at])) for at in order[:_ROWS]]
     if len(order) > _ROWS:
-        entries.append((plural(len(order) - _ROWS, f"more {thing}"), float(values[order[_ROWS:]].sum())))
-    return entries
+        terms.append((plural(len(order) - _ROWS, f"more {thing}"), float(values[order[_ROWS:]].sum())))
+    return terms
 
 
-def _signed_bars(entries: Sequence[Entry], column: int, most: float, width: int) -> Table:
+def _signed_bars(terms: Sequence[Term], column: int, most: float, width: int) -> Table:
     """Returns one row for each entry: name, signed number, and a bar of its size."""
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, overflow="ellipsis", width=min(column, max(width - 18, 4)))
     table.add_column(no_wrap=True, justify="right", width=8)
     table.add_column(no_wrap=True)
     room = max(1, min(40, width - column - 10))
-    for name, value in entries:
+    for name, value in terms:
         share = abs(value) / most if most > 0 else 0.0
         drawn = Text(bar(share, room), "cyan") if value >= 0 else Text(bar(share, room, "▒"), "red")
         table.add_row(Text(name), Text(f"{value:+.3f}"), drawn)
@@ -112,7 +112,7 @@ def logit_document(finding: LogitAttribution, model: str) -> dict[str, Any]:
         "norm_bias": finding.norm_bias,
     }
     return {
-        **question_document(finding.question, model, "logit"),
+        **subject_document(finding.subject, model, "logit"),
         "target": token_document(finding.target),
         "against": against,
         "logit": finding.logit,

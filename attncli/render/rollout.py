@@ -13,7 +13,7 @@ from rich.text import Text
 from attncli.explain.question import Floats
 from attncli.explain.ranking import ranked
 from attncli.render.escape import fit, fold, token_label
-from attncli.render.heading import LABEL, named, question_document, question_heading, titled, up_to
+from attncli.render.heading import LABEL, named, subject_document, subject_heading, titled, up_to
 from attncli.render.numbers import bar, percent
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ _ROWS = 12  # sources shown by name
 
 def rollout_screen(finding: Rollout, model: str, console: Console) -> RenderableType:
     """Returns one row for each source, the largest ratio first."""
-    question, width = finding.question, console.width
+    subject, width = finding.subject, console.width
     ratios = ratio(finding)
-    order = ranked(ratios, (at for at in range(question.focus + 1) if finding.even[at] > 0))
+    order = ranked(ratios, (at for at in range(subject.focus + 1) if finding.even[at] > 0))
     most = max(float(ratios[order[0]]), 1e-9)
     label = min(LABEL, max(width - 30, 4))
     times = "times even" if width >= 60 else "x even"
@@ -39,7 +39,7 @@ def rollout_screen(finding: Rollout, model: str, console: Console) -> Renderable
         value = float(ratios[at])
         table.add_row(
             Text(str(at), "dim"),
-            Text(token_label(question.pieces[at], label)),
+            Text(token_label(subject.pieces[at], label)),
             Text(bar(value / most, room), "cyan"),
             Text(f"x{value:.2f}" if value < 99.5 else f"x{value:.0f}"),
             Text(percent(float(finding.shares[at]))),
@@ -50,11 +50,9 @@ def rollout_screen(finding: Rollout, model: str, console: Console) -> Renderable
         table.add_row("", Text(fit(f"{len(rest)} more", max(label, 6))), "", "", Text(shares), Text(even, "dim"))
     first = percent(float(finding.even[0]))
     return Group(
-        question_heading(question, model, width),
+        subject_heading(subject, model, width),
         Text(),
-        titled(
-            f"Where does {named(question, question.focus, 12)} look, through all layers?", "attention rollout", width
-        ),
+        titled(f"Where does {named(subject, subject.focus, 12)} look, through all layers?", "attention rollout", width),
         table,
         Text(),
         Text(fold(f"Even attention under the same mask already gives the first token {first}.", width), "dim"),
@@ -72,9 +70,9 @@ def rollout_document(finding: Rollout, model: str) -> dict[str, Any]:
 
     A ratio is null for tokens after the focus, and if uniform attention gives 0.
     """
-    focus = finding.question.focus
+    focus = finding.subject.focus
     return {
-        **question_document(finding.question, model, "rollout"),
+        **subject_document(finding.subject, model, "rollout"),
         "shares": up_to(focus, finding.shares),
         "even": up_to(focus, finding.even),
         "ratio": [value if math.isfinite(value) else None for value in ratio(finding).tolist()],

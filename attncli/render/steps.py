@@ -13,7 +13,7 @@ from rich.text import Text
 from attncli.explain.question import Floats
 from attncli.explain.ranking import ranked
 from attncli.render.escape import fit, fold, token_label
-from attncli.render.heading import LABEL, named, question_document, question_heading, titled
+from attncli.render.heading import LABEL, named, subject_document, subject_heading, titled
 from attncli.render.numbers import percent, plural
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ _WHOLE = 70  # the least width at which the norms of values are shown too
 
 def steps_screen(finding: Steps, model: str, console: Console) -> RenderableType:
     """Five steps, from the query to attention's output, and the difference from the fast path."""
-    question, width = finding.question, console.width
+    subject, width = finding.subject, console.width
     wide = len(finding.query)
     head = f"{finding.layer}.{finding.head}"
-    busiest = not finding.asked_for and question.focus > 0  # the first token attends only to itself in every head
-    title = f"{'Busiest head' if busiest else 'Head'} {head}, the row of {named(question, question.focus)}"
+    busiest = not finding.asked_for and subject.focus > 0  # the first token attends only to itself in every head
+    title = f"{'Busiest head' if busiest else 'Head'} {head}, the row of {named(subject, subject.focus)}"
     return Group(
-        question_heading(question, model, width),
+        subject_heading(subject, model, width),
         Text(),
         titled(title, "softmax(q·k / √D + mask) x values, through the output matrix", width),
         _step(1, f"the query: {plural(wide, 'number')}", width),
@@ -47,7 +47,7 @@ def steps_screen(finding: Steps, model: str, console: Console) -> RenderableType
         _vector(finding.attention, width),
         Text(),
         Text(fold(f"Largest difference from the model's own fast path: {finding.difference:.1e}", width)),
-        Text(fold(f"More: --head {head} · --token {max(question.focus - 1, 0)} · --view map · --json", width), "dim"),
+        Text(fold(f"More: --head {head} · --token {max(subject.focus - 1, 0)} · --view map · --json", width), "dim"),
     )
 
 
@@ -72,7 +72,7 @@ def _vector(values: Floats, width: int) -> Text:
 
 def _table(finding: Steps, width: int) -> Table:
     """Returns one row for each source: q·k, scaled, masked, and the weight."""
-    pieces, whole = finding.question.pieces, width >= _WHOLE
+    pieces, whole = finding.subject.pieces, width >= _WHOLE
     table = Table.grid(padding=(0, 1))
     columns = ["", "source", "q·k", "/ √D", "mask", "softmax", *(["|value|", "x weight"] if whole else [])]
     if width < 50:
@@ -105,25 +105,25 @@ def _table(finding: Steps, width: int) -> Table:
 
 def _shown(finding: Steps) -> list[int]:
     """Returns the sources to show, in text order: all, or those with the largest weights and the first masked one."""
-    size = len(finding.question.pieces)
+    size = len(finding.subject.pieces)
     if size <= _ROWS:
         return list(range(size))
     best = ranked(finding.weights)[: _ROWS - 1]
-    after = finding.question.focus + 1
+    after = finding.subject.focus + 1
     return sorted({*best, *([after] if after < size else [])})
 
 
 def _remarks(finding: Steps) -> list[str]:
     """Remarks on what the mask forbids, on the window, and on heads that share keys and values."""
-    question, lines = finding.question, []
-    focus = token_label(question.pieces[question.focus], LABEL)
-    if question.focus + 1 < len(question.pieces):
-        lines.append(f"{focus} cannot see {named(question, question.focus + 1)}, which comes later")
+    subject, lines = finding.subject, []
+    focus = token_label(subject.pieces[subject.focus], LABEL)
+    if subject.focus + 1 < len(subject.pieces):
+        lines.append(f"{focus} cannot see {named(subject, subject.focus + 1)}, which comes later")
     elif finding.allowed.all():
-        earlier = f" (see --token {question.focus - 1})" if question.focus else ""
+        earlier = f" (see --token {subject.focus - 1})" if subject.focus else ""
         lines.append(f"nothing comes after {focus}, so the mask forbids nothing{earlier}")
-    if finding.window is not None and question.focus >= finding.window:
-        lines.append(f"{focus} cannot see {named(question, 0)}: this layer looks back {finding.window - 1} tokens")
+    if finding.window is not None and subject.focus >= finding.window:
+        lines.append(f"{focus} cannot see {named(subject, 0)}: this layer looks back {finding.window - 1} tokens")
     if finding.shared_by > 1:
         lines.append(f"keys and values are shared by {finding.shared_by} heads")
     return [f"   {line}" for line in lines]
@@ -133,7 +133,7 @@ def steps_document(finding: Steps, model: str) -> dict[str, Any]:
     """Returns every number as a JSON-ready dictionary."""
     arrays = ("query", "keys", "values", "products", "scores", "allowed", "weights", "mixed", "written", "attention")
     return {
-        **question_document(finding.question, model, "steps"),
+        **subject_document(finding.subject, model, "steps"),
         "layer": finding.layer,
         "head": finding.head,
         "window": finding.window,

@@ -150,13 +150,14 @@ def test_an_edge_named_by_words_is_cut_between_all_their_tokens():
         (Without(edges=((99, 0),)), {}, "no token 99"),
         (Without(edges=((2, 4),)), {}, "2 cannot look at 4, which comes later"),
         (Without(edges=((0, 0),)), {}, "nothing but itself"),
-        (Without(edges=((5, 0),)), {"token": 3}, "Token 5 comes after 3"),
+        (Without(edges=((5, 0),)), {"token": 3}, "Token 5 comes after token 3"),
         (Without(), {"token": 99}, "no token 99"),
     ],
 )
 def test_missing_tokens_heads_and_edges_are_refused(removed, options, message):
-    with pytest.raises(UsageProblem, match=message):
+    with pytest.raises(UsageProblem, match=message) as raised:
         ablated(model_of({}), [removed], **options)
+    assert "--" not in raised.value.hint  # the library names the setting
 
 
 def test_a_text_that_is_empty_or_too_long_is_refused():

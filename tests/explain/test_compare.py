@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from attncli.cli.options import option_name
 from attncli.errors import BadInput, UsageProblem
 from attncli.explain.compare import Comparison, WordInText, compare, find_words
 from attncli.explain.first_screen import explain
@@ -167,17 +168,19 @@ def test_a_word_is_found_in_both_texts():
     [
         ("the cat", "a dog", [], "share no word", "name one in each: --token cat --token dog."),
         ("dog", "cat", [], "share no word", "--token dog --token cat."),
-        ("dog", "...", [], "share no word", "Give two texts with one word in both, as attncli compare"),
+        ("dog", "...", [], "share no word", 'both, such as "He could not bear" and "He saw a bear".'),
         ("the old cat", "the old dog", [], "share 2 words", "--token the or --token old"),
         ("the cat", "the dog", ["cat"], "In the second text: There is no token 'cat'", "token twice"),
         ("the cat saw the dog", "the dog", ["the"], "In the first text: 'the' comes 2 times", "token twice"),
-        ("the cat", "the dog", ["a", "b", "c"], "There are 3 --token", "one for each"),
+        ("the cat", "the dog", ["a", "b", "c"], "--token is given 3 times.", "Give it once for both texts"),
     ],
 )
 def test_an_ambiguous_or_missing_word_is_refused_with_the_words_there_are(a, b, tokens, message, hint):
     texts = [pieces_of(*(f" {word}" for word in text.split())) for text in (a, b)]
     with pytest.raises(UsageProblem) as raised:
         find_words(texts, tokens)
+    assert "--" not in raised.value.message + raised.value.hint  # the library names the setting
+    raised.value.spell(option_name)
     assert message in raised.value.message
     assert hint in raised.value.hint
 

@@ -127,10 +127,10 @@ def test_the_direction_of_a_logit_is_the_derivative_of_the_logit(family):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_is_scored(name):
-    texts = [ids_of(LENGTH + at, seed=at)[0].tolist() for at in range(3)]
+    texts = [ids_of(LENGTH + at % 3, seed=at)[0].tolist() for at in range(9)]
     found = faithfulness(model_of(FAMILIES[name]), texts, seed=1)
-    assert found.comprehensiveness.shape == found.sufficiency.shape == (3, len(RANKINGS), len(SIZES))
-    assert (found.texts, found.mean_tokens) == (3, LENGTH + 1)
+    assert found.comprehensiveness.shape == found.sufficiency.shape == (9, len(RANKINGS), len(SIZES))
+    assert (found.texts, found.mean_tokens) == (9, LENGTH + 1)
     model = model_of(FAMILIES[name])
     with torch.inference_mode():
         order = source_scores(model, torch.tensor(texts[0]))["norm"][:SOURCES].argsort(descending=True).tolist()
@@ -140,16 +140,22 @@ def test_every_family_is_scored(name):
 
 
 def test_the_seed_draws_the_random_ranking_and_nothing_else():
-    first, again, other = (faithfulness(model_of({}), [IDS.tolist()], seed=seed) for seed in (1, 1, 2))
+    first, again, other = (faithfulness(model_of({}), [IDS.tolist()] * LEAST_TEXTS, seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(first.comprehensiveness, again.comprehensiveness)
     assert np.array_equal(first.comprehensiveness[:, :-1], other.comprehensiveness[:, :-1])
     assert not np.array_equal(first.comprehensiveness[:, -1], other.comprehensiveness[:, -1])
 
 
 @pytest.mark.parametrize(
-    ("texts", "message"), [([], "no text of at least 10"), ([[1] * 9], "9 tokens"), ([[1] * 97], "from 10 to 96")]
+    ("texts", "message"),
+    [
+        ([], "8 texts of at least 10 tokens are needed, and there are 0"),
+        ([[1] * 20] * 7, "and there are 7"),
+        ([[1] * 9] * 8, "9 tokens"),
+        ([[1] * 97] * 8, "from 10 to 96"),
+    ],
 )
-def test_a_text_of_another_length_is_refused(texts, message):
+def test_too_few_texts_and_texts_of_another_length_are_refused(texts, message):
     with pytest.raises(BadInput, match=message):
         faithfulness(tiny_model(), texts)
 
@@ -290,12 +296,11 @@ def test_the_screen_looks_like_this():
 
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
-@pytest.mark.parametrize("texts", [1, 20])
+@pytest.mark.parametrize("texts", [LEAST_TEXTS, 20])
 def test_the_screen_fits_and_is_harmless(width, texts):
     drawn = shown(faithful_screen(made(texts), HOSTILE, HOSTILE, width), width)
     assert widest(drawn) <= width
     assert harmless(drawn)
-    assert ("1 text is too few: give 8 or more." in drawn) == (texts == 1)
 
 
 def test_the_document_has_the_drops_of_every_text():
@@ -326,21 +331,21 @@ def folder(tmp_path_factory):
 
 def test_the_command_scores_files_and_texts(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    code, out, err = ask(capsys, "faithful", "b.txt", "--seed", "2", "--limit", "6")
+    code, out, err = ask(capsys, "faithful", "b.txt", "--seed", "2", "--limit", "9")
     assert (code, err) == (0, "")
-    assert "m · 6 texts of" in out
+    assert "m · 9 texts of" in out
     assert "drawn from b.txt · seed 2" in out
     assert max(map(cell_len, out.splitlines())) <= 80
-    document = json.loads(ask(capsys, "faithful", "b.txt", "--seed", "2", "--limit", "6", "--json")[1])
-    assert (document["texts"], document["sources"], document["seed"]) == (6, ["b.txt"], 2)
-    text = "the small grey cat sat on the old mat and the dog ran"
-    document = json.loads(ask(capsys, "faithful", text, f"{text} and ran", "--seed", "2", "--json")[1])
-    assert (document["texts"], document["sources"]) == (2, [])
+    document = json.loads(ask(capsys, "faithful", "b.txt", "--seed", "2", "--limit", "9", "--json")[1])
+    assert (document["texts"], document["sources"], document["seed"]) == (9, ["b.txt"], 2)
+    texts = ["the small grey cat sat on the old mat and the dog ran" + " and ran" * at for at in range(LEAST_TEXTS)]
+    document = json.loads(ask(capsys, "faithful", *texts, "--seed", "2", "--json")[1])
+    assert (document["texts"], document["sources"]) == (LEAST_TEXTS, [])
 
 
 def test_a_note_says_how_much_of_a_large_file_is_read(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    arguments = ["faithful", "b.txt", "--seed", "2", "--limit", "2", "--json"]
+    arguments = ["faithful", "b.txt", "--seed", "2", "--limit", "8", "--json"]
     characters = len((folder / "b.txt").read_text())
     whole = ask(capsys, *arguments)
     assert (whole[2], json.loads(whole[1])["characters_read"]) == ("", characters)
@@ -354,7 +359,8 @@ def test_a_note_says_how_much_of_a_large_file_is_read(folder, monkeypatch, capsy
     ("arguments", "code", "message"),
     [
         ([], 2, "no text"),
-        (["short.txt"], 3, f"no text of at least {LEAST_TOKENS} tokens"),
+        (["short.txt"], 3, f"8 texts of at least {LEAST_TOKENS} tokens are needed, and there are 0."),
+        (["b.txt", "--limit", "3"], 3, "there are 3.\n  Give more or longer texts, and --limit of 8 or more."),
         (["The cat"], 3, "must have from 10 to 96"),
         (["b.txt", "--limit", "0"], 2, "--limit is 0"),
     ],

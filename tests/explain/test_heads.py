@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -248,6 +249,15 @@ Look next at head 0.1  95% of its attention is on the token before, by chance 9%
 def test_the_screen_looks_like_this():
     drawn = shown(heads_screen(SCORES, "m", 80, everyone=True, named=" -m m"), 80)
     assert "".join(f"{line.rstrip()}\n" for line in drawn.splitlines()) == GOLDEN
+
+
+def test_all_bars_begin_in_one_column_whatever_the_lengths_of_the_numbers():
+    scores, errors = SCORES.scores.copy(), SCORES.errors.copy()
+    scores[3, 1, 1], errors[2, 1, 0] = 1, 0.0001
+    drawn = shown(heads_screen(replace(SCORES, scores=scores, errors=errors), "m", 80), 80)
+    assert " ±<.001 █" in drawn
+    assert " 1.00 ±" in drawn
+    assert len({line.index("█") for line in drawn.splitlines() if "█" in line}) == 1
 
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])

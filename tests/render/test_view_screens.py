@@ -12,7 +12,7 @@ from attncli.explain.head_map import HeadMap
 from attncli.explain.lens import Lens, LensRow
 from attncli.explain.logit import LogitAttribution
 from attncli.explain.next_token import NextToken
-from attncli.explain.question import Question
+from attncli.explain.question import Subject
 from attncli.explain.rollout import Rollout
 from attncli.explain.steps import Steps
 from attncli.render.first_screen import compared_screen, explanation_document
@@ -25,9 +25,9 @@ from tests.support.screens import harmless, screen, widest
 from tests.support.texts import HOSTILE
 
 
-def question(texts, focus=None, layers=3, heads=4):
+def subject(texts, focus=None, layers=3, heads=4):
     pieces = tuple(Piece(at, text, 1) for at, text in enumerate(texts))
-    return Question(pieces, layers, heads, len(pieces) - 1 if focus is None else focus)
+    return Subject(pieces, layers, heads, len(pieces) - 1 if focus is None else focus)
 
 
 def rows(generator, focus, length):
@@ -38,7 +38,7 @@ def rows(generator, focus, length):
 
 def finding(view, texts, focus=None, layers=3, heads=4):
     """Random findings of a view."""
-    asked = question(texts, focus, layers, heads)
+    asked = subject(texts, focus, layers, heads)
     length, generator = len(texts), np.random.default_rng(len(texts))
     token = NextToken(3, HOSTILE, 0.4137)
     if view == "map":
@@ -103,7 +103,7 @@ def test_a_view_is_a_json_document_in_full_precision(view):
 def test_a_lens_shows_each_layers_prediction():
     top = NextToken(1, " on", 0.41), NextToken(2, ",", 0.002)
     found = Lens(
-        question(ENGLISH), NextToken(2, ",", 0.9), (LensRow(0, top, 0.002, 2), LensRow(1, top[::-1], 0.9, 1))
+        subject(ENGLISH), NextToken(2, ",", 0.9), (LensRow(0, top, 0.002, 2), LensRow(1, top[::-1], 0.9, 1))
     )  # fmt: skip
     assert (
         "\n".join(line.rstrip() for line in view_text("lens", found, 60).split("\n"))
@@ -127,7 +127,7 @@ def test_a_logit_shows_its_terms_with_their_signs_and_what_is_left():
     heads[0, 0] = 1, 0.5, 0
     heads[0, 1] = 0, 0, -0.75
     found = LogitAttribution(
-        question(["He", " sat", " on"], layers=1, heads=2), NextToken(4, " the", 0.4), NextToken(5, ",", 0.1),
+        subject(["He", " sat", " on"], layers=1, heads=2), NextToken(4, " the", 0.4), NextToken(5, ",", 0.1),
         logit=3.0 + 1e-7, embedding=-0.25, position=None, heads=heads, attention_bias=None,
         feed_forward=np.array([2.5]), feed_forward_bias=None, norm_bias=None,
     )  # fmt: skip
@@ -236,7 +236,7 @@ def test_a_small_map_is_in_numbers():
 
 
 def test_rollout_is_shown_as_the_ratio_to_even_attention():
-    found = Rollout(question(ENGLISH[:3]), np.array([0.5, 0.3, 0.2]), np.array([0.8, 0.1, 0.1]))
+    found = Rollout(subject(ENGLISH[:3]), np.array([0.5, 0.3, 0.2]), np.array([0.8, 0.1, 0.1]))
     shown = view_text("rollout", found, 80)
     order = re.findall(r"^(\d) .*x(\d\.\d\d) +(\d+)% +(\d+)%", shown, re.MULTILINE)
     assert order == [("1", "3.00", "30", "10"), ("2", "2.00", "20", "10"), ("0", "0.62", "50", "80")]
@@ -245,7 +245,7 @@ def test_rollout_is_shown_as_the_ratio_to_even_attention():
 
 def test_documents_have_null_where_there_is_no_value():
     """After the focus, and where even attention has nothing to compare with."""
-    asked = question(ENGLISH[:4], 2)
+    asked = subject(ENGLISH[:4], 2)
     found = Rollout(asked, np.array([0.0, 0.6, 0.4, 0.0]), np.array([0.0, 0.8, 0.2, 0.0]))
     document = rollout_document(found, "m")
     assert document["shares"] == [0, 0.6, 0.4, None]

@@ -18,7 +18,7 @@ from attncli.generation.events import Event
 from attncli.generation.token_details import TokenDetails
 from attncli.model.backend import Backend
 from attncli.render.console import output, print_note
-from attncli.render.generation import GenerationScreen, Report
+from attncli.render.generation import GenerationScreen, TokenReport
 from attncli.render.surprise import why_no_colors
 
 
@@ -63,7 +63,7 @@ class Session:
     def screen(self, prompts: Sequence[str], samples: int, *, echo: bool = True) -> GenerationScreen:
         """Returns the screen that shows the texts; with `echo` each text follows its prompt."""
         showing = self.showing
-        report: Report | None = "trace" if showing.trace else None if showing.logprobs is None else "logprobs"
+        report: TokenReport | None = "trace" if showing.trace else None if showing.logprobs is None else "logprobs"
         live = showing.stream and not showing.as_json
         return GenerationScreen(output(), prompts, samples, live=live, color=showing.color, report=report, echo=echo)
 
