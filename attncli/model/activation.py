@@ -13,7 +13,10 @@ from attncli.config import Activation
 
 
 def activate(activation: Activation, x: Tensor) -> Tensor:
-    """Applies an activation elementwise: silu is x sigmoid(x) (Hendrycks and Gimpel, 2016); gelu_tanh is GELU."""
+    """Applies an activation elementwise.
+
+    `silu` is x sigmoid(x) (Hendrycks and Gimpel, 2016); `gelu_tanh` approximates GELU.
+    """
     return F.silu(x) if activation == "silu" else F.gelu(x, approximate="tanh")
 
 

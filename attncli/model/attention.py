@@ -1,8 +1,8 @@
 """Attention: queries, keys and values, the scaled dot product, the mask, the heads and the output matrix.
 
 There are two paths with equal results. The fast path is PyTorch's fused `scaled_dot_product_attention`. The observed
-path computes the result step by step and passes each step to an `Observer`, one layer at a time, so that memory holds
-the attention weights of one layer only. RMSNorm and rotary positions are also here.
+path computes the result step by step and passes each step to an `Observer`. It does so one layer at a time, so memory
+contains the attention weights of one layer only. RMSNorm and rotary positions are also here.
 
 Letters: B batch, T queries, S keys, H heads, K key/value heads, D head width, C model width.
 """
@@ -29,10 +29,10 @@ _FIRST_ROTATIONS = 4095  # positions; the smallest table has the next power of t
 
 @dataclass(frozen=True)
 class AttentionSteps:
-    """One layer's attention, step by step (Vaswani et al., 2017, equation 1).
+    """The intermediate results of one layer's attention (Vaswani et al., 2017, equation 1).
 
     Keys and values have one entry for each key/value head. If the rows of a batch share past positions, keys and values
-    hold the new positions only.
+    contain the new positions only.
     """
 
     query: Tensor  # (B, H, T, D), after query/key norm and rotation
@@ -48,23 +48,23 @@ class Observer:
     """Receives the steps of a forward pass. Override the methods that you need; do not modify the tensors in place."""
 
     def residual(self, layer: int, stream: Tensor) -> None:
-        """Receives the residual stream (B, T, C) that enters each layer, and finally the input of the final norm."""
+        """Receives the residual stream (B, T, C) before each layer, and last before the final norm."""
 
     def scores(self, layer: int, scores: Tensor) -> Tensor:
         """Receives the masked scores (B, H, T, S) before the softmax; the returned scores replace them."""
         return scores
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
-        """Receives the steps of a layer's attention, and the module, which has the output matrix."""
+        """Receives the steps of a layer's attention, and the attention module with its output matrix."""
 
     def feed_forward(self, layer: int, output: Tensor) -> None:
         """Receives the output (B, T, C) of a layer's feed-forward part, which is added to the residual stream."""
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * gain over the last dimension (Zhang and Sennrich, 2019), in float32 or wider.
+    """Computes x / sqrt(mean(x^2) + eps) * gain over the last dimension (Zhang and Sennrich, 2019).
 
-    The gain is the weight, or 1 + weight with a unit offset, as in Gemma.
+    The computation is in float32 or wider. The gain is the weight, or 1 + weight with a unit offset, as in Gemma.
     """
 
     def __init__(self, width: int, eps: float, unit_offset: bool = False) -> None:
@@ -74,7 +74,7 @@ class RMSNorm(nn.Module):
 
     @property
     def gain(self) -> Tensor:
-        """The factor (width,) of the normalized numbers; 1 + weight is computed in float32 or wider."""
+        """The factor (width,) for the normalized numbers; 1 + weight is computed in float32 or wider."""
         if not self.unit_offset:
             return self.weight
         return 1 + self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
@@ -82,8 +82,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalizes x (..., width) -> (..., width).
 
-        The result is rounded to the dtype of x. The numbers are also rounded before the gain, except on CUDA or, as in
-        transformers, with a unit offset.
+        The result is rounded to the dtype of x. The normalized numbers are also rounded before they are multiplied by
+        the gain, except on CUDA, and except with a unit offset, as in transformers.
         """
         if fused.worth_it(x):
             return fused.rms_norm(x, self.gain.to(x.dtype), self.eps)
@@ -115,7 +115,10 @@ class Rotary:
 
     @classmethod
     def table(cls, positions: Tensor, head_width: int, theta: float, scaling: RopeScaling | None = None) -> Rotary:
-        """The table of the given positions: position p rotates the pair (i, i + D/2) by p times the i-th frequency."""
+        """Returns the table of the given positions.
+
+        Position p rotates the pair (i, i + D/2) by p times the i-th frequency.
+        """
         angles = torch.outer(positions.float(), rotary_frequencies(head_width, theta, scaling).to(positions.device))
         cos, sin = angles.cos(), angles.sin()  # (T, D/2)
         if scaling is not None and scaling.attention_factor != 1:
@@ -123,30 +126,33 @@ class Rotary:
         return cls(torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1))
 
     def at(self, positions: slice | Tensor, dtype: torch.dtype) -> Rotary:
-        """The rows of the given positions, in the activations' dtype: (T, D) for a slice, (B, 1, 1, D) for (B, 1)."""
+        """Returns the rows of the given positions in a dtype: (T, D) for a slice, (B, 1, 1, D) for positions (B, 1)."""
         if isinstance(positions, Tensor):
             positions = positions[:, None]
         return Rotary(self.cos[positions].to(dtype), self.sin[positions].to(dtype))
 
     def apply(self, x: Tensor) -> Tensor:
-        """Rotates x (B, heads, T, D)."""
+        """Rotates queries or keys x (B, heads, T, D)."""
         first, second = x.chunk(2, -1)
         return torch.addcmul(x * self.cos, torch.cat((second, first), -1), self.sin)
 
 
 def rotation_table(config: ModelConfig, positions: int, device: torch.device) -> Rotary:
-    """Returns the rotations of at least the first `positions` of a model's context, up to a power of two."""
+    """Returns the rotations of the first `positions` of a model's context, or of more.
+
+    Their number is a power of two or the context.
+    """
     rows = min(1 << max(positions, _FIRST_ROTATIONS).bit_length(), config.context)
     return Rotary.table(torch.arange(rows, device=device), config.head_width, config.rope_theta, config.rope_scaling)
 
 
 def rotary_frequencies(head_width: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
-    """The angles (D/2,) in radians by which one position rotates each pair: theta^(-2i/D) (Su et al., 2021), or scaled.
+    """Returns the angle (D/2,) in radians of each pair at position 1: theta^(-2i/D) (Su et al., 2021), or scaled.
 
     `linear` divides by the factor (Chen et al., 2023). `llama3` (`apply_scaling` in the code of Llama 3.1) and `yarn`
     (Peng et al., 2023, section 3.2) interpolate between the frequency f and f / factor. The share of f is 1 for pairs
-    that make many turns within the original context, and 0 for pairs that make few. Between the two, the share is
-    linear: for `llama3` in the number of turns, for `yarn` in i.
+    that make many turns within the original context, and 0 for pairs that make few turns. For the other pairs, the
+    share is linear: for `llama3` in the number of turns, for `yarn` in i.
     """
     frequencies = theta ** -(torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
     if scaling is None:
@@ -174,8 +180,8 @@ def rotary_frequencies(head_width: int, theta: float, scaling: RopeScaling | Non
 class Attention(nn.Module):
     """Multi-head attention with grouped keys and values (Ainslie et al., 2023).
 
-    Keys and values are computed from the input itself by default: causal self-attention. With a `source`, such as an
-    encoder's output, they are computed from the source: cross-attention, where every query attends to the whole source.
+    By default, keys and values are computed from the input (causal self-attention). With a `source`, such as an
+    encoder's output, keys and values are computed from the source (cross-attention): each query attends to all of it.
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -200,7 +206,10 @@ class Attention(nn.Module):
         observe: Observer | None = None,
         source: Tensor | None = None,
     ) -> Tensor:
-        """x (B, T, C), source (B, S, C) -> output (B, T, C). With a cache, x holds the new positions only."""
+        """Attends: x (B, T, C), source (B, S, C) -> output (B, T, C).
+
+        With a cache, x contains the new positions only.
+        """
         if rotary is not None and cache is None and observe is None and source is None:
             mixed = self._written_out(x, rotary)
             if mixed is not None:
@@ -224,7 +233,7 @@ class Attention(nn.Module):
     def _written_out(self, x: Tensor, rotary: Rotary) -> Tensor | None:
         """Attends with the operations of `fused`: (B, T, C) -> (B, H, T, D).
 
-        Returns None if these operations are not faster or cannot be used.
+        Returns None if the operations of `fused` are slower or unsuitable.
         """
         norms = self.query_norm, self.key_norm
         if not isinstance(norms[0], RMSNorm) or not isinstance(norms[1], RMSNorm) or self.heads != self.kv_heads:
@@ -248,13 +257,13 @@ class Attention(nn.Module):
     def _fused(self, query: Tensor, key: Tensor, value: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
         """Attends by the fast path.
 
-        Builds a mask only if PyTorch's `is_causal` is wrong: if there is a window or if keys are cached.
+        Builds a mask only if PyTorch's `is_causal` does not apply: with a window, or with cached keys.
         """
         if causal and mask is None and fused.worth_it(query) and fused.can_attend(key.shape[2]):
             return fused.attend(query, key, value, self.window)
         queries, keys = query.shape[2], key.shape[2]
         windowed = self.window is not None and keys > self.window
-        misaligned = 1 < queries < keys  # is_causal aligns the first query with the first key, which a cache shifts
+        misaligned = 1 < queries < keys  # is_causal would align the first query with the first cached key
         if causal and mask is None and (windowed or misaligned):
             mask = causal_mask(queries, keys, self.window, query.device)
         return F.scaled_dot_product_attention(
@@ -277,7 +286,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Attends by the observed path.
 
-        `past` holds the keys and values of earlier positions that all rows of the batch share.
+        `past` contains the keys and values of earlier positions that all rows of the batch share.
         """
         before = 0 if past is None else past[0].shape[2]
         scores = _products(query, key.transpose(-1, -2))
@@ -298,9 +307,10 @@ class Attention(nn.Module):
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:
-    """(B, H, T, X) @ (B, K, X, Y) -> (B, H, T, Y). The heads of a group share a right side, which is not copied.
+    """Multiplies (B, H, T, X) @ (B, K, X, Y) -> (B, H, T, Y).
 
-    A right side of batch size 1 is shared by all rows of the batch.
+    The heads of a group share one right matrix without copies. If the batch size of `right` is 1, all rows of the batch
+    share it.
     """
     (batch, heads, rows, inner), groups = left.shape, right.shape[1]
     if len(right) < batch:  # flattens the batch into the rows of one product

@@ -1,8 +1,8 @@
 """The interface through which generation runs a network, and its PyTorch implementation for any device.
 
-A backend reads segments into a cache that the caller owns. A segment is consecutive tokens of one sequence, from a
-given position. `TorchBackend` batches segments of equal start and length, and records a decoding step as a CUDA graph.
-The implementation in C for a CPU is in `native`. A backend handles neither text nor sampling nor files.
+A backend reads segments into a cache that the caller owns. A segment is a run of consecutive tokens of one sequence.
+`TorchBackend` batches segments of equal start and length, and records a decoding step as a CUDA graph. The
+implementation in C for a CPU is in `native`. A backend handles neither text nor sampling nor files.
 
 Letters: K key/value heads, S positions, D head width, V vocabulary.
 """
@@ -24,20 +24,20 @@ from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
 from attncli.model.transformer import Transformer
 
-_PRODUCTS_PER_THREAD = 32_000_000  # multiplications per CPU thread; with fewer, a thread costs more than it saves
-_MOST_PREALLOCATED = 4096  # positions, total of all sequences; more could be memory that is never used
-# PyTorch's number of threads is global: a new thread takes over the number that is set when it first uses PyTorch.
+_PRODUCTS_PER_THREAD = 32_000_000  # multiplications; a CPU thread with fewer costs more time than it saves
+_MOST_PREALLOCATED = 4096  # positions, total of all sequences; a larger reservation might never be used
+# PyTorch's number of threads is a global setting: a new thread copies it when it first uses PyTorch.
 _threads_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive tokens of one sequence to read from position `start`; cached positions from there are replaced."""
+    """Consecutive tokens of one sequence to read. They replace the cached positions from `start` on."""
 
     sequence: int
     start: int
     ids: Sequence[int]
-    logit_count: int = 1  # return the logits of this many tokens at its end
+    logit_count: int = 1  # the number of tokens at the end whose logits are returned
 
     @property
     def end(self) -> int:
@@ -73,14 +73,14 @@ class Backend(Protocol):
 
     @property
     def exact(self) -> bool:
-        """Whether a row's logits are bit-identical for every batch, and for every split of its tokens into calls."""
+        """Whether logits are bit-identical for every batch and for every split of a sequence into calls."""
 
     @property
     def description(self) -> str:
         """The processor and the dtype in words: '2 threads, bfloat16'."""
 
     def new_cache(self, sequences: int, positions: int = 1) -> SequenceCache:
-        """Returns an empty cache for some sequences; `positions` is the expected length of each."""
+        """Returns an empty cache for a number of sequences; `positions` is the expected length of each sequence."""
 
     def read(self, cache: Any, segments: Sequence[Segment]) -> Tensor:
         """Reads segments of different sequences -> logits (sum of logit_count, V), in the order of the segments.
@@ -90,9 +90,10 @@ class Backend(Protocol):
 
 
 class BatchCache(KVCache):
-    """The keys and values of several sequences of different lengths; acts as a KVCache of the chosen sequences.
+    """The keys and values of several sequences of different lengths. `append` extends the chosen sequences.
 
-    The last position of the buffers stays unused: a step of all sequences writes there for sequences without a token.
+    The last position of the buffers is unused: a step of all sequences writes dummy keys there for sequences without a
+    new token.
     """
 
     def __init__(self, layers: int, context: int, sequences: int, first: int) -> None:
@@ -102,7 +103,7 @@ class BatchCache(KVCache):
         self._chosen: slice | list[int] = slice(0, sequences)
 
     def choose(self, sequences: Sequence[int], length: int) -> None:
-        """Selects the sequences that `append` extends, and the `length` of their present positions."""
+        """Chooses the sequences that `append` extends; `length` is their present number of positions."""
         first, count = sequences[0], len(sequences)
         together = list(sequences) == list(range(first, first + count))
         self._chosen = slice(first, first + count) if together else list(sequences)
@@ -119,11 +120,17 @@ class BatchCache(KVCache):
         return 0 if self._keys[0] is None else self._keys[0].shape[2]
 
     def step(self, places: Tensor) -> StepCache:
-        """The buffers as a cache for one decoding step: one new token per sequence, at the positions `places`."""
+        """Returns the buffers as a cache for one decoding step.
+
+        Each sequence has one new token; `places` are its positions.
+        """
         return StepCache([k for k in self._keys if k is not None], [v for v in self._values if v is not None], places)
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends key and value (chosen, K, T, D) of new positions; returns all positions (chosen, K, length, D)."""
+        """Appends key and value (chosen, K, T, D) of new positions.
+
+        Returns keys and values of all positions, each (chosen, K, length, D).
+        """
         start = self._lengths[layer]
         end = self._lengths[layer] = start + key.shape[2]
         if end >= self.limit:
@@ -146,9 +153,10 @@ class BatchCache(KVCache):
 
 
 class TorchBackend:
-    """Runs a Transformer with PyTorch. Segments of equal start and length form a batch, and so do single new tokens.
+    """Runs a Transformer with PyTorch.
 
-    On CUDA, a step of single tokens is recorded as a CUDA graph once for each capacity of the cache, and then replayed.
+    Segments of equal start and length form a batch; single new tokens also form one. On CUDA, a step of single tokens
+    is recorded as a CUDA graph and then replayed; there is one recording per capacity of the cache.
     """
 
     exact = False  # PyTorch's summation order depends on the shapes of a product
@@ -173,10 +181,10 @@ class TorchBackend:
         return f"{where}, {self.types.matrices}"
 
     def new_cache(self, sequences: int, positions: int = 1) -> BatchCache:
-        """Returns an empty cache for some sequences; discards the CUDA graph of an earlier cache.
+        """Returns an empty cache for a number of sequences; discards the CUDA graph of an earlier cache.
 
-        On CUDA, the buffers have `positions` from the start (up to a limit on memory), because a step is recorded again
-        whenever the buffers double.
+        On CUDA, the buffers have room for `positions` from the start (within a memory limit), because a step must be
+        recorded again after the buffers double.
         """
         self._recorded, first = None, FIRST_CAPACITY
         if self.device.type == "cuda":
@@ -210,9 +218,9 @@ class TorchBackend:
         return self._model.unembed(torch.cat([hidden[number] for number in range(len(segments))]))
 
     def _is_step(self, cache: BatchCache, segments: Sequence[Segment]) -> bool:
-        """Whether `_step` can read these segments: each is a single token that fits the buffers.
+        """Whether `_step` can read the segments: each must be a single token that fits the buffers.
 
-        Off CUDA, their positions must also differ, because tokens at equal positions already form a batch.
+        On a CPU, the positions must also differ, because tokens at equal positions already form a batch.
         """
         if any(len(segment.ids) > 1 or segment.end >= cache.capacity for segment in segments):
             return False
@@ -229,22 +237,22 @@ class TorchBackend:
             logits = self._logits(cache.step(given[1]), given[0])
         else:
             if self._recorded is None or not self._recorded.fits(cache):
-                self._recorded = None  # frees the memory of the old recording first
+                self._recorded = None  # first frees the memory of the old recording
                 self._recorded = _Recording(self._model, self._logits, cache)
             logits = self._recorded.replay(given)
         rows = [segment.sequence for segment in segments]
         return logits if rows == list(range(cache.sequences)) else logits[rows]
 
     def _logits(self, step: StepCache, ids: Tensor) -> Tensor:
-        """Returns the logits (sequences, V) of one new token of each sequence, ids (sequences,)."""
+        """Returns the logits (sequences, V) after one new token of each sequence, given as ids (sequences,)."""
         return self._model.unembed(self._model.hidden(ids[:, None], step)[:, 0])
 
 
 @contextmanager
 def _threads_for(products: int) -> Iterator[None]:
-    """Limits PyTorch's threads to the number that speeds up a step with this number of multiplications.
+    """Limits PyTorch's threads to the number that is worthwhile for a step with `products` multiplications.
 
-    The number depends on the model alone, not on timings, because PyTorch's summation order depends on it.
+    No timing is used: PyTorch's summation order depends on the number of threads, so timings would change the results.
     """
     most = torch.get_num_threads()
     torch.set_num_threads(max(min(most, products // _PRODUCTS_PER_THREAD), 1))
@@ -260,9 +268,7 @@ class _Recording:
     def __init__(self, model: Transformer, logits: Callable[[StepCache, Tensor], Tensor], cache: BatchCache) -> None:
         self._cache, self._capacity = cache, cache.capacity
         device = model.embedding.weight.device
-        if (
-            model.config.positions == "rotary"
-        ):  # the graph reads this table, also after a longer one has taken its place
+        if model.config.positions == "rotary":  # the graph reads this table, even after a longer table replaced it
             self._rotary = model.rotation(min(cache.capacity, model.config.context))
         self._given = torch.zeros(2, cache.sequences, dtype=torch.long, device=device)
         self._given[1] = cache.capacity - 1
@@ -276,7 +282,7 @@ class _Recording:
             self._found = logits(cache.step(self._given[1]), self._given[0])
 
     def fits(self, cache: BatchCache) -> bool:
-        """Whether the recording used this cache's present buffers."""
+        """Whether the graph was recorded with the present buffers of this cache."""
         return cache is self._cache and cache.capacity == self._capacity
 
     def replay(self, given: Tensor) -> Tensor:

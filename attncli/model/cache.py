@@ -1,7 +1,7 @@
-"""The KV cache: keeps the keys and values of the positions read so far, so that a step computes only the new position.
+"""The KV cache: stores the keys and values of past positions, so that a step computes the new positions only.
 
 The caller owns the cache, and the model appends to it. Buffers are preallocated and double as they fill. `StepCache`
-serves one decoding step of a batch, `SharedPast` a batch of rows with a common prefix. Computes no attention.
+is for one decoding step of a batch, `SharedPast` for rows with a common prefix. Computes no attention.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FIRST_CAPACITY = 64  # positions
 class KVCache:
     """Keys and values per layer, each (B, K, length, D), in buffers that double when they are full, up to `limit`.
 
-    New positions are appended; in a cache with `places` (B,), each row writes its one new position there.
+    New positions are appended. If `places` (B,) is set, each row has one new position, which is written at its place.
     """
 
     places: Tensor | None = None
@@ -32,7 +32,7 @@ class KVCache:
 
     @property
     def length(self) -> int:
-        """The number of positions that every layer holds."""
+        """The number of positions in every layer."""
         return self._lengths[-1]
 
     @property
@@ -57,11 +57,11 @@ class KVCache:
         return keys[:, :, :end], values[:, :, :end]
 
     def shared(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """The keys and values (1, K, length, D) that all rows of a batch share; None if each row has its own."""
+        """Returns the keys and values (1, K, length, D) that all rows of a batch share; None if rows share none."""
         return None
 
     def mask(self, window: int | None) -> Tensor | None:
-        """Returns the mask (B, 1, T, S), True where a query may attend; None means the usual causal mask."""
+        """Returns the mask (B, 1, T, S), True where a query may attend; None stands for the usual causal mask."""
         return None
 
     def truncate(self, length: int) -> None:
@@ -76,16 +76,16 @@ class KVCache:
         while capacity < needed:
             capacity *= 2
         batch, heads, _, width = like.shape
-        grown = like.new_zeros(batch, heads, min(capacity, self.limit), width)  # masked values must be finite
+        grown = like.new_zeros(batch, heads, min(capacity, self.limit), width)  # zeros: masked values must be finite
         if buffer is not None:
             grown[:, :, :used] = buffer[:, :, :used]
         return grown
 
 
 class StepCache(KVCache):
-    """The cache of one decoding step, in which every sequence has one new position; the buffers are (B, K, S, D).
+    """The cache of one decoding step with one new position per sequence; the buffers are (B, K, S, D).
 
-    Shapes depend on the buffers alone, not on the positions, so a step can be recorded as a CUDA graph and replayed.
+    All shapes depend on the buffers alone, so a step can be recorded as a CUDA graph and replayed at other positions.
     """
 
     def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], places: Tensor) -> None:
@@ -102,7 +102,7 @@ class StepCache(KVCache):
         return keys.scatter_(2, at, key), values.scatter_(2, at, value)
 
     def mask(self, window: int | None) -> Tensor:
-        """The mask (B, 1, 1, S), True where each sequence's new token may attend; computed once for all layers."""
+        """Returns the mask (B, 1, 1, S), True where the new token may attend; it is computed once for all layers."""
         if window not in self._masks:
             at_key = torch.arange(self.limit, device=self.places.device)
             at_query = self.places[:, None]

@@ -1,6 +1,6 @@
-"""Computes a model's size without building it: parameters by part, multiplications, memory of weights and cache.
+"""Computes a model's size from its config: parameters by part, multiplications, memory of weights and cache.
 
-Everything is arithmetic on ModelConfig. `PRESETS` are the named shapes of `attncli info --preset`. No torch.
+No model is built and no torch is imported. `PRESETS` are the named shapes of `attncli info --preset`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from attncli.config import ModelConfig
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-_SCALE_BYTES = 4  # each output of an int8 matrix has a scale of this size
+_SCALE_BYTES = 4  # bytes of the scale that each output of an int8 matrix has
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ ATTENTION = ("query", "key", "value", "output")
 
 
 def count_parameters(config: ModelConfig) -> dict[str, int]:
-    """Returns parameters per part. Tied weights are counted once; the biases of all linear layers are one part."""
+    """Returns the number of parameters of each part. Tied weights count once; the biases of all layers are one part."""
     width, layers, hidden = config.width, config.layers, config.feed_forward_width
     query, key = config.heads * config.head_width, config.kv_heads * config.head_width
     inner_matrices = 2 if config.gated else 1  # gate and up; or only up
@@ -48,7 +48,7 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """Returns the number of parameters in all matrices that each token is multiplied with.
+    """Returns the number of parameters in the matrices by which each token is multiplied.
 
     The output head is included, even if it is tied.
     """
@@ -57,31 +57,33 @@ def matrix_parameters(config: ModelConfig) -> int:
 
 
 def attention_weights(config: ModelConfig, tokens: int) -> int:
-    """The number of attention weights of a text in all heads and layers, one per key that a query may attend to.
+    """Returns the number of attention weights of a text: one for each query and each key that the query may attend to.
 
-    Without a window, a head has T (T + 1) / 2 weights, so doubling the length of a text about quadruples them.
+    All heads and layers are counted. Without a window, a head has T (T + 1) / 2 weights.
     """
     seen = (min(tokens, config.window_of(layer) or tokens) for layer in range(config.layers))
     return config.heads * sum(reach * (reach + 1) // 2 + (tokens - reach) * reach for reach in seen)
 
 
 def multiplications(config: ModelConfig, tokens: int) -> tuple[int, int]:
-    """The multiplications of one forward pass: of the matrices (linear in the length) and of attention (quadratic).
+    """Returns the multiplications of one forward pass, of the matrices and of attention.
 
-    An attention weight takes one head width of multiplications for the product of query and key, and one for the value.
+    The first number grows linearly with the length of the text, the second quadratically. Each attention weight costs D
+    multiplications for the product of query and key, and D for the value.
     """
     return matrix_parameters(config) * tokens, 2 * config.head_width * attention_weights(config, tokens)
 
 
 def cache_bytes_per_token(config: ModelConfig, dtype: str) -> int:
-    """Returns the bytes of one position in the KV cache: a key and a value in every layer."""
+    """Returns the bytes of one position in the KV cache: keys and values of all layers."""
     return 2 * config.layers * config.kv_heads * config.head_width * BYTES[dtype]
 
 
 def weight_bytes_per_step(config: ModelConfig, types: NumberTypes, texts: int = 1) -> int:
     """Returns the bytes of weights that one decoding step reads for a batch of texts.
 
-    Matrices, norms and biases are read once for the whole batch; of the embeddings, only the rows in use are read.
+    Matrices, norms and biases are read once for the whole batch. Of the embeddings, only the rows of the batch's tokens
+    are read.
     """
     parts = count_parameters(config)
     inner_matrices = 2 if config.gated else 1
@@ -96,7 +98,7 @@ def weight_bytes_per_step(config: ModelConfig, types: NumberTypes, texts: int = 
 
 
 def cache_bytes_per_step(config: ModelConfig, types: NumberTypes, before: int) -> int:
-    """Returns the bytes of keys and values that a token after `before` other tokens reads, including its own."""
+    """Returns the bytes of keys and values that a token reads after `before` earlier tokens, including its own."""
     seen = sum(min(before + 1, config.window_of(layer) or before + 1) for layer in range(config.layers))
     return 2 * config.kv_heads * config.head_width * BYTES[types.cache] * seen
 

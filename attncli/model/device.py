@@ -1,4 +1,4 @@
-"""Chooses the device and the dtype of a computation from their names ('auto' included); reports the memory."""
+"""Chooses the device and the dtype of a computation by name, where 'auto' is a name; reports the memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def pick_device(name: str) -> torch.device:
     """Returns the device with this name; 'auto' is CUDA, else MPS, else the CPU.
 
-    Raises UsageProblem if it is missing.
+    Raises UsageProblem for an unknown name, and for a device that this machine does not have.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -55,7 +55,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU has instructions to multiply bfloat16, as Linux reports them."""
+    """Whether the CPU has instructions to multiply bfloat16, according to Linux."""
     try:
         return not _BFLOAT16_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text().split())
     except OSError:
@@ -71,16 +71,17 @@ _MEMBERSHIP, _CONTROL_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def resident_memory() -> int:
-    """Returns the resident memory of this process in bytes, as Linux reports it; 0 on other systems."""
+    """Returns the resident memory of this process in bytes on Linux, and 0 on other systems."""
     with suppress(OSError, AttributeError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
 def physical_memory() -> int:
-    """The bytes of memory that this process may use: the machine's memory, or the limit of a container or `ulimit -v`.
+    """Returns the bytes of memory that this process may use: the machine's memory, or a lower limit on this process.
 
-    If the system does not report its memory (Windows), returns the size of the address space.
+    Such a limit is set by a container or by `ulimit -v`. On Windows, which does not report its memory here, returns the
+    size of the address space.
     """
     limits = [sys.maxsize, *_limits_of_control_groups()]
     with suppress(ImportError, AttributeError):
@@ -93,7 +94,10 @@ def physical_memory() -> int:
 
 
 def _limits_of_control_groups() -> Iterator[int]:
-    """The memory limits of this process's control groups and of their parents, in both versions (man 7 cgroups)."""
+    """Yields the memory limits of this process's control groups and their parents.
+
+    Supports versions 1 and 2 (man 7 cgroups).
+    """
     with suppress(OSError):
         for line in _MEMBERSHIP.read_text().splitlines():
             _, kinds, path = line.split(":", 2)

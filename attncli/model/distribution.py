@@ -8,14 +8,17 @@ from torch.nn import functional as F
 
 
 def scale_by_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Logits / temperature, for a temperature above 0; shifted so that the largest is 0, which prevents overflow."""
+    """Returns logits / temperature for a temperature above 0, shifted to a maximum of 0, which prevents overflow."""
     smallest = torch.finfo(logits.dtype).tiny  # a smaller temperature would round to 0
     largest = logits.amax(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min)  # finite even if all are -inf
     return (logits - largest).div_(max(temperature, smallest))
 
 
 def distribution(logits: Tensor, temperature: float) -> Tensor:
-    """softmax(logits / temperature) of logits (..., V); at temperature 0, the first largest logit has probability 1."""
+    """Returns softmax(logits / temperature) of logits (..., V).
+
+    At temperature 0, the first largest logit gets probability 1.
+    """
     if temperature == 0:
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
     return scale_by_temperature(logits, temperature).softmax(-1)

@@ -1,8 +1,8 @@
 """Training operations for a CPU, most with a backward pass written by hand.
 
-On a CPU, the backward pass that PyTorch derives for these operations takes two to five times as long
-(benchmarks/README.md). Each operation equals PyTorch's up to rounding. On a GPU, and if no gradient is needed,
-PyTorch's operation runs instead: `worth_it` decides.
+On a CPU, the backward pass that PyTorch derives for an operation takes two to five times as long as the one here
+(benchmarks/README.md). Each operation equals PyTorch's up to rounding. PyTorch's own operation runs on a GPU, and if no
+gradient is needed: `worth_it` decides.
 
 Letters: B batch, T queries, S keys, H heads, K key/value heads, D head width, C model width, V vocabulary, N = B x T.
 """
@@ -21,29 +21,32 @@ from attncli.config import Activation
 from attncli.model.activation import activate, activation_gradient
 from attncli.model.mask import causal_mask
 
-_LOGITS_AT_ONCE = {"cpu": 1 << 19}  # a few megabytes, which fit in a core's cache
+_LOGITS_AT_ONCE = {"cpu": 1 << 19}  # two megabytes of float32, which fit in a core's cache
 _LOGITS_AT_ONCE_ELSEWHERE = 1 << 27
 _MOST_ROUNDED = 0.1  # the largest rounding error of dropout's p, as a share of the smaller of p and 1 - p
-_LONGEST_WRITTEN_OUT = 1024  # keys; with more, storing T x S weights costs more than it saves
+_LONGEST_WRITTEN_OUT = 1024  # keys; beyond, storing T x S weights costs more time than it saves
 
 
 def logits_at_once(device: str) -> int:
-    """How many logits are in memory at once while a loss is computed on this kind of device."""
+    """Returns how many logits are computed at once for a loss on this kind of device, to limit the memory."""
     return _LOGITS_AT_ONCE.get(device, _LOGITS_AT_ONCE_ELSEWHERE)
 
 
 def worth_it(x: Tensor) -> bool:
-    """Whether the operations here are faster than PyTorch's for x: on a CPU, if a gradient is needed."""
+    """Whether the operations of this module are faster than PyTorch's for x: on a CPU, if a gradient is needed."""
     return x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()
 
 
 def _apply(function: Any, *arguments: object) -> Any:
-    """Calls `apply` of an autograd function, which has no types in PyTorch."""
+    """Calls `apply` of an autograd function; PyTorch gives `apply` no types."""
     return function.apply(*arguments)
 
 
 class _RMSNorm(torch.autograd.Function):
-    """y = n * weight, n = x * r, r = 1 / sqrt(mean(x^2) + eps); so dx = r * (g - n * mean(g * n)), g = dy * weight."""
+    """y = n * weight, where n = x * r and r = 1 / sqrt(mean(x^2) + eps).
+
+    The gradient is dx = r * (g - n * mean(g * n)), where g = dy * weight.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -66,26 +69,27 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension: x (..., C), weight (C,) -> (..., C)."""
+    """Returns x / sqrt(mean(x^2) + eps) * weight over the last dimension: x (..., C), weight (C,) -> (..., C)."""
     normed: Tensor = _apply(_RMSNorm, x, weight, eps)
     return normed
 
 
 def joined(x: Tensor, *layers: nn.Linear) -> Tensor:
-    """Applies several layers without bias to x (..., C) in one product; returns their concatenated outputs."""
+    """Applies several bias-free layers to x (..., C) as one matrix product; returns their concatenated outputs."""
     return F.linear(x, torch.cat([layer.weight for layer in layers]))
 
 
 def _swapped(x: Tensor) -> Tensor:
-    """x with the halves of its last dimension swapped."""
+    """Returns x with the halves of its last dimension swapped."""
     first, second = x.chunk(2, -1)
     return torch.cat((second, first), -1)
 
 
 class _Heads(torch.autograd.Function):
-    """RMSNorm as above and rotation of queries and keys in one pass: y = n * weight, out = y * cos + swapped(y) * sin.
+    """Normalizes queries and keys as `_RMSNorm` does, and rotates them.
 
-    The first half of sin is negative, so swapped(sin) = -sin, and dy = g * cos - swapped(g) * sin.
+    In symbols, y = n * weight and out = y * cos + swapped(y) * sin. The first half of sin is negated, so swapped(sin) =
+    -sin. The gradient is dy = g * cos - swapped(g) * sin.
     """
 
     @staticmethod
@@ -123,16 +127,16 @@ class _Heads(torch.autograd.Function):
 def rotated_heads(
     sides: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, heads: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values from their concatenated projections; queries and keys are normalized and rotated.
+    """Splits concatenated projections into queries, keys and values; normalizes and rotates queries and keys.
 
-    sides (B, T, 3 x H x D), weight (2, D) of the two norms, cos and sin (T, D) -> three times (B, H, T, D).
+    sides (B, T, 3 x H x D), weight (2, D) of the two norms, cos and sin (T, D) -> three tensors (B, H, T, D).
     """
     rotated: tuple[Tensor, Tensor, Tensor] = _apply(_Heads, sides, weight, cos, sin, heads, eps)
     return rotated
 
 
 class _GatedProduct(torch.autograd.Function):
-    """activation(gate) * up of the concatenated gate and up; the gradient is concatenated too."""
+    """activation(gate) * up, where gate and up are concatenated; their gradients are concatenated too."""
 
     @staticmethod
     def forward(ctx: Any, sides: Tensor, activation: Activation) -> Tensor:
@@ -155,20 +159,26 @@ class _GatedProduct(torch.autograd.Function):
 
 
 def gated_product(sides: Tensor, activation: Activation) -> Tensor:
-    """activation(gate) * up of the concatenated gate and up: (..., 2 x width) -> (..., width)."""
+    """Returns activation(gate) * up of the concatenated gate and up: (..., 2 x width) -> (..., width)."""
     product: Tensor = _apply(_GatedProduct, sides, activation)
     return product
 
 
 @lru_cache(maxsize=16)
 def _additive_mask(queries: int, keys: int, window: int | None, groups: int, dtype: torch.dtype) -> Tensor:
-    """The mask (groups x T, S): 0 where a query may attend and -inf elsewhere, repeated for each group of heads."""
+    """Returns the mask (groups x T, S), 0 where a query may attend and -inf elsewhere.
+
+    It is repeated for each head of a group.
+    """
     forbidden = ~causal_mask(queries, keys, window, torch.device("cpu"))
     return torch.zeros(queries, keys, dtype=dtype).masked_fill_(forbidden, -math.inf).repeat(groups, 1)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
-    """softmax(QK^T / sqrt(D) + causal mask) V: query (B, H, T, D), key and value (B, K, S, D) -> (B, H, T, D)."""
+    """Returns softmax(QK^T / sqrt(D) + causal mask) V.
+
+    Query (B, H, T, D), key and value (B, K, S, D) -> (B, H, T, D).
+    """
     batch, heads, queries, width = query.shape
     kv_heads, keys = key.shape[1:3]
     groups = heads // kv_heads  # query heads that share a key/value head become rows of one product
@@ -187,8 +197,8 @@ def can_attend(keys: int) -> bool:
 class Dropout(nn.Module):
     """In training, sets a share p of the numbers to zero and scales up the other numbers (Srivastava et al., 2014).
 
-    On a CPU, one random byte decides about each number, which is ten times as fast as PyTorch's dropout. This rounds p
-    to a multiple of 1/256; if the rounding error is too large, PyTorch's dropout is used.
+    On a CPU, one random byte per number decides whether to drop it, which is ten times as fast as PyTorch's dropout. So
+    p is rounded to a multiple of 1/256; if the rounding error is too large, PyTorch's dropout is used.
     """
 
     def __init__(self, p: float) -> None:
@@ -196,7 +206,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Applies dropout to x (...) -> (...)."""
+        """Applies dropout to x (...) -> (...); does nothing outside training."""
         if not (self.training and self.p > 0):
             return x
         dropped = round(self.p * 256)
@@ -209,7 +219,10 @@ class Dropout(nn.Module):
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Computes the gradient in the forward pass, a few rows at a time, so that memory never holds all logits."""
+    """Computes loss and gradient in the forward pass.
+
+    It does so a few rows at a time, so memory never contains all logits.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -237,9 +250,9 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Returns the mean cross-entropy in nats of targets (...), given hidden (..., C) and the head (V, C); in float32.
+    """Returns the mean cross-entropy in nats of targets (...), given hidden (..., C) and the head's weight (V, C).
 
-    Head, loss and gradient are fused, as in Hsu et al., 2024 ("Liger Kernel").
+    The loss is computed in float32. Head, loss and gradient are fused, as in Hsu et al., 2024 ("Liger Kernel").
     """
     loss: Tensor = _apply(_HeadLoss, hidden.flatten(0, -2), weight, targets.flatten())
     return loss

@@ -1,11 +1,10 @@
 """Stores compiled libraries in a folder.
 
-A library that is loaded can run any code, so no other user may be able to change its file.
-
-A library is stored only if nobody but this user and root can write to the folder and its parents, which are all
-checked. Otherwise, each process compiles into a private temporary folder. A library's file name contains the digest of
-its content, so a truncated or changed file is noticed. The checked file is loaded through its open descriptor (if the
-system has paths for descriptors), so replacing the file after the check has no effect. No torch.
+A loaded library can run any code, so no other user may be able to change its file. A library is stored only if this
+user and root alone can write to the folder and all its parents. Otherwise, each process compiles into a private
+temporary folder. The file name contains the digest of the content, so a truncated or changed file is noticed. The
+checked file is loaded through its open descriptor (if the system has paths for descriptors), so replacing the file
+after the check has no effect. No torch.
 """
 
 from __future__ import annotations
@@ -41,10 +40,11 @@ class Library:
 
 
 def usable_folder(folder: Path, stale_seconds: float) -> tuple[Path, str]:
-    """Returns a folder for libraries and a note: `folder`, or a private temporary folder if others can write to it.
+    """Returns the folder to store libraries in, and a note, which is empty unless the folder is temporary.
 
-    Creates the folder. Removes temporary folders of killed processes that are older than `stale_seconds`. Raises
-    OSError if neither folder can be used.
+    The result is `folder`, or a private temporary folder if other users can write to `folder`. Creates the folder.
+    Removes temporary folders of killed processes that are older than `stale_seconds`. Raises OSError if neither folder
+    can be used.
     """
     folder = folder.parent.resolve() / folder.name  # the folder itself must not be a link
     for place in reversed((folder, *folder.parents)):
@@ -75,9 +75,9 @@ def remove_unfinished(folder: Path, stale_seconds: float) -> None:
 
 
 def stored_library(folder: Path, key: str) -> Library | None:
-    """Returns the library with this key, or None.
+    """Returns the stored library with this key, or None.
 
-    Removes files with this key that fail the check, since they could crash.
+    Removes files with this key that fail the check, because a damaged library could crash the process.
     """
     for path in folder.glob(f"{key}.*.so"):
         library = checked_library(path)
@@ -88,7 +88,7 @@ def stored_library(folder: Path, key: str) -> Library | None:
 
 
 def store_library(unfinished: Path, folder: Path, key: str) -> Library | None:
-    """Renames a finished file to a name with its key and digest, and returns it as a library. Raises OSError."""
+    """Renames the compiler's finished file to a name with key and digest, and returns its library. Raises OSError."""
     unfinished.chmod(0o700)
     path = folder / f"{key}.{digest(unfinished.read_bytes())}.so"
     unfinished.replace(path)
@@ -96,11 +96,10 @@ def store_library(unfinished: Path, folder: Path, key: str) -> Library | None:
 
 
 def checked_library(path: Path) -> Library | None:
-    """Returns a file as a library to load, or None if it fails the check.
+    """Returns the library in a file, or None if the file fails the check.
 
-    It fails if another user can have written it, or if its name does not contain its digest.
-
-    The file's descriptor stays open until the process ends, so the checked file is the one that is loaded.
+    A file fails if another user could have written it, or if its name does not contain its digest. The descriptor stays
+    open until the process ends, so that exactly the checked file is loaded.
     """
     with suppress(OSError):
         with open_trusted(path) as (descriptor, content):
@@ -113,7 +112,10 @@ def checked_library(path: Path) -> Library | None:
 
 @contextmanager
 def open_trusted(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The descriptor and content of a regular file that only this user and root can write. Raises OSError otherwise."""
+    """Opens a file and yields its descriptor and content.
+
+    Raises OSError unless it is a regular file that only this user and root can write.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # called only on POSIX
     try:
         status = os.fstat(descriptor)
@@ -131,5 +133,5 @@ def digest(content: bytes) -> str:
 
 
 def age(path: Path) -> float:
-    """Seconds since a file or folder was last modified."""
+    """Returns the seconds since a file or folder was last modified."""
     return time.time() - path.lstat().st_mtime

@@ -1,27 +1,27 @@
-/* The forward pass of a decoder-only transformer on a CPU: new tokens of some sequences in, logits out.
+/* The forward pass of a decoder-only transformer on a CPU: reads new tokens of some sequences and writes their logits.
 
-   This file owns the arithmetic, its threads, and the layout of keys and values in the caller's buffers. It knows nothing of
-   text, files or sampling. native.py packs the weights, allocates the cache and calls engine_run.
+   This file contains the arithmetic and its threads, and defines the layout of keys and values in the caller's buffers. It
+   handles neither text nor files nor sampling. native.py packs the weights, allocates the cache and calls engine_run.
 
-   Reproducibility. Every number of a row comes from the same operations in the same order, however many rows are in the batch,
-   however a text is split into batches, and whichever thread computes it. So a text is identical to the last bit alone and in a
-   batch, with a cache and without, and on any number of threads.
+   Reproducibility. Every number of a row is computed by a fixed sequence of operations. The sequence does not depend on the number
+   of rows in the batch, on how a text is split into batches, or on the thread. So the logits of a text are bit-identical alone and
+   in a batch, with a cache and without, and on any number of threads.
 
-   Threads. An engine has `threads` workers: the thread that calls engine_run is worker 0, and start_threads creates the others
-   once. The forward pass is a sequence of regions with a barrier after each. Inside a region the work is split into items: one
-   row, one chunk of a matrix's outputs, or one key/value head of a few rows. Workers claim items from an atomic counter, so a
-   slow core takes fewer. An item writes numbers that no other item of its region reads or writes, and reads only what earlier
-   regions wrote: the barrier is the only synchronization. One item computes a whole sum, and no sum is shared between threads,
-   which is why the result does not depend on the number of threads or on who claims what.
-     Owned by the engine: `residual`, `normed`, `qkv`, `attended`, `hidden`, each written by disjoint items. Owned by a worker: its
-   part of `thread_scratch` (attention weights, the outputs of one chunk, and normalized rows when they are few).
-     Waiting. At a barrier a worker spins, and after SPINS_BEFORE_YIELD turns it yields its core at each turn; it never sleeps
-   there, because a region takes microseconds. Between two calls of engine_run a worker spins for SPINS_BEFORE_SLEEP turns and then
-   sleeps on a condition variable, so an idle engine takes no processor time. engine_run returns when every worker has left the
-   forward pass, so nothing reads the caller's buffers after that.
+   Threads. An engine has `threads` workers. The thread that calls engine_run is worker 0; start_threads creates the others once.
+   The forward pass is a sequence of regions with a barrier after each. The work of a region is split into items: one row, one chunk
+   of a matrix's outputs, or one key/value head of a few rows. Workers claim items from an atomic counter, so a worker on a slow core
+   claims fewer items. An item writes numbers that no other item of its region reads or writes, and reads only results of earlier
+   regions, so the barrier is the only synchronization. Each sum is computed within one item, so the result depends neither on the
+   number of threads nor on which worker claims an item.
+     Memory. The engine owns `residual`, `normed`, `qkv`, `attended` and `hidden`; items write disjoint parts of them. Each worker
+   owns a part of `thread_scratch`, for attention weights, the outputs of one chunk, and the normalized rows of a small batch.
+     Waiting. At a barrier, a worker spins; after SPINS_BEFORE_YIELD turns, it also yields its core at each turn. It does not sleep
+   there, because a region takes microseconds. Between two calls of engine_run, a worker spins for SPINS_BEFORE_SLEEP turns and then
+   sleeps on a condition variable, so an idle engine uses no processor time. engine_run returns when every worker has finished the
+   forward pass; no worker reads the caller's buffers afterwards.
 
    Letters: N rows (new tokens), C model width, H heads, K key/value heads, D head width, F feed-forward width, V vocabulary.
-   Rows of numbers are padded to a multiple of LANES, the floats in one register of the processor. */
+   Rows of numbers are padded to a multiple of LANES, the number of floats in one register of the processor. */
 
 #define _GNU_SOURCE
 #include <math.h>
@@ -42,7 +42,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* LANES: floats in a register. TILE_BLOCKS: registers of outputs in a tile; TILE_ROWS x TILE_BLOCKS sums fill the registers. */
+/* LANES: floats in a register. TILE_BLOCKS: registers of outputs in a tile. A tile's TILE_ROWS x TILE_BLOCKS sums fit the registers. */
 #if defined(__AVX512F__)
 enum { LANES = 16, TILE_BLOCKS = 4 };
 #elif defined(__AVX__)
@@ -54,11 +54,11 @@ enum { LANES = 4, TILE_BLOCKS = 2 };
 #endif
 enum {
     TILE_ROWS = 6,
-    CHUNK = 64,                 /* outputs of a matrix in one item of work */
-    TILE_QUERIES = 4,           /* queries that read a key together */
-    TILE_KEY_BLOCKS = 4,        /* registers of keys that one query reads together */
-    REPLICATED_NORM_ROWS = 8,   /* up to so many rows, every worker computes the norm for itself: cheaper than a barrier */
-    PREFETCH_BYTES = 1024,      /* how far ahead of use weights are fetched */
+    CHUNK = 64,                 /* outputs of a matrix that one item computes */
+    TILE_QUERIES = 4,           /* queries that share one load of each key */
+    TILE_KEY_BLOCKS = 4,        /* registers of keys that are loaded at once for one query */
+    REPLICATED_NORM_ROWS = 8,   /* up to this many rows, each worker normalizes every row: cheaper than a barrier */
+    PREFETCH_BYTES = 1024,      /* the distance from the weights in use to the prefetched weights */
     SPINS_BEFORE_YIELD = 2000,  /* at a barrier */
     SPINS_BEFORE_SLEEP = 20000, /* between calls */
 };
@@ -79,8 +79,8 @@ INLINE vec broadcast(float x) { return x - (vec){}; }
 INLINE vec blend(vec_int condition, vec a, vec b) { return (vec)((condition & (vec_int)a) | (~condition & (vec_int)b)); }
 INLINE vec maximum(vec a, vec b) { return blend(a > b, a, b); }
 
-/* a * b + c, rounded once where the processor has the instruction. It is explicit because a compiler that is free to fuse
-   (-ffp-contract) does so in one copy of a loop and not in another; a row's numbers would then depend on the rows beside it. */
+/* a * b + c, rounded once if the processor has the instruction. The instruction is written explicitly, because with -ffp-contract=fast
+   a compiler may fuse in one copy of a loop and not in another copy. A row's numbers would then depend on the size of the batch. */
 INLINE vec multiply_add(vec a, vec b, vec c) {
 #if defined(__AVX512F__)
     return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -112,15 +112,15 @@ INLINE vec load_partial(const float *x, int n) {
     return loaded;
 }
 
-/* e^x to a few units in the last place: 2^n e^r with |r| <= ln(2)/2, and e^r by its Taylor polynomial. Below -87, where e^x would
-   be denormal, the result is 0. */
+/* e^x with an error of a few units in the last place: 2^n e^r with |r| <= ln(2)/2, where e^r is a Taylor polynomial. Below -87,
+   e^x would be denormal, and the result is 0. */
 INLINE vec exponential(vec x) {
     vec clamped = maximum(x, broadcast(-87.0f));
     clamped = blend(clamped > 88.0f, broadcast(88.0f), clamped);
-    /* Adding 1.5 * 2^23 leaves n in the lowest bits. */
+    /* Adding 1.5 * 2^23 rounds to an integer: n is in the lowest bits. */
     vec shifted = multiply_add(clamped, broadcast(1.44269504088896341f), broadcast(12582912.0f));
     vec n = shifted - 12582912.0f;
-    vec r = multiply_add(n, broadcast(2.12194440e-4f), multiply_add(n, broadcast(-0.693359375f), clamped)); /* ln(2) in two parts */
+    vec r = multiply_add(n, broadcast(2.12194440e-4f), multiply_add(n, broadcast(-0.693359375f), clamped)); /* ln(2) as two constants */
     vec p = broadcast(1.0f / 5040);
     p = multiply_add(p, r, broadcast(1.0f / 720));
     p = multiply_add(p, r, broadcast(1.0f / 120));
@@ -133,26 +133,26 @@ INLINE vec exponential(vec x) {
     return blend(x < -87.0f, broadcast(0), p * power);
 }
 
-/* ---- Structures shared with native.py, which declares the same fields; `struct_fields` below lists them for a test -------- */
+/* ---- Structures that native.py also declares; a test compares its declarations with `struct_fields` below ------------------ */
 
 enum dtype { FLOAT32, BFLOAT16, FLOAT16, INT8 };
 enum activation { SILU, GELU_TANH };         /* in the order of _ACTIVATIONS in native.py */
 
 typedef struct {        /* y = x W^T + bias */
-    const void *weight; /* (outputs / LANES, inputs, LANES); null where the network has no such matrix */
+    const void *weight; /* (outputs / LANES, inputs, LANES); null if the network has no such matrix */
     const float *scale; /* (outputs), for INT8 */
     const float *bias;  /* (outputs), or null */
     int32_t outputs, inputs, dtype;
 } matrix;
 
 typedef struct {
-    const float *weight, *bias; /* null where there is none */
+    const float *weight, *bias; /* null if absent */
 } norm;
 
 typedef struct {
     norm attention_norm, feed_forward_norm, query_norm, key_norm;
-    matrix query, key, value, output, gate, up, down; /* gate.weight is null where the feed-forward part has no gate */
-    int64_t window;                                   /* positions that a query sees, its own included; 0 for all */
+    matrix query, key, value, output, gate, up, down; /* gate.weight is null if the feed-forward part has no gate */
+    int64_t window;                                   /* positions that a query attends to, including its own; 0: all */
 } layer;
 
 typedef struct {
@@ -165,15 +165,15 @@ typedef struct {
 } model;
 
 typedef struct { /* New tokens of some sequences. The rows of one sequence are adjacent and in order. */
-    const int32_t *ids, *positions, *sequences;   /* (N): each row's token, its position, and the number of its sequence */
+    const int32_t *ids, *positions, *sequences;   /* (N): the token, position and sequence of each row */
     const int32_t *logit_rows;                    /* (logit_row_count): the rows whose logits are returned */
     float *const *keys, *const *values;           /* per layer (sequences, K, capacity / LANES, D, LANES) and (…, capacity, D) */
     float *logits;                                /* (logit_row_count, V padded) */
-    int32_t row_count, logit_row_count, capacity; /* capacity: positions that the buffers hold, a multiple of LANES */
+    int32_t row_count, logit_row_count, capacity; /* capacity: positions in the buffers, a multiple of LANES */
 } batch;
 
 typedef struct {
-    const char *structure, *field; /* an empty field stands for the whole structure */
+    const char *structure, *field; /* an empty `field` describes the whole structure */
     int64_t offset, size;
     char kind; /* i: int32_t, l: int64_t, f: float, p: pointer, s: structure */
 } struct_field;
@@ -204,10 +204,10 @@ EXPORT const int struct_field_count = sizeof struct_fields / sizeof *struct_fiel
 
 INLINE int dtype_size(int dtype) { return dtype == FLOAT32 ? 4 : dtype == INT8 ? 1 : 2; }
 
-/* LANES weights of any type as floats. */
+/* LANES weights of the given dtype, converted to floats. */
 INLINE vec load_weights(const char *at, int dtype) {
     if (dtype == FLOAT32) return *(const vec *)at;
-#if defined(__AVX512F__) /* GCC 12 would convert these one number at a time */
+#if defined(__AVX512F__) /* without the intrinsics, GCC 12 converts one number at a time */
     if (dtype == BFLOAT16) return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)at)), 16);
     if (dtype == INT8) return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)at)));
 #elif defined(__AVX2__)
@@ -233,8 +233,8 @@ typedef struct { /* The rows that a product reads and writes. */
     int row_count;
 } operands;
 
-/* `rows` rows of x times `blocks` blocks of LANES outputs, from output block `block` on. Each sum adds up input by input. The
-   constants `rows`, `blocks` and `dtype` make the compiler unroll the tile and keep all its sums in registers. */
+/* Multiplies `rows` rows of x by `blocks` blocks of LANES outputs, beginning with block `block`. Inputs are added in order. `rows`,
+   `blocks` and `dtype` are constants, so the compiler unrolls the tile and keeps all its sums in registers. */
 INLINE void multiply_tile(const matrix *m, int block, int blocks, operands io, int first_row, int rows, int dtype) {
     const float *x = io.x + first_row * io.x_stride;
     float *y = io.y + first_row * io.y_stride;
@@ -266,7 +266,7 @@ INLINE void multiply_tile(const matrix *m, int block, int blocks, operands io, i
     }
 }
 
-/* All rows times `blocks` blocks of outputs, TILE_ROWS rows at a time. */
+/* Multiplies all rows by `blocks` blocks of outputs, TILE_ROWS rows at a time. */
 INLINE void multiply_blocks(const matrix *m, int block, int blocks, operands io, int dtype) {
     for (int r = 0; r < io.row_count; r += TILE_ROWS) switch (io.row_count - r) {
         case 1: multiply_tile(m, block, blocks, io, r, 1, dtype); break;
@@ -286,7 +286,7 @@ INLINE void multiply_chunk_as(const matrix *m, int chunk, operands io, int dtype
         for (int r = 0; r < io.row_count; r++) multiply_tile(m, block, 1, io, r, 1, dtype);
 }
 
-/* x (rows, inputs) -> y (rows, up to CHUNK): the outputs of one chunk of a matrix. */
+/* x (rows, inputs) -> y (rows, CHUNK or fewer): computes the outputs of one chunk of a matrix. */
 static void multiply_chunk(const matrix *m, int chunk, operands io) {
     switch (m->dtype) {
     case FLOAT32: multiply_chunk_as(m, chunk, io, FLOAT32); break;
@@ -303,26 +303,26 @@ static int chunk_width(const matrix *m, int chunk) { return min_int(CHUNK, padde
 
 typedef struct {
     const model *model;
-    int threads; /* workers, the caller's thread included */
+    int threads; /* number of workers, including the caller's thread */
     pthread_t *thread_ids;
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    atomic_int call_number, finished, stopping; /* calls begun, workers that have finished this one, whether to end */
+    atomic_int call_number, finished, stopping; /* begun calls; threads that finished the current call; whether to end */
     atomic_int barrier_arrived, barrier_phase;
-    atomic_int next_item[3]; /* the next unclaimed item: of this region, and of the regions before and after it */
+    atomic_int next_item[3]; /* the next unclaimed item of the current, the previous and the next region */
     const batch *batch;
-    float *scratch; /* one allocation, of which the pointers below are parts */
+    float *scratch; /* one allocation; the pointers below point into it */
     size_t scratch_size, thread_scratch_size;
     float *residual, *normed, *qkv, *attended, *hidden; /* (N, ...) */
     float *thread_scratch;                              /* (threads, thread_scratch_size) */
-    int64_t width, key_offset, value_offset, qkv_width, attended_width, hidden_width; /* padded; both offsets are into a row of qkv */
+    int64_t width, key_offset, value_offset, qkv_width, attended_width, hidden_width; /* padded; the offsets are within a row of qkv */
 } engine;
 
 typedef struct {
     engine *engine;
     const batch *batch;
-    int region;     /* how many barriers it has passed in this call */
-    float *scratch; /* its own part of thread_scratch */
+    int region;     /* number of barriers that this worker has passed in this call */
+    float *scratch; /* this worker's part of thread_scratch */
 } worker;
 
 static void spin_or_yield(int turns) {
@@ -332,8 +332,8 @@ static void spin_or_yield(int turns) {
 #endif
 }
 
-/* Waits until all workers are here: what they wrote is then visible to all, and the items of the next region can be claimed.
-   The last to arrive resets the counter of the region after the next, which no worker uses before it has passed one more barrier. */
+/* Waits until all workers have arrived. Their results are then visible to all workers, and the items of the next region can be
+   claimed. The last worker to arrive resets the counter of the region after the next: no worker uses it before the next barrier. */
 static void barrier(worker *w) {
     engine *e = w->engine;
     int phase = atomic_load(&e->barrier_phase);
@@ -346,7 +346,7 @@ static void barrier(worker *w) {
         for (int turns = 0; atomic_load(&e->barrier_phase) == phase; turns++) spin_or_yield(turns);
 }
 
-/* The number of an item of this region that no worker has claimed; numbers continue past the last item. */
+/* Claims the next item of this region and returns its number. The numbers continue beyond the last item. */
 INLINE int claim_item(worker *w) { return atomic_fetch_add(&w->engine->next_item[w->region % 3], 1); }
 
 /* ---- The parts of the network ------------------------------------------------------------------------------------------- */
@@ -370,7 +370,7 @@ static void normalize(const model *m, const float *x, int width, norm n, float *
     for (int i = 0; i < width; i++) y[i] = (x[i] - mean) * rate * n.weight[i] + (n.bias ? n.bias[i] : 0);
 }
 
-/* The residual stream of all rows after a norm, (N, C padded): in the worker's own scratch when the rows are few. */
+/* Applies a norm to the residual stream -> (N, C padded). With at most REPLICATED_NORM_ROWS rows, each worker does so for itself. */
 static const float *normalize_rows(worker *w, norm n) {
     engine *e = w->engine;
     int replicated = w->batch->row_count <= REPLICATED_NORM_ROWS, width = e->model->width;
@@ -381,7 +381,7 @@ static const float *normalize_rows(worker *w, norm n) {
     return to;
 }
 
-/* x (N, C padded) -> qkv: queries, keys and values of all rows, side by side. */
+/* x (N, C padded) -> qkv: the queries, keys and values of all rows, concatenated in each row. */
 static void project_qkv(worker *w, const layer *l, const float *x) {
     engine *e = w->engine;
     const matrix *matrices[3] = {&l->query, &l->key, &l->value};
@@ -415,12 +415,12 @@ static void normalize_and_rotate(const model *m, norm n, float *heads, int count
     }
 }
 
-/* Where the keys or values of a row's sequence and one key/value head begin in a layer's buffer. */
+/* The offset in a layer's buffer of the keys or values of one key/value head, for the sequence of row r. */
 INLINE int64_t cache_offset(const model *m, const batch *b, int r, int kv_head) {
     return ((int64_t)b->sequences[r] * m->kv_heads + kv_head) * b->capacity * m->head_width;
 }
 
-/* Applies norm and rotation to queries and keys, and writes keys and values into the caller's buffers. */
+/* Normalizes and rotates queries and keys, and writes keys and values into the caller's buffers. */
 static void store_kv(worker *w, const layer *l, int layer_number) {
     engine *e = w->engine;
     const model *m = e->model;
@@ -448,17 +448,17 @@ typedef struct { /* One query: a row and a head. */
     int position;
 } query_row;
 
-typedef struct { /* The keys that some queries read, in blocks of LANES positions. */
+typedef struct { /* The keys to read: blocks of LANES positions, from `first` up to but not including `end`. */
     int first, end;
     int64_t window;
 } key_range;
 
-/* The first position that a query sees. */
+/* The first position that a query attends to. */
 INLINE int first_visible(int64_t window, int position) {
     return window && position >= window ? (int)(position - window + 1) : 0;
 }
 
-/* Scores of `count` queries against the keys of blocks `first` to `end`, `together` blocks at a time. */
+/* Computes the scores of `count` queries for the keys of blocks `first` to `end`, `together` blocks at a time. */
 INLINE void score_keys(const model *m, const float *keys, const query_row *queries, int count, int first, int end, int together) {
     int D = m->head_width;
     for (int b = first; b + together <= end; b += together) {
@@ -478,7 +478,7 @@ INLINE void score_keys(const model *m, const float *keys, const query_row *queri
     }
 }
 
-/* Scores -> weights, in place: the softmax over the positions that the query sees, exactly 0 elsewhere. */
+/* Scores -> weights, in place: the softmax over the positions that the query attends to; exactly 0 at other positions. */
 static void masked_softmax(const query_row *query, key_range range) {
     vec_int lane;
     for (int i = 0; i < LANES; i++) lane[i] = i;
@@ -500,8 +500,8 @@ static void masked_softmax(const query_row *query, key_range range) {
     for (int b = range.first; b < range.end; b++) *(vec *)(query->weights + b * LANES) *= rate;
 }
 
-/* Output of each query: the sum of the values of positions `first` to `end`, times their weights, position by position. A position
-   that a query does not see has the weight 0. */
+/* Computes each query's output: the weighted sum of the values of positions `first` to `end`, added in order. A position that the
+   query does not attend to has the weight 0. */
 INLINE void weighted_sum(const model *m, const float *values, const query_row *queries, int count, int first, int end) {
     int D = m->head_width, d = 0;
     for (; d + LANES <= D; d += LANES) {
@@ -514,7 +514,7 @@ INLINE void weighted_sum(const model *m, const float *values, const query_row *q
         UNROLL for (int q = 0; q < count; q++) *(vec *)(queries[q].output + d) = total[q];
     }
     if (d == D) return;
-    vec total[TILE_QUERIES]; /* a scalar loop could be vectorized into another order of additions for another length */
+    vec total[TILE_QUERIES]; /* not a scalar loop: its vectorized order of additions would depend on the length */
     UNROLL for (int q = 0; q < count; q++) total[q] = broadcast(0);
     for (int64_t s = first; s < end; s++) {
         vec value = load_partial(values + s * D + d, D - d);
@@ -523,7 +523,7 @@ INLINE void weighted_sum(const model *m, const float *values, const query_row *q
     for (int q = 0; q < count; q++) memcpy(queries[q].output + d, &total[q], (D - d) * sizeof(float));
 }
 
-/* Attention of `count` queries, of consecutive rows and one head. */
+/* Computes the attention of one head for `count` queries of consecutive rows. */
 INLINE void attend_tile(
     const model *m, const float *keys, const float *values, const query_row *queries, int count, key_range range
 ) {
@@ -535,7 +535,7 @@ INLINE void attend_tile(
     weighted_sum(m, values, queries, count, range.first * LANES, min_int(range.end * LANES, queries[count - 1].position + 1));
 }
 
-/* How many rows from `r` on, TILE_QUERIES at most, are consecutive positions of one sequence. */
+/* The number of rows, beginning with r, that are consecutive positions of one sequence; at most TILE_QUERIES. */
 static int consecutive_rows(const batch *b, int r) {
     int n = 1;
     while (n < TILE_QUERIES && r + n < b->row_count && b->sequences[r + n] == b->sequences[r] &&
@@ -544,7 +544,7 @@ static int consecutive_rows(const batch *b, int r) {
     return n;
 }
 
-/* Attention of `n` consecutive rows, for the query heads that share one key/value head. */
+/* Computes the attention of `n` consecutive rows, for the query heads that share one key/value head. */
 static void attend_rows(worker *w, const layer *l, int layer_number, int r, int n, int kv_head) {
     engine *e = w->engine;
     const model *m = e->model;
@@ -568,7 +568,7 @@ static void attend_rows(worker *w, const layer *l, int layer_number, int r, int 
     }
 }
 
-/* Attention of all rows. An item is one key/value head of some consecutive rows. */
+/* Computes the attention of all rows. An item is one key/value head of some consecutive rows. */
 static void attend(worker *w, const layer *l, int layer_number) {
     int claimed = claim_item(w), first_item = 0, kv_heads = w->engine->model->kv_heads;
     for (int r = 0, n; r < w->batch->row_count; r += n, first_item += kv_heads) {
@@ -592,16 +592,16 @@ static void add_to_residual(worker *w, const matrix *m, const float *x, int64_t 
     barrier(w);
 }
 
-/* Every activation is v / (1 + e^-s). SiLU has s = v. GELU by its tanh approximation, v (1 + tanh(t)) / 2, has s = 2t. */
+/* The exponent s of an activation v / (1 + e^-s). For SiLU, s = v. For GELU's tanh approximation v (1 + tanh(t)) / 2, s = 2t. */
 INLINE vec activation_exponent(int activation, vec v) {
     return activation == GELU_TANH ? 1.5957691216057308f * (v + 0.044715f * v * v * v) : v;
 }
 
-/* x (N, C padded) -> hidden: activation(gate) * up, or activation(up) in a network without a gate. */
+/* x (N, C padded) -> hidden: activation(gate) * up, or without a gate activation(up). */
 static void activate_hidden(worker *w, const layer *l, const float *x) {
     engine *e = w->engine;
     int rows = w->batch->row_count, gated = l->gate.weight != NULL;
-    float *gates = w->scratch + REPLICATED_NORM_ROWS * e->width; /* behind x, which is in the scratch when the rows are few */
+    float *gates = w->scratch + REPLICATED_NORM_ROWS * e->width; /* after x, which is in the scratch if the batch is small */
     for (int chunk; (chunk = claim_item(w)) < chunk_count(&l->up);) {
         float *hidden = e->hidden + chunk * CHUNK;
         multiply_chunk(&l->up, chunk, (operands){x, hidden, e->width, e->hidden_width, rows});
@@ -624,7 +624,7 @@ static float element(const matrix *m, int64_t output, int64_t input) {
     return loaded[output % LANES] * (m->dtype == INT8 ? m->scale[output] : 1);
 }
 
-/* residual = the embedding of each row's token, plus that of its position where positions are learned. */
+/* residual = the embedding of each row's token; with learned positions, plus the embedding of its position. */
 static void embed(worker *w) {
     engine *e = w->engine;
     const model *m = e->model;
@@ -638,7 +638,7 @@ static void embed(worker *w) {
     barrier(w);
 }
 
-/* The logits of `logit_rows`. */
+/* Computes the logits of `logit_rows`. */
 static void unembed(worker *w) {
     engine *e = w->engine;
     const model *m = e->model;
@@ -667,7 +667,7 @@ static void feed_forward(worker *w, const layer *l) {
     add_to_residual(w, &l->down, e->hidden, e->hidden_width);
 }
 
-/* One worker's share of the forward pass. All workers execute it and pass the same barriers. */
+/* Runs one worker's share of the forward pass. Every worker calls this function and passes every barrier. */
 static void forward(engine *e, int worker_number) {
     const model *m = e->model;
     worker w = {e, e->batch, 0, e->thread_scratch + worker_number * e->thread_scratch_size};
@@ -686,7 +686,7 @@ typedef struct {
     int worker_number;
 } thread_argument;
 
-/* What a thread runs: the forward pass once for each call of engine_run, until the engine is freed. */
+/* The function of a thread: runs the forward pass once for each call of engine_run, until the engine is freed. */
 static void *worker_loop(void *given) {
     thread_argument argument = *(thread_argument *)given;
     engine *e = argument.engine;
@@ -703,7 +703,7 @@ static void *worker_loop(void *given) {
     }
 }
 
-/* Begins a call in every thread, whether it spins or sleeps. */
+/* Starts a call in every thread: spinning threads see the new number, and sleeping threads wake up. */
 static void wake_threads(engine *e) {
     pthread_mutex_lock(&e->lock);
     atomic_fetch_add(&e->call_number, 1);
@@ -711,7 +711,7 @@ static void wake_threads(engine *e) {
     pthread_mutex_unlock(&e->lock);
 }
 
-/* Starts threads until there are `threads` workers, or as many as the system allows. */
+/* Starts threads until there are `threads` workers or the system allows no more. */
 static void start_threads(engine *e, int threads) {
     e->thread_ids = calloc(threads, sizeof *e->thread_ids);
     while (e->thread_ids && e->threads < threads) {
@@ -726,7 +726,7 @@ static void start_threads(engine *e, int threads) {
     }
 }
 
-/* Scratch memory for a batch, kept from call to call and grown when needed; 0, or -1 when there is no memory. */
+/* Reserves scratch memory for a batch; it is reused in later calls and grows when needed. Returns 0, or -1 without memory. */
 static int reserve_scratch(engine *e, const batch *b) {
     size_t n = b->row_count, attention = TILE_QUERIES * (size_t)b->capacity;
     size_t products = REPLICATED_NORM_ROWS * e->width + n * CHUNK;
@@ -750,7 +750,7 @@ static int reserve_scratch(engine *e, const batch *b) {
 
 /* ---- Functions that native.py calls -------------------------------------------------------------------------------------- */
 
-/* How many outputs of a matrix, or keys of the cache, lie side by side. */
+/* The number of outputs of a matrix, or of keys in the cache, that are adjacent in memory. */
 EXPORT int lanes(void) { return LANES; }
 
 /* Whether this compiler has a float16 type. */
@@ -762,7 +762,7 @@ EXPORT int supports_float16(void) {
 #endif
 }
 
-/* An engine of at most `threads` threads, the caller's included; null when there is no memory. The model has to outlive it. */
+/* Creates an engine of at most `threads` threads, including the caller's. Returns null without memory. The model must outlive it. */
 EXPORT engine *engine_new(const model *m, int threads) {
     engine *e = calloc(1, sizeof *e);
     if (!e) return NULL;
@@ -781,7 +781,7 @@ EXPORT engine *engine_new(const model *m, int threads) {
 }
 
 /* Reads the rows of a batch: writes their keys and values, and the logits of `logit_rows`, into the caller's buffers.
-   0, or -1 when there is no memory. One call at a time. */
+   Returns 0, or -1 without memory. Only one call may run at a time. */
 EXPORT int engine_run(engine *e, const batch *b) {
     if (reserve_scratch(e, b)) return -1;
     e->batch = b;

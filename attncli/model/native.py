@@ -1,9 +1,9 @@
 """Runs the network on a CPU with native.c: packs the weights, allocates the cache, chooses the number of threads.
 
 `NativeBackend` describes a Transformer to native.c in structures of pointers and sizes (the `_Described` classes). A
-weight matrix (O, I) is packed as (O/L, I, L), where L outputs fill a register of the processor, so that a step reads
+weight matrix (O, I) is packed as (O/L, I, L), where L outputs fill a register of the processor. A step then reads
 memory in order. Weights may be quantized to int8, with a scale for each row. A decoding step uses the number of threads
-that was fastest in recent measurements. Handles neither text nor sampling nor files.
+that was fastest in recent measurements. This module handles neither text nor sampling nor files.
 
 Letters: K key/value heads, D head width, V vocabulary, O outputs, I inputs, L lanes.
 """
@@ -37,11 +37,11 @@ from attncli.model.device import dtype_name
 from attncli.model.native_library import library, refuse
 from attncli.model.transformer import FeedForward, Transformer
 
-_MOST_LANES = 16  # every possible number of lanes divides this
+_MOST_LANES = 16  # a multiple of every possible number of lanes
 _FIRST_CAPACITY = 64  # positions
 _ROWS_PER_CALL = 512  # a longer prompt is split into several calls, to limit the scratch memory
-_FEW_ROWS = 64  # calls of up to this many rows use the fastest number of threads; longer calls (prompts) use all
-_TIMED_STEPS = 5  # recent steps with each number of threads; their medians are compared
+_FEW_ROWS = 64  # calls with at most this many rows use the fastest number of threads; longer calls use all threads
+_TIMED_STEPS = 5  # recent steps per number of threads; the medians of their times are compared
 _RETIME_AFTER = 50  # steps
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 _ACTIVATIONS: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1}
@@ -118,17 +118,17 @@ def _functions() -> Any:
 
 
 def available() -> bool:
-    """Whether this machine can run the network in C, that is, whether there is a compiled library."""
+    """Whether this machine has the compiled library that runs the network in C."""
     return _functions() is not None
 
 
 def lanes() -> int:
-    """Returns the number of lanes L: how many outputs of a matrix, or keys, are adjacent in memory."""
+    """Returns the number of lanes L: the number of outputs of a matrix, or of keys, that are adjacent in memory."""
     return int(_functions().lanes())
 
 
 def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantizes weight (O, I) -> int8 (O, I) and scales (O): each row in steps of 1/127 of its largest magnitude."""
+    """Quantizes weight (O, I) -> int8 (O, I) and scales (O,). A row's scale is 1/127 of its largest magnitude."""
     wide = weight.float()
     scale = wide.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / _LARGEST_INT8
     return (wide / scale[:, None]).round_().to(torch.int8), scale
@@ -136,7 +136,10 @@ def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def round_to_int8(model: Transformer) -> None:
-    """Rounds every matrix to its int8 values in place, so that the loss due to int8 can be measured on any backend."""
+    """Rounds every matrix in place to values that int8 can represent.
+
+    With it, any backend can measure the effect of int8.
+    """
     for parameter in model.parameters():
         if parameter.ndim > 1:
             quantized, scale = to_int8(parameter)
@@ -156,7 +159,7 @@ class NativeCache:
         self._shape = (kv_heads, head_width)
         self._keys: list[Tensor] = [torch.empty(0)] * layers
         self._values: list[Tensor] = [torch.empty(0)] * layers
-        self.key_pointers = self.value_pointers = 0  # the addresses of arrays that hold one address per layer
+        self.key_pointers = self.value_pointers = 0  # the addresses of arrays that contain one address per layer
 
     @property
     def nbytes(self) -> int:
@@ -168,7 +171,7 @@ class NativeCache:
         return (len(self._keys), *self._shape) == (config.layers, config.kv_heads, config.head_width)
 
     def reserve(self, positions: int) -> None:
-        """Grows the buffers to hold this many positions of every sequence. Raises ValueError beyond the limit."""
+        """Grows the buffers to this number of positions of every sequence. Raises ValueError beyond the limit."""
         if positions > self._limit:
             raise ValueError(f"{positions} positions in a cache of {self._limit}")
         if positions <= self.capacity:
@@ -209,11 +212,11 @@ def _free(functions: Any, engine: int, process: int) -> None:
 
 
 class NativeBackend:
-    """Runs a Transformer on a CPU with native.c. A row's logits depend only on the tokens before it, not on the batch.
+    """Runs a Transformer on a CPU with native.c. A token's logits depend on its sequence only, not on the batch.
 
-    Weights keep their dtype (products are summed in float32) or are quantized to int8. The weights are copied; with
-    `releasing`, the Transformer's own weights are freed block by block, so that memory holds the weights about once.
-    Calls from several Python threads take turns. A forked process must create its own backend.
+    Weights keep their dtype (products are summed in float32) or are quantized to int8. The weights are copied. With
+    `releasing`, the Transformer's own weights are freed block by block, so memory contains the weights about once.
+    Calls from several Python threads run one after another. A forked process must create its own backend.
     """
 
     device = torch.device("cpu")
@@ -223,7 +226,7 @@ class NativeBackend:
         self, model: Transformer, *, int8: bool = False, threads: int | None = None, releasing: bool = False
     ) -> None:
         functions = _functions()
-        assert functions is not None, "ask `available` first"
+        assert functions is not None, "call `available` first"
         self.config = model.config
         if model.config.context > _LARGEST_INT32:
             raise BadCheckpoint(f"The network in C reads up to {_LARGEST_INT32} positions, not {model.config.context}.")
@@ -248,9 +251,9 @@ class NativeBackend:
 
     @property
     def threads(self) -> int:
-        """Returns the thread count with the lowest median time over recent steps.
+        """The thread count with the lowest median time over recent steps.
 
-        Until each thread count has been timed, returns the largest.
+        Until each thread count has been timed, this is the largest.
         """
         if not all(self._seconds.values()):
             return max(self._engines)
@@ -262,7 +265,7 @@ class NativeBackend:
         return f"{self.threads} thread{'s' if self.threads > 1 else ''}, {self.types.matrices}"
 
     def new_cache(self, sequences: int, positions: int = 1) -> NativeCache:
-        """Returns an empty cache for some sequences. It grows as tokens are read; `positions` is ignored."""
+        """Returns an empty cache for a number of sequences. It grows as tokens are read; `positions` is ignored."""
         config = self.config
         return NativeCache(config.layers, config.kv_heads, config.head_width, sequences, config.context)
 
@@ -314,7 +317,10 @@ class NativeBackend:
             raise ValueError(f"a token outside of a vocabulary of {self.config.vocab_size}")
 
     def _run(self, cache: NativeCache, columns: Sequence[list[int]], logits: Tensor) -> None:
-        """Calls native.c once. `columns`: the token, position and sequence of each row, and the rows of the logits."""
+        """Calls native.c once.
+
+        `columns` are the token, position and sequence of each row, and the rows whose logits are returned.
+        """
         rows = len(columns[0])
         integers = np.array([number for column in columns for number in column], np.int32)
         address = integers.ctypes.data
@@ -344,9 +350,10 @@ class NativeBackend:
             self._description.cos, self._description.sin = self._rotary.cos.data_ptr(), self._rotary.sin.data_ptr()
 
     def _next_threads(self) -> int:
-        """Returns the thread count for the next step: the recently fastest, or another count that is due to be timed.
+        """Returns the thread count for the next step.
 
-        Each number is timed again every _RETIME_AFTER steps, because the load of the machine changes.
+        It is the fastest in recent steps, or a count that is due to be timed. Each count is timed again every
+        _RETIME_AFTER steps, because the load of the machine changes.
         """
         untimed = [count for count, seconds in self._seconds.items() if len(seconds) < _TIMED_STEPS]
         if untimed:
@@ -404,7 +411,7 @@ class NativeBackend:
         return _Norm(self._keep(norm_gain(norm).float()), None if bias is None else self._keep(bias.float()))
 
     def _matrix(self, weight: Tensor, bias: Tensor | None = None) -> _Matrix:
-        """Packs a matrix (O, I); a matrix that two parts of the network share is packed once."""
+        """Packs a matrix (O, I). A matrix that two parts of the network share is packed once."""
         packed = self._packed.get(weight.data_ptr())
         if packed is None:
             scale = None
@@ -427,14 +434,17 @@ class NativeBackend:
         return _Matrix(packed.weight, packed.scale, self._keep(_padded(bias.float())), *weight.shape, packed.dtype)
 
     def _keep(self, tensor: Tensor) -> int:
-        """Keeps a tensor alive as long as the backend; returns its address."""
+        """Stores a tensor until the backend is freed; returns its address."""
         tensor = tensor.detach().contiguous()
         self._kept.append(tensor)
         return tensor.data_ptr()
 
 
 def _release(module: nn.Module) -> None:
-    """Frees the memory of a module's weights. (The usual way, moving them to "meta", takes 0.3 s of imports.)"""
+    """Frees the memory of a module's weights.
+
+    Moving the module to the device "meta" would do the same, but imports modules for 0.3 s.
+    """
     for parameter in module.parameters():
         parameter.data = parameter.data.new_empty(0)
 

@@ -41,7 +41,7 @@ _FLAGS = ("-O3", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden", 
 _PROCESSOR_FLAGS = ("-march=native", "-mcpu=native")  # the first that the compiler accepts is used
 _LIBRARIES = ("-lm", "-lpthread")
 _SECONDS = 120.0  # the time limit of a compiler
-_RETRY_SECONDS = 86400.0  # after a failure, whose cause may be gone then, such as a missing header
+_RETRY_SECONDS = 86400.0  # after a failure; by then its cause may be gone, such as a missing header
 _MOST_OUTPUT, _LONGEST_SHOWN = 1 << 16, 200  # bytes of a compiler's output to read; characters to show
 _PROBE_SECONDS = 10.0
 _STOP_SECONDS = 0.3  # a compiler that still runs this long after SIGTERM is killed
@@ -49,7 +49,7 @@ _STOP_SECONDS = 0.3  # a compiler that still runs this long after SIGTERM is kil
 
 @cache
 def begin() -> _Compilation | None:
-    """Starts the compiler unless the library is stored.
+    """Returns the stored library or its compilation, which this call starts.
 
     Returns None if there is no compiler or if ATTNCLI_NATIVE is 0.
     """
@@ -64,14 +64,14 @@ def begin() -> _Compilation | None:
 
 
 def compiling() -> bool:
-    """Whether the compiler is still running, so that `library` would wait."""
+    """Whether the compiler is still running; `library` would wait for it."""
     compilation = begin()
     return compilation is not None and compilation.running
 
 
 @cache
 def library() -> Library | None:
-    """Returns the library; waits for the compiler if needed. None if there is no library."""
+    """Waits for the compiler if it runs, and returns the library; None if there is no library."""
     compilation = begin()
     return compilation.result() if compilation else None
 
@@ -84,9 +84,9 @@ def refuse(why: object) -> None:
 
 
 def problem() -> str:
-    """Says why there is no library or why it cannot be stored.
+    """Returns the reason why there is no library or why it cannot be stored.
 
-    Empty if there is no problem or if ATTNCLI_NATIVE is 0.
+    The reason is empty if there is no problem or if ATTNCLI_NATIVE is 0.
     """
     if os.environ.get("ATTNCLI_NATIVE") == "0":
         return ""
@@ -160,7 +160,10 @@ class _Compilation:
             self.problem = f"{self._compiler[0]} cannot be started: {problem.strerror}"
 
     def _fail(self, why: str, *, remembered: bool = True) -> None:
-        """Records why there is no library; with `remembered`, also on disk, so that later processes do not compile."""
+        """Records why there is no library.
+
+        With `remembered`, the reason is also stored, so later processes do not compile.
+        """
         self.problem = f"{self._compiler[0]} {why}"
         if remembered:
             self._failure.unlink(missing_ok=True)
@@ -178,7 +181,7 @@ class _Compilation:
         return False
 
     def _first_error(self) -> str:
-        """Returns the compiler's first line with an error, since later errors follow from it; else its last line."""
+        """Returns the first line of the compiler's output that contains an error, else the last line of the output."""
         output = os.pread(self._output, _MOST_OUTPUT, 0).decode(errors="replace")
         lines = [line.strip() for line in output.splitlines()]
         errors = [line for line in lines if "error" in line.lower()]
@@ -227,7 +230,7 @@ def _processor_flags(compiler: list[str]) -> list[str]:
 
 
 def _key(compiler: list[str]) -> str:
-    """The key of the library: a digest of source, compiler, flags and processor, which determine the machine code."""
+    """Returns the key of the library: a digest of source, compiler, flags and processor, which determine its code."""
     processor = f"{sys.platform} {platform.machine()}"
     with suppress(OSError):  # the file exists only on Linux
         lines = Path("/proc/cpuinfo").read_text().splitlines()

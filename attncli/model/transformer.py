@@ -1,7 +1,7 @@
 """The network: token embedding, blocks on a residual stream, final norm, output head.
 
-One class `Transformer` implements every shape of ModelConfig: each switch of the config is read in one place here or in
-`attention`, and there are no classes for model families. `initialize` draws new weights.
+The class `Transformer` implements every shape of ModelConfig. Each switch of the config is read in one place, here or
+in `attention`. There are no classes for model families. `initialize` draws new weights.
 
 Letters: B batch, T new tokens, C model width, V vocabulary.
 """
@@ -26,14 +26,17 @@ from attncli.model.fused import Dropout, head_loss
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
-    """A new norm of the kind that the config names, for use before attention, the feed-forward part or the head."""
+    """Returns a new norm of the config's kind, for the input of attention, the feed-forward part or the head."""
     if config.norm == "rms":
         return RMSNorm(config.width, config.norm_eps, config.unit_offset)
     return nn.LayerNorm(config.width, config.norm_eps, bias=config.norm_bias)
 
 
 class FeedForward(nn.Module):
-    """down(activation(up(x))); with a gate, down(activation(gate(x)) * up(x)): SwiGLU or GEGLU (Shazeer, 2020)."""
+    """Computes down(activation(up(x))), or with a gate down(activation(gate(x)) * up(x)).
+
+    The gated forms are SwiGLU and GEGLU (Shazeer, 2020).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -56,7 +59,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+    """Computes x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
     def __init__(self, config: ModelConfig, layer: int, dropout: float) -> None:
         super().__init__()
@@ -79,19 +82,22 @@ class Block(nn.Module):
 
 
 def _embedding(rows: int, width: int) -> nn.Embedding:
-    """An embedding with uninitialized weights. (On "meta", nn.Embedding's initialization takes 0.8 s of imports.)"""
+    """Returns an embedding with uninitialized weights.
+
+    nn.Embedding would initialize them, which on the device "meta" imports modules for 0.8 s.
+    """
     from_pretrained: Callable[..., nn.Embedding] = nn.Embedding.from_pretrained
     return from_pretrained(torch.empty(rows, width), freeze=False)
 
 
 @lru_cache
 def _rounded(value: float, dtype: torch.dtype) -> float:
-    """A number rounded to a dtype, as transformers rounds the scale of the embedding to the dtype of the weights."""
+    """Rounds a number to a dtype, as transformers rounds the scale of the embedding to the dtype of the weights."""
     return float(torch.tensor(value, dtype=dtype))
 
 
 class Transformer(nn.Module):
-    """A causal language model. In training mode, `dropout` applies to the output of each part."""
+    """A causal language model. In training mode, `dropout` applies to the embedding and to the output of each part."""
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
@@ -122,10 +128,12 @@ class Transformer(nn.Module):
         return self.unembed(self.hidden(ids, cache, observe))
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None, observe: Observer | None = None) -> Tensor:
-        """Returns the residual stream (B, T, C) after the final norm, which is the head's input, for ids (B, T)."""
-        at: slice | Tensor  # the positions of the columns, or the position of each row's one token
+        """Returns the head's input for ids (B, T): the residual stream (B, T, C) after the final norm."""
+        at: slice | Tensor  # the positions of the columns, or the position of the single token of each row
         if cache is not None and cache.places is not None:
-            at = cache.places.clamp(max=self.config.context - 1)[:, None]  # a row without a token may exceed it
+            at = cache.places.clamp(max=self.config.context - 1)[
+                :, None
+            ]  # the place of a row without a token may exceed the context
             end = min(cache.limit, self.config.context)
         else:
             start = cache.length if cache is not None else 0
@@ -148,16 +156,16 @@ class Transformer(nn.Module):
         return hidden
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Returns the token embeddings (..., C) of ids (...) as they enter the residual stream, without positions."""
+        """Returns the token embeddings (..., C) of ids (...), scaled as the model requires, without positions."""
         x: Tensor = self.embedding(ids)
         return x * _rounded(math.sqrt(self.config.width), x.dtype) if self.config.scaled_embedding else x
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        """Returns the logits (..., V) of hidden (..., C): applies the output head."""
+        """Applies the output head: hidden (..., C) -> logits (..., V)."""
         return F.linear(hidden, self.head_weight)
 
     def loss(self, rows: Tensor) -> Tensor:
-        """The mean cross-entropy in nats of rows (B, T + 1): all tokens but the first, given the tokens before them."""
+        """Returns the mean cross-entropy in nats of rows (B, T + 1): each token but the first is predicted."""
         return head_loss(self.hidden(rows[:, :-1]), self.head_weight, rows[:, 1:])
 
     @property
@@ -168,11 +176,11 @@ class Transformer(nn.Module):
     def rotation(self, positions: int) -> Rotary:
         """Returns the rotary table for at least `positions` positions, on the device of the weights.
 
-        The table grows as longer texts are read, because a config may have a huge context.
+        The table grows with the longest text that is read, because a config may have a huge context.
         """
         device, held = self.embedding.weight.device, self._rotary
         if held is None or held.cos.device != device or len(held.cos) < positions:
-            with torch.inference_mode(False):  # so that training can use a table made in generation
+            with torch.inference_mode(False):  # so that training can use a table that generation made
                 held = self._rotary = rotation_table(self.config, positions, device)
         return held
 
@@ -181,9 +189,9 @@ class Transformer(nn.Module):
 def initialize(model: Transformer, generator: torch.Generator) -> None:
     """Draws the weights of a new model in a fixed order from a generator on the CPU.
 
-    Matrices are normal with standard deviation 1/sqrt(input width), so that activations keep their scale; the two
-    matrices that write to the residual stream are divided by sqrt(2 x layers) (Radford et al., 2019). Embeddings have
-    standard deviation 0.02, because a tied head computes logits from them. Gains are one, biases zero.
+    Matrices are normal with standard deviation 1/sqrt(input width), so that activations keep their scale. The two
+    matrices of a block that write to the residual stream are also divided by sqrt(2 x layers) (Radford et al., 2019).
+    Embeddings have standard deviation 0.02, because a tied head computes logits from them. Gains are one, biases zero.
     """
     neutral = 0.0 if model.config.unit_offset else 1.0
     for name, parameter in model.named_parameters():
