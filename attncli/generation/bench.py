@@ -1,8 +1,8 @@
 """Benchmarks a model on this machine within a given time: memory bandwidth, prefill, decoding, batches, generation.
 
-Decides what to measure, how often to measure it, and what to skip to stay within the time limit. A figure is the median
-of the runs after a warm-up run. Each part is measured at increasing sizes, as long as the next size is expected to fit
-the part's share of the time. Prompts are random tokens. Prints nothing and reads no files.
+This module decides what to measure, how often, and what to skip to stay within the time limit. A figure is the median
+of several runs after a warm-up run. Each part is measured at increasing sizes. A size is skipped if it is expected to
+exceed the part's share of the time. Prompts are random tokens. Prints nothing and reads no files.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from attncli.model.native import NativeBackend
 from attncli.text.tokenizer import Tokenizer
 
 _SEED = 0
-_LEAST = 3  # the smallest number of runs, even if they take longer than their share of the time
+_LEAST = 3  # the smallest number of runs, even if they exceed their share of the time
 _MOST = 25
-_MOST_TEXTS = 9  # runs that generate a whole text; each already averages over many steps
-_WARM_UP = 16  # steps; a backend has then chosen its number of threads
-_WARM_UP_SECONDS = 1.0  # no warm-up step begins after this time
+_MOST_TEXTS = 9  # runs that generate a whole text; few suffice, because a run averages over many steps
+_WARM_UP = 16  # steps; afterwards, a backend has chosen its number of threads
+_WARM_UP_SECONDS = 1.0  # the warm-up takes no further step after this time
 _SUMMED_BYTES = 256_000_000
 _FIRST_PROMPT, _FIRST_POSITION, _FIRST_TEXT = 32, 128, 16  # the smallest sizes, in tokens
 _GROWTH_FROM_ZERO = 4  # the assumed ratio of the time at the second position to the time at position 0
@@ -55,15 +55,16 @@ Progress = Callable[[Part, int, float], None]
 def measure(
     backend: Backend, tokenizer: Tokenizer, seconds: float = SECONDS, progress: Progress | None = None
 ) -> Bench:
-    """Benchmarks a model in about `seconds`. The smallest size of every part except `generation` is always measured.
+    """Benchmarks a model in about `seconds`.
 
-    `progress` is called before each size with the part, the size and the elapsed share of the time.
+    The smallest size of each part is always measured, except in the part `generation`. `progress` is called before each
+    size with the part, the size and the elapsed share of the time.
     """
     return _Measuring(backend, tokenizer, seconds, progress or (lambda part, size, share: None)).run()
 
 
 def growing(first: int, last: int, factor: int = 4) -> list[int]:
-    """Sizes up to `last`, each at least twice the one before: (32, 1024) -> [32, 128, 512, 1024]."""
+    """Returns sizes up to `last`, each at least twice the previous size: (32, 1024) -> [32, 128, 512, 1024]."""
     sizes = []
     while first <= last // 2:
         sizes.append(first)
@@ -72,7 +73,10 @@ def growing(first: int, last: int, factor: int = 4) -> list[int]:
 
 
 def doubling(first: int, last: int) -> list[int]:
-    """Sizes from `first` to `last`, each twice the previous: (16, 100) -> [16, 32, 64]; [last] if `last` < `first`."""
+    """Returns sizes from `first` to `last`, each twice the previous size; [last] if `last` < `first`.
+
+    (16, 100) -> [16, 32, 64]
+    """
     sizes = [first << times for times in range((last // first).bit_length())]
     return sizes or [last]
 
@@ -91,7 +95,7 @@ class _Measuring:
 
     @torch.inference_mode()
     def run(self) -> Bench:
-        """Measures every part in turn."""
+        """Measures the parts one after another and returns all results."""
         config, device = self._config, self._backend.device
         self._warm_up()
         threads = _threads(self._backend)
@@ -140,7 +144,7 @@ class _Measuring:
     def _read(self, cache: SequenceCache, segments: Sequence[Segment]) -> list[int]:
         """Reads the segments and returns the most probable next tokens.
 
-        Copying them to the CPU waits until the device is done.
+        The tokens are copied to the CPU, so this call waits until the device has finished.
         """
         chosen: list[int] = self._backend.read(cache, segments).argmax(-1).tolist()
         return chosen
@@ -155,9 +159,9 @@ class _Measuring:
     ) -> list[M]:
         """Measures increasing sizes until the next one is expected to take too long.
 
-        The time is expected to grow as size ** power. `one` measures a size repeatedly until a given time; it returns
-        the measurement and the shortest time in which this size can be measured. `expected` is the shortest time for
-        the first size.
+        The time is expected to grow as size ** power. `one` measures a size repeatedly until a given time. It returns
+        the measurement, and the minimum time that measuring this size takes. `expected` is the minimum time for the
+        first size.
         """
         found: list[M] = []
         ends = self._until(part)
@@ -175,7 +179,7 @@ class _Measuring:
         return found
 
     def _bandwidth(self, threads: int | None) -> Bandwidth:
-        """Measures the memory bandwidth: of main memory by a sum on the given threads, of a GPU's memory by a copy."""
+        """Measures the bandwidth of main memory by a sum on the given threads, or of a GPU's memory by a copy."""
         numbers = torch.ones(_SUMMED_BYTES // 4, device=self._backend.device)
         until = self._until("bandwidth")
         if threads is None:
@@ -228,7 +232,7 @@ class _Measuring:
         return one
 
     def _step_of(self, cache: SequenceCache, texts: int, before: int, until: float) -> Step:
-        """Measures the decoding step at one position of the cache. Every run overwrites this position."""
+        """Measures the decoding step after `before` tokens. Each run overwrites the same position of the cache."""
         segments = [Segment(text, before, [self._ids[text % len(self._ids)]]) for text in range(texts)]
         types = self._backend.types
         return Step(
@@ -256,15 +260,16 @@ class _Measuring:
         return one
 
     def _repeat(self, work: Callable[[], object], until: float) -> Timing:
-        """Returns the median time of `work`, after one warm-up call."""
+        """Calls `work` once as a warm-up, then measures and returns its median time."""
         work()
         return _in_turn([work], until, self._ends, _MOST)[0]
 
 
 def _in_turn(work: Sequence[Callable[[], object]], until: float, at_last: float, most: int) -> list[Timing]:
-    """Returns the median time of each function; the functions run alternately.
+    """Returns the median time of each function. A round calls each function once.
 
-    Repeats until the time `until`, and at least _LEAST times. No round starts after the time `at_last`.
+    There are rounds until the time `until`, and at least _LEAST. No round starts after the time `at_last`, except the
+    first.
     """
     taken: list[list[float]] = []
     while len(taken) < most:

@@ -1,6 +1,6 @@
-"""Looks up the ids of the tokens that a logit bias names by their text.
+"""Looks up the ids of tokens that a logit bias names by their text.
 
-Uses the tokenizer alone, without a model and without torch.
+This needs the tokenizer alone, no model and no torch.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from attncli.config import SampleConfig
 from attncli.errors import UsageProblem
 from attncli.text.tokenizer import END_OF_TEXT, Tokenizer
 
-_MOST_SHOWN = 8  # tokens that an error lists when a text is not one token
+_MOST_SHOWN = 8  # the most tokens that an error lists for a text of several tokens
 
 
 def with_token_ids(config: SampleConfig, tokenizer: Tokenizer) -> SampleConfig:
-    """Returns the config with every token of its logit bias as an id.
+    """Returns the config with an id instead of a text for each token of its logit bias.
 
     Raises UsageProblem for an id that the tokenizer lacks, and for a text that is not exactly one token.
     """

@@ -18,7 +18,7 @@ from attncli.text.tokenizer import Tokenizer
 def candidates(
     model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], temperatures: Sequence[float], count: int
 ) -> Candidates:
-    """The `count` most probable tokens after a prompt, most probable first; the order is equal at every temperature.
+    """Returns the `count` most probable tokens after a prompt, most probable first, at all temperatures.
 
     Raises BadInput for a prompt that is empty or longer than the context, UsageProblem for a temperature below 0 or a
     count below 1.
@@ -30,7 +30,9 @@ def candidates(
     refuse_unreadable(model.config, tokenizer, prompt)
     ids = torch.tensor([prompt], device=model.embedding.weight.device)
     logits = model.unembed(model.hidden(ids)[0, -1])[: tokenizer.vocab_size].double().cpu()
-    top = logits.argsort(descending=True, stable=True)[:count]  # of equal logits the lower id first, as in argmax
+    top = logits.argsort(descending=True, stable=True)[
+        :count
+    ]  # for equal logits, the lowest id comes first, as in argmax
     columns = torch.stack([distribution(logits, temperature)[top] for temperature in temperatures], 1)
     return Candidates(
         tuple(temperatures),

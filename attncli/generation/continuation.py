@@ -13,9 +13,9 @@ from attncli.text.tokenizer import Piece
 
 
 def continued(loaded: LoadedModel, pieces: Sequence[Piece], count: int) -> list[Piece]:
-    """Returns the tokens of a text and `count` generated tokens.
+    """Returns the tokens of a text, followed by `count` generated tokens.
 
-    There are fewer if the model ends the text or the context is full.
+    Fewer tokens are generated if the model ends the text or if the context is full.
     """
     ids = [piece.id for piece in pieces]
     count = min(count, loaded.model.config.context - len(ids))

@@ -1,7 +1,7 @@
-"""Decodes a sample's ids as they arrive, yields text as soon as it is final, and finds the end of the text.
+"""Decodes the ids of a sample one by one, yields text as soon as it is final, and finds the end of the text.
 
-A text ends at a stop string, at an end token or at the token limit. A stop string may span several tokens, so text that
-could be the beginning of a stop string is held back until the next tokens decide. Needs no network.
+A text ends at a stop string, at an end token or at the token limit. A stop string may span several tokens. So text that
+could begin a stop string is held back until further tokens decide. Needs no network.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from attncli.text.tokenizer import DecodeStream, Tokenizer
 
 
 class SampleText:
-    """The text of one sample while its tokens arrive."""
+    """The text of one sample during its generation."""
 
     def __init__(
         self,
@@ -32,12 +32,12 @@ class SampleText:
         self._held = ""
 
     def push(self, id_: int) -> str:
-        """Adds the next id and returns the text that this id completes; the caller passes that text to `settle`."""
+        """Adds the next id and returns the text that it completes. The caller then passes this text to `settle`."""
         self._ids.append(id_)
         return "" if id_ in self._end_ids else self._stream.push(id_)
 
     def settle(self, new: str) -> Iterator[Event]:
-        """Yields the text that is now final, and Finished if the text has ended."""
+        """Yields the text that `new` makes final, and Finished if the text has ended."""
         if self._ids[-1] in self._end_ids:
             yield from self.close("end")
             return
@@ -67,5 +67,5 @@ class SampleText:
         return min((at for stop in self._stop if (at := self._held.find(stop)) >= 0), default=None)
 
     def _could_begin_stop(self) -> int:
-        """Returns the length of the longest suffix of the held text that is the beginning of a stop string."""
+        """Returns the length of the longest suffix of the held text with which a stop string begins."""
         return max((n for stop in self._stop for n in range(1, len(stop)) if self._held.endswith(stop[:n])), default=0)

@@ -1,11 +1,11 @@
 """Generates texts from prompts, many samples in a batch, and streams them as events.
 
-The engine decides which tokens the network reads at each step. A step prefills the prompts of new samples, or decodes:
-each active sample reads its last token and the tokens that `Lookup` guesses to follow. Guesses are accepted up to the
-first that differs from the drawn token, so one step may yield several tokens. Equal prompts are read once. When a
-sample finishes, a waiting sample takes its slot in the cache. When a sample's context is full, the engine keeps the
-most recent half of its tokens, reads them again and continues. With an exact backend, a sample does not depend on the
-batch. Yields events; prints nothing.
+The engine decides which tokens the network reads at each step. A step prefills the prompts of new samples, or decodes
+one new token of each active sample. In decoding, the network also reads guesses of the next tokens, made by `Lookup`.
+Guesses are accepted up to the first wrong one, so a step may yield several tokens. Equal prompts are read once. When a
+sample finishes, a waiting sample gets its slot in the cache. When a sample's context is full, the engine reads the most
+recent half of its tokens again and continues. With an exact backend, a sample does not depend on the batch. The engine
+yields events and prints nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from attncli.generation.token_details import TokenDetails, describe_tokens
 from attncli.model.backend import Backend, Segment, SequenceCache
 from attncli.text.tokenizer import Tokenizer
 
-_UNIFORMS_PER_DRAW = 256  # random numbers drawn at once for a sample, and kept until used
+_UNIFORMS_PER_DRAW = 256  # random numbers that a sample draws at once, for its next tokens
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 
@@ -45,15 +45,15 @@ def refuse_unreadable(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequenc
 
 
 def last_that_fit(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequence[int]) -> list[int]:
-    """Truncates a prompt at its beginning to fit the context. The tokens that open every text are kept.
+    """Returns the end of a prompt that fits the context, after the tokens that open every text.
 
-    The remaining text begins with a complete character.
+    The end begins with a complete character. A prompt that fits is returned unchanged.
     """
     if len(prompt) <= config.context:
         return list(prompt)
     opening = len(tokenizer.opening)
     first = len(prompt) - max(config.context - opening, 1)
-    within = _LONGEST_CHARACTER - 1  # a character that begins in an earlier token continues in at most this many tokens
+    within = _LONGEST_CHARACTER - 1  # of the kept tokens, at most this many continue a cut character
     while (
         within
         and first + 1 < len(prompt)
@@ -74,9 +74,9 @@ def generate(
 ) -> Iterator[Event]:
     """Generates `config.num_samples` samples of each prompt and yields their events.
 
-    Samples are numbered prompt by prompt. A sample depends only on its prompt, the seed and its number among the
-    samples of the prompt. A text ends at any of `end_ids`, by default the tokenizer's end-of-text token. With
-    `details`, there is a Token event for every token.
+    Samples are numbered prompt by prompt. A sample depends only on its prompt, the seed and its index among the
+    prompt's samples. A text ends at any of `end_ids`, by default at the tokenizer's end-of-text token. With `details`,
+    each token has a Token event.
 
     Raises BadInput, before the first event, for a prompt that is empty or longer than the context.
     """
@@ -103,12 +103,12 @@ class _Sequence:
     slot: int = -1  # the index of its sequence in the cache
     read: int = 0  # how many of `ids` are in the cache
     generated: int = 0  # tokens
-    guesses: list[int] = field(default_factory=list)  # guesses of the tokens after `ids`, read in the last step
+    guesses: list[int] = field(default_factory=list)  # of the tokens after `ids`; the last step read them too
     lookup: Lookup = field(default_factory=Lookup)
     _uniforms: list[float] = field(default_factory=list)
 
     def uniform(self) -> float:
-        """Returns the random number for drawing the next token."""
+        """Returns the uniform random number that draws the next token."""
         at = self.generated % _UNIFORMS_PER_DRAW
         if at == 0:
             self._uniforms = uniforms([self.stream], _UNIFORMS_PER_DRAW)[0].tolist()
@@ -116,7 +116,7 @@ class _Sequence:
 
 
 class _Engine:
-    """Generates samples: a batch of active samples, and further samples that wait for a slot in it."""
+    """Generates a batch of active samples, while further samples wait for a slot in the cache."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class _Engine:
     ) -> None:
         self._backend, self._config, self._details, self._how = backend, config, details, how
         self._context = backend.config.context
-        self._vocab_size = tokenizer.vocab_size  # the model's matrices may be padded with more rows
+        self._vocab_size = tokenizer.vocab_size  # the model's matrices may have more rows, as padding
         self._active: list[_Sequence] = []
         self._seen: Seen | None = None
         self._no_draws = torch.empty(0)
@@ -136,7 +136,7 @@ class _Engine:
         self._guesses = how.cached and (backend.exact if how.lookup is None else how.lookup)
 
     def run(self, waiting: deque[_Sequence]) -> Iterator[Event]:
-        """Generates all samples; a waiting sample takes the slot of a finished one."""
+        """Generates all samples. A waiting sample gets the slot of a finished sample."""
         slots = min(len(waiting), self._how.at_once)
         free = list(range(slots))[::-1]
         longest = max((len(sequence.ids) for sequence in waiting), default=0)
@@ -157,7 +157,7 @@ class _Engine:
         self._active.append(sequence)
 
     def _step(self, cache: SequenceCache) -> Iterator[Event]:
-        """Runs one forward pass and draws the next token of every sample, or several tokens if guesses were right."""
+        """Runs one forward pass and draws the next token of each sample, or several tokens after correct guesses."""
         begun = time.perf_counter()
         prompts = {tuple(sequence.ids) for sequence in self._active if not sequence.generated}
         logits, rows = self._read(cache)
@@ -182,7 +182,10 @@ class _Engine:
             sequence.lookup.measure(bool(sequence.guesses), drawn, time.perf_counter() - begun)
 
     def _read(self, cache: SequenceCache) -> tuple[Tensor, dict[int, int]]:
-        """Reads all unread tokens, equal prompts once; returns logits (rows, V) and the first row of each sample."""
+        """Reads all unread tokens; equal prompts are read once.
+
+        Returns logits (rows, V), and the first row of each sample by its number.
+        """
         segments: list[Segment] = []
         rows: dict[int, int] = {}
         first_with: dict[tuple[int, ...], _Sequence] = {}
@@ -209,7 +212,7 @@ class _Engine:
         return logits[:, : self._vocab_size], rows
 
     def _guess(self, sequence: _Sequence) -> list[int]:
-        """Guesses the next tokens of a sample. Returns none in a batch, where each further row makes a step slower."""
+        """Guesses the next tokens of a sample. In a batch, returns no guesses, because each row makes a step slower."""
         if not self._guesses or len(self._active) > 1 or not sequence.generated:
             return []
         most = min(self._context - len(sequence.ids), self._config.max_new_tokens - sequence.generated - 1)
@@ -240,7 +243,7 @@ class _Engine:
         return {number: replace(token, sample=number) for number, token in zip(numbers, tokens, strict=True)}
 
     def _take(self, sequence: _Sequence, id_: int, token: Token | None) -> Iterator[Event]:
-        """Adds a drawn token to its sample. Then ends the sample, or moves its context window if it is full."""
+        """Adds a drawn token to its sample, and yields events. Ends a complete sample; moves a full context window."""
         new = sequence.text.push(id_)
         if token is not None:
             yield replace(token, characters=len(new))

@@ -1,7 +1,7 @@
 """The events and records of a generation: frozen dataclasses without torch.
 
-`engine.generate` yields an `Event`: Text, Finished, PromptsRead, Reread, or Token if details are requested. The other
-records are returned by `token_details`, `candidates`, `stopwatch` and `verify`.
+`engine.generate` yields events: Text, Finished, PromptsRead, Reread, and Token if details are requested. The modules
+`token_details`, `candidates`, `stopwatch` and `verify` return the other records.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Reason = Literal["length", "stop", "end"]
 
 @dataclass(frozen=True)
 class Text:
-    """New text of a sample. The text is final: later tokens only append to it."""
+    """New text of a sample. The text is final: later tokens do not change it."""
 
     sample: int
     text: str
@@ -23,7 +23,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Finished:
-    """A sample is complete: it reached the token limit, a stop string, or the end of the document."""
+    """The end of a sample: `reason` is the token limit, a stop string or an end token."""
 
     sample: int
     reason: Reason
@@ -32,7 +32,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class PromptsRead:
-    """New prompts are read and the first token of each is drawn. Equal prompts are read once and counted once."""
+    """The prefill of new prompts, including the draw of each first token. Equal prompts are read and counted once."""
 
     tokens: int
     seconds: float
@@ -40,7 +40,7 @@ class PromptsRead:
 
 @dataclass(frozen=True)
 class Reread:
-    """The context was full: the model reads the most recent `kept` tokens again and continues from them."""
+    """The restart of a sample whose context was full: the model continues from its `kept` most recent tokens."""
 
     kept: int
 
@@ -50,11 +50,11 @@ class Throughput:
     """The speed of a generation."""
 
     prompt_tokens: int  # equal prompts counted once
-    prompt_seconds: float  # to read the prompts and draw the first token of each
-    first_token_seconds: float  # from the start of the command to the first token
+    prompt_seconds: float  # for the prompts and the first token of each text
+    first_token_seconds: float  # from the start of the command until the first token
     new_tokens: int
     later_tokens: int  # new tokens except the first of each text
-    later_seconds: float  # to generate the later tokens
+    later_seconds: float  # for the later tokens
 
     @property
     def prompt_rate(self) -> float | None:
@@ -63,13 +63,13 @@ class Throughput:
 
     @property
     def rate(self) -> float | None:
-        """Later tokens per second, all texts together."""
+        """Later tokens per second, total of all texts."""
         return self.later_tokens / self.later_seconds if self.later_tokens and self.later_seconds else None
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A possible next token, with its log-probability in nats."""
+    """A possible next token with its log-probability in nats."""
 
     id: int
     text: str  # the text of this token alone; an incomplete character is U+FFFD
@@ -86,34 +86,32 @@ class TraceStep:
     """The effect of one sampling step on the distribution. The first step, `model`, is the model's own distribution."""
 
     name: str  # the option's name, without leading dashes: 'top-p'
-    setting: float | None  # the option's value; None for `model` and `logit-bias`, which have no single number
-    removed: int  # how many tokens the step removed
+    setting: float | None  # the option's value; None for `model` and `logit-bias`, which have no number
+    removed: int  # the number of tokens that the step removed
     removed_probability: float  # the total probability of the removed tokens before the step
-    left: int  # how many tokens the step kept
-    best: tuple[
-        TokenLogprob, ...
-    ]  # the most probable kept tokens; their probabilities are renormalized over the kept tokens
+    left: int  # the number of tokens that remain after the step
+    best: tuple[TokenLogprob, ...]  # the most probable remaining tokens; their probabilities are renormalized
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The sampling steps by which one token was drawn, from the model's distribution to the draw."""
+    """The effect of each sampling step on the draw of one token."""
 
     steps: tuple[TraceStep, ...]
-    probability: float  # of the drawn token in the distribution after the last step
+    probability: float  # of the drawn token, after the last step
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token that has just been drawn; its text is not final yet. Yielded only if details are requested."""
+    """A newly drawn token with its details. Its text is not final, because a stop string may remove it."""
 
     sample: int
     id: int
     text: str  # the text of this token alone; an incomplete character is U+FFFD
-    logprob: float  # in nats, under the model's own distribution: temperature 1, nothing removed
+    logprob: float  # in nats, under the model's own distribution: temperature 1, no token removed
     top: tuple[TokenLogprob, ...] = ()  # the most probable tokens of the model's own distribution, as many as requested
     trace: Trace | None = None
-    characters: int = 0  # how many characters this token completes; 0 if it only adds bytes of an incomplete character
+    characters: int = 0  # the number of characters that this token completes
 
     @property
     def bits(self) -> float:
@@ -132,7 +130,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The most probable next tokens, most probable first; `rest` is the total probability of all other tokens."""
+    """The most probable next tokens, most probable first."""
 
     temperatures: tuple[float, ...]
     tokens: tuple[Candidate, ...]
@@ -154,12 +152,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Difference:
-    """The first token that differs between a sample and its repeat, which was generated again."""
+    """The first token that differs between a sample and its repetition."""
 
     sample: int
-    token: int  # its index among the generated tokens
-    expected: int | None  # the token's id in the original; None if the original is shorter
-    found: int | None  # the token's id in the repeat; None if the repeat is shorter
+    token: int  # the index of the token among the generated tokens
+    expected: int | None  # the id in the original; None if the original is shorter
+    found: int | None  # the id in the repetition; None if the repetition is shorter
 
 
 CheckName = Literal["alone", "batch", "uncached", "guesses", "decoded", "threads", "pytorch"]
@@ -167,30 +165,30 @@ CheckName = Literal["alone", "batch", "uncached", "guesses", "decoded", "threads
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """The result of one check: all samples are generated again in one way and compared with the originals."""
+    """The result of comparing all samples with one repetition, which was computed in another way."""
 
     name: CheckName
     required: bool  # whether the samples must be equal
     samples: int
     tokens: int  # the total of all samples
-    differing: int  # how many samples differ
+    differing: int  # the number of samples that differ
     difference: Difference | None  # the difference of the first sample that differs
     batch: int | None = None  # texts in the batch
     threads: tuple[int, ...] | None = None  # the thread counts that were compared
-    guesses: int | None = None  # how many guessed tokens were read
-    logit_difference: float | None = None  # the largest difference at any token; both backends read identical tokens
+    guesses: int | None = None  # the number of guessed tokens that were read
+    logit_difference: float | None = None  # the largest difference at any token; both backends read the original tokens
     logit_tolerance: float | None = None  # the largest difference that rounding can explain
 
     @property
     def logits_differ(self) -> bool:
-        """Whether the logits differ by more than rounding can explain."""
+        """Whether the logits differ by more than the tolerance."""
         if self.logit_difference is None or self.logit_tolerance is None:
             return False
         return not (math.isfinite(self.logit_difference) and self.logit_difference <= self.logit_tolerance)
 
     @property
     def fails(self) -> bool:
-        """Whether the check failed: samples that must be equal differ, or logits differ by more than rounding."""
+        """Whether the check failed: samples that must be equal differ, or logits exceed the tolerance."""
         return (self.required and self.differing > 0) or self.logits_differ
 
 

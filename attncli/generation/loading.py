@@ -1,6 +1,6 @@
-"""Chooses the backend of a generation and loads a model for it: native.c on a CPU with a C compiler, else PyTorch.
+"""Chooses the backend of a generation, native.c on a CPU with a C compiler and else PyTorch, and loads a model for it.
 
-The choice depends only on the device and the dtype, so errors are raised before a model is read.
+The choice depends on the device and the dtype alone, so its errors are raised before a model is read.
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ class Engine:
     device: torch.device
     dtype: str
     native: bool  # whether the backend is native.c
-    note: str  # why native.c is not used, or why its compiled library cannot be stored; otherwise empty
+    note: str  # why native.c is not used or its compiled library cannot be stored; else empty
 
     def load(self, path: Path, *, keep: bool = False) -> tuple[LoadedModel, Backend]:
         """Reads a model and returns it with its backend. Raises BadCheckpoint.
 
-        The native backend copies the weights; the model's own weights are then freed, unless `keep` is true. With the
-        native backend, the dtype `auto` keeps the stored dtype of the weights: this loses no precision and reads the
-        fewest bytes.
+        The native backend copies the weights; then the model's own weights are freed, unless `keep` is true. With the
+        dtype `auto`, the native backend keeps the stored dtype: no precision is lost, and the fewest bytes are read.
         """
         if not self.native:
             loaded = load_model(path, self.device, pick_dtype(self.dtype, self.device))
@@ -45,7 +44,7 @@ class Engine:
 
 
 def choose_engine(device: str, dtype: str) -> Engine:
-    """Chooses the backend for a device and a dtype, by name. Waits for the C compiler. Raises UsageProblem."""
+    """Chooses the backend for the names of a device and a dtype. Waits for the C compiler. Raises UsageProblem."""
     place = pick_device(device)
     if dtype not in ("auto", "int8", *DTYPES):
         raise UsageProblem.naming(

@@ -23,7 +23,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """The memory bandwidth of this machine, measured by summing (reads) or copying (reads, writes) a large tensor."""
+    """The memory bandwidth of this machine. A sum of a large tensor reads memory; a copy reads and writes it."""
 
     way: Literal["sum", "copy"]
     bytes: int  # bytes read, and for a copy also bytes written
@@ -38,7 +38,7 @@ class Bandwidth:
 
 @dataclass(frozen=True)
 class Prefill:
-    """The time of a prefill: a prompt is read in one forward pass and the first token is chosen."""
+    """The time to read a prompt in one forward pass and to choose the first token."""
 
     tokens: int
     timing: Timing
@@ -51,11 +51,11 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Step:
-    """The time of a decoding step: one new token of each text in a batch, after `before` tokens of each text."""
+    """The time of a decoding step, which generates one token of each text, after `before` tokens of each."""
 
     texts: int
     before: int
-    weight_bytes: int  # bytes of weights read; one read serves the whole batch
+    weight_bytes: int  # bytes of weights that the step reads, once for the whole batch
     cache_bytes: int  # bytes of the KV cache read, total of all texts
     timing: Timing
 
@@ -66,7 +66,7 @@ class Step:
 
     @property
     def weight_bytes_per_token(self) -> float:
-        """Bytes of weights read per generated token: one read of the weights serves the whole batch."""
+        """Bytes of weights read per generated token; a batch reads the weights once."""
         return self.weight_bytes / self.texts
 
     @property
@@ -82,7 +82,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Generation:
-    """Generation from a one-token prompt, with the KV cache and with recomputation, measured alternately."""
+    """The times to generate a text from a one-token prompt with the KV cache and without, measured alternately."""
 
     tokens: int
     cached: Timing

@@ -1,17 +1,17 @@
-"""Draws the next token from logits: the sampling steps in their order, and the draw.
+"""Draws the next token from logits: the sampling steps in order, then the draw.
 
-Pure functions on logits (B, V). Rows are independent: a row gives bit-identical results alone and in a batch. The steps
-have the order of transformers (which has no presence penalty); the penalties have vLLM's order:
+The functions are pure functions of logits (B, V). Rows are independent: a row's results are bit-identical alone and in
+a batch. The steps have the order of transformers, which has no presence penalty; the penalties have vLLM's order:
 
     LOGIT_STEPS    logit bias, repetition penalty, presence penalty: change single logits
     temperature    scales all logits; 0 keeps the most probable token
     FILTERS        top-k, top-p, min-p, typical: remove tokens
     draw           draws one of the remaining tokens
 
-A filter sets the logits of removed tokens to -inf, so that a softmax renormalizes the remaining tokens; it always keeps
-at least one token. A row of -inf alone stays unchanged.
+A filter sets the logits of removed tokens to -inf, so that a softmax renormalizes the remaining tokens. A filter keeps
+at least one token. A row in which all logits are -inf stays unchanged.
 
-Needs neither a model nor text. The random numbers are uniform; each sample draws them from its own generator.
+This module needs neither a model nor text. Each sample has its own generator of uniform random numbers.
 """
 
 from __future__ import annotations
@@ -32,21 +32,25 @@ from attncli.model.distribution import scale_by_temperature
 _Function = Callable[[Tensor], Tensor]
 
 _SEED_STRIDE = 1_000_003  # the difference between the seeds of consecutive samples
-_PARTIAL_SORTS = (128, 1024, 8192)  # the numbers of tokens to sort first, before the whole vocabulary is sorted
+_PARTIAL_SORTS = (
+    128,
+    1024,
+    8192,
+)  # numbers of tokens to sort; the whole vocabulary is sorted only if these are too few
 
 
 def sample_seed(seed: int, sample: int) -> int:
-    """Returns the seed that generates this sample when it is generated alone."""
+    """Returns the seed with which this sample can be generated alone."""
     return (seed + sample * _SEED_STRIDE) % 2**63
 
 
 def generators(seed: int, samples: int) -> list[torch.Generator]:
-    """Returns a random generator for each sample; it depends only on the seed and the sample's number."""
+    """Returns a random generator for each sample, which depends only on the seed and the sample's number."""
     return [torch.Generator().manual_seed(sample_seed(seed, sample)) for sample in range(samples)]
 
 
 def uniforms(streams: Sequence[torch.Generator], count: int) -> Tensor:
-    """Returns the next `count` uniform numbers in [0, 1) of each generator, shape (samples, count)."""
+    """Draws `count` uniform numbers in [0, 1) from each generator -> (samples, count)."""
     return torch.stack([torch.rand(count, generator=stream) for stream in streams])
 
 
@@ -54,12 +58,12 @@ def uniforms(streams: Sequence[torch.Generator], count: int) -> Tensor:
 class Seen:
     """Masks (B, V) of the tokens that occur in the text of each row."""
 
-    text: Tensor  # the token occurs in the prompt or the generated text
-    generated: Tensor  # the token occurs in the generated text
+    text: Tensor  # whether the token occurs in the prompt or the generated text
+    generated: Tensor  # whether the token occurs in the generated text
 
     @classmethod
     def of(cls, prompts: Sequence[Sequence[int]], vocab_size: int, device: torch.device | str = "cpu") -> Self:
-        """Returns the masks before the first token is generated; each row has its own prompt, of any length."""
+        """Returns the masks before the first token is generated. Each row has its own prompt, of any length."""
         text = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=device)
         seen = cls(text, torch.zeros_like(text))
         for row, prompt in enumerate(prompts):
@@ -67,12 +71,12 @@ class Seen:
         return seen
 
     def begin(self, row: int, prompt: Sequence[int]) -> None:
-        """Resets a row to a new prompt; works in place."""
+        """Resets a row in place to a new prompt."""
         self.text[row] = self.generated[row] = False
         self.text[row, list(prompt)] = True
 
     def add(self, ids: Tensor, rows: Sequence[int] | None = None) -> None:
-        """Adds the next token, ids (B,), of every row or of the given rows; works in place."""
+        """Adds in place the next token, ids (B,), of every row or of the given rows."""
         at = torch.arange(len(ids)) if rows is None else torch.tensor(rows)
         self.text[at, ids] = True
         self.generated[at, ids] = True
@@ -100,17 +104,18 @@ def _dense(biases: tuple[tuple[int | str, float], ...], size: int, device: torch
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Divides the positive logits of seen tokens by the penalty and multiplies the negative ones (Keskar et al., 2019).
+    """Makes seen tokens less probable: divides positive logits by the penalty, multiplies negative logits by it.
 
-    seen (B, V) is true for tokens of the prompt or of the generated text.
+    seen (B, V) is true for tokens of the prompt or of the generated text (Keskar et al., 2019).
     """
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def penalize_presence(logits: Tensor, generated: Tensor, penalty: float) -> Tensor:
-    """Subtracts the penalty once from the logit of each generated token, as OpenAI and vLLM define it.
+    """Subtracts the penalty from the logit of each token that was generated, as OpenAI and vLLM define it.
 
-    generated (B, V) is true for tokens of the generated text, without the prompt.
+    generated (B, V) is true for tokens of the generated text, which excludes the prompt. A token that was generated
+    several times is penalized once.
     """
     return torch.where(generated, logits - penalty, logits)
 
@@ -119,7 +124,7 @@ def penalize_presence(logits: Tensor, generated: Tensor, penalty: float) -> Tens
 
 
 def keep_best(logits: Tensor) -> Tensor:
-    """Keeps only the most probable token; of equally probable tokens, the one with the lowest id."""
+    """Keeps only the most probable token; among equally probable tokens, the token with the lowest id."""
     at = logits.argmax(-1, keepdim=True)
     return torch.full_like(logits, -math.inf).scatter(-1, at, logits.gather(-1, at))
 
@@ -127,7 +132,7 @@ def keep_best(logits: Tensor) -> Tensor:
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Keeps exactly the k largest logits, or all if V <= k.
 
-    If several logits equal the k-th largest, it is arbitrary which of these are kept.
+    If several logits equal the k-th largest, the choice among them is arbitrary.
     """
     if k >= logits.shape[-1]:
         return logits
@@ -136,7 +141,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keeps the fewest most probable tokens whose total probability reaches p, at least one (Holtzman et al., 2020)."""
+    """Keeps the smallest set of most probable tokens whose total probability reaches p (Holtzman et al., 2020)."""
     return logits if p >= 1 else _keep_fewest(logits, logits, logits.softmax(-1), p)
 
 
@@ -148,9 +153,10 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_typical(logits: Tensor, p: float) -> Tensor:
-    """Keeps the fewest tokens whose total probability reaches p, beginning with surprise nearest to the entropy.
+    """Keeps the tokens whose surprise is nearest to the entropy, until their total probability reaches p.
 
-    Locally typical sampling (Meister et al., 2023). It may remove the most probable token if its surprise is too low.
+    This is locally typical sampling (Meister et al., 2023). The most probable token is removed if its surprise is too
+    far below the entropy.
     """
     if p >= 1:
         return logits
@@ -161,9 +167,9 @@ def keep_typical(logits: Tensor, p: float) -> Tensor:
 
 
 def _keep_fewest(logits: Tensor, rank: Tensor, probabilities: Tensor, p: float) -> Tensor:
-    """Keeps the fewest tokens of the highest rank whose total probability reaches p.
+    """Keeps the tokens of the highest rank until their total probability reaches p.
 
-    Of tokens with equal rank, those with the lowest ids are kept.
+    Among tokens of equal rank, the lowest ids are kept first.
     """
     for order in _in_order(rank):
         reached = probabilities.gather(-1, order).cumsum(-1) >= p
@@ -171,8 +177,8 @@ def _keep_fewest(logits: Tensor, rank: Tensor, probabilities: Tensor, p: float) 
         unneeded[..., 0] = False
         ranks = rank.gather(-1, order)
         end, lowest = ranks[..., -1], ranks.masked_fill(unneeded, math.inf).amin(-1)
-        # A partial sort is enough if every kept token ranks above the last sorted token: an unsorted token may tie
-        # with the last one. Removed tokens have rank -inf.
+        # A partial sort is enough if every kept token ranks above the last sorted token, with which an unsorted token
+        # may tie. Removed tokens have rank -inf.
         if order.shape == rank.shape or bool(((lowest > end) | (end == -math.inf)).all()):
             break
     kept = logits.gather(-1, order).masked_fill_(unneeded, -math.inf)
@@ -180,7 +186,7 @@ def _keep_fewest(logits: Tensor, rank: Tensor, probabilities: Tensor, p: float) 
 
 
 def best(logits: Tensor, count: int) -> Tensor:
-    """Returns ids (B, min(count, V)) of the most probable tokens; of equally probable tokens, the lowest id first."""
+    """Returns ids (B, min(count, V)) of the most probable tokens; among equally probable tokens, lowest id first."""
     for order in _in_order(logits):
         if order.shape == logits.shape:
             break
@@ -191,10 +197,11 @@ def best(logits: Tensor, count: int) -> Tensor:
 
 
 def _in_order(rank: Tensor) -> Iterator[Tensor]:
-    """Yields the n highest-ranked ids (B, n) for growing n, finally n = V. Of equal ranks, the lowest id comes first.
+    """Yields the n highest-ranked ids (B, n) for increasing n, last for n = V. Among equal ranks, lowest id first.
 
     On a CPU, sorting the vocabulary takes longer than a small model's forward pass, and few tokens are usually enough.
-    A GPU sorts fast, and the check whether n tokens are enough would synchronize it with the CPU.
+    A GPU sorts everything at once: sorting is fast, and checking whether n tokens are enough would synchronize with the
+    CPU.
     """
     if rank.device.type == "cpu":
         for count in _PARTIAL_SORTS:
@@ -209,7 +216,7 @@ def _in_order(rank: Tensor) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class SamplingStep:
-    """One sampling step: a function of the logits, and the field of SampleConfig that holds its setting."""
+    """One sampling step: a function of the logits, and the field of SampleConfig with its setting."""
 
     field: str
     function: Callable[..., Tensor]  # (logits, setting) -> logits; with a mask (logits, mask, setting) -> logits
@@ -232,12 +239,12 @@ class SamplingStep:
 
 # To add a step, write a function above, add a line here, and add a field with this name to config/sampling.py at the
 # same place. The option, its help, the setting of `generate -i`, the trace and the library follow from the field.
-LOGIT_STEPS = (  # these apply at temperature 0 too
+LOGIT_STEPS = (  # applied at temperature 0 too
     SamplingStep("logit_bias", add_bias),
     SamplingStep("repetition_penalty", penalize_repetition, mask="text"),
     SamplingStep("presence_penalty", penalize_presence, mask="generated"),
 )
-TEMPERATURE = "temperature"  # scales the logits; at 0 only the most probable token is kept, and no filter follows
+TEMPERATURE = "temperature"  # scales the logits; at 0, keeps only the most probable token, and no filter follows
 FILTERS = (
     SamplingStep("top_k", keep_top_k),
     SamplingStep("top_p", keep_top_p),
@@ -252,28 +259,28 @@ def needs_seen(config: SampleConfig) -> bool:
 
 
 def steps(logits: Tensor, config: SampleConfig, seen: Seen | None = None) -> Iterator[tuple[str, Tensor]]:
-    """Yields the option's name and the logits (B, V) after each active step, in order."""
+    """Applies the active steps in order; yields each step's name and the logits (B, V) after it."""
     for name, step in (*_logit_steps(config, seen), *_filters(config)):
         logits = step(logits)
         yield name, logits
 
 
 def filtered(logits: Tensor, config: SampleConfig, seen: Seen | None = None) -> Tensor:
-    """Returns logits (B, V) after the last step; a token is drawn from their softmax."""
+    """Applies the active steps in order; returns the logits (B, V), whose softmax a token is drawn from."""
     for _, step in (*_logit_steps(config, seen), *_filters(config)):
         logits = step(logits)
     return logits
 
 
 def _logit_steps(config: SampleConfig, seen: Seen | None) -> Iterator[tuple[str, _Function]]:
-    """Yields the active biases and penalties. Without `seen`, the tokens so far, penalties are skipped."""
+    """Yields the active biases and penalties. Penalties are skipped without `seen`."""
     for step in LOGIT_STEPS:
         if step.is_active(config) and not (step.mask and seen is None):
             yield step.name, partial(step.apply, config=config, seen=seen)
 
 
 def _filters(config: SampleConfig) -> Iterator[tuple[str, _Function]]:
-    """The temperature and the active steps after it."""
+    """Yields the temperature and the active steps after it."""
     if config.temperature == 0:
         yield TEMPERATURE, keep_best
         return
@@ -285,9 +292,9 @@ def _filters(config: SampleConfig) -> Iterator[tuple[str, _Function]]:
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Draws one token per row from softmax(logits), by inverting the cumulative distribution at uniform (B,) in [0, 1).
+    """Draws one token per row from softmax(logits), given uniform random numbers (B,) in [0, 1).
 
-    A row of -inf alone gives token 0, as argmax does.
+    The cumulative distribution is inverted. If all logits of a row are -inf, returns token 0, as argmax does.
     """
     cumulative = logits.softmax(-1).cumsum_(-1)
     at = uniform[:, None] * cumulative[:, -1:]  # below the total, so the token has a probability above 0
@@ -297,7 +304,7 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
 def next_token(logits: Tensor, config: SampleConfig, uniform: Tensor, seen: Seen | None = None) -> Tensor:
     """Draws one token per row: logits (B, V), uniform (B,) -> ids (B,).
 
-    At temperature 0, takes the most probable token after bias and penalties, and ignores `uniform`.
+    At temperature 0, returns the most probable token after biases and penalties, and ignores `uniform`.
     """
     logits = logits.float()
     if config.temperature > 0:

@@ -8,7 +8,7 @@ from attncli.generation.events import Event, Finished, PromptsRead, Throughput
 
 
 class Stopwatch:
-    """Measures the speed of one generation. The clock starts when this object is created."""
+    """Measures the speed of one generation, from the creation of this object on."""
 
     def __init__(self, started: float) -> None:
         """Starts the clock; `started` is the time.monotonic() at which the command began."""

@@ -1,7 +1,7 @@
 """Details of drawn tokens: log-probabilities, the most probable alternatives, and a trace of the sampling steps.
 
-Pure functions on the logits that a token was drawn from. They are called after the draw, so details do not change a
-text. A trace applies the sampling steps of sampling.py themselves. Needs no tokenizer: `text_of` is a parameter.
+The functions are pure functions of the logits that a token was drawn from. They are called after the draw, so details
+do not change a text. A trace applies the sampling steps of `sampling` again. The tokenizer is the parameter `text_of`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def describe_tokens(
     text_of: Callable[[int], str],
     seen: Seen | None,
 ) -> list[Token]:
-    """The Token events of ids (B,) drawn from logits (B, V); `seen` is as it was at the draw, row r is sample r."""
+    """Returns the Token events of ids (B,) that were drawn from logits (B, V). Row r is sample r.
+
+    `seen` are the masks at the time of the draw.
+    """
     drawn, top, top_logprobs = (values.tolist() for values in logprobs(logits, ids, details.top))
     traces = trace(logits, ids, config, text_of, seen) if details.trace else [None] * len(ids)
     return [
@@ -45,10 +48,11 @@ def describe_tokens(
 
 
 def logprobs(logits: Tensor, ids: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities in nats under the model's own distribution: temperature 1, nothing removed.
+    """Returns log-probabilities in nats under the model's own distribution: temperature 1, no token removed.
 
-    Returns three tensors on the CPU: the log-probabilities (B,) of `ids`, the ids (B, K) of the K = min(count, V) most
-    probable tokens (of ties the lowest id first), and their log-probabilities (B, K). Log-probabilities are float64.
+    There are three tensors on the CPU: the log-probabilities (B,) of `ids`; the ids (B, K) of the most probable tokens,
+    where K = min(count, V); and their log-probabilities (B, K). Among equally probable tokens, the lowest id comes
+    first. Log-probabilities are float64.
     """
     exact = logits.cpu().double().log_softmax(-1)
     top = best(logits.cpu(), count)
@@ -88,13 +92,13 @@ def _trace(stages: list[tuple[str, Tensor]], id_: int, config: SampleConfig, tex
 
 
 def _setting(config: SampleConfig, name: str) -> float | None:
-    """The value of a step's option; None for `model`, which has no option, and for options without a single number."""
+    """Returns the value of a step's option; None for `model`, which has no option, and for options without a number."""
     value = getattr(config, name.replace("-", "_"), None)
     return float(value) if isinstance(value, int | float) else None
 
 
 def _best_left(logits: Tensor, text_of: Callable[[int], str]) -> tuple[TokenLogprob, ...]:
-    """Returns the most probable tokens of logits (V,) that no step has removed."""
+    """Returns the most probable tokens of logits (V,), without removed tokens."""
     ids = best(logits[None], _TRACED_BEST)[0]
     ids = ids[logits[ids] > -math.inf]
     return _with_logprobs(ids.tolist(), logits.double().log_softmax(-1)[ids].tolist(), text_of)

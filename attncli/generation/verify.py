@@ -1,8 +1,8 @@
 """Checks on the user's machine that every way of computing a generation gives equal texts.
 
 The samples are generated again alone, in a larger batch, without the KV cache, with guesses, with other numbers of
-threads and with PyTorch; in addition, their ids are decoded at once instead of one by one. Every path is executed, none
-is simulated. Yields a `Check` for each; prints nothing, and decides no exit code.
+threads and with PyTorch. In addition, their ids are decoded at once instead of one by one. Every way is executed, none
+is simulated. The module yields a `Check` for each way; it prints nothing and decides no exit code.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from attncli.text.tokenizer import Tokenizer
 
 _EXTRA_SAMPLES = 3  # samples added to each prompt for the larger batch
 _TOKENS_PER_READ = 64  # tokens that the reference reads at once when logits are compared
-# The largest allowed difference from PyTorch's logits, as a share of the largest logit, by the activations' dtype. The
-# largest measured differences over all families and the shipped model are 7e-7, 1.4e-3 and 1.2e-2; ignoring the
-# attention window gave a difference of 9e-2.
+# The largest allowed difference from PyTorch's logits, as a share of the largest logit, by the dtype of the cache. The
+# largest differences measured over all families and the shipped model are 7e-7, 1.4e-3 and 1.2e-2. For comparison, an
+# ignored attention window caused a difference of 9e-2.
 _LOGIT_TOLERANCE = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 2e-1}
 
 
@@ -58,7 +58,7 @@ class SampleCollector:
 
 @dataclass(frozen=True)
 class Original:
-    """A generation to verify: its inputs, and its samples, `config.num_samples` of each prompt in turn."""
+    """A generation to verify: its inputs and its samples, which are ordered by prompt."""
 
     tokenizer: Tokenizer
     prompts: Sequence[Sequence[int]]
@@ -67,13 +67,13 @@ class Original:
     samples: Sequence[Sample]
 
     def regenerate(self, backend: Backend, how: EngineConfig, extra: int = 0) -> list[Sample]:
-        """Generates all samples in one batch; `extra` more samples of each prompt are generated and discarded."""
+        """Generates all samples in one batch, with `extra` more samples of each prompt, which are discarded."""
         count = self.config.num_samples
         samples = self._generate(backend, self.prompts, replace(self.config, num_samples=count + extra), how)
         return [sample for number, sample in enumerate(samples) if number % (count + extra) < count]
 
     def regenerate_alone(self, backend: Backend, how: EngineConfig) -> list[Sample]:
-        """Generates the samples one after another, each with the seed that generates it alone."""
+        """Generates each sample by a call of its own, with the sample's own seed."""
         samples = []
         for prompt in self.prompts:
             for number in range(self.config.num_samples):
@@ -109,11 +109,11 @@ class Original:
 def verify(
     original: Original, backend: Backend, pytorch: Backend, on_threads: Callable[[int], Backend] | None = None
 ) -> Iterator[Check]:
-    """Generates the samples again in every way and yields a Check for each; any backend can verify a generation.
+    """Generates the samples again in every way and yields a Check for each way.
 
-    The samples must be equal for every way of an exact backend, and for the decoding of any backend. `pytorch` has the
-    same weights in float32. `on_threads` returns the backend with a given number of threads; None if the number of
-    threads cannot be chosen.
+    With an exact backend, the samples of every way must be equal. With another backend, only decoding must give equal
+    texts. `pytorch` is a backend with the same weights in float32. `on_threads` returns the backend with a given number
+    of threads; it is None if the number cannot be chosen.
     """
     count = original.config.num_samples
     batch = min((count + _EXTRA_SAMPLES) * len(original.prompts), EngineConfig.at_once)
@@ -141,7 +141,7 @@ def verify(
 def as_float32(model: Transformer, *, int8: bool = False) -> Transformer:
     """Returns a float32 copy of the model. With `int8`, the weights of the copy are rounded to int8 values.
 
-    Returns the model itself if nothing has to change.
+    Returns the model itself if its weights are float32 and `int8` is false.
     """
     if not int8 and all(parameter.dtype == torch.float32 for parameter in model.parameters()):
         return model
@@ -153,10 +153,10 @@ def as_float32(model: Transformer, *, int8: bool = False) -> Transformer:
 
 @torch.inference_mode()
 def compare_logits(original: Original, backend: Backend, reference: Backend) -> tuple[float, float]:
-    """Returns the largest absolute difference between the two backends' logits, and the largest logit of the reference.
+    """Returns the largest absolute difference between the logits of two backends, and the largest logit of `reference`.
 
-    Compares the logits that the tokens were drawn from. Both backends read the generated ids: `backend` one token at a
-    time, as in generation, and `reference` many at once.
+    Compares the logits that the tokens were drawn from. Both backends read the generated ids: `backend` reads one token
+    at a time, as in generation, and `reference` reads many at once.
     """
     difference = magnitude = 0.0
     vocab_size = original.tokenizer.vocab_size
@@ -171,10 +171,10 @@ def compare_logits(original: Original, backend: Backend, reference: Backend) -> 
 
 
 def _windows(prompt: Sequence[int], ids: Sequence[int], context: int) -> Iterator[tuple[list[int], int]]:
-    """Yields each context window that the network read to generate `ids`, and how many tokens were generated in it.
+    """Yields each context window that the network read to generate `ids`, and the number of tokens generated in it.
 
-    ([1], [2, 3], 8) -> ([1, 2], 2). After a full window, the next window begins with its most recent half, as in the
-    engine.
+    ([1], [2, 3], 8) -> ([1, 2], 2). As in the engine, a full window is followed by a window that begins with the most
+    recent half of its tokens.
     """
     window, drawn = list(prompt), 0
     while drawn < len(ids):
@@ -186,7 +186,7 @@ def _windows(prompt: Sequence[int], ids: Sequence[int], context: int) -> Iterato
 
 
 def _rows(backend: Backend, windows: Iterable[tuple[list[int], int]], step: int) -> Iterator[Tensor]:
-    """Yields the logits (V,) that each token was drawn from; after the prompt, `step` tokens are read at once."""
+    """Yields the logits (V,) that each token was drawn from. After the prompt, reads `step` tokens at once."""
     cache = backend.new_cache(1)
     for tokens, count in windows:
         first = len(tokens) - count + 1
@@ -196,7 +196,7 @@ def _rows(backend: Backend, windows: Iterable[tuple[list[int], int]], step: int)
 
 
 class _GuessCounter:
-    """A backend that counts the guessed tokens it reads."""
+    """A backend that counts the guessed tokens that it reads."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -215,7 +215,7 @@ class _GuessCounter:
 def _check(
     original: Original, name: CheckName, repeats: Sequence[Sequence[Sample]], required: bool, details: dict[str, Any]
 ) -> Check:
-    """Compares the original samples with the samples of each repeat; `details` are further fields of the Check."""
+    """Compares the original samples with each repetition. `details` are further fields of the Check."""
     differences = [
         _difference(original, number, expected, actual)
         for repeat in repeats
@@ -236,8 +236,7 @@ def _check(
 def _difference(original: Original, number: int, expected: Sample, actual: Sample) -> Difference:
     """Returns the first position at which the token ids differ.
 
-    If all ids are equal but the texts are not, returns the position of the token whose text contains the first
-    different character.
+    If only the texts differ, returns the position of the token that contains the first different character.
     """
     if expected.ids == actual.ids:
         common = _common_length(expected.text, actual.text)
