@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attncli.cli.compiling import begin_compiling
-from attncli.cli.generating.display import Showing
+from attncli.cli.generating.display import Display
 from attncli.cli.options import Given
 from attncli.cli.shared import GENERATION_DTYPES, ModelSource
 from attncli.cli.texts import prompt_or_file, prompts_of_file
@@ -34,7 +34,7 @@ def generate(
     sampling: SampleConfig,
     chat: bool = option(False, _CHAT),
     interactive: bool = option(False, _INTERACTIVE, "--interactive", "-i"),
-    showing: Showing,
+    display: Display,
     engine: EngineConfig,
     given: Given,
 ) -> None:
@@ -44,14 +44,14 @@ def generate(
     attncli generate "ROMEO:" -n 100 --num-samples 3 --seed 1
     """
     if interactive:
-        _refuse_interactive(prompt, prompts, sampling, showing)
+        _refuse_interactive(prompt, prompts, sampling, display)
     if chat:
         _refuse_chat(source, truncate)
     begin_compiling(source.device)
     texts = [prompt_or_file(prompt, piped=False)] if interactive else _texts(prompt, prompts)
     from attncli.cli.generating.session import Session
 
-    session = Session.open(source, dtype, sampling, engine, showing, chat=chat, truncate=truncate)
+    session = Session.open(source, dtype, sampling, engine, display, chat=chat, truncate=truncate)
     if interactive:
         from attncli.cli.generating.interactive import talk
 
@@ -62,9 +62,9 @@ def generate(
         continue_prompts(session, texts, prompts, tell_seed="seed" not in given)
 
 
-def _refuse_interactive(prompt: str | None, prompts: str | None, sampling: SampleConfig, showing: Showing) -> None:
+def _refuse_interactive(prompt: str | None, prompts: str | None, sampling: SampleConfig, display: Display) -> None:
     """Raises UsageProblem for options that cannot be combined with --interactive."""
-    if showing.as_json or showing.verify or showing.stats or sampling.num_samples > 1 or prompts is not None:
+    if display.as_json or display.verify or display.stats or sampling.num_samples > 1 or prompts is not None:
         raise UsageProblem(
             "--interactive makes one text at a time, for a person.",
             "Leave out --json, --jsonl, --stats, --verify, --prompts and --num-samples.",

@@ -21,7 +21,7 @@ def continue_prompts(session: Session, prompts: Sequence[str], file: str | None,
 
     Raises BadInput for a prompt that is longer than the context, Inexact if the verification fails.
     """
-    ids = [session.asking.prompt([(prompt, "")]) for prompt in prompts]
+    ids = [session.format.prompt([(prompt, "")]) for prompt in prompts]
     if session.truncate:
         prompts, ids = truncated(session.backend.config, session.loaded.tokenizer, prompts, ids)
     _refuse_unreadable(session, ids, file)
@@ -29,19 +29,19 @@ def continue_prompts(session: Session, prompts: Sequence[str], file: str | None,
     stopwatch = Stopwatch(clock.started)
     events: Iterable[Event] = session.events(ids)
     verification = None
-    if session.showing.verify:
+    if session.display.verify:
         verification = Verification(session.loaded, session.backend, ids, session.sampling)
         events = verification.keep(events)
-    screen = session.screen(prompts, session.sampling.num_samples, echo=not session.asking.chat)
+    screen = session.screen(prompts, session.sampling.num_samples, echo=not session.format.chat)
     for event in events:
         stopwatch.update(event)
         screen.update(event)
-        for record in screen.records() if session.showing.jsonl else ():
+        for record in screen.records() if session.display.jsonl else ():
             print_json(record, indent=None)
     _print_texts(session, screen, stopwatch.result(), verification)
     _print_notes(session, screen, tell_seed)
     if verification:
-        if not session.showing.json:
+        if not session.display.json:
             verification.show()
         verification.require()
     note_default(session.source.model)
@@ -51,19 +51,19 @@ def _print_texts(
     session: Session, screen: GenerationScreen, throughput: Throughput, verification: Verification | None
 ) -> None:
     """Prints the JSON document, or the part of the screen that has not been streamed; then the speed."""
-    showing = session.showing
-    if showing.json:
+    display = session.display
+    if display.json:
         document = screen.document(session.loaded.name, session.sampling)
-        document |= {"throughput": throughput_document(throughput)} if showing.stats else {}
+        document |= {"throughput": throughput_document(throughput)} if display.stats else {}
         print_json(document | (verification.document() if verification else {}))
-    elif not showing.jsonl:
+    elif not display.jsonl:
         screen.close()
-    if showing.stats:
+    if display.stats:
         print_note(throughput_line(throughput, session.backend.description))
 
 
 def _print_notes(session: Session, screen: GenerationScreen, tell_seed: bool) -> None:
-    if advice := session.asking.advice:
+    if advice := session.format.advice:
         print_note(advice)
     elif not screen.any_text:
         print_note("the model ended the text at once: try a prompt, or another --seed")

@@ -13,7 +13,7 @@ _SEE = "Details of every token"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Showing:
+class Display:
     """The options for the output of generated texts: details, format, speed."""
 
     stream: bool = option(True, "Print the text while it is generated, or at the end.", rare=True)

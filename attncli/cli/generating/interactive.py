@@ -52,7 +52,7 @@ def talk(session: Session, prompt: str | None) -> None:
     code = 0
     talked = Talk(session)
     lines = Lines()
-    if advice := session.asking.advice:
+    if advice := session.format.advice:
         print_note(advice)
     if lines.typed:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C discards the line
@@ -93,7 +93,7 @@ class Talk:
 
     def __init__(self, session: Session) -> None:
         self.stoppable = True  # Ctrl-C stops a text, not the session
-        self._session, self._loaded, self._asking = session, session.loaded, session.asking
+        self._session, self._loaded, self._format = session, session.loaded, session.format
         self._sampling = session.sampling
         session.note_without_colors()
         self._console = output()
@@ -110,7 +110,7 @@ class Talk:
             return self._command(word, rest)
         if line.strip():
             self.begin(line[1:] if line.startswith("/") else line)
-        elif self._asking.chat:
+        elif self._format.chat:
             raise UsageProblem("There is nothing to answer.", "Type what you want to say; /new begins anew.")
         else:
             self._continue(self._text, "", self._next_seed() if self._text else self._sampling.seed)
@@ -118,7 +118,7 @@ class Talk:
 
     def begin(self, text: str) -> None:
         """Continues the user's text; with --chat, answers it. Raises BadInput for a text longer than the context."""
-        if self._asking.chat:
+        if self._format.chat:
             self._answer([*self._turns, (checked_text(text), "")], self._sampling.seed)
         else:
             self._continue(checked_text(text), text, self._sampling.seed)
@@ -136,14 +136,14 @@ class Talk:
         elif name == "again":
             if self._last is None:
                 raise UsageProblem("There is no text yet.", "Type the beginning of one.")
-            if self._asking.chat:
+            if self._format.chat:
                 self._answer(self._turns, self._next_seed())
             else:
                 self._continue(*self._last, self._next_seed())
         elif name == "new":
             self._turns, self._text, self._last = [], "", None
         elif name == "add":
-            if self._asking.chat:
+            if self._format.chat:
                 raise UsageProblem("/add continues a text, and this is a conversation.", "Type the words alone.")
             if not rest.strip():
                 raise UsageProblem("/add needs words.", "Such as /add and then")
@@ -154,7 +154,7 @@ class Talk:
         elif name == "save":
             self._save(rest.strip())
         elif name == "help":
-            chat = self._asking.chat
+            chat = self._format.chat
             commands = {name: told for name, told in _COMMANDS.items() if not (chat and name == "add")}
             show(self._console, commands_screen(commands, self._console.width, chat))
         return name != "quit"
@@ -173,7 +173,7 @@ class Talk:
     def _answer(self, turns: list[Turn], seed: int) -> None:
         """Streams the answer to the last turn, and stores the answer in that turn."""
         said = turns[-1][0]
-        ids = self._asking.prompt(turns)
+        ids = self._format.prompt(turns)
         refuse_unreadable(self._session.backend.config, self._loaded.tokenizer, ids)
         before = "".join(f"{asked}\n\n{answer}\n\n" for asked, answer in turns[:-1]) + f"{said}\n\n"
         try:

@@ -14,7 +14,7 @@ Turn = tuple[str, str]  # the user's message, and the model's answer so far
 
 
 @dataclass(frozen=True)
-class Asking:
+class PromptFormat:
     """A model, its chat template if the model has one, and whether to use the template."""
 
     loaded: LoadedModel
@@ -22,7 +22,7 @@ class Asking:
     chat: bool
 
     @classmethod
-    def of(cls, loaded: LoadedModel, chat: bool) -> Asking:
+    def of(cls, loaded: LoadedModel, chat: bool) -> PromptFormat:
         """Reads the chat template of a model.
 
         Raises UsageProblem if --chat is given and the model has no template, BadCheckpoint for an invalid template.

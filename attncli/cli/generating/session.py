@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from attncli.checkpoint.load import LoadedModel
-from attncli.cli.generating.display import Showing
-from attncli.cli.generating.prompts import Asking
+from attncli.cli.generating.display import Display
+from attncli.cli.generating.prompts import PromptFormat
 from attncli.cli.loading import load_to_generate
 from attncli.cli.shared import ModelSource
 from attncli.config import EngineConfig, SampleConfig
@@ -31,8 +31,8 @@ class Session:
     backend: Backend
     sampling: SampleConfig
     engine: EngineConfig
-    showing: Showing
-    asking: Asking
+    display: Display
+    format: PromptFormat
     truncate: bool  # cut prompts that are longer than the context
 
     @classmethod
@@ -42,32 +42,32 @@ class Session:
         dtype: str,
         sampling: SampleConfig,
         engine: EngineConfig,
-        showing: Showing,
+        display: Display,
         *,
         chat: bool,
         truncate: bool,
     ) -> Self:
         """Loads the model. Raises BadCheckpoint or UsageProblem."""
-        loaded, backend = load_to_generate(source, dtype, keep=showing.verify)
+        loaded, backend = load_to_generate(source, dtype, keep=display.verify)
         sampling = with_token_ids(sampling, loaded.tokenizer)
-        return cls(source, loaded, backend, sampling, engine, showing, Asking.of(loaded, chat), truncate)
+        return cls(source, loaded, backend, sampling, engine, display, PromptFormat.of(loaded, chat), truncate)
 
     def events(self, prompts: Sequence[Sequence[int]], sampling: SampleConfig | None = None) -> Iterator[Event]:
         """Continues prompts, given as token ids, and yields the events. `sampling` overrides the session's settings."""
-        loaded, showing = self.loaded, self.showing
-        each_token = showing.color or showing.trace or showing.logprobs is not None
-        details = TokenDetails(showing.logprobs or 0, showing.trace) if each_token else None
+        loaded, display = self.loaded, self.display
+        each_token = display.color or display.trace or display.logprobs is not None
+        details = TokenDetails(display.logprobs or 0, display.trace) if each_token else None
         sampling = sampling or self.sampling
         return generate(self.backend, loaded.tokenizer, prompts, sampling, loaded.end_ids, details, self.engine)
 
     def screen(self, prompts: Sequence[str], samples: int, *, echo: bool = True) -> GenerationScreen:
         """Returns the screen that shows the texts; with `echo` each text follows its prompt."""
-        showing = self.showing
-        report: TokenReport | None = "trace" if showing.trace else None if showing.logprobs is None else "logprobs"
-        live = showing.stream and not showing.as_json
-        return GenerationScreen(output(), prompts, samples, live=live, color=showing.color, report=report, echo=echo)
+        display = self.display
+        report: TokenReport | None = "trace" if display.trace else None if display.logprobs is None else "logprobs"
+        live = display.stream and not display.as_json
+        return GenerationScreen(output(), prompts, samples, live=live, color=display.color, report=report, echo=echo)
 
     def note_without_colors(self) -> None:
         """If --color was given and the terminal shows no colors, prints why no text is tinted."""
-        if self.showing.color and not self.showing.as_json and (reason := why_no_colors(output())):
+        if self.display.color and not self.display.as_json and (reason := why_no_colors(output())):
             print_note(f"no colours: {reason}; --logprobs 0 shows every token's log-probability")
