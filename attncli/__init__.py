@@ -8,7 +8,7 @@ first used. So importing the package takes milliseconds, and no PyTorch. docs/li
 """
 
 TYPE_CHECKING = False  # importing typing takes a while
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # type checkers read the names here, Python and dir() in __all__; ruff refuses a difference
     from attncli.errors import AttnError, BadCheckpoint, BadInput, Diverged, OutOfRoom, UsageProblem
     from attncli.library import Model, Training, load, train
 
@@ -25,7 +25,6 @@ __all__ = [
     "load",
     "train",
 ]
-_OF_LIBRARY = ("Model", "Training", "load", "train")
 
 
 def __getattr__(name: str) -> object:
@@ -34,7 +33,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'attncli' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("attncli.library" if name in _OF_LIBRARY else "attncli.errors"), name)
+    errors = import_module("attncli.errors")
+    return getattr(errors if hasattr(errors, name) else import_module("attncli.library"), name)
 
 
 def __dir__() -> list[str]:

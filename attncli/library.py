@@ -7,7 +7,6 @@ the configs and of ViewOptions, which attncli/config/ and attncli/views.py defin
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -23,8 +22,8 @@ from attncli.checkpoint.load import LoadedModel, load_model
 from attncli.checkpoint.resolve import resolve_model
 from attncli.checkpoint.target import claimed, target_directory
 from attncli.config import CorpusConfig, EngineConfig, ModelConfig, SampleConfig, TrainConfig
-from attncli.errors import BadCheckpoint, BadInput, UsageProblem
-from attncli.evaluation.evaluate import evaluate
+from attncli.errors import UsageProblem
+from attncli.evaluation.evaluate import score_text
 from attncli.evaluation.score import Score
 from attncli.generation.bias import with_token_ids
 from attncli.generation.candidates import candidates
@@ -35,12 +34,12 @@ from attncli.generation.loading import choose_engine
 from attncli.generation.token_details import TokenDetails
 from attncli.generation.verify import SampleCollector
 from attncli.model.backend import Backend
-from attncli.model.device import pick_device, pick_dtype
+from attncli.model.device import dtype_name, pick_device, pick_dtype
 from attncli.model.native import round_to_int8
 from attncli.text.documents import Documents
 from attncli.text.files import refuse_missing
 from attncli.text.parts import Part
-from attncli.text.tokenizer import Tokenizer
+from attncli.text.tokenizer import Tokenizer, checked_text
 from attncli.text.tokens import tokens_of
 from attncli.training.reports import Report, Result
 from attncli.views import ViewOptions, find_view, request
@@ -157,16 +156,10 @@ class Model:
     def score(self, text: str) -> Score:
         """Returns how well the model predicts a text, as `attncli eval` does: nats, bits per byte, perplexity.
 
-        Raises BadInput for a text with no token to score.
+        Raises BadInput for a text with no token to score, and for a text that is not valid Unicode.
         """
         loaded = self._read("float32" if self._dtype == "auto" else self._dtype)
-        tokens = tokens_of(Part.whole(Documents.of([text])), loaded.tokenizer).opened(loaded.tokenizer.opening)
-        if tokens.to_score < 1:
-            raise BadInput("The text has no token to score: the first is not scored.", "Give a longer one.")
-        score = evaluate(loaded.model, tokens)
-        if not math.isfinite(score.nats):
-            raise BadCheckpoint(f"{self.path} gives probabilities that are not numbers.", "Try dtype='float32'.")
-        return score
+        return score_text(loaded, tokens_of(Part.whole(Documents.of([checked_text(text)])), loaded.tokenizer))
 
     def next(self, text: str = "", *, temperatures: Sequence[float] = _TEMPERATURES, count: int = 10) -> Candidates:
         """Returns the `count` most probable next tokens of a text, with their probabilities at each temperature.
@@ -206,13 +199,15 @@ class Model:
 
         For `int8`, the weights are float32, rounded to int8 values.
         """
-        if dtype not in self._loaded:
-            place = torch.device(self._device)
-            loaded = load_model(self.path, place, pick_dtype("float32" if dtype == "int8" else dtype, place))
+        place = torch.device(self._device)
+        stored = pick_dtype("float32" if dtype == "int8" else dtype, place)
+        kind = dtype if dtype == "int8" else dtype_name(stored)
+        if kind not in self._loaded:
+            loaded = load_model(self.path, place, stored)
             if dtype == "int8":
                 round_to_int8(loaded.model)
-            self._loaded[dtype] = loaded
-        return self._loaded[dtype]
+            self._loaded[kind] = loaded
+        return self._loaded[kind]
 
 
 def train(

@@ -166,17 +166,19 @@ def unreadable(path: Path, problem: OSError) -> BadCheckpoint:
 def unwritable(path: Path, problem: OSError, needed: int = 0) -> OutOfRoom:
     """Returns the error for a model directory of `needed` bytes that cannot be written."""
     if problem.errno not in NO_ROOM:
-        return OutOfRoom(f"{path} cannot be written: {reason(problem)}.", "Choose another place with --out.")
+        return _elsewhere(f"{path} cannot be written: {reason(problem)}.", "Choose")
     with suppress(OSError):
         free = shutil.disk_usage(path.parent).free
         why = f" ({reason(problem)})" if free >= needed else ""  # a quota, or a limit of the process
         return no_room(path, needed, free, why)
-    return OutOfRoom(f"No room for {path}: {reason(problem)}.", "Choose another place with --out.")
+    return _elsewhere(f"No room for {path}: {reason(problem)}.", "Choose")
 
 
 def no_room(path: Path, needed: int, free: int, why: str = "") -> OutOfRoom:
     """Returns the error for a model directory that does not fit on its disk."""
-    return OutOfRoom(
-        f"No room for {path}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free{why}.",
-        "Free some space, or choose another place with --out.",
-    )
+    message = f"No room for {path}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free{why}."
+    return _elsewhere(message, "Free some space, or choose")
+
+
+def _elsewhere(message: str, choose: str) -> OutOfRoom:
+    return OutOfRoom.naming(lambda name: (message, f"{choose} another directory with {name('out')}."))

@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attncli.config.limits import FINITE_FROM_0
+from attncli.config.limits import FINITE_FROM_0, alternatives, at_least
 from attncli.config.option import check, option
-from attncli.errors import UsageProblem
+from attncli.errors import Naming, UsageProblem
 from attncli.explain.defaults import MEASURES, MORE_SOURCES, SOURCES, Measure
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ class ViewOptions:
     A field with its default value counts as not given.
     """
 
-    layer: int | None = option(None, "Only this layer, counted from 0. Unset: the mean of all layers.")
+    layer: int | None = option(
+        None, "Only this layer, counted from 0. Unset: the mean of all layers.", limit=at_least(0)
+    )
     head: str | None = option(  # as typed: 2.3 or 3
         None,
         "Only this head, such as 2.3 for head 3 of layer 2. Unset: all heads, with a map of the one that contributes "
@@ -157,16 +159,20 @@ class View:
     takes: tuple[str, ...]
     load: Callable[[ViewOptions], Functions]
 
-    def __str__(self) -> str:
-        return "the first screen" if self.name is None else f"--view {self.name}"
+    def called(self, naming: Naming) -> str:
+        """Returns the view in words: 'the first screen', or the name of the setting `view` and its value."""
+        return "the first screen" if self.name is None else f"{naming('view')} {self.name}"
 
     def refuse_options(self, options: ViewOptions) -> None:
         """Raises UsageProblem for an option that this view does not take; the error names the views that take it."""
         refused = next((name for name in options.given() if name not in self.takes), None)
         if refused is not None:
-            others = " or ".join(str(view) for view in VIEWS if refused in view.takes)
+            others = [view for view in VIEWS if refused in view.takes]
             raise UsageProblem.naming(
-                lambda name: (f"{name(refused)} does not go with {self}.", f"It goes with {others}.")
+                lambda name: (
+                    f"{name(refused)} does not go with {self.called(name)}.",
+                    f"It goes with {' or '.join(view.called(name) for view in others)}.",
+                )
             )
 
 
@@ -261,8 +267,9 @@ def find_view(name: str | None) -> View:
     for view in VIEWS:
         if view.name == name:
             return view
-    *names, last = NAMED_VIEWS
-    raise UsageProblem(f"--view {name!r} is not a view.", f"Use {', '.join(names)} or {last}.")
+    raise UsageProblem.naming(
+        lambda naming: (f"{naming('view')} {name!r} is not a view.", f"Use {alternatives(NAMED_VIEWS)}.")
+    )
 
 
 def request(

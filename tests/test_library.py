@@ -104,6 +104,14 @@ def test_next_tokens_are_those_of_the_command(capsys, model):
     assert len(model.next(TEXT, temperatures=(0.7,), count=3).tokens) == 3
 
 
+def test_commands_of_one_type_share_the_weights():
+    model = attncli.Model(ROOT / "checkpoints" / "stories", "cpu")
+    model.next(TEXT)
+    model.explain(TEXT)
+    model.score(TEXT)
+    assert list(model._loaded) == ["float32"]
+
+
 def test_int8_and_float32_weights_are_different_networks(model):
     rounded = attncli.Model(model.path, "cpu", "int8")
     assert model.score(TEXT).nats != rounded.score(TEXT).nats == pytest.approx(model.score(TEXT).nats, rel=0.05)
@@ -139,7 +147,11 @@ def test_training_trains_the_model_of_the_command(capsys, tmp_path, monkeypatch)
         (lambda model: model.generate("a", logit_bias=(("two words", 1),)), "logit_bias: 'two words' is"),
         (lambda model: model.explain("a", heads=1), "Did you mean head"),
         (lambda model: model.explain("a", csv="x"), "There is no setting 'csv'"),
-        (lambda model: model.explain("a", view="lenz"), "is not a view"),
+        (lambda model: model.explain("a", view="lenz"), "view 'lenz' is not a view"),
+        (lambda model: model.explain("a", view="lens", head="0.0"), "head does not go with view lens"),
+        (lambda model: model.explain("a", layer=-1), "layer is -1, and must be a whole number of at least 0"),
+        (lambda model: model.generate("a", at_once=0), "at_once is 0, and must be a whole number of at least 1"),
+        (lambda model: model.score("a \ud800"), "not valid Unicode at character 2"),
         (lambda model: attncli.train("x", stepz=1), "Did you mean steps"),
         (lambda model: attncli.train("nothing.txt", steps=1), "nothing.txt"),
         (lambda model: attncli.load("nothing"), "nothing"),
@@ -153,7 +165,7 @@ def test_an_error_comes_at_once_and_names_what_there_is(model, call, told):
     with pytest.raises(attncli.AttnError) as raised:
         call(model)
     assert told in f"{raised.value.message} {raised.value.hint}"
-    assert "--" not in raised.value.message.replace("--view", "")
+    assert "--" not in f"{raised.value.message} {raised.value.hint.replace('--truncate', '')}"
 
 
 def test_settings_are_the_fields_of_the_configs(model):

@@ -345,6 +345,13 @@ def test_a_name_too_long_to_write_is_refused(text, capsys, name):
     assert not list(Path("checkpoints").iterdir())
 
 
+def test_an_error_of_a_place_names_the_field_and_on_the_command_line_the_option(locked, capsys):
+    assert unwritable(Path("m"), OSError(errno.EACCES, "no")).hint == "Choose another directory with out."
+    with unprivileged():
+        assert run([*TRAIN, "--out", "checkpoints/new"]) == 4
+    assert "Choose another directory with --out." in capsys.readouterr().err
+
+
 def test_a_place_that_cannot_be_looked_at_is_one_that_cannot_be_written(locked, capsys):
     with unprivileged():
         for out in ("checkpoints/locked/new", "checkpoints/new"):

@@ -20,11 +20,12 @@ def test_every_entry_names_functions_and_options_that_exist():
 def test_a_view_refuses_the_options_of_others_and_names_the_views_that_take_them():
     with pytest.raises(UsageProblem, match="check does not go with") as refused:
         find_view("lens").refuse_options(ViewOptions(check=False))
-    assert refused.value.hint == "It goes with the first screen or --view bars."
+    assert refused.value.message == "check does not go with view lens."
+    assert refused.value.hint == "It goes with the first screen or view bars."
     find_view(None).refuse_options(ViewOptions(check=False, temperature=0.5, words=True))
 
 
 def test_an_unknown_view_is_answered_with_the_names_of_all():
-    with pytest.raises(UsageProblem, match="'tree' is not a view") as refused:
+    with pytest.raises(UsageProblem, match=r"^view 'tree' is not a view") as refused:
         find_view("tree")
     assert all(name in refused.value.hint for name in NAMED_VIEWS)

@@ -7,12 +7,15 @@ program that uses this method gets the same figure from the same weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from attncli.checkpoint.load import LoadedModel
+from attncli.errors import BadCheckpoint, BadInput
 from attncli.evaluation.score import Score
 from attncli.model.transformer import Transformer
 from attncli.text.tokens import Tokens
@@ -68,6 +71,21 @@ def evaluate(
     share, lead = scored / tokens.to_score, tokens.lead
     characters, size = tokens.characters - lead.characters, tokens.bytes - lead.bytes
     return Score(nats, scored, max(characters, 1) * share, max(size, 1) * share)
+
+
+def score_text(loaded: LoadedModel, tokens: Tokens, progress: Callable[[int], None] = lambda scored: None) -> Score:
+    """Scores a model on a whole text, given as tokens without the tokens that the tokenizer inserts before a text.
+
+    Raises BadInput for a text with no token to score, BadCheckpoint for a model whose probabilities are not finite.
+    """
+    tokens = tokens.opened(loaded.tokenizer.opening)
+    if tokens.to_score < 1:
+        raise BadInput("The text has no token to score: its first token is not scored.", "Give a longer text.")
+    score = evaluate(loaded.model, tokens, progress=progress)
+    if not math.isfinite(score.nats):
+        message = f"{loaded.path} gives probabilities that are not numbers."
+        raise BadCheckpoint.naming(lambda name: (message, f"Try {name('dtype')} float32."))
+    return score
 
 
 def _nats(

@@ -238,7 +238,7 @@ def test_the_model_that_ships_is_named_as_any_other(folder, tmp_path, capsys, mo
         (["m", "text.txt", "--encoding", "klingon"], 2, "klingon"),
         (["m", "text.txt", "--dtype", "int4"], 2, "--dtype"),
         (["m", "text.txt", "--train-file", "nosuch.txt"], 3, "no file nosuch.txt"),
-        (["m", "one.txt"], 3, "has 1 token,"),
+        (["m", "one.txt"], 3, "no token to score"),
         (["a text " * 90], 3, "the name is too long"),
     ],
 )
@@ -251,7 +251,7 @@ def test_mistakes_are_told(here, capsys, arguments, code, said):
 
 @pytest.mark.parametrize("nats", [math.nan, math.inf])
 def test_a_model_that_gives_no_probabilities_is_told(here, monkeypatch, capsys, nats):
-    monkeypatch.setattr("attncli.cli.bodies.eval.evaluate", lambda *_, **__: Score(nats, 9, 9.0, 9.0))
+    monkeypatch.setattr("attncli.evaluation.evaluate.evaluate", lambda *_, **__: Score(nats, 9, 9.0, 9.0))
     code, out, err = ask(capsys, "eval", "m", "text.txt", "--json")
     assert (code, out) == (3, "")
     assert "not numbers" in err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from time import monotonic
@@ -12,20 +11,19 @@ from attncli.cli.bodies.eval_texts import Texts
 from attncli.cli.bodies.results import show_result
 from attncli.cli.loading import load_to_score
 from attncli.cli.shared import ModelSource
-from attncli.errors import BadCheckpoint, BadInput
 from attncli.evaluation.baselines import measure
-from attncli.evaluation.evaluate import evaluate
+from attncli.evaluation.evaluate import score_text
 from attncli.evaluation.excerpt import Excerpt, contains_scored, ends_of, first_of
 from attncli.evaluation.judgement import Judgement
 from attncli.evaluation.score import Score
 from attncli.render.console import messages, print_note
 from attncli.render.evaluation import comparison, evaluation_document, evaluation_progress, evaluation_screen
-from attncli.render.numbers import count, plural
+from attncli.render.numbers import count
 from attncli.render.status import status
 from attncli.text.names import and_more
 from attncli.text.parts import Part
 from attncli.text.reading import name_of
-from attncli.text.tokens import Tokens, tokens_of
+from attncli.text.tokens import tokens_of
 from attncli.training.provenance import is_trained_on
 
 _ENOUGH_TO_TIME = 1000  # tokens
@@ -35,7 +33,10 @@ def run(source: ModelSource, dtype: str, texts: Texts, *, json: bool) -> None:
     """Prints the score of the model beside the scores of the baselines."""
     loaded = load_to_score(source, dtype)
     tokens = tokens_of(texts.scored, loaded.tokenizer)
-    score, seconds = _score(loaded, tokens.opened(loaded.tokenizer.opening))
+    began = monotonic()
+    with evaluation_progress(messages(), tokens.opened(loaded.tokenizer.opening).to_score) as progress:
+        score = score_text(loaded, tokens, progress)
+    seconds = monotonic() - began
     scored = first_of(tokens, loaded.tokenizer)
     status("measuring the baselines")
     given, counted = ends_of(texts.before, loaded.tokenizer) if texts.before is not None else (None, None)
@@ -51,19 +52,6 @@ def run(source: ModelSource, dtype: str, texts: Texts, *, json: bool) -> None:
         lambda console: evaluation_screen(loaded.name, texts.title, judgement, console.width, texts.origin),
         json=json,
     )
-
-
-def _score(loaded: LoadedModel, tokens: Tokens) -> tuple[Score, float]:
-    """Returns the score, and the seconds that scoring took. Raises BadInput for a text that is too short."""
-    if tokens.to_score < 1:
-        counted = plural(len(tokens), "token")
-        raise BadInput(f"The text has {counted}, and the first is not scored.", "Give a longer one.")
-    began = monotonic()
-    with evaluation_progress(messages(), tokens.to_score) as progress:
-        score = evaluate(loaded.model, tokens, progress=progress)
-    if not math.isfinite(score.nats):
-        raise BadCheckpoint(f"{loaded.path} gives probabilities that are not numbers.", "Try --dtype float32.")
-    return score, monotonic() - began
 
 
 def _warnings(loaded: LoadedModel, texts: Texts) -> Iterator[str]:
