@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from attncli.cli.options import Given
 from attncli.cli.shared import JSON, ModelSource
 from attncli.cli.texts import text_or_file_end
 from attncli.config.option import argument, option
@@ -29,6 +30,7 @@ def ablate(
     token: str | None = option(None, _TOKEN),
     with_: str = option("zero", _WITH, choices=("zero", "mean"), rare=True),
     json: bool = JSON,
+    given: Given,
 ) -> None:
     """Ablate attention heads or edges, and show what the prediction loses. Without --head or --edge: each head in turn.
 
@@ -37,11 +39,13 @@ def ablate(
     """
     if head and edge:
         raise UsageProblem("--head and --edge each say what to remove.", "Give one of them.")
+    if edge:
+        given.refuse(("with_",), "--edge masks attention and replaces no output")
     heads = tuple(_parse_head(one) for one in head)
-    given = text_or_file_end(text, _EXAMPLE)
+    read = text_or_file_end(text, _EXAMPLE)
     from attncli.cli.bodies.ablate import run
 
-    run(given, source, heads, edge, token, "mean" if with_ == "mean" else "zero", json=json)
+    run(read, source, heads, edge, token, "mean" if with_ == "mean" else "zero", json=json)
 
 
 def _parse_head(head: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attncli.cli.options import Given
 from attncli.cli.shared import JSON, MODEL_ARGUMENT, ModelChoice
 from attncli.config import alternatives
 from attncli.config.option import option
@@ -17,6 +18,7 @@ def info(
     choice: ModelChoice,
     preset: str | None = option(None, _PRESET, suggestions=tuple(PRESETS)),
     json: bool = JSON,
+    given: Given,
 ) -> None:
     """Show a model's shape, its parameter counts, its memory, and how it was trained.
 
@@ -25,6 +27,11 @@ def info(
     """
     if preset is not None and preset not in PRESETS:
         raise UsageProblem(f"There is no preset {preset!r}.", f"There is {', '.join(PRESETS)}.")
+    if preset is not None:
+        why = "--preset counts without a model"
+        given.refuse(("model", "revision"), why)
+        if name is not None:
+            raise UsageProblem(f"{why}, so {name} cannot be given.", f"Leave {name} out.")
     from attncli.cli.bodies.info import run
 
     run(choice.named(name), preset, json=json)

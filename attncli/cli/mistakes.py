@@ -57,14 +57,19 @@ def _options(params: Sequence[Any]) -> dict[str, Any]:
 
 
 def _meant(name: str, context: Any, options: dict[str, Any]) -> str:
-    """Returns a hint that names the commands with this option. If there are none, names the most similar option."""
+    """Returns a hint: the option of this command that begins with `name`, else the commands that have the option.
+
+    If there are none, the hint names the most similar option of this command.
+    """
+    begun = [option for option in options if len(name) >= _SHORTEST_BEGINNING and option.startswith(name)]
+    if begun:
+        return f"Did you mean {begun[0]}?"
     commands: dict[str, Any] = getattr(context.find_root().command, "commands", {})
     having = [called for called, command in commands.items() if name in _options(command.params)]
     if having:
         listed = ", ".join(having[:_MOST_COMMANDS]) + (" and others" if len(having) > _MOST_COMMANDS else "")
         return f"It is an option of {listed}{', after the command' if context.parent is None else ''}."
-    begun = [option for option in options if len(name) >= _SHORTEST_BEGINNING and option.startswith(name)]
-    close = begun[:1] or get_close_matches(name, options, 1)
+    close = get_close_matches(name, options, 1)
     return f"Did you mean {close[0]}?" if close else ""
 
 

@@ -22,7 +22,7 @@ import typer
 
 from attncli.cli.completing import one_of
 from attncli.cli.help import MORE, Rare
-from attncli.config.option import REQUIRED, Option, check, option_of, options_of
+from attncli.config.option import REQUIRED, Option, option_of, options_of
 from attncli.errors import AttnError, Naming, UsageProblem
 
 _CONTEXT = "typer_context"
@@ -60,6 +60,11 @@ class _Setting:
         return kind if isinstance(kind, type) else str
 
     @property
+    def switched(self) -> bool:
+        """Whether the option turns a setting on and its opposite turns the setting off; without either, it is unset."""
+        return self.value_type is bool and self.default is None
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The declared names of an option. If none is declared, one name is derived from the name of the field."""
         name = option_name(self.name)
@@ -77,7 +82,7 @@ class _Setting:
     def parameter(self) -> inspect.Parameter:
         """Returns the parameter from which Typer makes the argument or option."""
         default = None if self.repeated or self.option.unset else self.default
-        kind = GenericAlias(list, (self.value_type,)) if self.repeated else self.value_type
+        kind = GenericAlias(list, (self.value_type,)) if self.repeated or self.switched else self.value_type
         declared = self._argument() if self.option.positional else self._option(default)
         return inspect.Parameter(
             self.name,
@@ -109,9 +114,17 @@ class _Setting:
         return values if callable(values) else one_of(values) if values else None
 
     def value(self, given: Any) -> Any:
-        """Converts the value that Typer passes to the value of the field or parameter."""
+        """Converts the value that Typer passes to the value of the field or parameter.
+
+        Raises UsageProblem if an option and its opposite are both given.
+        """
         if self.repeated:
             return tuple(given or ())
+        if self.switched:
+            if given and len(set(given)) > 1:
+                both = " and ".join(max(self.names, key=len).split("/"))
+                raise UsageProblem(f"{both} exclude each other.", "Give one of them.")
+            return given[-1] if given else None
         return self.option.unset() if given is None and self.option.unset else given
 
 
@@ -139,13 +152,7 @@ def _part(name: str, kind: Any, default: Any) -> _Part:
     if is_dataclass(kind):
         config: Any = kind
         settings = _settings(config)
-
-        def built(values: Mapping[str, Any]) -> Any:
-            made = config(**{one.name: values[one.name] for one in settings})
-            check(made)  # also where the class has no check of its own
-            return made
-
-        return _Part(settings, built)
+        return _Part(settings, lambda values: config(**{one.name: values[one.name] for one in settings}))
     option = option_of(default)
     assert option is not None, f"{name} is neither an option nor a config"
     setting = _Setting(name, kind, default.default, option)
@@ -221,6 +228,7 @@ def _given(context: typer.Context) -> Given:
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
         if source is not None and source.name == "COMMANDLINE" and param.param_type_name == "option":
-            off = context.params[param.name] is False
+            value = context.params[param.name]
+            off = False in value if isinstance(value, list | tuple) else value is False
             found[param.name] = max((off and param.secondary_opts) or param.opts, key=len)
     return found

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from attncli.config import alternatives
 from attncli.errors import OutOfRoom, UsageProblem
 from attncli.paths import reason
 
@@ -21,10 +22,12 @@ def refuse_files(files: Files, force: bool) -> None:
 
     Raises:
         UsageProblem: for a directory, a device, or a file named by two options; for an existing file if `force` is
-            false.
+            false; for `force` without any file.
         OutOfRoom: if the directory of a file does not exist or cannot be written.
     """
     named: dict[Path, str] = {}
+    if force and not any(files.values()):
+        raise UsageProblem("--force replaces a file, and none is written.", f"Add {alternatives(files)} with a file.")
     for option, file in files.items():
         if file is None:
             continue

@@ -40,8 +40,8 @@ def plot(
     attncli plot first second --x time --out curves.svg
     """
     if heads and (y is not None or len(runs) > 1):
-        what = "--y" if y is not None else f"{len(runs)} runs"
-        raise UsageProblem(f"--heads draws the scores of one run's heads, so {what} cannot be given.", "Name one run.")
+        what, hint = ("--y", "Leave --y out.") if y is not None else (f"{len(runs)} runs", "Name one run.")
+        raise UsageProblem(f"--heads draws the scores of one run's heads, so {what} cannot be given.", hint)
     from attncli.cli.bodies.plot import Display, plot_curves, plot_heads
 
     display = Display(out, width, height, json)

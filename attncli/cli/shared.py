@@ -9,7 +9,7 @@ from typing import Self
 from attncli.cli.completing import model_names
 from attncli.cli.outputs import Files, refuse_files
 from attncli.config import TRAIN_DTYPES, TrainConfig
-from attncli.config.option import argument, option, option_from
+from attncli.config.option import argument, check, option, option_from
 from attncli.errors import UsageProblem
 
 THEMES = ("light", "dark")
@@ -54,9 +54,18 @@ class Pictures:
 
     svg: Path | None = option(None, "Also write the screen as an SVG picture.", metavar="FILE", rare=True)
     html: Path | None = option(None, "Also write the screen as a web page in one file.", metavar="FILE")
-    theme: str = option("light", "The colors of --svg and --html.", choices=THEMES, rare=True)
+    theme: str | None = option(None, "The colors of --svg and --html. Unset: light.", choices=THEMES, rare=True)
     force: bool = option(False, "Replace files that exist.", rare=True)
 
+    def __post_init__(self) -> None:
+        check(self)
+
     def refuse(self, more: Files | None = None) -> None:
-        """Raises UsageProblem or OutOfRoom if a picture, or a file in `more`, cannot be written."""
-        refuse_files({**(more or {}), "--svg": self.svg, "--html": self.html}, self.force)
+        """Raises UsageProblem or OutOfRoom if a picture, or a file in `more`, cannot be written.
+
+        Also raises UsageProblem for a theme without a picture, and for --force without a file.
+        """
+        pictures: Files = {"--svg": self.svg, "--html": self.html}
+        if self.theme is not None and not any(pictures.values()):
+            raise UsageProblem("--theme is for a picture, and none is written.", "Add --svg FILE or --html FILE.")
+        refuse_files({**(more or {}), **pictures}, self.force)

@@ -8,7 +8,7 @@ import stat
 import sys
 from pathlib import Path
 
-from attncli.errors import BadInput
+from attncli.errors import BadInput, UsageProblem
 
 _LONGEST_NAME = 4096  # characters of a path
 
@@ -31,10 +31,10 @@ def text_argument(argument: str | None) -> str | None:
 
 
 def required_text(argument: str | None, example: str) -> str:
-    """Returns the text of `text_argument`. Raises BadInput, with an example, if there is none."""
+    """Returns the text of `text_argument`. Raises UsageProblem, with an example, if there is no text."""
     text = text_argument(argument)
     if not text:
-        raise BadInput("There is no text.", f"Give one: {example}")
+        raise UsageProblem("There is no text.", f"Give one: {example}")
     return text
 
 
@@ -75,7 +75,7 @@ def text_of_file(argument: str | None) -> str | None:
 def text_or_file(argument: str | None, example: str) -> str:
     """Returns the content of the file that the argument names, else the argument.
 
-    Raises BadInput if there is no text.
+    Raises UsageProblem if there is no text.
     """
     text = text_of_file(argument)
     return required_text(argument, example) if text is None else text

@@ -40,12 +40,16 @@ def tokenize(
     if train:
         if text or ids or decode:
             raise UsageProblem("--train makes a tokenizer alone.", "Leave the text, --ids and --decode out.")
+        given.refuse(("model", "revision"), "--train makes a new tokenizer")
         if out is None:
             raise UsageProblem("--train needs --out DIR, the directory to write.", "Add --out my-tokenizer.")
         config = CorpusConfig(tokenizer=tokenizer, vocab_size=vocab_size)
         train_tokenizer(train, config, out, force=force, json=json)
     elif given.keys() & {"out", "tokenizer", "vocab_size", "force"}:
         raise UsageProblem("--out, --tokenizer, --vocab-size and --force go with --train.", "Add --train FILE.")
+    elif ids and (decode or json):
+        other = "--decode" if decode else "--json"
+        raise UsageProblem(f"--ids prints ids alone, so {other} cannot be given.", f"Leave --ids or {other} out.")
     elif decode:
         listed = required_text(" ".join(text) or None, "attncli tokenize --decode 72 101")
         decode_ids(listed, choice, json=json)

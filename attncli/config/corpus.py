@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from attncli.config.limits import Limit, require
+from attncli.config.limits import Limit, at_least, require
 from attncli.config.option import check, option
 from attncli.config.values import COUNT
 from attncli.errors import UsageProblem
@@ -23,7 +23,12 @@ class CorpusConfig:
         "bpe", "The kind of tokenizer to train.", choices=TOKENIZER_KINDS, panel=_TEXT, rare=True
     )
     vocab_size: int | None = option(
-        None, "The number of token ids. Unset: by the amount of text.", format=COUNT, panel=_TEXT, rare=True
+        None,
+        "The number of token ids. Unset: by the amount of text.",
+        format=COUNT,
+        limit=at_least(1),
+        panel=_TEXT,
+        rare=True,
     )
     val_fraction: float = option(
         0.1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attncli.config.limits import at_least
 from attncli.config.option import option
 from attncli.errors import UsageProblem
 
@@ -31,6 +32,7 @@ class EngineConfig:
     at_once: int = 64  # the most texts in a batch
 
     def __post_init__(self) -> None:
+        at_least(1).check("at_once", self.at_once)
         if self.lookup and not self.cached:
             raise UsageProblem.naming(
                 lambda name: (

@@ -6,7 +6,7 @@ import math
 import secrets
 from dataclasses import dataclass
 
-from attncli.config.limits import SEED, Limit, at_least, is_positive, is_whole
+from attncli.config.limits import FINITE_FROM_0, SEED, Limit, at_least, is_positive, is_whole
 from attncli.config.option import check, option
 from attncli.config.values import BIAS, COUNT
 from attncli.errors import UsageProblem
@@ -15,7 +15,6 @@ _MOST_SAMPLES = 10_000
 _LARGEST_ADDED = 1_000_000  # to a logit or subtracted from it; with more, float32 would lose the logit to rounding
 _DRAW = "Sampling, applied in this order"  # the order of generation/sampling.py
 
-_FINITE = Limit("a finite number, 0 or above", lambda value: math.isfinite(value) and value >= 0)
 _SHARE = Limit("above 0 and at most 1 (off)", lambda share: 0 < share <= 1)
 _ADDABLE = Limit(
     f"from {-_LARGEST_ADDED:,} to {_LARGEST_ADDED:,}", lambda value: -_LARGEST_ADDED <= value <= _LARGEST_ADDED
@@ -64,7 +63,7 @@ class SampleConfig:
         "top-k, top-p, min-p, typical.",
         "--temperature",
         "-t",
-        limit=_FINITE,
+        limit=FINITE_FROM_0,
         panel=_DRAW,
     )
     top_k: int = option(

@@ -26,11 +26,11 @@ class Format:
 
 
 def parse_count(text: str) -> int:
-    """Parses a count: '25.6k' -> 25600, '1M' -> 1000000. Raises ValueError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmb]?)", text.strip().replace("_", "").replace(",", ""), re.IGNORECASE)
+    """Parses a count: '25.6k' -> 25600, '1M' -> 1000000. Raises ValueError. The limit of the field refuses -1."""
+    found = re.fullmatch(r"(-?\d+(?:\.\d+)?)([kmb]?)", text.strip().replace("_", "").replace(",", ""), re.IGNORECASE)
     value = Decimal(found[1]) * _UNITS[found[2].lower()] if found else None
-    if value is None or value != int(value) or value > _LARGEST_COUNT:
-        raise ValueError(f"{text!r} is not a positive whole number such as 500, 25.6k or 1M.")
+    if value is None or value != int(value) or abs(value) > _LARGEST_COUNT:
+        raise ValueError(f"{text!r} is not a whole number such as 500, 25.6k or 1M.")
     return int(value)
 
 

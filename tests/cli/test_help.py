@@ -115,7 +115,7 @@ def test_the_version_has_a_short_option(told):
         ("explain x --generate -1", "--generate is -1, and must be a whole number of at least 0.", ""),
         ("next x -k 0", "--top-k is 0, and must be a whole number of at least 1.", ""),
         ("next x --top-k=0", "--top-k is 0, and must be a whole number of at least 1.", ""),
-        ("train --steps many", "--steps 'many' is not a positive whole number such as 500, 25.6k or 1M.", ""),
+        ("train --steps many", "--steps 'many' is not a whole number such as 500, 25.6k or 1M.", ""),
         ("train --time soon", "--time 'soon' is not a time such as 90s, 5m or 1h.", ""),
         ("neighbors", "WORD is missing.", "It is called as attncli neighbors [OPTIONS] WORD. "),
         ("analogy man king", "C is missing.", "It is called as attncli analogy [OPTIONS] A B C. "),

@@ -170,7 +170,14 @@ def test_a_mistake_is_an_error_and_nothing_is_lost(say, alone):
         assert found.out.startswith(first * 2)
         assert "temperature         1.0" in found.out
     assert say("/again").err.startswith("error: There is no text yet.")
-    assert "It is a setting: /set temperature VALUE." in say("/temperature 0").err
+    for line, meant in (
+        ("/temperature 0", "It is a setting: /set temperature VALUE. /help lists"),
+        ("/temprature 0", "Did you mean /set temperature VALUE? /help lists"),
+        ("/set temprature 0", "Did you mean temperature? /set alone lists"),
+        ("/hepl", "Did you mean /help? /help lists"),
+        ("/", "\n  /help lists"),
+    ):
+        assert meant in say(line).err, line
 
 
 def test_settings_are_listed_with_their_values(say):

@@ -2,9 +2,9 @@
 
 import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_type_hints
 
 import pytest
 import typer
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from attncli.cli import main
 from attncli.cli.options import Given, for_typer
 from attncli.config.limits import Limit, at_least
-from attncli.config.option import REQUIRED, argument, check, option
+from attncli.config.option import REQUIRED, argument, check, option, options_of
 from attncli.config.values import COUNT, SECONDS
 from attncli.errors import UsageProblem
 
@@ -91,9 +91,12 @@ def test_every_kind_of_option_reaches_its_field(baked):
     }  # fmt: skip
 
 
-def test_of_a_switch_and_its_opposite_the_last_counts(baked):
-    assert baked("cake --light --dark")[1].light is False
-    assert baked("cake --dark --light")[1].light is True
+def test_a_switch_and_its_opposite_exclude_each_other(baked):
+    for line in ("cake --light --dark", "cake --dark --light"):
+        with pytest.raises(UsageProblem, match=r"^--light and --dark exclude each other"):
+            baked(line)
+    assert baked("cake --dark --dark")[1].light is False
+    assert baked("cake --no-fan --fan")[1].fan is True
 
 
 @pytest.mark.parametrize(
@@ -126,6 +129,15 @@ def test_what_was_given_can_be_refused():
     with pytest.raises(UsageProblem, match=r"^All is set, so --no-fan cannot be given"):
         Given(fan="--no-fan").refuse(["degrees", "fan"], "All is set")
     Given(fan="--no-fan").refuse(["degrees"], "All is set")
+
+
+def test_every_config_with_a_limit_checks_itself():
+    """The command line only builds a config: what the config does not check is not checked."""
+    hints = [get_type_hints(command) for listed in main._COMMANDS.values() for command in listed]
+    configs = {kind for hint in hints for kind in hint.values() if is_dataclass(kind)}
+    limited = {kind for kind in configs if any(one.limit or one.choices for one in options_of(kind).values())}
+    assert len(limited) > 3
+    assert [kind for kind in limited if "check(self)" not in inspect.getsource(kind)] == []
 
 
 def test_no_command_has_more_than_twelve_parameters():

@@ -5,9 +5,18 @@ import pytest
 from attncli.config.values import parse_count, parse_seconds
 
 
-@pytest.mark.parametrize("text", ["500", "0.5k", "1M", "25.6k", "1_000", "2,000", "2.01k"])
+@pytest.mark.parametrize("text", ["500", "0.5k", "1M", "25.6k", "1_000", "2,000", "2.01k", "-3"])
 def test_counts_are_read(text):
-    expected = {"500": 500, "0.5k": 500, "1M": 10**6, "25.6k": 25600, "1_000": 1000, "2,000": 2000, "2.01k": 2010}
+    expected = {
+        "500": 500,
+        "0.5k": 500,
+        "1M": 10**6,
+        "25.6k": 25600,
+        "1_000": 1000,
+        "2,000": 2000,
+        "2.01k": 2010,
+        "-3": -3,
+    }
     assert parse_count(text) == expected[text]
 
 
@@ -18,7 +27,7 @@ def test_times_are_read(text, seconds):
     assert parse_seconds(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "k", "1.5", "-3", "1e3", "x", "0.0001k"])
+@pytest.mark.parametrize("text", ["", "k", "1.5", "- 3", "1e3", "x", "0.0001k"])
 def test_what_is_no_count_is_refused(text):
-    with pytest.raises(ValueError, match="not a positive whole number"):
+    with pytest.raises(ValueError, match="not a whole number"):
         parse_count(text)

@@ -31,7 +31,7 @@ def write_pictures(draw: Draw, title: str, pictures: Pictures) -> None:
         return
     from attncli.render.picture import html_picture, svg_picture
 
-    theme = pictures.theme
+    theme = pictures.theme or "light"
     write_asked(pictures.svg, "--svg", lambda file: file.write(svg_picture(draw, title, theme=theme).encode()))
     write_asked(pictures.html, "--html", lambda file: file.write(html_picture(draw, title, theme=theme).encode()))
 

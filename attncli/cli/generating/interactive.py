@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import typer
@@ -17,7 +18,7 @@ import typer
 from attncli.cli.generating.lines import Lines
 from attncli.cli.generating.prompts import Turn
 from attncli.cli.generating.session import Session
-from attncli.cli.generating.settings import changed, setting, spelled
+from attncli.cli.generating.settings import changed, nearest, setting, spelled
 from attncli.cli.options import option_name
 from attncli.cli.outputs import refuse_files, write_file
 from attncli.cli.truncation import refuse_long, truncated
@@ -233,13 +234,20 @@ def _command_named(word: str) -> str:
         return names[word.lower()]
     if len(found) == 1:
         return found.pop()
-    hint = "/help lists what there is; a text that begins with / is given as //."
+    hint = "/help lists the commands; a text that begins with / is typed with //."
+    if found:
+        raise UsageProblem(f"/{word} could be {' or '.join(f'/{name}' for name in sorted(found))}.", hint)
+    raise UsageProblem(f"There is no /{word}.", f"{_meant(word)}{hint}")
+
+
+def _meant(word: str) -> str:
+    """Returns the command or setting that an unknown command stands for, as a sentence; '' if none is similar."""
     with suppress(UsageProblem):
-        hint = f"It is a setting: /set {spelled(setting(word))} VALUE. {hint}"
-    raise UsageProblem(
-        f"/{word} could be {' or '.join(f'/{name}' for name in sorted(found))}." if found else f"There is no /{word}.",
-        hint,
-    )
+        return f"It is a setting: /set {spelled(setting(word))} VALUE. "
+    if close := get_close_matches(word.lower(), [*_COMMANDS, *_OTHER_NAMES], 1):
+        return f"Did you mean /{close[0]}? "
+    near = nearest(word)
+    return "" if near is None else f"Did you mean /set {near} VALUE? "
 
 
 @contextmanager

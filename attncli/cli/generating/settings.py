@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from attncli.config import SampleConfig
@@ -18,6 +19,7 @@ from attncli.text.tokenizer import Tokenizer
 
 # `generate -i` generates one text at a time, so num_samples is not a setting.
 SETTINGS = {name: option for name, option in options_of(SampleConfig).items() if name != "num_samples"}
+_ALL = "/set alone lists all settings."
 _NAME = re.compile(r"(-{0,2}[a-z](?:[a-z_-]*[a-z])?)(?:\s*[=:]\s*|\s+|$)(.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -46,16 +48,23 @@ def setting(word: str) -> str:
     """
     plain = _plain(word)
     for name, option in SETTINGS.items():
-        if plain in (option.letter, *map(_plain, option.names)):
+        if plain and plain in (option.letter, *map(_plain, option.names)):
             return name
     found = [name for name in SETTINGS if _plain(name).startswith(plain)]
     exact = [name for name in found if _plain(name) == plain]
     if len(exact or found) == 1:
         return (exact or found)[0]
-    raise UsageProblem(
-        f"{word!r} could be {' or '.join(map(spelled, found))}." if found else f"There is no setting {word!r}.",
-        "/set alone lists all of them.",
-    )
+    if found:
+        raise UsageProblem(f"{word!r} could be {' or '.join(map(spelled, found))}.", _ALL)
+    near = nearest(word)
+    raise UsageProblem(f"There is no setting {word!r}.", _ALL if near is None else f"Did you mean {near}? {_ALL}")
+
+
+def nearest(word: str) -> str | None:
+    """Returns the setting whose name is most similar to a misspelled name: 'temprature' -> 'temperature'; else None."""
+    names = {_plain(name): spelled(name) for name in SETTINGS}
+    near = get_close_matches(_plain(word), names, 1)
+    return names[near[0]] if near else None
 
 
 def spelled(name: str) -> str:
