@@ -1,1 +1,1 @@
-"""Evaluation: the score of a model on a text, and what helps to judge it: baselines, memorization, a diagnosis."""
+"""Evaluation: scores a model on a text, and judges the score with baselines, copied text and a diagnosis."""

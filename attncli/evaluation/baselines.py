@@ -1,7 +1,7 @@
 """Baselines for a model's score: the bits per byte that gzip, xz and a 5-gram model reach on the same text.
 
 To add a baseline, write a function `Material -> bits per byte` and one entry of BASELINES: the screens, the JSON and
-the comparison in words follow from the entry. `excerpt` decides how much of a large text is measured.
+the sentence that compares them follow from the entry. `excerpt` decides how much of a large text the baselines read.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _SMALLEST_DICTIONARY = 4096
 
 @dataclass(frozen=True)
 class Material:
-    """The input of a baseline: the text to score, and the text before it."""
+    """The input of a baseline: a text to score, and an earlier text to learn from, such as the training text."""
 
     scored: Excerpt
-    given: bytes  # the text before, for compressors; empty if there is none
-    counted: Counted | None  # the tokens of the text before, for n-gram models; it may begin earlier than `given`
+    given: bytes  # the earlier text, for compressors; empty if there is none
+    counted: Counted | None  # the tokens of the earlier text, for n-gram models; they may begin before `given` begins
     vocab_size: int
 
 
@@ -37,20 +37,20 @@ class Baseline:
     key: str  # its key in JSON is this with _bits_per_byte appended
     label: str  # its label in the table
     name: str  # its name in a sentence that lists baselines
-    counts_tokens: bool  # true for a model that counts the tokens of the text before; false for a compressor of bytes
-    measure: Callable[[Material], float | None]  # bits per byte; None if it needs a text before and there is none
+    counts_tokens: bool  # true for an n-gram model, which counts tokens; false for a compressor, which reads bytes
+    measure: Callable[[Material], float | None]  # bits per byte; None if an earlier text is needed and missing
 
 
 @dataclass(frozen=True)
 class Baselines:
     """The bits per byte of a text under each baseline, and how many bytes of each text the baselines read."""
 
-    figures: dict[str, float | None]  # by the baseline's key; None if it needs a text before and there is none
-    given: int  # bytes at the end of the text before that the compressors read; 0 if there is none
-    given_of: int  # bytes of the whole text before
+    figures: dict[str, float | None]  # by the baseline's key; None if an earlier text is needed and missing
+    given: int  # bytes at the end of the earlier text that the compressors read; 0 without an earlier text
+    given_of: int  # bytes of the whole earlier text
     scored: int  # bytes of the scored excerpt
     scored_of: int  # bytes of the whole text to score
-    counted: int  # bytes at the end of the text before whose tokens the n-gram model counted
+    counted: int  # bytes at the end of the earlier text whose tokens the n-gram model counted
 
     def measured(self) -> list[tuple[Baseline, float]]:
         """Returns the baselines that have a figure, each with its figure, in the order of BASELINES."""
@@ -61,9 +61,9 @@ class Baselines:
 def measure(
     scored: Excerpt, vocab_size: int, given: Excerpt | None = None, counted: Counted | None = None
 ) -> Baselines:
-    """Scores a text of at least two tokens with each baseline. Each baseline also reads the text before it, if any.
+    """Scores a text of at least two tokens with each baseline, after the baseline has read an earlier text, if any.
 
-    The n-gram model counts the tokens of `counted`, by default the tokens of `given`.
+    The compressors read `given`. The n-gram model counts the tokens of `counted`, by default the tokens of `given`.
     """
     if counted is None and given is not None:
         counted = Counted(given.ids, len(given.data))
@@ -81,19 +81,19 @@ def measure(
 
 
 def gzip_bits(material: Material) -> float:
-    """Returns the bits per byte that the scored text adds under `gzip -9`, whose window is 32 KiB."""
+    """Returns the bits per byte that the scored text adds to a file of `gzip -9`, whose window is 32 KiB."""
     return _added_bits(material, gzip_size)
 
 
 def xz_bits(material: Material) -> float:
-    """Returns the bits per byte that the scored text adds under `xz -9`, whose dictionary is 64 MiB."""
+    """Returns the bits per byte that the scored text adds to a file of `xz -9`, whose dictionary is 64 MiB."""
     return _added_bits(material, xz_size)
 
 
 def ngram_bits(material: Material) -> float | None:
-    """Returns the bits per byte of the scored text under an n-gram model of the text before it.
+    """Returns the bits per byte of the scored text under an n-gram model of the earlier text.
 
-    The first token is not scored. Returns None if there is no text before the scored text.
+    The first token is not scored. Returns None if there is no earlier text.
     """
     scored, counted = material.scored, material.counted
     if counted is None or not len(counted.ids):
@@ -112,21 +112,21 @@ BASELINES = (
 def _added_bits(material: Material, size: Callable[[bytes], int]) -> float:
     """Returns the bits per byte that the scored text adds to the compressed size: C(given + scored) - C(given).
 
-    The compressor adapts to the scored text while it compresses it.
+    While the compressor reads the scored text, it also adapts to this text.
     """
     data = material.scored.data
     return 8 * max(size(material.given + data) - size(material.given), 0) / len(data)
 
 
 def gzip_size(data: bytes) -> int:
-    """Returns the size of the data after `gzip -9`, without the container (18 bytes); 0 for empty data."""
+    """Returns the size in bytes of data compressed by `gzip -9`, without the container of 18 bytes; 0 for no data."""
     return len(zlib.compress(data, 9, -zlib.MAX_WBITS)) if data else 0
 
 
 def xz_size(data: bytes) -> int:
-    """Returns the size of the data after `xz -9`, without the container (less than 100 bytes); 0 for empty data.
+    """Returns the size in bytes of data compressed by `xz -9`, without the container of under 100 bytes; 0 for no data.
 
-    The dictionary is limited to about the size of the data: a larger one would stay partly empty.
+    The dictionary is about as large as the data, at most 64 MiB. A larger dictionary would remain partly empty.
     """
     if not data:
         return 0

@@ -1,8 +1,8 @@
 """Scores a model on a text.
 
-The text is split into non-overlapping windows of the context's length. Each token is predicted from the tokens before
-it in its window. The first token of the text and the tokens that the tokenizer inserts before a text are not scored. A
-program that uses this method gets the same figure from the same weights.
+The text is split into windows that do not overlap and are as long as the model's context. Each token is predicted from
+the earlier tokens of its window. The first token of the text is not scored, nor are tokens that the tokenizer adds
+before a text. Another program that uses this method computes the same score from the same weights.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _UNSCORED = -100  # the target of a token that is not scored
 
 
 def windows_at_once(device: torch.device, context: int) -> int:
-    """Returns the number of windows of `context` tokens that a batch has on a device."""
+    """Returns how many windows of `context` tokens one batch contains on a device."""
     return max(1, _TOKENS_AT_ONCE.get(device.type, _TOKENS_AT_ONCE_ELSEWHERE) // context)
 
 
@@ -53,7 +53,7 @@ def evaluate(
     rest = (len(tokens) - 1) % context  # tokens in the last, shorter window
     if windows is not None and windows < len(starts):
         starts, rest = starts[np.linspace(0, len(starts) - 1, windows).round().astype(int)], 0
-    unscored = min(tokens.lead.tokens - 1, context)  # targets among the tokens before the text
+    unscored = min(tokens.lead.tokens - 1, context)  # targets that the tokenizer added before the text
     nats, scored = 0.0, -unscored
     per_batch = windows_at_once(device, context)
     batches = [starts[i : i + per_batch] for i in range(0, len(starts), per_batch)]
@@ -94,7 +94,7 @@ def _nats(
     device: torch.device,
     skipped: int = 0,
 ) -> float:
-    """Returns the summed negative log-probability of all columns but the first, without `skipped` targets of row 0."""
+    """Returns the summed negative log-likelihood of ids (B, T + 1), except column 0 and `skipped` targets of row 0."""
     ids = torch.from_numpy(rows.astype(np.int64)).to(device)
     hidden, targets = model.hidden(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
     targets[:skipped] = _UNSCORED

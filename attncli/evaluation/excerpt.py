@@ -1,5 +1,7 @@
-"""Takes the excerpts that baselines read, as bytes and as tokens: the beginning of the scored text, and the end of the
-text before it."""
+"""Takes excerpts of texts for the baselines, as bytes and as tokens.
+
+The baselines score the beginning of a text, and first read the end of an earlier text, such as the training text.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,9 @@ from attncli.text.parts import Part
 from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokens import Tokens, tokens_of
 
-# The default numbers of bytes of training text and of scored text that baselines read: about one second of one core.
+# The default numbers of bytes of earlier text and of scored text that the compressors read, in about one core second.
 TRAIN_BYTES, SCORED_BYTES = 1 << 20, 200_000
-COUNTED_TOKENS = 1_500_000  # of training text for the n-gram model, which is faster than xz: about two seconds
+COUNTED_TOKENS = 1_500_000  # the tokens of earlier text that the n-gram model counts, in about two seconds
 _COUNTED_CHARACTERS = 5_000_000  # about COUNTED_TOKENS tokens
 
 
@@ -44,20 +46,20 @@ def counted_of(tokens: Tokens, most: int = COUNTED_TOKENS) -> Counted:
 
 
 def first_of(tokens: Tokens, tokenizer: Tokenizer, most: int = SCORED_BYTES) -> Excerpt:
-    """Returns whole tokens, about the first `most` bytes of a text, or all of a shorter text."""
+    """Returns an excerpt of whole tokens: about the first `most` bytes of a text, or all of a shorter text."""
     excerpt = _excerpt(tokens, tokenizer, slice(0, _tokens_in(tokens, most)))
     return replace(excerpt, first=tokens.lead.bytes)
 
 
 def last_of(tokens: Tokens, tokenizer: Tokenizer, most: int = TRAIN_BYTES) -> Excerpt:
-    """Returns whole tokens, about the last `most` bytes of a text, or all of a shorter text."""
+    """Returns an excerpt of whole tokens: about the last `most` bytes of a text, or all of a shorter text."""
     return _excerpt(tokens, tokenizer, slice(len(tokens) - _tokens_in(tokens, most), None))
 
 
 def ends_of(
     part: Part, tokenizer: Tokenizer, most: int = TRAIN_BYTES, characters: int = _COUNTED_CHARACTERS
 ) -> tuple[Excerpt, Counted]:
-    """Returns the end of a part for the compressors and for the n-gram model.
+    """Returns the end of a part: an excerpt for the compressors, and tokens for the n-gram model.
 
     The compressors read the last `most` bytes, the n-gram model the last COUNTED_TOKENS tokens. Only the last
     `characters` characters of the part are tokenized.
@@ -70,7 +72,7 @@ def ends_of(
 
 
 def contains_scored(before: Part, scored: Part) -> bool:
-    """Whether the text that the baselines read before a text contains the beginning of the text, which they score."""
+    """Whether the end of `before`, which the baselines read, contains the beginning of `scored`, which they score."""
     start, stop = scored.passages[0]
     beginning = _text(scored.documents, start, min(start + SCORED_BYTES, stop)).strip()
     return beginning in _text(before.documents, *before.last(_COUNTED_CHARACTERS).passages[0])

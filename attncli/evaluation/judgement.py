@@ -1,4 +1,4 @@
-"""The record of a score with what helps to judge it: baselines, memorization, a diagnosis. No torch."""
+"""Defines Judgement: a score with the figures and sentences that help to judge it. No torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from attncli.evaluation.score import Score
 
 @dataclass(frozen=True)
 class Judgement:
-    """A model's score and what helps to judge it; a field is None if it was not measured."""
+    """A model's score, with baselines, copied text and a diagnosis. A field is None if it was not measured."""
 
     score: Score
     baselines: Baselines | None = None
     memorization: Memorization | None = None
-    diagnosis: tuple[str, ...] = ()
+    diagnosis: tuple[str, ...] = ()  # sentences

@@ -32,8 +32,8 @@ class Overlap:
     """How much of a sample occurs in the training text, in tokens."""
 
     tokens: int  # the length of the sample
-    start: int  # where in the sample the longest stretch begins that occurs in the training text
-    length: int  # the length of this stretch
+    start: int  # the index of the token of the sample at which the longest copied stretch begins
+    length: int  # the length of the longest copied stretch
     windows: int  # the number of windows of WINDOW tokens in the sample, one at each position
     new: int  # the number of windows that do not occur in the training text
 
@@ -55,10 +55,10 @@ class Memorization:
 def measure_memorization(
     sample: Ids, train: TokenIds, tokenizer: Tokenizer, unseen: Ids | None = None, block: int = _BLOCK
 ) -> Memorization:
-    """Measures the overlap of generated ids, without the prompt, with the training ids.
+    """Measures how much of a sample of generated ids, without its prompt, occurs in the training ids.
 
     For comparison, also measures the share of new windows in `unseen`, real text that the model was not trained on; a
-    few thousand ids are enough. The time is hardly more than that of reading the training ids twice.
+    few thousand ids are enough. Nearly all of the time is spent on reading the training ids twice.
     """
     found = measure_overlap(sample, train, block)
     longest = tokenizer.decode(np.asarray(sample)[found.start : found.start + found.length].tolist())
@@ -67,7 +67,7 @@ def measure_memorization(
 
 
 def measure_overlap(sample: Ids, train: TokenIds, block: int = _BLOCK) -> Overlap:
-    """Finds the stretches of the sample (N,) that occur in the training ids; reads `block` ids at a time."""
+    """Finds the stretches of a sample (N,) that occur in the training ids, which are read `block` ids at a time."""
     if not len(sample):
         return Overlap(0, 0, 0, 0, 0)
     names = _Names(np.asarray(sample, np.int64))
@@ -76,7 +76,7 @@ def measure_overlap(sample: Ids, train: TokenIds, block: int = _BLOCK) -> Overla
     start = longest = 0
     step = max(block, names.length)
     for begin in range(0, len(train), step):
-        # A stretch that begins in this block may end in the next one.
+        # A stretch that begins in this block may end in the next block.
         last = None
         for last in _matches(names, np.asarray(train[begin : begin + step + names.length - 1])):
             if last.number == _WINDOW_LEVEL:
@@ -127,7 +127,7 @@ class _Names:
         return _find(self._tokens, ids)
 
     def of_pairs(self, level: int, pairs: Ints) -> Ints:
-        """Returns the names on this level for pairs of names of the level below; _ABSENT if the sample lacks a pair."""
+        """Returns the name on `level` of each pair of names of the level below; _ABSENT if the sample lacks it."""
         return _find(self._pairs[level - 1], pairs)
 
 
@@ -141,15 +141,15 @@ def _find(known: Ids, wanted: Ids) -> Ints:
 
 @dataclass(frozen=True)
 class _Level:
-    """The starts and names of those stretches of 2^number tokens in a block that also occur in the sample."""
+    """Stretches of 2^number tokens that occur both in a block of training ids and in the sample."""
 
     number: int
-    places: Ints  # ascending, at least one
-    names: Ints
+    places: Ints  # the index in the block at which each stretch begins, ascending; at least one
+    names: Ints  # the name of each stretch
 
 
 def _matches(names: _Names, block: Ids) -> Iterator[_Level]:
-    """Yields the levels of a block, up to the last level that has a match."""
+    """Yields the levels of a block in ascending order, up to the last level with a match."""
     number, places, found = 0, np.arange(len(block)), names.of_tokens(np.arange(int(block.max()) + 1))[block]
     while (known := found != _ABSENT).any():
         level = _Level(number, places[known], found[known])
@@ -162,17 +162,17 @@ def _matches(names: _Names, block: Ids) -> Iterator[_Level]:
 
 
 def _pairs(names: _Names, level: _Level, apart: int) -> tuple[Ints, Ints]:
-    """Finds pairs of matches of a level that begin `apart` tokens apart. Returns their places and the pairs' names."""
+    """Finds pairs of matches of a level that begin `apart` tokens apart. Returns the places and names of the pairs."""
     second = _find(level.places, level.places + apart)
     both = second != _ABSENT
     return level.places[both], names.pair(level.number, level.names[both], level.names[second[both]])
 
 
 def _longest(names: _Names, level: _Level, start: int, longest: int) -> tuple[int, int]:
-    """Returns the start (in the sample) and the length of the longest stretch that the sample shares with a block.
+    """Returns the start (in the sample) and the length of the longest stretch in this block and the earlier blocks.
 
-    `level` is the block's last level. `start` and `longest` describe the longest stretch of the earlier blocks. If
-    this block has no longer stretch, they are returned.
+    `level` is the last level of the block. `start` and `longest` are the start and the length of the longest stretch
+    found in the earlier blocks.
     """
     whole = 2**level.number
     if whole > longest:
@@ -192,9 +192,9 @@ def _longest(names: _Names, level: _Level, start: int, longest: int) -> tuple[in
 
 
 def _shared(names: _Names, level: _Level, length: int) -> int | None:
-    """Finds a stretch of this length that the sample shares with the block. Returns its start in the sample, or None.
+    """Returns the start (in the sample) of a stretch of `length` tokens that also occurs in the block, or None.
 
-    The stretch is found as two overlapping stretches of the level.
+    The stretch is found as two overlapping stretches of 2^level.number tokens.
     """
     apart = length - 2**level.number
     _, found = _pairs(names, level, apart)

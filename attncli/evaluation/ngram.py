@@ -29,7 +29,7 @@ class _Order:
     counts: Ints  # (n-grams,)
     discounts: Floats  # (4,), the discounts of the counts 0, 1, 2, and 3 or more
     totals: Ints  # (contexts,), the total count of each context's n-grams
-    left: Floats  # (contexts,), the total discount of each context's n-grams: the mass left for the shorter context
+    left: Floats  # (contexts,), the total discount of each context's n-grams, which is given to the shorter context
 
 
 class NgramModel:
@@ -68,7 +68,7 @@ class NgramModel:
             kept = counts - order.discounts[np.minimum(counts, 3)]
             mixed = (kept + order.left[contexts] * probabilities) / np.maximum(order.totals[contexts], 1)
             probabilities = np.where(usable, mixed, probabilities)
-            # The next order's contexts end one token earlier than `places`; the first position has no longer context.
+            # An n-gram that was found is the context of the next order, one position later. Position 0 has none.
             contexts = tokens[:-1] if index == 0 else np.concatenate(([_MISSING], places[:-1]))
         return np.asarray(np.log(probabilities))
 
@@ -101,13 +101,13 @@ def _order(keys: Ints, counts: Ints, contexts: int, vocab_size: int) -> _Order:
 
 
 def _discounts(counts: Ints) -> Floats:
-    """Returns the discounts of Chen and Goodman's equation 26, given how many n-grams have the counts 1, 2, 3 and 4."""
+    """Returns the discounts of n-grams with the counts 0, 1, 2, and 3 or more (Chen and Goodman, 1998, equation 26)."""
     once, twice, thrice, four = (int(np.count_nonzero(counts == number)) for number in (1, 2, 3, 4))
     if not (once and twice and thrice and four):
         return np.array([0, *_FALLBACK_DISCOUNTS])
     share = once / (once + 2 * twice)
     found = (0.0, 1 - 2 * share * twice / once, 2 - 3 * share * thrice / twice, 3 - 4 * share * four / thrice)
-    if min(found[1:]) <= 0:  # without discounts no mass is left for unseen n-grams
+    if min(found[1:]) <= 0:  # without discounts, unseen n-grams have no probability
         return np.array([0, *_FALLBACK_DISCOUNTS])
     return np.minimum(found, (0, 1, 2, 3))  # a discount is at most its count
 

@@ -40,7 +40,7 @@ class Score:
         return math.exp(min(self.per_token, 700.0))
 
     def figures(self) -> dict[str, float]:
-        """Every figure by its key, for records on disk and for programs."""
+        """Returns every figure by its key, for files and programs."""
         return {figure.key: figure.of(self) for figure in FIGURES}
 
 

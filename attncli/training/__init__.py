@@ -1,4 +1,4 @@
-"""Training: the plan, the schedule, the optimizer, the loop. `train` yields reports and prints nothing."""
+"""Training: plans a run, trains and saves a model, and judges the result. Yields reports and prints nothing."""
 
 from __future__ import annotations
 

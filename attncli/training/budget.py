@@ -42,23 +42,23 @@ def requested_steps(config: TrainConfig, tokens: int, step_tokens: int) -> int |
 
 
 def most_steps(setup: StepSetup) -> int:
-    """Returns the largest number of steps of a timed run, from the largest number of epochs."""
+    """Returns the largest number of steps of a timed run, which sees the training text MOST_EPOCHS times."""
     return max(math.floor(recipe.MOST_EPOCHS * len(setup.corpus.train) / setup.step_tokens), 1)
 
 
 def affordable_steps(
     seconds: float, gone: float, closing: float, step_seconds: float, setup: StepSetup
 ) -> Decision[int]:
-    """Returns the number of steps that fit in `seconds`.
+    """Returns the number of steps that fit into `seconds`, at most `most_steps`.
 
-    Of this time, `gone` seconds have passed, and `closing` seconds are reserved for the end.
+    Of this time, `gone` seconds have passed, and `closing` seconds are reserved for the work after the last step.
 
     Raises UsageProblem if there is no time for one step.
     """
     each = step_seconds * (1 + recipe.EVALUATIONS * recipe.EVALUATION_SHARE)
     steps = int((seconds - gone - closing) / each)
     if steps < 1:
-        # These parts of the end grow with the length of the run.
+        # The time of these parts of the closing work grows with the time of the run.
         counting = recipe.COUNTED_TOKENS_PER_SECOND / recipe.COUNTING_SPEED
         growing = recipe.FINAL_EVALUATION_SHARE + recipe.JUDGEMENT_SHARE + counting
         needed = gone + closing - growing * seconds + recipe.FEWEST_ADVISED_STEPS * each
@@ -78,7 +78,7 @@ def affordable_steps(
 def plan_closing(
     config: TrainConfig, seconds: float, step_seconds: float, model: ModelConfig, setup: StepSetup
 ) -> Closing:
-    """How many windows the final evaluation scores, and the estimated time of all work after the last step."""
+    """Returns how many windows the final evaluation scores, and the estimated time of all work after the last step."""
     train, val = setup.corpus.train, setup.corpus.val
     windows = math.ceil(len(val) / model.context)
     if config.timed:
@@ -99,7 +99,7 @@ def plan_closing(
 
 
 def counted_tokens(seconds: float | None) -> int:
-    """How many tokens of training text the 5-gram model counts after a run of this time; None for an untimed run."""
+    """Returns how many training tokens the 5-gram model counts after a run of `seconds`; None means an untimed run."""
     if seconds is None:
         return COUNTED_TOKENS
     return min(int(seconds * recipe.COUNTED_TOKENS_PER_SECOND), recipe.MOST_COUNTED_TOKENS)
@@ -108,7 +108,7 @@ def counted_tokens(seconds: float | None) -> int:
 def evaluation_windows(plan: Plan) -> int:
     """Returns how many windows an evaluation during the run scores.
 
-    The number is chosen so that evaluations take a small share of the run's time.
+    Scoring this many windows takes a small share of the run's time.
     """
     share = recipe.EVALUATION_SHARE * recipe.FORWARD_PASSES_PER_STEP * plan.schedule.steps
     return round(max(share * plan.batch_size, recipe.FEWEST_EVALUATION_WINDOWS))

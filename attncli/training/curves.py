@@ -19,13 +19,13 @@ from attncli.paths import is_file, real
 from attncli.training.reports import plan_from_document
 
 Floats = NDArray[np.float64]
-_APPEARED = 0.5  # a head belongs to a kind if it puts this share of its attention on the kind's pattern
+_APPEARED = 0.5  # a head belongs to a kind if it puts more than this share of its attention on the kind's pattern
 _MOST_KINDS = 6  # the most kinds of heads that a chart can distinguish
 
 
 @dataclass(frozen=True)
 class Points:
-    """Losses in the order of their steps; NaN for a figure that the record lacks."""
+    """Losses in the order of their steps; NaN for a figure that is not recorded."""
 
     steps: Floats
     seconds: Floats
@@ -41,24 +41,24 @@ class RunCurves:
     path: str
     training: Points
     validation: Points  # on an evenly spread sample of the validation part
-    final: tuple[float, float] | None  # nats per token and bits per byte of the best weights; None until the run's end
+    final: tuple[float, float] | None  # nats per token and bits per byte of the best weights; None until the run ends
     tokens_per_step: int | None
-    tokenizer: str | None  # its digest; nats per token are only comparable between runs with equal tokenizers
+    tokenizer: str | None  # the digest of tokenizer.json; nats per token are comparable only if the digests are equal
     final_sampled: bool = False  # whether only a sample of the validation part was scored at the end
 
 
 @dataclass(frozen=True)
 class HeadCurve:
-    """The score of the best head of one kind at every evaluation; NaN if no head was scored."""
+    """The score of the best head of one kind at each evaluation; NaN for an evaluation that scored no head."""
 
     kind: str
     scores: Floats
-    chances: Floats
+    chances: Floats  # the score of uniform attention at each evaluation
     heads: tuple[str, ...]  # the best head at each evaluation, such as '1.2': head 2 of layer 1
 
     @property
     def appears(self) -> int | None:
-        """Returns the index of the first evaluation with most of the head's attention on the pattern, or None."""
+        """Returns the index of the first evaluation at which the best head has a score above _APPEARED, or None."""
         return next((at for at, score in enumerate(self.scores.tolist()) if score > _APPEARED), None)
 
 
@@ -86,8 +86,9 @@ class _Record:
 
 
 def read_curves(name: str | None) -> RunCurves:
-    """Reads the loss curves of a run, given by a metrics.jsonl, a model directory or a name; None means the newest run.
+    """Reads the loss curves of a run.
 
+    `name` is the path of a metrics.jsonl or a model directory, or the name of a model. None means the newest run.
     Raises BadCheckpoint if the run does not exist or has no measurements yet.
     """
     found = _record(name)
@@ -95,7 +96,7 @@ def read_curves(name: str | None) -> RunCurves:
 
 
 def read_heads(name: str | None) -> RunHeads:
-    """Reads the head curves of a run. The run is given as for `read_curves`.
+    """Reads the head curves of a run. `name` has the meaning of `name` in `read_curves`.
 
     Raises BadCheckpoint if the run does not exist or its heads were not scored.
     """
@@ -134,7 +135,7 @@ def curves_from_lines(
     run: Mapping[str, Any] | None = None,
     tokenizer: str | None = None,
 ) -> RunCurves:
-    """Takes the loss curves from the lines of a metrics.jsonl; `run` is the content of run.json.
+    """Returns the loss curves in the lines of a metrics.jsonl; `run` is the content of run.json.
 
     Raises BadCheckpoint if no line is a measurement.
     """
@@ -146,7 +147,7 @@ def curves_from_lines(
         raise BadCheckpoint(f"{path} has no measurements yet.", "A run writes them when it saves; try again later.")
     validation = Points(*(_column(evaluations, key) for key in ("step", "seconds", "nats_per_token", "bits_per_byte")))
     tokens_per_step, bits = _facts(run or {})
-    if bits is None and len(evaluations):  # use the ratio of bits to nats on the validation part
+    if bits is None and len(evaluations):  # use the ratio of bits to nats of the validation part
         with np.errstate(all="ignore"):
             bits = float(np.median(validation.bits / validation.nats))
     nats = _column(steps, "loss")
@@ -160,7 +161,7 @@ def curves_from_lines(
 def heads_from_lines(
     name: str, path: str, lines: Iterable[Mapping[str, Any]], run: Mapping[str, Any] | None = None
 ) -> RunHeads:
-    """Takes the head curves from the lines of a metrics.jsonl. Raises BadCheckpoint if no line holds head scores."""
+    """Returns the head curves in the lines of a metrics.jsonl. Raises BadCheckpoint if no line contains head scores."""
     watched = [line for line in lines if line.get("kind") == "heads" and isinstance(line.get("best"), dict)]
     kinds = list(dict.fromkeys(kind for line in watched for kind in line["best"]))[:_MOST_KINDS]
     if not kinds:
@@ -186,7 +187,7 @@ def _index(best: Mapping[str, Any], key: str) -> str:
 
 
 def _facts(run: Mapping[str, Any]) -> tuple[int | None, float | None]:
-    """Returns the tokens per step, and the bits per byte for one nat per token; None if run.json lacks them."""
+    """Returns the tokens per step, and the bits per byte of one nat per token; both None if run.json has no plan."""
     try:
         plan = plan_from_document(run["plan"])
         return int(plan.tokens_per_step), float(plan.bits_per_byte(1.0))
@@ -208,5 +209,5 @@ def _number(line: Mapping[str, Any], key: str) -> float:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Reads the lines of the metrics.jsonl in a model directory. Raises BadCheckpoint."""
+    """Returns the lines of the metrics.jsonl in a model directory. Raises BadCheckpoint if it cannot be read."""
     return ModelFolder(path).json_lines(METRICS)

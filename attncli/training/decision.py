@@ -1,4 +1,4 @@
-"""A setting of the plan together with the reason, if attncli chose it. No torch."""
+"""Defines Decision: a setting of the plan, with a reason if attncli chose the setting. No torch."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Decision(Generic[T]):
-    """A value and the reason for it.
+    """The value of a setting, and the reason for the value.
 
-    The reason is None if the user gave the value, or if no reason is needed.
+    The reason is None if the user gave the value, or if the value needs no reason.
     """
 
     value: T
     reason: str | None = None
 
 
-def reasons_of(**choices: Decision[Any]) -> dict[str, str]:
-    """Returns a dictionary from setting to reason. Choices without a reason are left out."""
-    return {name: choice.reason for name, choice in choices.items() if choice.reason is not None}
+def reasons_of(**decisions: Decision[Any]) -> dict[str, str]:
+    """Returns the reason for each setting, by the name of the setting. Settings without a reason are left out."""
+    return {name: decision.reason for name, decision in decisions.items() if decision.reason is not None}
 
 
 def duration_words(seconds: float) -> str:
-    """Returns a duration in the words of a reason: 90 -> '1.5 min'."""
+    """Returns a duration as it is written in a reason: 90 -> '1.5 min'."""
     return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.3g} min"

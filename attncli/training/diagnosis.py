@@ -1,6 +1,6 @@
-"""The diagnosis of a run: one to three sentences with figures, on what happened and what to try next.
+"""Writes the diagnosis of a run: one to three sentences with figures that say what happened and what to try next.
 
-A pure function of the loss curves. No torch.
+The diagnosis is a pure function of the loss curves and a few facts about the run. No torch.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ Point = tuple[int, float]  # a step, and nats per token
 
 _SENTENCES = 3
 _NOTICEABLE = 0.01  # a smaller relative change of a validation loss is noise
-_HARDLY_FELL = 0.05  # a loss that fell by a smaller share of the first loss hardly fell
-_NEAR_GUESSING = 0.8  # a loss above this share of a uniform guess's loss is near guessing
-_GAP = 0.15  # a larger gap between validation and training loss, relative to the validation loss, is reported
-_LATE = 0.75  # a loss that fell after this share of the run was still falling at the end
-_LITTLE_TEXT = 50_000  # a text with fewer tokens counts as small
+_HARDLY_FELL = 0.05  # a loss hardly fell if it fell by less than this share of the first loss
+_NEAR_GUESSING = 0.8  # a loss is near guessing if it is above this share of the loss of a uniform guess
+_GAP = 0.15  # a gap between training and validation loss is reported if it is a larger share of the validation loss
+_LATE = 0.75  # a loss was still falling at the end if it fell after this share of the steps
+_LITTLE_TEXT = 50_000  # a text with fewer tokens is called small
 _DROPOUTS = (0.1, 0.2, 0.3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """The input of the diagnosis. Losses are in nats per token, steps ascend."""
+    """The input of the diagnosis. Losses are in nats per token; steps ascend."""
 
     train: tuple[Point, ...]
     val: tuple[Point, ...]
     vocab_size: int
     dropout: float
-    epochs: float  # how many times the training part was seen
+    epochs: float  # how many times the run saw the training part
     train_tokens: int
     timed: bool  # whether the length of the run was given as a time
-    capped: bool = False  # whether a timed run ended early, at the largest number of epochs
+    capped: bool = False  # whether a timed run ended early, because it reached the largest number of epochs
 
 
 def curves(metrics: Iterable[Mapping[str, Any]]) -> tuple[tuple[Point, ...], tuple[Point, ...]]:
@@ -98,7 +98,7 @@ def _gap(course: Course, naming: Naming) -> str | None:
     train, val = course.train[-1][1], course.val[-1][1]
     if train > (1 - _GAP) * val:
         return None
-    far = f"The training loss, {train:.2f}, ended far below that of validation, {val:.2f} nats per token"
+    far = f"The training loss, {train:.2f}, ended far below the validation loss, {val:.2f} nats per token"
     if course.epochs <= 1:  # no text was seen twice
         return f"{far}, though hardly any text was seen twice: the validation text is unlike the training text."
     return f"{far}, after {course.epochs:.1f} passes over the text. {_against_copying(course, naming)}"
@@ -119,7 +119,7 @@ def _still_falling(course: Course, naming: Naming) -> str | None:
 def _little_text(course: Course) -> str | None:
     if course.train_tokens >= _LITTLE_TEXT:
         return None
-    return f"The text is small, {course.train_tokens:,} tokens to train on: more of it is the surest help."
+    return f"The text is small, {course.train_tokens:,} tokens to train on: more text would help most."
 
 
 def _level(course: Course, naming: Naming) -> str:
@@ -131,13 +131,13 @@ def _level(course: Course, naming: Naming) -> str:
         step = course.val[0][0]
         return f"Validation was scored once, {last:.2f} nats per token at step {step:,}: too little to see a trend."
     return (
-        f"Validation levelled off at {last:.2f} nats per token, within {_NOTICEABLE:.0%} of that of step "
+        f"Validation levelled off at {last:.2f} nats per token, within {_NOTICEABLE:.0%} of the loss at step "
         f"{_earlier(course.val)[0]:,}: more text or a larger {naming('size')} may lower it."
     )
 
 
 def _earlier(val: Sequence[Point]) -> Point:
-    """Returns the last point in the first three quarters of the run; the first point if there is none."""
+    """Returns the last point in the first three quarters of the run's steps, or the first point of the run."""
     return next((point for point in reversed(val) if point[0] <= _LATE * val[-1][0]), val[0])
 
 

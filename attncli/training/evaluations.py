@@ -1,7 +1,7 @@
-"""Evaluates a run: its score on the validation part, a sample of its text, the scores of its heads.
+"""Evaluates a run: scores the validation part and the attention heads, and generates a sample.
 
-An evaluation changes no weights and draws no random numbers of the steps. Its results are reported and written to the
-run's metrics.
+An evaluation changes no weights, and the steps draw the same random numbers with or without it. The scores are added to
+the run's metrics.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from attncli.training.samples import Sampler
 
 
 def evaluate_run(run: Run, corpus: Corpus, plan: Plan, seconds: Callable[[], float]) -> EvalReport:
-    """Scores an evenly spread sample of the validation part, and copies the weights if they are the best so far.
+    """Scores an evenly spread sample of the validation part. Copies the weights if their score is the best so far.
 
-    `seconds` returns the time of the run. Raises Diverged if the score is not finite.
+    `seconds` returns the time spent on the run so far. Raises Diverged if the score is not finite.
     """
     score = evaluate(run.trainee.working, corpus.val, windows=evaluation_windows(plan), context=plan.context)
     if not math.isfinite(score.nats):
@@ -38,7 +38,7 @@ def evaluate_run(run: Run, corpus: Corpus, plan: Plan, seconds: Callable[[], flo
 
 
 def is_evaluated(run: Run) -> bool:
-    """Whether the current weights are already scored. This happens if a run was stopped in its final evaluation."""
+    """Whether the current weights were scored already, which is so if the run was stopped in its final evaluation."""
     return any(line["kind"] == "eval" and line["step"] == run.step for line in run.metrics)
 
 
@@ -63,15 +63,15 @@ def score_heads(run: Run, scorer: HeadScorer, seconds: Callable[[], float]) -> H
 
 
 def final_score(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool]) -> Score | None:
-    """Scores the best weights on the whole validation part, or on as much as the time of the plan allows.
+    """Scores the best weights on the whole validation part, or on as many windows as the plan has time for.
 
-    The weights are rounded as in the save and computed in float32. Returns None if `stop` interrupts the evaluation;
-    then the run is unchanged.
+    The weights are rounded to the dtype of the save, and the network computes in float32. Returns None if `stop`
+    interrupts the evaluation, which leaves the run unchanged.
     """
     assert run.best is not None
     unchanged = plan.dtype == plan.save_dtype == "float32" and plan.context == plan.model.context
     if unchanged and run.best_step == run.step and run.best.scored >= len(corpus.val) - 1:
-        return run.best  # the last evaluation scored exactly this
+        return run.best  # the last evaluation scored these weights on the whole part
     last, kept = weights_of(run.model), run.best_weights
     run.best_weights = {name: tensor.to(DTYPES[plan.save_dtype]) for name, tensor in kept.items()}
     run.model.load_state_dict(run.best_weights)

@@ -14,7 +14,7 @@ HeadScorer = Callable[[Transformer], tuple[tuple[BestHead, ...], Scores]]
 
 
 def head_scorer(plan: Plan, vocab_size: int, start_of_text: int) -> HeadScorer:
-    """Returns a function that scores the heads of a model and names the best of each kind."""
+    """Returns a function that scores the heads of a model, and returns the best head of each kind and all scores."""
     length = min(fitted(plan.model, vocab_size), recipe.HEAD_SCORE_TOKENS)
 
     def score(model: Transformer) -> tuple[tuple[BestHead, ...], Scores]:

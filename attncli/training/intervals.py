@@ -11,15 +11,15 @@ from attncli.training.reports import Plan
 
 
 def evaluation_is_due(step: int, steps: int, plan: Plan) -> bool:
-    """Whether to evaluate the model after this step. After the last step, the final evaluation takes its place."""
+    """Whether to evaluate the model after this step. False for the last step, since the final evaluation follows it."""
     return step % plan.eval_every == 0 and step != steps
 
 
 def report_is_due(step: int, steps: int, plan: Plan, *, evaluating: bool, stopping: bool) -> bool:
-    """Whether to report the training loss after this step: every few steps, and before an evaluation or the end."""
+    """Whether to report the training loss after this step: every few steps, before an evaluation, and at the end."""
     return step % plan.report_every == 0 or step == steps or evaluating or stopping
 
 
 def save_is_due(*, evaluated: bool, reported: bool, seconds_since_save: float) -> bool:
-    """Whether a run that continues saves a checkpoint after this step."""
+    """Whether to save a checkpoint after this step, if the run continues."""
     return evaluated or (reported and seconds_since_save >= recipe.SAVE_SECONDS)

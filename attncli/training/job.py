@@ -1,7 +1,7 @@
 """Prepares a run as a `Job`: its text, its plan, and its facts for `run.json`.
 
-`new_job` reads and tokenizes the text and makes the plan; `resume.resume_job` makes the job of a stopped run; `run_job`
-trains. Prints nothing: messages for the user are in the job's notes.
+`new_job` reads and tokenizes the text and makes the plan. `resume.resume_job` makes the job of a stopped run. `run_job`
+trains. Nothing here prints: messages to the user are in the notes of the job.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from attncli.training.reports import Plan, Report
 from attncli.training.samples import sampler
 from attncli.training.saver import borders_for
 
-_FEWEST_VALIDATION_TOKENS = 200  # with fewer, a note says that the scores are rough
-_FEWEST_BYTES_PER_TOKEN = 1.5  # with fewer, a note says that the tokenizer does not suit the text
-_BUSY = 1.5  # seconds of a step per second of its CPU time; with more, a note says that the machine is busy
+_FEWEST_VALIDATION_TOKENS = 200  # with fewer tokens, a note says that the scores are rough
+_FEWEST_BYTES_PER_TOKEN = 1.5  # with fewer bytes, a note says that the tokenizer does not fit the text
+_BUSY = 1.5  # seconds of a step per second of its CPU time; above this, a note says that the machine is busy
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a run needs except its directory. `facts` are for `run.json`, `notes` for the user."""
+    """Everything that a run needs except its directory. `facts` are written to `run.json`, `notes` are for the user."""
 
     corpus: Corpus
     plan: Plan
@@ -50,7 +50,7 @@ class Job:
 
     @property
     def watch_heads(self) -> bool:
-        """Whether the attention heads are scored at every evaluation; a resumed run keeps this setting."""
+        """Whether the attention heads are scored at every evaluation. A resumed run keeps this setting."""
         return bool(self.facts.get("watch_heads"))
 
     @property
@@ -72,11 +72,18 @@ def new_job(
 ) -> Job:
     """Reads and tokenizes the text, and makes the plan.
 
-    `val_file` is the text to validate on, by default the end of `files`. The plan chooses the settings that are not
-    `pinned`. `spent` seconds of the run's time have passed. `start` is a model to continue from: its shape, weights and
-    tokenizer are kept. `progress` is called with the progress of reading and tokenizing.
+    Args:
+        files: the text to train on.
+        val_file: the text to validate on, by default the end of `files`.
+        text: how the text is read, split and tokenized.
+        pinned: the settings that the user gave; the plan chooses the others.
+        spent: the seconds of the run's time that have passed.
+        start: a model to fine-tune; its shape, weights and tokenizer are kept.
+        progress: is called with the progress of reading and tokenizing.
+        watch_heads: scores the attention heads at every evaluation.
+
     Raises UsageProblem if a file is both trained on and validated on, and the errors of reading, planning and the
-    cache.
+    token cache.
     """
     began = time.monotonic()
     refuse_overlap(files, val_file)
@@ -104,9 +111,9 @@ def new_job(
 def run_job(
     job: Job, target: Path, *, started: float | None = None, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Report]:
-    """Trains as `train` does; at each evaluation, also generates a sample, and scores the heads if requested.
+    """Trains a job, and yields the reports of `train`. Evaluations generate a sample, and score the heads if requested.
 
-    `target`, `started`, `stop` and the errors are as in `train`.
+    `target`, `started` and `stop` have their meaning in `train`. Raises the errors of `train`.
     """
     start_of_text = (job.borders or borders_for(job.corpus)).start_of_text
     return train(
@@ -125,43 +132,43 @@ def run_job(
 
 
 def _borders_of(start: LoadedModel) -> Borders:
-    """Returns the borders of a model to continue from.
+    """Returns the borders of a model to fine-tune.
 
-    The end tokens also include the tokenizer's separator of documents.
+    The separator of documents is added to the end tokens.
     """
     between = start.tokenizer.end_of_text
     return Borders(start.start_of_text, start.end_ids | ({between} if between is not None else set()))
 
 
 def _most_characters(seconds: float, device: str) -> int:
-    """Returns the most characters of each part, training and validation, that a run of this length uses.
+    """Returns the largest number of characters of the training or validation part that a run of `seconds` tokenizes.
 
-    This is about what the run can read, so that tokenizing takes little of its time. It is a power of two, so that runs
-    of similar length share tokens in the cache.
+    This is about as much as the run can train on, so tokenizing takes a small share of its time. It is a power of two,
+    so that runs of similar length find their tokens in the cache.
     """
     per_second = recipe.CPU_CHARACTERS_PER_SECOND if device == "cpu" else recipe.GPU_CHARACTERS_PER_SECOND
     return 1 << math.ceil(math.log2(max(seconds, 1.0) * per_second))
 
 
 def _notes(read: Sequence[str], corpus: Corpus, plan: Plan, start: LoadedModel | None, spent: float) -> Iterator[str]:
-    """Yields the notes that a user should read before the run begins, `spent` seconds after the command started.
+    """Yields the notes that a user should read before the run begins.
 
-    `read` holds the notes about reading the text.
+    `read` are the notes about reading the text; `spent` are the seconds since the command started.
     """
     yield from read
     for does, part in (("trains", corpus.train), ("is validated", corpus.val)):
         if part.left_out:
             share = f"{part.characters:,} of {part.characters + part.left_out:,} characters"
-            yield f"to read little in the time there is, it {does} on {share}, spread evenly over the text"
+            yield f"the time suffices for a part of the text: the model {does} on {share}, spread evenly over the text"
     if plan.seconds is None and plan.epochs > recipe.MOST_EPOCHS:
         most = recipe.MOST_EPOCHS
         yield f"{plan.epochs:.0f} passes over the text: after {most} or so a model only memorizes more"
     if len(corpus.val) < _FEWEST_VALIDATION_TOKENS:
-        yield f"only {len(corpus.val):,} tokens to validate on: the scores, and the choice by them, are rough"
+        yield f"only {len(corpus.val):,} tokens to validate on: scores, and the choice of the best weights, are rough"
     per_token = corpus.train.bytes / len(corpus.train)
     if start is not None and corpus.tokenizer.kind == "bpe" and per_token < _FEWEST_BYTES_PER_TOKEN:
         pieces = f"the tokenizer of the model cuts this text into pieces of {per_token:.1f} bytes"
-        yield f"{pieces}: a new model makes one that fits the text"
+        yield f"{pieces}: a new model would get a tokenizer that fits the text"
     if plan.seconds is not None and plan.busy >= _BUSY:
         yield f"this machine is busy: a step took {plan.busy:.1f} times its CPU time; the plan may be too small"
     if plan.seconds is not None and spent > plan.seconds / 2:

@@ -1,8 +1,8 @@
-"""The training loop: steps, evaluations and saves, until the steps are done or the time is over.
+"""The training loop: takes steps, evaluates and saves, until all steps are taken or the time is over.
 
 After each step, `intervals` decides what to do next. Every step is a pure function of the weights, the seed and the
-step's number, so on a CPU, a resumed run ends with weights that are bit-identical to an uninterrupted run's. Yields
-reports; prints nothing.
+number of the step. So on a CPU, a resumed run and an uninterrupted run end with bit-identical weights. Yields reports;
+prints nothing.
 """
 
 from __future__ import annotations
@@ -46,11 +46,18 @@ def train(
 ) -> Iterator[Report]:
     """Trains a model and saves it at `target`, which the caller has locked. Yields reports; the last is a Result.
 
-    A resumed run needs its original `plan`. `facts` (JSON values) are written to run.json. `initial` are the first
-    weights, by default drawn from the seed; `borders` are the borders of the model that they come from. `resume` is the
-    result of `read_resumable`; its tensors are consumed. The deadline counts from `started`, by time.monotonic().
-    `stop` is called after every step and micro-batch; if it returns true, the run is saved and ends. At every
-    evaluation, `sample` generates text with the model, and `head_scorer` scores its attention heads.
+    Args:
+        corpus: the text, as tokens.
+        plan: the settings of the run; a resumed run needs its original plan.
+        target: the directory of the model.
+        facts: JSON values for run.json.
+        initial: the first weights, by default drawn from the seed.
+        borders: the borders of the model to fine-tune.
+        resume: the saved state of a stopped run, from `read_resumable`; its tensors are consumed.
+        started: when the time of the run began, by time.monotonic(), by default now.
+        stop: is called after every step and micro-batch; if it returns true, the run is saved and ends.
+        sample: generates text with the model at every evaluation.
+        head_scorer: scores the attention heads of the model at every evaluation.
 
     Raises Diverged if a loss or gradient is not finite, and OutOfRoom if a save does not fit; earlier saves are kept.
     """
@@ -105,7 +112,7 @@ class _Loop:
         yield from self._finish()
 
     def _step(self) -> tuple[Tensor, Tensor] | None:
-        """Takes the next step. Returns its loss and gradient norm; None if it was stopped between micro-batches."""
+        """Takes the next step. Returns its loss and gradient norm, or None if it was stopped between micro-batches."""
         run, plan = self.run, self.plan
         rows = torch.from_numpy(
             batch(
@@ -129,7 +136,7 @@ class _Loop:
         return outcome
 
     def _evaluations(self, *, sampling: bool = False) -> Iterator[Report]:
-        """Evaluates: scores the validation part, and if requested scores the heads and generates a sample."""
+        """Scores the validation part and, if requested, the attention heads; if `sampling`, also generates a sample."""
         yield evaluate_run(self.run, self.corpus, self.plan, self.clock.spent)
         if self.head_scorer is not None:
             yield score_heads(self.run, self.head_scorer, self.clock.spent)
@@ -143,7 +150,7 @@ class _Loop:
         yield self._result(self.run.best, finished=False)
 
     def _finish(self) -> Iterator[Report]:
-        """Makes the last evaluation, the final score of the best weights, and the last save."""
+        """Evaluates the last weights, computes the final score of the best weights, and makes the last save."""
         run, saver = self.run, self.saver
         if not is_evaluated(run):
             yield from self._evaluations()

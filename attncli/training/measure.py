@@ -1,4 +1,4 @@
-"""Measures the time of a training step and of scoring a window on this device, on temporary models."""
+"""Measures how long a training step and the scoring of a window take on this device, with temporary models."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _TICK = 1e-9  # seconds; a lower limit that prevents a division by zero
 
 
 class StepTime(NamedTuple):
-    """The seconds of a step, and how busy the machine is.
+    """The time of a step in seconds, and how busy the machine is.
 
-    `busy` is the seconds per second of the main thread's CPU time: about 1 on an idle machine.
+    `busy` is the time of the step divided by the CPU time of the main thread: about 1 on an idle machine.
     """
 
     seconds: float
@@ -38,11 +38,11 @@ class StepTimer:
 
     def __init__(self, setup: StepSetup) -> None:
         self.setup = setup
-        self.busy = 1.0  # of the last requested step
+        self.busy = 1.0  # `StepTime.busy` of the step that was requested last
         self._known: dict[tuple[ModelConfig, int, bool], StepTime] = {}
 
     def step_seconds(self, model: ModelConfig, parts: int = 1, recompute: bool = False) -> float:
-        """The seconds of a step of this shape, with `parts` micro-batches and activations recomputed or kept."""
+        """Returns the seconds of a step of this shape in `parts` micro-batches; `recompute` recomputes activations."""
         key = model, parts, recompute
         if key not in self._known:
             self._known[key] = measure_step(model, self.setup, parts, recompute)
@@ -52,8 +52,8 @@ class StepTimer:
     def fastest_threads(self, model: ModelConfig, parts: int = 1, recompute: bool = False) -> tuple[int, float]:
         """Returns the number of threads at which a step is fastest, and its seconds.
 
-        Tries all threads, a half, a quarter, and so on. Fewer threads are faster if a small model runs on many cores,
-        or if other programs use some of the cores.
+        Tries all threads, then half of them, a quarter, and so on. Fewer threads are faster if a small model runs on
+        many cores, or if other programs use some of the cores.
         """
         most = count = torch.get_num_threads()
         best, seconds = count, self.step_seconds(model, parts, recompute)
@@ -70,9 +70,10 @@ class StepTimer:
 
 
 def measure_step(model_config: ModelConfig, setup: StepSetup, parts: int = 1, recompute: bool = False) -> StepTime:
-    """Returns the median time of a few training steps on this device, on a temporary model.
+    """Returns the median time of a few training steps on this device, with a temporary model.
 
-    For a step of very many windows, only some windows are computed and the time is scaled up: a step could take hours.
+    Of a step with very many windows, only some windows are computed, and the time is scaled up: a whole step could
+    take hours.
     """
     on_cpu = setup.device.type == "cpu"
     most = recipe.CPU_TIMED_TOKENS if on_cpu else recipe.GPU_TIMED_TOKENS
@@ -93,7 +94,7 @@ def measure_step(model_config: ModelConfig, setup: StepSetup, parts: int = 1, re
         times.append(seconds)
         computing.append(computed)
     torch.random.set_rng_state(random)  # dropout drew from the global generator
-    # The first step is a warm-up. On a GPU, the thread only waits, so its CPU time says nothing.
+    # The first step is a warm-up. On a GPU, the main thread only waits, so its CPU time does not show a busy machine.
     busy = sum(times[1:]) / max(sum(computing[1:]), _TICK) if on_cpu else 1.0
     return StepTime(statistics.median(times[1:]) / share, max(busy, 1.0))
 
@@ -101,7 +102,7 @@ def measure_step(model_config: ModelConfig, setup: StepSetup, parts: int = 1, re
 def _timed(
     trainee: Trainee, rows: NDArray[np.int64], step: int, parts: int, device: torch.device
 ) -> tuple[float, float]:
-    """Takes one step with learning rate 0. Returns its seconds and the CPU seconds of this thread."""
+    """Takes one step with learning rate 0. Returns the seconds that it took and the CPU seconds of this thread."""
     began, computed = time.monotonic(), time.thread_time()
     ids = torch.from_numpy(rows).to(device)
     outcome = trainee.step(ids, step=step, seed=_SEED, lr=0.0, adam_lr=0.0, parts=parts)
@@ -111,7 +112,7 @@ def _timed(
 
 
 def measure_window(model_config: ModelConfig, setup: StepSetup) -> float:
-    """The seconds for scoring a window of the validation part on this device, in float32 as in the final evaluation."""
+    """Returns the seconds for scoring a validation window on this device, in float32 as in the final evaluation."""
     model = Transformer(model_config)
     initialize(model, torch.Generator().manual_seed(_SEED))
     model.to(setup.device)

@@ -1,4 +1,4 @@
-"""Estimates the memory of a training step from the shapes, and makes a step fit the device's memory."""
+"""Estimates the memory of a training step from its shapes, and splits a step until it fits the device's memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attncli.training.step_setup import StepSetup
 
 @dataclass(frozen=True)
 class Fit:
-    """The settings with which a step fits the memory, and the bytes that it then needs."""
+    """The settings with which a step fits the memory, and the memory that the step then needs, in bytes."""
 
     grad_accum: Decision[int]  # micro-batches
     checkpoint_activations: Decision[bool]
@@ -27,9 +27,9 @@ class Fit:
 
 
 def fit_memory(config: TrainConfig, model: ModelConfig, setup: StepSetup) -> Fit:
-    """Splits a step into micro-batches, then recomputes activations, until it fits the memory of the device.
+    """Chooses the number of micro-batches, and whether to recompute activations, so that a step fits the memory.
 
-    Raises OutOfRoom if the step does not fit even then; otherwise the system would kill the process during the run.
+    Raises OutOfRoom if no choice fits, since the system would kill the process during the run.
     """
     memory = memory_of(setup.device)
     reason = f"to fit {memory / 1e9:.0f} GB of memory"
@@ -73,15 +73,15 @@ def memory_bytes(model: ModelConfig, tokens: int, setup: StepSetup, recompute: b
     """Estimates the bytes that a step needs with `tokens` tokens in one forward pass.
 
     The estimate adds weights, gradients, optimizer state, activations, the buffers of the update, the best weights so
-    far, a save that is being written, and the memory that the process already uses. With `recompute`, only one layer's
-    activations are kept.
+    far, a save that is being written, and the memory that the process already uses. With `recompute`, the activations
+    of only one layer are stored.
     """
     parameters = sum(count_parameters(model).values())
     matrices = matrix_parameters(model) - model.vocab_size * model.width if setup.optimizer == "muon" else 0
     size = setup.dtype.itemsize
     working = 0 if setup.dtype == torch.float32 else 2 * size  # a copy of each weight and its gradient
     state = 4 * matrices + 8 * (parameters - matrices)
-    weights = model.heads * setup.context if setup.device.type == "cpu" else 0  # of attention; not stored on a GPU
+    weights = model.heads * setup.context if setup.device.type == "cpu" else 0  # attention weights; not stored on a GPU
     per_token = model.layers * (16 * model.width + 4 * model.feed_forward_width + weights)
     if recompute:
         per_token = per_token // model.layers + model.layers * model.width

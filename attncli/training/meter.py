@@ -1,4 +1,4 @@
-"""Measures the mean loss and the speed of the steps since the last report."""
+"""Measures the mean loss of the steps since the last report, and their speed in tokens per second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attncli.training.run import Run, diverged
 
 
 class Meter:
-    """Collects the losses of steps. Only a report waits for the device."""
+    """Collects the losses and gradient norms of steps. Only `report` waits for the device to compute them."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -25,7 +25,7 @@ class Meter:
         return len(self._outcomes)
 
     def restart(self) -> None:
-        """Discards the collected losses and restarts the clock, so that time outside of the steps is not counted."""
+        """Discards the collected losses and restarts the clock, to leave out the time of evaluations and saves."""
         self._outcomes: list[Tensor] = []
         self._began = time.monotonic()
 
@@ -34,7 +34,7 @@ class Meter:
         self._outcomes.append(torch.stack((loss, norm.to(loss.dtype))))
 
     def report(self, run: Run, seconds: float) -> StepReport:
-        """Returns the report of the collected steps, at least one; also writes it to the run's metrics.
+        """Returns the report of the collected steps, at least one, and adds the report to the run's metrics.
 
         Raises Diverged if a loss or a gradient is not finite.
         """

@@ -1,6 +1,6 @@
 """The optimizer: Muon on the matrices of the blocks and AdamW on the other parameters, or AdamW on every parameter.
 
-Its state is saved as named tensors. Its constants are in `recipe`. Nothing here waits for a GPU.
+The state of the optimizer is saved as named tensors. Its constants are in `recipe`. Nothing here waits for a GPU.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from attncli.training import recipe
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """Orthogonalizes matrices (N, n, k): keeps their singular vectors and brings their singular values close to one.
+    """Returns matrices (N, n, k) with the same singular vectors, and with singular values close to one.
 
-    For M = U S V^T the result is about U V^T: all directions of a gradient get equal weight (Jordan et al., 2024).
+    For M = U S V^T, the result is about U V^T: all directions of a gradient get equal weight (Jordan et al., 2024).
     """
     x = matrices
     tall = x.shape[-2] > x.shape[-1]
@@ -33,18 +33,15 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 
 @dataclass
 class _Stack:
-    """All matrices of one shape, which are updated together.
-
-    Also holds the running mean of their gradients (N, n, k).
-    """
+    """All matrices of one shape (n, k), which are updated together."""
 
     names: list[str]
     weights: list[Tensor]
-    momentum: Tensor
+    momentum: Tensor  # (N, n, k), the running mean of the gradients
 
 
 class Muon:
-    """Muon (Jordan et al., 2024): momentum, then orthogonalization; all matrices of a shape are updated at once.
+    """Muon (Jordan et al., 2024): momentum, then orthogonalization. All matrices of one shape are updated at once.
 
     A step changes a matrix (n, k) by about `lr` x sqrt(max(1, n / k)) along each singular direction. Orthogonalization
     uses `dtype`.
@@ -113,7 +110,7 @@ class AdamW:
         torch._foreach_addcdiv_(self._weights, self._means, sizes, -lr / (1 - mean_rate**self._steps))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns the running means of gradients and of their squares, by parameter, and the number of steps taken."""
+        """Returns the number of steps, and the running means of the gradient and squared gradient of each parameter."""
         means = {f"mean.{name}": mean for name, mean in zip(self._names, self._means, strict=True)}
         squares = {f"square.{name}": square for name, square in zip(self._names, self._squares, strict=True)}
         return {"steps": torch.tensor(self._steps), **means, **squares}

@@ -1,8 +1,8 @@
 """Makes the plan of a run: decides every setting before the first step, with a reason.
 
 Settings that the user does not give are chosen from the amount of text, the time, and a short measurement of the
-device. The numbers behind each choice are in `recipe`; each group of choices is a module: `step_setup` (device, type,
-context), `shapes` (size), `memory` (micro-batches), `budget` (steps), `rates` (learning rates, decay, dropout).
+device. The numbers that the choices use are in `recipe`. Each group of choices has a module: `step_setup` (device,
+dtype, context), `shapes` (size), `memory` (micro-batches), `budget` (steps), `rates` (learning rates, decay, dropout).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from attncli.training.step_setup import StepSetup, choose_setup
 
 @dataclass(frozen=True)
 class _Choices:
-    """The choices of a plan; each depends on the choices before it."""
+    """The decisions of a plan, in the order in which they are made. Each depends on the earlier decisions."""
 
     setup: StepSetup
     model: Decision[ModelConfig]
@@ -48,7 +48,7 @@ class _Choices:
 
 
 class _Timing(NamedTuple):
-    """The measured time of a step: the number of CPU threads, the seconds, and how busy the machine is."""
+    """The number of CPU threads, the time of a step with this number in seconds, and how busy the machine is."""
 
     threads: Decision[int]
     step_seconds: float
@@ -56,7 +56,13 @@ class _Timing(NamedTuple):
 
 
 def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: ModelConfig | None = None) -> Plan:
-    """Makes the plan of a run, of whose time `spent` seconds have passed; `start` is the shape of a model to continue.
+    """Makes the plan of a run.
+
+    Args:
+        config: the settings that the user gave.
+        corpus: the text to train on.
+        spent: the seconds of the run's time that have passed.
+        start: the shape of the model to fine-tune, if there is one.
 
     Raises:
         BadInput: if the text is shorter than the given context.
@@ -84,7 +90,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
 
 
 def _timing(config: TrainConfig, timer: StepTimer, model: ModelConfig, fit: Fit) -> _Timing:
-    """Measures a step; in a timed run on a CPU, also with fewer threads, and chooses the fastest number."""
+    """Measures a step, and chooses the number of CPU threads. Only timed runs on a CPU try fewer threads than all."""
     parts, recompute = fit.grad_accum.value, fit.checkpoint_activations.value
     most, step_seconds = torch.get_num_threads(), timer.step_seconds(model, parts, recompute)
     if not config.timed or timer.setup.device.type != "cpu":
@@ -95,7 +101,7 @@ def _timing(config: TrainConfig, timer: StepTimer, model: ModelConfig, fit: Fit)
 
 
 def _compiled(config: TrainConfig, device: torch.device, seconds: float) -> Decision[bool]:
-    """Whether to use torch.compile: it can work here and saves more time than it takes."""
+    """Decides whether to use torch.compile: only if it can work here, and saves more time than it takes."""
     if config.compile is not None:
         return Decision(config.compile)
     least = recipe.COMPILED_FROM.get(device.type, math.inf)
@@ -112,7 +118,7 @@ def can_compile(device: torch.device) -> bool:
 
 
 def _plan(config: TrainConfig, chosen: _Choices) -> Plan:
-    """Returns the plan as a record, with the reasons for the choices."""
+    """Returns the plan that consists of these decisions."""
     setup, fit, timing, steps = chosen.setup, chosen.fit, chosen.timing, chosen.steps.value
     return Plan(
         model=chosen.model.value,
@@ -148,7 +154,7 @@ def _plan(config: TrainConfig, chosen: _Choices) -> Plan:
 
 
 def _reasons(chosen: _Choices) -> dict[str, str]:
-    """Returns the reasons by the fields of the plan beside which the screen shows them."""
+    """Returns the reasons for the decisions, by the field of the plan that the screen shows with the reason."""
     return chosen.setup.reasons | reasons_of(
         size=chosen.model,
         grad_accum=chosen.fit.grad_accum,

@@ -28,7 +28,7 @@ KEPT = ("format", "created", "versions", "corpus", "request", "from", "watch_hea
 
 @dataclass(frozen=True)
 class TextRecord:
-    """The part of the record by which a resumed run finds its text."""
+    """The part of the record from which a resumed run reads its text again."""
 
     sources: tuple[str, ...]
     val_file: str | None
@@ -38,7 +38,7 @@ class TextRecord:
 
 
 def provenance(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned: TrainConfig) -> dict[str, Any]:
-    """Returns the facts for `run.json` at the start of a run: its text, its settings and the software's versions."""
+    """Returns the facts that a new run writes to `run.json`: its text, its settings and the software's versions."""
     return {
         "format": STATE_FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -69,7 +69,7 @@ def provenance(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned:
 
 
 def is_trained_on(run: Mapping[str, Any], text: Part) -> bool:
-    """Whether a model was trained on some of a text, by the digest of its training text in run.json."""
+    """Whether a model was trained on a text or a part of it, by the digest of its training text in `run.json`."""
     try:
         known = record_from_json(TextRecord, run.get("corpus"), f"{RUN}: corpus", extra=True)
     except BadCheckpoint:  # the model is not from attncli

@@ -1,4 +1,4 @@
-"""Chooses learning rates, weight decay and dropout of a run from its numbers of tokens and epochs."""
+"""Chooses the learning rates, weight decay and dropout of a run from its number of tokens and of epochs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attncli.training.decision import Decision
 class Rates:
     """The learning rates, weight decay and dropout of a run."""
 
-    lr: Decision[float]  # the peak rate of Muon's matrices; of every parameter with AdamW alone
+    lr: Decision[float]  # the peak rate of the matrices that Muon updates; with AdamW alone, of every parameter
     adam_lr: float  # the peak rate of the parameters that AdamW updates
     dropout: Decision[float]
     weight_decay: Decision[float]
@@ -35,7 +35,7 @@ def choose_rates(
 def choose_learning_rates(
     config: TrainConfig, optimizer: OptimizerKind, tokens: int, *, fine_tuning: bool
 ) -> tuple[Decision[float], float]:
-    """Returns the peak learning rates, as in `Rates`; larger for a run of few tokens, a tenth for fine-tuning."""
+    """Returns the peak rates `lr` and `adam_lr` of `Rates`: larger for few tokens, a tenth for fine-tuning."""
     reason = None
     if config.lr is None:
         reason = "to go on from a model" if fine_tuning else f"for {tokens:,} tokens"
@@ -43,8 +43,8 @@ def choose_learning_rates(
         if config.adam_lr is not None:
             raise UsageProblem.naming(
                 lambda named: (
-                    f"{named('adam_lr')} is the second rate beside Muon's, and AdamW goes on from a model.",
-                    f"Give {named('lr')}.",
+                    f"{named('adam_lr')} needs Muon, and this run uses AdamW for every parameter.",
+                    f"Give {named('lr')} instead.",
                 )
             )
         lr = config.lr or (recipe.FINE_TUNING_ADAMW_LR if fine_tuning else recipe.ADAMW_LR)
@@ -59,7 +59,7 @@ def choose_learning_rates(
 
 
 def choose_dropout(config: TrainConfig, epochs: float) -> Decision[float]:
-    """Chooses dropout, which grows with the number of epochs."""
+    """Chooses the dropout rate, which grows with the number of epochs."""
     if config.dropout is not None:
         return Decision(config.dropout)
     dropout = next(dropout for limit, dropout in recipe.DROPOUTS if epochs < limit)
@@ -67,7 +67,7 @@ def choose_dropout(config: TrainConfig, epochs: float) -> Decision[float]:
 
 
 def choose_weight_decay(config: TrainConfig, epochs: float) -> Decision[float]:
-    """Chooses weight decay, which grows with the number of epochs."""
+    """Chooses the weight decay, which grows with the number of epochs."""
     if config.weight_decay is not None:
         return Decision(config.weight_decay)
     growth = math.pow(max(epochs / recipe.WEIGHT_DECAY_EPOCHS, 1.0), recipe.WEIGHT_DECAY_POWER)

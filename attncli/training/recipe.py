@@ -1,8 +1,8 @@
 """The training recipe: every constant of training, and where it was measured.
 
 "recipe" in a comment means a table in the section "The recipe" of benchmarks/README.md; other sections are named in
-full. The plan uses these constants to choose settings (`step_setup`, `shapes`, `memory`, `budget`, `rates`); the
-optimizer and the loop use the others. `text.corpus.default_vocab_size` chooses the vocabulary size from the text.
+full. Some constants are used by the plan to choose settings (`step_setup`, `shapes`, `memory`, `budget`, `rates`), the
+others by the optimizer and the loop. The vocabulary size is chosen by `text.corpus.default_vocab_size`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import math
 from attncli.config import OptimizerKind
 
 # Optimizer. Muon updates the matrices of the blocks, AdamW all other parameters (recipe, first table).
-OPTIMIZER: OptimizerKind = "muon"  # 1.417 nats per character, where AdamW on every parameter reaches 1.537
-FINE_TUNING_OPTIMIZER: OptimizerKind = "adamw"  # for --from
+OPTIMIZER: OptimizerKind = "muon"  # reaches 1.417 nats per character; AdamW on every parameter reaches 1.537
+FINE_TUNING_OPTIMIZER: OptimizerKind = "adamw"
 MUON_LR = 0.03  # between 0.02 and 0.04, recipe, first table
 MUON_MOMENTUM = 0.95  # Nesterov momentum; Jordan et al., 2024
-# Newton-Schulz iterations of Muon: the coefficients a, b, c of x -> a x + b x^3 + c x^5, one row per step. The
+# Newton-Schulz iterations of Muon: the coefficients a, b, c of x -> a x + b x^3 + c x^5, one row per step. They are the
 # first three steps of the Polar Express (Amsel et al., 2025); five steps train no better (recipe, second table).
 NEWTON_SCHULZ_STEPS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
@@ -29,14 +29,14 @@ ADAMW_BETAS = (0.9, 0.95)  # usual values for language models; not measured here
 ADAMW_EPSILON = 1e-8  # Kingma and Ba, 2015
 LARGEST_GRADIENT_NORM = 1.0  # larger gradients are clipped to this norm; a usual value, not measured here
 
-# Fine-tuning (--from): a tenth of the rates, so that the model keeps what it knows. Not measured.
+# Fine-tuning: a tenth of the rates, so that the model forgets little of its first training text. Not measured.
 FINE_TUNING_ADAMW_LR = 3e-4
 FINE_TUNING_MUON_LR = 3e-3
 
 # Schedule: linear warm-up, then linear decay to zero (recipe, last table).
 WARMUP_SHARE = 0.05  # the share of the steps; not measured
-# The rates above are tuned for this many training tokens. A shorter run multiplies them by the square root of the
-# ratio, at most by these factors, that is to 0.05 and 0.01 (recipe, table of 180,000 to 220,000 tokens).
+# MUON_LR and ADAMW_LR are tuned for this many training tokens. A shorter run multiplies them by the square root of
+# TUNED_TOKENS / tokens, at most by the factors below: to 0.05 and 0.01 (recipe, table of 180,000 to 220,000 tokens).
 TUNED_TOKENS = 1_500_000
 LARGEST_MUON_FACTOR = 5 / 3
 LARGEST_ADAMW_FACTOR = 10 / 3
@@ -44,71 +44,72 @@ LARGEST_ADAMW_FACTOR = 10 / 3
 # Regularization, by the number of epochs (recipe, second table, and the table for 30 KB of text).
 WEIGHT_DECAY = 0.1
 LARGEST_WEIGHT_DECAY = 2.0  # at 72 epochs
-WEIGHT_DECAY_EPOCHS = 10  # above this many epochs, weight decay grows with the epochs to the power below
+WEIGHT_DECAY_EPOCHS = 10  # above this many epochs, weight decay grows with epochs ** WEIGHT_DECAY_POWER
 WEIGHT_DECAY_POWER = 1.5
-DROPOUTS = ((6, 0.0), (20, 0.1), (50, 0.2), (math.inf, 0.3))  # (limit of epochs, dropout of runs below the limit)
-MOST_EPOCHS = 72  # of a timed run; more epochs only memorize, with any dropout and weight decay
+DROPOUTS = ((6, 0.0), (20, 0.1), (50, 0.2), (math.inf, 0.3))  # (epochs, dropout of a run with fewer epochs)
+MOST_EPOCHS = 72  # of a timed run; more epochs only memorize the text, for any dropout and weight decay
 
-# Size: the plan takes the largest of these shapes that trains on enough tokens in the run (recipe, table of shapes).
-SHAPES = (  # LAYERSxWIDTH, ascending in parameters; copying needs two layers, and three are better if time allows
+# Size: the plan chooses the largest of these shapes that sees enough tokens in the run (recipe, table of shapes).
+SHAPES = (  # LAYERSxWIDTH, ascending in parameters; two layers can copy, and three are better if time allows
     *("2x64", "2x128", "3x128", "4x128", "3x192", "4x192", "4x256", "6x256", "5x320", "6x384", "8x384", "8x512"),
     *("10x640", "12x768"),
 )
-TOKENS_PER_PARAMETER = 1.5
+TOKENS_PER_PARAMETER = 1.5  # training tokens that are enough for a shape, per parameter
 HEAD_WIDTH = 64  # recipe, first table
 SMALL_HEAD_WIDTH = 32  # if the width is not a multiple of 64
-FEED_FORWARD_RATIO = 8 / 3  # times the width, rounded up to a multiple of 32; without a gate, 4 has as many parameters
+FEED_FORWARD_RATIO = 8 / 3  # times the width, rounded up to a multiple of 32; as many parameters as 4 without a gate
 
-# Batch: (a row is for runs of at most this many seconds, context, tokens per step). Short runs learn more from many
-# small steps (recipe; "On a GPU").
+# Batch: rows of (largest number of seconds of a run, context, tokens per step). Short runs learn more from many small
+# steps (recipe; "On a GPU").
 CPU_BATCHES = ((20, 64, 512), (45, 128, 1024), (600, 256, 1024), (3600, 256, 2048), (math.inf, 512, 4096))
 GPU_BATCHES = ((30, 256, 4096), (math.inf, 256, 16384))
 SHORTEST_CONTEXT = 8  # tokens
 FEWEST_WINDOWS = 8  # the context is halved until the training text has this many windows
 
-# torch.compile takes 18 to 44 s, so it is used for runs from this many seconds ("On a GPU", "Operations of a step on a
-# CPU").
+# torch.compile takes 18 to 44 s, so only runs of at least this many seconds use it ("On a GPU", "Operations of a step
+# on a CPU").
 COMPILED_FROM = {"cpu": 600.0, "cuda": 120.0}
 
 # Intervals.
-EVALUATIONS = 12  # per run, evenly by steps, so that equal seeds give equal models; each is followed by a save
+EVALUATIONS = 12  # per run, evenly spaced in steps, so that equal seeds give equal models; a save follows each
 EVALUATION_SHARE = 0.003  # the share of the run's time for one evaluation
 FEWEST_EVALUATION_WINDOWS = 16
 REPORT_SECONDS = 0.5  # the interval between reports of the training loss
-SAVE_SECONDS = 60.0  # the largest interval between saves, also between evaluations
-TOLERATED_CHANGE = 0.02  # a smaller change, as a share of the remaining steps, does not revise the schedule
+SAVE_SECONDS = 60.0  # a report of the training loss is followed by a save if the last save is older than this
+TOLERATED_CHANGE = 0.02  # the schedule is revised if the number of remaining steps changes by more than this share
 
-# The end of a timed run: its parts' shares of the time, and their speeds. Rough, since measured on one machine.
+# The work after the last step of a timed run: the share of the time for each part, and the speed of each part. The
+# speeds are rough, since they were measured on one machine.
 FINAL_EVALUATION_SHARE = 0.05
-JUDGEMENT_SHARE, JUDGEMENT_SECONDS = 0.025, 1.5  # for gzip, xz and the final sample; the smaller of the two applies
+JUDGEMENT_SHARE, JUDGEMENT_SECONDS = 0.025, 1.5  # for gzip, xz and the final sample: the smaller of both times
 MOST_FINAL_TOKENS = 1 << 20  # the most tokens that the final evaluation of an untimed run scores
-COMPRESSED_BYTES_PER_SECOND = 16_000  # bytes of training text that gzip and xz read per second of the run: 2% of it
-COUNTED_TOKENS_PER_SECOND = 16_000  # of training text that the 5-gram model counts, per second of the run: 2% of it
-MOST_COUNTED_TOKENS = 6_000_000  # these take about a gigabyte of memory
-COUNTING_SPEED = 800_000  # tokens per second that the 5-gram model counts
+COMPRESSED_BYTES_PER_SECOND = 16_000  # bytes that gzip and xz read per second of the run, in 2% of its time
+COUNTED_TOKENS_PER_SECOND = 16_000  # tokens that the 5-gram model counts per second of the run, in 2% of its time
+MOST_COUNTED_TOKENS = 6_000_000  # counting them takes about a gigabyte of memory
+COUNTING_SPEED = 800_000  # tokens that the 5-gram model counts per second
 SAVE_START_SECONDS, SAVE_SPEED = 0.3, 200e6  # a save's fixed time, and its bytes per second
 READING_SPEED = 5e9  # bytes of weights read per second during generation
-OVERLAP_SPEED = 5e6  # tokens of training text per second when the overlap of a sample is measured
+OVERLAP_SPEED = 5e6  # training tokens per second that are searched for copied stretches of a sample
 FEWEST_ADVISED_STEPS = 20  # an error about a run that is too short suggests a time for at least this many steps
 FORWARD_PASSES_PER_STEP = 3  # a training step takes about three times as long as a forward pass over its tokens
 
 # Samples of the model's text.
 SAMPLE_TOKENS = 80  # shown at an evaluation and after the run
 FEWEST_SAMPLE_TOKENS = 10  # with fewer, there are no samples during the run
-SAMPLE_TOKENS_PER_SECOND = 1 / 3  # of a timed run
-FINAL_SAMPLE_TOKENS = 400  # whose overlap with the training text is measured
-FINAL_SAMPLE_TOKENS_PER_SECOND = 3  # of a timed run
-HEAD_SCORE_TOKENS, HEAD_SCORE_TEXTS = 24, 2  # so few that scoring heads takes a small share of an evaluation
+SAMPLE_TOKENS_PER_SECOND = 1 / 3  # tokens of a sample per second of a timed run
+FINAL_SAMPLE_TOKENS = 400  # tokens of the sample that is searched for copied text
+FINAL_SAMPLE_TOKENS_PER_SECOND = 3  # tokens of the final sample per second of a timed run
+HEAD_SCORE_TOKENS, HEAD_SCORE_TEXTS = 24, 2  # few, so that scoring heads takes a small share of an evaluation
 
 # Measuring a step before the run.
 MEASURED_FIRST = "2x128"  # the time of this shape predicts which larger shapes are worth measuring
-GAIN_OF_SIZE = 1.5  # a larger model computes up to this many times more per second than MEASURED_FIRST
+GAIN_OF_SIZE = 1.5  # a larger model may do up to this many times as much work per second as MEASURED_FIRST
 MEASURING_SHARE, MEASURING_SECONDS = 0.01, 0.4  # the share of the run's time for measuring one shape, and its limit
 FEWEST_TIMED_STEPS, MOST_TIMED_STEPS = 3, 10
 CPU_TIMED_TOKENS, GPU_TIMED_TOKENS = 1 << 13, 1 << 17  # of a larger step, only this many tokens are timed
-FEWER_THREADS_GAIN = 0.97  # half of the threads are chosen if a step then takes at most this share of the time
+FEWER_THREADS_GAIN = 0.97  # half of the threads are chosen if they shorten a step to at most this share
 
-# How much text is read: characters per second of a timed run, about as many as it can train on.
+# The characters of text that are read per second of a timed run: about as many as the run can train on.
 CPU_CHARACTERS_PER_SECOND, GPU_CHARACTERS_PER_SECOND = 100_000, 1_000_000
 
 # Memory.

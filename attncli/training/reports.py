@@ -1,4 +1,4 @@
-"""The records of training: the plan, the reports of a run, and its summary. Plain values, no torch."""
+"""Defines the records of training: the plan, the reports of a run, and its summary. Plain values, no torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COUNTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Every setting of a run, decided before the first step; `reasons` explains settings that the user did not give."""
+    """Every setting of a run, decided before the first step. `reasons` explains settings that the user did not give."""
 
     model: ModelConfig
     parameters: int
@@ -37,7 +37,7 @@ class Plan:
     grad_accum: int  # micro-batches in a step
     checkpoint_activations: bool
     optimizer: OptimizerKind
-    adam_lr: float  # the peak rate of AdamW's parameters; `schedule` has the peak rate of Muon's
+    adam_lr: float  # the peak rate of the parameters that AdamW updates; `schedule` has the peak rate of Muon
     dropout: float
     weight_decay: float
     schedule: Schedule
@@ -48,17 +48,17 @@ class Plan:
     dtype: str
     compiled: bool
     threads: int  # CPU threads
-    seconds: float | None  # the deadline, from the start of the program
-    most_steps: int | None  # the largest number of steps of a timed run, even if time is left
-    step_seconds: float  # measured before the first step
+    seconds: float | None  # the deadline, counted from the start of the program; None for an untimed run
+    most_steps: int | None  # the number of steps after which a timed run ends, even if time is left
+    step_seconds: float  # the time of a step, measured before the first step
     closing_windows: int | None  # windows of the validation part that the final evaluation scores; None for all
-    closing_seconds: float  # reserved for the final evaluation, the last save and the judgement
-    memory_bytes: int  # the estimated peak
+    closing_seconds: float  # the time reserved for the final evaluation, the last save and the judgement
+    memory_bytes: int  # the estimated peak of the memory
     train_tokens: int
     train_bytes: int
     reasons: dict[str, str]
-    save_dtype: str = TrainConfig.save_dtype  # of the finished model's weights; earlier versions did not record it
-    busy: float = 1.0  # seconds of a measured step per second of its CPU time: about 1 on an idle machine
+    save_dtype: str = TrainConfig.save_dtype  # the type of the saved weights; not recorded by earlier versions
+    busy: float = 1.0  # the time of the measured step divided by its CPU time: about 1 on an idle machine
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -93,9 +93,9 @@ def plan_document(plan: Plan) -> dict[str, Any]:
 
 
 def plan_from_document(document: object, where: str = "plan") -> Plan:
-    """Returns the plan from a document that `plan_document` made, in this version or an earlier one.
+    """Returns the plan from the JSON values of `plan_document`, of this version or an earlier version.
 
-    Raises BadCheckpoint, which names the invalid field.
+    Raises BadCheckpoint for an invalid field, which the error names.
     """
     if isinstance(document, dict) and isinstance(document.get("model"), dict):
         document = document | {"model": shape_from_json(document["model"])}
@@ -104,7 +104,7 @@ def plan_from_document(document: object, where: str = "plan") -> Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """The progress of a run, which is saved in the state beside the tensors."""
+    """The progress of a run, which is saved with the tensors of its state."""
 
     step: int
     seconds: float  # spent on the run
@@ -126,10 +126,10 @@ class RunState:
 
 @dataclass(frozen=True)
 class StepReport:
-    """The steps since the last report; `loss` is their mean loss in nats per token."""
+    """A report on the steps since the last report. `loss` is their mean loss in nats per token."""
 
-    step: int  # steps taken so far
-    steps: int  # the total, as planned now
+    step: int  # the steps taken so far
+    steps: int  # the total number of steps, as planned now
     loss: float
     lr: float
     tokens_per_second: float
@@ -142,7 +142,7 @@ class EvalReport:
 
     step: int
     score: Score
-    best: bool  # the loss is lower than at every earlier evaluation
+    best: bool  # whether the loss is lower than at every earlier evaluation
     seconds: float
 
 
@@ -157,7 +157,7 @@ class SampleReport:
 
 @dataclass(frozen=True)
 class BestHead:
-    """The best head of a kind. `score` is its mean attention weight on the tokens that this kind attends to."""
+    """The best head of a kind. `score` is its mean attention weight on the tokens that heads of this kind attend to."""
 
     kind: str
     layer: int
@@ -168,30 +168,30 @@ class BestHead:
 
 @dataclass(frozen=True)
 class HeadsReport:
-    """The scores of the attention heads, by kind, then layer, then head; None for a head without a score."""
+    """The scores of all attention heads, and the best head of each kind."""
 
     step: int
     best: tuple[BestHead, ...]
-    scores: dict[str, list[list[float | None]]]
+    scores: dict[str, list[list[float | None]]]  # by kind, then layer, then head; None for a head without a score
     seconds: float
 
 
 @dataclass(frozen=True)
 class SaveReport:
-    """The run up to this step is saved on the disk."""
+    """Reports that the run up to this step is saved on the disk."""
 
     step: int
 
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a run. `finished` is false if the run was stopped; then `best` is the score of a sample."""
+    """The result of a run. `finished` is false if the run was stopped."""
 
     finished: bool
     step: int
-    steps: int  # the total, as planned at the end
+    steps: int  # the total number of steps, as planned at the end
     best_step: int
-    best: Score | None  # for a finished run, on as much of the validation part as there was time for
+    best: Score | None  # on as much of the validation part as there was time for; of a stopped run, on a sample
     train_loss: float | None
     tokens: int
     seconds: float
@@ -203,7 +203,7 @@ class RunSummary:
 
     result: Result
     share: float  # the share of the validation part that was scored
-    prompt: str  # the first words of the text, to try the model with
+    prompt: str  # the first words of the training text, as a prompt to try the model with
     sample: str  # text that the finished model generated without a prompt
     judgement: Judgement  # its memorization is measured on a longer sample, which begins with `sample`
     sample_tokens: int  # the largest number of tokens in `sample`

@@ -1,4 +1,4 @@
-"""Makes the job that resumes a stopped run, from the run's directory."""
+"""Makes the job that resumes a stopped run, from the directory of the run."""
 
 from __future__ import annotations
 
@@ -42,22 +42,20 @@ def resume_job(
 
     Args:
         target: the run's directory, which the caller has locked.
-        files: the text, if its files were moved.
-        val_file: the text to validate on, if its file was moved.
-        device: 'auto' means the run's previous device.
+        files: the files of the text, if they were moved.
+        val_file: the file of the validation text, if it was moved.
+        device: the device to train on; 'auto' means the previous device of the run.
         progress: is called with the progress of reading and tokenizing.
-        watch_heads: scores the attention heads at every evaluation, even if the run did not do so before.
+        watch_heads: scores the attention heads at every evaluation, even if the run was begun without it.
 
     Raises:
-        BadCheckpoint: if there is no state, if it is damaged and there is no previous save, or if the text differs.
+        BadCheckpoint: if no undamaged save has a state, or if the text has changed.
         UsageProblem: for an unavailable device.
     """
     saved, notes = _newest_good(target)
     if saved.run.get("format") != STATE_FORMAT:
         version = shown_value(_version(saved.run, "attncli"))
-        raise BadCheckpoint(
-            f"{target} was saved by attncli {version}, which wrote another format.", "Use that version."
-        )
+        raise BadCheckpoint(f"{target} was saved by attncli {version}, in another format.", "Use that version.")
     facts = {key: saved.run[key] for key in KEPT if key in saved.run}
     facts |= {"watch_heads": True} if watch_heads else {}
     corpus = _same_corpus(target, saved, files, val_file, progress)
@@ -65,7 +63,7 @@ def resume_job(
     same = same and _version(saved.run, "torch") == torch.__version__
     if not same or torch.get_num_threads() < plan.threads:
         changed = "another device, another torch or fewer threads than before"
-        notes = (*notes, f"{changed}: not bit-identical to an uninterrupted run")
+        notes = (*notes, f"{changed}: the weights are not bit-identical to those of an uninterrupted run")
     return Job(corpus, plan, facts, saved, notes=notes, borders=Borders(saved.start_of_text, saved.end_ids))
 
 
@@ -109,20 +107,20 @@ def _needs_input(what: str, target: Path, option: str, argument: str) -> UsagePr
 
 
 def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:
-    """Returns the plan for the given device, and whether the run used this device before."""
+    """Returns the plan for a device, and whether the run used this device before."""
     try:
         place = str(pick_device(plan.device if device == TrainConfig.device else device))
     except UsageProblem as problem:
-        hint = "The run was on that device; say {} cpu to go on without it."
+        hint = "The run was on that device; give {} cpu to continue without it."
         texts = problem.texts
         raise UsageProblem.naming(lambda named: (texts(named)[0], hint.format(named("device")))) from None
     return replace(plan, device=place), place == plan.device
 
 
 def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
-    """Returns the last undamaged save, and notes.
+    """Returns the last save of a run. If it is damaged, returns the previous save, and a note that says so.
 
-    If the last save is damaged, returns the previous save, with a note.
+    Raises BadCheckpoint if no save is undamaged.
     """
     if not exists(target):
         stopped = [entry.name for entry in list_models() if entry.status in ("stopped", "interrupted")]
@@ -132,11 +130,11 @@ def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
     except BadCheckpoint as problem:
         if not exists(previous_of(target)) or _has_ended(target):
             raise
-        with suppress(BadCheckpoint):  # reads again, because a disk error may be temporary
+        with suppress(BadCheckpoint):  # read again, because a disk error may be temporary
             return _read_saved(target), ()
         saved = _read_saved(previous_of(target))
         fall_back(target)
-        return saved, (f"{problem.message} Going on from the save before it.",)
+        return saved, (f"{problem.message} Continuing from the previous save.",)
 
 
 def _instead(named: Naming, stopped: Sequence[str]) -> str:
@@ -149,9 +147,9 @@ def _instead(named: Naming, stopped: Sequence[str]) -> str:
 
 
 def _read_saved(path: Path) -> Checkpoint:
-    """Reads the checkpoint of a run to resume.
+    """Reads a save of a run to resume.
 
-    Raises BadCheckpoint if its records are invalid. Records of another format are not checked here.
+    Raises BadCheckpoint if its records are invalid. Records in the format of another version are not checked.
     """
     saved = read_resumable(path)
     if saved.run.get("format") != STATE_FORMAT:
@@ -166,13 +164,13 @@ def _read_saved(path: Path) -> Checkpoint:
 
 
 def _version(run: dict[str, Any], name: str) -> object:
-    """Returns the version of a library with which a run was made, or None if the record lacks it."""
+    """Returns the version of a library that a run was made with, or None if run.json lacks it."""
     versions = run.get("versions")
     return versions.get(name) if isinstance(versions, dict) else None
 
 
 def _has_ended(target: Path) -> bool:
-    """Whether a run has finished. If it crashed at that moment, the previous save may still be in place."""
+    """Whether a run has finished. A crash at that moment can leave the previous save in place."""
     try:
         return not ModelFolder(target).holds(STATE_FACTS)
     except BadCheckpoint:

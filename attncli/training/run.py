@@ -1,4 +1,4 @@
-"""The mutable state of a run, new or restored from a save."""
+"""Defines Run, the mutable state of a training run; makes a new run, or restores a run from a save."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _OTHER_RUN = "The state is damaged, or of another run. Train again, or copy the 
 
 @dataclass
 class Run:
-    """The mutable state of a run: the model, its optimizer, the step, the best weights and the metrics."""
+    """The mutable state of a run: the model, its optimizer, the number of steps, the best weights and the metrics."""
 
     trainee: Trainee
     schedule: Schedule
-    step: int = 0  # steps taken
+    step: int = 0  # the number of steps taken
     best_step: int = 0
     best: Score | None = None
-    best_weights: dict[str, Tensor] = field(default_factory=dict)  # never changed in place: a save may be reading it
+    best_weights: dict[str, Tensor] = field(default_factory=dict)  # never changed in place: a save may read them
     metrics: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
     train_loss: float | None = None
-    seconds_before: float = 0.0  # the time of a resumed run before it was resumed
+    seconds_before: float = 0.0  # the time that a resumed run had spent before it was resumed
 
     @property
     def model(self) -> Transformer:
@@ -61,11 +61,11 @@ def threads_of(plan: Plan) -> Iterator[None]:
 
 
 def begin_run(plan: Plan, initial: dict[str, Tensor] | None = None, resume: Checkpoint | None = None) -> Run:
-    """Returns a new run or, with `resume`, the run of a saved state.
+    """Returns a new run or, with `resume`, the run of a saved state, whose tensors are consumed.
 
     A new run has the weights `initial`, by default drawn from the seed.
 
-    Raises BadCheckpoint if the state's tensors do not match the plan. The tensors of the state are consumed.
+    Raises BadCheckpoint if the tensors of the state do not match the plan.
     """
     model = Transformer(plan.model, plan.dropout)
     model.checkpoint_activations = plan.checkpoint_activations
@@ -83,11 +83,11 @@ def begin_run(plan: Plan, initial: dict[str, Tensor] | None = None, resume: Chec
 
 
 def diverged(step: int, what: str) -> Diverged:
-    """Returns the error for a loss or gradient (`what`) that is not finite at a step."""
+    """Returns the error for a loss or gradient, described by `what`, that is not finite at a step."""
     return Diverged.naming(
         lambda named: (
             f"Training diverged at step {step}: {what}.",
-            f"What was saved before stays. Try a smaller {named('lr')}.",
+            f"Earlier saves are kept. Try a smaller {named('lr')}.",
         )
     )
 
@@ -103,14 +103,14 @@ def copies_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _weights(model: Transformer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Removes the weights of a model from the tensors of a state. Raises BadCheckpoint if they do not match."""
+    """Removes the weights from the tensors of a state, and returns them. Raises BadCheckpoint if they do not match."""
     expected = {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
     _refuse_misfits(expected, {name: t for name, t in tensors.items() if name.startswith(WEIGHTS_PREFIX)})
     return {name: tensors.pop(f"{WEIGHTS_PREFIX}{name}") for name in model.state_dict()}
 
 
 def _restored(trainee: Trainee, plan: Plan, resume: Checkpoint) -> Run:
-    """Restores a run from a state that holds only the optimizer's tensors."""
+    """Returns the run of a saved state, from which the weights were removed."""
     assert resume.state is not None
     tensors = resume.state.tensors
     facts = record_from_json(RunState, resume.state.facts, STATE_FACTS)
@@ -134,11 +134,11 @@ def _restored(trainee: Trainee, plan: Plan, resume: Checkpoint) -> Run:
 def _refuse_misfits(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
     """Raises BadCheckpoint unless the tensors of a state have the expected names, types and shapes, and are finite."""
     for name in sorted(expected.keys() ^ found.keys()):
-        does = "lacks" if name in expected else "holds"
+        does = "lacks" if name in expected else "contains"
         raise BadCheckpoint(f"{STATE_TENSORS} {does} {ascii(name)[:80]}.", _OTHER_RUN)
     for name, tensor in expected.items():
         kinds = [f"{dtype_name(one.dtype)} {list(one.shape)}" for one in (found[name], tensor)]
         if kinds[0] != kinds[1]:
             raise BadCheckpoint(f"{STATE_TENSORS}: {name} is {kinds[0]}, not {kinds[1]}.", _OTHER_RUN)
         if not bool(found[name].isfinite().all()) or (tensor.ndim == 0 and int(found[name]) < 0):
-            raise BadCheckpoint(f"{STATE_TENSORS}: {name} holds a value that cannot be.", _OTHER_RUN)
+            raise BadCheckpoint(f"{STATE_TENSORS}: {name} contains an impossible value.", _OTHER_RUN)

@@ -1,4 +1,4 @@
-"""Measures the time of a run, and computes how many steps the remaining time allows."""
+"""Measures the time of a run, and computes how many steps fit into the remaining time."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ class RunClock:
     """Counts the seconds of a run, and revises the schedule of a timed run from the measured time of its steps."""
 
     def __init__(self, plan: Plan, started: float | None = None, seconds_before: float = 0.0) -> None:
-        """`started` is the run's start by time.monotonic(), by default now; a resumed run has `seconds_before`."""
+        """Starts at `started`, by time.monotonic(), by default now. `seconds_before` are the seconds spent before."""
         self._plan = plan
         self._started = time.monotonic() if started is None else started
         self._before = seconds_before
         self._first: tuple[float, int] | None = None  # the seconds and the step of the first revision
 
     def spent(self) -> float:
-        """Returns the seconds since the run began, including the time before a resumed run was resumed."""
+        """Returns the seconds that the run has spent, including the time before it was resumed."""
         return self._before + time.monotonic() - self._started
 
     def revise(self, schedule: Schedule, step: int) -> Schedule:
-        """Returns the schedule. In a timed run, moves its end to the deadline if the estimate is off by enough."""
+        """Returns the schedule. If a timed run would miss its deadline, returns it with another number of steps."""
         deadline = self._plan.seconds
         if deadline is None:
             return schedule

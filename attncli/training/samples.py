@@ -14,15 +14,15 @@ from attncli.text.corpus import Corpus
 from attncli.training import recipe
 from attncli.training.reports import Plan
 
-Sampler = Callable[[Transformer], tuple[str, int]]  # -> the text, and how many characters are the prompt
+Sampler = Callable[[Transformer], tuple[str, int]]  # returns a text, and how many of its characters are the prompt
 
 _OPENING = 200  # the first words are taken from this many characters of the text
 
 
 def sampler(corpus: Corpus, plan: Plan) -> Sampler | None:
-    """Returns a function that continues the text's first words with a model; None if the run is too short for samples.
+    """Returns a function that continues the first words of the text with a model; None for a run too short for samples.
 
-    The number of tokens is limited by the time of the run, so that sampling takes a small share of it.
+    A shorter run has shorter samples, so that sampling takes a small share of its time.
     """
     tokenizer, tokens = corpus.tokenizer, recipe.SAMPLE_TOKENS
     if plan.seconds is not None:
@@ -53,6 +53,6 @@ def final_sample(loaded: LoadedModel, plan: Plan) -> list[int]:
 
 
 def first_words(corpus: Corpus) -> str:
-    """A prompt from the beginning of the text: at most four words of its first line, without leading '-' characters."""
+    """Returns a prompt from the text: at most four words of its first line, without leading '-' characters."""
     first_line = corpus.opening(_OPENING).lstrip("- \t\r\n").partition("\n")[0]
     return " ".join(first_line.split()[:4])[:40] or "The"

@@ -1,4 +1,4 @@
-"""Saves a run: decides what each save holds, and writes a large state in the background during training."""
+"""Saves a run: decides what each save contains, and writes a large state in the background during training."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from attncli.training import recipe
 from attncli.training.reports import Plan, Result, RunState, plan_document
 from attncli.training.run import OPTIMIZER_PREFIX, WEIGHTS_PREFIX, Run, copies_of
 
-_DOCUMENTS_FOR_START = 10  # with this many documents in the training part, the model learns how a document begins
+_DOCUMENTS_FOR_START = 10  # from this many training documents, a model learns how a document begins
 
 
 class Saver:
-    """Saves a run, one save at a time. A context manager; on exit, it waits for the save that is being written."""
+    """Saves a run, one save at a time. A context manager: its exit waits for the save that is being written."""
 
     def __init__(
         self, target: Path, corpus: Corpus, plan: Plan, facts: dict[str, Any], borders: Borders | None = None
     ) -> None:
-        """`borders` are the borders of the model to continue from; a new model's borders follow from its text."""
+        """`borders` are the borders of the model to fine-tune. The borders of a new model follow from its text."""
         self._target, self._corpus, self._plan, self._facts = target, corpus, plan, facts
         self._borders = borders or borders_for(corpus)
         self._thread = ThreadPoolExecutor(1, "save")
@@ -34,7 +34,7 @@ class Saver:
         self._writing_step = 0
         self._safe: list[int] = []
         self.saved_at = 0.0  # the time of the run at the last save, in seconds
-        self._replaces = False  # whether the target holds a model, which is not replaced until the run has a score
+        self._replaces = False  # whether the target contains a model, which is kept until the run has a score
 
     def __enter__(self) -> Self:
         return self
@@ -45,9 +45,9 @@ class Saver:
             self.wait()
 
     def begin(self, run: Run, seconds: float) -> None:
-        """Makes the first save of a new run, so that an unwritable target raises its error before the first step.
+        """Makes the first save of a new run, so that an unwritable target raises an error before the first step.
 
-        An existing model at the target is kept until the run has a score; in this case, only the free space is checked.
+        A model at the target is kept until the run has a score. In this case, only the free space is checked.
         """
         try:
             self._replaces = self._target.is_dir() and any(self._target.iterdir())
@@ -59,10 +59,10 @@ class Saver:
             self.save(run, "running", seconds)
 
     def save(self, run: Run, status: str, seconds: float, result: Result | None = None) -> None:
-        """Saves the best weights, and the state of an unfinished run. When this returns, the save is on the disk.
+        """Saves the best weights, and the state of an unfinished run. The save is on the disk when this returns.
 
-        A run without a score does not replace the model of another run. Raises OutOfRoom, also if an earlier save in
-        the background failed.
+        A run without a score does not replace the model of another run. Raises OutOfRoom if this save or an earlier
+        save in the background fails.
         """
         self.wait()
         self.saved_at = seconds
@@ -72,10 +72,10 @@ class Saver:
         self._safe.append(run.step)
 
     def save_beside(self, run: Run, seconds: float) -> None:
-        """Saves a run that continues: a large state is copied now and written in the background.
+        """Saves a run that continues. Copies a large state, and writes the copy in the background.
 
-        Waits for the previous save and never skips one, so that every announced save happens. Raises OutOfRoom, also if
-        an earlier save in the background failed.
+        Waits for the previous save to finish, so no save is skipped. Raises OutOfRoom if this save or an earlier save
+        in the background fails.
         """
         self.wait()
         self.saved_at = seconds
@@ -100,14 +100,14 @@ class Saver:
             self._safe.append(self._writing_step)
 
     def safe(self) -> Iterator[int]:
-        """Yields the steps of the saves that reached the disk since the last call. Raises OutOfRoom after a failure."""
+        """Yields the steps of the saves that were finished since the last call. Raises OutOfRoom if a save failed."""
         if self._writing is not None and self._writing.done():
             self.wait()
         while self._safe:
             yield self._safe.pop(0)
 
     def _worth_copying(self, state: State) -> bool:
-        """Whether to copy a state: it is large and its copy fits the memory. A state on a GPU is always copied."""
+        """Whether to copy a state before it is written: if it is large or on a GPU, and if the copy fits the memory."""
         size = sum(int(tensor.nbytes) for tensor in state.tensors.values())
         if self._plan.device != "cpu":
             return size <= recipe.MEMORY_SHARE * physical_memory()
@@ -116,7 +116,7 @@ class Saver:
     def _checkpoint(self, run: Run, status: str, seconds: float, result: Result | None = None) -> Checkpoint:
         """Returns the content of a save.
 
-        Its tensors are shared with the run, which changes them; its other values are copies.
+        The save and the run share tensors, which later steps change. The other values are copies.
         """
         document = {
             **self._facts,
@@ -157,7 +157,7 @@ class Saver:
 def borders_for(corpus: Corpus) -> Borders:
     """Returns the borders of a new model. A text begins with the token that ends a document.
 
-    A model that was trained on few documents has not learned this token; its texts begin with a line end instead.
+    A model that was trained on few documents has not learned this token, so its texts begin with a line end.
     """
     end, line_end = corpus.tokenizer.end_of_text, corpus.tokenizer.encode("\n")
     known = frozenset() if end is None else frozenset({end})

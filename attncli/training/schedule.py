@@ -1,7 +1,7 @@
-"""The learning rate of every step, as a pure function of the step. No torch, no clock.
+"""Computes the learning rate of every step, as a pure function of the step. No torch, no clock.
 
 In a timed run, the number of steps is an estimate, which is revised as the run measures its steps. The schedule records
-every revision, so that a resumed run computes equal rates.
+every revision, so a resumed run computes the same rates.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ def require_marks(marks: tuple[tuple[int, int], ...]) -> None:
     """
     firsts = [step for step, _ in marks]
     ordered = firsts[:1] == [0] and firsts == sorted(firsts) and all(step <= steps for step, steps in marks)
-    require(ordered, "marks of the schedule", marks, "steps that go up from 0, each with a number of steps in all")
+    require(ordered, "marks of the schedule", marks, "ascending steps from 0, each with a total number of steps")
 
 
 @dataclass(frozen=True)
 class Schedule:
     """Linear warm-up to `peak`, then linear decay, which would reach zero one step after the last step.
 
-    `marks` are the revisions, each (step, total number of steps from then on); the first is (0, the plan's number).
+    `marks` are the revisions of the total number of steps: (step at which it changes, new total). The first is (0, the
+    total of the plan).
     """
 
     peak: float
@@ -45,7 +46,7 @@ class Schedule:
     def progress(self, step: int) -> float:
         """Returns the progress of the run at a step, from 0 to 1.
 
-        A revision changes its slope; progress stays continuous.
+        After a revision, progress is faster or slower, but it does not jump.
         """
         done = 0.0
         ends = [*(start for start, _ in self.marks[1:]), step]
@@ -60,5 +61,5 @@ class Schedule:
         return self.peak * min(1.0, (step + 1) / self.warmup) * (1 - self.progress(step))
 
     def revised(self, step: int, steps: int) -> Schedule:
-        """Returns a copy of this schedule with another total number of steps, effective from `step`."""
+        """Returns a copy of this schedule that has the total number of steps `steps` from `step` on."""
         return replace(self, marks=(*self.marks, (step, max(steps, step))))

@@ -1,4 +1,4 @@
-"""Chooses the shape of a new model (layers and width) from the number of tokens of the run, or from its time."""
+"""Chooses the shape of a new model, its layers and width, from the number of tokens or the time of the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attncli.training.step_setup import StepSetup
 
 
 def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig:
-    """Returns the config of a new model, with as many key/value heads as query heads, and the recipe's widths."""
+    """Returns the config of a new model with the widths of the recipe and as many key/value heads as query heads."""
     head_width = recipe.SMALL_HEAD_WIDTH if width % recipe.HEAD_WIDTH else recipe.HEAD_WIDTH
     heads = width // head_width
     return ModelConfig(
@@ -33,9 +33,9 @@ def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig
 def choose_model(
     config: TrainConfig, timer: StepTimer, seconds: float, steps: int | None, start: ModelConfig | None
 ) -> Decision[ModelConfig]:
-    """Chooses the shape of the run's model: the shape `start`, the given size, or the size for `steps` or `seconds`.
+    """Chooses the shape of the model: `start`, the size that the user gave, or a size that suits `steps` or `seconds`.
 
-    With a given number of steps, nothing is measured, so that equal seeds give equal models on every machine.
+    If the number of steps is given, nothing is measured, so equal seeds give equal models on every machine.
     """
     setup = timer.setup
     if start is not None:
@@ -54,7 +54,7 @@ def _model(size: str, setup: StepSetup) -> ModelConfig:
 
 
 def _sizes(setup: StepSetup) -> Iterator[tuple[str, int]]:
-    """Yields the sizes for which there is enough text, with their parameters, largest first.
+    """Yields the sizes for which the text is long enough, with their numbers of parameters, largest first.
 
     The smallest size is always included.
     """
@@ -66,16 +66,16 @@ def _sizes(setup: StepSetup) -> Iterator[tuple[str, int]]:
 
 
 def _size_for_tokens(setup: StepSetup, tokens: int) -> str:
-    """Returns the largest size for which a run with this many tokens is long enough; else the smallest size."""
+    """Returns the largest size that a run on this many tokens can train well, or else the smallest size."""
     long_enough = (size for size, parameters in _sizes(setup) if tokens >= recipe.TOKENS_PER_PARAMETER * parameters)
     return next(long_enough, recipe.SHAPES[0])
 
 
 def _size_for_time(timer: StepTimer, seconds: float) -> str:
-    """Returns the largest size that can train on enough tokens in the time on this device; else the smallest size.
+    """Returns the largest size that sees enough tokens on this device in `seconds`, or else the smallest size.
 
-    The work of a step grows with the parameters, so one measurement predicts which sizes are worth measuring. On a GPU,
-    small models take as long as larger models, so every size is measured.
+    The time of a step grows with the parameters, so one measurement predicts which sizes are too slow to measure. On a
+    GPU, a small model takes as long as a larger model, so every size is measured.
     """
     setup = timer.setup
     first = _model(recipe.MEASURED_FIRST, setup)

@@ -1,7 +1,7 @@
-"""One training step: forward pass, backward pass, gradient clipping, update.
+"""Takes a training step: forward pass, backward pass, gradient clipping, update.
 
-With another dtype than float32, the passes run on a working copy of the weights. A step returns tensors, so nothing
-here waits for a GPU.
+If the dtype is not float32, both passes use a working copy of the weights. A step returns tensors, so nothing here
+waits for a GPU.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _STREAM = 1_000_003  # a large prime, so that runs with consecutive seeds do not
 
 
 def step_seed(seed: int, step: int) -> int:
-    """Returns the seed of a step's random numbers.
+    """Returns the seed of the random numbers of a step.
 
-    It depends only on `seed` and `step`, so a resumed run need not replay earlier steps.
+    The seed depends only on `seed` and `step`, so a resumed run does not replay earlier steps.
     """
     return (seed * _STREAM + step) % 2**63
 
@@ -31,9 +31,9 @@ def step_seed(seed: int, step: int) -> int:
 class Trainee:
     """A model in training: its weights in float32 and their optimizer.
 
-    With another `dtype`, the forward and the backward pass run on a working copy with this dtype, which is converted
-    from the weights before each step (Micikevicius et al., 2018). Unlike autocast, this converts every weight once per
-    step, and no activations.
+    If `dtype` is not float32, the forward and backward passes use a working copy of the weights in this dtype, which is
+    refreshed before each step (Micikevicius et al., 2018). Unlike autocast, this converts every weight once per step,
+    and no activations.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Trainee:
         self.optimizer = Optimizer(model, kind, weight_decay, dtype)
         self._weights: list[Tensor] = list(model.parameters())
         self._working = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
-        self._working.prepare(context)  # otherwise the compiled step would be recompiled
+        self._working.prepare(context)  # without this, the compiled step would be recompiled
         self._copies: list[Tensor] = list(self._working.parameters())
         self._loss: Callable[[Tensor], Tensor] = self._compiled() if compiled else self._working.loss
 
@@ -66,13 +66,13 @@ class Trainee:
         parts: int = 1,
         stop: Callable[[], bool] = lambda: False,
     ) -> tuple[Tensor, Tensor] | None:
-        """Takes one step on rows (B, T + 1) of ids, accumulating the gradient of `parts` micro-batches.
+        """Takes one step on rows (B, T + 1) of ids, and accumulates the gradient over `parts` micro-batches.
 
         Dropout draws from PyTorch's default generator, which is seeded with `step_seed`.
 
         Returns:
             The loss before the update in nats per token, and the norm of the gradient. None if `stop` returned true
-            between two micro-batches; then nothing was updated, and the step can be taken later.
+            between two micro-batches; in this case no weight was updated, and the step can be taken later.
         """
         if self._working.dropout.p > 0:
             torch.manual_seed(step_seed(seed, step))

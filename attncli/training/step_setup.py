@@ -1,4 +1,4 @@
-"""Chooses the settings of a training step except the model's shape: device, dtype, context, batch, optimizer."""
+"""Chooses the device, dtype, context, batch size and optimizer of a training step; `shapes` chooses the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attncli.training.decision import Decision, duration_words, reasons_of
 
 @dataclass(frozen=True)
 class StepSetup:
-    """The settings of a training step except the model's shape."""
+    """The settings of a training step, except the shape of the model."""
 
     corpus: Corpus
     device: torch.device
@@ -26,7 +26,7 @@ class StepSetup:
     batch_size: int  # windows of `context` tokens in a step
     measuring_seconds: float  # the time limit for measuring one shape
     resident_bytes: int  # the memory of the process before it has a model
-    reasons: dict[str, str]  # for the context and the type
+    reasons: dict[str, str]  # why the context and the dtype were chosen
 
     @property
     def step_tokens(self) -> int:
@@ -37,9 +37,9 @@ class StepSetup:
 def choose_setup(config: TrainConfig, corpus: Corpus, seconds: float, start: ModelConfig | None) -> StepSetup:
     """Chooses device, dtype, optimizer, context and batch size for a run.
 
-    `start` is the shape of the model to continue from. The batch size is the recipe's tokens per step divided by the
-    context, at least one window per micro-batch. Raises BadInput for a text that is too short, and UsageProblem for an
-    unavailable device or dtype or a context longer than that of `start`.
+    `start` is the shape of the model to fine-tune. The batch size is the recipe's number of tokens per step, divided by
+    the context, but at least one window per micro-batch. Raises BadInput for a text that is too short, UsageProblem for
+    an unavailable device or dtype, or for a context longer than the context of `start`.
     """
     device = pick_device(config.device)
     context = choose_context(config, len(corpus.train), seconds, device, start)
@@ -59,7 +59,7 @@ def choose_setup(config: TrainConfig, corpus: Corpus, seconds: float, start: Mod
 
 
 def choose_dtype(config: TrainConfig, device: torch.device) -> Decision[torch.dtype]:
-    """Chooses the dtype of the forward and backward pass. On a CPU, bfloat16 requires units for bfloat16 products."""
+    """Chooses the dtype of the forward and backward pass: on a CPU, bfloat16 if it has units for bfloat16 products."""
     if config.dtype != "auto" or device.type != "cpu":
         return Decision(pick_dtype(config.dtype, device))
     if cpu_multiplies_bfloat16():
@@ -70,12 +70,12 @@ def choose_dtype(config: TrainConfig, device: torch.device) -> Decision[torch.dt
 def choose_context(
     config: TrainConfig, tokens: int, seconds: float, device: torch.device, start: ModelConfig | None
 ) -> Decision[int]:
-    """Chooses the context, the number of tokens in a window.
+    """Chooses the context: the number of tokens in a window.
 
-    The context is shorter for a short run, which learns faster from many short windows, and for a short text.
+    A short run has a shorter context, since it learns faster from many short windows. So has a run on a short text.
 
     Raises:
-        UsageProblem: for a context longer than the context of `start`, the model to continue from.
+        UsageProblem: for a context longer than the context of `start`, the model to fine-tune.
         BadInput: for a context as long as the training text, which has `tokens` tokens.
     """
     if config.context is not None:

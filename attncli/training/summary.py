@@ -57,7 +57,7 @@ def judge(
 
     Args:
         result: the result of the run.
-        plan: the plan of the run; its time limits how much text the baselines read.
+        plan: the plan of the run; a shorter run lets the baselines read less text.
         corpus: the text of the run.
         metrics: the lines of the run's metrics.jsonl.
         sample: ids that the finished model generated without a prompt.

@@ -1,6 +1,6 @@
 """Writes the reports of a run as event files for TensorBoard, an optional dependency.
 
-The files are beside the model directory, because a save replaces the whole directory.
+The files are beside the model directory, because each save replaces that directory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from attncli.evaluation.score import Score
 from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Result, SampleReport, StepReport
 
 _PATTERN = "events.out.tfevents.*"
-_FLUSH_SECONDS = 10  # a killed process may lose the events of this time
+_FLUSH_SECONDS = 10  # a killed process loses the events of at most this time
 
 
 def events_folder(target: Path) -> Path:
@@ -23,7 +23,7 @@ def events_folder(target: Path) -> Path:
 
 
 class TensorBoardLog:
-    """Writes the event files of a run; `update` writes one report. A context manager."""
+    """Writes the event files of a run. A context manager; `update` writes one report."""
 
     def __init__(self, target: Path, plan: Plan, resumed: int | None = None) -> None:
         """Opens the event files of a run, and removes the files of an earlier run in the same folder.
@@ -31,7 +31,7 @@ class TensorBoardLog:
         Args:
             target: the model directory.
             plan: the plan of the run.
-            resumed: the step at which a resumed run continues; later events are discarded.
+            resumed: the step at which a resumed run continues; events of later steps are discarded.
 
         Raises:
             UsageProblem: if the package tensorboard is not installed.

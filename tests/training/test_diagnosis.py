@@ -24,7 +24,7 @@ RISING = ((25, 4.0), (50, 3.0), (75, 3.2), (100, 3.5))
 @pytest.mark.parametrize(
     ("changes", "sentences"),
     [
-        ({}, ["Validation levelled off at 3.70 nats per token, within 1% of that of step 75: more text or a larger"]),
+        ({}, ["Validation levelled off at 3.70 nats per token, within 1% of the loss at step 75: more text or"]),
         ({"val": ((25, 5.0), (50, 4.1), (75, 3.9), (100, 3.7))},
          ["still falling when the time ran out, from 3.90 at step 75 to 3.70 nats per token: more --time should"]),
         ({"val": ((50, 4.1), (100, 3.7)), "timed": False},
@@ -40,7 +40,7 @@ RISING = ((25, 4.0), (50, 3.0), (75, 3.2), (100, 3.5))
         ({"val": RISING, "train": ((60, 3.0),)}, ["to 3.50 nats per token; the weights of step 50 were kept."]),
         ({"val": RISING, "train": ()}, ["to 3.50 nats per token; the weights of step 50 were kept."]),
         ({"train": ((10, 6.0), (100, 2.0)), "epochs": 9.96},
-         ["The training loss, 2.00, ended far below that of validation, 3.70 nats per token, after 10.0 passes over"]),
+         ["The training loss, 2.00, ended far below the validation loss, 3.70 nats per token, after 10.0 passes over"]),
         ({"train": ((10, 6.0), (100, 2.0)), "epochs": 0.9}, ["the validation text is unlike the training text."]),
         ({"train": ((10, 6.9), (100, 6.8)), "val": ((100, 6.8),)},
          ["hardly fell, from 6.90 to 6.80 nats per token, where guessing has 6.91: give it more --time, or"]),
@@ -91,7 +91,7 @@ def test_every_run_gets_one_to_three_true_sentences(train, val, vocab_size, drop
         assert losses[-1] < dict(val)[step]
         assert "Validation rose" not in text
     if "levelled off" in text:
-        step = int(re.search(r"that of step (\d+)", text)[1])
+        step = int(re.search(r"the loss at step (\d+)", text)[1])
         assert 0.99 * dict(val)[step] <= losses[-1] <= 1.01 * min(losses)
     if "by heart" in text or "while the training loss fell" in text:
         assert train[-1][1] < max(loss for _, loss in train)

@@ -71,7 +71,7 @@ def test_a_torn_save_falls_back_to_the_previous_save(run_there, name, how):
     damage(run_there / "m" / name, how)
     found, notes = _newest_good(run_there / "m")
     assert found.state.facts["step"] == 6
-    assert "Going on from the save before it." in notes[0]
+    assert "Continuing from the previous save." in notes[0]
     assert Path(name).name in notes[0]
     assert read_resumable(run_there / "m").state.facts["step"] == 6  # where no further save can harm it
 
@@ -137,7 +137,7 @@ def test_a_changed_record_names_its_field_and_falls_back_to_the_previous_save(ru
     with_digest(run_there / "m", directory.STATE_FACTS, path.read_bytes().replace(b'"step": 8', b'"step": "8"'))
     found, notes = _newest_good(run_there / "m")
     assert found.state.facts["step"] == 6
-    assert "state.json: step is '8', and must be a whole number. Going on from the save before it." in notes[0]
+    assert "state.json: step is '8', and must be a whole number. Continuing from the previous save." in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_run_resumed_from_the_previous_save_ends_with_the_same_bits(run_there,
     assert run(["train", "--resume", "--out", "m"]) == 0
     err = capsys.readouterr().err
     assert "state.safetensors is damaged" in err
-    assert "Going on from the save before it" in err
+    assert "Continuing from the previous save" in err
     assert digest(run_there / "m") == digest(run_there / "whole")
     assert not [path.name for path in run_there.iterdir() if path.name.startswith(".m")]
 
