@@ -1,8 +1,8 @@
 """Ablates heads or edges of attention, and measures how the prediction of the next token changes.
 
-To ablate a head, its output is replaced before the output matrix. To cut an edge, its score is set to -inf before the
-softmax. Each row of a batch has its own ablation, so all heads take only a few forward passes. The weights of the model
-are not changed.
+A head is ablated by replacing its output before the output matrix. An edge is cut by setting its score to -inf before
+the softmax. Each row of a batch has its own ablation, so all heads take only a few forward passes. The weights of the
+model are not changed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from attncli.errors import BadInput, UsageProblem
+from attncli.errors import UsageProblem
 from attncli.explain.knockout import Cut, Knockout
 from attncli.explain.locate import find_span
 from attncli.explain.next_token import NextToken, highest, log_probabilities
-from attncli.explain.question import refuse_missing
+from attncli.explain.question import refuse_length, refuse_missing
 from attncli.explain.reading import TOKENS_AT_ONCE
 from attncli.model.transformer import Block, Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
@@ -39,7 +39,7 @@ class Effect:
     heads: tuple[Head, ...]
     edges: tuple[Edge, ...]
     log_probability: float  # in nats, of the token that the unablated model predicts
-    next_tokens: tuple[NextToken, ...]  # the most probable ones under the ablation
+    next_tokens: tuple[NextToken, ...]  # the most probable tokens under the ablation
 
     @property
     def probability(self) -> float:
@@ -61,11 +61,11 @@ class Ablation:
 
     @property
     def predicted(self) -> NextToken:
-        """The most probable token of the unablated model; `drop` is the change of this token's log-probability."""
+        """The most probable token of the unablated model. Drops are measured for this token."""
         return self.before.next_tokens[0]
 
     def drop(self, effect: Effect) -> float:
-        """Returns the drop of the log-probability under an ablation, in nats; negative if the log-probability rises."""
+        """Returns the drop of the predicted token's log-probability under an ablation, in nats. A rise is negative."""
         return self.before.log_probability - effect.log_probability
 
 
@@ -89,7 +89,7 @@ def ablate(
     token: int | None = None,
     replacement: Replacement = "zero",
 ) -> Ablation:
-    """Measures how much the log-probability of the most probable next token drops when each of `removed` is ablated.
+    """Measures how much each ablation in `removed` lowers the log-probability of the most probable next token.
 
     `token` is the position whose next token is predicted, by default the last. If `removed` is None, every head is
     ablated in turn. A head's output is replaced with zeros, or with its mean over the positions up to `token`. The
@@ -126,16 +126,16 @@ class _Text:
     at: int
 
     def whole(self) -> tuple[Tensor, dict[int, Tensor]]:
-        """Runs the unablated model.
+        """Runs the unablated model, and returns the log-probabilities of the next token (known,) and the heads' means.
 
-        Returns the log-probabilities (known,) and, by layer, the mean output of each head (H, D).
+        The means are the mean outputs of the heads (H, D), by layer.
         """
         means: dict[int, Tensor] = {}
         with _hooked(self.model, _keeping_means(means, self.model.config.heads, self.at)):
             return log_probabilities(self.model, self.ids[None], self.at, self.tokenizer.vocab_size)[0], means
 
     def effects(self, removed: Sequence[Without], target: int, means: dict[int, Tensor] | None) -> Iterator[Effect]:
-        """Yields the effect of each ablation on the prediction of the target; computes the ablations in batches."""
+        """Yields the effect of each ablation on the target's log-probability. Ablations are computed in batches."""
         at_once = max(TOKENS_AT_ONCE // len(self.ids), 1)
         for start in range(0, len(removed), at_once):
             batch = removed[start : start + at_once]
@@ -143,7 +143,7 @@ class _Text:
                 yield Effect(without.heads, without.edges, float(logs[target]), highest(logs, self.tokenizer, _NEXT))
 
     def _log_probabilities(self, removed: Sequence[Without], means: dict[int, Tensor] | None) -> Tensor:
-        """Returns the log-probabilities (rows, known) of the token after the position; row i has the i-th ablation."""
+        """Returns the log-probabilities of the next token (rows, known). Row i is computed under the i-th ablation."""
         heads: dict[int, list[tuple[int, int]]] = {}  # layer -> (row, head)
         for row, without in enumerate(removed):
             for layer, head in without.heads:
@@ -156,24 +156,22 @@ class _Text:
 
 
 def _checked_token(pieces: Sequence[Piece], context: int, token: int | None) -> int:
-    """Returns the position whose prediction is measured, by default the last. Raises the errors of `ablate`."""
-    if not pieces or len(pieces) > context:
-        many = "no tokens" if not pieces else f"{len(pieces)} tokens, and the model reads at most {context}"
-        raise BadInput(f"The text has {many}.", "Give a sentence.")
+    """Returns the position whose prediction is measured, by default the last. Raises errors as `ablate` does."""
+    refuse_length(pieces, context)
     at = len(pieces) - 1 if token is None else token
     refuse_missing("token", at, len(pieces))
     return at
 
 
 def edges_between(pieces: Sequence[Piece], query: str, source: str) -> tuple[Edge, ...]:
-    """Returns the edges from every token of the query word to every token of the source word that it can attend to.
+    """Returns the edges from each token of the query word to each token of the source word, without masked edges.
 
     A word is named by its text or its index. Raises UsageProblem for a word that does not occur in the text, or occurs
     more than once.
     """
     looking, seen = (range(first, last + 1) for first, last in (find_span(pieces, query), find_span(pieces, source)))
     pairs = [(at, to) for at in looking for to in seen]
-    # Pairs that the mask forbids are left out; if no pair remains, all are returned, and `ablate` raises an error.
+    # If the mask forbids all edges, all are returned, and `ablate` raises an error.
     return tuple((at, to) for at, to in pairs if to <= at and at > 0) or tuple(pairs)
 
 
@@ -182,7 +180,7 @@ Hook = Callable[[int, Tensor], Tensor]  # layer, outputs of all heads (B, T, H x
 
 @contextmanager
 def _hooked(model: Transformer, hook: Hook) -> Iterator[None]:
-    """Applies a hook to the outputs of the heads of every layer, before the output matrix."""
+    """Applies a hook in every layer to the outputs of all heads, before the output matrix."""
     with ExitStack() as hooks:
         for layer, block in enumerate(model.blocks):
 
@@ -195,7 +193,10 @@ def _hooked(model: Transformer, hook: Hook) -> Iterator[None]:
 
 
 def _keeping_means(means: dict[int, Tensor], heads: int, last: int) -> Hook:
-    """Returns a hook that stores, by layer, each head's output averaged over the positions up to `last`: (H, D)."""
+    """Returns a hook that stores the mean output of each head in `means`, by layer (H, D).
+
+    The mean is over the positions up to `last`.
+    """
 
     def keep(layer: int, mixed: Tensor) -> Tensor:
         means[layer] = mixed[0, : last + 1].view(last + 1, heads, -1).mean(0)
@@ -236,7 +237,7 @@ def _refuse_edge(query: int, source: int, tokens: int, at: int) -> None:
     refuse_missing("token", source, tokens)
     if source > query:
         raise UsageProblem(
-            f"Token {query} cannot look at {source}, which comes later.", f"The edge the other way is {source}:{query}."
+            f"Token {query} cannot look at {source}, which comes later.", f"The opposite edge is {source}:{query}."
         )
     if query > at:
         message = f"Token {query} comes after token {at}, whose prediction is measured."

@@ -1,8 +1,8 @@
 """Measures how much a prediction depends on each source, by cutting the edge from the source to the token in focus.
 
-An edge is cut in all heads or in some. One batched pass cuts a different edge in each row, and computes only the
-queries in focus. A cut does not change the tokens before the focus, so their keys and values come from the forward pass
-that was already observed.
+An edge is cut in all heads or in selected heads. One batched pass cuts a different edge in each row, and computes only
+the queries in focus. A cut does not change the tokens before the focus, so their keys and values come from the forward
+pass that was already observed.
 """
 
 from __future__ import annotations
@@ -19,35 +19,34 @@ from attncli.model.cache import SharedPast
 from attncli.model.distribution import distribution
 from attncli.model.transformer import Transformer
 
-_SAMPLE = 32  # sources that the random cut is averaged over, at most
-_MOST_ELEMENTS = 1 << 24  # of the scores of one layer, over all rows of a batch
+_SAMPLE = 32  # the most sources over which the random cut is averaged
+_MOST_ELEMENTS = 1 << 24  # the most attention scores of one layer, over all rows of a batch
 
 
 @dataclass(frozen=True)
 class EdgeChecks:
     """The most probable next token, and its probability when an edge to the focus is cut.
 
-    An edge is cut by a score of -inf (Geva et al., 2023), in the same heads and layers for which the shares are
-    computed.
+    An edge is cut by a score of -inf (Geva et al., 2023), in the heads and layers for which the shares are computed.
     """
 
     token: NextToken  # with its probability when nothing is cut
     sources: tuple[int, ...]
-    probabilities: tuple[float, ...]  # with the edge from each of these sources cut
-    random: float | None  # the mean over cuts of one source before the focus; None if there is no such source
-    random_cuts: int  # the number of sources in this mean
+    probabilities: tuple[float, ...]  # of the token, when the edge from each source is cut
+    random: float | None  # mean over random cuts of one source before the focus; None without such a source
+    random_cuts: int  # the number of random cuts
     random_of: int  # the number of sources before the focus
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The probability to measure: of `target` after the queries `ids` (T,), which follow a cache."""
+    """A prediction to measure: the probability of `target` after the tokens `ids` (T,), which follow a cached past."""
 
     past: SharedPast
     ids: Tensor
     target: int
     temperature: float = 1.0
-    known: int | None = None  # size of the vocabulary; larger ids only pad a matrix and are never sampled
+    known: int | None = None  # ids of the tokenizer; larger ids only pad a matrix and are never sampled
 
 
 def check_edges(
@@ -58,9 +57,9 @@ def check_edges(
     target: NextToken,
     heads: Mapping[int, Collection[int]] | None = None,
 ) -> EdgeChecks:
-    """Computes the probability of the target with each named source cut, and its mean over random cuts.
+    """Computes the target's probability with each named source cut, and its mean probability over random cuts.
 
-    The random cut is averaged over all units before the focus, or over a sample of them.
+    A random cut removes one unit before the focus. The mean is over all these units, or over a sample of them.
 
     Args:
         model: in evaluation mode.
@@ -68,7 +67,7 @@ def check_edges(
         units: the sources, as ranges of positions; the last unit is in focus.
         named: the sources to cut, as indices into `units`.
         target: the token predicted.
-        heads: the heads of each layer in which an edge is cut; None means all heads of all layers.
+        heads: by layer, the heads in which an edge is cut; None means all heads of all layers.
     """
     start, end = prediction.past.length, prediction.past.length + len(prediction.ids)
     before = [unit for unit in _within_reach(model, units, start, heads) if unit < len(units) - 1]
@@ -121,7 +120,7 @@ def _batches(model: Transformer, prediction: Prediction, cuts: Sequence[Cut]) ->
 def _within_reach(
     model: Transformer, units: Sequence[range], first_query: int, heads: Mapping[int, Collection[int]] | None
 ) -> list[int]:
-    """Returns the units that the first query can attend to in at least one of the layers in which edges are cut.
+    """Returns the units that the first query can attend to, in at least one layer in which edges are cut.
 
     If all these layers have a window, the widest window limits the distance.
     """

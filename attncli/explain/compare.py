@@ -1,4 +1,4 @@
-"""Compares one word in two texts: the cosine of its residual streams by layer, and which tokens moved them apart.
+"""Compares a word in two texts: the cosine of its two streams by layer, and the tokens that moved the streams apart.
 
 A word of several tokens is compared at its last token, which attends to the whole word. Later tokens cannot affect the
 word, so each text is read only up to the word.
@@ -30,49 +30,52 @@ _EXAMPLE = '"He could not bear" and "He saw a bear"'
 
 @dataclass(frozen=True)
 class WordInText:
-    """A word in one of two texts: the tokens that it attends to, and the contribution of each to the word's stream.
+    """A word in one of two texts, and what each token up to the word contributes to the word's residual stream.
 
-    A source's pull is its contribution relative to the midpoint of the head's outputs in the two texts, projected on
-    the direction from the other text's stream to this text's stream. A positive pull moves the two streams apart.
+    The pull of a source is its contribution through each head, minus the midpoint of the head's outputs in the two
+    texts. This vector is projected on the direction from the other text's stream to this text's stream, and summed over
+    heads and layers. A positive pull moves the two streams apart.
     """
 
     pieces: tuple[Piece, ...]  # the whole text
     first: int  # the word's first token
     at: int  # the word's last token, whose stream is compared
     pulls: Floats  # (at + 1,), of each source, in units of the stream
-    shares: Floats  # (at + 1,), norm-weighted, as in Sources
+    shares: Floats  # (at + 1,), norm-weighted, of each source, as in Sources
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The comparison of one word in two texts.
 
-    The pulls of both texts, `feed_forward` and `embedding` sum to `distance`: each is the part of the difference that
-    comes from one component. A bias adds the same vector in both texts, so it contributes nothing.
+    The pulls of both texts, `feed_forward` and `embedding` sum to `distance`. Each of these terms is the part of the
+    distance that comes from one component. A bias adds the same vector in both texts, so there is no term for biases.
     """
 
     words: tuple[WordInText, WordInText]
     layers: int
     heads: int
-    cosines: Floats  # (layers + 1,), of the two streams: of the embeddings first, then after each layer
-    others: Floats | None  # (layers + 1,), the mean over pairs of different tokens of the two texts; None: no pair
+    cosines: Floats  # (layers + 1,), of the two streams: at the embedding, then after each layer
+    others: Floats | None  # (layers + 1,), mean over pairs of different tokens; None without such a pair
     layer: int  # the number of layers after which the difference is measured
     distance: float  # the length of the difference of the two streams after `layer` layers
     feed_forward: float
-    embedding: float  # of the token, plus that of the position where positions are learned
+    embedding: float  # the token embedding, plus the position embedding if positions are learned
 
 
 def compare(
     model: Transformer, texts: Sequence[Sequence[Piece]], words: Sequence[Span], layer: int | None = None
 ) -> Comparison:
-    """Compares a word in two texts, given as their tokens and the span of the word in each.
+    """Compares a word in two texts. Each text is given as its tokens and the span of the word.
 
-    After `layer` layers (None: all) the streams differ by h - g = (embeddings) + sum over layers of (attention outputs
-    + feed-forward outputs). Every part is projected on u, the direction of h - g, so the projections sum to the length
-    of h - g. Source j contributes the sum over heads of a_hj u.(f_h(x_j) - m_h) to the projection of an attention
-    output, where a_hj is the attention weight, f_h(x_j) the value vector through the output matrix, and m_h the
-    midpoint of head h's outputs in the two texts. Subtracting m_h removes what all sources have in common; since the
-    weights sum to 1, the midpoints cancel in the difference.
+    Let h and g be the two streams after `layer` layers (None: all layers). Then h - g is the difference of the
+    embeddings, plus the differences of the attention outputs and feed-forward outputs of these layers. Every term is
+    projected on u, the direction of h - g, so the projections sum to the length of h - g.
+
+    Source j contributes the sum over heads of a_hj u.(f_h(x_j) - m_h) to the projection of an attention output. Here
+    a_hj is the attention weight, f_h(x_j) is the value vector through the output matrix, and m_h is the midpoint of
+    head h's outputs in the two texts. Subtracting m_h removes what all sources have in common. The weights sum to 1, so
+    the midpoints cancel in the difference.
 
     Raises:
         BadInput: for a text without tokens, or a word beyond the context.
@@ -135,7 +138,7 @@ def _find(text: Sequence[Piece], name: str, ordinal: str) -> Span:
     try:
         return find_span(text, name)
     except UsageProblem as problem:
-        texts, more = problem.texts, "twice, first for the first text, to name one in each."
+        texts, more = problem.texts, "twice, first for the first text, to name a token of each text."
         raise UsageProblem.naming(
             lambda named: (
                 f"In the {ordinal} text: {texts(named)[0]}",
@@ -171,12 +174,12 @@ def _listed(words: Sequence[str], name: str) -> str:
 
 @dataclass
 class _Reading(Observer):
-    """Records one forward pass on the CPU in float64.
+    """Records the values of one forward pass, as float64 tensors on the CPU.
 
     `weights`, `fed` and `shares` hold values of the last token only.
     """
 
-    streams: list[Tensor] = field(default_factory=list)  # (T, C), of the embedding and after each layer
+    streams: list[Tensor] = field(default_factory=list)  # (T, C), at the embedding and after each layer
     weights: list[Tensor] = field(default_factory=list)  # (H, T) per layer
     values: list[Tensor] = field(default_factory=list)  # (K, T, D) per layer
     fed: list[Tensor] = field(default_factory=list)  # (C,) per layer
@@ -212,7 +215,7 @@ def _pulls(model: Transformer, one: _Reading, other: _Reading, direction: Tensor
     pulls = [torch.zeros(len(reading.ids), dtype=torch.float64) for reading in (one, other)]
     for layer in range(after):
         module = cast(Block, model.blocks[layer]).attention
-        # u.(W_h v) = (W_h' u).v, so no vector of the model's width is needed for each source.
+        # u.(W_h v) = (W_h' u).v, so W_h v (C,) is not computed for each source.
         back = through_output(direction, module.output.weight.detach().cpu().double(), module.heads)  # (H, D)
         given = [
             reading.weights[layer] * (by_head(reading.values[layer], module.heads) @ back[..., None])[..., 0]
@@ -243,7 +246,10 @@ def _cosines(one: _Reading, other: _Reading) -> Floats:
 
 
 def _cosines_of_others(one: _Reading, other: _Reading) -> Floats | None:
-    """The mean cosine (layers + 1,) over all pairs of a token of one text with a different token of the other."""
+    """Returns the mean cosine over all pairs of different tokens, one from each text: (layers + 1,).
+
+    Returns None if there is no such pair.
+    """
     first, second = torch.tensor(one.ids), torch.tensor(other.ids)
     common = [(first == i, second == i) for i in sorted(set(one.ids) & set(other.ids))]
     pairs = len(first) * len(second) - sum(int(a.sum() * b.sum()) for a, b in common)

@@ -1,8 +1,8 @@
-"""The contribution of each source to an attention output: its value vector through a head's part of the output matrix.
+"""Computes the contribution of each source to an attention output, as a norm or as a projection on a direction.
 
-Head h adds sum over j of a_hj f_h(x_j) to the residual stream, with a_hj the attention weight of source j and f_h(x_j)
-its value through the D columns of the output matrix that belong to h. The functions here never form the vectors of
-width C for every source: they compute only norms or projections of them.
+Head h adds the sum over j of a_hj f_h(x_j) to the residual stream. Here a_hj is the attention weight of source j, and
+f_h(x_j) is the value vector of source j times the D columns of the output matrix that belong to head h. The vectors
+a_hj f_h(x_j) of all heads and sources are never in memory, only their norms or projections.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def contribution_norms(steps: AttentionSteps, module: Attention, query: int) -> 
     """Returns the norms of the vectors that each source adds to one query's attention output, for a batch of one.
 
     Returns:
-        per head (H, S): |a_hj f_h(x_j)|; and over all heads (S,): |sum over h of a_hj f_h(x_j)|, of the summed vectors.
+        per head (H, S): |a_hj f_h(x_j)|; over all heads (S,): |sum over h of a_hj f_h(x_j)|, the norm of the sum.
     """
     weights = steps.weights[0, :, query].float()  # (H, S)
     value = by_head(steps.value[0], module.heads).float()  # (H, S, D)
@@ -36,21 +36,21 @@ def normalized(norms: Tensor) -> Tensor:
 
 
 def direct_effects(steps: AttentionSteps, module: Attention, direction: Tensor) -> Tensor:
-    """Returns the contribution (S,) of each source of the last query along a direction (C,), summed over all heads."""
+    """Returns what each source (S,) adds to the last query along a direction (C,), summed over all heads."""
     reads = through_output(direction, module.output.weight, module.heads)  # (H, D)
     value = by_head(steps.value[0], module.heads)
     return (steps.weights[0, :, -1] * (value * reads[:, None]).sum(-1)).sum(0)
 
 
 def by_head(shared: Tensor, heads: int) -> Tensor:
-    """Keys or values (K, S, D) -> (H, S, D): each repeated for the query heads that share it."""
+    """Repeats keys or values for the query heads that share them: (K, S, D) -> (H, S, D)."""
     return shared.repeat_interleave(heads // len(shared), 0)
 
 
 def through_output(direction: Tensor, matrix: Tensor, heads: int) -> Tensor:
-    """Pulls a direction u (C,) back through an output matrix (C, H x D) -> (H, D).
+    """Multiplies a direction u (C,) by an output matrix (C, H x D), and returns one row for each head (H, D).
 
-    The product of row h and a value v is u.(W_h v).
+    The dot product of row h and a value v is u.(W_h v).
     """
     return (direction @ matrix).view(heads, -1)
 
@@ -61,10 +61,10 @@ def output_rows(model: Transformer) -> Tensor:
 
 
 def through_norm(norm: nn.Module, toward: Tensor) -> Tensor:
-    """Pulls a direction (C,) in the norm's output back to the norm's input.
+    """Returns the direction (C,) in a norm's input that corresponds to the direction `toward` (C,) in its output.
 
-    The dot product of the result with the residual stream, divided by the norm's scale, is the output along the
-    direction, without the norm's bias. LayerNorm subtracts the stream's mean; subtracting the mean of the direction is
+    The dot product of the result and the residual stream, divided by the norm's scale, is the output along `toward`
+    without the norm's bias. LayerNorm subtracts the mean of the stream. Subtracting the mean of the direction is
     equivalent (Elhage et al., 2021).
     """
     direction = norm_gain(norm).to(toward.dtype) * toward

@@ -9,9 +9,10 @@ MEASURES: tuple[Measure, ...] = ("norm", "raw")
 
 SOURCES = 8  # sources that the first screen of explain lists and cuts one at a time, besides the first token
 MORE_SOURCES = 24  # sources that the view bars lists and cuts one at a time, besides the first token
-HEAD_TOKENS = 50  # random tokens that heads draws and repeats; fewer where they do not fit
-# Random texts that heads averages over. On the shipped model, the best three heads of a kind are those of 300 texts in
-# 74% of draws of 4 texts, and in 97% of draws of 32 (without sinks, of which two are tied). A text takes a core 45 ms.
+HEAD_TOKENS = 50  # random tokens that `attncli heads` draws and repeats; fewer if 50 do not fit the model
+# Random texts over which `attncli heads` averages. On the shipped model, 4 texts find the same three best heads of a
+# kind as 300 texts in 74% of draws, and 32 texts do in 97% (without sinks, of which two are tied). A text costs 45 ms
+# on one core.
 HEAD_TEXTS = 32
-PASSAGES = 50  # passages that faithful draws from files
-PASSAGE_TOKENS = 64  # of a passage that faithful draws, at most
+PASSAGES = 50  # passages that `attncli faithful` draws from files
+PASSAGE_TOKENS = 64  # the most tokens of such a passage

@@ -1,6 +1,6 @@
 """Collects all attention weights of a text in one array, for other programs.
 
-The screens hold only one layer at a time.
+The views need only one layer at a time.
 """
 
 from __future__ import annotations

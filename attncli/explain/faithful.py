@@ -1,9 +1,9 @@
-"""Tests how faithful each view of attention is: does cutting the sources that it ranks first change the prediction?
+"""Tests how faithful each ranking of sources is: whether cutting its first sources changes the prediction.
 
-The sources of a text's last token, without that token itself, are ranked by raw weight, by the norm of their
-contribution, by rollout, by their direct effect on the logit, and at random. With a faithful ranking, the
-log-probability drops much when the first k sources are cut (comprehensiveness) and little when all other sources are
-cut (sufficiency) (DeYoung et al., 2020).
+The sources are the tokens before the last token of a text. They are ranked by raw weight, by the norm of their
+contribution, by rollout, by their direct effect on the logit, and at random. If a ranking is faithful, the
+log-probability of the prediction drops much when the first k sources are cut (comprehensiveness), and little when all
+other sources are cut (sufficiency; DeYoung et al., 2020).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _DRAWS = 5  # random rankings per text, averaged
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """The effect of cutting the first k sources of each ranking, and of cutting all others, on several texts.
+    """The drops of a prediction when the first k sources of a ranking are cut, and when all other sources are cut.
 
-    Both arrays hold drops of the log-probability of the predicted token, in nats, of shape (texts, rankings, sizes).
-    The rankings are in the order of RANKINGS; the drops of 'random' are means over several random rankings.
+    Both arrays have the shape (texts, rankings, sizes). They contain drops of the predicted token's log-probability, in
+    nats. The rankings are in the order of RANKINGS; the drops of 'random' are means over several random rankings.
     """
 
     sizes: tuple[int, ...]  # k, in tokens
@@ -73,9 +73,12 @@ def faithfulness(
             limit = f"from {LEAST_TOKENS} to {model.config.context}"
             raise BadInput(f"A text has {len(text)} tokens, and must have {limit}.", "Give texts of that length.")
     if len(texts) < LEAST_TEXTS:
-        message = f"{LEAST_TEXTS} texts of at least {LEAST_TOKENS} tokens are needed, and there are {len(texts)}."
+        message = f"{LEAST_TEXTS} texts of at least {LEAST_TOKENS} tokens are needed; the number given is {len(texts)}."
         raise BadInput.naming(
-            lambda name: (message, f"Give more or longer texts, and {name('limit')} of {LEAST_TEXTS} or more.")
+            lambda name: (
+                message,
+                f"Give more or longer texts, or a file and {name('limit')} of at least {LEAST_TEXTS}.",
+            )
         )
     generator = torch.Generator().manual_seed(seed)
     rows = []
@@ -91,7 +94,7 @@ def faithfulness(
 def _scored(model: Transformer, ids: Tensor, generator: torch.Generator) -> Floats:
     """Returns the drops of one text (rankings, 2, sizes).
 
-    The first of the two is with the first k sources cut, the second with all others cut.
+    On the second axis, the first drop is with the first k sources cut, the second with all other sources cut.
     """
     sources = len(ids) - 1
     scores = source_scores(model, ids)
@@ -107,8 +110,8 @@ def _scored(model: Transformer, ids: Tensor, generator: torch.Generator) -> Floa
 def drops_without(model: Transformer, ids: Tensor, cuts: Sequence[Sequence[int]]) -> Floats:
     """Returns the drop of the predicted token's log-probability for each cut, in nats.
 
-    A cut lists the positions that the last token of ids (T,) can no longer attend to. They are all earlier positions,
-    because a token always attends to itself.
+    A cut lists the positions that the last token of `ids` (T,) can no longer attend to. A cut does not contain the last
+    position, because a token always attends to itself.
     """
     last = len(ids) - 1
     before = log_probabilities(model, ids[None], last, observe=Observer())[0]
@@ -123,7 +126,7 @@ def drops_without(model: Transformer, ids: Tensor, cuts: Sequence[Sequence[int]]
 
 
 def source_scores(model: Transformer, ids: Tensor) -> dict[Ranking, Tensor]:
-    """Returns the scores (T,) by each view for the sources of the last token of ids (T,), including that token."""
+    """Returns each ranking's scores (T,) of the tokens of `ids` (T,), as sources of the last token."""
     logits = model(ids[None])[0, -1]
     watch = _SourceScorer(logit_direction(model, int(logits.argmax())))
     model.hidden(ids[None], observe=watch)
@@ -137,10 +140,10 @@ def source_scores(model: Transformer, ids: Tensor) -> dict[Ranking, Tensor]:
 
 
 def logit_direction(model: Transformer, target: int) -> Tensor:
-    """The direction (C,) in the residual stream that raises the target's logit above the mean over the vocabulary.
+    """Returns the direction (C,) in the residual stream that raises the target's logit above the vocabulary's mean.
 
-    The direction is the token's row of the output head minus the mean row, pulled back through the final norm (Elhage
-    et al., 2021).
+    The direction is the target's row of the output head minus the mean row, mapped to the input of the final norm
+    (Elhage et al., 2021).
     """
     matrix = output_rows(model)
     return through_norm(model.norm, matrix[target] - matrix.mean(0))
@@ -148,13 +151,13 @@ def logit_direction(model: Transformer, target: int) -> Tensor:
 
 @dataclass
 class _SourceScorer(Observer):
-    """Scores the sources of the last token by each view, layer by layer."""
+    """Scores the sources of the last token for each ranking, layer by layer."""
 
     direction: Tensor  # (C,)
     raw: list[Tensor] = field(default_factory=list)  # (T,) of each layer
     norm: list[Tensor] = field(default_factory=list)
     logit: list[Tensor] = field(default_factory=list)
-    rolled: Tensor | None = None  # (T, T), of the layers so far
+    rolled: Tensor | None = None  # (T, T), the rollout of the layers observed so far
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
         """Scores the sources in one layer."""

@@ -2,7 +2,7 @@
 
 One forward pass is observed layer by layer. Only the current layer's attention, the best map so far, and the keys and
 values that the cuts need are in memory. In a long text only the rows around the focus are observed, so memory does not
-grow with the square of its length.
+grow with the square of the text's length.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ def explain(
     check: bool = True,
     temperature: float = 1.0,
 ) -> Explanation:
-    """Explains from which tokens of a text the token in focus gets its information.
+    """Finds the tokens of a text from which the token in focus gets its information.
 
-    `pieces` are the tokens of the text. `words` is the range of tokens of each word: with it, the focus and the finding
-    are counted in words. The `named` greatest sources are shown by name; with `check`, each of them is cut in turn. All
-    probabilities are computed at `temperature`.
+    `pieces` are the tokens of the text. If `words` gives the range of tokens of each word, the focus and the finding
+    are counted in words. The `named` greatest sources are shown by name. If `check` is true, each of these sources is
+    cut in turn. All probabilities are computed at `temperature`.
 
     Raises:
         BadInput: for a text with no tokens, or with more tokens than the context.
@@ -136,7 +136,7 @@ class _Pass(Observer):
         return Prediction(past, ids[0, queries.start : queries.stop], target, temperature, known)
 
     def residual(self, layer: int, stream: Tensor) -> None:
-        """Compares the attention output of the previous layer with the stream."""
+        """Compares the previous layer's attention output with the residual stream after that layer."""
         self.shares.compare(layer, stream)
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:

@@ -73,7 +73,7 @@ class Analogy:
 
 
 def spell(tokenizer: Tokenizer, word: str) -> tuple[Piece, ...]:
-    """Returns the tokens of a word, with a leading space unless the space makes them more.
+    """Returns the tokens of a word with a leading space, or without the space if there are fewer tokens then.
 
     Raises BadInput for a word without tokens.
     """
@@ -162,7 +162,8 @@ def _expected(
     """
     if len(word) == 1 and word[0].id not in compared:
         raise UsageProblem(
-            f"{word[0].text.strip()!r} is a token of the three words, which are no answers.", "Expect another word."
+            f"{word[0].text.strip()!r} is a token of the three words, so it cannot be an answer.",
+            "Expect another word.",
         )
     vector = _mean(model, word)
     ranks = []

@@ -16,16 +16,16 @@ from attncli.model.mask import causal_mask
 class HeadMap:
     """One head's attention weights: a row is a query, a column is a source.
 
-    Holds all T rows; in a long text, the R rows around the focus.
+    The map has all T rows. In a long text, it has only the R rows around the focus.
     """
 
     layer: int
     head: int
     weights: Floats  # (R, T), rows sum to 1, 0 above the diagonal
     asked_for: bool  # False: it is the head that contributes most to the focus from other tokens
-    previous_token: float | None  # mean weight on the previous token, over all rows but that of token 0
+    previous_token: float | None  # mean weight on the previous token, over all rows except that of token 0
     previous_token_chance: float | None  # the same mean for uniform attention
-    first_row: int = 0  # the index of the token of the first row
+    first_row: int = 0  # the token index of the first row
 
 
 @dataclass
@@ -66,6 +66,9 @@ class BusiestHead:
 
 
 def previous_token_score(weights: Floats, first: int = 0) -> float | None:
-    """Mean weight on the previous token, over the rows (R, T) of the tokens from `first` on. Token 0 is skipped."""
+    """Returns the mean weight on the previous token, over rows (R, T). The token index of the first row is `first`.
+
+    The row of token 0 is skipped, because token 0 has no previous token. Returns None if no other row is given.
+    """
     before = [float(row[at - 1]) for at, row in enumerate(weights, first) if at]
     return sum(before) / len(before) if before else None

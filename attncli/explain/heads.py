@@ -35,7 +35,7 @@ class HeadScores:
     """The share of attention that every head puts on each pattern, on random tokens that are repeated once.
 
     Scores have the shape (kinds, layers, heads), with the kinds in the order of HEAD_KINDS. A score is the mean weight
-    over the rows in which the pattern is possible. It is NaN if there is no such row, as in a layer whose window is too
+    over the rows in which the pattern is possible. A score without such a row is NaN, as in a layer whose window is too
     short.
     """
 
@@ -66,7 +66,7 @@ class HeadScores:
         return error if math.isfinite(error) else None
 
     def chance(self, kind: HeadKind, layer: int) -> float:
-        """Returns the score that uniform attention gets in a layer; NaN if it has no score."""
+        """Returns the score of uniform attention in a layer; NaN if the pattern is not possible in that layer."""
         return float(self.chances[HEAD_KINDS.index(kind), layer])
 
     def table(self, kind: HeadKind) -> list[list[float | None]]:
@@ -113,9 +113,9 @@ def patterns(ids: Tensor, window: int | None = None) -> Tensor:
 
 
 def score(weights: Tensor, ids: Tensor, window: int | None = None) -> Tensor:
-    """Mean weight on each pattern over the rows in which it is possible: weights (..., T, T), ids (T,) -> (kinds, ...).
+    """Returns the mean weight on each pattern: weights (..., T, T), ids (T,) -> scores (kinds, ...).
 
-    The score is NaN if no row makes the pattern possible.
+    The mean is over the rows in which the pattern is possible. Without such a row, the score is NaN.
     """
     masks = patterns(ids, window)
     on_pattern = torch.stack([(weights * mask).sum(-1) for mask in masks], -2)  # (..., kinds, T)
@@ -137,9 +137,7 @@ def repeats(start: int, length: int, vocabulary: int, generator: torch.Generator
 
 
 def fitted(config: ModelConfig, vocabulary: int) -> int:
-    """Returns the largest length whose random tokens and their repetition fit the context and every window.
-
-    The length is at most HEAD_TOKENS.
+    """Returns how many random tokens, repeated once, fit the context and every window: at most HEAD_TOKENS.
 
     Raises BadInput for a model whose context is too short.
     """
@@ -195,7 +193,7 @@ def _checked_length(config: ModelConfig, vocabulary: int, length: int | None) ->
         raise UsageProblem.naming(
             lambda named: (
                 f"{named('length')} {length:,} is not from {_SHORTEST} to {most:,}.",
-                f"A start and twice that must fit {config.context:,} tokens.",
+                f"A start token and twice this length must fit {config.context:,} tokens.",
             )
         )
     return length

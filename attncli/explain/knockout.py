@@ -1,4 +1,4 @@
-"""Cuts edges of attention during a forward pass; each row of the batch has its own cut.
+"""Cuts edges of attention during a forward pass. Each row of the batch has its own cut.
 
 An edge is cut by a score of -inf before the softmax (Geva et al., 2023), so the other sources share its weight.
 """
@@ -24,7 +24,7 @@ class Cut:
 
 
 class Knockout(Observer):
-    """Applies cuts[b] to row b of the batch. If all keys of a query would be cut, none of them is."""
+    """Applies cuts[b] to row b of the batch. A query whose keys would all be cut keeps all its keys."""
 
     def __init__(self, cuts: Sequence[Cut]) -> None:
         self._cuts = cuts

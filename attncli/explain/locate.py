@@ -14,7 +14,9 @@ _LISTED = 24  # tokens named in an error
 
 
 def find_token(pieces: Sequence[Piece], name: str) -> int:
-    """Returns the index of the token that `--token` names by an index or by a word. For a word, returns its last token.
+    """Returns the index of the token that a user names, by its index or by a word.
+
+    If the word has several tokens, returns the index of the last one.
 
     Raises UsageProblem when the text has no such token, or several.
     """
@@ -22,7 +24,7 @@ def find_token(pieces: Sequence[Piece], name: str) -> int:
 
 
 def find_span(pieces: Sequence[Piece], name: str) -> Span:
-    """Returns the first and the last token of the word that `--token` names; if it names an index, that index twice.
+    """Returns the first and the last token of the word that a user names. An index is returned twice.
 
     Raises UsageProblem when the text has no such token, or several.
     """
@@ -41,7 +43,7 @@ def find_span(pieces: Sequence[Piece], name: str) -> Span:
         )
     listed = " ".join(f"{at}:{piece.text.strip() or '␣'}" for at, piece in enumerate(pieces[:_LISTED]))
     more = " …" if len(pieces) > _LISTED else ""
-    raise UsageProblem(f"There is no token {name!r} in the text.", f"There is {listed}{more}.")
+    raise UsageProblem(f"There is no token {name!r} in the text.", f"The tokens are {listed}{more}.")
 
 
 def _spans_spelling(pieces: Sequence[Piece], word: str) -> list[Span]:
@@ -59,9 +61,9 @@ def _spans_spelling(pieces: Sequence[Piece], word: str) -> list[Span]:
 
 
 def _is_word(pieces: Sequence[Piece], first: int, last: int) -> bool:
-    """Whether the characters before and after the tokens are no letters or digits.
+    """Returns whether the tokens are a whole word: no letter or digit is directly before or after them.
 
-    This prevents 'at' from matching inside 'sat'.
+    So 'at' is not found inside 'sat'.
     """
     before = "" if first == 0 or pieces[first].text[:1].isspace() else pieces[first - 1].text[-1:]
     after = "" if last + 1 == len(pieces) else pieces[last + 1].text[:1]

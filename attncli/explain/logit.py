@@ -1,8 +1,8 @@
 """Decomposes one logit into what every component writes to the residual stream: direct logit attribution.
 
-With the scale of the final norm held fixed, a logit is linear in what the embedding, each head from each source, each
-feed-forward layer and each bias write to the stream. So the projections of these writes on the direction that the logit
-reads sum to the logit (Elhage et al., 2021).
+The components are the embedding, each head for each source, each feed-forward layer, and each bias. If the scale of the
+final norm is fixed, a logit is linear in what these components write to the stream. So the projections of the writes on
+the direction of the logit sum to the logit (Elhage et al., 2021).
 """
 
 from __future__ import annotations
@@ -125,9 +125,9 @@ def _terms(
 
 
 def _read_by(norm: nn.Module, stream: Tensor, toward: Tensor) -> tuple[Tensor, float | None]:
-    """Returns the direction (C,) whose dot product with a part of the stream is its share of norm(stream) . toward.
+    """Returns the direction (C,) of `toward` before the norm, and the contribution of the norm's bias, if it has one.
 
-    Also returns the contribution of the norm's bias, or None if the norm has no bias.
+    The dot product of the direction and a part of the stream is what this part contributes to norm(stream) . toward.
     """
     assert isinstance(norm, RMSNorm | nn.LayerNorm)
     direction = through_norm(norm, toward)
@@ -138,7 +138,7 @@ def _read_by(norm: nn.Module, stream: Tensor, toward: Tensor) -> tuple[Tensor, f
 
 
 def _biases(model: Transformer, part: str) -> list[Tensor]:
-    """Returns the bias (C,) that one kind of matrix has in each layer. Layers without this bias are left out."""
+    """Returns the bias (C,) of one matrix in each layer. Layers without this bias are left out."""
     parameters = dict(model.named_parameters())
     names = (f"blocks.{layer}.{part}.bias" for layer in range(model.config.layers))
     return [parameters[name] for name in names if name in parameters]
@@ -158,7 +158,7 @@ class _Moved:
     matrix: Tensor
 
     def along(self, direction: Tensor) -> Tensor:
-        """Projections on a direction (H, S): a_hj f_h(x_j) . direction, without forming the vectors f_h(x_j)."""
+        """Returns the projections a_hj f_h(x_j) . direction (H, S), without forming the vectors f_h(x_j)."""
         heads = len(self.weights)
         through = through_output(direction, self.matrix.double(), heads)  # (H, D)
         return self.weights.double() * torch.einsum("hsd,hd->hs", by_head(self.value.double(), heads), through)

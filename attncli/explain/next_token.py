@@ -1,7 +1,7 @@
 """The most probable next tokens, and their log-probabilities, from a model's logits.
 
-A weight matrix may be padded with rows for ids that the tokenizer does not have. `known` is the number of ids that it
-has; the logits of larger ids are dropped.
+A weight matrix may be padded with rows for ids that the tokenizer does not have. `known` is the number of ids of the
+tokenizer. The logits of larger ids are dropped.
 """
 
 from __future__ import annotations
@@ -51,6 +51,6 @@ def name_of(tokenizer: Tokenizer, token: int) -> str:
 def log_probabilities(
     model: Transformer, ids: Tensor, at: int, known: int | None = None, observe: Observer | None = None
 ) -> Tensor:
-    """ids (B, T) -> log-probabilities (B, known) of the token after position `at`, in float32 or wider."""
+    """Returns the log-probabilities (B, known) of the token after position `at` of ids (B, T), in float32 or wider."""
     logits = model.unembed(model.hidden(ids, observe=observe)[:, at])[:, :known]
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)

@@ -16,11 +16,11 @@ from attncli.text.files import read_documents
 
 @dataclass(frozen=True)
 class Passages:
-    """Token ids of passages, and the number of characters of the files that were read to draw them."""
+    """The token ids of passages, and how many characters of the files were read to draw the passages."""
 
     ids: list[list[int]]
     characters_read: int
-    characters: int
+    characters: int  # of the files
     notes: tuple[str, ...]  # on the files
 
 

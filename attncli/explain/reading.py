@@ -1,7 +1,7 @@
-"""Forward passes in which only some rows of attention are observed, each with all its keys.
+"""Runs forward passes in which only some rows of attention are observed, each row with all its keys.
 
-The tokens before these rows are prefilled into a cache by the fast path, in chunks. So memory grows with the length of
-a text, not with its square.
+The tokens before the observed rows are prefilled into a cache by the fast path, in chunks. So memory grows with the
+length of a text, not with its square.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from attncli.model.cache import KVCache
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece
 
-WHOLE = 256  # tokens of the longest text of which every row is observed
-TOKENS_AT_ONCE = 4096  # in a batch, over all its rows
+WHOLE = 256  # the most tokens of a text whose rows are all observed
+TOKENS_AT_ONCE = 4096  # the most tokens of a batch, over all its rows
 _STRETCH = 512  # tokens of one chunk of the prefill
 
 
@@ -33,11 +33,9 @@ def rows_to_watch(needed: range, tokens: int) -> range:
 
 @torch.inference_mode()
 def read(model: Transformer, ids: Tensor, rows: range, observe: Observer | None = None) -> Tensor:
-    """Reads ids (1, T) and returns the normalized residual stream at these rows (1, R, C).
+    """Runs a forward pass over ids (1, T), and returns the normalized residual stream at `rows` (1, R, C).
 
-    Tokens after the rows are not read.
-
-    The observer gets the R rows of queries, and all S = rows.stop keys and values.
+    The observer gets the R rows of queries, and all S = rows.stop keys and values. Tokens after the rows are not read.
     """
     cache = KVCache(model.config.layers, rows.stop) if rows.start else None
     for start in range(0, rows.start, _STRETCH):

@@ -1,4 +1,4 @@
-"""Attention rollout: attention multiplied through all layers, back to the tokens of the text (Abnar and Zuidema, 2020).
+"""Computes attention rollout: the product of the attention weights of all layers (Abnar and Zuidema, 2020).
 
 A_l = (mean over heads of the weights + I) / 2, and R = A_L ... A_1. A causal mask alone concentrates R on the first
 token, so R is compared with the same product for uniform attention.

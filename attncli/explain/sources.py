@@ -1,6 +1,6 @@
-"""Where one token gets its information: the share of every source in its attention output, over layers and heads.
+"""Computes the share of every source in one token's attention output: where the token gets its information.
 
-Shares are taken layer by layer during one forward pass, then averaged over the layers.
+Shares are computed layer by layer during one forward pass, then averaged over the layers.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from attncli.explain.units import Units
 
 @dataclass(frozen=True)
 class Sources:
-    """Where one token gets its information.
+    """The share of every source in one token's attention output.
 
-    `shares` (T,) sums to 1: the share of every token in the focus token's attention output, averaged over the layers
-    asked for. With weights 'norm' a share is the norm of the vector that the token contributes, divided by the sum of
-    these norms (Kobayashi et al., 2020); with 'raw' it is the attention weight, averaged over heads.
+    `shares` sums to 1 and is averaged over `layers`. With weights 'norm', a share is the norm of the vector that a
+    source contributes, divided by the sum of these norms (Kobayashi et al., 2020). With weights 'raw', a share is the
+    attention weight of a source, averaged over heads.
     """
 
     focus: int

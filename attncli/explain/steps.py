@@ -1,4 +1,4 @@
-"""The arithmetic of one row of one head, number by number, compared with the output of the model's fast path.
+"""Recomputes one row of one head step by step, and compares the output with the model's fast path.
 
 The model computes the queries, keys and values; all later steps are computed here, in float64.
 """
@@ -45,9 +45,9 @@ class Steps:
     allowed: NDArray[np.bool_]  # (S,), the mask
     weights: Floats  # (S,): softmax over the allowed scores; 0 where masked
     mixed: Floats  # (D,): weights x values
-    written: Floats  # (C,): mixed through this head's columns of the output matrix
+    written: Floats  # (C,): this head's columns of the output matrix x mixed
     attention: Floats  # (C,): the output of all heads, plus the bias
-    difference: float  # the largest between `attention` and the output of the fast path
+    difference: float  # the largest absolute one between `attention` and the output of the fast path
 
 
 @torch.inference_mode()
@@ -59,7 +59,7 @@ def steps(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], foc
     subject = subject_of(model, pieces, focus)
     busiest = explain(model, tokenizer, pieces, focus, check=False).map
     ids, row = ids_of(model, pieces), subject.focus
-    rows = rows_to_watch(range(row, min(row + 2, len(pieces))), len(pieces))  # with a source that the mask forbids
+    rows = rows_to_watch(range(row, min(row + 2, len(pieces))), len(pieces))  # includes a masked source
     watch = _OneLayer(busiest.layer)
     read(model, ids, rows, watch)
     fast = _fast_output(model, watch.module, ids, rows)[0, row - rows.start].double()
@@ -110,7 +110,7 @@ def _array(tensor: Tensor) -> Floats:
 
 
 def _fast_output(model: Transformer, module: Attention, ids: Tensor, rows: range) -> Tensor:
-    """Returns the output of a layer's attention at these rows (1, R, C), by the fast path, without an observer."""
+    """Returns a layer's attention output at `rows` (1, R, C), computed by the fast path."""
     outputs: list[Tensor] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:

@@ -51,7 +51,7 @@ class Units:
         return np.add.reduceat(whole, [span.start for span in self.spans], axis=-1)
 
     def table(self, weights: Tensor) -> Floats:
-        """Weights (R, S) -> (units among the rows, units): averaged over a unit's rows, summed over its columns."""
+        """Returns weights by unit: (R, S) -> (observed units, units), averaged over rows and summed over columns."""
         starts = [span.start - self.rows.start for span in self.spans if span.start in self.rows]
         sizes = np.diff([*starts, len(self.rows)])
         averaged: Floats = np.add.reduceat(self.sum_sources(weights), starts) / sizes[:, None]

@@ -18,12 +18,12 @@ RANKINGS: tuple[Ranking, ...] = ("raw", "norm", "rollout", "logit", "random")
 LEAST_TEXTS = 8  # with fewer texts, a t test tells too little
 _VIEWS = RANKINGS[:-1]
 COMPARISONS = 2 * len(_VIEWS) + len(_VIEWS) * (len(_VIEWS) - 1)
-_LEVEL = 0.05  # probability that a verdict calls a ranking better that is not
+_LEVEL = 0.05  # probability that a verdict wrongly calls a ranking better
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Compares rankings by their drops, of shape (texts, rankings, sizes) in the order of RANKINGS.
+    """Compares rankings by their drops (texts, rankings, sizes). The rankings are in the order of RANKINGS.
 
     For `comprehensiveness`, the first k sources are cut, and a larger drop is better. For `sufficiency`, all other
     sources are cut, and a smaller drop is better.

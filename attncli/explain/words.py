@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from attncli.text.tokenizer import Piece
 
-_LONGEST = 64  # tokens of a word
+_LONGEST = 64  # the most tokens of a word
 _APOSTROPHES = "'’"
 _SPACES = " \t\u00a0\u3000"
 # Scripts that put no space between words: Thai to Myanmar, Khmer, kana, ideographs.
@@ -26,10 +26,10 @@ class Words:
 def words(pieces: Sequence[Piece]) -> list[range]:
     """Returns the range of tokens of each word, in order; every token is in one word: [range(0, 1), range(1, 3), …].
 
-    A word continues across tokens if letters, digits or combining marks meet, with or without an apostrophe between
-    them. Spaces belong to the word after them; spaces at the end of the text belong to the last word. Every other
-    character, including a line end, forms a word with all its tokens. In a script without spaces, every token is a
-    word.
+    A word continues in the next token if a letter, digit or combining mark is on each side of the boundary. An
+    apostrophe between two letters does not end a word. Spaces belong to the word after them; spaces at the end of the
+    text belong to the last word. Every other character, including a line end, forms a word with all its tokens. In a
+    script without spaces, every token is a word.
     """
     text = "".join(piece.completed for piece in pieces)
     last_word_ends = len(text.rstrip(_SPACES))

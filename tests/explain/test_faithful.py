@@ -149,8 +149,8 @@ def test_the_seed_draws_the_random_ranking_and_nothing_else():
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ([], "8 texts of at least 10 tokens are needed, and there are 0"),
-        ([[1] * 20] * 7, "and there are 7"),
+        ([], "8 texts of at least 10 tokens are needed; the number given is 0"),
+        ([[1] * 20] * 7, "the number given is 7"),
         ([[1] * 9] * 8, "9 tokens"),
         ([[1] * 97] * 8, "from 10 to 96"),
     ],
@@ -359,8 +359,8 @@ def test_a_note_says_how_much_of_a_large_file_is_read(folder, monkeypatch, capsy
     ("arguments", "code", "message"),
     [
         ([], 2, "no text"),
-        (["short.txt"], 3, f"8 texts of at least {LEAST_TOKENS} tokens are needed, and there are 0."),
-        (["b.txt", "--limit", "3"], 3, "there are 3.\n  Give more or longer texts, and --limit of 8 or more."),
+        (["short.txt"], 3, f"8 texts of at least {LEAST_TOKENS} tokens are needed; the number given is 0."),
+        (["b.txt", "--limit", "3"], 3, "is 3.\n  Give more or longer texts, or a file and --limit of at least 8."),
         (["The cat"], 3, "must have from 10 to 96"),
         (["b.txt", "--limit", "0"], 2, "--limit is 0"),
     ],
