@@ -3,12 +3,12 @@
     model = attncli.load("stories")
     print("".join(model.generate("Once upon a time", seed=1)))
 
-`load` returns a Model, `train` a Training; both are in attncli/library.py, which is imported when one of these names is
-first used. So importing the package takes milliseconds, and no PyTorch. docs/library.md has examples.
+`load` returns a Model, and `train` returns a Training; attncli/library.py defines both. That module imports PyTorch, so
+it is imported when one of its names is first used; `import attncli` takes milliseconds. docs/library.md has examples.
 """
 
-TYPE_CHECKING = False  # importing typing takes a while
-if TYPE_CHECKING:  # type checkers read the names here, Python and dir() in __all__; ruff refuses a difference
+TYPE_CHECKING = False  # instead of importing typing, which is slow
+if TYPE_CHECKING:  # type checkers read the names here, Python and dir() in __all__; ruff and a test refuse a difference
     from attncli.errors import AttnError, BadCheckpoint, BadInput, Diverged, OutOfRoom, UsageProblem
     from attncli.library import Model, Training, load, train
 

@@ -12,11 +12,11 @@ from attncli import stopping
 from attncli.cli.process import delay_full_collections, limit_spinning, open_streams
 from attncli.render.status import enable_status, hide_status, status
 
-TYPE_CHECKING = False  # importing typing takes a while
+TYPE_CHECKING = False  # instead of importing typing, which is slow
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_CANNOT_START = 4  # no memory, no descriptors, or a disk that does not answer
+_CANNOT_START = 4  # the exit code if the application cannot be imported, for example without memory
 
 
 def main() -> NoReturn:
@@ -34,7 +34,7 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    """Runs the command line. Returns its exit code, or if a signal stopped it, the exit code of the signal."""
+    """Runs the command line and returns its exit code. If a signal stopped it, returns the exit code of the signal."""
     try:
         from attncli.cli.main import run
     except (ImportError, OSError, MemoryError) as problem:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Self
 
-Naming = Callable[[str], str]  # the name of a field -> what a user calls it, such as top_k -> --top-k
+Naming = Callable[[str], str]  # spells the name of a field for a reader: top_k -> --top-k
 
 
 def hint_in(naming: Naming, command: str, call: str) -> str:
-    """Returns a hint in the terms of its reader: `command` on the command line, `call` in a program."""
+    """Returns the hint `command` if `naming` spells options, as on the command line; else the hint `call`."""
     return call if naming("name") == "name" else command
 
 
@@ -32,20 +32,20 @@ class AttnError(Exception):
     def naming(cls, text: Callable[[Naming], tuple[str, str]]) -> Self:
         """Returns an error whose message and hint name settings.
 
-        `text` gets a function that spells a setting's name.
+        `text` receives a function that spells the name of a setting, and returns the message and the hint.
         """
         error = cls(*text(str))
         error._text = text
         return error
 
     def texts(self, naming: Naming) -> tuple[str, str]:
-        """Returns the message and the hint, with the settings' names spelled by `naming`."""
+        """Returns the message and the hint, in which `naming` spells the names of settings."""
         return (self.message, self.hint) if self._text is None else self._text(naming)
 
     def spell(self, naming: Naming) -> None:
-        """Spells the settings in the message and the hint in another way, such as by their options.
+        """Rewrites the message and the hint so that `naming` spells the names of settings, for example as options.
 
-        The first call decides: it is the one nearest to the error.
+        Only the first call has an effect: the handler nearest to the error knows which names the user typed.
         """
         self.message, self.hint = self.texts(naming)
         self._text = None
@@ -67,7 +67,7 @@ class BadCheckpoint(AttnError):
 
 
 class OutOfRoom(AttnError):
-    """The disk is full, memory or file handles have run out, or a path cannot be written."""
+    """The disk is full, memory or file descriptors have run out, or a path cannot be written."""
 
     exit_code = 4
 
@@ -85,6 +85,6 @@ class BrokenInstallation(AttnError):
 
 
 class Inexact(AttnError):
-    """A check of attncli found that a generated text differs from the text that attncli promises: a bug of attncli."""
+    """A check found different texts or logits where attncli promises equal ones. This is a bug of attncli."""
 
     exit_code = 1

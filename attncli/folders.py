@@ -12,7 +12,10 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Returns ATTNCLI_CACHE, else attncli/ in the user's cache folder. Raises RuntimeError if the user has no home."""
+    """Returns the folder that ATTNCLI_CACHE names, by default attncli/ in the user's cache folder.
+
+    Raises RuntimeError if the user has no home folder.
+    """
     if os.environ.get("ATTNCLI_CACHE"):
         return Path(os.environ["ATTNCLI_CACHE"])
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -20,9 +23,10 @@ def cache_folder() -> Path:
 
 
 def models_folder() -> Path | None:
-    """Returns ATTNCLI_MODELS, else attncli/models/ in the user's data folder; None for a user without a home.
+    """Returns the folder that ATTNCLI_MODELS names, by default attncli/models/ in the user's data folder.
 
-    The models in this folder can be named in every working directory. The folder need not exist.
+    The models in this folder are found from every working directory. The folder may be missing. Returns None for a user
+    without a home folder.
     """
     if os.environ.get("ATTNCLI_MODELS"):
         return Path(os.environ["ATTNCLI_MODELS"])
@@ -43,9 +47,9 @@ def make_private(folder: Path) -> None:
 def exposed(folder: Path) -> Path | None:
     """Returns the first directory that another user can change, among a folder and its parents, or None.
 
-    Each must be a directory, not a link, and root or this user must own it. If others can write to a parent, the parent
-    must be sticky, like /tmp, where nobody can replace a file of another user. Raises OSError when a folder cannot be
-    read.
+    Root or this user must own every directory, and a link counts as exposed. If others can write to a parent, the
+    parent must be sticky, like /tmp: nobody can replace a file of another user in a sticky directory. Raises OSError if
+    a folder cannot be read.
     """
     for place in (folder, *folder.parents):
         status = place.lstat()
@@ -66,7 +70,7 @@ def _is_owner(status: os.stat_result) -> bool:
 
 
 def _is_private(group: int) -> bool:
-    """Whether this user is the only member of a group, as on systems with a umask of 002."""
+    """Whether this user is the only member of a group. Systems with a umask of 002 make such a group for each user."""
     import grp
     import pwd
 

@@ -1,8 +1,8 @@
-"""The Python library: `import attncli` gives `load`, which returns a Model, and `train`, which returns a Training run.
+"""The Python library: `load` returns a Model, and `train` returns a Training run.
 
-`load` finds a model as `-m` does. Every method computes the same as the command of the same name: the same text for the
-same seed, the same record for a view, the same score for a text. Settings are keyword arguments; they become fields of
-the configs and of ViewOptions, which attncli/config/ and attncli/views.py define. Nothing is printed.
+`load` finds a model by name, as `-m` does. Every method computes what the command of its name computes: the same text
+for the same seed, the same record for a view, the same score for a text. Settings are keyword arguments; they are
+fields of the configs in attncli/config/ and of ViewOptions in attncli/views.py. The library prints nothing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ _OF_A_SCREEN = ("plain", "csv", "npz", "compare_weights")  # the fields of ViewO
 
 
 def load(name: str | Path | None = None, *, device: str = "auto", dtype: str = "auto", revision: str = "") -> Model:
-    """Returns the model of a directory, a name, or owner/name on the Hugging Face hub. None means the default model.
+    """Returns the model that `name` names: a directory, a listed model, or owner/name on the Hugging Face hub.
+
+    None means the default model.
 
     `device` is auto, cpu, cuda or mps. `dtype` is the type that texts are generated and scored with:
     auto, float32, bfloat16, float16 or, on a CPU, int8. auto means the default of each command. `revision` is a branch,
@@ -67,7 +69,7 @@ class Model:
     """A model on disk. The first method that needs the weights loads them."""
 
     def __init__(self, path: Path, device: str = "auto", dtype: str = "auto") -> None:
-        """Stores the directory of a model; `load` finds the directory and calls this."""
+        """Stores the directory of a model. Programs call `load`, which finds the directory."""
         self.path = path
         self._device, self._dtype = str(pick_device(device)), dtype
         self._engine = choose_engine(device, dtype)
@@ -89,7 +91,7 @@ class Model:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, with `encode`, `decode` and `pieces`."""
+        """The model's tokenizer; its methods `encode`, `decode` and `pieces` convert between text and tokens."""
         return self._any().tokenizer
 
     @overload
@@ -105,14 +107,14 @@ class Model:
     ) -> Iterator[str] | Iterator[Token]:
         """Continues a prompt and yields pieces of text as they are generated.
 
-        With `tokens`, yields every Token instead. A Token has an id, a text and a log-probability; its field `top`
-        lists the `top` most probable alternatives. Settings are the fields of SampleConfig and EngineConfig, such as
-        temperature=0.7 or seed=1.
+        With `tokens`, yields a Token for each token instead. A Token has an id, a text and a log-probability; its field
+        `top` lists the `top` most probable alternatives. Settings are the fields of SampleConfig and EngineConfig, such
+        as temperature=0.7 or seed=1.
 
         Raises UsageProblem for a setting that is wrong, BadInput for a prompt longer than the context.
         """
         if settings.get("num_samples", 1) != 1:
-            raise UsageProblem("generate streams one text.", "generate_all gives num_samples of them.")
+            raise UsageProblem("generate streams one text.", "Call generate_all for several samples.")
         events = self._events([prompt], settings, TokenDetails(top) if tokens else None)
         if tokens:
             return (event for event in events if isinstance(event, Token))
@@ -121,7 +123,9 @@ class Model:
     def generate_all(self, prompts: str | Sequence[str], **settings: Any) -> list[Sample]:
         """Continues each prompt num_samples times, in batches.
 
-        Returns the samples in order; a sample has a text and ids. Settings and errors are those of `generate`.
+        Returns the samples in the order of the prompts; a Sample has a text and ids. The settings are the fields of
+        SampleConfig and EngineConfig. Raises UsageProblem for a setting that is wrong, BadInput for a prompt longer
+        than the context.
         """
         collector = SampleCollector()
         for _ in collector.collect(self._events([prompts] if isinstance(prompts, str) else prompts, settings, None)):
@@ -131,15 +135,15 @@ class Model:
     def explain(
         self, text: str, *, view: str | None = None, token: int | str | None = None, generate: int = 0, **options: Any
     ) -> Any:
-        """Returns the finding of a view for a text: the record that `attncli explain --view VIEW` shows.
+        """Returns the record that `attncli explain TEXT --view VIEW` draws.
 
         `view` is one of attncli.views.NAMED_VIEWS; None means the first screen (an Explanation). `token` is the token
         in focus, as an index or a word; None means the last token. The text is first continued greedily by `generate`
         tokens. Options are the fields of ViewOptions, such as head="2.3" or words=True. The network computes in
         float32.
 
-        Raises UsageProblem for an invalid option, or an option that this view does not take; BadInput for a text that
-        is too long.
+        Raises UsageProblem for an option that is invalid or does not apply to this view, BadInput for a text that is
+        too long.
         """
         _refuse_unknown(options, [field.name for field in fields(ViewOptions) if field.name not in _OF_A_SCREEN])
         if isinstance(options.get("head"), float):
@@ -179,23 +183,23 @@ class Model:
         return generate(backend, loaded.tokenizer, ids, sampling, loaded.end_ids, details, engine)
 
     def _to_generate(self) -> tuple[LoadedModel, Backend]:
-        """Returns the model and backend that generate, and loads them once.
+        """Returns the model and the backend that generate text; the first call loads them.
 
-        A CPU backend has its own copy of the weights.
+        The backend of a CPU has its own copy of the weights.
         """
         if self._generator is None:
             self._generator = self._engine.load(self.path)
         return self._generator
 
     def _any(self) -> LoadedModel:
-        """Returns a loaded model, for its shape and tokenizer. If no model is loaded yet, loads one.
+        """Returns any loaded model, for its shape and tokenizer. If no model is loaded yet, loads one.
 
-        The weights of the returned model may have any type, or may be missing.
+        The weights of the returned model may have any type. They may be missing, because a CPU backend keeps its own.
         """
         return next(iter(self._loaded.values()), None) or self._to_generate()[0]
 
     def _read(self, dtype: str) -> LoadedModel:
-        """Returns the PyTorch model in a type, and loads it once.
+        """Returns the PyTorch model with weights of a type; the first call for this type loads it.
 
         For `int8`, the weights are float32, rounded to int8 values.
         """
@@ -222,12 +226,12 @@ def train(
     watch_heads: bool = False,
     **settings: Any,
 ) -> Training:
-    """Returns a training run on text files: iterate over the run for its reports, or call `finish` for the model.
+    """Returns a training run on text files. Iterate over the run for its reports, or call `finish` for the model.
 
-    The model is saved in the directory `out`, else in ./checkpoints under `name` or the name of the first file; `force`
-    replaces an existing model, `resume` continues a stopped run. `start` is a model to fine-tune, `val_file` the
-    text to validate on, by default the end of `files`. Settings are the fields of TrainConfig and CorpusConfig, such as
-    steps=200, seconds=60 or tokenizer="char".
+    The model is saved in the directory `out`, by default in ./checkpoints under `name` or the name of the first file.
+    `force` replaces an existing model; `resume` continues a stopped run. `start` is a model to fine-tune. `val_file` is
+    the text to validate on, by default the end of `files`. Settings are the fields of TrainConfig and CorpusConfig,
+    such as steps=200, seconds=60 or tokenizer="char".
 
     Raises UsageProblem for an invalid setting, BadInput for a file that does not exist.
     """
@@ -249,9 +253,9 @@ class Training:
     """A training run. The run begins when its first report is requested, and locks its directory until it ends."""
 
     def __init__(self, path: Path, reports: Generator[Report, None, None]) -> None:
-        """Stores the directory and the reports of a run; `train` calls this."""
+        """Stores the directory and the reports of a run. Programs call `train`, which makes both."""
         self.path = path
-        self.result: Result | None = None  # set when the run ends: steps, seconds, the best score
+        self.result: Result | None = None  # the steps, the seconds and the best score; set when the run ends
         self._reports = reports
 
     def __iter__(self) -> Iterator[Report]:
@@ -302,7 +306,10 @@ def _reports(
 
 
 def _configs(settings: dict[str, Any], first: type[C], second: type[Any]) -> tuple[C, Any]:
-    """Makes two configs. Each takes the settings that are fields of it. Raises UsageProblem for an unknown name."""
+    """Returns two configs made from settings: each setting goes to the config that has a field of its name.
+
+    Raises UsageProblem for a setting that neither config has.
+    """
     names = [[field.name for field in fields(config)] for config in (first, second)]  # type: ignore[arg-type]
     _refuse_unknown(settings, [*names[0], *names[1]])
     own, others = ({name: _as_tuple(name, settings[name]) for name in settings if name in known} for known in names)
@@ -310,7 +317,7 @@ def _configs(settings: dict[str, Any], first: type[C], second: type[Any]) -> tup
 
 
 def _as_tuple(name: str, value: Any) -> Any:
-    """Returns a tuple for settings that take several values: `stop` as one text or a list, `logit_bias` as a dict."""
+    """Returns the value of a setting. Converts a list, a dict such as `logit_bias`, and one `stop` text to a tuple."""
     if name == "stop" and isinstance(value, str):
         return (value,)
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
 """Safe stat and open for an untrusted path, which may be unreadable, too long, a pipe, a device or a link.
 
-Only a regular file is opened, and it is read no further than its size: a pipe would block, and a device such as
-/dev/zero never ends. Every failure is an OSError whose `strerror` says what is wrong. This module does not interpret
+Only regular files are opened, and at most their size is read: a pipe would block, and a device such as /dev/zero never
+ends. Every failure is an OSError whose `strerror` says what is wrong. This module does not interpret
 the content of a file.
 """
 
@@ -35,7 +35,7 @@ _KINDS = {
 def look(path: Path, follow: bool = True) -> os.stat_result | None:
     """Returns the stat result of a path, or None if the path does not exist or is not valid.
 
-    Raises OSError if the system refuses to tell, for example without permission.
+    Raises OSError if the path cannot be examined, for example without permission.
     """
     try:
         return path.stat(follow_symlinks=follow)
@@ -76,12 +76,12 @@ def _is(kind: Callable[[int], bool], path: Path | str, follow: bool = True) -> b
 
 
 def open_regular(path: Path, follow: bool = True) -> BufferedReader:
-    """Opens a regular file for reading bytes. Raises OSError for anything else; for a link too if `follow` is false."""
+    """Opens a regular file for reading bytes. Raises OSError for any other path, and for a link if not `follow`."""
     return os.fdopen(open_descriptor(path, os.O_RDONLY, follow=follow), "rb")
 
 
 def open_descriptor(path: Path, flags: int, follow: bool = True) -> int:
-    """Opens a regular file with `flags`, and returns its descriptor. Raises OSError for anything else."""
+    """Opens a regular file with the flags of os.open, and returns its descriptor. Raises OSError for any other path."""
     try:
         handle = os.open(path, flags | _FLAGS | (0 if follow else _NOFOLLOW), 0o666)
     except ValueError as problem:
@@ -101,11 +101,11 @@ def open_descriptor(path: Path, flags: int, follow: bool = True) -> int:
 
 
 def read_regular(path: Path, largest: int | None = None, follow: bool = True) -> bytes:
-    """Returns the content of a regular file. Raises OSError, also if the file has more than `largest` bytes."""
+    """Returns the content of a regular file. Raises OSError for any other path, and for more than `largest` bytes."""
     with open_regular(path, follow) as file:
         size = os.fstat(file.fileno()).st_size
         if largest is not None and size > largest:
-            raise OSError(errno.EFBIG, f"it is larger than {largest >> 20} MB, too large for what it should hold")
+            raise OSError(errno.EFBIG, f"it is larger than {largest >> 20} MB, which is the limit for this file")
         return file.read(size)
 
 
@@ -128,31 +128,32 @@ def remove(path: Path) -> None:
 def resolved(path: Path) -> Path:
     """Returns the real path if the last component is a link, '.' or '..'; returns any other path unchanged.
 
-    A save is written beside its directory and renamed to it, so it must be beside the real directory.
+    A save is written next to a model's directory and renamed to it, so the path must not be that of a link.
     """
     return real(path) if is_link(path) or path.name in ("", "..") else path
 
 
 def real(path: Path) -> Path:
-    """Returns the path with all links resolved, as far as possible."""
+    """Returns the path with its links resolved; returns the path unchanged if it is not valid."""
     try:
         return Path(os.path.realpath(path))
-    except (OSError, ValueError):  # the working directory was deleted, or the path is not a valid one
+    except (OSError, ValueError):  # the working directory was deleted, or the path is not valid
         return path
 
 
 def refuse_lost_folder() -> None:
-    """Raises BadInput if the working directory was deleted. Without it, no relative path works and PyTorch crashes."""
+    """Raises BadInput if the working directory was deleted, since then relative paths fail and PyTorch crashes."""
     try:
         Path.cwd()
     except OSError as problem:
         raise BadInput(
-            f"The working directory cannot be used: {reason(problem)}.", "It was deleted or moved: cd to another."
+            f"The working directory cannot be used: {reason(problem)}.",
+            "It was deleted or moved: change to another directory.",
         ) from None
 
 
 def reason(problem: OSError) -> str:
-    """Returns the system's own words for an error; never empty."""
+    """Returns the system's message for an error; it is never empty."""
     return problem.strerror or str(problem) or type(problem).__name__
 
 
@@ -169,7 +170,7 @@ def unwritable(path: Path, problem: OSError, needed: int = 0) -> OutOfRoom:
         return _elsewhere(f"{path} cannot be written: {reason(problem)}.", "Choose")
     with suppress(OSError):
         free = shutil.disk_usage(path.parent).free
-        why = f" ({reason(problem)})" if free >= needed else ""  # a quota, or a limit of the process
+        why = f" ({reason(problem)})" if free >= needed else ""  # the reason is a quota, or a limit of the process
         return no_room(path, needed, free, why)
     return _elsewhere(f"No room for {path}: {reason(problem)}.", "Choose")
 

@@ -1,7 +1,7 @@
 """Builds a dataclass from JSON that was made with `dataclasses.asdict`. Checks all types, also in nested records.
 
-Each JSON value is compared with the annotation of its field; an error names the field that does not match. An error
-that the record itself raises in `__post_init__` is reported in the same way. Reads no files.
+The type of each JSON value must match the annotation of its field; an error names the field that does not match. Errors
+from `__post_init__` of the dataclass are reported in the same form. This module reads no files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from attncli.config import shown_value
 from attncli.errors import BadCheckpoint, UsageProblem
 
-_INTEGERS = 1 << 63  # a signed 64-bit integer is from minus this to below this
+_INTEGERS = 1 << 63  # a signed 64-bit integer is at least -_INTEGERS and below _INTEGERS
 _AGAIN = "It was changed, or another version wrote it. Copy it again, or train again."
 Record = TypeVar("Record")
 
@@ -23,15 +23,15 @@ Record = TypeVar("Record")
 def record_from_json(kind: type[Record], value: object, where: str, extra: bool = False) -> Record:
     """Returns the dataclass `kind` with the values of a JSON object. With `extra`, unknown keys are ignored.
 
-    Raises BadCheckpoint for an unknown key, and for a value that is missing, of the wrong type, or outside the record's
-    own limits. The error names the field within `where`.
+    Raises BadCheckpoint for an unknown key, and for a value that is missing, has the wrong type, or exceeds a limit of
+    the dataclass. The error names the field; `where` names the JSON object.
     """
     if not isinstance(value, dict):
         raise _misfit(where, value, "an object")
     types = get_type_hints(kind)
     known = {field.name: field for field in fields(kind) if field.init}  # type: ignore[arg-type]
     for name in value.keys() - known.keys() if not extra else ():
-        raise BadCheckpoint(f"{where} holds {shown_value(name)}, which is not known.", _AGAIN)
+        raise BadCheckpoint(f"{where} holds {shown_value(name)}, which is no known field.", _AGAIN)
     for name, field in known.items():
         if name not in value and field.default is MISSING and field.default_factory is MISSING:
             raise BadCheckpoint(f"{where} lacks {name}.", _AGAIN)
@@ -43,7 +43,7 @@ def record_from_json(kind: type[Record], value: object, where: str, extra: bool 
 
 
 def checked(kind: Any, value: object, where: str) -> Any:
-    """Returns a JSON value converted to the type of an annotation: a list becomes a tuple. Raises BadCheckpoint."""
+    """Returns a JSON value as the annotation `kind` requires: a list becomes a tuple. Raises BadCheckpoint."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -79,7 +79,7 @@ def _sequence(kind: Any, arguments: tuple[Any, ...], value: object, where: str) 
 
 
 def _plain(kind: Any, value: object, where: str) -> object:
-    """Returns a bool, a 64-bit integer, a finite number, or a string. Raises BadCheckpoint."""
+    """Returns a JSON value that is a bool, a 64-bit integer, a finite number or a string. Raises BadCheckpoint."""
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         if -_INTEGERS <= value < _INTEGERS or (isinstance(value, float) and math.isfinite(value)):
             return float(value)

@@ -1,13 +1,13 @@
-"""What SIGINT, SIGTERM and SIGHUP do: the process ends within a second, with one line and code 128 + signal.
+"""Handles SIGINT, SIGTERM and SIGHUP: prints one line and ends the process within a second, with code 128 + signal.
 
 The handler runs in the main thread and raises `Stopped`, so that `finally` and atexit run. Python runs no handler while
-the main thread is inside long C or Rust code. Therefore the interpreter also writes each signal to a pipe that a second
-thread reads: if the main thread has not ended the process 0.6 seconds later, the second thread runs the registered
-clean-ups and ends it. During an import the handler ends the process directly, since the import machinery could swallow
-or replace an exception.
+the main thread is inside long C or Rust code. Therefore the interpreter also writes each signal to a pipe, and a second
+thread reads the pipe. If the main thread has not ended the process after 0.6 seconds, the second thread runs the
+registered clean-ups and ends the process. During an import the handler ends the process directly, since the import
+machinery could swallow or replace an exception.
 
-Code that installs its own handler, as the training loop does, is not interfered with. Imports as little as possible:
-every process starts here.
+A handler that other code has installed, such as the training loop, stays in effect. This module imports as little as
+possible, because every process imports it first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 
-TYPE_CHECKING = False  # importing typing takes a while
+TYPE_CHECKING = False  # instead of importing typing, which is slow
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
@@ -27,14 +27,18 @@ if TYPE_CHECKING:
 
 # Windows has no SIGHUP.
 _KINDS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-_GRACE = 0.6  # seconds that the main thread has to end the process in an orderly way
+_GRACE = 0.6  # seconds that the main thread has to run `finally` and atexit
 _LINE = b"Stopped.\n"
 
 _clean_ups: list[Callable[[], object]] = []
 _received: int | None = None  # the signal that ends the process
-_directly = True  # end without unwinding: the application is not imported yet, or has returned
+_directly = (
+    True  # a signal ends the process without unwinding: before the application is imported, and after it has returned
+)
 _said = False
-_ending = _thread.RLock()  # of the thread that ends the process; a second signal may interrupt it there
+_ending = (
+    _thread.RLock()
+)  # held by the thread that ends the process; reentrant, since a second signal may interrupt that thread
 
 
 class Stopped(SystemExit):
@@ -42,7 +46,7 @@ class Stopped(SystemExit):
 
 
 def register(action: Callable[[], object]) -> None:
-    """Adds a clean-up action. The actions run when the process ends without `finally` and atexit."""
+    """Adds a clean-up action, which runs if the process ends without `finally` and atexit."""
     _clean_ups.append(action)
 
 
@@ -66,10 +70,10 @@ class CleanUp:
 
 
 class StopRequests:
-    """Notes the signals received within a `with` block, so that a loop can end in order. True after the first signal.
+    """Records the signals received within a `with` block, so that a loop can stop cleanly; true after the first signal.
 
-    The first signal is only noted; a second signal ends the process at once. Signals that are ignored already, as
-    SIGHUP is under nohup, stay ignored. `received` lists the signals' numbers.
+    A second signal ends the process at once. Signals that were ignored before, such as SIGHUP under nohup, stay
+    ignored. `received` lists the numbers of the signals.
     """
 
     def __init__(self) -> None:
@@ -95,7 +99,7 @@ class StopRequests:
 
 
 def install() -> None:
-    """Installs the handler for the three signals, except for those already ignored, as SIGHUP is under nohup."""
+    """Installs the handler for each of the three signals that is not ignored. Under nohup, SIGHUP is ignored."""
     for kind in _KINDS:
         if signal.getsignal(kind) is not signal.SIG_IGN:
             signal.signal(kind, _handle)
@@ -110,13 +114,13 @@ def install() -> None:
 
 
 def unwind() -> None:
-    """From now on a signal raises `Stopped` in the main thread."""
+    """Makes every later signal raise `Stopped` in the main thread."""
     global _directly
     _directly = False
 
 
 def finish() -> None:
-    """From now on a signal ends the process at once, because all work is done."""
+    """Makes every later signal end the process at once, because all work is done."""
     global _directly
     _directly = True
 
@@ -127,12 +131,12 @@ def received() -> int | None:
 
 
 def exit_code(number: int) -> int:
-    """Prints once that the process was stopped; returns its exit code."""
+    """Returns the exit code of a process that this signal stopped. The first call also prints that it was stopped."""
     global _said
     if not _said:
         _said = True
         try:
-            os.write(2, b"\n" + _LINE if os.isatty(2) else _LINE)  # after what the terminal echoes for Ctrl-C
+            os.write(2, b"\n" + _LINE if os.isatty(2) else _LINE)  # a new line, since the terminal echoes ^C
         except OSError:
             return 128 + number  # after SIGHUP the terminal may be gone
     return 128 + number
@@ -143,21 +147,23 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if _directly or _received is not None or _imports(frame):
         _end(number)
     _received = number
-    sys.unraisablehook = lambda _: None  # in a destructor the exception is lost; then the thread ends the process
+    sys.unraisablehook = lambda _: (
+        None
+    )  # hides `Stopped` raised in a destructor, where it has no effect; then the second thread ends the process
     raise Stopped(128 + number)
 
 
 def _last() -> None:
-    """Ends a stopped process early, because shutting down the interpreter can take seconds.
+    """Ends the process if a signal stopped it, because shutting down the interpreter can take seconds.
 
-    Otherwise ignores signals.
+    If no signal was received, ignores later signals.
     """
     if _received is not None:
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
             except (OSError, ValueError):
-                continue  # the reader is gone
+                continue  # the reader of the pipe has ended
         os._exit(128 + _received)
     for kind in _KINDS:
         if signal.getsignal(kind) is _handle:

@@ -1,4 +1,4 @@
-"""The table of the views of `attncli explain`: what each view shows, its options, and the functions behind it.
+"""The table of the views of `attncli explain`: what each view shows, its options, and the functions that make it.
 
 To add a view, write explain/NAME.py (the record of the finding, and the function that computes it) and render/NAME.py
 (the screen and the JSON document), then add one entry to VIEWS. The option --view, its help, its completion and the
@@ -33,12 +33,12 @@ class ViewOptions:
     """
 
     layer: int | None = option(
-        None, "Only this layer, counted from 0. Unset: the mean of all layers.", limit=at_least(0)
+        None, "Use only this layer, counted from 0. Unset: the mean of all layers.", limit=at_least(0)
     )
-    head: str | None = option(  # as typed: 2.3 or 3
+    head: str | None = option(  # LAYER.HEAD or HEAD
         None,
-        "Only this head, such as 2.3 for head 3 of layer 2. Unset: all heads, with a map of the one that contributes "
-        "most.",
+        "Use only this head, such as 2.3 for head 3 of layer 2. Unset: all heads, with a map of the head that "
+        "contributes most.",
         metavar="[L.]H",
     )
     weights: Measure = option(
@@ -72,7 +72,7 @@ class ViewOptions:
     )
     against: str | None = option(
         None,
-        "For --view logit: explain the difference to this token's logit. Unset: to the mean of the vocabulary.",
+        "For --view logit: explain the logit minus the logit of this token. Unset: minus the mean logit of all tokens.",
         metavar="TOKEN",
         rare=True,
     )
@@ -89,7 +89,7 @@ class ViewOptions:
         if self.compare_weights and self.plain:
             raise UsageProblem.naming(
                 lambda name: (
-                    f"{name('compare_weights')} is a table, and {name('plain')} has none.",
+                    f"{name('compare_weights')} prints a table, and {name('plain')} prints sentences.",
                     "Leave one of them out.",
                 )
             )
@@ -99,7 +99,10 @@ class ViewOptions:
             )
 
     def place(self) -> tuple[int | None, int | None]:
-        """Returns layer and head: '2.3', or '3' in layer 2 -> (2, 3); '3' alone -> (None, 3), head 3 of all layers."""
+        """Returns the layer and the head in focus; None stands for all of them.
+
+        head '2.3' -> (2, 3); head '3' and layer 2 -> (2, 3); head '3' alone -> (None, 3), head 3 of every layer
+        """
         if self.head is None:
             return self.layer, None
         first, dot, second = self.head.partition(".")
@@ -127,7 +130,7 @@ class ViewOptions:
 
 @dataclass(frozen=True)
 class Request:
-    """The input of a view: the tokens of a text, the model, and the token, layer and head in focus."""
+    """The input of a view: a model, the tokens of a text, and the token, layer and head in focus."""
 
     model: Transformer
     tokenizer: Tokenizer
@@ -137,7 +140,7 @@ class Request:
 
     @property
     def text(self) -> tuple[Transformer, Tokenizer, Sequence[Piece], Focus]:
-        """The first arguments of a function that computes a view."""
+        """Model, tokenizer, tokens and focus: the first arguments of most functions that compute a view."""
         return self.model, self.tokenizer, self.pieces, self.focus
 
 
@@ -152,7 +155,7 @@ class Functions:
 
 @dataclass(frozen=True)
 class View:
-    """A view: its name for --view (None for the first screen), what it shows, and the options that it takes."""
+    """A view: its name for --view (None for the first screen), what it shows, and the options that it accepts."""
 
     name: str | None
     shows: str
@@ -160,11 +163,11 @@ class View:
     load: Callable[[ViewOptions], Functions]
 
     def called(self, naming: Naming) -> str:
-        """Returns the view in words: 'the first screen', or the name of the setting `view` and its value."""
+        """Returns the view for an error message: 'the first screen', or the setting and its value, 'view lens'."""
         return "the first screen" if self.name is None else f"{naming('view')} {self.name}"
 
     def refuse_options(self, options: ViewOptions) -> None:
-        """Raises UsageProblem for an option that this view does not take; the error names the views that take it."""
+        """Raises UsageProblem for an option that does not apply to this view; the error lists the views that use it."""
         refused = next((name for name in options.given() if name not in self.takes), None)
         if refused is not None:
             others = [view for view in VIEWS if refused in view.takes]
@@ -191,7 +194,7 @@ def _bars(options: ViewOptions) -> Functions:
 
 
 def _sources(named: int, options: ViewOptions) -> Callable[[Request], Any]:
-    """Returns a function that finds the sources of the token in focus, and masks each of the `named` greatest."""
+    """Returns a function that finds the sources of the token in focus and masks each of the `named` largest ones."""
     from attncli.explain.first_screen import explain
 
     return lambda request: explain(
@@ -278,7 +281,7 @@ def request(
     """Returns the input of a view for a text and its options.
 
     `token` is the token in focus, as an index or a word; None is the last token. With `options.words`, an index counts
-    words. Raises UsageProblem for a token that does not occur, or that occurs several times.
+    words. Raises UsageProblem for an index or a word that the text does not have.
     """
     from attncli.explain.locate import find_token
     from attncli.explain.question import Focus

@@ -65,7 +65,7 @@ def test_a_record_is_read_back(record):
         (Plan, {"seconds": float("nan")}, "x: seconds is nan, and must be a finite number"),
         (Plan, {"compiled": 1}, "x: compiled is 1, and must be true or false"),
         (Plan, {"reasons": {"lr": 1}}, "x: reasons: 'lr' is 1, and must be text"),
-        (Plan, {"evil": 1}, "x holds 'evil', which is not known"),
+        (Plan, {"evil": 1}, "x holds 'evil', which is no known field"),
         (RunState, {"step": 9}, "step is 9, and must be from 0 to 8"),
         (RunState, {"step": 4, "best_step": 5}, "best_step is 5"),
         (RunState, {"schedule": [[0, 9, 1]]}, "x: schedule, number 1 is .*, and must be a list of 2"),

@@ -1,8 +1,8 @@
 """The configs: the shape of a model, the text to train on, the training run, the sampling, the generation.
 
-They are frozen dataclasses without torch. Each field carries the help, the name and the limits of its option
-(option.py), so that the command line, `generate -i` and errors agree. None always means "chosen automatically"; the
-help says how.
+A config is a frozen dataclass and needs no torch. Each field declares the help, the name and the limits of its option
+(option.py), so that the command line, `generate -i` and errors agree. None always means "chosen automatically", and the
+help says by what.
 """
 
 from attncli.config.corpus import TOKENIZER_KINDS, CorpusConfig, TokenizerKind

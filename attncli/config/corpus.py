@@ -24,7 +24,7 @@ class CorpusConfig:
     )
     vocab_size: int | None = option(
         None,
-        "The number of token ids. Unset: by the amount of text.",
+        "The number of token ids to learn. Unset: chosen by the amount of text.",
         format=COUNT,
         limit=at_least(1),
         panel=_TEXT,
@@ -32,13 +32,15 @@ class CorpusConfig:
     )
     val_fraction: float = option(
         0.1,
-        "The share of the text, at its end, that is held out for validation.",  # by characters
+        "The share of the text to validate on, taken from its end.",  # counted in characters
         limit=Limit("above 0 and at most 0.5", lambda share: 0 < share <= 0.5),
         panel=_TEXT,
         rare=True,
     )
     encoding: str = option("utf-8", "The encoding of the text.", panel=_TEXT, rare=True)
-    most_characters: int | None = None  # per part; a larger part is replaced by passages spread over it
+    most_characters: int | None = (
+        None  # of the training or validation part; a larger part is replaced by passages spread over it
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -46,7 +48,7 @@ class CorpusConfig:
         require(most is None or most >= 1, "most_characters", most, "at least 1")
         try:
             "".encode(self.encoding)
-        except (LookupError, ValueError):  # ValueError: a NUL in the name
+        except (LookupError, ValueError):  # ValueError: the name contains a NUL
             raise _no_encoding(self.encoding) from None
 
 

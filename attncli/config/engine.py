@@ -1,4 +1,4 @@
-"""EngineConfig: how generation is computed. No field changes the text."""
+"""EngineConfig: the settings for the speed of generation. No field changes the text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPEED_PANEL = "Speed; no option here changes the text"
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How generation is computed; every setting gives the same text."""
+    """The settings for the speed of generation; every value gives the same text."""
 
     cached: bool = option(
         True,
@@ -22,21 +22,18 @@ class EngineConfig:
         panel=SPEED_PANEL,
         rare=True,
     )
-    lookup: bool | None = option(  # None: if guesses do not change the backend's logits
+    lookup: bool | None = option(  # None: only if guesses do not change the backend's logits
         None,
-        "Prompt lookup: guess tokens from repeated text and verify them in one step. Unset: used while it is faster "
-        "and cannot change the text.",
+        "Prompt lookup: guess tokens from repeated text and verify them in one step. Unset: only if it is faster and "
+        "cannot change the text.",
         panel=SPEED_PANEL,
         rare=True,
     )
-    at_once: int = 64  # the most texts in a batch
+    at_once: int = 64  # the largest number of texts in a batch
 
     def __post_init__(self) -> None:
         at_least(1).check("at_once", self.at_once)
         if self.lookup and not self.cached:
             raise UsageProblem.naming(
-                lambda name: (
-                    f"{name('lookup')} reads ahead into the cache.",
-                    f"Leave out {name('cached')} or {name('lookup')}.",
-                )
+                lambda name: (f"{name('lookup')} needs the cache.", f"Leave out {name('cached')} or {name('lookup')}.")
             )

@@ -1,6 +1,6 @@
-"""Limits the values of a field.
+"""The limits for the values of a field.
 
-A limit is a rule in words and a test; an error names the field, the value and the rule.
+A limit has a rule in words and a function that tests a value. An error names the field, the value and the rule.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 
 from attncli.errors import UsageProblem
 
-_LONGEST_SHOWN = 10**40
+_LONGEST_SHOWN = 10**40  # integers
 _MOST_SHOWN = 60  # characters
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit: `rule` completes the words "must be"; `holds` tests a value."""
+    """A limit for a value: `rule` completes the words "must be", and `holds` tests a value."""
 
     rule: str
     holds: Callable[[Any], bool]
@@ -35,7 +35,7 @@ class Limit:
 
 
 def at_least(least: int) -> Limit:
-    """Returns a limit that allows whole numbers from `least` on."""
+    """Returns a limit that allows whole numbers of at least `least`."""
     return Limit(f"a whole number of at least {least:,}", lambda value: is_whole(value) and value >= least)
 
 
@@ -57,7 +57,7 @@ def require(ok: bool, name: str, value: object, rule: str) -> None:
 
 
 def shown_value(value: object) -> str:
-    """Returns the text of a value for an error message, shortened. Python cannot convert very long integers to text."""
+    """Returns the text of a value for an error message, shortened. Python refuses to convert very long integers."""
     if isinstance(value, int) and abs(value) > _LONGEST_SHOWN:
         return "an integer of over 40 digits"
     return ascii(value) if len(ascii(value)) <= _MOST_SHOWN else f"{ascii(value)[:_MOST_SHOWN]}…"
@@ -77,7 +77,7 @@ def require_between(name: str, value: object, limits: tuple[float, float]) -> No
 
 
 def is_whole(value: object) -> bool:
-    """Whether a value is a whole number, as an integer: True and 6.0 are not."""
+    """Whether a value is an integer. True and 6.0 do not count as integers."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -88,4 +88,4 @@ def is_positive(value: object) -> bool:
 
 SEED = Limit("a whole number from 0 to 2^63 - 1", lambda seed: is_whole(seed) and 0 <= seed < 2**63)
 FINITE_ABOVE_0 = Limit("a finite number above 0", is_positive)
-FINITE_FROM_0 = Limit("a finite number, 0 or above", lambda value: value == 0 or is_positive(value))
+FINITE_FROM_0 = Limit("a finite number of at least 0", lambda value: value == 0 or is_positive(value))

@@ -1,4 +1,4 @@
-"""The shape of a model: ModelConfig, and RopeScaling within it. This file alone defines the defaults and limits."""
+"""ModelConfig, the shape of a model, and RopeScaling, the scaling of its rotary frequencies; with their limits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Positions = Literal["rotary", "learned"]
 RopeKind = Literal["linear", "llama3", "yarn"]
 Activation = Literal["silu", "gelu_tanh"]  # gelu_tanh: GELU by its tanh approximation
 
-# Larger than any model that fits a machine, yet small enough that counting parameters takes little memory, and that the
-# sizes fit the 32-bit integers of the network in C.
+# The limits exceed every model that fits a machine. Within them, counting parameters takes little memory, and sizes fit
+# the 32-bit integers of the network in C.
 _LARGEST = {"layers": 1_000, "context": 1 << 24, "vocab_size": 1 << 24}
 _LARGEST_DIMENSION = 1 << 20
 _NORM_EPS = (1e-30, 1e6)
-_ROPE_NUMBERS = (1e-9, 1e9)  # keep frequencies, and angles at the largest position, finite in float32
+_ROPE_NUMBERS = (1e-9, 1e9)  # so that frequencies and angles are finite in float32, also at the largest position
 _ROPE_THETA = (1e-9, 1e30)
-_LEAST_YARN_THETA = 1.01  # the formulas divide by its logarithm
+_LEAST_YARN_THETA = 1.01  # the formulas of yarn divide by the logarithm of theta
 _SIZES = ("vocab_size", "layers", "width", "heads", "kv_heads", "head_width", "feed_forward_width", "context")
 _CHOICES = {"norm": get_args(Norm), "positions": get_args(Positions), "activation": get_args(Activation)}
 _SWITCHES = (
@@ -38,19 +38,19 @@ _FEED_FORWARDS: dict[tuple[bool, Activation], str] = {
 class RopeScaling:
     """The scaling of rotary frequencies, which lets a model read a longer context than it was first trained on.
 
-    `linear` divides every frequency by `factor`. `llama3` and `yarn` divide only low frequencies, whose pairs turn
-    about once or less in `original_context`. `model.attention.rotary_frequencies` has the formulas.
+    `linear` divides every frequency by `factor`. `llama3` and `yarn` divide only low frequencies, which rotate about
+    once or less within `original_context`. `model.attention.rotary_frequencies` has the formulas.
     """
 
     kind: RopeKind
     factor: float
     original_context: int | None = None  # tokens; for llama3 and yarn
-    low_frequency: float = 1.0  # llama3: pairs with fewer turns in the original context are scaled by the whole factor
-    high_frequency: float = 4.0  # llama3: pairs with more turns are not scaled
-    beta_slow: float = 1.0  # yarn: the same as low_frequency
-    beta_fast: float = 32.0  # yarn: the same as high_frequency
-    truncate: bool = True  # yarn: round the two limits outwards to whole pairs
-    attention_factor: float = 1.0  # multiplies cosines and sines, and so the scores by its square
+    low_frequency: float = 1.0  # llama3: rotations in original_context below which a frequency is divided by `factor`
+    high_frequency: float = 4.0  # llama3: rotations in original_context above which a frequency is not scaled
+    beta_slow: float = 1.0  # yarn: what low_frequency is for llama3
+    beta_fast: float = 32.0  # yarn: what high_frequency is for llama3
+    truncate: bool = True  # yarn: round beta_slow and beta_fast outwards to whole pairs of dimensions
+    attention_factor: float = 1.0  # multiplies cosines and sines; its square multiplies the attention scores
 
     def __post_init__(self) -> None:
         require(self.kind in ("linear", "llama3", "yarn"), "rope type", self.kind, "'linear', 'llama3' or 'yarn'")
@@ -66,9 +66,9 @@ class RopeScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The shape of a decoder-only transformer: its sizes, and one switch for each difference between model families.
+    """The shape of a decoder-only transformer: its sizes, and a switch for each difference between model families.
 
-    The defaults are the shape of Qwen3. `checkpoint/families/` has a file for every family, with the switches it sets.
+    The default switches are those of Qwen3. Each file in `checkpoint/families/` sets the switches of one family.
     """
 
     vocab_size: int  # V
@@ -78,24 +78,24 @@ class ModelConfig:
     kv_heads: int  # K, key/value heads; H is a multiple of K
     head_width: int  # D
     feed_forward_width: int
-    context: int  # the context window: the most tokens in one forward pass
+    context: int  # the context window, in tokens
     norm: Norm = "rms"
     norm_eps: float = 1e-6
-    norm_bias: bool = False  # the bias of LayerNorm; RMSNorm has none
+    norm_bias: bool = False  # LayerNorm adds a bias; always false for RMSNorm
     unit_offset: bool = False  # RMSNorm multiplies by 1 + weight instead of by the weight
     scaled_embedding: bool = False  # token embeddings are multiplied by sqrt(width)
     positions: Positions = "rotary"
     rope_theta: float = 10_000.0
     rope_scaling: RopeScaling | None = None
-    qk_norm: bool = True  # an RMSNorm of every query and key head
+    qk_norm: bool = True  # RMSNorm is applied to every query and key head
     qkv_bias: bool = False  # on the query, key and value matrices
     output_bias: bool = False  # on the output matrix of attention
-    gated: bool = True  # feed-forward: down(activation(gate(x)) * up(x)); else down(activation(up(x)))
+    gated: bool = True  # feed-forward is down(activation(gate(x)) * up(x)) if true, down(activation(up(x))) if false
     activation: Activation = "silu"
     feed_forward_bias: bool = False  # on the gate, up and down matrices
-    window: int | None = None  # a query attends to this many tokens, itself included
-    window_from: int = 0  # layers below this one attend to all tokens
-    tied: bool = True  # the head reuses the token embedding
+    window: int | None = None  # a query attends to this number of tokens, including its own
+    window_from: int = 0  # the first layer that has the window
+    tied: bool = True  # the output head shares the matrix of the token embedding
 
     def __post_init__(self) -> None:
         for name in _SIZES:
@@ -131,16 +131,15 @@ class ModelConfig:
         return _FEED_FORWARDS[self.gated, self.activation]
 
     def window_of(self, layer: int) -> int | None:
-        """Returns how many tokens a query of this layer (0-based) attends to; None if it attends to all before it."""
+        """Returns the window of a layer, counted from 0; None if its queries attend to all earlier tokens."""
         return self.window if layer >= self.window_from else None
 
 
 def shape_to_json(config: ModelConfig) -> dict[str, Any]:
-    """Returns the shape as it is written in `run.json` and by `--json`: every field by name.
+    """Returns the shape as `run.json` and `--json` show it: a key for every field, and two more.
 
-    Adds three derived keys for programs that read files of earlier versions: `activation`, the name of the feed-forward
-    part; `attention_bias`, true if all attention matrices have biases; and `bias`, true if every part of the model
-    that can have biases has them.
+    For programs that know earlier versions, `activation` is the name of the feed-forward part. `attention_bias` is true
+    if all attention matrices have biases, and `bias` if every part of the model that can have biases has them.
     """
     attention = config.qkv_bias and config.output_bias
     every = attention and config.feed_forward_bias and (config.norm_bias or config.norm == "rms")
@@ -148,11 +147,10 @@ def shape_to_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def shape_from_json(described: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of ModelConfig from JSON that any version of `shape_to_json` wrote.
+    """Returns the fields of ModelConfig from JSON that this or an earlier version wrote, without checking the values.
 
-    The values are not checked. Earlier versions had no `norm_bias`, `output_bias` and `gated`: `bias` meant every bias,
-    `attention_bias` the biases of attention, and `qkv_bias` and `feed_forward_bias` the biases of the matrices in their
-    names.
+    Earlier versions did not write `norm_bias`, `output_bias` and `gated`. In their files, `bias` stands for all biases,
+    and `attention_bias` for the biases of all attention matrices.
     """
     fields = dict(described)
     every, attention = fields.pop("bias", False), fields.pop("attention_bias", False)

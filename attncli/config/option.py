@@ -1,10 +1,10 @@
-"""Declares options: a field of a config carries the help, names, limit and panel of the option that sets it.
+"""Declares options: a field of a config states the help, names, limit and panel of the option that sets the field.
 
-    top_k: int = option(0, "Draw from the k most probable tokens; 0 is off.", limit=at_least(0), off=0)
+    top_k: int = option(0, "Sample from the k most probable tokens; 0 is off.", limit=at_least(0), off=0)
 
-is an ordinary field with the default 0. This one line defines the option --top-k with its help, its default and its
-place on the page (cli/options.py), the setting top-k of `generate -i` (cli/generating/settings.py), and the error for a
-value that is not allowed (`check`). A parameter of a command is declared in the same way.
+is an ordinary dataclass field with the default 0. This line defines the option --top-k with its help, default and panel
+(cli/options.py), the setting top-k of `generate -i` (cli/generating/settings.py), and the error for a value that is not
+allowed (`check`). A parameter of a command is declared in the same way.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from attncli.config.values import Format
 T = TypeVar("T")
 Suggestion = str | tuple[str, str]  # a value that a shell completes, or a value and its meaning
 Suggestions = Iterable[Suggestion] | Callable[[str], Iterable[Suggestion]]
-REQUIRED: Any = dataclasses.MISSING  # the default of an argument that cannot be left out
+REQUIRED: Any = dataclasses.MISSING  # the default of an argument that must be given
 _KEY = "option"
 _A_TUPLE = Limit("a tuple", lambda value: isinstance(value, tuple))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """The description of an option. The default and the type of the option are taken from the field.
+    """The description of an option; the field that declares it has the type and the default.
 
     A field of type `tuple[X, ...]` makes an option that may be given several times. A bool field whose default is True
-    or None also gets the negative option --no-NAME.
+    or None also gets the option --no-NAME.
     """
 
     help: str
-    names: tuple[str, ...] = ()  # such as ("--temperature", "-t"); none: the name of the field, as --top-k for top_k
-    positional: bool = False  # an argument, which has no name on the command line
-    metavar: str = ""  # the placeholder of the value in help
+    names: tuple[str, ...] = ()  # such as ("--temperature", "-t"); if empty, made from the field: top_k -> --top-k
+    positional: bool = False  # it is an argument, not an option
+    metavar: str = ""  # the placeholder for the value in help
     panel: str = ""  # the heading above the option in --help-all
     rare: bool = False  # shown only by --help-all
-    format: Format | None = None  # how the value is parsed; None: by its type
-    choices: tuple[str, ...] = ()  # the only values that are allowed
-    suggestions: Suggestions = ()  # completed by a shell; other values are allowed
+    format: Format | None = None  # parses the value; if None, the type of the field does
+    choices: tuple[str, ...] = ()  # if not empty, no other values are allowed
+    suggestions: Suggestions = ()  # values that a shell completes; others are allowed
     limit: Limit | None = None
     off: Any = None  # the value that switches the setting off
-    letter: str = ""  # the short name in `generate -i`, where `names` has none
-    example: str = ""  # a value for error messages; none: the default
-    unset: Callable[[], Any] | None = None  # makes the value if the option is not given
+    letter: str = ""  # a short name in `generate -i`, for an option without one
+    example: str = ""  # a value to show in error messages; if empty, the default is shown
+    unset: Callable[[], Any] | None = None  # returns the value of an option that is not given
 
     def check(self, name: str, value: Any) -> None:
         """Raises UsageProblem for a value that is not allowed; the error names the field, the value and the rule."""
@@ -58,19 +58,19 @@ class Option:
 
 
 def option(default: T, help: str, *names: str, **more: Any) -> T:
-    """Declares a dataclass field, or a parameter of a command, as an option; `more` sets further fields of `Option`."""
+    """Declares a dataclass field or a parameter of a command as an option; `more` sets other fields of `Option`."""
     return dataclasses.field(default=default, metadata={_KEY: Option(help=help, names=names, **more)})
 
 
 def argument(default: T, help: str, **more: Any) -> T:
-    """Declares a positional argument, as `option` declares an option."""
+    """Declares a parameter of a command as a positional argument; `more` sets other fields of `Option`."""
     return option(default, help, positional=True, **more)
 
 
 def option_from(config: type, name: str, **changes: Any) -> Any:
-    """Returns a dataclass field with the option and the default of the field `name` of `config`.
+    """Returns a copy of the field `name` of `config`, for a command that needs no other field of the config.
 
-    It is for a command that needs only this field. `changes` override attributes of the option.
+    `changes` replace fields of its `Option`.
     """
     return dataclasses.field(
         default=getattr(config, name), metadata={_KEY: dataclasses.replace(options_of(config)[name], **changes)}

@@ -12,7 +12,9 @@ from attncli.config.values import BIAS, COUNT
 from attncli.errors import UsageProblem
 
 _MOST_SAMPLES = 10_000
-_LARGEST_ADDED = 1_000_000  # to a logit or subtracted from it; with more, float32 would lose the logit to rounding
+_LARGEST_ADDED = (
+    1_000_000  # the largest number to add to a logit; with a larger one, float32 would round the logit away
+)
 _DRAW = "Sampling, applied in this order"  # the order of generation/sampling.py
 
 _SHARE = Limit("above 0 and at most 1 (off)", lambda share: 0 < share <= 1)
@@ -24,17 +26,17 @@ _TOKEN = Limit("the text of a token, or its id from 0", lambda token: token >= 0
 
 
 def draw_seed() -> int:
-    """Draws the seed of a run without --seed. The seed is small enough to type."""
+    """Returns a random seed, for a command without --seed. It has at most six digits, so that it is easy to type."""
     return secrets.randbelow(10**6)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """How the next token is sampled from the model's distribution."""
+    """The settings that decide the text for a prompt: the sampling steps, the length, stop strings and the seed."""
 
-    logit_bias: tuple[tuple[int | str, float], ...] = option(  # pairs of a token, as id or text, and the number to add
+    logit_bias: tuple[tuple[int | str, float], ...] = option(  # (token, number) pairs; a token is an id or a text
         (),
-        "Add a number to the logit of a token, given by its text or as #ID; -inf bans it. May be given several times.",
+        "Add a number to the logit of a token, named by its text or #ID; -inf bans it. May be given several times.",
         format=BIAS,
         off=(),
         panel=_DRAW,
@@ -51,7 +53,7 @@ class SampleConfig:
     )
     presence_penalty: float = option(
         0.0,
-        "Values above 0 make tokens that were already generated less likely, not those of the prompt; 0 is off.",
+        "Values above 0 make tokens that were already generated less likely, except those of the prompt; 0 is off.",
         limit=_ADDABLE,
         off=0.0,
         panel=_DRAW,
@@ -59,8 +61,8 @@ class SampleConfig:
     )
     temperature: float = option(
         1.0,
-        "Above 1 makes a text more varied, below 1 more predictable; 0 always takes the most probable token and skips "
-        "top-k, top-p, min-p, typical.",
+        "Values above 1 make a text more varied, values below 1 more predictable. 0 takes the most probable token and "
+        "skips top-k, top-p, min-p and typical.",
         "--temperature",
         "-t",
         limit=FINITE_FROM_0,
@@ -82,7 +84,7 @@ class SampleConfig:
         panel=_DRAW,
         letter="p",
     )
-    min_p: float = option(  # the default removes most misspellings of a small model (benchmarks/README.md)
+    min_p: float = option(  # the default avoids most misspellings by small models (benchmarks/README.md)
         0.05,
         "Drop tokens less probable than X times the most probable token; 0 is off.",
         limit=Limit("from 0 (off) to 1", lambda share: 0 <= share <= 1),
@@ -91,8 +93,8 @@ class SampleConfig:
     )
     typical: float = option(
         1.0,
-        "Locally typical sampling: keep the tokens whose surprisal is closest to the entropy, up to total probability "
-        "X; 1 is off.",
+        "Locally typical sampling: keep the tokens whose surprisal is closest to the entropy, until their "
+        "probabilities sum to X; 1 is off.",
         limit=_SHARE,
         off=1.0,
         panel=_DRAW,
@@ -103,7 +105,7 @@ class SampleConfig:
     )
     num_samples: int = option(
         1,
-        "How many texts to generate, in a batch.",
+        "The number of texts to generate in a batch.",
         limit=Limit(
             f"a whole number from 1 to {_MOST_SAMPLES:,}", lambda count: is_whole(count) and 1 <= count <= _MOST_SAMPLES
         ),
@@ -117,7 +119,7 @@ class SampleConfig:
     )
     seed: int = option(
         0,
-        "The same seed gives the same result. Unset: a random seed, which is printed.",
+        "The random seed: the same seed gives the same result. Unset: a new seed, which is printed.",
         "--seed",
         "-s",
         limit=SEED,

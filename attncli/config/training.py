@@ -1,4 +1,4 @@
-"""TrainConfig: the settings of a training run that a user may fix. This file alone defines the defaults and limits."""
+"""TrainConfig: the settings of a training run that a user may fix. Only this file defines their defaults and limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIMIZER_KINDS: tuple[OptimizerKind, ...] = ("muon", "adamw")
 TRAIN_DTYPES = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DEFAULT_TRAINING_SECONDS = 300.0
-# Layers and width of each size; `training.plan` chooses a size by what the machine can train in the given time.
+# Layers and width of each named size. Unless a size is given, the plan chooses one by the time and the machine.
 SIZES: dict[str, tuple[int, int]] = {
     "nano": (2, 64),
     "tiny": (2, 128),
@@ -39,7 +39,7 @@ _DTYPES = ("auto", *TRAIN_DTYPES)
 class TrainConfig:
     """The settings of a training run that a user may fix; the plan chooses every field that is None."""
 
-    seconds: float | None = option(  # wall clock, from start to end
+    seconds: float | None = option(  # wall-clock time, from the start of the command
         None,
         f"Total time, such as 90s, 5m or 1h. Unset: {DEFAULT_TRAINING_SECONDS / 60:.0f}m.",
         "--time",
@@ -52,20 +52,29 @@ class TrainConfig:
         None, "Number of passes over the text.", limit=FINITE_ABOVE_0, panel=_LENGTH, rare=True
     )
     tokens: int | None = option(
-        None, "Number of tokens to train on, with repeats.", format=COUNT, limit=at_least(1), panel=_LENGTH, rare=True
+        None,
+        "Number of tokens to train on, counting repeats.",
+        format=COUNT,
+        limit=at_least(1),
+        panel=_LENGTH,
+        rare=True,
     )
     size: str | None = option(
         None,
-        f"{', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384. Unset: by time and machine.",
+        f"{', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384. Unset: chosen by the time and the machine.",
         suggestions=tuple(SIZES),
         panel=_MODEL,
     )
     context: int | None = option(
-        None, "The context window in tokens. Unset: by time and text.", format=COUNT, limit=at_least(8), panel=_MODEL
-    )
-    batch_size: int | None = option(  # of the whole step, all micro-batches together
         None,
-        "Windows per step. Unset: chosen by device and length of the run.",
+        "The context window in tokens. Unset: chosen by the time and the text.",
+        format=COUNT,
+        limit=at_least(8),
+        panel=_MODEL,
+    )
+    batch_size: int | None = option(  # windows of all micro-batches of a step together
+        None,
+        "Batch size in windows per step. Unset: chosen by the device and the length of the run.",
         format=COUNT,
         limit=at_least(1),
         panel=_RECIPE,
@@ -73,7 +82,7 @@ class TrainConfig:
     )
     grad_accum: int | None = option(
         None,
-        "Gradient accumulation: split each batch into N micro-batches, to save memory. Unset: by memory.",
+        "Gradient accumulation: split each batch into N micro-batches, to save memory. Unset: chosen by the memory.",
         format=COUNT,
         limit=at_least(1),
         panel=_RECIPE,
@@ -81,7 +90,7 @@ class TrainConfig:
     )
     checkpoint_activations: bool | None = option(
         None,
-        "Recompute activations in the backward pass to save memory, or keep them. Unset: by memory.",
+        "Recompute activations in the backward pass to save memory, or keep them. Unset: chosen by the memory.",
         "--checkpoint-activations/--keep-activations",
         panel=_RECIPE,
         rare=True,
@@ -91,46 +100,52 @@ class TrainConfig:
     )
     lr: float | None = option(
         None,
-        "Peak learning rate of the matrices. Unset: by optimizer and length of the run.",
+        "Peak learning rate of the matrices. Unset: chosen by the optimizer and the length of the run.",
         limit=_RATE,
         panel=_RECIPE,
         rare=True,
     )
     adam_lr: float | None = option(
         None,
-        "With muon: the peak learning rate of embeddings and norms, which AdamW updates. Unset: by length of the run.",
+        "With muon: peak learning rate of embeddings and norms, which AdamW updates. Unset: by the length of the run.",
         limit=_RATE,
         panel=_RECIPE,
         rare=True,
     )
     weight_decay: float | None = option(
         None,
-        "Weight decay of matrices and embeddings. Unset: larger the more often the text is seen.",
+        "Weight decay of matrices and embeddings. Unset: chosen by the number of epochs.",
         limit=FINITE_FROM_0,
         panel=_RECIPE,
         rare=True,
     )
     dropout: float | None = option(
         None,
-        "Dropout rate. Unset: by the number of epochs.",
+        "Dropout rate. Unset: chosen by the number of epochs.",
         limit=Limit("from 0 to below 1", lambda share: 0 <= share < 1),
         panel=_RECIPE,
         rare=True,
     )
-    compile: bool | None = option(None, "Use torch.compile. Unset: by device and time.", panel=_RECIPE, rare=True)
+    compile: bool | None = option(
+        None, "Use torch.compile. Unset: chosen by the device and the time.", panel=_RECIPE, rare=True
+    )
     seed: int = option_from(SampleConfig, "seed")
     device: str = option(
-        "auto", "auto, cpu, cuda or mps; auto takes the fastest that is available.", suggestions=DEVICES, rare=True
+        "auto", "auto, cpu, cuda or mps; auto is the fastest available device.", suggestions=DEVICES, rare=True
     )
     dtype: str = option(
         "auto",
-        "auto, float32 or bfloat16; auto is bfloat16 on CUDA, and to train on CPUs with bfloat16 instructions.",
+        "auto, float32 or bfloat16; auto is bfloat16 on CUDA and on CPUs with bfloat16 instructions, else float32.",
         suggestions=_DTYPES,
         limit=one_of(_DTYPES),
         rare=True,
     )
-    save_dtype: str = option(  # the state for resuming a run is always saved exactly
-        "float32", "Type of the saved weights; bfloat16 halves the file.", choices=TRAIN_DTYPES, panel=_MODEL, rare=True
+    save_dtype: str = option(  # resuming does not depend on it: the state has the exact weights
+        "float32",
+        "Type of the saved weights; bfloat16 halves the size of the file.",
+        choices=TRAIN_DTYPES,
+        panel=_MODEL,
+        rare=True,
     )
 
     def __post_init__(self) -> None:
@@ -143,8 +158,8 @@ class TrainConfig:
         if batch is not None and parts is not None and batch < parts:
             raise UsageProblem.naming(
                 lambda name: (
-                    f"{name('grad_accum')} {parts} parts cannot be made of {name('batch_size')} {batch}.",
-                    "The batch is that of the whole step: give at least one window for each part.",
+                    f"{name('grad_accum')} {parts} is more than {name('batch_size')} {batch}.",
+                    "The batch of a step is split, and each micro-batch needs at least one window.",
                 )
             )
         if self.size is not None:
@@ -152,7 +167,7 @@ class TrainConfig:
 
     @property
     def timed(self) -> bool:
-        """Whether a time limits the run. This is the default if neither steps nor epochs nor tokens are set."""
+        """Whether the run is limited by time: neither steps, epochs nor tokens are set."""
         return self.steps is None and self.epochs is None and self.tokens is None
 
 
@@ -162,14 +177,11 @@ def _one_length(name: Naming) -> tuple[str, str]:
 
 
 def _no_second_rate(name: Naming) -> tuple[str, str]:
-    return (
-        f"{name('adam_lr')} is the second rate beside Muon's.",
-        f"With {name('optimizer')} adamw, give {name('lr')} alone.",
-    )
+    return (f"{name('adam_lr')} is for {name('optimizer')} muon only.", f"With adamw, give {name('lr')} only.")
 
 
 def parse_size(size: str) -> tuple[int, int]:
-    """Returns layers and width: 'small' -> (4, 128); '6x384' -> (6, 384). Raises UsageProblem for anything else."""
+    """Returns layers and width: 'small' -> (4, 128); '6x384' -> (6, 384). Raises UsageProblem for any other text."""
     if size in SIZES:
         return SIZES[size]
     layers, _, width = str(size).lower().partition("x")
@@ -180,6 +192,6 @@ def parse_size(size: str) -> tuple[int, int]:
     raise UsageProblem.naming(
         lambda name: (
             f"{name('size')} {size!r} is not a size.",
-            f"Use one of {', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384, the width a multiple of 32.",
+            f"Use one of {', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384; the width must be a multiple of 32.",
         )
     )

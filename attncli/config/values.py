@@ -1,6 +1,6 @@
 """Parses values of the command line: counts such as 25.6k, times such as 5m, biases such as ' cat=2.5'.
 
-A `Format` parses one value. It raises ValueError for invalid text; the message begins with that text.
+A `Format` parses one kind of value. A parser raises ValueError for invalid text, and its message begins with that text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 @dataclass(frozen=True)
 class Format:
-    """The format of a value: `parse` reads a value, `show` writes it, `metavar` is the placeholder in help."""
+    """A format of values: `parse` reads a value from text, `show` writes one; `metavar` is the placeholder in help."""
 
     parse: Callable[[str], Any]
     metavar: str
@@ -26,7 +26,10 @@ class Format:
 
 
 def parse_count(text: str) -> int:
-    """Parses a count: '25.6k' -> 25600, '1M' -> 1000000. Raises ValueError. The limit of the field refuses -1."""
+    """Parses a whole number: '25.6k' -> 25600, '1M' -> 1000000. Raises ValueError.
+
+    A negative number is parsed too, so that the limit of the option can refuse it.
+    """
     found = re.fullmatch(r"(-?\d+(?:\.\d+)?)([kmb]?)", text.strip().replace("_", "").replace(",", ""), re.IGNORECASE)
     value = Decimal(found[1]) * _UNITS[found[2].lower()] if found else None
     if value is None or value != int(value) or abs(value) > _LARGEST_COUNT:
@@ -51,7 +54,7 @@ def parse_bias(text: str) -> tuple[int | str, float]:
         equals = ""
     if not equals or not token:
         raise ValueError(
-            f"{text!r} is not a token, an equals sign and a number such as ' cat=2.5' or '#12=-inf', which bans #12."
+            f"{text!r} is not a token, an equals sign and a number, such as ' cat=2.5', or '#12=-inf' to ban token #12."
         )
     id_ = re.fullmatch(r"#(\d{1,18})", token)
     return (int(id_[1]) if id_ else token), bias

@@ -21,7 +21,7 @@ BAD = [
     (["train", "story.txt", "./story.txt", "--name", "n"], 2, "story.txt is given more than once"),
     (["train", "story.txt", "--val-file", "./story.txt", "--name", "n"], 2, "learned by heart"),
     (["explain", "The cat", "-t", "inf", "--json"], 2, "--temperature is inf, and must be a finite number"),
-    (["explain", "The cat", "--plain", "--compare-weights"], 2, "--plain has none"),
+    (["explain", "The cat", "--plain", "--compare-weights"], 2, "--plain prints sentences"),
     (["explain", "The cat", "--view", "logit", "--target", "#" + "9" * 5000], 2, "not one token"),
     (["heads", "story", "-m", "other"], 2, "two models"),
     (["train", "story.txt", "--time", "1m", "--steps", "3", "--name", "n"], 2, "each set the length"),
