@@ -286,7 +286,7 @@ def test_what_only_has_the_name_of_a_save_is_neither_taken_nor_removed(text, cap
     assert ".zz.previous is not a save" in capsys.readouterr().err
     with lock(Path("checkpoints/zz")):
         write_checkpoint(Path("checkpoints/zz"), checkpoint())
-        with pytest.raises(OutOfRoom, match="stands in the way"):
+        with pytest.raises(OutOfRoom, match="has the name of the previous save"):
             write_checkpoint(Path("checkpoints/zz"), checkpoint())
     assert sorted(path.name for path in Path("checkpoints").iterdir()) == [".zz.previous", "zz"]
     assert os.path.lexists(strange)

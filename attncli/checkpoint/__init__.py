@@ -1,1 +1,1 @@
-"""Models on disk: Hugging Face directories, written atomically and read as untrusted input."""
+"""Models on the disk: Hugging Face directories, which are written atomically and read as untrusted input."""

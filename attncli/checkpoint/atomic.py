@@ -1,9 +1,9 @@
 """Replaces a model directory atomically, so that a crash or a full disk never loses the previous save.
 
 A save is written to a new directory beside the target, `.NAME.writing-PID`, and flushed to the disk. `swap` then
-renames the target to `.NAME.previous` and the new directory to the target. After a crash between the two renames, only
-the previous save exists under its name: `present` returns it, and `settle` renames it back to the target. A reader sees
-either the old or the new save, never a mixture. No torch.
+renames the target to `.NAME.previous` and the new directory to the target. After a crash between the two renames, the
+target is missing: `present` returns the previous save, and `settle` renames it back to the target. A reader sees either
+the old or the new save, never a mixture. No torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def previous_of(target: Path) -> Path:
 
 
 def aside_of(target: Path, what: str) -> Path:
-    """Returns a temporary path for an incomplete save.
+    """Returns a temporary path beside the target; `what` is a part of its name.
 
     After a crash, the next save deletes the directory at this path.
     """
@@ -43,14 +43,14 @@ def model_name_of(path: Path) -> str:
 
 
 def is_save(path: Path) -> bool:
-    """Whether attncli wrote this directory, rather than another program that uses the same name."""
+    """Whether this directory is a save of attncli: it contains a manifest and a config."""
     return is_folder(path) and all(is_file(path / name) for name in (MANIFEST, CONFIG))
 
 
 def present(path: Path) -> Path | None:
-    """Returns the directory. If it is missing, returns the previous save; if that is missing too, returns None.
+    """Returns the directory, or its previous save if the directory is missing, or None if both are missing.
 
-    Raises BadCheckpoint if the file system does not tell whether they exist.
+    Raises BadCheckpoint if the file system does not say whether the directory exists.
     """
     status = file_status(path)
     if status is not None:
@@ -74,9 +74,9 @@ def settle(target: Path) -> None:
 
 
 def swap(folder: Path, target: Path) -> None:
-    """Replaces the target by a directory that is written and flushed. The old target becomes the previous save.
+    """Replaces the target by the complete directory `folder`. The old target becomes the previous save.
 
-    Raises OSError.
+    `folder` must have been flushed to the disk. Raises OSError.
     """
     if target.exists():
         discard_previous(target)
@@ -86,15 +86,15 @@ def swap(folder: Path, target: Path) -> None:
 
 
 def discard_previous(target: Path) -> None:
-    """Removes the previous save. Renames it first, so that its name always means a complete save.
+    """Removes the previous save. Renames it first, so that a directory with its name is always a complete save.
 
-    Raises OSError, also if the directory of that name is not a save.
+    Raises OSError, also if a directory with its name is not a save.
     """
     previous, aside = previous_of(target), aside_of(target, "previous")
     if look(previous, follow=False) is None:
         return
     if is_link(previous) or not is_save(previous):
-        raise OSError(errno.EEXIST, f"{previous} stands in the way, and is no save of it")
+        raise OSError(errno.EEXIST, f"{previous} has the name of the previous save, and is not a save")
     previous.rename(aside)
     remove(aside)
 
@@ -115,7 +115,7 @@ def write_flushed(path: Path, data: bytes) -> None:
 
 
 def flush_folder(path: Path) -> None:
-    """Flushes the list of file names in a directory to the disk."""
+    """Flushes the entries of a directory to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

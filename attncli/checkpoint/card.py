@@ -1,7 +1,7 @@
 """Writes the model card (README.md) of a run from the run's record, for readers and for the Hugging Face hub.
 
-A card ends with a digest of the text above it. If the digest does not match, somebody has edited the card, and a save
-keeps it. The card is built as plain text, because importing the hub's library takes longer than a save.
+A card ends with a digest of its text. If the digest does not match, somebody has edited the card, and a save keeps it.
+The card is built as plain text, because importing the hub's library would take longer than a save.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-RECORDED = ("corpus", "plan", "progress", "results")  # keys that a record needs for a card
+RECORDED = ("corpus", "plan", "progress", "results")  # keys of the record that a card needs
 _MARK = "<!-- attncli wrote this; edited, it is kept. sha256: "
 _ENDS = " -->\n"
 _MARKUP = frozenset("`<>|\\*[]\"'")
@@ -53,7 +53,7 @@ def model_card(name: str, family: str, run: dict[str, Any], context: int) -> byt
 
 
 def _training_table(run: dict[str, Any]) -> list[str]:
-    """Returns the rows of a Markdown table with the model's training and its score."""
+    """Returns the lines of a Markdown table about the training and the score of the model."""
     corpus, plan, progress, results = (run[key] for key in RECORDED)
     part = "all" if results["validation"] == "whole" else "a sample"
     return [
@@ -68,7 +68,7 @@ def _training_table(run: dict[str, Any]) -> list[str]:
 
 
 def is_generated(card: bytes) -> bool:
-    """Whether `model_card` wrote this card and nobody edited it since."""
+    """Whether `model_card` wrote this card and nobody has edited it."""
     text, mark, digest = card.rpartition(_MARK.encode())
     return bool(mark) and digest == f"{_digest(text)}{_ENDS}".encode()
 
@@ -78,11 +78,11 @@ def _digest(text: bytes) -> str:
 
 
 def _sources(corpus: dict[str, Any]) -> str:
-    """Returns the names of the text files without their folders. The count follows a name that occurs several times."""
+    """Returns the names of the text files without their folders. A repeated name is followed by its count."""
     names = Counter("standard input" if source == "-" else Path(source).name for source in corpus["sources"])
     return ", ".join(f"{_plain(name)}{'' if times == 1 else f' {times} times'}" for name, times in names.items())
 
 
 def _plain(name: str) -> str:
-    """Replaces the characters of a name that have a meaning in Markdown, HTML or a shell."""
+    """Replaces characters with a meaning in Markdown, HTML or a shell by a dot."""
     return "".join(char if char.isprintable() and char not in _MARKUP else "·" for char in name)

@@ -1,6 +1,6 @@
-"""Finds a model by name, and lists all models: those in ./checkpoints, in the user's folder, and the shipped model.
+"""Finds a model by name, and lists the models in ./checkpoints and the user's folder, and the shipped model.
 
-A listing reads config.json and run.json of each directory and skips unreadable directories. No torch, so that `attncli
+To list a model, its config.json and run.json are read. Unreadable directories are skipped. No torch, so that `attncli
 models` starts fast.
 """
 
@@ -28,9 +28,10 @@ _SHIPPED_PLACES = (_HERE / MODELS_FOLDER / SHIPPED, _HERE.parent / MODELS_FOLDER
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model directory as `attncli models` lists it. `run` is empty if attncli did not train the model.
+    """A model directory as `attncli models` lists it.
 
-    `path` is the directory that is read. If a crash left the model's directory missing, it is the previous save.
+    `path` is the directory that is read: the previous save if a crash left the model's directory missing. `run` is the
+    content of run.json; it is empty if attncli did not train the model.
     """
 
     name: str
@@ -43,13 +44,12 @@ class ModelEntry:
 
 
 def find_model(name: str | None) -> Path:
-    """Returns the directory of `-m NAME`.
+    """Returns the directory of a model by its name, which may also be a path.
 
-    A name is a path, or names a model in ./checkpoints, in the user's folder, or shipped. Without a name, returns the
-    model that ATTNCLI_MODEL names. If this is not set, searches the same places in order, and returns the newest model
-    of the first place that has any.
+    Searches ./checkpoints, the user's folder and the shipped model, in this order. Without a name, uses the name in
+    ATTNCLI_MODEL. If ATTNCLI_MODEL is not set, returns the newest model of the first place that has a model.
 
-    Raises BadCheckpoint, which lists the existing models, if no model has this name.
+    Raises BadCheckpoint if no model has this name. The error lists the existing models.
     """
     name = name or os.environ.get("ATTNCLI_MODEL") or None
     if name is None:
@@ -85,9 +85,9 @@ def _default_model() -> Path:
 
 
 def _look_up(name: str) -> tuple[Path | None, BadCheckpoint | None]:
-    """Returns the directory of a name, or None. Also returns the error of a place that could not be searched, or None.
+    """Returns the directory with this name, or None, and the error of a place that could not be searched, or None.
 
-    A directory with a config takes precedence: a folder of text may have the name of the model trained on it.
+    A directory with a config has precedence, because a folder of text may have the name of a model.
     """
     found, problem, users = None, None, models_folder()
     for folder in (Path(), MODELS_FOLDER, *(() if users is None else (users,))):
@@ -102,7 +102,7 @@ def _look_up(name: str) -> tuple[Path | None, BadCheckpoint | None]:
 
 
 def is_model(path: Path) -> bool:
-    """Whether a directory holds a config. Raises BadCheckpoint if the directory cannot be read."""
+    """Whether a directory contains a config. Raises BadCheckpoint if the directory cannot be read."""
     return file_status(path / CONFIG) is not None
 
 
@@ -119,7 +119,7 @@ def newest_model() -> ModelEntry | None:
 def known_models() -> list[ModelEntry]:
     """Returns the models in ./checkpoints and the user's folder, and the shipped model.
 
-    A name is listed once, at its first place.
+    Of several models with one name, returns the first, which is the one that the name finds.
     """
     entries = {entry.name: entry for entry in list_models()}
     for entry in _users_models():
@@ -132,7 +132,7 @@ def known_models() -> list[ModelEntry]:
 def _users_models() -> list[ModelEntry]:
     """Returns the models in the user's folder.
 
-    If the folder cannot be read, as in another user's home, returns none.
+    Returns an empty list if the folder cannot be read, for example in another user's home.
     """
     folder = models_folder()
     with suppress(BadCheckpoint):
@@ -141,9 +141,9 @@ def _users_models() -> list[ModelEntry]:
 
 
 def list_models(folder: Path = MODELS_FOLDER) -> list[ModelEntry]:
-    """Returns the models in `folder` that have a readable config, sorted by name. A previous save alone also counts.
+    """Returns the models in `folder` that have a readable config, sorted by name.
 
-    Raises BadCheckpoint if the folder itself cannot be read.
+    A model of which only the previous save exists is included. Raises BadCheckpoint if `folder` cannot be read.
     """
     status = file_status(folder)
     if status is None or not stat.S_ISDIR(status.st_mode):
@@ -157,7 +157,7 @@ def list_models(folder: Path = MODELS_FOLDER) -> list[ModelEntry]:
 
 
 def _entry(folder: Path, name: str) -> ModelEntry | None:
-    """Returns the entry of the model with this name, or None if the directory is no model or cannot be read."""
+    """Returns the entry of the model with this name, or None if there is no readable model."""
     try:
         path = present(folder / name)
         if path is None or not is_model(path):
@@ -173,6 +173,9 @@ def _entry(folder: Path, name: str) -> ModelEntry | None:
 
 
 def status_of(path: Path, run: dict[str, Any]) -> str:
-    """Returns the status of a run: 'running', 'stopped', 'finished', 'interrupted' (crash) or 'elsewhere' (no run)."""
+    """Returns the status of a model's run: 'running', 'stopped', 'finished', 'interrupted' by a crash, or 'elsewhere'.
+
+    'elsewhere' means that attncli did not train the model.
+    """
     status = str(run.get("status", "elsewhere"))
     return "interrupted" if status == "running" and not is_held(path) else status

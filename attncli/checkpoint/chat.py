@@ -1,8 +1,8 @@
 """Turns a conversation into the token ids that a chat model continues, with the chat template of its directory.
 
 The template is rendered as in transformers, by `text/template.py` in a subprocess, which is killed if it takes too
-long. The template's special tokens become special ids. The messages stay plain text, even if they contain the spelling
-of a special token: each such spelling is replaced by a placeholder before rendering and restored after tokenizing.
+long. The template's special tokens become special ids. The messages stay plain text, even if a message contains the
+text of a special token: a placeholder replaces this text before rendering, and tokenizing restores it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from attncli.text.tokenizer import Tokenizer, checked_text
 
 _RENDERER = Path(__file__).parent.parent / "text" / "template.py"
 _LARGEST = 1 << 20  # the largest template, in bytes
-_MOST_RENDERED = 1 << 20  # the most characters that a template may add to the messages
+_MOST_RENDERED = 1 << 20  # the largest number of characters that a template may add to the messages
 _SECONDS = 4  # of CPU time
-_MOST_SECONDS = 30.0  # of wall-clock time: for a busy machine, and for systems that cannot limit CPU time
+_MOST_SECONDS = 30.0  # of wall-clock time; decides if the machine is busy or the system cannot limit CPU time
 _TIME_IS_UP = getattr(signal, "SIGXCPU", None)
 _DEFAULT = "default"  # the name of the template for conversations in a list of named templates
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -40,14 +40,14 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The chat template of a model. `names` are the special tokens that the template uses, such as `bos_token`."""
+    """The chat template of a model. `names` are the values of its variables for special tokens, such as `bos_token`."""
 
     source: str
     names: dict[str, str]
     where: str
 
     def prompt(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-        """Returns the ids up to the start of the model's turn.
+        """Returns the ids of the conversation, which end where the model's turn begins.
 
         Raises BadCheckpoint if the template fails or takes too long.
         """
@@ -86,7 +86,7 @@ class ChatTemplate:
 
 
 def _hide(text: str, stand_ins: dict[str, str]) -> str:
-    """Replaces each spelling of a special token by its placeholder, longer spellings first."""
+    """Replaces the text of each special token by its placeholder; `stand_ins` lists longer texts first."""
     for stand_in, token in stand_ins.items():
         text = text.replace(token, stand_in)
     return text
@@ -100,7 +100,7 @@ def read_chat_template(path: Path) -> ChatTemplate | None:
     folder = ModelFolder(path)
     described = folder.json_if_any(directory.TOKENIZER_CONFIG)
     names = {f"{name}_token": text for name in _SPECIAL if (text := _spelled(described.get(f"{name}_token")))}
-    if folder.holds(directory.CHAT_TEMPLATE):  # has precedence, as in transformers
+    if folder.holds(directory.CHAT_TEMPLATE):  # this file has precedence, as in transformers
         source: object = folder.read(directory.CHAT_TEMPLATE, _LARGEST).decode("utf-8", "replace")
         where = path / directory.CHAT_TEMPLATE
     else:
@@ -125,7 +125,7 @@ def required_chat_template(path: Path) -> ChatTemplate:
 
 
 def _chosen(templates: object, path: Path) -> object:
-    """Returns the template for conversations from a list of named templates."""
+    """Returns the template for conversations if `templates` is a list of named templates, else `templates`."""
     if not isinstance(templates, list):
         return templates
     by_name = {entry.get("name"): entry.get("template") for entry in templates if isinstance(entry, dict)}
@@ -142,6 +142,6 @@ def _chosen(templates: object, path: Path) -> object:
 
 
 def _spelled(token: Any) -> str | None:
-    """Returns the text of a special token. The setting is this text, or an object that contains it."""
+    """Returns the text of a special token from its setting, which is this text or an object that contains it."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None

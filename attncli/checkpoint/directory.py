@@ -1,6 +1,6 @@
-"""Names and reads the files of a model directory; the files are untrusted.
+"""Defines the names of the files of a model directory, and reads the files, which are untrusted.
 
-`ModelFolder` reads one directory. If the directory has a manifest, every file is checked against its sha256 in the
+`ModelFolder` reads one directory. If the directory has a manifest, the sha256 of every file is compared with the
 manifest. Files may be hostile, so sizes are limited and JSON is parsed with checks. No torch, so that tokenizing and
 listing models start fast.
 """
@@ -27,7 +27,7 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"  # which shard holds each tensor
+INDEX = "model.safetensors.index.json"  # maps each tensor to its shard
 RUN = "run.json"  # the record of the run that trained the model
 METRICS = "metrics.jsonl"  # one report of the run on each line
 MANIFEST = "manifest.json"  # the sha256 of every file
@@ -83,7 +83,7 @@ def _read(path: Path, largest: int) -> bytes:
 
 
 def _missing(path: Path) -> BadCheckpoint:
-    """Returns the error for a missing file of a model. The error says what the directory holds instead."""
+    """Returns the error for a missing file of a model. The error says what the directory contains instead."""
     folder = path.parent
     if is_file(folder / _ADAPTER):
         return BadCheckpoint(
@@ -100,23 +100,23 @@ def _missing(path: Path) -> BadCheckpoint:
 
 
 def _named(folder: Path, patterns: Iterable[str]) -> list[str]:
-    """Returns the names in a directory that match any of the patterns; none if the directory cannot be read."""
+    """Returns the names in a directory that match any pattern, or no names if the directory cannot be read."""
     with suppress(OSError):
         return sorted(file.name for pattern in patterns for file in folder.glob(pattern))
     return []
 
 
 def is_card(path: Path) -> bool:
-    """Whether a file can be a model card; a save copies the card from the previous save. Raises OSError."""
+    """Whether a file can be a model card: a readable regular file of at most LARGEST_CARD bytes. Raises OSError."""
     status = look(path, follow=False)
     regular = status is not None and stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST_CARD
     return regular and os.access(path, os.R_OK)
 
 
 def shards(index: dict[str, Any], where: Path) -> dict[str, str]:
-    """Returns a map from tensor to shard: the name of the file that holds each tensor, according to the index.
+    """Returns the index's map from the name of a tensor to the name of its shard.
 
-    Raises BadCheckpoint for a shard that is not a safetensors file in the index's directory.
+    Raises BadCheckpoint for a shard whose name is not that of a safetensors file in the same directory.
     """
     listed = index.get("weight_map")
     if not isinstance(listed, dict) or not listed or not all(isinstance(file, str) for file in listed.values()):
@@ -164,18 +164,18 @@ class ModelFolder:
     def file(self, name: str) -> Path:
         """Checks that a file exists, and returns its path."""
         if file_status(self.path / name) is None:
-            self.read(name)  # raises the error that says what the directory holds instead
+            self.read(name)  # raises the error that says what the directory contains instead
         return self.path / name
 
     def file_inside(self, name: str) -> Path:
-        """Returns the path of a file that another file names. Refuses a link that leads out of the directory.
+        """Returns the path of a file that another file names. Raises an error for a link out of the directory.
 
-        In the hub's cache, links to the files of the model's own cache are allowed.
+        In the hub's cache, links to the cached files of the same model are allowed.
         """
         path = real(self.path)
         inside = [path]
         if path.parent.name == "snapshots" and (cache := path.parent.parent).name.startswith(_HUB_PREFIX):
-            inside += [cache / "blobs", cache.parent / "blobs"]  # the model's own files, and shared files
+            inside += [cache / "blobs", cache.parent / "blobs"]  # the files of this model, and files that models share
         if not any(real(self.path / name).is_relative_to(folder) for folder in inside):
             raise BadCheckpoint(
                 f"{self.path / name} is a link that leads out of its directory, and is not opened.",
@@ -200,7 +200,7 @@ class ModelFolder:
         return file_status(self.path / name) is not None or name in (self._digests or {})
 
     def foreign(self) -> list[str]:
-        """Returns the names of all files in the directory that do not belong to a save of attncli."""
+        """Returns the names of the files and folders here that do not belong to a save of attncli."""
         own = {name.partition("/")[0] for name in self._digests or {}} | {MANIFEST}
         try:
             if self._digests is not None and is_card(self.path / CARD):

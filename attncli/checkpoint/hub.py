@@ -1,8 +1,8 @@
-"""Downloads models from the Hugging Face hub: only the files that attncli needs, into the hub's own cache.
+"""Downloads models from the Hugging Face hub into the hub's own cache; skips files that attncli does not need.
 
-`huggingface_hub` downloads and respects HF_HUB_OFFLINE, HF_HOME and HF_TOKEN; it is imported when a model of the hub is
-first requested. Its exceptions are converted to errors that tell a user what to do. If the hub cannot be reached, a
-model that is complete in the cache is used. No torch.
+The library `huggingface_hub` downloads the files and respects HF_HUB_OFFLINE, HF_HOME and HF_TOKEN. It is imported when
+a model of the hub is first requested. Its exceptions are converted to errors that tell a user what to do. If the hub
+cannot be reached, a model that is complete in the cache is used. No torch.
 """
 
 from __future__ import annotations
@@ -38,23 +38,30 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
-_CLIENTS = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urllib3")  # modules of connection errors
+_CLIENTS = (
+    "huggingface_hub",
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "requests",
+    "urllib3",
+)  # the modules that raise connection errors
 
 
 def is_of_hub(name: str) -> bool:
-    """Whether a name can only mean a model of the hub: its form is owner/name, and no local directory has this name."""
+    """Whether a name means a model of the hub: it has the form owner/name, and no local file or model has this name."""
     if _NAME.fullmatch(name) is None or exists(name) or present(MODELS_FOLDER / name) is not None:
         return False
     return present(Path(name)) is None and name.split("/")[0] != MODELS_FOLDER.name
 
 
 def fetch(name: str, revision: str | None, weights: bool, progress: Progress) -> Path:
-    """Downloads the files that the hub's cache lacks; returns the directory of the model in the cache.
+    """Downloads the files that are missing in the hub's cache, and returns the model's directory in the cache.
 
     If `weights` is False, downloads only the config and the tokenizer. If the hub cannot be reached, uses the cache.
 
     Raises:
-        BadCheckpoint: for a model or revision that is missing, not readable or incomplete, or without a connection.
+        BadCheckpoint: for a model or revision that is missing, not readable, incomplete, or not reachable.
         OutOfRoom: if the cache cannot be written.
     """
     from huggingface_hub import constants
@@ -76,7 +83,7 @@ def fetch(name: str, revision: str | None, weights: bool, progress: Progress) ->
 
 
 def _raise_refusal(name: str, revision: str, problem: Exception) -> None:
-    """Raises an error for a problem that the cache cannot solve: a missing model, no permission, or a full disk."""
+    """Raises an error if the cache cannot help: for a missing model, a missing permission or a full disk."""
     from huggingface_hub import constants, errors
 
     if isinstance(problem, errors.GatedRepoError):
@@ -108,7 +115,7 @@ def _raise_refusal(name: str, revision: str, problem: Exception) -> None:
 
 
 def _unreachable(problem: Exception) -> str | None:
-    """Describes why the hub cannot be reached; returns None if the exception is not a connection error."""
+    """Returns the reason why the hub cannot be reached, or None if the exception is not a connection error."""
     from huggingface_hub import constants, errors
 
     if isinstance(problem, _ForeignAnswer):
@@ -123,7 +130,7 @@ def _unreachable(problem: Exception) -> str | None:
 
 
 class _ForeignAnswer(Exception):
-    """The answer did not come from the hub, but for example from a login page of the network or a broken mirror."""
+    """The answer does not come from the hub, but, for example, from a login page of the network or a broken mirror."""
 
 
 @contextmanager
@@ -142,7 +149,7 @@ def _answers() -> Iterator[None]:
 
 
 def _cached(name: str, revision: str, weights: bool, why: str) -> Path:
-    """Returns the model's directory in the cache. If it is incomplete, raises BadCheckpoint with the reason `why`."""
+    """Returns the model's directory in the cache. Raises BadCheckpoint, with `why`, if the directory is incomplete."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, CONFIG, revision=revision)
@@ -186,7 +193,9 @@ def _downloaded(name: str, revision: str, weights: bool, progress: Progress) -> 
     if folder is not None and files <= _names(folder) and _folder_of(_known(name, revision)) == folder:
         return folder
     if lost := files - sizes.keys():
-        raise BadCheckpoint(f"{name} names {ascii(sorted(lost)[0])[:80]} and does not hold it.", "Try another model.")
+        raise BadCheckpoint(
+            f"{name} names {ascii(sorted(lost)[0])[:80]}, which it does not contain.", "Try another model."
+        )
     counter.begin(sum(sizes[file] for file in files))
     folders = {download(file) for file in sorted(files, key=sizes.__getitem__)}
     if len(folders) != 1:
@@ -210,7 +219,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def _needed(name: str, names: Collection[str], weights: bool, folder: Path | None) -> set[str]:
-    """Returns the files to download, given all file `names` of a repository. `folder` has the index of shards, if any.
+    """Returns the files to download, given all file `names` of a repository. `folder` contains the index of shards.
 
     Raises BadCheckpoint if the repository lacks files that loading the model needs.
     """
@@ -233,7 +242,7 @@ def _needed(name: str, names: Collection[str], weights: bool, folder: Path | Non
 
 
 class _Counter:
-    """Counts the bytes of a download; replaces the library's progress bars."""
+    """Counts the bytes of a download, in place of the library's progress bars."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -241,7 +250,7 @@ class _Counter:
         counter = self
 
         class Bar:
-            """The progress bar for one file that is passed to the library; it only counts bytes."""
+            """The progress bar of one file, which the library calls. It counts bytes and draws nothing."""
 
             def __init__(self, *_: object, initial: int = 0, **__: object) -> None:
                 self.update(initial)
@@ -256,7 +265,7 @@ class _Counter:
                 counter.more(int(more or 0))
 
             def update_transfer(self, more: float | None = 1) -> None:
-                """Does nothing, since received bytes are counted when they are written."""
+                """Does nothing, because bytes are counted when they are written, not when they are received."""
 
             def __getattr__(self, _: str) -> Callable[..., None]:
                 return lambda *_, **__: None
@@ -264,9 +273,9 @@ class _Counter:
         self.bar: Any = Bar
 
     def begin(self, total: int) -> None:
-        """Starts counting a download of `total` bytes; 0 means that the size is unknown."""
+        """Starts to count a download of `total` bytes; 0 means an unknown size."""
         self._total = total
-        self._complete = 0  # bytes of the files that are complete
+        self._complete = 0  # bytes of the complete files
         self._of_this = 0  # bytes of the current file
 
     def more(self, received: int) -> None:
@@ -275,6 +284,6 @@ class _Counter:
         self._progress(self._complete + self._of_this, self._total)
 
     def file_is_there(self, size: int) -> None:
-        """Adds a complete file, which was downloaded now or earlier."""
+        """Adds a complete file, whether it was downloaded now or earlier."""
         self._complete, self._of_this = self._complete + size, 0
         self._progress(self._complete, self._total)

@@ -1,6 +1,6 @@
-"""Reads a model directory, either as a model ready to use or to resume a run. Executes no code of the directory.
+"""Reads a model directory, as a model to use or as a run to resume. Executes no code of the directory.
 
-Training may replace the directory at any time, so a failed read is repeated if the directory was replaced meanwhile.
+Training may replace the directory at any time. So a failed read is repeated if the directory was replaced meanwhile.
 `directory`, `families` and `weights` check the contents of the files.
 """
 
@@ -39,7 +39,7 @@ class LoadedModel:
     def prompt(self, text: str) -> list[int]:
         """Returns the ids to continue: the opening tokens, then the ids of the text.
 
-        Without any ids, returns `start_of_text`.
+        If there are no ids, returns `start_of_text` alone.
         """
         return [*self.tokenizer.opening, *self.tokenizer.encode(text)] or [self.start_of_text]
 
@@ -54,7 +54,7 @@ class LoadedModel:
 
 
 def load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
-    """Loads the model in a directory onto a device, with a dtype; None keeps the stored dtype.
+    """Loads the model of a directory onto a device. The weights have `dtype`; None keeps the stored dtype.
 
     Raises BadCheckpoint for a file that is missing, damaged, unsafe or of another format.
     """
@@ -64,11 +64,11 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> L
             return _load_model(present(path) or path, device, dtype)
         except BadCheckpoint:
             if _identity(path) == before:
-                raise  # otherwise a training run replaced the directory meanwhile
+                raise  # else a training run has replaced the directory: read it again
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Returns an identity that changes if the directory at a path is replaced; None if there is no directory."""
+    """Returns a value that changes when the directory at a path is replaced; None if there is no directory."""
     try:
         status = path.stat()
     except OSError:
@@ -89,7 +89,7 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> 
 
 
 def _tokenizer_of(folder: ModelFolder, config: ModelConfig) -> Tokenizer:
-    """Returns the tokenizer of a directory. Raises BadCheckpoint if a token id is outside the model's vocabulary."""
+    """Returns the tokenizer of a directory. Raises BadCheckpoint if it has more ids than the model's vocabulary."""
     tokenizer = folder.tokenizer()
     if tokenizer.vocab_size > config.vocab_size:
         raise BadCheckpoint(
@@ -100,19 +100,19 @@ def _tokenizer_of(folder: ModelFolder, config: ModelConfig) -> Tokenizer:
 
 
 def read_resumable(path: Path) -> Checkpoint:
-    """Reads what resuming a run needs: the best weights so far, the records and the state. Checks the digests.
+    """Reads the save of a stopped run: the best weights so far, the records and the state. Checks the digests.
 
-    Raises BadCheckpoint if the directory holds no state or a damaged state.
+    Raises BadCheckpoint if the state is missing or damaged.
     """
     folder = ModelFolder(path)
     _require_state(folder)
     family, config = read_config(folder.json(directory.CONFIG), str(path / directory.CONFIG))
     tokenizer, settings = _tokenizer_of(folder, config), folder.json(directory.GENERATION)
-    folder.json(directory.TOKENIZER_CONFIG)  # not used, but a save without this file is damaged
+    folder.json(directory.TOKENIZER_CONFIG)  # only checked: a save without this file is damaged
     starts = token_ids(settings.get("bos_token_id"), tokenizer)
     if len(starts) != 1:
         raise BadCheckpoint(
-            f"{path / directory.GENERATION} names no token of the tokenizer as bos_token_id, with which a text begins.",
+            f"{path / directory.GENERATION} has no valid bos_token_id, the token with which a text begins.",
             "Copy the directory again, or train again.",
         )
     weights = read_weights(folder, config, family.tensor_names, torch.device("cpu"), torch.float32)
@@ -142,7 +142,7 @@ def _require_state(folder: ModelFolder) -> None:
 
 
 def _metrics(folder: ModelFolder) -> list[dict[str, Any]]:
-    """Returns the reports that a run has written so far. Raises BadCheckpoint for a report without a kind or a step."""
+    """Returns the reports of a run. Raises BadCheckpoint for a report without a kind or a step."""
     path = folder.path / directory.METRICS
     reports = [report for report in folder.json_lines(directory.METRICS) if report]
     for number, report in enumerate(reports, 1):

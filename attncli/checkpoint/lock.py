@@ -1,8 +1,8 @@
-"""Locks a model directory so that two runs never write it: the run locks the file `.NAME.lock` beside the directory.
+"""Locks a model directory, so that two runs never write it. A run locks the file `.NAME.lock` beside the directory.
 
 The operating system releases the lock when the process ends, even after a crash, so a leftover file locks nothing. The
-file holds the owner's process id. Links are not followed, because in a folder that others can write, a link could lead
-anywhere. No torch.
+file contains the owner's process id. Links are not followed: in a folder that other users can write, a link could point
+to any file. No torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from attncli.stopping import CleanUp
 _HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # another process holds the lock
 _TRIES = 100
 _LONGEST_ID = 20  # the most digits of a process id
-_FAR = 1 << 30  # the offset of the byte to lock on Windows, beyond the bytes that are read
+_FAR = 1 << 30  # the offset of the byte to lock on Windows, beyond the process id
 
 
 def lock_of(target: Path) -> Path:
@@ -32,7 +32,7 @@ def lock_of(target: Path) -> Path:
 
 @contextmanager
 def lock(target: Path) -> Iterator[None]:
-    """Holds the lock of a directory.
+    """Locks a directory for the duration of the block.
 
     If another process holds the lock, raises BadCheckpoint with the owner's process id. Raises OutOfRoom if the lock
     file cannot be written.
@@ -76,7 +76,7 @@ def lock(target: Path) -> Iterator[None]:
 
 
 def _take(target: Path, handle: int) -> str | None:
-    """Locks an open lock file. Returns None on success, else the process id of the owner. Raises OSError."""
+    """Locks an open lock file. Returns None on success, else the process id of the lock's owner. Raises OSError."""
     try:
         _hold_alone(target, handle)
     except OSError as problem:
@@ -88,7 +88,7 @@ def _take(target: Path, handle: int) -> str | None:
 
 
 def _hold_alone(target: Path, handle: int) -> None:
-    """Locks an open lock file. Retries, because `is_held` in another process locks the file for a moment."""
+    """Locks an open lock file. Retries, because `is_held` in another process briefly locks the file."""
     for _ in range(_TRIES):
         try:
             _hold(handle)
@@ -110,7 +110,7 @@ def is_held(target: Path) -> bool:
 
 
 def _hold(handle: int, shared: bool = False) -> None:
-    """Locks an open file until the file is closed. Several processes can hold a `shared` lock. Raises OSError."""
+    """Locks an open file until the file is closed. A `shared` lock admits other shared locks. Raises OSError."""
     if sys.platform == "win32":
         import msvcrt
 

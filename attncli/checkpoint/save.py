@@ -1,8 +1,8 @@
-"""Writes a model directory atomically: either the whole save happens, or nothing changes.
+"""Writes a model directory atomically: a save is complete, or nothing changes.
 
-`Checkpoint` is the content of a save: the weights, the config, the tokenizer, the record of the run, and until the run
-has finished, the state for resuming it. `write_checkpoint` checks that there is room, writes the files to a new
-directory beside the target, flushes each to the disk, the manifest last, and swaps the directories (`atomic`).
+`Checkpoint` is the content of a save: the weights, the config, the tokenizer, the record of the run, and for an
+unfinished run, the state for resuming it. `write_checkpoint` checks that there is room on the disk. It writes the files
+to a new directory beside the target and flushes each file, the manifest last. Then it swaps the directories (`atomic`).
 `training.loop` decides when to save.
 """
 
@@ -39,7 +39,7 @@ from attncli.model.device import dtype_name
 from attncli.paths import no_room, read_regular, remove, resolved, unwritable
 from attncli.text.tokenizer import Tokenizer
 
-_HEADERS = 1 << 20  # bytes; an upper limit for the headers of the tensor files and the manifest
+_HEADERS = 1 << 20  # bytes; an upper limit of the tensor files' headers and the manifest
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Borders(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a model directory. The names in `weights` are ours.
+    """The content of a model directory. The names in `weights` are the attributes of `Transformer`.
 
     A text without a prompt begins with `start_of_text`. A text ends at any of `end_ids`. If `end_ids` is empty, a text
     ends at the tokenizer's end-of-text token.
@@ -79,8 +79,8 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint to `target` atomically. The caller holds the lock of `target`.
 
     With a state, the previous save is kept beside the target. Without a state, the run has finished, and the previous
-    save is removed. A model card that somebody wrote or edited is copied; otherwise a card is generated from the record
-    of the run.
+    save is removed. A model card that somebody wrote or edited is copied; otherwise, a card is generated from the
+    record of the run.
 
     Raises:
         OutOfRoom: if the disk is full or the folder cannot be written; the previous save is unchanged.
@@ -102,14 +102,14 @@ def write_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
         raise unwritable(target, problem, needed) from None
     finally:
         remove(folder)
-        settle(target)  # in case the disk was full between the two renames
+        settle(target)  # needed if the disk was full between the two renames
     if checkpoint.state is None:
         with suppress(OSError):
             discard_previous(target)
 
 
 def try_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
-    """Raises OutOfRoom if there is no room for a checkpoint. Writes nothing; the caller holds the lock of `target`."""
+    """Raises OutOfRoom if the disk has no room for a checkpoint. Writes nothing; the caller holds the lock."""
     target = resolved(target)
     try:
         _refuse_without_room(target, _size(checkpoint, _texts(checkpoint)))
@@ -120,7 +120,7 @@ def try_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
 def fall_back(target: Path) -> None:
     """Replaces a damaged save by the previous save. The caller holds the lock of `target`.
 
-    Call this before the next save: a save removes the previous save, which is now the only undamaged one.
+    Call this before the next save: each save removes the previous save, which is now the only undamaged save.
     """
     target = resolved(target)
     aside = aside_of(target, "damaged")  # removed by the next save
@@ -134,7 +134,7 @@ def fall_back(target: Path) -> None:
 
 
 def _size(checkpoint: Checkpoint, texts: dict[str, bytes]) -> int:
-    """Returns an upper limit of the bytes that a save takes on the disk."""
+    """Returns an upper limit of the bytes that a save needs on the disk."""
     tensors = [*checkpoint.weights.values(), *(checkpoint.state.tensors.values() if checkpoint.state else ())]
     return sum(int(tensor.nbytes) for tensor in tensors) + sum(map(len, texts.values())) + _HEADERS
 
@@ -172,7 +172,7 @@ def _tokenizer_config(tokenizer: Tokenizer, ends: list[int], context: int) -> di
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": end_token,
         "pad_token": end_token,  # the attention mask distinguishes padding from the end of a text
-        "padding_side": "left",  # so that generated tokens directly follow every text of a batch
+        "padding_side": "left",  # so that generated tokens directly follow each text of a batch
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": context,
         "clean_up_tokenization_spaces": False,
@@ -188,7 +188,7 @@ def token_ids(setting: object, tokenizer: Tokenizer) -> set[int]:
 def _keep_card(old: Path, new: Path) -> bool:
     """Copies a model card to the new directory if somebody wrote or edited it. Returns whether the card was copied.
 
-    A card that attncli generated is not copied; it is generated again. Raises OSError if the card cannot be copied.
+    A card that attncli generated is not copied, because it is generated again. Raises OSError.
     """
     if not directory.is_card(old / directory.CARD):
         return False
@@ -200,7 +200,7 @@ def _keep_card(old: Path, new: Path) -> bool:
 
 
 def _card(target: Path, checkpoint: Checkpoint) -> bytes | None:
-    """Returns the model card, or None if any key of RECORDED is missing or empty in the run's record."""
+    """Returns the model card, or None if the run's record lacks a value for a key of RECORDED."""
     if not all(checkpoint.run.get(key) for key in RECORDED):
         return None
     config = checkpoint.config
@@ -224,7 +224,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint, texts: dict[str, bytes]) 
 
 
 def _stored_weights(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the tensors to write, by the family's names. Tensors that the family stores as one are concatenated."""
+    """Returns the tensors to write, by the family's names. Our tensors that form one tensor there are concatenated."""
     stored = {}
     for name, tensor in family_of(config).tensor_names.stored(weights).items():
         parts = [weights[own].detach() for own in tensor.ours]

@@ -87,7 +87,7 @@ def claimed(target: Path, *, resume: bool = False, force: bool = False) -> Itera
 
 
 def _refuse_in_the_way(target: Path) -> None:
-    """Raises an error if the path of the previous save holds no save but something else, or if the name is too long."""
+    """Raises an error if the path of the previous save is used for something else, or if the name is too long."""
     try:
         aside_of(target, "previous").stat()
     except FileNotFoundError:
@@ -98,7 +98,7 @@ def _refuse_in_the_way(target: Path) -> None:
     if is_link(previous) or (exists(previous) and not is_save(previous)):
         raise UsageProblem.naming(
             lambda named: (
-                f"{previous} is not a save, and is where train keeps the save before the last one.",
+                f"{previous} is not a save, and training would write the previous save there.",
                 f"Move it away, or choose another {named('name')} or {named('out')}.",
             )
         )

@@ -1,9 +1,9 @@
-"""Reads and writes safetensors files one tensor at a time, so that memory holds a single tensor.
+"""Reads and writes safetensors files one tensor at a time, so that memory contains a single tensor.
 
 A file is a JSON header with the name, dtype, shape and offsets of every tensor, followed by the tensors' bytes. The
-sha256 is computed during reading and writing. The safetensors library is not used for two reasons: it maps files into
-memory, so that the process is killed if a file shrinks during reading, and a digest would need a second pass. Tests
-compare reading and writing with the library. This module does not know which tensors a model has.
+sha256 is computed during reading and writing. The safetensors library is not used, for two reasons. It maps files into
+memory, so the process is killed if a file shrinks during reading. A digest would need a second pass over the file.
+Tests compare reading and writing with the library. This module does not know which tensors a model has.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from attncli.errors import BadCheckpoint
 from attncli.paths import open_regular, unreadable
 
-# The dtypes that can be read and written. A file stores its tensors in this order, so that each is aligned to its size.
+# The dtypes that can be read and written. A file stores larger dtypes first, so each tensor is aligned to its dtype.
 TYPES = {
     "I64": torch.int64,
     "F64": torch.float64,
@@ -41,7 +41,7 @@ TYPES = {
 _CODES = {dtype: code for code, dtype in TYPES.items()}
 _PLACES = {dtype: place for place, dtype in enumerate(TYPES.values())}
 _METADATA = "__metadata__"
-_LARGEST_HEADER = 4 << 20  # bytes; a model of 1,000 layers needs a third of this
+_LARGEST_HEADER = 4 << 20  # bytes; the header of a model of 1,000 layers is a third as large
 _MOST_DIMENSIONS = 8
 _MOST_NUMBERS = 1 << 60  # the largest product of a shape's dimensions; a dimension of 0 counts as 1
 _SKIPPED_AT_ONCE = 1 << 20  # bytes read at once from a skipped tensor
@@ -92,7 +92,7 @@ def _pieces(
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    """Returns a view of the memory of a contiguous tensor on the CPU, for reading and writing."""
+    """Returns the memory of a contiguous tensor on the CPU as a view that can be read and written."""
     data: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
     return data
 
@@ -112,7 +112,7 @@ class TensorFile:
         self.entries = self._read_header()
 
     def tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
-        """Yields the tensors whose names are wanted, on the CPU; other tensors take no memory.
+        """Yields the name and the tensor, on the CPU, for each wanted name; other tensors use no memory.
 
         Raises BadCheckpoint if the file ends before its last tensor.
         """
@@ -129,12 +129,12 @@ class TensorFile:
             yield entry.name, tensor
 
     def sha256(self) -> str:
-        """The sha256 in hex of the bytes read so far; after the end of `tensors`, the sha256 of the file."""
+        """Returns the sha256 in hex of the bytes read so far, which after `tensors` is the sha256 of the file."""
         assert self._hashed
         return self._digest.hexdigest()
 
     def _skip(self, entry: Entry) -> None:
-        """Skips a tensor; reads its bytes only if the digest needs them."""
+        """Skips a tensor. Reads its bytes only if the digest needs them."""
         left = entry.end - entry.begin
         if not self._hashed:
             self._file.seek(left, os.SEEK_CUR)
@@ -167,14 +167,14 @@ class TensorFile:
         end = 0
         for entry in entries:  # the tensors cover every byte exactly once
             if entry.begin != end:
-                raise self._refusal(f"{ascii(entry.name)[:80]} does not begin where the one before it ends")
+                raise self._refusal(f"{ascii(entry.name)[:80]} does not begin where the previous tensor ends")
             end = entry.end
         if size != 8 + length + end:
             raise self._refusal(f"it has {size:,} bytes, and its header says {8 + length + end:,}")
         return tuple(entries)
 
     def _entry(self, name: str, said: dict[str, Any], size: int) -> Entry:
-        """Checks the description of one tensor in the header of a file of `size` bytes and returns it as an Entry."""
+        """Checks what the header says about one tensor, and returns it as an Entry. The file has `size` bytes."""
         code, shape, (begin, end) = said["dtype"], said["shape"], said["data_offsets"]
         if code not in TYPES:
             raise BadCheckpoint(
@@ -183,9 +183,9 @@ class TensorFile:
         sizes = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
         largest = math.prod(max(n, 1) for n in shape) if sizes and len(shape) <= _MOST_DIMENSIONS else math.inf
         if largest > _MOST_NUMBERS or max(begin, end) > size:
-            raise self._refusal(f"the shape or place of {ascii(name)[:80]} cannot be meant")
+            raise self._refusal(f"the shape or place of {ascii(name)[:80]} is impossible")
         if end - begin != math.prod(shape) * TYPES[code].itemsize:
-            raise self._refusal(f"{ascii(name)[:80]} has {end - begin:,} bytes, which its shape does not take")
+            raise self._refusal(f"{ascii(name)[:80]} has {end - begin:,} bytes, and its shape needs another number")
         return Entry(name, TYPES[code], tuple(shape), begin, end)
 
     def _refusal(self, reason: str) -> BadCheckpoint:
@@ -194,7 +194,7 @@ class TensorFile:
 
 @contextmanager
 def open_tensors(path: Path, digest: bool = True) -> Iterator[TensorFile]:
-    """Opens a file and checks its header. Raises BadCheckpoint, also for errors in later reads."""
+    """Opens a file and checks its header. Raises BadCheckpoint, also for an error while the block reads the file."""
     try:
         with open_regular(path) as file:
             yield TensorFile(path, file, digest)

@@ -1,7 +1,7 @@
-"""Parses untrusted JSON: accepts only objects and finite numbers, and raises an error instead of crashing.
+"""Parses untrusted JSON: accepts only objects and finite numbers, and raises BadCheckpoint for all other data.
 
-Python's own parser accepts NaN and 1e999, and raises RecursionError for deep nesting. Opens no files: `path` is only
-used in error messages.
+Python's own parser accepts NaN and 1e999, and raises RecursionError for deep nesting. Opens no files: `path` is used
+for error messages only.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ def parse_object(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def parse_object_lines(data: bytes, path: Path) -> list[dict[str, Any]]:
-    """Returns the JSON objects in the data of a file, one per line. Skips an incomplete last line, still being written.
+    """Returns the JSON objects in the data of a file, one per line. Skips an incomplete last line.
 
-    Raises BadCheckpoint, which names the first line that is not an object.
+    A last line is incomplete while it is being written. Raises BadCheckpoint, which names the first line that is not an
+    object.
     """
     objects = []
     lines = data.split(b"\n")
@@ -56,6 +57,6 @@ def _refuse_constant(name: str) -> float:
 
 
 def _finite(digits: str) -> float:
-    """Returns the digits as a float. Raises an error for '1e999', which is valid JSON but infinite as a float."""
+    """Returns the digits as a float. Raises ValueError for '1e999', which is valid JSON but an infinite float."""
     value = float(digits)
     return value if math.isfinite(value) else _refuse_constant(digits[:40])

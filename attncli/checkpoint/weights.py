@@ -1,8 +1,8 @@
 """Reads the weights of an untrusted model directory: one file, or shards that an index lists.
 
-The headers are checked first: the number of layers, then every name, shape and dtype against the config. Only then is
-memory allocated. The tensors are read one at a time, and their values and the file's digest are checked. No code is
-executed, and no file outside the directory is opened.
+First, the headers are checked: the number of layers, then the name, shape and dtype of every tensor. Memory is
+allocated after this check. The tensors are read one at a time, and their values and the file's digest are checked. No
+code is executed, and no file outside the directory is opened.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_weights(
     """Builds the model of `config` with the weights of a directory, in evaluation mode. Raises BadCheckpoint.
 
     `names` are the tensor names of the model's family. The weights have the given dtype; None keeps the stored dtype.
-    The peak memory is that of the weights plus one tensor in the stored dtype.
+    The peak memory is the size of the weights plus one tensor in the stored dtype.
     """
     hashed = folder.holds(directory.MANIFEST)
     with _open(folder, hashed) as files:
@@ -60,7 +60,7 @@ def read_weights(
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Whether every value is finite; does not copy the tensor, even if its dtype has 16 bits."""
+    """Whether every value is finite. The check copies no tensor, even if its dtype has 16 bits."""
     return tensor.numel() == 0 or all(bool(bound.isfinite()) for bound in tensor.aminmax())
 
 
@@ -71,7 +71,7 @@ def _parts(
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> dict[str, Tensor]:
-    """Splits a tensor of a file into our tensors, by name. Each tensor has the shape (rows, ...)."""
+    """Splits a tensor of a file into the model's tensors, by name. Each result has the shape (rows, ...)."""
     whole = tensor.T if held.transposed else tensor
     parts = torch.split(whole, [shapes[name][0] for name in held.ours])
     moved = (part.to(device, dtype or part.dtype, memory_format=torch.contiguous_format).contiguous() for part in parts)
@@ -114,7 +114,10 @@ def _check_index(folder: ModelFolder, index: dict[str, str], files: list[TensorF
 
 
 def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelConfig, names: TensorNames) -> None:
-    """Compares the number of layers with the config. Runs before the other checks, since those take time per layer."""
+    """Raises BadCheckpoint for a wrong number of layers.
+
+    This check runs first, because the other checks take time for each layer of the config.
+    """
     layers = names.count_layers(names.full(entry.name) for file in files for entry in file.entries)
     if layers != config.layers:
         where = files[0].path if len(files) == 1 else folder.path
@@ -125,9 +128,9 @@ def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelCon
 
 
 def _shapes(config: ModelConfig) -> dict[str, torch.Size]:
-    """Returns the shape of every tensor of a model, by our names.
+    """Returns the shape of every tensor of a model, by the names of the attributes of `Transformer`.
 
-    Builds one layer, because many layers take seconds.
+    Builds a model of one layer, because building many layers takes seconds.
     """
     with torch.device("meta"):
         one = Transformer(replace(config, layers=1)).state_dict()
@@ -142,12 +145,12 @@ def _shapes(config: ModelConfig) -> dict[str, torch.Size]:
 def _check_headers(
     files: list[TensorFile], config: ModelConfig, names: TensorNames, expected: dict[str, tuple[int, ...]]
 ) -> None:
-    """Compares names, shapes and dtypes with the expected ones, before any weight is read."""
+    """Raises BadCheckpoint if a name, shape or dtype differs from `expected`, before any weight is read."""
     found: dict[str, tuple[Path, Entry]] = {}
     for file in files:
         for entry in file.entries:
             name = names.full(entry.name)
-            if names.is_buffer(name) or (config.tied and name == HEAD):  # some writers also store the tied head
+            if names.is_buffer(name) or (config.tied and name == HEAD):  # some programs also store the tied head
                 continue
             if name in found:
                 raise BadCheckpoint(f"{file.path} holds {ascii(entry.name)[:80]} twice.", "It is of another model.")

@@ -1,1 +1,1 @@
-"""Model families of Hugging Face directories: one file each; `registry.py` lists them."""
+"""The model families of Hugging Face directories, each in its own file; `registry.py` lists them."""

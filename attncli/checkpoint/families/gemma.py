@@ -1,7 +1,7 @@
 """Gemma 1: a Llama with GEGLU, an RMSNorm with gain 1 + weight, an embedding scaled by sqrt(width), and wide heads.
 
-Gemma 2 and 3 are not supported; they have their own model types. They add norms after attention and feed-forward, and
-Gemma 2 adds soft caps of scores and logits.
+Gemma 2 and 3 have other model types and are not supported. Both add norms after attention and feed-forward; Gemma 2
+also adds soft caps of scores and logits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from attncli.checkpoint.families.tensor_names import LLAMA_NAMES
 from attncli.config import ModelConfig
 
 _HEAD_WIDTH = 256  # the default of transformers for a missing head_dim
-_ACTIVATIONS = "gelu_pytorch_tanh", "gelu"  # the first releases say 'gelu' and mean its tanh approximation
+_ACTIVATIONS = "gelu_pytorch_tanh", "gelu"  # in the first releases, 'gelu' means the tanh approximation
 
 
 def _read(settings: Settings) -> ModelConfig:

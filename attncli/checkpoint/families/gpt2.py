@@ -1,7 +1,7 @@
 """GPT-2: LayerNorm, learned positions, GELU without a gate, and biases everywhere.
 
-Its settings and tensors have different names from the other families'. Query, key and value are stored as one matrix,
-and every matrix of a layer is stored transposed.
+Settings and tensors have other names than in the other families. Query, key and value are stored as one matrix, and
+every matrix of a layer is stored transposed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Llama 2 and 3, with scaled rotary frequencies; SmolLM, TinyLlama and Yi have the same architecture."""
+"""Llama 2 and 3, including scaled rotary frequencies. SmolLM, TinyLlama and Yi have the same architecture."""
 
 from __future__ import annotations
 

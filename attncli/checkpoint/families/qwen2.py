@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5: a Llama with biases of query, key and value; its last layers may have sliding windows."""
+"""Qwen2 and Qwen2.5: a Llama with biases of query, key and value. The last layers may have sliding windows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def _write(config: ModelConfig) -> dict[str, Any]:
 
 
 def read_windows(settings: Settings) -> dict[str, Any]:
-    """The window, and the first layer that has it. Raises BadCheckpoint unless exactly the last layers have windows."""
+    """Returns the window and the first layer that has it, as fields of ModelConfig.
+
+    Raises BadCheckpoint if a layer without a window follows a layer with one.
+    """
     window = settings.get("sliding_window", WINDOW)
     if not settings.flag("use_sliding_window") or window is None:
         return {}
@@ -39,7 +42,7 @@ def read_windows(settings: Settings) -> dict[str, Any]:
 
 
 def write_windows(config: ModelConfig) -> dict[str, Any]:
-    """The settings of the windows, in the format that `read_windows` reads."""
+    """Returns the settings of the windows, in the format that `read_windows` reads."""
     return {
         "use_sliding_window": config.window is not None,
         "sliding_window": config.window,

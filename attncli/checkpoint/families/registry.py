@@ -1,8 +1,8 @@
-"""The model families. Each file translates one family's `config.json` and tensor names to ours; FAMILIES lists them.
+"""Lists the model families. Each family has a file, which translates its `config.json` and tensor names to ours.
 
-To add a family, write one file that makes a `Family`, and add one line here. To read a directory, `read_config` selects
-the family by `model_type`. To write a model, `family_of` selects the first family that can express the model's shape:
-the family writes settings from which it reads an equal shape. Reads no files; no torch.
+To add a family, write a file that defines a `Family`, and add the family to FAMILIES. To read a directory,
+`read_config` selects the family by `model_type`. To write a model, `family_of` selects the first family that can
+express the model's shape: a shape that the family writes and reads again must stay equal. Reads no files; no torch.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 
 
 def read_config(described: dict[str, Any], where: str = "config.json") -> tuple[Family, ModelConfig]:
-    """The family and the shape that a `config.json` describes. `where` is the file's path, for errors.
+    """Returns the family and the shape that a `config.json` describes. `where` is the file's path, for errors.
 
-    Raises BadCheckpoint for an unsupported family or setting, for a value outside its limits, and for keys that name
+    Raises BadCheckpoint for an unsupported family or setting, for a value outside its limits, and for a key that names
     code.
     """
     for key in _CODE_KEYS:
@@ -53,14 +53,17 @@ def read_config(described: dict[str, Any], where: str = "config.json") -> tuple[
 
 
 def config_from_json(described: dict[str, Any], where: str = "config.json") -> ModelConfig:
-    """The shape that a `config.json` describes. Raises BadCheckpoint as `read_config` does."""
+    """Returns the shape that a `config.json` describes. Raises BadCheckpoint as `read_config` does."""
     return read_config(described, where)[1]
 
 
 def config_to_json(
     config: ModelConfig, *, start_of_text: int, end_of_text: int | list[int] | None, dtype: str = "float32"
 ) -> dict[str, Any]:
-    """The `config.json` of a shape; `dtype` is the dtype of the weights. Raises ValueError as `family_of` does."""
+    """Returns the `config.json` of a shape.
+
+    `dtype` is the dtype of the weights. Raises ValueError as `family_of` does.
+    """
     return _described(family_of(config), config) | {
         "bos_token_id": start_of_text,
         "eos_token_id": end_of_text,
@@ -80,7 +83,7 @@ def _described(family: Family, config: ModelConfig) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def family_of(config: ModelConfig) -> Family:
-    """The first family that can express a shape. Raises ValueError if none can."""
+    """Returns the first family that can express a shape. Raises ValueError if no family can."""
     for family in FAMILIES.values():
         try:
             if family.read(Settings(_described(family, config), "")) == config:

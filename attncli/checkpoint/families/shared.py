@@ -1,6 +1,6 @@
-"""Code that the families share: the class `Family`, and reading untrusted settings, sizes and rotary positions.
+"""Code that the families share: the class `Family`, and functions that read and write settings of a `config.json`.
 
-A `config.json` is untrusted, so settings are read through `Settings`, whose errors name the setting and the file.
+A `config.json` is untrusted. So settings are read through `Settings`, whose errors name the setting and the file.
 ModelConfig checks the values. No torch.
 """
 
@@ -16,7 +16,7 @@ from attncli.config import ModelConfig, RopeScaling, shown_value
 from attncli.errors import BadCheckpoint, UsageProblem
 
 COPY_AGAIN = "Copy it again from its source."
-WINDOW = 4096  # the default of transformers if a config with a window does not give the window's size
+WINDOW = 4096  # the default of transformers for the size of a window
 _ROPE_KINDS = ("default", "linear", "llama3", "yarn", "dynamic")
 _LARGEST_MAGNITUDE = 1e6
 
@@ -29,17 +29,17 @@ class Settings:
     where: str
 
     def required(self, name: str) -> Any:
-        """The value of a setting. Raises BadCheckpoint if the setting is missing."""
+        """Returns the value of a setting. Raises BadCheckpoint if the setting is missing."""
         if name not in self.values:
             raise BadCheckpoint(f"{self.where} lacks {name!r}.", COPY_AGAIN)
         return self.values[name]
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value of a setting; the default if the setting is missing."""
+        """Returns the value of a setting, or the default if the setting is missing."""
         return self.values.get(name, default)
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """A boolean setting; the default if it is missing or null. Raises BadCheckpoint for another type."""
+        """Returns a boolean setting, or the default if it is missing or null. Raises BadCheckpoint for another type."""
         value = self.get(name)
         if not isinstance(value, bool | None):
             raise BadCheckpoint(f"{self.where}: {name} is {shown_value(value)}, and must be true or false.")
@@ -62,8 +62,8 @@ class Settings:
 class Family:
     """A model family: translates its `config.json` and its tensor names to ours.
 
-    `read` returns the shape that the settings describe; it raises BadCheckpoint for a setting that the network cannot
-    express. `write` returns the settings of a shape; `config_to_json` adds the settings that all families have.
+    `read` returns the shape that the settings describe, and raises BadCheckpoint for a setting that the network does
+    not support. `write` returns the settings of a shape; `config_to_json` adds the settings that all families have.
     """
 
     model_type: str  # the name of the family in config.json
@@ -74,7 +74,7 @@ class Family:
 
 
 def read_sizes(settings: Settings, head_width: int | None = None) -> dict[str, Any]:
-    """Reads sizes, norm epsilon, rotary positions and tied embeddings, by the names that all families but GPT-2 use.
+    """Reads sizes, norm epsilon, rotary positions and tied embeddings, by the names of all families except GPT-2.
 
     `head_width` is the family's default for a missing `head_dim`; None means the width divided by the number of heads.
     """
@@ -96,7 +96,7 @@ def read_sizes(settings: Settings, head_width: int | None = None) -> dict[str, A
 
 
 def write_sizes(config: ModelConfig) -> dict[str, Any]:
-    """The settings that `read_sizes` reads, except those of every config: vocabulary size and tied embeddings."""
+    """Returns the settings that `read_sizes` reads, except the vocabulary size and tied embeddings."""
     return {
         "hidden_size": config.width,
         "intermediate_size": config.feed_forward_width,
@@ -111,9 +111,10 @@ def write_sizes(config: ModelConfig) -> dict[str, Any]:
 
 
 def divide_width(settings: Settings, width: object, heads: object) -> int:
-    """The width of a head if the heads divide the model's width. Raises BadCheckpoint if they do not divide it.
+    """Returns the width of a head: the model's width divided by the number of heads.
 
-    Returns 1 for values that are not sizes, since ModelConfig raises the error for them.
+    Raises BadCheckpoint if the division has a remainder. Returns 1 for values that are not sizes: ModelConfig raises
+    the error for them.
     """
     if not isinstance(heads, int) or not isinstance(width, int) or heads < 1 or width < 1:
         return 1
@@ -126,7 +127,7 @@ def divide_width(settings: Settings, width: object, heads: object) -> int:
 
 
 def at_most(value: Any, limit: Any) -> Any:
-    """The smaller of two integers: a window larger than the context has no other effect than a window of the context.
+    """Returns the smaller of two integers: a window larger than the context has the effect of the whole context.
 
     A value of another type is returned unchanged; ModelConfig raises the error for it.
     """
@@ -135,7 +136,7 @@ def at_most(value: Any, limit: Any) -> Any:
 
 
 def read_rotary(settings: Settings) -> dict[str, Any]:
-    """Reads the base of the rotary frequencies and their scaling, in the format of transformers 5 or of version 4."""
+    """Reads the base of the rotary frequencies and their scaling, in the format of transformers 4 or 5."""
     rope = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         raise BadCheckpoint(f"{settings.where}: the rotary settings are not an object.")
@@ -156,7 +157,7 @@ def read_rotary(settings: Settings) -> dict[str, Any]:
 
 
 def _read_scaling(kind: str, rope: Settings, settings: Settings) -> RopeScaling | None:
-    if kind in ("default", "dynamic"):  # 'dynamic' only scales positions beyond the context, which are never read
+    if kind in ("default", "dynamic"):  # 'dynamic' scales only positions beyond the context, which are never used
         return None
     factor = rope.required("factor")
     if kind == "linear":
@@ -180,7 +181,7 @@ def _read_scaling(kind: str, rope: Settings, settings: Settings) -> RopeScaling 
 
 
 def _yarn_attention_factor(factor: Any, rope: Settings) -> Any:
-    """The factor of queries and keys: the given one, or equation 22 of YaRN (Peng et al., 2023) from two magnitudes."""
+    """Returns the factor of queries and keys: the given factor, or equation 22 of YaRN (Peng et al., 2023)."""
     if (given := rope.get("attention_factor")) is not None:
         return given
     magnitudes = rope.get("mscale"), rope.get("mscale_all_dim")
@@ -203,7 +204,7 @@ def _or(value: Any, default: Any) -> Any:
 
 
 def write_rotary(config: ModelConfig) -> dict[str, Any]:
-    """The settings of the rotary positions, in the format that `read_rotary` reads."""
+    """Returns the settings of the rotary positions, in the format that `read_rotary` reads."""
     scaling = config.rope_scaling
     if scaling is None:
         return {"rope_theta": config.rope_theta}

@@ -1,7 +1,7 @@
-"""Translates between our tensor names and a family's names and layout in a file, from a table of each family.
+"""Translates our tensor names to the names and the layout of a family's files, with a table per family.
 
 Most families use Llama's names, and each tensor of the file is one of our tensors. GPT-2 stores query, key and value as
-one matrix, and its matrices transposed. Reads no files and no tensors; no torch.
+one matrix, and stores matrices transposed. Reads no files and no tensors; no torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ HEAD = "lm_head.weight"  # the name of the output head in every family
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a file: its name, our tensors that it concatenates along the rows, and whether it is transposed."""
+    """A tensor of a file: our tensors `ours`, concatenated along the rows, and transposed if `transposed` is true."""
 
     name: str
     ours: tuple[str, ...]
@@ -26,19 +26,20 @@ class StoredTensor:
 class TensorNames:
     """A table of a family's tensor names, without `.weight` and `.bias`. Our names are the attributes of `Transformer`.
 
-    `base` is the prefix of every name except the head's; some writers omit it. A layer's number follows `layers`.
+    `base` is the prefix of every name except the head's; some programs omit it. A layer's number follows `layers`.
     """
 
     base: str
     layers: str
     outer: Mapping[str, str]  # tensors outside of the layers: our name -> the family's name
     inner: Mapping[str, str]  # tensors within a layer: our name -> the family's name
-    transposed: frozenset[str] = frozenset()  # the family's names of matrices stored with a row for each input
-    buffers: str = "$^"  # a pattern of the names of buffers, which old files contain beside the weights
+    transposed: frozenset[str] = frozenset()  # the family's names of the matrices with a row for each input
+    buffers: str = "$^"  # a pattern of the names of buffers, which old files also contain
 
     def stored(self, ours: Iterable[str]) -> dict[str, StoredTensor]:
-        """The tensors of the file that hold our tensors, by name. Our tensors that share one stay in the given order.
+        """Returns the tensors of the file that contain our tensors, by name.
 
+        Our tensors that share a tensor of the file stay in the given order. For example,
         'blocks.3.attention.query.weight' is 'model.layers.3.self_attn.q_proj.weight', or the first third of
         'transformer.h.3.attn.c_attn.weight'.
         """
@@ -53,18 +54,18 @@ class TensorNames:
         return found
 
     def full(self, name: str) -> str:
-        """The full name of a tensor in a file: adds the prefix `base` if the file's writer left it out.
+        """Returns the full name of a tensor in a file: adds the prefix `base` if it is missing.
 
         'wte.weight' -> 'transformer.wte.weight'.
         """
         return name if name.startswith(self.base) or name == HEAD else self.base + name
 
     def is_buffer(self, full_name: str) -> bool:
-        """Whether this is the name of a buffer; the network computes its buffers and does not read them."""
+        """Whether this is the name of a buffer, which is not read because the network computes it."""
         return re.fullmatch(self.buffers, full_name) is not None
 
     def count_layers(self, full_names: Iterable[str]) -> int:
-        """The number of layers that have a tensor among these names."""
+        """Returns the number of layers that have a tensor among these names."""
         inside = (name.removeprefix(self.layers) for name in full_names if name.startswith(self.layers))
         return len({name.partition(".")[0] for name in inside})
 
