@@ -2,9 +2,9 @@
 
 usage: python benchmarks/explain.py [--rounds 5] [--only start|side|long] [--tokens 8192]
 
-start: seconds of `attncli explain SENTENCE` beyond `import torch`, with 12 million parameters of random weights.
-side:  1,024 tokens with 110 million parameters, in turn with a forward pass of transformers that returns every
-       attention weight. Also the peak memory of each beyond the weights, in a process of its own.
+start: seconds of `attncli explain SENTENCE` beyond `import torch`, with 12 million random parameters.
+side:  seconds for 1,024 tokens with 110 million parameters, alternating with a forward pass of transformers that
+       returns every attention weight. Also the peak memory of each beyond the weights, in its own process.
 long:  the peak memory for a text as long as the context.
 """
 
@@ -25,7 +25,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line does
 
 
 def write_model(folder: Path, name: str) -> None:
-    """Writes a model directory with random weights, and a vocabulary learned from a text that comes with Python."""
+    """Writes a model with random weights, whose vocabulary is learned from a text that comes with Python."""
     from pydoc_data.topics import topics
 
     import torch
@@ -42,7 +42,7 @@ def write_model(folder: Path, name: str) -> None:
 
 
 def seconds(*command: str) -> tuple[float, float]:
-    """Elapsed time and CPU time of the command, from Enter to the end."""
+    """Returns the elapsed time and the CPU time of a command in seconds."""
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -69,7 +69,7 @@ def start(folder: Path, rounds: int) -> None:
 
 
 def ways(folder: Path, tokens: int):  # type: ignore[no-untyped-def]
-    """The measurements by name: each function prepares one and returns the function to time."""
+    """Returns the measurements by name. Each is a function that prepares the work and returns a function to time."""
     import torch
 
     def ours(check: bool = True):  # type: ignore[no-untyped-def]
@@ -94,13 +94,13 @@ def ways(folder: Path, tokens: int):  # type: ignore[no-untyped-def]
 
 
 def held(what: str) -> float:
-    """Memory of this process in GiB: VmRSS is the current value, VmHWM the peak."""
+    """Returns the memory of this process in GiB: VmRSS is the current value, VmHWM the peak."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
     return int(line.split()[1]) / PEAK_GIB
 
 
 def peak(folder: Path, tokens: int, way: str) -> None:
-    """Prints the memory after loading the model, and the peak beyond it, in GiB."""
+    """Prints the memory after loading the model, and the peak beyond this memory, in GiB."""
     run = ways(folder, tokens)[way]()
     before = held("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
@@ -124,7 +124,7 @@ def side(folder: Path, rounds: int) -> None:
         for name, run in runs.items():
             began = time.perf_counter()
             run()
-            if at:  # the first warms up
+            if at:  # the first round warms up
                 times[name].append(time.perf_counter() - began)
     for name, measured in times.items():
         ratio = statistics.median(a / b for a, b in zip(measured, times["transformers"], strict=True))

@@ -1,10 +1,10 @@
-"""Compares generation with transformers and llama.cpp, on the same random weights: medians of rounds run in turn.
+"""Compares generation with transformers and llama.cpp on the same random weights: medians of alternating rounds.
 
 usage: python benchmarks/generate.py [--device cpu] [--shapes 6x384x4096 12x768x32000] [--rounds 5] [--threads 2]
        [--only NAME …]
 
-Each tool runs in a process of its own, which waits while another tool is measured. Batch 1 generates 256 tokens
-greedily after a prompt of 32. Batch 16 samples 128 tokens for each of 16 sequences at temperature 1. The third
+Each tool runs in its own process, which waits while another tool is measured. Batch 1 generates 256 tokens greedily
+after a prompt of 32 tokens. Batch 16 samples 128 tokens for each of 16 sequences at temperature 1. The third
 measurement is the prefill of a prompt of 512. Prompt lookup is off, because random weights repeat themselves, which
 would make it look too good. llama.cpp's batches are not measured. With --device cuda the tools are attncli and
 transformers, and the table has the bandwidth: the bytes of the weights times the tokens per second of batch 1, as a
@@ -158,7 +158,10 @@ def llama(folder: Path, kind: str, threads: int, device: str) -> tuple[dict[str,
 
 
 def gguf(folder: Path, kind: str) -> Path:
-    """The model as a GGUF file. llama.cpp has rotary pairs next to each other, our weights half a head apart."""
+    """Writes the model as a GGUF file and returns its path.
+
+    The numbers of a rotary pair are adjacent in llama.cpp, and half a head apart in our weights.
+    """
     import torch
     from gguf import GGMLQuantizationType, GGUFWriter
     from safetensors.torch import load_file
@@ -206,7 +209,7 @@ def gguf(folder: Path, kind: str) -> Path:
 
 
 def copied_per_second() -> float:
-    """The bytes that a large copy on the GPU reads and writes per second."""
+    """Returns the bytes that a large copy on the GPU reads and writes per second."""
     import torch
 
     source = torch.empty(1 << 31, dtype=torch.uint8, device="cuda")
@@ -223,7 +226,7 @@ def copied_per_second() -> float:
 
 
 def work(tool: str, folder: Path, threads: int, device: str) -> None:
-    """The process of a tool: runs one measurement for each line of standard input."""
+    """Runs in the process of a tool: makes one measurement for each line of standard input."""
     name, kind = tool.split()
     tools = {"attncli": attncli, "transformers": transformers, "llama.cpp": llama}
     measures, ids = tools[name](folder, kind, threads, device)
@@ -235,7 +238,7 @@ def work(tool: str, folder: Path, threads: int, device: str) -> None:
 
 
 def tokenizer_of(vocabulary: int) -> Tokenizer:
-    """A tokenizer of this vocabulary size: the bytes, filled up with tokens of three letters."""
+    """Returns a tokenizer of this vocabulary size: all bytes, and tokens of three letters."""
     made = json.loads(byte_tokenizer().to_json())
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
     words = ("".join(word) for word in itertools.product(letters, repeat=3))
@@ -244,7 +247,7 @@ def tokenizer_of(vocabulary: int) -> Tokenizer:
 
 
 def write_model(folder: Path, shape: str) -> tuple[float, int]:
-    """Writes random Llama weights; returns the parameters in millions, and bytes of weights per token in bfloat16."""
+    """Writes random Llama weights. Returns the parameters in millions, and the bytes of bfloat16 weights per token."""
     import torch
 
     from attncli.checkpoint.save import Checkpoint, write_checkpoint

@@ -1,4 +1,4 @@
-"""Measures training and decoding steps on a GPU, next to its copy bandwidth and its matrix product rate.
+"""Measures training and decoding steps on a GPU, and its copy bandwidth and matrix product rate for comparison.
 
 usage: python benchmarks/gpu.py [--device cuda] [--eager]
 
@@ -53,7 +53,7 @@ def synchronize() -> None:
 
 
 def ceilings(device: str) -> float:
-    """Prints the copy bandwidth and the matrix product rate; returns the latter, in operations per second."""
+    """Prints the copy bandwidth and the matrix product rate; returns the latter in operations per second."""
     side, size = (8192, 1 << 32) if device == "cuda" else (512, 1 << 26)
     left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     rate = 2 * side**3 / seconds_of(lambda: left @ right, 20)

@@ -1,4 +1,4 @@
-"""Measures the preparation of a large text, from the file to token ids: MB/s of each stage, and peak memory.
+"""Measures how a large text is prepared, from the file to token ids: MB/s of each stage, and the peak memory.
 
 usage: python benchmarks/large_text.py FILE [--times N] [--most CHARACTERS] [--tokenizer bpe]
 
@@ -21,7 +21,7 @@ from attncli.text.progress import Progress
 
 
 class Laps:
-    """Prints the time of each stage, which ends when the next one reports first."""
+    """Prints the time of each stage. A stage ends with the first report of the next stage."""
 
     def __init__(self, size: float) -> None:
         self._size, self._stage = size, "reading"

@@ -14,7 +14,7 @@ from typing import Any
 
 
 def peak_of(command: list[str]) -> int:
-    """The peak memory of a command, in bytes."""
+    """Returns the peak memory of a command, in bytes."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
@@ -22,7 +22,7 @@ def peak_of(command: list[str]) -> int:
 
 
 def plan_of(command: list[str]) -> dict[str, Any]:
-    """The JSON document that a command prints."""
+    """Returns the JSON document that a command prints."""
     return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
 
 

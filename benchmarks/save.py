@@ -1,9 +1,9 @@
-"""Measures how long a save interrupts training, and its memory, when written in place and in the background.
+"""Measures how long a save interrupts training and how much memory it needs, in place and in the background.
 
 usage: python benchmarks/save.py [--sizes 4x128 6x384 16x768] [--saves 3] [--folder DIR]
 
-"stands still" is the time until the next step can begin. "costs" is the total delay of the steps until the save is
-safely on disk, which includes that time. "memory" is the peak beyond the memory of training.
+"stands still" is the time until the next step can begin. "costs" is the total delay of all steps until the save is
+safely on the disk, including the time that training stands still. "memory" is the peak beyond the memory of training.
 """
 
 import argparse
@@ -21,7 +21,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line does
 
 
 def held(what: str) -> float:
-    """Memory of this process in megabytes: VmRSS is the current value, VmHWM the peak since its last reset."""
+    """Returns the memory of this process in MB: VmRSS is the current value, VmHWM the peak since its last reset."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
     return int(line.split()[1]) / 1e3
 

@@ -1,4 +1,4 @@
-"""Measures a training step for several spin counts of waiting threads, alone and next to a second training process.
+"""Measures a training step for several spin counts of waiting threads, alone and beside a second training process.
 
 usage: python benchmarks/spin.py [--seconds 6] [--dtype bfloat16]
 """

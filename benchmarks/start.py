@@ -1,4 +1,4 @@
-"""Measures commands from Enter to the end, next to `import torch` alone: medians of rounds run in turn.
+"""Measures the duration of commands, and of `import torch` for comparison: medians of alternating rounds.
 
 usage: python benchmarks/start.py MODEL [--rounds 7]
 """

@@ -2,9 +2,9 @@
 
 usage: python benchmarks/train.py TEXT [--times 8s 1m 3m] [--rounds 3] [--nanogpt CHECKOUT]
 
-The first nine tenths of the text train. All of the last tenth is scored, in non-overlapping windows of the model's
-context. transformers scores attncli's models from the saved directory. nanoGPT's own network scores its model, which
-the CPU recipe of its README trains. The runs alternate, and the table gives medians.
+The first nine tenths of the text are the training text. The whole last tenth is scored, in non-overlapping windows of
+the model's context. transformers scores attncli's models from the saved directory. nanoGPT's own network scores its
+model, which is trained with the CPU recipe of its README. The runs alternate; the table shows medians.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def wall_clock(*command: str, cwd: Path | None = None) -> float:
 
 
 def nats(logits_of, ids: torch.Tensor, context: int) -> float:
-    """The negative log-probability, summed over every token but the first, in nats."""
+    """Returns the negative log-probability in nats, summed over all tokens except the first."""
     total = 0.0
     with torch.inference_mode():
         for start in range(0, len(ids) - 1, context):
@@ -45,7 +45,7 @@ def nats(logits_of, ids: torch.Tensor, context: int) -> float:
 
 
 def ours(text: Path, length: str, folder: Path) -> tuple[float, float]:
-    """Seconds of `attncli train`, and nats per character by transformers."""
+    """Returns the seconds of `attncli train`, and the nats per character by transformers."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = folder / "model"
@@ -61,7 +61,7 @@ def ours(text: Path, length: str, folder: Path) -> tuple[float, float]:
 
 
 def nanogpt(text: Path, checkout: Path) -> tuple[float, float]:
-    """Seconds and nats per character of nanoGPT; preparing its character files is not counted."""
+    """Returns the seconds of nanoGPT, without preparing its character files, and its nats per character."""
     sys.path.insert(0, str(checkout))
     from model import GPT, GPTConfig
 
@@ -72,13 +72,13 @@ def nanogpt(text: Path, checkout: Path) -> tuple[float, float]:
     data = checkout / "data" / "shakespeare_char"
     ids[:split].tofile(data / "train.bin")
     ids[split:].tofile(data / "val.bin")
-    (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": len(characters)}))  # else it takes GPT-2's
+    (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": len(characters)}))  # else nanoGPT uses GPT-2's tokens
     seconds = wall_clock(sys.executable, "train.py", *RECIPE.split(), cwd=checkout)
     saved = torch.load(checkout / "out-shakespeare-char" / "ckpt.pt", weights_only=True)
     network = GPT(GPTConfig(**saved["model_args"])).eval()
     network.load_state_dict(saved["model"])
     held_out = torch.from_numpy(ids[split:].astype(np.int64))
-    everything = torch.zeros(1, 1, dtype=torch.long)  # with targets, its forward gives the logits of every position
+    everything = torch.zeros(1, 1, dtype=torch.long)  # given targets, nanoGPT returns the logits of every position
     score = nats(lambda rows: network(rows, everything.expand_as(rows))[0][0], held_out, network.config.block_size)
     return seconds, score / len(held_out)
 

@@ -1,10 +1,10 @@
-"""Measures the model that ships and writes the results into its model card:
+"""Measures the shipped model and writes the results into its model card:
 
     python checkpoints/card.py checkpoints/stories TEXTS
 
-Rewrites the text between the lines "<!-- measured -->" and "<!-- end -->" of the model's README.md: its scores next to
-those of transformers and of the baselines, its best heads, and the first ten samples at the default settings with the
-share that they copy. TEXTS is the folder of the training texts and of stories.val.txt.
+Rewrites the text between the lines "<!-- measured -->" and "<!-- end -->" of the model's README.md. The text consists
+of the scores by attncli, transformers and the baselines; the best heads; and ten samples at the default settings, with
+the share of copied text. TEXTS is the folder of the training texts and of stories.val.txt.
 """
 
 import json
@@ -33,13 +33,13 @@ _MEASURED = re.compile(r"(?<=<!-- measured -->\n).*?(?=<!-- end -->)", re.DOTALL
 
 
 def told(*arguments: str) -> dict[str, Any]:
-    """The document that `attncli ARGUMENTS --json` prints."""
+    """Returns the document that `attncli ARGUMENTS --json` prints."""
     command = [sys.executable, "-m", "attncli", *arguments, "--json"]
     return json.loads(subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE).stdout)
 
 
 def by_transformers(model: Path, text: Path) -> float:
-    """Bits per byte of a whole text by transformers: in adjacent windows, separator lines of documents included."""
+    """Returns the bits per byte of a text by transformers, in adjacent windows, with the lines between documents."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
@@ -54,7 +54,7 @@ def by_transformers(model: Path, text: Path) -> float:
 
 
 def scores(model: Path, texts: Path, corpus: Corpus) -> str:
-    """The table of bits per byte."""
+    """Returns the table of bits per byte."""
     val = texts / "stories.val.txt"
     files = [f"--train-file={texts / name}" for name in TRAINED_ON]
     ours = {dtype: told("eval", str(model), str(val), "--dtype", dtype, *files) for dtype in ("float32", "int8")}
@@ -70,11 +70,11 @@ def scores(model: Path, texts: Path, corpus: Corpus) -> str:
             f"this model, by `attncli eval`, on {beside['scored_of_bytes'] / 1000:.0f} kB",
             ours["float32"]["bits_per_byte"],
         ),
-        ("the same with 8-bit weights, `--dtype int8`", ours["int8"]["bits_per_byte"]),
+        ("this model with 8-bit weights, `--dtype int8`", ours["int8"]["bits_per_byte"]),
         ("this model, by transformers, which also counts the lines between texts", by_transformers(model, val)),
-        (f"a 5-gram model of its tokens, {all_of_it}", counted_all(corpus)),
-        (f"the same, on {part}, given {counted} of it", beside["ngram_bits_per_byte"]),
-        (f"xz -9, on {part}, given {given} of it", beside["xz_bits_per_byte"]),
+        (f"a 5-gram model of the same tokens, {all_of_it}", counted_all(corpus)),
+        (f"a 5-gram model, on {part}, given {counted} of the training text", beside["ngram_bits_per_byte"]),
+        (f"xz -9, on {part}, given {given} of the training text", beside["xz_bits_per_byte"]),
     )
     return "| bits per byte, lower is better | |\n| --- | --- |\n" + "".join(
         f"| {what} | {bits:.4f} |\n" for what, bits in lines
@@ -82,35 +82,35 @@ def scores(model: Path, texts: Path, corpus: Corpus) -> str:
 
 
 def counted_all(corpus: Corpus) -> float:
-    """Bits per byte of the held-out text by a 5-gram model of the whole training text."""
+    """Returns the bits per byte of the held-out text by a 5-gram model of the whole training text."""
     counted = NgramModel(corpus.train.ids, corpus.tokenizer.vocab_size)
     return -float(counted.log_probabilities(corpus.val.ids).sum()) / math.log(2) / corpus.val.bytes
 
 
 def heads(model: Path) -> str:
-    """The best heads of two kinds, measured by `attncli heads`."""
+    """Returns a sentence about the best heads of two kinds, measured by `attncli heads`."""
     kinds = told("heads", "-m", str(model), "--seed", "0")["kinds"]
 
-    def best(kind: str) -> str:
+    def best(kind: str, of: str = "") -> str:
         head = kinds[kind]["best"]
         chance = kinds[kind]["chance"][head["layer"]]
-        return f"{head['layer']}.{head['head']} with {head['score']:.2f} (chance {chance:.2f})"
+        return f"{head['layer']}.{head['head']} with {of}{head['score']:.2f} (chance {chance:.2f})"
 
     return (
-        f"`attncli heads -m stories --seed 0` finds that the best previous-token head is {best('previous')} and the "
-        f"best induction head {best('induction')}.\n"
+        f"By `attncli heads -m stories --seed 0`, the best previous-token head is {best('previous', 'a score of ')}, "
+        f"and the best induction head is {best('induction')}.\n"
     )
 
 
 def corpus_of(model: Path, texts: Path) -> Corpus:
-    """The tokens of the training text and of the held-out text."""
+    """Returns the tokens of the training text and of the held-out text."""
     documents = read_documents([str(texts / name) for name in TRAINED_ON])
     held_out = read_documents([str(texts / "stories.val.txt")])
     return prepare(documents, CorpusConfig(), held_out, Tokenizer.load(model))
 
 
 def samples(model: Path, corpus: Corpus) -> str:
-    """The samples of seeds 0 to 9, and how much of them occurs in the training text."""
+    """Returns the samples of seeds 0 to 9, after the share of them that occurs in the training text."""
     made = [told("generate", "-m", str(model), "--seed", str(seed))["samples"][0] for seed in range(SAMPLES)]
     found = [measure_overlap(np.asarray(one["ids"]), corpus.train.ids) for one in made]
     # The held-out text begins with a novel and ends with short stories.
@@ -126,11 +126,11 @@ def samples(model: Path, corpus: Corpus) -> str:
 def _copied(found: list[Overlap], novel: Overlap, stories: Overlap) -> str:
     lengths, shares = [one.length for one in found], [one.new / max(one.windows, 1) for one in found]
     return (
-        f"The {len(found)} texts below were sampled at the default settings. Their longest stretch that occurs in the "
-        f"training text has {min(lengths)} to {max(lengths)} tokens, {sum(lengths) / len(lengths):.1f} on average. "
-        f"{min(shares):.0%} to {max(shares):.0%} of their 8-token windows do not occur in the training text. For real "
-        f"text that was held out it is {stories.new / stories.windows:.1%} for short stories and "
-        f"{novel.new / novel.windows:.1%} for the novel.\n"
+        f"The {len(found)} texts below were sampled at the default settings. The longest passage of a text that also "
+        f"occurs in the training text has {min(lengths)} to {max(lengths)} tokens, {sum(lengths) / len(lengths):.1f} "
+        f"on average. {min(shares):.0%} to {max(shares):.0%} of the 8-token windows of a text do not occur in the "
+        f"training text. For held-out real text, the share is {stories.new / stories.windows:.1%} in short stories "
+        f"and {novel.new / novel.windows:.1%} in the novel.\n"
     )
 
 

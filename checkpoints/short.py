@@ -1,4 +1,7 @@
-"""Prints the short documents of a text: python checkpoints/short.py TEXT CHARACTERS > SHORT"""
+"""Prints the documents of a text that have at most CHARACTERS characters.
+
+usage: python checkpoints/short.py TEXT CHARACTERS > SHORT
+"""
 
 import sys
 from collections.abc import Iterator
@@ -8,7 +11,7 @@ from attncli.text.tokenizer import END_OF_TEXT
 
 
 def documents(path: str) -> Iterator[str]:
-    """The documents of a file, without empty lines around them."""
+    """Yields the documents of a file without the empty lines around each."""
     pieces = []
     for piece, ended in read_documents([path]).read():
         pieces.append(piece)
@@ -18,7 +21,7 @@ def documents(path: str) -> Iterator[str]:
 
 
 def main() -> None:
-    """Prints the documents of at most CHARACTERS characters, separated by lines as in TEXT."""
+    """Prints the short documents, separated by the end-of-text line."""
     path, most = sys.argv[1], int(sys.argv[2])
     short = (document for document in documents(path) if 0 < len(document) <= most)
     sys.stdout.buffer.write((f"\n{END_OF_TEXT}\n".join(short) + "\n").encode())

@@ -1,7 +1,7 @@
-"""Shortens the record of a run, so that the model that ships is small: python checkpoints/slim.py checkpoints/stories
+"""Shortens the record of a run, so that the shipped model is small: python checkpoints/slim.py checkpoints/stories
 
-Keeps every tenth report of a step in metrics.jsonl, and all other reports; only loss curves read them. In run.json it
-keeps the names of the training texts, without their folders.
+In metrics.jsonl, every tenth report of a step and all other reports are kept; only loss curves read them. In run.json,
+the names of the training texts are kept without their folders.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Rewrites the record in the model directory named on the command line, and its digests."""
+    """Rewrites the record in the model directory that the command line names, and updates the manifest."""
     folder = Path(sys.argv[1])
     metrics, record, manifest = folder / "metrics.jsonl", folder / "run.json", folder / "manifest.json"
     lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
