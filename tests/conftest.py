@@ -1,4 +1,4 @@
-"""Fixtures of several rooms: the families, folders with a model, a cache of our own for each test, and no network."""
+"""Fixtures of several rooms: the families, folders with a model, a separate cache for each test, and no network."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import socket
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["ATTNCLI_MODELS"] = os.devnull  # never the user's own
+os.environ["ATTNCLI_MODELS"] = os.devnull  # never the user's own models
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line does
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from a second, and other tests run beside
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # a second thread does not speed up tiny models, and other tests run in parallel
 
 import pytest
 import typer.main
@@ -28,7 +30,7 @@ from tests.support.commands import QUICK
 from tests.support.models import FAMILIES
 from tests.support.texts import story
 
-settings.register_profile("attncli", deadline=None)  # what a busy machine does slowly is no failure
+settings.register_profile("attncli", deadline=None)  # a slow machine is no failure
 settings.load_profile("attncli")
 
 
@@ -38,17 +40,17 @@ def pytest_addoption(parser):
 
 @pytest.fixture(params=FAMILIES)
 def family(request) -> dict:
-    """The switches of every family that the network expresses."""
+    """Returns the config's switches for each family."""
     return FAMILIES[request.param]
 
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
-    """Where the network in C is kept: all tests use one, those of other workers too."""
+    """Returns the folder of the compiled network, which all tests of all workers share."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "native"
     folder.mkdir(mode=0o700, exist_ok=True)
-    _forget_library()  # what was found while the tests were collected
+    _forget_library()  # the library found while the tests were collected
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTNCLI_CACHE", str(folder.parent))
         native_library.library()
@@ -63,7 +65,7 @@ def _forget_library():
 
 @pytest.fixture(autouse=True)
 def _own_places(tmp_path, monkeypatch, compiled):
-    """Each test has its own cache, but for what a compiler made, and no default model, nor one that ships."""
+    """Gives each test its own cache, except for the compiled network, and neither a default nor a shipped model."""
     monkeypatch.setattr(catalog, "_SHIPPED_PLACES", ())
     cache = tmp_path.with_name(f"{tmp_path.name}.cache")
     cache.mkdir()
@@ -77,9 +79,9 @@ def _own_places(tmp_path, monkeypatch, compiled):
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_commands():
-    """Typer's commands are built once in a process, not for every command line; a run writes short samples.
+    """Builds Typer's commands once per process, and shortens the samples that a training run writes.
 
-    Both take longer than all else in most commands of the tests.
+    Otherwise, these two would take most of the time of a command in the tests.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
@@ -90,7 +92,7 @@ def _quick_commands():
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
-    """A connection that leaves this machine fails the test."""
+    """Makes a test fail if it connects to another machine."""
 
     def refuse(self, address):
         raise AssertionError(f"a connection to {address} was tried")
@@ -100,7 +102,7 @@ def _no_network(monkeypatch):
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
-    """A folder with a random model, ./checkpoints/m."""
+    """Returns a folder with a random model, ./checkpoints/m."""
     folder = tmp_path_factory.mktemp("model")
     write_random_model(folder / "checkpoints/m", train_tokenizer([story(400)], "bpe", 400))
     return folder
@@ -108,7 +110,7 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture
 def in_model_folder(model_folder, tmp_path, monkeypatch):
-    """The working directory: an empty folder with that model in its ./checkpoints."""
+    """Makes an empty folder with the model of `model_folder` the working directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "checkpoints").symlink_to(model_folder / "checkpoints")
     return tmp_path
@@ -116,7 +118,7 @@ def in_model_folder(model_folder, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
-    """A folder with a text and a model trained on it by the command line."""
+    """Returns a folder with a text, and a model that the command line trained on the text."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "story.txt").write_text(story(3000))
     before = Path.cwd()
@@ -133,6 +135,6 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def at_home(home, monkeypatch):
-    """That folder as the working directory."""
+    """Makes the folder `home` the working directory."""
     monkeypatch.chdir(home)
     return home

@@ -1,10 +1,10 @@
-"""Runs random command lines in forked children of one process, and reports what no command line may cause.
+"""Runs random command lines in forked children of one process, and reports results that no command line may have.
 
 usage: python -m tests.campaign.commands [--help]
 
-Commands and options are drawn from the application itself, values from ordinary, odd and hostile ones; standard input
-is closed, empty, a pipe, a file or a device that never ends; TERM, COLUMNS, LC_ALL and NO_COLOR vary. Reported are
-tracebacks, command lines that take longer than the limit, exit codes outside the promise, and temporary files left.
+Commands and options are drawn from the application itself. Values are ordinary, odd or hostile. Standard input is
+closed, empty, a pipe, a file or an endless device. TERM, COLUMNS, LC_ALL and NO_COLOR vary. The report lists
+tracebacks, command lines that exceed the time limit, exit codes that are not promised, and leftover temporary files.
 """
 
 import argparse
@@ -124,7 +124,7 @@ STDIN = ["closed", "null", "pipe", "text.txt", "binary", "/dev/zero"]
 
 
 def places(folder: Path) -> None:
-    """A directory with a little of everything."""
+    """Fills a directory with files of every kind that a command can get."""
     (folder / "text.txt").write_text("A small cat sat on the mat and the dog ran to the river.\n" * 60)
     (folder / "binary").write_bytes(bytes(range(256)) * 20)
     (folder / "empty").touch()
@@ -133,7 +133,7 @@ def places(folder: Path) -> None:
 
 
 def command_line(drawn: random.Random, commands: dict) -> list[str]:
-    """A command, some of its options with a value each, and arguments."""
+    """Returns a random command line: a command, some options with their values, and arguments."""
     name = drawn.choice(list(commands))
     words = [name]
     params = [param for param in commands[name].params if param.param_type_name == "option"]
@@ -150,7 +150,7 @@ def command_line(drawn: random.Random, commands: dict) -> list[str]:
 
 
 def child(words: list[str], stdin: str, environment: dict[str, str], folder: Path) -> None:
-    """Runs a command line in this process, which it ends."""
+    """Runs a command line in this process, and then ends the process."""
     from attncli.cli.main import run
     from attncli.cli.process import open_streams
 
@@ -163,7 +163,7 @@ def child(words: list[str], stdin: str, environment: dict[str, str], folder: Pat
         os.dup2(os.open(folder.parent / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.close(0)
     if stdin == "pipe":
-        _, writer = os.pipe()  # it reads from 0, the lowest that is free
+        _, writer = os.pipe()  # the pipe's reading end is 0, the lowest free descriptor
         os.write(writer, b"Once upon a time\n/help\n/set temperature 0\n\n")
         os.close(writer)
     elif stdin != "closed":
@@ -185,7 +185,7 @@ def child(words: list[str], stdin: str, environment: dict[str, str], folder: Pat
 
 
 def ended(process: int, limit: float) -> int | None:
-    """The exit code of a child; None when it was killed at the limit."""
+    """Waits for a child. Returns its exit code, or None if it was killed at the time limit in seconds."""
     until = time.monotonic() + limit
     while time.monotonic() < until:
         found, status = os.waitpid(process, os.WNOHANG)
@@ -198,7 +198,7 @@ def ended(process: int, limit: float) -> int | None:
 
 
 def problems(code: int | None, told: str, folder: Path) -> list[str]:
-    """What is wrong with how a command line ended."""
+    """Returns what is wrong with the end of a command line, such as a traceback or a leftover file."""
     found = ["hang"] if code is None else []
     if "Traceback" in told:
         found.append("traceback")

@@ -1,10 +1,10 @@
-"""Sends a signal to real commands at many moments, and checks how each ends: one line, 128 + signal, within a second.
+"""Sends a signal to real commands at many moments, and checks that each ends as promised.
 
 usage: python -m tests.campaign.interrupts [--help]
 
-A training run that is past its first step is the exception: it saves first, and says in two lines how to go on. The
-moments before the first line of attncli runs belong to Python, which then ends with a traceback of its own: how long
-they last is measured and printed.
+A command must end within a second, with one line and the exit code 128 + signal. A training run after its first step is
+the exception: it first saves, and prints in two lines how to resume. Until the first line of attncli runs, a signal
+makes Python end with its own traceback. The duration of this phase is measured and printed.
 """
 
 import argparse
@@ -33,11 +33,11 @@ COMMANDS = {
     "models": ["models"],
 }
 TRAINING = re.compile(r"Stopped at step .*\n.*\n\Z")
-LONGEST = 60  # seconds a command may take to end before it is called hung
+LONGEST = 60  # seconds; a command that takes longer to end counts as hung
 
 
 def text(words: int = 260_000, bytes_: int = 2_000_000) -> str:
-    """Sentences over many invented words, so that learning a vocabulary takes a while."""
+    """Returns sentences of many invented words, so that learning a vocabulary takes some time."""
     drawn = random.Random(1)
     letters = "abcdefghijklmnopqrstuvwxyz"
     known = ["".join(drawn.choices(letters, k=drawn.randint(3, 12))) for _ in range(60_000)]
@@ -46,7 +46,11 @@ def text(words: int = 260_000, bytes_: int = 2_000_000) -> str:
 
 
 def stop(arguments: list[str], moment: float, number: int, folder: Path) -> tuple[int | None, float, str]:
-    """Exit code, seconds from the signal to the end, and standard error; code None for one that ended before."""
+    """Sends a signal to a command after `moment` seconds.
+
+    Returns the exit code, the seconds from the signal to the end, and standard error. The code is None if the command
+    ended before the signal.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "attncli", *arguments]
     with (folder / "stderr").open("w+") as errors:
@@ -57,7 +61,7 @@ def stop(arguments: list[str], moment: float, number: int, folder: Path) -> tupl
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
-            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a background job ignores SIGINT
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # otherwise a background job would ignore SIGINT
         )
         try:
             process.wait(moment)
@@ -76,7 +80,7 @@ def stop(arguments: list[str], moment: float, number: int, folder: Path) -> tupl
 
 
 def verdict(code: int, seconds: float, told: str, number: int, left: list[str]) -> str:
-    """'' for an end as promised, else what is wrong with it."""
+    """Returns what is wrong with the end of a command, or an empty text if it ended as promised."""
     said = re.sub(r"(?m)^seed \d+\n", "", told)
     if code == 128 + number and "model" in left and TRAINING.search(said):
         return ""
@@ -87,7 +91,7 @@ def verdict(code: int, seconds: float, told: str, number: int, left: list[str]) 
 
 
 def before_the_first_line(rounds: int) -> float:
-    """Seconds that Python takes until attncli's first line runs: the median."""
+    """Returns the median of the seconds from the start of Python to the first line of attncli."""
     code = "import os, time; os.write(1, str(time.time()).encode())"
     times = []
     for _ in range(rounds):

@@ -1,10 +1,10 @@
-"""Mutates small model directories of every family, runs commands on each, and reports what no file may cause.
+"""Mutates small model directories of every family, runs commands on each, and reports results that no file may cause.
 
 usage: python -m tests.campaign.mutants --count 500 --seed 0
 
-Everything is imported once; each mutant has a forked child of its own, in a folder of its own, with --seconds for a
-command. Reported: tracebacks, panics, exit codes other than 0, 2, 3, 4 and 5, signals, hangs, a peak of memory above
---memory, and files left beside what was there. A mutant can be made again by its number and the seed.
+All modules are imported once. Each mutant has its own forked child and its own folder, and a time limit of --seconds
+per command. The report lists tracebacks, panics, exit codes other than 0, 2, 3, 4 and 5, signals, hangs, a peak of
+memory above --memory, and leftover files. A mutant is reproduced by its number and the seed.
 """
 
 import argparse
@@ -33,7 +33,7 @@ os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", COLUMNS="80", TOKENIZ
 ALLOWED = (0, 2, 3, 4, 5)
 _CAPABILITIES_VERSION = 0x20080522
 _IGNORE_PERMISSIONS = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-RAW = ("1e999", "-1e999", "NaN", "9" * 5000, "[" * 3000 + "]" * 3000)  # put into the text of a document as they are
+RAW = ("1e999", "-1e999", "NaN", "9" * 5000, "[" * 3000 + "]" * 3000)  # inserted verbatim into the text of a document
 VALUES = (
     *(None, True, False, 0, 1, 2, 3, 7, 64, -1, -(2**31), 2**31 - 1, 2**31, 2**32 + 1, 2**53, 2**63, -(2**63), 10**30),
     *(
@@ -125,7 +125,7 @@ COMMANDS_OF_RUN = (
 
 
 def write_bases(folder: Path) -> None:
-    """A directory of every family, one in shards, one with a Unigram tokenizer's parts, and one of a stopped run."""
+    """Writes a directory of every family, of a model in shards, of a Unigram tokenizer's parts, and of a stopped run."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -157,14 +157,16 @@ def write_bases(folder: Path) -> None:
     stops = iter([False, False, False, True])
     plan = replace(job.plan, eval_every=2, report_every=1)
     list(train(job.corpus, plan, folder / "run", facts=job.facts, stop=lambda: next(stops)))
-    native.NativeBackend(load_model(folder / "qwen3", torch.device("cpu"), None).model, threads=1)  # compiles it once
+    native.NativeBackend(
+        load_model(folder / "qwen3", torch.device("cpu"), None).model, threads=1
+    )  # compiles native.c once
 
 
 # Mutations
 
 
 def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value inside a document; of a large object or list only some."""
+    """Yields the path of every value inside a document, and of some values of a large object or list."""
     inside = (
         document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
     )
@@ -174,7 +176,7 @@ def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
 
 
 def change(document: Any, drawn: random.Random) -> Any:
-    """A document with one value replaced, removed, repeated, nested or added."""
+    """Returns a document with one value replaced, removed, repeated, nested or added."""
     found = list(places(document))
     if not found or drawn.random() < 0.03:
         return drawn.choice(VALUES)
@@ -199,7 +201,7 @@ def change(document: Any, drawn: random.Random) -> Any:
 
 
 def text_of(document: Any) -> bytes:
-    """A document as JSON, with what JSON cannot hold in the place of its marks."""
+    """Returns a document as JSON text, in which the raw texts of RAW replace their marks."""
     text = json.dumps(document)
     for at, raw in enumerate(RAW):
         text = text.replace(f'"\\u0001{at}"', raw)
@@ -221,7 +223,7 @@ def mutate_document(document: Any, drawn: random.Random) -> bytes:
 
 
 def mutate_config(data: bytes, drawn: random.Random) -> bytes:
-    """Also the settings that a small model of ours does not have."""
+    """Mutates a config.json, including settings that a small model of ours does not have."""
     document = json.loads(data)
     if drawn.random() < 0.3:
         document["rope_scaling"] = change(dict(drawn.choice(ROPE)), drawn)
@@ -258,7 +260,7 @@ def mutate_lines(data: bytes, drawn: random.Random) -> bytes:
 
 
 def mutate_tensors(data: bytes, drawn: random.Random) -> bytes:
-    """The header of a safetensors file, the length of it, or its data."""
+    """Mutates the header of a safetensors file, the length of the header, or the data."""
     length = int.from_bytes(data[:8], "little")
     header, rest = data[8 : 8 + length], data[8 + length :]
     way = drawn.random()
@@ -272,7 +274,7 @@ def mutate_tensors(data: bytes, drawn: random.Random) -> bytes:
         at = drawn.randrange(len(rest) // 4) * 4
         value = drawn.choice([float("nan"), float("inf"), 1e38, -1e38, 0.0])
         return data[: 8 + length] + rest[:at] + struct.pack("<f", value) + rest[at + 4 :]
-    if way < 0.9:  # one tensor more
+    if way < 0.9:  # one more tensor
         document = json.loads(header)
         size = drawn.choice([4, 1 << 20])
         name = drawn.choice(
@@ -285,7 +287,7 @@ def mutate_tensors(data: bytes, drawn: random.Random) -> bytes:
 
 
 def mutate_file(path: Path, drawn: random.Random) -> str:
-    """Changes what a file holds; returns in which way."""
+    """Changes the content of a file; returns a description of the change."""
     name = path.name
     ways: Callable[[bytes, random.Random], bytes] = mutate_json
     if drawn.random() < 0.15:
@@ -301,7 +303,7 @@ def mutate_file(path: Path, drawn: random.Random) -> str:
 
 
 def replace_file(path: Path, drawn: random.Random) -> str:
-    """Puts something that is no regular, readable file in the place of one; returns what."""
+    """Replaces a file by something that is not a regular, readable file; returns what it is."""
     what = drawn.choice(
         ["fifo", "zero", "full", "folder", "unreadable", "missing", "empty", "loop", "dangling", "socket"]
     )
@@ -323,7 +325,7 @@ def replace_file(path: Path, drawn: random.Random) -> str:
         path.symlink_to(path.name if what == "loop" else "nowhere")
     elif what == "socket":
         here = Path.cwd()
-        os.chdir(path.parent)  # the path of a socket is short
+        os.chdir(path.parent)  # the path of a socket must be short
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(path.name)
         os.chdir(here)
@@ -331,7 +333,7 @@ def replace_file(path: Path, drawn: random.Random) -> str:
 
 
 def rewrite_digests(folder: Path) -> None:
-    """Makes the manifest say what the files are now."""
+    """Writes the present digests of the files to the manifest."""
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text())
@@ -340,11 +342,11 @@ def rewrite_digests(folder: Path) -> None:
                 manifest["sha256"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         path.write_text(json.dumps(manifest))
     except (OSError, ValueError, RecursionError, TypeError, KeyError):
-        pass  # it is what was changed
+        pass  # the mutation changed the manifest itself
 
 
 def mutant(bases: Path, folder: Path, drawn: random.Random) -> tuple[str, bool]:
-    """Makes one in `folder`; returns what was changed, and whether it is of a run."""
+    """Writes a mutant to `folder`; returns what was changed, and whether the model is a stopped run."""
     of_run = drawn.random() < 0.3
     names = sorted(path.name for path in bases.iterdir() if path.is_dir() and path.name[0] != ".")
     names = [name for name in names if name not in ("run", "cache")]
@@ -367,7 +369,7 @@ def mutant(bases: Path, folder: Path, drawn: random.Random) -> tuple[str, bool]:
 
 
 def obey_permissions() -> None:
-    """Takes from this process, where it is the superuser's, what lets that read and write whatever the permissions."""
+    """Drops the capabilities with which a superuser's process ignores file permissions."""
     if os.geteuid() or not sys.platform.startswith("linux"):
         return
     libc = ctypes.CDLL(None, use_errno=True)
@@ -378,7 +380,7 @@ def obey_permissions() -> None:
 
 
 def run_commands(folder: Path, commands: list[list[str]], told: int, seconds: int) -> None:
-    """In a child: runs every command, and tells its code and seconds, or what is wrong, a line of JSON each."""
+    """Runs every command in this child. Writes a line of JSON for each: its code and seconds, or what is wrong."""
     from attncli.cli.main import run
 
     os.chdir(folder)
@@ -403,7 +405,7 @@ def names_in(folder: Path) -> set[str]:
 
 
 def outcome(folder: Path, commands: list[list[str]], memory: int, seconds: int) -> list[str]:
-    """What went wrong with a mutant: a line for each finding."""
+    """Runs the commands on a mutant and returns what went wrong, a line for each finding."""
     reading, writing = os.pipe()
     before = names_in(folder)
     with (folder.parent / "output").open("w+b") as output:
@@ -451,7 +453,7 @@ def outcome(folder: Path, commands: list[list[str]], memory: int, seconds: int) 
 
 
 def import_everything() -> None:
-    """So that no child has to."""
+    """Imports all modules, so that no child has to."""
     import attncli.cli.main
     import attncli.explain.first_screen
     import attncli.explain.heads
@@ -465,7 +467,7 @@ def import_everything() -> None:
 
 
 def in_a_child(work: Callable[[], None]) -> None:
-    """Runs it where its threads do no harm to what is forked later."""
+    """Runs `work` in a child, because its threads would break processes that are forked later."""
     child = os.fork()
     if child == 0:
         try:
@@ -518,7 +520,7 @@ def main() -> int:
 
 
 def _copy(source: str, target: str) -> None:
-    """A regular file; pipes and sockets are left out."""
+    """Copies a regular file; skips pipes and sockets."""
     if Path(source).is_file():
         shutil.copy2(source, target)
 

@@ -1,4 +1,4 @@
-"""A model is found by its path, its name, the environment or its age."""
+"""Finding a model by its path, its name, the environment or its age."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def test_a_model_is_found_by_path_name_variable_or_age(tmp_path, monkeypatch):
 
 
 def test_a_model_of_which_only_the_save_before_is_there_is_listed_under_its_name(tmp_path, monkeypatch):
-    """As a kill between the two renames of a save leaves it."""
+    """A crash between the two renames of a save leaves this state."""
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b"):
         write_checkpoint(Path("checkpoints") / name, checkpoint())
@@ -63,4 +63,4 @@ def test_no_model_at_all_says_how_to_get_one(tmp_path, monkeypatch):
     assert "attncli train FILE" in raised.value.hint
 
 
-# Files of tensors: what we write and read, held to the library of the format
+# Files of tensors, compared with the safetensors library

@@ -1,4 +1,4 @@
-"""Chat templates: the ids are those of transformers, what people write stays text, and a hostile template ends."""
+"""Chat templates: the ids equal those of transformers, messages stay plain text, and hostile templates are stopped."""
 
 import io
 import json
@@ -69,7 +69,7 @@ def tokenizer():
 
 @pytest.fixture
 def model(tmp_path, tokenizer):
-    """Makes a directory with a chat template, in the setting given or in a file of its own."""
+    """Makes a directory with a chat template, in a setting or in its own file."""
 
     def make(template, name="m", own_file=False):
         network = tiny_model(vocab_size=tokenizer.vocab_size)
@@ -176,7 +176,9 @@ def test_generate_asks_a_question_and_shows_the_answer(model, tokenizer, tmp_pat
     answer = json.loads(out)["samples"][0]["text"]
     assert ask(capsys, "generate", "The cat?", "--chat", "-m", "m", *settings)[1] == answer + "\n"
     assert "--chat puts a prompt in its chat template" in ask(capsys, "generate", "The", "-m", "m", *settings)[2]
-    monkeypatch.setattr("attncli.cli.loading.load_to_generate", None)  # the next one is refused before a model is read
+    monkeypatch.setattr(
+        "attncli.cli.loading.load_to_generate", None
+    )  # the next command is refused before a model is read
     code, _, err = ask(capsys, "generate", "The", "--chat", "-m", "plain", *settings)
     assert (code, "no chat template" in err, "Leave out --chat, or use" in err) == (2, True, True)
 

@@ -1,4 +1,4 @@
-"""A config.json that does not fit is refused, with the setting named."""
+"""An unsuitable config.json is refused, and the error names the setting."""
 
 import json
 
@@ -72,7 +72,7 @@ def test_a_config_that_does_not_fit_is_refused(saved, changes, message):
 
 @pytest.mark.parametrize("window", [96, 97, 2**31, 2**32 + 1, 10**30, None])
 def test_a_window_longer_than_the_context_is_the_context(tmp_path, window):
-    """The network in C has 32-bit integers: 2^32 + 1 would become a window of one token."""
+    """The network in C has 32-bit integers, in which 2^32 + 1 would become a window of one token."""
     model = tiny_model(vocab_size=257, qk_norm=False, window=96)
     write_checkpoint(tmp_path / "m", Checkpoint(model.config, model.state_dict(), byte_tokenizer(), 10))
     change_config(tmp_path / "m", sliding_window=window)

@@ -1,4 +1,4 @@
-"""Models of the hub, from a stand-in for it on this machine: what is downloaded, kept, and said when it cannot be."""
+"""Models of the hub, from a local server in place of the hub: downloads, the cache and errors."""
 
 import json
 import os
@@ -27,13 +27,13 @@ NAME = "someone/tiny"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The parts of the hub that a download asks for: what a repository holds, and its files."""
+    """Answers a download's requests as the hub does: the list of a repository's files, and each file."""
 
     files: dict[str, bytes]
     asked: list[str]
     error: tuple[int, str] | None = None
-    instead: bytes | None = None  # of every answer
-    commit = COMMIT  # of every file
+    instead: bytes | None = None  # the content of every answer
+    commit = COMMIT  # the commit of every file
 
     def do_GET(self):
         if self.instead is not None:
@@ -100,7 +100,7 @@ def standing_in(files, error=None, **more):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A model as a repository of the hub holds it, with things that nobody needs."""
+    """Returns the files of a model as in a repository of the hub, including files that attncli does not need."""
     folder = tmp_path_factory.mktemp("hub") / "m"
     model = tiny_model(vocab_size=257)
     write_checkpoint(folder, Checkpoint(model.config, model.state_dict(), byte_tokenizer(), 10))
@@ -126,7 +126,7 @@ NEEDED = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_
 
 
 def run(tmp_path, endpoint, *words, **environment):
-    """One command line in a process of its own: the hub's library reads the environment when it is imported."""
+    """Runs a command line in a new process, because the hub's library reads the environment when it is imported."""
     left_out = ("HF_", "ATTNCLI_", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
     given = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     given |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"} | environment
@@ -280,7 +280,7 @@ def test_a_download_shows_its_progress_on_a_terminal_and_no_bar_of_the_library(f
             while part := os.read(parent, 4096):
                 seen += part
         except OSError:
-            pass  # the other end is closed
+            pass  # the client has closed the connection
         assert process.communicate()[0] == b"97 98\n"
         os.close(parent)
     total = sum(len(files[name]) for name in NEEDED)

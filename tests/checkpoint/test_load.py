@@ -1,4 +1,4 @@
-"""Nothing of a model directory is believed or run when it is read."""
+"""A model directory is untrusted: its files are checked, and no code in it is run."""
 
 import ctypes
 import hashlib
@@ -79,7 +79,7 @@ def test_a_context_costs_nothing_before_it_is_read(saved):
 
 @pytest.mark.parametrize("listed", [True, False])
 def test_a_tensor_that_is_not_needed_takes_no_memory(saved, monkeypatch, listed):
-    """64 MB beside the weights, with digests and without: no tensor of that size is made, and 8 MB are read at once."""
+    """An extra tensor of 64 MB is skipped, with digests and without: no tensor of this size is allocated."""
     path = saved / directory.WEIGHTS
     size, header = 64 << 20, path.read_bytes()
     length = int.from_bytes(header[:8], "little")
@@ -154,18 +154,18 @@ def test_a_directory_replaced_while_it_is_read_is_read_again(saved, monkeypatch)
 # Shards
 
 
-# Files of tensors: what we write and read, held to the library of the format
+# Files of tensors, compared with the safetensors library
 
 
 def peak_beyond(work):
-    """Megabytes of memory that the work takes at its peak beyond those held before it."""
+    """Returns the peak memory of the work in MB, beyond the memory before it."""
 
     def held(what):
         line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
         return int(line.split()[1]) / 1e3
 
-    ctypes.CDLL(None).malloc_trim(0)  # else the work could use what earlier tests have freed
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    ctypes.CDLL(None).malloc_trim(0)  # otherwise, the work could reuse memory that earlier tests freed
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = held("VmRSS")
     result = work()
     return held("VmHWM") - before, result
@@ -191,11 +191,11 @@ def test_a_save_takes_no_memory_and_a_load_that_of_the_weights(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shards", [1, 4])
 def test_weights_of_16_bits_are_loaded_without_a_wider_copy(tmp_path, dtype, shards):
-    """Also not of one tensor: the largest here is nearly half of the model, and twice as large in float32."""
+    """No single tensor is copied either: the largest is nearly half of the model, and would double in float32."""
     model = tiny_model(dtype=dtype, vocab_size=20_000, layers=4, width=512, feed_forward_width=2048, head_width=64)
     weights = model.state_dict()
     size = sum(tensor.nbytes for tensor in weights.values()) / 1e6
-    assert model.embedding.weight.nbytes / 1e6 > 0.4 * size  # and the first in the file
+    assert model.embedding.weight.nbytes / 1e6 > 0.4 * size  # the largest tensor is the first in the file
     write_checkpoint(tmp_path / "m", Checkpoint(model.config, weights, byte_tokenizer(), 10))
     if shards > 1:
         tensors = load_file(without_manifest(tmp_path / "m") / directory.WEIGHTS)

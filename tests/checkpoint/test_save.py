@@ -1,4 +1,4 @@
-"""Saves are atomic: the old model directory or the new one is whole, whatever happens."""
+"""Saves are atomic: after any fault, the old or the new model directory is complete."""
 
 import errno
 import json
@@ -41,7 +41,7 @@ def test_a_model_card_stays_when_the_model_is_written_again(saved):
     for step in (1, 2):
         write_checkpoint(saved, checkpoint(step=step))
     assert ((saved / "README.md").read_text(), load(saved).run) == ("a card", {"step": 2})
-    assert "README.md" not in json.loads((saved / directory.MANIFEST).read_text())["sha256"]  # so it may be edited
+    assert "README.md" not in json.loads((saved / directory.MANIFEST).read_text())["sha256"]  # so a user may edit it
     (saved / directory.RUN).write_text("damaged")
     (saved / "README.md").write_text("a later card")
     fall_back(saved)
@@ -53,13 +53,13 @@ def test_a_model_card_stays_when_the_model_is_written_again(saved):
 )
 def test_what_is_no_model_card_does_not_stand_in_the_way_of_a_save(saved, put):
     put(saved / "README.md")
-    assert directory.ModelFolder(saved).foreign() == ["README.md"]  # so --force refuses
+    assert directory.ModelFolder(saved).foreign() == ["README.md"]  # so --force refuses to replace it
     write_checkpoint(saved, checkpoint(step=1))
     assert load(saved).run == {"step": 1}
 
 
 def killing_calls(monkeypatch, after):
-    """Makes the process 'die' at the call number `after` of those that touch the disk: nothing runs after it."""
+    """Makes the process 'die' at the disk operation with number `after`: no later operation has an effect."""
     calls = 0
 
     class Killed(BaseException):
@@ -97,7 +97,7 @@ def test_killed_at_any_point_of_a_save_the_old_or_the_new_one_loads(tmp_path, af
     found = read_resumable(find_model(str(target)))
     assert found.state.facts["step"] in ((3,) if finished else (2, 3))
     load(find_model(str(target)))
-    write_checkpoint(target, checkpoint(seed=3, step=4))  # and the next save works
+    write_checkpoint(target, checkpoint(seed=3, step=4))  # the next save works
     assert read_resumable(target).state.facts["step"] == 4
     assert not list(tmp_path.glob(".m.writing-*"))
 

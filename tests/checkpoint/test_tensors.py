@@ -1,4 +1,4 @@
-"""Files of tensors, compared with the library of the format."""
+"""Reading and writing safetensors files, compared with the safetensors library."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from attncli.checkpoint.tensors import TYPES, open_tensors, write_tensors
 from attncli.errors import BadCheckpoint
 from tests.support.checkpoints import entry, header
 
-# Files of tensors: what we write and read, held to the library of the format
+# Files of tensors, compared with the safetensors library
 
 
 TENSORS = st.dictionaries(
@@ -26,7 +26,7 @@ TENSORS = st.dictionaries(
 
 
 def drawn(described):
-    """Tensors of those types and shapes, of random bytes."""
+    """Returns tensors of these types and shapes with random bytes."""
     generator = torch.Generator().manual_seed(0)
 
     def tensor(dtype, shape):

@@ -1,4 +1,4 @@
-"""Weights in one file or in shards: only what the config asks for, only from the model's own directory."""
+"""Weights in one file or in shards: only tensors that the config needs, only from the model's own directory."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tests.support.models import tiny_model
 
 
 def test_names_are_checked_before_many_layers_are_built(saved, monkeypatch):
-    """1,000 layers in the header, of one tensor each."""
+    """The header has 1,000 layers of one tensor each."""
     change_config(saved, num_hidden_layers=1000)
     save_file(
         {f"model.layers.{layer}.input_layernorm.weight": torch.ones(32) for layer in range(1000)},
@@ -82,7 +82,7 @@ def test_tensors_that_do_not_fit_are_refused(saved, change):
 
 @pytest.fixture
 def sharded(saved):
-    """The same model in three files and an index, with no manifest."""
+    """Returns the saved model as three shards and an index, without a manifest."""
     path = without_manifest(saved)
     tensors = load_file(path / directory.WEIGHTS)
     (path / directory.WEIGHTS).unlink()
@@ -110,7 +110,7 @@ QUERY = "model.layers.1.self_attn.q_proj.weight"
 
 @pytest.mark.parametrize("way", ["../", "/", "a/", "a\\", "./", "\0"])
 def test_an_index_names_files_of_its_directory_alone(sharded, way, monkeypatch):
-    """Nothing outside is even opened: neither what the index names, nor what a link in its place leads to."""
+    """No file outside is opened: neither a file that the index names, nor the target of a link."""
     (sharded / SHARD).rename(sharded.parent / SHARD)
     named = str(sharded.parent / SHARD) if way == "/" else way + SHARD
     write_index(sharded, {name: named if file == SHARD else file for name, file in read_index(sharded).items()})
@@ -134,7 +134,7 @@ def test_a_link_out_of_the_directory_is_not_followed(sharded, what, monkeypatch)
 
 @contextmanager
 def only_opened_in(folder, monkeypatch):
-    """Fails when a file elsewhere, links followed, is opened."""
+    """Makes the test fail if a file outside the folder is opened, also through a link."""
     real = os.open
 
     def watched(path, *args, **options):
@@ -147,7 +147,7 @@ def only_opened_in(folder, monkeypatch):
 
 
 def test_a_directory_of_the_hubs_cache_is_one_of_links(sharded):
-    """Its files lie beside it, under their digests; a link that leads out of the model's cache is refused there too."""
+    """Its files are links to files named by their digests; a link out of the model's cache is refused."""
     cache = sharded.parent / "models--someone--tiny"
     snapshot = cache / "snapshots" / "0123abcd"
     snapshot.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""How fast a model is here: bytes counted by hand, medians by a clock of our own, and how the screen tells it."""
+"""The benchmark: bytes counted by hand, medians by a scripted clock, and the screen."""
 
 import json
 import re
@@ -32,7 +32,7 @@ TOKENIZER = train_tokenizer([story(300)], "bpe", 300)
 
 
 # Bytes, by hand: 3 layers of 32 x (32 + 16 + 16 + 32 + 3 x 48) numbers, a head of 97 x 32, a row of the embedding,
-# 80 numbers of norms in a layer and 32 after the last
+# 80 numbers of norms in each layer, and 32 of the final norm
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_the_keys_and_values_that_a_token_reads_counted_by_hand(changes, types, 
 
 
 def test_a_step_reads_all_tensors_but_the_rows_of_other_tokens(family):
-    """Of the tensors of a real model of every family, with one text."""
+    """Compares with the tensors of a real model of every family, for one text."""
     model = tiny_model(**family)
     tables = [model.embedding.weight] if model.head is not None else []
     tables += [model.position.weight] if model.position is not None else []
@@ -92,7 +92,7 @@ def test_the_backend_in_c_says_what_it_keeps_numbers_in():
     assert native.NativeBackend(tiny_model(), int8=True, threads=1).types == INTEGERS
 
 
-# What is measured
+# Measurements
 
 
 @given(st.integers(1, 500), st.integers(1, 10**6))
@@ -106,7 +106,7 @@ def test_sizes_grow_up_to_the_last(first, last):
 
 
 class Clocked:
-    """A backend that takes a millisecond for a call and one more for every token, on a clock of its own."""
+    """A backend with its own clock: a call takes a millisecond, and one more for every token."""
 
     exact = False
     device = torch.device("cpu")
@@ -133,7 +133,7 @@ class Clocked:
 
 @pytest.fixture
 def clocked(monkeypatch):
-    """Makes a Clocked, whose clock is then the one of measuring."""
+    """Makes a Clocked and measures time by its clock."""
 
     def make(**changes):
         made = Clocked(**changes)
@@ -172,7 +172,7 @@ def test_what_is_measured_is_what_the_clock_says(clocked):
 def test_what_there_is_no_time_for_is_left_out_and_named(clocked, seconds):
     backend = clocked(context=2048)
     found = measure(backend, TOKENIZER, seconds)
-    smallest = 16 * 0.002 + 4 * 0.033 + 4 * 0.002 + 0.2 + 3 * 0.002  # the warm-up, and the least size of each part
+    smallest = 16 * 0.002 + 4 * 0.033 + 4 * 0.002 + 0.2 + 3 * 0.002  # the warm-up, and the smallest size of each part
     assert backend.now <= max(1.3 * seconds, smallest)
     named = {one.part: one.size for one in found.left_out}
     sizes = {
@@ -185,7 +185,7 @@ def test_what_there_is_no_time_for_is_left_out_and_named(clocked, seconds):
         assert measured == every[: len(measured)]
         assert named.get(part) == (every[len(measured)] if len(measured) < len(every) else None)
     assert all(measured for part, (_, measured) in sizes.items() if part != "generation")
-    assert named  # no budget here is enough for all
+    assert named  # every budget here is too short for all sizes
 
 
 @pytest.mark.parametrize("context", [1, 2, 17, 129])
@@ -212,7 +212,10 @@ def test_what_comes_next_is_told_with_the_time_that_has_gone(clocked):
     [(4, 100, 9, 3, 3.0), (4, 100, 2, 2, 3.0), (100, 100, 4, 4, 2.0), (4, 4, 9, 1, 5.0)],
 )
 def test_a_median_is_of_what_was_repeated(monkeypatch, until, at_last, most, repetitions, seconds):
-    """Rounds of 5, 1, 3 and 1 seconds: three at least, unless all the time has gone, and more until it is late."""
+    """Rounds take 5, 1, 3 and 1 seconds.
+
+    There are at least three unless the time is up, and more while time remains.
+    """
     now = iter([0, 5, 5, 6, 6, 9, 9, 10])
     monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: next(now)))
     assert bench._in_turn([lambda: None], until, at_last, most) == [Timing(seconds, repetitions)]

@@ -1,4 +1,4 @@
-"""TOKEN=BIAS: which token is meant, and what is said when none or several are."""
+"""TOKEN=BIAS: the token that the text names, and the errors for a text of no token or several."""
 
 import math
 
@@ -17,7 +17,7 @@ TOKENIZER = train_tokenizer([story(400)], "bpe", 300)
 
 
 def looked_up(token, tokenizer=TOKENIZER):
-    """The id that a bias of this token is for."""
+    """Returns the id that a logit bias looks up for this token."""
     ((id_, bias),) = with_token_ids(SampleConfig(logit_bias=((token, 1.0),)), tokenizer).logit_bias
     assert bias == 1.0
     return id_

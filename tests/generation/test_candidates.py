@@ -1,4 +1,4 @@
-"""What may come next, at several temperatures."""
+"""The most probable next tokens at several temperatures."""
 
 import json
 import math

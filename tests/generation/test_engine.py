@@ -1,4 +1,4 @@
-"""From a prompt to text: greedy is argmax, the context slides, stops cut, a sample is the same in a batch."""
+"""Generation: greedy decoding, the moving context, stop strings, and samples that do not depend on the batch."""
 
 import gc
 import math
@@ -60,7 +60,7 @@ def test_a_step_of_few_products_takes_few_threads_of_pytorch(monkeypatch, sequen
 
 
 def run(prompt, config, model=MODEL, tokenizer=TOKENIZER):
-    """Texts, endings and rereads of a generation."""
+    """Returns the texts, the Finished events and the Reread events of a generation."""
     backend = TorchBackend(model) if isinstance(model, Transformer) else model
     events = list(generate(backend, tokenizer, [prompt], config))
     texts = [
@@ -72,7 +72,7 @@ def run(prompt, config, model=MODEL, tokenizer=TOKENIZER):
 
 
 def greedy_by_hand(model, prompt, count):
-    """Token by token without a cache, going on from the most recent half when the context is full."""
+    """Continues a prompt without a cache; after a full context, continues from its most recent half."""
     window, made = list(prompt), []
     with torch.no_grad():
         for _ in range(count):
@@ -164,7 +164,7 @@ def test_repetition_penalty_forbids_what_was_seen(kind):
 @pytest.mark.parametrize("opening", [(), (7,), (7, 8)])
 @given(text=st.text("aé東🎉", max_size=30))
 def test_a_truncated_prompt_is_the_end_that_fits(text, opening):
-    """After what the tokenizer puts before a text, from a whole character on, and no shorter than that makes it."""
+    """The end follows the opening tokens, begins with a complete character, and is as long as possible."""
     tokenizer = byte_tokenizer()
     tokenizer.opening = opening
     prompt = [*opening, *tokenizer.encode(text)]
@@ -183,7 +183,7 @@ def test_a_prompt_that_cannot_be_read_is_refused_at_once(prompt, message):
 
 @each_backend
 def test_ids_that_no_token_has_are_never_drawn(kind):
-    """Some models have more rows than their tokenizer has tokens."""
+    """The matrices of some models have more rows than their tokenizer has tokens."""
     model = tiny_model(vocab_size=400, context=32)
     with torch.no_grad():
         model.embedding.weight[300:] *= 50
@@ -200,7 +200,7 @@ def test_other_tokens_can_end_a_text():
     assert events[-1].ids[-1] == 77
 
 
-# Many texts at once, and guesses in advance
+# Batches and guesses
 
 RAGGED = [[5, 6, 7], list(range(40, 71)), [9], [5, 6, 7], list(range(200, 232)), [8, 8, 8, 8]]
 SETTINGS = {
@@ -210,14 +210,14 @@ SETTINGS = {
         temperature=0.6, repetition_penalty=1.2, presence_penalty=0.4, logit_bias=((9, -math.inf), (7, 2.0)),
         seed=3, max_new_tokens=35,
     ),
-    "stopped": SampleConfig(  # with this the texts end in different places
+    "stopped": SampleConfig(  # with this stop string, the texts end at different positions
         temperature=1.2, min_p=0.02, seed=5, max_new_tokens=35, num_samples=2, stop=("a", "th", "\n")
     ),
 }  # fmt: skip
 
 
 class Watched:
-    """A backend that keeps what it is asked to read, and its caches."""
+    """A backend that records the segments that it reads, and its caches."""
 
     def __init__(self, backend):
         self.backend, self.config, self.device, self.exact = backend, backend.config, backend.device, backend.exact
@@ -234,7 +234,7 @@ class Watched:
 
 
 def made(backend, prompts, config, tokenizer=TOKENIZER, **how):
-    """Of every text all that is told of it: text, tokens with their log-probabilities, rereads, ending."""
+    """Returns the events of every text: text, tokens with their log-probabilities, rereads and the end."""
     events = list(generate(backend, tokenizer, prompts, config, details=TokenDetails(2), how=EngineConfig(**how)))
     texts = [([], [], []) for _ in range(len(prompts) * config.num_samples)]
     for event in events:
@@ -245,7 +245,7 @@ def made(backend, prompts, config, tokenizer=TOKENIZER, **how):
 
 
 def same(kind, one, other):
-    """Whether texts are the same, in C to the last bit of every log-probability, in PyTorch up to its rounding."""
+    """Whether texts are equal: in C to the last bit of every log-probability, in PyTorch up to rounding."""
     if kind == "native":
         assert one == other
     for (text, tokens, (end,)), (text_, tokens_, (end_,)) in zip(one, other, strict=True):
@@ -280,7 +280,7 @@ def test_a_cache_is_asked_for_the_room_of_the_longest_text_and_no_more_than_the_
 )
 def test_a_gpu_has_room_from_the_start_as_long_as_that_is_little(sequences, positions, room):
     backend = TorchBackend(tiny_model(context=8000))
-    backend.device = torch.device("cuda")  # new_cache asks for nothing else of it
+    backend.device = torch.device("cuda")  # new_cache reads only the device
     cache = backend.new_cache(sequences, positions)
     cache.choose([0], 0)
     cache.append(0, torch.zeros(1, 2, 5, 8), torch.zeros(1, 2, 5, 8))
@@ -339,7 +339,7 @@ def test_without_a_cache_the_text_is_the_same(kind, name):
 @pytest.mark.parametrize("name", ["greedy", "penalized", "sampled"])
 @pytest.mark.parametrize("context", [32, 200])
 def test_guesses_change_no_text(kind, name, context, monkeypatch):
-    """Also where the context begins anew, and where the last guess is the last token there may be."""
+    """This includes a context that restarts, and a last guess that is the last allowed token."""
     monkeypatch.setattr(Lookup, "_pays", lambda self: True)
     model = repeating_model(context)
     config = replace(SETTINGS[name], temperature=SETTINGS[name].temperature / 3, num_samples=1, max_new_tokens=150)
@@ -355,13 +355,13 @@ def test_guesses_change_no_text(kind, name, context, monkeypatch):
 
 @cache
 def repeating_model(context):
-    """A model of two layers, that soon says what it said before."""
+    """Returns a model of two layers that soon repeats itself."""
     return tiny_model(vocab_size=300, context=context, layers=2)
 
 
 @each_backend
 def test_a_long_text_takes_no_more_memory_than_a_short_one(kind, monkeypatch):
-    """What grows is the list of its ids, for the one who asked for it, and nothing else."""
+    """Only the list of generated ids grows with the text."""
     known, guess = [], Lookup.guess
 
     def counted(self, ids, most):
@@ -385,10 +385,10 @@ def test_a_long_text_takes_no_more_memory_than_a_short_one(kind, monkeypatch):
         assert largest <= 256
     first, _, last = taken
     assert last[0] <= first[0] + 10_000
-    places = 256 if backend.exact else 257  # PyTorch's has one that is never in use
+    places = 256 if backend.exact else 257  # PyTorch's buffers have one unused position
     assert last[1] == first[1] == 2 * places * 2 * 8 * 4
     assert last[2] <= first[2] + 2 * 6 * 129 + 500
-    assert next(rereads).kept == 128  # it was not at its end
+    assert next(rereads).kept == 128  # the generation had not ended
 
 
 def test_what_followed_the_last_three_tokens_before_is_guessed():
@@ -399,7 +399,7 @@ def test_what_followed_the_last_three_tokens_before_is_guessed():
     grows = Lookup()
     assert [grows.guess(said[:end], 9) for end in range(1, 9)] == [[]] * 8
     assert grows.guess(said, 9)[0] == 9
-    assert grows.guess([*said, 5, 6, 1, 2, 3], 9) == [5, 6, 1, 2, 3]  # where they stood last
+    assert grows.guess([*said, 5, 6, 1, 2, 3], 9) == [5, 6, 1, 2, 3]  # after their last occurrence
     grows.restart()
     assert grows.guess([1, 2, 3], 9) == []
 
@@ -407,7 +407,7 @@ def test_what_followed_the_last_three_tokens_before_is_guessed():
 def test_guesses_are_made_where_they_pay_and_tried_again_where_they_did_not():
     said, lookup = [1, 2, 3, 1, 2, 3], Lookup()
     lookup.measure(False, 1, 0.001)
-    assert lookup.guess(said, 9)  # nothing is known against it
+    assert lookup.guess(said, 9)  # no rate has been measured yet
     lookup.measure(True, 1, 0.002)
     assert [bool(lookup.guess(said, 9)) for _ in range(18)] == [*[False] * 8, True] * 2
     lookup.measure(True, 9, 0.001)

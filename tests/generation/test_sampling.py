@@ -1,4 +1,4 @@
-"""From logits to the next token: distributions computed by hand, parity with transformers, and the draw."""
+"""Sampling: distributions computed by hand, parity with transformers, and the draw."""
 
 from dataclasses import replace
 
@@ -56,7 +56,7 @@ def kept(logits):
 
 
 def seen_of(text, generated=None):
-    """What a row or several have, from lists of truths."""
+    """Returns the masks of one row or several from lists of booleans."""
     text = torch.tensor(text)
     return Seen(text, torch.zeros_like(text) if generated is None else torch.tensor(generated))
 
@@ -162,7 +162,7 @@ def test_min_p_keeps_what_is_p_times_as_probable_as_the_best(p, expected):
 @pytest.mark.parametrize(
     ("p", "expected"),
     [
-        (0.2, [1]),  # of 0.5, 0.25, 0.125, 0.125 the entropy is 1.75 bits; their surprises are 1, 2, 3 and 3
+        (0.2, [1]),  # 0.5, 0.25, 0.125, 0.125 have an entropy of 1.75 bits, and surprises of 1, 2, 3 and 3 bits
         (0.25, [1]),
         (0.3, [0, 1]),
         (0.75, [0, 1]),
@@ -202,22 +202,22 @@ def test_rows_are_filtered_apart():
 
 
 def test_the_filters_are_applied_in_order():
-    """Temperature 0.5 squares 0.5 0.3 0.2 to 0.658 0.237 0.105; top-p 0.65 then keeps one, and 0.7 two."""
+    """Temperature 0.5 squares 0.5, 0.3, 0.2 to 0.658, 0.237, 0.105; then top-p 0.65 keeps one token, 0.7 keeps two."""
     logits = logits_of(0.5, 0.3, 0.2)
     assert kept(filtered(logits, replace(ALL, temperature=0.5, top_p=0.65))) == [0]
     assert kept(filtered(logits, replace(ALL, temperature=0.5, top_p=0.7))) == [0, 1]
     assert kept(filtered(logits, replace(ALL, top_p=0.65))) == [0, 1]
-    # Of the two that top-k keeps, 0.625 and 0.375, the first alone reaches top-p 0.6; of all three it would not.
+    # Top-k keeps 0.625 and 0.375, of which the first alone reaches top-p 0.6. Without top-k, it would not.
     assert kept(filtered(logits, replace(ALL, top_k=2, top_p=0.6))) == [0]
     assert kept(filtered(logits, replace(ALL, top_p=0.6))) == [0, 1]
-    # The penalty comes first: halved logits of the best token make it the second.
+    # The penalty is applied first: with halved logits, the best token becomes the second.
     logits, seen = torch.tensor([[2.0, 1.5]]), seen_of([[True, False]])
     assert kept(filtered(logits, replace(ALL, top_k=1, repetition_penalty=2.0), seen)) == [1]
     assert kept(filtered(logits, replace(ALL, top_k=1, repetition_penalty=2.0))) == [0]
-    # A bias of 1 makes -0.5 positive, so that the penalty halves it; then presence takes 0.1 off.
+    # A bias of 1 makes -0.5 positive, so the penalty halves it. Then the presence penalty subtracts 0.1.
     config = replace(ALL, logit_bias=((0, 1.0),), repetition_penalty=2.0, presence_penalty=0.125)
     assert filtered(torch.tensor([[-0.5]]), config, seen_of([[True]], [[True]])).tolist() == [[0.125]]
-    # Of the four that min-p leaves, typical takes the nearest to their entropy; the rest would raise it.
+    # Of the four tokens that min-p keeps, typical keeps the nearest to their entropy; further tokens would raise it.
     config = replace(ALL, min_p=0.2, typical=0.15)
     assert kept(filtered(logits_of(0.4, 0.2, 0.1, 0.1, *[0.001] * 200), config)) == [1]
     assert kept(filtered(logits_of(0.4, 0.2, 0.1, 0.1, *[0.001] * 200), replace(config, min_p=0.0))) == [2, 3]
@@ -252,7 +252,7 @@ def test_filters_that_are_off_change_no_probability():
     assert torch.equal(filtered(logits, ALL, Seen.of([[1], [2], [3]], 50)), logits)
 
 
-# Edges
+# Edge cases
 
 
 @settings(deadline=None, max_examples=100)
@@ -331,8 +331,8 @@ def test_temperature_zero_is_the_most_probable_token_of_each_row():
     ids=lambda moves: next(iter(moves), "nothing"),
 )
 def test_at_temperature_zero_only_what_moves_logits_counts(moves):
-    """As in transformers, where greedy decoding knows no filters; typical could remove the most probable token."""
-    logits = random_logits(50, 30).round()  # many are equal
+    """In transformers too, greedy decoding uses no filters; typical could remove the most probable token."""
+    logits = random_logits(50, 30).round()  # makes many logits equal
     seen = Seen.of([[i % 30] for i in range(50)], 30)
     seen.add(logits.argmax(-1))
     config = replace(ALL, temperature=0.0, **moves)
@@ -391,7 +391,7 @@ def test_a_bias_is_of_a_token_and_one_for_each():
         SampleConfig(logit_bias=((1, 2.0), (2, 1.0), (1, 3.0)))
 
 
-# What holds for every filter
+# Properties of every filter
 
 FILTERS = {
     "top-k": (keep_top_k, st.integers(1, 60)),
@@ -412,7 +412,7 @@ def test_a_filter_only_removes_and_leaves_something(name, data):
     logits = torch.tensor(rows)
     left = keep(logits, data.draw(values))
     possible = logits > -INF
-    assert torch.equal(left[left > -INF], logits[left > -INF])  # nothing is added or changed
+    assert torch.equal(left[left > -INF], logits[left > -INF])  # the remaining logits are unchanged
     assert torch.equal((left > -INF).any(-1), possible.any(-1))
     if name != "typical":
         assert torch.equal(left.amax(-1), logits.amax(-1))
@@ -438,7 +438,7 @@ def test_where_every_token_is_banned_there_is_no_nan_and_token_0_comes(temperatu
 
 
 def by_full_sort(logits, rank, p):
-    """What is kept by the definition: in order of rank, equal ones by id, until p is reached."""
+    """Keeps tokens by the definition: in order of rank and, for equal ranks, of id, until p is reached."""
     left = torch.full_like(logits, -INF)
     for row, (values, ranks) in enumerate(zip(logits, rank, strict=True)):
         order = ranks.argsort(descending=True, stable=True)
@@ -453,7 +453,7 @@ def by_full_sort(logits, rank, p):
 def test_sorting_a_part_keeps_what_sorting_all_would(size, kind):
     logits = random_logits(4, size, seed=size, spread={"peaked": 6, "flat": 0.5}.get(kind, 2.0))
     if kind == "rounded":
-        logits = logits.mul(4).round().div(4)  # many equal ones, as in half precision
+        logits = logits.mul(4).round().div(4)  # makes many logits equal, as in half precision
     if kind == "even":
         logits = torch.zeros_like(logits)
     if kind == "few":
@@ -492,7 +492,7 @@ def test_a_row_gives_the_same_alone_and_in_a_batch_bit_for_bit(size, threads):
 
 
 def theirs(config, ids, logits):
-    """The processors that transformers makes of the same settings, in the order in which its `generate` runs them."""
+    """Returns the processors of transformers for these settings, in the order in which its `generate` runs them."""
     steps = LogitsProcessorList()
     if config.logit_bias:
         steps.append(SequenceBiasLogitsProcessor([[[id_], bias] for id_, bias in config.logit_bias]))
@@ -568,7 +568,7 @@ def test_no_token_without_probability_is_ever_drawn(data, size, below):
 @pytest.mark.parametrize("size", [1, 2, 3, 97, 1000, 50_257, 150_000])
 def test_the_ends_of_the_uniforms_are_tokens_of_the_vocabulary(size):
     logits = random_logits(20, size)
-    logits[:, size // 2 + 1 :] = -INF  # the last token with a probability is not the last of all
+    logits[:, size // 2 + 1 :] = -INF  # the last token with a probability above 0 is not the last token
     for uniform in (0.0, 2**-24, 0.5, BELOW_ONE):
         ids = draw(logits, torch.full((20,), uniform))
         assert (ids <= size // 2).all()
@@ -626,7 +626,7 @@ def test_seeds_and_samples_have_uniforms_of_their_own():
 
 
 def test_the_steps_are_the_settings_of_the_panel_in_its_order():
-    """So that help lists them as they are applied, and no setting is without a step."""
+    """So the help lists settings in the order of their steps, and every setting has a step."""
     options = options_of(SampleConfig)
     panel = [name for name, option in options.items() if option.panel == options["temperature"].panel]
     assert [step.field for step in sampling.LOGIT_STEPS] + [sampling.TEMPERATURE] + [

@@ -1,4 +1,4 @@
-"""What is told of a drawn token: log-probabilities of the model's own distribution, and what each step removed."""
+"""Details of a drawn token: log-probabilities of the model's own distribution, and a trace of the sampling steps."""
 
 import math
 from dataclasses import replace
@@ -28,7 +28,7 @@ def text_of(id_):
 
 
 def rounded(traced):
-    """A trace with its numbers to six places, for comparing with those found by hand."""
+    """Rounds the numbers of a trace to six places, to compare them with numbers computed by hand."""
     return [
         (
             step.name if step.setting is None else f"{step.name} {step.setting:g}",
@@ -63,7 +63,10 @@ def test_log_probabilities_are_those_of_log_softmax_in_order(size, count, seed):
 
 
 def test_a_trace_by_hand():
-    """0.4 0.3 0.2 0.1: top-k 3 drops 0.1; of 4/9 3/9 2/9 the first two reach 0.7; min-p 0.8 of 4/7 drops 3/7."""
+    """Of 0.4, 0.3, 0.2, 0.1, top-k 3 drops 0.1.
+
+    Of 4/9, 3/9, 2/9, the first two reach 0.7. Min-p 0.8 of 4/7 drops 3/7.
+    """
     logits = logits_of(0.2, 0.4, 0.1, 0.3)
     config = replace(ALL, top_k=3, top_p=0.7, min_p=0.8)
     (found,) = trace(logits, torch.tensor([1]), config, text_of)
@@ -77,7 +80,7 @@ def test_a_trace_by_hand():
 
 
 def test_a_trace_of_what_moves_logits():
-    """A ban removes 0.5; presence takes e^-log 2 off what was generated; temperature 0 leaves the best."""
+    """A ban removes 0.5; presence multiplies generated tokens by e^-log 2; temperature 0 keeps the best token."""
     logits, seen = logits_of(0.5, 0.25, 0.125, 0.125), Seen.of([[0]], 4)
     seen.add(torch.tensor([1]))
     config = replace(ALL, temperature=0.0, logit_bias=((0, -INF), (3, math.log(2))), presence_penalty=math.log(4))
@@ -153,7 +156,7 @@ def test_what_is_told_is_what_was_asked_for():
     assert TokenLogprob(0, "a", 0.0).probability == 1
 
 
-# While text is generated
+# Details during generation
 
 TOKENIZER = train_tokenizer([story(300)], "bpe", 300)
 MODEL = tiny_model(vocab_size=300, context=32)

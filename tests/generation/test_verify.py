@@ -1,4 +1,4 @@
-"""What --verify finds: every way is gone, and a fault in any one of them shows in its own row."""
+"""--verify executes every way of generating, and a fault in one way appears in the row of that way."""
 
 import json
 import math
@@ -36,7 +36,7 @@ WAYS = ["alone", "batch", "uncached", "guesses", "decoded", "threads", "pytorch"
 
 
 class Prefixes(dict):
-    """What every sequence has read."""
+    """The tokens that each sequence has read."""
 
     nbytes = 0
 
@@ -47,12 +47,15 @@ class Prefixes(dict):
 @cache
 @torch.inference_mode()
 def logits_after(model, ids):
-    """What the model computes for a prefix that it reads alone and anew; several checks ask for the same prefix."""
+    """Returns the logits after a prefix that is read alone.
+
+    They are cached, because several checks read equal prefixes.
+    """
     return model(torch.tensor([ids]))[0, -1]
 
 
 class RowByRow:
-    """A backend that is exact because it reads every prefix alone and anew; wrong where it is told to be."""
+    """A backend that is exact because it reads every prefix alone; `fault` makes it wrong in one place."""
 
     exact = True
     device = torch.device("cpu")
@@ -127,7 +130,7 @@ def test_a_fault_shows_where_it_is(wrong, expected):
     for check in failing:
         first = check.difference
         assert made.samples[first.sample].ids[first.token] == first.expected != first.found
-        assert first.token == 3 or expected == {"guesses"}  # the first one drawn from more than eight tokens
+        assert first.token == 3 or expected == {"guesses"}  # the first token that is drawn from more than eight tokens
 
 
 def test_another_number_of_threads_that_differs_is_found_whichever_it_is():
@@ -229,7 +232,7 @@ def test_pytorch_has_the_weights_that_the_backend_has(dtype, int8, family):
     assert {check.name for check in found if check.fails} == ({"threads"} if int8 else set())
 
 
-# On the screen
+# The screen
 
 BASE = Check(name="alone", required=True, samples=1, tokens=30, differing=0, difference=None)
 OFF = replace(BASE, differing=1, difference=Difference(0, 11, 7, 9))
@@ -304,7 +307,7 @@ def test_every_key_is_on_the_page_and_every_number_is_one():
 
 @pytest.fixture
 def at_model(tmp_path, monkeypatch):
-    """A folder with a random model."""
+    """Makes a folder with a random model the working directory."""
     weights = tiny_model(vocab_size=300, context=64)
     folder = tmp_path / "checkpoints" / "tiny"
     write_checkpoint(folder, Checkpoint(weights.config, weights.state_dict(), TOKENIZER, start_of_text=1))

@@ -1,4 +1,4 @@
-"""PyTorch's backend: what it does to the process that it runs in."""
+"""PyTorch's backend does not change the threads of the rest of the process."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.support.models import tiny_model
 
 @pytest.mark.parametrize(("ids", "threads"), [([1], 1), ([1, 2, 3], 2)])
 def test_no_other_thread_reads_while_a_step_has_changed_the_number_of_threads(monkeypatch, ids, threads):
-    """A thread that first used PyTorch at that moment would keep the number of the step for all it does."""
+    """A thread that first uses PyTorch during a step would keep the step's number of threads for good."""
     read, seen = TorchBackend._read, []
 
     def watched(self, cache, segments):

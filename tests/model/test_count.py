@@ -1,4 +1,4 @@
-"""Counting a model without building it agrees with building it."""
+"""The computed size of a model equals the size of the built model."""
 
 import pytest
 import torch
@@ -22,14 +22,14 @@ from tests.support.models import Recorder, ids_of, tiny_model
 
 
 def built(config):
-    """The model on a device without memory."""
+    """Returns the model on the device "meta", which stores no weights."""
     with torch.device("meta"):
         return Transformer(config)
 
 
 @st.composite
 def configs(draw):
-    """A small model with every switch thrown either way."""
+    """Draws the config of a small model with random switches."""
     kv_heads = draw(st.integers(1, 3))
     flag, norm = st.booleans(), draw(st.sampled_from(["rms", "layer"]))
     return ModelConfig(
@@ -56,7 +56,7 @@ def configs(draw):
 
 
 def parts_of(model):
-    """The parameters of a real model, by the part that their names say."""
+    """Returns the numbers of parameters of a real model, by the part in their names."""
     names = {"position": "positions", "gate": "feed-forward", "up": "feed-forward", "down": "feed-forward"}
     parts = dict.fromkeys(count_parameters(model.config), 0)
     for name, parameter in model.named_parameters():
@@ -83,7 +83,7 @@ def test_the_parts_of_any_shape_are_those_of_the_model(config):
 @settings(deadline=None, max_examples=60)
 @given(config=configs())
 def test_matrix_parameters_are_the_two_dimensional_ones_that_multiply_every_token(config):
-    """All matrices but the embeddings, and the head, which reuses the embedding when it is tied."""
+    """These are all matrices except the embeddings, and the head, which is the embedding if it is tied."""
     model = built(config)
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
     head = model.embedding.weight.numel() if config.tied else 0
@@ -93,7 +93,7 @@ def test_matrix_parameters_are_the_two_dimensional_ones_that_multiply_every_toke
 @torch.no_grad()
 @pytest.mark.parametrize("tokens", [1, 6, 7, 8, 30])
 def test_the_weights_and_multiplications_of_a_text_are_those_of_a_pass_over_it(family, tokens):
-    """The weights that are not 0; and the multiplications that torch counts, which are of whole squares of weights."""
+    """Compares with the attention weights that are not 0, and with torch's count, which includes masked weights."""
     model, seen = tiny_model(**family), Recorder()
     config = model.config
     with FlopCounterMode(display=False) as counter:
@@ -106,7 +106,7 @@ def test_the_weights_and_multiplications_of_a_text_are_those_of_a_pass_over_it(f
 
 
 def test_published_sizes():
-    """The attention of GPT-3 is 96 layers of 4 matrices 12288 x 12288; totals are those the papers round."""
+    """The attention of GPT-3 has 4 matrices of 12288 x 12288 in 96 layers; the papers round the totals."""
     totals = {name: sum(count_parameters(config).values()) for name, (_, config) in PRESETS.items()}
     parts = count_parameters(PRESETS["gpt3"][1])
     assert sum(parts[part] for part in ATTENTION) == 57_982_058_496
@@ -120,7 +120,7 @@ def test_published_sizes():
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", BYTES)
 def test_the_cache_takes_what_is_counted(family, dtype):
-    """A cache that is full at once holds as many positions as its context."""
+    """A cache that one text fills has room for exactly the context."""
     model = tiny_model(dtype=getattr(torch, dtype), context=40, **family)
     cache = model.new_cache()
     model(ids_of(5), cache)

@@ -1,4 +1,4 @@
-"""Operations written out by hand: each means what the plain one means, its gradient included."""
+"""Each operation of `fused` and its gradient equal PyTorch's."""
 
 import pytest
 import torch
@@ -99,7 +99,7 @@ def test_dropout_zeroes_its_share_keeps_the_mean_and_follows_the_seed():
     torch.manual_seed(0)
     assert torch.equal(once, dropout(x))
     assert not torch.equal(once, dropout(x))
-    # A million draws: five standard deviations are 0.0022, once in two million runs.
+    # A million draws: five standard deviations are 0.0022. A false alarm occurs once in two million runs.
     assert (once == 0).float().mean().item() == pytest.approx(0.25, abs=0.0022)
     assert set(once.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
     assert dropout.eval()(x) is x
@@ -116,7 +116,7 @@ def test_a_step_has_the_gradient_of_the_plain_network(monkeypatch, family):
 
 
 def test_training_and_using_a_model_compute_the_same(family):
-    """With gradients the written-out operations run, without them PyTorch's own."""
+    """With gradients, the operations of `fused` run; without gradients, PyTorch's."""
     model = tiny_model(**family).train().requires_grad_()
     rows = ids_of(9, batch=3)
     loss = model.loss(rows)

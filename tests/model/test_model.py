@@ -1,4 +1,4 @@
-"""The network: attention, masks, cache. Invariants on random models of every family."""
+"""Invariants of attention, masks and cache, on random models of every family."""
 
 import math
 import os
@@ -143,7 +143,7 @@ def test_more_tokens_than_the_context_are_refused(model):
 
 @torch.no_grad()
 def test_cross_attention_is_the_same_code_and_equals_torch():
-    """Queries from one text, keys and values from another, no mask: as in torch's own module with the same weights."""
+    """With queries of one text, keys and values of another and no mask, the result equals torch's module."""
     config = tiny_config(qk_norm=False, qkv_bias=True, output_bias=True, kv_heads=4)
     module = Attention(config, 0).double()
     reference = nn.MultiheadAttention(32, 4, batch_first=True).double()
@@ -162,7 +162,7 @@ def test_cross_attention_is_the_same_code_and_equals_torch():
 
 @torch.no_grad()
 def test_an_edge_cut_by_an_observer_carries_nothing():
-    """With every edge from token 4 to later ones cut, replacing token 4 changes no later logit."""
+    """If every edge from token 4 to later tokens is cut, replacing token 4 changes no later logit."""
 
     class Cut(Observer):
         def scores(self, layer, scores):
@@ -178,7 +178,7 @@ def test_an_edge_cut_by_an_observer_carries_nothing():
     assert not torch.allclose(model(ids)[:, 5:], model(changed)[:, 5:])
 
 
-# The memory there is
+# The available memory
 
 
 @pytest.mark.parametrize(
@@ -210,13 +210,13 @@ def test_the_memory_is_that_of_the_machine_or_of_the_control_group(tmp_path, mon
     assert device.physical_memory() == 900_000
 
 
-SLOWED = {  # of the frequencies 1, 1/2, 1/4 and 1/8; in 100 tokens these turn 15.9, 7.96, 3.98 and 1.99 times
+SLOWED = {  # for the frequencies 1, 1/2, 1/4 and 1/8, which make 15.9, 7.96, 3.98 and 1.99 turns in 100 tokens
     "linear": (RopeScaling(kind="linear", factor=4.0), [1 / 4, 1 / 8, 1 / 16, 1 / 32]),
-    "llama3": (  # the third turns 3.979 times: of the way from 2 to 5 that is 0.6596
+    "llama3": (  # the third makes 3.979 turns, which is 0.6596 of the way from 2 to 5
         RopeScaling(kind="llama3", factor=4.0, original_context=100, low_frequency=2.0, high_frequency=5.0),
         [1, 1 / 2, (0.659625 + 0.340375 / 4) / 4, 1 / 32],
     ),
-    "yarn": (  # 8 turns fall between the first and the second, 2.5 between the third and the fourth
+    "yarn": (  # 8 turns are between the first and the second, 2.5 turns between the third and the fourth
         RopeScaling(kind="yarn", factor=4.0, original_context=100, beta_fast=8.0, beta_slow=2.5),
         [1, (2 / 3 + 1 / 3 / 4) / 2, (1 / 3 + 2 / 3 / 4) / 4, 1 / 32],
     ),

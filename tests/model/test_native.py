@@ -1,4 +1,4 @@
-"""The network in C: the Transformer's own answer, and every number of a row the same however it is read."""
+"""The network in C computes the Transformer's logits, and a row's bits do not depend on how the text is read."""
 
 import copy
 import ctypes
@@ -20,7 +20,7 @@ from attncli.model.backend import Segment
 from attncli.model.native import NativeBackend, NativeCache, to_int8
 from tests.support.models import FAMILIES, ids_of, tiny_model
 
-LONG = 150  # positions: a cache grows twice on the way
+LONG = 150  # positions; a cache grows twice to this length
 GPT2 = FAMILIES["gpt2"]
 BIASES = {"qkv_bias": True, "output_bias": True, "feed_forward_bias": True}
 GELU = {"gated": False, "activation": "gelu_tanh"}
@@ -57,7 +57,7 @@ def model_of(name, dtype=torch.float32, **changes):
 
 
 def all_logits(backend, ids):
-    """Logits (T, V) of one text, read at once into a new cache."""
+    """Returns the logits (T, V) of one text, read at once into a new cache."""
     return backend.read(backend.new_cache(1), [Segment(0, 0, ids, len(ids))])
 
 
@@ -66,11 +66,11 @@ def bits(logits):
 
 
 def off(found, exact):
-    """How far logits are from exact ones: the square root of the mean of squares."""
+    """Returns the root mean square of the difference between logits and exact logits."""
     return float((found.double() - exact).square().mean().sqrt())
 
 
-# What it computes
+# Equal logits
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -102,7 +102,7 @@ def test_no_integer_is_cut_on_its_way_to_c(number):
 
 
 class StructField(ctypes.Structure):
-    """A row of the table in which native.c lists the fields of its structures."""
+    """A row of the table `struct_fields` in native.c."""
 
     _fields_ = [
         ("structure", ctypes.c_char_p),
@@ -117,7 +117,7 @@ KINDS = {ctypes.c_int32: b"i", ctypes.c_int64: b"l", ctypes.c_float: b"f", ctype
 
 
 def test_the_structures_of_c_and_of_python_have_the_same_fields():
-    """Names, order, offsets, sizes and types, so that neither side reads a field as another one."""
+    """Compares names, order, offsets, sizes and types, so that neither side reads one field as another."""
     library = native._functions()
     count = ctypes.c_int.in_dll(library, "struct_field_count").value
     declared = (StructField * count).in_dll(library, "struct_fields")
@@ -133,7 +133,7 @@ def test_the_structures_of_c_and_of_python_have_the_same_fields():
 
 
 def test_the_table_of_native_c_lists_every_field_that_its_structures_declare():
-    """A field that is in neither the table nor Python could hide in the padding at the end of a structure."""
+    """Padding at the end of a structure could hide a field that the table and Python both lack."""
     source = Path(native.__file__).with_name("native.c").read_text(encoding="utf-8")
     shared = source[source.index("enum dtype") : source.index("const char *structure")]
     listed = set(re.findall(r"FIELD\((\w+), (\w+)\)", source)) - {("s", "f")}
@@ -193,15 +193,15 @@ def test_a_weight_is_off_by_half_a_step_at_most(dtype):
     assert torch.equal(steps[7], torch.zeros(33, dtype=torch.int8))
 
 
-# However it is read
+# Any way of reading
 
 
 PART = st.tuples(
-    st.integers(0, 3),  # of which text
+    st.integers(0, 3),  # which text
     st.sampled_from([1, 1, 2, 3, 4, 5, 9, 40, LONG]),  # how many tokens
-    st.integers(1, 50),  # the logits of how many are asked for
-    st.integers(0, 5),  # wrong tokens read after them
-    st.sampled_from([0, 0, 0, 1, 7, 20]),  # tokens to be read again
+    st.integers(1, 50),  # how many logits are requested
+    st.integers(0, 5),  # how many wrong tokens are read after them
+    st.sampled_from([0, 0, 0, 1, 7, 20]),  # how many tokens are read again
 )
 CALL = st.lists(PART, min_size=1, unique_by=lambda part: part[0])
 
@@ -213,7 +213,7 @@ NARROW = [(name, kind) for name in ("llama-bias", "gpt2", "head-10", "qwen3") fo
 @settings(deadline=None, max_examples=6)
 @given(calls=st.lists(CALL, max_size=20), threads=st.sampled_from([1, 2, 3]))
 def test_however_texts_are_cut_into_calls_every_bit_is_the_same(name, kind, calls, threads):
-    """Several texts at once, in segments of any length, some of them read again, or wrongly at first."""
+    """Reads several texts at once, in segments of any length; reads some again, and some wrongly at first."""
     backend, texts, expected = readings(name, kind, threads)
     cache, read = backend.new_cache(len(texts)), [0] * len(texts)
     rest = [(number, LONG, LONG, 0, 0) for number in range(len(texts))]
@@ -242,7 +242,7 @@ TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "in
 
 @cache
 def readings(name, kind, threads):
-    """A network of so many threads, texts, and the logits of each, read alone and at once by one thread."""
+    """Returns a network with this number of threads, texts, and their logits, read alone and at once on one thread."""
     if threads > 1:
         return network(name, kind, threads), *readings(name, kind, 1)[1:]
     once = network(name, kind, 1)
@@ -257,7 +257,7 @@ def network(name, kind, threads):
 
 @pytest.mark.parametrize("name", ["qwen3-window", "gpt2", "head-10", "window-of-17"])
 def test_more_rows_than_a_call_takes_are_the_same_as_few(name):
-    """Of three texts together, some calls of the C function end within one, and with no logits asked for."""
+    """With three texts together, some calls of the C function end within a text, and some request no logits."""
     model = model_of(name, context=1100)
     backend = NativeBackend(model, threads=2)
     texts = [ids_of(length, seed=length, vocab_size=model.config.vocab_size)[0].tolist() for length in (1100, 3, 700)]
@@ -286,7 +286,7 @@ def test_a_sequence_goes_on_from_the_copy_of_another(name, length):
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen3-window", "head-10"])
 def test_what_lies_in_memory_beyond_a_text_counts_for_nothing(name):
-    """Not even numbers that spoil all they are multiplied with."""
+    """The memory even contains NaN, which would spoil every product."""
     backend, texts, expected = readings(name, "f32", 2)
     cache = backend.new_cache(2)
     cache.reserve(LONG)

@@ -1,4 +1,4 @@
-"""native.c becomes a library once, and where it cannot, text is generated all the same."""
+"""native.c is compiled once to a library; if that fails, PyTorch generates the text."""
 
 import ctypes
 import grp
@@ -30,7 +30,7 @@ from tests.support.commands import ask
 CC = native_library._compiler()
 needs_compiler = pytest.mark.skipif(CC is None, reason="there is no C compiler")
 KEY = "0123456789abcdef" * 2
-QUICK = ("-O0",)  # the library's speed is not looked at
+QUICK = ("-O0",)  # the speed of the library does not matter here
 
 
 SMALL = '__attribute__((visibility("default"))) int supports_float16(void) { return 1; }\n'
@@ -38,7 +38,7 @@ SMALL = '__attribute__((visibility("default"))) int supports_float16(void) { ret
 
 @pytest.fixture(autouse=True)
 def _a_cache_of_its_own(request, tmp_path, monkeypatch):
-    """And a source that compiles at once, but where text is generated."""
+    """Gives each test its own cache, and a source that compiles at once, unless the test generates text."""
     monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "own"))
     if "at_home" not in request.fixturenames:
         (tmp_path / "native.c").write_text(SMALL)
@@ -50,7 +50,7 @@ KNOWS_ALL = 'case "$*" in *-fsyntax-only*) exit 0;; esac'
 
 
 def compiler(folder, script, probe=KNOWS_ALL):
-    """A program that compiles, or not, as a shell script says; it knows every flag that it is asked about."""
+    """Returns a compiler that runs a shell script; `probe` answers which flags it accepts."""
     path = folder / "compiler"
     path.write_text(f"#!/bin/sh\n{probe}\n{script}\n")
     path.chmod(0o755)
@@ -58,7 +58,7 @@ def compiler(folder, script, probe=KNOWS_ALL):
 
 
 def counting(folder):
-    """A compiler that works, and writes down each time that it is called."""
+    """Returns a working compiler that records each call."""
     return compiler(folder, f'echo >> {folder}/calls\nexec {CC[0]} "$@"')
 
 
@@ -71,7 +71,7 @@ def loads(path):
 
 
 def made(cc, folder, key=KEY):
-    """Where the library is, or None."""
+    """Returns the path of the library, or None."""
     found = _Compilation(cc, folder, key).result()
     return found and found.path
 
@@ -182,9 +182,10 @@ def test_where_nothing_can_be_written_no_compiler_is_called(tmp_path):
 
 @pytest.fixture
 def alive(tmp_path):
-    """A pipe that a script opens to write, and the descriptor of its other end.
+    """Returns a pipe that a script opens for writing, and the descriptor of the reading end.
 
-    It ends with the last process that has it open; a process id would stay where nobody waits for orphans.
+    The pipe ends when the last process that writes to it has ended. A process id is no such sign, because it stays in
+    use until a parent waits for the process.
     """
     os.mkfifo(tmp_path / "alive")
     descriptor = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
@@ -193,7 +194,7 @@ def alive(tmp_path):
 
 
 def ends(alive):
-    """Whether a word was written to the pipe, and then nobody has it open any more."""
+    """Whether a word was written to the pipe and every writer has then closed it."""
     said = b""
     while select.select([alive], [], [], 30)[0]:
         part = os.read(alive, 100)
@@ -241,7 +242,7 @@ def python(code, **environment):
 
 @pytest.fixture
 def anew():
-    """What was found out in this process is found out again, and once more after the test."""
+    """Clears what this process knows about the library, before and after the test."""
     found_out = (native_library.begin, native_library.library, native._functions)
     for function in found_out:
         function.cache_clear()
@@ -307,7 +308,7 @@ def test_what_the_library_depends_on_is_in_its_name(monkeypatch):
     assert native_library._key(["another"]) != native_library._key(CC)
 
 
-# What others could change is never loaded
+# A library that others can change is never loaded
 
 
 @needs_compiler
@@ -319,7 +320,7 @@ def test_what_was_checked_is_loaded_whatever_lies_there_by_then(tmp_path):
 
 
 def kept(folder):
-    """A file that counts as a library in a folder of its own."""
+    """Returns a file that counts as a library, in its own folder."""
     content = b"a library"
     path = folder / f"{KEY}.{library_store.digest(content)}.so"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -348,7 +349,9 @@ def test_a_folder_that_others_can_write_to_is_not_used(tmp_path, above):
     open_ = [path.parent, *path.parents][above + 1 if above else 0]
     assert made(["false"], path.parent) == path
     open_.chmod(0o1777)
-    assert made(["false"], path.parent) == (path if above else None)  # in a sticky parent what is ours stays ours
+    assert made(["false"], path.parent) == (
+        path if above else None
+    )  # in a sticky parent, others cannot replace our folder
     open_.chmod(0o777)
     begun = _Compilation(compiler(tmp_path, "exit 1"), path.parent, KEY)
     assert begun.result() is None

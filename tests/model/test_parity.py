@@ -1,4 +1,4 @@
-"""Parity with transformers, both ways, on tiny random models of every family that is read and written."""
+"""Parity with transformers in reading and writing, on tiny random models of every family."""
 
 import json
 from pathlib import Path
@@ -78,7 +78,7 @@ def their_config(name):
 
 
 def their_model(name):
-    """A random transformers model whose weights are large enough that mistakes show."""
+    """Returns a random model of transformers, with weights so large that errors change the results."""
     torch.manual_seed(1)
     model = transformers.AutoModelForCausalLM.from_config(their_config(name), attn_implementation="eager").eval()
     with torch.no_grad():
@@ -114,7 +114,7 @@ def compare(ours, theirs, window=None):
 
 
 def greedy(model, tokenizer, prompt):
-    """What either backend makes of a prompt."""
+    """Returns the greedy continuations of a prompt by both backends."""
     config = SampleConfig(temperature=0, max_new_tokens=64)
     backends = [TorchBackend(model), *([NativeBackend(model)] if available() else [])]
     endings = [
@@ -152,7 +152,9 @@ def test_a_directory_of_theirs_is_read_by_us_and_what_we_write_of_it_by_both(nam
     assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in again.state_dict().items())
     rewritten = read_by_them(tmp_path / "again")
     compare(again, rewritten)
-    assert their_greedy(rewritten, prompt, tokenizer.end_of_text, 16) == found[:16]  # `again` is `ours`, bit by bit
+    assert (
+        their_greedy(rewritten, prompt, tokenizer.end_of_text, 16) == found[:16]
+    )  # `again` equals `ours` to the last bit
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
@@ -242,7 +244,7 @@ def test_they_generate_from_a_padded_batch_what_each_text_gives_alone(name, tmp_
     assert continued(texts) == [continued([text])[0] for text in texts]
 
 
-FRAME = {  # what tokenizer.json, and what tokenizer_config.json say of the tokens before a text
+FRAME = {  # the tokens before a text, in tokenizer.json and in tokenizer_config.json
     "nothing": (None, {}),
     "a post-processor": ("<s> $A", {}),
     "a post-processor that ends texts too": ("<s> $A </s>", {}),
@@ -265,7 +267,7 @@ def test_a_prompt_begins_with_what_transformers_puts_before_it(frame, tmp_path, 
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | settings))
     found = load_model(tmp_path, CPU, torch.float32)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)("The <s> cat", split_special_tokens=True)["input_ids"]
-    ends = theirs[-1:] == [names[1][1]]  # which a text that goes on has not
+    ends = theirs[-1:] == [names[1][1]]  # the end token, which a text to continue does not have
     assert found.prompt("The <s> cat") == theirs[: -1 if ends else None]
     assert ends == ("</s>" in (template or ""))
     opened = template is not None
@@ -275,7 +277,7 @@ def test_a_prompt_begins_with_what_transformers_puts_before_it(frame, tmp_path, 
 
 
 def _indices_are_those_of_a_prompt(model, text, capsys):
-    """Of every token that `tokenize` shows, by screen, ids and JSON; the ids make the text again."""
+    """Checks the index of every token that `tokenize` shows on screen, as ids and as JSON; the ids decode to the text."""
 
     def told(*arguments):
         assert run(["tokenize", *arguments, "-m", str(model.path)]) == 0
@@ -318,7 +320,7 @@ def test_half_precision_weights_are_read(tmp_path, tokenizer):
 
 @pytest.fixture
 def opened(tmp_path, tokenizer, monkeypatch):
-    """A model whose tokenizer puts <s> before a text, as Llama's; the directory it lies in is the current one."""
+    """Makes the working directory one with a model whose tokenizer puts <s> before a text, as Llama's does."""
     backend = tokenizers.Tokenizer.from_str(tokenizer.to_json())
     backend.add_special_tokens(["<s>"])
     special = [("<s>", backend.token_to_id("<s>"))]
@@ -367,11 +369,11 @@ def test_rankings_are_of_texts_that_begin_as_the_model_has_learned_it(opened, ca
     Path("long.txt").write_text(story(4000))
     found = told(capsys, "faithful", "long.txt", "--limit", "3", "--seed", "1")
     assert found["texts"] == 3
-    assert found["mean_tokens"] <= 64  # the longest that are drawn, the token before them included
+    assert found["mean_tokens"] <= 64  # the longest drawn passages, including the opening token
 
 
 def test_every_family_of_the_registry_is_compared_with_transformers_both_ways():
-    """`THEIRS` holds their models, read by us; `FAMILIES` of the conftest our shapes, written for them."""
+    """`THEIRS` are models of transformers, which we read; `FAMILIES` are our shapes, which transformers reads."""
     read = {their_config(name).model_type for name in THEIRS}
     written = {family_of(tiny_config(**switches)).model_type for switches in FAMILIES.values()}
     assert read == written == set(registry.FAMILIES)

@@ -1,4 +1,4 @@
-"""A backend for tests that has no network: it predicts given ids."""
+"""A backend for tests that has no network and predicts given ids."""
 
 import torch
 
@@ -6,7 +6,7 @@ from tests.support.models import tiny_config
 
 
 class Scripted:
-    """A backend that predicts the given ids one after another, whatever it reads."""
+    """A backend that predicts the given ids one after another, regardless of the tokens that it reads."""
 
     exact = False
     device = torch.device("cpu")

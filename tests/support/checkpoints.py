@@ -25,7 +25,7 @@ def checkpoint(seed=0, step=0, state=True):
 
 
 def write_random_model(path, tokenizer, **switches):
-    """Writes a tiny random model of that tokenizer's vocabulary to a model directory."""
+    """Writes a tiny random model with the tokenizer's vocabulary to a model directory."""
     model = tiny_model(vocab_size=tokenizer.vocab_size, **switches)
     write_checkpoint(path, Checkpoint(model.config, model.state_dict(), tokenizer, start_of_text=1))
 

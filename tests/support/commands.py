@@ -1,4 +1,4 @@
-"""Runs commands of attncli, in this process or in a process of their own."""
+"""Runs commands of attncli in this process or in a new process."""
 
 import os
 import signal
@@ -12,14 +12,14 @@ BRIEF = ["--steps", "2", *QUICK[2:]]  # saves before the first step and after th
 
 
 def ask(capsys, *arguments):
-    """Runs a command in this process: its exit code, standard output and standard error."""
+    """Runs a command in this process; returns its exit code, standard output and standard error."""
     code = run(list(arguments))
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
 
 def start(*arguments, folder, **options):
-    """Starts a command in a process of its own."""
+    """Starts a command in a new process."""
     command = [sys.executable, "-m", "attncli", *arguments]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL} | options
@@ -27,13 +27,13 @@ def start(*arguments, folder, **options):
 
 
 def _heed_signals():
-    """Restores the default handlers: under nohup some signals are ignored, which a child would inherit."""
+    """Restores the default signal handlers, because nohup ignores some signals and a child would inherit that."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
 def keys_of(value):
-    """Returns all keys of a document and of the values in it, except the keys of `run` and of `reasons`."""
+    """Returns all keys of a JSON document, at every depth, except keys within `run` and `reasons`."""
     if isinstance(value, list):
         return keys_of(value[0]) if value else set()
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Text files, documents and tokenizers that the tests of texts share."""
+"""Text files, documents and tokenizers that several tests use."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ def documents(*texts):
 
 
 def joined(pieces):
-    """Joins pieces (text, whether the document ends) to documents; a last document that is cut counts."""
+    """Joins pieces (text, whether the document ends) to documents. An incomplete last document counts."""
     texts, goes_on = [], False
     for text, ended in pieces:
         texts[len(texts) - goes_on :] = [texts[-1] + text] if goes_on else [text]
@@ -35,7 +35,7 @@ def texts_of(read, start=0, stop=None):
 
 @dataclass
 class Copy:
-    """A copy of the content of a corpus in memory; the corpus itself maps files."""
+    """A copy of a corpus in memory, because the corpus itself maps files."""
 
     train: list[int]
     val: list[int]
@@ -51,7 +51,7 @@ class Copy:
 
 
 def metaspace():
-    """A tokenizer of another family, whose tokens may extend beyond a word."""
+    """Returns a tokenizer of another kind, whose tokens can span several words."""
     import tokenizers
 
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True))

@@ -1,4 +1,4 @@
-"""Made-up explanations for the screens, and texts and helpers that tests of explanations share."""
+"""Invented explanations for the screens, and texts and helpers for tests of explanations."""
 
 import math
 from dataclasses import replace
@@ -29,7 +29,7 @@ from tests.support.texts import story
 
 
 def explanation(texts, focus=None, *, layers=4, heads=6, next_tokens=(), pieces=None):
-    """A random but valid explanation of these tokens: shares and rows sum to 1, no token attends ahead."""
+    """Returns a random but valid explanation: shares and rows sum to 1, and no token attends to later tokens."""
     pieces = tuple(pieces or (Piece(i, text, len(text.encode())) for i, text in enumerate(texts)))
     length = len(pieces)
     focus = length - 1 if focus is None else focus
@@ -82,7 +82,7 @@ CHECKS = EdgeChecks(NextToken(2, " on", 0.5), (2, 3, 1, 0), (0.09, 0.451, 0.0002
 
 
 def checked(found, token=" and", left=0.0002):
-    """The explanation with a made-up cut for every named source."""
+    """Returns the explanation with an invented ablation of every named source."""
     named = found.sources.named(8)
     return replace(found, checks=EdgeChecks(NextToken(1, token, 0.21), tuple(named), (left,) * len(named), 0.2, 32, 99))
 
@@ -99,7 +99,7 @@ def explained(focus=Focus(), text=TEXT, **switches):  # noqa: B008 - frozen
 
 
 def contributions(model, steps, layer):
-    """The vectors a_hij f_h(x_j), (H, T, S, C): a reference for norms and projections of contributions."""
+    """Returns the vectors a_hij f_h(x_j), (H, T, S, C), as a reference for norms and projections of contributions."""
     module = model.blocks[layer].attention
     value = steps.value[0].repeat_interleave(module.heads // module.kv_heads, 0)  # (H, S, D)
     matrix = module.output.weight.unflatten(1, (module.heads, -1))  # (C, H, D)
@@ -108,18 +108,18 @@ def contributions(model, steps, layer):
 
 
 def in_stretches(monkeypatch, whole=16, stretch=9):
-    """Lowers the limits: a text of more than `whole` tokens counts as long, and is prefilled in chunks of `stretch`."""
+    """Lowers the limits: a text of more than `whole` tokens is prefilled in chunks of `stretch` tokens."""
     monkeypatch.setattr(reading, "WHOLE", whole)
     monkeypatch.setattr(reading, "_STRETCH", stretch)
 
 
 def pieces_of(*texts):
-    """Tokens with these texts."""
+    """Returns tokens with these texts."""
     return [Piece(at, text, len(text)) for at, text in enumerate(texts)]
 
 
 class CutEdges(Knockout):
-    """A reference for Knockout: sets the scores of single edges to -inf in every head."""
+    """A reference for Knockout, which sets the scores of given edges to -inf in every head."""
 
     def __init__(self, *edges):
         self.edges = edges

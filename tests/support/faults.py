@@ -1,4 +1,4 @@
-"""Calls a function before the nth change of the disk."""
+"""Injects a fault before the nth change of the disk."""
 
 import itertools
 import os
@@ -9,7 +9,7 @@ import pytest
 
 
 class Writing:
-    """A file that is being written; every flush and every eighth write counts as a change of the disk."""
+    """A file that is being written. Every flush and every eighth write count as a change of the disk."""
 
     def __init__(self, file, count):
         self.file, self.fileno, self.flush = file, file.fileno, count(file.flush)

@@ -1,10 +1,10 @@
-"""Runs command lines in processes forked from a server that has imported PyTorch and has done nothing else.
+"""Runs command lines in processes that are forked from a server, which has imported PyTorch and done nothing else.
 
-A fork saves the seconds that the import takes. From `main` to the end of the interpreter, a forked command runs as
-`python -m attncli` does. Tests of what happens before `main`, and of which modules a command imports, need a fresh
+A fork saves the seconds of the import. From `main` to the end of the interpreter, a forked command runs as
+`python -m attncli` does. Tests of the time before `main`, and of the modules that a command imports, need a new
 interpreter: `tests.support.commands.start`.
 
-The server forks a keeper for each command, and the keeper forks the command, so that the keeper can wait for it.
+For each command, the server forks a keeper. The keeper forks the command and waits for its end.
 """
 
 import atexit
@@ -35,9 +35,9 @@ class Done(NamedTuple):
 
 
 class ForkedCommand:
-    """A command line in a forked process, with the interface of `subprocess.Popen` as far as the tests need it.
+    """A command line in a forked process, with those methods of `subprocess.Popen` that the tests need.
 
-    By default standard output and standard error are pipes, and standard input is empty. `before` is Python code that
+    By default, standard output and standard error are pipes, and standard input is empty. `before` is Python code that
     runs first. With `terminal`, standard input is the terminal that controls the process.
     """
 
@@ -64,7 +64,7 @@ class ForkedCommand:
         self.pid = int(self._line())
 
     def _line(self):
-        """Reads the next line from the keeper: first the id of the command's process, then its exit code."""
+        """Reads the next line from the keeper. The first line is the command's process id, the second its exit code."""
         line = b""
         while not line.endswith(b"\n"):
             part = os.read(self._status, 1)
@@ -93,7 +93,7 @@ class ForkedCommand:
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, text=None):
-        """Writes `text` to standard input; returns all of standard output and standard error at the end."""
+        """Writes `text` to standard input, waits for the end, and returns standard output and standard error."""
         if self.stdin:
             self.stdin.write(text or "")
             self.stdin.close()
@@ -129,7 +129,7 @@ def _duplicate(stream):
 
 @functools.cache
 def _server():
-    """A socket to the server, which starts at the first call and ends with this process."""
+    """Returns a socket to the server, which starts at the first call and ends with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-m", "tests.support.forking", str(theirs.fileno())]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "ATTNCLI_", "PYTEST"))}
@@ -151,9 +151,9 @@ def _serve(channel):
     import attncli.training.job
     import attncli.training.loop  # noqa: F401
 
-    assert "huggingface_hub" not in sys.modules  # huggingface_hub reads the environment when it is imported
+    assert "huggingface_hub" not in sys.modules  # importing it would read the server's environment
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    gc.freeze()  # else the garbage collection at a command's end copies all imported pages
+    gc.freeze()  # otherwise, the garbage collection at a command's end would copy all memory of the imports
     while True:
         request, descriptors, _, _ = socket.recv_fds(channel, 1 << 20, 4)
         if not request:
@@ -180,7 +180,7 @@ def _keep(request, descriptors):
 
 
 def _become(request, streams):
-    """Turns this process into one that `python -m attncli` has started."""
+    """Gives this process the state of a process that `python -m attncli` has started, and runs the command."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     for number, descriptor in enumerate(streams):

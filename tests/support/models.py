@@ -16,7 +16,7 @@ def tiny_config(**changes) -> ModelConfig:
 
 
 def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, **changes) -> Transformer:
-    """A random model whose attention is far from uniform, so that mistakes in attention show."""
+    """Returns a random model whose attention is far from uniform, so that errors in attention change the results."""
     model = Transformer(tiny_config(**changes))
     initialize(model, torch.Generator().manual_seed(seed))
     with torch.no_grad():

@@ -23,7 +23,7 @@ EACH = [
 
 
 def logits_of(*probabilities):
-    """Logits (1, V) whose softmax is these probabilities; 0 becomes -inf."""
+    """Returns logits (1, V) whose softmax is these probabilities; 0 becomes -inf."""
     return torch.tensor([probabilities], dtype=torch.float64).log().float()
 
 

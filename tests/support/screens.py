@@ -1,4 +1,4 @@
-"""A console of a given width whose output is a string, and checks of what was printed."""
+"""A console of a given width whose output is a string, and checks of the output."""
 
 import io
 import unicodedata
@@ -10,7 +10,7 @@ from tests.support.texts import INVISIBLE
 
 
 def screen(width, colors=None):
-    """A console of a given width whose output is a string, configured like the console of results."""
+    """Returns a console of a given width whose output is a string, configured like the console for results."""
     return Console(
         width=width, file=io.StringIO(), force_terminal=colors is not None, color_system=colors, legacy_windows=False,
         markup=False, highlight=False, emoji=False,

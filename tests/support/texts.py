@@ -1,4 +1,4 @@
-"""Texts that the tests share: random sentences to learn from, and text that would harm a terminal."""
+"""Texts that several tests use: random sentences to learn from, and text that would harm a terminal."""
 
 import torch
 
@@ -10,7 +10,7 @@ WORDS = [
 
 
 def story(words: int, seed: int = 0) -> str:
-    """Random sentences over a small vocabulary: text with something to learn."""
+    """Returns random sentences over a small vocabulary, as a text to learn from."""
     generator = torch.Generator().manual_seed(seed)
     drawn = [WORDS[i] for i in torch.randint(len(WORDS), (words,), generator=generator).tolist()]
     lines = [" ".join(drawn[i : i + 9]).capitalize() + "." for i in range(0, words, 9)]
