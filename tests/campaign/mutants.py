@@ -125,7 +125,7 @@ COMMANDS_OF_RUN = (
 
 
 def write_bases(folder: Path) -> None:
-    """Writes a directory of every family, of a model in shards, of a Unigram tokenizer's parts, and of a stopped run."""
+    """Writes a directory of every family, one with shards, one with parts of a Unigram tokenizer, and a stopped run."""
     import torch
     from safetensors.torch import load_file, save_file
 

@@ -55,7 +55,7 @@ def logits_after(model, ids):
 
 
 class RowByRow:
-    """A backend that is exact because it reads every prefix alone; `fault` makes it wrong in one place."""
+    """A backend that is exact because it reads every prefix alone. It errs where `wrong` returns True."""
 
     exact = True
     device = torch.device("cpu")
