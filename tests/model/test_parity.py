@@ -277,7 +277,7 @@ def test_a_prompt_begins_with_what_transformers_puts_before_it(frame, tmp_path, 
 
 
 def _indices_are_those_of_a_prompt(model, text, capsys):
-    """Checks the index of each token that `tokenize` shows on screen, as ids and as JSON. The ids decode to the text."""
+    """Checks the index of each token in the three outputs of `tokenize`, whose ids must decode to the text."""
 
     def told(*arguments):
         assert run(["tokenize", *arguments, "-m", str(model.path)]) == 0
