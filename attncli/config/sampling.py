@@ -105,7 +105,7 @@ class SampleConfig:
     )
     num_samples: int = option(
         1,
-        "The number of texts to generate in a batch.",
+        "Number of texts to generate, in a batch.",
         limit=Limit(
             f"a whole number from 1 to {_MOST_SAMPLES:,}", lambda count: is_whole(count) and 1 <= count <= _MOST_SAMPLES
         ),
