@@ -223,18 +223,18 @@ def test_the_map_in_contributing_is_the_tree():
 
 
 def places_of_changes():
-    """The paragraphs of CONTRIBUTING that say where a change goes."""
+    """Returns the rows of the tables in CONTRIBUTING that say where a change goes."""
     section = (
         (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Where a change goes")[1].split("\n## ")[0]
     )
-    return re.findall(r"^\*\*.+?(?=\n\n|\s*\Z)", section, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^\| \*\*.+$", section, re.MULTILINE)
 
 
-@pytest.mark.parametrize("paragraph", places_of_changes(), ids=lambda text: text.split("**")[1])
-def test_where_a_change_goes_names_files_and_what_is_in_them(paragraph):
+@pytest.mark.parametrize("row", places_of_changes(), ids=lambda row: row.split("**")[1])
+def test_where_a_change_goes_names_files_and_what_is_in_them(row):
     """A path is in the package, beside it, or in the folder named last; names in capitals are in one of the files."""
     files, missing, folder = [], [], PACKAGE
-    for path in re.findall(r"`([\w./]*(?:/|\.(?:py|c|md)))`", paragraph):
+    for path in re.findall(r"`([\w./]*(?:/|\.(?:py|c|md)))`", row):
         if "NAME" in path:
             continue
         found = [place / path for place in (PACKAGE, ROOT, folder) if (place / path).exists()]
@@ -243,7 +243,7 @@ def test_where_a_change_goes_names_files_and_what_is_in_them(paragraph):
         else:
             missing.append(path)
     text = "".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
-    names = re.findall(r"`(_?[A-Z][A-Z_]{3,}|[A-Z][a-z]+[A-Z]\w+)`", paragraph)
+    names = re.findall(r"`(_?[A-Z][A-Z_]{3,}|[A-Z][a-z]+[A-Z]\w+)`", row)
     assert missing == []
     assert [name for name in names if name not in text] == []
 
