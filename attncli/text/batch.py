@@ -1,6 +1,6 @@
 """Makes the batch of a training step.
 
-It is a pure function of seed and step, so a resumed run goes on with the next batch.
+A batch is a pure function of the seed and the step, so a resumed run continues with the next batch.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from attncli.text.ids import TokenIds
 def batch(
     ids: TokenIds, *, seed: int, step: int, batch_size: int, context: int, rank: int = 0, ranks: int = 1
 ) -> NDArray[np.int64]:
-    """Returns the ids of a step, (batch_size, context + 1): the first `context` columns are inputs, the last targets.
+    """Returns the ids of a step (batch_size, context + 1): columns 0 to context - 1 are inputs, 1 to context targets.
 
-    Each epoch cuts the ids into windows from a new offset and visits every window once, in a new order. Each of `ranks`
-    processes takes its own `batch_size` windows of a step. Raises BadInput if the ids do not fill one window.
+    Each epoch splits the ids into windows from a new offset, and visits every window once, in a new order. Each of
+    `ranks` processes takes its own `batch_size` windows of a step. Raises BadInput if the ids do not fill one window.
     """
     fitting = (len(ids) - 1) // context
     if fitting == 0:
@@ -30,7 +30,7 @@ def batch(
                 f"Give more text or a smaller {named('context')}.",
             )
         )
-    windows = max(fitting - 1, 1)  # one less than fits, so that an epoch can start at any offset within a window
+    windows = max(fitting - 1, 1)  # one window fewer than fits, so that an epoch can begin at any offset in a window
     first = (step * ranks + rank) * batch_size
     rows = np.empty((batch_size, context + 1), np.int64)
     for row in range(batch_size):
@@ -43,6 +43,6 @@ def batch(
 
 @lru_cache(maxsize=4)
 def _epoch(seed: int, epoch: int, windows: int, slack: int) -> tuple[int, NDArray[np.int64]]:
-    """Returns the offset of the windows of an epoch, from 0 to `slack`, and the order of the windows."""
+    """Returns the offset of the first window of an epoch, from 0 to `slack`, and the order of the windows."""
     generator = np.random.default_rng((seed, epoch))
     return int(generator.integers(slack + 1)), generator.permutation(windows)

@@ -1,7 +1,7 @@
 """Corpus: a text that is split into a training and a validation part, and tokenized.
 
-`prepare` splits the text, trains the tokenizer, tokenizes both parts, and keeps the ids in the token cache. A text is
-never held in memory as a whole.
+`prepare` splits the text, trains the tokenizer, tokenizes both parts, and stores the ids in the token cache. A whole
+text is never in memory.
 """
 
 from __future__ import annotations
@@ -21,31 +21,32 @@ from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokenizer_training import train_tokenizer
 from attncli.text.tokens import Tokens
 
-_LEARN_FROM = 10_000_000  # characters; more do not improve the vocabulary
+_LEARN_FROM = 10_000_000  # characters; more text does not improve the vocabulary
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A training and a validation part, both in tokens of one tokenizer."""
+    """A training and a validation part, as tokens of one tokenizer."""
 
     train: Tokens
     val: Tokens
     tokenizer: Tokenizer
     digest: str  # of the text and the split
     sources: tuple[str, ...]  # the paths of the text, as they were given
-    text_digest: str  # of the text without a validation text of its own
+    text_digest: str  # of the text alone, without a separate validation text
 
     def opening(self, limit: int) -> str:
         """Returns the first `limit` characters of the first training document, or the whole document if it is shorter.
 
-        The text is decoded from the ids, since the file may be gone; the number of ids doubles until the text suffices.
+        The text is decoded from the ids, since the file may have been deleted. The number of ids doubles until the text
+        is long enough.
         """
         count = limit // 2 + 8
         while True:
             taken = self.train.ids[:count]
             ends = np.flatnonzero(taken == self.tokenizer.end_of_text)
             text = self.tokenizer.decode(taken[: ends[0] if len(ends) else count].tolist())
-            # Wait for a few characters more, since the last decoded character may be incomplete.
+            # Decode a few characters more than `limit`, since the last character may be incomplete.
             if len(ends) or len(text) > limit + 4 or count >= len(self.train):
                 return text[:limit]
             count *= 2
@@ -54,7 +55,7 @@ class Corpus:
 def default_vocab_size(characters: int) -> int:
     """Returns the vocabulary size for a text: the power of two nearest to sqrt(characters), from 512 to 8192.
 
-    1 million characters -> 1024, which was measured best ("The recipe" in benchmarks/README.md); 50 million -> 8192.
+    1 million characters -> 1024, the best size in "The recipe" of benchmarks/README.md; 50 million -> 8192.
     """
     return int(min(max(2 ** np.ceil(np.log2(max(characters, 1)) / 2 - 0.5), 512), 8192))
 
@@ -68,11 +69,11 @@ def prepare(
 ) -> Corpus:
     """Splits a text, trains a tokenizer on the training part unless one is given, and tokenizes both parts.
 
-    The result is cached under a hash of the text, the settings and the tokenizer.
+    The ids are cached under a hash of the text, the settings and the tokenizer.
 
     Raises:
         BadInput: for too little text, or a file that changed since it was first read.
-        UsageProblem: for a vocabulary size that this kind of tokenizer cannot have.
+        UsageProblem: for a vocabulary size that the kind of tokenizer does not allow.
         OutOfRoom: if the cache cannot be written.
     """
     if val_documents is None:
@@ -96,9 +97,9 @@ def prepare(
 
 
 def learn_tokenizer(part: Part, config: CorpusConfig, progress: Listener | None = None) -> Tokenizer:
-    """Trains a tokenizer on a text. For BPE and a large text, only passages of the text are used.
+    """Trains a tokenizer on a text. BPE learns from passages of a large text.
 
-    Raises UsageProblem for a vocabulary size that this kind of tokenizer cannot have.
+    Raises UsageProblem for a vocabulary size that the kind of tokenizer does not allow.
     """
     vocab_size = config.vocab_size
     if config.tokenizer == "bpe":
@@ -116,5 +117,8 @@ def learn_tokenizer(part: Part, config: CorpusConfig, progress: Listener | None 
 
 
 def digest_of(documents: str, rest: str | int) -> str:
-    """Returns the digest of a corpus. It hashes the documents, and either the split or the validation documents."""
+    """Returns the digest of a corpus: a hash of the digest of its documents and of `rest`.
+
+    `rest` is the number of training characters, or the digest of a separate validation text.
+    """
     return hashlib.sha256(f"{documents} {rest}".encode()).hexdigest()

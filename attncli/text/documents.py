@@ -1,7 +1,8 @@
 """Documents: texts that are read in blocks when they are needed, so that a corpus may be larger than memory.
 
-The scanner reads every file once: it checks the encoding, finds the ends of documents, and records the position of each
-block. A UTF-8 file is later read in place; a pipe, another encoding or another format is copied to a temporary file.
+The scanner first reads every file once: it checks the encoding, finds the ends of documents, and records the position
+of each block. A block of a UTF-8 file is later read from the file itself. Text from a pipe, in another encoding or in
+another format is copied to a temporary file.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from attncli.text.progress import ProgressMeter
 from attncli.text.reading import STDIN, UTF8_MARK, decoded, encoding_of, is_utf8, name_of, opened, reading_errors
 from attncli.text.tokenizer import END_OF_TEXT
 
-_HEAD = 512  # first bytes of a file, which identify its format or encoding
-_KEPT_IN_MEMORY = 16 << 20  # bytes of copied text; a longer text goes to a temporary file
-_SEPARATOR = re.compile(rf"{re.escape(END_OF_TEXT)}[ \t]*(?:\r?\n|\Z)")  # a separator, if it begins a line
+_HEAD = 512  # bytes at the beginning of a file from which its format and encoding are recognized
+_KEPT_IN_MEMORY = 16 << 20  # bytes of copied text that stay in memory; a longer text is written to a temporary file
+_SEPARATOR = re.compile(rf"{re.escape(END_OF_TEXT)}[ \t]*(?:\r?\n|\Z)")  # separates documents if it begins a line
 # An incomplete separator at the end of a block: its beginning, or a separator without its line end.
 _MAY_SEPARATE = re.compile(
     "|".join(re.escape(END_OF_TEXT[:n]) for n in range(1, len(END_OF_TEXT))) + rf"|{re.escape(END_OF_TEXT)}[ \t]*\r?"
@@ -41,37 +42,37 @@ _SYNTAX = (
     ".json",
     ".csv",
     ".tsv",
-)  # suffixes of files that keep their syntax when they are read as plain text
+)  # suffixes of files that are read as plain text, including their syntax
 
 
 class _Place(NamedTuple):
-    """Where UTF-8 text is stored: a file, with its stamp from the first reading, or an open temporary file."""
+    """Where UTF-8 text is stored: a file and its stamp when it was scanned, or an open temporary file."""
 
     name: str
-    stamp: tuple[int, int, int]
+    stamp: tuple[int, int, int]  # size, modification time and inode number, to notice a change
     file: IO[bytes] | None = None
 
 
 class _Block(NamedTuple):
-    """A block of text that is read at once. Splitting the block requires some facts about the text before it."""
+    """A block of text that is read at once, with facts about the text before it that splitting the block requires."""
 
-    place: int
+    place: int  # the index of the place where the block is stored
     offset: int  # bytes
     size: int  # bytes
     first: int  # the number of characters of all documents before the block
     characters: int
-    documents: int  # documents that end in the block
-    opens_line: bool  # the block begins a line
-    goes_on: bool  # the block begins inside a document
-    last: bool  # the block is the last of its file
+    documents: int  # the number of documents that end in the block
+    opens_line: bool  # whether the block begins a line
+    goes_on: bool  # whether the block begins inside a document
+    last: bool  # whether the block is the last of its file
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Texts in order, read when they are needed.
+    """Texts in order, which are read when they are needed.
 
-    `sources` are the paths as they were given, `skipped` the files in directories that are not text. `digest` hashes
-    the whole text. `notes` tell a user about files that were read in an unexpected way.
+    `sources` are the paths as they were given; `skipped` are the files in directories that are not text. `digest` is a
+    hash of the whole text. `notes` tell a user about files that were read in an unexpected way.
     """
 
     sources: tuple[str, ...]
@@ -83,7 +84,7 @@ class Documents:
 
     @classmethod
     def of(cls, texts: Iterable[str], sources: Sequence[str] = ("text",)) -> Documents:
-        """Returns the documents of texts in memory; files with these texts give the same documents."""
+        """Returns the documents of texts in memory, as if each text were read from a file."""
         scanner = Scanner()
         for text in texts:
             scanner.add_stored(io.BytesIO(text.encode()), sources[0])
@@ -111,8 +112,8 @@ class Documents:
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[str, bool]]:
         """Yields the text from character `start` to `stop` as pairs: a chunk, and whether the chunk ends a document.
 
-        Only the last chunk of a document may be empty. About one block is held in memory. Raises BadInput for a file
-        that has changed since it was first read.
+        Only the last chunk of a document may be empty. About one block at a time is in memory. Raises BadInput for a
+        file that has changed since it was scanned.
         """
         stop = self.characters if stop is None else stop
         at = bisect_right(self._ends, start)
@@ -156,7 +157,7 @@ def _reopened(place: _Place) -> Iterator[IO[bytes]]:
         same = False
     if not same:
         raise BadInput(
-            f"{place.name} changed while it was in use.", "Run the command again when nothing writes to the file."
+            f"{place.name} changed while it was read.", "Run the command again when no program writes to the file."
         )
 
 
@@ -166,15 +167,15 @@ def _stamp(file: IO[bytes]) -> tuple[int, int, int]:
 
 
 class Scanner:
-    """Reads files once, and records the position of every block, so that the documents can be read again."""
+    """Reads files once, and records the position of every block, so that the documents can be read later."""
 
     def __init__(self, encoding: str = CorpusConfig.encoding, meter: ProgressMeter | None = None) -> None:
         self._encoding, self._meter = encoding, meter
         self._places: list[_Place] = []
         self._blocks: list[_Block] = []
         self._skipped: list[str] = []
-        self._of_format: dict[str, list[str]] = {}  # format -> names of the files in it
-        self._with_syntax: list[str] = []  # files such as CSV that were read as plain text
+        self._of_format: dict[str, list[str]] = {}  # name of a format -> names of the files in this format
+        self._with_syntax: list[str] = []  # names of the files, such as CSV, that were read as plain text
         self._digest = hashlib.sha256()
 
     def documents(self, sources: Sequence[str]) -> Documents:
@@ -199,7 +200,7 @@ class Scanner:
             yield f"read as plain text, with all the syntax of {kinds}: {and_more(self._with_syntax)}"
 
     def add(self, path: str, skip: bool = False) -> bool:
-        """Adds the documents of a file, and returns whether there are any. If `skip`, skips a file that is not text."""
+        """Adds the documents of a file; returns whether there are any. If `skip`, skips a file that is not text."""
         name = name_of(path)
         try:
             with reading_errors(name), opened(path) as file:
@@ -215,7 +216,7 @@ class Scanner:
             return False
 
     def _add_opened(self, file: OpenFile, path: str) -> bool:
-        """Adds a file in the first format that recognizes it, else as plain text. UTF-8 text is later read in place."""
+        """Adds a file in the first format that recognizes it, or else as plain text. UTF-8 text is not copied."""
         for format in FORMATS:
             if (documents := format.documents(file)) is not None:
                 self._of_format.setdefault(format.name, []).append(file.name)
@@ -230,12 +231,12 @@ class Scanner:
         return added
 
     def add_stored(self, file: IO[bytes], name: str) -> bool:
-        """Adds the documents of an open UTF-8 file without a byte order mark, and leaves the file open."""
+        """Adds the documents of an open UTF-8 file without a byte order mark. Leaves the file open."""
         file.seek(0)
         return self._add(decoded(file, name, "utf-8"), _Place(name, (0, 0, 0), file), 0)
 
     def _add(self, texts: Iterator[tuple[str, bool]], place: _Place, offset: int) -> bool:
-        """Splits a file into blocks and adds them; returns whether the file has any documents."""
+        """Splits the text of a file into blocks, and adds the blocks. Returns whether the file has any documents."""
         blocks: list[_Block] = []
         digest = hashlib.sha256()
         held, opens_line, goes_on = "", True, False
@@ -261,16 +262,17 @@ class Scanner:
 
 
 def _chunks(text: str, opens_line: bool, goes_on: bool, last: bool) -> tuple[list[tuple[str, bool]], int]:
-    """Splits a block: 'a\\n<|endoftext|>\\nb' -> [('a\\n', True), ('b', False)], and the number of characters consumed.
+    """Splits a block into chunks: 'a\\n<|endoftext|>\\nb' -> [('a\\n', True), ('b', False)].
 
-    If more blocks of the file follow, an incomplete separator at the end of the text is left for the next block. So is
-    trailing white space, because white space alone is not a document.
+    Returns the chunks, and the number of characters that they consume. If another block of the file follows, an
+    incomplete separator at the end of the text is left for the next block. So is white space at the end, because white
+    space alone is not a document.
 
     Args:
         text: the text of a block.
         opens_line: whether the text begins a line.
         goes_on: whether the text begins inside a document.
-        last: whether the text ends its file, and so also the last document.
+        last: whether the text ends its file, and thus its last document.
     """
     line = text.rfind("\n") + 1
     undecided = not last and (line > 0 or opens_line) and _MAY_SEPARATE.fullmatch(text, line) is not None
@@ -292,14 +294,14 @@ def _chunks(text: str, opens_line: bool, goes_on: bool, last: bool) -> tuple[lis
 
 
 class _Spool(SpooledTemporaryFile[bytes]):
-    """A temporary file, in memory while it is small; it is closed when it is garbage-collected."""
+    """A temporary file, in memory while it is small. Garbage collection closes the file."""
 
     def __del__(self) -> None:
         self.close()
 
 
 def _spooled(texts: Iterable[tuple[str, bool]], name: str) -> IO[bytes]:
-    """Writes a text to a temporary file in UTF-8. Raises OutOfRoom if the file does not fit the disk."""
+    """Returns a temporary file with a text in UTF-8. Raises OutOfRoom if the text does not fit the disk."""
     file = _Spool(_KEPT_IN_MEMORY)
     for text, _ in texts:
         data = text.encode()

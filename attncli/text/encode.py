@@ -1,7 +1,7 @@
 """Tokenizes large text fast: caches the ids of every word, since most words occur often.
 
-The ids are the same as when the tokenizer encodes the whole text. If a tokenizer can join a word to the white space
-after the word, there is no cache; the text is cut into shares that run in parallel on all cores.
+The ids are those of the whole text, encoded at once. If a tokenizer can join a word to the white space after the word,
+no words are cached. Instead, the text is split into shares, which are tokenized in parallel on all cores.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from attncli.text.tokenizer_training import stretches
 
 Chunk = tuple[str, bool]  # a piece of text, and whether the piece ends a document
 
-# White space and the word after it. GPT-2's pre-tokenizer never joins text across such a cut. There is no cut at a
-# character that is white space for Python but not for the library.
+# White space and the word after it. GPT-2's pre-tokenizer never joins two such words into one token. A character that
+# is white space for Python but not for the library does not end a word.
 _WORD = re.compile(r"\s*\S+(?:[^\S \t\r\n]\s*\S+)*(?:[^\S \t\r\n]\s*\Z)?|\s+")
-_MOST_WORDS = 1 << 19
-_MOST_CHARACTERS = 1 << 25  # total of the cached words
-_STRETCH = 1 << 20  # characters of a chunk of a long document
-_SHARE = 1 << 16  # characters of a share, which one thread tokenizes
+_MOST_WORDS = 1 << 19  # the largest number of cached words
+_MOST_CHARACTERS = 1 << 25  # the largest number of characters of all cached words
+_STRETCH = 1 << 20  # the number of characters of a chunk of a long document
+_SHARE = 1 << 16  # the number of characters of a share, which one thread tokenizes
 
 
 def dtype_of(tokenizer: Tokenizer) -> np.dtype[np.unsignedinteger]:
-    """Returns the smallest type that holds every id of a tokenizer."""
+    """Returns the smallest integer type that can store every id of a tokenizer."""
     return np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
 
 
 class Encoder:
-    """Encodes chunks of documents. If `ends`, adds the end-of-text id after each document."""
+    """Encodes chunks of documents into ids. If `ends`, adds the end-of-text id after each document."""
 
     def __init__(self, tokenizer: Tokenizer, ends: bool) -> None:
         self._dtype = dtype_of(tokenizer)
         self._tokenizer = tokenizer
         self._end = [tokenizer.end_of_text] if ends and tokenizer.end_of_text is not None else []
         self._by_words = _splits_at_spaces(tokenizer)
-        self.ends: list[int] = []  # from the last `encode`: the number of ids up to the end of each document
+        self.ends: list[int] = []  # set by `encode`: the number of ids up to the end of each document
         self._forget()
 
     def encode(self, chunks: Sequence[Chunk]) -> NDArray[np.unsignedinteger]:
@@ -76,14 +76,14 @@ class Encoder:
         return np.fromiter(chain.from_iterable(ids), self._dtype)
 
     def _forget(self) -> None:
-        """Empties the word cache. Words have numbers; number 0 stands for the end of a document."""
+        """Empties the word cache. Each cached word has a number; number 0 is the end of a document."""
         self._known = _Numbers({None: 0})
         self._characters = 0
         self._ids = np.asarray(self._end, self._dtype)
         self._starts = np.asarray([0, len(self._end)])
 
     def _learn(self) -> None:
-        """Tokenizes the new words and adds them to the cache."""
+        """Tokenizes the words that are not in the cache yet, and adds them to the cache."""
         if not self._known.new:
             return
         found = self._tokenizer.encode_batch(self._known.new)
@@ -96,7 +96,7 @@ class Encoder:
 
 
 class _Numbers(dict[str | None, int]):
-    """Maps every word to a number. `new` lists the words that got a number after `new` was last emptied."""
+    """Maps every word to a number. Words that get a number are also added to `new`, which its reader empties."""
 
     def __init__(self, known: dict[str | None, int]) -> None:
         super().__init__(known)
@@ -109,7 +109,7 @@ class _Numbers(dict[str | None, int]):
 
 
 def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether a tokenizer never joins a word to the white space after the word. True for every tokenizer of attncli."""
+    """Whether a tokenizer never joins a word to the white space after the word. True for those that attncli trained."""
     described = json.loads(tokenizer.to_json())
     before = described["pre_tokenizer"] or {}
     by_word = before.get("type") == "ByteLevel" and before.get("use_regex", True) and not before["add_prefix_space"]
@@ -124,11 +124,11 @@ def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
 
 
 def stretched(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """Joins chunks, and cuts them where `stretches` cuts the whole document. Holds about `2 * _STRETCH` characters."""
+    """Yields chunks that end where `stretches` cuts the document. Stores at most about `2 * _STRETCH` characters."""
     held = ""
     for text, ended in chunks:
         held += text
-        while len(held) >= 2 * _STRETCH:  # the first cut depends on no text beyond this length
+        while len(held) >= 2 * _STRETCH:  # the text beyond this length does not change the first cut
             first = next(stretches(held, _STRETCH))
             yield first, False
             held = held[len(first) :]

@@ -1,4 +1,4 @@
-"""Reads the documents of files, directories and standard input, in the order in which they are named."""
+"""Reads the documents of files, directories and standard input, in the order in which a user names them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from attncli.text.reading import STDIN, decoded, name_of, opened, reading_errors
 
 
 def read_text(path: str, encoding: str = CorpusConfig.encoding) -> str:
-    """Returns the text of a file, or of standard input for '-', without a byte order mark. Keeps line ends.
+    """Returns the text of a file, or of standard input for '-', without a byte order mark. Line ends are unchanged.
 
     Raises:
-        BadInput: for a file that is missing, unreadable, binary (the error names the kind if it is known), or not in
-            the encoding (the error gives the offset of the first wrong byte).
+        BadInput: for a file that is missing, unreadable or binary, or not in the encoding. The error names the kind of
+            a known binary file, or the offset of the first wrong byte.
         UsageProblem: for a path that is empty.
     """
     _refuse_empty(path)
@@ -33,10 +33,10 @@ def read_text(path: str, encoding: str = CorpusConfig.encoding) -> str:
 def read_documents(
     paths: Sequence[str], encoding: str = CorpusConfig.encoding, progress: Listener | None = None
 ) -> Documents:
-    """Finds the documents of files, directories and '-', in order; `<|endoftext|>` lines separate documents in a file.
+    """Returns the documents of files, directories and '-', in order. A line `<|endoftext|>` separates two documents.
 
-    All text is read and checked once; none is kept in memory. The files of a directory are read in the order
-    of their names. Hidden files and models are left out. Files that are not text are skipped and listed.
+    All text is read once, to check it, and does not stay in memory. The files of a directory are read in the order of
+    their names, without hidden files and models. The result lists the files that are skipped, since they are not text.
 
     Raises:
         BadInput: for a named file that is not text, a directory without text, or no text at all.
@@ -51,7 +51,7 @@ def read_documents(
             found = [scanner.add(str(file), skip=True) for file in _files_in(Path(path))]
             if not any(found):
                 raise BadInput(
-                    f"{path} is a directory without text files.", "Give a text file, or a directory that holds some."
+                    f"{path} is a directory without text files.", "Give a text file, or a directory that has some."
                 )
         else:
             scanner.add(path)
@@ -62,7 +62,7 @@ def read_documents(
 
 
 def refuse_missing(paths: Sequence[str]) -> None:
-    """Raises the errors of `read_documents` for missing and for empty files, before slow work begins."""
+    """Raises the errors of `read_documents` for missing and empty files, without reading the text."""
     empty = []
     for path in paths:
         _refuse_empty(path)
@@ -80,8 +80,8 @@ def refuse_missing(paths: Sequence[str]) -> None:
 def refuse_overlap(paths: Sequence[str], held_out: str | None) -> None:
     """Raises UsageProblem if a file is in both the training and the validation text, or if '-' is named twice.
 
-    Compares the identity of files, not their content. `held_out` is the validation text. If it is None, the end of the
-    training text is validated on, and a file that is named twice could be in both parts.
+    Compares the identity of files, not their content. `held_out` is the path of the validation text. If it is None, the
+    model is validated on the end of the training text, and a file that is named twice could be in both parts.
     """
     files = [_identities(path) for path in paths]
     times = Counter(identity for found in files for identity in found)
@@ -90,21 +90,19 @@ def refuse_overlap(paths: Sequence[str], held_out: str | None) -> None:
     if held_out is None:
         twice = (name for found in files for identity, name in found.items() if times[identity] > 1)
         if (name := next(twice, None)) is not None:
-            message = (
-                f"{name} is given more than once, so what is kept at the end to validate on may be trained on too."
-            )
+            message = f"{name} is given more than once, so the end of the text, to validate on, may be trained on too."
             raise UsageProblem.naming(lambda named: (message, f"Name a text to validate on: {named('val_file')} FILE"))
         return
     both = (name for identity, name in _identities(held_out).items() if times[identity])
     if (name := next(both, None)) is not None:
-        message = f"{name} is to train on and to validate on, which would measure what was learned by heart."
+        message = f"{name} is given both to train on and to validate on, which would measure memorized text."
         raise UsageProblem.naming(
-            lambda named: (message, f"Keep it out of what is trained on, or name another {named('val_file')}.")
+            lambda named: (message, f"Leave it out of the training text, or name another {named('val_file')}.")
         )
 
 
 def _identities(path: str) -> dict[tuple[int, int], str]:
-    """Returns the regular files of a path, identified by device and inode number."""
+    """Returns the names of the regular files of a path, by their device and inode numbers."""
     if path == STDIN:
         return {}
     found = _files_in(Path(path)) if is_folder(path) else [Path(path)]
@@ -114,20 +112,20 @@ def _identities(path: str) -> dict[tuple[int, int], str]:
 
 def _no_text(paths: Sequence[str]) -> BadInput:
     return BadInput(
-        f"{', '.join(paths)} is empty: it holds no text.", "Give a text file, a few thousand words or more."
+        f"{', '.join(paths)} is empty: it contains no text.", "Give a text file, a few thousand words or more."
     )
 
 
 def _refuse_empty(path: str) -> None:
-    """Raises UsageProblem for an empty path, which Path would take for the current directory."""
+    """Raises UsageProblem for an empty path, which Path would read as the current directory."""
     if not path:
         raise UsageProblem("The path of a text is empty.", "Name a file, or say . for this directory.")
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """Returns the files of a directory tree, sorted.
+    """Returns the files of a directory tree, sorted by path.
 
-    Leaves out hidden files, models, and further links to a listed file.
+    Leaves out hidden files, models, and all but one of several links to a file.
     """
     found = []
     for place, folders, names in os.walk(folder):
@@ -141,7 +139,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _is_model(names: list[str]) -> bool:
-    """Whether these are the file names of a model directory. The JSON of a model is not training text."""
+    """Whether the file names of a directory are those of a model, whose JSON is not training text."""
     return "config.json" in names and any(name.endswith(".safetensors") for name in names)
 
 

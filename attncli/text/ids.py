@@ -1,7 +1,7 @@
-"""Sequences of token ids, in an array or in a file that is read in slices.
+"""Sequences of token ids: in an array, or in a file that is read in slices.
 
-The file is not memory-mapped: a process that reads a mapped file is killed if the file shrinks, and other processes may
-clean up the cache.
+The file is not memory-mapped: another process may clean up the cache, and a process that reads a mapped file is killed
+if the file shrinks.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from attncli.paths import open_regular
 
 
 class TokenIds(Protocol):
-    """The interface shared by an array and a file of token ids. `ids[:]` reads all ids into memory."""
+    """The interface that an array and a file of token ids share. `ids[:]` reads all ids into memory."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of an id."""
+        """The integer type of an id."""
 
     def __len__(self) -> int: ...
 
@@ -35,7 +35,7 @@ class TokenIds(Protocol):
 
 
 class StoredIds:
-    """Token ids in a file, which stays open as long as this object lives."""
+    """Token ids in a file, which is open until this object is garbage-collected."""
 
     def __init__(self, path: Path, dtype: DTypeLike) -> None:
         """Opens the file. Raises OSError, or ValueError if the file ends within an id."""
@@ -50,7 +50,7 @@ class StoredIds:
         return self._length
 
     def __getitem__(self, part: slice, /) -> NDArray[Any]:
-        """Returns the ids of a slice. Raises BadInput if the file has become shorter."""
+        """Returns the ids of a slice. Raises BadInput if the file has become too short."""
         start, stop, step = part.indices(self._length)
         size = max(stop - start, 0) * self.dtype.itemsize
         try:
@@ -60,7 +60,7 @@ class StoredIds:
             data = b""
         if len(data) != size:
             raise BadInput(
-                f"{self._path} was cut short while it was in use.", "Run the command again: it is made anew."
+                f"{self._path} was cut short while it was in use.", "Run the command again: it rewrites the file."
             )
         return np.frombuffer(data, self.dtype)[::step]
 

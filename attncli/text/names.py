@@ -1,4 +1,4 @@
-"""Formats file names for messages."""
+"""Lists file names in messages."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ def and_more(names: Sequence[str]) -> str:
 
 
 def listed(sources: Sequence[str]) -> str:
-    """Returns the sources of a text in one line: ['a', 'b', 'b'] -> 'a, 2 x b'."""
+    """Returns the sources of a text in one line, each once: ['a', 'b', 'b'] -> 'a, 2 x b'."""
     return ", ".join(name if times == 1 else f"{times} x {name}" for name, times in Counter(sources).items())

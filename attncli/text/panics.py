@@ -1,7 +1,7 @@
 """Captures the process's standard error while a Rust library may panic.
 
-A panic prints several lines to the file descriptor of standard error, bypassing sys.stderr, before it becomes a Python
-exception. These lines are dropped; if there is no panic, the captured output is passed on.
+A panic becomes a Python exception, but first prints several lines to the file descriptor of standard error, bypassing
+sys.stderr. The captured lines are dropped after a panic, and otherwise written to standard error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _alone = threading.RLock()
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Captures standard error in a `with` block. Drops the output if the block raises; else passes it on afterwards."""
+    """Captures standard error in a `with` block. Drops the output if the block raises, or else writes it afterwards."""
     with _alone:
         try:
             held, kept = tempfile.TemporaryFile(), os.dup(_STANDARD_ERROR)  # noqa: SIM115

@@ -1,4 +1,4 @@
-"""Parts of documents: splits a text into a training and a validation part, and samples passages of a large part."""
+"""Splits a text into a training and a validation part, and takes evenly spread passages of a part that is too large."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from itertools import accumulate
 from attncli.text.documents import Documents
 from attncli.text.encode import Chunk, stretched
 
-_PASSAGES = 256  # the number of passages of a part that is too large, if the lengths below allow it
-_SHORTEST, _LONGEST = 1 << 16, 1 << 20  # characters of a passage
+_PASSAGES = 256  # the number of passages, if it gives each passage a length between the limits below
+_SHORTEST, _LONGEST = 1 << 16, 1 << 20  # the limits of the length of a passage, in characters
 
 
 @dataclass(frozen=True)
 class Part:
     """Passages of documents. Each passage is a range of characters of the whole text.
 
-    If `ends`, a special token marks the end of every document. The characters between the passages are `left_out`.
+    If `ends`, a special token marks the end of every document. `left_out` is the number of characters between passages.
     """
 
     documents: Documents
@@ -32,7 +32,7 @@ class Part:
         return cls(documents, ((0, documents.characters),), ends)
 
     def last(self, most: int) -> Part:
-        """Returns the last `most` characters of the last passage, or all of a shorter passage."""
+        """Returns a part: the last `most` characters of the last passage, or the whole of a shorter passage."""
         start, stop = self.passages[-1]
         return Part(self.documents, ((max(start, stop - most), stop),), self.ends)
 
@@ -47,15 +47,15 @@ class Part:
         return round(self.characters * self.documents.bytes / max(self.documents.characters, 1))
 
     def chunks(self) -> Iterator[Iterator[Chunk]]:
-        """Yields the text of each passage, in chunks that can be tokenized one by one."""
+        """Yields the chunks of each passage. Chunks can be tokenized one by one."""
         return (stretched(self.documents.read(*passage)) for passage in self.passages)
 
 
 def split_by_position(documents: Documents, fraction: float) -> tuple[Part, Part]:
-    """Splits documents: the last `fraction` of the characters validates, the rest trains. A document may be cut.
+    """Splits documents into a training part and a validation part: the last `fraction` of the characters.
 
-    The ends of documents are marked only if there are several documents, because the end of a single document is not
-    in the training part.
+    The border may be inside a document. The ends of documents are marked only if there are several documents, because
+    the training part does not contain the end of a single document.
     """
     total = documents.characters
     keep = total - round(total * fraction)
@@ -64,17 +64,16 @@ def split_by_position(documents: Documents, fraction: float) -> tuple[Part, Part
 
 
 def both_given(train: Documents, val: Documents) -> tuple[Part, Part]:
-    """Returns the training part and the validation part, each made of its own text."""
+    """Returns the training part and the validation part, for a validation text of its own."""
     several = train.count > 1 or val.count > 1
     return Part.whole(train, several), Part.whole(val, several)
 
 
 def spread(part: Part, most: int) -> Part:
-    """Returns at most `most` characters of a part, as passages spread evenly over the part.
+    """Returns a part of at most `most` characters: passages that are spread evenly over the given part.
 
-    Every passage first has the same length: 64 Ki characters or more, but at most `most`. Then each end of the passage
-    moves inwards by up to a quarter of the length, to the nearest end of a document. If there is none, the passage ends
-    at the end of a line.
+    All passages first have one length: 64 Ki characters or more, but at most `most`. Then both ends of a passage move
+    inwards by up to a quarter of its length, to the end of a document or else of a line.
     """
     if part.characters <= most:
         return part
@@ -92,10 +91,9 @@ def spread(part: Part, most: int) -> Part:
 
 
 def _trimmed(documents: Documents, start: int, stop: int, begins: bool) -> tuple[int, int]:
-    """Moves the ends of a passage inwards to the end of a document or else of a line. If `begins`, its start is kept.
+    """Returns a shorter passage, which begins and ends with a whole document, or else with a whole line, if possible.
 
-    So the passage begins and ends with a whole document or line if possible. An end moves by at most a quarter of the
-    length.
+    Each end moves by at most a quarter of the length. If `begins`, the start does not move.
     """
     chunks = list(documents.read(start, stop))
     text = "".join(chunk for chunk, _ in chunks)

@@ -1,4 +1,4 @@
-"""Draws random passages of a text with a seed. A passage is the beginning of a paragraph, cut to a random length."""
+"""Draws random passages of a text from a seed. A passage is the beginning of a paragraph, of a random length."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import re
 from attncli.text.documents import Documents
 from attncli.text.tokenizer import Tokenizer
 
-MOST_READ = 4_000_000  # characters, from the beginning of the text
-_CHARACTERS_PER_TOKEN = 16  # an upper bound, so that long paragraphs are not tokenized as a whole
+MOST_READ = 4_000_000  # characters at the beginning of the text; the rest is not read
+_CHARACTERS_PER_TOKEN = 16  # more than tokens usually have; the rest of a long paragraph is not tokenized
 
 
 def draw_passages(

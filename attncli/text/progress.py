@@ -1,4 +1,4 @@
-"""Progress of reading, of learning a vocabulary and of tokenizing, reported to a listener at intervals."""
+"""Reports the progress of reading, of learning a vocabulary and of tokenizing to a listener, at intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _REPORT_EVERY = 0.1  # seconds
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a stage, in bytes of text. `total` is None if it is unknown."""
+    """The progress of a stage, in bytes of text. `total` is None if the size is unknown."""
 
     stage: Literal["reading", "learning the vocabulary", "tokenizing", "measuring a step"]
     done: int
@@ -23,7 +23,7 @@ Listener = Callable[[Progress], None]
 
 
 class ProgressMeter:
-    """Counts the bytes of a stage, and reports to a listener at most ten times a second."""
+    """Counts the bytes of a stage, and reports the progress to a listener at most ten times a second."""
 
     def __init__(self, listener: Listener | None, first: Progress) -> None:
         self._listener, self._now = listener, first

@@ -1,7 +1,7 @@
 """Opens text files and standard input, and decodes them in blocks.
 
-A byte order mark decides between UTF-8, UTF-16 and UTF-32; other encodings must be named. The error for a file that
-is not text names its kind, or the offset of the first byte that is not in the encoding.
+A byte order mark decides between UTF-8, UTF-16 and UTF-32; other encodings must be named. For a file that is not text,
+the error names the kind of file, or the offset of the first byte that is not in the encoding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from attncli.text.tokenizer import checked_text
 STDIN = "-"
 _BLOCK = 1 << 20  # bytes of one read
 UTF8_MARK = codecs.BOM_UTF8
-_MARKS = (  # byte order marks; UTF-32 first, since its little-endian mark begins with the mark of UTF-16
+_MARKS = (  # byte order marks; UTF-32 is first, since its little-endian mark begins with the mark of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -33,24 +33,24 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 def name_of(path: str) -> str:
-    """Returns the name of a path in messages."""
+    """Returns the name that messages use for a path: 'standard input' for '-'."""
     return "standard input" if path == STDIN else path
 
 
 def opened(path: str) -> AbstractContextManager[IO[bytes]]:
-    """Opens a file, which is closed after its `with` block, or standard input, which stays open."""
+    """Opens a file, which the end of its `with` block closes, or standard input, which is not closed."""
     return nullcontext(sys.stdin.buffer) if path == STDIN else Path(path).open("rb")
 
 
 @contextmanager
 def reading_errors(name: str) -> Iterator[None]:
-    """Turns an OSError of opening or reading, raised in the block, into BadInput."""
+    """Raises BadInput for an OSError in the `with` block, which opens or reads `name`."""
     try:
         yield
     except OSError as problem:
         if is_url(name):
             raise BadInput(
-                f"{name} is a URL, and a text is read from a file.", f"Download it first: curl -LO {shlex.quote(name)}"
+                f"{name} is a URL, and attncli reads files only.", f"Download it first: curl -LO {shlex.quote(name)}"
             ) from None
         if isinstance(problem, FileNotFoundError):
             raise BadInput(f"There is no file {name}.", "Check the path.") from None
@@ -60,27 +60,27 @@ def reading_errors(name: str) -> Iterator[None]:
 
 
 def is_url(text: str) -> bool:
-    """Whether a text begins like a URL: 'https://…'."""
+    """Whether a text begins like a URL, such as 'https://…'."""
     return _URL.match(text) is not None
 
 
 def encoding_of(head: bytes, encoding: str) -> str:
     """Returns the encoding of a file that begins with `head`.
 
-    If `encoding` is UTF-8, a byte order mark overrides it.
+    It is `encoding`, or if that is UTF-8, the encoding of a byte order mark.
     """
     return next((other for mark, other in _MARKS if is_utf8(encoding) and head.startswith(mark)), encoding)
 
 
 def is_utf8(encoding: str) -> bool:
-    """Whether the name of an encoding means UTF-8. Python must know the name."""
+    """Whether the name of an encoding means UTF-8. The name must be known to Python."""
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
 def decoded(
     file: IO[bytes], name: str, encoding: str, meter: ProgressMeter | None = None
 ) -> Iterator[tuple[str, bool]]:
-    """Yields the text of a file as pairs: a block, and whether it is the last.
+    """Yields the text of a file as pairs: a block, and whether it is the last block.
 
     Raises BadInput as `files.read_text` does.
     """
@@ -90,7 +90,7 @@ def decoded(
     encoding = encoding_of(data, encoding)
     utf8 = is_utf8(encoding)
     decoder = codecs.getincrementaldecoder("utf-8" if utf8 else _with_byte_order(encoding, data))()
-    at = len(UTF8_MARK) if utf8 and data.startswith(UTF8_MARK) else 0  # the offset of `data` in the file
+    at = len(UTF8_MARK) if utf8 and data.startswith(UTF8_MARK) else 0  # the offset in the file at which `data` begins
     data = data[at:]
     while True:
         if utf8 and (found := data.find(b"\0")) >= 0:
@@ -107,7 +107,7 @@ def decoded(
         except UnicodeError as problem:
             raise _not_text(f"{name} is not {encoding}: {problem}.") from None
         if not utf8 and "\0" in text:
-            raise _not_text(f"{name} is not text in {encoding.upper()}: it holds NUL characters.")
+            raise _not_text(f"{name} is not text in {encoding.upper()}: it contains NUL characters.")
         if meter is not None:
             meter.add(len(data))
         yield text, last
@@ -119,28 +119,28 @@ def decoded(
 
 
 def _not_text(message: str, data: bytes | None = None) -> BadInput:
-    """Returns the error for bytes that are not in the encoding; `data` are bytes that are not UTF-8."""
+    """Returns the error for a file that is not text in the encoding; `data` is the block if the encoding is UTF-8."""
     return BadInput.naming(lambda named: (message, _advice(named("encoding"), data)))
 
 
 def _advice(encoding: str, data: bytes | None) -> str:
-    """Returns advice for bytes that cannot be decoded; it suggests only encodings that are possible."""
+    """Returns advice for a file that cannot be decoded. It suggests only encodings that the bytes can have."""
     if data is None:
-        return f"Name the {encoding} that it is in, or convert it to UTF-8."
+        return f"Set {encoding} to the encoding of the file, or convert the file to UTF-8."
     zeros, odd = data.count(0), data[1::2].count(0)
     if not zeros:
         return (
-            f"Convert it to UTF-8; to train and eval its {encoding} can be named instead, such as latin-1 or gb18030."
+            f"Convert it to UTF-8. For train and eval, its {encoding} can be given instead, such as latin-1 or gb18030."
         )
     # In UTF-16 of Latin letters, the bytes at even or at odd offsets are mostly 0x00.
     if zeros > 3 and 4 * zeros > len(data) and 8 * min(odd, zeros - odd) < zeros:
         order = "le" if odd > zeros - odd else "be"
-        return f"It looks like UTF-16. Convert it to UTF-8, or to train and eval say {encoding} utf-16-{order}."
+        return f"It looks like UTF-16. Convert it to UTF-8, or give train and eval {encoding} utf-16-{order}."
     return "Give a text file."
 
 
 def _with_byte_order(encoding: str, data: bytes) -> str:
-    """Returns the encoding. For UTF-16 or UTF-32 without a byte order mark, adds the byte order of this machine."""
+    """Returns the encoding; for UTF-16 or UTF-32 without a byte order mark, with the byte order of this machine."""
     marks = {"utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)}
     known = marks.get(codecs.lookup(encoding).name)
     return f"{encoding}-{sys.byteorder[0]}e" if known and not data.startswith(known) else encoding

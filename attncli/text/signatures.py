@@ -1,6 +1,6 @@
 """Recognizes binary files by their first bytes, and advises how to extract their text.
 
-To recognize another kind, add an entry to _KINDS.
+To recognize another kind of file, add an entry to _KINDS.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _NO_TEXT = "Give a text file."
 
 
 class _Kind(NamedTuple):
-    """A binary format: a pattern of its first bytes, its name, and advice, such as the command that prints its text."""
+    """A binary format: a pattern of its first bytes, its name, and how to extract its text."""
 
     begins: re.Pattern[bytes]
     name: str
-    command: str = ""
-    advice: str = _NO_TEXT
+    command: str = ""  # prints the text; empty if there is no such command
+    advice: str = _NO_TEXT  # the hint if there is no command
 
 
 def _begins(pattern: bytes) -> re.Pattern[bytes]:
@@ -58,7 +58,7 @@ _KINDS = (
 
 
 def refuse_known(head: bytes, name: str, path: str | None) -> None:
-    """Raises BadInput for the first bytes of a known binary format; the hint says how to extract its text.
+    """Raises BadInput if a file begins like a known binary format. The hint says how to extract its text.
 
     Args:
         head: at least the first 265 bytes of the file, or the whole of a shorter file.
@@ -74,11 +74,11 @@ def _advice(kind: _Kind, path: str | None) -> str:
     if path is None:
         packer = kind.command.removesuffix(" {file}")
         if packer != kind.command and packer.endswith("-dc"):
-            return f"Unpack it on the way: … | {packer} | attncli COMMAND -"
-        return "Save it as a file, and give the text that is in it." if kind.command else _NO_TEXT
+            return f"Unpack it first: … | {packer} | attncli COMMAND -"
+        return "Save it as a file, and extract its text." if kind.command else _NO_TEXT
     file = shlex.quote(path)
     if re.search(r"\.(tgz|txz|tbz2?|tar\.\w+)$", path):
         return f"Unpack it, and give its directory: tar -xf {file}"
     if kind.command:
-        return f"Pipe its text in, with - for the file: {kind.command.format(file=file)} | attncli COMMAND -"
+        return f"Pipe its text, and give - as the file: {kind.command.format(file=file)} | attncli COMMAND -"
     return kind.advice.format(file=file)

@@ -1,8 +1,8 @@
 """A program that renders a chat template: it reads JSON from standard input and writes JSON to standard output.
 
-It runs in a separate process, since a template is code that comes with a model: it can loop forever or exhaust memory.
-Jinja's sandbox keeps the template from unsafe attributes and from changing its values, and this process limits its own
-memory and CPU time. This program imports nothing of attncli.
+The program runs in its own process, since a template is foreign code, which can loop forever or exhaust memory. The
+sandbox of Jinja denies unsafe attributes and changes of the values, and the process limits its memory and CPU time. The
+program imports nothing of attncli.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _MOST_MEMORY = 1 << 30  # bytes
-_MOST_SAID = 200  # characters of an error message, which a template chooses
+_MOST_SAID = 200  # the largest number of characters of an error message, which a template can choose
 
 
 class GenerationBlock(Extension):
-    """The `{% generation %}` block, which marks text that a model wrote. The block renders as its content."""
+    """Parses `{% generation %}` blocks, which mark text that a model wrote. A block renders as its content."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self.tags = {"generation"}
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """Returns the syntax nodes up to the end of the block."""
+        """Returns the syntax nodes of the content of a block."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def render(template: str, values: dict[str, Any], most: int) -> str:
-    """Renders a template with these values. Raises TemplateError; raises ValueError for more than `most` characters."""
+    """Renders a template with values. Raises TemplateError; raises ValueError for more than `most` characters."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols]
     )
@@ -68,9 +68,9 @@ def _raise(message: str) -> None:
 
 
 def _limit(seconds: int) -> None:
-    """Limits the memory and the CPU time of this process, if the system can.
+    """Limits the memory and the CPU time of this process, if the system supports limits.
 
-    SIGXCPU ends the process after `seconds`.
+    After `seconds` of CPU time, SIGXCPU ends the process.
     """
     with suppress(ImportError):
         import resource

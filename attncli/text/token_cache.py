@@ -1,7 +1,7 @@
 """The token cache: files with the ids of a corpus, in a folder named by a hash of the text, settings and tokenizer.
 
-Writes are atomic: an entry is written to a temporary folder and then renamed, so a reader sees all of it or nothing.
-Ids are read from the files in slices.
+Writes are atomic: an entry is written to a temporary folder, which is then renamed. A reader finds a whole entry or no
+entry. Ids are read from the files in slices.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from attncli.text.progress import Listener, Progress, ProgressMeter
 from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokens import Tokens, encoded, first_token
 
-SMALLEST_TRAINING = 64  # tokens: below this there is nothing to learn from
-_READ_AT_ONCE = 1 << 22  # ids
+SMALLEST_TRAINING = 64  # the smallest number of training tokens; a shorter text is refused
+_READ_AT_ONCE = 1 << 22  # ids that are checked at once
 _CACHE_VERSION = 2
-_LARGEST_FACTS = 1 << 20  # bytes of facts.json
-_UNFINISHED = ".writing-"  # prefix of the name of a folder that is being written
-_ABANDONED = 86_400  # seconds after which an unfinished folder is removed
+_LARGEST_FACTS = 1 << 20  # the largest size of facts.json, in bytes
+_UNFINISHED = ".writing-"  # the prefix of the name of a folder that is being written
+_ABANDONED = 86_400  # seconds after which an unfinished folder of a killed process is removed
 
 
 class Tokenized(NamedTuple):
@@ -52,14 +52,14 @@ def entry_of(digest: str, config: CorpusConfig) -> Path:
 
 
 def entry_with(entry: Path, tokenizer: Tokenizer) -> Path:
-    """Returns the cache folder of the same corpus when it is tokenized with a given tokenizer."""
+    """Returns the cache folder of the corpus of `entry` if it is tokenized with a given tokenizer."""
     return entry.with_name(f"{entry.name}-{hashlib.sha256(tokenizer.to_json().encode()).hexdigest()[:16]}")
 
 
 def tokenize(train: Part, val: Part, tokenizer: Tokenizer, entry: Path, progress: Listener | None) -> Tokenized:
-    """Tokenizes both parts into a new cache entry, and returns the parts read back from the entry.
+    """Tokenizes both parts into a new cache entry, and returns the entry as it is read back.
 
-    Raises BadInput for a text that is too short, OutOfRoom if the entry cannot be written.
+    Raises BadInput for a text that is too short, and OutOfRoom if the entry cannot be written.
     """
     parts = {"train": train, "val": val}
     folder = _writable_folder(entry.parent)
@@ -73,7 +73,7 @@ def tokenize(train: Part, val: Part, tokenizer: Tokenizer, entry: Path, progress
         )
         try:
             folder.rename(entry)
-        except OSError:  # another process has written the entry, or there is a damaged one
+        except OSError:  # another process has written the entry, or a damaged entry exists
             if read_entry(entry) is None:
                 shutil.rmtree(entry, ignore_errors=True)
                 folder.rename(entry)
@@ -87,7 +87,7 @@ def tokenize(train: Part, val: Part, tokenizer: Tokenizer, entry: Path, progress
 
 
 def _writable_folder(parent: Path) -> Path:
-    """Makes a new folder in the cache. Removes old unfinished folders of killed processes. Raises OutOfRoom."""
+    """Makes a folder in the cache. Removes unfinished folders of killed processes. Raises OutOfRoom on failure."""
     try:
         make_private(parent)
         for left in parent.glob(f"{_UNFINISHED}*"):
@@ -97,13 +97,13 @@ def _writable_folder(parent: Path) -> Path:
     except OSError as problem:
         raise OutOfRoom(
             f"The token cache {parent} cannot be written: {problem.strerror}.",
-            "Set ATTNCLI_CACHE to a folder that can be.",
+            "Set ATTNCLI_CACHE to a folder that can be written.",
         ) from None
 
 
 @dataclass(frozen=True)
 class _Facts:
-    """What facts.json says about the ids of a part."""
+    """The facts about the ids of a part that facts.json contains."""
 
     tokens: int
     characters: int
@@ -114,16 +114,16 @@ class _Facts:
 
 
 class _Writer:
-    """Writes the ids of the parts into a folder, one group of chunks at a time."""
+    """Writes the ids of both parts into a folder, one group of chunks at a time."""
 
     def __init__(self, folder: Path, tokenizer: Tokenizer, size: int, progress: Listener | None) -> None:
         self._folder, self._tokenizer = folder, tokenizer
         self._size = size  # bytes of text, estimated
-        self._read = self._written = 0  # bytes of text that were read, bytes of ids that were written
+        self._read = self._written = 0  # the bytes of text that were read, and the bytes of ids that were written
         self._meter = ProgressMeter(progress, Progress("tokenizing", 0, size))
 
     def write(self, name: str, part: Part) -> _Facts:
-        """Writes one part, and returns the facts about its ids. Raises OSError if the part cannot be written."""
+        """Writes the ids of one part, and returns the facts about them. Raises OSError if they cannot be written."""
         tokens = size = documents = 0
         with (self._folder / f"{name}.ids").open("wb") as file:
             for some in encoded(part, self._tokenizer):
@@ -134,12 +134,12 @@ class _Writer:
         return _Facts(tokens, part.characters, size, documents, part.left_out, dtype_of(self._tokenizer).name)
 
     def not_written(self, problem: OSError) -> OutOfRoom:
-        """Returns the error for a failed write, with the number of bytes needed, estimated from the bytes so far."""
+        """Returns the error for a failed write. If the disk is full, the error estimates how many bytes are needed."""
         place = self._folder.parent
         if problem.errno not in NO_ROOM:
             return OutOfRoom(
                 f"The token cache {place} cannot be written: {reason(problem)}.",
-                "Set ATTNCLI_CACHE to a folder that can be.",
+                "Set ATTNCLI_CACHE to a folder that can be written.",
             )
         needed = max(round(self._written * self._size / max(self._read, 1)), self._written)
         needed += len(self._tokenizer.to_json().encode())
@@ -182,6 +182,6 @@ def _check_lengths(facts: dict[str, _Facts]) -> None:
         total = facts["train"].characters + facts["val"].characters
         raise BadInput(
             f"The text is too short to learn from: {total:,} characters, {facts['train'].tokens} tokens to train on "
-            f"and {facts['val'].tokens} to validate on, where at least {SMALLEST_TRAINING} and 2 are needed.",
-            "Give more text: a few thousand words make a first model.",
+            f"and {facts['val'].tokens} to validate on; at least {SMALLEST_TRAINING} and 2 are needed.",
+            "Give more text: a few thousand words are enough for a first model.",
         )

@@ -1,8 +1,8 @@
 """Tokenizer: encodes text into token ids and decodes ids, for any `tokenizer.json`.
 
-The `tokenizers` library does the work. This module adds three guarantees: the string of a special token in a user's
-text is plain text, encoding loses nothing, and a stream of ids never shows half a character. `tokenizer_training`
-trains new tokenizers.
+The `tokenizers` library does the work. This module adds three guarantees. The string of a special token in a user's
+text is encoded as plain text. Encoding loses nothing. Streamed decoding never returns half a character.
+`tokenizer_training` trains new tokenizers.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 END_OF_TEXT = "<|endoftext|>"
-_LARGEST_FILE = 64 << 20  # bytes of a tokenizer.json
-_PRIVATE_USE = range(0xF0000, 0xFFFFE)  # a range of Unicode whose characters have no meaning
+_LARGEST_FILE = 64 << 20  # the largest size of a tokenizer.json, in bytes
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)  # Unicode characters without a meaning
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -39,10 +39,10 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 class Piece:
     """One token of a text.
 
-    `part` is (1, 1) for a token of whole characters. If n tokens share one character, the i-th has the part (i, n), and
-    its `text` is the whole character. `unfinished` means that the last character of `text` continues in the next token,
-    so that each character can be counted once. A token that the tokenizer puts before a text has no bytes. It is a
-    special token or SentencePiece's '▁'; '▁' is `unfinished`, since the first character of the text continues it.
+    `part` is (1, 1) for a token of whole characters. If n tokens share one character, token i has the part (i, n), and
+    its `text` is the whole character. If `unfinished`, the last character of `text` continues in the next token, which
+    counts that character. A token that the tokenizer adds before a text has no bytes. It is a special token or the '▁'
+    of SentencePiece, which is `unfinished`, since the first character of the text continues it.
     """
 
     id: int
@@ -53,20 +53,20 @@ class Piece:
 
     @property
     def of_text(self) -> bool:
-        """Whether the token encodes part of the text. False for a token that the tokenizer puts before the text."""
+        """Whether the token encodes part of the text. False for a token that the tokenizer adds before the text."""
         return self.bytes > 0 or self.part != (1, 1)
 
     @property
     def completed(self) -> str:
-        """The characters that this token completes: `text`, without the last character if that is unfinished."""
+        """The characters that this token completes: `text`, without an unfinished last character."""
         return self.text[:-1] if self.unfinished else self.text
 
 
 class Tokenizer:
-    """Encodes text and decodes ids. If attncli trained the tokenizer, `decode(encode(text))` is `text` for any text."""
+    """Encodes text and decodes ids. For a tokenizer that attncli trained, `decode(encode(text))` is always `text`."""
 
     def __init__(self, backend: Backend, may_panic: bool = False) -> None:
-        """Wraps a tokenizer of the library; `may_panic` says whether the library may panic on some text."""
+        """Wraps a tokenizer of the library. `may_panic` is true if the library may panic on some text."""
         self._may_panic = may_panic
         backend.encode_special_tokens = True
         backend.no_padding()
@@ -76,7 +76,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str, where: str = "tokenizer.json") -> Tokenizer:
-        """Reads the text of a `tokenizer.json`. Raises BadCheckpoint if the text is invalid."""
+        """Returns the tokenizer of the text of a `tokenizer.json`. Raises BadCheckpoint if the text is invalid."""
         from tokenizers import Tokenizer as Backend
 
         may_panic = refuse_hostile(text, where)
@@ -88,7 +88,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
-        """Reads a `tokenizer.json`, given its path or its directory. Raises BadCheckpoint if the file is missing."""
+        """Reads a `tokenizer.json`, given its path or directory. Raises BadCheckpoint if it is missing or invalid."""
         file = path / "tokenizer.json" if is_folder(path) else path
         try:
             text = read_regular(file, _LARGEST_FILE).decode("utf-8")
@@ -119,9 +119,9 @@ class Tokenizer:
 
     @cached_property
     def opening(self) -> tuple[int, ...]:
-        """The special tokens that the post-processor puts before a text; none for a tokenizer that attncli trained.
+        """The special tokens that the post-processor adds before a text; none for a tokenizer that attncli trained.
 
-        As in transformers, a tokenizer.json makes `add_bos_token` in tokenizer_config.json irrelevant.
+        As in transformers, `add_bos_token` in tokenizer_config.json has no effect if there is a tokenizer.json.
         """
         with _library_failures(self._may_panic):
             encoding = self._backend.encode("a")
@@ -129,21 +129,21 @@ class Tokenizer:
         opening = tuple(id_ for id_, _ in added)
         if any(id_ >= self.vocab_size for id_ in opening):
             raise BadCheckpoint(
-                f"The tokenizer puts token {max(opening)} before a text, and has ids 0 to {self.vocab_size - 1}.",
+                f"The tokenizer adds token {max(opening)} before a text, but its ids are 0 to {self.vocab_size - 1}.",
                 "Copy it again from its source.",
             )
         return opening
 
     @cached_property
     def opening_pieces(self) -> tuple[Piece, ...]:
-        """The opening tokens as pieces; these have no bytes."""
+        """The tokens of `opening` as pieces, which have no bytes."""
         return tuple(Piece(id_, self.name(id_), 0) for id_ in self.opening)
 
     @cached_property
     def kind(self) -> str:
-        """The tokenizer's algorithm: 'byte', 'char' or 'bpe'.
+        """The algorithm of the tokenizer: 'byte', 'char' or 'bpe'.
 
-        For any other, the name in the library, such as 'Unigram'.
+        Any other algorithm has its name in the library, such as 'Unigram'.
         """
         model = json.loads(self._backend.to_str())["model"]
         if model["type"] != "BPE":
@@ -171,9 +171,9 @@ class Tokenizer:
         return dict(sorted(special.items(), key=lambda item: -len(item[0])))
 
     def stand_ins(self, texts: Sequence[str]) -> dict[str, str]:
-        """Maps a private character to each special token's string in these texts; the strings must remain plain text.
+        """Maps a private character to each string of a special token in the texts, so that the string stays plain text.
 
-        Longer strings come first, since a string may contain another string.
+        Longer strings are first, since a string may contain another string.
         """
         whole = "".join(texts)
         unused = (char for char in map(chr, _PRIVATE_USE) if char not in whole)
@@ -182,8 +182,8 @@ class Tokenizer:
     def encode_with_special(self, text: str, stand_ins: Mapping[str, str]) -> list[int]:
         """Encodes a text in which special tokens are recognized, as transformers encodes a rendered template.
 
-        A character of `stand_ins` is replaced by its string, which is encoded as plain text. So the text between
-        special tokens is encoded part by part.
+        Each character of `stand_ins` is replaced by its string, which is encoded as plain text. For this reason, the
+        texts between special tokens are encoded one by one.
         """
         if not any(stand_in in text for stand_in in stand_ins):
             self._backend.encode_special_tokens = False
@@ -207,8 +207,8 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
         """Decodes ids; bytes that are not UTF-8 become U+FFFD. Raises BadInput for an id outside the vocabulary.
 
-        `after` are the preceding ids. They are not part of the result. Some decoders drop a space at the beginning of a
-        text, and so need to know whether `ids` begins the text.
+        `after` are the preceding ids, whose text is not returned. They matter to decoders that drop a space at the
+        beginning of a text: with preceding ids, `ids` does not begin the text.
         """
         for i in ids:
             if not 0 <= i < self.vocab_size:
@@ -223,9 +223,9 @@ class Tokenizer:
             return str(self._backend.decode(list(ids), skip_special_tokens=False))
 
     def context(self, ids: Sequence[int]) -> list[int]:
-        """Returns those last ids that affect how the next ids are decoded. Returns none at the beginning of a text.
+        """Returns the last of the given ids that affect how the next ids are decoded; none at the beginning of a text.
 
-        A decoder depends on the previous token, or on a run of byte tokens. Special tokens before a text are ignored.
+        Decoding depends on the previous token, or on a run of byte tokens. Special tokens before a text are ignored.
         """
         if self._holds_bytes:
             return []
@@ -237,17 +237,17 @@ class Tokenizer:
         return text[max(at, 0) :]
 
     def name(self, id_: int) -> str:
-        """Returns the text that a token has inside a text: '▁time' -> ' time'.
+        """Returns the text of a token inside a text: '▁time' -> ' time'.
 
-        At the beginning of a text it is 'time'.
+        At the beginning of a text, the text of this token would be 'time'.
         """
         return self.decode([id_], self._before_a_name)
 
     @cached_property
     def _before_a_name(self) -> list[int]:
-        """Returns ids to decode before a token.
+        """The ids that `name` decodes before a token.
 
-        They keep the token's leading space if the decoder drops the first space.
+        With them, a decoder that drops the first space of a text does not drop the leading space of the token.
         """
         of = self._decoder.get("of", [self._decoder["type"]])
         drops = isinstance(of, list) and not {"Strip", "Metaspace"}.isdisjoint(of)
@@ -257,7 +257,7 @@ class Tokenizer:
         return _BYTE_TOKEN.fullmatch(self._backend.id_to_token(id_) or "") is not None
 
     def pieces(self, text: str) -> list[Piece]:
-        """Returns the tokens of a text, each with the characters that it covers."""
+        """Returns the tokens of a text as pieces, each with the characters that the token covers."""
         checked_text(text)
         with _library_failures(self._may_panic):
             encoding = self._backend.encode(text, add_special_tokens=False)
@@ -268,14 +268,13 @@ class Tokenizer:
         return [prefix, *self._pieces(ids[1:], spans[1:], text)]
 
     def pieces_within(self, text: str) -> list[Piece]:
-        """Returns the tokens of a part of a text, without the tokens that the tokenizer puts before a text."""
+        """Returns the pieces of a part of a text, without the tokens that the tokenizer adds before a text."""
         return list(dropwhile(lambda piece: not piece.of_text, self.pieces(text)))
 
     def _has_prefix(self, ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> bool:
-        """Whether the first token is only SentencePiece's '▁', which the tokenizer puts before the text.
+        """Whether the first token is only the '▁' of SentencePiece, which the tokenizer adds before the text.
 
-        In this case the library reports overlapping character spans: both '▁' and the token after it span the first
-        character of the text.
+        The library then reports overlapping spans: both '▁' and the next token span the first character of the text.
         """
         return (
             not self._holds_bytes
@@ -286,10 +285,9 @@ class Tokenizer:
         )
 
     def pieces_of(self, ids: Sequence[int]) -> list[Piece]:
-        """Returns the pieces of ids that a model generated. Such ids may differ from the encoding of their text.
+        """Returns the pieces of ids that a model generated, which may differ from the encoding of their text.
 
-        If the tokens of the tokenizer are not bytes, encodes the decoded text again and returns the pieces of this
-        text.
+        If the tokens of the tokenizer are not bytes, returns the pieces of the decoded text.
         """
         if not self._holds_bytes:
             return self.pieces(self.decode(ids))
@@ -303,8 +301,8 @@ class Tokenizer:
         return self._pieces(ids, spans, text)
 
     def _pieces(self, ids: Sequence[int], spans: Sequence[tuple[int, int]], text: str) -> list[Piece]:
-        """Returns the pieces of ids; `spans` are the ranges of characters of the text that the ids cover."""
-        # The number of tokens that cover each character: above 1, tokens share the character.
+        """Returns the pieces of ids. `spans` are the ranges of characters of the text that the ids cover."""
+        # The number of tokens that cover each character; several tokens can share a character.
         cover = Counter(at for start, end in spans for at in range(start, end))
         seen: Counter[int] = Counter()
         pieces = []
@@ -322,11 +320,11 @@ class Tokenizer:
         return pieces
 
     def stream(self, after: Sequence[int] = ()) -> DecodeStream:
-        """Returns a decoder for ids that arrive one at a time; `after` are preceding ids, which are not decoded."""
+        """Returns a decoder for ids that arrive one at a time. The text of preceding ids, `after`, is not returned."""
         return DecodeStream(self, after)
 
     def _bytes(self, id_: int) -> bytes:
-        """Returns the bytes of a token, in a tokenizer whose tokens are bytes or characters."""
+        """Returns the bytes of a token of a tokenizer whose tokens are bytes or characters."""
         known = self._known_bytes.get(id_)
         if known is None:
             known = self._known_bytes[id_] = self._looked_up_bytes(id_)
@@ -346,7 +344,7 @@ class Tokenizer:
 
     @cached_property
     def _byte_level(self) -> bool:
-        """Whether the vocabulary writes every token with one character per byte."""
+        """Whether the vocabulary spells every token with one character per byte."""
         return self._decoder == {"type": "ByteLevel"}
 
     @cached_property
@@ -364,9 +362,9 @@ class Tokenizer:
 
 @contextmanager
 def _library_failures(may_panic: bool) -> Iterator[None]:
-    """Turns a failure of the library into BadCheckpoint.
+    """Raises BadCheckpoint for a failure of the library in the `with` block.
 
-    A panic of the library is a BaseException, not an Exception.
+    The failure may be a panic, which is a BaseException but not an Exception.
     """
     try:
         with held_back() if may_panic else nullcontext():
@@ -375,25 +373,25 @@ def _library_failures(may_panic: bool) -> Iterator[None]:
         raise
     except BaseException as problem:
         raise BadCheckpoint(
-            f"The tokenizer fails: {str(problem)[:160]}", "Copy its model again from its source."
+            f"The tokenizer fails: {str(problem)[:160]}", "Copy the model again from its source."
         ) from None
 
 
 class DecodeStream:
-    """Decodes ids that arrive one at a time; the returned texts concatenate to the decoding of all ids.
+    """Decodes ids that arrive one at a time. The returned texts concatenate to the decoding of all ids.
 
     A character may be split over several tokens, and in some tokenizers the text of a token depends on its neighbours.
-    So each step decodes the last few ids, and holds back a U+FFFD at the end, since the next id may complete it.
+    So each step decodes the last few ids, and does not return a U+FFFD at the end yet: the next id may complete it.
     """
 
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._tail = tokenizer.context(after)  # ids since the last but one position at which all text was certain
+        self._tail = tokenizer.context(after)  # ids since the second-to-last position at which all text was certain
         self._before = len(self._tail)  # how many ids of the tail precede the last such position
-        self._given = 0  # characters after that position that were already returned
+        self._given = 0  # how many characters after the last such position were already returned
 
     def push(self, id_: int) -> str:
-        """Takes one id, and returns the text that is now certain. This text may be empty."""
+        """Adds one id, and returns the new text that is now certain, which may be empty."""
         self._tail.append(id_)
         text = self._since()
         certain = text.rstrip(_REPLACEMENT)
@@ -416,13 +414,15 @@ class DecodeStream:
 
 
 def _decoded(data: bytes) -> tuple[str, list[int]]:
-    """Decodes bytes, with U+FFFD for invalid UTF-8. Also returns, for each byte, the index of its character."""
+    """Returns the text of bytes, with U+FFFD for invalid UTF-8, and for each byte the index of its character."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text, at, pending = "", [], 0
     for end in range(1, len(data) + 2):
         found = decoder.decode(data[end - 1 : end], final=end > len(data))
         pending += end <= len(data)
-        done = pending - len(decoder.getstate()[0])  # bytes of the found characters: one each, the first has the rest
+        done = pending - len(
+            decoder.getstate()[0]
+        )  # bytes of the found characters; each one after the first has one byte
         for number in range(len(found)):
             at += [len(text) + number] * (done - len(found) + 1 if number == 0 else 1)
         text, pending = text + found, pending - done if found else pending
@@ -440,12 +440,12 @@ _BYTE_OF = {char: byte for byte, char in enumerate(byte_characters())}
 
 
 def checked_text(text: str) -> str:
-    """Returns the text unchanged. Raises BadInput for a surrogate, which represents a byte that is not UTF-8."""
+    """Returns the text unchanged. Raises BadInput if it contains a surrogate, which means a byte that is not UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as problem:
-        message = f"The text is not valid Unicode at character {problem.start}: it holds {text[problem.start]!a}."
+        message = f"The text is not valid Unicode at character {problem.start}: it contains {text[problem.start]!a}."
         raise BadInput.naming(
-            lambda named: (message, f"Save it as UTF-8, or put it in a file and name its {named('encoding')}.")
+            lambda named: (message, f"Save it as UTF-8, or save it in a file and give its {named('encoding')}.")
         ) from None
     return text

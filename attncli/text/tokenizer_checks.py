@@ -1,7 +1,7 @@
 """Refuses a hostile `tokenizer.json` before the `tokenizers` library loads it; checks whether the library may panic.
 
 The library executes every step of the file, and aborts the process when memory runs out. So this module limits the ids,
-the growth of the text, the steps and the added tokens. The library itself reports a malformed file.
+the growth of a text, the steps and the added tokens. A malformed file is not refused here: the library reports it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from attncli.errors import BadCheckpoint
 
 _LARGEST_ID = 1 << 22
-_MOST_GROWTH = 16  # the factor by which replacements may lengthen a text
-_MOST_STEPS = 64  # steps of a pipeline
-_MOST_ADDED = 64  # tokens that the post-processor adds to a text
+_MOST_GROWTH = 16  # the largest factor by which the steps of a pipeline may lengthen a text
+_MOST_STEPS = 64  # the largest number of steps in the file
+_MOST_ADDED = 64  # the largest number of tokens that the post-processor may add to a text
 _STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _NESTED = ("normalizers", "pretokenizers", "processors", "decoders")
 # Kinds of steps in which the library never panics on any text, if their patterns are plain strings.
@@ -67,10 +67,10 @@ def _steps(step: object) -> Iterator[dict[str, Any]]:
 
 
 def _growth(steps: object) -> int:
-    """Returns an upper bound: by which factor a pipeline of steps can lengthen a text.
+    """Returns an upper bound of the factor by which a pipeline of steps can lengthen a text.
 
-    A replacement multiplies the length by its own length. A prefix adds its length at most once per character. A
-    byte-level step multiplies the length by two, since most of its characters take two bytes.
+    A replacement multiplies the length of the text by the length of the replacement. A prefix is added at most once per
+    character. A byte-level step multiplies the length by two, since most of its characters take two bytes.
     """
     growth = 1
     for step in _steps(steps):
@@ -80,19 +80,19 @@ def _growth(steps: object) -> int:
 
 
 def _fault(step: dict[str, Any]) -> str | None:
-    """Returns the reason why a step of the pipeline is refused, or None."""
+    """Returns why a step of the pipeline is refused, or None if it is accepted."""
     kind = step.get("type")
     if kind == "TemplateProcessing":
         return _template_fault(step.get("single"), step.get("special_tokens"))
     if kind == "Precompiled" and not _is_whole_table(step.get("precompiled_charsmap")):
-        return "has a table of characters that is cut off"
+        return "has a table of characters that is incomplete"
     if kind == "FixedLength" and step.get("length") == 0:
         return "cuts a text into pieces of no length"
     return None
 
 
 def _template_fault(single: object, special: object) -> str | None:
-    """Returns why a post-processor is refused (it can add a second text or too many tokens), or None."""
+    """Returns why a post-processor is refused, or None: it may add neither a second text nor too many tokens."""
     if not isinstance(single, list) or not isinstance(special, dict):
         return None
     texts = [part["Sequence"] for part in single if isinstance(part, dict) and "Sequence" in part]
@@ -108,7 +108,7 @@ def _template_fault(single: object, special: object) -> str | None:
 
 
 def _is_whole_table(encoded: object) -> bool:
-    """Whether a base64 normalization table is complete: it begins with the length of its trie."""
+    """Whether a normalization table in base64 is complete. The table begins with the length of its trie."""
     try:
         table = base64.b64decode(encoded if isinstance(encoded, str) else "", validate=True)
     except ValueError:
@@ -118,7 +118,7 @@ def _is_whole_table(encoded: object) -> bool:
 
 
 def _may_panic(step: object) -> bool:
-    """Whether the library may panic in this step on some text."""
+    """Whether there may be a text on which the library panics in this step."""
     if not isinstance(step, dict):
         return True
     kind, pattern = step.get("type"), step.get("pattern")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken
 
 LARGEST_VOCABULARY = 1 << 20
-_LEARN_LENGTH = 1024  # characters
+_LEARN_LENGTH = 1024  # characters of a stretch that bpe learns from
 _SAFE_CUT = re.compile(r"(?<=\S)[ \n]")
 
 
@@ -24,12 +24,12 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int |
 
     Args:
         texts: the texts to learn the vocabulary from.
-        kind: 'bpe' merges frequent byte sequences; 'char' has one id per character; 'byte' one per byte.
-        vocab_size: the number of ids. If None, 'bpe' has 1024 and 'char' one for each character seen. 'byte'
-            always has 257.
+        kind: 'bpe' merges frequent byte sequences; 'char' has one id per character, 'byte' one id per byte.
+        vocab_size: the number of ids. If None, 'bpe' has 1024 ids, and 'char' has one id for each character seen.
+            'byte' always has 257 ids.
 
     Raises:
-        UsageProblem: for a vocab_size that is too small to be lossless, too large, or not 257 for 'byte'.
+        UsageProblem: for a vocab_size that is below 257 or too large, or that is not 257 for 'byte'.
     """
     if kind not in TOKENIZER_KINDS:
         raise UsageProblem.naming(
@@ -42,7 +42,7 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int |
         if kind == "byte" and vocab_size != 257:
             raise UsageProblem.naming(
                 lambda named: (
-                    "The byte tokenizer has 257 ids, always.",
+                    "The byte tokenizer always has 257 ids.",
                     f"Leave {named('vocab_size')} out, or use {named('tokenizer')} bpe.",
                 )
             )
@@ -50,7 +50,7 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int |
             raise UsageProblem.naming(
                 lambda named: (
                     f"{named('vocab_size')} is {vocab_size}, and must be from 257 to {LARGEST_VOCABULARY:,}.",
-                    "256 ids are the bytes, so that any text can be written, and one ends a document.",
+                    "256 ids are the bytes, so that any text can be encoded, and one id ends a document.",
                 )
             )
     if kind == "byte":
@@ -61,7 +61,7 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int |
 
 
 def byte_tokenizer() -> Tokenizer:
-    """Returns a tokenizer whose ids are the byte values; 256 is the end of a document."""
+    """Returns a tokenizer whose ids are the byte values, and 256 for the end of a document."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers
 
@@ -91,7 +91,7 @@ def _bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    # Cut into short stretches: text without white space is one word, and the time of a word is quadratic in its length.
+    # Learn from short stretches: text without white space is one word, whose time is quadratic in its length.
     learned_from = (stretch for text in texts for stretch in stretches(checked_text(text), _LEARN_LENGTH))
     backend.train_from_iterator(learned_from, trainer)
     return Tokenizer(backend)
@@ -115,12 +115,11 @@ def _char_tokenizer(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
 
 
 def stretches(text: str, length: int = 1 << 20) -> Iterator[str]:
-    """Cuts a long text into stretches of about `length` characters.
+    """Splits a long text into stretches of about `length` characters, such as 'ab cd' -> 'ab', ' cd'.
 
-    Together they have the same tokens as the whole text. A cut is between a character other than white space and a
-    space or line end after it: pre-tokenizers like GPT-2's never join the two. If the next `length` characters have no
-    such position, the cut is after these characters.
-    'ab cd' -> 'ab', ' cd' (for a small length).
+    The tokens of all stretches are the tokens of the whole text. A stretch ends at the end of a word, before a space or
+    a line end: pre-tokenizers like GPT-2's never join a word to the white space after it. If no word ends within the
+    next `length` characters, the stretch ends after them.
     """
     start = 0
     while len(text) - start > length:

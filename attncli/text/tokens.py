@@ -1,4 +1,4 @@
-"""Tokens: the ids of a part of a text, with the number of characters, bytes and documents that they encode."""
+"""Tokens: the ids of a part of a text, with the numbers of characters, bytes and documents that they encode."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from attncli.text.ids import TokenIds
 from attncli.text.parts import Part
 from attncli.text.tokenizer import Tokenizer
 
-_LONGEST_CHARACTER = 4  # bytes, and so at most as many tokens
+_LONGEST_CHARACTER = 4  # the largest number of bytes of a character, and so of its tokens
 
 
 class Lead(NamedTuple):
-    """The tokens at the beginning of a text that are not scored: the number of these tokens, characters and bytes."""
+    """The tokens at the beginning of a text that are not scored: how many there are, and their characters and bytes."""
 
     tokens: int = 1
     characters: int = 0
@@ -33,8 +33,8 @@ _FIRST = Lead()
 class Tokens:
     """The ids of a part of a text, and the amount of text that they encode.
 
-    `left_out` characters of the part were not tokenized. `lead` is the first token of the text, which is never
-    predicted. If `opened` put tokens before the text, `lead` is these tokens.
+    `left_out` characters of the part were not tokenized. `lead` is the first token of the text, which is not scored. If
+    `opened` has added tokens before the text, `lead` is those tokens.
     """
 
     ids: TokenIds
@@ -46,9 +46,9 @@ class Tokens:
     begins: tuple[int, ...] = ()  # indices at which the documents after the first begin
 
     def opened(self, opening: Sequence[int]) -> Tokens:
-        """Prepends the tokens that a tokenizer puts before a text.
+        """Returns the tokens with `opening`, which a tokenizer adds before a text, prepended.
 
-        The first token of the text is then predicted from them.
+        The first token of the text is then predicted from the opening, and scored.
         """
         if not opening:
             return self
@@ -62,7 +62,7 @@ class Tokens:
         return len(self) - self.lead.tokens
 
     def share_of(self, scored: int) -> float:
-        """Returns the share of the part that `scored` tokens cover; 1 means the whole part."""
+        """Returns the share of the characters of the part that `scored` tokens cover, from 0 to 1."""
         return scored / self.to_score * self.characters / (self.characters + self.left_out)
 
     def __len__(self) -> int:
@@ -70,12 +70,12 @@ class Tokens:
 
 
 class _Encoded(NamedTuple):
-    """The ids of a group of chunks, the bytes of their text, and the number of documents that begin in the text."""
+    """The ids of a group of chunks, the bytes of the chunks, and the number of documents that begin in the chunks."""
 
     ids: NDArray[np.unsignedinteger]
     bytes: int
     documents: int
-    ends: Sequence[int]  # for each document that ends in the text, the number of ids up to its end
+    ends: Sequence[int]  # for each document that ends in the chunks, the number of ids up to its end
 
 
 def encoded(part: Part, tokenizer: Tokenizer) -> Iterator[_Encoded]:
@@ -90,7 +90,7 @@ def encoded(part: Part, tokenizer: Tokenizer) -> Iterator[_Encoded]:
 
 
 def tokens_of(part: Part, tokenizer: Tokenizer) -> Tokens:
-    """Returns the tokens of a part, held in memory in two or four bytes each."""
+    """Returns the tokens of a part, which take two or four bytes of memory each."""
     groups = list(encoded(part, tokenizer))
     ids = np.concatenate([np.empty(0, dtype_of(tokenizer)), *(some.ids for some in groups)])
     size, documents = sum(some.bytes for some in groups), sum(some.documents for some in groups)
@@ -100,9 +100,9 @@ def tokens_of(part: Part, tokenizer: Tokenizer) -> Tokens:
 
 
 def first_token(ids: TokenIds, tokenizer: Tokenizer) -> Lead:
-    """Returns the lead of a text: its first token.
+    """Returns the lead of a text without an opening: its first token.
 
-    The next tokens are decoded with it, since they may share a character.
+    The next tokens are decoded too, since they may share a character with the first token.
     """
     first = ids[:_LONGEST_CHARACTER].tolist()
     if not first or first[0] == tokenizer.end_of_text:

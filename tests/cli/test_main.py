@@ -19,7 +19,7 @@ BAD = [
     (["train"], 2, "no text to train on"),
     (["train", "story.txt", "--time", "soon"], 2, "not a time"),
     (["train", "story.txt", "./story.txt", "--name", "n"], 2, "story.txt is given more than once"),
-    (["train", "story.txt", "--val-file", "./story.txt", "--name", "n"], 2, "learned by heart"),
+    (["train", "story.txt", "--val-file", "./story.txt", "--name", "n"], 2, "measure memorized text"),
     (["explain", "The cat", "-t", "inf", "--json"], 2, "--temperature is inf, and must be a finite number"),
     (["explain", "The cat", "--plain", "--compare-weights"], 2, "--plain prints sentences"),
     (["explain", "The cat", "--view", "logit", "--target", "#" + "9" * 5000], 2, "not one token"),

@@ -26,7 +26,7 @@ def test_lines_of_json_with_a_text_are_documents(tmp_path, monkeypatch):
     path = write(tmp_path / "made.jsonl", data)
     found = read_documents([path])
     assert texts_of(found) == expected
-    assert found.notes == (f"of {path} each line's text, after its prompt, is a document",)
+    assert found.notes == (f"each line of {path} is a document: its prompt, then its text",)
     monkeypatch.setattr(reading, "_BLOCK", 7)
     assert texts_of(read_documents([path])) == expected
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data.encode())))

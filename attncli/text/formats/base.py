@@ -12,16 +12,16 @@ from attncli.text.progress import ProgressMeter
 from attncli.text.reading import STDIN, decoded, name_of
 
 Blocks = Iterator[tuple[str, bool]]  # a block of text, and whether it is the last of its file
-LONGEST_LINE = 64 << 20  # characters, since a line is held in memory
+LONGEST_LINE = 64 << 20  # the largest number of characters of a line, which is read into memory as a whole
 
 
 @dataclass(frozen=True)
 class FileFormat:
     """A kind of file that is not plain text, registered in FORMATS.
 
-    `documents` recognizes a file by its suffix, its first bytes or its first line. For a file of this kind `documents`
-    returns the text in blocks, with a line `<|endoftext|>` between two documents; for any other file it returns None.
-    `note` returns a message to the user that says how the named files were read.
+    `documents` recognizes a file by its suffix, its first bytes or its first line. It returns None for other files, or
+    else the text in blocks, with a line `<|endoftext|>` between two documents. `note` returns a message that tells the
+    user how the named files were read.
     """
 
     name: str
@@ -30,26 +30,26 @@ class FileFormat:
 
 
 class OpenFile:
-    """An open file, or standard input, which can be read once."""
+    """A file or standard input that is open, and can be read once."""
 
     def __init__(self, path: str, file: IO[bytes], head: bytes, encoding: str, meter: ProgressMeter | None) -> None:
-        """`head` holds the first bytes of a regular file; the position of `file` is still the beginning."""
+        """`head` is the first bytes of a regular file, or empty; `file` is at its beginning."""
         self.name, self.is_stdin = name_of(path), path == STDIN
         self.suffix = "" if self.is_stdin else Path(path).suffix.lower()
         self.file, self.head = file, head
-        self.blocks: Blocks = decoded(file, self.name, encoding, meter)  # decoding begins with the first block
+        self.blocks: Blocks = decoded(file, self.name, encoding, meter)  # decodes each block when it is read
 
     def first_line(self) -> str:
-        """Returns the first line of the text, and leaves the line in `blocks`."""
+        """Returns the first line of the text. The line remains in `blocks`."""
         line, self.blocks = with_first_line(self.blocks)
         return line
 
 
 def with_first_line(blocks: Blocks) -> tuple[str, Blocks]:
-    """Returns the first line, and an iterator over all blocks, including those that were read for the line.
+    """Returns the first line, and an iterator over all blocks, including the blocks that the line was read from.
 
-    Only a line that begins as a JSON object is read to its end, up to LONGEST_LINE characters; other text is read for
-    one block.
+    A line that begins like a JSON object is read to its end, up to LONGEST_LINE characters. Any other line is cut off
+    at the end of the first block.
     """
     seen = [next(blocks)]
     length = len(seen[0][0])

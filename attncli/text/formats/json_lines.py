@@ -1,7 +1,7 @@
 """JSON Lines: each line is a JSON object whose "text" is a document, as `attncli generate --jsonl` writes.
 
-If the object has a "prompt", it is put before the text. The documents of a file are joined into one text, separated by
-`<|endoftext|>` lines.
+If the object has a "prompt", the document is the prompt followed by the text. The documents of a file are joined into
+one text, separated by `<|endoftext|>` lines.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ SUFFIXES = (".jsonl", ".ndjson")
 
 
 def document_of(line: str) -> str | None:
-    """Returns prompt and text: '{"prompt": "Once", "text": " upon"}' -> 'Once upon'; None for a line without a text."""
+    """Returns the document of a line: '{"prompt": "Once", "text": " upon"}' -> 'Once upon'; None without a text."""
     prompt, text = _prompt_and_text(line)
     return None if text is None else (prompt or "") + text
 
 
 def prompts_of(lines: Sequence[str], name: str) -> list[str] | None:
-    """Returns prompt and text of each line of JSON, joined; None if the first line has neither.
+    """Returns, for each line of JSON, its prompt followed by its text; None if the first line has neither.
 
-    Raises BadInput, with the line number, for a later line that has neither.
+    Raises BadInput, which names the line, for a later line that has neither.
     """
     prompts: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -38,7 +38,7 @@ def prompts_of(lines: Sequence[str], name: str) -> list[str] | None:
         if not given:
             raise BadInput(
                 f'{name}, line {number} is not a JSON object with a "prompt" or a "text", as its first line is.',
-                "Mend that line, or take it out.",
+                "Correct that line, or remove it.",
             )
         prompts.append(checked_text("".join(given)))
     return prompts
@@ -59,7 +59,7 @@ def _prompt_and_text(line: str) -> tuple[str | None, str | None]:
 def separated(blocks: Blocks, name: str) -> Blocks:
     """Yields the documents of all lines that are not empty, separated by `<|endoftext|>` lines.
 
-    Raises BadInput, with the line number, for a line that is too long or is not an object with a text.
+    Raises BadInput, which names the line, for a line that is too long or is not an object with a text.
     """
     before = ""
     for number, line in enumerate(_lines(blocks, name), 1):
@@ -69,7 +69,7 @@ def separated(blocks: Blocks, name: str) -> Blocks:
         if document is None:
             raise BadInput(
                 f'{name}, line {number} is not a JSON object with a "text", as its first line is.',
-                "Mend that line, or take it out.",
+                "Correct that line, or remove it.",
             )
         try:
             checked_text(document)
@@ -82,12 +82,12 @@ def separated(blocks: Blocks, name: str) -> Blocks:
 
 
 def _at(place: str, problem: BadInput) -> BadInput:
-    """Returns the error with the place of the text before its message."""
+    """Returns the error with `place`, a file and a line, before its message."""
     return BadInput.naming(lambda named: (f"{place}: {problem.texts(named)[0]}", problem.texts(named)[1]))
 
 
 def _lines(blocks: Blocks, name: str) -> Iterator[str]:
-    """Yields the lines of a text that is given in blocks. Raises BadInput for a line that is too long."""
+    """Yields the lines of a text, which is given in blocks. Raises BadInput for a line that is too long."""
     held: list[str] = []  # the parts of a line that continues in the next block
     number = 1
     for text, _ in blocks:
@@ -106,12 +106,12 @@ def _lines(blocks: Blocks, name: str) -> Iterator[str]:
 
 
 def _documents(file: OpenFile) -> Blocks | None:
-    """Returns the documents of standard input or a .jsonl or .ndjson file, or None if its first line has no text."""
+    """Returns the documents of standard input or a .jsonl or .ndjson file; None if the first line has no "text"."""
     if file.suffix not in SUFFIXES and not file.is_stdin:
         return None
     return separated(file.blocks, file.name) if document_of(file.first_line()) is not None else None
 
 
 FORMAT = FileFormat(
-    "JSON lines", _documents, lambda names: f"of {and_more(names)} each line's text, after its prompt, is a document"
+    "JSON lines", _documents, lambda names: f"each line of {and_more(names)} is a document: its prompt, then its text"
 )
