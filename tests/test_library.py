@@ -157,7 +157,7 @@ def test_training_trains_the_model_of_the_command(capsys, tmp_path, monkeypatch)
         (lambda model: attncli.load("nothing"), "nothing"),
         (lambda model: attncli.load(model.path, device="tpu"), "device 'tpu' is not available"),
         (lambda model: attncli.load(model.path, dtype="int7"), "dtype 'int7' is not a type"),
-        (lambda model: attncli.load(model.path, revision="main"), "revision is of a model of the hub"),
+        (lambda model: attncli.load(model.path, revision="main"), "revision is for models of the hub"),
         (lambda model: model.generate("a" * 10_000), "the model reads at most"),
     ],
 )

@@ -263,7 +263,7 @@ def test_a_run_on_a_name_that_is_taken_is_refused_without_torch(text):
     code = f"import sys; from attncli.cli.main import run; sys.exit(run({TRAIN!r}) + 9 * ('torch' in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "holds note.txt, which is not a model's" in done.stderr
+    assert "holds note.txt, which is not a file of a model" in done.stderr
 
 
 def test_the_working_directory_is_not_replaced(text, capsys):
@@ -378,7 +378,7 @@ def test_an_adapter_and_a_gguf_file_are_said_to_be_what_they_are(text, capsys):
     told = {
         "lora": ("holds an adapter (adapter_config.json)", "merge_and_unload()"),
         "quantized": ("holds tiny.Q4_K_M.gguf, a GGUF file", "model.safetensors"),
-        "quantized/tiny.Q4_K_M.gguf": ("is a GGUF file, which is not read", "model.safetensors"),
+        "quantized/tiny.Q4_K_M.gguf": ("is a GGUF file, which attncli does not read", "model.safetensors"),
     }
     for name, words in told.items():
         for command in (["info", name], ["tokenize", "-m", name, "a"], ["train", "text.txt", "--from", name]):
@@ -440,7 +440,7 @@ def test_models_of_the_users_folder_are_known_everywhere_after_those_of_the_work
     assert f"model c, the newest in {own}" in capsys.readouterr().err
     assert run(["models", "--json"]) == run(["models"]) == 0
     assert run(["info", "b"]) == 0
-    with pytest.raises(BadCheckpoint, match=f"nor one in ./checkpoints or {own}") as raised:
+    with pytest.raises(BadCheckpoint, match=f"none of this name in ./checkpoints or {own}") as raised:
         find_model("x")
     assert raised.value.hint == "There is: b, c."
 

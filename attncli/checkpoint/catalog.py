@@ -59,7 +59,7 @@ def find_model(name: str | None) -> Path:
         return found
     if is_file(name):
         if name.lower().endswith(".gguf"):
-            raise BadCheckpoint(f"{name} is a GGUF file, which is not read.", WHOLE_MODEL)
+            raise BadCheckpoint(f"{name} is a GGUF file, which attncli does not read.", WHOLE_MODEL)
         raise BadCheckpoint(
             f"{name} is a file; a model is a directory with {CONFIG} and {WEIGHTS}.", "Give the directory."
         )
@@ -71,7 +71,7 @@ def find_model(name: str | None) -> Path:
     folder = models_folder()
     users_folder = f" or {folder}" if folder is not None and is_folder(folder) else ""
     raise BadCheckpoint(
-        f"There is no model {name!r}: no such directory, nor one in ./{MODELS_FOLDER}{users_folder}.",
+        f"There is no model {name!r}: no such directory, and none of this name in ./{MODELS_FOLDER}{users_folder}.",
         f"There is: {known}." if known else TRAIN_FIRST,
     )
 

@@ -108,7 +108,10 @@ def read_chat_template(path: Path) -> ChatTemplate | None:
     if source is None:
         return None
     if not isinstance(source, str) or len(source) > _LARGEST:
-        raise BadCheckpoint(f"The chat template of {where} is no template.", "Copy it again from its source.")
+        raise BadCheckpoint(
+            f"The chat template in {where} is not a text of at most {_LARGEST:,} characters.",
+            "Copy it again from its source.",
+        )
     return ChatTemplate(source, names, str(where))
 
 

@@ -35,7 +35,7 @@ STATE_TENSORS = "state/state.safetensors"  # the tensors for resuming the run
 STATE_FACTS = "state/state.json"
 
 TRAIN_FIRST = "Train one first: attncli train FILE"
-WHOLE_MODEL = f"Give the directory it was made from: {CONFIG}, {TOKENIZER} and {WEIGHTS}, as on the hub."
+WHOLE_MODEL = f"Give the directory that it was made from: {CONFIG}, {TOKENIZER} and {WEIGHTS}, as on the hub."
 LARGEST_CARD = 1 << 20  # bytes
 _LARGEST_JSON = 4 << 20
 _LARGEST_TOKENIZER = 64 << 20
@@ -87,7 +87,7 @@ def _missing(path: Path) -> BadCheckpoint:
     folder = path.parent
     if is_file(folder / _ADAPTER):
         return BadCheckpoint(
-            f"{folder} holds an adapter ({_ADAPTER}), which is a change to another model, and no {path.name}.",
+            f"{folder} holds an adapter ({_ADAPTER}), which changes another model, and no {path.name}.",
             "Merge it into that model with peft: merge_and_unload(), then save_pretrained(DIR), and give DIR.",
         )
     ggufs = _named(folder, ("*.gguf",))
@@ -125,11 +125,11 @@ def shards(index: dict[str, Any], where: Path) -> dict[str, str]:
     for file in files:
         if Path(file).name != file or "\\" in file or "\0" in file or not file.endswith(".safetensors"):
             raise BadCheckpoint(
-                f"{where} names {ascii(file)[:80]}, which is no safetensors file of this directory.",
+                f"{where} names {ascii(file)[:80]}, which is not a safetensors file of this directory.",
                 "Nothing outside the directory is opened. Copy the model again from its source.",
             )
     if len(files) > _MOST_SHARDS:
-        raise BadCheckpoint(f"{where} names {len(files):,} files; the most are {_MOST_SHARDS}.")
+        raise BadCheckpoint(f"{where} names {len(files):,} files; at most {_MOST_SHARDS} are allowed.")
     return listed
 
 
@@ -215,7 +215,7 @@ class ModelFolder:
             return
         expected = self._digests.get(name)
         if expected is None:
-            raise BadCheckpoint(f"{self.path / name} is not listed in {MANIFEST}.", "Remove it, or the manifest.")
+            raise BadCheckpoint(f"{self.path / name} is not listed in {MANIFEST}.", "Remove the file, or the manifest.")
         if found != expected:
             raise BadCheckpoint(
                 f"{self.path / name} is damaged: its sha256 is {found[:12]}…, and {MANIFEST} says {expected[:12]}….",

@@ -88,8 +88,8 @@ def _raise_refusal(name: str, revision: str, problem: Exception) -> None:
 
     if isinstance(problem, errors.GatedRepoError):
         raise BadCheckpoint(
-            f"{name} is gated: its owner gives it to those who accept its terms.",
-            f"Accept them at {constants.ENDPOINT}/{name}, and set HF_TOKEN to a token of yours.",
+            f"{name} is gated: it can be downloaded after you accept its terms.",
+            f"Accept the terms at {constants.ENDPOINT}/{name}, and set HF_TOKEN to your token.",
         ) from None
     if isinstance(problem, errors.RevisionNotFoundError):
         raise BadCheckpoint.naming(
@@ -100,7 +100,7 @@ def _raise_refusal(name: str, revision: str, problem: Exception) -> None:
         ) from None
     if isinstance(problem, errors.RepositoryNotFoundError):
         raise BadCheckpoint(
-            f"There is no model {name!r}: no such directory, and none on the hub that may be read.",
+            f"There is no model {name!r}: no such directory, and none on the hub that you can read.",
             "Check the name; a private model needs HF_TOKEN.",
         ) from None
     if isinstance(problem, errors.HFValidationError | UnicodeError):
@@ -109,7 +109,7 @@ def _raise_refusal(name: str, revision: str, problem: Exception) -> None:
         ) from None
     if isinstance(problem, OSError) and problem.errno in _UNWRITABLE and not isinstance(problem, errors.HfHubHTTPError):
         raise OutOfRoom(
-            f"{name} cannot be kept in {constants.HF_HUB_CACHE}: {problem.strerror}.",
+            f"{name} cannot be stored in {constants.HF_HUB_CACHE}: {problem.strerror}.",
             "Free some space, or set HF_HOME to another place.",
         ) from None
 
@@ -225,7 +225,7 @@ def _needed(name: str, names: Collection[str], weights: bool, folder: Path | Non
     """
     for file in (CONFIG, TOKENIZER):
         if file not in names:
-            raise BadCheckpoint(f"{name} has no {file}, without which it cannot be read.", "Try another model.")
+            raise BadCheckpoint(f"{name} has no {file}, so it cannot be read.", "Try another model.")
     needed = {CONFIG, TOKENIZER} | ({GENERATION, TOKENIZER_CONFIG, CHAT_TEMPLATE} & set(names))
     if not weights:
         return needed
@@ -235,8 +235,8 @@ def _needed(name: str, names: Collection[str], weights: bool, folder: Path | Non
         return needed | {INDEX} | set(shards(read_json(folder / INDEX), folder / INDEX).values())
     if any(file.endswith(_PICKLES) for file in names):
         raise BadCheckpoint(
-            f"{name} has its weights only as pickles, which can run code and so are never read.",
-            "Try another revision or model: one with model.safetensors.",
+            f"{name} has its weights only as pickles, which are never read, because they can run code.",
+            "Try another revision or model with model.safetensors.",
         )
     raise BadCheckpoint(f"{name} has no {WEIGHTS}.", "Try another model.")
 

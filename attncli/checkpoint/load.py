@@ -93,8 +93,8 @@ def _tokenizer_of(folder: ModelFolder, config: ModelConfig) -> Tokenizer:
     tokenizer = folder.tokenizer()
     if tokenizer.vocab_size > config.vocab_size:
         raise BadCheckpoint(
-            f"{folder.path}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}.",
-            "They are of different models.",
+            f"{folder.path}: the tokenizer has {tokenizer.vocab_size} ids, and the model has {config.vocab_size}.",
+            "The two are of different models.",
         )
     return tokenizer
 

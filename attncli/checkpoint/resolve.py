@@ -36,6 +36,9 @@ def resolve_model(
             return hub.fetch(name, revision, weights, progress)
     if revision is not None:
         raise UsageProblem.naming(
-            lambda named: (f"{named('revision')} is of a model of the hub.", "Name one as owner/name, or leave it out.")
+            lambda named: (
+                f"{named('revision')} is for models of the hub.",
+                f"Name a model as owner/name, or leave out {named('revision')}.",
+            )
         )
     return find_model(name)

@@ -41,7 +41,7 @@ def target_directory(
 def _chosen(files: Sequence[str], name: str | None, out: Path | None, resume: bool) -> Path:
     if name is not None and out is not None:
         raise UsageProblem.naming(
-            lambda named: (f"{named('name')} and {named('out')} both say where the model goes.", "Give one of them.")
+            lambda named: (f"{named('name')} and {named('out')} both name the model's directory.", "Give one of them.")
         )
     if out is not None:
         return out
@@ -65,7 +65,7 @@ def _chosen(files: Sequence[str], name: str | None, out: Path | None, resume: bo
         raise BadCheckpoint.naming(
             lambda named: (
                 f"There is no run to resume in ./{MODELS_FOLDER}.",
-                f"Name it with {named('name')} or {named('out')}.",
+                f"If the run is elsewhere, name it with {named('name')} or {named('out')}.",
             )
         )
     return MODELS_FOLDER / max(stopped, key=lambda entry: entry.modified).name
@@ -121,7 +121,7 @@ def refuse_taken(target: Path, force: bool) -> None:
     if foreign := folder.foreign():
         raise UsageProblem.naming(
             lambda named: (
-                f"{target} holds {foreign[0]}, which is not a model's.",
+                f"{target} holds {foreign[0]}, which is not a file of a model.",
                 f"Choose another {named('name')} or {named('out')}.",
             )
         )

@@ -183,7 +183,7 @@ class TensorFile:
         sizes = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
         largest = math.prod(max(n, 1) for n in shape) if sizes and len(shape) <= _MOST_DIMENSIONS else math.inf
         if largest > _MOST_NUMBERS or max(begin, end) > size:
-            raise self._refusal(f"the shape or place of {ascii(name)[:80]} is impossible")
+            raise self._refusal(f"the shape or the offsets of {ascii(name)[:80]} are impossible")
         if end - begin != math.prod(shape) * TYPES[code].itemsize:
             raise self._refusal(f"{ascii(name)[:80]} has {end - begin:,} bytes, and its shape needs another number")
         return Entry(name, TYPES[code], tuple(shape), begin, end)

@@ -123,7 +123,7 @@ def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelCon
         where = files[0].path if len(files) == 1 else folder.path
         raise BadCheckpoint(
             f"{where} holds {layers} layers, and {directory.CONFIG} says {config.layers}.",
-            "They are of different models.",
+            "The two are of different models.",
         )
 
 
@@ -153,20 +153,24 @@ def _check_headers(
             if names.is_buffer(name) or (config.tied and name == HEAD):  # some programs also store the tied head
                 continue
             if name in found:
-                raise BadCheckpoint(f"{file.path} holds {ascii(entry.name)[:80]} twice.", "It is of another model.")
+                raise BadCheckpoint(
+                    f"{file.path} holds {ascii(entry.name)[:80]} twice.", "The file is of another model."
+                )
             found[name] = file.path, entry
     if found.keys() != expected.keys():
         missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
         unknown = "" if missing else ascii(found[extra[0]][1].name)[:80]
         named = f"lacks {missing[0]}" if missing else f"holds {unknown}, which the model does not have"
         where = files[0].path if len(files) == 1 else files[0].path.parent
-        raise BadCheckpoint(f"{where} {named} ({len(missing)} missing, {len(extra)} extra).", "It is of another model.")
+        raise BadCheckpoint(
+            f"{where} {named} ({len(missing)} missing, {len(extra)} extra).", "The file is of another model."
+        )
     for name, shape in expected.items():
         path, entry = found[name]
         if entry.shape != shape:
             raise BadCheckpoint(
                 f"{path}: {name} has shape {list(entry.shape)}, and {directory.CONFIG} says {list(shape)}.",
-                "It is of another model.",
+                "The file is of another model.",
             )
         if not entry.dtype.is_floating_point:
             raise BadCheckpoint(f"{path}: {name} has type {entry.dtype}.", "Weights are floating-point numbers.")

@@ -55,8 +55,8 @@ def choose_engine(device: str, dtype: str) -> Engine:
     if dtype == "int8" and not in_c:
         raise UsageProblem.naming(
             lambda named: (
-                f"{named('dtype')} int8 is for a CPU with a C compiler (cc, gcc or clang), and ATTNCLI_NATIVE not 0.",
-                f"Use auto. Here {problem}." if problem else "Use auto.",
+                f"{named('dtype')} int8 needs a CPU, a C compiler (cc, gcc or clang), and ATTNCLI_NATIVE not set to 0.",
+                f"Use auto. On this machine, {problem}." if problem else "Use auto.",
             )
         )
     note = ""

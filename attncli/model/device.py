@@ -35,7 +35,7 @@ def pick_device(name: str) -> torch.device:
             *(["mps"] if torch.backends.mps.is_available() else []),
         ]
         raise UsageProblem.naming(
-            lambda named: (f"{named('device')} {name!r} is not available here.", f"There is {', '.join(here)}.")
+            lambda named: (f"{named('device')} {name!r} is not available here.", f"Use {', '.join(here)}.")
         ) from None
     return device
 

@@ -120,7 +120,7 @@ def open_trusted(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or not only_ours(status) or status.st_size > _LARGEST:
-            raise PermissionError(errno.EACCES, "another could have written it", str(path))
+            raise PermissionError(errno.EACCES, "another user could have written the file", str(path))
         with open(descriptor, "rb", closefd=False) as file:
             yield descriptor, file.read(_LARGEST)
     finally:

@@ -80,7 +80,7 @@ def refuse(why: object) -> None:
     """Records why the library cannot be loaded."""
     compilation = begin()
     if compilation is not None:
-        compilation.problem = f"what was compiled cannot be loaded: {why}"
+        compilation.problem = f"the compiled library cannot be loaded: {why}"
 
 
 def problem() -> str:
@@ -94,7 +94,7 @@ def problem() -> str:
     if compilation is not None:
         return compilation.problem
     if _compiler() is not None:
-        return "there is no home folder to keep it in (set ATTNCLI_CACHE)"
+        return "there is no home folder to store it in (set ATTNCLI_CACHE)"
     named = os.environ.get("CC")
     return f"CC={named} is no compiler" if named else f"there is no C compiler ({', '.join(_COMPILERS)})"
 
@@ -116,7 +116,7 @@ class _Compilation:
             if self._library is None and not self._failed_before():
                 self._start()
         except (OSError, RuntimeError) as problem:  # the folder cannot be written, or its links form a cycle
-            self.problem = f"it cannot be kept in {folder}: {getattr(problem, 'strerror', None) or problem}"
+            self.problem = f"it cannot be stored in {folder}: {getattr(problem, 'strerror', None) or problem}"
 
     @property
     def running(self) -> bool:
@@ -138,7 +138,7 @@ class _Compilation:
             else:
                 self._fail(f"fails: {self._first_error() or f'exit code {code}'}", remembered=code > 0)
         except OSError as problem:
-            self.problem = f"it cannot be kept in {self._folder}: {problem.strerror}"
+            self.problem = f"it cannot be stored in {self._folder}: {problem.strerror}"
         self._stop()
         return self._library
 
@@ -176,7 +176,7 @@ class _Compilation:
             if age(self._failure) < _RETRY_SECONDS:
                 with open_trusted(self._failure) as (_, content):
                     told = content.decode(errors="replace")
-                    self.problem = f"{told} (tried again in a day, or without {self._failure})"
+                    self.problem = f"{told} (compiled again after a day, or after {self._failure} is deleted)"
                 return True
         return False
 

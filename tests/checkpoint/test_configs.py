@@ -33,7 +33,7 @@ YARN = {"rope_type": "yarn", "factor": 2.0}
         ({"model_type": "gpt_bigcode"}, "model_type is 'gpt_bigcode'"),
         ({"model_type": None}, "model_type is missing"),
         ({"model_type": ["qwen3"]}, "model_type is"),
-        ({"auto_map": {"AutoModel": "evil.Model"}}, "names code of its own"),
+        ({"auto_map": {"AutoModel": "evil.Model"}}, "names its own code"),
         ({"hidden_act": "relu"}, "only silu"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "lacks 'low_freq_factor'"),
         ({"rope_scaling": {"rope_type": "longrope", "factor": 8}}, "rotary scaling 'longrope' is not supported"),

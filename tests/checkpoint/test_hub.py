@@ -187,7 +187,7 @@ def test_what_needs_no_weights_downloads_none(files, tmp_path):
         ({"config.json": None}, ("-m", NAME), None, "has no config.json"),
         ({"model.safetensors": None}, ("-m", NAME), None, "only as pickles"),
         ({"model.safetensors": None, "pytorch_model.bin": None}, ("-m", NAME), None, "has no model.safetensors"),
-        ({}, ("--revision", "v9"), None, "--revision is of a model of the hub"),
+        ({}, ("--revision", "v9"), None, "--revision is for models of the hub"),
     ],
 )
 def test_what_is_wrong_with_a_model_of_the_hub_is_said(files, tmp_path, change, words, error, message):
@@ -218,13 +218,13 @@ def test_what_is_not_the_hub_is_an_error_of_two_lines_and_leaves_no_file(files, 
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ({"a": ".."}, "names '..', which is no safetensors file"),
+        ({"a": ".."}, "names '..', which is not a safetensors file"),
         ({"a": "evil.bin"}, "names 'evil.bin', which is no"),
         ({"a": "evil.py"}, "names 'evil.py', which is no"),
         ({"a": "../x.safetensors"}, "names '../x.safetensors', which is no"),
         ({"a": 7}, "lists no tensors"),
         ({}, "lists no tensors"),
-        ({str(at): f"{at}.safetensors" for at in range(1000)}, "names 1,000 files; the most are 512"),
+        ({str(at): f"{at}.safetensors" for at in range(1000)}, "names 1,000 files; at most 512 are allowed"),
     ],
 )
 def test_an_index_is_held_to_what_it_may_name_before_that_is_downloaded(tmp_path, index, message):

@@ -114,7 +114,7 @@ def test_an_index_names_files_of_its_directory_alone(sharded, way, monkeypatch):
     (sharded / SHARD).rename(sharded.parent / SHARD)
     named = str(sharded.parent / SHARD) if way == "/" else way + SHARD
     write_index(sharded, {name: named if file == SHARD else file for name, file in read_index(sharded).items()})
-    with only_opened_in(sharded, monkeypatch), pytest.raises(BadCheckpoint, match="no safetensors file of this"):
+    with only_opened_in(sharded, monkeypatch), pytest.raises(BadCheckpoint, match="not a safetensors file of this"):
         load(sharded)
 
 
@@ -180,7 +180,7 @@ def test_a_directory_of_the_hubs_cache_is_one_of_links(sharded):
         ("an index of no tensors", "lists no tensors"),
         ("an index of lists", "lists no tensors"),
         ("an index that is a list", "lists no tensors"),
-        ("an index of too many files", "the most are 512"),
+        ("an index of too many files", "at most 512 are allowed"),
     ],
 )
 def test_shards_that_do_not_fit_are_refused(sharded, change, message):

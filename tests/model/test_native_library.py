@@ -280,7 +280,7 @@ def test_a_file_that_is_no_library_is_done_without(monkeypatch, anew, tmp_path):
     monkeypatch.setenv("CC", cc)
     assert library().path.read_text() == "text\n"
     assert not native.available()
-    assert native_library.problem().startswith("what was compiled cannot be loaded: ")
+    assert native_library.problem().startswith("the compiled library cannot be loaded: ")
 
 
 @pytest.mark.parametrize(("device", "told"), [("cpu", 1), ("auto", 1), ("cuda", 0)])
@@ -297,7 +297,7 @@ def test_integers_without_a_library_are_refused(at_home, monkeypatch, capsys):
     monkeypatch.setattr(native, "available", lambda: False)
     code, _, err = ask(capsys, "generate", "The cat", "--dtype", "int8")
     assert code == 2
-    assert "--dtype int8 is for a CPU with a C compiler" in err
+    assert "--dtype int8 needs a CPU, a C compiler" in err
 
 
 @needs_compiler
@@ -340,7 +340,7 @@ def test_a_library_that_another_could_have_written_is_removed(tmp_path):
     assert made(["false"], tmp_path / "own") is None
     assert target.exists()
     path.mkdir()
-    assert "cannot be kept" in problem_of(["false"], tmp_path / "own")
+    assert "cannot be stored" in problem_of(["false"], tmp_path / "own")
 
 
 @pytest.mark.parametrize("above", [0, 1, 2])

@@ -33,11 +33,11 @@ def read_windows(settings: Settings) -> dict[str, Any]:
     layers, kinds = settings.required("num_hidden_layers"), settings.get("layer_types")
     first = at_most(settings.get("max_window_layers", _FIRST_WINDOW), layers)
     if not isinstance(first, int) or not isinstance(kinds, list | None):
-        raise BadCheckpoint(f"{settings.where}: max_window_layers or layer_types is not what it should be.")
+        raise BadCheckpoint(f"{settings.where}: max_window_layers must be an integer, and layer_types a list.")
     if kinds is not None:
         expected = ["full_attention" if layer < first else "sliding_attention" for layer in range(len(kinds))]
         if len(kinds) != layers or kinds != expected:
-            raise BadCheckpoint(f"{settings.where}: windows on layers other than the last ones are not supported.")
+            raise BadCheckpoint(f"{settings.where}: only the last layers may have windows.")
     return {"window": at_most(window, settings.required("max_position_embeddings")), "window_from": first}
 
 

@@ -33,7 +33,7 @@ def read_config(described: dict[str, Any], where: str = "config.json") -> tuple[
     for key in _CODE_KEYS:
         if described.get(key):
             raise BadCheckpoint(
-                f"{where} names code of its own ({key}), which is never run.", "Use a model of a built-in family."
+                f"{where} names its own code ({key}), which is never run.", "Use a model of a built-in family."
             )
     model_type = described.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
