@@ -20,7 +20,7 @@ from attncli.stopping import CleanUp
 
 _HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # another process holds the lock
 _TRIES = 100
-_LONGEST_ID = 20  # the most digits of a process id
+_LONGEST_ID = 20  # the largest number of digits in a process id
 _FAR = 1 << 30  # the offset of the byte to lock on Windows, beyond the process id
 
 

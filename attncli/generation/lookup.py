@@ -49,7 +49,7 @@ class Lookup:
         self._rates[guessed] = _DECAY * self._rates.get(guessed, rate) + (1 - _DECAY) * rate
 
     def _pays(self) -> bool:
-        """Whether to guess: guessing has been at least as fast, or its rate is due to be measured again."""
+        """Whether to guess: guessing has not slowed generation down, or its rate is due to be measured again."""
         if self._rates.get(True, math.inf) >= self._rates.get(False, 0.0) or self._skipped >= _RETRY_AFTER:
             self._skipped = 0
             return True

@@ -88,8 +88,8 @@ def _swapped(x: Tensor) -> Tensor:
 class _Heads(torch.autograd.Function):
     """Normalizes queries and keys as `_RMSNorm` does, and rotates them.
 
-    In symbols, y = n * weight and out = y * cos + swapped(y) * sin. The first half of sin is negated, so swapped(sin) =
-    -sin. The gradient is dy = g * cos - swapped(g) * sin.
+    In symbols, y = n * weight and out = y * cos + swapped(y) * sin. The first half of sin is negated, so
+    swapped(sin) = -sin. The gradient is dy = g * cos - swapped(g) * sin.
     """
 
     @staticmethod
@@ -168,7 +168,7 @@ def gated_product(sides: Tensor, activation: Activation) -> Tensor:
 def _additive_mask(queries: int, keys: int, window: int | None, groups: int, dtype: torch.dtype) -> Tensor:
     """Returns the mask (groups x T, S), 0 where a query may attend and -inf elsewhere.
 
-    It is repeated for each head of a group.
+    The mask is repeated for each head of a group.
     """
     forbidden = ~causal_mask(queries, keys, window, torch.device("cpu"))
     return torch.zeros(queries, keys, dtype=dtype).masked_fill_(forbidden, -math.inf).repeat(groups, 1)

@@ -138,7 +138,7 @@ def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 def round_to_int8(model: Transformer) -> None:
     """Rounds every matrix in place to values that int8 can represent.
 
-    With it, any backend can measure the effect of int8.
+    So any backend can measure the effect of int8.
     """
     for parameter in model.parameters():
         if parameter.ndim > 1:

@@ -47,7 +47,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(inner, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+        """Applies the feed-forward part: (B, T, C) -> (B, T, C)."""
         if self.gate is None:
             inner = activate(self.activation, self.up(x))
         elif self.gate.bias is None and fused.worth_it(x):
@@ -71,7 +71,7 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None, observe: Observer | None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+        """Applies the block: (B, T, C) -> (B, T, C)."""
         if observe is not None:
             observe.residual(self.layer, x)
         x = x + self.dropout(self.attention(self.attention_norm(x), rotary, cache, observe))
