@@ -25,7 +25,7 @@ def _write(config: ModelConfig) -> dict[str, Any]:
 def read_windows(settings: Settings) -> dict[str, Any]:
     """Returns the window and the first layer that has it, as fields of ModelConfig.
 
-    Raises BadCheckpoint if a layer without a window follows a layer with one.
+    Raises BadCheckpoint unless the layers with windows are the last layers.
     """
     window = settings.get("sliding_window", WINDOW)
     if not settings.flag("use_sliding_window") or window is None:
