@@ -1,6 +1,6 @@
-"""Holds the start time of the running command. `--time` and the time to the first token are measured from it.
+"""Stores the start time of the running command, from which `--time` and the time to the first token are measured.
 
-Read it as `clock.started`: a process may run several command lines, and each one resets the value.
+Read the time as `clock.started`, since each command line that the process runs resets it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,6 @@ started = time.monotonic()
 
 
 def start() -> None:
-    """Starts the clock."""
+    """Sets the start time to now."""
     global started
     started = time.monotonic()

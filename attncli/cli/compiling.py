@@ -6,7 +6,7 @@ import sys
 
 from attncli.model.native_library import begin, compiling
 
-_NOTE = "compiling the network in C for this processor: once, in two to five seconds"
+_NOTE = "compiling the network in C for this processor, which happens once and takes two to five seconds"
 
 
 def begin_compiling(device: str) -> None:

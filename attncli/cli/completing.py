@@ -1,6 +1,6 @@
-"""Lists the values that a shell completes: choices and model names. Without a match, the shell completes file names.
+"""Lists the values that a shell completes: choices and model names. If none matches, the shell completes file names.
 
-Imports no torch, since the user waits after each press of Tab.
+This module imports no torch, because the user waits after each press of Tab.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Help: the first page, the page of each command, and the context of a parser error.
 
---help shows the common options, --help-all every option. An option that is declared with `rare=True` has a panel of the
-type `Rare`, and only --help-all shows it.
+--help shows the common options, --help-all shows every option. Only --help-all shows an option that is declared with
+`rare=True`; the title of its panel has the type `Rare`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HELP_OPTIONS = ["-h", "--help", "--help-all"]
 EVERYTHING = "--help-all"
 _HELP: HelpRow = ("-h, --help", "", "Show this page and exit.")
-# click's UsageError, found by name, since Typer contains a copy of click since 0.27.
+# The class UsageError of click, found by its name, because Typer contains a copy of click since version 0.27.
 USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 _NUMBERS = {"int": "N", "float": "X"}
 _WHICH_MODEL = (
@@ -31,7 +31,7 @@ _WHICH_MODEL = (
 
 
 class Rare(str):
-    """The title of the panel of an option that only --help-all shows."""
+    """The title of a panel whose options only --help-all shows."""
 
 
 MORE = Rare("More options")
@@ -46,7 +46,7 @@ class Command(TyperCommand):
         return _parsed(super().parse_args, ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Prints the page of the common options, or of all options."""
+        """Prints the help page: with --help-all all options, else the common ones."""
         from attncli.render.console import output
         from attncli.render.help import show_page
 
@@ -63,13 +63,10 @@ class Command(TyperCommand):
 
 
 class FirstPage(TyperGroup):
-    """The first page of the help.
-
-    It lists the commands in the order in which a newcomer needs them, then the options.
-    """
+    """The first help page: the commands in the order in which a newcomer needs them, then the options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parses the arguments; 'help train' means 'train --help'."""
+        """Parses the arguments, and treats 'help train' as 'train --help'."""
         if args[:1] == ["help"]:
             args = [*(word for word in args if word != "help"), "--help"]
         return _parsed(super().parse_args, ctx, args)
@@ -94,7 +91,7 @@ class FirstPage(TyperGroup):
 
 
 def _parsed(parse: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[str]) -> list[str]:
-    """Parses the arguments, and returns those that remain. Adds the context and the arguments to a parser error."""
+    """Parses arguments with `parse` and returns its result. Adds the context and the arguments to a parser error."""
     words = list(args)
     try:
         return parse(ctx, args)
@@ -104,9 +101,9 @@ def _parsed(parse: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[s
 
 
 def _sections(params: list[Any], by_panel: bool) -> Sections:
-    """Returns the entries of a page: arguments, then options.
+    """Returns the sections of a page: arguments, then options.
 
-    If `by_panel`, lists options by panel, the panel MORE last.
+    With `by_panel`, each panel of options is a section, and MORE is the last section.
     """
     sections: dict[str, list[HelpRow]] = {"Arguments": [], "Options": []}
     for param in params:
@@ -133,7 +130,7 @@ def _option(param: Any) -> HelpRow:
 
 
 def value_name(param: Any) -> str:
-    """Returns the placeholder of a value: 'N' for an integer, 'X' for a float, else the option's name in capitals."""
+    """Returns the placeholder for a value: 'N' for an integer, 'X' for a float, else the option's name in capitals."""
     if param.metavar:
         return str(param.metavar)
     annotation = getattr(getattr(param, "type_descriptor", None), "annotation", None) or getattr(param, "type", None)
@@ -154,14 +151,14 @@ def usage(ctx: Any, params: list[Any]) -> str:
 
 
 def _usage_of(param: Any) -> str:
-    """Returns an argument in the usage line: 'TEXT', '[TEXT]' if it is optional, '[FILE]...' if it repeats."""
+    """Returns an argument for the usage line: 'TEXT'; '[TEXT]' if optional; '[FILE]...' if it may be repeated."""
     name = argument_name(param)
     name = name if param.required or name.startswith("[") else f"[{name}]"
     return f"{name}..." if param.nargs == -1 else name
 
 
 def _help(param: Any) -> str:
-    """Returns the help text of a parameter, followed by its default if the default is shown."""
+    """Returns the help text of a parameter, followed by its default unless the default is hidden."""
     default = param.show_default if isinstance(param.show_default, str) else _default(param)
     return f"{param.help or ''} [default: {default}]".strip() if default else param.help or ""
 
@@ -173,7 +170,7 @@ def _default(param: Any) -> str:
 
 
 def docstring(command: Callable[..., object]) -> str:
-    """Returns the help of a command: its docstring, read from the source under `python -OO`, which drops docstrings."""
+    """Returns the docstring of a command. Reads it from the source under `python -OO`, which drops docstrings."""
     if command.__doc__:
         return inspect.getdoc(command) or ""
     import ast

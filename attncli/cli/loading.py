@@ -14,7 +14,7 @@ from attncli.render.status import status
 
 
 def load(source: ModelSource, dtype: str = "float32") -> LoadedModel:
-    """Finds and loads a model. Raises BadCheckpoint, UsageProblem, or OutOfRoom if a download does not fit."""
+    """Returns the loaded model of the options. Raises BadCheckpoint, UsageProblem, or OutOfRoom for a full disk."""
     path = find(source.model, source.revision)
     place = pick_device(source.device)
     status(f"reading {path.name}")
@@ -24,7 +24,7 @@ def load(source: ModelSource, dtype: str = "float32") -> LoadedModel:
 
 
 def load_to_score(source: ModelSource, dtype: str) -> LoadedModel:
-    """Loads a model as `load` does. For `int8`, rounds the weights to their int8 values and computes in float32."""
+    """Returns the model that `load` returns; for `int8`, with float32 weights that are rounded to int8 values."""
     loaded = load(source, "float32" if dtype == "int8" else dtype)
     if dtype == "int8":
         round_to_int8(loaded.model)
@@ -32,7 +32,10 @@ def load_to_score(source: ModelSource, dtype: str) -> LoadedModel:
 
 
 def load_to_generate(source: ModelSource, dtype: str, *, keep: bool = False) -> tuple[LoadedModel, Backend]:
-    """Loads a model and its backend, as `Engine.load` does; prints a note if a CPU runs PyTorch instead of C."""
+    """Returns a loaded model and its backend for generation. Prints a note if a CPU runs PyTorch instead of C.
+
+    With `keep`, the weights of the PyTorch model are kept beside the backend's own copy.
+    """
     engine = choose_engine(source.device, dtype)
     if engine.note:
         print_note(engine.note)

@@ -1,6 +1,6 @@
-"""The application: its commands, in the order a newcomer needs them, and the exit code of every error.
+"""The application: its commands, in the order in which a newcomer needs them, and the exit code of every error.
 
-Commands import their modules when they run, so that help and tokenizing start at once, without torch.
+A command imports its body when it runs, so that help and `tokenize` start quickly, without torch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from attncli.render.status import status
 _DONE = 0
 _WITHOUT_TORCH = ("tokenize", "plot", "info", "models")
 _NO_ROOM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOMEM)
-# Messages of PyTorch and Python for out-of-memory errors that have no exception type of their own.
+# The messages of out-of-memory errors that PyTorch and Python raise as RuntimeError.
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread|bad_alloc", re.IGNORECASE)
 
 _FIRST_PAGE = """Train a transformer language model on your own text, generate from it, and see how its attention works.
@@ -84,7 +84,7 @@ def root(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Shows the first page if no command is named."""
+    """Prints the first help page if no command is given."""
     if context.invoked_subcommand is None:
         context.get_help()
         return
@@ -94,7 +94,7 @@ def root(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command line, and returns its exit code. If a user can fix an error, prints it in one or two lines."""
+    """Runs one command line and returns its exit code. Prints an error that a user can fix in one or two lines."""
     clock.start()
     bound_screen()
     debug = "--debug" in arguments or bool(os.environ.get("ATTNCLI_DEBUG"))
@@ -123,7 +123,7 @@ def run(arguments: Sequence[str]) -> int:
 def _explained(problem: Exception) -> AttnError | None:
     """Returns the error that tells a user how to fix a problem, or None if the problem is a bug."""
     if any(error.errno in (errno.EMFILE, errno.ENFILE) for error in _system_errors(problem)):
-        return OutOfRoom("No more files can be open at once.", "Allow more with ulimit -n, such as ulimit -n 1024.")
+        return OutOfRoom("Too many files are open.", "Raise the limit of this shell: ulimit -n 1024.")
     if isinstance(problem, AttnError):
         return problem
     if isinstance(problem, USAGE_ERROR):
@@ -135,18 +135,18 @@ def _explained(problem: Exception) -> AttnError | None:
     if isinstance(problem, MemoryError) or (isinstance(problem, RuntimeError) and _NO_MEMORY.search(str(problem))):
         return OutOfRoom(
             "There is not enough memory for this.",
-            "Try less at once: a smaller --batch-size, --context or --size to train, fewer --num-samples to generate.",
+            "Train with a smaller --batch-size, --context or --size; generate with fewer --num-samples.",
         )
     if isinstance(problem, ImportError):
         name = problem.name or "a library"
         return BrokenInstallation(
-            f"{name} cannot be imported: {problem}.", "Install attncli again; --debug shows more."
+            f"{name} cannot be imported: {problem}.", "Install attncli again; --debug shows the traceback."
         )
     return None
 
 
 def _system_errors(problem: BaseException | None) -> Iterator[OSError]:
-    """Yields each OSError among a problem and the chain of its causes."""
+    """Yields every OSError in the chain of causes of an exception, including the exception itself."""
     while problem is not None:
         if isinstance(problem, OSError):
             yield problem
@@ -154,14 +154,14 @@ def _system_errors(problem: BaseException | None) -> Iterator[OSError]:
 
 
 def _system_error(problem: OSError) -> AttnError:
-    """Returns the error for an OSError that no command has translated."""
+    """Returns the error to print for an OSError that no room has converted."""
     reason = problem.strerror or str(problem)
     if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         _silence(sys.stdout)
         return OutOfRoom(f"Nothing more can be written: {reason}.", "Free some space on the disk.")
-    what = "The system refuses" if problem.filename is None else str(problem.filename)
+    what = "System error" if problem.filename is None else str(problem.filename)
     kind = OutOfRoom if problem.errno in _NO_ROOM else BadInput
-    return kind(f"{what}: {reason}.", "Check the path, its permissions and its disk; --debug shows where it happened.")
+    return kind(f"{what}: {reason}.", "Check the path, its permissions and its disk; --debug shows the traceback.")
 
 
 def _tell(error: AttnError) -> None:

@@ -1,6 +1,6 @@
-"""Turns an error of Typer's parser into a message that says what is wrong and what was probably meant.
+"""Turns an error of Typer's parser into a message that says what is wrong and suggests a correction.
 
-Errors are recognized by the names of their classes, which all versions of Typer share.
+The kind of an error is the name of its class, which is the same in all versions of Typer.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 from attncli.cli.help import argument_name, usage, value_name
 from attncli.errors import UsageProblem
 
-_SHORTEST_BEGINNING = 4  # characters, dashes included, of an abbreviated option
+_SHORTEST_BEGINNING = 4  # characters, including dashes, of an abbreviated option
 _MOST_COMMANDS = 4
 
 
 def usage_problem(problem: Any) -> UsageProblem:
-    """Returns the UsageProblem for a parser error; its hint ends with the command that shows the help."""
+    """Returns the UsageProblem for a parser error. Its hint ends with the command line that shows the help."""
     context, words = getattr(problem, "ctx", None), getattr(problem, "words", ())
     if context is None:
         return UsageProblem(problem.format_message(), "See attncli --help")
@@ -33,7 +33,7 @@ def usage_problem(problem: Any) -> UsageProblem:
 
 
 def _told(problem: Any, context: Any, options: dict[str, Any], words: Sequence[str]) -> tuple[str, str]:
-    """Returns the message and the hint. The hint does not yet refer to the help."""
+    """Returns the message and the hint for a parser error, without the reference to the help."""
     kind, message = type(problem).__name__, problem.format_message()
     if kind == "NoSuchOption":
         return f"There is no option {problem.option_name}.", _meant(problem.option_name, context, options)
@@ -42,7 +42,7 @@ def _told(problem: Any, context: Any, options: dict[str, Any], words: Sequence[s
         return f"{problem.option_name} {'takes no value' if param.is_flag else f'needs a value: {value}'}.", ""
     if kind == "MissingParameter" and problem.param is not None:
         name = argument_name(problem.param)
-        return f"{name} is missing.", f"It is called as {usage(context, context.command.get_params(context))}."
+        return f"{name} is missing.", f"Usage: {usage(context, context.command.get_params(context))}."
     if kind == "BadParameter" and problem.param is not None:
         return _bad_value(problem.param, problem.message, words), ""
     if extra := re.search(r"extra arguments?(?:\(s\))? \((.*)\)", message):
@@ -57,9 +57,10 @@ def _options(params: Sequence[Any]) -> dict[str, Any]:
 
 
 def _meant(name: str, context: Any, options: dict[str, Any]) -> str:
-    """Returns a hint: the option of this command that begins with `name`, else the commands that have the option.
+    """Returns a hint for an unknown option.
 
-    If there are none, the hint names the most similar option of this command.
+    Suggests the option of this command that begins with `name`, else the commands that have this option, else the most
+    similar option of this command.
     """
     begun = [option for option in options if len(name) >= _SHORTEST_BEGINNING and option.startswith(name)]
     if begun:
@@ -86,7 +87,7 @@ def _bad_value(param: Any, message: str, words: Sequence[str]) -> str:
 
 
 def _given(names: Sequence[str], words: Sequence[str]) -> str | None:
-    """Returns the value of an option: the next word, the text after '=', or the text joined to the option's letter."""
+    """Returns the value of an option among the words, written as '--name value', '--name=value' or '-nvalue'."""
     for word, after in zip(words, [*words[1:], None], strict=True):
         if word in names:
             return after
@@ -98,10 +99,10 @@ def _given(names: Sequence[str], words: Sequence[str]) -> str | None:
 
 
 def _extra(extra: str, context: Any, options: dict[str, Any], words: Sequence[str]) -> tuple[str, str]:
-    """Returns the message and the hint if there are more arguments than the command takes."""
+    """Returns the message and the hint for an argument `extra` that the command does not take."""
     flags = [flag for flag, after in pairwise(words) if after == extra and flag in options]
     if flags and options[flags[0]].is_flag:
-        return f"{flags[0]} takes no value, and {extra!r} follows it.", f"Leave {extra!r} out."
+        return f"{flags[0]} takes no value, but {extra!r} follows it.", f"Leave {extra!r} out."
     arguments = [param for param in context.command.params if param.param_type_name == "argument"]
     hint = "Put a text of several words in quotes." if arguments else "Leave them out."
     return f"There are more arguments than {context.command_path} takes: {extra}", hint

@@ -1,10 +1,10 @@
-"""Makes Typer's arguments and options from the parameters of a command; a config gives one option per field.
+"""Makes Typer's arguments and options from the parameters of a command; each field of a config becomes an option.
 
     def generate(*, prompt: str | None = argument(None, "The prompt."), sampling: SampleConfig) -> None: ...
 
 `for_typer(generate)` returns a function whose signature Typer reads: PROMPT, then --temperature, --top-k and the other
-fields of SampleConfig. The returned function builds and checks the configs, then calls `generate`.
-attncli/config/option.py says how a field or a parameter describes its option. A parameter of type `Given` receives the
+fields of SampleConfig. The returned function builds the configs, which check their values, and calls `generate`. The
+fields and parameters describe their options as in attncli/config/option.py. A parameter of type `Given` receives the
 options that were given on the command line.
 """
 
@@ -29,10 +29,10 @@ _CONTEXT = "typer_context"
 
 
 class Given(dict[str, str]):
-    """The options given on the command line. Maps the name of a field or parameter to the name of its option."""
+    """The options that were given: maps the name of a field or parameter to its option as typed, such as --no-cache."""
 
     def refuse(self, names: Iterable[str], why: str) -> None:
-        """Raises UsageProblem if one of these fields or parameters was given."""
+        """Raises UsageProblem if an option of these fields or parameters was given; `why` begins the message."""
         for name in names:
             if name in self:
                 raise UsageProblem(f"{why}, so {self[name]} cannot be given.", f"Leave {self[name]} out.")
@@ -43,7 +43,7 @@ class _Setting:
     """An argument or option of a command, made from a field of a config or from a parameter."""
 
     name: str
-    kind: Any  # its type
+    kind: Any  # the type of the field or parameter
     default: Any
     option: Option
 
@@ -54,26 +54,26 @@ class _Setting:
 
     @property
     def value_type(self) -> Any:
-        """The type of one value: int for `int`, `int | None` and `tuple[int, ...]`; str for a type with parts."""
+        """The type of one value: int for `int`, `int | None` and `tuple[int, ...]`; str for any other generic type."""
         kinds = get_args(self.kind) if get_origin(self.kind) in (Union, UnionType, tuple) else (self.kind,)
         kind = next(kind for kind in kinds if kind is not NoneType)
         return kind if isinstance(kind, type) else str
 
     @property
     def switched(self) -> bool:
-        """Whether the option turns a setting on and its opposite turns the setting off; without either, it is unset."""
+        """Whether the option is on, off or unset: --compile turns it on, --no-compile off; neither leaves it unset."""
         return self.value_type is bool and self.default is None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The declared names of an option. If none is declared, one name is derived from the name of the field."""
+        """The declared names of the option. If none is declared, the name is made from the name of the field."""
         name = option_name(self.name)
         has_negative = self.value_type is bool and self.default is not False
         return self.option.names or (f"{name}/--no-{name.removeprefix('--')}" if has_negative else name,)
 
     @property
     def called(self) -> str:
-        """The name of the option in an error message. If a switch is on by default, the name that turns it off."""
+        """The name of the option in an error message; --no-NAME for a switch that is on by default."""
         if self.option.positional:
             return self.option.metavar or self.name.upper()
         positive, _, negative = max(self.names, key=len).partition("/")
@@ -114,7 +114,7 @@ class _Setting:
         return values if callable(values) else one_of(values) if values else None
 
     def value(self, given: Any) -> Any:
-        """Converts the value that Typer passes to the value of the field or parameter.
+        """Returns the value of the field or parameter for the value `given` by Typer.
 
         Raises UsageProblem if an option and its opposite are both given.
         """
@@ -129,7 +129,7 @@ class _Setting:
 
 
 def _parser(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """Returns a parser for Typer. Typer also passes defaults to the parser, and adds the option's name to an error."""
+    """Returns a parser for Typer, which also passes defaults to it and adds the option's name to the error."""
 
     def parsed(value: Any) -> Any:
         try:
@@ -142,7 +142,7 @@ def _parser(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
 
 @dataclass(frozen=True)
 class _Part:
-    """A parameter of a command: its settings, and a function that builds the parameter from the settings' values."""
+    """A parameter of a command: its settings, and a function that builds its value from the values of the settings."""
 
     settings: list[_Setting]
     build: Callable[[Mapping[str, Any]], Any]
@@ -183,13 +183,13 @@ def option_name(field: str) -> str:
 
 
 def option_names(config: type) -> Naming:
-    """Returns the function from a field of a config to the name of its option: 'seconds' -> '--time'."""
+    """Returns a function that maps a field of a config to the name of its option: 'seconds' -> '--time'."""
     called = {setting.name: setting.called for setting in _settings(config)}
     return called.__getitem__
 
 
 def for_typer(command: Callable[..., None]) -> Callable[..., None]:
-    """Returns a function for Typer, which builds the configs of a command and calls the command with them."""
+    """Returns a function whose signature Typer reads; it builds the configs of a command and calls the command."""
     parameters, hints = inspect.signature(command).parameters, get_type_hints(command)
     parts = {
         name: _part(name, hints[name], parameters[name].default) for name in parameters if hints[name] is not Given
@@ -214,7 +214,7 @@ def for_typer(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def _naming_options(settings: Mapping[str, _Setting], hint: str = "") -> Iterator[None]:
-    """In an error raised in the block, replaces field names by option names. Adds `hint` if the error has no hint."""
+    """Spells fields as options in an error that the block raises. Adds `hint` to an error without a hint."""
     try:
         yield
     except AttnError as problem:

@@ -13,21 +13,23 @@ from attncli.config import alternatives
 from attncli.errors import OutOfRoom, UsageProblem
 from attncli.paths import reason
 
-Files = Mapping[str, Path | None]  # the file of each option
+Files = Mapping[str, Path | None]  # maps an option to the file that it names
 _ENDINGS = {"--svg": (".svg",), "--html": (".html", ".htm"), "--csv": (".csv",), "--npz": (".npz",)}
 
 
 def refuse_files(files: Files, force: bool) -> None:
-    """Checks the output files of a command before its work.
+    """Checks the output files of a command before the command starts its work.
 
     Raises:
-        UsageProblem: for a directory, a device, or a file named by two options; for an existing file if `force` is
-            false; for `force` without any file.
+        UsageProblem: for a directory, a device, a file that two options name, an existing file without `force`, and
+            `force` without any file.
         OutOfRoom: if the directory of a file does not exist or cannot be written.
     """
     named: dict[Path, str] = {}
     if force and not any(files.values()):
-        raise UsageProblem("--force replaces a file, and none is written.", f"Add {alternatives(files)} with a file.")
+        raise UsageProblem(
+            "--force replaces a file, and no file is written.", f"Add {alternatives(files)} with a file."
+        )
     for option, file in files.items():
         if file is None:
             continue
@@ -41,7 +43,7 @@ def refuse_files(files: Files, force: bool) -> None:
         except ValueError as problem:
             raise UsageProblem(f"{file} cannot be a file: {problem}.", f"Choose another {option}.") from None
         if before != option:
-            raise UsageProblem(f"{before} and {option} name the same file.", "Give each its own.")
+            raise UsageProblem(f"{before} and {option} name the same file.", "Give each a file of its own.")
 
 
 def _refuse_file(file: Path, option: str, force: bool) -> None:
@@ -49,14 +51,14 @@ def _refuse_file(file: Path, option: str, force: bool) -> None:
         raise UsageProblem(f"{file} is a directory.", f"Give {option} a file in it.")
     if option in _ENDINGS and file.suffix and file.suffix.lower() not in _ENDINGS[option]:
         raise UsageProblem(
-            f"{option} writes another kind of file than {file.name}.", f"Let its name end in {_ENDINGS[option][0]}."
+            f"{option} does not write files such as {file.name}.", f"Choose a name that ends in {_ENDINGS[option][0]}."
         )
     if not file.parent.is_dir():
-        raise OutOfRoom(f"There is no directory {file.parent}.", f"Make it, or choose another {option}.")
+        raise OutOfRoom(f"There is no directory {file.parent}.", f"Create it, or choose another {option}.")
     if not os.access(file.parent, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     if file.exists() and not file.is_file():
-        raise UsageProblem(f"{file} is no regular file.", f"Choose another {option}.")
+        raise UsageProblem(f"{file} is not a regular file.", f"Choose another {option}.")
     if os.path.lexists(file) and not force:
         raise UsageProblem(f"{file} exists.", f"Choose another {option}, or --force to replace it.")
 
@@ -66,7 +68,7 @@ def write_file(file: Path, option: str, write: Callable[[BinaryIO], object]) -> 
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         unfinished.unlink(missing_ok=True)
-        with unfinished.open("xb") as opened:  # fails if another user has placed a link there
+        with unfinished.open("xb") as opened:  # fails if another user has placed a link at this path
             write(opened)
         unfinished.replace(file)
     except OSError as problem:

@@ -1,7 +1,7 @@
 """Configures this process: its streams, how long threads spin, and when memory is collected and returned.
 
-The command line does so and the library does not, because these settings affect the whole process. This module is
-imported before all others, so it imports almost nothing.
+Only the command line calls these functions, because they affect the whole process, and a program that uses the library
+may need other settings. Every process imports this module first, so it imports almost nothing.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import gc
 import os
 import sys
 
-_LARGEST_SCREEN, _MOST_DIGITS = 1000, 9  # columns or rows; digits that int() converts quickly
-_SPINS = 5000  # iterations of libgomp: about a tenth of a millisecond
+_LARGEST_SCREEN, _MOST_DIGITS = 1000, 9  # columns or rows; digits, since int() is slow for very long numbers
+_SPINS = 5000  # iterations of libgomp, which take about 0.1 ms
 _COLLECTIONS_BEFORE_FULL = 100  # Python's default is 10
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _KEPT_BYTES, _LARGEST_KEPT = 512 << 20, 32 << 20
 
 
 def open_streams() -> None:
-    """Opens /dev/null in place of each standard stream that is closed (`>&-`).
+    """Opens /dev/null in place of each standard stream that is closed, for example by `>&-`.
 
-    Otherwise a file that is opened later would get the descriptor of this stream.
+    Otherwise a file that is opened later would get the descriptor of the closed stream.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -33,14 +33,14 @@ def open_streams() -> None:
 
 
 def bound_screen() -> None:
-    """Limits COLUMNS and LINES, since a screen is drawn cell by cell.
+    """Limits the environment variables COLUMNS and LINES, since a screen is drawn cell by cell.
 
-    Removes a value of 0, which means an unknown size.
+    Removes a variable whose value is 0, which stands for an unknown size.
     """
     for name in ("COLUMNS", "LINES"):
         given = os.environ.get(name, "")
         if given.isdecimal() and not given.strip("0"):
-            del os.environ[name]  # a screen without cells would show nothing, not even an error
+            del os.environ[name]  # a screen of width 0 would show nothing, not even an error
         elif given.isdecimal() and (len(given) > _MOST_DIGITS or int(given) > _LARGEST_SCREEN):
             os.environ[name] = str(_LARGEST_SCREEN)
 
@@ -48,9 +48,8 @@ def bound_screen() -> None:
 def limit_spinning() -> None:
     """Limits how long waiting threads of PyTorch spin; must run before PyTorch is imported.
 
-    When another program uses the cores too, libgomp's default makes a training step 25 to 80 times slower. With a much
-    smaller limit, threads sleep between operations, and waking them can take half of a step
-    (benchmarks/README.md).
+    If another program uses the cores too, libgomp's default makes a training step 25 to 80 times slower. With a much
+    smaller limit, threads sleep between operations, and waking them can take half of a step (benchmarks/README.md).
     """
     os.environ.setdefault("GOMP_SPINCOUNT", str(_SPINS))
 
@@ -58,8 +57,8 @@ def limit_spinning() -> None:
 def delay_full_collections() -> None:
     """Makes Python's full garbage collections rarer; should run before PyTorch is imported.
 
-    The import creates 200,000 objects that live as long as the process. With Python's default, three full collections
-    visit them during the import, and find nothing to free.
+    The import creates 200,000 objects that are never freed. With Python's default, three full collections visit these
+    objects during the import.
     """
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, _COLLECTIONS_BEFORE_FULL)
@@ -68,8 +67,8 @@ def delay_full_collections() -> None:
 def keep_freed_memory() -> None:
     """Makes glibc keep freed memory for the next allocation instead of returning it to the system.
 
-    Every training step frees and allocates the same megabytes, and page faults would take 5 % of a small
-    model's step (benchmarks/README.md).
+    Every training step frees and allocates the same megabytes. Without this, page faults take 5 % of a small model's
+    step (benchmarks/README.md).
     """
     import ctypes
 

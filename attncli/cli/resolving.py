@@ -1,4 +1,4 @@
-"""Finds the directory of the model that --model and --revision name. Downloads the model if it is on the hub."""
+"""Finds the directory of the model that --model and --revision name; downloads a model of the hub."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from attncli.checkpoint.catalog import MODELS_FOLDER, known_models, newest_model
 
 
 def find(model: str | None, revision: str | None = None, *, weights: bool = True) -> Path:
-    """Returns the directory of a model, as `resolve_model` finds it; shows a bar during a download.
+    """Returns the directory of a model. Downloads a model of the hub, and shows a bar during the download.
 
-    If `weights` is False, a model of the hub may be downloaded without its weights. Raises BadCheckpoint, UsageProblem
-    or OutOfRoom.
+    If `weights` is False, the download leaves out the weights. Raises BadCheckpoint, UsageProblem or OutOfRoom.
     """
     from attncli.checkpoint.resolve import resolve_model
 

@@ -16,16 +16,18 @@ THEMES = ("light", "dark")
 GENERATION_DTYPES = ("auto", *TRAIN_DTYPES, "float16", "int8")
 
 JSON: bool = option(False, "Print the result as JSON.")
-MODEL_ARGUMENT: str | None = argument(None, "The same as -m.", metavar="[MODEL]", suggestions=model_names)
+MODEL_ARGUMENT: str | None = argument(
+    None, "The model; the same as -m MODEL.", metavar="[MODEL]", suggestions=model_names
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """Which model to use. None means the default model of `checkpoint.catalog.find_model`."""
+    """The options that choose a model. None means the default model, as `checkpoint.catalog.find_model` chooses it."""
 
     model: str | None = option(
         None,
-        "A directory, a name that attncli models lists, or owner/name of the hub.",  # the first help page says more
+        "A directory, a name that attncli models lists, or owner/name of the hub.",  # --help-all says more
         "--model",
         "-m",
         suggestions=model_names,
@@ -35,22 +37,22 @@ class ModelChoice:
     )
 
     def named(self, name: str | None) -> Self:
-        """Returns this choice, with the model argument `name` if it is given. Raises UsageProblem for two models."""
+        """Returns this choice with the model `name`, unless `name` is None. Raises UsageProblem for two models."""
         if name is not None and self.model is not None and name != self.model:
-            raise UsageProblem(f"{name} and -m {self.model} name two models.", "Name one.")
+            raise UsageProblem(f"{name} and -m {self.model} name two models.", "Name one of them.")
         return replace(self, model=name if self.model is None else self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource(ModelChoice):
-    """Which model to use, and which device to load it on."""
+    """The options that choose a model and the device to load it on."""
 
     device: str = option_from(TrainConfig, "device")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """The options for pictures: the SVG and HTML file to write, the theme, and whether to replace existing files."""
+    """The options for pictures: the SVG and HTML files to write, their theme, and whether to replace existing files."""
 
     svg: Path | None = option(None, "Also write the screen as an SVG picture.", metavar="FILE", rare=True)
     html: Path | None = option(None, "Also write the screen as a web page in one file.", metavar="FILE")
@@ -67,5 +69,5 @@ class Pictures:
         """
         pictures: Files = {"--svg": self.svg, "--html": self.html}
         if self.theme is not None and not any(pictures.values()):
-            raise UsageProblem("--theme is for a picture, and none is written.", "Add --svg FILE or --html FILE.")
+            raise UsageProblem("--theme is for pictures, and no picture is written.", "Add --svg FILE or --html FILE.")
         refuse_files({**(more or {}), **pictures}, self.force)

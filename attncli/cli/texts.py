@@ -14,9 +14,9 @@ _LONGEST_NAME = 4096  # characters of a path
 
 
 def text_argument(argument: str | None) -> str | None:
-    """Returns the argument or piped text. If there are both, joins them, piped text first.
+    """Returns the argument or the piped text, or both with a space between, piped text first; None without either.
 
-    '-' means standard input alone.
+    The argument '-' stands for standard input.
     """
     from attncli.text.files import read_text
     from attncli.text.reading import STDIN
@@ -31,7 +31,7 @@ def text_argument(argument: str | None) -> str | None:
 
 
 def required_text(argument: str | None, example: str) -> str:
-    """Returns the text of `text_argument`. Raises UsageProblem, with an example, if there is no text."""
+    """Returns the text of `text_argument`. Raises UsageProblem if there is no text; the hint shows `example`."""
     text = text_argument(argument)
     if not text:
         raise UsageProblem("There is no text.", f"Give one: {example}")
@@ -39,20 +39,21 @@ def required_text(argument: str | None, example: str) -> str:
 
 
 def note_if_like_a_file(text: str) -> None:
-    """Prints a note if a text is a URL or looks like the name of a missing file."""
+    """Prints a note about a text that is a URL or looks like the name of a missing file."""
     from attncli.render.console import print_note
     from attncli.text.reading import is_url
 
     if is_url(text):
-        print_note(f"{text} is a URL, which is not fetched: it is taken as a text itself")
+        print_note(f"{text} is a URL, which is not fetched: the URL itself is used as the text")
     elif re.search(r"^[^\s]*(/|\.(txt|md|py|json))[^\s]*$", text):
-        print_note(f"there is no file {text}, so this is taken as a text")
+        print_note(f"there is no file {text}, so the name itself is used as the text")
 
 
 def text_of_file(argument: str | None) -> str | None:
-    """Returns the content of the file that the argument names, or None. Prints a note if the file seems to be missing.
+    """Returns the content of the file that the argument names, or None if it names no file.
 
-    Raises BadInput for a file that is empty or not text, and for a directory.
+    Prints a note if the argument looks like the name of a missing file. Raises BadInput for a file that is empty or not
+    text, and for a directory.
     """
     from attncli.text.files import read_text
 
@@ -62,10 +63,10 @@ def text_of_file(argument: str | None) -> str | None:
         if Path(argument).is_file():
             text = read_text(argument)
             if not text:
-                raise BadInput(f"{argument} is empty: it holds no text.", "Give a file with some.")
+                raise BadInput(f"{argument} is an empty file.", "Give a file that contains text.")
             return text
         if Path(argument).is_dir():
-            raise BadInput(f"{argument} is a directory.", "Give a file of it, or a text.")
+            raise BadInput(f"{argument} is a directory.", "Give a file in it, or a text.")
         note_if_like_a_file(argument)
     except (OSError, ValueError):
         pass  # the argument cannot be a path, so it is a text
@@ -82,14 +83,14 @@ def text_or_file(argument: str | None, example: str) -> str:
 
 
 def text_or_file_end(argument: str | None, example: str) -> str:
-    """Returns the text of `text_or_file` without the last newline of the file."""
+    """Returns the text of `text_or_file` without its last newline, which ends the last line of a file."""
     return _without_last_newline(text_or_file(argument, example))
 
 
 def prompt_or_file(argument: str | None, piped: bool = True) -> str:
-    """Returns the prompt, or the content of the file that it names. May be empty.
+    """Returns the prompt, or the content of the file that it names; '' without a prompt.
 
-    If `piped`, piped text comes first.
+    With `piped`, piped text is put before a prompt that is not a file.
     """
     text = text_of_file(argument)
     if text is not None:
@@ -98,16 +99,13 @@ def prompt_or_file(argument: str | None, piped: bool = True) -> str:
 
 
 def prompts_of_file(file: str) -> list[str]:
-    """Returns the prompts of a file: each line, or in a .jsonl file each JSON line.
-
-    Raises BadInput if there is no prompt.
-    """
+    """Returns the prompts of a file: one per line, as JSON in a .jsonl file. Raises BadInput for an empty file."""
     from attncli.text.files import read_text
     from attncli.text.formats.json_lines import SUFFIXES, prompts_of
 
     texts = [line.removesuffix("\r") for line in read_text(file).removesuffix("\n").split("\n")]
     if texts == [""]:
-        raise BadInput(f"{file} holds no prompts.", "Give a file with one on each line.")
+        raise BadInput(f"{file} contains no prompts.", "Give a file with one prompt on each line.")
     of_json = prompts_of(texts, file) if file.endswith(SUFFIXES) else None
     return of_json or texts
 

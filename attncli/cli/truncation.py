@@ -1,4 +1,4 @@
-"""Prompts that are longer than the context: an error, or with --truncate only the end of the prompt is kept."""
+"""Handles prompts that are longer than the context: refuses them, or with --truncate keeps their end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attncli.text.tokenizer import Tokenizer
 def truncated(
     model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], ids: Sequence[list[int]]
 ) -> tuple[list[str], list[list[int]]]:
-    """Keeps the end of each prompt, and of its ids, that fits the context. Prints a note about the longest prompt."""
+    """Returns each prompt and its ids, cut to the end that fits the context. Prints a note about the longest prompt."""
     opening = len(tokenizer.opening)
     fitting = [last_that_fit(model, tokenizer, one) for one in ids]
     cut = [number for number, (one, kept) in enumerate(zip(ids, fitting, strict=True)) if len(kept) < len(one)]
@@ -30,7 +30,7 @@ def truncated(
 
 
 def refuse_long(model: ModelConfig, tokenizer: Tokenizer, ids: Sequence[int]) -> None:
-    """Raises BadInput for an empty prompt, and with a hint about --truncate for a prompt longer than the context."""
+    """Raises BadInput for an empty prompt and for a prompt longer than the context; the hint names --truncate."""
     try:
         refuse_unreadable(model, tokenizer, ids)
     except BadInput as problem:

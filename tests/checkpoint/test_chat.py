@@ -175,7 +175,7 @@ def test_generate_asks_a_question_and_shows_the_answer(model, tokenizer, tmp_pat
     assert "chat template" not in err
     answer = json.loads(out)["samples"][0]["text"]
     assert ask(capsys, "generate", "The cat?", "--chat", "-m", "m", *settings)[1] == answer + "\n"
-    assert "--chat puts a prompt in its chat template" in ask(capsys, "generate", "The", "-m", "m", *settings)[2]
+    assert "--chat formats the prompt with its chat template" in ask(capsys, "generate", "The", "-m", "m", *settings)[2]
     monkeypatch.setattr(
         "attncli.cli.loading.load_to_generate", None
     )  # the next command is refused before a model is read

@@ -181,7 +181,7 @@ def test_generate_continues_the_content_of_a_file(at_home, tmp_path, monkeypatch
     assert ask(capsys, "generate", "-i", str(file), *options)[1].startswith(expected.rstrip("\n"))
     code, out, err = ask(capsys, "generate", "missing.txt", *options)
     assert (code, out.startswith("missing.txt")) == (0, True)
-    assert "there is no file missing.txt, so this is taken as a text" in err
+    assert "there is no file missing.txt, so the name itself is used as the text" in err
     assert "is a URL, which is not fetched" in ask(capsys, "generate", "https://a.org/b.txt", *options)[2]
     code, _, err = ask(capsys, "generate", str(tmp_path), *options)
     assert (code, "is a directory" in err) == (3, True)

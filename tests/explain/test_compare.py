@@ -357,9 +357,9 @@ def test_compare_refuses_before_it_reads_a_model(in_model_folder, capsys):
         (["--svg", "there.svg"], 2, "there.svg exists"),
         (["--svg", "no/where.svg"], 4, "no directory no"),
         (["--svg", "a", "--html", "a"], 2, "name the same file"),
-        (["--svg", "a.png"], 2, "another kind of file than a.png"),
+        (["--svg", "a.png"], 2, "does not write files such as a.png"),
         (["--html", "x" * 300], 2, "cannot be a file"),
-        (["--html", "/dev/null"], 2, "no regular file"),
+        (["--html", "/dev/null"], 2, "not a regular file"),
     ):
         code, out, err = ask(capsys, "compare", A, B, "-m", "nothing", *arguments)
         assert (code, out) == (expected, "")

@@ -343,7 +343,7 @@ def test_a_text_that_is_not_the_same_is_a_failure(more, at_model, capsys, monkey
     code = run(["generate", "The cat", "-n", "12", "-t", "0.3", "-s", "3", "--num-samples", "2", "--verify", *more])
     captured = capsys.readouterr()
     assert code == 1
-    assert "error: The text is not the same in 1 of 7 ways: in a batch of 5.\n" in captured.err
+    assert "error: The text differs in 1 of 7 checks: in a batch of 5.\n" in captured.err
     assert "Traceback" not in captured.err
     if more:
         assert json.loads(captured.out)["verify"]["holds"] is False

@@ -1,6 +1,6 @@
-"""`attncli generate --interactive`: generates texts one after another; commands change the settings in between.
+"""`attncli generate --interactive`: reads prompts and commands, and generates a text for each prompt.
 
-Each line is a prompt or a command. Ctrl-C stops the current text without ending the session.
+Each line is a prompt or a command such as /set. Ctrl-C stops the current text without ending the session.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from attncli.text.tokenizer import checked_text
 
 _LARGEST_SEED = 2**63
 _COMMANDS = {
-    "set": ("NAME VALUE", "change a setting, such as temperature 0.7; /set alone lists all"),
+    "set": ("NAME VALUE", "change a setting, such as temperature 0.7; /set alone lists all settings"),
     "seed": ("N", "set the seed of the next text"),
     "again": ("", "generate the last text again, with the next seed"),
     "new": ("", "start a new text; with --chat a new conversation"),
@@ -46,9 +46,9 @@ _OTHER_NAMES = {"prompt": "text", "exit": "quit", "?": "help"}
 
 
 def talk(session: Session, prompt: str | None) -> None:
-    """Reads and runs lines until /quit or the end of the input, after `prompt` if one is given.
+    """Continues `prompt`, if there is one; then reads and runs lines until /quit or the end of the input.
 
-    Raises typer.Exit with the code of the last error if the lines came from a pipe.
+    If the lines came from a pipe, raises typer.Exit with the exit code of the last error.
     """
     code = 0
     talked = Talk(session)
@@ -57,7 +57,7 @@ def talk(session: Session, prompt: str | None) -> None:
         print_note(advice)
     if lines.typed:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C discards the line
-        print_note(f"{session.loaded.name} · /help lists what can be typed; Ctrl-C stops a text, Ctrl-D ends")
+        print_note(f"{session.loaded.name} · /help lists the commands; Ctrl-C stops a text, Ctrl-D ends the session")
     talked.stoppable = lines.typed
     going_on = True
     first = prompt
@@ -81,30 +81,29 @@ def talk(session: Session, prompt: str | None) -> None:
 
 
 def _turns(text: str) -> list[str]:
-    """Returns the turns of an input.
-
-    If every line of a paste is a command, each line is a turn; any other text is one turn.
-    """
+    """Returns the turns of an input: each line if all lines are commands, else the whole text as one turn."""
     lines = text.split("\n")
     return lines if all(line.startswith("/") for line in lines) else [text]
 
 
 class Talk:
-    """The text or conversation so far, and the current settings."""
+    """The text or the conversation of a session, and its current settings."""
 
     def __init__(self, session: Session) -> None:
-        self.stoppable = True  # Ctrl-C stops a text, not the session
+        self.stoppable = True  # whether Ctrl-C stops a text and not the session
         self._session, self._loaded, self._format = session, session.loaded, session.format
         self._sampling = session.sampling
         session.note_without_colors()
         self._console = output()
-        self._text = ""  # the text so far
-        self._last: tuple[str, str] | None = None  # the last text to continue, and the part of it that was shown
+        self._text = ""  # the prompt and its continuation
+        self._last: tuple[str, str] | None = (
+            None  # for /again: the text that was continued, and the part of it that was printed
+        )
         self._saved: set[Path] = set()
-        self._turns: list[Turn] = []  # of the conversation, in --chat
+        self._turns: list[Turn] = []  # of the conversation, with --chat
 
     def take(self, line: str) -> bool:
-        """Runs a line; returns False for /quit. If it raises AttnError, nothing has changed."""
+        """Runs a line, and returns whether the session goes on. A line that raises AttnError changes nothing."""
         checked_text(line)
         if line.startswith("/") and not line.startswith("//"):
             word, _, rest = line[1:].partition(" ")
@@ -112,13 +111,13 @@ class Talk:
         if line.strip():
             self.begin(line[1:] if line.startswith("/") else line)
         elif self._format.chat:
-            raise UsageProblem("There is nothing to answer.", "Type what you want to say; /new begins anew.")
+            raise UsageProblem("The message is empty.", "Type a message; /new begins a new conversation.")
         else:
             self._continue(self._text, "", self._next_seed() if self._text else self._sampling.seed)
         return True
 
     def begin(self, text: str) -> None:
-        """Continues the user's text; with --chat, answers it. Raises BadInput for a text longer than the context."""
+        """Generates the continuation of a text, or with --chat the answer. Raises BadInput for too long a text."""
         if self._format.chat:
             self._answer([*self._turns, (checked_text(text), "")], self._sampling.seed)
         else:
@@ -136,7 +135,7 @@ class Talk:
             print_note(setting_line("seed", self._sampling, self._token))
         elif name == "again":
             if self._last is None:
-                raise UsageProblem("There is no text yet.", "Type the beginning of one.")
+                raise UsageProblem("There is no text yet.", "Type the beginning of a text.")
             if self._format.chat:
                 self._answer(self._turns, self._next_seed())
             else:
@@ -145,9 +144,11 @@ class Talk:
             self._turns, self._text, self._last = [], "", None
         elif name == "add":
             if self._format.chat:
-                raise UsageProblem("/add continues a text, and this is a conversation.", "Type the words alone.")
+                raise UsageProblem(
+                    "/add continues a text, and --chat has a conversation.", "Type the words without /add."
+                )
             if not rest.strip():
-                raise UsageProblem("/add needs words.", "Such as /add and then")
+                raise UsageProblem("/add needs words.", "For example: /add and then")
             words = f" {rest}" if self._text and not self._text[-1].isspace() else rest
             self._continue(self._text + words, words, self._next_seed())
         elif name == "text":
@@ -161,10 +162,10 @@ class Talk:
         return name != "quit"
 
     def _continue(self, text: str, shown: str, seed: int) -> None:
-        """Prints `shown`, which is `text` or the end of `text`, then streams the continuation of `text`."""
+        """Prints `shown`, which is all or the end of `text`, and streams the continuation of `text`."""
         loaded = self._loaded
         ids = loaded.prompt(text)
-        if shown != text:  # the model wrote part of the text: keep the end that fits the context
+        if shown != text:  # the model wrote a part of the text, so the end that fits the context is kept
             ids = last_that_fit(self._session.backend.config, loaded.tokenizer, ids)
         elif self._session.truncate:
             (shown,), (ids,) = truncated(self._session.backend.config, loaded.tokenizer, [text], [ids])
@@ -183,7 +184,7 @@ class Talk:
             self._turns = [*turns[:-1], (said, self._text.removeprefix(before))]
 
     def _stream(self, ids: list[int], text: str, shown: str, seed: int) -> None:
-        """Prints `shown`, then streams the continuation of `ids`, the tokens of `text`."""
+        """Prints `shown` and streams the continuation of `ids`, which are the tokens of `text`."""
         sampling = replace(self._sampling, seed=seed)
         events = self._session.events([ids], sampling)
         self._sampling, self._last, self._text = sampling, (text, shown), text
@@ -208,13 +209,15 @@ class Talk:
 
     def _save(self, name: str) -> None:
         if not name:
-            raise UsageProblem("/save needs the name of a file.", "Such as /save story.txt")
+            raise UsageProblem("/save needs the name of a file.", "For example: /save story.txt")
         file = Path(name)
-        with suppress(RuntimeError):  # ~NAME of an unknown user
+        with suppress(RuntimeError):  # ~NAME names an unknown user
             file = file.expanduser()
         refuse_files({"/save": file}, force=True)
         if file.exists() and file.absolute() not in self._saved:
-            raise UsageProblem(f"{file} exists.", "Choose another name; only what was saved here is replaced.")
+            raise UsageProblem(
+                f"{file} exists.", "Choose another name; /save replaces only files that it wrote in this session."
+            )
         write_file(file, "/save", lambda opened: opened.write(self._text.encode()))
         self._saved.add(file.absolute())
         print_note(f"written: {file}")
@@ -227,7 +230,7 @@ class Talk:
 
 
 def _command_named(word: str) -> str:
-    """Returns the full name of a command: 'h' -> 'help'. Raises UsageProblem for an unknown or ambiguous one."""
+    """Returns the full name of a command: 'h' -> 'help'. Raises UsageProblem for an unknown or ambiguous name."""
     names = {name: name for name in _COMMANDS} | _OTHER_NAMES
     found = {names[name] for name in names if name.startswith(word.lower())} if word else set()
     if word.lower() in names:
@@ -241,7 +244,7 @@ def _command_named(word: str) -> str:
 
 
 def _meant(word: str) -> str:
-    """Returns the command or setting that an unknown command stands for, as a sentence; '' if none is similar."""
+    """Returns a sentence that suggests a command or setting for an unknown command; '' if none is similar."""
     with suppress(UsageProblem):
         return f"It is a setting: /set {spelled(setting(word))} VALUE. "
     if close := get_close_matches(word.lower(), [*_COMMANDS, *_OTHER_NAMES], 1):
@@ -252,10 +255,9 @@ def _meant(word: str) -> str:
 
 @contextmanager
 def _stopping(heeded: bool) -> Iterator[Callable[[], bool]]:
-    """In the block, a first Ctrl-C only sets a flag; a second Ctrl-C ends the block.
+    """In the block, the first Ctrl-C only sets a flag, and a second Ctrl-C ends the block.
 
-    Yields a function that returns the flag. If `heeded` is False, Ctrl-C keeps its usual effect and the function
-    returns False.
+    Yields a function that returns the flag. Without `heeded`, Ctrl-C keeps its usual effect, and the flag stays False.
     """
     pressed = False
 

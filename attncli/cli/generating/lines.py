@@ -1,10 +1,10 @@
 """Reads the input of `generate -i`, one turn at a time.
 
 From a pipe, a turn is one line. On a terminal, a turn is a line, a pasted text of several lines, or a block between
-\"\"\" marks. GNU readline returns a bracketed paste as one line that contains line ends. Without readline, lines that
-are already waiting on the terminal when the first line has been read belong to the same paste.
+\"\"\" marks. GNU readline returns a bracketed paste as one line that contains line ends. Without readline, the lines
+that arrive at once with the first line belong to its paste.
 
-This module also prints the prompts, and keeps the history file, which is bounded in length and private to its owner.
+This module also prints the prompt, and writes the history file, which is limited in length and private to its owner.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from attncli.folders import cache_folder, make_private
 
 _PROMPT, _MORE = "> ", "… "
 _BLOCK = '"""'  # begins and ends a turn of several lines
-_PASTE_SECONDS = 0.02  # the next line of a paste arrives within this time; nobody types a line so fast
-_KEPT = 1000  # lines
-_LONGEST = 1_000_000  # characters of a line, since a line from a device may never end
+_PASTE_SECONDS = 0.02  # the lines of a paste arrive within this time; nobody types a line so fast
+_KEPT = 1000  # lines of the history
+_LONGEST = 1_000_000  # characters of a line; without a limit, a device such as /dev/zero would fill the memory
 
 
 class Lines:
@@ -31,10 +31,10 @@ class Lines:
     def __init__(self) -> None:
         self.typed = sys.stdin is not None and sys.stdin.isatty()
         self._edited = self.typed and sys.stdout.isatty()
-        self._cut = False  # a line was too long: the rest of the input belongs to that line
+        self._cut = False  # a line was too long, and the rest of the input belongs to this line
         self._history = _History(cache_folder() / "history") if self._edited else None
         if hasattr(sys.stdin, "reconfigure"):
-            sys.stdin.reconfigure(errors="surrogateescape")  # the caller refuses invalid UTF-8
+            sys.stdin.reconfigure(errors="surrogateescape")  # accepts invalid UTF-8, which the caller refuses
 
     def next(self) -> str | None:
         """Returns the next turn without its last line end, or None at the end of input.
@@ -54,17 +54,16 @@ class Lines:
         return turn
 
     def _block(self, text: str) -> str:
-        """Returns the text between the marks, without the line ends next to the marks. Ctrl-D also ends a block."""
+        """Returns the text of a block, without its marks and the line ends next to them. Ctrl-D also ends a block."""
         while not text.rstrip().endswith(_BLOCK) and (line := self._line(_MORE)) is not None:
             text += f"\n{line}"
         return text.rstrip().removesuffix(_BLOCK).removeprefix("\n").removesuffix("\n")
 
     def _line(self, prompt: str) -> str | None:
-        """Returns the next line. If it begins a paste, returns all lines of the paste.
-
-        At the end of input, returns None.
-        """
-        pasted = self.typed and not _waiting(0)  # input that waits already was typed ahead: each line is a turn
+        """Returns the next line, or all lines of a paste, or None at the end of input."""
+        pasted = self.typed and not _waiting(
+            0
+        )  # lines that wait already were typed before the prompt, so each is a turn
         line = self._read(prompt)
         while pasted and line is not None and _waiting(_PASTE_SECONDS) and (more := self._read("")) is not None:
             line += f"\n{more}"
@@ -95,12 +94,12 @@ def _waiting(seconds: float) -> bool:
     """Whether standard input has data to read within this time."""
     try:
         return bool(select.select([sys.stdin], [], [], seconds)[0])
-    except (OSError, ValueError):  # standard input is closed, or the system can poll only sockets
+    except (OSError, ValueError):  # standard input is closed, or select works only for sockets
         return False
 
 
 class _History:
-    """The history of typed lines, kept across sessions."""
+    """The history of typed lines, stored in a file for later sessions."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -110,14 +109,14 @@ class _History:
 
             self._readline = readline
             if "libedit" not in (readline.__doc__ or ""):
-                readline.parse_and_bind("set enable-bracketed-paste on")  # Python turns it off
+                readline.parse_and_bind("set enable-bracketed-paste on")  # Python turns this off
             readline.set_history_length(_KEPT)
-            with suppress(OSError):  # no history file yet, or one of another library
+            with suppress(OSError):  # the file is missing, or another library wrote it
                 readline.read_history_file(path)
             self._known = readline.get_current_history_length()
 
     def keep(self) -> None:
-        """Appends the new lines to the history file immediately, since a session can be killed."""
+        """Appends new lines to the history file at once, because the process may be killed."""
         if self._readline is None:
             return
         before, self._known = self._known, self._readline.get_current_history_length()

@@ -15,7 +15,7 @@ Turn = tuple[str, str]  # the user's message, and the model's answer so far
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """A model, its chat template if the model has one, and whether to use the template."""
+    """How prompts become token ids: the model, its chat template if it has one, and whether to use the template."""
 
     loaded: LoadedModel
     template: ChatTemplate | None
@@ -23,9 +23,9 @@ class PromptFormat:
 
     @classmethod
     def of(cls, loaded: LoadedModel, chat: bool) -> PromptFormat:
-        """Reads the chat template of a model.
+        """Returns the format for a model, and reads its chat template.
 
-        Raises UsageProblem if --chat is given and the model has no template, BadCheckpoint for an invalid template.
+        With `chat`, raises UsageProblem for a model without a template, BadCheckpoint for an invalid template.
         """
         if chat:
             return cls(loaded, required_chat_template(loaded.path), chat)
@@ -34,10 +34,9 @@ class PromptFormat:
         return cls(loaded, None, chat)
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
-        """Returns the token ids to continue.
+        """Returns the token ids of the last message, or with `chat` of the conversation in the chat template.
 
-        With --chat, these are the conversation in its template, else the last message. Raises BadInput for a
-        conversation that is longer than the context.
+        Raises BadInput for a conversation that is longer than the context.
         """
         if not self.chat or self.template is None:
             return self.loaded.prompt(turns[-1][0])
@@ -55,7 +54,7 @@ class PromptFormat:
 
     @property
     def advice(self) -> str | None:
-        """A note if a model with a chat template is used without --chat, else None."""
+        """A note that recommends --chat if the model has a chat template that is not used; else None."""
         if self.chat or self.template is None:
             return None
-        return "this model was trained on conversations: --chat puts a prompt in its chat template"
+        return "this model was trained on conversations: --chat formats the prompt with its chat template"

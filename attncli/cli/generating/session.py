@@ -1,4 +1,4 @@
-"""A session of `attncli generate`: a loaded model, and the settings for sampling, computing and showing."""
+"""A session of `attncli generate`: a loaded model, and the settings for sampling, speed and output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from attncli.render.surprise import why_no_colors
 
 @dataclass(frozen=True)
 class Session:
-    """A model loaded to generate, with the settings of the command."""
+    """A model that is loaded to generate, and the settings of the command."""
 
     source: ModelSource
     loaded: LoadedModel
@@ -47,13 +47,13 @@ class Session:
         chat: bool,
         truncate: bool,
     ) -> Self:
-        """Loads the model. Raises BadCheckpoint or UsageProblem."""
+        """Returns a session with a loaded model. Raises BadCheckpoint or UsageProblem."""
         loaded, backend = load_to_generate(source, dtype, keep=display.verify)
         sampling = with_token_ids(sampling, loaded.tokenizer)
         return cls(source, loaded, backend, sampling, engine, display, PromptFormat.of(loaded, chat), truncate)
 
     def events(self, prompts: Sequence[Sequence[int]], sampling: SampleConfig | None = None) -> Iterator[Event]:
-        """Continues prompts, given as token ids, and yields the events. `sampling` overrides the session's settings."""
+        """Continues prompts, given as token ids, and yields the events. `sampling` replaces the session's settings."""
         loaded, display = self.loaded, self.display
         each_token = display.color or display.trace or display.logprobs is not None
         details = TokenDetails(display.logprobs or 0, display.trace) if each_token else None
@@ -61,13 +61,13 @@ class Session:
         return generate(self.backend, loaded.tokenizer, prompts, sampling, loaded.end_ids, details, self.engine)
 
     def screen(self, prompts: Sequence[str], samples: int, *, echo: bool = True) -> GenerationScreen:
-        """Returns the screen that shows the texts; with `echo` each text follows its prompt."""
+        """Returns the screen that shows the generated texts. With `echo`, it shows the prompt before each text."""
         display = self.display
         report: TokenReport | None = "trace" if display.trace else None if display.logprobs is None else "logprobs"
         live = display.stream and not display.as_json
         return GenerationScreen(output(), prompts, samples, live=live, color=display.color, report=report, echo=echo)
 
     def note_without_colors(self) -> None:
-        """If --color was given and the terminal shows no colors, prints why no text is tinted."""
+        """Prints a note if --color was given and the terminal shows no colors."""
         if self.display.color and not self.display.as_json and (reason := why_no_colors(output())):
             print_note(f"no colours: {reason}; --logprobs 0 shows every token's log-probability")

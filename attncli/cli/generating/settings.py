@@ -1,4 +1,4 @@
-"""Parses a setting that a user of `generate -i` types between two texts: 'top-k 40', '--temperature=0.7'.
+"""Parses a setting that a user types in `generate -i`: 'top-k 40' or '--temperature=0.7'.
 
 The settings are the fields of SampleConfig that are options. Parsing needs a tokenizer, but no model and no torch.
 """
@@ -24,13 +24,13 @@ _NAME = re.compile(r"(-{0,2}[a-z](?:[a-z_-]*[a-z])?)(?:\s*[=:]\s*|\s+|$)(.*)", r
 
 
 def changed(config: SampleConfig, text: str, tokenizer: Tokenizer) -> tuple[str, SampleConfig]:
-    """Returns the name of the field and the changed config. Raises UsageProblem for a bad setting or value.
+    """Returns the changed field and the new config: 'top-k 40' -> 'top_k', and the config with top_k=40.
 
-    'top-k 40' -> 'top_k', and the config with top_k=40
+    Raises UsageProblem for an unknown setting or an invalid value.
     """
     found = _NAME.fullmatch(text.strip())
     if found is None:
-        raise UsageProblem(f"{text.strip()!r} is not a setting and its value.", "Such as /set temperature 0.7")
+        raise UsageProblem(f"{text.strip()!r} is not a setting and its value.", "For example: /set temperature 0.7")
     name, value = setting(found[1]), found[2]
     if not value:
         raise UsageProblem(f"{spelled(name)} needs a value.", _such_as(name))
@@ -42,9 +42,9 @@ def changed(config: SampleConfig, text: str, tokenizer: Tokenizer) -> tuple[str,
 
 
 def setting(word: str) -> str:
-    """Returns the field that a text names: '--Top-K', 'topk', 'k' or a unique prefix -> 'top_k'.
+    """Returns the field for a typed name: '--Top-K', 'topk', 'k' -> 'top_k'. A unique prefix is enough.
 
-    Raises UsageProblem.
+    Raises UsageProblem for an unknown or ambiguous name.
     """
     plain = _plain(word)
     for name, option in SETTINGS.items():
@@ -61,14 +61,14 @@ def setting(word: str) -> str:
 
 
 def nearest(word: str) -> str | None:
-    """Returns the setting whose name is most similar to a misspelled name: 'temprature' -> 'temperature'; else None."""
+    """Returns the setting with the most similar name: 'temprature' -> 'temperature'. None if no name is similar."""
     names = {_plain(name): spelled(name) for name in SETTINGS}
     near = get_close_matches(_plain(word), names, 1)
     return names[near[0]] if near else None
 
 
 def spelled(name: str) -> str:
-    """Returns the name of a setting: 'top_k' -> 'top-k'."""
+    """Returns the name of the setting for a field: 'top_k' -> 'top-k'."""
     return name.replace("_", "-")
 
 
@@ -77,11 +77,11 @@ def _plain(word: str) -> str:
 
 
 def _such_as(name: str) -> str:
-    return f"Such as /set {spelled(name)} {SETTINGS[name].example or getattr(SampleConfig(), name)}"
+    return f"For example: /set {spelled(name)} {SETTINGS[name].example or getattr(SampleConfig(), name)}"
 
 
 def _value(name: str, text: str) -> Any:
-    """Parses the value of a setting. 'default' is always allowed; 'off' and 'none' if the setting has an off value."""
+    """Parses the value of a setting. 'default' resets the setting; 'off' and 'none' turn it off if that is possible."""
     option, default = SETTINGS[name], getattr(SampleConfig(), name)
     if text.lower() == "default":
         return default
@@ -96,7 +96,7 @@ def _parsed(name: str, option: Option, kind: type, text: str) -> Any:
     try:
         return option.format.parse(text) if option.format else kind(text)
     except ValueError:
-        thing = {int: "a whole number", float: "a number"}.get(kind, "such a value")
+        thing = {int: "a whole number", float: "a number"}.get(kind, "a valid value")
         raise UsageProblem(f"{spelled(name)} {text!r} is not {thing}.", _such_as(name)) from None
 
 
@@ -110,6 +110,6 @@ def _texts(name: str, text: str) -> list[str]:
         found = [None]
     if not all(isinstance(part, str) for part in found):
         raise UsageProblem(
-            f"{spelled(name)} {text} is not texts in double quotes, with commas between.", r'Such as "END", "\n\n"'
+            f"{spelled(name)} {text} is not a list of texts in double quotes.", r'For example: "END", "\n\n"'
         )
     return list(found)

@@ -1,4 +1,4 @@
-"""`attncli generate --verify`: generates the samples again in other ways, and prints whether they are the same."""
+"""`attncli generate --verify`: generates the same texts again in other ways, and prints whether they are equal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from attncli.render.verify import verification_document, verification_head, veri
 
 
 class Verification:
-    """Keeps the samples of a generation, generates them again in other ways, and compares both versions."""
+    """Collects the generated texts, generates them again in other ways, and compares the results."""
 
     def __init__(
         self, loaded: LoadedModel, backend: Backend, prompts: Sequence[Sequence[int]], config: SampleConfig
@@ -28,7 +28,7 @@ class Verification:
         self._checks: list[Check] = []
 
     def keep(self, events: Iterable[Event]) -> Iterator[Event]:
-        """Yields the events of the generation unchanged, and keeps the samples."""
+        """Yields the events of the generation unchanged, and collects its texts."""
         return self._collector.collect(events)
 
     def document(self) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class Verification:
         return {"verify": verification_document(self._checks, self._backend.exact)}
 
     def show(self) -> None:
-        """Prints each check as it finishes."""
+        """Runs the checks, and prints the result of each as it finishes."""
         console = output()
         show(console, verification_head(console.width))
         for check in self._run():
@@ -48,10 +48,10 @@ class Verification:
 
     def require(self) -> None:
         """Raises Inexact if a required check found a difference."""
-        hint = "That is a bug of attncli: please report it with this table, the command and the processor."
+        hint = "This is a bug of attncli: please report it with this table, the command and the processor."
         if failing := [way(check) for check in self._checks if check.required and check.fails]:
             count = f"{len(failing)} of {len(self._checks)}"
-            raise Inexact(f"The text is not the same in {count} ways: {', '.join(failing)}.", hint)
+            raise Inexact(f"The text differs in {count} checks: {', '.join(failing)}.", hint)
         for check in self._checks:
             if check.logits_differ:
                 apart = f"{check.logit_difference:.2g}, and rounding explains at most {check.logit_tolerance:.2g}"
