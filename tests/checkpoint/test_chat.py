@@ -100,7 +100,7 @@ def test_the_ids_are_those_of_transformers(name, model, tokenizer):
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_what_a_user_writes_is_text(name, model, tokenizer):
+def test_messages_stay_plain_text(name, model, tokenizer):
     template = read_chat_template(model(TEMPLATES[name]))
     ids = {tokenizer._backend.token_to_id(token) for token in SPECIAL}
 
@@ -113,7 +113,7 @@ def test_what_a_user_writes_is_text(name, model, tokenizer):
     assert special(hostile) == (expected, shown.replace("harmless", hostile))
 
 
-def test_of_several_templates_the_usual_one_is_taken(model):
+def test_of_several_templates_the_default_is_used(model):
     named = [{"name": "tool_use", "template": "a"}, {"name": "default", "template": "b"}]
     assert read_chat_template(model(named)).source == "b"
     assert read_chat_template(model(named[:1], "one")).source == "a"

@@ -90,7 +90,7 @@ def test_a_first_layer_with_a_window_past_the_last_is_none(saved, first):
 
 @pytest.mark.parametrize("setting", ["bos_token_id", "eos_token_id"])
 @pytest.mark.parametrize("value", [True, [True], -1, 10**30, 1.5, "1", [[1]], {}])
-def test_a_token_that_is_none_is_not_taken_for_one(saved, setting, value):
+def test_an_invalid_token_id_is_ignored(saved, setting, value):
     without_manifest(saved)
     for name in (directory.CONFIG, directory.GENERATION):
         described = json.loads((saved / name).read_text())

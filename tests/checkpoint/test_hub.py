@@ -227,7 +227,7 @@ def test_what_is_not_the_hub_is_an_error_of_two_lines_and_leaves_no_file(files, 
         ({str(at): f"{at}.safetensors" for at in range(1000)}, "names 1,000 files; at most 512 are allowed"),
     ],
 )
-def test_an_index_is_held_to_what_it_may_name_before_that_is_downloaded(tmp_path, index, message):
+def test_an_index_is_checked_before_its_files_are_downloaded(tmp_path, index, message):
     (tmp_path / hub.INDEX).write_text(json.dumps({"weight_map": index}))
     with pytest.raises(BadCheckpoint, match=message):
         hub._needed(NAME, {"config.json", "tokenizer.json", hub.INDEX, *map(str, index.values())}, True, tmp_path)
@@ -251,7 +251,7 @@ def test_without_a_connection_the_way_out_is_said(tmp_path, offline):
     assert "give a directory" in found.stderr
 
 
-def test_what_is_here_is_never_looked_for_on_the_hub(files, tmp_path):
+def test_a_local_model_is_never_requested_from_the_hub(files, tmp_path):
     folder = tmp_path / NAME
     folder.mkdir(parents=True)
     for name in (*NEEDED, "model.safetensors"):

@@ -54,14 +54,14 @@ def test_weights_whose_bytes_changed_are_refused_and_named(saved):
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "run.json", "generation_config.json"])
-def test_every_file_that_is_read_is_held_to_its_digest(saved, name):
+def test_the_digest_of_every_read_file_is_checked(saved, name):
     text = (saved / name).read_text()
     (saved / name).write_text(text + " ")
     with pytest.raises(BadCheckpoint, match=f"{re.escape(name)} is damaged"):
         load(saved)
 
 
-def test_a_context_costs_nothing_before_it_is_read(saved):
+def test_a_long_context_uses_no_memory_before_it_is_read(saved):
     change_config(saved, max_position_embeddings=1 << 24)
     model = load(saved).model
     with torch.inference_mode():
@@ -172,7 +172,7 @@ def peak_beyond(work):
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="peaks of memory are told by Linux alone")
-def test_a_save_takes_no_memory_and_a_load_that_of_the_weights(tmp_path):
+def test_a_save_needs_no_memory_and_a_load_only_the_weights(tmp_path):
     model = tiny_model(vocab_size=257, layers=4, width=512, heads=8, kv_heads=8, head_width=64, feed_forward_width=2048)
     weights = model.state_dict()
     size = sum(tensor.nbytes for tensor in weights.values()) / 1e6

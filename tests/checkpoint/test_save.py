@@ -51,7 +51,7 @@ def test_a_model_card_stays_when_the_model_is_written_again(saved):
 @pytest.mark.parametrize(
     "put", [lambda card: card.symlink_to("nowhere"), Path.mkdir, lambda card: card.write_bytes(b" " * (2 << 20))]
 )
-def test_what_is_no_model_card_does_not_stand_in_the_way_of_a_save(saved, put):
+def test_a_file_that_is_no_model_card_does_not_prevent_a_save(saved, put):
     put(saved / "README.md")
     assert directory.ModelFolder(saved).foreign() == ["README.md"]  # so --force refuses to replace it
     write_checkpoint(saved, checkpoint(step=1))
@@ -102,7 +102,7 @@ def test_killed_at_any_point_of_a_save_the_old_or_the_new_one_loads(tmp_path, af
     assert not list(tmp_path.glob(".m.writing-*"))
 
 
-def test_the_save_before_stays_until_the_run_ends(saved):
+def test_the_previous_save_is_kept_until_the_run_ends(saved):
     write_checkpoint(saved, checkpoint(step=5))
     assert read_resumable(previous_of(saved)).state.facts["step"] == 0
     write_checkpoint(saved, checkpoint(step=9, state=False))
@@ -126,7 +126,7 @@ def test_a_full_disk_leaves_the_old_one_and_nothing_else(saved, monkeypatch, cod
     assert [path.name for path in saved.parent.iterdir()] == ["m"]
 
 
-def test_no_room_is_found_before_writing(saved, monkeypatch):
+def test_a_full_disk_is_noticed_before_writing(saved, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(OutOfRoom, match=r"0\.0 MB free") as raised:
         write_checkpoint(saved, checkpoint())

@@ -60,7 +60,7 @@ def test_a_file_is_byte_for_byte_that_of_the_library(tmp_path_factory, described
     assert digest == again == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_what_is_no_contiguous_piece_of_memory_is_written_as_what_it_holds(tmp_path):
+def test_tensors_that_are_not_contiguous_are_written_by_their_values(tmp_path):
     whole = torch.arange(24.0).reshape(4, 6)
     tensors = {"turned": whole.T, "column": whole[:, 2], "grown": torch.ones(1).expand(5), "needs": whole.clone()}
     tensors["needs"].requires_grad_()
@@ -113,7 +113,7 @@ def test_a_file_that_was_changed_is_refused_or_read_as_the_library_reads_it(tmp_
         struct.pack("<Q", 64 << 20) + bytes(100),
     ],
 )
-def test_a_header_that_cannot_be_meant_is_refused(tmp_path, content):
+def test_an_impossible_header_is_refused(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(BadCheckpoint), open_tensors(tmp_path / "x"):
         pass
@@ -127,7 +127,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path):
             os.truncate(tmp_path / "x", 1 << 20)
 
 
-def test_what_is_no_file_is_an_error(tmp_path):
+def test_a_path_that_is_no_file_is_an_error(tmp_path):
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(BadCheckpoint, match="cannot be read"), open_tensors(path):
             pass

@@ -146,7 +146,7 @@ def only_opened_in(folder, monkeypatch):
         yield
 
 
-def test_a_directory_of_the_hubs_cache_is_one_of_links(sharded):
+def test_a_model_of_the_hub_s_cache_is_read_through_its_links(sharded):
     """Its files are links to files named by their digests; a link out of the model's cache is refused."""
     cache = sharded.parent / "models--someone--tiny"
     snapshot = cache / "snapshots" / "0123abcd"

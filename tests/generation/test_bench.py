@@ -144,7 +144,7 @@ def clocked(monkeypatch):
     return make
 
 
-def test_what_is_measured_is_what_the_clock_says(clocked):
+def test_measured_times_equal_the_clock(clocked):
     found = measure(clocked(context=300), TOKENIZER, 1000)
     assert [(one.tokens, round(one.tokens_per_second, 6)) for one in found.prefill] == [
         (tokens, round(tokens / (0.001 * (1 + tokens)), 6)) for tokens in (32, 128, 300)
@@ -169,7 +169,7 @@ def test_what_is_measured_is_what_the_clock_says(clocked):
 
 
 @pytest.mark.parametrize("seconds", [0.1, 1, 3, 10])
-def test_what_there_is_no_time_for_is_left_out_and_named(clocked, seconds):
+def test_sizes_that_would_take_too_long_are_skipped_and_named(clocked, seconds):
     backend = clocked(context=2048)
     found = measure(backend, TOKENIZER, seconds)
     smallest = 16 * 0.002 + 4 * 0.033 + 4 * 0.002 + 0.2 + 3 * 0.002  # the warm-up, and the smallest size of each part
@@ -189,14 +189,14 @@ def test_what_there_is_no_time_for_is_left_out_and_named(clocked, seconds):
 
 
 @pytest.mark.parametrize("context", [1, 2, 17, 129])
-def test_nothing_passes_a_small_context(clocked, context):
+def test_no_size_exceeds_a_small_context(clocked, context):
     found = measure(clocked(context=context), TOKENIZER, 100)
     assert found.prefill[-1].tokens == context
     assert found.decode[-1].before == context - 1
     assert found.generation[-1].tokens <= context
 
 
-def test_what_comes_next_is_told_with_the_time_that_has_gone(clocked):
+def test_progress_reports_the_next_size_and_the_elapsed_share(clocked):
     told = []
     measure(clocked(), TOKENIZER, 5, lambda *now: told.append(now))
     assert [part for part, _, _ in told] == sorted(
@@ -329,7 +329,7 @@ def test_the_screen_fits_and_is_harmless(found, width):
     assert "…" not in drawn.split("Prefill")[1]
 
 
-def test_what_the_hundred_per_cent_are_is_said():
+def test_the_screen_says_what_100_percent_means():
     drawn = shown(bench_screen(SLOW, "m", 80), 80)
     assert "100% is 4,000 GB/s: 256.0 MB copied, counted as read and written." in drawn
     below = shown(bench_screen(changed(decode=FOUND.decode[:2]), "m", 80), 80)
@@ -427,7 +427,7 @@ def test_weights_of_eight_bits_are_counted_as_such(folder, monkeypatch, capsys):
         (["bench", "m", "--dtype", "int7"], 2, "is not a type"),
     ],
 )
-def test_what_is_wrong_is_said_in_two_lines(folder, monkeypatch, capsys, arguments, code, message):
+def test_an_error_has_two_lines(folder, monkeypatch, capsys, arguments, code, message):
     monkeypatch.chdir(folder)
     found, out, err = ask(capsys, *arguments)
     assert (found, out) == (code, "")

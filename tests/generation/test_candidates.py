@@ -37,7 +37,7 @@ def test_a_distribution_computed_by_hand():
 
 @settings(deadline=None)
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=9), st.floats(0.05, 20))
-def test_it_is_what_text_is_drawn_from(logits, temperature):
+def test_the_distribution_is_the_one_that_text_is_drawn_from(logits, temperature):
     given_logits = torch.tensor([logits], dtype=torch.float64)
     drawn_from = filtered(given_logits, SampleConfig(temperature=temperature, top_k=0, top_p=1.0, min_p=0.0)).softmax(
         -1
@@ -61,7 +61,7 @@ def test_the_tokens_are_the_most_probable_of_the_model_and_the_rest_has_the_rest
         assert found.rest[at] == pytest.approx(1 - sum(column))
 
 
-def test_of_equal_tokens_the_one_that_temperature_0_takes_comes_first(tokenizer):
+def test_among_equal_tokens_the_greedy_token_comes_first(tokenizer):
     model = tiny_model(vocab_size=tokenizer.vocab_size)
     with torch.no_grad():
         model.embedding.weight.zero_()
@@ -70,7 +70,7 @@ def test_of_equal_tokens_the_one_that_temperature_0_takes_comes_first(tokenizer)
     assert [token.id for token in found.tokens] == [0, 1, 2]
 
 
-def test_rows_that_fill_a_matrix_are_no_tokens(tokenizer):
+def test_padding_rows_of_a_matrix_are_not_tokens(tokenizer):
     model = tiny_model(vocab_size=tokenizer.vocab_size + 40)
     found = candidates(model, tokenizer, tokenizer.encode("The"), (1.0,), 10**6)
     assert sorted(token.id for token in found.tokens) == list(range(tokenizer.vocab_size))
@@ -126,7 +126,7 @@ def test_the_screen_at_80_columns():
     assert [line.rstrip() for line in drawn.splitlines()] == SCREEN.splitlines()
 
 
-def test_for_programs_every_figure_is_whole():
+def test_json_has_every_figure_in_full_precision():
     document = json.loads(json.dumps(candidates_document(FOUND, "m", "The bank")))
     assert document["temperatures"] == [0.0, 0.5, 1.0, 2.0]
     assert document["tokens"][0] == {"id": 5, "text": " and", "probabilities": [1.0, 0.7, 0.41, 0.12]}

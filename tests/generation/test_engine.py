@@ -278,7 +278,7 @@ def test_a_cache_is_asked_for_the_room_of_the_longest_text_and_no_more_than_the_
 @pytest.mark.parametrize(
     ("sequences", "positions", "room"), [(1, 300, 301), (1, 5000, 4096), (64, 300, 64), (2, 9, 64)]
 )
-def test_a_gpu_has_room_from_the_start_as_long_as_that_is_little(sequences, positions, room):
+def test_on_a_gpu_small_buffers_are_allocated_at_once(sequences, positions, room):
     backend = TorchBackend(tiny_model(context=8000))
     backend.device = torch.device("cuda")  # new_cache reads only the device
     cache = backend.new_cache(sequences, positions)
@@ -298,7 +298,7 @@ def test_a_step_makes_each_mask_once():
 @each_backend
 @pytest.mark.parametrize("name", ["greedy", "stopped"])
 @pytest.mark.parametrize("at_once", [1, 2, 5])
-def test_texts_that_wait_for_a_place_are_the_same(kind, name, at_once):
+def test_texts_that_wait_for_a_slot_are_the_same(kind, name, at_once):
     watched = Watched(backend_of(kind))
     found = made(watched, RAGGED, SETTINGS[name], at_once=at_once)
     assert same(kind, found, made(backend_of(kind), RAGGED, SETTINGS[name]))
@@ -307,7 +307,7 @@ def test_texts_that_wait_for_a_place_are_the_same(kind, name, at_once):
 
 
 @each_backend
-def test_past_the_context_every_text_of_a_batch_goes_on_from_its_own_half(kind):
+def test_past_the_context_each_text_of_a_batch_continues_from_its_own_half(kind):
     config = replace(GREEDY, max_new_tokens=60)
     for prompt, (_, _, (end,)) in zip(RAGGED, made(backend_of(kind), RAGGED, config), strict=True):
         expected = greedy_by_hand(MODEL, prompt, 60)
@@ -391,7 +391,7 @@ def test_a_long_text_takes_no_more_memory_than_a_short_one(kind, monkeypatch):
     assert next(rereads).kept == 128  # the generation had not ended
 
 
-def test_what_followed_the_last_three_tokens_before_is_guessed():
+def test_tokens_after_the_previous_occurrence_of_the_last_three_are_guessed():
     said = [1, 2, 3, 9, 8, 7, 1, 2, 3]
     assert Lookup().guess(said, 99) == [9, 8, 7, 1, 2]  # five at most
     assert Lookup().guess(said, 2) == [9, 8]
@@ -404,7 +404,7 @@ def test_what_followed_the_last_three_tokens_before_is_guessed():
     assert grows.guess([1, 2, 3], 9) == []
 
 
-def test_guesses_are_made_where_they_pay_and_tried_again_where_they_did_not():
+def test_guessing_is_suspended_while_slower_and_then_retried():
     said, lookup = [1, 2, 3, 1, 2, 3], Lookup()
     lookup.measure(False, 1, 0.001)
     assert lookup.guess(said, 9)  # no rate has been measured yet

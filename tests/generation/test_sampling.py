@@ -421,7 +421,7 @@ def test_a_filter_only_removes_and_leaves_something(name, data):
 
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("size", [1, 2, 5, 300, 9000])
-def test_a_row_of_nothing_stays_one_beside_others(name, size):
+def test_a_row_without_tokens_stays_so_beside_other_rows(name, size):
     keep, _ = FILTERS[name]
     logits = random_logits(3, size)
     logits[1] = -INF
@@ -431,7 +431,7 @@ def test_a_row_of_nothing_stays_one_beside_others(name, size):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 2.0])
-def test_where_every_token_is_banned_there_is_no_nan_and_token_0_comes(temperature):
+def test_if_every_token_is_banned_token_0_is_drawn_without_nan(temperature):
     config = replace(ALL, temperature=temperature, logit_bias=tuple((i, -INF) for i in range(7)))
     assert (filtered(random_logits(2, 7), config) == -INF).all()
     assert next_token(random_logits(2, 7), config, torch.tensor([0.0, BELOW_ONE])).tolist() == [0, 0]
@@ -613,7 +613,7 @@ def test_the_uniforms_of_a_sample_do_not_depend_on_how_many_there_are(seed, samp
 
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 2**63 - 1), count=st.integers(1, 200), more=st.integers(0, 200))
-def test_the_uniforms_of_a_sample_begin_alike_however_long_it_gets(seed, count, more):
+def test_the_uniforms_of_a_sample_begin_equally_for_every_length(seed, count, more):
     assert torch.equal(uniforms(generators(seed, 2), count + more)[:, :count], uniforms(generators(seed, 2), count))
 
 

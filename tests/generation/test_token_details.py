@@ -172,7 +172,7 @@ def texts_and_ends(events):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_being_watched_changes_no_text(config):
+def test_requested_details_change_no_text(config):
     details = TokenDetails(3, trace=True)
     plain = list(generate(TorchBackend(MODEL), TOKENIZER, [[5, 6, 7]], config))
     watched = list(generate(TorchBackend(MODEL), TOKENIZER, [[5, 6, 7]], config, details=details))

@@ -67,14 +67,14 @@ def parts_of(model):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_parts_of_a_preset_are_those_of_the_model(name):
+def test_the_counted_parts_of_a_preset_equal_the_built_model(name):
     _, config = PRESETS[name]
     assert count_parameters(config) == parts_of(built(config))
 
 
 @settings(deadline=None, max_examples=100)
 @given(config=configs())
-def test_the_parts_of_any_shape_are_those_of_the_model(config):
+def test_the_counted_parts_of_any_shape_equal_the_built_model(config):
     model = built(config)
     assert count_parameters(config) == parts_of(model)
     assert sum(count_parameters(config).values()) == sum(parameter.numel() for parameter in model.parameters())
@@ -82,7 +82,7 @@ def test_the_parts_of_any_shape_are_those_of_the_model(config):
 
 @settings(deadline=None, max_examples=60)
 @given(config=configs())
-def test_matrix_parameters_are_the_two_dimensional_ones_that_multiply_every_token(config):
+def test_matrix_parameters_are_all_matrices_that_multiply_every_token(config):
     """These are all matrices except the embeddings, and the head, which is the embedding if it is tied."""
     model = built(config)
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
@@ -92,7 +92,7 @@ def test_matrix_parameters_are_the_two_dimensional_ones_that_multiply_every_toke
 
 @torch.no_grad()
 @pytest.mark.parametrize("tokens", [1, 6, 7, 8, 30])
-def test_the_weights_and_multiplications_of_a_text_are_those_of_a_pass_over_it(family, tokens):
+def test_counted_attention_weights_and_multiplications_equal_a_forward_pass(family, tokens):
     """Compares with the attention weights that are not 0, and with torch's count, which includes masked weights."""
     model, seen = tiny_model(**family), Recorder()
     config = model.config
@@ -119,7 +119,7 @@ def test_published_sizes():
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", BYTES)
-def test_the_cache_takes_what_is_counted(family, dtype):
+def test_the_cache_has_the_counted_bytes(family, dtype):
     """A cache that one text fills has room for exactly the context."""
     model = tiny_model(dtype=getattr(torch, dtype), context=40, **family)
     cache = model.new_cache()

@@ -20,14 +20,14 @@ def gradients(output, *inputs):
     return torch.autograd.grad(output.square().sum() + output.sum(), inputs)
 
 
-def test_rms_norm_is_that_of_pytorch_and_its_gradient_the_numerical_one():
+def test_rms_norm_equals_pytorch_and_its_gradient_the_numerical_gradient():
     x, weight = doubles(3, 4, 6), doubles(6, seed=1)
     ours, theirs = fused.rms_norm(x, weight, 1e-6), F.rms_norm(x, (6,), weight, 1e-6)
     torch.testing.assert_close(ours, theirs)
     assert torch.autograd.gradcheck(lambda a, b: fused.rms_norm(a, b, 1e-6), (x, weight))
 
 
-def test_heads_are_normed_and_rotated_as_the_plain_network_does_and_so_is_their_gradient():
+def test_normalized_and_rotated_heads_and_their_gradient_equal_the_plain_network():
     batch, length, heads, width = 2, 5, 3, 4
     rotary = Rotary.table(torch.arange(length), width, 100.0).at(slice(length), torch.float64)
     sides, weight = doubles(batch, length, 3 * heads * width), doubles(2, width, seed=1)
@@ -60,9 +60,7 @@ def test_the_gated_product_and_its_gradient(activation, plain):
     batch=st.integers(1, 3), kv_heads=st.integers(1, 2), groups=st.integers(1, 3), queries=st.integers(1, 9),
     before=st.integers(0, 4), window=st.none() | st.integers(1, 6), seed=st.integers(0, 99),
 )  # fmt: skip
-def test_attention_is_the_fused_one_of_pytorch_for_every_mask_and_layout(
-    batch, kv_heads, groups, queries, before, window, seed
-):
+def test_attention_equals_pytorch_for_every_mask_and_layout(batch, kv_heads, groups, queries, before, window, seed):
     query = doubles(batch, kv_heads * groups, queries, 4, seed=seed)
     key, value = (doubles(batch, kv_heads, queries + before, 4, seed=seed + i) for i in (1, 2))
     mask = causal_mask(queries, queries + before, window, torch.device("cpu"))
@@ -74,7 +72,7 @@ def test_attention_is_the_fused_one_of_pytorch_for_every_mask_and_layout(
 
 
 @pytest.mark.parametrize("at_once", [1, 40, 1 << 20], ids=["a row at a time", "some rows", "all rows"])
-def test_the_loss_is_the_cross_entropy_however_it_is_cut(monkeypatch, at_once):
+def test_the_loss_is_the_cross_entropy_for_every_chunk_size(monkeypatch, at_once):
     monkeypatch.setitem(fused._LOGITS_AT_ONCE, "cpu", at_once)
     hidden, weight, targets = doubles(2, 5, 4), doubles(11, 4, seed=1), torch.arange(10).view(2, 5)
     ours = fused.head_loss(hidden, weight, targets)
@@ -84,7 +82,7 @@ def test_the_loss_is_the_cross_entropy_however_it_is_cut(monkeypatch, at_once):
         torch.testing.assert_close(mine, other)
 
 
-def test_a_loss_of_tokens_that_the_model_thinks_impossible_stays_finite():
+def test_the_loss_of_impossible_tokens_stays_finite():
     hidden, weight = torch.full((1, 4), 100.0, requires_grad=True), torch.eye(4)
     loss = fused.head_loss(hidden * torch.tensor([1.0, -1, -1, -1]), weight, torch.tensor([1]))
     assert loss.item() == pytest.approx(200.0)

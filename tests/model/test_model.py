@@ -57,7 +57,7 @@ def test_weights_are_distributions_that_obey_mask_and_window(model):
 
 
 @torch.no_grad()
-def test_the_steps_are_the_arithmetic_that_their_names_say(model):
+def test_each_observed_step_is_the_computation_that_its_name_says(model):
     seen = Recorder()
     model(ids_of(12), observe=seen)
     for layer, steps in seen.steps.items():
@@ -73,7 +73,7 @@ def test_the_steps_are_the_arithmetic_that_their_names_say(model):
 
 
 @torch.no_grad()
-def test_future_tokens_change_nothing_before_them(model):
+def test_future_tokens_do_not_change_earlier_logits(model):
     ids = ids_of(30)
     changed = ids.clone()
     changed[:, 17:] = (changed[:, 17:] + 1) % 97
@@ -83,7 +83,7 @@ def test_future_tokens_change_nothing_before_them(model):
 
 
 @torch.no_grad()
-def test_a_window_hides_what_lies_before_it():
+def test_a_window_hides_earlier_positions():
     model = tiny_model(dtype=torch.float64, layers=1, window=5)
     ids = ids_of(20)
     changed = ids.clone()
@@ -115,7 +115,7 @@ def test_cached_equals_uncached_for_every_split(family, length, cuts):
 
 
 @torch.no_grad()
-def test_a_cache_cut_back_forgets(model):
+def test_a_truncated_cache_discards_later_positions(model):
     ids, other = ids_of(30), ids_of(30, seed=1)
     cache = model.new_cache()
     model(ids, cache)
@@ -161,7 +161,7 @@ def test_cross_attention_is_the_same_code_and_equals_torch():
 
 
 @torch.no_grad()
-def test_an_edge_cut_by_an_observer_carries_nothing():
+def test_an_edge_that_an_observer_cuts_has_no_effect():
     """If every edge from token 4 to later tokens is cut, replacing token 4 changes no later logit."""
 
     class Cut(Observer):
@@ -193,7 +193,7 @@ def test_an_edge_cut_by_an_observer_carries_nothing():
         ("", {}, None),
     ],
 )
-def test_the_memory_is_that_of_the_machine_or_of_the_control_group(tmp_path, monkeypatch, membership, files, limit):
+def test_the_memory_is_the_machine_s_or_the_limit_of_the_control_group(tmp_path, monkeypatch, membership, files, limit):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -228,7 +228,7 @@ SLOWED = {  # for the frequencies 1, 1/2, 1/4 and 1/8, which make 15.9, 7.96, 3.
 
 
 @pytest.mark.parametrize("name", SLOWED)
-def test_slowed_rotations_are_those_computed_by_hand(name):
+def test_scaled_rotary_frequencies_equal_values_computed_by_hand(name):
     scaling, expected = SLOWED[name]
     found = rotary_frequencies(8, 16.0, scaling)
     torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-6)

@@ -75,7 +75,7 @@ def off(found, exact):
 
 @pytest.mark.parametrize("name", EVERY)
 @torch.no_grad()
-def test_logits_are_those_of_the_transformer_and_as_near_to_exact_ones(name):
+def test_logits_equal_the_transformer_s_and_are_as_exact(name):
     model = model_of(name)
     ids = ids_of(LONG, vocab_size=model.config.vocab_size)
     found = all_logits(NativeBackend(model, threads=1), ids[0].tolist())
@@ -94,7 +94,7 @@ def test_a_window_longer_than_the_context_is_the_whole_context(window):
 
 
 @pytest.mark.parametrize("number", [-1, 2**31 - 64, 2**31, 2**32 + 1])
-def test_no_integer_is_cut_on_its_way_to_c(number):
+def test_no_integer_is_truncated_for_c(number):
     with pytest.raises(BadCheckpoint, match=f"takes inputs from 0 to 2147483583, not {number}"):
         native._Matrix(None, None, None, 1, number, 0)
     with pytest.raises(BadCheckpoint, match="capacity"):
@@ -159,7 +159,7 @@ def test_a_released_transformer_keeps_no_weights_and_the_network_is_the_same(nam
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["qwen3", "llama-yarn", "gpt2", "head-6", "gpt2-odd"])
-def test_weights_of_sixteen_bits_are_added_up_in_float32(name, dtype):
+def test_products_of_16_bit_weights_are_summed_in_float32(name, dtype):
     model = model_of(name, dtype)
     ids = ids_of(40, vocab_size=model.config.vocab_size)[0].tolist()
     found = all_logits(NativeBackend(model, threads=1), ids)
@@ -168,7 +168,7 @@ def test_weights_of_sixteen_bits_are_added_up_in_float32(name, dtype):
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen3-untied", "llama-bias", "gpt2", "head-6", "gpt2-odd"])
 @torch.no_grad()
-def test_weights_of_eight_bits_are_those_of_the_steps_they_stand_for(name):
+def test_int8_weights_equal_the_values_that_they_represent(name):
     model = model_of(name)
     ids = ids_of(40, vocab_size=model.config.vocab_size)[0].tolist()
     found = all_logits(NativeBackend(model, int8=True, threads=1), ids)
@@ -181,7 +181,7 @@ def test_weights_of_eight_bits_are_those_of_the_steps_they_stand_for(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_weight_is_off_by_half_a_step_at_most(dtype):
+def test_an_int8_weight_differs_by_at_most_half_a_step(dtype):
     weight = torch.randn(50, 33, generator=torch.Generator().manual_seed(1)).to(dtype)
     weight[7] = 0
     weight[8, 3] = 1000.0
@@ -212,7 +212,7 @@ NARROW = [(name, kind) for name in ("llama-bias", "gpt2", "head-10", "qwen3") fo
 @pytest.mark.parametrize(("name", "kind"), [*((name, "f32") for name in EVERY), *NARROW])
 @settings(deadline=None, max_examples=6)
 @given(calls=st.lists(CALL, max_size=20), threads=st.sampled_from([1, 2, 3]))
-def test_however_texts_are_cut_into_calls_every_bit_is_the_same(name, kind, calls, threads):
+def test_every_split_of_texts_into_calls_gives_identical_bits(name, kind, calls, threads):
     """Reads several texts at once, in segments of any length; reads some again, and some wrongly at first."""
     backend, texts, expected = readings(name, kind, threads)
     cache, read = backend.new_cache(len(texts)), [0] * len(texts)
@@ -256,7 +256,7 @@ def network(name, kind, threads):
 
 
 @pytest.mark.parametrize("name", ["qwen3-window", "gpt2", "head-10", "window-of-17"])
-def test_more_rows_than_a_call_takes_are_the_same_as_few(name):
+def test_rows_of_several_calls_equal_rows_of_one_call(name):
     """With three texts together, some calls of the C function end within a text, and some request no logits."""
     model = model_of(name, context=1100)
     backend = NativeBackend(model, threads=2)
@@ -275,7 +275,7 @@ def test_more_rows_than_a_call_takes_are_the_same_as_few(name):
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen3-window", "head-10", "gpt2"])
 @pytest.mark.parametrize("length", [1, 16, 63, 64, 65, 101])
-def test_a_sequence_goes_on_from_the_copy_of_another(name, length):
+def test_a_sequence_continues_from_a_copy_of_another(name, length):
     backend, texts, expected = readings(name, "f32", 1)
     cache = backend.new_cache(3)
     backend.read(cache, [Segment(2, 0, texts[0][: length + 5]), Segment(0, 0, texts[3])])
@@ -285,7 +285,7 @@ def test_a_sequence_goes_on_from_the_copy_of_another(name, length):
 
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen3-window", "head-10"])
-def test_what_lies_in_memory_beyond_a_text_counts_for_nothing(name):
+def test_memory_beyond_a_text_has_no_effect(name):
     """The memory even contains NaN, which would spoil every product."""
     backend, texts, expected = readings(name, "f32", 2)
     cache = backend.new_cache(2)
@@ -323,7 +323,7 @@ def test_what_cannot_be_read_is_refused():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads as Linux shows them")
-def test_threads_end_with_the_network_that_they_work_for():
+def test_threads_end_with_their_network():
     def running():
         return len(list(Path("/proc/self/task").iterdir()))
 
@@ -335,7 +335,7 @@ def test_threads_end_with_the_network_that_they_work_for():
     assert running() == before
 
 
-def test_weights_of_a_type_that_c_does_not_know_become_float32():
+def test_weights_of_an_unsupported_dtype_become_float32():
     model = tiny_model(vocab_size=50, context=32)
     plain, double = (NativeBackend(one, threads=1) for one in (model, copy.deepcopy(model).double()))
     segments = [Segment(0, 0, [1, 2, 3, 4], 4)]
@@ -344,7 +344,7 @@ def test_weights_of_a_type_that_c_does_not_know_become_float32():
 
 
 @pytest.mark.parametrize("segment", [Segment(0, -1, [1, 2]), Segment(0, 0, [1, 2], 3)])
-def test_what_would_be_read_beside_the_buffers_is_refused(segment):
+def test_reads_outside_the_buffers_are_refused(segment):
     backend = NativeBackend(tiny_model(vocab_size=50, context=32), threads=1)
     with pytest.raises(ValueError, match="a segment that begins before 0"):
         backend.read(backend.new_cache(1), [segment])

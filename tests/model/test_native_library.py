@@ -103,7 +103,7 @@ def test_a_library_that_was_cut_short_is_made_again(tmp_path, keep):
 
 
 @needs_compiler
-def test_two_that_make_it_at_once_both_have_it(tmp_path, monkeypatch):
+def test_two_processes_that_compile_at_once_both_get_the_library(tmp_path, monkeypatch):
     cc, folder = counting(tmp_path), tmp_path / "own"
     one = _Compilation(cc, folder, KEY)
     monkeypatch.setattr(os, "getpid", lambda: 1)
@@ -131,7 +131,7 @@ def calls_come(folder, count):
         ("echo one >&2; echo two >&2; echo >&2; exit 1", "fails: two", True),
     ],
 )
-def test_a_compiler_that_fails_is_asked_once_and_what_it_said_is_told(tmp_path, script, told, remembered):
+def test_a_compiler_that_fails_runs_once_and_its_error_is_printed(tmp_path, script, told, remembered):
     cc = compiler(tmp_path, f"echo >> {tmp_path}/calls\n{script}")
     for _ in range(2):
         begun = _Compilation(cc, tmp_path / "own", KEY)
@@ -166,7 +166,7 @@ def test_a_compiler_is_given_no_flag_that_it_does_not_know(tmp_path, probe, flag
     assert re.findall("-m[a-z]*=native", (tmp_path / "calls").read_text()) == flags.split()
 
 
-def test_where_nothing_can_be_written_no_compiler_is_called(tmp_path):
+def test_no_compiler_runs_if_the_folder_cannot_be_written(tmp_path):
     cc = compiler(tmp_path, f"echo >> {tmp_path}/calls")
     (tmp_path / "own").write_text("a file where a folder should be")
     for folder in (tmp_path / "own", tmp_path / "own" / "native", Path("/proc/native")):
@@ -275,7 +275,7 @@ def test_with_and_without_a_library_the_text_is_the_same(at_home, monkeypatch, c
 
 
 @needs_compiler
-def test_a_file_that_is_no_library_is_done_without(monkeypatch, anew, tmp_path):
+def test_without_a_valid_library_pytorch_runs_the_network(monkeypatch, anew, tmp_path):
     (cc,) = compiler(tmp_path, 'while [ "$1" != -o ]; do shift; done; echo text > "$2"')
     monkeypatch.setenv("CC", cc)
     assert library().path.read_text() == "text\n"
@@ -301,7 +301,7 @@ def test_integers_without_a_library_are_refused(at_home, monkeypatch, capsys):
 
 
 @needs_compiler
-def test_what_the_library_depends_on_is_in_its_name(monkeypatch):
+def test_the_library_s_name_covers_everything_it_depends_on(monkeypatch):
     one = native_library._key(CC)
     monkeypatch.setattr(native_library, "_FLAGS", ("-O1",))
     assert native_library._key(CC) != one
@@ -312,7 +312,7 @@ def test_what_the_library_depends_on_is_in_its_name(monkeypatch):
 
 
 @needs_compiler
-def test_what_was_checked_is_loaded_whatever_lies_there_by_then(tmp_path):
+def test_the_checked_file_is_loaded_even_if_it_was_replaced(tmp_path):
     found = _Compilation(CC, tmp_path / "own", KEY).result()
     found.path.rename(tmp_path / "elsewhere")
     found.path.write_text("a library of somebody else's")
@@ -390,7 +390,7 @@ def test_a_folder_of_another_user_is_exposed(tmp_path, monkeypatch):
     assert folders.exposed(tmp_path) == tmp_path
 
 
-def test_a_group_of_this_user_alone_is_nobody_else(tmp_path, monkeypatch):
+def test_a_group_of_this_user_alone_is_trusted(tmp_path, monkeypatch):
     tmp_path.chmod(0o770)
     user = pwd.getpwuid(os.geteuid())
     for name, members, other in ((user.pw_name, [], None), ("staff", [], tmp_path), (user.pw_name, ["eve"], tmp_path)):
@@ -402,7 +402,7 @@ def test_a_group_of_this_user_alone_is_nobody_else(tmp_path, monkeypatch):
         assert folders.exposed(tmp_path) == other
 
 
-def test_what_killed_processes_left_is_removed_when_it_is_old(tmp_path):
+def test_old_files_of_killed_processes_are_removed(tmp_path):
     names = [f"{KEY}.{KEY[:16]}.tmp", f"{KEY}.{KEY[1:]}0.tmp", "notes.tmp"]
     path = kept(tmp_path / "own")
     for name in names:

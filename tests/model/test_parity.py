@@ -137,7 +137,7 @@ def their_greedy(model, prompt, end, tokens=64):
 
 
 @pytest.mark.parametrize("name", THEIRS)
-def test_a_directory_of_theirs_is_read_by_us_and_what_we_write_of_it_by_both(name, tmp_path, tokenizer):
+def test_a_directory_of_transformers_is_read_and_our_copy_is_read_by_both(name, tmp_path, tokenizer):
     theirs = their_model(name)
     save_theirs(tmp_path, theirs, tokenizer)
     ours = load_model(tmp_path, CPU, torch.float32).model
@@ -158,7 +158,7 @@ def test_a_directory_of_theirs_is_read_by_us_and_what_we_write_of_it_by_both(nam
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
-def test_shards_of_theirs_are_read_by_us(name, tmp_path, tokenizer):
+def test_shards_of_transformers_are_read(name, tmp_path, tokenizer):
     theirs = their_model(name)
     save_theirs(tmp_path, theirs, tokenizer, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
@@ -209,7 +209,7 @@ def test_a_switch_that_would_change_the_meaning_is_refused_by_name(name, switch,
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_directory_of_ours_is_read_by_them(name, tmp_path, tokenizer):
+def test_our_directory_is_read_by_transformers(name, tmp_path, tokenizer):
     ours = write_ours(tmp_path / "ours", tokenizer, **FAMILIES[name])
     theirs = read_by_them(tmp_path / "ours")
     compare(ours, theirs)
@@ -218,7 +218,7 @@ def test_a_directory_of_ours_is_read_by_them(name, tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
-def test_our_tokenizer_is_read_by_them(kind, tmp_path):
+def test_our_tokenizer_is_read_by_transformers(kind, tmp_path):
     ours = train_tokenizer([story(300)], kind, 300 if kind == "bpe" else None)
     write_ours(tmp_path / "ours", ours)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
@@ -230,7 +230,7 @@ def test_our_tokenizer_is_read_by_them(kind, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["qwen3-window", "llama", "gpt2"])
-def test_they_generate_from_a_padded_batch_what_each_text_gives_alone(name, tmp_path, tokenizer):
+def test_transformers_generates_equal_texts_in_a_padded_batch_and_alone(name, tmp_path, tokenizer):
     write_ours(tmp_path / "ours", tokenizer, **FAMILIES[name])
     reads, model = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours"), read_by_them(tmp_path / "ours")
     texts, end = ["The", "The small grey cat sat under the tree", "On a"], reads.eos_token_id
@@ -349,7 +349,7 @@ TEXT = "the cat sat on the old mat and the dog ran"
         (["compare", TEXT, f"then {TEXT}", "--token", "cat"], lambda found: found["texts"][0]["tokens"]),
     ],
 )
-def test_what_is_looked_into_begins_as_the_model_has_learned_it(opened, capsys, arguments, tokens_of):
+def test_explained_texts_begin_with_the_opening_tokens(opened, capsys, arguments, tokens_of):
     tokens = tokens_of(told(capsys, *arguments))
     assert (tokens[0]["text"], tokens[0]["id"]) == ("<s>", opened.tokenizer.opening[0])
     assert "".join(token["text"] for token in tokens[1:]).removeprefix("then ").startswith(TEXT)
@@ -362,7 +362,7 @@ def test_explaining_predicts_what_comes_next(opened, capsys):
             assert token["probability"] == pytest.approx(expected[token["id"]].item(), rel=1e-4)
 
 
-def test_rankings_are_of_texts_that_begin_as_the_model_has_learned_it(opened, capsys):
+def test_ranked_texts_begin_with_the_opening_tokens(opened, capsys):
     length = len(opened.prompt(TEXT))
     assert told(capsys, "faithful", TEXT, "--seed", "1")["mean_tokens"] == length
     assert length == 1 + len(opened.tokenizer.encode(TEXT))
