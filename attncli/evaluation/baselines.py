@@ -34,7 +34,7 @@ class Material:
 class Baseline:
     """A method to predict a text without a neural network."""
 
-    key: str  # its key in JSON is this with _bits_per_byte appended
+    key: str  # its key in JSON without the suffix _bits_per_byte
     label: str  # its label in the table
     name: str  # its name in a sentence that lists baselines
     counts_tokens: bool  # true for an n-gram model, which counts tokens; false for a compressor, which reads bytes

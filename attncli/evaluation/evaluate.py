@@ -43,7 +43,7 @@ def evaluate(
     """Scores a text. With `windows`, scores only this many windows, spread evenly over the text.
 
     Windows have `context` tokens, by default the model's context. After each batch, `progress` is called with the
-    number of tokens scored so far; an exception from it ends the scoring. The model's training mode is always restored.
+    number of tokens scored so far. An exception in `progress` ends the scoring. The model's training mode is restored.
     """
     was_training = model.training
     model.eval()

@@ -32,7 +32,7 @@ class Overlap:
     """How much of a sample occurs in the training text, in tokens."""
 
     tokens: int  # the length of the sample
-    start: int  # the index of the token of the sample at which the longest copied stretch begins
+    start: int  # the index in the sample at which the longest copied stretch begins
     length: int  # the length of the longest copied stretch
     windows: int  # the number of windows of WINDOW tokens in the sample, one at each position
     new: int  # the number of windows that do not occur in the training text
@@ -119,7 +119,7 @@ class _Names:
         return len(self._tokens) if level == 0 else len(self._pairs[level - 1])
 
     def pair(self, level: int, first: Ints, second: Ints) -> Ints:
-        """Combines two names of a level into one number."""
+        """Returns one number for each pair of names of a level."""
         return np.asarray(first * self.distinct(level) + second)
 
     def of_tokens(self, ids: Ids) -> Ints:
@@ -127,7 +127,7 @@ class _Names:
         return _find(self._tokens, ids)
 
     def of_pairs(self, level: int, pairs: Ints) -> Ints:
-        """Returns the name on `level` of each pair of names of the level below; _ABSENT if the sample lacks it."""
+        """Returns the name of each stretch of this level, given as the pair of its halves' names, or _ABSENT."""
         return _find(self._pairs[level - 1], pairs)
 
 

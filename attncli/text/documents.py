@@ -54,7 +54,7 @@ class _Place(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """A block of text that is read at once, with facts about the text before it that splitting the block requires."""
+    """A block of text that is read at once, with the facts about the preceding text that are needed to split it."""
 
     place: int  # the index of the place where the block is stored
     offset: int  # bytes

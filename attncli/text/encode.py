@@ -96,7 +96,7 @@ class Encoder:
 
 
 class _Numbers(dict[str | None, int]):
-    """Maps every word to a number. Words that get a number are also added to `new`, which its reader empties."""
+    """Maps words to numbers. A word that is looked up for the first time gets a number and is added to `new`."""
 
     def __init__(self, known: dict[str | None, int]) -> None:
         super().__init__(known)

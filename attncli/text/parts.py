@@ -64,7 +64,7 @@ def split_by_position(documents: Documents, fraction: float) -> tuple[Part, Part
 
 
 def both_given(train: Documents, val: Documents) -> tuple[Part, Part]:
-    """Returns the training part and the validation part, for a validation text of its own."""
+    """Returns the training part and the validation part for two separate texts."""
     several = train.count > 1 or val.count > 1
     return Part.whole(train, several), Part.whole(val, several)
 

@@ -52,7 +52,7 @@ def entry_of(digest: str, config: CorpusConfig) -> Path:
 
 
 def entry_with(entry: Path, tokenizer: Tokenizer) -> Path:
-    """Returns the cache folder of the corpus of `entry` if it is tokenized with a given tokenizer."""
+    """Returns the cache folder for the corpus of `entry`, tokenized with a given tokenizer."""
     return entry.with_name(f"{entry.name}-{hashlib.sha256(tokenizer.to_json().encode()).hexdigest()[:16]}")
 
 

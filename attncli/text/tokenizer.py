@@ -171,9 +171,10 @@ class Tokenizer:
         return dict(sorted(special.items(), key=lambda item: -len(item[0])))
 
     def stand_ins(self, texts: Sequence[str]) -> dict[str, str]:
-        """Maps a private character to each string of a special token in the texts, so that the string stays plain text.
+        """Returns a private character for each string of a special token that occurs in the texts: character -> string.
 
-        Longer strings are first, since a string may contain another string.
+        With the strings replaced by the characters, the texts contain no special tokens. Longer strings are first,
+        since a string may contain another string.
         """
         whole = "".join(texts)
         unused = (char for char in map(chr, _PRIVATE_USE) if char not in whole)
@@ -207,8 +208,8 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
         """Decodes ids; bytes that are not UTF-8 become U+FFFD. Raises BadInput for an id outside the vocabulary.
 
-        `after` are the preceding ids, whose text is not returned. They matter to decoders that drop a space at the
-        beginning of a text: with preceding ids, `ids` does not begin the text.
+        `after` are the preceding ids, whose text is not returned. A decoder that drops a space at the beginning of a
+        text keeps the first space of `ids` if there are preceding ids.
         """
         for i in ids:
             if not 0 <= i < self.vocab_size:

@@ -46,7 +46,7 @@ class Tokens:
     begins: tuple[int, ...] = ()  # indices at which the documents after the first begin
 
     def opened(self, opening: Sequence[int]) -> Tokens:
-        """Returns the tokens with `opening`, which a tokenizer adds before a text, prepended.
+        """Returns these tokens after `opening`, the tokens that a tokenizer adds before a text.
 
         The first token of the text is then predicted from the opening, and scored.
         """

@@ -44,9 +44,9 @@ class Job:
     plan: Plan
     facts: dict[str, Any]
     resume: Checkpoint | None = None
-    initial: dict[str, Tensor] | None = None  # the weights of the model to continue from
+    initial: dict[str, Tensor] | None = None  # the weights of the model to fine-tune
     notes: tuple[str, ...] = ()
-    borders: Borders | None = None  # from the model to continue from, or from the resumed run
+    borders: Borders | None = None  # of the model to fine-tune, or of the resumed run
 
     @property
     def watch_heads(self) -> bool:

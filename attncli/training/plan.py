@@ -118,7 +118,7 @@ def can_compile(device: torch.device) -> bool:
 
 
 def _plan(config: TrainConfig, chosen: _Choices) -> Plan:
-    """Returns the plan that consists of these decisions."""
+    """Returns the plan for the decisions `chosen`."""
     setup, fit, timing, steps = chosen.setup, chosen.fit, chosen.timing, chosen.steps.value
     return Plan(
         model=chosen.model.value,
@@ -154,7 +154,7 @@ def _plan(config: TrainConfig, chosen: _Choices) -> Plan:
 
 
 def _reasons(chosen: _Choices) -> dict[str, str]:
-    """Returns the reasons for the decisions, by the field of the plan that the screen shows with the reason."""
+    """Returns the reasons for the decisions, by the name of the setting."""
     return chosen.setup.reasons | reasons_of(
         size=chosen.model,
         grad_accum=chosen.fit.grad_accum,

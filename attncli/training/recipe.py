@@ -50,14 +50,16 @@ DROPOUTS = ((6, 0.0), (20, 0.1), (50, 0.2), (math.inf, 0.3))  # (epochs, dropout
 MOST_EPOCHS = 72  # of a timed run; more epochs only memorize the text, for any dropout and weight decay
 
 # Size: the plan chooses the largest of these shapes that sees enough tokens in the run (recipe, table of shapes).
-SHAPES = (  # LAYERSxWIDTH, ascending in parameters; two layers can copy, and three are better if time allows
+SHAPES = (  # LAYERSxWIDTH, ascending in parameters; copying text needs two layers; three are better if time allows
     *("2x64", "2x128", "3x128", "4x128", "3x192", "4x192", "4x256", "6x256", "5x320", "6x384", "8x384", "8x512"),
     *("10x640", "12x768"),
 )
 TOKENS_PER_PARAMETER = 1.5  # training tokens that are enough for a shape, per parameter
 HEAD_WIDTH = 64  # recipe, first table
 SMALL_HEAD_WIDTH = 32  # if the width is not a multiple of 64
-FEED_FORWARD_RATIO = 8 / 3  # times the width, rounded up to a multiple of 32; as many parameters as 4 without a gate
+# The feed-forward width as a multiple of the width, rounded up to a multiple of 32. With a gate, 8/3 gives as many
+# parameters as 4 without a gate.
+FEED_FORWARD_RATIO = 8 / 3
 
 # Batch: rows of (largest number of seconds of a run, context, tokens per step). Short runs learn more from many small
 # steps (recipe; "On a GPU").
@@ -81,7 +83,7 @@ TOLERATED_CHANGE = 0.02  # the schedule is revised if the number of remaining st
 # The work after the last step of a timed run: the share of the time for each part, and the speed of each part. The
 # speeds are rough, since they were measured on one machine.
 FINAL_EVALUATION_SHARE = 0.05
-JUDGEMENT_SHARE, JUDGEMENT_SECONDS = 0.025, 1.5  # for gzip, xz and the final sample: the smaller of both times
+JUDGEMENT_SHARE, JUDGEMENT_SECONDS = 0.025, 1.5  # for gzip, xz and the final sample; the smaller time applies
 MOST_FINAL_TOKENS = 1 << 20  # the most tokens that the final evaluation of an untimed run scores
 COMPRESSED_BYTES_PER_SECOND = 16_000  # bytes that gzip and xz read per second of the run, in 2% of its time
 COUNTED_TOKENS_PER_SECOND = 16_000  # tokens that the 5-gram model counts per second of the run, in 2% of its time
@@ -107,7 +109,7 @@ GAIN_OF_SIZE = 1.5  # a larger model may do up to this many times as much work p
 MEASURING_SHARE, MEASURING_SECONDS = 0.01, 0.4  # the share of the run's time for measuring one shape, and its limit
 FEWEST_TIMED_STEPS, MOST_TIMED_STEPS = 3, 10
 CPU_TIMED_TOKENS, GPU_TIMED_TOKENS = 1 << 13, 1 << 17  # of a larger step, only this many tokens are timed
-FEWER_THREADS_GAIN = 0.97  # half of the threads are chosen if they shorten a step to at most this share
+FEWER_THREADS_GAIN = 0.97  # half of the threads are chosen if they shorten a step to this share of its time
 
 # The characters of text that are read per second of a timed run: about as many as the run can train on.
 CPU_CHARACTERS_PER_SECOND, GPU_CHARACTERS_PER_SECOND = 100_000, 1_000_000

@@ -53,7 +53,7 @@ class Plan:
     step_seconds: float  # the time of a step, measured before the first step
     closing_windows: int | None  # windows of the validation part that the final evaluation scores; None for all
     closing_seconds: float  # the time reserved for the final evaluation, the last save and the judgement
-    memory_bytes: int  # the estimated peak of the memory
+    memory_bytes: int  # the estimated peak memory
     train_tokens: int
     train_bytes: int
     reasons: dict[str, str]

@@ -170,7 +170,7 @@ def _version(run: dict[str, Any], name: str) -> object:
 
 
 def _has_ended(target: Path) -> bool:
-    """Whether a run has finished. A crash at that moment can leave the previous save in place."""
+    """Whether a run has finished. A crash while it finished can leave the previous save in place."""
     try:
         return not ModelFolder(target).holds(STATE_FACTS)
     except BadCheckpoint:

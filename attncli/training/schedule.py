@@ -14,7 +14,7 @@ from attncli.config import require
 def require_marks(marks: tuple[tuple[int, int], ...]) -> None:
     """Raises UsageProblem if the marks of a schedule are invalid.
 
-    They must begin at step 0 and ascend, and each must end after it begins.
+    The steps of the marks must ascend from 0. No mark may set a total number of steps below its step.
     """
     firsts = [step for step, _ in marks]
     ordered = firsts[:1] == [0] and firsts == sorted(firsts) and all(step <= steps for step, steps in marks)

@@ -72,7 +72,7 @@ def choose_context(
 ) -> Decision[int]:
     """Chooses the context: the number of tokens in a window.
 
-    A short run has a shorter context, since it learns faster from many short windows. So has a run on a short text.
+    A short run has a shorter context, since it learns faster from many short windows. A short text also shortens it.
 
     Raises:
         UsageProblem: for a context longer than the context of `start`, the model to fine-tune.
@@ -106,6 +106,6 @@ def choose_context(
 
 
 def usual_batch(device: torch.device, seconds: float) -> tuple[int, int]:
-    """Returns the recipe's context and tokens per step for a run of this length."""
+    """Returns the context and the tokens per step that the recipe gives a run of `seconds`."""
     table = recipe.CPU_BATCHES if device.type == "cpu" else recipe.GPU_BATCHES
     return next((context, tokens) for limit, context, tokens in table if seconds <= limit)

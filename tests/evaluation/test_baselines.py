@@ -1,4 +1,4 @@
-"""The baselines: the n-gram model is a distribution, and the one of the paper; the compressors are the tools."""
+"""The baselines: the n-gram model equals the formula of its paper, and the compressors equal gzip and xz."""
 
 import gzip
 import lzma
@@ -30,7 +30,7 @@ ids = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=120)
 
 
 class Reference:
-    """Interpolated modified Kneser-Ney as the paper writes it, with dictionaries and recursion."""
+    """Interpolated modified Kneser-Ney smoothing as in the paper, with dictionaries and recursion."""
 
     def __init__(self, text, vocab_size, order):
         self.vocab_size, self.order = vocab_size, min(order, len(text))
@@ -87,7 +87,7 @@ def test_the_probabilities_of_all_tokens_sum_to_one(text, context, order):
 
 
 def test_the_discounts_are_estimated_from_a_text_long_enough():
-    """Not the fallback alone, which short texts get; and the sum stays one."""
+    """A longer text does not use the fallback discounts of short texts. Its probabilities still sum to one."""
     text = np.random.default_rng(0).zipf(1.4, 4000) % 50
     model = NgramModel(text, 50)
     assert any(order.discounts.tolist() != [0, 0.5, 1, 1.5] for order in model._orders)
@@ -102,7 +102,7 @@ def test_the_discounts_are_estimated_from_a_text_long_enough():
 
 @pytest.mark.parametrize("vocab_size", [70_000, 1 << 20])
 def test_the_keys_of_a_large_vocabulary_do_not_overflow(vocab_size):
-    """Five ids of such a vocabulary do not fit 64 bits: no two n-grams may share a key all the same."""
+    """Five ids of a large vocabulary do not fit into 64 bits. Still, different n-grams must have different keys."""
     text = np.random.default_rng(1).integers(vocab_size - 3, vocab_size, 200)
     few = NgramModel(text - (vocab_size - 3), 3)
     many = NgramModel(text, vocab_size)
@@ -155,7 +155,7 @@ def test_the_bits_are_conditional_on_the_text_before():
     assert (led.figures["xz"], led.figures["gzip"]) == (after.figures["xz"], after.figures["gzip"])
     assert math.isclose(
         led.figures["ngram"], after.figures["ngram"] * len(scored) / (len(scored) - 3)
-    )  # which scores no first token
+    )  # since the first token is not scored
 
 
 def test_an_excerpt_of_a_large_text_records_its_size():
@@ -186,7 +186,7 @@ def test_texts_in_memory_have_the_tokens_of_a_prepared_corpus(texts):
 
 
 def test_an_unseen_token_has_some_probability_for_any_counts():
-    """Blocks that come three times, a few twice and four times: the estimated discount of what came twice is none."""
+    """Most blocks occur three times, a few twice or four times, so the estimated discount of count 2 is negative."""
     rng = np.random.default_rng(0)
     blocks = [rng.integers(0, 50, 12).tolist() for _ in range(60)]
     times = [3] * 50 + [2] * 6 + [4] * 4

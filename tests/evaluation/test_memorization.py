@@ -1,4 +1,4 @@
-"""The memorization meter against a naive search, in blocks of every size."""
+"""The measured overlap equals the overlap that a naive search finds, for every block size."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ ids = st.integers(1, 4).flatmap(lambda most: st.lists(st.integers(0, most), max_
 
 
 def naive(sample, train):
-    """(longest stretch, windows, new windows), by comparing everything with everything."""
+    """Returns the longest copied stretch and the numbers of windows and new windows, by comparing all pairs."""
 
     def holds(stretch):
         return any(train[i : i + len(stretch)] == stretch for i in range(len(train) - len(stretch) + 1))
@@ -45,7 +45,7 @@ def test_the_overlap_equals_that_of_a_naive_search(sample, train, block):
 @settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_a_copied_stretch_is_found_across_blocks(data):
-    """Random ids share nothing but what was copied (a chance of 100 in 60,000 per example for one token more)."""
+    """Random ids share only the copied stretch; by chance, one more token matches in 100 of 60,000 examples."""
     random = np.random.default_rng(data.draw(st.integers(0, 10**6)))
     train, sample = random.integers(0, 60_000, 3000), random.integers(0, 60_000, 100)
     length, at = data.draw(st.integers(10, 90)), data.draw(st.integers(0, 2900))

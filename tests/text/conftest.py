@@ -1,4 +1,4 @@
-"""Each test of this room has a cache of its own."""
+"""Gives each test of this room its own token cache."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""From documents to batches: the split, the tokenizer learned from it, cached token files, batches."""
+"""From documents to batches: the split, the tokenizer that is trained on it, the token cache, the batches."""
 
 import json
 import os
@@ -114,9 +114,10 @@ def test_a_line_of_a_million_characters_is_tokenized(kind, character):
 
 
 def test_a_tokenizer_is_learned_from_short_stretches_of_a_long_word():
-    """The library takes time by the square of a word's length, hours for a line of 100 MB; no token is longer than one.
+    """The library takes time quadratic in the length of a word: hours for a line of 100 MB. No token is longer than a
+    stretch.
 
-    Learned from the whole word, the longest token has 16384 characters.
+    A tokenizer that is trained on the whole word has a token of 16384 characters.
     """
     text = "x" * 20_000 + " and the end of it."
     tokenizer = train_tokenizer(stretches(text), "bpe", 512)
@@ -231,7 +232,7 @@ def test_a_prompt_to_try_does_not_begin_like_an_option(text, words):
 
 @pytest.fixture
 def no_tokenizing(monkeypatch):
-    """From now on, learning a tokenizer or using one is an error."""
+    """Makes it an error to train or use a tokenizer from now on."""
 
     def forbid():
         def refuse(*_):
@@ -409,7 +410,7 @@ def test_an_interruption_leaves_no_entry(monkeypatch):
 
 
 def numbered(length):
-    """Ids that say where they stand."""
+    """Returns ids that equal their positions."""
     return np.arange(length, dtype=np.uint16)
 
 
@@ -434,7 +435,7 @@ def test_a_batch_depends_on_nothing_but_its_arguments(length, context, seed, ste
         return batch(numbered(length), seed=seed, step=step, batch_size=5, context=context).tolist()
 
     forward = {step: take(step) for step in steps}
-    for other in range(6):  # more epochs of another run than are remembered
+    for other in range(6):  # more epochs of another run than the cache of `_epoch` stores
         batch(numbered(300), seed=other, step=0, batch_size=1, context=2)
     assert {step: take(step) for step in reversed(steps)} == forward
 
@@ -442,7 +443,7 @@ def test_a_batch_depends_on_nothing_but_its_arguments(length, context, seed, ste
 @settings(deadline=None, max_examples=60)
 @given(**SHAPE, epoch=st.integers(0, 5))
 def test_an_epoch_visits_every_window_once(length, context, seed, epoch):
-    """The windows of an epoch lie side by side, so that no id but the ends is left out and none is a target twice."""
+    """The windows of an epoch are adjacent, so only ids at both ends are left out, and no id is a target twice."""
     windows = max((length - 1) // context - 1, 1)
     rows = [
         batch(numbered(length), seed=seed, step=epoch * windows + i, batch_size=1, context=context)[0]

@@ -1,4 +1,4 @@
-"""Many words at once: the ids are those of the whole text."""
+"""The word cache: the ids equal those of the whole text, encoded at once."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Files, directories and pipes as documents: encodings, separators, reading in blocks, hints for what is no text."""
+"""Files, directories and pipes as documents: encodings, separators, blocks, and hints for files that are not text."""
 
 import errno
 import io
@@ -234,7 +234,7 @@ SEPARATOR = re.compile(rf"^{re.escape(END_OF_TEXT)}[ \t]*(?:\r?\n|\Z)", re.MULTI
 
 
 def split_at_once(text):
-    """The documents of a file's text, from all of it."""
+    """Returns the documents of the whole text of a file, split at once."""
     return tuple(part for part in SEPARATOR.split(text) if part.strip())
 
 
@@ -349,7 +349,7 @@ def peak_memory(work):
 
 
 def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
-    """Files of 0.07 and of 0.5 MB in blocks of 16 KiB, one line and many: the same few blocks are held."""
+    """Reads files of 0.07 and 0.5 MB in blocks of 16 KiB, with one line and with many: memory contains a few blocks."""
     monkeypatch.setattr(reading, "_BLOCK", 1 << 14)
     monkeypatch.setattr(encode_module, "_STRETCH", 1 << 14)
     monkeypatch.setattr(token_cache, "_READ_AT_ONCE", 1 << 12)
@@ -400,7 +400,7 @@ def test_the_size_of_a_pipe_is_not_known(monkeypatch):
     [
         (["a.txt", "b.txt"], None, None),
         (["a.txt", "b.txt"], "folder/c.txt", None),
-        (["folder"], None, None),  # the link in it leads to a file of it, which is read once
+        (["folder"], None, None),  # the link in the folder leads to a file in the folder, which is read once
         (["a.txt", "a.txt"], "b.txt", None),
         (["a.txt", "./a.txt"], None, "a.txt is given more than once"),
         (["folder/c.txt", "folder"], None, "c.txt is given more than once"),

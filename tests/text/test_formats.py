@@ -9,7 +9,7 @@ from attncli.text.reading import decoded
 
 
 def packed(file):
-    """The text of a gzip file, recognized by its first bytes."""
+    """Returns the text of a gzip file, which is recognized by its first bytes."""
     if not file.head.startswith(b"\x1f\x8b\x08"):
         return None
     return decoded(gzip.GzipFile(fileobj=file.file), file.name, "utf-8")

@@ -1,4 +1,4 @@
-"""Lines of JSON as documents."""
+"""JSON Lines as documents."""
 
 import io
 import json
@@ -19,7 +19,7 @@ def lines_of(*records):
 
 
 def test_lines_of_json_with_a_text_are_documents(tmp_path, monkeypatch):
-    """As `attncli generate --jsonl` writes them: a prompt, and the text after it."""
+    """The lines are as `attncli generate --jsonl` writes them: a prompt, and the text after it."""
     records = [{"index": 0, "prompt": "Once", "text": " upon\na time"}, {"prompt": "", "text": ""}, {"text": "é\n\n"}]
     data = lines_of(*records).replace("\n", "\n\n") + '{"text": "no end"}'
     expected = ("Once upon\na time\n", "é\n\n", "no end")
@@ -51,7 +51,7 @@ def test_a_line_that_is_no_text_is_named(tmp_path, line, found):
 
 
 def test_a_line_is_held_in_memory_only_up_to_a_limit(tmp_path, monkeypatch):
-    """One long first line is text as it stands, and no more of it is read ahead; a later one is an error."""
+    """A first line that is too long makes the file plain text, and is not read to its end. A later line is an error."""
     monkeypatch.setattr(reading, "_BLOCK", 7)
     monkeypatch.setattr(base, "LONGEST_LINE", 40)
     monkeypatch.setattr(json_lines, "LONGEST_LINE", 40)

@@ -1,4 +1,4 @@
-"""Passages that are drawn from a large text."""
+"""Passages that are spread over a large text, and passages that are drawn from it."""
 
 from itertools import accumulate
 

@@ -1,4 +1,4 @@
-"""Files that are no text are named by their first bytes, with the command that gives their text."""
+"""Binary files are recognized by their first bytes, and the error gives the command that extracts their text."""
 
 import bz2
 import gzip
@@ -27,7 +27,7 @@ def zipped(name, text):
 
 
 def packed(kind):
-    """A file of some kind, whole or only its beginning."""
+    """Returns the bytes of a file of some kind, or only the first bytes."""
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as file:
         file.addfile(tarfile.TarInfo("a.txt"))
@@ -74,7 +74,7 @@ NO_TEXT = ("a PNG picture", "a JPEG picture", "a program", "a Python pickle", "a
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])
 @pytest.mark.parametrize("kind", [*COMMANDS, *NO_TEXT, "a GGUF file"])
 def test_a_binary_file_is_named_with_a_command_that_extracts_its_text(tmp_path, monkeypatch, kind, encoding):
-    """In whatever encoding it is read: none makes text of it."""
+    """The file is refused in every encoding."""
     path = write(tmp_path / "my file", packed(kind))
     for read in (read_text, lambda path, encoding: read_documents([path], encoding)):
         with pytest.raises(BadInput, match=rf"my file is {kind}, not text") as caught:

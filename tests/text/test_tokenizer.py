@@ -1,4 +1,4 @@
-"""Text to ids and back, for the three kinds of tokenizer: nothing lost, nothing special, nothing half shown."""
+"""Text to ids and back, for the three kinds of tokenizer: lossless, without special tokens, in whole characters."""
 
 import json
 import os
@@ -56,7 +56,7 @@ HARD = (
     "  two  spaces  ",
     "\U0010ffff\ue000",
 )
-HALF = "\N{REPLACEMENT CHARACTER}"  # what half a character decodes to
+HALF = "\N{REPLACEMENT CHARACTER}"  # the decoding of half a character
 WORDS = st.sampled_from(["lamp", "boats", "it's", "we'll", "LATE", "10,000", "x", "—", "(see", "東京", "café.", "'"])
 
 
@@ -70,7 +70,7 @@ def tokenizer(request):
 
 
 def arbitrary_ids(tokenizer):
-    """Ids as a model may give them: single ones, and runs that spell text from its beginning, its middle or its end."""
+    """Draws ids as a model may generate them: single ids, and runs from the beginning, middle or end of a text."""
     spelled = st.builds(lambda text, cut: tokenizer.encode(text)[cut:], texts().filter(bool), st.integers(-3, 2))
     single = st.integers(0, tokenizer.vocab_size - 1).map(lambda i: [i])
     return st.lists(single | spelled, max_size=12).map(lambda runs: list(chain(*runs)))
@@ -155,7 +155,7 @@ def test_no_chunk_of_a_stream_ends_in_half_a_character(tokenizer, data):
 @settings(deadline=None, max_examples=100)
 @given(text=texts())
 def test_a_stream_of_a_text_shows_each_character_once_it_is_whole(tokenizer, text):
-    """What has been shown is every character whose bytes have all come; U+FFFD alone waits for the next one."""
+    """The stream has returned every character whose bytes are complete. Only U+FFFD is returned with the next id."""
     stream, shown, taken = tokenizer.stream(), "", 0
     for piece in tokenizer.pieces(text):
         shown += stream.push(piece.id)
@@ -208,7 +208,7 @@ def test_pieces_of_any_ids_spell_what_they_decode_to(tokenizer, seed, length):
     pieces = tokenizer.pieces_of(ids)
     assert [piece.id for piece in pieces] == ids
     text = ""
-    for piece in pieces:  # a character that the token before began is not said again
+    for piece in pieces:  # a character that the previous token began is not repeated
         began = text[-1:] if piece.part[0] > 1 else ""
         text += piece.text.removeprefix(began)
     assert text == tokenizer.decode(ids)
@@ -218,7 +218,7 @@ def test_pieces_of_any_ids_spell_what_they_decode_to(tokenizer, seed, length):
 @given(text=texts())
 @example(text="東京は")
 def test_the_parts_of_a_split_character_are_counted_through(tokenizer, text):
-    """Where each token is of one character, the pieces of a character are 1/n to n/n, and each says the character."""
+    """If each token is part of one character, the pieces of a character are 1/n to n/n, and each has its text."""
     pieces = [piece for piece in tokenizer.pieces(text) if piece.part != (1, 1)]
     while pieces and all(len(piece.text) == 1 for piece in pieces):
         of = pieces[0].part[1]
@@ -297,7 +297,8 @@ def test_an_unseen_character_of_the_char_kind_is_its_bytes():
 
 
 def test_the_char_kind_keeps_the_most_frequent_characters_that_fit():
-    made = train_tokenizer(["dcbaéaaéb"], "char", 259)  # room for two: a three times, then b and é twice: b comes first
+    # There is room for two characters: a occurs three times; b and é occur twice, and b is first.
+    made = train_tokenizer(["dcbaéaaéb"], "char", 259)
     assert made.vocab_size == 259
     assert [len(made.encode(char)) for char in "abé"] == [1, 1, 2]
     assert made.decode([made.encode("a")[0], made.encode("b")[0]]) == "ab"
@@ -449,7 +450,7 @@ except AttnError as problem:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_tokenizer_is_refused_or_harmless(name):
-    """In a child, since the library may abort the process; refused within 5 seconds of a processor."""
+    """Runs in a child process, since the library may abort it. A refusal takes at most 5 seconds of CPU time."""
     document = {**json.loads(byte_tokenizer().to_json()), **HOSTILE[name]}
     child = [sys.executable, "-c", IN_A_CHILD]
     done = subprocess.run(child, input=json.dumps(document), capture_output=True, text=True, timeout=60, check=False)
@@ -492,7 +493,7 @@ def test_a_tokenizer_that_attncli_trained_never_panics(kind):
 
 
 def every_kind():
-    """A tokenizer.json of each kind that models are published with, of every part one."""
+    """Returns the JSON of a tokenizer of each kind that published models have. Every optional part occurs in one."""
     trained = [train_tokenizer([LEARNED], kind).to_json() for kind in TOKENIZER_KINDS]
     unigram = Backend(models.Unigram([("<unk>", 0.0), ("a", -1.0), ("▁a", -1.5)], 0, False))
     steps = [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " "), normalizers.Prepend("▁")]
@@ -543,7 +544,7 @@ VALUES = [
 
 
 def places(document, path=()):
-    """Every place in a document, of long lists and objects the first few."""
+    """Yields the path of every value in a document; of long lists and objects, only the first few."""
     inner = (
         document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
     )
@@ -553,7 +554,7 @@ def places(document, path=()):
 
 
 def mutated(documents, generator):
-    """One of the documents, changed in a few places."""
+    """Returns one of the documents, changed in a few places."""
     document = deepcopy(generator.choice(documents))
     for _ in range(generator.choice([1, 1, 1, 2, 3])):
         *path, last = generator.choice(list(places(document)))
@@ -596,13 +597,13 @@ for line in sys.stdin:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_tokenizer_that_was_changed_is_refused_or_harmless(seed):
-    """No crash, abort or hang: a child reads several hundred and answers each within 5 seconds of a processor."""
+    """A child process loads several hundred tokenizers without a crash or abort, each within 5 seconds of CPU time."""
     generator, documents = random.Random(seed), every_kind()
     child = subprocess.Popen(
         [sys.executable, "-c", CHANGED_IN_A_CHILD],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,  # a line there is none of the answers
+        stderr=subprocess.STDOUT,  # a line on standard error is not an answer
         text=True,
     )
     answers = Counter()
@@ -640,7 +641,7 @@ def test_stretches_join_to_the_text(text, length):
     length=st.integers(16, 40),
 )
 def test_stretches_tokenize_as_the_whole_does(tokenizer, parts, length):
-    """A word and the space after it are shorter than 16 characters, so that there is always a place to cut."""
+    """A word and the space after it are shorter than 16 characters, so a stretch can always end at a word."""
     text = "".join(word + space for word, space in parts)
     cut = list(stretches(text, length))
     assert list(chain(*tokenizer.encode_batch(cut))) == tokenizer.encode(text)
@@ -667,7 +668,7 @@ def test_a_vocabulary_with_a_hole_can_be_trained_on_and_decoded():
     assert tokenizer.decode([300, 65]) == tokenizer.decode([65])
 
 
-# SentencePiece's tokenizers: '▁' is put before a text, and the decoder drops the space that begins one
+# Tokenizers of SentencePiece: '▁' is added before a text, and the decoder drops a space at its beginning
 
 
 @pytest.fixture(scope="module", params=["prepend", "metaspace"])

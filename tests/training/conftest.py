@@ -19,5 +19,5 @@ def corpus():
 
 @pytest.fixture(scope="session")
 def plan(corpus):
-    """A plan whose intervals and precision do not depend on how fast this machine is."""
+    """Returns a plan whose intervals and precision do not depend on the speed of this machine."""
     return replace(make_plan(SMALL, corpus), eval_every=10, report_every=5)

@@ -1,4 +1,4 @@
-"""The diagnosis: each sentence where its figures hold, and nowhere else."""
+"""The diagnosis: each sentence is given if its figures are true of the run, and otherwise not."""
 
 import re
 from dataclasses import replace

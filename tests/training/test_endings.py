@@ -1,4 +1,4 @@
-"""What ends a run from within leaves the last good save, and says what to do."""
+"""An error in a run keeps the last good save, and says what to do."""
 
 import errno
 import itertools
@@ -30,11 +30,11 @@ def full():
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-# T5, T6: what ends a run from within
+# Errors in a run
 
 
 def poisoned(monkeypatch, target, poison):
-    """Once a save is there, the loss of the fifth step from then on is what `poison` makes of it."""
+    """Applies `poison` to the loss of the fifth step after the first save."""
     real, count = Transformer.loss, itertools.count()
 
     def loss(model, rows):
@@ -86,7 +86,7 @@ def test_an_error_in_training_leaves_the_last_save(tmp_path, monkeypatch, capsys
     assert {path.name for path in Path("out").iterdir()} <= {"m", ".m.previous"}
 
 
-# Leaves the first step less memory than it takes.
+# Leaves less memory than the first step needs.
 EXHAUSTED = """
 import resource
 from pathlib import Path
@@ -180,14 +180,14 @@ def test_a_model_is_replaced_by_the_first_save_with_a_score(corpus, plan, tmp_pa
 
 @pytest.mark.parametrize("nats", [float("nan"), float("inf")])
 def test_weights_with_a_score_that_is_not_finite_are_never_the_best(corpus, plan, tmp_path, monkeypatch, nats):
-    """One update may be too large though its loss was finite: it is the score that shows it first."""
+    """An update can be too large although its loss was finite. The score is then the first figure that shows it."""
     monkeypatch.setattr("attncli.training.evaluations.evaluate", lambda *args, **options: Score(nats, 10, 20.0, 20.0))
     with pytest.raises(Diverged, match="at step 10: the validation loss is"):
         reports_of(corpus, plan, tmp_path / "m")
     assert read_resumable(tmp_path / "m").state.facts["step"] == 0
 
 
-# T7, two runs on one directory
+# Two runs on one directory
 
 
 def test_a_second_run_is_told_the_process_of_the_first(tmp_path, monkeypatch, capsys):
@@ -200,7 +200,7 @@ def test_a_second_run_is_told_the_process_of_the_first(tmp_path, monkeypatch, ca
     assert run(["train", "story.txt", *COMMAND, "--out", "m"]) == 0
 
 
-# T8, the text (each kind of it: text/test_files.py and cli/test_main.py)
+# The text of a run; text/test_files.py and cli/test_main.py test each kind of text
 
 
 def test_a_text_with_a_mark_mixed_line_ends_and_one_endless_line_trains(tmp_path, monkeypatch, capsys):

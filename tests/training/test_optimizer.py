@@ -1,4 +1,4 @@
-"""The optimizer: what Muon does to a matrix, what it leaves to AdamW, and that its state comes back."""
+"""The optimizer: the update of Muon, the parameters that AdamW updates, and a state that is restored."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def gaussian(*shape, seed=0):
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (2, 24, 8), (2, 8, 24), (3, 16, 40), (2, 1, 5)])
 def test_singular_vectors_stay_and_singular_values_go_towards_one(shape):
-    """The matrix products do to the whole matrix what the polynomials do to each singular value by itself."""
+    """The matrix products apply the polynomials of the recipe to each singular value."""
     matrices = gaussian(*shape).double()
     left, values, right = torch.linalg.svd(matrices, full_matrices=False)
     expected = values / (1.02 * values.norm(dim=-1, keepdim=True) + 1e-7)
@@ -89,7 +89,7 @@ def test_adamw_equals_pytorchs_adamw():
 
 
 def test_a_step_does_not_import_the_compiler():
-    """PyTorch's own optimizers import it, which takes longer than a short run's whole plan."""
+    """The optimizers of PyTorch import it, which takes longer than planning a short run."""
     code = (
         "import sys, torch; from tests.support.models import *; from attncli.training.step import Trainee;"
         "Trainee(tiny_model().train().requires_grad_(), 'muon', 0.1, torch.bfloat16)"
@@ -122,7 +122,7 @@ def test_every_weight_is_updated_and_a_restored_state_continues_with_the_same_bi
 
 
 def gradient_of(parts, dtype=torch.float32, windows=6):
-    """The gradient that the optimizer is handed for one step."""
+    """Returns the gradient that the optimizer gets in one step of `parts` micro-batches."""
     trained = Trainee(tiny_model().train().requires_grad_(), "adamw", 0.0, dtype)
     seen = {}
     trained.optimizer.step = lambda lr, adam_lr: (
@@ -134,7 +134,7 @@ def gradient_of(parts, dtype=torch.float32, windows=6):
 
 @pytest.mark.parametrize("parts", [2, 3, 4, 6])
 def test_micro_batches_give_the_gradient_of_the_whole_batch(parts):
-    """Also when they are of different sizes, as four parts of six windows are."""
+    """Also if the micro-batches have different sizes, such as four micro-batches of six windows."""
     whole, part = gradient_of(1), gradient_of(parts)
     torch.testing.assert_close(part[0], whole[0])
     for name, gradient in whole[1].items():
@@ -142,7 +142,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(parts):
 
 
 def test_a_working_copy_in_bfloat16_gives_nearly_the_same_gradient():
-    """bfloat16 has 8 bits: the directions agree to a few percent."""
+    """bfloat16 has 8 bits of precision, so the directions agree to a few percent."""
     exact, rough = gradient_of(1)[1], gradient_of(1, torch.bfloat16)[1]
     for name, gradient in exact.items():
         assert rough[name].dtype == torch.float32

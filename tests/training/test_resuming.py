@@ -1,4 +1,4 @@
-"""A stopped run goes on from the newest good save of the same text, and refuses any other."""
+"""A stopped run continues from the newest undamaged save, on the same text, and refuses another text."""
 
 import hashlib
 import itertools
@@ -29,12 +29,12 @@ FILES = [
 ]
 
 
-# R1, a torn save; R2, other circumstances
+# Torn saves and other circumstances
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A folder with a text and a run on it that was stopped at step 8, after a save at step 6."""
+    """Returns a folder with a text, and with a run that was stopped at step 8, after a save at step 6."""
     folder = tmp_path_factory.mktemp("stopped")
     (folder / "story.txt").write_text(story(1500))
     with pytest.MonkeyPatch.context() as patch:
@@ -49,7 +49,7 @@ def stopped(tmp_path_factory):
 
 @pytest.fixture
 def run_there(stopped, tmp_path, monkeypatch):
-    """A copy of it to damage."""
+    """Returns a copy of the folder `stopped`, which a test may damage."""
     shutil.copytree(stopped, tmp_path / "there")
     monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "there" / "cache"))
     return tmp_path / "there"
@@ -73,7 +73,7 @@ def test_a_torn_save_falls_back_to_the_previous_save(run_there, name, how):
     assert found.state.facts["step"] == 6
     assert "Continuing from the previous save." in notes[0]
     assert Path(name).name in notes[0]
-    assert read_resumable(run_there / "m").state.facts["step"] == 6  # where no further save can harm it
+    assert read_resumable(run_there / "m").state.facts["step"] == 6  # the good save is now the current one
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -87,7 +87,7 @@ def test_a_torn_save_without_a_previous_save_is_refused(run_there, name):
 
 
 def changed(document, path, value):
-    """A JSON document with another value at a path of keys; `...` takes the key away."""
+    """Returns a JSON document with another value at a path of keys; the value `...` removes the key."""
     key, *rest = path
     if rest:
         return document | {key: changed(document[key], rest, value)}
@@ -95,7 +95,7 @@ def changed(document, path, value):
 
 
 def with_digest(folder, name, data):
-    """Puts other bytes in the place of a file, and their digest into the manifest."""
+    """Replaces the bytes of a file, and writes their digest to the manifest."""
     (folder / name).write_bytes(data)
     manifest = json.loads((folder / directory.MANIFEST).read_text())
     manifest["sha256"][name] = hashlib.sha256(data).hexdigest()

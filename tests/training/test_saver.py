@@ -1,4 +1,4 @@
-"""Saves of a run: killed, beside the training, on a full disk, in a place that cannot be written."""
+"""Saves of a run: interrupted by a kill, in the background, on a full disk, in a directory that cannot be written."""
 
 import errno
 import itertools
@@ -42,12 +42,12 @@ from tests.support.training import COMMAND, contents, digest, reports_of
 
 @pytest.fixture
 def beside(monkeypatch):
-    """Every save of a run that goes on is written by the thread."""
+    """Writes every save of a running run in the background."""
     monkeypatch.setattr(recipe, "COPIED_STATE", 0)
 
 
 def cloned(checkpoint):
-    """A save that the run can no longer change."""
+    """Returns a copy of a save, which later steps of the run do not change."""
     weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
     state = checkpoint.state
     if state is not None:
@@ -56,7 +56,7 @@ def cloned(checkpoint):
 
 
 def saves_of(corpus, plan, target, monkeypatch):
-    """Everything that a whole run saves, in order."""
+    """Returns all saves of a whole run, in order."""
     saves = []
 
     def kept(place, checkpoint):
@@ -76,7 +76,7 @@ def same(state, other):
 
 
 def in_a_child(work):
-    """How a copy of this process that does the work, and computes nothing, ends: as `os.waitpid` says."""
+    """Does the work, which must not compute with PyTorch, in a forked process. Returns its status from `os.waitpid`."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -89,7 +89,7 @@ def in_a_child(work):
 
 
 def killed_at(n, work):
-    """Whether the work, done by another process, comes to an nth change of the disk, where that is killed."""
+    """Does the work in a process that is killed at its nth change of the disk. Returns whether it was killed."""
 
     def until_killed():
         with fault_at(n, lambda: os.kill(os.getpid(), signal.SIGKILL)):
@@ -104,7 +104,7 @@ def full():
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-# T1, a kill
+# A kill
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -112,7 +112,7 @@ def full():
 def test_a_kill_at_every_write_flush_and_rename_of_a_save_loses_no_save(
     corpus, plan, tmp_path, monkeypatch, victim, torn
 ):
-    """`torn`: the save before is damaged, so that the one before it is the only good one."""
+    """`torn`: the current save is damaged, so that only the previous save is good."""
     saves = saves_of(corpus, plan, tmp_path / "whole", monkeypatch)
     assert [save.state and save.state.facts["step"] for save in saves] == [0, 10, 20, 30, None]
     base = tmp_path / "base"
@@ -199,7 +199,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path, traine
         assert code in (0, -signal.SIGKILL)
         kills -= code != 0
         if not target.exists() and not previous_of(target).exists():
-            continue  # killed before the first save
+            continue  # the run was killed before its first save
         found = find_model(str(target))
         if (found / directory.STATE_FACTS).exists():
             read_resumable(found)
@@ -208,13 +208,13 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path, traine
             target = tmp_path / str(next(names) + 1)
 
 
-# A save beside the training
+# Saves in the background
 
 
 def test_a_background_save_holds_its_own_step_and_is_reported_when_it_is_safe(
     corpus, plan, tmp_path, monkeypatch, beside
 ):
-    """Each write of a running state is held up until five more steps were taken."""
+    """Each write of a running state is delayed until the run has taken five more steps."""
     expected = saves_of(corpus, plan, tmp_path / "in place", monkeypatch)
     written, moved_on, steps = [], threading.Event(), []
 
@@ -297,7 +297,7 @@ def test_a_copy_that_would_not_fit_the_memory_is_not_made(corpus, plan, tmp_path
             assert list(place.safe()) == [0]
 
 
-# T2, signals (the first one: cli/test_train.py)
+# Signals; cli/test_train.py tests the first signal
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -308,7 +308,7 @@ def test_a_second_signal_ends_at_once_also_while_a_save_is_written(corpus, plan,
         write_checkpoint(tmp_path / "m", save)
 
     def signalled():
-        signal.signal(number, signal.SIG_DFL)  # also where a shell has it ignored
+        signal.signal(number, signal.SIG_DFL)  # even if the shell ignores the signal
         with StopRequests() as stop:
             os.kill(os.getpid(), number)
             assert stop.received == [number]
@@ -319,7 +319,7 @@ def test_a_second_signal_ends_at_once_also_while_a_save_is_written(corpus, plan,
     assert read_resumable(tmp_path / "m").state.facts["step"] == 20
 
 
-# T3, a full disk
+# A full disk
 
 
 def test_wherever_the_disk_is_full_the_old_save_stays_and_nothing_else(corpus, plan, tmp_path, monkeypatch):
@@ -375,7 +375,7 @@ def test_a_lock_that_cannot_be_written_is_a_full_disk_and_leaves_no_file(tmp_pat
 
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_a_disk_that_fills_up_during_a_background_save_ends_the_run(corpus, plan, tmp_path, monkeypatch, beside, after):
-    """Also when it is the last save of a running state that failed."""
+    """Also if the failed save is the last save of a running state."""
     count = itertools.count()
 
     def fills_up(place, checkpoint):
@@ -393,12 +393,12 @@ def test_a_disk_that_fills_up_during_a_background_save_ends_the_run(corpus, plan
     assert {path.name for path in (tmp_path / "m").iterdir()} <= {"m", ".m.previous"}
 
 
-# T4, a place that cannot be written
+# A directory that cannot be written
 
 
 @contextmanager
 def another_user():
-    """Root may write anywhere, and so becomes someone else."""
+    """Changes root, who may write anywhere, to another user."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -411,7 +411,7 @@ def another_user():
 
 def test_a_directory_that_cannot_be_written_is_refused_before_training(monkeypatch, capsys):
     monkeypatch.setattr("attncli.training.job.new_job", lambda *args, **options: pytest.fail("read the text first"))
-    place = Path(tempfile.mkdtemp())  # where another user may look
+    place = Path(tempfile.mkdtemp())  # a folder that another user may read
     (place / "file").write_text("a text")
     place.chmod(0o555)
 

@@ -1,4 +1,4 @@
-"""The learning rate: warm-up, decay to zero, and progress that stays continuous when the number of steps is revised."""
+"""The learning rate: warm-up, decay to zero, and progress that is continuous at a revision of the number of steps."""
 
 import math
 from itertools import pairwise
@@ -12,7 +12,7 @@ from attncli.training.schedule import Schedule
 
 @st.composite
 def revised_schedules(draw):
-    """A schedule revised some times, each time later and to more steps than have been taken."""
+    """Draws a schedule with some revisions, each at a later step, and to more steps than were taken by then."""
     schedule = Schedule(draw(st.floats(1e-6, 1.0)), draw(st.integers(1, 50)), ((0, draw(st.integers(1, 300))),))
     step = 0
     for _ in range(draw(st.integers(0, 6))):
@@ -30,7 +30,7 @@ def test_the_learning_rate_equals_values_computed_by_hand():
 
 
 def test_a_revised_schedule_equals_values_computed_by_hand():
-    """Half of 10 steps are done when 15 turn out to fit: the other half of the way is spread over the 10 left."""
+    """After 5 of 10 steps, the total becomes 15: the other half of the progress is spread over 10 more steps."""
     schedule = Schedule(peak=2.0, warmup=1, marks=((0, 10),)).revised(5, 15)
     assert schedule.steps == 15
     assert schedule.marks == ((0, 10), (5, 15))
@@ -67,7 +67,7 @@ def test_the_rate_is_zero_once_every_step_is_taken_and_never_before(schedule):
 @settings(deadline=None, max_examples=100)
 @given(schedule=revised_schedules())
 def test_progress_rises_by_a_little_at_every_step(schedule):
-    """No step goes further than one of an even walk over the steps then expected to be left: no jump at a revision."""
+    """Each step makes an equal share of the progress that remained at the last revision, so progress does not jump."""
     done = [schedule.progress(step) for step in range(schedule.steps + 1)]
     for step, (before, after) in enumerate(pairwise(done)):
         start, total = next(mark for mark in reversed(schedule.marks) if mark[0] <= step)

@@ -1,4 +1,4 @@
-"""Training: it learns, it is a function of the seed, it survives being stopped and killed, it never saves nonsense."""
+"""Training: the loss falls, equal seeds give equal weights, a stopped run resumes, and no bad weights are saved."""
 
 import hashlib
 import itertools
@@ -111,7 +111,7 @@ def test_a_run_writes_its_model_card_and_keeps_one_that_was_edited(corpus, plan,
 
 
 def test_the_best_weights_are_kept_not_the_last(corpus, plan, tmp_path):
-    """A rate that only rises until the model gets worse: what is saved is from before."""
+    """The learning rate rises until the model gets worse. The saved weights are from an earlier step."""
     schedule = Schedule(peak=8.0, warmup=400, marks=((0, 10_000), (99, 100)))
     wild = replace(plan, optimizer="adamw", adam_lr=8.0, schedule=schedule)
     reports = run(corpus, wild, tmp_path / "m")
@@ -188,7 +188,7 @@ def test_a_save_is_due_a_minute_after_the_last_and_changes_nothing(corpus, plan,
 
 
 def test_a_run_stopped_in_its_final_evaluation_ends_with_the_same_weights_and_records(corpus, plan, tmp_path):
-    plan = replace(plan, dtype="bfloat16")  # scored anew in float32 at the end
+    plan = replace(plan, dtype="bfloat16")  # the final evaluation scores in float32
     run(corpus, plan, tmp_path / "whole")
     asked = itertools.count(1)
     reports = run(corpus, plan, tmp_path / "parts", stop=lambda: next(asked) > plan.schedule.steps)
@@ -308,7 +308,7 @@ def test_a_plan_for_steps_does_not_depend_on_how_fast_the_machine_is(corpus, mon
 
 
 def test_training_goes_on_after_a_score_of_the_same_model(corpus):
-    """A score is computed in inference mode; nothing of it may stay in the model."""
+    """Scores are computed in inference mode. No tensor of inference mode may remain in the model."""
     model = tiny_model(vocab_size=corpus.tokenizer.vocab_size, context=16)
     evaluate(model, corpus.val, windows=1)
     model(torch.zeros(1, 4, dtype=torch.long)).sum().backward()
@@ -341,7 +341,7 @@ def test_a_state_of_another_format_is_not_resumed(corpus, plan, tmp_path):
 
 @pytest.mark.parametrize("at", [5, 6, 7, 8])
 def test_a_run_stopped_between_micro_batches_ends_with_the_same_bits(corpus, plan, tmp_path, at):
-    """`stop` is asked twice between three parts and once after them, so that the moments fall on each."""
+    """`stop` is called twice between three micro-batches and once after them, so `at` reaches each of these calls."""
     parts = replace(plan, grad_accum=3, batch_size=6, dtype="bfloat16")
     run(corpus, parts, tmp_path / "whole")
     asked = itertools.count(1)
@@ -358,7 +358,7 @@ def test_a_sample_is_written_at_every_evaluation_and_changes_nothing(corpus, pla
 
     def sample(model):
         assert not model.training
-        torch.rand(7)  # what it draws must not matter to the run
+        torch.rand(7)  # the random numbers that the sample draws must not change the run
         return f"so far {len(written)}", 6
 
     reports = run(corpus, plan, tmp_path / "with", sample=lambda model: written.append(sample(model)) or written[-1])
@@ -388,7 +388,7 @@ def test_fine_tuning_keeps_the_shape_and_the_tokenizer_of_the_model(tmp_path):
 
 
 def foreign_tokenizer():
-    """One that drops white space and names its borders as other tools do."""
+    """Returns a tokenizer that drops white space and has the special tokens of other tools."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, pre_tokenizers
 
@@ -438,7 +438,7 @@ def test_a_timed_run_on_a_small_text_ends_after_the_most_epochs(corpus):
 
 @pytest.mark.parametrize("window", [0.001, 0.1])
 def test_a_time_too_short_for_a_step_is_refused_with_a_time_that_is_enough(corpus, monkeypatch, window):
-    """Also where a longer run scores more of the validation part in the end; a step takes a second here."""
+    """Also if a longer run scores more of the validation part at the end. A step takes a second in this test."""
     monkeypatch.setattr(measure_module, "measure_step", lambda *given: StepTime(1.0, 1.0))
     monkeypatch.setattr(budget_module, "measure_window", lambda *given: window)
     monkeypatch.setattr(plan_module, "time", SimpleNamespace(monotonic=lambda: 0.0))
@@ -447,7 +447,7 @@ def test_a_time_too_short_for_a_step_is_refused_with_a_time_that_is_enough(corpu
         make_plan(config, corpus, spent=30)
     least = float(re.search(r"seconds (\d+)s or more", refused.value.hint)[1])
     steps = make_plan(replace(config, seconds=least), corpus, spent=30).schedule.steps
-    assert 20 <= steps <= 24  # enough, and little more
+    assert 20 <= steps <= 24  # enough steps, but not many more than advised
 
 
 def test_a_short_run_takes_smaller_steps_than_a_long_one():
@@ -469,7 +469,7 @@ def test_a_timed_run_reads_about_as_many_characters_as_it_trains_on(seconds):
     ("costs", "chosen"), [((8, 4, 2, 1), 8), ((4, 4, 5, 1), 8), ((5, 3, 4, 5), 2), ((1, 2, 3, 4), 1)]
 )
 def test_the_plan_takes_the_fastest_number_of_threads(corpus, monkeypatch, threads, costs, chosen):
-    """Seconds of a step with 1, 2, 4 and 8 threads; the run then takes the number that the plan says."""
+    """`costs` are the seconds of a step with 1, 2, 4 and 8 threads."""
     seconds = dict(zip((1, 2, 4, 8), costs, strict=True))
     monkeypatch.setattr(measure_module, "measure_step", lambda *given: StepTime(seconds[torch.get_num_threads()], 1.0))
     threads(8)
@@ -482,7 +482,7 @@ def test_the_plan_takes_the_fastest_number_of_threads(corpus, monkeypatch, threa
 
 @pytest.mark.parametrize(("busy", "said"), [(1.2, False), (2.1, True)])
 def test_a_plan_made_on_a_busy_machine_says_so(tmp_path, monkeypatch, busy, said):
-    """A run of so many steps does not depend on what was measured, and so says nothing."""
+    """A run with a given number of steps does not depend on the measured time, so its plan has no such note."""
     monkeypatch.setattr(measure_module, "measure_step", lambda *given: StepTime(0.1, busy))
     (tmp_path / "text.txt").write_text(story(3000))
     note = f"this machine is busy: a step took {busy} times its CPU time; the plan may be too small"
@@ -494,7 +494,7 @@ def test_a_plan_made_on_a_busy_machine_says_so(tmp_path, monkeypatch, busy, said
 
 
 def test_a_busy_machine_is_measured_as_step_time_over_cpu_time(corpus, monkeypatch):
-    """On clocks of the test's own: of three seconds the step computes for one and a half."""
+    """Replaces the clocks: a step takes three seconds, of which it computes for one and a half."""
     wall, computing = itertools.count(0, 3.0), itertools.count(0, 1.5)
     clocks = SimpleNamespace(monotonic=lambda: next(wall), thread_time=lambda: next(computing))
     monkeypatch.setattr(measure_module, "time", clocks)
@@ -538,7 +538,7 @@ def test_a_step_too_large_for_memory_is_split_then_recomputed_then_refused(corpu
 
 
 def test_training_goes_on_uncompiled_when_the_compiler_fails(monkeypatch):
-    with warnings.catch_warnings(action="ignore"):  # of the compiler, about itself
+    with warnings.catch_warnings(action="ignore"):  # hide the compiler's own warnings
         from torch._inductor import config
     monkeypatch.setattr(config.cpp, "cxx", ("/nowhere/c++",))
     outcomes = []
@@ -566,7 +566,7 @@ def test_a_run_stopped_twice_before_a_score_keeps_the_weights_of_the_second_stop
 
 
 def test_fine_tuning_evaluates_in_windows_of_the_runs_context(corpus, plan, tmp_path):
-    """Its own may be many times as long."""
+    """The context of the model may be many times as long."""
     wide = replace(plan, model=replace(plan.model, context=64 * plan.context))
     assert evaluation_windows(wide) == evaluation_windows(plan)
     scored = [r.score.scored for r in run(corpus, wide, tmp_path / "m") if isinstance(r, EvalReport)]

@@ -1,4 +1,4 @@
-"""Heads watched in training: the scores are those of the model, nothing else changes, and what is drawn is what was."""
+"""Head scores of a run: they equal the scores of the model, they change nothing else, and the chart shows them."""
 
 import itertools
 import json
@@ -34,7 +34,7 @@ def trained(corpus, plan, target, **options):
 
 
 def watch(model):
-    """As the command does, and it draws random numbers, which must not matter to the run."""
+    """Scores the heads as the command does, and draws random numbers, which must not change the run."""
     assert not model.training
     torch.rand(7)
     found = head_scores(model, 0, 300, length=5, sequences=2)
@@ -71,7 +71,7 @@ def test_the_record_holds_the_head_scores_of_the_model_at_that_step(corpus, plan
             for best in report.best
         }
         assert (line["step"], line["seconds"], line["scores"]) == (report.step, report.seconds, report.scores)
-    assert reports[-1].best_step == 40  # so the weights that were kept are those of the last evaluation
+    assert reports[-1].best_step == 40  # so the saved weights are those of the last evaluation
     model = load_model(tmp_path / "m", torch.device("cpu"), torch.float32).model
     np.testing.assert_allclose(recorded[-1]["scores"]["induction"], watch(model)[1]["induction"], atol=1e-5)
 
@@ -95,7 +95,7 @@ def test_a_resumed_run_goes_on_scoring_its_heads(tmp_path, monkeypatch, capsys):
     asked = itertools.count(1)
 
     class Received:
-        """A signal that comes after some steps."""
+        """A stop request that is received after some steps."""
 
         received = (signal.SIGINT,)
 
@@ -126,7 +126,7 @@ LINES = [line(100, 0.02, "0.1"), line(200, 0.05), line(300, 0.61), line(400, 0.9
 def test_a_record_says_when_a_head_appears():
     found = heads_from_lines("m", "m", LINES)
     previous, induction = found.kinds
-    assert (previous.kind, previous.appears) == ("previous", None)  # half is not most
+    assert (previous.kind, previous.appears) == ("previous", None)  # a score of one half is not above one half
     assert (induction.kind, induction.appears) == ("induction", 2)
     assert induction.scores.tolist() == [0.02, 0.05, 0.61, 0.9, 0.875]
     assert induction.heads == ("0.1", "1.2", "1.2", "1.2", "1.2")
@@ -232,7 +232,7 @@ def test_a_run_with_head_scores_is_stopped_resumed_and_drawn(tmp_path, monkeypat
     assert [one.split()[1] for one in out.splitlines()[-4:]] == list(HEAD_KINDS)
     document = json.loads(ask(capsys, "plot", "--heads", "story", "--json")[1])
     assert document["step"] == read_heads("story").steps.tolist()
-    assert read_curves("story").training.steps[-1] == 30  # the other curves are as they were
+    assert read_curves("story").training.steps[-1] == 30  # the other curves are unchanged
 
 
 @pytest.mark.parametrize(
