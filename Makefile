@@ -1,7 +1,7 @@
-# make demo   tries everything: generates and explains with the model that ships, then trains a model on stories that it wrote
+# make demo   tries everything: generates and explains with the model that ships, then trains a model on generated stories
 # make test   runs all checks: ruff, mypy, pytest
-# make docs   runs the commands on all pages and writes their output, and the pictures, into the pages
-# All three create .venv and install what they need. On Linux that installs PyTorch for CUDA, 5.3 GB. For a CPU alone:
+# make docs   runs the commands on all pages, and writes their output and the pictures into the pages
+# Each of them creates .venv and installs the packages. On Linux, PyTorch for CUDA takes 5.3 GB. For a CPU alone:
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= python3
@@ -45,7 +45,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	@$(MAKE) --no-print-directory --jobs 2 types suite
 
-# Beside one another: mypy uses one core.
+# `make test` runs mypy and pytest at the same time, since mypy uses one core.
 types:
 	$(BIN)/mypy
 
@@ -57,8 +57,8 @@ docs: $(INSTALLED)
 	$(BIN)/python docs/refresh.py README.md docs/*.md
 
 # make stories TEXTS=folder   trains the model that ships, on the texts named in its model card, and replaces checkpoints/stories
-# The folder contains the three texts below, unpacked. Long stories are seen twice as often as novels, short ones three times
-# as often. It takes four minutes on an H200 and days on two cores. A run that was stopped is resumed.
+# The folder contains the three texts below, unpacked. The model sees long stories twice as often as novels, and short stories
+# three times as often. Training takes four minutes on an H200 and days on two cores. A stopped run is resumed.
 SIMPLE := $(TEXTS)/stories-simple.train.txt
 NOVELS := $(TEXTS)/stories-novels.train.txt
 SHORT := build/stories-short.txt
@@ -82,7 +82,7 @@ stories: build/stories
 	$(BIN)/python checkpoints/slim.py checkpoints/stories
 	$(BIN)/python checkpoints/card.py checkpoints/stories $(TEXTS)
 
-# make bench   compares generation with transformers and llama.cpp: ten minutes to compile llama.cpp, then fifteen minutes
+# make bench   compares generation with transformers and llama.cpp: compiles llama.cpp in ten minutes, and measures for fifteen
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/generate.py

@@ -1,7 +1,8 @@
-"""Runs the commands on a page and writes their output below them: python docs/refresh.py README.md docs/*.md
+"""Runs the commands on pages and writes their output below them: python docs/refresh.py README.md docs/*.md
 
-A block that begins with ```console holds a command after '$ ' and its output on 80 columns. A last line '…' stands for
-the rest of the output: the block keeps as many lines as it shows. PICTURES lists the SVG files and the command of each.
+A block that begins with ```console contains a command after '$ ' and its output on 80 columns. If the last line of the
+block is '…', the block keeps its number of lines, and the rest of the output is left out. PICTURES lists the SVG files,
+each with its command.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tempfile import TemporaryDirectory
 _BLOCK = re.compile(r"^```console\n\$ attncli (?P<arguments>.+)\n(?P<shown>(?:(?!```).*\n)*)```$", re.MULTILINE)
 _REST = "…\n"
 SCREEN = {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "xterm", "ATTNCLI_MODEL": "checkpoints/stories"}
-SCREEN |= {"ATTNCLI_MODELS": os.devnull}  # the output does not depend on the models of whoever writes the page
+SCREEN |= {"ATTNCLI_MODELS": os.devnull}  # the output must not depend on the models of the writer
 _SENTENCE = '"The little cat sat on the old mat. The little"'
 PICTURES = {  # by file; the command writes it with --svg
     "docs/explain-light.svg": f"explain {_SENTENCE} --theme light",
@@ -28,12 +29,12 @@ PICTURES = {  # by file; the command writes it with --svg
 
 
 def commands(page: str) -> list[tuple[str, str]]:
-    """The arguments of every command on a page, and the output that the page shows."""
+    """Returns the arguments of every command on a page, each with the output that the page shows."""
     return [(block["arguments"], block["shown"]) for block in _BLOCK.finditer(page)]
 
 
 def refreshed(page: str, run: Callable[[str], str]) -> str:
-    """The page with the current output of every command; `run` returns the output for the arguments."""
+    """Returns the page with the new output of every command; `run` returns the output for the arguments of a command."""
 
     def block(found: re.Match[str]) -> str:
         arguments = found["arguments"]
@@ -43,7 +44,7 @@ def refreshed(page: str, run: Callable[[str], str]) -> str:
 
 
 def excerpt(output: str, shown: str) -> str:
-    """The output, or its first lines and '…' where `shown` is an excerpt: as many lines as that shows."""
+    """Returns the output. If `shown` ends with '…', returns only as many lines as `shown` has, and '…'."""
     if not shown.endswith(_REST):
         return output
     lines = shown.removesuffix(_REST).count("\n")
@@ -51,7 +52,7 @@ def excerpt(output: str, shown: str) -> str:
 
 
 def printed(arguments: str) -> str:
-    """The standard output of `attncli ARGUMENTS`, without spaces at the ends of lines."""
+    """Returns the standard output of `attncli ARGUMENTS`, without spaces at the ends of lines."""
     from attncli.cli.main import run
 
     with redirect_stdout(io.StringIO()) as shown:
@@ -61,7 +62,7 @@ def printed(arguments: str) -> str:
 
 
 def picture(arguments: str) -> str:
-    """The SVG file that `attncli ARGUMENTS --svg FILE` writes."""
+    """Returns the SVG picture that `attncli ARGUMENTS --svg FILE` writes."""
     with TemporaryDirectory() as folder:
         file = Path(folder, "picture.svg")
         printed(f"{arguments} --svg {shlex.quote(str(file))}")

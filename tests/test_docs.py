@@ -1,4 +1,4 @@
-"""The pages show the output of the commands on them, and the pictures that they write."""
+"""The pages show what their commands print and draw, and the page on JSON explains every key."""
 
 import importlib.util
 import json
@@ -35,17 +35,17 @@ SHOWN = [
 
 
 def words(text):
-    """What is said beside numbers, without bars and blanks, which follow from the numbers."""
+    """Returns the words of a text, with 0 for every number, and without bars and blanks, whose lengths follow from numbers."""
     return BARS.sub(" ", NUMBER.sub("0", text)).split()
 
 
 def rounded_alike(ours, theirs):
-    """Whether two figures are equal but for the last digit shown; processors differ there.
+    """Returns whether two figures differ by at most one in the last digit, in which processors differ.
 
-    Where more digits are shown than float32 has, to a hundred thousandth of the figure.
+    Figures with more digits than float32 has may differ by 1e-5 of their value.
     """
     one, other = (float(figure.replace(",", "")) for figure in (ours, theirs))
-    if "e-" in ours and "e-" in theirs:  # what rounding leaves
+    if "e-" in ours and "e-" in theirs:  # rounding errors
         return max(one, other) < 1e-4
     digits = len(ours.partition(".")[2])
     if digits > FLOAT32_DIGITS:
@@ -54,14 +54,14 @@ def rounded_alike(ours, theirs):
 
 
 def differing_figures(ours, theirs):
-    """The pairs of figures of two texts that differ by more than their last digit."""
+    """Returns the pairs of figures of two texts that differ by more than one in the last digit."""
     figures = zip_longest(NUMBER.findall(ours), NUMBER.findall(theirs), fillvalue="-1")
     return [pair for pair in figures if not rounded_alike(*pair)]
 
 
 @pytest.fixture
 def page_screen(monkeypatch):
-    """The working directory and the environment in which docs/refresh.py runs commands."""
+    """Sets the working directory and the environment in which docs/refresh.py runs commands."""
     monkeypatch.chdir(ROOT)
     for name, value in refresh.SCREEN.items():
         monkeypatch.setenv(name, value)
@@ -88,7 +88,7 @@ def test_an_excerpt_keeps_as_many_lines_as_it_shows():
 
 
 def first_cells(page, header):
-    """The words between backticks in the first cell of each row of the table with this header."""
+    """Returns the words between backticks in the first cell of each row of the table with this header."""
     table = (ROOT / "docs" / page).read_text(encoding="utf-8").split(header)[1].split("\n\n")[0]
     return [re.findall(r"`([^` ]+)", line.split(" | ")[0]) for line in table.splitlines()[2:]]
 
@@ -117,7 +117,7 @@ def test_the_python_in_the_readme_is_on_the_page_of_the_library():
 @pytest.mark.parametrize("name", refresh.PICTURES)
 @pytest.mark.usefixtures("page_screen")
 def test_a_picture_is_what_its_command_writes(name):
-    """Colors and lengths may differ where a figure of another processor does."""
+    """Colors and lengths are not compared: they follow from figures, whose last digits depend on the processor."""
     shown, written = (ROOT / name).read_text(encoding="utf-8"), refresh.picture(refresh.PICTURES[name])
     assert words(COLOR.sub("", written)) == words(COLOR.sub("", shown))
     said = [" ".join(TEXT.findall(picture)) for picture in (written, shown)]
@@ -159,7 +159,7 @@ DOCUMENTS = [
 
 
 def explained_keys(command):
-    """The keys that the page explains for a command: in its section, and for all commands before the first section."""
+    """Returns the keys that the page explains for a command: in its section, and before the first section."""
     general, *sections = (ROOT / "docs" / "json.md").read_text(encoding="utf-8").split("\n## attncli ")
     own = [section for section in sections if command in section.partition("\n")[0].split()]
     return set(re.findall(r"`([\w-]+)`", general + "".join(own)))
