@@ -34,7 +34,7 @@ def commands(page: str) -> list[tuple[str, str]]:
 
 
 def refreshed(page: str, run: Callable[[str], str]) -> str:
-    """Returns the page with the new output of every command; `run` returns the output for the arguments of a command."""
+    """Returns the page with the new output of every command; `run` returns the output for a command's arguments."""
 
     def block(found: re.Match[str]) -> str:
         arguments = found["arguments"]

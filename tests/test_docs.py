@@ -35,7 +35,7 @@ SHOWN = [
 
 
 def words(text):
-    """Returns the words of a text, with 0 for every number, and without bars and blanks, whose lengths follow from numbers."""
+    """Returns the words of a text, with 0 for every number, and without bars and blanks, which follow from numbers."""
     return BARS.sub(" ", NUMBER.sub("0", text)).split()
 
 
