@@ -240,7 +240,7 @@ def train(
             [*settings, *(["start"] if start is not None else [])], "A resumed run keeps its plan", {"device"}
         )
     if start is not None:
-        _refuse_given(settings, "The model of start brings its own", settings.keys() - _OF_A_MODEL)
+        _refuse_given(settings, "The model of start keeps its shape and tokenizer", settings.keys() - _OF_A_MODEL)
     listed = [str(file) for file in ([files] if isinstance(files, str | Path) else files)]
     held_out = None if val_file is None else str(val_file)
     pinned, text = _configs(settings, TrainConfig, CorpusConfig)

@@ -189,7 +189,10 @@ def test_settings_are_the_fields_of_the_configs(model):
         (lambda model: attncli.train("x", steps=6.0), "steps is 6.0"),
         (lambda model: attncli.train("x", size=384), "384"),
         (lambda model: attncli.train(out="m", resume=True, lr=0.1), "keeps its plan, so lr cannot be given"),
-        (lambda model: attncli.train("x", start="stories", size="2x64"), "brings its own, so size cannot be given"),
+        (
+            lambda model: attncli.train("x", start="stories", size="2x64"),
+            "keeps its shape and tokenizer, so size cannot be given",
+        ),
     ],
 )
 def test_a_value_that_would_be_taken_for_another_is_refused(model, call, told):

@@ -12,12 +12,12 @@ from attncli.errors import UsageProblem
 
 _TEXT = "The text, or a file that contains it; - reads standard input."
 _TOKEN = "The token whose prediction is measured, by index or word. Unset: the last."
-_HEAD = "Ablate this head, such as 2.3 for head 3 of layer 2. Given several times: ablate them together."
+_HEAD = "Ablate this head, such as 2.3 for head 3 of layer 2. Several heads are ablated together."
 _EDGE = (
-    "Mask this edge, such as 6:4 (token 6 no longer attends to token 4). A word stands for all of its tokens. Given "
-    "several times: mask them together."
+    "Mask this edge: with 6:4, token 6 no longer attends to token 4. A word stands for all of its tokens. Several "
+    "edges are masked together."
 )
-_WITH = "What replaces the output of a head: zero, or its mean over the text."
+_WITH = "Replace the output of a head by zero, or by its mean over the text."
 _EXAMPLE = 'attncli ablate "The little cat sat on the old mat. The little"'
 
 
@@ -38,7 +38,7 @@ def ablate(
     attncli ablate "The little cat sat down. The little" --edge 7:cat
     """
     if head and edge:
-        raise UsageProblem("--head and --edge each say what to remove.", "Give one of them.")
+        raise UsageProblem("--head and --edge cannot be combined.", "Give one of them.")
     if edge:
         given.refuse(("with_",), "--edge masks attention and replaces no output")
     heads = tuple(_parse_head(one) for one in head)

@@ -9,11 +9,11 @@ from attncli.config.option import REQUIRED, argument, option
 
 def analogy(
     *,
-    a: str = argument(REQUIRED, "A is to B as C is to the answer: the first word, such as man.", metavar="A"),
+    a: str = argument(REQUIRED, "The first word, such as man: A is to B as C is to the answer.", metavar="A"),
     b: str = argument(REQUIRED, "The second word, such as king.", metavar="B"),
     c: str = argument(REQUIRED, "The third word, such as woman.", metavar="C"),
     source: ModelSource,
-    expect: str | None = option(None, "The expected answer: also show its rank.", metavar="WORD"),
+    expect: str | None = option(None, "The expected answer, whose rank is shown too.", metavar="WORD"),
     top_k: int = option(10, "How many tokens to show.", "--top-k", "-k", limit=at_least(1)),
     json: bool = JSON,
     pictures: Pictures,

@@ -12,8 +12,8 @@ from attncli.config.values import SECONDS as TIME
 from attncli.errors import UsageProblem
 from attncli.generation.measurements import SECONDS
 
-_TIME = "How long to measure. Measurements that would take longer are skipped."
-_DTYPE = "auto, float32, bfloat16, float16 or, on a CPU, int8; auto is the type that attncli generate uses."
+_TIME = "The time limit. Measurements that would exceed it are skipped."
+_DTYPE = "auto, float32, bfloat16, float16 or, on a CPU, int8; auto is the type that attncli generate uses by default."
 _THREADS = "The maximum number of CPU threads. Unset: one per core."
 
 
@@ -35,7 +35,9 @@ def bench(
     if time <= 0:
         raise UsageProblem("--time 0 leaves no time to measure.", "Try --time 20s.")
     if threads is not None and threads > (cores := os.cpu_count() or 1):
-        raise UsageProblem(f"--threads {threads} is more than the {cores} cores of this machine.", "Give fewer.")
+        raise UsageProblem(
+            f"--threads {threads} is more than the {cores} cores of this machine.", "Give a smaller number."
+        )
     begin_compiling(source.device)
     from attncli.cli.bodies.bench import run
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from attncli.cli.shared import JSON, ModelSource, Pictures
+from attncli.config.limits import at_least
 from attncli.config.option import REQUIRED, argument, option
 
-_TOKEN = "The word, or the index of a token; given twice: one per text. Unset: the only word that both texts share."
+_TOKEN = (
+    "The word, or the index of a token; give one for each text, or one for both. Unset: the only word in both texts."
+)
 _LAYER = "Measure the difference after this number of layers; 0 is the embedding. Unset: after the last layer."
 
 
@@ -15,7 +18,7 @@ def compare(
     b: str = argument(REQUIRED, "The second text.", metavar="B"),
     source: ModelSource,
     token: tuple[str, ...] = option((), _TOKEN),
-    layer: int | None = option(None, _LAYER),
+    layer: int | None = option(None, _LAYER, limit=at_least(0)),
     json: bool = JSON,
     pictures: Pictures,
 ) -> None:

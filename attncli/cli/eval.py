@@ -11,10 +11,10 @@ from attncli.config.option import argument, option, option_from
 from attncli.errors import UsageProblem
 from attncli.render.status import status
 
-_FILES = "Text files, directories, or - for standard input. A model may come before them, instead of -m."
-_LAST = "Score only this share of the text, at its end; the baselines are trained on the text before it."
-_TRAIN = "The model's training text, to train the baselines on. May be given several times."
-_DTYPE = "The type of the weights: float32, which compares with other programs, bfloat16, float16 or int8."
+_FILES = "Text files, directories, or - for standard input. The first argument may be a model, instead of -m."
+_LAST = "Score only this share of the text, at its end, and train the baselines on the rest."
+_TRAIN = "Train the baselines on this file, the model's training text. May be given several times."
+_DTYPE = "The type of the weights: float32, bfloat16, float16 or int8. Other programs report scores for float32."
 
 
 def eval(
@@ -33,7 +33,7 @@ def eval(
     attncli eval my-model corpus.txt --last 0.1
     """
     if not files:
-        raise UsageProblem("There is no text to score.", "Give a file: attncli eval book.txt")
+        raise UsageProblem("There is no text to score.", "For example: attncli eval book.txt")
     CorpusConfig(encoding=encoding)  # raises UsageProblem for an unknown encoding
     from attncli.cli.bodies.eval_texts import model_and_files, read_texts
 

@@ -10,7 +10,7 @@ from attncli.views import NAMED_VIEWS, ViewOptions, find_view
 
 _VIEW = f"{'; '.join(f'{name}: {shows}' for name, shows in NAMED_VIEWS.items())}. Unset: the first screen."
 _TOKEN = "The token in focus, by index or word. Unset: the last, which predicts the next token."
-_GENERATE = "First generate N tokens greedily, and explain the text including them."
+_GENERATE = "First continue the text greedily by N tokens, and explain the text with them."
 _EXAMPLE = 'attncli explain "The little cat sat on the old mat. The little"'
 
 

@@ -10,8 +10,8 @@ from attncli.config.values import COUNT
 from attncli.errors import UsageProblem
 from attncli.explain.defaults import PASSAGES
 
-_TEXTS = "Texts, text files, or - for standard input. From files, random passages are drawn."
-_LIMIT = f"The most passages to draw from the files. Unset: {PASSAGES}."
+_TEXTS = "Texts, text files, or - for standard input. Files are sampled: random passages are drawn from them."
+_LIMIT = f"The largest number of passages to draw from the files. Unset: {PASSAGES}."
 
 
 def faithful(
@@ -28,7 +28,7 @@ def faithful(
     attncli faithful book.txt --limit 200 --seed 1
     """
     if not texts:
-        raise UsageProblem("There is no text.", "Give a file: attncli faithful book.txt")
+        raise UsageProblem("There is no text.", "For example: attncli faithful book.txt")
     from attncli.cli.bodies.faithful import run
 
     run(texts, source, limit, seed, json=json)

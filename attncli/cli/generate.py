@@ -13,14 +13,13 @@ from attncli.errors import UsageProblem
 
 _PROMPT = "The text to continue, or a file that contains it; - reads standard input. Unset: start a new text."
 _PROMPTS = (
-    "A file with one prompt per line, continued as a batch; an empty line starts a new text. - is standard input. In "
-    "a .jsonl file each line is JSON with a prompt, a text or both."
+    "A file with one prompt per line, or - for standard input; the prompts are continued as a batch, and an empty line "
+    "starts a new text. In a .jsonl file each line is JSON with a prompt, a text or both."
 )
-_DTYPE = "auto, float32, bfloat16, float16 or, on a CPU, int8; auto is bfloat16 on CUDA, on a CPU the stored type."
-_CHAT = "Send the prompt as a message in the model's chat template; -i keeps the conversation."
+_DTYPE = "auto, float32, bfloat16, float16 or, on a CPU, int8; auto is bfloat16 on CUDA, and on a CPU the stored type."
+_CHAT = "Send the prompt as a message in the model's chat template; with -i, continue the conversation."
 _INTERACTIVE = (
-    "Read prompts one after another. A line can also be a command: see /help. From a pipe, each line is a prompt or a "
-    "command."
+    "Read prompts one after another; /help lists the commands. From a pipe, each line is a prompt or a command."
 )
 
 
@@ -66,26 +65,26 @@ def _refuse_interactive(prompt: str | None, prompts: str | None, sampling: Sampl
     """Raises UsageProblem for options that cannot be combined with --interactive."""
     if display.as_json or display.verify or display.stats or sampling.num_samples > 1 or prompts is not None:
         raise UsageProblem(
-            "--interactive makes one text at a time, for a person.",
+            "--interactive generates one text at a time and prints it for a person.",
             "Leave out --json, --jsonl, --stats, --verify, --prompts and --num-samples.",
         )
     if prompt == "-":
-        raise UsageProblem("--interactive reads its turns from standard input.", "Leave out the -.")
+        raise UsageProblem("--interactive reads standard input line by line.", "Leave out the argument -.")
 
 
 def _refuse_chat(source: ModelSource, truncate: bool) -> None:
     """Raises UsageProblem for --truncate, and for a model without a chat template."""
     if truncate:
-        raise UsageProblem("--truncate would cut the chat template off.", "Leave out --truncate or --chat.")
+        raise UsageProblem("--truncate would cut off the chat template.", "Leave out --truncate or --chat.")
     from attncli.cli.resolving import require_chat_template
 
-    require_chat_template(source.model, source.revision)  # before torch is imported, which takes seconds
+    require_chat_template(source.model, source.revision)  # before the import of torch, which takes seconds
 
 
 def _texts(prompt: str | None, file: str | None) -> list[str]:
-    """Returns the one prompt, or the prompts of a file, one per line. Raises BadInput or UsageProblem."""
+    """Returns the prompts: the argument `prompt`, or those of `file`. Raises BadInput or UsageProblem."""
     if file is None:
         return [prompt_or_file(prompt)]
     if prompt is not None:
-        raise UsageProblem("There is a prompt, and a file of prompts.", "Give one of the two.")
+        raise UsageProblem("There is a prompt and a file of prompts.", "Give one of the two.")
     return prompts_of_file(file)

@@ -8,7 +8,9 @@ from attncli.config.option import option, option_from
 from attncli.config.values import COUNT
 from attncli.explain.defaults import HEAD_TEXTS, HEAD_TOKENS
 
-_LENGTH = f"Number of random tokens, which then repeat. Unset: by context and windows, at most {HEAD_TOKENS}."
+_LENGTH = (
+    f"Number of random tokens; the text is these tokens twice. Unset: by context and windows, at most {HEAD_TOKENS}."
+)
 _REPEATS = f"How many random texts to average over. Unset: {HEAD_TEXTS}."
 
 

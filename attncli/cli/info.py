@@ -9,7 +9,7 @@ from attncli.config.option import option
 from attncli.errors import UsageProblem
 from attncli.model.count import PRESETS
 
-_PRESET = f"Count the parameters of a well-known model instead: {alternatives(PRESETS)}."
+_PRESET = f"Describe the shape of a well-known model instead: {alternatives(PRESETS)}."
 
 
 def info(
@@ -26,9 +26,9 @@ def info(
     attncli info --preset gpt3
     """
     if preset is not None and preset not in PRESETS:
-        raise UsageProblem(f"There is no preset {preset!r}.", f"There is {', '.join(PRESETS)}.")
+        raise UsageProblem(f"There is no preset {preset!r}.", f"The presets are {', '.join(PRESETS)}.")
     if preset is not None:
-        why = "--preset counts without a model"
+        why = "--preset describes a shape without a model"
         given.refuse(("model", "revision"), why)
         if name is not None:
             raise UsageProblem(f"{why}, so {name} cannot be given.", f"Leave {name} out.")

@@ -9,7 +9,7 @@ from attncli.config.limits import at_least
 from attncli.config.option import argument, option
 from attncli.errors import UsageProblem
 
-_TEMPERATURES = "The temperatures to compare, separated by commas; 0 puts all probability on the most probable token."
+_TEMPERATURES = "The temperatures to compare, separated by commas; at 0 the most probable token has probability 1."
 _DTYPE = "auto, float32, bfloat16 or float16; auto is bfloat16 on CUDA, else float32."
 
 
@@ -19,7 +19,7 @@ def next_(
     source: ModelSource,
     temperatures: str = option("0,0.5,1,2", _TEMPERATURES, "--temperatures", "-t", metavar="T,T"),
     top_k: int = option(10, "How many tokens to show.", "--top-k", "-k", limit=at_least(1)),
-    truncate: bool = option(False, "Keep the end of a text longer than the context."),
+    truncate: bool = option(False, "Keep only the end of a text that is longer than the context."),
     dtype: str = option("auto", _DTYPE, suggestions=("auto", *TRAIN_DTYPES, "float16"), rare=True),
     json: bool = JSON,
 ) -> None:
@@ -43,7 +43,7 @@ def _numbers(temperatures: str) -> tuple[float, ...]:
         found = ()
     if not found or not all(0 <= temperature < float("inf") for temperature in found):
         raise UsageProblem(
-            f"--temperatures {temperatures!r} is not a list of numbers from 0 on.",
-            "Give some: --temperatures 0,0.5,1,2",
+            f"--temperatures {temperatures!r} is not a list of numbers of at least 0.",
+            "For example: --temperatures 0,0.5,1,2",
         )
     return found

@@ -14,7 +14,7 @@ from attncli.errors import UsageProblem
 
 _RUNS = "Names in ./checkpoints, model directories, or metrics.jsonl files. Unset: the newest model."
 _UP = "loss is nats per token, bits is bits per byte. Unset: loss if all runs share a tokenizer, else bits."
-_HEADS = "Draw the attention head scores of one run that was trained with --watch-heads, instead of losses."
+_HEADS = "Plot the scores of attention heads instead of losses, for one run that was trained with --watch-heads."
 _CELLS = Limit("from 1 to 1,000", lambda cells: 1 <= cells <= 1000)
 
 
@@ -30,7 +30,11 @@ def plot(
         None, "Width of the chart in columns. Unset: the width of the terminal.", format=COUNT, limit=_CELLS, rare=True
     ),
     height: int | None = option(
-        None, "Height of the chart in rows. Unset: by the terminal.", format=COUNT, limit=_CELLS, rare=True
+        None,
+        "Height of the chart in rows. Unset: chosen by the height of the terminal.",
+        format=COUNT,
+        limit=_CELLS,
+        rare=True,
     ),
     json: bool = JSON,
 ) -> None:
@@ -41,7 +45,7 @@ def plot(
     """
     if heads and (y is not None or len(runs) > 1):
         what, hint = ("--y", "Leave --y out.") if y is not None else (f"{len(runs)} runs", "Name one run.")
-        raise UsageProblem(f"--heads draws the scores of one run's heads, so {what} cannot be given.", hint)
+        raise UsageProblem(f"--heads plots the head scores of one run, so {what} cannot be given.", hint)
     from attncli.cli.bodies.plot import Display, plot_curves, plot_heads
 
     display = Display(out, width, height, json)

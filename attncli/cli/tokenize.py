@@ -12,7 +12,7 @@ from attncli.config import CorpusConfig, TokenizerKind
 from attncli.config.option import argument, option, option_from
 from attncli.errors import UsageProblem
 
-_TEXT = "A text, a file of text, or - for standard input; with --decode, token ids."
+_TEXT = "A text, a text file, or - for standard input; with --decode, token ids."
 _TRAIN = "Train a tokenizer on this file. May be given several times."
 
 
@@ -20,7 +20,7 @@ def tokenize(
     *,
     text: tuple[str, ...] = argument((), _TEXT, metavar="TEXT|FILE|-"),
     choice: ModelChoice,
-    ids: bool = option(False, "Print the ids alone, on one line."),
+    ids: bool = option(False, "Print only the ids, on one line."),
     decode: bool = option(False, "Decode token ids into text."),
     train: tuple[str, ...] = option((), _TRAIN, metavar="FILE"),
     tokenizer: TokenizerKind = option_from(CorpusConfig, "tokenizer", panel="", rare=False),
@@ -39,7 +39,7 @@ def tokenize(
 
     if train:
         if text or ids or decode:
-            raise UsageProblem("--train makes a tokenizer alone.", "Leave the text, --ids and --decode out.")
+            raise UsageProblem("--train only makes a tokenizer.", "Leave out the text, --ids and --decode.")
         given.refuse(("model", "revision"), "--train makes a new tokenizer")
         if out is None:
             raise UsageProblem("--train needs --out DIR, the directory to write.", "Add --out my-tokenizer.")
@@ -49,7 +49,7 @@ def tokenize(
         raise UsageProblem("--out, --tokenizer, --vocab-size and --force go with --train.", "Add --train FILE.")
     elif ids and (decode or json):
         other = "--decode" if decode else "--json"
-        raise UsageProblem(f"--ids prints ids alone, so {other} cannot be given.", f"Leave --ids or {other} out.")
+        raise UsageProblem(f"--ids prints only ids, so {other} cannot be given.", f"Leave --ids or {other} out.")
     elif decode:
         listed = required_text(" ".join(text) or None, "attncli tokenize --decode 72 101")
         decode_ids(listed, choice, json=json)
@@ -62,6 +62,6 @@ def _only(texts: tuple[str, ...]) -> str | None:
     if len(texts) > 1:
         quoted = shlex.quote(" ".join(texts))
         raise UsageProblem(
-            f"There are {len(texts)} texts, and one is shown.", f"Put a text of several words in quotes: {quoted}"
+            f"There are {len(texts)} texts, and tokenize shows one.", f"Put a text of several words in quotes: {quoted}"
         )
     return texts[0] if texts else None

@@ -14,26 +14,33 @@ from attncli.config.option import argument, option
 _FILES = (
     "Text files, directories, or - for standard input. A file named twice is seen twice as often, and needs --val-file."
 )
-_FROM = "Fine-tune this model: keep its shape and tokenizer, start from its weights."
+_FROM = "Fine-tune this model: start from its weights, with its shape and its tokenizer."
 _WATCH = "Score the attention heads at every evaluation; attncli plot --heads draws the scores."
 _PLACE = "Where the model is saved"
 
-# The options that --resume allows.
+# The options that may be given with --resume.
 _FREE = frozenset({"val_file", "name", "out", "resume", "device", "tensorboard", "watch_heads", "json"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """The directory of the model, and what to do with a model that is already in this directory."""
+    """The options that name the model's directory and say what to do with a model that is already there."""
 
     name: str | None = option(
         None, "The model's name in ./checkpoints. Unset: the name of the first file.", panel=_PLACE
     )
     out: Path | None = option(
-        None, "The model's directory, instead of a name.", "--out", "-o", metavar="DIR", panel=_PLACE
+        None,
+        "The model's directory. Unset: a directory in ./checkpoints, named by --name.",
+        "--out",
+        "-o",
+        metavar="DIR",
+        panel=_PLACE,
     )
-    resume: bool = option(False, "Resume a run that was stopped.", panel=_PLACE)
-    force: bool = option(False, "Replace a model of the same name; keep its README.md if you edited it.", panel=_PLACE)
+    resume: bool = option(False, "Continue a run that was stopped.", panel=_PLACE)
+    force: bool = option(
+        False, "Replace an existing model of this name; a README.md that you edited is kept.", panel=_PLACE
+    )
 
 
 def train(
@@ -44,7 +51,7 @@ def train(
     corpus: CorpusConfig,
     val_file: str | None = option(
         None,
-        "Validate on this text, instead of the end of the training text.",
+        "The text to validate on. Unset: the end of the training text.",
         metavar="FILE",
         panel="The text",
         rare=True,
@@ -68,7 +75,7 @@ def train(
     if place.resume:
         given.refuse(sorted(given.keys() - _FREE), "A resumed run keeps its plan")
     if start is not None:
-        given.refuse(("size", "tokenizer", "vocab_size"), "The model of --from brings its own")
+        given.refuse(("size", "tokenizer", "vocab_size"), "The model of --from keeps its shape and tokenizer")
     if plan:
         show_plan(request, target, corpus, pinned, json)
     else:

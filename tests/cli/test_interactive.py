@@ -227,7 +227,7 @@ def test_what_is_told_of_tokens_is_told_in_every_turn(say):
 def test_what_does_not_go_with_turns_is_refused(option, home, monkeypatch, capsys):
     monkeypatch.chdir(home)
     assert run(["generate", "-i", *option]) == 2
-    assert "--interactive makes one text at a time" in capsys.readouterr().err
+    assert "--interactive generates one text at a time" in capsys.readouterr().err
 
 
 # A terminal

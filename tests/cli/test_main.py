@@ -44,7 +44,7 @@ BAD = [
     (["eval", "story", ""], 2, "path of a text is empty"),
     (["eval", "", "story.txt"], 2, "path of a text is empty"),
     (["eval", "story.txt", "--train-file", ""], 2, "path of a text is empty"),
-    (["generate", "a", "--prompts", "story.txt"], 2, "There is a prompt, and a file of prompts"),
+    (["generate", "a", "--prompts", "story.txt"], 2, "There is a prompt and a file of prompts"),
     (["generate", "--prompts", "nothing.txt"], 3, "nothing.txt"),
     (["generate", "the", "cat"], 2, "in quotes"),
     (["tokenize", "empty"], 3, "is an empty file"),

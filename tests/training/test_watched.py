@@ -240,7 +240,7 @@ def test_a_run_with_head_scores_is_stopped_resumed_and_drawn(tmp_path, monkeypat
     [
         (["--y", "loss"], 2, "--y cannot be given"),
         (["a", "b"], 2, "2 runs cannot be given"),
-        (["x.jsonl", "--x", "tokens"], 2, "does not say its tokens"),
+        (["x.jsonl", "--x", "tokens"], 2, "does not contain its tokens"),
         (["y.jsonl"], 3, "no scores of heads"),
         (["x.jsonl", "--out", "x.pdf"], 2, ".svg nor .png"),
     ],

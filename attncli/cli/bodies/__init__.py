@@ -1,1 +1,1 @@
-"""The body of each command, which runs after its options are parsed: one file per command, imported when it runs."""
+"""The bodies of the commands, one file for each. A command imports its body when it runs, after parsing its options."""

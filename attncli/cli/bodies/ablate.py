@@ -45,8 +45,11 @@ def run(
 
 
 def _parse_edge(edge: str, pieces: Sequence[Piece]) -> tuple[Edge, ...]:
-    """Returns the edges that --edge names: '6:4' -> ((6, 4),); 'mat:cat' -> each token of 'mat' to each of 'cat'."""
+    """Returns the edges of one --edge: '6:4' -> ((6, 4),). A word stands for each of its tokens, as in 'mat:cat'."""
     query, colon, source = edge.partition(":")
     if not (query and colon and source):
-        raise UsageProblem(f"--edge {edge!r} is not an edge.", "Use QUERY:SOURCE such as 6:4: 6 no longer looks at 4.")
+        raise UsageProblem(
+            f"--edge {edge!r} is not an edge.",
+            "Use QUERY:SOURCE, such as 6:4 to mask the attention of token 6 to token 4.",
+        )
     return edges_between(pieces, query, source)

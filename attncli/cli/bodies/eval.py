@@ -26,7 +26,7 @@ from attncli.text.reading import name_of
 from attncli.text.tokens import tokens_of
 from attncli.training.provenance import is_trained_on
 
-_ENOUGH_TO_TIME = 1000  # tokens
+_ENOUGH_TO_TIME = 1000  # scored tokens from which on the speed is printed
 
 
 def run(source: ModelSource, dtype: str, texts: Texts, *, json: bool) -> None:
@@ -55,7 +55,7 @@ def run(source: ModelSource, dtype: str, texts: Texts, *, json: bool) -> None:
 
 
 def _warnings(loaded: LoadedModel, texts: Texts) -> Iterator[str]:
-    """Yields the reasons why figures of this text mislead: the model or the baselines have read the text before."""
+    """Yields a warning if the model was trained on the scored text, and one if the baselines were."""
     if is_trained_on(loaded.run, texts.scored):
         yield f"{loaded.name} was trained on {texts.title}: its score does not measure generalization."
     if texts.train_files and texts.before is not None and contains_scored(texts.before, texts.scored):
@@ -65,11 +65,12 @@ def _warnings(loaded: LoadedModel, texts: Texts) -> Iterator[str]:
 
 
 def _print_notes(part: Part, scored: Excerpt, score: Score, seconds: float) -> None:
-    """Prints a note if the tokenizer loses characters, and a note of the speed."""
-
+    """Prints a note if the tokenizer does not reproduce the text, and a note with the speed of a long text."""
     back = scored.data.decode().rstrip("\N{REPLACEMENT CHARACTER}")  # the excerpt may end within a character
     start, stop = part.passages[0]
     if "".join(text for text, _ in part.documents.read(start, min(start + len(back), stop))) != back:
-        print_note("this tokenizer does not give the text back exactly: figures per byte and character are approximate")
+        print_note(
+            "this tokenizer does not reproduce the text exactly, so figures per byte and per character are approximate"
+        )
     if score.scored >= _ENOUGH_TO_TIME:
         print_note(f"{count(score.scored / seconds)} tokens/s")

@@ -1,4 +1,4 @@
-"""The part of `attncli eval` before PyTorch is imported: finds the model among the arguments, and reads the texts."""
+"""The first part of `attncli eval`, which needs no PyTorch: finds the model among the arguments and reads the texts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LONGEST_NAME = 200  # characters of a path component; a longer argument is a te
 
 @dataclass(frozen=True)
 class Texts:
-    """The text to score, and the text to train the baselines on, if there is any."""
+    """The text to score, and the text to train the baselines on, if there is one."""
 
     paths: list[str]
     scored: Part
@@ -42,10 +42,16 @@ class Texts:
 
 
 def model_and_files(words: Sequence[str], model: str | None) -> tuple[str | None, list[str]]:
-    """Splits the arguments into model and files: the first of several is a model, unless it is a file or -m is used."""
+    """Splits the arguments into the model and the files. Without -m, the first argument is the model if it is no file.
+
+    Raises BadInput for a name that is too long, UsageProblem if there is a model and no file.
+    """
     first, *more = words
     if max(map(len, first.split("/"))) > _LONGEST_NAME:
-        raise BadInput(f"There is no file {first[:40]}…: the name is too long.", "Pipe a text in, and say - for it.")
+        raise BadInput(
+            f"There is no file {first[:40]}…: the name is too long.",
+            "To score a text itself, pipe it in and give - as the file.",
+        )
     if model is not None or not first or is_file(first):
         return model, list(words)
     is_model = any(is_file(folder / CONFIG) for folder in (Path(first), MODELS_FOLDER / first))
@@ -53,14 +59,16 @@ def model_and_files(words: Sequence[str], model: str | None) -> tuple[str | None
     if is_model and more:
         return first, more
     if (is_model and not exists(first)) or is_file(Path(first) / CONFIG):
-        raise UsageProblem(f"{first} is a model, and a text is needed too.", f"Say attncli eval {first} FILE")
+        raise UsageProblem(
+            f"{first} is a model, and there is no text to score.", f"Add a file: attncli eval {first} FILE"
+        )
     if more and first != "-" and not exists(first):
         find_model(first)  # raises an error that lists the models
     return None, list(words)
 
 
 def read_texts(paths: list[str], train_files: Sequence[str], last: float, encoding: str) -> Texts:
-    """Reads the texts. Raises BadInput for a file that is missing or not text."""
+    """Returns the texts of `attncli eval`. Raises BadInput for a file that is missing or not text."""
     documents = read_documents(paths, encoding)
     for note in documents.notes:
         print_note(note)

@@ -35,7 +35,7 @@ def run(
     prompt_tokens = len(pieces)
     if generate:
         pieces = _continued(loaded, pieces, generate)
-    # The screen of --compare-weights has no column for cuts.
+    # The screen of --compare-weights does not show the cuts, so they are not computed.
     options = replace(options, check=options.check and (json or not options.compare_weights))
     functions = view.load(options)
     finding = functions.find(request(loaded.model, loaded.tokenizer, pieces, token, options))
@@ -52,7 +52,7 @@ def run(
 
 
 def _continued(loaded: LoadedModel, pieces: list[Piece], generate: int) -> list[Piece]:
-    """Returns the tokens of a text and of its continuation, and prints a note on the continuation."""
+    """Returns the tokens of a text followed by its continuation, and prints a note about the continuation."""
     from attncli.generation.continuation import continued
 
     whole = continued(loaded, pieces, generate)
@@ -61,7 +61,7 @@ def _continued(loaded: LoadedModel, pieces: list[Piece], generate: int) -> list[
 
 
 def _write_tables(finding: Explanation, model: Transformer, csv: Path | None, npz: Path | None) -> None:
-    """Writes the files of --csv and --npz: the table of sources, and the weights as arrays."""
+    """Writes the table of sources to the file of --csv, and the attention weights to the file of --npz."""
     write_asked(csv, "--csv", lambda file: file.write(sources_csv(finding).encode()))
     if npz is not None:
         from attncli.explain.every_weight import every_weight

@@ -1,4 +1,4 @@
-"""`attncli faithful`: scores how faithful each ranking of the sources is, over many passages."""
+"""`attncli faithful`: measures over many passages how faithful each ranking of the sources is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from attncli.render.faithful import faithful_document, faithful_progress, faithf
 
 
 def run(texts: Sequence[str], source: ModelSource, limit: int | None, seed: int, *, json: bool) -> None:
-    """Prints the score of each ranking, over the texts and over passages drawn from the files."""
+    """Prints the score of each ranking, measured on the texts and on passages that are drawn from the files."""
     loaded = load(source)
     files = [text for text in texts if text == "-" or is_file(text)]
     given = [text for text in texts if text not in files]

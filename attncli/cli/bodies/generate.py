@@ -17,8 +17,9 @@ from attncli.render.generation import GenerationScreen, throughput_document, thr
 
 
 def continue_prompts(session: Session, prompts: Sequence[str], file: str | None, tell_seed: bool) -> None:
-    """Continues the prompts, which are the lines of `file` if it is given; `tell_seed` prints a note of the seed.
+    """Continues the prompts and prints the texts. `file` is the file that contains the prompts, or None.
 
+    With `tell_seed`, prints a note with the seed.
     Raises BadInput for a prompt that is longer than the context, Inexact if the verification fails.
     """
     ids = [session.format.prompt([(prompt, "")]) for prompt in prompts]
@@ -50,7 +51,7 @@ def continue_prompts(session: Session, prompts: Sequence[str], file: str | None,
 def _print_texts(
     session: Session, screen: GenerationScreen, throughput: Throughput, verification: Verification | None
 ) -> None:
-    """Prints the JSON document, or the part of the screen that has not been streamed; then the speed."""
+    """Prints the texts as JSON, or the rest of a screen that was streamed; with --stats also the speed."""
     display = session.display
     if display.json:
         document = screen.document(session.loaded.name, session.sampling)

@@ -20,10 +20,10 @@ def run(*, json: bool) -> None:
     entries = known_models()
     parameters = {}
     for entry in entries:
-        with suppress(AttnError):  # the table shows the model as unusable
+        with suppress(AttnError):  # the table shows that the model cannot be used
             parameters[entry.name] = sum(count_parameters(config_from_json(entry.config)).values())
     default = None
-    with suppress(AttnError):  # no default, or ATTNCLI_MODEL names no model
+    with suppress(AttnError):  # there is no model, or ATTNCLI_MODEL names none
         chosen = real(find_model(None))
         default = next((entry.name for entry in entries if real(entry.path) == chosen), None)
     if not entries and not json:

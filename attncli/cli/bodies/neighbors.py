@@ -15,7 +15,7 @@ from attncli.render.geometry import neighbors_document, neighbors_screen
 
 @dataclass(frozen=True)
 class Question:
-    """The word whose neighbors to find, alone or in a text after a layer; where to search, and how many to find."""
+    """The arguments of `attncli neighbors`: the word, its text and layer if given, where to search, and how many."""
 
     word: str
     inside: str | None

@@ -22,7 +22,7 @@ _ALONG = {"step": STEPS, "tokens": TOKENS, "time": TIME}
 
 @dataclass(frozen=True)
 class Display:
-    """Where a chart is written: to a file, to the terminal in `width` columns and `height` rows, or as JSON."""
+    """The output of a chart: a file, JSON, or the terminal with `width` columns and `height` rows."""
 
     out: Path | None
     width: int | None
@@ -32,7 +32,7 @@ class Display:
     def __post_init__(self) -> None:
         """Raises UsageProblem if `out` is neither a .svg nor a .png file."""
         if self.out is not None and self.out.suffix[1:].lower() not in FORMATS:
-            raise UsageProblem(f"--out {self.out} is neither .svg nor .png.", "Name the file such as curves.svg.")
+            raise UsageProblem(f"--out {self.out} is neither .svg nor .png.", "Choose a name such as curves.svg.")
 
     def show(
         self,
@@ -41,7 +41,7 @@ class Display:
         screen: Callable[[int, int, bool], Picture],
         legend: int,
     ) -> None:
-        """Writes the figure, prints the document, or draws the screen, leaving room for `legend` rows below it."""
+        """Writes the figure, prints the document, or draws the screen with space for `legend` rows below it."""
         if self.out is not None:
             data = figure(self.out.suffix[1:].lower())
             write_asked(self.out, "--out", lambda file: file.write(data))
@@ -54,19 +54,19 @@ class Display:
 
 
 def plot_curves(runs: Sequence[str], x: str, y: str | None, display: Display) -> None:
-    """Plots the loss curves of runs; without names, of the newest run."""
+    """Plots the loss curves of the named runs, or of the newest run."""
     found = [read_curves(name) for name in runs] if runs else [read_curves(None)]
     comparable = len(found) == 1 or len({run.tokenizer or run.path for run in found}) == 1
     axes = Axes(_ALONG[x], y or (LOSS if comparable else BITS))
     if not comparable and not display.json:
         print_note(
-            "nats per token of different tokenizers cannot be compared; --y bits can"
+            "nats per token cannot be compared between tokenizers; bits per byte can, with --y bits"
             if axes.up == LOSS
-            else "in bits per byte, since the tokenizers differ"
+            else "the runs have different tokenizers, so the curves are in bits per byte"
         )
     for run in found:
         if (missing := axes.missing(run)) is not None:
-            raise UsageProblem(f"{run.path} does not say its {missing}.", "Choose another --x or --y.")
+            raise UsageProblem(f"{run.path} does not contain its {missing}.", "Choose another --x or --y.")
     display.show(
         lambda kind: curves_figure(found, axes, kind),
         lambda: curves_document(found),
@@ -79,7 +79,7 @@ def plot_heads(run: str | None, x: str, display: Display) -> None:
     """Plots the head scores of a run that was trained with --watch-heads."""
     found, along = read_heads(run), _ALONG[x]
     if not any(math.isfinite(at) for at in along_axis(found, along).tolist()):
-        raise UsageProblem(f"{found.path} does not say its {along}.", "Choose another --x.")
+        raise UsageProblem(f"{found.path} does not contain its {along}.", "Choose another --x.")
     display.show(
         lambda kind: watched_figure(found, along, kind),
         lambda: watched_document(found),

@@ -15,7 +15,7 @@ from attncli.render.picture import Draw
 def show_result(
     document: Callable[[], object], draw: Draw, *, json: bool, title: str = "", pictures: Pictures | None = None
 ) -> None:
-    """Draws a result on standard output, or with `json` prints its document; then writes its pictures."""
+    """Draws a result on standard output, or prints its document with `json`; then writes its pictures."""
     if json:
         print_json(document())
     else:
@@ -26,7 +26,7 @@ def show_result(
 
 
 def write_pictures(draw: Draw, title: str, pictures: Pictures) -> None:
-    """Writes a screen to the files of --svg and --html, if given."""
+    """Writes a screen as pictures to the files of --svg and --html, if they are given."""
     if pictures.svg is None and pictures.html is None:
         return
     from attncli.render.picture import html_picture, svg_picture
@@ -37,7 +37,7 @@ def write_pictures(draw: Draw, title: str, pictures: Pictures) -> None:
 
 
 def write_asked(file: Path | None, option: str, write: Callable[[BinaryIO], object]) -> None:
-    """Writes the file that an option names, and prints its path; does nothing for None."""
+    """Writes the file that an option names, and prints a note with its path; does nothing if `file` is None."""
     if file is not None:
         write_file(file, option, write)
         print_note(f"written: {file}")

@@ -48,14 +48,14 @@ def show_tokens(text: str, choice: ModelChoice, *, ids: bool, json: bool) -> Non
 
 
 def decode_ids(listed: str, choice: ModelChoice, *, json: bool) -> None:
-    """Prints the text of ids that are separated by spaces or commas. Raises BadInput for a word that is not an id."""
+    """Prints the text of ids, which are separated by spaces or commas. Raises BadInput for a word that is no id."""
     tokenizer, _ = _tokenizer(choice)
     words = [word for word in re.split(r"[\s,\[\]]+", listed) if word]
     wrong = next((word for word in words if not (word.isascii() and word.isdigit() and len(word) < 10)), None)
     if wrong is not None:
         raise BadInput(f"{wrong!r} is not a token id.", "Give whole numbers, separated by spaces.")
     ids = [int(word) for word in words]
-    opening = len(tokenizer.opening)  # tokens that the tokenizer puts before a text
+    opening = len(tokenizer.opening)  # the tokens that the tokenizer puts before every text are not printed
     text = tokenizer.decode(ids[opening:] if opening < len(ids) and tuple(ids[:opening]) == tokenizer.opening else ids)
     if json:
         print_json({"ids": ids, "text": text})
@@ -65,7 +65,7 @@ def decode_ids(listed: str, choice: ModelChoice, *, json: bool) -> None:
 
 
 def train_tokenizer(files: Sequence[str], config: CorpusConfig, out: Path, *, force: bool, json: bool) -> None:
-    """Trains a tokenizer on files, writes it into a directory, and prints how many tokens the files have."""
+    """Trains a tokenizer on files, writes it to a directory, and prints the number of tokens in the files."""
     target = out / "tokenizer.json"
     if exists(target) and not force:
         raise UsageProblem(f"{target} exists.", "Choose another --out, or --force to replace it.")
@@ -89,7 +89,7 @@ def train_tokenizer(files: Sequence[str], config: CorpusConfig, out: Path, *, fo
 
 
 def _write(target: Path, text: str) -> None:
-    """Writes a file atomically, and creates its directory if there is none. Raises OutOfRoom."""
+    """Writes a file atomically, and creates its directory if it is missing. Raises OutOfRoom."""
     try:
         make_folder(target.parent)
     except OSError as problem:
@@ -98,12 +98,13 @@ def _write(target: Path, text: str) -> None:
 
 
 def _tokenizer(choice: ModelChoice) -> tuple[Tokenizer, str]:
-    """Returns the tokenizer of the chosen or default model and its name; without a model, bytes, with a note."""
+    """Returns the tokenizer and the name of the chosen or default model.
+
+    If there is no model at all, returns the byte tokenizer and prints a note.
+    """
     named = choice.model is not None or choice.revision is not None or os.environ.get("ATTNCLI_MODEL")
     if not named and newest_model() is None and shipped_model() is None:
-        print_note(
-            "no model yet, so each byte is a token; attncli train FILE makes a model with a tokenizer of its own"
-        )
+        print_note("there is no model yet, so each byte is a token; attncli train FILE makes a model with a tokenizer")
         return byte_tokenizer(), "bytes"
     path = find(choice.model, choice.revision, weights=False)
     return ModelFolder(path).tokenizer(), name_of(path)

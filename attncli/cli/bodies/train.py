@@ -1,6 +1,6 @@
 """`attncli train`: prepares a run, draws it while it trains, and prints a summary.
 
-PyTorch is imported when the first function of `attncli.training` is called, after the directory has been locked.
+The first call of a function of `attncli.training` imports PyTorch, after the directory has been locked.
 """
 
 from __future__ import annotations
@@ -52,24 +52,24 @@ class Request:
 
 
 def directory_of(request: Request, name: str | None, out: Path | None) -> Path:
-    """Returns the model's directory. Raises for missing files first, since the next steps take seconds."""
+    """Returns the directory for the model. Raises BadInput for a missing file, before the steps that take seconds."""
     refuse_missing([*request.files, *([request.val_file] if request.val_file is not None else [])])
     keep_freed_memory()
     return target_directory(request.files, name, out, resume=request.resume)
 
 
 def run(request: Request, target: Path, text: CorpusConfig, pinned: TrainConfig, json: bool, tensorboard: bool) -> None:
-    """Trains, draws the run, and prints the summary, or after a signal how to resume."""
+    """Trains a model and draws the run. Prints the summary, or after a signal the command that resumes the run."""
     with claimed(target, resume=request.resume, force=request.force):
         job = _job(request, target, text, pinned)
         _note(job)
         log = _train(job, target, tensorboard, json)
     if log is not None:
-        print_note(f"to see the events: tensorboard --logdir {shlex.quote(str(log.folder))}")
+        print_note(f"to view the events: tensorboard --logdir {shlex.quote(str(log.folder))}")
 
 
 def show_plan(request: Request, target: Path, text: CorpusConfig, pinned: TrainConfig, json: bool) -> None:
-    """Prints the plan of a run, without training."""
+    """Prints the plan of a run without training, and a note if the run would be refused."""
     job = _job(request, target, text, pinned)
     _note(job)
     try:
@@ -84,7 +84,7 @@ def show_plan(request: Request, target: Path, text: CorpusConfig, pinned: TrainC
 
 
 def _job(request: Request, target: Path, text: CorpusConfig, pinned: TrainConfig) -> Job:
-    """Prepares the run to begin or to resume, while a bar shows the progress."""
+    """Returns the job of a new or resumed run, and shows a progress bar while the text is read."""
     files, val_file, watch = request.files, request.val_file, request.watch_heads
     with reading_progress(messages()) as progress:
         if request.resume:
@@ -109,7 +109,7 @@ def _described(corpus: Corpus) -> str:
 
 
 def _train(job: Job, target: Path, tensorboard: bool, json: bool) -> TensorBoardLog | None:
-    """Trains, draws every report, and prints the summary. Returns the TensorBoard log, if there is one."""
+    """Trains a model, draws every report and prints the summary. Returns the TensorBoard log, if there is one."""
     console = messages()
     planned = plan_table(job.plan, str(target), _described(job.corpus), job.resumed_at)
     show(console, planned)
@@ -119,7 +119,7 @@ def _train(job: Job, target: Path, tensorboard: bool, json: bool) -> TensorBoard
         log = opened.enter_context(TensorBoardLog(target, job.plan, job.resumed_at)) if tensorboard else None
         stop = opened.enter_context(StopRequests())
         screen = opened.enter_context(TrainingScreen(console, job.plan, _curves_so_far(job, target), planned))
-        # A resumed run adds to the time it has spent; the time of a new run starts with this command.
+        # The time of a new run counts from the start of this command; a resumed run adds it to the time already spent.
         for report in training.run_job(job, target, started=clock.started, stop=lambda: bool(stop)):
             screen.update(report)
             if log is not None:
@@ -136,7 +136,7 @@ def _train(job: Job, target: Path, tensorboard: bool, json: bool) -> TensorBoard
 
 
 def _curves_so_far(job: Job, target: Path) -> RunCurves | None:
-    """Returns the curves of a resumed run up to the step where it stopped, if it has measurements."""
+    """Returns the loss curves of a resumed run up to the step where it stopped; None without measurements."""
     metrics = job.resume.metrics if job.resume is not None else ()
     return curves_from_lines(target.name, str(target), metrics) if metrics else None
 
@@ -145,11 +145,11 @@ def _say_how_to_resume(result: Result, target: Path, saved: bool) -> None:
     console, steps = messages(), f"step {result.step:,} of {result.steps:,}"
     with suppress(OSError):  # after SIGHUP the terminal may be gone
         if saved:
-            console.print(f"Stopped at {steps}; everything is saved. Go on with:")
+            console.print(f"Stopped at {steps}; everything is saved. To resume:")
             console.print(one_line(f"  attncli train --resume {_option_naming(target)}"), soft_wrap=True)
         else:
-            console.print(f"Stopped at {steps}, before the first score: nothing is saved.")
-            console.print(one_line(f"{target} holds what it held before."), soft_wrap=True)
+            console.print(f"Stopped at {steps}, before the first evaluation: nothing is saved.")
+            console.print(one_line(f"{target} is unchanged."), soft_wrap=True)
 
 
 def _show_summary(found: RunSummary, job: Job, target: Path, json: bool) -> None:
