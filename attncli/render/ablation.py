@@ -28,7 +28,7 @@ _CAUTION = "Heads can replace one another: small effects may add up to a large o
 def ablation_screen(finding: Ablation, model: str, width: int, *, everything: bool) -> RenderableType:
     """Shows the prediction before and after the ablation.
 
-    With `everything`, shows the heads of largest effect and a grid of all heads.
+    If `everything` is true, shows the heads with the largest effects and a grid of all heads.
     """
     head = shape_of(model, finding.layers, finding.heads)
     focus = token_label(finding.pieces[finding.token], LABEL)
@@ -47,14 +47,14 @@ def ablation_screen(finding: Ablation, model: str, width: int, *, everything: bo
 
 
 def _removed(effect: Effect, room: int) -> str:
-    """Names what was ablated: 'head 2.3', 'edge 6:4', 'heads 2.3, 1.0', or '6 edges' if the names are too long."""
+    """Returns the ablated parts in words: 'head 2.3', 'heads 2.3, 1.0', or '6 edges' if the names are too long."""
     kind, names = _names(effect)
     whole = f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}"
     return whole if cell_len(whole) <= room else plural(len(names), kind)
 
 
 def _names(effect: Effect) -> tuple[str, list[str]]:
-    """Returns the kind and the names of what was ablated: 'head' and ['2.3', …], or 'edge' and ['6:4', …]."""
+    """Returns the kind and the names of the ablated parts: 'head' and ['2.3', …], or 'edge' and ['6:4', …]."""
     if effect.heads:
         return "head", [f"{layer}.{head}" for layer, head in effect.heads]
     return "edge", [f"{query}:{source}" for query, source in effect.edges]
@@ -66,7 +66,7 @@ def _side_by_side(finding: Ablation, effect: Effect, width: int) -> Table:
     table = Table.grid(padding=(0, 2))
     for _ in range(2):
         table.add_column(no_wrap=True, width=room, overflow="ellipsis")
-    table.add_row(Text("as it is", "dim"), Text(fit(f"without {_removed(effect, room - 8)}", room), "dim"))
+    table.add_row(Text("unchanged", "dim"), Text(fit(f"without {_removed(effect, room - 8)}", room), "dim"))
     for before, after in zip(finding.before.next_tokens, effect.next_tokens, strict=True):
         table.add_row(_token_row(before, room), _token_row(after, room))
     return table
@@ -81,17 +81,17 @@ def _token_row(token: NextToken, room: int) -> Text:
 
 
 def _verdict(finding: Ablation, width: int) -> list[Text]:
-    """Returns the lines below the title.
+    """Returns the lines below the table.
 
-    They say how the probability changed, then what replaced the ablated heads' outputs or, for a cut edge, that other
-    paths remain.
+    The first line says how the probability changed. The next line says what replaced the outputs of ablated heads, or
+    that cut edges leave other paths.
     """
     effect = finding.effects[0]
     drop = finding.drop(effect)
     change = f"{percent(finding.before.probability)} → {percent(effect.probability)}, {_nats(drop)} nats"
     lines = [f"P({next_label(finding.predicted, LABEL)}) {change}"]
     if effect.heads:
-        of = "what it gives" if len(effect.heads) == 1 else "what each gives"
+        of = "its output" if len(effect.heads) == 1 else "each output"
         lines.append(f"{of}, replaced by {_REPLACED_BY[finding.replacement]}")
     else:
         paths = "cut in all heads of all layers; other paths remain"
@@ -112,7 +112,7 @@ def _ranking_title(finding: Ablation, width: int) -> Text:
 
 
 def _ranking(finding: Ablation, width: int) -> Table:
-    """Returns the heads that change the prediction most when ablated, in either direction."""
+    """Returns the heads whose ablation changes the prediction most, in either direction."""
     drops = np.array([abs(finding.drop(effect)) for effect in finding.effects])
     order = ranked(drops)[:_NAMED]
     widest = max(drops[order].tolist(), default=0.0) or 1.0

@@ -18,7 +18,7 @@ from attncli.render.progress_bar import passing_bar
 
 _WIDEST_BAR, _LEAST_BAR = 40, 4
 _PAD = 2  # cells between columns
-_WIDE = 60  # from this width on, weights and cache have a column each
+_WIDE = 60  # cells: on a screen of at least this width, weights and cache have a column each
 _PARTS: dict[Part, str] = {
     "bandwidth": "the memory",
     "prefill": "a prompt of {}",
@@ -42,16 +42,16 @@ def bench_screen(found: Bench, model: str, width: int) -> RenderableType:
         Text(fold(shape, width), "bold"),
         Text(fold(_how(found), width), "dim"),
         *_part("Prefill", "a prompt read at once", _prefill(found, width), width),
-        *_part("Decode", "one token, by how many stand before it", _decode(found, width), width),
+        *_part("Decode", "one token, by the number of tokens before it", _decode(found, width), width),
     ]
     if found.batches:
-        after = f"one token of each of some texts, after {found.batches[0].before:,}"
+        after = f"one token for each text of a batch, after {found.batches[0].before:,}"
         parts += _part("Batches", after, _batches(found, width), width)
     if found.generation:
-        parts += _part("Cache", "a text generated with it and without", _generation(found, width), width)
+        parts += _part("Cache", "a text generated with and without the cache", _generation(found, width), width)
         if line := _growth(found.generation):
             parts.append(Text(fold(line, width), "dim"))
-    parts += _part("Memory", "what a token has to read", _memory(found, width), width)
+    parts += _part("Memory", "bytes read for a token", _memory(found, width), width)
     parts += [Text(fold(line, width), "dim") for line in _remarks(found)]
     return Group(*parts)
 
@@ -86,7 +86,7 @@ def _part(title: str, what: str, table: RenderableType, width: int) -> list[Rend
 def _table(names: Sequence[str], rows: Sequence[tuple[Sequence[str], float]], width: int) -> Table:
     """Returns a table with right-aligned figures and a bar in each row.
 
-    A row is given by its figures and the filled share of its bar.
+    Each of `rows` consists of its figures and the filled share of its bar.
     """
     cells = [names, *(row for row, _ in rows)]
     wide = [max(len(row[column]) for row in cells) for column in range(len(names))]
@@ -144,11 +144,11 @@ def _growth(texts: Sequence[Generation]) -> str:
     half, whole = texts[-2:]
     more = f"{whole.tokens / half.tokens:g} times the tokens take"
     with_, without = (whole.cached.seconds / half.cached.seconds, whole.uncached.seconds / half.uncached.seconds)
-    return f"From {half.tokens:,} to {whole.tokens:,}: {more} {with_:.1f} times as long with it, {without:.1f} without."
+    return f"From {half.tokens:,} to {whole.tokens:,}: {more} {with_:.1f} times as long cached, {without:.1f} uncached."
 
 
 def _memory(found: Bench, width: int) -> Table:
-    """Returns how many bytes each step reads per token, and how many bytes per second."""
+    """Returns a table of the bytes that each step reads: per token, and per second."""
     rows = []
     for step in (*found.decode, *(step for step in found.batches if step.texts > 1)):
         read = step.weight_bytes_per_token, step.cache_bytes_per_token
@@ -160,13 +160,13 @@ def _memory(found: Bench, width: int) -> Table:
 
 
 def _remarks(found: Bench) -> Iterator[str]:
-    """Yields remarks: the bandwidth that is 100%, why a share can exceed it, and which measurements were left out."""
+    """Yields remarks: the bandwidth that counts as 100%, why a share can be larger, and what was not measured."""
     yield f"100% is {_bandwidth(found.bandwidth)}."
     if any(found.share(step) > 1 for step in (*found.decode, *found.batches)):
-        yield "More than 100%: what fits the processor's caches is read from them, faster than from memory."
+        yield "More than 100%: data in the processor's caches is read faster than data in memory."
     if found.left_out:
         named = "; ".join(_LEFT_OUT[one.part].format(f"{one.size:,}") for one in found.left_out)
-        yield f"No time in {found.given:g}s for {named}: --time gives more."
+        yield f"Not measured within {found.given:g}s: {named}. Set a longer --time."
 
 
 def _bandwidth(measured: Bandwidth) -> str:
@@ -248,7 +248,7 @@ def _timing(timing: Timing) -> dict[str, Any]:
 
 @contextmanager
 def bench_progress(console: Console) -> Iterator[Callable[[Part, int, float], None]]:
-    """Shows a bar of the elapsed time on a terminal; yields a function that shows the part and size measured next."""
+    """Shows a bar of the elapsed time on a terminal; yields a function that shows which part and size is measured."""
     with passing_bar(console, TextColumn("{task.fields[now]}"), BarColumn(20)) as shown:
         task = shown.add_task("", total=1.0, now="")
 

@@ -1,4 +1,4 @@
-"""The candidates for the next token: a row per token, a column per temperature."""
+"""The screen of `attncli next`: the candidates for the next token, a row per token and a column per temperature."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEAST_BAR, _MOST_BAR = 3, 16
 
 
 def candidates_screen(candidates: Candidates, pieces: Sequence[Piece], model: str, width: int) -> RenderableType:
-    """Returns the table. Leaves out temperatures that do not fit, and the bars if there is no room."""
+    """Returns the screen. Leaves out temperatures that do not fit, and the bars if there is no room."""
     label = max(cell_len(text) for text in ("others", *map(_label, candidates.tokens)))
     label = min(label, _LABEL if width >= _WIDE else _SHORT_LABEL)
     columns = min(len(candidates.temperatures), max((width - label) // (_NUMBER + 2), 1))

@@ -1,7 +1,7 @@
 """Draws attention weights as the cells of a map, in shades, colours or half blocks, and draws the legend.
 
-A weight from 0 to 1 is drawn in 24-bit or 256 colours where the terminal has them, else in five shades. Masked cells
-are blank, not in the colour of zero.
+A weight from 0 to 1 is drawn in 24-bit or 256 colours if the terminal has them, otherwise in five shades. Masked cells
+are blank. They do not have the colour of zero.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _LEGEND = "· 0%  ░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"
 
 
 def map_colors(console: Console) -> str | None:
-    """Returns the colour system of a terminal; None if it has too few colours.
+    """Returns the colour system of a terminal; None if it has fewer than 256 colours.
 
-    With 16 colours, cells would look alike.
+    With 16 colours, different weights would look alike.
     """
     return console.color_system if console.color_system in ("truecolor", "256") else None
 
@@ -61,7 +61,10 @@ def _half_blocks(values: Floats, wide: int, colors: str) -> list[Text]:
 
 
 def pool_by_maximum(weights: Floats, down: int, across: int) -> Floats:
-    """(R, C) -> (ceil(R / down), ceil(C / across)): the maximum of each block, since a mean would hide sharp peaks."""
+    """Returns the maximum of each block: (R, C) -> (ceil(R / down), ceil(C / across)).
+
+    The mean of a block would hide sharp peaks.
+    """
     rows, columns = (math.ceil(size / by) for size, by in zip(weights.shape, (down, across), strict=True))
     padded = np.zeros((rows * down, columns * across))
     padded[: weights.shape[0], : weights.shape[1]] = weights

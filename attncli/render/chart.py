@@ -29,12 +29,12 @@ Interval = tuple[float, float]  # the least and the greatest value
 STEPS, TOKENS, TIME = "steps", "tokens", "time"  # what the x axis shows; also its label
 _DIM = Style(dim=True)
 _LARGEST = 1e300  # larger values are clipped, so that no difference overflows
-_BEGINNING = 0.1  # the first share of a curve, which may be cut off where it is much higher than the rest
+_BEGINNING = 0.1  # the share of a curve that counts as its start, which may be cut off
 _MARGIN = 0.05
 _WORTH_CUTTING = 1.3  # the start is cut off only if the rest is then drawn this many times larger
 _HIGHEST = 98  # per cent of the points after the start that are always shown
 _ROWS_PER_TICK, _CELLS_PER_TICK = 3, 14
-_SMALLEST_PLOT = 12, 3  # cells wide and high; where there is less space, the axes are left out
+_SMALLEST_PLOT = 12, 3  # cells across and down; a smaller chart has no axes
 _NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
 _NICE_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 
@@ -43,7 +43,8 @@ _NICE_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 
 class Curve:
     """A curve: its points in the order of x.
 
-    The points are joined by a line or, if there is a `sign`, each is marked with it; `end` marks the end of a line.
+    The points are joined by a line. If there is a `sign`, the sign marks each point instead. `end` marks the end of a
+    line.
     """
 
     x: Floats
@@ -55,7 +56,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class _Look:
-    """Maps dots to characters: the code of a cell is the sum of the weights of its dots, and an index into `glyphs`."""
+    """Maps the dots of a cell to a character: the weights of the dots sum to a code, an index into `glyphs`."""
 
     weights: Codes  # (high, wide)
     glyphs: Codes  # the character of each code; a cell without dots is a space
@@ -118,15 +119,16 @@ def chart(
     reaches: float = 0.0,
     ascii: bool = False,
 ) -> Picture:
-    """Curves over two axes, in exactly `width` x `height` cells; with `ascii` in ASCII characters only.
+    """Draws curves over two axes, in exactly `width` x `height` cells.
 
     Args:
-        curves: what to draw, later ones above earlier ones. Points that are not finite are left out.
+        curves: the curves to draw; a later curve covers an earlier one. Points that are not finite are left out.
         width: in cells.
-        height: in cells; the heading takes a row and the x axis two, where they fit.
+        height: in cells, with one row for the heading and two for the x axis, if they fit.
         heading: what the y axis shows, as (text, style). A note follows when the start of a curve is cut off.
         along: what the x axis shows: STEPS, TOKENS or TIME in seconds.
-        reaches: the least end of the x axis.
+        reaches: a value that the x axis contains, even if all curves end before it.
+        ascii: whether to use only ASCII characters.
     """
     look = _ASCII if ascii else _BRAILLE
     curves = [_finite(curve) for curve in curves]
@@ -163,9 +165,9 @@ def _finite(curve: Curve) -> Curve:
 
 
 def visible_span(curves: Sequence[Curve]) -> tuple[Interval, float | None]:
-    """Returns the span of the y axis and, if it leaves out the start of a curve, how high the start is.
+    """Returns the span of the y axis, and the greatest value of the curves if the start of a curve is cut off.
 
-    If it shows whole curves, the second value is None.
+    If no start is cut off, the second value is None.
     """
     curves = [curve for curve in curves if len(curve.y)]
     if not curves:
@@ -228,7 +230,7 @@ def _rows(y: Floats, span: Interval, cells: int, look: _Look) -> NDArray[np.int6
 
 
 def _nice_step(span: Interval, wanted: int) -> float:
-    """Returns the distance of ticks: 1, 2, 2.5 or 5 times a power of ten, for about `wanted` ticks at most."""
+    """Returns the distance between at most about `wanted` ticks: 1, 2, 2.5 or 5 times a power of ten."""
     least = (span[1] - span[0]) / wanted
     power = 10.0 ** math.floor(math.log10(least))
     return next(nice * power for nice in _NICE if nice * power >= least * 0.999)
@@ -248,7 +250,7 @@ def _y_ticks(span: Interval, rows: int) -> list[float]:
 
 
 def _number_labels(ticks: Sequence[float]) -> list[str]:
-    """Labels with just enough decimals to represent the values, at most five: [2.5, 3.0] -> ['2.5', '3.0']."""
+    """Returns labels with as many decimals as the values need, at most five: [2.5, 3.0] -> ['2.5', '3.0']."""
     largest = max(map(abs, ticks), default=0.0)
     if largest >= 1e5:
         return [f"{tick:.3g}" for tick in ticks]
@@ -260,7 +262,7 @@ def _number_labels(ticks: Sequence[float]) -> list[str]:
 
 
 def _clock(seconds: float) -> str:
-    """90 -> '1m 30s', 300 -> '5m', 7200 -> '2h'."""
+    """Formats seconds as the label of a tick: 90 -> '1m 30s', 300 -> '5m', 7200 -> '2h'."""
     if seconds >= 3600 and seconds % 3600 == 0:
         return f"{seconds / 3600:.0f}h"
     return f"{seconds / 60:.0f}m" if 60 <= seconds < 3600 and seconds % 60 == 0 else duration(seconds)

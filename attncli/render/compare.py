@@ -1,4 +1,4 @@
-"""The screen of `attncli compare`: the cosine of a word's streams in two texts by layer, and what moved them apart."""
+"""The screen of `attncli compare`: the cosine of a word's two streams by layer, and what moved the streams apart."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def comparison_screen(finding: Comparison, model: str, console: Console) -> Rend
     parts: list[RenderableType] = [Text(fold(facts, width), "bold")]
     parts += [_quoted(name, text, width) for name, text in zip(NAMES, finding.words, strict=True)]
     parts += [Text(note, "dim") for note in _notes(finding)]
-    parts += [Text(), titled("How alike are the two?", "cosine of its residual stream after so many layers", width, 3)]
+    parts += [Text(), titled("How alike are the two?", "cosine of the word's two residual streams, by layer", width, 3)]
     parts += [_layers(finding, width), Text()]
     return Group(*parts, *_apart(finding, width))
 
@@ -59,9 +59,9 @@ def _notes(finding: Comparison) -> list[str]:
     notes = []
     tokens = max(text.at - text.first + 1 for text in finding.words)
     if tokens > 1:
-        notes.append(f"The word is {tokens} tokens: its last is compared, which has seen the others.")
+        notes.append(f"The word has {tokens} tokens. The last one is compared, because it attends to the others.")
     if any(len(text.pieces) > text.at + 1 for text in finding.words):
-        notes.append("What comes after the word cannot reach it.")
+        notes.append("The tokens after the word cannot affect it.")
     return notes
 
 
@@ -95,14 +95,14 @@ def _apart(finding: Comparison, width: int) -> list[RenderableType]:
         return [
             titled(question, f"distance {at}: 0", width, 3),
             Text(
-                "Nothing yet: the embedding is the same wherever a word stands."
+                "Nothing: the two embeddings are equal."
                 if finding.layer == 0
-                else "Nothing: all that the word can see is the same in both."
+                else "Nothing: the word attends to the same tokens in both texts."
             ),
         ]
     definition = (
-        "pull: how far what a token gives the word moves it along the line between the two streams, from the midpoint "
-        "of what both texts give; all parts sum to the distance. share: of what attention brings"
+        "pull: what a token contributes to the distance between the two streams, relative to the mean of both texts; "
+        "all rows sum to the distance. share: of what attention brings"
     )
     signs = Text("█", "cyan").append(" pulls apart  ", "dim").append("▒", "red").append(" pulls together", "dim")
     signs.truncate(width)

@@ -1,6 +1,6 @@
-"""The two output streams: results on standard output; progress, timing and errors on standard error.
+"""Writes to the two output streams: results to standard output; progress, timing and errors to standard error.
 
-Creates the Rich consoles (without markup and automatic highlighting) and prints notes, errors and JSON.
+This module creates the Rich consoles, without markup and automatic highlighting, and prints notes, errors and JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def output() -> Console:
 
 
 def messages() -> Console:
-    """Returns the console of standard error, for everything but results."""
+    """Returns the console of standard error, for progress, timing, notes and errors."""
     return _console(stderr=True)
 
 
@@ -61,7 +61,7 @@ def _forced_colors() -> Literal["standard", "256", "truecolor"] | None:
 
 
 def show(console: Console, renderable: RenderableType) -> None:
-    """Prints a screen; without trailing spaces when the output is not a terminal."""
+    """Prints a screen. Trailing spaces are removed if the output is not a terminal."""
     if console.is_terminal:
         console.print(renderable)
         return
@@ -71,7 +71,7 @@ def show(console: Console, renderable: RenderableType) -> None:
 
 
 def print_json(document: Any, indent: int | None = 2) -> None:
-    """Prints one JSON document on standard output in full precision; on one line when `indent` is None.
+    """Prints a JSON document on standard output in full precision. If `indent` is None, prints it on one line.
 
     Characters that could control a terminal are escaped, even if JSON does not require it.
     """

@@ -1,6 +1,6 @@
 """Shows the loss curves of runs in the terminal, and returns them as JSON.
 
-Decides which figure of a run goes on which axis, and how runs are distinguished, also without colour.
+This module decides which figure each axis shows. Runs differ in colour, and also in a sign and a number.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Axes:
     up: str
 
     def training(self, run: RunCurves) -> tuple[Floats, Floats]:
-        """x and y of the training curve."""
+        """Returns x and y of the training curve."""
         return self._of(run, run.training)
 
     def validation(self, run: RunCurves) -> tuple[Floats, Floats]:
-        """x and y of the scores on the validation part."""
+        """Returns x and y of the scores on the validation part."""
         return self._of(run, run.validation)
 
     def final(self, run: RunCurves) -> float | None:
-        """Returns the score on the validation part at the end of the run; None before."""
+        """Returns the score on the validation part after the last step; None if the run has not ended."""
         return None if run.final is None else run.final[self.up == BITS]
 
     def missing(self, run: RunCurves) -> str | None:
@@ -98,7 +98,7 @@ def _number(at: int) -> str:
 
 
 def _figures(run: RunCurves, axes: Axes) -> list[str]:
-    """Returns the last training loss, the lowest validation loss and the final score, which may be of a sample."""
+    """Returns the last training loss, the lowest validation loss, and the final score, which may be of a sample."""
     train, validation = (y[np.isfinite(y)] for _, y in (axes.training(run), axes.validation(run)))
     figures = [
         ("train", train[-1] if len(train) else None),

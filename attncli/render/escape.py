@@ -1,7 +1,7 @@
 """Escapes text from files and models, so that a terminal shows control characters and does not obey them.
 
-Control codes, bidirectional overrides and invisible characters are replaced by visible characters. Nothing is parsed as
-markup, because only Rich's Text objects, never markup strings, are built from the result.
+Control codes, bidirectional overrides and invisible characters are replaced by visible characters. Callers build Rich's
+Text objects from the result, never markup strings, so nothing in it is parsed as markup.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Escapes a name or a message: like `visible`, but line ends and tabs as well."""
+    """Escapes a name or a message, including line ends, tabs and joiners."""
     return "".join(_stand_in(char) for char in text)
 
 
 def token_label(piece: Piece, width: int | None = None) -> str:
-    """Returns a token with visible spaces, cut at `width` cells: '␣the'. Part of a character is marked: '東·1/2'."""
+    """Returns a token with visible spaces, cut at `width` cells: '␣the'.
+
+    A token that is one of two parts of a character is marked: '東·1/2'.
+    """
     label = label_text(piece.text)
     part = "" if piece.part == (1, 1) else f"·{piece.part[0]}/{piece.part[1]}"
     if width is None or cell_len(label + part) <= width:
@@ -51,12 +54,12 @@ def id_label(id_: int, text: str) -> str:
 
 
 def fit(text: str, width: int) -> str:
-    """Cuts a text wider than `width` cells and ends it with '…', which is kept even at width 0."""
+    """Cuts a text that is wider than `width` cells, and ends it with '…'. At width 0, the result is '…'."""
     return text if cell_len(text) <= width else set_cell_size(text, max(width - 1, 0)).rstrip() + "…"
 
 
 def fold(text: str, width: int) -> str:
-    """Breaks a text between words and at ' · ' into lines of at most `width` cells; cuts only longer words."""
+    """Breaks a text between words and at ' · ' into lines of at most `width` cells. A longer word is cut."""
     lines: list[str] = []
     for word in text.split(" "):
         if lines and cell_len(f"{lines[-1]} {word}") <= width:

@@ -23,7 +23,7 @@ _WIDEST_BAR = 40
 _BESIDE_BAR = 20  # cells that the label and the figure of a table row take
 _QUOTED = 60  # cells of a copied stretch shown
 _CLOSE = 0.005  # a relative difference below this counts as equal
-_LEAST_COMPARED = 1000  # bytes; of fewer bytes, compressors write mostly tables and literals
+_LEAST_COMPARED = 1000  # bytes; for a shorter text, compressors write mostly tables and literals
 _TIMES = 10  # a larger ratio of bits is shown as a factor, not in percent
 
 
@@ -160,7 +160,7 @@ def memorization_lines(found: Memorization, shown: int | None = None) -> list[st
         beside = (
             ""
             if found.unseen_new_share is None
-            else f"; of those of real text kept from training, {_whole(found.unseen_new_share)}"
+            else f"; for real text kept from training, the share is {_whole(found.unseen_new_share)}"
         )
         lines.append(
             f"{_whole(sample.new_share)} of its {WINDOW}-token windows do not occur in the training text{beside}."

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def sources_csv(finding: Explanation) -> str:
-    """A CSV table with a row for each token that the focus can attend to: share, raw weight, share in each layer.
+    """Returns a CSV table with a row for each source: its share, its raw weight, and its share in each layer.
 
-    In a text counted in words, a row is a word, with its first and last token in place of the id.
+    If the text is counted in words, a source is a word. Its row has the first and the last token instead of an id.
     """
     sources = finding.sources
     written = io.StringIO()

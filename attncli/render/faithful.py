@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 _MEANING: dict[Ranking, str] = {
     "raw": "attention weight, mean of all heads",
-    "norm": "length of what is contributed",
+    "norm": "length of the contributed vector",
     "rollout": "weights multiplied through the layers",
     "logit": "direct effect on the predicted logit",
-    "random": "mean of several drawn",
+    "random": "mean of several random rankings",
 }
 _NAME = 8  # cells of a ranking's name
 
@@ -35,7 +35,7 @@ _NAME = 8  # cells of a ranking's name
 def faithful_screen(finding: Faithfulness, model: str, drawn: str, width: int) -> RenderableType:
     """Shows the drops of each ranking, its advantage over random, and the verdict.
 
-    `drawn` says where the texts are from.
+    `drawn` names the origin of the texts.
     """
     head = f"{one_line(model)} · {plural(finding.texts, 'text')} of {finding.mean_tokens:.0f} tokens"
     whole = f"{head}, {one_line(drawn)}"
@@ -90,7 +90,7 @@ def _figure(mean: float, error: float) -> str:
 
 
 def _verdict(finding: Faithfulness, width: int) -> list[tuple[str, str]]:
-    """Lines with their style: the best view, if there is one, then notes on the test, the rankings and the cuts."""
+    """Returns lines with their styles: the verdict, then notes on the test, the rankings and the cuts."""
     best = finding.verdict.best
     if best is not None and finding.verdict.rivals:
         tied = f"{best} and {', '.join(finding.verdict.rivals)}"

@@ -1,6 +1,6 @@
-"""The curves of runs as an SVG or PNG file, through matplotlib, an optional dependency.
+"""Draws the curves of runs as an SVG or PNG file, with the optional dependency matplotlib.
 
-Draws into memory; the caller writes the file. matplotlib is imported only when a figure is drawn.
+Figures are drawn in memory; the caller writes the file. matplotlib is imported only when a figure is drawn.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from attncli.training.curves import Floats, RunCurves, RunHeads
 FORMATS = ("svg", "png")
 _INCHES = 8, 4.5
 _DOTS_PER_INCH = 160
-_MOST_POINTS = 2000  # of a line; more points are averaged
-_LINE = 0.006  # the share of the height that a line of 1.5 points takes
+_MOST_POINTS = 2000  # of a line; if there are more points, neighbors are averaged
+_LINE = 0.006  # the thickness of a line of 1.5 points, as a share of the height
 
 
 def curves_figure(runs: Sequence[RunCurves], axes: Axes, kind: str) -> bytes:
-    """Returns the content of a figure file of a kind, one of FORMATS; equal runs give equal bytes.
+    """Returns the content of a figure file. `kind` is one of FORMATS. Equal runs give equal bytes.
 
     Raises UsageProblem when matplotlib is not installed.
     """
@@ -35,7 +35,7 @@ def curves_figure(runs: Sequence[RunCurves], axes: Axes, kind: str) -> bytes:
 
 
 def watched_figure(run: RunHeads, along: str, kind: str) -> bytes:
-    """Returns the content of a figure file of a kind, with the head curves of a run. Raises as `curves_figure` does."""
+    """Returns the content of a figure file with the head curves of a run. Raises errors as `curves_figure` does."""
     return _file(lambda plot: _draw_heads(plot, run, along), kind)
 
 

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from attncli.explain.first_screen import Explanation
     from attncli.explain.sources import Sources
 
-_NAMES_CUT, _SHOWS_BEFORE = 76, 50  # least widths at which a cut names its token, and shows the probability before
+_NAMES_CUT, _SHOWS_BEFORE = (
+    76,
+    50,
+)  # least widths at which a cut names its token, and shows the probability before the cut
 _TOGETHER = 88  # the greatest width of a caption, so that it stays near its bars on a wide screen
 EVERYWHERE = "all layers and heads"
 _NEXT = 5
@@ -63,7 +66,7 @@ def _sources(finding: Explanation, model: str, width: int) -> list[RenderableTyp
 
 
 def compared_screen(finding: Explanation, model: str, console: Console) -> RenderableType:
-    """The screen of `--compare-weights`: each source's share of attention's output beside its raw attention weight."""
+    """Returns the screen of `--compare-weights`: each source's share of the attention output beside its raw weight."""
     sources, width = finding.sources, console.width
     label = max(4, min(LABEL, width - 30))
     room = max(1, min(30, (width - label - 20) // 2))
@@ -118,7 +121,7 @@ def _sources_heading(finding: Explanation, width: int) -> Text:
 
 
 def _bars(finding: Explanation, width: int) -> RenderableType:
-    """Draws a bar for each named source, one for all others, and a separate one for the first token.
+    """Returns a row for each named source, a row for all other sources, and a row for the first token.
 
     Each source that was cut is shown with the probability that is left for the prediction. The line below the bars
     gives the mean effect of cutting a random source.
@@ -215,7 +218,7 @@ def not_counted(sources: Sources) -> str:
 def averaged(checks: EdgeChecks, unit: str) -> str:
     """Describes the sources whose cuts are averaged for the random cut: all sources before the focus, or a sample.
 
-    The focus itself is left out, since its edge to itself costs most.
+    The focus itself is left out, because cutting its edge to itself costs most.
     """
     if checks.random_of == 1:
         return f"the only {unit} before"

@@ -49,7 +49,7 @@ def neighbors_screen(finding: Neighbors, model: str, console: Console) -> Render
     )
 
 
-_LAST = "The word is several tokens: this is the last, which has seen the others."
+_LAST = "The word has several tokens. The last one is used, because it attends to the others."
 
 
 def analogy_screen(finding: Analogy, model: str, console: Console) -> RenderableType:
@@ -110,8 +110,8 @@ def _table(nearest: Sequence[Neighbor], chance: Chance, own: int | None, width: 
 def _expected(expected: Expected, third: str, of: int) -> Text:
     word = spelling(expected.word)
     return Text(
-        f"{word} comes {_ordinal(expected.rank)} of {of:,}, cosine {expected.cosine:.3f}; "
-        f"by nearness to {third} alone, {_ordinal(expected.rank_without)}."
+        f"{word} is {_ordinal(expected.rank)} of {of:,}, cosine {expected.cosine:.3f}; "
+        f"by cosine with {third} alone, it is {_ordinal(expected.rank_without)}."
     )
 
 
@@ -121,7 +121,7 @@ def _ordinal(number: int) -> str:
 
 
 def _beside_chance(nearest: Sequence[Neighbor], chance: Chance) -> list[Text]:
-    """Lines that compare the cosines with their average, and with chance."""
+    """Returns lines that compare the cosines with their average, and with chance."""
     if not nearest:
         return [Text("There is nothing to compare with.")]
     if chance.compared < 3:

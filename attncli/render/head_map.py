@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from attncli.explain.first_screen import Explanation
     from attncli.explain.head_map import HeadMap
 
-_MOST_LINES = 40  # of text, of a map
+_MOST_LINES = 40  # the most lines of text of a map
 _TWO_LABELS = 2 * LABEL + 1  # cells for the labels of two rows
 
 
@@ -35,7 +35,7 @@ def attention_map(pieces: Sequence[Piece], head: HeadMap, focus: int, console: C
 
 
 def _number_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: Console) -> Table:
-    """Weights in per cent; masked cells are blank."""
+    """Returns a table of the weights in per cent. Masked cells are blank."""
     table = Table.grid(padding=(0, 0))
     table.add_column(justify="left", no_wrap=True)
     for _ in pieces:
@@ -51,9 +51,9 @@ def _number_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: C
 
 
 def _cell_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: Console) -> Group:
-    """Draws a head's weights as cells, when the numbers do not fit.
+    """Draws a head's weights as cells, for a map whose numbers do not fit the screen.
 
-    There is one cell per weight, or one per max-pooled block if that is still too wide or too tall.
+    A cell shows one weight. If there are too many weights, a cell shows the maximum of a block of weights.
     """
     colors = map_colors(console)
     count, each = len(pieces), 2 if colors else 1  # `each`: rows on a line
@@ -74,9 +74,9 @@ def _cell_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: Con
 
 
 def _rows_around(pieces: Sequence[Piece], head: HeadMap, focus: int, console: Console) -> Group:
-    """Draws only the rows around the focus, when not all rows fit on the screen.
+    """Draws only the rows around the focus, for a map with too many rows.
 
-    Columns that do not fit are max-pooled.
+    If the columns do not fit, a cell shows the maximum of several columns.
     """
     colors, labels = map_colors(console), _labels(console.width)
     room = _room(console.width, labels)
@@ -99,7 +99,7 @@ def _rows_around(pieces: Sequence[Piece], head: HeadMap, focus: int, console: Co
 
 
 def _labelled(labels: Sequence[Text], drawn: Sequence[Text], legends: Sequence[Text], width: int) -> Group:
-    """Lines of cells beside their labels, and legends below. The first line is the ruler, which has no label."""
+    """Returns lines of cells beside their labels, then legends. The first line is the ruler, which has no label."""
     room = max(label.cell_len for label in labels) + 1
     lines = [Text(" " * room).append_text(drawn[0])]
     for label, cells in zip(labels, drawn[1:], strict=True):
@@ -136,7 +136,7 @@ def _legends(legends: Sequence[str], colors: str | None) -> list[Text]:
 
 
 def _ruler(columns: int, pool: int, wide: int) -> Text:
-    """Token indices above every fifth column; an index that does not fit is left out."""
+    """Returns the line of token indices above every fifth column. An index that does not fit is left out."""
     line = ""
     for column in range(0, columns, 5):
         at = str(column * pool)
@@ -164,7 +164,7 @@ def head_title(finding: Explanation, width: int) -> Text:
 
 
 def others(finding: Explanation) -> str:
-    """Returns the sources by which the busiest head is chosen. The first token is left out: idle heads attend to it."""
+    """Returns the sources that decide which head is busiest, in words. Idle heads attend to the first token."""
     return f"other {finding.unit}s" + (", the first aside" if finding.sources.first_is_apart else "")
 
 

@@ -1,6 +1,6 @@
-"""Parts that the screens of explanations share: the first line, a title with its facts, and the labels of tokens.
+"""Builds what the screens of explanations share: the first line, a title with its facts, and the labels of tokens.
 
-Also the parts that their JSON documents share.
+It also builds what the JSON documents of explanations share.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def subject_heading(subject: Subject, model: str, width: int) -> Text:
 
 
 def titled(title: str, facts: str, width: int, gap: int = 2) -> Text:
-    """Returns a title with the meaning of its numbers beside it, or below it if the line is too short."""
+    """Returns a title, and beside it the meaning of the numbers, which is below the title on a narrow screen."""
     text = Text(fold(title, width), style="bold cyan")
     joint = " " * gap if cell_len(title + facts) + gap <= width else "\n"
     return text.append(joint + fold(facts, width), style="not bold dim")

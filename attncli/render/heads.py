@@ -51,7 +51,7 @@ def heads_screen(
 
 
 def _measured_on(finding: HeadScores, width: int) -> str:
-    """Returns the line that says over what the scores are averaged, in the longest form that fits."""
+    """Returns the line that says how the scores were measured, in the longest form that fits."""
     texts = f"{plural(finding.sequences, 'text')} of {finding.length} random tokens, twice"
     error = "" if finding.errors is None else " ± standard error"
     means = [f"mean weight on the pattern{error}, {texts}", f"mean weight{error}, {texts}"]
@@ -97,7 +97,7 @@ def _widest(finding: HeadScores) -> tuple[int, int]:
 
 
 def _margin(error: float | None) -> str:
-    """Returns a standard error: '±.014'."""
+    """Formats a standard error: '±.014'."""
     if error is None:
         return ""
     return "±<.001" if error < 0.0005 else f"±{error:.3f}".replace("±0.", "±.")
@@ -106,7 +106,7 @@ def _margin(error: float | None) -> str:
 def _all(finding: HeadScores, width: int) -> Table:
     """Returns a table with a row per head and a column per kind.
 
-    A row below the heads gives the chance level. If it differs between layers, there is such a row below each layer.
+    The last row gives the chance level. If chance differs between layers, there is a row of chance below each layer.
     """
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right", no_wrap=True, min_width=7)

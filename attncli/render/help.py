@@ -1,4 +1,4 @@
-"""Help pages: the first page and the page of each command. They have no borders, so that they fit every terminal."""
+"""Prints help pages: the first page and the page of each command. Pages have no borders, so they fit every terminal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _folded(text: str, width: int, style: str = "") -> list[Text]:
 
 
 def _rows(entries: Sequence[HelpRow], width: int) -> list[Text]:
-    """Formats entries in two columns; a long name, or any name on a narrow screen, is above its help text."""
+    """Returns the lines of entries in two columns. A name that is too long for its column is above its help text."""
     names = [Text("  ").append(name, "bold").append(f" {value}" if value else "") for name, value, _ in entries]
     fitting = max((name.cell_len for name in names if name.cell_len <= _LONGEST_NAME), default=0)
     wide = width >= _COLUMNS_FROM

@@ -45,7 +45,7 @@ def lens_screen(finding: Lens, model: str, console: Console) -> RenderableType:
         table,
         Text(fold(f"P and rank are those of the final prediction: {label}", width), "dim"),
         Text(),
-        Text(fold("Last row: the model's own prediction. Above it: its head applied early.", width), "dim"),
+        Text(fold("Last row: the model's own prediction. Above: the output head, applied early.", width), "dim"),
     )
 
 

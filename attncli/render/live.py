@@ -23,10 +23,10 @@ from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Resu
 
 TRAIN_STYLE, VALIDATION_STYLE = "cyan", "bold magenta"
 _REFRESH_SECONDS = 0.25
-_MOST_POINTS = 2000  # of the training curve; beyond that, neighbouring points are averaged
+_MOST_POINTS = 2000  # of the training curve; if there are more points, neighbours are averaged
 _PLAN_ROWS = 9  # kept for the plan above, on a terminal that is tall enough
 _WITHOUT_PLAN = 15  # least rows of the display, even if the plan then scrolls out of sight
-_CHART_ROWS = 6, 9, 16  # minimum; before the sample gets rows; maximum
+_CHART_ROWS = 6, 9, 16  # at least; before the sample gets any row; at most
 _SAMPLE_ROWS = 7  # at most, with the heading
 _WIDEST_BAR = 60
 
@@ -34,7 +34,7 @@ StyledText = list[tuple[str, str]]  # texts with their styles
 
 
 class LiveDisplay:
-    """Shows the state of a run, from the reports that it is given between `start` and `stop`."""
+    """Shows the state of a run. `update` takes each report of the run, between `start` and `stop`."""
 
     def __init__(
         self, console: Console, plan: Plan, before: RunCurves | None = None, above: RenderableType | None = None
@@ -50,7 +50,9 @@ class LiveDisplay:
         self._sample: SampleReport | None = None
         self._result: Result | None = None
         self._reported = self._refreshed = time.monotonic()
-        self._below: tuple[tuple[int, int], Picture] | None = None  # size, and curves and sample; redrawn by reports
+        self._below: tuple[tuple[int, int], Picture] | None = (
+            None  # terminal size, curves and sample; None after a report
+        )
         if before is not None:
             for trace, points in ((self._training, before.training), (self._validation, before.validation)):
                 for step, nats in zip(points.steps.tolist(), points.nats.tolist(), strict=True):
@@ -123,7 +125,7 @@ class LiveDisplay:
         return f"{duration(max(left, 0.0))} left"
 
     def _figures(self, width: int, most: int) -> list[list[Segment]]:
-        """Losses and speed, in rows that break between two figures."""
+        """Returns losses and speed, in rows that break between two figures."""
         facts: StyledText = []
         if self._step is not None:
             bits = self._plan.bits_per_byte(self._step.loss)
@@ -146,7 +148,7 @@ class LiveDisplay:
         return [styled_row(row, width) for row in rows[:most] if row]
 
     def _best_heads(self, report: HeadsReport, width: int) -> list[Segment]:
-        """The row of the best heads, with as many kinds as fit: 'heads  previous 0.3 .52  induction 1.2 .04'."""
+        """Returns the row of the best heads of as many kinds as fit: 'heads  previous 0.3 .52  induction 1.2 .04'."""
         row: StyledText = [("heads", "dim")]
         for name in best_heads(report):
             if sum(len(text) for text, _ in row) + 2 + len(name) <= width:
@@ -186,7 +188,7 @@ class LiveDisplay:
         text.expand_tabs(4)
         text.rstrip()
         lines = text.wrap(self._console, width, overflow="fold", no_wrap=False)[: rows - 1]
-        drawn = [styled_row([(f"what it writes at step {sample.step:,}", "dim")], width)]
+        drawn = [styled_row([(f"a sample at step {sample.step:,}", "dim")], width)]
         for line in lines:
             line.truncate(width)
             drawn.append([segment for segment in line.render(self._console) if segment.text])
@@ -199,7 +201,7 @@ def best_heads(report: HeadsReport) -> list[str]:
 
 
 def seconds_left(plan: Plan, report: StepReport) -> float:
-    """Seconds until the deadline, or until the last step at the present speed if that is sooner."""
+    """Returns the seconds until the deadline, or until the last step at the present speed if the run ends sooner."""
     steps = (report.steps - report.step) * plan.tokens_per_step / report.tokens_per_second
     if plan.seconds is None:
         return steps
@@ -245,7 +247,7 @@ class _Screen(Live):
         return self._display.picture()
 
     def refresh(self) -> None:
-        """Draws the display. Clears a terminal that shrank first, since it has wrapped the lines drawn before."""
+        """Draws the display. A terminal that shrank is cleared first, because it has wrapped the previous lines."""
         if self._gone:
             return
         size = self.console.size

@@ -25,7 +25,7 @@ Term = tuple[str, float]  # the name of a component, head or source, and its ter
 
 
 def logit_screen(finding: LogitAttribution, model: str, console: Console) -> RenderableType:
-    """Three tables of signed bars: the components of the model, the heads, the sources."""
+    """Returns three tables of signed bars: by component of the model, by head, and by source."""
     subject, width = finding.subject, console.width
     sources = [f"{at} {token_label(piece, LABEL)}" for at, piece in enumerate(subject.pieces)][: subject.focus + 1]
     heads = [f"head {layer}.{head}" for layer in range(subject.layers) for head in range(subject.heads)]
@@ -86,7 +86,7 @@ def _largest(names: Sequence[str], values: Floats, thing: str) -> list[Term]:
 
 
 def _signed_bars(terms: Sequence[Term], column: int, most: float, width: int) -> Table:
-    """Returns one row for each entry: name, signed number, and a bar of its size."""
+    """Returns one row for each term: its name, its signed value, and a bar."""
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, overflow="ellipsis", width=min(column, max(width - 18, 4)))
     table.add_column(no_wrap=True, justify="right", width=8)
@@ -100,7 +100,7 @@ def _signed_bars(terms: Sequence[Term], column: int, most: float, width: int) ->
 
 
 def logit_document(finding: LogitAttribution, model: str) -> dict[str, Any]:
-    """Returns every term as JSON values: heads[layer][head][source]; null for what the model does not have."""
+    """Returns every term as JSON values: heads[layer][head][source]. A term that the model does not have is null."""
     against = None if finding.against is None else token_document(finding.against)
     terms = {
         "embedding": finding.embedding,

@@ -1,4 +1,4 @@
-"""The log-probability of each generated token and of the most probable ones: a row per token."""
+"""The screen of --logprobs: a row per generated token, with log-probabilities of the token and its alternatives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attncli.render.escape import fit, id_label, pad
 from attncli.render.numbers import percent
 from attncli.render.trace import trace_document
 
-_WIDE = 60  # from this width on, the probability is shown as well
+_WIDE = 60  # cells: a screen of at least this width also shows the probability
 _LABEL, _SHORT_LABEL = 14, 10  # cells of a token
 _NUMBER = 4  # cells of the count of tokens
 
@@ -27,7 +27,10 @@ def logprobs_head(width: int) -> Text:
 
 
 def logprobs_row(number: int, token: Token, width: int) -> Text:
-    """Returns the row of the `number`-th token, log-probabilities in nats, at most `width` cells wide (at least 40)."""
+    """Returns the row of the `number`-th token, with log-probabilities in nats.
+
+    A row has at most `width` cells, which are at least 40.
+    """
     wide = width >= _WIDE
     label = _LABEL if wide else _SHORT_LABEL
     row = Text(f"{number:>{_NUMBER}} ").append(pad(id_label(token.id, token.text), label), "bold")
@@ -47,7 +50,7 @@ def logprobs_row(number: int, token: Token, width: int) -> Text:
 
 
 def _nats(value: float, digits: int) -> str:
-    """Formats a log-probability: -1.234; below -100 with four digits; a value that rounds to zero without a sign."""
+    """Formats a log-probability: -1.234, or four digits below -100. A value that rounds to zero has no sign."""
     text = f"{value:.{digits}f}" if value > -100 else f"{value:.4g}"
     return text if float(text) else text.removeprefix("-")
 
@@ -59,6 +62,6 @@ def token_document(token: Token) -> dict[str, Any]:
 
 
 def _choice(choice: TokenLogprob | Token) -> dict[str, Any]:
-    """Returns a token with its log-probability. This is None if the token is impossible, since JSON has no infinity."""
+    """Returns a token as JSON values. An impossible token has the log-probability null: JSON has no infinity."""
     logprob = choice.logprob if math.isfinite(choice.logprob) else None
     return {"id": choice.id, "text": choice.text, "logprob": logprob}

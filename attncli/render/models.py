@@ -1,4 +1,4 @@
-"""attncli info (shape, parameters, memory, training of a model) and attncli models (the list of models)."""
+"""The screens of `attncli info` (shape, parameters, memory, training of a model) and `attncli models` (the list)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _shape(config: ModelConfig) -> Table:
 
 
 def _window(config: ModelConfig) -> str:
-    """', a window of 512 in layers 2 to 5'; empty if no layer has a window."""
+    """Returns the window in words: ', a window of 512 in layers 2 to 5'; empty if no layer has a window."""
     windowed = [layer for layer in range(config.layers) if config.window_of(layer) is not None]
     if not windowed:
         return ""
@@ -112,10 +112,13 @@ def _memory(config: ModelConfig) -> Table:
 
 
 def _lengths(config: ModelConfig, width: int) -> Table:
-    """Returns the cost of a forward pass by text length, up to the full context."""
+    """Returns the cost of a forward pass by text length, up to the full context.
+
+    The last column is the share of the multiplications that compute or use attention weights.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    headings = ("tokens", "attention weights", "multiplications", "for them")
-    for heading in headings if width >= _WIDE else ("tokens", "weights", "products", "for them"):
+    headings = ("tokens", "attention weights", "multiplications", "for weights")
+    for heading in headings if width >= _WIDE else ("tokens", "weights", "products", "for weights"):
         table.add_column(heading, justify="right", no_wrap=True)
     for tokens in _doubled(config.context):
         linear, quadratic = multiplications(config, tokens)
@@ -200,7 +203,7 @@ def models_table(
     width: int = 80,
     now: float | None = None,
 ) -> RenderableType:
-    """Returns the list of models, the newest first, the default marked. A narrow terminal has fewer columns.
+    """Returns the table of models, the newest first. The default is marked. A narrow screen has fewer columns.
 
     Below the table, each folder other than ./checkpoints is listed with its models.
     """

@@ -9,7 +9,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def count(number: float) -> str:
-    """12345 -> '12.3k', 935296 -> '935k', 174604259328 -> '175B'."""
+    """Formats a count with three digits: 12345 -> '12.3k', 935296 -> '935k', 174604259328 -> '175B'."""
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= limit * 0.9995:
             scaled = number / limit
@@ -18,12 +18,12 @@ def count(number: float) -> str:
 
 
 def plural(number: int, thing: str) -> str:
-    """(1, 'token') -> '1 token', (2000, 'token') -> '2,000 tokens'."""
+    """Returns a number and its noun: (1, 'token') -> '1 token', (2000, 'token') -> '2,000 tokens'."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def size(number: float) -> str:
-    """Bytes: 1536 -> '1.5 kB'; powers of 1000."""
+    """Formats a number of bytes in powers of 1000: 1536 -> '1.5 kB'."""
     for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if number >= limit * 0.99995:
             return f"{number / limit:.1f} {unit}"
@@ -31,7 +31,7 @@ def size(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """7.2 -> '7s', 95 -> '1m 35s', 7260 -> '2h 01m'."""
+    """Formats seconds: 7.2 -> '7s', 95 -> '1m 35s', 7260 -> '2h 01m'."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -60,19 +60,19 @@ def within_calendar(seconds: float) -> float:
 
 
 def precise_duration(seconds: float) -> str:
-    """0.0042 -> '4.2 ms', 0.31 -> '310 ms', 1.234 -> '1.23 s', 95 -> '1m 35s'."""
+    """Formats seconds or milliseconds: 0.0042 -> '4.2 ms', 0.31 -> '310 ms', 1.234 -> '1.23 s', 95 -> '1m 35s'."""
     if seconds >= 60:
         return duration(seconds)
     return f"{seconds:.2f} s" if seconds >= 0.9995 else f"{seconds * 1000:.{1 if seconds < 0.01 else 0}f} ms"
 
 
 def percent(share: float) -> str:
-    """0.4137 -> '41%', 0.0042 -> '0.4%'."""
+    """Formats a share in per cent: 0.4137 -> '41%', 0.0042 -> '0.4%'."""
     return f"{share:.0%}" if share >= 0.00995 or share == 0 else f"{share:.1%}" if share >= 0.0005 else "<0.1%"
 
 
 def decimal(value: float) -> str:
-    """Returns a share with two decimals: 0.524 -> '.52', 1 -> '1.00'."""
+    """Formats a share with two decimals: 0.524 -> '.52', 1 -> '1.00'."""
     return f"{value:.2f}".removeprefix("0")
 
 
@@ -88,5 +88,5 @@ def bar(share: float, width: int, full: str = "█") -> str:
 
 
 def signed(share: float) -> str:
-    """Returns a percentage with its sign: 0.4137 -> '+41%', -0.2 -> '-20%', 0 -> '0%'."""
+    """Formats a share in per cent, with its sign: 0.4137 -> '+41%', -0.2 -> '-20%', 0 -> '0%'."""
     return ("+" if share > 0 else "-" if share < 0 else "") + percent(abs(share))

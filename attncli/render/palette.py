@@ -1,4 +1,4 @@
-"""The colour of a value from 0 to 1, for the colours that a terminal has.
+"""Chooses the colour of a value from 0 to 1, from the colours that a terminal has.
 
 With 24 bits, the colours are viridis (van der Walt and Smith, 2015): a larger value is always lighter, so the order is
 visible without colour vision. With 256 colours, a hand-picked ramp has the same property. With fewer colours, the value

@@ -106,7 +106,9 @@ def _shares(finding: Explanation, names: Sequence[str]) -> list[str]:
     lines = [f"{question} In {measure}, {scope(sources, finding)}:"]
     if finding.checks:
         likely, now = _likely(finding.checks), percent(finding.checks.token.probability)
-        lines.append(f"The most probable next token is {likely}, with {now}; a cut shows what is left of that.")
+        lines.append(
+            f"The most probable next token is {likely}, with {now}; each cut shows the probability that is left."
+        )
     cuts = _cuts(finding.checks)
     for at in ranked[: finding.named]:
         source = "itself" if at == sources.focus else names[at]
@@ -127,7 +129,7 @@ def _likely(checks: EdgeChecks) -> str:
 
 
 def _cuts(checks: EdgeChecks | None) -> dict[int, str]:
-    """Returns the end of each source's sentence: '; with it cut off, and has 9%, not 21%'."""
+    """Returns the end of each source's sentence: '; with it cut off, river has 9%, not 21%'."""
     if checks is None:
         return {}
     cuts = zip(checks.sources, checks.probabilities, strict=True)

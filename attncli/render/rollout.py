@@ -61,7 +61,7 @@ def rollout_screen(finding: Rollout, model: str, console: Console) -> Renderable
 
 
 def ratio(finding: Rollout) -> Floats:
-    """Returns the rollout divided by that of uniform attention (T,); NaN for tokens that the focus cannot attend to."""
+    """Returns the rollout divided by uniform attention's rollout (T,); NaN for tokens that are masked."""
     return np.divide(finding.shares, finding.even, out=np.full_like(finding.shares, np.nan), where=finding.even > 0)
 
 

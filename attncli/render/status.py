@@ -1,4 +1,4 @@
-"""Shows what the process is waiting for: one transient status line on standard error, if that is a terminal.
+"""Shows what the process is waiting for, in a transient status line on standard error if this is a terminal.
 
 The line is erased as soon as anything else is written to standard output or error. Imports nothing heavy, because the
 first status is shown before the application is imported.
@@ -23,7 +23,7 @@ class _Erasing(io.FileIO):
     """A standard stream that erases the status line before it writes."""
 
     def write(self, data: Any) -> Any:
-        """Erases the status line, then writes; returns the number of bytes, None if the stream would block."""
+        """Erases the status line, then writes. Returns the number of bytes; None if the stream would block."""
         hide_status()
         return super().write(data)
 

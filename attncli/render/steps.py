@@ -24,7 +24,7 @@ _WHOLE = 70  # the least width at which the norms of values are shown too
 
 
 def steps_screen(finding: Steps, model: str, console: Console) -> RenderableType:
-    """Five steps, from the query to attention's output, and the difference from the fast path."""
+    """Returns five steps, from the query to the attention output, and the difference from the fast path."""
     subject, width = finding.subject, console.width
     wide = len(finding.query)
     head = f"{finding.layer}.{finding.head}"
@@ -43,7 +43,7 @@ def steps_screen(finding: Steps, model: str, console: Console) -> RenderableType
         _vector(finding.mixed, width),
         _step(4, f"through the output matrix: {len(finding.written)} numbers", width),
         _vector(finding.written, width),
-        _step(5, "with the other heads, what attention adds", width),
+        _step(5, "plus the other heads: the output of attention", width),
         _vector(finding.attention, width),
         Text(),
         Text(fold(f"Largest difference from the model's own fast path: {finding.difference:.1e}", width)),
@@ -104,7 +104,7 @@ def _table(finding: Steps, width: int) -> Table:
 
 
 def _shown(finding: Steps) -> list[int]:
-    """Returns the sources to show, in text order: all, or those with the largest weights and the first masked one."""
+    """Returns the sources to show, in text order. In a long text: the largest weights, and the first masked source."""
     size = len(finding.subject.pieces)
     if size <= _ROWS:
         return list(range(size))
@@ -114,7 +114,7 @@ def _shown(finding: Steps) -> list[int]:
 
 
 def _remarks(finding: Steps) -> list[str]:
-    """Remarks on what the mask forbids, on the window, and on heads that share keys and values."""
+    """Returns remarks on the mask, on the window, and on heads that share keys and values."""
     subject, lines = finding.subject, []
     focus = token_label(subject.pieces[subject.focus], LABEL)
     if subject.focus + 1 < len(subject.pieces):

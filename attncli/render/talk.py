@@ -17,7 +17,7 @@ _COMMAND = 17
 
 
 def settings_screen(config: SampleConfig, text_of: Callable[[int], str], width: int) -> Text:
-    """Returns every setting with its value, at most `width` cells wide (at least 40)."""
+    """Returns every setting with its value, in at most `width` cells, which are at least 40."""
     names = [name for name in options_of(SampleConfig) if name != "num_samples"]
     return _table([(_option(name), _value(name, config, text_of)) for name in names], _NAME, width)
 
@@ -32,7 +32,7 @@ def commands_screen(commands: Mapping[str, tuple[str, str]], width: int, chat: b
     lines = [
         ("TEXT", "answer it" if chat else "continue it"),
         *([] if chat else [("an empty line", "continue the text so far, with the next seed")]),
-        ("several lines", 'pasted; or a \\ at the end of a line goes on; or between """ and """'),
+        ("several lines", 'paste them, or end lines with \\, or put them between """ and """'),
         *((f"/{name} {takes}".rstrip(), does) for name, (takes, does) in commands.items()),
     ]
     return _table(lines, _COMMAND, width)

@@ -38,9 +38,9 @@ def tokens_screen(
     parts: list[RenderableType] = [_tinted(pieces, width), Text(), table]
     if opening:
         put = " ".join(token_label(piece) for piece in opening)
-        said = "is not of the text: the tokenizer puts it before every text"
+        said = "is not part of the text: the tokenizer adds it before every text"
         if len(opening) > 1:
-            said = "are not of the text: the tokenizer puts them before it"
+            said = "are not part of the text: the tokenizer adds them before every text"
         parts.append(Text(fold(f"{put} {said}", width), "dim"))
     if len(pieces) > _MOST_ROWS:
         parts.append(Text(f"… {len(pieces) - _MOST_ROWS:,} more tokens: --ids or --json gives them all", "dim"))

@@ -1,4 +1,4 @@
-"""The trace of sampling: one block per token, with how many candidates each step removed and how many are left."""
+"""The screen of --trace: a block per token, with the candidates that each sampling step removed and left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attncli.generation.events import Token, TokenLogprob, Trace, TraceStep
 from attncli.render.escape import fit, id_label, pad
 from attncli.render.numbers import percent
 
-_WIDE = 60  # from this width on, the best tokens are shown after each step
+_WIDE = 60  # cells: on a screen of at least this width, each step shows its best tokens
 _TITLE, _SHORT_TITLE = 23, 16  # cells of a step's name and setting
 _NUMBERS = 22  # cells of the three columns of numbers
 _LABEL = 14  # cells of a token among the best
@@ -27,7 +27,7 @@ def trace_head(width: int) -> Text:
 
 
 def trace_block(number: int, token: Token, width: int) -> Text:
-    """Returns the sampling steps of the `number`-th token, at most `width` cells wide (at least 40)."""
+    """Returns the sampling steps of the `number`-th token, in at most `width` cells, which are at least 40."""
     assert token.trace is not None
     fact = f"  drawn at {percent(token.trace.probability)}"
     label = fit(f"{number} {id_label(token.id, token.text)}", width - len(fact))
@@ -50,7 +50,7 @@ def _step(step: TraceStep, drawn: int, width: int) -> Text:
 
 
 def _best(choices: Sequence[TokenLogprob], drawn: int, width: int) -> Text:
-    """Returns as many tokens as fit; the sampled one is bold."""
+    """Returns as many tokens as fit. The sampled token is bold."""
     line = Text()
     for choice in choices:
         shown = f"{fit(id_label(choice.id, choice.text), _LABEL)} {percent(choice.probability)}"

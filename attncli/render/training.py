@@ -24,7 +24,7 @@ from attncli.text.progress import Listener, Progress
 from attncli.training.curves import RunCurves
 from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Result, SampleReport, StepReport
 
-_SAMPLE_CELLS = 70  # of a sample that is printed as one line
+_SAMPLE_CELLS = 70  # the most cells of a sample that is printed as one line
 
 
 def plan_table(plan: Plan, name: str, corpus: str, resumed: int | None = None) -> RenderableType:
@@ -42,7 +42,7 @@ def plan_table(plan: Plan, name: str, corpus: str, resumed: int | None = None) -
 
 
 def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
-    """The rows of the plan, each with its label, its facts, and the settings whose reasons belong to it."""
+    """Yields the rows of the plan: a label, facts, and the settings whose reasons are shown in the row."""
     model = plan.model
     tokens = plan.schedule.steps * plan.tokens_per_step
     length = f"{plan.schedule.steps:,} steps, {count(tokens)} tokens, {plan.epochs:.1f} epochs"

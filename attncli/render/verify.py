@@ -1,4 +1,4 @@
-"""The screen of --verify: one row for each other way of generating the same texts."""
+"""The screen of --verify: a row for each way in which the same texts were generated again."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ _TOKEN = 14  # cells of a token
 
 _SAME = "same: the same tokens and the same text as above"
 _INEXACT = (
-    "PyTorch's matrix products depend on the batch size and on how many tokens are read at once, so a text may differ: "
-    "this is no fault, but nothing is promised"
+    "PyTorch's matrix products depend on the batch size and on how many tokens are read at once, so a text may differ. "
+    "This is not an error"
 )
 _PYTORCH = (
-    "PyTorch sums in another order, so the last digits of logits differ, and with two nearly equal tokens the text as "
-    "well"
+    "PyTorch sums in another order, so the last digits of logits differ. If two tokens are nearly equal, the text may "
+    "differ too"
 )
 
 
 def verification_head(width: int) -> Text:
     """Returns the heading above the rows."""
-    return Text("\n").append(fit("Made again in other ways", width), "bold cyan")
+    return Text("\n").append(fit("Generated again in other ways", width), "bold cyan")
 
 
 def verification_row(check: Check, text_of: Callable[[int], str], width: int) -> Text:
-    """Returns the row of one way, at most `width` cells wide (at least 40); `text_of` gives the text of a token id."""
+    """Returns the row of one check, in at most `width` cells, which are at least 40.
+
+    `text_of` returns the text of a token id.
+    """
     row = Text("  ").append(pad(way(check), _LABEL)).append("  ")
     failing = "bold red" if check.fails else "yellow"
     if check.difference is None:
@@ -59,7 +62,7 @@ def verification_row(check: Check, text_of: Callable[[int], str], width: int) ->
 
 
 def way(check: Check) -> str:
-    """Returns the name of the way that a check generated the texts: 'in a batch of 4'."""
+    """Returns how a check generated the texts: 'in a batch of 4'."""
     threads = " and ".join(map(str, check.threads or ()))
     return {
         "alone": "each alone",

@@ -1,4 +1,4 @@
-"""The head curves of a run: the score of the best head of each kind over the steps, on a screen and as JSON."""
+"""Shows the head curves of a run in the terminal and as JSON: the score of the best head of each kind, by step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHORT_HEADING = "weight on the pattern"
 
 
 def along_axis(run: RunHeads, along: str) -> Floats:
-    """Returns the x of every evaluation, in STEPS, TOKENS or TIME; NaN where it is not known."""
+    """Returns the x value of every evaluation, in STEPS, TOKENS or TIME; NaN if it is not known."""
     return {STEPS: run.steps, TOKENS: run.steps * (run.tokens_per_step or math.nan), TIME: run.seconds}[along]
 
 
@@ -54,7 +54,7 @@ def watched_screen(run: RunHeads, along: str, width: int, height: int, ascii: bo
 
 
 def coinciding(run: RunHeads, tolerance: float) -> dict[int, int]:
-    """The kinds whose curve coincides with that of an earlier kind, within a tolerance: kind -> earlier kind."""
+    """Returns the kinds whose curve equals the curve of an earlier kind within a tolerance: kind -> earlier kind."""
     same: dict[int, int] = {}
     for at, kind in enumerate(run.kinds):
         for first, other in enumerate(run.kinds[:at]):

@@ -60,7 +60,7 @@ class WordWrap:
         self._gap = []
 
     def _place_word(self) -> None:
-        """Writes the gap and the word; a line end instead of the gap when the line has no room for both."""
+        """Writes the gap and the word. If the line has no room for both, a line end replaces the gap."""
         if not self._word:
             return
         breakable = self._gap or self._after_wide or cell_len(self._word[0][0]) == 2

@@ -152,7 +152,7 @@ A share says how much attention brings from a token, not whether the prediction 
 To go on, add one of: --token 2, --head 1.0, --json; or without --plain: --view grid, --view logit, --view lens.
 """
 CHECKED = """\
-The most probable next token is on, with 50%; a cut shows what is left of that.
+The most probable next token is on, with 50%; each cut shows the probability that is left.
 東 (part 1 of 3) takes 40% from sat; with it cut off, on has 9%, not 50%.
 東 (part 1 of 3) takes 30% from itself; with it cut off, on has 45%, not 50%.
 東 (part 1 of 3) takes 10% from cat; with it cut off, on has <0.1%, not 50%.

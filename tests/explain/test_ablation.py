@@ -214,18 +214,18 @@ Heads can replace one another: small effects may add up to a large one.
 m · 2 layers x 2 heads
 
 What follows ␣sat [1]?
-as it is                            without head 0.1
+unchanged                           without head 0.1
 ␣and             40% █████▎         ␣of              10% █▎
 ␣of              10% █▎             ␣and             10% █▎
 ␛[2J␛]52;c;aG…    1% ▏              ␛[2J␛]52;c;aG…    1% ▏
 
 P(␣and) 40% → 10%, -1.39 nats
-what it gives, replaced by zeros
+its output, replaced by zeros
 
 m · 2 layers x 2 heads
 
 What follows ␣sat [1]?
-as it is                            without edge 1:0
+unchanged                           without edge 1:0
 ␣and             40% █████▎         ␣of              10% █▎
 ␣of              10% █▎             ␣and             10% █▎
 ␛[2J␛]52;c;aG…    1% ▏              ␛[2J␛]52;c;aG…    1% ▏

@@ -233,17 +233,17 @@ GOLDEN = """\
 tiny · 2 layers x 2 heads · ␣bank in two texts
 A  The|␣river|␣bank|␣was
 B  My|␣bank
-What comes after the word cannot reach it.
+The tokens after the word cannot affect it.
 
-How alike are the two?   cosine of its residual stream after so many layers
+How alike are the two?   cosine of the word's two residual streams, by layer
 embedding ██████████████████████████████     1 other pairs of tokens -0.010
 1 layer   ██████████████████████████▎    0.875 other pairs of tokens 0.125
 2 layers  ███████████████                0.500 other pairs of tokens 0.250
 
 What pulled the two apart?   distance after 2 layers: 4
-pull: how far what a token gives the word moves it along the line between the
-two streams, from the midpoint of what both texts give; all parts sum to the
-distance. share: of what attention brings
+pull: what a token contributes to the distance between the two streams, relative
+to the mean of both texts; all rows sum to the distance. share: of what
+attention brings
 A 1 ␣river       ██████████████████████████████  +50% share 60%
 B 0 My           ███████████████                 +25% share 25%
     feed-forward ██████████████▉                 +25%
@@ -302,13 +302,13 @@ def test_a_long_text_is_shortened_before_the_word():
 def test_a_comparison_without_a_difference_says_why():
     found = compared("The old river ran", "The old river was cold")
     text = drawn(found)
-    assert "Nothing: all that the word can see is the same in both." in text
+    assert "Nothing: the word attends to the same tokens in both texts." in text
     assert "distance after 3 layers: 0" in text
-    assert "What comes after the word cannot reach it." in text
+    assert "The tokens after the word cannot affect it." in text
 
 
 def test_at_the_embedding_nothing_pulls_a_word_apart():
-    assert "Nothing yet: the embedding is the same" in drawn(compared("The old river ran", "A river", layer=0))
+    assert "Nothing: the two embeddings are equal." in drawn(compared("The old river ran", "A river", layer=0))
 
 
 def test_a_word_of_several_tokens_has_a_note():
@@ -316,7 +316,7 @@ def test_a_word_of_several_tokens_has_a_note():
     texts = [tokenizer.pieces(text) for text in ("a cat", "one cat")]
     found = compare(tiny_model(vocab_size=257), texts, find_words(texts, ["cat"]))
     text = drawn(found)
-    assert "The word is 3 tokens: its last is compared" in text
+    assert "The word has 3 tokens. The last one is compared" in text
     assert "· cat in two texts" in text
 
 

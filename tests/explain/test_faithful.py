@@ -263,18 +263,18 @@ m · 20 texts of 32 tokens, drawn from b.txt · seed 7
 Nats lost, the first k sources cut  more is better
            k=1   k=2   k=4   k=8
 raw       0.10  0.20  0.30  0.38  attention weight, mean of all heads
-norm      0.30  0.59  0.90  1.21  length of what is contributed
+norm      0.30  0.59  0.90  1.21  length of the contributed vector
 rollout   0.14  0.30  0.44  0.60  weights multiplied through the layers
 logit     0.26  0.50  0.75  1.00  direct effect on the predicted logit
-random    0.05  0.10  0.12  0.23  mean of several drawn
+random    0.05  0.10  0.12  0.23  mean of several random rankings
 
 Nats lost, all but the first k cut  less is better
            k=1   k=2   k=4   k=8
 raw       1.79  1.35  0.90  0.46  attention weight, mean of all heads
-norm      0.82  0.59  0.39  0.20  length of what is contributed
+norm      0.82  0.59  0.39  0.20  length of the contributed vector
 rollout   1.61  1.20  0.80  0.39  weights multiplied through the layers
 logit     1.01  0.74  0.51  0.24  direct effect on the predicted logit
-random    1.99  1.51  0.98  0.51  mean of several drawn
+random    1.99  1.51  0.98  0.51  mean of several random rankings
 
 Ahead of random, nats ± standard error
                    cut          kept

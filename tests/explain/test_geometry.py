@@ -275,7 +275,7 @@ def test_the_screen_says_what_is_compared():
     shown = drawn(inside)
     assert "nearest to ␣unbelievable [3] of 4 tokens" in shown
     assert "cosine of the residual stream after 2 layers with token embeddings" in shown
-    assert "this is the last" in shown
+    assert "The last one is used" in shown
     assert "#2 its own token" in shown
     assert shown.count("its own token") == 2  # of the two with its id
     assert "with those of the other tokens" in drawn(changed(text=text, at=3, layer=0, among="text"))
@@ -290,7 +290,7 @@ def test_an_analogy_shows_the_rank_of_the_expected_word():
     shown = drawn(an_analogy(Expected(SPLIT, 0.1234, 22, 113)), 120, draw=analogy_screen)
     assert "tiny · ␣Richmond : ␣Virginia = ␣Connecticut : ?" in shown
     assert "nearest to ␣Virginia - ␣Richmond + ␣Connecticut" in shown
-    assert "␣unbelievable comes 22nd of 1,021, cosine 0.123; by nearness to ␣Connecticut alone, 113th." in shown
+    assert "␣unbelievable is 22nd of 1,021, cosine 0.123; by cosine with ␣Connecticut alone, it is 113th." in shown
     assert "␣unbelievable is 3 tokens" in shown
     assert "comes" not in drawn(an_analogy(), draw=analogy_screen)
 
@@ -336,7 +336,7 @@ def test_neighbors_and_analogy_on_the_command_line(in_model_folder, capsys):
     )  # fmt: skip
     code, out, err = ask(capsys, "analogy", "cat", "river", "moon", "--expect", "hill", "--html", "a.html")
     assert (code, err) == (0, "written: a.html\n")
-    assert "␣hill comes" in out
+    assert "␣hill is" in out
     assert (in_model_folder / "a.html").read_text().startswith("<!DOCTYPE html>")
 
 

@@ -262,34 +262,34 @@ Prefill  a prompt read at once
      128        4k  ████████████████████████████████████████
      512        4k  ████████████████████████████████████████
 
-Decode  one token, by how many stand before it
+Decode  one token, by the number of tokens before it
   before  tokens/s
        0       333  █████████████████████████████████▍
      128       250  █████████████████████████
      511       400  ████████████████████████████████████████
 
-Batches  one token of each of some texts, after 128
+Batches  one token for each text of a batch, after 128
   texts  tokens/s  of one
       1       250    1.0x  ██████████
      16        1k    4.0x  ████████████████████████████████████████
 
-Cache  a text generated with it and without
+Cache  a text generated with and without the cache
   tokens    with  without  times
       16   50 ms   100 ms   2.0x  ██████████▋
       32  100 ms   400 ms   4.0x  █████████████████████▍
       64  200 ms    1.5 s   7.5x  ████████████████████████████████████████
-From 32 to 64: 2 times the tokens take 2.0 times as long with it, 3.8 without.
+From 32 to 64: 2 times the tokens take 2.0 times as long cached, 3.8 uncached.
 
-Memory  what a token has to read
+Memory  bytes read for a token
   texts  before  weights    cache  GB/s  share
       1       0  24.0 MB  12.3 kB   8.0    80%  █████████████████████████▋
       1     128  24.0 MB   1.6 MB   6.4    64%  ████████████████████▌
       1     511  24.0 MB   6.3 MB  12.1   121%  ████████████████████████████████
      16     128   1.5 MB   1.6 MB   3.1    31%  █████████▉
 100% is 10.0 GB/s: 256.0 MB summed by 1 thread.
-More than 100%: what fits the processor's caches is read from them, faster than
-from memory.
-No time in 20s for texts of 128 tokens and more: --time gives more.
+More than 100%: data in the processor's caches is read faster than data in
+memory.
+Not measured within 20s: texts of 128 tokens and more. Set a longer --time.
 """
 
 

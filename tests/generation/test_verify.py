@@ -320,7 +320,7 @@ def test_the_command_shows_the_text_then_the_table(at_model, capsys):
     plain = capsys.readouterr().out
     assert run([*arguments, "--verify"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(plain + "\nMade again in other ways\n  each alone           same\n")
+    assert out.startswith(plain + "\nGenerated again in other ways\n  each alone           same\n")
     assert run([*arguments, "--verify", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["verify"]["holds"] is True

@@ -115,7 +115,7 @@ def test_the_live_display_fits_and_leaves_its_last_state_once(width, height, mon
             assert len(HEADING.findall("\n".join(terminal.lines()))) <= 1
             assert terminal.cursor
             if report == SampleReport(275, SAMPLE, 7) and height > 10:
-                assert "what it writes at step 275" in terminal.lines()
+                assert "a sample at step 275" in terminal.lines()
                 assert any(line.startswith("ROMEO:") for line in terminal.lines())
     console.print("after")
     drawn = "\n".join(terminal.lines()).rstrip("\n")

@@ -116,8 +116,8 @@ embedding ␣on       41% ,    0.2% 0.2%    2
 layer 0   ,        0.2% ␣on   41%  90%    1
 P and rank are those of the final prediction: ,
 
-Last row: the model's own prediction. Above it: its head
-applied early.
+Last row: the model's own prediction. Above: the output
+head, applied early.
 """
     )
 
