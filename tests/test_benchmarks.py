@@ -1,4 +1,4 @@
-"""Every script of benchmarks/ starts, and does one small round; what it would start as a process runs in this one."""
+"""Every script of benchmarks/ does one small round; the commands that it starts run in this process."""
 
 import importlib
 import io
@@ -21,7 +21,7 @@ SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 @pytest.fixture
 def script(monkeypatch):
-    """Imports a script by its name, as Python does that runs another beside it."""
+    """Imports a script by its name, as a script in its folder would."""
     monkeypatch.syspath_prepend(FOLDER)
     yield importlib.import_module
     for name in SCRIPTS:
@@ -36,7 +36,7 @@ def text(tmp_path, monkeypatch):
 
 
 def printed(command):
-    """What a command prints that runs in this process."""
+    """Returns the output of a command that runs in this process."""
     with redirect_stdout(io.StringIO()) as out:
         if command[1:3] == ["-m", "attncli"]:
             assert run(command[3:]) == 0
@@ -44,7 +44,7 @@ def printed(command):
 
 
 def test_every_script_shows_its_help_and_hides_no_package():
-    """In one process that looks for modules beside the scripts first, as Python does for each of them."""
+    """In one process that searches for modules in the folder of the scripts first, as Python does for a script."""
     code = """
 import contextlib, io, runpy, sys
 folder, *scripts = sys.argv[1:]

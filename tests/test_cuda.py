@@ -1,6 +1,6 @@
-"""On a GPU everything means what it means on a CPU: the same logits, texts, explanations, and training that learns.
+"""A GPU computes the same logits, texts and explanations as a CPU, and training on a GPU lowers the loss.
 
-Skipped where there is no CUDA.
+These tests are skipped without CUDA.
 """
 
 import math
@@ -38,7 +38,7 @@ TRAINING = TrainConfig(
 
 
 def pair(**changes):
-    """The same model on the CPU and on the GPU."""
+    """Returns one model on the CPU and a copy of it on the GPU."""
     return tiny_model(**changes), tiny_model(**changes).to(CUDA)
 
 
@@ -66,7 +66,7 @@ EVERY_STEP = {
 
 @pytest.mark.parametrize("drawing", [{"temperature": 0.0}, {"temperature": 0.9}, {"temperature": 1.3, **EVERY_STEP}])
 def test_texts_are_those_of_the_cpu_past_the_context(family, drawing):
-    """A context of 96 begins anew."""
+    """A text of 120 tokens exceeds the context of 96 tokens, so the last tokens are read again."""
     here, there = pair(vocab_size=300, **family)
     config = SampleConfig(max_new_tokens=120, num_samples=2, seed=3, **drawing)
     assert made(there, config) == made(here, config)
@@ -74,7 +74,7 @@ def test_texts_are_those_of_the_cpu_past_the_context(family, drawing):
 
 
 def test_a_step_is_recorded_once_for_a_text_and_anew_where_the_buffers_double(monkeypatch):
-    """With the room asked for at first; and without, from 64 positions on."""
+    """A cache of 90 positions needs one recording; a small cache doubles at 64 positions and needs a second one."""
     here, there = pair()
     recorded = []
     record = backend_module._Recording
@@ -87,7 +87,7 @@ def test_a_step_is_recorded_once_for_a_text_and_anew_where_the_buffers_double(mo
 
 
 def greedy(backend, length, positions=1):
-    """Tokens one by one, each the most probable one after those before."""
+    """Returns tokens that are generated one by one; each is the most probable next token."""
     cache, ids = backend.new_cache(1, positions), [5]
     while len(ids) < length:
         ids += backend.read(cache, [Segment(0, len(ids) - 1, ids[-1:])]).argmax(-1).tolist()
@@ -133,7 +133,7 @@ def test_training_in_bfloat16_learns_with_dropout(corpus, tmp_path, compiling):
 def test_a_step_is_compiled():
     trainee = Trainee(tiny_model().to(CUDA).train(), "muon", 0.1, torch.bfloat16, compiled=True)
     trainee.step(ids_of(17, batch=4).to(CUDA), step=0, seed=0, lr=0.01, adam_lr=0.001)
-    assert trainee._loss != trainee._working.loss  # which it falls back to
+    assert trainee._loss != trainee._working.loss  # training falls back to the uncompiled loss
 
 
 def test_a_stopped_run_goes_on_to_about_the_same_score(corpus, tmp_path):

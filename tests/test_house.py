@@ -1,4 +1,4 @@
-"""The house: arrows point down, torch stays where it belongs, the map and the README say what is there."""
+"""The structure of the package: imports between rooms, modules without torch, the map and the README."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [*DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"))]
 PAGES += [ROOT / "checkpoints" / "README.md", ROOT / "checkpoints" / "stories" / "README.md"]
 
-# A room may import from rooms of a lower floor, and from itself.
+# The floor of each room. A room may import from itself and from rooms with a lower number.
 FLOORS = {
     "errors": 0,
     "stopping": 0,
@@ -47,7 +47,7 @@ OWNERS = {"typer": "cli", "rich": "render", "matplotlib": "render"}
 
 
 def imports(file, types=True):
-    """The modules that a file imports, anywhere in it; without `types` those left out that are for annotations only."""
+    """Yields the modules that a file imports; without `types` not those under `if TYPE_CHECKING`."""
     tree = ast.parse(file.read_text())
     annotations = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     skipped = set() if types else {inside for block in annotations for inside in ast.walk(block)}
@@ -84,7 +84,7 @@ def test_arrows_point_down(file):
 
 
 def test_render_imports_torch_for_annotations_only():
-    """A finding's record is in the file that computes it, so render imports its type under `if TYPE_CHECKING` alone."""
+    """The file that computes a finding imports torch, so render imports its type only under TYPE_CHECKING."""
     names = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in FILES}
     own = {name: file for name, file in names.items() if room(name) == "render"}
     imported = {module for file in own.values() for module in imports(file, types=False)}
@@ -106,12 +106,12 @@ def test_what_is_imported_is_declared():
 
 
 def slug(heading):
-    """The anchor that GitHub gives to a heading: 'Which model?' -> 'which-model'."""
+    """Returns the anchor of a heading on GitHub: 'Which model?' -> 'which-model'."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
 def anchors(page):
-    """The anchors of the headings of a page, code blocks left out."""
+    """Returns the anchors of the headings of a page, without the code blocks."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     return {slug(heading) for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
 
@@ -153,7 +153,7 @@ def test_the_table_of_commands_in_the_readme_is_the_list_of_the_application():
 
 
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-TESTS_OF_THE_WHOLE = {"support", "campaign"}  # what tests share, and what is run by hand
+TESTS_OF_THE_WHOLE = {"support", "campaign"}  # shared helpers, and campaigns that are run by hand
 
 
 def test_each_folder_of_tests_is_a_room_of_the_package():
@@ -164,7 +164,7 @@ def test_each_folder_of_tests_is_a_room_of_the_package():
 
 @pytest.mark.parametrize("file", TESTS, ids=lambda file: str(file.relative_to(ROOT / "tests")))
 def test_what_tests_share_lies_in_support(file):
-    """No test file imports from another, nor from a conftest.py, whose fixtures pytest hands over."""
+    """A test file imports helpers only from tests/support; pytest provides the fixtures of conftest.py."""
     shared = [module for module in imports(file) if module.startswith("tests.")]
     assert [module for module in shared if not f"{module}.".startswith("tests.support.")] == []
 
@@ -198,7 +198,7 @@ def test_what_needs_no_torch_does_not_import_it(statement, tmp_path):
 
 
 def test_every_module_is_imported_where_what_only_posix_has_is_missing():
-    """One process without the modules and names that Windows lacks, once the libraries have been imported."""
+    """After the libraries are imported, the names that Windows lacks are removed and every module is imported."""
     code = """
 import importlib, os, pkgutil, signal, sys
 import rich.console, safetensors.torch, tokenizers, torch, typer.testing
@@ -232,7 +232,7 @@ def places_of_changes():
 
 @pytest.mark.parametrize("row", places_of_changes(), ids=lambda row: row.split("**")[1])
 def test_where_a_change_goes_names_files_and_what_is_in_them(row):
-    """A path is in the package, beside it, or in the folder named last; names in capitals are in one of the files."""
+    """Paths are relative to the package, the repository or the last named folder; a file contains each name."""
     files, missing, folder = [], [], PACKAGE
     for path in re.findall(r"`([\w./]*(?:/|\.(?:py|c|md)))`", row):
         if "NAME" in path:
@@ -249,7 +249,7 @@ def test_where_a_change_goes_names_files_and_what_is_in_them(row):
 
 
 def command_lines(file):
-    """The words of every call of attncli in a code block, and of every call in a sentence between backticks."""
+    """Yields the words of every attncli command in a code block, and between backticks in a sentence."""
     text = file.read_text(encoding="utf-8")
     blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) + re.findall(r"^ {4}.*$", text, re.MULTILINE)
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
@@ -307,7 +307,7 @@ def test_a_room_of_the_library_names_fields_and_the_command_line_spells_options(
 
 
 def test_an_option_named_like_its_value_says_so_itself():
-    """Typer 0.27 names an option after its metavar when that differs from the parameter in its case alone."""
+    """Typer 0.27 names an option by its metavar if metavar and parameter differ only in upper and lower case."""
     unnamed = []
     for command in app.registered_commands:
         for name, hint in get_type_hints(command.callback, include_extras=True).items():

@@ -1,4 +1,4 @@
-"""The library: what the commands compute, from Python; and the examples of its page."""
+"""The library computes what the commands compute; the examples of docs/library.md run."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def model():
 
 
 def printed(capsys, *arguments):
-    """The JSON document that a command prints for the model that ships."""
+    """Returns the JSON document that a command prints for the shipped model."""
     code, out, err = ask(capsys, *arguments, "-m", str(ROOT / "checkpoints" / "stories"), "--json")
     assert code == 0, err
     return json.loads(out)
@@ -243,7 +243,7 @@ def test_the_examples_of_the_page_run(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.skipif(not (ROOT / ".mypy_cache").exists(), reason="takes long where the package was not checked before")
 def test_the_examples_of_the_page_are_typed(tmp_path):
-    """As a script of a user that is checked strictly."""
+    """The examples pass mypy --strict as a script."""
     script = tmp_path / "examples.py"
     script.write_text("\n".join(EXAMPLES))
     command = [sys.executable, "-m", "mypy", "--strict", str(script)]

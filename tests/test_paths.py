@@ -1,4 +1,4 @@
-"""Paths that cannot be looked at, files that are no regular ones: an error of two lines, never a wait or a bug."""
+"""Unreadable paths and files that are not regular files give an error of two lines; they never block or crash."""
 
 import ctypes
 import errno
@@ -40,7 +40,7 @@ FILES = [
 
 
 def device(path):
-    """What ends at once is put where /dev/zero would never end."""
+    """Links a device that ends at once, because a test with /dev/zero might never end."""
     path.symlink_to(os.devnull)
 
 
@@ -56,7 +56,7 @@ def saved(tmp_path, monkeypatch):
 
 @contextmanager
 def unprivileged():
-    """Root may read and write anything: that capability is given up for a while."""
+    """In the block, this process lacks the capability of root to read and write every file."""
     library, header, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     root = os.geteuid() == 0
     if root:
@@ -74,7 +74,7 @@ def unprivileged():
 
 @pytest.fixture
 def locked(tmp_path, monkeypatch):
-    """A model, one whose directory nobody may look into, both where nothing can be written, and a text."""
+    """A text, a model, and a model in an unreadable directory; ./checkpoints cannot be written."""
     monkeypatch.chdir(tmp_path)
     write_checkpoint(Path("checkpoints/m"), checkpoint())
     write_checkpoint(Path("checkpoints/locked"), checkpoint())
@@ -117,7 +117,7 @@ def test_only_a_regular_file_is_opened(tmp_path, kind):
     os.close(free)
     with pytest.raises(OSError, match="not a regular file"):
         open_regular(tmp_path / "x")
-    assert os.dup(0) == free  # nothing is left open
+    assert os.dup(0) == free  # no descriptor was left open
     os.close(free)
 
 
@@ -131,7 +131,7 @@ def test_a_file_is_read_no_further_than_its_size(tmp_path):
     with pytest.raises(OSError, match="a link, which is not followed"):
         read_regular(tmp_path / "link", follow=False)
     if Path("/proc/self/status").exists():
-        assert read_regular(Path("/proc/self/status")) == b""  # of no size, though there is more
+        assert read_regular(Path("/proc/self/status")) == b""  # the file reports size 0, although it has content
 
 
 # Models
@@ -230,7 +230,7 @@ def text(tmp_path, monkeypatch):
 
 
 def test_a_model_whose_name_is_a_link_is_written_where_it_leads(text, capsys):
-    """Again and again: the link stays, and what is kept beside a model is beside where it lies."""
+    """After several saves the link remains, and the previous save and the lock are next to the real directory."""
     disk = text.parent / "disk"
     write_checkpoint(disk / "m", checkpoint(state=False))
     Path("checkpoints").mkdir()
@@ -245,7 +245,7 @@ def test_a_model_whose_name_is_a_link_is_written_where_it_leads(text, capsys):
         write_checkpoint(Path("checkpoints/m"), checkpoint(step=step))
     assert sorted(path.name for path in disk.iterdir()) == [".m.previous", "m"]
     assert read_resumable(find_model("m")).state.facts["step"] == 3
-    shutil.rmtree(disk / "m")  # as a kill between the two renames leaves it
+    shutil.rmtree(disk / "m")  # the state after a kill between the two renames of a save
     assert read_resumable(find_model("m")).state.facts["step"] == 2
     with lock(Path("checkpoints/m")), pytest.raises(BadCheckpoint, match="another run"), lock(disk / "m"):
         pass
@@ -290,7 +290,7 @@ def test_what_only_has_the_name_of_a_save_is_neither_taken_nor_removed(text, cap
             write_checkpoint(Path("checkpoints/zz"), checkpoint())
     assert sorted(path.name for path in Path("checkpoints").iterdir()) == [".zz.previous", "zz"]
     assert os.path.lexists(strange)
-    Path("checkpoints/.zz.writing-notes").mkdir()  # somebody's too
+    Path("checkpoints/.zz.writing-notes").mkdir()  # a directory of the user too
     strange.rename("elsewhere")
     write_checkpoint(Path("checkpoints/zz"), checkpoint())
     assert Path("checkpoints/.zz.writing-notes").exists()
@@ -415,7 +415,7 @@ def test_a_working_directory_that_was_deleted_is_said_to_be_so(saved, tmp_path, 
 
 @pytest.fixture
 def own(saved, monkeypatch):
-    """The folder, with an older model `b` and a newer one `c`; and `m` in ./checkpoints, older than both."""
+    """The models folder of the user with a model `b` and a newer model `c`; `m` in ./checkpoints is the oldest."""
     folder = saved.parent.parent / "own"
     for age, path in enumerate((folder / "c", folder / "b", saved)):
         if path is not saved:
@@ -483,7 +483,7 @@ CODES = [errno.ENOSPC, errno.EIO]
 
 
 def whole(path):
-    """The step of a save whose every file is what its manifest says."""
+    """Returns the step of a save, after comparing every file with its digest in the manifest."""
     digests = read_json(path / directory.MANIFEST)["sha256"]
     assert len(digests) in (7, 9)
     assert all(hashlib.sha256((path / name).read_bytes()).hexdigest() == digest for name, digest in digests.items())
@@ -500,7 +500,7 @@ def failing(code):
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("last", [False, True], ids=["running", "last"])
 def test_whichever_call_of_a_save_fails_the_old_save_or_the_new_one_is_whole(tmp_path, monkeypatch, code, last):
-    monkeypatch.setattr(os, "fsync", lambda handle: None)  # takes most of the time of a save
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # fsync takes most of the time of a save
     base, target = tmp_path / "base", tmp_path / "there" / "m"
     for step in (1, 2):
         write_checkpoint(base / "m", checkpoint(step=step))

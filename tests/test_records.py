@@ -1,4 +1,4 @@
-"""Records from JSON: what fits is the same record, and what does not is named."""
+"""Records from JSON: valid JSON gives the same record, and an error names the invalid field."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -101,8 +101,8 @@ def test_other_keys_are_left_out_where_they_may_be_there():
     assert record_from_json(Part, {"a": 1, "b": [2]}, "x") == Part(1, [2])
 
 
-EARLIER = {  # what a record held before each group of matrices had a switch of its own: activation, qkv_bias,
-    # attention_bias, feed_forward_bias, bias
+EARLIER = {  # the values of activation, qkv_bias, attention_bias, feed_forward_bias and bias in records of versions
+    # that had no switch for each group of matrices
     "qwen3": ("swiglu", False, False, False, False),
     "qwen2": ("swiglu", True, False, False, False),
     "llama-yarn": ("swiglu", False, True, False, False),

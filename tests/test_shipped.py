@@ -1,4 +1,4 @@
-"""The model that ships: whole, small, and with a card that is measured."""
+"""The shipped model is complete and small, and its card states measured scores."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ MOST = 12_000_000  # bytes
 
 
 def script(name):
-    """One of the scripts that made it."""
+    """Imports a script that made the shipped model."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "checkpoints" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -29,7 +29,7 @@ def test_it_is_small_and_whole():
     folder, listed = ModelFolder(MODEL), json.loads((MODEL / directory.MANIFEST).read_text())["sha256"]
     assert folder.foreign() == []
     for name in listed:
-        folder.read(name)  # held to its digest
+        folder.read(name)  # compared with its digest
 
 
 def test_its_record_names_no_place_of_the_machine_it_was_made_on():
@@ -39,7 +39,7 @@ def test_its_record_names_no_place_of_the_machine_it_was_made_on():
 
 
 def test_its_card_has_the_score_of_its_own_run():
-    """The card scores all of the validation text in float32, the run what it had time for in the type of training."""
+    """The card scores the whole validation text in float32; the run scored a part of it in the training type."""
     card = (MODEL / directory.CARD).read_text()
     assert len(script("card")._MEASURED.findall(card)) == 1
     scored = float(card.split("this model, by `attncli eval`")[1].split("|")[1])

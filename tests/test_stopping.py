@@ -1,4 +1,4 @@
-"""Signals to a process: an orderly end, one in spite of long C code, inside an import; the first word on a terminal."""
+"""A signal ends a process: in Python code, in long C code and in an import. Also, the status line on a terminal."""
 
 import os
 import pty
@@ -17,9 +17,9 @@ from functools import partial
 from attncli import stopping
 stopping.install()
 """
-# A job in the background ignores SIGINT, and one under nohup SIGHUP.
+# A background job ignores SIGINT, and a job under nohup ignores SIGHUP.
 HEEDED = "import signal; [signal.signal(kind, signal.SIG_DFL) for kind in (signal.SIGINT, signal.SIGHUP)]\n"
-# What a process of attncli does with the exception that a signal raises.
+# Handles the exception of a signal as attncli/__main__.py does.
 END = """
 except BaseException:
     sys.exit(stopping.exit_code(stopping.received()))
@@ -39,7 +39,7 @@ stopping.unwind()
 try:
     with stopping.CleanUp(lambda: os.write(1, b" cleaned")):
         hash_for_minutes = partial(hashlib.pbkdf2_hmac, "sha256", b"", b"", 2**31 - 1)
-        list(map(operator.call, [partial(os.write, 1, b"ready"), hash_for_minutes]))  # no bytecode between the two
+        list(map(operator.call, [partial(os.write, 1, b"ready"), hash_for_minutes]))  # no bytecode between
 """
 SWALLOWED = """
 stopping.unwind()
@@ -75,7 +75,7 @@ def process(code, *arguments):
 
 
 def stopped(code, number, *arguments):
-    """What a process that gets a signal once it is ready wrote, its exit code, and its standard error."""
+    """Sends a signal to a process when it is ready. Returns its standard output, exit code and standard error."""
     with process(HEEDED + BEGIN + code + END, *arguments) as started:
         said = os.read(started.stdout.fileno(), 5)
         assert said == b"ready"
@@ -118,14 +118,14 @@ def test_a_signal_that_is_ignored_stays_so():
 
 
 def on_terminal(command, **changes):
-    """Everything that a command writes to a terminal that is its standard output and error."""
+    """Returns the output of a command whose standard output and error are a terminal."""
     leader, follower = pty.openpty()
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     environment |= {"PYTHONPATH": str(ROOT), "TERM": "xterm", **changes}
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=follower, stderr=follower, env=environment):
         os.close(follower)
         written = b""
-        with suppress(OSError):  # how Linux ends a terminal that nobody has open
+        with suppress(OSError):  # Linux raises this when the terminal is closed
             while part := os.read(leader, 65536):
                 written += part
     os.close(leader)

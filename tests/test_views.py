@@ -1,4 +1,4 @@
-"""The table of views: what an entry names is there, and an option goes with the views that take it alone."""
+"""The table of views: the functions of each entry exist, and a view refuses the options of other views."""
 
 from dataclasses import fields
 

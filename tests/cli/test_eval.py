@@ -1,4 +1,4 @@
-"""`attncli eval`: its figures are those of transformers, its screen holds the figures and fits."""
+"""`attncli eval`: its figures equal those of transformers, and its screen shows them and fits the terminal."""
 
 import io
 import json
@@ -38,7 +38,7 @@ TRAINING = story(2500)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Texts, and a random model in ./checkpoints whose context is far shorter than they are."""
+    """A folder with texts and a random model in ./checkpoints; the texts are far longer than the model's context."""
     place = tmp_path_factory.mktemp("eval")
     tokenizer = train_tokenizer([TRAINING], "bpe", 300)
     write_random_model(place / "checkpoints/m", tokenizer, context=48)
@@ -54,15 +54,16 @@ def here(folder, monkeypatch):
 
 
 def independent(path, text):
-    """By transformers, in windows that do not overlap: the nats of a text, and the tokens, characters and bytes scored.
+    """Scores a text with transformers, in windows that do not overlap: nats, tokens, characters and bytes.
 
-    Tokens that the tokenizer puts before the text are read and not scored; without them the first token is.
+    The tokens that the tokenizer puts before the text are not scored. If there are none, the first token of the text is
+    not scored.
     """
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     asked = tokenizer(text, return_special_tokens_mask=True)
     ids, scored = torch.tensor(asked["input_ids"]), 1 - torch.tensor(asked["special_tokens_mask"])
-    unread = ids[: scored[0]]  # the first token of the text, of which a byte is a character in the vocabulary
+    unread = ids[: scored[0]]  # the first token of the text; in the vocabulary, each byte is written as one character
     spelled, shown = "".join(tokenizer.convert_ids_to_tokens(unread.tolist())), tokenizer.decode(unread)
     scored[0] = 0
     nats, context = 0.0, model.config.max_position_embeddings
@@ -107,7 +108,7 @@ OPENED = {"nothing": "$A", "a start token": "<s> $A", "a start token and an end"
 @pytest.mark.parametrize("text", ["The grey cat", "東 sat", story(60), "T"])
 @pytest.mark.parametrize("opened", OPENED)
 def test_what_is_put_before_a_text_is_read_and_not_scored(opened, text, tmp_path, monkeypatch, capsys):
-    """A short text, so that a token more or less in either part of the fraction shows."""
+    """The text is short, so that one token too many or too few changes the figures."""
     if text == "T" and opened == "nothing":
         return  # nothing is left to score
     backend = tokenizers.Tokenizer.from_str(train_tokenizer([TRAINING], "bpe", 300).to_json())
@@ -212,7 +213,7 @@ def test_the_screen_has_the_figures(here, capsys):
 
 
 def test_the_model_that_ships_is_named_as_any_other(folder, tmp_path, capsys, monkeypatch):
-    """Outside the folder that it lies in; and where another name is wrong, it is among those that there are."""
+    """From another folder; the error for a wrong name lists this model too."""
     shipped = shutil.copytree(folder / "checkpoints" / "m", tmp_path / "with attncli" / catalog.SHIPPED)
     shutil.copy(folder / "text.txt", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -259,7 +260,9 @@ def test_a_model_that_gives_no_probabilities_is_told(here, monkeypatch, capsys, 
 
 def test_progress_ends_at_the_tokens_scored():
     model = tiny_model(vocab_size=257, context=64)
-    tokens = tokens_of(Part.whole(Documents.of(["ab" * 32 * 300])), byte_tokenizer())  # whole windows and a rest
+    tokens = tokens_of(
+        Part.whole(Documents.of(["ab" * 32 * 300])), byte_tokenizer()
+    )  # whole windows and a shorter last one
     told = []
     score = evaluate(model, tokens, progress=told.append)
     assert told == sorted(told)

@@ -1,4 +1,4 @@
-"""attncli explain: its screens, documents and views on a small trained model."""
+"""`attncli explain`: its screens, documents and views for a small trained model."""
 
 import json
 import unicodedata

@@ -1,4 +1,4 @@
-"""How what goes wrong around a command becomes a line and an exit code: the system, the screen, the installation."""
+"""Errors of the system, the screen and the installation end a command with one or two lines and an exit code."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ def from_the_system(number):
 
 
 def without_descriptors():
-    """An error that a command made of what the system said."""
+    """Raises the error of a command that was caused by an error of the system."""
     try:
         raise from_the_system(errno.EMFILE)
     except OSError:

@@ -1,4 +1,4 @@
-"""attncli generate and next: text from a prompt, a file or a list of prompts, and how it is told."""
+"""`attncli generate` and `attncli next`: prompts from arguments and files, and their output."""
 
 import io
 import json
@@ -172,7 +172,7 @@ def test_generate_in_eight_bits_needs_the_library(at_home, monkeypatch, capsys):
 
 
 def test_generate_continues_the_content_of_a_file(at_home, tmp_path, monkeypatch, capsys):
-    """With the notes of the commands that look into a text; in a conversation too."""
+    """Also with -i. A missing file and a URL are used as text, with a note; a directory is refused."""
     file, options = tmp_path / "begun.txt", ("-n", "8", "--seed", "1")
     file.write_text("the king\n")
     expected = ask(capsys, "generate", "the king", *options)[1]
@@ -226,7 +226,7 @@ def test_generate_without_a_prompt_begins_a_text(at_home, capsys):
 
 
 def test_a_reader_that_leaves_ends_a_text_quietly(at_home):
-    """As `| head -1` does, in the middle of a text."""
+    """The reader closes the pipe in the middle of a text, as `| head -1` does."""
     with ForkedCommand("generate", "The cat", "-n", "100k", "--seed", "1", folder=at_home) as process:
         assert process.stdout.readline().startswith("The cat")
         process.stdout.close()
@@ -235,7 +235,7 @@ def test_a_reader_that_leaves_ends_a_text_quietly(at_home):
 
 
 def test_a_text_without_a_standard_output_ends_without_a_traceback(at_home):
-    """As `>&-` does: in a fresh interpreter, which is what finds the stream closed, and once more for --json."""
+    """Standard output is closed, as by `>&-`: in a new interpreter, which opens the streams, and with --json."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     words = ["generate", "The cat", "-m", "story", "-n", "5", "-t", "0"]
     arguments = [sys.executable, "-m", "attncli", *words]

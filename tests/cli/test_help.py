@@ -1,4 +1,4 @@
-"""Help at every length and width, whose help an error names, and the values that a shell completes."""
+"""The help pages at several widths, the hints of parser errors, and the completion of values."""
 
 import re
 
@@ -15,7 +15,7 @@ COMMANDS = get_command(app).commands
 
 @pytest.fixture
 def told(monkeypatch, capsys):
-    """What a command line prints on standard output, in so many columns."""
+    """Returns a function that runs a command line at a width in columns and returns its standard output."""
 
     def take(*words, columns=80):
         monkeypatch.setenv("COLUMNS", str(columns))
@@ -143,7 +143,7 @@ def test_a_mistake_is_told_with_what_was_meant_and_the_help_of_its_command(line,
 
 @pytest.fixture
 def completed(monkeypatch, capsys):
-    """The values that a shell is given for the last of these words."""
+    """Returns the values that a shell offers for the last word of a command line."""
 
     def take(*words, shell="bash"):
         monkeypatch.setenv("_ATTNCLI_COMPLETE", f"complete_{shell}")
@@ -184,7 +184,7 @@ def completed(monkeypatch, capsys):
         ("generate -m mi", ["mine"]),
         ("info mi", ["mine"]),
         ("train --from mi", ["mine"]),
-        ("explain --html", []),  # then the shell names files
+        ("explain --html", []),  # then the shell completes file names
         ("train", []),
         ("generate --temperature", []),
         ("help tr", ["train"]),
@@ -197,7 +197,7 @@ def test_a_shell_completes_values(words, values, shell, completed, tmp_path, mon
     (tmp_path / "checkpoints/mine").mkdir(parents=True)
     (tmp_path / "checkpoints/mine/config.json").write_text("{}")
     line = ["attncli", *words.split()]
-    whole = line[-1].startswith("-") or words == "train"  # an option, after which a space was typed
+    whole = line[-1].startswith("-") or words == "train"  # an option followed by a space
     assert completed(*line, *([""] if whole else []), shell=shell) == values
 
 

@@ -1,4 +1,4 @@
-"""attncli info and models."""
+"""`attncli info` and `attncli models`."""
 
 import json
 

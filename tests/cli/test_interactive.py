@@ -1,4 +1,4 @@
-"""generate -i: turns of a pipe and of a terminal, settings that change what is drawn, Ctrl-C, the history."""
+"""`generate -i`: turns from a pipe and from a terminal, settings that change the sampling, Ctrl-C, the history."""
 
 import codecs
 import io
@@ -34,7 +34,7 @@ TOKENIZER = train_tokenizer([story(300)], "bpe", 300)
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with a random model, made once."""
+    """A folder with a random model, written once."""
     folder = tmp_path_factory.mktemp("talk")
     with torch.random.fork_rng():
         model = tiny_model(vocab_size=TOKENIZER.vocab_size, context=64, tied=False)
@@ -44,7 +44,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def say(home, monkeypatch, capsys):
-    """Takes lines as a pipe gives them; gives standard output and standard error."""
+    """Returns a function that runs `generate -i` on piped lines and returns its standard output and error."""
     monkeypatch.chdir(home)
 
     def take(*lines, options=("-n", "12", "-s", "5")):
@@ -52,7 +52,7 @@ def say(home, monkeypatch, capsys):
         monkeypatch.setattr(sys, "stdin", piped)
         code = run(["generate", "-i", *options])
         found = capsys.readouterr()
-        assert bool(code) == ("error: " in found.err)  # nobody else would see it
+        assert bool(code) == ("error: " in found.err)  # an error in a pipe shows only in the exit code
         return found
 
     return take
@@ -60,7 +60,7 @@ def say(home, monkeypatch, capsys):
 
 @pytest.fixture
 def alone(home, monkeypatch, capsys):
-    """What attncli generate gives without -i."""
+    """Returns a function that runs `attncli generate` without -i and returns its standard output."""
     monkeypatch.chdir(home)
 
     def take(prompt, *options):
@@ -234,7 +234,7 @@ def test_what_does_not_go_with_turns_is_refused(option, home, monkeypatch, capsy
 
 
 class Terminal:
-    """A process on a terminal of its own; what it writes is read until something expected comes."""
+    """A process with its own terminal. Its output is read up to an expected text."""
 
     def __init__(self, folder, *options, **environment):
         given = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
@@ -246,17 +246,17 @@ class Terminal:
         )
         os.close(child)
         self.seen = ""
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a part may end within a character
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end within a character
 
     def until(self, expected):
-        """What it wrote up to this, which must come."""
+        """Returns the output before `expected`. Fails if `expected` is not written."""
         while (at := self.seen.find(expected)) < 0:
             ready, _, _ = select.select([self.terminal], [], [], 60)
             assert ready, self.seen
             try:
                 part = os.read(self.terminal, 4096)
             except OSError:
-                part = b""  # the other end is closed
+                part = b""  # the process has closed the terminal
             assert part, f"{expected!r} did not come: {self.seen}"
             self.seen += self._decoder.decode(part)
         before, self.seen = self.seen[:at], self.seen[at + len(expected) :]
@@ -266,7 +266,7 @@ class Terminal:
         os.write(self.terminal, text.encode())
 
     def ended(self):
-        """Its exit code."""
+        """Returns the exit code of the process."""
         try:
             while os.read(self.terminal, 4096):
                 pass
@@ -280,8 +280,8 @@ def test_ctrl_c_stops_a_text_and_not_the_session(home, tmp_path):
     terminal = Terminal(home, "-n", "1000000", "-s", "5", ATTNCLI_CACHE=str(tmp_path))
     assert "/help" in terminal.until("> ")
     terminal.type("The cat\n")
-    terminal.until("The cat\r\n")  # as it was typed
-    terminal.until("The cat")  # as it is shown before what follows
+    terminal.until("The cat\r\n")  # the echo of the typed line
+    terminal.until("The cat")  # the prompt before its continuation
     terminal.until("a")
     terminal.type("\x03")
     terminal.until("seed 5 · stopped")
@@ -321,9 +321,9 @@ def test_lines_come_back_from_the_history_in_the_next_session(home, tmp_path):
         terminal.until("> ")
         if number == 1:
             terminal.type("/set temperature 0.75\n")
-            terminal.until("0.75\r\n")  # as it was typed
+            terminal.until("0.75\r\n")  # the echo of the typed line
         else:
-            terminal.type("\x1b[A\x1b[A\x7f\x7f25\n")  # two lines up, '75' edited to '25'
+            terminal.type("\x1b[A\x1b[A\x7f\x7f25\n")  # goes up two lines and edits 75 to 25
         terminal.until(f"temperature 0.{75 if number == 1 else 25}")
         terminal.until("> ")
         terminal.type("/quit\n")
@@ -363,7 +363,7 @@ def test_a_session_needs_no_readline_and_no_place_for_its_history(home, tmp_path
 
 @pytest.mark.parametrize("readline", [True, False])
 def test_several_lines_are_one_text(readline, home, tmp_path):
-    """A paste, with the marks of a terminal that has them or without; a line that goes on; a block."""
+    """A paste with and without the marks of bracketed paste, a line that ends in a backslash, and a block."""
     environment = {"ATTNCLI_CACHE": str(tmp_path)}
     if not readline:
         (tmp_path / "readline.py").write_text("raise ImportError")
@@ -372,8 +372,8 @@ def test_several_lines_are_one_text(readline, home, tmp_path):
     start, end = ("\x1b[200~", "\x1b[201~") if readline else ("", "")
     turns = {
         f"{start}The cat\r\tand it \\\r\rThe dog{end}\r": "The cat\n\tand it \\\n\nThe dog",
-        f"{start}/set n 2\r/set n 1{end}\r": None,  # commands alone are a line each
-        "The cat\rThe dog\r": "The cat\nThe dog",  # without marks
+        f"{start}/set n 2\r/set n 1{end}\r": None,  # if all lines are commands, each line is a turn
+        "The cat\rThe dog\r": "The cat\nThe dog",  # without the marks of bracketed paste
         "The cat \\\r": "… ",
         "and\\\r": "… ",
         "The dog\r": "The cat \nand\nThe dog",

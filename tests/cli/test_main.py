@@ -1,4 +1,4 @@
-"""Every command line ends with its exit code and at most two lines: bad input, bugs, a full output; no network."""
+"""Command lines that fail end with an exit code and at most two lines; no command uses the network."""
 
 from pathlib import Path
 
@@ -149,7 +149,7 @@ def test_a_bug_shows_its_traceback(monkeypatch, capsys):
 
 @pytest.mark.parametrize("command", [["tokenize"], ["generate", "-t", "0"], ["generate", "-t", "0", "--json"]])
 def test_a_full_output_is_an_error_with_a_code(at_home, command):
-    begin = start if command == ["tokenize"] else ForkedCommand  # one in a fresh interpreter, which flushes at its end
+    begin = start if command == ["tokenize"] else ForkedCommand  # a new interpreter also flushes its streams at the end
     with Path("/dev/full").open("w") as full, begin(*command, "The cat", folder=at_home, stdout=full) as process:
         err = process.stderr.read()
     assert process.returncode == 4

@@ -1,4 +1,4 @@
-"""A command for Typer: configs become options, are checked, and errors call a field by its option."""
+"""Commands for Typer: fields of configs become options, values are checked, and errors name the option."""
 
 import inspect
 import re
@@ -41,7 +41,7 @@ class Oven:
 
 @pytest.fixture
 def baked():
-    """Runs a command line; what the command was called with, or the error."""
+    """Returns a function that runs a command line and returns the arguments of the command, or raises its error."""
     found = []
 
     def bake(
@@ -132,7 +132,7 @@ def test_what_was_given_can_be_refused():
 
 
 def test_every_config_with_a_limit_checks_itself():
-    """The command line only builds a config: what the config does not check is not checked."""
+    """The command line builds a config and relies on the config to check its values."""
     hints = [get_type_hints(command) for listed in main._COMMANDS.values() for command in listed]
     configs = {kind for hint in hints for kind in hint.values() if is_dataclass(kind)}
     limited = {kind for kind in configs if any(one.limit or one.choices for one in options_of(kind).values())}

@@ -1,4 +1,4 @@
-"""What an explanation writes for other programs and says in sentences is what was found."""
+"""The files and the sentences of an explanation show the values of the finding."""
 
 import csv
 import io

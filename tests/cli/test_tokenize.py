@@ -1,4 +1,4 @@
-"""attncli tokenize, and texts from a pipe."""
+"""`attncli tokenize`, also with piped text."""
 
 import json
 import subprocess

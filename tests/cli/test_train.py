@@ -1,4 +1,4 @@
-"""attncli train: a run on small text, its plan, what it refuses, stops, kills and resuming."""
+"""`attncli train` on a small text: the plan, refused options, signals, kills and resuming."""
 
 import itertools
 import json
@@ -43,7 +43,7 @@ def test_a_name_that_is_taken_is_not_overwritten(at_home, capsys):
     code, _, err = ask(capsys, "train", "story.txt", *QUICK)
     assert code == 2
     assert all(word in err for word in ("exists", "--name", "--force"))
-    assert "--resume" not in err  # it has finished
+    assert "--resume" not in err  # the run has finished
     assert (at_home / "checkpoints/story/manifest.json").read_bytes() == before
 
 
@@ -94,7 +94,7 @@ def test_a_signal_saves_and_says_how_to_go_on(home, tmp_path, monkeypatch, capsy
     arguments = ["--steps", "100k", "--size", "1x32", "--context", "32", "--seed", "1"]
     process = ForkedCommand("train", str(home / "story.txt"), *arguments, folder=tmp_path)
     for line in process.stderr:
-        if line.startswith("machine"):  # the plan's last line: the loop comes next
+        if line.startswith("machine"):  # the last line of the plan, before the training loop
             break
     while not (tmp_path / "checkpoints/story/manifest.json").exists():
         assert process.poll() is None
@@ -109,12 +109,12 @@ def test_a_signal_saves_and_says_how_to_go_on(home, tmp_path, monkeypatch, capsy
     assert code == 2
     assert all(word in err for word in ("exists", "--resume", "--name", "--force"))
     left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert left <= {"story", ".story.previous"}  # no lock, nothing half written
+    assert left <= {"story", ".story.previous"}  # no lock and no incomplete save
 
 
 @contextmanager
 def interrupted(after):
-    """A run notices an interrupt when it has asked for signals so many times."""
+    """Makes a run receive an interrupt when it has checked for signals `after` times."""
     import attncli.cli.bodies.train as module
 
     class Watched:
@@ -188,7 +188,7 @@ def test_a_run_on_other_text_is_not_resumed(home, tmp_path, monkeypatch, capsys)
     assert "not the one that m was trained on" in err
 
 
-# The run kills itself two steps after `saves` saves.
+# Kills the run two steps after a number of saves.
 KILLED = """
 import itertools, os, signal
 from attncli.training import loop, recipe, saver
@@ -224,7 +224,7 @@ def test_killed_without_warning_a_run_resumes_and_ends_with_the_same_bits(home, 
 
 
 def test_a_prompt_longer_than_the_context_is_no_reason_to_stop(tmp_path, monkeypatch, capsys):
-    """The sample that a run shows of itself begins with words of the text, which a small context may not hold."""
+    """The sample of a run begins with words of the text, which can be longer than a small context."""
     monkeypatch.chdir(tmp_path)
     Path("t.txt").write_text(story(1500))
     small = ("--context", "8", "--tokenizer", "char", "--steps", "24", "--size", "1x32")

@@ -1,4 +1,4 @@
-"""How counts and times are read."""
+"""Counts and times are parsed."""
 
 import pytest
 
