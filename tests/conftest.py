@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import shutil
 import socket
@@ -10,11 +11,10 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ATTNCLI_MODELS"] = os.devnull  # never the user's own models
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process that a test starts compiles the whole package
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line does
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # a second thread does not speed up tiny models, and other tests run in parallel
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from a second, and other tests run beside
 
 import pytest
 import typer.main
@@ -22,6 +22,7 @@ from hypothesis import settings
 
 from attncli.checkpoint import catalog
 from attncli.cli.main import run
+from attncli.cli.process import delay_full_collections
 from attncli.model import native_library
 from attncli.text.tokenizer_training import train_tokenizer
 from attncli.training import recipe
@@ -32,6 +33,14 @@ from tests.support.texts import story
 
 settings.register_profile("attncli", deadline=None)  # a slow machine is no failure
 settings.load_profile("attncli")
+
+
+def pytest_configure():
+    delay_full_collections()
+
+
+def pytest_collection_finish():
+    gc.freeze()  # a full collection then skips what was imported and collected: a million objects that no test frees
 
 
 def pytest_addoption(parser):
