@@ -53,7 +53,7 @@ class AttnError(Exception):
 
 
 class UsageProblem(AttnError):
-    """An option or argument that is wrong, or that cannot be combined with the others."""
+    """An option or argument that is wrong, or that cannot be combined with another one."""
 
     exit_code = 2
 

@@ -128,7 +128,7 @@ def remove(path: Path) -> None:
 def resolved(path: Path) -> Path:
     """Returns the real path if the last component is a link, '.' or '..'; returns any other path unchanged.
 
-    A save is written next to a model's directory and renamed to it, so the path must not be that of a link.
+    A save is written next to a model's directory and renamed to it, so the path must not be a link.
     """
     return real(path) if is_link(path) or path.name in ("", "..") else path
 

@@ -6,8 +6,8 @@ thread reads the pipe. If the main thread has not ended the process after 0.6 se
 registered clean-ups and ends the process. During an import the handler ends the process directly, since the import
 machinery could swallow or replace an exception.
 
-A handler that other code has installed, such as the training loop, stays in effect. This module imports as little as
-possible, because every process imports it first.
+Other code, such as the training loop, may install its own handler; the second thread then does nothing. This module
+imports as little as possible, because every process imports it first.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _last() -> None:
 
 
 def _imports(frame: FrameType | None) -> bool:
-    """Whether a module is being imported."""
+    """Whether this frame runs inside an import."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

@@ -32,7 +32,7 @@ def ablate(
     json: bool = JSON,
     given: Given,
 ) -> None:
-    """Ablate attention heads or edges, and show what the prediction loses. Without --head or --edge: each head in turn.
+    """Ablate attention heads or edges, and show what the prediction loses. By default, ablate each head in turn.
 
     attncli ablate "The little cat sat on the old mat. The little"
     attncli ablate "The little cat sat down. The little" --edge 7:cat

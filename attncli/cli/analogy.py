@@ -18,7 +18,7 @@ def analogy(
     json: bool = JSON,
     pictures: Pictures,
 ) -> None:
-    """Find the word that is to C as B is to A: the tokens nearest to B - A + C in the embedding, beside chance.
+    """Find the word that is to C as B is to A: the tokens nearest to B - A + C in the embedding, compared with chance.
 
     attncli analogy man king woman --expect queen
     attncli analogy boy he girl --expect she

@@ -27,7 +27,7 @@ def eval(
     dtype: str = option("float32", _DTYPE, suggestions=GENERATION_DTYPES, rare=True),
     json: bool = JSON,
 ) -> None:
-    """Score a model on a text, beside baselines: compressors and an n-gram model.
+    """Score a model on a text, and compare it with baselines: compressors and an n-gram model.
 
     attncli eval book.txt
     attncli eval my-model corpus.txt --last 0.1

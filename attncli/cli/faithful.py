@@ -22,7 +22,7 @@ def faithful(
     seed: int = option_from(SampleConfig, "seed"),
     json: bool = JSON,
 ) -> None:
-    """Test which ranking of the sources is faithful to the prediction: mask the top sources, then all but the top.
+    """Test which ranking of the sources is faithful to the prediction: mask the top sources, then all other sources.
 
     attncli faithful book.txt
     attncli faithful book.txt --limit 200 --seed 1

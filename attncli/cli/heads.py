@@ -24,7 +24,7 @@ def heads(
     seed: int = option_from(SampleConfig, "seed"),
     json: bool = JSON,
 ) -> None:
-    """Find out what every head does: previous token, duplicate, induction or sink, each beside chance.
+    """Find out what every head does: previous token, duplicate, induction or sink, compared with chance.
 
     attncli heads
     attncli heads my-model --all

@@ -14,7 +14,7 @@ from attncli.render.status import status
 
 
 def load(source: ModelSource, dtype: str = "float32") -> LoadedModel:
-    """Returns the loaded model of the options. Raises BadCheckpoint, UsageProblem, or OutOfRoom for a full disk."""
+    """Loads and returns the model that the options choose. Raises BadCheckpoint, UsageProblem or OutOfRoom."""
     path = find(source.model, source.revision)
     place = pick_device(source.device)
     status(f"reading {path.name}")
@@ -24,7 +24,7 @@ def load(source: ModelSource, dtype: str = "float32") -> LoadedModel:
 
 
 def load_to_score(source: ModelSource, dtype: str) -> LoadedModel:
-    """Returns the model that `load` returns; for `int8`, with float32 weights that are rounded to int8 values."""
+    """Returns a loaded model for scoring. For `int8`, its weights are float32, rounded to int8 values."""
     loaded = load(source, "float32" if dtype == "int8" else dtype)
     if dtype == "int8":
         round_to_int8(loaded.model)

@@ -23,7 +23,7 @@ def neighbors(
     json: bool = JSON,
     pictures: Pictures,
 ) -> None:
-    """Show the tokens nearest to a word by cosine similarity, beside chance.
+    """Show the tokens nearest to a word by cosine similarity, compared with chance.
 
     attncli neighbors dog
     attncli neighbors bear --in "He could not bear" --layer 4

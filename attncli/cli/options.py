@@ -114,7 +114,7 @@ class _Setting:
         return values if callable(values) else one_of(values) if values else None
 
     def value(self, given: Any) -> Any:
-        """Returns the value of the field or parameter for the value `given` by Typer.
+        """Converts the value that Typer passes, `given`, to the value of the field or parameter.
 
         Raises UsageProblem if an option and its opposite are both given.
         """
@@ -129,7 +129,7 @@ class _Setting:
 
 
 def _parser(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """Returns a parser for Typer, which also passes defaults to it and adds the option's name to the error."""
+    """Returns a parser for Typer: it leaves defaults unchanged, and Typer adds the option's name to its errors."""
 
     def parsed(value: Any) -> Any:
         try:

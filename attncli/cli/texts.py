@@ -14,7 +14,7 @@ _LONGEST_NAME = 4096  # characters of a path
 
 
 def text_argument(argument: str | None) -> str | None:
-    """Returns the argument or the piped text, or both with a space between, piped text first; None without either.
+    """Returns the piped text and the argument, joined by a space if there are both; None if there is neither.
 
     The argument '-' stands for standard input.
     """

@@ -1,8 +1,8 @@
 """Reads the input of `generate -i`, one turn at a time.
 
 From a pipe, a turn is one line. On a terminal, a turn is a line, a pasted text of several lines, or a block between
-\"\"\" marks. GNU readline returns a bracketed paste as one line that contains line ends. Without readline, the lines
-that arrive at once with the first line belong to its paste.
+\"\"\" marks. GNU readline returns a bracketed paste as one line that contains line ends. Without readline, lines
+that arrive together with the first line count as one paste.
 
 This module also prints the prompt, and writes the history file, which is limited in length and private to its owner.
 """
@@ -37,7 +37,7 @@ class Lines:
             sys.stdin.reconfigure(errors="surrogateescape")  # accepts invalid UTF-8, which the caller refuses
 
     def next(self) -> str | None:
-        """Returns the next turn without its last line end, or None at the end of input.
+        """Returns the next turn without its final newline, or None at the end of input.
 
         Ctrl-C raises KeyboardInterrupt. On a terminal, a line that ends in a backslash continues on the next line, and
         \"\"\" begins and ends a block.
