@@ -1,4 +1,4 @@
-"""Ablation: equal to the same change made by hand, and the screen of attncli ablate."""
+"""Ablation: it equals the same change made by hand. Also the screen of `attncli ablate`."""
 
 import json
 import math
@@ -81,7 +81,9 @@ def test_an_empty_ablation_changes_neither_prediction_nor_model(family):
     model = model_of(family)
     before = logs(model)
     found = ablated(model, [Without(), Without(heads=((0, 0), (2, 3)))])
-    assert found.drop(found.effects[0]) == pytest.approx(0, abs=1e-12)  # the batch is wider, so sums are rounded anew
+    assert found.drop(found.effects[0]) == pytest.approx(
+        0, abs=1e-12
+    )  # another batch size changes the rounding of sums
     assert abs(found.drop(found.effects[1])) > 1e-6
     assert torch.equal(logs(model), before)
     assert not any(block.attention.output._forward_pre_hooks for block in model.blocks)
@@ -97,7 +99,7 @@ def test_ablations_agree_batched_and_alone(family):
 
 
 def test_no_information_passes_a_cut_edge(family):
-    """With every edge from token 2 cut, what token 2 is changes nothing; an edge in the window is worth something."""
+    """If every edge from token 2 is cut, replacing token 2 changes nothing. An edge inside the window has an effect."""
     model = model_of(family)
     everything = Without(edges=tuple((query, 2) for query in range(3, len(PIECES))))
     found = ablated(model, [everything, Without(edges=((LAST, LAST - 2),))])
@@ -129,7 +131,7 @@ def test_padding_ids_are_never_predicted():
 
 
 def test_an_edge_named_by_words_is_cut_between_all_their_tokens():
-    """Then nothing of it reaches the other word directly: as if each of its edges were cut by hand."""
+    """Cutting an edge between words equals cutting each edge between their tokens by hand."""
     model, letters = tiny_model(vocab_size=257), byte_tokenizer()
     pieces = letters.pieces("a cat sat")
     edges = edges_between(pieces, "sat", "cat")

@@ -1,4 +1,4 @@
-"""Edge checks: what each source is worth, held to cuts made one at a time in whole passes."""
+"""Edge checks: batched cuts equal single cuts in whole forward passes."""
 
 import math
 
@@ -23,7 +23,7 @@ TEXT = "The small cat sat near the river"
 
 
 def asked(model, ids, queries=1, target=5):
-    """The prediction after the last token, with all but the last queries as the past."""
+    """Returns the prediction after the last token. All tokens before the last `queries` are the cached past."""
     seen = Recorder()
     model(ids, observe=seen)
     start = ids.shape[1] - queries
@@ -33,7 +33,7 @@ def asked(model, ids, queries=1, target=5):
 
 
 class Some(Observer):
-    """Written out: -inf at one edge of some heads by layer."""
+    """A reference for Knockout, which sets the score of one edge to -inf in the given heads of each layer."""
 
     def __init__(self, heads, query, source):
         self.heads, self.edge = heads, (query, source)
@@ -49,7 +49,7 @@ class Some(Observer):
 def test_a_cut_with_a_shared_past_equals_the_cut_in_a_whole_pass(family, queries, monkeypatch):
     model = tiny_model(dtype=torch.float64, **family)
     ids = ids_of(14)
-    monkeypatch.setattr(module, "_MOST_ELEMENTS", 4 * queries * 14 * 4)  # four cuts a pass
+    monkeypatch.setattr(module, "_MOST_ELEMENTS", 4 * queries * 14 * 4)  # four cuts in a pass
     edges = [[(query, source) for query in range(14 - queries, 14)] for source in range(11)]
     cuts = [Cut(frozenset((query - 14 + queries, source) for query, source in group)) for group in edges]
     found = probabilities(model, asked(model, ids, queries), [Cut(frozenset()), *cuts])
@@ -60,7 +60,7 @@ def test_a_cut_with_a_shared_past_equals_the_cut_in_a_whole_pass(family, queries
 
 @torch.no_grad()
 def test_a_cut_edge_carries_nothing(family):
-    """With every edge from a token cut, another token in its place changes nothing after it; uncut it does."""
+    """If every edge from a token is cut, replacing the token changes no later token. Without the cut, it does."""
     model = tiny_model(dtype=torch.float64, **family)
     ids, other = ids_of(10), ids_of(10)
     other[0, 4] = (other[0, 4] + 1) % 97
@@ -71,14 +71,14 @@ def test_a_cut_edge_carries_nothing(family):
 
 
 @torch.no_grad()
-def test_cutting_what_the_mask_forbids_changes_nothing():
+def test_cutting_a_masked_edge_changes_nothing():
     model = tiny_model(dtype=torch.float64, window=4, qk_norm=False)
     found = probabilities(model, asked(model, ids_of(12)), [Cut(frozenset()), Cut(frozenset({(0, 3)}))])
     assert found[0] == found[1]
 
 
 @torch.no_grad()
-def test_named_sources_are_cut_and_the_random_cut_is_the_mean_over_those_before():
+def test_the_random_cut_is_the_mean_over_all_sources_before_the_focus():
     model = tiny_model(vocab_size=300)
     pieces = TOKENIZER.pieces(TEXT)
     found = explain(model, TOKENIZER, pieces, Focus(token=6))
@@ -100,7 +100,7 @@ def test_named_sources_are_cut_and_the_random_cut_is_the_mean_over_those_before(
 def test_the_token_in_focus_is_left_out_of_the_random_cut(focus):
     checks = explain(tiny_model(vocab_size=300), TOKENIZER, TOKENIZER.pieces(TEXT), Focus(token=focus)).checks
     left = dict(zip(checks.sources, checks.probabilities, strict=True))
-    assert (checks.sources[0] == focus) == (focus == 6)  # whether it has the greatest share or not
+    assert (checks.sources[0] == focus) == (focus == 6)  # the focus has the greatest share in one of the cases
     assert checks.random == pytest.approx(sum(left[source] for source in range(focus)) / focus)
     assert (checks.random_cuts, checks.random_of) == (focus, focus)
 
@@ -120,7 +120,7 @@ def test_only_the_heads_asked_for_are_cut(family, layer, head):
         assert probability == pytest.approx(float(whole), abs=1e-6)
 
 
-def test_many_sources_are_sampled_the_same_way_each_time():
+def test_the_sample_of_many_sources_is_reproducible():
     model = tiny_model(vocab_size=300)
     pieces = TOKENIZER.pieces(story(60))[:80]
     first, second = (explain(model, TOKENIZER, pieces, Focus()).checks for _ in range(2))

@@ -1,4 +1,4 @@
-"""One word in two texts: the pulls sum to the difference, equal streams have a cosine of exactly 1, the screen fits."""
+"""Comparing a word in two texts: pulls sum to the distance, equal streams have the cosine 1, the screen fits."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def test_pulls_feed_forward_and_embedding_sum_to_the_distance(family, layer):
 
 
 def test_pulls_equal_projections_of_the_vectors_themselves(family):
-    """Every value through the output matrix, less the head's midpoint, times its weight, on the line between."""
+    """A pull is (value through the output matrix - midpoint of the head) x weight, projected on the direction."""
     model = tiny_model(vocab_size=300, dtype=torch.float64, **family)
     texts = [TOKENIZER.pieces(text) for text in (A, B)]
     runs = find_words(texts, ["river"])
@@ -119,7 +119,7 @@ def test_tokens_after_the_word_change_nothing(family):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_same_context_pulls_nothing_apart(name):
+def test_equal_contexts_have_no_distance(name):
     found = compared("The old river ran", "The old river was cold and late", **FAMILIES[name])
     assert (found.cosines == 1).all()
     assert (found.distance, found.feed_forward, found.embedding) == (0, 0, 0)
@@ -134,8 +134,8 @@ def test_swapping_the_texts_swaps_the_pulls():
 
 
 @torch.no_grad()
-def test_a_value_common_to_all_sources_pulls_nothing():
-    """Values that are one constant vector move the word as far in both texts, however the attention is spread."""
+def test_a_value_common_to_all_sources_has_no_pull():
+    """If all values are one constant vector, attention adds that vector in both texts, whatever its weights are."""
     model = tiny_model(vocab_size=300, dtype=torch.float64, qk_norm=False, qkv_bias=True)
     for block in model.blocks:
         block.attention.value.weight.zero_()
@@ -175,7 +175,7 @@ def test_a_word_is_found_in_both_texts():
         ("the cat", "the dog", ["a", "b", "c"], "--token is given 3 times.", "Give it once for both texts"),
     ],
 )
-def test_an_ambiguous_or_missing_word_is_refused_with_the_words_there_are(a, b, tokens, message, hint):
+def test_an_ambiguous_or_missing_word_is_refused_with_the_candidates(a, b, tokens, message, hint):
     texts = [pieces_of(*(f" {word}" for word in text.split())) for text in (a, b)]
     with pytest.raises(UsageProblem) as raised:
         find_words(texts, tokens)
@@ -199,7 +199,7 @@ def test_empty_texts_and_missing_layers_are_refused():
 
 
 def comparison(a, b, *, layers=3, after=3):
-    """Findings for these tokens; the last of each is the word."""
+    """Returns an invented comparison of two texts, whose last tokens are the word."""
     generator = np.random.default_rng(len(a))
 
     def text(texts):
@@ -261,7 +261,7 @@ def test_a_small_comparison_looks_like_this():
 
 @pytest.mark.parametrize("width", [20, 40, 80, 120, 200])
 @pytest.mark.parametrize("tokens", [1, 3, 40])
-def test_no_line_of_a_comparison_passes_the_width_and_nothing_hostile_passes(tokens, width):
+def test_a_comparison_fits_the_width_and_escapes_hostile_text(tokens, width):
     words = (["He", " sat", "東京日本東京日本", HOSTILE, "[red]x"] * 8)[:tokens]
     text = drawn(comparison(words, [*words, " bank"], layers=40, after=7), width, HOSTILE)
     assert widest(text) <= width
@@ -286,7 +286,7 @@ def test_the_largest_pulls_come_first_each_with_a_bar():
     words = [f" w{at}" for at in range(30)]
     text = drawn(comparison(words, [*words, " bank"]), 80).split("What pulled")[1]
     rows = re.findall(r"^([AB ]) +(?:\d+ )?.*?([█▏▎▍▌▋▊▉▒]+) +([+-])([.\d]+)%", text, re.MULTILINE)
-    assert len(rows) == 16  # twelve sources, the others of each text, feed-forward and embedding
+    assert len(rows) == 16  # twelve sources, "more" for each text, feed-forward, embedding
     sizes = [float(size) for *_, size in rows]
     assert sizes == sorted(sizes, reverse=True)
     assert all(("▒" in bar) == (sign == "-") for _, bar, sign, _ in rows)
@@ -307,7 +307,7 @@ def test_a_comparison_without_a_difference_says_why():
     assert "The tokens after the word cannot affect it." in text
 
 
-def test_at_the_embedding_nothing_pulls_a_word_apart():
+def test_equal_embeddings_have_no_distance():
     assert "Nothing: the two embeddings are equal." in drawn(compared("The old river ran", "A river", layer=0))
 
 

@@ -1,4 +1,4 @@
-"""The numbers of the first screen, held to their definitions."""
+"""The numbers of the first screen equal their definitions."""
 
 import dataclasses
 import re
@@ -35,7 +35,7 @@ def test_contributions_of_all_sources_and_heads_are_the_attention_output(family)
 
 
 @torch.no_grad()
-def test_contribution_norms_are_lengths_of_these_vectors(family):
+def test_contribution_norms_are_the_lengths_of_the_contributions(family):
     model = tiny_model(**family)
     seen = Recorder()
     model(ids_of(15), observe=seen)
@@ -49,7 +49,7 @@ def test_contribution_norms_are_lengths_of_these_vectors(family):
 
 @pytest.mark.parametrize("weights", ["norm", "raw"])
 @pytest.mark.parametrize(("layer", "head"), [(None, None), (1, None), (None, 2), (1, 2)])
-def test_shares_sum_to_one_and_the_future_has_none(weights, layer, head):
+def test_shares_sum_to_one_and_later_tokens_have_none(weights, layer, head):
     found = explained(Focus(token=4, layer=layer, head=head, weights=weights))
     sources = found.sources
     np.testing.assert_allclose(sources.shares.sum(), 1, atol=1e-6)
@@ -105,7 +105,7 @@ def test_attention_to_stream_is_the_ratio_of_the_two_lengths(family, layer):
     assert explained(Focus(token=4, head=0), **family).sources.beside_stream is None
 
 
-def test_later_tokens_change_nothing_of_an_explanation():
+def test_later_tokens_do_not_change_an_explanation():
     short = explained(Focus(token=4), TEXT)
     pieces = TOKENIZER.pieces(TEXT)
     longer = explained(Focus(token=4), TEXT + " and then")
@@ -163,7 +163,7 @@ def test_a_model_that_contributes_nothing_has_no_shares():
     assert (found.sources.shares == 0).all()
 
 
-# Long texts: only the rows asked for are watched
+# Long texts: only the needed rows are observed
 
 
 @pytest.mark.parametrize("focus", [Focus(), Focus(token=61), Focus(token=2), Focus(token=45, layer=1, head=2)])
@@ -192,7 +192,7 @@ def test_a_long_text_gives_the_same_rows_as_observing_all_of_it(name, focus, mon
 
 
 class Largest(TorchDispatchMode):
-    """The most elements of any tensor that an operation makes."""
+    """Records the number of elements of the largest tensor that an operation returns."""
 
     def __init__(self):
         super().__init__()
@@ -208,7 +208,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_explaining_a_long_text_allocates_no_square_matrix(name, monkeypatch):
-    """Twice the tokens make the largest tensor at most twice as large; the weights of a head would be four times."""
+    """Twice the tokens make the largest tensor at most twice as large. Whole weights would be four times as large."""
     in_stretches(monkeypatch, stretch=32)
     monkeypatch.setattr(checks, "_MOST_ELEMENTS", 1 << 12)
     model = tiny_model(vocab_size=300, context=512, **FAMILIES[name])
@@ -227,10 +227,10 @@ SENTENCE = pieces_of("The", " c", "at", " s", "at", " at", " the", " the", " r",
 
 def test_a_token_is_found_by_index_or_word():
     assert find_token(SENTENCE, "0") == 0
-    assert find_token(SENTENCE, "cat") == 2  # of a word in several tokens, the last
+    assert find_token(SENTENCE, "cat") == 2  # the last token of the word
     assert find_token(SENTENCE, " river ") == 9
-    assert find_token(SENTENCE, "at") == 5  # the word, not the ends of two others
-    assert find_token(SENTENCE, "iver") == 9  # no word, but a token
+    assert find_token(SENTENCE, "at") == 5  # the word, not the ends of two other words
+    assert find_token(SENTENCE, "iver") == 9  # a token that is not a whole word
     assert find_token(SENTENCE, ".") == 10
     split = byte_tokenizer().pieces("a東b")
     assert find_token(split, "東") == 3
@@ -246,7 +246,7 @@ def test_a_token_is_found_by_index_or_word():
         ("the", "'the' comes 2 times", "token 6 or token 7"),
     ],
 )
-def test_a_missing_token_is_refused_with_the_tokens_there_are(wanted, message, hint):
+def test_a_missing_token_is_refused_with_a_list_of_the_tokens(wanted, message, hint):
     with pytest.raises(UsageProblem, match=message) as raised:
         find_token(SENTENCE, wanted)
     assert hint in raised.value.hint
@@ -290,7 +290,7 @@ def test_probabilities_are_those_at_the_temperature(temperature):
 
 
 def test_only_tokens_that_sampling_can_draw_are_predicted():
-    """Ids beyond those of the tokenizer only fill the model's matrices: as for `attncli next`, they do not count."""
+    """Ids above the tokenizer's only pad the model's matrices, so they are not predicted, as in `attncli next`."""
     model = tiny_model(vocab_size=TOKENIZER.vocab_size + 90)
     pieces = TOKENIZER.pieces("The small cat sat")
     found = explain(model, TOKENIZER, pieces, Focus())

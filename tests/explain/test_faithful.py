@@ -72,8 +72,8 @@ def test_cuts_agree_batched_and_alone(family):
         assert drop == pytest.approx(float(before[target] - after[target]), abs=1e-9)
 
 
-def test_the_source_of_a_cut_no_longer_matters_directly():
-    """In one layer there is no other path: a source that is cut can be replaced and changes nothing."""
+def test_a_cut_source_has_no_direct_effect():
+    """A model of one layer has no other path, so replacing a source whose edge is cut changes nothing."""
     model = tiny_model(layers=1, dtype=torch.float64)
     cut = Knockout([Cut(frozenset({(SOURCES, 4)}))])
     other = IDS.clone()
@@ -86,7 +86,7 @@ def test_the_source_of_a_cut_no_longer_matters_directly():
 
 
 @torch.no_grad()
-def test_the_rankings_are_those_of_their_definitions(family):
+def test_the_rankings_equal_their_definitions(family):
     model = model_of(family)
     seen = Recorder()
     logits = model(IDS[None], observe=seen)[0, -1]
@@ -106,7 +106,7 @@ def test_the_rankings_are_those_of_their_definitions(family):
 
 @torch.no_grad()
 def test_the_direction_of_a_logit_is_the_derivative_of_the_logit(family):
-    """With the scale frozen, as the final norm of a stream that is scaled shows: logit - mean = u . x / sigma."""
+    """If the scale sigma of the final norm is frozen, logit - mean = u . x / sigma for the stream x."""
     model = model_of(family)
     stream = []
 
@@ -171,7 +171,7 @@ def test_passages_are_beginnings_of_paragraphs():
     assert len(found) == 6
     assert all(10 <= len(ids) <= 30 for ids in found)
     texts = [tokenizer.decode(ids) for ids in found]
-    assert len({text[:11] for text in texts}) == 6  # each once
+    assert len({text[:11] for text in texts}) == 6  # no paragraph is drawn twice
     assert all(any(paragraph.startswith(text) for paragraph in paragraphs) for text in texts)
     assert found == draw_passages(documents, tokenizer, count=6, shortest=10, longest=30, seed=3)
     assert found != draw_passages(documents, tokenizer, count=6, shortest=10, longest=30, seed=4)
@@ -201,15 +201,15 @@ def test_the_best_ranking_is_significantly_ahead_of_random():
     even = Faithfulness(SIZES, *(np.random.default_rng(1).normal(0, 1, (2, 30, 5, 4))), 30, 7)
     assert even.verdict.best is None
     assert made(LEAST_TEXTS).verdict.best == "norm"
-    assert made(LEAST_TEXTS - 1).verdict.best is None  # of so few nothing is sure
+    assert made(LEAST_TEXTS - 1).verdict.best is None  # too few texts for a verdict
     assert made(1).verdict.best is None
 
 
 def verdicts(texts, runs, gain):
-    """Verdicts on synthetic texts: the drops of each ranking are skewed, as real ones, and better by its gain."""
+    """Yields verdicts on synthetic texts. Drops are skewed, like real drops, and each ranking is better by its gain."""
     generator = np.random.default_rng(texts)
     for _ in range(runs):
-        scale = generator.lognormal(0, 1, (2, texts, 1, 1))  # some texts lose much by any cut
+        scale = generator.lognormal(0, 1, (2, texts, 1, 1))  # in some texts, every cut has a large effect
         drawn = scale * generator.exponential(1, (2, texts, 9, 1))
         cut, kept = np.concatenate([drawn[:, :, :4], drawn[:, :, 4:].mean(2, keepdims=True)], 2)
         better = np.array([*gain, 0])[:, None]
@@ -218,7 +218,7 @@ def verdicts(texts, runs, gain):
 
 @pytest.mark.parametrize("texts", [2, 5, LEAST_TEXTS, 50])
 def test_a_random_ranking_wins_in_at_most_5_percent_of_runs(texts):
-    """Of 600 runs at 5 % the number won has a standard deviation of sqrt(600 x 0.05 x 0.95) = 5.3: 5 more are 57."""
+    """The number of wins in 600 runs at 5 % has a standard deviation of 5.3; the limit is 5 of them above the mean."""
     runs = 600
     won = sum(found.verdict.best is not None for found in verdicts(texts, runs, (0, 0, 0, 0)))
     assert won <= runs * 0.05 + 5 * np.sqrt(runs * 0.05 * 0.95)
@@ -228,7 +228,7 @@ def test_a_random_ranking_wins_in_at_most_5_percent_of_runs(texts):
 def test_one_of_two_equal_rankings_wins_in_at_most_5_percent_of_runs():
     runs = 300
     found = list(verdicts(20, runs, (5, 5, 0, 0)))
-    assert {one.verdict.best for one in found} == {"raw", "norm"}  # as far ahead as these are, they are found
+    assert {one.verdict.best for one in found} == {"raw", "norm"}  # a large gain is always found
     assert sum(
         not {"raw", "norm"} <= {one.verdict.best, *one.verdict.rivals} for one in found
     ) <= runs * 0.05 + 5 * np.sqrt(runs * 0.05)
@@ -246,7 +246,7 @@ def test_the_quantile_of_students_t_is_the_tabulated_one(probability, degrees, t
 def test_a_ranking_tied_with_the_best_is_named():
     found = made()
     assert found.verdict.rivals == ()
-    # The same drops as the best but for noise of either sign: the first text better, the second worse, and so on.
+    # The drops of the best ranking, with noise that is positive and negative in turn.
     cut = found.comprehensiveness.copy()
     cut[:, RANKINGS.index("raw")] = cut[:, RANKINGS.index("norm")] + 0.01 * (-1.0) ** np.arange(20)[:, None]
     kept = found.sufficiency.copy()

@@ -35,7 +35,7 @@ BPE = train_tokenizer([story(400)], "bpe", 400)
 
 
 def letters(**vectors):
-    """A model of bytes in which these letters have these embeddings and all else points another way."""
+    """Returns a byte model in which the letters have the given embeddings. All other embeddings point elsewhere."""
     model = tiny_model(vocab_size=257, dtype=torch.float64)
     with torch.no_grad():
         model.embedding.weight.zero_()
@@ -77,7 +77,7 @@ def test_an_analogy_that_holds_is_found():
     assert (worse.expected.rank, worse.expected.rank_without) == (2, 1)
 
 
-def test_none_of_the_three_words_is_the_answer_even_if_nearest():
+def test_the_three_words_are_never_the_answer():
     found = analogy(letters(a=[1, 0], b=[1, 0.01], c=[0, 1]), BYTES, (word("a"), word("b"), word("c")), count=300)
     assert not {token.text for token in found.nearest} & {"a", "b", "c"}
     assert len(found.nearest) == 254
@@ -89,7 +89,7 @@ def test_an_expected_word_of_several_tokens_has_a_rank():
     model = letters(a=[1, 0, 0], b=[1, 0, 1], c=[0, 1, 0], q=[0, 1, 0], r=[0, 0, 1], n=[0, 1, 1])
     found = analogy(model, BYTES, (word("a"), word("b"), word("c")), word("qr"))
     assert found.expected.cosine == pytest.approx(1)
-    assert found.expected.rank == 1  # n is as near, and none is nearer
+    assert found.expected.rank == 1  # n is equally near, and no token is nearer
 
 
 @torch.no_grad()
@@ -124,7 +124,7 @@ def test_padding_ids_are_no_neighbours():
     assert max(token.id for token in found.nearest) == 256
 
 
-def test_a_word_is_spelled_with_a_space_before_it_unless_that_takes_more_tokens():
+def test_a_word_has_a_leading_space_unless_it_then_has_more_tokens():
     assert [piece.text for piece in spell(BPE, "river")] == [" river"]
     assert [piece.text for piece in spell(BPE, " river")] == [" river"]
     assert [piece.text for piece in spell(BYTES, "cat")] == ["c", "a", "t"]
@@ -148,7 +148,7 @@ def test_missing_layers_and_words_are_refused(arguments, message):
 
 @pytest.mark.parametrize("vectors", [1, 2, 10, 1000])
 def test_chance_in_three_dimensions_is_exact(vectors):
-    """There a cosine is spread evenly from -1 to 1 (Archimedes)."""
+    """In three dimensions, a cosine is distributed uniformly from -1 to 1 (Archimedes)."""
     median, most = largest_by_chance(vectors, 3)
     assert median == pytest.approx(2 * 0.5 ** (1 / vectors) - 1, abs=1e-4)
     assert most == pytest.approx(2 * 0.95 ** (1 / vectors) - 1, abs=1e-4)
@@ -156,7 +156,7 @@ def test_chance_in_three_dimensions_is_exact(vectors):
 
 @pytest.mark.parametrize(("vectors", "width"), [(50, 8), (300, 64), (3, 2)])
 def test_chance_matches_random_vectors(vectors, width):
-    """1,000 draws: the share below the median has a standard error of 0.016, that below the other one of 0.007."""
+    """In 1,000 draws, the share below the median has a standard error of 0.016, the share below the 95% point 0.007."""
     generator = np.random.default_rng(0)
     best = np.concatenate([largest(generator.normal(size=(50, vectors, width))) for _ in range(20)])
     median, most = largest_by_chance(vectors, width)
@@ -180,9 +180,10 @@ def test_chance_falls_with_the_width_and_grows_with_the_number():
 @pytest.mark.parametrize("common", [0, 1, 5])
 @pytest.mark.parametrize(("vectors", "width"), [(12, 16), (300, 64)])
 def test_a_part_common_to_all_vectors_does_not_count_as_near(vectors, width, common, monkeypatch):
-    """1,000 draws of vectors with the same mean: as many pass as without one, a standard error of 0.007 apart.
+    """A common component of the vectors does not change how many of 1,000 draws exceed the 95% point.
 
-    The bound is crossed by chance in one run of a thousand; a baseline that leaves the mean out is passed by all draws.
+    The share has a standard error of 0.007, so this test fails by chance in one run of a thousand. With a baseline that
+    ignores the common component, all draws would exceed the point.
     """
     monkeypatch.setattr(chances, "largest_by_chance", cache(largest_by_chance))  # the same in every draw
     generator = np.random.default_rng(1)
@@ -197,7 +198,7 @@ def test_a_part_common_to_all_vectors_does_not_count_as_near(vectors, width, com
 
 
 def test_the_largest_of_normal_draws_is_at_chance(monkeypatch):
-    """1,000 draws; the standard errors are 0.016 and 0.007."""
+    """In 1,000 draws, the two shares have standard errors of 0.016 and 0.007."""
     monkeypatch.setattr(chances, "largest_by_chance", cache(largest_by_chance))  # the same in every draw
     generator = np.random.default_rng(2)
     drawn = generator.normal(0.3, 0.02, size=(1000, 500))
@@ -277,7 +278,7 @@ def test_the_screen_says_what_is_compared():
     assert "cosine of the residual stream after 2 layers with token embeddings" in shown
     assert "The last one is used" in shown
     assert "#2 its own token" in shown
-    assert shown.count("its own token") == 2  # of the two with its id
+    assert shown.count("its own token") == 2  # the two tokens with the id of the word
     assert "with those of the other tokens" in drawn(changed(text=text, at=3, layer=0, among="text"))
 
 
@@ -296,7 +297,7 @@ def test_an_analogy_shows_the_rank_of_the_expected_word():
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 120, 200])
-def test_no_line_passes_the_width_and_nothing_hostile_passes(width):
+def test_the_screens_fit_and_are_harmless(width):
     hostile = tuple(pieces_of(HOSTILE, "[red]", "東京日本東京日本" * 9))
     analogous = Analogy((hostile, hostile, hostile), NEAR, FOUND.chance, Expected(hostile, 0.1, 3, 4))
     for text in (

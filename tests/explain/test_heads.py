@@ -1,4 +1,4 @@
-"""Head scores: they follow their definition, on weights made by hand and on models."""
+"""Head scores equal their definition, on weights made by hand and on models."""
 
 import json
 import math
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 def looks(columns):
-    """Weights (T, T) of a head that puts everything on one column of each row."""
+    """Returns the weights (T, T) of a head that attends to one column in each row."""
     return torch.eye(len(columns), dtype=torch.float64)[torch.tensor(columns)]
 
 
@@ -48,7 +48,7 @@ def test_a_perfect_head_scores_one_and_only_on_its_own_pattern(kind):
     }[kind]
     found = dict(zip(HEAD_KINDS, score(looks(columns), IDS).tolist(), strict=True))
     assert found[kind] == 1
-    by_hand = {  # of the rows after the first, those that look at the first token
+    by_hand = {  # the share of rows after row 0 that attend to token 0
         "previous": {"sink": 1 / (2 * N)},
         "duplicate": {"sink": N / (2 * N), "previous": 1 / (2 * N)},
         "induction": {"sink": N / (2 * N), "previous": 1 / (2 * N)},
@@ -78,13 +78,13 @@ def test_even_attention_scores_exactly_chance(window):
 
 
 def test_only_rows_in_which_a_pattern_is_possible_count():
-    ids = torch.tensor([7, 1, 2, 1, 3])  # only the fourth row has a token that came before, at 1
+    ids = torch.tensor([7, 1, 2, 1, 3])  # only row 3 repeats a token, the token at 1
     weights = torch.zeros(5, 5, dtype=torch.float64)
     weights[3, 1], weights[3, 2], weights[3, 3] = 0.5, 0.3, 0.2
     found = dict(zip(HEAD_KINDS, score(weights, ids).tolist(), strict=True))
     assert (found["duplicate"], found["induction"]) == (0.5, 0.3)
-    assert torch.isnan(score(weights, torch.arange(5))[1])  # nothing comes twice
-    assert not patterns(ids, window=2)[1].any()  # too far back for this window
+    assert torch.isnan(score(weights, torch.arange(5))[1])  # no token is repeated
+    assert not patterns(ids, window=2)[1].any()  # the window is too short
     assert not patterns(ids).triu(1).any()
 
 
@@ -116,7 +116,10 @@ def test_scores_are_those_of_the_weights_of_every_family(family):
 
 
 def induction_circuit(tokens, context):
-    """Two layers with weights set by hand: head 0.0 copies the token before, 1.0 looks for it (Olsson et al., 2022)."""
+    """Returns a model with weights set by hand: head 0.0 copies the previous token, head 1.0 looks for it.
+
+    The circuit is the induction circuit of Olsson et al. (2022).
+    """
     width = 2 * tokens + context  # one direction for a token, one for the token before, one for a position
     config = ModelConfig(
         vocab_size=tokens, layers=2, width=width, heads=1, kv_heads=1, head_width=width, feed_forward_width=4,
@@ -179,7 +182,7 @@ def test_lengths_and_repeats_out_of_range_are_refused(length, sequences, words):
         head_scores(tiny_model(), 1, 97, length=length, sequences=sequences)
 
 
-def test_the_error_of_a_score_is_that_of_its_mean_over_texts():
+def test_the_error_of_a_score_is_the_standard_error_over_texts():
     found = head_scores(tiny_model(), 1, 97, length=8, sequences=5, seed=2)
     generator = torch.Generator().manual_seed(2)
     each = np.stack([scored(tiny_model(), repeats(1, 8, 97, generator)).numpy() for _ in range(5)])
@@ -251,7 +254,7 @@ def test_the_screen_looks_like_this():
     assert "".join(f"{line.rstrip()}\n" for line in drawn.splitlines()) == GOLDEN
 
 
-def test_all_bars_begin_in_one_column_whatever_the_lengths_of_the_numbers():
+def test_all_bars_begin_in_one_column():
     scores, errors = SCORES.scores.copy(), SCORES.errors.copy()
     scores[3, 1, 1], errors[2, 1, 0] = 1, 0.0001
     drawn = shown(heads_screen(replace(SCORES, scores=scores, errors=errors), "m", 80), 80)
@@ -278,7 +281,7 @@ def test_heads_at_chance_are_not_worth_a_look():
     assert flat.worth_a_look() is None
     assert "No head stands out" in shown(heads_screen(flat, "m", 80), 80)
     sinks = HeadScores(flat.scores * np.array([1, 1, 1, 9.0])[:, None, None], SCORES.chances, 24, 4, 7)
-    assert sinks.worth_a_look() is None  # a sink has nothing to say
+    assert sinks.worth_a_look() is None  # sinks are not worth a look
     assert SCORES.worth_a_look() == ("previous", 0, 1)
 
 

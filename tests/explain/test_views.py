@@ -1,4 +1,4 @@
-"""The views of an explanation: lens, logit, steps, grid, rollout; each held to its definition."""
+"""The views lens, logit, steps, grid and rollout equal their definitions."""
 
 import numpy as np
 import pytest
@@ -77,7 +77,7 @@ def test_the_terms_of_a_logit_sum_to_the_logit(model, target, against):
 
 @torch.no_grad()
 def test_a_term_equals_the_change_of_the_logit_without_it(model):
-    """With the norm's scale held: the stream without a part, over the same sigma."""
+    """The scale of the norm is held: the stream without one part is divided by the same sigma."""
     found = logit_attribution(model, TOKENIZER, PIECES, FOCUS, target="#7")
     seen = seen_by(model)
     stream = seen.streams[3][0, 8]
@@ -146,7 +146,7 @@ def test_views_of_a_long_text_agree_with_observing_all_of_it(model, monkeypatch)
 @torch.no_grad()
 @pytest.mark.parametrize("token", [70, 89])
 def test_the_steps_of_a_long_text_agree_with_observing_all_of_it(model, monkeypatch, token):
-    """But for what comes after the token and the one beside it: that is not read."""
+    """Tokens after the first masked token are not read, so they are not compared."""
     pieces, focus = TOKENIZER.pieces(story(60))[:90], Focus(token=token, layer=1, head=2)
     whole = steps(model, TOKENIZER, pieces, focus)
     in_stretches(monkeypatch)

@@ -1,4 +1,4 @@
-"""Escapes: nothing hostile reaches the terminal, and no character is invisible."""
+"""Escapes: no control code reaches the terminal, and no character is invisible."""
 
 import io
 import unicodedata
@@ -37,7 +37,7 @@ from tests.support.texts import HOSTILE, INVISIBLE
         ("naïve 東京 🎉 ␛", "naïve 東京 🎉 ␛"),
     ],
 )
-def test_what_is_invisible_gets_a_stand_in(text, line):
+def test_an_invisible_character_is_replaced(text, line):
     assert one_line(text) == line
     kept = {"one\r\ntwo\tthree": "one␍\ntwo\tthree"}
     assert visible(text) == kept.get(text, line)
@@ -63,7 +63,7 @@ def test_no_code_point_passes_invisibly(escape):
     [0x34F, 0x115F, 0x1160, 0x17B4, 0x180B, 0x3164, 0xFE00, 0xFE0F, 0xFFA0, 0xE0041, 0xE0100, 0xE01EF],
     ids=lambda code: f"U+{code:04X}",
 )
-def test_what_unicode_says_to_ignore_is_not_ignored(code):
+def test_default_ignorable_characters_are_replaced(code):
     """Default_Ignorable_Code_Point: letters and marks that no font shows, in which text can be hidden."""
     for escape in (one_line, label_text, visible):
         assert escape(f"a{chr(code)}b") == f"a‹{code:X}›b"
@@ -83,13 +83,13 @@ def test_what_unicode_says_to_ignore_is_not_ignored(code):
 def test_a_token_is_labelled_with_everything_visible(piece, label):
     assert token_label(piece) == label
     assert token_label(piece, cell_len(label)) == label
-    console = Console(width=40, file=io.StringIO(), color_system=None)  # one that reads markup
+    console = Console(width=40, file=io.StringIO(), color_system=None)  # a console that parses markup
     console.print(Text(token_label(piece)))
     assert console.file.getvalue() == label + "\n"
 
 
 @given(text=st.text(alphabet="ab ·東", max_size=60), width=st.integers(2, 30))
-def test_folded_lines_fit_and_lose_nothing_but_what_parts_them(text, width):
+def test_folded_lines_fit_and_lose_only_separators(text, width):
     folded = fold(text, width)
     assert widest(folded) <= width
     if all(cell_len(word) <= width for word in text.split(" ")):

@@ -88,7 +88,7 @@ feed-forward parts
 
 
 @pytest.mark.parametrize("width", GOLDEN_CHECKS)
-def test_beside_each_bar_stands_what_a_cut_leaves(width):
+def test_each_bar_shows_the_probability_after_the_cut(width):
     drawn = explained(replace(GOLDEN_FINDINGS, checks=CHECKS), width, "tiny")
     found = "\n".join(line.rstrip() for line in drawn.split("\n"))
     assert found[found.index("2 ␣sat ") :].partition("\n\n")[0] + "\n" == GOLDEN_CHECKS[width]
@@ -145,7 +145,7 @@ def test_the_sources_too_many_to_name_are_summed():
     assert line.split() == ["21", "more", percent(sum(shares[8:]))]
 
 
-def test_the_first_tokens_raw_attention_is_said_where_there_is_room():
+def test_a_wide_screen_shows_the_raw_attention_to_the_first_token():
     found = explanation(ENGLISH)
     said = f"first token: {percent(found.sources.raw[0])} of the raw attention"
     assert said in explained(found, 120)
@@ -168,7 +168,7 @@ def test_the_focus_is_named_with_its_index():
         ({"layers": (2,), "head": 3, "weights": "raw"}, "raw attention weight, layer 2, head 3"),
     ],
 )
-def test_what_the_shares_are_of_is_said(changes, scope):
+def test_the_scope_of_the_shares_is_shown(changes, scope):
     found = explanation(ENGLISH)
     assert scope in explained(replace(found, sources=replace(found.sources, **changes)), 80)
 
@@ -203,7 +203,7 @@ def test_a_hostile_name_of_a_model_is_harmless_in_an_explanation(width):
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
-def test_a_cut_in_some_heads_is_said_to_be_one(width):
+def test_a_cut_in_some_heads_names_the_heads(width):
     found = checked(explanation(ENGLISH))
     narrow = replace(found, sources=replace(found.sources, layers=(2,), head=1))
     assert re.search(r"^each cut in layer 2, head 1 only *$", explained(narrow, width), re.MULTILINE)

@@ -16,7 +16,7 @@ from tests.support.explanations import ENGLISH, explanation
 from tests.support.first_screens import explained
 from tests.support.screens import screen
 
-# The first screen of an explanation
+# The map
 
 
 @pytest.mark.parametrize("length", [2, 7, 15])
@@ -29,7 +29,7 @@ def test_the_map_in_numbers_is_the_per_cent_of_each_weight(length):
 
 
 @pytest.mark.parametrize("colors", ["truecolor", "256"])
-def test_what_the_mask_forbids_has_no_colour(colors):
+def test_masked_cells_have_no_colour(colors):
     console = screen(80, colors)
     console.print(explanation_screen(explanation(ENGLISH), "stories", console))
     backgrounds = re.findall(r"48;[25];", console.file.getvalue())
@@ -37,7 +37,7 @@ def test_what_the_mask_forbids_has_no_colour(colors):
 
 
 def shades(drawn):
-    """The map in shades: its ruler, and of each row the first token and what is drawn, with the cell it starts at."""
+    """Returns the ruler of a map in shades, and of each row the first token, the shades and their first cell."""
     lines = drawn.split("\n")
     legend = next(at for at, line in enumerate(lines) if "0%  ░ up to" in line)
     rows = []
@@ -54,7 +54,7 @@ def shades(drawn):
     "word", ["a", "東", "東京日本東京", "東京日本東京日本"], ids=["letter", "wide", "wider", "widest"]
 )
 @pytest.mark.parametrize(("length", "width"), [(30, 80), (70, 80), (70, 200), (12, 40)])
-def test_the_columns_of_a_map_in_shades_stand_one_below_another(word, length, width):
+def test_the_columns_of_a_map_in_shades_are_aligned(word, length, width):
     _, rows = shades(explained(explanation([word] * length), width))
     assert len({start for _, start, _ in rows}) == 1
     wide = len(rows[0][2])
@@ -67,7 +67,7 @@ def test_the_columns_of_a_map_in_shades_stand_one_below_another(word, length, wi
 def test_the_ruler_of_a_map_in_shades_names_the_columns(length, width):
     drawn = explained(explanation(["a"] * length), width)
     if "0%  ░ up to" not in drawn:
-        assert length * 4 <= width - 19  # in numbers
+        assert length * 4 <= width - 19  # the numbers fit
         return
     ruler, rows = shades(drawn)
     pool, wide = rows[1][0] - rows[0][0], len(rows[0][2])
@@ -98,7 +98,7 @@ def test_a_pooled_map_keeps_the_largest_and_says_the_size(width):
 
 
 def half_blocks(lines):
-    """The cells of a map drawn in half blocks: of each row the colour of every cell."""
+    """Returns the colours of the cells of a map in half blocks, by row."""
     rows = []
     for line in lines:
         if not any(segment.text[:1] in ("▀", "▄") for segment in line):

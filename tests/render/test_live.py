@@ -31,7 +31,7 @@ def test_the_time_left_is_until_the_deadline_or_the_last_step_whichever_is_first
 
 
 class Terminal(io.StringIO):
-    """What a terminal shows of what is written to it. A line wider than it is a failed test."""
+    """An emulated terminal that stores its screen. A line that is too wide fails the test."""
 
     def __init__(self, width, height):
         super().__init__()
@@ -90,7 +90,7 @@ class Terminal(io.StringIO):
 
 
 def on_terminal(width, height, monkeypatch, colors=None, **environment):
-    """A terminal and a console that writes to it; its clock goes on by half a second at each look."""
+    """Returns a terminal and a console that writes to it. Each reading of the clock advances it by half a second."""
     monkeypatch.setattr(live, "time", types.SimpleNamespace(monotonic=iter(np.arange(0, 1e6, 0.5)).__next__))
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
     terminal = Terminal(width, height)
@@ -188,12 +188,12 @@ def test_the_display_is_drawn_four_times_a_second_at_most(monkeypatch):
     monkeypatch.setattr(live, "time", types.SimpleNamespace(monotonic=iter(np.arange(0, 1e3, 0.01)).__next__))
     with TrainingScreen(console, PLAN) as screen:
         drawn = terminal.written
-        for report in reports(2000):  # four looks at the clock at most: 0.04 seconds
+        for report in reports(2000):  # at most four readings of the clock for a report: 0.04 seconds
             screen.update(report)
         assert 5 < terminal.written - drawn <= 425 * 0.04 * 4
 
 
-def test_what_warns_while_the_run_goes_on_stands_above_the_display(monkeypatch):
+def test_a_warning_during_the_run_is_printed_above_the_display(monkeypatch):
     terminal, console = on_terminal(80, 30, monkeypatch)
     with TrainingScreen(console, PLAN) as screen:
         for report in reports():
@@ -219,7 +219,7 @@ def test_a_run_that_fails_leaves_the_terminal_clean(monkeypatch):
     assert terminal.cursor
 
 
-def test_a_terminal_that_goes_away_does_not_end_the_run(monkeypatch):
+def test_a_closed_terminal_does_not_end_the_run(monkeypatch):
     terminal, console = on_terminal(80, 24, monkeypatch)
     with TrainingScreen(console, PLAN) as screen:
         for report in reports():
@@ -241,7 +241,7 @@ def test_a_terminal_without_unicode_gets_ascii(environment, monkeypatch):
     assert any(line.startswith("nats/token  - train  o validation") for line in terminal.lines())
 
 
-def test_no_colour_means_no_codes_but_those_that_move(monkeypatch):
+def test_without_colour_only_cursor_codes_are_written(monkeypatch):
     terminal, console = on_terminal(80, 24, monkeypatch, "truecolor", NO_COLOR="1")
     monkeypatch.setattr(Terminal, "_control", lambda self, argument, final, was=Terminal._control: (
         was(self, argument, final), self.__dict__.setdefault("codes", []).append(argument + final)
@@ -252,7 +252,7 @@ def test_no_colour_means_no_codes_but_those_that_move(monkeypatch):
     assert not [code for code in terminal.codes if re.match(r"(.*;)?(3[0-8]|4[0-8]|9[0-7])(;|m)", code)]
 
 
-def test_a_resumed_run_shows_what_it_has_been_through(monkeypatch):
+def test_a_resumed_run_shows_its_earlier_curve(monkeypatch):
     lines = [{"kind": "step", "step": step, "loss": 9.0, "seconds": 1.0} for step in range(1, 150)]
     before = curves_from_lines("x", "x", lines)
     rest = [report for report in reports() if isinstance(report, StepReport) and report.step > 150]

@@ -37,7 +37,7 @@ ENTRIES = [
 
 @pytest.mark.parametrize("width", [40, 80])
 @pytest.mark.parametrize("name", PRESETS)
-def test_what_is_known_of_a_model_fits_and_has_every_number(name, width):
+def test_the_screen_of_a_model_fits_and_has_every_number(name, width):
     config = PRESETS[name][1]
     drawn = shown(info_screen(HOSTILE, config, RUN, HOSTILE, width), width)
     assert widest(drawn) <= width
@@ -61,7 +61,7 @@ def test_what_is_known_of_a_model_fits_and_has_every_number(name, width):
         {"corpus": {"sources": 7, "train_characters": True}, "progress": {"step": -1, "seconds": "x"}, "versions": [1]},
     ],
 )
-def test_an_odd_record_of_a_run_is_shown_as_far_as_it_goes(run):
+def test_of_an_invalid_run_record_the_valid_parts_are_shown(run):
     drawn = shown(info_screen("odd", PRESETS["gpt2"][1], run, None), 80)
     assert "124,439,808" in drawn
     assert widest(drawn) <= 80
@@ -111,13 +111,13 @@ def test_the_list_of_models_has_the_newest_first_its_age_and_its_folder():
         ({"window": 6, "window_from": 11}, "1024 tokens, a window of 6 in layer 11"),
     ],
 )
-def test_a_window_is_told_of_the_layers_that_have_one(switch, said):
+def test_the_layers_with_a_window_are_named(switch, said):
     config = replace(PRESETS["llama2-7b"][1], layers=12, context=1024, **switch)
     drawn = shown(info_screen("m", config, {}, None), 80)
     assert re.search(rf"^context +{said} *$", drawn, re.MULTILINE)
 
 
-def test_the_cache_in_c_is_told_whatever_the_weights_are():
+def test_the_type_of_the_cache_in_c_is_always_shown():
     config = PRESETS["gpt2"][1]
     memory = info_document("m", config, {}, None)["memory_bytes"]
     assert memory["bfloat16"]["cache_per_token_in_c"] == memory["float32"]["cache_per_token"]
@@ -126,7 +126,7 @@ def test_the_cache_in_c_is_told_whatever_the_weights_are():
 
 
 @pytest.mark.parametrize("name", ["stories", LONG_NAME])
-def test_the_list_of_models_cuts_a_name_and_never_a_number(name):
+def test_the_list_of_models_cuts_names_but_not_numbers(name):
     drawn = shown(models_table([replace(ENTRIES[0], name=name)], {name: 935_296}, name), 80)
     for figure in ("935k", "12.3 MB", "1.234"):
         assert figure in drawn

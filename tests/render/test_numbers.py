@@ -1,4 +1,4 @@
-"""Numbers as a person reads them, and bars."""
+"""Formats of numbers, and bars."""
 
 import re
 
@@ -37,7 +37,7 @@ from attncli.render.numbers import bar, count, duration, percent, size
         ),
     ],
 )  # fmt: skip
-def test_numbers_read_as_a_person_reads_them(draw, examples):
+def test_examples_of_every_format(draw, examples):
     assert {number: draw(number) for number in examples} == examples
 
 
@@ -74,7 +74,7 @@ def test_a_duration_says_its_seconds_or_its_minutes(seconds):
 
 @settings(deadline=None, max_examples=100)
 @given(share=st.floats(0, 1))
-def test_a_per_cent_is_never_rounded_to_nothing(share):
+def test_a_positive_share_is_never_shown_as_0_per_cent(share):
     said = percent(share)
     assert (said == "0%") == (share == 0)
     assert len(said) <= 5

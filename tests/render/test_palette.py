@@ -1,4 +1,4 @@
-"""Colors: lighter is more, and digits on every color are readable."""
+"""Colors: a larger value is lighter, and digits are readable on every color."""
 
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ from attncli.render.palette import heat
 
 
 def luminance(color):
-    """Relative luminance of a Rich colour (WCAG 2)."""
+    """Returns the relative luminance of a Rich colour (WCAG 2)."""
     channels = np.array(color.get_truecolor()) / 255
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
@@ -23,19 +23,19 @@ def contrast(style):
 
 
 @pytest.mark.parametrize(("colors", "steps"), [("truecolor", 100), ("256", 9)])
-def test_more_is_lighter(colors, steps):
+def test_a_larger_value_is_lighter(colors, steps):
     lights = [luminance(heat(step / steps, colors).bgcolor) for step in range(steps + 1)]
     assert all(before < after for before, after in pairwise(lights))
 
 
 @pytest.mark.parametrize("colors", ["truecolor", "256"])
 def test_digits_are_readable_on_every_colour(colors):
-    """Black or white reaches a contrast of 4.5 on any ground; 3 is what WCAG asks of large letters."""
+    """Black or white text has a contrast of at least 4.5 on any background. WCAG requires 3 for large letters."""
     assert min(contrast(heat(step / 100, colors)) for step in range(101)) > 3
 
 
 @pytest.mark.parametrize("colors", [None, "standard", "windows"])
-def test_few_colours_are_none(colors):
+def test_with_few_colours_a_value_has_no_colour(colors):
     assert not heat(0.5, colors)
 
 

@@ -1,4 +1,4 @@
-"""Pictures stand alone, show what the screen shows in its columns, and nothing hostile comes through."""
+"""Pictures are self-contained, show the screen in its columns, and escape hostile text."""
 
 import re
 import xml.etree.ElementTree as tree
@@ -24,7 +24,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 class Page(HTMLParser):
-    """What a browser would see of a page: its tags and its text."""
+    """Collects the tags and the text of a page, as a browser reads them."""
 
     def __init__(self, page):
         super().__init__()
@@ -49,7 +49,7 @@ def drawn(found):
 
 
 def both(found, title="a title"):
-    """The SVG's tree and the page of an explanation."""
+    """Returns the tree of the SVG and the HTML page of an explanation."""
 
     def draw(console):
         return explanation_screen(found, "tiny", console)
@@ -61,13 +61,13 @@ BLOCKS = {1: "▏▎▍▌▋▊▉█", 0.5: "▒"}  # by the opacity of a bar
 
 
 def bar_of(rect):
-    """The block characters that a rectangle stands for."""
+    """Returns the block characters that a rectangle replaces."""
     eighths = round(float(rect.get("width")) / 8.4 * 8)
     blocks = BLOCKS[float(rect.get("fill-opacity", 1))]
     return blocks[-1] * (eighths // 8) + (blocks[eighths % 8 - 1] if eighths % 8 else "")
 
 
-def test_a_picture_holds_every_character_of_the_screen_in_its_place():
+def test_a_picture_has_every_character_of_the_screen_in_its_place():
     found = explanation([*ENGLISH, "東京", " naïve"])
     svg, page = both(found)
     assert [line.rstrip() for line in page.body.strip("\n").split("\n")] == drawn(found)[:-1]
@@ -99,11 +99,11 @@ def test_bars_are_rectangles_that_end_at_an_eighth_of_a_cell():
 def test_bold_text_is_bold():
     svg = svg_picture(lambda _: Text("a", "bold"), "t")
     assert [text.get("font-weight") for text in tree.fromstring(svg).iter(f"{SVG}text")] == ["bold"]
-    assert "font:" not in svg  # a rule of CSS would overrule the attribute
+    assert "font:" not in svg  # a CSS rule would override the attribute
 
 
 def luminance(color):
-    """Relative luminance of a color in hexadecimal (WCAG 2)."""
+    """Returns the relative luminance of a color in hexadecimal (WCAG 2)."""
     channels = (int(color[at : at + 2], 16) / 255 for at in (1, 3, 5))
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
@@ -112,7 +112,7 @@ def luminance(color):
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize(("style", "least"), [("", 4.5), ("dim", 3)])
 @pytest.mark.parametrize("color", ["default", "red", "green", "yellow", "blue", "magenta", "cyan"])
-def test_every_color_stands_out_from_its_page(theme, style, least, color):
+def test_every_color_has_contrast_to_its_page(theme, style, least, color):
     svg = tree.fromstring(svg_picture(lambda _: Text("a", f"{style} {color}"), "t", theme=theme))
     page = svg.find(f"{SVG}rect").get("fill")
     ink = svg.find(f"{SVG}text").get("fill", svg.get("fill"))
@@ -120,7 +120,7 @@ def test_every_color_stands_out_from_its_page(theme, style, least, color):
     assert (high + 0.05) / (low + 0.05) >= least
 
 
-def test_a_theme_changes_colors_alone():
+def test_a_theme_changes_only_colors():
     found = explanation(ENGLISH)
     light, dark = (
         svg_picture(lambda console: explanation_screen(found, "tiny", console), "t", theme=theme) for theme in THEMES
@@ -130,7 +130,7 @@ def test_a_theme_changes_colors_alone():
     assert same[0] == same[1]
 
 
-def test_a_picture_asks_for_nothing_from_outside():
+def test_a_picture_loads_no_other_file():
     svg, page = both(explanation(ENGLISH))
     assert {element.tag.removeprefix(SVG) for element in svg.iter()} == {"svg", "title", "style", "rect", "text"}
     assert set(page.tags) == {"html", "head", "meta", "title", "style", "body", "pre", "span"}
@@ -161,7 +161,7 @@ def test_hostile_text_is_text(hostile):
 
 
 @given(st.text())
-def test_any_text_that_nobody_escaped_is_well_formed_all_the_same(text):
+def test_any_text_gives_a_well_formed_picture(text):
     def draw(console):
         return Text(text)
 

@@ -1,4 +1,4 @@
-"""Curves: what is drawn of them, how they are read back from a run, and what `attncli plot` and the extras write."""
+"""Curves: the chart, reading them from a run, and the files of `attncli plot` and of the extras."""
 
 import hashlib
 import io
@@ -54,7 +54,7 @@ def falling(steps=1000, start=7.0, floor=3.0, step=1):
 
 
 def dots(lines):
-    """The dots of the plot part of a chart in Braille: an array of (4 x rows, 2 x cells), top row first."""
+    """Returns the dots of a Braille chart without its axes (4 x rows, 2 x cells), the top row first."""
     plots = [line[GUTTER.match(line).end() :] for line in lines if GUTTER.match(line)]
     codes = np.array([[ord(char) - 0x2800 if char != " " else 0 for char in row] for row in plots])
     bits = np.array([[0, 3], [1, 4], [2, 5], [6, 7]])
@@ -86,7 +86,7 @@ def test_a_chart_has_the_size_asked_for_whatever_the_numbers(points, width, heig
 
 @settings(deadline=None, max_examples=50)
 @given(data=st.data(), values=st.lists(st.floats(2, 7), min_size=1, max_size=20))
-def test_what_is_not_finite_is_left_out(data, values):
+def test_values_that_are_not_finite_are_left_out(data, values):
     x = list(range(1, len(values) + 1))
     clean = chart([curve(x, values), curve(x, values, "●")], 60, 12, heading=[("y", "")]).lines
     odd = st.sampled_from([float("nan"), float("inf"), -float("inf")])
@@ -122,7 +122,7 @@ def test_a_line_passes_within_a_dot_of_every_point_and_has_no_gap(values, width,
 
 @settings(deadline=None, max_examples=100)
 @given(low=st.floats(-5, 5), length=st.floats(1e-3, 1e5), rows=st.integers(8, 30))
-def test_a_number_at_the_axis_stands_at_its_height(low, length, rows):
+def test_a_label_of_the_y_axis_is_in_its_row(low, length, rows):
     line = curve([0, 1], [low, low + length])
     lines = chart([line], 60, rows, heading=[("y", "")]).lines[1:-2]
     (bottom, top), _ = visible_span([line])
@@ -153,7 +153,7 @@ def test_the_x_axis_is_labelled_at_its_ticks(along, most, width):
         assert at - 1 <= tick <= at + len(label)
 
 
-def test_the_high_beginning_is_cut_off_and_said_to_be():
+def test_a_high_start_is_cut_off_with_a_note():
     x, y = falling(1000, 10.0)
     lines = chart([curve(x, y)], 80, 20, heading=[("loss", "")]).lines
     assert lines[0].rstrip() == f"loss  ↑ starts at {y[0]:.3g}"
@@ -166,7 +166,7 @@ def test_the_high_beginning_is_cut_off_and_said_to_be():
 
 
 @pytest.mark.parametrize("values", [[3.0, 3.5, 3.2, 3.4] * 20, [3.0], [5.0, 4.0], list(np.linspace(7, 3, 100))])
-def test_nothing_is_cut_off_that_need_not_be(values):
+def test_a_low_start_is_not_cut_off(values):
     x = np.arange(len(values))
     (low, high), top = visible_span([curve(x, values)])
     assert top is None
@@ -174,21 +174,21 @@ def test_nothing_is_cut_off_that_need_not_be(values):
     assert "starts at" not in chart([curve(x, values)], 80, 20, heading=[("loss", "")]).lines[0]
 
 
-def test_every_score_on_the_validation_part_is_shown_but_those_of_the_beginning():
-    """Also where they rise far above the training curve: that is what one looks for."""
+def test_every_validation_score_after_the_start_is_shown():
+    """Scores far above the training curve are shown too, because they show overfitting."""
     x, y = falling(1000, 7.0)
     marks = curve(x[99::100], np.linspace(4, 9, 10), "●")
     lines = chart([curve(x, y), marks], 120, 30, heading=[("loss", "")]).lines
     assert sum(line.count("●") for line in lines) == 10
     spike = y.copy()
     spike[500] = 100.0
-    assert visible_span([curve(x, spike)])[0][1] < 10  # a single step that went wrong hides nothing
+    assert visible_span([curve(x, spike)])[0][1] < 10  # one outlier does not widen the axis
 
 
 def test_a_single_point_is_a_single_dot():
     drawn = dots(chart([curve([5], [3.0])], 40, 10, heading=[("y", "")]).lines)
     assert drawn.sum() == 1
-    assert drawn[:, -1].any()  # x goes from 0 to it
+    assert drawn[:, -1].any()  # the x axis ends at this point
 
 
 @pytest.mark.parametrize("points", [100_000, 500_000])
@@ -199,7 +199,7 @@ def test_many_points_are_their_means(points):
     smooth = chart([curve(x, 3 + x / points + 0 * noise)], 80, 20, heading=[("y", "")]).lines
     assert len(lines) == len(smooth) == 20
     filled = dots(lines).sum(0)[:-1].max()
-    assert filled <= 4  # dots of a column: a line, not a band of noise
+    assert filled <= 4  # dots in a column: a thin line
 
 
 GOLDEN = """\
@@ -256,7 +256,7 @@ def test_small_charts_look_like_this():
         ("utf-8", {"LC_CTYPE": "POSIX", "LANG": "C.UTF-8"}, True),
     ],
 )
-def test_ascii_is_for_those_who_see_no_more(encoding, variables, plain, monkeypatch):
+def test_ascii_is_used_if_the_terminal_has_only_ascii(encoding, variables, plain, monkeypatch):
     for name in ("LC_ALL", "LC_CTYPE", "LANG"):
         monkeypatch.setenv(name, variables.get(name, ""))
     assert ascii_only(Console(file=io.TextIOWrapper(io.BytesIO(), encoding=encoding))) == plain
@@ -275,7 +275,7 @@ PLAN = Plan(
 
 
 def metrics(steps=600, floor=3.0, final=True, bits=0.6):
-    """The lines of a made-up run."""
+    """Returns the lines of metrics.jsonl of an invented run."""
     x, y = falling(steps, 7.0, floor, 5)
     lines = []
     for step, loss in zip(x.tolist(), y.tolist(), strict=True):
@@ -300,7 +300,7 @@ def write_run(folder, lines, plan=PLAN, tokenizer="{}"):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A place with three runs: two with one tokenizer, the newest with another."""
+    """Creates a folder with three runs. The newest run has another tokenizer than the two older runs."""
     monkeypatch.chdir(tmp_path)
     for age, (name, tokenizer) in enumerate((("one", "{}"), ("two", "{}"), ("other", '{"a": 1}'))):
         folder = write_run(Path("checkpoints", name), metrics(600 + 100 * age, 3 + 0.3 * age), tokenizer=tokenizer)
@@ -348,7 +348,7 @@ def test_without_a_plan_that_can_be_read_bits_come_from_the_scores(run):
         max_size=6,
     )
 )
-def test_odd_lines_are_shown_as_far_as_they_go(lines):
+def test_invalid_lines_are_skipped_or_refused(lines):
     try:
         found = curves_from_lines("x", "x", lines, {})
     except BadCheckpoint:
@@ -358,7 +358,7 @@ def test_odd_lines_are_shown_as_far_as_they_go(lines):
     json.dumps(curves_document([found]), allow_nan=False)
 
 
-def test_a_file_of_a_run_is_that_run(here):
+def test_a_run_can_be_named_by_its_metrics_file(here):
     named, filed = read_curves("one"), read_curves("checkpoints/one/metrics.jsonl")
     assert (filed.name, filed.tokenizer, filed.tokens_per_step) == (named.name, named.tokenizer, 512)
     shutil.copy("checkpoints/one/metrics.jsonl", "copy.jsonl")
@@ -384,7 +384,7 @@ def test_a_run_whose_directory_is_being_replaced_is_read(here, monkeypatch):
     def between(path):
         calls.append(path)
         if len(calls) == 1:
-            raise BadCheckpoint(f"{path} is damaged")  # the manifest of one save, the file of the next
+            raise BadCheckpoint(f"{path} is damaged")  # as if a save replaced the file between two reads
         return was(path)
 
     monkeypatch.setattr(reading, "_read_model", between)
@@ -412,7 +412,7 @@ def test_a_run_whose_directory_is_being_replaced_is_read(here, monkeypatch):
         (["one", "--out", "d.svg"], None, 2, ["d.svg is a directory"]),
     ],
 )
-def test_what_is_wrong_is_said_in_two_lines(arguments, content, code, words, here, capsys):
+def test_an_error_takes_two_lines_at_most(arguments, content, code, words, here, capsys):
     write_run(Path("checkpoints/foreign"), []).joinpath("metrics.jsonl").unlink()
     Path("d.svg").mkdir()
     if content is not None:
@@ -438,10 +438,10 @@ def test_the_newest_run_is_drawn_when_none_is_named(here, capsys):
     assert max(map(cell_len, lines)) <= 80
 
 
-def test_runs_of_one_tokenizer_are_compared_in_nats_and_others_in_bits(here, capsys):
+def test_runs_with_different_tokenizers_are_compared_in_bits(here, capsys):
     assert ask(capsys, "one", "two")[1].startswith("nats per token ")
     code, out, err = ask(capsys, "one", "other")
-    assert (code, err) == (0, "in bits per byte, since the tokenizers differ\n")
+    assert (code, err) == (0, "the runs have different tokenizers, so the curves are in bits per byte\n")
     assert out.startswith("bits per byte ")
     _, out, err = ask(capsys, "one", "other", "--y", "loss")
     assert "cannot be compared" in err
@@ -484,7 +484,7 @@ def test_a_hostile_name_is_harmless(here):
     assert "a␛[2J" in drawn
 
 
-def test_json_is_everything_in_full_precision(here, capsys):
+def test_json_has_every_figure_in_full_precision(here, capsys):
     code, out, err = ask(capsys, "one", "other", "--json")
     assert (code, err) == (0, "")
     document = json.loads(out)["runs"][0]
@@ -509,7 +509,7 @@ def test_plotting_needs_no_torch(here):
 
 
 @pytest.mark.parametrize("kind", ["svg", "png"])
-def test_without_matplotlib_it_is_said_how_to_get_it(kind, here, capsys, monkeypatch):
+def test_without_matplotlib_the_error_says_how_to_install_it(kind, here, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, _, err = ask(capsys, "one", "--out", f"x.{kind}")
     assert code == 2
@@ -580,7 +580,7 @@ def shown(log, steps):
 def test_tensorboard_gets_every_report(tmp_path):
     pytest.importorskip("tensorboard")
     target = tmp_path / "checkpoints/stories"
-    for attempt in (1, 2):  # the second begins anew, and what the first wrote is gone
+    for attempt in (1, 2):  # the second attempt replaces the files of the first
         with TensorBoardLog(target, PLAN) as log:
             shown(log, range(attempt, 11))
             log.update(Result(True, 10, 10, 10, Score(3100, 1000, 2000, 2500), 3.0, 5120, 9.0))
@@ -594,7 +594,7 @@ def test_tensorboard_gets_every_report(tmp_path):
     assert found["final/nats_per_token"] == [(10, pytest.approx(3.1))]
 
 
-def test_tensorboard_forgets_what_a_resumed_run_does_again(tmp_path):
+def test_a_resumed_run_replaces_repeated_steps_in_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     for steps, resumed in ((range(1, 21), None), (range(11, 31), 10)):
         with TensorBoardLog(tmp_path / "stories", PLAN, resumed) as log:
@@ -602,7 +602,7 @@ def test_tensorboard_forgets_what_a_resumed_run_does_again(tmp_path):
     assert [step for step, _ in logged(log.folder)["train/nats_per_token"]] == list(range(1, 31))
 
 
-def test_without_tensorboard_it_is_said_how_to_get_it(tmp_path, monkeypatch):
+def test_without_tensorboard_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UsageProblem) as problem:
         TensorBoardLog(tmp_path / "x", PLAN)
@@ -610,7 +610,7 @@ def test_without_tensorboard_it_is_said_how_to_get_it(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_place_where_tensorboard_cannot_write_is_found_out_at_once(tmp_path):
+def test_an_unwritable_tensorboard_folder_is_refused_at_once(tmp_path):
     pytest.importorskip("tensorboard")
     (tmp_path / "x.tensorboard").write_text("a file")
     with pytest.raises(OutOfRoom, match="cannot be written"):

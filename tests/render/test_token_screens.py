@@ -1,4 +1,4 @@
-"""What is drawn of single tokens: tints and their legend, the steps of a draw, log-probabilities."""
+"""Screens of single tokens: tints with their legend, sampling steps, log-probabilities."""
 
 import io
 import json
@@ -111,7 +111,7 @@ def test_the_names_of_the_columns_of_a_trace_are_whole():
     assert "…" not in trace_head(40).plain
 
 
-def test_the_one_that_was_drawn_stands_out():
+def test_the_sampled_token_is_highlighted():
     for row in (trace_block, logprobs_row):
         drawn = row(1, DRAWN, 80)
         marked = {drawn.plain[span.start : span.end].split()[0] for span in drawn.spans if span.style == "bold green"}
@@ -140,7 +140,7 @@ def test_hostile_text_is_harmless_and_fits(text, width, number):
         assert widest(drawn) <= width
 
 
-def test_a_token_for_programs_has_every_digit():
+def test_the_document_of_a_token_has_full_precision():
     document = json.loads(
         json.dumps(
             token_document(Token(0, 7, HOSTILE, -0.1 - 0.2, (TokenLogprob(1, "x", -math.inf),), TRACE)), allow_nan=False
@@ -182,7 +182,7 @@ def test_a_character_of_several_tokens_has_the_bits_of_all():
 
 @settings(deadline=None, max_examples=100)
 @given(text=st.text(max_size=30), data=st.data())
-def test_however_text_arrives_every_character_has_the_bits_of_its_tokens(text, data):
+def test_every_character_has_the_bits_of_its_tokens(text, data):
     tokenizer = byte_tokenizer()
     stream, surprises, bits, shown, waiting = tokenizer.stream(), Surprises(), [], [], ""
     for at, id_ in enumerate(tokenizer.encode(text)):
@@ -200,7 +200,7 @@ def test_however_text_arrives_every_character_has_the_bits_of_its_tokens(text, d
     assert [b for part, b in shown for _ in part] == pytest.approx(expected)
 
 
-def test_more_bits_are_another_color_as_the_legend_says():
+def test_the_legend_has_the_color_of_every_number_of_bits():
     for system in ("truecolor", "256"):
         styles = [tint(bits, system) for bits in (0, 0.99, 1, 1.9, 2, 4, 7.9, 8, 100)]
         assert styles[0] == styles[1] == tint(0, None)
@@ -242,7 +242,7 @@ def test_tinted_text_is_the_text_in_colors_and_then_the_legend(live):
     assert harmless(plain.replace("\x1b", ""))
 
 
-def test_where_there_are_no_colors_the_text_is_as_without_them():
+def test_without_colors_the_text_is_plain():
     assert generated(screen(80), color=True)[1] == "It his\n" + HOSTILE + "\n"
     assert generated(screen(80, "standard"), color=True)[1] == generated(screen(80, "standard"))[1]
 

@@ -15,7 +15,7 @@ from tests.support.texts import HOSTILE
 
 
 def rows_of(drawn):
-    """The rows of the table of tokens: number, id, bytes, characters."""
+    """Returns the rows of the table of tokens: number, id, bytes, characters."""
     found = re.findall(r"^ *(\d+)  .*?  +(\d+)  +(\d+)  +(\d+)$", drawn, re.MULTILINE)
     return [tuple(map(int, row)) for row in found]
 
@@ -50,7 +50,7 @@ def test_a_hostile_name_of_a_tokenizer_is_harmless():
 )
 @pytest.mark.parametrize("vocab_size", [257, 270, 280, 300, 320])
 def test_the_characters_of_the_tokens_are_those_of_the_text(text, vocab_size):
-    """A token may hold the end of one character and the beginning of the next; each is counted once."""
+    """Each character is counted once, even if a token contains parts of two characters."""
     tokenizer = train_tokenizer(
         ["東京は 日本の 首都。 東京は 大きい。 naïve 🎉 sat on a bench " * 20], "bpe", vocab_size
     )

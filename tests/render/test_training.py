@@ -1,4 +1,4 @@
-"""The plan of a run as lines."""
+"""The plan and the reports of a run as plain lines."""
 
 import io
 import re
@@ -14,9 +14,6 @@ from tests.support.first_screens import explained
 from tests.support.screens import harmless, shown, widest
 from tests.support.texts import HOSTILE
 from tests.support.training import PLAN, reports
-
-# The first screen of an explanation
-
 
 # Training
 
@@ -49,7 +46,7 @@ def test_a_plan_fits_and_says_what_will_happen(width):
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
-def test_a_reason_stands_beside_what_it_is_a_reason_for(width):
+def test_a_reason_is_beside_its_setting(width):
     reasons = {"size": "because S", "context": "because C", "steps": "because T", "dropout": "because D", "odd": "no"}
     drawn = shown(plan_table(replace(PLAN, reasons=reasons), "stories", "text"), width)
     rows = re.split(r"^(?=\w)", drawn, flags=re.MULTILINE)
@@ -61,7 +58,7 @@ def test_a_reason_stands_beside_what_it_is_a_reason_for(width):
 
 
 @pytest.mark.parametrize("environment", [None, {"TERM": "dumb"}])
-def test_elsewhere_there_is_a_line_for_each_evaluation_and_sample(environment):
+def test_without_a_terminal_each_evaluation_and_sample_is_a_line(environment):
     console = Console(
         file=io.StringIO(), width=200, force_terminal=environment is not None, color_system=None, markup=False,
         _environ=environment or {},

@@ -1,4 +1,4 @@
-"""The views on a screen: as wide as it is at most, harmless, and every figure the one found."""
+"""Screens of the views: they fit the width, escape hostile text, and show the figures of the finding."""
 
 import json
 import re
@@ -31,13 +31,13 @@ def subject(texts, focus=None, layers=3, heads=4):
 
 
 def rows(generator, focus, length):
-    """Weights (focus + 1 rows are enough for none): each row sums to 1 and looks at nothing later."""
+    """Returns random causal weights, whose rows sum to 1."""
     drawn = np.tril(generator.random((length, length)) ** 3 + 1e-3)
     return drawn / drawn.sum(1, keepdims=True)
 
 
 def finding(view, texts, focus=None, layers=3, heads=4):
-    """Random findings of a view."""
+    """Returns a random finding of a view."""
     asked = subject(texts, focus, layers, heads)
     length, generator = len(texts), np.random.default_rng(len(texts))
     token = NextToken(3, HOSTILE, 0.4137)
@@ -86,7 +86,7 @@ def test_no_line_of_a_view_passes_the_width(view, length, width):
 
 @pytest.mark.parametrize("view", [*VIEWS, "bars"])
 def test_a_narrow_screen_cuts_no_heading(view):
-    """Only a hostile token, and the numbers of a vector, end in '…'."""
+    """Only a hostile token and a vector that is too long end in '…'."""
     found = explanation(ENGLISH) if view == "bars" else finding(view, ENGLISH)
     cut = [line for line in view_text(view, found, 40).split("\n") if "…" in line and "␛" not in line]
     assert [line for line in cut if " length " not in line] == []
@@ -122,7 +122,7 @@ head, applied early.
     )
 
 
-def test_a_logit_shows_its_terms_with_their_signs_and_what_is_left():
+def test_a_logit_shows_its_terms_with_their_signs_and_the_remainder():
     heads = np.zeros((1, 2, 3))
     heads[0, 0] = 1, 0.5, 0
     heads[0, 1] = 0, 0, -0.75
@@ -148,7 +148,7 @@ def test_a_logit_shows_its_terms_with_their_signs_and_what_is_left():
     }
 
 
-def test_the_terms_by_source_and_by_head_are_the_same_sum():
+def test_the_terms_by_source_and_by_head_have_equal_sums():
     found = finding("logit", [f" w{at}" for at in range(30)], layers=4, heads=6)
     shown = view_text("logit", found, 80)
     by_head, by_source = shown.split("by head")[1].split("by source")
@@ -177,7 +177,7 @@ def test_the_steps_of_the_last_token_say_why_nothing_is_masked():
     assert said in view_text("steps", found, 80)
     assert said not in view_text(
         "steps", replace(found, allowed=np.array([False, True, True])), 80
-    )  # out of the window
+    )  # outside the window
 
 
 def test_of_many_sources_the_steps_show_those_with_most_weight():
@@ -215,8 +215,8 @@ def test_a_map_of_a_long_text_shows_single_rows_around_the_focus():
     assert [row.rstrip().index("█") for row in rows] == [at // 3 for at in range(120, 160)]
 
 
-def test_rows_of_a_long_text_are_drawn_where_they_stand():
-    """A map that holds only the rows around the focus looks like one that holds all."""
+def test_rows_of_a_long_text_are_drawn_at_their_indices():
+    """A map with only the rows around the focus is drawn like a map with all rows."""
     found = explanation([f" w{at}" for at in range(300)], 150)
     some = replace(found, map=replace(found.map, weights=found.map.weights[120:160], first_row=120))
     assert view_text("map", some, 80) == view_text("map", found, 80)
@@ -225,7 +225,7 @@ def test_rows_of_a_long_text_are_drawn_where_they_stand():
     assert "rows 120 to 159 of 300" in shown
     said = "\n".join(explanation_sentences(some, "m"))
     assert "These are tokens 120 to 159 of 300." in said
-    assert said.count(" looks at ") == 41  # the rows, and what a token does on average
+    assert said.count(" looks at ") == 41  # the rows, and the average
 
 
 def test_a_small_map_is_in_numbers():
@@ -244,7 +244,7 @@ def test_rollout_is_shown_as_the_ratio_to_even_attention():
 
 
 def test_documents_have_null_where_there_is_no_value():
-    """After the focus, and where even attention has nothing to compare with."""
+    """Values are null after the focus, and where the rollout of uniform attention is 0."""
     asked = subject(ENGLISH[:4], 2)
     found = Rollout(asked, np.array([0.0, 0.6, 0.4, 0.0]), np.array([0.0, 0.8, 0.2, 0.0]))
     document = rollout_document(found, "m")
@@ -267,7 +267,7 @@ def test_the_view_of_bars_names_more_sources(width):
 
 @pytest.mark.parametrize("width", [30, 40, 80, 120, 200])
 @pytest.mark.parametrize("words", [ENGLISH, FOREIGN, [HOSTILE]])
-def test_compared_weights_stand_side_by_side(words, width):
+def test_compared_weights_are_side_by_side(words, width):
     found = explanation([words[at % len(words)] for at in range(40)], 36)
     console = screen(width)
     console.print(compared_screen(found, "stories", console))

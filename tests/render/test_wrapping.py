@@ -1,4 +1,4 @@
-"""Streamed text on a terminal: whole words, nothing lost, nothing late, however the text is cut into tokens."""
+"""Streamed text on a terminal: lines end between words, and all text is shown, for all ways of tokenizing it."""
 
 import io
 
@@ -18,7 +18,7 @@ def terminal(width=20):
 
 
 def streamed(parts, width=20):
-    """What stands on the terminal after each part, and at the end."""
+    """Returns the text on the terminal after each part, and at the end."""
     console = terminal(width)
     words = WordWrap(console)
     shown = []
@@ -36,7 +36,7 @@ def streamed(parts, width=20):
         (["Once up", "on a time the", "re was"], "Once upon a time\nthere was\n"),  # tokens that end within a word
         (["twenty cells exactly and"], "twenty cells exactly\nand\n"),
         (["a line\n\n  indented ", "\n"], "a line\n\n  indented \n\n"),
-        (["one", " ", "\t", "two"], "one     two\n"),  # to the next column of eight
+        (["one", " ", "\t", "two"], "one     two\n"),  # a tab ends at a multiple of eight cells
         (["a " + "x" * 45 + " b"], "a\n" + "x" * 45 + " b\n"),  # cut by the terminal
         (["東京東京東京東京東京東京"], "東京東京東京東京東京\n東京\n"),
         (["word 東京, and 東京."], "word 東京, and 東京.\n"),
@@ -57,13 +57,13 @@ def solid(text):
 
 
 def first_word(line):
-    """The first word of a line with the spaces before it, which the terminal cuts where they are wider than a line."""
+    """Returns the first word of a line with the spaces before it. The terminal cuts spaces wider than a line."""
     return line[: line.index(line.split()[0])] + line.split()[0]
 
 
 @given(st.lists(TEXTS, max_size=8), st.integers(10, 30))
 @example(["\t\t", "a a"], 11)
-def test_nothing_is_lost_or_late_and_the_tokens_do_not_show(parts, width):
+def test_wrapping_does_not_depend_on_the_tokens(parts, width):
     shown, whole = streamed(parts, width)
     text = "".join(parts)
     assert whole == streamed([text], width)[1] == streamed(list(text), width)[1]
