@@ -58,7 +58,7 @@ class ViewOptions:
     )
     temperature: float = option(
         1.0,
-        "Temperature of the next-token probabilities; 0 puts all on the most probable token.",
+        "Temperature of the next-token probabilities; at 0 the most probable token has probability 1.",
         "--temperature",
         "-t",
         limit=FINITE_FROM_0,

@@ -30,12 +30,7 @@ class Place:
         None, "The model's name in ./checkpoints. Unset: the name of the first file.", panel=_PLACE
     )
     out: Path | None = option(
-        None,
-        "The model's directory. Unset: a directory in ./checkpoints, named by --name.",
-        "--out",
-        "-o",
-        metavar="DIR",
-        panel=_PLACE,
+        None, "The model's directory. Unset: a directory in ./checkpoints.", "--out", "-o", metavar="DIR", panel=_PLACE
     )
     resume: bool = option(False, "Continue a run that was stopped.", panel=_PLACE)
     force: bool = option(

@@ -53,7 +53,7 @@ class SampleConfig:
     )
     presence_penalty: float = option(
         0.0,
-        "Values above 0 make tokens that were already generated less likely, except those of the prompt; 0 is off.",
+        "Values above 0 make tokens that were already generated less likely; the prompt does not count. 0 is off.",
         limit=_ADDABLE,
         off=0.0,
         panel=_DRAW,
@@ -101,7 +101,7 @@ class SampleConfig:
         rare=True,
     )
     max_new_tokens: int = option(
-        200, "The most tokens to generate.", "--max-new-tokens", "-n", format=COUNT, limit=at_least(1)
+        200, "The maximum number of new tokens.", "--max-new-tokens", "-n", format=COUNT, limit=at_least(1)
     )
     num_samples: int = option(
         1,
