@@ -237,7 +237,7 @@ cut in all heads of all layers; other paths remain
 """
 
 
-def test_the_screens_look_like_this():
+def test_the_three_screens_look_as_expected():
     drawn = "\n".join(
         shown(ablation_screen(found, "m", 72, everything=found is EVERY), 72) for found in (EVERY, ONE, EDGE)
     )
@@ -246,7 +246,7 @@ def test_the_screens_look_like_this():
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
 @pytest.mark.parametrize("found", [EVERY, ONE, EDGE], ids=["every", "one", "edge"])
-def test_the_screen_fits_and_is_harmless(width, found):
+def test_the_screen_fits_its_width_and_escapes_hostile_text(width, found):
     drawn = shown(ablation_screen(found, HOSTILE, width, everything=found is EVERY), width)
     assert widest(drawn) <= width
     assert harmless(drawn)
@@ -262,7 +262,7 @@ def test_the_document_has_every_effect():
     assert document["effects"][1]["next_tokens"][0]["id"] == 8
 
 
-def test_many_edges_are_counted_and_named():
+def test_a_screen_of_many_edges_counts_and_lists_them():
     edges = tuple((at, to) for at in (5, 6, 7) for to in (1, 2))
     drawn = shown(ablation_screen(found_of(effect(-1.0, edges=edges)), "m", 60, everything=False), 60)
     assert "without 6 edges" in drawn
@@ -316,7 +316,7 @@ def test_the_command_ablates_heads_and_edges(folder, monkeypatch, capsys):
         (["--with", "magic"], "must be zero or mean"),
     ],
 )
-def test_an_error_takes_two_lines_at_most(folder, monkeypatch, capsys, arguments, message):
+def test_an_error_has_at_most_two_lines(folder, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(folder)
     code, out, err = ask(capsys, "ablate", TEXT, *arguments)
     assert (code, out) == (2, "")

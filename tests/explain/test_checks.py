@@ -46,7 +46,7 @@ class Some(Observer):
 
 @torch.no_grad()
 @pytest.mark.parametrize("queries", [1, 3])
-def test_a_cut_with_a_shared_past_equals_the_cut_in_a_whole_pass(family, queries, monkeypatch):
+def test_a_cut_with_a_shared_past_equals_the_cut_in_a_full_forward_pass(family, queries, monkeypatch):
     model = tiny_model(dtype=torch.float64, **family)
     ids = ids_of(14)
     monkeypatch.setattr(module, "_MOST_ELEMENTS", 4 * queries * 14 * 4)  # four cuts in a pass
@@ -97,7 +97,7 @@ def test_the_random_cut_is_the_mean_over_all_sources_before_the_focus():
 
 
 @pytest.mark.parametrize("focus", [5, 6])
-def test_the_token_in_focus_is_left_out_of_the_random_cut(focus):
+def test_the_random_cut_excludes_the_token_in_focus(focus):
     checks = explain(tiny_model(vocab_size=300), TOKENIZER, TOKENIZER.pieces(TEXT), Focus(token=focus)).checks
     left = dict(zip(checks.sources, checks.probabilities, strict=True))
     assert (checks.sources[0] == focus) == (focus == 6)  # the focus has the greatest share in one of the cases
@@ -107,7 +107,7 @@ def test_the_token_in_focus_is_left_out_of_the_random_cut(focus):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("layer", "head"), [(1, 2), (1, None), (None, 2)])
-def test_only_the_heads_asked_for_are_cut(family, layer, head):
+def test_edges_are_cut_only_in_the_requested_heads(family, layer, head):
     model = tiny_model(vocab_size=300, **family)
     ids = torch.tensor([[piece.id for piece in TOKENIZER.pieces(TEXT)]])
     found = explain(model, TOKENIZER, TOKENIZER.pieces(TEXT), Focus(token=6, layer=layer, head=head)).checks
@@ -130,7 +130,7 @@ def test_the_sample_of_many_sources_is_reproducible():
 
 
 @torch.no_grad()
-def test_sources_outside_every_window_are_left_out_of_the_random_cut():
+def test_the_random_cut_excludes_sources_outside_every_window():
     model = tiny_model(window=4, qk_norm=False)
     units = [range(at, at + 1) for at in range(12)]
     found = check_edges(model, asked(model, ids_of(12)), units, [11, 0], NextToken(5, "x", 0.5))
@@ -139,7 +139,7 @@ def test_sources_outside_every_window_are_left_out_of_the_random_cut():
 
 
 def test_a_token_that_sees_only_itself_is_not_checked():
-    """A query never loses its last key, so there is nothing to check."""
+    """A cut never removes the last remaining key of a query, so there is nothing to check."""
     model, pieces = tiny_model(vocab_size=300), TOKENIZER.pieces(TEXT)
     assert explain(model, TOKENIZER, pieces[:1], Focus()).checks is None
     assert explain(model, TOKENIZER, pieces, Focus(token=0)).checks is None

@@ -77,7 +77,7 @@ def test_pulls_equal_projections_of_the_vectors_themselves(family):
         np.testing.assert_allclose(found.words[index].pulls, expected[: at[index] + 1].detach(), rtol=0, atol=1e-10)
 
 
-def test_cosines_are_those_of_the_residual_streams(family):
+def test_cosines_equal_the_cosines_of_the_residual_streams(family):
     model = tiny_model(vocab_size=300, dtype=torch.float64, **family)
     texts = [TOKENIZER.pieces(text) for text in (A, B)]
     runs = find_words(texts, ["river"])
@@ -100,7 +100,7 @@ def test_cosines_are_those_of_the_residual_streams(family):
     np.testing.assert_allclose(found.others, torch.stack(pairs).mean(0), atol=1e-12)
 
 
-def test_the_embedding_of_the_same_token_in_the_same_place_is_exactly_the_same(family):
+def test_equal_tokens_at_equal_positions_have_exactly_equal_embeddings(family):
     moved = compared("a cat", "one cat", ["cat"], tokenizer=byte_tokenizer(), **family)
     assert [text.at for text in moved.words] == [4, 6]
     assert (moved.cosines[0] == 1) == (family.get("positions") != "learned")
@@ -147,7 +147,7 @@ def test_a_value_common_to_all_sources_has_no_pull():
         np.testing.assert_allclose(text.pulls, 0, atol=1e-12)
 
 
-def test_shares_are_those_of_the_first_screen():
+def test_shares_equal_the_shares_of_the_first_screen():
     found = compared()
     model = tiny_model(vocab_size=300, dtype=torch.float64)
     for text in found.words:
@@ -299,7 +299,7 @@ def test_a_long_text_is_shortened_before_the_word():
     assert line.endswith("|␣w88|␣w89")
 
 
-def test_a_comparison_without_a_difference_says_why():
+def test_a_comparison_of_equal_streams_says_why_they_are_equal():
     found = compared("The old river ran", "The old river was cold")
     text = drawn(found)
     assert "Nothing: the word attends to the same tokens in both texts." in text

@@ -75,7 +75,7 @@ def test_raw_shares_are_the_attention_weights():
     assert (one.map.layer, one.map.head, one.map.asked_for) == (2, 1, True)
 
 
-def test_the_busiest_head_moves_most_from_other_tokens():
+def test_the_busiest_head_has_the_largest_contributions_from_other_tokens():
     model = tiny_model(vocab_size=300)
     pieces = TOKENIZER.pieces(TEXT)
     seen = Recorder()
@@ -90,7 +90,7 @@ def test_the_busiest_head_moves_most_from_other_tokens():
 
 @torch.no_grad()
 @pytest.mark.parametrize("layer", [None, 1])
-def test_attention_to_stream_is_the_ratio_of_the_two_lengths(family, layer):
+def test_attention_to_stream_is_the_ratio_of_their_norms(family, layer):
     lengths = []
 
     class Streams(Recorder):
@@ -114,7 +114,7 @@ def test_later_tokens_do_not_change_an_explanation():
     assert [t.id for t in longer.next_tokens] == [t.id for t in short.next_tokens]
 
 
-def test_next_tokens_are_the_models_own_distribution():
+def test_next_tokens_have_the_probabilities_of_the_model():
     model = tiny_model(vocab_size=300)
     pieces = TOKENIZER.pieces(TEXT)
     found = explain(model, TOKENIZER, pieces, Focus(token=3)).next_tokens
@@ -132,13 +132,13 @@ def test_every_family_is_explained(name):
     assert found.sources.focus == len(found.pieces) - 1
 
 
-def test_a_single_token_gets_everything_from_itself():
+def test_a_single_token_has_the_whole_share():
     found = explain(tiny_model(vocab_size=257), byte_tokenizer(), byte_tokenizer().pieces("a"), Focus())
     assert found.sources.shares.tolist() == [1.0]
     assert found.map.previous_token is None
 
 
-def test_previous_token_score_of_perfect_and_even_heads():
+def test_previous_token_scores_of_perfect_and_uniform_heads():
     perfect = np.eye(9, k=-1)
     perfect[0, 0] = 1
     assert previous_token_score(perfect) == 1
@@ -148,14 +148,14 @@ def test_previous_token_score_of_perfect_and_even_heads():
     assert previous_token_score(even[:1]) is None
 
 
-def test_chance_of_a_windowed_head_is_that_of_its_window():
+def test_the_chance_of_a_windowed_head_follows_from_its_window():
     found = explained(window=4).map
     size = len(found.weights)
     assert found.previous_token_chance == pytest.approx(sum(1 / min(row + 1, 4) for row in range(1, size)) / (size - 1))
 
 
 @torch.no_grad()
-def test_a_model_that_contributes_nothing_has_no_shares():
+def test_all_shares_are_zero_if_attention_contributes_nothing():
     model = tiny_model(vocab_size=300)
     for block in model.blocks:
         block.attention.output.weight.zero_()
@@ -168,7 +168,7 @@ def test_a_model_that_contributes_nothing_has_no_shares():
 
 @pytest.mark.parametrize("focus", [Focus(), Focus(token=61), Focus(token=2), Focus(token=45, layer=1, head=2)])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_long_text_gives_the_same_rows_as_observing_all_of_it(name, focus, monkeypatch):
+def test_a_long_text_has_the_same_rows_as_a_full_observation(name, focus, monkeypatch):
     model = tiny_model(vocab_size=300, dtype=torch.float64, **FAMILIES[name])
     pieces = TOKENIZER.pieces(story(60))[:90]
     whole = explain(model, TOKENIZER, pieces, focus)
@@ -275,7 +275,7 @@ def test_findings_are_plain_records():
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0, 2.0])
-def test_probabilities_are_those_at_the_temperature(temperature):
+def test_probabilities_are_computed_at_the_temperature(temperature):
     model = tiny_model(vocab_size=TOKENIZER.vocab_size)
     pieces = TOKENIZER.pieces("The small cat sat")
     found = explain(model, TOKENIZER, pieces, Focus(), temperature=temperature)

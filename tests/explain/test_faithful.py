@@ -1,4 +1,4 @@
-"""Faithfulness of rankings: invariants of cutting, each ranking by its definition, the verdict, the screen."""
+"""Faithfulness of rankings: invariants of cuts, the definition of each ranking, the verdict, the screen."""
 
 import json
 
@@ -47,7 +47,7 @@ def drops(model, *cuts):
         return drops_without(model, IDS, cuts)
 
 
-def test_cutting_nothing_costs_nothing_and_cutting_everything_ties(family):
+def test_an_empty_cut_drops_nothing_and_full_cuts_in_any_order_drop_the_same(family):
     model = model_of(family)
     generator = torch.Generator().manual_seed(1)
     orders = [torch.randperm(SOURCES, generator=generator).tolist() for _ in range(4)]
@@ -139,7 +139,7 @@ def test_every_family_is_scored(name):
     assert found.sufficiency[0, 1, 1] == pytest.approx(kept, abs=1e-9)
 
 
-def test_the_seed_draws_the_random_ranking_and_nothing_else():
+def test_the_seed_affects_only_the_random_ranking():
     first, again, other = (faithfulness(model_of({}), [IDS.tolist()] * LEAST_TEXTS, seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(first.comprehensiveness, again.comprehensiveness)
     assert np.array_equal(first.comprehensiveness[:, :-1], other.comprehensiveness[:, :-1])
@@ -155,7 +155,7 @@ def test_the_seed_draws_the_random_ranking_and_nothing_else():
         ([[1] * 97] * 8, "from 10 to 96"),
     ],
 )
-def test_too_few_texts_and_texts_of_another_length_are_refused(texts, message):
+def test_too_few_texts_and_texts_of_unsupported_lengths_are_refused(texts, message):
     with pytest.raises(BadInput, match=message):
         faithfulness(tiny_model(), texts)
 
@@ -225,7 +225,7 @@ def test_a_random_ranking_wins_in_at_most_5_percent_of_runs(texts):
     assert texts >= LEAST_TEXTS or won == 0
 
 
-def test_one_of_two_equal_rankings_wins_in_at_most_5_percent_of_runs():
+def test_a_verdict_between_two_equal_rankings_is_given_in_at_most_5_percent_of_runs():
     runs = 300
     found = list(verdicts(20, runs, (5, 5, 0, 0)))
     assert {one.verdict.best for one in found} == {"raw", "norm"}  # a large gain is always found
@@ -239,11 +239,11 @@ def test_one_of_two_equal_rankings_wins_in_at_most_5_percent_of_runs():
     [(0.975, 7, 2.3646), (0.995, 7, 3.4995), (0.9975, 7, 4.0293), (0.975, 9, 2.2622), (0.995, 9, 3.2498),
      (0.995, 19, 2.8609), (0.9975, 19, 3.1737), (0.975, 49, 2.0096), (0.995, 120, 2.6174), (0.5, 9, 0)],
 )  # fmt: skip
-def test_the_quantile_of_students_t_is_the_tabulated_one(probability, degrees, tabulated):
+def test_quantiles_of_student_s_t_equal_the_tabulated_values(probability, degrees, tabulated):
     assert t_quantile(probability, degrees) == pytest.approx(tabulated, abs=2e-3)
 
 
-def test_a_ranking_tied_with_the_best_is_named():
+def test_a_ranking_that_ties_with_the_best_is_named():
     found = made()
     assert found.verdict.rivals == ()
     # The drops of the best ranking, with noise that is positive and negative in turn.
@@ -290,14 +290,14 @@ Cut: edges from the last token to others, in all heads and layers.
 """
 
 
-def test_the_screen_looks_like_this():
+def test_the_screen_looks_as_expected():
     drawn = shown(faithful_screen(made(), "m", "drawn from b.txt · seed 7", 80), 80)
     assert "".join(f"{line.rstrip()}\n" for line in drawn.splitlines()) == GOLDEN
 
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
 @pytest.mark.parametrize("texts", [LEAST_TEXTS, 20])
-def test_the_screen_fits_and_is_harmless(width, texts):
+def test_the_screen_fits_its_width_and_escapes_hostile_text(width, texts):
     drawn = shown(faithful_screen(made(texts), HOSTILE, HOSTILE, width), width)
     assert widest(drawn) <= width
     assert harmless(drawn)
@@ -365,7 +365,7 @@ def test_a_note_says_how_much_of_a_large_file_is_read(folder, monkeypatch, capsy
         (["b.txt", "--limit", "0"], 2, "--limit is 0"),
     ],
 )
-def test_an_error_takes_two_lines_at_most(folder, monkeypatch, capsys, arguments, code, message):
+def test_an_error_has_at_most_two_lines(folder, monkeypatch, capsys, arguments, code, message):
     monkeypatch.chdir(folder)
     found, out, err = ask(capsys, "faithful", *arguments)
     assert (found, out) == (code, "")

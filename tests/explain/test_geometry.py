@@ -1,4 +1,4 @@
-"""Neighbours and analogies: hand-made embeddings give the known answer, chance matches its definition."""
+"""Neighbors and analogies: hand-made embeddings give the known answer, chance matches its definition."""
 
 import json
 from dataclasses import replace
@@ -58,7 +58,7 @@ def test_the_nearest_tokens_have_the_largest_cosines():
     assert found.chance.average == pytest.approx((4 / 10**0.5 + 0.5**0.5) / 256)
 
 
-def test_a_word_of_several_tokens_is_their_mean_and_they_are_left_out():
+def test_a_word_of_several_tokens_is_their_mean_and_excludes_them():
     found = neighbors(letters(a=[4, 0], b=[0, 2], c=[2, 1], d=[1, 1]), BYTES, word("ab"), count=2)
     assert [token.text for token in found.nearest] == ["c", "d"]
     assert found.nearest[0].cosine == pytest.approx(1)
@@ -94,7 +94,7 @@ def test_an_expected_word_of_several_tokens_has_a_rank():
 
 @torch.no_grad()
 @pytest.mark.parametrize("layer", [0, 2, None])
-def test_neighbours_in_a_text_are_of_the_residual_stream(family, layer):
+def test_neighbors_in_a_text_are_ranked_by_cosines_of_the_residual_stream(family, layer):
     model = tiny_model(vocab_size=400, dtype=torch.float64, **family)
     text = BPE.pieces("The small cat sat near the old river and sang")
     seen = Recorder()
@@ -118,7 +118,7 @@ def test_neighbours_in_a_text_are_of_the_residual_stream(family, layer):
         assert tokens.nearest[0].cosine == pytest.approx(1)
 
 
-def test_padding_ids_are_no_neighbours():
+def test_padding_ids_are_not_neighbors():
     found = neighbors(tiny_model(vocab_size=300), BYTES, word("a"), count=999)
     assert len(found.nearest) == 256
     assert max(token.id for token in found.nearest) == 256
@@ -168,7 +168,7 @@ def largest(drawn):
     return (drawn[..., 0] / np.linalg.norm(drawn, axis=-1)).max(1)
 
 
-def test_chance_falls_with_the_width_and_grows_with_the_number():
+def test_chance_falls_with_the_width_and_grows_with_the_number_of_vectors():
     by_width = [largest_by_chance(1000, width)[0] for width in (2, 16, 128, 1024, 12288)]
     assert all(a > b > 0 for a, b in pairwise(by_width))
     by_number = [largest_by_chance(number, 64)[0] for number in (1, 10, 1000, 200_000)]
@@ -254,11 +254,11 @@ All of these are nearer than chance.
 """
 
 
-def test_a_few_neighbours_look_like_this():
+def test_the_screen_of_two_neighbors_looks_as_expected():
     assert drawn(changed(nearest=(*NEAR[:2],))) == GOLDEN
 
 
-def test_the_screen_says_whether_neighbours_are_nearer_than_chance():
+def test_the_screen_says_whether_neighbors_are_nearer_than_chance():
     assert "The first 3 are nearer than chance" in drawn(FOUND)
     assert "The first is nearer than chance" in drawn(changed(chance=Chance(9, 0.1, 0.1, 0.5, 0.85)))
     nothing = drawn(changed(chance=Chance(9, 0.1, 0.1, 0.8, 0.95)))
@@ -356,7 +356,7 @@ def test_neighbors_and_analogy_on_the_command_line(in_model_folder, capsys):
         (["analogy", "cat", "river", "moon", "--svg", "."], 2, "is a directory"),
     ],
 )
-def test_an_error_takes_two_lines_at_most(in_model_folder, capsys, arguments, code, message):
+def test_an_error_has_at_most_two_lines(in_model_folder, capsys, arguments, code, message):
     found, out, err = ask(capsys, *arguments)
     assert (found, out) == (code, "")
     assert message in err

@@ -58,7 +58,7 @@ def test_a_perfect_head_scores_one_and_only_on_its_own_pattern(kind):
 
 
 @pytest.mark.parametrize("window", [None, 4, N + 1, 14])
-def test_even_attention_scores_exactly_chance(window):
+def test_uniform_attention_scores_exactly_chance(window):
     size = len(IDS)
     found, by_hand = chance(IDS, window), {kind: [] for kind in HEAD_KINDS}
     for row in range(size):
@@ -95,7 +95,7 @@ def test_random_tokens_differ_and_are_repeated_once():
     assert sorted(ids[:21].tolist()) == list(range(21))
 
 
-def test_scores_are_those_of_the_weights_of_every_family(family):
+def test_scores_of_every_family_equal_means_of_its_attention_weights(family):
     model = tiny_model(dtype=torch.float64, **family)
     found = head_scores(model, 3, 97, length=6, sequences=2, seed=4)
     generator = torch.Generator().manual_seed(4)
@@ -151,7 +151,7 @@ def test_an_induction_circuit_set_by_hand_scores_one():
     assert found.score("induction", 0, 0) == pytest.approx(0, abs=1e-9)
 
 
-def test_a_model_that_attends_evenly_scores_chance():
+def test_a_model_with_uniform_attention_scores_chance():
     model = tiny_model(window=7, window_from=1)
     with torch.no_grad():
         for block in model.blocks:
@@ -249,7 +249,7 @@ Look next at head 0.1  95% of its attention is on the token before, by chance 9%
 """
 
 
-def test_the_screen_looks_like_this():
+def test_the_screen_looks_as_expected():
     drawn = shown(heads_screen(SCORES, "m", 80, everyone=True, named=" -m m"), 80)
     assert "".join(f"{line.rstrip()}\n" for line in drawn.splitlines()) == GOLDEN
 
@@ -265,7 +265,7 @@ def test_all_bars_begin_in_one_column():
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
 @pytest.mark.parametrize("missing", [False, True])
-def test_the_screen_fits_and_is_harmless(width, missing):
+def test_the_screen_fits_its_width_and_escapes_hostile_text(width, missing):
     scores = SCORES.scores.copy()
     if missing:
         scores[1:] = np.nan
@@ -334,7 +334,7 @@ def test_the_command_scores_the_model(folder, monkeypatch, capsys):
         (["heads", "m", "--repeats", "0"], 2, "repeats 0"),
     ],
 )
-def test_an_error_takes_two_lines_at_most(folder, monkeypatch, capsys, arguments, code, message):
+def test_an_error_has_at_most_two_lines(folder, monkeypatch, capsys, arguments, code, message):
     monkeypatch.chdir(folder)
     found, out, err = ask(capsys, *arguments)
     assert (found, out) == (code, "")

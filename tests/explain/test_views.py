@@ -38,7 +38,7 @@ def seen_by(model):
 
 
 @torch.no_grad()
-def test_the_last_row_of_the_lens_is_the_models_own_distribution(model):
+def test_the_last_row_of_the_lens_has_the_probabilities_of_the_model(model):
     found = lens(model, TOKENIZER, PIECES, FOCUS)
     own = model(IDS)[0, 8].softmax(-1)
     best, ids = own.topk(10)
@@ -50,7 +50,7 @@ def test_the_last_row_of_the_lens_is_the_models_own_distribution(model):
 
 
 @torch.no_grad()
-def test_a_row_of_the_lens_is_the_stream_through_the_final_norm_and_the_head(model):
+def test_a_row_of_the_lens_is_the_stream_after_the_final_norm_and_the_output_head(model):
     found = lens(model, TOKENIZER, PIECES, FOCUS)
     seen = seen_by(model)
     for row in found.rows:
@@ -103,7 +103,7 @@ def test_a_term_equals_the_change_of_the_logit_without_it(model):
     assert (found.position is None) == (model.position is None)
 
 
-def test_a_target_is_named_by_text_or_number():
+def test_a_target_is_named_by_its_text_or_id():
     model = tiny_model(vocab_size=300)
     the = TOKENIZER.encode(" the")[0]
     assert logit_attribution(model, TOKENIZER, PIECES, FOCUS, target="␣the").target.id == the
@@ -124,7 +124,7 @@ def test_a_target_of_several_tokens_is_refused(target, message):
 
 
 @torch.no_grad()
-def test_views_of_a_long_text_agree_with_observing_all_of_it(model, monkeypatch):
+def test_views_of_a_long_text_equal_a_full_observation(model, monkeypatch):
     pieces = TOKENIZER.pieces(story(60))[:90]
     whole = (
         lens(model, TOKENIZER, pieces, Focus(token=70)),
@@ -163,7 +163,7 @@ def test_the_steps_of_a_long_text_agree_with_observing_all_of_it(model, monkeypa
 
 
 @torch.no_grad()
-def test_the_steps_are_those_of_the_observed_pass(model):
+def test_the_steps_equal_the_observed_forward_pass(model):
     found = steps(model, TOKENIZER, PIECES, Focus(token=8, layer=1, head=3))
     seen = seen_by(model).steps[1]
     np.testing.assert_allclose(found.weights, seen.weights[0, 3, 8], atol=1e-12)
@@ -197,7 +197,7 @@ def test_the_difference_from_the_fast_path_is_measured(monkeypatch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("cells", [32, 4])
-def test_a_thumbnail_holds_the_largest_weight_of_each_square(model, cells, monkeypatch):
+def test_a_thumbnail_has_the_largest_weight_of_each_square(model, cells, monkeypatch):
     monkeypatch.setattr("attncli.explain.grid._MOST_CELLS", cells)
     found = grid(model, PIECES, FOCUS)
     seen = seen_by(model)
@@ -211,7 +211,7 @@ def test_a_thumbnail_holds_the_largest_weight_of_each_square(model, cells, monke
 
 
 @torch.no_grad()
-def test_rollout_is_the_product_of_the_layers(model):
+def test_rollout_is_the_product_of_the_mixed_attention_of_the_layers(model):
     found = rollout(model, PIECES, FOCUS)
     seen = seen_by(model)
     product = torch.eye(len(PIECES), dtype=torch.float64)
@@ -231,7 +231,7 @@ def test_rollout_of_the_identity_is_the_identity():
 
 
 @pytest.mark.parametrize(("layers", "first"), [(4, 0.23), (12, 0.80)])
-def test_rollout_of_even_causal_attention_drifts_to_the_first_token(layers, first):
+def test_rollout_of_uniform_causal_attention_concentrates_on_the_first_token(layers, first):
     even = torch.ones(16, 16).tril() / torch.arange(1, 17)[:, None]
     product = None
     for _ in range(layers):
@@ -239,7 +239,7 @@ def test_rollout_of_even_causal_attention_drifts_to_the_first_token(layers, firs
     assert float(product[-1, 0]) == pytest.approx(first, abs=0.005)
 
 
-def test_rollout_reaches_no_further_than_the_windows():
+def test_rollout_is_zero_beyond_the_windows_of_all_layers():
     model = tiny_model(vocab_size=300, window=2, layers=2)
     found = rollout(model, PIECES, FOCUS)
     assert (found.shares[:6] == 0).all()

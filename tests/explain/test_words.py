@@ -38,7 +38,7 @@ def spelled(*texts):
         (("4", "2", " ", "km", "\n", "\n"), ["42", " km", "\n", "\n"]),
         (("a", " ", " ", " b", ".", " ", "\n", " ", "c", " ", " "), ["a", "   b", ".", " \n", " c  "]),
         ((" ", " "), ["  "]),
-        (("", "a"), ["", "a"]),  # a token that starts every text
+        (("", "a"), ["", "a"]),  # the token that the tokenizer puts before every text
         (("東京", "は", " 日本"), ["東京", "は", " 日本"]),
         ((), []),
     ],
@@ -53,17 +53,17 @@ def test_the_tokens_of_one_character_are_one_word():
     assert [piece.text for piece in joined(pieces, words(pieces))] == ["a", " 東", "é", "日"]
 
 
-def test_an_endless_word_is_split():
+def test_a_word_of_more_than_64_tokens_is_split():
     assert [len(span) for span in words(pieces_of(*["a"] * 130))] == [64, 64, 2]
 
 
-def test_the_text_has_words_of_several_tokens():
+def test_words_cover_the_text_and_some_have_several_tokens():
     assert len(SPANS) < len(PIECES) - 3
     assert [at for span in SPANS for at in span] == list(range(len(PIECES)))
 
 
 @pytest.mark.parametrize("measure", ["norm", "raw"])
-def test_a_word_is_the_sum_of_its_tokens_and_the_mean_of_their_rows(family, measure):
+def test_a_word_sums_the_columns_of_its_tokens_and_averages_their_rows(family, measure):
     model = tiny_model(vocab_size=270, dtype=torch.float64, **family)
     at = next(at for at, span in enumerate(SPANS) if len(span) > 1 and at > 3)
     found = explain(model, TOKENIZER, PIECES, Focus(token=at, layer=1, head=2, weights=measure), words=SPANS)
@@ -82,7 +82,7 @@ def test_a_word_is_the_sum_of_its_tokens_and_the_mean_of_their_rows(family, meas
 
 
 @torch.no_grad()
-def test_a_word_is_cut_off_as_a_whole(family):
+def test_a_cut_of_a_word_cuts_all_its_tokens(family):
     model = tiny_model(vocab_size=270, dtype=torch.float64, **family)
     at = next(at for at, span in enumerate(SPANS) if len(span) > 1 and at > 3)
     checks = explain(model, TOKENIZER, PIECES, Focus(token=at), words=SPANS).checks
@@ -95,7 +95,7 @@ def test_a_word_is_cut_off_as_a_whole(family):
             assert probability == pytest.approx(float(whole), rel=1e-5)
 
 
-def test_words_of_one_token_are_the_tokens():
+def test_words_of_one_token_give_the_explanation_of_the_tokens():
     model = tiny_model(vocab_size=270)
     single = [range(at, at + 1) for at in range(len(PIECES))]
     found, plain = (explain(model, TOKENIZER, PIECES, Focus(), words=spans) for spans in (single, None))
@@ -105,7 +105,7 @@ def test_words_of_one_token_are_the_tokens():
 
 
 @pytest.mark.parametrize("at", [-1, 45, 3])
-def test_words_of_a_long_text_agree_with_observing_all_of_it(family, at, monkeypatch):
+def test_words_of_a_long_text_equal_a_full_observation(family, at, monkeypatch):
     model = tiny_model(vocab_size=270, dtype=torch.float64, context=400, **family)
     pieces = TOKENIZER.pieces(story(80))[:250]
     spans = words(pieces)
@@ -120,7 +120,7 @@ def test_words_of_a_long_text_agree_with_observing_all_of_it(family, at, monkeyp
     assert found.checks.probabilities == pytest.approx(whole.checks.probabilities, rel=1e-5)
 
 
-def test_output_counted_in_words_says_so():
+def test_every_output_says_that_it_counts_words():
     found = explain(tiny_model(vocab_size=270), TOKENIZER, PIECES, Focus(), words=SPANS)
     shown = view_text("first", found, 120)
     assert f"{len(SPANS)} words of {len(PIECES)} tokens" in shown
