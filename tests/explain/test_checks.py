@@ -59,7 +59,7 @@ def test_a_cut_with_a_shared_past_equals_the_cut_in_a_full_forward_pass(family, 
 
 
 @torch.no_grad()
-def test_a_cut_edge_carries_nothing(family):
+def test_a_cut_edge_carries_no_information(family):
     """If every edge from a token is cut, replacing the token changes no later token. Without the cut, it does."""
     model = tiny_model(dtype=torch.float64, **family)
     ids, other = ids_of(10), ids_of(10)

@@ -44,7 +44,7 @@ def test_pulls_feed_forward_and_embedding_sum_to_the_distance(family, layer):
     assert (np.abs(found.words[0].pulls).max() > 1e-3) == (layer != 0)
 
 
-def test_pulls_equal_projections_of_the_vectors_themselves(family):
+def test_pulls_equal_projections_of_the_full_vectors(family):
     """A pull is (value through the output matrix - midpoint of the head) x weight, projected on the direction."""
     model = tiny_model(vocab_size=300, dtype=torch.float64, **family)
     texts = [TOKENIZER.pieces(text) for text in (A, B)]

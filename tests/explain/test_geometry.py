@@ -179,7 +179,7 @@ def test_chance_falls_with_the_width_and_grows_with_the_number_of_vectors():
 
 @pytest.mark.parametrize("common", [0, 1, 5])
 @pytest.mark.parametrize(("vectors", "width"), [(12, 16), (300, 64)])
-def test_a_part_common_to_all_vectors_does_not_count_as_near(vectors, width, common, monkeypatch):
+def test_a_component_common_to_all_vectors_does_not_count_as_near(vectors, width, common, monkeypatch):
     """A common component of the vectors does not change how many of 1,000 draws exceed the 95% point.
 
     The share has a standard error of 0.007, so this test fails by chance in one run of a thousand. With a baseline that
@@ -297,7 +297,7 @@ def test_an_analogy_shows_the_rank_of_the_expected_word():
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 120, 200])
-def test_the_screens_fit_and_are_harmless(width):
+def test_the_screens_fit_their_width_and_escape_hostile_text(width):
     hostile = tuple(pieces_of(HOSTILE, "[red]", "東京日本東京日本" * 9))
     analogous = Analogy((hostile, hostile, hostile), NEAR, FOUND.chance, Expected(hostile, 0.1, 3, 4))
     for text in (

@@ -120,7 +120,7 @@ def induction_circuit(tokens, context):
 
     The circuit is the induction circuit of Olsson et al. (2022).
     """
-    width = 2 * tokens + context  # one direction for a token, one for the token before, one for a position
+    width = 2 * tokens + context  # dimensions for the token, the previous token and the position
     config = ModelConfig(
         vocab_size=tokens, layers=2, width=width, heads=1, kv_heads=1, head_width=width, feed_forward_width=4,
         context=context, positions="learned", qk_norm=False, gated=False, activation="gelu_tanh", tied=False,

@@ -77,7 +77,7 @@ def test_the_terms_of_a_logit_sum_to_the_logit(model, target, against):
 
 @torch.no_grad()
 def test_a_term_equals_the_change_of_the_logit_without_it(model):
-    """The scale of the norm is held: the stream without one part is divided by the same sigma."""
+    """The scale of the norm is frozen: the stream without one part is divided by the same sigma."""
     found = logit_attribution(model, TOKENIZER, PIECES, FOCUS, target="#7")
     seen = seen_by(model)
     stream = seen.streams[3][0, 8]
@@ -145,7 +145,7 @@ def test_views_of_a_long_text_equal_a_full_observation(model, monkeypatch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("token", [70, 89])
-def test_the_steps_of_a_long_text_agree_with_observing_all_of_it(model, monkeypatch, token):
+def test_the_steps_of_a_long_text_equal_a_full_observation(model, monkeypatch, token):
     """Tokens after the first masked token are not read, so they are not compared."""
     pieces, focus = TOKENIZER.pieces(story(60))[:90], Focus(token=token, layer=1, head=2)
     whole = steps(model, TOKENIZER, pieces, focus)
