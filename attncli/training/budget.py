@@ -72,7 +72,7 @@ def affordable_steps(
         )
     if steps < most_steps(setup):
         return Decision(steps)
-    return Decision(most_steps(setup), f"{recipe.MOST_EPOCHS} epochs are enough: more would only memorize")
+    return Decision(most_steps(setup), f"{recipe.MOST_EPOCHS} epochs are enough: more would only memorize the text")
 
 
 def plan_closing(

@@ -87,7 +87,7 @@ def _overfit(course: Course, naming: Naming) -> str | None:
         return f"{rose}; {kept}."
     if now > then:
         return f"{rose}, and so did the training loss; {kept}. A smaller {naming('lr')} may help."
-    course_of_it = f"fell from {then:.2f} to {now:.2f}" if now < then else "stood still"
+    course_of_it = f"fell from {then:.2f} to {now:.2f}" if now < then else "did not change"
     return f"{rose}, while the training loss {course_of_it}; {kept}. {_against_copying(course, naming)}"
 
 

@@ -96,7 +96,7 @@ def _timing(config: TrainConfig, timer: StepTimer, model: ModelConfig, fit: Fit)
     if not config.timed or timer.setup.device.type != "cpu":
         return _Timing(Decision(most), step_seconds, timer.busy)
     threads, step_seconds = timer.fastest_threads(model, parts, recompute)
-    reason = f"{most} are no faster here now" if threads < most else None
+    reason = f"{most} threads are no faster now" if threads < most else None
     return _Timing(Decision(threads, reason), step_seconds, timer.busy)
 
 
@@ -107,7 +107,7 @@ def _compiled(config: TrainConfig, device: torch.device, seconds: float) -> Deci
     least = recipe.COMPILED_FROM.get(device.type, math.inf)
     if not config.timed or seconds < least or not can_compile(device):
         return Decision(False)
-    return Decision(True, f"pays from {duration_words(least)} on")
+    return Decision(True, f"saves time in a run of {duration_words(least)} or more")
 
 
 def can_compile(device: torch.device) -> bool:

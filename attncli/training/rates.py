@@ -38,7 +38,7 @@ def choose_learning_rates(
     """Returns the peak rates `lr` and `adam_lr` of `Rates`: larger for few tokens, a tenth for fine-tuning."""
     reason = None
     if config.lr is None:
-        reason = "to go on from a model" if fine_tuning else f"for {tokens:,} tokens"
+        reason = "for fine-tuning" if fine_tuning else f"for {tokens:,} tokens"
     if optimizer == "adamw":
         if config.adam_lr is not None:
             raise UsageProblem.naming(

@@ -39,7 +39,7 @@ def choose_model(
     """
     setup = timer.setup
     if start is not None:
-        return Decision(start, "that of the model it starts from")
+        return Decision(start, "the shape of the model to fine-tune")
     if config.size is not None:
         return Decision(_model(config.size, setup))
     if steps is not None:

@@ -80,7 +80,7 @@ def choose_context(
     """
     if config.context is not None:
         if start is not None and config.context > start.context:
-            most = f"the model it starts from has a context of {start.context}"
+            most = f"the model to fine-tune has a context of {start.context}"
             raise UsageProblem.naming(
                 lambda named: (
                     f"{named('context')} is {config.context}, and {most}.",
@@ -98,7 +98,7 @@ def choose_context(
     context, _ = usual_batch(device, seconds)
     reason = f"for {duration_words(seconds)} on {device.type}" if config.timed else f"on {device.type}"
     if start is not None and start.context < context:
-        context, reason = start.context, "that of the model it starts from"
+        context, reason = start.context, "the context of the model to fine-tune"
     while context > recipe.SHORTEST_CONTEXT and context * recipe.FEWEST_WINDOWS > tokens:
         context //= 2
         reason = f"the text has only {tokens:,} tokens to train on"
