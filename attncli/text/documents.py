@@ -36,13 +36,8 @@ _SEPARATOR = re.compile(rf"{re.escape(END_OF_TEXT)}[ \t]*(?:\r?\n|\Z)")  # separ
 _MAY_SEPARATE = re.compile(
     "|".join(re.escape(END_OF_TEXT[:n]) for n in range(1, len(END_OF_TEXT))) + rf"|{re.escape(END_OF_TEXT)}[ \t]*\r?"
 )
-_SYNTAX = (
-    ".jsonl",
-    ".ndjson",
-    ".json",
-    ".csv",
-    ".tsv",
-)  # suffixes of files that are read as plain text, including their syntax
+# Suffixes of files that are read as plain text, including their syntax.
+_SYNTAX = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 
 
 class _Place(NamedTuple):

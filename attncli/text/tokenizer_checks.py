@@ -47,7 +47,7 @@ def refuse_hostile(text: str, where: str) -> bool:
         raise BadCheckpoint(f"{where} would make a text up to {times} times as long.", _AGAIN)
     steps = [step for name in _STEPS for step in _steps(document.get(name))]
     if len(steps) > _MOST_STEPS:
-        raise BadCheckpoint(f"{where} has {len(steps):,} steps; the most are {_MOST_STEPS}.", _AGAIN)
+        raise BadCheckpoint(f"{where} has {len(steps):,} steps; at most {_MOST_STEPS} are allowed.", _AGAIN)
     for step in steps:
         if (wrong := _fault(step)) is not None:
             raise BadCheckpoint(f"{where} {wrong}.", _AGAIN)
@@ -104,7 +104,7 @@ def _template_fault(single: object, special: object) -> str | None:
         token = special.get(str(named.get("id"))) if isinstance(named, dict) else None
         ids = token.get("ids") if isinstance(token, dict) else None
         added += len(ids) if isinstance(ids, list) else 0
-    return f"puts {added:,} tokens around a text; the most are {_MOST_ADDED}" if added > _MOST_ADDED else None
+    return f"puts {added:,} tokens around a text; at most {_MOST_ADDED} are allowed" if added > _MOST_ADDED else None
 
 
 def _is_whole_table(encoded: object) -> bool:

@@ -162,7 +162,7 @@ def _notes(read: Sequence[str], corpus: Corpus, plan: Plan, start: LoadedModel |
             yield f"the time suffices for a part of the text: the model {does} on {share}, spread evenly over the text"
     if plan.seconds is None and plan.epochs > recipe.MOST_EPOCHS:
         most = recipe.MOST_EPOCHS
-        yield f"{plan.epochs:.0f} passes over the text: after {most} or so a model only memorizes more"
+        yield f"{plan.epochs:.0f} passes over the text: after about {most}, a model only memorizes more"
     if len(corpus.val) < _FEWEST_VALIDATION_TOKENS:
         yield f"only {len(corpus.val):,} tokens to validate on: scores, and the choice of the best weights, are rough"
     per_token = corpus.train.bytes / len(corpus.train)
@@ -172,4 +172,4 @@ def _notes(read: Sequence[str], corpus: Corpus, plan: Plan, start: LoadedModel |
     if plan.seconds is not None and plan.busy >= _BUSY:
         yield f"this machine is busy: a step took {plan.busy:.1f} times its CPU time; the plan may be too small"
     if plan.seconds is not None and spent > plan.seconds / 2:
-        yield f"reading and measuring took {spent:.0f} of {plan.seconds:.0f} seconds: give it more time"
+        yield f"reading and measuring took {spent:.0f} of {plan.seconds:.0f} seconds: give the run more time"

@@ -23,7 +23,8 @@ NEWTON_SCHULZ_STEPS = (
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),
     (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
 )
-NEWTON_SCHULZ_MARGIN = 1.02  # the matrix is divided by its norm times this factor: above 1, the polynomials may diverge
+# A matrix is divided by its norm times this margin, since singular values above 1 may make the polynomials diverge.
+NEWTON_SCHULZ_MARGIN = 1.02
 ADAMW_LR = 0.003  # with AdamW alone and beside Muon; recipe, first table
 ADAMW_BETAS = (0.9, 0.95)  # usual values for language models; not measured here
 ADAMW_EPSILON = 1e-8  # Kingma and Ba, 2015

@@ -157,7 +157,7 @@ def _read_saved(path: Path) -> Checkpoint:
     run = path / RUN
     record_from_json(TextRecord, saved.run.get("corpus"), f"{run}: corpus", extra=True)
     if plan_from_document(saved.run.get("plan"), f"{run}: plan").model != saved.config:
-        raise BadCheckpoint(f"{run}: the plan is of another model than {path / CONFIG}.", "Copy the directory again.")
+        raise BadCheckpoint(f"{run}: the plan does not match {path / CONFIG}.", "Copy the directory again.")
     assert saved.state is not None
     record_from_json(RunState, saved.state.facts, str(path / STATE_FACTS))
     return saved
