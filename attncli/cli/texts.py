@@ -34,7 +34,7 @@ def required_text(argument: str | None, example: str) -> str:
     """Returns the text of `text_argument`. Raises UsageProblem if there is no text; the hint shows `example`."""
     text = text_argument(argument)
     if not text:
-        raise UsageProblem("There is no text.", f"Give one: {example}")
+        raise UsageProblem("There is no text.", f"For example: {example}")
     return text
 
 
