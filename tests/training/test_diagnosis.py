@@ -1,4 +1,4 @@
-"""The diagnosis: each sentence is given if its figures are true of the run, and otherwise not."""
+"""The diagnosis: a sentence is given exactly when its figures are true of the run."""
 
 import re
 from dataclasses import replace
@@ -99,7 +99,7 @@ def test_every_run_gets_one_to_three_true_sentences(train, val, vocab_size, drop
     assert ("--steps" in text) <= (not timed)
 
 
-def test_a_program_reads_the_names_of_settings():
+def test_the_advice_names_fields_or_on_the_command_line_options():
     short = replace(SOUND, val=((25, 5.0), (50, 4.1), (75, 3.9), (100, 3.7)))
     assert diagnose(short)[0].endswith(": more seconds should lower it further.")
     assert diagnose(short, OPTIONS)[0].endswith(": more --time should lower it further.")

@@ -73,7 +73,7 @@ def exhausted_gpu(loss):
     ],
     ids=["nan", "inf", "gradient", "memory", "thread", "gpu-memory"],
 )
-def test_an_error_in_training_leaves_the_last_save(tmp_path, monkeypatch, capsys, poison, code, words):
+def test_an_error_in_training_keeps_the_last_save(tmp_path, monkeypatch, capsys, poison, code, words):
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text(story(1500))
     poisoned(monkeypatch, tmp_path / "out" / "m", poison)
@@ -190,7 +190,7 @@ def test_weights_with_a_score_that_is_not_finite_are_never_the_best(corpus, plan
 # Two runs on one directory
 
 
-def test_a_second_run_is_told_the_process_of_the_first(tmp_path, monkeypatch, capsys):
+def test_a_second_run_is_refused_with_the_process_id_of_the_first(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text(story(1500))
     with lock(Path("m")):
@@ -203,7 +203,7 @@ def test_a_second_run_is_told_the_process_of_the_first(tmp_path, monkeypatch, ca
 # The text of a run; text/test_files.py and cli/test_main.py test each kind of text
 
 
-def test_a_text_with_a_mark_mixed_line_ends_and_one_endless_line_trains(tmp_path, monkeypatch, capsys):
+def test_a_run_accepts_a_byte_order_mark_mixed_line_ends_and_a_very_long_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = story(300).replace("\n", "\r\n") + story(20_000).replace("\n", " ")
     Path("text.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())

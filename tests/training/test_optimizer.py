@@ -17,7 +17,7 @@ def gaussian(*shape, seed=0):
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (2, 24, 8), (2, 8, 24), (3, 16, 40), (2, 1, 5)])
-def test_singular_vectors_stay_and_singular_values_go_towards_one(shape):
+def test_orthogonalization_keeps_singular_vectors_and_moves_singular_values_towards_one(shape):
     """The matrix products apply the polynomials of the recipe to each singular value."""
     matrices = gaussian(*shape).double()
     left, values, right = torch.linalg.svd(matrices, full_matrices=False)
@@ -34,7 +34,7 @@ def test_orthogonalization_in_bfloat16_is_close_to_float32():
     assert (orthogonalized(matrices.bfloat16()).float() - orthogonalized(matrices)).norm(dim=(1, 2)).max() < 0.2
 
 
-def test_matrices_updated_together_are_updated_as_each_alone():
+def test_a_batched_update_of_matrices_equals_single_updates():
     weights = {name: torch.nn.Parameter(gaussian(6, 4, seed=seed)) for seed, name in enumerate("abc")}
     alone = {name: torch.nn.Parameter(weight.detach().clone()) for name, weight in weights.items()}
     together, each = (
@@ -51,7 +51,7 @@ def test_matrices_updated_together_are_updated_as_each_alone():
         torch.testing.assert_close(weights[name], alone[name])
 
 
-def test_a_step_of_muon_has_the_size_of_its_rate_whatever_the_gradient():
+def test_the_size_of_a_muon_step_depends_on_the_learning_rate_but_not_on_the_gradient():
     """Without decay, every direction moves by about lr x sqrt(rows / columns)."""
     for scale in (1e-4, 1e4):
         weight = torch.nn.Parameter(torch.zeros(32, 8))
@@ -63,7 +63,7 @@ def test_a_step_of_muon_has_the_size_of_its_rate_whatever_the_gradient():
         assert values.max() < 2
 
 
-def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
+def test_muon_updates_the_matrices_of_the_blocks_and_adamw_all_other_parameters():
     model = tiny_model(tied=False).requires_grad_()
     parts = [name.partition(".")[::2] for name in Optimizer(model, "muon", 0.1).tensors()]
     muon = {name for part, name in parts if part == "muon"}
@@ -89,7 +89,7 @@ def test_adamw_equals_pytorchs_adamw():
 
 
 def test_a_step_does_not_import_the_compiler():
-    """The optimizers of PyTorch import it, which takes longer than planning a short run."""
+    """The optimizers of PyTorch import the compiler, which takes longer than planning a short run."""
     code = (
         "import sys, torch; from tests.support.models import *; from attncli.training.step import Trainee;"
         "Trainee(tiny_model().train().requires_grad_(), 'muon', 0.1, torch.bfloat16)"
@@ -134,7 +134,7 @@ def gradient_of(parts, dtype=torch.float32, windows=6):
 
 @pytest.mark.parametrize("parts", [2, 3, 4, 6])
 def test_micro_batches_give_the_gradient_of_the_whole_batch(parts):
-    """Also if the micro-batches have different sizes, such as four micro-batches of six windows."""
+    """Micro-batches may differ in size: a batch of six windows can have four micro-batches."""
     whole, part = gradient_of(1), gradient_of(parts)
     torch.testing.assert_close(part[0], whole[0])
     for name, gradient in whole[1].items():

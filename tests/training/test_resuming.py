@@ -29,7 +29,7 @@ FILES = [
 ]
 
 
-# Torn saves and other circumstances
+# Damaged saves, changed records and other reasons to refuse or warn
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("name", "path", "value"), CHANGES)
-def test_a_record_that_was_changed_with_its_digest_is_refused(run_there, monkeypatch, capsys, name, path, value):
+def test_a_changed_record_with_a_matching_digest_is_refused(run_there, monkeypatch, capsys, name, path, value):
     monkeypatch.chdir(run_there)
     shutil.rmtree(".m.previous")
     document = changed(json.loads(Path("m", name).read_text()), path, value)
@@ -132,7 +132,7 @@ def test_a_record_that_was_changed_with_its_digest_is_refused(run_there, monkeyp
     assert len(capsys.readouterr().err.rstrip().splitlines()) <= 4
 
 
-def test_a_changed_record_names_its_field_and_falls_back_to_the_previous_save(run_there):
+def test_a_changed_record_is_named_by_its_field_and_the_previous_save_is_used(run_there):
     path = run_there / "m" / directory.STATE_FACTS
     with_digest(run_there / "m", directory.STATE_FACTS, path.read_bytes().replace(b'"step": 8', b'"step": "8"'))
     found, notes = _newest_good(run_there / "m")
@@ -143,7 +143,7 @@ def test_a_changed_record_names_its_field_and_falls_back_to_the_previous_save(ru
 @pytest.mark.parametrize(
     "data", [b"x", b"[1]\n", b"{}\nx\n", b'{"kind": "step"}\n', b'{"kind": 1, "step": 1}\n', "utf-16"]
 )
-def test_reports_that_were_changed_with_their_digest_are_refused(run_there, data):
+def test_changed_metrics_with_a_matching_digest_are_refused(run_there, data):
     shutil.rmtree(run_there / ".m.previous")
     before = (run_there / "m" / directory.METRICS).read_text()
     with_digest(run_there / "m", directory.METRICS, before.encode(data) if isinstance(data, str) else data + b"\n")
@@ -153,7 +153,7 @@ def test_reports_that_were_changed_with_their_digest_are_refused(run_there, data
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape", "dtype", "nan", "steps"])
 @pytest.mark.parametrize("part", ["weights", "optimizer"])
-def test_tensors_of_a_state_that_do_not_fit_are_refused(run_there, monkeypatch, capsys, part, change):
+def test_a_state_with_wrong_tensors_is_refused(run_there, monkeypatch, capsys, part, change):
     monkeypatch.chdir(run_there)
     path = Path("m", directory.STATE_TENSORS)
     tensors = load_file(path)
@@ -195,7 +195,7 @@ def test_a_finished_run_does_not_fall_back_to_an_earlier_save(run_there):
     load_model(run_there / "m", torch.device("cpu"), torch.float32)
 
 
-def test_a_run_on_a_text_that_was_edited_is_refused(run_there, monkeypatch, capsys):
+def test_a_run_is_not_resumed_on_an_edited_text(run_there, monkeypatch, capsys):
     monkeypatch.chdir(run_there)
     Path("story.txt").write_text(story(1500).replace("moon", "noon", 1))
     before = contents(run_there / "m")
@@ -204,7 +204,7 @@ def test_a_run_on_a_text_that_was_edited_is_refused(run_there, monkeypatch, caps
     assert contents(run_there / "m") == before
 
 
-def test_fewer_threads_are_a_warning(run_there, monkeypatch):
+def test_resuming_with_fewer_threads_gives_a_warning(run_there, monkeypatch):
     assert resume_job(run_there / "m").notes == ()
     threads = torch.get_num_threads()
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
@@ -213,12 +213,12 @@ def test_fewer_threads_are_a_warning(run_there, monkeypatch):
     assert "not bit-identical" in resume_job(run_there / "m").notes[0]
 
 
-def test_another_torch_is_a_warning(run_there, monkeypatch):
+def test_resuming_with_another_version_of_torch_gives_a_warning(run_there, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.0.0")
     assert "not bit-identical" in resume_job(run_there / "m").notes[0]
 
 
-def test_a_run_that_is_missing_is_named_in_the_terms_of_the_reader(stopped, monkeypatch):
+def test_the_hint_for_a_missing_run_names_fields_or_on_the_command_line_options(stopped, monkeypatch):
     monkeypatch.chdir(stopped)
     (stopped / "checkpoints").mkdir(exist_ok=True)
     shutil.copytree(stopped / "m", stopped / "checkpoints" / "m", dirs_exist_ok=True)
@@ -246,7 +246,7 @@ def test_a_text_named_twice_is_trained_on_twice_and_needs_a_validation_file(tmp_
     assert corpus["train_characters"] == sum(characters)
 
 
-def test_the_validation_text_of_a_stopped_run_may_have_moved(tmp_path, monkeypatch, capsys):
+def test_a_validation_text_that_was_moved_can_be_named_when_resuming(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text(story(1500))
     Path("val.txt").write_text(story(600, seed=1))

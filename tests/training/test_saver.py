@@ -109,7 +109,7 @@ def full():
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize(("victim", "torn"), [(3, False), (3, True), (4, False)], ids=["running", "torn", "last"])
-def test_a_kill_at_every_write_flush_and_rename_of_a_save_loses_no_save(
+def test_a_kill_at_any_write_flush_or_rename_of_a_save_leaves_a_good_save(
     corpus, plan, tmp_path, monkeypatch, victim, torn
 ):
     """`torn`: the current save is damaged, so that only the previous save is good."""
@@ -157,9 +157,10 @@ SHORT_SAMPLES = "from attncli.training import recipe; recipe.SAMPLE_TOKENS, reci
 
 @pytest.fixture
 def trained(tmp_path, request):
-    """Calls `attncli train` in `tmp_path`, killed after some seconds; gives its exit code, negative when killed.
+    """Returns a function that runs `attncli train` in `tmp_path`, kills it after a delay and returns its exit code.
 
-    The process is forked from one that has imported PyTorch, or has a fresh interpreter with --slow.
+    The exit code of a killed process is negative. With --slow, each process is a new interpreter; otherwise, it is
+    forked from a process that has imported PyTorch.
     """
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -211,7 +212,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path, traine
 # Saves in the background
 
 
-def test_a_background_save_holds_its_own_step_and_is_reported_when_it_is_safe(
+def test_a_background_save_contains_the_state_of_its_step_and_is_reported_once_written(
     corpus, plan, tmp_path, monkeypatch, beside
 ):
     """Each write of a running state is delayed until the run has taken five more steps."""
@@ -242,7 +243,7 @@ def test_a_background_save_holds_its_own_step_and_is_reported_when_it_is_safe(
 
 
 @pytest.mark.parametrize("at", [3, 10, 12])
-def test_a_stop_while_a_save_is_written_saves_both(corpus, plan, tmp_path, beside, at):
+def test_a_stop_during_a_background_save_completes_it_and_saves_again(corpus, plan, tmp_path, beside, at):
     reports_of(corpus, plan, tmp_path / "whole")
     asked = itertools.count(1)
     reports = reports_of(corpus, plan, tmp_path / "m", stop=lambda: next(asked) >= at)
@@ -255,7 +256,7 @@ def test_a_stop_while_a_save_is_written_saves_both(corpus, plan, tmp_path, besid
     assert digest(tmp_path / "m") == digest(tmp_path / "whole")
 
 
-def test_an_error_does_not_end_the_run_before_its_save_is_written(corpus, plan, tmp_path, monkeypatch, beside):
+def test_an_error_ends_the_run_only_after_its_save_is_written(corpus, plan, tmp_path, monkeypatch, beside):
     begun, held = begin_run(plan), threading.Event()
     place = saver.Saver(tmp_path / "m", corpus, plan, {})
     shut = place._thread.shutdown
@@ -284,7 +285,7 @@ def test_a_background_save_before_the_first_score_copies_the_weights(corpus, pla
     assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
 
 
-def test_a_copy_that_would_not_fit_the_memory_is_not_made(corpus, plan, tmp_path, monkeypatch, beside):
+def test_a_state_too_large_to_copy_in_memory_is_saved_without_a_copy(corpus, plan, tmp_path, monkeypatch, beside):
     def no_copy(tensors):
         raise AssertionError("copied")
 
@@ -302,7 +303,7 @@ def test_a_copy_that_would_not_fit_the_memory_is_not_made(corpus, plan, tmp_path
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_second_signal_ends_at_once_also_while_a_save_is_written(corpus, plan, tmp_path, monkeypatch, number):
+def test_a_second_signal_ends_the_process_at_once_even_during_a_save(corpus, plan, tmp_path, monkeypatch, number):
     saves = saves_of(corpus, plan, tmp_path / "whole", monkeypatch)
     for save in saves[1:3]:
         write_checkpoint(tmp_path / "m", save)
@@ -322,7 +323,7 @@ def test_a_second_signal_ends_at_once_also_while_a_save_is_written(corpus, plan,
 # A full disk
 
 
-def test_wherever_the_disk_is_full_the_old_save_stays_and_nothing_else(corpus, plan, tmp_path, monkeypatch):
+def test_a_full_disk_at_any_point_of_a_save_leaves_a_good_save_and_no_other_file(corpus, plan, tmp_path, monkeypatch):
     saves = saves_of(corpus, plan, tmp_path / "whole", monkeypatch)
     base, target = tmp_path / "base", tmp_path / "full" / "m"
     for save in saves[1:3]:
@@ -346,7 +347,7 @@ def test_wherever_the_disk_is_full_the_old_save_stays_and_nothing_else(corpus, p
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_file_that_may_not_grow_is_a_full_disk(corpus, plan, tmp_path, monkeypatch):
+def test_a_file_size_limit_is_reported_as_a_full_disk(corpus, plan, tmp_path, monkeypatch):
     saves = saves_of(corpus, plan, tmp_path / "whole", monkeypatch)
     target = tmp_path / "m" / "m"
     write_checkpoint(target, saves[2])
@@ -363,7 +364,7 @@ def test_a_file_that_may_not_grow_is_a_full_disk(corpus, plan, tmp_path, monkeyp
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_lock_that_cannot_be_written_is_a_full_disk_and_leaves_no_file(tmp_path):
+def test_a_lock_that_cannot_be_written_is_reported_as_a_full_disk_and_leaves_no_file(tmp_path):
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         with pytest.raises(OutOfRoom, match=r"MB needed, .* MB free"), lock(tmp_path / "m"):
@@ -375,7 +376,7 @@ def test_a_lock_that_cannot_be_written_is_a_full_disk_and_leaves_no_file(tmp_pat
 
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_a_disk_that_fills_up_during_a_background_save_ends_the_run(corpus, plan, tmp_path, monkeypatch, beside, after):
-    """Also if the failed save is the last save of a running state."""
+    """`after` is the number of saves before the failed one. After 3 saves, the last save of a running state fails."""
     count = itertools.count()
 
     def fills_up(place, checkpoint):

@@ -42,7 +42,7 @@ def test_a_revised_schedule_equals_values_computed_by_hand():
 
 @settings(deadline=None, max_examples=100)
 @given(peak=st.floats(1e-9, 10), warmup=st.integers(1, 100), steps=st.integers(1, 500))
-def test_the_warm_up_is_linear_and_the_peak_is_never_passed(peak, warmup, steps):
+def test_the_warm_up_is_linear_and_the_rate_never_exceeds_its_peak(peak, warmup, steps):
     schedule = Schedule(peak, warmup, ((0, steps),))
     rates = [schedule.lr(step) for step in range(steps)]
     assert all(0 < rate <= peak for rate in rates)
@@ -55,7 +55,7 @@ def test_the_warm_up_is_linear_and_the_peak_is_never_passed(peak, warmup, steps)
 @settings(deadline=None, max_examples=100)
 @given(schedule=revised_schedules())
 @example(schedule=Schedule(1.0, 1, ((0, 1),)))
-def test_the_rate_is_zero_once_every_step_is_taken_and_never_before(schedule):
+def test_the_learning_rate_is_zero_after_the_last_step_and_never_before(schedule):
     assert schedule.progress(0) == 0
     assert schedule.progress(schedule.steps) == pytest.approx(1, abs=1e-12)
     assert schedule.lr(schedule.steps) == pytest.approx(0, abs=1e-12)
@@ -66,7 +66,7 @@ def test_the_rate_is_zero_once_every_step_is_taken_and_never_before(schedule):
 
 @settings(deadline=None, max_examples=100)
 @given(schedule=revised_schedules())
-def test_progress_rises_by_a_little_at_every_step(schedule):
+def test_progress_rises_by_equal_amounts_between_two_revisions(schedule):
     """Each step makes an equal share of the progress that remained at the last revision, so progress does not jump."""
     done = [schedule.progress(step) for step in range(schedule.steps + 1)]
     for step, (before, after) in enumerate(pairwise(done)):
@@ -78,7 +78,7 @@ def test_progress_rises_by_a_little_at_every_step(schedule):
 
 @settings(deadline=None, max_examples=100)
 @given(schedule=revised_schedules(), wait=st.integers(1, 60), more=st.integers(0, 300))
-def test_a_revision_keeps_every_earlier_value(schedule, wait, more):
+def test_a_revision_keeps_every_earlier_learning_rate(schedule, wait, more):
     at = schedule.marks[-1][0] + wait
     revised = schedule.revised(at, at + more)
     assert revised.steps == at + more
@@ -87,7 +87,7 @@ def test_a_revision_keeps_every_earlier_value(schedule, wait, more):
     assert [revised.progress(step) for step in range(at + 1)] == [schedule.progress(step) for step in range(at + 1)]
 
 
-def test_steps_are_never_fewer_than_were_taken():
+def test_a_revision_never_sets_fewer_steps_than_were_taken():
     schedule = Schedule(1.0, 1, ((0, 100),)).revised(40, 3)
     assert schedule.steps == 40
     assert schedule.progress(40) == pytest.approx(0.4)

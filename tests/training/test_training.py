@@ -110,7 +110,7 @@ def test_a_run_writes_its_model_card_and_keeps_one_that_was_edited(corpus, plan,
     assert b"another.txt" in save_again()
 
 
-def test_the_best_weights_are_kept_not_the_last(corpus, plan, tmp_path):
+def test_the_saved_weights_are_the_best_not_the_last(corpus, plan, tmp_path):
     """The learning rate rises until the model gets worse. The saved weights are from an earlier step."""
     schedule = Schedule(peak=8.0, warmup=400, marks=((0, 10_000), (99, 100)))
     wild = replace(plan, optimizer="adamw", adam_lr=8.0, schedule=schedule)
@@ -123,7 +123,7 @@ def test_the_best_weights_are_kept_not_the_last(corpus, plan, tmp_path):
     assert evaluate(model, corpus.val).per_token == pytest.approx(reports[-1].best.per_token, rel=1e-6)
 
 
-def test_the_same_seed_gives_the_same_model_and_another_seed_another(corpus, plan, tmp_path):
+def test_equal_seeds_give_equal_models_and_different_seeds_different_models(corpus, plan, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run(corpus, replace(plan, seed=seed), tmp_path / name)
     assert digest(tmp_path / "a") == digest(tmp_path / "b") != digest(tmp_path / "c")
@@ -155,7 +155,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_bits(corpus, plan, tmp_pat
     assert not atomic.previous_of(tmp_path / "parts").exists()
 
 
-def test_a_model_saved_in_bfloat16_is_half_as_large_and_its_score_is_of_what_was_saved(corpus, plan, tmp_path):
+def test_a_model_saved_in_bfloat16_is_half_as_large_and_scored_in_bfloat16(corpus, plan, tmp_path):
     run(corpus, plan, tmp_path / "whole")
     result = run(corpus, replace(plan, save_dtype="bfloat16"), tmp_path / "half")[-1]
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")]
@@ -179,7 +179,7 @@ def test_a_run_saved_in_bfloat16_resumes_exactly(corpus, plan, tmp_path, at):
     assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
 
 
-def test_a_save_is_due_a_minute_after_the_last_and_changes_nothing(corpus, plan, tmp_path, monkeypatch):
+def test_more_frequent_saves_do_not_change_the_weights(corpus, plan, tmp_path, monkeypatch):
     run(corpus, plan, tmp_path / "whole")
     monkeypatch.setattr(recipe, "SAVE_SECONDS", 0.0)
     reports = run(corpus, plan, tmp_path / "often")
@@ -206,7 +206,7 @@ def test_a_run_stopped_in_its_final_evaluation_ends_with_the_same_weights_and_re
     assert kinds[0] == kinds[1]
 
 
-def test_revisions_of_the_number_of_steps_are_kept_by_a_resumed_run(corpus, plan, tmp_path):
+def test_a_resumed_run_keeps_the_revisions_of_its_number_of_steps(corpus, plan, tmp_path):
     schedule = plan.schedule.revised(7, 30).revised(15, 36)
     revised = replace(plan, schedule=schedule)
     run(corpus, revised, tmp_path / "whole")
@@ -217,7 +217,7 @@ def test_revisions_of_the_number_of_steps_are_kept_by_a_resumed_run(corpus, plan
     assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
 
 
-def test_a_deadline_ends_the_run_at_once_when_it_has_passed(corpus, plan, tmp_path):
+def test_a_run_ends_at_once_when_its_deadline_has_passed(corpus, plan, tmp_path):
     late = replace(plan, seconds=1e-3, report_every=1)
     reports = run(corpus, late, tmp_path / "m")
     assert reports[-1].finished
@@ -269,7 +269,7 @@ def test_the_plan_keeps_given_settings_and_chooses_the_others(corpus):
     assert not given.reasons.keys() & {"size", "context", "dropout"}
 
 
-def test_epochs_are_turned_into_steps(corpus):
+def test_epochs_are_converted_to_steps(corpus):
     plan = make_plan(replace(SMALL, steps=None, epochs=2.0), corpus)
     assert plan.epochs == pytest.approx(2, abs=0.05)
 
@@ -280,24 +280,24 @@ def test_a_context_longer_than_the_text_is_refused(corpus):
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu"])
-def test_a_device_that_is_not_there_is_refused(corpus, device):
+def test_an_unavailable_device_is_refused(corpus, device):
     with pytest.raises(UsageProblem, match="not available"):
         make_plan(replace(SMALL, device=device), corpus)
 
 
-def test_library_use_prints_nothing(corpus, plan, tmp_path, capfd):
+def test_training_as_a_library_prints_nothing(corpus, plan, tmp_path, capfd):
     run(corpus, plan, tmp_path / "m")
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_loss_falls_in_every_type(corpus, plan, tmp_path, dtype):
+def test_the_loss_falls_in_every_floating_point_type(corpus, plan, tmp_path, dtype):
     reports = run(corpus, replace(plan, dtype=dtype), tmp_path / "m")
     losses = [r.loss for r in reports if isinstance(r, StepReport)]
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_a_plan_for_steps_does_not_depend_on_how_fast_the_machine_is(corpus, monkeypatch):
+def test_a_plan_for_a_number_of_steps_does_not_depend_on_the_speed_of_the_machine(corpus, monkeypatch):
     found = set()
     for seconds in (1e-4, 0.02, 0.05, 3.0):
         monkeypatch.setattr(measure_module, "measure_step", lambda *args, measured=seconds: StepTime(measured, 1.0))
@@ -307,7 +307,7 @@ def test_a_plan_for_steps_does_not_depend_on_how_fast_the_machine_is(corpus, mon
     assert len(found) == 1
 
 
-def test_training_goes_on_after_a_score_of_the_same_model(corpus):
+def test_a_model_can_be_trained_after_it_was_scored(corpus):
     """Scores are computed in inference mode. No tensor of inference mode may remain in the model."""
     model = tiny_model(vocab_size=corpus.tokenizer.vocab_size, context=16)
     evaluate(model, corpus.val, windows=1)
@@ -315,7 +315,7 @@ def test_training_goes_on_after_a_score_of_the_same_model(corpus):
     assert model.embedding.weight.grad is not None
 
 
-def test_a_run_resumed_at_its_end_is_drawn(corpus, plan, tmp_path, capsys):
+def test_a_run_resumed_after_its_last_step_is_drawn(corpus, plan, tmp_path, capsys):
     from attncli.render.console import messages
     from attncli.render.training import TrainingScreen
 
@@ -332,7 +332,7 @@ def test_a_run_resumed_at_its_end_is_drawn(corpus, plan, tmp_path, capsys):
     assert all("nats/token" in line and "bits/byte" in line for line in lines)
 
 
-def test_a_state_of_another_format_is_not_resumed(corpus, plan, tmp_path):
+def test_a_state_in_another_format_is_refused(corpus, plan, tmp_path):
     asked = itertools.count(1)
     run(corpus, plan, tmp_path / "m", stop=lambda: next(asked) >= 3)
     with pytest.raises(BadCheckpoint, match="another format"):
@@ -352,7 +352,7 @@ def test_a_run_stopped_between_micro_batches_ends_with_the_same_bits(corpus, pla
     assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
 
 
-def test_a_sample_is_written_at_every_evaluation_and_changes_nothing(corpus, plan, tmp_path):
+def test_a_sample_is_written_at_every_evaluation_without_changing_the_weights(corpus, plan, tmp_path):
     run(corpus, plan, tmp_path / "without")
     written = []
 
@@ -400,7 +400,7 @@ def foreign_tokenizer():
     return Tokenizer(backend)
 
 
-def test_fine_tuning_a_model_of_another_program_keeps_its_borders(tmp_path):
+def test_fine_tuning_a_model_of_another_program_keeps_its_start_and_end_tokens(tmp_path):
     tokenizer = foreign_tokenizer()
     assert tokenizer.encode("\n") == []
     model, ends = tiny_model(vocab_size=tokenizer.vocab_size), frozenset({2, 3})
@@ -421,14 +421,14 @@ def test_fine_tuning_a_model_of_another_program_keeps_its_borders(tmp_path):
     assert json.loads((tmp_path / "b" / directory.TOKENIZER_CONFIG).read_text())["eos_token"] == "</s>"
 
 
-def test_a_tokenizer_without_a_line_end_still_gives_a_start_of_text(tmp_path):
+def test_a_tokenizer_that_drops_line_ends_still_gives_a_start_of_text(tmp_path):
     corpus = prepare(Documents.of((story(1500),)), CorpusConfig(), tokenizer=foreign_tokenizer())
     run(corpus, make_plan(replace(SMALL, steps=2), corpus), tmp_path / "m")
     made = load_model(tmp_path / "m", CPU, torch.float32)
     assert (made.start_of_text, made.end_ids) == (0, frozenset())
 
 
-def test_a_timed_run_on_a_small_text_ends_after_the_most_epochs(corpus):
+def test_a_timed_run_on_a_small_text_ends_after_the_maximum_number_of_epochs(corpus):
     plan = make_plan(TrainConfig(seconds=3600, size="1x32", context=16, batch_size=4), corpus)
     assert plan.epochs == pytest.approx(72, rel=0.01)
     assert plan.schedule.steps == plan.most_steps
@@ -437,8 +437,8 @@ def test_a_timed_run_on_a_small_text_ends_after_the_most_epochs(corpus):
 
 
 @pytest.mark.parametrize("window", [0.001, 0.1])
-def test_a_time_too_short_for_a_step_is_refused_with_a_time_that_is_enough(corpus, monkeypatch, window):
-    """Also if a longer run scores more of the validation part at the end. A step takes a second in this test."""
+def test_a_time_too_short_for_training_is_refused_with_a_sufficient_time(corpus, monkeypatch, window):
+    """A step takes a second and scoring a window takes `window` seconds. A longer run scores more windows at its end."""
     monkeypatch.setattr(measure_module, "measure_step", lambda *given: StepTime(1.0, 1.0))
     monkeypatch.setattr(budget_module, "measure_window", lambda *given: window)
     monkeypatch.setattr(plan_module, "time", SimpleNamespace(monotonic=lambda: 0.0))
@@ -450,7 +450,7 @@ def test_a_time_too_short_for_a_step_is_refused_with_a_time_that_is_enough(corpu
     assert 20 <= steps <= 24  # enough steps, but not many more than advised
 
 
-def test_a_short_run_takes_smaller_steps_than_a_long_one():
+def test_a_short_run_has_smaller_batches_than_a_long_run():
     for device, short, long in (("cpu", 8, 3600), ("cuda", 15, 60)):
         (context, tokens), (longer, more) = (step_setup.usual_batch(torch.device(device), s) for s in (short, long))
         assert context <= longer
@@ -468,7 +468,7 @@ def test_a_timed_run_reads_about_as_many_characters_as_it_trains_on(seconds):
 @pytest.mark.parametrize(
     ("costs", "chosen"), [((8, 4, 2, 1), 8), ((4, 4, 5, 1), 8), ((5, 3, 4, 5), 2), ((1, 2, 3, 4), 1)]
 )
-def test_the_plan_takes_the_fastest_number_of_threads(corpus, monkeypatch, threads, costs, chosen):
+def test_the_plan_chooses_the_fastest_number_of_threads(corpus, monkeypatch, threads, costs, chosen):
     """`costs` are the seconds of a step with 1, 2, 4 and 8 threads."""
     seconds = dict(zip((1, 2, 4, 8), costs, strict=True))
     monkeypatch.setattr(measure_module, "measure_step", lambda *given: StepTime(seconds[torch.get_num_threads()], 1.0))
@@ -493,7 +493,7 @@ def test_a_plan_made_on_a_busy_machine_says_so(tmp_path, monkeypatch, busy, said
         assert plan_from_document(json.loads(json.dumps(asdict(job.plan)))) == job.plan
 
 
-def test_a_busy_machine_is_measured_as_step_time_over_cpu_time(corpus, monkeypatch):
+def test_the_load_of_the_machine_is_the_step_time_divided_by_its_cpu_time(corpus, monkeypatch):
     """Replaces the clocks: a step takes three seconds, of which it computes for one and a half."""
     wall, computing = itertools.count(0, 3.0), itertools.count(0, 1.5)
     clocks = SimpleNamespace(monotonic=lambda: next(wall), thread_time=lambda: next(computing))
@@ -503,7 +503,7 @@ def test_a_busy_machine_is_measured_as_step_time_over_cpu_time(corpus, monkeypat
 
 
 @pytest.mark.parametrize("close", [False, True])
-def test_a_run_takes_as_many_threads_as_its_plan_and_restores_the_number(corpus, plan, tmp_path, threads, close):
+def test_a_run_uses_the_threads_of_its_plan_and_restores_the_previous_number(corpus, plan, tmp_path, threads, close):
     threads(2)
     reports = train(corpus, replace(plan, threads=1), tmp_path / "m", facts=FACTS)
     next(reports)
@@ -537,7 +537,7 @@ def test_a_step_too_large_for_memory_is_split_then_recomputed_then_refused(corpu
     assert seen[-1] is None
 
 
-def test_training_goes_on_uncompiled_when_the_compiler_fails(monkeypatch):
+def test_training_continues_uncompiled_if_the_compiler_fails(monkeypatch):
     with warnings.catch_warnings(action="ignore"):  # hide the compiler's own warnings
         from torch._inductor import config
     monkeypatch.setattr(config.cpp, "cxx", ("/nowhere/c++",))
@@ -565,8 +565,8 @@ def test_a_run_stopped_twice_before_a_score_keeps_the_weights_of_the_second_stop
             assert torch.equal(tensor, saved.state.tensors[f"weights.{name}"])
 
 
-def test_fine_tuning_evaluates_in_windows_of_the_runs_context(corpus, plan, tmp_path):
-    """The context of the model may be many times as long."""
+def test_fine_tuning_evaluates_windows_of_the_context_of_the_run(corpus, plan, tmp_path):
+    """The context of the model may be many times longer than the context of the run."""
     wide = replace(plan, model=replace(plan.model, context=64 * plan.context))
     assert evaluation_windows(wide) == evaluation_windows(plan)
     scored = [r.score.scored for r in run(corpus, wide, tmp_path / "m") if isinstance(r, EvalReport)]

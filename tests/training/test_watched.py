@@ -52,7 +52,7 @@ def lines_of(target, kind="heads"):
     return [line for line in lines if line["kind"] == kind]
 
 
-def test_heads_are_scored_at_every_evaluation_and_nothing_changes(corpus, plan, tmp_path):
+def test_heads_are_scored_at_every_evaluation_without_changing_the_weights(corpus, plan, tmp_path):
     trained(corpus, plan, tmp_path / "without")
     reports = trained(corpus, plan, tmp_path / "with", head_scorer=watch)
     assert [r.step for r in reports if isinstance(r, HeadsReport)] == [10, 20, 30, 40]
@@ -62,7 +62,7 @@ def test_heads_are_scored_at_every_evaluation_and_nothing_changes(corpus, plan, 
     assert not lines_of(tmp_path / "without")
 
 
-def test_the_record_holds_the_head_scores_of_the_model_at_that_step(corpus, plan, tmp_path):
+def test_the_record_contains_the_head_scores_of_the_model_at_each_evaluation(corpus, plan, tmp_path):
     reports = trained(corpus, plan, tmp_path / "m", head_scorer=watch)
     recorded = lines_of(tmp_path / "m")
     for report, line in zip([r for r in reports if isinstance(r, HeadsReport)], recorded, strict=True):
@@ -87,7 +87,7 @@ def test_a_resumed_run_has_the_same_record_and_bits(corpus, plan, tmp_path, at):
     assert whole == parts
 
 
-def test_a_resumed_run_goes_on_scoring_its_heads(tmp_path, monkeypatch, capsys):
+def test_a_resumed_run_continues_to_score_its_heads(tmp_path, monkeypatch, capsys):
     import attncli.cli.bodies.train as command
 
     monkeypatch.chdir(tmp_path)
@@ -123,7 +123,7 @@ def line(step, induction, head="1.2", **best):
 LINES = [line(100, 0.02, "0.1"), line(200, 0.05), line(300, 0.61), line(400, 0.9), line(500, 0.875)]
 
 
-def test_a_record_says_when_a_head_appears():
+def test_a_head_appears_when_its_score_first_exceeds_one_half():
     found = heads_from_lines("m", "m", LINES)
     previous, induction = found.kinds
     assert (previous.kind, previous.appears) == ("previous", None)  # a score of one half is not above one half
@@ -155,7 +155,7 @@ def test_the_screen_of_head_curves_is_as_expected():
     assert "".join(f"{one.rstrip()}\n" for one in lines) == GOLDEN
 
 
-def test_curves_that_coincide_are_said_to():
+def test_curves_that_coincide_are_marked():
     twins = [line(step, 0.1 * at, duplicate=0.1 * at + 1e-4, sink=0.3) for at, step in enumerate((1, 2, 3, 4))]
     drawn = watched_screen(heads_from_lines("m", "m", twins), STEPS, 80, 11).lines
     (twin,) = [one for one in drawn if "on the curve of" in one]
@@ -170,7 +170,7 @@ def test_curves_that_coincide_are_said_to():
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
 @pytest.mark.parametrize("along", [STEPS, TIME, TOKENS])
 @pytest.mark.parametrize("ascii", [False, True])
-def test_the_screen_has_its_size_for_any_record(width, along, ascii):
+def test_the_screen_has_the_requested_size_for_any_record(width, along, ascii):
     odd = [{"kind": "heads", "best": {"induction": 3}}, {"kind": "heads", "best": []}, {"kind": "heads"}]
     odd += [{"kind": "heads", "step": 10**400, "best": {HOSTILE: {"score": "x", "layer": None}, "": {}}}]
     many = [line(600, 0.5, **{f"{at}x": 0.1 for at in range(9)})]
@@ -191,7 +191,7 @@ def test_a_run_without_head_scores_names_the_option_that_records_them(lines):
     assert raised.value.hint.endswith("attncli train FILE --watch-heads")
 
 
-def test_the_document_is_the_record():
+def test_the_document_contains_the_record():
     document = watched_document(heads_from_lines("m", "p", LINES))
     assert list(document) == ["name", "path", "step", "seconds", "tokens_per_step", "kinds"]
     assert document["kinds"]["induction"] == {
@@ -245,7 +245,7 @@ def test_a_run_with_head_scores_is_stopped_resumed_and_drawn(tmp_path, monkeypat
         (["x.jsonl", "--out", "x.pdf"], 2, ".svg nor .png"),
     ],
 )
-def test_an_error_takes_two_lines(tmp_path, monkeypatch, capsys, arguments, code, message):
+def test_an_error_has_at_most_two_lines(tmp_path, monkeypatch, capsys, arguments, code, message):
     monkeypatch.chdir(tmp_path)
     Path("x.jsonl").write_text("".join(json.dumps(one) + "\n" for one in LINES))
     Path("y.jsonl").write_text("{}\n")
@@ -255,7 +255,7 @@ def test_an_error_takes_two_lines(tmp_path, monkeypatch, capsys, arguments, code
     assert len(err.splitlines()) <= 2
 
 
-def test_heads_are_drawn_to_a_file(tmp_path, monkeypatch, capsys):
+def test_head_curves_are_written_to_a_file(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     Path("x.jsonl").write_text("".join(json.dumps(one) + "\n" for one in LINES))
