@@ -438,7 +438,7 @@ def test_a_timed_run_on_a_small_text_ends_after_the_maximum_number_of_epochs(cor
 
 @pytest.mark.parametrize("window", [0.001, 0.1])
 def test_a_time_too_short_for_training_is_refused_with_a_sufficient_time(corpus, monkeypatch, window):
-    """A step takes a second and scoring a window takes `window` seconds. A longer run scores more windows at its end."""
+    """A step takes a second, and scoring a window `window` seconds. A longer run scores more windows at its end."""
     monkeypatch.setattr(measure_module, "measure_step", lambda *given: StepTime(1.0, 1.0))
     monkeypatch.setattr(budget_module, "measure_window", lambda *given: window)
     monkeypatch.setattr(plan_module, "time", SimpleNamespace(monotonic=lambda: 0.0))
