@@ -37,42 +37,49 @@ def lock(target: Path) -> Iterator[None]:
     If another process holds the lock, raises BadCheckpoint with the owner's process id. Raises OutOfRoom if the lock
     file cannot be written.
     """
-    path, new = lock_of(target), False
+    path = lock_of(target)
+    handle = _acquire(target, path)
+    try:
+        try:
+            os.ftruncate(handle, 0)
+            os.write(handle, str(os.getpid()).encode())
+        except OSError as problem:
+            raise unwritable(target, problem) from None
+        with CleanUp(lambda: remove(path)):
+            yield
+    finally:
+        remove(path)  # a file that cannot be removed locks nothing
+        _close(handle)
+
+
+def _acquire(target: Path, path: Path) -> int:
+    """Opens and locks a lock file, creating it if necessary. Returns its descriptor. Raises as `lock` does."""
+    handle, new = None, False
     try:
         make_folder(path.parent)
         new = look(path, follow=False) is None
         handle = open_descriptor(path, os.O_RDWR | os.O_CREAT, follow=False)
+        owner = _take(target, handle)
     except OSError as problem:
         if new:
             remove(path)
+        if handle is not None:
+            _close(handle)
         raise unwritable(target, problem) from None
-    try:
-        try:
-            owner = _take(target, handle)
-        except OSError as problem:
-            if new:
-                remove(path)
-            raise unwritable(target, problem) from None
-        if owner is not None:
-            raise BadCheckpoint.naming(
-                lambda named: (
-                    f"{target} is being trained by another run (process {owner}).",
-                    f"Wait until that run ends, or choose another {named('name')}.",
-                )
+    if owner is not None:
+        _close(handle)
+        raise BadCheckpoint.naming(
+            lambda named: (
+                f"{target} is being trained by another run (process {owner}).",
+                f"Wait until that run ends, or choose another {named('name')}.",
             )
-        try:
-            try:
-                os.ftruncate(handle, 0)
-                os.write(handle, str(os.getpid()).encode())
-            except OSError as problem:
-                raise unwritable(target, problem) from None
-            with CleanUp(lambda: remove(path)):
-                yield
-        finally:
-            remove(path)  # a file that cannot be removed locks nothing
-    finally:
-        with suppress(OSError):
-            os.close(handle)
+        )
+    return handle
+
+
+def _close(handle: int) -> None:
+    with suppress(OSError):
+        os.close(handle)
 
 
 def _take(target: Path, handle: int) -> str | None:
