@@ -34,7 +34,7 @@ Replacement = Literal["zero", "mean"]
 
 @dataclass(frozen=True)
 class Effect:
-    """The prediction with some heads or edges ablated."""
+    """The prediction of the next token, with some heads or edges ablated."""
 
     heads: tuple[Head, ...]
     edges: tuple[Edge, ...]
@@ -206,7 +206,7 @@ def _keeping_means(means: dict[int, Tensor], heads: int, last: int) -> Hook:
 
 
 def _replacing(removed: dict[int, list[tuple[int, int]]], means: dict[int, Tensor] | None, heads: int) -> Hook:
-    """Returns a hook that replaces outputs with zeros or with the means.
+    """Returns a hook that replaces the outputs of heads with zeros or, if `means` is given, with means.
 
     `removed` lists the (row, head) of the outputs to replace in each layer.
     """

@@ -33,11 +33,11 @@ class Chance:
 def chance_among(cosines: Floats) -> Chance:
     """Returns the mean and the spread of cosines (N,), and how large the largest of N random cosines would be.
 
-    A cosine is an outlier if its distance above the mean, in standard deviations, exceeds that of the largest of N
-    normal draws (Grubbs, 1950). Normal draws minus their mean, divided by their norm, are a random direction in N - 1
-    dimensions. So the baseline is the largest cosine of random directions, scaled. The baseline ignores that the draws
-    sum to 0, so the median is slightly too low for a few dozen cosines. The 95% point is not affected. For fewer than
-    three cosines, the median and the 95% point are 1.
+    A cosine is an outlier if it is further above the mean, in standard deviations, than the largest of N normal draws
+    (Grubbs, 1950). Normal draws minus their mean, divided by their norm, are a random direction in N - 1 dimensions. So
+    the baseline is the largest cosine of random directions, scaled. The baseline ignores that the draws sum to 0, so
+    the median is slightly too low for a few dozen cosines. The 95% point is not affected. For fewer than three cosines,
+    the median and the 95% point are 1.
     """
     count = len(cosines)
     if count < 3:

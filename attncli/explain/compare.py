@@ -148,7 +148,7 @@ def _find(text: Sequence[Piece], name: str, ordinal: str) -> Span:
 
 
 def _shared_word(texts: Sequence[Sequence[Piece]]) -> str:
-    """Returns the word that occurs in both texts. Raises UsageProblem if no word or more than one word does."""
+    """Returns the word that occurs in both texts. Raises UsageProblem if there is no such word, or several."""
     first, second = (_WORD.findall("".join(piece.completed for piece in text)) for text in texts)
     shared = [word for word in dict.fromkeys(first) if word in second]
     if len(shared) == 1:
@@ -236,7 +236,7 @@ def _mean_shares(reading: _Reading, after: int) -> Floats:
 
 
 def _cosines(one: _Reading, other: _Reading) -> Floats:
-    """Returns the cosines (layers + 1,) of the two words' streams; exactly 1 if the streams are equal."""
+    """Returns the cosines of the word's two streams (layers + 1,). Equal streams have a cosine of exactly 1."""
     cosines = []
     for a, b in zip(one.streams, other.streams, strict=True):
         same = torch.equal(a[-1], b[-1])

@@ -1,6 +1,6 @@
 """Collects all attention weights of a text in one array, for other programs.
 
-The views need only one layer at a time.
+The views do not need this array: they read one layer at a time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class EveryWeight:
 
 
 def every_weight(model: Transformer, pieces: Sequence[Piece]) -> EveryWeight:
-    """Returns the weights of every layer and head in float32, which take 4 x layers x heads x T x T bytes.
+    """Returns the weights of every layer and head in float32: 4 x layers x heads x T x T bytes.
 
     Raises BadInput for a text with no tokens, with more tokens than the context, or with more than MOST_BYTES of
     weights.

@@ -47,12 +47,12 @@ class Faithfulness:
 
     @property
     def texts(self) -> int:
-        """How many texts were measured."""
+        """The number of texts that were measured."""
         return len(self.comprehensiveness)
 
     @property
     def verdict(self) -> Verdict:
-        """Tests which rankings are better than the random ranking, and which are better than another ranking."""
+        """The tests of which rankings are better than random, and better than other rankings."""
         return Verdict(self.comprehensiveness, self.sufficiency)
 
 

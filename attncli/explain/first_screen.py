@@ -34,8 +34,8 @@ class Explanation:
     """The finding of the first screen and of the views `bars` and `map`.
 
     If the text is counted in words, all shares, weights and indices refer to words. The values of a word's tokens are
-    summed if the word is a source, and averaged if it is a query. The prediction is made after the last token of the
-    word in focus.
+    summed if the word is a source, and averaged if the word is a query. The prediction is for the token after the word
+    in focus.
     """
 
     pieces: tuple[Piece, ...]  # tokens, or words
@@ -103,7 +103,7 @@ def explain(
 
 
 def _units(model: Transformer, pieces: Sequence[Piece], focus: Focus, spans: Sequence[range]) -> Units:
-    """Returns the units of the text, with the unit in focus, and the rows of attention to observe around the focus."""
+    """Returns the units of the text, the unit in focus, and the rows of attention to observe around the focus."""
     unit = focused_unit(model, pieces, focus, len(spans))
     around = rows_around(unit, len(spans))
     rows = range(spans[around[0]].start, spans[around[-1]].stop)

@@ -1,4 +1,4 @@
-"""Finds the tokens nearest to a word by cosine, and computes analogies from embeddings. Compares both with chance."""
+"""Finds the tokens nearest to a word by cosine, and computes analogies. Both are compared with chance."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A token and its cosine with the query. The token is from the vocabulary, or at an index of a text."""
+    """A token of the vocabulary or of a text, and the cosine of its vector with the query."""
 
     id: int
     text: str
-    index: int | None
+    index: int | None  # in the text; None for a token of the vocabulary
     cosine: float
 
 
@@ -182,7 +182,7 @@ def _mean(model: Transformer, word: Sequence[Piece]) -> Tensor:
 
 
 def _cosines_with_tokens(model: Transformer, tokenizer: Tokenizer, query: Tensor) -> Floats:
-    """Returns the cosines of a vector (C,) with the embedding of every token that the tokenizer has (V,)."""
+    """Returns the cosines of a vector (C,) with the embeddings of all tokens of the tokenizer (V,)."""
     return _cosines(model.embedding.weight.detach()[: tokenizer.vocab_size], query)
 
 

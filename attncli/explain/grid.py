@@ -1,4 +1,4 @@
-"""Every head's attention weights on one text, as thumbnails. Only one layer's weights are in memory at a time."""
+"""Shrinks every head's attention map of a text to a thumbnail. Only one layer's weights are in memory at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One head's attention weights as a map. The head is given, or it is the head that contributes most to the focus."""
+"""Computes one head's attention map: of the given head, or of the head that contributes most to the focus."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class HeadMap:
     layer: int
     head: int
     weights: Floats  # (R, T), rows sum to 1, 0 above the diagonal
-    asked_for: bool  # False: it is the head that contributes most to the focus from other tokens
+    asked_for: bool  # False: the head is the one that contributes most to the focus from other tokens
     previous_token: float | None  # mean weight on the previous token, over all rows except that of token 0
     previous_token_chance: float | None  # the same mean for uniform attention
     first_row: int = 0  # the token index of the first row

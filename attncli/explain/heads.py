@@ -1,7 +1,7 @@
 """Scores each head for known attention patterns, on random tokens that are repeated once (Elhage et al., 2021).
 
 Random tokens carry no meaning, so a head with a high score follows the pattern itself, not the content of a text. This
-module defines the patterns. It scores a matrix of weights or all heads of a model for each pattern.
+module defines the patterns. It scores one matrix of weights, or all heads of a model.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class HeadScores:
 
     @property
     def layers(self) -> int:
-        """Layers of the model."""
+        """The number of layers of the model."""
         return int(self.scores.shape[1])
 
     @property
     def heads(self) -> int:
-        """Heads of a layer."""
+        """The number of heads of a layer."""
         return int(self.scores.shape[2])
 
     def score(self, kind: HeadKind, layer: int, head: int) -> float:
@@ -99,10 +99,10 @@ class HeadScores:
 
 
 def patterns(ids: Tensor, window: int | None = None) -> Tensor:
-    """Returns the masks (kinds, T, T) of the positions that heads of each kind attend to, for ids (T,).
+    """Returns the mask of each pattern (kinds, T, T), for ids (T,): the positions that a head of this kind attends to.
 
-    The positions are within the causal mask and the window. The masks are in the order of HEAD_KINDS: the previous
-    token; the earlier occurrences of the same token; the tokens after these occurrences; the first token.
+    The masks are in the order of HEAD_KINDS: the previous token; the earlier occurrences of the same token; the tokens
+    after these occurrences; the first token. They exclude positions outside the causal mask and the window.
     """
     at = torch.arange(len(ids), device=ids.device)
     earlier = (ids[:, None] == ids[None, :]).tril(-1)
@@ -160,7 +160,7 @@ def head_scores(
     """Scores every head of a model in evaluation mode, averaged over sequences drawn from the seed.
 
     A sequence is the token `start`, then `length` random tokens with ids below `vocabulary`, then these tokens
-    repeated. If `length` is None, it is the largest that fits.
+    repeated. If `length` is None, the largest length that fits is used.
 
     Raises:
         UsageProblem: for a length that does not fit, or no sequences.

@@ -1,4 +1,4 @@
-"""The logit lens: what the model would predict if it stopped after each layer.
+"""Computes the logit lens: what the model would predict if it stopped after each layer.
 
 The final norm and the output head are applied to the residual stream after each layer. The norm computes its statistics
 from the stream of that layer.

@@ -1,4 +1,4 @@
-"""Finds the token or word of a text that a user names, by its index or by its spelling. No torch."""
+"""Finds the token or word of a text that a user names by an index or by its text. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LISTED = 24  # tokens named in an error
 
 
 def find_token(pieces: Sequence[Piece], name: str) -> int:
-    """Returns the index of the token that a user names, by its index or by a word.
+    """Returns the index of the token that a user names by an index or by a word.
 
     If the word has several tokens, returns the index of the last one.
 

@@ -125,9 +125,9 @@ def _terms(
 
 
 def _read_by(norm: nn.Module, stream: Tensor, toward: Tensor) -> tuple[Tensor, float | None]:
-    """Returns the direction (C,) of `toward` before the norm, and the contribution of the norm's bias, if it has one.
+    """Maps a direction (C,) to the input of the norm. Also returns what the norm's bias contributes, if it has a bias.
 
-    The dot product of the direction and a part of the stream is what this part contributes to norm(stream) . toward.
+    The dot product of the returned direction and a part of the stream is the part's term of norm(stream) . toward.
     """
     assert isinstance(norm, RMSNorm | nn.LayerNorm)
     direction = through_norm(norm, toward)

@@ -76,7 +76,7 @@ def focused_unit(model: Transformer, pieces: Sequence[Piece], focus: Focus, unit
 
 
 def refuse_missing(what: str, index: int, count: int) -> None:
-    """Raises UsageProblem for an index that is negative, or not below the count."""
+    """Raises UsageProblem for an index that is not from 0 to `count` - 1. `what` is the thing that is counted."""
     if not 0 <= index < count:
         raise UsageProblem(f"There is no {what} {index}.", f"There are {count}: 0 to {count - 1}.")
 
@@ -96,7 +96,7 @@ def refuse_length(pieces: Sequence[Piece], context: int) -> None:
 
 
 def layers_read(model: Transformer, layer: int | None) -> int:
-    """Returns after how many layers the residual stream is taken: None means all layers, 0 means the embedding.
+    """Returns the number of layers after which the residual stream is read. None means all layers, 0 the embedding.
 
     Raises UsageProblem for more layers than the model has.
     """
@@ -114,7 +114,7 @@ def layers_read(model: Transformer, layer: int | None) -> int:
 def rows_around(focus: int, count: int) -> range:
     """Returns the rows that the map of a long text of `count` tokens shows.
 
-    There are ROWS_AROUND rows, three quarters of them before the focus.
+    The map has ROWS_AROUND rows. Three quarters of the rows are before the focus.
     """
     first = max(0, min(focus - ROWS_AROUND * 3 // 4, count - ROWS_AROUND))
     return range(first, min(first + ROWS_AROUND, count))

@@ -1,4 +1,4 @@
-"""Ranks values from the greatest to the smallest; equal values keep their order. No torch."""
+"""Ranks values from the greatest to the smallest; equal values keep their order. Imports no torch."""
 
 from __future__ import annotations
 

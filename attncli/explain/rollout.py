@@ -44,16 +44,16 @@ def rollout(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Rollou
 
 
 def rolled(product: Tensor | None, weights: Tensor) -> Tensor:
-    """Multiplies the product (T, T) by the next layer's weights (T, T), which are averaged over heads.
+    """Returns the rollout (T, T) after one more layer, from the layer's weights (T, T), averaged over heads.
 
-    Before the first layer the product is None.
+    `product` is the rollout after the previous layer; None before the first layer.
     """
     step = (weights + torch.eye(len(weights), dtype=weights.dtype, device=weights.device)) / 2
     return step if product is None else step @ product
 
 
 class _Product(Observer):
-    """Multiplies the weights, and uniform attention, layer by layer, in float64."""
+    """Computes the rollout of the weights and of uniform attention, layer by layer, in float64."""
 
     product: Tensor | None = None
     even: Tensor | None = None

@@ -51,7 +51,7 @@ class Sources:
 
 @dataclass
 class SourceShares:
-    """Gathers the shares of the unit in focus, layer by layer."""
+    """Computes the shares of the unit in focus, layer by layer."""
 
     focus: Focus
     units: Units
@@ -81,7 +81,7 @@ class SourceShares:
             self._beside.append((output / self._lengths(stream).clamp_min(1e-30)).mean())
 
     def _lengths(self, vectors: Tensor) -> Tensor:
-        """Vectors (B, R, C) -> the lengths of the vectors in focus (queries,)."""
+        """Returns the lengths of the vectors in focus: (B, R, C) -> (queries,)."""
         rows = self.units.query_rows
         lengths: Tensor = torch.linalg.vector_norm(vectors[0, rows.start : rows.stop].float(), dim=-1)
         return lengths

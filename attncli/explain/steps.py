@@ -26,7 +26,7 @@ from attncli.text.tokenizer import Piece, Tokenizer
 
 @dataclass(frozen=True)
 class Steps:
-    """The arithmetic of one row of one head, from the query to attention's output.
+    """The numbers of one row of one head at every step, from the query to the attention output.
 
     S is the number of sources: all tokens of the text. In a long text, the sources end with the first masked token.
     """
@@ -47,7 +47,7 @@ class Steps:
     mixed: Floats  # (D,): weights x values
     written: Floats  # (C,): this head's columns of the output matrix x mixed
     attention: Floats  # (C,): the output of all heads, plus the bias
-    difference: float  # the largest absolute one between `attention` and the output of the fast path
+    difference: float  # the largest between `attention` and the output of the fast path, in absolute value
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Quantiles of Student's t distribution, by an expansion in powers of 1 / degrees. No torch, and no SciPy."""
+"""Computes quantiles of Student's t distribution, by an expansion in powers of 1 / degrees. Needs no SciPy."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """Returns the quantile of Student's t distribution with these degrees of freedom.
+    """Returns the quantile of Student's t distribution with the given degrees of freedom.
 
-    Uses the expansion around the normal quantile (Abramowitz and Stegun, 1964, 26.7.5). For at least 7 degrees and a
-    probability of at most 0.998 its error is below 0.001.
+    The formula is the expansion around the normal quantile (Abramowitz and Stegun, 1964, 26.7.5). For at least 7
+    degrees and a probability of at most 0.998, the error is below 0.001.
     """
     from statistics import NormalDist  # imports decimal and fractions, which is slow
 

@@ -1,4 +1,4 @@
-"""Groups tokens into units, single tokens or whole words, and sums values over units. No torch is imported.
+"""Groups tokens into units, single tokens or whole words, and sums values over units. Imports no torch.
 
 For sources, the values of a unit's tokens are summed; for queries, they are averaged. So the rows of a map still sum to
 1.

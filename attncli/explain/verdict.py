@@ -1,7 +1,7 @@
-"""Tests which rankings of sources are better than a random one: a one-sided paired t test over texts. No torch.
+"""Tests which rankings of sources are better than a random one: a one-sided paired t test over texts. Imports no torch.
 
-Every view is tested against random by two measures, and against every other view, so the level is divided by the number
-of COMPARISONS (Bonferroni's correction).
+Every ranking is tested against random by two measures, and against every other ranking. So the level is divided by the
+number of COMPARISONS (Bonferroni's correction).
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Verdict:
     def advantage(self, ranking: Ranking, *, sufficient: bool = False) -> tuple[float, float]:
         """Returns the mean advantage over the random ranking and its standard error.
 
-        The advantage is averaged over sizes; the mean is over texts. It is measured by sufficiency if `sufficient` is
-        true, otherwise by comprehensiveness.
+        The advantage is averaged over sizes; the mean is over texts. The measure is sufficiency if `sufficient` is
+        true, otherwise comprehensiveness.
         """
         drops = self.sufficiency if sufficient else self.comprehensiveness
         return _mean_and_error(_difference(drops, ranking, "random") * (-1 if sufficient else 1))
@@ -59,7 +59,7 @@ class Verdict:
 
     @property
     def best(self) -> Ranking | None:
-        """The ranking that beats random with the largest advantage, summed over both measures; None if none does."""
+        """The ranking with the largest advantage over random, summed over both measures; None if none beats random."""
         winners = [ranking for ranking in _VIEWS if self.beats_random(ranking)]
         return max(winners, key=self._both_ways, default=None)
 
@@ -68,9 +68,9 @@ class Verdict:
 
     @property
     def rivals(self) -> tuple[Ranking, ...]:
-        """The other rankings that are not significantly worse than the best, by comprehensiveness minus sufficiency.
+        """The rankings that are not significantly worse than the best one, which is left out.
 
-        Empty if no ranking beats random.
+        Rankings are compared by comprehensiveness minus sufficiency. Empty if no ranking beats random.
         """
         best = self.best
         if best is None:

@@ -1,4 +1,4 @@
-"""Groups the tokens of a text into words, by rules that do not depend on the language. No torch."""
+"""Groups the tokens of a text into words, by rules that do not depend on the language. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Words:
 def words(pieces: Sequence[Piece]) -> list[range]:
     """Returns the range of tokens of each word, in order; every token is in one word: [range(0, 1), range(1, 3), …].
 
-    A word continues in the next token if a letter, digit or combining mark is on each side of the boundary. An
+    A word continues in the next token if there is a letter, digit or combining mark on each side of the boundary. An
     apostrophe between two letters does not end a word. Spaces belong to the word after them; spaces at the end of the
     text belong to the last word. Every other character, including a line end, forms a word with all its tokens. In a
     script without spaces, every token is a word.

@@ -1,1 +1,1 @@
-"""Turns findings, plans and reports into Rich objects and JSON. No torch."""
+"""Turns findings, plans and reports into Rich objects and JSON. Imports no torch."""

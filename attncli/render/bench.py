@@ -1,4 +1,4 @@
-"""The result of attncli bench: prefill, decode, batches, generation with and without the cache, memory bandwidth."""
+"""The screen of `attncli bench`: prefill, decode, batches, generation with and without the cache, memory bandwidth."""
 
 from __future__ import annotations
 
@@ -178,17 +178,17 @@ def _bandwidth(measured: Bandwidth) -> str:
 
 
 def rate(per_second: float) -> str:
-    """Tokens per second in three digits: 7.234 -> '7.23', 12345 -> '12.3k'."""
+    """Formats tokens per second with three digits: 7.234 -> '7.23', 12345 -> '12.3k'."""
     return f"{per_second:.3g}" if per_second < 99.95 else count(per_second)
 
 
 def gigabytes(number: float) -> str:
-    """10.82e9 -> '10.8', 3350e9 -> '3,350'."""
+    """Formats bytes in gigabytes: 10.82e9 -> '10.8', 3350e9 -> '3,350'."""
     return f"{number / 1e9:,.1f}" if number < 99.95e9 else f"{number / 1e9:,.0f}"
 
 
 def span(seconds: float) -> str:
-    """Returns a short time in three digits: 0.01234 -> '12.3 ms', 2.5 -> '2.5 s'."""
+    """Formats a short time with three digits: 0.01234 -> '12.3 ms', 2.5 -> '2.5 s'."""
     for unit, name in ((1e-6, "µs"), (1e-3, "ms")):
         if seconds < 999.5 * unit:
             return f"{seconds / unit:.3g} {name}"

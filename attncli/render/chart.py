@@ -1,7 +1,7 @@
 """Draws curves in the cells of a terminal: as Braille dots, or in ASCII if Braille cannot be shown.
 
-Computes the scales, the ticks and the dots. It does not depend on training: a curve consists of points, a style, and
-optionally a character that marks each point.
+This module computes the scales, the ticks and the dots. It does not depend on training: a curve consists of points, a
+style, and optionally a character that marks each point.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _ASCII = _Look(np.array([[1], [2]], np.uint32), np.array([ord(sign) for sign in 
 
 
 class Picture:
-    """Rows of styled text, ready for a console; no row wraps."""
+    """Rows of styled text for a console. No row is wrapped."""
 
     def __init__(self, rows: Sequence[list[Segment]]) -> None:
         self.rows = rows

@@ -48,9 +48,9 @@ def _console(stderr: bool) -> Console:
 
 
 def _forced_colors() -> Literal["standard", "256", "truecolor"] | None:
-    """Returns the colours that CLICOLOR_FORCE or FORCE_COLOR force without a terminal.
+    """Returns the colour system that CLICOLOR_FORCE or FORCE_COLOR forces if the output is not a terminal.
 
-    Returns None if neither forces colours, or if NO_COLOR is set.
+    Returns None if neither variable forces colours, or if NO_COLOR is set.
     """
     asked = any(os.environ.get(name, "0") not in ("", "0") for name in ("CLICOLOR_FORCE", "FORCE_COLOR"))
     if not asked or os.environ.get("NO_COLOR"):
@@ -89,7 +89,7 @@ def print_note(text: str) -> None:
 
 
 def print_error(error: AttnError) -> None:
-    """Prints what went wrong and what to do next, in one line or two."""
+    """Prints an error in one or two lines: what is wrong, and what to do next."""
     line = Text("error: ", style="bold red")
     line.append(one_line(error.message), style="default not bold")
     console = messages()

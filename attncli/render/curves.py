@@ -45,7 +45,7 @@ class Axes:
         return None if run.final is None else run.final[self.up == BITS]
 
     def missing(self, run: RunCurves) -> str | None:
-        """Returns the name of an axis for which a run has no figures, or None."""
+        """Returns the name of an axis for which a run has no figures; None if it has figures for both axes."""
         for name, at in ((self.along, 0), (UNITS[self.up], 1)):
             if not any(np.isfinite(curve[at]).any() for curve in (self.training(run), self.validation(run))):
                 return name

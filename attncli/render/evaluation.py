@@ -1,4 +1,4 @@
-"""Screens and documents of a model's score: baselines to compare with, copied text in a sample, and a diagnosis."""
+"""The screens and documents of a model's score: baselines, copied text in a sample, and a diagnosis."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from attncli.render.progress_bar import passing_bar
 
 _WIDEST_BAR = 40
 _BESIDE_BAR = 20  # cells that the label and the figure of a table row take
-_QUOTED = 60  # cells of a copied stretch shown
+_QUOTED = 60  # the most cells of a copied stretch
 _CLOSE = 0.005  # a relative difference below this counts as equal
 _LEAST_COMPARED = 1000  # bytes; for a shorter text, compressors write mostly tables and literals
 _TIMES = 10  # a larger ratio of bits is shown as a factor, not in percent
@@ -87,7 +87,7 @@ def measured_on(baselines: Baselines, given: str, share: float = 1.0) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """['xz', 'gzip', 'the 5-gram'] -> 'xz, gzip and the 5-gram'."""
+    """Joins names: ['xz', 'gzip', 'the 5-gram'] -> 'xz, gzip and the 5-gram'."""
     *before, last = names
     return f"{', '.join(before)} and {last}" if before else last
 
@@ -127,7 +127,7 @@ def _compared(baselines: Baselines, share: float) -> str:
 
 
 def _relative(bits: float, other: float, name: str, unit: str = "") -> str:
-    """(0.8, 1.0, 'xz -9', ' bits') -> '20% fewer bits than xz -9'."""
+    """Compares two numbers of bits in words: (0.8, 1.0, 'xz -9', ' bits') -> '20% fewer bits than xz -9'."""
     if abs(bits - other) <= _CLOSE * other or max(bits, other) <= 0:
         return f"as many{unit} as {name}"
     if other <= 0:
@@ -169,7 +169,7 @@ def memorization_lines(found: Memorization, shown: int | None = None) -> list[st
 
 
 def _whole(share: float) -> str:
-    """Returns a share in percent. It is rounded to 100% only if it is exactly 1: 0.998 -> '99.8%'."""
+    """Formats a share in per cent: 0.998 -> '99.8%'. Only a share of exactly 1 is shown as 100%."""
     return f"{share:.1%}" if 0.99 <= share < 1 else percent(share)
 
 

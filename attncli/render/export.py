@@ -20,7 +20,7 @@ def sources_csv(finding: Explanation) -> str:
     """
     sources = finding.sources
     written = io.StringIO()
-    table = csv.writer(written, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # a token may be a line's end
+    table = csv.writer(written, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # a token may contain a line end
     named = ["id"] if finding.words is None else ["first_token", "last_token"]
     layers = (f"layer_{layer}" for layer in sources.layers)
     table.writerow(["index", finding.unit, *named, "share", "raw", *layers])

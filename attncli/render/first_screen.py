@@ -191,7 +191,7 @@ def _cuts(checks: EdgeChecks | None, width: int) -> dict[int, str]:
 def _random_cut(checks: EdgeChecks, unit: str, where: str, width: int) -> list[Text]:
     """Returns the lines below the bars: the result of a random cut, and the heads in which edges were cut.
 
-    If the bars have no room to explain the arrows, the first line explains them.
+    If the bars have no room to explain the arrows, the first line does.
     """
     before, lines = percent(checks.token.probability), []
     if width < _NAMES_CUT:
@@ -216,7 +216,7 @@ def not_counted(sources: Sources) -> str:
 
 
 def averaged(checks: EdgeChecks, unit: str) -> str:
-    """Describes the sources whose cuts are averaged for the random cut: all sources before the focus, or a sample.
+    """Returns the words for the sources of the random cuts: all sources before the focus, or a sample of them.
 
     The focus itself is left out, because cutting its edge to itself costs most.
     """
@@ -253,7 +253,7 @@ def _closing(finding: Explanation, width: int) -> Group:
 def elsewhere(finding: Explanation) -> list[str]:
     """Returns options to try next.
 
-    They select the token before the focus if there is one, and the map's head if the text has other tokens.
+    The options select the token before the focus, if there is one, and the map's head, if there are several tokens.
     """
     words = "--words " if finding.words else ""
     token = [f"{words}--token {finding.sources.focus - 1}"] if finding.sources.focus else []
@@ -273,7 +273,7 @@ def _more(finding: Explanation, width: int) -> str:
 
 
 def continuation_note(before: int, after: int, context: int) -> str:
-    """Says how many tokens were generated after a text of `before` tokens, and whether the context is now full."""
+    """Returns a note on how many tokens were generated after `before` tokens, and on whether the context is full."""
     ends = ", where the context is full" if after >= context else ""
     if after == before:
         return f"no token is generated{ends}"

@@ -1,4 +1,4 @@
-"""Shows generated text while it streams: plain, tinted by surprise, or after a report on each token."""
+"""Shows generated text as it streams: plain, tinted by surprise, or after a report on each token."""
 
 from __future__ import annotations
 

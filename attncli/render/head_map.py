@@ -1,4 +1,4 @@
-"""One head's attention as a map, in numbers or cells: row attends to column."""
+"""Draws one head's attention as a map, in numbers or cells: row attends to column."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def head_title(finding: Explanation, width: int) -> Text:
 
 
 def others(finding: Explanation) -> str:
-    """Returns the sources that decide which head is busiest, in words. Idle heads attend to the first token."""
+    """Returns the words for the sources that decide which head is busiest. Idle heads attend to the first token."""
     return f"other {finding.unit}s" + (", the first aside" if finding.sources.first_is_apart else "")
 
 

@@ -66,7 +66,7 @@ def named(subject: Subject, at: int, width: int = LABEL) -> str:
 
 
 def next_label(token: NextToken, width: int) -> str:
-    """Returns a next token's text. If its bytes are only part of a character, adds its id to tell such tokens apart."""
+    """Returns the label of a next token. A token that is part of a character has its id added, to tell it apart."""
     number = f" #{token.id}" if "\N{REPLACEMENT CHARACTER}" in token.text else ""
     return fit(label_text(token.text) + number, width)
 

@@ -34,7 +34,7 @@ _EXAMPLES = '"The cat sat on the mat. The cat"', "TEXT"  # the first that fits
 def heads_screen(
     finding: HeadScores, model: str, width: int, *, everyone: bool = False, named: str = ""
 ) -> RenderableType:
-    """Shows the best heads of each kind with the score expected by chance; with `everyone`, also shows all heads.
+    """Shows the best heads of each kind with the score expected by chance. If `everyone` is true, also shows all heads.
 
     `named` is the option that selects the model, for the command at the end.
     """

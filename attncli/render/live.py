@@ -25,7 +25,7 @@ TRAIN_STYLE, VALIDATION_STYLE = "cyan", "bold magenta"
 _REFRESH_SECONDS = 0.25
 _MOST_POINTS = 2000  # of the training curve; if there are more points, neighbours are averaged
 _PLAN_ROWS = 9  # kept for the plan above, on a terminal that is tall enough
-_WITHOUT_PLAN = 15  # least rows of the display, even if the plan then scrolls out of sight
+_WITHOUT_PLAN = 15  # the least rows of the display, even if the plan is then no longer visible
 _CHART_ROWS = 6, 9, 16  # at least; before the sample gets any row; at most
 _SAMPLE_ROWS = 7  # at most, with the heading
 _WIDEST_BAR = 60
@@ -61,7 +61,7 @@ class LiveDisplay:
         self._ended = False
 
     def start(self) -> None:
-        """Starts the display. The cursor stays visible, since a killed run cannot show it again."""
+        """Starts the display. The cursor stays visible, because a killed run could not show it again."""
         self._live.start(refresh=True)
         self._live.with_cursor()
 
@@ -179,7 +179,7 @@ class LiveDisplay:
         return chart(curves, width, height, heading=heading, reaches=steps, ascii=plain)
 
     def _written(self, sample: SampleReport, width: int, rows: int, plain: bool) -> list[list[Segment]]:
-        """Returns the sample in exactly `rows` rows, its prompt dim."""
+        """Returns the sample in exactly `rows` rows. Its prompt is dimmed."""
         prompt, rest = sample.text[: sample.prompt_characters], sample.text[sample.prompt_characters :]
         text = Text()
         for part, style in ((prompt, "dim"), (rest, "")):
@@ -229,7 +229,7 @@ class _Trace:
 
 
 class _Screen(Live):
-    """Rich's live display, made to survive a terminal that shrinks or disappears."""
+    """Rich's live display, changed to work on a terminal that shrinks or disappears."""
 
     def __init__(self, console: Console, display: LiveDisplay) -> None:
         self._display = display

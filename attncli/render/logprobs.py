@@ -29,7 +29,7 @@ def logprobs_head(width: int) -> Text:
 def logprobs_row(number: int, token: Token, width: int) -> Text:
     """Returns the row of the `number`-th token, with log-probabilities in nats.
 
-    A row has at most `width` cells, which are at least 40.
+    A row has at most `width` cells; `width` is at least 40.
     """
     wide = width >= _WIDE
     label = _LABEL if wide else _SHORT_LABEL

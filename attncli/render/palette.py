@@ -1,8 +1,8 @@
 """Chooses the colour of a value from 0 to 1, from the colours that a terminal has.
 
 With 24 bits, the colours are viridis (van der Walt and Smith, 2015): a larger value is always lighter, so the order is
-visible without colour vision. With 256 colours, a hand-picked ramp has the same property. With fewer colours, the value
-is not coloured; the printed number is enough.
+visible without colour vision. With 256 colours, a hand-picked ramp is used, in which a larger value is also lighter.
+With fewer colours, a value has no colour, only its number.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Writes a screen as a self-contained SVG or HTML file: no link, no embedded font, no script.
 
-Rich renders the screen into segments of text with a style; each becomes markup. In an SVG, bars become rectangles,
-since no font draws block characters without gaps. Only visible characters are written, and they are escaped. A theme
-sets the colors of the page and of the text, for light and for dark pages.
+Rich renders the screen into segments of text with a style. Each segment is written as markup. In an SVG, bars become
+rectangles, because no font draws block characters without gaps. Only visible characters are written, with markup
+escaped. A theme sets the colors of the page and of the text, for light and for dark pages.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def _html_span(text: str, style: Style, theme: TerminalTheme) -> str:
 
 
 def _colors(style: Style, theme: TerminalTheme) -> tuple[str, str | None]:
-    """Returns the color of the text, and its background color unless that is the page's own."""
+    """Returns the color of a text, and its background color; None for the background of the page."""
     behind = style.bgcolor
     ground = None if behind is None or behind.is_default else behind.get_truecolor(theme)
     ink = style.color.get_truecolor(theme) if style.color is not None else theme.foreground_color

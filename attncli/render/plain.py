@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from attncli.explain.checks import EdgeChecks
     from attncli.explain.first_screen import Explanation
 
-_ROWS = 40  # of the map, and tokens listed
+_ROWS = 40  # the most rows of the map, and the most tokens listed
 _NEXT = 5
 _BLANKS = {" ": "space", "\n": "line end", "\t": "tab", "\r": "carriage return"}
 _LEAST = 0.05  # the least weight that a sentence about a row of the map mentions
 
 
 def print_sentences(sentences: Sequence[str]) -> None:
-    """Prints one sentence on each line; on a terminal long ones are wrapped between words."""
+    """Prints one sentence on each line. On a terminal, long sentences are wrapped between words."""
     console = output()
     for sentence in sentences:
         console.print(Text(sentence), soft_wrap=not console.is_terminal)

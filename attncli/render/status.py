@@ -1,7 +1,7 @@
 """Shows what the process is waiting for, in a transient status line on standard error if this is a terminal.
 
-The line is erased as soon as anything else is written to standard output or error. Imports nothing heavy, because the
-first status is shown before the application is imported.
+The line is erased as soon as anything else is written to standard output or error. This module imports nothing slow,
+because the first status is shown before the application is imported.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tints generated text by its surprise: -log2 of the probability of each token, in bits.
 
-Assigns streamed text to its tokens, and defines the colours with their legend. If several tokens form one character,
-its surprise is the sum of the surprises of these tokens.
+This module assigns streamed text to its tokens, and defines the colours with their legend. If several tokens form one
+character, the surprise of the character is the sum of their surprises.
 """
 
 from __future__ import annotations

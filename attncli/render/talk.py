@@ -17,7 +17,7 @@ _COMMAND = 17
 
 
 def settings_screen(config: SampleConfig, text_of: Callable[[int], str], width: int) -> Text:
-    """Returns every setting with its value, in at most `width` cells, which are at least 40."""
+    """Returns every setting with its value, in at most `width` cells. `width` is at least 40."""
     names = [name for name in options_of(SampleConfig) if name != "num_samples"]
     return _table([(_option(name), _value(name, config, text_of)) for name in names], _NAME, width)
 

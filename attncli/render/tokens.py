@@ -1,4 +1,4 @@
-"""The tokens of a text: tinted in the text, and one row each."""
+"""The screen of `attncli tokenize`: the text with tinted tokens, and a table with a row for each token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tokens_screen(
 ) -> RenderableType:
     """Returns the text with tinted tokens, a row per token, and totals.
 
-    `opening` are the tokens that the tokenizer adds before the text: they have the first indices and are not counted.
+    `opening` are the tokens that the tokenizer adds before the text. They have the first indices and are not counted.
     """
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in ("#", "token", "id", "bytes", "characters"):

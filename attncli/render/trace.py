@@ -27,7 +27,7 @@ def trace_head(width: int) -> Text:
 
 
 def trace_block(number: int, token: Token, width: int) -> Text:
-    """Returns the sampling steps of the `number`-th token, in at most `width` cells, which are at least 40."""
+    """Returns the sampling steps of the `number`-th token, in at most `width` cells. `width` is at least 40."""
     assert token.trace is not None
     fact = f"  drawn at {percent(token.trace.probability)}"
     label = fit(f"{number} {id_label(token.id, token.text)}", width - len(fact))

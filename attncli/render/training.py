@@ -74,7 +74,7 @@ def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
 
 
 class TrainingScreen:
-    """Shows the reports of a run: on a terminal in a live display, otherwise one line per evaluation and sample.
+    """Shows the reports of a run: in a live display on a terminal, otherwise as one line per evaluation and sample.
 
     A context manager; `update` takes each report. `before` are the curves of a resumed run up to its resumption.
     `above` was printed before the display, and is printed again when the screen is cleared because the terminal shrank.

@@ -34,7 +34,7 @@ def verification_head(width: int) -> Text:
 
 
 def verification_row(check: Check, text_of: Callable[[int], str], width: int) -> Text:
-    """Returns the row of one check, in at most `width` cells, which are at least 40.
+    """Returns the row of one check, in at most `width` cells. `width` is at least 40.
 
     `text_of` returns the text of a token id.
     """

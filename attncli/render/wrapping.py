@@ -1,7 +1,7 @@
 """Wraps streamed text between words.
 
-A word is buffered until it is complete, because only then is it known whether the line has room for it. Each wide
-character is a word, since such scripts have no spaces. The terminal cuts a word that is wider than the line.
+A word is buffered until it is complete, because its length decides whether it fits the line. Each wide character is a
+word, because scripts with wide characters have no spaces. The terminal cuts a word that is wider than the line.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class WordWrap:
         self._written: list[Styled] = []  # output of the current call of `write`
 
     def write(self, text: str, style: Style | str = "", *, complete: bool = False) -> None:
-        """Writes escaped text. Unless `complete`, the last word is buffered until the next call."""
+        """Writes escaped text. If `complete` is false, the last word is buffered until the next call."""
         for char in visible(text):
             if char == "\n":
                 self._place()
