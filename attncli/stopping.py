@@ -32,13 +32,10 @@ _LINE = b"Stopped.\n"
 
 _clean_ups: list[Callable[[], object]] = []
 _received: int | None = None  # the signal that ends the process
-_directly = (
-    True  # a signal ends the process without unwinding: before the application is imported, and after it has returned
-)
+_directly = True  # a signal ends the process at once; false while the application runs
 _said = False
-_ending = (
-    _thread.RLock()
-)  # held by the thread that ends the process; reentrant, since a second signal may interrupt that thread
+# The lock of the thread that ends the process. It is reentrant, since a second signal may interrupt that thread.
+_ending = _thread.RLock()
 
 
 class Stopped(SystemExit):
@@ -147,9 +144,8 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if _directly or _received is not None or _imports(frame):
         _end(number)
     _received = number
-    sys.unraisablehook = lambda _: (
-        None
-    )  # hides `Stopped` raised in a destructor, where it has no effect; then the second thread ends the process
+    # A destructor swallows `Stopped`; this hides the message, and the second thread ends the process.
+    sys.unraisablehook = lambda _: None
     raise Stopped(128 + number)
 
 

@@ -38,9 +38,7 @@ class CorpusConfig:
         rare=True,
     )
     encoding: str = option("utf-8", "The encoding of the text.", panel=_TEXT, rare=True)
-    most_characters: int | None = (
-        None  # of the training or validation part; a larger part is replaced by passages spread over it
-    )
+    most_characters: int | None = None  # of a part; a larger part is replaced by passages spread over it
 
     def __post_init__(self) -> None:
         check(self)

@@ -12,9 +12,7 @@ from attncli.config.values import BIAS, COUNT
 from attncli.errors import UsageProblem
 
 _MOST_SAMPLES = 10_000
-_LARGEST_ADDED = (
-    1_000_000  # the largest number to add to a logit; with a larger one, float32 would round the logit away
-)
+_LARGEST_ADDED = 1_000_000  # to a logit; with a larger number, float32 would round the logit away
 _DRAW = "Sampling, applied in this order"  # the order of generation/sampling.py
 
 _SHARE = Limit("above 0 and at most 1 (off)", lambda share: 0 < share <= 1)

@@ -260,9 +260,7 @@ def test_a_model_that_gives_no_probabilities_is_told(here, monkeypatch, capsys, 
 
 def test_progress_ends_at_the_tokens_scored():
     model = tiny_model(vocab_size=257, context=64)
-    tokens = tokens_of(
-        Part.whole(Documents.of(["ab" * 32 * 300])), byte_tokenizer()
-    )  # whole windows and a shorter last one
+    tokens = tokens_of(Part.whole(Documents.of(["ab" * 32 * 300])), byte_tokenizer())  # the last window is shorter
     told = []
     score = evaluate(model, tokens, progress=told.append)
     assert told == sorted(told)

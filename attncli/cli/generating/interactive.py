@@ -96,9 +96,7 @@ class Talk:
         session.note_without_colors()
         self._console = output()
         self._text = ""  # the prompt and its continuation
-        self._last: tuple[str, str] | None = (
-            None  # for /again: the text that was continued, and the part of it that was printed
-        )
+        self._last: tuple[str, str] | None = None  # for /again: the continued text, and its printed part
         self._saved: set[Path] = set()
         self._turns: list[Turn] = []  # of the conversation, with --chat
 

@@ -61,9 +61,7 @@ class Lines:
 
     def _line(self, prompt: str) -> str | None:
         """Returns the next line, or all lines of a paste, or None at the end of input."""
-        pasted = self.typed and not _waiting(
-            0
-        )  # lines that wait already were typed before the prompt, so each is a turn
+        pasted = self.typed and not _waiting(0)  # a line that waits already was typed ahead, and is a turn of its own
         line = self._read(prompt)
         while pasted and line is not None and _waiting(_PASTE_SECONDS) and (more := self._read("")) is not None:
             line += f"\n{more}"
