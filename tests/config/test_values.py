@@ -6,7 +6,7 @@ from attncli.config.values import parse_count, parse_seconds
 
 
 @pytest.mark.parametrize("text", ["500", "0.5k", "1M", "25.6k", "1_000", "2,000", "2.01k", "-3"])
-def test_counts_are_read(text):
+def test_every_way_to_write_a_count_is_parsed(text):
     expected = {
         "500": 500,
         "0.5k": 500,
@@ -23,11 +23,11 @@ def test_counts_are_read(text):
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90s", 90), ("5m", 300), ("1h", 3600), ("1h30m", 5400), ("7", 7), ("0.5m", 30)]
 )
-def test_times_are_read(text, seconds):
+def test_every_way_to_write_a_time_is_parsed(text, seconds):
     assert parse_seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "k", "1.5", "- 3", "1e3", "x", "0.0001k"])
-def test_what_is_no_count_is_refused(text):
+def test_a_text_that_is_not_a_count_is_refused(text):
     with pytest.raises(ValueError, match="not a whole number"):
         parse_count(text)

@@ -86,7 +86,7 @@ def test_the_probabilities_of_all_tokens_sum_to_one(text, context, order):
     assert math.isclose(np.exp(last).sum(), 1, rel_tol=1e-12)
 
 
-def test_the_discounts_are_estimated_from_a_text_long_enough():
+def test_the_discounts_are_estimated_if_the_text_is_long_enough():
     """A longer text does not use the fallback discounts of short texts. Its probabilities still sum to one."""
     text = np.random.default_rng(0).zipf(1.4, 4000) % 50
     model = NgramModel(text, 50)
@@ -110,14 +110,14 @@ def test_the_keys_of_a_large_vocabulary_do_not_overflow(vocab_size):
         assert a.counts.tolist() == b.counts.tolist()
 
 
-def test_a_text_alone_costs_all_of_its_compressed_bytes():
+def test_without_a_training_text_all_compressed_bytes_are_counted():
     scored = story(300).encode()
     alone = measure(Excerpt(scored, np.zeros(2, np.uint16), len(scored)), 257)
     assert alone.figures["gzip"] * len(scored) / 8 + 18 == len(gzip.compress(scored, 9))
     assert alone.figures["xz"] == 8 * xz_size(scored) / len(scored)
 
 
-def test_the_ngram_model_may_be_given_more_than_the_compressors():
+def test_the_ngram_model_can_use_more_training_text_than_the_compressors():
     tokens = prepare(Documents.of([story(3000)]), CorpusConfig(vocab_size=300))
     scored, given = first_of(tokens.val, tokens.tokenizer), last_of(tokens.train, tokens.tokenizer, 500)
     few, more, all_ = (counted_of(tokens.train, most) for most in (len(given.ids), 2000, 10**9))
@@ -131,14 +131,14 @@ def test_the_ngram_model_may_be_given_more_than_the_compressors():
 
 
 @pytest.mark.parametrize("size", [1, 5000, 70_000, 300_000])
-def test_compressed_sizes_are_those_of_the_tools_without_their_containers(size):
+def test_compressed_sizes_equal_the_sizes_of_gzip_and_xz_without_their_containers(size):
     data = story(size // 4 + 1).encode()[:size]
     assert gzip_size(data) + 18 == len(gzip.compress(data, 9))
     container = len(lzma.compress(data, preset=9)) - xz_size(data)
     assert 0 < container < 100
 
 
-def test_the_bits_are_conditional_on_the_text_before():
+def test_the_bits_are_conditional_on_the_training_text():
     train, scored = story(3000).encode(), story(400, seed=7).encode()
     as_ids = [np.frombuffer(data, np.uint8).astype(np.uint16) for data in (train, scored)]
     alone = measure(Excerpt(scored, as_ids[1], len(scored)), 257)
@@ -155,7 +155,7 @@ def test_the_bits_are_conditional_on_the_text_before():
     assert (led.figures["xz"], led.figures["gzip"]) == (after.figures["xz"], after.figures["gzip"])
     assert math.isclose(
         led.figures["ngram"], after.figures["ngram"] * len(scored) / (len(scored) - 3)
-    )  # since the first token is not scored
+    )  # the first token is not scored
 
 
 def test_an_excerpt_of_a_large_text_records_its_size():
@@ -176,7 +176,7 @@ def test_an_excerpt_of_a_large_text_records_its_size():
 
 
 @pytest.mark.parametrize("texts", [("one text alone\n",), ("a first text\n", "and \u6771\u4eac, a second")])
-def test_texts_in_memory_have_the_tokens_of_a_prepared_corpus(texts):
+def test_texts_in_memory_have_the_same_tokens_as_a_prepared_corpus(texts):
     longer = tuple(text * 400 for text in texts)
     corpus = prepare(Documents.of(longer), CorpusConfig(vocab_size=300), Documents.of(longer))
     tokens = tokens_of(Part.whole(Documents.of(longer), len(longer) > 1), corpus.tokenizer)
@@ -185,7 +185,7 @@ def test_texts_in_memory_have_the_tokens_of_a_prepared_corpus(texts):
     assert (tokens.characters, tokens.bytes) == (corpus.val.characters, corpus.val.bytes)
 
 
-def test_an_unseen_token_has_some_probability_for_any_counts():
+def test_an_unseen_token_has_a_positive_probability_for_any_counts():
     """Most blocks occur three times, a few twice or four times, so the estimated discount of count 2 is negative."""
     rng = np.random.default_rng(0)
     blocks = [rng.integers(0, 50, 12).tolist() for _ in range(60)]

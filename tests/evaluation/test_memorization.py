@@ -35,7 +35,7 @@ def as_ids(values, kind="uint16"):
 @example(sample=[0] * 30, train=[0] * 50, block=7)
 @example(sample=[0, 1] * 16, train=[1, 0] * 9, block=5)
 @example(sample=[9, 9], train=[1], block=3)
-def test_the_overlap_equals_that_of_a_naive_search(sample, train, block):
+def test_the_overlap_equals_the_overlap_that_a_naive_search_finds(sample, train, block):
     found = measure_overlap(as_ids(sample), as_ids(train), block)
     assert (found.length, found.windows, found.new) == naive(sample, train)
     stretch = sample[found.start : found.start + found.length]
@@ -56,7 +56,7 @@ def test_a_copied_stretch_is_found_across_blocks(data):
 
 
 @pytest.mark.parametrize("kind", ["uint16", "uint32"])
-def test_memory_maps_are_read_as_they_are(tmp_path, kind):
+def test_ids_are_read_from_memory_maps_of_both_types(tmp_path, kind):
     train = as_ids(range(5000), kind)
     train.tofile(tmp_path / "ids")
     mapped = np.memmap(tmp_path / "ids", kind, "r")
@@ -64,7 +64,7 @@ def test_memory_maps_are_read_as_they_are(tmp_path, kind):
     assert (found.start, found.length, found.new) == (1, 20, 1)
 
 
-def test_a_sample_shorter_than_a_window_has_no_share():
+def test_a_sample_shorter_than_a_window_has_no_new_share():
     assert measure_overlap(as_ids([1, 2, 3]), as_ids([1, 2, 3])).new_share is None
 
 

@@ -31,12 +31,9 @@ from tests.support.texts import story
 
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 0.51, float("nan"), float("inf")])
-def test_a_validation_part_of_none_or_of_most_is_refused(fraction):
+def test_a_validation_fraction_outside_0_to_one_half_is_refused(fraction):
     with pytest.raises(UsageProblem, match=r"^val_fraction"):
         CorpusConfig(val_fraction=fraction)
-
-
-# Reading in blocks
 
 
 # Splitting
@@ -49,7 +46,7 @@ def test_a_validation_part_of_none_or_of_most_is_refused(fraction):
 )
 @example(texts=["a" * 10, "b" * 10], fraction=0.5)
 @example(texts=["a", "b"], fraction=0.25)
-def test_a_split_loses_nothing_and_has_the_sizes_asked_for(texts, fraction):
+def test_a_split_keeps_the_whole_text_and_has_the_requested_sizes(texts, fraction):
     train, val = split_by_position(documents(*texts), fraction)
     total = sum(map(len, texts))
     keep = total - round(total * fraction)
@@ -62,14 +59,14 @@ def test_a_split_loses_nothing_and_has_the_sizes_asked_for(texts, fraction):
 
 @settings(deadline=None, max_examples=100)
 @given(characters=st.integers(0, 10**12))
-def test_a_vocabulary_by_default_is_a_power_of_two_within_its_bounds(characters):
+def test_the_default_vocabulary_size_is_a_power_of_two_from_512_to_8192(characters):
     size = default_vocab_size(characters)
     assert 512 <= size <= 8192
     assert size & (size - 1) == 0
     assert size <= default_vocab_size(2 * characters)
 
 
-def test_a_vocabulary_by_default_grows_with_the_square_root_of_the_text():
+def test_the_default_vocabulary_size_grows_with_the_square_root_of_the_text():
     assert [default_vocab_size(n) for n in (0, 1, 10_000, 1_000_000, 4_000_000, 50_000_000, 10**11)] == [
         512, 512, 512, 1024, 2048, 8192, 8192,
     ]  # fmt: skip
@@ -93,7 +90,7 @@ def test_the_ids_of_both_parts_decode_to_the_text(kind):
 
 
 @pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
-def test_a_text_taken_in_stretches_gives_the_ids_of_the_whole(tmp_path, monkeypatch, kind):
+def test_a_text_that_is_tokenized_in_stretches_has_the_ids_of_the_whole_text(tmp_path, monkeypatch, kind):
     text, config = documents(story(2000), story(500, seed=1)), CorpusConfig(tokenizer=kind)
     whole = Copy.of(prepare(text, config))
     monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "another cache"))
@@ -113,10 +110,10 @@ def test_a_line_of_a_million_characters_is_tokenized(kind, character):
     assert "".join(decoded) == text
 
 
-def test_a_tokenizer_is_learned_from_short_stretches_of_a_long_word():
-    """The library takes time quadratic in the length of a word: hours for a line of 100 MB. No token is longer than a
-    stretch.
+def test_a_tokenizer_is_trained_on_short_stretches_of_a_long_word():
+    """No token is longer than a stretch.
 
+    The library takes time quadratic in the length of a word, which is hours for a line of 100 MB.
     A tokenizer that is trained on the whole word has a token of 16384 characters.
     """
     text = "x" * 20_000 + " and the end of it."
@@ -126,7 +123,7 @@ def test_a_tokenizer_is_learned_from_short_stretches_of_a_long_word():
 
 
 @pytest.mark.parametrize("kind", ["bpe", "char"])
-def test_the_tokenizer_is_learned_from_the_training_part_alone(kind):
+def test_the_tokenizer_is_trained_on_the_training_part_alone(kind):
     text = story(800)
     plain = prepare(documents(text), CorpusConfig(tokenizer=kind))
     assert round(len(text) * 0.1) > 9
@@ -140,14 +137,14 @@ def test_the_tokenizer_is_learned_from_the_training_part_alone(kind):
     assert train_tokenizer([learned], kind, wanted).to_json() == plain.tokenizer.to_json()
 
 
-def test_a_tokenizer_that_is_given_is_used():
+def test_a_given_tokenizer_is_used():
     given_ = byte_tokenizer()
     made = prepare(documents(story(100)), CorpusConfig(tokenizer="bpe"), tokenizer=given_)
     assert made.tokenizer.to_json() == given_.to_json()
     assert bytes(made.train.ids[:].tolist() + made.val.ids[:].tolist()).decode() == story(100)
 
 
-def test_validation_documents_that_are_given_are_used_whole():
+def test_given_validation_documents_are_used_whole():
     train, val = story(300), story(100, seed=9)
     made = prepare(documents(train), CorpusConfig(), documents(val))
     assert made.tokenizer.decode(made.train.ids[:].tolist()) == train
@@ -155,7 +152,7 @@ def test_validation_documents_that_are_given_are_used_whole():
     assert made.digest != prepare(documents(train), CorpusConfig(), documents(train)).digest
 
 
-def test_one_document_has_no_end_of_text():
+def test_a_single_document_has_no_end_of_text():
     made = prepare(documents(story(300)), CorpusConfig())
     assert made.tokenizer.end_of_text is not None
     assert made.tokenizer.end_of_text not in made.train.ids[:]
@@ -163,7 +160,7 @@ def test_one_document_has_no_end_of_text():
 
 
 @pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
-def test_each_of_several_documents_has_an_end_of_text_after_it(kind):
+def test_each_of_several_documents_ends_with_an_end_of_text(kind):
     texts = [story(100, seed) for seed in range(5)]
     made = prepare(documents(*texts), CorpusConfig(tokenizer=kind), documents(story(50, 8), story(50, 9)))
     decoded = made.tokenizer.decode(made.train.ids[:].tolist())
@@ -174,7 +171,7 @@ def test_each_of_several_documents_has_an_end_of_text_after_it(kind):
         assert ends[-1] == len(part) - 1
 
 
-def test_the_string_of_the_end_of_text_within_a_document_is_not_its_id():
+def test_the_end_of_text_string_within_a_document_is_encoded_as_plain_text():
     text = story(200).replace(" the ", f" {END_OF_TEXT} ")
     made = prepare(documents(text), CorpusConfig())
     assert END_OF_TEXT in text
@@ -184,7 +181,7 @@ def test_the_string_of_the_end_of_text_within_a_document_is_not_its_id():
 
 @pytest.mark.parametrize("text", ["word", "two words", "x" * 40])
 @pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
-def test_a_text_of_one_word_is_refused_as_too_short(tmp_path, text, kind):
+def test_a_text_of_a_single_word_is_refused_as_too_short(tmp_path, text, kind):
     with pytest.raises(BadInput, match=f"too short .* {len(text)} characters"):
         prepare(documents(text), CorpusConfig(tokenizer=kind))
     assert list((tmp_path / "cache" / "tokens").iterdir()) == []
@@ -195,10 +192,7 @@ def test_prepare_refuses_an_impossible_vocabulary_size():
         prepare(documents(story(100)), CorpusConfig(vocab_size=12))
 
 
-# Many words at once
-
-
-# The text again
+# The first words of a text
 
 
 @settings(deadline=None, max_examples=60)
@@ -207,13 +201,13 @@ def test_prepare_refuses_an_impossible_vocabulary_size():
     limit=st.integers(0, 400),
 )
 @pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
-def test_the_first_document_is_given_back(kind, texts, limit):
+def test_the_opening_is_the_beginning_of_the_first_document(kind, texts, limit):
     made = prepare(documents(*texts, "x" * 99), CorpusConfig(val_fraction=0.3), tokenizer=TOKENIZERS[kind])
     first = texts[0] if made.tokenizer.end_of_text is not None else "".join(texts) + "x" * 99
     assert made.opening(limit) == first[: min(limit, made.train.characters)]
 
 
-def test_a_prompt_to_try_is_of_one_document():
+def test_a_suggested_prompt_is_taken_from_one_document():
     texts = [f"Note {i} is short." for i in range(40)]
     assert first_words(prepare(documents(*texts), CorpusConfig(vocab_size=300))) == "Note 0 is short."
     assert first_words(prepare(documents("Hi", *texts), CorpusConfig(vocab_size=300))) == "Hi"
@@ -222,7 +216,7 @@ def test_a_prompt_to_try_is_of_one_document():
 @pytest.mark.parametrize(
     ("text", "words"), [("--- \n- one two\n", "one two"), ("-5 degrees", "5 degrees"), ("- - -", "The")]
 )
-def test_a_prompt_to_try_does_not_begin_like_an_option(text, words):
+def test_a_suggested_prompt_does_not_begin_like_an_option(text, words):
     made = prepare(documents(text, *(story(40, seed) for seed in range(12))), CorpusConfig(vocab_size=300))
     assert first_words(made) == words
 
@@ -252,13 +246,13 @@ def test_a_second_call_reads_the_cache(no_tokenizing):
     assert len(entries()) == 1
 
 
-def test_the_sources_are_those_of_the_call_not_of_the_cache():
+def test_the_sources_are_the_files_of_the_call_not_of_the_cache():
     prepare(documents(story(500)), CorpusConfig())
     assert prepare(Documents.of((story(500),), ("moved.txt",)), CorpusConfig()).sources == ("moved.txt",)
     assert len(entries()) == 1
 
 
-def test_everything_that_changes_the_ids_has_an_entry_of_its_own():
+def test_every_setting_that_changes_the_ids_has_its_own_entry():
     text = documents(story(500))
     for config in (
         CorpusConfig(),
@@ -307,7 +301,7 @@ def test_a_damaged_entry_is_tokenized_again(name, no_tokenizing):
     assert Copy.of(prepare(text, CorpusConfig())) == first
 
 
-def test_a_cache_that_shrinks_while_it_is_read_is_an_error_and_kills_nothing():
+def test_a_cache_that_is_truncated_while_in_use_is_an_error_not_a_crash():
     corpus = prepare(documents(story(20_000)), CorpusConfig(tokenizer="byte"))
     (entry,) = entries()
     before = batch(corpus.train.ids, seed=0, step=0, batch_size=64, context=128)
@@ -331,7 +325,7 @@ def test_a_named_pipe_in_the_cache_is_replaced(name):
     assert entries() == [entry]
 
 
-def test_the_cache_is_its_owners_alone(tmp_path, monkeypatch):
+def test_only_its_owner_can_read_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "deep" / "cache"))
     before = os.umask(0)
     try:
@@ -343,7 +337,7 @@ def test_the_cache_is_its_owners_alone(tmp_path, monkeypatch):
     assert all(folder.stat().st_mode & 0o077 == 0 for folder in folders)
 
 
-def test_a_cache_that_cannot_be_written_names_the_variable_that_moves_it(tmp_path, monkeypatch):
+def test_the_error_for_an_unwritable_cache_names_the_variable_that_moves_it(tmp_path, monkeypatch):
     write(tmp_path / "file", "in the way")
     monkeypatch.setenv("ATTNCLI_CACHE", str(tmp_path / "file"))
     with pytest.raises(OutOfRoom, match="token cache") as caught:
@@ -351,7 +345,7 @@ def test_a_cache_that_cannot_be_written_names_the_variable_that_moves_it(tmp_pat
     assert "ATTNCLI_CACHE" in caught.value.hint
 
 
-def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
+def test_environment_variables_set_the_folder_of_the_cache(tmp_path, monkeypatch):
     assert cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("ATTNCLI_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
@@ -361,7 +355,7 @@ def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
     assert cache_folder() == tmp_path / "home" / ".cache" / "attncli"
 
 
-def test_the_digest_is_of_all_text_and_of_the_split():
+def test_the_digest_depends_on_the_whole_text_and_on_the_split():
     texts = (story(300), story(300, seed=1))
     made = [
         prepare(documents(*texts), CorpusConfig()),
@@ -375,7 +369,7 @@ def test_the_digest_is_of_all_text_and_of_the_split():
     assert prepare(documents(*texts), CorpusConfig(tokenizer="byte")).digest == made[0].digest
 
 
-def test_a_full_disk_is_named_with_what_is_needed_and_nothing_is_left(monkeypatch):
+def test_the_error_for_a_full_disk_gives_the_needed_bytes_and_no_entry_is_left(monkeypatch):
     monkeypatch.setattr(encode_module, "_STRETCH", 10_000)
     text = documents(story(20_000))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -390,7 +384,7 @@ def test_a_full_disk_is_named_with_what_is_needed_and_nothing_is_left(monkeypatc
     assert entries() == []
 
 
-def test_an_interruption_leaves_no_entry(monkeypatch):
+def test_an_interrupted_call_leaves_no_entry(monkeypatch):
     calls = iter(range(3))
     encode = Encoder.encode
 
@@ -419,7 +413,7 @@ SHAPE = {"length": st.integers(9, 400), "context": st.integers(1, 8), "seed": st
 
 @settings(deadline=None, max_examples=100)
 @given(**SHAPE, step=st.integers(0, 1000), batch_size=st.integers(1, 9))
-def test_every_row_is_a_stretch_of_the_ids(length, context, seed, step, batch_size):
+def test_every_row_of_a_batch_is_a_contiguous_range_of_the_ids(length, context, seed, step, batch_size):
     rows = batch(numbered(length), seed=seed, step=step, batch_size=batch_size, context=context)
     assert rows.shape == (batch_size, context + 1)
     assert rows.dtype == np.int64
@@ -430,7 +424,7 @@ def test_every_row_is_a_stretch_of_the_ids(length, context, seed, step, batch_si
 
 @settings(deadline=None, max_examples=60)
 @given(**SHAPE, steps=st.lists(st.integers(0, 200), min_size=1, max_size=8))
-def test_a_batch_depends_on_nothing_but_its_arguments(length, context, seed, steps):
+def test_a_batch_depends_only_on_its_arguments(length, context, seed, steps):
     def take(step):
         return batch(numbered(length), seed=seed, step=step, batch_size=5, context=context).tolist()
 
@@ -456,7 +450,7 @@ def test_an_epoch_visits_every_window_once(length, context, seed, epoch):
 
 @settings(deadline=None, max_examples=60)
 @given(**SHAPE, step=st.integers(0, 50), batch_size=st.integers(1, 6), ranks=st.integers(1, 4))
-def test_the_ranks_share_the_rows_of_one(length, context, seed, step, batch_size, ranks):
+def test_the_rows_of_all_ranks_are_the_rows_of_a_single_rank(length, context, seed, step, batch_size, ranks):
     ids = numbered(length)
     shared = [
         batch(ids, seed=seed, step=step, batch_size=batch_size, context=context, rank=rank, ranks=ranks)
@@ -466,7 +460,7 @@ def test_the_ranks_share_the_rows_of_one(length, context, seed, step, batch_size
     assert np.concatenate(shared).tolist() == alone.tolist()
 
 
-def test_seeds_and_epochs_have_orders_of_their_own():
+def test_every_seed_and_every_epoch_has_its_own_order():
     ids = numbered(2000)
     windows = 1999 // 8 - 1
     orders = [
@@ -479,13 +473,13 @@ def test_seeds_and_epochs_have_orders_of_their_own():
     assert len({min(order) % 8 for order in orders}) > 1
 
 
-def test_ids_too_few_for_the_context_are_refused():
+def test_too_few_ids_for_the_context_are_refused():
     with pytest.raises(BadInput, match="8 tokens are too few for a context of 8"):
         batch(numbered(8), seed=0, step=0, batch_size=1, context=8)
     assert batch(numbered(9), seed=0, step=3, batch_size=1, context=8).tolist() == [list(range(9))]
 
 
-def test_a_document_that_the_split_cuts_is_not_ended_there():
+def test_a_document_that_the_split_cuts_has_no_end_of_text_at_the_cut():
     texts = ("one two three four five. " * 40, "six seven eight nine ten. " * 40)
     corpus = prepare(Documents.of(texts), CorpusConfig(tokenizer="byte", val_fraction=0.25))
     end = corpus.tokenizer.end_of_text
@@ -494,7 +488,7 @@ def test_a_document_that_the_split_cuts_is_not_ended_there():
     assert corpus.val.ids[:].tolist()[-1] == end
 
 
-def test_two_documents_split_between_them_are_both_ended():
+def test_a_split_between_two_documents_leaves_each_its_end_of_text():
     corpus = prepare(Documents.of(("a b c. " * 40,) * 2), CorpusConfig(tokenizer="byte", val_fraction=0.5))
     end = corpus.tokenizer.end_of_text
     assert [part.ids[:].tolist().count(end) for part in (corpus.train, corpus.val)] == [1, 1]

@@ -14,9 +14,6 @@ from attncli.text.tokenizer_training import stretches, train_tokenizer
 from tests.support.corpora import TOKENIZERS, joined
 from tests.support.texts import story
 
-# Many words at once
-
-
 SPACES = [" ", "  ", *"\n\r\t\x0b\x1c\x1f\x85\xa0\u2028\u3000"]
 
 
@@ -62,7 +59,7 @@ def test_cached_words_give_the_ids_of_the_whole_text(kind, texts, ends, most):
 
 
 @pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
-def test_a_word_is_tokenized_once(kind, monkeypatch):
+def test_a_repeated_word_is_tokenized_only_once(kind, monkeypatch):
     encoder = Encoder(TOKENIZERS[kind], False)
     text = story(300)
     first = encoder.encode([(text, False)]).tolist()
@@ -70,7 +67,7 @@ def test_a_word_is_tokenized_once(kind, monkeypatch):
     assert encoder.encode([(text, False)] * 2).tolist() == first * 2
 
 
-def test_ids_beyond_two_bytes_are_kept():
+def test_ids_above_65535_are_stored_in_a_larger_type():
     large = train_tokenizer(
         [" ".join(map(chr, range(0x4E00, 0x4E00 + 20_000))), "".join(map(chr, range(0xAC00, 0xD7A3)))], "char"
     )
@@ -87,7 +84,7 @@ def test_ids_beyond_two_bytes_are_kept():
     cuts=st.lists(st.integers(1, 30), min_size=1, max_size=6),
     length=st.integers(1, 20),
 )
-def test_chunks_are_cut_where_whole_documents_are(texts, cuts, length):
+def test_chunks_of_any_size_are_cut_at_the_same_places_as_whole_documents(texts, cuts, length):
     def pieces():
         sizes = itertools.cycle(cuts)
         for text in texts:

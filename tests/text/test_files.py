@@ -45,12 +45,12 @@ BOM = b"\xef\xbb\xbf"
         (b"", ""),
     ],
 )
-def test_a_file_is_read_as_it_is_without_its_byte_order_mark(tmp_path, data, text):
+def test_a_file_is_read_unchanged_except_for_its_byte_order_mark(tmp_path, data, text):
     assert read_text(write(tmp_path / "f.txt", data)) == text
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-8", "UTF8", "utf_8", "utf-8-sig"])
-def test_a_file_is_read_in_the_encoding_named(tmp_path, encoding):
+def test_a_file_is_read_in_the_given_encoding(tmp_path, encoding):
     text = "Größe: 10 €\r\n" if encoding not in ("latin-1",) else "Größe: 10\r\n"
     path = write(tmp_path / "f.txt", text.encode(encoding))
     assert read_text(path, encoding) == text
@@ -92,7 +92,7 @@ def test_a_nul_byte_is_named_with_its_offset(tmp_path, data, offset):
 @pytest.mark.parametrize(
     ("encoding", "data"), [("utf-16", b"\xff\xfea"), ("ascii", b"caf\xe9"), ("utf-16", b"\xff\xfe\0\xd8")]
 )
-def test_a_text_that_is_not_in_the_named_encoding_is_refused(tmp_path, encoding, data):
+def test_a_text_that_is_not_in_the_given_encoding_is_refused(tmp_path, encoding, data):
     with pytest.raises(BadInput, match=r"f\.txt is not " + encoding.upper()):
         read_text(write(tmp_path / "f.txt", data), encoding)
 
@@ -106,7 +106,7 @@ def test_a_missing_file_and_a_directory_are_refused_as_text(tmp_path):
         read_documents([write(tmp_path / "f.txt", "there"), str(tmp_path / "nowhere.txt")])
 
 
-def test_standard_input_is_read_and_named(monkeypatch):
+def test_standard_input_is_read_and_named_in_errors(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(BOM + "piped é\r\n".encode())))
     assert read_text("-") == "piped é\r\n"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ab\0")))
@@ -152,11 +152,11 @@ def test_lines_of_the_end_of_text_string_separate_documents(tmp_path, text, spli
         "<|endoftext|> is the string that ends a document.\n",
     ],
 )
-def test_the_end_of_text_string_in_a_line_of_text_is_text(tmp_path, text):
+def test_the_end_of_text_string_within_a_line_is_plain_text(tmp_path, text):
     assert texts_of(read_documents([write(tmp_path / "f.txt", text)])) == (text,)
 
 
-def test_a_directory_is_read_by_name_without_what_is_hidden_or_not_text(tmp_path):
+def test_a_directory_is_read_in_order_of_names_without_hidden_and_binary_files(tmp_path):
     folder = tmp_path / "texts"
     for name, data in {
         "b.txt": b"second",
@@ -179,7 +179,7 @@ def test_a_directory_is_read_by_name_without_what_is_hidden_or_not_text(tmp_path
     assert read.count == 5
 
 
-def test_a_directory_is_read_without_the_models_in_it(tmp_path):
+def test_model_directories_within_a_directory_are_not_read(tmp_path):
     folder = tmp_path / "texts"
     for name in ("a.txt", "config.json", "web/manifest.json", "checkpoints/notes.txt"):
         write(folder / name, f"text of {name}")
@@ -247,7 +247,7 @@ def folder(tmp_path_factory):
 @given(contents=st.lists(MIXED, min_size=1, max_size=3), block=st.integers(4, 40), marked=st.booleans(), data=st.data())
 @example(contents=[f"a\n{END_OF_TEXT}"], block=14, marked=False, data=None)
 @example(contents=[f"a\n{END_OF_TEXT}\n"], block=16, marked=True, data=None)
-def test_blocks_of_any_size_give_the_documents_of_the_whole(folder, contents, block, marked, data):
+def test_blocks_of_any_size_give_the_documents_of_the_whole_text(folder, contents, block, marked, data):
     paths = [write(folder / f"{i}.txt", BOM * marked + text.encode()) for i, text in enumerate(contents)]
     texts = [text for content in contents for text in split_at_once(content)]
     with pytest.MonkeyPatch.context() as patch:
@@ -285,7 +285,7 @@ def test_blocks_of_any_size_give_the_offset_of_the_wrong_byte(folder, bad, good,
 @settings(deadline=None, max_examples=100)
 @given(text=st.text("aé東\r\n", min_size=1, max_size=12).filter(str.strip), block=st.integers(4, 12))
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "gb18030", "utf-7", "utf-8-sig", "euc-jp"])
-def test_blocks_of_any_size_are_read_in_the_encoding_named(folder, encoding, text, block):
+def test_blocks_of_any_size_are_read_in_the_given_encoding(folder, encoding, text, block):
     text = text.replace("é", "京") if encoding == "euc-jp" else text
     path = write(folder / "encoded.txt", text.encode(encoding))
     with pytest.MonkeyPatch.context() as patch:
@@ -294,13 +294,13 @@ def test_blocks_of_any_size_are_read_in_the_encoding_named(folder, encoding, tex
         assert texts_of(read_documents([path], encoding)) == (text,)
 
 
-def test_utf_16_without_its_mark_is_that_of_the_machine(tmp_path):
+def test_utf_16_without_a_byte_order_mark_has_the_byte_order_of_the_machine(tmp_path):
     data = "plain é".encode(f"utf-16-{sys.byteorder[0]}e")
     assert read_text(write(tmp_path / "f.txt", data), "utf-16") == "plain é"
 
 
 @pytest.mark.parametrize("kept", [1, 1 << 20])
-def test_a_pipe_can_be_read_again_and_again(tmp_path, monkeypatch, kept):
+def test_a_pipe_can_be_read_several_times(tmp_path, monkeypatch, kept):
     monkeypatch.setattr(documents_module, "_KEPT_IN_MEMORY", kept)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(BOM + f"piped é\r\n{END_OF_TEXT}\nmore".encode())))
     os.mkfifo(tmp_path / "fifo")
@@ -311,7 +311,7 @@ def test_a_pipe_can_be_read_again_and_again(tmp_path, monkeypatch, kept):
     assert texts_of(read) == texts_of(read) == ("piped é\r\n", "more", "through a fifo")
 
 
-def test_a_pipe_that_does_not_fit_the_disk_is_out_of_room(monkeypatch):
+def test_a_pipe_that_does_not_fit_on_the_disk_is_an_error(monkeypatch):
     class Full(io.BytesIO):
         def __init__(self, _):
             super().__init__()
@@ -348,7 +348,7 @@ def peak_memory(work):
     return peak
 
 
-def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
+def test_a_longer_text_needs_no_more_memory(tmp_path, monkeypatch):
     """Reads files of 0.07 and 0.5 MB in blocks of 16 KiB, with one line and with many: memory contains a few blocks."""
     monkeypatch.setattr(reading, "_BLOCK", 1 << 14)
     monkeypatch.setattr(encode_module, "_STRETCH", 1 << 14)
@@ -366,7 +366,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
 # Progress
 
 
-def test_progress_reaches_the_end_of_every_stage(tmp_path, monkeypatch):
+def test_the_progress_of_every_stage_reaches_its_end(tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "_REPORT_EVERY", 0)
     monkeypatch.setattr(reading, "_BLOCK", 1000)
     monkeypatch.setattr(encode_module, "_STRETCH", 1000)
@@ -385,14 +385,14 @@ def test_progress_reaches_the_end_of_every_stage(tmp_path, monkeypatch):
     assert told == []
 
 
-def test_the_size_of_a_pipe_is_not_known(monkeypatch):
+def test_the_progress_of_a_pipe_has_no_total(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"text")))
     told: list[Progress] = []
     read_documents(["-"], progress=told.append)
     assert told == [Progress("reading", 4, None)]
 
 
-# Batches
+# Overlapping files, encodings and hints
 
 
 @pytest.mark.parametrize(
@@ -414,7 +414,7 @@ def test_the_size_of_a_pipe_is_not_known(monkeypatch):
         (["-", "a.txt"], None, None),
     ],
 )
-def test_a_file_both_to_train_and_to_validate_on_is_refused(paths, held_out, said, tmp_path, monkeypatch):
+def test_overlapping_training_and_validation_files_are_refused(paths, held_out, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
     for name in ("a.txt", "b.txt", "folder/c.txt"):
@@ -434,7 +434,7 @@ def test_a_text_named_several_times_is_listed_once():
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
-def test_a_byte_order_mark_says_the_encoding(tmp_path, monkeypatch, encoding):
+def test_a_byte_order_mark_determines_the_encoding(tmp_path, monkeypatch, encoding):
     data = "\ufeffGröße 東京\r\nmore".encode(encoding)
     path = write(tmp_path / "f.txt", data)
     assert read_text(path) == "Größe 東京\r\nmore"
@@ -457,7 +457,7 @@ def test_the_hint_for_utf_16_names_an_encoding_that_reads_the_text(tmp_path, ord
         assert not re.search("latin-1|utf-16|gb18030", caught.value.hint)
 
 
-def test_a_url_is_recognized_as_one():
+def test_a_url_is_refused_with_the_command_that_downloads_it():
     for read in (read_text, lambda path: read_documents([path])):
         with pytest.raises(BadInput, match=r"https://example\.org/a\.txt is a URL") as caught:
             read("https://example.org/a.txt")

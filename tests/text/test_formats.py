@@ -15,7 +15,7 @@ def packed(file):
     return decoded(gzip.GzipFile(fileobj=file.file), file.name, "utf-8")
 
 
-def test_a_registered_format_is_recognized_and_read_and_its_note_is_told(tmp_path, monkeypatch):
+def test_a_registered_format_is_recognized_read_and_noted(tmp_path, monkeypatch):
     path, plain = tmp_path / "book.gz", tmp_path / "book.txt"
     path.write_bytes(gzip.compress(b"one\n<|endoftext|>\ntwo\n"))
     plain.write_text("three\n")

@@ -11,15 +11,13 @@ from attncli.text.files import read_documents
 from attncli.text.formats import base, json_lines
 from tests.support.corpora import texts_of, write
 
-# Batches
-
 
 def lines_of(*records):
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
-def test_lines_of_json_with_a_text_are_documents(tmp_path, monkeypatch):
-    """The lines are as `attncli generate --jsonl` writes them: a prompt, and the text after it."""
+def test_every_line_of_json_with_a_text_is_a_document(tmp_path, monkeypatch):
+    """A line is an object with a text and perhaps a prompt, as `attncli generate --jsonl` writes it."""
     records = [{"index": 0, "prompt": "Once", "text": " upon\na time"}, {"prompt": "", "text": ""}, {"text": "é\n\n"}]
     data = lines_of(*records).replace("\n", "\n\n") + '{"text": "no end"}'
     expected = ("Once upon\na time\n", "é\n\n", "no end")
@@ -44,13 +42,13 @@ def test_lines_of_json_with_a_text_are_documents(tmp_path, monkeypatch):
         ('{"text": "\\ud800"}', "line 2: The text is not valid Unicode"),
     ],
 )
-def test_a_line_that_is_no_text_is_named(tmp_path, line, found):
+def test_an_invalid_line_is_named_by_its_number(tmp_path, line, found):
     path = write(tmp_path / "made.jsonl", lines_of({"text": "first"}) + line)
     with pytest.raises(BadInput, match=found):
         read_documents([path])
 
 
-def test_a_line_is_held_in_memory_only_up_to_a_limit(tmp_path, monkeypatch):
+def test_a_line_is_read_only_up_to_a_limit(tmp_path, monkeypatch):
     """A first line that is too long makes the file plain text, and is not read to its end. A later line is an error."""
     monkeypatch.setattr(reading, "_BLOCK", 7)
     monkeypatch.setattr(base, "LONGEST_LINE", 40)
@@ -65,7 +63,7 @@ def test_a_line_is_held_in_memory_only_up_to_a_limit(tmp_path, monkeypatch):
         read_documents([write(tmp_path / "b.jsonl", lines_of({"text": "a"}, {"text": "b"}) + whole + "\n")])
 
 
-def test_a_note_tells_of_syntax_that_was_read_as_plain_text(tmp_path):
+def test_a_note_names_files_whose_syntax_was_read_as_plain_text(tmp_path):
     table, lines = write(tmp_path / "a.tsv", "name\ttext\nx\ty\n"), write(tmp_path / "b.jsonl", '{"words": "x"}\n')
     found = read_documents([table, lines])
     assert texts_of(found) == ("name\ttext\nx\ty\n", '{"words": "x"}\n')

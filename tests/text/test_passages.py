@@ -17,11 +17,6 @@ from attncli.text.tokens import count_tokens
 from tests.support.corpora import Copy, documents, entries
 from tests.support.texts import story
 
-# Preparing
-
-
-# Passages of a large text
-
 
 @pytest.fixture
 def short_passages(monkeypatch):
@@ -47,7 +42,7 @@ def test_passages_are_spread_over_the_text_in_order(short_passages, most, parts,
     assert ["".join(piece for piece, _ in pieces) for pieces in part.chunks()] == [text[a:b] for a, b in part.passages]
 
 
-def test_passages_cover_the_whole_and_keep_documents_or_else_lines(short_passages):
+def test_passages_are_spread_over_the_text_and_consist_of_whole_documents_or_lines(short_passages):
     tales = [story(6, seed) for seed in range(3000)]
     ends = {0, *accumulate(map(len, tales))}
     part = spread(Part.whole(documents(*tales)), 20_000)
@@ -60,7 +55,7 @@ def test_passages_cover_the_whole_and_keep_documents_or_else_lines(short_passage
     assert all((start == 0 or text[start - 1] == "\n") and text[stop - 1] == "\n" for start, stop in part.passages)
 
 
-def test_of_a_large_part_only_passages_are_trained_on(tmp_path, short_passages):
+def test_a_large_part_is_reduced_to_passages(tmp_path, short_passages):
     tales = [story(60, seed) for seed in range(200)]
     read, config = documents(*tales), CorpusConfig(most_characters=4000)
     made = prepare(read, config)
@@ -85,7 +80,7 @@ def test_of_a_large_part_only_passages_are_trained_on(tmp_path, short_passages):
     assert prepare(read, CorpusConfig(most_characters=10**9)).train.left_out == 0
 
 
-def test_a_vocabulary_is_learned_from_passages_of_a_large_text(short_passages, monkeypatch):
+def test_the_vocabulary_of_a_large_text_is_learned_from_passages(short_passages, monkeypatch):
     monkeypatch.setattr(corpus_module, "_LEARN_FROM", 5000)
     part = Part.whole(documents(*(story(60, seed) for seed in range(100))))
     sizes = []
@@ -97,9 +92,6 @@ def test_a_vocabulary_is_learned_from_passages_of_a_large_text(short_passages, m
     assert every.vocab_size == 257 + len(set("".join(text for text, _ in part.documents.read())))
 
 
-def test_the_most_characters_must_be_at_least_one():
+def test_most_characters_must_be_at_least_one():
     with pytest.raises(UsageProblem, match="most_characters"):
         CorpusConfig(most_characters=0)
-
-
-# The cache

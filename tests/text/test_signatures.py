@@ -16,8 +16,6 @@ from attncli.errors import BadInput
 from attncli.text.files import read_documents, read_text
 from tests.support.corpora import write
 
-# Batches
-
 
 def zipped(name, text):
     made = io.BytesIO()
@@ -89,7 +87,7 @@ def test_a_binary_file_is_named_with_a_command_that_extracts_its_text(tmp_path, 
 
 
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "a.tar.xz"])
-def test_a_packed_archive_is_to_be_unpacked(tmp_path, name):
+def test_the_hint_for_a_compressed_archive_is_the_command_that_unpacks_it(tmp_path, name):
     path = write(tmp_path / name, gzip.compress(b"text"))
     with pytest.raises(BadInput) as caught:
         read_text(path)
@@ -97,11 +95,11 @@ def test_a_packed_archive_is_to_be_unpacked(tmp_path, name):
 
 
 @pytest.mark.parametrize("text", ["BZh9 is how it begins", "%PD", "PAR1 and PAR2", "GGUF", "ustar", "PK and BK"])
-def test_text_that_begins_much_like_another_kind_is_text(tmp_path, text):
+def test_text_that_resembles_the_beginning_of_a_binary_file_is_text(tmp_path, text):
     assert read_text(write(tmp_path / "f.txt", text)) == text
 
 
-def test_a_word_where_a_tar_file_has_its_mark_is_text(tmp_path):
+def test_text_that_contains_the_mark_of_a_tar_file_is_text(tmp_path):
     text = "a" * 255 + " gustar mucho"
     assert text.index("ustar") == 257
     assert read_text(write(tmp_path / "f.txt", text)) == text

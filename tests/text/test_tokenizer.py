@@ -90,11 +90,11 @@ def with_examples(test):
 @with_examples
 @settings(deadline=None, max_examples=100)
 @given(text=texts())
-def test_decode_gives_back_any_text(tokenizer, text):
+def test_any_text_is_decoded_from_its_ids(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_a_saved_tokenizer_is_the_same_tokenizer(tokenizer, tmp_path):
+def test_a_saved_and_loaded_tokenizer_is_unchanged(tokenizer, tmp_path):
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
     for path in (tmp_path, tmp_path / "tokenizer.json"):
         loaded = Tokenizer.load(path)
@@ -122,7 +122,7 @@ def test_the_end_of_text_id_decodes_to_its_string(tokenizer):
 
 @settings(deadline=None, max_examples=60)
 @given(several=st.lists(texts(), max_size=6))
-def test_a_batch_of_texts_is_encoded_as_each_alone(tokenizer, several):
+def test_a_batch_of_texts_is_encoded_like_each_text_alone(tokenizer, several):
     assert tokenizer.encode_batch(several) == [tokenizer.encode(text) for text in several]
 
 
@@ -138,7 +138,7 @@ def test_an_id_outside_the_vocabulary_is_named(tokenizer, wrong):
 
 @settings(deadline=None, max_examples=100)
 @given(data=st.data())
-def test_a_stream_of_any_ids_joins_to_their_decoding(tokenizer, data):
+def test_the_chunks_of_a_stream_of_any_ids_join_to_their_decoding(tokenizer, data):
     ids = data.draw(arbitrary_ids(tokenizer))
     chunks, rest = streamed(tokenizer, ids)
     assert "".join(chunks) + rest == tokenizer.decode(ids)
@@ -146,7 +146,7 @@ def test_a_stream_of_any_ids_joins_to_their_decoding(tokenizer, data):
 
 @settings(deadline=None, max_examples=100)
 @given(data=st.data())
-def test_no_chunk_of_a_stream_ends_in_half_a_character(tokenizer, data):
+def test_no_chunk_of_a_stream_ends_within_a_character(tokenizer, data):
     chunks, _ = streamed(tokenizer, data.draw(arbitrary_ids(tokenizer)))
     assert [chunk for chunk in chunks if chunk.endswith(HALF)] == []
 
@@ -154,7 +154,7 @@ def test_no_chunk_of_a_stream_ends_in_half_a_character(tokenizer, data):
 @with_examples
 @settings(deadline=None, max_examples=100)
 @given(text=texts())
-def test_a_stream_of_a_text_shows_each_character_once_it_is_whole(tokenizer, text):
+def test_a_stream_returns_each_character_as_soon_as_it_is_complete(tokenizer, text):
     """The stream has returned every character whose bytes are complete. Only U+FFFD is returned with the next id."""
     stream, shown, taken = tokenizer.stream(), "", 0
     for piece in tokenizer.pieces(text):
@@ -165,7 +165,7 @@ def test_a_stream_of_a_text_shows_each_character_once_it_is_whole(tokenizer, tex
     assert shown + stream.flush() == text
 
 
-def test_a_flushed_stream_decodes_from_the_beginning():
+def test_a_stream_can_be_used_again_after_a_flush():
     tokenizer = byte_tokenizer()
     stream = tokenizer.stream()
     assert [stream.push(i) for i in "é東".encode()[:-1]] == ["", "é", "", ""]
@@ -174,19 +174,19 @@ def test_a_flushed_stream_decodes_from_the_beginning():
     assert [stream.push(i) for i in b"ok"] == ["o", "k"]
 
 
-def test_a_replacement_character_of_the_text_is_shown_too(tokenizer):
+def test_a_replacement_character_of_the_text_is_returned_too(tokenizer):
     text = f"{HALF}{HALF} a {HALF}"
     chunks, rest = streamed(tokenizer, tokenizer.encode(text))
     assert "".join(chunks) + rest == text
 
 
-# Pieces
+# Pieces: the tokens of a text with the bytes that each of them covers
 
 
 @with_examples
 @settings(deadline=None, max_examples=100)
 @given(text=texts())
-def test_pieces_are_the_ids_and_cover_every_byte(tokenizer, text):
+def test_pieces_have_the_ids_of_the_text_and_cover_every_byte(tokenizer, text):
     pieces = tokenizer.pieces(text)
     assert [piece.id for piece in pieces] == tokenizer.encode(text)
     assert sum(piece.bytes for piece in pieces) == len(text.encode())
@@ -197,13 +197,13 @@ def test_pieces_are_the_ids_and_cover_every_byte(tokenizer, text):
 @with_examples
 @settings(deadline=None, max_examples=100)
 @given(text=texts())
-def test_pieces_of_the_ids_of_a_text_are_its_pieces(tokenizer, text):
+def test_pieces_of_a_text_and_of_its_ids_are_equal(tokenizer, text):
     assert tokenizer.pieces_of(tokenizer.encode(text)) == tokenizer.pieces(text)
 
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 10**6), length=st.integers(0, 30))
-def test_pieces_of_any_ids_spell_what_they_decode_to(tokenizer, seed, length):
+def test_the_texts_of_the_pieces_of_any_ids_join_to_their_decoding(tokenizer, seed, length):
     ids = random.Random(seed).choices(range(tokenizer.vocab_size), k=length)
     pieces = tokenizer.pieces_of(ids)
     assert [piece.id for piece in pieces] == ids
@@ -217,7 +217,7 @@ def test_pieces_of_any_ids_spell_what_they_decode_to(tokenizer, seed, length):
 @settings(deadline=None, max_examples=100)
 @given(text=texts())
 @example(text="東京は")
-def test_the_parts_of_a_split_character_are_counted_through(tokenizer, text):
+def test_the_parts_of_a_split_character_are_numbered(tokenizer, text):
     """If each token is part of one character, the pieces of a character are 1/n to n/n, and each has its text."""
     pieces = [piece for piece in tokenizer.pieces(text) if piece.part != (1, 1)]
     while pieces and all(len(piece.text) == 1 for piece in pieces):
@@ -237,13 +237,13 @@ def test_the_parts_of_a_split_character_are_counted_through(tokenizer, text):
         ("🎉", [(i, 4) for i in (1, 2, 3, 4)]),
     ],
 )
-def test_under_bytes_a_character_is_split_into_its_bytes(char, parts):
+def test_a_byte_tokenizer_splits_a_character_into_its_bytes(char, parts):
     pieces = byte_tokenizer().pieces(char)
     assert [piece.part for piece in pieces] == parts
     assert [(piece.text, piece.bytes) for piece in pieces] == [(char, 1)] * len(parts)
 
 
-def test_whole_tokens_have_the_text_that_they_cover():
+def test_a_token_of_whole_characters_has_their_text():
     tokenizer = train_tokenizer([LEARNED], "bpe", 400)
     pieces = tokenizer.pieces(" the lamp was lit")
     assert [piece.text for piece in pieces] == [" the", " lamp", " was", " lit"]
@@ -253,7 +253,7 @@ def test_whole_tokens_have_the_text_that_they_cover():
 @with_examples
 @settings(deadline=None, max_examples=100)
 @given(text=texts())
-def test_a_piece_is_unfinished_where_its_bytes_end_within_a_character(tokenizer, text):
+def test_a_piece_is_unfinished_if_its_bytes_end_within_a_character(tokenizer, text):
     taken = 0
     for piece in tokenizer.pieces(text):
         taken += piece.bytes
@@ -270,20 +270,20 @@ def test_the_ids_of_the_byte_kind_are_the_bytes(text):
     assert byte_tokenizer().encode(text) == list(text.encode())
 
 
-def test_the_byte_kind_has_257_ids_and_learns_nothing():
+def test_the_byte_kind_has_257_ids_for_any_training_text():
     made = train_tokenizer([LEARNED], "byte")
     assert (made.vocab_size, made.end_of_text, made.kind) == (257, 256, "byte")
     assert train_tokenizer([], "byte", 257).to_json() == made.to_json() == byte_tokenizer().to_json()
 
 
-def test_the_char_kind_has_an_id_for_every_character_seen():
+def test_the_char_kind_has_an_id_for_every_character_of_its_training_text():
     made = train_tokenizer([LEARNED], "char")
     assert (made.vocab_size, made.kind) == (257 + len(set(LEARNED)), "char")
     assert len(made.encode(LEARNED)) == len(LEARNED)
     assert len(set(made.encode("".join(set(LEARNED))))) == len(set(LEARNED))
 
 
-def test_an_unseen_character_of_the_char_kind_is_its_bytes():
+def test_the_char_kind_encodes_an_unseen_character_as_bytes():
     made = train_tokenizer(["abc"], "char")
     pieces = made.pieces("a東z")
     assert [(piece.text, piece.bytes, piece.part) for piece in pieces] == [
@@ -297,7 +297,7 @@ def test_an_unseen_character_of_the_char_kind_is_its_bytes():
 
 
 def test_the_char_kind_keeps_the_most_frequent_characters_that_fit():
-    # There is room for two characters: a occurs three times; b and é occur twice, and b is first.
+    # The vocabulary has room for two characters. a occurs three times, b and é twice, and b occurs first.
     made = train_tokenizer(["dcbaéaaéb"], "char", 259)
     assert made.vocab_size == 259
     assert [len(made.encode(char)) for char in "abé"] == [1, 1, 2]
@@ -305,7 +305,7 @@ def test_the_char_kind_keeps_the_most_frequent_characters_that_fit():
     assert len({*made.encode("a"), *made.encode("b"), *made.encode("c")}) == 3
 
 
-def test_the_bpe_kind_has_the_vocabulary_asked_for_and_shortens_its_text():
+def test_the_bpe_kind_has_the_requested_vocabulary_size_and_compresses_its_text():
     made = train_tokenizer([LEARNED], "bpe", 300)
     assert (made.vocab_size, made.kind) == (300, "bpe")
     assert len(made.encode(LEARNED)) < len(LEARNED.encode()) * 0.7
@@ -343,7 +343,7 @@ def test_a_vocabulary_for_the_byte_kind_is_refused():
         train_tokenizer([LEARNED], "byte", 300)
 
 
-def test_an_unknown_kind_is_refused_with_the_kinds_there_are():
+def test_an_unknown_kind_is_refused_with_a_list_of_the_kinds():
     with pytest.raises(UsageProblem, match="'word'") as caught:
         train_tokenizer([LEARNED], "word")
     assert all(kind in caught.value.hint for kind in TOKENIZER_KINDS)
@@ -352,14 +352,14 @@ def test_an_unknown_kind_is_refused_with_the_kinds_there_are():
 @pytest.mark.parametrize(
     "text", ["", "null", "[]", "{}", "7", "{", "not JSON", '{"model": null}', "[" * 100_000, '{"version": "9"}', "\0"]
 )
-def test_what_is_not_a_tokenizer_is_a_bad_checkpoint(text):
+def test_a_file_that_is_not_a_tokenizer_is_a_bad_checkpoint(text):
     with pytest.raises(BadCheckpoint, match=r"here\.json"):
         Tokenizer.from_json(text, "here.json")
 
 
 @settings(deadline=None, max_examples=60)
 @given(share=st.floats(0, 1, exclude_max=True))
-def test_a_tokenizer_cut_short_is_a_bad_checkpoint(share):
+def test_a_truncated_tokenizer_is_a_bad_checkpoint(share):
     whole = byte_tokenizer().to_json()
     with pytest.raises(BadCheckpoint):
         Tokenizer.from_json(whole[: int(share * (len(whole) - 1))])
@@ -458,7 +458,7 @@ def test_a_hostile_tokenizer_is_refused_or_harmless(name):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_captured_standard_error_is_passed_on_when_nothing_panics(capfd):
+def test_captured_standard_error_is_discarded_only_if_the_library_panics(capfd):
     with held_back():
         os.write(2, b"kept\n")
         assert capfd.readouterr().err == ""
@@ -640,7 +640,7 @@ def test_stretches_join_to_the_text(text, length):
     parts=st.lists(st.tuples(WORDS, st.sampled_from([" ", "  ", "\n", "\n\n", " \n ", ". "]))),
     length=st.integers(16, 40),
 )
-def test_stretches_tokenize_as_the_whole_does(tokenizer, parts, length):
+def test_stretches_are_tokenized_like_the_whole_text(tokenizer, parts, length):
     """A word and the space after it are shorter than 16 characters, so a stretch can always end at a word."""
     text = "".join(word + space for word, space in parts)
     cut = list(stretches(text, length))
@@ -654,7 +654,7 @@ def test_a_stretch_is_cut_before_a_space():
     assert list(stretches("", 100)) == []
 
 
-def test_a_vocabulary_with_a_hole_can_be_trained_on_and_decoded():
+def test_a_tokenizer_with_unused_ids_can_tokenize_a_corpus_and_decode():
     document = json.loads(train_tokenizer([story(300)], "bpe", 300).to_json())
     document["model"]["vocab"] = {
         name: id_ if id_ < 290 else id_ + 40 for name, id_ in document["model"]["vocab"].items()
@@ -708,7 +708,7 @@ SPACED = st.text("onupxa Ü東é", max_size=12)
 @example(prompt="東", text="東")
 @example(prompt=" ", text=" on")
 @given(prompt=SPACED, text=SPACED)
-def test_a_continuation_is_decoded_as_transformers_decodes_the_whole(sentencepiece, of_transformers, prompt, text):
+def test_a_continuation_is_decoded_as_in_transformers(sentencepiece, of_transformers, prompt, text):
     before, new = [*sentencepiece.opening, *sentencepiece.encode(prompt)], sentencepiece.encode(text)
     decode = partial(of_transformers.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     expected = decode([*before, *new]).removeprefix(decode(before))
@@ -717,13 +717,13 @@ def test_a_continuation_is_decoded_as_transformers_decodes_the_whole(sentencepie
     assert "".join(stream.push(id_) for id_ in new) + stream.flush() == expected
 
 
-def test_a_stream_looks_at_little_of_a_long_prompt(sentencepiece):
+def test_a_stream_needs_only_the_last_tokens_of_a_long_prompt(sentencepiece):
     before = sentencepiece.encode("on up " * 1000)
     assert len(sentencepiece.context(before)) <= 2
     assert sentencepiece.context([*before, *sentencepiece.encode("東")][-4:]) == sentencepiece.encode("東")[-4:]
 
 
-def test_a_token_is_named_as_the_pieces_of_a_text_are(sentencepiece):
+def test_the_name_of_a_token_equals_the_text_of_its_piece(sentencepiece):
     text = "x on up a"
     pieces = sentencepiece.pieces(text)[1:]  # '▁x' is '▁' and 'x'
     assert [sentencepiece.name(piece.id) for piece in pieces] == [piece.text for piece in pieces]
@@ -751,7 +751,7 @@ def test_the_sentencepiece_prefix_counts_no_bytes_of_the_text(sentencepiece):
     assert [(piece.text, piece.bytes, piece.part) for piece in umlaut] == [("Ü", 1, (1, 2)), ("Ü", 1, (2, 2))]
 
 
-def test_documents_tokenized_by_themselves_are_given_back_exactly(sentencepiece):
+def test_documents_are_decoded_exactly_although_each_has_its_own_prefix(sentencepiece):
     documents = ["on up", "Ü x", "on"]
     tokens = tokens_of(Part.whole(Documents.of(documents), True), sentencepiece)
     assert first_of(tokens, sentencepiece).data.decode() == "".join(documents)
@@ -759,7 +759,7 @@ def test_documents_tokenized_by_themselves_are_given_back_exactly(sentencepiece)
     assert [at - 1 for at in opened.begins] == list(tokens.begins)
 
 
-def test_a_text_is_generated_with_the_space_after_its_prompt(sentencepiece):
+def test_a_generated_text_keeps_the_space_after_its_prompt(sentencepiece):
     id_ = sentencepiece.encode("on")[0]
     for prompt, expected in (("on", " on"), ("", "on")):
         sample = SampleText(0, sentencepiece, (), frozenset({2}), [1, *sentencepiece.encode(prompt)])
