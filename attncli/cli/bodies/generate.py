@@ -19,8 +19,8 @@ from attncli.render.generation import GenerationScreen, throughput_document, thr
 def continue_prompts(session: Session, prompts: Sequence[str], file: str | None, tell_seed: bool) -> None:
     """Continues the prompts and prints the texts. `file` is the file that contains the prompts, or None.
 
-    With `tell_seed`, prints a note with the seed.
-    Raises BadInput for a prompt that is longer than the context, Inexact if the verification fails.
+    With `tell_seed`, prints a note with the seed. Raises BadInput for a prompt that is longer than the context, Inexact
+    if the verification fails.
     """
     ids = [session.format.prompt([(prompt, "")]) for prompt in prompts]
     if session.truncate:
