@@ -51,7 +51,7 @@ def test_running_text_keeps_the_joiners_of_scripts_and_of_emoji():
 
 
 @pytest.mark.parametrize("escape", [one_line, label_text, visible])
-def test_no_code_point_passes_invisibly(escape):
+def test_no_code_point_stays_invisible(escape):
     kept = set("\n\t\u200c\u200d") if escape is visible else set()
     everything = "".join(map(chr, range(0x110000)))
     passed = set(escape(everything)) - kept
@@ -64,7 +64,7 @@ def test_no_code_point_passes_invisibly(escape):
     ids=lambda code: f"U+{code:04X}",
 )
 def test_default_ignorable_characters_are_replaced(code):
-    """Default_Ignorable_Code_Point: letters and marks that no font shows, in which text can be hidden."""
+    """Characters with the property Default_Ignorable_Code_Point are invisible in any font, so they can hide text."""
     for escape in (one_line, label_text, visible):
         assert escape(f"a{chr(code)}b") == f"a‹{code:X}›b"
 
@@ -80,7 +80,7 @@ def test_default_ignorable_characters_are_replaced(code):
         (Piece(1, "\x1b[2J", 4), "␛[2J"),
     ],
 )
-def test_a_token_is_labelled_with_everything_visible(piece, label):
+def test_every_character_of_a_token_s_label_is_visible(piece, label):
     assert token_label(piece) == label
     assert token_label(piece, cell_len(label)) == label
     console = Console(width=40, file=io.StringIO(), color_system=None)  # a console that parses markup
@@ -102,12 +102,12 @@ def test_a_line_breaks_between_facts_and_words():
     assert fold("a unbelievable", 6) == "a\nunbel…"
 
 
-def test_a_cut_label_keeps_its_part():
+def test_a_truncated_label_keeps_the_part_of_its_character():
     assert token_label(Piece(1, "\u200d", 1, (2, 3)), 9) == "‹200…·2/3"
     assert token_label(Piece(1, "東", 1, (1, 3)), 6) == "東·1/3"
 
 
-def test_a_long_label_is_cut():
+def test_a_long_label_is_truncated():
     assert token_label(Piece(1, " unbelievable", 13), 8) == "␣unbeli…"
     assert token_label(Piece(1, "東京東京東京", 18), 8) == "東京東…"
     assert token_label(Piece(1, "東京東京東京", 18), 7) == "東京東…"
@@ -115,14 +115,14 @@ def test_a_long_label_is_cut():
 
 @settings(deadline=None, max_examples=100)
 @given(text=st.text(max_size=30) | st.text("ab東京é ", max_size=30), width=st.integers(1, 20))
-def test_a_label_never_passes_its_width(text, width):
+def test_a_label_never_exceeds_its_width(text, width):
     label = label_text(text)
     cut = fit(label, width)
     assert cell_len(cut) <= width
     assert cut == label if cell_len(label) <= width else cut.endswith("…")
 
 
-def test_an_error_and_a_note_show_hostile_text_harmless(capsys):
+def test_errors_and_notes_escape_hostile_text(capsys):
     print_error(BadInput(f"{HOSTILE} is not text.", f"Try {HOSTILE}."))
     print_note(HOSTILE)
     written = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The first screen of an explanation: it fits the width, and every figure is the finding's."""
+"""The first screen of an explanation fits its width and shows the figures of the finding."""
 
 import json
 import re
@@ -48,7 +48,7 @@ More: --token 2 · --head 1.0 · --view grid · --view logit · --view lens · -
 """
 
 
-def test_a_small_explanation_looks_like_this():
+def test_a_small_explanation_looks_as_expected():
     found = "\n".join(line.rstrip() for line in explained(GOLDEN_FINDINGS, 80, "tiny").split("\n"))
     assert found == GOLDEN
 
@@ -97,7 +97,7 @@ def test_each_bar_shows_the_probability_after_the_cut(width):
 @pytest.mark.parametrize("width", [20, 30, 40, 60, 75, 76, 80, 120, 200])
 @pytest.mark.parametrize("length", [1, 2, 7, 300])
 @pytest.mark.parametrize("words", [ENGLISH, FOREIGN], ids=["english", "foreign"])
-def test_no_line_with_a_cut_passes_the_width_or_loses_a_number(words, length, width):
+def test_an_explanation_with_cuts_fits_its_width_and_keeps_every_number(words, length, width):
     found = checked(explanation([words[at % len(words)] for at in range(length)]), HOSTILE)
     drawn = explained(found, width)
     assert widest(drawn) <= width
@@ -111,7 +111,7 @@ def test_no_line_with_a_cut_passes_the_width_or_loses_a_number(words, length, wi
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
 @pytest.mark.parametrize("length", [1, 2, 5, 7, 11, 30, 60, 300])
 @pytest.mark.parametrize("words", [ENGLISH, FOREIGN], ids=["english", "foreign"])
-def test_no_line_of_an_explanation_passes_the_width(words, length, width):
+def test_an_explanation_fits_its_width(words, length, width):
     found = explanation([words[at % len(words)] for at in range(length)], next_tokens=[(word, 0.1) for word in words])
     drawn = explained(found, width)
     assert widest(drawn) <= width
@@ -138,7 +138,7 @@ def test_every_named_source_shows_its_share(words, width):
         assert ("first token" in line) == (at == 0)
 
 
-def test_the_sources_too_many_to_name_are_summed():
+def test_the_shares_of_all_other_sources_are_summed():
     found = explanation([f" w{at}" for at in range(30)])
     shares = sorted(found.sources.shares[1:], reverse=True)
     (line,) = [line for line in explained(found, 80).split("\n") if "more" in line and "More" not in line]
@@ -173,7 +173,7 @@ def test_the_scope_of_the_shares_is_shown(changes, scope):
     assert scope in explained(replace(found, sources=replace(found.sources, **changes)), 80)
 
 
-def test_a_head_that_was_asked_for_is_not_called_the_busiest():
+def test_a_requested_head_is_not_called_the_busiest():
     found = explanation(ENGLISH)
     assert "Busiest head 2.3" in explained(found, 80)
     asked = explained(replace(found, map=replace(found.map, asked_for=True)), 80)
@@ -181,14 +181,14 @@ def test_a_head_that_was_asked_for_is_not_called_the_busiest():
     assert "Head 2.3" in asked
 
 
-def test_a_single_token_has_no_token_before_it():
+def test_the_screen_of_a_single_token_mentions_no_previous_token():
     drawn = explained(explanation(["He"]), 80)
     assert "token before" not in drawn
     assert re.search(r"^0 He +█+ 100% itself", drawn, re.MULTILINE)
 
 
 @pytest.mark.parametrize("width", [40, 120])
-def test_hostile_tokens_are_harmless_in_an_explanation(width):
+def test_hostile_tokens_are_escaped_in_an_explanation(width):
     found = explanation([HOSTILE, "a", HOSTILE], next_tokens=[(HOSTILE, 0.5), ("[red]", 0.1)])
     drawn = explained(found, width)
     assert harmless(drawn)
@@ -197,7 +197,7 @@ def test_hostile_tokens_are_harmless_in_an_explanation(width):
 
 
 @pytest.mark.parametrize("width", [40, 120])
-def test_a_hostile_name_of_a_model_is_harmless_in_an_explanation(width):
+def test_a_hostile_name_of_a_model_is_escaped_in_an_explanation(width):
     assert harmless(explained(explanation(ENGLISH), width, HOSTILE))
     assert "[red]" in explained(explanation(ENGLISH), width, "[red]")
 

@@ -20,7 +20,7 @@ from tests.support.screens import screen
 
 
 @pytest.mark.parametrize("length", [2, 7, 15])
-def test_the_map_in_numbers_is_the_per_cent_of_each_weight(length):
+def test_a_map_in_numbers_shows_each_weight_in_per_cent(length):
     found = explanation([f" {chr(97 + at)}" for at in range(length)])
     drawn = explained(found, 80)
     for row in range(length):
@@ -80,7 +80,7 @@ def test_the_ruler_of_a_map_in_shades_names_the_columns(length, width):
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])
-def test_a_pooled_map_keeps_the_largest_and_says_the_size(width):
+def test_a_pooled_map_shows_the_largest_weight_of_each_cell_and_the_size_of_the_cells(width):
     found = explanation(["a"] * 80)
     weights = np.tril(np.full((80, 80), 0.0))
     weights[:, 0] = 1.0
@@ -117,7 +117,7 @@ def half_blocks(lines):
 @pytest.mark.parametrize("colors", ["truecolor", "256"])
 @pytest.mark.parametrize("width", [40, 80, 200])
 @pytest.mark.parametrize("length", [25, 60, 151])
-def test_a_map_of_many_tokens_keeps_the_palette(length, width, colors):
+def test_a_map_in_half_blocks_has_the_colors_of_the_palette(length, width, colors):
     console = screen(width, colors)
     found = explanation(["a"] * length)
     weights = np.tril(np.random.default_rng(0).random((length, length)))
@@ -141,7 +141,7 @@ def test_a_map_of_many_tokens_keeps_the_palette(length, width, colors):
     ("weight", "shade"),
     [(0.0, "·"), (0.01, "·"), (0.1, "░"), (0.25, "░"), (0.4, "▒"), (0.5, "▒"), (0.7, "▓"), (0.9, "█"), (1.0, "█")],
 )
-def test_a_shade_is_the_quarter_that_the_legend_says(weight, shade):
+def test_each_shade_is_the_range_of_weights_in_the_legend(weight, shade):
     found = explanation(["a"] * 30)
     weights = np.eye(30) * (1 - weight)
     weights[:, 0] = weight

@@ -22,7 +22,7 @@ from tests.support.training import PLAN, SAMPLE, reports
 # Training
 
 
-def test_the_time_left_is_until_the_deadline_or_the_last_step_whichever_is_first():
+def test_the_time_left_ends_at_the_deadline_or_at_the_last_step_if_that_is_earlier():
     report = StepReport(830, 1830, 2.0, 1e-3, 81_920.0, 40.0)  # ten steps of 8,192 tokens a second
     assert seconds_left(PLAN, report) == 260
     assert seconds_left(replace(PLAN, most_steps=1830), report) == 102
@@ -106,7 +106,7 @@ HEADING = re.compile(r"^nats/token  ─ train", re.MULTILINE)
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
 @pytest.mark.parametrize("height", [10, 24, 50])
-def test_the_live_display_fits_and_leaves_its_last_state_once(width, height, monkeypatch):
+def test_the_live_display_fits_and_its_last_state_remains_once(width, height, monkeypatch):
     terminal, console = on_terminal(width, height, monkeypatch, "truecolor")
     console.print("before")
     with TrainingScreen(console, PLAN) as screen:
@@ -148,7 +148,7 @@ def test_the_live_display_names_the_best_heads(width, kinds, monkeypatch):
 
 @pytest.mark.parametrize("width", range(4, 40, 5))
 @pytest.mark.parametrize("height", [2, 5, 8])
-def test_a_tiny_terminal_gets_what_fits(width, height, monkeypatch):
+def test_a_tiny_terminal_shows_part_of_the_display(width, height, monkeypatch):
     terminal, console = on_terminal(width, height, monkeypatch)
     with TrainingScreen(console, PLAN) as screen:
         for report in reports():
@@ -170,7 +170,7 @@ def test_a_resized_terminal_shows_one_display(before, after, monkeypatch):
     assert max(map(cell_len, terminal.rows)) <= after[0]
 
 
-def test_the_plan_is_printed_again_on_a_terminal_that_became_smaller(monkeypatch):
+def test_the_plan_is_printed_again_when_the_terminal_shrinks(monkeypatch):
     terminal, console = on_terminal(100, 40, monkeypatch)
     console.print("the plan")
     with TrainingScreen(console, PLAN, above=Text("the plan")) as screen:
@@ -183,7 +183,7 @@ def test_the_plan_is_printed_again_on_a_terminal_that_became_smaller(monkeypatch
         assert terminal.lines()[0] == "the plan"
 
 
-def test_the_display_is_drawn_four_times_a_second_at_most(monkeypatch):
+def test_the_display_is_drawn_at_most_four_times_a_second(monkeypatch):
     terminal, console = on_terminal(80, 24, monkeypatch)
     monkeypatch.setattr(live, "time", types.SimpleNamespace(monotonic=iter(np.arange(0, 1e3, 0.01)).__next__))
     with TrainingScreen(console, PLAN) as screen:
@@ -230,7 +230,7 @@ def test_a_closed_terminal_does_not_end_the_run(monkeypatch):
 
 
 @pytest.mark.parametrize("environment", [{"LC_ALL": "C"}, {"LC_ALL": "", "LC_CTYPE": "POSIX"}])
-def test_a_terminal_without_unicode_gets_ascii(environment, monkeypatch):
+def test_a_terminal_without_unicode_shows_ascii(environment, monkeypatch):
     terminal, console = on_terminal(80, 24, monkeypatch)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -241,7 +241,7 @@ def test_a_terminal_without_unicode_gets_ascii(environment, monkeypatch):
     assert any(line.startswith("nats/token  - train  o validation") for line in terminal.lines())
 
 
-def test_without_colour_only_cursor_codes_are_written(monkeypatch):
+def test_with_no_color_set_no_color_code_is_written(monkeypatch):
     terminal, console = on_terminal(80, 24, monkeypatch, "truecolor", NO_COLOR="1")
     monkeypatch.setattr(Terminal, "_control", lambda self, argument, final, was=Terminal._control: (
         was(self, argument, final), self.__dict__.setdefault("codes", []).append(argument + final)
@@ -267,7 +267,7 @@ def test_a_resumed_run_shows_its_earlier_curve(monkeypatch):
 
 
 @pytest.mark.parametrize("points", [1, 1999, 2000, 54_321])
-def test_a_trace_is_bounded_and_keeps_its_mean_and_its_end(points):
+def test_a_trace_has_at_most_2000_points_and_keeps_its_mean_and_its_end(points):
     trace = live._Trace()
     for at in range(points):
         trace.add(at + 1, float(at % 7))

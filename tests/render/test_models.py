@@ -61,7 +61,7 @@ def test_the_screen_of_a_model_fits_and_has_every_number(name, width):
         {"corpus": {"sources": 7, "train_characters": True}, "progress": {"step": -1, "seconds": "x"}, "versions": [1]},
     ],
 )
-def test_of_an_invalid_run_record_the_valid_parts_are_shown(run):
+def test_the_valid_parts_of_an_invalid_run_record_are_shown(run):
     drawn = shown(info_screen("odd", PRESETS["gpt2"][1], run, None), 80)
     assert "124,439,808" in drawn
     assert widest(drawn) <= 80
@@ -79,7 +79,7 @@ def test_the_list_of_models_fits(width):
     assert len(json.dumps(models_document(ENTRIES, {"stories": 935_296}, "stories"))) > 0
 
 
-def test_the_list_of_models_has_the_newest_first_its_age_and_its_folder():
+def test_the_list_of_models_shows_the_newest_first_with_ages_and_other_folders():
     now = 1.8e9
     ages = {"just now": 5, "2 min ago": 130, "5 h ago": 5 * 3600, "1 day ago": 90_000, "12 days ago": 12.5 * 86_400}
     entries = [

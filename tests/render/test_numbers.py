@@ -48,7 +48,7 @@ UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "kB": 10**3, "MB": 10**6, "G
 @given(number=st.integers(0, 10**12 - 10**9))
 @example(number=999_499_999)
 @example(number=999_500_000)
-def test_a_count_has_three_digits_and_is_half_a_per_cent_off_at_most(number):
+def test_a_count_has_at_most_three_digits_and_an_error_of_at_most_half_a_per_cent(number):
     digits, unit = re.fullmatch(r"([0-9.]+)([kMB]?)", count(number)).groups()
     assert float(digits) * UNITS[unit] == pytest.approx(number, rel=0.0051)
     assert len(digits.replace(".", "")) <= 3
@@ -58,7 +58,7 @@ def test_a_count_has_three_digits_and_is_half_a_per_cent_off_at_most(number):
 @settings(deadline=None, max_examples=100)
 @given(number=st.integers(0, 10**12 - 10**9) | st.sampled_from([999_949, 999_950, 999_999, 999_999_999]))
 @example(number=999_999)
-def test_a_size_is_below_a_thousand_of_its_unit(number):
+def test_the_number_of_a_size_is_below_a_thousand(number):
     digits, unit = size(number).split(" ")
     assert float(digits) * UNITS["" if unit == "B" else unit] == pytest.approx(number, rel=0.051)
     assert float(digits) < 1000
@@ -66,7 +66,7 @@ def test_a_size_is_below_a_thousand_of_its_unit(number):
 
 @settings(deadline=None, max_examples=100)
 @given(seconds=st.integers(0, 10**6))
-def test_a_duration_says_its_seconds_or_its_minutes(seconds):
+def test_a_duration_is_exact_to_the_second_below_an_hour_and_then_to_the_minute(seconds):
     unit = {"h": 3600, "m": 60, "s": 1}
     said = sum(int(part[:-1]) * unit[part[-1]] for part in duration(seconds).split())
     assert said == (seconds if seconds < 3600 else seconds // 60 * 60)
@@ -88,7 +88,7 @@ def test_a_positive_share_is_never_shown_as_0_per_cent(share):
 @given(share=st.floats(-1, 2), more=st.floats(0, 1), width=st.integers(0, 60), full=st.sampled_from(["█", "▒"]))
 @example(share=float("nan"), more=0.0, width=10, full="█")
 @example(share=0.9999, more=0.0, width=8, full="█")
-def test_a_bar_never_passes_its_width_and_grows_with_its_share(share, more, width, full):
+def test_a_bar_never_exceeds_its_width_and_grows_with_its_share(share, more, width, full):
     drawn = bar(share, width, full)
     assert cell_len(drawn) <= width
     assert set(drawn[:-1]) <= {full}
@@ -97,7 +97,7 @@ def test_a_bar_never_passes_its_width_and_grows_with_its_share(share, more, widt
         assert abs(cell_len(drawn) - share * width) < 1
 
 
-def test_bars_by_hand():
+def test_examples_of_bars():
     assert [bar(eighth / 8, 1) for eighth in range(9)] == ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉", "█"]
     assert bar(0.5, 10) == "█████"
     assert bar(0.55, 10) == "█████▌"

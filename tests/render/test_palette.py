@@ -29,17 +29,17 @@ def test_a_larger_value_is_lighter(colors, steps):
 
 
 @pytest.mark.parametrize("colors", ["truecolor", "256"])
-def test_digits_are_readable_on_every_colour(colors):
+def test_digits_are_readable_on_every_color(colors):
     """Black or white text has a contrast of at least 4.5 on any background. WCAG requires 3 for large letters."""
     assert min(contrast(heat(step / 100, colors)) for step in range(101)) > 3
 
 
 @pytest.mark.parametrize("colors", [None, "standard", "windows"])
-def test_with_few_colours_a_value_has_no_colour(colors):
+def test_values_have_no_color_on_a_terminal_with_few_colors(colors):
     assert not heat(0.5, colors)
 
 
 @pytest.mark.parametrize("colors", ["truecolor", "256"])
-def test_a_value_out_of_range_has_the_colour_of_the_end(colors):
+def test_a_value_out_of_range_has_the_color_of_the_nearest_end(colors):
     assert heat(-1, colors) == heat(0, colors)
     assert heat(2, colors) == heat(1, colors)

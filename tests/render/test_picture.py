@@ -96,7 +96,7 @@ def test_bars_are_rectangles_that_end_at_an_eighth_of_a_cell():
     assert [text.text for text in svg.iter(f"{SVG}text")] == ["a", "b"]
 
 
-def test_bold_text_is_bold():
+def test_bold_text_is_bold_in_the_picture():
     svg = svg_picture(lambda _: Text("a", "bold"), "t")
     assert [text.get("font-weight") for text in tree.fromstring(svg).iter(f"{SVG}text")] == ["bold"]
     assert "font:" not in svg  # a CSS rule would override the attribute
@@ -139,7 +139,7 @@ def test_a_picture_loads_no_other_file():
         assert set(re.findall(r"\w+://[^\"'\s]+", text)) <= {"http://www.w3.org/2000/svg"}
 
 
-def test_a_map_keeps_its_colours():
+def test_a_map_in_a_picture_keeps_its_colors():
     svg, page = both(explanation(ENGLISH))
     cells = [rect for rect in svg.iter(f"{SVG}rect") if rect.get("height") == "19"]
     assert len(cells) == 7 * 8 // 2
@@ -149,7 +149,7 @@ def test_a_map_keeps_its_colours():
 
 
 @pytest.mark.parametrize("hostile", [MARKUP, HOSTILE, "]]>", "<!--", "&#0;", "a\r\nb"])
-def test_hostile_text_is_text(hostile):
+def test_hostile_text_adds_no_elements_to_a_picture(hostile):
     valid = hostile.encode("utf-8", "ignore").decode()
     found = explanation([valid, "a", valid], next_tokens=[(hostile, 0.5)])
     svg, page = both(found, hostile)
@@ -172,7 +172,7 @@ def test_any_text_gives_a_well_formed_picture(text):
     assert set(Page(page).tags) <= {"html", "head", "meta", "title", "style", "body", "pre", "span"}
 
 
-def test_a_picture_is_the_same_whatever_the_terminal(monkeypatch):
+def test_a_picture_does_not_depend_on_the_terminal(monkeypatch):
     def draw(console):
         return explanation_screen(explanation(ENGLISH), "tiny", console)
 
@@ -182,7 +182,7 @@ def test_a_picture_is_the_same_whatever_the_terminal(monkeypatch):
     assert (svg_picture(draw, "t"), html_picture(draw, "t")) == before
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_file_is_written_completely_or_not_at_all(tmp_path, monkeypatch):
     file = tmp_path / "x.svg"
     file.write_text("mine")
 
@@ -203,5 +203,5 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert file.read_text() == "whole"
 
 
-def test_the_console_of_a_picture_reads_no_markup():
+def test_the_console_of_a_picture_does_not_parse_markup():
     assert "[red]x[/red]" in html_picture(lambda _: "[red]x[/red]", "t", 40)

@@ -74,7 +74,7 @@ NUMBERS = st.floats() | st.floats(0, 10) | st.sampled_from([0.0, 1.0, 3.0, -0.0,
 @example(points=[[(1.0, 1.7e308), (2.0, -1.7e308)]], width=80, height=20, along=TIME, reaches=0.0, ascii=False)
 @example(points=[[(1e16, 1e16), (1e16 + 2, 1e16 + 2)]], width=80, height=20, along=TOKENS, reaches=0.0, ascii=False)
 @example(points=[[(5e-324, 5e-324)]], width=80, height=20, along=TOKENS, reaches=0.0, ascii=True)
-def test_a_chart_has_the_size_asked_for_whatever_the_numbers(points, width, height, along, reaches, ascii):
+def test_a_chart_has_the_requested_size_for_any_numbers(points, width, height, along, reaches, ascii):
     curves = [
         curve([x for x, _ in some], [y for _, y in some], "o" if at == 1 else "", "1") for at, some in enumerate(points)
     ]
@@ -97,7 +97,7 @@ def test_values_that_are_not_finite_are_left_out(data, values):
 
 @settings(deadline=None, max_examples=100)
 @given(values=st.lists(st.floats(2, 7), min_size=2, max_size=40), width=st.integers(30, 80), height=st.integers(7, 30))
-def test_a_line_passes_within_a_dot_of_every_point_and_has_no_gap(values, width, height):
+def test_a_line_is_within_a_dot_of_every_point_and_has_no_gap(values, width, height):
     x = np.arange(1, len(values) + 1)
     line = curve(x, values)
     drawn = dots(chart([line], width, height, heading=[("y", "")]).lines)
@@ -137,7 +137,7 @@ def test_a_label_of_the_y_axis_is_in_its_row(low, length, rows):
 @pytest.mark.parametrize("along", [STEPS, TOKENS, TIME])
 @pytest.mark.parametrize("most", [1, 30, 581, 1830, 7200, 99_999, 10**6, 3 * 10**9])
 @pytest.mark.parametrize("width", [40, 80, 200])
-def test_the_x_axis_is_labelled_at_its_ticks(along, most, width):
+def test_every_tick_of_the_x_axis_has_a_label_with_its_value(along, most, width):
     lines = chart([curve([0, most], [3, 4])], width, 12, heading=[("y", "")], along=along).lines
     ruler, labels = lines[-2], lines[-1]
     assert labels.endswith(along)
@@ -192,7 +192,7 @@ def test_a_single_point_is_a_single_dot():
 
 
 @pytest.mark.parametrize("points", [100_000, 500_000])
-def test_many_points_are_their_means(points):
+def test_many_points_are_drawn_as_their_means(points):
     noise = np.random.default_rng(0).normal(0, 0.5, points)
     x = np.arange(points)
     lines = chart([curve(x, 3 + x / points + noise)], 80, 20, heading=[("y", "")]).lines
@@ -234,7 +234,7 @@ def plain(picture):
     return "".join(f"{line.rstrip()}\n" for line in picture.lines)
 
 
-def test_small_charts_look_like_this():
+def test_small_charts_look_as_expected():
     x, y = falling(1000, 7.0)
     at = np.arange(100, 1000, 100)
     pictures = [
@@ -314,7 +314,7 @@ def ask(capsys, *arguments):
     return code, captured.out, captured.err
 
 
-def test_a_run_is_read_as_it_was_written():
+def test_a_run_is_read_back_exactly():
     lines = metrics()
     found = curves_from_lines("x", "x", lines, {"plan": asdict(PLAN)}, "digest")
     steps, evaluations = ([line for line in lines if line["kind"] == kind] for kind in ("step", "eval"))
@@ -328,7 +328,7 @@ def test_a_run_is_read_as_it_was_written():
 
 
 @pytest.mark.parametrize("run", [None, {}, {"plan": None}, {"plan": {"model": 7}}, {"plan": asdict(PLAN) | {"odd": 1}}])
-def test_without_a_plan_that_can_be_read_bits_come_from_the_scores(run):
+def test_without_a_valid_plan_bits_are_computed_from_the_scores(run):
     found = curves_from_lines("x", "x", metrics(), run)
     assert found.tokens_per_step is None
     assert found.training.bits == pytest.approx(found.training.nats * 0.6)
@@ -412,7 +412,7 @@ def test_a_run_whose_directory_is_being_replaced_is_read(here, monkeypatch):
         (["one", "--out", "d.svg"], None, 2, ["d.svg is a directory"]),
     ],
 )
-def test_an_error_takes_two_lines_at_most(arguments, content, code, words, here, capsys):
+def test_an_error_has_at_most_two_lines(arguments, content, code, words, here, capsys):
     write_run(Path("checkpoints/foreign"), []).joinpath("metrics.jsonl").unlink()
     Path("d.svg").mkdir()
     if content is not None:
@@ -428,7 +428,7 @@ def test_an_error_takes_two_lines_at_most(arguments, content, code, words, here,
 # The screen
 
 
-def test_the_newest_run_is_drawn_when_none_is_named(here, capsys):
+def test_the_newest_run_is_drawn_if_none_is_named(here, capsys):
     code, out, err = ask(capsys)
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -451,7 +451,7 @@ def test_runs_with_different_tokenizers_are_compared_in_bits(here, capsys):
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
 @pytest.mark.parametrize("ascii", [False, True])
-def test_every_run_has_its_number_sign_and_figures(here, width, ascii):
+def test_every_run_has_a_number_a_sign_and_its_figures(here, width, ascii):
     runs = [read_curves(name) for name in ("one", "two", "other")]
     runs[1] = replace(runs[1], name="a-name-" * 9)
     lines = curves_screen(runs, Axes(STEPS, LOSS), width, 18, ascii).lines
@@ -465,19 +465,19 @@ def test_every_run_has_its_number_sign_and_figures(here, width, ascii):
 
 
 @pytest.mark.parametrize(("axis", "label"), [("step", "400"), ("tokens", "200k"), ("time", "45s")])
-def test_the_x_axis_is_the_one_asked_for(axis, label, here, capsys):
+def test_the_requested_x_axis_is_drawn(axis, label, here, capsys):
     lines = ask(capsys, "one", "--x", axis)[1].splitlines()
     assert lines[-2].endswith({"step": "steps"}.get(axis, axis))
     assert label in lines[-2]
 
 
-def test_width_and_height_are_those_asked_for(here, capsys):
+def test_a_chart_has_the_requested_width_and_height(here, capsys):
     lines = ask(capsys, "one", "--width", "50", "--height", "9")[1].splitlines()
     assert len(lines) == 10
     assert max(map(cell_len, lines)) <= 50
 
 
-def test_a_hostile_name_is_harmless(here):
+def test_a_hostile_name_is_escaped(here):
     found = replace(read_curves("one"), name=HOSTILE)
     drawn = "\n".join(curves_screen([found], Axes(STEPS, LOSS), 80, 12).lines)
     assert not [char for char in drawn if char != "\n" and unicodedata.category(char) in INVISIBLE]
@@ -517,7 +517,7 @@ def test_without_matplotlib_the_error_says_how_to_install_it(kind, here, capsys,
     assert not Path(f"x.{kind}").exists()
 
 
-def test_an_svg_shows_the_runs_and_is_the_same_each_time(here):
+def test_an_svg_shows_the_runs_and_is_deterministic(here):
     pytest.importorskip("matplotlib")
     runs = [read_curves("one"), replace(read_curves("two"), name=HOSTILE)]
     made = curves_figure(runs, Axes(STEPS, LOSS), "svg")
@@ -541,7 +541,7 @@ def test_a_long_run_makes_a_small_file():
     assert len(curves_figure([curves_from_lines("x", "x", lines)], Axes(STEPS, LOSS), "svg")) < 200_000
 
 
-def test_a_file_is_written_whole_and_never_over_another(here, capsys, monkeypatch):
+def test_a_file_is_written_completely_and_replaces_another_only_with_force(here, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
     Path("x.svg").write_text("mine")
     code, _, err = ask(capsys, "one", "--out", "x.svg")
@@ -577,7 +577,7 @@ def shown(log, steps):
     log.update(SampleReport(steps[-1], "ROMEO: <script>", 6))
 
 
-def test_tensorboard_gets_every_report(tmp_path):
+def test_tensorboard_receives_every_report(tmp_path):
     pytest.importorskip("tensorboard")
     target = tmp_path / "checkpoints/stories"
     for attempt in (1, 2):  # the second attempt replaces the files of the first

@@ -94,16 +94,16 @@ def trimmed(text):
 
 
 @pytest.mark.parametrize(("width", "expected"), [(40, TRACE_40), (80, TRACE_80), (120, TRACE_120)])
-def test_the_steps_of_a_draw(width, expected):
+def test_the_screen_of_sampling_steps_looks_as_expected(width, expected):
     assert trimmed(told(trace_head, trace_block, width)) == expected
 
 
 @pytest.mark.parametrize(("width", "expected"), [(40, LOGPROBS_40), (80, LOGPROBS_80), (120, LOGPROBS_120)])
-def test_the_log_probabilities_of_a_token(width, expected):
+def test_the_screen_of_log_probabilities_looks_as_expected(width, expected):
     assert trimmed(told(logprobs_head, logprobs_row, width)) == expected
 
 
-def test_the_names_of_the_columns_of_a_trace_are_whole():
+def test_the_column_names_of_a_trace_are_never_truncated():
     assert [trace_head(width).plain.rpartition("left  ")[2] for width in (60, 67)] == [
         "best left",
         "best of those left",
@@ -130,7 +130,7 @@ def test_a_log_probability_of_nearly_0_has_no_sign():
     width=st.integers(40, 130),
     number=st.integers(1, 9999),
 )
-def test_hostile_text_is_harmless_and_fits(text, width, number):
+def test_hostile_text_is_escaped_and_fits(text, width, number):
     choices = tuple(TokenLogprob(at, text, -12345.678) for at in range(7))
     step = TraceStep("repetition-penalty", 1.23456, 149_999, 1.0, 150_000, choices)
     bad = Token(0, 123_456, text, -12345.678, choices, Trace((step, step), 1.0))
@@ -174,7 +174,7 @@ def test_text_is_split_at_its_tokens():
     ]  # fmt: skip
 
 
-def test_a_character_of_several_tokens_has_the_bits_of_all():
+def test_a_character_of_several_tokens_has_the_sum_of_their_bits():
     tokens = [token(bits=4, characters=0), token(bits=2, characters=0), token(bits=1, characters=1), token(bits=7)]
     assert split(tokens, ["東a"]) == [[("東", pytest.approx(7)), ("a", pytest.approx(7))]]
     assert split(tokens[:2], ["\N{REPLACEMENT CHARACTER}"]) == [[("\N{REPLACEMENT CHARACTER}", pytest.approx(6))]]
@@ -231,7 +231,7 @@ def generated(console, live=True, **how):
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_tinted_text_is_the_text_in_colors_and_then_the_legend(live):
+def test_tinted_text_is_the_text_in_colors_followed_by_the_legend(live):
     _, drawn = generated(screen(80, "truecolor"), live, color=True)
     yellow = "\x1b[38;2;0;0;0;48;2;253;231;37m"
     assert drawn.startswith(f"\x1b[1mIt\x1b[0m his\n{yellow}␛[2J")
@@ -247,7 +247,7 @@ def test_without_colors_the_text_is_plain():
     assert generated(screen(80, "standard"), color=True)[1] == generated(screen(80, "standard"))[1]
 
 
-def test_why_there_are_no_colors():
+def test_the_reason_for_missing_colors_is_given():
     assert why_no_colors(screen(80)) == "standard output is no terminal"
     assert why_no_colors(screen(80, "standard")) == "this terminal has no 256 colours"
     assert why_no_colors(Console(file=io.StringIO(), force_terminal=True, no_color=True)) == "NO_COLOR is set"
@@ -255,7 +255,7 @@ def test_why_there_are_no_colors():
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_a_report_comes_before_the_text(live):
+def test_a_report_is_printed_before_the_text(live):
     _, drawn = generated(screen(80), live, report="logprobs")
     assert drawn.startswith(logprobs_head(80).plain.rstrip() + "\n   1 ␣his")
     assert drawn.endswith("\n\nIt his\n" + HOSTILE + "\n")
@@ -270,7 +270,7 @@ def test_a_report_comes_before_the_text(live):
     assert blocks[2].endswith("\n\nIt his\n")
 
 
-def test_tokens_are_in_the_document_when_they_were_asked_for():
+def test_the_document_contains_the_tokens_only_if_the_generation_reports_them():
     drawn, _ = generated(screen(80))
     (sample,) = drawn.document("m", SampleConfig())["samples"]
     assert sample["text"] == " his\n" + HOSTILE

@@ -26,7 +26,7 @@ def rows_of(drawn):
     ["He sat on the river's bank.\n", "naïve 東京 🎉\r\n" * 3, HOSTILE, "x" * 300, " ", ""],
     ids=["english", "foreign", "hostile", "long", "a space", "nothing"],
 )
-def test_tokens_fit_and_every_one_has_its_row(text, width):
+def test_the_table_of_tokens_fits_and_has_a_row_for_each_token(text, width):
     tokenizer = byte_tokenizer()
     pieces = tokenizer.pieces(text)
     drawn = shown(tokens_screen(pieces, len(text), "bytes", width), width)
@@ -39,7 +39,7 @@ def test_tokens_fit_and_every_one_has_its_row(text, width):
     assert ("more tokens" in drawn) == (len(pieces) > 200)
 
 
-def test_a_hostile_name_of_a_tokenizer_is_harmless():
+def test_a_hostile_name_of_a_tokenizer_is_escaped():
     drawn = shown(tokens_screen(byte_tokenizer().pieces("a"), 1, HOSTILE, 80), 80)
     assert harmless(drawn)
     assert "[red]" in drawn
@@ -49,7 +49,7 @@ def test_a_hostile_name_of_a_tokenizer_is_harmless():
     "text", ["He sat on a bench.", "naïve 東京 🎉", "東京は 日本の 首都。"], ids=["english", "mixed", "japanese"]
 )
 @pytest.mark.parametrize("vocab_size", [257, 270, 280, 300, 320])
-def test_the_characters_of_the_tokens_are_those_of_the_text(text, vocab_size):
+def test_the_character_counts_of_the_tokens_sum_to_the_length_of_the_text(text, vocab_size):
     """Each character is counted once, even if a token contains parts of two characters."""
     tokenizer = train_tokenizer(
         ["東京は 日本の 首都。 東京は 大きい。 naïve 🎉 sat on a bench " * 20], "bpe", vocab_size
@@ -61,7 +61,7 @@ def test_the_characters_of_the_tokens_are_those_of_the_text(text, vocab_size):
     assert sum(row[3] for row in rows) == len(text)
 
 
-def test_tokens_are_a_json_document():
+def test_the_document_of_tokens_is_valid_json():
     text = "東" + HOSTILE
     pieces = byte_tokenizer().pieces(text)
     document = json.loads(json.dumps(tokens_document(pieces, len(text), "bytes"), allow_nan=False))

@@ -19,7 +19,7 @@ from tests.support.training import PLAN, reports
 
 
 @pytest.mark.parametrize("width", [40, 80])
-def test_a_plan_fits_and_says_what_will_happen(width):
+def test_a_plan_fits_and_shows_the_model_the_steps_the_time_and_the_memory(width):
     drawn = shown(plan_table(PLAN, HOSTILE, f"{HOSTILE} 1.1 MB"), width)
     assert widest(drawn) <= width
     assert harmless(drawn)
@@ -78,7 +78,7 @@ def test_without_a_terminal_each_evaluation_and_sample_is_a_line(environment):
     assert harmless("\n".join(lines))
 
 
-def test_what_to_try_next_names_all_that_fits_the_line():
+def test_the_line_of_suggestions_names_as_many_options_as_fit():
     def last(width):
         return explained(GOLDEN_FINDINGS, width).rstrip().split("\n")[-1].rstrip()
 

@@ -75,7 +75,7 @@ def finding(view, texts, focus=None, layers=3, heads=4):
 @pytest.mark.parametrize("width", [30, 40, 80, 120, 200])
 @pytest.mark.parametrize("length", [1, 2, 7, 70])
 @pytest.mark.parametrize("view", VIEWS)
-def test_no_line_of_a_view_passes_the_width(view, length, width):
+def test_a_view_fits_its_width_and_escapes_hostile_text(view, length, width):
     for words in (ENGLISH, FOREIGN, [HOSTILE]):
         for heads in (1, 12):
             texts = [words[at % len(words)] for at in range(length)]
@@ -85,7 +85,7 @@ def test_no_line_of_a_view_passes_the_width(view, length, width):
 
 
 @pytest.mark.parametrize("view", [*VIEWS, "bars"])
-def test_a_narrow_screen_cuts_no_heading(view):
+def test_a_narrow_screen_truncates_no_heading(view):
     """Only a hostile token and a vector that is too long end in '…'."""
     found = explanation(ENGLISH) if view == "bars" else finding(view, ENGLISH)
     cut = [line for line in view_text(view, found, 40).split("\n") if "…" in line and "␛" not in line]
@@ -100,7 +100,7 @@ def test_a_view_is_a_json_document_in_full_precision(view):
     assert [token["text"] for token in document["tokens"]] == [*ENGLISH, HOSTILE]
 
 
-def test_a_lens_shows_each_layers_prediction():
+def test_a_lens_shows_the_prediction_of_each_layer():
     top = NextToken(1, " on", 0.41), NextToken(2, ",", 0.002)
     found = Lens(
         subject(ENGLISH), NextToken(2, ",", 0.9), (LensRow(0, top, 0.002, 2), LensRow(1, top[::-1], 0.9, 1))
@@ -158,7 +158,7 @@ def test_the_terms_by_source_and_by_head_have_equal_sums():
         assert sum(values) == pytest.approx(found.heads.sum(), abs=0.01)
 
 
-def test_the_steps_say_what_the_mask_forbids():
+def test_the_steps_name_the_masked_tokens():
     found = finding("steps", ENGLISH, 4)
     shown = view_text("steps", found, 80)
     assert "␣river cannot see 's [5], which comes later" in shown
@@ -180,14 +180,14 @@ def test_the_steps_of_the_last_token_say_why_nothing_is_masked():
     )  # outside the window
 
 
-def test_of_many_sources_the_steps_show_those_with_most_weight():
+def test_the_steps_show_the_sources_with_the_largest_weights():
     found = finding("steps", [f" w{at}" for at in range(70)], 50)
     shown = [int(at) for at in re.findall(r"^ *(\d+) ␣w", view_text("steps", found, 120), re.MULTILINE)]
     assert shown == sorted([*np.argsort(-found.weights)[:15].tolist(), 51])
 
 
 @pytest.mark.parametrize(("width", "pool"), [(200, 3), (40, 12)])
-def test_a_grid_states_how_much_is_pooled(width, pool):
+def test_a_grid_states_the_size_of_its_pooled_cells(width, pool):
     found = finding("grid", ["a"] * 80, heads=4)
     shown = view_text("grid", found, width)
     assert f"each cell: the largest of {pool} x {pool}\n" in shown
@@ -197,13 +197,13 @@ def test_a_grid_states_how_much_is_pooled(width, pool):
 
 
 @pytest.mark.parametrize("colors", ["truecolor", "256", "standard"])
-def test_a_grid_in_colours_has_two_rows_a_line(colors):
+def test_a_grid_in_colors_has_two_rows_in_each_line(colors):
     shown = view_text("grid", finding("grid", ENGLISH), 80, colors)
     assert ("▀" in shown) == (colors != "standard")
     assert ("░" in shown) == (colors == "standard")
 
 
-def test_a_map_of_a_long_text_shows_single_rows_around_the_focus():
+def test_a_map_of_a_long_text_shows_only_the_rows_around_the_focus():
     found = explanation([f" w{at}" for at in range(300)], 150)
     shown = view_text("map", found, 80)
     labels = [int(at) for at in re.findall(r"^ *(\d+) ␣w", shown, re.MULTILINE)]
@@ -228,14 +228,14 @@ def test_rows_of_a_long_text_are_drawn_at_their_indices():
     assert said.count(" looks at ") == 41  # the rows, and the average
 
 
-def test_a_small_map_is_in_numbers():
+def test_a_small_map_is_drawn_in_numbers():
     found = replace(explanation(ENGLISH), map=HeadMap(1, 0, np.tril(np.full((7, 7), 0.42)), True, None, None))
     shown = view_text("map", found, 80)
     assert "Head 1.0" in shown
     assert shown.count(" 42") == 28
 
 
-def test_rollout_is_shown_as_the_ratio_to_even_attention():
+def test_rollout_is_shown_as_the_ratio_to_uniform_attention():
     found = Rollout(subject(ENGLISH[:3]), np.array([0.5, 0.3, 0.2]), np.array([0.8, 0.1, 0.1]))
     shown = view_text("rollout", found, 80)
     order = re.findall(r"^(\d) .*x(\d\.\d\d) +(\d+)% +(\d+)%", shown, re.MULTILINE)
@@ -243,7 +243,7 @@ def test_rollout_is_shown_as_the_ratio_to_even_attention():
     assert "gives the first token 80%" in shown
 
 
-def test_documents_have_null_where_there_is_no_value():
+def test_missing_values_are_null_in_a_document():
     """Values are null after the focus, and where the rollout of uniform attention is 0."""
     asked = subject(ENGLISH[:4], 2)
     found = Rollout(asked, np.array([0.0, 0.6, 0.4, 0.0]), np.array([0.0, 0.8, 0.2, 0.0]))

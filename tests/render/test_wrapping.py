@@ -75,7 +75,7 @@ def test_wrapping_does_not_depend_on_the_tokens(parts, width):
         assert len(solid(each)) >= len(solid(so_far[: max(map(so_far.rfind, " \n\t")) + 1]))
 
 
-def test_a_prompt_is_shown_at_once_and_a_style_stays_with_its_text():
+def test_a_prompt_is_shown_at_once_and_each_text_keeps_its_style():
     console = terminal()
     words = WordWrap(console)
     words.write("It was o", "bold", complete=True)
@@ -90,7 +90,7 @@ def test_a_prompt_is_shown_at_once_and_a_style_stays_with_its_text():
     assert coloured.file.getvalue() == "\x1b[31mred\x1b[0m\x1b[31m wo\x1b[0m\x1b[34mrd\x1b[0m\n"
 
 
-def test_a_pipe_gets_the_text_of_the_model():
+def test_a_pipe_receives_the_text_unchanged():
     console = Console(file=io.StringIO(), width=10)
     drawn = GenerationScreen(console, ["It was"], 1, live=True)
     text = " once upon a time,\twith \x1b[2J and a wo"
