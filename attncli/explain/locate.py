@@ -37,7 +37,7 @@ def find_span(pieces: Sequence[Piece], name: str) -> Span:
     if len(spans) == 1:
         return spans[0]
     if spans:
-        message = f"{name!r} comes {len(spans)} times."
+        message = f"{name!r} occurs {len(spans)} times."
         raise UsageProblem.naming(
             lambda named: (message, f"Say which: {' or '.join(named('token') + f' {last}' for _, last in spans)}.")
         )

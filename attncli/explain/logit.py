@@ -198,7 +198,7 @@ def _token(tokenizer: Tokenizer, name: str, logits: Tensor) -> NextToken:
         spelled = [plain] if plain != name else [name, f" {name}"]
         ids = [form[0].id for form in map(tokenizer.pieces_within, spelled) if len(form) == 1 and name]
     if not ids:
-        cut = " ".join(repr(piece.text) for piece in tokenizer.pieces_within(name)[:8])
-        raise UsageProblem(f"{name!r} is not one token of this model.", f"It is {cut or 'none'}. Name one, or its #ID.")
+        tokens = " ".join(repr(piece.text) for piece in tokenizer.pieces_within(name)[:8]) or "none"
+        raise UsageProblem(f"{name!r} is not one token.", f"Its tokens are: {tokens}. Name one token, or its #ID.")
     best = max(ids, key=lambda token: float(logits[token]))
     return NextToken(best, name_of(tokenizer, best), float(logits.softmax(-1)[best]))

@@ -171,7 +171,7 @@ def test_a_word_is_found_in_both_texts():
         ("dog", "...", [], "share no word", 'both, such as "He could not bear" and "He saw a bear".'),
         ("the old cat", "the old dog", [], "share 2 words", "--token the or --token old"),
         ("the cat", "the dog", ["cat"], "In the second text: There is no token 'cat'", "token twice"),
-        ("the cat saw the dog", "the dog", ["the"], "In the first text: 'the' comes 2 times", "token twice"),
+        ("the cat saw the dog", "the dog", ["the"], "In the first text: 'the' occurs 2 times", "token twice"),
         ("the cat", "the dog", ["a", "b", "c"], "--token is given 3 times.", "Give it once for both texts"),
     ],
 )
