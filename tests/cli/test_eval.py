@@ -91,7 +91,7 @@ def compare_with_transformers(found, path, text):
 
 
 @pytest.mark.parametrize("last", [1.0, 0.25])
-def test_the_figures_are_those_of_transformers(here, capsys, last):
+def test_the_figures_equal_the_figures_of_transformers(here, capsys, last):
     code, out, _ = ask(capsys, "eval", "m", "text.txt", "--last", str(last), "--json")
     found = json.loads(out)
     text = TEXT[len(TEXT) - round(len(TEXT) * last) :]
@@ -107,7 +107,7 @@ OPENED = {"nothing": "$A", "a start token": "<s> $A", "a start token and an end"
 
 @pytest.mark.parametrize("text", ["The grey cat", "東 sat", story(60), "T"])
 @pytest.mark.parametrize("opened", OPENED)
-def test_what_is_put_before_a_text_is_read_and_not_scored(opened, text, tmp_path, monkeypatch, capsys):
+def test_tokens_put_before_a_text_are_read_but_not_scored(opened, text, tmp_path, monkeypatch, capsys):
     """The text is short, so that one token too many or too few changes the figures."""
     if text == "T" and opened == "nothing":
         return  # nothing is left to score
@@ -125,7 +125,7 @@ def test_what_is_put_before_a_text_is_read_and_not_scored(opened, text, tmp_path
     compare_with_transformers(json.loads(out), tmp_path / "m", text)
 
 
-def test_ways_to_name_the_model_and_the_text_mean_the_same(here, capsys, monkeypatch):
+def test_all_ways_to_name_a_model_and_a_text_give_the_same_score(here, capsys, monkeypatch):
     (here / "docs").mkdir(exist_ok=True)
     (here / "docs/only.txt").write_text(TEXT, encoding="utf-8")
     ways = [
@@ -159,7 +159,7 @@ def tokenizer_of_the_model():
     return train_tokenizer([TRAINING], "bpe", 300)
 
 
-def test_the_document_has_the_comparison_of_the_screen(here, capsys):
+def test_the_document_contains_the_comparison_of_the_screen(here, capsys):
     arguments = ["eval", "m", "text.txt", "--last", "0.5"]
     found = json.loads(ask(capsys, *arguments, "--json")[1])["diagnosis"]
     assert len(found) == 1
@@ -167,7 +167,7 @@ def test_the_document_has_the_comparison_of_the_screen(here, capsys):
 
 
 @pytest.mark.parametrize("json_", [[], ["--json"]])
-def test_a_training_text_that_contains_the_scored_text_is_told(here, capsys, json_):
+def test_a_warning_names_a_training_text_that_contains_the_scored_text(here, capsys, json_):
     (here / "both.txt").write_text(TRAINING + TEXT + TRAINING, encoding="utf-8")
     told = "both.txt contains text.txt: the baselines read the scored text in advance, so their figures are too low."
     code, out, err = ask(capsys, "eval", "m", "text.txt", "--train-file", "both.txt", *json_)
@@ -179,7 +179,7 @@ def test_a_training_text_that_contains_the_scored_text_is_told(here, capsys, jso
 
 
 @pytest.mark.parametrize("val_file", [None, "val.txt"])
-def test_a_score_of_the_models_own_training_text_is_told(tmp_path, monkeypatch, capsys, val_file):
+def test_a_warning_says_that_the_model_was_trained_on_the_scored_text(tmp_path, monkeypatch, capsys, val_file):
     monkeypatch.chdir(tmp_path)
     for name, words in (("text.txt", 1500), ("val.txt", 400)):
         (tmp_path / name).write_text(story(words, seed=words), encoding="utf-8")
@@ -196,7 +196,7 @@ def test_a_score_of_the_models_own_training_text_is_told(tmp_path, monkeypatch, 
     assert "was trained on" in ask(capsys, "eval", "m", "text.txt", "--last", "0.2")[2]
 
 
-def test_the_screen_has_the_figures(here, capsys):
+def test_the_screen_shows_the_figures_and_the_baselines(here, capsys):
     code, out, err = ask(capsys, "eval", "m", "text.txt", "--last", "0.5")
     assert code == 0
     for part in (
@@ -212,8 +212,8 @@ def test_the_screen_has_the_figures(here, capsys):
     assert " ".join(out.split()).endswith("of the same tokens, given all 3.1 kB of the text before it.")
 
 
-def test_the_model_that_ships_is_named_as_any_other(folder, tmp_path, capsys, monkeypatch):
-    """From another folder; the error for a wrong name lists this model too."""
+def test_the_shipped_model_is_found_by_its_name(folder, tmp_path, capsys, monkeypatch):
+    """The model is found from any folder, and the error for a wrong name lists it."""
     shipped = shutil.copytree(folder / "checkpoints" / "m", tmp_path / "with attncli" / catalog.SHIPPED)
     shutil.copy(folder / "text.txt", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -243,7 +243,7 @@ def test_the_model_that_ships_is_named_as_any_other(folder, tmp_path, capsys, mo
         (["a text " * 90], 3, "the name is too long"),
     ],
 )
-def test_mistakes_are_told(here, capsys, arguments, code, said):
+def test_every_mistake_gives_its_error_and_exit_code(here, capsys, arguments, code, said):
     (here / "one.txt").write_text("a")
     found, _, err = ask(capsys, "eval", *arguments)
     assert found == code
@@ -251,14 +251,14 @@ def test_mistakes_are_told(here, capsys, arguments, code, said):
 
 
 @pytest.mark.parametrize("nats", [math.nan, math.inf])
-def test_a_model_that_gives_no_probabilities_is_told(here, monkeypatch, capsys, nats):
+def test_a_model_whose_probabilities_are_not_numbers_is_an_error(here, monkeypatch, capsys, nats):
     monkeypatch.setattr("attncli.evaluation.evaluate.evaluate", lambda *_, **__: Score(nats, 9, 9.0, 9.0))
     code, out, err = ask(capsys, "eval", "m", "text.txt", "--json")
     assert (code, out) == (3, "")
     assert "not numbers" in err
 
 
-def test_progress_ends_at_the_tokens_scored():
+def test_progress_ends_at_the_number_of_scored_tokens():
     model = tiny_model(vocab_size=257, context=64)
     tokens = tokens_of(Part.whole(Documents.of(["ab" * 32 * 300])), byte_tokenizer())  # the last window is shorter
     told = []
@@ -292,7 +292,7 @@ BASELINES = Baselines(FIGURES, given=900, given_of=900, scored=100, scored_of=10
         (2.01, 5000.0, f"The model needs as many bits as xz -9 and over 99.9% fewer than {FIVE}."),
     ],
 )
-def test_the_closing_line(xz, ngram, line):
+def test_the_closing_line_compares_the_model_with_the_baselines(xz, ngram, line):
     figures = {"gzip": 3.0, "xz": xz, "ngram": ngram}
     baselines = Baselines(figures, given=999, given_of=900, scored=1, scored_of=1, counted=900)
     assert comparison(SCORE, baselines) == line
@@ -320,7 +320,7 @@ def test_the_closing_line(xz, ngram, line):
         (0, 0, 100, "xz and gzip: this text alone"),
     ],
 )
-def test_the_line_below_the_table_says_which_text_the_baselines_had(given, given_of, scored, line):
+def test_the_line_below_the_table_names_the_text_that_the_baselines_read(given, given_of, scored, line):
     figures = FIGURES | ({} if given else {"ngram": None})
     baselines = Baselines(figures, given, given_of, scored, 100, given)
     assert measured_on(baselines, "the training text") == line
@@ -329,7 +329,7 @@ def test_the_line_below_the_table_says_which_text_the_baselines_had(given, given
 
 @pytest.mark.parametrize("score", [0.0, 1e-9, 0.603, 2.0, 9.0])
 @pytest.mark.parametrize("packed", [0.0, 1e-9, 0.0005, 2.0, 2.009, 2.9])
-def test_the_closing_line_is_true_of_any_two_figures(score, packed):
+def test_the_closing_line_is_true_for_any_two_figures(score, packed):
     line = comparison(
         replace(SCORE, nats=score * 1000 * math.log(2)), replace(BASELINES, figures={"gzip": 3.0, "xz": packed})
     )
@@ -342,7 +342,7 @@ def test_the_closing_line_is_true_of_any_two_figures(score, packed):
     assert ("100% fewer" in line) == (0 == score < packed)
 
 
-def test_it_says_how_much_the_5_gram_had():
+def test_the_line_below_the_table_says_how_much_text_the_5_gram_read():
     more = replace(BASELINES, given=100, counted=450)
     assert measured_on(more, "the training text") == (
         "xz, gzip and the 5-gram: this text; xz and gzip given the last 100 B of the training text, the 5-gram the "
@@ -356,7 +356,7 @@ def test_it_says_how_much_the_5_gram_had():
     )
 
 
-def test_copying_is_told_in_words():
+def test_copied_text_is_described_in_sentences():
     found = Memorization(Overlap(tokens=80, start=2, length=13, windows=73, new=70), "to be or not\nto be", 0.9975)
     assert memorization_lines(found) == [
         "The longest stretch that the sample shares with the training text has 13 tokens, 18 characters, from token "
@@ -373,7 +373,7 @@ def test_copying_is_told_in_words():
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
-def test_the_screen_fits_and_is_harmless(width):
+def test_the_screen_fits_its_width_and_escapes_hostile_text(width):
     found = Memorization(Overlap(80, 2, 13, 73, 70), HOSTILE * 9, 0.5)
     judgement = Judgement(SCORE, BASELINES, found, ("Validation was still falling.",))
     drawn = shown(evaluation_screen(HOSTILE, HOSTILE, judgement, width, "the training text"), width)
@@ -386,7 +386,7 @@ def test_the_screen_fits_and_is_harmless(width):
         assert bars["gzip"] > bars["xz"] > bars["model"] > bars["5-gram"] > 0
 
 
-def test_what_was_not_measured_is_null_and_the_rest_in_full():
+def test_unmeasured_values_are_null_and_all_others_are_in_the_document():
     assert judgement_document(Judgement(SCORE)) == {"yardsticks": None, "memorization": None, "diagnosis": []}
     document = judgement_document(Judgement(SCORE, BASELINES, Memorization(Overlap(80, 2, 13, 73, 70), "x"), ("A.",)))
     assert document["yardsticks"]["xz_bits_per_byte"] == 2.5
@@ -394,7 +394,7 @@ def test_what_was_not_measured_is_null_and_the_rest_in_full():
     json.dumps(document, allow_nan=False)
 
 
-def test_of_a_long_training_text_only_the_end_is_tokenized():
+def test_only_the_end_of_a_long_training_text_is_tokenized():
     tokenizer = byte_tokenizer()
     texts = ("x" * 5000, "é" * 400)
     part = Part.whole(Documents.of(texts))
@@ -403,7 +403,7 @@ def test_of_a_long_training_text_only_the_end_is_tokenized():
     assert found.of == 5800
     assert found.data.decode().endswith("é" * 400)
     assert 900 <= len(found.data) <= 1000
-    assert counted.bytes == 1400  # of the last thousand characters, 400 of two bytes
+    assert counted.bytes == 1400  # the last 1,000 characters, of which 400 have two bytes
     assert ends_of(part, tokenizer)[0].data.decode() == "".join(texts)
 
 

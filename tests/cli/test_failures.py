@@ -45,7 +45,7 @@ def raising(problem):
         (raising(ImportError("libtorch.so: cannot open", name="torch")), 1, "torch cannot be imported: libtorch.so"),
     ],
 )
-def test_what_the_system_refuses_is_told_in_two_lines(fails, code, words, monkeypatch, capsys):
+def test_an_error_of_the_system_has_two_lines(fails, code, words, monkeypatch, capsys):
     monkeypatch.setattr(main, "app", lambda *_, **__: fails())
     assert run(["models"]) == code
     told = capsys.readouterr().err
@@ -53,19 +53,19 @@ def test_what_the_system_refuses_is_told_in_two_lines(fails, code, words, monkey
     assert len(told.splitlines()) == 2
 
 
-def test_a_full_standard_error_keeps_the_code_of_the_mistake():
+def test_the_exit_code_is_kept_if_standard_error_is_full():
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-m", "attncli", "models", "--nope"], stderr=full, check=False)
     assert done.returncode == 2
 
 
-def test_help_is_whole_where_python_drops_docstrings():
+def test_help_is_complete_if_python_drops_docstrings():
     command = [sys.executable, "-OO", "-m", "attncli", "models", "--help"]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert docstring(main.models).splitlines()[0] in " ".join(told.split())
 
 
-def test_a_screen_has_bounds(monkeypatch, capsys):
+def test_the_size_of_the_screen_is_bounded(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "99999999")
     monkeypatch.setenv("LINES", "9" * 5000)
     assert run(["models"]) == 0
@@ -89,7 +89,7 @@ def test_an_error_is_shown_on_a_screen_of_unknown_width(monkeypatch, capsys):
         ({"CLICOLOR_FORCE": "1", "NO_COLOR": "1"}, None),
     ],
 )
-def test_colours_are_forced_off_a_terminal_but_for_no_color(environment, system, monkeypatch):
+def test_colors_can_be_forced_without_a_terminal_unless_no_color_is_set(environment, system, monkeypatch):
     for name in ("CLICOLOR_FORCE", "FORCE_COLOR", "NO_COLOR", "COLORTERM", "TERM"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -98,7 +98,7 @@ def test_colours_are_forced_off_a_terminal_but_for_no_color(environment, system,
     assert (console.color_system, console.is_terminal) == (system, False)
 
 
-def test_a_line_that_never_ends_is_refused_once(monkeypatch):
+def test_an_endless_line_is_refused_once(monkeypatch):
     with Path("/dev/zero").open() as zero:
         monkeypatch.setattr(sys, "stdin", zero)
         lines = Lines()

@@ -24,26 +24,26 @@ def test_generate_is_a_function_of_the_seed(at_home, capsys):
     assert ask(capsys, "generate", "The cat", "-n", "30", "--seed", "1", "--no-stream")[1] == texts[0]
 
 
-def test_generate_draws_and_tells_its_seed(at_home, capsys):
+def test_generate_draws_a_seed_and_prints_it(at_home, capsys):
     _, out, err = ask(capsys, "generate", "The cat", "-n", "20")
     seed = err.split("seed ")[1].split()[0]
     assert ask(capsys, "generate", "The cat", "-n", "20", "--seed", seed)[1] == out
 
 
-def test_greedy_needs_no_seed_and_samples_are_numbered(at_home, capsys):
+def test_greedy_decoding_prints_no_seed_and_samples_are_numbered(at_home, capsys):
     _, out, err = ask(capsys, "generate", "The cat", "-n", "5", "-t", "0", "--num-samples", "2")
     assert "seed" not in err
     first, second = out.split("── sample 1 ──")[1].split("── sample 2 ──")
     assert first.strip() == second.strip()
 
 
-def test_generate_past_the_context_says_so_once(at_home, capsys):
+def test_generate_notes_once_that_the_context_was_exceeded(at_home, capsys):
     _, out, err = ask(capsys, "generate", "The cat", "-n", "120", "--seed", "1")
     assert err.count("past the context of 32 tokens: went on from the most recent 16") == 1
     assert len(out) > 120
 
 
-def test_generate_json_has_everything(at_home, capsys):
+def test_generate_json_has_the_prompt_the_settings_and_the_samples(at_home, capsys):
     code, out, _ = ask(
         capsys, "generate", "The", "-n", "8", "--seed", "3", "--num-samples", "2", "--stop", "zzz", "--json"
     )
@@ -55,7 +55,7 @@ def test_generate_json_has_everything(at_home, capsys):
     assert {sample["finish_reason"] for sample in document["samples"]} == {"length"}
 
 
-def test_generate_bans_what_it_is_told_to_ban(at_home, capsys):
+def test_a_token_with_a_bias_of_minus_infinity_is_never_generated(at_home, capsys):
     greedy = ("generate", "The cat", "-n", "1", "-t", "0", "--json")
     (first,) = json.loads(ask(capsys, *greedy)[1])["samples"][0]["ids"]
     code, out, _ = ask(capsys, *greedy, "--logit-bias", f"#{first}=-inf", "--logit-bias", "a=0.5")
@@ -66,7 +66,7 @@ def test_generate_bans_what_it_is_told_to_ban(at_home, capsys):
     assert document["settings"]["logit_bias"][1]["bias"] == 0.5
 
 
-def test_generate_tells_of_every_token(at_home, capsys, monkeypatch):
+def test_generate_reports_the_log_probabilities_and_the_trace_of_every_token(at_home, capsys, monkeypatch):
     greedy = ("generate", "The cat", "-n", "4", "-t", "0", "--stop", "zzz")
     plain = ask(capsys, *greedy)[1]
     document = json.loads(ask(capsys, *greedy, "--logprobs", "2", "--trace", "--json")[1])
@@ -86,7 +86,7 @@ def test_generate_tells_of_every_token(at_home, capsys, monkeypatch):
             assert max(map(cell_len, out.removesuffix(plain).split("\n"))) <= int(width)
 
 
-def test_generate_colors_a_terminal_and_says_why_nothing_else(at_home, capsys, monkeypatch):
+def test_generate_colors_a_terminal_and_says_why_other_output_has_no_colors(at_home, capsys, monkeypatch):
     greedy = ("generate", "The cat", "-n", "9", "-t", "0")
     plain = ask(capsys, *greedy)[1]
     code, out, err = ask(capsys, *greedy, "--color")
@@ -104,7 +104,7 @@ def test_generate_colors_a_terminal_and_says_why_nothing_else(at_home, capsys, m
     assert "NO_COLOR is set" in err
 
 
-def test_generate_continues_every_line_of_a_file_as_if_it_were_alone(at_home, tmp_path, capsys):
+def test_generate_continues_every_line_of_a_file_like_a_single_prompt(at_home, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("the king\nOnce upon a time\n\nthe king\n")
     options = ["--seed", "3", "-n", "12", "--num-samples", "2", "--jsonl"]
     code, out, err = ask(capsys, "generate", "--prompts", str(tmp_path / "prompts.txt"), *options)
@@ -121,14 +121,14 @@ def test_generate_continues_every_line_of_a_file_as_if_it_were_alone(at_home, tm
     assert [line for line in out.splitlines() if line.startswith("──")] == [f"── prompt {i} ──" for i in (1, 2, 3, 4)]
 
 
-def test_a_prompt_of_a_file_that_is_too_long_is_named(at_home, tmp_path, capsys):
+def test_an_error_names_the_line_of_a_prompt_that_is_too_long(at_home, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("the king\n" + "the king " * 40 + "\n")
     code, _, err = ask(capsys, "generate", "--prompts", str(tmp_path / "prompts.txt"))
     assert code == 3
     assert "prompts.txt, line 2: The prompt has" in err
 
 
-def test_how_generate_goes_about_it_changes_no_text(at_home, capsys):
+def test_options_of_speed_and_display_change_no_text(at_home, capsys):
     same = ["generate", "the king", "--seed", "7", "-n", "40", "--repetition-penalty", "1.2", "--no-stream"]
     _, expected, _ = ask(capsys, *same)
     for how in ("--no-cache", "--lookup", "--no-lookup", "--stats", "--stream"):
@@ -137,7 +137,7 @@ def test_how_generate_goes_about_it_changes_no_text(at_home, capsys):
         assert ("tokens, " in err and " a second" in err) == (how == "--stats")
 
 
-def test_generate_says_how_fast_it_went(at_home, capsys):
+def test_generate_reports_its_throughput(at_home, capsys):
     _, out, err = ask(capsys, "generate", "the king", "-n", "20", "--seed", "1", "--stats", "--json")
     found = json.loads(out)["throughput"]
     assert found["prompt_tokens"] == len(json.loads(ask(capsys, "tokenize", "the king", "--json")[1])["tokens"])
@@ -148,7 +148,7 @@ def test_generate_says_how_fast_it_went(at_home, capsys):
     assert " a second · " in err
 
 
-def test_the_time_to_the_first_token_is_that_of_its_own_command(at_home, monkeypatch, capsys):
+def test_the_time_to_the_first_token_starts_with_the_command(at_home, monkeypatch, capsys):
     ask(capsys, "generate", "the king", "-n", "1", "--seed", "1")
     start_clock = clock.start
 
@@ -161,7 +161,7 @@ def test_the_time_to_the_first_token_is_that_of_its_own_command(at_home, monkeyp
     assert found["throughput"]["first_token_seconds"] > 1000
 
 
-def test_generate_in_eight_bits_needs_the_library(at_home, monkeypatch, capsys):
+def test_generate_in_int8_needs_the_compiled_library(at_home, monkeypatch, capsys):
     code, out, _ = ask(capsys, "generate", "the king", "-n", "20", "--seed", "1", "--dtype", "int8", "--json")
     assert code == 0
     assert len(json.loads(out)["samples"][0]["ids"]) == 20
@@ -172,7 +172,7 @@ def test_generate_in_eight_bits_needs_the_library(at_home, monkeypatch, capsys):
 
 
 def test_generate_continues_the_content_of_a_file(at_home, tmp_path, monkeypatch, capsys):
-    """Also with -i. A missing file and a URL are used as text, with a note; a directory is refused."""
+    """A missing file and a URL are used as text, with a note. A directory is refused."""
     file, options = tmp_path / "begun.txt", ("-n", "8", "--seed", "1")
     file.write_text("the king\n")
     expected = ask(capsys, "generate", "the king", *options)[1]
@@ -187,7 +187,7 @@ def test_generate_continues_the_content_of_a_file(at_home, tmp_path, monkeypatch
     assert (code, "is a directory" in err) == (3, True)
 
 
-def test_a_prompt_longer_than_the_context_is_truncated_where_that_is_asked_for(at_home, tmp_path, monkeypatch, capsys):
+def test_a_prompt_longer_than_the_context_is_truncated_only_with_truncate(at_home, tmp_path, monkeypatch, capsys):
     long, greedy = "the cat sat " * 20 + "on the king", ("-n", "4", "-t", "0")
     code, _, err = ask(capsys, "generate", long, *greedy)
     assert (code, "characters fit. With --truncate, only this end is read." in err) == (3, True)
@@ -225,7 +225,7 @@ def test_generate_without_a_prompt_begins_a_text(at_home, capsys):
     assert out.strip()
 
 
-def test_a_reader_that_leaves_ends_a_text_quietly(at_home):
+def test_a_closed_pipe_ends_a_text_without_an_error(at_home):
     """The reader closes the pipe in the middle of a text, as `| head -1` does."""
     with ForkedCommand("generate", "The cat", "-n", "100k", "--seed", "1", folder=at_home) as process:
         assert process.stdout.readline().startswith("The cat")
@@ -234,8 +234,8 @@ def test_a_reader_that_leaves_ends_a_text_quietly(at_home):
     assert process.returncode == 0
 
 
-def test_a_text_without_a_standard_output_ends_without_a_traceback(at_home):
-    """Standard output is closed, as by `>&-`: in a new interpreter, which opens the streams, and with --json."""
+def test_a_closed_standard_output_ends_a_text_without_an_error(at_home):
+    """Standard output is closed as by `>&-`. A new interpreter has to open its streams, so it is tested too."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     words = ["generate", "The cat", "-m", "story", "-n", "5", "-t", "0"]
     arguments = [sys.executable, "-m", "attncli", *words]
@@ -256,7 +256,7 @@ def test_a_text_without_a_standard_output_ends_without_a_traceback(at_home):
         (("-m", "story"), "finished", ""),
     ],
 )
-def test_which_model_was_taken_is_told_where_there_are_others(at_home, capsys, monkeypatch, named, status, said):
+def test_the_chosen_model_is_named_if_there_are_several(at_home, capsys, monkeypatch, named, status, said):
     greedy = ("generate", "The cat", "-n", "3", "-t", "0", *named)
     assert ask(capsys, *greedy)[2] == ""
     (entry,) = catalog.list_models()
@@ -265,12 +265,12 @@ def test_which_model_was_taken_is_told_where_there_are_others(at_home, capsys, m
     assert ask(capsys, *greedy)[2] == said
 
 
-def test_more_candidates_than_there_are_tokens_are_all_of_them(at_home, capsys):
+def test_a_top_k_above_the_vocabulary_size_keeps_all_tokens(at_home, capsys):
     drawn = ("generate", "The cat", "-n", "20", "--seed", "1")
     assert ask(capsys, *drawn, "--top-k", "1000000") == ask(capsys, *drawn)
 
 
-def test_next_shows_what_may_come_next_at_the_temperatures_asked_for(at_home, capsys):
+def test_next_shows_the_probabilities_at_the_requested_temperatures(at_home, capsys):
     code, out, _ = ask(capsys, "next", "The cat", "--temperatures", "0,1.5", "-k", "3", "--json")
     assert code == 0
     document = json.loads(out)
@@ -285,7 +285,7 @@ def test_next_shows_what_may_come_next_at_the_temperatures_asked_for(at_home, ca
     assert "not a list of numbers" in err
 
 
-def test_prompts_of_a_jsonl_file_are_its_prompts_and_texts(at_home, tmp_path, capsys):
+def test_the_prompts_of_a_jsonl_file_join_its_prompt_and_text_fields(at_home, tmp_path, capsys):
     file = tmp_path / "p.jsonl"
     file.write_text('{"prompt": "the "}\n\n{"text": "king"}\n{"prompt": "a ", "text": "queen"}\n')
     code, out, _ = ask(capsys, "generate", "--prompts", str(file), "-n", "1", "--json")

@@ -50,7 +50,7 @@ def test_help_fits_a_screen_and_help_all_shows_every_option(name, told):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_only_an_option_that_takes_a_value_is_shown_with_one(name, told):
+def test_help_shows_a_value_exactly_for_options_that_take_one(name, told):
     rows = re.findall(r"^  ((?:-\w, )?--\S+)(?: (\S+))?(?:  |$)", told(name, EVERYTHING), re.MULTILINE)
     takes = {opts.split(", ")[-1].split("/")[0]: bool(value) for opts, value in rows}
     assert takes.pop("--help") is False
@@ -58,7 +58,7 @@ def test_only_an_option_that_takes_a_value_is_shown_with_one(name, told):
 
 
 @pytest.mark.parametrize("name", ["generate", "train", "explain"])
-def test_help_cuts_no_name_off_where_there_is_little_room(name, told):
+def test_help_truncates_no_name_on_a_narrow_screen(name, told):
     page = told(name, EVERYTHING, columns=40)
     assert page.count(f"\n  attncli {name} ") == 2  # the examples, each on a line of its own
     names = [option for param in options(name, False) for option in param.opts]
@@ -67,7 +67,7 @@ def test_help_cuts_no_name_off_where_there_is_little_room(name, told):
     assert max(map(len, page.splitlines())) <= 40
 
 
-def test_help_has_no_colours_off_a_terminal_or_where_none_are_wanted(told, monkeypatch):
+def test_help_has_no_colors_without_a_terminal(told, monkeypatch):
     for name in ("NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     plain = told("explain", "-h")
@@ -77,7 +77,7 @@ def test_help_has_no_colours_off_a_terminal_or_where_none_are_wanted(told, monke
     assert [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", coloured).splitlines()] == plain.splitlines()
 
 
-def test_help_is_a_command_too(told):
+def test_help_is_also_a_command(told):
     assert told("help", "train") == told("train", "--help")
     assert told("help", "train", EVERYTHING) == told("train", EVERYTHING)
     assert told("help") == told("help", "help") == told("--help") == told("-h")
@@ -130,7 +130,7 @@ def test_the_version_has_a_short_option(told):
         ("explian x", "No such command 'explian'.", ""),
     ],
 )
-def test_a_mistake_is_told_with_what_was_meant_and_the_help_of_its_command(line, message, hint, capsys):
+def test_an_error_of_the_parser_suggests_a_correction_and_names_the_help_page(line, message, hint, capsys):
     assert run(line.split()) == 2
     told, below = capsys.readouterr().err.splitlines()
     command = next((f"attncli {word}" for word in line.split()[:1] if word in COMMANDS), "attncli")
@@ -201,7 +201,7 @@ def test_a_shell_completes_values(words, values, shell, completed, tmp_path, mon
     assert completed(*line, *([""] if whole else []), shell=shell) == values
 
 
-def test_a_broken_folder_of_models_completes_quietly(completed, tmp_path, monkeypatch):
+def test_a_broken_folder_of_models_completes_without_an_error(completed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "checkpoints"
     for name, config in (("good", "{}"), ("broken", "{"), ("$(odd) name", "{}"), ("list", "[]")):

@@ -5,7 +5,7 @@ import json
 from tests.support.commands import ask
 
 
-def test_info_and_models_tell_what_is_there(at_home, capsys):
+def test_info_and_models_show_the_model(at_home, capsys):
     _, out, _ = ask(capsys, "info", "story")
     assert all(
         part in out
@@ -19,5 +19,5 @@ def test_info_and_models_tell_what_is_there(at_home, capsys):
     assert json.loads(ask(capsys, "models", "--json")[1])[0]["default"] is True
 
 
-def test_gpt3_is_counted(capsys):
+def test_info_counts_the_attention_parameters_of_gpt3(capsys):
     assert "57,982,058,496" in ask(capsys, "info", "--preset", "gpt3")[1]

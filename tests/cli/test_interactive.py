@@ -74,13 +74,13 @@ def alone(home, monkeypatch, capsys):
 # A pipe
 
 
-def test_a_line_is_continued_as_generate_does(say, alone):
+def test_a_line_is_continued_as_by_generate(say, alone):
     found = say("The cat", "The dog")
     assert found.out == alone("The cat") + alone("The dog")
     assert found.err == "seed 5\nseed 5\n"
 
 
-def test_a_prompt_given_as_an_argument_comes_first_and_is_never_a_command(say, alone):
+def test_a_prompt_argument_is_the_first_turn_and_never_a_command(say, alone):
     assert say("The dog", options=("The cat", "-n", "12", "-s", "5")).out == alone("The cat") + alone("The dog")
     assert say(options=("/quit", "-n", "12", "-s", "5")).out == alone("/quit")
 
@@ -93,23 +93,23 @@ def test_an_empty_line_continues_the_text_with_the_next_seed(say, alone):
     assert found.err == "seed 5\nseed 6\n"
 
 
-def test_an_empty_line_at_first_begins_a_text(say, alone):
+def test_an_empty_first_line_begins_a_new_text(say, alone):
     assert say("").out == alone("")
 
 
-def test_again_is_the_same_prompt_with_the_next_seed(say, alone):
+def test_again_repeats_the_prompt_with_the_next_seed(say, alone):
     texts = [alone("The cat", "-s", seed) for seed in "567"]
     assert len(set(texts)) == 3
     assert say("The cat", "/again", "/AGAIN").out == "".join(texts)
     assert say("The cat", "/again", "/text").out == texts[0] + texts[1] * 2
 
 
-def test_again_after_an_empty_line_makes_what_followed_anew(say, alone):
+def test_again_after_an_empty_line_replaces_only_the_last_continuation(say, alone):
     first = alone("The cat").removesuffix("\n")
     assert say("The cat", "", "/again", "/text").out.endswith(alone(first, "-s", "7"))
 
 
-def test_words_are_added_to_the_text_so_far(say, alone):
+def test_add_appends_words_to_the_text(say, alone):
     first = alone("The cat").removesuffix("\n")
     found = say("The cat", "/add and then", "/text").out
     gap = "" if first[-1].isspace() else " "
@@ -134,12 +134,12 @@ def test_words_are_added_to_the_text_so_far(say, alone):
         ('/set logit-bias "#40=9", "#41=9"', ("--logit-bias", "#40=9", "--logit-bias", "#41=9")),
     ],
 )
-def test_a_setting_changes_what_is_drawn(line, option, say, alone):
+def test_a_setting_has_the_effect_of_its_option(line, option, say, alone):
     assert alone("The cat", *option) != alone("The cat")
     assert say(line, "The cat").out == alone("The cat", *option)
 
 
-def test_a_stop_string_ends_a_text_until_it_is_off(say, alone):
+def test_a_stop_string_ends_a_text_until_it_is_switched_off(say, alone):
     plain = alone("The cat")
     stop = plain[12:14]
     assert "\n" not in stop
@@ -148,7 +148,7 @@ def test_a_stop_string_ends_a_text_until_it_is_off(say, alone):
     assert say(f"/set stop {stop}", "The cat", "/set stop off", "The cat").out == stopped + plain
 
 
-def test_a_mistake_is_an_error_and_nothing_is_lost(say, alone):
+def test_a_mistake_gives_an_error_and_keeps_the_text_and_the_settings(say, alone):
     first = alone("The cat")
     mistakes = [
         "/set temperature -1",
@@ -190,17 +190,17 @@ def test_settings_are_listed_with_their_values(say):
     assert rows["stop"] == '"\\n\\n" "x"'
 
 
-def test_help_names_every_command_and_quit_ends(say):
+def test_help_names_every_command_and_quit_ends_the_session(say):
     found = say("/help", "/quit", "The cat")
     assert {name for name in _COMMANDS if f"/{name}" in found.out} == set(_COMMANDS)
     assert "The cat" not in found.out
 
 
-def test_a_text_may_begin_with_a_slash(say, alone):
+def test_a_double_slash_begins_a_text_with_a_slash(say, alone):
     assert say("//quit").out == alone("/quit")
 
 
-def test_a_text_is_saved_and_no_other_file_replaced(say, alone, home):
+def test_a_text_is_saved_without_replacing_another_file(say, alone, home):
     other = home / "other.txt"
     other.write_text("mine")
     found = say("The cat", "/save new.txt", "/again", "/save new.txt", "/save other.txt")
@@ -211,20 +211,20 @@ def test_a_text_is_saved_and_no_other_file_replaced(say, alone, home):
     other.unlink()
 
 
-def test_a_text_past_the_context_goes_on_from_its_end(say):
+def test_a_text_past_the_context_continues_from_its_end(say):
     found = say("The cat", *[""] * 7, "/text")
     assert "past the context: went on from the most recent 32 tokens" in found.err
     assert "error" not in found.err
     assert len(TOKENIZER.encode(found.out.splitlines()[-1])) > 64 or "\n" in found.out.rstrip("\n")
 
 
-def test_what_is_told_of_tokens_is_told_in_every_turn(say):
+def test_log_probabilities_are_shown_in_every_turn(say):
     found = say("The cat", "/again", options=("-n", "3", "-s", "5", "--logprobs", "1"))
     assert found.out.count("log p") == 2
 
 
 @pytest.mark.parametrize("option", [("--json",), ("--verify",), ("--num-samples", "2")])
-def test_what_does_not_go_with_turns_is_refused(option, home, monkeypatch, capsys):
+def test_options_that_do_not_fit_a_session_are_refused(option, home, monkeypatch, capsys):
     monkeypatch.chdir(home)
     assert run(["generate", "-i", *option]) == 2
     assert "--interactive generates one text at a time" in capsys.readouterr().err
@@ -276,7 +276,7 @@ class Terminal:
         return self.process.wait()
 
 
-def test_ctrl_c_stops_a_text_and_not_the_session(home, tmp_path):
+def test_ctrl_c_stops_a_text_but_not_the_session(home, tmp_path):
     terminal = Terminal(home, "-n", "1000000", "-s", "5", ATTNCLI_CACHE=str(tmp_path))
     assert "/help" in terminal.until("> ")
     terminal.type("The cat\n")
@@ -296,7 +296,7 @@ def test_ctrl_c_stops_a_text_and_not_the_session(home, tmp_path):
     assert terminal.ended() == 0
 
 
-def test_ctrl_c_at_the_prompt_asks_again(say, alone, monkeypatch):
+def test_ctrl_c_at_the_prompt_gives_a_new_prompt(say, alone, monkeypatch):
     class Pressed(Lines):
         said = iter((KeyboardInterrupt, "The cat", KeyboardInterrupt, "The dog", None))
 
@@ -314,7 +314,7 @@ def test_ctrl_c_at_the_prompt_asks_again(say, alone, monkeypatch):
     assert say().out == f"\n{first}\n{second}"
 
 
-def test_lines_come_back_from_the_history_in_the_next_session(home, tmp_path):
+def test_the_next_session_has_the_history_of_the_last(home, tmp_path):
     pytest.importorskip("readline")
     for number in (1, 2):
         terminal = Terminal(home, "-n", "2", "-s", "5", ATTNCLI_CACHE=str(tmp_path))
@@ -347,7 +347,7 @@ def test_the_history_is_bounded(home, tmp_path):
     assert lines[-2:] == ["line 1499", "/quit"]
 
 
-def test_a_session_needs_no_readline_and_no_place_for_its_history(home, tmp_path):
+def test_a_session_works_without_readline_and_without_a_history_file(home, tmp_path):
     (tmp_path / "readline.py").write_text("raise ImportError")
     (tmp_path / "no-folder").write_text("a file")
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
@@ -362,7 +362,7 @@ def test_a_session_needs_no_readline_and_no_place_for_its_history(home, tmp_path
 
 
 @pytest.mark.parametrize("readline", [True, False])
-def test_several_lines_are_one_text(readline, home, tmp_path):
+def test_several_lines_can_be_one_text(readline, home, tmp_path):
     """A paste with and without the marks of bracketed paste, a line that ends in a backslash, and a block."""
     environment = {"ATTNCLI_CACHE": str(tmp_path)}
     if not readline:
@@ -398,12 +398,12 @@ def test_several_lines_are_one_text(readline, home, tmp_path):
     assert terminal.ended() == 0
 
 
-def test_a_pipe_is_a_line_a_turn(say, alone):
+def test_every_line_of_a_pipe_is_a_turn(say, alone):
     assert say("The cat\\", "The dog").out == alone("The cat\\") + alone("The dog")
     assert say('"""The cat').out == alone('"""The cat')
 
 
-def test_what_a_model_writes_is_shown_harmless(home, tmp_path):
+def test_text_of_the_model_is_escaped(home, tmp_path):
     (escape,) = (id_ for id_ in range(TOKENIZER.vocab_size) if TOKENIZER.decode([id_]) == "\x1b")
     terminal = Terminal(home, "-n", "2", "-t", "0", "--logit-bias", f"#{escape}=900", ATTNCLI_CACHE=str(tmp_path))
     terminal.until("> ")
@@ -421,7 +421,7 @@ def test_what_a_model_writes_is_shown_harmless(home, tmp_path):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_name_has_many_spellings(name):
+def test_every_spelling_of_a_setting_is_accepted(name):
     assert {setting(word) for word in (name, name.upper(), f"--{name.replace('_', '-')}", name.replace("_", ""))} == {
         name
     }
@@ -432,7 +432,7 @@ def test_a_name_has_many_spellings(name):
 
 
 @pytest.mark.parametrize("word", ["off", "none", "OFF"])
-def test_what_is_off_does_nothing(word):
+def test_a_setting_that_is_off_has_no_effect(word):
     config = SampleConfig(
         temperature=1.0, top_k=2, top_p=0.5, min_p=0.1, typical=0.5, repetition_penalty=1.5, presence_penalty=1.0,
         logit_bias=((3, 1.0),), stop=("x",),
@@ -445,7 +445,7 @@ def test_what_is_off_does_nothing(word):
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_a_setting_or_refused(text):
+def test_any_text_is_a_valid_setting_or_an_error(text):
     try:
         name, config = changed(SampleConfig(), text, TOKENIZER)
     except UsageProblem as problem:
@@ -456,7 +456,7 @@ def test_any_text_is_a_setting_or_refused(text):
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
-def test_the_lists_fit_and_show_nothing_raw(width):
+def test_the_lists_fit_their_width_and_escape_hostile_text(width):
     config = SampleConfig(stop=(HOSTILE, "x" * 99), logit_bias=((3, -float("inf")), (4, 1.5)))
     for drawn in (settings_screen(config, lambda id_: HOSTILE, width), commands_screen(_COMMANDS, width)):
         assert harmless(drawn.plain)

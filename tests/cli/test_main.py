@@ -119,7 +119,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), BAD, ids=[" ".join(case[0])[:60] for case in BAD])
-def test_bad_input_is_one_or_two_clear_lines(at_home, capsys, arguments, code, message):
+def test_an_error_has_one_or_two_lines(at_home, capsys, arguments, code, message):
     Path("empty.txt").write_text("\n \n")
     Path("empty").write_text("")
     Path("word.txt").write_text("word")
@@ -148,7 +148,7 @@ def test_a_bug_shows_its_traceback(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", [["tokenize"], ["generate", "-t", "0"], ["generate", "-t", "0", "--json"]])
-def test_a_full_output_is_an_error_with_a_code(at_home, command):
+def test_a_full_standard_output_is_an_error_with_an_exit_code(at_home, command):
     begin = start if command == ["tokenize"] else ForkedCommand  # a new interpreter also flushes its streams at the end
     with Path("/dev/full").open("w") as full, begin(*command, "The cat", folder=at_home, stdout=full) as process:
         err = process.stderr.read()
@@ -157,7 +157,7 @@ def test_a_full_output_is_an_error_with_a_code(at_home, command):
     assert len(err.splitlines()) <= 2
 
 
-def test_no_connection_is_tried(at_home, monkeypatch, capsys):
+def test_no_command_opens_a_connection(at_home, monkeypatch, capsys):
     import socket
 
     monkeypatch.delenv("HF_HUB_OFFLINE")

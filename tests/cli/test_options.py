@@ -66,11 +66,11 @@ def baked():
     return run
 
 
-def test_defaults_stand_in_the_config(baked):
+def test_the_defaults_of_options_are_the_defaults_of_the_config(baked):
     assert baked("cake") == ("cake", Oven(draws=7), 1, {})
 
 
-def test_every_kind_of_option_reaches_its_field(baked):
+def test_every_kind_of_option_sets_its_field(baked):
     line = "cake -d 180 --time 5m --eggs 1k --no-fan --dark --quiet --rack high --herbs a --herbs b --draws 3 --count 2"
     oven = Oven(
         degrees=180,
@@ -109,7 +109,7 @@ def test_a_switch_and_its_opposite_exclude_each_other(baked):
         ("cake --quiet --light", "--quiet and --light exclude one another."),
     ],
 )
-def test_an_error_calls_a_field_by_its_option(baked, line, message):
+def test_an_error_of_the_command_line_names_the_option(baked, line, message):
     with pytest.raises(UsageProblem) as caught:
         baked(line)
     assert caught.value.message == message
@@ -125,7 +125,7 @@ def test_an_error_of_a_config_names_the_field():
     assert Oven(eggs=None).eggs is None
 
 
-def test_what_was_given_can_be_refused():
+def test_a_given_option_can_be_refused():
     with pytest.raises(UsageProblem, match=r"^All is set, so --no-fan cannot be given"):
         Given(fan="--no-fan").refuse(["degrees", "fan"], "All is set")
     Given(fan="--no-fan").refuse(["degrees"], "All is set")

@@ -50,13 +50,13 @@ def test_the_table_has_a_row_for_each_source_in_full_precision():
         assert [float(row[f"layer_{layer}"]) for row in rows] == sources.by_layer[layer, :8].tolist()
 
 
-def test_only_the_layers_asked_for_are_in_the_table():
+def test_the_table_has_only_the_requested_layers():
     found = explanation(["a", "b"])
     one = replace(found, sources=replace(found.sources, layers=(2,), by_layer=found.sources.by_layer[2:3]))
     assert sources_csv(one).split("\n")[0] == '"index","token","id","share","raw","layer_2"'
 
 
-def test_all_weights_are_those_of_the_model(family):
+def test_the_exported_weights_equal_the_weights_of_the_model(family):
     model = tiny_model(vocab_size=300, **family)
     pieces = TOKENIZER.pieces(TEXT)
     seen = Recorder()
@@ -70,7 +70,7 @@ def test_all_weights_are_those_of_the_model(family):
     assert (found[:, :, *np.triu_indices(len(pieces), 1)] == 0).all()
 
 
-def test_weights_are_read_back_without_pickles(tmp_path):
+def test_the_file_of_weights_is_read_back_without_pickle(tmp_path):
     found = EveryWeight(tuple(pieces_of(*FOREIGN)), np.random.default_rng(0).random((2, 3, 7, 7)).astype(np.float32))
     with (tmp_path / "w.npz").open("wb") as file:
         write_weights(found, file)
@@ -81,7 +81,7 @@ def test_weights_are_read_back_without_pickles(tmp_path):
         assert read["texts"].tolist() == FOREIGN
 
 
-def test_weights_that_would_fill_the_memory_are_refused(monkeypatch):
+def test_weights_that_do_not_fit_in_memory_are_refused(monkeypatch):
     pieces = TOKENIZER.pieces(TEXT)
     size = 4 * 3 * 4 * len(pieces) ** 2
     model = tiny_model(vocab_size=300)
@@ -93,7 +93,7 @@ def test_weights_that_would_fill_the_memory_are_refused(monkeypatch):
     assert every_weight(model, pieces).weights.nbytes == size
 
 
-def test_explain_writes_what_it_is_asked_for(in_model_folder, capsys):
+def test_explain_writes_the_requested_files(in_model_folder, capsys):
     asked = ["--csv", "x.csv", "--npz", "x.npz", "--svg", "x.svg", "--html", "x.html"]
     code, out, err = ask(capsys, "explain", TEXT, "--json", *asked)
     document = json.loads(out)
@@ -163,11 +163,11 @@ With a source at random cut off, on has 32%, not 50%: the mean over 3 tokens bef
 """
 
 
-def test_a_small_explanation_in_sentences():
+def test_a_small_explanation_in_sentences_reads_as_expected():
     assert "\n".join([*explanation_sentences(GOLDEN_FINDINGS, "tiny"), ""]) == GOLDEN
 
 
-def test_the_sentences_say_what_the_cuts_left():
+def test_the_sentences_give_the_probability_after_each_cut():
     said = "\n".join([*explanation_sentences(replace(GOLDEN_FINDINGS, checks=CHECKS), "tiny"), ""])
     assert CHECKED in said
     assert "whether the prediction needs it: that is what a cut shows." in said
@@ -186,13 +186,13 @@ def test_the_sentences_say_what_the_cuts_left():
         ("\x1b[2J", "␛[2J"), (" 's", "'s"), ("東", "東"),
     ],
 )  # fmt: skip
-def test_a_token_is_said(text, said):
+def test_every_token_can_be_read_aloud(text, said):
     assert spoken(text) == said
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 30, 60])
 @pytest.mark.parametrize("words", [ENGLISH, [*FOREIGN, HOSTILE]], ids=["english", "hostile"])
-def test_sentences_are_whole_harmless_and_without_boxes(words, length):
+def test_sentences_are_complete_escaped_and_without_drawings(words, length):
     found = explanation([words[at % len(words)] for at in range(length)], next_tokens=[(HOSTILE, 0.5)])
     said = explanation_sentences(found, HOSTILE)
     for sentence in said:
@@ -203,14 +203,14 @@ def test_sentences_are_whole_harmless_and_without_boxes(words, length):
     assert len([one for one in said if " looks " in one and " with " in one and one[:2] != "On"]) == min(length, 40)
 
 
-def test_words_that_come_twice_are_told_apart():
+def test_repeated_words_are_distinguished_by_their_index():
     said = "\n".join(explanation_sentences(explanation(["the", " cat", " the", " dog"]), "m"))
     assert "from the (token 2)" in said
     assert "the first token, the (token 0)" in said
     assert "from cat." in said
 
 
-def test_every_share_is_said_once():
+def test_every_share_is_mentioned_once():
     found = explanation(ENGLISH)
     said = [sentence for sentence in explanation_sentences(found, "m") if " takes " in sentence]
     shares = sorted(found.sources.shares[1:], reverse=True)
@@ -222,14 +222,14 @@ def test_every_share_is_said_once():
     assert f"takes {percent(sum(sorted(many.sources.shares[1:])[:-8]))} from 21 other tokens." in rest
 
 
-def test_what_is_asked_for_is_said():
+def test_the_sentences_say_that_a_head_was_requested():
     found = explained()
     head = replace(found.map, asked_for=True)
     said = explanation_sentences(replace(found, map=head), "m")
     assert f"In head {head.layer}.{head.head}, the one you asked for, by attention weight:" in said
 
 
-def test_plain_on_the_command_line_is_one_sentence_a_line(in_model_folder, capsys):
+def test_plain_prints_one_sentence_in_each_line(in_model_folder, capsys):
     code, out, err = ask(capsys, "explain", TEXT, "--plain")
     assert (code, err) == (0, "")
     lines = out.splitlines()

@@ -25,7 +25,7 @@ def test_tokenize_reads_a_file_and_shows_totals(at_home, capsys):
     assert "characters per token" in out
 
 
-def test_a_tokenizer_can_be_made_alone(tmp_path, monkeypatch, capsys):
+def test_a_tokenizer_can_be_trained_without_a_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text(story(500))
     assert ask(capsys, "tokenize", "--train", "story.txt", "--vocab-size", "0.3k", "--out", "made")[0] == 0
@@ -44,7 +44,7 @@ def test_tokenize_without_a_model_shows_bytes(tmp_path, monkeypatch, capsys):
     assert "no model yet" in err
 
 
-def test_piped_text_comes_before_the_argument(at_home):
+def test_piped_text_precedes_the_argument(at_home):
     process = start("tokenize", "sat", "--ids", folder=at_home, stdin=subprocess.PIPE)
     both, _ = process.communicate("The cat\n")
     alone, _ = start("tokenize", "The cat sat", "--ids", folder=at_home).communicate()
@@ -53,7 +53,7 @@ def test_piped_text_comes_before_the_argument(at_home):
     assert process.communicate("The cat sat\n")[0] == alone
 
 
-def test_a_closed_pipe_ends_quietly(at_home):
+def test_a_closed_pipe_ends_the_command_without_an_error(at_home):
     with start("tokenize", "story.txt", "--json", folder=at_home) as process:
         process.stdout.read(10)
         process.stdout.close()

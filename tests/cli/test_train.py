@@ -16,7 +16,7 @@ from tests.support.forking import ForkedCommand
 from tests.support.texts import story
 
 
-def test_train_plans_reports_and_sums_up(tmp_path, monkeypatch, capsys):
+def test_train_prints_a_plan_its_progress_and_a_summary(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text(story(3000))
     code, out, err = ask(capsys, "train", "story.txt", *QUICK)
@@ -38,7 +38,7 @@ def test_train_json_is_the_summary(tmp_path, monkeypatch, capsys):
     assert document["validation"]["bits_per_byte"] > 0
 
 
-def test_a_name_that_is_taken_is_not_overwritten(at_home, capsys):
+def test_a_model_of_the_same_name_is_not_overwritten(at_home, capsys):
     before = (at_home / "checkpoints/story/manifest.json").read_bytes()
     code, _, err = ask(capsys, "train", "story.txt", *QUICK)
     assert code == 2
@@ -47,7 +47,7 @@ def test_a_name_that_is_taken_is_not_overwritten(at_home, capsys):
     assert (at_home / "checkpoints/story/manifest.json").read_bytes() == before
 
 
-def test_force_replaces_a_model_and_nothing_else(home, tmp_path, monkeypatch, capsys):
+def test_force_replaces_only_a_model(home, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text((home / "story.txt").read_text())
     for _ in range(2):
@@ -69,7 +69,7 @@ def test_force_replaces_a_model_and_nothing_else(home, tmp_path, monkeypatch, ca
     assert Path("m/notes.txt").read_text() == "kept"
 
 
-def test_a_folder_of_text_does_not_hide_the_model_made_from_it(home, tmp_path, monkeypatch, capsys):
+def test_a_folder_of_text_does_not_hide_the_model_of_the_same_name(home, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("notes").mkdir()
     Path("notes/a.txt").write_text((home / "story.txt").read_text())
@@ -77,7 +77,7 @@ def test_a_folder_of_text_does_not_hide_the_model_made_from_it(home, tmp_path, m
     assert ask(capsys, "generate", "The", "-m", "notes", "-n", "2", "-t", "0")[0] == 0
 
 
-def test_out_of_memory_is_said_with_what_to_do(at_home, monkeypatch, capsys):
+def test_the_error_for_too_little_memory_names_the_options_to_change(at_home, monkeypatch, capsys):
     from attncli.training import measure
 
     def exhausted(*args, **options):
@@ -90,7 +90,7 @@ def test_out_of_memory_is_said_with_what_to_do(at_home, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_saves_and_says_how_to_go_on(home, tmp_path, monkeypatch, capsys, number):
+def test_a_signal_saves_the_run_and_names_the_command_that_resumes_it(home, tmp_path, monkeypatch, capsys, number):
     arguments = ["--steps", "100k", "--size", "1x32", "--context", "32", "--seed", "1"]
     process = ForkedCommand("train", str(home / "story.txt"), *arguments, folder=tmp_path)
     for line in process.stderr:
@@ -114,7 +114,7 @@ def test_a_signal_saves_and_says_how_to_go_on(home, tmp_path, monkeypatch, capsy
 
 @contextmanager
 def interrupted(after):
-    """Makes a run receive an interrupt when it has checked for signals `after` times."""
+    """Interrupts a run after it has checked for signals `after` times."""
     import attncli.cli.bodies.train as module
 
     class Watched:
@@ -154,7 +154,7 @@ def test_a_forced_run_that_is_stopped_before_a_score_keeps_the_model(home, tmp_p
     assert Path("checkpoints/story/manifest.json").read_bytes() == before
 
 
-def test_a_run_killed_between_the_renames_of_a_save_is_found_without_its_name(home, tmp_path, monkeypatch, capsys):
+def test_a_run_killed_between_the_renames_of_a_save_is_found_and_resumed(home, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with interrupted(after=10):
         assert ask(capsys, "train", str(home / "story.txt"), *QUICK)[0] == 130
@@ -166,7 +166,7 @@ def test_a_run_killed_between_the_renames_of_a_save_is_found_without_its_name(ho
     assert [path.name for path in Path("checkpoints").iterdir()] == ["story"]
 
 
-def test_a_run_on_the_folder_that_holds_its_model_is_resumed(tmp_path, monkeypatch, capsys):
+def test_a_run_on_a_folder_that_contains_its_model_is_resumed(tmp_path, monkeypatch, capsys):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     Path("story.txt").write_text(story(3000))
@@ -178,7 +178,7 @@ def test_a_run_on_the_folder_that_holds_its_model_is_resumed(tmp_path, monkeypat
     assert weights[0] == weights[1]
 
 
-def test_a_run_on_other_text_is_not_resumed(home, tmp_path, monkeypatch, capsys):
+def test_a_run_is_not_resumed_on_another_text(home, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with interrupted(after=2):
         assert ask(capsys, "train", str(home / "story.txt"), *QUICK, "--out", "m")[0] == 130
@@ -207,7 +207,7 @@ saver.write_checkpoint, loop._Loop._step = writing, stepping
 
 
 @pytest.mark.parametrize("saves", [1, 3])
-def test_killed_without_warning_a_run_resumes_and_ends_with_the_same_bits(home, tmp_path, monkeypatch, capsys, saves):
+def test_a_killed_run_resumes_and_ends_with_the_same_bits(home, tmp_path, monkeypatch, capsys, saves):
     monkeypatch.chdir(tmp_path)
     command = ["train", str(home / "story.txt"), *QUICK, "--name", "killed"]
     with ForkedCommand(*command, folder=tmp_path, before=f"saves = {saves}\n{KILLED}") as process:
@@ -223,7 +223,7 @@ def test_killed_without_warning_a_run_resumes_and_ends_with_the_same_bits(home, 
     assert [path.name for path in Path("checkpoints").iterdir()] == ["killed"]
 
 
-def test_a_prompt_longer_than_the_context_is_no_reason_to_stop(tmp_path, monkeypatch, capsys):
+def test_a_run_writes_a_sample_from_a_prompt_longer_than_its_context(tmp_path, monkeypatch, capsys):
     """The sample of a run begins with words of the text, which can be longer than a small context."""
     monkeypatch.chdir(tmp_path)
     Path("t.txt").write_text(story(1500))
@@ -231,7 +231,7 @@ def test_a_prompt_longer_than_the_context_is_no_reason_to_stop(tmp_path, monkeyp
     assert ask(capsys, "train", "t.txt", *small)[0] == 0
 
 
-def test_a_plan_is_printed_and_nothing_written(tmp_path, monkeypatch, capsys):
+def test_plan_prints_a_plan_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("t.txt").write_text(story(1500))
     code, out, _ = ask(capsys, "train", "t.txt", "--steps", "24", "--size", "1x32", "--plan", "--name", "p")
@@ -242,7 +242,7 @@ def test_a_plan_is_printed_and_nothing_written(tmp_path, monkeypatch, capsys):
     assert not Path("checkpoints/p").exists()
 
 
-def test_a_run_goes_on_from_a_model_and_refuses_what_the_model_brings(tmp_path, monkeypatch, capsys):
+def test_a_run_from_a_model_refuses_options_that_the_model_determines(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("t.txt").write_text(story(1500))
     Path("u.txt").write_text(story(900, seed=1))
@@ -262,7 +262,7 @@ def test_a_run_goes_on_from_a_model_and_refuses_what_the_model_brings(tmp_path, 
     assert "--adam-lr" in err
 
 
-def test_time_counts_from_the_command_however_old_the_process_is(tmp_path, monkeypatch, capsys):
+def test_the_time_of_a_run_counts_from_the_command_not_from_the_process(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(clock, "started", clock.started - 1e6)
     Path("t.txt").write_text(story(1500))
@@ -270,7 +270,7 @@ def test_time_counts_from_the_command_however_old_the_process_is(tmp_path, monke
     assert (code, json.loads(out)["seconds"]) == (0, 120)
 
 
-def test_a_plan_says_when_its_run_would_be_refused(at_home, capsys):
+def test_a_plan_says_whether_its_run_would_be_refused(at_home, capsys):
     plan = ("train", "story.txt", *QUICK, "--plan")
     assert "would be refused: checkpoints/story exists" in ask(capsys, *plan)[2]
     for free in (("--force",), ("--name", "other")):
