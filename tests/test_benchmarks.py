@@ -43,8 +43,8 @@ def printed(command):
     return out.getvalue()
 
 
-def test_every_script_shows_its_help_and_hides_no_package():
-    """In one process that searches for modules in the folder of the scripts first, as Python does for a script."""
+def test_every_script_shows_its_help_and_shadows_no_package():
+    """A process searches for modules in the folder of the scripts first, as Python does when it runs a script."""
     code = """
 import contextlib, io, runpy, sys
 folder, *scripts = sys.argv[1:]
@@ -62,7 +62,7 @@ for script in scripts:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_script_has_a_round_here():
+def test_every_script_has_a_test_in_this_file():
     source = Path(__file__).read_text()
     assert [name for name in SCRIPTS if f'script("{name}")' not in source] == []
 

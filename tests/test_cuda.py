@@ -47,7 +47,7 @@ def made(model, config, **how):
     return [event.ids for event in sorted((e for e in events if isinstance(e, Finished)), key=lambda e: e.sample)]
 
 
-def test_logits_are_those_of_the_cpu_with_a_cache_and_without(family):
+def test_logits_equal_the_cpu_with_and_without_a_cache(family):
     here, there = pair(**family)
     ids = ids_of(40, batch=2)
     with torch.inference_mode():
@@ -65,7 +65,7 @@ EVERY_STEP = {
 
 
 @pytest.mark.parametrize("drawing", [{"temperature": 0.0}, {"temperature": 0.9}, {"temperature": 1.3, **EVERY_STEP}])
-def test_texts_are_those_of_the_cpu_past_the_context(family, drawing):
+def test_texts_past_the_context_equal_the_cpu(family, drawing):
     """A text of 120 tokens exceeds the context of 96 tokens, so the last tokens are read again."""
     here, there = pair(vocab_size=300, **family)
     config = SampleConfig(max_new_tokens=120, num_samples=2, seed=3, **drawing)
@@ -73,7 +73,7 @@ def test_texts_are_those_of_the_cpu_past_the_context(family, drawing):
     assert made(there, config, at_once=2) == made(here, config)
 
 
-def test_a_step_is_recorded_once_for_a_text_and_anew_where_the_buffers_double(monkeypatch):
+def test_a_step_is_recorded_once_and_again_when_the_buffers_double(monkeypatch):
     """A cache of 90 positions needs one recording; a small cache doubles at 64 positions and needs a second one."""
     here, there = pair()
     recorded = []
@@ -94,7 +94,7 @@ def greedy(backend, length, positions=1):
     return ids
 
 
-def test_an_explanation_is_that_of_the_cpu():
+def test_an_explanation_equals_the_cpu():
     here, there = pair(vocab_size=300)
     segments = TOKENIZER.segments("The small grey cat sat on the mat because it was warm")
     expected, found = (explain(model, TOKENIZER, segments, Focus()) for model in (here, there))
@@ -114,7 +114,7 @@ def losses(corpus, plan, target):
     return [report.loss for report in reports if isinstance(report, StepReport)], reports[-1]
 
 
-def test_training_follows_that_of_the_cpu(corpus, tmp_path):
+def test_the_losses_of_training_equal_the_cpu(corpus, tmp_path):
     plan = replace(make_plan(TRAINING, corpus), report_every=1)
     found, result = losses(corpus, plan, tmp_path / "gpu")
     expected, _ = losses(corpus, replace(plan, device="cpu"), tmp_path / "cpu")
@@ -123,7 +123,7 @@ def test_training_follows_that_of_the_cpu(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("compiling", [False, True])
-def test_training_in_bfloat16_learns_with_dropout(corpus, tmp_path, compiling):
+def test_training_in_bfloat16_with_dropout_lowers_the_loss(corpus, tmp_path, compiling):
     plan = make_plan(replace(TRAINING, dtype="auto", dropout=0.1, compile=compiling, grad_accum=2), corpus)
     assert plan.dtype == "bfloat16"
     found, result = losses(corpus, plan, tmp_path / "m")
@@ -136,7 +136,7 @@ def test_a_step_is_compiled():
     assert trainee._loss != trainee._working.loss  # training falls back to the uncompiled loss
 
 
-def test_a_stopped_run_goes_on_to_about_the_same_score(corpus, tmp_path):
+def test_a_stopped_and_resumed_run_ends_with_about_the_same_score(corpus, tmp_path):
     plan = make_plan(TRAINING, corpus)
     whole = losses(corpus, plan, tmp_path / "whole")[1]
     facts = {"format": 2, "versions": {}, "corpus": {"config": vars(CorpusConfig(vocab_size=300))}}

@@ -67,7 +67,7 @@ def page_screen(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-def test_there_is_a_command_on_every_page():
+def test_every_page_has_a_command():
     assert PAGES
     assert all(refresh.commands(page.read_text(encoding="utf-8")) for page in PAGES if page.stem not in WITHOUT_OUTPUT)
 
@@ -80,7 +80,7 @@ def test_a_command_prints_what_the_page_shows(arguments, shown):
     assert differing_figures(printed, shown) == []
 
 
-def test_an_excerpt_keeps_as_many_lines_as_it_shows():
+def test_a_refreshed_excerpt_keeps_its_number_of_lines():
     page = "```console\n$ attncli a\nold\n…\n```\n\n```console\n$ attncli b\nold\n```\n"
     assert refresh.refreshed(page, lambda name: f"{name} 1\n{name} 2\n") == (
         "```console\n$ attncli a\na 1\n…\n```\n\n```console\n$ attncli b\nb 1\nb 2\n```\n"
@@ -116,7 +116,7 @@ def test_the_python_in_the_readme_is_on_the_page_of_the_library():
 
 @pytest.mark.parametrize("name", refresh.PICTURES)
 @pytest.mark.usefixtures("page_screen")
-def test_a_picture_is_what_its_command_writes(name):
+def test_a_picture_equals_the_output_of_its_command(name):
     """Colors and lengths are not compared: they follow from figures, whose last digits depend on the processor."""
     shown, written = (ROOT / name).read_text(encoding="utf-8"), refresh.picture(refresh.PICTURES[name])
     assert words(COLOR.sub("", written)) == words(COLOR.sub("", shown))
@@ -124,7 +124,7 @@ def test_a_picture_is_what_its_command_writes(name):
     assert differing_figures(*said) == []
 
 
-def test_the_readme_shows_every_picture_to_its_color_scheme():
+def test_the_readme_shows_each_picture_for_its_color_scheme():
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = dict(re.findall(r'<source media="\(prefers-color-scheme: (\w+)\)" srcset="([^"]+)">', page))
     assert shown == {"light": "docs/explain-light.svg", "dark": "docs/explain-dark.svg"}

@@ -47,7 +47,7 @@ OWNERS = {"typer": "cli", "rich": "render", "matplotlib": "render"}
 
 
 def imports(file, types=True):
-    """Yields the modules that a file imports; without `types` not those under `if TYPE_CHECKING`."""
+    """Yields the modules that a file imports; without `types`, imports under `if TYPE_CHECKING` are left out."""
     tree = ast.parse(file.read_text())
     annotations = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     skipped = set() if types else {inside for block in annotations for inside in ast.walk(block)}
@@ -72,7 +72,7 @@ def room(module):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_arrows_point_down(file):
+def test_a_room_imports_only_from_lower_rooms(file):
     here = room(".".join(file.relative_to(ROOT).with_suffix("").parts))
     if here == "__init__":
         return
@@ -95,7 +95,7 @@ def test_render_imports_torch_for_annotations_only():
     assert done.returncode == 0, done.stderr or "torch is imported"
 
 
-def test_what_is_imported_is_declared():
+def test_every_imported_package_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     declared = {re.match("[a-z0-9_]+", name)[0] for name in (*project["dependencies"], *extras["plot"], "tensorboard")}
@@ -117,7 +117,7 @@ def anchors(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_relative_link_names_a_file_and_a_section_of_it(page):
+def test_every_relative_link_has_an_existing_target(page):
     text = page.read_text(encoding="utf-8")
     links = re.findall(r"\]\((?![a-z]+:)([^)\s]+)\)", text) + re.findall(r'(?:src|srcset)="(?![a-z]+:)([^"]+)"', text)
     broken = []
@@ -129,7 +129,7 @@ def test_every_relative_link_names_a_file_and_a_section_of_it(page):
     assert broken == []
 
 
-def test_a_package_index_gets_addresses_for_the_links_and_pictures_of_the_readme():
+def test_links_and_pictures_of_the_readme_are_absolute_on_a_package_index():
     interface = ModuleType("hatchling.metadata.plugin.interface")
     interface.MetadataHookInterface = object
     code = (ROOT / "hatch_build.py").read_text().replace("from hatchling.metadata.plugin.interface", "from interface")
@@ -146,7 +146,7 @@ def test_a_package_index_gets_addresses_for_the_links_and_pictures_of_the_readme
     assert all(picture.startswith("https://here/raw/main/docs/") for picture in pictures)
 
 
-def test_the_table_of_commands_in_the_readme_is_the_list_of_the_application():
+def test_the_readme_lists_every_command():
     table = re.findall(r"^\| \[`attncli (\S+).*?`\]", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     commands = typer.main.get_command(app).commands
     assert sorted(table) == sorted(commands)
@@ -163,13 +163,13 @@ def test_each_folder_of_tests_is_a_room_of_the_package():
 
 
 @pytest.mark.parametrize("file", TESTS, ids=lambda file: str(file.relative_to(ROOT / "tests")))
-def test_what_tests_share_lies_in_support(file):
+def test_shared_helpers_of_tests_are_in_support(file):
     """A test file imports helpers only from tests/support; pytest provides the fixtures of conftest.py."""
     shared = [module for module in imports(file) if module.startswith("tests.")]
     assert [module for module in shared if not f"{module}.".startswith("tests.support.")] == []
 
 
-def test_there_is_no_room_without_a_floor():
+def test_every_room_has_a_floor():
     rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert rooms - {"__init__", "__pycache__"} == set(FLOORS)
 
@@ -191,13 +191,13 @@ def test_there_is_no_room_without_a_floor():
         "import attncli.render.evaluation, attncli.evaluation.judgement, attncli.training.diagnosis",
     ],
 )
-def test_what_needs_no_torch_does_not_import_it(statement, tmp_path):
+def test_commands_and_modules_without_torch_do_not_import_it(statement, tmp_path):
     code = f"import sys; from attncli.cli.main import run; {statement}; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_every_module_is_imported_where_what_only_posix_has_is_missing():
+def test_every_module_can_be_imported_without_posix():
     """After the libraries are imported, the names that Windows lacks are removed and every module is imported."""
     code = """
 import importlib, os, pkgutil, signal, sys
@@ -216,7 +216,7 @@ for module in pkgutil.walk_packages(attncli.__path__, "attncli."):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_map_in_contributing_is_the_tree():
+def test_the_map_in_contributing_lists_every_file():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     listed = re.findall(r"^\s*(attncli/\S+\.py)\s+\S", text, re.MULTILINE)
     assert sorted(listed) == [str(file.relative_to(ROOT)) for file in FILES if file.name != "__init__.py"]
@@ -231,7 +231,7 @@ def places_of_changes():
 
 
 @pytest.mark.parametrize("row", places_of_changes(), ids=lambda row: row.split("**")[1])
-def test_where_a_change_goes_names_files_and_what_is_in_them(row):
+def test_the_table_of_changes_names_existing_files_and_names(row):
     """Paths are relative to the package, the repository or the last named folder; a file contains each name."""
     files, missing, folder = [], [], PACKAGE
     for path in re.findall(r"`([\w./]*(?:/|\.(?:py|c|md)))`", row):
@@ -264,7 +264,7 @@ def test_the_readme_shows_commands():
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.stem)
-def test_commands_in_the_documents_exist_with_their_options(page):
+def test_every_command_and_option_in_the_documents_exists(page):
     commands = typer.main.get_command(app).commands
     for words in command_lines(page):
         called = [word for word in words[1:] if not word.startswith("-")][:1]
@@ -279,7 +279,7 @@ def test_commands_in_the_documents_exist_with_their_options(page):
 
 
 @pytest.mark.parametrize("name", list(typer.main.get_command(app).commands))
-def test_help_opens_with_a_sentence_and_two_examples(name):
+def test_help_begins_with_a_sentence_and_two_examples(name):
     command = typer.main.get_command(app).commands[name]
     sentence, examples, *_ = command.help.strip().split("\n\n")
     assert sentence.endswith(".")
@@ -288,7 +288,7 @@ def test_help_opens_with_a_sentence_and_two_examples(name):
     assert all(line.startswith(f"attncli {name}") for line in lines)
 
 
-def test_nothing_can_execute_what_a_file_says():
+def test_no_module_can_execute_code_from_a_file():
     for file in FILES:
         calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)}
         assert not {"eval", "exec", "torch.load", "__import__"} & calls, file
@@ -296,7 +296,7 @@ def test_nothing_can_execute_what_a_file_says():
 
 
 @pytest.mark.parametrize("room", ["checkpoint", "generation", "model", "text"])
-def test_a_room_of_the_library_names_fields_and_the_command_line_spells_options(room):
+def test_errors_of_the_library_rooms_spell_no_options(room):
     for file in (PACKAGE / room).rglob("*.py"):
         tree = ast.parse(file.read_text())
         documented = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
@@ -306,19 +306,19 @@ def test_a_room_of_the_library_names_fields_and_the_command_line_spells_options(
         assert not spelled, file
 
 
-def test_an_option_named_like_its_value_says_so_itself():
+def test_an_option_named_like_its_metavar_declares_its_name():
     """Typer 0.27 names an option by its metavar if metavar and parameter differ only in upper and lower case."""
     unnamed = []
     for command in app.registered_commands:
         for name, hint in get_type_hints(command.callback, include_extras=True).items():
             for info in getattr(hint, "__metadata__", ()):
                 like = isinstance(info, OptionInfo) and info.metavar is not None and info.metavar.lower() == name
-                if like and not str(info.default).startswith("--"):  # where Annotated leaves the first name
+                if like and not str(info.default).startswith("--"):  # Annotated stores the first name here
                     unnamed.append((command.callback.__name__, name))
     assert unnamed == []
 
 
-def test_a_type_of_explain_or_render_has_a_name_of_its_own():
+def test_type_names_of_explain_and_render_are_unique():
     """Types are the classes and the named types of a module; arrays of numbers may be named in each module."""
     homes = {}
     for file in FILES:

@@ -33,21 +33,21 @@ def printed(capsys, *arguments):
     return json.loads(out)
 
 
-def test_importing_it_imports_nothing_that_takes_time():
+def test_importing_the_library_imports_no_large_module():
     heavy = ("torch", "numpy", "typer", "rich", "typing", "dataclasses", "tokenizers", "attncli.library")
     code = f"import sys; import attncli; sys.exit(str([name for name in {heavy} if name in sys.modules]))"
     done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "[]"
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_exists():
     assert set(attncli.__all__) <= set(dir(attncli))
     assert all(getattr(attncli, name) is not None for name in attncli.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'lode'"):
         attncli.lode  # noqa: B018
 
 
-def test_the_same_seed_gives_the_text_of_the_command(capsys, model):
+def test_the_same_seed_gives_the_same_text_as_the_command(capsys, model):
     document = printed(capsys, "generate", "Once upon", "-n", "30", "--seed", "7", "-t", "0.8", "--top-k", "20")
     settings = {"max_new_tokens": 30, "seed": 7, "temperature": 0.8, "top_k": 20}
     pieces = list(model.generate("Once upon", **settings))
@@ -59,7 +59,7 @@ def test_the_same_seed_gives_the_text_of_the_command(capsys, model):
     assert all(len(token.top) == 2 and token.logprob <= token.top[0].logprob <= 0 for token in tokens)
 
 
-def test_samples_of_several_prompts_come_in_order(model):
+def test_samples_of_several_prompts_are_in_order(model):
     samples = model.generate_all(["The dog", "The cat"], num_samples=2, seed=3, max_new_tokens=12)
     assert len(samples) == 4
     alone = model.generate_all("The cat", num_samples=2, seed=3, max_new_tokens=12)
@@ -69,7 +69,7 @@ def test_samples_of_several_prompts_come_in_order(model):
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: str(view.name))
-def test_every_view_is_the_record_that_the_command_shows(capsys, model, view):
+def test_every_view_returns_the_record_that_the_command_shows(capsys, model, view):
     options = {"head": "1.2"} if "head" in view.takes else {}
     document = printed(
         capsys, "explain", TEXT, *(("--view", view.name) if view.name else ()), *options and ("--head", "1.2")
@@ -78,12 +78,12 @@ def test_every_view_is_the_record_that_the_command_shows(capsys, model, view):
     assert json.loads(json.dumps(view.load(ViewOptions(**options)).document(finding, model.name))) == document
 
 
-def test_a_text_is_explained_with_what_the_model_continues_it_by(model):
+def test_a_text_can_be_explained_with_its_continuation(model):
     finding = model.explain("Once upon", generate=3, token=1, check=False)
     assert len(finding.pieces) == 5
 
 
-def test_a_score_is_that_of_the_command(capsys, model, tmp_path):
+def test_a_score_equals_the_score_of_the_command(capsys, model, tmp_path):
     text = "The girl went to the park with her mom. They saw a big dog there.\n"
     (tmp_path / "text.txt").write_text(text)
     document = printed(capsys, "eval", str(tmp_path / "text.txt"))
@@ -94,7 +94,7 @@ def test_a_score_is_that_of_the_command(capsys, model, tmp_path):
         model.score("")
 
 
-def test_next_tokens_are_those_of_the_command(capsys, model):
+def test_next_tokens_equal_the_next_tokens_of_the_command(capsys, model):
     document = printed(capsys, "next", TEXT)
     following = model.next(TEXT)
     assert [token.text for token in following.tokens] == [token["text"] for token in document["tokens"]]
@@ -104,7 +104,7 @@ def test_next_tokens_are_those_of_the_command(capsys, model):
     assert len(model.next(TEXT, temperatures=(0.7,), count=3).tokens) == 3
 
 
-def test_commands_of_one_type_share_the_weights():
+def test_methods_share_weights_of_the_same_type():
     model = attncli.Model(ROOT / "checkpoints" / "stories", "cpu")
     model.next(TEXT)
     model.explain(TEXT)
@@ -112,12 +112,12 @@ def test_commands_of_one_type_share_the_weights():
     assert list(model._loaded) == ["float32"]
 
 
-def test_int8_and_float32_weights_are_different_networks(model):
+def test_int8_and_float32_weights_give_slightly_different_scores(model):
     rounded = attncli.Model(model.path, "cpu", "int8")
     assert model.score(TEXT).nats != rounded.score(TEXT).nats == pytest.approx(model.score(TEXT).nats, rel=0.05)
 
 
-def test_training_trains_the_model_of_the_command(capsys, tmp_path, monkeypatch):
+def test_training_gives_the_same_weights_as_the_command(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("the cat sat on the mat and the dog ran to the cat\n" * 200)
     run = attncli.train("text.txt", "own", steps=4, size="nano", seed=2, tokenizer="char")
@@ -161,14 +161,14 @@ def test_training_trains_the_model_of_the_command(capsys, tmp_path, monkeypatch)
         (lambda model: model.generate("a" * 10_000), "the model reads at most"),
     ],
 )
-def test_an_error_comes_at_once_and_names_what_there_is(model, call, told):
+def test_an_error_is_raised_by_the_call_and_names_the_alternatives(model, call, told):
     with pytest.raises(attncli.AttnError) as raised:
         call(model)
     assert told in f"{raised.value.message} {raised.value.hint}"
     assert "--" not in f"{raised.value.message} {raised.value.hint}"
 
 
-def test_settings_are_the_fields_of_the_configs(model):
+def test_the_fields_of_the_configs_are_the_settings(model):
     with pytest.raises(attncli.UsageProblem) as raised:
         model.generate("a", nonsense=1)
     assert all(name in raised.value.hint for name in (*SampleConfig.__dataclass_fields__, "cached"))
@@ -195,12 +195,12 @@ def test_settings_are_the_fields_of_the_configs(model):
         ),
     ],
 )
-def test_a_value_that_would_be_taken_for_another_is_refused(model, call, told):
+def test_an_invalid_value_of_a_setting_is_refused(model, call, told):
     with pytest.raises(attncli.UsageProblem, match=re.escape(told)):
         call(model)
 
 
-def test_one_text_is_one_stop_and_a_dictionary_is_a_bias(model):
+def test_a_stop_can_be_one_text_and_a_bias_a_dictionary(model):
     (whole,) = model.generate_all("Once upon a time", temperature=0, max_new_tokens=20)
     (stopped,) = model.generate_all("Once upon a time", temperature=0, max_new_tokens=20, stop="there")
     assert stopped.text == whole.text.partition("there")[0] != whole.text
@@ -208,7 +208,7 @@ def test_one_text_is_one_stop_and_a_dictionary_is_a_bias(model):
     assert biased.text == " cat"
 
 
-def test_a_run_that_is_closed_unlocks_its_directory_and_one_that_failed_has_no_model(tmp_path):
+def test_a_closed_run_unlocks_its_directory_and_a_failed_run_has_no_model(tmp_path):
     (tmp_path / "text.txt").write_text(story(400))
     settings = {"steps": 6, "size": "1x32", "context": 16, "batch_size": 2, "vocab_size": 300, "device": "cpu"}
     run = attncli.train(tmp_path / "text.txt", tmp_path / "m", **settings)
@@ -231,7 +231,7 @@ def test_a_model_is_found_by_its_name(monkeypatch, tmp_path):
         attncli.load("nothing")
 
 
-def test_the_examples_of_the_page_run(tmp_path, monkeypatch, capsys):
+def test_the_examples_of_the_page_can_be_executed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ATTNCLI_MODELS", str(ROOT / "checkpoints"))
     names = {}

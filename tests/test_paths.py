@@ -86,11 +86,11 @@ def locked(tmp_path, monkeypatch):
     Path("checkpoints/locked").chmod(0o755)
 
 
-# Looking
+# Stat of a path
 
 
 @pytest.mark.parametrize("path", ["missing", "file/x", "x" * 300, "a\0b", "\ud800", ""])
-def test_nothing_is_at_a_path_that_nothing_has(tmp_path, monkeypatch, path):
+def test_a_path_that_does_not_exist_has_no_file(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     assert not is_file(path)
@@ -98,7 +98,7 @@ def test_nothing_is_at_a_path_that_nothing_has(tmp_path, monkeypatch, path):
     assert (look(Path(path)) is None) == (path != "")
 
 
-def test_a_path_that_cannot_be_looked_at_is_an_error_or_nothing(tmp_path):
+def test_a_loop_of_links_is_an_error_in_look_and_does_not_exist(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(OSError, match="symbolic links") as raised:
         look(tmp_path / "loop")
@@ -121,7 +121,7 @@ def test_only_a_regular_file_is_opened(tmp_path, kind):
     os.close(free)
 
 
-def test_a_file_is_read_no_further_than_its_size(tmp_path):
+def test_a_file_larger_than_the_limit_is_not_read(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     (tmp_path / "link").symlink_to("x")
     assert read_regular(tmp_path / "link", 3) == b"abc"
@@ -139,7 +139,7 @@ def test_a_file_is_read_no_further_than_its_size(tmp_path):
 
 @pytest.mark.parametrize("kind", STRANGE)
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_of_a_model_that_is_no_regular_file_is_refused_at_once(saved, name, kind):
+def test_a_model_file_that_is_not_a_regular_file_is_refused_at_once(saved, name, kind):
     (saved / name).unlink()
     STRANGE[kind](saved / name)
     with pytest.raises(BadCheckpoint, match="not a regular file") as raised:
@@ -152,7 +152,7 @@ def test_a_file_of_a_model_that_is_no_regular_file_is_refused_at_once(saved, nam
 
 
 @pytest.mark.parametrize("name", ["x" * 300, f"some/{'y' * 300}", "a\0b", "\udcff", "\ud800", "z/" * 3000])
-def test_a_name_that_no_file_can_have_is_no_model(saved, monkeypatch, capsys, name):
+def test_a_name_that_no_file_can_have_names_no_model(saved, monkeypatch, capsys, name):
     with pytest.raises(BadCheckpoint, match="There is no model"):
         find_model(name)
     for arguments in (["info", name], ["tokenize", "-m", name, "hello"], ["plot", name]):
@@ -162,14 +162,14 @@ def test_a_name_that_no_file_can_have_is_no_model(saved, monkeypatch, capsys, na
     assert run(["models"]) == 0
 
 
-def test_a_loop_of_links_is_an_error_that_says_so(saved):
+def test_the_error_for_a_model_names_a_loop_of_links(saved):
     Path("checkpoints/loop").symlink_to("loop")
     with pytest.raises(BadCheckpoint, match="cannot be read: Too many levels of symbolic links"):
         find_model("loop")
     assert [entry.name for entry in list_models()] == ["m"]
 
 
-def test_a_directory_that_cannot_be_read_is_said_to_be_so_and_disturbs_no_other(locked, capsys):
+def test_an_unreadable_model_is_an_error_and_does_not_affect_other_models(locked, capsys):
     with unprivileged():
         assert [entry.name for entry in list_models()] == ["m"]
         assert run(["models"]) == 0
@@ -184,7 +184,7 @@ def test_a_directory_that_cannot_be_read_is_said_to_be_so_and_disturbs_no_other(
         assert run(["eval", "text.txt", "-m", "locked"]) == 3
 
 
-def test_a_folder_of_models_that_cannot_be_read_is_said_to_be_so(locked, capsys):
+def test_an_unreadable_folder_of_models_is_an_error(locked, capsys):
     Path("checkpoints").chmod(0)
     try:
         with unprivileged():
@@ -199,7 +199,7 @@ def test_a_folder_of_models_that_cannot_be_read_is_said_to_be_so(locked, capsys)
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
-def test_a_number_that_is_not_finite_is_no_json(tmp_path, number):
+def test_a_number_that_is_not_finite_is_refused_in_json(tmp_path, number):
     (tmp_path / "x.json").write_text(f'{{"a": [{number}]}}')
     with pytest.raises(BadCheckpoint, match="is not a number"):
         read_json(tmp_path / "x.json")
@@ -207,7 +207,7 @@ def test_a_number_that_is_not_finite_is_no_json(tmp_path, number):
     assert read_json(tmp_path / "x.json") == {"a": 1.5e300}
 
 
-def test_one_record_with_an_endless_number_leaves_the_others_listed(saved, capsys):
+def test_a_model_with_an_infinite_number_in_its_record_does_not_affect_the_list(saved, capsys):
     write_checkpoint(Path("checkpoints/n"), checkpoint())
     Path("checkpoints/n/run.json").write_text('{"results": {"bits_per_byte": 1e999}}')
     assert run(["models", "--json"]) == 0
@@ -229,7 +229,7 @@ def text(tmp_path, monkeypatch):
     return tmp_path / "here"
 
 
-def test_a_model_whose_name_is_a_link_is_written_where_it_leads(text, capsys):
+def test_a_model_whose_name_is_a_link_is_written_to_the_target_of_the_link(text, capsys):
     """After several saves the link remains, and the previous save and the lock are next to the real directory."""
     disk = text.parent / "disk"
     write_checkpoint(disk / "m", checkpoint(state=False))
@@ -251,12 +251,12 @@ def test_a_model_whose_name_is_a_link_is_written_where_it_leads(text, capsys):
         pass
 
 
-def test_no_error_ends_in_none(tmp_path):
+def test_an_error_without_a_reason_gives_the_type_of_the_exception(tmp_path):
     assert unwritable(tmp_path / "m", OSError("why")).message.endswith("cannot be written: why.")
     assert unreadable(tmp_path / "m", OSError()).message.endswith("cannot be read: OSError.")
 
 
-def test_a_run_on_a_name_that_is_taken_is_refused_without_torch(text):
+def test_an_existing_target_is_refused_before_torch_is_imported(text):
     target = Path("checkpoints/text")
     target.mkdir(parents=True)
     (target / "note.txt").touch()
@@ -274,7 +274,7 @@ def test_the_working_directory_is_not_replaced(text, capsys):
 
 
 @pytest.mark.parametrize("put", [Path.mkdir, Path.touch, lambda path: path.symlink_to("text.txt")])
-def test_what_only_has_the_name_of_a_save_is_neither_taken_nor_removed(text, capsys, put):
+def test_a_file_with_the_name_of_a_save_is_neither_used_nor_removed(text, capsys, put):
     Path("checkpoints").mkdir()
     strange = Path("checkpoints/.zz.previous")
     put(strange)
@@ -290,14 +290,14 @@ def test_what_only_has_the_name_of_a_save_is_neither_taken_nor_removed(text, cap
             write_checkpoint(Path("checkpoints/zz"), checkpoint())
     assert sorted(path.name for path in Path("checkpoints").iterdir()) == [".zz.previous", "zz"]
     assert os.path.lexists(strange)
-    Path("checkpoints/.zz.writing-notes").mkdir()  # a directory of the user too
+    Path("checkpoints/.zz.writing-notes").mkdir()  # also a directory of the user
     strange.rename("elsewhere")
     write_checkpoint(Path("checkpoints/zz"), checkpoint())
     assert Path("checkpoints/.zz.writing-notes").exists()
 
 
 @pytest.mark.parametrize("planted", ["link", "pipe", "folder"])
-def test_a_lock_that_is_no_file_is_refused_and_a_link_not_followed(text, capsys, planted):
+def test_a_lock_that_is_not_a_regular_file_is_refused_and_links_are_not_followed(text, capsys, planted):
     Path("checkpoints").mkdir()
     planting = STRANGE | {"link": lambda path: path.symlink_to("../text.txt")}
     planting[planted](Path("checkpoints/.m.lock"))
@@ -308,7 +308,7 @@ def test_a_lock_that_is_no_file_is_refused_and_a_link_not_followed(text, capsys,
     assert status_of(Path("checkpoints/m"), {"status": "running"}) == "interrupted"
 
 
-def test_a_lock_file_that_was_left_over_locks_nothing_and_none_is_left(tmp_path):
+def test_a_leftover_lock_file_locks_nothing_and_a_run_removes_its_lock(tmp_path):
     lock_of(tmp_path / "m").write_text("123")
     assert status_of(tmp_path / "m", {"status": "running"}) == "interrupted"
     with pytest.raises(SystemExit), lock(tmp_path / "m"):
@@ -318,7 +318,7 @@ def test_a_lock_file_that_was_left_over_locks_nothing_and_none_is_left(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_that_looks_at_a_lock_keeps_no_run_off(tmp_path, monkeypatch):
+def test_a_process_that_checks_a_lock_does_not_prevent_a_run(tmp_path, monkeypatch):
     path = lock_of(tmp_path / "m")
     path.touch()
     with path.open() as looking:
@@ -328,7 +328,7 @@ def test_one_that_looks_at_a_lock_keeps_no_run_off(tmp_path, monkeypatch):
             assert is_held(tmp_path / "m")
 
 
-def test_a_link_in_place_of_a_model_card_is_not_copied(saved):
+def test_a_model_card_that_is_a_link_is_not_copied(saved):
     Path("secret").write_text("a secret")
     (saved / "README.md").symlink_to("../../secret")
     assert ModelFolder(saved).foreign() == ["README.md"]
@@ -337,7 +337,7 @@ def test_a_link_in_place_of_a_model_card_is_not_copied(saved):
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "x" * 250, "y" * 240])
-def test_a_name_too_long_to_write_is_refused(text, capsys, name):
+def test_a_name_that_is_too_long_is_refused(text, capsys, name):
     for option in (["--name", name], ["--out", name]):
         assert run([*TRAIN, *option]) == 4
         assert "cannot be written: File name too long" in capsys.readouterr().err
@@ -345,14 +345,14 @@ def test_a_name_too_long_to_write_is_refused(text, capsys, name):
     assert not list(Path("checkpoints").iterdir())
 
 
-def test_an_error_of_a_place_names_the_field_and_on_the_command_line_the_option(locked, capsys):
+def test_an_unwritable_place_names_the_field_or_on_the_command_line_the_option(locked, capsys):
     assert unwritable(Path("m"), OSError(errno.EACCES, "no")).hint == "Choose another directory with out."
     with unprivileged():
         assert run([*TRAIN, "--out", "checkpoints/new"]) == 4
     assert "Choose another directory with --out." in capsys.readouterr().err
 
 
-def test_a_place_that_cannot_be_looked_at_is_one_that_cannot_be_written(locked, capsys):
+def test_an_inaccessible_place_cannot_be_read_or_written(locked, capsys):
     with unprivileged():
         for out in ("checkpoints/locked/new", "checkpoints/new"):
             assert run([*TRAIN, "--out", out]) == 4
@@ -366,10 +366,10 @@ def test_a_place_that_cannot_be_looked_at_is_one_that_cannot_be_written(locked, 
         assert "cannot be written: Permission denied" in capsys.readouterr().err
 
 
-# What is no model, and what it is
+# Directories that are not models, and other errors of places
 
 
-def test_an_adapter_and_a_gguf_file_are_said_to_be_what_they_are(text, capsys):
+def test_an_adapter_and_a_gguf_file_are_refused_by_their_kind(text, capsys):
     Path("lora").mkdir()
     Path("lora/adapter_config.json").write_text('{"peft_type": "LORA"}')
     Path("lora/adapter_model.safetensors").touch()
@@ -388,7 +388,7 @@ def test_an_adapter_and_a_gguf_file_are_said_to_be_what_they_are(text, capsys):
             assert "Train one first" not in err
 
 
-def test_a_tokenizer_that_does_not_fit_the_disk_leaves_nothing(text, capsys):
+def test_a_tokenizer_that_does_not_fit_on_the_disk_leaves_no_file(text, capsys):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
@@ -399,7 +399,7 @@ def test_a_tokenizer_that_does_not_fit_the_disk_leaves_nothing(text, capsys):
     assert list(Path("tok").iterdir()) == []
 
 
-def test_a_working_directory_that_was_deleted_is_said_to_be_so(saved, tmp_path, monkeypatch, capsys):
+def test_a_deleted_working_directory_is_an_error(saved, tmp_path, monkeypatch, capsys):
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
@@ -425,7 +425,7 @@ def own(saved, monkeypatch):
     return folder.absolute()
 
 
-def test_models_of_the_users_folder_are_known_everywhere_after_those_of_the_working_directory(own, monkeypatch, capsys):
+def test_the_models_folder_of_the_user_is_searched_after_the_working_directory(own, monkeypatch, capsys):
     assert find_model("b") == own / "b"
     assert find_model("m") == find_model(None) == Path("checkpoints/m")
     write_checkpoint(Path("checkpoints/b"), checkpoint(state=False))
@@ -445,12 +445,12 @@ def test_models_of_the_users_folder_are_known_everywhere_after_those_of_the_work
     assert raised.value.hint == "There is: b, c."
 
 
-def test_a_model_is_trained_into_the_users_folder_by_its_path(own, text):
+def test_a_model_can_be_trained_into_the_models_folder_of_the_user(own, text):
     assert run([*TRAIN, "--out", str(own / "mine")]) == 0
     assert find_model("mine") == find_model(None) == own / "mine"
 
 
-def test_a_folder_of_a_user_that_cannot_be_read_is_as_none(own):
+def test_an_unreadable_models_folder_of_the_user_is_ignored(own):
     own.chmod(0)
     try:
         with unprivileged():
@@ -462,7 +462,7 @@ def test_a_folder_of_a_user_that_cannot_be_read_is_as_none(own):
         own.chmod(0o755)
 
 
-def test_where_a_users_models_are(monkeypatch, tmp_path):
+def test_environment_variables_set_the_models_folder_of_the_user(monkeypatch, tmp_path):
     assert models_folder() == Path(os.devnull)
     monkeypatch.delenv("ATTNCLI_MODELS")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
@@ -472,7 +472,7 @@ def test_where_a_users_models_are(monkeypatch, tmp_path):
     assert models_folder() == tmp_path / ".local" / "share" / "attncli" / "models"
 
 
-# Any call to the system, failing once
+# Every system call fails once
 
 
 CALLS = (
@@ -499,7 +499,7 @@ def failing(code):
 
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("last", [False, True], ids=["running", "last"])
-def test_whichever_call_of_a_save_fails_the_old_save_or_the_new_one_is_whole(tmp_path, monkeypatch, code, last):
+def test_a_complete_save_remains_whichever_system_call_of_a_save_fails(tmp_path, monkeypatch, code, last):
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # fsync takes most of the time of a save
     base, target = tmp_path / "base", tmp_path / "there" / "m"
     for step in (1, 2):
@@ -533,7 +533,7 @@ def test_whichever_call_of_a_save_fails_the_old_save_or_the_new_one_is_whole(tmp
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_whichever_call_of_a_resumption_fails_both_saves_stay(tmp_path, code):
+def test_both_saves_remain_whichever_system_call_of_a_resumption_fails(tmp_path, code):
     base, target = tmp_path / "base", tmp_path / "there" / "m"
     for step in (1, 2):
         write_checkpoint(base / "m", checkpoint(step=step))

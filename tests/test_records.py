@@ -35,7 +35,7 @@ def document(record):
         tiny_config(rope_scaling=RopeScaling(kind="linear", factor=2.0)),
     ],
 )
-def test_a_record_is_read_back(record):
+def test_a_record_is_read_back_unchanged(record):
     assert record_from_json(type(record), document(record), "x") == record
 
 
@@ -79,19 +79,19 @@ def test_a_record_is_read_back(record):
         (CorpusConfig, {"val_fraction": 0}, "val_fraction is 0.0"),
     ],
 )
-def test_what_does_not_fit_is_named(kind, changes, message):
+def test_an_invalid_field_is_named(kind, changes, message):
     fitting = {Plan: PLAN, RunState: STATE, CorpusConfig: CorpusConfig()}[kind]
     with pytest.raises(BadCheckpoint, match=message):
         record_from_json(kind, document(fitting) | changes, "x")
 
 
 @pytest.mark.parametrize("value", [None, [], 1, "x", True])
-def test_what_is_no_object_is_no_record(value):
+def test_a_value_that_is_not_an_object_is_refused(value):
     with pytest.raises(BadCheckpoint, match=r"x is .*, and must be an object"):
         record_from_json(ModelConfig, value, "x")
 
 
-def test_other_keys_are_left_out_where_they_may_be_there():
+def test_unknown_keys_are_ignored_where_they_are_allowed():
     @dataclass(frozen=True)
     class Part:
         a: int
@@ -123,7 +123,7 @@ def test_a_plan_that_an_earlier_version_saved_is_read(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_plan_is_read_back_and_programs_find_the_keys_of_earlier_versions(name):
+def test_a_plan_is_read_back_and_has_the_keys_of_earlier_versions(name):
     plan = replace(PLAN, model=tiny_config(**FAMILIES[name]), context=96)
     saved = json.loads(json.dumps(plan_document(plan)))
     assert plan_from_document(saved) == plan
@@ -133,7 +133,7 @@ def test_a_plan_is_read_back_and_programs_find_the_keys_of_earlier_versions(name
         assert (saved["model"]["activation"], saved["model"]["bias"]) == (activation, bias)
 
 
-def test_the_plan_of_the_model_that_ships_is_read():
+def test_the_plan_of_the_shipped_model_is_read():
     run = json.loads((Path(__file__).parent.parent / "checkpoints/stories/run.json").read_text())
     assert plan_from_document(run["plan"]).model == ModelConfig(
         vocab_size=3072, layers=6, width=256, heads=4, kv_heads=4, head_width=64, feed_forward_width=704, context=1024
@@ -141,7 +141,7 @@ def test_the_plan_of_the_model_that_ships_is_read():
 
 
 @pytest.mark.parametrize("change", [{"activation": "relu"}, {"activation": []}, {"bias": "yes"}, {"gelu": True}])
-def test_a_shape_that_is_none_is_refused(change):
+def test_an_invalid_model_shape_is_refused(change):
     saved = document(PLAN)
     saved["model"] |= change
     if "bias" in change:

@@ -24,21 +24,21 @@ def script(name):
     return module
 
 
-def test_it_is_small_and_whole():
+def test_the_model_is_small_and_complete():
     assert sum(path.stat().st_size for path in MODEL.rglob("*")) <= MOST
     folder, listed = ModelFolder(MODEL), json.loads((MODEL / directory.MANIFEST).read_text())["sha256"]
     assert folder.foreign() == []
     for name in listed:
-        folder.read(name)  # compared with its digest
+        folder.read(name)  # reading compares the file with its digest
 
 
-def test_its_record_names_no_place_of_the_machine_it_was_made_on():
+def test_the_run_record_contains_no_absolute_paths():
     run = json.loads((MODEL / directory.RUN).read_text())
     places = [*run["corpus"]["sources"], run["corpus"]["val_file"], *([run["from"]] if "from" in run else [])]
     assert all(not Path(place).is_absolute() for place in places)
 
 
-def test_its_card_has_the_score_of_its_own_run():
+def test_the_card_has_the_score_of_the_run():
     """The card scores the whole validation text in float32; the run scored a part of it in the training type."""
     card = (MODEL / directory.CARD).read_text()
     assert len(script("card")._MEASURED.findall(card)) == 1
@@ -47,7 +47,7 @@ def test_its_card_has_the_score_of_its_own_run():
     assert scored == pytest.approx(run["results"]["bits_per_byte"], abs=0.002)
 
 
-def test_short_stories_are_taken_whole_and_in_order(tmp_path, monkeypatch, capfdbinary):
+def test_short_copies_whole_stories_in_order(tmp_path, monkeypatch, capfdbinary):
     text = tmp_path / "t.txt"
     text.write_text("\nfirst\n\n<|endoftext|>\ntoo long\n<|endoftext|>\n\n<|endoftext|>\nsé\ncond <|endoftext|>\n")
     monkeypatch.setattr(sys, "argv", ["short.py", str(text), "25"])

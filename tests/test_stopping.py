@@ -85,30 +85,30 @@ def stopped(code, number, *arguments):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_ends_a_process_in_an_orderly_way_and_with_one_line(number, code):
+def test_a_signal_runs_the_clean_up_and_prints_one_line(number, code):
     assert stopped(ORDERLY, number) == (" finally atexit", code, "Stopped.\n")
 
 
-def test_a_signal_ends_long_code_in_c_cleaned_up():
+def test_a_signal_ends_a_long_call_in_c_after_the_clean_up():
     assert stopped(INSIDE_C, signal.SIGTERM) == (" cleaned", 143, "Stopped.\n")
 
 
-def test_a_signal_whose_exception_is_swallowed_ends_the_process_all_the_same():
+def test_a_signal_ends_the_process_even_if_its_exception_is_caught():
     assert stopped(SWALLOWED, signal.SIGINT)[1:] == (130, "Stopped.\n")
 
 
-def test_a_signal_inside_an_import_ends_the_process_there(tmp_path):
+def test_a_signal_during_an_import_ends_the_process_at_once(tmp_path):
     (tmp_path / "slow.py").write_text(
         "import os\ntry:\n    os.write(1, b'ready')\n    os.read(0, 1)\nexcept BaseException:\n    pass\n"
     )
     assert stopped(INSIDE_AN_IMPORT, signal.SIGINT, str(tmp_path)) == (" cleaned", 130, "Stopped.\n")
 
 
-def test_a_second_signal_inside_a_clean_up_does_the_rest_and_ends_the_process():
+def test_a_second_signal_during_a_clean_up_completes_it_and_ends_the_process():
     assert stopped(INSIDE_A_CLEAN_UP, signal.SIGINT) == (" cleaned", 130, "Stopped.\n")
 
 
-def test_a_signal_that_is_ignored_stays_so():
+def test_an_ignored_signal_stays_ignored():
     code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + BEGIN + ORDERLY + END
     with process(code) as started:
         assert os.read(started.stdout.fileno(), 5) == b"ready"
@@ -137,23 +137,23 @@ VERSION = [sys.executable, "-m", "attncli", "--version"]
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_the_first_word_is_erased_by_the_result(unbuffered):
+def test_the_status_line_is_erased_before_the_result(unbuffered):
     written = on_terminal(VERSION, PYTHONUNBUFFERED=unbuffered)
     assert written.startswith(f"{ERASE}starting ...{ERASE}attncli ")
     assert written.endswith("\r\n")
 
 
 @pytest.mark.parametrize("changes", [{"TERM": "dumb"}, {"_ATTNCLI_COMPLETE": "source_bash"}])
-def test_no_word_where_a_terminal_cannot_erase_it_and_where_a_shell_asks(changes):
+def test_no_status_line_is_shown_on_a_dumb_terminal_or_during_completion(changes):
     assert ERASE not in on_terminal(VERSION, **changes)
 
 
-def test_nothing_is_added_to_standard_error_off_a_terminal():
+def test_no_status_line_is_printed_without_a_terminal():
     done = subprocess.run(VERSION, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=True)
     assert done.stderr == b""
 
 
-def test_the_first_word_is_shown_before_anything_large_is_imported():
+def test_the_status_line_is_shown_before_large_imports():
     code = "import sys, attncli.__main__; print({'typer', 'rich', 'typing', 'torch'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-S", "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, check=True

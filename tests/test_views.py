@@ -17,7 +17,7 @@ def test_every_entry_names_functions_and_options_that_exist():
     assert options == {option for view in VIEWS for option in view.takes}
 
 
-def test_a_view_refuses_the_options_of_others_and_names_the_views_that_take_them():
+def test_a_view_refuses_options_of_other_views_and_names_those_views():
     with pytest.raises(UsageProblem, match="check does not go with") as refused:
         find_view("lens").refuse_options(ViewOptions(check=False))
     assert refused.value.message == "check does not go with view lens."
@@ -25,7 +25,7 @@ def test_a_view_refuses_the_options_of_others_and_names_the_views_that_take_them
     find_view(None).refuse_options(ViewOptions(check=False, temperature=0.5, words=True))
 
 
-def test_an_unknown_view_is_answered_with_the_names_of_all():
+def test_the_error_for_an_unknown_view_lists_all_views():
     with pytest.raises(UsageProblem, match=r"^view 'tree' is not a view") as refused:
         find_view("tree")
     assert all(name in refused.value.hint for name in NAMED_VIEWS)
