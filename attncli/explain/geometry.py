@@ -40,7 +40,7 @@ class Neighbors:
     """The tokens nearest to a word, found among all token embeddings or among the tokens of a text.
 
     Without a text, the query is the mean of the embeddings of the word's tokens, and these tokens are left out of the
-    neighbours. With a text, the query is the residual stream of the word's last token.
+    neighbors. With a text, the query is the residual stream of the word's last token.
     """
 
     word: tuple[Piece, ...]

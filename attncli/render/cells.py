@@ -1,7 +1,7 @@
-"""Draws attention weights as the cells of a map, in shades, colours or half blocks, and draws the legend.
+"""Draws attention weights as the cells of a map, in shades, colors or half blocks, and draws the legend.
 
-A weight from 0 to 1 is drawn in 24-bit or 256 colours if the terminal has them, otherwise in five shades. Masked cells
-are blank. They do not have the colour of zero.
+A weight from 0 to 1 is drawn in 24-bit or 256 colors if the terminal has them, otherwise in five shades. Masked cells
+are blank. They do not have the color of zero.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _LEGEND = "· 0%  ░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"
 
 
 def map_colors(console: Console) -> str | None:
-    """Returns the colour system of a terminal; None if it has fewer than 256 colours.
+    """Returns the color system of a terminal; None if it has fewer than 256 colors.
 
-    With 16 colours, different weights would look alike.
+    With 16 colors, different weights would look alike.
     """
     return console.color_system if console.color_system in ("truecolor", "256") else None
 
@@ -40,7 +40,7 @@ def _shades(values: Floats, wide: int) -> list[Text]:
 
 
 def _colored_row(values: Floats, wide: int, colors: str) -> Text:
-    """Returns one cell for each weight, with the colour of its value as the background."""
+    """Returns one cell for each weight, with the color of its value as the background."""
     line = Text()
     for value in values:
         line.append(" " * wide, Style(bgcolor=heat(float(value), colors).bgcolor))
@@ -48,7 +48,7 @@ def _colored_row(values: Floats, wide: int, colors: str) -> Text:
 
 
 def _half_blocks(values: Floats, wide: int, colors: str) -> list[Text]:
-    """Draws a head's weights (P, P) in colours, two rows of weights per line."""
+    """Draws a head's weights (P, P) in colors, two rows of weights per line."""
     side, lines = len(values), []
     for row in range(0, side, 2):
         line = Text()
@@ -85,7 +85,7 @@ def scale(colors: str | None) -> Text:
 def square(values: Floats, wide: int, colors: str | None) -> list[Text]:
     """Draws a head's weights (P, P).
 
-    With colours, each line of text shows two rows as half blocks. Without colours, each line shows one row as shades.
+    With colors, each line of text shows two rows as half blocks. Without colors, each line shows one row as shades.
     """
     return _half_blocks(values, wide, colors) if colors else _shades(values, wide)
 

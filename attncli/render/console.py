@@ -48,9 +48,9 @@ def _console(stderr: bool) -> Console:
 
 
 def _forced_colors() -> Literal["standard", "256", "truecolor"] | None:
-    """Returns the colour system that CLICOLOR_FORCE or FORCE_COLOR forces if the output is not a terminal.
+    """Returns the color system that CLICOLOR_FORCE or FORCE_COLOR forces if the output is not a terminal.
 
-    Returns None if neither variable forces colours, or if NO_COLOR is set.
+    Returns None if neither variable forces colors, or if NO_COLOR is set.
     """
     asked = any(os.environ.get(name, "0") not in ("", "0") for name in ("CLICOLOR_FORCE", "FORCE_COLOR"))
     if not asked or os.environ.get("NO_COLOR"):

@@ -1,6 +1,6 @@
 """Shows the loss curves of runs in the terminal, and returns them as JSON.
 
-This module decides which figure each axis shows. Runs differ in colour, and also in a sign and a number.
+This module decides which figure each axis shows. Runs differ in color, and also in a sign and a number.
 """
 
 from __future__ import annotations

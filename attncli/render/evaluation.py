@@ -33,7 +33,7 @@ def judgement_screen(
     """Shows the measured parts of a judgement: table of baselines, comparison, copied text, diagnosis.
 
     Args:
-        judgement: the judgement to draw.
+        judgement: the judgment to draw.
         width: of the screen, in cells.
         given: the name of the text that the baselines read before the scored text.
         share: the share of the text that the model scored.
@@ -174,7 +174,7 @@ def _whole(share: float) -> str:
 
 
 def judgement_document(judgement: Judgement) -> dict[str, Any]:
-    """Returns the judgement as JSON values; null for what was not measured."""
+    """Returns the judgment as JSON values; null for what was not measured."""
     baselines, found = judgement.baselines, judgement.memorization
     return {
         "yardsticks": baselines and _baselines_document(baselines),
@@ -204,7 +204,7 @@ def _baselines_document(baselines: Baselines) -> dict[str, Any]:
 
 
 def evaluation_screen(model: str, text: str, judgement: Judgement, width: int, given: str) -> RenderableType:
-    """Returns the screen of `attncli eval`: a model's score of a text, and the judgement of the score."""
+    """Returns the screen of `attncli eval`: a model's score of a text, and the judgment of the score."""
     score = judgement.score
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)

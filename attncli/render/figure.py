@@ -118,7 +118,7 @@ def _finite(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Returns at most _MOST_POINTS points, each the mean of a stretch of neighbouring points."""
+    """Returns at most _MOST_POINTS points, each the mean of a stretch of neighboring points."""
     if len(x) <= _MOST_POINTS:
         return x, y
     starts = np.linspace(0, len(x), _MOST_POINTS, endpoint=False).astype(int)

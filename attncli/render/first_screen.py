@@ -41,7 +41,7 @@ _COMPARED: tuple[JustifyMethod, ...] = ("right", "left", "left", "right", "left"
 
 
 def explanation_screen(finding: Explanation, model: str, console: Console) -> RenderableType:
-    """Returns the screen of `attncli explain` without a view, for the width and colours of a console."""
+    """Returns the screen of `attncli explain` without a view, for the width and colors of a console."""
     width = console.width
     return Group(
         *_sources(finding, model, width),

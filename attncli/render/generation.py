@@ -40,7 +40,7 @@ class GenerationScreen:
     ) -> None:
         """`samples` is the number of samples per prompt; samples are numbered prompt by prompt.
 
-        `color` tints the text if the console has colours; `report` prints a report on each token first. Both need
+        `color` tints the text if the console has colors; `report` prints a report on each token first. Both need
         Token events. Without `echo` the prompts are left out on the screen, but not in the document.
         """
         self._console = console
@@ -85,7 +85,7 @@ class GenerationScreen:
                 self._write_text(stretches)
 
     def close(self) -> None:
-        """Prints what was not streamed, ends the last line, and adds the legend of the colours."""
+        """Prints what was not streamed, ends the last line, and adds the legend of the colors."""
         if self._live and not self._report:
             self._show_prompt()
             self._write("\n")

@@ -86,7 +86,7 @@ def _token_notes(words: Sequence[Sequence[Piece]], width: int) -> list[Text]:
 
 
 def _table(nearest: Sequence[Neighbor], chance: Chance, own: int | None, width: int) -> Table:
-    """Returns a row for each neighbour. A row is dim if chance alone would give as large a cosine."""
+    """Returns a row for each neighbor. A row is dim if chance alone would give as large a cosine."""
     table = Table.grid(padding=(0, 1))
     for justify in ("right", "left", "left", "right", "left"):
         table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")

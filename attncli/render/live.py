@@ -23,7 +23,7 @@ from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Resu
 
 TRAIN_STYLE, VALIDATION_STYLE = "cyan", "bold magenta"
 _REFRESH_SECONDS = 0.25
-_MOST_POINTS = 2000  # of the training curve; if there are more points, neighbours are averaged
+_MOST_POINTS = 2000  # of the training curve; if there are more points, neighbors are averaged
 _PLAN_ROWS = 9  # kept for the plan above, on a terminal that is tall enough
 _WITHOUT_PLAN = 15  # the least rows of the display, even if the plan is then no longer visible
 _CHART_ROWS = 6, 9, 16  # at least; before the sample gets any row; at most
@@ -210,7 +210,7 @@ def seconds_left(plan: Plan, report: StepReport) -> float:
 
 
 class _Trace:
-    """A growing curve in bounded memory: when there are too many points, pairs of neighbours are averaged."""
+    """A growing curve in bounded memory: when there are too many points, pairs of neighbors are averaged."""
 
     def __init__(self) -> None:
         self._points: list[tuple[float, float]] = []  # another thread reads it at any time

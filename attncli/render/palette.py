@@ -1,8 +1,8 @@
-"""Chooses the colour of a value from 0 to 1, from the colours that a terminal has.
+"""Chooses the color of a value from 0 to 1, from the colors that a terminal has.
 
-With 24 bits, the colours are viridis (van der Walt and Smith, 2015): a larger value is always lighter, so the order is
-visible without colour vision. With 256 colours, a hand-picked ramp is used, in which a larger value is also lighter.
-With fewer colours, a value has no colour, only its number.
+With 24 bits, the colors are viridis (van der Walt and Smith, 2015): a larger value is always lighter, so the order is
+visible without color vision. With 256 colors, a hand-picked ramp is used, in which a larger value is also lighter.
+With fewer colors, a value has no color, only its number.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TOKEN_TINTS = ("on #23395b", "on #4b2e39")  # alternating dark backgrounds that 
 
 
 def heat(value: float, color_system: str | None) -> Style:
-    """Returns the style of a cell: the background for the value, and a readable text colour."""
+    """Returns the style of a cell: the background for the value, and a readable text color."""
     value = max(0.0, min(value, 1.0))
     if color_system == "truecolor":
         at = value * (len(_VIRIDIS) - 1)

@@ -1,4 +1,4 @@
-"""The first screen as sentences, one on each line, without bars and colours: for screen readers and logs.
+"""The first screen as sentences, one on each line, without bars and colors: for screen readers and logs.
 
 A screen reader skips a lone comma, so punctuation is called by its Unicode name.
 """

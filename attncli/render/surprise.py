@@ -1,6 +1,6 @@
 """Tints generated text by its surprise: -log2 of the probability of each token, in bits.
 
-This module assigns streamed text to its tokens, and defines the colours with their legend. If several tokens form one
+This module assigns streamed text to its tokens, and defines the colors with their legend. If several tokens form one
 character, the surprise of the character is the sum of their surprises.
 """
 
@@ -15,7 +15,7 @@ from rich.text import Text
 from attncli.generation.events import Token
 from attncli.render.palette import heat
 
-_EDGES = (1, 2, 4, 8)  # bits at which the next colour begins
+_EDGES = (1, 2, 4, 8)  # bits at which the next color begins
 
 
 class Surprises:
@@ -50,7 +50,7 @@ def why_no_colors(console: Console) -> str | None:
         return "NO_COLOR is set"
     if not console.is_terminal and console.color_system is None:
         return "standard output is no terminal"
-    return None if console.color_system in ("truecolor", "256") else "this terminal has no 256 colours"
+    return None if console.color_system in ("truecolor", "256") else "this terminal has no 256 colors"
 
 
 def tint(bits: float, color_system: str | None) -> Style:
@@ -60,7 +60,7 @@ def tint(bits: float, color_system: str | None) -> Style:
 
 
 def legend(color_system: str | None) -> Text:
-    """Returns the legend: each colour with its bits, in at most 40 cells."""
+    """Returns the legend: each color with its bits, in at most 40 cells."""
     text = Text().append("surprise in bits ", "dim")
     for low, high in zip((0, *_EDGES), (*_EDGES, None), strict=True):
         label = f" {low}–{high} " if high else f" {low}+ "

@@ -381,7 +381,7 @@ def _library_failures(may_panic: bool) -> Iterator[None]:
 class DecodeStream:
     """Decodes ids that arrive one at a time. The returned texts concatenate to the decoding of all ids.
 
-    A character may be split over several tokens, and in some tokenizers the text of a token depends on its neighbours.
+    A character may be split over several tokens, and in some tokenizers the text of a token depends on its neighbors.
     So each step decodes the last few ids, and does not return a U+FFFD at the end yet: the next id may complete it.
     """
 

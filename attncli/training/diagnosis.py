@@ -123,7 +123,7 @@ def _little_text(course: Course) -> str | None:
 
 
 def _level(course: Course, naming: Naming) -> str:
-    """Returns the diagnosis that the validation loss levelled off, for a run with no other diagnosis."""
+    """Returns the diagnosis that the validation loss leveled off, for a run with no other diagnosis."""
     if not course.val:
         return f"The validation part was not scored: give it {_more(course, naming)}."
     last = course.val[-1][1]
@@ -131,7 +131,7 @@ def _level(course: Course, naming: Naming) -> str:
         step = course.val[0][0]
         return f"Validation was scored once, {last:.2f} nats per token at step {step:,}: too little to see a trend."
     return (
-        f"Validation levelled off at {last:.2f} nats per token, within {_NOTICEABLE:.0%} of the loss at step "
+        f"Validation leveled off at {last:.2f} nats per token, within {_NOTICEABLE:.0%} of the loss at step "
         f"{_earlier(course.val)[0]:,}: more text or a larger {naming('size')} may lower it."
     )
 

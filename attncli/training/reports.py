@@ -52,7 +52,7 @@ class Plan:
     most_steps: int | None  # the number of steps after which a timed run ends, even if time is left
     step_seconds: float  # the time of a step, measured before the first step
     closing_windows: int | None  # windows of the validation part that the final evaluation scores; None for all
-    closing_seconds: float  # the time reserved for the final evaluation, the last save and the judgement
+    closing_seconds: float  # the time reserved for the final evaluation, the last save and the judgment
     memory_bytes: int  # the estimated peak memory
     train_tokens: int
     train_bytes: int
@@ -199,7 +199,7 @@ class Result:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The score of a finished run, its judgement and a sample."""
+    """The score of a finished run, its judgment and a sample."""
 
     result: Result
     share: float  # the share of the validation part that was scored

@@ -91,13 +91,13 @@ def test_generate_colors_a_terminal_and_says_why_other_output_has_no_colors(at_h
     plain = ask(capsys, *greedy)[1]
     code, out, err = ask(capsys, *greedy, "--color")
     assert (code, out) == (0, plain)
-    assert "no colours: standard output is no terminal" in err
+    assert "no colors: standard output is no terminal" in err
     for name, value in {"FORCE_COLOR": "1", "COLORTERM": "truecolor", "TERM": "xterm-256color"}.items():
         monkeypatch.setenv(name, value)
     code, out, err = ask(capsys, *greedy, "--color")
     assert "48;2;" in out
     assert "surprise in bits" in out
-    assert "no colours" not in err
+    assert "no colors" not in err
     monkeypatch.setenv("NO_COLOR", "1")
     code, out, err = ask(capsys, *greedy, "--color")
     assert "48;2;" not in out

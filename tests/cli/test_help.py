@@ -72,9 +72,9 @@ def test_help_has_no_colors_without_a_terminal(told, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     plain = told("explain", "-h")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    coloured = told("explain", "-h")
+    colored = told("explain", "-h")
     assert "\x1b[" not in plain
-    assert [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", coloured).splitlines()] == plain.splitlines()
+    assert [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", colored).splitlines()] == plain.splitlines()
 
 
 def test_help_is_also_a_command(told):

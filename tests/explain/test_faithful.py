@@ -116,8 +116,8 @@ def test_the_direction_of_a_logit_is_the_derivative_of_the_logit(family):
 
     logits = model(IDS[None], observe=Last())[0, -1]
     target, final = int(logits.argmax()), stream[-1]
-    centred = final - final.mean() if model.config.norm == "layer" else final
-    sigma = (centred.square().mean() + model.config.norm_eps).sqrt()
+    centered = final - final.mean() if model.config.norm == "layer" else final
+    sigma = (centered.square().mean() + model.config.norm_eps).sqrt()
     bias = model.norm.bias if model.config.norm == "layer" and model.norm.bias is not None else 0 * final
     matrix = model.embedding.weight if model.head is None else model.head.weight
     offset = (matrix[target] - matrix.mean(0)) @ bias

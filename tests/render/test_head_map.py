@@ -29,7 +29,7 @@ def test_a_map_in_numbers_shows_each_weight_in_per_cent(length):
 
 
 @pytest.mark.parametrize("colors", ["truecolor", "256"])
-def test_masked_cells_have_no_colour(colors):
+def test_masked_cells_have_no_color(colors):
     console = screen(80, colors)
     console.print(explanation_screen(explanation(ENGLISH), "stories", console))
     backgrounds = re.findall(r"48;[25];", console.file.getvalue())
@@ -98,7 +98,7 @@ def test_a_pooled_map_shows_the_largest_weight_of_each_cell_and_the_size_of_the_
 
 
 def half_blocks(lines):
-    """Returns the colours of the cells of a map in half blocks, by row."""
+    """Returns the colors of the cells of a map in half blocks, by row."""
     rows = []
     for line in lines:
         if not any(segment.text[:1] in ("▀", "▄") for segment in line):

@@ -7,11 +7,11 @@ import pytest
 
 from attncli.render.palette import heat
 
-# Colours
+# Colors
 
 
 def luminance(color):
-    """Returns the relative luminance of a Rich colour (WCAG 2)."""
+    """Returns the relative luminance of a Rich color (WCAG 2)."""
     channels = np.array(color.get_truecolor()) / 255
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])

@@ -249,7 +249,7 @@ def test_without_colors_the_text_is_plain():
 
 def test_the_reason_for_missing_colors_is_given():
     assert why_no_colors(screen(80)) == "standard output is no terminal"
-    assert why_no_colors(screen(80, "standard")) == "this terminal has no 256 colours"
+    assert why_no_colors(screen(80, "standard")) == "this terminal has no 256 colors"
     assert why_no_colors(Console(file=io.StringIO(), force_terminal=True, no_color=True)) == "NO_COLOR is set"
     assert why_no_colors(screen(80, "256")) is why_no_colors(screen(80, "truecolor")) is None
 

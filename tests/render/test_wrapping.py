@@ -83,11 +83,11 @@ def test_a_prompt_is_shown_at_once_and_each_text_keeps_its_style():
     words.write("nce upon")
     words.write(" a time\n")
     assert console.file.getvalue() == "It was once upon a\ntime\n"
-    coloured = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=9)
-    words = WordWrap(coloured)
+    colored = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=9)
+    words = WordWrap(colored)
     words.write("red wo", "red")
     words.write("rd\n", "blue")
-    assert coloured.file.getvalue() == "\x1b[31mred\x1b[0m\x1b[31m wo\x1b[0m\x1b[34mrd\x1b[0m\n"
+    assert colored.file.getvalue() == "\x1b[31mred\x1b[0m\x1b[31m wo\x1b[0m\x1b[34mrd\x1b[0m\n"
 
 
 def test_a_pipe_receives_the_text_unchanged():

@@ -24,7 +24,7 @@ RISING = ((25, 4.0), (50, 3.0), (75, 3.2), (100, 3.5))
 @pytest.mark.parametrize(
     ("changes", "sentences"),
     [
-        ({}, ["Validation levelled off at 3.70 nats per token, within 1% of the loss at step 75: more text or"]),
+        ({}, ["Validation leveled off at 3.70 nats per token, within 1% of the loss at step 75: more text or"]),
         ({"val": ((25, 5.0), (50, 4.1), (75, 3.9), (100, 3.7))},
          ["still falling when the time ran out, from 3.90 at step 75 to 3.70 nats per token: more --time should"]),
         ({"val": ((50, 4.1), (100, 3.7)), "timed": False},
@@ -45,7 +45,7 @@ RISING = ((25, 4.0), (50, 3.0), (75, 3.2), (100, 3.5))
         ({"train": ((10, 6.9), (100, 6.8)), "val": ((100, 6.8),)},
          ["hardly fell, from 6.90 to 6.80 nats per token, where guessing has 6.91: give it more --time, or"]),
         ({"train": ((10, 6.9), (100, 9.0)), "val": ((100, 9.0),)}, ["rose, from 6.90 to 9.00 nats per token: try"]),
-        ({"train": ((10, 2.1), (100, 2.05)), "val": ((50, 2.0), (100, 2.0))}, ["levelled off at 2.00"]),  # fine-tuned
+        ({"train": ((10, 2.1), (100, 2.05)), "val": ((50, 2.0), (100, 2.0))}, ["leveled off at 2.00"]),  # fine-tuned
         ({"train_tokens": 20_000}, ["The text is small, 20,000 tokens to train on"]),
         ({"val": ((25, 5.0), (100, 3.9)), "train": ((10, 6.0), (100, 2.0)),
           "train_tokens": 9}, ["far below", "still falling", "small, 9 tokens"]),
@@ -90,7 +90,7 @@ def test_every_run_gets_one_to_three_true_sentences(train, val, vocab_size, drop
         step = int(re.search(r"falling.* at step (\d+)", text)[1])
         assert losses[-1] < dict(val)[step]
         assert "Validation rose" not in text
-    if "levelled off" in text:
+    if "leveled off" in text:
         step = int(re.search(r"the loss at step (\d+)", text)[1])
         assert 0.99 * dict(val)[step] <= losses[-1] <= 1.01 * min(losses)
     if "by heart" in text or "while the training loss fell" in text:

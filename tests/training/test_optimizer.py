@@ -17,7 +17,7 @@ def gaussian(*shape, seed=0):
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (2, 24, 8), (2, 8, 24), (3, 16, 40), (2, 1, 5)])
-def test_orthogonalization_keeps_singular_vectors_and_moves_singular_values_towards_one(shape):
+def test_orthogonalization_keeps_singular_vectors_and_moves_singular_values_toward_one(shape):
     """The matrix products apply the polynomials of the recipe to each singular value."""
     matrices = gaussian(*shape).double()
     left, values, right = torch.linalg.svd(matrices, full_matrices=False)

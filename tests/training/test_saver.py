@@ -308,7 +308,7 @@ def test_a_second_signal_ends_the_process_at_once_even_during_a_save(corpus, pla
     for save in saves[1:3]:
         write_checkpoint(tmp_path / "m", save)
 
-    def signalled():
+    def signaled():
         signal.signal(number, signal.SIG_DFL)  # even if the shell ignores the signal
         with StopRequests() as stop:
             os.kill(os.getpid(), number)
@@ -316,7 +316,7 @@ def test_a_second_signal_ends_the_process_at_once_even_during_a_save(corpus, pla
             with fault_at(9, lambda: os.kill(os.getpid(), signal.SIGTERM)):
                 write_checkpoint(tmp_path / "m", saves[3])
 
-    assert in_a_child(signalled) == signal.SIGTERM
+    assert in_a_child(signaled) == signal.SIGTERM
     assert read_resumable(tmp_path / "m").state.facts["step"] == 20
 
 

@@ -70,4 +70,4 @@ class Session:
     def note_without_colors(self) -> None:
         """Prints a note if --color was given and the terminal shows no colors."""
         if self.display.color and not self.display.as_json and (reason := why_no_colors(output())):
-            print_note(f"no colours: {reason}; --logprobs 0 shows every token's log-probability")
+            print_note(f"no colors: {reason}; --logprobs 0 shows every token's log-probability")
