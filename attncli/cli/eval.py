@@ -34,12 +34,12 @@ def eval(
     """
     if not files:
         raise UsageProblem("There is no text to score.", "For example: attncli eval book.txt")
-    CorpusConfig(encoding=encoding)  # raises UsageProblem for an unknown encoding
+    reading = CorpusConfig(encoding=encoding)
     from attncli.cli.bodies.eval_texts import model_and_files, read_texts
 
     model, paths = model_and_files(files, source.model)
     status("reading the text")
-    texts = read_texts(paths, train_file, last, encoding)
+    texts = read_texts(paths, train_file, last, reading)
     status("importing PyTorch")
     from attncli.cli.bodies.eval import run
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attncli.checkpoint.load import LoadedModel
-from attncli.config import CorpusConfig
 from attncli.errors import BadInput
 from attncli.explain.defaults import PASSAGE_TOKENS
 from attncli.explain.faithful import LEAST_TOKENS
@@ -33,7 +32,7 @@ def passages_of(files: Sequence[str], loaded: LoadedModel, count: int, seed: int
     longest = min(PASSAGE_TOKENS, loaded.model.config.context) - len(opening)
     if longest < LEAST_TOKENS:
         raise BadInput(f"The model reads {longest} tokens at once: {LEAST_TOKENS} are needed.", "Use another model.")
-    documents = read_documents(list(files), CorpusConfig.encoding)
+    documents = read_documents(list(files))
     drawn = passages.draw_passages(
         documents, loaded.tokenizer, count=count, shortest=LEAST_TOKENS, longest=longest, seed=seed
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from attncli.config import SampleConfig
 from attncli.generation.events import Event, Finished, Reason, Text
 from attncli.text.tokenizer import DecodeStream, Tokenizer
 
@@ -19,7 +20,7 @@ class SampleText:
         self,
         sample: int,
         tokenizer: Tokenizer,
-        stop: tuple[str, ...],
+        config: SampleConfig,
         end_ids: frozenset[int],
         prompt: Sequence[int] = (),
     ) -> None:
@@ -28,7 +29,7 @@ class SampleText:
         self._ids: list[int] = []
         self._stream: DecodeStream = tokenizer.stream(prompt)
         self._end_ids = end_ids
-        self._stop = stop
+        self._config = config
         self._held = ""
 
     def push(self, id_: int) -> str:
@@ -42,7 +43,7 @@ class SampleText:
             yield from self.close("end")
             return
         self._held += new
-        if (at := self._stop_at()) is not None:
+        if (at := stop_at(self._held, self._config)) is not None:
             yield from self._finish(self._held[:at], "stop")
             return
         ready = len(self._held) - self._could_begin_stop()
@@ -53,7 +54,7 @@ class SampleText:
     def close(self, reason: Reason) -> Iterator[Event]:
         """Ends the sample and yields the text that was held back."""
         self._held += self._stream.flush()
-        at = self._stop_at()
+        at = stop_at(self._held, self._config)
         yield from self._finish(self._held if at is None else self._held[:at], reason if at is None else "stop")
 
     def _finish(self, rest: str, reason: Reason) -> Iterator[Event]:
@@ -62,10 +63,12 @@ class SampleText:
             yield Text(self._sample, rest)
         yield Finished(self._sample, reason, tuple(self._ids))
 
-    def _stop_at(self) -> int | None:
-        """Returns the index of the first stop string in the held text; None if there is none."""
-        return min((at for stop in self._stop if (at := self._held.find(stop)) >= 0), default=None)
-
     def _could_begin_stop(self) -> int:
         """Returns the length of the longest suffix of the held text with which a stop string begins."""
-        return max((n for stop in self._stop for n in range(1, len(stop)) if self._held.endswith(stop[:n])), default=0)
+        stops = self._config.stop
+        return max((n for stop in stops for n in range(1, len(stop)) if self._held.endswith(stop[:n])), default=0)
+
+
+def stop_at(text: str, config: SampleConfig) -> int | None:
+    """Returns the index of the first stop string in a text; None if there is none."""
+    return min((at for stop in config.stop if (at := text.find(stop)) >= 0), default=None)

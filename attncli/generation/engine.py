@@ -87,7 +87,7 @@ def generate(
     waiting: deque[_Sequence] = deque()
     for prompt in prompts:
         for stream in generators(config.seed, config.num_samples):
-            sample = SampleText(len(waiting), tokenizer, config.stop, end_ids, prompt)
+            sample = SampleText(len(waiting), tokenizer, config, end_ids, prompt)
             waiting.append(_Sequence(len(waiting), list(prompt), sample, stream))
     return _Engine(backend, tokenizer, config, details, how or EngineConfig()).run(waiting)
 

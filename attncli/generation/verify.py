@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from attncli.config import EngineConfig, SampleConfig
+from attncli.generation.ending import stop_at
 from attncli.generation.engine import generate
 from attncli.generation.events import Check, CheckName, Difference, Event, Finished, Sample, Text
 from attncli.generation.sampling import sample_seed
@@ -103,7 +104,7 @@ class Original:
     def _decode(self, ids: Sequence[int], prompt: Sequence[int]) -> str:
         ended = bool(ids) and ids[-1] in self.end_ids
         text = self.tokenizer.decode(ids[:-1] if ended else ids, prompt)
-        return text[: min((at for stop in self.config.stop if (at := text.find(stop)) >= 0), default=len(text))]
+        return text[: stop_at(text, self.config)]
 
 
 def verify(

@@ -14,6 +14,7 @@ from attncli.explain.ranking import ranked
 from attncli.render.escape import fit, fold, token_label
 from attncli.render.heading import LABEL, next_label, pieces_document, shape_of, titled, token_document
 from attncli.render.numbers import bar, percent, plural
+from attncli.render.palette import BAR, TITLE
 
 if TYPE_CHECKING:
     from attncli.explain.ablation import Ablation, Effect
@@ -33,7 +34,7 @@ def ablation_screen(finding: Ablation, model: str, width: int, *, everything: bo
     head = shape_of(model, finding.layers, finding.heads)
     focus = token_label(finding.pieces[finding.token], LABEL)
     question = f"What follows {focus} [{finding.token}]?"
-    parts: list[RenderableType] = [Text(fold(head, width), "bold"), Text(), Text(fold(question, width), "bold cyan")]
+    parts: list[RenderableType] = [Text(fold(head, width), "bold"), Text(), Text(fold(question, width), TITLE)]
     if not everything:
         return Group(*parts, _side_by_side(finding, finding.effects[0], width), Text(), *_verdict(finding, width))
     predicted = (
@@ -127,7 +128,7 @@ def _ranking(finding: Ablation, width: int) -> Table:
         drop = finding.drop(effect)
         now = effect.next_tokens[0]
         turned = "" if now.id == finding.predicted.id else f"now {next_label(now, LABEL)}"
-        drawn = Text(bar(abs(drop) / widest, room), "cyan" if drop > 0 else "yellow")
+        drawn = Text(bar(abs(drop) / widest, room), BAR if drop > 0 else "yellow")
         name = f"{effect.heads[0][0]}.{effect.heads[0][1]}"
         table.add_row(name, _nats(drop), percent(effect.probability), drawn, Text(turned, "dim"))
     return table

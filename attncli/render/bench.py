@@ -14,6 +14,7 @@ from rich.text import Text
 from attncli.generation.measurements import Bandwidth, Bench, Generation, Part, Step, Timing
 from attncli.render.escape import fold, one_line
 from attncli.render.numbers import bar, count, percent, plural, size
+from attncli.render.palette import BAR, TITLE
 from attncli.render.progress_bar import passing_bar
 
 _WIDEST_BAR, _LEAST_BAR = 40, 4
@@ -79,7 +80,7 @@ def _threads(found: Bench) -> list[str]:
 
 def _part(title: str, what: str, table: RenderableType, width: int) -> list[RenderableType]:
     together = len(title) + _PAD + len(what) <= width
-    heading = Text(title, "bold cyan").append(f"  {what}" if together else f"\n{fold(what, width)}", "not bold dim")
+    heading = Text(title, TITLE).append(f"  {what}" if together else f"\n{fold(what, width)}", "not bold dim")
     return [Text(), heading, table]
 
 
@@ -96,7 +97,7 @@ def _table(names: Sequence[str], rows: Sequence[tuple[Sequence[str], float]], wi
         table.add_column(justify="right", no_wrap=True)
     table.add_row(*(Text(name, "dim") for name in names))
     for row, share in rows:
-        drawn = [Text(bar(share, room), "cyan")] if room >= _LEAST_BAR else []
+        drawn = [Text(bar(share, room), BAR)] if room >= _LEAST_BAR else []
         table.add_row(*row, *drawn)
     return table
 

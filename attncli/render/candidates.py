@@ -13,6 +13,7 @@ from rich.text import Text
 from attncli.generation.events import Candidate, Candidates
 from attncli.render.escape import fit, id_label, one_line, token_label
 from attncli.render.numbers import bar, percent, plural
+from attncli.render.palette import BAR, TITLE
 from attncli.text.tokenizer import Piece
 
 _LABEL, _SHORT_LABEL, _WIDE = 14, 10, 60  # cells of a token's label; the short label on screens narrower than _WIDE
@@ -41,7 +42,7 @@ def candidates_screen(candidates: Candidates, pieces: Sequence[Piece], model: st
         Text(fit(facts, width), "bold"),
         Text(fit("|".join(token_label(piece) for piece in pieces), width), "dim"),
         Text(),
-        Text(fit("What may come next, by temperature", width), "bold cyan"),
+        Text(fit("What may come next, by temperature", width), TITLE),
         table,
     )
 
@@ -50,7 +51,7 @@ def _label(token: Candidate) -> str:
     return id_label(token.id, token.text)
 
 
-def _cell(probability: float, bars: int, style: str = "cyan") -> Text:
+def _cell(probability: float, bars: int, style: str = BAR) -> Text:
     cell = Text(f"{percent(probability):>{_NUMBER}}")
     return cell.append(f" {bar(probability, bars):<{bars}}", style) if bars else cell
 

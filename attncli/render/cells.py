@@ -14,7 +14,7 @@ from rich.style import Style
 from rich.text import Text
 
 from attncli.explain.question import Floats
-from attncli.render.palette import heat
+from attncli.render.palette import BAR, heat
 
 _SHADES = "·░▒▓█"
 _LEGEND = "· 0%  ░ up to 25%  ▒ 50%  ▓ 75%  █ 100%"
@@ -31,7 +31,7 @@ def map_colors(console: Console) -> str | None:
 def _shaded_row(values: Floats, wide: int) -> Text:
     """Returns one shade for each weight, in steps of a quarter."""
     shades = (_SHADES[math.ceil(value * 4 - 0.05) if value > 0.0125 else 0] for value in values)
-    return Text("".join(shade.ljust(wide, " " if shade == "·" else shade) for shade in shades), "cyan")
+    return Text("".join(shade.ljust(wide, " " if shade == "·" else shade) for shade in shades), BAR)
 
 
 def _shades(values: Floats, wide: int) -> list[Text]:

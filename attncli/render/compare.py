@@ -14,6 +14,7 @@ from rich.text import Text
 from attncli.render.escape import fit, fold, label_text, token_label
 from attncli.render.heading import LABEL, pieces_document, shape_of, titled
 from attncli.render.numbers import bar, percent, plural, signed
+from attncli.render.palette import BAR, TITLE
 
 if TYPE_CHECKING:
     from attncli.explain.compare import Comparison, WordInText
@@ -79,7 +80,7 @@ def _layers(finding: Comparison, width: int) -> Table:
         if finding.others is not None:
             beside = ("other pairs of tokens " if roomy else "others ") + _cosine(float(finding.others[row]))
         name = "embedding" if row == 0 else plural(row, "layer")
-        table.add_row(Text(name), Text(bar(cosine, room), "cyan"), Text(_cosine(cosine)), Text(beside, "dim"))
+        table.add_row(Text(name), Text(bar(cosine, room), BAR), Text(_cosine(cosine)), Text(beside, "dim"))
     return table
 
 
@@ -104,7 +105,7 @@ def _apart(finding: Comparison, width: int) -> list[RenderableType]:
         "pull: what a token contributes to the distance between the two streams, relative to the mean of both texts; "
         "all rows sum to the distance. share: of what attention brings"
     )
-    signs = Text("█", "cyan").append(" pulls apart  ", "dim").append("▒", "red").append(" pulls together", "dim")
+    signs = Text("█", BAR).append(" pulls apart  ", "dim").append("▒", "red").append(" pulls together", "dim")
     signs.truncate(width)
     return [
         titled(question, f"distance {at}: {finding.distance:.3g}", width, 3),
@@ -161,10 +162,10 @@ def _pulls(finding: Comparison, width: int) -> Table:
     for term in terms:
         apart = term.pull >= 0
         table.add_row(
-            Text(term.text, "bold cyan"),
+            Text(term.text, TITLE),
             Text(term.index, "dim"),
             Text(term.label),
-            Text(bar(abs(term.pull) / widest, room, "█" if apart else "▒"), "cyan" if apart else "red"),
+            Text(bar(abs(term.pull) / widest, room, "█" if apart else "▒"), BAR if apart else "red"),
             Text(signed(term.pull / finding.distance), "" if apart else "red"),
             Text(term.share, "dim"),
         )

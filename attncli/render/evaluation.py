@@ -17,6 +17,7 @@ from attncli.evaluation.memorization import WINDOW, Memorization
 from attncli.evaluation.score import FIGURES, Score
 from attncli.render.escape import fit, one_line
 from attncli.render.numbers import bar, count, percent, plural, size
+from attncli.render.palette import BAR
 from attncli.render.progress_bar import passing_bar
 
 _WIDEST_BAR = 40
@@ -65,7 +66,7 @@ def baselines_table(score: Score, baselines: Baselines, width: int) -> Renderabl
     for index, (name, bits) in enumerate(rows):
         style = "bold" if index == 0 else ""
         drawn = bar(bits / most if most > 0 else 0.0, cells)
-        table.add_row(Text(name, style), Text(f"{bits:.3f}", style), Text(drawn, "cyan" if index == 0 else "dim"))
+        table.add_row(Text(name, style), Text(f"{bits:.3f}", style), Text(drawn, BAR if index == 0 else "dim"))
     return Group(Text("bits per byte, less is better", style="dim"), table)
 
 

@@ -17,6 +17,7 @@ from attncli.explain.question import Floats
 from attncli.explain.verdict import COMPARISONS, RANKINGS, Ranking
 from attncli.render.escape import fold, one_line
 from attncli.render.numbers import plural
+from attncli.render.palette import TITLE
 from attncli.render.progress_bar import passing_bar
 
 if TYPE_CHECKING:
@@ -44,11 +45,11 @@ def faithful_screen(finding: Faithfulness, model: str, drawn: str, width: int) -
         ("the first k sources cut", finding.comprehensiveness),
         ("all but the first k cut", finding.sufficiency),
     ):
-        title = Text("Nats lost, ", "bold cyan").append(heading)
+        title = Text("Nats lost, ", TITLE).append(heading)
         note = "  more is better" if drops is finding.comprehensiveness else "  less is better"
         parts += [Text(), title.append(note if cell_len(title.plain + note) <= width else "", "not bold dim")]
         parts.append(_drops(finding, drops, width))
-    parts += [Text(), Text(fold("Ahead of random, nats ± standard error", width), "bold cyan"), _ahead(finding, width)]
+    parts += [Text(), Text(fold("Ahead of random, nats ± standard error", width), TITLE), _ahead(finding, width)]
     return Group(*parts, Text(), *(Text(fold(line, width), style) for line, style in _verdict(finding, width)))
 
 

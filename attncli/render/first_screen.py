@@ -22,6 +22,7 @@ from attncli.render.heading import (
     up_to,
 )
 from attncli.render.numbers import bar, decimal, percent, plural
+from attncli.render.palette import BAR, TITLE
 from attncli.text.tokenizer import Piece
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def compared_screen(finding: Explanation, model: str, console: Console) -> Rende
     table.add_row("", "", fit(named[0], room), "", fit(named[1], room), "", style="dim")
     for at in sources.named(_MOST_COMPARED):
         share, raw = float(sources.shares[at]), float(sources.raw[at])
-        cells = Text(bar(share / widest, room), "cyan"), Text(percent(share)), Text(bar(raw / widest, room), "magenta")
+        cells = Text(bar(share / widest, room), BAR), Text(percent(share)), Text(bar(raw / widest, room), "magenta")
         table.add_row(Text(str(at), "dim"), Text(token_label(finding.pieces[at], label)), *cells, Text(percent(raw)))
     if rest := sources.ranked()[_MOST_COMPARED:]:
         shares = (percent(float(values[rest].sum())) for values in (sources.shares, sources.raw))
@@ -113,7 +114,7 @@ def _sources_heading(finding: Explanation, width: int) -> Text:
     sources, question = finding.sources, _question(finding)
     kind = "share of what attention brings" if sources.weights == "norm" else "raw attention weight"
     measure = f"{kind}, {scope(sources, finding)}"
-    text = Text(fold(question, width), style="bold cyan")
+    text = Text(fold(question, width), style=TITLE)
     gap = min(width, _TOGETHER) - cell_len(question) - cell_len(measure)
     if gap >= 2:
         return text.append(" " * gap + measure, style="not bold dim")
@@ -159,7 +160,7 @@ def _bars(finding: Explanation, width: int) -> RenderableType:
 
 
 def _bar_cells(at: int, piece: Piece, share: float, drawn: str) -> tuple[Text, Text, Text, Text]:
-    return Text(str(at), "dim"), Text(token_label(piece, LABEL)), Text(drawn, "cyan"), Text(percent(share))
+    return Text(str(at), "dim"), Text(token_label(piece, LABEL)), Text(drawn, BAR), Text(percent(share))
 
 
 def _first_note(finding: Explanation, spare: int) -> str:
@@ -241,7 +242,7 @@ def _next_tokens(finding: Explanation, width: int) -> Group:
             Text(bar(token.probability, room).ljust(room), "green"),
             Text(percent(token.probability)),
         )
-    return Group(Text(title, "bold cyan").append(f"   temperature {finding.temperature:g}", "not bold dim"), table)
+    return Group(Text(title, TITLE).append(f"   temperature {finding.temperature:g}", "not bold dim"), table)
 
 
 def _closing(finding: Explanation, width: int) -> Group:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from attncli.render.escape import fit, fold, label_text, one_line, token_label
 from attncli.render.numbers import bar, plural
+from attncli.render.palette import BAR
 from attncli.text.tokenizer import Piece
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _table(nearest: Sequence[Neighbor], chance: Chance, own: int | None, width: 
         table.add_row(
             Text(str(rank), "dim"),
             Text(fit(label_text(token.text), label)),
-            Text(bar(token.cosine, room), "cyan"),
+            Text(bar(token.cosine, room), BAR),
             Text(f"{token.cosine:.3f}", "" if token.cosine > chance.most else "dim"),
             Text(note, "dim"),
         )

@@ -14,7 +14,7 @@ from attncli.explain.question import Floats, rows_around
 from attncli.render.cells import map_colors, pool_by_maximum, row_of_cells, scale, square
 from attncli.render.escape import token_label
 from attncli.render.heading import LABEL, explanation_heading, explanation_heading_document, titled
-from attncli.render.palette import heat
+from attncli.render.palette import FOCUS, heat
 from attncli.text.tokenizer import Piece
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _number_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: C
     table.add_row("", *(Text(str(at), "dim") for at in range(len(pieces))))
     for row, piece in enumerate(pieces):
         label = Text(f"{row:>3} ", "dim").append(
-            token_label(piece, LABEL) + " ", style="bold" if row == focus else "not dim"
+            token_label(piece, LABEL) + " ", style=FOCUS if row == focus else "not dim"
         )
         values = [float(weights[row, column]) for column in range(row + 1)]
         table.add_row(label, *(Text(str(round(value * 100)), heat(value, console.color_system)) for value in values))
@@ -126,7 +126,7 @@ def _row_label(pieces: Sequence[Piece], rows: range, labels: int, focus: int) ->
     line = Text().append(f"{rows[0]:>4} ", "dim")
     each = (labels + 1) // len(rows) - 1
     for at, row in enumerate(rows):
-        line.append(" " if at else "").append(token_label(pieces[row], each), "bold" if row == focus else None)
+        line.append(" " if at else "").append(token_label(pieces[row], each), FOCUS if row == focus else None)
     return line
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from attncli.explain.question import Floats, Subject
 from attncli.render.escape import fit, fold, label_text, one_line, token_label
 from attncli.render.numbers import plural
+from attncli.render.palette import TITLE
 from attncli.text.tokenizer import Piece
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def subject_heading(subject: Subject, model: str, width: int) -> Text:
 
 def titled(title: str, facts: str, width: int, gap: int = 2) -> Text:
     """Returns a title, and beside it the meaning of the numbers, which is below the title on a narrow screen."""
-    text = Text(fold(title, width), style="bold cyan")
+    text = Text(fold(title, width), style=TITLE)
     joint = " " * gap if cell_len(title + facts) + gap <= width else "\n"
     return text.append(joint + fold(facts, width), style="not bold dim")
 

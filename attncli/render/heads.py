@@ -14,6 +14,7 @@ from rich.text import Text
 from attncli.render.escape import fold, one_line
 from attncli.render.heading import shape_of, titled
 from attncli.render.numbers import bar, decimal, percent, plural
+from attncli.render.palette import BAR
 
 if TYPE_CHECKING:
     from attncli.explain.heads import HeadKind, HeadScores
@@ -82,7 +83,7 @@ def _best(finding: HeadScores, kind: HeadKind, width: int) -> RenderableType:
             name,
             decimal(score),
             Text(_margin(error), "dim"),
-            Text(drawn, "cyan"),
+            Text(drawn, BAR),
             Text(f"chance {decimal(chance)}", "dim"),
         )
     return table

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from attncli.render.console import show
 from attncli.render.escape import fold
+from attncli.render.palette import BAR, TITLE
 
 _LONGEST_NAME = 26  # cells; a longer name has a line of its own
 _COLUMNS_FROM = 60  # cells; on narrower screens the help text is below the name
@@ -26,9 +27,9 @@ def show_page(console: Console, told: str, sections: Sections, closing: Sequence
     sentence, *examples = [line.strip() for line in told.strip().split("\n") if line.strip()]
     lines = [Text(f"Usage: {usage}", "bold"), Text()] if usage else []
     lines += [*_folded(sentence, console.width), Text()]
-    lines += [Text(f"  {example}", "cyan") for example in examples]
+    lines += [Text(f"  {example}", BAR) for example in examples]
     for title, entries in sections.items():
-        lines += [Text(), Text(title, "bold cyan"), *_rows(entries, console.width)]
+        lines += [Text(), Text(title, TITLE), *_rows(entries, console.width)]
     for remark in closing:
         lines += [Text(), *_folded(remark, console.width, "dim")]
     show(console, Text("\n").join(lines))

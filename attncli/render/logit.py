@@ -16,6 +16,7 @@ from attncli.explain.ranking import ranked
 from attncli.render.escape import fold, token_label
 from attncli.render.heading import LABEL, named, next_label, subject_document, subject_heading, titled, token_document
 from attncli.render.numbers import bar, plural
+from attncli.render.palette import BAR
 
 if TYPE_CHECKING:
     from attncli.explain.logit import LogitAttribution
@@ -94,7 +95,7 @@ def _signed_bars(terms: Sequence[Term], column: int, most: float, width: int) ->
     room = max(1, min(40, width - column - 10))
     for name, value in terms:
         share = abs(value) / most if most > 0 else 0.0
-        drawn = Text(bar(share, room), "cyan") if value >= 0 else Text(bar(share, room, "▒"), "red")
+        drawn = Text(bar(share, room), BAR) if value >= 0 else Text(bar(share, room, "▒"), "red")
         table.add_row(Text(name), Text(f"{value:+.3f}"), drawn)
     return table
 

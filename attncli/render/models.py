@@ -23,6 +23,7 @@ from attncli.model.count import (
 )
 from attncli.render.escape import fit, fold, one_line
 from attncli.render.numbers import age, bar, count, duration, percent, plural, size, within_calendar
+from attncli.render.palette import BAR
 from attncli.text.names import listed
 
 _LENGTHS = 4  # number of text lengths whose cost is shown
@@ -92,7 +93,7 @@ def _parameters(config: ModelConfig, width: int) -> Table:
         table.add_column("", no_wrap=True)
     for part, number in parts.items():
         if number:
-            drawn = [Text(bar(number / total, room), "cyan")] if room >= 4 else []
+            drawn = [Text(bar(number / total, room), BAR)] if room >= 4 else []
             table.add_row(part, f"{number:,}", percent(number / total), *drawn)
     attention = sum(parts[part] for part in ATTENTION)
     table.add_row(*(Text(cell, "dim") for cell in ("in attention", f"{attention:,}", percent(attention / total))))

@@ -12,6 +12,9 @@ from rich.style import Style
 
 _VIRIDIS = ("440154", "482878", "3e4989", "31688e", "26828e", "1f9e89", "35b779", "6ece58", "b5de2b", "fde725")
 _RAMP_256 = (232, 235, 54, 90, 126, 167, 203, 209, 222, 229)
+TITLE = "bold cyan"
+BAR = "cyan"  # and shades and examples
+FOCUS = "bold"  # the token in focus, in a map
 TOKEN_TINTS = ("on #23395b", "on #4b2e39")  # alternating dark backgrounds that show token boundaries
 
 

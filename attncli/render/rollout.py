@@ -15,6 +15,7 @@ from attncli.explain.ranking import ranked
 from attncli.render.escape import fit, fold, token_label
 from attncli.render.heading import LABEL, named, subject_document, subject_heading, titled, up_to
 from attncli.render.numbers import bar, percent
+from attncli.render.palette import BAR
 
 if TYPE_CHECKING:
     from attncli.explain.rollout import Rollout
@@ -40,7 +41,7 @@ def rollout_screen(finding: Rollout, model: str, console: Console) -> Renderable
         table.add_row(
             Text(str(at), "dim"),
             Text(token_label(subject.pieces[at], label)),
-            Text(bar(value / most, room), "cyan"),
+            Text(bar(value / most, room), BAR),
             Text(f"x{value:.2f}" if value < 99.5 else f"x{value:.0f}"),
             Text(percent(float(finding.shares[at]))),
             Text(percent(float(finding.even[at])), "dim"),

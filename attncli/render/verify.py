@@ -13,6 +13,7 @@ from rich.text import Text
 from attncli.generation.events import Check, Difference
 from attncli.render.escape import fit, fold, id_label, pad
 from attncli.render.numbers import plural
+from attncli.render.palette import TITLE
 
 _LABEL = 19  # cells of the name of a way
 _TOKEN = 14  # cells of a token
@@ -30,7 +31,7 @@ _PYTORCH = (
 
 def verification_head(width: int) -> Text:
     """Returns the heading above the rows."""
-    return Text("\n").append(fit("Generated again in other ways", width), "bold cyan")
+    return Text("\n").append(fit("Generated again in other ways", width), TITLE)
 
 
 def verification_row(check: Check, text_of: Callable[[int], str], width: int) -> Text:

@@ -31,9 +31,11 @@ def read_text(path: str, encoding: str = CorpusConfig.encoding) -> str:
 
 
 def read_documents(
-    paths: Sequence[str], encoding: str = CorpusConfig.encoding, progress: Listener | None = None
+    paths: Sequence[str], config: CorpusConfig | None = None, progress: Listener | None = None
 ) -> Documents:
     """Returns the documents of files, directories and '-', in order. A line `<|endoftext|>` separates two documents.
+
+    `config` sets how the text is read, such as its encoding.
 
     All text is read once, to check it, and does not stay in memory. The files of a directory are read in the order of
     their names, without hidden files and models. The result lists the files that are skipped, since they are not text.
@@ -45,7 +47,7 @@ def read_documents(
     """
     refuse_missing(paths)
     total = _size_of(paths)
-    scanner = Scanner(encoding, ProgressMeter(progress, Progress("reading", 0, total)))
+    scanner = Scanner((config or CorpusConfig()).encoding, ProgressMeter(progress, Progress("reading", 0, total)))
     for path in paths:
         if path != STDIN and is_folder(path):
             found = [scanner.add(str(file), skip=True) for file in _files_in(Path(path))]

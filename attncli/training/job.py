@@ -90,8 +90,8 @@ def new_job(
     if pinned.timed and text.most_characters is None:
         seconds, device = pinned.seconds or DEFAULT_TRAINING_SECONDS, pick_device(pinned.device)
         text = replace(text, most_characters=_most_characters(seconds, device.type))
-    documents = read_documents(files, text.encoding, progress)
-    held_out = read_documents([val_file], text.encoding, progress) if val_file is not None else None
+    documents = read_documents(files, text, progress)
+    held_out = read_documents([val_file], text, progress) if val_file is not None else None
     corpus = prepare(documents, text, held_out, start.tokenizer if start is not None else None, progress)
     if progress is not None:
         progress(Progress("measuring a step", 0, None))

@@ -81,8 +81,8 @@ def _same_corpus(
             lambda named: ("This run validates on the end of its text.", f"Leave {named('val_file')} out.")
         )
     val_file = val_file or known.val_file
-    held_out = read_documents([val_file], known.config.encoding, progress) if val_file else None
-    documents = read_documents(files or known.sources, known.config.encoding, progress)
+    held_out = read_documents([val_file], known.config, progress) if val_file else None
+    documents = read_documents(files or known.sources, known.config, progress)
     corpus = prepare(documents, known.config, held_out, saved.tokenizer, progress)
     if corpus.digest != known.digest:
         raise BadCheckpoint.naming(

@@ -54,7 +54,7 @@ def test_a_file_is_read_in_the_given_encoding(tmp_path, encoding):
     text = "Größe: 10 €\r\n" if encoding not in ("latin-1",) else "Größe: 10\r\n"
     path = write(tmp_path / "f.txt", text.encode(encoding))
     assert read_text(path, encoding) == text
-    assert texts_of(read_documents([path], encoding)) == (text,)
+    assert texts_of(read_documents([path], CorpusConfig(encoding=encoding))) == (text,)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_blocks_of_any_size_are_read_in_the_given_encoding(folder, encoding, tex
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "_BLOCK", block)
         assert read_text(path, encoding) == text
-        assert texts_of(read_documents([path], encoding)) == (text,)
+        assert texts_of(read_documents([path], CorpusConfig(encoding=encoding))) == (text,)
 
 
 def test_utf_16_without_a_byte_order_mark_has_the_byte_order_of_the_machine(tmp_path):

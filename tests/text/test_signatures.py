@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from attncli.config import CorpusConfig
 from attncli.errors import BadInput
 from attncli.text.files import read_documents, read_text
 from tests.support.corpora import write
@@ -74,7 +75,7 @@ NO_TEXT = ("a PNG picture", "a JPEG picture", "a program", "a Python pickle", "a
 def test_a_binary_file_is_named_with_a_command_that_extracts_its_text(tmp_path, monkeypatch, kind, encoding):
     """The file is refused in every encoding."""
     path = write(tmp_path / "my file", packed(kind))
-    for read in (read_text, lambda path, encoding: read_documents([path], encoding)):
+    for read in (read_text, lambda path, encoding: read_documents([path], CorpusConfig(encoding=encoding))):
         with pytest.raises(BadInput, match=rf"my file is {kind}, not text") as caught:
             read(path, encoding)
         assert COMMANDS.get(kind, "Give a text file.") in caught.value.hint

@@ -762,7 +762,7 @@ def test_documents_are_decoded_exactly_although_each_has_its_own_prefix(sentence
 def test_a_generated_text_keeps_the_space_after_its_prompt(sentencepiece):
     id_ = sentencepiece.encode("on")[0]
     for prompt, expected in (("on", " on"), ("", "on")):
-        sample = SampleText(0, sentencepiece, (), frozenset({2}), [1, *sentencepiece.encode(prompt)])
+        sample = SampleText(0, sentencepiece, SampleConfig(), frozenset({2}), [1, *sentencepiece.encode(prompt)])
         events = [*sample.settle(sample.push(id_)), *sample.settle(sample.push(2))]
         assert events[0] == Text(0, expected)
         config = SampleConfig(num_samples=1)

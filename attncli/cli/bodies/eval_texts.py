@@ -9,6 +9,7 @@ from pathlib import Path
 from attncli.checkpoint.catalog import MODELS_FOLDER, find_model, known_models
 from attncli.checkpoint.directory import CONFIG
 from attncli.checkpoint.hub import is_of_hub
+from attncli.config import CorpusConfig
 from attncli.errors import BadInput, UsageProblem
 from attncli.paths import exists, is_file
 from attncli.render.console import print_note
@@ -67,12 +68,12 @@ def model_and_files(words: Sequence[str], model: str | None) -> tuple[str | None
     return None, list(words)
 
 
-def read_texts(paths: list[str], train_files: Sequence[str], last: float, encoding: str) -> Texts:
+def read_texts(paths: list[str], train_files: Sequence[str], last: float, reading: CorpusConfig) -> Texts:
     """Returns the texts of `attncli eval`. Raises BadInput for a file that is missing or not text."""
-    documents = read_documents(paths, encoding)
+    documents = read_documents(paths, reading)
     for note in documents.notes:
         print_note(note)
     before, scored = split_by_position(documents, last)
     if train_files:
-        before = Part.whole(read_documents(train_files, encoding))
+        before = Part.whole(read_documents(train_files, reading))
     return Texts(paths, scored, before if before.characters else None, last, tuple(train_files))
