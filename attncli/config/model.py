@@ -13,7 +13,7 @@ RopeKind = Literal["linear", "llama3", "yarn"]
 Activation = Literal["silu", "gelu_tanh"]  # gelu_tanh: GELU by its tanh approximation
 
 # The limits exceed every model that fits a machine. Within them, counting parameters takes little memory, and sizes fit
-# the 32-bit integers of the network in C.
+# the 32-bit integers of the network in C. A position up to 2^24 is exact in float32, which rotations are computed in.
 _LARGEST = {"layers": 1_000, "context": 1 << 24, "vocab_size": 1 << 24}
 _LARGEST_DIMENSION = 1 << 20
 _NORM_EPS = (1e-30, 1e6)

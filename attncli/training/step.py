@@ -1,4 +1,4 @@
-"""Takes a training step: forward pass, backward pass, gradient clipping, update.
+"""Takes a training step: forward pass, backward pass, update by the optimizer.
 
 If the dtype is not float32, both passes use a working copy of the weights. A step returns tensors, so nothing here
 waits for a GPU.
