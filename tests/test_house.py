@@ -232,7 +232,7 @@ def places_of_changes():
 
 @pytest.mark.parametrize("row", places_of_changes(), ids=lambda row: row.split("**")[1])
 def test_the_table_of_changes_names_existing_files_and_names(row):
-    """Paths are relative to the package, the repository or the last named folder; a file contains each name."""
+    """Paths are relative to the package, the repository or the last named folder. Each name occurs in a named file."""
     files, missing, folder = [], [], PACKAGE
     for path in re.findall(r"`([\w./]*(?:/|\.(?:py|c|md)))`", row):
         if "NAME" in path:

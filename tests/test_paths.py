@@ -40,7 +40,7 @@ FILES = [
 
 
 def device(path):
-    """Links a device that ends at once, because a test with /dev/zero might never end."""
+    """Creates a link to a device whose content ends at once. A test with /dev/zero might never end."""
     path.symlink_to(os.devnull)
 
 
@@ -56,7 +56,7 @@ def saved(tmp_path, monkeypatch):
 
 @contextmanager
 def unprivileged():
-    """In the block, this process lacks the capability of root to read and write every file."""
+    """Within this context, the process lacks the capability of root to read and write every file."""
     library, header, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     root = os.geteuid() == 0
     if root:
@@ -74,7 +74,7 @@ def unprivileged():
 
 @pytest.fixture
 def locked(tmp_path, monkeypatch):
-    """A text, a model, and a model in an unreadable directory; ./checkpoints cannot be written."""
+    """Creates a text, a model, and a model in an unreadable directory. ./checkpoints is not writable."""
     monkeypatch.chdir(tmp_path)
     write_checkpoint(Path("checkpoints/m"), checkpoint())
     write_checkpoint(Path("checkpoints/locked"), checkpoint())
@@ -345,7 +345,7 @@ def test_a_name_that_is_too_long_is_refused(text, capsys, name):
     assert not list(Path("checkpoints").iterdir())
 
 
-def test_an_unwritable_place_names_the_field_or_on_the_command_line_the_option(locked, capsys):
+def test_the_hint_for_an_unwritable_place_is_spelled_for_the_library_and_for_the_command_line(locked, capsys):
     assert unwritable(Path("m"), OSError(errno.EACCES, "no")).hint == "Choose another directory with out."
     with unprivileged():
         assert run([*TRAIN, "--out", "checkpoints/new"]) == 4
@@ -415,7 +415,7 @@ def test_a_deleted_working_directory_is_an_error(saved, tmp_path, monkeypatch, c
 
 @pytest.fixture
 def own(saved, monkeypatch):
-    """The models folder of the user with a model `b` and a newer model `c`; `m` in ./checkpoints is the oldest."""
+    """Returns the user's models folder with a model `b` and a newer model `c`. `m` in ./checkpoints is the oldest."""
     folder = saved.parent.parent / "own"
     for age, path in enumerate((folder / "c", folder / "b", saved)):
         if path is not saved:

@@ -141,7 +141,7 @@ def test_all_ways_to_name_a_model_and_a_text_give_the_same_score(here, capsys, m
     assert len(set(figures)) == 1
 
 
-def test_the_baselines_are_given_the_training_text(here, capsys):
+def test_the_baselines_learn_from_the_training_text(here, capsys):
     code, out, _ = ask(capsys, "eval", "m", "text.txt", "--train-file", "training.txt", "--json")
     found = json.loads(out)["yardsticks"]
     tokenizer = tokenizer_of_the_model()

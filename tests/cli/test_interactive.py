@@ -314,7 +314,7 @@ def test_ctrl_c_at_the_prompt_gives_a_new_prompt(say, alone, monkeypatch):
     assert say().out == f"\n{first}\n{second}"
 
 
-def test_the_next_session_has_the_history_of_the_last(home, tmp_path):
+def test_a_session_restores_the_history_of_the_previous_session(home, tmp_path):
     pytest.importorskip("readline")
     for number in (1, 2):
         terminal = Terminal(home, "-n", "2", "-s", "5", ATTNCLI_CACHE=str(tmp_path))
@@ -363,7 +363,7 @@ def test_a_session_works_without_readline_and_without_a_history_file(home, tmp_p
 
 @pytest.mark.parametrize("readline", [True, False])
 def test_several_lines_can_be_one_text(readline, home, tmp_path):
-    """A paste with and without the marks of bracketed paste, a line that ends in a backslash, and a block."""
+    """The turns are pastes with and without the marks of bracketed paste, lines ending in a backslash, and a block."""
     environment = {"ATTNCLI_CACHE": str(tmp_path)}
     if not readline:
         (tmp_path / "readline.py").write_text("raise ImportError")

@@ -255,7 +255,7 @@ B 1 ␣bank        ▏                              +0.2% share 75%
 """
 
 
-def test_a_small_comparison_looks_like_this():
+def test_a_small_comparison_looks_as_expected():
     assert drawn(GOLDEN_FOUND) == GOLDEN
 
 
@@ -339,7 +339,7 @@ def test_a_comparison_is_a_json_document_in_full_precision():
 # The command
 
 
-def test_compare_on_the_command_line(in_model_folder, capsys):
+def test_the_command_compares_a_word_in_two_texts(in_model_folder, capsys):
     code, out, err = ask(capsys, "compare", A, B, "--token", "river")
     assert (code, err) == (0, "")
     assert "␣river in two texts" in out
@@ -350,7 +350,7 @@ def test_compare_on_the_command_line(in_model_folder, capsys):
     assert "␣river in two texts" in shared
 
 
-def test_compare_refuses_before_it_reads_a_model(in_model_folder, capsys):
+def test_compare_refuses_wrong_output_files_before_it_loads_a_model(in_model_folder, capsys):
     (in_model_folder / "there.svg").write_text("mine")
     for arguments, expected, message in (
         (["--svg", "."], 2, "is a directory"),

@@ -327,7 +327,7 @@ def test_documents_have_full_precision():
 # The commands
 
 
-def test_neighbors_and_analogy_on_the_command_line(in_model_folder, capsys):
+def test_the_commands_print_neighbors_and_analogies(in_model_folder, capsys):
     code, out, err = ask(capsys, "neighbors", "river", "--top-k", "3", "--svg", "n.svg")
     assert (code, err) == (0, "written: n.svg\n")
     assert "nearest to ␣river" in out

@@ -23,7 +23,7 @@ from tests.support.training import PLAN, SAMPLE, reports
 
 
 def test_the_time_left_ends_at_the_deadline_or_at_the_last_step_if_that_is_earlier():
-    report = StepReport(830, 1830, 2.0, 1e-3, 81_920.0, 40.0)  # ten steps of 8,192 tokens a second
+    report = StepReport(830, 1830, 2.0, 1e-3, 81_920.0, 40.0)  # 10 steps per second, 8,192 tokens each
     assert seconds_left(PLAN, report) == 260
     assert seconds_left(replace(PLAN, most_steps=1830), report) == 102
     assert seconds_left(replace(PLAN, most_steps=9999), report) == 260

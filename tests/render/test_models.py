@@ -126,7 +126,7 @@ def test_the_type_of_the_cache_in_c_is_always_shown():
 
 
 @pytest.mark.parametrize("name", ["stories", LONG_NAME])
-def test_the_list_of_models_cuts_names_but_not_numbers(name):
+def test_the_list_of_models_truncates_names_but_not_numbers(name):
     drawn = shown(models_table([replace(ENTRIES[0], name=name)], {name: 935_296}, name), 80)
     for figure in ("935k", "12.3 MB", "1.234"):
         assert figure in drawn

@@ -112,7 +112,7 @@ def luminance(color):
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize(("style", "least"), [("", 4.5), ("dim", 3)])
 @pytest.mark.parametrize("color", ["default", "red", "green", "yellow", "blue", "magenta", "cyan"])
-def test_every_color_has_contrast_to_its_page(theme, style, least, color):
+def test_every_color_has_enough_contrast_on_its_page(theme, style, least, color):
     svg = tree.fromstring(svg_picture(lambda _: Text("a", f"{style} {color}"), "t", theme=theme))
     page = svg.find(f"{SVG}rect").get("fill")
     ink = svg.find(f"{SVG}text").get("fill", svg.get("fill"))

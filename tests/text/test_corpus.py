@@ -275,7 +275,7 @@ DAMAGES = {
     "facts not text": ("facts.json", b"\xff\xfe"),
     "ids deleted": ("train.ids", None),
     "ids empty": ("val.ids", b""),
-    "ids cut within one": ("train.ids", slice(-1)),
+    "ids cut within an id": ("train.ids", slice(-1)),
     "ids cut": ("train.ids", slice(-2)),
     "ids doubled": ("val.ids", 2),
     "tokenizer deleted": ("tokenizer.json", None),
@@ -488,7 +488,7 @@ def test_a_document_that_the_split_cuts_has_no_end_of_text_at_the_cut():
     assert corpus.val.ids[:].tolist()[-1] == end
 
 
-def test_a_split_between_two_documents_leaves_each_its_end_of_text():
+def test_a_split_between_two_documents_keeps_the_end_of_text_of_each():
     corpus = prepare(Documents.of(("a b c. " * 40,) * 2), CorpusConfig(tokenizer="byte", val_fraction=0.5))
     end = corpus.tokenizer.end_of_text
     assert [part.ids[:].tolist().count(end) for part in (corpus.train, corpus.val)] == [1, 1]

@@ -124,7 +124,7 @@ def test_an_unknown_encoding_is_refused(name):
 
 
 @pytest.mark.parametrize("data", [b"", b" \n\t\r\n", BOM, f"{END_OF_TEXT}\n\n{END_OF_TEXT}\n".encode()])
-def test_a_file_without_text_is_empty(tmp_path, data):
+def test_a_file_without_text_is_refused_as_empty(tmp_path, data):
     with pytest.raises(BadInput, match="empty"):
         read_documents([write(tmp_path / "f.txt", data)])
 
@@ -400,7 +400,7 @@ def test_the_progress_of_a_pipe_has_no_total(monkeypatch):
     [
         (["a.txt", "b.txt"], None, None),
         (["a.txt", "b.txt"], "folder/c.txt", None),
-        (["folder"], None, None),  # the link in the folder leads to a file in the folder, which is read once
+        (["folder"], None, None),  # the folder contains a link to its own file, which is read once
         (["a.txt", "a.txt"], "b.txt", None),
         (["a.txt", "./a.txt"], None, "a.txt is given more than once"),
         (["folder/c.txt", "folder"], None, "c.txt is given more than once"),

@@ -544,7 +544,7 @@ VALUES = [
 
 
 def places(document, path=()):
-    """Yields the path of every value in a document; of long lists and objects, only the first few."""
+    """Yields the path of every value in a document, but only of the first few values of long lists and objects."""
     inner = (
         document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
     )

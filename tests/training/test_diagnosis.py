@@ -99,7 +99,7 @@ def test_every_run_gets_one_to_three_true_sentences(train, val, vocab_size, drop
     assert ("--steps" in text) <= (not timed)
 
 
-def test_the_advice_names_fields_or_on_the_command_line_options():
+def test_the_advice_is_spelled_for_the_library_and_for_the_command_line():
     short = replace(SOUND, val=((25, 5.0), (50, 4.1), (75, 3.9), (100, 3.7)))
     assert diagnose(short)[0].endswith(": more seconds should lower it further.")
     assert diagnose(short, OPTIONS)[0].endswith(": more --time should lower it further.")

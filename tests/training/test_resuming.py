@@ -218,7 +218,7 @@ def test_resuming_with_another_version_of_torch_gives_a_warning(run_there, monke
     assert "not bit-identical" in resume_job(run_there / "m").notes[0]
 
 
-def test_the_hint_for_a_missing_run_names_fields_or_on_the_command_line_options(stopped, monkeypatch):
+def test_the_hint_for_a_missing_run_is_spelled_for_the_library_and_for_the_command_line(stopped, monkeypatch):
     monkeypatch.chdir(stopped)
     (stopped / "checkpoints").mkdir(exist_ok=True)
     shutil.copytree(stopped / "m", stopped / "checkpoints" / "m", dirs_exist_ok=True)

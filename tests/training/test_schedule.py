@@ -12,7 +12,7 @@ from attncli.training.schedule import Schedule
 
 @st.composite
 def revised_schedules(draw):
-    """Draws a schedule with some revisions, each at a later step, and to more steps than were taken by then."""
+    """Draws a schedule with revisions at increasing steps. Each revision sets more steps than were taken by then."""
     schedule = Schedule(draw(st.floats(1e-6, 1.0)), draw(st.integers(1, 50)), ((0, draw(st.integers(1, 300))),))
     step = 0
     for _ in range(draw(st.integers(0, 6))):

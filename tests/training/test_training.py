@@ -65,7 +65,7 @@ def test_the_loss_falls_and_every_report_is_yielded(corpus, plan, tmp_path):
     assert [line["kind"] for line in lines].count("step") == len(steps)
 
 
-def test_the_final_score_is_of_the_saved_weights_on_the_whole_validation_part(corpus, plan, tmp_path):
+def test_the_final_score_is_computed_with_the_saved_weights_on_the_whole_validation_part(corpus, plan, tmp_path):
     result = run(corpus, plan, tmp_path / "m")[-1]
     model = load_model(tmp_path / "m", CPU, torch.float32).model
     nats = 0.0
@@ -83,7 +83,7 @@ def test_the_final_score_is_of_the_saved_weights_on_the_whole_validation_part(co
     assert result.best.bits_per_byte == pytest.approx(nats / torch.log(torch.tensor(2.0)).item() / size)
 
 
-def test_a_run_writes_its_model_card_and_keeps_one_that_was_edited(corpus, plan, tmp_path):
+def test_a_run_writes_its_model_card_and_keeps_an_edited_card(corpus, plan, tmp_path):
     named = replace(corpus, sources=("/home/me/secret/a `b`|c.txt", "-", "x.txt", "x.txt"))
     facts = provenance(named, CorpusConfig(), None, SMALL)
     result = list(train(named, plan, tmp_path / "m", facts=facts))[-1]

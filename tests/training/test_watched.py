@@ -71,7 +71,7 @@ def test_the_record_contains_the_head_scores_of_the_model_at_each_evaluation(cor
             for best in report.best
         }
         assert (line["step"], line["seconds"], line["scores"]) == (report.step, report.seconds, report.scores)
-    assert reports[-1].best_step == 40  # so the saved weights are those of the last evaluation
+    assert reports[-1].best_step == 40  # the saved weights are the weights of the last evaluation
     model = load_model(tmp_path / "m", torch.device("cpu"), torch.float32).model
     np.testing.assert_allclose(recorded[-1]["scores"]["induction"], watch(model)[1]["induction"], atol=1e-5)
 
