@@ -603,7 +603,7 @@ def test_a_tokenizer_that_was_changed_is_refused_or_harmless(seed):
         [sys.executable, "-c", CHANGED_IN_A_CHILD],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,  # a line on standard error is not an answer
+        stderr=subprocess.STDOUT,  # a line on standard error fails the test, as it is not a valid answer
         text=True,
     )
     answers = Counter()
