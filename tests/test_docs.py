@@ -35,7 +35,7 @@ SHOWN = [
 
 
 def words(text):
-    """Returns the words of a text with 0 for every number. Bars and blanks are removed, since numbers set their lengths."""
+    """Returns the words of a text with 0 for every number. Bars and blanks are removed: their lengths may differ."""
     return BARS.sub(" ", NUMBER.sub("0", text)).split()
 
 
