@@ -87,9 +87,7 @@ def new_job(
     """
     began = time.monotonic()
     refuse_overlap(files, val_file)
-    if pinned.timed and text.most_characters is None:
-        seconds, device = pinned.seconds or DEFAULT_TRAINING_SECONDS, pick_device(pinned.device)
-        text = replace(text, most_characters=_most_characters(seconds, device.type))
+    text = _limited(text, pinned)
     documents = read_documents(files, text, progress)
     held_out = read_documents([val_file], text, progress) if val_file is not None else None
     corpus = prepare(documents, text, held_out, start.tokenizer if start is not None else None, progress)
@@ -138,6 +136,14 @@ def _borders_of(start: LoadedModel) -> Borders:
     """
     between = start.tokenizer.end_of_text
     return Borders(start.start_of_text, start.end_ids | ({between} if between is not None else set()))
+
+
+def _limited(text: CorpusConfig, pinned: TrainConfig) -> CorpusConfig:
+    """Returns the settings of the text. For a run that ends after a time, they limit the characters that are read."""
+    if not pinned.timed or text.most_characters is not None:
+        return text
+    seconds, device = pinned.seconds or DEFAULT_TRAINING_SECONDS, pick_device(pinned.device)
+    return replace(text, most_characters=_most_characters(seconds, device.type))
 
 
 def _most_characters(seconds: float, device: str) -> int:
