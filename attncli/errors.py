@@ -39,7 +39,7 @@ class AttnError(Exception):
         return error
 
     def texts(self, naming: Naming) -> tuple[str, str]:
-        """Returns the message and the hint, in which `naming` spells the names of settings."""
+        """Returns the message and the hint. The function `naming` spells the name of each setting in them."""
         return (self.message, self.hint) if self._text is None else self._text(naming)
 
     def spell(self, naming: Naming) -> None:

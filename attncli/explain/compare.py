@@ -68,14 +68,15 @@ def compare(
 ) -> Comparison:
     """Compares a word in two texts. Each text is given as its tokens and the span of the word.
 
-    Let h and g be the two streams after `layer` layers (None: all layers). Then h - g is the difference of the
-    embeddings, plus the differences of the attention outputs and feed-forward outputs of these layers. Every term is
-    projected on u, the direction of h - g, so the projections sum to the length of h - g.
+    Let s and t be the word's streams in the first and the second text after `layer` layers (None: all layers). Then
+    s - t is the difference of the embeddings, plus the differences of the attention outputs and feed-forward outputs of
+    these layers. Every term is projected on u, the direction of s - t. So the projections sum to the length of s - t.
 
-    Source j contributes the sum over heads of a_hj u.(f_h(x_j) - m_h) to the projection of an attention output. Here
-    a_hj is the attention weight, f_h(x_j) is the value vector through the output matrix, and m_h is the midpoint of
-    head h's outputs in the two texts. Subtracting m_h removes what all sources have in common. The weights sum to 1, so
-    the midpoints cancel in the difference.
+    In each layer, the projection of a text's attention output is divided among the tokens of the text. Token j gets the
+    sum over heads h of a_hj u.(f_h(x_j) - m_h). Here a_hj is the attention weight of token j, f_h(x_j) is its value
+    vector multiplied by head h's part of the output matrix, and m_h is the mean of head h's outputs in the two texts.
+    Subtracting m_h removes what all tokens have in common. The weights of a head sum to 1, so m_h cancels in the
+    difference between the texts. The terms of the second text have the opposite sign.
 
     Raises:
         BadInput: for a text without tokens, or a word beyond the context.

@@ -200,7 +200,7 @@ def _checked_length(config: ModelConfig, vocabulary: int, length: int | None) ->
 
 
 def _scored(model: Transformer, ids: Tensor) -> Tensor:
-    """Returns the scores of one sequence (kinds, L, H)."""
+    """Returns the scores (kinds, L, H) of one sequence."""
     watch = _HeadScorer(ids)
     model.hidden(ids[None], observe=watch)
     return torch.stack(watch.layers, 1)

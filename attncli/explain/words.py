@@ -17,7 +17,7 @@ _UNSPACED = ((0xE00, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FF
 
 @dataclass(frozen=True)
 class Words:
-    """The tokens of a text that is counted in words, and the range of tokens of each word."""
+    """The tokens of a text that is explained word by word, and the range of tokens of each word."""
 
     tokens: tuple[Piece, ...]
     spans: tuple[range, ...]

@@ -32,7 +32,7 @@ _threads_lock = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive tokens of one sequence to read. They replace the cached positions from `start` on."""
+    """Consecutive tokens to read, all of one sequence. They replace its cached positions from `start` on."""
 
     sequence: int
     start: int

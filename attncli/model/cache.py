@@ -32,7 +32,7 @@ class KVCache:
 
     @property
     def length(self) -> int:
-        """The number of positions in every layer."""
+        """The number of positions that all layers contain."""
         return self._lengths[-1]
 
     @property

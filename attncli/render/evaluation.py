@@ -71,7 +71,10 @@ def baselines_table(score: Score, baselines: Baselines, width: int) -> Renderabl
 
 
 def measured_on(baselines: Baselines, given: str, share: float = 1.0) -> str:
-    """Returns the line that names the text of the baselines and, if it differs, the text that the model scored."""
+    """Returns the line that says which text the baselines scored and which text they read before it.
+
+    If the model scored another part of the text, the line names that part too.
+    """
     compressors = [baseline.name for baseline in reversed(BASELINES) if not baseline.counts_tokens]
     models = [f"the {baseline.name}" for baseline in reversed(BASELINES) if baseline.counts_tokens]
     sampled = "" if share == 1 else f"; the model: an even {percent(share)} of this text"

@@ -164,7 +164,10 @@ def head_title(finding: Explanation, width: int) -> Text:
 
 
 def others(finding: Explanation) -> str:
-    """Returns the words for the sources that decide which head is busiest. Idle heads attend to the first token."""
+    """Returns the phrase for the sources that count when the busiest head is chosen: 'other tokens, the first aside'.
+
+    The first token does not count if it is listed apart, since idle heads attend to it.
+    """
     return f"other {finding.unit}s" + (", the first aside" if finding.sources.first_is_apart else "")
 
 

@@ -80,10 +80,11 @@ def refuse_missing(paths: Sequence[str]) -> None:
 
 
 def refuse_overlap(paths: Sequence[str], held_out: str | None) -> None:
-    """Raises UsageProblem if a file is in both the training and the validation text, or if '-' is named twice.
+    """Raises UsageProblem if a file is, or could be, in the training and in the validation text, or '-' is named twice.
 
     Compares the identity of files, not their content. `held_out` is the path of the validation text. If it is None, the
-    model is validated on the end of the training text, and a file that is named twice could be in both parts.
+    model is validated on the end of the training text. A file that is named twice is then refused, since it could be in
+    both parts.
     """
     files = [_identities(path) for path in paths]
     times = Counter(identity for found in files for identity in found)
@@ -104,7 +105,7 @@ def refuse_overlap(paths: Sequence[str], held_out: str | None) -> None:
 
 
 def _identities(path: str) -> dict[tuple[int, int], str]:
-    """Returns the names of the regular files of a path, by their device and inode numbers."""
+    """Returns the regular files at a path, a file or a directory: (device, inode) -> the name of the file."""
     if path == STDIN:
         return {}
     found = _files_in(Path(path)) if is_folder(path) else [Path(path)]

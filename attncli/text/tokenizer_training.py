@@ -29,7 +29,7 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int |
             'byte' always has 257 ids.
 
     Raises:
-        UsageProblem: for a vocab_size that is below 257 or too large, or that is not 257 for 'byte'.
+        UsageProblem: for a vocab_size that is below 257 or too large; for 'byte', for any vocab_size but 257.
     """
     if kind not in TOKENIZER_KINDS:
         raise UsageProblem.naming(

@@ -82,7 +82,7 @@ def separated(blocks: Blocks, name: str) -> Blocks:
 
 
 def _at(place: str, problem: BadInput) -> BadInput:
-    """Returns the error with `place`, a file and a line, before its message."""
+    """Returns the error with `place` put before its message. `place` names a file and a line."""
     return BadInput.naming(lambda named: (f"{place}: {problem.texts(named)[0]}", problem.texts(named)[1]))
 
 
