@@ -1,4 +1,4 @@
-"""A signal ends a process: in Python code, in long C code and in an import. Also, the status line on a terminal."""
+"""A signal ends a process in Python code, in long C code and in an import. A status line is only on a terminal."""
 
 import os
 import pty

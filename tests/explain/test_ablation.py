@@ -1,4 +1,4 @@
-"""Ablation: it equals the same change made by hand. Also the screen of `attncli ablate`."""
+"""Ablation equals the same change made by hand, and the screen of `attncli ablate` shows its effects."""
 
 import json
 import math

@@ -290,7 +290,7 @@ def test_probabilities_are_computed_at_the_temperature(temperature):
 
 
 def test_only_tokens_that_sampling_can_draw_are_predicted():
-    """Ids above the tokenizer's only pad the model's matrices, so they are not predicted, as in `attncli next`."""
+    """Ids beyond the tokenizer's vocabulary only pad the model's matrices, so they are not predicted."""
     model = tiny_model(vocab_size=TOKENIZER.vocab_size + 90)
     pieces = TOKENIZER.pieces("The small cat sat")
     found = explain(model, TOKENIZER, pieces, Focus())

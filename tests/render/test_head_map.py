@@ -37,7 +37,7 @@ def test_masked_cells_have_no_color(colors):
 
 
 def shades(drawn):
-    """Returns the ruler of a map in shades, and of each row the first token, the shades and their first cell."""
+    """Returns the ruler of a map in shades, and each row as its first token, its first cell and its shades."""
     lines = drawn.split("\n")
     legend = next(at for at, line in enumerate(lines) if "0%  ░ up to" in line)
     rows = []

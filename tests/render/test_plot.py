@@ -1,4 +1,4 @@
-"""Curves: the chart, reading them from a run, and the files of `attncli plot` and of the extras."""
+"""Curves: the chart, reading the curves of a run, and the files that `attncli plot` and the extras write."""
 
 import hashlib
 import io

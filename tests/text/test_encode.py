@@ -1,4 +1,4 @@
-"""The word cache: the ids equal those of the whole text, encoded at once."""
+"""The word cache: cached words have the ids of the whole text, encoded at once."""
 
 import itertools
 

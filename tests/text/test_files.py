@@ -349,7 +349,7 @@ def peak_memory(work):
 
 
 def test_a_longer_text_needs_no_more_memory(tmp_path, monkeypatch):
-    """Reads files of 0.07 and 0.5 MB in blocks of 16 KiB, with one line and with many: memory contains a few blocks."""
+    """The peak of memory is a few blocks of 16 KiB for files of 0.07 and 0.5 MB, with many lines or a single line."""
     monkeypatch.setattr(reading, "_BLOCK", 1 << 14)
     monkeypatch.setattr(encode_module, "_STRETCH", 1 << 14)
     monkeypatch.setattr(token_cache, "_READ_AT_ONCE", 1 << 12)

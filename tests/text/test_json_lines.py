@@ -49,7 +49,7 @@ def test_an_invalid_line_is_named_by_its_number(tmp_path, line, found):
 
 
 def test_a_line_is_read_only_up_to_a_limit(tmp_path, monkeypatch):
-    """A first line that is too long makes the file plain text, and is not read to its end. A later line is an error."""
+    """If the first line is too long, it is not read to its end and the file is plain text. Later, it is an error."""
     monkeypatch.setattr(reading, "_BLOCK", 7)
     monkeypatch.setattr(base, "LONGEST_LINE", 40)
     monkeypatch.setattr(json_lines, "LONGEST_LINE", 40)

@@ -399,7 +399,7 @@ def test_a_disk_that_fills_up_during_a_background_save_ends_the_run(corpus, plan
 
 @contextmanager
 def another_user():
-    """Changes root, who may write anywhere, to another user."""
+    """Runs the block as another user if the process runs as root, because root can write everywhere."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
