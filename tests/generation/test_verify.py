@@ -207,7 +207,7 @@ def test_text_that_ended_earlier_differs_at_its_end():
     assert found.difference == Difference(0, 7, None, made.samples[0].ids[7])
 
 
-def test_pytorch_guarantees_only_the_decoding():
+def test_with_pytorch_only_the_decoding_must_be_equal():
     backend = TorchBackend(MODEL)
     found = list(verify(generation(backend=backend), backend, backend))
     assert [check.name for check in found if check.required] == ["decoded"]
