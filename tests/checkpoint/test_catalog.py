@@ -30,7 +30,7 @@ def test_a_model_is_found_by_path_name_variable_or_age(tmp_path, monkeypatch):
     assert "new, old" in raised.value.hint
 
 
-def test_a_model_of_which_only_the_save_before_is_there_is_listed_under_its_name(tmp_path, monkeypatch):
+def test_a_model_with_only_a_previous_save_is_listed_under_its_name(tmp_path, monkeypatch):
     """A crash between the two renames of a save leaves this state."""
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b"):
@@ -43,7 +43,7 @@ def test_a_model_of_which_only_the_save_before_is_there_is_listed_under_its_name
     assert find_model(None).name == ".a.previous"
 
 
-def test_the_model_that_ships_is_there_until_another_is(tmp_path, monkeypatch):
+def test_the_model_that_ships_is_the_default_until_another_is_trained(tmp_path, monkeypatch):
     shipped = tmp_path / "installed" / catalog.SHIPPED
     write_checkpoint(shipped, checkpoint(state=False))
     monkeypatch.setattr(catalog, "_SHIPPED_PLACES", (tmp_path / "nowhere", shipped))

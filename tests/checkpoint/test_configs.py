@@ -82,7 +82,7 @@ def test_a_window_longer_than_the_context_is_the_context(tmp_path, window):
 
 
 @pytest.mark.parametrize("first", [3, 28, 10**30])
-def test_a_first_layer_with_a_window_past_the_last_is_none(saved, first):
+def test_a_window_that_begins_after_the_last_layer_applies_to_no_layer(saved, first):
     change_config(saved, use_sliding_window=True, sliding_window=5, max_window_layers=first)
     config = load(saved).model.config
     assert [config.window_of(layer) for layer in range(3)] == [None] * 3

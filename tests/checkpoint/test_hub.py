@@ -166,7 +166,7 @@ def test_shards_of_the_hub_are_downloaded_as_their_index_says(sharded, files, tm
     }
 
 
-def test_what_needs_no_weights_downloads_none(files, tmp_path):
+def test_a_command_without_weights_downloads_none(files, tmp_path):
     with standing_in(files) as (_, endpoint):
         found = run(tmp_path, endpoint, "tokenize", "ab", "--ids", "-m", NAME, "--revision", COMMIT)
         assert (found.returncode, found.stdout) == (0, "97 98\n")
@@ -190,7 +190,7 @@ def test_what_needs_no_weights_downloads_none(files, tmp_path):
         ({}, ("--revision", "v9"), None, "--revision is for models of the hub"),
     ],
 )
-def test_what_is_wrong_with_a_model_of_the_hub_is_said(files, tmp_path, change, words, error, message):
+def test_an_error_names_the_fault_of_a_model_of_the_hub(files, tmp_path, change, words, error, message):
     held = {name: data for name, data in files.items() if name not in change}
     with standing_in(held, error) as (_, endpoint):
         found = run(tmp_path, endpoint, "next", "a", *words)
@@ -206,7 +206,7 @@ HTML = b"<!DOCTYPE html><html><body>Accept the terms of this network</body></htm
 @pytest.mark.parametrize(
     "more", [{"instead": HTML}, {"instead": b"{}"}, {"instead": b'{"id": 1, "sha": ["x"]}'}, {"commit": "../../../x"}]
 )
-def test_what_is_not_the_hub_is_an_error_of_two_lines_and_leaves_no_file(files, tmp_path, more):
+def test_an_answer_that_is_not_the_hubs_is_an_error_and_leaves_no_file(files, tmp_path, more):
     with standing_in(files, **more) as (_, endpoint):
         found = run(tmp_path, endpoint, "tokenize", "ab", "--ids", "-m", NAME)
     assert found.returncode == 3
@@ -242,7 +242,7 @@ def test_of_a_bad_index_nothing_is_downloaded(sharded, tmp_path):
 
 
 @pytest.mark.parametrize("offline", ["0", "1"])
-def test_without_a_connection_the_way_out_is_said(tmp_path, offline):
+def test_without_a_connection_the_hint_is_to_give_a_directory(tmp_path, offline):
     found = run(tmp_path, "http://127.0.0.1:9", "tokenize", "a", "-m", NAME, HF_HUB_OFFLINE=offline)
     assert found.returncode == 3
     assert (
@@ -295,7 +295,7 @@ def test_a_download_shows_its_progress_on_a_terminal_and_no_bar_of_the_library(f
         *(("/a/b", False), ("a/", False), ("~/b", False), ("here/m", False), ("checkpoints/x", False), ("", False)),
     ],
 )
-def test_which_names_are_of_the_hub(name, expected, tmp_path, monkeypatch):
+def test_a_name_with_one_slash_is_of_the_hub_unless_it_exists_here(name, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("here/m").mkdir(parents=True)
     Path("checkpoints").mkdir()

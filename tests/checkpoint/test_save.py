@@ -82,7 +82,7 @@ def killing_calls(monkeypatch, after):
 
 
 @pytest.mark.parametrize("after", range(24))
-def test_killed_at_any_point_of_a_save_the_old_or_the_new_one_loads(tmp_path, after):
+def test_after_a_kill_at_any_point_of_a_save_the_old_or_new_checkpoint_loads(tmp_path, after):
     target = tmp_path / "m"
     write_checkpoint(target, checkpoint(seed=0, step=1))
     write_checkpoint(target, checkpoint(seed=1, step=2))
@@ -110,7 +110,7 @@ def test_the_previous_save_is_kept_until_the_run_ends(saved):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_leaves_the_old_one_and_nothing_else(saved, monkeypatch, code):
+def test_a_full_disk_leaves_the_old_checkpoint_and_no_other_file(saved, monkeypatch, code):
     real, calls = os.fsync, []
 
     def full(handle):

@@ -80,13 +80,13 @@ def test_without_a_window_a_token_reads_the_whole_cache(before):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_backend_says_what_it_keeps_numbers_in(dtype):
+def test_a_backend_names_its_number_types(dtype):
     model = tiny_model(dtype=getattr(torch, dtype))
     assert TorchBackend(model).types == NumberTypes(dtype, dtype, dtype)
 
 
 @pytest.mark.skipif(not native.available(), reason="there is no C compiler")
-def test_the_backend_in_c_says_what_it_keeps_numbers_in():
+def test_the_backend_in_c_names_its_number_types():
     assert native.NativeBackend(tiny_model(), threads=1).types == FLOATS
     assert native.NativeBackend(tiny_model(dtype=torch.bfloat16), threads=1).types == HALVES
     assert native.NativeBackend(tiny_model(), int8=True, threads=1).types == INTEGERS
@@ -211,7 +211,7 @@ def test_progress_reports_the_next_size_and_the_elapsed_share(clocked):
     ("until", "at_last", "most", "repetitions", "seconds"),
     [(4, 100, 9, 3, 3.0), (4, 100, 2, 2, 3.0), (100, 100, 4, 4, 2.0), (4, 4, 9, 1, 5.0)],
 )
-def test_a_median_is_of_what_was_repeated(monkeypatch, until, at_last, most, repetitions, seconds):
+def test_a_median_is_over_the_repetitions(monkeypatch, until, at_last, most, repetitions, seconds):
     """Rounds take 5, 1, 3 and 1 seconds.
 
     There are at least three unless the time is up, and more while time remains.

@@ -39,7 +39,7 @@ def test_a_token_and_a_number_around_the_last_equals_sign(text, token, bias):
 
 
 @pytest.mark.parametrize("text", ["", "=", "cat", "cat=", "=3", "cat=three", "cat 3"])
-def test_what_is_no_token_and_number_is_refused(text):
+def test_a_bias_that_is_not_a_token_and_a_number_is_refused(text):
     with pytest.raises(ValueError, match="not a token, an equals sign and a number"):
         parse_bias(text)
 

@@ -153,7 +153,7 @@ def test_a_character_spread_over_tokens_streams_whole():
 
 
 @each_backend
-def test_repetition_penalty_forbids_what_was_seen(kind):
+def test_a_huge_repetition_penalty_forbids_seen_tokens(kind):
     config = SampleConfig(temperature=0, max_new_tokens=20, repetition_penalty=1e9)
     _, (end,), _ = run([5, 6, 7], config, backend_of(kind, tiny_model(vocab_size=300, context=64)))
     said = [*end.ids]
@@ -269,7 +269,7 @@ def test_a_batch_of_different_prompts_is_each_of_them_alone(kind, name):
 
 
 @pytest.mark.parametrize(("new", "positions"), [(3, 10), (500, 32)])
-def test_a_cache_is_asked_for_the_room_of_the_longest_text_and_no_more_than_the_context(new, positions):
+def test_a_cache_gets_positions_for_the_longest_text_up_to_the_context(new, positions):
     watched = Watched(backend_of("torch"))
     made(watched, [[1, 2], [1, 2, 3, 4, 5, 6, 7], [3]], replace(GREEDY, max_new_tokens=new))
     assert watched.positions == positions

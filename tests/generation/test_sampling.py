@@ -82,7 +82,7 @@ def test_each_row_is_penalized_for_its_own_tokens():
     assert penalize_repetition(torch.ones(2, 2), seen, 4.0).tolist() == [[0.25, 1.0], [1.0, 0.25]]
 
 
-def test_the_presence_penalty_is_subtracted_once_from_what_was_generated():
+def test_the_presence_penalty_is_subtracted_once_from_each_generated_token():
     logits = torch.tensor([[2.0, -2.0, 0.0, -INF]])
     generated = torch.tensor([[True, True, False, True]])
     assert penalize_presence(logits, generated, 0.5).tolist() == [[1.5, -2.5, 0.0, -INF]]
@@ -97,7 +97,7 @@ def test_a_bias_is_added_to_its_token_in_every_row_and_minus_infinity_bans():
         add_bias(logits, ((3, 1.0),))
 
 
-def test_what_is_seen_is_the_prompts_at_first_and_every_token_after():
+def test_seen_tokens_are_those_of_the_prompt_and_every_generated_token():
     seen = Seen.of([[1, 1], [0], []], 4)
     assert seen.text.int().tolist() == [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     assert not seen.generated.any()
@@ -154,7 +154,7 @@ def test_top_p_leaves_the_kept_ones_in_proportion():
 @pytest.mark.parametrize(
     ("p", "expected"), [(0.0, [0, 1, 2, 3]), (0.2, [0, 1, 2, 3]), (0.3, [1, 2, 3]), (0.6, [1, 3]), (1.0, [1])]
 )
-def test_min_p_keeps_what_is_p_times_as_probable_as_the_best(p, expected):
+def test_min_p_keeps_tokens_at_least_p_times_as_probable_as_the_best(p, expected):
     logits = logits_of(0.1, 0.4, 0.2, 0.3)
     assert kept(keep_min_p(logits, p)) == expected
 
@@ -171,11 +171,11 @@ def test_min_p_keeps_what_is_p_times_as_probable_as_the_best(p, expected):
         (1.0, [0, 1, 2, 3]),
     ],
 )
-def test_typical_keeps_what_surprises_as_much_as_expected(p, expected):
+def test_typical_keeps_tokens_whose_information_is_near_the_entropy(p, expected):
     assert kept(keep_typical(logits_of(0.5, 0.25, 0.125, 0.125), p)) == expected
 
 
-def test_typical_leaves_out_what_has_no_probability():
+def test_typical_ignores_tokens_without_probability():
     left = keep_typical(logits_of(0.5, 0.0, 0.5), 0.99)
     assert probabilities(left) == [0.5, 0.0, 0.5]
 
@@ -223,7 +223,7 @@ def test_the_filters_are_applied_in_order():
     assert kept(filtered(logits_of(0.4, 0.2, 0.1, 0.1, *[0.001] * 200), replace(config, min_p=0.0))) == [2, 3]
 
 
-def test_every_step_that_is_on_is_told_in_order():
+def test_every_enabled_step_is_listed_in_order():
     config = SampleConfig(
         temperature=0.7, top_k=9, top_p=0.9, min_p=0.1, typical=0.9, repetition_penalty=1.1, presence_penalty=0.1,
         logit_bias=((1, 1.0),),
@@ -258,7 +258,7 @@ def test_filters_that_are_off_change_no_probability():
 @settings(deadline=None, max_examples=100)
 @given(values=st.lists(st.integers(-3, 3), min_size=1, max_size=30), k=st.integers(1, 40))
 @example(values=[1] * 30, k=7)
-def test_top_k_keeps_exactly_k_whatever_is_equal(values, k):
+def test_top_k_keeps_exactly_k_even_if_logits_are_equal(values, k):
     logits = torch.tensor([values], dtype=torch.float32)
     at = kept(keep_top_k(logits, k))
     assert len(at) == min(k, len(values))
@@ -330,7 +330,7 @@ def test_temperature_zero_is_the_most_probable_token_of_each_row():
     [{}, {"presence_penalty": 2.0}, {"logit_bias": ((3, -INF), (4, 2.0))}, {"repetition_penalty": 1.5}],
     ids=lambda moves: next(iter(moves), "nothing"),
 )
-def test_at_temperature_zero_only_what_moves_logits_counts(moves):
+def test_at_temperature_zero_only_penalties_and_biases_apply(moves):
     """In transformers too, greedy decoding uses no filters; typical could remove the most probable token."""
     logits = random_logits(50, 30).round()  # makes many logits equal
     seen = Seen.of([[i % 30] for i in range(50)], 30)
@@ -384,7 +384,7 @@ def test_a_bias_is_a_number_that_can_be_added(bias):
         SampleConfig(logit_bias=((1, 2.0), (5, bias)))
 
 
-def test_a_bias_is_of_a_token_and_one_for_each():
+def test_a_bias_names_a_token_id_and_each_id_once():
     with pytest.raises(UsageProblem, match=r"^logit_bias is -1"):
         SampleConfig(logit_bias=((-1, 2.0),))
     with pytest.raises(UsageProblem, match="token #1 twice"):
@@ -450,7 +450,7 @@ def by_full_sort(logits, rank, p):
 
 @pytest.mark.parametrize("size", [200, 255, 256, 300, 2047, 2048, 16_384, 20_000])
 @pytest.mark.parametrize("kind", ["peaked", "flat", "rounded", "even", "few"])
-def test_sorting_a_part_keeps_what_sorting_all_would(size, kind):
+def test_sorting_a_part_gives_the_result_of_sorting_all(size, kind):
     logits = random_logits(4, size, seed=size, spread={"peaked": 6, "flat": 0.5}.get(kind, 2.0))
     if kind == "rounded":
         logits = logits.mul(4).round().div(4)  # makes many logits equal, as in half precision

@@ -79,7 +79,7 @@ def test_a_trace_by_hand():
     assert found.probability == 1
 
 
-def test_a_trace_of_what_moves_logits():
+def test_a_trace_of_a_ban_a_penalty_and_temperature_zero():
     """A ban removes 0.5; presence multiplies generated tokens by e^-log 2; temperature 0 keeps the best token."""
     logits, seen = logits_of(0.5, 0.25, 0.125, 0.125), Seen.of([[0]], 4)
     seen.add(torch.tensor([1]))
@@ -125,7 +125,7 @@ def test_where_all_is_banned_the_trace_says_that_nothing_is_left():
     assert found.probability == 0
 
 
-def test_what_is_told_of_a_row_is_the_same_in_a_batch():
+def test_the_details_of_a_token_are_the_same_in_a_batch():
     logits = random_logits(5, 8)
     seen = Seen.of([[i] for i in range(5)], 8)
     config = SampleConfig(temperature=1.3, top_k=6, top_p=0.9, repetition_penalty=1.4)
@@ -144,7 +144,7 @@ def test_what_is_told_of_a_row_is_the_same_in_a_batch():
         assert replace(alone, sample=row) == together[row]
 
 
-def test_what_is_told_is_what_was_asked_for():
+def test_the_details_of_a_token_are_those_requested():
     logits, ids = logits_of(0.5, 0.25, 0.25), torch.tensor([1])
     (plain,) = describe_tokens(logits, ids, ALL, TokenDetails(), text_of, None)
     assert (plain.id, plain.text, plain.top, plain.trace) == (1, "b", (), None)
@@ -187,7 +187,7 @@ def test_requested_details_change_no_text(config):
 
 @pytest.mark.parametrize("config", CONFIGS)
 @torch.no_grad()
-def test_log_probabilities_are_the_models_own_whatever_is_filtered(config, family):
+def test_log_probabilities_are_those_before_penalties_and_filters(config, family):
     model = tiny_model(vocab_size=320, context=64, **family)  # more rows than tokens
     events = list(generate(TorchBackend(model), TOKENIZER, [[5, 6, 7]], config, details=TokenDetails(2)))
     for end in (event for event in events if isinstance(event, Finished)):

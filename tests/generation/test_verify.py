@@ -122,7 +122,7 @@ def test_guesses_are_counted():
         (lambda segment, segments: segment.logit_count > 1, {"guesses"}),
     ],
 )
-def test_a_fault_shows_where_it_is(wrong, expected):
+def test_a_faulty_backend_fails_the_checks_that_use_the_fault(wrong, expected):
     made = generation(replace(REPEATING, max_new_tokens=16), [[5, 6, 7, 5, 6, 7], [8, 9, 8, 9, 8, 9]])
     assert {len(one.ids) for one in made.samples} == {16}
     failing = [check for check in checks(made, RowByRow(wrong=wrong), RowByRow()) if check.required and check.fails]
@@ -169,7 +169,7 @@ def test_logits_that_are_no_numbers_differ_without_limit():
 
 @settings(deadline=None, max_examples=40)
 @given(prompt=st.integers(1, 8), count=st.integers(1, 40), context=st.sampled_from([1, 2, 3, 8]))
-def test_the_windows_are_what_the_engine_reads(prompt, count, context):
+def test_the_windows_are_those_that_the_engine_reads(prompt, count, context):
     ids = [10 + at % 7 for at in range(min(prompt, context))]
     backend = RowByRow(tiny_model(vocab_size=320, context=context, layers=1))
     config = SampleConfig(temperature=1, seed=count, max_new_tokens=count)
@@ -256,11 +256,11 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("check", "expected"), ROWS)
-def test_a_row(check, expected):
+def test_a_verification_row(check, expected):
     assert verification_row(check, TEXTS.get, 80).plain == expected
 
 
-def test_what_must_not_differ_is_red():
+def test_a_difference_in_a_required_check_is_red():
     assert "bold red" in str(verification_row(OFF, TEXTS.get, 80).spans)
     assert "red" not in str(verification_row(replace(OFF, required=False), TEXTS.get, 80).spans)
 
@@ -281,7 +281,7 @@ def test_the_screen_fits_and_is_harmless(width, text):
     assert widest(drawn) <= width
 
 
-def test_the_legend_gives_the_reason_of_what_differs():
+def test_the_legend_gives_the_reasons_for_differences():
     differing = replace(OFF, name="pytorch", required=False, logit_difference=0.5)
     assert "in another order" not in verification_legend([BASE], True, 80).plain
     assert "in another order" in verification_legend([BASE, differing], True, 80).plain

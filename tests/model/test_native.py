@@ -308,7 +308,7 @@ def test_a_cache_doubles_up_to_its_limit_and_no_further():
         cache.reserve(161)
 
 
-def test_what_cannot_be_read_is_refused():
+def test_tokens_outside_the_vocabulary_or_the_context_are_refused():
     backend, _, _ = readings("qwen3", "f32", 1)
     cache = backend.new_cache(2)
     for id_ in (-1, 97, 2**31 - 1):

@@ -204,7 +204,7 @@ def ends(alive):
     return False
 
 
-def test_a_compiler_that_takes_too_long_is_stopped_with_what_it_started(tmp_path, monkeypatch, alive):
+def test_a_compiler_that_takes_too_long_is_stopped_with_its_child_processes(tmp_path, monkeypatch, alive):
     monkeypatch.setattr(native_library, "_SECONDS", 0.05)
     script = f"exec 3> {tmp_path}/alive; sleep 1000 & echo started >&3; wait"
     begun = _Compilation(compiler(tmp_path, script), tmp_path / "own", KEY)
@@ -284,7 +284,7 @@ def test_without_a_valid_library_pytorch_runs_the_network(monkeypatch, anew, tmp
 
 
 @pytest.mark.parametrize(("device", "told"), [("cpu", 1), ("auto", 1), ("cuda", 0)])
-def test_a_compiler_at_work_is_told_at_once(monkeypatch, capsys, anew, tmp_path, device, told):
+def test_a_running_compiler_is_announced_at_once(monkeypatch, capsys, anew, tmp_path, device, told):
     (cc,) = compiler(tmp_path, "sleep 1000")
     monkeypatch.setenv("CC", cc)
     begin_compiling(device)

@@ -255,7 +255,7 @@ FRAME = {  # the tokens before a text, in tokenizer.json and in tokenizer_config
 
 
 @pytest.mark.parametrize("frame", FRAME)
-def test_a_prompt_begins_with_what_transformers_puts_before_it(frame, tmp_path, tokenizer, capsys):
+def test_a_prompt_begins_with_the_tokens_that_transformers_inserts(frame, tmp_path, tokenizer, capsys):
     template, settings = FRAME[frame]
     backend = tokenizers.Tokenizer.from_str(tokenizer.to_json())
     backend.add_special_tokens(["<s>", "</s>"])
