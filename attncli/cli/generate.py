@@ -82,7 +82,7 @@ def _refuse_chat(source: ModelSource, truncate: bool) -> None:
 
 
 def _texts(prompt: str | None, file: str | None) -> list[str]:
-    """Returns the prompt of the argument, or the prompts in `file`. Raises BadInput or UsageProblem."""
+    """Returns the one prompt of the argument, or the prompts of `file`. Raises UsageProblem if both are given."""
     if file is None:
         return [prompt_or_file(prompt)]
     if prompt is not None:

@@ -1,7 +1,7 @@
-"""Help: the first page, the page of each command, and the context of a parser error.
+"""Prints the first help page and the help page of each command, and adds Typer's context to a parser error.
 
---help shows the common options, --help-all shows every option. Only --help-all shows an option that is declared with
-`rare=True`; the title of its panel has the type `Rare`.
+--help shows the common options, --help-all shows every option. An option declared with `rare=True` is in a panel whose
+title has the type `Rare`, and only --help-all shows such a panel.
 """
 
 from __future__ import annotations
@@ -91,7 +91,10 @@ class FirstPage(TyperGroup):
 
 
 def _parsed(parse: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[str]) -> list[str]:
-    """Parses arguments with `parse` and returns its result. Adds the context and the arguments to a parser error."""
+    """Returns the result of `parse(ctx, args)`.
+
+    If `parse` raises a usage error, adds the context and the arguments to the error.
+    """
     words = list(args)
     try:
         return parse(ctx, args)
@@ -130,7 +133,10 @@ def _option(param: Any) -> HelpRow:
 
 
 def value_name(param: Any) -> str:
-    """Returns the placeholder for a value: 'N' for an integer, 'X' for a float, else the option's name in capitals."""
+    """Returns the placeholder for a value in the help.
+
+    This is the declared placeholder, else 'N' for an integer, 'X' for a float, or the option's name in capitals.
+    """
     if param.metavar:
         return str(param.metavar)
     annotation = getattr(getattr(param, "type_descriptor", None), "annotation", None) or getattr(param, "type", None)

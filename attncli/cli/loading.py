@@ -24,7 +24,7 @@ def load(source: ModelSource, dtype: str = "float32") -> LoadedModel:
 
 
 def load_to_score(source: ModelSource, dtype: str) -> LoadedModel:
-    """Returns a loaded model for scoring. For `int8`, its weights are float32, rounded to int8 values."""
+    """Returns a loaded model for scoring. For `int8`, its matrices are rounded to int8 values and stored as float32."""
     loaded = load(source, "float32" if dtype == "int8" else dtype)
     if dtype == "int8":
         round_to_int8(loaded.model)
@@ -32,9 +32,10 @@ def load_to_score(source: ModelSource, dtype: str) -> LoadedModel:
 
 
 def load_to_generate(source: ModelSource, dtype: str, *, keep: bool = False) -> tuple[LoadedModel, Backend]:
-    """Returns a loaded model and its backend for generation. Prints a note if a CPU runs PyTorch instead of C.
+    """Returns a loaded model and its backend for generation.
 
-    With `keep`, the weights of the PyTorch model are kept beside the backend's own copy.
+    Prints a note if a CPU cannot run the network in C, or cannot store the compiled library. With `keep`, the model
+    keeps its weights although the backend has its own copy.
     """
     engine = choose_engine(source.device, dtype)
     if engine.note:

@@ -94,7 +94,7 @@ def root(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command line and returns its exit code. Prints an error that a user can fix in one or two lines."""
+    """Runs one command line and returns its exit code. For an error that a user can fix, prints one or two lines."""
     clock.start()
     bound_screen()
     debug = "--debug" in arguments or bool(os.environ.get("ATTNCLI_DEBUG"))
@@ -154,7 +154,7 @@ def _system_errors(problem: BaseException | None) -> Iterator[OSError]:
 
 
 def _system_error(problem: OSError) -> AttnError:
-    """Returns the error to print for an OSError that no room has converted."""
+    """Returns the error to print for an OSError that no other module has converted to an AttnError."""
     reason = problem.strerror or str(problem)
     if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         _silence(sys.stdout)

@@ -87,7 +87,7 @@ def _bad_value(param: Any, message: str, words: Sequence[str]) -> str:
 
 
 def _given(names: Sequence[str], words: Sequence[str]) -> str | None:
-    """Returns the value of an option among the words, written as '--name value', '--name=value' or '-nvalue'."""
+    """Returns the value of an option in `words`: '--name value', '--name=value', '-nvalue' -> 'value'. Else None."""
     for word, after in zip(words, [*words[1:], None], strict=True):
         if word in names:
             return after

@@ -61,7 +61,7 @@ class _Setting:
 
     @property
     def switched(self) -> bool:
-        """Whether the option is on, off or unset: --compile turns it on, --no-compile off; neither leaves it unset."""
+        """Whether the option has three states: on with --compile, off with --no-compile, unset without both."""
         return self.value_type is bool and self.default is None
 
     @property
@@ -73,7 +73,7 @@ class _Setting:
 
     @property
     def called(self) -> str:
-        """The name of the option in an error message; --no-NAME for a switch that is on by default."""
+        """The name of the argument or option in an error message: --no-NAME for a switch that is on by default."""
         if self.option.positional:
             return self.option.metavar or self.name.upper()
         positive, _, negative = max(self.names, key=len).partition("/")
@@ -114,7 +114,7 @@ class _Setting:
         return values if callable(values) else one_of(values) if values else None
 
     def value(self, given: Any) -> Any:
-        """Converts the value that Typer passes, `given`, to the value of the field or parameter.
+        """Converts `given`, the value from Typer, to the value of the field or parameter.
 
         Raises UsageProblem if an option and its opposite are both given.
         """
@@ -129,7 +129,10 @@ class _Setting:
 
 
 def _parser(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """Returns a parser for Typer: it leaves defaults unchanged, and Typer adds the option's name to its errors."""
+    """Returns a parser for Typer that applies `parse` to text and leaves a default unchanged.
+
+    The parser turns a ValueError into a BadParameter, to which Typer adds the name of the option.
+    """
 
     def parsed(value: Any) -> Any:
         try:
@@ -142,7 +145,7 @@ def _parser(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
 
 @dataclass(frozen=True)
 class _Part:
-    """A parameter of a command: its settings, and a function that builds its value from the values of the settings."""
+    """A parameter of a command. `build` makes the value of the parameter from the values of its settings."""
 
     settings: list[_Setting]
     build: Callable[[Mapping[str, Any]], Any]
@@ -189,7 +192,7 @@ def option_names(config: type) -> Naming:
 
 
 def for_typer(command: Callable[..., None]) -> Callable[..., None]:
-    """Returns a function whose signature Typer reads; it builds the configs of a command and calls the command."""
+    """Returns a function whose signature Typer reads. The function builds the configs and calls `command`."""
     parameters, hints = inspect.signature(command).parameters, get_type_hints(command)
     parts = {
         name: _part(name, hints[name], parameters[name].default) for name in parameters if hints[name] is not Given
@@ -214,7 +217,7 @@ def for_typer(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def _naming_options(settings: Mapping[str, _Setting], hint: str = "") -> Iterator[None]:
-    """Spells fields as options in an error that the block raises. Adds `hint` to an error without a hint."""
+    """Replaces fields by option names in an error that the block raises. Adds `hint` if the error has no hint."""
     try:
         yield
     except AttnError as problem:

@@ -33,7 +33,7 @@ def open_streams() -> None:
 
 
 def bound_screen() -> None:
-    """Limits the environment variables COLUMNS and LINES, since a screen is drawn cell by cell.
+    """Limits the environment variables COLUMNS and LINES, because drawing a huge screen takes too long.
 
     Removes a variable whose value is 0, which stands for an unknown size.
     """

@@ -11,7 +11,7 @@ from attncli.checkpoint.catalog import MODELS_FOLDER, known_models, newest_model
 
 
 def find(model: str | None, revision: str | None = None, *, weights: bool = True) -> Path:
-    """Returns the directory of a model. Downloads a model of the hub, and shows a bar during the download.
+    """Returns the directory of a model. If the model is on the hub, downloads it and shows a progress bar.
 
     If `weights` is False, the download leaves out the weights. Raises BadCheckpoint, UsageProblem or OutOfRoom.
     """
@@ -21,7 +21,7 @@ def find(model: str | None, revision: str | None = None, *, weights: bool = True
 
 
 def _downloading(name: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    """Shows a progress bar during a download."""
+    """Returns a context manager that shows a progress bar during the download of the model `name`."""
     from attncli.render.console import messages
     from attncli.render.progress_bar import downloading_bar
 

@@ -37,7 +37,10 @@ class ModelChoice:
     )
 
     def named(self, name: str | None) -> Self:
-        """Returns this choice with the model `name`, unless `name` is None. Raises UsageProblem for two models."""
+        """Returns this choice with the model `name`; returns an equal choice if `name` is None.
+
+        Raises UsageProblem if -m names another model.
+        """
         if name is not None and self.model is not None and name != self.model:
             raise UsageProblem(f"{name} and -m {self.model} name two models.", "Name one of them.")
         return replace(self, model=name if self.model is None else self.model)

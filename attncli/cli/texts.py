@@ -74,16 +74,16 @@ def text_of_file(argument: str | None) -> str | None:
 
 
 def text_or_file(argument: str | None, example: str) -> str:
-    """Returns the content of the file that the argument names, else the argument.
+    """Returns the content of the file that the argument names; if it names no file, the text of `text_argument`.
 
-    Raises UsageProblem if there is no text.
+    Raises UsageProblem if there is no text; the hint shows `example`.
     """
     text = text_of_file(argument)
     return required_text(argument, example) if text is None else text
 
 
 def text_or_file_end(argument: str | None, example: str) -> str:
-    """Returns the text of `text_or_file` without its last newline, which ends the last line of a file."""
+    """Returns the text of `text_or_file` without a final newline, which in a file only ends the last line."""
     return _without_last_newline(text_or_file(argument, example))
 
 
@@ -99,7 +99,7 @@ def prompt_or_file(argument: str | None, piped: bool = True) -> str:
 
 
 def prompts_of_file(file: str) -> list[str]:
-    """Returns the prompts of a file: one per line, as JSON in a .jsonl file. Raises BadInput for an empty file."""
+    """Returns the prompts of a file: one per line, in a .jsonl file as JSON. Raises BadInput for an empty file."""
     from attncli.text.files import read_text
     from attncli.text.formats.json_lines import SUFFIXES, prompts_of
 

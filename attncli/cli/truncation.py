@@ -14,7 +14,7 @@ from attncli.text.tokenizer import Tokenizer
 def truncated(
     model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], ids: Sequence[list[int]]
 ) -> tuple[list[str], list[list[int]]]:
-    """Returns the prompts and their ids without the beginnings that exceed the context. Prints a note if one is cut."""
+    """Returns the prompts and their ids, cut at the beginning to fit the context. Prints a note if a prompt is cut."""
     opening = len(tokenizer.opening)
     fitting = [last_that_fit(model, tokenizer, one) for one in ids]
     cut = [number for number, (one, kept) in enumerate(zip(ids, fitting, strict=True)) if len(kept) < len(one)]

@@ -13,7 +13,7 @@ from attncli.render.console import messages
 
 
 def run(source: ModelSource, dtype: str, seconds: float, threads: int | None, *, json: bool) -> None:
-    """Measures for `seconds`, on at most `threads` CPU threads, and prints the speeds."""
+    """Measures prefill and decoding for `seconds`, on at most `threads` CPU threads, and prints their speeds."""
     if threads is not None:
         torch.set_num_threads(threads)
     loaded, backend = load_to_generate(source, dtype)

@@ -55,7 +55,7 @@ def run(source: ModelSource, dtype: str, texts: Texts, *, json: bool) -> None:
 
 
 def _warnings(loaded: LoadedModel, texts: Texts) -> Iterator[str]:
-    """Yields a warning if the model was trained on the scored text, and one if the baselines were."""
+    """Yields a warning if the model was trained on the scored text, and another if the baselines were trained on it."""
     if is_trained_on(loaded.run, texts.scored):
         yield f"{loaded.name} was trained on {texts.title}: its score does not measure generalization."
     if texts.train_files and texts.before is not None and contains_scored(texts.before, texts.scored):
@@ -65,7 +65,7 @@ def _warnings(loaded: LoadedModel, texts: Texts) -> Iterator[str]:
 
 
 def _print_notes(part: Part, scored: Excerpt, score: Score, seconds: float) -> None:
-    """Prints a note if the tokenizer does not reproduce the text, and a note with the speed of a long text."""
+    """Prints a note if the tokenizer does not reproduce the text, and for a long text the scored tokens per second."""
     back = scored.data.decode().rstrip("\N{REPLACEMENT CHARACTER}")  # the excerpt may end within a character
     start, stop = part.passages[0]
     if "".join(text for text, _ in part.documents.read(start, min(start + len(back), stop))) != back:

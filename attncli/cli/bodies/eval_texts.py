@@ -43,9 +43,10 @@ class Texts:
 
 
 def model_and_files(words: Sequence[str], model: str | None) -> tuple[str | None, list[str]]:
-    """Splits the arguments into the model and the files. Without -m, the first argument is the model if it is no file.
+    """Splits the arguments into the model and the files.
 
-    Raises BadInput for a name that is too long, UsageProblem if there is a model and no file.
+    Without -m, the first argument is the model if it names a model and not a file. Raises BadInput for a name that is
+    too long, UsageProblem if there is a model and no file.
     """
     first, *more = words
     if max(map(len, first.split("/"))) > _LONGEST_NAME:

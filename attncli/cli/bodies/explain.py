@@ -29,7 +29,7 @@ def run(
     json: bool,
     pictures: Pictures,
 ) -> None:
-    """Prints a view of a text, continued by `generate` tokens, and writes the files that the options name."""
+    """Continues a text by `generate` tokens, prints a view of it, and writes the files that the options name."""
     loaded = load(source)
     pieces = loaded.pieces(text)
     prompt_tokens = len(pieces)

@@ -51,7 +51,11 @@ def continue_prompts(session: Session, prompts: Sequence[str], file: str | None,
 def _print_texts(
     session: Session, screen: GenerationScreen, throughput: Throughput, verification: Verification | None
 ) -> None:
-    """Prints the texts as JSON, or the rest of a screen that was streamed; with --stats also the speed."""
+    """Prints the texts as JSON with --json, else the part of the screen that was not streamed.
+
+    With --jsonl, prints no text, because every text was printed as soon as it was complete. With --stats, also prints
+    the speed.
+    """
     display = session.display
     if display.json:
         document = screen.document(session.loaded.name, session.sampling)

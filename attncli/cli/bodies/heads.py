@@ -13,7 +13,10 @@ from attncli.render.heads import heads_document, heads_screen
 
 
 def run(source: ModelSource, length: int | None, repeats: int | None, seed: int, *, everyone: bool, json: bool) -> None:
-    """Prints the best heads of each kind, and with `everyone` all heads. Raises UsageProblem for too large a length."""
+    """Prints the best heads of each kind; with `everyone`, also prints all heads.
+
+    Raises UsageProblem for a `length` that is too large.
+    """
     loaded = load(source)
     finding = head_scores(
         loaded.model,

@@ -15,7 +15,7 @@ from attncli.render.geometry import neighbors_document, neighbors_screen
 
 @dataclass(frozen=True)
 class Question:
-    """The arguments of `attncli neighbors`: the word, its text and layer if given, where to search, and how many."""
+    """The arguments of `attncli neighbors`: a word, optionally its text and layer, where to search, and a count."""
 
     word: str
     inside: str | None

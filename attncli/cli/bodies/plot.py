@@ -41,7 +41,10 @@ class Display:
         screen: Callable[[int, int, bool], Picture],
         legend: int,
     ) -> None:
-        """Writes the figure, prints the document, or draws the screen with space for `legend` rows below it."""
+        """Writes the figure to the file of --out and prints the document with --json; without both, draws the screen.
+
+        On a terminal, the screen leaves `legend` rows free for the legend below the plot.
+        """
         if self.out is not None:
             data = figure(self.out.suffix[1:].lower())
             write_asked(self.out, "--out", lambda file: file.write(data))

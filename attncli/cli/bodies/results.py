@@ -15,7 +15,7 @@ from attncli.render.picture import Draw
 def show_result(
     document: Callable[[], object], draw: Draw, *, json: bool, title: str = "", pictures: Pictures | None = None
 ) -> None:
-    """Draws a result on standard output, or prints its document with `json`; then writes its pictures."""
+    """Draws a result on standard output, or with `json` prints it as a JSON document; then writes its pictures."""
     if json:
         print_json(document())
     else:

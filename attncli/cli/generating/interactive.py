@@ -115,7 +115,7 @@ class Talk:
         return True
 
     def begin(self, text: str) -> None:
-        """Generates the continuation of a text, or with --chat the answer. Raises BadInput for too long a text."""
+        """Streams the continuation of a text, or with --chat the answer to it. Raises BadInput for too long a text."""
         if self._format.chat:
             self._answer([*self._turns, (checked_text(text), "")], self._sampling.seed)
         else:
@@ -160,7 +160,7 @@ class Talk:
         return name != "quit"
 
     def _continue(self, text: str, shown: str, seed: int) -> None:
-        """Prints `shown`, which is all or the end of `text`, and streams the continuation of `text`."""
+        """Prints `shown`, which is the whole `text` or its end, and streams the continuation of `text`."""
         loaded = self._loaded
         ids = loaded.prompt(text)
         if shown != text:  # the model wrote a part of the text, so the end that fits the context is kept
@@ -182,7 +182,7 @@ class Talk:
             self._turns = [*turns[:-1], (said, self._text.removeprefix(before))]
 
     def _stream(self, ids: list[int], text: str, shown: str, seed: int) -> None:
-        """Prints `shown` and streams the continuation of `ids`, which are the tokens of `text`."""
+        """Prints `shown` and streams the continuation of `ids`, the tokens of `text` that fit the context."""
         sampling = replace(self._sampling, seed=seed)
         events = self._session.events([ids], sampling)
         self._sampling, self._last, self._text = sampling, (text, shown), text
@@ -253,9 +253,10 @@ def _meant(word: str) -> str:
 
 @contextmanager
 def _stopping(heeded: bool) -> Iterator[Callable[[], bool]]:
-    """In the block, the first Ctrl-C only sets a flag, and a second Ctrl-C ends the block.
+    """Yields a function that returns whether Ctrl-C was pressed in the block.
 
-    Yields a function that returns the flag. Without `heeded`, Ctrl-C keeps its usual effect, and the flag stays False.
+    The first Ctrl-C does not interrupt the block; the second Ctrl-C ends it. Without `heeded`, Ctrl-C keeps its usual
+    effect, and the function returns False.
     """
     pressed = False
 

@@ -89,7 +89,7 @@ class Lines:
 
 
 def _waiting(seconds: float) -> bool:
-    """Whether standard input has data to read within this time."""
+    """Whether standard input has data to read, or receives data within `seconds`."""
     try:
         return bool(select.select([sys.stdin], [], [], seconds)[0])
     except (OSError, ValueError):  # standard input is closed, or select works only for sockets

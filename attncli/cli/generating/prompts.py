@@ -34,7 +34,7 @@ class PromptFormat:
         return cls(loaded, None, chat)
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
-        """Returns the token ids of the last message, or with `chat` of the conversation in the chat template.
+        """Returns the token ids of the last message. With `chat`, formats the conversation with the chat template.
 
         Raises BadInput for a conversation that is longer than the context.
         """

@@ -101,7 +101,10 @@ def _parsed(name: str, option: Option, kind: type, text: str) -> Any:
 
 
 def _texts(name: str, text: str) -> list[str]:
-    """Parses a list of texts: 'END' -> ['END']; JSON strings keep spaces and line ends: '" a", "\\n"'."""
+    """Parses one text or a list of JSON strings: 'END' -> ['END']; '" a", "\\n"' -> [' a', '\\n'].
+
+    A JSON string can contain line ends, and spaces at its beginning and end.
+    """
     if not text.startswith('"'):
         return [text]
     try:
