@@ -17,10 +17,12 @@ from attncli.text.ids import TokenIds
 def batch(
     ids: TokenIds, *, seed: int, step: int, batch_size: int, context: int, rank: int = 0, ranks: int = 1
 ) -> NDArray[np.int64]:
-    """Returns the ids of a step (batch_size, context + 1): columns 0 to context - 1 are inputs, 1 to context targets.
+    """Returns the token ids (batch_size, context + 1) of one training step: one window per row.
 
-    Each epoch splits the ids into windows from a new offset, and visits every window once, in a new order. Each of
-    `ranks` processes takes its own `batch_size` windows of a step. Raises BadInput if the ids do not fill one window.
+    In each row, the first `context` ids are the inputs, and the last `context` ids are the targets. Each epoch splits
+    the ids into windows from a new offset, and visits every window once, in a new order. If a step is shared by `ranks`
+    processes, process number `rank` takes its own `batch_size` windows. Raises BadInput if the ids do not fill one
+    window.
     """
     fitting = (len(ids) - 1) // context
     if fitting == 0:

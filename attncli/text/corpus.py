@@ -1,7 +1,7 @@
 """Corpus: a text that is split into a training and a validation part, and tokenized.
 
-`prepare` splits the text, trains the tokenizer, tokenizes both parts, and stores the ids in the token cache. A whole
-text is never in memory.
+`prepare` splits the text, trains the tokenizer, tokenizes both parts, and stores the ids in the token cache. The text
+is never in memory as a whole.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LEARN_FROM = 10_000_000  # characters; more text does not improve the vocabular
 
 @dataclass(frozen=True)
 class Corpus:
-    """A training and a validation part, as tokens of one tokenizer."""
+    """The training part and the validation part of a text, as tokens of the same tokenizer."""
 
     train: Tokens
     val: Tokens
@@ -38,8 +38,8 @@ class Corpus:
     def opening(self, limit: int) -> str:
         """Returns the first `limit` characters of the first training document, or the whole document if it is shorter.
 
-        The text is decoded from the ids, since the file may have been deleted. The number of ids doubles until the text
-        is long enough.
+        The text is decoded from the ids, because the file may have been deleted. The number of decoded ids doubles
+        until the text is long enough.
         """
         count = limit // 2 + 8
         while True:
@@ -55,7 +55,8 @@ class Corpus:
 def default_vocab_size(characters: int) -> int:
     """Returns the vocabulary size for a text: the power of two nearest to sqrt(characters), from 512 to 8192.
 
-    1 million characters -> 1024, the best size in "The recipe" of benchmarks/README.md; 50 million -> 8192.
+    1 million characters -> 1024; 50 million characters -> 8192. For 1 million characters, 1024 is the best size in "The
+    recipe" of benchmarks/README.md.
     """
     return int(min(max(2 ** np.ceil(np.log2(max(characters, 1)) / 2 - 0.5), 512), 8192))
 
@@ -67,9 +68,10 @@ def prepare(
     tokenizer: Tokenizer | None = None,
     progress: Listener | None = None,
 ) -> Corpus:
-    """Splits a text, trains a tokenizer on the training part unless one is given, and tokenizes both parts.
+    """Returns the corpus of a text: splits the text, trains a tokenizer if none is given, and tokenizes both parts.
 
-    The ids are cached under a hash of the text, the settings and the tokenizer.
+    The tokenizer is trained on the training part. The ids are cached under a hash of the text, the settings and the
+    tokenizer.
 
     Raises:
         BadInput: for too little text, or a file that changed since it was first read.
@@ -97,9 +99,10 @@ def prepare(
 
 
 def learn_tokenizer(part: Part, config: CorpusConfig, progress: Listener | None = None) -> Tokenizer:
-    """Trains a tokenizer on a text. BPE learns from passages of a large text.
+    """Trains a tokenizer on a part of a text.
 
-    Raises UsageProblem for a vocabulary size that the kind of tokenizer does not allow.
+    BPE reads all of a small part, and evenly spread passages of a large part. Raises UsageProblem for a vocabulary size
+    that the kind of tokenizer does not allow.
     """
     vocab_size = config.vocab_size
     if config.tokenizer == "bpe":
@@ -117,8 +120,9 @@ def learn_tokenizer(part: Part, config: CorpusConfig, progress: Listener | None 
 
 
 def digest_of(documents: str, rest: str | int) -> str:
-    """Returns the digest of a corpus: a hash of the digest of its documents and of `rest`.
+    """Returns the digest of a corpus: a hash of the two values `documents` and `rest`.
 
-    `rest` is the number of training characters, or the digest of a separate validation text.
+    `documents` is the digest of the documents. `rest` tells how they were split: it is the number of training
+    characters, or the digest of a separate validation text.
     """
     return hashlib.sha256(f"{documents} {rest}".encode()).hexdigest()

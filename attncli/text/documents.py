@@ -41,7 +41,7 @@ _SYNTAX = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 
 
 class _Place(NamedTuple):
-    """Where UTF-8 text is stored: a file and its stamp when it was scanned, or an open temporary file."""
+    """Where UTF-8 text is stored: in an open temporary file, or in a named file, whose stamp shows later changes."""
 
     name: str
     stamp: tuple[int, int, int]  # size, modification time and inode number, to notice a change
@@ -49,7 +49,7 @@ class _Place(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """A block of text that is read at once, with the facts about the preceding text that are needed to split it."""
+    """A block of text that is read at once: where the block is stored, and the facts that are needed to split it."""
 
     place: int  # the index of the place where the block is stored
     offset: int  # bytes
@@ -66,8 +66,8 @@ class _Block(NamedTuple):
 class Documents:
     """Texts in order, which are read when they are needed.
 
-    `sources` are the paths as they were given; `skipped` are the files in directories that are not text. `digest` is a
-    hash of the whole text. `notes` tell a user about files that were read in an unexpected way.
+    `sources` are the paths as they were given. `skipped` are the files that were found in a directory and are not text.
+    `digest` is a hash of the whole text. `notes` tell a user about files that were read in an unexpected way.
     """
 
     sources: tuple[str, ...]
@@ -121,7 +121,10 @@ class Documents:
 
 
 def _cut_out(block: _Block, chunks: list[tuple[str, bool]], start: int, stop: int) -> Iterator[tuple[str, bool]]:
-    """Yields the part of a block's chunks between the characters `start` and `stop` of the whole text."""
+    """Yields the chunks of a block, cut to the characters from `start` to `stop`.
+
+    `start` and `stop` count the characters of all texts, not only of the block.
+    """
     at = block.first
     for text, ended in chunks:
         end = at + len(text)
@@ -195,7 +198,10 @@ class Scanner:
             yield f"read as plain text, with all the syntax of {kinds}: {and_more(self._with_syntax)}"
 
     def add(self, path: str, skip: bool = False) -> bool:
-        """Adds the documents of a file; returns whether there are any. If `skip`, skips a file that is not text."""
+        """Adds the documents of a file, and returns whether the file has any documents.
+
+        Raises BadInput for a file that is not text or cannot be read. If `skip`, such a file is skipped instead.
+        """
         name = name_of(path)
         try:
             with reading_errors(name), opened(path) as file:
@@ -211,7 +217,10 @@ class Scanner:
             return False
 
     def _add_opened(self, file: OpenFile, path: str) -> bool:
-        """Adds a file in the first format that recognizes it, or else as plain text. UTF-8 text is not copied."""
+        """Adds a file in the first format that recognizes it, or else as plain text.
+
+        A regular file of plain UTF-8 text is not copied; any other text is copied to a temporary file.
+        """
         for format in FORMATS:
             if (documents := format.documents(file)) is not None:
                 self._of_format.setdefault(format.name, []).append(file.name)
@@ -259,15 +268,15 @@ class Scanner:
 def _chunks(text: str, opens_line: bool, goes_on: bool, last: bool) -> tuple[list[tuple[str, bool]], int]:
     """Splits a block into chunks: 'a\\n<|endoftext|>\\nb' -> [('a\\n', True), ('b', False)].
 
-    Returns the chunks, and the number of characters that they consume. If another block of the file follows, an
-    incomplete separator at the end of the text is left for the next block. So is white space at the end, because white
-    space alone is not a document.
+    Returns the chunks, and the number of characters of `text` that were consumed. If another block of the file follows,
+    an incomplete separator at the end of `text` is not consumed, because the next block may complete it. White space at
+    the end is not consumed either, because white space alone is not a document.
 
     Args:
         text: the text of a block.
-        opens_line: whether the text begins a line.
+        opens_line: whether the text begins at the start of a line.
         goes_on: whether the text begins inside a document.
-        last: whether the text ends its file, and thus its last document.
+        last: whether the text is the end of its file, and so the end of a document.
     """
     line = text.rfind("\n") + 1
     undecided = not last and (line > 0 or opens_line) and _MAY_SEPARATE.fullmatch(text, line) is not None

@@ -1,7 +1,7 @@
 """Tokenizes large text fast: caches the ids of every word, since most words occur often.
 
-The ids are those of the whole text, encoded at once. If a tokenizer can join a word to the white space after the word,
-no words are cached. Instead, the text is split into shares, which are tokenized in parallel on all cores.
+The result equals the ids of the whole text, encoded at once. If a tokenizer can join a word to the white space after
+the word, no words are cached. Instead, the text is split into shares, which are tokenized in parallel on all cores.
 """
 
 from __future__ import annotations
@@ -109,7 +109,10 @@ class _Numbers(dict[str | None, int]):
 
 
 def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether a tokenizer never joins a word to the white space after the word. True for those that attncli trained."""
+    """Whether a tokenizer never joins a word to the white space after the word.
+
+    This is true of every tokenizer that attncli trained.
+    """
     described = json.loads(tokenizer.to_json())
     before = described["pre_tokenizer"] or {}
     by_word = before.get("type") == "ByteLevel" and before.get("use_regex", True) and not before["add_prefix_space"]
@@ -124,7 +127,10 @@ def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
 
 
 def stretched(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """Yields chunks that end where `stretches` cuts the document. Stores at most about `2 * _STRETCH` characters."""
+    """Joins chunks, and yields their text in new chunks, which end where `stretches` splits a document.
+
+    The last chunk of a document ends with the document. At most about `2 * _STRETCH` characters are in memory.
+    """
     held = ""
     for text, ended in chunks:
         held += text

@@ -37,8 +37,9 @@ def read_documents(
 
     `config` sets how the text is read, such as its encoding.
 
-    All text is read once, to check it, and does not stay in memory. The files of a directory are read in the order of
-    their names, without hidden files and models. The result lists the files that are skipped, since they are not text.
+    Every file is read once, to check its text. The text does not stay in memory. The files of a directory are read in
+    the order of their names; hidden files and models are left out. Files of a directory that are not text are skipped,
+    and the result lists them.
 
     Raises:
         BadInput: for a named file that is not text, a directory without text, or no text at all.
@@ -80,11 +81,11 @@ def refuse_missing(paths: Sequence[str]) -> None:
 
 
 def refuse_overlap(paths: Sequence[str], held_out: str | None) -> None:
-    """Raises UsageProblem if a file is, or could be, in the training and in the validation text, or '-' is named twice.
+    """Raises UsageProblem if a file can be in both the training text and the validation text, or if '-' is named twice.
 
-    Compares the identity of files, not their content. `held_out` is the path of the validation text. If it is None, the
-    model is validated on the end of the training text. A file that is named twice is then refused, since it could be in
-    both parts.
+    `held_out` is the path of the validation text. If it is None, the end of the training text is the validation text.
+    Then the error is also raised for a file that is named twice, because the file could be in both parts. Files are
+    compared by identity, not by content.
     """
     files = [_identities(path) for path in paths]
     times = Counter(identity for found in files for identity in found)
@@ -105,7 +106,10 @@ def refuse_overlap(paths: Sequence[str], held_out: str | None) -> None:
 
 
 def _identities(path: str) -> dict[tuple[int, int], str]:
-    """Returns the regular files at a path, a file or a directory: (device, inode) -> the name of the file."""
+    """Returns the identities of the regular files at a path: (device, inode) -> the name of the file.
+
+    The path is a file or a directory. For standard input, the result is empty.
+    """
     if path == STDIN:
         return {}
     found = _files_in(Path(path)) if is_folder(path) else [Path(path)]

@@ -18,7 +18,8 @@ _SHORTEST, _LONGEST = 1 << 16, 1 << 20  # the limits of the length of a passage,
 class Part:
     """Passages of documents. Each passage is a range of characters of the whole text.
 
-    If `ends`, a special token marks the end of every document. `left_out` is the number of characters between passages.
+    If `ends`, a special token marks the end of every document. `left_out` is the number of characters that `spread`
+    left out.
     """
 
     documents: Documents
@@ -32,7 +33,10 @@ class Part:
         return cls(documents, ((0, documents.characters),), ends)
 
     def last(self, most: int) -> Part:
-        """Returns a part: the last `most` characters of the last passage, or the whole of a shorter passage."""
+        """Returns a part with one passage: the last `most` characters of the last passage.
+
+        If the last passage is shorter, the part contains the whole passage.
+        """
         start, stop = self.passages[-1]
         return Part(self.documents, ((max(start, stop - most), stop),), self.ends)
 
@@ -47,15 +51,15 @@ class Part:
         return round(self.characters * self.documents.bytes / max(self.documents.characters, 1))
 
     def chunks(self) -> Iterator[Iterator[Chunk]]:
-        """Yields the chunks of each passage. Chunks can be tokenized one by one."""
+        """Yields an iterator of chunks for each passage. The chunks can be tokenized one by one."""
         return (stretched(self.documents.read(*passage)) for passage in self.passages)
 
 
 def split_by_position(documents: Documents, fraction: float) -> tuple[Part, Part]:
-    """Splits documents into a training part and a validation part: the last `fraction` of the characters.
+    """Splits documents into two parts: the last `fraction` of the characters for validation, the others for training.
 
-    The border may be inside a document. The ends of documents are marked only if there are several documents, because
-    the training part does not contain the end of a single document.
+    Returns the training part and the validation part. The border may be inside a document. The ends of documents are
+    marked only if there are several documents, because the training part does not contain the end of a single document.
     """
     total = documents.characters
     keep = total - round(total * fraction)
@@ -72,8 +76,8 @@ def both_given(train: Documents, val: Documents) -> tuple[Part, Part]:
 def spread(part: Part, most: int) -> Part:
     """Returns a part of at most `most` characters: passages that are spread evenly over the given part.
 
-    All passages first have one length: 64 Ki characters or more, but at most `most`. Then both ends of a passage move
-    inwards by up to a quarter of its length, to the end of a document or else of a line.
+    All passages first have the same length: 64 Ki to 1 Mi characters, but at most `most`. Then both ends of a passage
+    move inwards by up to a quarter of the length, to an end of a document, or else to an end of a line.
     """
     if part.characters <= most:
         return part
@@ -91,9 +95,10 @@ def spread(part: Part, most: int) -> Part:
 
 
 def _trimmed(documents: Documents, start: int, stop: int, begins: bool) -> tuple[int, int]:
-    """Returns a shorter passage, which begins and ends with a whole document, or else with a whole line, if possible.
+    """Shortens a passage, so that it begins and ends between two documents, or else between two lines, if possible.
 
-    Each end moves by at most a quarter of the length. If `begins`, the start does not move.
+    At most a quarter of the length is removed at the start, and at most a quarter at the end. If `begins`, the start
+    does not move.
     """
     chunks = list(documents.read(start, stop))
     text = "".join(chunk for chunk, _ in chunks)

@@ -38,13 +38,13 @@ def name_of(path: str) -> str:
 
 
 def opened(path: str) -> AbstractContextManager[IO[bytes]]:
-    """Opens a file, which the end of its `with` block closes, or standard input, which is not closed."""
+    """Opens a file, or standard input for '-'. The end of the `with` block closes a file, but not standard input."""
     return nullcontext(sys.stdin.buffer) if path == STDIN else Path(path).open("rb")
 
 
 @contextmanager
 def reading_errors(name: str) -> Iterator[None]:
-    """Raises BadInput for an OSError in the `with` block, which opens or reads `name`."""
+    """Turns an OSError in the `with` block into BadInput. `name` is the name of the file that the block reads."""
     try:
         yield
     except OSError as problem:
@@ -65,9 +65,9 @@ def is_url(text: str) -> bool:
 
 
 def encoding_of(head: bytes, encoding: str) -> str:
-    """Returns the encoding of a file that begins with `head`.
+    """Returns `encoding`. If it is UTF-8 and the file begins with a byte order mark, returns the encoding of the mark.
 
-    It is `encoding`, or if that is UTF-8, the encoding of a byte order mark.
+    `head` contains the first bytes of the file.
     """
     return next((other for mark, other in _MARKS if is_utf8(encoding) and head.startswith(mark)), encoding)
 
@@ -119,7 +119,10 @@ def decoded(
 
 
 def _not_text(message: str, data: bytes | None = None) -> BadInput:
-    """Returns the error for a file that is not text in the encoding; `data` is the block if the encoding is UTF-8."""
+    """Returns the error for a file that is not text in the encoding.
+
+    `data` is the block with the wrong byte, or None if the encoding is not UTF-8.
+    """
     return BadInput.naming(lambda named: (message, _advice(named("encoding"), data)))
 
 
@@ -140,7 +143,10 @@ def _advice(encoding: str, data: bytes | None) -> str:
 
 
 def _with_byte_order(encoding: str, data: bytes) -> str:
-    """Returns the encoding; for UTF-16 or UTF-32 without a byte order mark, with the byte order of this machine."""
+    """Returns the name of an encoding with the byte order of this machine, such as 'utf-16' -> 'utf-16-le'.
+
+    Only the names of UTF-16 and UTF-32 change, and only if `data` does not begin with a byte order mark.
+    """
     marks = {"utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)}
     known = marks.get(codecs.lookup(encoding).name)
     return f"{encoding}-{sys.byteorder[0]}e" if known and not data.startswith(known) else encoding

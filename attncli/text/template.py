@@ -1,8 +1,8 @@
 """A program that renders a chat template: it reads JSON from standard input and writes JSON to standard output.
 
-The program runs in its own process, since a template is foreign code, which can loop forever or exhaust memory. The
-sandbox of Jinja denies unsafe attributes and changes of the values, and the process limits its memory and CPU time. The
-program imports nothing of attncli.
+The program runs in its own process, because a template is foreign code, which can loop forever or exhaust memory.
+Jinja's sandbox denies access to unsafe attributes, and changes to the values. The process limits its own memory and CPU
+time. The program imports nothing of attncli.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class GenerationBlock(Extension):
 
 
 def render(template: str, values: dict[str, Any], most: int) -> str:
-    """Renders a template with values. Raises TemplateError; raises ValueError for more than `most` characters."""
+    """Returns the text that a template renders from values.
+
+    Raises TemplateError if the template fails, and ValueError if the text has more than `most` characters.
+    """
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols]
     )

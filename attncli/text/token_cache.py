@@ -57,7 +57,7 @@ def entry_with(entry: Path, tokenizer: Tokenizer) -> Path:
 
 
 def tokenize(train: Part, val: Part, tokenizer: Tokenizer, entry: Path, progress: Listener | None) -> Tokenized:
-    """Tokenizes both parts into a new cache entry, and returns the entry as it is read back.
+    """Tokenizes both parts into a new cache entry, and returns the content of the entry, read back from the disk.
 
     Raises BadInput for a text that is too short, and OutOfRoom if the entry cannot be written.
     """
@@ -87,7 +87,10 @@ def tokenize(train: Part, val: Part, tokenizer: Tokenizer, entry: Path, progress
 
 
 def _writable_folder(parent: Path) -> Path:
-    """Makes a folder in the cache. Removes unfinished folders of killed processes. Raises OutOfRoom on failure."""
+    """Makes and returns a temporary folder in the cache. Also removes the unfinished folders of killed processes.
+
+    Raises OutOfRoom if the cache cannot be written.
+    """
     try:
         make_private(parent)
         for left in parent.glob(f"{_UNFINISHED}*"):
@@ -103,7 +106,7 @@ def _writable_folder(parent: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Facts:
-    """The facts about the ids of a part that facts.json contains."""
+    """The facts that facts.json records about the ids of one part."""
 
     tokens: int
     characters: int

@@ -1,7 +1,7 @@
 """Tokenizer: encodes text into token ids and decodes ids, for any `tokenizer.json`.
 
 The `tokenizers` library does the work. This module adds three guarantees. The string of a special token in a user's
-text is encoded as plain text. Encoding loses nothing. Streamed decoding never returns half a character.
+text is encoded as plain text. A text is never truncated or padded. Streamed decoding never returns half a character.
 `tokenizer_training` trains new tokenizers.
 """
 
@@ -37,12 +37,13 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 @dataclass(frozen=True)
 class Piece:
-    """One token of a text.
+    """One token of a text, and the characters that the token covers.
 
-    `part` is (1, 1) for a token of whole characters. If n tokens share one character, token i has the part (i, n), and
-    its `text` is the whole character. If `unfinished`, the last character of `text` continues in the next token, which
-    counts that character. A token that the tokenizer adds before a text has no bytes. It is a special token or the '▁'
-    of SentencePiece, which is `unfinished`, since the first character of the text continues it.
+    `text` contains the covered characters. If a character is split over n tokens, each of them has the whole character
+    in its `text`, and the i-th has the `part` (i, n). A token of whole characters has the part (1, 1). If `unfinished`,
+    the last character of `text` continues in the next token, and `completed` leaves this character out. A token that
+    the tokenizer adds before a text has 0 bytes. It is a special token, or the '▁' of SentencePiece, which is marked as
+    unfinished.
     """
 
     id: int
@@ -76,7 +77,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str, where: str = "tokenizer.json") -> Tokenizer:
-        """Returns the tokenizer of the text of a `tokenizer.json`. Raises BadCheckpoint if the text is invalid."""
+        """Makes a tokenizer from the text of a `tokenizer.json`. Raises BadCheckpoint if the text is invalid."""
         from tokenizers import Tokenizer as Backend
 
         may_panic = refuse_hostile(text, where)
@@ -119,9 +120,10 @@ class Tokenizer:
 
     @cached_property
     def opening(self) -> tuple[int, ...]:
-        """The special tokens that the post-processor adds before a text; none for a tokenizer that attncli trained.
+        """The ids of the special tokens that the post-processor adds before a text.
 
-        As in transformers, `add_bos_token` in tokenizer_config.json has no effect if there is a tokenizer.json.
+        A tokenizer that attncli trained adds none. As in transformers, `add_bos_token` in tokenizer_config.json has no
+        effect if there is a tokenizer.json.
         """
         with _library_failures(self._may_panic):
             encoding = self._backend.encode("a")
@@ -143,7 +145,7 @@ class Tokenizer:
     def kind(self) -> str:
         """The algorithm of the tokenizer: 'byte', 'char' or 'bpe'.
 
-        Any other algorithm has its name in the library, such as 'Unigram'.
+        For any other algorithm, it is the name that the tokenizers library uses, such as 'Unigram'.
         """
         model = json.loads(self._backend.to_str())["model"]
         if model["type"] != "BPE":
@@ -171,20 +173,20 @@ class Tokenizer:
         return dict(sorted(special.items(), key=lambda item: -len(item[0])))
 
     def stand_ins(self, texts: Sequence[str]) -> dict[str, str]:
-        """Returns a private character for each string of a special token that occurs in the texts: character -> string.
+        """Returns a stand-in for each special token whose string occurs in the texts: unused character -> string.
 
-        With the strings replaced by the characters, the texts contain no special tokens. Longer strings are first,
-        since a string may contain another string.
+        If each string is replaced by its character, the texts contain no special tokens. Longer strings are first,
+        because a string may contain another string.
         """
         whole = "".join(texts)
         unused = (char for char in map(chr, _PRIVATE_USE) if char not in whole)
         return {next(unused): spelled for spelled in self._special if spelled in whole}
 
     def encode_with_special(self, text: str, stand_ins: Mapping[str, str]) -> list[int]:
-        """Encodes a text in which special tokens are recognized, as transformers encodes a rendered template.
+        """Encodes a text and recognizes its special tokens, as transformers does for a rendered template.
 
-        Each character of `stand_ins` is replaced by its string, which is encoded as plain text. For this reason, the
-        texts between special tokens are encoded one by one.
+        Each character of `stand_ins` becomes its string again, which is encoded as plain text. So the texts between
+        special tokens are encoded one by one.
         """
         if not any(stand_in in text for stand_in in stand_ins):
             self._backend.encode_special_tokens = False
@@ -208,8 +210,8 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
         """Decodes ids; bytes that are not UTF-8 become U+FFFD. Raises BadInput for an id outside the vocabulary.
 
-        `after` are the preceding ids, whose text is not returned. A decoder that drops a space at the beginning of a
-        text keeps the first space of `ids` if there are preceding ids.
+        `after` are the preceding ids, whose text is not returned. Some decoders drop a space at the beginning of a
+        text. If there are preceding ids, the first space of `ids` is kept.
         """
         for i in ids:
             if not 0 <= i < self.vocab_size:
@@ -224,9 +226,11 @@ class Tokenizer:
             return str(self._backend.decode(list(ids), skip_special_tokens=False))
 
     def context(self, ids: Sequence[int]) -> list[int]:
-        """Returns the last of the given ids that affect how the next ids are decoded; none at the beginning of a text.
+        """Returns the ids at the end of `ids` on which the decoding of the next ids depends.
 
-        Decoding depends on the previous token, or on a run of byte tokens. Special tokens before a text are ignored.
+        Decoding depends on the previous token, or on a run of byte tokens. Special tokens at the beginning of a text
+        are left out. The result is empty at the beginning of a text, and for a tokenizer whose tokens do not depend on
+        their context.
         """
         if self._holds_bytes:
             return []
@@ -286,9 +290,9 @@ class Tokenizer:
         )
 
     def pieces_of(self, ids: Sequence[int]) -> list[Piece]:
-        """Returns the pieces of ids that a model generated, which may differ from the encoding of their text.
+        """Returns the pieces of ids that a model generated. These ids may differ from the encoding of their text.
 
-        If the tokens of the tokenizer are not bytes, returns the pieces of the decoded text.
+        If the tokens of the tokenizer are not bytes, the ids are decoded, and the pieces of the text are returned.
         """
         if not self._holds_bytes:
             return self.pieces(self.decode(ids))
@@ -302,7 +306,7 @@ class Tokenizer:
         return self._pieces(ids, spans, text)
 
     def _pieces(self, ids: Sequence[int], spans: Sequence[tuple[int, int]], text: str) -> list[Piece]:
-        """Returns the pieces of ids. `spans` are the ranges of characters of the text that the ids cover."""
+        """Returns the pieces of ids. `spans` lists the range of characters of `text` that each id covers."""
         # The number of tokens that cover each character; several tokens can share a character.
         cover = Counter(at for start, end in spans for at in range(start, end))
         seen: Counter[int] = Counter()
@@ -321,7 +325,10 @@ class Tokenizer:
         return pieces
 
     def stream(self, after: Sequence[int] = ()) -> DecodeStream:
-        """Returns a decoder for ids that arrive one at a time. The text of preceding ids, `after`, is not returned."""
+        """Returns a decoder for ids that arrive one at a time.
+
+        `after` are the preceding ids, whose text is not returned.
+        """
         return DecodeStream(self, after)
 
     def _bytes(self, id_: int) -> bytes:
@@ -350,12 +357,15 @@ class Tokenizer:
 
     @cached_property
     def _holds_bytes(self) -> bool:
-        """Whether the bytes of a token do not depend on its context, so that decoding concatenates bytes."""
+        """Whether a token has the same bytes in every context, so that decoding concatenates the bytes of tokens."""
         return self._byte_level or self._decoder == {"type": "Sequence", "of": ["ByteFallback", "Fuse"]}
 
     @cached_property
     def _decoder(self) -> dict[str, object]:
-        """The type of the library's decoder; for a sequence of decoders, also the type of each."""
+        """The type of the library's decoder, such as {'type': 'ByteLevel'}.
+
+        For a sequence, it also lists the types of the decoders: {'type': 'Sequence', 'of': ['ByteFallback', 'Fuse']}.
+        """
         decoder = json.loads(self._backend.to_str())["decoder"] or {"type": None}
         kind = {"type": decoder["type"]}
         return kind | {"of": [part["type"] for part in decoder["decoders"]]} if "decoders" in decoder else kind
@@ -363,7 +373,7 @@ class Tokenizer:
 
 @contextmanager
 def _library_failures(may_panic: bool) -> Iterator[None]:
-    """Raises BadCheckpoint for a failure of the library in the `with` block.
+    """Turns any failure of the library in the `with` block into BadCheckpoint.
 
     The failure may be a panic, which is a BaseException but not an Exception.
     """
@@ -382,7 +392,8 @@ class DecodeStream:
     """Decodes ids that arrive one at a time. The returned texts concatenate to the decoding of all ids.
 
     A character may be split over several tokens, and in some tokenizers the text of a token depends on its neighbors.
-    So each step decodes the last few ids, and does not return a U+FFFD at the end yet: the next id may complete it.
+    So each step decodes the last few ids. If their text ends with U+FFFD, this character is held back, because the next
+    id may complete it.
     """
 
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
@@ -415,7 +426,10 @@ class DecodeStream:
 
 
 def _decoded(data: bytes) -> tuple[str, list[int]]:
-    """Returns the text of bytes, with U+FFFD for invalid UTF-8, and for each byte the index of its character."""
+    """Decodes UTF-8. Returns the text, and for each byte the index of the character to which the byte belongs.
+
+    Invalid UTF-8 becomes U+FFFD.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text, at, pending = "", [], 0
     for end in range(1, len(data) + 2):
@@ -431,7 +445,7 @@ def _decoded(data: bytes) -> tuple[str, list[int]]:
 
 
 def byte_characters() -> list[str]:
-    """Returns the character that represents each byte in a byte-level tokenizer (Radford et al., 2019)."""
+    """Returns the 256 characters that represent the bytes 0 to 255 in a byte-level tokenizer (Radford et al., 2019)."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(256, 512))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]

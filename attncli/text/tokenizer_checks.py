@@ -32,7 +32,10 @@ _AGAIN = "Copy it again from its source."
 
 
 def refuse_hostile(text: str, where: str) -> bool:
-    """Raises BadCheckpoint for a file that would exhaust time or memory; returns whether the library may panic."""
+    """Raises BadCheckpoint for a file that would exhaust time or memory.
+
+    For any other file, returns whether the library may panic.
+    """
     try:
         document = json.loads(text)
         vocabulary = document["model"]["vocab"]
@@ -92,7 +95,7 @@ def _fault(step: dict[str, Any]) -> str | None:
 
 
 def _template_fault(single: object, special: object) -> str | None:
-    """Returns why a post-processor is refused, or None: it may add neither a second text nor too many tokens."""
+    """Returns why a post-processor is refused, or None. It is refused if it adds a second text or too many tokens."""
     if not isinstance(single, list) or not isinstance(special, dict):
         return None
     texts = [part["Sequence"] for part in single if isinstance(part, dict) and "Sequence" in part]

@@ -20,16 +20,17 @@ _SAFE_CUT = re.compile(r"(?<=\S)[ \n]")
 
 
 def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int | None = None) -> Tokenizer:
-    """Trains a tokenizer on texts.
+    """Returns a tokenizer that is trained on texts.
 
     Args:
         texts: the texts to learn the vocabulary from.
         kind: 'bpe' merges frequent byte sequences; 'char' has one id per character, 'byte' one id per byte.
-        vocab_size: the number of ids. If None, 'bpe' has 1024 ids, and 'char' has one id for each character seen.
-            'byte' always has 257 ids.
+        vocab_size: the number of ids. If None, 'bpe' has 1024 ids, and 'char' has 257 ids plus one for each character
+            seen. 'byte' always has 257 ids.
 
     Raises:
-        UsageProblem: for a vocab_size that is below 257 or too large; for 'byte', for any vocab_size but 257.
+        UsageProblem: for an unknown kind; for a vocab_size below 257 or too large; for 'byte', for any vocab_size but
+            257.
     """
     if kind not in TOKENIZER_KINDS:
         raise UsageProblem.naming(
@@ -61,7 +62,7 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int |
 
 
 def byte_tokenizer() -> Tokenizer:
-    """Returns a tokenizer whose ids are the byte values, and 256 for the end of a document."""
+    """Returns a tokenizer with 257 ids: 0 to 255 are the byte values, and 256 is the end of a document."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers
 
@@ -115,11 +116,11 @@ def _char_tokenizer(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
 
 
 def stretches(text: str, length: int = 1 << 20) -> Iterator[str]:
-    """Splits a long text into stretches of about `length` characters, such as 'ab cd' -> 'ab', ' cd'.
+    """Yields a long text in stretches of about `length` characters, such as 'ab cd' -> 'ab', ' cd'.
 
-    The tokens of all stretches are the tokens of the whole text. A stretch ends at the end of a word, before a space or
-    a line end: pre-tokenizers like GPT-2's never join a word to the white space after it. If no word ends within the
-    next `length` characters, the stretch ends after them.
+    The tokens of all stretches are the tokens of the whole text, because a stretch ends after a word, before a space or
+    a line end: pre-tokenizers like GPT-2's never join a word to the white space after it. If no word ends between
+    `length` and `2 * length` characters, the stretch ends after `2 * length` characters.
     """
     start = 0
     while len(text) - start > length:

@@ -46,7 +46,7 @@ class Tokens:
     begins: tuple[int, ...] = ()  # indices at which the documents after the first begin
 
     def opened(self, opening: Sequence[int]) -> Tokens:
-        """Returns these tokens after `opening`, the tokens that a tokenizer adds before a text.
+        """Returns a copy of these tokens that begins with `opening`, the tokens that a tokenizer adds before a text.
 
         The first token of the text is then predicted from the opening, and scored.
         """
@@ -62,7 +62,7 @@ class Tokens:
         return len(self) - self.lead.tokens
 
     def share_of(self, scored: int) -> float:
-        """Returns the share of the characters of the part that `scored` tokens cover, from 0 to 1."""
+        """Returns the share of the part's characters that `scored` tokens cover, from 0 to 1."""
         return scored / self.to_score * self.characters / (self.characters + self.left_out)
 
     def __len__(self) -> int:

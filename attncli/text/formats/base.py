@@ -1,4 +1,4 @@
-"""Defines FileFormat, which recognizes a kind of file and reads its documents, and OpenFile, the file that it reads."""
+"""Defines FileFormat and OpenFile. A FileFormat recognizes a kind of file, and reads the documents of an OpenFile."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LONGEST_LINE = 64 << 20  # the largest number of characters of a line, which is 
 class FileFormat:
     """A kind of file that is not plain text, registered in FORMATS.
 
-    `documents` recognizes a file by its suffix, its first bytes or its first line. It returns None for other files, or
-    else the text in blocks, with a line `<|endoftext|>` between two documents. `note` returns a message that tells the
-    user how the named files were read.
+    `documents` returns the text of a file in blocks, with a line `<|endoftext|>` between two documents. It returns None
+    if the suffix, the first bytes or the first line show that the file is of another kind. `note` returns a message
+    that tells the user how the named files were read.
     """
 
     name: str
@@ -33,7 +33,7 @@ class OpenFile:
     """A file or standard input that is open, and can be read once."""
 
     def __init__(self, path: str, file: IO[bytes], head: bytes, encoding: str, meter: ProgressMeter | None) -> None:
-        """`head` is the first bytes of a regular file, or empty; `file` is at its beginning."""
+        """`head` contains the first bytes of a regular file, or is empty. `file` is at its beginning."""
         self.name, self.is_stdin = name_of(path), path == STDIN
         self.suffix = "" if self.is_stdin else Path(path).suffix.lower()
         self.file, self.head = file, head

@@ -18,15 +18,19 @@ SUFFIXES = (".jsonl", ".ndjson")
 
 
 def document_of(line: str) -> str | None:
-    """Returns the document of a line: '{"prompt": "Once", "text": " upon"}' -> 'Once upon'; None without a text."""
+    """Returns the document of a line, or None if the line has no text.
+
+    '{"prompt": "Once", "text": " upon"}' -> 'Once upon'
+    """
     prompt, text = _prompt_and_text(line)
     return None if text is None else (prompt or "") + text
 
 
 def prompts_of(lines: Sequence[str], name: str) -> list[str] | None:
-    """Returns, for each line of JSON, its prompt followed by its text; None if the first line has neither.
+    """Returns one string for each line of JSON that is not blank: the prompt of the line, followed by its text.
 
-    Raises BadInput, which names the line, for a later line that has neither.
+    Returns None if the first line has neither a prompt nor a text. Raises BadInput, which names the line, if a later
+    line has neither.
     """
     prompts: list[str] = []
     for number, line in enumerate(lines, 1):
