@@ -53,7 +53,7 @@ class Baselines:
     counted: int  # bytes at the end of the earlier text whose tokens the n-gram model counted
 
     def measured(self) -> list[tuple[Baseline, float]]:
-        """Returns the baselines that have a figure, each with its figure, in the order of BASELINES."""
+        """Returns the baselines that were measured, each with its bits per byte, in the order of BASELINES."""
         found = ((baseline, self.figures.get(baseline.key)) for baseline in BASELINES)
         return [(baseline, bits) for baseline, bits in found if bits is not None]
 
@@ -61,9 +61,10 @@ class Baselines:
 def measure(
     scored: Excerpt, vocab_size: int, given: Excerpt | None = None, counted: Counted | None = None
 ) -> Baselines:
-    """Scores a text of at least two tokens with each baseline, after the baseline has read an earlier text, if any.
+    """Returns the bits per byte of a text of at least two tokens under each baseline.
 
-    The compressors read `given`. The n-gram model counts the tokens of `counted`, by default the tokens of `given`.
+    Each baseline first reads the earlier text, if there is one: the compressors read `given`, and the n-gram model
+    counts the tokens of `counted`, by default the tokens of `given`.
     """
     if counted is None and given is not None:
         counted = Counted(given.ids, len(given.data))
@@ -112,7 +113,7 @@ BASELINES = (
 def _added_bits(material: Material, size: Callable[[bytes], int]) -> float:
     """Returns the bits per byte that the scored text adds to the compressed size: C(given + scored) - C(given).
 
-    While the compressor reads the scored text, it also adapts to this text.
+    The compressor also learns from the part of the scored text that it has already read.
     """
     data = material.scored.data
     return 8 * max(size(material.given + data) - size(material.given), 0) / len(data)
@@ -126,7 +127,7 @@ def gzip_size(data: bytes) -> int:
 def xz_size(data: bytes) -> int:
     """Returns the size in bytes of data compressed by `xz -9`, without the container of under 100 bytes; 0 for no data.
 
-    The dictionary is about as large as the data, at most 64 MiB. A larger dictionary would remain partly empty.
+    The dictionary is about as large as the data, at most 64 MiB, because a larger one would stay partly empty.
     """
     if not data:
         return 0

@@ -40,10 +40,11 @@ def evaluate(
     context: int | None = None,
     progress: Callable[[int], None] = lambda scored: None,
 ) -> Score:
-    """Scores a text. With `windows`, scores only this many windows, spread evenly over the text.
+    """Returns the score of a model on a text.
 
-    Windows have `context` tokens, by default the model's context. After each batch, `progress` is called with the
-    number of tokens scored so far. An exception in `progress` ends the scoring. The model's training mode is restored.
+    Windows have `context` tokens, by default the model's context. If `windows` is given, only this many windows are
+    scored, spread evenly over the text. After each batch, `progress` is called with the number of tokens scored so far.
+    An exception in `progress` ends the scoring. In every case, the model's training mode is restored.
     """
     was_training = model.training
     model.eval()
@@ -94,7 +95,10 @@ def _nats(
     device: torch.device,
     skipped: int = 0,
 ) -> float:
-    """Returns the summed negative log-likelihood of ids (B, T + 1), except column 0 and `skipped` targets of row 0."""
+    """Returns the summed negative log-likelihood of ids (B, T + 1), in nats.
+
+    Column 0 is not scored, and the first `skipped` targets of row 0 are not scored either.
+    """
     ids = torch.from_numpy(rows.astype(np.int64)).to(device)
     hidden, targets = model.hidden(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
     targets[:skipped] = _UNSCORED

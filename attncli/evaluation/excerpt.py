@@ -33,7 +33,7 @@ class Excerpt:
 
 
 class Counted(NamedTuple):
-    """The tokens at the end of a text that an n-gram model counts, and their approximate size in bytes."""
+    """The last tokens of a text, which an n-gram model counts, and their approximate size in bytes."""
 
     ids: NDArray[np.unsignedinteger]
     bytes: int
@@ -59,10 +59,10 @@ def last_of(tokens: Tokens, tokenizer: Tokenizer, most: int = TRAIN_BYTES) -> Ex
 def ends_of(
     part: Part, tokenizer: Tokenizer, most: int = TRAIN_BYTES, characters: int = _COUNTED_CHARACTERS
 ) -> tuple[Excerpt, Counted]:
-    """Returns the end of a part: an excerpt for the compressors, and tokens for the n-gram model.
+    """Returns the end of a part of a corpus, such as the training part: for the compressors, and for the n-gram model.
 
-    The compressors read the last `most` bytes, the n-gram model the last COUNTED_TOKENS tokens. Only the last
-    `characters` characters of the part are tokenized.
+    The compressors get an excerpt of about the last `most` bytes, the n-gram model the last COUNTED_TOKENS tokens. Only
+    the last `characters` characters of the part are tokenized.
     """
     tokens = tokens_of(part.last(characters), tokenizer)
     excerpt = last_of(tokens, tokenizer, most)

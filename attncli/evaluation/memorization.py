@@ -39,7 +39,7 @@ class Overlap:
 
     @property
     def new_share(self) -> float | None:
-        """The share of windows that are new; None if the sample is shorter than a window."""
+        """The share of windows that do not occur in the training text; None if the sample is shorter than a window."""
         return self.new / self.windows if self.windows else None
 
 
@@ -57,8 +57,9 @@ def measure_memorization(
 ) -> Memorization:
     """Measures how much of a sample of generated ids, without its prompt, occurs in the training ids.
 
-    For comparison, also measures the share of new windows in `unseen`, real text that the model was not trained on; a
-    few thousand ids are enough. Nearly all of the time is spent on reading the training ids twice.
+    For comparison, it also measures which share of the windows of `unseen` is new. `unseen` is real text that the model
+    was not trained on; a few thousand ids are enough. Nearly all of the time is spent on reading the training ids
+    twice.
     """
     found = measure_overlap(sample, train, block)
     longest = tokenizer.decode(np.asarray(sample)[found.start : found.start + found.length].tolist())
@@ -67,7 +68,7 @@ def measure_memorization(
 
 
 def measure_overlap(sample: Ids, train: TokenIds, block: int = _BLOCK) -> Overlap:
-    """Finds the stretches of a sample (N,) that occur in the training ids, which are read `block` ids at a time."""
+    """Returns how much of a sample (N,) occurs in the training ids, which are read `block` ids at a time."""
     if not len(sample):
         return Overlap(0, 0, 0, 0, 0)
     names = _Names(np.asarray(sample, np.int64))
@@ -119,7 +120,7 @@ class _Names:
         return len(self._tokens) if level == 0 else len(self._pairs[level - 1])
 
     def pair(self, level: int, first: Ints, second: Ints) -> Ints:
-        """Returns one number for each pair of names of a level."""
+        """Encodes each pair of names of a level as one number. Different pairs have different numbers."""
         return np.asarray(first * self.distinct(level) + second)
 
     def of_tokens(self, ids: Ids) -> Ints:
@@ -127,7 +128,10 @@ class _Names:
         return _find(self._tokens, ids)
 
     def of_pairs(self, level: int, pairs: Ints) -> Ints:
-        """Returns the name of each stretch of this level, given as the pair of its halves' names, or _ABSENT."""
+        """Returns the names of stretches of this level; _ABSENT for a stretch that does not occur in the sample.
+
+        A stretch is given as the pair of its halves' names, encoded by `pair`.
+        """
         return _find(self._pairs[level - 1], pairs)
 
 
@@ -141,7 +145,7 @@ def _find(known: Ids, wanted: Ids) -> Ints:
 
 @dataclass(frozen=True)
 class _Level:
-    """Stretches of 2^number tokens that occur both in a block of training ids and in the sample."""
+    """The stretches of one length, 2^number tokens, that occur both in a block of training ids and in the sample."""
 
     number: int
     places: Ints  # the index in the block at which each stretch begins, ascending; at least one
@@ -149,7 +153,7 @@ class _Level:
 
 
 def _matches(names: _Names, block: Ids) -> Iterator[_Level]:
-    """Yields the levels of a block in ascending order, up to the last level with a match."""
+    """Yields the stretches that a block shares with the sample, level by level, up to the last level with a match."""
     number, places, found = 0, np.arange(len(block)), names.of_tokens(np.arange(int(block.max()) + 1))[block]
     while (known := found != _ABSENT).any():
         level = _Level(number, places[known], found[known])
@@ -162,7 +166,7 @@ def _matches(names: _Names, block: Ids) -> Iterator[_Level]:
 
 
 def _pairs(names: _Names, level: _Level, apart: int) -> tuple[Ints, Ints]:
-    """Finds pairs of matches of a level that begin `apart` tokens apart. Returns the places and names of the pairs."""
+    """Returns the places and the names of all pairs of stretches of a level that begin `apart` tokens apart."""
     second = _find(level.places, level.places + apart)
     both = second != _ABSENT
     return level.places[both], names.pair(level.number, level.names[both], level.names[second[both]])
@@ -171,8 +175,7 @@ def _pairs(names: _Names, level: _Level, apart: int) -> tuple[Ints, Ints]:
 def _longest(names: _Names, level: _Level, start: int, longest: int) -> tuple[int, int]:
     """Returns the start (in the sample) and the length of the longest stretch in this block and the earlier blocks.
 
-    `level` is the last level of the block. `start` and `longest` are the start and the length of the longest stretch
-    found in the earlier blocks.
+    `level` is the last level of this block. `start` and `longest` are the result for the earlier blocks.
     """
     whole = 2**level.number
     if whole > longest:

@@ -23,7 +23,10 @@ _MISSING = -1
 
 @dataclass(frozen=True)
 class _Order:
-    """The n-grams of one length. A context is the first n - 1 tokens, stored as their rank among the (n - 1)-grams."""
+    """The n-grams of one length n.
+
+    The context of an n-gram is its first n - 1 tokens. It is stored as their rank among the (n - 1)-grams.
+    """
 
     keys: Ints  # (n-grams,), sorted: context * vocabulary + last token
     counts: Ints  # (n-grams,)
@@ -82,7 +85,10 @@ class _Ranked:
 
 
 def _ranked(values: Ints) -> _Ranked:
-    """Sorts, counts and ranks values (N,), N at least 1."""
+    """Returns the distinct values among `values` (N,), their counts, a position of each, and the rank of every value.
+
+    N is at least 1.
+    """
     order = np.argsort(values)
     ordered = values[order]
     new = np.concatenate(([True], ordered[1:] != ordered[:-1]))
@@ -113,7 +119,10 @@ def _discounts(counts: Ints) -> Floats:
 
 
 def _look_up(order: _Order, contexts: Ints, words: Ints, vocab_size: int) -> tuple[Ints, Ints]:
-    """Returns the rank and count of the n-gram of each context and word; _MISSING and 0 if there is none."""
+    """Returns the rank and the count of each n-gram, given as its context and its last token.
+
+    The rank is _MISSING and the count is 0 for an n-gram that was not counted.
+    """
     wanted = np.where(contexts == _MISSING, _MISSING, contexts * vocab_size + words)
     places = np.minimum(np.searchsorted(order.keys, wanted), len(order.keys) - 1)
     seen = order.keys[places] == wanted

@@ -71,7 +71,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Without:
-    """The ablations of one row of a batch.
+    """The heads and edges that are ablated in one row of a batch.
 
     A head is given as (layer, head), and an edge as (query, source). An edge is cut in all heads.
     """
@@ -92,8 +92,8 @@ def ablate(
     """Measures how much each ablation in `removed` lowers the log-probability of the most probable next token.
 
     `token` is the position whose next token is predicted, by default the last. If `removed` is None, every head is
-    ablated in turn. A head's output is replaced with zeros, or with its mean over the positions up to `token`. The
-    model must be in evaluation mode.
+    ablated in turn. `replacement` is what replaces a head's output: zeros, or its mean over the positions up to
+    `token`. The model must be in evaluation mode.
 
     Raises:
         BadInput: for a text with no tokens, or with more tokens than the context.
@@ -126,9 +126,9 @@ class _Text:
     at: int
 
     def whole(self) -> tuple[Tensor, dict[int, Tensor]]:
-        """Runs the unablated model, and returns the log-probabilities of the next token (known,) and the heads' means.
+        """Returns the log-probabilities (known,) of the next token in the unablated model, and the heads' mean outputs.
 
-        The means are the mean outputs of the heads (H, D), by layer.
+        The mean outputs, layer -> (H, D), are means over the positions up to `at`.
         """
         means: dict[int, Tensor] = {}
         with _hooked(self.model, _keeping_means(means, self.model.config.heads, self.at)):
@@ -143,7 +143,7 @@ class _Text:
                 yield Effect(without.heads, without.edges, float(logs[target]), highest(logs, self.tokenizer, _NEXT))
 
     def _log_probabilities(self, removed: Sequence[Without], means: dict[int, Tensor] | None) -> Tensor:
-        """Returns the log-probabilities of the next token (rows, known). Row i is computed under the i-th ablation."""
+        """Returns the log-probabilities (rows, known) of the next token. Row i is computed under the i-th ablation."""
         heads: dict[int, list[tuple[int, int]]] = {}  # layer -> (row, head)
         for row, without in enumerate(removed):
             for layer, head in without.heads:
@@ -193,7 +193,7 @@ def _hooked(model: Transformer, hook: Hook) -> Iterator[None]:
 
 
 def _keeping_means(means: dict[int, Tensor], heads: int, last: int) -> Hook:
-    """Returns a hook that stores the mean output of each head in `means`, by layer (H, D).
+    """Returns a hook that stores the mean outputs of the heads in `means`: layer -> (H, D).
 
     The mean is over the positions up to `last`.
     """
@@ -208,7 +208,7 @@ def _keeping_means(means: dict[int, Tensor], heads: int, last: int) -> Hook:
 def _replacing(removed: dict[int, list[tuple[int, int]]], means: dict[int, Tensor] | None, heads: int) -> Hook:
     """Returns a hook that replaces the outputs of heads with zeros or, if `means` is given, with means.
 
-    `removed` lists the (row, head) of the outputs to replace in each layer.
+    `removed` maps a layer to the outputs that are replaced in this layer, as (row, head) pairs.
     """
 
     def replace(layer: int, mixed: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Estimates how large the largest of many cosines would be by chance. This module imports no torch.
 
 Embeddings share a common component, so any two have a cosine well above 0, and among many cosines some are large by
-chance. The baseline is therefore the largest of N draws from a normal distribution. This distribution has the mean and
-the standard deviation of the N cosines that are compared.
+chance. The baseline is therefore the largest of N draws from a normal distribution with the mean and the standard
+deviation of the N cosines that are compared.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ def chance_among(cosines: Floats) -> Chance:
     """Returns the mean and the spread of cosines (N,), and how large the largest of N random cosines would be.
 
     A cosine is an outlier if it is further above the mean, in standard deviations, than the largest of N normal draws
-    (Grubbs, 1950). Normal draws minus their mean, divided by their norm, are a random direction in N - 1 dimensions. So
-    the baseline is the largest cosine of random directions, scaled. The baseline ignores that the draws sum to 0, so
-    the median is slightly too low for a few dozen cosines. The 95% point is not affected. For fewer than three cosines,
-    the median and the 95% point are 1.
+    (Grubbs, 1950). N normal draws minus their mean, scaled to length 1, are a random direction in N - 1 dimensions. So
+    the largest draw is, up to a factor, the largest cosine of this direction with N axes. `largest_by_chance` treats
+    these N cosines as independent, although they sum to 0. So for a few dozen cosines the median is slightly too low;
+    the 95% point is not affected.
+
+    For fewer than three cosines, the median and the 95% point are 1.
     """
     count = len(cosines)
     if count < 3:
@@ -51,8 +53,9 @@ def chance_among(cosines: Floats) -> Chance:
 def largest_by_chance(vectors: int, width: int) -> tuple[float, float]:
     """Returns the median and the 95% point of the largest cosine between random vectors and a fixed direction.
 
-    An angle has the density sin(angle)^(width - 2). If F is the cumulative distribution of this density, all angles
-    exceed x with the probability (1 - F(x))^vectors.
+    In `width` dimensions, the angle between a random vector and a fixed direction has a density proportional to
+    sin(angle)^(width - 2). If F is the cumulative distribution of this angle, the probability that all angles exceed x
+    is (1 - F(x))^vectors.
     """
     if width < 2 or not vectors:
         return 1.0, 1.0

@@ -122,7 +122,7 @@ def _within_reach(
 ) -> list[int]:
     """Returns the units that the first query can attend to, in at least one layer in which edges are cut.
 
-    If all these layers have a window, the widest window limits the distance.
+    If all these layers have a window, the widest window limits the distance. Otherwise, all units are within reach.
     """
     windows = [model.config.window_of(layer) for layer in (range(model.config.layers) if heads is None else heads)]
     limited = [window for window in windows if window is not None]

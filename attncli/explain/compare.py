@@ -30,11 +30,10 @@ _EXAMPLE = '"He could not bear" and "He saw a bear"'
 
 @dataclass(frozen=True)
 class WordInText:
-    """A word in one of two texts, and what each token up to the word contributes to the word's residual stream.
+    """A word in one of two texts, with the pull and the share of each token up to the word.
 
-    The pull of a source is its contribution through each head, minus the midpoint of the head's outputs in the two
-    texts. This vector is projected on the direction from the other text's stream to this text's stream, and summed over
-    heads and layers. A positive pull moves the two streams apart.
+    The pull of a source is the distance by which it moves this text's stream away from the other text's stream, summed
+    over heads and layers. A negative pull moves the two streams closer. `compare` gives the formula.
     """
 
     pieces: tuple[Piece, ...]  # the whole text
@@ -66,7 +65,9 @@ class Comparison:
 def compare(
     model: Transformer, texts: Sequence[Sequence[Piece]], words: Sequence[Span], layer: int | None = None
 ) -> Comparison:
-    """Compares a word in two texts. Each text is given as its tokens and the span of the word.
+    """Returns the cosine and the distance of a word's streams in two texts, and what each source adds to the distance.
+
+    Each text is given as its tokens and the span of the word.
 
     Let s and t be the word's streams in the first and the second text after `layer` layers (None: all layers). Then
     s - t is the difference of the embeddings, plus the differences of the attention outputs and feed-forward outputs of
@@ -229,7 +230,7 @@ def _pulls(model: Transformer, one: _Reading, other: _Reading, direction: Tensor
 
 
 def _mean_shares(reading: _Reading, after: int) -> Floats:
-    """Returns the shares of the sources (T,), averaged over the first `after` layers; zeros if `after` is 0."""
+    """Returns the shares (T,) of the sources, averaged over the first `after` layers; zeros if `after` is 0."""
     if not after:
         return torch.zeros(len(reading.ids), dtype=torch.float64).numpy()
     shares: Floats = torch.stack(reading.shares[:after]).mean(0).numpy()
@@ -237,7 +238,7 @@ def _mean_shares(reading: _Reading, after: int) -> Floats:
 
 
 def _cosines(one: _Reading, other: _Reading) -> Floats:
-    """Returns the cosines of the word's two streams (layers + 1,). Equal streams have a cosine of exactly 1."""
+    """Returns the cosines (layers + 1,) of the word's two streams. Equal streams have a cosine of exactly 1."""
     cosines = []
     for a, b in zip(one.streams, other.streams, strict=True):
         same = torch.equal(a[-1], b[-1])
@@ -247,7 +248,7 @@ def _cosines(one: _Reading, other: _Reading) -> Floats:
 
 
 def _cosines_of_others(one: _Reading, other: _Reading) -> Floats | None:
-    """Returns the mean cosine over all pairs of different tokens, one from each text: (layers + 1,).
+    """Returns the mean cosine (layers + 1,) over all pairs of different tokens, one from each text.
 
     Returns None if there is no such pair.
     """

@@ -36,7 +36,7 @@ def normalized(norms: Tensor) -> Tensor:
 
 
 def direct_effects(steps: AttentionSteps, module: Attention, direction: Tensor) -> Tensor:
-    """Returns what each source (S,) adds to the last query along a direction (C,), summed over all heads."""
+    """Returns the effect (S,) of each source: what it adds to the last query along a direction (C,), over all heads."""
     reads = through_output(direction, module.output.weight, module.heads)  # (H, D)
     value = by_head(steps.value[0], module.heads)
     return (steps.weights[0, :, -1] * (value * reads[:, None]).sum(-1)).sum(0)
@@ -48,7 +48,7 @@ def by_head(shared: Tensor, heads: int) -> Tensor:
 
 
 def through_output(direction: Tensor, matrix: Tensor, heads: int) -> Tensor:
-    """Multiplies a direction u (C,) by an output matrix (C, H x D), and returns one row for each head (H, D).
+    """Multiplies a direction u (C,) by an output matrix (C, H x D). Returns rows (H, D), one for each head.
 
     The dot product of row h and a value v is u.(W_h v).
     """
@@ -63,9 +63,9 @@ def output_rows(model: Transformer) -> Tensor:
 def through_norm(norm: nn.Module, toward: Tensor) -> Tensor:
     """Returns the direction (C,) in a norm's input that corresponds to the direction `toward` (C,) in its output.
 
-    The dot product of the result and the residual stream, divided by the norm's scale, is the output along `toward`
-    without the norm's bias. LayerNorm subtracts the mean of the stream. Subtracting the mean of the direction is
-    equivalent (Elhage et al., 2021).
+    The dot product of the result and the residual stream, divided by the norm's scale, is the norm's output along
+    `toward` without the norm's bias. LayerNorm subtracts the mean of the stream. This function subtracts the mean of
+    the direction instead, which is equivalent (Elhage et al., 2021).
     """
     direction = norm_gain(norm).to(toward.dtype) * toward
     return direction - direction.mean() if isinstance(norm, nn.LayerNorm) else direction

@@ -52,7 +52,7 @@ class Faithfulness:
 
     @property
     def verdict(self) -> Verdict:
-        """The tests of which rankings are better than random, and better than other rankings."""
+        """The significance tests: which rankings are better than random, and which are better than other rankings."""
         return Verdict(self.comprehensiveness, self.sufficiency)
 
 
@@ -92,9 +92,9 @@ def faithfulness(
 
 
 def _scored(model: Transformer, ids: Tensor, generator: torch.Generator) -> Floats:
-    """Returns the drops of one text (rankings, 2, sizes).
+    """Returns the drops (rankings, 2, sizes) of one text.
 
-    On the second axis, the first drop is with the first k sources cut, the second with all other sources cut.
+    On the second axis, index 0 is the drop with the first k sources cut, index 1 the drop with all other sources cut.
     """
     sources = len(ids) - 1
     scores = source_scores(model, ids)
@@ -126,7 +126,7 @@ def drops_without(model: Transformer, ids: Tensor, cuts: Sequence[Sequence[int]]
 
 
 def source_scores(model: Transformer, ids: Tensor) -> dict[Ranking, Tensor]:
-    """Returns each ranking's scores (T,) of the tokens of `ids` (T,), as sources of the last token."""
+    """Returns, for each ranking, the scores (T,) of the tokens of `ids` (T,) as sources of the last token."""
     logits = model(ids[None])[0, -1]
     watch = _SourceScorer(logit_direction(model, int(logits.argmax())))
     model.hidden(ids[None], observe=watch)

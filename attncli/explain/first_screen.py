@@ -75,8 +75,8 @@ def explain(
     """Finds the tokens of a text from which the token in focus gets its information.
 
     `pieces` are the tokens of the text. If `words` gives the range of tokens of each word, the focus and the finding
-    are counted in words. The `named` greatest sources are shown by name. If `check` is true, each of these sources is
-    cut in turn. All probabilities are computed at `temperature`.
+    are counted in words. `named` is the number of sources that are shown by name, besides the first token. If `check`
+    is true, each source that is shown by name is cut in turn. All probabilities are computed at `temperature`.
 
     Raises:
         BadInput: for a text with no tokens, or with more tokens than the context.

@@ -54,7 +54,7 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class Expected:
-    """The rank of the expected answer among all tokens: 1 is the nearest."""
+    """The cosine and the rank of the expected answer. The nearest token has rank 1."""
 
     word: tuple[Piece, ...]
     cosine: float
@@ -73,7 +73,7 @@ class Analogy:
 
 
 def spell(tokenizer: Tokenizer, word: str) -> tuple[Piece, ...]:
-    """Returns the tokens of a word with a leading space, or without the space if there are fewer tokens then.
+    """Returns the tokens of a word with a leading space, or without the space if this gives fewer tokens.
 
     Raises BadInput for a word without tokens.
     """
@@ -104,8 +104,8 @@ def neighbors_in_text(
 ) -> Neighbors:
     """Returns the tokens nearest to the residual stream of a word in a text, after `layer` layers (None: all layers).
 
-    The stream is compared with the embeddings of all tokens, including the word's last token, or with the streams of
-    the other tokens of the text.
+    If `among` is 'vocabulary', the stream is compared with the embeddings of all tokens, including the word's last
+    token. If `among` is 'text', the stream is compared with the streams of the other tokens of the text.
 
     Raises:
         BadInput: for a text with no tokens, or with more tokens than the context.
@@ -182,7 +182,7 @@ def _mean(model: Transformer, word: Sequence[Piece]) -> Tensor:
 
 
 def _cosines_with_tokens(model: Transformer, tokenizer: Tokenizer, query: Tensor) -> Floats:
-    """Returns the cosines of a vector (C,) with the embeddings of all tokens of the tokenizer (V,)."""
+    """Returns the cosines (V,) of a vector (C,) with the embeddings of all tokens of the tokenizer."""
     return _cosines(model.embedding.weight.detach()[: tokenizer.vocab_size], query)
 
 
@@ -216,7 +216,7 @@ class _Stream(Observer):
 
 
 def _streams(model: Transformer, text: Sequence[Piece], after: int) -> Tensor:
-    """Returns the residual stream of every token after `after` layers (T, C)."""
+    """Returns the residual stream (T, C) of the tokens of a text after `after` layers."""
     watch = _Stream(after)
     with torch.inference_mode():
         model.hidden(ids_of(model, text), observe=watch)

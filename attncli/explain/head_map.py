@@ -16,7 +16,7 @@ from attncli.model.mask import causal_mask
 class HeadMap:
     """One head's attention weights: a row is a query, a column is a source.
 
-    The map has all T rows. In a long text, it has only the R rows around the focus.
+    The map has a row for each of the T tokens or, in a long text, only the R rows around the focus.
     """
 
     layer: int
@@ -30,7 +30,7 @@ class HeadMap:
 
 @dataclass
 class BusiestHead:
-    """Keeps the weights of the head that contributes most to the focus; observes one layer at a time."""
+    """Observes one layer at a time, and keeps the weights of the head that contributes most to the focus."""
 
     focus: Focus
     units: Units
@@ -66,9 +66,10 @@ class BusiestHead:
 
 
 def previous_token_score(weights: Floats, first: int = 0) -> float | None:
-    """Returns the mean weight on the previous token, over rows (R, T). The token index of the first row is `first`.
+    """Returns the mean weight on the previous token, over the rows of `weights` (R, T).
 
-    The row of token 0 is skipped, because token 0 has no previous token. Returns None if no other row is given.
+    `first` is the token index of the first row. The row of token 0 is skipped, because token 0 has no previous token.
+    Returns None if there is no other row.
     """
     before = [float(row[at - 1]) for at, row in enumerate(weights, first) if at]
     return sum(before) / len(before) if before else None

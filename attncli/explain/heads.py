@@ -35,8 +35,8 @@ class HeadScores:
     """The share of attention that every head puts on each pattern, on random tokens that are repeated once.
 
     Scores have the shape (kinds, layers, heads), with the kinds in the order of HEAD_KINDS. A score is the mean weight
-    over the rows in which the pattern is possible. A score without such a row is NaN, as in a layer whose window is too
-    short.
+    over the rows in which the pattern is possible. If there is no such row, as in a layer whose window is too short,
+    the score is NaN.
     """
 
     scores: Floats
@@ -99,7 +99,7 @@ class HeadScores:
 
 
 def patterns(ids: Tensor, window: int | None = None) -> Tensor:
-    """Returns the mask of each pattern (kinds, T, T), for ids (T,): the positions that a head of this kind attends to.
+    """Returns the masks (kinds, T, T) of the patterns for ids (T,): the positions that a head of each kind attends to.
 
     The masks are in the order of HEAD_KINDS: the previous token; the earlier occurrences of the same token; the tokens
     after these occurrences; the first token. They exclude positions outside the causal mask and the window.

@@ -98,7 +98,10 @@ def _terms(
     other: NextToken | None,
     logit: float,
 ) -> LogitAttribution:
-    """Projects every write to the stream on `toward` (C,), a direction in the output of the final norm."""
+    """Returns the projection of every write to the stream on the direction of the logit.
+
+    `toward` (C,) is this direction in the output of the final norm.
+    """
     direction, norm_bias = _read_by(model.norm, watch.last.double(), toward)
     attention_bias = _along(direction, _biases(model, "attention.output"))
     down_bias = _along(direction, _biases(model, "feed_forward.down"))
@@ -125,9 +128,10 @@ def _terms(
 
 
 def _read_by(norm: nn.Module, stream: Tensor, toward: Tensor) -> tuple[Tensor, float | None]:
-    """Maps a direction (C,) to the input of the norm. Also returns what the norm's bias contributes, if it has a bias.
+    """Returns the direction (C,) in the norm's input that corresponds to `toward` (C,), and the norm's bias term.
 
-    The dot product of the returned direction and a part of the stream is the part's term of norm(stream) . toward.
+    The dot product of this direction and a write to the stream is the write's term in norm(stream) . toward. The bias
+    term is the term of the norm's bias; None if the norm has no bias.
     """
     assert isinstance(norm, RMSNorm | nn.LayerNorm)
     direction = through_norm(norm, toward)
@@ -145,7 +149,7 @@ def _biases(model: Transformer, part: str) -> list[Tensor]:
 
 
 def _along(direction: Tensor, biases: Sequence[Tensor]) -> Tensor | None:
-    """Returns the projections of biases on a direction (L,); None if there are no biases."""
+    """Returns the projections (L,) of biases on a direction; None if there are no biases."""
     return torch.stack(list(biases)).double() @ direction if biases else None
 
 
@@ -158,7 +162,7 @@ class _Moved:
     matrix: Tensor
 
     def along(self, direction: Tensor) -> Tensor:
-        """Returns the projections a_hj f_h(x_j) . direction (H, S), without forming the vectors f_h(x_j)."""
+        """Returns the projections (H, S) a_hj f_h(x_j) . direction, without forming the vectors f_h(x_j)."""
         heads = len(self.weights)
         through = through_output(direction, self.matrix.double(), heads)  # (H, D)
         return self.weights.double() * torch.einsum("hsd,hd->hs", by_head(self.value.double(), heads), through)

@@ -76,7 +76,10 @@ def focused_unit(model: Transformer, pieces: Sequence[Piece], focus: Focus, unit
 
 
 def refuse_missing(what: str, index: int, count: int) -> None:
-    """Raises UsageProblem for an index that is not from 0 to `count` - 1. `what` is the thing that is counted."""
+    """Raises UsageProblem for an index that is not from 0 to `count` - 1.
+
+    `what` is the noun in the message, such as 'layer'.
+    """
     if not 0 <= index < count:
         raise UsageProblem(f"There is no {what} {index}.", f"There are {count}: 0 to {count - 1}.")
 
@@ -112,9 +115,9 @@ def layers_read(model: Transformer, layer: int | None) -> int:
 
 
 def rows_around(focus: int, count: int) -> range:
-    """Returns the rows that the map of a long text of `count` tokens shows.
+    """Returns the rows that the map of a text of `count` tokens or words shows: at most ROWS_AROUND rows.
 
-    The map has ROWS_AROUND rows. Three quarters of the rows are before the focus.
+    Three quarters of the rows are before the focus, except near the beginning and the end of the text.
     """
     first = max(0, min(focus - ROWS_AROUND * 3 // 4, count - ROWS_AROUND))
     return range(first, min(first + ROWS_AROUND, count))

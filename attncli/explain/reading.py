@@ -33,7 +33,7 @@ def rows_to_watch(needed: range, tokens: int) -> range:
 
 @torch.inference_mode()
 def read(model: Transformer, ids: Tensor, rows: range, observe: Observer | None = None) -> Tensor:
-    """Runs a forward pass over ids (1, T), and returns the normalized residual stream at `rows` (1, R, C).
+    """Runs a forward pass over ids (1, T), and returns the normalized residual stream (1, R, C) at `rows`.
 
     The observer gets the R rows of queries, and all S = rows.stop keys and values. Tokens after the rows are not read.
     """

@@ -44,7 +44,7 @@ def rollout(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Rollou
 
 
 def rolled(product: Tensor | None, weights: Tensor) -> Tensor:
-    """Returns the rollout (T, T) after one more layer, from the layer's weights (T, T), averaged over heads.
+    """Returns the rollout (T, T) after one more layer. `weights` (T, T) are the layer's weights, averaged over heads.
 
     `product` is the rollout after the previous layer; None before the first layer.
     """

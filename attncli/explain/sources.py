@@ -62,7 +62,7 @@ class SourceShares:
     _beside: list[Tensor] = field(default_factory=list)  # () per layer: mean of output length / stream length
 
     def take(self, layer: int, weights: Tensor, output: Tensor, contributed: list[tuple[Tensor, Tensor]]) -> None:
-        """Observes one layer: weights (H, R, S), output (B, R, C), the contribution norms of each row in focus."""
+        """Observes one layer: weights (H, R, S), output (B, R, C), and the contribution norms of each row in focus."""
         head = self.focus.head
         self.layers.append(layer)
         self._outputs[layer] = self._lengths(output)

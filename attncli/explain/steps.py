@@ -28,7 +28,8 @@ from attncli.text.tokenizer import Piece, Tokenizer
 class Steps:
     """The numbers of one row of one head at every step, from the query to the attention output.
 
-    S is the number of sources: all tokens of the text. In a long text, the sources end with the first masked token.
+    S is the number of sources: all tokens of the text or, in a long text, all tokens up to the first masked one, which
+    is included.
     """
 
     subject: Subject
@@ -52,7 +53,7 @@ class Steps:
 
 @torch.inference_mode()
 def steps(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], focus: Focus) -> Steps:
-    """Returns the row of the focus in the given head, or in the busiest head.
+    """Returns the numbers of every step at the token in focus, in the given head or in the busiest head.
 
     Raises BadInput and UsageProblem as `subject_of` does.
     """
@@ -69,7 +70,7 @@ def steps(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], foc
 def _row(subject: Subject, watch: _OneLayer, rows: range, fast: Tensor, *, head: int, asked_for: bool) -> Steps:
     """Computes all heads at the focus, and returns the numbers of one head.
 
-    `fast` (C,) is the output to compare with.
+    `fast` (C,) is the attention output of the fast path, with which the recomputed output is compared.
     """
     module, seen, row = watch.module, watch.steps, subject.focus
     query = seen.query[0, :, row - rows.start].double()  # (H, D)

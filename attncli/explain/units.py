@@ -42,7 +42,7 @@ class Units:
         return next(at for at, span in enumerate(self.spans) if span.start == self.rows.start)
 
     def sum_sources(self, values: Tensor) -> Floats:
-        """Sums values by token (..., S) to values by unit (..., units).
+        """Sums the values of tokens (..., S) to the values of units (..., units).
 
         Units after the last row are masked; their sums are 0.
         """
@@ -51,7 +51,10 @@ class Units:
         return np.add.reduceat(whole, [span.start for span in self.spans], axis=-1)
 
     def table(self, weights: Tensor) -> Floats:
-        """Returns weights by unit: (R, S) -> (observed units, units), averaged over rows and summed over columns."""
+        """Returns weights by unit: (R, S) -> (observed units, units).
+
+        The weights are averaged over the rows of a unit, and summed over the columns of a unit.
+        """
         starts = [span.start - self.rows.start for span in self.spans if span.start in self.rows]
         sizes = np.diff([*starts, len(self.rows)])
         averaged: Floats = np.add.reduceat(self.sum_sources(weights), starts) / sizes[:, None]

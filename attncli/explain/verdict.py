@@ -42,10 +42,10 @@ class Verdict:
         return t_quantile(1 - _LEVEL / COMPARISONS, texts - 1) if texts >= LEAST_TEXTS else math.inf
 
     def advantage(self, ranking: Ranking, *, sufficient: bool = False) -> tuple[float, float]:
-        """Returns the mean advantage over the random ranking and its standard error.
+        """Returns the mean over texts of a ranking's advantage over random, and the standard error of this mean.
 
-        The advantage is averaged over sizes; the mean is over texts. The measure is sufficiency if `sufficient` is
-        true, otherwise comprehensiveness.
+        In each text, the advantage is averaged over sizes. The measure is sufficiency if `sufficient` is true,
+        otherwise comprehensiveness.
         """
         drops = self.sufficiency if sufficient else self.comprehensiveness
         return _mean_and_error(_difference(drops, ranking, "random") * (-1 if sufficient else 1))
@@ -68,7 +68,7 @@ class Verdict:
 
     @property
     def rivals(self) -> tuple[Ranking, ...]:
-        """The rankings that are not significantly worse than the best one, which is left out.
+        """The rankings, other than the best, that are not significantly worse than the best.
 
         Rankings are compared by comprehensiveness minus sufficiency. Empty if no ranking beats random.
         """
