@@ -1,6 +1,6 @@
 """The entry point of `attncli` and `python -m attncli`: installs signal handlers, shows a status, runs the application.
 
-The imports at the top take a few milliseconds; `main` imports the application.
+The imports at the top of this file take a few milliseconds. The application takes longer, so `_run` imports it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    """Runs the command line and returns its exit code. If a signal stopped it, returns the exit code of the signal."""
+    """Runs the command line and returns its exit code; if a signal ended the command, the exit code of the signal."""
     try:
         from attncli.cli.main import run
     except (ImportError, OSError, MemoryError) as problem:

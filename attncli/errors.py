@@ -13,7 +13,10 @@ Naming = Callable[[str], str]  # spells the name of a field for a reader: top_k 
 
 
 def hint_in(naming: Naming, command: str, call: str) -> str:
-    """Returns the hint `command` if `naming` spells options, as on the command line; else the hint `call`."""
+    """Returns the hint `command` for a user of the command line, or the hint `call` for a user of the Python library.
+
+    The command line passes a `naming` that spells options: 'name' -> '--name'. The library's `naming` changes nothing.
+    """
     return call if naming("name") == "name" else command
 
 
@@ -32,7 +35,7 @@ class AttnError(Exception):
     def naming(cls, text: Callable[[Naming], tuple[str, str]]) -> Self:
         """Returns an error whose message and hint name settings.
 
-        `text` receives a function that spells the name of a setting, and returns the message and the hint.
+        `text` returns the message and the hint. Its argument is a function that spells the name of a setting.
         """
         error = cls(*text(str))
         error._text = text

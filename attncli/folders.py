@@ -45,11 +45,11 @@ def make_private(folder: Path) -> None:
 
 
 def exposed(folder: Path) -> Path | None:
-    """Returns the first directory that another user can change, among a folder and its parents, or None.
+    """Returns the first directory that another user can change; None if the folder and all its parents are safe.
 
-    Root or this user must own every directory, and a link counts as exposed. If others can write to a parent, the
-    parent must be sticky, like /tmp: nobody can replace a file of another user in a sticky directory. Raises OSError if
-    a folder cannot be read.
+    A directory is safe if root or this user owns it and nobody else can write to it. A parent to which others can write
+    is also safe if it is sticky, like /tmp, because in a sticky directory nobody can replace a file of another user. A
+    link is never safe. Raises OSError if a directory cannot be examined.
     """
     for place in (folder, *folder.parents):
         status = place.lstat()

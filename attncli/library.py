@@ -51,7 +51,7 @@ _OF_A_SCREEN = ("plain", "csv", "npz", "compare_weights")  # the fields of ViewO
 
 
 def load(name: str | Path | None = None, *, device: str = "auto", dtype: str = "auto", revision: str = "") -> Model:
-    """Returns the model that `name` names: a directory, a listed model, or owner/name on the Hugging Face hub.
+    """Returns the model `name`: a directory, a name listed by `attncli models`, or owner/name on the Hugging Face hub.
 
     None means the default model.
 
@@ -158,7 +158,7 @@ class Model:
         return chosen.load(asked).find(request(loaded.model, loaded.tokenizer, pieces, focus, asked))
 
     def score(self, text: str) -> Score:
-        """Returns how well the model predicts a text, as `attncli eval` does: nats, bits per byte, perplexity.
+        """Returns the score of the model on a text, computed as in `attncli eval`: nats, bits per byte, perplexity.
 
         Raises BadInput for a text with no token to score, and for a text that is not valid Unicode.
         """
@@ -194,14 +194,14 @@ class Model:
     def _any(self) -> LoadedModel:
         """Returns any loaded model, for its shape and tokenizer. If no model is loaded yet, loads one.
 
-        The weights of the returned model may have any type. They may be missing, because a CPU backend keeps its own.
+        The model may have weights of any dtype, or no weights because a CPU backend has its own copy.
         """
         return next(iter(self._loaded.values()), None) or self._to_generate()[0]
 
     def _read(self, dtype: str) -> LoadedModel:
-        """Returns the PyTorch model with weights of a type; the first call for this type loads it.
+        """Returns the PyTorch model with weights of type `dtype`; the first call for a type loads the model.
 
-        For `int8`, the weights are float32, rounded to int8 values.
+        For `int8`, the matrices are rounded to int8 values and stored as float32.
         """
         place = torch.device(self._device)
         stored = pick_dtype("float32" if dtype == "int8" else dtype, place)
@@ -317,7 +317,7 @@ def _configs(settings: dict[str, Any], first: type[C], second: type[Any]) -> tup
 
 
 def _as_tuple(name: str, value: Any) -> Any:
-    """Returns the value of a setting. Converts a list, a dict such as `logit_bias`, and one `stop` text to a tuple."""
+    """Returns the value of a setting; a list, a dict (for `logit_bias`) or a single `stop` text becomes a tuple."""
     if name == "stop" and isinstance(value, str):
         return (value,)
     if isinstance(value, dict):
@@ -326,7 +326,7 @@ def _as_tuple(name: str, value: Any) -> Any:
 
 
 def _refuse_given(given: Iterable[str], why: str, allowed: Collection[str]) -> None:
-    """Raises UsageProblem for the first given setting that is not allowed."""
+    """Raises UsageProblem for the first given setting that is not in `allowed`; `why` begins the message."""
     for name in given:
         if name not in allowed:
             raise UsageProblem(f"{why}, so {name} cannot be given.", f"Leave {name} out.")

@@ -76,12 +76,12 @@ def _is(kind: Callable[[int], bool], path: Path | str, follow: bool = True) -> b
 
 
 def open_regular(path: Path, follow: bool = True) -> BufferedReader:
-    """Opens a regular file for reading bytes. Raises OSError for any other path, and for a link if not `follow`."""
+    """Opens a regular file for reading bytes. Raises OSError for any other path, and without `follow` for a link."""
     return os.fdopen(open_descriptor(path, os.O_RDONLY, follow=follow), "rb")
 
 
 def open_descriptor(path: Path, flags: int, follow: bool = True) -> int:
-    """Opens a regular file with the flags of os.open, and returns its descriptor. Raises OSError for any other path."""
+    """Opens a regular file with `flags` as in os.open; returns its descriptor. Raises OSError for any other path."""
     try:
         handle = os.open(path, flags | _FLAGS | (0 if follow else _NOFOLLOW), 0o666)
     except ValueError as problem:
@@ -118,7 +118,7 @@ def make_folder(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a directory tree; ignores errors after one retry."""
+    """Removes a file or a directory tree. After an error, tries once more and ignores a second error."""
     for _ in range(2):
         with suppress(OSError):
             shutil.rmtree(path) if is_folder(path) and not is_link(path) else path.unlink(missing_ok=True)
@@ -153,7 +153,7 @@ def refuse_lost_folder() -> None:
 
 
 def reason(problem: OSError) -> str:
-    """Returns the system's message for an error; it is never empty."""
+    """Returns the system's message for an error, or the name of the error's class if the error has no message."""
     return problem.strerror or str(problem) or type(problem).__name__
 
 

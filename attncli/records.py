@@ -21,10 +21,11 @@ Record = TypeVar("Record")
 
 
 def record_from_json(kind: type[Record], value: object, where: str, extra: bool = False) -> Record:
-    """Returns the dataclass `kind` with the values of a JSON object. With `extra`, unknown keys are ignored.
+    """Returns the dataclass `kind` with the values of a JSON object.
 
-    Raises BadCheckpoint for an unknown key, and for a value that is missing, has the wrong type, or exceeds a limit of
-    the dataclass. The error names the field; `where` names the JSON object.
+    Raises BadCheckpoint for a value that is missing, has the wrong type, or exceeds a limit of the dataclass. Without
+    `extra`, an unknown key is an error too; with `extra`, it is ignored. The error names the field; `where` names the
+    JSON object.
     """
     if not isinstance(value, dict):
         raise _misfit(where, value, "an object")
@@ -43,7 +44,7 @@ def record_from_json(kind: type[Record], value: object, where: str, extra: bool 
 
 
 def checked(kind: Any, value: object, where: str) -> Any:
-    """Returns a JSON value as the annotation `kind` requires: a list becomes a tuple. Raises BadCheckpoint."""
+    """Returns a JSON value in the type that `kind` requires: [1, 2] -> (1, 2) for a tuple. Raises BadCheckpoint."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -79,7 +80,7 @@ def _sequence(kind: Any, arguments: tuple[Any, ...], value: object, where: str) 
 
 
 def _plain(kind: Any, value: object, where: str) -> object:
-    """Returns a JSON value that is a bool, a 64-bit integer, a finite number or a string. Raises BadCheckpoint."""
+    """Returns a JSON value of type `kind`: bool, 64-bit int, finite float or str. Raises BadCheckpoint for others."""
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         if -_INTEGERS <= value < _INTEGERS or (isinstance(value, float) and math.isfinite(value)):
             return float(value)

@@ -67,10 +67,10 @@ class CleanUp:
 
 
 class StopRequests:
-    """Records the signals received within a `with` block, so that a loop can stop cleanly; true after the first signal.
+    """Records the signals that arrive in a `with` block, so that a loop can stop cleanly.
 
-    A second signal ends the process at once. Signals that were ignored before, such as SIGHUP under nohup, stay
-    ignored. `received` lists the numbers of the signals.
+    The object is true after the first signal. A second signal ends the process at once. Signals that were ignored
+    before the block, such as SIGHUP under nohup, stay ignored. `received` lists the numbers of the signals.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class StopRequests:
 
 
 def install() -> None:
-    """Installs the handler for each of the three signals that is not ignored. Under nohup, SIGHUP is ignored."""
+    """Installs the handler and starts the second thread. Ignored signals, such as SIGHUP under nohup, stay ignored."""
     for kind in _KINDS:
         if signal.getsignal(kind) is not signal.SIG_IGN:
             signal.signal(kind, _handle)
@@ -128,7 +128,7 @@ def received() -> int | None:
 
 
 def exit_code(number: int) -> int:
-    """Returns the exit code of a process that this signal stopped. The first call also prints that it was stopped."""
+    """Returns the exit code of a process that this signal stopped. The first call also prints 'Stopped.'"""
     global _said
     if not _said:
         _said = True

@@ -99,7 +99,7 @@ class ViewOptions:
             )
 
     def place(self) -> tuple[int | None, int | None]:
-        """Returns the layer and the head in focus; None stands for all of them.
+        """Returns the layer and the head in focus; None stands for all layers or all heads.
 
         head '2.3' -> (2, 3); head '3' and layer 2 -> (2, 3); head '3' alone -> (None, 3), head 3 of every layer
         """
@@ -140,7 +140,7 @@ class Request:
 
     @property
     def text(self) -> tuple[Transformer, Tokenizer, Sequence[Piece], Focus]:
-        """Model, tokenizer, tokens and focus: the first arguments of most functions that compute a view."""
+        """The first arguments of most functions that compute a view: model, tokenizer, tokens and focus."""
         return self.model, self.tokenizer, self.pieces, self.focus
 
 
@@ -163,7 +163,7 @@ class View:
     load: Callable[[ViewOptions], Functions]
 
     def called(self, naming: Naming) -> str:
-        """Returns the view for an error message: 'the first screen', or the setting and its value, 'view lens'."""
+        """Returns the view for an error message: 'the first screen' or '--view lens'; `naming` spells the setting."""
         return "the first screen" if self.name is None else f"{naming('view')} {self.name}"
 
     def refuse_options(self, options: ViewOptions) -> None:

@@ -2,7 +2,7 @@
 
 A config is a frozen dataclass and needs no torch. Each field declares the help, the name and the limits of its option
 (option.py), so that the command line, `generate -i` and errors agree. None always means "chosen automatically", and the
-help says by what.
+help says how.
 """
 
 from attncli.config.corpus import TOKENIZER_KINDS, CorpusConfig, TokenizerKind

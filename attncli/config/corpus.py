@@ -1,4 +1,4 @@
-"""CorpusConfig: how text becomes tokens to train on. This file alone defines the defaults and limits."""
+"""CorpusConfig: how text becomes tokens to train on. Only this file defines the defaults and limits of the settings."""
 
 from __future__ import annotations
 

@@ -57,7 +57,10 @@ def require(ok: bool, name: str, value: object, rule: str) -> None:
 
 
 def shown_value(value: object) -> str:
-    """Returns the text of a value for an error message, shortened. Python refuses to convert very long integers."""
+    """Returns a value as short text for an error message.
+
+    A very long integer becomes a description, because Python refuses to convert it to text.
+    """
     if isinstance(value, int) and abs(value) > _LONGEST_SHOWN:
         return "an integer of over 40 digits"
     return ascii(value) if len(ascii(value)) <= _MOST_SHOWN else f"{ascii(value)[:_MOST_SHOWN]}…"

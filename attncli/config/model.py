@@ -127,7 +127,7 @@ class ModelConfig:
 
     @property
     def feed_forward(self) -> str:
-        """The name of the feed-forward part: 'swiglu', 'geglu', 'gelu' or 'ungated_silu'."""
+        """The name of the feed-forward network: 'swiglu', 'geglu', 'gelu' or 'ungated_silu'."""
         return _FEED_FORWARDS[self.gated, self.activation]
 
     def window_of(self, layer: int) -> int | None:
@@ -136,10 +136,11 @@ class ModelConfig:
 
 
 def shape_to_json(config: ModelConfig) -> dict[str, Any]:
-    """Returns the shape as `run.json` and `--json` show it: a key for every field, and two more.
+    """Returns the shape as `run.json` and `--json` contain it: a key for every field, plus `attention_bias` and `bias`.
 
-    For programs that know earlier versions, `activation` is the name of the feed-forward part. `attention_bias` is true
-    if all attention matrices have biases, and `bias` if every part of the model that can have biases has them.
+    `attention_bias` is true if all attention matrices have biases. `bias` is true if every part of the model that can
+    have biases has them. These two keys are for programs that know earlier versions. For the same reason, `activation`
+    is the name of the feed-forward network: 'swiglu', not 'silu'.
     """
     attention = config.qkv_bias and config.output_bias
     every = attention and config.feed_forward_bias and (config.norm_bias or config.norm == "rms")

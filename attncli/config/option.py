@@ -28,7 +28,7 @@ _A_TUPLE = Limit("a tuple", lambda value: isinstance(value, tuple))
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """The description of an option; the field that declares it has the type and the default.
+    """The description of an option. Its type and its default are those of the field that declares it.
 
     A field of type `tuple[X, ...]` makes an option that may be given several times. A bool field whose default is True
     or None also gets the option --no-NAME.

@@ -1,4 +1,4 @@
-"""TrainConfig: the settings of a training run that a user may fix. Only this file defines their defaults and limits."""
+"""TrainConfig: the settings of a training run that a user may set. Only this file defines their defaults and limits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _DTYPES = ("auto", *TRAIN_DTYPES)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The settings of a training run that a user may fix; the plan chooses every field that is None."""
+    """The settings of a training run that a user may set; the plan chooses every field that is None."""
 
     seconds: float | None = option(  # wall-clock time, from the start of the command
         None,

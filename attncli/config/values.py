@@ -18,7 +18,7 @@ _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 @dataclass(frozen=True)
 class Format:
-    """A format of values: `parse` reads a value from text, `show` writes one; `metavar` is the placeholder in help."""
+    """A format of values: `parse` parses text, `show` formats a value; `metavar` is the placeholder in the help."""
 
     parse: Callable[[str], Any]
     metavar: str
