@@ -84,8 +84,8 @@ def _token_row(token: NextToken, room: int) -> Text:
 def _verdict(finding: Ablation, width: int) -> list[Text]:
     """Returns the lines below the table.
 
-    The first line says how the probability changed. The next line says what replaced the outputs of ablated heads, or
-    that cut edges leave other paths.
+    The first line says how the probability changed. The second line says what replaced the outputs of ablated heads or,
+    for edges, that they are cut in all heads. If several heads or edges are ablated, the last line lists them.
     """
     effect = finding.effects[0]
     drop = finding.drop(effect)
@@ -135,7 +135,7 @@ def _ranking(finding: Ablation, width: int) -> Table:
 
 
 def _grid(finding: Ablation, width: int) -> Table | None:
-    """Returns the change of every head, layers x heads; None if the table is wider than the screen."""
+    """Returns a table (layers x heads): the change when each head is ablated. None if it is wider than the screen."""
     if 7 + 6 * finding.heads > width:
         return None
     table = Table.grid(padding=(0, 0))

@@ -1,7 +1,7 @@
 """Draws attention weights as the cells of a map, in shades, colors or half blocks, and draws the legend.
 
 A weight from 0 to 1 is drawn in 24-bit or 256 colors if the terminal has them, otherwise in five shades. Masked cells
-are blank. They do not have the color of zero.
+are blank, so that they differ from a weight of zero.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class _Look:
-    """Maps the dots of a cell to a character: the weights of the dots sum to a code, an index into `glyphs`."""
+    """Maps the dots of a cell to a character. Each dot has a weight; the sum of the weights is an index in `glyphs`."""
 
     weights: Codes  # (high, wide)
     glyphs: Codes  # the character of each code; a cell without dots is a space
@@ -165,9 +165,9 @@ def _finite(curve: Curve) -> Curve:
 
 
 def visible_span(curves: Sequence[Curve]) -> tuple[Interval, float | None]:
-    """Returns the span of the y axis, and the greatest value of the curves if the start of a curve is cut off.
+    """Returns the span of the y axis and, if the start of a curve is cut off, the greatest value of the curves.
 
-    If no start is cut off, the second value is None.
+    The greatest value is None if no start is cut off.
     """
     curves = [curve for curve in curves if len(curve.y)]
     if not curves:
@@ -181,7 +181,7 @@ def visible_span(curves: Sequence[Curve]) -> tuple[Interval, float | None]:
 
 
 def _widened(low: float, high: float) -> Interval:
-    """Returns the span. Widens an almost empty span, so that dividing by its length is safe."""
+    """Returns the span, or a wider one if it is almost empty, so that dividing by its length is safe."""
     if high - low > 1e-9 * max(1.0, abs(low), abs(high)):
         return low, high
     around = _MARGIN * max(1.0, abs(low))
@@ -230,7 +230,7 @@ def _rows(y: Floats, span: Interval, cells: int, look: _Look) -> NDArray[np.int6
 
 
 def _nice_step(span: Interval, wanted: int) -> float:
-    """Returns the distance between at most about `wanted` ticks: 1, 2, 2.5 or 5 times a power of ten."""
+    """Returns a round distance between ticks, for at most about `wanted` ticks: 1, 2, 2.5 or 5 times a power of ten."""
     least = (span[1] - span[0]) / wanted
     power = 10.0 ** math.floor(math.log10(least))
     return next(nice * power for nice in _NICE if nice * power >= least * 0.999)
@@ -269,7 +269,7 @@ def _clock(seconds: float) -> str:
 
 
 def _x_axis(span: Interval, along: str, cells: int, look: _Look) -> tuple[str, str]:
-    """Returns the x axis with its ticks, and below it the labels, each `cells` wide.
+    """Returns two lines of `cells` cells: the x axis with its ticks, and the labels below it.
 
     The name of the axis is at the right end of the labels.
     """

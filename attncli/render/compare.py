@@ -129,7 +129,7 @@ class _Term:
 def _terms(finding: Comparison, width: int) -> list[_Term]:
     """Returns the contributions to the distance, the largest first.
 
-    The smaller contributions of each text's sources are summed.
+    For each text, the sources with smaller contributions are summed in one row.
     """
     said = "share " if width >= 55 else ""
     sources = [

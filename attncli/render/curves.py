@@ -98,7 +98,10 @@ def _number(at: int) -> str:
 
 
 def _figures(run: RunCurves, axes: Axes) -> list[str]:
-    """Returns the last training loss, the lowest validation loss, and the final score, which may be of a sample."""
+    """Returns the last training loss, the lowest validation loss and the final validation loss, each if it is known.
+
+    The label of the final loss says if it was measured on a sample of the validation part.
+    """
     train, validation = (y[np.isfinite(y)] for _, y in (axes.training(run), axes.validation(run)))
     figures = [
         ("train", train[-1] if len(train) else None),

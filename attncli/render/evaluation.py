@@ -99,7 +99,8 @@ def _listed(names: Sequence[str]) -> str:
 def comparison(score: Score, baselines: Baselines, given: str = "the training text", share: float = 1.0) -> str:
     """Returns the closing line: 'The model needs 34% fewer bits than xz -9 and 8% fewer than a 5-gram model of …'.
 
-    Compares with the best compressor, and with the best model of tokens, if any was measured.
+    The model is compared with the best compressor and, if an n-gram model was measured, with the best n-gram model. For
+    texts that are too short for a comparison, the line says so instead.
     """
     read = baselines.given + baselines.scored
     compressors = [(bits, one.label) for one, bits in baselines.measured() if not one.counts_tokens]
@@ -121,7 +122,10 @@ def comparison(score: Score, baselines: Baselines, given: str = "the training te
 
 
 def _compared(baselines: Baselines, share: float) -> str:
-    """Returns the subject of the comparison. If model and baselines scored different parts of the text, names both."""
+    """Returns the subject of the closing line, such as 'The model'.
+
+    If the model and the baselines scored different parts of the text, the subject names both parts.
+    """
     whole = baselines.scored >= baselines.scored_of
     if share == 1 and whole:
         return "The model"
@@ -208,7 +212,7 @@ def _baselines_document(baselines: Baselines) -> dict[str, Any]:
 
 
 def evaluation_screen(model: str, text: str, judgement: Judgement, width: int, given: str) -> RenderableType:
-    """Returns the screen of `attncli eval`: a model's score of a text, and the judgment of the score."""
+    """Returns the screen of `attncli eval`: a model's score on a text, and the judgment of the score."""
     score = judgement.score
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -239,7 +243,7 @@ def evaluation_document(model: str, sources: Sequence[str], judgement: Judgement
 
 @contextmanager
 def evaluation_progress(console: Console, tokens: int) -> Iterator[Callable[[int], None]]:
-    """Shows a progress bar while a text of `tokens` is scored; yields a function for the number scored so far."""
+    """Shows a progress bar while `tokens` tokens are scored; yields a function that takes the number scored so far."""
     columns = TextColumn("{task.fields[done]}"), BarColumn(20), TimeRemainingColumn(compact=True)
     with passing_bar(console, *columns) as bar:
         task = bar.add_task("", total=tokens, done="")

@@ -54,7 +54,7 @@ def faithful_screen(finding: Faithfulness, model: str, drawn: str, width: int) -
 
 
 def _drops(finding: Faithfulness, drops: Floats, width: int) -> Table:
-    """Returns a table with a row per ranking and a column per size.
+    """Returns a table of the drops, with a row per ranking and a column per number k of sources.
 
     If there is room, a row ends with the meaning of its ranking.
     """

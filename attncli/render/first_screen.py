@@ -190,9 +190,9 @@ def _cuts(checks: EdgeChecks | None, width: int) -> dict[int, str]:
 
 
 def _random_cut(checks: EdgeChecks, unit: str, where: str, width: int) -> list[Text]:
-    """Returns the lines below the bars: the result of a random cut, and the heads in which edges were cut.
+    """Returns the lines below the bars: the mean result of a random cut, and the heads in which edges were cut.
 
-    If the bars have no room to explain the arrows, the first line does.
+    On a narrow screen, where the bars cannot explain their arrows, the first line explains them.
     """
     before, lines = percent(checks.token.probability), []
     if width < _NAMES_CUT:
@@ -217,7 +217,7 @@ def not_counted(sources: Sources) -> str:
 
 
 def averaged(checks: EdgeChecks, unit: str) -> str:
-    """Returns the words for the sources of the random cuts: all sources before the focus, or a sample of them.
+    """Names the sources that the random cuts are averaged over: all sources before the focus, or a sample of them.
 
     The focus itself is left out, because cutting its edge to itself costs most.
     """
@@ -252,9 +252,9 @@ def _closing(finding: Explanation, width: int) -> Group:
 
 
 def elsewhere(finding: Explanation) -> list[str]:
-    """Returns options to try next.
+    """Returns options to try next: --token with the token before the focus, and --head with the head of the map.
 
-    The options select the token before the focus, if there is one, and the map's head, if there are several tokens.
+    For the first token, --token is left out; for a text of one token, --head is left out.
     """
     words = "--words " if finding.words else ""
     token = [f"{words}--token {finding.sources.focus - 1}"] if finding.sources.focus else []

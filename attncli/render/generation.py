@@ -25,7 +25,10 @@ _REPORTS = {"trace": (trace_head, trace_block), "logprobs": (logprobs_head, logp
 
 
 class GenerationScreen:
-    """Consumes the events of a generation. A single text streams when `live`; several texts are printed at the end."""
+    """Shows the events of a generation.
+
+    If `live` is true, a single text is streamed. Otherwise, or if there are several texts, they are printed at the end.
+    """
 
     def __init__(
         self,
@@ -141,7 +144,7 @@ class GenerationScreen:
         return document | {"tokens": [token_document(token) for token in tokens]} if tokens else document
 
     def _tell(self, sample: int, number: int) -> None:
-        """Prints the report on the `number`-th token; before the first one, the column names."""
+        """Prints the report on the `number`-th token. Before the first token, prints the column names."""
         assert self._report is not None
         head, row = _REPORTS[self._report]
         if number == 1:
@@ -159,7 +162,7 @@ class GenerationScreen:
             self._write(self._prompts[0], style="bold", complete=True)  # shown before the model has read it
 
     def _write(self, text: str, style: str | Style = "", *, complete: bool = False) -> None:
-        """Writes text: to a terminal escaped and wrapped between words, elsewhere byte for byte."""
+        """Writes text: escaped and wrapped between words on a terminal, unchanged elsewhere."""
         if self._console.is_terminal:
             self._words.write(text, style, complete=complete)
         else:
@@ -173,7 +176,7 @@ def _bias(id_: int | str, bias: float) -> dict[str, Any]:
 
 
 def throughput_line(throughput: Throughput, how: str) -> str:
-    """Returns the throughput in one line. `how` is the end of the line: threads and types.
+    """Returns the throughput in one line. `how` is the end of the line, such as '2 threads, bfloat16'.
 
     '6 prompt tokens in 4 ms · first token 5 ms after the start · 200 tokens, 1,480 a second · 2 threads, bfloat16'.
     """

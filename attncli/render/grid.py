@@ -48,7 +48,10 @@ def grid_screen(finding: Grid, model: str, console: Console) -> RenderableType:
 
 
 def _thumbnails(weights: dict[str, Floats], room: int, colors: str | None) -> list[Text]:
-    """Returns the lines of thumbnails (P, P) side by side below their names. A thumbnail has at most `room` cells."""
+    """Returns the lines of thumbnails (P, P) side by side, below their names.
+
+    A weight is two cells wide if the thumbnail then fits into `room` cells, otherwise one cell wide.
+    """
     side = len(next(iter(weights.values())))
     wide = 2 if side * 2 <= room else 1
     lines = [Text("   " + "".join(pad(name, side * wide + 1) for name in weights).rstrip(), "dim")]

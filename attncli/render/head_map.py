@@ -53,7 +53,7 @@ def _number_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: C
 def _cell_map(pieces: Sequence[Piece], weights: Floats, focus: int, console: Console) -> Group:
     """Draws a head's weights as cells, for a map whose numbers do not fit the screen.
 
-    A cell shows one weight. If there are too many weights, a cell shows the maximum of a block of weights.
+    A cell shows one weight or, if there are too many weights, the maximum of a block of weights.
     """
     colors = map_colors(console)
     count, each = len(pieces), 2 if colors else 1  # `each`: rows on a line
@@ -164,15 +164,18 @@ def head_title(finding: Explanation, width: int) -> Text:
 
 
 def others(finding: Explanation) -> str:
-    """Returns the phrase for the sources that count when the busiest head is chosen: 'other tokens, the first aside'.
+    """Names the sources whose contributions decide which head is busiest: 'other tokens, the first aside'.
 
-    The first token does not count if it is listed apart, since idle heads attend to it.
+    The first token is left out if it is listed separately, because idle heads attend to it.
     """
     return f"other {finding.unit}s" + (", the first aside" if finding.sources.first_is_apart else "")
 
 
 def map_screen(finding: Explanation, model: str, console: Console) -> RenderableType:
-    """Returns the screen of `--view map`: one head, one row per line; in a long text the rows around the focus."""
+    """Returns the screen of `--view map`: one head's map, with one row on each line.
+
+    In a long text, only the rows around the focus are shown.
+    """
     width, focus = console.width, finding.sources.focus
     cells = (width - LABEL - 5) // 4
     drawn = (

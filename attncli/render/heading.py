@@ -32,7 +32,10 @@ def shape_of(model: str, layers: int, heads: int) -> str:
 def heading(
     pieces: Sequence[Piece], layers: int, heads: int, model: str, width: int, counted: str | None = None
 ) -> Text:
-    """Returns the model, its shape, the number of tokens (or `counted`), and as much of the text as fits the line."""
+    """Returns the model, its shape, the number of tokens, and as much of the text as fits the line.
+
+    If `counted` is given, it replaces the number of tokens.
+    """
     facts = f"{shape_of(model, layers, heads)} · {counted or plural(len(pieces), 'token')}"
     text = Text(fold(facts, width), style="bold")
     room = width - cell_len(facts) - 3
@@ -55,7 +58,7 @@ def subject_heading(subject: Subject, model: str, width: int) -> Text:
 
 
 def titled(title: str, facts: str, width: int, gap: int = 2) -> Text:
-    """Returns a title, and beside it the meaning of the numbers, which is below the title on a narrow screen."""
+    """Returns a title with the meaning of the numbers beside it, or below it on a narrow screen."""
     text = Text(fold(title, width), style=TITLE)
     joint = " " * gap if cell_len(title + facts) + gap <= width else "\n"
     return text.append(joint + fold(facts, width), style="not bold dim")
@@ -67,7 +70,7 @@ def named(subject: Subject, at: int, width: int = LABEL) -> str:
 
 
 def next_label(token: NextToken, width: int) -> str:
-    """Returns the label of a next token. A token that is part of a character has its id added, to tell it apart."""
+    """Returns the label of a next token. Tokens that are parts of a character look alike, so their ids are added."""
     number = f" #{token.id}" if "\N{REPLACEMENT CHARACTER}" in token.text else ""
     return fit(label_text(token.text) + number, width)
 
@@ -99,7 +102,7 @@ def explanation_heading_document(finding: Explanation, model: str) -> dict[str, 
 
 
 def subject_document(subject: Subject, model: str, view: str) -> dict[str, Any]:
-    """Returns the heading of a view as JSON values, with its name and the token in focus."""
+    """Returns the heading of a view as JSON values: the view's name, the model, the text, and the token in focus."""
     return {
         "view": view,
         **heading_document(subject.pieces, subject.layers, subject.heads, model),

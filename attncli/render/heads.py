@@ -107,7 +107,8 @@ def _margin(error: float | None) -> str:
 def _all(finding: HeadScores, width: int) -> Table:
     """Returns a table with a row per head and a column per kind.
 
-    The last row gives the chance level. If chance differs between layers, there is a row of chance below each layer.
+    The last row gives the chance level. If chance differs between layers, each layer instead ends with its own chance
+    row.
     """
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right", no_wrap=True, min_width=7)

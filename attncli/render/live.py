@@ -66,7 +66,7 @@ class LiveDisplay:
         self._live.with_cursor()
 
     def stop(self) -> None:
-        """Ends the display, and leaves its last state without the sample on the screen."""
+        """Ends the display. Its last state stays on the screen, without the sample."""
         self._ended, self._below = True, None
         self._live.stop()
 
@@ -196,12 +196,15 @@ class LiveDisplay:
 
 
 def best_heads(report: HeadsReport) -> list[str]:
-    """Returns the best head of each kind: 'previous 0.3 .52'."""
+    """Returns the best head of each kind with its score: 'previous 0.3 .52'."""
     return [f"{best.kind} {best.layer}.{best.head} {decimal(best.score)}" for best in report.best]
 
 
 def seconds_left(plan: Plan, report: StepReport) -> float:
-    """Returns the seconds until the deadline, or until the last step at the present speed if the run ends sooner."""
+    """Returns the seconds until the run ends.
+
+    The run ends at its deadline, or with its last step at the present speed if that is sooner.
+    """
     steps = (report.steps - report.step) * plan.tokens_per_step / report.tokens_per_second
     if plan.seconds is None:
         return steps

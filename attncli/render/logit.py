@@ -78,7 +78,7 @@ def _components(finding: LogitAttribution) -> list[Term]:
 
 
 def _largest(names: Sequence[str], values: Floats, thing: str) -> list[Term]:
-    """Returns the terms with the largest absolute values by name, then the sum of all other terms."""
+    """Returns the terms with the largest absolute values, each with its name, then the sum of all other terms."""
     order = ranked(np.abs(values))
     terms = [(names[at], float(values[at])) for at in order[:_ROWS]]
     if len(order) > _ROWS:

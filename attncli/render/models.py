@@ -204,7 +204,7 @@ def models_table(
     width: int = 80,
     now: float | None = None,
 ) -> RenderableType:
-    """Returns the table of models, the newest first. The default is marked. A narrow screen has fewer columns.
+    """Returns the table of models, the newest first, with the default model marked. A narrow screen has fewer columns.
 
     Below the table, each folder other than ./checkpoints is listed with its models.
     """

@@ -79,7 +79,7 @@ def decimal(value: float) -> str:
 def bar(share: float, width: int, full: str = "█") -> str:
     """Returns a bar whose full length is `width` cells, in eighths of a cell.
 
-    Another `full` character draws whole cells, at least one if the share does not round to zero.
+    If `full` is not '█', the bar has whole cells only: at least one if the share does not round to zero.
     """
     eighths = round(max(0.0, min(share, 1.0)) * width * 8)
     if full != "█":

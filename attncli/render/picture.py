@@ -139,7 +139,7 @@ def _svg_line(line: Iterable[Segment], top: float, theme: TerminalTheme) -> list
 
 
 def _svg_runs(text: str, x: float, top: float, ink: str, attributes: str) -> list[str]:
-    """Returns the elements of a text of one style: rectangles for its bars, text for the rest."""
+    """Returns the SVG elements of a text that has one style: rectangles for its bars, text elements for the rest."""
     parts = []
     for run in _RUNS.findall(text):
         across = cell_len(run) * _CELL

@@ -129,7 +129,7 @@ def _likely(checks: EdgeChecks) -> str:
 
 
 def _cuts(checks: EdgeChecks | None) -> dict[int, str]:
-    """Returns the end of each source's sentence: '; with it cut off, river has 9%, not 21%'."""
+    """Returns the end of the sentence on each source that was cut: '; with it cut off, river has 9%, not 21%'."""
     if checks is None:
         return {}
     cuts = zip(checks.sources, checks.probabilities, strict=True)

@@ -104,7 +104,10 @@ def _table(finding: Steps, width: int) -> Table:
 
 
 def _shown(finding: Steps) -> list[int]:
-    """Returns the sources to show, in text order. In a long text: the largest weights, and the first masked source."""
+    """Returns the sources to show, in text order.
+
+    In a long text, these are the sources with the largest weights, and the first masked source.
+    """
     size = len(finding.subject.pieces)
     if size <= _ROWS:
         return list(range(size))

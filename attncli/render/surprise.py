@@ -33,7 +33,7 @@ class Surprises:
             self._unfinished = 0.0
 
     def split(self, text: str) -> list[tuple[str, float]]:
-        """Splits the next text of the sample into spans with their bits. 'a cat' -> [('a', 3.1), (' cat', 7.9)]."""
+        """Splits the next text of the sample into spans, each with its bits: 'a cat' -> [('a', 3.1), (' cat', 7.9)]."""
         spans = []
         while text:
             count, bits = self._spans.popleft() if self._spans else (len(text), self._unfinished)

@@ -1,4 +1,4 @@
-"""The screen of --trace: a block per token, with the candidates that each sampling step removed and left."""
+"""The screen of --trace: a block per token, with the candidates that each sampling step removed and kept."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _step(step: TraceStep, drawn: int, width: int) -> Text:
 
 
 def _best(choices: Sequence[TokenLogprob], drawn: int, width: int) -> Text:
-    """Returns as many tokens as fit. The sampled token is bold."""
+    """Returns the most probable candidates with their probabilities, as many as fit. The sampled token is bold."""
     line = Text()
     for choice in choices:
         shown = f"{fit(id_label(choice.id, choice.text), _LABEL)} {percent(choice.probability)}"

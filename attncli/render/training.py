@@ -134,7 +134,10 @@ def score_text(score: Score) -> str:
 
 
 def summary(result: Result, plan: Plan, share: float, path: str, sample: str) -> RenderableType:
-    """Returns the summary: the score and the scored share of the validation part, the run, the path, a sample."""
+    """Returns the summary: the validation score, the run, the path, and a sample.
+
+    `share` is the share of the validation part that was scored.
+    """
     assert result.best is not None
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)

@@ -79,7 +79,10 @@ def _letters(run: RunHeads) -> list[str]:
 
 
 def _figures(kind: HeadCurve, x: Floats, along: str) -> list[str]:
-    """Returns the last score and its head, the step at which the head appeared or its best score, and chance."""
+    """Returns the figures of one kind of head: the last score, when the kind appeared or its best score, and chance.
+
+    A kind appears when its best head first has a score above .5. If it never appears, the best score is shown.
+    """
     if not (known := np.flatnonzero(np.isfinite(kind.scores)).tolist()):
         return ["  no head has a score"]
     last = known[-1]

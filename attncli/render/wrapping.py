@@ -60,7 +60,7 @@ class WordWrap:
         self._gap = []
 
     def _place_word(self) -> None:
-        """Writes the gap and the word. If the line has no room for both, a line end replaces the gap."""
+        """Writes the buffered spaces and word. If they do not fit the line together, a line end replaces the spaces."""
         if not self._word:
             return
         breakable = self._gap or self._after_wide or cell_len(self._word[0][0]) == 2
