@@ -37,7 +37,7 @@ def aside_of(target: Path, what: str) -> Path:
 
 
 def model_name_of(path: Path) -> str:
-    """Returns the name of the model whose directory or previous save has this path."""
+    """Returns the model's name from the path of its directory or previous save: '.stories.previous' -> 'stories'."""
     is_previous = path.name.startswith(".") and path.name.endswith(_PREVIOUS)
     return path.name[1 : -len(_PREVIOUS)] if is_previous else path.name
 
@@ -48,9 +48,10 @@ def is_save(path: Path) -> bool:
 
 
 def present(path: Path) -> Path | None:
-    """Returns the directory, or its previous save if the directory is missing, or None if both are missing.
+    """Returns the directory, or its previous save if the directory is missing, or None if neither exists.
 
-    Raises BadCheckpoint if the file system does not say whether the directory exists.
+    Also returns None if the path is not a directory. Raises BadCheckpoint if the path cannot be looked up, for example
+    without permission.
     """
     status = file_status(path)
     if status is not None:
@@ -86,9 +87,9 @@ def swap(folder: Path, target: Path) -> None:
 
 
 def discard_previous(target: Path) -> None:
-    """Removes the previous save. Renames it first, so that a directory with its name is always a complete save.
+    """Removes the previous save. Renames it first, so that a crash never leaves an incomplete directory at its path.
 
-    Raises OSError, also if a directory with its name is not a save.
+    Raises OSError if something other than a save is at this path, or if the save cannot be renamed.
     """
     previous, aside = previous_of(target), aside_of(target, "previous")
     if look(previous, follow=False) is None:

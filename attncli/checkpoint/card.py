@@ -84,5 +84,5 @@ def _sources(corpus: dict[str, Any]) -> str:
 
 
 def _plain(name: str) -> str:
-    """Replaces characters with a meaning in Markdown, HTML or a shell by a dot."""
+    """Replaces each character that is unprintable or special in Markdown, HTML or a shell: 'a<b' -> 'a·b'."""
     return "".join(char if char.isprintable() and char not in _MARKUP else "·" for char in name)

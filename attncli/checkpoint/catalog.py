@@ -1,6 +1,6 @@
-"""Finds a model by name, and lists the models in ./checkpoints and the user's folder, and the shipped model.
+"""Finds models by name and lists them: the models in ./checkpoints, in the user's folder, and the shipped model.
 
-To list a model, its config.json and run.json are read. Unreadable directories are skipped. No torch, so that `attncli
+Listing a model reads its config.json and run.json. Unreadable directories are skipped. No torch, so that `attncli
 models` starts fast.
 """
 
@@ -85,9 +85,9 @@ def _default_model() -> Path:
 
 
 def _look_up(name: str) -> tuple[Path | None, BadCheckpoint | None]:
-    """Returns the directory with this name, or None, and the error of a place that could not be searched, or None.
+    """Returns the directory with this name and the error of a folder that cannot be searched; each may be None.
 
-    A directory with a config has precedence, because a folder of text may have the name of a model.
+    A directory with a config has precedence over one without, because a folder of text may have the name of a model.
     """
     found, problem, users = None, None, models_folder()
     for folder in (Path(), MODELS_FOLDER, *(() if users is None else (users,))):
@@ -117,9 +117,9 @@ def newest_model() -> ModelEntry | None:
 
 
 def known_models() -> list[ModelEntry]:
-    """Returns the models in ./checkpoints and the user's folder, and the shipped model.
+    """Returns the models in ./checkpoints, the models in the user's folder, and the shipped model.
 
-    Of several models with one name, returns the first, which is the one that the name finds.
+    If several models have the same name, returns only the first, in this order.
     """
     entries = {entry.name: entry for entry in list_models()}
     for entry in _users_models():
@@ -143,7 +143,7 @@ def _users_models() -> list[ModelEntry]:
 def list_models(folder: Path = MODELS_FOLDER) -> list[ModelEntry]:
     """Returns the models in `folder` that have a readable config, sorted by name.
 
-    A model of which only the previous save exists is included. Raises BadCheckpoint if `folder` cannot be read.
+    Includes models that have only a previous save. Raises BadCheckpoint if `folder` cannot be read.
     """
     status = file_status(folder)
     if status is None or not stat.S_ISDIR(status.st_mode):
@@ -173,9 +173,9 @@ def _entry(folder: Path, name: str) -> ModelEntry | None:
 
 
 def status_of(path: Path, run: dict[str, Any]) -> str:
-    """Returns the status of a model's run: 'running', 'stopped', 'finished', 'interrupted' by a crash, or 'elsewhere'.
+    """Returns the status of a model's run: 'running', 'stopped', 'finished', 'interrupted' or 'elsewhere'.
 
-    'elsewhere' means that attncli did not train the model.
+    'interrupted' means that the run crashed. 'elsewhere' means that attncli did not train the model.
     """
     status = str(run.get("status", "elsewhere"))
     return "interrupted" if status == "running" and not is_held(path) else status

@@ -1,4 +1,4 @@
-"""Turns a conversation into the token ids that a chat model continues, with the chat template of its directory.
+"""Converts a conversation to the token ids that a chat model continues, with the chat template of the model.
 
 The template is rendered as in transformers, by `text/template.py` in a subprocess, which is killed if it takes too
 long. The template's special tokens become special ids. The messages stay plain text, even if a message contains the
@@ -40,7 +40,7 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The chat template of a model. `names` are the values of its variables for special tokens, such as `bos_token`."""
+    """The chat template of a model. `names` are the template's variables for special tokens: {'bos_token': '<s>'}."""
 
     source: str
     names: dict[str, str]
@@ -86,7 +86,10 @@ class ChatTemplate:
 
 
 def _hide(text: str, stand_ins: dict[str, str]) -> str:
-    """Replaces the text of each special token by its placeholder; `stand_ins` lists longer texts first."""
+    """Replaces each text of a special token by its placeholder.
+
+    `stand_ins` maps placeholders to these texts, the longest text first.
+    """
     for stand_in, token in stand_ins.items():
         text = text.replace(token, stand_in)
     return text
@@ -95,7 +98,7 @@ def _hide(text: str, stand_ins: dict[str, str]) -> str:
 def read_chat_template(path: Path) -> ChatTemplate | None:
     """Returns the chat template of a model directory, or None if there is none.
 
-    Raises BadCheckpoint if it is malformed.
+    Raises BadCheckpoint if the template is malformed.
     """
     folder = ModelFolder(path)
     described = folder.json_if_any(directory.TOKENIZER_CONFIG)
@@ -145,6 +148,6 @@ def _chosen(templates: object, path: Path) -> object:
 
 
 def _spelled(token: Any) -> str | None:
-    """Returns the text of a special token from its setting, which is this text or an object that contains it."""
+    """Returns the text of a special token in a setting: '<s>' -> '<s>', {'content': '<s>'} -> '<s>', None -> None."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None

@@ -1,4 +1,4 @@
-"""Defines the names of the files of a model directory, and reads the files, which are untrusted.
+"""Reads the files of a model directory, which are untrusted, and defines their names.
 
 `ModelFolder` reads one directory. If the directory has a manifest, the sha256 of every file is compared with the
 manifest. Files may be hostile, so sizes are limited and JSON is parsed with checks. No torch, so that tokenizing and
@@ -100,7 +100,7 @@ def _missing(path: Path) -> BadCheckpoint:
 
 
 def _named(folder: Path, patterns: Iterable[str]) -> list[str]:
-    """Returns the names in a directory that match any pattern, or no names if the directory cannot be read."""
+    """Returns the names of the files in a directory that match any pattern; none if the directory cannot be read."""
     with suppress(OSError):
         return sorted(file.name for pattern in patterns for file in folder.glob(pattern))
     return []
@@ -114,9 +114,10 @@ def is_card(path: Path) -> bool:
 
 
 def shards(index: dict[str, Any], where: Path) -> dict[str, str]:
-    """Returns the index's map from the name of a tensor to the name of its shard.
+    """Returns the map from tensor names to shard names that an index contains.
 
-    Raises BadCheckpoint for a shard whose name is not that of a safetensors file in the same directory.
+    Raises BadCheckpoint if the index lists no tensors or too many shards, or if it names a file that is not a
+    safetensors file in the same directory.
     """
     listed = index.get("weight_map")
     if not isinstance(listed, dict) or not listed or not all(isinstance(file, str) for file in listed.values()):
@@ -168,9 +169,9 @@ class ModelFolder:
         return self.path / name
 
     def file_inside(self, name: str) -> Path:
-        """Returns the path of a file that another file names. Raises an error for a link out of the directory.
+        """Returns the path of a file that the index names. Raises BadCheckpoint for a link out of the directory.
 
-        In the hub's cache, links to the cached files of the same model are allowed.
+        In the hub's cache, links to the cached files are allowed.
         """
         path = real(self.path)
         inside = [path]
@@ -210,7 +211,10 @@ class ModelFolder:
             raise unreadable(self.path, problem) from None
 
     def check(self, name: str, found: str) -> None:
-        """Compares `found`, the sha256 of a file, with the sha256 in the manifest, if there is a manifest."""
+        """Raises BadCheckpoint unless the manifest lists this file with the sha256 `found`.
+
+        Does nothing if there is no manifest.
+        """
         if self._digests is None:
             return
         expected = self._digests.get(name)

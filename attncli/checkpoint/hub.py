@@ -83,7 +83,10 @@ def fetch(name: str, revision: str | None, weights: bool, progress: Progress) ->
 
 
 def _raise_refusal(name: str, revision: str, problem: Exception) -> None:
-    """Raises an error if the cache cannot help: for a missing model, a missing permission or a full disk."""
+    """Raises an error for a problem that the cache cannot solve, such as a missing model or permission, or a full disk.
+
+    Does nothing for any other problem.
+    """
     from huggingface_hub import constants, errors
 
     if isinstance(problem, errors.GatedRepoError):
@@ -130,12 +133,12 @@ def _unreachable(problem: Exception) -> str | None:
 
 
 class _ForeignAnswer(Exception):
-    """The answer does not come from the hub, but, for example, from a login page of the network or a broken mirror."""
+    """An answer that is not from the hub but, for example, from the login page of a network or from a broken mirror."""
 
 
 @contextmanager
 def _answers() -> Iterator[None]:
-    """Raises _ForeignAnswer if the library cannot parse an answer."""
+    """Converts the library's exceptions for an answer that it cannot parse to _ForeignAnswer."""
     from huggingface_hub import errors
 
     try:
@@ -149,7 +152,10 @@ def _answers() -> Iterator[None]:
 
 
 def _cached(name: str, revision: str, weights: bool, why: str) -> Path:
-    """Returns the model's directory in the cache. Raises BadCheckpoint, with `why`, if the directory is incomplete."""
+    """Returns the model's directory in the cache. Raises BadCheckpoint if the directory is missing or incomplete.
+
+    `why` is the reason why only the cache is used, for the error.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, CONFIG, revision=revision)
@@ -219,9 +225,10 @@ def _names(folder: Path) -> set[str]:
 
 
 def _needed(name: str, names: Collection[str], weights: bool, folder: Path | None) -> set[str]:
-    """Returns the files to download, given all file `names` of a repository. `folder` contains the index of shards.
+    """Returns the names of the files that loading a model needs. `names` are all files of the repository.
 
-    Raises BadCheckpoint if the repository lacks files that loading the model needs.
+    If `weights` is False, the weights are not needed. `folder` contains the index of the shards, if there is one.
+    Raises BadCheckpoint if a needed file is missing or the weights are stored only as pickles.
     """
     for file in (CONFIG, TOKENIZER):
         if file not in names:
@@ -250,7 +257,7 @@ class _Counter:
         counter = self
 
         class Bar:
-            """The progress bar of one file, which the library calls. It counts bytes and draws nothing."""
+            """The progress bar that the library updates while it downloads a file. Counts bytes and draws nothing."""
 
             def __init__(self, *_: object, initial: int = 0, **__: object) -> None:
                 self.update(initial)
@@ -284,6 +291,6 @@ class _Counter:
         self._progress(self._complete + self._of_this, self._total)
 
     def file_is_there(self, size: int) -> None:
-        """Adds a complete file, whether it was downloaded now or earlier."""
+        """Counts a complete file of `size` bytes, whether it was downloaded now or earlier."""
         self._complete, self._of_this = self._complete + size, 0
         self._progress(self._complete, self._total)

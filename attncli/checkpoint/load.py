@@ -37,14 +37,14 @@ class LoadedModel:
     run: dict[str, Any]
 
     def prompt(self, text: str) -> list[int]:
-        """Returns the ids to continue: the opening tokens, then the ids of the text.
+        """Returns the ids that the model continues: the tokens that open every text, then the tokens of this text.
 
         If there are no ids, returns `start_of_text` alone.
         """
         return [*self.tokenizer.opening, *self.tokenizer.encode(text)] or [self.start_of_text]
 
     def pieces(self, text: str) -> list[Piece]:
-        """Returns the tokens of a text to explain, with the opening tokens before them."""
+        """Returns the tokens that open every text, then the tokens of this text."""
         return [*self.tokenizer.opening_pieces, *self.tokenizer.pieces(text)]
 
     @property
@@ -89,7 +89,7 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> 
 
 
 def _tokenizer_of(folder: ModelFolder, config: ModelConfig) -> Tokenizer:
-    """Returns the tokenizer of a directory. Raises BadCheckpoint if it has more ids than the model's vocabulary."""
+    """Returns the tokenizer of a directory. Raises BadCheckpoint if the tokenizer has more ids than the model."""
     tokenizer = folder.tokenizer()
     if tokenizer.vocab_size > config.vocab_size:
         raise BadCheckpoint(

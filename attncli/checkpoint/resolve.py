@@ -1,7 +1,7 @@
 """Finds the directory of a model by the name that a user gives on the command line or to `load`.
 
-A name means a directory, a model in ./checkpoints or in the user's folder, the shipped model, or a model of the Hugging
-Face hub, as owner/name. Without a name, the model in ATTNCLI_MODEL is used, else the newest. No torch.
+A name means a directory, a model in ./checkpoints or in the user's folder, the shipped model, or, as owner/name, a
+model of the Hugging Face hub. Without a name, the model in ATTNCLI_MODEL is used, else the newest. No torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _silent(name: str) -> AbstractContextManager[hub.Progress]:
 def resolve_model(
     name: str | None, revision: str | None = None, *, weights: bool = True, downloading: Downloading = _silent
 ) -> Path:
-    """Returns the directory of a local model, or of a model of the hub, which is downloaded.
+    """Returns the directory of a local model, or downloads a model of the hub and returns its directory in the cache.
 
     If `weights` is False, the weights of a model of the hub are not downloaded. Raises BadCheckpoint, UsageProblem or
     OutOfRoom.

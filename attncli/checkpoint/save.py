@@ -146,7 +146,7 @@ def _refuse_without_room(target: Path, needed: int) -> None:
 
 
 def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Returns the content of each file by name, without the tensors, the manifest and the model card."""
+    """Returns the content of each text file of a save, except the manifest and the model card, by name."""
     config, tokenizer, start = checkpoint.config, checkpoint.tokenizer, checkpoint.start_of_text
     ends = sorted(checkpoint.end_ids or token_ids(tokenizer.end_of_text, tokenizer))
     end = ends if len(ends) > 1 else ends[0] if ends else None
@@ -224,7 +224,10 @@ def _write_files(folder: Path, checkpoint: Checkpoint, texts: dict[str, bytes]) 
 
 
 def _stored_weights(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the tensors to write, by the family's names. Our tensors that form one tensor there are concatenated."""
+    """Returns the tensors to write, by the family's names.
+
+    Concatenates our tensors that the family stores as one tensor.
+    """
     stored = {}
     for name, tensor in family_of(config).tensor_names.stored(weights).items():
         parts = [weights[own].detach() for own in tensor.ours]

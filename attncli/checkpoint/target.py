@@ -23,7 +23,8 @@ def target_directory(
     With `resume` and no other argument, returns the directory of the run that was stopped last. Resolves links.
 
     Raises:
-        UsageProblem: for a name together with a directory, an invalid name, no file, or the working directory.
+        UsageProblem: if `name` and `out` are both given, the name is invalid, no file is given, or the directory is the
+            working directory.
         BadCheckpoint: if there is no stopped run to resume.
     """
     target = resolved(_chosen(files, name, out, resume))

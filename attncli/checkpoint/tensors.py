@@ -112,7 +112,7 @@ class TensorFile:
         self.entries = self._read_header()
 
     def tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
-        """Yields the name and the tensor, on the CPU, for each wanted name; other tensors use no memory.
+        """Yields (name, tensor) for each wanted name, on the CPU. Unwanted tensors use no memory.
 
         Raises BadCheckpoint if the file ends before its last tensor.
         """
@@ -129,7 +129,7 @@ class TensorFile:
             yield entry.name, tensor
 
     def sha256(self) -> str:
-        """Returns the sha256 in hex of the bytes read so far, which after `tensors` is the sha256 of the file."""
+        """Returns the sha256 in hex of the bytes read so far. After `tensors` ends, these are all bytes of the file."""
         assert self._hashed
         return self._digest.hexdigest()
 
@@ -174,7 +174,7 @@ class TensorFile:
         return tuple(entries)
 
     def _entry(self, name: str, said: dict[str, Any], size: int) -> Entry:
-        """Checks what the header says about one tensor, and returns it as an Entry. The file has `size` bytes."""
+        """Checks the header's description of a tensor, and returns it as an Entry. The file has `size` bytes."""
         code, shape, (begin, end) = said["dtype"], said["shape"], said["data_offsets"]
         if code not in TYPES:
             raise BadCheckpoint(
@@ -194,7 +194,10 @@ class TensorFile:
 
 @contextmanager
 def open_tensors(path: Path, digest: bool = True) -> Iterator[TensorFile]:
-    """Opens a file and checks its header. Raises BadCheckpoint, also for an error while the block reads the file."""
+    """Opens a safetensors file, checks its header and yields it.
+
+    Raises BadCheckpoint if the header is invalid, or if the file cannot be read, even later in the `with` block.
+    """
     try:
         with open_regular(path) as file:
             yield TensorFile(path, file, digest)

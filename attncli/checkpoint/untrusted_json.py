@@ -19,7 +19,7 @@ COPY_AGAIN = "Copy it again from its source."
 def parse_object(data: bytes, path: Path) -> dict[str, Any]:
     """Returns the JSON object in the data of a file.
 
-    Raises BadCheckpoint for invalid JSON or a value of another type.
+    Raises BadCheckpoint if the data is not valid JSON or not an object.
     """
     try:
         value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
@@ -32,10 +32,10 @@ def parse_object(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def parse_object_lines(data: bytes, path: Path) -> list[dict[str, Any]]:
-    """Returns the JSON objects in the data of a file, one per line. Skips an incomplete last line.
+    """Returns the JSON objects in the data of a file, one per line.
 
-    A last line is incomplete while it is being written. Raises BadCheckpoint, which names the first line that is not an
-    object.
+    Skips an incomplete last line, because a run may still be writing it. For any other line that is not an object,
+    raises BadCheckpoint with the line's number.
     """
     objects = []
     lines = data.split(b"\n")

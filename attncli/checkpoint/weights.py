@@ -29,7 +29,7 @@ _FIRST_BLOCK = "blocks.0."
 def read_weights(
     folder: ModelFolder, config: ModelConfig, names: TensorNames, device: torch.device, dtype: torch.dtype | None
 ) -> Transformer:
-    """Builds the model of `config` with the weights of a directory, in evaluation mode. Raises BadCheckpoint.
+    """Returns a model with the shape `config` and the weights of a directory, in evaluation mode. Raises BadCheckpoint.
 
     `names` are the tensor names of the model's family. The weights have the given dtype; None keeps the stored dtype.
     The peak memory is the size of the weights plus one tensor in the stored dtype.
@@ -60,7 +60,7 @@ def read_weights(
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Whether every value is finite. The check copies no tensor, even if its dtype has 16 bits."""
+    """Whether every value is finite. The check does not copy the tensor, even if its dtype has 16 bits."""
     return tensor.numel() == 0 or all(bool(bound.isfinite()) for bound in tensor.aminmax())
 
 
@@ -71,7 +71,7 @@ def _parts(
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> dict[str, Tensor]:
-    """Splits a tensor of a file into the model's tensors, by name. Each result has the shape (rows, ...)."""
+    """Splits a tensor of a file into the model's tensors; returns them by name, on `device` and in `dtype`."""
     whole = tensor.T if held.transposed else tensor
     parts = torch.split(whole, [shapes[name][0] for name in held.ours])
     moved = (part.to(device, dtype or part.dtype, memory_format=torch.contiguous_format).contiguous() for part in parts)
@@ -87,7 +87,7 @@ def _shape_of(held: StoredTensor, shapes: Mapping[str, torch.Size]) -> tuple[int
 
 @contextmanager
 def _open(folder: ModelFolder, hashed: bool) -> Iterator[list[TensorFile]]:
-    """Opens every file of weights and reads the headers. Raises BadCheckpoint."""
+    """Opens every file of weights, reads the headers, and yields the open files. Raises BadCheckpoint."""
     index = None
     if not folder.holds(directory.WEIGHTS) and folder.holds(directory.INDEX):
         index = directory.shards(folder.json(directory.INDEX), folder.path / directory.INDEX)

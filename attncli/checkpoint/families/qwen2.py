@@ -23,7 +23,7 @@ def _write(config: ModelConfig) -> dict[str, Any]:
 
 
 def read_windows(settings: Settings) -> dict[str, Any]:
-    """Returns the window and the first layer that has it, as fields of ModelConfig.
+    """Returns the window size and the first layer with a window, as fields of ModelConfig; no fields without windows.
 
     Raises BadCheckpoint unless the layers with windows are the last layers.
     """

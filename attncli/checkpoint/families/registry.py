@@ -2,7 +2,7 @@
 
 To add a family, write a file that defines a `Family`, and add the family to FAMILIES. To read a directory,
 `read_config` selects the family by `model_type`. To write a model, `family_of` selects the first family that can
-express the model's shape: a shape that the family writes and reads again must stay equal. Reads no files; no torch.
+express the model's shape: writing the shape and reading it again must return an equal shape. Reads no files; no torch.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 def read_config(described: dict[str, Any], where: str = "config.json") -> tuple[Family, ModelConfig]:
     """Returns the family and the shape that a `config.json` describes. `where` is the file's path, for errors.
 
-    Raises BadCheckpoint for an unsupported family or setting, for a value outside its limits, and for a key that names
-    code.
+    Raises BadCheckpoint for an unsupported family or setting, for a value outside its limits, and for a config that
+    names its own code.
     """
     for key in _CODE_KEYS:
         if described.get(key):
@@ -60,9 +60,9 @@ def config_from_json(described: dict[str, Any], where: str = "config.json") -> M
 def config_to_json(
     config: ModelConfig, *, start_of_text: int, end_of_text: int | list[int] | None, dtype: str = "float32"
 ) -> dict[str, Any]:
-    """Returns the `config.json` of a shape.
+    """Returns the content of `config.json` for a shape and for weights of the dtype `dtype`.
 
-    `dtype` is the dtype of the weights. Raises ValueError as `family_of` does.
+    Raises ValueError if no family can express the shape.
     """
     return _described(family_of(config), config) | {
         "bos_token_id": start_of_text,

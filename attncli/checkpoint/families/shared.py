@@ -74,9 +74,10 @@ class Family:
 
 
 def read_sizes(settings: Settings, head_width: int | None = None) -> dict[str, Any]:
-    """Reads sizes, norm epsilon, rotary positions and tied embeddings, by the names of all families except GPT-2.
+    """Returns sizes, norm epsilon, rotary settings and whether embeddings are tied, as fields of ModelConfig.
 
-    `head_width` is the family's default for a missing `head_dim`; None means the width divided by the number of heads.
+    Reads the names that all families except GPT-2 use. `head_width` is the family's default for a missing `head_dim`;
+    None means the width divided by the number of heads.
     """
     heads, width = settings.required("num_attention_heads"), settings.required("hidden_size")
     kv_heads, head_dim = settings.get("num_key_value_heads"), settings.get("head_dim", head_width)
@@ -113,8 +114,8 @@ def write_sizes(config: ModelConfig) -> dict[str, Any]:
 def divide_width(settings: Settings, width: object, heads: object) -> int:
     """Returns the width of a head: the model's width divided by the number of heads.
 
-    Raises BadCheckpoint if the division has a remainder. Returns 1 for values that are not sizes: ModelConfig raises
-    the error for them.
+    Raises BadCheckpoint if the division has a remainder. Returns 1 if a value is not a positive integer, because
+    ModelConfig raises an error for such a value.
     """
     if not isinstance(heads, int) or not isinstance(width, int) or heads < 1 or width < 1:
         return 1
@@ -127,16 +128,19 @@ def divide_width(settings: Settings, width: object, heads: object) -> int:
 
 
 def at_most(value: Any, limit: Any) -> Any:
-    """Returns the smaller of two integers: a window larger than the context has the effect of the whole context.
+    """Returns the smaller of two integers. For example, limits a window to the context, because more has no effect.
 
-    A value of another type is returned unchanged; ModelConfig raises the error for it.
+    If a value is not an integer, returns `value` unchanged, because ModelConfig raises an error for such a value.
     """
     whole = isinstance(value, int) and isinstance(limit, int) and not isinstance(value, bool)
     return min(value, limit) if whole else value
 
 
 def read_rotary(settings: Settings) -> dict[str, Any]:
-    """Reads the base of the rotary frequencies and their scaling, in the format of transformers 4 or 5."""
+    """Returns the base and the scaling of the rotary frequencies, as fields of ModelConfig.
+
+    Reads the formats of transformers 4 and 5.
+    """
     rope = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         raise BadCheckpoint(f"{settings.where}: the rotary settings are not an object.")
@@ -181,7 +185,10 @@ def _read_scaling(kind: str, rope: Settings, settings: Settings) -> RopeScaling 
 
 
 def _yarn_attention_factor(factor: Any, rope: Settings) -> Any:
-    """Returns the factor of queries and keys: the given factor, or equation 22 of YaRN (Peng et al., 2023)."""
+    """Returns the factor by which YaRN scales queries and keys.
+
+    This is the given factor, else equation 22 of YaRN (Peng et al., 2023).
+    """
     if (given := rope.get("attention_factor")) is not None:
         return given
     magnitudes = rope.get("mscale"), rope.get("mscale_all_dim")

@@ -26,7 +26,8 @@ class StoredTensor:
 class TensorNames:
     """A table of a family's tensor names, without `.weight` and `.bias`. Our names are the attributes of `Transformer`.
 
-    `base` is the prefix of every name except the head's; some programs omit it. A layer's number follows `layers`.
+    `base` is the prefix of every name except the head's; some programs omit this prefix. `layers` is the prefix before
+    a layer's number.
     """
 
     base: str
@@ -37,11 +38,11 @@ class TensorNames:
     buffers: str = "$^"  # a pattern of the names of buffers, which old files also contain
 
     def stored(self, ours: Iterable[str]) -> dict[str, StoredTensor]:
-        """Returns the tensors of the file that contain our tensors, by name.
+        """Returns the file's tensors that contain the tensors `ours`, by name.
 
-        Our tensors that share a tensor of the file stay in the given order. For example,
-        'blocks.3.attention.query.weight' is 'model.layers.3.self_attn.q_proj.weight', or the first third of
-        'transformer.h.3.attn.c_attn.weight'.
+        If a tensor of the file contains several of our tensors, they are in the given order. For example,
+        'blocks.3.attention.query.weight' is 'model.layers.3.self_attn.q_proj.weight' in files with Llama's names, and
+        the first third of 'transformer.h.3.attn.c_attn.weight' in files of GPT-2.
         """
         found: dict[str, StoredTensor] = {}
         for own in ours:
