@@ -55,7 +55,7 @@ Progress = Callable[[Part, int, float], None]
 def measure(
     backend: Backend, tokenizer: Tokenizer, seconds: float = SECONDS, progress: Progress | None = None
 ) -> Bench:
-    """Benchmarks a model in about `seconds`.
+    """Benchmarks a model in about `seconds`, and returns all measurements.
 
     The smallest size of each part is always measured, except in the part `generation`. `progress` is called before each
     size with the part, the size and the elapsed share of the time.
@@ -157,11 +157,11 @@ class _Measuring:
         power: int = 1,
         expected: float = 0.0,
     ) -> list[M]:
-        """Measures increasing sizes until the next one is expected to take too long.
+        """Measures increasing sizes until the next size is expected to take too long. Returns the measurements.
 
-        The time is expected to grow as size ** power. `one` measures a size repeatedly until a given time. It returns
-        the measurement, and the minimum time that measuring this size takes. `expected` is the minimum time for the
-        first size.
+        `one` repeats the measurement of a size until a given time. It returns the result, and the minimum time that
+        this size takes. The minimum time is expected to grow as size ** power. `expected` is the minimum time of the
+        first size; with 0, the first size is always measured.
         """
         found: list[M] = []
         ends = self._until(part)
@@ -179,7 +179,7 @@ class _Measuring:
         return found
 
     def _bandwidth(self, threads: int | None) -> Bandwidth:
-        """Measures the bandwidth of main memory by a sum on the given threads, or of a GPU's memory by a copy."""
+        """Measures the bandwidth of a GPU's memory with a copy, or of main memory with a sum on `threads` threads."""
         numbers = torch.ones(_SUMMED_BYTES // 4, device=self._backend.device)
         until = self._until("bandwidth")
         if threads is None:
@@ -232,7 +232,10 @@ class _Measuring:
         return one
 
     def _step_of(self, cache: SequenceCache, texts: int, before: int, until: float) -> Step:
-        """Measures the decoding step after `before` tokens. Each run overwrites the same position of the cache."""
+        """Measures a decoding step of `texts` texts after `before` tokens of each.
+
+        Each run overwrites the same position of the cache.
+        """
         segments = [Segment(text, before, [self._ids[text % len(self._ids)]]) for text in range(texts)]
         types = self._backend.types
         return Step(
@@ -266,10 +269,10 @@ class _Measuring:
 
 
 def _in_turn(work: Sequence[Callable[[], object]], until: float, at_last: float, most: int) -> list[Timing]:
-    """Returns the median time of each function. A round calls each function once.
+    """Returns the median time of each function over several rounds. A round calls each function once.
 
-    There are rounds until the time `until`, and at least _LEAST. No round starts after the time `at_last`, except the
-    first.
+    Rounds are repeated until the time `until`, at least _LEAST and at most `most` times. After the time `at_last`, no
+    round starts except the first, even if there are fewer than _LEAST.
     """
     taken: list[list[float]] = []
     while len(taken) < most:

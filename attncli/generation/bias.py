@@ -15,7 +15,7 @@ _MOST_SHOWN = 8  # the most tokens that an error lists for a text of several tok
 
 
 def with_token_ids(config: SampleConfig, tokenizer: Tokenizer) -> SampleConfig:
-    """Returns the config with an id instead of a text for each token of its logit bias.
+    """Returns the config with each text in its logit bias replaced by the id of the token that has this text.
 
     Raises UsageProblem for an id that the tokenizer lacks, and for a text that is not exactly one token.
     """

@@ -18,10 +18,10 @@ from attncli.text.tokenizer import Tokenizer
 def candidates(
     model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], temperatures: Sequence[float], count: int
 ) -> Candidates:
-    """Returns the `count` most probable tokens after a prompt, most probable first, at all temperatures.
+    """Returns the `count` most probable tokens after a prompt, with their probabilities at each temperature.
 
-    Raises BadInput for a prompt that is empty or longer than the context, UsageProblem for a temperature below 0 or a
-    count below 1.
+    The most probable token comes first. Raises BadInput for a prompt that is empty or longer than the context. Raises
+    UsageProblem for a temperature below 0 or a count below 1.
     """
     at_least(1).check("count", count)
     at_least(1).check("the number of temperatures", len(temperatures))

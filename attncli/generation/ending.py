@@ -1,7 +1,7 @@
 """Decodes the ids of a sample one by one, yields text as soon as it is final, and finds the end of the text.
 
 A text ends at a stop string, at an end token or at the token limit. A stop string may span several tokens. So text that
-could begin a stop string is held back until further tokens decide. Needs no network.
+could begin a stop string is held back until further tokens show whether it does. Needs no network.
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ class SampleText:
         yield Finished(self._sample, reason, tuple(self._ids))
 
     def _could_begin_stop(self) -> int:
-        """Returns the length of the longest suffix of the held text with which a stop string begins."""
+        """Returns the length of the longest end of the held text that is the beginning of a stop string.
+
+        The held text 'xab' and the stop string 'abc' -> 2.
+        """
         stops = self._config.stop
         return max((n for stop in stops for n in range(1, len(stop)) if self._held.endswith(stop[:n])), default=0)
 

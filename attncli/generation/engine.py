@@ -1,11 +1,11 @@
 """Generates texts from prompts, many samples in a batch, and streams them as events.
 
-The engine decides which tokens the network reads at each step. A step prefills the prompts of new samples, or decodes
-one new token of each active sample. In decoding, the network also reads guesses of the next tokens, made by `Lookup`.
-Guesses are accepted up to the first wrong one, so a step may yield several tokens. Equal prompts are read once. When a
-sample finishes, a waiting sample gets its slot in the cache. When a sample's context is full, the engine reads the most
-recent half of its tokens again and continues. With an exact backend, a sample does not depend on the batch. The engine
-yields events and prints nothing.
+The engine decides which tokens the network reads at each step. A step prefills the prompts of new samples, reads the
+last token of each other sample, and draws the next token of every sample. If only one sample is active, a step may also
+read guesses of the next tokens, made by `Lookup`. Guesses are accepted up to the first wrong one, so a step may yield
+several tokens. Equal prompts are read once. When a sample finishes, a waiting sample gets its slot in the cache. When a
+sample's context is full, the engine reads the most recent half of its tokens again and continues. With an exact
+backend, a sample does not depend on the batch. The engine yields events and prints nothing.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def refuse_unreadable(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequenc
 
 
 def last_that_fit(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequence[int]) -> list[int]:
-    """Returns the end of a prompt that fits the context, after the tokens that open every text.
+    """Truncates a prompt to the context: keeps the tokens that open every text, and as many final tokens as fit.
 
-    The end begins with a complete character. A prompt that fits is returned unchanged.
+    The kept final tokens begin with a complete character. A prompt that fits is returned unchanged.
     """
     if len(prompt) <= config.context:
         return list(prompt)
@@ -184,7 +184,7 @@ class _Engine:
     def _read(self, cache: SequenceCache) -> tuple[Tensor, dict[int, int]]:
         """Reads all unread tokens; equal prompts are read once.
 
-        Returns logits (rows, V), and the first row of each sample by its number.
+        Returns logits (rows, V), and a map from the number of each sample to its first row.
         """
         segments: list[Segment] = []
         rows: dict[int, int] = {}
@@ -243,7 +243,11 @@ class _Engine:
         return {number: replace(token, sample=number) for number, token in zip(numbers, tokens, strict=True)}
 
     def _take(self, sequence: _Sequence, id_: int, token: Token | None) -> Iterator[Event]:
-        """Adds a drawn token to its sample, and yields events. Ends a complete sample; moves a full context window."""
+        """Adds a drawn token to its sample, and yields the events that follow from it.
+
+        Ends the sample if its text is complete. If the context window is full, keeps the most recent half of its
+        tokens.
+        """
         new = sequence.text.push(id_)
         if token is not None:
             yield replace(token, characters=len(new))

@@ -63,7 +63,7 @@ class Throughput:
 
     @property
     def rate(self) -> float | None:
-        """Later tokens per second, total of all texts."""
+        """Tokens per second after the first token of each text, total of all texts; None if there are none."""
         return self.later_tokens / self.later_seconds if self.later_tokens and self.later_seconds else None
 
 
@@ -165,7 +165,7 @@ CheckName = Literal["alone", "batch", "uncached", "guesses", "decoded", "threads
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """The result of comparing all samples with one repetition, which was computed in another way."""
+    """The result of generating all samples again in another way and comparing them with the original samples."""
 
     name: CheckName
     required: bool  # whether the samples must be equal

@@ -1,6 +1,7 @@
-"""Chooses the backend of a generation, native.c on a CPU with a C compiler and else PyTorch, and loads a model for it.
+"""Chooses the backend of a generation, and loads a model for this backend.
 
-The choice depends on the device and the dtype alone, so its errors are raised before a model is read.
+The backend is native.c on a CPU with a C compiler, else PyTorch. The choice depends on the device and the dtype alone,
+so its errors are raised before a model is read.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class Engine:
 
 
 def choose_engine(device: str, dtype: str) -> Engine:
-    """Chooses the backend for the names of a device and a dtype. Waits for the C compiler. Raises UsageProblem."""
+    """Returns the choice of backend for the names of a device and a dtype. Waits for the C compiler.
+
+    Raises UsageProblem for an unknown name, and for a device or dtype that this machine does not support.
+    """
     place = pick_device(device)
     if dtype not in ("auto", "int8", *DTYPES):
         raise UsageProblem.naming(

@@ -51,7 +51,7 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Step:
-    """The time of a decoding step, which generates one token of each text, after `before` tokens of each."""
+    """The time of a decoding step, which generates one token of each text. Each text already has `before` tokens."""
 
     texts: int
     before: int

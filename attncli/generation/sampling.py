@@ -40,7 +40,7 @@ _PARTIAL_SORTS = (
 
 
 def sample_seed(seed: int, sample: int) -> int:
-    """Returns the seed with which this sample can be generated alone."""
+    """Returns the seed that generates the sample with this number alone."""
     return (seed + sample * _SEED_STRIDE) % 2**63
 
 
@@ -197,11 +197,11 @@ def best(logits: Tensor, count: int) -> Tensor:
 
 
 def _in_order(rank: Tensor) -> Iterator[Tensor]:
-    """Yields the n highest-ranked ids (B, n) for increasing n, last for n = V. Among equal ranks, lowest id first.
+    """Yields the ids (B, n) of the n highest ranks, for increasing n up to V. Among equal ranks, lowest id first.
 
-    On a CPU, sorting the vocabulary takes longer than a small model's forward pass, and few tokens are usually enough.
-    A GPU sorts everything at once: sorting is fast, and checking whether n tokens are enough would synchronize with the
-    CPU.
+    The caller stops when n tokens are enough: on a CPU, sorting the vocabulary takes longer than a small model's
+    forward pass, and few tokens are usually enough. A GPU sorts everything at once: sorting is fast, and checking
+    whether n tokens are enough would synchronize with the CPU.
     """
     if rank.device.type == "cpu":
         for count in _PARTIAL_SORTS:
@@ -273,14 +273,17 @@ def filtered(logits: Tensor, config: SampleConfig, seen: Seen | None = None) -> 
 
 
 def _logit_steps(config: SampleConfig, seen: Seen | None) -> Iterator[tuple[str, _Function]]:
-    """Yields the active biases and penalties. Penalties are skipped without `seen`."""
+    """Yields the name and the function of each active bias or penalty. Without `seen`, skips the penalties."""
     for step in LOGIT_STEPS:
         if step.is_active(config) and not (step.mask and seen is None):
             yield step.name, partial(step.apply, config=config, seen=seen)
 
 
 def _filters(config: SampleConfig) -> Iterator[tuple[str, _Function]]:
-    """Yields the temperature and the active steps after it."""
+    """Yields the name and the function of the temperature and of each filter, if they are active.
+
+    At temperature 0, the only function is `keep_best`.
+    """
     if config.temperature == 0:
         yield TEMPERATURE, keep_best
         return
@@ -294,7 +297,7 @@ def _filters(config: SampleConfig) -> Iterator[tuple[str, _Function]]:
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     """Draws one token per row from softmax(logits), given uniform random numbers (B,) in [0, 1).
 
-    The cumulative distribution is inverted. If all logits of a row are -inf, returns token 0, as argmax does.
+    Inverts the cumulative distribution. If all logits of a row are -inf, returns token 0, as argmax does.
     """
     cumulative = logits.softmax(-1).cumsum_(-1)
     at = uniform[:, None] * cumulative[:, -1:]  # below the total, so the token has a probability above 0

@@ -1,7 +1,8 @@
 """Details of drawn tokens: log-probabilities, the most probable alternatives, and a trace of the sampling steps.
 
 The functions are pure functions of the logits that a token was drawn from. They are called after the draw, so details
-do not change a text. A trace applies the sampling steps of `sampling` again. The tokenizer is the parameter `text_of`.
+do not change a text. A trace applies the sampling steps of `sampling` again. The parameter `text_of` is a function from
+a token id to its text, so no tokenizer is needed.
 """
 
 from __future__ import annotations
@@ -48,11 +49,10 @@ def describe_tokens(
 
 
 def logprobs(logits: Tensor, ids: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns log-probabilities in nats under the model's own distribution: temperature 1, no token removed.
+    """Returns the log-probabilities (B,) of `ids`, the most probable ids (B, K), and their log-probabilities (B, K).
 
-    There are three tensors on the CPU: the log-probabilities (B,) of `ids`; the ids (B, K) of the most probable tokens,
-    where K = min(count, V); and their log-probabilities (B, K). Among equally probable tokens, the lowest id comes
-    first. Log-probabilities are float64.
+    K is min(count, V). Log-probabilities are in nats, under the model's own distribution: temperature 1, no token
+    removed. They are float64, and all results are on the CPU. Among equally probable tokens, the lowest id comes first.
     """
     exact = logits.cpu().double().log_softmax(-1)
     top = best(logits.cpu(), count)
@@ -62,7 +62,10 @@ def logprobs(logits: Tensor, ids: Tensor, count: int) -> tuple[Tensor, Tensor, T
 def trace(
     logits: Tensor, ids: Tensor, config: SampleConfig, text_of: Callable[[int], str], seen: Seen | None = None
 ) -> list[Trace]:
-    """Traces each row of logits (B, V): the effect of every active step, and the final probability of the drawn id."""
+    """Returns a Trace for each row of logits (B, V).
+
+    A Trace contains the effect of every active step, and the final probability of the drawn id.
+    """
     logits = logits.float()
     stages = [("model", logits), *steps(logits, config, seen)]
     on_cpu = [(name, stage.cpu()) for name, stage in stages]

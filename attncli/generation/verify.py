@@ -68,13 +68,16 @@ class Original:
     samples: Sequence[Sample]
 
     def regenerate(self, backend: Backend, how: EngineConfig, extra: int = 0) -> list[Sample]:
-        """Generates all samples in one batch, with `extra` more samples of each prompt, which are discarded."""
+        """Generates all samples again in one batch.
+
+        The batch also contains `extra` more samples of each prompt, which are discarded.
+        """
         count = self.config.num_samples
         samples = self._generate(backend, self.prompts, replace(self.config, num_samples=count + extra), how)
         return [sample for number, sample in enumerate(samples) if number % (count + extra) < count]
 
     def regenerate_alone(self, backend: Backend, how: EngineConfig) -> list[Sample]:
-        """Generates each sample by a call of its own, with the sample's own seed."""
+        """Generates each sample again in a separate call, with the sample's own seed."""
         samples = []
         for prompt in self.prompts:
             for number in range(self.config.num_samples):
@@ -112,9 +115,9 @@ def verify(
 ) -> Iterator[Check]:
     """Generates the samples again in every way and yields a Check for each way.
 
-    With an exact backend, the samples of every way must be equal. With another backend, only decoding must give equal
-    texts. `pytorch` is a backend with the same weights in float32. `on_threads` returns the backend with a given number
-    of threads; it is None if the number cannot be chosen.
+    With an exact backend, the samples of every way must be equal to the original. With another backend, only decoding
+    all ids at once must give equal texts. `pytorch` is a backend with the same weights in float32. `on_threads` returns
+    the backend with a given number of threads; it is None if the number cannot be chosen.
     """
     count = original.config.num_samples
     batch = min((count + _EXTRA_SAMPLES) * len(original.prompts), EngineConfig.at_once)
@@ -216,7 +219,10 @@ class _GuessCounter:
 def _check(
     original: Original, name: CheckName, repeats: Sequence[Sequence[Sample]], required: bool, details: dict[str, Any]
 ) -> Check:
-    """Compares the original samples with each repetition. `details` are further fields of the Check."""
+    """Returns the Check that compares the original samples with each repetition.
+
+    `details` are further fields of the Check.
+    """
     differences = [
         _difference(original, number, expected, actual)
         for repeat in repeats
@@ -235,9 +241,9 @@ def _check(
 
 
 def _difference(original: Original, number: int, expected: Sample, actual: Sample) -> Difference:
-    """Returns the first position at which the token ids differ.
+    """Returns the Difference of two samples at the first position where their token ids differ.
 
-    If only the texts differ, returns the position of the token that contains the first different character.
+    If only the texts differ, the position is that of the token that contains the first different character.
     """
     if expected.ids == actual.ids:
         common = _common_length(expected.text, actual.text)
