@@ -31,8 +31,8 @@ _FIRST_ROTATIONS = 4095  # positions; the smallest table has the next power of t
 class AttentionSteps:
     """The intermediate results of one layer's attention (Vaswani et al., 2017, equation 1).
 
-    Keys and values have one entry for each key/value head. If the rows of a batch share past positions, keys and values
-    contain the new positions only.
+    Keys and values have K heads, one for each group of query heads. If the rows of a batch share past positions, keys
+    and values contain the new positions only.
     """
 
     query: Tensor  # (B, H, T, D), after query/key norm and rotation
@@ -48,14 +48,14 @@ class Observer:
     """Receives the steps of a forward pass. Override the methods that you need; do not modify the tensors in place."""
 
     def residual(self, layer: int, stream: Tensor) -> None:
-        """Receives the residual stream (B, T, C) before each layer, and last before the final norm."""
+        """Receives the residual stream (B, T, C) before each layer, and once more before the final norm."""
 
     def scores(self, layer: int, scores: Tensor) -> Tensor:
         """Receives the masked scores (B, H, T, S) before the softmax; the returned scores replace them."""
         return scores
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
-        """Receives the steps of a layer's attention, and the attention module with its output matrix."""
+        """Receives the intermediate results of a layer's attention, and its module, which has the output matrix."""
 
     def feed_forward(self, layer: int, output: Tensor) -> None:
         """Receives the output (B, T, C) of a layer's feed-forward part, which is added to the residual stream."""
@@ -82,8 +82,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalizes x (..., width) -> (..., width).
 
-        The result is rounded to the dtype of x. The normalized numbers are also rounded before they are multiplied by
-        the gain, except on CUDA, and except with a unit offset, as in transformers.
+        The result is rounded to the dtype of x. As in transformers, the normalized numbers are also rounded before they
+        are multiplied by the gain, unless there is a unit offset. On CUDA, only the result is rounded.
         """
         if fused.worth_it(x):
             return fused.rms_norm(x, self.gain.to(x.dtype), self.eps)
@@ -126,7 +126,10 @@ class Rotary:
         return cls(torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1))
 
     def at(self, positions: slice | Tensor, dtype: torch.dtype) -> Rotary:
-        """Returns the rows of the given positions in a dtype: (T, D) for a slice, (B, 1, 1, D) for positions (B, 1)."""
+        """Returns the table's rows at the given positions, in a dtype.
+
+        A slice of positions -> rows (T, D). Positions (B, 1) -> rows (B, 1, 1, D).
+        """
         if isinstance(positions, Tensor):
             positions = positions[:, None]
         return Rotary(self.cos[positions].to(dtype), self.sin[positions].to(dtype))
@@ -138,21 +141,22 @@ class Rotary:
 
 
 def rotation_table(config: ModelConfig, positions: int, device: torch.device) -> Rotary:
-    """Returns the rotations of the first `positions` of a model's context, or of more.
+    """Returns the rotary table of at least the first `positions` positions of a model's context.
 
-    Their number is a power of two or the context.
+    The number of rows is a power of two, or the context if that is smaller.
     """
     rows = min(1 << max(positions, _FIRST_ROTATIONS).bit_length(), config.context)
     return Rotary.table(torch.arange(rows, device=device), config.head_width, config.rope_theta, config.rope_scaling)
 
 
 def rotary_frequencies(head_width: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
-    """Returns the angle (D/2,) in radians of each pair at position 1: theta^(-2i/D) (Su et al., 2021), or scaled.
+    """Returns the rotary frequencies (D/2,): pair i at position 1 has the angle theta^(-2i/D) (Su et al., 2021).
 
-    `linear` divides by the factor (Chen et al., 2023). `llama3` (`apply_scaling` in the code of Llama 3.1) and `yarn`
-    (Peng et al., 2023, section 3.2) interpolate between the frequency f and f / factor. The share of f is 1 for pairs
-    that make many turns within the original context, and 0 for pairs that make few turns. For the other pairs, the
-    share is linear: for `llama3` in the number of turns, for `yarn` in i.
+    Angles are in radians. `scaling` changes them: `linear` divides by the factor (Chen et al., 2023). `llama3`
+    (`apply_scaling` in the code of Llama 3.1) and `yarn` (Peng et al., 2023, section 3.2) interpolate between the
+    frequency f and f / factor. The weight of f is 1 for pairs that make many turns within the original context, and 0
+    for pairs that make few turns. For the other pairs, the weight is linear: for `llama3` in the number of turns, for
+    `yarn` in i.
     """
     frequencies = theta ** -(torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
     if scaling is None:
@@ -255,7 +259,7 @@ class Attention(nn.Module):
         return output
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
-        """Attends by the fast path.
+        """Attends by the fast path -> (B, H, T, D).
 
         Builds a mask only if PyTorch's `is_causal` does not apply: with a window, or with cached keys.
         """
@@ -284,7 +288,7 @@ class Attention(nn.Module):
         observe: Observer,
         past: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        """Attends by the observed path.
+        """Attends by the observed path -> (B, T, C).
 
         `past` contains the keys and values of earlier positions that all rows of the batch share.
         """

@@ -32,7 +32,7 @@ _threads_lock = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive tokens to read, all of one sequence. They replace its cached positions from `start` on."""
+    """Consecutive tokens of one sequence, to be read. They replace the sequence's cached positions from `start` on."""
 
     sequence: int
     start: int
@@ -122,7 +122,7 @@ class BatchCache(KVCache):
     def step(self, places: Tensor) -> StepCache:
         """Returns the buffers as a cache for one decoding step.
 
-        Each sequence has one new token; `places` are its positions.
+        `places` (sequences,) are the positions of the sequences' new tokens.
         """
         return StepCache([k for k in self._keys if k is not None], [v for v in self._values if v is not None], places)
 
@@ -155,8 +155,9 @@ class BatchCache(KVCache):
 class TorchBackend:
     """Runs a Transformer with PyTorch.
 
-    Segments of equal start and length form a batch; single new tokens also form one. On CUDA, a step of single tokens
-    is recorded as a CUDA graph and then replayed; there is one recording per capacity of the cache.
+    Segments of equal start and length are read as one batch. If every segment is a single token, all segments are read
+    as one batch, even with different starts. On CUDA, such a step is recorded as a CUDA graph and then replayed; there
+    is one recording per capacity of the cache.
     """
 
     exact = False  # PyTorch's summation order depends on the shapes of a product
@@ -183,8 +184,8 @@ class TorchBackend:
     def new_cache(self, sequences: int, positions: int = 1) -> BatchCache:
         """Returns an empty cache for a number of sequences; discards the CUDA graph of an earlier cache.
 
-        On CUDA, the buffers have room for `positions` from the start (within a memory limit), because a step must be
-        recorded again after the buffers double.
+        On CUDA, the initial capacity is `positions`, up to a memory limit, because a step must be recorded again
+        whenever the buffers double.
         """
         self._recorded, first = None, FIRST_CAPACITY
         if self.device.type == "cuda":
@@ -244,7 +245,7 @@ class TorchBackend:
         return logits if rows == list(range(cache.sequences)) else logits[rows]
 
     def _logits(self, step: StepCache, ids: Tensor) -> Tensor:
-        """Returns the logits (sequences, V) after one new token of each sequence, given as ids (sequences,)."""
+        """Reads one new token of each sequence: ids (sequences,) -> logits (sequences, V)."""
         return self._model.unembed(self._model.hidden(ids[:, None], step)[:, 0])
 
 
@@ -252,7 +253,8 @@ class TorchBackend:
 def _threads_for(products: int) -> Iterator[None]:
     """Limits PyTorch's threads to the number that is worthwhile for a step with `products` multiplications.
 
-    No timing is used: PyTorch's summation order depends on the number of threads, so timings would change the results.
+    The number does not depend on timings, because PyTorch's summation order depends on the number of threads: timings
+    would change the results.
     """
     most = torch.get_num_threads()
     torch.set_num_threads(max(min(most, products // _PRODUCTS_PER_THREAD), 1))

@@ -17,7 +17,8 @@ FIRST_CAPACITY = 64  # positions
 class KVCache:
     """Keys and values per layer, each (B, K, length, D), in buffers that double when they are full, up to `limit`.
 
-    New positions are appended. If `places` (B,) is set, each row has one new position, which is written at its place.
+    New positions are appended. If `places` (B,) is set, each row has one new position, which is written at the index in
+    `places`.
     """
 
     places: Tensor | None = None
@@ -57,7 +58,7 @@ class KVCache:
         return keys[:, :, :end], values[:, :, :end]
 
     def shared(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Returns the keys and values (1, K, length, D) that all rows of a batch share; None if rows share none."""
+        """Returns the keys and values (1, K, length, D) that all rows of a batch share; None if nothing is shared."""
         return None
 
     def mask(self, window: int | None) -> Tensor | None:

@@ -48,7 +48,7 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """Returns the number of parameters in the matrices by which each token is multiplied.
+    """Returns the number of parameters in the matrices that are multiplied by every token.
 
     The output head is included, even if it is tied.
     """
@@ -59,17 +59,17 @@ def matrix_parameters(config: ModelConfig) -> int:
 def attention_weights(config: ModelConfig, tokens: int) -> int:
     """Returns the number of attention weights of a text: one for each query and each key that the query may attend to.
 
-    All heads and layers are counted. Without a window, a head has T (T + 1) / 2 weights.
+    All heads and layers are counted. Without a window, each head of a layer has T (T + 1) / 2 weights for T tokens.
     """
     seen = (min(tokens, config.window_of(layer) or tokens) for layer in range(config.layers))
     return config.heads * sum(reach * (reach + 1) // 2 + (tokens - reach) * reach for reach in seen)
 
 
 def multiplications(config: ModelConfig, tokens: int) -> tuple[int, int]:
-    """Returns the multiplications of one forward pass, of the matrices and of attention.
+    """Returns two numbers of multiplications in one forward pass: for the matrices, and for attention.
 
     The first number grows linearly with the length of the text, the second quadratically. Each attention weight costs D
-    multiplications for the product of query and key, and D for the value.
+    multiplications for the product of query and key, and D for the value, where D is the head width.
     """
     return matrix_parameters(config) * tokens, 2 * config.head_width * attention_weights(config, tokens)
 
@@ -98,7 +98,10 @@ def weight_bytes_per_step(config: ModelConfig, types: NumberTypes, texts: int = 
 
 
 def cache_bytes_per_step(config: ModelConfig, types: NumberTypes, before: int) -> int:
-    """Returns the bytes of keys and values that a token reads after `before` earlier tokens, including its own."""
+    """Returns the bytes of keys and values that a token reads: its own, and those of `before` earlier tokens.
+
+    With a window, the token reads only the positions within the window.
+    """
     seen = sum(min(before + 1, config.window_of(layer) or before + 1) for layer in range(config.layers))
     return 2 * config.kv_heads * config.head_width * BYTES[types.cache] * seen
 

@@ -1,4 +1,4 @@
-"""Chooses the device and the dtype of a computation by name, where 'auto' is a name; reports the memory."""
+"""Chooses a device and a dtype by their names, which may be 'auto', and reports the used and the available memory."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def resident_memory() -> int:
 
 
 def physical_memory() -> int:
-    """Returns the bytes of memory that this process may use: the machine's memory, or a lower limit on this process.
+    """Returns the bytes of memory that this process may use: the machine's memory, or a lower limit of the process.
 
-    Such a limit is set by a container or by `ulimit -v`. On Windows, which does not report its memory here, returns the
-    size of the address space.
+    A container or `ulimit -v` sets such a limit. On Windows, which does not report its memory here, returns the size of
+    the address space.
     """
     limits = [sys.maxsize, *_limits_of_control_groups()]
     with suppress(ImportError, AttributeError):

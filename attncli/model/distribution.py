@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def scale_by_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Returns logits / temperature for a temperature above 0, shifted to a maximum of 0, which prevents overflow."""
+    """Returns logits / temperature, shifted to a maximum of 0, which prevents overflow. The temperature is above 0."""
     smallest = torch.finfo(logits.dtype).tiny  # a smaller temperature would round to 0
     largest = logits.amax(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min)  # finite even if all are -inf
     return (logits - largest).div_(max(temperature, smallest))

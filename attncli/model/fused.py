@@ -1,8 +1,8 @@
 """Training operations for a CPU, most with a backward pass written by hand.
 
 On a CPU, the backward pass that PyTorch derives for an operation takes two to five times as long as the one here
-(benchmarks/README.md). Each operation equals PyTorch's up to rounding. PyTorch's own operation runs on a GPU, and if no
-gradient is needed: `worth_it` decides.
+(benchmarks/README.md). Each operation equals PyTorch's up to rounding. PyTorch's own operation is used on a GPU, and
+wherever no gradient is needed: `worth_it` decides.
 
 Letters: B batch, T queries, S keys, H heads, K key/value heads, D head width, C model width, V vocabulary, N = B x T.
 """
@@ -38,12 +38,12 @@ def worth_it(x: Tensor) -> bool:
 
 
 def _apply(function: Any, *arguments: object) -> Any:
-    """Calls `apply` of an autograd function; PyTorch gives `apply` no types."""
+    """Calls `apply` of an autograd function, for which PyTorch declares no types."""
     return function.apply(*arguments)
 
 
 class _RMSNorm(torch.autograd.Function):
-    """y = n * weight, where n = x * r and r = 1 / sqrt(mean(x^2) + eps).
+    """Computes y = n * weight, where n = x * r and r = 1 / sqrt(mean(x^2) + eps).
 
     The gradient is dx = r * (g - n * mean(g * n)), where g = dy * weight.
     """
@@ -86,10 +86,9 @@ def _swapped(x: Tensor) -> Tensor:
 
 
 class _Heads(torch.autograd.Function):
-    """Normalizes queries and keys as `_RMSNorm` does, and rotates them.
+    """Normalizes queries and keys to y as `_RMSNorm` does, and rotates them: out = y * cos + swapped(y) * sin.
 
-    In symbols, y = n * weight and out = y * cos + swapped(y) * sin. The first half of sin is negated, so
-    swapped(sin) = -sin. The gradient is dy = g * cos - swapped(g) * sin.
+    The first half of sin is negated, so swapped(sin) = -sin. The gradient is dy = dout * cos - swapped(dout) * sin.
     """
 
     @staticmethod
@@ -129,14 +128,15 @@ def rotated_heads(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Splits concatenated projections into queries, keys and values; normalizes and rotates queries and keys.
 
-    sides (B, T, 3 x H x D), weight (2, D) of the two norms, cos and sin (T, D) -> three tensors (B, H, T, D).
+    The projections are sides (B, T, 3 x H x D). The gains of the two norms are weight (2, D). The rotations are cos (T,
+    D) and sin (T, D). Returns queries, keys and values, each (B, H, T, D).
     """
     rotated: tuple[Tensor, Tensor, Tensor] = _apply(_Heads, sides, weight, cos, sin, heads, eps)
     return rotated
 
 
 class _GatedProduct(torch.autograd.Function):
-    """activation(gate) * up, where gate and up are concatenated; their gradients are concatenated too."""
+    """Computes activation(gate) * up. Gate and up are one concatenated tensor, and so are their gradients."""
 
     @staticmethod
     def forward(ctx: Any, sides: Tensor, activation: Activation) -> Tensor:
@@ -219,9 +219,9 @@ class Dropout(nn.Module):
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Computes loss and gradient in the forward pass.
+    """Computes the loss and its gradients in the forward pass, a few rows at a time.
 
-    It does so a few rows at a time, so memory never contains all logits.
+    So memory never contains all logits.
     """
 
     @staticmethod

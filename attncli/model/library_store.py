@@ -33,7 +33,7 @@ _UNFINISHED = re.compile("[0-9a-f]{32}[.][0-9a-f]{16}[.]tmp")  # the name of a c
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """A compiled library: its file, and a path that opens exactly the checked file."""
+    """A compiled library: `path` is its file, and `name` is a path that opens exactly the checked file."""
 
     path: Path
     name: str

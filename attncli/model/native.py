@@ -123,7 +123,7 @@ def available() -> bool:
 
 
 def lanes() -> int:
-    """Returns the number of lanes L: the number of outputs of a matrix, or of keys, that are adjacent in memory."""
+    """Returns the number of lanes L: how many outputs of a matrix, or how many keys, are adjacent in memory."""
     return int(_functions().lanes())
 
 
@@ -138,7 +138,7 @@ def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 def round_to_int8(model: Transformer) -> None:
     """Rounds every matrix in place to values that int8 can represent.
 
-    So any backend can measure the effect of int8.
+    With the rounded model, any backend can measure the effect of int8.
     """
     for parameter in model.parameters():
         if parameter.ndim > 1:
@@ -171,7 +171,7 @@ class NativeCache:
         return (len(self._keys), *self._shape) == (config.layers, config.kv_heads, config.head_width)
 
     def reserve(self, positions: int) -> None:
-        """Grows the buffers to this number of positions of every sequence. Raises ValueError beyond the limit."""
+        """Grows the buffers to at least this number of positions per sequence. Raises ValueError above the limit."""
         if positions > self._limit:
             raise ValueError(f"{positions} positions in a cache of {self._limit}")
         if positions <= self.capacity:
@@ -317,9 +317,10 @@ class NativeBackend:
             raise ValueError(f"a token outside of a vocabulary of {self.config.vocab_size}")
 
     def _run(self, cache: NativeCache, columns: Sequence[list[int]], logits: Tensor) -> None:
-        """Calls native.c once.
+        """Calls native.c once and writes to `logits`.
 
-        `columns` are the token, position and sequence of each row, and the rows whose logits are returned.
+        `columns` are four lists: the token, the position and the sequence of each row, and the indices of the rows
+        whose logits are computed.
         """
         rows = len(columns[0])
         integers = np.array([number for column in columns for number in column], np.int32)
@@ -411,7 +412,10 @@ class NativeBackend:
         return _Norm(self._keep(norm_gain(norm).float()), None if bias is None else self._keep(bias.float()))
 
     def _matrix(self, weight: Tensor, bias: Tensor | None = None) -> _Matrix:
-        """Packs a matrix (O, I). A matrix that two parts of the network share is packed once."""
+        """Packs a matrix (O, I) and returns its description for native.c.
+
+        A matrix that two parts of the network share, such as a tied head, is packed once.
+        """
         packed = self._packed.get(weight.data_ptr())
         if packed is None:
             scale = None

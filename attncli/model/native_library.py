@@ -49,7 +49,7 @@ _STOP_SECONDS = 0.3  # a compiler that still runs this long after SIGTERM is kil
 
 @cache
 def begin() -> _Compilation | None:
-    """Returns the stored library or its compilation, which this call starts.
+    """Returns the stored library, or a compilation of it that this call starts.
 
     Returns None if there is no compiler or if ATTNCLI_NATIVE is 0.
     """
@@ -100,7 +100,7 @@ def problem() -> str:
 
 
 class _Compilation:
-    """A stored library, or a running compilation of it."""
+    """The stored library, or the running compiler that creates it."""
 
     def __init__(self, compiler: list[str], folder: Path, key: str) -> None:
         self.problem = ""

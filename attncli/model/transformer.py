@@ -33,7 +33,7 @@ def make_norm(config: ModelConfig) -> nn.Module:
 
 
 class FeedForward(nn.Module):
-    """Computes down(activation(up(x))), or with a gate down(activation(gate(x)) * up(x)).
+    """Computes down(activation(up(x))). With a gate, computes down(activation(gate(x)) * up(x)).
 
     The gated forms are SwiGLU and GEGLU (Shazeer, 2020).
     """
@@ -97,7 +97,10 @@ def _rounded(value: float, dtype: torch.dtype) -> float:
 
 
 class Transformer(nn.Module):
-    """A causal language model. In training mode, `dropout` applies to the embedding and to the output of each part."""
+    """A causal language model.
+
+    In training mode, `dropout` applies to the embedding and to the outputs of attention and of the feed-forward part.
+    """
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
@@ -156,7 +159,7 @@ class Transformer(nn.Module):
         return hidden
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Returns the token embeddings (..., C) of ids (...), scaled as the model requires, without positions."""
+        """Returns the token embeddings (..., C) of ids (...), scaled if the config requires it. Adds no positions."""
         x: Tensor = self.embedding(ids)
         return x * _rounded(math.sqrt(self.config.width), x.dtype) if self.config.scaled_embedding else x
 
@@ -189,9 +192,10 @@ class Transformer(nn.Module):
 def initialize(model: Transformer, generator: torch.Generator) -> None:
     """Draws the weights of a new model in a fixed order from a generator on the CPU.
 
-    Matrices are normal with standard deviation 1/sqrt(input width), so that activations keep their scale. The two
-    matrices of a block that write to the residual stream are also divided by sqrt(2 x layers) (Radford et al., 2019).
-    Embeddings have standard deviation 0.02, because a tied head computes logits from them. Gains are one, biases zero.
+    Matrices are drawn from a normal distribution with standard deviation 1/sqrt(input width), so that activations keep
+    their scale. For the two matrices of a block that write to the residual stream, the standard deviation is also
+    divided by sqrt(2 x layers) (Radford et al., 2019). Embeddings have standard deviation 0.02, because a tied head
+    computes logits from them. Gains are one, biases zero.
     """
     neutral = 0.0 if model.config.unit_offset else 1.0
     for name, parameter in model.named_parameters():
