@@ -20,7 +20,8 @@ from attncli.training.step_setup import StepSetup
 class Closing:
     """The work after the last step.
 
-    `windows` is the number of validation windows to score, None for all; `seconds` is the estimated time of the work.
+    `windows` is the number of validation windows to score, or None for all. `seconds` is the estimated time of all the
+    work.
     """
 
     windows: int | None
@@ -42,7 +43,7 @@ def requested_steps(config: TrainConfig, tokens: int, step_tokens: int) -> int |
 
 
 def most_steps(setup: StepSetup) -> int:
-    """Returns the largest number of steps of a timed run, which sees the training text MOST_EPOCHS times."""
+    """Returns the largest number of steps that a timed run may take: as many as MOST_EPOCHS epochs have."""
     return max(math.floor(recipe.MOST_EPOCHS * len(setup.corpus.train) / setup.step_tokens), 1)
 
 
@@ -99,7 +100,10 @@ def plan_closing(
 
 
 def counted_tokens(seconds: float | None) -> int:
-    """Returns how many training tokens the 5-gram model counts after a run of `seconds`; None means an untimed run."""
+    """Returns how many training tokens the 5-gram model counts after a run of `seconds`.
+
+    `seconds` is None for an untimed run.
+    """
     if seconds is None:
         return COUNTED_TOKENS
     return min(int(seconds * recipe.COUNTED_TOKENS_PER_SECOND), recipe.MOST_COUNTED_TOKENS)

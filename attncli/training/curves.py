@@ -25,7 +25,7 @@ _MOST_KINDS = 6  # the most kinds of heads that a chart can distinguish
 
 @dataclass(frozen=True)
 class Points:
-    """Losses in the order of their steps; NaN for a figure that is not recorded."""
+    """The points of a loss curve, in the order of their steps. A figure that was not recorded is NaN."""
 
     steps: Floats
     seconds: Floats
@@ -96,7 +96,7 @@ def read_curves(name: str | None) -> RunCurves:
 
 
 def read_heads(name: str | None) -> RunHeads:
-    """Reads the head curves of a run. `name` has the meaning of `name` in `read_curves`.
+    """Reads the head curves of a run. `name` means the same as in `read_curves`.
 
     Raises BadCheckpoint if the run does not exist or its heads were not scored.
     """
@@ -187,7 +187,10 @@ def _index(best: Mapping[str, Any], key: str) -> str:
 
 
 def _facts(run: Mapping[str, Any]) -> tuple[int | None, float | None]:
-    """Returns the tokens per step, and the bits per byte of one nat per token; both None if run.json has no plan."""
+    """Returns the tokens per step, and how many bits per byte correspond to one nat per token.
+
+    Both are None if run.json has no plan.
+    """
     try:
         plan = plan_from_document(run["plan"])
         return int(plan.tokens_per_step), float(plan.bits_per_byte(1.0))

@@ -20,7 +20,7 @@ class Decision(Generic[T]):
 
 
 def reasons_of(**decisions: Decision[Any]) -> dict[str, str]:
-    """Returns the reason for each setting, by the name of the setting. Settings without a reason are left out."""
+    """Returns the reasons of settings: name -> reason. Settings without a reason are left out."""
     return {name: decision.reason for name, decision in decisions.items() if decision.reason is not None}
 
 

@@ -26,7 +26,7 @@ _DROPOUTS = (0.1, 0.2, 0.3)
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """The input of the diagnosis. Losses are in nats per token; steps ascend."""
+    """The facts about a run from which the diagnosis is written. Losses are in nats per token; steps ascend."""
 
     train: tuple[Point, ...]
     val: tuple[Point, ...]
@@ -137,7 +137,7 @@ def _level(course: Course, naming: Naming) -> str:
 
 
 def _earlier(val: Sequence[Point]) -> Point:
-    """Returns the last point in the first three quarters of the run's steps, or the first point of the run."""
+    """Returns the last point in the first three quarters of the steps, or the first point if all points are later."""
     return next((point for point in reversed(val) if point[0] <= _LATE * val[-1][0]), val[0])
 
 

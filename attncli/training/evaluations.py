@@ -1,7 +1,7 @@
 """Evaluates a run: scores the validation part and the attention heads, and generates a sample.
 
-An evaluation changes no weights, and the steps draw the same random numbers with or without it. The scores are added to
-the run's metrics.
+An evaluation changes neither the weights nor the random numbers of later steps. It adds its scores to the run's
+metrics.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from attncli.training.samples import Sampler
 
 
 def evaluate_run(run: Run, corpus: Corpus, plan: Plan, seconds: Callable[[], float]) -> EvalReport:
-    """Scores an evenly spread sample of the validation part. Copies the weights if their score is the best so far.
+    """Scores an evenly spread sample of the validation part, and returns the report.
 
-    `seconds` returns the time spent on the run so far. Raises Diverged if the score is not finite.
+    If the score is the best so far, copies the weights. `seconds` is a function that returns the time spent on the run
+    so far. Raises Diverged if the score is not finite.
     """
     score = evaluate(run.trainee.working, corpus.val, windows=evaluation_windows(plan), context=plan.context)
     if not math.isfinite(score.nats):
@@ -38,7 +39,10 @@ def evaluate_run(run: Run, corpus: Corpus, plan: Plan, seconds: Callable[[], flo
 
 
 def is_evaluated(run: Run) -> bool:
-    """Whether the current weights were scored already, which is so if the run was stopped in its final evaluation."""
+    """Whether the current weights were scored already.
+
+    This is the case if the run was stopped in its final evaluation.
+    """
     return any(line["kind"] == "eval" and line["step"] == run.step for line in run.metrics)
 
 
@@ -65,8 +69,8 @@ def score_heads(run: Run, scorer: HeadScorer, seconds: Callable[[], float]) -> H
 def final_score(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool]) -> Score | None:
     """Scores the best weights on the whole validation part, or on as many windows as the plan has time for.
 
-    The weights are rounded to the dtype of the save, and the network computes in float32. Returns None if `stop`
-    interrupts the evaluation, which leaves the run unchanged.
+    The weights are rounded to the dtype of the save, and the network computes in float32. If `stop` interrupts the
+    evaluation, returns None and leaves the run unchanged.
     """
     assert run.best is not None
     unchanged = plan.dtype == plan.save_dtype == "float32" and plan.context == plan.model.context

@@ -1,7 +1,8 @@
 """Decides when a run evaluates, reports and saves. Pure functions of steps and seconds; no torch, no clock.
 
-A run saves a checkpoint when it begins, after every evaluation, at a report if the last save is `SAVE_SECONDS` old
-(`recipe`), when it is stopped, and at its end. After each step, the loop calls these functions to decide what to do.
+After each step, the loop calls these functions to decide what to do. A run saves a checkpoint when it begins, after
+every evaluation, when it is stopped, and at its end. It also saves at a report if the last save is at least
+`recipe.SAVE_SECONDS` old.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def new_job(
     *,
     watch_heads: bool = False,
 ) -> Job:
-    """Reads and tokenizes the text, and makes the plan.
+    """Returns the job of a new run: reads and tokenizes the text, and makes the plan.
 
     Args:
         files: the text to train on.
@@ -82,8 +82,8 @@ def new_job(
         progress: is called with the progress of reading and tokenizing.
         watch_heads: scores the attention heads at every evaluation.
 
-    Raises UsageProblem if a file is both trained on and validated on, and the errors of reading, planning and the
-    token cache.
+    Raises UsageProblem if a file is both trained on and validated on, and the errors of reading, planning and the token
+    cache.
     """
     began = time.monotonic()
     refuse_overlap(files, val_file)
@@ -109,9 +109,10 @@ def new_job(
 def run_job(
     job: Job, target: Path, *, started: float | None = None, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Report]:
-    """Trains a job, and yields the reports of `train`. Evaluations generate a sample, and score the heads if requested.
+    """Trains the model of a job, and yields the reports of `train`.
 
-    `target`, `started` and `stop` have their meaning in `train`. Raises the errors of `train`.
+    Each evaluation generates a sample, and scores the heads if the job requests it. `target`, `started` and `stop` mean
+    the same as in `train`. Raises the errors of `train`.
     """
     start_of_text = (job.borders or borders_for(job.corpus)).start_of_text
     return train(
@@ -130,16 +131,16 @@ def run_job(
 
 
 def _borders_of(start: LoadedModel) -> Borders:
-    """Returns the borders of a model to fine-tune.
+    """Returns the start token and the end tokens of a model to fine-tune.
 
-    The separator of documents is added to the end tokens.
+    The token that separates documents is added to the end tokens.
     """
     between = start.tokenizer.end_of_text
     return Borders(start.start_of_text, start.end_ids | ({between} if between is not None else set()))
 
 
 def _limited(text: CorpusConfig, pinned: TrainConfig) -> CorpusConfig:
-    """Returns the settings of the text. For a run that ends after a time, they limit the characters that are read."""
+    """Returns the settings of the text. For a timed run, they limit the number of characters that are tokenized."""
     if not pinned.timed or text.most_characters is not None:
         return text
     seconds, device = pinned.seconds or DEFAULT_TRAINING_SECONDS, pick_device(pinned.device)
@@ -147,10 +148,11 @@ def _limited(text: CorpusConfig, pinned: TrainConfig) -> CorpusConfig:
 
 
 def _most_characters(seconds: float, device: str) -> int:
-    """Returns the largest number of characters of the training or validation part that a run of `seconds` tokenizes.
+    """Returns the largest number of characters per part that a run of `seconds` tokenizes.
 
-    This is about as much as the run can train on, so tokenizing takes a small share of its time. It is a power of two,
-    so that runs of similar length find their tokens in the cache.
+    The limit holds for the training part and for the validation part. It is about as many characters as the run can
+    train on, so tokenizing takes a small share of its time. It is a power of two, so that runs of similar length find
+    their tokens in the cache.
     """
     per_second = recipe.CPU_CHARACTERS_PER_SECOND if device == "cpu" else recipe.GPU_CHARACTERS_PER_SECOND
     return 1 << math.ceil(math.log2(max(seconds, 1.0) * per_second))

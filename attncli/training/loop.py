@@ -52,9 +52,9 @@ def train(
         target: the directory of the model.
         facts: JSON values for run.json.
         initial: the first weights, by default drawn from the seed.
-        borders: the borders of the model to fine-tune.
-        resume: the saved state of a stopped run, from `read_resumable`; its tensors are consumed.
-        started: when the time of the run began, by time.monotonic(), by default now.
+        borders: the start token and the end tokens of the model to fine-tune.
+        resume: the saved state of a stopped run, from `read_resumable`; the tensors are removed from the state.
+        started: the time.monotonic() at which the run began or was resumed, by default now.
         stop: is called after every step and micro-batch; if it returns true, the run is saved and ends.
         sample: generates text with the model at every evaluation.
         head_scorer: scores the attention heads of the model at every evaluation.

@@ -34,7 +34,7 @@ class StepTime(NamedTuple):
 
 
 class StepTimer:
-    """Measures the time of a training step for each shape, once per shape."""
+    """Measures the time of a training step for a shape of the model. Each shape is measured once."""
 
     def __init__(self, setup: StepSetup) -> None:
         self.setup = setup
@@ -42,7 +42,10 @@ class StepTimer:
         self._known: dict[tuple[ModelConfig, int, bool], StepTime] = {}
 
     def step_seconds(self, model: ModelConfig, parts: int = 1, recompute: bool = False) -> float:
-        """Returns the seconds of a step of this shape in `parts` micro-batches; `recompute` recomputes activations."""
+        """Returns the seconds that a step of this shape takes in `parts` micro-batches.
+
+        If `recompute`, the step recomputes activations in the backward pass.
+        """
         key = model, parts, recompute
         if key not in self._known:
             self._known[key] = measure_step(model, self.setup, parts, recompute)
@@ -50,10 +53,10 @@ class StepTimer:
         return self._known[key].seconds
 
     def fastest_threads(self, model: ModelConfig, parts: int = 1, recompute: bool = False) -> tuple[int, float]:
-        """Returns the number of threads at which a step is fastest, and its seconds.
+        """Returns the number of threads at which a step is fastest, and the seconds of the step.
 
-        Tries all threads, then half of them, a quarter, and so on. Fewer threads are faster if a small model runs on
-        many cores, or if other programs use some of the cores.
+        Tries all threads, then half of them, a quarter, and so on, until the step is no faster. Fewer threads are
+        faster if a small model runs on many cores, or if other programs use some of the cores.
         """
         most = count = torch.get_num_threads()
         best, seconds = count, self.step_seconds(model, parts, recompute)
@@ -70,10 +73,10 @@ class StepTimer:
 
 
 def measure_step(model_config: ModelConfig, setup: StepSetup, parts: int = 1, recompute: bool = False) -> StepTime:
-    """Returns the median time of a few training steps on this device, with a temporary model.
+    """Measures the median time of a few training steps on this device, with a temporary model.
 
-    Of a step with very many windows, only some windows are computed, and the time is scaled up: a whole step could
-    take hours.
+    If a step has very many windows, only some of them are computed, and the time is scaled up, because a whole step
+    could take hours.
     """
     on_cpu = setup.device.type == "cpu"
     most = recipe.CPU_TIMED_TOKENS if on_cpu else recipe.GPU_TIMED_TOKENS
@@ -112,7 +115,10 @@ def _timed(
 
 
 def measure_window(model_config: ModelConfig, setup: StepSetup) -> float:
-    """Returns the seconds for scoring a validation window on this device, in float32 as in the final evaluation."""
+    """Returns the seconds that it takes to score a validation window on this device.
+
+    The network computes in float32, as in the final evaluation.
+    """
     model = Transformer(model_config)
     initialize(model, torch.Generator().manual_seed(_SEED))
     model.to(setup.device)

@@ -70,11 +70,11 @@ def memory_of(device: torch.device) -> int:
 
 
 def memory_bytes(model: ModelConfig, tokens: int, setup: StepSetup, recompute: bool = False) -> int:
-    """Estimates the bytes that a step needs with `tokens` tokens in one forward pass.
+    """Returns the estimated bytes of memory that a step needs, with `tokens` tokens in each forward pass.
 
-    The estimate adds weights, gradients, optimizer state, activations, the buffers of the update, the best weights so
-    far, a save that is being written, and the memory that the process already uses. With `recompute`, the activations
-    of only one layer are stored.
+    The estimate is a sum: weights, gradients, optimizer state, activations, the buffers of the update, the best weights
+    so far, a save that is being written, and the memory that the process already uses. With `recompute`, only the input
+    of every layer and the other activations of one layer are stored.
     """
     parameters = sum(count_parameters(model).values())
     matrices = matrix_parameters(model) - model.vocab_size * model.width if setup.optimizer == "muon" else 0

@@ -16,9 +16,10 @@ from attncli.training import recipe
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """Returns matrices (N, n, k) with the same singular vectors, and with singular values close to one.
+    """Returns the matrices (N, n, k) with the same singular vectors, but with all singular values close to one.
 
-    For M = U S V^T, the result is about U V^T: all directions of a gradient get equal weight (Jordan et al., 2024).
+    For a matrix M = U S V^T, the result is about U V^T, so all directions of a gradient get equal weight (Jordan et
+    al., 2024).
     """
     x = matrices
     tall = x.shape[-2] > x.shape[-1]
@@ -44,7 +45,7 @@ class Muon:
     """Muon (Jordan et al., 2024): momentum, then orthogonalization. All matrices of one shape are updated at once.
 
     A step changes a matrix (n, k) by about `lr` x sqrt(max(1, n / k)) along each singular direction. Orthogonalization
-    uses `dtype`.
+    computes in `dtype`.
     """
 
     def __init__(self, matrices: dict[str, nn.Parameter], weight_decay: float, dtype: torch.dtype) -> None:
@@ -70,7 +71,7 @@ class Muon:
             torch._foreach_add_(stack.weights, list(direction.unbind()), alpha=-lr * max(1.0, rows / columns) ** 0.5)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns the running mean of each matrix's gradient, by the matrix's name."""
+        """Returns the running means of the gradients: name of a matrix -> mean."""
         return {name: stack.momentum[at] for stack in self._stacks for at, name in enumerate(stack.names)}
 
     def load(self, tensors: dict[str, Tensor]) -> None:

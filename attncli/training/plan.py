@@ -48,7 +48,7 @@ class _Choices:
 
 
 class _Timing(NamedTuple):
-    """The number of CPU threads, the time of a step with this number in seconds, and how busy the machine is."""
+    """The number of CPU threads, the seconds that a step takes with these threads, and how busy the machine is."""
 
     threads: Decision[int]
     step_seconds: float
@@ -66,7 +66,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
 
     Raises:
         BadInput: if the text is shorter than the given context.
-        UsageProblem: for an unavailable device or dtype, or a context longer than that of `start`.
+        UsageProblem: for an unavailable device or dtype, or a context longer than the context of `start`.
         OutOfRoom: if the model does not fit the memory.
     """
     began = time.monotonic() - spent
@@ -90,7 +90,10 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
 
 
 def _timing(config: TrainConfig, timer: StepTimer, model: ModelConfig, fit: Fit) -> _Timing:
-    """Measures a step, and chooses the number of CPU threads. Only timed runs on a CPU try fewer threads than all."""
+    """Measures a step, and chooses the number of CPU threads: all of them, or fewer if a step is then faster.
+
+    Only a timed run on a CPU tries fewer threads.
+    """
     parts, recompute = fit.grad_accum.value, fit.checkpoint_activations.value
     most, step_seconds = torch.get_num_threads(), timer.step_seconds(model, parts, recompute)
     if not config.timed or timer.setup.device.type != "cpu":
@@ -111,7 +114,7 @@ def _compiled(config: TrainConfig, device: torch.device, seconds: float) -> Deci
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile can work on this device: it needs Triton or a C++ compiler."""
+    """Whether torch.compile can work on this device: a GPU needs Triton, and a CPU needs a C++ compiler."""
     if device.type == "cuda":
         return find_spec("triton") is not None
     return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)

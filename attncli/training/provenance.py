@@ -69,7 +69,11 @@ def provenance(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned:
 
 
 def is_trained_on(run: Mapping[str, Any], text: Part) -> bool:
-    """Whether a model was trained on a text or a part of it, by the digest of its training text in `run.json`."""
+    """Whether a model was trained on a text or on a part of the text.
+
+    `run` is the content of the model's run.json, which has the digest of the training text. The result is true if the
+    documents of `text` have this digest, and if `text` begins inside the training part.
+    """
     try:
         known = record_from_json(TextRecord, run.get("corpus"), f"{RUN}: corpus", extra=True)
     except BadCheckpoint:  # the model is not from attncli

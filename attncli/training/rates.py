@@ -1,4 +1,4 @@
-"""Chooses the learning rates, weight decay and dropout of a run from its number of tokens and of epochs."""
+"""Chooses the learning rates, weight decay and dropout of a run from its number of tokens and its number of epochs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def choose_rates(
 ) -> Rates:
     """Chooses the rates of a run that trains on `tokens` tokens, which are `epochs` passes over its text.
 
-    Raises UsageProblem if a second learning rate is given with AdamW alone.
+    Raises UsageProblem if `adam_lr` is given although AdamW updates every parameter.
     """
     lr, adam_lr = choose_learning_rates(config, optimizer, tokens, fine_tuning=fine_tuning)
     return Rates(lr, adam_lr, choose_dropout(config, epochs), choose_weight_decay(config, epochs))
@@ -35,7 +35,10 @@ def choose_rates(
 def choose_learning_rates(
     config: TrainConfig, optimizer: OptimizerKind, tokens: int, *, fine_tuning: bool
 ) -> tuple[Decision[float], float]:
-    """Returns the peak rates `lr` and `adam_lr` of `Rates`: larger for few tokens, a tenth for fine-tuning."""
+    """Returns the peak learning rates `lr` and `adam_lr` of `Rates`.
+
+    With Muon, a run on few tokens has larger rates. Fine-tuning has a tenth of the usual rates.
+    """
     reason = None
     if config.lr is None:
         reason = "for fine-tuning" if fine_tuning else f"for {tokens:,} tokens"

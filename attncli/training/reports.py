@@ -93,9 +93,9 @@ def plan_document(plan: Plan) -> dict[str, Any]:
 
 
 def plan_from_document(document: object, where: str = "plan") -> Plan:
-    """Returns the plan from the JSON values of `plan_document`, of this version or an earlier version.
+    """Returns the plan from the JSON values that `plan_document` returned, in this version or in an earlier version.
 
-    Raises BadCheckpoint for an invalid field, which the error names.
+    Raises BadCheckpoint, which names the field, if a field is invalid.
     """
     if isinstance(document, dict) and isinstance(document.get("model"), dict):
         document = document | {"model": shape_from_json(document["model"])}

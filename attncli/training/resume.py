@@ -46,10 +46,10 @@ def resume_job(
         val_file: the file of the validation text, if it was moved.
         device: the device to train on; 'auto' means the previous device of the run.
         progress: is called with the progress of reading and tokenizing.
-        watch_heads: scores the attention heads at every evaluation, even if the run was begun without it.
+        watch_heads: scores the attention heads at every evaluation, even if they were not scored before.
 
     Raises:
-        BadCheckpoint: if no undamaged save has a state, or if the text has changed.
+        BadCheckpoint: if every save is damaged or has no state, or if the text has changed.
         UsageProblem: for an unavailable device.
     """
     saved, notes = _newest_good(target)
@@ -118,9 +118,9 @@ def _on_device(plan: Plan, device: str) -> tuple[Plan, bool]:
 
 
 def _newest_good(target: Path) -> tuple[Checkpoint, tuple[str, ...]]:
-    """Returns the last save of a run. If it is damaged, returns the previous save, and a note that says so.
+    """Returns the last save of a run. If it is damaged, returns the previous save, and a note about the damage.
 
-    Raises BadCheckpoint if no save is undamaged.
+    Raises BadCheckpoint if there is no undamaged save.
     """
     if not exists(target):
         stopped = [entry.name for entry in list_models() if entry.status in ("stopped", "interrupted")]
@@ -170,7 +170,10 @@ def _version(run: dict[str, Any], name: str) -> object:
 
 
 def _has_ended(target: Path) -> bool:
-    """Whether a run has finished. A crash while it finished can leave the previous save in place."""
+    """Whether a run has finished, so that its last save has no state.
+
+    A crash at the end of a run can leave the previous save in place. This save must not be resumed.
+    """
     try:
         return not ModelFolder(target).holds(STATE_FACTS)
     except BadCheckpoint:

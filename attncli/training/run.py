@@ -61,11 +61,10 @@ def threads_of(plan: Plan) -> Iterator[None]:
 
 
 def begin_run(plan: Plan, initial: dict[str, Tensor] | None = None, resume: Checkpoint | None = None) -> Run:
-    """Returns a new run or, with `resume`, the run of a saved state, whose tensors are consumed.
+    """Returns a new run, or the run that continues from the saved state `resume`.
 
-    A new run has the weights `initial`, by default drawn from the seed.
-
-    Raises BadCheckpoint if the tensors of the state do not match the plan.
+    A new run has the weights `initial`, by default drawn from the seed. The tensors of a saved state are removed from
+    the state. Raises BadCheckpoint if the tensors do not match the plan.
     """
     model = Transformer(plan.model, plan.dropout)
     model.checkpoint_activations = plan.checkpoint_activations
@@ -93,24 +92,27 @@ def diverged(step: int, what: str) -> Diverged:
 
 
 def weights_of(model: Transformer) -> dict[str, Tensor]:
-    """Copies a model's tensors to main memory."""
+    """Returns copies of a model's tensors in main memory."""
     return copies_of(model.state_dict())
 
 
 def copies_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies tensors to main memory."""
+    """Returns copies of tensors in main memory."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def _weights(model: Transformer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Removes the weights from the tensors of a state, and returns them. Raises BadCheckpoint if they do not match."""
+    """Removes the weights from the tensors of a state, and returns the weights.
+
+    Raises BadCheckpoint if they do not match the model.
+    """
     expected = {f"{WEIGHTS_PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
     _refuse_misfits(expected, {name: t for name, t in tensors.items() if name.startswith(WEIGHTS_PREFIX)})
     return {name: tensors.pop(f"{WEIGHTS_PREFIX}{name}") for name in model.state_dict()}
 
 
 def _restored(trainee: Trainee, plan: Plan, resume: Checkpoint) -> Run:
-    """Returns the run of a saved state, from which the weights were removed."""
+    """Returns the run that continues from a saved state, after `_weights` has removed the weights from the state."""
     assert resume.state is not None
     tensors = resume.state.tensors
     facts = record_from_json(RunState, resume.state.facts, STATE_FACTS)

@@ -13,7 +13,10 @@ class RunClock:
     """Counts the seconds of a run, and revises the schedule of a timed run from the measured time of its steps."""
 
     def __init__(self, plan: Plan, started: float | None = None, seconds_before: float = 0.0) -> None:
-        """Starts at `started`, by time.monotonic(), by default now. `seconds_before` are the seconds spent before."""
+        """`started` is the time.monotonic() at which the run began or was resumed, by default now.
+
+        `seconds_before` is the time that a resumed run had spent before it was resumed.
+        """
         self._plan = plan
         self._started = time.monotonic() if started is None else started
         self._before = seconds_before
@@ -24,7 +27,7 @@ class RunClock:
         return self._before + time.monotonic() - self._started
 
     def revise(self, schedule: Schedule, step: int) -> Schedule:
-        """Returns the schedule. If a timed run would miss its deadline, returns it with another number of steps."""
+        """Returns the schedule, with another number of steps if a timed run would end too early or too late."""
         deadline = self._plan.seconds
         if deadline is None:
             return schedule

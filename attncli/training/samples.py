@@ -20,9 +20,10 @@ _OPENING = 200  # the first words are taken from this many characters of the tex
 
 
 def sampler(corpus: Corpus, plan: Plan) -> Sampler | None:
-    """Returns a function that continues the first words of the text with a model; None for a run too short for samples.
+    """Returns a function that continues the first words of the text with a model, or None if the run makes no samples.
 
-    A shorter run has shorter samples, so that sampling takes a small share of its time.
+    A run makes no samples if it is too short, or if the first words do not fit the context. A shorter run has shorter
+    samples, so that sampling takes a small share of its time.
     """
     tokenizer, tokens = corpus.tokenizer, recipe.SAMPLE_TOKENS
     if plan.seconds is not None:

@@ -26,7 +26,7 @@ class Saver:
     def __init__(
         self, target: Path, corpus: Corpus, plan: Plan, facts: dict[str, Any], borders: Borders | None = None
     ) -> None:
-        """`borders` are the borders of the model to fine-tune. The borders of a new model follow from its text."""
+        """`borders` are the start and end tokens of the model to fine-tune; for a new model, see `borders_for`."""
         self._target, self._corpus, self._plan, self._facts = target, corpus, plan, facts
         self._borders = borders or borders_for(corpus)
         self._thread = ThreadPoolExecutor(1, "save")
@@ -47,7 +47,8 @@ class Saver:
     def begin(self, run: Run, seconds: float) -> None:
         """Makes the first save of a new run, so that an unwritable target raises an error before the first step.
 
-        A model at the target is kept until the run has a score. In this case, only the free space is checked.
+        If the target contains a model, only the free space is checked, because the model is kept until the run has a
+        score.
         """
         try:
             self._replaces = self._target.is_dir() and any(self._target.iterdir())
@@ -59,7 +60,7 @@ class Saver:
             self.save(run, "running", seconds)
 
     def save(self, run: Run, status: str, seconds: float, result: Result | None = None) -> None:
-        """Saves the best weights, and the state of an unfinished run. The save is on the disk when this returns.
+        """Saves the best weights, and the state of an unfinished run. The save is on the disk when this method returns.
 
         A run without a score does not replace the model of another run. Raises OutOfRoom if this save or an earlier
         save in the background fails.
@@ -72,10 +73,10 @@ class Saver:
         self._safe.append(run.step)
 
     def save_beside(self, run: Run, seconds: float) -> None:
-        """Saves a run that continues. Copies a large state, and writes the copy in the background.
+        """Saves a run that continues: copies a large state, and writes the copy in the background.
 
-        Waits for the previous save to finish, so no save is skipped. Raises OutOfRoom if this save or an earlier save
-        in the background fails.
+        First waits for the previous save to finish, so no save is skipped. Raises OutOfRoom if this save or an earlier
+        save in the background fails.
         """
         self.wait()
         self.saved_at = seconds
@@ -93,7 +94,7 @@ class Saver:
         self._writing, self._writing_step = self._thread.submit(write_checkpoint, self._target, checkpoint), run.step
 
     def wait(self) -> None:
-        """Waits for the save that is being written. Raises OutOfRoom if it failed."""
+        """Waits for the save that is being written. Raises OutOfRoom if the save failed."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -107,7 +108,10 @@ class Saver:
             yield self._safe.pop(0)
 
     def _worth_copying(self, state: State) -> bool:
-        """Whether to copy a state before it is written: if it is large or on a GPU, and if the copy fits the memory."""
+        """Whether to copy a state, and write the copy in the background.
+
+        True if the state is large or on a GPU, and if the copy fits the memory.
+        """
         size = sum(int(tensor.nbytes) for tensor in state.tensors.values())
         if self._plan.device != "cpu":
             return size <= recipe.MEMORY_SHARE * physical_memory()
@@ -116,7 +120,7 @@ class Saver:
     def _checkpoint(self, run: Run, status: str, seconds: float, result: Result | None = None) -> Checkpoint:
         """Returns the content of a save.
 
-        The save and the run share tensors, which later steps change. The other values are copies.
+        Its tensors are shared with the run, so later steps change them. All other values are copies.
         """
         document = {
             **self._facts,
@@ -155,9 +159,10 @@ class Saver:
 
 
 def borders_for(corpus: Corpus) -> Borders:
-    """Returns the borders of a new model. A text begins with the token that ends a document.
+    """Returns the start token and the end tokens of a new model.
 
-    A model that was trained on few documents has not learned this token, so its texts begin with a line end.
+    The start token is the token that ends a document. A model that was trained on few documents has not learned this
+    token, so its start token is a line end.
     """
     end, line_end = corpus.tokenizer.end_of_text, corpus.tokenizer.encode("\n")
     known = frozenset() if end is None else frozenset({end})

@@ -14,7 +14,8 @@ from attncli.config import require
 def require_marks(marks: tuple[tuple[int, int], ...]) -> None:
     """Raises UsageProblem if the marks of a schedule are invalid.
 
-    The steps of the marks must ascend from 0. No mark may set a total number of steps below its step.
+    Each mark has a step, and the total number of steps from this step on. The steps of the marks must ascend from 0,
+    and no total may be below the step of its mark.
     """
     firsts = [step for step, _ in marks]
     ordered = firsts[:1] == [0] and firsts == sorted(firsts) and all(step <= steps for step, steps in marks)
@@ -25,8 +26,8 @@ def require_marks(marks: tuple[tuple[int, int], ...]) -> None:
 class Schedule:
     """Linear warm-up to `peak`, then linear decay, which would reach zero one step after the last step.
 
-    `marks` are the revisions of the total number of steps: (step at which it changes, new total). The first is (0, the
-    total of the plan).
+    Each mark is a total number of steps: (the step from which it applies, the total). The first mark is (0, the total
+    of the plan); each later mark is a revision.
     """
 
     peak: float
@@ -57,9 +58,9 @@ class Schedule:
         return done
 
     def lr(self, step: int) -> float:
-        """Returns the learning rate of a step, counted from 0."""
+        """Returns the learning rate of a step. The first step has the number 0."""
         return self.peak * min(1.0, (step + 1) / self.warmup) * (1 - self.progress(step))
 
     def revised(self, step: int, steps: int) -> Schedule:
-        """Returns a copy of this schedule that has the total number of steps `steps` from `step` on."""
+        """Returns a copy of this schedule whose total number of steps changes to `steps` at `step`."""
         return replace(self, marks=(*self.marks, (step, max(steps, step))))

@@ -15,7 +15,10 @@ from attncli.training.step_setup import StepSetup
 
 
 def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig:
-    """Returns the config of a new model with the widths of the recipe and as many key/value heads as query heads."""
+    """Returns the config of a new model. The recipe sets the width of heads and of the feed-forward layer.
+
+    There are as many key/value heads as query heads.
+    """
     head_width = recipe.SMALL_HEAD_WIDTH if width % recipe.HEAD_WIDTH else recipe.HEAD_WIDTH
     heads = width // head_width
     return ModelConfig(
@@ -33,9 +36,11 @@ def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig
 def choose_model(
     config: TrainConfig, timer: StepTimer, seconds: float, steps: int | None, start: ModelConfig | None
 ) -> Decision[ModelConfig]:
-    """Chooses the shape of the model: `start`, the size that the user gave, or a size that suits `steps` or `seconds`.
+    """Chooses the shape of the model.
 
-    If the number of steps is given, nothing is measured, so equal seeds give equal models on every machine.
+    The shape is `start` if a model is fine-tuned, else the size that the user gave, else a size that suits the number
+    of steps or the time. If the number of steps is given, nothing is measured, so equal seeds give equal models on
+    every machine.
     """
     setup = timer.setup
     if start is not None:
@@ -54,9 +59,9 @@ def _model(size: str, setup: StepSetup) -> ModelConfig:
 
 
 def _sizes(setup: StepSetup) -> Iterator[tuple[str, int]]:
-    """Yields the sizes for which the text is long enough, with their numbers of parameters, largest first.
+    """Yields pairs of a size and its number of parameters, the largest first.
 
-    The smallest size is always included.
+    Leaves out the sizes for which the text is too short, except the smallest size.
     """
     most_tokens = recipe.MOST_EPOCHS * len(setup.corpus.train)
     for size in reversed(recipe.SHAPES):
@@ -74,8 +79,8 @@ def _size_for_tokens(setup: StepSetup, tokens: int) -> str:
 def _size_for_time(timer: StepTimer, seconds: float) -> str:
     """Returns the largest size that sees enough tokens on this device in `seconds`, or else the smallest size.
 
-    The time of a step grows with the parameters, so one measurement predicts which sizes are too slow to measure. On a
-    GPU, a small model takes as long as a larger model, so every size is measured.
+    On a CPU, the time of a step grows with the parameters, so one measurement predicts which sizes are too slow, and
+    these are not measured. On a GPU, a small model takes as long as a larger model, so every size is measured.
     """
     setup = timer.setup
     first = _model(recipe.MEASURED_FIRST, setup)

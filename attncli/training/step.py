@@ -66,9 +66,10 @@ class Trainee:
         parts: int = 1,
         stop: Callable[[], bool] = lambda: False,
     ) -> tuple[Tensor, Tensor] | None:
-        """Takes one step on rows (B, T + 1) of ids, and accumulates the gradient over `parts` micro-batches.
+        """Takes one training step on the token ids `rows` (B, T + 1), which are split into `parts` micro-batches.
 
-        Dropout draws from PyTorch's default generator, which is seeded with `step_seed`.
+        The gradients of the micro-batches are accumulated. Dropout draws from PyTorch's default generator, which is
+        seeded with `step_seed`.
 
         Returns:
             The loss before the update in nats per token, and the norm of the gradient. None if `stop` returned true

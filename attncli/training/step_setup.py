@@ -37,9 +37,9 @@ class StepSetup:
 def choose_setup(config: TrainConfig, corpus: Corpus, seconds: float, start: ModelConfig | None) -> StepSetup:
     """Chooses device, dtype, optimizer, context and batch size for a run.
 
-    `start` is the shape of the model to fine-tune. The batch size is the recipe's number of tokens per step, divided by
-    the context, but at least one window per micro-batch. Raises BadInput for a text that is too short, UsageProblem for
-    an unavailable device or dtype, or for a context longer than the context of `start`.
+    `start` is the shape of the model to fine-tune. By default, a batch has as many windows as fit into the recipe's
+    tokens per step, and at least one window per micro-batch. Raises BadInput for a text that is too short. Raises
+    UsageProblem for an unavailable device or dtype, or for a context longer than the context of `start`.
     """
     device = pick_device(config.device)
     context = choose_context(config, len(corpus.train), seconds, device, start)
@@ -59,7 +59,10 @@ def choose_setup(config: TrainConfig, corpus: Corpus, seconds: float, start: Mod
 
 
 def choose_dtype(config: TrainConfig, device: torch.device) -> Decision[torch.dtype]:
-    """Chooses the dtype of the forward and backward pass: on a CPU, bfloat16 if it has units for bfloat16 products."""
+    """Chooses the dtype of the forward and backward passes.
+
+    By default, a CPU that has units for bfloat16 products uses bfloat16; any other CPU uses float32.
+    """
     if config.dtype != "auto" or device.type != "cpu":
         return Decision(pick_dtype(config.dtype, device))
     if cpu_multiplies_bfloat16():
@@ -72,7 +75,8 @@ def choose_context(
 ) -> Decision[int]:
     """Chooses the context: the number of tokens in a window.
 
-    A short run has a shorter context, since it learns faster from many short windows. A short text also shortens it.
+    A short run has a shorter context, since it learns faster from many short windows. A short text also has a shorter
+    context.
 
     Raises:
         UsageProblem: for a context longer than the context of `start`, the model to fine-tune.

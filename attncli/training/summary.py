@@ -1,4 +1,4 @@
-"""Summarizes a finished run: its score with baselines, how much of a sample was copied, and a diagnosis."""
+"""Summarizes a finished run: its score with baselines, how much of a sample copies the text, and a diagnosis."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNSEEN_TOKENS = 2000  # tokens of the validation part to compare with a sample
 
 
 def summarize(job: Job, target: Path, result: Result, naming: Naming = str) -> RunSummary:
-    """Loads the model of a finished run from `target`, generates a sample, and judges the run.
+    """Returns the summary of a finished run: loads its model from `target`, generates a sample, and judges the run.
 
     `naming` spells the names of settings in the diagnosis.
     """
@@ -53,7 +53,7 @@ def judge(
     sample: Sequence[int],
     naming: Naming = str,
 ) -> Judgement:
-    """Measures the baselines, the memorization and the diagnosis of a finished run.
+    """Returns the judgment of a finished run: the baselines, the memorization and the diagnosis.
 
     Args:
         result: the result of the run.

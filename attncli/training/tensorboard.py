@@ -18,7 +18,7 @@ _FLUSH_SECONDS = 10  # a killed process loses the events of at most this time
 
 
 def events_folder(target: Path) -> Path:
-    """Returns the folder of a run's event files: checkpoints/NAME.tensorboard."""
+    """Returns the folder of a run's event files: checkpoints/NAME -> checkpoints/NAME.tensorboard."""
     return target.with_name(f"{target.name}.tensorboard")
 
 
