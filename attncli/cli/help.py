@@ -176,7 +176,7 @@ def _default(param: Any) -> str:
 
 
 def docstring(command: Callable[..., object]) -> str:
-    """Returns the docstring of a command. Reads it from the source under `python -OO`, which drops docstrings."""
+    """Returns the docstring of a command. Under `python -OO`, which drops docstrings, reads it from the source."""
     if command.__doc__:
         return inspect.getdoc(command) or ""
     import ast

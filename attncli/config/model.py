@@ -1,4 +1,4 @@
-"""ModelConfig, the shape of a model, and RopeScaling, the scaling of its rotary frequencies; with their limits."""
+"""ModelConfig is the shape of a model, RopeScaling the scaling of its rotary frequencies. Both check their limits."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class ModelConfig:
         return _FEED_FORWARDS[self.gated, self.activation]
 
     def window_of(self, layer: int) -> int | None:
-        """Returns the window of a layer, counted from 0; None if its queries attend to all earlier tokens."""
+        """Returns the window of a layer; None if its queries attend to all earlier tokens. Layers count from 0."""
         return self.window if layer >= self.window_from else None
 
 

@@ -1,4 +1,4 @@
-"""SampleConfig: how the next token is sampled. A setting is one field here and one step in generation/sampling.py."""
+"""SampleConfig: how the next token is sampled. The sampling steps are implemented in generation/sampling.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first part of `attncli eval`, which needs no PyTorch: finds the model among the arguments and reads the texts."""
+"""Prepares `attncli eval` without PyTorch: finds the model among the arguments and reads the texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Continues the prompts of `attncli generate`, prints the texts, and verifies them with --verify."""
+"""Continues the prompts of `attncli generate`, prints the texts, and with --verify verifies them."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def show_tokens(text: str, choice: ModelChoice, *, ids: bool, json: bool) -> Non
 
 
 def decode_ids(listed: str, choice: ModelChoice, *, json: bool) -> None:
-    """Prints the text of ids, which are separated by spaces or commas. Raises BadInput for a word that is no id."""
+    """Prints the text of ids that are separated by spaces or commas. Raises BadInput for a word that is not an id."""
     tokenizer, _ = _tokenizer(choice)
     words = [word for word in re.split(r"[\s,\[\]]+", listed) if word]
     wrong = next((word for word in words if not (word.isascii() and word.isdigit() and len(word) < 10)), None)

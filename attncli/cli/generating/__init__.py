@@ -1,1 +1,1 @@
-"""The parts of `attncli generate`: the prompts, the session, the display, --verify and --interactive."""
+"""The modules of `attncli generate`: the prompts, the session, the display, --verify and --interactive."""

@@ -87,7 +87,7 @@ def _turns(text: str) -> list[str]:
 
 
 class Talk:
-    """The text or the conversation of a session, and its current settings."""
+    """The text or the conversation of a session, and the session's current settings."""
 
     def __init__(self, session: Session) -> None:
         self.stoppable = True  # whether Ctrl-C stops a text and not the session

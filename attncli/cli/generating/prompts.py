@@ -54,7 +54,7 @@ class PromptFormat:
 
     @property
     def advice(self) -> str | None:
-        """A note that recommends --chat if the model has a chat template that is not used; else None."""
+        """A note that recommends --chat, for a model with a chat template that is not used; else None."""
         if self.chat or self.template is None:
             return None
         return "this model was trained on conversations: --chat formats the prompt with its chat template"

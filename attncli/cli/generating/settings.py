@@ -24,7 +24,7 @@ _NAME = re.compile(r"(-{0,2}[a-z](?:[a-z_-]*[a-z])?)(?:\s*[=:]\s*|\s+|$)(.*)", r
 
 
 def changed(config: SampleConfig, text: str, tokenizer: Tokenizer) -> tuple[str, SampleConfig]:
-    """Returns the changed field and the new config: 'top-k 40' -> 'top_k', and the config with top_k=40.
+    """Returns the changed field and the new config: 'top-k 40' -> ('top_k', the config with top_k=40).
 
     Raises UsageProblem for an unknown setting or an invalid value.
     """
