@@ -72,7 +72,7 @@ def ends_of(
 
 
 def contains_scored(before: Part, scored: Part) -> bool:
-    """Whether the end of `before`, which the baselines read, contains the beginning of `scored`, which they score."""
+    """Whether the baselines already read what they score: the end of `before` contains the beginning of `scored`."""
     start, stop = scored.passages[0]
     beginning = _text(scored.documents, start, min(start + SCORED_BYTES, stop)).strip()
     return beginning in _text(before.documents, *before.last(_COUNTED_CHARACTERS).passages[0])

@@ -1,4 +1,4 @@
-"""Defines Judgement: a score with the figures and sentences that help to judge it. No torch."""
+"""Defines Judgement: a score with the figures and sentences that help to judge it. This module imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The score of a model on a text, and the figures derived from it. No torch.
+"""The score of a model on a text, and the figures derived from it. This module imports no torch.
 
 To add a figure (a row of `attncli eval`, a key of its JSON and of metrics.jsonl), add one entry to FIGURES.
 """

@@ -63,7 +63,7 @@ def faithfulness(
     seed: int = 0,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Faithfulness:
-    """Measures every ranking on texts, given as token ids, with a model in evaluation mode.
+    """Returns the drops of every ranking on texts, given as token ids, with a model in evaluation mode.
 
     Raises BadInput for fewer than LEAST_TEXTS texts, and for a text that has fewer than LEAST_TOKENS tokens or more
     tokens than the context.

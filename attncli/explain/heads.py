@@ -115,7 +115,7 @@ def patterns(ids: Tensor, window: int | None = None) -> Tensor:
 def score(weights: Tensor, ids: Tensor, window: int | None = None) -> Tensor:
     """Returns the mean weight on each pattern: weights (..., T, T), ids (T,) -> scores (kinds, ...).
 
-    The mean is over the rows in which the pattern is possible. Without such a row, the score is NaN.
+    The mean is over the rows in which the pattern is possible. If there is no such row, the score is NaN.
     """
     masks = patterns(ids, window)
     on_pattern = torch.stack([(weights * mask).sum(-1) for mask in masks], -2)  # (..., kinds, T)

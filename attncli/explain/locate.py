@@ -24,9 +24,10 @@ def find_token(pieces: Sequence[Piece], name: str) -> int:
 
 
 def find_span(pieces: Sequence[Piece], name: str) -> Span:
-    """Returns the first and the last token of the word that a user names. An index is returned twice.
+    """Returns the indices of the first and the last token of the word that a user names.
 
-    Raises UsageProblem when the text has no such token, or several.
+    If the user gives the index of a token, both indices are this index. Raises UsageProblem when the text has no such
+    token, or several.
     """
     if re.fullmatch(r"-?[0-9]{1,9}", name):
         index = int(name)

@@ -1,7 +1,7 @@
 """Tests which rankings of sources are better than a random one: a one-sided paired t test over texts. Imports no torch.
 
-Every ranking is tested against random by two measures, and against every other ranking. So the level is divided by the
-number of COMPARISONS (Bonferroni's correction).
+Every ranking is tested against random by two measures, and against every other ranking. So the significance level is
+divided by the number of COMPARISONS (Bonferroni's correction).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Verdict:
 
 
 def _difference(drops: Floats, one: Ranking, other: Ranking) -> Floats:
-    """Returns the drops of one ranking minus the drops of another ranking, averaged over sizes (texts,)."""
+    """Returns the drops (texts,) of one ranking minus the drops of another ranking, averaged over sizes."""
     difference: Floats = (drops[:, RANKINGS.index(one)] - drops[:, RANKINGS.index(other)]).mean(-1)
     return difference
 

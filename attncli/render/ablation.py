@@ -27,9 +27,9 @@ _CAUTION = "Heads can replace one another: small effects may add up to a large o
 
 
 def ablation_screen(finding: Ablation, model: str, width: int, *, everything: bool) -> RenderableType:
-    """Shows the prediction before and after the ablation.
+    """Shows the prediction before and after one ablation.
 
-    If `everything` is true, shows the heads with the largest effects and a grid of all heads.
+    If `everything` is true, shows instead the heads with the largest effects, and a grid of all heads if it fits.
     """
     head = shape_of(model, finding.layers, finding.heads)
     focus = token_label(finding.pieces[finding.token], LABEL)

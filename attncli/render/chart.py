@@ -100,7 +100,7 @@ def ascii_only(console: Console) -> bool:
 
 
 def styled_row(pieces: Sequence[tuple[str, str]], width: int) -> list[Segment]:
-    """Returns one row of exactly `width` cells from texts with styles, cut or padded."""
+    """Returns the given styled texts as one row, cut or padded to exactly `width` cells."""
     row, room = [], width
     for text, style in pieces:
         if room and text:

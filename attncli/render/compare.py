@@ -26,7 +26,7 @@ _MOST_SOURCES = 12  # sources shown by name, of both texts together
 
 
 def comparison_screen(finding: Comparison, model: str, console: Console) -> RenderableType:
-    """Returns the whole screen, for the width of a console."""
+    """Returns the screen of `attncli compare`, for the width of a console."""
     width = console.width
     first = finding.words[0]
     word = label_text("".join(piece.completed for piece in first.pieces[first.first : first.at + 1]))

@@ -41,7 +41,7 @@ class Axes:
         return self._of(run, run.validation)
 
     def final(self, run: RunCurves) -> float | None:
-        """Returns the score on the validation part after the last step; None if the run has not ended."""
+        """Returns the validation score of the best weights, measured at the end; None if the run has not ended."""
         return None if run.final is None else run.final[self.up == BITS]
 
     def missing(self, run: RunCurves) -> str | None:

@@ -39,7 +39,7 @@ class LiveDisplay:
     def __init__(
         self, console: Console, plan: Plan, before: RunCurves | None = None, above: RenderableType | None = None
     ) -> None:
-        """`before` are the curves of a resumed run so far; `above` is printed again after the screen was cleared."""
+        """`before` are the earlier curves of a resumed run. `above` is printed again when the screen is cleared."""
         self.above = above
         self._console, self._plan = console, plan
         self._training, self._validation = _Trace(), _Trace()
@@ -125,7 +125,7 @@ class LiveDisplay:
         return f"{duration(max(left, 0.0))} left"
 
     def _figures(self, width: int, most: int) -> list[list[Segment]]:
-        """Returns losses and speed, in rows that break between two figures."""
+        """Returns the losses and the speed in at most `most` rows. No figure is split between rows."""
         facts: StyledText = []
         if self._step is not None:
             bits = self._plan.bits_per_byte(self._step.loss)
