@@ -46,8 +46,9 @@ class ModelEntry:
 def find_model(name: str | None) -> Path:
     """Returns the directory of a model by its name, which may also be a path.
 
-    Searches ./checkpoints, the user's folder and the shipped model, in this order. Without a name, uses the name in
-    ATTNCLI_MODEL. If ATTNCLI_MODEL is not set, returns the newest model of the first place that has a model.
+    Searches the path itself, ./checkpoints, the user's folder and the shipped model, in this order. Without a name,
+    uses the name in ATTNCLI_MODEL. If ATTNCLI_MODEL is not set, returns the newest model of the first place that has a
+    model.
 
     Raises BadCheckpoint if no model has this name. The error lists the existing models.
     """

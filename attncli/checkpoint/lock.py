@@ -1,8 +1,8 @@
 """Locks a model directory, so that two runs never write it. A run locks the file `.NAME.lock` beside the directory.
 
 The operating system releases the lock when the process ends, even after a crash, so a leftover file locks nothing. The
-file contains the owner's process id. Links are not followed: in a folder that other users can write, a link could point
-to any file. No torch.
+file contains the owner's process id. Links are not followed, because in a folder that other users can write, a link
+could point to any file. No torch.
 """
 
 from __future__ import annotations

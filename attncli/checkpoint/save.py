@@ -2,8 +2,8 @@
 
 `Checkpoint` is the content of a save: the weights, the config, the tokenizer, the record of the run, and for an
 unfinished run, the state for resuming it. `write_checkpoint` checks that there is room on the disk. It writes the files
-to a new directory beside the target and flushes each file, the manifest last. Then it swaps the directories (`atomic`).
-`training.loop` decides when to save.
+to a new directory beside the target and flushes each file, the manifest last. Then `atomic.swap` replaces the target by
+the new directory. `training.loop` decides when to save.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Reads and writes safetensors files one tensor at a time, so that memory contains a single tensor.
 
 A file is a JSON header with the name, dtype, shape and offsets of every tensor, followed by the tensors' bytes. The
-sha256 is computed during reading and writing. The safetensors library is not used, for two reasons. It maps files into
-memory, so the process is killed if a file shrinks during reading. A digest would need a second pass over the file.
-Tests compare reading and writing with the library. This module does not know which tensors a model has.
+sha256 is computed during reading and writing. The safetensors library is not used, for two reasons: it maps files into
+memory, so the process is killed if a file shrinks during reading; and computing the sha256 would need a second pass
+over the file. Tests compare reading and writing with the library. This module does not know which tensors a model has.
 """
 
 from __future__ import annotations

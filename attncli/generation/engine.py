@@ -76,7 +76,7 @@ def generate(
 
     Samples are numbered prompt by prompt. A sample depends only on its prompt, the seed and its index among the
     prompt's samples. A text ends at any of `end_ids`, by default at the tokenizer's end-of-text token. With `details`,
-    each token has a Token event.
+    yields a Token event for each token.
 
     Raises BadInput, before the first event, for a prompt that is empty or longer than the context.
     """

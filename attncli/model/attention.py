@@ -74,7 +74,7 @@ class RMSNorm(nn.Module):
 
     @property
     def gain(self) -> Tensor:
-        """The factor (width,) for the normalized numbers; 1 + weight is computed in float32 or wider."""
+        """The factor (width,) that multiplies the normalized numbers; with a unit offset, in float32 or wider."""
         if not self.unit_offset:
             return self.weight
         return 1 + self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))

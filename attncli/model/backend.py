@@ -32,7 +32,7 @@ _threads_lock = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive tokens of one sequence, to be read. They replace the sequence's cached positions from `start` on."""
+    """Consecutive tokens of one sequence that a backend reads. They replace the cached positions from `start` on."""
 
     sequence: int
     start: int

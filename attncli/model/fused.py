@@ -219,10 +219,7 @@ class Dropout(nn.Module):
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Computes the loss and its gradients in the forward pass, a few rows at a time.
-
-    So memory never contains all logits.
-    """
+    """Computes the loss and its gradients in the forward pass, in chunks, so memory never contains all logits."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

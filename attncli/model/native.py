@@ -1,9 +1,9 @@
 """Runs the network on a CPU with native.c: packs the weights, allocates the cache, chooses the number of threads.
 
 `NativeBackend` describes a Transformer to native.c in structures of pointers and sizes (the `_Described` classes). A
-weight matrix (O, I) is packed as (O/L, I, L), where L outputs fill a register of the processor. A step then reads
-memory in order. Weights may be quantized to int8, with a scale for each row. A decoding step uses the number of threads
-that was fastest in recent measurements. This module handles neither text nor sampling nor files.
+weight matrix (O, I) is packed as (O/L, I, L), so that a step reads memory in order: L outputs fill a register of the
+processor. Weights may be quantized to int8, with a scale for each row. A decoding step uses the number of threads that
+was fastest in recent measurements. This module handles neither text nor sampling nor files.
 
 Letters: K key/value heads, D head width, V vocabulary, O outputs, I inputs, L lanes.
 """
