@@ -47,7 +47,10 @@ def curves(metrics: Iterable[Mapping[str, Any]]) -> tuple[tuple[Point, ...], tup
 
 
 def diagnose(course: Course, naming: Naming = str) -> tuple[str, ...]:
-    """Returns one to three sentences about a run, the most important first; `naming` spells the names of settings."""
+    """Returns one to three sentences about a run, the most important first.
+
+    `naming` returns the name of a setting as the user writes it: lr -> --lr.
+    """
     main = _learned_nothing(course, naming) or _overfit(course, naming)
     said = [main] if main is not None else [_gap(course, naming), _still_falling(course, naming)]
     said += [_little_text(course)]

@@ -82,7 +82,7 @@ def begin_run(plan: Plan, initial: dict[str, Tensor] | None = None, resume: Chec
 
 
 def diverged(step: int, what: str) -> Diverged:
-    """Returns the error for a loss or gradient, described by `what`, that is not finite at a step."""
+    """Returns the error for a loss or gradient that is not finite at a step. `what` describes the loss or gradient."""
     return Diverged.naming(
         lambda named: (
             f"Training diverged at step {step}: {what}.",

@@ -21,7 +21,7 @@ _DOCUMENTS_FOR_START = 10  # from this many training documents, a model learns h
 
 
 class Saver:
-    """Saves a run, one save at a time. A context manager: its exit waits for the save that is being written."""
+    """Saves a run, one save at a time. The end of its `with` block waits for the save that is being written."""
 
     def __init__(
         self, target: Path, corpus: Corpus, plan: Plan, facts: dict[str, Any], borders: Borders | None = None

@@ -23,7 +23,7 @@ _STREAM = 1_000_003  # a large prime, so that runs with consecutive seeds do not
 def step_seed(seed: int, step: int) -> int:
     """Returns the seed of the random numbers of a step.
 
-    The seed depends only on `seed` and `step`, so a resumed run does not replay earlier steps.
+    The seed depends only on `seed` and `step`, so a resumed run need not replay earlier steps.
     """
     return (seed * _STREAM + step) % 2**63
 
@@ -31,9 +31,9 @@ def step_seed(seed: int, step: int) -> int:
 class Trainee:
     """A model in training: its weights in float32 and their optimizer.
 
-    If `dtype` is not float32, the forward and backward passes use a working copy of the weights in this dtype, which is
-    refreshed before each step (Micikevicius et al., 2018). Unlike autocast, this converts every weight once per step,
-    and no activations.
+    If `dtype` is not float32, the forward and backward passes use a working copy of the weights in `dtype`
+    (Micikevicius et al., 2018). The copy is refreshed before each step, so every weight is converted once per step.
+    Unlike with autocast, activations are not converted.
     """
 
     def __init__(

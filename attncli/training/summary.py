@@ -30,7 +30,7 @@ _UNSEEN_TOKENS = 2000  # tokens of the validation part to compare with a sample
 def summarize(job: Job, target: Path, result: Result, naming: Naming = str) -> RunSummary:
     """Returns the summary of a finished run: loads its model from `target`, generates a sample, and judges the run.
 
-    `naming` spells the names of settings in the diagnosis.
+    `naming` returns the name of a setting as the user writes it: lr -> --lr.
     """
     assert result.best is not None
     loaded = load_model(target, torch.device(job.plan.device), torch.float32)
@@ -61,7 +61,7 @@ def judge(
         corpus: the text of the run.
         metrics: the lines of the run's metrics.jsonl.
         sample: ids that the finished model generated without a prompt.
-        naming: spells the names of settings in the diagnosis.
+        naming: returns the name of a setting as the user writes it: lr -> --lr.
     """
     assert result.best is not None
     most = TRAIN_BYTES
