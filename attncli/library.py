@@ -253,7 +253,7 @@ class Training:
     """A training run. The run begins when its first report is requested, and locks its directory until it ends."""
 
     def __init__(self, path: Path, reports: Generator[Report, None, None]) -> None:
-        """Stores the directory and the reports of a run. Programs call `train`, which makes both."""
+        """Stores the path and the reports of a run. Programs call `train`, which chooses the path."""
         self.path = path
         self.result: Result | None = None  # the steps, the seconds and the best score; set when the run ends
         self._reports = reports

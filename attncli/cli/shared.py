@@ -37,7 +37,7 @@ class ModelChoice:
     )
 
     def named(self, name: str | None) -> Self:
-        """Returns this choice with the model `name`; returns an equal choice if `name` is None.
+        """Returns a copy of this choice whose model is `name`. If `name` is None, the copy is unchanged.
 
         Raises UsageProblem if -m names another model.
         """

@@ -1,6 +1,7 @@
 """Takes excerpts of texts for the baselines, as bytes and as tokens.
 
-The baselines score the beginning of a text, and first read the end of an earlier text, such as the training text.
+The baselines read the end of an earlier text, such as the training text, if there is one. Then they score the beginning
+of the text.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ Progress = Callable[[Part, int, float], None]
 def measure(
     backend: Backend, tokenizer: Tokenizer, seconds: float = SECONDS, progress: Progress | None = None
 ) -> Bench:
-    """Benchmarks a model in about `seconds`, and returns all measurements.
+    """Benchmarks a model for about `seconds` seconds, and returns all measurements.
 
     The smallest size of each part is always measured, except in the part `generation`. `progress` is called before each
     size with the part, the size and the elapsed share of the time.

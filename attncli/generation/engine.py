@@ -1,7 +1,7 @@
 """Generates texts from prompts, many samples in a batch, and streams them as events.
 
 The engine decides which tokens the network reads at each step. A step prefills the prompts of new samples, reads the
-last token of each other sample, and draws the next token of every sample. If only one sample is active, a step may also
+last token of every older sample, and draws the next token of all samples. If only one sample is active, a step may also
 read guesses of the next tokens, made by `Lookup`. Guesses are accepted up to the first wrong one, so a step may yield
 several tokens. Equal prompts are read once. When a sample finishes, a waiting sample gets its slot in the cache. When a
 sample's context is full, the engine reads the most recent half of its tokens again and continues. With an exact

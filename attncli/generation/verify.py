@@ -115,9 +115,10 @@ def verify(
 ) -> Iterator[Check]:
     """Generates the samples again in every way and yields a Check for each way.
 
-    With an exact backend, the new samples must be equal to the original samples in every way. With another backend,
-    only decoding all ids at once must give equal texts. `pytorch` is a backend with the same weights in float32.
-    `on_threads` returns the backend with a given number of threads; it is None if the number cannot be chosen.
+    With an exact backend, every way except "pytorch" must give the original samples. With another backend, samples may
+    differ, except in the check "decoded", which decodes all ids of a sample at once. `pytorch` is a backend with the
+    same weights in float32; its logits must agree within a tolerance. `on_threads` returns the backend with a given
+    number of threads. Pass None if the number of threads cannot be chosen.
     """
     count = original.config.num_samples
     batch = min((count + _EXTRA_SAMPLES) * len(original.prompts), EngineConfig.at_once)

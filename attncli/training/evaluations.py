@@ -39,9 +39,9 @@ def evaluate_run(run: Run, corpus: Corpus, plan: Plan, seconds: Callable[[], flo
 
 
 def is_evaluated(run: Run) -> bool:
-    """Whether the current weights were scored already.
+    """Whether the metrics contain an evaluation of the current step.
 
-    This is the case if the run was stopped in its final evaluation.
+    They do if the run is resumed after a stop in `final_score`, which follows the last evaluation.
     """
     return any(line["kind"] == "eval" and line["step"] == run.step for line in run.metrics)
 

@@ -65,7 +65,10 @@ def _warnings(loaded: LoadedModel, texts: Texts) -> Iterator[str]:
 
 
 def _print_notes(part: Part, scored: Excerpt, score: Score, seconds: float) -> None:
-    """Prints a note if the tokenizer does not reproduce the text, and for a long text the scored tokens per second."""
+    """Prints a note if the tokenizer does not reproduce the text.
+
+    For a long text, also prints how many tokens were scored per second.
+    """
     back = scored.data.decode().rstrip("\N{REPLACEMENT CHARACTER}")  # the excerpt may end within a character
     start, stop = part.passages[0]
     if "".join(text for text, _ in part.documents.read(start, min(start + len(back), stop))) != back:
