@@ -152,11 +152,11 @@ def rotation_table(config: ModelConfig, positions: int, device: torch.device) ->
 def rotary_frequencies(head_width: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
     """Returns the rotary frequencies (D/2,): the angle in radians of pair i at position 1.
 
-    It is theta^(-2i/D) (Su et al., 2021). `scaling` changes it: `linear` divides it by the factor (Chen et al., 2023). `llama3`
-    (`apply_scaling` in the code of Llama 3.1) and `yarn` (Peng et al., 2023, section 3.2) interpolate between the
-    frequency f and f / factor. The weight of f is 1 for pairs that make many turns within the original context, and 0
-    for pairs that make few turns. For the other pairs, the weight is linear: for `llama3` in the number of turns, for
-    `yarn` in i.
+    The angle is theta^(-2i/D) (Su et al., 2021). `scaling` changes it: `linear` divides it by the factor (Chen et al.,
+    2023). `llama3` (`apply_scaling` in the code of Llama 3.1) and `yarn` (Peng et al., 2023, section 3.2) interpolate
+    between the frequency f and f / factor. The weight of f is 1 for pairs that make many turns within the original
+    context, and 0 for pairs that make few turns. For the other pairs, the weight is linear: for `llama3` in the number
+    of turns, for `yarn` in i.
     """
     frequencies = theta ** -(torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
     if scaling is None:

@@ -60,7 +60,7 @@ class WordWrap:
         self._gap = []
 
     def _place_word(self) -> None:
-        """Writes the buffered spaces and word. If both do not fit the rest of the line, a line end replaces the spaces."""
+        """Writes the buffered spaces and word. If they do not fit on the line, a line end replaces the spaces."""
         if not self._word:
             return
         breakable = self._gap or self._after_wide or cell_len(self._word[0][0]) == 2
