@@ -5,6 +5,7 @@ A limit has a rule in words and a function that tests a value. An error names th
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -84,11 +85,18 @@ def is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_positive(value: object) -> bool:
-    """Whether a value is a finite number above 0."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e300
+def is_finite(value: object) -> bool:
+    """Whether a value is a finite number. True does not count as a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+def plain_number(value: Any) -> Any:
+    """Returns a number of another library as an int or a float: np.int64(3) -> 3. Returns other values unchanged."""
+    if isinstance(value, int | float) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 SEED = Limit("a whole number from 0 to 2^63 - 1", lambda seed: is_whole(seed) and 0 <= seed < 2**63)
-FINITE_ABOVE_0 = Limit("a finite number above 0", is_positive)
-FINITE_FROM_0 = Limit("a finite number of at least 0", lambda value: value == 0 or is_positive(value))
+FINITE_ABOVE_0 = Limit("a finite number above 0", lambda value: is_finite(value) and value > 0)
+FINITE_FROM_0 = Limit("a finite number of at least 0", lambda value: is_finite(value) and value >= 0)

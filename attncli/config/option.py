@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from attncli.config.limits import Limit, one_of
+from attncli.config.limits import Limit, one_of, plain_number
 from attncli.config.values import Format
 
 T = TypeVar("T")
@@ -90,9 +90,13 @@ def options_of(config: type) -> dict[str, Option]:
 
 
 def check(config: Any) -> None:
-    """Checks each field of a config with its option. Raises UsageProblem for the first value that is not allowed."""
+    """Checks each field of a config with its option. Raises UsageProblem for the first value that is not allowed.
+
+    Also converts numbers of other libraries, such as NumPy, to int and float.
+    """
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value = plain_number(getattr(config, field.name))
+        object.__setattr__(config, field.name, value)  # the config may be frozen
         option = option_of(field)
         if option is not None and not (value is None and field.default is None):
             if isinstance(field.default, tuple):

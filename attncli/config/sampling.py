@@ -6,7 +6,7 @@ import math
 import secrets
 from dataclasses import dataclass
 
-from attncli.config.limits import FINITE_FROM_0, SEED, Limit, at_least, is_positive, is_whole
+from attncli.config.limits import FINITE_ABOVE_0, FINITE_FROM_0, SEED, Limit, at_least, is_whole
 from attncli.config.option import check, option
 from attncli.config.values import BIAS, COUNT
 from attncli.errors import UsageProblem
@@ -44,7 +44,7 @@ class SampleConfig:
     repetition_penalty: float = option(
         1.0,
         "Values above 1 make tokens that are already in the prompt or the text less likely; 1 is off.",
-        limit=Limit("above 0 (1 is off)", is_positive),
+        limit=Limit("above 0 (1 is off)", FINITE_ABOVE_0.holds),
         off=1.0,
         panel=_DRAW,
         rare=True,

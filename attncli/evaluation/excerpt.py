@@ -20,6 +20,7 @@ from attncli.text.tokens import Tokens, tokens_of
 # The default numbers of bytes of earlier text and of scored text that the compressors read, in about one core second.
 TRAIN_BYTES, SCORED_BYTES = 1 << 20, 200_000
 COUNTED_TOKENS = 1_500_000  # the tokens of earlier text that the n-gram model counts, in about two seconds
+_LEAST_CONTAINED = 200
 _COUNTED_CHARACTERS = 5_000_000  # about COUNTED_TOKENS tokens
 
 
@@ -73,10 +74,15 @@ def ends_of(
 
 
 def contains_scored(before: Part, scored: Part) -> bool:
-    """Whether the baselines already read what they score: the end of `before` contains the beginning of `scored`."""
+    """Whether the baselines already read what they score: the end of `before` contains the beginning of `scored`.
+
+    False for a text of under _LEAST_CONTAINED characters, which other texts can contain by chance.
+    """
     start, stop = scored.passages[0]
     beginning = _text(scored.documents, start, min(start + SCORED_BYTES, stop)).strip()
-    return beginning in _text(before.documents, *before.last(_COUNTED_CHARACTERS).passages[0])
+    return len(beginning) >= _LEAST_CONTAINED and beginning in _text(
+        before.documents, *before.last(_COUNTED_CHARACTERS).passages[0]
+    )
 
 
 def _text(documents: Documents, start: int, stop: int) -> str:

@@ -38,10 +38,8 @@ def find_span(pieces: Sequence[Piece], name: str) -> Span:
     if len(spans) == 1:
         return spans[0]
     if spans:
-        message = f"{name!r} occurs {len(spans)} times."
-        raise UsageProblem.naming(
-            lambda named: (message, f"Say which: {' or '.join(named('token') + f' {last}' for _, last in spans)}.")
-        )
+        found = " or ".join(str(last) for _, last in spans)
+        raise UsageProblem(f"{name!r} occurs {len(spans)} times.", f"Name the token by its index: {found}.")
     listed = " ".join(f"{at}:{piece.text.strip() or '␣'}" for at, piece in enumerate(pieces[:_LISTED]))
     more = " …" if len(pieces) > _LISTED else ""
     raise UsageProblem(f"There is no token {name!r} in the text.", f"The tokens are {listed}{more}.")

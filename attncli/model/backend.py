@@ -221,7 +221,7 @@ class TorchBackend:
     def _is_step(self, cache: BatchCache, segments: Sequence[Segment]) -> bool:
         """Whether `_step` can read the segments: each must be a single token that fits the buffers.
 
-        On a CPU, the positions must also differ, because tokens at equal positions already form a batch.
+        Except on CUDA, the positions must also differ, because tokens at equal positions already form a batch.
         """
         if any(len(segment.ids) > 1 or segment.end >= cache.capacity for segment in segments):
             return False

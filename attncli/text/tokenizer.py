@@ -460,7 +460,5 @@ def checked_text(text: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as problem:
         message = f"The text is not valid Unicode at character {problem.start}: it contains {text[problem.start]!a}."
-        raise BadInput.naming(
-            lambda named: (message, f"Save it as UTF-8, or save it in a file and give its {named('encoding')}.")
-        ) from None
+        raise BadInput(message, "Convert it to UTF-8.") from None
     return text

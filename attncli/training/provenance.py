@@ -68,19 +68,19 @@ def provenance(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned:
     }
 
 
-def is_trained_on(run: Mapping[str, Any], text: Part) -> bool:
-    """Whether a model was trained on a text or on a part of the text.
+def characters_trained_on(run: Mapping[str, Any], text: Part) -> int:
+    """Returns the number of characters of a text that a model was trained on, or 0 if this is unknown.
 
-    `run` is the content of the model's run.json, which has the digest of the training text. The result is true if the
-    documents of `text` have this digest, and if `text` begins inside the training part.
+    `run` is the content of the model's run.json, which has the digest of the training text. Only a text whose documents
+    have this digest is recognized. Its characters count that are inside the training part.
     """
     try:
         known = record_from_json(TextRecord, run.get("corpus"), f"{RUN}: corpus", extra=True)
     except BadCheckpoint:  # the model is not from attncli
-        return False
-    documents, (start, _) = text.documents, text.passages[0]
+        return 0
+    documents, (start, stop) = text.documents, text.passages[0]
     trained = documents.characters
     if known.val_file is None:
         trained = split_by_position(documents, known.config.val_fraction)[0].characters
     same = documents.digest == known.text_digest or digest_of(documents.digest, trained) == known.digest
-    return same and start < trained
+    return max(min(stop, trained) - start, 0) if same else 0

@@ -169,13 +169,15 @@ def test_the_document_contains_the_comparison_of_the_screen(here, capsys):
 @pytest.mark.parametrize("json_", [[], ["--json"]])
 def test_a_warning_names_a_training_text_that_contains_the_scored_text(here, capsys, json_):
     (here / "both.txt").write_text(TRAINING + TEXT + TRAINING, encoding="utf-8")
-    told = "both.txt contains text.txt: the baselines read the scored text in advance, so their figures are too low."
+    told = "text.txt is contained in both.txt: the baselines read the scored text in advance, so their figures are too low."
     code, out, err = ask(capsys, "eval", "m", "text.txt", "--train-file", "both.txt", *json_)
     assert code == 0
     assert told in err
     if json_:
         assert json.loads(out)["diagnosis"][1] == told
     assert told not in ask(capsys, "eval", "m", "text.txt", "--train-file", "training.txt", *json_)[2]
+    (here / "short.txt").write_text(TEXT[:150], encoding="utf-8")  # a training text can contain it by chance
+    assert "contained" not in ask(capsys, "eval", "m", "short.txt", "--train-file", "both.txt", *json_)[2]
 
 
 @pytest.mark.parametrize("val_file", [None, "val.txt"])
@@ -186,7 +188,8 @@ def test_a_warning_says_that_the_model_was_trained_on_the_scored_text(tmp_path, 
     short = ["--steps", "2", "--size", "1x32", "--context", "16", "--vocab-size", "300", "--dtype", "float32"]
     held_out = ["--val-file", val_file] if val_file else []
     assert ask(capsys, "train", "text.txt", *held_out, *short, "--name", "m")[0] == 0
-    told = "m was trained on text.txt: its score does not measure generalization."
+    part = "" if val_file else "part of "  # without a validation text, the end of the text validates
+    told = f"m was trained on {part}text.txt: its score does not measure generalization."
     code, out, err = ask(capsys, "eval", "m", "text.txt", "--json")
     assert code == 0
     assert told in err

@@ -1,8 +1,11 @@
-"""Counts and times are parsed."""
+"""Counts and times are parsed, and numbers are checked."""
 
+import numpy as np
 import pytest
 
+from attncli.config import SampleConfig
 from attncli.config.values import parse_count, parse_seconds
+from attncli.errors import UsageProblem
 
 
 @pytest.mark.parametrize("text", ["500", "0.5k", "1M", "25.6k", "1_000", "2,000", "2.01k", "-3"])
@@ -31,3 +34,12 @@ def test_every_way_to_write_a_time_is_parsed(text, seconds):
 def test_a_text_that_is_not_a_count_is_refused(text):
     with pytest.raises(ValueError, match="not a whole number"):
         parse_count(text)
+
+
+def test_numbers_of_numpy_are_converted():
+    config = SampleConfig(top_k=np.int64(5), temperature=np.float32(0.5), min_p=np.float64(0.25))
+    assert (config.top_k, config.temperature, config.min_p) == (5, 0.5, 0.25)
+    assert (type(config.top_k), type(config.temperature)) == (int, float)
+    for wrong in ({"top_k": True}, {"temperature": False}, {"top_k": np.bool_(True)}, {"top_k": np.float64(5)}):
+        with pytest.raises(UsageProblem):
+            SampleConfig(**wrong)

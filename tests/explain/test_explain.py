@@ -243,7 +243,7 @@ def test_a_token_is_found_by_index_or_word():
         ("-1", "There is no token -1", "0 to 10"),
         ("dragon", "There is no token 'dragon'", "2:at"),
         ("", "There is no token ''", "2:at"),
-        ("the", "'the' occurs 2 times", "token 6 or token 7"),
+        ("the", "'the' occurs 2 times", "by its index: 6 or 7"),
     ],
 )
 def test_a_missing_token_is_refused_with_a_list_of_the_tokens(wanted, message, hint):

@@ -24,7 +24,7 @@ from attncli.text.names import and_more
 from attncli.text.parts import Part
 from attncli.text.reading import name_of
 from attncli.text.tokens import tokens_of
-from attncli.training.provenance import is_trained_on
+from attncli.training.provenance import characters_trained_on
 
 _ENOUGH_TO_TIME = 1000  # scored tokens from which on the speed is printed
 
@@ -56,12 +56,13 @@ def run(source: ModelSource, dtype: str, texts: Texts, *, json: bool) -> None:
 
 def _warnings(loaded: LoadedModel, texts: Texts) -> Iterator[str]:
     """Yields a warning if the model was trained on the scored text, and another if the baselines were trained on it."""
-    if is_trained_on(loaded.run, texts.scored):
-        yield f"{loaded.name} was trained on {texts.title}: its score does not measure generalization."
+    if trained := characters_trained_on(loaded.run, texts.scored):
+        part = "part of " if trained < texts.scored.characters else ""
+        yield f"{loaded.name} was trained on {part}{texts.title}: its score does not measure generalization."
     if texts.train_files and texts.before is not None and contains_scored(texts.before, texts.scored):
         files = and_more([name_of(path) for path in texts.train_files])
         why = "the baselines read the scored text in advance, so their figures are too low"
-        yield f"{files} contains {texts.title}: {why}."
+        yield f"{texts.title} is contained in {files}: {why}."
 
 
 def _print_notes(part: Part, scored: Excerpt, score: Score, seconds: float) -> None:
