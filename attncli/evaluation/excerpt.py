@@ -80,9 +80,8 @@ def contains_scored(before: Part, scored: Part) -> bool:
     """
     start, stop = scored.passages[0]
     beginning = _text(scored.documents, start, min(start + SCORED_BYTES, stop)).strip()
-    return len(beginning) >= _LEAST_CONTAINED and beginning in _text(
-        before.documents, *before.last(_COUNTED_CHARACTERS).passages[0]
-    )
+    read = _text(before.documents, *before.last(_COUNTED_CHARACTERS).passages[0])
+    return len(beginning) >= _LEAST_CONTAINED and beginning in read
 
 
 def _text(documents: Documents, start: int, stop: int) -> str:
