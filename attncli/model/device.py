@@ -1,4 +1,4 @@
-"""Chooses a device and a dtype by their names, which may be 'auto', and reports the used and the available memory."""
+"""Chooses a device and a dtype by their names, which may be 'auto', and reports memory: the used, and the total that a process may use."""
 
 from __future__ import annotations
 

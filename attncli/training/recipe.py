@@ -34,7 +34,7 @@ LARGEST_GRADIENT_NORM = 1.0  # larger gradients are clipped to this norm; a usua
 FINE_TUNING_ADAMW_LR = 3e-4
 FINE_TUNING_MUON_LR = 3e-3
 
-# Schedule: linear warm-up, then linear decay to zero (recipe, last table).
+# Schedule, whose shape is in schedule.py (recipe, last table).
 WARMUP_SHARE = 0.05  # the share of the steps; not measured
 # MUON_LR and ADAMW_LR are tuned for this many training tokens. A shorter run multiplies them by the square root of
 # TUNED_TOKENS / tokens, at most by the factors below: to 0.05 and 0.01 (recipe, table of 180,000 to 220,000 tokens).
