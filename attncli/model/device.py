@@ -1,4 +1,4 @@
-"""Chooses a device and a dtype by their names, which may be 'auto', and reports memory: the used, and the total that a process may use."""
+"""Chooses a device and a dtype by their names, which may be 'auto', and reports the used and the total memory."""
 
 from __future__ import annotations
 
