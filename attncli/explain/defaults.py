@@ -14,5 +14,6 @@ HEAD_TOKENS = 50  # random tokens that `attncli heads` draws and repeats; fewer 
 # kind as 300 texts in 74% of draws, and 32 texts do in 97% (without sinks, of which two are tied). A text costs 45 ms
 # on one core.
 HEAD_TEXTS = 32
+LEAST_TEXTS = 8  # texts that `attncli faithful` needs: with fewer, a t test tells too little
 PASSAGES = 50  # passages that `attncli faithful` draws from files
 PASSAGE_TOKENS = 64  # the most tokens of such a passage

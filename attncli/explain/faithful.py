@@ -17,12 +17,13 @@ from torch import Tensor
 
 from attncli.errors import BadInput
 from attncli.explain.contributions import contribution_norms, direct_effects, normalized, output_rows, through_norm
+from attncli.explain.defaults import LEAST_TEXTS
 from attncli.explain.knockout import Cut, Knockout
 from attncli.explain.next_token import log_probabilities
 from attncli.explain.question import Floats
 from attncli.explain.reading import TOKENS_AT_ONCE
 from attncli.explain.rollout import rolled
-from attncli.explain.verdict import LEAST_TEXTS, RANKINGS, Ranking, Verdict
+from attncli.explain.verdict import RANKINGS, Ranking, Verdict
 from attncli.model.attention import Attention, AttentionSteps, Observer
 from attncli.model.transformer import Transformer
 

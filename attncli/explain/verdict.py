@@ -15,7 +15,6 @@ from attncli.explain.student import t_quantile
 
 Ranking = Literal["raw", "norm", "rollout", "logit", "random"]
 RANKINGS: tuple[Ranking, ...] = ("raw", "norm", "rollout", "logit", "random")
-LEAST_TEXTS = 8  # with fewer texts, a t test tells too little
 _VIEWS = RANKINGS[:-1]
 COMPARISONS = 2 * len(_VIEWS) + len(_VIEWS) * (len(_VIEWS) - 1)
 _LEVEL = 0.05  # probability that a verdict wrongly calls a ranking better
@@ -34,12 +33,8 @@ class Verdict:
 
     @property
     def needed(self) -> float:
-        """The number of standard errors that a difference must exceed to be significant.
-
-        It is infinite for fewer than LEAST_TEXTS texts.
-        """
-        texts = len(self.comprehensiveness)
-        return t_quantile(1 - _LEVEL / COMPARISONS, texts - 1) if texts >= LEAST_TEXTS else math.inf
+        """The number of standard errors that a difference must exceed to be significant."""
+        return t_quantile(1 - _LEVEL / COMPARISONS, len(self.comprehensiveness) - 1)
 
     def advantage(self, ranking: Ranking, *, sufficient: bool = False) -> tuple[float, float]:
         """Returns the mean over texts of a ranking's advantage over random, and the standard error of this mean.
@@ -88,6 +83,5 @@ def _difference(drops: Floats, one: Ranking, other: Ranking) -> Floats:
 
 
 def _mean_and_error(values: Floats) -> tuple[float, float]:
-    """Returns the mean of values (N,), and its standard error; NaN for one value."""
-    error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return float(values.mean()), error
+    """Returns the mean of values (N,), and its standard error."""
+    return float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))

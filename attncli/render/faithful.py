@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -87,7 +86,7 @@ def _ahead(finding: Faithfulness, width: int) -> Table:
 
 
 def _figure(mean: float, error: float) -> str:
-    return f"{mean:+.2f} ± {error:.2f}" if math.isfinite(error) else f"{mean:+.2f}"
+    return f"{mean:+.2f} ± {error:.2f}"
 
 
 def _verdict(finding: Faithfulness, width: int) -> list[tuple[str, str]]:
@@ -127,7 +126,7 @@ def faithful_document(
         "seed": finding.seed,
         "k": list(finding.sizes),
         "comparisons": COMPARISONS,
-        "standard_errors_needed": finding.verdict.needed if math.isfinite(finding.verdict.needed) else None,
+        "standard_errors_needed": finding.verdict.needed,
         "best": finding.verdict.best,
         "rivals": list(finding.verdict.rivals),
         "rankings": {ranking: _ranking_document(finding, ranking) for ranking in RANKINGS},
@@ -143,7 +142,7 @@ def _ranking_document(finding: Faithfulness, ranking: Ranking) -> dict[str, Any]
             "mean": drops[:, at].mean(0).tolist(),
             "by_text": drops[:, at].tolist(),
             "ahead_of_random": mean,
-            "standard_error": error if math.isfinite(error) else None,
+            "standard_error": error,
         }
     return document
 

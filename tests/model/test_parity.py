@@ -16,7 +16,7 @@ from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.cli.main import run
 from attncli.config import SampleConfig
 from attncli.errors import BadCheckpoint
-from attncli.explain.verdict import LEAST_TEXTS
+from attncli.explain.defaults import LEAST_TEXTS
 from attncli.generation.engine import generate
 from attncli.generation.events import Finished
 from attncli.model.backend import TorchBackend

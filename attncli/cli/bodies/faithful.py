@@ -7,24 +7,18 @@ from collections.abc import Sequence
 from attncli.cli.bodies.results import show_result
 from attncli.cli.loading import load
 from attncli.cli.shared import ModelSource
-from attncli.cli.texts import note_if_like_a_file
-from attncli.explain.defaults import PASSAGES
 from attncli.explain.faithful import faithfulness
 from attncli.explain.passages import passages_of
-from attncli.paths import is_file
 from attncli.render.console import messages, print_note
 from attncli.render.faithful import faithful_document, faithful_progress, faithful_screen
+from attncli.text.reading import name_of
 
 
-def run(texts: Sequence[str], source: ModelSource, limit: int | None, seed: int, *, json: bool) -> None:
-    """Prints the score of each ranking, measured on the texts and on passages that are drawn from the files."""
+def run(texts: Sequence[str], files: list[str], source: ModelSource, passages: int, seed: int, *, json: bool) -> None:
+    """Prints the score of each ranking, measured on the texts and on `passages` passages drawn from the files."""
     loaded = load(source)
-    files = [text for text in texts if text == "-" or is_file(text)]
-    given = [text for text in texts if text not in files]
-    for text in given:
-        note_if_like_a_file(text)
-    rows = [[*loaded.tokenizer.opening, *loaded.tokenizer.encode(text)] for text in given]
-    drawn = passages_of(files, loaded, limit or PASSAGES, seed) if files else None
+    rows = [[*loaded.tokenizer.opening, *loaded.tokenizer.encode(text)] for text in texts]
+    drawn = passages_of(files, loaded, passages, seed) if files else None
     if drawn is not None:
         for note in drawn.notes:
             print_note(note)
@@ -35,7 +29,7 @@ def run(texts: Sequence[str], source: ModelSource, limit: int | None, seed: int,
             )
     with faithful_progress(messages(), len(rows)) as progress:
         finding = faithfulness(loaded.model, rows, seed=seed, progress=progress)
-    named = ", ".join("standard input" if file == "-" else file for file in files)
+    named = ", ".join(map(name_of, files))
     origin = f"drawn from {named} · seed {seed}" if files else f"seed {seed}"
     show_result(
         lambda: faithful_document(finding, loaded.name, files, drawn.characters_read if drawn is not None else None),
