@@ -23,7 +23,7 @@ from attncli.checkpoint.resolve import resolve_model
 from attncli.checkpoint.target import claimed, target_directory
 from attncli.config import CorpusConfig, EngineConfig, ModelConfig, SampleConfig, TrainConfig
 from attncli.errors import UsageProblem
-from attncli.evaluation.evaluate import score_text
+from attncli.evaluation.evaluate import opened_to_score, score_text
 from attncli.evaluation.score import Score
 from attncli.generation.bias import with_token_ids
 from attncli.generation.candidates import candidates
@@ -163,7 +163,8 @@ class Model:
         Raises BadInput for a text with no token to score, and for a text that is not valid Unicode.
         """
         loaded = self._read("float32" if self._dtype == "auto" else self._dtype)
-        return score_text(loaded, tokens_of(Part.whole(Documents.of([checked_text(text)])), loaded.tokenizer))
+        tokens = tokens_of(Part.whole(Documents.of([checked_text(text)])), loaded.tokenizer)
+        return score_text(loaded, opened_to_score(tokens, loaded.tokenizer))
 
     def next(self, text: str = "", *, temperatures: Sequence[float] = _TEMPERATURES, count: int = 10) -> Candidates:
         """Returns the `count` most probable next tokens of a text, with their probabilities at each temperature.

@@ -18,6 +18,7 @@ from attncli.checkpoint.load import LoadedModel
 from attncli.errors import BadCheckpoint, BadInput
 from attncli.evaluation.score import Score
 from attncli.model.transformer import Transformer
+from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokens import Tokens
 
 _TOKENS_AT_ONCE = {"cuda": 1 << 14}
@@ -74,14 +75,22 @@ def evaluate(
     return Score(nats, scored, max(characters, 1) * share, max(size, 1) * share)
 
 
-def score_text(loaded: LoadedModel, tokens: Tokens, progress: Callable[[int], None] = lambda scored: None) -> Score:
-    """Scores a model on a whole text, given as tokens without the tokens that the tokenizer inserts before a text.
+def opened_to_score(tokens: Tokens, tokenizer: Tokenizer) -> Tokens:
+    """Returns the tokens of a text with the tokens before them that the tokenizer adds before a text.
 
-    Raises BadInput for a text with no token to score, BadCheckpoint for a model whose probabilities are not finite.
+    Raises BadInput for a text with no token to score.
     """
-    tokens = tokens.opened(loaded.tokenizer.opening)
+    tokens = tokens.opened(tokenizer.opening)
     if tokens.to_score < 1:
         raise BadInput("The text has no token to score: its first token is not scored.", "Give a longer text.")
+    return tokens
+
+
+def score_text(loaded: LoadedModel, tokens: Tokens, progress: Callable[[int], None] = lambda scored: None) -> Score:
+    """Scores a model on a whole text, given as the tokens that `opened_to_score` returns.
+
+    Raises BadCheckpoint for a model whose probabilities are not finite.
+    """
     score = evaluate(loaded.model, tokens, progress=progress)
     if not math.isfinite(score.nats):
         message = f"{loaded.path} gives probabilities that are not numbers."

@@ -254,6 +254,13 @@ def test_every_mistake_gives_its_error_and_exit_code(here, capsys, arguments, co
     assert said in err
 
 
+def test_a_text_with_no_token_to_score_is_refused_before_the_progress_bar(here, monkeypatch, capsys):
+    (here / "one.txt").write_text("a")
+    monkeypatch.setattr("attncli.cli.bodies.eval.evaluation_progress", None)
+    code, _, err = ask(capsys, "eval", "m", "one.txt")
+    assert (code, "no token to score" in err) == (3, True)
+
+
 @pytest.mark.parametrize("nats", [math.nan, math.inf])
 def test_a_model_whose_probabilities_are_not_numbers_is_an_error(here, monkeypatch, capsys, nats):
     monkeypatch.setattr("attncli.evaluation.evaluate.evaluate", lambda *_, **__: Score(nats, 9, 9.0, 9.0))

@@ -12,7 +12,7 @@ from attncli.cli.bodies.results import show_result
 from attncli.cli.loading import load_to_score
 from attncli.cli.shared import ModelSource
 from attncli.evaluation.baselines import measure
-from attncli.evaluation.evaluate import score_text
+from attncli.evaluation.evaluate import opened_to_score, score_text
 from attncli.evaluation.excerpt import Excerpt, contains_scored, ends_of, first_of
 from attncli.evaluation.judgement import Judgement
 from attncli.evaluation.score import Score
@@ -34,8 +34,9 @@ def run(source: ModelSource, dtype: str, texts: Texts, *, json: bool) -> None:
     loaded = load_to_score(source, dtype)
     tokens = tokens_of(texts.scored, loaded.tokenizer)
     began = monotonic()
-    with evaluation_progress(messages(), tokens.opened(loaded.tokenizer.opening).to_score) as progress:
-        score = score_text(loaded, tokens, progress)
+    opened = opened_to_score(tokens, loaded.tokenizer)
+    with evaluation_progress(messages(), opened.to_score) as progress:
+        score = score_text(loaded, opened, progress)
     seconds = monotonic() - began
     scored = first_of(tokens, loaded.tokenizer)
     status("measuring the baselines")
