@@ -11,8 +11,8 @@ from attncli.cli.outputs import Files, refuse_files
 from attncli.config import TRAIN_DTYPES, TrainConfig
 from attncli.config.option import argument, check, option, option_from
 from attncli.errors import UsageProblem
+from attncli.render.themes import DEFAULT_THEME, THEMES
 
-THEMES = ("light", "dark")
 GENERATION_DTYPES = ("auto", *TRAIN_DTYPES, "float16", "int8")
 
 JSON: bool = option(False, "Print the result as JSON.")
@@ -59,7 +59,9 @@ class Pictures:
 
     svg: Path | None = option(None, "Also write the screen as an SVG picture.", metavar="FILE", rare=True)
     html: Path | None = option(None, "Also write the screen as a web page in one file.", metavar="FILE")
-    theme: str | None = option(None, "The colors of --svg and --html. Unset: light.", choices=THEMES, rare=True)
+    theme: str | None = option(
+        None, f"The colors of --svg and --html. Unset: {DEFAULT_THEME}.", choices=tuple(THEMES), rare=True
+    )
     force: bool = option(False, "Replace files that exist.", rare=True)
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from rich.style import Style
 from rich.terminal_theme import TerminalTheme
 
 from attncli.render.escape import one_line
+from attncli.render.themes import DEFAULT_THEME, THEMES
 
 WIDTH = 100  # cells
 _CELL, _LINE, _FONT = 8.4, 19, 14  # pixels
@@ -33,30 +34,21 @@ _SHADES = {"░": 0.25, "▒": 0.5, "▓": 0.75}  # opacity
 _RUNS = re.compile(f"█*[{_BAR_CELLS}]|░+|▒+|▓+|[^{_BAR_CELLS}░▒▓]+")
 
 
-def _theme(page: str, text: str, ansi: str) -> TerminalTheme:
-    """Makes a theme from colors in hexadecimal.
-
-    `ansi` lists black, red, green, yellow, blue, magenta, cyan and white.
-    """
-    named: list[tuple[int, int, int]] = [parse_rgb_hex(color) for color in ansi.split()]
-    return TerminalTheme(parse_rgb_hex(page), parse_rgb_hex(text), named)
-
-
-# Every color that a screen uses has a contrast of at least 4.5 to 1 with its page (WCAG 2, level AA).
-THEMES = {
-    "light": _theme("ffffff", "1f2328", "1f2328 cf222e 1a7f37 946200 0969da 8250df 0d6b75 59636e"),
-    "dark": _theme("0d1117", "e6edf3", "484f58 ff7b72 3fb950 d29922 58a6ff bc8cff 39c5cf b1bac4"),
-}
-
 Draw = Callable[[Console], RenderableType]
 
 
-def svg_picture(draw: Draw, title: str, width: int = WIDTH, theme: str = "light") -> str:
+def _rich_theme(name: str) -> TerminalTheme:
+    theme = THEMES[name]
+    ansi: list[tuple[int, int, int]] = [parse_rgb_hex(color) for color in theme.ansi.split()]
+    return TerminalTheme(parse_rgb_hex(theme.page), parse_rgb_hex(theme.text), ansi)
+
+
+def svg_picture(draw: Draw, title: str, width: int = WIDTH, theme: str = DEFAULT_THEME) -> str:
     """Returns an SVG file: a screen drawn in 24-bit colors, `width` cells wide.
 
     `theme` is one of THEMES.
     """
-    colors = THEMES[theme]
+    colors = _rich_theme(theme)
     lines = _lines(draw, width)
     across, down = round(2 * _MARGIN + width * _CELL), 2 * _MARGIN + len(lines) * _LINE
     parts = [
@@ -72,9 +64,9 @@ def svg_picture(draw: Draw, title: str, width: int = WIDTH, theme: str = "light"
     return "\n".join([*parts, "</svg>", ""])
 
 
-def html_picture(draw: Draw, title: str, width: int = WIDTH, theme: str = "light") -> str:
+def html_picture(draw: Draw, title: str, width: int = WIDTH, theme: str = DEFAULT_THEME) -> str:
     """Returns the text of an HTML file: the screen that `svg_picture` draws, with text that can be selected."""
-    colors = THEMES[theme]
+    colors = _rich_theme(theme)
     body = "\n".join(
         "".join(_html_span(text, style, colors) for text, style in _visible(line)).rstrip()
         for line in _lines(draw, width)

@@ -11,13 +11,12 @@ import pytest
 import torch
 
 import attncli.explain.every_weight as keeping
-from attncli.cli.shared import THEMES as OFFERED
 from attncli.errors import BadInput
 from attncli.explain.every_weight import EveryWeight, every_weight
 from attncli.render.export import sources_csv, write_weights
 from attncli.render.numbers import percent
-from attncli.render.picture import THEMES
 from attncli.render.plain import explanation_sentences, spoken
+from attncli.render.themes import THEMES
 from tests.support.commands import ask
 from tests.support.explanations import (
     CHECKS,
@@ -116,8 +115,7 @@ def test_explain_writes_the_requested_files(in_model_folder, capsys):
 
 
 def test_the_theme_sets_the_colors_of_both_pictures(in_model_folder, capsys):
-    assert tuple(THEMES) == OFFERED
-    page = THEMES["dark"].background_color.hex
+    page = f"#{THEMES['dark'].page}"
     for theme, dark in (("light", False), ("dark", True)):
         files = [f"{theme}.svg", f"{theme}.html"]
         code, _, _ = ask(capsys, "explain", TEXT, "--theme", theme, "--svg", files[0], "--html", files[1])

@@ -14,7 +14,8 @@ from rich.text import Text
 from attncli.cli.outputs import write_file
 from attncli.errors import OutOfRoom
 from attncli.render.first_screen import explanation_screen
-from attncli.render.picture import THEMES, html_picture, svg_picture
+from attncli.render.picture import html_picture, svg_picture
+from attncli.render.themes import THEMES
 from tests.support.explanations import ENGLISH, explanation
 from tests.support.screens import harmless, screen
 from tests.support.texts import HOSTILE

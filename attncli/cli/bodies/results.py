@@ -10,6 +10,7 @@ from attncli.cli.outputs import write_file
 from attncli.cli.shared import Pictures
 from attncli.render.console import output, print_json, print_note, show
 from attncli.render.picture import Draw
+from attncli.render.themes import DEFAULT_THEME
 
 
 def show_result(
@@ -31,7 +32,7 @@ def write_pictures(draw: Draw, title: str, pictures: Pictures) -> None:
         return
     from attncli.render.picture import html_picture, svg_picture
 
-    theme = pictures.theme or "light"
+    theme = pictures.theme or DEFAULT_THEME
     write_asked(pictures.svg, "--svg", lambda file: file.write(svg_picture(draw, title, theme=theme).encode()))
     write_asked(pictures.html, "--html", lambda file: file.write(html_picture(draw, title, theme=theme).encode()))
 
