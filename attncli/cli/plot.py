@@ -46,11 +46,11 @@ def plot(
     if heads and (y is not None or len(runs) > 1):
         what, hint = ("--y", "Leave --y out.") if y is not None else (f"{len(runs)} runs", "Name one run.")
         raise UsageProblem(f"--heads plots the head scores of one run, so {what} cannot be given.", hint)
-    from attncli.cli.bodies.plot import Display, plot_curves, plot_heads
+    from attncli.cli.bodies.plot import ChartOutput, plot_curves, plot_heads
 
-    display = Display(out, width, height, json)
+    chart = ChartOutput(out, width, height, json)
     refuse_files({"--out": out}, force)
     if heads:
-        plot_heads(runs[0] if runs else None, x, display)
+        plot_heads(runs[0] if runs else None, x, chart)
     else:
-        plot_curves(runs, x, y, display)
+        plot_curves(runs, x, y, chart)

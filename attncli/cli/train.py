@@ -63,15 +63,15 @@ def train(
     attncli train corpus.txt
     attncli train book.txt notes/ --time 3m --name mine
     """
-    from attncli.cli.bodies.train import Request, directory_of, run, show_plan
+    from attncli.cli.bodies.train import TrainArguments, directory_of, run, show_plan
 
-    request = Request(files, val_file, start, place.resume, place.force, watch_heads)
-    target = directory_of(request, place.name, place.out)
+    arguments = TrainArguments(files, val_file, start, place.resume, place.force, watch_heads)
+    target = directory_of(arguments, place.name, place.out)
     if place.resume:
         given.refuse(sorted(given.keys() - _FREE), "A resumed run keeps its plan")
     if start is not None:
         given.refuse(("size", "tokenizer", "vocab_size"), "The model of --from keeps its shape and tokenizer")
     if plan:
-        show_plan(request, target, corpus, pinned, json)
+        show_plan(arguments, target, corpus, pinned, json)
     else:
-        run(request, target, corpus, pinned, json, tensorboard)
+        run(arguments, target, corpus, pinned, json, tensorboard)

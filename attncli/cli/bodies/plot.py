@@ -21,7 +21,7 @@ _ALONG = {"step": STEPS, "tokens": TOKENS, "time": TIME}
 
 
 @dataclass(frozen=True)
-class Display:
+class ChartOutput:
     """The output of a chart: a file, JSON, or the terminal with `width` columns and `height` rows."""
 
     out: Path | None
@@ -56,12 +56,12 @@ class Display:
             show(console, screen(self.width or console.width, self.height or fitting, ascii_only(console)))
 
 
-def plot_curves(runs: Sequence[str], x: str, y: str | None, display: Display) -> None:
+def plot_curves(runs: Sequence[str], x: str, y: str | None, chart: ChartOutput) -> None:
     """Plots the loss curves of the named runs, or of the newest run."""
     found = [read_curves(name) for name in runs] if runs else [read_curves(None)]
     comparable = len(found) == 1 or len({run.tokenizer or run.path for run in found}) == 1
     axes = Axes(_ALONG[x], y or (LOSS if comparable else BITS))
-    if not comparable and not display.json:
+    if not comparable and not chart.json:
         print_note(
             "nats per token cannot be compared between tokenizers; bits per byte can, with --y bits"
             if axes.up == LOSS
@@ -70,7 +70,7 @@ def plot_curves(runs: Sequence[str], x: str, y: str | None, display: Display) ->
     for run in found:
         if (missing := axes.missing(run)) is not None:
             raise UsageProblem(f"{run.path} does not contain its {missing}.", "Choose another --x or --y.")
-    display.show(
+    chart.show(
         lambda kind: curves_figure(found, axes, kind),
         lambda: curves_document(found),
         lambda width, height, ascii: curves_screen(found, axes, width, height, ascii),
@@ -78,12 +78,12 @@ def plot_curves(runs: Sequence[str], x: str, y: str | None, display: Display) ->
     )
 
 
-def plot_heads(run: str | None, x: str, display: Display) -> None:
+def plot_heads(run: str | None, x: str, chart: ChartOutput) -> None:
     """Plots the head scores of a run that was trained with --watch-heads."""
     found, along = read_heads(run), _ALONG[x]
     if not any(math.isfinite(at) for at in along_axis(found, along).tolist()):
         raise UsageProblem(f"{found.path} does not contain its {along}.", "Choose another --x.")
-    display.show(
+    chart.show(
         lambda kind: watched_figure(found, along, kind),
         lambda: watched_document(found),
         lambda width, height, ascii: watched_screen(found, along, width, height, ascii),

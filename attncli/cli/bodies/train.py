@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request:
+class TrainArguments:
     """The arguments of `attncli train` that are not fields of CorpusConfig or TrainConfig."""
 
     files: tuple[str, ...]
@@ -52,32 +52,34 @@ class Request:
     watch_heads: bool
 
 
-def directory_of(request: Request, name: str | None, out: Path | None) -> Path:
+def directory_of(arguments: TrainArguments, name: str | None, out: Path | None) -> Path:
     """Returns the directory for the model. Raises BadInput if a file is missing, before PyTorch is imported.
 
     Also makes this process keep freed memory, which speeds up training.
     """
-    refuse_missing([*request.files, *([request.val_file] if request.val_file is not None else [])])
+    refuse_missing([*arguments.files, *([arguments.val_file] if arguments.val_file is not None else [])])
     keep_freed_memory()
-    return target_directory(request.files, name, out, resume=request.resume)
+    return target_directory(arguments.files, name, out, resume=arguments.resume)
 
 
-def run(request: Request, target: Path, text: CorpusConfig, pinned: TrainConfig, json: bool, tensorboard: bool) -> None:
+def run(
+    arguments: TrainArguments, target: Path, text: CorpusConfig, pinned: TrainConfig, json: bool, tensorboard: bool
+) -> None:
     """Trains a model and draws the run. Prints the summary, or after a signal the command that resumes the run."""
-    with claimed(target, resume=request.resume, force=request.force):
-        job = _job(request, target, text, pinned)
+    with claimed(target, resume=arguments.resume, force=arguments.force):
+        job = _job(arguments, target, text, pinned)
         _note(job)
         log = _train(job, target, tensorboard, json)
     if log is not None:
         print_note(f"to view the events: tensorboard --logdir {shlex.quote(str(log.folder))}")
 
 
-def show_plan(request: Request, target: Path, text: CorpusConfig, pinned: TrainConfig, json: bool) -> None:
+def show_plan(arguments: TrainArguments, target: Path, text: CorpusConfig, pinned: TrainConfig, json: bool) -> None:
     """Prints the plan of a run without training, and a note if the run would be refused."""
-    job = _job(request, target, text, pinned)
+    job = _job(arguments, target, text, pinned)
     _note(job)
     try:
-        refuse_taken(target, request.force)
+        refuse_taken(target, arguments.force)
     except AttnError as problem:
         problem.spell(option_name)
         print_note(f"the run itself would be refused: {problem.message} {problem.hint}")
@@ -87,17 +89,17 @@ def show_plan(request: Request, target: Path, text: CorpusConfig, pinned: TrainC
         show(output(), plan_table(job.plan, str(target), _described(job.corpus)))
 
 
-def _job(request: Request, target: Path, text: CorpusConfig, pinned: TrainConfig) -> Job:
+def _job(arguments: TrainArguments, target: Path, text: CorpusConfig, pinned: TrainConfig) -> Job:
     """Returns the job of a new or resumed run, and shows a progress bar while the text is read."""
-    files, val_file, watch = request.files, request.val_file, request.watch_heads
+    files, val_file, watch = arguments.files, arguments.val_file, arguments.watch_heads
     with reading_progress(messages()) as progress:
-        if request.resume:
+        if arguments.resume:
             return training.resume_job(target, files, val_file, pinned.device, progress, watch_heads=watch)
         start = None
-        if request.start is not None:
+        if arguments.start is not None:
             from attncli.cli.loading import load
 
-            start = load(ModelSource(model=request.start, device="cpu"))
+            start = load(ModelSource(model=arguments.start, device="cpu"))
         spent = monotonic() - clock.started
         return training.new_job(files, val_file, text, pinned, spent, start, progress, watch_heads=watch)
 
