@@ -6,6 +6,7 @@ Training may replace the directory at any time. So a failed read is repeated if 
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ import torch
 
 from attncli.checkpoint import directory
 from attncli.checkpoint.atomic import present
+from attncli.checkpoint.catalog import MODELS_FOLDER
 from attncli.checkpoint.directory import ModelFolder
 from attncli.checkpoint.families.registry import read_config
 from attncli.checkpoint.save import Checkpoint, State, token_ids
 from attncli.checkpoint.tensors import open_tensors
 from attncli.checkpoint.weights import read_weights
 from attncli.config import ModelConfig
-from attncli.errors import BadCheckpoint
+from attncli.errors import BadCheckpoint, Naming, hint_in
 from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
 
@@ -130,13 +132,16 @@ def read_resumable(path: Path) -> Checkpoint:
 
 def _require_state(folder: ModelFolder) -> None:
     if not folder.holds(directory.STATE_FACTS):
-        name = folder.path.name
-        raise BadCheckpoint.naming(
-            lambda named: (
-                f"{folder.path} holds no state to resume from.",
-                f"Its run has ended. To fine-tune its model, train with {named('start')} {name} {named('name')} NEW.",
-            )
-        )
+        path = folder.path
+        start = path.name if path.parent == MODELS_FOLDER else str(path)
+        call = f'train("FILE", start={start!r}, name="NEW")'
+
+        def text(named: Naming) -> tuple[str, str]:
+            command = f"attncli train FILE {named('start')} {shlex.quote(start)} {named('name')} NEW"
+            hint = f"Its run has ended. To fine-tune its model: {hint_in(named, command, call)}"
+            return f"{path} holds no state to resume from.", hint
+
+        raise BadCheckpoint.naming(text)
     if not folder.holds(directory.MANIFEST):
         raise BadCheckpoint(f"{folder.path} holds no {directory.MANIFEST}, without which its state cannot be trusted.")
 

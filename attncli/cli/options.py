@@ -61,8 +61,8 @@ class _Setting:
 
     @property
     def switched(self) -> bool:
-        """Whether the option has three states: on with --compile, off with --no-compile, unset without both."""
-        return self.value_type is bool and self.default is None
+        """Whether the option has a name for on and a name for off, such as --compile and --no-compile."""
+        return self.value_type is bool and "/" in max(self.names, key=len)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ class _Setting:
 
     def parameter(self) -> inspect.Parameter:
         """Returns the parameter from which Typer makes the argument or option."""
-        default = None if self.repeated or self.option.unset else self.default
+        default = None if self.repeated or self.switched or self.option.unset else self.default
         kind = GenericAlias(list, (self.value_type,)) if self.repeated or self.switched else self.value_type
         declared = self._argument() if self.option.positional else self._option(default)
         return inspect.Parameter(
@@ -99,6 +99,8 @@ class _Setting:
         option, form = self.option, self.option.format
         panel = Rare(option.panel or MORE) if option.rare else option.panel or None
         shown = default is not None and (form.show(default) if form else True)
+        if self.switched and self.default is True:
+            shown = max(self.names, key=len).partition("/")[0].lstrip("-")
         return typer.Option(
             *self.names,
             help=option.help,
@@ -124,7 +126,7 @@ class _Setting:
             if given and len(set(given)) > 1:
                 both = " and ".join(max(self.names, key=len).split("/"))
                 raise UsageProblem(f"{both} exclude each other.", "Give one of them.")
-            return given[-1] if given else None
+            return given[-1] if given else self.default
         return self.option.unset() if given is None and self.option.unset else given
 
 

@@ -24,17 +24,22 @@ def text_argument(argument: str | None) -> str | None:
 
     if argument == STDIN:
         return _without_last_newline(read_text(STDIN))
-    piped = _without_last_newline(read_text(STDIN)) if _is_piped() else ""
+    piped = _without_last_newline(read_text(STDIN)) if _is_piped() else None
     if argument is None:
-        return piped or None
+        return piped  # empty for an empty pipe
     return checked_text(f"{piped} {argument}" if piped else argument)
 
 
 def required_text(argument: str | None, example: str) -> str:
-    """Returns the text of `text_argument`. Raises UsageProblem if there is no text; the hint shows `example`."""
+    """Returns the text of `text_argument`. Raises UsageProblem for no text, BadInput for an empty text.
+
+    The hint of both errors shows `example`.
+    """
     text = text_argument(argument)
-    if not text:
+    if text is None:
         raise UsageProblem("There is no text.", f"For example: {example}")
+    if not text:
+        raise BadInput("The text is empty.", f"For example: {example}")
     return text
 
 
@@ -76,7 +81,7 @@ def text_of_file(argument: str | None) -> str | None:
 def text_or_file(argument: str | None, example: str) -> str:
     """Returns the content of the file that the argument names; if it names no file, the text of `text_argument`.
 
-    Raises UsageProblem if there is no text; the hint shows `example`.
+    Raises UsageProblem for no text, BadInput for an empty text; the hint shows `example`.
     """
     text = text_of_file(argument)
     return required_text(argument, example) if text is None else text

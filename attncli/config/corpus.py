@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from attncli.config.limits import Limit, at_least, require
+from attncli.config.limits import Limit, is_whole, require
 from attncli.config.option import check, option
 from attncli.config.values import COUNT
 from attncli.errors import UsageProblem
 
 TokenizerKind = Literal["bpe", "char", "byte"]
 TOKENIZER_KINDS: tuple[TokenizerKind, ...] = ("bpe", "char", "byte")
+LARGEST_VOCABULARY = 1 << 20
+VOCABULARY = Limit(
+    f"a whole number from 257 to {LARGEST_VOCABULARY:,}: 256 ids are the bytes, and one ends a document",
+    lambda size: is_whole(size) and 257 <= size <= LARGEST_VOCABULARY,
+)
 _TEXT = "The text"
 
 
@@ -26,7 +31,7 @@ class CorpusConfig:
         None,
         "The number of token ids to learn. Unset: chosen by the amount of text.",
         format=COUNT,
-        limit=at_least(1),
+        limit=VOCABULARY,
         panel=_TEXT,
         rare=True,
     )

@@ -30,8 +30,8 @@ SIZES: dict[str, tuple[int, int]] = {
 
 _LENGTH, _MODEL, _RECIPE = "How long (one of these)", "The model", "How it learns"
 _LENGTHS = ("seconds", "steps", "epochs", "tokens")
-_LARGEST_RATE = 1e36
-_RATE = Limit("above 0 and small enough for float32", lambda rate: 0 < rate <= _LARGEST_RATE)
+_LARGEST_RATE = 1e36  # a larger rate overflows float32
+_RATE = Limit(f"above 0 and at most {_LARGEST_RATE:g}", lambda rate: 0 < rate <= _LARGEST_RATE)
 _DTYPES = ("auto", *TRAIN_DTYPES)
 
 

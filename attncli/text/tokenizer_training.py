@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from attncli.config import TOKENIZER_KINDS, TokenizerKind
+from attncli.config.corpus import LARGEST_VOCABULARY, VOCABULARY
 from attncli.errors import UsageProblem
 from attncli.text.tokenizer import END_OF_TEXT, Tokenizer, byte_characters, checked_text
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
 
-LARGEST_VOCABULARY = 1 << 20
 _LEARN_LENGTH = 1024  # characters of a stretch that bpe learns from
 _SAFE_CUT = re.compile(r"(?<=\S)[ \n]")
 
@@ -47,13 +47,7 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int |
                     f"Leave {named('vocab_size')} out, or use {named('tokenizer')} bpe.",
                 )
             )
-        if not 257 <= vocab_size <= LARGEST_VOCABULARY:
-            raise UsageProblem.naming(
-                lambda named: (
-                    f"{named('vocab_size')} is {vocab_size}, and must be from 257 to {LARGEST_VOCABULARY:,}.",
-                    "256 ids are the bytes, so that any text can be encoded, and one id ends a document.",
-                )
-            )
+        VOCABULARY.check("vocab_size", vocab_size)
     if kind == "byte":
         return byte_tokenizer()
     if kind == "char":

@@ -96,7 +96,9 @@ def test_a_switch_and_its_opposite_exclude_each_other(baked):
         with pytest.raises(UsageProblem, match=r"^--light and --dark exclude each other"):
             baked(line)
     assert baked("cake --dark --dark")[1].light is False
-    assert baked("cake --no-fan --fan")[1].fan is True
+    with pytest.raises(UsageProblem, match=r"^--fan and --no-fan exclude each other"):
+        baked("cake --no-fan --fan")
+    assert baked("cake --fan --fan")[1].fan is True
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,13 @@ def test_piped_text_precedes_the_argument(at_home):
     assert process.communicate("The cat sat\n")[0] == alone
 
 
+def test_an_empty_pipe_is_bad_input(at_home):
+    for words in ([], ["-"]):
+        process = start("tokenize", *words, folder=at_home, stdin=subprocess.PIPE)
+        assert "The text is empty." in process.communicate("")[1]
+        assert process.returncode == 3
+
+
 def test_a_closed_pipe_ends_the_command_without_an_error(at_home):
     with start("tokenize", "story.txt", "--json", folder=at_home) as process:
         process.stdout.read(10)

@@ -187,11 +187,14 @@ def test_a_run_resumed_from_the_previous_save_ends_with_the_same_bits(run_there,
     assert not [path.name for path in run_there.iterdir() if path.name.startswith(".m")]
 
 
-def test_a_finished_run_does_not_fall_back_to_an_earlier_save(run_there):
+def test_a_finished_run_does_not_fall_back_to_an_earlier_save(run_there, capsys):
     shutil.rmtree(run_there / "m")
     (run_there / "whole").rename(run_there / "m")
-    with pytest.raises(BadCheckpoint, match="no state to resume from"):
+    with pytest.raises(BadCheckpoint, match="no state to resume from") as caught:
         resume_job(run_there / "m")
+    assert caught.value.hint.endswith(f"""train("FILE", start={str(run_there / "m")!r}, name="NEW")""")
+    assert run(["train", "--resume", "--out", str(run_there / "m")]) == 3
+    assert f"attncli train FILE --from {run_there / 'm'} --name NEW\n" in capsys.readouterr().err
     load_model(run_there / "m", torch.device("cpu"), torch.float32)
 
 
