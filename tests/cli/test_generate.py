@@ -129,8 +129,8 @@ def test_an_error_names_the_line_of_a_prompt_that_is_too_long(at_home, tmp_path,
 
 
 def test_options_of_speed_and_display_change_no_text(at_home, capsys):
-    same = ["generate", "the king", "--seed", "7", "-n", "40", "--repetition-penalty", "1.2", "--no-stream"]
-    _, expected, _ = ask(capsys, *same)
+    same = ["generate", "the king", "--seed", "7", "-n", "40", "--repetition-penalty", "1.2"]
+    _, expected, _ = ask(capsys, *same, "--no-stream")
     for how in ("--no-cache", "--lookup", "--no-lookup", "--stats", "--stream"):
         code, out, err = ask(capsys, *same, how)
         assert (code, out) == (0, expected), how
