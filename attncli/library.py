@@ -166,13 +166,16 @@ class Model:
         tokens = tokens_of(Part.whole(Documents.of([checked_text(text)])), loaded.tokenizer)
         return score_text(loaded, opened_to_score(tokens, loaded.tokenizer))
 
-    def next(self, text: str = "", *, temperatures: Sequence[float] = _TEMPERATURES, count: int = 10) -> Candidates:
+    def next(
+        self, text: str = "", *, temperatures: float | Sequence[float] = _TEMPERATURES, count: int = 10
+    ) -> Candidates:
         """Returns the `count` most probable next tokens of a text, with their probabilities at each temperature.
 
         Raises BadInput for a text longer than the context.
         """
         loaded = self._read(self._dtype)
-        return candidates(loaded.model, loaded.tokenizer, loaded.prompt(text), temperatures, count)
+        each = (temperatures,) if isinstance(temperatures, int | float) else temperatures
+        return candidates(loaded.model, loaded.tokenizer, loaded.prompt(text), each, count)
 
     def _events(
         self, prompts: Sequence[str], settings: dict[str, Any], details: TokenDetails | None

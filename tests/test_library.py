@@ -135,8 +135,9 @@ def test_training_gives_the_same_weights_as_the_command(capsys, tmp_path, monkey
     trained = run.finish()
     assert trained.path == run.path
     assert "".join(trained.generate("the", max_new_tokens=5))
-    with pytest.raises(attncli.UsageProblem, match="own exists"):
+    with pytest.raises(attncli.UsageProblem, match="own exists") as raised:
         attncli.train("text.txt", "own", steps=4).finish()
+    assert raised.value.hint == "Keep it: choose another name or out. Replace it: force=True."
 
 
 @pytest.mark.parametrize(
@@ -152,6 +153,8 @@ def test_training_gives_the_same_weights_as_the_command(capsys, tmp_path, monkey
         (lambda model: model.explain("a", layer=-1), "layer is -1, and must be a whole number of at least 0"),
         (lambda model: model.generate("a", at_once=0), "at_once is 0, and must be a whole number of at least 1"),
         (lambda model: model.score("a \ud800"), "not valid Unicode at character 2"),
+        (lambda model: model.score(b"a"), "not a string"),
+        (lambda model: model.generate(5), "not a string"),
         (lambda model: attncli.train("x", stepz=1), "Did you mean steps"),
         (lambda model: attncli.train("nothing.txt", steps=1), "nothing.txt"),
         (lambda model: attncli.load("nothing"), "nothing"),

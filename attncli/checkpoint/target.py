@@ -11,7 +11,7 @@ from attncli.checkpoint.atomic import aside_of, is_save, previous_of, settle
 from attncli.checkpoint.catalog import MODELS_FOLDER, list_models
 from attncli.checkpoint.directory import STATE_FACTS, ModelFolder
 from attncli.checkpoint.lock import lock
-from attncli.errors import BadCheckpoint, UsageProblem
+from attncli.errors import BadCheckpoint, UsageProblem, hint_in
 from attncli.paths import exists, is_folder, is_link, look, real, resolved, unwritable
 
 
@@ -131,7 +131,12 @@ def refuse_taken(target: Path, force: bool) -> None:
         raise UsageProblem.naming(
             lambda named: (
                 f"{target} exists.",
-                (f"Go on with it: {named('resume')}. " if resumable else "")
-                + f"Keep it: {named('name')} OTHER. Replace it: {named('force')}.",
+                hint_in(
+                    named,
+                    (f"Go on with it: {named('resume')}. " if resumable else "")
+                    + f"Keep it: {named('name')} OTHER. Replace it: {named('force')}.",
+                    ("Go on with it: resume=True. " if resumable else "")
+                    + "Keep it: choose another name or out. Replace it: force=True.",
+                ),
             )
         )

@@ -16,6 +16,7 @@ OPTIMIZER_KINDS: tuple[OptimizerKind, ...] = ("muon", "adamw")
 TRAIN_DTYPES = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DEFAULT_TRAINING_SECONDS = 300.0
+_SEED = "The random seed: the same seed and number of steps give the same weights. Unset: a new seed, which is printed."
 # Layers and width of each named size. Unless a size is given, the plan chooses one by the time and the machine.
 SIZES: dict[str, tuple[int, int]] = {
     "nano": (2, 64),
@@ -129,7 +130,7 @@ class TrainConfig:
     compile: bool | None = option(
         None, "Use torch.compile. Unset: chosen by the device and the time.", panel=_RECIPE, rare=True
     )
-    seed: int = option_from(SampleConfig, "seed")
+    seed: int = option_from(SampleConfig, "seed", help=_SEED)
     device: str = option(
         "auto", "auto, cpu, cuda or mps; auto is the fastest available device.", suggestions=DEVICES, rare=True
     )

@@ -69,6 +69,11 @@ class GenerationScreen:
         """Whether any sample has text."""
         return any(self._texts)
 
+    @property
+    def any_stopped(self) -> bool:
+        """Whether any sample ended at a stop string."""
+        return any(end is not None and end.reason == "stop" for end in self._finished)
+
     def update(self, event: Event) -> None:
         """Processes one event."""
         if isinstance(event, Reread):

@@ -19,6 +19,7 @@ from itertools import accumulate, dropwhile, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attncli.config import shown_value
 from attncli.errors import BadCheckpoint, BadInput
 from attncli.paths import is_folder, read_regular, unreadable
 from attncli.text.panics import held_back
@@ -456,6 +457,8 @@ _BYTE_OF = {char: byte for byte, char in enumerate(byte_characters())}
 
 def checked_text(text: str) -> str:
     """Returns the text unchanged. Raises BadInput if it contains a surrogate, which means a byte that is not UTF-8."""
+    if not isinstance(text, str):  # from a program without type checks
+        raise BadInput(f"The text is {shown_value(text)}, which is not a string.", "Give a str.")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as problem:

@@ -30,6 +30,12 @@ def test_generate_draws_a_seed_and_prints_it(at_home, capsys):
     assert ask(capsys, "generate", "The cat", "-n", "20", "--seed", seed)[1] == out
 
 
+def test_generate_says_that_a_stop_string_left_no_text(at_home, capsys):
+    told = [ask(capsys, "generate", "The cat", "--stop", letter, "--seed", "1", "-n", "1")[2] for letter in " abcdefgh"]
+    assert any("began with a stop string" in err for err in told)
+    assert not any("ended the text at once" in err for err in told)
+
+
 def test_greedy_decoding_prints_no_seed_and_samples_are_numbered(at_home, capsys):
     _, out, err = ask(capsys, "generate", "The cat", "-n", "5", "-t", "0", "--num-samples", "2")
     assert "seed" not in err

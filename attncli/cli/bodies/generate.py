@@ -70,6 +70,8 @@ def _print_texts(
 def _print_notes(session: Session, screen: GenerationScreen, tell_seed: bool) -> None:
     if advice := session.format.advice:
         print_note(advice)
+    elif not screen.any_text and screen.any_stopped:
+        print_note("the text began with a stop string, so nothing is left: try another --stop, or another --seed")
     elif not screen.any_text:
         print_note("the model ended the text at once: try a prompt, or another --seed")
     if tell_seed and session.sampling.temperature > 0:
