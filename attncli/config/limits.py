@@ -86,8 +86,8 @@ def is_whole(value: object) -> bool:
 
 
 def is_finite(value: object) -> bool:
-    """Whether a value is a finite number. True does not count as a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+    """Whether a value is a number of at most 1e300, so that a product with it rarely overflows. True is no number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300
 
 
 def plain_number(value: Any) -> Any:
