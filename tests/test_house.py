@@ -174,25 +174,26 @@ def test_every_room_has_a_floor():
     assert rooms - {"__init__", "__pycache__"} == set(FLOORS)
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "run(['--help'])",
-        "run([])",
-        "run(['train', '--help'])",
-        "run(['tokenize', 'unbelievable'])",
-        "run(['models'])",
-        "run(['info', '--preset', 'gpt3'])",
-        "run(['eval', '--help-all'])",
-        "import attncli.render.bench; run(['bench', '--help'])",
-        "import attncli.render.training, attncli.render.first_screen, attncli.render.generation, attncli.render.models",
-        "import attncli.render.compare, attncli.render.geometry, attncli.render.picture, attncli.render.plain",
-        "import attncli.render.export; run(['compare', '--help']); run(['neighbors', 'a', '--svg', '.'])",
-        "import attncli.render.evaluation, attncli.evaluation.judgement, attncli.training.diagnosis",
-    ],
+WITHOUT_TORCH = (
+    "run(['--help'])",
+    "run([])",
+    "run(['train', '--help'])",
+    "run(['tokenize', 'unbelievable'])",
+    "run(['models'])",
+    "run(['info', '--preset', 'gpt3'])",
+    "run(['eval', '--help-all'])",
+    "import attncli.render.bench; run(['bench', '--help'])",
+    "import attncli.render.training, attncli.render.first_screen, attncli.render.generation, attncli.render.models",
+    "import attncli.render.compare, attncli.render.geometry, attncli.render.picture, attncli.render.plain",
+    "import attncli.render.export; run(['compare', '--help']); run(['neighbors', 'a', '--svg', '.'])",
+    "import attncli.render.evaluation, attncli.evaluation.judgement, attncli.training.diagnosis",
 )
-def test_commands_and_modules_without_torch_do_not_import_it(statement, tmp_path):
-    code = f"import sys; from attncli.cli.main import run; {statement}; sys.exit('torch' in sys.modules)"
+
+
+def test_commands_and_modules_without_torch_do_not_import_it(tmp_path):
+    """All run in one interpreter, which is stopped after the first statement that imports torch."""
+    checked = [f"{statement}\nif 'torch' in sys.modules: sys.exit({statement!r})\n" for statement in WITHOUT_TORCH]
+    code = "import sys; from attncli.cli.main import run\n" + "".join(checked)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
