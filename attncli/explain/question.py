@@ -1,4 +1,4 @@
-"""What a view is asked about: a text as its tokens, the token in focus, and the selected layers and heads.
+"""The input of a view: the tokens of a text, the token in focus, and the selected layers and heads.
 
 `subject_of` checks a focus against the text and the model, and returns a Subject, which is a part of every finding.
 Layers, heads and tokens are counted from 0. This module imports no torch.
@@ -26,7 +26,7 @@ ROWS_AROUND = 40  # rows in the map of a long text
 
 @dataclass(frozen=True)
 class Focus:
-    """What a user asks a view about: a token, a layer, a head, and how a source is measured.
+    """The selection that a user makes for a view: a token, a layer, a head, and how a source is measured.
 
     If `token` is None, the last token is in focus. If `layer` is None, all layers are selected; if `head` is None, all
     heads are selected.

@@ -4,8 +4,8 @@ The engine decides which tokens the network reads at each step. A step prefills 
 last token of every older sample, and draws the next token of all samples. If only one sample is active, a step may also
 read guesses of the next tokens, made by `Lookup`. Guesses are accepted up to the first wrong one, so a step may yield
 several tokens. Equal prompts are read once. When a sample finishes, a waiting sample gets its slot in the cache. When a
-sample's context is full, the engine reads the most recent half of its tokens again and continues. With an exact
-backend, a sample does not depend on the batch. The engine yields events and prints nothing.
+sample's context is full, the engine keeps the most recent half of its tokens, computes their keys and values anew, and
+continues. With an exact backend, a sample does not depend on the batch. The engine yields events and prints nothing.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _FIGURE_CELLS = 35  # kept for the figures beside a name; a longer name is cut
 
 @dataclass(frozen=True)
 class Axes:
-    """What the axes show: STEPS, TOKENS or TIME on x, LOSS or BITS on y."""
+    """The quantities on the axes: STEPS, TOKENS or TIME on x, LOSS or BITS on y."""
 
     along: str
     up: str

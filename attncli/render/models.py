@@ -129,7 +129,7 @@ def _lengths(config: ModelConfig, width: int) -> Table:
 
 
 def _doubled(context: int) -> list[int]:
-    """Returns the context, halved again and again, the shortest first: 256 -> [32, 64, 128, 256]."""
+    """Returns the context and its repeated halves, in ascending order: 256 -> [32, 64, 128, 256]."""
     return [length for halvings in range(_LENGTHS - 1, -1, -1) if (length := context >> halvings)]
 
 
