@@ -47,7 +47,7 @@ def read_documents(
         UsageProblem: for a path that is empty.
     """
     refuse_missing(paths)
-    total = _size_of(paths)
+    total = size_of(paths)
     scanner = Scanner((config or CorpusConfig()).encoding, ProgressMeter(progress, Progress("reading", 0, total)))
     for path in paths:
         if path != STDIN and is_folder(path):
@@ -150,7 +150,7 @@ def _is_model(names: list[str]) -> bool:
     return "config.json" in names and any(name.endswith(".safetensors") for name in names)
 
 
-def _size_of(paths: Sequence[str]) -> int | None:
+def size_of(paths: Sequence[str]) -> int | None:
     """Returns the size of all files in bytes, or None if any file is a pipe."""
     total = 0
     for path in map(Path, paths):

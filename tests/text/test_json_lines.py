@@ -8,7 +8,7 @@ import pytest
 from attncli.errors import BadInput
 from attncli.text import reading
 from attncli.text.files import read_documents
-from attncli.text.formats import base, json_lines
+from attncli.text.formats import base
 from tests.support.corpora import texts_of, write
 
 
@@ -52,7 +52,6 @@ def test_a_line_is_read_only_up_to_a_limit(tmp_path, monkeypatch):
     """If the first line is too long, it is not read to its end and the file is plain text. Later, it is an error."""
     monkeypatch.setattr(reading, "_BLOCK", 7)
     monkeypatch.setattr(base, "LONGEST_LINE", 40)
-    monkeypatch.setattr(json_lines, "LONGEST_LINE", 40)
     whole = json.dumps({"text": 60 * "x"})
     taken = []
     blocks = ((whole[at : at + 7], False) for at in range(0, 10**6, 7) if taken.append(at) is None)

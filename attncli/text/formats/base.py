@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
+from attncli.errors import BadInput
 from attncli.text.progress import ProgressMeter
 from attncli.text.reading import STDIN, decoded, name_of
 
@@ -59,3 +60,27 @@ def with_first_line(blocks: Blocks) -> tuple[str, Blocks]:
         seen.append(next(blocks))
         length += len(seen[-1][0])
     return "".join(text for text, _ in seen).lstrip().partition("\n")[0], chain(seen, blocks)
+
+
+def lines_of(blocks: Blocks, name: str, advice: str) -> Iterator[str]:
+    """Yields the lines of a text, which is given in blocks. Only '\\n' ends a line.
+
+    Raises BadInput, with `advice` as its hint, for a line of more than LONGEST_LINE characters.
+    """
+    held: list[str] = []  # the parts of a line that continues in the next block
+    number = 1
+    for text, _ in blocks:
+        *whole, rest = text.split("\n")
+        for line in whole:
+            yield "".join((*held, line))
+            held = []
+        held.append(rest)
+        number += len(whole)
+        if sum(map(len, held)) > LONGEST_LINE:
+            raise BadInput(f"{name}, line {number} has more than {LONGEST_LINE:,} characters.", advice)
+    yield "".join(held)
+
+
+def placed(place: str, problem: BadInput) -> BadInput:
+    """Returns the error with `place` put before its message. `place` names a file and a line."""
+    return BadInput.naming(lambda named: (f"{place}: {problem.texts(named)[0]}", problem.texts(named)[1]))

@@ -7,14 +7,15 @@ one text, separated by `<|endoftext|>` lines.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from attncli.errors import BadInput
-from attncli.text.formats.base import LONGEST_LINE, Blocks, FileFormat, OpenFile
+from attncli.text.formats.base import Blocks, FileFormat, OpenFile, lines_of, placed
 from attncli.text.names import and_more
 from attncli.text.tokenizer import END_OF_TEXT, checked_text
 
 SUFFIXES = (".jsonl", ".ndjson")
+_TOO_LONG = "Write a shorter document on each line, or give the text as a .txt file."
 
 
 def document_of(line: str) -> str | None:
@@ -66,7 +67,7 @@ def separated(blocks: Blocks, name: str) -> Blocks:
     Raises BadInput, which names the line, for a line that is too long or is not an object with a text.
     """
     before = ""
-    for number, line in enumerate(_lines(blocks, name), 1):
+    for number, line in enumerate(lines_of(blocks, name, _TOO_LONG), 1):
         if not line.strip():
             continue
         document = document_of(line)
@@ -78,35 +79,11 @@ def separated(blocks: Blocks, name: str) -> Blocks:
         try:
             checked_text(document)
         except BadInput as problem:
-            raise _at(f"{name}, line {number}", problem) from None
+            raise placed(f"{name}, line {number}", problem) from None
         if document and not document.isspace():
             yield before + document, False
             before = ("" if document.endswith("\n") else "\n") + END_OF_TEXT + "\n"
     yield "", True
-
-
-def _at(place: str, problem: BadInput) -> BadInput:
-    """Returns the error with `place` put before its message. `place` names a file and a line."""
-    return BadInput.naming(lambda named: (f"{place}: {problem.texts(named)[0]}", problem.texts(named)[1]))
-
-
-def _lines(blocks: Blocks, name: str) -> Iterator[str]:
-    """Yields the lines of a text, which is given in blocks. Raises BadInput for a line that is too long."""
-    held: list[str] = []  # the parts of a line that continues in the next block
-    number = 1
-    for text, _ in blocks:
-        *whole, rest = text.split("\n")
-        for line in whole:
-            yield "".join((*held, line))
-            held = []
-        held.append(rest)
-        number += len(whole)
-        if sum(map(len, held)) > LONGEST_LINE:
-            raise BadInput(
-                f"{name}, line {number} has more than {LONGEST_LINE:,} characters.",
-                "Write a shorter document on each line, or give the text as a .txt file.",
-            )
-    yield "".join(held)
 
 
 def _documents(file: OpenFile) -> Blocks | None:
