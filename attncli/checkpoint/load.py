@@ -86,8 +86,13 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> 
     model = read_weights(folder, config, family.tensor_names, device, dtype)
     settings = described | folder.json_if_any(directory.GENERATION)
     ends = token_ids(settings.get("eos_token_id"), tokenizer) or token_ids(tokenizer.end_of_text, tokenizer)
-    starts = token_ids(settings.get("bos_token_id"), tokenizer) or ends or {0}
+    starts = token_ids(settings.get(_start_setting(config)), tokenizer) or ends or {0}
     return LoadedModel(model, tokenizer, path, min(starts), frozenset(ends), folder.json_if_any(directory.RUN))
+
+
+def _start_setting(config: ModelConfig) -> str:
+    """Returns the name of the setting for the token with which a text of the decoder begins."""
+    return "decoder_start_token_id" if config.encoder_layers else "bos_token_id"
 
 
 def _tokenizer_of(folder: ModelFolder, config: ModelConfig) -> Tokenizer:
@@ -111,10 +116,11 @@ def read_resumable(path: Path) -> Checkpoint:
     family, config = read_config(folder.json(directory.CONFIG), str(path / directory.CONFIG))
     tokenizer, settings = _tokenizer_of(folder, config), folder.json(directory.GENERATION)
     folder.json(directory.TOKENIZER_CONFIG)  # only checked: a save without this file is damaged
-    starts = token_ids(settings.get("bos_token_id"), tokenizer)
+    start_setting = _start_setting(config)
+    starts = token_ids(settings.get(start_setting), tokenizer)
     if len(starts) != 1:
         raise BadCheckpoint(
-            f"{path / directory.GENERATION} has no valid bos_token_id, the token with which a text begins.",
+            f"{path / directory.GENERATION} has no valid {start_setting}, the token with which a text begins.",
             "Copy the directory again, or train again.",
         )
     weights = read_weights(folder, config, family.tensor_names, torch.device("cpu"), torch.float32)

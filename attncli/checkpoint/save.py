@@ -32,7 +32,7 @@ from attncli.checkpoint.atomic import (
     write_flushed,
 )
 from attncli.checkpoint.card import RECORDED, is_generated, model_card
-from attncli.checkpoint.families.registry import config_to_json, family_of
+from attncli.checkpoint.families.registry import config_to_json, family_of, start_and_end
 from attncli.checkpoint.tensors import write_tensors
 from attncli.config import ModelConfig
 from attncli.model.device import dtype_name
@@ -153,7 +153,7 @@ def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
     dtype = dtype_name(next(iter(checkpoint.weights.values())).dtype)
     texts = {
         directory.CONFIG: _json(config_to_json(config, start_of_text=start, end_of_text=end, dtype=dtype)),
-        directory.GENERATION: _json({"bos_token_id": start, "eos_token_id": end}),
+        directory.GENERATION: _json(start_and_end(config, start, end)),
         directory.TOKENIZER: tokenizer.to_json().encode(),
         directory.TOKENIZER_CONFIG: _json(_tokenizer_config(tokenizer, ends, config.context)),
         directory.RUN: _json(checkpoint.run),

@@ -118,26 +118,28 @@ def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelCon
 
     This check runs first, because the other checks take time for each layer of the config.
     """
-    layers = names.count_layers(names.full(entry.name) for file in files for entry in file.entries)
-    if layers != config.layers:
-        where = files[0].path if len(files) == 1 else folder.path
-        raise BadCheckpoint(
-            f"{where} holds {layers} layers, and {directory.CONFIG} says {config.layers}.",
-            "The two are of different models.",
-        )
+    layers, encoder = names.count_layers(names.full(entry.name) for file in files for entry in file.entries)
+    for kind, found, expected in (("", layers, config.layers), ("encoder ", encoder, config.encoder_layers)):
+        if found != expected:
+            where = files[0].path if len(files) == 1 else folder.path
+            raise BadCheckpoint(
+                f"{where} holds {found} {kind}layers, and {directory.CONFIG} says {expected}.",
+                "The two are of different models.",
+            )
 
 
 def _shapes(config: ModelConfig) -> dict[str, torch.Size]:
     """Returns the shape of every tensor of a model, by the names of the attributes of `Transformer`.
 
-    Builds a model of one layer, because building many layers takes seconds.
+    Builds a model of one layer per stack, because building many layers takes seconds.
     """
     with torch.device("meta"):
-        one = Transformer(replace(config, layers=1)).state_dict()
+        one = Transformer(replace(config, layers=1, encoder_layers=min(config.encoder_layers, 1))).state_dict()
     shapes: dict[str, torch.Size] = {}
     for name, tensor in one.items():
-        inside = name.removeprefix(_FIRST_BLOCK)
-        names = [name] if inside == name else [f"blocks.{layer}.{inside}" for layer in range(config.layers)]
+        stack, first, inside = name.rpartition(_FIRST_BLOCK)
+        layers = config.encoder_layers if stack else config.layers
+        names = [f"{stack}blocks.{layer}.{inside}" for layer in range(layers)] if first else [name]
         shapes |= dict.fromkeys(names, tensor.shape)
     return shapes
 

@@ -8,9 +8,10 @@ from typing import Any, Literal, get_args
 from attncli.config.limits import require, require_between, require_whole
 
 Norm = Literal["rms", "layer"]
-Positions = Literal["rotary", "learned"]
+Positions = Literal["rotary", "learned", "sinusoidal", "relative"]
 RopeKind = Literal["linear", "llama3", "yarn"]
-Activation = Literal["silu", "gelu_tanh"]  # gelu_tanh: GELU by its tanh approximation
+Activation = Literal["silu", "gelu_tanh", "gelu_erf", "relu"]  # gelu_tanh approximates GELU, gelu_erf is exact
+Kind = Literal["decoder", "encoder-decoder", "encoder"]
 
 # The limits exceed every model that fits a machine. Within them, counting parameters takes little memory, and sizes fit
 # the 32-bit integers of the network in C. A position up to 2^24 is exact in float32, which rotations are computed in.
@@ -20,17 +21,23 @@ _NORM_EPS = (1e-30, 1e6)
 _ROPE_NUMBERS = (1e-9, 1e9)  # so that frequencies and angles are finite in float32, also at the largest position
 _ROPE_THETA = (1e-9, 1e30)
 _LEAST_YARN_THETA = 1.01  # the formulas of yarn divide by the logarithm of theta
+_LARGEST_SEGMENTS = 64
 _SIZES = ("vocab_size", "layers", "width", "heads", "kv_heads", "head_width", "feed_forward_width", "context")
 _CHOICES = {"norm": get_args(Norm), "positions": get_args(Positions), "activation": get_args(Activation)}
 _SWITCHES = (
     *("norm_bias", "unit_offset", "scaled_embedding", "qk_norm", "qkv_bias", "output_bias", "gated"),
-    *("feed_forward_bias", "tied"),
+    *("feed_forward_bias", "tied", "causal", "pre_norm", "embedding_norm", "inclusive_sinusoid", "scaled_scores"),
+    *("scaled_output", "head_bias", "head_transform"),
 )
 _FEED_FORWARDS: dict[tuple[bool, Activation], str] = {
     (True, "silu"): "swiglu",  # Shazeer, 2020
     (True, "gelu_tanh"): "geglu",
     (False, "gelu_tanh"): "gelu",
     (False, "silu"): "ungated_silu",
+    (True, "gelu_erf"): "geglu_erf",
+    (False, "gelu_erf"): "gelu_erf",
+    (True, "relu"): "reglu",
+    (False, "relu"): "relu",
 }
 
 
@@ -66,13 +73,14 @@ class RopeScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The shape of a decoder-only transformer: its sizes, and a switch for each difference between model families.
+    """The shape of a transformer: its sizes, and a switch for each difference between model families.
 
-    The default switches are those of Qwen3. Each file in `checkpoint/families/` sets the switches of one family.
+    By default, the transformer is a decoder alone with the switches of Qwen3. Each file in `checkpoint/families/` sets
+    the switches of one family.
     """
 
     vocab_size: int  # V
-    layers: int
+    layers: int  # of the decoder; of the encoder, if the model is an encoder alone
     width: int  # C, the residual stream
     heads: int  # H, query heads
     kv_heads: int  # K, key/value heads; H is a multiple of K
@@ -96,6 +104,19 @@ class ModelConfig:
     window: int | None = None  # a query attends to this number of tokens, including its own
     window_from: int = 0  # the first layer that has the window
     tied: bool = True  # the output head shares the matrix of the token embedding
+    encoder_layers: int = 0  # layers of an encoder, whose output every decoder layer attends to; 0: no such encoder
+    causal: bool = True  # a query attends to no later position; false for an encoder alone
+    pre_norm: bool = True  # norms are before attention and feed-forward if true; after their residual sums if false
+    embedding_norm: bool = False  # a norm after the embedding
+    position_offset: int = 0  # the row of the position table that belongs to the first token
+    inclusive_sinusoid: bool = False  # the lowest frequency is exactly 1/10,000; if false, it is slightly higher
+    relative_buckets: int = 32  # relative positions: the number of ranges of distances
+    relative_distance: int = 128  # relative positions: from this distance on, all distances are in one range
+    segments: int = 0  # kinds of text segments, each with an embedding, such as the two sentences of a pair
+    scaled_scores: bool = True  # attention scores are divided by sqrt(head_width)
+    scaled_output: bool = False  # the input of the head is divided by sqrt(width)
+    head_bias: bool = False  # on the output head
+    head_transform: bool = False  # before the head: a matrix with a bias, the activation, a norm
 
     def __post_init__(self) -> None:
         for name in _SIZES:
@@ -111,6 +132,15 @@ class ModelConfig:
         require(not self.unit_offset or self.norm == "rms", "unit_offset", self.unit_offset, "false for LayerNorm")
         require_between("norm_eps", self.norm_eps, _NORM_EPS)
         self._check_rotation()
+        self._check_encoder()
+        require_whole("position_offset", self.position_offset, 0, _LARGEST["context"])
+        require_whole("segments", self.segments, 0, _LARGEST_SEGMENTS)
+        if self.positions == "sinusoidal":
+            require(self.width % 2 == 0 and self.width >= 4, "width", self.width, "even, for sinusoidal positions")
+        if self.positions == "relative":
+            require_whole("relative_buckets", self.relative_buckets, 4, _LARGEST_DIMENSION)
+            require(self.relative_buckets % 4 == 0, "relative_buckets", self.relative_buckets, "a multiple of 4")
+            require_whole("relative_distance", self.relative_distance, self.relative_buckets, _LARGEST["context"])
         if self.window is not None:
             require_whole("window", self.window, 1, _LARGEST["context"])
         require_whole("window_from", self.window_from, 0, _LARGEST["layers"])
@@ -125,9 +155,23 @@ class ModelConfig:
                 least = _LEAST_YARN_THETA
                 require(self.rope_theta >= least, "rope_theta", self.rope_theta, f"at least {least} for yarn")
 
+    def _check_encoder(self) -> None:
+        require_whole("encoder_layers", self.encoder_layers, 0, _LARGEST["layers"])
+        if self.encoder_layers:
+            require(self.causal, "causal", self.causal, "true for a model with an encoder and a decoder")
+            require(self.window is None, "window", self.window, "unset for a model with an encoder and a decoder")
+            require(self.positions != "rotary", "positions", self.positions, "other than rotary with an encoder")
+
+    @property
+    def kind(self) -> Kind:
+        """The architecture: 'decoder', 'encoder-decoder', or 'encoder' for an encoder alone."""
+        if self.encoder_layers:
+            return "encoder-decoder"
+        return "decoder" if self.causal else "encoder"
+
     @property
     def feed_forward(self) -> str:
-        """The name of the feed-forward network: 'swiglu', 'geglu', 'gelu' or 'ungated_silu'."""
+        """The name of the feed-forward network, such as 'swiglu', 'gelu' or 'relu'."""
         return _FEED_FORWARDS[self.gated, self.activation]
 
     def window_of(self, layer: int) -> int | None:

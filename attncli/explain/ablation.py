@@ -22,7 +22,8 @@ from attncli.explain.locate import find_span
 from attncli.explain.next_token import NextToken, highest, log_probabilities
 from attncli.explain.question import refuse_length, refuse_missing
 from attncli.explain.reading import TOKENS_AT_ONCE
-from attncli.model.transformer import Block, Transformer
+from attncli.model.stack import Block
+from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece, Tokenizer
 
 _NEXT = 5

@@ -20,7 +20,8 @@ from attncli.explain.locate import Span, find_span
 from attncli.explain.question import Floats, layers_read, refuse_length
 from attncli.explain.reading import ids_of
 from attncli.model.attention import Attention, AttentionSteps, Observer
-from attncli.model.transformer import Block, Transformer
+from attncli.model.stack import Block
+from attncli.model.transformer import Transformer
 from attncli.text.tokenizer import Piece
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attncli.model.attention import Observer
+from attncli.model.attention import Attention, Observer
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Knockout(Observer):
     def __init__(self, cuts: Sequence[Cut]) -> None:
         self._cuts = cuts
 
-    def scores(self, layer: int, scores: Tensor) -> Tensor:
+    def scores(self, layer: int, scores: Tensor, module: Attention) -> Tensor:
         """Sets the scores (B, H, T, S) of cut edges to -inf."""
         every_head = range(scores.shape[1])
         mask = torch.zeros_like(scores, dtype=torch.bool)

@@ -41,6 +41,9 @@ class Engine:
             return loaded, TorchBackend(loaded.model)
         stored = self.dtype in ("auto", "int8")
         loaded = load_model(path, self.device, None if stored else pick_dtype(self.dtype, self.device))
+        if not native.supports(loaded.model.config):
+            loaded.model.to(pick_dtype("auto" if stored else self.dtype, self.device))
+            return loaded, TorchBackend(loaded.model)
         return loaded, NativeBackend(loaded.model, int8=self.dtype == "int8", releasing=not keep)
 
 

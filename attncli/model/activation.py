@@ -15,14 +15,21 @@ from attncli.config import Activation
 def activate(activation: Activation, x: Tensor) -> Tensor:
     """Applies an activation elementwise.
 
-    `silu` is x sigmoid(x) (Hendrycks and Gimpel, 2016); `gelu_tanh` approximates GELU.
+    `silu` is x sigmoid(x) (Hendrycks and Gimpel, 2016). `gelu_erf` is GELU, and `gelu_tanh` approximates it.
     """
-    return F.silu(x) if activation == "silu" else F.gelu(x, approximate="tanh")
+    if activation == "silu":
+        return F.silu(x)
+    if activation == "relu":
+        return F.relu(x)
+    return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
 def activation_gradient(activation: Activation, gradient: Tensor, x: Tensor, out: Tensor) -> None:
     """Writes to `out` the gradient with respect to x, given the gradient with respect to activation(x)."""
     if activation == "silu":
         torch.ops.aten.silu_backward(gradient, x, grad_input=out)
+    elif activation == "relu":
+        torch.mul(gradient, x > 0, out=out)
     else:
-        torch.ops.aten.gelu_backward(gradient, x, approximate="tanh", grad_input=out)
+        approximate = "tanh" if activation == "gelu_tanh" else "none"
+        torch.ops.aten.gelu_backward(gradient, x, approximate=approximate, grad_input=out)

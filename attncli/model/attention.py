@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from attncli.model.mask import causal_mask
 
 if TYPE_CHECKING:
     from attncli.model.cache import KVCache
+
+Part = Literal["encoder", "decoder", "cross"]  # cross: queries of the decoder, keys and values of the encoder's output
 
 _FIRST_ROTATIONS = 4095  # positions; the smallest table has the next power of two
 
@@ -38,19 +40,27 @@ class AttentionSteps:
     query: Tensor  # (B, H, T, D), after query/key norm and rotation
     key: Tensor  # (B, K, S, D), after key norm and rotation
     value: Tensor  # (B, K, S, D)
-    scores: Tensor  # (B, H, T, S): QK^T / sqrt(D), -inf at masked keys
+    scores: Tensor  # (B, H, T, S): QK^T / sqrt(D), plus the bias of relative positions; -inf at masked keys
     weights: Tensor  # (B, H, T, S): softmax of the scores over S
     mixed: Tensor  # (B, H, T, D): weights x value
     output: Tensor  # (B, T, C): the concatenated heads through the output matrix
 
 
 class Observer:
-    """Receives the steps of a forward pass. Override the methods that you need; do not modify the tensors in place."""
+    """Receives the steps of a forward pass. Override the methods that you need; do not modify the tensors in place.
+
+    The attention of a layer calls `scores` and `attention` if the observer watches its part. A decoder layer with an
+    encoder has two parts: self-attention ("decoder") and cross-attention ("cross").
+    """
+
+    def watches(self, part: Part) -> bool:
+        """Whether the observer receives the attention of a part; by default, of self-attention only."""
+        return part != "cross"
 
     def residual(self, layer: int, stream: Tensor) -> None:
         """Receives the residual stream (B, T, C) before each layer, and once more before the final norm."""
 
-    def scores(self, layer: int, scores: Tensor) -> Tensor:
+    def scores(self, layer: int, scores: Tensor, module: Attention) -> Tensor:
         """Receives the masked scores (B, H, T, S) before the softmax; the returned scores replace them."""
         return scores
 
@@ -184,15 +194,18 @@ def rotary_frequencies(head_width: int, theta: float, scaling: RopeScaling | Non
 class Attention(nn.Module):
     """Multi-head attention with grouped keys and values (Ainslie et al., 2023).
 
-    By default, keys and values are computed from the input (causal self-attention). With a `source`, such as an
-    encoder's output, keys and values are computed from the source (cross-attention): each query attends to all of it.
+    Self-attention computes keys and values from its own input: with a causal mask in a decoder, without one in an
+    encoder. Cross-attention gets keys and values, computed by `keys_values` from the encoder's output; each query
+    attends to all of them.
     """
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, part: Part = "decoder") -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.part = layer, part
+        self.causal = part == "decoder" and config.causal
         self.window = config.window_of(layer)
         self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.head_width
+        self.scaled = config.scaled_scores
         bias_in = config.qkv_bias
         self.query = nn.Linear(config.width, self.heads * self.head_width, bias=bias_in)
         self.key = nn.Linear(config.width, self.kv_heads * self.head_width, bias=bias_in)
@@ -208,31 +221,46 @@ class Attention(nn.Module):
         rotary: Rotary | None = None,
         cache: KVCache | None = None,
         observe: Observer | None = None,
-        source: Tensor | None = None,
+        *,
+        source: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
-        """Attends: x (B, T, C), source (B, S, C) -> output (B, T, C).
+        """Attends: x (B, T, C) -> output (B, T, C). With a cache, x contains the new positions only.
 
-        With a cache, x contains the new positions only.
+        Args:
+            x: the input, from which the queries are computed.
+            rotary: the rotations of the positions of x.
+            cache: the keys and values of earlier positions.
+            observe: receives the intermediate results.
+            source: for cross-attention, the keys and values (B, K, S, D) of the source.
+            mask: (B, 1, 1, S), True at the keys that are not padding; None if no key is padding.
+            bias: (1 or B, H, T, S), added to the scores.
         """
-        if rotary is not None and cache is None and observe is None and source is None:
+        if observe is not None and not observe.watches(self.part):
+            observe = None
+        if rotary is not None and cache is None and observe is None and self.causal:
             mixed = self._written_out(x, rotary)
             if mixed is not None:
                 return self._combine(mixed)
-        attend_to = x if source is None else source
         query = self.query_norm(self._heads(self.query(x)))  # (B, H, T, D)
-        key = self.key_norm(self._heads(self.key(attend_to)))  # (B, K, S, D)
-        value = self._heads(self.value(attend_to))
-        if rotary is not None and source is None:  # the positions of a source are unrelated to the positions of x
+        key, value = self.keys_values(x) if source is None else source  # (B, K, S, D)
+        if rotary is not None:
             query, key = rotary.apply(query), rotary.apply(key)
         past = None
         if cache is not None and source is None:
             past = cache.shared(self.layer) if observe is not None else None
             if past is None:
                 key, value = cache.append(self.layer, key, value)
+            if mask is None and observe is None:
+                mask = cache.mask(self.window)
         if observe is not None:
-            return self._observed(query, key, value, source is None, observe, past)
-        mask = cache.mask(self.window) if cache is not None and source is None else None
-        return self._combine(self._fused(query, key, value, source is None, mask))
+            return self._observed(query, key, value, mask, bias, observe, past)
+        return self._combine(self._fused(query, key, value, mask, bias))
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the keys and values (B, K, S, D) of x (B, S, C), without rotation."""
+        return self.key_norm(self._heads(self.key(x))), self._heads(self.value(x))
 
     def _written_out(self, x: Tensor, rotary: Rotary) -> Tensor | None:
         """Attends with the operations of `fused`: (B, T, C) -> (B, H, T, D).
@@ -247,7 +275,7 @@ class Attention(nn.Module):
         sides = fused.joined(x, self.query, self.key, self.value)
         gains = torch.stack((norms[0].gain, norms[1].gain)).to(x.dtype)
         heads = fused.rotated_heads(sides, gains, rotary.cos, rotary.sin, self.heads, norms[0].eps)
-        return fused.attend(*heads, self.window)
+        return fused.attend(*heads, fused.causal_bias(self.window, *heads[:2]))
 
     def _heads(self, x: Tensor) -> Tensor:
         """Splits heads: (B, T, heads x D) -> (B, heads, T, D)."""
@@ -258,24 +286,27 @@ class Attention(nn.Module):
         output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return output
 
-    def _fused(self, query: Tensor, key: Tensor, value: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
+    def _fused(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
         """Attends by the fast path -> (B, H, T, D).
 
-        Builds a mask only if PyTorch's `is_causal` does not apply: with a window, or with cached keys.
+        Builds a mask only if PyTorch's `is_causal` does not apply: with a window, or with cached keys. A mask of cached
+        keys is already causal.
         """
-        if causal and mask is None and fused.worth_it(query) and fused.can_attend(key.shape[2]):
-            return fused.attend(query, key, value, self.window)
         queries, keys = query.shape[2], key.shape[2]
+        if bias is None and fused.worth_it(query) and fused.can_attend(keys) and (mask is None or not self.causal):
+            added = fused.causal_bias(self.window, query, key) if self.causal else fused.padding_bias(mask, query, key)
+            return fused.attend(query, key, value, added, self.scaled)
         windowed = self.window is not None and keys > self.window
         misaligned = 1 < queries < keys  # is_causal would align the first query with the first cached key
-        if causal and mask is None and (windowed or misaligned):
+        if self.causal and mask is None and (windowed or misaligned or bias is not None):
             mask = causal_mask(queries, keys, self.window, query.device)
         return F.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=mask,
-            is_causal=causal and mask is None and queries > 1,
+            attn_mask=_biased(mask, bias),
+            is_causal=self.causal and mask is None and queries > 1,
+            scale=None if self.scaled else 1.0,  # None: 1 / sqrt(D)
             enable_gqa=self.heads != self.kv_heads,
         )
 
@@ -284,7 +315,8 @@ class Attention(nn.Module):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        causal: bool,
+        mask: Tensor | None,
+        bias: Tensor | None,
         observe: Observer,
         past: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
@@ -296,11 +328,15 @@ class Attention(nn.Module):
         scores = _products(query, key.transpose(-1, -2))
         if past is not None:
             scores = torch.cat((_products(query, past[0].transpose(-1, -2)), scores), -1)
-        scores = scores / math.sqrt(self.head_width)
-        if causal:
+        scores = scores / math.sqrt(self.head_width) if self.scaled else scores
+        if bias is not None:
+            scores = scores + bias
+        if self.causal:
             forbidden = ~causal_mask(query.shape[2], before + key.shape[2], self.window, query.device)
             scores = scores.masked_fill(forbidden, -math.inf)
-        scores = observe.scores(self.layer, scores)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf)
+        scores = observe.scores(self.layer, scores, self)
         weights = scores.softmax(-1)
         mixed = _products(weights[..., before:], value)
         if past is not None:
@@ -308,6 +344,13 @@ class Attention(nn.Module):
         output = self._combine(mixed)
         observe.attention(self.layer, AttentionSteps(query, key, value, scores, weights, mixed, output), self)
         return output
+
+
+def _biased(mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
+    """Combines a mask (True at the keys to attend to) and a bias of the scores into one mask for PyTorch."""
+    if bias is None or mask is None:
+        return mask if bias is None else bias
+    return torch.where(mask, bias, -math.inf)
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:

@@ -26,25 +26,43 @@ ATTENTION = ("query", "key", "value", "output")
 
 
 def count_parameters(config: ModelConfig) -> dict[str, int]:
-    """Returns the number of parameters of each part. Tied weights count once; the biases of all layers are one part."""
-    width, layers, hidden = config.width, config.layers, config.feed_forward_width
+    """Returns the number of parameters of each part, of encoder and decoder together.
+
+    Tied weights count once. The biases of all layers are one part, and so are all norms.
+    """
+    width, hidden = config.width, config.feed_forward_width
     query, key = config.heads * config.head_width, config.kv_heads * config.head_width
     inner_matrices = 2 if config.gated else 1  # gate and up; or only up
     norm = width * (2 if config.norm_bias else 1)
     bias_attention = (query + 2 * key) * config.qkv_bias + width * config.output_bias
     bias_feed_forward = (width + inner_matrices * hidden) * config.feed_forward_bias
+    attentions, blocks, stacks = attention_count(config), config.layers + config.encoder_layers, stack_count(config)
+    outer_norms = stacks * (config.pre_norm + config.embedding_norm) + config.head_transform
+    rows = config.segments + (config.context + config.position_offset if config.positions == "learned" else 0)
+    distances = config.relative_buckets * config.heads if config.positions == "relative" else 0
+    transform = width * width + width if config.head_transform else 0
     return {
         "embedding": config.vocab_size * width,
-        "positions": config.context * width if config.positions == "learned" else 0,
-        "query": layers * query * width,
-        "key": layers * key * width,
-        "value": layers * key * width,
-        "output": layers * query * width,
-        "feed-forward": layers * (inner_matrices + 1) * hidden * width,
-        "biases": layers * (bias_attention + bias_feed_forward),
-        "norms": layers * (2 * norm + (2 * config.head_width if config.qk_norm else 0)) + norm,
-        "head": 0 if config.tied else config.vocab_size * width,
+        "positions": stacks * (rows * width + distances),
+        "query": attentions * query * width,
+        "key": attentions * key * width,
+        "value": attentions * key * width,
+        "output": attentions * query * width,
+        "feed-forward": blocks * (inner_matrices + 1) * hidden * width,
+        "biases": attentions * bias_attention + blocks * bias_feed_forward,
+        "norms": (attentions + blocks + outer_norms) * norm + attentions * 2 * config.head_width * config.qk_norm,
+        "head": (0 if config.tied else config.vocab_size * width) + config.vocab_size * config.head_bias + transform,
     }
+
+
+def stack_count(config: ModelConfig) -> int:
+    """Returns the number of stacks: 2 for an encoder-decoder, else 1."""
+    return 2 if config.encoder_layers else 1
+
+
+def attention_count(config: ModelConfig) -> int:
+    """Returns the number of attention modules: one in each layer, and two in a decoder layer with cross-attention."""
+    return config.encoder_layers + config.layers * (2 if config.encoder_layers else 1)
 
 
 def matrix_parameters(config: ModelConfig) -> int:

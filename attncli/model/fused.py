@@ -165,28 +165,46 @@ def gated_product(sides: Tensor, activation: Activation) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _additive_mask(queries: int, keys: int, window: int | None, groups: int, dtype: torch.dtype) -> Tensor:
-    """Returns the mask (groups x T, S), 0 where a query may attend and -inf elsewhere.
-
-    The mask is repeated for each head of a group.
-    """
+def _causal_bias(queries: int, keys: int, window: int | None, groups: int, dtype: torch.dtype) -> Tensor:
     forbidden = ~causal_mask(queries, keys, window, torch.device("cpu"))
     return torch.zeros(queries, keys, dtype=dtype).masked_fill_(forbidden, -math.inf).repeat(groups, 1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
-    """Returns softmax(QK^T / sqrt(D) + causal mask) V.
+def causal_bias(window: int | None, query: Tensor, key: Tensor) -> Tensor:
+    """Returns the bias (groups x T, S) for `attend`: 0 where a query may attend and -inf elsewhere.
 
-    Query (B, H, T, D), key and value (B, K, S, D) -> (B, H, T, D).
+    Query (B, H, T, D), key (B, K, S, D). The bias is repeated for each head of a group.
+    """
+    return _causal_bias(query.shape[2], key.shape[2], window, query.shape[1] // key.shape[1], query.dtype)
+
+
+def padding_bias(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+    """Returns the bias (B x K, 1, S) for `attend`: 0 where mask (B, 1, 1, S) is True, and -inf elsewhere.
+
+    Returns None if there is no mask.
+    """
+    if mask is None:
+        return None
+    bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -math.inf)
+    return bias.expand(-1, key.shape[1], -1, -1).flatten(0, 1)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaled: bool = True) -> Tensor:
+    """Returns softmax(QK^T / sqrt(D) + bias) V; without the division by sqrt(D) if not `scaled`.
+
+    Query (B, H, T, D), key and value (B, K, S, D) -> (B, H, T, D). The bias has the shape (B x K, groups x T, S), where
+    any dimension may be 1 or absent.
     """
     batch, heads, queries, width = query.shape
     kv_heads, keys = key.shape[1:3]
     groups = heads // kv_heads  # query heads that share a key/value head become rows of one product
-    mask = _additive_mask(queries, keys, window, groups, query.dtype)
     rows = query.reshape(batch * kv_heads, groups * queries, width)
     columns = key.reshape(batch * kv_heads, keys, width).transpose(1, 2)
-    weights = torch.baddbmm(mask, rows, columns, alpha=1 / math.sqrt(width)).softmax(-1)
-    return (weights @ value.reshape(batch * kv_heads, keys, width)).view(batch, heads, queries, width)
+    added = query.new_zeros(1) if bias is None else bias
+    scores = torch.baddbmm(
+        added, rows, columns, beta=0 if bias is None else 1, alpha=1 / math.sqrt(width) if scaled else 1
+    )
+    return (scores.softmax(-1) @ value.reshape(batch * kv_heads, keys, width)).view(batch, heads, queries, width)
 
 
 def can_attend(keys: int) -> bool:
@@ -219,10 +237,13 @@ class Dropout(nn.Module):
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Computes the loss and its gradients in the forward pass, in chunks, so memory never contains all logits."""
+    """Computes the loss and its gradients in the forward pass, in chunks, so memory never contains all logits.
+
+    With label smoothing, the gradients are those of the smoothed loss, while the returned loss is not smoothed.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         tokens, vocabulary = hidden.shape[0], weight.shape[0]
         at_once = max(1, logits_at_once(hidden.device.type) // vocabulary)
         wide = torch.promote_types(hidden.dtype, torch.float32)
@@ -232,7 +253,10 @@ class _HeadLoss(torch.autograd.Function):
             rows, right = hidden[start : start + at_once], targets[start : start + at_once, None]
             logs = F.linear(rows, weight).log_softmax(-1, dtype=wide)
             nats -= logs.gather(1, right).sum()
-            slope = logs.exp_().scatter_add_(1, right, logs.new_full((), -1).expand(right.shape))
+            slope = logs.exp_()
+            if smoothing:
+                slope -= smoothing / vocabulary
+            slope.scatter_add_(1, right, logs.new_full((), smoothing - 1).expand(right.shape))
             slope = slope.div_(tokens).to(hidden.dtype)
             torch.mm(slope, weight, out=to_hidden[start : start + at_once])
             to_weight += slope.T @ rows
@@ -240,16 +264,19 @@ class _HeadLoss(torch.autograd.Function):
         return nats / tokens
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         to_hidden, to_weight = ctx.saved_tensors
         scale = gradients[0]
-        return to_hidden * scale.to(to_hidden.dtype), to_weight * scale.to(to_weight.dtype), None
+        return to_hidden * scale.to(to_hidden.dtype), to_weight * scale.to(to_weight.dtype), None, None
 
 
-def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """Returns the mean cross-entropy in nats of targets (...), given hidden (..., C) and the head's weight (V, C).
 
     The loss is computed in float32. Head, loss and gradient are fused, as in Hsu et al., 2024 ("Liger Kernel").
+    `smoothing` changes the gradient only: it is the gradient of the cross-entropy with targets that have the
+    probability 1 - smoothing, while the rest is spread evenly over the vocabulary (Szegedy et al., 2016). So losses
+    with and without smoothing are comparable.
     """
-    loss: Tensor = _apply(_HeadLoss, hidden.flatten(0, -2), weight, targets.flatten())
+    loss: Tensor = _apply(_HeadLoss, hidden.flatten(0, -2), weight, targets.flatten(), smoothing)
     return loss

@@ -35,7 +35,8 @@ from attncli.model.backend import Segment
 from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
 from attncli.model.native_library import library, refuse
-from attncli.model.transformer import FeedForward, Transformer
+from attncli.model.stack import FeedForward
+from attncli.model.transformer import Transformer
 
 _MOST_LANES = 16  # a multiple of every possible number of lanes
 _FIRST_CAPACITY = 64  # positions
@@ -120,6 +121,14 @@ def _functions() -> Any:
 def available() -> bool:
     """Whether this machine has the compiled library that runs the network in C."""
     return _functions() is not None
+
+
+def supports(config: ModelConfig) -> bool:
+    """Whether native.c implements a shape."""
+    usual = config.causal and config.pre_norm and config.scaled_scores and not config.scaled_output
+    extended = config.embedding_norm or config.segments or config.head_bias or config.head_transform
+    known = config.activation in _ACTIVATIONS and config.positions in ("rotary", "learned")
+    return usual and known and not extended and not config.encoder_layers and not config.position_offset
 
 
 def lanes() -> int:

@@ -1,93 +1,26 @@
-"""The network: token embedding, blocks on a residual stream, final norm, output head.
+"""The network: token embedding, decoder stack, output head; with an encoder stack if the model translates.
 
-The class `Transformer` implements every shape of ModelConfig. Each switch of the config is read in one place, here or
-in `attention`. There are no classes for model families. `initialize` draws new weights.
+The class `Transformer` implements every shape of ModelConfig. Each switch of the config is read in one place: here, in
+`stack`, in `attention` or in `positions`. There are no classes for model families. `initialize` draws new weights.
 
-Letters: B batch, T new tokens, C model width, V vocabulary.
+Letters: B batch, T new tokens, S source tokens, C model width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from attncli.config import ModelConfig
-from attncli.model import fused
 from attncli.model.activation import activate
-from attncli.model.attention import Attention, Observer, RMSNorm, Rotary, rotation_table
+from attncli.model.attention import Observer
 from attncli.model.cache import KVCache
-from attncli.model.fused import Dropout, head_loss
-
-
-def make_norm(config: ModelConfig) -> nn.Module:
-    """Returns a new norm of the config's kind, for the input of attention, the feed-forward part or the head."""
-    if config.norm == "rms":
-        return RMSNorm(config.width, config.norm_eps, config.unit_offset)
-    return nn.LayerNorm(config.width, config.norm_eps, bias=config.norm_bias)
-
-
-class FeedForward(nn.Module):
-    """Computes down(activation(up(x))). With a gate, computes down(activation(gate(x)) * up(x)).
-
-    The gated forms are SwiGLU and GEGLU (Shazeer, 2020).
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        width, inner, bias = config.width, config.feed_forward_width, config.feed_forward_bias
-        self.activation = config.activation
-        self.gate = nn.Linear(width, inner, bias=bias) if config.gated else None
-        self.up = nn.Linear(width, inner, bias=bias)
-        self.down = nn.Linear(inner, width, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Applies the feed-forward part: (B, T, C) -> (B, T, C)."""
-        if self.gate is None:
-            inner = activate(self.activation, self.up(x))
-        elif self.gate.bias is None and fused.worth_it(x):
-            inner = fused.gated_product(fused.joined(x, self.gate, self.up), self.activation)
-        else:
-            inner = activate(self.activation, self.gate(x)) * self.up(x)
-        output: Tensor = self.down(inner)
-        return output
-
-
-class Block(nn.Module):
-    """Computes x + attention(norm(x)), then x + feed_forward(norm(x))."""
-
-    def __init__(self, config: ModelConfig, layer: int, dropout: float) -> None:
-        super().__init__()
-        self.layer = layer
-        self.attention_norm = make_norm(config)
-        self.attention = Attention(config, layer)
-        self.feed_forward_norm = make_norm(config)
-        self.feed_forward = FeedForward(config)
-        self.dropout = Dropout(dropout)
-
-    def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None, observe: Observer | None) -> Tensor:
-        """Applies the block: (B, T, C) -> (B, T, C)."""
-        if observe is not None:
-            observe.residual(self.layer, x)
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, cache, observe))
-        fed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        if observe is not None:
-            observe.feed_forward(self.layer, fed)
-        return x + fed
-
-
-def _embedding(rows: int, width: int) -> nn.Embedding:
-    """Returns an embedding with uninitialized weights.
-
-    nn.Embedding would initialize them, which on the device "meta" imports modules for 0.8 s.
-    """
-    from_pretrained: Callable[..., nn.Embedding] = nn.Embedding.from_pretrained
-    return from_pretrained(torch.empty(rows, width), freeze=False)
+from attncli.model.fused import head_loss
+from attncli.model.stack import Block, Source, Stack, make_embedding, make_norm, padding_mask
 
 
 @lru_cache
@@ -96,67 +29,68 @@ def _rounded(value: float, dtype: torch.dtype) -> float:
     return float(torch.tensor(value, dtype=dtype))
 
 
-class Transformer(nn.Module):
-    """A causal language model.
+class Transformer(Stack):
+    """A causal language model, an encoder-decoder, or an encoder alone: the shapes of ModelConfig.
 
-    In training mode, `dropout` applies to the embedding and to the outputs of attention and of the feed-forward part.
+    The stack is the decoder. An encoder-decoder also has `encoder`, a stack that reads the source with the same token
+    embedding. In training mode, `dropout` applies to the embedding and to the outputs of attention and of the
+    feed-forward part.
     """
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.config = config
-        self.embedding = _embedding(config.vocab_size, config.width)
-        self.position = _embedding(config.context, config.width) if config.positions == "learned" else None
-        self.dropout = Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(config, layer, dropout) for layer in range(config.layers))
-        self.norm = make_norm(config)
+        super().__init__(config, "decoder", config.layers, dropout, make_embedding(config.vocab_size, config.width))
         self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
-        self.checkpoint_activations = False  # in training, recompute a block's activations in the backward pass
-        self._rotary: Rotary | None = None
-
-    def prepare(self, positions: int) -> None:
-        """Computes the rotations of the first `positions` now instead of at their first use."""
-        if self.config.positions == "rotary":
-            self.rotation(positions)
+        self.head_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
+        self.head_transform = nn.Linear(config.width, config.width) if config.head_transform else None
+        self.head_norm = make_norm(config) if config.head_transform else None
+        encodes = config.encoder_layers > 0
+        self.encoder = Stack(config, "encoder", config.encoder_layers, dropout) if encodes else None
 
     def new_cache(self) -> KVCache:
         """Returns an empty cache for this model, to pass to `forward`."""
         return KVCache(self.config.layers, self.config.context)
 
-    def forward(self, ids: Tensor, cache: KVCache | None = None, observe: Observer | None = None) -> Tensor:
+    def forward(
+        self, ids: Tensor, cache: KVCache | None = None, observe: Observer | None = None, source: Source | None = None
+    ) -> Tensor:
         """Returns the logits (B, T, V) of ids (B, T). With a cache, ids are the new tokens only.
 
-        Raises ValueError if the tokens, including cached tokens, exceed the context.
+        An encoder-decoder needs the `source` that `read_source` returns. Raises ValueError if the tokens, including
+        cached tokens, exceed the context.
         """
-        return self.unembed(self.hidden(ids, cache, observe))
+        return self.unembed(self.hidden(ids, cache, observe, source))
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None, observe: Observer | None = None) -> Tensor:
-        """Returns the head's input for ids (B, T): the residual stream (B, T, C) after the final norm."""
-        at: slice | Tensor  # the positions of the columns, or the position of the single token of each row
-        if cache is not None and cache.places is not None:
-            at = cache.places.clamp(max=self.config.context - 1)[
-                :, None
-            ]  # the place of a row without a token may exceed the context
-            end = min(cache.limit, self.config.context)
-        else:
-            start = cache.length if cache is not None else 0
-            end = start + ids.shape[1]
-            if end > self.config.context:
-                raise ValueError(f"{end} tokens in a context of {self.config.context}")
-            at = slice(start, end)
-        x = self.embed(ids)
-        if self.position is not None:
-            x = x + self.position.weight[at]
-        x = self.dropout(x)
-        rotary = self.rotation(end).at(at, x.dtype) if self.config.positions == "rotary" else None
-        recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled()
-        for block in self.blocks:
-            arguments = (x, rotary, cache, observe)
-            x = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
-        if observe is not None:
-            observe.residual(self.config.layers, x)
-        hidden: Tensor = self.norm(x)
-        return hidden
+    def hidden(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        observe: Observer | None = None,
+        source: Source | None = None,
+        *,
+        mask: Tensor | None = None,
+        segments: Tensor | None = None,
+    ) -> Tensor:
+        """Returns the head's input for ids (B, T): the residual stream (B, T, C) after the final norm.
+
+        For an encoder alone, `mask` (B, T) is True at tokens and False at padding, and `segments` (B, T) are the
+        segments of the tokens.
+        """
+        return self.run(self.embed(ids), cache, observe, source=source, mask=padding_mask(mask), segments=segments)
+
+    def encode(self, ids: Tensor, mask: Tensor | None = None, observe: Observer | None = None) -> Tensor:
+        """Returns the encoder's output (B, S, C) for source texts: ids (B, S), mask (B, S) False at padding or None."""
+        assert self.encoder is not None
+        return self.encoder.run(self.embed(ids), observe=observe, mask=padding_mask(mask))
+
+    def read_source(self, ids: Tensor, mask: Tensor | None = None, observe: Observer | None = None) -> Source:
+        """Returns what the decoder attends to, for source texts: ids (B, S), mask (B, S) False at padding or None.
+
+        `observe` receives the encoder's intermediate results.
+        """
+        encoded = self.encode(ids, mask, observe)
+        crossing = [block.cross_attention for block in self.blocks if isinstance(block, Block)]
+        pairs = tuple(cross.keys_values(encoded) for cross in crossing if cross is not None)
+        return Source(pairs, padding_mask(mask))
 
     def embed(self, ids: Tensor) -> Tensor:
         """Returns the token embeddings (..., C) of ids (...), scaled if the config requires it. Adds no positions."""
@@ -165,27 +99,50 @@ class Transformer(nn.Module):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Applies the output head: hidden (..., C) -> logits (..., V)."""
-        return F.linear(hidden, self.head_weight)
+        if self.head_transform is not None and self.head_norm is not None:
+            hidden = self.head_norm(activate(self.config.activation, self.head_transform(hidden)))
+        if self.config.scaled_output:
+            hidden = hidden / _rounded(math.sqrt(self.config.width), hidden.dtype)
+        return F.linear(hidden, self.head_weight, self.head_bias)
 
     def loss(self, rows: Tensor) -> Tensor:
         """Returns the mean cross-entropy in nats of rows (B, T + 1): each token but the first is predicted."""
-        return head_loss(self.hidden(rows[:, :-1]), self.head_weight, rows[:, 1:])
+        return self._nats(self.hidden(rows[:, :-1]), rows[:, 1:])
+
+    def translation_loss(
+        self, ids: Tensor, mask: Tensor | None, inputs: Tensor, labels: Tensor, smoothing: float = 0.0
+    ) -> Tensor:
+        """Returns the mean cross-entropy in nats of target tokens, given source texts.
+
+        Args:
+            ids: the source texts (B, S).
+            mask: (B, S), True at tokens, False at padding; None if there is no padding.
+            inputs: the tokens (B, T) that the decoder reads.
+            labels: the tokens (B, T) to predict, -1 at padding.
+            smoothing: the label smoothing, which changes the gradient only (`fused.head_loss`).
+        """
+        hidden = self.hidden(inputs, source=self.read_source(ids, mask))
+        predicted = labels >= 0
+        return self._nats(hidden[predicted], labels[predicted], smoothing)
+
+    def _nats(self, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Returns the mean cross-entropy in nats of targets (...), given the head's input (..., C)."""
+        if self.head_bias is None and self.head_transform is None and not self.config.scaled_output:
+            return head_loss(hidden, self.head_weight, targets, smoothing)
+        logits = self.unembed(hidden).flatten(0, -2)
+        return F.cross_entropy(logits, targets.flatten(), label_smoothing=smoothing)
 
     @property
     def head_weight(self) -> Tensor:
         """The matrix (V, C) of the output head."""
         return self.embedding.weight if self.head is None else self.head.weight
 
-    def rotation(self, positions: int) -> Rotary:
-        """Returns the rotary table for at least `positions` positions, on the device of the weights.
 
-        The table grows with the longest text that is read, because a config may have a huge context.
-        """
-        device, held = self.embedding.weight.device, self._rotary
-        if held is None or held.cos.device != device or len(held.cos) < positions:
-            with torch.inference_mode(False):  # so that training can use a table that generation made
-                held = self._rotary = rotation_table(self.config, positions, device)
-        return held
+def _written_per_stack(config: ModelConfig, name: str) -> int:
+    """Returns how many matrices write to the residual stream of the stack that has the parameter `name`."""
+    if name.startswith("encoder."):
+        return 2 * config.encoder_layers
+    return (3 if config.encoder_layers else 2) * config.layers
 
 
 @torch.no_grad()
@@ -193,16 +150,17 @@ def initialize(model: Transformer, generator: torch.Generator) -> None:
     """Draws the weights of a new model in a fixed order from a generator on the CPU.
 
     Matrices are drawn from a normal distribution with standard deviation 1/sqrt(input width), so that activations keep
-    their scale. For the two matrices of a block that write to the residual stream, the standard deviation is also
-    divided by sqrt(2 x layers) (Radford et al., 2019). Embeddings have standard deviation 0.02, because a tied head
-    computes logits from them. Gains are one, biases zero.
+    their scale. For the N matrices that write to the residual stream of a stack, the standard deviation is also divided
+    by sqrt(N) (Radford et al., 2019). Embeddings have standard deviation 0.02, because a tied head computes logits from
+    them. Gains are one, biases zero.
     """
     neutral = 0.0 if model.config.unit_offset else 1.0
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             parameter.fill_(neutral if "norm" in name and name.endswith("weight") else 0.0)
             continue
-        std = 0.02 if name.startswith(("embedding", "position")) else 1 / math.sqrt(parameter.shape[1])
+        tables = ("embedding", "position", "segment", "distance")
+        std = 0.02 if name.removeprefix("encoder.").startswith(tables) else 1 / math.sqrt(parameter.shape[1])
         if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
-            std /= math.sqrt(2 * model.config.layers)
+            std /= math.sqrt(_written_per_stack(model.config, name))
         parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))

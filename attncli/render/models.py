@@ -52,14 +52,29 @@ def _pairs() -> Table:
     return table
 
 
+_FEED_FORWARDS = {
+    "swiglu": "SwiGLU",
+    "geglu": "GEGLU",
+    "geglu_erf": "GEGLU",
+    "reglu": "ReGLU",
+    "gelu": "GELU",
+    "gelu_erf": "GELU",
+    "relu": "ReLU",
+    "ungated_silu": "SiLU",
+}
+
+
 def _shape(config: ModelConfig) -> Table:
     table = _pairs()
     norm = {"rms": "RMSNorm", "layer": "LayerNorm"}[config.norm]
-    feed_forward = {"swiglu": "SwiGLU", "geglu": "GEGLU", "gelu": "GELU", "ungated_silu": "SiLU"}[config.feed_forward]
+    feed_forward = _FEED_FORWARDS[config.feed_forward]
     heads = f"{plural(config.heads, 'head')} of {config.head_width}"
     if config.kv_heads != config.heads:
         heads += f", sharing {plural(config.kv_heads, 'key/value head')}"
-    table.add_row("layers", str(config.layers))
+    layers = str(config.layers)
+    if config.encoder_layers:
+        layers = f"{config.encoder_layers} in the encoder, {config.layers} in the decoder"
+    table.add_row("layers", layers)
     table.add_row("width", str(config.width))
     table.add_row("attention", heads + (", query/key norm" if config.qk_norm else ""))
     table.add_row("feed-forward", f"{feed_forward}, {config.feed_forward_width} wide")

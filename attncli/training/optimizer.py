@@ -124,6 +124,10 @@ class AdamW:
                 mine.copy_(tensors[name])
 
 
+def _in_a_block(name: str) -> bool:
+    return name.removeprefix("encoder.").startswith("blocks.")
+
+
 class Optimizer:
     """Updates a model's weights from their gradients. Weight decay applies to embeddings and matrices only."""
 
@@ -131,7 +135,7 @@ class Optimizer:
         self, model: nn.Module, kind: OptimizerKind, weight_decay: float, dtype: torch.dtype = torch.float32
     ) -> None:
         named = dict(model.named_parameters())
-        turned = {name: p for name, p in named.items() if kind == "muon" and p.ndim == 2 and name.startswith("blocks.")}
+        turned = {name: p for name, p in named.items() if kind == "muon" and p.ndim == 2 and _in_a_block(name)}
         self._parameters = list(named.values())
         self._parts: dict[str, AdamW | Muon] = {
             "adamw": AdamW({name: p for name, p in named.items() if name not in turned}, weight_decay),

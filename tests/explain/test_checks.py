@@ -38,7 +38,7 @@ class Some(Observer):
     def __init__(self, heads, query, source):
         self.heads, self.edge = heads, (query, source)
 
-    def scores(self, layer, scores):
+    def scores(self, layer, scores, module):
         for head in self.heads.get(layer, ()):
             scores[:, head, *self.edge] = -math.inf
         return scores

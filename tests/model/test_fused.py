@@ -65,7 +65,7 @@ def test_attention_equals_pytorch_for_every_mask_and_layout(batch, kv_heads, gro
     key, value = (doubles(batch, kv_heads, queries + before, 4, seed=seed + i) for i in (1, 2))
     mask = causal_mask(queries, queries + before, window, torch.device("cpu"))
     theirs = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
-    ours = fused.attend(query, key, value, window)
+    ours = fused.attend(query, key, value, fused.causal_bias(window, query, key))
     torch.testing.assert_close(ours, theirs)
     for mine, other in zip(gradients(ours, query, key, value), gradients(theirs, query, key, value), strict=True):
         torch.testing.assert_close(mine, other)

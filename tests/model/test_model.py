@@ -145,7 +145,7 @@ def test_more_tokens_than_the_context_are_refused(model):
 def test_cross_attention_is_the_same_code_and_equals_torch():
     """With queries of one text, keys and values of another and no mask, the result equals torch's module."""
     config = tiny_config(qk_norm=False, qkv_bias=True, output_bias=True, kv_heads=4)
-    module = Attention(config, 0).double()
+    module = Attention(config, 0, "cross").double()
     reference = nn.MultiheadAttention(32, 4, batch_first=True).double()
     linear = (module.query, module.key, module.value)
     reference.in_proj_weight.copy_(torch.cat([part.weight for part in linear]))
@@ -154,9 +154,9 @@ def test_cross_attention_is_the_same_code_and_equals_torch():
     generator = torch.Generator().manual_seed(0)
     x, source = (torch.randn(2, n, 32, generator=generator, dtype=torch.float64) for n in (5, 9))
     expected, weights = reference(x, source, source, average_attn_weights=False)
-    seen = Recorder()
-    torch.testing.assert_close(module(x, source=source), expected)
-    torch.testing.assert_close(module(x, source=source, observe=seen), expected)
+    seen, pair = Recorder("cross"), module.keys_values(source)
+    torch.testing.assert_close(module(x, source=pair), expected)
+    torch.testing.assert_close(module(x, source=pair, observe=seen), expected)
     torch.testing.assert_close(seen.steps[0].weights, weights)
 
 
@@ -165,7 +165,7 @@ def test_an_edge_that_an_observer_cuts_has_no_effect():
     """If every edge from token 4 to later tokens is cut, replacing token 4 changes no later logit."""
 
     class Cut(Observer):
-        def scores(self, layer, scores):
+        def scores(self, layer, scores, module):
             scores = scores.clone()
             scores[:, :, 5:, 4] = -math.inf
             return scores

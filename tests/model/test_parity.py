@@ -377,7 +377,10 @@ def test_every_family_of_the_registry_is_compared_with_transformers_both_ways():
     """`THEIRS` are models of transformers, which we read; `FAMILIES` are our shapes, which transformers reads."""
     read = {their_config(name).model_type for name in THEIRS}
     written = {family_of(tiny_config(**switches)).model_type for switches in FAMILIES.values()}
-    assert read == written == set(registry.FAMILIES)
+    alone = {
+        name for name, family in registry.FAMILIES.items() if family.architecture.endswith(("CausalLM", "LMHeadModel"))
+    }
+    assert read == written == alone  # test_encoder_decoder compares the others
 
 
 def test_a_shape_that_no_family_expresses_is_not_written():

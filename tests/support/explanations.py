@@ -124,7 +124,7 @@ class CutEdges(Knockout):
     def __init__(self, *edges):
         self.edges = edges
 
-    def scores(self, layer, scores):
+    def scores(self, layer, scores, module):
         for query, source in self.edges:
             scores[:, :, query, source] = -math.inf
         return scores

@@ -58,6 +58,15 @@ FAMILIES = {
 }  # fmt: skip
 
 
+ENCODER_DECODERS = {
+    "m2m100": {
+        "encoder_layers": 2, "norm": "layer", "norm_eps": 1e-5, "norm_bias": True, "positions": "sinusoidal",
+        "position_offset": 2, "inclusive_sinusoid": True, "scaled_embedding": True, "qk_norm": False, "qkv_bias": True,
+        "output_bias": True, "gated": False, "activation": "relu", "feed_forward_bias": True, "kv_heads": 4,
+    },
+}  # fmt: skip
+
+
 def ids_of(length: int, batch: int = 1, seed: int = 0, vocab_size: int = 97) -> torch.Tensor:
     return torch.randint(vocab_size, (batch, length), generator=torch.Generator().manual_seed(seed))
 
@@ -65,10 +74,14 @@ def ids_of(length: int, batch: int = 1, seed: int = 0, vocab_size: int = 97) -> 
 class Recorder(Observer):
     """Records everything that it observes."""
 
-    def __init__(self):
+    def __init__(self, part="decoder"):
+        self.part = part
         self.steps: dict[int, AttentionSteps] = {}
         self.streams: dict[int, torch.Tensor] = {}
         self.fed: dict[int, torch.Tensor] = {}
+
+    def watches(self, part):
+        return part == self.part
 
     def residual(self, layer, stream):
         self.streams[layer] = stream

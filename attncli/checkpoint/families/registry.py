@@ -13,6 +13,7 @@ from typing import Any
 from attncli.checkpoint.families.gemma import GEMMA
 from attncli.checkpoint.families.gpt2 import GPT2
 from attncli.checkpoint.families.llama import LLAMA
+from attncli.checkpoint.families.m2m100 import M2M100
 from attncli.checkpoint.families.mistral import MISTRAL
 from attncli.checkpoint.families.qwen2 import QWEN2
 from attncli.checkpoint.families.qwen3 import QWEN3
@@ -20,7 +21,7 @@ from attncli.checkpoint.families.shared import COPY_AGAIN, Family, Settings
 from attncli.config import ModelConfig, shown_value
 from attncli.errors import AttnError, BadCheckpoint, UsageProblem
 
-FAMILIES = {family.model_type: family for family in (QWEN3, QWEN2, LLAMA, MISTRAL, GEMMA, GPT2)}
+FAMILIES = {family.model_type: family for family in (QWEN3, QWEN2, LLAMA, MISTRAL, GEMMA, GPT2, M2M100)}
 _CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 
 
@@ -64,11 +65,13 @@ def config_to_json(
 
     Raises ValueError if no family can express the shape.
     """
-    return _described(family_of(config), config) | {
-        "bos_token_id": start_of_text,
-        "eos_token_id": end_of_text,
-        "dtype": dtype,
-    }
+    return _described(family_of(config), config) | start_and_end(config, start_of_text, end_of_text) | {"dtype": dtype}
+
+
+def start_and_end(config: ModelConfig, start_of_text: int, end_of_text: int | list[int] | None) -> dict[str, Any]:
+    """Returns the settings that name the tokens with which generated text begins and ends."""
+    start = {"decoder_start_token_id": start_of_text} if config.encoder_layers else {}
+    return {"bos_token_id": start_of_text, **start, "eos_token_id": end_of_text}
 
 
 def _described(family: Family, config: ModelConfig) -> dict[str, Any]:

@@ -12,13 +12,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from attncli.checkpoint.families.tensor_names import TensorNames
-from attncli.config import ModelConfig, RopeScaling, shown_value
+from attncli.config import Activation, ModelConfig, RopeScaling, shown_value
 from attncli.errors import BadCheckpoint, UsageProblem
 
 COPY_AGAIN = "Copy it again from its source."
 WINDOW = 4096  # the default of transformers for the size of a window
 _ROPE_KINDS = ("default", "linear", "llama3", "yarn", "dynamic")
 _LARGEST_MAGNITUDE = 1e6
+# The names of activations in transformers; the first name of each is the one to write.
+_ACTIVATION_NAMES: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu_erf",
+    "relu": "relu",
+}
+ACTIVATIONS = {ours: theirs for theirs, ours in reversed(_ACTIVATION_NAMES.items())}
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,27 @@ def divide_width(settings: Settings, width: object, heads: object) -> int:
             COPY_AGAIN,
         )
     return width // heads
+
+
+def read_activation(settings: Settings, name: str, default: str) -> Activation:
+    """Returns the activation that a setting names. Raises BadCheckpoint for an activation that is not supported."""
+    settings.require_activation(name, *_ACTIVATION_NAMES)
+    return _ACTIVATION_NAMES[settings.get(name) or default]
+
+
+def require_equal_stacks(settings: Settings) -> tuple[Any, Any]:
+    """Returns the number of heads and the feed-forward width, which encoder and decoder must have in common.
+
+    Raises BadCheckpoint if a setting is missing, or if the two stacks differ.
+    """
+    for part in ("attention_heads", "ffn_dim"):
+        encoder, decoder = settings.required(f"encoder_{part}"), settings.required(f"decoder_{part}")
+        if encoder != decoder:
+            raise BadCheckpoint(
+                f"{settings.where}: encoder_{part} is {shown_value(encoder)} and decoder_{part} is "
+                f"{shown_value(decoder)}; different values are not supported."
+            )
+    return settings.values["encoder_attention_heads"], settings.values["encoder_ffn_dim"]
 
 
 def at_most(value: Any, limit: Any) -> Any:

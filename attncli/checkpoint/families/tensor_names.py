@@ -27,7 +27,7 @@ class TensorNames:
     """A table of a family's tensor names, without `.weight` and `.bias`. Our names are the attributes of `Transformer`.
 
     `base` is the prefix of every name except the head's; some programs omit this prefix. `layers` is the prefix before
-    a layer's number.
+    a layer's number, and `encoder_layers` the prefix before the number of an encoder's layer.
     """
 
     base: str
@@ -35,7 +35,8 @@ class TensorNames:
     outer: Mapping[str, str]  # tensors outside of the layers: our name -> the family's name
     inner: Mapping[str, str]  # tensors within a layer: our name -> the family's name
     transposed: frozenset[str] = frozenset()  # the family's names of the matrices with a row for each input
-    buffers: str = "$^"  # a pattern of the names of buffers, which old files also contain
+    buffers: str = "$^"  # a pattern of the names of buffers and copies of tied tensors, which some files also contain
+    encoder_layers: str = ""
 
     def stored(self, ours: Iterable[str]) -> dict[str, StoredTensor]:
         """Returns the file's tensors that contain the tensors `ours`, by name.
@@ -47,9 +48,11 @@ class TensorNames:
         found: dict[str, StoredTensor] = {}
         for own in ours:
             module, _, kind = own.rpartition(".")
-            within = re.fullmatch(r"blocks\.(\d+)\.(.+)", module)
-            theirs = self.inner[within[2]] if within else self.outer[module]
-            name = f"{self.layers}{within[1]}.{theirs}.{kind}" if within else f"{theirs}.{kind}"
+            within = re.fullmatch(r"(encoder\.)?blocks\.(\d+)\.(.+)", module)
+            theirs = self.inner[within[3]] if within else self.outer[module]
+            name = f"{theirs}.{kind}"
+            if within:
+                name = f"{self.encoder_layers if within[1] else self.layers}{within[2]}.{name}"
             before = found[name].ours if name in found else ()
             found[name] = StoredTensor(name, (*before, own), theirs in self.transposed and kind == "weight")
         return found
@@ -65,10 +68,14 @@ class TensorNames:
         """Whether this is the name of a buffer, which is not read because the network computes it."""
         return re.fullmatch(self.buffers, full_name) is not None
 
-    def count_layers(self, full_names: Iterable[str]) -> int:
-        """Returns the number of layers that have a tensor among these names."""
-        inside = (name.removeprefix(self.layers) for name in full_names if name.startswith(self.layers))
-        return len({name.partition(".")[0] for name in inside})
+    def count_layers(self, full_names: Iterable[str]) -> tuple[int, int]:
+        """Returns how many layers of the decoder, and of the encoder, have a tensor among these names."""
+        names = list(full_names)
+        decoder, encoder = (
+            len({name.removeprefix(prefix).partition(".")[0] for name in names if prefix and name.startswith(prefix)})
+            for prefix in (self.layers, self.encoder_layers)
+        )
+        return decoder, encoder
 
 
 LLAMA_NAMES = TensorNames(
