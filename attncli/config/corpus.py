@@ -17,6 +17,10 @@ VOCABULARY = Limit(
     f"a whole number from 257 to {LARGEST_VOCABULARY:,}: 256 ids are the bytes, and one ends a document",
     lambda size: is_whole(size) and 257 <= size <= LARGEST_VOCABULARY,
 )
+PAIR_VOCABULARY = Limit(
+    f"a whole number from 260 to {LARGEST_VOCABULARY:,} for pairs: 256 ids are the bytes, and 4 are special tokens",
+    lambda size: is_whole(size) and 260 <= size <= LARGEST_VOCABULARY,
+)
 _TEXT = "The text"
 
 

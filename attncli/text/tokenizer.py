@@ -33,6 +33,7 @@ END_OF_TEXT = "<|endoftext|>"
 _LARGEST_FILE = 64 << 20  # the largest size of a tokenizer.json, in bytes
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # Unicode characters without a meaning
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_PADDING = ("<pad>", "[PAD]", "<|pad|>")  # names of the token that pads
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -43,8 +44,8 @@ class Piece:
     `text` contains the covered characters. If a character is split over n tokens, each of them has the whole character
     in its `text`, and the i-th has the `part` (i, n). A token of whole characters has the part (1, 1). If `unfinished`,
     the last character of `text` continues in the next token, and `completed` leaves this character out. A token that
-    the tokenizer adds before a text has 0 bytes. It is a special token, or the '▁' of SentencePiece, which is marked as
-    unfinished.
+    the tokenizer adds before or after a text has 0 bytes. It is a special token, or the '▁' of SentencePiece, which is
+    marked as unfinished.
     """
 
     id: int
@@ -55,7 +56,7 @@ class Piece:
 
     @property
     def of_text(self) -> bool:
-        """Whether the token encodes part of the text. False for a token that the tokenizer adds before the text."""
+        """Whether the token encodes part of the text. False for a token that the tokenizer adds around the text."""
         return self.bytes > 0 or self.part != (1, 1)
 
     @property
@@ -115,32 +116,62 @@ class Tokenizer:
 
     @cached_property
     def end_of_text(self) -> int | None:
-        """The id of the end-of-text token, or None."""
+        """The id of the token that ends a text, or None: `<|endoftext|>`, or else the first token of `closing`."""
         found = self._backend.token_to_id(END_OF_TEXT)
-        return None if found is None else int(found)
+        if found is not None:
+            return int(found)
+        return self.closing[0] if self.closing else None
 
     @cached_property
+    def pad(self) -> int | None:
+        """The id of the token that fills a short row of a batch, such as `<pad>`, or None."""
+        found = (self._backend.token_to_id(name) for name in _PADDING)
+        return next((int(id_) for id_ in found if id_ is not None), None)
+
+    @property
     def opening(self) -> tuple[int, ...]:
         """The ids of the special tokens that the post-processor adds before a text.
 
         A tokenizer that attncli trained adds none. As in transformers, `add_bos_token` in tokenizer_config.json has no
         effect if there is a tokenizer.json.
         """
+        return self._around[0]
+
+    @property
+    def closing(self) -> tuple[int, ...]:
+        """The ids of the special tokens that the post-processor adds after a text, such as `</s>` or `[SEP]`.
+
+        A tokenizer that attncli trained adds `</s>` if it was trained on pairs, and none if it was trained on texts.
+        """
+        return self._around[1]
+
+    @cached_property
+    def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that the post-processor adds before a text, and those that it adds after a text."""
         with _library_failures(self._may_panic):
             encoding = self._backend.encode("a")
-        added = takewhile(lambda pair: pair[1], zip(encoding.ids, encoding.special_tokens_mask, strict=True))
-        opening = tuple(id_ for id_, _ in added)
-        if any(id_ >= self.vocab_size for id_ in opening):
-            raise BadCheckpoint(
-                f"The tokenizer adds token {max(opening)} before a text, but its ids are 0 to {self.vocab_size - 1}.",
-                "Copy it again from its source.",
-            )
-        return opening
+        ids, special = encoding.ids, encoding.special_tokens_mask
+        opening = tuple(ids[: len([*takewhile(bool, special)])])
+        after = len([*takewhile(bool, reversed(special[len(opening) :]))])
+        closing = tuple(ids[len(ids) - after :])
+        last = self.vocab_size - 1
+        for place, added in (("before", opening), ("after", closing)):
+            if any(id_ > last for id_ in added):
+                raise BadCheckpoint(
+                    f"The tokenizer adds token {max(added)} {place} a text, but its ids are 0 to {last}.",
+                    "Copy it again from its source.",
+                )
+        return opening, closing
 
     @cached_property
     def opening_pieces(self) -> tuple[Piece, ...]:
         """The tokens of `opening` as pieces, which have no bytes."""
         return tuple(Piece(id_, self.name(id_), 0) for id_ in self.opening)
+
+    @cached_property
+    def closing_pieces(self) -> tuple[Piece, ...]:
+        """The tokens of `closing` as pieces, which have no bytes."""
+        return tuple(Piece(id_, self.name(id_), 0) for id_ in self.closing)
 
     @cached_property
     def kind(self) -> str:
