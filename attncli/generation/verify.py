@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -211,6 +211,9 @@ class _GuessCounter:
 
     def new_cache(self, sequences: int, positions: int = 1) -> SequenceCache:
         return self._backend.new_cache(sequences, positions)
+
+    def read_sources(self, cache: Any, sources: Mapping[int, Sequence[int]]) -> None:
+        self._backend.read_sources(cache, sources)
 
     def read(self, cache: Any, segments: Sequence[Segment]) -> Tensor:
         self.guesses += sum(segment.logit_count - 1 for segment in segments)

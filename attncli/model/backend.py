@@ -1,8 +1,9 @@
 """The interface through which generation runs a network, and its PyTorch implementation for any device.
 
 A backend reads segments into a cache that the caller owns. A segment is a run of consecutive tokens of one sequence.
-`TorchBackend` batches segments of equal start and length, and records a decoding step as a CUDA graph. The
-implementation in C for a CPU is in `native`. A backend handles neither text nor sampling nor files.
+For an encoder-decoder, each sequence of the cache also has a source, to which its tokens attend. `TorchBackend` batches
+segments of equal start and length, and records a decoding step as a CUDA graph. The implementation in C for a CPU is in
+`native`. A backend handles neither text nor sampling nor files.
 
 Letters: K key/value heads, S positions, D head width, V vocabulary.
 """
@@ -10,7 +11,7 @@ Letters: K key/value heads, S positions, D head width, V vocabulary.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ from attncli.config import ModelConfig
 from attncli.model.cache import FIRST_CAPACITY, KVCache, StepCache
 from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
+from attncli.model.source_cache import SourceCache, selection
+from attncli.model.stack import Source
 from attncli.model.transformer import Transformer
 
 _PRODUCTS_PER_THREAD = 32_000_000  # multiplications; a CPU thread with fewer costs more time than it saves
@@ -53,7 +56,7 @@ class SequenceCache(Protocol):
         """The bytes of the buffers."""
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copies the first `length` positions of one sequence to another."""
+        """Copies the first `length` positions of one sequence to another, and its source if it has one."""
 
 
 class Backend(Protocol):
@@ -82,6 +85,13 @@ class Backend(Protocol):
     def new_cache(self, sequences: int, positions: int = 1) -> SequenceCache:
         """Returns an empty cache for a number of sequences; `positions` is the expected length of each sequence."""
 
+    def read_sources(self, cache: Any, sources: Mapping[int, Sequence[int]]) -> None:
+        """Encodes source texts, given as ids by sequence, for an encoder-decoder.
+
+        The cache keeps the keys and values of every cross-attention layer for these sequences, in place of those of an
+        earlier source. `read` attends to them, so a sequence needs a source before its first segment.
+        """
+
     def read(self, cache: Any, segments: Sequence[Segment]) -> Tensor:
         """Reads segments of different sequences -> logits (sum of logit_count, V), in the order of the segments.
 
@@ -101,18 +111,22 @@ class BatchCache(KVCache):
         super().__init__(layers, context + 1, first)
         self._sequences = sequences
         self._chosen: slice | list[int] = slice(0, sequences)
+        self.sources = SourceCache(sequences)  # remains empty for a model without an encoder
 
     def choose(self, sequences: Sequence[int], length: int) -> None:
         """Chooses the sequences that `append` extends; `length` is their present number of positions."""
-        first, count = sequences[0], len(sequences)
-        together = list(sequences) == list(range(first, first + count))
-        self._chosen = slice(first, first + count) if together else list(sequences)
+        self._chosen = selection(sequences)
         self._lengths = [length] * len(self._lengths)
 
     @property
     def sequences(self) -> int:
         """The number of sequences in the buffers."""
         return self._sequences
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the buffers, those of the sources included."""
+        return super().nbytes + self.sources.nbytes
 
     @property
     def capacity(self) -> int:
@@ -146,7 +160,8 @@ class BatchCache(KVCache):
 
     @torch.inference_mode()
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copies the first `length` positions of one sequence to another."""
+        """Copies the first `length` positions of one sequence to another, and its source if it has one."""
+        self.sources.copy(source, target)
         for buffer in (*self._keys, *self._values):
             if buffer is not None:
                 buffer[target, :, :length] = buffer[source, :, :length]
@@ -157,7 +172,7 @@ class TorchBackend:
 
     Segments of equal start and length are read as one batch. If every segment is a single token, all segments are read
     as one batch, even with different starts. On CUDA, such a step is recorded as a CUDA graph and then replayed; there
-    is one recording per capacity of the cache.
+    is one recording per capacity of the cache. The steps of an encoder-decoder are not recorded.
     """
 
     exact = False  # PyTorch's summation order depends on the shapes of a product
@@ -170,6 +185,8 @@ class TorchBackend:
         name = dtype_name(model.embedding.weight.dtype)
         self.types = NumberTypes(name, name, name)
         self._recorded: _Recording | None = None
+        self._crosses = model.config.encoder_layers > 0
+        self._records = self.device.type == "cuda" and not self._crosses
 
     @property
     def description(self) -> str:
@@ -188,9 +205,25 @@ class TorchBackend:
         whenever the buffers double.
         """
         self._recorded, first = None, FIRST_CAPACITY
-        if self.device.type == "cuda":
+        if self._records:
             first = max(first, min(positions + 1, _MOST_PREALLOCATED // sequences))
         return BatchCache(self.config.layers, self.config.context, sequences, first)
+
+    @torch.inference_mode()
+    def read_sources(self, cache: BatchCache, sources: Mapping[int, Sequence[int]]) -> None:
+        """Encodes source texts, given as ids by sequence, as one batch, and stores them in the cache.
+
+        Shorter sources are padded and masked. If all have the same length, there is no mask.
+        """
+        with nullcontext() if self.device.type != "cpu" else _threads_lock:
+            lengths = [len(ids) for ids in sources.values()]
+            padded = [[*ids, *[0] * (max(lengths) - len(ids))] for ids in sources.values()]
+            mask = None
+            if len(set(lengths)) > 1:
+                mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+                mask = mask.to(self.device)
+            encoded = self._model.read_source(torch.tensor(padded, device=self.device), mask)
+            cache.sources.store(list(sources), encoded, lengths)
 
     @torch.inference_mode()
     def read(self, cache: BatchCache, segments: Sequence[Segment]) -> Tensor:
@@ -212,20 +245,23 @@ class TorchBackend:
             groups.setdefault((segment.start, len(segment.ids)), []).append(number)
         hidden: dict[int, Tensor] = {}
         for (start, _), members in groups.items():
-            cache.choose([segments[number].sequence for number in members], start)
+            sequences = [segments[number].sequence for number in members]
+            cache.choose(sequences, start)
+            source = cache.sources.of(sequences) if self._crosses else None
             ids = torch.tensor([list(segments[number].ids) for number in members], device=self.device)
-            batch = self._model.hidden(ids, cache)
+            batch = self._model.hidden(ids, cache, source=source)
             hidden |= {number: batch[row, -segments[number].logit_count :] for row, number in enumerate(members)}
         return self._model.unembed(torch.cat([hidden[number] for number in range(len(segments))]))
 
     def _is_step(self, cache: BatchCache, segments: Sequence[Segment]) -> bool:
         """Whether `_step` can read the segments: each must be a single token that fits the buffers.
 
-        Except on CUDA, the positions must also differ, because tokens at equal positions already form a batch.
+        Unless the step is recorded, the positions must also differ, because tokens at equal positions already form a
+        batch.
         """
         if any(len(segment.ids) > 1 or segment.end >= cache.capacity for segment in segments):
             return False
-        return self.device.type == "cuda" or len({segment.start for segment in segments}) > 1
+        return self._records or len({segment.start for segment in segments}) > 1
 
     def _step(self, cache: BatchCache, segments: Sequence[Segment]) -> Tensor:
         """Reads one token of every sequence -> logits (segments, V). Sequences without a segment read a dummy token."""
@@ -233,9 +269,10 @@ class TorchBackend:
         for segment in segments:
             ids[segment.sequence], places[segment.sequence] = segment.ids[0], segment.start
         given = torch.tensor((ids, places))
-        if self.device.type != "cuda":
+        if not self._records:
             given = given.to(self.device)
-            logits = self._logits(cache.step(given[1]), given[0])
+            source = cache.sources.of(range(cache.sequences)) if self._crosses else None
+            logits = self._logits(cache.step(given[1]), given[0], source)
         else:
             if self._recorded is None or not self._recorded.fits(cache):
                 self._recorded = None  # first frees the memory of the old recording
@@ -244,9 +281,9 @@ class TorchBackend:
         rows = [segment.sequence for segment in segments]
         return logits if rows == list(range(cache.sequences)) else logits[rows]
 
-    def _logits(self, step: StepCache, ids: Tensor) -> Tensor:
+    def _logits(self, step: StepCache, ids: Tensor, source: Source | None = None) -> Tensor:
         """Reads one new token of each sequence: ids (sequences,) -> logits (sequences, V)."""
-        return self._model.unembed(self._model.hidden(ids[:, None], step)[:, 0])
+        return self._model.unembed(self._model.hidden(ids[:, None], step, source=source)[:, 0])
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import time
 import weakref
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -277,6 +277,10 @@ class NativeBackend:
         """Returns an empty cache for a number of sequences. It grows as tokens are read; `positions` is ignored."""
         config = self.config
         return NativeCache(config.layers, config.kv_heads, config.head_width, sequences, config.context)
+
+    def read_sources(self, cache: NativeCache, sources: Mapping[int, Sequence[int]]) -> None:
+        """Raises ValueError: native.c has no encoder."""
+        raise ValueError("native.c has no encoder")
 
     def read(self, cache: NativeCache, segments: Sequence[Segment]) -> Tensor:
         """Reads segments of different sequences -> logits (sum of logit_count, V), in the order of the segments.

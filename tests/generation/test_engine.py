@@ -166,7 +166,7 @@ def test_a_huge_repetition_penalty_forbids_seen_tokens(kind):
 def test_a_truncated_prompt_is_the_end_that_fits(text, opening):
     """The end follows the opening tokens, begins with a complete character, and is as long as possible."""
     tokenizer = byte_tokenizer()
-    tokenizer.opening = opening
+    tokenizer._around = opening, ()
     prompt = [*opening, *tokenizer.encode(text)]
     kept = last_that_fit(MODEL.config, tokenizer, prompt)
     assert tuple(kept[: len(opening)]) == opening
