@@ -39,9 +39,9 @@ class CorpusConfig:
         panel=_TEXT,
         rare=True,
     )
-    val_fraction: float = option(
+    val_fraction: float = option(  # counted in characters of a text, or in pairs
         0.1,
-        "The share of the text to validate on, taken from its end.",  # counted in characters
+        "The share of the text to validate on, taken from its end; of pairs, chosen by a hash of the source.",
         limit=Limit("above 0 and at most 0.5", lambda share: 0 < share <= 0.5),
         panel=_TEXT,
         rare=True,

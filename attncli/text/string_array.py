@@ -11,6 +11,8 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
+_AT_ONCE = 1 << 16  # texts whose positions are Python numbers at the same time
+
 
 @dataclass(frozen=True, eq=False)
 class StringArray:
@@ -27,11 +29,6 @@ class StringArray:
         """Returns the texts with these indices, in their order."""
         return StringArray(self.data, self.starts[indices], self.sizes[indices])
 
-    def bytes_of(self, index: int) -> bytes:
-        """Returns one text as UTF-8."""
-        start = int(self.starts[index])
-        return self.data[start : start + int(self.sizes[index])].tobytes()
-
     @property
     def bytes(self) -> int:
         """The size of all texts in bytes."""
@@ -45,17 +42,26 @@ class StringArray:
     @cached_property
     def hashes(self) -> NDArray[np.uint64]:
         """A 64-bit BLAKE2 hash of each text, the same on every machine. Equal texts have equal hashes."""
-        joined = b"".join(blake2b(self.bytes_of(i), digest_size=8).digest() for i in range(len(self)))
+        joined = b"".join(blake2b(text, digest_size=8).digest() for text in self._views())
         return np.frombuffer(joined, "<u8").astype(np.uint64)
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def __getitem__(self, index: int) -> str:
-        return self.bytes_of(index).decode()
+        start = int(self.starts[index])
+        return self.data[start : start + int(self.sizes[index])].tobytes().decode()
 
     def __iter__(self) -> Iterator[str]:
-        return (self[i] for i in range(len(self)))
+        return (str(text, "utf-8") for text in self._views())
+
+    def _views(self) -> Iterator[memoryview]:
+        """Yields the bytes of each text without copying them."""
+        whole = self.data.data
+        for first in range(0, len(self), _AT_ONCE):
+            starts, sizes = (part[first : first + _AT_ONCE].tolist() for part in (self.starts, self.sizes))
+            for start, size in zip(starts, sizes, strict=True):
+                yield whole[start : start + size]
 
 
 class StringArrayBuilder:

@@ -10,10 +10,11 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from attncli.config import CorpusConfig
 from attncli.errors import BadCheckpoint, BadInput, OutOfRoom
@@ -26,6 +27,7 @@ from attncli.text.progress import Listener, Progress, ProgressMeter
 from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokens import Tokens, encoded, first_token
 
+T = TypeVar("T")
 SMALLEST_TRAINING = 64  # the smallest number of training tokens; a shorter text is refused
 _READ_AT_ONCE = 1 << 22  # ids that are checked at once
 _CACHE_VERSION = 2
@@ -62,28 +64,62 @@ def tokenize(train: Part, val: Part, tokenizer: Tokenizer, entry: Path, progress
     Raises BadInput for a text that is too short, and OutOfRoom if the entry cannot be written.
     """
     parts = {"train": train, "val": val}
-    folder = _writable_folder(entry.parent)
-    writer = _Writer(folder, tokenizer, sum(part.bytes for part in parts.values()), progress)
-    try:
-        facts = {name: writer.write(name, part) for name, part in parts.items()}
+    writer = _Writer(tokenizer, sum(part.bytes for part in parts.values()), progress)
+
+    def write(folder: Path) -> None:
+        facts = {name: writer.write(folder / f"{name}.ids", part) for name, part in parts.items()}
         _check_lengths(facts)
         (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
         (folder / "facts.json").write_text(
             json.dumps({name: asdict(fact) for name, fact in facts.items()}), encoding="utf-8"
         )
+
+    return write_entry(entry, write, read_entry, writer.needed)
+
+
+def write_entry(
+    entry: Path, write: Callable[[Path], None], read: Callable[[Path], T | None], needed: Callable[[], tuple[int, int]]
+) -> T:
+    """Writes an entry of the cache atomically, and returns what `read` reads from the entry.
+
+    Args:
+        entry: the folder of the entry.
+        write: writes the files of the entry into a folder.
+        read: returns the content of an entry, or None if the entry does not exist or is damaged.
+        needed: returns how many bytes the entry needs, and how many were written, for the error if the disk is full.
+
+    Raises OutOfRoom if the entry cannot be written, and the errors of `write`.
+    """
+    folder = _writable_folder(entry.parent)
+    try:
+        write(folder)
         try:
             folder.rename(entry)
         except OSError:  # another process has written the entry, or a damaged entry exists
-            if read_entry(entry) is None:
+            if read(entry) is None:
                 shutil.rmtree(entry, ignore_errors=True)
                 folder.rename(entry)
-        tokenized = read_entry(entry)
-        assert tokenized is not None
-        return tokenized
+        content = read(entry)
+        assert content is not None
+        return content
     except OSError as problem:
-        raise writer.not_written(problem) from None
+        raise _not_written(entry.parent, problem, *needed()) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _not_written(place: Path, problem: OSError, needed: int, written: int) -> OutOfRoom:
+    """Returns the error for a failed write. If the disk is full, the error tells how many bytes are needed."""
+    if problem.errno not in NO_ROOM:
+        return OutOfRoom(
+            f"The token cache {place} cannot be written: {reason(problem)}.",
+            "Set ATTNCLI_CACHE to a folder that can be written.",
+        )
+    return OutOfRoom(
+        f"The token cache {place} has no room: about {needed:,} bytes are needed, {written:,} were written "
+        f"before it was full ({reason(problem)}).",
+        "Free some space, or set ATTNCLI_CACHE to a folder on another disk.",
+    )
 
 
 def _writable_folder(parent: Path) -> Path:
@@ -117,18 +153,18 @@ class _Facts:
 
 
 class _Writer:
-    """Writes the ids of both parts into a folder, one group of chunks at a time."""
+    """Writes the ids of both parts into files, one group of chunks at a time."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, size: int, progress: Listener | None) -> None:
-        self._folder, self._tokenizer = folder, tokenizer
+    def __init__(self, tokenizer: Tokenizer, size: int, progress: Listener | None) -> None:
+        self._tokenizer = tokenizer
         self._size = size  # bytes of text, estimated
         self._read = self._written = 0  # the bytes of text that were read, and the bytes of ids that were written
         self._meter = ProgressMeter(progress, Progress("tokenizing", 0, size))
 
-    def write(self, name: str, part: Part) -> _Facts:
+    def write(self, path: Path, part: Part) -> _Facts:
         """Writes the ids of one part, and returns the facts about them. Raises OSError if they cannot be written."""
         tokens = size = documents = 0
-        with (self._folder / f"{name}.ids").open("wb") as file:
+        with path.open("wb") as file:
             for some in encoded(part, self._tokenizer):
                 file.write(some.ids.data)
                 tokens, size, documents = tokens + len(some.ids), size + some.bytes, documents + some.documents
@@ -136,21 +172,10 @@ class _Writer:
                 self._meter.add(some.bytes)
         return _Facts(tokens, part.characters, size, documents, part.left_out, dtype_of(self._tokenizer).name)
 
-    def not_written(self, problem: OSError) -> OutOfRoom:
-        """Returns the error for a failed write. If the disk is full, the error estimates how many bytes are needed."""
-        place = self._folder.parent
-        if problem.errno not in NO_ROOM:
-            return OutOfRoom(
-                f"The token cache {place} cannot be written: {reason(problem)}.",
-                "Set ATTNCLI_CACHE to a folder that can be written.",
-            )
-        needed = max(round(self._written * self._size / max(self._read, 1)), self._written)
-        needed += len(self._tokenizer.to_json().encode())
-        return OutOfRoom(
-            f"The token cache {place} has no room: about {needed:,} bytes are needed, {self._written:,} were written "
-            f"before it was full ({reason(problem)}).",
-            "Free some space, or set ATTNCLI_CACHE to a folder on another disk.",
-        )
+    def needed(self) -> tuple[int, int]:
+        """Returns an estimate of the bytes that the entry needs, and the bytes that were written."""
+        ids = max(round(self._written * self._size / max(self._read, 1)), self._written)
+        return ids + len(self._tokenizer.to_json().encode()), self._written
 
 
 def read_entry(entry: Path) -> Tokenized | None:
