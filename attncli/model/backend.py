@@ -186,7 +186,11 @@ class TorchBackend:
         self.types = NumberTypes(name, name, name)
         self._recorded: _Recording | None = None
         self._crosses = model.config.encoder_layers > 0
-        self._records = self.device.type == "cuda" and not self._crosses
+
+    @property
+    def _records(self) -> bool:
+        """Whether a decoding step is recorded as a CUDA graph."""
+        return self.device.type == "cuda" and not self._crosses
 
     @property
     def description(self) -> str:
