@@ -21,7 +21,7 @@ from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokenizer_training import train_tokenizer
 from attncli.text.tokens import Tokens
 
-LEARN_FROM = 10_000_000  # characters; more text does not improve the vocabulary
+_LEARN_FROM = 10_000_000  # characters; more text does not improve the vocabulary
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def learn_tokenizer(part: Part, config: CorpusConfig, progress: Listener | None 
     vocab_size = config.vocab_size
     if config.tokenizer == "bpe":
         vocab_size = default_vocab_size(part.characters) if vocab_size is None else vocab_size
-        part = spread(part, LEARN_FROM)
+        part = spread(part, _LEARN_FROM)
     meter = ProgressMeter(progress, Progress("learning the vocabulary", 0, part.bytes))
 
     def texts() -> Iterator[str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput
-from attncli.text.corpus import LEARN_FROM, default_vocab_size, digest_of
+from attncli.text.corpus import default_vocab_size, digest_of
 from attncli.text.pair_cache import read_pair_entry, store_pairs
 from attncli.text.pair_split import shared_sources, split_by_source
 from attncli.text.pair_tokens import PairTokens, tokenize_pairs
@@ -22,6 +22,10 @@ from attncli.text.progress import Listener, Progress, ProgressMeter
 from attncli.text.token_cache import SMALLEST_TRAINING, entry_of, entry_with
 from attncli.text.tokenizer import Tokenizer
 from attncli.text.tokenizer_training import train_pair_tokenizer
+
+# Characters of both sides. Six times as many give a vocabulary of 8192 that needs 0.3% fewer tokens, and take six times
+# as long.
+_LEARN_FROM = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def learn_pair_tokenizer(train: Pairs, config: CorpusConfig, progress: Listener 
     vocab_size = config.vocab_size
     if config.tokenizer == "bpe":
         vocab_size = default_vocab_size(train.characters) if vocab_size is None else vocab_size
-        train = spread(train, LEARN_FROM)
+        train = spread(train, _LEARN_FROM)
     meter = ProgressMeter(progress, Progress("learning the vocabulary", 0, train.bytes))
 
     def texts() -> Iterator[str]:

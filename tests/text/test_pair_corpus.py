@@ -213,7 +213,7 @@ def test_a_full_disk_leaves_no_entry(tmp_path, monkeypatch):
 
 
 def test_a_vocabulary_is_learned_from_an_even_part_of_many_pairs(monkeypatch):
-    monkeypatch.setattr(pair_corpus, "LEARN_FROM", 500)
+    monkeypatch.setattr(pair_corpus, "_LEARN_FROM", 500)
     found = learn_pair_tokenizer(pairs_of(), CONFIG)
     part = spread(pairs_of(), 500)
     assert len(part) < 20

@@ -189,6 +189,29 @@ def test_a_line_of_pairs_has_a_limit(tmp_path, monkeypatch):
         read_pairs([path])
 
 
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"{", b'"en": "a"', b'"de": "b"', b", ", b"}", b"\n", b"\t", b"a", b"\xc3", b"\xff\xfe", b"\0"]
+        )
+    )
+)
+def test_any_bytes_are_pairs_or_an_error_that_names_the_file(tmp_path_factory, pieces):
+    """A file of any kind of name."""
+    folder = tmp_path_factory.mktemp("files")
+    for name in ("a.tsv", "a.jsonl", "a.txt"):
+        path = folder / name
+        path.write_bytes(b"".join(pieces))
+        are_pair_files([str(path)])
+        try:
+            found = read_pairs([str(path)])
+        except BadInput as problem:
+            assert name in problem.message
+            assert problem.hint
+        else:
+            assert all(source.strip() and target.strip() for source, target in found)
+
+
 # Recognition
 
 

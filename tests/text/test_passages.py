@@ -81,7 +81,7 @@ def test_a_large_part_is_reduced_to_passages(tmp_path, short_passages):
 
 
 def test_the_vocabulary_of_a_large_text_is_learned_from_passages(short_passages, monkeypatch):
-    monkeypatch.setattr(corpus_module, "LEARN_FROM", 5000)
+    monkeypatch.setattr(corpus_module, "_LEARN_FROM", 5000)
     part = Part.whole(documents(*(story(60, seed) for seed in range(100))))
     sizes = []
     learned = [learn_tokenizer(part, CorpusConfig(vocab_size=300), lambda p: sizes.append(p.total)) for _ in range(2)]
