@@ -1,9 +1,9 @@
 """Makes the batch of pairs of a training step: pairs of similar length, up to a number of tokens.
 
-The pairs of an epoch are ordered by length, and cut into batches. Every epoch has the same batches in terms of lengths,
-because the order by length and the cuts do not depend on the epoch. Which of the pairs of equal lengths go to which
-batch, and the order of the batches, are drawn anew in every epoch. So a batch is a pure function of the seed and the
-step, and step -> (epoch, index) is a division.
+The pairs of an epoch are ordered by length, and the order is cut into batches. The cuts depend only on the lengths of
+the pairs, so every epoch has the same number of batches, and step -> (epoch, index) is a division. Every epoch draws
+anew which of the pairs with equal lengths come first, and the order of the batches. So a batch is a pure function of
+the seed and the step.
 
 Pairs are ordered from the longest source to the shortest. Pairs with sources of the same length are ordered by their
 target, ascending and descending in turn, so that neighbors are similar where the length of the source changes. A batch
