@@ -232,7 +232,7 @@ def _stored_weights(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str
     for name, tensor in family_of(config).tensor_names.stored(weights).items():
         parts = [weights[own].detach() for own in tensor.ours]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-        stored[name] = whole.T if tensor.transposed else whole
+        stored[name] = whole.T if tensor.transposed else whole[None] if tensor.as_row else whole
     return stored
 
 

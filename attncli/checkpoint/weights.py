@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attncli.checkpoint import directory
 from attncli.checkpoint.directory import ModelFolder
-from attncli.checkpoint.families.tensor_names import HEAD, StoredTensor, TensorNames
+from attncli.checkpoint.families.tensor_names import StoredTensor, TensorNames
 from attncli.checkpoint.tensors import Entry, TensorFile, open_tensors
 from attncli.config import ModelConfig
 from attncli.errors import BadCheckpoint
@@ -36,23 +36,27 @@ def read_weights(
     """
     hashed = folder.holds(directory.MANIFEST)
     with _open(folder, hashed) as files:
-        _check_layers(folder, files, config, names)
+        recognized = names.recognize((entry.name for file in files for entry in file.entries), config.tied)
+        _check_layers(folder, files, config, names.count_layers(recognized.values()))
         shapes = _shapes(config)
         stored = names.stored(shapes)
-        _check_headers(files, config, names, {name: _shape_of(held, shapes) for name, held in stored.items()})
+        expected = {name: _shape_of(held, shapes) for name, held in stored.items()}
+        absent = _check_headers(files, recognized, expected, names.zeros)
         weights: dict[str, Tensor] = {}
         for file in files:
             unfit = ""
-            for name, tensor in file.tensors(lambda name: names.full(name) in stored):
+            for name, tensor in file.tensors(recognized.__contains__):
                 if not _finite(tensor):
                     unfit = unfit or name
-                weights |= _parts(stored[names.full(name)], tensor, shapes, device, dtype)
+                weights |= _parts(stored[recognized[name]], tensor, shapes, device, dtype)
             if hashed:
                 folder.check(file.path.name, file.sha256())
             if unfit:
                 raise BadCheckpoint(
                     f"{file.path}: {unfit} holds a value that is not a finite number.", "Copy it again, or train again."
                 )
+    present = next(iter(weights.values()))
+    weights |= {own: present.new_zeros(shapes[own]) for name in absent for own in stored[name].ours}
     with torch.device("meta"):
         model = Transformer(config)
     model.load_state_dict(weights, assign=True)
@@ -72,7 +76,7 @@ def _parts(
     dtype: torch.dtype | None,
 ) -> dict[str, Tensor]:
     """Splits a tensor of a file into the model's tensors; returns them by name, on `device` and in `dtype`."""
-    whole = tensor.T if held.transposed else tensor
+    whole = tensor.T if held.transposed else tensor[0] if held.as_row else tensor
     parts = torch.split(whole, [shapes[name][0] for name in held.ours])
     moved = (part.to(device, dtype or part.dtype, memory_format=torch.contiguous_format).contiguous() for part in parts)
     return dict(zip(held.ours, moved, strict=True))
@@ -82,7 +86,7 @@ def _shape_of(held: StoredTensor, shapes: Mapping[str, torch.Size]) -> tuple[int
     """Returns the shape that a tensor of a file must have."""
     rows = sum(shapes[name][0] for name in held.ours)
     shape = (rows, *shapes[held.ours[0]][1:])
-    return shape[::-1] if held.transposed else shape
+    return shape[::-1] if held.transposed else (1, *shape) if held.as_row else shape
 
 
 @contextmanager
@@ -113,13 +117,13 @@ def _check_index(folder: ModelFolder, index: dict[str, str], files: list[TensorF
         )
 
 
-def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelConfig, names: TensorNames) -> None:
-    """Raises BadCheckpoint for a wrong number of layers.
+def _check_layers(folder: ModelFolder, files: list[TensorFile], config: ModelConfig, layers: tuple[int, int]) -> None:
+    """Raises BadCheckpoint if the files have other numbers of `layers`, of the decoder and of the encoder, than config.
 
     This check runs first, because the other checks take time for each layer of the config.
     """
-    layers, encoder = names.count_layers(names.full(entry.name) for file in files for entry in file.entries)
-    for kind, found, expected in (("", layers, config.layers), ("encoder ", encoder, config.encoder_layers)):
+    counted = (("", layers[0], config.layers), ("encoder ", layers[1], config.encoder_layers))
+    for kind, found, expected in counted:
         if found != expected:
             where = files[0].path if len(files) == 1 else folder.path
             raise BadCheckpoint(
@@ -145,30 +149,38 @@ def _shapes(config: ModelConfig) -> dict[str, torch.Size]:
 
 
 def _check_headers(
-    files: list[TensorFile], config: ModelConfig, names: TensorNames, expected: dict[str, tuple[int, ...]]
-) -> None:
-    """Raises BadCheckpoint if a name, shape or dtype differs from `expected`, before any weight is read."""
+    files: list[TensorFile],
+    recognized: Mapping[str, str],
+    expected: Mapping[str, tuple[int, ...]],
+    optional: frozenset[str],
+) -> set[str]:
+    """Raises BadCheckpoint if a name, shape or dtype differs from `expected`, before any weight is read.
+
+    `recognized` maps the names in the files to the names in `expected`. Returns the names of the `optional` tensors
+    that the files do not contain.
+    """
     found: dict[str, tuple[Path, Entry]] = {}
     for file in files:
         for entry in file.entries:
-            name = names.full(entry.name)
-            if names.is_buffer(name) or (config.tied and name == HEAD):  # some programs also store the tied head
+            name = recognized.get(entry.name)
+            if name is None:  # a buffer, or a copy of a tied tensor
                 continue
             if name in found:
                 raise BadCheckpoint(
                     f"{file.path} holds {ascii(entry.name)[:80]} twice.", "The file is of another model."
                 )
             found[name] = file.path, entry
-    if found.keys() != expected.keys():
-        missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    absent = expected.keys() - found.keys()
+    missing, extra = sorted(absent - optional), sorted(found.keys() - expected.keys())
+    if missing or extra:
         unknown = "" if missing else ascii(found[extra[0]][1].name)[:80]
         named = f"lacks {missing[0]}" if missing else f"holds {unknown}, which the model does not have"
         where = files[0].path if len(files) == 1 else files[0].path.parent
         raise BadCheckpoint(
             f"{where} {named} ({len(missing)} missing, {len(extra)} extra).", "The file is of another model."
         )
-    for name, shape in expected.items():
-        path, entry = found[name]
+    for name, (path, entry) in found.items():
+        shape = expected[name]
         if entry.shape != shape:
             raise BadCheckpoint(
                 f"{path}: {name} has shape {list(entry.shape)}, and {directory.CONFIG} says {list(shape)}.",
@@ -176,3 +188,4 @@ def _check_headers(
             )
         if not entry.dtype.is_floating_point:
             raise BadCheckpoint(f"{path}: {name} has type {entry.dtype}.", "Weights are floating-point numbers.")
+    return absent

@@ -19,15 +19,17 @@ def sinusoid_table(config: ModelConfig, positions: int, device: torch.device) ->
     """Returns sinusoidal positions (P, C) for at least the first `positions` positions (Vaswani et al., 2017, 3.5).
 
     The first half of a row are sines, the second half cosines. Row p belongs to position p + `position_offset`.
-    Frequency i of n is 10,000^(-i / n), or 10,000^(-i / (n - 1)) if `inclusive_sinusoid`.
+    Frequency i of n is 10,000^(-i / n), or 10,000^(-i / (n - 1)) if `inclusive_sinusoid`. As in transformers, the
+    former are computed in float64 and then rounded (Marian), the latter in float32 (M2M100).
     """
     rows = min(1 << max(positions, _FIRST_SINUSOIDS).bit_length(), config.context)
     half = config.width // 2
-    steps = torch.arange(half, dtype=torch.float32, device=device)
+    dtype, place = (torch.float32, device) if config.inclusive_sinusoid else (torch.float64, torch.device("cpu"))
+    steps = torch.arange(half, dtype=dtype, device=place)
     frequencies = torch.exp(steps * -(math.log(10_000) / (half - config.inclusive_sinusoid)))
-    places = torch.arange(config.position_offset, config.position_offset + rows, dtype=torch.float32, device=device)
+    places = torch.arange(config.position_offset, config.position_offset + rows, dtype=dtype, device=place)
     angles = places[:, None] * frequencies
-    return torch.cat((angles.sin(), angles.cos()), -1)
+    return torch.cat((angles.sin(), angles.cos()), -1).to(device, torch.float32)
 
 
 def distance_buckets(distances: Tensor, config: ModelConfig, *, causal: bool) -> Tensor:

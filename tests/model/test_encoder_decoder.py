@@ -1,5 +1,7 @@
 """Encoder-decoders: parity with transformers, and the invariants of masks, caches and padding."""
 
+import json
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -7,14 +9,21 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers.models.m2m_100.modeling_m2m_100 import M2M100SinusoidalPositionalEmbedding
+from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
+from transformers.models.t5.modeling_t5 import T5Attention
 
+from attncli.checkpoint.families.registry import FAMILIES, config_from_json, family_of
 from attncli.checkpoint.load import load_model
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
+from attncli.errors import BadCheckpoint
 from attncli.model.count import count_parameters
 from attncli.model.fused import head_loss
+from attncli.model.positions import distance_buckets, sinusoid_table
 from attncli.model.stack import Source
 from attncli.text.tokenizer_training import train_tokenizer
-from tests.support.models import ENCODER_DECODERS, Recorder, ids_of, tiny_model
+from tests.support.models import ENCODER_DECODERS, Recorder, ids_of, tiny_config, tiny_model
 from tests.support.texts import story
 
 CPU = torch.device("cpu")
@@ -23,7 +32,26 @@ M2M100 = {
     "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 128,
     "dropout": 0.0, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0,
 }  # fmt: skip
+SIZES = {name: M2M100[name] for name in M2M100 if name != "decoder_layerdrop"}
+MARIAN = SIZES | {"pad_token_id": 299, "decoder_start_token_id": 299, "eos_token_id": 2, "bad_words_ids": [[299]]}
+BART = SIZES | {"forced_bos_token_id": 0}
+T5 = {
+    "vocab_size": 300, "d_model": 32, "d_kv": 6, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4,
+    "dropout_rate": 0.0, "n_positions": 128, "decoder_start_token_id": 0,
+}  # fmt: skip
+T5_NEW = T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+BUCKETS = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 10, "num_decoder_layers": 1}
 THEIRS = {
+    "marian": ("Marian", MARIAN | {"activation_function": "swish", "scale_embedding": True}),
+    "marian-gelu": ("Marian", MARIAN | {"encoder_layers": 1, "decoder_layers": 2}),
+    "marian-relu": ("Marian", MARIAN | {"activation_function": "relu", "encoder_layers": 3, "decoder_layers": 1}),
+    "bart": ("Bart", BART),
+    "bart-scaled": ("Bart", BART | {"scale_embedding": True, "activation_function": "relu", "pad_token_id": 3}),
+    "t5": ("T5", T5),
+    "t5-gated-silu": ("T5", T5 | BUCKETS | {"feed_forward_proj": "gated-silu", "layer_norm_epsilon": 1e-4}),
+    "t5-gelu": ("T5", T5 | {"feed_forward_proj": "gelu"}),
+    "t5-1.1": ("T5", T5_NEW),
+    "t5-1.1-buckets": ("T5", T5_NEW | BUCKETS),
     "m2m100": ("M2M100", M2M100),
     "m2m100-pad": ("M2M100", M2M100 | {"pad_token_id": 7, "activation_function": "gelu", "scale_embedding": False}),
 }
@@ -46,10 +74,20 @@ def their_model(name):
     config = getattr(transformers, f"{family}Config")(**switches)
     torch.manual_seed(1)
     model = transformers.AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager").eval()
+    if switches.get("tie_word_embeddings") is False:  # transformers ties the head of every new T5
+        model.lm_head.weight = torch.nn.Parameter(torch.randn(model.lm_head.weight.shape))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.15 * torch.randn(parameter.shape))
+            if parameter.requires_grad:  # not the sinusoids of Marian
+                parameter.add_(0.15 * torch.randn(parameter.shape))
+        if hasattr(model, "final_logits_bias"):
+            model.final_logits_bias.normal_()
     return model
+
+
+def save_theirs(path, model, tokenizer):
+    model.save_pretrained(path)
+    (path / "tokenizer.json").write_text(tokenizer.to_json())
 
 
 def padded(lengths, seed=0, pad=1, vocab_size=300):
@@ -81,8 +119,7 @@ def compare(ours, theirs, pad):
 @pytest.mark.parametrize("name", THEIRS)
 def test_reads_their_directory_and_computes_the_same(name, tokenizer, tmp_path):
     theirs = their_model(name)
-    theirs.save_pretrained(tmp_path)
-    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
+    save_theirs(tmp_path, theirs, tokenizer)
     loaded = load_model(tmp_path, CPU, torch.float32)
     assert loaded.start_of_text == theirs.config.decoder_start_token_id
     compare(loaded.model, theirs, theirs.config.pad_token_id)
@@ -106,10 +143,68 @@ def test_parts_count_every_parameter(model):
     assert sum(count_parameters(model.config).values()) == sum(one.numel() for one in model.parameters())
 
 
-@settings(max_examples=20, deadline=None)
-@given(cuts=st.sets(st.integers(1, 10)), lengths=st.lists(st.integers(1, 9), min_size=2, max_size=3))
-def test_cached_and_uncached_logits_agree(cuts, lengths):
-    model = tiny_model(**ENCODER_DECODERS["m2m100"])
+def copies_for_embedding(name):
+    """A copy of the embedding instead of the embedding itself, as some programs keep only one of the two."""
+    return name.replace("model.shared", "model.decoder.embed_tokens").replace("shared.", "encoder.embed_tokens.")
+
+
+@pytest.mark.parametrize("name", ["m2m100", "marian", "bart", "t5"])
+@pytest.mark.parametrize("renamed", [copies_for_embedding, lambda name: name.removeprefix("model.")])
+def test_the_names_of_other_programs_are_read(name, renamed, tokenizer, tmp_path):
+    save_theirs(tmp_path, their_model(name), tokenizer)
+    expected = load_model(tmp_path, CPU, torch.float32).model.state_dict()
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["shared.weight" if name == "t5" else "model.shared.weight"].clone()
+    tensors = {renamed(name): tensor for name, tensor in tensors.items()}
+    if name == "t5":
+        tensors |= {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": torch.zeros(32, 4)}
+    elif name != "bart":
+        tensors |= {"model.encoder.embed_positions.weight": torch.zeros(128, 32)}
+    if bias := tensors.pop("final_logits_bias", None) is not None:  # without it, the bias is zero
+        expected["head_bias"].zero_()
+    save_file(tensors, tmp_path / "model.safetensors")
+    found = load_model(tmp_path, CPU, torch.float32).model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    assert bias == (name in ("marian", "bart"))
+
+
+def test_a_tied_head_alone_is_read_as_the_embedding(tokenizer, tmp_path):
+    save_theirs(tmp_path, their_model("marian"), tokenizer)
+    expected = load_model(tmp_path, CPU, torch.float32).model.embedding.weight
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("model.shared.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert torch.equal(load_model(tmp_path, CPU, torch.float32).model.embedding.weight, expected)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (8, 8), (64, 1000)])
+def test_distances_have_the_ranges_of_transformers(causal, buckets, distance):
+    config = tiny_config(**ENCODER_DECODERS["t5"] | {"relative_buckets": buckets, "relative_distance": distance})
+    distances = torch.arange(-1200, 1201)
+    theirs = T5Attention._relative_position_bucket(distances, not causal, buckets, distance)
+    assert torch.equal(distance_buckets(distances, config, causal=causal), theirs)
+
+
+@pytest.mark.parametrize("name", ["marian", "m2m100"])
+def test_sinusoids_equal_those_of_transformers_at_every_position(name):
+    config = tiny_config(**ENCODER_DECODERS[name] | {"context": 900})
+    ours = sinusoid_table(config, 900, CPU)
+    if name == "marian":
+        theirs = MarianSinusoidalPositionalEmbedding(900, 32).create_weight()
+    else:
+        theirs = M2M100SinusoidalPositionalEmbedding(900, 32, 1).get_embedding(902, 32, 1)[2:]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    name=st.sampled_from(list(ENCODER_DECODERS)),
+    cuts=st.sets(st.integers(1, 10)),
+    lengths=st.lists(st.integers(1, 9), min_size=2, max_size=3),
+)
+def test_cached_and_uncached_logits_agree(name, cuts, lengths):
+    model = tiny_model(**ENCODER_DECODERS[name])
     ids, mask = padded(lengths, vocab_size=97)
     targets = ids_of(11, len(lengths), 1)
     with torch.inference_mode():
@@ -192,3 +287,63 @@ def test_label_smoothing_has_the_gradient_of_the_smoothed_loss_and_reports_the_l
     for one, expected in zip(ours, torch.autograd.grad(smoothed, (hidden, weight)), strict=True):
         torch.testing.assert_close(one, expected)
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(hidden @ weight.T, targets))
+
+
+def their_config(name):
+    family, switches = THEIRS[name]
+    return json.loads(getattr(transformers, f"{family}Config")(**switches).to_json_string())
+
+
+@pytest.mark.parametrize(
+    ("name", "switch"),
+    [
+        ("marian", {"share_encoder_decoder_embeddings": False}),
+        ("marian", {"decoder_vocab_size": 200}),
+        ("marian", {"normalize_embedding": True}),
+        ("marian", {"normalize_before": True}),
+        ("marian", {"static_position_embeddings": False}),
+        ("marian", {"activation_function": "tanh"}),
+        ("bart", {"normalize_embedding": False}),
+        ("bart", {"add_final_layer_norm": True}),
+        ("bart", {"static_position_embeddings": True}),
+        ("bart", {"tie_word_embeddings": False}),
+        ("bart", {"decoder_attention_heads": 2}),
+        ("bart", {"encoder_ffn_dim": 40}),
+        ("bart", {"activation_function": ["gelu"]}),
+        ("t5", {"feed_forward_proj": "gated-tanh"}),
+        ("t5", {"feed_forward_proj": 7}),
+        ("t5", {"feed_forward_proj": ["gated-gelu"]}),
+        ("t5", {"tie_word_embeddings": "no"}),
+        ("t5", {"relative_attention_num_buckets": 10**30}),
+        ("t5", {"relative_attention_max_distance": None}),
+        ("t5", {"num_decoder_layers": 0}),
+        ("t5", {"n_positions": "512"}),
+    ],
+)
+def test_a_switch_that_would_change_the_meaning_is_refused_by_name(name, switch):
+    described = their_config(name)
+    assert config_from_json(described).encoder_layers
+    ((switched, _),) = switch.items()
+    named = {"relative_attention_num_buckets": "relative_buckets", "relative_attention_max_distance": "distance"}
+    named |= {"num_decoder_layers": "layers is 0", "n_positions": "context is '512'"}
+    with pytest.raises(BadCheckpoint, match=named.get(switched, switched)):
+        config_from_json(described | switch)
+
+
+@pytest.mark.parametrize("name", ["m2m100", "marian", "bart", "t5"])
+@pytest.mark.parametrize("value", [None, True, -1, 0, 1.5, 10**30, "8", [8], {}])
+def test_any_value_of_a_setting_is_read_or_refused(name, value):
+    described = their_config(name)
+    for key in described.keys() - {"model_type"}:
+        with suppress(BadCheckpoint):
+            assert config_from_json(described | {key: value}).encoder_layers
+    for key in described.keys() - {"model_type"}:
+        with suppress(BadCheckpoint):
+            config_from_json({other: described[other] for other in described.keys() - {key}})
+
+
+def test_every_encoder_decoder_of_the_registry_is_compared_with_transformers_both_ways():
+    read = {their_config(name)["model_type"] for name in THEIRS}
+    written = {family_of(tiny_config(**switches)).model_type for switches in ENCODER_DECODERS.values()}
+    ends = ("ConditionalGeneration", "MTModel")
+    assert read == written == {name for name, family in FAMILIES.items() if family.architecture.endswith(ends)}

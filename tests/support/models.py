@@ -58,13 +58,40 @@ FAMILIES = {
 }  # fmt: skip
 
 
+POST_NORM = {
+    "norm": "layer", "norm_eps": 1e-5, "norm_bias": True, "pre_norm": False, "qk_norm": False, "qkv_bias": True,
+    "output_bias": True, "gated": False, "feed_forward_bias": True, "head_bias": True, "kv_heads": 4,
+}  # fmt: skip
 ENCODER_DECODERS = {
     "m2m100": {
         "encoder_layers": 2, "norm": "layer", "norm_eps": 1e-5, "norm_bias": True, "positions": "sinusoidal",
         "position_offset": 2, "inclusive_sinusoid": True, "scaled_embedding": True, "qk_norm": False, "qkv_bias": True,
         "output_bias": True, "gated": False, "activation": "relu", "feed_forward_bias": True, "kv_heads": 4,
     },
+    "marian": POST_NORM | {"encoder_layers": 2, "positions": "sinusoidal", "activation": "silu"},
+    "bart": POST_NORM | {
+        "encoder_layers": 4, "positions": "learned", "position_offset": 2, "embedding_norm": True,
+        "scaled_embedding": True, "activation": "gelu_erf",
+    },
+    "t5": {
+        "encoder_layers": 2, "positions": "relative", "relative_buckets": 8, "relative_distance": 12, "qk_norm": False,
+        "scaled_scores": False, "gated": False, "activation": "relu", "scaled_output": True, "kv_heads": 4,
+        "head_width": 6,
+    },
+    "t5-1.1": {
+        "encoder_layers": 3, "positions": "relative", "qk_norm": False, "scaled_scores": False, "tied": False,
+        "activation": "gelu_tanh", "kv_heads": 4,
+    },
 }  # fmt: skip
+
+_BERT = POST_NORM | {
+    "causal": False, "positions": "learned", "segments": 2, "embedding_norm": True, "activation": "gelu_erf",
+    "norm_eps": 1e-12, "head_transform": True,
+}  # fmt: skip
+ENCODERS = {
+    "bert": _BERT,
+    "bert-untied": _BERT | {"tied": False, "activation": "relu", "segments": 3, "norm_eps": 1e-3},
+}
 
 
 def ids_of(length: int, batch: int = 1, seed: int = 0, vocab_size: int = 97) -> torch.Tensor:

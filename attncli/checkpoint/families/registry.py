@@ -10,18 +10,23 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from attncli.checkpoint.families.bart import BART
+from attncli.checkpoint.families.bert import BERT
 from attncli.checkpoint.families.gemma import GEMMA
 from attncli.checkpoint.families.gpt2 import GPT2
 from attncli.checkpoint.families.llama import LLAMA
 from attncli.checkpoint.families.m2m100 import M2M100
+from attncli.checkpoint.families.marian import MARIAN
 from attncli.checkpoint.families.mistral import MISTRAL
 from attncli.checkpoint.families.qwen2 import QWEN2
 from attncli.checkpoint.families.qwen3 import QWEN3
 from attncli.checkpoint.families.shared import COPY_AGAIN, Family, Settings
+from attncli.checkpoint.families.t5 import T5
 from attncli.config import ModelConfig, shown_value
 from attncli.errors import AttnError, BadCheckpoint, UsageProblem
 
-FAMILIES = {family.model_type: family for family in (QWEN3, QWEN2, LLAMA, MISTRAL, GEMMA, GPT2, M2M100)}
+_FAMILIES = (QWEN3, QWEN2, LLAMA, MISTRAL, GEMMA, GPT2, M2M100, MARIAN, BART, T5, BERT)
+FAMILIES = {family.model_type: family for family in _FAMILIES}
 _CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 
 

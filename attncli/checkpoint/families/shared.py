@@ -158,6 +158,14 @@ def require_equal_stacks(settings: Settings) -> tuple[Any, Any]:
     return settings.values["encoder_attention_heads"], settings.values["encoder_ffn_dim"]
 
 
+def read_encoder_layers(settings: Settings, name: str) -> Any:
+    """Returns the number of encoder layers. Raises BadCheckpoint if the setting is missing or 0."""
+    layers = settings.required(name)
+    if layers == 0:
+        raise BadCheckpoint(f"{settings.where}: {name} is {shown_value(layers)}, and must be at least 1.", COPY_AGAIN)
+    return layers
+
+
 def at_most(value: Any, limit: Any) -> Any:
     """Returns the smaller of two integers. For example, limits a window to the context, because more has no effect.
 

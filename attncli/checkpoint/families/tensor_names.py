@@ -1,33 +1,39 @@
 """Translates our tensor names to the names and the layout of a family's files, with a table per family.
 
 Most families use Llama's names, and each tensor of the file is one of our tensors. GPT-2 stores query, key and value as
-one matrix, and stores matrices transposed. Reads no files and no tensors; no torch.
+one matrix, and stores matrices transposed. Real files differ in details: programs omit the first part of every name,
+write a tied tensor under several names, or keep old names. Reads no files and no tensors; no torch.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
-HEAD = "lm_head.weight"  # the name of the output head in every family
+_EMBEDDING, _HEAD = "embedding", "head"  # our names of the token embedding and of the output head
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a file: our tensors `ours`, concatenated along the rows, and transposed if `transposed` is true."""
+    """A tensor of a file: our tensors `ours`, concatenated along the rows, and transposed if `transposed` is true.
+
+    With `as_row`, the file has a vector as a matrix of one row.
+    """
 
     name: str
     ours: tuple[str, ...]
     transposed: bool = False
+    as_row: bool = False
 
 
 @dataclass(frozen=True)
 class TensorNames:
     """A table of a family's tensor names, without `.weight` and `.bias`. Our names are the attributes of `Transformer`.
 
-    `base` is the prefix of every name except the head's; some programs omit this prefix. `layers` is the prefix before
-    a layer's number, and `encoder_layers` the prefix before the number of an encoder's layer.
+    `base` is the prefix of most names in a file; some programs omit this prefix. `layers` is the prefix before a
+    layer's number, and `encoder_layers` the prefix before the number of an encoder's layer.
     """
 
     base: str
@@ -35,8 +41,14 @@ class TensorNames:
     outer: Mapping[str, str]  # tensors outside of the layers: our name -> the family's name
     inner: Mapping[str, str]  # tensors within a layer: our name -> the family's name
     transposed: frozenset[str] = frozenset()  # the family's names of the matrices with a row for each input
-    buffers: str = "$^"  # a pattern of the names of buffers and copies of tied tensors, which some files also contain
+    buffers: str = "$^"  # a pattern of the names of tensors that are not read, such as buffers
     encoder_layers: str = ""
+    encoder_inner: Mapping[str, str] = field(default_factory=dict)  # names in an encoder's layer, where they differ
+    ungated: Mapping[str, str] = field(default_factory=dict)  # an end of a name -> the end in a model without gates
+    copies: Mapping[str, str] = field(default_factory=dict)  # a name of a tied tensor's copy -> the tensor's own name
+    old: Mapping[str, str] = field(default_factory=dict)  # an old end of a name -> its present form
+    rows: frozenset[str] = frozenset()  # names of vectors that a file has as a matrix of one row
+    zeros: frozenset[str] = frozenset()  # names of tensors that are zero if a file does not contain them
 
     def stored(self, ours: Iterable[str]) -> dict[str, StoredTensor]:
         """Returns the file's tensors that contain the tensors `ours`, by name.
@@ -46,27 +58,61 @@ class TensorNames:
         the first third of 'transformer.h.3.attn.c_attn.weight' in files of GPT-2.
         """
         found: dict[str, StoredTensor] = {}
+        ours = list(ours)
+        gated = any(own.endswith("feed_forward.gate.weight") for own in ours)
         for own in ours:
-            module, _, kind = own.rpartition(".")
-            within = re.fullmatch(r"(encoder\.)?blocks\.(\d+)\.(.+)", module)
-            theirs = self.inner[within[3]] if within else self.outer[module]
-            name = f"{theirs}.{kind}"
-            if within:
-                name = f"{self.encoder_layers if within[1] else self.layers}{within[2]}.{name}"
+            name, transposed = self._stored_name(own)
+            name = name if gated else _with_end(name, self.ungated)
             before = found[name].ours if name in found else ()
-            found[name] = StoredTensor(name, (*before, own), theirs in self.transposed and kind == "weight")
+            found[name] = StoredTensor(name, (*before, own), transposed, name in self.rows)
         return found
 
+    def _stored_name(self, own: str) -> tuple[str, bool]:
+        """Returns the name in a file of our tensor, and whether the file has it transposed."""
+        if own in self.outer:  # a tensor without a module, such as the bias of the head
+            return self.outer[own], False
+        module, _, kind = own.rpartition(".")
+        within = re.fullmatch(r"(encoder\.)?blocks\.(\d+)\.(.+)", module)
+        if within is None:
+            return f"{self.outer[module]}.{kind}", False
+        encodes = within[1] is not None
+        theirs = {**self.inner, **(self.encoder_inner if encodes else {})}[within[3]]
+        prefix = self.encoder_layers if encodes else self.layers
+        return f"{prefix}{within[2]}.{theirs}.{kind}", theirs in self.transposed and kind == "weight"
+
     def full(self, name: str) -> str:
-        """Returns the full name of a tensor in a file: adds the prefix `base` if it is missing.
+        """Returns the present, full name of a tensor in a file: adds the prefix `base` if it is missing.
 
-        'wte.weight' -> 'transformer.wte.weight'.
+        'wte.weight' -> 'transformer.wte.weight'; of old files of BERT, 'LayerNorm.gamma' -> 'LayerNorm.weight'.
         """
-        return name if name.startswith(self.base) or name == HEAD else self.base + name
+        name = _with_end(name, self.old)
+        return name if name.startswith((self.base, *self._without_base)) else self.base + name
 
-    def is_buffer(self, full_name: str) -> bool:
-        """Whether this is the name of a buffer, which is not read because the network computes it."""
-        return re.fullmatch(self.buffers, full_name) is not None
+    @cached_property
+    def _without_base(self) -> tuple[str, ...]:
+        """The first parts of the names that never have the prefix `base`."""
+        names = (*self.outer.values(), *self.copies, "lm_head")
+        return tuple({name.partition(".")[0] for name in names if not name.startswith(self.base)})
+
+    def recognize(self, names: Iterable[str], tied: bool) -> dict[str, str]:
+        """Returns the tensors of a file that are to be read: the name in the file -> the full name.
+
+        Leaves out buffers. Leaves out the copies of a tied tensor, unless the file has the tensor under the name of a
+        copy only. With `tied`, the output head is a copy of the token embedding.
+        """
+        found = {name: full for name in names if not re.fullmatch(self.buffers, full := self.full(name))}
+        copies = dict(self.copies)
+        if tied:
+            copies[f"{self.outer.get(_HEAD, 'lm_head')}.weight"] = f"{self.outer[_EMBEDDING]}.weight"
+        taken = {full for full in found.values() if full not in copies}
+        recognized = {}
+        for name, full in found.items():
+            if full in copies:
+                if copies[full] in taken:
+                    continue
+                taken.add(copies[full])
+            recognized[name] = copies.get(full, full)
+        return recognized
 
     def count_layers(self, full_names: Iterable[str]) -> tuple[int, int]:
         """Returns how many layers of the decoder, and of the encoder, have a tensor among these names."""
@@ -76,6 +122,11 @@ class TensorNames:
             for prefix in (self.layers, self.encoder_layers)
         )
         return decoder, encoder
+
+
+def _with_end(name: str, ends: Mapping[str, str]) -> str:
+    """Replaces the end of a name: 'LayerNorm.gamma', {'.gamma': '.weight'} -> 'LayerNorm.weight'."""
+    return next((name.removesuffix(end) + other for end, other in ends.items() if name.endswith(end)), name)
 
 
 LLAMA_NAMES = TensorNames(
