@@ -1,4 +1,5 @@
-/* The forward pass of a decoder-only transformer on a CPU: reads new tokens of some sequences and writes their logits.
+/* The forward pass of a transformer on a CPU: a decoder, or an encoder and a decoder with cross-attention. A call reads new tokens of
+   some sequences and writes their logits, or encodes source texts and writes the keys and values that the decoder attends to.
 
    This file contains the arithmetic and its threads, and defines the layout of keys and values in the caller's buffers. It
    handles neither text nor files nor sampling. native.py packs the weights, allocates the cache and calls engine_run.
@@ -6,6 +7,9 @@
    Reproducibility. Every number of a row is computed by a fixed sequence of operations. The sequence does not depend on the number
    of rows in the batch, on how a text is split into batches, or on the thread. So the logits of a text are bit-identical alone and
    in a batch, with a cache and without, and on any number of threads.
+
+   Encoder. A row of an encoder attends to every token of its source, so a call contains whole sources. No padding is needed: each row
+   knows its own source. While a source is encoded, its buffer holds the keys and values of the current encoder layer.
 
    Threads. An engine has `threads` workers. The thread that calls engine_run is worker 0; start_threads creates the others once.
    The forward pass is a sequence of regions with a barrier after each. The work of a region is split into items: one row, one chunk
@@ -20,7 +24,8 @@
    sleeps on a condition variable, so an idle engine uses no processor time. engine_run returns when every worker has finished the
    forward pass; no worker reads the caller's buffers afterwards.
 
-   Letters: N rows (new tokens), C model width, H heads, K key/value heads, D head width, F feed-forward width, V vocabulary.
+   Letters: N rows (new tokens), S tokens of a source, C model width, H heads, K key/value heads, D head width, F feed-forward width,
+   V vocabulary.
    Rows of numbers are padded to a multiple of LANES, the number of floats in one register of the processor. */
 
 #define _GNU_SOURCE
@@ -133,10 +138,22 @@ INLINE vec exponential(vec x) {
     return blend(x < -87.0f, broadcast(0), p * power);
 }
 
+/* The probability that a standard normal variable is below x, with an error below 2e-7 (Abramowitz and Stegun, 1964, 7.1.26). */
+INLINE vec normal_cdf(vec x) {
+    vec z = blend(x < 0, -x, x) * 0.70710678118654752f, t = 1.0f / multiply_add(z, broadcast(0.3275911f), broadcast(1));
+    vec p = broadcast(1.061405429f);
+    p = multiply_add(p, t, broadcast(-1.453152027f));
+    p = multiply_add(p, t, broadcast(1.421413741f));
+    p = multiply_add(p, t, broadcast(-0.284496736f));
+    p = multiply_add(p, t, broadcast(0.254829592f));
+    vec tail = 0.5f * p * t * exponential(-z * z);
+    return blend(x < 0, tail, 1.0f - tail);
+}
+
 /* ---- Structures that native.py also declares; a test compares its declarations with `struct_fields` below ------------------ */
 
 enum dtype { FLOAT32, BFLOAT16, FLOAT16, INT8 };
-enum activation { SILU, GELU_TANH };         /* in the order of _ACTIVATIONS in native.py */
+enum activation { SILU, GELU_TANH, GELU_ERF, RELU }; /* in the order of _ACTIVATIONS in native.py */
 
 typedef struct {        /* y = x W^T + bias */
     const void *weight; /* (outputs / LANES, inputs, LANES); null if the network has no such matrix */
@@ -149,27 +166,44 @@ typedef struct {
     const float *weight, *bias; /* null if absent */
 } norm;
 
+typedef struct { /* Self-attention or cross-attention. */
+    norm norm, query_norm, key_norm;
+    matrix query, key, value, output; /* query.weight is null if the layer has no cross-attention */
+} attention;
+
 typedef struct {
-    norm attention_norm, feed_forward_norm, query_norm, key_norm;
-    matrix query, key, value, output, gate, up, down; /* gate.weight is null if the feed-forward part has no gate */
-    int64_t window;                                   /* positions that a query attends to, including its own; 0: all */
+    attention self, cross;
+    norm feed_forward_norm;
+    matrix gate, up, down; /* gate.weight is null if the feed-forward part has no gate */
+    int64_t window;        /* positions that a query attends to, including its own; 0: all */
 } layer;
 
-typedef struct {
-    matrix embedding, position, unembedding;
-    norm final_norm;
+typedef struct { /* A decoder or an encoder. */
+    matrix position;                 /* learned positions (context, C), or null */
+    norm embedding_norm, final_norm; /* null if absent */
     const layer *layers;
-    const float *cos, *sin; /* (context, D), the first half of sin negated; null for learned positions */
+    int64_t layer_count;
+} stack;
+
+typedef struct {
+    matrix embedding, unembedding;
+    stack decoder, encoder;
+    const float *cos, *sin;  /* rotary positions (positions, D), the first half of sin negated; or null */
+    const float *sinusoids;  /* sinusoidal positions (positions, C), or null */
     float eps, score_scale, embedding_scale;
-    int32_t layer_count, width, heads, kv_heads, head_width, feed_forward, subtracts_mean, activation;
+    int32_t width, heads, kv_heads, head_width, feed_forward, subtracts_mean, activation;
+    int32_t post_norm; /* whether norms are after the residual sums instead of before attention and feed-forward */
 } model;
 
-typedef struct { /* New tokens of some sequences. The rows of one sequence are adjacent and in order. */
-    const int32_t *ids, *positions, *sequences;   /* (N): the token, position and sequence of each row */
-    const int32_t *logit_rows;                    /* (logit_row_count): the rows whose logits are returned */
-    float *const *keys, *const *values;           /* per layer (sequences, K, capacity / LANES, D, LANES) and (…, capacity, D) */
-    float *logits;                                /* (logit_row_count, V padded) */
-    int32_t row_count, logit_row_count, capacity; /* capacity: positions in the buffers, a multiple of LANES */
+typedef struct { /* New tokens of some sequences, or whole sources. The rows of one sequence or source are adjacent and in order. */
+    const int32_t *ids, *positions, *sequences; /* (N): the token, position and sequence of each row */
+    const int32_t *source_lengths;              /* (N): S, the number of tokens of the row's source */
+    const int32_t *logit_rows;                  /* (logit_row_count): the rows whose logits are returned */
+    float *const *keys, *const *values;         /* per layer (sequences, K, capacity / LANES, D, LANES) and (…, capacity, D) */
+    float *const *sources; /* (N): the buffer of the row's source, (decoder layers, 2, K, S padded, D); null without an encoder */
+    float *logits;         /* (logit_row_count, V padded) */
+    int32_t row_count, logit_row_count, capacity; /* capacity: positions in `keys` and `values`, a multiple of LANES */
+    int32_t encodes;                              /* whether the rows are sources, which the encoder reads; they have no sequence */
 } batch;
 
 typedef struct {
@@ -178,7 +212,8 @@ typedef struct {
     char kind; /* i: int32_t, l: int64_t, f: float, p: pointer, s: structure */
 } struct_field;
 
-#define KIND(value) _Generic((value), int32_t: 'i', int64_t: 'l', float: 'f', matrix: 's', norm: 's', default: 'p')
+#define KIND(value) _Generic((value), int32_t: 'i', int64_t: 'l', float: 'f', \
+    matrix: 's', norm: 's', attention: 's', stack: 's', default: 'p')
 #define FIELD(s, f) {#s, #f, offsetof(s, f), sizeof(((s *)0)->f), KIND(((s *)0)->f)}
 #define WHOLE(s) {#s, "", 0, sizeof(s), 's'}
 
@@ -186,17 +221,19 @@ EXPORT const struct_field struct_fields[] = {
     FIELD(matrix, weight), FIELD(matrix, scale), FIELD(matrix, bias), FIELD(matrix, outputs), FIELD(matrix, inputs),
     FIELD(matrix, dtype), WHOLE(matrix),
     FIELD(norm, weight), FIELD(norm, bias), WHOLE(norm),
-    FIELD(layer, attention_norm), FIELD(layer, feed_forward_norm), FIELD(layer, query_norm), FIELD(layer, key_norm),
-    FIELD(layer, query), FIELD(layer, key), FIELD(layer, value), FIELD(layer, output), FIELD(layer, gate), FIELD(layer, up),
+    FIELD(attention, norm), FIELD(attention, query_norm), FIELD(attention, key_norm), FIELD(attention, query), FIELD(attention, key),
+    FIELD(attention, value), FIELD(attention, output), WHOLE(attention),
+    FIELD(layer, self), FIELD(layer, cross), FIELD(layer, feed_forward_norm), FIELD(layer, gate), FIELD(layer, up),
     FIELD(layer, down), FIELD(layer, window), WHOLE(layer),
-    FIELD(model, embedding), FIELD(model, position), FIELD(model, unembedding), FIELD(model, final_norm), FIELD(model, layers),
-    FIELD(model, cos), FIELD(model, sin), FIELD(model, eps), FIELD(model, score_scale), FIELD(model, embedding_scale),
-    FIELD(model, layer_count),
+    FIELD(stack, position), FIELD(stack, embedding_norm), FIELD(stack, final_norm), FIELD(stack, layers), FIELD(stack, layer_count),
+    WHOLE(stack),
+    FIELD(model, embedding), FIELD(model, unembedding), FIELD(model, decoder), FIELD(model, encoder), FIELD(model, cos),
+    FIELD(model, sin), FIELD(model, sinusoids), FIELD(model, eps), FIELD(model, score_scale), FIELD(model, embedding_scale),
     FIELD(model, width), FIELD(model, heads), FIELD(model, kv_heads), FIELD(model, head_width), FIELD(model, feed_forward),
-    FIELD(model, subtracts_mean), FIELD(model, activation), WHOLE(model),
-    FIELD(batch, ids), FIELD(batch, positions), FIELD(batch, sequences), FIELD(batch, logit_rows), FIELD(batch, keys),
-    FIELD(batch, values), FIELD(batch, logits), FIELD(batch, row_count), FIELD(batch, logit_row_count), FIELD(batch, capacity),
-    WHOLE(batch),
+    FIELD(model, subtracts_mean), FIELD(model, activation), FIELD(model, post_norm), WHOLE(model),
+    FIELD(batch, ids), FIELD(batch, positions), FIELD(batch, sequences), FIELD(batch, source_lengths), FIELD(batch, logit_rows),
+    FIELD(batch, keys), FIELD(batch, values), FIELD(batch, sources), FIELD(batch, logits), FIELD(batch, row_count),
+    FIELD(batch, logit_row_count), FIELD(batch, capacity), FIELD(batch, encodes), WHOLE(batch),
 };
 EXPORT const int struct_field_count = sizeof struct_fields / sizeof *struct_fields;
 
@@ -315,6 +352,7 @@ typedef struct {
     size_t scratch_size, thread_scratch_size;
     float *residual, *normed, *qkv, *attended, *hidden; /* (N, ...) */
     float *thread_scratch;                              /* (threads, thread_scratch_size) */
+    int64_t weights_stride; /* floats from the attention weights of one query to those of the next, in a worker's scratch */
     int64_t width, key_offset, value_offset, qkv_width, attended_width, hidden_width; /* padded; the offsets are within a row of qkv */
 } engine;
 
@@ -370,10 +408,11 @@ static void normalize(const model *m, const float *x, int width, norm n, float *
     for (int i = 0; i < width; i++) y[i] = (x[i] - mean) * rate * n.weight[i] + (n.bias ? n.bias[i] : 0);
 }
 
-/* Applies a norm to the residual stream -> (N, C padded). With at most REPLICATED_NORM_ROWS rows, each worker does so for itself. */
+/* Applies a norm to the residual stream -> (N, C padded); returns the stream itself if there is no norm. With at most REPLICATED_NORM_ROWS rows, each worker does so for itself. */
 static const float *normalize_rows(worker *w, norm n) {
     engine *e = w->engine;
     int replicated = w->batch->row_count <= REPLICATED_NORM_ROWS, width = e->model->width;
+    if (!n.weight) return e->residual;
     float *to = replicated ? w->scratch : e->normed;
     for (int r = replicated ? 0 : claim_item(w); r < w->batch->row_count; r = replicated ? r + 1 : claim_item(w))
         normalize(e->model, e->residual + r * e->width, width, n, to + r * e->width);
@@ -381,18 +420,29 @@ static const float *normalize_rows(worker *w, norm n) {
     return to;
 }
 
-/* x (N, C padded) -> qkv: the queries, keys and values of all rows, concatenated in each row. */
-static void project_qkv(worker *w, const layer *l, const float *x) {
+/* Applies a norm to the residual stream in place. */
+static void normalize_residual(worker *w, norm n) {
     engine *e = w->engine;
-    const matrix *matrices[3] = {&l->query, &l->key, &l->value};
-    int64_t offsets[3] = {0, e->key_offset, e->value_offset};
-    int key_items = chunk_count(&l->query), value_items = key_items + chunk_count(&l->key);
-    int first_items[3] = {0, key_items, value_items}, items = value_items + chunk_count(&l->value);
-    for (int item; (item = claim_item(w)) < items;) {
-        int which = (item >= key_items) + (item >= value_items), chunk = item - first_items[which];
-        float *y = e->qkv + offsets[which] + chunk * CHUNK;
-        multiply_chunk(matrices[which], chunk, (operands){x, y, e->width, e->qkv_width, w->batch->row_count});
+    for (int r; (r = claim_item(w)) < w->batch->row_count;) {
+        float *x = e->residual + r * e->width;
+        normalize(e->model, x, e->model->width, n, x);
     }
+    barrier(w);
+}
+
+enum { QUERY, KEY, VALUE, PROJECTIONS };
+
+/* x (N, C padded) -> qkv: the projections `first` to `end` of all rows, concatenated in each row. */
+static void project_qkv(worker *w, const attention *a, const float *x, int first, int end) {
+    engine *e = w->engine;
+    const matrix *matrices[PROJECTIONS] = {&a->query, &a->key, &a->value};
+    int64_t offsets[PROJECTIONS] = {0, e->key_offset, e->value_offset};
+    int item = claim_item(w), first_item = 0;
+    for (int p = first; p < end; first_item += chunk_count(matrices[p]), p++)
+        for (; item < first_item + chunk_count(matrices[p]); item = claim_item(w)) {
+            float *y = e->qkv + offsets[p] + (item - first_item) * CHUNK;
+            multiply_chunk(matrices[p], item - first_item, (operands){x, y, e->width, e->qkv_width, w->batch->row_count});
+        }
     barrier(w);
 }
 
@@ -415,28 +465,54 @@ static void normalize_and_rotate(const model *m, norm n, float *heads, int count
     }
 }
 
-/* The offset in a layer's buffer of the keys or values of one key/value head, for the sequence of row r. */
-INLINE int64_t cache_offset(const model *m, const batch *b, int r, int kv_head) {
-    return ((int64_t)b->sequences[r] * m->kv_heads + kv_head) * b->capacity * m->head_width;
+typedef struct { /* The keys and values of one layer that a row attends to: those of its sequence or of its source. */
+    float *keys, *values; /* (K, capacity / LANES, D, LANES) and (K, capacity, D) */
+    int64_t capacity;
+    int last; /* the last position that the row attends to */
+} kv;
+
+/* The keys and values of a layer, for the sequence of row r. */
+static kv sequence_kv(const model *m, const batch *b, int layer_number, int r) {
+    int64_t offset = (int64_t)b->sequences[r] * m->kv_heads * b->capacity * m->head_width;
+    return (kv){b->keys[layer_number] + offset, b->values[layer_number] + offset, b->capacity, b->positions[r]};
 }
 
-/* Normalizes and rotates queries and keys, and writes keys and values into the caller's buffers. */
-static void store_kv(worker *w, const layer *l, int layer_number) {
+/* The keys and values of a decoder layer's cross-attention, for the source of row r. Each source has a buffer of its own size. */
+static kv source_kv(const model *m, const batch *b, int layer_number, int r) {
+    int length = b->source_lengths[r];
+    int64_t capacity = padded(length), size = m->kv_heads * capacity * m->head_width;
+    float *keys = b->sources[r] + 2 * layer_number * size;
+    return (kv){keys, keys + size, capacity, length - 1};
+}
+
+/* The keys and values that row r attends to. An encoder layer uses the place of the first decoder layer in the source's buffer. */
+static kv kv_of(const model *m, const batch *b, int layer_number, int crosses, int r) {
+    if (b->encodes) return source_kv(m, b, 0, r);
+    return crosses ? source_kv(m, b, layer_number, r) : sequence_kv(m, b, layer_number, r);
+}
+
+/* Normalizes and rotates the keys of a row, and writes its keys and values into the caller's buffers. */
+static void store_row(const engine *e, const attention *a, kv to, float *qkv, int64_t position) {
+    const model *m = e->model;
+    int D = m->head_width;
+    normalize_and_rotate(m, a->key_norm, qkv + e->key_offset, m->kv_heads, position);
+    for (int k = 0; k < m->kv_heads; k++) {
+        float *keys = to.keys + (k * to.capacity + position / LANES * LANES) * D + position % LANES;
+        float *values = to.values + (k * to.capacity + position) * D;
+        for (int d = 0; d < D; d++) keys[d * LANES] = qkv[e->key_offset + k * D + d];
+        memcpy(values, qkv + e->value_offset + k * D, D * sizeof(float));
+    }
+}
+
+/* Normalizes and rotates the queries of all rows, and stores their keys and values. */
+static void store_kv(worker *w, const attention *a, int layer_number) {
     engine *e = w->engine;
     const model *m = e->model;
     const batch *b = w->batch;
-    int D = m->head_width;
     for (int r; (r = claim_item(w)) < b->row_count;) {
         float *qkv = e->qkv + r * e->qkv_width;
-        int64_t position = b->positions[r];
-        normalize_and_rotate(m, l->query_norm, qkv, m->heads, position);
-        normalize_and_rotate(m, l->key_norm, qkv + e->key_offset, m->kv_heads, position);
-        for (int k = 0; k < m->kv_heads; k++) {
-            float *keys = b->keys[layer_number] + cache_offset(m, b, r, k) + position / LANES * D * LANES + position % LANES;
-            float *values = b->values[layer_number] + cache_offset(m, b, r, k) + position * D;
-            for (int d = 0; d < D; d++) keys[d * LANES] = qkv[e->key_offset + k * D + d];
-            memcpy(values, qkv + e->value_offset + k * D, D * sizeof(float));
-        }
+        normalize_and_rotate(m, a->query_norm, qkv, m->heads, b->positions[r]);
+        store_row(e, a, kv_of(m, b, layer_number, 0, r), qkv, b->positions[r]);
     }
     barrier(w);
 }
@@ -445,7 +521,7 @@ typedef struct { /* One query: a row and a head. */
     const float *query; /* (D) */
     float *weights;     /* (capacity), scratch */
     float *output;      /* (D) */
-    int position;
+    int last;           /* the last position that the query attends to; in a decoder, its own */
 } query_row;
 
 typedef struct { /* The keys to read: blocks of LANES positions, from `first` up to but not including `end`. */
@@ -454,8 +530,8 @@ typedef struct { /* The keys to read: blocks of LANES positions, from `first` up
 } key_range;
 
 /* The first position that a query attends to. */
-INLINE int first_visible(int64_t window, int position) {
-    return window && position >= window ? (int)(position - window + 1) : 0;
+INLINE int first_visible(int64_t window, int last) {
+    return window && last >= window ? (int)(last - window + 1) : 0;
 }
 
 /* Computes the scores of `count` queries for the keys of blocks `first` to `end`, `together` blocks at a time. */
@@ -482,12 +558,12 @@ INLINE void score_keys(const model *m, const float *keys, const query_row *queri
 static void masked_softmax(const query_row *query, key_range range) {
     vec_int lane;
     for (int i = 0; i < LANES; i++) lane[i] = i;
-    int first = first_visible(range.window, query->position);
+    int first = first_visible(range.window, query->last);
     vec most = broadcast(-INFINITY), total = broadcast(0);
     for (int b = range.first; b < range.end; b++) {
         vec *scores = (vec *)(query->weights + b * LANES);
         vec_int position = lane + b * LANES;
-        *scores = blend((position <= query->position) & (position >= first), *scores, broadcast(-INFINITY));
+        *scores = blend((position <= query->last) & (position >= first), *scores, broadcast(-INFINITY));
         most = maximum(most, *scores);
     }
     float largest = reduce_max(most);
@@ -532,33 +608,38 @@ INLINE void attend_tile(
     score_keys(m, keys, queries, count, range.first, rest, together);
     score_keys(m, keys, queries, count, rest, range.end, 1);
     for (int q = 0; q < count; q++) masked_softmax(&queries[q], range);
-    weighted_sum(m, values, queries, count, range.first * LANES, min_int(range.end * LANES, queries[count - 1].position + 1));
+    weighted_sum(m, values, queries, count, range.first * LANES, min_int(range.end * LANES, queries[count - 1].last + 1));
 }
 
-/* The number of rows, beginning with r, that are consecutive positions of one sequence; at most TILE_QUERIES. */
-static int consecutive_rows(const batch *b, int r) {
+/* The number of rows, beginning with r, that attend to the same keys and values; at most TILE_QUERIES. The rows of one sequence are
+   consecutive positions. */
+static int rows_together(const model *m, const batch *b, int layer_number, int crosses, int r) {
+    const float *keys = kv_of(m, b, layer_number, crosses, r).keys;
     int n = 1;
-    while (n < TILE_QUERIES && r + n < b->row_count && b->sequences[r + n] == b->sequences[r] &&
-           b->positions[r + n] == b->positions[r] + n)
-        n++;
+    while (n < TILE_QUERIES && r + n < b->row_count && kv_of(m, b, layer_number, crosses, r + n).keys == keys) n++;
     return n;
 }
 
-/* Computes the attention of `n` consecutive rows, for the query heads that share one key/value head. */
-static void attend_rows(worker *w, const layer *l, int layer_number, int r, int n, int kv_head) {
+typedef struct { /* The attention of one layer. */
+    int layer_number, crosses;
+    int64_t window;
+} attention_call;
+
+/* Computes the attention of `n` rows that attend to the same keys and values, for the query heads that share one key/value head. */
+static void attend_rows(worker *w, attention_call call, int r, int n, int kv_head) {
     engine *e = w->engine;
     const model *m = e->model;
     const batch *b = w->batch;
     int D = m->head_width, group = m->heads / m->kv_heads;
-    const float *keys = b->keys[layer_number] + cache_offset(m, b, r, kv_head);
-    const float *values = b->values[layer_number] + cache_offset(m, b, r, kv_head);
-    key_range range = {
-        first_visible(l->window, b->positions[r]) / LANES, (b->positions[r + n - 1] + LANES) / LANES, l->window};
+    kv first = kv_of(m, b, call.layer_number, call.crosses, r), last = kv_of(m, b, call.layer_number, call.crosses, r + n - 1);
+    const float *keys = first.keys + kv_head * first.capacity * D, *values = first.values + kv_head * first.capacity * D;
+    key_range range = {first_visible(call.window, first.last) / LANES, (last.last + LANES) / LANES, call.window};
+    int step = first.last < last.last; /* the rows of a decoder's sequence attend to one position more each */
     for (int h = kv_head * group; h < (kv_head + 1) * group; h++) {
         query_row queries[TILE_QUERIES];
         for (int q = 0; q < n; q++)
-            queries[q] = (query_row){e->qkv + (r + q) * e->qkv_width + h * D, w->scratch + (int64_t)q * b->capacity,
-                                     e->attended + (r + q) * e->attended_width + h * D, b->positions[r + q]};
+            queries[q] = (query_row){e->qkv + (r + q) * e->qkv_width + h * D, w->scratch + q * e->weights_stride,
+                                     e->attended + (r + q) * e->attended_width + h * D, first.last + q * step};
         switch (n) {
         case 1: attend_tile(m, keys, values, queries, 1, range); break;
         case 2: attend_tile(m, keys, values, queries, 2, range); break;
@@ -568,13 +649,13 @@ static void attend_rows(worker *w, const layer *l, int layer_number, int r, int 
     }
 }
 
-/* Computes the attention of all rows. An item is one key/value head of some consecutive rows. */
-static void attend(worker *w, const layer *l, int layer_number) {
-    int claimed = claim_item(w), first_item = 0, kv_heads = w->engine->model->kv_heads;
+/* Computes the attention of all rows. An item is one key/value head of some rows that attend to the same keys and values. */
+static void attend(worker *w, attention_call call) {
+    const model *m = w->engine->model;
+    int claimed = claim_item(w), first_item = 0, kv_heads = m->kv_heads;
     for (int r = 0, n; r < w->batch->row_count; r += n, first_item += kv_heads) {
-        n = consecutive_rows(w->batch, r);
-        for (; claimed < first_item + kv_heads; claimed = claim_item(w))
-            attend_rows(w, l, layer_number, r, n, claimed - first_item);
+        n = rows_together(m, w->batch, call.layer_number, call.crosses, r);
+        for (; claimed < first_item + kv_heads; claimed = claim_item(w)) attend_rows(w, call, r, n, claimed - first_item);
     }
     barrier(w);
 }
@@ -597,22 +678,41 @@ INLINE vec activation_exponent(int activation, vec v) {
     return activation == GELU_TANH ? 1.5957691216057308f * (v + 0.044715f * v * v * v) : v;
 }
 
+/* activation(gate) * up, or without a gate activation(up). */
+INLINE vec activate(int activation, int gated, vec gate, vec up) {
+    vec activated = gated ? gate : up;
+    vec numerator = gated ? activated * up : up;
+    if (activation == RELU) return blend(activated < 0, broadcast(0), numerator);
+    if (activation == GELU_ERF) return numerator * normal_cdf(activated);
+    return numerator / (1.0f + exponential(-activation_exponent(activation, activated)));
+}
+
+/* Replaces up (rows, width) by the activated numbers. `gates` (rows, CHUNK) is null without a gate. */
+INLINE void activate_rows(const engine *e, float *up, const float *gates, int rows, int width, int activation) {
+    for (int r = 0; r < rows; r++)
+        for (int o = 0; o < width; o += LANES) {
+            vec *at = (vec *)(up + r * e->hidden_width + o);
+            *at = activate(activation, gates != NULL, gates ? *(const vec *)(gates + r * CHUNK + o) : *at, *at);
+        }
+}
+
 /* x (N, C padded) -> hidden: activation(gate) * up, or without a gate activation(up). */
 static void activate_hidden(worker *w, const layer *l, const float *x) {
     engine *e = w->engine;
-    int rows = w->batch->row_count, gated = l->gate.weight != NULL;
-    float *gates = w->scratch + REPLICATED_NORM_ROWS * e->width; /* after x, which is in the scratch if the batch is small */
+    int rows = w->batch->row_count;
+    /* after x, which is in the scratch if the batch is small */
+    float *gates = l->gate.weight ? w->scratch + REPLICATED_NORM_ROWS * e->width : NULL;
     for (int chunk; (chunk = claim_item(w)) < chunk_count(&l->up);) {
         float *hidden = e->hidden + chunk * CHUNK;
+        int width = chunk_width(&l->up, chunk);
         multiply_chunk(&l->up, chunk, (operands){x, hidden, e->width, e->hidden_width, rows});
-        if (gated) multiply_chunk(&l->gate, chunk, (operands){x, gates, e->width, CHUNK, rows});
-        for (int r = 0; r < rows; r++)
-            for (int o = 0; o < chunk_width(&l->up, chunk); o += LANES) {
-                vec *at = (vec *)(hidden + r * e->hidden_width + o), up = *at;
-                vec activated = gated ? *(vec *)(gates + r * CHUNK + o) : up;
-                vec numerator = gated ? activated * up : up;
-                *at = numerator / (1.0f + exponential(-activation_exponent(e->model->activation, activated)));
-            }
+        if (gates) multiply_chunk(&l->gate, chunk, (operands){x, gates, e->width, CHUNK, rows});
+        switch (e->model->activation) {
+        case SILU: activate_rows(e, hidden, gates, rows, width, SILU); break;
+        case GELU_TANH: activate_rows(e, hidden, gates, rows, width, GELU_TANH); break;
+        case GELU_ERF: activate_rows(e, hidden, gates, rows, width, GELU_ERF); break;
+        default: activate_rows(e, hidden, gates, rows, width, RELU);
+        }
     }
     barrier(w);
 }
@@ -624,16 +724,19 @@ static float element(const matrix *m, int64_t output, int64_t input) {
     return loaded[output % LANES] * (m->dtype == INT8 ? m->scale[output] : 1);
 }
 
-/* residual = the embedding of each row's token; with learned positions, plus the embedding of its position. */
-static void embed(worker *w) {
+/* residual = the embedding of each row's token, plus the embedding of its position (learned or sinusoidal), after the norm of both. */
+static void embed(worker *w, const stack *s) {
     engine *e = w->engine;
     const model *m = e->model;
     for (int r; (r = claim_item(w)) < w->batch->row_count;) {
         float *x = e->residual + r * e->width;
+        int64_t position = w->batch->positions[r];
         for (int i = 0; i < m->width; i++) {
             x[i] = element(&m->embedding, w->batch->ids[r], i) * m->embedding_scale;
-            if (m->position.weight) x[i] += element(&m->position, w->batch->positions[r], i);
+            if (s->position.weight) x[i] += element(&s->position, position, i);
+            if (m->sinusoids) x[i] += m->sinusoids[position * m->width + i];
         }
+        if (s->embedding_norm.weight) normalize(m, x, m->width, s->embedding_norm, x);
     }
     barrier(w);
 }
@@ -644,8 +747,11 @@ static void unembed(worker *w) {
     const model *m = e->model;
     const batch *b = w->batch;
     const matrix *head = &m->unembedding;
-    for (int r; (r = claim_item(w)) < b->logit_row_count;)
-        normalize(m, e->residual + b->logit_rows[r] * e->width, m->width, m->final_norm, e->normed + r * e->width);
+    for (int r; (r = claim_item(w)) < b->logit_row_count;) {
+        const float *x = e->residual + b->logit_rows[r] * e->width;
+        if (m->decoder.final_norm.weight) normalize(m, x, m->width, m->decoder.final_norm, e->normed + r * e->width);
+        else memcpy(e->normed + r * e->width, x, m->width * sizeof(float));
+    }
     barrier(w);
     for (int chunk; (chunk = claim_item(w)) < chunk_count(head);)
         multiply_chunk(head, chunk, (operands){
@@ -653,30 +759,66 @@ static void unembed(worker *w) {
     barrier(w);
 }
 
-static void attention(worker *w, const layer *l, int layer_number) {
+/* Computes the keys and values of each decoder layer's cross-attention from the encoder's output, and stores them. */
+static void store_sources(worker *w) {
     engine *e = w->engine;
-    project_qkv(w, l, normalize_rows(w, l->attention_norm));
-    store_kv(w, l, layer_number);
-    attend(w, l, layer_number);
-    add_to_residual(w, &l->output, e->attended, e->attended_width);
+    const model *m = e->model;
+    const batch *b = w->batch;
+    const float *encoded = normalize_rows(w, m->encoder.final_norm);
+    for (int number = 0; number < m->decoder.layer_count; number++) {
+        const attention *a = &m->decoder.layers[number].cross;
+        project_qkv(w, a, encoded, KEY, PROJECTIONS);
+        for (int r; (r = claim_item(w)) < b->row_count;)
+            store_row(e, a, source_kv(m, b, number, r), e->qkv + r * e->qkv_width, b->positions[r]);
+        barrier(w);
+    }
+}
+
+/* The input of attention or feed-forward: the residual stream, after the norm of a pre-norm model. */
+static const float *input_rows(worker *w, norm n) {
+    return w->engine->model->post_norm ? w->engine->residual : normalize_rows(w, n);
+}
+
+/* Adds the output x W^T + bias of attention or feed-forward to the residual stream; a post-norm model then applies the norm. */
+static void output_rows(worker *w, const matrix *m, const float *x, int64_t x_stride, norm n) {
+    add_to_residual(w, m, x, x_stride);
+    if (w->engine->model->post_norm) normalize_residual(w, n);
+}
+
+static void self_attention(worker *w, const layer *l, int layer_number) {
+    engine *e = w->engine;
+    project_qkv(w, &l->self, input_rows(w, l->self.norm), QUERY, PROJECTIONS);
+    store_kv(w, &l->self, layer_number);
+    attend(w, (attention_call){layer_number, 0, l->window});
+    output_rows(w, &l->self.output, e->attended, e->attended_width, l->self.norm);
+}
+
+static void cross_attention(worker *w, const layer *l, int layer_number) {
+    engine *e = w->engine;
+    project_qkv(w, &l->cross, input_rows(w, l->cross.norm), QUERY, KEY);
+    attend(w, (attention_call){layer_number, 1, 0});
+    output_rows(w, &l->cross.output, e->attended, e->attended_width, l->cross.norm);
 }
 
 static void feed_forward(worker *w, const layer *l) {
     engine *e = w->engine;
-    activate_hidden(w, l, normalize_rows(w, l->feed_forward_norm));
-    add_to_residual(w, &l->down, e->hidden, e->hidden_width);
+    activate_hidden(w, l, input_rows(w, l->feed_forward_norm));
+    output_rows(w, &l->down, e->hidden, e->hidden_width, l->feed_forward_norm);
 }
 
 /* Runs one worker's share of the forward pass. Every worker calls this function and passes every barrier. */
 static void forward(engine *e, int worker_number) {
-    const model *m = e->model;
+    const stack *s = e->batch->encodes ? &e->model->encoder : &e->model->decoder;
     worker w = {e, e->batch, 0, e->thread_scratch + worker_number * e->thread_scratch_size};
-    embed(&w);
-    for (int number = 0; number < m->layer_count; number++) {
-        attention(&w, &m->layers[number], number);
-        feed_forward(&w, &m->layers[number]);
+    embed(&w, s);
+    for (int number = 0; number < s->layer_count; number++) {
+        const layer *l = &s->layers[number];
+        self_attention(&w, l, number);
+        if (l->cross.query.weight) cross_attention(&w, l, number);
+        feed_forward(&w, l);
     }
-    if (e->batch->logit_row_count) unembed(&w);
+    if (e->batch->encodes) store_sources(&w);
+    else if (e->batch->logit_row_count) unembed(&w);
 }
 
 /* ---- Starting and stopping the threads ---------------------------------------------------------------------------------- */
@@ -728,9 +870,13 @@ static void start_threads(engine *e, int threads) {
 
 /* Reserves scratch memory for a batch; it is reused in later calls and grows when needed. Returns 0, or -1 without memory. */
 static int reserve_scratch(engine *e, const batch *b) {
-    size_t n = b->row_count, attention = TILE_QUERIES * (size_t)b->capacity;
+    size_t n = b->row_count;
+    e->weights_stride = b->capacity;
+    for (int r = 0; b->sources && r < b->row_count; r++)
+        if (padded(b->source_lengths[r]) > e->weights_stride) e->weights_stride = padded(b->source_lengths[r]);
+    size_t weights = TILE_QUERIES * e->weights_stride;
     size_t products = REPLICATED_NORM_ROWS * e->width + n * CHUNK;
-    e->thread_scratch_size = attention > products ? attention : products;
+    e->thread_scratch_size = weights > products ? weights : products;
     size_t row_width = 2 * e->width + e->qkv_width + e->attended_width + e->hidden_width;
     size_t needed = n * row_width + e->thread_scratch_size * e->threads;
     if (needed > e->scratch_size) {
@@ -780,7 +926,8 @@ EXPORT engine *engine_new(const model *m, int threads) {
     return e;
 }
 
-/* Reads the rows of a batch: writes their keys and values, and the logits of `logit_rows`, into the caller's buffers.
+/* Reads the rows of a batch: writes their keys and values, and the logits of `logit_rows`, into the caller's buffers. With `encodes`,
+   the rows are whole sources, and the call writes only the keys and values of cross-attention.
    Returns 0, or -1 without memory. Only one call may run at a time. */
 EXPORT int engine_run(engine *e, const batch *b) {
     if (reserve_scratch(e, b)) return -1;

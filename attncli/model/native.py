@@ -3,9 +3,10 @@
 `NativeBackend` describes a Transformer to native.c in structures of pointers and sizes (the `_Described` classes). A
 weight matrix (O, I) is packed as (O/L, I, L), so that a step reads memory in order: L outputs fill a register of the
 processor. Weights may be quantized to int8, with a scale for each row. A decoding step uses the number of threads that
-was fastest in recent measurements. This module handles neither text nor sampling nor files.
+was fastest in recent measurements. The sources of an encoder-decoder are encoded once; each has a buffer of its own, so
+sources of different lengths need no padding. This module handles neither text nor sampling nor files.
 
-Letters: K key/value heads, D head width, V vocabulary, O outputs, I inputs, L lanes.
+Letters: K key/value heads, D head width, C model width, V vocabulary, S source tokens, O outputs, I inputs, L lanes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import weakref
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -30,22 +33,23 @@ from torch.nn import functional as F
 
 from attncli.config import Activation, ModelConfig
 from attncli.errors import BadCheckpoint
-from attncli.model.attention import RMSNorm, Rotary, norm_gain, rotation_table
+from attncli.model.attention import Attention, RMSNorm, Rotary, norm_gain, rotation_table
 from attncli.model.backend import Segment
 from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
 from attncli.model.native_library import library, refuse
-from attncli.model.stack import FeedForward
+from attncli.model.positions import sinusoid_table
+from attncli.model.stack import FeedForward, Stack
 from attncli.model.transformer import Transformer
 
 _MOST_LANES = 16  # a multiple of every possible number of lanes
 _FIRST_CAPACITY = 64  # positions
-_ROWS_PER_CALL = 512  # a longer prompt is split into several calls, to limit the scratch memory
+_ROWS_PER_CALL = 512  # a longer prompt is split into several calls, to limit the scratch memory; a source is not
 _FEW_ROWS = 64  # calls with at most this many rows use the fastest number of threads; longer calls use all threads
 _TIMED_STEPS = 5  # recent steps per number of threads; the medians of their times are compared
 _RETIME_AFTER = 50  # steps
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
-_ACTIVATIONS: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1}
+_ACTIVATIONS: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1, "gelu_erf": 2, "relu": 3}
 _LARGEST_INT8 = 127
 _LARGEST_INT32 = 2**31 - 1 - 64  # native.c rounds sizes up, at most to a multiple of 64
 
@@ -72,32 +76,49 @@ class _Norm(_Described):
     _fields_ = [("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p)]
 
 
+class _Attention(_Described):
+    _fields_ = [
+        *((name, _Norm) for name in ("norm", "query_norm", "key_norm")),
+        *((name, _Matrix) for name in ("query", "key", "value", "output")),
+    ]
+
+
 class _Layer(_Described):
     _fields_ = [
-        *((name, _Norm) for name in ("attention_norm", "feed_forward_norm", "query_norm", "key_norm")),
-        *((name, _Matrix) for name in ("query", "key", "value", "output", "gate", "up", "down")),
+        ("self", _Attention),
+        ("cross", _Attention),
+        ("feed_forward_norm", _Norm),
+        *((name, _Matrix) for name in ("gate", "up", "down")),
         ("window", ctypes.c_int64),
+    ]
+
+
+class _Stack(_Described):
+    _fields_ = [
+        ("position", _Matrix),
+        ("embedding_norm", _Norm),
+        ("final_norm", _Norm),
+        ("layers", ctypes.c_void_p),
+        ("layer_count", ctypes.c_int64),
     ]
 
 
 class _Model(_Described):
     _fields_ = [
-        *((name, _Matrix) for name in ("embedding", "position", "unembedding")),
-        ("final_norm", _Norm),
-        *((name, ctypes.c_void_p) for name in ("layers", "cos", "sin")),
+        *((name, _Matrix) for name in ("embedding", "unembedding")),
+        *((name, _Stack) for name in ("decoder", "encoder")),
+        *((name, ctypes.c_void_p) for name in ("cos", "sin", "sinusoids")),
         *((name, ctypes.c_float) for name in ("eps", "score_scale", "embedding_scale")),
-        *((name, ctypes.c_int32) for name in ("layer_count", "width", "heads", "kv_heads", "head_width")),
-        *((name, ctypes.c_int32) for name in ("feed_forward", "subtracts_mean", "activation")),
+        *((name, ctypes.c_int32) for name in ("width", "heads", "kv_heads", "head_width", "feed_forward")),
+        *((name, ctypes.c_int32) for name in ("subtracts_mean", "activation", "post_norm")),
     ]
 
 
 class _Batch(_Described):
     _fields_ = [
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("ids", "positions", "sequences", "logit_rows", "keys", "values", "logits")
-        ),
-        *((name, ctypes.c_int32) for name in ("row_count", "logit_row_count", "capacity")),
+        *((name, ctypes.c_void_p) for name in ("ids", "positions", "sequences", "source_lengths", "logit_rows")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "sources", "logits")),
+        *((name, ctypes.c_int32) for name in ("row_count", "logit_row_count", "capacity", "encodes")),
     ]
 
 
@@ -125,10 +146,10 @@ def available() -> bool:
 
 def supports(config: ModelConfig) -> bool:
     """Whether native.c implements a shape."""
-    usual = config.causal and config.pre_norm and config.scaled_scores and not config.scaled_output
-    extended = config.embedding_norm or config.segments or config.head_bias or config.head_transform
-    known = config.activation in _ACTIVATIONS and config.positions in ("rotary", "learned")
-    return usual and known and not extended and not config.encoder_layers and not config.position_offset
+    known = config.causal and config.activation in _ACTIVATIONS and config.positions != "relative"
+    extended = config.segments or config.head_transform or config.scaled_output
+    normed = config.qk_norm and (config.norm == "layer" or config.encoder_layers > 0)
+    return known and not extended and not normed
 
 
 def lanes() -> int:
@@ -155,10 +176,19 @@ def round_to_int8(model: Transformer) -> None:
             parameter.copy_(quantized * scale[:, None])
 
 
+@dataclass(frozen=True)
+class _Source:
+    """An encoded source: the keys and values of every decoder layer's cross-attention."""
+
+    buffer: Tensor  # (layers, 2, K, S padded to a multiple of L, D), float32; native.c defines the layout
+    length: int  # S
+
+
 class NativeCache:
     """The keys and values of several sequences in native.c's layout. Buffers double when they are full, up to `limit`.
 
-    Keys are (sequences, K, capacity / L, D, L), values (sequences, K, capacity, D), float32.
+    Keys are (sequences, K, capacity / L, D, L), values (sequences, K, capacity, D), float32. Copies of a sequence share
+    its source.
     """
 
     def __init__(self, layers: int, kv_heads: int, head_width: int, sequences: int, limit: int) -> None:
@@ -169,11 +199,13 @@ class NativeCache:
         self._keys: list[Tensor] = [torch.empty(0)] * layers
         self._values: list[Tensor] = [torch.empty(0)] * layers
         self.key_pointers = self.value_pointers = 0  # the addresses of arrays that contain one address per layer
+        self.sources: list[_Source | None] = [None] * sequences
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the buffers."""
-        return sum(buffer.nbytes for buffer in (*self._keys, *self._values))
+        """The bytes of the buffers, including those of the sources."""
+        sources = {id(source): source.buffer.nbytes for source in self.sources if source is not None}
+        return sum(buffer.nbytes for buffer in (*self._keys, *self._values)) + sum(sources.values())
 
     def fits(self, config: ModelConfig) -> bool:
         """Whether the cache has the shape of this network's keys and values."""
@@ -202,11 +234,47 @@ class NativeCache:
         self.key_pointers, self.value_pointers = map(ctypes.addressof, self._pointers)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copies the first `length` positions of one sequence to another."""
+        """Copies the first `length` positions of one sequence to another, and its source if it has one."""
+        self.sources[target] = self.sources[source]
+        if length == 0:
+            return
         blocks = math.ceil(length / lanes())
         for keys, values in zip(self._keys, self._values, strict=True):
             keys[target, :, :blocks] = keys[source, :, :blocks]
             values[target, :, :length] = values[source, :, :length]
+
+
+@dataclass
+class _Rows:
+    """The rows of a call of native.c: lists with a number per row, and the rows whose logits are computed."""
+
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    sequences: list[int] = field(default_factory=list)
+    source_lengths: list[int] = field(default_factory=list)  # empty without an encoder
+    sources: list[int] = field(default_factory=list)  # the addresses of the buffers; empty without an encoder
+    logits: list[int] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], start: int, sequence: int, source: _Source | None) -> None:
+        """Adds consecutive tokens of a sequence, from position `start` on."""
+        self.ids += ids
+        self.positions += range(start, start + len(ids))
+        self.sequences += [sequence] * len(ids)
+        if source is not None:
+            self.source_lengths += [source.length] * len(ids)
+            self.sources += [source.buffer.data_ptr()] * len(ids)
+
+    def part(self, start: int, end: int) -> _Rows:
+        """Returns the rows from `start` up to but not including `end`."""
+        rows, within = slice(start, end), self.logits[bisect_left(self.logits, start) : bisect_left(self.logits, end)]
+        return _Rows(
+            self.ids[rows],
+            self.positions[rows],
+            self.sequences[rows],
+            self.source_lengths[rows],
+            self.sources[rows],
+            [row - start for row in within],
+        )
 
 
 def _pointers(tensors: Sequence[Tensor]) -> Any:
@@ -245,7 +313,8 @@ class NativeBackend:
         self._padded_vocab_size = math.ceil(model.config.vocab_size / lanes()) * lanes()
         self._description = self._describe(model, releasing)
         self._rotary: Rotary | None = None
-        self._extend_rotation(1)
+        self._sinusoids: Tensor | None = None
+        self._extend_positions(1)
         stored = next(dtype for dtype, code in _TYPES.items() if code == self._description.unembedding.dtype)
         self.types = NumberTypes(dtype_name(stored), "float32", "float32")
         counts = _thread_counts() if threads is None else [threads]
@@ -279,8 +348,33 @@ class NativeBackend:
         return NativeCache(config.layers, config.kv_heads, config.head_width, sequences, config.context)
 
     def read_sources(self, cache: NativeCache, sources: Mapping[int, Sequence[int]]) -> None:
-        """Raises ValueError: native.c has no encoder."""
-        raise ValueError("native.c has no encoder")
+        """Encodes source texts, given as ids by sequence; they replace the sequences' earlier sources.
+
+        Raises ValueError if native.c would read or write outside its buffers.
+        """
+        with self._reading:
+            self._refuse_sources(cache, sources)
+            self._extend_positions(max(map(len, sources.values()), default=1))
+            group: dict[int, Sequence[int]] = {}
+            for sequence, ids in sources.items():
+                if group and sum(map(len, group.values())) + len(ids) > _ROWS_PER_CALL:
+                    self._encode(cache, group)
+                    group = {}
+                group[sequence] = ids
+            if group:
+                self._encode(cache, group)
+
+    def _encode(self, cache: NativeCache, sources: Mapping[int, Sequence[int]]) -> None:
+        """Encodes whole sources in one call of native.c: each layer needs the keys of all tokens of a source."""
+        config, rows, encoded = self.config, _Rows(), {}
+        for sequence, ids in sources.items():
+            padded = math.ceil(len(ids) / lanes()) * lanes()
+            buffer = torch.empty(config.layers, 2, config.kv_heads, padded, config.head_width)
+            encoded[sequence] = _Source(buffer, len(ids))
+            rows.add(ids, 0, sequence, encoded[sequence])
+        self._run(cache, rows, torch.empty(0), encodes=True)
+        for sequence, source in encoded.items():
+            cache.sources[sequence] = source
 
     def read(self, cache: NativeCache, segments: Sequence[Segment]) -> Tensor:
         """Reads segments of different sequences -> logits (sum of logit_count, V), in the order of the segments.
@@ -294,22 +388,15 @@ class NativeBackend:
         self._refuse_unreadable(cache, segments)
         end = max(segment.end for segment in segments)
         cache.reserve(end)
-        self._extend_rotation(end)
-        ids: list[int] = []
-        positions: list[int] = []
-        sequences: list[int] = []
-        logit_rows: list[int] = []
+        self._extend_positions(end)
+        rows = _Rows()
         for segment in segments:
-            ids += segment.ids
-            positions += range(segment.start, segment.end)
-            sequences += [segment.sequence] * len(segment.ids)
-            logit_rows += range(len(ids) - segment.logit_count, len(ids))
-        logits = torch.empty(len(logit_rows), self._padded_vocab_size)
-        for start in range(0, len(ids), _ROWS_PER_CALL):
-            rows = slice(start, min(start + _ROWS_PER_CALL, len(ids)))
-            first, last = bisect_left(logit_rows, rows.start), bisect_left(logit_rows, rows.stop)
-            within = [row - start for row in logit_rows[first:last]]
-            self._run(cache, (ids[rows], positions[rows], sequences[rows], within), logits[first:last])
+            rows.add(segment.ids, segment.start, segment.sequence, cache.sources[segment.sequence])
+            rows.logits += range(len(rows.ids) - segment.logit_count, len(rows.ids))
+        logits = torch.empty(len(rows.logits), self._padded_vocab_size)
+        for start in range(0, len(rows.ids), _ROWS_PER_CALL):
+            part, first = rows.part(start, start + _ROWS_PER_CALL), bisect_left(rows.logits, start)
+            self._run(cache, part, logits[first : first + len(part.logits)])
         return logits[:, : self.config.vocab_size]
 
     def _refuse_unreadable(self, cache: NativeCache, segments: Sequence[Segment]) -> None:
@@ -325,43 +412,64 @@ class NativeBackend:
             raise ValueError("a segment that begins before 0, or with more logits than tokens")
         if not cache.fits(self.config):
             raise ValueError("a cache of another network")
+        if self.config.encoder_layers and any(cache.sources[segment.sequence] is None for segment in segments):
+            raise ValueError("a sequence without a source")
         texts = [segment.ids for segment in segments if segment.ids]
+        self._refuse_tokens(texts)
+
+    def _refuse_sources(self, cache: NativeCache, sources: Mapping[int, Sequence[int]]) -> None:
+        """Raises ValueError if native.c would read or write outside its buffers."""
+        if not self.config.encoder_layers:
+            raise ValueError("a source for a network without an encoder")
+        if not all(0 <= sequence < cache.sequences for sequence in sources):
+            raise ValueError(f"a sequence outside of a cache of {cache.sequences}")
+        if not cache.fits(self.config):
+            raise ValueError("a cache of another network")
+        for ids in sources.values():
+            if not 1 <= len(ids) <= self.config.context:
+                raise ValueError(f"a source of {len(ids)} tokens in a context of {self.config.context}")
+        self._refuse_tokens(list(sources.values()))
+
+    def _refuse_tokens(self, texts: Sequence[Sequence[int]]) -> None:
         if any(min(ids) < 0 or max(ids) >= self.config.vocab_size for ids in texts):
             raise ValueError(f"a token outside of a vocabulary of {self.config.vocab_size}")
 
-    def _run(self, cache: NativeCache, columns: Sequence[list[int]], logits: Tensor) -> None:
-        """Calls native.c once and writes to `logits`.
-
-        `columns` are four lists: the token, the position and the sequence of each row, and the indices of the rows
-        whose logits are computed.
-        """
-        rows = len(columns[0])
+    def _run(self, cache: NativeCache, rows: _Rows, logits: Tensor, *, encodes: bool = False) -> None:
+        """Calls native.c once and writes to `logits`; with `encodes`, it writes to the sources of the rows."""
+        columns = (rows.ids, rows.positions, rows.sequences, rows.source_lengths, rows.logits)
         integers = np.array([number for column in columns for number in column], np.int32)
-        address = integers.ctypes.data
+        sources = np.array(rows.sources, np.uintp)
+        count, address = len(rows.ids), integers.ctypes.data
         batch = _Batch(
-            *(address + column * rows * integers.itemsize for column in range(4)),
+            *(address + at * integers.itemsize for at in accumulate(map(len, columns[:-1]), initial=0)),
             cache.key_pointers,
             cache.value_pointers,
+            sources.ctypes.data if len(sources) else None,
             logits.data_ptr(),
-            rows,
-            len(columns[3]),
+            count,
+            len(rows.logits),
             cache.capacity,
+            encodes,
         )
-        threads = self._next_threads() if rows <= _FEW_ROWS else max(self._engines)
+        threads = self._next_threads() if count <= _FEW_ROWS else max(self._engines)
         if os.getpid() != self._process:
             raise RuntimeError("A network in C cannot be used in a forked process: create another one there.")
         begun = time.perf_counter()
         if _functions().engine_run(self._engines[threads], ctypes.byref(batch)):
-            raise MemoryError(f"no memory to read {rows} tokens")
-        if rows == 1:
+            raise MemoryError(f"no memory to read {count} tokens")
+        if count == 1 and not encodes:
             self._steps += 1
             self._seconds[threads].append(time.perf_counter() - begun)
 
-    def _extend_rotation(self, positions: int) -> None:
-        """Extends the tables of rotary cosines and sines to this number of positions."""
-        if self.config.positions == "rotary" and (self._rotary is None or len(self._rotary.cos) < positions):
-            self._rotary = rotation_table(self.config, positions, self.device)
-            self._description.cos, self._description.sin = self._rotary.cos.data_ptr(), self._rotary.sin.data_ptr()
+    def _extend_positions(self, positions: int) -> None:
+        """Extends the tables of rotary or sinusoidal positions to this number of positions."""
+        config, device, described = self.config, self.device, self._description
+        if config.positions == "rotary" and (self._rotary is None or len(self._rotary.cos) < positions):
+            self._rotary = rotation_table(config, positions, device)
+            described.cos, described.sin = self._rotary.cos.data_ptr(), self._rotary.sin.data_ptr()
+        if config.positions == "sinusoidal" and (self._sinusoids is None or len(self._sinusoids) < positions):
+            self._sinusoids = sinusoid_table(config, positions, device)
+            described.sinusoids = self._sinusoids.data_ptr()
 
     def _next_threads(self) -> int:
         """Returns the thread count for the next step.
@@ -377,24 +485,17 @@ class NativeBackend:
 
     def _describe(self, model: Transformer, releasing: bool) -> _Model:
         config = model.config
-        layers = (_Layer * config.layers)()
-        for i, block in enumerate(model.blocks):
-            layers[i] = self._layer(block, config.window_of(i))
-            if releasing:
-                _release(block)
-        self._kept.append(layers)
         described = _Model(
             self._matrix(model.embedding.weight),
-            _Matrix() if model.position is None else self._matrix(model.position.weight),
-            self._matrix(model.head_weight),
-            self._norm(model.norm),
-            ctypes.addressof(layers),
-            None,  # cosines and sines, set by `_extend_rotation`
+            self._matrix(model.head_weight, model.head_bias),
+            self._stack(model, releasing),
+            _Stack() if model.encoder is None else self._stack(model.encoder, releasing),
+            None,  # cosines, sines and sinusoids, set by `_extend_positions`
+            None,
             None,
             config.norm_eps,
-            1 / math.sqrt(config.head_width),
+            1 / math.sqrt(config.head_width) if config.scaled_scores else 1,
             math.sqrt(config.width) if config.scaled_embedding else 1,
-            config.layers,
             config.width,
             config.heads,
             config.kv_heads,
@@ -402,23 +503,47 @@ class NativeBackend:
             config.feed_forward_width,
             config.norm == "layer",
             _ACTIVATIONS[config.activation],
+            not config.pre_norm,
         )
         if releasing:
             _release(model)
         return described
 
+    def _stack(self, stack: Stack, releasing: bool) -> _Stack:
+        layers = (_Layer * len(stack.blocks))()
+        for i, block in enumerate(stack.blocks):
+            layers[i] = self._layer(block, self.config.window_of(i))
+            if releasing:
+                _release(block)
+        self._kept.append(layers)
+        position = stack.position
+        return _Stack(
+            _Matrix() if position is None else self._matrix(position.weight[self.config.position_offset :]),
+            self._norm(stack.embedding_norm),
+            self._norm(stack.norm),
+            ctypes.addressof(layers),
+            len(layers),
+        )
+
     def _layer(self, block: Any, window: int | None) -> _Layer:
-        attention, fed = block.attention, block.feed_forward
+        fed = block.feed_forward
         assert isinstance(fed, FeedForward)
-        norms = (block.attention_norm, block.feed_forward_norm, attention.query_norm, attention.key_norm)
-        matrices = (attention.query, attention.key, attention.value, attention.output, fed.gate, fed.up, fed.down)
         return _Layer(
-            *(self._norm(norm) for norm in norms),
-            *(_Matrix() if one is None else self._matrix(one.weight, one.bias) for one in matrices),
+            self._attention(block.attention, block.attention_norm),
+            _Attention() if block.cross_attention is None else self._attention(block.cross_attention, block.cross_norm),
+            self._norm(block.feed_forward_norm),
+            *(_Matrix() if one is None else self._matrix(one.weight, one.bias) for one in (fed.gate, fed.up, fed.down)),
             min(window or 0, self.config.context),  # a window of the whole context hides nothing
         )
 
-    def _norm(self, norm: nn.Module) -> _Norm:
+    def _attention(self, attention: Attention, norm: nn.Module) -> _Attention:
+        norms = (norm, attention.query_norm, attention.key_norm)
+        matrices = (attention.query, attention.key, attention.value, attention.output)
+        return _Attention(
+            *(self._norm(norm) for norm in norms), *(self._matrix(one.weight, one.bias) for one in matrices)
+        )
+
+    def _norm(self, norm: nn.Module | None) -> _Norm:
         if not isinstance(norm, RMSNorm | nn.LayerNorm):
             return _Norm()
         bias = getattr(norm, "bias", None)
