@@ -98,7 +98,8 @@ def test_render_imports_torch_for_annotations_only():
 def test_every_imported_package_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    declared = {re.match("[a-z0-9_]+", name)[0] for name in (*project["dependencies"], *extras["plot"], "tensorboard")}
+    optional = (*extras["plot"], *extras["tensorboard"], *extras["translation"])
+    declared = {re.match("[a-z0-9_]+", name)[0] for name in (*project["dependencies"], *optional)}
     known = {*sys.stdlib_module_names, "attncli", *declared}
     used = {module.split(".")[0] for file in FILES for module in imports(file)}
     assert used - known == set()
