@@ -1,8 +1,11 @@
 """Every script of benchmarks/ does one small round; the commands that it starts run in this process."""
 
+import hashlib
 import importlib
 import io
 import json
+import lzma
+import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -11,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from attncli.cli.main import run
+from attncli.evaluation.alignment import format_links, parse_links
 from attncli.model import native
+from tests.support.alignments import GOLD_LINES
 from tests.support.places import ROOT
 from tests.support.texts import story
 
@@ -65,6 +70,40 @@ for script in scripts:
 def test_every_script_has_a_test_in_this_file():
     source = Path(__file__).read_text()
     assert [name for name in SCRIPTS if f'script("{name}")' not in source] == []
+
+
+def test_align(script, tmp_path, monkeypatch, capsys):
+    align = script("align")
+    rows = [line.split("\t") for line in GOLD_LINES]
+    pairs = "".join(f"{source}\t{target}\n" for source, target, _ in rows)
+    for name in (align.TRAIN, align.TEST):
+        (tmp_path / name).write_bytes(lzma.compress(pairs.encode()))
+    flipped = "".join(f"{target}\t{source}\t0-0\n" for source, target, _ in rows)
+    (tmp_path / align.EUROPARL).write_text(flipped, encoding="utf-8")
+    digests = [hashlib.sha256(line.encode()).hexdigest()[:16] for line in pairs.splitlines()]
+    gold = "".join(f"{n}\t{digests[n - 1]}\t{rows[n - 1][2]}\n" for n in (2, 14))
+    monkeypatch.setattr(align, "GOLD", tmp_path / "gold.tsv")
+    align.GOLD.write_text(f"# header\n{gold}")
+    found = align.tatoeba_gold(tmp_path / align.TEST)
+    assert [format_links(pair.links.sure, pair.links.possible) for pair in found] == [rows[1][2], rows[13][2]]
+    align.main([str(tmp_path)])
+    *_, hmm = capsys.readouterr().out.splitlines()
+    assert hmm.startswith("| HMM, trained by agreement |")
+    align.GOLD.write_text(f"# header\n3{gold[1:]}")
+    with pytest.raises(SystemExit, match="line 3 is not the line that was aligned by hand"):
+        align.tatoeba_gold(tmp_path / align.TEST)
+
+
+def test_the_gold_alignment_has_50_lines_of_links_and_no_text():
+    header, *lines = (FOLDER / "align_gold.tsv").read_text(encoding="utf-8").splitlines()
+    assert header.startswith("#")
+    numbers, digests, links = zip(*(line.split("\t") for line in lines), strict=True)
+    assert len(set(numbers)) == len(set(digests)) == 50
+    assert [int(number) for number in numbers] == sorted(map(int, numbers))
+    assert all(re.fullmatch("[0-9a-f]{16}", digest) for digest in digests)
+    parsed = [parse_links(one) for one in links]
+    assert [format_links(one.sure, one.possible) for one in parsed] == list(links)
+    assert all(one.sure for one in parsed)
 
 
 def test_explain(script, tmp_path, monkeypatch, capsys):
