@@ -26,7 +26,7 @@ from attncli.errors import UsageProblem
 from attncli.evaluation.evaluate import opened_to_score, score_text
 from attncli.evaluation.score import Score
 from attncli.generation.bias import with_token_ids
-from attncli.generation.candidates import candidates
+from attncli.generation.candidates import candidates, candidates_for_masks
 from attncli.generation.continuation import continued
 from attncli.generation.engine import generate
 from attncli.generation.events import Candidates, Event, Sample, Text, Token
@@ -163,6 +163,7 @@ class Model:
         Raises BadInput for a text with no token to score, and for a text that is not valid Unicode.
         """
         loaded = self._read("float32" if self._dtype == "auto" else self._dtype)
+        loaded.refuse_encoder("predicts no next token, so it has no perplexity")
         tokens = tokens_of(Part.whole(Documents.of([checked_text(text)])), loaded.tokenizer)
         return score_text(loaded, opened_to_score(tokens, loaded.tokenizer))
 
@@ -175,13 +176,32 @@ class Model:
         """
         loaded = self._read(self._dtype)
         each = (temperatures,) if isinstance(temperatures, int | float) else temperatures
+        loaded.refuse_encoder("predicts no next token; call fill")
         return candidates(loaded.model, loaded.tokenizer, loaded.prompt(text), each, count)
+
+    def fill(
+        self,
+        text: str,
+        pair: str | None = None,
+        *,
+        temperatures: float | Sequence[float] = _TEMPERATURES,
+        count: int = 10,
+    ) -> tuple[Candidates, ...]:
+        """Returns the `count` most probable tokens for each [MASK] of a text, as `attncli next` does for BERT.
+
+        `pair` is the second text of a pair. Raises BadInput for a text without a mask or longer than the context, and
+        UsageProblem for a model that predicts no masked words.
+        """
+        loaded = self._read(self._dtype)
+        each = (temperatures,) if isinstance(temperatures, int | float) else temperatures
+        return candidates_for_masks(loaded.model, loaded.tokenizer, loaded.pieces(text, pair), each, count)
 
     def _events(
         self, prompts: Sequence[str], settings: dict[str, Any], details: TokenDetails | None
     ) -> Iterator[Event]:
         sampling, engine = _configs(settings, SampleConfig, EngineConfig)
         loaded, backend = self._to_generate()
+        loaded.refuse_encoder("continues no text")
         ids = [loaded.prompt(prompt) for prompt in prompts]
         sampling = with_token_ids(sampling, loaded.tokenizer)
         return generate(backend, loaded.tokenizer, ids, sampling, loaded.end_ids, details, engine)

@@ -7,7 +7,7 @@ Training may replace the directory at any time. So a failed read is repeated if 
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from attncli.checkpoint.save import Checkpoint, State, token_ids
 from attncli.checkpoint.tensors import open_tensors
 from attncli.checkpoint.weights import read_weights
 from attncli.config import ModelConfig
-from attncli.errors import BadCheckpoint, Naming, hint_in
+from attncli.errors import BadCheckpoint, Naming, UsageProblem, hint_in
 from attncli.model.transformer import Transformer
-from attncli.text.tokenizer import Piece, Tokenizer
+from attncli.text.tokenizer import MASK, Piece, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,35 @@ class LoadedModel:
     def prompt(self, text: str) -> list[int]:
         """Returns the ids that the model continues: the tokens that open every text, then the tokens of this text.
 
-        If there are no ids, returns `start_of_text` alone.
+        If there are no ids, returns `start_of_text` alone. An encoder alone continues no text; its ids also contain the
+        tokens that close every text.
         """
+        if self.model.config.kind == "encoder":
+            return [piece.id for piece in self.pieces(text)]
         return [*self.tokenizer.opening, *self.tokenizer.encode(text)] or [self.start_of_text]
 
-    def pieces(self, text: str) -> list[Piece]:
-        """Returns the tokens that open every text, then the tokens of this text."""
-        return [*self.tokenizer.opening_pieces, *self.tokenizer.pieces(text)]
+    def pieces(self, text: str, pair: str | None = None) -> list[Piece]:
+        """Returns the tokens that open every text, then the tokens of this text.
+
+        For an encoder alone, also returns the tokens that close every text, and the tokens of the second text of a
+        pair: '[CLS] text [SEP] pair [SEP]'. Raises UsageProblem for a pair if the model has no segments for pairs.
+        """
+        opened = [*self.tokenizer.opening_pieces, *self.tokenizer.pieces(text)]
+        if pair is not None and self.model.config.segments < 2:
+            raise UsageProblem(f"{self.name} reads no pairs of texts.", "Give one text.")
+        if self.model.config.kind != "encoder":
+            return opened
+        closing = self.tokenizer.closing_pieces
+        second = [] if pair is None else [*self.tokenizer.pieces(pair), *closing]
+        return [*opened, *closing, *(replace(piece, segment=1) for piece in second)]
+
+    def refuse_encoder(self, what: str) -> None:
+        """Raises UsageProblem if the model is an encoder alone. `what` is what it cannot do: 'continues no text'."""
+        if self.model.config.kind == "encoder":
+            raise UsageProblem(
+                f"{self.name} is an encoder alone, which {what}.",
+                f'attncli next "The {MASK} barked." predicts the masked word, and attncli explain shows its attention.',
+            )
 
     @property
     def name(self) -> str:

@@ -26,6 +26,7 @@ def load(source: ModelSource, dtype: str = "float32") -> LoadedModel:
 def load_to_score(source: ModelSource, dtype: str) -> LoadedModel:
     """Returns a loaded model for scoring. For `int8`, its matrices are rounded to int8 values and stored as float32."""
     loaded = load(source, "float32" if dtype == "int8" else dtype)
+    loaded.refuse_encoder("predicts no next token, so it has no perplexity")
     if dtype == "int8":
         round_to_int8(loaded.model)
     return loaded
@@ -42,6 +43,7 @@ def load_to_generate(source: ModelSource, dtype: str, *, keep: bool = False) -> 
         print_note(engine.note)
     path = find(source.model, source.revision)
     status(f"reading {path.name}")
-    loaded = engine.load(path, keep=keep)
+    loaded, backend = engine.load(path, keep=keep)
+    loaded.refuse_encoder("continues no text")
     status(f"running {path.name}")
-    return loaded
+    return loaded, backend

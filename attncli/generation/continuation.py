@@ -15,8 +15,12 @@ from attncli.text.tokenizer import Piece
 def continued(loaded: LoadedModel, pieces: Sequence[Piece], count: int) -> list[Piece]:
     """Returns the tokens of a text, followed by `count` generated tokens.
 
-    Fewer tokens are generated if the model ends the text or if the context is full.
+    Fewer tokens are generated if the model ends the text or if the context is full. Raises UsageProblem for an encoder
+    alone, which continues no text.
     """
+    if count == 0:
+        return list(pieces)
+    loaded.refuse_encoder("continues no text")
     ids = [piece.id for piece in pieces]
     count = min(count, loaded.model.config.context - len(ids))
     if count > 0:

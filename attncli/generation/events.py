@@ -130,10 +130,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The most probable next tokens, most probable first."""
+    """The most probable next tokens, or the most probable tokens for a mask; most probable first."""
 
     temperatures: tuple[float, ...]
     tokens: tuple[Candidate, ...]
+    mask: int | None = None  # the index of the mask among the tokens of the text; None for next tokens
 
     @property
     def rest(self) -> tuple[float, ...]:

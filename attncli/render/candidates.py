@@ -42,9 +42,25 @@ def candidates_screen(candidates: Candidates, pieces: Sequence[Piece], model: st
         Text(fit(facts, width), "bold"),
         Text(fit("|".join(token_label(piece) for piece in pieces), width), "dim"),
         Text(),
-        Text(fit("What may come next, by temperature", width), TITLE),
+        Text(fit(_title(candidates, pieces), width), TITLE),
         table,
     )
+
+
+def _title(candidates: Candidates, pieces: Sequence[Piece]) -> str:
+    """Returns the title of the table; if the text has several masks, it says which one the table is for."""
+    if candidates.mask is None:
+        return "What may come next, by temperature"
+    name = pieces[candidates.mask].text.strip()
+    masks = [at for at, piece in enumerate(pieces) if piece.id == pieces[candidates.mask].id]
+    which = name if len(masks) == 1 else f"{name} number {masks.index(candidates.mask) + 1}"
+    return f"What {which} may stand for, by temperature"
+
+
+def masks_screen(masks: Sequence[Candidates], pieces: Sequence[Piece], model: str, width: int) -> RenderableType:
+    """Returns the screen for the masks of a text: a table for each mask."""
+    screens = [candidates_screen(found, pieces, model, width) for found in masks]
+    return Group(*(part for screen in screens for part in (Text(), screen)[screen is screens[0] :]))
 
 
 def _label(token: Candidate) -> str:
@@ -58,10 +74,21 @@ def _cell(probability: float, bars: int, style: str = BAR) -> Text:
 
 def candidates_document(candidates: Candidates, model: str, text: str) -> dict[str, Any]:
     """Returns the candidates as a JSON-ready dictionary in full precision."""
+    return {"model": model, "text": text, "temperatures": list(candidates.temperatures), **_columns(candidates)}
+
+
+def masks_document(masks: Sequence[Candidates], model: str, text: str) -> dict[str, Any]:
+    """Returns the candidates for each mask of a text as a JSON-ready dictionary in full precision."""
     return {
         "model": model,
         "text": text,
-        "temperatures": list(candidates.temperatures),
+        "temperatures": list(masks[0].temperatures),
+        "masks": [{"index": found.mask, **_columns(found)} for found in masks],
+    }
+
+
+def _columns(candidates: Candidates) -> dict[str, Any]:
+    return {
         "tokens": [
             {"id": token.id, "text": token.text, "probabilities": list(token.probabilities)}
             for token in candidates.tokens

@@ -20,28 +20,39 @@ _MOST_TINTED = 4000
 
 
 def tokens_screen(
-    pieces: Sequence[Piece], characters: int, tokenizer: str, width: int, opening: Sequence[Piece] = ()
+    pieces: Sequence[Piece],
+    characters: int,
+    tokenizer: str,
+    width: int,
+    opening: Sequence[Piece] = (),
+    closing: Sequence[Piece] = (),
 ) -> RenderableType:
     """Returns the text with tinted tokens, a row per token, and totals.
 
-    `opening` are the tokens that the tokenizer adds before the text. They have the first indices and are not counted.
+    `opening` and `closing` are the tokens that the tokenizer adds before and after the text. They are not counted.
     """
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in ("#", "token", "id", "bytes", "characters"):
         table.add_column(name, justify="left" if name == "token" else "right", no_wrap=True)
     label_room = max(width - 29 - len(str(len(pieces))), 8)
-    for at, piece in enumerate(opening):
-        table.add_row(str(at), Text(token_label(piece, label_room)), str(piece.id), "–", "–", style="dim")
+
+    def add_rows(added: Sequence[Piece], first: int) -> None:
+        for at, piece in enumerate(added, first):
+            table.add_row(str(at), Text(token_label(piece, label_room)), str(piece.id), "–", "–", style="dim")
+
+    add_rows(opening, 0)
     for at, piece in enumerate(pieces[:_MOST_ROWS], len(opening)):
         label = Text(token_label(piece, label_room), TOKEN_TINTS[at % 2])
         table.add_row(str(at), label, str(piece.id), str(piece.bytes), str(len(piece.completed)))
+    if len(pieces) <= _MOST_ROWS:
+        add_rows(closing, len(opening) + len(pieces))
     parts: list[RenderableType] = [_tinted(pieces, width), Text(), table]
-    if opening:
-        put = " ".join(token_label(piece) for piece in opening)
-        said = "is not part of the text: the tokenizer adds it before every text"
-        if len(opening) > 1:
-            said = "are not part of the text: the tokenizer adds them before every text"
-        parts.append(Text(fold(f"{put} {said}", width), "dim"))
+    for added, where in ((opening, "before"), (closing, "after")):
+        if added:
+            put = " ".join(token_label(piece) for piece in added)
+            is_, it = ("is", "it") if len(added) == 1 else ("are", "them")
+            said = f"{put} {is_} not part of the text: the tokenizer adds {it} {where} every text"
+            parts.append(Text(fold(said, width), "dim"))
     if len(pieces) > _MOST_ROWS:
         parts.append(Text(f"… {len(pieces) - _MOST_ROWS:,} more tokens: --ids or --json gives them all", "dim"))
     return Group(*parts, Text(), totals(len(pieces), characters, sum(piece.bytes for piece in pieces), tokenizer))
@@ -70,11 +81,15 @@ def _tinted(pieces: Sequence[Piece], width: int) -> Text:
 
 
 def tokens_document(
-    pieces: Sequence[Piece], characters: int, tokenizer: str, opening: Sequence[Piece] = ()
+    pieces: Sequence[Piece],
+    characters: int,
+    tokenizer: str,
+    opening: Sequence[Piece] = (),
+    closing: Sequence[Piece] = (),
 ) -> dict[str, Any]:
     """Returns the tokens as a JSON-ready dictionary.
 
-    `of_text` is false for tokens that the tokenizer adds before the text.
+    `of_text` is false for tokens that the tokenizer adds before or after the text.
     """
     return {
         "tokenizer": tokenizer,
@@ -84,9 +99,9 @@ def tokens_document(
                 "text": piece.text,
                 "bytes": piece.bytes,
                 "part": list(piece.part),
-                "of_text": at >= len(opening),
+                "of_text": len(opening) <= at < len(opening) + len(pieces),
             }
-            for at, piece in enumerate((*opening, *pieces))
+            for at, piece in enumerate((*opening, *pieces, *closing))
         ],
         "characters": characters,
         "bytes": sum(piece.bytes for piece in pieces),

@@ -1,8 +1,8 @@
 """Tokenizer: encodes text into token ids and decodes ids, for any `tokenizer.json`.
 
 The `tokenizers` library does the work. This module adds three guarantees. The string of a special token in a user's
-text is encoded as plain text. A text is never truncated or padded. Streamed decoding never returns half a character.
-`tokenizer_training` trains new tokenizers.
+text is encoded as plain text, except `[MASK]`, which stands for a word that BERT predicts. A text is never truncated or
+padded. Streamed decoding never returns half a character. `tokenizer_training` trains new tokenizers.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 END_OF_TEXT = "<|endoftext|>"
+MASK = "[MASK]"  # in a text for BERT, stands for a word to predict
 _LARGEST_FILE = 64 << 20  # the largest size of a tokenizer.json, in bytes
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # Unicode characters without a meaning
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -53,6 +54,7 @@ class Piece:
     bytes: int
     part: tuple[int, int] = (1, 1)
     unfinished: bool = False
+    segment: int = 0  # 1 in the second text of a pair, for BERT
 
     @property
     def of_text(self) -> bool:
@@ -128,6 +130,12 @@ class Tokenizer:
         found = (self._backend.token_to_id(name) for name in _PADDING)
         return next((int(id_) for id_ in found if id_ is not None), None)
 
+    @cached_property
+    def mask(self) -> int | None:
+        """The id of the token `[MASK]`, or None."""
+        found = self._special.get(MASK)
+        return None if found is None else found[0]
+
     @property
     def opening(self) -> tuple[int, ...]:
         """The ids of the special tokens that the post-processor adds before a text.
@@ -166,12 +174,12 @@ class Tokenizer:
     @cached_property
     def opening_pieces(self) -> tuple[Piece, ...]:
         """The tokens of `opening` as pieces, which have no bytes."""
-        return tuple(Piece(id_, self.name(id_), 0) for id_ in self.opening)
+        return tuple(Piece(id_, self.name(id_).strip(), 0) for id_ in self.opening)
 
     @cached_property
     def closing_pieces(self) -> tuple[Piece, ...]:
         """The tokens of `closing` as pieces, which have no bytes."""
-        return tuple(Piece(id_, self.name(id_), 0) for id_ in self.closing)
+        return tuple(Piece(id_, self.name(id_).strip(), 0) for id_ in self.closing)
 
     @cached_property
     def kind(self) -> str:
@@ -193,6 +201,8 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Encodes several texts into ids, on all cores."""
         checked = [checked_text(text) for text in texts]
+        if self.mask is not None and any(MASK in text for text in checked):
+            return [[piece.id for piece in self.pieces(text)] for text in checked]
         with _library_failures(self._may_panic):
             encodings = self._backend.encode_batch_fast(checked, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
@@ -287,7 +297,7 @@ class Tokenizer:
         With them, a decoder that drops the first space of a text does not drop the leading space of the token.
         """
         of = self._decoder.get("of", [self._decoder["type"]])
-        drops = isinstance(of, list) and not {"Strip", "Metaspace"}.isdisjoint(of)
+        drops = isinstance(of, list) and not {"Strip", "Metaspace", "WordPiece"}.isdisjoint(of)
         return self.encode("a") if drops else []
 
     def _is_byte(self, id_: int) -> bool:
@@ -296,9 +306,24 @@ class Tokenizer:
     def pieces(self, text: str) -> list[Piece]:
         """Returns the tokens of a text as pieces, each with the characters that the token covers."""
         checked_text(text)
+        if self.mask is None or MASK not in text:
+            return self._plain_pieces(text)
+        *before, last = text.split(MASK)
+        pieces = []
+        for part in before:
+            found = self._plain_pieces(part)
+            masked = part[sum(len(piece.completed) for piece in found) :] + MASK  # with the white space before it
+            pieces += [*found, Piece(self.mask, masked, len(masked.encode()))]
+        return pieces + self._plain_pieces(last)
+
+    def _plain_pieces(self, text: str) -> list[Piece]:
+        """Returns the pieces of a text without masks."""
         with _library_failures(self._may_panic):
             encoding = self._backend.encode(text, add_special_tokens=False)
         ids, spans = encoding.ids, encoding.offsets
+        if self._decoder["type"] == "WordPiece":  # which drops white space: it belongs to the next token, as in GPT-2
+            ends = [0, *(end for _, end in spans)]
+            spans = [(min(before, start), end) for before, (start, end) in zip(ends, spans, strict=False)]
         if not self._has_prefix(ids, spans):
             return self._pieces(ids, spans, text)
         prefix = Piece(ids[0], (self._backend.id_to_token(ids[0]) or "")[-1:], 0, unfinished=True)

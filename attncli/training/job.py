@@ -90,6 +90,8 @@ def new_job(
     text = _limited(text, pinned)
     documents = read_documents(files, text, progress)
     held_out = read_documents([val_file], text, progress) if val_file is not None else None
+    if start is not None:
+        start.refuse_encoder("is not trained here")
     corpus = prepare(documents, text, held_out, start.tokenizer if start is not None else None, progress)
     if progress is not None:
         progress(Progress("measuring a step", 0, None))

@@ -17,6 +17,7 @@ from attncli.text.reading import name_of
 def run(texts: Sequence[str], files: list[str], source: ModelSource, passages: int, seed: int, *, json: bool) -> None:
     """Prints the score of each ranking, measured on the texts and on `passages` passages drawn from the files."""
     loaded = load(source)
+    loaded.refuse_encoder("predicts no next token")
     rows = [[*loaded.tokenizer.opening, *loaded.tokenizer.encode(text)] for text in texts]
     drawn = passages_of(files, loaded, passages, seed) if files else None
     if drawn is not None:

@@ -1,13 +1,15 @@
-"""`attncli next`: the most probable next tokens at each temperature."""
+"""`attncli next`: the most probable next tokens, or the most probable tokens for the masks of a text."""
 
 from __future__ import annotations
 
+from attncli.checkpoint.load import LoadedModel
 from attncli.cli.bodies.results import show_result
 from attncli.cli.loading import load
 from attncli.cli.shared import ModelSource
 from attncli.cli.truncation import refuse_long, truncated
-from attncli.generation.candidates import candidates
-from attncli.render.candidates import candidates_document, candidates_screen
+from attncli.generation.candidates import candidates, candidates_for_masks
+from attncli.render.candidates import candidates_document, candidates_screen, masks_document, masks_screen
+from attncli.text.tokenizer import Piece
 
 
 def run(
@@ -17,11 +19,20 @@ def run(
     temperatures: tuple[float, ...],
     top_k: int,
     *,
+    pair: str | None,
     truncate: bool,
     json: bool,
 ) -> None:
-    """Prints the `top_k` most probable tokens after a text. Raises BadInput for a text longer than the context."""
+    """Prints the `top_k` most probable tokens after a text. Raises BadInput for a text longer than the context.
+
+    For an encoder alone, prints the most probable tokens for each mask; its text is never truncated. `pair` is a second
+    text. Raises UsageProblem for a pair if the model reads no pairs.
+    """
     loaded = load(source, dtype)
+    pieces = loaded.pieces(text, pair)
+    if loaded.model.config.kind == "encoder":
+        _show_masks(loaded, text, pieces, temperatures, top_k, json=json)
+        return
     prompt = loaded.prompt(text)
     if truncate:
         (text,), (prompt,) = truncated(loaded.model.config, loaded.tokenizer, [text], [prompt])
@@ -31,5 +42,16 @@ def run(
     show_result(
         lambda: candidates_document(finding, loaded.name, text),
         lambda console: candidates_screen(finding, pieces, loaded.name, console.width),
+        json=json,
+    )
+
+
+def _show_masks(
+    loaded: LoadedModel, text: str, pieces: list[Piece], temperatures: tuple[float, ...], top_k: int, *, json: bool
+) -> None:
+    masks = candidates_for_masks(loaded.model, loaded.tokenizer, pieces, temperatures, top_k)
+    show_result(
+        lambda: masks_document(masks, loaded.name, text),
+        lambda console: masks_screen(masks, pieces, loaded.name, console.width),
         json=json,
     )

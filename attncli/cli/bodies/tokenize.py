@@ -6,17 +6,19 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 
 from attncli.checkpoint.catalog import newest_model, shipped_model
-from attncli.checkpoint.directory import ModelFolder, name_of
+from attncli.checkpoint.directory import CONFIG, ModelFolder, name_of
+from attncli.checkpoint.families.registry import config_from_json
 from attncli.cli.bodies.results import show_result
 from attncli.cli.outputs import write_file
 from attncli.cli.resolving import find
 from attncli.cli.shared import ModelChoice
 from attncli.config import CorpusConfig
-from attncli.errors import BadInput, OutOfRoom, UsageProblem
+from attncli.errors import BadCheckpoint, BadInput, OutOfRoom, UsageProblem
 from attncli.paths import exists, make_folder, reason
 from attncli.render.console import messages, output, print_json, print_note
 from attncli.render.escape import one_line, visible
@@ -33,35 +35,44 @@ from attncli.text.tokens import count_tokens
 
 def show_tokens(text: str, choice: ModelChoice, *, ids: bool, json: bool) -> None:
     """Prints the tokens of a text, or with `ids` only their ids."""
-    tokenizer, name = _tokenizer(choice)
+    tokenizer, name, closes = _tokenizer(choice)
+    closing = tokenizer.closing_pieces if closes else ()
     if ids:
-        output().file.write(" ".join(map(str, [*tokenizer.opening, *tokenizer.encode(text)])) + "\n")
+        around = [*tokenizer.opening, *tokenizer.encode(text), *(piece.id for piece in closing)]
+        output().file.write(" ".join(map(str, around)) + "\n")
         return
     pieces = tokenizer.pieces(text)
     added = list(takewhile(lambda piece: not piece.of_text, pieces))
     opening, pieces = [*tokenizer.opening_pieces, *added], pieces[len(added) :]
     show_result(
-        lambda: tokens_document(pieces, len(text), name, opening),
-        lambda console: tokens_screen(pieces, len(text), name, console.width, opening),
+        lambda: tokens_document(pieces, len(text), name, opening, closing),
+        lambda console: tokens_screen(pieces, len(text), name, console.width, opening, closing),
         json=json,
     )
 
 
 def decode_ids(listed: str, choice: ModelChoice, *, json: bool) -> None:
     """Prints the text of ids that are separated by spaces or commas. Raises BadInput for a word that is not an id."""
-    tokenizer, _ = _tokenizer(choice)
+    tokenizer, _, closes = _tokenizer(choice)
     words = [word for word in re.split(r"[\s,\[\]]+", listed) if word]
     wrong = next((word for word in words if not (word.isascii() and word.isdigit() and len(word) < 10)), None)
     if wrong is not None:
         raise BadInput(f"{wrong!r} is not a token id.", "Give whole numbers, separated by spaces.")
     ids = [int(word) for word in words]
-    opening = len(tokenizer.opening)  # the tokens that the tokenizer puts before every text are not printed
-    text = tokenizer.decode(ids[opening:] if opening < len(ids) and tuple(ids[:opening]) == tokenizer.opening else ids)
+    text = tokenizer.decode(_without_added(ids, tokenizer, closes))
     if json:
         print_json({"ids": ids, "text": text})
     else:
         console = output()
         console.file.write((visible(text) if console.is_terminal else text) + "\n")
+
+
+def _without_added(ids: list[int], tokenizer: Tokenizer, closes: bool) -> list[int]:
+    """Returns the ids of a text without the tokens that the tokenizer adds before and after it, if `closes`."""
+    opening, closing = tokenizer.opening, tokenizer.closing if closes else ()
+    if closing and tuple(ids[-len(closing) :]) == closing:
+        ids = ids[: -len(closing)]
+    return ids[len(opening) :] if len(opening) < len(ids) and tuple(ids[: len(opening)]) == opening else ids
 
 
 def train_tokenizer(files: Sequence[str], config: CorpusConfig, out: Path, *, force: bool, json: bool) -> None:
@@ -97,14 +108,22 @@ def _write(target: Path, text: str) -> None:
     write_file(target, "--out", lambda file: file.write(text.encode()))
 
 
-def _tokenizer(choice: ModelChoice) -> tuple[Tokenizer, str]:
-    """Returns the tokenizer and the name of the chosen or default model.
+def _tokenizer(choice: ModelChoice) -> tuple[Tokenizer, str, bool]:
+    """Returns the tokenizer and the name of the chosen or default model, and whether tokens close its texts.
 
     If there is no model at all, returns the byte tokenizer and prints a note.
     """
     named = choice.model is not None or choice.revision is not None or os.environ.get("ATTNCLI_MODEL")
     if not named and newest_model() is None and shipped_model() is None:
         print_note("there is no model yet, so each byte is a token; attncli train FILE makes a model with a tokenizer")
-        return byte_tokenizer(), "bytes"
+        return byte_tokenizer(), "bytes", False
     path = find(choice.model, choice.revision, weights=False)
-    return ModelFolder(path).tokenizer(), name_of(path)
+    folder = ModelFolder(path)
+    return folder.tokenizer(), name_of(path), _closes(folder)
+
+
+def _closes(folder: ModelFolder) -> bool:
+    """Whether the model has an encoder, whose texts are closed. False without a config that can be read."""
+    with suppress(BadCheckpoint):
+        return config_from_json(folder.json(CONFIG), str(folder.path / CONFIG)).kind != "decoder"
+    return False

@@ -1,0 +1,133 @@
+"""The commands with BERT: masked words as in transformers, its tokens, and what an encoder alone cannot do."""
+
+import json
+
+import pytest
+import torch
+import transformers
+
+import attncli
+from attncli.cli.main import run
+from attncli.errors import BadInput, UsageProblem
+from tests.support.tokenizers import wordpiece
+
+TEXT, PAIR = "The [MASK] barked at the [MASK].", "The cat ran."
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """Returns a random BERT of transformers, and its directory."""
+    path, tokenizer = tmp_path_factory.mktemp("models") / "bert", wordpiece()
+    torch.manual_seed(1)
+    config = transformers.BertConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=48, max_position_embeddings=32,
+    )  # fmt: skip
+    model = transformers.BertForMaskedLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    model.save_pretrained(path)
+    tokenizer.save(str(path / "tokenizer.json"))
+    return model, path
+
+
+def told(capsys, *arguments):
+    assert run([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def expected(bert, *texts):
+    """Returns the index of each mask, and the probabilities (V,) there, from transformers."""
+    model, path = bert
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(path / "tokenizer.json"), model_input_names=["input_ids", "token_type_ids", "attention_mask"]
+    )
+    inputs = tokenizer(*texts, return_tensors="pt")
+    with torch.no_grad():
+        probabilities = model(**inputs).logits[0].softmax(-1)
+    return [(at.item(), probabilities[at]) for at in (inputs["input_ids"][0] == 4).nonzero().flatten()]
+
+
+def test_next_gives_the_words_of_transformers_for_every_mask(bert, capsys):
+    found = told(capsys, "next", TEXT, "-m", str(bert[1]), "-t", "1", "-k", "5")
+    for mask, (at, probabilities) in zip(found["masks"], expected(bert, TEXT), strict=True):
+        assert mask["index"] == at
+        top = probabilities.topk(5)
+        assert [token["id"] for token in mask["tokens"]] == top.indices.tolist()
+        assert [token["probabilities"][0] for token in mask["tokens"]] == pytest.approx(top.values.tolist(), abs=1e-5)
+        assert mask["others"][0] == pytest.approx(1 - top.values.sum().item(), abs=1e-5)
+
+
+def test_the_library_fills_the_masks_of_a_pair_as_transformers_does(bert):
+    for texts in ((TEXT,), (TEXT, PAIR), ("The dog barked.", TEXT)):
+        found = attncli.load(bert[1]).fill(*texts, temperatures=1, count=3)
+        for mask, (at, probabilities) in zip(found, expected(bert, *texts), strict=True):
+            assert mask.mask == at
+            values = [token.probabilities[0] for token in mask.tokens]
+            assert values == pytest.approx(probabilities.topk(3).values.tolist(), abs=1e-5)
+
+
+def test_next_reads_a_pair(bert, capsys):
+    found = told(capsys, "next", TEXT, "--pair", PAIR, "-m", str(bert[1]), "-t", "1", "-k", "1")
+    values = [mask["tokens"][0]["probabilities"][0] for mask in found["masks"]]
+    assert values == pytest.approx([column.max().item() for _, column in expected(bert, TEXT, PAIR)], abs=1e-5)
+    assert run(["next", TEXT, "--pair", PAIR, "-m", "stories"]) == 2
+    assert "stories reads no pairs of texts" in capsys.readouterr().err
+
+
+def test_the_screen_of_next_names_each_mask(bert, capsys):
+    assert run(["next", TEXT, "-m", str(bert[1])]) == 0
+    screen = capsys.readouterr().out
+    assert "What [MASK] number 1 may stand for" in screen
+    assert "What [MASK] number 2 may stand for" in screen
+    assert run(["next", "The [MASK] barked.", "-m", str(bert[1])]) == 0
+    assert "What [MASK] may stand for" in capsys.readouterr().out
+
+
+def test_a_text_without_a_mask_is_refused_with_an_example(bert, capsys):
+    assert run(["next", "The dog barked.", "-m", str(bert[1])]) == 3
+    assert 'attncli next "The [MASK] barked."' in capsys.readouterr().err
+    with pytest.raises(BadInput, match="34 tokens"):
+        attncli.load(bert[1]).fill("[MASK] " * 32)
+
+
+def test_tokenize_shows_the_tokens_around_a_text_and_decodes_without_them(bert, capsys):
+    found = told(capsys, "tokenize", "The dog [MASK].", "-m", str(bert[1]))
+    assert [token["text"] for token in found["tokens"]] == ["[CLS]", "The", " dog", " [MASK]", ".", "[SEP]"]
+    assert [token["of_text"] for token in found["tokens"]] == [False, True, True, True, True, False]
+    assert run(["tokenize", "The dog", "--ids", "-m", str(bert[1])]) == 0
+    ids = capsys.readouterr().out
+    assert ids.split()[0] == "2"
+    assert ids.split()[-1] == "3"
+    assert run(["tokenize", "--decode", ids, "-m", str(bert[1])]) == 0
+    assert capsys.readouterr().out == "the dog\n"
+    assert run(["tokenize", "The dog", "-m", str(bert[1])]) == 0
+    assert "[SEP] is not part of the text: the tokenizer adds it after every text" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["generate", "The dog"], "continues no text"),
+        (["explain", "The dog", "--generate", "3"], "continues no text"),
+        (["bench"], "continues no text"),
+        (["ablate", "The dog"], "predicts no next token"),
+    ],
+)
+def test_what_an_encoder_alone_cannot_do_is_said_in_a_line(bert, capsys, arguments, why):
+    assert run([*arguments, "-m", str(bert[1])]) == 2
+    assert f"bert is an encoder alone, which {why}." in capsys.readouterr().err
+
+
+def test_the_library_and_the_scores_refuse_an_encoder_alone(bert, tmp_path, capsys):
+    model = attncli.load(bert[1])
+    for call in (lambda: model.next("The"), lambda: model.score("The dog"), lambda: next(iter(model.generate("The")))):
+        with pytest.raises(UsageProblem, match="bert is an encoder alone"):
+            call()
+    (tmp_path / "text.txt").write_text("The dog barked at the cat. " * 40)
+    assert run(["eval", str(bert[1]), str(tmp_path / "text.txt")]) == 2
+    assert "has no perplexity" in capsys.readouterr().err
+    new = ["--out", str(tmp_path / "new"), "--steps", "1"]
+    assert run(["train", str(tmp_path / "text.txt"), "--from", str(bert[1]), *new]) == 2
+    assert "is not trained here" in capsys.readouterr().err
