@@ -23,6 +23,7 @@ from attncli.model.backend import Segment, TorchBackend
 from attncli.model.transformer import Transformer, initialize
 from attncli.training.shapes import shape
 from attncli.training.step import Trainee
+from attncli.training.tasks.text import TextBatch
 
 # Layers, width, vocabulary, context, windows, dropout.
 TRAINED = (
@@ -75,12 +76,12 @@ def train(
         trainee = Trainee(model.to(device).train(), "muon", 0.1, torch.bfloat16, compiled=compiled)
         rows = torch.randint(vocabulary, (windows, context + 1), device=device)
         began = time.perf_counter()
-        trainee.step(rows, step=0, seed=0, lr=0.01, adam_lr=0.001)
+        trainee.step(TextBatch(rows), step=0, seed=0, lr=0.01, adam_lr=0.001)
         synchronize()
         first = time.perf_counter() - began
 
         def step(trainee: Trainee = trainee, rows: torch.Tensor = rows) -> object:
-            return trainee.step(rows, step=1, seed=0, lr=0.01, adam_lr=0.001)
+            return trainee.step(TextBatch(rows), step=1, seed=0, lr=0.01, adam_lr=0.001)
 
         seconds = seconds_of(step, 20)
         tokens, parameters = windows * context, sum(weight.numel() for weight in model.parameters())

@@ -38,6 +38,8 @@ def measure(size: str, way: str, saves: int, folder: Path) -> None:
     from attncli.training.run import Run, weights_of
     from attncli.training.saver import Saver
     from attncli.training.step import Trainee
+    from attncli.training.tasks.registry import task_of
+    from attncli.training.tasks.text import TextBatch
 
     recipe.COPIED_STATE = 0
     text = Documents.of(("the cat sat on the mat and ran\n" * 2000,), ("text",))
@@ -51,14 +53,14 @@ def measure(size: str, way: str, saves: int, folder: Path) -> None:
 
     def step() -> float:
         began = time.perf_counter()
-        trainee.step(rows, step=0, seed=0, lr=1e-4, adam_lr=1e-4)
+        trainee.step(TextBatch(rows), step=0, seed=0, lr=1e-4, adam_lr=1e-4)
         return time.perf_counter() - began
 
     for _ in range(3):
         step()
     typical = statistics.median(step() for _ in range(7))
     still, costs, memory = [], [], []
-    with Saver(folder / "m", corpus, plan, {}) as saver:
+    with Saver(folder / "m", task_of(corpus), plan, {}) as saver:
         for _ in range(saves):
             Path("/proc/self/clear_refs").write_text("5")  # resets the peak
             before, began = held("VmRSS"), time.perf_counter()

@@ -18,6 +18,7 @@ def measure(seconds: float, dtype: str) -> None:
     from attncli.model.transformer import Transformer, initialize
     from attncli.training.shapes import shape
     from attncli.training.step import Trainee
+    from attncli.training.tasks.text import TextBatch
 
     model = Transformer(shape(4, 128, 1024, 256))
     initialize(model, torch.Generator().manual_seed(0))
@@ -27,7 +28,7 @@ def measure(seconds: float, dtype: str) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         began = time.perf_counter()
-        trainee.step(rows, step=len(times), seed=0, lr=1e-3, adam_lr=1e-3)
+        trainee.step(TextBatch(rows), step=len(times), seed=0, lr=1e-3, adam_lr=1e-3)
         times.append(time.perf_counter() - began)
     print(statistics.median(times) * 1e3)
 

@@ -24,6 +24,7 @@ from attncli.text.tokenizer_training import train_tokenizer
 from attncli.training import make_plan, train
 from attncli.training.reports import Result, StepReport
 from attncli.training.step import Trainee
+from attncli.training.tasks.text import TextBatch
 from tests.support.models import ids_of, tiny_model
 from tests.support.texts import story
 
@@ -132,7 +133,7 @@ def test_training_in_bfloat16_with_dropout_lowers_the_loss(corpus, tmp_path, com
 
 def test_a_step_is_compiled():
     trainee = Trainee(tiny_model().to(CUDA).train(), "muon", 0.1, torch.bfloat16, compiled=True)
-    trainee.step(ids_of(17, batch=4).to(CUDA), step=0, seed=0, lr=0.01, adam_lr=0.001)
+    trainee.step(TextBatch(ids_of(17, batch=4)).to(CUDA), step=0, seed=0, lr=0.01, adam_lr=0.001)
     assert trainee._loss != trainee._working.loss  # training falls back to the uncompiled loss
 
 

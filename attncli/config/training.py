@@ -127,6 +127,13 @@ class TrainConfig:
         panel=_RECIPE,
         rare=True,
     )
+    label_smoothing: float | None = option(
+        None,
+        "Label smoothing, for pairs: the share of probability that is spread over the vocabulary. Unset: 0.1.",
+        limit=Limit("from 0 to below 1", lambda share: 0 <= share < 1),
+        panel=_RECIPE,
+        rare=True,
+    )
     compile: bool | None = option(
         None, "Use torch.compile. Unset: chosen by the device and the time.", panel=_RECIPE, rare=True
     )

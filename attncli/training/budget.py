@@ -15,13 +15,15 @@ from attncli.training.measure import measure_window
 from attncli.training.reports import Plan
 from attncli.training.step_setup import StepSetup
 
+_ENOUGH = "{} epochs are enough: more would only memorize the text"
+
 
 @dataclass(frozen=True)
 class Closing:
     """The work after the last step.
 
-    `windows` is the number of validation windows to score, or None for all. `seconds` is the estimated time of all the
-    work.
+    `windows` is the number of validation windows or pairs to score, or None for all. `seconds` is the estimated time
+    of all the work.
     """
 
     windows: int | None
@@ -43,8 +45,8 @@ def requested_steps(config: TrainConfig, tokens: int, step_tokens: int) -> int |
 
 
 def most_steps(setup: StepSetup) -> int:
-    """Returns the largest number of steps that a timed run may take: as many as MOST_EPOCHS epochs have."""
-    return max(math.floor(recipe.MOST_EPOCHS * len(setup.corpus.train) / setup.step_tokens), 1)
+    """Returns the largest number of steps that a timed run may take: as many as `most_epochs` epochs have."""
+    return max(math.floor(setup.task.tuning.most_epochs * setup.task.train_tokens / setup.step_tokens), 1)
 
 
 def affordable_steps(
@@ -73,28 +75,25 @@ def affordable_steps(
         )
     if steps < most_steps(setup):
         return Decision(steps)
-    return Decision(most_steps(setup), f"{recipe.MOST_EPOCHS} epochs are enough: more would only memorize the text")
+    return Decision(most_steps(setup), _ENOUGH.format(setup.task.tuning.most_epochs))
 
 
 def plan_closing(
     config: TrainConfig, seconds: float, step_seconds: float, model: ModelConfig, setup: StepSetup
 ) -> Closing:
     """Returns how many windows the final evaluation scores, and the estimated time of all work after the last step."""
-    train, val = setup.corpus.train, setup.corpus.val
-    windows = math.ceil(len(val) / model.context)
+    task, context = setup.task, model.context
+    windows, window_tokens = task.unit_count(context), task.unit_tokens(context)
     if config.timed:
         per_window = measure_window(model, setup)
         affordable = recipe.FINAL_EVALUATION_SHARE * seconds / per_window
     else:
-        per_window = step_seconds / recipe.FORWARD_PASSES_PER_STEP * model.context / setup.step_tokens
-        affordable = recipe.MOST_FINAL_TOKENS / model.context
+        per_window = step_seconds / recipe.FORWARD_PASSES_PER_STEP * window_tokens / setup.step_tokens
+        affordable = recipe.MOST_FINAL_TOKENS / window_tokens
     taken = min(windows, max(round(affordable), 1))
     weights = 4 * sum(count_parameters(model).values())  # bytes
-    counted = min(counted_tokens(seconds if config.timed else None), len(train))
-    judging = min(recipe.JUDGEMENT_SHARE * seconds, recipe.JUDGEMENT_SECONDS)
-    judging += counted / recipe.COUNTING_SPEED
+    judging = task.judging_seconds(seconds, timed=config.timed)
     judging += recipe.FINAL_SAMPLE_TOKENS * weights / recipe.READING_SPEED
-    judging += len(train) / recipe.OVERLAP_SPEED
     saving = recipe.SAVE_START_SECONDS + 2 * weights / recipe.SAVE_SPEED  # written, and read back
     return Closing(None if taken == windows else taken, taken * per_window + judging + saving)
 

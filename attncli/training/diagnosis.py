@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attncli.errors import Naming
+from attncli.training.reports import Plan, Result
 
 Point = tuple[int, float]  # a step, and nats per token
 
@@ -44,6 +45,21 @@ def curves(metrics: Iterable[Mapping[str, Any]]) -> tuple[tuple[Point, ...], tup
     train = tuple((line["step"], line["loss"]) for line in lines if line.get("kind") == "step")
     val = tuple((line["step"], line["nats_per_token"]) for line in lines if line.get("kind") == "eval")
     return train, val
+
+
+def course_of(result: Result, plan: Plan, metrics: Iterable[Mapping[str, Any]]) -> Course:
+    """Returns the facts about a finished run. `metrics` are the lines of its metrics.jsonl."""
+    train, val = curves(metrics)
+    return Course(
+        train=train,
+        val=val,
+        vocab_size=plan.model.vocab_size,
+        dropout=plan.dropout,
+        epochs=result.tokens / plan.train_tokens,
+        train_tokens=plan.train_tokens,
+        timed=plan.seconds is not None,
+        capped=plan.most_steps is not None and result.step >= plan.most_steps,
+    )
 
 
 def diagnose(course: Course, naming: Naming = str) -> tuple[str, ...]:

@@ -10,24 +10,21 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict
 
-from attncli.evaluation.evaluate import evaluate
 from attncli.evaluation.score import Score
 from attncli.model.device import DTYPES
-from attncli.text.corpus import Corpus
-from attncli.training.budget import evaluation_windows
 from attncli.training.head_scores import HeadScorer
-from attncli.training.reports import EvalReport, HeadsReport, Plan, SampleReport
+from attncli.training.reports import EvalReport, HeadsReport, Plan, SampleReport, TranslationsReport
 from attncli.training.run import Run, diverged, weights_of
-from attncli.training.samples import Sampler
+from attncli.training.tasks.base import Sampler, Task
 
 
-def evaluate_run(run: Run, corpus: Corpus, plan: Plan, seconds: Callable[[], float]) -> EvalReport:
+def evaluate_run(run: Run, task: Task, plan: Plan, seconds: Callable[[], float]) -> EvalReport:
     """Scores an evenly spread sample of the validation part, and returns the report.
 
     If the score is the best so far, copies the weights. `seconds` is a function that returns the time spent on the run
     so far. Raises Diverged if the score is not finite.
     """
-    score = evaluate(run.trainee.working, corpus.val, windows=evaluation_windows(plan), context=plan.context)
+    score = task.evaluate(run.trainee.working, task.units_during(plan), plan.context)
     if not math.isfinite(score.nats):
         raise diverged(run.step, f"the validation loss is {score.per_token:.4g}")
     best = run.best is None or score.per_token < run.best.per_token
@@ -46,12 +43,12 @@ def is_evaluated(run: Run) -> bool:
     return any(line["kind"] == "eval" and line["step"] == run.step for line in run.metrics)
 
 
-def sample_run(run: Run, sample: Sampler) -> SampleReport:
+def sample_run(run: Run, sample: Sampler) -> SampleReport | TranslationsReport:
     """Generates a sample with the model's current weights."""
     run.model.eval()
-    text, prompt_characters = sample(run.model)
+    report = sample(run.model, run.step)
     run.model.train()
-    return SampleReport(run.step, text, prompt_characters)
+    return report
 
 
 def score_heads(run: Run, scorer: HeadScorer, seconds: Callable[[], float]) -> HeadsReport:
@@ -66,7 +63,7 @@ def score_heads(run: Run, scorer: HeadScorer, seconds: Callable[[], float]) -> H
     return report
 
 
-def final_score(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool]) -> Score | None:
+def final_score(run: Run, task: Task, plan: Plan, stop: Callable[[], bool]) -> Score | None:
     """Scores the best weights on the whole validation part, or on as many windows as the plan has time for.
 
     The weights are rounded to the dtype of the save, and the network computes in float32. If `stop` interrupts the
@@ -74,7 +71,7 @@ def final_score(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool]) 
     """
     assert run.best is not None
     unchanged = plan.dtype == plan.save_dtype == "float32" and plan.context == plan.model.context
-    if unchanged and run.best_step == run.step and run.best.scored >= len(corpus.val) - 1:
+    if unchanged and run.best_step == run.step and task.is_whole(run.best):
         return run.best  # the last evaluation scored these weights on the whole part
     last, kept = weights_of(run.model), run.best_weights
     run.best_weights = {name: tensor.to(DTYPES[plan.save_dtype]) for name, tensor in kept.items()}
@@ -85,7 +82,7 @@ def final_score(run: Run, corpus: Corpus, plan: Plan, stop: Callable[[], bool]) 
             raise _Stopped
 
     try:
-        return evaluate(run.model, corpus.val, windows=plan.closing_windows, progress=check)
+        return task.evaluate(run.model, plan.closing_windows, progress=check)
     except _Stopped:
         run.model.load_state_dict(last)
         run.best_weights = kept

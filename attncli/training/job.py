@@ -19,7 +19,7 @@ from attncli.checkpoint.load import LoadedModel
 from attncli.checkpoint.save import Borders, Checkpoint
 from attncli.config import DEFAULT_TRAINING_SECONDS, CorpusConfig, TrainConfig
 from attncli.model.device import pick_device
-from attncli.text.corpus import Corpus, prepare
+from attncli.text.corpus import prepare
 from attncli.text.files import read_documents, refuse_overlap
 from attncli.text.progress import Listener, Progress
 from attncli.training import recipe
@@ -28,11 +28,9 @@ from attncli.training.loop import train
 from attncli.training.plan import make_plan
 from attncli.training.provenance import provenance
 from attncli.training.reports import Plan, Report
-from attncli.training.samples import sampler
-from attncli.training.saver import borders_for
+from attncli.training.tasks.base import Task
+from attncli.training.tasks.registry import TrainingCorpus, task_of
 
-_FEWEST_VALIDATION_TOKENS = 200  # with fewer tokens, a note says that the scores are rough
-_FEWEST_BYTES_PER_TOKEN = 1.5  # with fewer bytes, a note says that the tokenizer does not fit the text
 _BUSY = 1.5  # seconds of a step per second of its CPU time; above this, a note says that the machine is busy
 
 
@@ -40,13 +38,18 @@ _BUSY = 1.5  # seconds of a step per second of its CPU time; above this, a note 
 class Job:
     """Everything that a run needs except its directory. `facts` are written to `run.json`, `notes` are for the user."""
 
-    corpus: Corpus
+    corpus: TrainingCorpus
     plan: Plan
     facts: dict[str, Any]
     resume: Checkpoint | None = None
     initial: dict[str, Tensor] | None = None  # the weights of the model to fine-tune
     notes: tuple[str, ...] = ()
     borders: Borders | None = None  # of the model to fine-tune, or of the resumed run
+
+    @property
+    def task(self) -> Task:
+        """What the run learns."""
+        return task_of(self.corpus).within(self.plan.context)
 
     @property
     def watch_heads(self) -> bool:
@@ -98,7 +101,8 @@ def new_job(
     shape = None if start is None else start.model.config
     plan = make_plan(pinned, corpus, spent=spent + time.monotonic() - began, start=shape)
     read = (*documents.notes, *(held_out.notes if held_out is not None else ()))
-    notes = tuple(_notes(read, corpus, plan, start, spent + time.monotonic() - began))
+    task = task_of(corpus).within(plan.context)
+    notes = (*read, *task.notes(plan, start), *_notes(plan, spent + time.monotonic() - began))
     facts = provenance(corpus, text, val_file, pinned) | ({"watch_heads": True} if watch_heads else {})
     if start is not None:
         facts |= {"from": str(start.path)}
@@ -116,7 +120,7 @@ def run_job(
     Each evaluation generates a sample, and scores the heads if the job requests it. `target`, `started` and `stop` mean
     the same as in `train`. Raises the errors of `train`.
     """
-    start_of_text = (job.borders or borders_for(job.corpus)).start_of_text
+    start_of_text = (job.borders or job.task.borders()).start_of_text
     return train(
         job.corpus,
         job.plan,
@@ -127,7 +131,7 @@ def run_job(
         resume=job.resume,
         started=started,
         stop=stop,
-        sample=sampler(job.corpus, job.plan),
+        sample=job.task.sampler(job.plan),
         head_scorer=head_scorer(job.plan, job.corpus.tokenizer.vocab_size, start_of_text) if job.watch_heads else None,
     )
 
@@ -160,25 +164,8 @@ def _most_characters(seconds: float, device: str) -> int:
     return 1 << math.ceil(math.log2(max(seconds, 1.0) * per_second))
 
 
-def _notes(read: Sequence[str], corpus: Corpus, plan: Plan, start: LoadedModel | None, spent: float) -> Iterator[str]:
-    """Yields the notes that a user should read before the run begins.
-
-    `read` are the notes about reading the text; `spent` are the seconds since the command started.
-    """
-    yield from read
-    for does, part in (("trains", corpus.train), ("is validated", corpus.val)):
-        if part.left_out:
-            share = f"{part.characters:,} of {part.characters + part.left_out:,} characters"
-            yield f"the time suffices for a part of the text: the model {does} on {share}, spread evenly over the text"
-    if plan.seconds is None and plan.epochs > recipe.MOST_EPOCHS:
-        most = recipe.MOST_EPOCHS
-        yield f"{plan.epochs:.0f} passes over the text: after about {most}, a model only memorizes more"
-    if len(corpus.val) < _FEWEST_VALIDATION_TOKENS:
-        yield f"only {len(corpus.val):,} tokens to validate on: scores, and the choice of the best weights, are rough"
-    per_token = corpus.train.bytes / len(corpus.train)
-    if start is not None and corpus.tokenizer.kind == "bpe" and per_token < _FEWEST_BYTES_PER_TOKEN:
-        pieces = f"the tokenizer of the model cuts this text into pieces of {per_token:.1f} bytes"
-        yield f"{pieces}: a new model would get a tokenizer that fits the text"
+def _notes(plan: Plan, spent: float) -> Iterator[str]:
+    """Yields notes on the time of a run. `spent` are the seconds since the command started."""
     if plan.seconds is not None and plan.busy >= _BUSY:
         yield f"this machine is busy: a step took {plan.busy:.1f} times its CPU time; the plan may be too small"
     if plan.seconds is not None and spent > plan.seconds / 2:

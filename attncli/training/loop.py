@@ -12,13 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from attncli.checkpoint.save import Borders, Checkpoint
 from attncli.evaluation.score import Score
-from attncli.text.batch import batch
-from attncli.text.corpus import Corpus
 from attncli.training.evaluations import evaluate_run, final_score, is_evaluated, sample_run, score_heads
 from attncli.training.head_scores import HeadScorer
 from attncli.training.intervals import evaluation_is_due, report_is_due, save_is_due
@@ -26,12 +23,13 @@ from attncli.training.meter import Meter
 from attncli.training.reports import Plan, Report, Result, SaveReport
 from attncli.training.run import Run, begin_run, threads_of
 from attncli.training.run_clock import RunClock
-from attncli.training.samples import Sampler
 from attncli.training.saver import Saver
+from attncli.training.tasks.base import Sampler, Task
+from attncli.training.tasks.registry import TrainingCorpus, task_of
 
 
 def train(
-    corpus: Corpus,
+    corpus: TrainingCorpus,
     plan: Plan,
     target: Path,
     *,
@@ -47,7 +45,7 @@ def train(
     """Trains a model and saves it at `target`, which the caller has locked. Yields reports; the last is a Result.
 
     Args:
-        corpus: the text, as tokens.
+        corpus: the text or the pairs, as tokens.
         plan: the settings of the run; a resumed run needs its original plan.
         target: the directory of the model.
         facts: JSON values for run.json.
@@ -56,21 +54,22 @@ def train(
         resume: the saved state of a stopped run, from `read_resumable`; the tensors are removed from the state.
         started: the time.monotonic() at which the run began or was resumed, by default now.
         stop: is called after every step and micro-batch; if it returns true, the run is saved and ends.
-        sample: generates text with the model at every evaluation.
+        sample: generates text or translations with the model at every evaluation.
         head_scorer: scores the attention heads of the model at every evaluation.
 
     Raises Diverged if a loss or gradient is not finite, and OutOfRoom if a save does not fit; earlier saves are kept.
     """
+    task = task_of(corpus).within(plan.context)
     with threads_of(plan):
         run = begin_run(plan, initial, resume)
         clock = RunClock(plan, started, run.seconds_before)
         if resume is not None:
             borders = Borders(resume.start_of_text, resume.end_ids)
-        with Saver(target, corpus, plan, facts, borders) as saver:
+        with Saver(target, task, plan, facts, borders) as saver:
             if resume is None:
                 saver.begin(run, clock.spent())
                 yield from map(SaveReport, saver.safe())
-            yield from _Loop(run, corpus, plan, clock, saver, stop, sample, head_scorer).reports()
+            yield from _Loop(run, task, plan, clock, saver, stop, sample, head_scorer).reports()
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class _Loop:
     """The training loop of one run."""
 
     run: Run
-    corpus: Corpus
+    task: Task
     plan: Plan
     clock: RunClock
     saver: Saver
@@ -114,16 +113,10 @@ class _Loop:
     def _step(self) -> tuple[Tensor, Tensor] | None:
         """Takes the next step. Returns its loss and gradient norm, or None if it was stopped between micro-batches."""
         run, plan = self.run, self.plan
-        rows = torch.from_numpy(
-            batch(
-                self.corpus.train.ids, seed=plan.seed, step=run.step, batch_size=plan.batch_size, context=plan.context
-            )
-        )
-        if plan.device.startswith("cuda"):
-            rows = rows.pin_memory()
+        batch = self.task.batch(run.step, plan.seed, plan.context, plan.batch_size)
         lr = run.schedule.lr(run.step)
         outcome = run.trainee.step(
-            rows.to(plan.device, non_blocking=True),
+            batch.to(plan.device),
             step=run.step,
             seed=plan.seed,
             lr=lr,
@@ -137,7 +130,7 @@ class _Loop:
 
     def _evaluations(self, *, sampling: bool = False) -> Iterator[Report]:
         """Scores the validation part and, if requested, the attention heads; if `sampling`, also generates a sample."""
-        yield evaluate_run(self.run, self.corpus, self.plan, self.clock.spent)
+        yield evaluate_run(self.run, self.task, self.plan, self.clock.spent)
         if self.head_scorer is not None:
             yield score_heads(self.run, self.head_scorer, self.clock.spent)
         if sampling and self.sample is not None:
@@ -154,7 +147,7 @@ class _Loop:
         run, saver = self.run, self.saver
         if not is_evaluated(run):
             yield from self._evaluations()
-        score = final_score(run, self.corpus, self.plan, self.stop)
+        score = final_score(run, self.task, self.plan, self.stop)
         if score is None:
             yield from self._end_early()
             return

@@ -7,17 +7,14 @@ import statistics
 import time
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from attncli.config import ModelConfig
-from attncli.evaluation.evaluate import evaluate, windows_at_once
 from attncli.model.transformer import Transformer, initialize
-from attncli.text.batch import batch
 from attncli.training import recipe
 from attncli.training.step import Trainee
 from attncli.training.step_setup import StepSetup
+from attncli.training.tasks.base import Batch
 
 _SEED = 0
 _TICK = 1e-9  # seconds; a lower limit that prevents a division by zero
@@ -75,25 +72,27 @@ class StepTimer:
 def measure_step(model_config: ModelConfig, setup: StepSetup, parts: int = 1, recompute: bool = False) -> StepTime:
     """Measures the median time of a few training steps on this device, with a temporary model.
 
-    If a step has very many windows, only some of them are computed, and the time is scaled up, because a whole step
-    could take hours.
+    Of a very large step, only a part is computed, and the time is scaled up, because a whole step could take hours.
     """
     on_cpu = setup.device.type == "cpu"
     most = recipe.CPU_TIMED_TOKENS if on_cpu else recipe.GPU_TIMED_TOKENS
-    windows = max(min(setup.batch_size, most // setup.context), 1)
-    share = windows / setup.batch_size
+    size = setup.task.timed_batch_size(setup.batch_size, setup.context, most)
+    share = size / setup.batch_size
     model = Transformer(model_config, dropout=0.1)
-    model.checkpoint_activations = recompute
+    for stack in (model, model.encoder):
+        if stack is not None:
+            stack.checkpoint_activations = recompute
     initialize(model, torch.Generator().manual_seed(_SEED))
-    trainee = Trainee(model.to(setup.device).train(), setup.optimizer, 0.0, setup.dtype)
+    smoothing = setup.task.tuning.label_smoothing
+    trainee = Trainee(model.to(setup.device).train(), setup.optimizer, 0.0, setup.dtype, smoothing=smoothing)
     times: list[float] = []
     computing: list[float] = []  # CPU seconds
     random = torch.random.get_rng_state()
     while len(times) < recipe.FEWEST_TIMED_STEPS or (
         len(times) < recipe.MOST_TIMED_STEPS and sum(times) < setup.measuring_seconds
     ):
-        rows = batch(setup.corpus.train.ids, seed=_SEED, step=len(times), batch_size=windows, context=setup.context)
-        seconds, computed = _timed(trainee, rows, len(times), math.ceil(parts * share), setup.device)
+        batch = setup.task.batch(len(times), _SEED, setup.context, size)
+        seconds, computed = _timed(trainee, batch, len(times), math.ceil(parts * share), setup.device)
         times.append(seconds)
         computing.append(computed)
     torch.random.set_rng_state(random)  # dropout drew from the global generator
@@ -102,29 +101,26 @@ def measure_step(model_config: ModelConfig, setup: StepSetup, parts: int = 1, re
     return StepTime(statistics.median(times[1:]) / share, max(busy, 1.0))
 
 
-def _timed(
-    trainee: Trainee, rows: NDArray[np.int64], step: int, parts: int, device: torch.device
-) -> tuple[float, float]:
+def _timed(trainee: Trainee, batch: Batch, step: int, parts: int, device: torch.device) -> tuple[float, float]:
     """Takes one step with learning rate 0. Returns the seconds that it took and the CPU seconds of this thread."""
     began, computed = time.monotonic(), time.thread_time()
-    ids = torch.from_numpy(rows).to(device)
-    outcome = trainee.step(ids, step=step, seed=_SEED, lr=0.0, adam_lr=0.0, parts=parts)
+    outcome = trainee.step(batch.to(device), step=step, seed=_SEED, lr=0.0, adam_lr=0.0, parts=parts)
     assert outcome is not None
     outcome[0].item()  # waits for the device
     return time.monotonic() - began, time.thread_time() - computed
 
 
 def measure_window(model_config: ModelConfig, setup: StepSetup) -> float:
-    """Returns the seconds that it takes to score a validation window on this device.
+    """Returns the seconds that it takes to score a window or a pair of the validation part on this device.
 
     The network computes in float32, as in the final evaluation.
     """
     model = Transformer(model_config)
     initialize(model, torch.Generator().manual_seed(_SEED))
     model.to(setup.device)
-    times = []
+    task, context, times = setup.task, model_config.context, []
     for _ in range(2):
         began = time.monotonic()
-        scored = evaluate(model, setup.corpus.val, windows=windows_at_once(setup.device, model_config.context)).scored
-        times.append((time.monotonic() - began) * model_config.context / scored)
+        scored = task.evaluate(model, task.units_at_once(setup.device, context)).scored
+        times.append((time.monotonic() - began) * task.unit_tokens(context) / scored)
     return min(times)

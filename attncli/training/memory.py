@@ -9,7 +9,7 @@ import torch
 
 from attncli.config import ModelConfig, TrainConfig
 from attncli.errors import OutOfRoom
-from attncli.model.count import count_parameters, matrix_parameters
+from attncli.model.count import attention_count, count_parameters, matrix_parameters
 from attncli.model.device import physical_memory
 from attncli.model.fused import logits_at_once
 from attncli.training import recipe
@@ -34,13 +34,14 @@ def fit_memory(config: TrainConfig, model: ModelConfig, setup: StepSetup) -> Fit
     memory = memory_of(setup.device)
     reason = f"to fit {memory / 1e9:.0f} GB of memory"
     parts, recompute = Decision(config.grad_accum or 1), Decision(bool(config.checkpoint_activations))
+    load = setup.load
     while True:
-        tokens = math.ceil(setup.batch_size / parts.value) * setup.context
+        tokens = math.ceil(load.rows / parts.value) * load.row_tokens
         needed = memory_bytes(model, tokens, setup, recompute.value)
         if needed <= recipe.MEMORY_SHARE * memory:
             return Fit(parts, recompute, needed)
-        if config.grad_accum is None and parts.value < setup.batch_size:
-            parts = Decision(min(parts.value * 2, setup.batch_size), reason)
+        if config.grad_accum is None and parts.value < load.rows:
+            parts = Decision(min(parts.value * 2, load.rows), reason)
         elif config.checkpoint_activations is None and not recompute.value:
             parts, recompute = Decision(parts.value, reason), Decision(True, reason)
         else:
@@ -59,7 +60,8 @@ def _too_large(needed: int, memory: int) -> OutOfRoom:
 
 def fits(model: ModelConfig, setup: StepSetup) -> bool:
     """Whether a step fits the memory without a split into micro-batches."""
-    return memory_bytes(model, setup.step_tokens, setup) <= recipe.MEMORY_SHARE * memory_of(setup.device)
+    load = setup.load
+    return memory_bytes(model, load.rows * load.row_tokens, setup) <= recipe.MEMORY_SHARE * memory_of(setup.device)
 
 
 def memory_of(device: torch.device) -> int:
@@ -81,14 +83,26 @@ def memory_bytes(model: ModelConfig, tokens: int, setup: StepSetup, recompute: b
     size = setup.dtype.itemsize
     working = 0 if setup.dtype == torch.float32 else 2 * size  # a copy of each weight and its gradient
     state = 4 * matrices + 8 * (parameters - matrices)
-    weights = model.heads * setup.context if setup.device.type == "cpu" else 0  # attention weights; not stored on a GPU
-    per_token = model.layers * (16 * model.width + 4 * model.feed_forward_width + weights)
-    if recompute:
-        per_token = per_token // model.layers + model.layers * model.width
+    per_token = _numbers_per_token(model, setup, recompute)
     update = (8 + 3 * size) * matrices // 2  # buffers for the largest stack of matrices
     update += 12 * min(tokens * model.vocab_size, logits_at_once(setup.device.type))
     on_cpu = setup.device.type == "cpu"  # copies from a GPU are in main memory
     kept = 8 * parameters + state if on_cpu else 0  # the best weights so far, and the copy of a save
-    rows = 8 * setup.batch_size * (setup.context + 1)
+    rows = 8 * setup.load.rows * (setup.load.row_tokens + 1)
     activations = size * tokens * per_token
     return setup.resident_bytes + (8 + working) * parameters + state + update + kept + rows + activations
+
+
+def _numbers_per_token(model: ModelConfig, setup: StepSetup, recompute: bool) -> int:
+    """Returns how many activations a step stores per token.
+
+    In an encoder-decoder, half of the tokens pass the encoder, and the others the decoder.
+    """
+    weights = model.heads * setup.context if setup.device.type == "cpu" else 0  # attention weights; not stored on a GPU
+    attention, feed_forward = 12 * model.width + weights, 4 * model.width + 4 * model.feed_forward_width
+    if model.encoder_layers:
+        layers = model.encoder_layers + model.layers
+        total = attention_count(model) * attention + layers * feed_forward
+        return total // layers + layers * model.width if recompute else total // 2
+    layer = attention + feed_forward
+    return layer + model.layers * model.width if recompute else model.layers * layer

@@ -20,7 +20,6 @@ import torch
 from attncli.config import DEFAULT_TRAINING_SECONDS, ModelConfig, TrainConfig
 from attncli.model.count import count_parameters
 from attncli.model.device import dtype_name
-from attncli.text.corpus import Corpus
 from attncli.training import recipe
 from attncli.training.budget import Closing, affordable_steps, most_steps, plan_closing, requested_steps
 from attncli.training.decision import Decision, duration_words, reasons_of
@@ -31,6 +30,7 @@ from attncli.training.reports import Plan
 from attncli.training.schedule import Schedule
 from attncli.training.shapes import choose_model
 from attncli.training.step_setup import StepSetup, choose_setup
+from attncli.training.tasks.registry import TrainingCorpus, task_of
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,14 @@ class _Timing(NamedTuple):
     busy: float
 
 
-def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: ModelConfig | None = None) -> Plan:
+def make_plan(
+    config: TrainConfig, corpus: TrainingCorpus, spent: float = 0.0, start: ModelConfig | None = None
+) -> Plan:
     """Makes the plan of a run.
 
     Args:
         config: the settings that the user gave.
-        corpus: the text to train on.
+        corpus: the text or the pairs to train on.
         spent: the seconds of the run's time that have passed.
         start: the shape of the model to fine-tune, if there is one.
 
@@ -71,9 +73,10 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
     """
     began = time.monotonic() - spent
     seconds = config.seconds or DEFAULT_TRAINING_SECONDS
-    setup = choose_setup(config, corpus, seconds, start)
+    setup = choose_setup(config, task_of(corpus), seconds, start)
     timer = StepTimer(setup)
-    asked = requested_steps(config, len(corpus.train), setup.step_tokens)
+    train_tokens = setup.task.train_tokens
+    asked = requested_steps(config, train_tokens, setup.step_tokens)
     model = choose_model(config, timer, seconds - spent, asked, start)
     fit = fit_memory(config, model.value, setup)
     timing = _timing(config, timer, model.value, fit)
@@ -83,9 +86,9 @@ def make_plan(config: TrainConfig, corpus: Corpus, spent: float = 0.0, start: Mo
     else:
         steps = affordable_steps(seconds, time.monotonic() - began, closing.seconds, timing.step_seconds, setup)
     tokens = steps.value * setup.step_tokens
-    epochs = tokens / len(corpus.train)
-    rates = choose_rates(config, setup.optimizer, tokens, epochs, fine_tuning=start is not None)
-    compiled = _compiled(config, setup.device, seconds)
+    epochs = tokens / train_tokens
+    rates = choose_rates(config, setup.optimizer, tokens, epochs, setup.task.tuning, fine_tuning=start is not None)
+    compiled = _compiled(config, setup, seconds)
     return _plan(config, _Choices(setup, model, fit, timing, closing, steps, rates, compiled))
 
 
@@ -103,12 +106,12 @@ def _timing(config: TrainConfig, timer: StepTimer, model: ModelConfig, fit: Fit)
     return _Timing(Decision(threads, reason), step_seconds, timer.busy)
 
 
-def _compiled(config: TrainConfig, device: torch.device, seconds: float) -> Decision[bool]:
+def _compiled(config: TrainConfig, setup: StepSetup, seconds: float) -> Decision[bool]:
     """Decides whether to use torch.compile: only if it can work here, and saves more time than it takes."""
     if config.compile is not None:
         return Decision(config.compile)
-    least = recipe.COMPILED_FROM.get(device.type, math.inf)
-    if not config.timed or seconds < least or not can_compile(device):
+    least = setup.task.tuning.compiled_from.get(setup.device.type, math.inf)
+    if not config.timed or seconds < least or not can_compile(setup.device):
         return Decision(False)
     return Decision(True, f"saves time in a run of {duration_words(least)} or more")
 
@@ -148,11 +151,13 @@ def _plan(config: TrainConfig, chosen: _Choices) -> Plan:
         closing_windows=chosen.closing.windows,
         closing_seconds=chosen.closing.seconds,
         memory_bytes=fit.memory_bytes,
-        train_tokens=len(setup.corpus.train),
-        train_bytes=setup.corpus.train.bytes,
+        train_tokens=setup.task.train_tokens,
+        train_bytes=setup.task.train_bytes,
         reasons=_reasons(chosen),
         save_dtype=config.save_dtype,
         busy=timing.busy,
+        label_smoothing=chosen.rates.label_smoothing,
+        step_tokens=setup.step_tokens if chosen.model.value.encoder_layers else None,
     )
 
 

@@ -19,8 +19,9 @@ from attncli.checkpoint.directory import RUN
 from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint
 from attncli.records import record_from_json
-from attncli.text.corpus import Corpus, digest_of
+from attncli.text.corpus import digest_of
 from attncli.text.parts import Part, split_by_position
+from attncli.training.tasks.registry import TrainingCorpus, task_of
 
 STATE_FORMAT = 2  # the format of the plan and the state; a run with another format is not resumed
 KEPT = ("format", "created", "versions", "corpus", "request", "from", "watch_heads")  # keys that a resumed run keeps
@@ -37,7 +38,7 @@ class TextRecord:
     text_digest: str | None = None  # of the text alone; earlier versions did not record it
 
 
-def provenance(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned: TrainConfig) -> dict[str, Any]:
+def provenance(corpus: TrainingCorpus, text: CorpusConfig, val_file: str | None, pinned: TrainConfig) -> dict[str, Any]:
     """Returns the facts that a new run writes to `run.json`: its text, its settings and the software's versions."""
     return {
         "format": STATE_FORMAT,
@@ -48,22 +49,7 @@ def provenance(corpus: Corpus, text: CorpusConfig, val_file: str | None, pinned:
             "torch": torch.__version__,
             "tokenizers": tokenizers.__version__,
         },
-        "corpus": {
-            "sources": list(corpus.sources),
-            "val_file": val_file,
-            "digest": corpus.digest,
-            "text_digest": corpus.text_digest,
-            "tokenizer": corpus.tokenizer.kind,
-            "train_characters": corpus.train.characters,
-            "train_left_out": corpus.train.left_out,
-            "train_bytes": corpus.train.bytes,
-            "train_tokens": len(corpus.train),
-            "val_characters": corpus.val.characters,
-            "val_left_out": corpus.val.left_out,
-            "val_bytes": corpus.val.bytes,
-            "val_tokens": len(corpus.val),
-            "config": asdict(text),
-        },
+        "corpus": {**task_of(corpus).facts(), "val_file": val_file, "config": asdict(text)},
         "request": asdict(pinned),
     }
 

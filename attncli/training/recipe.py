@@ -8,6 +8,8 @@ others by the optimizer and the loop. The vocabulary size is chosen by `text.cor
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from attncli.config import OptimizerKind
 
@@ -118,3 +120,73 @@ CPU_CHARACTERS_PER_SECOND, GPU_CHARACTERS_PER_SECOND = 100_000, 1_000_000
 # Memory.
 MEMORY_SHARE = 0.8  # the share of the device's memory that a run may use
 COPIED_STATE = 256 << 20  # bytes; a larger state is copied and written in the background ("Saves")
+
+# Pairs: an encoder-decoder that translates. The numbers above hold for pairs too, unless one here replaces them.
+PAIR_MUON_LR = 0.02
+PAIR_ADAMW_LR = 0.003
+PAIR_LABEL_SMOOTHING = 0.1  # Szegedy et al., 2016; a usual value for translation
+PAIR_DROPOUTS = ((math.inf, 0.1),)  # as DROPOUTS
+PAIR_MOST_EPOCHS = 60
+PAIR_SHAPES = (  # LAYERSxWIDTH of the encoder and of the decoder, ascending in parameters
+    *("1x64", "2x64", "2x128", "3x128", "3x192", "3x256", "4x256", "4x384", "6x384", "6x512"),
+)
+PAIR_TOKENS_PER_PARAMETER = 0.7  # target tokens that are enough for a shape, per parameter
+PAIR_MEASURED_FIRST = "2x128"
+PAIR_HEAD_WIDTH = 32
+PAIR_FEED_FORWARD_RATIO = 4.0
+PAIR_CONTEXT = 256  # tokens of a side, its end included; longer pairs are left out
+# Padded tokens of a step, of both sides together: rows of (largest number of seconds of a run, tokens).
+PAIR_CPU_BATCHES = ((30, 2048), (120, 4096), (math.inf, 8192))
+PAIR_GPU_BATCHES = ((math.inf, 32768),)
+PAIR_EVALUATION_TOKENS = 2048  # the fewest target tokens that an evaluation scores
+SHOWN_TRANSLATIONS = 3  # validation sources whose translations are shown at an evaluation and after the run
+LONGEST_SHOWN_SOURCE = 60  # characters
+# The translations of validation sources that BLEU and chrF2 of the summary are computed on.
+MOST_TRANSLATED = 2000  # sources
+TRANSLATING_SHARE, TRANSLATING_SECONDS = 0.05, 20.0  # of a timed run; the smaller time applies
+TRANSLATED_AT_ONCE = 64  # sources in a batch
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The numbers of the recipe that a task has of its own."""
+
+    muon_lr: float
+    adamw_lr: float
+    largest_muon_factor: float
+    largest_adamw_factor: float
+    label_smoothing: float
+    dropouts: tuple[tuple[float, float], ...]
+    most_epochs: int
+    shapes: tuple[str, ...]
+    tokens_per_parameter: float
+    measured_first: str
+    compiled_from: Mapping[str, float]
+
+
+TEXT = Tuning(
+    muon_lr=MUON_LR,
+    adamw_lr=ADAMW_LR,
+    largest_muon_factor=LARGEST_MUON_FACTOR,
+    largest_adamw_factor=LARGEST_ADAMW_FACTOR,
+    label_smoothing=0.0,
+    dropouts=DROPOUTS,
+    most_epochs=MOST_EPOCHS,
+    shapes=SHAPES,
+    tokens_per_parameter=TOKENS_PER_PARAMETER,
+    measured_first=MEASURED_FIRST,
+    compiled_from=COMPILED_FROM,
+)
+PAIRS = Tuning(
+    muon_lr=PAIR_MUON_LR,
+    adamw_lr=PAIR_ADAMW_LR,
+    largest_muon_factor=1.0,
+    largest_adamw_factor=1.0,
+    label_smoothing=PAIR_LABEL_SMOOTHING,
+    dropouts=PAIR_DROPOUTS,
+    most_epochs=PAIR_MOST_EPOCHS,
+    shapes=PAIR_SHAPES,
+    tokens_per_parameter=PAIR_TOKENS_PER_PARAMETER,
+    measured_first=PAIR_MEASURED_FIRST,
+    compiled_from={},  # every batch has another shape
+)

@@ -22,7 +22,7 @@ from attncli.training.schedule import Schedule, require_marks
 
 _COUNTS = (
     *("parameters", "context", "batch_size", "grad_accum", "eval_every", "report_every", "threads", "closing_windows"),
-    *("most_steps", "train_tokens", "train_bytes"),
+    *("most_steps", "train_tokens", "train_bytes", "step_tokens"),
 )
 
 
@@ -32,8 +32,8 @@ class Plan:
 
     model: ModelConfig
     parameters: int
-    context: int  # tokens in a window of training text; the model's context may be longer
-    batch_size: int  # windows in a step
+    context: int  # tokens in a window or in a side of a pair; the model's context may be longer
+    batch_size: int  # windows in a step; for pairs, the most tokens of both sides in a step, padding included
     grad_accum: int  # micro-batches in a step
     checkpoint_activations: bool
     optimizer: OptimizerKind
@@ -51,14 +51,16 @@ class Plan:
     seconds: float | None  # the deadline, counted from the start of the program; None for an untimed run
     most_steps: int | None  # the number of steps after which a timed run ends, even if time is left
     step_seconds: float  # the time of a step, measured before the first step
-    closing_windows: int | None  # windows of the validation part that the final evaluation scores; None for all
+    closing_windows: int | None  # windows or pairs of the validation part that the final evaluation scores; None: all
     closing_seconds: float  # the time reserved for the final evaluation, the last save and the judgment
     memory_bytes: int  # the estimated peak memory
-    train_tokens: int
+    train_tokens: int  # tokens that an epoch predicts: of a text, or of the targets of pairs
     train_bytes: int
     reasons: dict[str, str]
     save_dtype: str = TrainConfig.save_dtype  # the type of the saved weights; not recorded by earlier versions
     busy: float = 1.0  # the time of the measured step divided by its CPU time: about 1 on an idle machine
+    label_smoothing: float = 0.0
+    step_tokens: int | None = None  # for pairs, the mean number of target tokens in a step
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -67,6 +69,7 @@ class Plan:
         require(self.context <= self.model.context, "context", self.context, f"at most {self.model.context}")
         require(self.grad_accum <= self.batch_size, "grad_accum", self.grad_accum, f"at most {self.batch_size}")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "from 0 to below 1")
+        require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "from 0 to below 1")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or above")
         require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
         for name in ("dtype", "save_dtype"):
@@ -74,8 +77,13 @@ class Plan:
 
     @property
     def tokens_per_step(self) -> int:
-        """The number of tokens in one step."""
-        return self.batch_size * self.context
+        """The number of tokens that one step predicts; for pairs, the mean number of target tokens."""
+        return self.batch_size * self.context if self.step_tokens is None else self.step_tokens
+
+    @property
+    def translates(self) -> bool:
+        """Whether the run learns to translate pairs."""
+        return self.model.encoder_layers > 0
 
     def bits_per_byte(self, loss: float) -> float:
         """Converts a loss on the training part from nats per token to bits per byte."""
@@ -156,6 +164,23 @@ class SampleReport:
 
 
 @dataclass(frozen=True)
+class Translation:
+    """A source, the translation by the model, and a reference: the target of the pair."""
+
+    source: str
+    output: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class TranslationsReport:
+    """Translations of a few validation sources, which are fixed for the run."""
+
+    step: int
+    examples: tuple[Translation, ...]
+
+
+@dataclass(frozen=True)
 class BestHead:
     """The best head of a kind. `score` is its mean attention weight on the tokens that heads of this kind attend to."""
 
@@ -209,4 +234,4 @@ class RunSummary:
     sample_tokens: int  # the largest number of tokens in `sample`
 
 
-Report = StepReport | EvalReport | SampleReport | HeadsReport | SaveReport | Result
+Report = StepReport | EvalReport | SampleReport | TranslationsReport | HeadsReport | SaveReport | Result

@@ -67,7 +67,9 @@ def begin_run(plan: Plan, initial: dict[str, Tensor] | None = None, resume: Chec
     the state. Raises BadCheckpoint if the tensors do not match the plan.
     """
     model = Transformer(plan.model, plan.dropout)
-    model.checkpoint_activations = plan.checkpoint_activations
+    for stack in (model, model.encoder):
+        if stack is not None:
+            stack.checkpoint_activations = plan.checkpoint_activations
     if resume is not None:
         assert resume.state is not None
         initial = _weights(model, resume.state.tensors)
@@ -77,7 +79,15 @@ def begin_run(plan: Plan, initial: dict[str, Tensor] | None = None, resume: Chec
         model.load_state_dict(initial)
     model.to(plan.device).train()
     dtype = DTYPES[plan.dtype]
-    trainee = Trainee(model, plan.optimizer, plan.weight_decay, dtype, compiled=plan.compiled, context=plan.context)
+    trainee = Trainee(
+        model,
+        plan.optimizer,
+        plan.weight_decay,
+        dtype,
+        compiled=plan.compiled,
+        context=plan.context,
+        smoothing=plan.label_smoothing,
+    )
     return Run(trainee, plan.schedule) if resume is None else _restored(trainee, plan, resume)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from attncli.checkpoint.load import LoadedModel
 from attncli.config import SampleConfig
 from attncli.generation.engine import generate
@@ -12,9 +10,8 @@ from attncli.model.backend import TorchBackend
 from attncli.model.transformer import Transformer
 from attncli.text.corpus import Corpus
 from attncli.training import recipe
-from attncli.training.reports import Plan
-
-Sampler = Callable[[Transformer], tuple[str, int]]  # returns a text, and how many of its characters are the prompt
+from attncli.training.reports import Plan, SampleReport
+from attncli.training.tasks.base import Sampler
 
 _OPENING = 200  # the first words are taken from this many characters of the text
 
@@ -36,9 +33,10 @@ def sampler(corpus: Corpus, plan: Plan) -> Sampler | None:
     if len(ids) > plan.model.context:
         return None
 
-    def sample(model: Transformer) -> tuple[str, int]:
+    def sample(model: Transformer, step: int) -> SampleReport:
         events = generate(TorchBackend(model), tokenizer, [ids], config)
-        return prompt + "".join(event.text for event in events if isinstance(event, Text)), len(prompt)
+        text = "".join(event.text for event in events if isinstance(event, Text))
+        return SampleReport(step, prompt + text, len(prompt))
 
     return sample
 

@@ -12,23 +12,21 @@ from typing import Any, Self
 from attncli.checkpoint.save import Borders, Checkpoint, State, try_checkpoint, write_checkpoint
 from attncli.model.device import physical_memory
 from attncli.paths import unwritable
-from attncli.text.corpus import Corpus
 from attncli.training import recipe
 from attncli.training.reports import Plan, Result, RunState, plan_document
 from attncli.training.run import OPTIMIZER_PREFIX, WEIGHTS_PREFIX, Run, copies_of
-
-_DOCUMENTS_FOR_START = 10  # from this many training documents, a model learns how a document begins
+from attncli.training.tasks.base import Task
 
 
 class Saver:
     """Saves a run, one save at a time. The end of its `with` block waits for the save that is being written."""
 
     def __init__(
-        self, target: Path, corpus: Corpus, plan: Plan, facts: dict[str, Any], borders: Borders | None = None
+        self, target: Path, task: Task, plan: Plan, facts: dict[str, Any], borders: Borders | None = None
     ) -> None:
-        """`borders` are the start and end tokens of the model to fine-tune; for a new model, see `borders_for`."""
-        self._target, self._corpus, self._plan, self._facts = target, corpus, plan, facts
-        self._borders = borders or borders_for(corpus)
+        """`borders` are the start and end tokens of the model to fine-tune; for a new model, see `Task.borders`."""
+        self._target, self._task, self._plan, self._facts = target, task, plan, facts
+        self._borders = borders or task.borders()
         self._thread = ThreadPoolExecutor(1, "save")
         self._writing: Future[None] | None = None
         self._writing_step = 0
@@ -131,7 +129,7 @@ class Saver:
         }
         weights = run.best_weights or run.model.state_dict()
         state = None if result is not None else self._state(run, seconds)
-        tokenizer, (start, ends) = self._corpus.tokenizer, self._borders
+        tokenizer, (start, ends) = self._task.tokenizer, self._borders
         return Checkpoint(self._plan.model, weights, tokenizer, start, document, tuple(run.metrics), state, ends)
 
     def _results(self, run: Run, result: Result | None) -> dict[str, Any] | None:
@@ -140,7 +138,7 @@ class Saver:
             return None
         return {
             **score.figures(),
-            "validation": "whole" if self._corpus.val.share_of(score.scored) == 1 else "sampled",
+            "validation": "whole" if self._task.share_of(score) == 1 else "sampled",
             "train_loss": run.train_loss,
         }
 
@@ -156,16 +154,3 @@ class Saver:
             train_loss=run.train_loss,
         )
         return State(tensors, asdict(facts))
-
-
-def borders_for(corpus: Corpus) -> Borders:
-    """Returns the start token and the end tokens of a new model.
-
-    The start token is the token that ends a document. A model that was trained on few documents has not learned this
-    token, so its start token is a line end.
-    """
-    end, line_end = corpus.tokenizer.end_of_text, corpus.tokenizer.encode("\n")
-    known = frozenset() if end is None else frozenset({end})
-    if line_end and (end is None or corpus.train.documents < _DOCUMENTS_FOR_START):
-        return Borders(line_end[0], known)
-    return Borders(0 if end is None else end, known)

@@ -33,6 +33,38 @@ def shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig
     )
 
 
+def pair_shape(layers: int, width: int, vocab_size: int, context: int) -> ModelConfig:
+    """Returns the config of a new model that translates: M2M100 of transformers, with as many layers in each stack.
+
+    The recipe sets the width of heads and of the feed-forward layer.
+    """
+    heads = width // recipe.PAIR_HEAD_WIDTH
+    return ModelConfig(
+        vocab_size=vocab_size,
+        layers=layers,
+        encoder_layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=heads,
+        head_width=recipe.PAIR_HEAD_WIDTH,
+        feed_forward_width=math.ceil(width * recipe.PAIR_FEED_FORWARD_RATIO / 32) * 32,
+        context=context,
+        norm="layer",
+        norm_eps=1e-5,
+        norm_bias=True,
+        positions="sinusoidal",
+        position_offset=2,  # the first position is the id of the padding token + 1
+        inclusive_sinusoid=True,
+        scaled_embedding=True,
+        qk_norm=False,
+        qkv_bias=True,
+        output_bias=True,
+        gated=False,
+        activation="relu",
+        feed_forward_bias=True,
+    )
+
+
 def choose_model(
     config: TrainConfig, timer: StepTimer, seconds: float, steps: int | None, start: ModelConfig | None
 ) -> Decision[ModelConfig]:
@@ -55,7 +87,7 @@ def choose_model(
 
 def _model(size: str, setup: StepSetup) -> ModelConfig:
     """Returns the config of a size, with the run's vocabulary and context."""
-    return shape(*parse_size(size), setup.corpus.tokenizer.vocab_size, setup.context)
+    return setup.task.shape(*parse_size(size), setup.context)
 
 
 def _sizes(setup: StepSetup) -> Iterator[tuple[str, int]]:
@@ -63,17 +95,19 @@ def _sizes(setup: StepSetup) -> Iterator[tuple[str, int]]:
 
     Leaves out the sizes for which the text is too short, except the smallest size.
     """
-    most_tokens = recipe.MOST_EPOCHS * len(setup.corpus.train)
-    for size in reversed(recipe.SHAPES):
+    tuning = setup.task.tuning
+    most_tokens = tuning.most_epochs * setup.task.train_tokens
+    for size in reversed(tuning.shapes):
         parameters = sum(count_parameters(_model(size, setup)).values())
-        if recipe.TOKENS_PER_PARAMETER * parameters <= most_tokens or size == recipe.SHAPES[0]:
+        if tuning.tokens_per_parameter * parameters <= most_tokens or size == tuning.shapes[0]:
             yield size, parameters
 
 
 def _size_for_tokens(setup: StepSetup, tokens: int) -> str:
     """Returns the largest size that a run on this many tokens can train well, or else the smallest size."""
-    long_enough = (size for size, parameters in _sizes(setup) if tokens >= recipe.TOKENS_PER_PARAMETER * parameters)
-    return next(long_enough, recipe.SHAPES[0])
+    tuning = setup.task.tuning
+    long_enough = (size for size, parameters in _sizes(setup) if tokens >= tuning.tokens_per_parameter * parameters)
+    return next(long_enough, tuning.shapes[0])
 
 
 def _size_for_time(timer: StepTimer, seconds: float) -> str:
@@ -82,16 +116,16 @@ def _size_for_time(timer: StepTimer, seconds: float) -> str:
     On a CPU, the time of a step grows with the parameters, so one measurement predicts which sizes are too slow, and
     these are not measured. On a GPU, a small model takes as long as a larger model, so every size is measured.
     """
-    setup = timer.setup
-    first = _model(recipe.MEASURED_FIRST, setup)
+    setup, tuning = timer.setup, timer.setup.task.tuning
+    first = _model(tuning.measured_first, setup)
     if not fits(first, setup):
-        return recipe.MEASURED_FIRST
+        return tuning.measured_first
     per_work = timer.step_seconds(first) / matrix_parameters(first)
     for size, parameters in _sizes(setup):
         model = _model(size, setup)
-        steps = recipe.TOKENS_PER_PARAMETER * parameters / setup.step_tokens
+        steps = tuning.tokens_per_parameter * parameters / setup.step_tokens
         predicted = steps * per_work * matrix_parameters(model)
         too_slow = setup.device.type == "cpu" and predicted > seconds * recipe.GAIN_OF_SIZE
         if not too_slow and fits(model, setup) and steps * timer.step_seconds(model) <= seconds:
             return size
-    return recipe.SHAPES[0]
+    return tuning.shapes[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from attncli.config import OptimizerKind
 from attncli.model.transformer import Transformer
 from attncli.training.optimizer import Optimizer
+from attncli.training.tasks.base import Batch
 
 _STREAM = 1_000_003  # a large prime, so that runs with consecutive seeds do not share step seeds
 
@@ -45,19 +47,33 @@ class Trainee:
         *,
         compiled: bool = False,
         context: int = 1,
+        smoothing: float = 0.0,
     ) -> None:
-        """`kind` names the optimizer; `context` is the number of tokens of a window."""
+        """Prepares a model for training.
+
+        Args:
+            model: the model, in float32.
+            kind: the name of the optimizer.
+            weight_decay: the weight decay of matrices and embeddings.
+            dtype: the dtype of the forward and backward passes.
+            compiled: whether to compile the loss.
+            context: the number of tokens of a window.
+            smoothing: the label smoothing of a model that translates.
+        """
         self.model = model
         self.optimizer = Optimizer(model, kind, weight_decay, dtype)
         self._weights: list[Tensor] = list(model.parameters())
         self._working = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
-        self._working.prepare(context)  # without this, the compiled step would be recompiled
+        for stack in (self._working, self._working.encoder):
+            if stack is not None:
+                stack.prepare(context)  # without this, the compiled step would be recompiled
         self._copies: list[Tensor] = list(self._working.parameters())
-        self._loss: Callable[[Tensor], Tensor] = self._compiled() if compiled else self._working.loss
+        self._uncompiled = _loss_of(self._working, smoothing)
+        self._loss: Callable[..., Tensor] = self._compiled() if compiled else self._uncompiled
 
     def step(
         self,
-        rows: Tensor,
+        batch: Batch,
         *,
         step: int,
         seed: int,
@@ -66,7 +82,7 @@ class Trainee:
         parts: int = 1,
         stop: Callable[[], bool] = lambda: False,
     ) -> tuple[Tensor, Tensor] | None:
-        """Takes one training step on the token ids `rows` (B, T + 1), which are split into `parts` micro-batches.
+        """Takes one training step on a batch, which is split into `parts` micro-batches.
 
         The gradients of the micro-batches are accumulated. Dropout draws from PyTorch's default generator, which is
         seeded with `step_seed`.
@@ -78,12 +94,12 @@ class Trainee:
         if self._working.dropout.p > 0:
             torch.manual_seed(step_seed(seed, step))
         self._refresh()
-        nats = torch.zeros((), device=rows.device)
-        for number, part in enumerate(rows.tensor_split(parts)):
+        nats = torch.zeros((), device=self._weights[0].device)
+        for number, (tensors, share) in enumerate(batch.micro_batches(parts)):
             if number and stop():
                 self._forget()
                 return None
-            loss = self._loss(part) * (len(part) / len(rows))
+            loss = self._loss(*tensors) * share
             torch.autograd.backward(loss)
             nats += loss.detach()
             self._collect()
@@ -91,23 +107,23 @@ class Trainee:
         self._forget()
         return nats, norm
 
-    def _compiled(self) -> Callable[[Tensor], Tensor]:
+    def _compiled(self) -> Callable[..., Tensor]:
         """Returns the compiled loss. If compiling the loss or its gradient fails, falls back to the uncompiled loss."""
         with warnings.catch_warnings(action="ignore"):  # hide the compiler's own warnings
             from torch._dynamo.exc import TorchDynamoException
             from torch._inductor.exc import InductorError
 
-            compiled = torch.compile(self._working.loss, dynamic=False)
+            compiled = torch.compile(self._uncompiled, dynamic=False)
 
-        def first(rows: Tensor) -> Tensor:
+        def first(*tensors: Tensor) -> Tensor:
             self._loss = compiled
             try:  # compiles the gradient too; the random numbers of the run are preserved
                 with torch.random.fork_rng(), warnings.catch_warnings(action="ignore"):
-                    torch.autograd.backward(compiled(rows))
+                    torch.autograd.backward(compiled(*tensors))
             except (TorchDynamoException, InductorError):  # the compiler is missing or does not work
-                self._loss = self._working.loss
+                self._loss = self._uncompiled
             self._forget()
-            return self._loss(rows)
+            return self._loss(*tensors)
 
         return first
 
@@ -143,3 +159,8 @@ class Trainee:
     def _forget(self) -> None:
         for parameter in (*self._weights, *self._copies):
             parameter.grad = None
+
+
+def _loss_of(model: Transformer, smoothing: float) -> Callable[..., Tensor]:
+    """Returns the loss of a micro-batch in nats per token, as a function of its tensors."""
+    return model.loss if model.encoder is None else partial(model.translation_loss, smoothing=smoothing)

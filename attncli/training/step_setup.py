@@ -9,49 +9,53 @@ import torch
 from attncli.config import ModelConfig, OptimizerKind, TrainConfig
 from attncli.errors import BadInput, UsageProblem
 from attncli.model.device import cpu_multiplies_bfloat16, pick_device, pick_dtype, resident_memory
-from attncli.text.corpus import Corpus
 from attncli.training import recipe
 from attncli.training.decision import Decision, duration_words, reasons_of
+from attncli.training.tasks.base import Load, Task
 
 
 @dataclass(frozen=True)
 class StepSetup:
     """The settings of a training step, except the shape of the model."""
 
-    corpus: Corpus
+    task: Task
     device: torch.device
     dtype: torch.dtype
     optimizer: OptimizerKind
     context: int
-    batch_size: int  # windows of `context` tokens in a step
+    batch_size: int  # windows of `context` tokens in a step; for pairs, padded tokens
     measuring_seconds: float  # the time limit for measuring one shape
     resident_bytes: int  # the memory of the process before it has a model
     reasons: dict[str, str]  # why the context and the dtype were chosen
 
     @property
     def step_tokens(self) -> int:
-        """The number of tokens in a step."""
-        return self.batch_size * self.context
+        """The mean number of tokens in a step."""
+        return self.task.step_tokens(self.context, self.batch_size)
+
+    @property
+    def load(self) -> Load:
+        """The size of the largest batch."""
+        return self.task.load(self.context, self.batch_size)
 
 
-def choose_setup(config: TrainConfig, corpus: Corpus, seconds: float, start: ModelConfig | None) -> StepSetup:
+def choose_setup(config: TrainConfig, task: Task, seconds: float, start: ModelConfig | None) -> StepSetup:
     """Chooses device, dtype, optimizer, context and batch size for a run.
 
-    `start` is the shape of the model to fine-tune. By default, a batch has as many windows as fit into the recipe's
-    tokens per step, and at least one window per micro-batch. Raises BadInput for a text that is too short. Raises
-    UsageProblem for an unavailable device or dtype, or for a context longer than the context of `start`.
+    `start` is the shape of the model to fine-tune. Raises BadInput for a text that is too short. Raises UsageProblem
+    for an unavailable device or dtype, or for a context longer than the context of `start`.
     """
     device = pick_device(config.device)
-    context = choose_context(config, len(corpus.train), seconds, device, start)
+    context = task.choose_context(config, seconds, device, start)
+    task = task.within(context.value)
     dtype = choose_dtype(config, device)
-    windows = max(usual_batch(device, seconds)[1] // context.value, config.grad_accum or 1)
     return StepSetup(
-        corpus,
+        task,
         device,
         dtype.value,
         config.optimizer or (recipe.OPTIMIZER if start is None else recipe.FINE_TUNING_OPTIMIZER),
         context.value,
-        config.batch_size or windows,
+        task.choose_batch_size(config, seconds, device, context.value),
         min(recipe.MEASURING_SHARE * seconds, recipe.MEASURING_SECONDS),
         resident_memory() if device.type == "cpu" else 0,
         reasons_of(context=context, dtype=dtype),
@@ -83,14 +87,7 @@ def choose_context(
         BadInput: for a context as long as the training text, which has `tokens` tokens.
     """
     if config.context is not None:
-        if start is not None and config.context > start.context:
-            most = f"the model to fine-tune has a context of {start.context}"
-            raise UsageProblem.naming(
-                lambda named: (
-                    f"{named('context')} is {config.context}, and {most}.",
-                    f"Give a smaller {named('context')}.",
-                )
-            )
+        refuse_longer_than(start, config.context)
         if config.context >= tokens:
             raise BadInput.naming(
                 lambda named: (
@@ -107,6 +104,15 @@ def choose_context(
         context //= 2
         reason = f"the text has only {tokens:,} tokens to train on"
     return Decision(context, reason)
+
+
+def refuse_longer_than(start: ModelConfig | None, context: int) -> None:
+    """Raises UsageProblem for a context longer than that of `start`, the model to fine-tune."""
+    if start is not None and context > start.context:
+        most = f"the model to fine-tune has a context of {start.context}"
+        raise UsageProblem.naming(
+            lambda named: (f"{named('context')} is {context}, and {most}.", f"Give a smaller {named('context')}.")
+        )
 
 
 def usual_batch(device: torch.device, seconds: float) -> tuple[int, int]:

@@ -1,87 +1,23 @@
-"""Summarizes a finished run: its score with baselines, how much of a sample copies the text, and a diagnosis."""
+"""Summarizes a finished run: loads its model and judges it, as the task of the run does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from attncli.checkpoint.load import load_model
 from attncli.errors import Naming
-from attncli.evaluation.baselines import measure
-from attncli.evaluation.excerpt import SCORED_BYTES, TRAIN_BYTES, counted_of, first_of, last_of
-from attncli.evaluation.judgement import Judgement
-from attncli.evaluation.memorization import measure_memorization
-from attncli.text.corpus import Corpus
-from attncli.training import recipe
-from attncli.training.budget import counted_tokens
 from attncli.training.curves import read_metrics
-from attncli.training.diagnosis import Course, curves, diagnose
 from attncli.training.job import Job
-from attncli.training.reports import Plan, Result, RunSummary
-from attncli.training.samples import final_sample, first_words
-
-_UNSEEN_TOKENS = 2000  # tokens of the validation part to compare with a sample
+from attncli.training.reports import Result, RunSummary
 
 
 def summarize(job: Job, target: Path, result: Result, naming: Naming = str) -> RunSummary:
-    """Returns the summary of a finished run: loads its model from `target`, generates a sample, and judges the run.
+    """Returns the summary of a finished run: loads its model from `target`, and judges the run.
 
     `naming` returns the name of a setting as the user writes it: lr -> --lr.
     """
     assert result.best is not None
     loaded = load_model(target, torch.device(job.plan.device), torch.float32)
-    ids = final_sample(loaded, job.plan)
-    return RunSummary(
-        result,
-        share=job.corpus.val.share_of(result.best.scored),
-        prompt=first_words(job.corpus),
-        sample=loaded.tokenizer.decode(ids[: recipe.SAMPLE_TOKENS]),
-        judgement=judge(result, job.plan, job.corpus, read_metrics(target), ids, naming),
-        sample_tokens=recipe.SAMPLE_TOKENS,
-    )
-
-
-def judge(
-    result: Result,
-    plan: Plan,
-    corpus: Corpus,
-    metrics: Iterable[Mapping[str, Any]],
-    sample: Sequence[int],
-    naming: Naming = str,
-) -> Judgement:
-    """Returns the judgment of a finished run: the baselines, the memorization and the diagnosis.
-
-    Args:
-        result: the result of the run.
-        plan: the plan of the run; a shorter run lets the baselines read less text.
-        corpus: the text of the run.
-        metrics: the lines of the run's metrics.jsonl.
-        sample: ids that the finished model generated without a prompt.
-        naming: returns the name of a setting as the user writes it: lr -> --lr.
-    """
-    assert result.best is not None
-    most = TRAIN_BYTES
-    if plan.seconds is not None:
-        most = min(int(plan.seconds * recipe.COMPRESSED_BYTES_PER_SECOND), TRAIN_BYTES)
-    tokenizer = corpus.tokenizer
-    scored = first_of(corpus.val, tokenizer, most * SCORED_BYTES // TRAIN_BYTES)
-    counted = counted_of(corpus.train, counted_tokens(plan.seconds))
-    baselines = measure(scored, tokenizer.vocab_size, last_of(corpus.train, tokenizer, most), counted)
-    ids, unseen = np.asarray(sample, corpus.train.ids.dtype), corpus.val.ids[:_UNSEEN_TOKENS]
-    train, val = curves(metrics)
-    course = Course(
-        train=train,
-        val=val,
-        vocab_size=plan.model.vocab_size,
-        dropout=plan.dropout,
-        epochs=result.tokens / plan.train_tokens,
-        train_tokens=plan.train_tokens,
-        timed=plan.seconds is not None,
-        capped=plan.most_steps is not None and result.step >= plan.most_steps,
-    )
-    memorization = measure_memorization(ids, corpus.train.ids, tokenizer, unseen)
-    return Judgement(result.best, baselines, memorization, diagnose(course, naming))
+    return job.task.summarize(loaded, result, job.plan, read_metrics(target), naming)

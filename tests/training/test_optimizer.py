@@ -9,6 +9,7 @@ import torch
 from attncli.training import recipe
 from attncli.training.optimizer import AdamW, Muon, Optimizer, orthogonalized
 from attncli.training.step import Trainee
+from attncli.training.tasks.text import TextBatch
 from tests.support.models import ids_of, tiny_model
 
 
@@ -92,8 +93,9 @@ def test_a_step_does_not_import_the_compiler():
     """The optimizers of PyTorch import the compiler, which takes longer than planning a short run."""
     code = (
         "import sys, torch; from tests.support.models import *; from attncli.training.step import Trainee;"
+        "from attncli.training.tasks.text import TextBatch;"
         "Trainee(tiny_model().train().requires_grad_(), 'muon', 0.1, torch.bfloat16)"
-        ".step(ids_of(9, 4), step=0, seed=0, lr=0.1, adam_lr=0.1); assert 'torch._dynamo' not in sys.modules"
+        ".step(TextBatch(ids_of(9, 4)), step=0, seed=0, lr=0.1, adam_lr=0.1); assert 'torch._dynamo' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -105,7 +107,7 @@ def test_every_weight_is_updated_and_a_restored_state_continues_with_the_same_bi
 
     def steps(trained, first, last):
         for step in range(first, last):
-            trained.step(ids_of(9, 4, seed=step), step=step, seed=0, lr=0.01, adam_lr=0.003)
+            trained.step(TextBatch(ids_of(9, 4, seed=step)), step=step, seed=0, lr=0.01, adam_lr=0.003)
 
     whole, before = trainee(), {n: p.detach().clone() for n, p in tiny_model().named_parameters()}
     steps(whole, 0, 4)
@@ -128,7 +130,7 @@ def gradient_of(parts, dtype=torch.float32, windows=6):
     trained.optimizer.step = lambda lr, adam_lr: (
         seen.update({name: p.grad.clone() for name, p in trained.model.named_parameters()}) or torch.tensor(0.0)
     )
-    loss, _ = trained.step(ids_of(9, windows), step=0, seed=0, lr=0.0, adam_lr=0.0, parts=parts)
+    loss, _ = trained.step(TextBatch(ids_of(9, windows)), step=0, seed=0, lr=0.0, adam_lr=0.0, parts=parts)
     return loss, seen
 
 
@@ -153,7 +155,9 @@ def test_a_working_copy_in_bfloat16_gives_nearly_the_same_gradient():
 def test_a_step_stopped_between_micro_batches_changes_nothing():
     trained = Trainee(tiny_model().train().requires_grad_(), "muon", 0.1, torch.bfloat16)
     before = [p.detach().clone() for p in trained.model.parameters()]
-    assert trained.step(ids_of(9, 4), step=0, seed=0, lr=0.1, adam_lr=0.1, parts=4, stop=lambda: True) is None
+    assert (
+        trained.step(TextBatch(ids_of(9, 4)), step=0, seed=0, lr=0.1, adam_lr=0.1, parts=4, stop=lambda: True) is None
+    )
     for parameter, old in zip(trained.model.parameters(), before, strict=True):
         assert parameter.grad is None
         assert torch.equal(parameter, old)

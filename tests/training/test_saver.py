@@ -33,6 +33,7 @@ from attncli.training import recipe, saver, train
 from attncli.training.reports import Result, SaveReport, StepReport
 from attncli.training.resume import _newest_good
 from attncli.training.run import begin_run, weights_of
+from attncli.training.tasks.registry import task_of
 from tests.support.faults import fault_at
 from tests.support.forking import ForkedCommand
 from tests.support.places import ROOT
@@ -258,7 +259,7 @@ def test_a_stop_during_a_background_save_completes_it_and_saves_again(corpus, pl
 
 def test_an_error_ends_the_run_only_after_its_save_is_written(corpus, plan, tmp_path, monkeypatch, beside):
     begun, held = begin_run(plan), threading.Event()
-    place = saver.Saver(tmp_path / "m", corpus, plan, {})
+    place = saver.Saver(tmp_path / "m", task_of(corpus), plan, {})
     shut = place._thread.shutdown
     monkeypatch.setattr(place._thread, "shutdown", lambda *args, **options: (held.set(), shut(*args, **options)))
     with pytest.raises(KeyError), place:
@@ -271,7 +272,7 @@ def test_an_error_ends_the_run_only_after_its_save_is_written(corpus, plan, tmp_
 
 def test_a_background_save_before_the_first_score_copies_the_weights(corpus, plan, tmp_path, beside):
     begun = begin_run(plan)
-    with saver.Saver(tmp_path / "m", corpus, plan, {}) as place:
+    with saver.Saver(tmp_path / "m", task_of(corpus), plan, {}) as place:
         held = threading.Event()
         place._thread.submit(held.wait)
         expected = weights_of(begun.model)
@@ -293,7 +294,7 @@ def test_a_state_too_large_to_copy_in_memory_is_saved_without_a_copy(corpus, pla
         patch.setattr(saver, "physical_memory", lambda: 1000)
         begun = begin_run(plan)
         patch.setattr(saver, "copies_of", no_copy)
-        with saver.Saver(tmp_path / "m", corpus, plan, {}) as place:
+        with saver.Saver(tmp_path / "m", task_of(corpus), plan, {}) as place:
             place.save_beside(begun, 0.0)
             assert list(place.safe()) == [0]
 

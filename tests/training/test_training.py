@@ -37,6 +37,8 @@ from attncli.training.schedule import Schedule
 from attncli.training.shapes import shape
 from attncli.training.step import Trainee
 from attncli.training.step_setup import StepSetup
+from attncli.training.tasks.registry import task_of
+from attncli.training.tasks.text import TextBatch
 from tests.support.models import ids_of, tiny_model
 from tests.support.texts import story
 from tests.support.training import FACTS, SMALL
@@ -357,12 +359,13 @@ def test_a_sample_is_written_at_every_evaluation_without_changing_the_weights(co
     run(corpus, plan, tmp_path / "without")
     written = []
 
-    def sample(model):
+    def sample(model, step):
         assert not model.training
         torch.rand(7)  # the random numbers that the sample draws must not change the run
-        return f"so far {len(written)}", 6
+        written.append(SampleReport(step, f"so far {len(written)}", 6))
+        return written[-1]
 
-    reports = run(corpus, plan, tmp_path / "with", sample=lambda model: written.append(sample(model)) or written[-1])
+    reports = run(corpus, plan, tmp_path / "with", sample=sample)
     assert [r.step for r in reports if isinstance(r, SampleReport)] == [10, 20, 30]
     assert digest(tmp_path / "with") == digest(tmp_path / "without")
 
@@ -499,7 +502,7 @@ def test_the_load_of_the_machine_is_the_step_time_divided_by_its_cpu_time(corpus
     wall, computing = itertools.count(0, 3.0), itertools.count(0, 1.5)
     clocks = SimpleNamespace(monotonic=lambda: next(wall), thread_time=lambda: next(computing))
     monkeypatch.setattr(measure_module, "time", clocks)
-    setup = StepSetup(corpus, torch.device("cpu"), torch.float32, "adamw", 8, 1, 0.0, 0, {})
+    setup = StepSetup(task_of(corpus), torch.device("cpu"), torch.float32, "adamw", 8, 1, 0.0, 0, {})
     assert measure_step(shape(1, 32, 300, 8), setup) == (3.0, 2.0)
 
 
@@ -545,7 +548,9 @@ def test_training_continues_uncompiled_if_the_compiler_fails(monkeypatch):
     outcomes = []
     for compiled in (True, False):
         trainee = Trainee(tiny_model().train().requires_grad_(), "muon", 0.1, torch.float32, compiled=compiled)
-        outcomes.append([trainee.step(ids_of(9, 4), step=s, seed=0, lr=0.01, adam_lr=0.01)[0].item() for s in range(2)])
+        outcomes.append(
+            [trainee.step(TextBatch(ids_of(9, 4)), step=s, seed=0, lr=0.01, adam_lr=0.01)[0].item() for s in range(2)]
+        )
     assert outcomes[0] == outcomes[1]
 
 
@@ -576,7 +581,9 @@ def test_fine_tuning_evaluates_windows_of_the_context_of_the_run(corpus, plan, t
 
 def test_a_very_large_step_is_timed_on_some_of_its_windows(corpus, monkeypatch):
     timed = []
-    monkeypatch.setattr(measure.Trainee, "step", lambda self, ids, **_: timed.append(ids.shape) or (ids.sum(),))
+    monkeypatch.setattr(
+        measure.Trainee, "step", lambda self, batch, **_: timed.append(batch.rows.shape) or (batch.rows.sum(),)
+    )
     config = TrainConfig(steps=2, size="1x32", context=16, batch_size=10**6, dtype="float32", grad_accum=64)
     plan = make_plan(config, corpus)
     assert plan.batch_size == 10**6

@@ -29,7 +29,6 @@ from attncli.render.escape import one_line
 from attncli.render.evaluation import judgement_document, judgement_screen
 from attncli.render.training import TrainingScreen, plan_table, reading_progress, result_document, summary
 from attncli.stopping import StopRequests
-from attncli.text.corpus import Corpus
 from attncli.text.files import refuse_missing
 from attncli.text.names import listed
 from attncli.training.curves import RunCurves, curves_from_lines
@@ -86,7 +85,7 @@ def show_plan(arguments: TrainArguments, target: Path, text: CorpusConfig, pinne
     if json:
         print_json(plan_document(job.plan))
     else:
-        show(output(), plan_table(job.plan, str(target), _described(job.corpus)))
+        show(output(), plan_table(job.plan, str(target), _described(job)))
 
 
 def _job(arguments: TrainArguments, target: Path, text: CorpusConfig, pinned: TrainConfig) -> Job:
@@ -109,15 +108,14 @@ def _note(job: Job) -> None:
         print_note(note)
 
 
-def _described(corpus: Corpus) -> str:
-    amounts = f"{corpus.train.characters:,} characters to train on, {corpus.val.characters:,} to validate"
-    return f"{listed(corpus.sources)}: {amounts}"
+def _described(job: Job) -> str:
+    return f"{listed(job.corpus.sources)}: {job.task.amounts}"
 
 
 def _train(job: Job, target: Path, tensorboard: bool, json: bool) -> TensorBoardLog | None:
     """Trains a model, draws every report and prints the summary. Returns the TensorBoard log, if there is one."""
     console = messages()
-    planned = plan_table(job.plan, str(target), _described(job.corpus), job.resumed_at)
+    planned = plan_table(job.plan, str(target), _described(job), job.resumed_at)
     show(console, planned)
     result: Result | None = None
     saved = job.resume is not None

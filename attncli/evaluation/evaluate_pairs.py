@@ -1,0 +1,114 @@
+"""Scores a model that translates on pairs: the loss of each target token, given the source and the tokens before it.
+
+The end of the target is a token too. There is no label smoothing and no dropout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attncli.checkpoint.load import LoadedModel
+from attncli.errors import BadCheckpoint
+from attncli.evaluation.score import Score
+from attncli.model.transformer import Transformer
+from attncli.text.pair_batch import PairBatch, PairBatches
+from attncli.text.pair_tokens import PairTokens
+
+_TOKENS_AT_ONCE = {"cuda": 1 << 15}  # padded tokens of both sides
+_TOKENS_AT_ONCE_ELSEWHERE = 4096
+_LOGITS_AT_ONCE = 1 << 24
+
+
+def pair_tensors(batch: PairBatch, device: torch.device | str) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Returns the arguments of `Transformer.translation_loss`: source ids, source mask, inputs and labels."""
+    mask = batch.source_mask
+    tensors = (batch.source, mask, batch.inputs, batch.labels)
+    ids, hidden, inputs, labels = (
+        None if one is None else torch.from_numpy(one).to(device, non_blocking=True) for one in tensors
+    )
+    assert ids is not None
+    assert inputs is not None
+    assert labels is not None
+    return ids, hidden, inputs, labels
+
+
+def spread_pairs(tokens: PairTokens, most: int | None) -> PairTokens:
+    """Returns `most` pairs, spread evenly over the given pairs; all pairs if there are no more, or if it is None."""
+    if most is None or most >= len(tokens):
+        return tokens
+    chosen = np.linspace(0, len(tokens) - 1, most).round().astype(np.int64)
+    sides = {"source": tokens.source.take(chosen), "target": tokens.target.take(chosen)}
+    return replace(tokens, pairs=tokens.pairs.take(chosen), **sides)
+
+
+def pairs_at_once(device: torch.device, pair_tokens: float) -> int:
+    """Returns how many pairs one batch contains on a device, if a pair has `pair_tokens` tokens on both sides."""
+    return max(1, int(_tokens_at_once(device) / pair_tokens))
+
+
+@torch.inference_mode()
+def evaluate_pairs(
+    model: Transformer,
+    tokens: PairTokens,
+    *,
+    start: int,
+    pad: int,
+    pairs: int | None = None,
+    progress: Callable[[int], None] = lambda scored: None,
+) -> Score:
+    """Returns the score of a model on the targets of pairs.
+
+    Args:
+        model: an encoder-decoder.
+        tokens: the pairs.
+        start: the id that the decoder reads first.
+        pad: the id that pads.
+        pairs: how many pairs to score, spread evenly; None for all.
+        progress: is called after each batch with the number of tokens scored so far. An exception in it ends the
+            scoring. In every case, the model's training mode is restored.
+    """
+    was_training = model.training
+    model.eval()
+    device = model.embedding.weight.device
+    tokens = spread_pairs(tokens, pairs)
+    most = max(_tokens_at_once(device), 2 * tokens.longest)
+    nats, scored = 0.0, 0
+    try:
+        for batch in PairBatches(tokens, batch_tokens=most, seed=0, start=start, pad=pad).in_order():
+            nats, scored = nats + _nats(model, *pair_tensors(batch, device)), scored + batch.tokens
+            progress(scored)
+    finally:
+        model.train(was_training)
+    return Score(nats, scored, max(tokens.characters, 1), max(tokens.bytes, 1))
+
+
+def score_pairs(
+    loaded: LoadedModel, tokens: PairTokens, progress: Callable[[int], None] = lambda scored: None
+) -> Score:
+    """Scores a model on the targets of pairs. Raises BadCheckpoint for probabilities that are not finite."""
+    start, pad = loaded.start_of_text, loaded.tokenizer.pad or 0
+    score = evaluate_pairs(loaded.model, tokens, start=start, pad=pad, progress=progress)
+    if not math.isfinite(score.nats):
+        message = f"{loaded.path} gives probabilities that are not numbers."
+        raise BadCheckpoint.naming(lambda name: (message, f"Try {name('dtype')} float32."))
+    return score
+
+
+def _tokens_at_once(device: torch.device) -> int:
+    return _TOKENS_AT_ONCE.get(device.type, _TOKENS_AT_ONCE_ELSEWHERE)
+
+
+def _nats(model: Transformer, ids: Tensor, mask: Tensor | None, inputs: Tensor, labels: Tensor) -> float:
+    """Returns the summed negative log-likelihood of labels (B, T), in nats. Negative labels are not scored."""
+    predicted = labels >= 0
+    hidden, targets = model.hidden(inputs, source=model.read_source(ids, mask))[predicted], labels[predicted]
+    at_once = max(_LOGITS_AT_ONCE // model.config.vocab_size, 1)
+    pairs = zip(torch.split(hidden, at_once), torch.split(targets, at_once), strict=True)
+    return sum(float(F.cross_entropy(model.unembed(some).float(), right, reduction="sum")) for some, right in pairs)
