@@ -44,8 +44,8 @@ def spread_pairs(tokens: PairTokens, most: int | None) -> PairTokens:
     if most is None or most >= len(tokens):
         return tokens
     chosen = np.linspace(0, len(tokens) - 1, most).round().astype(np.int64)
-    sides = {"source": tokens.source.take(chosen), "target": tokens.target.take(chosen)}
-    return replace(tokens, pairs=tokens.pairs.take(chosen), **sides)
+    source, target = tokens.source.take(chosen), tokens.target.take(chosen)
+    return replace(tokens, pairs=tokens.pairs.take(chosen), source=source, target=target)
 
 
 def pairs_at_once(device: torch.device, pair_tokens: float) -> int:

@@ -19,11 +19,11 @@ from attncli.checkpoint.load import LoadedModel
 from attncli.checkpoint.save import Borders, Checkpoint
 from attncli.config import DEFAULT_TRAINING_SECONDS, CorpusConfig, TrainConfig
 from attncli.model.device import pick_device
-from attncli.text.corpus import prepare
-from attncli.text.files import read_documents, refuse_overlap
+from attncli.text.files import refuse_overlap
 from attncli.text.progress import Listener, Progress
 from attncli.training import recipe
 from attncli.training.head_scores import head_scorer
+from attncli.training.inputs import InputKind, kind_of, read_corpus, refuse_settings
 from attncli.training.loop import train
 from attncli.training.plan import make_plan
 from attncli.training.provenance import provenance
@@ -49,7 +49,7 @@ class Job:
     @property
     def task(self) -> Task:
         """What the run learns."""
-        return task_of(self.corpus).within(self.plan.context)
+        return _task(self.corpus, self.plan, self.borders)
 
     @property
     def watch_heads(self) -> bool:
@@ -71,44 +71,45 @@ def new_job(
     start: LoadedModel | None = None,
     progress: Listener | None = None,
     *,
+    kind: InputKind | None = None,
     watch_heads: bool = False,
 ) -> Job:
     """Returns the job of a new run: reads and tokenizes the text, and makes the plan.
 
     Args:
-        files: the text to train on.
-        val_file: the text to validate on, by default the end of `files`.
+        files: the text or the pairs to train on.
+        val_file: the text or the pairs to validate on, by default a part of `files`.
         text: how the text is read, split and tokenized.
         pinned: the settings that the user gave; the plan chooses the others.
         spent: the seconds of the run's time that have passed.
         start: a model to fine-tune; its shape, weights and tokenizer are kept.
         progress: is called with the progress of reading and tokenizing.
+        kind: the kind of the files; None recognizes files of pairs.
         watch_heads: scores the attention heads at every evaluation.
 
-    Raises UsageProblem if a file is both trained on and validated on, and the errors of reading, planning and the token
-    cache.
+    Raises UsageProblem for settings that do not suit the kind, or if a file is both trained on and validated on, and
+    the errors of reading, planning and the token cache.
     """
     began = time.monotonic()
     refuse_overlap(files, val_file)
     text = _limited(text, pinned)
-    documents = read_documents(files, text, progress)
-    held_out = read_documents([val_file], text, progress) if val_file is not None else None
-    if start is not None:
-        start.refuse_encoder("is not trained here")
-    corpus = prepare(documents, text, held_out, start.tokenizer if start is not None else None, progress)
+    kind = kind or kind_of(files, text)
+    refuse_settings(kind, pinned, start, watch_heads=watch_heads)
+    tokenizer = start.tokenizer if start is not None else None
+    corpus, read = read_corpus(files, val_file, kind, text, tokenizer, progress)
     if progress is not None:
         progress(Progress("measuring a step", 0, None))
     shape = None if start is None else start.model.config
     plan = make_plan(pinned, corpus, spent=spent + time.monotonic() - began, start=shape)
-    read = (*documents.notes, *(held_out.notes if held_out is not None else ()))
-    task = task_of(corpus).within(plan.context)
+    borders = None if start is None else _borders_of(start)
+    task = _task(corpus, plan, borders)
     notes = (*read, *task.notes(plan, start), *_notes(plan, spent + time.monotonic() - began))
-    facts = provenance(corpus, text, val_file, pinned) | ({"watch_heads": True} if watch_heads else {})
+    facts = provenance(task, text, val_file, pinned, kind) | ({"watch_heads": True} if watch_heads else {})
     if start is not None:
         facts |= {"from": str(start.path)}
-        return Job(corpus, plan, facts, initial=start.model.state_dict(), notes=notes, borders=_borders_of(start))
+        return Job(corpus, plan, facts, initial=start.model.state_dict(), notes=notes, borders=borders)
     if text.vocab_size is None and text.tokenizer == "bpe":
-        plan = replace(plan, reasons=plan.reasons | {"vocab_size": f"for {corpus.train.characters:,} characters"})
+        plan = replace(plan, reasons=plan.reasons | {"vocab_size": task.vocabulary_reason})
     return Job(corpus, plan, facts, notes=notes)
 
 
@@ -134,6 +135,11 @@ def run_job(
         sample=job.task.sampler(job.plan),
         head_scorer=head_scorer(job.plan, job.corpus.tokenizer.vocab_size, start_of_text) if job.watch_heads else None,
     )
+
+
+def _task(corpus: TrainingCorpus, plan: Plan, borders: Borders | None) -> Task:
+    """Returns the task of a run. `borders` are those of the model to fine-tune, or of the resumed run."""
+    return task_of(corpus, None if borders is None else borders.start_of_text).within(plan.context)
 
 
 def _borders_of(start: LoadedModel) -> Borders:

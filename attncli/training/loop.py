@@ -59,12 +59,12 @@ def train(
 
     Raises Diverged if a loss or gradient is not finite, and OutOfRoom if a save does not fit; earlier saves are kept.
     """
-    task = task_of(corpus).within(plan.context)
+    if resume is not None:
+        borders = Borders(resume.start_of_text, resume.end_ids)
+    task = task_of(corpus, None if borders is None else borders.start_of_text).within(plan.context)
     with threads_of(plan):
         run = begin_run(plan, initial, resume)
         clock = RunClock(plan, started, run.seconds_before)
-        if resume is not None:
-            borders = Borders(resume.start_of_text, resume.end_ids)
         with Saver(target, task, plan, facts, borders) as saver:
             if resume is None:
                 saver.begin(run, clock.spent())

@@ -21,7 +21,8 @@ from attncli.errors import BadCheckpoint
 from attncli.records import record_from_json
 from attncli.text.corpus import digest_of
 from attncli.text.parts import Part, split_by_position
-from attncli.training.tasks.registry import TrainingCorpus, task_of
+from attncli.training.inputs import InputKind
+from attncli.training.tasks.base import Task
 
 STATE_FORMAT = 2  # the format of the plan and the state; a run with another format is not resumed
 KEPT = ("format", "created", "versions", "corpus", "request", "from", "watch_heads")  # keys that a resumed run keeps
@@ -36,10 +37,16 @@ class TextRecord:
     digest: str  # of the text and its split
     config: CorpusConfig
     text_digest: str | None = None  # of the text alone; earlier versions did not record it
+    kind: InputKind = "text"  # earlier versions did not record it
 
 
-def provenance(corpus: TrainingCorpus, text: CorpusConfig, val_file: str | None, pinned: TrainConfig) -> dict[str, Any]:
-    """Returns the facts that a new run writes to `run.json`: its text, its settings and the software's versions."""
+def provenance(
+    task: Task, text: CorpusConfig, val_file: str | None, pinned: TrainConfig, kind: InputKind = "text"
+) -> dict[str, Any]:
+    """Returns the facts that a new run writes to `run.json`: its corpus, its settings and the software's versions.
+
+    `kind` says how the files of the corpus are read.
+    """
     return {
         "format": STATE_FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -49,7 +56,7 @@ def provenance(corpus: TrainingCorpus, text: CorpusConfig, val_file: str | None,
             "torch": torch.__version__,
             "tokenizers": tokenizers.__version__,
         },
-        "corpus": {**task_of(corpus).facts(), "val_file": val_file, "config": asdict(text)},
+        "corpus": {**task.facts(), "kind": kind, "val_file": val_file, "config": asdict(text)},
         "request": asdict(pinned),
     }
 

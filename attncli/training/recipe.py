@@ -140,7 +140,7 @@ PAIR_CPU_BATCHES = ((30, 2048), (120, 4096), (math.inf, 8192))
 PAIR_GPU_BATCHES = ((math.inf, 32768),)
 PAIR_EVALUATION_TOKENS = 2048  # the fewest target tokens that an evaluation scores
 SHOWN_TRANSLATIONS = 3  # validation sources whose translations are shown at an evaluation and after the run
-LONGEST_SHOWN_SOURCE = 60  # characters
+LONGEST_SHOWN_SOURCE = 60  # bytes
 # The translations of validation sources that BLEU and chrF2 of the summary are computed on.
 MOST_TRANSLATED = 2000  # sources
 TRANSLATING_SHARE, TRANSLATING_SECONDS = 0.05, 20.0  # of a timed run; the smaller time applies

@@ -224,14 +224,15 @@ class Result:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The score of a finished run, its judgment and a sample."""
+    """The score of a finished run, its judgment and a sample; for pairs, examples of translations."""
 
     result: Result
     share: float  # the share of the validation part that was scored
-    prompt: str  # the first words of the training text, as a prompt to try the model with
-    sample: str  # text that the finished model generated without a prompt
+    prompt: str  # the first words of the training text, or a validation source, as a prompt to try the model with
+    sample: str  # text that the finished model generated without a prompt; empty for pairs
     judgement: Judgement  # its memorization is measured on a longer sample, which begins with `sample`
     sample_tokens: int  # the largest number of tokens in `sample`
+    examples: tuple[Translation, ...] = ()  # translations by the finished model
 
 
 Report = StepReport | EvalReport | SampleReport | TranslationsReport | HeadsReport | SaveReport | Result

@@ -20,13 +20,13 @@ from attncli.errors import BadCheckpoint, Naming, UsageProblem, hint_in
 from attncli.model.device import pick_device
 from attncli.paths import exists
 from attncli.records import record_from_json
-from attncli.text.corpus import Corpus, prepare
-from attncli.text.files import read_documents
 from attncli.text.progress import Listener
 from attncli.text.reading import STDIN
+from attncli.training.inputs import read_corpus
 from attncli.training.job import Job
 from attncli.training.provenance import KEPT, STATE_FORMAT, TextRecord
 from attncli.training.reports import Plan, RunState, plan_from_document
+from attncli.training.tasks.registry import TrainingCorpus
 
 
 def resume_job(
@@ -69,7 +69,7 @@ def resume_job(
 
 def _same_corpus(
     target: Path, saved: Checkpoint, files: Sequence[str], val_file: str | None, progress: Listener | None
-) -> Corpus:
+) -> TrainingCorpus:
     """Reads the text of a stopped run again. Raises BadCheckpoint if the text has changed."""
     known = record_from_json(TextRecord, saved.run["corpus"], f"{target / RUN}: corpus", extra=True)
     if STDIN in known.sources and not files:
@@ -81,9 +81,8 @@ def _same_corpus(
             lambda named: ("This run validates on the end of its text.", f"Leave {named('val_file')} out.")
         )
     val_file = val_file or known.val_file
-    held_out = read_documents([val_file], known.config, progress) if val_file else None
-    documents = read_documents(files or known.sources, known.config, progress)
-    corpus = prepare(documents, known.config, held_out, saved.tokenizer, progress)
+    given = files or known.sources
+    corpus, _ = read_corpus(given, val_file or None, known.kind, known.config, saved.tokenizer, progress)
     if corpus.digest != known.digest:
         raise BadCheckpoint.naming(
             lambda named: (

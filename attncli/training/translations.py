@@ -33,8 +33,8 @@ def shown_pairs(val: PairTokens) -> list[int]:
     Sources of a few words are preferred, since their translations fit a line.
     """
     count = recipe.SHOWN_TRANSLATIONS
-    lengths = val.pairs.source.character_counts
-    fitting = [at for at, length in enumerate(lengths.tolist()) if 10 < length <= recipe.LONGEST_SHOWN_SOURCE]
+    sizes = val.pairs.source.sizes.tolist()
+    fitting = [at for at, size in enumerate(sizes) if 10 < size <= recipe.LONGEST_SHOWN_SOURCE]
     fitting = fitting or list(range(len(val)))
     chosen: dict[str, int] = {}
     for number in range(count):
@@ -48,7 +48,9 @@ def translations(
 ) -> tuple[Translation, ...]:
     """Returns the translations of the chosen pairs' sources, with the pairs' targets as references."""
     outputs = greedy(model, [val.source[at].tolist() for at in chosen], tokenizer, start)
-    return tuple(Translation(val.pairs[at].source, text, val.pairs[at].target) for at, text in zip(chosen, outputs, strict=True))
+    return tuple(
+        Translation(val.pairs[at].source, text, val.pairs[at].target) for at, text in zip(chosen, outputs, strict=True)
+    )
 
 
 def greedy(model: Transformer, sources: Sequence[Sequence[int]], tokenizer: Tokenizer, start: int) -> list[str]:

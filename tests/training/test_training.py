@@ -87,7 +87,7 @@ def test_the_final_score_is_computed_with_the_saved_weights_on_the_whole_validat
 
 def test_a_run_writes_its_model_card_and_keeps_an_edited_card(corpus, plan, tmp_path):
     named = replace(corpus, sources=("/home/me/secret/a `b`|c.txt", "-", "x.txt", "x.txt"))
-    facts = provenance(named, CorpusConfig(), None, SMALL)
+    facts = provenance(task_of(named), CorpusConfig(), None, SMALL)
     result = list(train(named, plan, tmp_path / "m", facts=facts))[-1]
     file = tmp_path / "m" / directory.CARD
     card = ModelCard.load(str(file))

@@ -78,6 +78,10 @@ class Task(Protocol):
     def amounts(self) -> str:
         """The sizes of both parts in words: '9,000 characters to train on, 1,000 to validate'."""
 
+    @property
+    def vocabulary_reason(self) -> str:
+        """The amount of text that the size of the vocabulary was chosen for, as a reason of the plan."""
+
     def within(self, context: int) -> Task:
         """Returns the task for a run with this context. Raises BadInput if nothing fits the context."""
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from attncli.text.corpus import Corpus
+from attncli.text.pair_corpus import PairCorpus
 from attncli.training.tasks.base import Task
+from attncli.training.tasks.pairs import PairTask
 from attncli.training.tasks.text import TextTask
 
-TrainingCorpus = Corpus
+TrainingCorpus = Corpus | PairCorpus
 
 
-def task_of(corpus: TrainingCorpus) -> Task:
-    """Returns the task that learns from a corpus."""
-    return TextTask(corpus)
+def task_of(corpus: TrainingCorpus, start: int | None = None) -> Task:
+    """Returns the task that learns from a corpus.
+
+    `start` is the id that a decoder with an encoder reads first; by default, the token that ends a text.
+    """
+    if isinstance(corpus, Corpus):
+        return TextTask(corpus)
+    return PairTask(corpus, corpus.tokenizer.end_of_text or 0 if start is None else start)

@@ -86,6 +86,11 @@ class TextTask:
         """The sizes of both parts in words."""
         return f"{self.corpus.train.characters:,} characters to train on, {self.corpus.val.characters:,} to validate"
 
+    @property
+    def vocabulary_reason(self) -> str:
+        """The characters of the training part."""
+        return f"for {self.corpus.train.characters:,} characters"
+
     def within(self, context: int) -> TextTask:
         """Returns this task: a text has windows of every context."""
         return self
