@@ -38,6 +38,7 @@ from attncli.model.device import dtype_name, pick_device, pick_dtype
 from attncli.model.native import round_to_int8
 from attncli.text.documents import Documents
 from attncli.text.files import refuse_missing
+from attncli.text.pair_inputs import InputKind, files_and_kind
 from attncli.text.parts import Part
 from attncli.text.tokenizer import Tokenizer, checked_text
 from attncli.text.tokens import tokens_of
@@ -243,6 +244,9 @@ def train(
     out: str | Path | None = None,
     *,
     name: str | None = None,
+    pairs: str | Path | Sequence[str | Path] = (),
+    source: str | Path | None = None,
+    target: str | Path | None = None,
     start: str | Path | None = None,
     val_file: str | Path | None = None,
     resume: bool = False,
@@ -250,12 +254,15 @@ def train(
     watch_heads: bool = False,
     **settings: Any,
 ) -> Training:
-    """Returns a training run on text files. Iterate over the run for its reports, or call `finish` for the model.
+    """Returns a training run on files. Iterate over the run for its reports, or call `finish` for the model.
+
+    `files` contain text, or are recognized as pairs. `pairs` are files of pairs; `source` and `target` are two files,
+    where line i of the second translates line i of the first. A run on pairs trains a model that translates.
 
     The model is saved in the directory `out`, by default in ./checkpoints under `name` or the name of the first file.
     `force` replaces an existing model; `resume` continues a stopped run. `start` is a model to fine-tune. `val_file` is
-    the text to validate on, by default the end of `files`. Settings are the fields of TrainConfig and CorpusConfig,
-    such as steps=200, seconds=60 or tokenizer="char".
+    the text or the pairs to validate on, by default a part of the files. Settings are the fields of
+    TrainConfig and CorpusConfig, such as steps=200, seconds=60 or tokenizer="char".
 
     Raises UsageProblem for an invalid setting, BadInput for a file that does not exist.
     """
@@ -265,12 +272,13 @@ def train(
         )
     if start is not None:
         _refuse_given(settings, "The model of start keeps its shape and tokenizer", settings.keys() - _OF_A_MODEL)
-    listed = [str(file) for file in ([files] if isinstance(files, str | Path) else files)]
+    parallel = (None if side is None else str(side) for side in (source, target))
+    listed, kind = files_and_kind(_listed(files), _listed(pairs), *parallel)
     held_out = None if val_file is None else str(val_file)
     pinned, text = _configs(settings, TrainConfig, CorpusConfig)
     refuse_missing([*listed, *([held_out] if held_out is not None else [])])
     path = target_directory(listed, name, None if out is None else Path(out), resume=resume)
-    return Training(path, _reports(path, listed, held_out, start, pinned, text, resume, force, watch_heads))
+    return Training(path, _reports(path, listed, kind, held_out, start, pinned, text, resume, force, watch_heads))
 
 
 class Training:
@@ -310,6 +318,7 @@ class Training:
 def _reports(
     path: Path,
     files: Sequence[str],
+    kind: InputKind | None,
     val_file: str | None,
     start: str | Path | None,
     pinned: TrainConfig,
@@ -325,8 +334,14 @@ def _reports(
         else:
             model = None if start is None else load_model(resolve_model(str(start)), torch.device("cpu"), torch.float32)
             spent = time.monotonic() - began
-            job = training.new_job(files, val_file, text, pinned, spent=spent, start=model, watch_heads=watch_heads)
+            job = training.new_job(
+                files, val_file, text, pinned, spent=spent, start=model, kind=kind, watch_heads=watch_heads
+            )
         yield from training.run_job(job, path, started=began)
+
+
+def _listed(files: str | Path | Sequence[str | Path]) -> list[str]:
+    return [str(file) for file in ([files] if isinstance(files, str | Path) else files)]
 
 
 def _configs(settings: dict[str, Any], first: type[C], second: type[Any]) -> tuple[C, Any]:

@@ -20,11 +20,13 @@ _MARKUP = frozenset("`<>|\\*[]\"'")
 
 def model_card(name: str, family: str, run: dict[str, Any], context: int) -> bytes:
     """Returns the content of README.md for a model with this name and family. `run` is the content of `run.json`."""
-    name = _plain(name)
+    name, translates = _plain(name), "train_pairs" in run["corpus"]
+    auto = "AutoModelForSeq2SeqLM" if translates else "AutoModelForCausalLM"
+    does = "A model that translates, of" if translates else "A language model of"
     lines = [
         "---",
         "library_name: transformers",
-        "pipeline_tag: text-generation",
+        f"pipeline_tag: {'translation' if translates else 'text-generation'}",
         "tags:",
         "- attncli",
         f"- {family}",
@@ -32,19 +34,19 @@ def model_card(name: str, family: str, run: dict[str, Any], context: int) -> byt
         "",
         f"# {name}",
         "",
-        f"A language model of {run['plan']['parameters']:,} parameters with a context of {context:,} tokens.",
+        f"{does} {run['plan']['parameters']:,} parameters with a context of {context:,} tokens.",
         "",
         *_training_table(run),
         "",
         "```sh",
-        f"attncli generate -m {shlex.quote(name)}",
+        f"attncli generate -m {shlex.quote(name)}{' TEXT' if translates else ''}",
         "```",
         "",
         "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import {auto}, AutoTokenizer",
         "",
         f'path = "{name}"  # this directory',
-        "model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)",
+        f"model, tokenizer = {auto}.from_pretrained(path), AutoTokenizer.from_pretrained(path)",
         "```",
         "",
     ]
@@ -56,15 +58,23 @@ def _training_table(run: dict[str, Any]) -> list[str]:
     """Returns the lines of a Markdown table about the training and the score of the model."""
     corpus, plan, progress, results = (run[key] for key in RECORDED)
     part = "all" if results["validation"] == "whole" else "a sample"
+    what = "targets" if "train_pairs" in corpus else "text"
     return [
         "| | |",
         "| --- | --- |",
-        f"| trained on | {_sources(corpus)}, {corpus['train_bytes']:,} bytes of text |",
+        f"| trained on | {_sources(corpus)}, {_amount(corpus)} |",
         *([f"| continued from | {_plain(Path(str(run['from'])).name)} |"] if run.get("from") else []),
         f"| training | {progress['step']:,} steps in {progress['seconds']:,.0f} s on {plan['device']} |",
         f"| validation | {results['bits_per_byte']:.4f} bits per byte, {results['nats_per_token']:.4f} nats per "
-        f"token, on {part} of {corpus['val_bytes']:,} bytes of held-out text |",
+        f"token, on {part} of {corpus['val_bytes']:,} bytes of held-out {what} |",
     ]
+
+
+def _amount(corpus: dict[str, Any]) -> str:
+    """Returns the size of the training part in words."""
+    if "train_pairs" in corpus:
+        return f"{corpus['train_pairs']:,} pairs of sentences"
+    return f"{corpus['train_bytes']:,} bytes of text"
 
 
 def is_generated(card: bytes) -> bool:

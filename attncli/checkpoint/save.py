@@ -155,7 +155,9 @@ def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
         directory.CONFIG: _json(config_to_json(config, start_of_text=start, end_of_text=end, dtype=dtype)),
         directory.GENERATION: _json(start_and_end(config, start, end)),
         directory.TOKENIZER: tokenizer.to_json().encode(),
-        directory.TOKENIZER_CONFIG: _json(_tokenizer_config(tokenizer, ends, config.context)),
+        directory.TOKENIZER_CONFIG: _json(
+            _tokenizer_config(tokenizer, ends, config.context, encodes=config.encoder_layers > 0)
+        ),
         directory.RUN: _json(checkpoint.run),
         directory.METRICS: b"".join(json.dumps(report).encode() + b"\n" for report in checkpoint.metrics),
     }
@@ -164,15 +166,21 @@ def _texts(checkpoint: Checkpoint) -> dict[str, bytes]:
     return texts
 
 
-def _tokenizer_config(tokenizer: Tokenizer, ends: list[int], context: int) -> dict[str, Any]:
-    """Returns the content of tokenizer_config.json for transformers. `ends` are the tokens that end a text, sorted."""
+def _tokenizer_config(tokenizer: Tokenizer, ends: list[int], context: int, *, encodes: bool) -> dict[str, Any]:
+    """Returns the content of tokenizer_config.json for transformers.
+
+    `ends` are the tokens that end a text, sorted. `encodes` is true for a model with an encoder and a decoder.
+    """
     named = tokenizer.end_of_text if tokenizer.end_of_text in ends else min(ends, default=None)
     end_token = None if named is None else tokenizer.decode([named])
+    pad = tokenizer.pad if encodes else None
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": end_token,
-        "pad_token": end_token,  # the attention mask distinguishes padding from the end of a text
-        "padding_side": "left",  # so that generated tokens directly follow each text of a batch
+        # without a token that pads, the attention mask distinguishes padding from the end of a text
+        "pad_token": end_token if pad is None else tokenizer.decode([pad]),
+        # generated tokens directly follow each text of a batch, except in a decoder with an encoder
+        "padding_side": "right" if encodes else "left",
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": context,
         "clean_up_tokenization_spaces": False,

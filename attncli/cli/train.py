@@ -14,12 +14,20 @@ from attncli.config.option import argument, option
 _FILES = (
     "Text files, directories, or - for standard input. A file named twice is seen twice as often, and needs --val-file."
 )
+_PAIRS = (
+    "A file of pairs, to train a model that translates: lines of a source, a tab and a target, or JSON Lines. May be "
+    "given several times. A .tsv or .jsonl file of pairs needs no option."
+)
+_SOURCE = "With --target: a file of sources, one a line."
+_TARGET = "With --source: a file of their translations, line by line."
 _FROM = "Fine-tune this model: start from its weights, with its shape and its tokenizer."
 _WATCH = "Score the attention heads at every evaluation; attncli plot --heads draws the scores."
 _PLACE = "Where the model is saved"
 
 # The options that may be given with --resume.
-_FREE = frozenset({"val_file", "name", "out", "resume", "device", "tensorboard", "watch_heads", "json"})
+_FREE = frozenset(
+    {"pairs", "source", "target", "val_file", "name", "out", "resume", "device", "tensorboard", "watch_heads", "json"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +49,15 @@ class Place:
 def train(
     *,
     files: tuple[str, ...] = argument((), _FILES, metavar="FILE"),
+    pairs: tuple[str, ...] = option((), _PAIRS, metavar="FILE", panel="The text", rare=True),
+    source: str | None = option(None, _SOURCE, metavar="FILE", panel="The text", rare=True),
+    target: str | None = option(None, _TARGET, metavar="FILE", panel="The text", rare=True),
     pinned: TrainConfig,
     start: str | None = option(None, _FROM, "--from", metavar="MODEL", suggestions=model_names, panel="The model"),
     corpus: CorpusConfig,
     val_file: str | None = option(
         None,
-        "The text to validate on. Unset: the end of the training text.",
+        "The text or the pairs to validate on. Unset: a part of the training text, which is not trained on.",
         metavar="FILE",
         panel="The text",
         rare=True,
@@ -58,20 +69,22 @@ def train(
     json: bool = JSON,
     given: Given,
 ) -> None:
-    """Train a model on your own text.
+    """Train a model on your own text, or on pairs of sentences to translate.
 
     attncli train corpus.txt
-    attncli train book.txt notes/ --time 3m --name mine
+    attncli train pairs.tsv --time 10m --name mine
     """
     from attncli.cli.bodies.train import TrainArguments, directory_of, run, show_plan
+    from attncli.text.pair_inputs import files_and_kind
 
-    arguments = TrainArguments(files, val_file, start, place.resume, place.force, watch_heads)
-    target = directory_of(arguments, place.name, place.out)
+    given_files, kind = files_and_kind(files, pairs, source, target)
+    arguments = TrainArguments(given_files, kind, val_file, start, place.resume, place.force, watch_heads)
+    directory = directory_of(arguments, place.name, place.out)
     if place.resume:
         given.refuse(sorted(given.keys() - _FREE), "A resumed run keeps its plan")
     if start is not None:
         given.refuse(("size", "tokenizer", "vocab_size"), "The model of --from keeps its shape and tokenizer")
     if plan:
-        show_plan(arguments, target, corpus, pinned, json)
+        show_plan(arguments, directory, corpus, pinned, json)
     else:
-        run(arguments, target, corpus, pinned, json, tensorboard)
+        run(arguments, directory, corpus, pinned, json, tensorboard)

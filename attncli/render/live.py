@@ -16,10 +16,19 @@ from rich.segment import Segment
 from rich.text import Text
 
 from attncli.render.chart import Curve, Picture, ascii_only, chart, styled_row
-from attncli.render.escape import visible
+from attncli.render.escape import one_line, visible
 from attncli.render.numbers import count, decimal, duration
 from attncli.training.curves import Floats, RunCurves
-from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Result, SampleReport, StepReport
+from attncli.training.reports import (
+    EvalReport,
+    HeadsReport,
+    Plan,
+    Report,
+    Result,
+    SampleReport,
+    StepReport,
+    TranslationsReport,
+)
 
 TRAIN_STYLE, VALIDATION_STYLE = "cyan", "bold magenta"
 _REFRESH_SECONDS = 0.25
@@ -47,7 +56,7 @@ class LiveDisplay:
         self._evaluation: EvalReport | None = None
         self._best_step: int | None = None
         self._heads: HeadsReport | None = None
-        self._sample: SampleReport | None = None
+        self._sample: SampleReport | TranslationsReport | None = None
         self._result: Result | None = None
         self._reported = self._refreshed = time.monotonic()
         self._below: tuple[tuple[int, int], Picture] | None = (
@@ -81,7 +90,7 @@ class LiveDisplay:
             self._validation.add(report.step, report.score.per_token)
         elif isinstance(report, HeadsReport):
             self._heads = report
-        elif isinstance(report, SampleReport):
+        elif isinstance(report, SampleReport | TranslationsReport):
             self._sample = report
         elif isinstance(report, Result):
             self._result = report
@@ -164,7 +173,7 @@ class LiveDisplay:
         if chart_rows >= least:
             rows += self._curve(width, chart_rows, plain).rows
         if self._sample is not None and sample_rows > 1 and not self._ended:
-            rows += self._written(self._sample, width, sample_rows, plain)
+            rows += self._shown(self._sample, width, sample_rows, plain)
         return Picture(rows)
 
     def _curve(self, width: int, height: int, plain: bool) -> Picture:
@@ -178,21 +187,34 @@ class LiveDisplay:
         steps = self._step.steps if self._step else self._plan.schedule.steps
         return chart(curves, width, height, heading=heading, reaches=steps, ascii=plain)
 
-    def _written(self, sample: SampleReport, width: int, rows: int, plain: bool) -> list[list[Segment]]:
-        """Returns the sample in exactly `rows` rows. Its prompt is dimmed."""
-        prompt, rest = sample.text[: sample.prompt_characters], sample.text[sample.prompt_characters :]
+    def _shown(
+        self, sample: SampleReport | TranslationsReport, width: int, rows: int, plain: bool
+    ) -> list[list[Segment]]:
+        """Returns the sample in exactly `rows` rows. Its prompt, or the sources of translations, are dimmed."""
         text = Text()
-        for part, style in ((prompt, "dim"), (rest, "")):
-            shown = visible(part)
-            text.append(shown.encode("ascii", "backslashreplace").decode() if plain else shown, style=style)
+        if isinstance(sample, SampleReport):
+            name = "a sample"
+            parts = (sample.text[: sample.prompt_characters], sample.text[sample.prompt_characters :])
+            for part, style in zip(parts, ("dim", ""), strict=True):
+                text.append(_drawable(visible(part), plain), style=style)
+        else:
+            name = "translations"
+            for example in sample.examples:
+                text.append(_drawable(one_line(example.source), plain), style="dim")
+                text.append(f" {'->' if plain else '→'} {_drawable(one_line(example.output), plain)}\n")
         text.expand_tabs(4)
         text.rstrip()
         lines = text.wrap(self._console, width, overflow="fold", no_wrap=False)[: rows - 1]
-        drawn = [styled_row([(f"a sample at step {sample.step:,}", "dim")], width)]
+        drawn = [styled_row([(f"{name} at step {sample.step:,}", "dim")], width)]
         for line in lines:
             line.truncate(width)
             drawn.append([segment for segment in line.render(self._console) if segment.text])
         return drawn + [[]] * (rows - len(drawn))
+
+
+def _drawable(text: str, plain: bool) -> str:
+    """Returns a text for a terminal, in ASCII if `plain`."""
+    return text.encode("ascii", "backslashreplace").decode() if plain else text
 
 
 def best_heads(report: HeadsReport) -> list[str]:

@@ -154,7 +154,10 @@ def _history(run: dict[str, Any]) -> Table:
     plan, progress, results, corpus = (_part(run, key) for key in ("plan", "progress", "results", "corpus"))
     if sources := corpus.get("sources"):
         named = listed([str(source) for source in sources]) if isinstance(sources, list) else str(sources)
-        table.add_row("trained on", one_line(f"{named} ({_number(corpus, 'train_characters'):,.0f} characters)"))
+        amount = f"{_number(corpus, 'train_characters'):,.0f} characters"
+        if "train_pairs" in corpus:
+            amount = f"{_number(corpus, 'train_pairs'):,.0f} pairs"
+        table.add_row("trained on", one_line(f"{named} ({amount})"))
     if start := run.get("from"):
         table.add_row("went on from", one_line(str(start)))
     if progress:

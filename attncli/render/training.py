@@ -5,8 +5,9 @@ Only the summary goes to standard output. The display that a terminal shows duri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,7 +23,17 @@ from attncli.render.numbers import count, duration, plural, precise_duration, si
 from attncli.render.progress_bar import passing_bar
 from attncli.text.progress import Listener, Progress
 from attncli.training.curves import RunCurves
-from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Result, SampleReport, StepReport
+from attncli.training.reports import (
+    EvalReport,
+    HeadsReport,
+    Plan,
+    Report,
+    Result,
+    SampleReport,
+    StepReport,
+    Translation,
+    TranslationsReport,
+)
 
 _SAMPLE_CELLS = 70  # the most cells of a sample that is printed as one line
 
@@ -52,20 +63,27 @@ def _plan_rows(plan: Plan, corpus: str) -> Iterator[tuple[str, ...]]:
     else:  # the step was measured uncompiled
         seconds = plan.schedule.steps * plan.step_seconds + plan.closing_seconds
         length = f"{'up to' if plan.compiled else 'about'} {duration(seconds)}: {length}"
-    shape = f"{plural(model.layers, 'layer')} x {plural(model.heads, 'head')}, width {model.width}"
+    layers = plural(model.layers, "layer")
+    if plan.translates:
+        layers = f"{model.encoder_layers} + {layers} of encoder and decoder"
+    shape = f"{layers} x {plural(model.heads, 'head')}, width {model.width}"
     parts = f", in {plan.grad_accum} parts" if plan.grad_accum > 1 else ""
     recomputed = ", activations computed twice" if plan.checkpoint_activations else ""
     rates = f"AdamW at {plan.adam_lr:.2g}"
     if plan.optimizer == "muon":
         rates = f"Muon at {plan.schedule.peak:.2g} on matrices, {rates} on the rest"
     saved = "" if plan.save_dtype == "float32" else f", saved in {plan.save_dtype}"
-    kept = f"weight decay {plan.weight_decay:.2g}, dropout {plan.dropout:g}, seed {plan.seed}"
+    smoothed = f", label smoothing {plan.label_smoothing:g}" if plan.label_smoothing else ""
+    kept = f"weight decay {plan.weight_decay:.2g}, dropout {plan.dropout:g}{smoothed}, seed {plan.seed}"
     compiled = ", compiled" if plan.compiled else ""
-    yield "text", corpus
+    yield "pairs" if plan.translates else "text", corpus
     yield "model", f"{count(plan.parameters)} parameters: {shape}", "size"
     yield "tokens", f"vocabulary {model.vocab_size:,}", "vocab_size"
     yield "training", f"{length}, {tokens / plan.parameters:.1f} tokens per parameter", "steps"
-    yield "step", f"{plan.batch_size} windows of {plan.context} tokens{parts}{recomputed}", "context", "grad_accum"
+    batch = f"{plan.batch_size} windows of {plan.context} tokens"
+    if plan.translates:
+        batch = f"{plan.batch_size:,} tokens of both sides, padding included, of pairs of at most {plan.context} a side"
+    yield "step", f"{batch}{parts}{recomputed}", "context", "grad_accum"
     yield "rates", rates, "lr", "optimizer"
     yield "recipe", kept, "weight_decay", "dropout"
     threads = f", {plural(plan.threads, 'thread')}" if plan.device == "cpu" else ""
@@ -112,6 +130,9 @@ class TrainingScreen:
         elif isinstance(report, SampleReport):
             written = fit(one_line(report.text), _SAMPLE_CELLS)
             self._console.print(Text(f"  writes  {written}"), soft_wrap=True)
+        elif isinstance(report, TranslationsReport):
+            for one in report.examples:
+                self._console.print(Text(f"  translates  {fit(translation_text(one), _SAMPLE_CELLS)}"), soft_wrap=True)
 
     def _line(self, report: EvalReport) -> str:
         step, score = self._last, report.score
@@ -133,8 +154,15 @@ def score_text(score: Score) -> str:
     )
 
 
-def summary(result: Result, plan: Plan, share: float, path: str, sample: str) -> RenderableType:
-    """Returns the summary: the validation score, the run, the path, and a sample.
+def translation_text(found: Translation) -> str:
+    """Returns a translation as one line: 'A dog runs. → Ein Hund rennt.'."""
+    return one_line(f"{found.source} → {found.output}")
+
+
+def summary(
+    result: Result, plan: Plan, share: float, path: str, sample: str, examples: Sequence[Translation] = ()
+) -> RenderableType:
+    """Returns the summary: the validation score, the run, the path, and a sample or examples of translations.
 
     `share` is the share of the validation part that was scored.
     """
@@ -147,7 +175,22 @@ def summary(result: Result, plan: Plan, share: float, path: str, sample: str) ->
     trained = f"{result.step:,} steps, {count(result.tokens)} tokens, {result.tokens / plan.train_tokens:.1f} epochs"
     table.add_row("training", Text(f"{trained} in {duration(result.seconds)}{best}"))
     table.add_row("saved", Text(one_line(path)))
+    if examples:
+        return Group(
+            table, Text(), Text("Translations of validation sources", style="bold"), _examples(examples), Text()
+        )
     return Group(table, Text(), Text("A sample", style="bold"), Text(visible(sample).strip("\n")), Text())
+
+
+def _examples(examples: Sequence[Translation]) -> RenderableType:
+    """Returns each source, the model's translation and the reference."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for example in examples:
+        for label, text in (("source", example.source), ("model", example.output), ("reference", example.reference)):
+            table.add_row(label, Text(one_line(text)))
+    return table
 
 
 @contextmanager
@@ -165,7 +208,9 @@ def reading_progress(console: Console) -> Iterator[Listener]:
         yield show
 
 
-def result_document(result: Result, share: float, path: str, sample: str) -> dict[str, Any]:
+def result_document(
+    result: Result, share: float, path: str, sample: str, examples: Sequence[Translation] = ()
+) -> dict[str, Any]:
     """Returns the summary as a JSON-ready dictionary."""
     assert result.best is not None
     return {
@@ -178,5 +223,6 @@ def result_document(result: Result, share: float, path: str, sample: str) -> dic
         "train_nats_per_token": result.train_loss,
         "validation": result.best.figures(),
         "validation_share": share,
-        "sample": sample,
+        "sample": None if examples else sample,
+        "translations": [asdict(example) for example in examples] or None,
     }

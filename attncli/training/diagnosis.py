@@ -37,6 +37,12 @@ class Course:
     train_tokens: int
     timed: bool  # whether the length of the run was given as a time
     capped: bool = False  # whether a timed run ended early, because it reached the largest number of epochs
+    pairs: bool = False  # whether the run trained on pairs of sentences
+
+    @property
+    def material(self) -> str:
+        """What the run trained on, as a word for a sentence: 'text' or 'pairs'."""
+        return "pairs" if self.pairs else "text"
 
 
 def curves(metrics: Iterable[Mapping[str, Any]]) -> tuple[tuple[Point, ...], tuple[Point, ...]]:
@@ -59,6 +65,7 @@ def course_of(result: Result, plan: Plan, metrics: Iterable[Mapping[str, Any]]) 
         train_tokens=plan.train_tokens,
         timed=plan.seconds is not None,
         capped=plan.most_steps is not None and result.step >= plan.most_steps,
+        pairs=plan.translates,
     )
 
 
@@ -118,9 +125,13 @@ def _gap(course: Course, naming: Naming) -> str | None:
     if train > (1 - _GAP) * val:
         return None
     far = f"The training loss, {train:.2f}, ended far below the validation loss, {val:.2f} nats per token"
-    if course.epochs <= 1:  # no text was seen twice
+    if course.epochs <= 1:  # nothing was seen twice
+        if course.pairs:
+            return (
+                f"{far}, though hardly any pairs were seen twice: the validation pairs are unlike the training pairs."
+            )
         return f"{far}, though hardly any text was seen twice: the validation text is unlike the training text."
-    return f"{far}, after {course.epochs:.1f} passes over the text. {_against_copying(course, naming)}"
+    return f"{far}, after {course.epochs:.1f} passes over the {course.material}. {_against_copying(course, naming)}"
 
 
 def _still_falling(course: Course, naming: Naming) -> str | None:
@@ -138,6 +149,8 @@ def _still_falling(course: Course, naming: Naming) -> str | None:
 def _little_text(course: Course) -> str | None:
     if course.train_tokens >= _LITTLE_TEXT:
         return None
+    if course.pairs:
+        return f"The pairs are few, {course.train_tokens:,} target tokens to train on: more pairs would help most."
     return f"The text is small, {course.train_tokens:,} tokens to train on: more text would help most."
 
 
@@ -151,7 +164,7 @@ def _level(course: Course, naming: Naming) -> str:
         return f"Validation was scored once, {last:.2f} nats per token at step {step:,}: too little to see a trend."
     return (
         f"Validation leveled off at {last:.2f} nats per token, within {_NOTICEABLE:.0%} of the loss at step "
-        f"{_earlier(course.val)[0]:,}: more text or a larger {naming('size')} may lower it."
+        f"{_earlier(course.val)[0]:,}: more {course.material} or a larger {naming('size')} may lower it."
     )
 
 
@@ -168,7 +181,7 @@ def _at(train: Sequence[Point], step: int) -> float | None:
 def _against_copying(course: Course, naming: Naming) -> str:
     dropout = next((value for value in _DROPOUTS if value > course.dropout), None)
     change = f"a smaller {naming('size')}" if dropout is None else f"{naming('dropout')} {dropout:g}"
-    return f"More text or {change} should help."
+    return f"More {course.material} or {change} should help."
 
 
 def _more(course: Course, naming: Naming) -> str:

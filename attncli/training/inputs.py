@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from attncli.checkpoint.load import LoadedModel
 from attncli.config import CorpusConfig, TrainConfig
@@ -11,14 +10,11 @@ from attncli.errors import UsageProblem
 from attncli.text.corpus import prepare
 from attncli.text.files import read_documents
 from attncli.text.pair_corpus import prepare_pairs
+from attncli.text.pair_inputs import InputKind
 from attncli.text.pairs import Pairs, are_pair_files, read_pairs, read_parallel
 from attncli.text.progress import Listener
 from attncli.text.tokenizer import Tokenizer
 from attncli.training.tasks.registry import TrainingCorpus
-
-InputKind = Literal[
-    "text", "pairs", "parallel"
-]  # parallel: two files, line i of the second translates line i of the first
 
 
 def kind_of(files: Sequence[str], config: CorpusConfig) -> InputKind:

@@ -20,10 +20,11 @@ from attncli.checkpoint.save import Borders, Checkpoint
 from attncli.config import DEFAULT_TRAINING_SECONDS, CorpusConfig, TrainConfig
 from attncli.model.device import pick_device
 from attncli.text.files import refuse_overlap
+from attncli.text.pair_inputs import InputKind
 from attncli.text.progress import Listener, Progress
 from attncli.training import recipe
 from attncli.training.head_scores import head_scorer
-from attncli.training.inputs import InputKind, kind_of, read_corpus, refuse_settings
+from attncli.training.inputs import kind_of, read_corpus, refuse_settings
 from attncli.training.loop import train
 from attncli.training.plan import make_plan
 from attncli.training.provenance import provenance

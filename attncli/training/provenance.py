@@ -20,8 +20,8 @@ from attncli.config import CorpusConfig, TrainConfig
 from attncli.errors import BadCheckpoint
 from attncli.records import record_from_json
 from attncli.text.corpus import digest_of
+from attncli.text.pair_inputs import InputKind
 from attncli.text.parts import Part, split_by_position
-from attncli.training.inputs import InputKind
 from attncli.training.tasks.base import Task
 
 STATE_FORMAT = 2  # the format of the plan and the state; a run with another format is not resumed

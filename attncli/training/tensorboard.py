@@ -11,7 +11,16 @@ from typing import Any, Self
 
 from attncli.errors import OutOfRoom, UsageProblem
 from attncli.evaluation.score import Score
-from attncli.training.reports import EvalReport, HeadsReport, Plan, Report, Result, SampleReport, StepReport
+from attncli.training.reports import (
+    EvalReport,
+    HeadsReport,
+    Plan,
+    Report,
+    Result,
+    SampleReport,
+    StepReport,
+    TranslationsReport,
+)
 
 _PATTERN = "events.out.tfevents.*"
 _FLUSH_SECONDS = 10  # a killed process loses the events of at most this time
@@ -73,6 +82,9 @@ class TensorBoardLog:
                 self._write(f"heads/{best.kind}", best.score, report.step)
         elif isinstance(report, SampleReport):
             self._writer.add_text("sample", _verbatim(report.text), report.step)
+        elif isinstance(report, TranslationsReport):
+            lines = (f"{one.source} → {one.output}" for one in report.examples)
+            self._writer.add_text("translations", _verbatim("\n".join(lines)), report.step)
         elif isinstance(report, Result) and report.finished and report.best is not None:
             self._score("final", report.best, report.step)
 

@@ -31,6 +31,7 @@ from attncli.render.training import TrainingScreen, plan_table, reading_progress
 from attncli.stopping import StopRequests
 from attncli.text.files import refuse_missing
 from attncli.text.names import listed
+from attncli.text.pair_inputs import InputKind
 from attncli.training.curves import RunCurves, curves_from_lines
 from attncli.training.reports import Result, RunSummary, SaveReport, plan_document
 from attncli.training.tensorboard import TensorBoardLog
@@ -44,6 +45,7 @@ class TrainArguments:
     """The arguments of `attncli train` that are not fields of CorpusConfig or TrainConfig."""
 
     files: tuple[str, ...]
+    kind: InputKind | None  # None: recognized by the files
     val_file: str | None
     start: str | None  # the model to fine-tune
     resume: bool
@@ -100,7 +102,9 @@ def _job(arguments: TrainArguments, target: Path, text: CorpusConfig, pinned: Tr
 
             start = load(ModelSource(model=arguments.start, device="cpu"))
         spent = monotonic() - clock.started
-        return training.new_job(files, val_file, text, pinned, spent, start, progress, watch_heads=watch)
+        return training.new_job(
+            files, val_file, text, pinned, spent, start, progress, kind=arguments.kind, watch_heads=watch
+        )
 
 
 def _note(job: Job) -> None:
@@ -159,11 +163,11 @@ def _say_how_to_resume(result: Result, target: Path, saved: bool) -> None:
 def _show_summary(found: RunSummary, job: Job, target: Path, json: bool) -> None:
     """Prints the scores and the sample on standard output, and two commands to try on standard error."""
     if json:
-        document = result_document(found.result, found.share, str(target), found.sample)
+        document = result_document(found.result, found.share, str(target), found.sample, found.examples)
         print_json(document | judgement_document(found.judgement))
         return
     console = output()
-    show(console, summary(found.result, job.plan, found.share, str(target), found.sample))
+    show(console, summary(found.result, job.plan, found.share, str(target), found.sample, found.examples))
     show(console, judgement_screen(found.judgement, console.width, share=found.share, shown=found.sample_tokens))
     model = shlex.quote(target.name if target.parent == MODELS_FOLDER else str(target))
     console = messages()
