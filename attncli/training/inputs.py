@@ -51,16 +51,16 @@ def _pairs(files: Sequence[str], kind: InputKind, config: CorpusConfig, progress
 
 def refuse_settings(kind: InputKind, config: TrainConfig, start: LoadedModel | None, *, watch_heads: bool) -> None:
     """Raises UsageProblem for settings, or a model to fine-tune, that do not suit the kind of files."""
+    if start is not None:
+        start.refuse_encoder("is not trained here")
     if kind == "text":
         if config.label_smoothing is not None:
             raise UsageProblem.naming(
                 lambda named: (f"{named('label_smoothing')} is for pairs.", f"Leave {named('label_smoothing')} out.")
             )
-        if start is not None and start.model.config.kind != "decoder":
-            does = "translates" if start.model.config.encoder_layers else "encodes a text and does not continue it"
-            raise UsageProblem(
-                f"{start.path} {does}, so it cannot be trained on text.", "Train a new model, or start from a decoder."
-            )
+        if start is not None and start.model.config.encoder_layers:
+            message = f"{start.path} translates, so it cannot be trained on text."
+            raise UsageProblem(message, "Give a file of pairs, or train a new model.")
         return
     if config.compile:
         raise UsageProblem.naming(
