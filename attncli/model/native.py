@@ -21,10 +21,9 @@ import weakref
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -244,37 +243,38 @@ class NativeCache:
             values[target, :, :length] = values[source, :, :length]
 
 
-@dataclass
-class _Rows:
+class _Rows(NamedTuple):
     """The rows of a call of native.c: lists with a number per row, and the rows whose logits are computed."""
 
-    ids: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    sequences: list[int] = field(default_factory=list)
-    source_lengths: list[int] = field(default_factory=list)  # empty without an encoder
-    sources: list[int] = field(default_factory=list)  # the addresses of the buffers; empty without an encoder
-    logits: list[int] = field(default_factory=list)
+    ids: list[int]
+    positions: list[int]
+    sequences: list[int]
+    source_lengths: list[int]  # empty without an encoder
+    sources: list[int]  # the addresses of the buffers; empty without an encoder
+    logits: list[int]
+
+    @classmethod
+    def empty(cls) -> _Rows:
+        """Returns lists to which rows are added."""
+        return cls([], [], [], [], [], [])
 
     def add(self, ids: Sequence[int], start: int, sequence: int, source: _Source | None) -> None:
         """Adds consecutive tokens of a sequence, from position `start` on."""
-        self.ids += ids
-        self.positions += range(start, start + len(ids))
-        self.sequences += [sequence] * len(ids)
+        self.ids.extend(ids)
+        self.positions.extend(range(start, start + len(ids)))
+        self.sequences.extend([sequence] * len(ids))
         if source is not None:
-            self.source_lengths += [source.length] * len(ids)
-            self.sources += [source.buffer.data_ptr()] * len(ids)
+            self.source_lengths.extend([source.length] * len(ids))
+            self.sources.extend([source.buffer.data_ptr()] * len(ids))
 
     def part(self, start: int, end: int) -> _Rows:
         """Returns the rows from `start` up to but not including `end`."""
-        rows, within = slice(start, end), self.logits[bisect_left(self.logits, start) : bisect_left(self.logits, end)]
-        return _Rows(
-            self.ids[rows],
-            self.positions[rows],
-            self.sequences[rows],
-            self.source_lengths[rows],
-            self.sources[rows],
-            [row - start for row in within],
-        )
+        if start == 0 and end >= len(self.ids):
+            return self
+        part = _Rows(*(column[start:end] for column in self))
+        within = self.logits[bisect_left(self.logits, start) : bisect_left(self.logits, end)]
+        part.logits[:] = [row - start for row in within]
+        return part
 
 
 def _pointers(tensors: Sequence[Tensor]) -> Any:
@@ -366,7 +366,7 @@ class NativeBackend:
 
     def _encode(self, cache: NativeCache, sources: Mapping[int, Sequence[int]]) -> None:
         """Encodes whole sources in one call of native.c: each layer needs the keys of all tokens of a source."""
-        config, rows, encoded = self.config, _Rows(), {}
+        config, rows, encoded = self.config, _Rows.empty(), {}
         for sequence, ids in sources.items():
             padded = math.ceil(len(ids) / lanes()) * lanes()
             buffer = torch.empty(config.layers, 2, config.kv_heads, padded, config.head_width)
@@ -389,10 +389,10 @@ class NativeBackend:
         end = max(segment.end for segment in segments)
         cache.reserve(end)
         self._extend_positions(end)
-        rows = _Rows()
+        rows = _Rows.empty()
         for segment in segments:
             rows.add(segment.ids, segment.start, segment.sequence, cache.sources[segment.sequence])
-            rows.logits += range(len(rows.ids) - segment.logit_count, len(rows.ids))
+            rows.logits.extend(range(len(rows.ids) - segment.logit_count, len(rows.ids)))
         logits = torch.empty(len(rows.logits), self._padded_vocab_size)
         for start in range(0, len(rows.ids), _ROWS_PER_CALL):
             part, first = rows.part(start, start + _ROWS_PER_CALL), bisect_left(rows.logits, start)
@@ -436,15 +436,16 @@ class NativeBackend:
 
     def _run(self, cache: NativeCache, rows: _Rows, logits: Tensor, *, encodes: bool = False) -> None:
         """Calls native.c once and writes to `logits`; with `encodes`, it writes to the sources of the rows."""
-        columns = (rows.ids, rows.positions, rows.sequences, rows.source_lengths, rows.logits)
-        integers = np.array([number for column in columns for number in column], np.int32)
-        sources = np.array(rows.sources, np.uintp)
-        count, address = len(rows.ids), integers.ctypes.data
+        ids, positions, sequences, lengths, sources, _ = rows
+        integers = np.array(ids + positions + sequences + lengths + rows.logits, np.int32)
+        count, size, address = len(ids), integers.itemsize, integers.ctypes.data
+        addresses = (ctypes.c_void_p * count)(*sources) if sources else None
         batch = _Batch(
-            *(address + at * integers.itemsize for at in accumulate(map(len, columns[:-1]), initial=0)),
+            *(address + column * count * size for column in range(4)),
+            address + (3 * count + len(lengths)) * size,
             cache.key_pointers,
             cache.value_pointers,
-            sources.ctypes.data if len(sources) else None,
+            None if addresses is None else ctypes.addressof(addresses),
             logits.data_ptr(),
             count,
             len(rows.logits),
