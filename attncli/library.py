@@ -25,9 +25,9 @@ from attncli.config import CorpusConfig, EngineConfig, ModelConfig, SampleConfig
 from attncli.errors import UsageProblem
 from attncli.evaluation.evaluate import opened_to_score, score_text
 from attncli.evaluation.score import Score
-from attncli.generation.bias import with_token_ids
 from attncli.generation.candidates import candidates, candidates_for_masks
 from attncli.generation.continuation import continued
+from attncli.generation.defaults import settings_for, target_and_source
 from attncli.generation.engine import generate
 from attncli.generation.events import Candidates, Event, Sample, Text, Token
 from attncli.generation.loading import choose_engine
@@ -106,7 +106,7 @@ class Model:
     def generate(
         self, prompt: str = "", *, tokens: bool = False, top: int = 0, **settings: Any
     ) -> Iterator[str] | Iterator[Token]:
-        """Continues a prompt and yields pieces of text as they are generated.
+        """Continues a prompt, or translates it if the model translates, and yields pieces of text.
 
         With `tokens`, yields a Token for each token instead. A Token has an id, a text and a log-probability; its field
         `top` lists the `top` most probable alternatives. Settings are the fields of SampleConfig and EngineConfig, such
@@ -122,7 +122,7 @@ class Model:
         return (event.text for event in events if isinstance(event, Text))
 
     def generate_all(self, prompts: str | Sequence[str], **settings: Any) -> list[Sample]:
-        """Continues each prompt num_samples times, in batches.
+        """Continues or translates each prompt num_samples times, in batches.
 
         Returns the samples in the order of the prompts; a Sample has a text and ids. The settings are the fields of
         SampleConfig and EngineConfig. Raises UsageProblem for a setting that is wrong, BadInput for a prompt longer
@@ -169,16 +169,23 @@ class Model:
         return score_text(loaded, opened_to_score(tokens, loaded.tokenizer))
 
     def next(
-        self, text: str = "", *, temperatures: float | Sequence[float] = _TEMPERATURES, count: int = 10
+        self,
+        text: str = "",
+        *,
+        temperatures: float | Sequence[float] = _TEMPERATURES,
+        count: int = 10,
+        target: str | None = None,
     ) -> Candidates:
         """Returns the `count` most probable next tokens of a text, with their probabilities at each temperature.
 
-        Raises BadInput for a text longer than the context.
+        If the model translates, returns those of the translation of the text, after its beginning `target`. Raises
+        BadInput for a text longer than the context, UsageProblem for a `target` if the model does not translate.
         """
         loaded = self._read(self._dtype)
         each = (temperatures,) if isinstance(temperatures, int | float) else temperatures
         loaded.refuse_encoder("predicts no next token; call fill")
-        return candidates(loaded.model, loaded.tokenizer, loaded.prompt(text), each, count)
+        prompt, source = target_and_source(loaded, loaded.prompt(text), target)
+        return candidates(loaded.model, loaded.tokenizer, prompt, each, count, source)
 
     def fill(
         self,
@@ -197,15 +204,14 @@ class Model:
         each = (temperatures,) if isinstance(temperatures, int | float) else temperatures
         return candidates_for_masks(loaded.model, loaded.tokenizer, loaded.pieces(text, pair), each, count)
 
-    def _events(
-        self, prompts: Sequence[str], settings: dict[str, Any], details: TokenDetails | None
-    ) -> Iterator[Event]:
+    def _events(self, texts: Sequence[str], settings: dict[str, Any], details: TokenDetails | None) -> Iterator[Event]:
         sampling, engine = _configs(settings, SampleConfig, EngineConfig)
         loaded, backend = self._to_generate()
         loaded.refuse_encoder("continues no text")
-        ids = [loaded.prompt(prompt) for prompt in prompts]
-        sampling = with_token_ids(sampling, loaded.tokenizer)
-        return generate(backend, loaded.tokenizer, ids, sampling, loaded.end_ids, details, engine)
+        ids = [loaded.prompt(prompt) for prompt in texts]
+        prompts, sources = loaded.inputs(ids)
+        sampling = settings_for(loaded, sampling, settings)
+        return generate(backend, loaded.tokenizer, prompts, sampling, loaded.end_ids, details, engine, sources)
 
     def _to_generate(self) -> tuple[LoadedModel, Backend]:
         """Returns the model and the backend that generate text; the first call loads them.

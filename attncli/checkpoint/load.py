@@ -7,6 +7,7 @@ Training may replace the directory at any time. So a failed read is repeated if 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,27 +38,47 @@ class LoadedModel:
     start_of_text: int
     end_ids: frozenset[int]  # tokens that end a text
     run: dict[str, Any]
+    forced: tuple[int, ...] = ()  # the tokens with which every target begins after `start_of_text`
+    banned: frozenset[int] = frozenset()  # tokens that an encoder-decoder never generates
 
     def prompt(self, text: str) -> list[int]:
         """Returns the ids that the model continues: the tokens that open every text, then the tokens of this text.
 
-        If there are no ids, returns `start_of_text` alone. An encoder alone continues no text; its ids also contain the
-        tokens that close every text.
+        If there are no ids, returns `start_of_text` alone. For an encoder alone, which continues no text, and for the
+        source of an encoder-decoder, the ids of the tokens that close every text follow.
         """
-        if self.model.config.kind == "encoder":
-            return [piece.id for piece in self.pieces(text)]
-        return [*self.tokenizer.opening, *self.tokenizer.encode(text)] or [self.start_of_text]
+        ids = [*self.tokenizer.opening, *self.tokenizer.encode(text)]
+        if self.model.config.kind != "decoder":
+            return [*ids, *self.tokenizer.closing]
+        return ids or [self.start_of_text]
+
+    def target(self, text: str = "") -> list[int]:
+        """Returns the ids with which the decoder of an encoder-decoder begins, then the tokens of this text."""
+        return [self.start_of_text, *self.forced, *self.tokenizer.encode(text)]
+
+    def inputs(self, prompts: Sequence[list[int]]) -> tuple[Sequence[list[int]], Sequence[list[int]] | None]:
+        """Returns the decoder's prompts for ids from `prompt`, and their sources: None for a model without an encoder.
+
+        For an encoder-decoder, the ids are the sources, and every prompt of the decoder is the beginning of a target.
+        """
+        return ([self.target()] * len(prompts), prompts) if self.translates else (prompts, None)
+
+    @property
+    def translates(self) -> bool:
+        """Whether the model is an encoder-decoder, which generates a target for a source."""
+        return self.model.config.kind == "encoder-decoder"
 
     def pieces(self, text: str, pair: str | None = None) -> list[Piece]:
         """Returns the tokens that open every text, then the tokens of this text.
 
-        For an encoder alone, also returns the tokens that close every text, and the tokens of the second text of a
-        pair: '[CLS] text [SEP] pair [SEP]'. Raises UsageProblem for a pair if the model has no segments for pairs.
+        If the model has an encoder, also returns the tokens that close every text. For an encoder alone, the tokens of
+        the second text of a pair follow: '[CLS] text [SEP] pair [SEP]'. Raises UsageProblem for a pair if the model has
+        no segments for pairs.
         """
         opened = [*self.tokenizer.opening_pieces, *self.tokenizer.pieces(text)]
         if pair is not None and self.model.config.segments < 2:
             raise UsageProblem(f"{self.name} reads no pairs of texts.", "Give one text.")
-        if self.model.config.kind != "encoder":
+        if self.model.config.kind == "decoder":
             return opened
         closing = self.tokenizer.closing_pieces
         second = [] if pair is None else [*self.tokenizer.pieces(pair), *closing]
@@ -109,7 +130,17 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> 
     settings = described | folder.json_if_any(directory.GENERATION)
     ends = token_ids(settings.get("eos_token_id"), tokenizer) or token_ids(tokenizer.end_of_text, tokenizer)
     starts = token_ids(settings.get(_start_setting(config)), tokenizer) or ends or {0}
-    return LoadedModel(model, tokenizer, path, min(starts), frozenset(ends), folder.json_if_any(directory.RUN))
+    forced = tuple(token_ids(settings.get("forced_bos_token_id"), tokenizer)) if config.encoder_layers else ()
+    banned = _banned(settings, tokenizer) if config.encoder_layers else frozenset[int]()
+    run = folder.json_if_any(directory.RUN)
+    return LoadedModel(model, tokenizer, path, min(starts), frozenset(ends), run, forced, banned)
+
+
+def _banned(settings: dict[str, Any], tokenizer: Tokenizer) -> frozenset[int]:
+    """Returns the single tokens of `bad_words_ids`, such as the padding of Marian, which its decoder begins with."""
+    words = settings.get("bad_words_ids")
+    single = [word[0] for word in words if isinstance(word, list) and len(word) == 1] if isinstance(words, list) else []
+    return frozenset(token_ids(single, tokenizer))
 
 
 def _start_setting(config: ModelConfig) -> str:

@@ -11,16 +11,14 @@ from attncli.config import EngineConfig, SampleConfig
 from attncli.config.option import argument, option
 from attncli.errors import UsageProblem
 
-_PROMPT = "The text to continue, or a file that contains it; - reads standard input. Unset: start a new text."
+_PROMPT = "The text to continue or translate, or a file with it; - reads standard input. Unset: start a new text."
 _PROMPTS = (
     "A file with one prompt per line, or - for standard input; the prompts are continued as a batch, and an empty line "
     "starts a new text. In a .jsonl file each line is JSON with a prompt, a text or both."
 )
 _DTYPE = "auto, float32, bfloat16, float16 or, on a CPU, int8; auto is bfloat16 on CUDA, and on a CPU the stored type."
 _CHAT = "Send the prompt as a message in the model's chat template; with -i, continue the conversation."
-_INTERACTIVE = (
-    "Read prompts one after another; /help lists the commands. From a pipe, each line is a prompt or a command."
-)
+_INTERACTIVE = "Read prompts and commands, line by line; /help lists the commands."
 
 
 def generate(
@@ -37,20 +35,22 @@ def generate(
     engine: EngineConfig,
     given: Given,
 ) -> None:
-    """Continue a prompt, streaming the text.
+    """Continue a prompt, or translate it if the model translates, streaming the text.
 
     attncli generate "Once upon a time" --temperature 0.7
     attncli generate "ROMEO:" -n 100 --num-samples 3 --seed 1
     """
     if interactive:
         _refuse_interactive(prompt, prompts, sampling, display)
+    if sampling.beams > 1:
+        _refuse_beams(sampling, display, given)
     if chat:
         _refuse_chat(source, truncate)
     begin_compiling(source.device)
     texts = [prompt_or_file(prompt, piped=False)] if interactive else _texts(prompt, prompts)
     from attncli.cli.generating.session import Session
 
-    session = Session.open(source, dtype, sampling, engine, display, chat=chat, truncate=truncate)
+    session = Session.open(source, dtype, sampling, engine, display, chat=chat, truncate=truncate, given=given)
     if interactive:
         from attncli.cli.generating.interactive import talk
 
@@ -59,6 +59,15 @@ def generate(
         from attncli.cli.bodies.generate import continue_prompts
 
         continue_prompts(session, texts, prompts, tell_seed="seed" not in given)
+
+
+def _refuse_beams(sampling: SampleConfig, display: Display, given: Given) -> None:
+    """Raises UsageProblem for options that cannot be combined with --beams."""
+    why = f"--beams {sampling.beams} searches for the most probable text and draws no tokens"
+    given.refuse(("temperature", "seed"), why)
+    if display.trace or display.verify:
+        name = "--trace" if display.trace else "--verify"
+        raise UsageProblem(f"{name} is about texts that are drawn token by token.", f"Leave out {name} or --beams.")
 
 
 def _refuse_interactive(prompt: str | None, prompts: str | None, sampling: SampleConfig, display: Display) -> None:

@@ -20,11 +20,12 @@ def next_(
     temperatures: str = option("0,0.5,1,2", _TEMPERATURES, "--temperatures", "-t", metavar="T,T"),
     top_k: int = option(10, "How many tokens to show.", "--top-k", "-k", limit=at_least(1)),
     pair: str | None = option(None, "The second text of a pair, for BERT.", metavar="TEXT", rare=True),
+    target: str | None = option(None, "The beginning of the translation, for a model that translates.", metavar="TEXT"),
     truncate: bool = option(False, "Keep only the end of a text that is longer than the context."),
     dtype: str = option("auto", _DTYPE, suggestions=("auto", *TRAIN_DTYPES, "float16"), rare=True),
     json: bool = JSON,
 ) -> None:
-    """Show the most probable next tokens, at several temperatures; with BERT, the words that [MASK] may stand for.
+    """Show the most probable next tokens, also of a translation; with BERT, the words that [MASK] may stand for.
 
     attncli next "The little cat sat on the old mat. The little"
     attncli next "Once upon a" --temperatures 0.2,1,5 -k 5
@@ -33,7 +34,7 @@ def next_(
     given = text_or_file_end(text, 'attncli next "The little cat sat on the old mat. The little"')
     from attncli.cli.bodies.next import run
 
-    run(given, source, dtype, numbers, top_k, pair=pair, truncate=truncate, json=json)
+    run(given, source, dtype, numbers, top_k, pair=pair, target=target, truncate=truncate, json=json)
 
 
 def _numbers(temperatures: str) -> tuple[float, ...]:

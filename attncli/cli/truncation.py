@@ -24,8 +24,9 @@ def truncated(
         which = "the prompt" if len(prompts) == 1 else f"{len(cut)} of {len(prompts)} prompts; of line {longest + 1}"
         print_note(f"truncated {which}: the first {left_out:,} of {of:,} tokens are left out")
     kept_texts = list(prompts)
+    closing = len(tokenizer.closing) if model.encoder_layers else 0
     for number in cut:
-        kept_texts[number] = tokenizer.decode(fitting[number][opening:])
+        kept_texts[number] = tokenizer.decode(fitting[number][opening : len(fitting[number]) - closing])
     return kept_texts, fitting
 
 

@@ -1,10 +1,13 @@
-"""SampleConfig: how the next token is sampled. The sampling steps are implemented in generation/sampling.py."""
+"""SampleConfig: how the next token is sampled, or how beam search chooses the text.
+
+The sampling steps are implemented in generation/sampling.py, beam search in generation/beams.py.
+"""
 
 from __future__ import annotations
 
 import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from attncli.config.limits import FINITE_ABOVE_0, FINITE_FROM_0, SEED, Limit, at_least, is_whole
 from attncli.config.option import check, option
@@ -13,7 +16,12 @@ from attncli.errors import UsageProblem
 
 _MOST_SAMPLES = 10_000
 _LARGEST_ADDED = 1_000_000  # to a logit; with a larger number, float32 would round the logit away
+_MOST_BEAMS = 64
+_LARGEST_PENALTY = 100  # an exponent; a power of a length with it is a finite number
 _DRAW = "Sampling, applied in this order"  # the order of generation/sampling.py
+_SEARCH = "Beam search, instead of sampling"
+SAMPLES = ("temperature", "top_k", "top_p", "min_p", "typical", "num_samples", "seed")  # fields that ask for sampling
+_NOT_WITH_BEAMS = ("repetition_penalty", "presence_penalty", "top_k", "top_p", "min_p", "typical")
 
 _SHARE = Limit("above 0 and at most 1 (off)", lambda share: 0 < share <= 1)
 _ADDABLE = Limit(
@@ -59,8 +67,8 @@ class SampleConfig:
     )
     temperature: float = option(
         1.0,
-        "Values above 1 make a text more varied, values below 1 more predictable. 0 takes the most probable token and "
-        "skips top-k, top-p, min-p and typical.",
+        "Values above 1 make a text more varied, values below 1 more predictable. 0, the default for a translation, "
+        "takes the most probable token and skips the filters.",
         "--temperature",
         "-t",
         limit=FINITE_FROM_0,
@@ -76,7 +84,7 @@ class SampleConfig:
     )
     top_p: float = option(
         1.0,
-        "Sample from the smallest set of tokens whose probabilities sum to at least X; 1 is off.",
+        "Sample from the fewest tokens whose probabilities sum to at least X; 1 is off.",
         limit=_SHARE,
         off=1.0,
         panel=_DRAW,
@@ -115,6 +123,24 @@ class SampleConfig:
         off=(),
         example="END",
     )
+    beams: int = option(
+        1,
+        "Beam search with N beams; 1 is off.",
+        limit=Limit(
+            f"a whole number from 1 (off) to {_MOST_BEAMS}", lambda count: is_whole(count) and 1 <= count <= _MOST_BEAMS
+        ),
+        off=1,
+        panel=_SEARCH,
+        metavar="N",
+    )
+    length_penalty: float = option(
+        1.0,
+        "The score of a text is its log-probability divided by its number of tokens to this power: values above 1 "
+        "favor longer texts, values below 1 shorter ones.",
+        limit=Limit(f"from {-_LARGEST_PENALTY} to {_LARGEST_PENALTY}", lambda value: abs(value) <= _LARGEST_PENALTY),
+        panel=_SEARCH,
+        rare=True,
+    )
     seed: int = option(
         0,
         "The random seed: the same seed gives the same result. Unset: a new seed, which is printed.",
@@ -124,14 +150,43 @@ class SampleConfig:
         unset=draw_seed,
     )
 
+    @property
+    def draws(self) -> bool:
+        """Whether tokens are drawn at random, so that the seed matters."""
+        return self.temperature > 0 and self.beams == 1
+
     def __post_init__(self) -> None:
         check(self)
+        if self.beams > 1:
+            self._refuse_sampling()
         tokens = [token for token, _ in self.logit_bias]
         for token, bias in self.logit_bias:
             _TOKEN.check("logit_bias", token)
             _BIAS.check("logit_bias", bias)
             if tokens.count(token) > 1:
                 raise _named_twice(token)
+
+    def _refuse_sampling(self) -> None:
+        """Raises UsageProblem for a setting that beam search does not have."""
+        defaults = {one.name: one.default for one in fields(self)}
+        changed = [name for name in _NOT_WITH_BEAMS if getattr(self, name) != defaults[name]]
+        if self.temperature not in (0, defaults["temperature"]):
+            changed.append("temperature")
+        if changed:
+            raise UsageProblem.naming(
+                lambda named: (
+                    f"{named('beams')} {self.beams} searches for the most probable text and draws no tokens.",
+                    f"Leave out {' and '.join(map(named, changed))}, or {named('beams')}.",
+                )
+            )
+        if self.num_samples > self.beams:
+            raise UsageProblem.naming(
+                lambda named: (
+                    f"{named('beams')} {self.beams} finds at most {self.beams} texts, "
+                    f"and {named('num_samples')} is {self.num_samples}.",
+                    f"Give at least {named('beams')} {self.num_samples}, or a smaller {named('num_samples')}.",
+                )
+            )
 
 
 def _named_twice(token: int | str) -> UsageProblem:

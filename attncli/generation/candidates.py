@@ -19,17 +19,26 @@ from attncli.text.tokenizer import MASK, Piece, Tokenizer
 
 @torch.inference_mode()
 def candidates(
-    model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], temperatures: Sequence[float], count: int
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    temperatures: Sequence[float],
+    count: int,
+    source: Sequence[int] | None = None,
 ) -> Candidates:
     """Returns the `count` most probable tokens after a prompt, with their probabilities at each temperature.
 
-    The most probable token comes first. Raises BadInput for a prompt that is empty or longer than the context. Raises
+    The most probable token comes first. An encoder-decoder needs the ids of a `source`; the prompt is then the
+    beginning of the target. Raises BadInput for a prompt or a source that is empty or longer than the context. Raises
     UsageProblem for a temperature below 0 or a count below 1.
     """
     _check(temperatures, count)
-    refuse_unreadable(model.config, tokenizer, prompt)
-    ids = torch.tensor([prompt], device=model.embedding.weight.device)
-    return _most_probable(model.unembed(model.hidden(ids)[0, -1]), tokenizer, temperatures, count)
+    for one in (prompt,) if source is None else (source, prompt):
+        refuse_unreadable(model.config, tokenizer, one)
+    device = model.embedding.weight.device
+    read = None if source is None else model.read_source(torch.tensor([source], device=device))
+    hidden = model.hidden(torch.tensor([prompt], device=device), source=read)
+    return _most_probable(model.unembed(hidden[0, -1]), tokenizer, temperatures, count)
 
 
 @torch.inference_mode()

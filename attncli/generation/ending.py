@@ -23,19 +23,21 @@ class SampleText:
         config: SampleConfig,
         end_ids: frozenset[int],
         prompt: Sequence[int] = (),
+        hidden: frozenset[int] = frozenset(),
     ) -> None:
+        """`hidden` are ids without text, such as the special tokens of a translation."""
         self.finished = False
         self._sample = sample
         self._ids: list[int] = []
         self._stream: DecodeStream = tokenizer.stream(prompt)
-        self._end_ids = end_ids
+        self._end_ids, self._hidden = end_ids, end_ids | hidden
         self._config = config
         self._held = ""
 
     def push(self, id_: int) -> str:
         """Adds the next id and returns the text that it completes. The caller then passes this text to `settle`."""
         self._ids.append(id_)
-        return "" if id_ in self._end_ids else self._stream.push(id_)
+        return "" if id_ in self._hidden else self._stream.push(id_)
 
     def settle(self, new: str) -> Iterator[Event]:
         """Yields the text that `new` makes final, and Finished if the text has ended."""

@@ -6,6 +6,9 @@ read guesses of the next tokens, made by `Lookup`. Guesses are accepted up to th
 several tokens. Equal prompts are read once. When a sample finishes, a waiting sample gets its slot in the cache. When a
 sample's context is full, the engine keeps the most recent half of its tokens, computes their keys and values anew, and
 continues. With an exact backend, a sample does not depend on the batch. The engine yields events and prints nothing.
+
+For an encoder-decoder, each prompt has a source, which is encoded once. The context contains tokens of the target only.
+When it is full, the text ends.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from torch import Tensor
 
 from attncli.config import EngineConfig, ModelConfig, SampleConfig
 from attncli.errors import BadInput
+from attncli.generation.beams import search
 from attncli.generation.ending import SampleText
 from attncli.generation.events import Event, PromptsRead, Reread, Token
 from attncli.generation.lookup import Lookup
@@ -38,9 +42,11 @@ def refuse_unreadable(config: ModelConfig, tokenizer: Tokenizer, prompt: Sequenc
     if not prompt:
         raise BadInput("The prompt has no tokens.", "Give at least one character, or leave the prompt out.")
     if len(prompt) > config.context:
+        what, fitting = "text" if config.encoder_layers else "prompt", last_that_fit(config, tokenizer, prompt)
+        kept = fitting[: len(fitting) - len(tokenizer.closing)] if config.encoder_layers else fitting
         raise BadInput(
-            f"The prompt has {len(prompt)} tokens, and the model reads at most {config.context}.",
-            f"Give its end: the last {len(tokenizer.decode(last_that_fit(config, tokenizer, prompt)))} characters fit.",
+            f"The {what} has {len(prompt)} tokens, and the model reads at most {config.context}.",
+            f"Give its end: the last {len(tokenizer.decode(kept))} characters fit.",
         )
 
 
@@ -71,6 +77,7 @@ def generate(
     end_ids: frozenset[int] | None = None,
     details: TokenDetails | None = None,
     how: EngineConfig | None = None,
+    sources: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[Event]:
     """Generates `config.num_samples` samples of each prompt and yields their events.
 
@@ -78,17 +85,25 @@ def generate(
     prompt's samples. A text ends at any of `end_ids`, by default at the tokenizer's end-of-text token. With `details`,
     yields a Token event for each token.
 
-    Raises BadInput, before the first event, for a prompt that is empty or longer than the context.
+    An encoder-decoder needs `sources`, one for each prompt. A prompt is then the beginning of the target, and special
+    tokens that the model generates have no text.
+
+    With `config.beams` above 1, beam search finds the texts instead (`beams.search`).
+
+    Raises BadInput, before the first event, for a prompt or a source that is empty or longer than the context.
     """
-    for prompt in prompts:
+    for prompt in (*prompts, *(sources or ())):
         refuse_unreadable(backend.config, tokenizer, prompt)
     if end_ids is None:
         end_ids = frozenset() if tokenizer.end_of_text is None else frozenset({tokenizer.end_of_text})
+    if config.beams > 1:
+        return search(backend, tokenizer, prompts, config, end_ids, details, how, sources)
+    hidden = frozenset[int]() if sources is None else tokenizer.special_ids
     waiting: deque[_Sequence] = deque()
-    for prompt in prompts:
+    for prompt, source in zip(prompts, [()] * len(prompts) if sources is None else sources, strict=True):
         for stream in generators(config.seed, config.num_samples):
-            sample = SampleText(len(waiting), tokenizer, config, end_ids, prompt)
-            waiting.append(_Sequence(len(waiting), list(prompt), sample, stream))
+            sample = SampleText(len(waiting), tokenizer, config, end_ids, prompt, hidden)
+            waiting.append(_Sequence(len(waiting), list(prompt), sample, stream, tuple(source)))
     return _Engine(backend, tokenizer, config, details, how or EngineConfig()).run(waiting)
 
 
@@ -100,6 +115,7 @@ class _Sequence:
     ids: list[int]  # the tokens in its context window: the prompt and the generated tokens
     text: SampleText
     stream: torch.Generator
+    source: tuple[int, ...] = ()  # the tokens of its source text; empty if there is none
     slot: int = -1  # the index of its sequence in the cache
     read: int = 0  # how many of `ids` are in the cache
     generated: int = 0  # tokens
@@ -113,6 +129,11 @@ class _Sequence:
         if at == 0:
             self._uniforms = uniforms([self.stream], _UNIFORMS_PER_DRAW)[0].tolist()
         return self._uniforms[at]
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """The tokens of its source if it has one, else of its context window."""
+        return self.source or tuple(self.ids)
 
 
 class _Engine:
@@ -153,13 +174,13 @@ class _Engine:
     def _admit(self, sequence: _Sequence, slot: int) -> None:
         sequence.slot = slot
         if self._seen is not None:
-            self._seen.begin(slot, sequence.ids)
+            self._seen.begin(slot, [] if sequence.source else sequence.ids)
         self._active.append(sequence)
 
     def _step(self, cache: SequenceCache) -> Iterator[Event]:
         """Runs one forward pass and draws the next token of each sample, or several tokens after correct guesses."""
         begun = time.perf_counter()
-        prompts = {tuple(sequence.ids) for sequence in self._active if not sequence.generated}
+        prompts = {sequence.given for sequence in self._active if not sequence.generated}
         logits, rows = self._read(cache)
         drawing, drawn = list(self._active), 0
         for ahead in range(1 + max(len(sequence.guesses) for sequence in drawing)):
@@ -182,30 +203,35 @@ class _Engine:
             sequence.lookup.measure(bool(sequence.guesses), drawn, time.perf_counter() - begun)
 
     def _read(self, cache: SequenceCache) -> tuple[Tensor, dict[int, int]]:
-        """Reads all unread tokens; equal prompts are read once.
+        """Reads all unread tokens and sources; equal prompts with equal sources are read once.
 
         Returns logits (rows, V), and a map from the number of each sample to its first row.
         """
         segments: list[Segment] = []
         rows: dict[int, int] = {}
-        first_with: dict[tuple[int, ...], _Sequence] = {}
+        sources: dict[int, tuple[int, ...]] = {}
+        first_with: dict[tuple[tuple[int, ...], ...], _Sequence] = {}
         copies, row = [], 0
         for sequence in self._active:
             if not self._how.cached:
                 sequence.read = 0
             if sequence.read == 0:
-                first = first_with.setdefault(tuple(sequence.ids), sequence)
+                first = first_with.setdefault((sequence.source, tuple(sequence.ids)), sequence)
                 if first is not sequence:
                     rows[sequence.number] = rows[first.number]
                     copies.append((first.slot, sequence.slot, len(sequence.ids)))
                     sequence.read = len(sequence.ids)
                     continue
+                if sequence.source:
+                    sources[sequence.slot] = sequence.source
             sequence.guesses = self._guess(sequence)
             unread = [*sequence.ids[sequence.read :], *sequence.guesses]
             segments.append(Segment(sequence.slot, sequence.read, unread, 1 + len(sequence.guesses)))
             rows[sequence.number] = row
             row += 1 + len(sequence.guesses)
             sequence.read = len(sequence.ids)
+        if sources:
+            self._backend.read_sources(cache, sources)
         logits = self._backend.read(cache, segments)
         for source, target, length in copies if self._how.cached else ():
             cache.copy(source, target, length)
@@ -246,7 +272,7 @@ class _Engine:
         """Adds a drawn token to its sample, and yields the events that follow from it.
 
         Ends the sample if its text is complete. If the context window is full, keeps the most recent half of its
-        tokens.
+        tokens, or ends the sample if it has a source.
         """
         new = sequence.text.push(id_)
         if token is not None:
@@ -255,12 +281,12 @@ class _Engine:
         sequence.generated += 1
         if sequence.text.finished:
             return
-        if sequence.generated == self._config.max_new_tokens:
+        full = len(sequence.ids) == self._context
+        if sequence.generated == self._config.max_new_tokens or (full and sequence.source):
             yield from sequence.text.close("length")
             return
         if self._seen is not None:
             self._seen.add(torch.tensor([id_]), [sequence.slot])
-        full = len(sequence.ids) == self._context
         sequence.ids.append(id_)
         sequence.read = len(sequence.ids) - 1
         if full:

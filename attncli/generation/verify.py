@@ -66,6 +66,7 @@ class Original:
     config: SampleConfig
     end_ids: frozenset[int]
     samples: Sequence[Sample]
+    sources: Sequence[Sequence[int]] | None = None  # for an encoder-decoder, one for each prompt
 
     def regenerate(self, backend: Backend, how: EngineConfig, extra: int = 0) -> list[Sample]:
         """Generates all samples again in one batch.
@@ -73,13 +74,14 @@ class Original:
         The batch also contains `extra` more samples of each prompt, which are discarded.
         """
         count = self.config.num_samples
-        samples = self._generate(backend, self.prompts, replace(self.config, num_samples=count + extra), how)
+        config = replace(self.config, num_samples=count + extra)
+        samples = self._generate(backend, range(len(self.prompts)), config, how)
         return [sample for number, sample in enumerate(samples) if number % (count + extra) < count]
 
     def regenerate_alone(self, backend: Backend, how: EngineConfig) -> list[Sample]:
         """Generates each sample again in a separate call, with the sample's own seed."""
         samples = []
-        for prompt in self.prompts:
+        for prompt in range(len(self.prompts)):
             for number in range(self.config.num_samples):
                 config = replace(self.config, num_samples=1, seed=sample_seed(self.config.seed, number))
                 samples += self._generate(backend, [prompt], config, how)
@@ -96,17 +98,27 @@ class Original:
         """Returns the prompt of the sample with this number."""
         return self.prompts[sample // self.config.num_samples]
 
+    def source_of(self, sample: int) -> Sequence[int] | None:
+        """Returns the source of the sample with this number; None if there are no sources."""
+        return None if self.sources is None else self.sources[sample // self.config.num_samples]
+
     def _generate(
-        self, backend: Backend, prompts: Sequence[Sequence[int]], config: SampleConfig, how: EngineConfig
+        self, backend: Backend, numbers: Sequence[int], config: SampleConfig, how: EngineConfig
     ) -> list[Sample]:
+        """Generates samples of the prompts with these numbers."""
+        prompts = [self.prompts[number] for number in numbers]
+        sources = None if self.sources is None else [self.sources[number] for number in numbers]
+        events = generate(backend, self.tokenizer, prompts, config, self.end_ids, how=how, sources=sources)
         collector = SampleCollector()
-        for _ in collector.collect(generate(backend, self.tokenizer, prompts, config, self.end_ids, how=how)):
+        for _ in collector.collect(events):
             pass
         return collector.samples
 
     def _decode(self, ids: Sequence[int], prompt: Sequence[int]) -> str:
         ended = bool(ids) and ids[-1] in self.end_ids
-        text = self.tokenizer.decode(ids[:-1] if ended else ids, prompt)
+        hidden = frozenset[int]() if self.sources is None else self.tokenizer.special_ids
+        shown = [id_ for id_ in (ids[:-1] if ended else ids) if id_ not in hidden]
+        text = self.tokenizer.decode(shown, prompt)
         return text[: stop_at(text, self.config)]
 
 
@@ -167,7 +179,10 @@ def compare_logits(original: Original, backend: Backend, reference: Backend) -> 
     vocab_size = original.tokenizer.vocab_size
     for number, sample in enumerate(original.samples):
         windows = list(_windows(original.prompt_of(number), sample.ids, backend.config.context))
-        pairs = zip(_rows(backend, windows, 1), _rows(reference, windows, _TOKENS_PER_READ), strict=True)
+        source = original.source_of(number)
+        pairs = zip(
+            _rows(backend, windows, 1, source), _rows(reference, windows, _TOKENS_PER_READ, source), strict=True
+        )
         for logits, expected in pairs:
             largest = float((logits - expected)[:vocab_size].abs().max())
             difference = max(difference, math.inf if math.isnan(largest) else largest)
@@ -190,9 +205,13 @@ def _windows(prompt: Sequence[int], ids: Sequence[int], context: int) -> Iterato
         window = [*read, ids[drawn - 1]][-max(context // 2, 1) :]
 
 
-def _rows(backend: Backend, windows: Iterable[tuple[list[int], int]], step: int) -> Iterator[Tensor]:
+def _rows(
+    backend: Backend, windows: Iterable[tuple[list[int], int]], step: int, source: Sequence[int] | None
+) -> Iterator[Tensor]:
     """Yields the logits (V,) that each token was drawn from. After the prompt, reads `step` tokens at once."""
     cache = backend.new_cache(1)
+    if source is not None:
+        backend.read_sources(cache, {0: source})
     for tokens, count in windows:
         first = len(tokens) - count + 1
         for start, end in pairwise((0, *range(first, len(tokens), step), len(tokens))):

@@ -21,8 +21,13 @@ _NUMBER = 5  # cells of a probability
 _LEAST_BAR, _MOST_BAR = 3, 16
 
 
-def candidates_screen(candidates: Candidates, pieces: Sequence[Piece], model: str, width: int) -> RenderableType:
-    """Returns the screen. Leaves out temperatures that do not fit, and the bars if there is no room."""
+def candidates_screen(
+    candidates: Candidates, pieces: Sequence[Piece], model: str, width: int, target: Sequence[Piece] | None = None
+) -> RenderableType:
+    """Returns the screen. Leaves out temperatures that do not fit, and the bars if there is no room.
+
+    `target` are the tokens of a translation so far; None for a model that does not translate.
+    """
     label = max(cell_len(text) for text in ("others", *map(_label, candidates.tokens)))
     label = min(label, _LABEL if width >= _WIDE else _SHORT_LABEL)
     columns = min(len(candidates.temperatures), max((width - label) // (_NUMBER + 2), 1))
@@ -41,6 +46,7 @@ def candidates_screen(candidates: Candidates, pieces: Sequence[Piece], model: st
     return Group(
         Text(fit(facts, width), "bold"),
         Text(fit("|".join(token_label(piece) for piece in pieces), width), "dim"),
+        *([] if target is None else [Text(fit(f"→ {'|'.join(map(token_label, target))}", width), "dim")]),
         Text(),
         Text(fit(_title(candidates, pieces), width), TITLE),
         table,
@@ -72,9 +78,10 @@ def _cell(probability: float, bars: int, style: str = BAR) -> Text:
     return cell.append(f" {bar(probability, bars):<{bars}}", style) if bars else cell
 
 
-def candidates_document(candidates: Candidates, model: str, text: str) -> dict[str, Any]:
-    """Returns the candidates as a JSON-ready dictionary in full precision."""
-    return {"model": model, "text": text, "temperatures": list(candidates.temperatures), **_columns(candidates)}
+def candidates_document(candidates: Candidates, model: str, text: str, target: str | None = None) -> dict[str, Any]:
+    """Returns the candidates as a JSON-ready dictionary in full precision; with a `target`, for a translation."""
+    named = {"model": model, "text": text} | ({} if target is None else {"target": target})
+    return {**named, "temperatures": list(candidates.temperatures), **_columns(candidates)}
 
 
 def masks_document(masks: Sequence[Candidates], model: str, text: str) -> dict[str, Any]:

@@ -40,11 +40,13 @@ class GenerationScreen:
         color: bool = False,
         report: TokenReport | None = None,
         echo: bool = True,
+        titled: bool = True,
     ) -> None:
         """`samples` is the number of samples per prompt; samples are numbered prompt by prompt.
 
         `color` tints the text if the console has colors; `report` prints a report on each token first. Both need
-        Token events. Without `echo` the prompts are left out on the screen, but not in the document.
+        Token events. Without `echo` the prompts are left out on the screen, but not in the document. With `titled`,
+        each of several texts has a title.
         """
         self._console = console
         self._prompts, self._samples = prompts, samples
@@ -60,7 +62,7 @@ class GenerationScreen:
         self._tinted = color and why_no_colors(console) is None
         self._report = report
         self._started = not echo
-        self._echo = echo
+        self._echo, self._titled = echo, titled or report is not None
         self._words = WordWrap(console)
         self.reread: int | None = None  # tokens kept when the context was full; None if it was never full
 
@@ -98,7 +100,7 @@ class GenerationScreen:
             self._show_prompt()
             self._write("\n")
         for sample, text in enumerate(self._texts) if not self._live or self._report else ():
-            if len(self._texts) > 1:
+            if len(self._texts) > 1 and self._titled:
                 rule = f"{'' if sample == 0 else chr(10)}── {self._title(sample)} ──"
                 self._console.print(RichText(rule, style="dim"))
             if self._report and not self._live:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from rich.text import Text
 
@@ -12,6 +13,7 @@ from attncli.config import SampleConfig
 from attncli.config.option import options_of
 from attncli.render.escape import fold, id_label, one_line, pad
 
+Task = Literal["continue", "answer", "translate"]
 _NAME = 20  # cells
 _COMMAND = 17
 
@@ -27,11 +29,11 @@ def setting_line(name: str, config: SampleConfig, text_of: Callable[[int], str])
     return f"{_option(name)} {_value(name, config, text_of)}"
 
 
-def commands_screen(commands: Mapping[str, tuple[str, str]], width: int, chat: bool = False) -> Text:
-    """Returns what can be typed: each command, its argument and what it does. `chat` is for a conversation."""
+def commands_screen(commands: Mapping[str, tuple[str, str]], width: int, task: Task = "continue") -> Text:
+    """Returns what can be typed: each command, its argument and what it does. `task` is what happens to a text."""
     lines = [
-        ("TEXT", "answer it" if chat else "continue it"),
-        *([] if chat else [("an empty line", "continue the text so far, with the next seed")]),
+        ("TEXT", f"{task} it"),
+        *([] if task != "continue" else [("an empty line", "continue the text so far, with the next seed")]),
         ("several lines", 'paste them, or end lines with \\, or put them between """ and """'),
         *((f"/{name} {takes}".rstrip(), does) for name, (takes, does) in commands.items()),
     ]

@@ -214,6 +214,11 @@ class Tokenizer:
         special = {str(token.content): (id_, token) for id_, token in added if token.special and token.content}
         return dict(sorted(special.items(), key=lambda item: -len(item[0])))
 
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of the special tokens."""
+        return frozenset(id_ for id_, _ in self._special.values())
+
     def stand_ins(self, texts: Sequence[str]) -> dict[str, str]:
         """Returns a stand-in for each special token whose string occurs in the texts: unused character -> string.
 
@@ -276,8 +281,7 @@ class Tokenizer:
         """
         if self._holds_bytes:
             return []
-        special = {id_ for id_, _ in self._special.values()}
-        text = list(dropwhile(lambda id_: id_ in special or id_ >= self.vocab_size, ids))
+        text = list(dropwhile(lambda id_: id_ in self.special_ids or id_ >= self.vocab_size, ids))
         at = len(text) - 1
         while at > 0 and (self._is_byte(text[at]) or not self._joined(text[at:])):
             at -= 1

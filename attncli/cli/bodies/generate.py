@@ -9,7 +9,7 @@ from attncli.cli.generating.session import Session
 from attncli.cli.generating.verification import Verification
 from attncli.cli.resolving import note_default
 from attncli.cli.truncation import refuse_long, truncated
-from attncli.errors import BadInput
+from attncli.errors import BadInput, UsageProblem
 from attncli.generation.events import Event, Throughput
 from attncli.generation.stopwatch import Stopwatch
 from attncli.render.console import print_json, print_note
@@ -22,6 +22,10 @@ def continue_prompts(session: Session, prompts: Sequence[str], file: str | None,
     With `tell_seed`, prints a note with the seed. Raises BadInput for a prompt that is longer than the context, Inexact
     if the verification fails.
     """
+    if session.loaded.translates and prompts == [""]:
+        raise UsageProblem(
+            f"{session.loaded.name} translates, and there is no text.", 'For example: attncli generate "A dog runs."'
+        )
     ids = [session.format.prompt([(prompt, "")]) for prompt in prompts]
     if session.truncate:
         prompts, ids = truncated(session.backend.config, session.loaded.tokenizer, prompts, ids)
@@ -33,7 +37,7 @@ def continue_prompts(session: Session, prompts: Sequence[str], file: str | None,
     if session.display.verify:
         verification = Verification(session.loaded, session.backend, ids, session.sampling)
         events = verification.keep(events)
-    screen = session.screen(prompts, session.sampling.num_samples, echo=not session.format.chat)
+    screen = session.screen(prompts, session.sampling.num_samples, echo=session.echo)
     for event in events:
         stopwatch.update(event)
         screen.update(event)
@@ -72,9 +76,11 @@ def _print_notes(session: Session, screen: GenerationScreen, tell_seed: bool) ->
         print_note(advice)
     elif not screen.any_text and screen.any_stopped:
         print_note("the text began with a stop string, so nothing is left: try another --stop, or another --seed")
+    elif not screen.any_text and session.loaded.translates:
+        print_note("the model ended the translation at once: try another text, or --temperature 1")
     elif not screen.any_text:
         print_note("the model ended the text at once: try a prompt, or another --seed")
-    if tell_seed and session.sampling.temperature > 0:
+    if tell_seed and session.sampling.draws:
         print_note(f"seed {session.sampling.seed}")
     if screen.reread:
         context = session.backend.config.context

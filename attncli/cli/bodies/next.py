@@ -8,6 +8,7 @@ from attncli.cli.loading import load
 from attncli.cli.shared import ModelSource
 from attncli.cli.truncation import refuse_long, truncated
 from attncli.generation.candidates import candidates, candidates_for_masks
+from attncli.generation.defaults import target_and_source
 from attncli.render.candidates import candidates_document, candidates_screen, masks_document, masks_screen
 from attncli.text.tokenizer import Piece
 
@@ -20,17 +21,20 @@ def run(
     top_k: int,
     *,
     pair: str | None,
+    target: str | None,
     truncate: bool,
     json: bool,
 ) -> None:
-    """Prints the `top_k` most probable tokens after a text. Raises BadInput for a text longer than the context.
+    """Prints the `top_k` most probable tokens after a text, or after the beginning `target` of its translation.
 
     For an encoder alone, prints the most probable tokens for each mask; its text is never truncated. `pair` is a second
-    text. Raises UsageProblem for a pair if the model reads no pairs.
+    text. Raises BadInput for a text longer than the context, UsageProblem for a pair if the model reads no pairs, and
+    for a target if the model does not translate.
     """
     loaded = load(source, dtype)
     pieces = loaded.pieces(text, pair)
     if loaded.model.config.kind == "encoder":
+        target_and_source(loaded, [], target)  # refuses a target
         _show_masks(loaded, text, pieces, temperatures, top_k, json=json)
         return
     prompt = loaded.prompt(text)
@@ -38,10 +42,13 @@ def run(
         (text,), (prompt,) = truncated(loaded.model.config, loaded.tokenizer, [text], [prompt])
     refuse_long(loaded.model.config, loaded.tokenizer, prompt)
     pieces = loaded.pieces(text)
-    finding = candidates(loaded.model, loaded.tokenizer, prompt, temperatures, top_k)
+    begun, read = target_and_source(loaded, prompt, target)
+    finding = candidates(loaded.model, loaded.tokenizer, begun, temperatures, top_k, read)
+    beginning = (target or "") if loaded.translates else None
+    written = None if beginning is None else loaded.tokenizer.pieces(beginning)
     show_result(
-        lambda: candidates_document(finding, loaded.name, text),
-        lambda console: candidates_screen(finding, pieces, loaded.name, console.width),
+        lambda: candidates_document(finding, loaded.name, text, beginning),
+        lambda console: candidates_screen(finding, pieces, loaded.name, console.width, written),
         json=json,
     )
 

@@ -27,7 +27,7 @@ from attncli.generation.engine import last_that_fit, refuse_unreadable
 from attncli.generation.events import Finished, Text
 from attncli.render.console import output, print_error, print_note, show
 from attncli.render.generation import GenerationScreen
-from attncli.render.talk import commands_screen, setting_line, settings_screen
+from attncli.render.talk import Task, commands_screen, setting_line, settings_screen
 from attncli.text.tokenizer import checked_text
 
 _LARGEST_SEED = 2**63
@@ -110,12 +110,17 @@ class Talk:
             self.begin(line[1:] if line.startswith("/") else line)
         elif self._format.chat:
             raise UsageProblem("The message is empty.", "Type a message; /new begins a new conversation.")
+        elif self._loaded.translates:
+            raise UsageProblem("There is no text to translate.", "Type a text; /help lists the commands.")
         else:
             self._continue(self._text, "", self._next_seed() if self._text else self._sampling.seed)
         return True
 
     def begin(self, text: str) -> None:
-        """Streams the continuation of a text, or with --chat the answer to it. Raises BadInput for too long a text."""
+        """Streams the continuation of a text, its translation, or with --chat the answer to it.
+
+        Raises BadInput for a text that is too long.
+        """
         if self._format.chat:
             self._answer([*self._turns, (checked_text(text), "")], self._sampling.seed)
         else:
@@ -145,6 +150,8 @@ class Talk:
                 raise UsageProblem(
                     "/add continues a text, and --chat has a conversation.", "Type the words without /add."
                 )
+            if self._loaded.translates:
+                raise UsageProblem("/add continues a text, and this model translates.", "Type the whole text.")
             if not rest.strip():
                 raise UsageProblem("/add needs words.", "For example: /add and then")
             words = f" {rest}" if self._text and not self._text[-1].isspace() else rest
@@ -154,13 +161,16 @@ class Talk:
         elif name == "save":
             self._save(rest.strip())
         elif name == "help":
-            chat = self._format.chat
-            commands = {name: told for name, told in _COMMANDS.items() if not (chat and name == "add")}
-            show(self._console, commands_screen(commands, self._console.width, chat))
+            task: Task = "answer" if self._format.chat else "translate" if self._loaded.translates else "continue"
+            commands = {name: told for name, told in _COMMANDS.items() if task == "continue" or name != "add"}
+            show(self._console, commands_screen(commands, self._console.width, task))
         return name != "quit"
 
     def _continue(self, text: str, shown: str, seed: int) -> None:
-        """Prints `shown`, which is the whole `text` or its end, and streams the continuation of `text`."""
+        """Prints `shown`, which is the whole `text` or its end, and streams the continuation of `text`.
+
+        If the model translates, prints only the translation.
+        """
         loaded = self._loaded
         ids = loaded.prompt(text)
         if shown != text:  # the model wrote a part of the text, so the end that fits the context is kept
@@ -168,7 +178,13 @@ class Talk:
         elif self._session.truncate:
             (shown,), (ids,) = truncated(self._session.backend.config, loaded.tokenizer, [text], [ids])
         refuse_long(self._session.backend.config, loaded.tokenizer, ids)
-        self._stream(ids, text, shown, seed)
+        if not loaded.translates:
+            self._stream(ids, text, shown, seed)
+            return
+        try:
+            self._stream(ids, "", "", seed)
+        finally:  # also after Ctrl-C
+            self._last = text, text
 
     def _answer(self, turns: list[Turn], seed: int) -> None:
         """Streams the answer to the last turn, and stores the answer in that turn."""
@@ -187,13 +203,13 @@ class Talk:
         events = self._session.events([ids], sampling)
         self._sampling, self._last, self._text = sampling, (text, shown), text
         screen = self._session.screen([shown], 1)
-        facts = [f"seed {seed}"] if sampling.temperature > 0 else []
+        facts = [f"seed {seed}"] if sampling.draws else []
         with _stopping(self.stoppable) as stopped:
             for event in events:
                 screen.update(event)
                 if isinstance(event, Text):
                     self._text += event.text
-                elif isinstance(event, Finished) and event.reason == "end":
+                elif isinstance(event, Finished) and event.reason == "end" and not self._loaded.translates:
                     facts.append("the model ended the text")
                 if stopped():
                     break

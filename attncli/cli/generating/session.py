@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,7 +12,7 @@ from attncli.cli.generating.prompts import PromptFormat
 from attncli.cli.loading import load_to_generate
 from attncli.cli.shared import ModelSource
 from attncli.config import EngineConfig, SampleConfig
-from attncli.generation.bias import with_token_ids
+from attncli.generation.defaults import settings_for
 from attncli.generation.engine import generate
 from attncli.generation.events import Event
 from attncli.generation.token_details import TokenDetails
@@ -46,26 +46,44 @@ class Session:
         *,
         chat: bool,
         truncate: bool,
+        given: Collection[str],
     ) -> Self:
-        """Returns a session with a loaded model. Raises BadCheckpoint or UsageProblem."""
+        """Returns a session with a loaded model. `given` are the options that were given.
+
+        Raises BadCheckpoint or UsageProblem.
+        """
         loaded, backend = load_to_generate(source, dtype, keep=display.verify)
-        sampling = with_token_ids(sampling, loaded.tokenizer)
+        sampling = settings_for(loaded, sampling, given)
         return cls(source, loaded, backend, sampling, engine, display, PromptFormat.of(loaded, chat), truncate)
 
-    def events(self, prompts: Sequence[Sequence[int]], sampling: SampleConfig | None = None) -> Iterator[Event]:
+    def events(self, prompts: Sequence[list[int]], sampling: SampleConfig | None = None) -> Iterator[Event]:
         """Continues prompts, given as token ids, and yields the events. `sampling` replaces the session's settings."""
         loaded, display = self.loaded, self.display
         each_token = display.color or display.trace or display.logprobs is not None
         details = TokenDetails(display.logprobs or 0, display.trace) if each_token else None
         sampling = sampling or self.sampling
-        return generate(self.backend, loaded.tokenizer, prompts, sampling, loaded.end_ids, details, self.engine)
+        targets, sources = loaded.inputs(prompts)
+        return generate(
+            self.backend, loaded.tokenizer, targets, sampling, loaded.end_ids, details, self.engine, sources
+        )
+
+    @property
+    def echo(self) -> bool:
+        """Whether the prompt is shown before each text: not before an answer or a translation."""
+        return not self.format.chat and not self.loaded.translates
 
     def screen(self, prompts: Sequence[str], samples: int, *, echo: bool = True) -> GenerationScreen:
-        """Returns the screen that shows the generated texts. With `echo`, it shows the prompt before each text."""
+        """Returns the screen that shows the generated texts. With `echo`, it shows the prompt before each text.
+
+        Translations of several texts have no titles, if there is one of each text.
+        """
         display = self.display
         report: TokenReport | None = "trace" if display.trace else None if display.logprobs is None else "logprobs"
         live = display.stream and not display.as_json
-        return GenerationScreen(output(), prompts, samples, live=live, color=display.color, report=report, echo=echo)
+        titled = not self.loaded.translates or samples > 1
+        return GenerationScreen(
+            output(), prompts, samples, live=live, color=display.color, report=report, echo=echo, titled=titled
+        )
 
     def note_without_colors(self) -> None:
         """Prints a note if --color was given and the terminal shows no colors."""

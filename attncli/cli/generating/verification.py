@@ -21,7 +21,7 @@ class Verification:
     """Collects the generated texts, generates them again in other ways, and compares the results."""
 
     def __init__(
-        self, loaded: LoadedModel, backend: Backend, prompts: Sequence[Sequence[int]], config: SampleConfig
+        self, loaded: LoadedModel, backend: Backend, prompts: Sequence[list[int]], config: SampleConfig
     ) -> None:
         self._loaded, self._backend, self._prompts, self._config = loaded, backend, prompts, config
         self._collector = SampleCollector()
@@ -60,7 +60,9 @@ class Verification:
     def _run(self) -> Iterator[Check]:
         loaded, backend = self._loaded, self._backend
         int8 = isinstance(backend, NativeBackend) and backend.int8
-        original = Original(loaded.tokenizer, self._prompts, self._config, loaded.end_ids, self._collector.samples)
+        prompts, sources = loaded.inputs(self._prompts)
+        samples = self._collector.samples
+        original = Original(loaded.tokenizer, prompts, self._config, loaded.end_ids, samples, sources)
         on_threads = partial(_on_threads, loaded, int8) if isinstance(backend, NativeBackend) else None
         pytorch = TorchBackend(as_float32(loaded.model, int8=int8))
         return verify(original, backend, pytorch, on_threads)

@@ -1,0 +1,44 @@
+"""What a generation gets from the model: the decoder's prompt, token ids, bans, and a translation without sampling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import replace
+
+from attncli.checkpoint.load import LoadedModel
+from attncli.config import SampleConfig
+from attncli.config.sampling import SAMPLES
+from attncli.errors import UsageProblem
+from attncli.generation.bias import with_token_ids
+
+
+def target_and_source(loaded: LoadedModel, ids: list[int], target: str | None) -> tuple[list[int], list[int] | None]:
+    """Returns the prompt of the decoder and its source, for ids from `loaded.prompt`.
+
+    `target` is the beginning of a translation. Raises UsageProblem for a target if the model does not translate.
+    """
+    if loaded.translates:
+        return loaded.target(target or ""), ids
+    if target is not None:
+        raise UsageProblem.naming(
+            lambda named: (
+                f"{named('target')} is the beginning of a translation, and {loaded.name} does not translate.",
+                f"Leave out {named('target')}.",
+            )
+        )
+    return ids, None
+
+
+def settings_for(loaded: LoadedModel, config: SampleConfig, given: Collection[str]) -> SampleConfig:
+    """Returns the settings with which a model generates. `given` are the fields that the user has set.
+
+    The tokens of the logit bias become ids, and the tokens that the model's directory bans are added to it. An
+    encoder-decoder takes the most probable token at each step (temperature 0), unless the user has set one of SAMPLES
+    or searches with beams. Raises UsageProblem for a text of the logit bias that is not one token.
+    """
+    config = with_token_ids(config, loaded.tokenizer)
+    named = {id_ for id_, _ in config.logit_bias}
+    bans = tuple((id_, -math.inf) for id_ in sorted(loaded.banned) if id_ not in named)
+    greedy = loaded.translates and config.beams == 1 and not any(name in given for name in SAMPLES)
+    return replace(config, logit_bias=config.logit_bias + bans, temperature=0.0 if greedy else config.temperature)

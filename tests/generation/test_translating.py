@@ -1,0 +1,150 @@
+"""Generation with encoder-decoders: equal to transformers, to the model without a cache, and in any batch."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from attncli.checkpoint.load import load_model
+from attncli.config import EngineConfig, SampleConfig
+from attncli.errors import BadInput
+from attncli.generation.defaults import settings_for
+from attncli.generation.engine import generate
+from attncli.generation.events import Finished, PromptsRead, Text, Token
+from attncli.generation.token_details import TokenDetails
+from attncli.generation.verify import Original, SampleCollector, verify
+from attncli.model import native
+from attncli.model.backend import TorchBackend
+from attncli.model.transformer import Transformer
+from attncli.text.tokenizer_training import train_pair_tokenizer
+from tests.model.test_encoder_decoder import THEIRS, their_model
+from tests.support.models import ENCODER_DECODERS, tiny_model
+from tests.support.texts import story
+
+CPU = torch.device("cpu")
+GREEDY = SampleConfig(temperature=0, max_new_tokens=20)
+SOURCES = [[11, 12, 13, 14, 15], [21, 22], [31, 32, 33, 34, 35, 36, 37], [21, 22], [41, 42, 43]]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_pair_tokenizer([story(300)], "bpe", 300)
+
+
+@pytest.fixture(params=ENCODER_DECODERS)
+def model(request):
+    return tiny_model(**ENCODER_DECODERS[request.param] | {"vocab_size": 300})
+
+
+def in_c(model):
+    if not native.available() or not native.supports(model.config):
+        pytest.skip("the network in C does not run here")
+    return native.NativeBackend(model, threads=1)
+
+
+def samples_of(model, tokenizer, config, sources=SOURCES, end_ids=frozenset(), start=(2,), **how):
+    events = generate(
+        TorchBackend(model) if isinstance(model, Transformer) else model,
+        tokenizer, [list(start)] * len(sources), config, end_ids, how=EngineConfig(**how), sources=sources,
+    )  # fmt: skip
+    collector = SampleCollector()
+    for _ in collector.collect(events):
+        pass
+    return collector.samples
+
+
+def greedy_by_hand(model, source, count):
+    ids = [2]
+    with torch.inference_mode():
+        read = model.read_source(torch.tensor([source]))
+        for _ in range(count):
+            ids.append(int(model(torch.tensor([ids]), source=read)[0, -1].argmax()))
+    return ids[1:]
+
+
+@pytest.mark.parametrize("backend", [TorchBackend, in_c])
+@pytest.mark.parametrize("how", [{}, {"at_once": 2}, {"cached": False}])
+def test_greedy_targets_are_those_of_the_model_without_a_cache(model, tokenizer, how, backend):
+    found = samples_of(backend(model), tokenizer, GREEDY, **how)
+    assert [list(sample.ids) for sample in found] == [greedy_by_hand(model, source, 20) for source in SOURCES]
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_greedy_targets_equal_those_of_transformers(name, tokenizer, tmp_path):
+    theirs = their_model(name)
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
+    loaded = load_model(tmp_path, CPU, torch.float32)
+    prompts, sources = loaded.inputs(SOURCES[:3])
+    config = settings_for(loaded, SampleConfig(max_new_tokens=64 - len(loaded.forced)), ())
+    found = samples_of(loaded.model, tokenizer, config, sources, loaded.end_ids, prompts[0])
+    for source, sample in zip(sources, found, strict=True):
+        expected = theirs.generate(
+            torch.tensor([source]), max_new_tokens=64, do_sample=False, num_beams=1, forced_eos_token_id=None,
+            use_cache=not name.startswith("t5"),  # their cache has as many layers as the encoder
+        )  # fmt: skip
+        assert [*prompts[0], *sample.ids] == expected[0].tolist()
+
+
+def test_equal_sources_of_new_samples_are_encoded_once(model, tokenizer):
+    read = Counter()
+
+    class Counting(TorchBackend):
+        def read_sources(self, cache, sources):
+            read.update(map(tuple, sources.values()))
+            super().read_sources(cache, sources)
+
+    config = SampleConfig(max_new_tokens=3, num_samples=3)
+    assert len(samples_of(Counting(model), tokenizer, config)) == 15
+    assert read == Counter({tuple(source): 1 for source in SOURCES})
+
+
+def test_samples_do_not_depend_on_the_texts_beside_them(model, tokenizer):
+    config = SampleConfig(max_new_tokens=12, num_samples=2, seed=4)
+    together = samples_of(model, tokenizer, config, at_once=3)
+    alone = [samples_of(model, tokenizer, config, [source]) for source in SOURCES]
+    assert together == [sample for samples in alone for sample in samples]
+
+
+def test_a_full_context_ends_the_target(tokenizer):
+    model = tiny_model(**ENCODER_DECODERS["m2m100"] | {"vocab_size": 300, "context": 8})
+    config = replace(GREEDY, max_new_tokens=30)
+    events = list(generate(TorchBackend(model), tokenizer, [[2]], config, frozenset(), sources=[[11, 12]]))
+    (end,) = [event for event in events if isinstance(event, Finished)]
+    assert end.reason == "length"
+    assert list(end.ids) == greedy_by_hand(model, [11, 12], 8)
+
+
+def test_special_tokens_have_no_text(tokenizer):
+    model = tiny_model(**ENCODER_DECODERS["m2m100"] | {"vocab_size": 300})
+    wanted = tuple((id_, 1e5) for id_ in (0, 1, 3))
+    config = SampleConfig(max_new_tokens=20, logit_bias=wanted, min_p=0.0, temperature=100)
+    events = list(
+        generate(TorchBackend(model), tokenizer, [[2]], config, frozenset({2}), TokenDetails(), sources=[[9]])
+    )
+    tokens = [event for event in events if isinstance(event, Token)]
+    assert {token.text for token in tokens} == {"<s>", "<pad>", "<unk>"}
+    assert not [event for event in events if isinstance(event, Text)]
+    assert all(token.characters == 0 for token in tokens)
+
+
+def test_the_prompts_that_are_counted_are_the_sources(model, tokenizer):
+    events = generate(TorchBackend(model), tokenizer, [[2]] * 5, GREEDY, frozenset(), sources=SOURCES)
+    assert next(event.tokens for event in events if isinstance(event, PromptsRead)) == 5 + 2 + 7 + 3
+
+
+@pytest.mark.parametrize(("source", "message"), [([], "no tokens"), ([9] * 97, "97 tokens, .* at most 96")])
+def test_a_source_that_cannot_be_read_is_refused_at_once(tokenizer, source, message):
+    model = tiny_model(**ENCODER_DECODERS["m2m100"] | {"vocab_size": 300})
+    with pytest.raises(BadInput, match=message):
+        generate(TorchBackend(model), tokenizer, [[2]], GREEDY, sources=[source])
+
+
+def test_every_way_of_translating_is_verified(model, tokenizer):
+    config = SampleConfig(max_new_tokens=10, num_samples=2, seed=7)
+    samples = samples_of(model, tokenizer, config)
+    original = Original(tokenizer, [[2]] * 5, config, frozenset(), samples, SOURCES)
+    checks = list(verify(original, TorchBackend(model), TorchBackend(model)))
+    assert len(checks) == 6
+    assert not any(check.fails or check.logits_differ for check in checks)
