@@ -18,6 +18,7 @@ from typing import Any
 from attncli.checkpoint.untrusted_json import COPY_AGAIN, parse_object, parse_object_lines
 from attncli.errors import BadCheckpoint
 from attncli.paths import is_file, look, read_regular, real, unreadable
+from attncli.text.sentence_pieces import SOURCE, TARGET, VOCABULARY, marian_tokenizer
 from attncli.text.tokenizer import Tokenizer
 
 CONFIG = "config.json"
@@ -189,7 +190,9 @@ class ModelFolder:
         return self.path / name
 
     def tokenizer(self) -> Tokenizer:
-        """Returns the tokenizer in this directory."""
+        """Returns the tokenizer in this directory: tokenizer.json, or the SentencePiece models of Marian."""
+        if not self.holds(TOKENIZER) and self.holds(SOURCE):
+            return marian_tokenizer(self.read(SOURCE), self.read(TARGET), self.read(VOCABULARY), self.path)
         data = self.read(TOKENIZER, _LARGEST_TOKENIZER)
         try:
             return Tokenizer.from_json(data.decode("utf-8"), str(self.path / TOKENIZER))

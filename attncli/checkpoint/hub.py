@@ -30,6 +30,7 @@ from attncli.checkpoint.directory import (
 )
 from attncli.errors import BadCheckpoint, OutOfRoom, UsageProblem
 from attncli.paths import exists, is_file
+from attncli.text.sentence_pieces import SOURCE, TARGET, VOCABULARY
 
 NEWEST = "main"
 Progress = Callable[[int, int], None]  # bytes received, bytes in total
@@ -162,7 +163,7 @@ def _cached(name: str, revision: str, weights: bool, why: str) -> Path:
     if isinstance(found, str):
         folder = Path(found).parent
         names = _names(folder)
-        expected = names | {CONFIG, TOKENIZER} | (set() if INDEX in names else {WEIGHTS})
+        expected = names | {CONFIG} | _tokenizer_files(names) | (set() if INDEX in names else {WEIGHTS})
         if not (lacking := _needed(name, expected, weights, folder) - names):
             return folder
         raise BadCheckpoint(
@@ -224,16 +225,22 @@ def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if is_file(path)}
 
 
+def _tokenizer_files(names: Collection[str]) -> set[str]:
+    """Returns the files of a tokenizer: tokenizer.json, or those of Marian, if the repository has them instead."""
+    return {TOKENIZER} if TOKENIZER in names or SOURCE not in names else {SOURCE, TARGET, VOCABULARY}
+
+
 def _needed(name: str, names: Collection[str], weights: bool, folder: Path | None) -> set[str]:
     """Returns the names of the files that loading a model needs. `names` are all files of the repository.
 
     If `weights` is False, the weights are not needed. `folder` contains the index of the shards, if there is one.
     Raises BadCheckpoint if a needed file is missing or the weights are stored only as pickles.
     """
-    for file in (CONFIG, TOKENIZER):
+    tokenizer = _tokenizer_files(names)
+    for file in (CONFIG, *sorted(tokenizer)):
         if file not in names:
             raise BadCheckpoint(f"{name} has no {file}, so it cannot be read.", "Try another model.")
-    needed = {CONFIG, TOKENIZER} | ({GENERATION, TOKENIZER_CONFIG, CHAT_TEMPLATE} & set(names))
+    needed = {CONFIG} | tokenizer | ({GENERATION, TOKENIZER_CONFIG, CHAT_TEMPLATE} & set(names))
     if not weights:
         return needed
     if WEIGHTS in names:

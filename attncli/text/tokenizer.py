@@ -107,6 +107,11 @@ class Tokenizer:
             raise BadCheckpoint(f"{file} is not UTF-8 text.", "Copy it again from its source.") from None
         return cls.from_json(text, str(file))
 
+    @property
+    def target(self) -> Tokenizer:
+        """The tokenizer of target texts: this one, except for Marian, which has two that share their ids."""
+        return self
+
     def to_json(self) -> str:
         """Returns the text of a `tokenizer.json`, which transformers can read unchanged."""
         return str(self._backend.to_str(pretty=True))
