@@ -8,8 +8,9 @@
    of rows in the batch, on how a text is split into batches, or on the thread. So the logits of a text are bit-identical alone and
    in a batch, with a cache and without, and on any number of threads.
 
-   Encoder. A row of an encoder attends to every token of its source, so a call contains whole sources. No padding is needed: each row
-   knows its own source. While a source is encoded, its buffer holds the keys and values of the current encoder layer.
+   Encoder. A row of an encoder attends to every token of its source, so a call contains whole sources. There is no padding, because
+   each row has the address of its own source. While a source is encoded, its buffer holds the keys and values of one encoder layer;
+   they are then replaced by those of cross-attention.
 
    Threads. An engine has `threads` workers. The thread that calls engine_run is worker 0; start_threads creates the others once.
    The forward pass is a sequence of regions with a barrier after each. The work of a region is split into items: one row, one chunk
@@ -181,6 +182,8 @@ typedef struct {
 typedef struct { /* A decoder or an encoder. */
     matrix position;                 /* learned positions (context, C), or null */
     norm embedding_norm, final_norm; /* null if absent */
+    const float *distance_bias;      /* relative positions (H, 2 P), or null; element P + k - q is the bias of key k for query q */
+    int64_t bias_positions;          /* P, a multiple of LANES */
     const layer *layers;
     int64_t layer_count;
 } stack;
@@ -225,8 +228,8 @@ EXPORT const struct_field struct_fields[] = {
     FIELD(attention, value), FIELD(attention, output), WHOLE(attention),
     FIELD(layer, self), FIELD(layer, cross), FIELD(layer, feed_forward_norm), FIELD(layer, gate), FIELD(layer, up),
     FIELD(layer, down), FIELD(layer, window), WHOLE(layer),
-    FIELD(stack, position), FIELD(stack, embedding_norm), FIELD(stack, final_norm), FIELD(stack, layers), FIELD(stack, layer_count),
-    WHOLE(stack),
+    FIELD(stack, position), FIELD(stack, embedding_norm), FIELD(stack, final_norm), FIELD(stack, distance_bias),
+    FIELD(stack, bias_positions), FIELD(stack, layers), FIELD(stack, layer_count), WHOLE(stack),
     FIELD(model, embedding), FIELD(model, unembedding), FIELD(model, decoder), FIELD(model, encoder), FIELD(model, cos),
     FIELD(model, sin), FIELD(model, sinusoids), FIELD(model, eps), FIELD(model, score_scale), FIELD(model, embedding_scale),
     FIELD(model, width), FIELD(model, heads), FIELD(model, kv_heads), FIELD(model, head_width), FIELD(model, feed_forward),
@@ -408,7 +411,8 @@ static void normalize(const model *m, const float *x, int width, norm n, float *
     for (int i = 0; i < width; i++) y[i] = (x[i] - mean) * rate * n.weight[i] + (n.bias ? n.bias[i] : 0);
 }
 
-/* Applies a norm to the residual stream -> (N, C padded); returns the stream itself if there is no norm. With at most REPLICATED_NORM_ROWS rows, each worker does so for itself. */
+/* Applies a norm to the residual stream -> (N, C padded); returns the stream itself if there is no norm. With at most
+   REPLICATED_NORM_ROWS rows, each worker does so for itself. */
 static const float *normalize_rows(worker *w, norm n) {
     engine *e = w->engine;
     int replicated = w->batch->row_count <= REPLICATED_NORM_ROWS, width = e->model->width;
@@ -521,6 +525,7 @@ typedef struct { /* One query: a row and a head. */
     const float *query; /* (D) */
     float *weights;     /* (capacity), scratch */
     float *output;      /* (D) */
+    const float *bias;  /* (capacity), added to the scores; or null */
     int last;           /* the last position that the query attends to; in a decoder, its own */
 } query_row;
 
@@ -552,6 +557,12 @@ INLINE void score_keys(const model *m, const float *keys, const query_row *queri
             UNROLL for (int s = 0; s < together; s++)
                 *(vec *)(queries[q].weights + (b + s) * LANES) = total[q][s] * m->score_scale;
     }
+}
+
+/* Adds the bias of each key's distance to the scores. */
+static void add_bias(const query_row *query, key_range range) {
+    for (int b = range.first; b < range.end; b++)
+        *(vec *)(query->weights + b * LANES) += *(const vec *)(query->bias + b * LANES);
 }
 
 /* Scores -> weights, in place: the softmax over the positions that the query attends to; exactly 0 at other positions. */
@@ -607,6 +618,7 @@ INLINE void attend_tile(
     int rest = range.first + (range.end - range.first) / together * together;
     score_keys(m, keys, queries, count, range.first, rest, together);
     score_keys(m, keys, queries, count, rest, range.end, 1);
+    for (int q = 0; q < count && queries[q].bias; q++) add_bias(&queries[q], range);
     for (int q = 0; q < count; q++) masked_softmax(&queries[q], range);
     weighted_sum(m, values, queries, count, range.first * LANES, min_int(range.end * LANES, queries[count - 1].last + 1));
 }
@@ -623,6 +635,7 @@ static int rows_together(const model *m, const batch *b, int layer_number, int c
 typedef struct { /* The attention of one layer. */
     int layer_number, crosses;
     int64_t window;
+    const stack *biased; /* the stack whose `distance_bias` is added to the scores, or null */
 } attention_call;
 
 /* Computes the attention of `n` rows that attend to the same keys and values, for the query heads that share one key/value head. */
@@ -637,9 +650,11 @@ static void attend_rows(worker *w, attention_call call, int r, int n, int kv_hea
     int step = first.last < last.last; /* the rows of a decoder's sequence attend to one position more each */
     for (int h = kv_head * group; h < (kv_head + 1) * group; h++) {
         query_row queries[TILE_QUERIES];
+        const float *bias = call.biased ? call.biased->distance_bias + (2 * h + 1) * call.biased->bias_positions : NULL;
         for (int q = 0; q < n; q++)
             queries[q] = (query_row){e->qkv + (r + q) * e->qkv_width + h * D, w->scratch + q * e->weights_stride,
-                                     e->attended + (r + q) * e->attended_width + h * D, first.last + q * step};
+                                     e->attended + (r + q) * e->attended_width + h * D,
+                                     bias ? bias - b->positions[r + q] : NULL, first.last + q * step};
         switch (n) {
         case 1: attend_tile(m, keys, values, queries, 1, range); break;
         case 2: attend_tile(m, keys, values, queries, 2, range); break;
@@ -785,18 +800,18 @@ static void output_rows(worker *w, const matrix *m, const float *x, int64_t x_st
     if (w->engine->model->post_norm) normalize_residual(w, n);
 }
 
-static void self_attention(worker *w, const layer *l, int layer_number) {
+static void self_attention(worker *w, const stack *s, const layer *l, int layer_number) {
     engine *e = w->engine;
     project_qkv(w, &l->self, input_rows(w, l->self.norm), QUERY, PROJECTIONS);
     store_kv(w, &l->self, layer_number);
-    attend(w, (attention_call){layer_number, 0, l->window});
+    attend(w, (attention_call){layer_number, 0, l->window, s->distance_bias ? s : NULL});
     output_rows(w, &l->self.output, e->attended, e->attended_width, l->self.norm);
 }
 
 static void cross_attention(worker *w, const layer *l, int layer_number) {
     engine *e = w->engine;
     project_qkv(w, &l->cross, input_rows(w, l->cross.norm), QUERY, KEY);
-    attend(w, (attention_call){layer_number, 1, 0});
+    attend(w, (attention_call){layer_number, 1, 0, NULL});
     output_rows(w, &l->cross.output, e->attended, e->attended_width, l->cross.norm);
 }
 
@@ -813,7 +828,7 @@ static void forward(engine *e, int worker_number) {
     embed(&w, s);
     for (int number = 0; number < s->layer_count; number++) {
         const layer *l = &s->layers[number];
-        self_attention(&w, l, number);
+        self_attention(&w, s, l, number);
         if (l->cross.query.weight) cross_attention(&w, l, number);
         feed_forward(&w, l);
     }
@@ -879,6 +894,7 @@ static int reserve_scratch(engine *e, const batch *b) {
     e->thread_scratch_size = weights > products ? weights : products;
     size_t row_width = 2 * e->width + e->qkv_width + e->attended_width + e->hidden_width;
     size_t needed = n * row_width + e->thread_scratch_size * e->threads;
+    needed = (needed + 15) / 16 * 16; /* aligned_alloc takes a multiple of its alignment, 64 bytes */
     if (needed > e->scratch_size) {
         free(e->scratch);
         e->scratch = aligned_alloc(64, needed * sizeof(float));

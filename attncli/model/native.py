@@ -32,12 +32,12 @@ from torch.nn import functional as F
 
 from attncli.config import Activation, ModelConfig
 from attncli.errors import BadCheckpoint
-from attncli.model.attention import Attention, RMSNorm, Rotary, norm_gain, rotation_table
+from attncli.model.attention import Attention, Part, RMSNorm, Rotary, norm_gain, rotation_table
 from attncli.model.backend import Segment
 from attncli.model.count import NumberTypes
 from attncli.model.device import dtype_name
 from attncli.model.native_library import library, refuse
-from attncli.model.positions import sinusoid_table
+from attncli.model.positions import distance_buckets, sinusoid_table
 from attncli.model.stack import FeedForward, Stack
 from attncli.model.transformer import Transformer
 
@@ -97,6 +97,8 @@ class _Stack(_Described):
         ("position", _Matrix),
         ("embedding_norm", _Norm),
         ("final_norm", _Norm),
+        ("distance_bias", ctypes.c_void_p),
+        ("bias_positions", ctypes.c_int64),
         ("layers", ctypes.c_void_p),
         ("layer_count", ctypes.c_int64),
     ]
@@ -145,8 +147,8 @@ def available() -> bool:
 
 def supports(config: ModelConfig) -> bool:
     """Whether native.c implements a shape."""
-    known = config.causal and config.activation in _ACTIVATIONS and config.positions != "relative"
-    extended = config.segments or config.head_transform or config.scaled_output
+    known = config.causal and config.activation in _ACTIVATIONS
+    extended = config.segments or config.head_transform or (config.scaled_output and not config.pre_norm)
     normed = config.qk_norm and (config.norm == "layer" or config.encoder_layers > 0)
     return known and not extended and not normed
 
@@ -311,9 +313,11 @@ class NativeBackend:
         self._packed: dict[int, _Matrix] = {}
         self.int8 = int8
         self._padded_vocab_size = math.ceil(model.config.vocab_size / lanes()) * lanes()
+        self._distances: dict[Part, Tensor] = {}  # of each stack with relative positions: the bias (buckets, H)
         self._description = self._describe(model, releasing)
         self._rotary: Rotary | None = None
         self._sinusoids: Tensor | None = None
+        self._biases: list[Tensor] = []
         self._extend_positions(1)
         stored = next(dtype for dtype, code in _TYPES.items() if code == self._description.unembedding.dtype)
         self.types = NumberTypes(dtype_name(stored), "float32", "float32")
@@ -463,7 +467,7 @@ class NativeBackend:
             self._seconds[threads].append(time.perf_counter() - begun)
 
     def _extend_positions(self, positions: int) -> None:
-        """Extends the tables of rotary or sinusoidal positions to this number of positions."""
+        """Extends the tables of rotary, sinusoidal or relative positions to this number of positions."""
         config, device, described = self.config, self.device, self._description
         if config.positions == "rotary" and (self._rotary is None or len(self._rotary.cos) < positions):
             self._rotary = rotation_table(config, positions, device)
@@ -471,6 +475,18 @@ class NativeBackend:
         if config.positions == "sinusoidal" and (self._sinusoids is None or len(self._sinusoids) < positions):
             self._sinusoids = sinusoid_table(config, positions, device)
             described.sinusoids = self._sinusoids.data_ptr()
+        if self._distances and described.decoder.bias_positions < positions:
+            self._extend_biases(1 << max(positions, _FIRST_CAPACITY).bit_length())
+
+    def _extend_biases(self, positions: int) -> None:
+        """Computes the bias of each distance from -P to P - 1 for P positions, in every stack: (H, 2 P)."""
+        distances = torch.arange(-positions, positions)
+        self._biases = []
+        for part, weight in self._distances.items():
+            causal = part == "decoder"
+            self._biases.append(weight[distance_buckets(distances, self.config, causal=causal)].T.contiguous())
+            stack = self._description.decoder if causal else self._description.encoder
+            stack.distance_bias, stack.bias_positions = self._biases[-1].data_ptr(), positions
 
     def _next_threads(self) -> int:
         """Returns the thread count for the next step.
@@ -517,11 +533,16 @@ class NativeBackend:
             if releasing:
                 _release(block)
         self._kept.append(layers)
-        position = stack.position
+        position, distance = stack.position, stack.distance
+        if distance is not None:
+            self._distances[stack.part] = self._rounded(distance.weight)
+        scaled = stack.part == "decoder" and self.config.scaled_output
         return _Stack(
             _Matrix() if position is None else self._matrix(position.weight[self.config.position_offset :]),
             self._norm(stack.embedding_norm),
-            self._norm(stack.norm),
+            self._norm(stack.norm, 1 / math.sqrt(self.config.width) if scaled else 1),
+            None,  # the bias of distances, set by `_extend_positions`
+            0,
             ctypes.addressof(layers),
             len(layers),
         )
@@ -544,11 +565,12 @@ class NativeBackend:
             *(self._norm(norm) for norm in norms), *(self._matrix(one.weight, one.bias) for one in matrices)
         )
 
-    def _norm(self, norm: nn.Module | None) -> _Norm:
+    def _norm(self, norm: nn.Module | None, scale: float = 1) -> _Norm:
         if not isinstance(norm, RMSNorm | nn.LayerNorm):
             return _Norm()
         bias = getattr(norm, "bias", None)
-        return _Norm(self._keep(norm_gain(norm).float()), None if bias is None else self._keep(bias.float()))
+        gain = norm_gain(norm).float() * scale
+        return _Norm(self._keep(gain), None if bias is None else self._keep(bias.float() * scale))
 
     def _matrix(self, weight: Tensor, bias: Tensor | None = None) -> _Matrix:
         """Packs a matrix (O, I) and returns its description for native.c.
@@ -575,6 +597,13 @@ class NativeBackend:
         if bias is None:
             return packed
         return _Matrix(packed.weight, packed.scale, self._keep(_padded(bias.float())), *weight.shape, packed.dtype)
+
+    def _rounded(self, weight: Tensor) -> Tensor:
+        """Returns a copy of a matrix in float32, rounded if the weights are int8."""
+        if not self.int8:
+            return weight.detach().float().clone()
+        quantized, scale = to_int8(weight.detach())
+        return quantized * scale[:, None]
 
     def _keep(self, tensor: Tensor) -> int:
         """Stores a tensor until the backend is freed; returns its address."""
