@@ -25,6 +25,7 @@ from attncli.config import CorpusConfig, EngineConfig, ModelConfig, SampleConfig
 from attncli.errors import UsageProblem
 from attncli.evaluation.evaluate import opened_to_score, score_text
 from attncli.evaluation.score import Score
+from attncli.explain.reading import Translation
 from attncli.generation.candidates import candidates, candidates_for_masks
 from attncli.generation.continuation import continued
 from attncli.generation.defaults import settings_for, target_and_source
@@ -43,7 +44,7 @@ from attncli.text.parts import Part
 from attncli.text.tokenizer import Tokenizer, checked_text
 from attncli.text.tokens import tokens_of
 from attncli.training.reports import Report, Result
-from attncli.views import ViewOptions, find_view, request
+from attncli.views import ViewOptions, find_view, reading_of, request, text_of
 
 C = TypeVar("C")
 _TEMPERATURES = (0.0, 0.5, 1.0, 2.0)
@@ -154,9 +155,12 @@ class Model:
         chosen, asked = find_view(view), ViewOptions(**options)
         chosen.refuse_options(asked)
         loaded = self._read("float32")
-        pieces = continued(loaded, loaded.pieces(text), generate)
+        read = text_of(loaded, text, asked)
+        if not isinstance(read, Translation):
+            read = continued(loaded, read, generate)
+        reading = reading_of(loaded, read, chosen, asked)
         focus = None if token is None else str(token)
-        return chosen.load(asked).find(request(loaded.model, loaded.tokenizer, pieces, focus, asked))
+        return chosen.load(asked).find(request(reading, loaded.tokenizer, focus, asked))
 
     def score(self, text: str) -> Score:
         """Returns the score of the model on a text, computed as in `attncli eval`: nats, bits per byte, perplexity.

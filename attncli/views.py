@@ -17,12 +17,16 @@ from typing import TYPE_CHECKING, Any
 from attncli.config.limits import FINITE_FROM_0, alternatives, at_least
 from attncli.config.option import check, option
 from attncli.errors import Naming, UsageProblem
-from attncli.explain.defaults import MEASURES, MORE_SOURCES, SOURCES, Measure
+from attncli.explain.defaults import MEASURES, MORE_SOURCES, PARTS, SOURCES, AttentionPart, Measure
 
 if TYPE_CHECKING:
+    from attncli.checkpoint.load import LoadedModel
     from attncli.explain.question import Focus
-    from attncli.model.transformer import Transformer
+    from attncli.explain.reading import Reading, Translation
+    from attncli.explain.units import Spans
     from attncli.text.tokenizer import Piece, Tokenizer
+
+    Text = Sequence[Piece] | Translation  # a text, or a source text and its translation
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,12 @@ class ViewOptions:
     A field with its default value counts as not given.
     """
 
+    part: AttentionPart | None = option(
+        None,
+        "For a model that translates: which attention to show. Unset: for the first screen and bars, both of the "
+        "decoder; for rollout, the encoder's; for other views, cross.",
+        choices=PARTS,
+    )
     layer: int | None = option(
         None, "Use only this layer, counted from 0. Unset: the mean of all layers.", limit=at_least(0)
     )
@@ -66,8 +76,9 @@ class ViewOptions:
     )
     target: str | None = option(
         None,
-        "For --view logit: the token whose logit is explained, by its text or #ID. Unset: the predicted token.",
-        metavar="TOKEN",
+        "For a model that translates: the translation to explain. Unset: the model's own. For other models and --view "
+        "logit: the token whose logit is explained, by its text or #ID. Unset: the predicted token.",
+        metavar="TEXT",
         rare=True,
     )
     against: str | None = option(
@@ -130,18 +141,12 @@ class ViewOptions:
 
 @dataclass(frozen=True)
 class Request:
-    """The input of a view: a model, the tokens of a text, and the token, layer and head in focus."""
+    """The input of a view: a text as the model reads it, and the token, layer and head in focus."""
 
-    model: Transformer
+    reading: Reading
     tokenizer: Tokenizer
-    pieces: Sequence[Piece]
     focus: Focus
-    words: Sequence[range] | None = None  # the tokens of each word, with --words
-
-    @property
-    def text(self) -> tuple[Transformer, Tokenizer, Sequence[Piece], Focus]:
-        """The first arguments of most functions that compute a view: model, tokenizer, tokens and focus."""
-        return self.model, self.tokenizer, self.pieces, self.focus
+    words: Spans | None = None  # the tokens of each word, with --words
 
 
 @dataclass(frozen=True)
@@ -161,14 +166,22 @@ class View:
     shows: str
     takes: tuple[str, ...]
     load: Callable[[ViewOptions], Functions]
+    part: AttentionPart | None = (
+        None  # the attention of an encoder-decoder that is shown by default; None: both of the decoder
+    )
 
     def called(self, naming: Naming) -> str:
         """Returns the view for an error message: 'the first screen' or '--view lens'; `naming` spells the setting."""
         return "the first screen" if self.name is None else f"{naming('view')} {self.name}"
 
-    def refuse_options(self, options: ViewOptions) -> None:
-        """Raises UsageProblem for an option that does not apply to this view; the error lists the views that use it."""
-        refused = next((name for name in options.given() if name not in self.takes), None)
+    def refuse_options(self, options: ViewOptions, translates: bool | None = None) -> None:
+        """Raises UsageProblem for an option that does not apply to this view; the error lists the views that use it.
+
+        `translates` is whether the model is an encoder-decoder, for which every view takes `target`. If it is not known
+        yet, `target` is not checked.
+        """
+        takes = self.takes if translates is False else (*self.takes, "target")
+        refused = next((name for name in options.given() if name not in takes), None)
         if refused is not None:
             others = [view for view in VIEWS if refused in view.takes]
             raise UsageProblem.naming(
@@ -198,7 +211,13 @@ def _sources(named: int, options: ViewOptions) -> Callable[[Request], Any]:
     from attncli.explain.first_screen import explain
 
     return lambda request: explain(
-        *request.text, words=request.words, named=named, check=options.check, temperature=options.temperature
+        request.reading,
+        request.tokenizer,
+        request.focus,
+        words=request.words,
+        named=named,
+        check=options.check,
+        temperature=options.temperature,
     )
 
 
@@ -206,28 +225,36 @@ def _map(options: ViewOptions) -> Functions:
     from attncli.explain.first_screen import explain
     from attncli.render.head_map import map_document, map_screen
 
-    return Functions(lambda request: explain(*request.text, words=request.words, check=False), map_screen, map_document)
+    return Functions(
+        lambda request: explain(request.reading, request.tokenizer, request.focus, words=request.words, check=False),
+        map_screen,
+        map_document,
+    )
 
 
 def _grid(options: ViewOptions) -> Functions:
     from attncli.explain.grid import grid
     from attncli.render.grid import grid_document, grid_screen
 
-    return Functions(lambda request: grid(request.model, request.pieces, request.focus), grid_screen, grid_document)
+    return Functions(lambda request: grid(request.reading, request.focus), grid_screen, grid_document)
 
 
 def _steps(options: ViewOptions) -> Functions:
     from attncli.explain.steps import steps
     from attncli.render.steps import steps_document, steps_screen
 
-    return Functions(lambda request: steps(*request.text), steps_screen, steps_document)
+    return Functions(
+        lambda request: steps(request.reading, request.tokenizer, request.focus), steps_screen, steps_document
+    )
 
 
 def _lens(options: ViewOptions) -> Functions:
     from attncli.explain.lens import lens
     from attncli.render.lens import lens_document, lens_screen
 
-    return Functions(lambda request: lens(*request.text), lens_screen, lens_document)
+    return Functions(
+        lambda request: lens(request.reading, request.tokenizer, request.focus), lens_screen, lens_document
+    )
 
 
 def _logit(options: ViewOptions) -> Functions:
@@ -235,7 +262,13 @@ def _logit(options: ViewOptions) -> Functions:
     from attncli.render.logit import logit_document, logit_screen
 
     return Functions(
-        lambda request: logit_attribution(*request.text, target=options.target, against=options.against),
+        lambda request: logit_attribution(
+            request.reading,
+            request.tokenizer,
+            request.focus,
+            target=None if request.reading.translation else options.target,
+            against=options.against,
+        ),
         logit_screen,
         logit_document,
     )
@@ -245,22 +278,20 @@ def _rollout(options: ViewOptions) -> Functions:
     from attncli.explain.rollout import rollout
     from attncli.render.rollout import rollout_document, rollout_screen
 
-    return Functions(
-        lambda request: rollout(request.model, request.pieces, request.focus), rollout_screen, rollout_document
-    )
+    return Functions(lambda request: rollout(request.reading, request.focus), rollout_screen, rollout_document)
 
 
 _HEAD = ("head", "layer")
-_BARS = (*_HEAD, "weights", "check", "compare_weights", "csv", "npz", "words", "temperature")
+_BARS = (*_HEAD, "part", "weights", "check", "compare_weights", "csv", "npz", "words", "temperature")
 VIEWS = (
     View(None, "sources, the busiest head, the next token", (*_BARS, "plain"), _first_screen),
     View("bars", "sources", _BARS, _bars),
-    View("map", "one head", (*_HEAD, "words", "npz"), _map),
-    View("grid", "every head", (), _grid),
-    View("steps", "the arithmetic of one attention row", _HEAD, _steps),
+    View("map", "one head", (*_HEAD, "part", "words", "npz"), _map, "cross"),
+    View("grid", "every head", ("part",), _grid, "cross"),
+    View("steps", "the arithmetic of one attention row", (*_HEAD, "part"), _steps, "cross"),
     View("lens", "the prediction after each layer", (), _lens),
     View("logit", "the terms that sum to a logit", ("target", "against"), _logit),
-    View("rollout", "attention through all layers", (), _rollout),
+    View("rollout", "attention through all layers", ("part",), _rollout, "encoder"),
 )
 NAMED_VIEWS = {view.name: view.shows for view in VIEWS if view.name is not None}
 
@@ -275,19 +306,89 @@ def find_view(name: str | None) -> View:
     )
 
 
-def request(
-    model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], token: str | None, options: ViewOptions
-) -> Request:
-    """Returns the input of a view for a text and its options.
+def text_of(loaded: LoadedModel, text: str, options: ViewOptions) -> Text:
+    """Returns the tokens of a text, or of a source text and its translation.
 
-    `token` is the token in focus, as an index or a word; None is the last token. With `options.words`, an index counts
-    words. Raises UsageProblem for an index or a word that the text does not have.
+    The translation is `options.target`, or the model's own greedy translation.
+    """
+    from attncli.explain.question import refuse_length
+    from attncli.explain.reading import Translation
+    from attncli.generation.continuation import translated
+    from attncli.text.tokenizer import Piece
+
+    tokenizer, pieces = loaded.tokenizer, loaded.pieces(text)
+    if loaded.model.config.kind == "encoder":
+        return [*pieces, *tokenizer.closing_pieces]
+    if loaded.model.config.kind == "decoder":
+        return pieces
+    source = [*pieces, *tokenizer.closing_pieces]
+    refuse_length(source, loaded.model.config.context)
+    if options.target is None:
+        target = tokenizer.pieces_of(translated(loaded, [piece.id for piece in source]))
+    else:
+        target = tokenizer.pieces(options.target)
+    start, end = (Piece(id_, tokenizer.name(id_), 0) for id_ in (loaded.start_of_text, min(loaded.end_ids)))
+    return Translation(tuple(source), (start, *target), end)
+
+
+def reading_of(loaded: LoadedModel, text: Text, view: View, options: ViewOptions) -> Reading:
+    """Returns a text as the attention reads it that a view shows.
+
+    Raises UsageProblem for an option that does not apply to this kind of model.
+    """
+    from attncli.explain.reading import BOTH, Reading, Translation
+
+    if isinstance(text, Translation):
+        return Reading.translated(loaded.model, text, [part] if (part := _part(view, options)) else BOTH)
+    view.refuse_options(options, translates=False)
+    own = "decoder" if loaded.model.config.causal else "encoder"
+    if options.part not in (None, own):
+        lacking = "encoder" if own == "decoder" else "decoder"
+        raise UsageProblem.naming(
+            lambda name: (
+                f"{loaded.name} has no {lacking}, so it has no {name('part')} {options.part}.",
+                f"Leave {name('part')} out.",
+            )
+        )
+    return Reading.of(loaded.model, text)
+
+
+def _part(view: View, options: ViewOptions) -> AttentionPart | None:
+    """Returns the attention of an encoder-decoder that a view shows; None: both of the decoder.
+
+    Raises UsageProblem for the rollout of cross-attention.
+    """
+    part = options.part or view.part
+    if view.name == "rollout" and part == "cross":
+        raise UsageProblem.naming(
+            lambda name: (
+                "Rollout multiplies the attention of all layers, but cross-attention has other tokens as rows than as "
+                "columns.",
+                f"Use {name('part')} encoder or {name('part')} decoder.",
+            )
+        )
+    return part
+
+
+def request(reading: Reading, tokenizer: Tokenizer, token: str | None, options: ViewOptions) -> Request:
+    """Returns the input of a view for a reading and its options.
+
+    `token` is the token in focus, as an index or a word; None is the default row of the reading. With `options.words`,
+    an index counts words. Raises UsageProblem for an index or a word that the text does not have.
     """
     from attncli.explain.locate import find_token
     from attncli.explain.question import Focus
-    from attncli.explain.words import joined, words
+    from attncli.explain.words import joined, word_spans
 
-    spans = words(pieces) if options.words else None
-    index = None if token is None else find_token(joined(pieces, spans) if spans else pieces, token)
+    spans = word_spans(reading) if options.words else None
+    rows = joined(reading.axes.rows, spans.rows) if spans else reading.axes.rows
+    index = None if token is None else find_token(rows, token, reading.axes.first)
     layer, head = options.place()
-    return Request(model, tokenizer, pieces, Focus(index, layer, head, options.weights), spans)
+    if head is not None and len(reading.parts) > 1:
+        raise UsageProblem.naming(
+            lambda name: (
+                f"Every layer has heads of self-attention and of cross-attention, so {name('head')} is ambiguous.",
+                f"Choose with {name('part')} decoder or {name('part')} cross.",
+            )
+        )
+    return Request(reading, tokenizer, Focus(index, layer, head, options.weights), spans)

@@ -76,12 +76,13 @@ def ways(folder: Path, tokens: int):  # type: ignore[no-untyped-def]
         from attncli.checkpoint.load import load_model
         from attncli.explain.first_screen import explain
         from attncli.explain.question import Focus
+        from attncli.explain.reading import Reading
         from attncli.text.tokenizer import Piece
 
         loaded = load_model(folder / "large", torch.device("cpu"), torch.float32)
         drawn = torch.randint(4096, (tokens,), generator=torch.Generator().manual_seed(1)).tolist()
         pieces = [Piece(id_, "a", 1) for id_ in drawn]
-        return lambda: explain(loaded.model, loaded.tokenizer, pieces, Focus(), check=check)
+        return lambda: explain(Reading.of(loaded.model, pieces), loaded.tokenizer, Focus(), check=check)
 
     def theirs():  # type: ignore[no-untyped-def]
         from transformers import AutoModelForCausalLM

@@ -14,6 +14,7 @@ from attncli.checkpoint.load import read_resumable
 from attncli.config import CorpusConfig, SampleConfig, TrainConfig
 from attncli.explain.first_screen import explain
 from attncli.explain.question import Focus
+from attncli.explain.reading import Reading
 from attncli.generation.engine import EngineConfig, generate
 from attncli.generation.events import Finished
 from attncli.model import backend as backend_module
@@ -98,7 +99,7 @@ def greedy(backend, length, positions=1):
 def test_an_explanation_equals_the_cpu():
     here, there = pair(vocab_size=300)
     segments = TOKENIZER.segments("The small grey cat sat on the mat because it was warm")
-    expected, found = (explain(model, TOKENIZER, segments, Focus()) for model in (here, there))
+    expected, found = (explain(Reading.of(model, segments), TOKENIZER, Focus()) for model in (here, there))
     assert np.allclose(found.sources.shares, expected.sources.shares, atol=1e-4)
     assert [token.id for token in found.next_tokens] == [token.id for token in expected.next_tokens]
     assert found.checks.probabilities == pytest.approx(expected.checks.probabilities, abs=1e-4)

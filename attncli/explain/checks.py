@@ -15,8 +15,10 @@ from torch import Tensor
 
 from attncli.explain.knockout import Cut, Knockout
 from attncli.explain.next_token import NextToken
+from attncli.model.attention import Part
 from attncli.model.cache import SharedPast
 from attncli.model.distribution import distribution
+from attncli.model.stack import Source
 from attncli.model.transformer import Transformer
 
 _SAMPLE = 32  # the most sources over which the random cut is averaged
@@ -40,44 +42,44 @@ class EdgeChecks:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A prediction to measure: the probability of `target` after the tokens `ids` (T,), which follow a cached past."""
+    """A prediction to measure: the probability of `targets` at the tokens `ids` (T,), which follow a cached past."""
 
-    past: SharedPast
+    past: SharedPast | None  # None: `ids` are the whole text
     ids: Tensor
-    target: int
+    targets: tuple[int, ...]  # the ids predicted after the last tokens; their probabilities are multiplied
     temperature: float = 1.0
     known: int | None = None  # ids of the tokenizer; larger ids only pad a matrix and are never sampled
+    source: Source | None = None  # of an encoder-decoder
+    columns: Mapping[Part, range] | None = None  # the sources of each attention, as `Knockout` takes them
+    at: int | None = None  # the position whose prediction is measured; None: the last positions
 
 
 def check_edges(
     model: Transformer,
     prediction: Prediction,
-    units: Sequence[range],
+    edges: Mapping[int, frozenset[tuple[int, int]]],
     named: Sequence[int],
+    before: Sequence[int],
     target: NextToken,
     heads: Mapping[int, Collection[int]] | None = None,
 ) -> EdgeChecks:
     """Computes the target's probability with each named source cut, and its mean probability over random cuts.
 
-    A random cut removes one unit before the focus. The mean is over all these units, or over a sample of them.
+    A random cut removes one of the sources `before`. The mean is over all these sources, or over a sample of them.
 
     Args:
         model: in evaluation mode.
         prediction: the prediction whose probability is measured.
-        units: the sources, as ranges of positions; the last unit is in focus.
-        named: the sources to cut, as indices into `units`.
+        edges: for each source, its edges to the queries in focus, as (index into `prediction.ids`, column) pairs.
+        named: the sources to cut.
+        before: the sources of the random cuts: all sources but the focus itself.
         target: the token predicted.
         heads: by layer, the heads in which an edge is cut; None means all heads of all layers.
     """
-    start, end = prediction.past.length, prediction.past.length + len(prediction.ids)
-    before = [unit for unit in _within_reach(model, units, start, heads) if unit < len(units) - 1]
     drawn = _sample(before)
     wanted = sorted({*named, *drawn})
-    edges = [
-        frozenset((query - start, source) for query in range(start, end) for source in units[unit] if source <= query)
-        for unit in wanted
-    ]
-    uncut, *after = probabilities(model, prediction, [Cut(frozenset()), *(Cut(some, heads) for some in edges)])
+    cuts = [Cut(frozenset()), *(Cut(edges[unit], heads) for unit in wanted)]
+    uncut, *after = probabilities(model, prediction, cuts)
     left = dict(zip(wanted, after, strict=True))
     return EdgeChecks(
         token=NextToken(target.id, target.text, uncut),
@@ -99,28 +101,35 @@ def _sample(units: Sequence[int]) -> Sequence[int]:
 
 @torch.inference_mode()
 def probabilities(model: Transformer, prediction: Prediction, cuts: Sequence[Cut]) -> list[float]:
-    """Returns the probability of the target under each cut. A cut's queries are indices into `prediction.ids`."""
+    """Returns the probability of the targets under each cut. A cut's queries are indices into `prediction.ids`."""
     left: list[float] = []
     for batch in _batches(model, prediction, cuts):
         ids = prediction.ids.expand(len(batch), -1)
-        hidden = model.hidden(ids, prediction.past, Knockout(batch))[:, -1]
-        logits = model.unembed(hidden).float()[:, : prediction.known]
-        left += distribution(logits, prediction.temperature)[:, prediction.target].tolist()
+        source = None if prediction.source is None else prediction.source.expanded(len(batch))
+        observe = Knockout(batch, prediction.columns)
+        hidden = model.hidden(ids, prediction.past, observe, source)
+        first = len(prediction.ids) - len(prediction.targets) if prediction.at is None else prediction.at
+        probability = torch.ones(len(batch), device=hidden.device)
+        for at, target in enumerate(prediction.targets, first):
+            logits = model.unembed(hidden[:, at]).float()[:, : prediction.known]
+            probability = probability * distribution(logits, prediction.temperature)[:, target]
+        left += probability.tolist()
     return left
 
 
 def _batches(model: Transformer, prediction: Prediction, cuts: Sequence[Cut]) -> Iterator[Sequence[Cut]]:
     """Yields the cuts in batches that are small enough to keep the scores within _MOST_ELEMENTS."""
-    keys = prediction.past.length + len(prediction.ids)
+    keys = (0 if prediction.past is None else prediction.past.length) + len(prediction.ids)
+    keys = max([keys, *(len(columns) for columns in (prediction.columns or {}).values())])
     rows = max(1, _MOST_ELEMENTS // (model.config.heads * len(prediction.ids) * keys))
     for at in range(0, len(cuts), rows):
         yield cuts[at : at + rows]
 
 
-def _within_reach(
+def within_reach(
     model: Transformer, units: Sequence[range], first_query: int, heads: Mapping[int, Collection[int]] | None
 ) -> list[int]:
-    """Returns the units that the first query can attend to, in at least one layer in which edges are cut.
+    """Returns the units that a query can attend to, in at least one layer in which edges are cut.
 
     If all these layers have a window, the widest window limits the distance. Otherwise, all units are within reach.
     """

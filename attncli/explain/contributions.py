@@ -7,27 +7,45 @@ a_hj f_h(x_j) of all heads and sources are never in memory, only their norms or 
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from attncli.model.attention import Attention, AttentionSteps, norm_gain
 from attncli.model.transformer import Transformer
 
 
-def contribution_norms(steps: AttentionSteps, module: Attention, query: int) -> tuple[Tensor, Tensor]:
+def contribution_norms(
+    steps: AttentionSteps, module: Attention, query: int, matrix: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Returns the norms of the vectors that each source adds to one query's attention output, for a batch of one.
+
+    `matrix` (C, H x D) replaces the output matrix, such as a matrix that `matrix_after_norm` returns.
 
     Returns:
         per head (H, S): |a_hj f_h(x_j)|; over all heads (S,): |sum over h of a_hj f_h(x_j)|, the norm of the sum.
     """
     weights = steps.weights[0, :, query].float()  # (H, S)
     value = by_head(steps.value[0], module.heads).float()  # (H, S, D)
-    matrix = module.output.weight.float()  # (C, H x D)
+    matrix = module.output.weight.float() if matrix is None else matrix.float()  # (C, H x D)
     scaled = weights[..., None] * value  # (H, S, D)
     together = (scaled.transpose(0, 1).flatten(1) @ matrix.T).norm(dim=-1)
     columns = matrix.view(len(matrix), module.heads, -1).permute(1, 0, 2)  # (H, C, D)
     # |W v| without forming W v: sqrt(v' W'W v), where W'W is only (D, D).
     squared = ((scaled @ (columns.transpose(1, 2) @ columns)) * scaled).sum(-1)
     return squared.clamp_min(0).sqrt(), together
+
+
+def matrix_after_norm(norm: nn.Module, stream: Tensor, matrix: Tensor) -> Tensor:
+    """Returns the output matrix (C, H x D) of a post-norm attention, multiplied by the norm that follows it.
+
+    `stream` (C,) is the input of the norm, to which the attention has added its output. Its mean and scale are held
+    fixed, so the norm is linear.
+    """
+    layered = isinstance(norm, nn.LayerNorm)
+    centered = matrix - matrix.mean(0, keepdim=True) if layered else matrix
+    square = stream.var(unbiased=False) if layered else stream.square().mean()
+    return norm_gain(norm)[:, None] * centered / (square + cast(nn.LayerNorm, norm).eps).sqrt()
 
 
 def normalized(norms: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from typing import Literal
 
 Measure = Literal["norm", "raw"]  # the norm of a source's contribution, or its attention weight
 MEASURES: tuple[Measure, ...] = ("norm", "raw")
+AttentionPart = Literal["encoder", "decoder", "cross"]  # the attentions of an encoder-decoder, as in `model.attention`
+PARTS: tuple[AttentionPart, ...] = ("encoder", "decoder", "cross")
 
 SOURCES = 8  # sources that the first screen of explain lists and cuts one at a time, besides the first token
 MORE_SOURCES = 24  # sources that the view bars lists and cuts one at a time, besides the first token

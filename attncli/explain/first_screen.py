@@ -3,29 +3,33 @@
 One forward pass is observed layer by layer. Only the current layer's attention, the best map so far, and the keys and
 values that the cuts need are in memory. In a long text only the rows around the focus are observed, so memory does not
 grow with the square of the text's length.
+
+In a decoder with an encoder, self-attention and cross-attention are joined: the sources are the tokens of the source
+text and the tokens before the focus, and the shares of all of them sum to 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from attncli.explain.checks import EdgeChecks, Prediction, check_edges
-from attncli.explain.contributions import contribution_norms
+from attncli.explain.checks import EdgeChecks, Prediction, check_edges, within_reach
+from attncli.explain.contributions import contribution_norms, matrix_after_norm
 from attncli.explain.defaults import SOURCES
-from attncli.explain.head_map import BusiestHead, HeadMap
+from attncli.explain.head_map import AligningHead, BusiestHead, HeadMap
 from attncli.explain.next_token import NextToken, most_probable
-from attncli.explain.question import Focus, focused_unit, rows_around
-from attncli.explain.reading import ids_of, read, rows_to_watch
+from attncli.explain.question import Focus, MapAxes, focused_row, rows_around
+from attncli.explain.reading import Reading
 from attncli.explain.sources import Sources, SourceShares
-from attncli.explain.units import Units
+from attncli.explain.units import Spans, Units
 from attncli.explain.words import Words, joined
-from attncli.model.attention import Attention, AttentionSteps, Observer
+from attncli.model.attention import Attention, AttentionSteps, Observer, Part
 from attncli.model.cache import SharedPast
-from attncli.model.transformer import Transformer
+from attncli.model.stack import Block
 from attncli.text.tokenizer import Piece, Tokenizer
 
 
@@ -34,24 +38,29 @@ class Explanation:
     """The finding of the first screen and of the views `bars` and `map`.
 
     If the text is counted in words, all shares, weights and indices refer to words. The values of a word's tokens are
-    summed if the word is a source, and averaged if the word is a query. The prediction is for the token after the word
-    in focus.
+    summed if the word is a source, and averaged if the word is a query. In a decoder alone, the prediction is for the
+    token after the token or word in focus. In a translation, it is for the token or word in focus.
     """
 
-    pieces: tuple[Piece, ...]  # tokens, or words
+    axes: MapAxes  # tokens, or words
     layers: int
     heads: int
     sources: Sources
     map: HeadMap
-    next_tokens: tuple[NextToken, ...]  # candidates for the token after the focus, most probable first
+    next_tokens: tuple[NextToken, ...]  # candidates for the predicted token, most probable first; () in an encoder
     checks: EdgeChecks | None = None
     words: Words | None = None
     temperature: float = 1.0  # at which all probabilities are computed
-    named: int = SOURCES  # sources shown by name, besides the first token
+    named: int = SOURCES  # sources shown by name, besides those listed separately
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The sources: tokens, or words."""
+        return self.axes.columns
 
     @property
     def tokens(self) -> tuple[Piece, ...]:
-        """The tokens of the text, even if `pieces` are words."""
+        """The tokens of the sources, even if `pieces` are words."""
         return self.pieces if self.words is None else self.words.tokens
 
     @property
@@ -59,92 +68,210 @@ class Explanation:
         """The unit of a source: 'token' or 'word'."""
         return "token" if self.words is None else "word"
 
+    @property
+    def focus(self) -> Piece:
+        """The token or word in focus."""
+        return self.axes.rows[self.sources.focus]
+
 
 def explain(
-    model: Transformer,
+    reading: Reading,
     tokenizer: Tokenizer,
-    pieces: Sequence[Piece],
     focus: Focus,
     *,
-    words: Sequence[range] | None = None,
+    words: Spans | None = None,
     next_tokens: int = 10,
     named: int = SOURCES,
     check: bool = True,
     temperature: float = 1.0,
+    aligning: bool = True,
 ) -> Explanation:
-    """Finds the tokens of a text from which the token in focus gets its information.
+    """Finds the tokens from which the token in focus gets its information.
 
-    `pieces` are the tokens of the text. If `words` gives the range of tokens of each word, the focus and the finding
-    are counted in words. `named` is the number of sources that are shown by name, besides the first token. If `check`
-    is true, each source that is shown by name is cut in turn. All probabilities are computed at `temperature`.
+    If `words` gives the tokens of each word, the focus and the finding are counted in words. `named` is the number of
+    sources that are shown by name, besides those that are listed separately. If `check` is true, each source that is
+    shown by name is cut in turn. All probabilities are computed at `temperature`. If `aligning` is true and no head is
+    selected, the map of cross-attention is that of the head that looks most like an alignment.
 
     Raises:
         BadInput: for a text with no tokens, or with more tokens than the context.
         UsageProblem: for a token, layer or head that does not exist; the message says which exist.
     """
-    spans = words or [range(at, at + 1) for at in range(len(pieces))]
-    units = _units(model, pieces, focus, spans)
-    watch = _Pass(focus, SourceShares(focus, units), BusiestHead(focus, units), units)
-    ids = ids_of(model, pieces)
-    with torch.inference_mode():
-        hidden = read(model, ids, units.rows, watch)[0, units.query_rows[-1]]
-        logits = model.unembed(hidden).float()[: tokenizer.vocab_size]
+    axes = reading.axes if words is None else word_axes(reading, words)
+    spans = words or Spans.single(len(axes.rows), len(axes.columns))
+    units = _units(reading, focus, axes, spans)
+    watch = _pass_of(reading, focus, axes, units, aligning=aligning)
+    hidden = reading.run(units.rows, watch)[0]
+    sources, checks, following = watch.shares.sources(), None, tuple[NextToken, ...]()
+    if not reading.of_encoder:
+        predicting = units.query_rows[0 if reading.translation else -1]
+        with torch.inference_mode():
+            logits = reading.model.unembed(hidden[predicting]).float()[: tokenizer.vocab_size]
         following = most_probable(logits, tokenizer, next_tokens, temperature)
-        sources, checks = watch.shares.sources(), None
-        if check and units.focus > 0:  # the first unit attends only to itself, so it has no edge to cut
-            prediction = watch.prediction(model, ids, following[0].id, temperature, tokenizer.vocab_size)
-            seen, heads = spans[: units.focus + 1], _heads_asked(model, focus)
-            checks = check_edges(model, prediction, seen, sources.named(named), following[0], heads)
-    shape = model.config.layers, model.config.heads
-    told = pieces if words is None else joined(pieces, spans)
-    tokens = None if words is None else Words(tuple(pieces), tuple(spans))
-    head_map = watch.busiest.head_map()
-    return Explanation(tuple(told), *shape, sources, head_map, following, checks, tokens, temperature, named)
+        if check and (
+            sources.reach > 1 or axes.itself(units.focus) is None
+        ):  # a token's edge to itself is not cut alone
+            target = _target(reading, tokenizer, units, axes, following[0])
+            checks = watch.checks(reading, tokenizer, sources, target, named, temperature)
+    shape = reading.layers, reading.heads
+    tokens = None if words is None else Words(reading.axes.columns, tuple(words.columns))
+    return Explanation(axes, *shape, sources, watch.map.head_map(), following, checks, tokens, temperature, named)
 
 
-def _units(model: Transformer, pieces: Sequence[Piece], focus: Focus, spans: Sequence[range]) -> Units:
+def word_axes(reading: Reading, words: Spans) -> MapAxes:
+    """Returns the axes of a reading in words."""
+    tokens = reading.axes
+    rows, columns = tuple(joined(tokens.rows, words.rows)), tuple(joined(tokens.columns, words.columns))
+    starts = [span.start for span in words.columns]
+    reach = tuple(sum(start < tokens.reach[span[-1]] for start in starts) for span in words.rows)
+    return replace(tokens, rows=rows, columns=columns, reach=reach, sources=sum(at < tokens.sources for at in starts))
+
+
+def _units(reading: Reading, focus: Focus, axes: MapAxes, spans: Spans) -> Units:
     """Returns the units of the text, the unit in focus, and the rows of attention to observe around the focus."""
-    unit = focused_unit(model, pieces, focus, len(spans))
-    around = rows_around(unit, len(spans))
-    rows = range(spans[around[0]].start, spans[around[-1]].stop)
-    return Units(spans, unit, rows_to_watch(rows, len(pieces)))
+    unit = focused_row(reading, focus, axes)
+    around = rows_around(unit, len(spans.rows))
+    rows = range(spans.rows[around[0]].start, spans.rows[around[-1]].stop)
+    return Units(spans, unit, reading.rows_to_watch(rows))
 
 
-def _heads_asked(model: Transformer, focus: Focus) -> dict[int, Sequence[int]] | None:
+def _target(
+    reading: Reading, tokenizer: Tokenizer, units: Units, axes: MapAxes, predicted: NextToken
+) -> tuple[tuple[int, ...], NextToken]:
+    """Returns the ids whose probability the cuts change, and their name.
+
+    In a translation, they are the tokens in focus; otherwise, the most probable token.
+    """
+    if reading.translation is None:
+        return (predicted.id,), predicted
+    ids = tuple(reading.axes.rows[at].id for at in units.queries)
+    return ids, NextToken(ids[-1], axes.rows[units.focus].text or tokenizer.name(ids[-1]), predicted.probability)
+
+
+def _heads_asked(reading: Reading, focus: Focus) -> dict[int, Sequence[int]] | None:
     """Returns the heads that a focus selects, by layer. None means all heads of all layers."""
     if focus.layer is None and focus.head is None:
         return None
-    layers = range(model.config.layers) if focus.layer is None else [focus.layer]
-    return {layer: range(model.config.heads) if focus.head is None else [focus.head] for layer in layers}
+    layers = range(reading.layers) if focus.layer is None else [focus.layer]
+    return {layer: range(reading.heads) if focus.head is None else [focus.head] for layer in layers}
+
+
+def _pass_of(reading: Reading, focus: Focus, axes: MapAxes, units: Units, *, aligning: bool) -> _Pass:
+    """Returns the observer of a forward pass; `aligning` as `explain` takes it."""
+    shares = SourceShares(focus, units, axes)
+    if focus.layer is not None or focus.head is not None or "cross" not in reading.parts:
+        aligning = False
+    if len(reading.parts) == 1 and not aligning:
+        return _Pass(reading, focus, units, shares, BusiestHead(focus, units, axes))
+    columns = reading.columns["cross"]
+    # With both attentions, the map is of cross-attention, whose columns come first.
+    own = [span for span in units.spans.columns if span.start in columns]
+    reach = (len(own),) * len(axes.rows)
+    cross = replace(axes, columns=axes.columns[: len(own)], reach=reach, part="cross", sources=0)
+    return _Pass(reading, focus, units, shares, AligningHead(replace(units, spans=Spans(units.spans.rows, own)), cross))
 
 
 @dataclass
 class _Pass(Observer):
     """Records one forward pass: shares and map of the selected layers, and all keys and values before the focus."""
 
+    reading: Reading
     focus: Focus
-    shares: SourceShares
-    busiest: BusiestHead
     units: Units
+    shares: SourceShares
+    map: BusiestHead | AligningHead
     keys: list[Tensor] = field(default_factory=list)  # (1, K, S, D) per layer
     values: list[Tensor] = field(default_factory=list)
-
-    def prediction(self, model: Transformer, ids: Tensor, target: int, temperature: float, known: int) -> Prediction:
-        """Returns the prediction that the cuts change; the recorded keys and values are its cache."""
-        past = SharedPast(self.keys, self.values, model.config.context)
-        queries = self.units.queries
-        return Prediction(past, ids[0, queries.start : queries.stop], target, temperature, known)
+    _joined: dict[Part, tuple[AttentionSteps, list[tuple[Tensor, Tensor]]]] = field(default_factory=dict)
 
     def residual(self, layer: int, stream: Tensor) -> None:
         """Compares the previous layer's attention output with the residual stream after that layer."""
-        self.shares.compare(layer, stream)
+        self._stream = stream
+        if self.reading.model.config.pre_norm:  # after a norm, the length of the stream is that of the norm's gain
+            self.shares.compare(layer, stream)
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
         """Records the keys, values and contributions of one layer."""
-        start = self.units.queries.start
-        self.keys.append(steps.key[:, :, :start])
-        self.values.append(steps.value[:, :, :start])
+        if module.part == "decoder" and self.reading.causal:
+            start = self.units.queries.start
+            self.keys.append(steps.key[:, :, :start])
+            self.values.append(steps.value[:, :, :start])
         if self.focus.layer is None or layer == self.focus.layer:
-            contributed = [contribution_norms(steps, module, row) for row in self.units.query_rows]
+            contributed = [
+                contribution_norms(steps, module, row, self._matrix(layer, steps, module, row))
+                for row in self.units.query_rows
+            ]
+            if len(self.reading.parts) > 1:
+                self._joined[module.part] = steps, contributed
+                if len(self._joined) == len(self.reading.parts):
+                    self._take_joined(layer)
+                return
             self.shares.take(layer, steps.weights[0], steps.output, contributed)
-            self.busiest.take(layer, steps.weights[0], contributed, module.window)
+            if isinstance(self.map, AligningHead):
+                self.map.take(layer, steps.weights[0])
+            else:
+                allowed = self.reading.allowed(self.reading.parts[0], self.units.rows, module.window)
+                self.map.take(layer, steps.weights[0], contributed, allowed)
+
+    def _matrix(self, layer: int, steps: AttentionSteps, module: Attention, row: int) -> Tensor | None:
+        """Returns the matrix that replaces the output matrix of self-attention in a post-norm model, or None.
+
+        There, a norm changes the length of what self-attention adds before cross-attention adds to the same stream.
+        """
+        if len(self.reading.parts) == 1 or module.part == "cross" or self.reading.model.config.pre_norm:
+            return None
+        norm = cast(Block, self.reading.stack.blocks[layer]).attention_norm
+        return matrix_after_norm(norm, self._stream[0, row] + steps.output[0, row], module.output.weight)
+
+    def _take_joined(self, layer: int) -> None:
+        """Takes self-attention and cross-attention of one layer as one attention, whose weights are their mean."""
+        parts = [self._joined[part] for part in self.reading.parts]
+        weights = torch.cat([steps.weights[0] for steps, _ in parts], -1) / len(parts)
+        each = zip(*(contributed for _, contributed in parts), strict=True)
+        contributed = [
+            (torch.cat([heads for heads, _ in row], -1), torch.cat([together for _, together in row])) for row in each
+        ]
+        self.shares.take(layer, weights, sum((steps.output for steps, _ in parts), torch.zeros(())), contributed)
+        if isinstance(self.map, AligningHead):
+            self.map.take(layer, self._joined["cross"][0].weights[0])
+        self._joined.clear()
+
+    def checks(
+        self,
+        reading: Reading,
+        tokenizer: Tokenizer,
+        sources: Sources,
+        target: tuple[tuple[int, ...], NextToken],
+        named: int,
+        temperature: float,
+    ) -> EdgeChecks:
+        """Cuts each named source. The recorded keys and values of self-attention are a cache for the forward passes."""
+        queries, spans, heads = self.units.queries, self.units.spans, _heads_asked(reading, self.focus)
+        past = SharedPast(self.keys, self.values, reading.model.config.context) if self.keys else None
+        first = 0 if past is None else queries.start  # the first token that is read again
+        prediction = Prediction(
+            past,
+            reading.ids[0, first : queries.stop] if reading.causal else reading.ids[0],
+            target[0],
+            temperature,
+            tokenizer.vocab_size,
+            reading.source,
+            None if reading.translation is None else reading.columns,
+            None if reading.causal else queries[-1],
+        )
+        reach = reading.reach(queries)
+        edges = {
+            at: frozenset(
+                (query - first, source)
+                for query, visible in zip(queries, reach, strict=True)
+                for source in span
+                if source < visible
+            )
+            for at, span in enumerate(spans.columns[: sources.reach])
+        }
+        own = self.shares.axes.itself(self.units.focus)
+        near: Sequence[int] = range(sources.reach)
+        if reading.translation is None and reading.causal:
+            near = within_reach(reading.model, spans.columns[: sources.reach], queries.start, heads)
+        before = [at for at in near if at != own]
+        return check_edges(reading.model, prediction, edges, sources.named(named), before, target[1], heads)

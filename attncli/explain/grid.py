@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attncli.explain.question import Floats, Focus, Subject, subject_of
-from attncli.explain.reading import ids_of
+from attncli.explain.reading import Reading
 from attncli.model.attention import Attention, AttentionSteps, Observer
-from attncli.model.transformer import Transformer
-from attncli.text.tokenizer import Piece
 
 _MOST_CELLS = 32  # along the side of a thumbnail
 
@@ -25,15 +22,16 @@ class Grid:
 
     subject: Subject
     pool: int
-    weights: Floats  # (L, H, P, P)
+    weights: Floats  # (L, H, P, Q): P rows, Q columns
 
 
 @torch.inference_mode()
-def grid(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Grid:
+def grid(reading: Reading, focus: Focus) -> Grid:
     """Returns every head's weights, pooled by maximum. Raises BadInput and UsageProblem as `subject_of` does."""
-    subject = subject_of(model, pieces, focus)
-    watch = _Thumbnails(math.ceil(len(pieces) / _MOST_CELLS))
-    model.hidden(ids_of(model, pieces), observe=watch)
+    subject = subject_of(reading, focus)
+    rows, columns = len(subject.axes.rows), len(subject.axes.columns)
+    watch = _Thumbnails(math.ceil(max(rows, columns) / _MOST_CELLS))
+    reading.run(range(rows), watch)
     return Grid(subject, watch.pool, torch.stack(watch.layers).cpu().double().numpy())
 
 
@@ -42,7 +40,7 @@ class _Thumbnails(Observer):
 
     def __init__(self, pool: int) -> None:
         self.pool = pool
-        self.layers: list[Tensor] = []  # (H, P, P)
+        self.layers: list[Tensor] = []  # (H, P, Q)
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
         self.layers.append(F.max_pool2d(steps.weights[0], self.pool, ceil_mode=True))

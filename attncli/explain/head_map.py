@@ -1,15 +1,17 @@
-"""Computes one head's attention map: of the given head, or of the head that contributes most to the focus."""
+"""Computes one head's attention map: of the given head, or of the head that contributes most to the focus.
+
+For cross-attention of the first screen, the head is the one whose weights look most like an alignment (`aligning`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from attncli.explain.question import Floats, Focus
+from attncli.explain.question import Floats, Focus, MapAxes
 from attncli.explain.units import Units
-from attncli.model.mask import causal_mask
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,13 @@ class HeadMap:
 
     layer: int
     head: int
-    weights: Floats  # (R, T), rows sum to 1, 0 above the diagonal
+    weights: Floats  # (R, S), rows sum to 1; 0 at masked columns
     asked_for: bool  # False: the head is the one that contributes most to the focus from other tokens
     previous_token: float | None  # mean weight on the previous token, over all rows except that of token 0
     previous_token_chance: float | None  # the same mean for uniform attention
-    first_row: int = 0  # the token index of the first row
+    axes: MapAxes
+    first_row: int = 0  # the index of the first row
+    aligning: float | None = None  # the score for which the head was chosen as aligning; None if it was not
 
 
 @dataclass
@@ -34,35 +38,76 @@ class BusiestHead:
 
     focus: Focus
     units: Units
+    axes: MapAxes  # in units
     _busiest: float = -1.0
     _map: tuple[int, int, Tensor] | None = None  # layer, head, weights (R, S)
-    _window: int | None = None  # of the map's layer
+    _allowed: Tensor = field(default_factory=lambda: torch.ones(1, 1))  # (R, S), the mask of the map's layer
 
-    def take(self, layer: int, weights: Tensor, contributed: list[tuple[Tensor, Tensor]], window: int | None) -> None:
-        """Observes one layer: weights (H, R, S), and the contribution norms of each row in focus."""
+    def take(self, layer: int, weights: Tensor, contributed: list[tuple[Tensor, Tensor]], allowed: Tensor) -> None:
+        """Observes one layer: weights (H, R, S), the contribution norms of each row in focus, and the mask (R, S)."""
         norms = torch.stack([per_head for per_head, _ in contributed]).mean(0)  # (H, S)
-        queries, first = self.units.queries, self.units.spans[0]
-        norms[:, queries.start : queries.stop] = 0
-        if self.units.focus > 1:
-            norms[:, : first.stop] = 0  # idle heads often attend to the first token
+        focus, columns = self.units.focus, self.units.spans.columns
+        for unit in (self.axes.itself(focus), *self.axes.apart(focus)):
+            if unit is not None:
+                norms[:, columns[unit].start : columns[unit].stop] = 0
         brought = norms.sum(-1)
         head = int(brought.argmax()) if self.focus.head is None else self.focus.head
         if float(brought[head]) > self._busiest:
             self._busiest = float(brought[head])
             self._map = (layer, head, weights[head].float().clone())  # a view would keep the whole layer in memory
-            self._window = window
+            self._allowed = allowed
 
     def head_map(self) -> HeadMap:
-        """Returns the map of the busiest head, with its previous-token score on this text."""
+        """Returns the map of the busiest head, with its previous-token score on this text if the map is square."""
         assert self._map is not None
         layer, head, weights = self._map
-        allowed = causal_mask(len(self.units.rows), self.units.rows.stop, self._window, weights.device).double()
+        allowed = self._allowed.double()
         table = self.units.table(weights)
-        even = self.units.table(allowed / allowed.sum(-1, keepdim=True))
         asked_for = self.focus.head is not None and self.focus.layer is not None
         first = self.units.first
-        scores = previous_token_score(table, first), previous_token_score(even, first)
-        return HeadMap(layer, head, table, asked_for, *scores, first)
+        scores: tuple[float | None, float | None] = None, None
+        if self.axes.squared:
+            even = self.units.table(allowed / allowed.sum(-1, keepdim=True))
+            scores = previous_token_score(table, first), previous_token_score(even, first)
+        return HeadMap(layer, head, table, asked_for, *scores, self.axes, first)
+
+
+@dataclass
+class AligningHead:
+    """Observes cross-attention layer by layer, and keeps the head whose weights look most like an alignment."""
+
+    units: Units
+    axes: MapAxes  # in units, of cross-attention
+    _best: tuple[float, int, int, Tensor] | None = None  # score, layer, head, weights (R, S)
+
+    def take(self, layer: int, weights: Tensor) -> None:
+        """Observes one layer: weights (H, R, S)."""
+        last = self.axes.columns[-1]
+        words = weights[..., :-1] if last.special and weights.shape[-1] > 1 else weights
+        scores = alignment_scores(words)
+        head = int(scores.argmax())
+        if self._best is None or float(scores[head]) > self._best[0]:
+            self._best = float(scores[head]), layer, head, weights[head].float().clone()
+
+    def head_map(self) -> HeadMap:
+        """Returns the map of the best head."""
+        assert self._best is not None
+        score, layer, head, weights = self._best
+        return HeadMap(
+            layer, head, self.units.table(weights), False, None, None, self.axes, self.units.first, aligning=score
+        )
+
+
+def alignment_scores(weights: Tensor) -> Tensor:
+    """Returns how much the weights (H, T, S) of each head look like an alignment of a target with a source: (H,).
+
+    The source is given without its end token, on which idle heads rest. The score is sharpness x coverage, from 0 to 1.
+    Sharpness is the mean over target tokens of the greatest weight. Coverage is the mean over source tokens of the
+    greatest weight that the token gets from any target token. A head that always looks at one place is sharp, but
+    covers little; a uniform head has neither.
+    """
+    sharpness, coverage = weights.amax(-1).mean(-1), weights.amax(-2).mean(-1)
+    return sharpness * coverage
 
 
 def previous_token_score(weights: Floats, first: int = 0) -> float | None:

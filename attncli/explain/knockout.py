@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attncli.model.attention import Attention, Observer
+from attncli.model.attention import Attention, Observer, Part
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,20 @@ class Cut:
 class Knockout(Observer):
     """Applies cuts[b] to row b of the batch. A query whose keys would all be cut keeps all its keys."""
 
-    def __init__(self, cuts: Sequence[Cut]) -> None:
-        self._cuts = cuts
+    def __init__(self, cuts: Sequence[Cut], columns: Mapping[Part, range] | None = None) -> None:
+        """`columns` are the sources of each attention in which edges are cut; None: all keys of self-attention."""
+        self._cuts, self._columns = cuts, columns
+
+    def watches(self, part: Part) -> bool:
+        """Whether edges of this attention are cut."""
+        return super().watches(part) if self._columns is None else part in self._columns
+
+    def _edges(self, cut: Cut, part: Part) -> list[tuple[int, int]]:
+        """Returns the edges of a cut that belong to one attention, with sources counted from its first key."""
+        if self._columns is None:
+            return list(cut.edges)
+        own = self._columns[part]
+        return [(query, source - own.start) for query, source in cut.edges if source in own]
 
     def scores(self, layer: int, scores: Tensor, module: Attention) -> Tensor:
         """Sets the scores (B, H, T, S) of cut edges to -inf."""
@@ -35,8 +47,9 @@ class Knockout(Observer):
         mask = torch.zeros_like(scores, dtype=torch.bool)
         for row, cut in enumerate(self._cuts):
             heads = every_head if cut.heads is None else cut.heads.get(layer, ())
-            if cut.edges and heads:
-                queries, sources = (list(column) for column in zip(*cut.edges, strict=True))
+            edges = self._edges(cut, module.part)
+            if edges and heads:
+                queries, sources = (list(column) for column in zip(*edges, strict=True))
                 mask[row, torch.tensor(list(heads))[:, None], queries, sources] = True
         left = scores.masked_fill(mask, -math.inf)
         blind = left.isneginf().all(-1, keepdim=True)

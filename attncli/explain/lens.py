@@ -6,7 +6,6 @@ from the stream of that layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +13,9 @@ from torch import Tensor
 
 from attncli.explain.next_token import NextToken, most_probable
 from attncli.explain.question import Focus, Subject, subject_of
-from attncli.explain.reading import ids_of, read, rows_to_watch
+from attncli.explain.reading import Reading
 from attncli.model.attention import Observer
-from attncli.model.transformer import Transformer
-from attncli.text.tokenizer import Piece, Tokenizer
+from attncli.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -40,15 +38,15 @@ class Lens:
 
 
 @torch.inference_mode()
-def lens(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], focus: Focus, *, top: int = 10) -> Lens:
-    """Returns the prediction after the token in focus, layer by layer.
+def lens(reading: Reading, tokenizer: Tokenizer, focus: Focus, *, top: int = 10) -> Lens:
+    """Returns the prediction in the row in focus, layer by layer.
 
     Raises BadInput and UsageProblem as `subject_of` does.
     """
-    subject = subject_of(model, pieces, focus)
-    rows = rows_to_watch(range(subject.focus, subject.focus + 1), len(pieces))
+    subject, model = subject_of(reading, focus), reading.model
+    rows = reading.rows_to_watch(range(subject.focus, subject.focus + 1))
     watch = _Streams(subject.focus - rows.start)
-    read(model, ids_of(model, pieces), rows, watch)
+    reading.run(rows, watch)
     logits = model.unembed(model.norm(torch.stack(watch.streams)))  # (L + 1, V)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = most_probable(wide[-1], tokenizer, 1)[0]

@@ -13,34 +13,34 @@ Span = tuple[int, int]  # the first and the last token of a word
 _LISTED = 24  # tokens named in an error
 
 
-def find_token(pieces: Sequence[Piece], name: str) -> int:
-    """Returns the index of the token that a user names by an index or by a word.
+def find_token(pieces: Sequence[Piece], name: str, first: int = 0) -> int:
+    """Returns the index in `pieces` of the token that a user names by an index or by a word.
 
-    If the word has several tokens, returns the index of the last one.
+    If the word has several tokens, returns the index of the last one. The user counts the tokens from `first`.
 
     Raises UsageProblem when the text has no such token, or several.
     """
-    return find_span(pieces, name)[1]
+    return find_span(pieces, name, first)[1]
 
 
-def find_span(pieces: Sequence[Piece], name: str) -> Span:
+def find_span(pieces: Sequence[Piece], name: str, counted_from: int = 0) -> Span:
     """Returns the indices of the first and the last token of the word that a user names.
 
-    If the user gives the index of a token, both indices are this index. Raises UsageProblem when the text has no such
-    token, or several.
+    If the user gives the index of a token, counted from `counted_from`, both indices are of this token. Raises
+    UsageProblem when the text has no such token, or several.
     """
     if re.fullmatch(r"-?[0-9]{1,9}", name):
-        index = int(name)
-        refuse_missing("token", index, len(pieces))
+        index = int(name) - counted_from
+        refuse_missing("token", index, len(pieces), counted_from)
         return index, index
     spelled = _spans_spelling(pieces, name.strip())
     spans = [span for span in spelled if _is_word(pieces, *span)] or spelled  # whole words, else parts of words
     if len(spans) == 1:
         return spans[0]
     if spans:
-        found = " or ".join(str(last) for _, last in spans)
+        found = " or ".join(str(last + counted_from) for _, last in spans)
         raise UsageProblem(f"{name!r} occurs {len(spans)} times.", f"Name the token by its index: {found}.")
-    listed = " ".join(f"{at}:{piece.text.strip() or '␣'}" for at, piece in enumerate(pieces[:_LISTED]))
+    listed = " ".join(f"{at}:{piece.text.strip() or '␣'}" for at, piece in enumerate(pieces[:_LISTED], counted_from))
     more = " …" if len(pieces) > _LISTED else ""
     raise UsageProblem(f"There is no token {name!r} in the text.", f"The tokens are {listed}{more}.")
 

@@ -1,15 +1,21 @@
 """Decomposes one logit into what every component writes to the residual stream: direct logit attribution.
 
-The components are the embedding, each head for each source, each feed-forward layer, and each bias. If the scale of the
-final norm is fixed, a logit is linear in what these components write to the stream. So the projections of the writes on
-the direction of the logit sum to the logit (Elhage et al., 2021).
+The components are the embedding, the positions, each head for each source, each feed-forward layer, and each bias. If
+the scale of every norm between a component and the logit is fixed, a logit is linear in what these components write to
+the stream. So the projections of the writes on the direction of the logit sum to the logit (Elhage et al., 2021).
+
+In a pre-norm model, only the final norm is between a write and the logit, so all writes have the same direction. In a
+post-norm model, a write passes through every later norm, so each write has a direction of its own. The directions are
+computed from the logit backwards.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +25,11 @@ from attncli.errors import UsageProblem
 from attncli.explain.contributions import by_head, output_rows, through_norm, through_output
 from attncli.explain.next_token import NextToken, most_probable, name_of
 from attncli.explain.question import Floats, Focus, Subject, subject_of
-from attncli.explain.reading import ids_of, read, rows_to_watch
+from attncli.explain.reading import Reading
 from attncli.model.attention import Attention, AttentionSteps, Observer, RMSNorm
+from attncli.model.stack import Block
 from attncli.model.transformer import Transformer
-from attncli.text.tokenizer import Piece, Tokenizer
+from attncli.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class LogitAttribution:
     """One logit at the focus as a sum of terms, one for each write to the residual stream.
 
     The logit is relative to the logit of the token `against` if it is given, and otherwise to the mean logit over the
-    vocabulary.
+    vocabulary. In a decoder with an encoder, the sources of `heads` are the source text, through the heads of
+    cross-attention, then the target text, through the heads of self-attention.
     """
 
     subject: Subject
@@ -38,18 +46,21 @@ class LogitAttribution:
     against: NextToken | None
     logit: float  # as the model computes it
     embedding: float
-    position: float | None  # of a learned position embedding
-    heads: Floats  # (L, H, T): the contribution of each source through each head
-    attention_bias: Floats | None  # (L,)
+    position: float | None  # of learned or sinusoidal positions
+    heads: Floats  # (L, H, S): the contribution of each source through each head
+    attention_bias: Floats | None  # (L,), of self-attention
     feed_forward: Floats  # (L,), without its bias
     feed_forward_bias: Floats | None  # (L,)
-    norm_bias: float | None  # of the final norm
+    norm_bias: float | None  # of the final norm; of all norms in a post-norm model
+    cross_bias: Floats | None = None  # (L,), of cross-attention
+    head_bias: float | None = None  # of the output head
+    post_norm: bool = False  # the writes pass through the norms of all later parts
 
     @property
     def total(self) -> float:
         """The sum of the terms."""
-        single = (self.embedding, self.position, self.norm_bias)
-        arrays = (self.heads, self.attention_bias, self.feed_forward, self.feed_forward_bias)
+        single = (self.embedding, self.position, self.norm_bias, self.head_bias)
+        arrays = (self.heads, self.attention_bias, self.cross_bias, self.feed_forward, self.feed_forward_bias)
         return sum(term for term in single if term is not None) + sum(
             float(terms.sum()) for terms in arrays if terms is not None
         )
@@ -62,69 +73,132 @@ class LogitAttribution:
 
 @torch.inference_mode()
 def logit_attribution(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    pieces: Sequence[Piece],
-    focus: Focus,
-    *,
-    target: str | None = None,
-    against: str | None = None,
+    reading: Reading, tokenizer: Tokenizer, focus: Focus, *, target: str | None = None, against: str | None = None
 ) -> LogitAttribution:
-    """Computes the terms of the target's logit in float64. By default, the target is the predicted token.
+    """Computes the terms of the target's logit in float64.
 
-    Raises BadInput and UsageProblem as `subject_of` does, and UsageProblem for a target that is not one token.
+    By default, the target is the predicted token; in a translation, it is the token in focus.
+
+    Raises BadInput and UsageProblem as `subject_of` does, and UsageProblem for a target that is not one token, and for
+    a model whose logits are not linear in its residual stream.
     """
-    subject = subject_of(model, pieces, focus)
-    rows = rows_to_watch(range(subject.focus, subject.focus + 1), len(pieces))
+    subject, model = subject_of(reading, focus), reading.model
+    if model.head_transform is not None:
+        raise UsageProblem(
+            "The logits of this model are not a sum of terms: its head has an activation.", "Use another view."
+        )
+    rows = reading.rows_to_watch(range(subject.focus, subject.focus + 1))
     watch = _Writes(subject.focus - rows.start)
-    hidden = read(model, ids_of(model, pieces), rows, watch)[0, watch.row]
+    hidden = reading.run(rows, watch)[0, watch.row]
     logits = model.unembed(hidden).double()
-    chosen = most_probable(logits, tokenizer, 1)[0] if target is None else _token(tokenizer, target, logits)
+    if target is not None:
+        chosen = _token(tokenizer, target, logits)
+    elif reading.translation is not None:
+        chosen = _named(tokenizer, subject.axes.rows[subject.focus].id, logits)
+    else:
+        chosen = most_probable(logits, tokenizer, 1)[0]
     other = None if against is None else _token(tokenizer, against, logits)
-    matrix = output_rows(model)  # (V, C)
-    base = matrix.double().mean(0) if other is None else matrix[other.id].double()
-    toward = matrix[chosen.id].double() - base
     logit = float(logits[chosen.id] - (logits.mean() if other is None else logits[other.id]))
-    return _terms(model, subject, watch, toward, chosen=chosen, other=other, logit=logit)
+    return _terms(reading, subject, watch, chosen=chosen, other=other, logit=logit)
 
 
 def _terms(
-    model: Transformer,
-    subject: Subject,
-    watch: _Writes,
-    toward: Tensor,
-    *,
-    chosen: NextToken,
-    other: NextToken | None,
-    logit: float,
+    reading: Reading, subject: Subject, watch: _Writes, *, chosen: NextToken, other: NextToken | None, logit: float
 ) -> LogitAttribution:
-    """Returns the projection of every write to the stream on the direction of the logit.
-
-    `toward` (C,) is this direction in the output of the final norm.
-    """
-    direction, norm_bias = _read_by(model.norm, watch.last.double(), toward)
-    attention_bias = _along(direction, _biases(model, "attention.output"))
-    down_bias = _along(direction, _biases(model, "feed_forward.down"))
-    fed = torch.stack(watch.fed).double() @ direction  # (L,)
-    position = None
-    if model.position is not None:
-        position = float(model.position.weight[subject.focus].double() @ direction)
-    brought = torch.stack([moved.along(direction) for moved in watch.moved])  # (L, H, S)
-    later = len(subject.pieces) - brought.shape[-1]
-    token = ids_of(model, subject.pieces)[0, subject.focus]
+    """Returns the projection of every write to the stream on the direction of the logit, seen from this write."""
+    model, layers = reading.model, watch.layers
+    toward, head_bias = _logit_direction(model, chosen, other)
+    token, position = _embedded(reading, subject.focus)
+    directions, norm_bias = _directions(model, watch, token if position is None else token + position, toward)
+    blocks = [cast(Block, block) for block in model.blocks]
+    attention_bias = _along(directions, "attention", [block.attention.output.bias for block in blocks])
+    crosses = [cast(Attention, block.cross_attention).output.bias for block in blocks] if model.encoder else []
+    down_bias = _along(directions, "feed_forward", [block.feed_forward.down.bias for block in blocks])
+    fed = torch.stack([layer.fed.double() @ way.feed_forward for layer, way in zip(layers, directions, strict=True)])
+    brought = [
+        torch.cat([moved.along(getattr(way, part)) for part, moved in reversed(layer.moved.items())], -1)
+        for layer, way in zip(layers, directions, strict=True)
+    ]  # (H, S) per layer
+    later = len(subject.pieces) - brought[0].shape[-1]
+    start = directions[0].embedding
     return LogitAttribution(
         subject=subject,
         target=chosen,
         against=other,
         logit=logit,
-        embedding=float(model.embed(token).double() @ direction),
-        position=position,
-        heads=F.pad(brought, (0, later)).cpu().numpy(),
-        attention_bias=None if attention_bias is None else attention_bias.cpu().numpy(),
-        feed_forward=(fed if down_bias is None else fed - down_bias).cpu().numpy(),
-        feed_forward_bias=None if down_bias is None else down_bias.cpu().numpy(),
+        embedding=float(token @ start),
+        position=None if position is None else float(position @ start),
+        heads=F.pad(torch.stack(brought), (0, later)).cpu().numpy(),
+        attention_bias=attention_bias,
+        feed_forward=fed.cpu().numpy() - (0 if down_bias is None else down_bias),
+        feed_forward_bias=down_bias,
         norm_bias=norm_bias,
+        cross_bias=_along(directions, "cross", crosses),
+        head_bias=head_bias,
+        post_norm=not model.config.pre_norm,
     )
+
+
+def _logit_direction(model: Transformer, chosen: NextToken, other: NextToken | None) -> tuple[Tensor, float | None]:
+    """Returns the direction (C,) of the logit in the input of the head, and the term of the head's bias."""
+    matrix = output_rows(model)  # (V, C)
+    toward = matrix[chosen.id].double() - (matrix.double().mean(0) if other is None else matrix[other.id].double())
+    if model.config.scaled_output:
+        toward = toward / math.sqrt(model.config.width)
+    if (bias := model.head_bias) is None:
+        return toward, None
+    return toward, float((bias[chosen.id] - (bias.mean() if other is None else bias[other.id])).double())
+
+
+@dataclass(frozen=True)
+class _Directions:
+    """The directions (C,) of the logit, seen from each part of one layer that writes to the stream.
+
+    `embedding` is the direction seen from the embedding, and has a meaning in the first layer only.
+    """
+
+    attention: Tensor
+    cross: Tensor
+    feed_forward: Tensor
+    embedding: Tensor
+
+
+def _directions(
+    model: Transformer, watch: _Writes, embedded: Tensor, toward: Tensor
+) -> tuple[list[_Directions], float | None]:
+    """Returns the directions seen from every layer, and the sum of the terms of the norms' biases.
+
+    `embedded` (C,) is the input of the stack, and `toward` (C,) the direction of the logit in the input of the head.
+    """
+    direction, biases = toward, list[float | None]()
+
+    def through(norm: nn.Module | None, stream: Tensor) -> None:
+        nonlocal direction
+        if norm is not None and not isinstance(norm, nn.Identity):
+            direction, bias = _read_by(norm, stream.double(), direction)
+            biases.append(bias)
+
+    through(model.norm, watch.last)
+    found: list[_Directions] = []
+    for block, layer in zip(reversed(model.blocks), reversed(watch.layers), strict=True):
+        assert isinstance(block, Block)
+        seen = dict.fromkeys(("feed_forward", "cross", "attention"), direction)
+        for part, norm, stream in () if model.config.pre_norm else layer.norms(block):
+            through(norm, stream)
+            seen[part] = direction
+        found.append(_Directions(seen["attention"], seen["cross"], seen["feed_forward"], direction))
+    if model.embedding_norm is not None:
+        through(model.embedding_norm, embedded)
+        found[-1] = replace(found[-1], embedding=direction)
+    known = [bias for bias in biases if bias is not None]
+    return found[::-1], sum(known) if known else None
+
+
+def _embedded(reading: Reading, at: int) -> tuple[Tensor, Tensor | None]:
+    """Returns the embedding (C,) of the token at a position, and what the stack adds for the position, in float64."""
+    model = reading.model
+    token, added = model.embed(reading.ids[0, at]), model.positions(slice(at, at + 1), at + 1)
+    return token.double(), None if added is None else added[0].to(token.dtype).double()
 
 
 def _read_by(norm: nn.Module, stream: Tensor, toward: Tensor) -> tuple[Tensor, float | None]:
@@ -141,16 +215,14 @@ def _read_by(norm: nn.Module, stream: Tensor, toward: Tensor) -> tuple[Tensor, f
     return direction / (stream.var(unbiased=False) + norm.eps).sqrt(), bias
 
 
-def _biases(model: Transformer, part: str) -> list[Tensor]:
-    """Returns the bias (C,) of one matrix in each layer. Layers without this bias are left out."""
-    parameters = dict(model.named_parameters())
-    names = (f"blocks.{layer}.{part}.bias" for layer in range(model.config.layers))
-    return [parameters[name] for name in names if name in parameters]
-
-
-def _along(direction: Tensor, biases: Sequence[Tensor]) -> Tensor | None:
-    """Returns the projections (L,) of biases on a direction; None if there are no biases."""
-    return torch.stack(list(biases)).double() @ direction if biases else None
+def _along(directions: Sequence[_Directions], part: str, biases: Sequence[Tensor | None]) -> Floats | None:
+    """Returns the projections (L,) of the biases of one part of every layer; None if there are no biases."""
+    known = [bias for bias in biases if bias is not None]
+    if not known:
+        return None
+    terms = [bias.double() @ getattr(way, part) for bias, way in zip(known, directions, strict=True)]
+    array: Floats = torch.stack(terms).cpu().numpy()
+    return array
 
 
 @dataclass(frozen=True)
@@ -169,21 +241,49 @@ class _Moved:
 
 
 @dataclass
+class _Layer:
+    """What one layer writes to the stream of one row."""
+
+    stream: Tensor  # (C,), before the layer
+    moved: dict[str, _Moved] = field(default_factory=dict)  # by part: attention, then cross
+    outputs: dict[str, Tensor] = field(default_factory=dict)  # (C,) by part
+
+    @property
+    def fed(self) -> Tensor:
+        """The output (C,) of the feed-forward part."""
+        return self.outputs["feed_forward"]
+
+    def norms(self, block: Block) -> list[tuple[str, nn.Module, Tensor]]:
+        """Returns the parts of a post-norm block, the last part first, each with its norm and the norm's input."""
+        norms = {"attention": block.attention_norm, "cross": block.cross_norm, "feed_forward": block.feed_forward_norm}
+        found, stream = [], self.stream
+        for part, output in self.outputs.items():
+            norm, added = cast(nn.Module, norms[part]), stream + output
+            found.append((part, norm, added))
+            stream = norm(added)
+        return found[::-1]
+
+
+@dataclass
 class _Writes(Observer):
-    """Records what each layer's attention and feed-forward write to the stream of one row."""
+    """Records what each layer's attentions and feed-forward part write to the stream of one row."""
 
     row: int
-    moved: list[_Moved] = field(default_factory=list)
-    fed: list[Tensor] = field(default_factory=list)  # (C,)
+    layers: list[_Layer] = field(default_factory=list)
 
     def residual(self, layer: int, stream: Tensor) -> None:
         self.last = stream[0, self.row]
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
-        self.moved.append(_Moved(steps.weights[0, :, self.row].clone(), steps.value[0], module.output.weight))
+        if layer == len(self.layers):
+            self.layers.append(_Layer(self.last))
+        part = "cross" if module.part == "cross" else "attention"
+        weights = steps.weights[0, :, self.row].clone()
+        self.layers[-1].moved[part] = _Moved(weights, steps.value[0], module.output.weight)
+        self.layers[-1].outputs[part] = steps.output[0, self.row]
 
     def feed_forward(self, layer: int, output: Tensor) -> None:
-        self.fed.append(output[0, self.row])
+        self.layers[-1].outputs["feed_forward"] = output[0, self.row]
 
 
 def _token(tokenizer: Tokenizer, name: str, logits: Tensor) -> NextToken:
@@ -204,5 +304,9 @@ def _token(tokenizer: Tokenizer, name: str, logits: Tensor) -> NextToken:
     if not ids:
         tokens = " ".join(repr(piece.text) for piece in tokenizer.pieces_within(name)[:8]) or "none"
         raise UsageProblem(f"{name!r} is not one token.", f"Its tokens are: {tokens}. Name one token, or its #ID.")
-    best = max(ids, key=lambda token: float(logits[token]))
-    return NextToken(best, name_of(tokenizer, best), float(logits.softmax(-1)[best]))
+    return _named(tokenizer, max(ids, key=lambda token: float(logits[token])), logits)
+
+
+def _named(tokenizer: Tokenizer, token: int, logits: Tensor) -> NextToken:
+    """Returns a token with its name and its probability."""
+    return NextToken(token, name_of(tokenizer, token), float(logits.softmax(-1)[token]))

@@ -1,23 +1,24 @@
 """The input of a view: the tokens of a text, the token in focus, and the selected layers and heads.
 
-`subject_of` checks a focus against the text and the model, and returns a Subject, which is a part of every finding.
-Layers, heads and tokens are counted from 0. This module imports no torch.
+`subject_of` checks a focus against a reading, and returns a Subject, which is a part of every finding. Layers, heads
+and tokens are counted from 0. This module imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attncli.errors import BadInput, UsageProblem
-from attncli.explain.defaults import Measure
+from attncli.explain.defaults import AttentionPart, Measure
 from attncli.text.tokenizer import Piece
 
 if TYPE_CHECKING:
+    from attncli.explain.reading import Reading
     from attncli.model.transformer import Transformer
 
 Floats = NDArray[np.float64]
@@ -28,8 +29,8 @@ ROWS_AROUND = 40  # rows in the map of a long text
 class Focus:
     """The selection that a user makes for a view: a token, a layer, a head, and how a source is measured.
 
-    If `token` is None, the last token is in focus. If `layer` is None, all layers are selected; if `head` is None, all
-    heads are selected.
+    `token` is the index of a row of attention. If it is None, the default row of the reading is in focus. If `layer` is
+    None, all layers are selected; if `head` is None, all heads are selected.
     """
 
     token: int | None = None
@@ -39,49 +40,129 @@ class Focus:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A text, the shape of the model that reads it, and the token in focus."""
+class MapAxes:
+    """The rows and columns of attention weights: tokens or words.
 
-    pieces: tuple[Piece, ...]
+    A row is a query, a column is a source to which it may attend. In a decoder with an encoder, a row is named by the
+    token that it predicts.
+    """
+
+    rows: tuple[Piece, ...]
+    columns: tuple[Piece, ...]
+    reach: tuple[int, ...]  # for each row, the number of columns that are not masked; these columns come first
+    part: AttentionPart | Literal["both"] | None = None  # the attention of an encoder-decoder; None for other models
+    first: int = 0  # the index with which the first row is named
+    sources: int = 0  # both: the number of columns that are tokens of the source text; the other columns follow
+
+    @classmethod
+    def causal(cls, pieces: Sequence[Piece]) -> MapAxes:
+        """Returns the axes of a decoder alone: each token attends to itself and to all earlier tokens."""
+        return cls(tuple(pieces), tuple(pieces), tuple(range(1, len(pieces) + 1)))
+
+    @property
+    def squared(self) -> bool:
+        """Whether the rows are the same tokens as the columns."""
+        return self.part in (None, "encoder")
+
+    @property
+    def masked(self) -> bool:
+        """Whether some row cannot attend to some column."""
+        return min(self.reach, default=0) < len(self.columns)
+
+    def row_index(self, row: int) -> int:
+        """Returns the index with which a row is named."""
+        return row + self.first
+
+    def column_index(self, column: int) -> int:
+        """Returns the index with which a column is named: its index in the source text or in the target text."""
+        return column if column < self.sources else column - self.sources
+
+    def itself(self, row: int) -> int | None:
+        """Returns the column of the row's own token; None if the token is not among the visible columns."""
+        if self.squared:
+            return row
+        own = self.sources + row + 1 if self.part != "cross" else len(self.columns)
+        return own if own < self.reach[row] else None
+
+    def apart(self, row: int) -> tuple[int, ...]:
+        """Returns the columns that are listed separately for a row, because idle heads attend to them.
+
+        They are the first token of a decoder alone, and the special tokens around the texts of other models.
+        """
+        if self.part is None and self.masked:
+            return (0,) if row > 1 else ()
+        visible = range(self.reach[row])
+        special = tuple(at for at in visible if self.columns[at].special)
+        return special if len(special) < len(visible) else ()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The axes of a text's attention, the shape of the model that reads it, and the row in focus."""
+
+    axes: MapAxes
     layers: int
     heads: int
     focus: int
 
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The tokens of the columns: the sources."""
+        return self.axes.columns
 
-def subject_of(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Subject:
-    """Checks a focus against a text and a model, and returns the subject.
+    @property
+    def reach(self) -> int:
+        """The number of columns to which the row in focus can attend."""
+        return self.axes.reach[self.focus]
 
-    Raises BadInput and UsageProblem as `focused_unit` does.
+
+def subject_of(reading: Reading, focus: Focus) -> Subject:
+    """Checks a focus against a reading, and returns the subject.
+
+    Raises BadInput and UsageProblem as `focused_row` does.
     """
-    config = model.config
-    return Subject(tuple(pieces), config.layers, config.heads, focused_unit(model, pieces, focus, len(pieces)))
+    row = focused_row(reading, focus, reading.axes)
+    return Subject(reading.axes, reading.layers, reading.heads, row)
 
 
-def focused_unit(model: Transformer, pieces: Sequence[Piece], focus: Focus, units: int) -> int:
-    """Returns the index of the unit in focus, in a text that is counted as `units` tokens or words.
+def focused_row(reading: Reading, focus: Focus, axes: MapAxes) -> int:
+    """Returns the row in focus, by default the default row of the axes, which may be counted in words.
 
     Raises:
         BadInput: for a text with no tokens, or with more tokens than the context.
         UsageProblem: for a token, layer or head that does not exist; the message says which exist.
     """
-    config = model.config
-    refuse_length(pieces, config.context)
-    unit = units - 1 if focus.token is None else focus.token
-    refuse_missing("token", unit, units)
+    for text in reading.texts:
+        refuse_length(text, reading.model.config.context)
+    row = default_row(axes) if focus.token is None else focus.token
+    refuse_missing("token", row, len(axes.rows), axes.first)
     if focus.layer is not None:
-        refuse_missing("layer", focus.layer, config.layers)
+        refuse_missing("layer", focus.layer, reading.layers)
     if focus.head is not None:
-        refuse_missing("head", focus.head, config.heads)
-    return unit
+        refuse_missing("head", focus.head, reading.heads)
+    return row
 
 
-def refuse_missing(what: str, index: int, count: int) -> None:
+def default_row(axes: MapAxes) -> int:
+    """Returns the row in focus if the user names none.
+
+    It is the last row of a decoder alone. For other models it is the last row whose token has a letter or digit.
+    """
+    last = len(axes.rows) - 1
+    if axes.part is None and axes.masked:
+        return last
+    words = (at for at, piece in enumerate(axes.rows) if not piece.special and any(map(str.isalnum, piece.text)))
+    return max(words, default=last)
+
+
+def refuse_missing(what: str, index: int, count: int, first: int = 0) -> None:
     """Raises UsageProblem for an index that is not from 0 to `count` - 1.
 
-    `what` is the noun in the message, such as 'layer'.
+    `what` is the noun in the message, such as 'layer'. In the message, the indices are counted from `first`.
     """
     if not 0 <= index < count:
-        raise UsageProblem(f"There is no {what} {index}.", f"There are {count}: 0 to {count - 1}.")
+        hint = f"There are {count}: {first} to {first + count - 1}."
+        raise UsageProblem(f"There is no {what} {first + index}.", hint)
 
 
 def refuse_length(pieces: Sequence[Piece], context: int) -> None:
@@ -115,7 +196,7 @@ def layers_read(model: Transformer, layer: int | None) -> int:
 
 
 def rows_around(focus: int, count: int) -> range:
-    """Returns the rows that the map of a text of `count` tokens or words shows: at most ROWS_AROUND rows.
+    """Returns the rows that a map of `count` rows shows: at most ROWS_AROUND rows.
 
     Three quarters of the rows are before the focus, except near the beginning and the end of the text.
     """

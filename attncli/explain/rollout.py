@@ -1,12 +1,12 @@
 """Computes attention rollout: the product of the attention weights of all layers (Abnar and Zuidema, 2020).
 
 A_l = (mean over heads of the weights + I) / 2, and R = A_L ... A_1. A causal mask alone concentrates R on the first
-token, so R is compared with the same product for uniform attention.
+token, so R is compared with the same product for uniform attention. Without a mask, this product is uniform but for the
+token itself. Rollout is of self-attention, whose rows are its columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attncli.explain.question import Floats, Focus, Subject, subject_of
-from attncli.explain.reading import ids_of
+from attncli.explain.reading import Reading
 from attncli.model.attention import Attention, AttentionSteps, Observer
-from attncli.model.mask import causal_mask
-from attncli.model.transformer import Transformer
-from attncli.text.tokenizer import Piece
 
 
 @dataclass(frozen=True)
@@ -31,15 +28,16 @@ class Rollout:
 
 
 @torch.inference_mode()
-def rollout(model: Transformer, pieces: Sequence[Piece], focus: Focus) -> Rollout:
+def rollout(reading: Reading, focus: Focus) -> Rollout:
     """Returns the rollout of the token in focus. Raises BadInput and UsageProblem as `subject_of` does."""
-    subject = subject_of(model, pieces, focus)
-    watch = _Product()
-    model.hidden(ids_of(model, pieces)[:, : subject.focus + 1], observe=watch)
+    subject = subject_of(reading, focus)
+    rows = range(subject.focus + 1 if reading.causal else len(subject.axes.rows))
+    watch = _Product(reading, rows)
+    reading.run(rows, watch)
     assert watch.product is not None
     assert watch.even is not None
-    later = (0, len(pieces) - subject.focus - 1)  # zeros for the tokens after the focus
-    shares, even = (F.pad(product[-1], later).cpu().numpy() for product in (watch.product, watch.even))
+    later = (0, len(subject.pieces) - len(rows))  # zeros for the tokens after the focus
+    shares, even = (F.pad(product[subject.focus], later).cpu().numpy() for product in (watch.product, watch.even))
     return Rollout(subject, shares, even)
 
 
@@ -58,8 +56,11 @@ class _Product(Observer):
     product: Tensor | None = None
     even: Tensor | None = None
 
+    def __init__(self, reading: Reading, rows: range) -> None:
+        self.reading, self.rows = reading, rows
+
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
         weights = steps.weights[0].mean(0)
-        allowed = causal_mask(len(weights), len(weights), module.window, weights.device).double()
+        allowed = self.reading.allowed(module.part, self.rows, module.window).double()
         self.product = rolled(self.product, weights.double())
         self.even = rolled(self.even, allowed / allowed.sum(-1, keepdim=True))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attncli.explain.contributions import normalized
 from attncli.explain.defaults import Measure
-from attncli.explain.question import Floats, Focus
+from attncli.explain.question import Floats, Focus, MapAxes
 from attncli.explain.ranking import ranked
 from attncli.explain.units import Units
 
@@ -26,27 +26,24 @@ class Sources:
     attention weight of a source, averaged over heads.
     """
 
-    focus: int
+    focus: int  # the row
     weights: Measure
     layers: tuple[int, ...]  # the layers averaged over
     head: int | None  # None: all heads
-    shares: Floats  # (T,)
-    by_layer: Floats  # (number of layers, T), each row sums to 1
-    raw: Floats  # (T,), the attention weight averaged over the same layers and heads
+    shares: Floats  # (S,)
+    by_layer: Floats  # (number of layers, S), each row sums to 1
+    raw: Floats  # (S,), the attention weight averaged over the same layers, heads and attentions
+    reach: int  # the sources that are not masked: 0 to reach - 1
+    apart: tuple[int, ...] = ()  # sources that are listed separately, because idle heads attend to them
     beside_stream: float | None = None  # |attention output| / |stream after the layer|, mean over layers
 
-    @property
-    def first_is_apart(self) -> bool:
-        """Whether the first token is listed separately, because idle heads attend to it."""
-        return self.focus > 1
-
     def ranked(self) -> list[int]:
-        """Returns the sources by share, the greatest first. The first token is left out if it is listed separately."""
-        return ranked(self.shares, range(int(self.first_is_apart), self.focus + 1))
+        """Returns the sources by share, the greatest first, without the sources that are listed separately."""
+        return ranked(self.shares, (at for at in range(self.reach) if at not in self.apart))
 
     def named(self, most: int) -> list[int]:
-        """Returns the sources shown by name: the `most` greatest, then the first token if it is listed separately."""
-        return [*self.ranked()[:most], *([0] if self.first_is_apart else [])]
+        """Returns the sources shown by name: the `most` greatest, then the sources that are listed separately."""
+        return [*self.ranked()[:most], *self.apart]
 
 
 @dataclass
@@ -55,6 +52,7 @@ class SourceShares:
 
     focus: Focus
     units: Units
+    axes: MapAxes  # in units
     layers: list[int] = field(default_factory=list)
     _shares: list[Tensor] = field(default_factory=list)  # (S,) per layer
     _raw: list[Tensor] = field(default_factory=list)  # (S,) per layer
@@ -76,8 +74,11 @@ class SourceShares:
         self._raw.append(torch.stack(raw).mean(0))
 
     def compare(self, layer: int, stream: Tensor) -> None:
-        """Compares the attention output of the previous layer with the residual stream (B, R, C) after that layer."""
-        if (output := self._outputs.get(layer - 1)) is not None:
+        """Compares the attention output of the previous layer with the residual stream (B, R, C) after that layer.
+
+        The output of a single head is not compared.
+        """
+        if self.focus.head is None and (output := self._outputs.get(layer - 1)) is not None:
             self._beside.append((output / self._lengths(stream).clamp_min(1e-30)).mean())
 
     def _lengths(self, vectors: Tensor) -> Tensor:
@@ -97,5 +98,7 @@ class SourceShares:
             shares=by_layer.mean(0),
             by_layer=by_layer,
             raw=self.units.sum_sources(torch.stack(self._raw)).mean(0),
-            beside_stream=float(torch.stack(self._beside).mean()) if self.focus.head is None else None,
+            reach=self.axes.reach[self.units.focus],
+            apart=self.axes.apart(self.units.focus),
+            beside_stream=float(torch.stack(self._beside).mean()) if self._beside else None,
         )

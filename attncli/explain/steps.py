@@ -6,7 +6,6 @@ The model computes the queries, keys and values; all later steps are computed he
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +16,9 @@ from torch import Tensor
 from attncli.explain.contributions import by_head
 from attncli.explain.first_screen import explain
 from attncli.explain.question import Floats, Focus, Subject, subject_of
-from attncli.explain.reading import ids_of, read, rows_to_watch
+from attncli.explain.reading import Reading
 from attncli.model.attention import Attention, AttentionSteps, Observer
-from attncli.model.mask import causal_mask
-from attncli.model.transformer import Transformer
-from attncli.text.tokenizer import Piece, Tokenizer
+from attncli.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -42,42 +39,58 @@ class Steps:
     keys: Floats  # (S, D), after key norm and rotation
     values: Floats  # (S, D)
     products: Floats  # (S,): query . key
-    scores: Floats  # (S,): products / sqrt(D)
+    scores: Floats  # (S,): products / sqrt(D), plus the bias of relative positions
     allowed: NDArray[np.bool_]  # (S,), the mask
     weights: Floats  # (S,): softmax over the allowed scores; 0 where masked
     mixed: Floats  # (D,): weights x values
     written: Floats  # (C,): this head's columns of the output matrix x mixed
     attention: Floats  # (C,): the output of all heads, plus the bias
     difference: float  # the largest between `attention` and the output of the fast path, in absolute value
+    scaled: bool = True  # False: the products are not divided by sqrt(D)
+    bias: Floats | None = None  # (S,): the bias of relative positions
 
 
 @torch.inference_mode()
-def steps(model: Transformer, tokenizer: Tokenizer, pieces: Sequence[Piece], focus: Focus) -> Steps:
-    """Returns the numbers of every step at the token in focus, in the given head or in the busiest head.
+def steps(reading: Reading, tokenizer: Tokenizer, focus: Focus) -> Steps:
+    """Returns the numbers of every step in the row in focus, in the given head or in the busiest head.
 
     Raises BadInput and UsageProblem as `subject_of` does.
     """
-    subject = subject_of(model, pieces, focus)
-    busiest = explain(model, tokenizer, pieces, focus, check=False).map
-    ids, row = ids_of(model, pieces), subject.focus
-    rows = rows_to_watch(range(row, min(row + 2, len(pieces))), len(pieces))  # includes a masked source
+    subject = subject_of(reading, focus)
+    busiest = explain(reading, tokenizer, focus, check=False, aligning=False).map
+    row, count = subject.focus, len(subject.axes.rows)
+    rows = reading.rows_to_watch(range(row, min(row + 2, count)))  # includes a masked source
     watch = _OneLayer(busiest.layer)
-    read(model, ids, rows, watch)
-    fast = _fast_output(model, watch.module, ids, rows)[0, row - rows.start].double()
-    return _row(subject, watch, rows, fast, head=busiest.head, asked_for=busiest.asked_for)
+    reading.run(rows, watch)
+    fast = _fast_output(reading, watch.module, rows)[0, row - rows.start].double()
+    allowed = reading.allowed(reading.parts[0], rows, watch.module.window)[row - rows.start]
+    return _row(reading, subject, watch, rows, allowed, fast, head=busiest.head, asked_for=busiest.asked_for)
 
 
-def _row(subject: Subject, watch: _OneLayer, rows: range, fast: Tensor, *, head: int, asked_for: bool) -> Steps:
+def _row(
+    reading: Reading,
+    subject: Subject,
+    watch: _OneLayer,
+    rows: range,
+    allowed: Tensor,
+    fast: Tensor,
+    *,
+    head: int,
+    asked_for: bool,
+) -> Steps:
     """Computes all heads at the focus, and returns the numbers of one head.
 
-    `fast` (C,) is the attention output of the fast path, with which the recomputed output is compared.
+    `allowed` (S,) is the mask of the row. `fast` (C,) is the attention output of the fast path, with which the
+    recomputed output is compared.
     """
     module, seen, row = watch.module, watch.steps, subject.focus
     query = seen.query[0, :, row - rows.start].double()  # (H, D)
     key, value = (by_head(shared[0].double(), module.heads) for shared in (seen.key, seen.value))  # (H, S, D)
     products = torch.einsum("hd,hsd->hs", query, key)
-    scores = products / math.sqrt(module.head_width)
-    allowed = causal_mask(rows.stop - row, rows.stop, module.window, query.device)[0]
+    scores = products / math.sqrt(module.head_width) if module.scaled else products
+    relative = reading.bias(rows, row)
+    if relative is not None:
+        scores = scores + relative.double()
     weights = scores.masked_fill(~allowed, -math.inf).softmax(-1)
     mixed = torch.einsum("hs,hsd->hd", weights, value)
     matrix = module.output.weight.double().view(-1, module.heads, module.head_width)  # (C, H, D)
@@ -102,6 +115,8 @@ def _row(subject: Subject, watch: _OneLayer, rows: range, fast: Tensor, *, head:
         written=_array(written[head]),
         attention=_array(attention),
         difference=float((attention - fast).abs().max()),
+        scaled=module.scaled,
+        bias=None if relative is None else _array(relative[head].double()),
     )
 
 
@@ -110,12 +125,12 @@ def _array(tensor: Tensor) -> Floats:
     return array
 
 
-def _fast_output(model: Transformer, module: Attention, ids: Tensor, rows: range) -> Tensor:
+def _fast_output(reading: Reading, module: Attention, rows: range) -> Tensor:
     """Returns a layer's attention output at `rows` (1, R, C), computed by the fast path."""
     outputs: list[Tensor] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
-        read(model, ids, rows)
+        reading.run(rows)
     finally:
         handle.remove()
     return outputs[-1]

@@ -5,8 +5,13 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from attncli.explain.units import Spans
 from attncli.text.tokenizer import Piece
+
+if TYPE_CHECKING:
+    from attncli.explain.reading import Reading
 
 _LONGEST = 64  # the most tokens of a word
 _APOSTROPHES = "'’"
@@ -44,6 +49,34 @@ def words(pieces: Sequence[Piece]) -> list[range]:
             first, start = at, end
         end += len(piece.completed)
     return [*spans, range(first, len(pieces))] if pieces else []
+
+
+def word_spans(reading: Reading) -> Spans:
+    """Returns the tokens of each word of a reading: of its rows and of its columns.
+
+    In a decoder with an encoder, a row is named by the token that it predicts, which is the next token of the text.
+    """
+    if reading.translation is None:
+        spans = words(reading.pieces) if reading.causal else _between_special(reading.pieces)
+        return Spans(spans, spans)
+    source, inputs = map(_between_special, reading.texts)
+    if reading.of_encoder:
+        return Spans(source, source)
+    outputs = [range(span.start - 1, span.stop - 1) for span in inputs[1:]]
+    rows = [*outputs, range(len(reading.pieces) - 1, len(reading.pieces))]
+    columns = {"cross": source, "decoder": inputs}
+    starts = {part: columns_.start for part, columns_ in reading.columns.items()}
+    moved = [range(span.start + start, span.stop + start) for part, start in starts.items() for span in columns[part]]
+    return Spans(rows, moved)
+
+
+def _between_special(pieces: Sequence[Piece]) -> list[range]:
+    """Returns the range of tokens of each word. Each special token around the text is a word."""
+    first = next((at for at, piece in enumerate(pieces) if not piece.special), len(pieces))
+    last = next((at for at in range(len(pieces), first, -1) if not pieces[at - 1].special), first)
+    around = [[range(at, at + 1) for at in span] for span in (range(first), range(last, len(pieces)))]
+    inside = [range(first + span.start, first + span.stop) for span in words(pieces[first:last])]
+    return [*around[0], *inside, *around[1]]
 
 
 def joined(pieces: Sequence[Piece], spans: Sequence[range]) -> list[Piece]:

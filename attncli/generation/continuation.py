@@ -1,8 +1,10 @@
-"""Continues a text greedily: appends the most probable token at each step."""
+"""Continues or translates a text greedily: appends the most probable token at each step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import torch
 
 from attncli.checkpoint.load import LoadedModel
 from attncli.config import SampleConfig
@@ -29,3 +31,19 @@ def continued(loaded: LoadedModel, pieces: Sequence[Piece], count: int) -> list[
         ids += next(event.ids for event in events if isinstance(event, Finished))
     opened = len(loaded.tokenizer.opening)
     return [*pieces[:opened], *loaded.tokenizer.pieces_of(ids[opened:])]
+
+
+@torch.inference_mode()
+def translated(loaded: LoadedModel, source: Sequence[int]) -> list[int]:
+    """Returns the ids of the greedy translation of a source (S,), without the tokens that begin and end it."""
+    model, device = loaded.model, loaded.model.device
+    encoded, cache = model.read_source(torch.tensor([list(source)], device=device)), model.new_cache()
+    ids, read = [loaded.start_of_text], 0
+    most = min(model.config.context, 2 * len(source) + 50) - 1  # a model that never ends repeats itself
+    while len(ids) < most:
+        hidden = model.hidden(torch.tensor([ids[read:]], device=device), cache, source=encoded)
+        read, token = len(ids), int(model.unembed(hidden[0, -1])[: loaded.tokenizer.vocab_size].argmax())
+        if token in loaded.end_ids:
+            break
+        ids.append(token)
+    return ids[1:]

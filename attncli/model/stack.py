@@ -118,6 +118,11 @@ class Source:
     layers: tuple[tuple[Tensor, Tensor], ...]  # for each decoder layer: keys and values (B, K, S, D)
     mask: Tensor | None  # (B, 1, 1, S), True at tokens, False at padding; None if no source has padding
 
+    def expanded(self, rows: int) -> Source:
+        """Returns the source of a batch of `rows` rows that all have this single source text, without a copy."""
+        layers = tuple((key.expand(rows, -1, -1, -1), value.expand(rows, -1, -1, -1)) for key, value in self.layers)
+        return Source(layers, None if self.mask is None else self.mask.expand(rows, -1, -1, -1))
+
 
 def make_embedding(rows: int, width: int) -> nn.Embedding:
     """Returns an embedding with uninitialized weights.
@@ -190,7 +195,7 @@ class Stack(nn.Module):
         at, end = self._positions(x, cache)
         x = self._with_positions(x, at, end, segments)
         rotary = self.rotation(end).at(at, x.dtype) if self.config.positions == "rotary" else None
-        bias = None if self.distance is None else self._bias(at, end)
+        bias = None if self.distance is None else self.distances(at, end)
         recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for block in self.blocks:
             arguments = (x, rotary, cache, observe, source, mask, bias)
@@ -217,17 +222,23 @@ class Stack(nn.Module):
 
     def _with_positions(self, x: Tensor, at: slice | Tensor, end: int, segments: Tensor | None) -> Tensor:
         """Adds the positions and segments to embedded tokens, then applies the norm and the dropout of the input."""
-        offset = self.config.position_offset
-        if self.position is not None:
-            x = x + self.position.weight[_moved(at, offset)]
-        elif self.config.positions == "sinusoidal":
-            x = x + self._sinusoids_of(min(end, self.config.context))[at].to(x.dtype)
+        positions = self.positions(at, end)
+        if positions is not None:
+            x = x + positions.to(x.dtype)
         if self.segment is not None:
             x = x + (self.segment.weight[0] if segments is None else self.segment(segments))
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         embedded: Tensor = self.dropout(x)
         return embedded
+
+    def positions(self, at: slice | Tensor, end: int) -> Tensor | None:
+        """Returns the learned or sinusoidal positions (T, C) or (B, 1, C); None if the model adds no positions."""
+        if self.position is not None:
+            return self.position.weight[_moved(at, self.config.position_offset)]
+        if self.config.positions == "sinusoidal":
+            return self._sinusoids_of(min(end, self.config.context))[at]
+        return None
 
     def rotation(self, positions: int) -> Rotary:
         """Returns the rotary table for at least `positions` positions, on the device of the weights.
@@ -249,7 +260,7 @@ class Stack(nn.Module):
                 held = self._sinusoids = sinusoid_table(self.config, positions, device)
         return held
 
-    def _bias(self, at: slice | Tensor, keys: int) -> Tensor:
+    def distances(self, at: slice | Tensor, keys: int) -> Tensor:
         """Returns the bias (1 or B, H, T, S) of relative positions for queries at `at` and the first `keys` keys."""
         assert self.distance is not None
         at_key = torch.arange(keys, device=self.device)

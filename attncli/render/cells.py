@@ -7,6 +7,7 @@ are blank, so that they differ from a weight of zero.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Console
@@ -34,9 +35,9 @@ def _shaded_row(values: Floats, wide: int) -> Text:
     return Text("".join(shade.ljust(wide, " " if shade == "·" else shade) for shade in shades), BAR)
 
 
-def _shades(values: Floats, wide: int) -> list[Text]:
-    """Draws a head's weights (P, P) as shades, one row of weights per line."""
-    return [_shaded_row(row[: at + 1], wide) for at, row in enumerate(values)]
+def _shades(values: Floats, reach: Sequence[int], wide: int) -> list[Text]:
+    """Draws a head's weights (P, Q) as shades, one row of weights per line."""
+    return [_shaded_row(row[:end], wide) for row, end in zip(values, reach, strict=True)]
 
 
 def _colored_row(values: Floats, wide: int, colors: str) -> Text:
@@ -47,14 +48,14 @@ def _colored_row(values: Floats, wide: int, colors: str) -> Text:
     return line
 
 
-def _half_blocks(values: Floats, wide: int, colors: str) -> list[Text]:
-    """Draws a head's weights (P, P) in colors, two rows of weights per line."""
-    side, lines = len(values), []
-    for row in range(0, side, 2):
-        line = Text()
-        for column in range(min(row + 2, side)):
-            upper = heat(float(values[row, column]), colors).bgcolor if column <= row else None
-            lower = heat(float(values[row + 1, column]), colors).bgcolor if row + 1 < side else None
+def _half_blocks(values: Floats, reach: Sequence[int], wide: int, colors: str) -> list[Text]:
+    """Draws a head's weights (P, Q) in colors, two rows of weights per line."""
+    lines = []
+    for row in range(0, len(values), 2):
+        line, ends = Text(), (reach[row], reach[row + 1] if row + 1 < len(values) else 0)
+        for column in range(max(ends)):
+            upper = heat(float(values[row, column]), colors).bgcolor if column < ends[0] else None
+            lower = heat(float(values[row + 1, column]), colors).bgcolor if column < ends[1] else None
             line.append(("▀" if upper else "▄") * wide, Style(color=upper or lower, bgcolor=lower if upper else None))
         lines.append(line)
     return lines
@@ -82,12 +83,17 @@ def scale(colors: str | None) -> Text:
     return text.append(" 100% of a row", "dim")
 
 
-def square(values: Floats, wide: int, colors: str | None) -> list[Text]:
-    """Draws a head's weights (P, P).
+def block(values: Floats, reach: Sequence[int], wide: int, colors: str | None) -> list[Text]:
+    """Draws a head's weights (P, Q). The first `reach[i]` cells of row i are not masked.
 
     With colors, each line of text shows two rows as half blocks. Without colors, each line shows one row as shades.
     """
-    return _half_blocks(values, wide, colors) if colors else _shades(values, wide)
+    return _half_blocks(values, reach, wide, colors) if colors else _shades(values, reach, wide)
+
+
+def pooled_reach(reach: Sequence[int], down: int, across: int) -> list[int]:
+    """Returns the number of cells that are not masked in each row of a map that `pool_by_maximum` returns."""
+    return [math.ceil(max(reach[row : row + down]) / across) for row in range(0, len(reach), down)]
 
 
 def row_of_cells(values: Floats, wide: int, colors: str | None) -> Text:

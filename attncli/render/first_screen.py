@@ -10,20 +10,24 @@ from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from attncli.explain.question import MapAxes
 from attncli.render.escape import fit, fold, label_text, token_label
 from attncli.render.head_map import attention_map, head_document, head_title
 from attncli.render.heading import (
     LABEL,
     explanation_heading,
     explanation_heading_document,
+    named_row,
     next_label,
+    of_attention,
+    part_option,
+    prediction_of,
     titled,
     token_document,
     up_to,
 )
 from attncli.render.numbers import bar, decimal, percent, plural
 from attncli.render.palette import BAR, TITLE
-from attncli.text.tokenizer import Piece
 
 if TYPE_CHECKING:
     from attncli.explain.checks import EdgeChecks
@@ -37,6 +41,7 @@ _NAMES_CUT, _SHOWS_BEFORE = (
 _TOGETHER = 88  # the greatest width of a caption, so that it stays near its bars on a wide screen
 EVERYWHERE = "all layers and heads"
 _NEXT = 5
+_GROUPS = ("from the source", "from the target")
 _MOST_COMPARED = 24  # sources of --compare-weights shown by name
 _COMPARED: tuple[JustifyMethod, ...] = ("right", "left", "left", "right", "left", "right")
 
@@ -47,10 +52,9 @@ def explanation_screen(finding: Explanation, model: str, console: Console) -> Re
     return Group(
         *_sources(finding, model, width),
         head_title(finding, width),
-        attention_map(finding.pieces, finding.map, finding.sources.focus, console),
+        attention_map(finding.map, finding.sources.focus, console),
         Text(),
-        _next_tokens(finding, width),
-        Text(),
+        *_next_tokens(finding, width),
         _closing(finding, width),
     )
 
@@ -80,7 +84,8 @@ def compared_screen(finding: Explanation, model: str, console: Console) -> Rende
     for at in sources.named(_MOST_COMPARED):
         share, raw = float(sources.shares[at]), float(sources.raw[at])
         cells = Text(bar(share / widest, room), BAR), Text(percent(share)), Text(bar(raw / widest, room), "magenta")
-        table.add_row(Text(str(at), "dim"), Text(token_label(finding.pieces[at], label)), *cells, Text(percent(raw)))
+        index = Text(str(finding.axes.column_index(at)), "dim")
+        table.add_row(index, Text(token_label(finding.pieces[at], label)), *cells, Text(percent(raw)))
     if rest := sources.ranked()[_MOST_COMPARED:]:
         shares = (percent(float(values[rest].sum())) for values in (sources.shares, sources.raw))
         table.add_row("", f"{len(rest)} more", "", next(shares), "", next(shares))
@@ -99,14 +104,14 @@ def scope(sources: Sources, finding: Explanation) -> str:
     """Returns the layers and heads that the shares are averaged over."""
     layers = "all layers" if len(sources.layers) == finding.layers else f"layer {sources.layers[0]}"
     heads = "all heads" if sources.head is None else f"head {sources.head}"
-    if layers == "all layers" and heads == "all heads":
-        return EVERYWHERE
-    return f"{layers}, {heads}"
+    where = EVERYWHERE if layers == "all layers" and heads == "all heads" else f"{layers}, {heads}"
+    return where + of_attention(finding.axes)
 
 
 def _question(finding: Explanation) -> str:
-    focus = finding.sources.focus
-    return f"Where does {token_label(finding.pieces[focus], LABEL)} [{focus}] get its information?"
+    focus = named_row(finding.axes, finding.sources.focus)
+    written = finding.axes.part not in (None, "encoder")
+    return f"Where does {focus} come from?" if written else f"Where does {focus} get its information?"
 
 
 def _sources_heading(finding: Explanation, width: int) -> Text:
@@ -122,19 +127,20 @@ def _sources_heading(finding: Explanation, width: int) -> Text:
 
 
 def _bars(finding: Explanation, width: int) -> RenderableType:
-    """Returns a row for each named source, a row for all other sources, and a row for the first token.
+    """Returns a row for each named source, a row for all other sources, and a row for each source listed separately.
 
-    Each source that was cut is shown with the probability that is left for the prediction. The line below the bars
-    gives the mean effect of cutting a random source.
+    In a translation, the sources of the source text come first, then those of the target text. Each source that was cut
+    is shown with the probability that is left for the prediction. The line below the bars gives the mean effect of
+    cutting a random source.
     """
-    sources, pieces, checks = finding.sources, finding.pieces, finding.checks
+    sources, pieces, checks, axes = finding.sources, finding.pieces, finding.checks, finding.axes
     cuts = _cuts(checks, width)
-    rows = finding.named
-    named = sources.named(rows)
+    named = sources.named(finding.named)
     # Cells of a row that are neither bar nor remark: index, label, share, cut, and the space between them.
     taken = LABEL + 18 if checks is None else 10 + max(map(len, map(str, named)))
     if checks is not None:
         labels = [f"{len(pieces)} more", *(token_label(pieces[at], LABEL) for at in named)]
+        labels += _GROUPS if axes.sources else []
         taken += max(map(cell_len, cuts.values())) + max(map(cell_len, labels))
     room = max(8, min(40, width - taken - 12))
     spare = width - taken - room
@@ -143,30 +149,51 @@ def _bars(finding: Explanation, width: int) -> RenderableType:
     for at in range(6 if cuts else 5):
         table.add_column(justify="right" if at in (0, 3) else "left", no_wrap=True, overflow="ellipsis")
     ranked = sources.ranked()
-    for at in ranked[:rows]:
-        share = float(sources.shares[at])
-        note = "itself" if at == sources.focus and (checks is None or spare >= 6) else ""
-        drawn = bar(share / widest, room)
-        table.add_row(*_bar_cells(at, pieces[at], share, drawn), *_notes(cuts, at, note, "dim"))
-    if rest := ranked[rows:]:
-        share = float(sources.shares[rest].sum())
-        table.add_row("", Text(f"{len(rest)} more"), Text(), Text(percent(share)))
-    if sources.first_is_apart:
-        share = float(sources.shares[0])
-        cells = _bar_cells(0, pieces[0], share, bar(share / widest, room, "▒"))
-        table.add_row(*cells, *_notes(cuts, 0, _first_note(finding, spare)), style="dim")
-    below = _random_cut(checks, finding.unit, scope(sources, finding), width) if checks else []
-    return Group(table, *below, Text(fold(not_counted(sources), width), "dim"))
+    for group, columns in _groups(finding).items():
+        if group:
+            together = percent(float(sources.shares[columns.start : columns.stop].sum()))
+            table.add_row("", Text(group, TITLE), "", Text(together, TITLE))
+        for at in ranked[: finding.named]:
+            if at in columns:
+                share = float(sources.shares[at])
+                own = at == axes.itself(sources.focus)
+                note = "itself" if own and (checks is None or spare >= 6) else ""
+                cells = _bar_cells(axes, at, share, bar(share / widest, room))
+                table.add_row(*cells, *_notes(cuts, at, note, "dim"))
+        if rest := [at for at in ranked[finding.named :] if at in columns]:
+            table.add_row("", Text(f"{len(rest)} more"), Text(), Text(percent(float(sources.shares[rest].sum()))))
+        for at in sources.apart:
+            if at in columns:
+                share = float(sources.shares[at])
+                cells = _bar_cells(axes, at, share, bar(share / widest, room, "▒"))
+                table.add_row(*cells, *_notes(cuts, at, _apart_note(finding, at, spare)), style="dim")
+    below = _random_cut(finding, checks, scope(sources, finding), width) if checks else []
+    return Group(table, *below, Text(fold(not_counted(sources, axes), width), "dim"))
 
 
-def _bar_cells(at: int, piece: Piece, share: float, drawn: str) -> tuple[Text, Text, Text, Text]:
-    return Text(str(at), "dim"), Text(token_label(piece, LABEL)), Text(drawn, BAR), Text(percent(share))
+def _groups(finding: Explanation) -> dict[str, range]:
+    """Returns the sources of each group: those of the source text and of the target text; otherwise one group."""
+    split = finding.axes.sources
+    if not split:
+        return {"": range(len(finding.pieces))}
+    return dict(zip(_GROUPS, (range(split), range(split, len(finding.pieces))), strict=True))
 
 
-def _first_note(finding: Explanation, spare: int) -> str:
-    """Returns the longest remark about the first token that fits into `spare` cells."""
-    short = f"first {finding.unit}"
-    whole = f"{short}: {percent(float(finding.sources.raw[0]))} of the raw attention"
+def _bar_cells(axes: MapAxes, at: int, share: float, drawn: str) -> tuple[Text, Text, Text, Text]:
+    index, label = Text(str(axes.column_index(at)), "dim"), Text(token_label(axes.columns[at], LABEL))
+    return index, label, Text(drawn, BAR), Text(percent(share))
+
+
+def apart_name(finding: Explanation) -> str:
+    """Names a source that is listed separately: 'first token', or 'special token'."""
+    alone = finding.axes.part is None and finding.axes.masked
+    return f"first {finding.unit}" if alone else "special token"
+
+
+def _apart_note(finding: Explanation, at: int, spare: int) -> str:
+    """Returns the longest remark about a source listed separately that fits into `spare` cells."""
+    short = apart_name(finding)
+    whole = f"{short}: {percent(float(finding.sources.raw[at]))} of the raw attention"
     if finding.checks is None:
         return whole if spare + 4 >= len(whole) else short
     return next((note for note in (whole, short) if len(note) <= spare), "")
@@ -189,7 +216,7 @@ def _cuts(checks: EdgeChecks | None, width: int) -> dict[int, str]:
     return {at: said + percent(left) for at, left in zip(checks.sources, checks.probabilities, strict=True)}
 
 
-def _random_cut(checks: EdgeChecks, unit: str, where: str, width: int) -> list[Text]:
+def _random_cut(finding: Explanation, checks: EdgeChecks, where: str, width: int) -> list[Text]:
     """Returns the lines below the bars: the mean result of a random cut, and the heads in which edges were cut.
 
     On a narrow screen, where the bars cannot explain their arrows, the first line explains them.
@@ -200,7 +227,7 @@ def _random_cut(checks: EdgeChecks, unit: str, where: str, width: int) -> list[T
         lines.append(f"→: P({label}) {before} with it cut off")
     if checks.random is not None:
         line = f"a random cut: {before} → {percent(checks.random)}"
-        for more in (f" ({averaged(checks, unit)})", f" in {where}" if where == EVERYWHERE else ""):
+        for more in (f" ({averaged(checks, finding)})", f" in {where}" if where == EVERYWHERE else ""):
             line += more if cell_len(line + more) <= width else ""
         lines.append(line)
     if where != EVERYWHERE:
@@ -208,29 +235,36 @@ def _random_cut(checks: EdgeChecks, unit: str, where: str, width: int) -> list[T
     return [Text(fold(line, width), "dim") for line in lines]
 
 
-def not_counted(sources: Sources) -> str:
+def not_counted(sources: Sources, axes: MapAxes) -> str:
     """Returns the line that names what the bars leave out: the residual stream and the feed-forward layers."""
     others = "other heads, " if sources.head is not None else ""
+    others += {"cross": "self-attention, ", "decoder": "cross-attention, "}.get(axes.part or "", "")
     length = sources.beside_stream
     added = "" if length is None else f" (attention's output: {decimal(length)} of its length)"
     return f"not counted: {others}the residual stream{added} and the feed-forward parts"
 
 
-def averaged(checks: EdgeChecks, unit: str) -> str:
+def averaged(checks: EdgeChecks, finding: Explanation) -> str:
     """Names the sources that the random cuts are averaged over: all sources before the focus, or a sample of them.
 
     The focus itself is left out, because cutting its edge to itself costs most.
     """
+    unit, before = finding.unit, finding.axes.part is None and finding.axes.masked
     if checks.random_of == 1:
-        return f"the only {unit} before"
+        return f"the only {unit} before" if before else f"the only other {unit}"
     drawn = f" of {checks.random_of:,}" if checks.random_cuts < checks.random_of else ""
-    return f"mean over {checks.random_cuts}{drawn} {unit}s before"
+    return f"mean over {checks.random_cuts}{drawn} " + (f"{unit}s before" if before else f"other {unit}s")
 
 
-def _next_tokens(finding: Explanation, width: int) -> Group:
-    focus = finding.sources.focus
-    last = focus == len(finding.pieces) - 1
-    title = "Next token" if last else f"Next token after {token_label(finding.pieces[focus], LABEL)} [{focus}]"
+def _next_tokens(finding: Explanation, width: int) -> list[RenderableType]:
+    """Returns the most probable tokens, and an empty line after them; nothing if there is no prediction."""
+    if not finding.next_tokens:
+        return []
+    axes, focus = finding.axes, finding.sources.focus
+    title = prediction_of(axes, focus)
+    if title.startswith("What follows"):
+        last = focus == len(finding.pieces) - 1
+        title = "Next token" if last else f"Next token after {named_row(axes, focus)}"
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, width=LABEL)
     table.add_column(no_wrap=True)
@@ -242,7 +276,7 @@ def _next_tokens(finding: Explanation, width: int) -> Group:
             Text(bar(token.probability, room).ljust(room), "green"),
             Text(percent(token.probability)),
         )
-    return Group(Text(title, TITLE).append(f"   temperature {finding.temperature:g}", "not bold dim"), table)
+    return [Text(title, TITLE).append(f"   temperature {finding.temperature:g}", "not bold dim"), table, Text()]
 
 
 def _closing(finding: Explanation, width: int) -> Group:
@@ -256,18 +290,24 @@ def elsewhere(finding: Explanation) -> list[str]:
 
     For the first token, --token is left out; for a text of one token, --head is left out.
     """
+    axes, focus = finding.axes, finding.sources.focus
     words = "--words " if finding.words else ""
-    token = [f"{words}--token {finding.sources.focus - 1}"] if finding.sources.focus else []
-    head = [f"{words}--head {finding.map.layer}.{finding.map.head}"] if len(finding.pieces) > 1 else []
+    part = part_option(axes, "")
+    token = [f"{words}{part}--token {axes.row_index(focus - 1)}"] if focus else []
+    name = f"--head {finding.map.layer}.{finding.map.head}"
+    head = [f"{words}{part}{'--view map ' if axes.sources else ''}{name}"] if len(finding.pieces) > 1 else []
     return [*token, *head]
 
 
 def _more(finding: Explanation, width: int) -> str:
     """Returns a line with as many options to try next as fit, the most useful first."""
-    views = [] if finding.words else ["--view grid", "--view logit", "--view lens"]
-    rare = [] if finding.words else ["--view steps", "--view rollout"]
+    parts = ["--part encoder --view map"] if finding.axes.sources else []
+    part = part_option(finding.axes, "cross")
+    predicted = ["--view logit", "--view lens"] if finding.next_tokens else []
+    views = [] if finding.words else [f"{part}--view grid", *predicted]
+    rare = [] if finding.words else [f"{part}--view steps", "--view rollout"]
     shown: list[str] = []
-    for option in (*elsewhere(finding), *views, "--json", *rare):
+    for option in (*elsewhere(finding), *parts, *views, "--json", *rare):
         if cell_len(f"More: {' · '.join([*shown, option])}") <= width:
             shown.append(option)
     return f"More: {' · '.join(shown) or '--help'}"
@@ -287,28 +327,29 @@ def explanation_document(finding: Explanation, model: str) -> dict[str, Any]:
     return {
         **explanation_heading_document(finding, model),
         "sources": {
-            "focus": sources.focus,
+            "focus": finding.axes.row_index(sources.focus),
             "weights": sources.weights,
             "layers": list(sources.layers),
             "head": sources.head,
-            "shares": up_to(sources.focus, sources.shares),
-            "raw": up_to(sources.focus, sources.raw),
+            "shares": up_to(sources.reach, sources.shares),
+            "raw": up_to(sources.reach, sources.raw),
             "attention_to_stream": sources.beside_stream,
-            "by_layer": [up_to(sources.focus, row) for row in sources.by_layer],
+            "by_layer": [up_to(sources.reach, row) for row in sources.by_layer],
         },
         "map": head_document(finding.map),
         "temperature": finding.temperature,
         "next_tokens": [token_document(token) for token in finding.next_tokens],
-        "checks": finding.checks and _checks_document(finding.checks, sources),
+        "checks": finding.checks and _checks_document(finding.checks, finding),
     }
 
 
-def _checks_document(checks: EdgeChecks, sources: Sources) -> dict[str, Any]:
+def _checks_document(checks: EdgeChecks, finding: Explanation) -> dict[str, Any]:
+    """Returns the cuts as JSON values; `source` is an index into the sources that the shares list."""
     cuts = zip(checks.sources, checks.probabilities, strict=True)
     return {
         "token": token_document(checks.token),
-        "layers": list(sources.layers),
-        "head": sources.head,
+        "layers": list(finding.sources.layers),
+        "head": finding.sources.head,
         "cuts": [{"source": at, "probability": probability} for at, probability in cuts],
         "random": {"probability": checks.random, "cuts": checks.random_cuts, "of": checks.random_of},
     }

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from attncli.explain.question import Floats
-from attncli.render.cells import map_colors, pool_by_maximum, scale, square
+from attncli.render.cells import block, map_colors, pool_by_maximum, pooled_reach, scale
 from attncli.render.escape import fold, pad
-from attncli.render.heading import subject_document, subject_heading, titled
+from attncli.render.heading import of_attention, part_option, row_and_column, subject_document, subject_heading, titled
 
 if TYPE_CHECKING:
     from attncli.explain.grid import Grid
@@ -32,13 +33,13 @@ def grid_screen(finding: Grid, model: str, console: Console) -> RenderableType:
         for first in range(0, subject.heads, across):
             heads = range(first, min(first + across, subject.heads))
             weights = {f"{layer}.{head}": pool_by_maximum(finding.weights[layer, head], again, again) for head in heads}
-            lines += _thumbnails(weights, room, colors)
+            lines += _thumbnails(weights, pooled_reach(subject.axes.reach, pool, pool), room, colors)
     size = "each cell is one weight" if pool == 1 else f"each cell: the largest of {pool} x {pool}"
-    last = f"--head {subject.layers - 1}.0"
+    last = f"{part_option(subject.axes, 'cross')}--head {subject.layers - 1}.0"
     return Group(
         subject_heading(subject, model, width),
         Text(),
-        titled("Every head, layer.head", "row looks at column", width),
+        titled(f"Every head{of_attention(subject.axes)}, layer.head", row_and_column(subject.axes), width),
         *lines,
         Text(),
         scale(colors),
@@ -47,15 +48,15 @@ def grid_screen(finding: Grid, model: str, console: Console) -> RenderableType:
     )
 
 
-def _thumbnails(weights: dict[str, Floats], room: int, colors: str | None) -> list[Text]:
-    """Returns the lines of thumbnails (P, P) side by side, below their names.
+def _thumbnails(weights: dict[str, Floats], reach: Sequence[int], room: int, colors: str | None) -> list[Text]:
+    """Returns the lines of thumbnails (P, Q) side by side, below their names.
 
     A weight is two cells wide if the thumbnail then fits into `room` cells, otherwise one cell wide.
     """
-    side = len(next(iter(weights.values())))
+    side = next(iter(weights.values())).shape[1]
     wide = 2 if side * 2 <= room else 1
     lines = [Text("   " + "".join(pad(name, side * wide + 1) for name in weights).rstrip(), "dim")]
-    for parts in zip(*(square(values, wide, colors) for values in weights.values()), strict=True):
+    for parts in zip(*(block(values, reach, wide, colors) for values in weights.values()), strict=True):
         line = Text("   ")
         for at, part in enumerate(parts):
             part.pad_right(side * wide - part.cell_len)

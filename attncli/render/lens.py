@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attncli.render.escape import fold
-from attncli.render.heading import named, next_label, subject_document, subject_heading, titled, token_document
+from attncli.render.heading import next_label, prediction_of, subject_document, subject_heading, titled, token_document
 from attncli.render.numbers import percent
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def lens_screen(finding: Lens, model: str, console: Console) -> RenderableType:
     return Group(
         subject_heading(subject, model, width),
         Text(),
-        titled(f"What follows {named(subject, subject.focus, 12)}, layer by layer", "logit lens", width),
+        titled(f"{prediction_of(subject.axes, subject.focus, 12)}, layer by layer", "logit lens", width),
         table,
         Text(fold(f"P and rank are those of the final prediction: {label}", width), "dim"),
         Text(),

@@ -20,6 +20,7 @@ from attncli.render.palette import BAR
 
 if TYPE_CHECKING:
     from attncli.explain.logit import LogitAttribution
+    from attncli.explain.question import Subject
 
 _ROWS = 8  # heads and sources shown by name
 Term = tuple[str, float]  # the name of a component, head or source, and its term
@@ -28,16 +29,16 @@ Term = tuple[str, float]  # the name of a component, head or source, and its ter
 def logit_screen(finding: LogitAttribution, model: str, console: Console) -> RenderableType:
     """Returns three tables of signed bars: by component of the model, by head, and by source."""
     subject, width = finding.subject, console.width
-    sources = [f"{at} {token_label(piece, LABEL)}" for at, piece in enumerate(subject.pieces)][: subject.focus + 1]
-    heads = [f"head {layer}.{head}" for layer in range(subject.layers) for head in range(subject.heads)]
-    parts = _components(finding)
-    by_head = _largest(heads, finding.heads.sum(-1).ravel(), "head")
-    by_source = _largest(sources, finding.heads.sum((0, 1))[: subject.focus + 1], "source")
+    axes, parts = subject.axes, _components(finding)
+    by_head = _largest(*_heads(finding), "head")
+    by_source = _largest(_sources(subject), finding.heads.sum((0, 1))[: subject.reach], "source")
     most = max(abs(value) for _, value in (*parts, *by_head, *by_source))
     column = max(cell_len(name) for name, _ in (*parts, *by_head, *by_source))
     target = next_label(finding.target, LABEL)
     base = "the vocabulary's mean" if finding.against is None else f"that of {next_label(finding.against, LABEL)}"
-    title = f"Why {target} after {named(subject, subject.focus)}?"
+    place = f" [{axes.row_index(subject.focus)}]" if axes.first else f" after {named(subject, subject.focus)}"
+    title = f"Why {target}{place}?"
+    norms = "every norm is" if finding.post_norm else "the final norm is"
     logit = Text(fold(f"its logit is {finding.logit:+.4f}, counted from {base}", width), "bold")
     total = Text(fold(f"sum of all terms {finding.total:+.4f}, remainder {finding.remainder:+.1e}", width), "dim")
 
@@ -58,9 +59,33 @@ def logit_screen(finding: LogitAttribution, model: str, console: Console) -> Ren
         titled("Of attention, by source", "all layers and heads together", width),
         drawn(by_source),
         Text(),
-        Text(fold("█ for it  ▒ against it  ·  the scale of the final norm is held fixed", width), "dim"),
-        Text(fold("More: --target TOKEN · --against TOKEN · --view lens · --json", width), "dim"),
+        Text(fold(f"█ for it  ▒ against it  ·  the scale of {norms} held fixed", width), "dim"),
+        Text(
+            fold(
+                f"More: {'--token' if axes.first else '--target'} TOKEN · --against TOKEN · --view lens · --json", width
+            ),
+            "dim",
+        ),
     )
+
+
+def _sources(subject: Subject) -> list[str]:
+    """Returns the names of the sources: '2 ␣dog'; in a translation, 'source 2 ␣dog' and 'target 1 Ein'."""
+    axes, texts = subject.axes, ["source ", "target "] if subject.axes.sources else ["", ""]
+    return [
+        f"{texts[at >= axes.sources]}{axes.column_index(at)} {token_label(piece, LABEL)}"
+        for at, piece in enumerate(axes.columns)
+    ]
+
+
+def _heads(finding: LogitAttribution) -> tuple[list[str], Floats]:
+    """Returns the name and the term of every head. In a translation, the heads of cross-attention come last."""
+    subject, split = finding.subject, finding.subject.axes.sources
+    own, cross = finding.heads[..., split:].sum(-1), finding.heads[..., :split].sum(-1)
+    names = [f"{layer}.{head}" for layer in range(subject.layers) for head in range(subject.heads)]
+    if not split:
+        return [f"head {name}" for name in names], own.ravel()
+    return [*(f"self {name}" for name in names), *(f"cross {name}" for name in names)], np.stack([own, cross]).ravel()
 
 
 def _components(finding: LogitAttribution) -> list[Term]:
@@ -68,13 +93,23 @@ def _components(finding: LogitAttribution) -> list[Term]:
     terms = [("embedding", finding.embedding)]
     if finding.position is not None:
         terms.append(("position", finding.position))
-    for layer, (heads, fed) in enumerate(zip(finding.heads.sum((1, 2)), finding.feed_forward, strict=True)):
-        terms += [(f"attention {layer}", float(heads)), (f"feed-forward {layer}", float(fed))]
-    biases = {"attention biases": finding.attention_bias, "feed-forward biases": finding.feed_forward_bias}
+    split = finding.subject.axes.sources
+    own, cross = finding.heads[..., split:].sum((1, 2)), finding.heads[..., :split].sum((1, 2))
+    for layer, fed in enumerate(finding.feed_forward):
+        terms.append((f"{'self-attention' if split else 'attention'} {layer}", float(own[layer])))
+        terms += [(f"cross-attention {layer}", float(cross[layer]))] if split else []
+        terms.append((f"feed-forward {layer}", float(fed)))
+    biases = {
+        "attention biases": finding.attention_bias,
+        "cross-attention biases": finding.cross_bias,
+        "feed-forward biases": finding.feed_forward_bias,
+    }
     terms += [(name, float(values.sum())) for name, values in biases.items() if values is not None]
-    if finding.norm_bias is not None:
-        terms.append(("final norm's bias", finding.norm_bias))
-    return terms
+    single = {
+        "biases of the norms" if finding.post_norm else "final norm's bias": finding.norm_bias,
+        "head's bias": finding.head_bias,
+    }
+    return [*terms, *((name, value) for name, value in single.items() if value is not None)]
 
 
 def _largest(names: Sequence[str], values: Floats, thing: str) -> list[Term]:
@@ -111,6 +146,8 @@ def logit_document(finding: LogitAttribution, model: str) -> dict[str, Any]:
         "feed_forward": finding.feed_forward.tolist(),
         "feed_forward_bias": None if finding.feed_forward_bias is None else finding.feed_forward_bias.tolist(),
         "norm_bias": finding.norm_bias,
+        **({} if finding.cross_bias is None else {"cross_bias": finding.cross_bias.tolist()}),
+        **({} if finding.head_bias is None else {"head_bias": finding.head_bias}),
     }
     return {
         **subject_document(finding.subject, model, "logit"),

@@ -13,7 +13,7 @@ from rich.text import Text
 from attncli.explain.question import Floats
 from attncli.explain.ranking import ranked
 from attncli.render.escape import fit, fold, token_label
-from attncli.render.heading import LABEL, named, subject_document, subject_heading, titled, up_to
+from attncli.render.heading import LABEL, named, part_option, subject_document, subject_heading, titled, up_to
 from attncli.render.numbers import bar, percent
 from attncli.render.palette import BAR
 
@@ -27,7 +27,7 @@ def rollout_screen(finding: Rollout, model: str, console: Console) -> Renderable
     """Returns one row for each source, the largest ratio first."""
     subject, width = finding.subject, console.width
     ratios = ratio(finding)
-    order = ranked(ratios, (at for at in range(subject.focus + 1) if finding.even[at] > 0))
+    order = ranked(ratios, (at for at in range(subject.reach) if finding.even[at] > 0))
     most = max(float(ratios[order[0]]), 1e-9)
     label = min(LABEL, max(width - 30, 4))
     times = "times even" if width >= 60 else "x even"
@@ -49,15 +49,18 @@ def rollout_screen(finding: Rollout, model: str, console: Console) -> Renderable
     if rest := order[_ROWS:]:
         shares, even = (percent(float(values[rest].sum())) for values in (finding.shares, finding.even))
         table.add_row("", Text(fit(f"{len(rest)} more", max(label, 6))), "", "", Text(shares), Text(even, "dim"))
-    first = percent(float(finding.even[0]))
+    even = f"Even attention under the same mask already gives the first token {percent(float(finding.even[0]))}."
+    part = part_option(subject.axes, "")
+    if not subject.axes.masked and len(subject.pieces) > 1:
+        even = "No mask: even attention gives all other tokens the same."
     return Group(
         subject_heading(subject, model, width),
         Text(),
         titled(f"Where does {named(subject, subject.focus, 12)} look, through all layers?", "attention rollout", width),
         table,
         Text(),
-        Text(fold(f"Even attention under the same mask already gives the first token {first}.", width), "dim"),
-        Text(fold("More: --view bars · --view map · --json", width), "dim"),
+        Text(fold(even, width), "dim"),
+        Text(fold(f"More: {part}--view bars · {part}--view map · --json", width), "dim"),
     )
 
 
@@ -69,12 +72,12 @@ def ratio(finding: Rollout) -> Floats:
 def rollout_document(finding: Rollout, model: str) -> dict[str, Any]:
     """Returns the finding as a JSON-ready dictionary.
 
-    A ratio is null for tokens after the focus, and if uniform attention gives 0.
+    A ratio is null for masked tokens, and if uniform attention gives 0.
     """
-    focus = finding.subject.focus
+    reach = finding.subject.reach
     return {
         **subject_document(finding.subject, model, "rollout"),
-        "shares": up_to(focus, finding.shares),
-        "even": up_to(focus, finding.even),
+        "shares": up_to(reach, finding.shares),
+        "even": up_to(reach, finding.even),
         "ratio": [value if math.isfinite(value) else None for value in ratio(finding).tolist()],
     }

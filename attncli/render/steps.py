@@ -10,10 +10,19 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attncli.explain.question import Floats
+from attncli.explain.question import Floats, MapAxes
 from attncli.explain.ranking import ranked
 from attncli.render.escape import fit, fold, token_label
-from attncli.render.heading import LABEL, named, subject_document, subject_heading, titled
+from attncli.render.heading import (
+    LABEL,
+    named,
+    named_source,
+    of_attention,
+    part_option,
+    subject_document,
+    subject_heading,
+    titled,
+)
 from attncli.render.numbers import percent, plural
 
 if TYPE_CHECKING:
@@ -28,15 +37,21 @@ def steps_screen(finding: Steps, model: str, console: Console) -> RenderableType
     subject, width = finding.subject, console.width
     wide = len(finding.query)
     head = f"{finding.layer}.{finding.head}"
-    busiest = not finding.asked_for and subject.focus > 0  # the first token attends only to itself in every head
-    title = f"{'Busiest head' if busiest else 'Head'} {head}, the row of {named(subject, subject.focus)}"
+    busiest = not finding.asked_for and subject.reach > 1  # a token that attends only to itself does so in every head
+    which = f"{'Busiest head' if busiest else 'Head'} {head}{of_attention(subject.axes)}"
+    title = f"{which}, the row {'that predicts' if subject.axes.first else 'of'} {named(subject, subject.focus)}"
+    mask = ", mask" if _has_mask(subject.axes) else ""
+    part = part_option(subject.axes, "cross")
+    earlier = subject.axes.row_index(max(subject.focus - 1, 0))
+    scale = f", / √{wide} = {math.sqrt(wide):.2f}" if finding.scaled else ""
+    biased = ", plus the bias of the distance" if finding.bias is not None else ""
     return Group(
         subject_heading(subject, model, width),
         Text(),
-        titled(title, "softmax(q·k / √D + mask) x values, through the output matrix", width),
+        titled(title, f"softmax({_formula(finding)}) x values, through the output matrix", width),
         _step(1, f"the query: {plural(wide, 'number')}", width),
         _vector(finding.query, width),
-        _step(2, f"q·k with the key of each source, / √{wide} = {math.sqrt(wide):.2f}, mask, softmax", width),
+        _step(2, f"q·k with the key of each source{scale}{biased}{mask}, softmax", width),
         _table(finding, width),
         *(Text(fold(line, width), "dim") for line in _remarks(finding)),
         _step(3, f"weights x values: {plural(wide, 'number')}", width),
@@ -47,8 +62,21 @@ def steps_screen(finding: Steps, model: str, console: Console) -> RenderableType
         _vector(finding.attention, width),
         Text(),
         Text(fold(f"Largest difference from the model's own fast path: {finding.difference:.1e}", width)),
-        Text(fold(f"More: --head {head} · --token {max(subject.focus - 1, 0)} · --view map · --json", width), "dim"),
+        Text(fold(f"More: {part}--head {head} · {part}--token {earlier} · {part}--view map · --json", width), "dim"),
     )
+
+
+def _formula(finding: Steps) -> str:
+    """Returns the argument of the softmax: 'q·k / √D + mask'."""
+    axes = finding.subject.axes
+    scaled = "q·k / √D" if finding.scaled else "q·k"
+    biased = " + bias" if finding.bias is not None else ""
+    return scaled + biased + (" + mask" if _has_mask(axes) else "")
+
+
+def _has_mask(axes: MapAxes) -> bool:
+    """Whether the attention has a causal mask: that of a decoder."""
+    return axes.part == "decoder" or (axes.part is None and (axes.masked or len(axes.columns) == 1))
 
 
 def _step(number: int, text: str, width: int) -> Text:
@@ -74,8 +102,9 @@ def _table(finding: Steps, width: int) -> Table:
     """Returns one row for each source: q·k, scaled, masked, and the weight."""
     pieces, whole = finding.subject.pieces, width >= _WHOLE
     table = Table.grid(padding=(0, 1))
-    columns = ["", "source", "q·k", "/ √D", "mask", "softmax", *(["|value|", "x weight"] if whole else [])]
-    if width < 50:
+    score = "/ √D" if finding.bias is None else "+ bias"
+    columns = ["", "source", "q·k", score, "mask", "softmax", *(["|value|", "x weight"] if whole else [])]
+    if width < 50 or not _has_mask(finding.subject.axes):
         columns.remove("mask")
     for name in columns:
         table.add_column(justify="left" if name == "source" else "right", no_wrap=True, overflow="ellipsis")
@@ -112,21 +141,26 @@ def _shown(finding: Steps) -> list[int]:
     if size <= _ROWS:
         return list(range(size))
     best = ranked(finding.weights)[: _ROWS - 1]
-    after = finding.subject.focus + 1
+    after = finding.subject.reach
     return sorted({*best, *([after] if after < size else [])})
 
 
 def _remarks(finding: Steps) -> list[str]:
     """Returns remarks on the mask, on the window, and on heads that share keys and values."""
-    subject, lines = finding.subject, []
-    focus = token_label(subject.pieces[subject.focus], LABEL)
-    if subject.focus + 1 < len(subject.pieces):
-        lines.append(f"{focus} cannot see {named(subject, subject.focus + 1)}, which comes later")
+    subject, lines, axes = finding.subject, [], finding.subject.axes
+    focus = token_label(axes.rows[subject.focus], LABEL)
+    if not _has_mask(axes):
+        seen, text = "is predicted from" if axes.first else "can see", "source" if axes.part else "text"
+        lines.append(f"no mask: {focus} {seen} every token of the {text}")
+    elif subject.reach < len(subject.pieces):
+        unseen = named_source(axes, subject.reach)
+        seen = f"{focus} is predicted without" if axes.first else f"{focus} cannot see"
+        lines.append(f"{seen} {unseen}, {'the token itself' if axes.first else 'which comes later'}")
     elif finding.allowed.all():
-        earlier = f" (see --token {subject.focus - 1})" if subject.focus else ""
+        earlier = f" (see --token {axes.row_index(subject.focus - 1)})" if subject.focus else ""
         lines.append(f"nothing comes after {focus}, so the mask forbids nothing{earlier}")
     if finding.window is not None and subject.focus >= finding.window:
-        lines.append(f"{focus} cannot see {named(subject, 0)}: this layer looks back {finding.window - 1} tokens")
+        lines.append(f"{focus} cannot see {named_source(axes, 0)}: this layer looks back {finding.window - 1} tokens")
     if finding.shared_by > 1:
         lines.append(f"keys and values are shared by {finding.shared_by} heads")
     return [f"   {line}" for line in lines]
@@ -143,4 +177,5 @@ def steps_document(finding: Steps, model: str) -> dict[str, Any]:
         "shared_by": finding.shared_by,
         **{name: getattr(finding, name).tolist() for name in arrays},
         "difference": finding.difference,
+        **({} if finding.bias is None else {"bias": finding.bias.tolist()}),
     }

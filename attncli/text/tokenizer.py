@@ -62,6 +62,11 @@ class Piece:
         return self.bytes > 0 or self.part != (1, 1)
 
     @property
+    def special(self) -> bool:
+        """Whether the token is a special token that the tokenizer adds around the text."""
+        return not self.of_text and not self.unfinished
+
+    @property
     def completed(self) -> str:
         """The characters that this token completes: `text`, without an unfinished last character."""
         return self.text[:-1] if self.unfinished else self.text

@@ -13,6 +13,8 @@ import torch
 import attncli.explain.every_weight as keeping
 from attncli.errors import BadInput
 from attncli.explain.every_weight import EveryWeight, every_weight
+from attncli.explain.question import MapAxes
+from attncli.explain.reading import Reading
 from attncli.render.export import sources_csv, write_weights
 from attncli.render.numbers import percent
 from attncli.render.plain import explanation_sentences, spoken
@@ -61,7 +63,7 @@ def test_the_exported_weights_equal_the_weights_of_the_model(family):
     seen = Recorder()
     with torch.no_grad():
         model(torch.tensor([[piece.id for piece in pieces]]), observe=seen)
-    found = every_weight(model, pieces).weights
+    found = every_weight(Reading.of(model, pieces)).weights
     assert (found.shape, found.dtype) == ((3, 4, len(pieces), len(pieces)), np.float32)
     for layer, steps in seen.steps.items():
         np.testing.assert_array_equal(found[layer], steps.weights[0].numpy())
@@ -70,7 +72,9 @@ def test_the_exported_weights_equal_the_weights_of_the_model(family):
 
 
 def test_the_file_of_weights_is_read_back_without_pickle(tmp_path):
-    found = EveryWeight(tuple(pieces_of(*FOREIGN)), np.random.default_rng(0).random((2, 3, 7, 7)).astype(np.float32))
+    found = EveryWeight(
+        MapAxes.causal(pieces_of(*FOREIGN)), np.random.default_rng(0).random((2, 3, 7, 7)).astype(np.float32)
+    )
     with (tmp_path / "w.npz").open("wb") as file:
         write_weights(found, file)
     with np.load(tmp_path / "w.npz", allow_pickle=False) as read:
@@ -86,10 +90,10 @@ def test_weights_that_do_not_fit_in_memory_are_refused(monkeypatch):
     model = tiny_model(vocab_size=300)
     monkeypatch.setattr(keeping, "MOST_BYTES", size - 1)
     with pytest.raises(BadInput, match=f"All weights of {len(pieces)} tokens") as raised:
-        every_weight(model, pieces)
+        every_weight(Reading.of(model, pieces))
     assert f"at most {len(pieces) - 1} tokens" in raised.value.hint
     monkeypatch.setattr(keeping, "MOST_BYTES", size)
-    assert every_weight(model, pieces).weights.nbytes == size
+    assert every_weight(Reading.of(model, pieces)).weights.nbytes == size
 
 
 def test_explain_writes_the_requested_files(in_model_folder, capsys):

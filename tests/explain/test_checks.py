@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from attncli.explain import checks as module
-from attncli.explain.checks import Prediction, check_edges, probabilities
+from attncli.explain.checks import Prediction, probabilities
 from attncli.explain.first_screen import explain
 from attncli.explain.knockout import Cut, Knockout
-from attncli.explain.next_token import NextToken
 from attncli.explain.question import Focus
+from attncli.explain.reading import Reading
 from attncli.model.attention import Observer
 from attncli.model.cache import SharedPast
 from attncli.text.tokenizer_training import train_tokenizer
@@ -29,7 +29,7 @@ def asked(model, ids, queries=1, target=5):
     start = ids.shape[1] - queries
     keys = [seen.steps[layer].key[:, :, :start] for layer in seen.steps]
     values = [seen.steps[layer].value[:, :, :start] for layer in seen.steps]
-    return Prediction(SharedPast(keys, values, model.config.context), ids[0, start:], target)
+    return Prediction(SharedPast(keys, values, model.config.context), ids[0, start:], (target,))
 
 
 class Some(Observer):
@@ -81,7 +81,7 @@ def test_cutting_a_masked_edge_changes_nothing():
 def test_the_random_cut_is_the_mean_over_all_sources_before_the_focus():
     model = tiny_model(vocab_size=300)
     pieces = TOKENIZER.pieces(TEXT)
-    found = explain(model, TOKENIZER, pieces, Focus(token=6))
+    found = explain(Reading.of(model, pieces), TOKENIZER, Focus(token=6))
     checks = found.checks
     assert list(checks.sources) == found.sources.named(8)
     assert sorted(checks.sources) == list(range(7))
@@ -98,7 +98,9 @@ def test_the_random_cut_is_the_mean_over_all_sources_before_the_focus():
 
 @pytest.mark.parametrize("focus", [5, 6])
 def test_the_random_cut_excludes_the_token_in_focus(focus):
-    checks = explain(tiny_model(vocab_size=300), TOKENIZER, TOKENIZER.pieces(TEXT), Focus(token=focus)).checks
+    checks = explain(
+        Reading.of(tiny_model(vocab_size=300), TOKENIZER.pieces(TEXT)), TOKENIZER, Focus(token=focus)
+    ).checks
     left = dict(zip(checks.sources, checks.probabilities, strict=True))
     assert (checks.sources[0] == focus) == (focus == 6)  # the focus has the greatest share in one of the cases
     assert checks.random == pytest.approx(sum(left[source] for source in range(focus)) / focus)
@@ -110,8 +112,8 @@ def test_the_random_cut_excludes_the_token_in_focus(focus):
 def test_edges_are_cut_only_in_the_requested_heads(family, layer, head):
     model = tiny_model(vocab_size=300, **family)
     ids = torch.tensor([[piece.id for piece in TOKENIZER.pieces(TEXT)]])
-    found = explain(model, TOKENIZER, TOKENIZER.pieces(TEXT), Focus(token=6, layer=layer, head=head)).checks
-    everywhere = explain(model, TOKENIZER, TOKENIZER.pieces(TEXT), Focus(token=6)).checks
+    found = explain(Reading.of(model, TOKENIZER.pieces(TEXT)), TOKENIZER, Focus(token=6, layer=layer, head=head)).checks
+    everywhere = explain(Reading.of(model, TOKENIZER.pieces(TEXT)), TOKENIZER, Focus(token=6)).checks
     assert found.probabilities != everywhere.probabilities
     layers = range(3) if layer is None else [layer]
     heads = {at: range(4) if head is None else [head] for at in layers}
@@ -123,7 +125,7 @@ def test_edges_are_cut_only_in_the_requested_heads(family, layer, head):
 def test_the_sample_of_many_sources_is_reproducible():
     model = tiny_model(vocab_size=300)
     pieces = TOKENIZER.pieces(story(60))[:80]
-    first, second = (explain(model, TOKENIZER, pieces, Focus()).checks for _ in range(2))
+    first, second = (explain(Reading.of(model, pieces), TOKENIZER, Focus()).checks for _ in range(2))
     assert (first.random_cuts, first.random_of) == (32, 79)
     assert len(first.sources) == 9
     assert first == second
@@ -131,20 +133,20 @@ def test_the_sample_of_many_sources_is_reproducible():
 
 @torch.no_grad()
 def test_the_random_cut_excludes_sources_outside_every_window():
-    model = tiny_model(window=4, qk_norm=False)
-    units = [range(at, at + 1) for at in range(12)]
-    found = check_edges(model, asked(model, ids_of(12)), units, [11, 0], NextToken(5, "x", 0.5))
+    model = tiny_model(vocab_size=300, window=4, qk_norm=False)
+    found = explain(Reading.of(model, TOKENIZER.pieces(TEXT)[:12]), TOKENIZER, Focus(), named=12).checks
+    left = dict(zip(found.sources, found.probabilities, strict=True))
     assert found.random_of == 3
-    assert found.probabilities[1] == pytest.approx(found.token.probability, rel=1e-6)
+    assert left[0] == pytest.approx(found.token.probability, rel=1e-6)
 
 
 def test_a_token_that_sees_only_itself_is_not_checked():
     """A cut never removes the last remaining key of a query, so there is nothing to check."""
     model, pieces = tiny_model(vocab_size=300), TOKENIZER.pieces(TEXT)
-    assert explain(model, TOKENIZER, pieces[:1], Focus()).checks is None
-    assert explain(model, TOKENIZER, pieces, Focus(token=0)).checks is None
+    assert explain(Reading.of(model, pieces[:1]), TOKENIZER, Focus()).checks is None
+    assert explain(Reading.of(model, pieces), TOKENIZER, Focus(token=0)).checks is None
 
 
 def test_checks_can_be_turned_off():
-    found = explain(tiny_model(vocab_size=300), TOKENIZER, TOKENIZER.pieces(TEXT), Focus(), check=False)
+    found = explain(Reading.of(tiny_model(vocab_size=300), TOKENIZER.pieces(TEXT)), TOKENIZER, Focus(), check=False)
     assert found.checks is None

@@ -13,6 +13,7 @@ from attncli.errors import BadInput, UsageProblem
 from attncli.explain.compare import Comparison, WordInText, compare, find_words
 from attncli.explain.first_screen import explain
 from attncli.explain.question import Focus
+from attncli.explain.reading import Reading
 from attncli.render.compare import comparison_document, comparison_screen
 from attncli.text.tokenizer import Piece
 from attncli.text.tokenizer_training import byte_tokenizer, train_tokenizer
@@ -151,7 +152,7 @@ def test_shares_equal_the_shares_of_the_first_screen():
     found = compared()
     model = tiny_model(vocab_size=300, dtype=torch.float64)
     for text in found.words:
-        sources = explain(model, TOKENIZER, text.pieces[: text.at + 1], Focus()).sources
+        sources = explain(Reading.of(model, text.pieces[: text.at + 1]), TOKENIZER, Focus()).sources
         np.testing.assert_allclose(text.shares, sources.shares, atol=1e-9)
 
 

@@ -16,6 +16,7 @@ from attncli.explain.first_screen import explain
 from attncli.explain.head_map import previous_token_score
 from attncli.explain.locate import find_token
 from attncli.explain.question import Focus
+from attncli.explain.reading import Reading
 from attncli.generation.candidates import candidates
 from attncli.text.tokenizer_training import byte_tokenizer
 from tests.support.explanations import TEXT, TOKENIZER, contributions, explained, in_stretches, pieces_of
@@ -67,9 +68,9 @@ def test_raw_shares_are_the_attention_weights():
     with torch.no_grad():
         model(torch.tensor([[piece.id for piece in pieces]]), observe=seen)
     weights = torch.stack([seen.steps[layer].weights[0] for layer in range(3)])  # (L, H, T, T)
-    everywhere = explain(model, TOKENIZER, pieces, Focus(token=3, weights="raw"))
+    everywhere = explain(Reading.of(model, pieces), TOKENIZER, Focus(token=3, weights="raw"))
     np.testing.assert_allclose(everywhere.sources.shares, weights[:, :, 3].mean((0, 1)), atol=1e-6)
-    one = explain(model, TOKENIZER, pieces, Focus(token=3, layer=2, head=1, weights="raw"))
+    one = explain(Reading.of(model, pieces), TOKENIZER, Focus(token=3, layer=2, head=1, weights="raw"))
     np.testing.assert_allclose(one.sources.shares, weights[2, 1, 3], atol=1e-6)
     np.testing.assert_allclose(one.map.weights, weights[2, 1], atol=1e-6)
     assert (one.map.layer, one.map.head, one.map.asked_for) == (2, 1, True)
@@ -83,7 +84,7 @@ def test_the_busiest_head_has_the_largest_contributions_from_other_tokens():
         model(torch.tensor([[piece.id for piece in pieces]]), observe=seen)
         moved = torch.stack([contributions(model, seen.steps[layer], layer)[:, 5].norm(dim=-1) for layer in range(3)])
     busiest = moved[:, :, 1:5].sum(-1).flatten().argmax()
-    found = explain(model, TOKENIZER, pieces, Focus(token=5)).map
+    found = explain(Reading.of(model, pieces), TOKENIZER, Focus(token=5)).map
     assert (found.layer, found.head) == divmod(int(busiest), 4)
     assert not found.asked_for
 
@@ -117,7 +118,7 @@ def test_later_tokens_do_not_change_an_explanation():
 def test_next_tokens_have_the_probabilities_of_the_model():
     model = tiny_model(vocab_size=300)
     pieces = TOKENIZER.pieces(TEXT)
-    found = explain(model, TOKENIZER, pieces, Focus(token=3)).next_tokens
+    found = explain(Reading.of(model, pieces), TOKENIZER, Focus(token=3)).next_tokens
     with torch.no_grad():
         probabilities = model(torch.tensor([[piece.id for piece in pieces]]))[0, 3].softmax(-1)
     for token in found:
@@ -133,7 +134,7 @@ def test_every_family_is_explained(name):
 
 
 def test_a_single_token_has_the_whole_share():
-    found = explain(tiny_model(vocab_size=257), byte_tokenizer(), byte_tokenizer().pieces("a"), Focus())
+    found = explain(Reading.of(tiny_model(vocab_size=257), byte_tokenizer().pieces("a")), byte_tokenizer(), Focus())
     assert found.sources.shares.tolist() == [1.0]
     assert found.map.previous_token is None
 
@@ -159,7 +160,7 @@ def test_all_shares_are_zero_if_attention_contributes_nothing():
     model = tiny_model(vocab_size=300)
     for block in model.blocks:
         block.attention.output.weight.zero_()
-    found = explain(model, TOKENIZER, TOKENIZER.pieces(TEXT), Focus())
+    found = explain(Reading.of(model, TOKENIZER.pieces(TEXT)), TOKENIZER, Focus())
     assert (found.sources.shares == 0).all()
 
 
@@ -171,9 +172,9 @@ def test_all_shares_are_zero_if_attention_contributes_nothing():
 def test_a_long_text_has_the_same_rows_as_a_full_observation(name, focus, monkeypatch):
     model = tiny_model(vocab_size=300, dtype=torch.float64, **FAMILIES[name])
     pieces = TOKENIZER.pieces(story(60))[:90]
-    whole = explain(model, TOKENIZER, pieces, focus)
+    whole = explain(Reading.of(model, pieces), TOKENIZER, focus)
     in_stretches(monkeypatch)
-    found = explain(model, TOKENIZER, pieces, focus)
+    found = explain(Reading.of(model, pieces), TOKENIZER, focus)
     for part in ("shares", "by_layer", "raw"):
         np.testing.assert_allclose(getattr(found.sources, part), getattr(whole.sources, part), rtol=1e-5, atol=1e-7)
     first = found.map.first_row
@@ -216,7 +217,7 @@ def test_explaining_a_long_text_allocates_no_square_matrix(name, monkeypatch):
     sizes = {}
     for length in (256, 512):
         with Largest() as largest:
-            explain(model, TOKENIZER, pieces[:length], Focus())
+            explain(Reading.of(model, pieces[:length]), TOKENIZER, Focus())
         sizes[length] = largest.elements
     assert sizes[512] <= 2 * sizes[256]
     assert sizes[512] < 512 * 512 / 3
@@ -278,7 +279,7 @@ def test_findings_are_plain_records():
 def test_probabilities_are_computed_at_the_temperature(temperature):
     model = tiny_model(vocab_size=TOKENIZER.vocab_size)
     pieces = TOKENIZER.pieces("The small cat sat")
-    found = explain(model, TOKENIZER, pieces, Focus(), temperature=temperature)
+    found = explain(Reading.of(model, pieces), TOKENIZER, Focus(), temperature=temperature)
     with torch.no_grad():
         logits = model(torch.tensor([[piece.id for piece in pieces]]))[0, -1].double()
     expected = (logits / temperature).softmax(-1) if temperature else (logits == logits.max()).double()
@@ -293,7 +294,7 @@ def test_only_tokens_that_sampling_can_draw_are_predicted():
     """Ids beyond the tokenizer's vocabulary only pad the model's matrices, so they are not predicted."""
     model = tiny_model(vocab_size=TOKENIZER.vocab_size + 90)
     pieces = TOKENIZER.pieces("The small cat sat")
-    found = explain(model, TOKENIZER, pieces, Focus())
+    found = explain(Reading.of(model, pieces), TOKENIZER, Focus())
     beside = candidates(model, TOKENIZER, [piece.id for piece in pieces], (1.0,), 10)
     assert [token.id for token in found.next_tokens] == [token.id for token in beside.tokens]
     probabilities = [token.probabilities[0] for token in beside.tokens]

@@ -9,6 +9,7 @@ from attncli.explain.grid import grid
 from attncli.explain.lens import lens
 from attncli.explain.logit import logit_attribution
 from attncli.explain.question import Focus
+from attncli.explain.reading import Reading
 from attncli.explain.rollout import rolled, rollout
 from attncli.explain.steps import steps
 from attncli.text.tokenizer_training import train_tokenizer
@@ -39,7 +40,7 @@ def seen_by(model):
 
 @torch.no_grad()
 def test_the_last_row_of_the_lens_has_the_probabilities_of_the_model(model):
-    found = lens(model, TOKENIZER, PIECES, FOCUS)
+    found = lens(Reading.of(model, PIECES), TOKENIZER, FOCUS)
     own = model(IDS)[0, 8].softmax(-1)
     best, ids = own.topk(10)
     assert len(found.rows) == 4
@@ -51,7 +52,7 @@ def test_the_last_row_of_the_lens_has_the_probabilities_of_the_model(model):
 
 @torch.no_grad()
 def test_a_row_of_the_lens_is_the_stream_after_the_final_norm_and_the_output_head(model):
-    found = lens(model, TOKENIZER, PIECES, FOCUS)
+    found = lens(Reading.of(model, PIECES), TOKENIZER, FOCUS)
     seen = seen_by(model)
     for row in found.rows:
         own = model.unembed(model.norm(seen.streams[row.layers_read][0, 8])).softmax(-1)
@@ -66,7 +67,7 @@ def test_a_row_of_the_lens_is_the_stream_after_the_final_norm_and_the_output_hea
 @torch.no_grad()
 @pytest.mark.parametrize(("target", "against"), [(None, None), ("#7", None), ("#7", "#9")])
 def test_the_terms_of_a_logit_sum_to_the_logit(model, target, against):
-    found = logit_attribution(model, TOKENIZER, PIECES, FOCUS, target=target, against=against)
+    found = logit_attribution(Reading.of(model, PIECES), TOKENIZER, FOCUS, target=target, against=against)
     logits = model(IDS)[0, 8]
     base = logits.mean() if against is None else logits[9]
     assert found.logit == pytest.approx(float(logits[found.target.id] - base), abs=1e-9)
@@ -78,7 +79,7 @@ def test_the_terms_of_a_logit_sum_to_the_logit(model, target, against):
 @torch.no_grad()
 def test_a_term_equals_the_change_of_the_logit_without_it(model):
     """The scale of the norm is frozen: the stream without one part is divided by the same sigma."""
-    found = logit_attribution(model, TOKENIZER, PIECES, FOCUS, target="#7")
+    found = logit_attribution(Reading.of(model, PIECES), TOKENIZER, FOCUS, target="#7")
     seen = seen_by(model)
     stream = seen.streams[3][0, 8]
     layered = isinstance(model.norm, torch.nn.LayerNorm)
@@ -106,9 +107,9 @@ def test_a_term_equals_the_change_of_the_logit_without_it(model):
 def test_a_target_is_named_by_its_text_or_id():
     model = tiny_model(vocab_size=300)
     the = TOKENIZER.encode(" the")[0]
-    assert logit_attribution(model, TOKENIZER, PIECES, FOCUS, target="␣the").target.id == the
-    assert logit_attribution(model, TOKENIZER, PIECES, FOCUS, target=f"#{the}").target.text == " the"
-    either = logit_attribution(model, TOKENIZER, PIECES, FOCUS, target="a").target
+    assert logit_attribution(Reading.of(model, PIECES), TOKENIZER, FOCUS, target="␣the").target.id == the
+    assert logit_attribution(Reading.of(model, PIECES), TOKENIZER, FOCUS, target=f"#{the}").target.text == " the"
+    either = logit_attribution(Reading.of(model, PIECES), TOKENIZER, FOCUS, target="a").target
     spelled = [TOKENIZER.encode(text)[0] for text in ("a", " a") if len(TOKENIZER.encode(text)) == 1]
     logits = seen_by(model).logits[8]
     assert either.id == max(spelled, key=lambda i: float(logits[i]))
@@ -117,7 +118,7 @@ def test_a_target_is_named_by_its_text_or_id():
 @pytest.mark.parametrize(("target", "message"), [("#300", "no token #300"), ("zebra zoo", "not one"), ("", "not one")])
 def test_a_target_of_several_tokens_is_refused(target, message):
     with pytest.raises(UsageProblem, match=message):
-        logit_attribution(tiny_model(vocab_size=300), TOKENIZER, PIECES, FOCUS, target=target)
+        logit_attribution(Reading.of(tiny_model(vocab_size=300), PIECES), TOKENIZER, FOCUS, target=target)
 
 
 # Long texts
@@ -127,13 +128,13 @@ def test_a_target_of_several_tokens_is_refused(target, message):
 def test_views_of_a_long_text_equal_a_full_observation(model, monkeypatch):
     pieces = TOKENIZER.pieces(story(60))[:90]
     whole = (
-        lens(model, TOKENIZER, pieces, Focus(token=70)),
-        logit_attribution(model, TOKENIZER, pieces, Focus(token=70)),
+        lens(Reading.of(model, pieces), TOKENIZER, Focus(token=70)),
+        logit_attribution(Reading.of(model, pieces), TOKENIZER, Focus(token=70)),
     )
     in_stretches(monkeypatch)
     formed, summed = (
-        lens(model, TOKENIZER, pieces, Focus(token=70)),
-        logit_attribution(model, TOKENIZER, pieces, Focus(token=70)),
+        lens(Reading.of(model, pieces), TOKENIZER, Focus(token=70)),
+        logit_attribution(Reading.of(model, pieces), TOKENIZER, Focus(token=70)),
     )
     for found, expected in zip(formed.rows, whole[0].rows, strict=True):
         assert (found.rank, found.probability) == (expected.rank, pytest.approx(expected.probability, rel=1e-9))
@@ -148,9 +149,9 @@ def test_views_of_a_long_text_equal_a_full_observation(model, monkeypatch):
 def test_the_steps_of_a_long_text_equal_a_full_observation(model, monkeypatch, token):
     """Tokens after the first masked token are not read, so they are not compared."""
     pieces, focus = TOKENIZER.pieces(story(60))[:90], Focus(token=token, layer=1, head=2)
-    whole = steps(model, TOKENIZER, pieces, focus)
+    whole = steps(Reading.of(model, pieces), TOKENIZER, focus)
     in_stretches(monkeypatch)
-    found = steps(model, TOKENIZER, pieces, focus)
+    found = steps(Reading.of(model, pieces), TOKENIZER, focus)
     known = min(token + 2, 90)
     for name in ("keys", "values", "products", "weights", "allowed"):
         assert len(getattr(found, name)) == known
@@ -164,7 +165,7 @@ def test_the_steps_of_a_long_text_equal_a_full_observation(model, monkeypatch, t
 
 @torch.no_grad()
 def test_the_steps_equal_the_observed_forward_pass(model):
-    found = steps(model, TOKENIZER, PIECES, Focus(token=8, layer=1, head=3))
+    found = steps(Reading.of(model, PIECES), TOKENIZER, Focus(token=8, layer=1, head=3))
     seen = seen_by(model).steps[1]
     np.testing.assert_allclose(found.weights, seen.weights[0, 3, 8], atol=1e-12)
     assert found.weights.sum() == pytest.approx(1)
@@ -184,11 +185,11 @@ def test_the_steps_equal_the_observed_forward_pass(model):
 @torch.no_grad()
 def test_the_difference_from_the_fast_path_is_measured(monkeypatch):
     model = tiny_model(vocab_size=300)
-    assert 0 < steps(model, TOKENIZER, PIECES, FOCUS).difference < 1e-5
+    assert 0 < steps(Reading.of(model, PIECES), TOKENIZER, FOCUS).difference < 1e-5
     kind = type(model.blocks[0].attention)
     fused = kind._fused
     monkeypatch.setattr(kind, "_fused", lambda self, *given: fused(self, *given) * 1.01)
-    found = steps(model, TOKENIZER, PIECES, FOCUS)
+    found = steps(Reading.of(model, PIECES), TOKENIZER, FOCUS)
     assert found.difference > 1e-4
 
 
@@ -199,7 +200,7 @@ def test_the_difference_from_the_fast_path_is_measured(monkeypatch):
 @pytest.mark.parametrize("cells", [32, 4])
 def test_a_thumbnail_has_the_largest_weight_of_each_square(model, cells, monkeypatch):
     monkeypatch.setattr("attncli.explain.grid._MOST_CELLS", cells)
-    found = grid(model, PIECES, FOCUS)
+    found = grid(Reading.of(model, PIECES), FOCUS)
     seen = seen_by(model)
     size = -(-len(PIECES) // found.pool)
     assert found.weights.shape == (3, 4, size, size)
@@ -212,7 +213,7 @@ def test_a_thumbnail_has_the_largest_weight_of_each_square(model, cells, monkeyp
 
 @torch.no_grad()
 def test_rollout_is_the_product_of_the_mixed_attention_of_the_layers(model):
-    found = rollout(model, PIECES, FOCUS)
+    found = rollout(Reading.of(model, PIECES), FOCUS)
     seen = seen_by(model)
     product = torch.eye(len(PIECES), dtype=torch.float64)
     for layer in range(3):
@@ -241,7 +242,7 @@ def test_rollout_of_uniform_causal_attention_concentrates_on_the_first_token(lay
 
 def test_rollout_is_zero_beyond_the_windows_of_all_layers():
     model = tiny_model(vocab_size=300, window=2, layers=2)
-    found = rollout(model, PIECES, FOCUS)
+    found = rollout(Reading.of(model, PIECES), FOCUS)
     assert (found.shares[:6] == 0).all()
     assert (found.even[:6] == 0).all()
     assert (found.shares[6:9] > 0).all()

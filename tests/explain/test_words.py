@@ -10,6 +10,8 @@ import torch
 
 from attncli.explain.first_screen import explain
 from attncli.explain.question import Focus
+from attncli.explain.reading import Reading
+from attncli.explain.units import Spans
 from attncli.explain.words import joined, words
 from attncli.render.export import sources_csv
 from attncli.render.first_screen import explanation_document
@@ -66,8 +68,15 @@ def test_words_cover_the_text_and_some_have_several_tokens():
 def test_a_word_sums_the_columns_of_its_tokens_and_averages_their_rows(family, measure):
     model = tiny_model(vocab_size=270, dtype=torch.float64, **family)
     at = next(at for at, span in enumerate(SPANS) if len(span) > 1 and at > 3)
-    found = explain(model, TOKENIZER, PIECES, Focus(token=at, layer=1, head=2, weights=measure), words=SPANS)
-    rows = [explain(model, TOKENIZER, PIECES, Focus(query, 1, 2, measure), check=False) for query in SPANS[at]]
+    found = explain(
+        Reading.of(model, PIECES),
+        TOKENIZER,
+        Focus(token=at, layer=1, head=2, weights=measure),
+        words=Spans(SPANS, SPANS),
+    )
+    rows = [
+        explain(Reading.of(model, PIECES), TOKENIZER, Focus(query, 1, 2, measure), check=False) for query in SPANS[at]
+    ]
     shares = np.mean([row.sources.shares for row in rows], 0)
     np.testing.assert_allclose(found.sources.shares, [shares[[*span]].sum() for span in SPANS], atol=1e-7)
     assert found.sources.shares.sum() == pytest.approx(1)
@@ -85,7 +94,7 @@ def test_a_word_sums_the_columns_of_its_tokens_and_averages_their_rows(family, m
 def test_a_cut_of_a_word_cuts_all_its_tokens(family):
     model = tiny_model(vocab_size=270, dtype=torch.float64, **family)
     at = next(at for at, span in enumerate(SPANS) if len(span) > 1 and at > 3)
-    checks = explain(model, TOKENIZER, PIECES, Focus(token=at), words=SPANS).checks
+    checks = explain(Reading.of(model, PIECES), TOKENIZER, Focus(token=at), words=Spans(SPANS, SPANS)).checks
     ids = torch.tensor([[piece.id for piece in PIECES[: SPANS[at].stop]]])
     assert sorted(checks.sources) == list(range(at + 1))
     for word, probability in zip(checks.sources, checks.probabilities, strict=True):
@@ -98,7 +107,10 @@ def test_a_cut_of_a_word_cuts_all_its_tokens(family):
 def test_words_of_one_token_give_the_explanation_of_the_tokens():
     model = tiny_model(vocab_size=270)
     single = [range(at, at + 1) for at in range(len(PIECES))]
-    found, plain = (explain(model, TOKENIZER, PIECES, Focus(), words=spans) for spans in (single, None))
+    found, plain = (
+        explain(Reading.of(model, PIECES), TOKENIZER, Focus(), words=spans and Spans(spans, spans))
+        for spans in (single, None)
+    )
     np.testing.assert_array_equal(found.sources.shares, plain.sources.shares)
     np.testing.assert_array_equal(found.map.weights, plain.map.weights)
     assert found.checks == plain.checks
@@ -110,9 +122,9 @@ def test_words_of_a_long_text_equal_a_full_observation(family, at, monkeypatch):
     pieces = TOKENIZER.pieces(story(80))[:250]
     spans = words(pieces)
     focus = Focus(token=range(len(spans))[at])
-    whole = explain(model, TOKENIZER, pieces, focus, words=spans)
+    whole = explain(Reading.of(model, pieces), TOKENIZER, focus, words=spans and Spans(spans, spans))
     in_stretches(monkeypatch)
-    found = explain(model, TOKENIZER, pieces, focus, words=spans)
+    found = explain(Reading.of(model, pieces), TOKENIZER, focus, words=spans and Spans(spans, spans))
     np.testing.assert_allclose(found.sources.shares, whole.sources.shares, rtol=1e-5, atol=1e-7)
     first = found.map.first_row
     assert len(found.map.weights) == 40 < len(whole.map.weights)
@@ -121,7 +133,7 @@ def test_words_of_a_long_text_equal_a_full_observation(family, at, monkeypatch):
 
 
 def test_every_output_says_that_it_counts_words():
-    found = explain(tiny_model(vocab_size=270), TOKENIZER, PIECES, Focus(), words=SPANS)
+    found = explain(Reading.of(tiny_model(vocab_size=270), PIECES), TOKENIZER, Focus(), words=Spans(SPANS, SPANS))
     shown = view_text("first", found, 120)
     assert f"{len(SPANS)} words of {len(PIECES)} tokens" in shown
     assert "first word" in shown

@@ -121,7 +121,7 @@ def test_a_map_in_half_blocks_has_the_colors_of_the_palette(length, width, color
     console = screen(width, colors)
     found = explanation(["a"] * length)
     weights = np.tril(np.random.default_rng(0).random((length, length)))
-    lines = console.render_lines(attention_map(found.pieces, replace(found.map, weights=weights), 3, console))
+    lines = console.render_lines(attention_map(replace(found.map, weights=weights), 3, console))
     text = "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
     assert len(lines) <= MAP_ROWS + 3
     if length == 25 and width == 200:

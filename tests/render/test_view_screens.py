@@ -12,7 +12,7 @@ from attncli.explain.head_map import HeadMap
 from attncli.explain.lens import Lens, LensRow
 from attncli.explain.logit import LogitAttribution
 from attncli.explain.next_token import NextToken
-from attncli.explain.question import Subject
+from attncli.explain.question import MapAxes, Subject
 from attncli.explain.rollout import Rollout
 from attncli.explain.steps import Steps
 from attncli.render.first_screen import compared_screen, explanation_document
@@ -27,7 +27,7 @@ from tests.support.texts import HOSTILE
 
 def subject(texts, focus=None, layers=3, heads=4):
     pieces = tuple(Piece(at, text, 1) for at, text in enumerate(texts))
-    return Subject(pieces, layers, heads, len(pieces) - 1 if focus is None else focus)
+    return Subject(MapAxes.causal(pieces), layers, heads, len(pieces) - 1 if focus is None else focus)
 
 
 def rows(generator, focus, length):
@@ -229,7 +229,8 @@ def test_rows_of_a_long_text_are_drawn_at_their_indices():
 
 
 def test_a_small_map_is_drawn_in_numbers():
-    found = replace(explanation(ENGLISH), map=HeadMap(1, 0, np.tril(np.full((7, 7), 0.42)), True, None, None))
+    found = explanation(ENGLISH)
+    found = replace(found, map=HeadMap(1, 0, np.tril(np.full((7, 7), 0.42)), True, None, None, found.axes))
     shown = view_text("map", found, 80)
     assert "Head 1.0" in shown
     assert shown.count(" 42") == 28

@@ -12,7 +12,8 @@ from attncli.explain.first_screen import Explanation, explain
 from attncli.explain.head_map import HeadMap
 from attncli.explain.knockout import Knockout
 from attncli.explain.next_token import NextToken
-from attncli.explain.question import Focus
+from attncli.explain.question import Focus, MapAxes
+from attncli.explain.reading import Reading
 from attncli.explain.sources import Sources
 from attncli.render.first_screen import bars_screen, explanation_screen
 from attncli.render.grid import grid_document, grid_screen
@@ -44,12 +45,23 @@ def explanation(texts, focus=None, *, layers=4, heads=6, next_tokens=(), pieces=
     weights = np.stack([distribution(row) for row in range(length)])
     before = float(np.diag(weights, -1).mean()) if length > 1 else None
     chance = float(np.mean([1 / (row + 1) for row in range(1, length)])) if length > 1 else None
+    axes = MapAxes.causal(pieces)
     return Explanation(
-        pieces=pieces,
+        axes=axes,
         layers=layers,
         heads=heads,
-        sources=Sources(focus, "norm", tuple(range(layers)), None, by_layer.mean(0), by_layer, distribution(focus)),
-        map=HeadMap(2, 3, weights, False, before, chance),
+        sources=Sources(
+            focus,
+            "norm",
+            tuple(range(layers)),
+            None,
+            by_layer.mean(0),
+            by_layer,
+            distribution(focus),
+            focus + 1,
+            axes.apart(focus),
+        ),
+        map=HeadMap(2, 3, weights, False, before, chance, axes),
         next_tokens=tuple(NextToken(i, text, p) for i, (text, p) in enumerate(next_tokens or ((" and", 0.21),))),
     )
 
@@ -60,19 +72,22 @@ ENGLISH = ["He", " sat", " on", " the", " river", "'s", " bank"]
 FOREIGN = ["東京日本東京日本", " naïve", "🎉🎉", "\n", "\x1b[2J", "한국어한국어한국어", " a"]
 
 
+GOLDEN_AXES = MapAxes.causal((Piece(5, "The", 3), Piece(9, " cat", 4), Piece(7, " sat", 4), Piece(3, "東", 1, (1, 3))))
+
+
 GOLDEN_FINDINGS = Explanation(
-    pieces=(Piece(5, "The", 3), Piece(9, " cat", 4), Piece(7, " sat", 4), Piece(3, "東", 1, (1, 3))),
+    axes=GOLDEN_AXES,
     layers=2,
     heads=2,
     sources=Sources(
         focus=3, weights="norm", layers=(0, 1), head=None, shares=np.array([0.2, 0.1, 0.4, 0.3]),
         by_layer=np.array([[0.1, 0.1, 0.5, 0.3], [0.3, 0.1, 0.3, 0.3]]), raw=np.array([0.55, 0.05, 0.1, 0.3]),
-        beside_stream=0.3,
+        reach=4, apart=(0,), beside_stream=0.3,
     ),
     map=HeadMap(
         layer=1, head=0,
         weights=np.array([[1, 0, 0, 0], [0.75, 0.25, 0, 0], [0.5, 0.004, 0.496, 0], [0.05, 0.2, 0.65, 0.1]]),
-        asked_for=False, previous_token=0.468, previous_token_chance=0.36111,
+        asked_for=False, previous_token=0.468, previous_token_chance=0.36111, axes=GOLDEN_AXES,
     ),
     next_tokens=(NextToken(2, " on", 0.5), NextToken(0, "\n", 0.0123), NextToken(1, "[red]", 0.0002)),
 )  # fmt: skip
@@ -95,12 +110,15 @@ TOKENIZER = train_tokenizer([story(400)], "bpe", 300)
 
 def explained(focus=Focus(), text=TEXT, **switches):  # noqa: B008 - frozen
     model = tiny_model(vocab_size=300, **switches)
-    return explain(model, TOKENIZER, TOKENIZER.pieces(text), focus)
+    return explain(Reading.of(model, TOKENIZER.pieces(text)), TOKENIZER, focus)
 
 
-def contributions(model, steps, layer):
-    """Returns the vectors a_hij f_h(x_j), (H, T, S, C), as a reference for norms and projections of contributions."""
-    module = model.blocks[layer].attention
+def contributions(model, steps, layer, module=None):
+    """Returns the vectors a_hij f_h(x_j), (H, T, S, C), as a reference for norms and projections of contributions.
+
+    `module` is the attention; by default, it is self-attention.
+    """
+    module = module or model.blocks[layer].attention
     value = steps.value[0].repeat_interleave(module.heads // module.kv_heads, 0)  # (H, S, D)
     matrix = module.output.weight.unflatten(1, (module.heads, -1))  # (C, H, D)
     transformed = torch.einsum("hsd,chd->hsc", value, matrix)
@@ -122,6 +140,7 @@ class CutEdges(Knockout):
     """A reference for Knockout, which sets the scores of given edges to -inf in every head."""
 
     def __init__(self, *edges):
+        super().__init__(())
         self.edges = edges
 
     def scores(self, layer, scores, module):

@@ -9,14 +9,15 @@ from attncli.checkpoint.load import LoadedModel
 from attncli.cli.bodies.results import write_asked, write_pictures
 from attncli.cli.loading import load
 from attncli.cli.shared import ModelSource, Pictures
+from attncli.errors import UsageProblem
 from attncli.explain.first_screen import Explanation
-from attncli.model.transformer import Transformer
+from attncli.explain.reading import Reading, Translation
 from attncli.render.console import output, print_json, print_note, show
 from attncli.render.export import sources_csv, write_weights
 from attncli.render.first_screen import continuation_note
 from attncli.render.plain import explanation_sentences, print_sentences
 from attncli.text.tokenizer import Piece
-from attncli.views import View, ViewOptions, request
+from attncli.views import View, ViewOptions, reading_of, request, text_of
 
 
 def run(
@@ -31,14 +32,17 @@ def run(
 ) -> None:
     """Continues a text by `generate` tokens, prints a view of it, and writes the files that the options name."""
     loaded = load(source)
-    pieces = loaded.pieces(text)
-    prompt_tokens = len(pieces)
-    if generate:
-        pieces = _continued(loaded, pieces, generate)
+    read = text_of(loaded, text, options)
+    prompt_tokens = 0
+    if not isinstance(read, Translation):
+        prompt_tokens = len(read)
+        read = _continued(loaded, list(read), generate) if generate else read
+    elif generate:
+        raise UsageProblem("--generate continues a text, but this model translates it.", "Leave it out.")
     # The screen of --compare-weights does not show the cuts, so they are not computed.
     options = replace(options, check=options.check and (json or not options.compare_weights))
-    functions = view.load(options)
-    finding = functions.find(request(loaded.model, loaded.tokenizer, pieces, token, options))
+    functions, reading = view.load(options), reading_of(loaded, read, view, options)
+    finding = functions.find(request(reading, loaded.tokenizer, token, options))
     if json:
         generated = {"prompt_tokens": prompt_tokens} if generate else {}
         print_json(functions.document(finding, loaded.name) | generated)
@@ -47,7 +51,7 @@ def run(
     else:
         console = output()
         show(console, functions.screen(finding, loaded.name, console))
-    _write_tables(finding, loaded.model, options.csv, options.npz)
+    _write_tables(finding, reading, options.csv, options.npz)
     write_pictures(lambda console: functions.screen(finding, loaded.name, console), "attncli explain", pictures)
 
 
@@ -60,11 +64,14 @@ def _continued(loaded: LoadedModel, pieces: list[Piece], generate: int) -> list[
     return whole
 
 
-def _write_tables(finding: Explanation, model: Transformer, csv: Path | None, npz: Path | None) -> None:
-    """Writes the table of sources to the file of --csv, and the attention weights to the file of --npz."""
+def _write_tables(finding: Explanation, reading: Reading, csv: Path | None, npz: Path | None) -> None:
+    """Writes the table of sources to the file of --csv, and the attention weights to the file of --npz.
+
+    If both attentions of a decoder are shown, the weights are those of cross-attention, whose map is shown.
+    """
     write_asked(csv, "--csv", lambda file: file.write(sources_csv(finding).encode()))
     if npz is not None:
         from attncli.explain.every_weight import every_weight
 
-        weights = every_weight(model, finding.tokens)
+        weights = every_weight(replace(reading, parts=reading.parts[:1]))
         write_asked(npz, "--npz", lambda file: write_weights(weights, file))
