@@ -317,9 +317,7 @@ def text_of(loaded: LoadedModel, text: str, options: ViewOptions) -> Text:
     from attncli.text.tokenizer import Piece
 
     tokenizer, pieces = loaded.tokenizer, loaded.pieces(text)
-    if loaded.model.config.kind == "encoder":
-        return [*pieces, *tokenizer.closing_pieces]
-    if loaded.model.config.kind == "decoder":
+    if loaded.model.config.kind != "encoder-decoder":
         return pieces
     source = [*pieces, *tokenizer.closing_pieces]
     refuse_length(source, loaded.model.config.context)

@@ -52,6 +52,7 @@ class Prediction:
     source: Source | None = None  # of an encoder-decoder
     columns: Mapping[Part, range] | None = None  # the sources of each attention, as `Knockout` takes them
     at: int | None = None  # the position whose prediction is measured; None: the last positions
+    segments: Tensor | None = None  # (1, T), for a model with segments
 
 
 def check_edges(
@@ -107,7 +108,8 @@ def probabilities(model: Transformer, prediction: Prediction, cuts: Sequence[Cut
         ids = prediction.ids.expand(len(batch), -1)
         source = None if prediction.source is None else prediction.source.expanded(len(batch))
         observe = Knockout(batch, prediction.columns)
-        hidden = model.hidden(ids, prediction.past, observe, source)
+        segments = None if prediction.segments is None else prediction.segments.expand(len(batch), -1)
+        hidden = model.hidden(ids, prediction.past, observe, source, segments=segments)
         first = len(prediction.ids) - len(prediction.targets) if prediction.at is None else prediction.at
         probability = torch.ones(len(batch), device=hidden.device)
         for at, target in enumerate(prediction.targets, first):

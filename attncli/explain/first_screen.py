@@ -103,7 +103,7 @@ def explain(
     watch = _pass_of(reading, focus, axes, units, aligning=aligning)
     hidden = reading.run(units.rows, watch)[0]
     sources, checks, following = watch.shares.sources(), None, tuple[NextToken, ...]()
-    if not reading.of_encoder:
+    if reading.predicts:
         predicting = units.query_rows[0 if reading.translation else -1]
         with torch.inference_mode():
             logits = reading.model.unembed(hidden[predicting]).float()[: tokenizer.vocab_size]
@@ -258,6 +258,7 @@ class _Pass(Observer):
             reading.source,
             None if reading.translation is None else reading.columns,
             None if reading.causal else queries[-1],
+            reading.segments,
         )
         reach = reading.reach(queries)
         edges = {

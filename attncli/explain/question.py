@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from attncli.errors import BadInput, UsageProblem
 from attncli.explain.defaults import AttentionPart, Measure
-from attncli.text.tokenizer import Piece
+from attncli.text.tokenizer import MASK, Piece
 
 if TYPE_CHECKING:
     from attncli.explain.reading import Reading
@@ -146,11 +146,15 @@ def focused_row(reading: Reading, focus: Focus, axes: MapAxes) -> int:
 def default_row(axes: MapAxes) -> int:
     """Returns the row in focus if the user names none.
 
-    It is the last row of a decoder alone. For other models it is the last row whose token has a letter or digit.
+    It is the last row of a decoder alone. For other models it is the last masked word, if there is one, or else the
+    last row whose token has a letter or digit.
     """
     last = len(axes.rows) - 1
     if axes.part is None and axes.masked:
         return last
+    masks = [at for at, piece in enumerate(axes.rows) if piece.text.strip() == MASK]
+    if masks:
+        return masks[-1]
     words = (at for at, piece in enumerate(axes.rows) if not piece.special and any(map(str.isalnum, piece.text)))
     return max(words, default=last)
 

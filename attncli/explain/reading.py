@@ -73,6 +73,11 @@ class Reading:
         return self.parts == ("encoder",)
 
     @property
+    def predicts(self) -> bool:
+        """Whether each row predicts a token: in a decoder, and in an encoder alone with a head for masked words."""
+        return not self.of_encoder and (self.model.config.causal or self.model.config.head_transform)
+
+    @property
     def causal(self) -> bool:
         """Whether self-attention has a causal mask."""
         return not self.of_encoder and self.model.config.causal
@@ -168,6 +173,13 @@ class Reading:
         source = self.translation is not None and self.of_encoder
         return ids_of(self.model, self.texts[0] if source else self.pieces)
 
+    @property
+    def segments(self) -> Tensor | None:
+        """The segments (1, T) of the tokens; None for a model without segments."""
+        if not self.model.config.segments:
+            return None
+        return torch.tensor([[piece.segment for piece in self.pieces]], device=self.model.device)
+
     @torch.inference_mode()
     def run(self, rows: range, observe: Observer | None = None) -> Tensor:
         """Runs a forward pass, and returns the normalized residual stream (1, R, C) at `rows`.
@@ -179,7 +191,7 @@ class Reading:
         if self.of_encoder:
             return self.model.encode(self.ids, observe=watch)[:, rows.start : rows.stop]
         if not self.causal:
-            return self.model.hidden(self.ids, observe=watch)[:, rows.start : rows.stop]
+            return self.model.hidden(self.ids, observe=watch, segments=self.segments)[:, rows.start : rows.stop]
         ids, cache = self.ids, KVCache(self.layers, rows.stop) if rows.start else None
         for start in range(0, rows.start, _STRETCH):
             self.model.hidden(ids[:, start : min(start + _STRETCH, rows.start)], cache, source=self.source)

@@ -58,13 +58,11 @@ def heading(axes: MapAxes, layers: int, heads: int, model: str, width: int, toke
 
     If the text is counted in words, `tokens` is the number of its tokens.
     """
-    counted = plural(len(axes.columns), "token")
-    if tokens is not None:
+    unit, counted = "token" if tokens is None else "word", plural(len(axes.columns), "token")
+    if axes.part in ("cross", "both"):
+        counted = f"{axes.sources or len(axes.columns)} to {plural(len(axes.rows), unit)}"
+    elif tokens is not None:
         counted = f"{plural(len(axes.columns), 'word')} of {plural(tokens, 'token')}"
-    elif axes.part == "cross":
-        counted = f"{len(axes.columns)} to {plural(len(axes.rows), 'token')}"
-    elif axes.part == "both":
-        counted = f"{axes.sources} to {plural(len(axes.rows), 'token')}"
     facts = f"{shape_of(model, layers, heads)} · {counted}"
     text = Text(fold(facts, width), style="bold")
     room = width - cell_len(facts) - 3

@@ -1,0 +1,165 @@
+"""`attncli explain` with an encoder-decoder, and with an encoder alone."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import attncli
+from attncli.checkpoint.save import Checkpoint, write_checkpoint
+from attncli.cli.main import run
+from tests.support.models import ENCODER_DECODERS, tiny_model
+from tests.support.tokenizers import wordpiece
+from tests.support.translations import TOKENIZER
+
+SOURCE, TARGET = "The dog sings.", "Der Hund singt laut."
+VIEWS = ("bars", "map", "grid", "steps", "lens", "logit", "rollout")
+
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    model = tiny_model(vocab_size=TOKENIZER.vocab_size, **ENCODER_DECODERS["m2m100"])
+    write_checkpoint(path, Checkpoint(model.config, model.state_dict(), TOKENIZER, start_of_text=2))
+    return path
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    path, tokenizer = tmp_path_factory.mktemp("models") / "bert", wordpiece()
+    torch.manual_seed(1)
+    config = transformers.BertConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=48, max_position_embeddings=32,
+    )  # fmt: skip
+    transformers.BertForMaskedLM(config).save_pretrained(path)
+    tokenizer.save(str(path / "tokenizer.json"))
+    return path
+
+
+def told(capsys, *arguments, code=0):
+    assert run(["explain", *map(str, arguments)]) == code
+    written = capsys.readouterr()
+    return written.out if code == 0 else written.err
+
+
+def test_the_first_screen_shows_source_and_target_with_their_cuts(translator, capsys):
+    shown = told(capsys, SOURCE, "-m", translator, "--target", TARGET, "--token", "Hund", "--words")
+    assert "Where does ␣Hund [2] come from?" in shown
+    assert shown.index("from the source") < shown.index("\n1 ␣dog") < shown.index("from the target")
+    assert "cut: P(␣Hund)" in shown
+    assert "of cross-attention: sharp, and covers the source" in shown
+    assert "Candidates for ␣Hund [2]" in shown
+
+
+def test_without_a_target_the_models_own_translation_is_explained(translator, capsys):
+    own = json.loads(told(capsys, SOURCE, "-m", translator, "--json", "--no-check"))
+    ids = [token["id"] for token in own["tokens"] if token["of"] == "target"]
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(translator).eval()
+    source = torch.tensor([[token["id"] for token in own["tokens"] if token["of"] == "source"]])
+    expected = theirs.generate(source, max_new_tokens=len(ids), do_sample=False, num_beams=1)[0].tolist()
+    assert expected[: len(ids)] == ids
+
+
+def test_the_document_names_both_texts(translator, capsys):
+    found = json.loads(told(capsys, SOURCE, "-m", translator, "--target", TARGET, "--token", "2", "--json"))
+    assert (found["attention"], found["sources"]["focus"]) == ("both", 2)
+    assert [token["text"] for token in found["rows"]] == [piece.text for piece in TOKENIZER.pieces(TARGET)] + ["</s>"]
+    assert found["rows"][0]["index"] == 1
+    of = [token["of"] for token in found["tokens"]]
+    assert of == sorted(of)
+    shares = [share for share in found["sources"]["shares"] if share is not None]
+    assert sum(shares) == pytest.approx(1)
+    assert len(shares) == of.count("source") + 2
+    assert len(found["map"]["weights"][0]) == of.count("source")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("part", [None, "encoder", "decoder", "cross"])
+def test_every_view_shows_each_part_or_says_why_not(view, part, translator, capsys):
+    arguments = [SOURCE, "-m", translator, "--target", TARGET, "--view", view, *(["--part", part] if part else [])]
+    refused = part is not None and (view in ("lens", "logit") or (view, part) == ("rollout", "cross"))
+    shown = told(capsys, *arguments, code=2 if refused else 0)
+    if not refused:
+        assert json.loads(told(capsys, *arguments, "--json"))["model"] == "tiny"
+        assert "attncli" not in shown
+    else:
+        assert shown.startswith("error: ")
+
+
+@pytest.mark.parametrize("part", [None, "encoder", "decoder", "cross"])
+def test_plain_sentences_and_files_of_each_part(part, translator, capsys, tmp_path):
+    chosen = ["--part", part] if part else []
+    arguments = [SOURCE, "-m", translator, "--target", TARGET, *chosen]
+    table, arrays, picture = tmp_path / "a.csv", tmp_path / "a.npz", tmp_path / "a.svg"
+    said = told(capsys, *arguments, "--plain", "--csv", table, "--npz", arrays, "--svg", picture)
+    assert "█" not in said
+    assert ("of the source" in said) == (part is None)
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert sum(float(row["share"]) for row in rows) == pytest.approx(1)
+    assert ("of" in rows[0]) == (part is None)
+    with np.load(arrays) as stored:
+        np.testing.assert_allclose(stored["weights"].sum(-1), 1, atol=1e-5)
+        assert stored["weights"].shape[2:] == (len(stored["row_ids"]), len(stored["ids"]))
+    assert "<svg" in picture.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--head", "1.2"], "--head is ambiguous"),
+        (["--generate", "3"], "this model translates"),
+        (["--token", "dog"], "There is no token 'dog'"),
+        (["--token", "0"], "There is no token 0"),
+        (["--part", "cross", "--view", "rollout"], "other tokens as rows"),
+        (["--part", "cross", "--layer", "7"], "There is no layer 7"),
+    ],
+)
+def test_what_does_not_apply_is_refused(options, message, translator, capsys):
+    assert message in told(capsys, SOURCE, "-m", translator, "--target", TARGET, *options, code=2)
+
+
+def test_a_decoder_alone_has_no_other_part_and_no_target_text(model_folder, capsys):
+    demo = model_folder / "checkpoints" / "m"
+    assert "has no encoder" in told(capsys, "a", "-m", demo, "--part", "cross", code=2)
+    assert "goes with --view logit" in told(capsys, "a", "-m", demo, "--target", "b", "--view", "lens", code=2)
+
+
+def test_the_library_explains_a_translation(translator):
+    model = attncli.load(translator)
+    found = model.explain(SOURCE, target=TARGET, token="Hund", words=True)
+    assert found.focus.text == " Hund"
+    assert (
+        model.explain(SOURCE, view="map", part="encoder", target=TARGET).map.weights.shape[0]
+        == len(model.tokenizer.pieces(SOURCE)) + 1
+    )
+
+
+# An encoder alone
+
+
+@pytest.mark.parametrize("view", [None, *VIEWS])
+def test_an_encoder_alone_is_explained(view, bert, capsys):
+    arguments = ["The [MASK] barked.", "-m", bert, *([] if view is None else ["--view", view])]
+    shown = told(capsys, *arguments, code=2 if view == "logit" else 0)
+    if view is None:
+        assert "[MASK] [2] get its information?" in shown
+        assert "Candidates for" in shown
+        assert "special token" in shown
+    if view == "logit":
+        assert "its head has an activation" in shown
+
+
+def test_a_cut_of_an_encoder_alone_changes_the_masked_word(bert, capsys):
+    found = json.loads(told(capsys, "The [MASK] barked.", "-m", bert, "--json"))
+    theirs = transformers.BertForMaskedLM.from_pretrained(bert).eval()
+    ids = torch.tensor([[token["id"] for token in found["tokens"]]])
+    with torch.no_grad():
+        probabilities = theirs(ids).logits[0, 2].softmax(-1)
+    assert found["checks"]["token"]["id"] == int(probabilities.argmax())
+    assert found["checks"]["token"]["probability"] == pytest.approx(float(probabilities.max()), abs=1e-5)
+    assert len({cut["probability"] for cut in found["checks"]["cuts"]}) > 2
+    assert all(share > 0 for share in found["sources"]["shares"])
