@@ -25,7 +25,7 @@ from attncli.config import CorpusConfig, EngineConfig, ModelConfig, SampleConfig
 from attncli.errors import UsageProblem
 from attncli.evaluation.evaluate import opened_to_score, score_text
 from attncli.evaluation.score import Score
-from attncli.explain.reading import Translation
+from attncli.explain.reading import TextPair
 from attncli.generation.candidates import candidates, candidates_for_masks
 from attncli.generation.continuation import continued
 from attncli.generation.defaults import settings_for, target_and_source
@@ -156,7 +156,7 @@ class Model:
         chosen.refuse_options(asked)
         loaded = self._read("float32")
         read = text_of(loaded, text, asked)
-        if not isinstance(read, Translation):
+        if not isinstance(read, TextPair):
             read = continued(loaded, read, generate)
         reading = reading_of(loaded, read, chosen, asked)
         focus = None if token is None else str(token)

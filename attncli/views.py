@@ -22,11 +22,11 @@ from attncli.explain.defaults import MEASURES, MORE_SOURCES, PARTS, SOURCES, Att
 if TYPE_CHECKING:
     from attncli.checkpoint.load import LoadedModel
     from attncli.explain.question import Focus
-    from attncli.explain.reading import Reading, Translation
+    from attncli.explain.reading import Reading, TextPair
     from attncli.explain.units import Spans
     from attncli.text.tokenizer import Piece, Tokenizer
 
-    Text = Sequence[Piece] | Translation  # a text, or a source text and its translation
+    Text = Sequence[Piece] | TextPair  # a text, or a source text and its translation
 
 
 @dataclass(frozen=True)
@@ -312,21 +312,18 @@ def text_of(loaded: LoadedModel, text: str, options: ViewOptions) -> Text:
     The translation is `options.target`, or the model's own greedy translation.
     """
     from attncli.explain.question import refuse_length
-    from attncli.explain.reading import Translation
+    from attncli.explain.reading import TextPair
     from attncli.generation.continuation import translated
     from attncli.text.tokenizer import Piece
 
     tokenizer, pieces = loaded.tokenizer, loaded.pieces(text)
     if loaded.model.config.kind != "encoder-decoder":
         return pieces
-    source = [*pieces, *tokenizer.closing_pieces]
-    refuse_length(source, loaded.model.config.context)
-    if options.target is None:
-        target = tokenizer.pieces_of(translated(loaded, [piece.id for piece in source]))
-    else:
-        target = tokenizer.pieces(options.target)
-    start, end = (Piece(id_, tokenizer.name(id_), 0) for id_ in (loaded.start_of_text, min(loaded.end_ids)))
-    return Translation(tuple(source), (start, *target), end)
+    refuse_length(pieces, loaded.model.config.context)
+    target = translated(loaded, pieces) if options.target is None else tokenizer.pieces(options.target)
+    start = [Piece(id_, tokenizer.name(id_).strip(), 0) for id_ in loaded.target()]
+    end = min(loaded.end_ids)
+    return TextPair(tuple(pieces), (*start, *target), Piece(end, tokenizer.name(end).strip(), 0))
 
 
 def reading_of(loaded: LoadedModel, text: Text, view: View, options: ViewOptions) -> Reading:
@@ -334,9 +331,9 @@ def reading_of(loaded: LoadedModel, text: Text, view: View, options: ViewOptions
 
     Raises UsageProblem for an option that does not apply to this kind of model.
     """
-    from attncli.explain.reading import BOTH, Reading, Translation
+    from attncli.explain.reading import BOTH, Reading, TextPair
 
-    if isinstance(text, Translation):
+    if isinstance(text, TextPair):
         return Reading.translated(loaded.model, text, [part] if (part := _part(view, options)) else BOTH)
     view.refuse_options(options, translates=False)
     own = "decoder" if loaded.model.config.causal else "encoder"

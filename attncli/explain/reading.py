@@ -35,7 +35,7 @@ BOTH: tuple[Part, ...] = ("cross", "decoder")
 
 
 @dataclass(frozen=True)
-class Translation:
+class TextPair:
     """A source text and its translation, as an encoder-decoder reads them."""
 
     source: tuple[Piece, ...]  # the tokens of the source text and its end token
@@ -54,7 +54,7 @@ class Reading:
 
     model: Transformer
     pieces: tuple[Piece, ...]  # the tokens that the decoder reads, or the encoder of a model without a decoder
-    translation: Translation | None = None
+    translation: TextPair | None = None
     parts: tuple[Part, ...] = ("decoder",)  # the attentions that are observed, in the order of their columns
 
     @classmethod
@@ -63,7 +63,7 @@ class Reading:
         return cls(model, tuple(pieces))
 
     @classmethod
-    def translated(cls, model: Transformer, translation: Translation, parts: Sequence[Part] = BOTH) -> Reading:
+    def translated(cls, model: Transformer, translation: TextPair, parts: Sequence[Part] = BOTH) -> Reading:
         """Returns the reading of a source text and its translation by an encoder-decoder."""
         return cls(model, translation.inputs, translation, tuple(parts))
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from attncli.checkpoint.load import LoadedModel
 from attncli.config import SampleConfig
+from attncli.generation.defaults import settings_for
 from attncli.generation.engine import generate
 from attncli.generation.events import Finished
 from attncli.model.backend import TorchBackend
@@ -33,17 +32,12 @@ def continued(loaded: LoadedModel, pieces: Sequence[Piece], count: int) -> list[
     return [*pieces[:opened], *loaded.tokenizer.pieces_of(ids[opened:])]
 
 
-@torch.inference_mode()
-def translated(loaded: LoadedModel, source: Sequence[int]) -> list[int]:
-    """Returns the ids of the greedy translation of a source (S,), without the tokens that begin and end it."""
-    model, device = loaded.model, loaded.model.device
-    encoded, cache = model.read_source(torch.tensor([list(source)], device=device)), model.new_cache()
-    ids, read = [loaded.start_of_text], 0
-    most = min(model.config.context, 2 * len(source) + 50) - 1  # a model that never ends repeats itself
-    while len(ids) < most:
-        hidden = model.hidden(torch.tensor([ids[read:]], device=device), cache, source=encoded)
-        read, token = len(ids), int(model.unembed(hidden[0, -1])[: loaded.tokenizer.vocab_size].argmax())
-        if token in loaded.end_ids:
-            break
-        ids.append(token)
-    return ids[1:]
+def translated(loaded: LoadedModel, source: Sequence[Piece]) -> list[Piece]:
+    """Returns the tokens of the model's greedy translation of a source, without the tokens that begin and end it."""
+    most = loaded.model.config.context - len(loaded.target())
+    config = settings_for(loaded, SampleConfig(max_new_tokens=min(most, 2 * len(source) + 50)), ())
+    sources = [[piece.id for piece in source]]
+    prompts = [loaded.target()]
+    events = generate(TorchBackend(loaded.model), loaded.tokenizer, prompts, config, loaded.end_ids, sources=sources)
+    ids = next(event.ids for event in events if isinstance(event, Finished))
+    return loaded.tokenizer.pieces_of([id_ for id_ in ids if id_ not in loaded.end_ids])

@@ -1,6 +1,6 @@
 """A tokenizer for pairs, a translation as a decoder reads it, and the switches of a post-norm model."""
 
-from attncli.explain.reading import Translation
+from attncli.explain.reading import TextPair
 from attncli.text.tokenizer import Piece
 from attncli.text.tokenizer_training import train_pair_tokenizer
 
@@ -13,4 +13,4 @@ def translation(source="The dog sings.", target="Der Hund singt laut.", repeat=1
     """Returns a source text and a translation, each `repeat` times."""
     start, end = Piece(2, "</s>", 0), Piece(2, "</s>", 0)
     pieces = (TOKENIZER.pieces(" ".join([text] * repeat)) for text in (source, target))
-    return Translation((*next(pieces), end), (start, *next(pieces)), end)
+    return TextPair((*next(pieces), end), (start, *next(pieces)), end)

@@ -11,7 +11,7 @@ from attncli.cli.loading import load
 from attncli.cli.shared import ModelSource, Pictures
 from attncli.errors import UsageProblem
 from attncli.explain.first_screen import Explanation
-from attncli.explain.reading import Reading, Translation
+from attncli.explain.reading import Reading, TextPair
 from attncli.render.console import output, print_json, print_note, show
 from attncli.render.export import sources_csv, write_weights
 from attncli.render.first_screen import continuation_note
@@ -34,7 +34,7 @@ def run(
     loaded = load(source)
     read = text_of(loaded, text, options)
     prompt_tokens = 0
-    if not isinstance(read, Translation):
+    if not isinstance(read, TextPair):
         prompt_tokens = len(read)
         read = _continued(loaded, list(read), generate) if generate else read
     elif generate:
