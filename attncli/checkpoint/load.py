@@ -54,7 +54,7 @@ class LoadedModel:
 
     def target(self, text: str = "") -> list[int]:
         """Returns the ids with which the decoder of an encoder-decoder begins, then the tokens of this text."""
-        return [self.start_of_text, *self.forced, *self.tokenizer.encode(text)]
+        return [self.start_of_text, *self.forced, *self.tokenizer.target.encode(text)]
 
     def inputs(self, prompts: Sequence[list[int]]) -> tuple[Sequence[list[int]], Sequence[list[int]] | None]:
         """Returns the decoder's prompts for ids from `prompt`, and their sources: None for a model without an encoder.
@@ -130,6 +130,8 @@ def _load_model(path: Path, device: torch.device, dtype: torch.dtype | None) -> 
     settings = described | folder.json_if_any(directory.GENERATION)
     ends = token_ids(settings.get("eos_token_id"), tokenizer) or token_ids(tokenizer.end_of_text, tokenizer)
     starts = token_ids(settings.get(_start_setting(config)), tokenizer) or ends or {0}
+    if config.kind == "encoder" and tokenizer.opening:
+        starts = {tokenizer.opening[0]}  # [CLS], which the settings of BERT do not name
     forced = tuple(token_ids(settings.get("forced_bos_token_id"), tokenizer)) if config.encoder_layers else ()
     banned = _banned(settings, tokenizer) if config.encoder_layers else frozenset[int]()
     run = folder.json_if_any(directory.RUN)

@@ -1,7 +1,7 @@
 """Compares a word in two texts: the cosine of its two streams by layer, and the tokens that moved the streams apart.
 
-A word of several tokens is compared at its last token, which attends to the whole word. Later tokens cannot affect the
-word, so each text is read only up to the word.
+A word of several tokens is compared at its last token, which attends to the whole word. With a causal mask, later
+tokens cannot affect the word, so each text is read only up to the word.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class WordInText:
     pieces: tuple[Piece, ...]  # the whole text
     first: int  # the word's first token
     at: int  # the word's last token, whose stream is compared
-    pulls: Floats  # (at + 1,), of each source, in units of the stream
-    shares: Floats  # (at + 1,), norm-weighted, of each source, as in Sources
+    pulls: Floats | None  # (S,), of each source, in units of the stream; None for a post-norm model
+    shares: Floats  # (S,), norm-weighted, of each source, as in Sources; S is at + 1, or all tokens without a mask
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Comparison:
 
     The pulls of both texts, `feed_forward` and `embedding` sum to `distance`. Each of these terms is the part of the
     distance that comes from one component. A bias adds the same vector in both texts, so there is no term for biases.
+    In a post-norm model, a norm rescales every sum, so these terms are None.
     """
 
     words: tuple[WordInText, WordInText]
@@ -59,8 +60,8 @@ class Comparison:
     others: Floats | None  # (layers + 1,), mean over pairs of different tokens; None without such a pair
     layer: int  # the number of layers after which the difference is measured
     distance: float  # the length of the difference of the two streams after `layer` layers
-    feed_forward: float
-    embedding: float  # the token embedding, plus the position embedding if positions are learned
+    feed_forward: float | None
+    embedding: float | None  # the token embedding, plus the position embedding if positions are learned
 
 
 def compare(
@@ -86,13 +87,14 @@ def compare(
     """
     after = layers_read(model, layer)
     one, other = (_read(model, text, at) for text, (_, at) in zip(texts, words, strict=True))
-    difference = one.streams[after][-1] - other.streams[after][-1]
+    difference = one.streams[after][one.at] - other.streams[after][other.at]
     distance = float(difference.norm())
     # Equal streams have no direction of difference, so all projections are 0.
     direction = difference / distance if distance > 0 else torch.zeros_like(difference)
-    pulls = _pulls(model, one, other, direction, after)
+    adds = model.config.pre_norm
+    pulls = _pulls(model, one, other, direction, after) if adds else (None, None)
     fed = sum((one.fed[at] - other.fed[at] for at in range(after)), torch.zeros_like(difference))
-    embedded = one.streams[0][-1] - other.streams[0][-1]
+    embedded = one.streams[0][one.at] - other.streams[0][other.at]
     return Comparison(
         words=(
             WordInText(tuple(texts[0]), *words[0], pulls[0], _mean_shares(one, after)),
@@ -104,8 +106,8 @@ def compare(
         others=_cosines_of_others(one, other),
         layer=after,
         distance=distance,
-        feed_forward=float(fed @ direction),
-        embedding=float(embedded @ direction),
+        feed_forward=float(fed @ direction) if adds else None,
+        embedding=float(embedded @ direction) if adds else None,
     )
 
 
@@ -179,9 +181,10 @@ def _listed(words: Sequence[str], name: str) -> str:
 class _Reading(Observer):
     """Records the values of one forward pass, as float64 tensors on the CPU.
 
-    `weights`, `fed` and `shares` hold values of the last token only.
+    `weights`, `fed` and `shares` hold values of the token `at` only.
     """
 
+    at: int
     streams: list[Tensor] = field(default_factory=list)  # (T, C), at the embedding and after each layer
     weights: list[Tensor] = field(default_factory=list)  # (H, T) per layer
     values: list[Tensor] = field(default_factory=list)  # (K, T, D) per layer
@@ -193,21 +196,20 @@ class _Reading(Observer):
         self.streams.append(stream[0].cpu().double())
 
     def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
-        last = steps.weights.shape[2] - 1
-        self.weights.append(steps.weights[0, :, last].cpu().double())
+        self.weights.append(steps.weights[0, :, self.at].cpu().double())
         self.values.append(steps.value[0].cpu().double())
-        norms = contribution_norms(steps, module, last)[1].cpu().double()
+        norms = contribution_norms(steps, module, self.at)[1].cpu().double()
         self.shares.append(normalized(norms))
 
     def feed_forward(self, layer: int, output: Tensor) -> None:
-        self.fed.append(output[0, -1].cpu().double())
+        self.fed.append(output[0, self.at].cpu().double())
 
 
 def _read(model: Transformer, pieces: Sequence[Piece], at: int) -> _Reading:
-    """Runs a forward pass over a text up to the token `at`, and returns the recorded values."""
-    seen = pieces[: at + 1]
+    """Runs a forward pass over a text, up to the token `at` if the mask is causal. Returns the recorded values."""
+    seen = pieces[: at + 1] if model.config.causal else pieces
     refuse_length(seen, model.config.context)
-    reading = _Reading(ids=[piece.id for piece in seen])
+    reading = _Reading(at, ids=[piece.id for piece in seen])
     with torch.inference_mode():
         model.hidden(ids_of(model, seen), observe=reading)
     return reading
@@ -242,8 +244,9 @@ def _cosines(one: _Reading, other: _Reading) -> Floats:
     """Returns the cosines (layers + 1,) of the word's two streams. Equal streams have a cosine of exactly 1."""
     cosines = []
     for a, b in zip(one.streams, other.streams, strict=True):
-        same = torch.equal(a[-1], b[-1])
-        cosines.append(torch.ones(()) if same else (_unit(a[-1]) @ _unit(b[-1])).clamp(-1, 1))
+        first, second = a[one.at], b[other.at]
+        same = torch.equal(first, second)
+        cosines.append(torch.ones(()) if same else (_unit(first) @ _unit(second)).clamp(-1, 1))
     array: Floats = torch.stack([cosine.double() for cosine in cosines]).numpy()
     return array
 

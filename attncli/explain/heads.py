@@ -123,9 +123,12 @@ def score(weights: Tensor, ids: Tensor, window: int | None = None) -> Tensor:
     return ((on_pattern * eligible).sum(-1) / eligible.sum(-1)).movedim(-1, 0)
 
 
-def chance(ids: Tensor, window: int | None = None) -> Tensor:
+def chance(ids: Tensor, window: int | None = None, causal: bool = True) -> Tensor:
     """Returns the scores of uniform attention under the mask and the window: ids (T,) -> (kinds,)."""
-    allowed = causal_mask(len(ids), len(ids), window, ids.device).double()
+    tokens = len(ids)
+    allowed = (
+        causal_mask(tokens, tokens, window, ids.device).double() if causal else torch.ones(tokens, tokens).double()
+    )
     return score(allowed / allowed.sum(-1, keepdim=True), ids, window)
 
 
@@ -181,7 +184,8 @@ def head_scores(
         scored = torch.stack([_scored(model, ids) for ids in rows])  # (sequences, kinds, L, H)
     errors = None if sequences == 1 else (scored.double().std(0) / sequences**0.5).cpu().numpy()
     layers = range(model.config.layers)
-    chances = torch.stack([chance(rows[0], model.config.window_of(layer)).cpu() for layer in layers], 1)
+    config = model.config
+    chances = torch.stack([chance(rows[0].cpu(), config.window_of(layer), config.causal) for layer in layers], 1)
     return HeadScores(scored.mean(0).cpu().double().numpy(), chances.numpy(), length, sequences, seed, errors)
 
 

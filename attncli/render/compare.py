@@ -61,7 +61,7 @@ def _notes(finding: Comparison) -> list[str]:
     tokens = max(text.at - text.first + 1 for text in finding.words)
     if tokens > 1:
         notes.append(f"The word has {tokens} tokens. The last one is compared, because it attends to the others.")
-    if any(len(text.pieces) > text.at + 1 for text in finding.words):
+    if any(len(text.pieces) > len(text.shares) for text in finding.words):
         notes.append("The tokens after the word cannot affect it.")
     return notes
 
@@ -101,6 +101,9 @@ def _apart(finding: Comparison, width: int) -> list[RenderableType]:
                 else "Nothing: the word attends to the same tokens in both texts."
             ),
         ]
+    if finding.embedding is None:
+        why = "A norm follows every sum of this model, so the distance is no sum of what the tokens contribute."
+        return [titled(question, f"distance {at}: {finding.distance:.3g}", width, 3), Text(why)]
     definition = (
         "pull: what a token contributes to the distance between the two streams, relative to the mean of both texts; "
         "all rows sum to the distance. share: of what attention brings"
@@ -133,22 +136,17 @@ def _terms(finding: Comparison, width: int) -> list[_Term]:
     """
     said = "share " if width >= 55 else ""
     sources = [
-        _Term(
-            name,
-            str(at),
-            token_label(text.pieces[at], LABEL),
-            float(text.pulls[at]),
-            said + percent(float(text.shares[at])),
-        )
+        _Term(name, str(at), token_label(text.pieces[at], LABEL), float(pull), said + percent(float(text.shares[at])))
         for name, text in zip(NAMES, finding.words, strict=True)
-        for at in range(text.at + 1)
+        for at, pull in enumerate(() if text.pulls is None else text.pulls)
     ]
     sources.sort(key=lambda term: -abs(term.pull))
     named, rest = sources[:_MOST_SOURCES], sources[_MOST_SOURCES:]
     for name in NAMES:
         if others := [term.pull for term in rest if term.text == name]:
             named.append(_Term(name, "", f"{len(others)} more", sum(others)))
-    named += [_Term("", "", "feed-forward", finding.feed_forward), _Term("", "", "embedding", finding.embedding)]
+    components = (("feed-forward", finding.feed_forward), ("embedding", finding.embedding))
+    named += [_Term("", "", name, pull) for name, pull in components if pull is not None]
     return sorted(named, key=lambda term: -abs(term.pull))
 
 
@@ -192,6 +190,6 @@ def _text_document(text: WordInText) -> dict[str, Any]:
     return {
         "tokens": pieces_document(text.pieces),
         "word": {"first": text.first, "last": text.at},
-        "pulls": text.pulls.tolist(),
+        "pulls": None if text.pulls is None else text.pulls.tolist(),
         "shares": text.shares.tolist(),
     }

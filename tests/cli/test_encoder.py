@@ -106,6 +106,42 @@ def test_tokenize_shows_the_tokens_around_a_text_and_decodes_without_them(bert, 
     assert "[SEP] is not part of the text: the tokenizer adds it after every text" in capsys.readouterr().out
 
 
+def hidden_states(bert, text):
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(bert[1] / "tokenizer.json"))
+    with torch.no_grad():
+        return [states[0] for states in bert[0](**tokenizer(text, return_tensors="pt"), output_hidden_states=True)[1]]
+
+
+def test_compare_reads_the_whole_text_and_gives_the_cosines_of_transformers(bert, capsys):
+    texts = "The dog barked.", "A dog runs."
+    found = told(capsys, "compare", *texts, "--token", "dog", "-m", str(bert[1]))
+    pairs = zip(*(hidden_states(bert, text) for text in texts), strict=True)
+    at = [text["word"]["last"] for text in found["texts"]]
+    expected = [torch.cosine_similarity(one[at[0]], other[at[1]], 0).item() for one, other in pairs]
+    assert found["cosines"] == pytest.approx(expected, abs=1e-5)
+    assert (found["feed_forward"], found["embedding"], found["texts"][0]["pulls"]) == (None, None, None)
+    for text in found["texts"]:
+        assert len(text["shares"]) == len(text["tokens"])
+        assert sum(text["shares"]) == pytest.approx(1)
+    assert run(["compare", *texts, "--token", "dog", "-m", str(bert[1])]) == 0
+    screen = capsys.readouterr().out
+    assert "cannot affect" not in screen
+    assert "A norm follows every sum" in screen
+
+
+def test_neighbors_in_a_text_are_those_of_the_last_hidden_state(bert, capsys):
+    found = told(capsys, "neighbors", "dog", "--in", "The dog barked.", "-k", "3", "-m", str(bert[1]))
+    vectors = bert[0].get_input_embeddings().weight
+    cosines = torch.cosine_similarity(hidden_states(bert, "The dog barked.")[-1][2], vectors, -1)
+    near = found["nearest"]
+    assert [token["cosine"] for token in near] == pytest.approx(cosines.topk(3).values.tolist(), abs=1e-5)
+
+
+def test_the_chance_of_a_head_is_that_of_attention_without_a_mask(bert, capsys):
+    found = told(capsys, "heads", "--length", "10", "-m", str(bert[1]))
+    assert found["kinds"]["previous"]["chance"] == pytest.approx([1 / 21, 1 / 21])
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
