@@ -1,4 +1,4 @@
-"""Summarizes a finished run on pairs: its score, example translations, a diagnosis."""
+"""Summarizes a finished run on pairs: its score, BLEU and chrF2 beside a baseline, examples, a diagnosis."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 from attncli.checkpoint.load import LoadedModel
 from attncli.errors import Naming
 from attncli.evaluation.judgement import Judgement
+from attncli.evaluation.translation import references_of
+from attncli.evaluation.translation_judgement import judge_translations
 from attncli.text.pair_corpus import PairCorpus
+from attncli.training import recipe
 from attncli.training.diagnosis import course_of, diagnose
 from attncli.training.reports import Plan, Result, RunSummary
-from attncli.training.translations import shown_pairs, translations
+from attncli.training.translations import shown_pairs, translate, translations
 
 
 def summarize_pairs(
@@ -25,8 +28,7 @@ def summarize_pairs(
     """Returns the summary of a finished run on pairs. The arguments are those of `Task.summarize`."""
     assert result.best is not None
     val = corpus.val
-    chosen = shown_pairs(val)
-    examples = translations(loaded.model, val, chosen, loaded.tokenizer, loaded.start_of_text)
+    examples = translations(loaded.model, val, shown_pairs(val), loaded.tokenizer, loaded.start_of_text)
     return RunSummary(
         result,
         share=result.best.scored / val.to_score,
@@ -35,4 +37,16 @@ def summarize_pairs(
         judgement=Judgement(result.best, diagnosis=diagnose(course_of(result, plan, metrics), naming)),
         sample_tokens=0,
         examples=examples,
+        translation=judge_translations(
+            lambda sources: translate(loaded, sources),
+            references_of(val.pairs),
+            list(corpus.train.pairs),
+            recipe.MOST_TRANSLATED,
+            None if plan.seconds is None else translating_seconds(plan.seconds),
+        ),
     )
+
+
+def translating_seconds(seconds: float) -> float:
+    """Returns the time for translating validation sources after a run of `seconds`."""
+    return min(recipe.TRANSLATING_SHARE * seconds, recipe.TRANSLATING_SECONDS)

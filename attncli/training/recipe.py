@@ -144,7 +144,7 @@ LONGEST_SHOWN_SOURCE = 60  # bytes
 # The translations of validation sources that BLEU and chrF2 of the summary are computed on.
 MOST_TRANSLATED = 2000  # sources
 TRANSLATING_SHARE, TRANSLATING_SECONDS = 0.05, 20.0  # of a timed run; the smaller time applies
-TRANSLATED_AT_ONCE = 64  # sources in a batch
+SEARCHED_BYTES_PER_SECOND = 2e6  # of training sources, for the baseline of the nearest source
 
 
 @dataclass(frozen=True)

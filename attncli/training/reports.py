@@ -17,6 +17,7 @@ from attncli.config import (
 )
 from attncli.evaluation.judgement import Judgement
 from attncli.evaluation.score import Score
+from attncli.evaluation.translation_judgement import TranslationJudgement
 from attncli.records import record_from_json
 from attncli.training.schedule import Schedule, require_marks
 
@@ -233,6 +234,7 @@ class RunSummary:
     judgement: Judgement  # its memorization is measured on a longer sample, which begins with `sample`
     sample_tokens: int  # the largest number of tokens in `sample`
     examples: tuple[Translation, ...] = ()  # translations by the finished model
+    translation: TranslationJudgement | None = None  # for pairs
 
 
 Report = StepReport | EvalReport | SampleReport | TranslationsReport | HeadsReport | SaveReport | Result

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
+from attncli.checkpoint.load import LoadedModel
 from attncli.model.backend import Segment, TorchBackend
 from attncli.model.transformer import Transformer
 from attncli.text.pair_tokens import PairTokens
@@ -73,8 +74,10 @@ def greedy(model: Transformer, sources: Sequence[Sequence[int]], tokenizer: Toke
     return [tokenizer.decode([id_ for id_ in ids if id_ < tokenizer.vocab_size]) for ids in outputs]
 
 
-def batches_of(val: PairTokens, indices: Sequence[int]) -> Iterator[list[int]]:
-    """Yields the indices of pairs in batches of similar source length."""
-    ordered = sorted(indices, key=lambda at: int(val.source.lengths[at]))
-    for first in range(0, len(ordered), recipe.TRANSLATED_AT_ONCE):
-        yield ordered[first : first + recipe.TRANSLATED_AT_ONCE]
+def translate(loaded: LoadedModel, sources: Sequence[str]) -> list[str]:
+    """Returns the greedy translations of source texts. Longer sources than the context are cut."""
+    tokenizer = loaded.tokenizer
+    opening, closing = tokenizer.opening, tokenizer.closing
+    most = loaded.model.config.context - len(opening) - len(closing)
+    ids = [[*opening, *found[:most], *closing] for found in tokenizer.encode_batch(list(sources))]
+    return greedy(loaded.model, ids, tokenizer, loaded.start_of_text)

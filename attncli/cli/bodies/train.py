@@ -28,6 +28,7 @@ from attncli.render.console import messages, output, print_json, print_note, sho
 from attncli.render.escape import one_line
 from attncli.render.evaluation import judgement_document, judgement_screen
 from attncli.render.training import TrainingScreen, plan_table, reading_progress, result_document, summary
+from attncli.render.translation import translation_document, translation_screen
 from attncli.stopping import StopRequests
 from attncli.text.files import refuse_missing
 from attncli.text.names import listed
@@ -164,10 +165,14 @@ def _show_summary(found: RunSummary, job: Job, target: Path, json: bool) -> None
     """Prints the scores and the sample on standard output, and two commands to try on standard error."""
     if json:
         document = result_document(found.result, found.share, str(target), found.sample, found.examples)
-        print_json(document | judgement_document(found.judgement))
+        scores = found.translation and translation_document(found.translation)
+        print_json(document | judgement_document(found.judgement) | {"translation": scores})
         return
     console = output()
     show(console, summary(found.result, job.plan, found.share, str(target), found.sample, found.examples))
+    if found.translation is not None:
+        show(console, translation_screen(found.translation))
+        console.print()
     show(console, judgement_screen(found.judgement, console.width, share=found.share, shown=found.sample_tokens))
     model = shlex.quote(target.name if target.parent == MODELS_FOLDER else str(target))
     console = messages()

@@ -21,6 +21,7 @@ from attncli.checkpoint.save import Borders
 from attncli.config import ModelConfig, TrainConfig
 from attncli.errors import Naming, UsageProblem
 from attncli.evaluation.evaluate_pairs import evaluate_pairs, pair_tensors, pairs_at_once
+from attncli.evaluation.nearest import MOST_CHARACTERS
 from attncli.evaluation.score import Score
 from attncli.model.transformer import Transformer
 from attncli.text.pair_batch import PairBatches
@@ -28,7 +29,7 @@ from attncli.text.pair_corpus import PairCorpus
 from attncli.text.tokenizer import Tokenizer
 from attncli.training import recipe
 from attncli.training.decision import Decision
-from attncli.training.pair_summary import summarize_pairs
+from attncli.training.pair_summary import summarize_pairs, translating_seconds
 from attncli.training.recipe import Tuning
 from attncli.training.reports import Plan, Result, RunSummary
 from attncli.training.shapes import pair_shape
@@ -184,8 +185,9 @@ class PairTask:
         return max(round(tokens / self.unit_tokens(plan.context)), 1)
 
     def judging_seconds(self, seconds: float, *, timed: bool) -> float:
-        """Returns the time for translating validation sources."""
-        return min(recipe.TRANSLATING_SHARE * seconds, recipe.TRANSLATING_SECONDS)
+        """Estimates the time for translating validation sources, and for the baseline."""
+        searched = min(self.corpus.train.pairs.source.bytes, MOST_CHARACTERS)
+        return translating_seconds(seconds) + searched / recipe.SEARCHED_BYTES_PER_SECOND
 
     def notes(self, plan: Plan, start: LoadedModel | None) -> Iterator[str]:
         """Yields notes on pairs that are left out, many epochs, and few pairs to validate on."""
