@@ -214,6 +214,13 @@ def _baselines_document(baselines: Baselines) -> dict[str, Any]:
 def evaluation_screen(model: str, text: str, judgement: Judgement, width: int, given: str) -> RenderableType:
     """Returns the screen of `attncli eval`: a model's score on a text, and the judgment of the score."""
     score = judgement.score
+    table = score_table(score)
+    head = f"{model} on {text}: {plural(round(score.characters), 'character')}, {plural(score.scored, 'token')} scored"
+    return Group(Text(one_line(head), style="bold"), table, Text(), judgement_screen(judgement, width, given))
+
+
+def score_table(score: Score) -> Table:
+    """Returns the figures of a score, one in each row."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -222,8 +229,7 @@ def evaluation_screen(model: str, text: str, judgement: Judgement, width: int, g
             beside = [f"{one.label} {one.of(score):{one.format}}" for one in FIGURES if one.beside == figure.key]
             shown = f"{figure.of(score):{figure.format}}"
             table.add_row(figure.label, Text(shown + (f" ({', '.join(beside)})" if beside else "")))
-    head = f"{model} on {text}: {plural(round(score.characters), 'character')}, {plural(score.scored, 'token')} scored"
-    return Group(Text(one_line(head), style="bold"), table, Text(), judgement_screen(judgement, width, given))
+    return table
 
 
 def evaluation_document(model: str, sources: Sequence[str], judgement: Judgement, seconds: float) -> dict[str, Any]:

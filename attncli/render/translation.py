@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,8 +10,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from attncli.evaluation.score import Score
 from attncli.evaluation.translation import NotScored, TranslationScore
 from attncli.evaluation.translation_judgement import TranslationJudgement
+from attncli.render.escape import one_line
+from attncli.render.evaluation import score_table
 from attncli.render.numbers import plural
 
 
@@ -47,3 +51,28 @@ def translation_document(found: TranslationJudgement) -> dict[str, Any]:
 
 def _document(score: TranslationScore | NotScored) -> dict[str, Any] | None:
     return asdict(score) if isinstance(score, TranslationScore) else None
+
+
+def pair_evaluation_screen(
+    model: str, pairs: str, count: int, score: Score, found: TranslationJudgement
+) -> RenderableType:
+    """Returns the screen of `attncli eval` for `count` pairs: the score of their targets, and of translations."""
+    head = f"{model} on {pairs}: {plural(count, 'pair')}, {plural(score.scored, 'target token')} scored"
+    return Group(Text(one_line(head), style="bold"), score_table(score), Text(), translation_screen(found))
+
+
+def pair_evaluation_document(
+    model: str, sources: Sequence[str], count: int, score: Score, found: TranslationJudgement, seconds: float
+) -> dict[str, Any]:
+    """Returns the evaluation as a JSON-ready dictionary."""
+    return {
+        "model": model,
+        "sources": list(sources),
+        "pairs": count,
+        "characters": round(score.characters),
+        "bytes": round(score.bytes),
+        "scored_tokens": score.scored,
+        **score.figures(),
+        "seconds": seconds,
+        "translation": translation_document(found),
+    }

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attncli.checkpoint.catalog import MODELS_FOLDER, find_model, known_models
-from attncli.checkpoint.directory import CONFIG
+from attncli.checkpoint.directory import CONFIG, ModelFolder
+from attncli.checkpoint.families.registry import config_from_json
 from attncli.checkpoint.hub import is_of_hub
+from attncli.cli.resolving import find
+from attncli.cli.shared import ModelSource
 from attncli.config import CorpusConfig
 from attncli.errors import BadInput, UsageProblem
 from attncli.paths import exists, is_file
@@ -67,6 +70,24 @@ def model_and_files(words: Sequence[str], model: str | None) -> tuple[str | None
     if more and first != "-" and not exists(first):
         find_model(first)  # raises an error that lists the models
     return None, list(words)
+
+
+def model_beside_pairs(words: Sequence[str], model: str | None) -> tuple[str | None, list[str]]:
+    """Returns the model and no files, for arguments beside --pairs or --source: at most one argument, the model.
+
+    Raises UsageProblem for more arguments.
+    """
+    if len(words) > 1 or (words and model is not None):
+        raise UsageProblem(
+            f"{words[-1]} is given beside the files of pairs.", "Give all pairs as arguments, or by options."
+        )
+    return (words[0] if words else model), []
+
+
+def translates(source: ModelSource) -> bool:
+    """Whether a model is an encoder-decoder. Reads its config only. Raises BadCheckpoint if there is no such model."""
+    path = find(source.model, source.revision, weights=False)
+    return config_from_json(ModelFolder(path).json(CONFIG), str(path / CONFIG)).encoder_layers > 0
 
 
 def read_texts(paths: list[str], train_files: Sequence[str], last: float, reading: CorpusConfig) -> Texts:
