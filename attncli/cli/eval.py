@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attncli.cli.shared import GENERATION_DTYPES, JSON, ModelSource
-from attncli.config import CorpusConfig
+from attncli.config import CorpusConfig, SampleConfig
 from attncli.config.limits import Limit
 from attncli.config.option import argument, option, option_from
 from attncli.errors import UsageProblem
@@ -30,6 +30,7 @@ def eval(
     pairs: tuple[str, ...] = option((), _PAIRS, metavar="FILE", rare=True),
     source_file: str | None = option(None, _SOURCE, "--source", metavar="FILE", rare=True),
     target_file: str | None = option(None, _TARGET, "--target", metavar="FILE", rare=True),
+    beams: int = option_from(SampleConfig, "beams", help="For pairs: beam search with N beams; 1 is greedy.", panel=""),
     last: float = option(1.0, _LAST, limit=Limit("above 0 and at most 1", lambda share: 0 < share <= 1)),
     train_file: tuple[str, ...] = option((), _TRAIN, metavar="FILE"),
     encoding: str = option_from(CorpusConfig, "encoding", panel=""),
@@ -58,8 +59,10 @@ def eval(
         from attncli.cli.bodies.eval_pairs import PairFiles
         from attncli.cli.bodies.eval_pairs import run as run_pairs
 
-        run_pairs(source, dtype, PairFiles(given or tuple(paths), kind, train_file), reading, json=json)
+        run_pairs(source, dtype, PairFiles(given or tuple(paths), kind, train_file), reading, beams, json=json)
         return
+    if beams > 1:
+        raise UsageProblem("--beams is for a model that translates.", "Leave --beams out.")
     status("reading the text")
     texts = read_texts(paths, train_file, last, reading)
     status("importing PyTorch")

@@ -18,7 +18,7 @@ from attncli.render.evaluation import score_table
 from attncli.render.numbers import plural
 
 
-def translation_screen(found: TranslationJudgement) -> RenderableType:
+def translation_screen(found: TranslationJudgement, beams: int = 1) -> RenderableType:
     """Returns the table of the scores, or the reason why there are none."""
     score, baseline = found.score, found.baseline
     if isinstance(score, NotScored):
@@ -26,7 +26,7 @@ def translation_screen(found: TranslationJudgement) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("", "BLEU", "chrF2"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    rows = [("model, greedy", score)]
+    rows = [("model, greedy" if beams == 1 else f"model, {beams} beams", score)]
     if baseline is not None and isinstance(baseline, TranslationScore):
         rows.append(("target of the nearest training source", baseline))
     for name, one in rows:
@@ -54,15 +54,21 @@ def _document(score: TranslationScore | NotScored) -> dict[str, Any] | None:
 
 
 def pair_evaluation_screen(
-    model: str, pairs: str, count: int, score: Score, found: TranslationJudgement
+    model: str, pairs: str, count: int, score: Score, found: TranslationJudgement, beams: int
 ) -> RenderableType:
     """Returns the screen of `attncli eval` for `count` pairs: the score of their targets, and of translations."""
     head = f"{model} on {pairs}: {plural(count, 'pair')}, {plural(score.scored, 'target token')} scored"
-    return Group(Text(one_line(head), style="bold"), score_table(score), Text(), translation_screen(found))
+    return Group(Text(one_line(head), style="bold"), score_table(score), Text(), translation_screen(found, beams))
 
 
 def pair_evaluation_document(
-    model: str, sources: Sequence[str], count: int, score: Score, found: TranslationJudgement, seconds: float
+    model: str,
+    sources: Sequence[str],
+    count: int,
+    score: Score,
+    found: TranslationJudgement,
+    beams: int,
+    seconds: float,
 ) -> dict[str, Any]:
     """Returns the evaluation as a JSON-ready dictionary."""
     return {
@@ -73,6 +79,7 @@ def pair_evaluation_document(
         "bytes": round(score.bytes),
         "scored_tokens": score.scored,
         **score.figures(),
+        "beams": beams,
         "seconds": seconds,
         "translation": translation_document(found),
     }

@@ -10,6 +10,7 @@ from attncli.errors import Naming
 from attncli.evaluation.judgement import Judgement
 from attncli.evaluation.translation import references_of
 from attncli.evaluation.translation_judgement import judge_translations
+from attncli.model.backend import TorchBackend
 from attncli.text.pair_corpus import PairCorpus
 from attncli.training import recipe
 from attncli.training.diagnosis import course_of, diagnose
@@ -38,7 +39,7 @@ def summarize_pairs(
         sample_tokens=0,
         examples=examples,
         translation=judge_translations(
-            lambda sources: translate(loaded, sources),
+            lambda sources: translate(loaded, TorchBackend(loaded.model), sources),
             references_of(val.pairs),
             list(corpus.train.pairs),
             recipe.MOST_TRANSLATED,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from attncli.checkpoint.load import LoadedModel
-from attncli.model.backend import Segment, TorchBackend
+from attncli.config import SampleConfig
+from attncli.generation.defaults import settings_for
+from attncli.generation.engine import generate
+from attncli.generation.events import Event, Finished, Text
+from attncli.model.backend import Backend, TorchBackend
 from attncli.model.transformer import Transformer
 from attncli.text.pair_tokens import PairTokens
 from attncli.text.tokenizer import Tokenizer
@@ -49,35 +53,38 @@ def translations(
 ) -> tuple[Translation, ...]:
     """Returns the translations of the chosen pairs' sources, with the pairs' targets as references."""
     outputs = greedy(model, [val.source[at].tolist() for at in chosen], tokenizer, start)
-    return tuple(
-        Translation(val.pairs[at].source, text, val.pairs[at].target) for at, text in zip(chosen, outputs, strict=True)
-    )
+    pairs = [val.pairs[at] for at in chosen]
+    return tuple(Translation(pair.source, text, pair.target) for pair, text in zip(pairs, outputs, strict=True))
 
 
 def greedy(model: Transformer, sources: Sequence[Sequence[int]], tokenizer: Tokenizer, start: int) -> list[str]:
-    """Returns the greedy translations of source texts, which are given as ids. All are translated in one batch."""
-    backend, end = TorchBackend(model), tokenizer.end_of_text
-    cache = backend.new_cache(len(sources))
-    backend.read_sources(cache, dict(enumerate(sources)))
-    longest = [min(_LONGEST_TIMES * len(ids) + _LONGEST_PLUS, model.config.context) for ids in sources]
-    outputs: list[list[int]] = [[] for _ in sources]
-    last, active = [start] * len(sources), list(range(len(sources)))
-    for position in range(max(longest)):
-        logits = backend.read(cache, [Segment(number, position, [last[number]]) for number in active])
-        for number, id_ in zip(active, logits.argmax(-1).tolist(), strict=True):
-            last[number] = id_
-            if id_ != end:
-                outputs[number].append(id_)
-        active = [number for number in active if last[number] != end and len(outputs[number]) < longest[number]]
-        if not active:
-            break
-    return [tokenizer.decode([id_ for id_ in ids if id_ < tokenizer.vocab_size]) for ids in outputs]
+    """Returns the greedy translations of source texts, which are given as ids."""
+    config = SampleConfig(temperature=0, max_new_tokens=_longest(sources, model.config.context - 1))
+    return _texts(generate(TorchBackend(model), tokenizer, [[start]] * len(sources), config, sources=sources))
 
 
-def translate(loaded: LoadedModel, sources: Sequence[str]) -> list[str]:
-    """Returns the greedy translations of source texts. Longer sources than the context are cut."""
-    tokenizer = loaded.tokenizer
-    opening, closing = tokenizer.opening, tokenizer.closing
-    most = loaded.model.config.context - len(opening) - len(closing)
-    ids = [[*opening, *found[:most], *closing] for found in tokenizer.encode_batch(list(sources))]
-    return greedy(loaded.model, ids, tokenizer, loaded.start_of_text)
+def translate(loaded: LoadedModel, backend: Backend, texts: Sequence[str], beams: int = 1) -> list[str]:
+    """Returns the translations of texts: greedy, or with beam search. A text longer than the context is cut."""
+    tokenizer, context = loaded.tokenizer, backend.config.context
+    most = context - len(tokenizer.opening) - len(tokenizer.closing)
+    ids = [[*tokenizer.opening, *found[:most], *tokenizer.closing] for found in tokenizer.encode_batch(list(texts))]
+    prompts, sources = loaded.inputs(ids)
+    config = SampleConfig(temperature=0, max_new_tokens=_longest(ids, context - len(prompts[0])), beams=beams)
+    config = settings_for(loaded, config, {"temperature": 0, "beams": beams})
+    return _texts(generate(backend, tokenizer, prompts, config, loaded.end_ids, sources=sources))
+
+
+def _longest(sources: Sequence[Sequence[int]], room: int) -> int:
+    """Returns the most tokens of a translation, for sources as ids. A translation may use the `room` of the context."""
+    return max(min(_LONGEST_TIMES * max(map(len, sources)) + _LONGEST_PLUS, room), 1)
+
+
+def _texts(events: Iterable[Event]) -> list[str]:
+    """Returns the text of each sample, in the order of the samples."""
+    texts: dict[int, str] = {}
+    for event in events:
+        if isinstance(event, Finished):
+            texts.setdefault(event.sample, "")
+        elif isinstance(event, Text):
+            texts[event.sample] = texts.get(event.sample, "") + event.text
+    return [texts[number] for number in sorted(texts)]

@@ -15,6 +15,7 @@ from attncli.errors import BadInput, UsageProblem
 from attncli.evaluation.evaluate_pairs import score_pairs
 from attncli.evaluation.translation import references_of
 from attncli.evaluation.translation_judgement import judge_translations
+from attncli.model.backend import TorchBackend
 from attncli.render.console import messages, print_note
 from attncli.render.evaluation import evaluation_progress
 from attncli.render.status import status
@@ -36,8 +37,8 @@ class PairFiles:
     train_files: tuple[str, ...]  # pairs for the baseline
 
 
-def run(source: ModelSource, dtype: str, given: PairFiles, reading: CorpusConfig, *, json: bool) -> None:
-    """Prints the score of a model on pairs."""
+def run(source: ModelSource, dtype: str, given: PairFiles, reading: CorpusConfig, beams: int, *, json: bool) -> None:
+    """Prints the score of a model on pairs. With `beams` above 1, beam search finds the translations."""
     status("reading the pairs")
     pairs = _read(given.files, given.kind, reading)
     training = read_pairs(given.train_files, reading) if given.train_files else None
@@ -55,7 +56,7 @@ def run(source: ModelSource, dtype: str, given: PairFiles, reading: CorpusConfig
         print_note(f"{tokens.too_long:,} pairs have a side with more tokens than the context, and are not scored")
     status("translating")
     found = judge_translations(
-        lambda sources: translate(loaded, sources),
+        lambda sources: translate(loaded, TorchBackend(loaded.model), sources, beams),
         references_of(tokens.pairs),
         [] if training is None else list(training),
         progress=lambda count: status(f"translating: {count:,} sources"),
@@ -64,8 +65,8 @@ def run(source: ModelSource, dtype: str, given: PairFiles, reading: CorpusConfig
         print_note(f"{loaded.name} was trained on these pairs: its score does not measure generalization")
     seconds, title = monotonic() - began, listed(given.files)
     show_result(
-        lambda: pair_evaluation_document(loaded.name, given.files, len(tokens), score, found, seconds),
-        lambda console: pair_evaluation_screen(loaded.name, title, len(tokens), score, found),
+        lambda: pair_evaluation_document(loaded.name, given.files, len(tokens), score, found, beams, seconds),
+        lambda console: pair_evaluation_screen(loaded.name, title, len(tokens), score, found, beams),
         json=json,
     )
 
