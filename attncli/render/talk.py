@@ -13,7 +13,7 @@ from attncli.config import SampleConfig
 from attncli.config.option import options_of
 from attncli.render.escape import fold, id_label, one_line, pad
 
-Task = Literal["continue", "answer", "translate"]
+TalkKind = Literal["continue", "answer", "translate"]
 _NAME = 20  # cells
 _COMMAND = 17
 
@@ -29,7 +29,7 @@ def setting_line(name: str, config: SampleConfig, text_of: Callable[[int], str])
     return f"{_option(name)} {_value(name, config, text_of)}"
 
 
-def commands_screen(commands: Mapping[str, tuple[str, str]], width: int, task: Task = "continue") -> Text:
+def commands_screen(commands: Mapping[str, tuple[str, str]], width: int, task: TalkKind = "continue") -> Text:
     """Returns what can be typed: each command, its argument and what it does. `task` is what happens to a text."""
     lines = [
         ("TEXT", f"{task} it"),

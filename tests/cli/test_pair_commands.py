@@ -88,6 +88,8 @@ def test_eval_scores_pairs_and_translations(there, capsys):
     assert documents[0] == documents[1] == documents[2]
     assert documents[0]["pairs"] == 60
     assert documents[0]["translation"]["nearest"]["bleu"] > 0
+    code, out, _ = ask(capsys, "eval", "toy", "valid.tsv", "--beams", "2")
+    assert "model, 2 beams" in out
     code, out, _ = ask(capsys, "eval", "toy", "valid.tsv")
     assert code == 0
     assert all(shown in out for shown in ("60 pairs", "nats per token", "model, greedy", "BLEU", "version:"))

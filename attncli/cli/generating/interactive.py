@@ -27,7 +27,7 @@ from attncli.generation.engine import last_that_fit, refuse_unreadable
 from attncli.generation.events import Finished, Text
 from attncli.render.console import output, print_error, print_note, show
 from attncli.render.generation import GenerationScreen
-from attncli.render.talk import Task, commands_screen, setting_line, settings_screen
+from attncli.render.talk import TalkKind, commands_screen, setting_line, settings_screen
 from attncli.text.tokenizer import checked_text
 
 _LARGEST_SEED = 2**63
@@ -161,7 +161,7 @@ class Talk:
         elif name == "save":
             self._save(rest.strip())
         elif name == "help":
-            task: Task = "answer" if self._format.chat else "translate" if self._loaded.translates else "continue"
+            task: TalkKind = "answer" if self._format.chat else "translate" if self._loaded.translates else "continue"
             commands = {name: told for name, told in _COMMANDS.items() if task == "continue" or name != "add"}
             show(self._console, commands_screen(commands, self._console.width, task))
         return name != "quit"
