@@ -81,6 +81,7 @@ class ViewOptions:
         metavar="TEXT",
         rare=True,
     )
+    pair: str | None = option(None, "For BERT: the second text of a pair.", metavar="TEXT", rare=True)
     against: str | None = option(
         None,
         "For --view logit: explain the logit minus the logit of this token. Unset: minus the mean logit of all tokens.",
@@ -178,9 +179,9 @@ class View:
         """Raises UsageProblem for an option that does not apply to this view; the error lists the views that use it.
 
         `translates` is whether the model is an encoder-decoder, for which every view takes `target`. If it is not known
-        yet, `target` is not checked.
+        yet, `target` is not checked. Every view takes `pair`.
         """
-        takes = self.takes if translates is False else (*self.takes, "target")
+        takes = (*self.takes, "pair") if translates is False else (*self.takes, "pair", "target")
         refused = next((name for name in options.given() if name not in takes), None)
         if refused is not None:
             others = [view for view in VIEWS if refused in view.takes]
@@ -309,18 +310,19 @@ def find_view(name: str | None) -> View:
 def text_of(loaded: LoadedModel, text: str, options: ViewOptions) -> Text:
     """Returns the tokens of a text, or of a source text and its translation.
 
-    The translation is `options.target`, or the model's own greedy translation.
+    The translation is `options.target`, or the model's own greedy translation. For an encoder alone, the tokens of the
+    second text `options.pair` follow.
     """
     from attncli.explain.question import refuse_length
     from attncli.explain.reading import TextPair
     from attncli.generation.continuation import translated
     from attncli.text.tokenizer import Piece
 
-    tokenizer, pieces = loaded.tokenizer, loaded.pieces(text)
+    tokenizer, pieces = loaded.tokenizer, loaded.pieces(text, options.pair)
     if loaded.model.config.kind != "encoder-decoder":
         return pieces
     refuse_length(pieces, loaded.model.config.context)
-    target = translated(loaded, pieces) if options.target is None else tokenizer.pieces(options.target)
+    target = translated(loaded, pieces) if options.target is None else tokenizer.target.pieces(options.target)
     start = [Piece(id_, tokenizer.name(id_).strip(), 0) for id_ in loaded.target()]
     end = min(loaded.end_ids)
     return TextPair(tuple(pieces), (*start, *target), Piece(end, tokenizer.name(end).strip(), 0))

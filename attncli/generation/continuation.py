@@ -40,4 +40,4 @@ def translated(loaded: LoadedModel, source: Sequence[Piece]) -> list[Piece]:
     prompts = [loaded.target()]
     events = generate(TorchBackend(loaded.model), loaded.tokenizer, prompts, config, loaded.end_ids, sources=sources)
     ids = next(event.ids for event in events if isinstance(event, Finished))
-    return loaded.tokenizer.pieces_of([id_ for id_ in ids if id_ not in loaded.end_ids])
+    return loaded.tokenizer.target.pieces_of([id_ for id_ in ids if id_ not in loaded.end_ids])

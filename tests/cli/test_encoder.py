@@ -106,6 +106,21 @@ def test_tokenize_shows_the_tokens_around_a_text_and_decodes_without_them(bert, 
     assert "[SEP] is not part of the text: the tokenizer adds it after every text" in capsys.readouterr().out
 
 
+def test_explain_reads_a_pair_with_the_weights_of_transformers(bert, capsys):
+    arguments = ["explain", "The dog barked.", "--pair", PAIR, "-m", str(bert[1])]
+    found = told(capsys, *arguments, "--view", "map", "--head", "1.2")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(bert[1] / "tokenizer.json"), model_input_names=["input_ids", "token_type_ids"]
+    )
+    inputs = tokenizer("The dog barked.", PAIR, return_tensors="pt")
+    eager = transformers.BertForMaskedLM.from_pretrained(bert[1], attn_implementation="eager")
+    with torch.no_grad():
+        weights = eager(**inputs, output_attentions=True).attentions[1][0, 2]
+    torch.testing.assert_close(torch.tensor(found["map"]["weights"]), weights, rtol=0, atol=1e-5)
+    assert run([*arguments[:-1], "stories"]) == 2
+    assert "stories reads no pairs of texts" in capsys.readouterr().err
+
+
 def hidden_states(bert, text):
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(bert[1] / "tokenizer.json"))
     with torch.no_grad():
