@@ -174,7 +174,10 @@ def _tokenizer_config(tokenizer: Tokenizer, ends: list[int], context: int, *, en
     named = tokenizer.end_of_text if tokenizer.end_of_text in ends else min(ends, default=None)
     end_token = None if named is None else tokenizer.decode([named])
     pad = tokenizer.pad if encodes else None
+    special = {tokenizer.decode([id_]) for id_ in tokenizer.special_ids} if encodes else set()
+    others = {key: name for key, name in (("bos_token", "<s>"), ("unk_token", "<unk>")) if name in special}
     return {
+        **others,  # CTranslate2 needs them
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": end_token,
         # without a token that pads, the attention mask distinguishes padding from the end of a text
