@@ -249,6 +249,8 @@ def _fields(data: Any) -> Iterator[tuple[int, Any]]:
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     """Returns the integer of variable length at a position, and the position after it."""
+    if data[at] < 128:
+        return data[at], at + 1
     value = 0
     for shift in range(0, 64, 7):
         byte = data[at]
