@@ -23,7 +23,11 @@ from attncli.checkpoint.resolve import resolve_model
 from attncli.checkpoint.target import claimed, target_directory
 from attncli.config import CorpusConfig, EngineConfig, ModelConfig, SampleConfig, TrainConfig
 from attncli.errors import UsageProblem
+from attncli.evaluation.aligning import Alignment, align_pairs
+from attncli.evaluation.cross_attention import require_encoder_decoder
 from attncli.evaluation.evaluate import opened_to_score, score_text
+from attncli.evaluation.head_choice import choose_reading, readings_of, sample_of
+from attncli.evaluation.pair_words import Split, words_of_pair
 from attncli.evaluation.score import Score
 from attncli.explain.reading import TextPair
 from attncli.generation.candidates import candidates, candidates_for_masks
@@ -171,6 +175,61 @@ class Model:
         loaded.refuse_encoder("predicts no next token, so it has no perplexity")
         tokens = tokens_of(Part.whole(Documents.of([checked_text(text)])), loaded.tokenizer)
         return score_text(loaded, opened_to_score(tokens, loaded.tokenizer))
+
+    @overload
+    def align(
+        self,
+        source: str,
+        target: str,
+        *,
+        heads: Sequence[tuple[int, int]] = (),
+        layer: int | None = None,
+        shift: str | None = None,
+        split: Split = "words",
+    ) -> Alignment: ...
+    @overload
+    def align(
+        self,
+        source: list[str],
+        target: list[str],
+        *,
+        heads: Sequence[tuple[int, int]] = (),
+        layer: int | None = None,
+        shift: str | None = None,
+        split: Split = "words",
+    ) -> list[Alignment]: ...
+    def align(
+        self,
+        source: str | list[str],
+        target: str | list[str],
+        *,
+        heads: Sequence[tuple[int, int]] = (),
+        layer: int | None = None,
+        shift: str | None = None,
+        split: Split = "words",
+    ) -> Alignment | list[Alignment]:
+        """Links the words of a source and its translation by cross-attention. Lists of texts give a list of Alignments.
+
+        An Alignment has the words of both sides, their `links` and `weights`. `heads`, a `layer` or a `shift` restrict
+        the choice of what is read, which is made on the given pairs, as in `attncli align`. The more pairs are given,
+        the better is the choice. `split` is words, spaces or tokens.
+
+        Raises UsageProblem for a model without cross-attention or a head that does not exist, BadInput for a text
+        without words or longer than the context.
+        """
+        loaded = self._read("float32")
+        require_encoder_decoder(loaded.model, loaded.name)
+        texts = [[side] if isinstance(side, str) else side for side in (source, target)]
+        if len(texts[0]) != len(texts[1]):
+            raise UsageProblem("align needs as many targets as sources.", "Give two texts, or two lists of texts.")
+        context, start = loaded.model.config.context, loaded.start_of_text
+        candidates = readings_of(loaded.model, heads, layer, shift)
+        pairs = [
+            words_of_pair(*pair, loaded.tokenizer, context, split) for pair in zip(texts[0], texts[1], strict=True)
+        ]
+        choice = choose_reading(loaded.model, [pairs[at] for at in sample_of(len(pairs))], start, candidates)
+        found = list(align_pairs(loaded.model, pairs, start, choice.reading))
+        return found[0] if isinstance(source, str) else found
 
     def next(
         self,

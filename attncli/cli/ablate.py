@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from attncli.cli.options import Given
-from attncli.cli.shared import JSON, ModelSource
+from attncli.cli.shared import JSON, ModelSource, parse_head
 from attncli.cli.texts import text_or_file_end
 from attncli.config.option import argument, option
 from attncli.errors import UsageProblem
@@ -41,16 +39,8 @@ def ablate(
         raise UsageProblem("--head and --edge cannot be combined.", "Give one of them.")
     if edge:
         given.refuse(("with_",), "--edge masks attention and replaces no output")
-    heads = tuple(_parse_head(one) for one in head)
+    heads = tuple(parse_head(one) for one in head)
     read = text_or_file_end(text, _EXAMPLE)
     from attncli.cli.bodies.ablate import run
 
     run(read, source, heads, edge, token, "mean" if with_ == "mean" else "zero", json=json)
-
-
-def _parse_head(head: str) -> tuple[int, int]:
-    """Returns layer and head: '2.3' -> (2, 3). Raises UsageProblem for any other text."""
-    found = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})", head)
-    if found is None:
-        raise UsageProblem(f"--head {head!r} is not a head.", "Use LAYER.HEAD such as 2.3, both counted from 0.")
-    return int(found[1]), int(found[2])

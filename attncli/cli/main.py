@@ -18,6 +18,7 @@ import typer
 from attncli import __version__
 from attncli.cli import clock
 from attncli.cli.ablate import ablate
+from attncli.cli.align import align
 from attncli.cli.analogy import analogy
 from attncli.cli.bench import bench
 from attncli.cli.compare import compare
@@ -62,7 +63,21 @@ app = typer.Typer(
 )
 _COMMANDS: dict[str, list[Callable[..., None]]] = {
     "Start here": [train, generate, explain, tokenize],
-    "Look closer": [next_, heads, ablate, faithful, compare, neighbors, analogy, eval, bench, plot, info, models],
+    "Look closer": [
+        next_,
+        heads,
+        ablate,
+        faithful,
+        align,
+        compare,
+        neighbors,
+        analogy,
+        eval,
+        bench,
+        plot,
+        info,
+        models,
+    ],
 }
 for _panel, _commands in _COMMANDS.items():
     for _command in _commands:

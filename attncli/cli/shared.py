@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -76,3 +77,11 @@ class Pictures:
         if self.theme is not None and not any(pictures.values()):
             raise UsageProblem("--theme is for pictures, and no picture is written.", "Add --svg FILE or --html FILE.")
         refuse_files({**(more or {}), **pictures}, self.force)
+
+
+def parse_head(head: str) -> tuple[int, int]:
+    """Returns layer and head: '2.3' -> (2, 3). Raises UsageProblem for any other text."""
+    found = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})", head)
+    if found is None:
+        raise UsageProblem(f"--head {head!r} is not a head.", "Use LAYER.HEAD such as 2.3, both counted from 0.")
+    return int(found[1]), int(found[2])

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from rich.console import Console, RenderableType
@@ -80,6 +81,12 @@ def print_json(document: Any, indent: int | None = 2) -> None:
     sys.stdout.write(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
     if indent is None:
         sys.stdout.flush()
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Prints lines on standard output as they come, without wrapping."""
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
 
 
 def print_note(text: str) -> None:

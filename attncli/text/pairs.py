@@ -16,6 +16,7 @@ from attncli.config import CorpusConfig
 from attncli.errors import BadInput, UsageProblem
 from attncli.text.files import refuse_missing, size_of
 from attncli.text.formats import OpenFile
+from attncli.text.formats.base import lines_of
 from attncli.text.pair_formats import Pair, is_pair_file, pairs_of, pairs_of_lines
 from attncli.text.progress import Listener, Progress, ProgressMeter
 from attncli.text.reading import STDIN, name_of, opened, reading_errors
@@ -107,6 +108,25 @@ def read_parallel(
             yield from pairs_of_lines(*files)
 
     return pairs_from(read(), (source, target))
+
+
+def place_of_pair(paths: Sequence[str], index: int, config: CorpusConfig | None = None) -> str:
+    """Returns the file and the line of a pair of `read_pairs`, for an error: 'pairs.tsv, line 7'.
+
+    Reads the files again. For standard input, which cannot be read again, counts the pairs: 'standard input, pair 7'.
+    For the pairs of `read_parallel`, `paths` is the file of the sources.
+    """
+    encoding, left = (config or CorpusConfig()).encoding, index
+    for path in paths:
+        if path == STDIN:
+            return f"{name_of(path)}, pair {left + 1}"
+        with reading_errors(name_of(path)), opened(path) as file:
+            lines = lines_of(OpenFile(path, file, b"", encoding, None).blocks, name_of(path), "")
+            for number, line in enumerate(lines, 1):
+                left -= bool(line.strip())
+                if left < 0:
+                    return f"{name_of(path)}, line {number}"
+    return f"pair {index + 1}"
 
 
 def _refused_or_metered(paths: Sequence[str], progress: Listener | None) -> ProgressMeter:

@@ -1,0 +1,163 @@
+"""The cross-attention of an encoder-decoder, from the words of a translation to the words of its source.
+
+The decoder reads the given translation (teacher forcing), so each of its tokens is at two positions: the model predicts
+it as the output of one position, and reads it as the input of the next position. `Shift` says at which of the two its
+attention is read (Chen et al., 2020, arXiv 2004.14837). The weights of the tokens of a source word are summed, those of
+a target word are averaged. Pairs of similar length are computed in one batch, and one layer at a time, so memory does
+not grow with the number of pairs.
+
+Letters: B batch, T decoder positions, S source tokens, H heads, I source words, J target words, C model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from attncli.errors import UsageProblem
+from attncli.evaluation.pair_words import Sentence, WordsOfPair
+from attncli.model.attention import Attention, AttentionSteps, Observer, Part
+from attncli.model.transformer import Transformer
+
+Shift = Literal["output", "input"]
+SHIFTS: tuple[Shift, ...] = get_args(Shift)
+Receive = Callable[[int, Tensor], None]  # gets a layer and its word weights (2, B, H, J, I), one for each shift
+
+_TOKENS_AT_ONCE = 4096  # the most tokens of a batch, with padding
+_ELEMENTS_AT_ONCE = 1 << 24  # the most attention weights of a layer, or logits, at a time
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Pairs of similar length as tensors, padded at the end."""
+
+    numbers: tuple[int, ...]  # which pairs these are
+    pairs: tuple[WordsOfPair, ...]
+    ids: Tensor  # (B, S), the sources
+    mask: Tensor  # (B, S), True at tokens, False at padding
+    inputs: Tensor  # (B, T), what the decoder reads: the token that begins every text, then the target
+    of_source: Tensor  # (B, S, I), 1 where a token belongs to a word
+    of_target: Tensor  # (2, B, J, T), for each shift: 1 / tokens of the word, where a position belongs to a word
+
+
+def require_encoder_decoder(model: Transformer, name: str) -> None:
+    """Raises UsageProblem for a model without cross-attention."""
+    if not model.config.encoder_layers:
+        kind = "a decoder" if model.config.causal else "an encoder"
+        raise UsageProblem(
+            f"{name} is {kind} alone, and cross-attention needs an encoder-decoder.",
+            "Train one on pairs of sentences: attncli train pairs.tsv",
+        )
+
+
+def batches_of(pairs: Sequence[WordsOfPair], model: Transformer, start: int, rows: bool = False) -> Iterator[PairBatch]:
+    """Yields the pairs in batches of similar length. `start` is the token with which the decoder begins a text.
+
+    With `rows`, the batches are smaller, because each pair is computed once more for each of its source words.
+    """
+    order = sorted(range(len(pairs)), key=lambda at: (len(pairs[at].target.ids), len(pairs[at].source.ids), at))
+    heads, some, sizes = model.config.heads, list[int](), (0, 0)
+    for at in order:
+        pair = pairs[at]
+        grown = max(sizes[0], len(pair.source.ids)), max(sizes[1], len(pair.target.ids) + 1)
+        copies = (len(some) + 1) * (1 + grown[0] if rows else 1)
+        if some and (copies * max(grown) > _TOKENS_AT_ONCE or copies * heads * grown[0] * grown[1] > _ELEMENTS_AT_ONCE):
+            yield _batch(some, pairs, start, model.device)
+            some, grown = [], (len(pair.source.ids), len(pair.target.ids) + 1)
+        some.append(at)
+        sizes = grown
+    if some:
+        yield _batch(some, pairs, start, model.device)
+
+
+def _batch(numbers: Sequence[int], pairs: Sequence[WordsOfPair], start: int, device: torch.device) -> PairBatch:
+    chosen = tuple(pairs[at] for at in numbers)
+    sources, targets = [pair.source for pair in chosen], [pair.target for pair in chosen]
+    ids, mask = _padded([side.ids for side in sources])
+    inputs, _ = _padded([(start, *side.ids[: _end(side)]) for side in targets])
+    of_source = _membership(sources, ids.shape[1], 0).transpose(1, 2)
+    members = torch.stack([_membership(targets, inputs.shape[1], moved) for moved in range(len(SHIFTS))])
+    of_target = members / members.sum(-1, keepdim=True).clamp(min=1)
+    tensors = (ids, mask, inputs, of_source, of_target)
+    return PairBatch(tuple(numbers), chosen, *(tensor.to(device) for tensor in tensors))
+
+
+def _end(side: Sentence) -> int:
+    """Returns the number of tokens up to the end of the last word: the decoder need not read what follows."""
+    return max((span.stop for span in side.spans), default=0)
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Returns ids padded by 0 (B, T), and a mask (B, T) that is True at the given ids."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, torch.arange(longest) < lengths[:, None]
+
+
+def _membership(sides: Sequence[Sentence], positions: int, moved: int) -> Tensor:
+    """Returns (B, words, positions): 1 where a token belongs to a word, with the tokens `moved` positions later."""
+    members = torch.zeros(len(sides), max(len(side.words) for side in sides), positions)
+    for row, side in enumerate(sides):
+        for word, span in enumerate(side.spans):
+            members[row, word, span.start + moved : span.stop + moved] = 1
+    return members
+
+
+@torch.inference_mode()
+def read_weights(model: Transformer, batch: PairBatch, receive: Receive) -> None:
+    """Runs a batch of pairs through the model, and passes the word weights of every layer to `receive`.
+
+    What remains of a row of weights is the weight of tokens that belong to no word, such as the end of the source.
+    """
+    source = model.read_source(batch.ids, batch.mask)
+    model.hidden(batch.inputs, observe=_WordWeights(batch, receive), source=source)
+
+
+class _WordWeights(Observer):
+    """Sums the cross-attention weights of each layer over words."""
+
+    def __init__(self, batch: PairBatch, receive: Receive) -> None:
+        self._batch, self._receive = batch, receive
+
+    def watches(self, part: Part) -> bool:
+        return part == "cross"
+
+    def attention(self, layer: int, steps: AttentionSteps, module: Attention) -> None:
+        weights = steps.weights.float() @ self._batch.of_source[:, None]  # (B, H, T, I)
+        self._receive(layer, self._batch.of_target[:, :, None] @ weights)
+
+
+@torch.inference_mode()
+def prediction_drops(model: Transformer, batch: PairBatch) -> Tensor:
+    """Returns how much each source word is worth for the prediction of each target word: (B, J, I), in nats.
+
+    That is the log-probability of the tokens of the target word, given the tokens before them, minus the same without
+    the source word: its tokens are masked in the encoder and in cross-attention, as if they were padding.
+    """
+    count, words = len(batch.ids), batch.of_source.shape[2]
+    kept = batch.mask[:, None] & (batch.of_source.transpose(1, 2) == 0)  # (B, I, S)
+    kept = torch.where(kept.any(-1, keepdim=True), kept, batch.mask[:, None])  # one key must remain
+    mask = torch.cat([batch.mask[:, None], kept], 1).flatten(0, 1)  # (B x (I + 1), S)
+    copies = words + 1
+    source = model.read_source(batch.ids.repeat_interleave(copies, 0), mask)
+    hidden = model.hidden(batch.inputs.repeat_interleave(copies, 0), source=source)[:, :-1]
+    labels = batch.inputs[:, 1:].repeat_interleave(copies, 0)
+    nats = _log_probabilities(model, hidden.flatten(0, 1), labels.flatten()).view(count, copies, -1)
+    members = (batch.of_target[0, :, :, :-1] > 0).float()  # (B, J, T)
+    by_word = members @ nats.transpose(1, 2)  # (B, J, I + 1)
+    return by_word[..., :1] - by_word[..., 1:]
+
+
+def _log_probabilities(model: Transformer, hidden: Tensor, labels: Tensor) -> Tensor:
+    """Returns the log-probability (N,) of each label, given the head's input (N, C). Few logits exist at a time."""
+    rows = max(1, _ELEMENTS_AT_ONCE // model.config.vocab_size)
+    parts = [
+        -torch.nn.functional.cross_entropy(model.unembed(some).float(), wanted, reduction="none")
+        for some, wanted in zip(torch.split(hidden, rows), torch.split(labels, rows), strict=True)
+    ]
+    return torch.cat(parts)

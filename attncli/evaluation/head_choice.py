@@ -1,0 +1,117 @@
+"""Chooses which cross-attention heads are read as an alignment, and at which position, without gold links.
+
+Candidates are every head, the mean of the heads of each layer, and the mean of all heads, each at both positions. They
+link the words of the same pairs. The candidate is chosen whose links agree best with links that come from no attention:
+those of an HMM that is trained on these pairs. An HMM learns little from few pairs. For these, the reference is what
+the model's predictions lose without each source word (`prediction_drops`), and only the means are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal
+
+import numpy as np
+
+from attncli.errors import UsageProblem
+from attncli.evaluation.aligning import Head, Reading, best_words, linked, mean_weights
+from attncli.evaluation.alignment import Links, intersection
+from attncli.evaluation.alignment_baselines import lowered
+from attncli.evaluation.cross_attention import SHIFTS, batches_of, prediction_drops
+from attncli.evaluation.ibm import Aligner
+from attncli.evaluation.pair_words import WordsOfPair
+from attncli.model.transformer import Transformer
+
+MOST_PAIRS = 500  # that candidates are compared on
+_FEWEST_PAIRS = 30  # from which an HMM learns more than the model's own predictions say
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen reading, and how it was chosen."""
+
+    reading: Reading
+    criterion: Literal["hmm", "prediction"] | None = None  # with which links agree; None if the reading was given
+    value: float | None = None  # the agreement, as F1
+    candidates: int = 1  # readings that were compared
+    pairs: int = 0  # that they were compared on
+
+
+def sample_of(count: int, most: int = MOST_PAIRS) -> list[int]:
+    """Returns the indices of at most `most` of `count` pairs, evenly spread."""
+    indices: list[int] = np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+    return indices
+
+
+def readings_of(
+    model: Transformer, heads: Sequence[Head] = (), layer: int | None = None, shift: str | None = None
+) -> list[Reading]:
+    """Returns the readings to choose from: the mean of `heads`, or of a layer's heads, or by default all.
+
+    By default, the candidates are every head, and the means of each layer and of all heads. With `shift`, only this
+    position is read. Raises UsageProblem for a layer or head that does not exist.
+    """
+    layers, count = model.config.layers, model.config.heads
+    for what, indices, most in (
+        ("layer", [at for at, _ in heads] + ([] if layer is None else [layer]), layers),
+        ("head", [head for _, head in heads], count),
+    ):
+        wrong = next((index for index in indices if not 0 <= index < most), None)
+        if wrong is not None:
+            raise UsageProblem(f"There is no {what} {wrong} of cross-attention.", f"There are {most}: 0 to {most - 1}.")
+    if heads:
+        groups = [tuple(heads)]
+    else:
+        means = [tuple((at, head) for head in range(count)) for at in (range(layers) if layer is None else [layer])]
+        whole = [tuple(chain(*means))] if layer is None and layers > 1 else []
+        single = [((at, head),) for at, head in chain(*means)] if layer is None and count > 1 else []
+        groups = [*single, *means, *whole]
+    return [Reading(group, one) for group in groups for one in SHIFTS if shift in (None, one)]
+
+
+def choose_reading(
+    model: Transformer, pairs: Sequence[WordsOfPair], start: int, candidates: Sequence[Reading]
+) -> Choice:
+    """Returns the candidate that agrees best with the reference on `pairs`. Of equal ones, the first is chosen.
+
+    `start` is the token with which the decoder begins a text.
+    """
+    if len(candidates) == 1:
+        return Choice(candidates[0])
+    few = len(pairs) < _FEWEST_PAIRS
+    if few:
+        candidates = [one for one in candidates if len(one.heads) > 1] or candidates
+    reference = _links_of_drops(model, pairs, start) if few else _links_of_hmm(pairs)
+    links: list[list[Links]] = [[frozenset()] * len(pairs) for _ in candidates]
+    for batch in batches_of(pairs, model, start):
+        for number, weights in zip(batch.numbers, mean_weights(model, batch, candidates), strict=True):
+            for at, each in enumerate(weights):
+                links[at][number] = linked(each)
+    values = [agreement(some, reference) for some in links]
+    best = int(np.argmax(values))
+    return Choice(candidates[best], "prediction" if few else "hmm", values[best], len(candidates), len(pairs))
+
+
+def agreement(found: Sequence[Links], reference: Sequence[Links]) -> float:
+    """Returns F1 of two alignments of the same pairs: 1 if all links are equal, 0 if none is in both."""
+    both = sum(len(one & other) for one, other in zip(found, reference, strict=True))
+    return 2 * both / max(sum(map(len, found)) + sum(map(len, reference)), 1)
+
+
+def _links_of_hmm(pairs: Sequence[WordsOfPair]) -> list[Links]:
+    """Returns the links that both directions of an HMM have, which is trained on the pairs."""
+    aligner = Aligner([(lowered(pair.source.words), lowered(pair.target.words)) for pair in pairs])
+    return [intersection(*both) for both in zip(*aligner.links(), strict=True)]
+
+
+def _links_of_drops(model: Transformer, pairs: Sequence[WordsOfPair], start: int) -> list[Links]:
+    """Returns the links between words that need each other most: those of prediction drops, in both directions."""
+    links: list[Links] = [frozenset()] * len(pairs)
+    for batch in batches_of(pairs, model, start, rows=True):
+        for number, pair, drops in zip(
+            batch.numbers, batch.pairs, prediction_drops(model, batch).cpu().numpy(), strict=True
+        ):
+            links[number] = intersection(*best_words(drops[: len(pair.target.words), : len(pair.source.words)]))
+    return links

@@ -1,0 +1,100 @@
+"""A pair of texts as the token ids that a model reads, and the tokens of each word.
+
+Words are runs of letters and punctuation marks (`text.words`), or runs between spaces, or single tokens. A token that
+covers characters of two words belongs to both. This module imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from attncli.errors import BadInput
+from attncli.text.tokenizer import Piece, Tokenizer
+from attncli.text.words import word_spans
+
+Split = Literal["words", "spaces", "tokens"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+_BETWEEN_SPACES = re.compile(r"\S+")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A text as tokens and words."""
+
+    ids: tuple[int, ...]  # with the tokens that the tokenizer adds before and after a text
+    words: tuple[str, ...]
+    spans: tuple[range, ...]  # for each word, the indices of its tokens in `ids`
+
+
+@dataclass(frozen=True)
+class WordsOfPair:
+    """The source and the target of a pair as tokens and words."""
+
+    source: Sentence
+    target: Sentence
+
+
+def sentence_of(text: str, tokenizer: Tokenizer, split: Split = "words") -> Sentence:
+    """Returns the tokens and words of a text. A word that the tokenizer's normalizer removes has no tokens."""
+    pieces, before = tokenizer.pieces(text), len(tokenizer.opening)
+    ids = (*tokenizer.opening, *(piece.id for piece in pieces), *tokenizer.closing)
+    if split == "tokens":
+        spans = [range(at, at + 1) for at, piece in enumerate(pieces, before) if piece.of_text]
+        return Sentence(ids, tuple(pieces[span.start - before].text for span in spans), tuple(spans))
+    found = word_spans(text) if split == "words" else [word.span() for word in _BETWEEN_SPACES.finditer(text)]
+    spans = _tokens_of_words(_characters(text, pieces), found, before)
+    return Sentence(ids, tuple(text[start:end] for start, end in found), tuple(spans))
+
+
+def words_of_pair(
+    source: str,
+    target: str,
+    tokenizer: Tokenizer,
+    context: int,
+    split: Split = "words",
+    place: Callable[[], str] | None = None,
+) -> WordsOfPair:
+    """Returns the tokens and words of a pair. `place` returns its place, such as 'pairs.tsv, line 3', for errors.
+
+    Raises BadInput for a text without words, and for a text with more tokens than the context.
+    """
+    sides = [sentence_of(text, tokenizer, split) for text in (source, target)]
+    for side, name in zip(sides, ("source", "target"), strict=True):
+        if side.words and len(side.ids) <= context:
+            continue
+        where = f"The {name}" if place is None else f"{place()}: the {name}"
+        if not side.words:
+            raise BadInput(f"{where} has no words.", "Write a sentence on each side, or remove the pair.")
+        raise BadInput(
+            f"{where} has {len(side.ids)} tokens, and the model reads at most {context}.",
+            "Remove the pair, or split it into shorter sentences.",
+        )
+    return WordsOfPair(*sides)
+
+
+def _characters(text: str, pieces: Iterable[Piece]) -> list[tuple[int, int]]:
+    """Returns the first character of each piece in the text, and the character after its last."""
+    spans, at = [], 0
+    for piece in pieces:
+        start = text.find(piece.text, at)
+        if start < 0:  # a normalizer has changed the text
+            start = at
+        spans.append((start, min(start + len(piece.text), len(text))))
+        at = min(start + len(piece.completed), len(text))
+    return spans
+
+
+def _tokens_of_words(tokens: Sequence[tuple[int, int]], words: Sequence[tuple[int, int]], before: int) -> list[range]:
+    """Returns the range of tokens that cover characters of each word. `before` is added to the indices of tokens."""
+    spans, first = [], 0
+    for start, end in words:
+        while first < len(tokens) and tokens[first][1] <= start:
+            first += 1
+        stop = first
+        while stop < len(tokens) and tokens[stop][0] < end:
+            stop += 1
+        spans.append(range(before + first, before + stop))
+    return spans
