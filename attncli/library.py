@@ -222,13 +222,10 @@ class Model:
         texts = [[side] if isinstance(side, str) else side for side in (source, target)]
         if len(texts[0]) != len(texts[1]):
             raise UsageProblem("align needs as many targets as sources.", "Give two texts, or two lists of texts.")
-        context, start = loaded.model.config.context, loaded.start_of_text
         candidates = readings_of(loaded.model, heads, layer, shift)
-        pairs = [
-            words_of_pair(*pair, loaded.tokenizer, context, split) for pair in zip(texts[0], texts[1], strict=True)
-        ]
-        choice = choose_reading(loaded.model, [pairs[at] for at in sample_of(len(pairs))], start, candidates)
-        found = list(align_pairs(loaded.model, pairs, start, choice.reading))
+        pairs = [words_of_pair(*pair, loaded, split) for pair in zip(texts[0], texts[1], strict=True)]
+        choice = choose_reading(loaded.model, [pairs[at] for at in sample_of(len(pairs))], candidates)
+        found = list(align_pairs(loaded.model, pairs, choice.reading))
         return found[0] if isinstance(source, str) else found
 
     def next(

@@ -59,18 +59,17 @@ class Alignment:
 def align_pairs(
     model: Transformer,
     pairs: Iterable[WordsOfPair],
-    start: int,
     reading: Reading,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Alignment]:
-    """Yields the alignment of each pair, in order. `start` is the token with which the decoder begins a text.
+    """Yields the alignment of each pair, in order.
 
     `progress` is called with the number of pairs that are done.
     """
     left, done = iter(pairs), 0
     while some := list(islice(left, AT_ONCE)):
         found: dict[int, Floats] = {}
-        for batch in batches_of(some, model, start):
+        for batch in batches_of(some, model):
             for number, weights in zip(batch.numbers, mean_weights(model, batch, [reading]), strict=True):
                 found[number] = weights[0]
             progress(done + len(found))

@@ -39,7 +39,7 @@ class PairBatch:
     pairs: tuple[WordsOfPair, ...]
     ids: Tensor  # (B, S), the sources
     mask: Tensor  # (B, S), True at tokens, False at padding
-    inputs: Tensor  # (B, T), what the decoder reads: the token that begins every text, then the target
+    inputs: Tensor  # (B, T), what the decoder reads: the tokens that begin every target, then the target
     of_source: Tensor  # (B, S, I), 1 where a token belongs to a word
     of_target: Tensor  # (2, B, J, T), for each shift: 1 / tokens of the word, where a position belongs to a word
 
@@ -54,8 +54,8 @@ def require_encoder_decoder(model: Transformer, name: str) -> None:
         )
 
 
-def batches_of(pairs: Sequence[WordsOfPair], model: Transformer, start: int, rows: bool = False) -> Iterator[PairBatch]:
-    """Yields the pairs in batches of similar length. `start` is the token with which the decoder begins a text.
+def batches_of(pairs: Sequence[WordsOfPair], model: Transformer, rows: bool = False) -> Iterator[PairBatch]:
+    """Yields the pairs in batches of similar length.
 
     With `rows`, the batches are smaller, because each pair is computed once more for each of its source words.
     """
@@ -63,32 +63,27 @@ def batches_of(pairs: Sequence[WordsOfPair], model: Transformer, start: int, row
     heads, some, sizes = model.config.heads, list[int](), (0, 0)
     for at in order:
         pair = pairs[at]
-        grown = max(sizes[0], len(pair.source.ids)), max(sizes[1], len(pair.target.ids) + 1)
+        grown = max(sizes[0], len(pair.source.ids)), max(sizes[1], len(pair.target.ids))
         copies = (len(some) + 1) * (1 + grown[0] if rows else 1)
         if some and (copies * max(grown) > _TOKENS_AT_ONCE or copies * heads * grown[0] * grown[1] > _ELEMENTS_AT_ONCE):
-            yield _batch(some, pairs, start, model.device)
-            some, grown = [], (len(pair.source.ids), len(pair.target.ids) + 1)
+            yield _batch(some, pairs, model.device)
+            some, grown = [], (len(pair.source.ids), len(pair.target.ids))
         some.append(at)
         sizes = grown
     if some:
-        yield _batch(some, pairs, start, model.device)
+        yield _batch(some, pairs, model.device)
 
 
-def _batch(numbers: Sequence[int], pairs: Sequence[WordsOfPair], start: int, device: torch.device) -> PairBatch:
+def _batch(numbers: Sequence[int], pairs: Sequence[WordsOfPair], device: torch.device) -> PairBatch:
     chosen = tuple(pairs[at] for at in numbers)
     sources, targets = [pair.source for pair in chosen], [pair.target for pair in chosen]
     ids, mask = _padded([side.ids for side in sources])
-    inputs, _ = _padded([(start, *side.ids[: _end(side)]) for side in targets])
+    inputs, _ = _padded([side.ids for side in targets])
     of_source = _membership(sources, ids.shape[1], 0).transpose(1, 2)
-    members = torch.stack([_membership(targets, inputs.shape[1], moved) for moved in range(len(SHIFTS))])
+    members = torch.stack([_membership(targets, inputs.shape[1], moved) for moved in (-1, 0)])
     of_target = members / members.sum(-1, keepdim=True).clamp(min=1)
     tensors = (ids, mask, inputs, of_source, of_target)
     return PairBatch(tuple(numbers), chosen, *(tensor.to(device) for tensor in tensors))
-
-
-def _end(side: Sentence) -> int:
-    """Returns the number of tokens up to the end of the last word: the decoder need not read what follows."""
-    return max((span.stop for span in side.spans), default=0)
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -100,7 +95,7 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _membership(sides: Sequence[Sentence], positions: int, moved: int) -> Tensor:
-    """Returns (B, words, positions): 1 where a token belongs to a word, with the tokens `moved` positions later."""
+    """Returns (B, words, positions): 1 where a token belongs to a word, with the tokens moved by a number of positions."""
     members = torch.zeros(len(sides), max(len(side.words) for side in sides), positions)
     for row, side in enumerate(sides):
         for word, span in enumerate(side.spans):

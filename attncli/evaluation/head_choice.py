@@ -71,21 +71,16 @@ def readings_of(
     return [Reading(group, one) for group in groups for one in SHIFTS if shift in (None, one)]
 
 
-def choose_reading(
-    model: Transformer, pairs: Sequence[WordsOfPair], start: int, candidates: Sequence[Reading]
-) -> Choice:
-    """Returns the candidate that agrees best with the reference on `pairs`. Of equal ones, the first is chosen.
-
-    `start` is the token with which the decoder begins a text.
-    """
+def choose_reading(model: Transformer, pairs: Sequence[WordsOfPair], candidates: Sequence[Reading]) -> Choice:
+    """Returns the candidate that agrees best with the reference on `pairs`. Of equal ones, the first is chosen."""
     if len(candidates) == 1:
         return Choice(candidates[0])
     few = len(pairs) < _FEWEST_PAIRS
     if few:
         candidates = [one for one in candidates if len(one.heads) > 1] or candidates
-    reference = _links_of_drops(model, pairs, start) if few else _links_of_hmm(pairs)
+    reference = _links_of_drops(model, pairs) if few else _links_of_hmm(pairs)
     links: list[list[Links]] = [[frozenset()] * len(pairs) for _ in candidates]
-    for batch in batches_of(pairs, model, start):
+    for batch in batches_of(pairs, model):
         for number, weights in zip(batch.numbers, mean_weights(model, batch, candidates), strict=True):
             for at, each in enumerate(weights):
                 links[at][number] = linked(each)
@@ -106,10 +101,10 @@ def _links_of_hmm(pairs: Sequence[WordsOfPair]) -> list[Links]:
     return [intersection(*both) for both in zip(*aligner.links(), strict=True)]
 
 
-def _links_of_drops(model: Transformer, pairs: Sequence[WordsOfPair], start: int) -> list[Links]:
+def _links_of_drops(model: Transformer, pairs: Sequence[WordsOfPair]) -> list[Links]:
     """Returns the links between words that need each other most: those of prediction drops, in both directions."""
     links: list[Links] = [frozenset()] * len(pairs)
-    for batch in batches_of(pairs, model, start, rows=True):
+    for batch in batches_of(pairs, model, rows=True):
         for number, pair, drops in zip(
             batch.numbers, batch.pairs, prediction_drops(model, batch).cpu().numpy(), strict=True
         ):

@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from attncli.errors import BadInput
 from attncli.text.tokenizer import Piece, Tokenizer
 from attncli.text.words import word_spans
+
+if TYPE_CHECKING:
+    from attncli.checkpoint.load import LoadedModel
 
 Split = Literal["words", "spaces", "tokens"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -24,14 +27,14 @@ _BETWEEN_SPACES = re.compile(r"\S+")
 class Sentence:
     """A text as tokens and words."""
 
-    ids: tuple[int, ...]  # with the tokens that the tokenizer adds before and after a text
+    ids: tuple[int, ...]
     words: tuple[str, ...]
     spans: tuple[range, ...]  # for each word, the indices of its tokens in `ids`
 
 
 @dataclass(frozen=True)
 class WordsOfPair:
-    """The source and the target of a pair as tokens and words."""
+    """The source as the encoder reads it, and the target as the decoder reads it, as tokens and words."""
 
     source: Sentence
     target: Sentence
@@ -39,29 +42,28 @@ class WordsOfPair:
 
 def sentence_of(text: str, tokenizer: Tokenizer, split: Split = "words") -> Sentence:
     """Returns the tokens and words of a text. A word that the tokenizer's normalizer removes has no tokens."""
-    pieces, before = tokenizer.pieces(text), len(tokenizer.opening)
-    ids = (*tokenizer.opening, *(piece.id for piece in pieces), *tokenizer.closing)
+    pieces = tokenizer.pieces(text)
+    ids = tuple(piece.id for piece in pieces)
     if split == "tokens":
-        spans = [range(at, at + 1) for at, piece in enumerate(pieces, before) if piece.of_text]
-        return Sentence(ids, tuple(pieces[span.start - before].text for span in spans), tuple(spans))
+        spans = [range(at, at + 1) for at, piece in enumerate(pieces) if piece.of_text]
+        return Sentence(ids, tuple(pieces[span.start].text for span in spans), tuple(spans))
     found = word_spans(text) if split == "words" else [word.span() for word in _BETWEEN_SPACES.finditer(text)]
-    spans = _tokens_of_words(_characters(text, pieces), found, before)
+    spans = _tokens_of_words(_characters(text, pieces), found)
     return Sentence(ids, tuple(text[start:end] for start, end in found), tuple(spans))
 
 
 def words_of_pair(
-    source: str,
-    target: str,
-    tokenizer: Tokenizer,
-    context: int,
-    split: Split = "words",
-    place: Callable[[], str] | None = None,
+    source: str, target: str, loaded: LoadedModel, split: Split = "words", place: Callable[[], str] | None = None
 ) -> WordsOfPair:
     """Returns the tokens and words of a pair. `place` returns its place, such as 'pairs.tsv, line 3', for errors.
 
     Raises BadInput for a text without words, and for a text with more tokens than the context.
     """
-    sides = [sentence_of(text, tokenizer, split) for text in (source, target)]
+    tokenizer, context = loaded.tokenizer, loaded.model.config.context
+    sides = (
+        _between(tokenizer.opening, sentence_of(source, tokenizer, split), tokenizer.closing),
+        _between(loaded.target(), sentence_of(target, tokenizer.target, split)),
+    )
     for side, name in zip(sides, ("source", "target"), strict=True):
         if side.words and len(side.ids) <= context:
             continue
@@ -73,6 +75,12 @@ def words_of_pair(
             "Remove the pair, or split it into shorter sentences.",
         )
     return WordsOfPair(*sides)
+
+
+def _between(opening: Sequence[int], side: Sentence, closing: Sequence[int] = ()) -> Sentence:
+    """Returns a text with the tokens that are added before and after it, which belong to no word."""
+    spans = tuple(range(span.start + len(opening), span.stop + len(opening)) for span in side.spans)
+    return Sentence((*opening, *side.ids, *closing), side.words, spans)
 
 
 def _characters(text: str, pieces: Iterable[Piece]) -> list[tuple[int, int]]:
@@ -87,8 +95,8 @@ def _characters(text: str, pieces: Iterable[Piece]) -> list[tuple[int, int]]:
     return spans
 
 
-def _tokens_of_words(tokens: Sequence[tuple[int, int]], words: Sequence[tuple[int, int]], before: int) -> list[range]:
-    """Returns the range of tokens that cover characters of each word. `before` is added to the indices of tokens."""
+def _tokens_of_words(tokens: Sequence[tuple[int, int]], words: Sequence[tuple[int, int]]) -> list[range]:
+    """Returns the range of tokens that cover characters of each word."""
     spans, first = [], 0
     for start, end in words:
         while first < len(tokens) and tokens[first][1] <= start:
@@ -96,5 +104,5 @@ def _tokens_of_words(tokens: Sequence[tuple[int, int]], words: Sequence[tuple[in
         stop = first
         while stop < len(tokens) and tokens[stop][0] < end:
             stop += 1
-        spans.append(range(before + first, before + stop))
+        spans.append(range(first, stop))
     return spans

@@ -1,11 +1,14 @@
 """Word alignment by cross-attention: words of tokens, weights, prediction drops, the choice of heads."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attncli.checkpoint.load import LoadedModel
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.errors import BadInput, UsageProblem
 from attncli.evaluation.aligning import Reading, align_pairs, linked
@@ -32,13 +35,17 @@ def encoder_decoder(family="m2m100", **changes):
 
 
 def words_of(pairs, split="words"):
-    return [words_of_pair(*pair, artificial_tokenizer(), 96, split) for pair in pairs]
+    return [words_of_pair(*pair, loaded(encoder_decoder()), split) for pair in pairs]
+
+
+def loaded(model, **more):
+    return LoadedModel(model, artificial_tokenizer(), Path("en-de"), START, frozenset([START]), {}, **more)
 
 
 def weights_of(model, pairs):
     """Returns for each pair its word weights (layers, 2, H, J, I)."""
     found = {}
-    for batch in batches_of(pairs, model, START):
+    for batch in batches_of(pairs, model):
         layers = []
         read_weights(model, batch, lambda layer, weights, layers=layers: layers.append(weights))
         for row, number in enumerate(batch.numbers):
@@ -53,7 +60,7 @@ def test_the_tokens_of_a_word_cover_the_word(text):
     tokenizer = artificial_tokenizer()
     found = sentence_of(text, tokenizer)
     assert list(found.words) == split_words(text)
-    assert found.ids == (*tokenizer.encode(text), *tokenizer.closing)
+    assert found.ids == tuple(tokenizer.encode(text))
     for word, span in zip(found.words, found.spans, strict=True):
         assert word in tokenizer.decode(found.ids[span.start : span.stop])
 
@@ -68,9 +75,16 @@ def test_the_kinds_of_words():
 
 def test_a_pair_without_words_or_beyond_the_context_is_refused():
     with pytest.raises(BadInput, match=r"x\.tsv, line 3: the target has no words"):
-        words_of_pair("a", " ", artificial_tokenizer(), 96, place=lambda: "x.tsv, line 3")
+        words_of_pair("a", " ", loaded(encoder_decoder()), place=lambda: "x.tsv, line 3")
     with pytest.raises(BadInput, match="The source has 12 tokens, and the model reads at most 11"):
-        words_of_pair("?" * 11, "a", artificial_tokenizer(), 11)
+        words_of_pair("?" * 11, "a", loaded(encoder_decoder(context=11)))
+
+
+def test_a_target_begins_with_the_tokens_that_the_model_forces():
+    pair = words_of_pair("a b", "c", loaded(encoder_decoder(), forced=(5, 6)))
+    assert pair.target.ids[:3] == (START, 5, 6)
+    assert pair.target.spans[0].start == 3
+    assert pair.source.ids[-1] == artificial_tokenizer().closing[0]
 
 
 def test_a_model_without_cross_attention_is_refused():
@@ -88,14 +102,14 @@ def test_word_weights_equal_those_of_transformers(tmp_path):
     theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model", attn_implementation="eager")
     pairs = words_of(PAIRS)
     for pair, ours in zip(pairs, weights_of(model, pairs), strict=True):
-        inputs = torch.tensor([[START, *pair.target.ids[:-1]]])
+        inputs = torch.tensor([pair.target.ids])
         with torch.no_grad():
             output = theirs(torch.tensor([pair.source.ids]), decoder_input_ids=inputs, output_attentions=True)
         weights = torch.stack(output.cross_attentions)[:, 0]  # (layers, H, T, S)
         for shift in (0, 1):
             for j, rows in enumerate(pair.target.spans):
                 for i, keys in enumerate(pair.source.spans):
-                    part = weights[:, :, rows.start + shift : rows.stop + shift, keys.start : keys.stop]
+                    part = weights[:, :, rows.start - 1 + shift : rows.stop - 1 + shift, keys.start : keys.stop]
                     torch.testing.assert_close(ours[:, shift, :, j, i], part.sum(-1).mean(-1), atol=1e-5, rtol=0)
 
 
@@ -105,27 +119,26 @@ def test_a_batch_gives_the_weights_and_drops_of_single_pairs(family):
     for pair, together in zip(pairs, weights_of(model, pairs), strict=True):
         torch.testing.assert_close(together, weights_of(model, [pair])[0], atol=1e-5, rtol=0)
         assert (together.sum(-1) <= 1 + 1e-5).all()
-    (batch,) = batches_of(pairs, model, START, rows=True)
+    (batch,) = batches_of(pairs, model, rows=True)
     drops = prediction_drops(model, batch)
     for row, number in enumerate(batch.numbers):
         pair = pairs[number]
-        (single,) = batches_of([pair], model, START, rows=True)
+        (single,) = batches_of([pair], model, rows=True)
         mine = drops[row, : len(pair.target.words), : len(pair.source.words)]
         torch.testing.assert_close(mine, prediction_drops(model, single)[0], atol=1e-4, rtol=0)
 
 
 def test_a_drop_is_the_log_probability_lost_without_the_word():
     model, (pair,) = encoder_decoder(), words_of(PAIRS[:1])
-    (batch,) = batches_of([pair], model, START, rows=True)
+    (batch,) = batches_of([pair], model, rows=True)
     drops = prediction_drops(model, batch)[0]
-    ids, inputs = torch.tensor([pair.source.ids]), torch.tensor([[START, *pair.target.ids[:-1]]])
+    ids, inputs = torch.tensor([pair.source.ids]), torch.tensor([pair.target.ids])
     mask = torch.ones_like(ids, dtype=torch.bool)
     cut = mask.clone()
     cut[0, pair.source.spans[1].start : pair.source.spans[1].stop] = False
     with torch.no_grad():
         both = [model(inputs, source=model.read_source(ids, some))[0].log_softmax(-1) for some in (mask, cut)]
-    span = pair.target.spans[2]
-    lost = sum(float((both[0] - both[1])[at, pair.target.ids[at]]) for at in span)
+    lost = sum(float((both[0] - both[1])[at - 1, pair.target.ids[at]]) for at in pair.target.spans[2])
     assert float(drops[2, 1]) == pytest.approx(lost, abs=1e-4)
 
 
@@ -133,7 +146,7 @@ def test_the_alignments_keep_the_order_of_the_pairs(monkeypatch):
     monkeypatch.setattr("attncli.evaluation.aligning.AT_ONCE", 2)
     model, pairs = encoder_decoder(), words_of(PAIRS)
     reading, done = Reading(((0, 1), (2, 3)), "input"), []
-    found = list(align_pairs(model, iter(pairs), START, reading, done.append))
+    found = list(align_pairs(model, iter(pairs), reading, done.append))
     assert done[-1] == 3
     for alignment, pair, weights in zip(found, pairs, weights_of(model, pairs), strict=True):
         assert (alignment.source, alignment.target) == (pair.source.words, pair.target.words)
@@ -150,26 +163,26 @@ def test_a_sample_is_even_and_deterministic():
 
 def test_the_choice_is_as_good_as_the_best_one_with_gold():
     """The model has learned a language in which word i translates word -1 - i."""
-    model, tokenizer = trained_model(), artificial_tokenizer()
-    pairs = [words_of_pair(*pair, tokenizer, 40) for pair in artificial_pairs(60, 9)]
+    model = trained_model()
+    pairs = [words_of_pair(*pair, loaded(model)) for pair in artificial_pairs(60, 9)]
     gold = [frozenset((len(pair.target.words) - 1 - j, j) for j in range(len(pair.target.words))) for pair in pairs]
     candidates = readings_of(model)
 
     def error_rate(reading):
-        found = [frozenset(alignment.links) for alignment in align_pairs(model, pairs, START, reading)]
+        found = [frozenset(alignment.links) for alignment in align_pairs(model, pairs, reading)]
         return score_links(found, [GoldLinks(links, links) for links in gold]).error_rate
 
-    choice = choose_reading(model, pairs, START, candidates)
+    choice = choose_reading(model, pairs, candidates)
     assert choice.candidates == len(candidates) == 22
     assert error_rate(choice.reading) <= min(map(error_rate, candidates)) + 0.03
-    assert choose_reading(model, pairs, START, candidates) == choice
-    assert choose_reading(model, pairs, START, candidates[:1]).value is None
+    assert choose_reading(model, pairs, candidates) == choice
+    assert choose_reading(model, pairs, candidates[:1]).value is None
 
 
 def test_few_pairs_are_compared_with_the_models_own_predictions():
-    model, tokenizer = trained_model(), artificial_tokenizer()
-    pairs = [words_of_pair(*pair, tokenizer, 40) for pair in artificial_pairs(4, 3)]
-    choice = choose_reading(model, pairs, START, readings_of(model))
+    model = trained_model()
+    pairs = [words_of_pair(*pair, loaded(model)) for pair in artificial_pairs(4, 3)]
+    choice = choose_reading(model, pairs, readings_of(model))
     assert (choice.criterion, choice.candidates, choice.pairs) == ("prediction", 6, 4)
     assert choice.reading.shift == "output"
-    assert choose_reading(model, pairs, START, readings_of(model, [(1, 3)])).candidates == 2
+    assert choose_reading(model, pairs, readings_of(model, [(1, 3)])).candidates == 2

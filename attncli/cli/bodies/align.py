@@ -73,7 +73,7 @@ def run(
     candidates = readings_of(loaded.model, heads, layer, shift)
     compared = [_words(loaded, texts, at) for at in sample_of(texts.count)] if len(candidates) > 1 else []
     status("choosing the heads")
-    choice = choose_reading(loaded.model, compared, loaded.start_of_text, candidates)
+    choice = choose_reading(loaded.model, compared, candidates)
     print_note(choice_note(choice))
     with alignment_progress(messages(), texts.count) as progress:
         found = _aligned(loaded, texts, choice, progress)
@@ -91,15 +91,13 @@ def run(
 
 def _words(loaded: LoadedModel, texts: Texts, at: int) -> WordsOfPair:
     """Returns the words of a pair. Raises BadInput, which names the file and the line."""
-    return words_of_pair(
-        *texts.pair(at), loaded.tokenizer, loaded.model.config.context, texts.split, lambda: texts.place(at)
-    )
+    return words_of_pair(*texts.pair(at), loaded, texts.split, lambda: texts.place(at))
 
 
 def _aligned(loaded: LoadedModel, texts: Texts, choice: Choice, progress: Callable[[int], None]) -> Iterator[Alignment]:
     """Yields the alignment of each pair."""
     pairs = (_words(loaded, texts, at) for at in range(texts.count))
-    return align_pairs(loaded.model, pairs, loaded.start_of_text, choice.reading, progress)
+    return align_pairs(loaded.model, pairs, choice.reading, progress)
 
 
 def _compared(alignments: list[Alignment], texts: Texts) -> AlignmentComparison:
