@@ -26,7 +26,7 @@ from attncli.errors import UsageProblem
 from attncli.evaluation.aligning import Alignment, align_pairs
 from attncli.evaluation.cross_attention import require_encoder_decoder
 from attncli.evaluation.evaluate import opened_to_score, score_text
-from attncli.evaluation.head_choice import choose_reading, readings_of, sample_of
+from attncli.evaluation.head_choice import choose_heads, sample_of, selections_of
 from attncli.evaluation.pair_words import Split, words_of_pair
 from attncli.evaluation.score import Score
 from attncli.explain.reading import TextPair
@@ -222,10 +222,10 @@ class Model:
         texts = [[side] if isinstance(side, str) else side for side in (source, target)]
         if len(texts[0]) != len(texts[1]):
             raise UsageProblem("align needs as many targets as sources.", "Give two texts, or two lists of texts.")
-        candidates = readings_of(loaded.model, heads, layer, shift)
+        candidates = selections_of(loaded.model, heads, layer, shift)
         pairs = [words_of_pair(*pair, loaded, split) for pair in zip(texts[0], texts[1], strict=True)]
-        choice = choose_reading(loaded.model, [pairs[at] for at in sample_of(len(pairs))], candidates)
-        found = list(align_pairs(loaded.model, pairs, choice.reading))
+        choice = choose_heads(loaded.model, [pairs[at] for at in sample_of(len(pairs))], candidates)
+        found = list(align_pairs(loaded.model, pairs, choice.selected))
         return found[0] if isinstance(source, str) else found
 
     def next(

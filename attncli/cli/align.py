@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from attncli.cli.options import Given
 from attncli.cli.shared import JSON, ModelSource, parse_head
 from attncli.config import CorpusConfig
 from attncli.config.limits import at_least
-from attncli.config.option import argument, option, option_from
+from attncli.config.option import argument, check, option, option_from
 from attncli.errors import UsageProblem
 from attncli.evaluation.pair_words import SPLITS, Split
 
@@ -22,6 +24,25 @@ _SHIFT = "Read the attention of a target word at the position that predicts it (
 _EXAMPLE = "For example: attncli align pairs.tsv -m my-model"
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """The options that choose which heads of cross-attention are read, and at which position."""
+
+    head: tuple[str, ...] = option((), _HEAD, metavar="L.H")
+    layer: int | None = option(None, _LAYER, limit=at_least(0), rare=True)
+    shift: str | None = option(None, _SHIFT, choices=("output", "input"), rare=True)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.head and self.layer is not None:
+            raise UsageProblem("--head and --layer cannot be combined.", "Give one of them.")
+
+    @property
+    def heads(self) -> tuple[tuple[int, int], ...]:
+        """The layer and the index of each head. Raises UsageProblem for a value of --head that is not a head."""
+        return tuple(parse_head(head) for head in self.head)
+
+
 def align(
     *,
     files: tuple[str, ...] = argument((), _FILES, metavar="FILE"),
@@ -31,9 +52,7 @@ def align(
     gold: str | None = option(None, _GOLD, metavar="FILE"),
     train_file: tuple[str, ...] = option((), _TRAIN, metavar="FILE"),
     split: Split = option("words", _SPLIT, choices=SPLITS),
-    head: tuple[str, ...] = option((), _HEAD, metavar="L.H"),
-    layer: int | None = option(None, _LAYER, limit=at_least(0), rare=True),
-    shift: str | None = option(None, _SHIFT, choices=("output", "input"), rare=True),
+    chosen: HeadOptions,
     encoding: str = option_from(CorpusConfig, "encoding", panel="", rare=True),
     json: bool = JSON,
     given: Given,
@@ -51,9 +70,7 @@ def align(
         given.refuse(("train_file",), "Baselines are measured with --gold only")
     else:
         given.refuse(("split",), "Gold links count the words between spaces")
-    if head and layer is not None:
-        raise UsageProblem("--head and --layer cannot be combined.", "Give one of them.")
-    heads = tuple(parse_head(one) for one in head)
+    heads = chosen.heads
     from attncli.cli.bodies.align import read_gold_texts, read_texts, run
 
     config = CorpusConfig(encoding=encoding)
@@ -61,4 +78,4 @@ def align(
         texts = read_gold_texts(gold, train_file, config)
     else:
         texts = read_texts(files, source, target, split, config)
-    run(model_source, texts, heads, layer, shift, json=json)
+    run(model_source, texts, heads, chosen.layer, chosen.shift, json=json)

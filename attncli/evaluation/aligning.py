@@ -1,8 +1,8 @@
 """Aligns the words of sentence pairs by the cross-attention of an encoder-decoder.
 
-A `Reading` says which heads are read, and at which position. Their weights are averaged. Each target word links to the
-source word with the largest weight, and each source word to the target word with the largest weight. The links of both
-directions are united. `head_choice` chooses a reading without gold links.
+A `HeadSelection` says which heads are read, and at which position. Their weights are averaged. Each target word links to
+the source word with the largest weight, and each source word to the target word with the largest weight. The links of
+both directions are united. `head_choice` chooses a selection without gold links.
 
 Shapes: B batch, H heads, I source words, J target words.
 """
@@ -23,16 +23,16 @@ from attncli.evaluation.pair_words import WordsOfPair
 from attncli.model.transformer import Transformer
 
 Floats = NDArray[np.float32]
-Head = tuple[int, int]  # layer and head, counted from 0
+HeadIndex = tuple[int, int]  # layer and head, counted from 0
 
 AT_ONCE = 2000  # pairs that are sorted by length together
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Which cross-attention weights are read as an alignment: the mean of some heads, at one of two positions."""
+class HeadSelection:
+    """The cross-attention weights that are read as an alignment: the mean of some heads, at one of two positions."""
 
-    heads: tuple[Head, ...]
+    heads: tuple[HeadIndex, ...]
     shift: Shift
 
     @property
@@ -59,7 +59,7 @@ class Alignment:
 def align_pairs(
     model: Transformer,
     pairs: Iterable[WordsOfPair],
-    reading: Reading,
+    selection: HeadSelection,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Alignment]:
     """Yields the alignment of each pair, in order.
@@ -70,7 +70,7 @@ def align_pairs(
     while some := list(islice(left, AT_ONCE)):
         found: dict[int, Floats] = {}
         for batch in batches_of(some, model):
-            for number, weights in zip(batch.numbers, mean_weights(model, batch, [reading]), strict=True):
+            for number, weights in zip(batch.numbers, mean_weights(model, batch, [selection]), strict=True):
                 found[number] = weights[0]
             progress(done + len(found))
         for at, pair in enumerate(some):
@@ -78,21 +78,21 @@ def align_pairs(
         done += len(some)
 
 
-def mean_weights(model: Transformer, batch: PairBatch, readings: Sequence[Reading]) -> list[list[Floats]]:
-    """Returns for each pair of a batch, and for each reading, the mean weights (J, I) of the heads of the reading."""
-    totals: list[Tensor | None] = [None] * len(readings)
+def mean_weights(model: Transformer, batch: PairBatch, selections: Sequence[HeadSelection]) -> list[list[Floats]]:
+    """Returns for each pair of a batch, and for each selection, the mean weights (J, I) of its heads."""
+    totals: list[Tensor | None] = [None] * len(selections)
 
     def add(layer: int, weights: Tensor) -> None:
-        for at, reading in enumerate(readings):
-            heads = [head for of, head in reading.heads if of == layer]
+        for at, selection in enumerate(selections):
+            heads = [head for of, head in selection.heads if of == layer]
             if heads:
-                some, total = weights[SHIFTS.index(reading.shift)][:, heads].sum(1), totals[at]
+                some, total = weights[SHIFTS.index(selection.shift)][:, heads].sum(1), totals[at]
                 totals[at] = some if total is None else total + some
 
     read_weights(model, batch, add)
     means = [
-        (total / len(reading.heads)).cpu().numpy()
-        for total, reading in zip(totals, readings, strict=True)
+        (total / len(selection.heads)).cpu().numpy()
+        for total, selection in zip(totals, selections, strict=True)
         if total is not None
     ]
     sizes = [(len(pair.target.words), len(pair.source.words)) for pair in batch.pairs]

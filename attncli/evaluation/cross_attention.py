@@ -95,7 +95,7 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _membership(sides: Sequence[Sentence], positions: int, moved: int) -> Tensor:
-    """Returns (B, words, positions): 1 where a token belongs to a word, with the tokens moved by a number of positions."""
+    """Returns (B, words, positions): 1 where a token belongs to a word, with tokens moved by some positions."""
     members = torch.zeros(len(sides), max(len(side.words) for side in sides), positions)
     for row, side in enumerate(sides):
         for word, span in enumerate(side.spans):

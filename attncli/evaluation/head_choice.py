@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from attncli.errors import UsageProblem
-from attncli.evaluation.aligning import Head, Reading, best_words, linked, mean_weights
+from attncli.evaluation.aligning import HeadIndex, HeadSelection, best_words, linked, mean_weights
 from attncli.evaluation.alignment import Links, intersection
 from attncli.evaluation.alignment_baselines import lowered
 from attncli.evaluation.cross_attention import SHIFTS, batches_of, prediction_drops
@@ -30,12 +30,12 @@ _FEWEST_PAIRS = 30  # from which an HMM learns more than the model's own predict
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen reading, and how it was chosen."""
+    """The chosen selection, and how it was chosen."""
 
-    reading: Reading
-    criterion: Literal["hmm", "prediction"] | None = None  # with which links agree; None if the reading was given
+    selected: HeadSelection
+    criterion: Literal["hmm", "prediction"] | None = None  # with which links agree; None if the selection was given
     value: float | None = None  # the agreement, as F1
-    candidates: int = 1  # readings that were compared
+    candidates: int = 1  # selections that were compared
     pairs: int = 0  # that they were compared on
 
 
@@ -45,10 +45,10 @@ def sample_of(count: int, most: int = MOST_PAIRS) -> list[int]:
     return indices
 
 
-def readings_of(
-    model: Transformer, heads: Sequence[Head] = (), layer: int | None = None, shift: str | None = None
-) -> list[Reading]:
-    """Returns the readings to choose from: the mean of `heads`, or of a layer's heads, or by default all.
+def selections_of(
+    model: Transformer, heads: Sequence[HeadIndex] = (), layer: int | None = None, shift: str | None = None
+) -> list[HeadSelection]:
+    """Returns the selections to choose from: the mean of `heads`, or of a layer's heads, or by default all.
 
     By default, the candidates are every head, and the means of each layer and of all heads. With `shift`, only this
     position is read. Raises UsageProblem for a layer or head that does not exist.
@@ -68,10 +68,10 @@ def readings_of(
         whole = [tuple(chain(*means))] if layer is None and layers > 1 else []
         single = [((at, head),) for at, head in chain(*means)] if layer is None and count > 1 else []
         groups = [*single, *means, *whole]
-    return [Reading(group, one) for group in groups for one in SHIFTS if shift in (None, one)]
+    return [HeadSelection(group, one) for group in groups for one in SHIFTS if shift in (None, one)]
 
 
-def choose_reading(model: Transformer, pairs: Sequence[WordsOfPair], candidates: Sequence[Reading]) -> Choice:
+def choose_heads(model: Transformer, pairs: Sequence[WordsOfPair], candidates: Sequence[HeadSelection]) -> Choice:
     """Returns the candidate that agrees best with the reference on `pairs`. Of equal ones, the first is chosen."""
     if len(candidates) == 1:
         return Choice(candidates[0])

@@ -17,7 +17,7 @@ from attncli.render.palette import TITLE
 from attncli.render.progress_bar import passing_bar
 
 if TYPE_CHECKING:
-    from attncli.evaluation.aligning import Alignment, Reading
+    from attncli.evaluation.aligning import Alignment, HeadSelection
     from attncli.evaluation.alignment import AlignmentScore
     from attncli.evaluation.alignment_baselines import AlignmentComparison
     from attncli.evaluation.head_choice import Choice
@@ -36,18 +36,18 @@ _REFERENCES = {
 
 def choice_note(choice: Choice) -> str:
     """Returns the choice of heads as a sentence, with the value of the criterion."""
-    note = f"links are read from cross-attention of {_heads(choice.reading)}, {_READ_WHERE[choice.reading.shift]}"
+    note = f"links are read from cross-attention of {_heads(choice.selected)}, {_READ_WHERE[choice.selected.shift]}"
     if choice.value is None or choice.criterion is None:
         return note
     measured = f"F1 {choice.value:.2f} on {plural(choice.pairs, 'pair')}"
     return (
-        f"{note}: of {choice.candidates} readings, this agrees best with {_REFERENCES[choice.criterion]} ({measured})"
+        f"{note}: of {choice.candidates} selections, this agrees best with {_REFERENCES[choice.criterion]} ({measured})"
     )
 
 
-def _heads(reading: Reading) -> str:
+def _heads(selection: HeadSelection) -> str:
     """Returns heads in words: 'head 2.3', 'heads 1.0, 1.2', or '12 heads of layers 0 to 2' if the list is long."""
-    names, layers = [f"{layer}.{head}" for layer, head in reading.heads], sorted(reading.layers)
+    names, layers = [f"{layer}.{head}" for layer, head in selection.heads], sorted(selection.layers)
     if len(names) <= _NAMED:
         return f"head {names[0]}" if len(names) == 1 else f"heads {', '.join(names)}"
     of = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"
@@ -72,7 +72,7 @@ def comparison_screen(
     notes = (trained, "The error rate counts missing sure links and wrong links: 0 is perfect.")
     return Group(
         Text(fold(title, width), "bold"),
-        Text(fold(f"{_heads(choice.reading)}, {_READ_WHERE[choice.reading.shift]}", width), "dim"),
+        Text(fold(f"{_heads(choice.selected)}, {_READ_WHERE[choice.selected.shift]}", width), "dim"),
         Text(),
         table,
         Text(),
@@ -96,8 +96,8 @@ def alignments_document(
 def choice_document(choice: Choice) -> dict[str, Any]:
     """Returns the choice of heads as a JSON-ready dictionary."""
     return {
-        "heads": [list(head) for head in choice.reading.heads],
-        "shift": choice.reading.shift,
+        "heads": [list(head) for head in choice.selected.heads],
+        "shift": choice.selected.shift,
         "criterion": choice.criterion,
         "value": choice.value,
         "candidates": choice.candidates,

@@ -1,6 +1,7 @@
 """attncli align: links as lines and as JSON, the error rate beside the baselines, errors with line numbers."""
 
 import json
+import re
 
 import pytest
 
@@ -8,8 +9,9 @@ import attncli
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.errors import UsageProblem
 from tests.support.alignments import GOLD_LINES
-from tests.support.commands import ask
+from tests.support.commands import ask, keys_of
 from tests.support.models import ENCODER_DECODERS, tiny_model
+from tests.support.places import ROOT
 from tests.support.translation import artificial_tokenizer
 
 PAIRS = "The dog sleeps.\tDer Hund schläft.\n\nThe cat is here, too.\tAuch die Katze ist hier.\n"
@@ -40,7 +42,7 @@ def test_a_line_of_links_for_each_pair(model, pairs, capsys):
         assert links == sorted(links)
         assert {i for i, _ in links} <= set(range(sizes[0]))
         assert {j for _, j in links} <= set(range(sizes[1]))
-    assert "of 8 readings, this agrees best with the loss of each prediction" in err
+    assert "of 8 selections, this agrees best with the loss of each prediction" in err
 
 
 def test_the_document_the_library_and_two_files_give_the_same_links(model, pairs, tmp_path, capsys):
@@ -67,6 +69,15 @@ def test_one_pair_in_the_library(model):
     assert alignment.weights.shape == (4, 4)
     with pytest.raises(UsageProblem, match="as many targets as sources"):
         attncli.load(model).align(["a", "b"], ["a"])
+
+
+def test_every_key_of_the_document_is_explained(model, tmp_path, capsys):
+    (tmp_path / "gold.tsv").write_text("\n".join(GOLD_LINES))
+    document = json.loads(ask(capsys, "align", "--gold", str(tmp_path / "gold.tsv"), "-m", model, "--json")[1])
+    page = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
+    section = page.partition("## attncli align\n")[2].partition("\n## ")[0]
+    names = {*document["scores"]["baselines"]}
+    assert keys_of(document) - set(re.findall(r"`([\w-]+)`", section)) - names == set()
 
 
 def test_the_error_rate_beside_the_baselines(model, tmp_path, capsys):

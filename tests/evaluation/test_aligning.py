@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from attncli.checkpoint.load import LoadedModel
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.errors import BadInput, UsageProblem
-from attncli.evaluation.aligning import Reading, align_pairs, linked
+from attncli.evaluation.aligning import HeadSelection, align_pairs, linked
 from attncli.evaluation.alignment import GoldLinks, score_links
 from attncli.evaluation.cross_attention import batches_of, prediction_drops, read_weights, require_encoder_decoder
-from attncli.evaluation.head_choice import choose_reading, readings_of, sample_of
+from attncli.evaluation.head_choice import choose_heads, sample_of, selections_of
 from attncli.evaluation.pair_words import sentence_of, words_of_pair
 from attncli.text.tokenizer_training import byte_tokenizer
 from attncli.text.words import split_words
@@ -91,9 +91,9 @@ def test_a_model_without_cross_attention_is_refused():
     with pytest.raises(UsageProblem, match="stories is a decoder alone"):
         require_encoder_decoder(tiny_model(), "stories")
     with pytest.raises(UsageProblem, match="There is no layer 3"):
-        readings_of(encoder_decoder(), [(3, 0)])
+        selections_of(encoder_decoder(), [(3, 0)])
     with pytest.raises(UsageProblem, match="There is no head 4"):
-        readings_of(encoder_decoder(), [(2, 4)])
+        selections_of(encoder_decoder(), [(2, 4)])
 
 
 def test_word_weights_equal_those_of_transformers(tmp_path):
@@ -145,8 +145,8 @@ def test_a_drop_is_the_log_probability_lost_without_the_word():
 def test_the_alignments_keep_the_order_of_the_pairs(monkeypatch):
     monkeypatch.setattr("attncli.evaluation.aligning.AT_ONCE", 2)
     model, pairs = encoder_decoder(), words_of(PAIRS)
-    reading, done = Reading(((0, 1), (2, 3)), "input"), []
-    found = list(align_pairs(model, iter(pairs), reading, done.append))
+    selection, done = HeadSelection(((0, 1), (2, 3)), "input"), []
+    found = list(align_pairs(model, iter(pairs), selection, done.append))
     assert done[-1] == 3
     for alignment, pair, weights in zip(found, pairs, weights_of(model, pairs), strict=True):
         assert (alignment.source, alignment.target) == (pair.source.words, pair.target.words)
@@ -166,23 +166,23 @@ def test_the_choice_is_as_good_as_the_best_one_with_gold():
     model = trained_model()
     pairs = [words_of_pair(*pair, loaded(model)) for pair in artificial_pairs(60, 9)]
     gold = [frozenset((len(pair.target.words) - 1 - j, j) for j in range(len(pair.target.words))) for pair in pairs]
-    candidates = readings_of(model)
+    candidates = selections_of(model)
 
-    def error_rate(reading):
-        found = [frozenset(alignment.links) for alignment in align_pairs(model, pairs, reading)]
+    def error_rate(selection):
+        found = [frozenset(alignment.links) for alignment in align_pairs(model, pairs, selection)]
         return score_links(found, [GoldLinks(links, links) for links in gold]).error_rate
 
-    choice = choose_reading(model, pairs, candidates)
+    choice = choose_heads(model, pairs, candidates)
     assert choice.candidates == len(candidates) == 22
-    assert error_rate(choice.reading) <= min(map(error_rate, candidates)) + 0.03
-    assert choose_reading(model, pairs, candidates) == choice
-    assert choose_reading(model, pairs, candidates[:1]).value is None
+    assert error_rate(choice.selected) <= min(map(error_rate, candidates)) + 0.03
+    assert choose_heads(model, pairs, candidates) == choice
+    assert choose_heads(model, pairs, candidates[:1]).value is None
 
 
 def test_few_pairs_are_compared_with_the_models_own_predictions():
     model = trained_model()
     pairs = [words_of_pair(*pair, loaded(model)) for pair in artificial_pairs(4, 3)]
-    choice = choose_reading(model, pairs, readings_of(model))
+    choice = choose_heads(model, pairs, selections_of(model))
     assert (choice.criterion, choice.candidates, choice.pairs) == ("prediction", 6, 4)
-    assert choice.reading.shift == "output"
-    assert choose_reading(model, pairs, readings_of(model, [(1, 3)])).candidates == 2
+    assert choice.selected.shift == "output"
+    assert choose_heads(model, pairs, selections_of(model, [(1, 3)])).candidates == 2

@@ -9,12 +9,12 @@ from attncli.checkpoint.load import LoadedModel
 from attncli.cli.loading import load
 from attncli.cli.shared import ModelSource
 from attncli.config import CorpusConfig
-from attncli.evaluation.aligning import Alignment, Head, align_pairs
+from attncli.evaluation.aligning import Alignment, HeadIndex, align_pairs
 from attncli.evaluation.alignment import GoldPair, format_links, read_gold
 from attncli.evaluation.alignment_baselines import AlignmentComparison, compare_with_baselines
 from attncli.evaluation.bitext import WordPair
 from attncli.evaluation.cross_attention import require_encoder_decoder
-from attncli.evaluation.head_choice import Choice, choose_reading, readings_of, sample_of
+from attncli.evaluation.head_choice import Choice, choose_heads, sample_of, selections_of
 from attncli.evaluation.pair_words import Split, WordsOfPair, words_of_pair
 from attncli.render.aligning import alignment_progress, alignments_document, choice_note, comparison_screen
 from attncli.render.console import messages, output, print_json, print_lines, print_note, show
@@ -65,15 +65,15 @@ def read_gold_texts(file: str, train_files: tuple[str, ...], config: CorpusConfi
 
 
 def run(
-    source: ModelSource, texts: Texts, heads: tuple[Head, ...], layer: int | None, shift: str | None, *, json: bool
+    source: ModelSource, texts: Texts, heads: tuple[HeadIndex, ...], layer: int | None, shift: str | None, *, json: bool
 ) -> None:
     """Prints the links of each pair; with gold links, prints the error rate beside the baselines instead."""
     loaded = load(source)
     require_encoder_decoder(loaded.model, loaded.name)
-    candidates = readings_of(loaded.model, heads, layer, shift)
+    candidates = selections_of(loaded.model, heads, layer, shift)
     compared = [_words(loaded, texts, at) for at in sample_of(texts.count)] if len(candidates) > 1 else []
     status("choosing the heads")
-    choice = choose_reading(loaded.model, compared, candidates)
+    choice = choose_heads(loaded.model, compared, candidates)
     print_note(choice_note(choice))
     with alignment_progress(messages(), texts.count) as progress:
         found = _aligned(loaded, texts, choice, progress)
@@ -97,7 +97,7 @@ def _words(loaded: LoadedModel, texts: Texts, at: int) -> WordsOfPair:
 def _aligned(loaded: LoadedModel, texts: Texts, choice: Choice, progress: Callable[[int], None]) -> Iterator[Alignment]:
     """Yields the alignment of each pair."""
     pairs = (_words(loaded, texts, at) for at in range(texts.count))
-    return align_pairs(loaded.model, pairs, choice.reading, progress)
+    return align_pairs(loaded.model, pairs, choice.selected, progress)
 
 
 def _compared(alignments: list[Alignment], texts: Texts) -> AlignmentComparison:
