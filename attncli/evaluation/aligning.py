@@ -1,8 +1,8 @@
 """Aligns the words of sentence pairs by the cross-attention of an encoder-decoder.
 
-A `HeadSelection` says which heads are read, and at which position. Their weights are averaged. Each target word links to
-the source word with the largest weight, and each source word to the target word with the largest weight. The links of
-both directions are united. `head_choice` chooses a selection without gold links.
+A `HeadSelection` says which heads are read, and at which position. Their weights are averaged. Each target word links
+to the source word with the largest weight, and each source word to the target word with the largest weight. The links
+of both directions are united. `head_choice` chooses a selection without gold links.
 
 Shapes: B batch, H heads, I source words, J target words.
 """
