@@ -92,6 +92,14 @@ class LoadedModel:
                 f'attncli next "The {MASK} barked." predicts the masked word, and attncli explain shows its attention.',
             )
 
+    def refuse_translator(self, what: str) -> None:
+        """Raises UsageProblem if the model is an encoder-decoder. `what` a command does: 'ablates a decoder alone'."""
+        if self.translates:
+            raise UsageProblem(
+                f"{self.name} translates, and this command {what}.",
+                'attncli explain "TEXT" shows its attention and cuts it; --part chooses the encoder, decoder or cross.',
+            )
+
     @property
     def name(self) -> str:
         """The name of the model, from its directory."""

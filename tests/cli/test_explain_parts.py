@@ -67,8 +67,10 @@ def test_without_a_target_the_models_own_translation_is_explained(translator, ca
 def test_the_document_names_both_texts(translator, capsys):
     found = json.loads(told(capsys, SOURCE, "-m", translator, "--target", TARGET, "--token", "2", "--json"))
     assert (found["attention"], found["sources"]["focus"]) == ("both", 2)
-    assert [token["text"] for token in found["rows"]] == [piece.text for piece in TOKENIZER.pieces(TARGET)] + ["</s>"]
-    assert found["rows"][0]["index"] == 1
+    assert [token["text"] for token in found["queries"]] == [piece.text for piece in TOKENIZER.pieces(TARGET)] + [
+        "</s>"
+    ]
+    assert found["queries"][0]["index"] == 1
     of = [token["of"] for token in found["tokens"]]
     assert of == sorted(of)
     shares = [share for share in found["sources"]["shares"] if share is not None]
@@ -163,3 +165,37 @@ def test_a_cut_of_an_encoder_alone_changes_the_masked_word(bert, capsys):
     assert found["checks"]["token"]["probability"] == pytest.approx(float(probabilities.max()), abs=1e-5)
     assert len({cut["probability"] for cut in found["checks"]["cuts"]}) > 2
     assert all(share > 0 for share in found["sources"]["shares"])
+
+
+# Other commands
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["heads"],
+        ["ablate", SOURCE],
+        ["faithful", *[f"{SOURCE} {SOURCE}"] * 8],
+        ["compare", SOURCE, "The dog sleeps."],
+        ["neighbors", "dog", "--in", SOURCE],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_commands_for_one_stack_say_in_a_line_why_they_refuse(arguments, translator, capsys):
+    assert run([*arguments, "-m", str(translator)]) == 2
+    message, hint = capsys.readouterr().err.splitlines()[:2]
+    assert message.startswith("error: tiny translates, and this command ")
+    assert "attncli explain" in hint
+
+
+def test_neighbors_and_analogies_of_embeddings_need_no_stack(translator, capsys):
+    assert run(["neighbors", "dog", "-m", str(translator)]) == 0
+    assert run(["analogy", "dog", "Hund", "sings", "-m", str(translator)]) == 0
+    capsys.readouterr()
+
+
+@torch.no_grad()
+def test_the_chance_of_an_encoder_alone_is_uniform_over_the_text(bert, capsys):
+    assert run(["heads", "-m", str(bert), "--length", "5", "--repeats", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert all(np.allclose(kind["chance"], 1 / 11, atol=1e-6) for kind in found["kinds"].values())

@@ -28,6 +28,7 @@ def run(
     """Prints what the prediction loses. Raises UsageProblem for an edge, head or token that does not exist."""
     loaded = load(source)
     loaded.refuse_encoder("predicts no next token")
+    loaded.refuse_translator("ablates a decoder alone")
     pieces = loaded.pieces(text)
     cut = tuple(dict.fromkeys(pair for edge in edges for pair in _parse_edge(edge, pieces)))
     finding = ablate(

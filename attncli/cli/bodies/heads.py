@@ -18,6 +18,7 @@ def run(source: ModelSource, length: int | None, repeats: int | None, seed: int,
     Raises UsageProblem for a `length` that is too large.
     """
     loaded = load(source)
+    loaded.refuse_translator("scores the heads of a model with one kind of attention")
     finding = head_scores(
         loaded.model,
         loaded.start_of_text,
