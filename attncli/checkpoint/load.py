@@ -97,7 +97,7 @@ class LoadedModel:
         if self.translates:
             raise UsageProblem(
                 f"{self.name} translates, and this command {what}.",
-                'attncli explain "TEXT" shows its attention and cuts it; --part chooses the encoder, decoder or cross.',
+                'attncli explain "TEXT" shows its attention, and what a cut of it changes.',
             )
 
     @property

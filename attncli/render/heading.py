@@ -149,7 +149,7 @@ def heading_document(
     """Returns the model and the tokens of a text as a JSON-ready dictionary.
 
     `tokens` are the tokens of the columns, and `sources` the number of those that are of the source text, if the axes
-    are counted in words. For an encoder-decoder, `attention` is the attention that is shown, and `queries` are the rows.
+    are counted in words. For an encoder-decoder, `attention` is the attention shown, and `queries` are the rows.
     """
     columns = axes.columns if tokens is None else tokens
     if axes.part is None:
