@@ -16,7 +16,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from attncli.render.chart import Curve, Picture, ascii_only, chart, styled_row
-from attncli.render.escape import one_line, visible
+from attncli.render.escape import fit, one_line, visible
 from attncli.render.numbers import count, decimal, duration
 from attncli.training.curves import Floats, RunCurves
 from attncli.training.reports import (
@@ -199,9 +199,10 @@ class LiveDisplay:
                 text.append(_drawable(visible(part), plain), style=style)
         else:
             name = "translations"
-            for example in sample.examples:
-                text.append(_drawable(one_line(example.source), plain), style="dim")
-                text.append(f" {'->' if plain else '→'} {_drawable(one_line(example.output), plain)}\n")
+            for example in sample.examples:  # each takes at most two rows
+                source, output = (fit(one_line(side), width - 4) for side in (example.source, example.output))
+                text.append(_drawable(source, plain), style="dim")
+                text.append(f" {'->' if plain else '→'} {_drawable(output, plain)}\n")
         text.expand_tabs(4)
         text.rstrip()
         lines = text.wrap(self._console, width, overflow="fold", no_wrap=False)[: rows - 1]

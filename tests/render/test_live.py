@@ -15,8 +15,17 @@ from attncli.render import live
 from attncli.render.live import seconds_left
 from attncli.render.training import TrainingScreen
 from attncli.training.curves import curves_from_lines
-from attncli.training.reports import BestHead, EvalReport, HeadsReport, SampleReport, StepReport
+from attncli.training.reports import (
+    BestHead,
+    EvalReport,
+    HeadsReport,
+    SampleReport,
+    StepReport,
+    Translation,
+    TranslationsReport,
+)
 from tests.support.screens import harmless
+from tests.support.texts import HOSTILE
 from tests.support.training import PLAN, SAMPLE, reports
 
 # Training
@@ -144,6 +153,21 @@ def test_the_live_display_names_the_best_heads(width, kinds, monkeypatch):
         said = [line for line in terminal.lines() if line.startswith("heads  ")]
         expected = ["previous 0.1 .52", "duplicate 1.1 .10", "induction 2.1 .04", "sink 3.1 1.00"]
         assert said == ([f"heads  {'  '.join(expected[kind] for kind in kinds)}"] if height > 10 else [])
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_live_display_shows_translations_of_the_last_evaluation(width, monkeypatch):
+    shown = tuple(Translation(f"A dog runs {i}." + HOSTILE * (i == 1), f"Ein Hund rennt {i}.", "…") for i in range(3))
+    terminal, console = on_terminal(width, 30, monkeypatch)
+    with TrainingScreen(console, PLAN) as screen:
+        for report in reports():
+            screen.update(TranslationsReport(report.step, shown) if isinstance(report, SampleReport) else report)
+            if isinstance(report, SampleReport) and report.step > 25:
+                lines = terminal.lines()
+                assert any(line.startswith("translations at step") for line in lines)
+                assert sum("A dog runs" in line for line in lines) == 3
+                assert any("→ Ein Hund rennt 2." in line for line in lines)
+    assert harmless("\n".join(terminal.lines()).replace("\u200d", ""))
 
 
 @pytest.mark.parametrize("width", range(4, 40, 5))
