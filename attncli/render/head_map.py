@@ -89,7 +89,7 @@ def _cell_map(head: HeadMap, focus: int, console: Console) -> Group:
     return _labelled(
         [_row_label(axes, line, labels, focus) for line in rows],
         [_ruler(pooled.shape[1], pool, wide), *drawn],
-        _legends([*_columns_named(axes), *legends], colors),
+        _legends([*_columns_named(axes, console.width), *legends], colors),
         console.width,
     )
 
@@ -109,7 +109,7 @@ def _rows_around(head: HeadMap, focus: int, console: Console) -> Group:
     seen = [values[: math.ceil(axes.reach[row] / pool)] for row, values in zip(shown, pooled, strict=True)]
     drawn = [row_of_cells(values, wide, colors) for values in seen]
     ends = axes.row_index(shown.start), axes.row_index(shown.stop - 1)
-    legends = [*_columns_named(axes), f"rows {ends[0]} to {ends[1]} of {len(axes.rows)}"]
+    legends = [*_columns_named(axes, console.width), f"rows {ends[0]} to {ends[1]} of {len(axes.rows)}"]
     if pool > 1:
         legends.append(f"each cell: the largest of {pool} columns")
     return _labelled(
@@ -120,11 +120,18 @@ def _rows_around(head: HeadMap, focus: int, console: Console) -> Group:
     )
 
 
-def _columns_named(axes: MapAxes) -> list[str]:
-    """Returns a line that names the columns of a map whose rows are other tokens; none for a square map."""
+def _columns_named(axes: MapAxes, width: int) -> list[str]:
+    """Returns lines that name the columns of a map whose rows are other tokens; none for a square map."""
     if axes.squared:
         return []
-    return [f"columns: {' '.join(f'{at} {token_label(piece, LABEL)}' for at, piece in enumerate(axes.columns))}"]
+    lines = ["columns:"]
+    for at, piece in enumerate(axes.columns):
+        name = f" {at} {token_label(piece, LABEL)}"
+        if cell_len(lines[-1] + name) <= width:
+            lines[-1] += name
+        else:
+            lines.append(name.lstrip())
+    return lines
 
 
 def _labelled(labels: Sequence[Text], drawn: Sequence[Text], legends: Sequence[Text], width: int) -> Group:
