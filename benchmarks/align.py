@@ -1,11 +1,15 @@
 """Measures word alignment of English and German without a neural network: the alignment error rate of each method.
 
 usage: python benchmarks/align.py FOLDER [--eflomal BIN/eflomal-align] [--fast-align BUILD/fast_align]
+           [--model DIRECTORY]
 
 FOLDER contains tatoeba-en-de.train.tsv.xz and tatoeba-en-de.test.tsv.xz (English, tab, German), and
 align-de-en.gold.tsv: sentences of Europarl in German and English, with links. Every method gets the same pairs, in
 lower case: those of both gold alignments, then the training pairs. It links the words in both directions. The second
 gold alignment, align_gold.tsv beside this script, contains the links of 50 lines of the test file, and no text.
+
+With --model, also measures the cross-attention of a model that translates English to German: every head at both
+positions, and the heads that are chosen without gold links on the gold pairs themselves, as by `attncli align --gold`.
 
 eflomal (pip install eflomal) and fast_align (github.com/clab/fast_align) run if the paths of their programs are given.
 """
@@ -115,6 +119,32 @@ def by_eflomal(program: Path, pairs: Sequence[WordPair], most: int) -> Both:
         return links_of(found[0], most), links_of(found[1], most)
 
 
+def measure_model(path: Path, golds: Sequence[Sequence[GoldPair]], texts: Sequence[Sequence[tuple[str, str]]]) -> None:
+    """Prints the error rates of all heads of a model, and of the heads that are chosen without gold links."""
+    import torch
+
+    from attncli.checkpoint.load import load_model
+    from attncli.evaluation.aligning import align_pairs
+    from attncli.evaluation.head_choice import choose_heads, selections_of
+    from attncli.evaluation.pair_words import words_of_pair
+
+    loaded = load_model(path, torch.device("cpu"), torch.float32)
+    model, candidates = loaded.model, selections_of(loaded.model)
+    for name, gold, lines in zip(("Europarl", "Tatoeba"), golds, texts, strict=True):
+        pairs = [words_of_pair(*line, loaded, "words" if name == "Tatoeba" else "spaces") for line in lines]
+        rates = {}
+        for selection in candidates:
+            found = [frozenset(alignment.links) for alignment in align_pairs(model, pairs, selection)]
+            rates[selection] = 100 * score_links(found, [pair.links for pair in gold]).error_rate
+        choice, best = choose_heads(model, pairs, candidates), min(rates, key=rates.__getitem__)
+        print(f"\n{name}: chosen {choice.selected}: {rates[choice.selected]:.1f}")
+        print(f"best with gold {best}: {rates[best]:.1f}")
+        for shift in ("output", "input"):
+            for layer in range(model.config.layers):
+                row = [rates[one] for one in candidates if one.shift == shift and one.layers == {layer}]
+                print(f"{shift}, layer {layer}: {' '.join(f'{rate:.1f}' for rate in row)} (the last: their mean)")
+
+
 def cpu_seconds() -> float:
     """Returns the CPU time of this process and of the programs that it ran."""
     return sum(os.times()[:4])
@@ -140,6 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--eflomal", type=Path)
     parser.add_argument("--fast-align", type=Path)
+    parser.add_argument("--model", type=Path)
     given = parser.parse_args(arguments)
     golds = [europarl_gold(given.folder / EUROPARL), tatoeba_gold(given.folder / TEST)]
     train = [line.split("\t")[:2] for line in lines_of(given.folder / TRAIN)]
@@ -160,6 +191,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure("fast_align", partial(by_fast_align, given.fast_align), pairs, golds)
     if given.eflomal is not None:
         measure("eflomal", partial(by_eflomal, given.eflomal), pairs, golds)
+    if given.model is not None:
+        numbers = [int(row.split("\t")[0]) - 1 for row in GOLD.read_text(encoding="utf-8").splitlines()[1:]]
+        lines = lines_of(given.folder / TEST)
+        tatoeba = [(lines[number].split("\t")[0], lines[number].split("\t")[1]) for number in numbers]
+        europarl = [(" ".join(pair.source), " ".join(pair.target)) for pair in golds[0]]
+        measure_model(given.model, golds, [europarl, tatoeba])
 
 
 if __name__ == "__main__":
