@@ -139,28 +139,26 @@ class _Searcher:
         if sources := {search.slots.start: search.source for search in new if search.source}:
             self._backend.read_sources(cache, sources)
         segments = [segment for search in active for segment in search.segments(self._cached)]
-        scores = self._scores(self._backend.read(cache, segments), active)
-        best, at = scores.flatten(1).topk(min(self._candidates, scores[0].numel()))
-        for search, values, places in zip(active, best.tolist(), at.tolist(), strict=True):
+        values, tokens = self._best(self._backend.read(cache, segments))
+        row = 0
+        for search in active:
             found = [
-                (value, *divmod(place, self._vocab_size))
-                for value, place in zip(values, places, strict=True)
+                (beam.score + value, parent, token)
+                for parent, beam in enumerate(search.beams)
+                for value, token in zip(values[row + parent], tokens[row + parent], strict=True)
                 if value > -math.inf
             ]
-            self._extend(cache, search, found)
+            row += len(search.beams)
+            found.sort(key=lambda candidate: -candidate[0])
+            self._extend(cache, search, found[: self._candidates])
 
-    def _scores(self, logits: Tensor, active: Sequence[_Search]) -> Tensor:
-        """Returns the scores (searches, N, V) of all extensions; -inf where a search has no beam."""
-        added = add_bias(logits[:, : self._vocab_size].float().log_softmax(-1), self._config.logit_bias)
-        before = [beam.score for search in active for beam in search.beams]
-        added = added + torch.tensor(before, device=added.device)[:, None]
-        if len(added) == len(active) * self._config.beams:
-            return added.view(len(active), self._config.beams, -1)
-        scores = added.new_full((len(active), self._config.beams, added.shape[1]), -math.inf)
-        rows = [number for number, search in enumerate(active) for _ in search.beams]
-        columns = [column for search in active for column in range(len(search.beams))]
-        scores[rows, columns] = added
-        return scores
+    def _best(self, logits: Tensor) -> tuple[list[list[float]], list[list[int]]]:
+        """Returns the log-probabilities and the ids of the most probable next tokens of each beam."""
+        logs = logits[:, : self._vocab_size].float().log_softmax(-1)
+        if self._config.logit_bias:
+            logs = add_bias(logs, self._config.logit_bias)
+        best, tokens = logs.topk(min(self._candidates, self._vocab_size))
+        return best.tolist(), tokens.tolist()
 
     def _extend(self, cache: SequenceCache, search: _Search, found: Sequence[tuple[float, int, int]]) -> None:
         """Chooses the next beams from candidates (score, beam, token), the best first, and adds hypotheses."""
