@@ -56,10 +56,10 @@ def eval(
         if last < 1:
             raise UsageProblem("--last is for text, and pairs have no end that is like the rest.", "Leave --last out.")
         status("importing PyTorch")
-        from attncli.cli.bodies.eval_pairs import PairFiles
+        from attncli.cli.bodies.eval_pairs import PairsToScore
         from attncli.cli.bodies.eval_pairs import run as run_pairs
 
-        run_pairs(source, dtype, PairFiles(given or tuple(paths), kind, train_file), reading, beams, json=json)
+        run_pairs(source, dtype, PairsToScore(given or tuple(paths), kind, train_file), reading, beams, json=json)
         return
     if beams > 1:
         raise UsageProblem("--beams is for a model that translates.", "Leave --beams out.")

@@ -31,6 +31,15 @@ _FREE = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairFiles:
+    """The options that name files of pairs."""
+
+    pairs: tuple[str, ...] = option((), _PAIRS, metavar="FILE", panel="The text", rare=True)
+    source: str | None = option(None, _SOURCE, metavar="FILE", panel="The text", rare=True)
+    target: str | None = option(None, _TARGET, metavar="FILE", panel="The text", rare=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """The options that name the model's directory and say what to do with a model that is already there."""
 
@@ -49,9 +58,7 @@ class Place:
 def train(
     *,
     files: tuple[str, ...] = argument((), _FILES, metavar="FILE"),
-    pairs: tuple[str, ...] = option((), _PAIRS, metavar="FILE", panel="The text", rare=True),
-    source: str | None = option(None, _SOURCE, metavar="FILE", panel="The text", rare=True),
-    target: str | None = option(None, _TARGET, metavar="FILE", panel="The text", rare=True),
+    paired: PairFiles,
     pinned: TrainConfig,
     start: str | None = option(None, _FROM, "--from", metavar="MODEL", suggestions=model_names, panel="The model"),
     corpus: CorpusConfig,
@@ -77,7 +84,7 @@ def train(
     from attncli.cli.bodies.train import TrainArguments, directory_of, run, show_plan
     from attncli.text.pair_inputs import files_and_kind
 
-    given_files, kind = files_and_kind(files, pairs, source, target)
+    given_files, kind = files_and_kind(files, paired.pairs, paired.source, paired.target)
     arguments = TrainArguments(given_files, kind, val_file, start, place.resume, place.force, watch_heads)
     directory = directory_of(arguments, place.name, place.out)
     if place.resume:

@@ -50,11 +50,11 @@ class TrainConfig:
     )
     steps: int | None = option(None, "Number of training steps.", format=COUNT, limit=at_least(1), panel=_LENGTH)
     epochs: float | None = option(
-        None, "Number of passes over the text.", limit=FINITE_ABOVE_0, panel=_LENGTH, rare=True
+        None, "Number of passes over the text or the pairs.", limit=FINITE_ABOVE_0, panel=_LENGTH, rare=True
     )
     tokens: int | None = option(
         None,
-        "Number of tokens to train on, counting repeats.",
+        "Number of tokens to train on, counting repeats; of pairs, target tokens.",
         format=COUNT,
         limit=at_least(1),
         panel=_LENGTH,
@@ -62,7 +62,8 @@ class TrainConfig:
     )
     size: str | None = option(
         None,
-        f"{', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384. Unset: chosen by the time and the machine.",
+        f"{', '.join(SIZES)}, or LAYERSxWIDTH such as 6x384; for pairs, the layers of each stack. Unset: "
+        "chosen by the time and the machine.",
         suggestions=tuple(SIZES),
         panel=_MODEL,
     )
@@ -75,7 +76,8 @@ class TrainConfig:
     )
     batch_size: int | None = option(  # windows of all micro-batches of a step together
         None,
-        "Batch size in windows per step. Unset: chosen by the device and the length of the run.",
+        "Batch size of a step: windows of a text, or tokens of both sides of pairs, padding included. Unset: chosen by "
+        "the device and the length of the run.",
         format=COUNT,
         limit=at_least(1),
         panel=_RECIPE,

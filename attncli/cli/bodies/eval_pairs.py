@@ -29,7 +29,7 @@ from attncli.training.translations import translate
 
 
 @dataclass(frozen=True)
-class PairFiles:
+class PairsToScore:
     """The files of `attncli eval` for pairs. None as the kind means files that were given without a kind."""
 
     files: tuple[str, ...]
@@ -37,7 +37,7 @@ class PairFiles:
     train_files: tuple[str, ...]  # pairs for the baseline
 
 
-def run(source: ModelSource, dtype: str, given: PairFiles, reading: CorpusConfig, beams: int, *, json: bool) -> None:
+def run(source: ModelSource, dtype: str, given: PairsToScore, reading: CorpusConfig, beams: int, *, json: bool) -> None:
     """Prints the score of a model on pairs. With `beams` above 1, beam search finds the translations."""
     status("reading the pairs")
     pairs = _read(given.files, given.kind, reading)
