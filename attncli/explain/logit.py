@@ -114,7 +114,7 @@ def _terms(
     attention_bias = _along(directions, "attention", [block.attention.output.bias for block in blocks])
     crosses = [cast(Attention, block.cross_attention).output.bias for block in blocks] if model.encoder else []
     down_bias = _along(directions, "feed_forward", [block.feed_forward.down.bias for block in blocks])
-    fed = torch.stack([layer.fed.double() @ way.feed_forward for layer, way in zip(layers, directions, strict=True)])
+    fed = _projected([layer.fed for layer in layers], [way.feed_forward for way in directions])
     brought = [
         torch.cat([moved.along(getattr(way, part)) for part, moved in reversed(layer.moved.items())], -1)
         for layer, way in zip(layers, directions, strict=True)
@@ -220,9 +220,16 @@ def _along(directions: Sequence[_Directions], part: str, biases: Sequence[Tensor
     known = [bias for bias in biases if bias is not None]
     if not known:
         return None
-    terms = [bias.double() @ getattr(way, part) for bias, way in zip(known, directions, strict=True)]
-    array: Floats = torch.stack(terms).cpu().numpy()
+    array: Floats = _projected(known, [getattr(way, part) for way in directions]).cpu().numpy()
     return array
+
+
+def _projected(vectors: Sequence[Tensor], directions: Sequence[Tensor]) -> Tensor:
+    """Returns the projections (L,) of vectors (C,) on directions (C,); in one product if all are the same."""
+    wide = torch.stack(list(vectors)).double()
+    if all(direction is directions[0] for direction in directions):
+        return wide @ directions[0]
+    return torch.stack([vector @ direction for vector, direction in zip(wide, directions, strict=True)])
 
 
 @dataclass(frozen=True)
