@@ -152,15 +152,19 @@ def initialize(model: Transformer, generator: torch.Generator) -> None:
     Matrices are drawn from a normal distribution with standard deviation 1/sqrt(input width), so that activations keep
     their scale. For the N matrices that write to the residual stream of a stack, the standard deviation is also divided
     by sqrt(N) (Radford et al., 2019). Embeddings have standard deviation 0.02, because a tied head computes logits from
-    them. Gains are one, biases zero.
+    them. If sinusoids, with values up to 1, are added to scaled embeddings, token embeddings have standard deviation
+    1/sqrt(C), which scaling makes 1 (benchmarks/README.md, "The recipe for pairs"). Gains are one, biases zero.
     """
     neutral = 0.0 if model.config.unit_offset else 1.0
+    beside_sinusoids = model.config.positions == "sinusoidal" and model.config.scaled_embedding
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             parameter.fill_(neutral if "norm" in name and name.endswith("weight") else 0.0)
             continue
         tables = ("embedding", "position", "segment", "distance")
         std = 0.02 if name.removeprefix("encoder.").startswith(tables) else 1 / math.sqrt(parameter.shape[1])
+        if name == "embedding.weight" and beside_sinusoids:
+            std = 1 / math.sqrt(model.config.width)
         if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
             std /= math.sqrt(_written_per_stack(model.config, name))
         parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))

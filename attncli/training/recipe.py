@@ -122,10 +122,10 @@ MEMORY_SHARE = 0.8  # the share of the device's memory that a run may use
 COPIED_STATE = 256 << 20  # bytes; a larger state is copied and written in the background ("Saves")
 
 # Pairs: an encoder-decoder that translates. The numbers above hold for pairs too, unless one here replaces them.
-PAIR_MUON_LR = 0.02
-PAIR_ADAMW_LR = 0.003
+PAIR_MUON_LR = 0.015  # between 0.01 and 0.02; 0.04 is worse ("The recipe for pairs")
+PAIR_ADAMW_LR = 0.0025
 PAIR_LABEL_SMOOTHING = 0.1  # Szegedy et al., 2016; a usual value for translation
-PAIR_DROPOUTS = ((math.inf, 0.1),)  # as DROPOUTS
+PAIR_DROPOUTS = ((3, 0.0), (10, 0.1), (math.inf, 0.2))  # as DROPOUTS; up to 1 epoch measured ("The recipe for pairs")
 PAIR_MOST_EPOCHS = 60
 PAIR_SHAPES = (  # LAYERSxWIDTH of the encoder and of the decoder, ascending in parameters
     *("1x64", "2x64", "2x128", "3x128", "3x192", "3x256", "4x256", "4x384", "6x384", "6x512"),
@@ -136,7 +136,7 @@ PAIR_HEAD_WIDTH = 32
 PAIR_FEED_FORWARD_RATIO = 4.0
 PAIR_CONTEXT = 256  # tokens of a side, its end included; longer pairs are left out
 # Padded tokens of a step, of both sides together: rows of (largest number of seconds of a run, tokens).
-PAIR_CPU_BATCHES = ((30, 2048), (120, 4096), (math.inf, 8192))
+PAIR_CPU_BATCHES = ((1200, 2048), (3600, 4096), (math.inf, 8192))  # "The recipe for pairs"
 PAIR_GPU_BATCHES = ((math.inf, 32768),)
 PAIR_EVALUATION_TOKENS = 2048  # the fewest target tokens that an evaluation scores
 SHOWN_TRANSLATIONS = 3  # validation sources whose translations are shown at an evaluation and after the run
