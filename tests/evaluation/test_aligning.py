@@ -55,7 +55,7 @@ def weights_of(model, pairs):
 
 
 @given(st.text(max_size=30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_the_tokens_of_a_word_cover_the_word(text):
     tokenizer = artificial_tokenizer()
     found = sentence_of(text, tokenizer)

@@ -30,7 +30,7 @@ def artificial_tokenizer() -> Tokenizer:
 
 
 @cache
-def trained_model(steps: int = 200) -> Transformer:
+def trained_model(steps: int = 120) -> Transformer:
     """Returns a model of two encoder and two decoder layers that has learned the artificial language."""
     tokenizer = artificial_tokenizer()
     shape = {"vocab_size": tokenizer.vocab_size, "layers": 2, "context": 40, "feed_forward_width": 64}
