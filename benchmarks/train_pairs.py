@@ -10,6 +10,7 @@ process is counted, so that other programs do not change the figures. The rounds
 import argparse
 import statistics
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -48,14 +49,14 @@ def seconds_of(trainee: Trainee, batches: list[Batch]) -> float:
     return time.process_time() - began
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs")
     parser.add_argument("--size", default="2x128")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--dtype", default="float32")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     pairs = read_pairs([given.pairs])
     corpus = prepare_pairs(pairs.take(np.arange(min(_PAIRS, len(pairs)))), CorpusConfig(vocab_size=2048))

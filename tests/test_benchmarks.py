@@ -12,11 +12,13 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+import torch
 
 from attncli.cli.main import run
 from attncli.evaluation.alignment import format_links, parse_links
 from attncli.model import native
 from tests.support.alignments import GOLD_LINES
+from tests.support.pairs import made_pairs, write_pairs
 from tests.support.places import ROOT
 from tests.support.texts import story
 
@@ -193,3 +195,11 @@ def test_train(script, text, monkeypatch, capsys):
     monkeypatch.setattr(train, "wall_clock", in_steps)
     train.main([text, "--times", "2s", "--rounds", "1"])
     assert "bits/character" in capsys.readouterr().out
+
+
+def test_the_step_on_pairs_is_compared_with_a_decoder(script, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    path = write_pairs(tmp_path / "toy.tsv", made_pairs())
+    script("train_pairs").main([path, "--size", "1x32", "--rounds", "1", "--steps", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["encoder-decoder", "decoder", "decoder"]
