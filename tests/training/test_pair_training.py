@@ -186,12 +186,14 @@ def test_a_part_of_the_pairs_is_spread_evenly(corpus):
 
 def test_greedy_translations_do_not_depend_on_the_batch(corpus):
     model = model_of(corpus).eval()
+    with torch.no_grad():
+        model.embedding.weight.mul_(0.1)  # with larger embeddings, an untrained model repeats the start token, an end
     sources = [corpus.val.source[at].tolist() for at in range(6)]
     together = greedy(model, sources, corpus.tokenizer, 2)
-    for text, source in zip(together, sources, strict=True):  # the longest source of a batch limits the length
-        alone = greedy(model, [source], corpus.tokenizer, 2)[0]
-        assert alone
-        assert text.startswith(alone)
+    alone = [greedy(model, [source], corpus.tokenizer, 2)[0] for source in sources]
+    assert len(set(alone)) > 1
+    # the longest source of a batch limits the length
+    assert all(text.startswith(one) for text, one in zip(together, alone, strict=True))
 
 
 def test_the_batches_of_a_step_do_not_depend_on_earlier_steps(corpus):
@@ -210,7 +212,7 @@ def test_a_timed_plan_for_pairs_reserves_its_closing_work(corpus):
     plan = make_plan(TrainConfig(seconds=600, size="1x32", batch_size=256), corpus)
     assert plan.schedule.steps <= plan.most_steps
     assert plan.closing_seconds > 1
-    assert plan.dropout == 0.1
+    assert plan.dropout == 0.2  # for 60 epochs
 
 
 def test_a_batch_must_have_room_for_the_longest_pair(corpus):
