@@ -163,7 +163,7 @@ def measure(names: Sequence[str], given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--pairs", type=Path, required=True)
     for name, default in (("count", 1000), ("batch", 32), ("beams", 1), ("rounds", 3), ("threads", 2)):

@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.cli.main import run
 from attncli.evaluation.alignment import format_links, parse_links
 from attncli.model import native
+from attncli.text.tokenizer_training import train_pair_tokenizer
 from tests.support.alignments import GOLD_LINES
+from tests.support.models import ENCODER_DECODERS, tiny_model
 from tests.support.pairs import made_pairs, write_pairs
 from tests.support.places import ROOT
 from tests.support.texts import story
@@ -94,6 +97,24 @@ def test_align(script, tmp_path, monkeypatch, capsys):
     align.GOLD.write_text(f"# header\n3{gold[1:]}")
     with pytest.raises(SystemExit, match="line 3 is not the line that was aligned by hand"):
         align.tatoeba_gold(tmp_path / align.TEST)
+
+
+def test_translate(script, tmp_path):
+    """On the same weights, every tool that is installed has the same translations."""
+    translate = script("translate")
+    tokenizer = train_pair_tokenizer([story(300)], "bpe", 300)
+    model = tiny_model(**ENCODER_DECODERS["m2m100"] | {"vocab_size": 300})
+    folder, pairs = tmp_path / "translator", tmp_path / "pairs.tsv"
+    write_checkpoint(folder, Checkpoint(model.config, model.state_dict(), tokenizer, 2, end_ids=frozenset({2})))
+    pairs.write_text("A dog runs.\tx\nThe sun\ty\nTwo cats sleep.\tz\n", encoding="utf-8")
+    sources = translate.sources(folder, pairs, 2)
+    assert sorted(tokenizer.decode(ids[:-1]) for ids in sources) == ["A dog runs.", "The sun"]
+    ours, theirs = (
+        translate.tool_named(name, folder, 2, 1, torch.get_num_threads())(sources)
+        for name in ("attncli PyTorch", "transformers")
+    )
+    assert ours == theirs
+    assert all(ours)
 
 
 def test_the_gold_alignment_has_50_lines_of_links_and_no_text():

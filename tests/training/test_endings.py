@@ -139,7 +139,7 @@ def no_room(monkeypatch):
 
 def nothing_finite(monkeypatch):
     monkeypatch.setattr(
-        "attncli.training.evaluations.evaluate", lambda *args, **options: Score(float("nan"), 10, 20.0, 20.0)
+        "attncli.training.tasks.text.evaluate", lambda *args, **options: Score(float("nan"), 10, 20.0, 20.0)
     )
     return lambda: False
 
@@ -181,7 +181,7 @@ def test_a_model_is_replaced_by_the_first_save_with_a_score(corpus, plan, tmp_pa
 @pytest.mark.parametrize("nats", [float("nan"), float("inf")])
 def test_weights_with_a_score_that_is_not_finite_are_never_the_best(corpus, plan, tmp_path, monkeypatch, nats):
     """An update can be too large although its loss was finite. The score is then the first figure that shows it."""
-    monkeypatch.setattr("attncli.training.evaluations.evaluate", lambda *args, **options: Score(nats, 10, 20.0, 20.0))
+    monkeypatch.setattr("attncli.training.tasks.text.evaluate", lambda *args, **options: Score(nats, 10, 20.0, 20.0))
     with pytest.raises(Diverged, match="at step 10: the validation loss is"):
         reports_of(corpus, plan, tmp_path / "m")
     assert read_resumable(tmp_path / "m").state.facts["step"] == 0
