@@ -103,7 +103,7 @@ def test_translate(script, tmp_path):
     """On the same weights, every tool that is installed has the same translations."""
     translate = script("translate")
     tokenizer = train_pair_tokenizer([story(300)], "bpe", 300)
-    model = tiny_model(**ENCODER_DECODERS["m2m100"] | {"vocab_size": 300})
+    model = tiny_model(**ENCODER_DECODERS["m2m100"] | {"vocab_size": 300, "context": 128})
     folder, pairs = tmp_path / "translator", tmp_path / "pairs.tsv"
     write_checkpoint(folder, Checkpoint(model.config, model.state_dict(), tokenizer, 40, end_ids=frozenset({2})))
     pairs.write_text("A dog runs.\tx\nThe sun\ty\nTwo cats sleep.\tz\n", encoding="utf-8")
