@@ -23,6 +23,9 @@ _GAP = 0.15  # a gap between training and validation loss is reported if it is a
 _LATE = 0.75  # a loss was still falling at the end if it fell after this share of the steps
 _LITTLE_TEXT = 50_000  # a text with fewer tokens is called small
 _DROPOUTS = (0.1, 0.2, 0.3)
+_SMOOTHED_REPORTS = (
+    20  # of a run on pairs; a report covers few batches, whose losses differ with the length of the pairs
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +56,19 @@ def curves(metrics: Iterable[Mapping[str, Any]]) -> tuple[tuple[Point, ...], tup
     return train, val
 
 
+def smoothed(points: Sequence[Point], count: int) -> tuple[Point, ...]:
+    """Returns a curve with the mean of the last `count` losses at every point; the first points have fewer losses."""
+    losses = [loss for _, loss in points]
+    return tuple(
+        (step, sum(losses[max(end - count, 0) : end]) / min(end, count)) for end, (step, _) in enumerate(points, 1)
+    )
+
+
 def course_of(result: Result, plan: Plan, metrics: Iterable[Mapping[str, Any]]) -> Course:
     """Returns the facts about a finished run. `metrics` are the lines of its metrics.jsonl."""
     train, val = curves(metrics)
     return Course(
-        train=train,
+        train=smoothed(train, _SMOOTHED_REPORTS) if plan.translates else train,
         val=val,
         vocab_size=plan.model.vocab_size,
         dropout=plan.dropout,

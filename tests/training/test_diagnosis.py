@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from attncli.cli.options import option_names
 from attncli.config import TrainConfig
-from attncli.training.diagnosis import Course, curves, diagnose
+from attncli.training.diagnosis import Course, curves, diagnose, smoothed
 
 OPTIONS = option_names(TrainConfig)
 
@@ -114,3 +114,8 @@ def test_the_curves_are_read_from_the_metrics():
         {"kind": "final", "step": 5, "nats_per_token": 3.4},
     ]
     assert curves(lines) == (((5, 3.0),), ((5, 3.5),))
+
+
+def test_a_smoothed_curve_has_the_means_of_the_last_losses():
+    assert smoothed([(1, 4.0), (2, 2.0), (3, 6.0)], 2) == ((1, 4.0), (2, 3.0), (3, 4.0))
+    assert smoothed([], 2) == ()
