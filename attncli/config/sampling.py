@@ -159,6 +159,13 @@ class SampleConfig:
         check(self)
         if self.beams > 1:
             self._refuse_sampling()
+        elif self.length_penalty != 1:
+            raise UsageProblem.naming(
+                lambda named: (
+                    f"{named('length_penalty')} {self.length_penalty:g} compares the texts of a beam search.",
+                    f"Give {named('beams')} 2 or more, or leave {named('length_penalty')} out.",
+                )
+            )
         tokens = [token for token, _ in self.logit_bias]
         for token, bias in self.logit_bias:
             _TOKEN.check("logit_bias", token)

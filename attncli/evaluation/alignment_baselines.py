@@ -1,4 +1,4 @@
-"""What an alignment is compared with: the diagonal, IBM Model 1 and an HMM, on the same pairs. Imports no torch."""
+"""The baselines of an alignment: the diagonal, IBM Model 1 and an HMM, on the same pairs. Imports no torch."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ class _Moved:
 
 @dataclass
 class _Layer:
-    """What one layer writes to the stream of one row."""
+    """The vectors that one layer adds to the residual stream of one row."""
 
     stream: Tensor  # (C,), before the layer
     moved: dict[str, _Moved] = field(default_factory=dict)  # by part: attention, then cross

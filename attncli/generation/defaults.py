@@ -1,4 +1,4 @@
-"""What a generation gets from the model: the decoder's prompt, token ids, bans, and a translation without sampling."""
+"""Chooses the settings of a generation that depend on the model: prompts, sources, banned tokens, temperature."""
 
 from __future__ import annotations
 

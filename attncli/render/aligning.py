@@ -1,4 +1,4 @@
-"""What `attncli align` prints: the links of each pair, the choice of heads, and the error rate beside the baselines."""
+"""Draws the output of `attncli align`: links, the choice of heads, and the error rate beside the baselines."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class PairCorpus:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know about the pairs before training: pairs that are left out, and shared sources."""
+        """The notes for the user before training: the numbers of pairs left out, and of shared sources."""
         return tuple(self._notes())
 
     def _notes(self) -> Iterator[str]:

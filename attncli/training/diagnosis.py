@@ -44,7 +44,7 @@ class Course:
 
     @property
     def material(self) -> str:
-        """What the run trained on, as a word for a sentence: 'text' or 'pairs'."""
+        """The kind of corpus that the run trained on, in a word: 'text' or 'pairs'."""
         return "pairs" if self.pairs else "text"
 
 

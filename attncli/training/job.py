@@ -49,7 +49,7 @@ class Job:
 
     @property
     def task(self) -> Task:
-        """What the run learns."""
+        """The task of the run."""
         return _task(self.corpus, self.plan, self.borders)
 
     @property

@@ -83,6 +83,7 @@ def test_a_long_text_is_refused_or_cut(translate):
         (("A", "--beams", "3", "--seed", "1"), "--seed cannot be given"),
         (("A", "--beams", "3", "--top-k", "4"), "Leave out --top-k, or --beams"),
         (("A", "--beams", "3", "--trace"), "--trace"),
+        (("A", "--length-penalty", "2"), "Give --beams 2 or more, or leave --length-penalty out"),
         (("A", "--beams", "3", "--verify"), "--verify"),
         (("A", "--beams", "3", "--num-samples", "4"), "at least --beams 4"),
     ],

@@ -1,4 +1,4 @@
-"""What BART, Marian and M2M100 have in common: names of settings and of tensors, LayerNorm, biases everywhere."""
+"""Code that BART, Marian and M2M100 share: they have the same names of settings and of tensors."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run learns: the next token of a text, or the translation of sentences."""
+"""The tasks that a run can learn: the next token of a text, or the translation of sentences."""

@@ -52,7 +52,7 @@ class Load(NamedTuple):
 
 
 class Task(Protocol):
-    """What a run learns, and from what.
+    """The task of a run: the corpus, and everything that depends on its kind.
 
     A run counts the tokens that the model predicts: every token of a text, and the target tokens of pairs. The
     validation part is scored in units: windows of a text, or pairs.
