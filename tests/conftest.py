@@ -75,7 +75,7 @@ def _forget_library():
 @pytest.fixture(autouse=True)
 def _own_places(tmp_path, monkeypatch, compiled):
     """Gives each test its own cache, except for the compiled network, and neither a default nor a shipped model."""
-    monkeypatch.setattr(catalog, "_SHIPPED_PLACES", ())
+    monkeypatch.setattr(catalog, "_SHIPPED_FOLDERS", ())
     cache = tmp_path.with_name(f"{tmp_path.name}.cache")
     cache.mkdir()
     (cache / "native").mkdir(mode=0o700)

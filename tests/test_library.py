@@ -226,7 +226,7 @@ def test_a_closed_run_unlocks_its_directory_and_a_failed_run_has_no_model(tmp_pa
 
 
 def test_a_model_is_found_by_its_name(monkeypatch, tmp_path):
-    monkeypatch.setattr(catalog, "_SHIPPED_PLACES", (ROOT / "checkpoints" / "stories",))
+    monkeypatch.setattr(catalog, "_SHIPPED_FOLDERS", (ROOT / "checkpoints",))
     monkeypatch.chdir(tmp_path)
     assert attncli.load("stories").path == ROOT / "checkpoints" / "stories"
     assert attncli.load().name == "stories"

@@ -1,4 +1,7 @@
-"""Finds models by name and lists them: the models in ./checkpoints, in the user's folder, and the shipped model.
+"""Finds models by name and lists them: the models in ./checkpoints, in the user's folder, and the shipped models.
+
+One of the shipped models is the default if there is no other model. The others are used only by their names, also in a
+copy of the repository, whose ./checkpoints contains them.
 
 Listing a model reads its config.json and run.json. Unreadable directories are skipped. No torch, so that `attncli
 models` starts fast.
@@ -18,12 +21,13 @@ from attncli.checkpoint.directory import CONFIG, RUN, TRAIN_FIRST, WEIGHTS, WHOL
 from attncli.checkpoint.lock import is_held
 from attncli.errors import BadCheckpoint
 from attncli.folders import models_folder
-from attncli.paths import is_file, is_folder, look, unreadable
+from attncli.paths import is_file, is_folder, look, real, unreadable
 
 MODELS_FOLDER = Path("checkpoints")
-SHIPPED = "stories"  # the model that ships with attncli
+DEFAULT = "stories"  # the shipped model that is used if there is no other model
+SHIPPED = (DEFAULT, "translate")  # the models that ship with attncli
 _HERE = Path(__file__).resolve().parent.parent
-_SHIPPED_PLACES = (_HERE / MODELS_FOLDER / SHIPPED, _HERE.parent / MODELS_FOLDER / SHIPPED)  # installed; a checkout
+_SHIPPED_FOLDERS = (_HERE / MODELS_FOLDER, _HERE.parent / MODELS_FOLDER)  # installed; a checkout
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,9 @@ class ModelEntry:
 def find_model(name: str | None) -> Path:
     """Returns the directory of a model by its name, which may also be a path.
 
-    Searches the path itself, ./checkpoints, the user's folder and the shipped model, in this order. Without a name,
+    Searches the path itself, ./checkpoints, the user's folder and the shipped models, in this order. Without a name,
     uses the name in ATTNCLI_MODEL. If ATTNCLI_MODEL is not set, returns the newest model of the first place that has a
-    model.
+    model; among the shipped models, the default.
 
     Raises BadCheckpoint if no model has this name. The error lists the existing models.
     """
@@ -66,7 +70,7 @@ def find_model(name: str | None) -> Path:
         )
     if problem is not None:
         raise problem
-    if name == SHIPPED and (shipped := shipped_model()) is not None:
+    if (shipped := shipped_model(name)) is not None:
         return shipped
     known = ", ".join(entry.name for entry in known_models())
     folder = models_folder()
@@ -107,26 +111,40 @@ def is_model(path: Path) -> bool:
     return file_status(path / CONFIG) is not None
 
 
-def shipped_model() -> Path | None:
-    """Returns the directory of the model that ships with attncli, or None if it is not installed."""
-    return next((place for place in _SHIPPED_PLACES if is_file(place / CONFIG)), None)
+def shipped_model(name: str = DEFAULT) -> Path | None:
+    """Returns the directory of a model that ships with attncli, or None if none of this name is installed."""
+    if name not in SHIPPED:
+        return None
+    return next((folder / name for folder in _SHIPPED_FOLDERS if is_file(folder / name / CONFIG)), None)
+
+
+def is_only_named(entry: ModelEntry) -> bool:
+    """Whether a model is used only by its name: a shipped model other than the default."""
+    shipped = shipped_model(entry.name)
+    return entry.name != DEFAULT and shipped is not None and real(entry.path) == real(shipped)
 
 
 def newest_model() -> ModelEntry | None:
-    """Returns the newest model in ./checkpoints. If there is none, returns the newest model in the user's folder."""
-    return max(list_models() or _users_models(), key=lambda entry: entry.modified, default=None)
+    """Returns the newest model in ./checkpoints. If there is none, returns the newest model in the user's folder.
+
+    Leaves out the models that are used only by their names.
+    """
+    here = [entry for entry in list_models() if not is_only_named(entry)]
+    return max(here or _users_models(), key=lambda entry: entry.modified, default=None)
 
 
 def known_models() -> list[ModelEntry]:
-    """Returns the models in ./checkpoints, the models in the user's folder, and the shipped model.
+    """Returns the models in ./checkpoints, the models in the user's folder, and the shipped models.
 
     If several models have the same name, returns only the first, in this order.
     """
     entries = {entry.name: entry for entry in list_models()}
     for entry in _users_models():
         entries.setdefault(entry.name, entry)
-    if SHIPPED not in entries and (shipped := shipped_model()) is not None:
-        entries |= {entry.name: entry for entry in list_models(shipped.parent) if entry.name == SHIPPED}
+    for name in SHIPPED:
+        shipped = shipped_model(name)
+        if name not in entries and shipped is not None and (found := _entry(shipped.parent, name)) is not None:
+            entries[name] = found
     return list(entries.values())
 
 

@@ -1,6 +1,6 @@
 """Finds the directory of a model by the name that a user gives on the command line or to `load`.
 
-A name means a directory, a model in ./checkpoints or in the user's folder, the shipped model, or, as owner/name, a
+A name means a directory, a model in ./checkpoints or in the user's folder, a shipped model, or, as owner/name, a
 model of the Hugging Face hub. Without a name, the model in ATTNCLI_MODEL is used, else the newest. No torch.
 """
 

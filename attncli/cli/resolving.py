@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from attncli.checkpoint.catalog import MODELS_FOLDER, known_models, newest_model
+from attncli.checkpoint.catalog import MODELS_FOLDER, is_only_named, known_models, newest_model
 
 
 def find(model: str | None, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -36,14 +36,14 @@ def require_chat_template(model: str | None, revision: str | None) -> None:
 
 
 def note_default(model: str | None) -> None:
-    """Prints a note that names the default model, unless it is the only model in ./checkpoints."""
+    """Prints a note that names the default model, unless it is in ./checkpoints and no other could be the default."""
     from attncli.render.console import print_note
 
     if model or os.environ.get("ATTNCLI_MODEL"):
         return
     newest = newest_model()
     here = newest is not None and newest.path.parent == MODELS_FOLDER
-    if newest is None or (here and len(known_models()) == 1):
+    if newest is None or (here and sum(not is_only_named(entry) for entry in known_models()) == 1):
         return
     folder = f"./{MODELS_FOLDER}" if here else newest.path.parent
     run = "" if newest.status in ("finished", "elsewhere") else f", its run {newest.status}"

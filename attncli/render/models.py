@@ -247,11 +247,11 @@ def models_table(
 
 
 def _elsewhere(entries: Sequence[ModelEntry]) -> list[str]:
-    """Returns lines such as 'in /home/me/models: a, b' for models outside ./checkpoints, except the shipped one."""
-    here, shipped = MODELS_FOLDER.resolve(), shipped_model()
+    """Returns lines such as 'in /home/me/models: a, b' for models outside ./checkpoints, except shipped models."""
+    here = MODELS_FOLDER.resolve()
     found: dict[str, list[str]] = {}
     for entry in entries:
-        if entry.path.parent.resolve() != here and entry.path != shipped:
+        if entry.path.parent.resolve() != here and entry.path != shipped_model(entry.name):
             found.setdefault(str(entry.path.parent), []).append(entry.name)
     return [one_line(f"in {folder}: {', '.join(sorted(names))}") for folder, names in sorted(found.items())]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from attncli.checkpoint import catalog, directory
-from attncli.checkpoint.catalog import find_model, list_models
+from attncli.checkpoint.catalog import find_model, known_models, list_models
 from attncli.checkpoint.save import write_checkpoint
+from attncli.cli.resolving import note_default
 from attncli.errors import BadCheckpoint
 from tests.support.checkpoints import checkpoint, load
 
@@ -44,16 +45,53 @@ def test_a_model_with_only_a_previous_save_is_listed_under_its_name(tmp_path, mo
 
 
 def test_the_model_that_ships_is_the_default_until_another_is_trained(tmp_path, monkeypatch):
-    shipped = tmp_path / "installed" / catalog.SHIPPED
-    write_checkpoint(shipped, checkpoint(state=False))
-    monkeypatch.setattr(catalog, "_SHIPPED_PLACES", (tmp_path / "nowhere", shipped))
+    installed = tmp_path / "installed"
+    ship(monkeypatch, installed)
     monkeypatch.chdir(tmp_path)
-    assert find_model(None) == find_model(catalog.SHIPPED) == shipped
+    assert find_model(None) == find_model(catalog.DEFAULT) == installed / catalog.DEFAULT
     write_checkpoint(Path("checkpoints/mine"), checkpoint(state=False))
     assert find_model(None).name == "mine"
-    assert find_model(catalog.SHIPPED) == shipped
-    write_checkpoint(Path("checkpoints") / catalog.SHIPPED, checkpoint(state=False))
-    assert find_model(catalog.SHIPPED) == Path("checkpoints") / catalog.SHIPPED
+    assert find_model(catalog.DEFAULT) == installed / catalog.DEFAULT
+    write_checkpoint(Path("checkpoints") / catalog.DEFAULT, checkpoint(state=False))
+    assert find_model(catalog.DEFAULT) == Path("checkpoints") / catalog.DEFAULT
+
+
+def ship(monkeypatch, folder):
+    """Writes all shipped models to a folder, the default first."""
+    for name in catalog.SHIPPED:
+        write_checkpoint(folder / name, checkpoint(state=False))
+    os.utime(folder / catalog.DEFAULT / directory.CONFIG, (1, 1))
+    monkeypatch.setattr(catalog, "_SHIPPED_FOLDERS", (folder.parent / "nowhere", folder))
+
+
+@pytest.mark.parametrize("other", catalog.SHIPPED[1:])
+def test_a_shipped_model_other_than_the_default_is_only_used_by_its_name(tmp_path, monkeypatch, other):
+    installed = tmp_path / "installed"
+    ship(monkeypatch, installed)
+    monkeypatch.chdir(tmp_path)
+    assert find_model(other) == installed / other
+    shutil.rmtree(installed / catalog.DEFAULT)
+    assert [entry.name for entry in known_models()] == list(catalog.SHIPPED[1:])
+    with pytest.raises(BadCheckpoint, match=r"no model in \./checkpoints"):
+        find_model(None)
+
+
+@pytest.mark.parametrize("other", catalog.SHIPPED[1:])
+def test_the_default_in_a_copy_of_the_repository_is_not_another_shipped_model(tmp_path, monkeypatch, capsys, other):
+    """The shipped models are in ./checkpoints, where the newest model is the default."""
+    ship(monkeypatch, tmp_path / catalog.MODELS_FOLDER)
+    monkeypatch.chdir(tmp_path)
+    assert find_model(None).name == catalog.DEFAULT
+    assert [entry.name for entry in known_models()] == sorted(catalog.SHIPPED)
+    note_default(None)
+    assert capsys.readouterr().err == ""
+    write_checkpoint(Path("checkpoints/mine"), checkpoint(state=False))
+    assert find_model(None).name == "mine"
+    note_default(None)
+    assert capsys.readouterr().err == "model mine, the newest in ./checkpoints\n"
+    monkeypatch.setattr(catalog, "_SHIPPED_FOLDERS", (tmp_path / "installed",))
+    os.utime(Path("checkpoints", other, directory.CONFIG), (2e9, 2e9))
+    assert find_model(None).name == other  # a model of the same name that did not ship
 
 
 def test_no_model_at_all_says_how_to_get_one(tmp_path, monkeypatch):

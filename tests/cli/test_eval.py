@@ -218,14 +218,14 @@ def test_the_screen_shows_the_figures_and_the_baselines(here, capsys):
 
 def test_the_shipped_model_is_found_by_its_name(folder, tmp_path, capsys, monkeypatch):
     """The model is found from any folder, and the error for a wrong name lists it."""
-    shipped = shutil.copytree(folder / "checkpoints" / "m", tmp_path / "with attncli" / catalog.SHIPPED)
+    shipped = shutil.copytree(folder / "checkpoints" / "m", tmp_path / "with attncli" / catalog.DEFAULT)
     shutil.copy(folder / "text.txt", tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(catalog, "_SHIPPED_PLACES", (shipped,))
-    code, out, _ = ask(capsys, "eval", catalog.SHIPPED, "text.txt")
+    monkeypatch.setattr(catalog, "_SHIPPED_FOLDERS", (shipped.parent,))
+    code, out, _ = ask(capsys, "eval", catalog.DEFAULT, "text.txt")
     assert code == 0
-    assert out.startswith(f"{catalog.SHIPPED} on text.txt")
-    assert f"There is: {catalog.SHIPPED}." in ask(capsys, "eval", "storys", "text.txt")[2]
+    assert out.startswith(f"{catalog.DEFAULT} on text.txt")
+    assert f"There is: {catalog.DEFAULT}." in ask(capsys, "eval", "storys", "text.txt")[2]
 
 
 @pytest.mark.parametrize(
