@@ -80,7 +80,7 @@ build/stories: | $(SHORT)
 
 stories: build/stories
 	$(BIN)/python checkpoints/slim.py checkpoints/stories
-	$(BIN)/python checkpoints/card.py checkpoints/stories $(TEXTS)
+	$(BIN)/python -m checkpoints.card checkpoints/stories $(TEXTS)
 
 # make bench   compares generation with transformers and llama.cpp: compiles llama.cpp in ten minutes, and measures for fifteen
 bench: $(INSTALLED)

@@ -59,21 +59,35 @@ def europarl_gold(path: Path) -> list[GoldPair]:
 
 
 def tatoeba_gold(test: Path) -> list[GoldPair]:
-    """Returns the gold pairs of the test file. Each line of align_gold.tsv has a line number, a digest, and links."""
-    lines = lines_of(test)
-    pairs = []
-    for row in GOLD.read_text(encoding="utf-8").splitlines()[1:]:
-        number, digest, links = row.split("\t")
+    """Returns the gold pairs of the test file."""
+    links = [parse_links(row.split("\t")[2]) for row in gold_rows()]
+    return [
+        GoldPair(tuple(split_words(source)), tuple(split_words(target)), some)
+        for (source, target), some in zip(tatoeba_texts(test), links, strict=True)
+    ]
+
+
+def tatoeba_texts(test: Path) -> list[tuple[str, str]]:
+    """Returns the source and target of each line of the test file that was aligned by hand."""
+    lines, texts = lines_of(test), []
+    for row in gold_rows():
+        number, digest, _ = row.split("\t")
         line = lines[int(number) - 1]
         if hashlib.sha256(line.encode()).hexdigest()[:16] != digest:
             raise SystemExit(f"{test}, line {number} is not the line that was aligned by hand.")
         source, target = line.split("\t")[:2]
-        pairs.append(GoldPair(tuple(split_words(source)), tuple(split_words(target)), parse_links(links)))
-    return pairs
+        texts.append((source, target))
+    return texts
+
+
+def gold_rows() -> list[str]:
+    """Returns the rows of align_gold.tsv: the number of a line, its digest, and its links."""
+    return GOLD.read_text(encoding="utf-8").splitlines()[1:]
 
 
 def lines_of(path: Path) -> list[str]:
-    with lzma.open(path, "rt", encoding="utf-8", newline="\n") as file:
+    opened = lzma.open if path.suffix == ".xz" else open
+    with opened(path, "rt", encoding="utf-8", newline="\n") as file:
         return [line.rstrip("\n") for line in file]
 
 
@@ -192,11 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.eflomal is not None:
         measure("eflomal", partial(by_eflomal, given.eflomal), pairs, golds)
     if given.model is not None:
-        numbers = [int(row.split("\t")[0]) - 1 for row in GOLD.read_text(encoding="utf-8").splitlines()[1:]]
-        lines = lines_of(given.folder / TEST)
-        tatoeba = [(lines[number].split("\t")[0], lines[number].split("\t")[1]) for number in numbers]
         europarl = [(" ".join(pair.source), " ".join(pair.target)) for pair in golds[0]]
-        measure_model(given.model, golds, [europarl, tatoeba])
+        measure_model(given.model, golds, [europarl, tatoeba_texts(given.folder / TEST)])
 
 
 if __name__ == "__main__":
