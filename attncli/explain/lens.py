@@ -41,8 +41,9 @@ class Lens:
 def lens(reading: Reading, tokenizer: Tokenizer, focus: Focus, *, top: int = 10) -> Lens:
     """Returns the prediction in the row in focus, layer by layer.
 
-    Raises BadInput and UsageProblem as `subject_of` does.
+    Raises BadInput and UsageProblem as `subject_of` does, and UsageProblem for a model that predicts no words.
     """
+    reading.require_prediction()
     subject, model = subject_of(reading, focus), reading.model
     rows = reading.rows_to_watch(range(subject.focus, subject.focus + 1))
     watch = _Streams(subject.focus - rows.start)

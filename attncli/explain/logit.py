@@ -82,6 +82,7 @@ def logit_attribution(
     Raises BadInput and UsageProblem as `subject_of` does, and UsageProblem for a target that is not one token, and for
     a model whose logits are not linear in its residual stream.
     """
+    reading.require_prediction()
     subject, model = subject_of(reading, focus), reading.model
     if model.head_transform is not None:
         raise UsageProblem(

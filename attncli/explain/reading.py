@@ -20,6 +20,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from attncli.errors import UsageProblem
 from attncli.explain.question import MapAxes
 from attncli.model.attention import Attention, AttentionSteps, Observer, Part
 from attncli.model.cache import KVCache
@@ -76,6 +77,14 @@ class Reading:
     def predicts(self) -> bool:
         """Whether each row predicts a token: in a decoder, and in an encoder alone with a head for masked words."""
         return not self.of_encoder and (self.model.config.causal or self.model.config.head_transform)
+
+    def require_prediction(self) -> None:
+        """Raises UsageProblem if the rows predict no tokens."""
+        if not self.predicts:
+            raise UsageProblem(
+                "This model predicts no words, so it has no logits to explain.",
+                "Use the model with its head for masked words, or another view.",
+            )
 
     @property
     def causal(self) -> bool:
