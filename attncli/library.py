@@ -48,7 +48,7 @@ from attncli.text.parts import Part
 from attncli.text.tokenizer import Tokenizer, checked_text
 from attncli.text.tokens import tokens_of
 from attncli.training.reports import Report, Result
-from attncli.views import ViewOptions, find_view, reading_of, request, text_of
+from attncli.views import ViewOptions, find_view, reading_of, refuse_generate, request, text_of
 
 C = TypeVar("C")
 _TEMPERATURES = (0.0, 0.5, 1.0, 2.0)
@@ -144,9 +144,9 @@ class Model:
         """Returns the record that `attncli explain TEXT --view VIEW` draws.
 
         `view` is one of attncli.views.NAMED_VIEWS; None means the first screen (an Explanation). `token` is the token
-        in focus, as an index or a word; None means the last token. The text is first continued greedily by `generate`
-        tokens. Options are the fields of ViewOptions, such as head="2.3" or words=True. The network computes in
-        float32.
+        in focus, as an index or a word. None means the last token; of a translation or for BERT, the last word or
+        [MASK]. The text is first continued greedily by `generate` tokens. Options are the fields of ViewOptions, such
+        as head="2.3" or words=True. The network computes in float32.
 
         Raises UsageProblem for an option that is invalid or does not apply to this view, BadInput for a text that is
         too long.
@@ -159,6 +159,7 @@ class Model:
         chosen, asked = find_view(view), ViewOptions(**options)
         chosen.refuse_options(asked)
         loaded = self._read("float32")
+        refuse_generate(loaded, generate)
         read = text_of(loaded, text, asked)
         if not isinstance(read, TextPair):
             read = continued(loaded, read, generate)

@@ -167,9 +167,7 @@ class View:
     shows: str
     takes: tuple[str, ...]
     load: Callable[[ViewOptions], Functions]
-    part: AttentionPart | None = (
-        None  # the attention of an encoder-decoder that is shown by default; None: both of the decoder
-    )
+    part: AttentionPart | None = None  # the default of --part for an encoder-decoder; None: both of the decoder
 
     def called(self, naming: Naming) -> str:
         """Returns the view for an error message: 'the first screen' or '--view lens'; `naming` spells the setting."""
@@ -326,6 +324,17 @@ def text_of(loaded: LoadedModel, text: str, options: ViewOptions) -> Text:
     start = [Piece(id_, tokenizer.name(id_).strip(), 0) for id_ in loaded.target()]
     end = min(loaded.end_ids)
     return TextPair(tuple(pieces), (*start, *target), Piece(end, tokenizer.name(end).strip(), 0))
+
+
+def refuse_generate(loaded: LoadedModel, generate: int) -> None:
+    """Raises UsageProblem for a text that is to be continued by `generate` tokens, if the model translates it."""
+    if generate and loaded.translates:
+        raise UsageProblem.naming(
+            lambda name: (
+                f"{name('generate')} continues a text, and {loaded.name} translates it.",
+                f"Leave {name('generate')} out.",
+            )
+        )
 
 
 def reading_of(loaded: LoadedModel, text: Text, view: View, options: ViewOptions) -> Reading:

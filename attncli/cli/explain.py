@@ -9,7 +9,10 @@ from attncli.config.option import argument, option
 from attncli.views import NAMED_VIEWS, ViewOptions, find_view
 
 _VIEW = f"{'; '.join(f'{name}: {shows}' for name, shows in NAMED_VIEWS.items())}. Unset: the first screen."
-_TOKEN = "The token in focus, by index or word. Unset: the last, which predicts the next token."
+_TOKEN = (
+    "The token in focus, by index or word. Unset: the last token, which predicts the next one; of a translation or for "
+    "BERT, the last word or [MASK]."
+)
 _GENERATE = "First continue the text greedily by N tokens, and explain the text with them."
 _EXAMPLE = 'attncli explain "The little cat sat on the old mat. The little"'
 

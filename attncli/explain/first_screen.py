@@ -108,9 +108,8 @@ def explain(
         with torch.inference_mode():
             logits = reading.model.unembed(hidden[predicting]).float()[: tokenizer.vocab_size]
         following = most_probable(logits, tokenizer, next_tokens, temperature)
-        if check and (
-            sources.reach > 1 or axes.itself(units.focus) is None
-        ):  # a token's edge to itself is not cut alone
+        alone = sources.reach == 1 and axes.itself(units.focus) is not None  # the only edge of a token is not cut
+        if check and not alone:
             target = _target(reading, tokenizer, units, axes, following[0])
             checks = watch.checks(reading, tokenizer, sources, target, named, temperature)
     shape = reading.layers, reading.heads

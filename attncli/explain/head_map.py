@@ -1,6 +1,6 @@
 """Computes one head's attention map: of the given head, or of the head that contributes most to the focus.
 
-For cross-attention of the first screen, the head is the one whose weights look most like an alignment (`aligning`).
+For cross-attention, it is by default the head whose weights look most like an alignment.
 """
 
 from __future__ import annotations

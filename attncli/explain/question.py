@@ -54,11 +54,6 @@ class MapAxes:
     first: int = 0  # the index with which the first row is named
     sources: int = 0  # both: the number of columns that are tokens of the source text; the other columns follow
 
-    @classmethod
-    def causal(cls, pieces: Sequence[Piece]) -> MapAxes:
-        """Returns the axes of a decoder alone: each token attends to itself and to all earlier tokens."""
-        return cls(tuple(pieces), tuple(pieces), tuple(range(1, len(pieces) + 1)))
-
     @property
     def squared(self) -> bool:
         """Whether the rows are the same tokens as the columns."""
@@ -69,6 +64,11 @@ class MapAxes:
         """Whether some row cannot attend to some column."""
         return min(self.reach, default=0) < len(self.columns)
 
+    @property
+    def predicts_next(self) -> bool:
+        """Whether each row predicts the token after it, as in a decoder alone."""
+        return self.part is None and (self.masked or len(self.columns) == 1)
+
     def row_index(self, row: int) -> int:
         """Returns the index with which a row is named."""
         return row + self.first
@@ -76,6 +76,12 @@ class MapAxes:
     def column_index(self, column: int) -> int:
         """Returns the index with which a column is named: its index in the source text or in the target text."""
         return column if column < self.sources else column - self.sources
+
+    def text_of(self, column: int) -> Literal["source", "target"] | None:
+        """Returns the text of a column; None if all columns are tokens of one text."""
+        if not self.sources:
+            return None
+        return "source" if column < self.sources else "target"
 
     def itself(self, row: int) -> int | None:
         """Returns the column of the row's own token; None if the token is not among the visible columns."""
@@ -89,7 +95,7 @@ class MapAxes:
 
         They are the first token of a decoder alone, and the special tokens around the texts of other models.
         """
-        if self.part is None and self.masked:
+        if self.predicts_next:
             return (0,) if row > 1 else ()
         visible = range(self.reach[row])
         special = tuple(at for at in visible if self.columns[at].special)
@@ -150,7 +156,7 @@ def default_row(axes: MapAxes) -> int:
     last row whose token has a letter or digit.
     """
     last = len(axes.rows) - 1
-    if axes.part is None and axes.masked:
+    if axes.predicts_next:
         return last
     masks = [at for at, piece in enumerate(axes.rows) if piece.text.strip() == MASK]
     if masks:

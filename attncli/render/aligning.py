@@ -26,7 +26,6 @@ _READ_WHERE = {
     "output": "where a target word is predicted (shift output)",
     "input": "where a target word is read (shift input)",
 }
-
 _NAMED = 8  # heads that are listed by name
 _REFERENCES = {
     "hmm": "an HMM that was trained on the pairs",
@@ -64,8 +63,7 @@ def comparison_screen(
     for _ in range(3):
         table.add_column(justify="right", no_wrap=True)
     table.add_row("", *(Text(name, TITLE) for name in ("error rate", "precision", "recall")))
-    rows = {model: comparison.model, **comparison.baselines}
-    for name, score in rows.items():
+    for name, score in ((model, comparison.model), *comparison.baselines.items()):
         figures = (f"{100 * part:.1f}%" for part in (score.error_rate, score.precision, score.recall))
         table.add_row(Text(one_line(name)), *figures, style="bold" if score is comparison.model else "")
     trained = f"IBM Model 1 and the HMM were trained on {plural(comparison.trained_on, 'pair')}, these included."

@@ -28,7 +28,7 @@ def sources_csv(finding: Explanation) -> str:
     tokens = 0 if finding.words is None or not axes.sources else finding.words.spans[axes.sources].start
     for at, piece in enumerate(finding.pieces[: sources.reach]):
         figures = (sources.shares[at], sources.raw[at], *sources.by_layer[:, at])
-        text = ["source" if at < axes.sources else "target"] if axes.sources else []
+        text = [axes.text_of(at)] if axes.sources else []
         span = None if finding.words is None else finding.words.spans[at]
         moved = 0 if at < axes.sources else tokens
         which = (piece.id,) if span is None else (span[0] - moved, span[-1] - moved)

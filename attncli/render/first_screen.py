@@ -17,6 +17,7 @@ from attncli.render.heading import (
     LABEL,
     explanation_heading,
     explanation_heading_document,
+    indexed,
     named_row,
     next_label,
     of_attention,
@@ -34,10 +35,8 @@ if TYPE_CHECKING:
     from attncli.explain.first_screen import Explanation
     from attncli.explain.sources import Sources
 
-_NAMES_CUT, _SHOWS_BEFORE = (
-    76,
-    50,
-)  # least widths at which a cut names its token, and shows the probability before the cut
+_NAMES_CUT = 76  # the least width at which a cut names its token
+_SHOWS_BEFORE = 50  # the least width at which a cut shows the probability before it
 _TOGETHER = 88  # the greatest width of a caption, so that it stays near its bars on a wide screen
 EVERYWHERE = "all layers and heads"
 _NEXT = 5
@@ -73,19 +72,21 @@ def _sources(finding: Explanation, model: str, width: int) -> list[RenderableTyp
 def compared_screen(finding: Explanation, model: str, console: Console) -> RenderableType:
     """Returns the screen of `--compare-weights`: each source's share of the attention output beside its raw weight."""
     sources, width = finding.sources, console.width
+    axes, named = finding.axes, sources.named(_MOST_COMPARED)
     label = max(4, min(LABEL, width - 30))
-    room = max(1, min(30, (width - label - 20) // 2))
+    index = max(2, *(len(indexed(axes, at)) for at in named))  # cells
+    room = max(1, min(30, (width - label - index - 18) // 2))
     widest = max(float(sources.shares.max()), float(sources.raw.max()), 1e-9)
     table = Table.grid(padding=(0, 1))
     for justify in _COMPARED:
         table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
-    named = ("contribution", "raw weight") if room >= 12 else ("norm", "raw")
-    table.add_row("", "", fit(named[0], room), "", fit(named[1], room), "", style="dim")
-    for at in sources.named(_MOST_COMPARED):
+    measures = ("contribution", "raw weight") if room >= 12 else ("norm", "raw")
+    table.add_row("", "", fit(measures[0], room), "", fit(measures[1], room), "", style="dim")
+    for at in named:
         share, raw = float(sources.shares[at]), float(sources.raw[at])
         cells = Text(bar(share / widest, room), BAR), Text(percent(share)), Text(bar(raw / widest, room), "magenta")
-        index = Text(str(finding.axes.column_index(at)), "dim")
-        table.add_row(index, Text(token_label(finding.pieces[at], label)), *cells, Text(percent(raw)))
+        name = Text(indexed(axes, at), "dim"), Text(token_label(finding.pieces[at], label))
+        table.add_row(*name, *cells, Text(percent(raw)))
     if rest := sources.ranked()[_MOST_COMPARED:]:
         shares = (percent(float(values[rest].sum())) for values in (sources.shares, sources.raw))
         table.add_row("", f"{len(rest)} more", "", next(shares), "", next(shares))
@@ -110,8 +111,7 @@ def scope(sources: Sources, finding: Explanation) -> str:
 
 def _question(finding: Explanation) -> str:
     focus = named_row(finding.axes, finding.sources.focus)
-    written = finding.axes.part not in (None, "encoder")
-    return f"Where does {focus} come from?" if written else f"Where does {focus} get its information?"
+    return f"Where does {focus} get its information?" if finding.axes.squared else f"Where does {focus} come from?"
 
 
 def _sources_heading(finding: Explanation, width: int) -> Text:
@@ -186,8 +186,7 @@ def _bar_cells(axes: MapAxes, at: int, share: float, drawn: str) -> tuple[Text, 
 
 def apart_name(finding: Explanation) -> str:
     """Names a source that is listed separately: 'first token', or 'special token'."""
-    alone = finding.axes.part is None and finding.axes.masked
-    return f"first {finding.unit}" if alone else "special token"
+    return f"first {finding.unit}" if finding.axes.predicts_next else "special token"
 
 
 def _apart_note(finding: Explanation, at: int, spare: int) -> str:
@@ -249,7 +248,7 @@ def averaged(checks: EdgeChecks, finding: Explanation) -> str:
 
     The focus itself is left out, because cutting its edge to itself costs most.
     """
-    unit, before = finding.unit, finding.axes.part is None and finding.axes.masked
+    unit, before = finding.unit, finding.axes.predicts_next
     if checks.random_of == 1:
         return f"the only {unit} before" if before else f"the only other {unit}"
     drawn = f" of {checks.random_of:,}" if checks.random_cuts < checks.random_of else ""
@@ -262,9 +261,11 @@ def _next_tokens(finding: Explanation, width: int) -> list[RenderableType]:
         return []
     axes, focus = finding.axes, finding.sources.focus
     title = prediction_of(axes, focus)
-    if title.startswith("What follows"):
+    if axes.predicts_next:
         last = focus == len(finding.pieces) - 1
         title = "Next token" if last else f"Next token after {named_row(axes, focus)}"
+    elif finding.words:
+        title = f"Candidates for {candidate_of(finding)} {named_row(axes, focus)}"
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, width=LABEL)
     table.add_column(no_wrap=True)
@@ -277,6 +278,11 @@ def _next_tokens(finding: Explanation, width: int) -> list[RenderableType]:
             Text(percent(token.probability)),
         )
     return [Text(title, TITLE).append(f"   temperature {finding.temperature:g}", "not bold dim"), table, Text()]
+
+
+def candidate_of(finding: Explanation) -> str:
+    """Names the token of a word for which the next tokens are candidates, in a model that is not a decoder alone."""
+    return f"the {'last' if finding.axes.part is None else 'first'} token of"
 
 
 def _closing(finding: Explanation, width: int) -> Group:
@@ -299,12 +305,22 @@ def elsewhere(finding: Explanation) -> list[str]:
     return [*token, *head]
 
 
+def further_views(finding: Explanation) -> list[str]:
+    """Returns the options of the views to try next: of all heads and of the prediction, which take no words.
+
+    An encoder alone has no `--view logit`, because its logits are not sums of terms.
+    """
+    if finding.words:
+        return []
+    axes = finding.axes
+    logit = ["--view logit"] if axes.predicts_next or axes.part is not None else []
+    return [f"{part_option(axes, 'cross')}--view grid", *([*logit, "--view lens"] if finding.next_tokens else [])]
+
+
 def _more(finding: Explanation, width: int) -> str:
     """Returns a line with as many options to try next as fit, the most useful first."""
     parts = ["--part encoder --view map"] if finding.axes.sources else []
-    part = part_option(finding.axes, "cross")
-    predicted = ["--view logit", "--view lens"] if finding.next_tokens else []
-    views = [] if finding.words else [f"{part}--view grid", *predicted]
+    part, views = part_option(finding.axes, "cross"), further_views(finding)
     rare = [] if finding.words else [f"{part}--view steps", "--view rollout"]
     shown: list[str] = []
     for option in (*elsewhere(finding), *parts, *views, "--json", *rare):

@@ -206,7 +206,7 @@ def others(finding: Explanation) -> str:
 
     Sources that are listed separately are left out, because idle heads attend to them.
     """
-    special = "the first" if finding.axes.part is None and finding.axes.masked else "special tokens"
+    special = "the first" if finding.axes.predicts_next else "special tokens"
     return f"other {finding.unit}s" + (f", {special} aside" if finding.sources.apart else "")
 
 

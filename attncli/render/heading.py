@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from attncli.explain.next_token import NextToken
 
 LABEL = 14  # cells of a token's label
+_ATTENTIONS = {"encoder": "the encoder", "decoder": "the decoder's self-attention", "cross": "cross-attention"}
+_ROWS = {
+    "cross": "row: a token as it is predicted, column: a token of the source",
+    "decoder": "row: a token as it is predicted, column: a token before it",
+}
 
 
 def shape_of(model: str, layers: int, heads: int) -> str:
@@ -29,23 +34,14 @@ def shape_of(model: str, layers: int, heads: int) -> str:
     return f"{one_line(model)} · {plural(layers, 'layer')} x {plural(heads, 'head')}"
 
 
-ATTENTION = {"encoder": "the encoder", "decoder": "the decoder's self-attention", "cross": "cross-attention"}
-
-
-_ROWS = {
-    "cross": "row: a token as it is predicted, column: a token of the source",
-    "decoder": "row: a token as it is predicted, column: a token before it",
-}
-
-
 def of_attention(axes: MapAxes) -> str:
     """Names the attention of an encoder-decoder: ' of cross-attention'; empty for other models."""
-    return f" of {ATTENTION[axes.part]}" if axes.part in ATTENTION else ""
+    return f" of {_ATTENTIONS[axes.part]}" if axes.part in _ATTENTIONS else ""
 
 
 def part_option(axes: MapAxes, default: str) -> str:
     """Returns the option that shows this attention again: '--part encoder '; empty for the default of a view."""
-    return f"--part {axes.part} " if axes.part in ATTENTION and axes.part != default else ""
+    return f"--part {axes.part} " if axes.part in _ATTENTIONS and axes.part != default else ""
 
 
 def row_and_column(axes: MapAxes) -> str:
@@ -115,10 +111,15 @@ def named_source(axes: MapAxes, column: int, width: int = LABEL) -> str:
     return f"{token_label(axes.columns[column], width)} [{axes.column_index(column)}]"
 
 
+def indexed(axes: MapAxes, column: int) -> str:
+    """Returns the index of a column; with its text, if the columns are of two texts: '6', 'source 6'."""
+    text = axes.text_of(column)
+    return f"{f'{text} ' if text else ''}{axes.column_index(column)}"
+
+
 def prediction_of(axes: MapAxes, row: int, width: int = LABEL) -> str:
     """Names what a row predicts: 'What follows ␣bank [6]', or 'Candidates for ␣Hund [2]' in a translation."""
-    continued = axes.part is None and (axes.masked or len(axes.columns) == 1)
-    return f"{'What follows' if continued else 'Candidates for'} {named_row(axes, row, width)}"
+    return f"{'What follows' if axes.predicts_next else 'Candidates for'} {named_row(axes, row, width)}"
 
 
 def next_label(token: NextToken, width: int) -> str:

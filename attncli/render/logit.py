@@ -14,7 +14,16 @@ from rich.text import Text
 from attncli.explain.question import Floats
 from attncli.explain.ranking import ranked
 from attncli.render.escape import fold, token_label
-from attncli.render.heading import LABEL, named, next_label, subject_document, subject_heading, titled, token_document
+from attncli.render.heading import (
+    LABEL,
+    indexed,
+    named,
+    next_label,
+    subject_document,
+    subject_heading,
+    titled,
+    token_document,
+)
 from attncli.render.numbers import bar, plural
 from attncli.render.palette import BAR
 
@@ -71,11 +80,8 @@ def logit_screen(finding: LogitAttribution, model: str, console: Console) -> Ren
 
 def _sources(subject: Subject) -> list[str]:
     """Returns the names of the sources: '2 ␣dog'; in a translation, 'source 2 ␣dog' and 'target 1 Ein'."""
-    axes, texts = subject.axes, ["source ", "target "] if subject.axes.sources else ["", ""]
-    return [
-        f"{texts[at >= axes.sources]}{axes.column_index(at)} {token_label(piece, LABEL)}"
-        for at, piece in enumerate(axes.columns)
-    ]
+    axes = subject.axes
+    return [f"{indexed(axes, at)} {token_label(piece, LABEL)}" for at, piece in enumerate(axes.columns)]
 
 
 def _heads(finding: LogitAttribution) -> tuple[list[str], Floats]:

@@ -15,9 +15,9 @@ from rich.text import Text
 from attncli.explain.ranking import ranked
 from attncli.render.console import output
 from attncli.render.escape import one_line
-from attncli.render.first_screen import apart_name, averaged, elsewhere, not_counted, scope
+from attncli.render.first_screen import apart_name, averaged, candidate_of, elsewhere, further_views, not_counted, scope
 from attncli.render.head_map import others
-from attncli.render.heading import of_attention, prediction_of
+from attncli.render.heading import of_attention
 from attncli.render.numbers import percent, plural
 from attncli.text.tokenizer import Piece
 
@@ -54,8 +54,7 @@ def explanation_sentences(finding: Explanation, model: str) -> list[str]:
         *(_next(finding) if finding.next_tokens else []),
         "A share says how much attention brings from a token, not whether the prediction needs it"
         + (": that is what a cut shows." if finding.checks else "."),
-        f"To go on, add one of: {', '.join([*elsewhere(finding), '--json'])}; "
-        "or without --plain: --view grid, --view logit, --view lens.",
+        _more(finding),
     ]
 
 
@@ -231,10 +230,17 @@ def _chosen(finding: Explanation) -> str:
 
 def _next(finding: Explanation) -> list[str]:
     focus = _focus_name(finding)
-    title = prediction_of(finding.axes, finding.sources.focus)
-    said = f"What may come after {focus}" if title.startswith("What follows") else f"Candidates for {focus}"
+    of = f"{candidate_of(finding)} " if finding.words else ""
+    said = f"What may come after {focus}" if finding.axes.predicts_next else f"Candidates for {of}{focus}"
     lines = [f"{said}, at temperature {finding.temperature:g}:"]
     for token in finding.next_tokens[:_NEXT]:
         number = f", id {token.id}," if "\N{REPLACEMENT CHARACTER}" in token.text else ""
         lines.append(f"{spoken(token.text)}{number} with {percent(token.probability)}.")
     return lines
+
+
+def _more(finding: Explanation) -> str:
+    """Returns the options to try next."""
+    views = further_views(finding)
+    others = f"; or without --plain: {', '.join(views)}" if views else ""
+    return f"To go on, add one of: {', '.join([*elsewhere(finding), '--json'])}{others}."

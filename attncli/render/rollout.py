@@ -13,7 +13,16 @@ from rich.text import Text
 from attncli.explain.question import Floats
 from attncli.explain.ranking import ranked
 from attncli.render.escape import fit, fold, token_label
-from attncli.render.heading import LABEL, named, part_option, subject_document, subject_heading, titled, up_to
+from attncli.render.heading import (
+    LABEL,
+    named,
+    of_attention,
+    part_option,
+    subject_document,
+    subject_heading,
+    titled,
+    up_to,
+)
 from attncli.render.numbers import bar, percent
 from attncli.render.palette import BAR
 
@@ -50,13 +59,14 @@ def rollout_screen(finding: Rollout, model: str, console: Console) -> Renderable
         shares, even = (percent(float(values[rest].sum())) for values in (finding.shares, finding.even))
         table.add_row("", Text(fit(f"{len(rest)} more", max(label, 6))), "", "", Text(shares), Text(even, "dim"))
     even = f"Even attention under the same mask already gives the first token {percent(float(finding.even[0]))}."
-    part = part_option(subject.axes, "")
+    row, part = named(subject, subject.focus, 12), part_option(subject.axes, "")
+    row = f"the row that predicts {row}" if subject.axes.first else row
     if not subject.axes.masked and len(subject.pieces) > 1:
         even = "No mask: even attention gives all other tokens the same."
     return Group(
         subject_heading(subject, model, width),
         Text(),
-        titled(f"Where does {named(subject, subject.focus, 12)} look, through all layers?", "attention rollout", width),
+        titled(f"Where does {row} look, through all layers?", f"attention rollout{of_attention(subject.axes)}", width),
         table,
         Text(),
         Text(fold(even, width), "dim"),

@@ -76,7 +76,7 @@ def _formula(finding: Steps) -> str:
 
 def _has_mask(axes: MapAxes) -> bool:
     """Whether the attention has a causal mask: that of a decoder."""
-    return axes.part == "decoder" or (axes.part is None and (axes.masked or len(axes.columns) == 1))
+    return axes.part == "decoder" or axes.predicts_next
 
 
 def _step(number: int, text: str, width: int) -> Text:

@@ -11,6 +11,7 @@ import transformers
 import attncli
 from attncli.checkpoint.save import Checkpoint, write_checkpoint
 from attncli.cli.main import run
+from attncli.errors import UsageProblem
 from tests.support.models import ENCODER_DECODERS, tiny_model
 from tests.support.tokenizers import wordpiece
 from tests.support.translations import TOKENIZER
@@ -52,7 +53,13 @@ def test_the_first_screen_shows_source_and_target_with_their_cuts(translator, ca
     assert shown.index("from the source") < shown.index("\n1 ␣dog") < shown.index("from the target")
     assert "cut: P(␣Hund)" in shown
     assert "of cross-attention: sharp, and covers the source" in shown
-    assert "Candidates for ␣Hund [2]" in shown
+    assert "Candidates for the first token of ␣Hund [2]" in shown
+
+
+def test_sources_with_the_same_index_are_named_with_their_text(translator, capsys):
+    shown = told(capsys, SOURCE, "-m", translator, "--target", TARGET, "--compare-weights")
+    assert "source 1 " in shown
+    assert "target 1 " in shown
 
 
 def test_without_a_target_the_models_own_translation_is_explained(translator, capsys):
@@ -113,7 +120,7 @@ def test_plain_sentences_and_files_of_each_part(part, translator, capsys, tmp_pa
     ("options", "message"),
     [
         (["--head", "1.2"], "--head is ambiguous"),
-        (["--generate", "3"], "this model translates"),
+        (["--generate", "3"], "translates it"),
         (["--token", "dog"], "There is no token 'dog'"),
         (["--token", "0"], "There is no token 0"),
         (["--part", "cross", "--view", "rollout"], "other tokens as rows"),
@@ -134,6 +141,8 @@ def test_the_library_explains_a_translation(translator):
     model = attncli.load(translator)
     found = model.explain(SOURCE, target=TARGET, token="Hund", words=True)
     assert found.focus.text == " Hund"
+    with pytest.raises(UsageProblem, match="generate continues a text, and tiny translates it"):
+        model.explain(SOURCE, target=TARGET, generate=3)
     assert (
         model.explain(SOURCE, view="map", part="encoder", target=TARGET).map.weights.shape[0]
         == len(model.tokenizer.pieces(SOURCE)) + 1
@@ -151,8 +160,18 @@ def test_an_encoder_alone_is_explained(view, bert, capsys):
         assert "[MASK] [2] get its information?" in shown
         assert "Candidates for" in shown
         assert "special token" in shown
+        assert "--view lens" in shown
+        assert "--view logit" not in shown
     if view == "logit":
         assert "its head has an activation" in shown
+
+
+@pytest.mark.parametrize("view", ["lens", "logit"])
+def test_an_encoder_without_a_head_has_no_logits(view, bert, tmp_path, capsys):
+    transformers.BertModel.from_pretrained(bert).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((bert / "tokenizer.json").read_bytes())
+    assert "Candidates" not in told(capsys, "The dog barked.", "-m", tmp_path)
+    assert "predicts no words" in told(capsys, "The dog barked.", "-m", tmp_path, "--view", view, code=2)
 
 
 def test_a_cut_of_an_encoder_alone_changes_the_masked_word(bert, capsys):
@@ -192,10 +211,3 @@ def test_neighbors_and_analogies_of_embeddings_need_no_stack(translator, capsys)
     assert run(["neighbors", "dog", "-m", str(translator)]) == 0
     assert run(["analogy", "dog", "Hund", "sings", "-m", str(translator)]) == 0
     capsys.readouterr()
-
-
-@torch.no_grad()
-def test_the_chance_of_an_encoder_alone_is_uniform_over_the_text(bert, capsys):
-    assert run(["heads", "-m", str(bert), "--length", "5", "--repeats", "2", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert all(np.allclose(kind["chance"], 1 / 11, atol=1e-6) for kind in found["kinds"].values())

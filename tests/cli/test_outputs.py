@@ -13,7 +13,6 @@ import torch
 import attncli.explain.every_weight as keeping
 from attncli.errors import BadInput
 from attncli.explain.every_weight import EveryWeight, every_weight
-from attncli.explain.question import MapAxes
 from attncli.explain.reading import Reading
 from attncli.render.export import sources_csv, write_weights
 from attncli.render.numbers import percent
@@ -27,6 +26,7 @@ from tests.support.explanations import (
     GOLDEN_FINDINGS,
     TEXT,
     TOKENIZER,
+    causal_axes,
     explained,
     explanation,
     pieces_of,
@@ -73,7 +73,7 @@ def test_the_exported_weights_equal_the_weights_of_the_model(family):
 
 def test_the_file_of_weights_is_read_back_without_pickle(tmp_path):
     found = EveryWeight(
-        MapAxes.causal(pieces_of(*FOREIGN)), np.random.default_rng(0).random((2, 3, 7, 7)).astype(np.float32)
+        causal_axes(pieces_of(*FOREIGN)), np.random.default_rng(0).random((2, 3, 7, 7)).astype(np.float32)
     )
     with (tmp_path / "w.npz").open("wb") as file:
         write_weights(found, file)

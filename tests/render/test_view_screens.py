@@ -12,7 +12,7 @@ from attncli.explain.head_map import HeadMap
 from attncli.explain.lens import Lens, LensRow
 from attncli.explain.logit import LogitAttribution
 from attncli.explain.next_token import NextToken
-from attncli.explain.question import MapAxes, Subject
+from attncli.explain.question import Subject
 from attncli.explain.rollout import Rollout
 from attncli.explain.steps import Steps
 from attncli.render.first_screen import compared_screen, explanation_document
@@ -20,14 +20,14 @@ from attncli.render.numbers import percent
 from attncli.render.plain import explanation_sentences
 from attncli.render.rollout import rollout_document
 from attncli.text.tokenizer import Piece
-from tests.support.explanations import ENGLISH, FOREIGN, VIEWS, checked, explanation, view_text
+from tests.support.explanations import ENGLISH, FOREIGN, VIEWS, causal_axes, checked, explanation, view_text
 from tests.support.screens import harmless, screen, widest
 from tests.support.texts import HOSTILE
 
 
 def subject(texts, focus=None, layers=3, heads=4):
     pieces = tuple(Piece(at, text, 1) for at, text in enumerate(texts))
-    return Subject(MapAxes.causal(pieces), layers, heads, len(pieces) - 1 if focus is None else focus)
+    return Subject(causal_axes(pieces), layers, heads, len(pieces) - 1 if focus is None else focus)
 
 
 def rows(generator, focus, length):

@@ -29,6 +29,11 @@ from tests.support.screens import screen
 from tests.support.texts import story
 
 
+def causal_axes(pieces):
+    """Returns the axes of a decoder alone: each token attends to itself and to all earlier tokens."""
+    return MapAxes(tuple(pieces), tuple(pieces), tuple(range(1, len(pieces) + 1)))
+
+
 def explanation(texts, focus=None, *, layers=4, heads=6, next_tokens=(), pieces=None):
     """Returns a random but valid explanation: shares and rows sum to 1, and no token attends to later tokens."""
     pieces = tuple(pieces or (Piece(i, text, len(text.encode())) for i, text in enumerate(texts)))
@@ -45,7 +50,7 @@ def explanation(texts, focus=None, *, layers=4, heads=6, next_tokens=(), pieces=
     weights = np.stack([distribution(row) for row in range(length)])
     before = float(np.diag(weights, -1).mean()) if length > 1 else None
     chance = float(np.mean([1 / (row + 1) for row in range(1, length)])) if length > 1 else None
-    axes = MapAxes.causal(pieces)
+    axes = causal_axes(pieces)
     return Explanation(
         axes=axes,
         layers=layers,
@@ -72,7 +77,7 @@ ENGLISH = ["He", " sat", " on", " the", " river", "'s", " bank"]
 FOREIGN = ["東京日本東京日本", " naïve", "🎉🎉", "\n", "\x1b[2J", "한국어한국어한국어", " a"]
 
 
-GOLDEN_AXES = MapAxes.causal((Piece(5, "The", 3), Piece(9, " cat", 4), Piece(7, " sat", 4), Piece(3, "東", 1, (1, 3))))
+GOLDEN_AXES = causal_axes((Piece(5, "The", 3), Piece(9, " cat", 4), Piece(7, " sat", 4), Piece(3, "東", 1, (1, 3))))
 
 
 GOLDEN_FINDINGS = Explanation(

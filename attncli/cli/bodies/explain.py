@@ -9,7 +9,6 @@ from attncli.checkpoint.load import LoadedModel
 from attncli.cli.bodies.results import write_asked, write_pictures
 from attncli.cli.loading import load
 from attncli.cli.shared import ModelSource, Pictures
-from attncli.errors import UsageProblem
 from attncli.explain.first_screen import Explanation
 from attncli.explain.reading import Reading, TextPair
 from attncli.render.console import output, print_json, print_note, show
@@ -17,7 +16,7 @@ from attncli.render.export import sources_csv, write_weights
 from attncli.render.first_screen import continuation_note
 from attncli.render.plain import explanation_sentences, print_sentences
 from attncli.text.tokenizer import Piece
-from attncli.views import View, ViewOptions, reading_of, request, text_of
+from attncli.views import View, ViewOptions, reading_of, refuse_generate, request, text_of
 
 
 def run(
@@ -32,13 +31,11 @@ def run(
 ) -> None:
     """Continues a text by `generate` tokens, prints a view of it, and writes the files that the options name."""
     loaded = load(source)
-    read = text_of(loaded, text, options)
-    prompt_tokens = 0
-    if not isinstance(read, TextPair):
+    refuse_generate(loaded, generate)
+    read, prompt_tokens = text_of(loaded, text, options), 0
+    if generate and not isinstance(read, TextPair):
         prompt_tokens = len(read)
-        read = _continued(loaded, list(read), generate) if generate else read
-    elif generate:
-        raise UsageProblem("--generate continues a text, but this model translates it.", "Leave it out.")
+        read = _continued(loaded, list(read), generate)
     # The screen of --compare-weights does not show the cuts, so they are not computed.
     options = replace(options, check=options.check and (json or not options.compare_weights))
     functions, reading = view.load(options), reading_of(loaded, read, view, options)
